@@ -1,0 +1,56 @@
+# `make demo` and `make test` need only Python 3.11+ and make: everything else is installed into .venv from the lock file.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+# The first interpreter that runs and is new enough (a name on the PATH may be a stub that does not run).
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-slow check format bench lock docs clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Jobledger needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON) (once; about a minute)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(STAMP) ## install everything into .venv
+
+demo: $(STAMP) ## run the main job: real specs, a real nats-server, a real SQLite file
+	@$(BIN)/jobledger demo
+
+test: $(STAMP) ## the test suite (under 6 minutes)
+	@$(BIN)/python -m pytest -q
+
+test-slow: $(STAMP) ## chaos and long fuzzing
+	@$(BIN)/python -m pytest -q -m slow --timeout 900
+
+check: $(STAMP) ## ruff, mypy (strict), import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## put the code into its one format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## the benchmarks, each beside its baseline (BENCH="append --quick" narrows it)
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+docs: $(STAMP) ## regenerate the generated pages
+	@$(BIN)/python -m docs.generate
+
+lock: $(STAMP) ## pin every dependency, with hashes
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.lock
+
+clean: ## remove what `make` made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

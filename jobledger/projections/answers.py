@@ -1,0 +1,49 @@
+"""What the view answers, besides jobs. Pure."""
+
+import msgspec
+
+from jobledger.store.job import Job
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of a list.
+
+    Attributes:
+        jobs: in the order asked for.
+        next_cursor: what to ask the next page with; None if there is none.
+        sequence: the last event that the page reflects.
+    """
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None
+    sequence: int
+
+
+class JobVersion(msgspec.Struct, frozen=True):
+    """One version of a job's spec.
+
+    Attributes:
+        version: from 1.
+        sequence: of the event that brought it.
+        time: of that event, the stream's, Unix nanoseconds.
+        spec: the normalised spec as JSON.
+    """
+
+    version: int
+    sequence: int
+    time: int
+    spec: bytes
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """How far the view is.
+
+    Attributes:
+        epoch: names the log that it is made from; empty if it has not met one yet.
+        sequence: the last event folded.
+        anomalies: events so far that made no sense, in all.
+    """
+
+    epoch: str
+    sequence: int
+    anomalies: int

@@ -1,0 +1,104 @@
+"""Folding a batch of records into what is to be written: pure, no database in sight.
+
+A batch starts from the statuses that it needs, folds every record in order, and ends as rows: one per job that changed,
+however often it changed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from jobledger.store.events import JobStateChanged, Record, Recorded, Unreadable, read_record
+from jobledger.store.fold import Anomaly, SpecHead, fold, spec_head
+from jobledger.store.job import JobStatus
+
+SpecRow = tuple[int, int, int, int, bytes]  # sequence, created_sequence, version, time, spec
+LabelRow = tuple[int, str, str]  # created_sequence, key, value
+
+
+class Batch(msgspec.Struct):
+    """What a run of records comes to.
+
+    Attributes:
+        created: jobs that are new, with the head of their current spec.
+        respecified: jobs that were there and have a new spec, with its head.
+        restated: jobs that were there and have a new state only.
+        specs: every spec that came, of every version.
+        anomalies: events that made no sense.
+        statuses: the last status of every job touched.
+        last_sequence: of the last record.
+    """
+
+    created: dict[str, tuple[JobStatus, SpecHead]]
+    respecified: dict[str, tuple[JobStatus, SpecHead]]
+    restated: dict[str, JobStatus]
+    specs: list[SpecRow]
+    anomalies: list[Anomaly]
+    statuses: dict[str, JobStatus]
+    last_sequence: int
+
+
+def read_all(records: Iterable[Record]) -> list[Recorded | Unreadable]:
+    """The events of records.
+
+    Raises:
+        UnknownEventType: if a newer release wrote one of them.
+    """
+    return [read_record(record) for record in records]
+
+
+def jobs_named(events: Iterable[Recorded | Unreadable]) -> set[str]:
+    """The ids of the jobs that these events are about, whose statuses the batch will need."""
+    return {event.event.subject for event in events if isinstance(event, Recorded)}
+
+
+def fold_batch(events: Sequence[Recorded | Unreadable], known: Mapping[str, JobStatus]) -> Batch:
+    """Fold events, in the order of the stream, on top of the statuses that were known before."""
+    batch = Batch({}, {}, {}, [], [], {}, events[-1].sequence)
+    statuses = batch.statuses
+    for recorded in events:
+        if isinstance(recorded, Unreadable):
+            batch.anomalies.append(Anomaly(recorded.sequence, recorded.job_id, recorded.reason))
+            continue
+        job_id = recorded.event.subject
+        before = statuses.get(job_id) or known.get(job_id)
+        status = fold(before, recorded)
+        if isinstance(status, Anomaly):
+            batch.anomalies.append(status)
+        elif status is not before:
+            statuses[job_id] = status
+            _note(batch, recorded, status, is_new=before is None)
+    return batch
+
+
+def label_rows(jobs: Iterable[tuple[JobStatus, SpecHead]]) -> list[LabelRow]:
+    """The labels of jobs' current specs."""
+    return [
+        (status.created_sequence, key, value)
+        for status, head in jobs
+        for key, value in sorted(head.labels.items())
+    ]
+
+
+def _note(batch: Batch, recorded: Recorded, status: JobStatus, *, is_new: bool) -> None:
+    """Enter a changed status under the kind of write that it needs."""
+    job_id = status.id
+    event = recorded.event
+    if isinstance(event, JobStateChanged):
+        if job_id in batch.created:
+            batch.created[job_id] = (status, batch.created[job_id][1])
+        elif job_id in batch.respecified:
+            batch.respecified[job_id] = (status, batch.respecified[job_id][1])
+        else:
+            batch.restated[job_id] = status
+        return
+    spec = event.data.spec
+    batch.specs.append(
+        (recorded.sequence, status.created_sequence, status.version, recorded.time, bytes(spec))
+    )
+    head = spec_head(spec)
+    if is_new or job_id in batch.created:
+        batch.created[job_id] = (status, head)
+    else:
+        batch.restated.pop(job_id, None)
+        batch.respecified[job_id] = (status, head)

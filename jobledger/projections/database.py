@@ -1,0 +1,218 @@
+"""SQLite, through the only module that imports `aiosqlite`: one writer, any number of readers that cannot write.
+
+Transactions are spelled out (`BEGIN IMMEDIATE`), and each statement is one trip to the connection's thread, so a batch is
+a few trips, not one per row.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from jobledger.projections.errors import (
+    ViewBusy,
+    ViewDamaged,
+    ViewError,
+    ViewMissing,
+    ViewUnwritable,
+)
+from jobledger.projections.limits import (
+    BUSY_TIMEOUT_SECONDS,
+    MEMORY_MAP_BYTES,
+    PAGE_CACHE_BYTES,
+    READER_PAGE_CACHE_BYTES,
+    ROWS_PER_STATEMENT,
+    WAL_CHECKPOINT_PAGES,
+)
+
+Row = tuple[Any, ...]
+
+
+class Reader:
+    """A connection that cannot write; made by `open`."""
+
+    def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, path: Path) -> "Reader":
+        """Open a view's file for reading.
+
+        Raises:
+            ViewMissing: if there is no such file.
+            ViewDamaged: if it is no database.
+        """
+        if not path.exists():
+            raise ViewMissing(f"there is no view at {path}; a projector makes it: start one on this path")
+        connection = await _connect(path, "ro")
+        reader = cls(path, connection)
+        await _prepare(connection, path, _pragmas(READER_PAGE_CACHE_BYTES, "PRAGMA query_only = ON"))
+        return reader
+
+    async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """All rows of a query, in one trip."""
+        with translated(self.path):
+            return list(await self._connection.execute_fetchall(sql, parameters))
+
+    async def row(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
+        """The first row of a query, or None."""
+        rows = await self.rows(sql, parameters)
+        return rows[0] if rows else None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()
+
+
+class Writer(Reader):
+    """The connection that writes; made by `open`. One per process is enough: SQLite has one writer at a time."""
+
+    @classmethod
+    async def open(cls, path: Path) -> "Writer":
+        """Open a view's file for writing, made if it is missing.
+
+        Raises:
+            ViewDamaged: if it is no database.
+            ViewUnwritable: if it, or its directory, can't be written.
+            ViewBusy: if another process keeps it locked.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ViewUnwritable(
+                f"can't make the directory {path.parent} for the view: {error.strerror}"
+            ) from error
+        connection = await _connect(path, "rwc")
+        writer = cls(path, connection)
+        wal = (
+            "PRAGMA journal_mode = WAL",
+            # NORMAL: power loss may take the last transactions, whole; their events are folded again from the log.
+            "PRAGMA synchronous = NORMAL",
+            f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}",
+        )
+        await _prepare(connection, path, _pragmas(PAGE_CACHE_BYTES, *wal))
+        return writer
+
+    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run a statement; returns how many rows it changed."""
+        with translated(self.path):
+            cursor = await self._connection.execute(sql, parameters)
+            return cursor.rowcount
+
+    async def write_all(self, work: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
+        """Run statements over many rows each, inside a transaction.
+
+        Many rows go in as one statement with many VALUES: SQLite then works through them without returning to Python for
+        each, which would make its thread and the event loop fight for the interpreter's lock, row by row. And all
+        statements are handed over at once, so that the thread need not wait for a busy event loop between two of them.
+
+        Args:
+            work: pairs of SQL, with `{values}` where the rows go as `(?, ?), (?, ?), …`, and rows of the same width.
+
+        Raises:
+            ViewError: if one fails; the others may have run, so the transaction must be rolled back.
+        """
+        trips: list[Awaitable[Any]] = []
+        for sql, rows in work:
+            done = 0
+            if len(rows) >= ROWS_PER_STATEMENT:
+                many = sql.format(values=_values(len(rows[0]), ROWS_PER_STATEMENT))
+                for done in range(ROWS_PER_STATEMENT, len(rows) + 1, ROWS_PER_STATEMENT):  # noqa: B007 - used below
+                    chunk = rows[done - ROWS_PER_STATEMENT : done]
+                    trips.append(self._connection.execute(many, tuple(chain.from_iterable(chunk))))
+            if done < len(rows):
+                one = sql.format(values=_values(len(rows[0]), 1))
+                trips.append(self._connection.executemany(one, rows[done:]))
+        with translated(self.path):
+            outcomes = await asyncio.gather(*trips, return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """All or nothing. The write lock is taken at once, so nothing read inside can be overtaken."""
+        await self.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            # Shielded: a cancelled task must still leave the connection outside a transaction.
+            await asyncio.shield(self._connection.rollback())
+            raise
+        await self.execute("COMMIT")
+
+
+@lru_cache(maxsize=64)
+def _values(columns: int, rows: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return ", ".join([row] * rows)
+
+
+@contextmanager
+def translated(path: Path) -> Any:
+    """SQLite's errors as ours, with what to do."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise _translate(error, path) from error
+
+
+def remove_view(path: Path) -> None:
+    """Delete a view's file and what SQLite keeps beside it. Nobody may have it open."""
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+async def _connect(path: Path, mode: str) -> aiosqlite.Connection:
+    with translated(path):
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
+        return await aiosqlite.connect(
+            uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS, cached_statements=256
+        )
+
+
+async def _prepare(connection: aiosqlite.Connection, path: Path, pragmas: Sequence[str]) -> None:
+    try:
+        with translated(path):
+            for pragma in pragmas:
+                await connection.execute(pragma)
+            await connection.execute_fetchall(
+                "SELECT count(*) FROM sqlite_schema"
+            )  # reads the file for the first time
+    except BaseException:
+        await connection.close()
+        raise
+
+
+def _pragmas(cache_bytes: int, *more: str) -> tuple[str, ...]:
+    return (
+        f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}",
+        f"PRAGMA cache_size = -{cache_bytes // 1024}",
+        f"PRAGMA mmap_size = {MEMORY_MAP_BYTES}",
+        "PRAGMA temp_store = MEMORY",
+        *more,
+    )
+
+
+def _translate(error: sqlite3.DatabaseError, path: Path) -> ViewError:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return ViewDamaged(
+            f"the view {path} is damaged ({error}); delete the file: it is rebuilt from the log"
+        )
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return ViewBusy(
+            f"the view {path} was locked for over {BUSY_TIMEOUT_SECONDS:g} s; which other process has it?"
+        )
+    if name.startswith(("SQLITE_READONLY", "SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
+        return ViewUnwritable(
+            f"the view {path} can't be opened or written ({error}); check space and permissions"
+        )
+    return ViewError(f"the view {path}: {error} ({name or type(error).__name__})")

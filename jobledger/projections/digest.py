@@ -1,0 +1,78 @@
+"""The digest of a view: one hash over all its rows, by which two views at the same sequence can be compared.
+
+It covers every row of the jobs, specs, labels and anomalies, in the order of their keys, and the checkpoint's
+sequence and count of anomalies. It leaves out what may differ between equal replicas: the log's epoch, the
+version of the projection, the migrations, and how SQLite laid out its pages.
+"""
+
+import hashlib
+from typing import Final, NamedTuple
+
+import msgspec
+
+from jobledger.projections.database import Reader, Row
+from jobledger.projections.limits import DIGEST_CHUNK_ROWS, DIGEST_CHUNK_SPECS
+from jobledger.projections.rows import JOB_COLUMNS
+
+
+class _Table(NamedTuple):
+    """What is read of a table: the key gives the order, and the place to go on from."""
+
+    name: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    chunk_rows: int
+
+
+_TABLES: Final = (
+    _Table("jobs", JOB_COLUMNS, ("created_sequence",), DIGEST_CHUNK_ROWS),
+    _Table(
+        "specs",
+        ("sequence", "created_sequence", "version", "time", "spec"),
+        ("sequence",),
+        DIGEST_CHUNK_SPECS,
+    ),
+    _Table(
+        "labels",
+        ("key", "value", "created_sequence"),
+        ("key", "value", "created_sequence"),
+        DIGEST_CHUNK_ROWS,
+    ),
+    _Table("anomalies", ("sequence", "job_id", "reason"), ("sequence",), DIGEST_CHUNK_ROWS),
+)
+
+# MessagePack says each value's type and length, so different rows never give the same bytes.
+_encoder = msgspec.msgpack.Encoder()
+
+
+async def digest_of(reader: Reader) -> str:
+    """The digest of what a reader sees, as hexadecimal SHA-256. It reads all rows, a bounded number at once.
+
+    Args:
+        reader: a connection that nobody else uses meanwhile: the digest holds one snapshot open on it.
+    """
+    digest = hashlib.sha256()
+    await reader.rows("BEGIN")
+    try:
+        [checkpoint] = await reader.rows("SELECT sequence, anomalies FROM checkpoint")
+        digest.update(_encoder.encode(checkpoint))
+        for table in _TABLES:
+            digest.update(_encoder.encode(table.name))
+            last: Row | None = None
+            while rows := await _chunk(reader, table, last):
+                digest.update(b"".join(map(_encoder.encode, rows)))
+                last = tuple(rows[-1][table.columns.index(column)] for column in table.key)
+    finally:
+        await reader.rows("ROLLBACK")
+    return digest.hexdigest()
+
+
+async def _chunk(reader: Reader, table: _Table, after: Row | None) -> list[Row]:
+    """The next rows behind a key, in its order; the first ones for None."""
+    key = ", ".join(table.key)
+    where = f" WHERE ({key}) > ({', '.join('?' * len(table.key))})" if after is not None else ""
+    sql = (
+        f"SELECT {', '.join(table.columns)} FROM {table.name}{where}"  # noqa: S608 - our own names
+        f" ORDER BY {key} LIMIT {table.chunk_rows}"
+    )
+    return await reader.rows(sql, after or ())

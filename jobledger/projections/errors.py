@@ -1,0 +1,73 @@
+"""Everything that can go wrong on the read side, under the one root of `store.errors`.
+
+JobledgerError
+├── InvalidInput
+│   ├── InvalidSelector           a label selector that does not parse
+│   └── InvalidCursor             a list's cursor that is not ours, or of another list
+├── JobNotFound
+│   └── VersionNotFound           the job exists, that version of it does not
+├── AmbiguousId                   a short id that several jobs begin with; carries the candidates
+├── WaitTimeout                   the view did not reach a sequence in time
+└── ViewError                     the SQLite file
+    ├── ViewMissing               a reader came before any projector made the file
+    ├── ViewDamaged               SQLite can't read it: delete it, it is rebuilt
+    ├── ViewFromNewerRelease      made by a newer Jobledger
+    ├── ViewBusy                  another process keeps it locked
+    └── ViewUnwritable            read-only file or directory, full disk
+"""
+
+from collections.abc import Sequence
+
+from jobledger.store.errors import InvalidInput, JobledgerError, JobNotFound
+
+
+class InvalidSelector(InvalidInput):
+    """A label selector does not parse; the message shows where, and the grammar."""
+
+
+class InvalidCursor(InvalidInput):
+    """A list cursor is not one of ours, or belongs to a list with another order."""
+
+
+class VersionNotFound(JobNotFound):
+    """The job exists, and that version of its spec does not."""
+
+
+class AmbiguousId(JobledgerError):  # noqa: N818
+    """Several jobs begin with this short id.
+
+    Attributes:
+        candidates: the ids of the first few.
+    """
+
+    def __init__(self, message: str, *, candidates: Sequence[str]) -> None:
+        self.candidates = tuple(candidates)
+        super().__init__(message)
+
+
+class WaitTimeout(JobledgerError):  # noqa: N818
+    """The view did not reach the sequence in time; it may be catching up, or no projector runs."""
+
+
+class ViewError(JobledgerError):
+    """Something about the SQLite file rather than about a job."""
+
+
+class ViewMissing(ViewError):
+    """There is no view yet: start a projector on that path."""
+
+
+class ViewDamaged(ViewError):
+    """The file is not a database, or a damaged one. Delete it: the log has everything, and it is folded again."""
+
+
+class ViewFromNewerRelease(ViewError):
+    """The file was made by a newer Jobledger; upgrade this one, or use another file."""
+
+
+class ViewBusy(ViewError):
+    """Another process kept the file locked for longer than the named limit."""
+
+
+class ViewUnwritable(ViewError):
+    """The file can't be written: permissions, a read-only file system, or no space."""

@@ -1,0 +1,230 @@
+"""The projector: reads the log, folds it, and keeps the view, for ever.
+
+    catching_up ──► live ──► reconnecting ──► catching_up …
+         └────────────┴────────────┴──► stopped (asked to, or an error that only a person can mend)
+
+Rows and checkpoint move in one transaction, and the checkpoint is guarded by its old value: a crash repeats a batch or
+does not, and two projectors on one file can't both win. See DESIGN.md beside this file.
+"""
+
+import asyncio
+import enum
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+from jobledger.projections.batch import Batch, fold_batch, jobs_named, read_all
+from jobledger.projections.errors import WaitTimeout
+from jobledger.projections.limits import (
+    COMMIT_MAX_BYTES,
+    COMMIT_MAX_EVENTS,
+    RECONNECT_MAX_WAIT_SECONDS,
+    RECONNECT_WAIT_SECONDS,
+    WAIT_DEFAULT_SECONDS,
+)
+from jobledger.projections.viewwriter import Overtaken, ViewWriter
+from jobledger.store.errors import JobledgerError, LogUnavailable
+from jobledger.store.events import Record
+from jobledger.store.log import EventLog, Feed, check_continues
+
+
+class ProjectorState(enum.StrEnum):
+    """What a projector is doing."""
+
+    CATCHING_UP = "catching_up"  # folding what was there when it began, or came while it was away
+    LIVE = "live"  # has folded all there was; folds what comes
+    RECONNECTING = "reconnecting"  # the log can't be heard; tries again, for ever
+    STOPPED = "stopped"  # asked to stop, or can't go on: see `error`
+
+
+class Projector:
+    """Keeps one SQLite file up with one log; `async with Projector(log, path) as projector`.
+
+    Args:
+        log: what to fold.
+        path: the view's file, made if it is missing, rebuilt if its rows mean something else to this release.
+    """
+
+    def __init__(self, log: EventLog, path: Path) -> None:
+        self._log = log
+        self._path = path
+        self._state = ProjectorState.CATCHING_UP
+        self._sequence = 0  # written, visible
+        self._folded = 0  # folded, perhaps still being written
+        self._error: JobledgerError | None = None
+        self._changed = asyncio.Condition()
+        self._target = 0
+        self._task: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    async def start(self) -> Self:
+        """Open the view, check that the log continues it, and begin.
+
+        Raises:
+            ViewError: if the file can't be used.
+            LogBroken: if the log is not the one that the view was made from.
+            LogUnavailable: if the log does not answer.
+        """
+        self._writer = await ViewWriter.open(self._path)
+        try:
+            self._sequence = self._writer.sequence
+            self._feed = await self._open_feed()
+        except BaseException:
+            await self._writer.close()
+            raise
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def stop(self) -> None:
+        """Finish the transaction under way, and close. Stopping twice is harmless."""
+        if self._task is None:
+            return
+        task, self._task = self._task, None
+        task.cancel()
+        await asyncio.gather(task, *filter(None, (self._writing,)), return_exceptions=True)
+        await self._feed.close()
+        await self._writer.close()
+        await self._enter(ProjectorState.STOPPED)
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def state(self) -> ProjectorState:
+        """What it is doing now."""
+        return self._state
+
+    @property
+    def sequence(self) -> int:
+        """The last sequence that is folded and visible in the view."""
+        return self._sequence
+
+    @property
+    def error(self) -> JobledgerError | None:
+        """Why it stopped by itself; None if it did not."""
+        return self._error
+
+    async def wait_for(self, sequence: int, timeout_seconds: float = WAIT_DEFAULT_SECONDS) -> None:
+        """Wait until a sequence is visible in the view: how a reader reads its own write.
+
+        Raises:
+            WaitTimeout: if it is not in time.
+            JobledgerError: if the projector can't go on.
+        """
+        await self._wait(lambda: self._sequence >= sequence, timeout_seconds, f"event {sequence}")
+
+    async def wait_live(self, timeout_seconds: float = WAIT_DEFAULT_SECONDS) -> None:
+        """Wait until everything that was in the log is in the view.
+
+        Raises:
+            WaitTimeout: if it is not in time.
+            JobledgerError: if the projector can't go on.
+        """
+        await self._wait(lambda: self._state is ProjectorState.LIVE, timeout_seconds, "the end of the log")
+
+    # --- the loop ---------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        wait_seconds = RECONNECT_WAIT_SECONDS
+        overtaken = False
+        try:
+            while True:
+                try:
+                    if overtaken:
+                        await self._start_over()
+                        overtaken = False
+                    await self._follow()
+                except Overtaken:
+                    overtaken = True
+                except LogUnavailable:
+                    await self._enter(ProjectorState.RECONNECTING)
+                    await asyncio.sleep(wait_seconds)
+                    wait_seconds = min(2 * wait_seconds, RECONNECT_MAX_WAIT_SECONDS)
+        except JobledgerError as error:
+            self._error = error
+            await self._enter(ProjectorState.STOPPED)
+
+    async def _follow(self) -> None:
+        """Fold what comes, until trouble."""
+        while True:
+            if self._state is ProjectorState.RECONNECTING:
+                self._target = (await self._log.info()).last_sequence
+                await self._enter(ProjectorState.CATCHING_UP)
+            if self._folded >= self._target:
+                # All that was there is folded: what is being written must be seen before we wait for more.
+                await self._written()
+                if self._state is ProjectorState.CATCHING_UP:
+                    await self._enter(ProjectorState.LIVE)
+            for chunk in _chunks(await self._feed.take(COMMIT_MAX_EVENTS)):
+                await self._project(chunk)
+
+    async def _project(self, records: Sequence[Record]) -> None:
+        """Fold a batch while the one before is being written, then write it."""
+        events = read_all(records)
+        batch = fold_batch(events, await self._writer.statuses(jobs_named(events)))
+        await self._written()
+        self._writer.remember(batch.statuses)
+        self._folded = batch.last_sequence
+        # A task of its own: a stop in mid-transaction lets it finish instead of tearing it.
+        self._writing = asyncio.create_task(self._write(batch))
+
+    async def _write(self, batch: Batch) -> None:
+        await self._writer.write(batch)
+        async with self._changed:
+            self._sequence = batch.last_sequence
+            self._changed.notify_all()
+
+    async def _written(self) -> None:
+        """Wait for the batch that is being written, and hear what became of it."""
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+            self._writing = None
+
+    async def _open_feed(self) -> Feed:
+        info = await self._log.info()
+        check_continues(info, epoch=self._writer.epoch, after=self._sequence)
+        await self._writer.adopt(info.epoch)
+        self._target = info.last_sequence
+        self._folded = self._sequence
+        return await self._log.follow(after=self._sequence, epoch=info.epoch)
+
+    async def _start_over(self) -> None:
+        """Another projector on this file was faster: go on from where it is."""
+        self._writing = None
+        await self._feed.close()
+        self._sequence = await self._writer.reload()
+        self._feed = await self._open_feed()
+
+    async def _enter(self, state: ProjectorState) -> None:
+        async with self._changed:
+            self._state = state
+            self._changed.notify_all()
+
+    async def _wait(self, reached: Callable[[], bool], timeout_seconds: float, what: str) -> None:
+        async with self._changed:
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await self._changed.wait_for(lambda: reached() or self._state is ProjectorState.STOPPED)
+            except TimeoutError:
+                raise WaitTimeout(
+                    f"the view is at {self._sequence} ({self._state}) and did not reach {what} within"
+                    f" {timeout_seconds:g} s; wait longer, or see why the projector is behind"
+                ) from None
+        if not reached():
+            raise self._error or WaitTimeout(f"the projector is stopped at {self._sequence}; start it again")
+
+
+def _chunks(records: Sequence[Record]) -> list[Sequence[Record]]:
+    """Records in portions whose payloads stay under the limit of a transaction (or that are one record)."""
+    chunks: list[Sequence[Record]] = []
+    start = size = 0
+    for index, record in enumerate(records):
+        if size and size + len(record.payload) > COMMIT_MAX_BYTES:
+            chunks.append(records[start:index])
+            start, size = index, 0
+        size += len(record.payload)
+    chunks.append(records[start:])
+    return chunks

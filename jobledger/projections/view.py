@@ -1,0 +1,317 @@
+"""The read side's public face: asks a view's SQLite file, and never writes to it.
+
+Every answer but the digest is one statement, so it is one snapshot, and one trip to a connection's thread.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Final, Self
+
+from jobledger.projections.answers import Checkpoint, JobVersion, Page
+from jobledger.projections.cursor import Order, Position, encode_cursor
+from jobledger.projections.database import Reader
+from jobledger.projections.digest import digest_of
+from jobledger.projections.errors import (
+    AmbiguousId,
+    VersionNotFound,
+    WaitTimeout,
+)
+from jobledger.projections.limits import (
+    CANDIDATES_SHOWN,
+    LIST_DEFAULT_LIMIT,
+    READERS_MAX,
+    SHORT_ID_MIN_CHARACTERS,
+    WAIT_DEFAULT_SECONDS,
+    WAIT_MAX_SECONDS,
+    WAIT_POLL_MAX_SECONDS,
+    WAIT_POLL_SECONDS,
+)
+from jobledger.projections.plan import choose_driver, count_statement, drivers_of, page_statement
+from jobledger.projections.pool import ReaderPool
+from jobledger.projections.query import ListQuery, check_limit
+from jobledger.projections.rows import STATUS_COLUMNS, job_of
+from jobledger.store.errors import InvalidInput, JobNotFound
+from jobledger.store.fold import Anomaly
+from jobledger.store.job import Job, StateType
+from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id
+from jobledger.store.values import INT_MAX, is_utf8
+
+_ID_PREFIX: Final = "j-"
+_FULL_ID_CHARACTERS: Final = 38  # the prefix and a UUID
+
+_JOB: Final = (
+    f"SELECT {', '.join(f'j.{column}' for column in STATUS_COLUMNS)}, s.spec"  # noqa: S608 - our own names
+    " FROM jobs AS j JOIN specs AS s ON s.sequence = j.spec_sequence"
+)
+_BY_ID: Final = f"{_JOB} WHERE j.id = ?"
+# The first id if a job has it, else the second. A third cheaper than `IN (?, ?)`, and it says which one wins.
+_BY_EITHER_ID: Final = f"{_JOB} WHERE j.id = coalesce((SELECT id FROM jobs WHERE id = ?), ?)"
+_BY_PREFIX: Final = f"{_JOB} WHERE j.id >= ? AND j.id < ? ORDER BY j.id LIMIT {CANDIDATES_SHOWN + 1}"
+_VERSION: Final = (
+    "SELECT v.version, v.sequence, v.time, v.spec FROM jobs AS j LEFT JOIN specs AS v"
+    " ON v.created_sequence = j.created_sequence AND v.version = ? WHERE j.id = ?"
+)
+_VERSIONS: Final = (
+    "SELECT v.version, v.sequence, v.time, v.spec FROM jobs AS j LEFT JOIN specs AS v"
+    " ON v.created_sequence = j.created_sequence AND v.version > ? WHERE j.id = ? ORDER BY v.version LIMIT ?"
+)
+_COUNTS: Final = "SELECT state, count(*) FROM jobs GROUP BY state"
+_COUNTS_IN: Final = "SELECT state, count(*) FROM jobs WHERE namespace = ? GROUP BY state"
+_CHECKPOINT: Final = "SELECT epoch, sequence, anomalies FROM checkpoint"
+_ANOMALIES: Final = (
+    "SELECT sequence, job_id, reason FROM anomalies WHERE sequence > ? ORDER BY sequence LIMIT ?"
+)
+
+
+class View:
+    """Reads of one view; `async with await View.open(path) as view`. Calls may run at the same time."""
+
+    def __init__(self, pool: ReaderPool) -> None:
+        self.path = pool.path
+        self._pool = pool
+        self._rows = pool.rows
+        self._long_rows = pool.long_rows
+
+    @classmethod
+    async def open(cls, path: Path, *, readers: int = READERS_MAX) -> Self:
+        """Open a view that a projector made.
+
+        Args:
+            path: its file.
+            readers: connections, each a thread: how many statements run at once.
+
+        Raises:
+            ViewMissing: if no projector has made it yet.
+            ViewFromNewerRelease: if its schema is newer than this release.
+            ViewError: if its schema is older, or the file can't be used.
+            InvalidInput: for more readers than `READERS_MAX`, or none.
+        """
+        return cls(await ReaderPool.open(path, readers))
+
+    async def close(self) -> None:
+        """Answer what was asked, and close. Closing twice is harmless."""
+        await self._pool.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # --- one job ------------------------------------------------------------------------------------------
+
+    async def get(self, ref: str, *, namespace: str | None = None) -> Job:
+        """The job that a person means by a reference: the first of these that exists.
+
+        1. The job of this exact name in the namespace: a name wins over an equal id, as in Bacalhau.
+        2. The job of this exact id, in whatever namespace. An exact id is never taken for a prefix.
+        3. The only job whose id begins with it, `j-` included, in whatever namespace.
+
+        Args:
+            ref: name, id or short id.
+            namespace: where the name is looked up; None for the default namespace.
+
+        Raises:
+            JobNotFound: if there is none.
+            AmbiguousId: if it is the beginning of several ids.
+        """
+        where = namespace or DEFAULT_NAMESPACE
+        if _is_key(ref) and _is_key(where):
+            # A job's id is a function of its name, or is its name: two probes of one index cover both rules.
+            rows = await self._rows(_BY_EITHER_ID, (named_job_id(where, ref), ref))
+            if rows:
+                return job_of(rows[0])
+            found = await self._by_prefix(ref)
+            if found is not None:
+                return found
+        raise JobNotFound(
+            f"no job has the id, the short id, or (in namespace {where!r:.80}) the name {ref!r:.80};"
+            " list the jobs to see what there is"
+        )
+
+    async def get_by_id(self, job_id: str) -> Job:
+        """The job of this exact id.
+
+        Raises:
+            JobNotFound: if there is none.
+        """
+        rows = await self._rows(_BY_ID, (job_id,)) if _is_key(job_id) else []
+        if not rows:
+            raise _no_such_id(job_id)
+        return job_of(rows[0])
+
+    async def get_by_name(self, namespace: str, name: str) -> Job:
+        """The job of this exact namespace and name; an empty namespace is the default one.
+
+        A job that was submitted without a name has its id as its name.
+
+        Raises:
+            JobNotFound: if there is none.
+        """
+        where = namespace or DEFAULT_NAMESPACE
+        if _is_key(where) and _is_key(name):
+            for job in map(job_of, await self._rows(_BY_EITHER_ID, (named_job_id(where, name), name))):
+                if job.status.namespace == where and job.status.name == name:
+                    return job
+        raise JobNotFound(f"no job in namespace {where!r:.80} has the name {name!r:.80}")
+
+    async def version(self, job_id: str, version: int) -> JobVersion:
+        """One version of a job's spec.
+
+        Args:
+            job_id: the job's exact id.
+            version: from 1.
+
+        Raises:
+            JobNotFound: if there is no such job.
+            VersionNotFound: if the job has no such version.
+        """
+        number = version if 1 <= version <= INT_MAX else 0  # none has version 0, and SQLite no number beyond
+        rows = await self._rows(_VERSION, (number, job_id)) if _is_key(job_id) else []
+        if not rows:
+            raise _no_such_id(job_id)
+        if rows[0][0] is None:
+            raise VersionNotFound(
+                f"job {job_id} has no version {version!r:.40}; its versions tell what there is"
+            )
+        return JobVersion(*rows[0])
+
+    async def versions(
+        self, job_id: str, *, after: int = 0, limit: int = LIST_DEFAULT_LIMIT
+    ) -> tuple[JobVersion, ...]:
+        """The versions of a job's spec, ascending.
+
+        Args:
+            job_id: the job's exact id.
+            after: only versions above this one: the last of the page before.
+            limit: how many at most.
+
+        Raises:
+            JobNotFound: if there is no such job.
+            InvalidInput: for a limit not within 1 and `LIST_MAX_LIMIT`.
+        """
+        check_limit(limit)
+        number = max(0, min(after, INT_MAX))
+        rows = await self._rows(_VERSIONS, (number, job_id, limit)) if _is_key(job_id) else []
+        if not rows:
+            raise _no_such_id(job_id)
+        return tuple(JobVersion(*row) for row in rows if row[0] is not None)
+
+    # --- many jobs ----------------------------------------------------------------------------------------
+
+    async def list(self, query: ListQuery | None = None) -> Page:
+        """One page of jobs, each with its spec; of all jobs, oldest first, if nothing else is asked."""
+        query = query or ListQuery()
+        drivers = drivers_of(query)
+        driver = None
+        if drivers:
+            # A snapshot of its own: it chooses the way to the page, and the page is right on either.
+            [counted] = await self._long_rows(*count_statement(query, drivers))
+            driver = choose_driver(query, drivers, counted)
+        rows = await self._long_rows(*page_statement(query, driver))
+        jobs = tuple(job_of(row[1:]) for row in rows[: query.limit] if row[1] is not None)
+        return Page(
+            jobs=jobs,
+            next_cursor=_cursor_at(query, jobs[-1]) if len(rows) > query.limit else None,
+            sequence=rows[0][0],
+        )
+
+    async def counts(self, namespace: str | None = None) -> dict[StateType, int]:
+        """How many jobs are in each of the six states; of all namespaces if none is named."""
+        if namespace is None:
+            rows = await self._long_rows(_COUNTS)
+        else:
+            rows = await self._long_rows(_COUNTS_IN, (namespace,)) if _is_key(namespace) else []
+        return dict.fromkeys(StateType, 0) | {StateType(state): count for state, count in rows}
+
+    # --- the view itself ----------------------------------------------------------------------------------
+
+    async def checkpoint(self) -> Checkpoint:
+        """How far the view is."""
+        return Checkpoint(*(await self._rows(_CHECKPOINT))[0])
+
+    async def anomalies(self, *, after: int = 0, limit: int = LIST_DEFAULT_LIMIT) -> tuple[Anomaly, ...]:
+        """Events that made no sense where they stand, oldest first; the view keeps a bounded number of them.
+
+        Args:
+            after: only those behind this sequence: the last of the page before.
+            limit: how many at most.
+
+        Raises:
+            InvalidInput: for a limit not within 1 and `LIST_MAX_LIMIT`.
+        """
+        check_limit(limit)
+        rows = await self._rows(_ANOMALIES, (max(0, min(after, INT_MAX)), limit))
+        return tuple(Anomaly(*row) for row in rows)
+
+    async def wait_for(self, sequence: int, timeout_seconds: float = WAIT_DEFAULT_SECONDS) -> None:
+        """Wait until the view reflects a sequence. It looks again and again: for a process with no projector.
+
+        Args:
+            sequence: what an append returned.
+            timeout_seconds: 0 looks once.
+
+        Raises:
+            WaitTimeout: if it does not in time.
+            InvalidInput: for a negative sequence, or a timeout not within 0 and `WAIT_MAX_SECONDS`.
+        """
+        if sequence < 0:
+            raise InvalidInput(f"sequence is {sequence!r:.40}; pass one that an append returned")
+        if not 0 <= timeout_seconds <= WAIT_MAX_SECONDS:
+            raise InvalidInput(f"timeout_seconds is {timeout_seconds!r:.40}; use 0 to {WAIT_MAX_SECONDS:g}")
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_seconds
+        pause = WAIT_POLL_SECONDS
+        while (reached := (await self.checkpoint()).sequence) < sequence:
+            left = deadline - clock()
+            if left <= 0:
+                raise WaitTimeout(
+                    f"the view {self.path} is at {reached} and did not reach {sequence} within"
+                    f" {timeout_seconds:g} s; wait longer, or see whether its projector runs"
+                )
+            await asyncio.sleep(min(pause, left))
+            pause = min(2 * pause, WAIT_POLL_MAX_SECONDS)
+
+    async def digest(self) -> str:
+        """One hash over all rows: two views at the same sequence are equal if, and only if, these are.
+
+        It reads the whole view, in a snapshot on a connection of its own, so that it holds up nobody.
+        """
+        reader = await Reader.open(self.path)
+        try:
+            return await digest_of(reader)
+        finally:
+            await reader.close()
+
+    async def _by_prefix(self, ref: str) -> Job | None:
+        """The job whose id this text shortens, if it can be a short id and one has it."""
+        if not (ref.startswith(_ID_PREFIX) and ref.isascii()):
+            return None
+        if not SHORT_ID_MIN_CHARACTERS <= len(ref) < _FULL_ID_CHARACTERS:
+            return None
+        # The first text behind all that begin with it: a range, which the index of ids can search.
+        behind = ref[:-1] + chr(ord(ref[-1]) + 1)
+        rows = await self._rows(_BY_PREFIX, (ref, behind))
+        if len(rows) <= 1:
+            return job_of(rows[0]) if rows else None
+        candidates = [row[0] for row in rows[:CANDIDATES_SHOWN]]
+        more = ", …" if len(rows) > CANDIDATES_SHOWN else ""
+        raise AmbiguousId(
+            f"several jobs have ids that begin with {ref}: {', '.join(candidates)}{more}; write more of it",
+            candidates=candidates,
+        )
+
+
+def _is_key(text: str) -> bool:
+    """Whether a job may have this as id, name or namespace; SQLite can't even be asked for some texts."""
+    return "\0" not in text and is_utf8(text)
+
+
+def _no_such_id(job_id: str) -> JobNotFound:
+    return JobNotFound(f"no job has the id {job_id!r:.80}; `get` also takes names and short ids")
+
+
+def _cursor_at(query: ListQuery, job: Job) -> str:
+    status = job.status
+    time = status.create_time if query.order == Order.CREATED else status.modify_time
+    return encode_cursor(query.order, Position(time, status.created_sequence), descending=query.descending)

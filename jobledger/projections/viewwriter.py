@@ -1,0 +1,205 @@
+"""The one place that writes rows: a batch becomes one transaction, with the checkpoint in it."""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from jobledger.projections.batch import Batch, label_rows
+from jobledger.projections.database import Writer
+from jobledger.projections.limits import ANOMALIES_KEPT, FOLD_CACHE_JOBS, LOOKUP_CHUNK
+from jobledger.projections.migrations import migrate
+from jobledger.projections.rows import JOB_COLUMNS, STATUS_COLUMNS, details_of, row_of, status_of
+from jobledger.store.errors import JobledgerError
+from jobledger.store.fold import SpecHead
+from jobledger.store.job import JobStatus
+
+PROJECTION_VERSION = 1
+"""Raise it when the fold or the rows come to mean something else: older files then rebuild themselves."""
+
+_INSERT_JOB = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}) VALUES {{values}}"  # noqa: S608 - our own names
+_RESPECIFY = (
+    "WITH new (created_sequence, type, priority, count, state, message, details, version, revision, modify_time,"
+    " spec_sequence, sequence) AS (VALUES {values})"
+    " UPDATE jobs SET type = new.type, priority = new.priority, count = new.count, state = new.state,"
+    " message = new.message, details = new.details, version = new.version, revision = new.revision,"
+    " modify_time = new.modify_time, spec_sequence = new.spec_sequence, sequence = new.sequence"
+    " FROM new WHERE jobs.created_sequence = new.created_sequence"
+)
+_RESTATE = (
+    "WITH new (created_sequence, state, message, details, revision, modify_time, sequence) AS (VALUES {values})"
+    " UPDATE jobs SET state = new.state, message = new.message, details = new.details, revision = new.revision,"
+    " modify_time = new.modify_time, sequence = new.sequence"
+    " FROM new WHERE jobs.created_sequence = new.created_sequence"
+)
+_INSERT_SPEC = "INSERT INTO specs (sequence, created_sequence, version, time, spec) VALUES {values}"
+_DELETE_LABELS = "DELETE FROM labels WHERE created_sequence IN (VALUES {values})"
+_INSERT_LABEL = "INSERT INTO labels (created_sequence, key, value) VALUES {values}"
+_INSERT_ANOMALY = "INSERT INTO anomalies (sequence, job_id, reason) VALUES {values}"
+_MOVE_CHECKPOINT = (
+    "UPDATE checkpoint SET sequence = ?, anomalies = ? WHERE only_row = 1 AND sequence = ? AND epoch = ?"
+)
+_STATUSES = f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+_TABLES = ("jobs", "specs", "labels", "anomalies")
+
+
+class Overtaken(JobledgerError):  # noqa: N818
+    """Another projector moved this file's checkpoint; nothing of ours was written."""
+
+
+class ViewWriter:
+    """The view, as its projector sees it; made by `open`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._statuses: dict[str, JobStatus] = {}  # in the order of use, oldest first; bounded
+        self.sequence = 0
+        self.epoch: str | None = None
+        self._anomalies = 0
+
+    @classmethod
+    async def open(cls, path: Path) -> "ViewWriter":
+        """Open a view's file, bring its schema up to date, and empty it if its rows mean something else to us.
+
+        Raises:
+            ViewError: if the file can't be used.
+        """
+        view = cls(await Writer.open(path))
+        try:
+            await migrate(view._writer)
+            await view._reset_if_older()
+            await view.reload()
+        except BaseException:
+            await view._writer.close()
+            raise
+        return view
+
+    async def close(self) -> None:
+        """Close the file."""
+        await self._writer.close()
+
+    async def reload(self) -> int:
+        """Read the checkpoint again and forget what was remembered; returns its sequence."""
+        self._statuses.clear()
+        row = await self._writer.row("SELECT epoch, sequence, anomalies FROM checkpoint")
+        assert row is not None
+        epoch, self.sequence, self._anomalies = row
+        self.epoch = epoch or None
+        return self.sequence
+
+    async def adopt(self, epoch: str) -> None:
+        """Tie an empty view to the log that it is about to be made from.
+
+        Raises:
+            Overtaken: if another projector tied it to another log meanwhile.
+        """
+        if self.epoch is None:
+            sql = "UPDATE checkpoint SET epoch = ? WHERE only_row = 1 AND epoch IN ('', ?)"
+            if await self._writer.execute(sql, (epoch, epoch)) != 1:
+                raise Overtaken(f"another projector has just tied {self._writer.path} to another log")
+            self.epoch = epoch
+
+    async def statuses(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
+        """The statuses of those of these jobs that the view has."""
+        found: dict[str, JobStatus] = {}
+        missing: list[str] = []
+        for job_id in job_ids:
+            status = self._statuses.get(job_id)
+            if status is None:
+                missing.append(job_id)
+            else:
+                found[job_id] = status
+        for start in range(0, len(missing), LOOKUP_CHUNK):
+            chunk = msgspec.json.encode(missing[start : start + LOOKUP_CHUNK]).decode()
+            for row in await self._writer.rows(_STATUSES, (chunk,)):
+                status = status_of(row)
+                found[status.id] = status
+        return found
+
+    def remember(self, statuses: dict[str, JobStatus]) -> None:
+        """Know these from now on, written or not: the next batch is folded while this one is being written.
+
+        If writing fails, `reload` forgets them.
+        """
+        known = self._statuses
+        for job_id in statuses:
+            known.pop(job_id, None)
+        known.update(statuses)
+        for job_id in list(islice(known, max(0, len(known) - FOLD_CACHE_JOBS))):
+            del known[job_id]
+
+    async def write(self, batch: Batch) -> None:
+        """Rows and checkpoint, in one transaction.
+
+        Raises:
+            Overtaken: if the checkpoint is not where this projector left it; nothing is written then.
+            ViewError: if SQLite can't write; nothing is written then.
+        """
+        writer = self._writer
+        anomalies = self._anomalies + len(batch.anomalies)
+        kept = batch.anomalies[: max(0, ANOMALIES_KEPT - self._anomalies)]
+        work: list[tuple[str, Sequence[Sequence[object]]]] = [
+            (_INSERT_JOB, [row_of(status, head) for status, head in batch.created.values()]),
+            (_RESPECIFY, [_respecified(status, head) for status, head in batch.respecified.values()]),
+            (_RESTATE, [_restated(status) for status in batch.restated.values()]),
+            (_INSERT_SPEC, batch.specs),
+            (_DELETE_LABELS, [(status.created_sequence,) for status, _ in batch.respecified.values()]),
+            (_INSERT_LABEL, label_rows(batch.created.values()) + label_rows(batch.respecified.values())),
+            (_INSERT_ANOMALY, [(anomaly.sequence, anomaly.job_id, anomaly.reason) for anomaly in kept]),
+        ]
+        async with writer.transaction():
+            moved = await writer.execute(
+                _MOVE_CHECKPOINT, (batch.last_sequence, anomalies, self.sequence, self.epoch)
+            )
+            if moved != 1:
+                raise Overtaken(f"another projector moved the checkpoint of {writer.path}")
+            await writer.write_all(work)
+        self.sequence = batch.last_sequence
+        self._anomalies = anomalies
+
+    async def _reset_if_older(self) -> None:
+        """Make the checkpoint row, or empty a file whose rows were made by another meaning of the fold."""
+        writer = self._writer
+        async with writer.transaction():
+            row = await writer.row("SELECT projection FROM checkpoint")
+            if row is not None and row[0] == PROJECTION_VERSION:
+                return
+            for table in _TABLES:
+                await writer.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+            await writer.execute(
+                "INSERT OR REPLACE INTO checkpoint (only_row, epoch, sequence, anomalies, projection)"
+                " VALUES (1, '', 0, 0, ?)",
+                (PROJECTION_VERSION,),
+            )
+
+
+def _respecified(status: JobStatus, head: SpecHead) -> tuple[object, ...]:
+    state = status.state
+    return (
+        status.created_sequence,
+        head.type,
+        head.priority,
+        head.count,
+        state.state_type.value,
+        state.message,
+        details_of(state),
+        status.version,
+        status.revision,
+        status.modify_time,
+        status.spec_sequence,
+        status.sequence,
+    )
+
+
+def _restated(status: JobStatus) -> tuple[object, ...]:
+    state = status.state
+    return (
+        status.created_sequence,
+        state.state_type.value,
+        state.message,
+        details_of(state),
+        status.revision,
+        status.modify_time,
+        status.sequence,
+    )

@@ -1,0 +1,99 @@
+"""What a ledger remembers between commands: jobs as it last saw them, and whose turn it is."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from jobledger.store.job import Job
+from jobledger.store.limits import CACHE_MAX_BYTES, CACHE_MAX_JOBS
+
+_ENTRY_BYTES = 1_000  # what an entry takes beside its spec, about
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A job's subject as it was seen.
+
+    Attributes:
+        subject: where the job's events are.
+        job: the job; None if its subject holds no job.
+        sequence: the last sequence of the subject, which the next append expects.
+        base: the same subject as it was last read from the log. An acknowledgement carries no stream time, so what was
+            folded from our own appends since lacks it: good enough to decide on, not to be shown.
+    """
+
+    subject: str
+    job: Job | None = None
+    sequence: int = 0
+    base: "Known | None" = None
+
+
+class JobCache:
+    """Known jobs by id; the least recently used go first. Bounded in number and in bytes."""
+
+    def __init__(self, max_jobs: int = CACHE_MAX_JOBS, max_bytes: int = CACHE_MAX_BYTES) -> None:
+        self._entries: dict[str, Known] = {}  # in the order of use, oldest first
+        self._max_jobs = max_jobs
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, job_id: str) -> Known | None:
+        """What is known of a job."""
+        known = self._entries.pop(job_id, None)
+        if known is not None:
+            self._entries[job_id] = known
+        return known
+
+    def put(self, job_id: str, known: Known) -> None:
+        """Remember, unless something newer is remembered already; that a job does not exist is not worth a place."""
+        before = self._entries.get(job_id)
+        if known.job is None or (before is not None and before.sequence > known.sequence):
+            return
+        if before is not None:
+            self._forget(job_id)
+        self._entries[job_id] = known
+        self._bytes += _size(known)
+        while len(self._entries) > self._max_jobs or self._bytes > self._max_bytes:
+            self._forget(next(iter(self._entries)))
+
+    def _forget(self, job_id: str) -> None:
+        self._bytes -= _size(self._entries.pop(job_id))
+
+
+class KeyedLocks:
+    """One lock per key, there only while somebody holds or awaits it.
+
+    Commands on one job in one process take turns, so that they don't race each other to the log.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._locks)
+
+    @asynccontextmanager
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        """Wait for the key's turn."""
+        lock, users = self._locks.get(key) or (asyncio.Lock(), 0)
+        self._locks[key] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = (lock, users - 1)
+
+
+def _size(known: Known) -> int:
+    specs = sum(
+        len(layer.job.spec) for layer in (known, known.base) if layer is not None and layer.job is not None
+    )
+    return _ENTRY_BYTES + specs

@@ -1,0 +1,114 @@
+"""What may happen to a job: one command, one event, or none because it is already so.
+
+Pure: a decision sees the job as the log has it and returns the event to append. It refuses by raising; it never folds.
+The transition rule stands here and nowhere else: a job that is not terminal may go to any other state; terminal is
+final, except that a new spec version re-opens the job.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from jobledger.store.errors import JobExists, JobNotFound, JobTerminal, RevisionMismatch
+from jobledger.store.events import JobCreated, JobStateChanged, JobUpdated, SpecData, StateData
+from jobledger.store.job import Job, State, StateType
+from jobledger.store.spec import decode_spec, encode_spec
+
+
+class Decision(NamedTuple):
+    """An event to append, without its envelope."""
+
+    event: type[JobCreated] | type[JobUpdated] | type[JobStateChanged]
+    data: SpecData | StateData
+
+
+def decide_create(job: Job | None, spec: bytes) -> Decision:
+    """A new job with this normalised spec.
+
+    Raises:
+        JobExists: if its namespace and name are taken.
+    """
+    if job is not None:
+        status = job.status
+        raise JobExists(
+            f"job {status.name!r} already exists in namespace {status.namespace!r} as {status.id};"
+            " use update or apply to change it",
+            job_id=status.id,
+        )
+    return Decision(JobCreated, SpecData(msgspec.Raw(spec)))
+
+
+def decide_update(job: Job | None, spec: bytes, *, job_id: str) -> Decision | None:
+    """A new spec for a job that exists; None if it equals the current one after normalisation.
+
+    Raises:
+        JobNotFound: if there is no such job.
+    """
+    if job is None:
+        raise not_found(job_id)
+    if _same_spec(job.spec, spec):
+        return None
+    return Decision(JobUpdated, SpecData(msgspec.Raw(spec)))
+
+
+def decide_apply(job: Job | None, spec: bytes, *, job_id: str) -> Decision | None:
+    """Create the job, or update it if it exists; None if it exists with this very spec."""
+    return decide_create(None, spec) if job is None else decide_update(job, spec, job_id=job_id)
+
+
+def decide_state(job: Job | None, state: State, *, job_id: str) -> Decision | None:
+    """A new state; None if the job already has this state and message.
+
+    Raises:
+        JobNotFound: if there is no such job.
+        JobTerminal: if the job has ended in another state or with another message.
+    """
+    if job is None:
+        raise not_found(job_id)
+    current = job.status.state
+    if current.state_type is state.state_type and current.message == state.message:
+        return None
+    if current.state_type.is_terminal:
+        raise JobTerminal(
+            f"job {job_id} is in terminal state {current.state_type} and cannot transition to {state.state_type};"
+            " only a new version of its spec re-opens it"
+        )
+    return Decision(JobStateChanged, StateData(state))
+
+
+def decide_stop(job: Job | None, reason: str, *, job_id: str) -> Decision | None:
+    """Stop a job; None if it is stopped already, whatever reason was given then.
+
+    Raises:
+        JobNotFound: if there is no such job.
+        JobTerminal: if the job has Completed or Failed: it can't be stopped any more.
+    """
+    if job is not None and job.status.state.state_type is StateType.STOPPED:
+        return None
+    return decide_state(job, State(StateType.STOPPED, reason), job_id=job_id)
+
+
+def check_revision(job: Job | None, expected_revision: int | None, *, job_id: str) -> None:
+    """Hold a command to the revision that its caller read (None: any).
+
+    Raises:
+        RevisionMismatch: if the job is at another revision; a job that does not exist is at 0.
+    """
+    current = job.status.revision if job is not None else 0
+    if expected_revision is not None and current != expected_revision:
+        raise RevisionMismatch(
+            f"job {job_id} has revision {current} but expected {expected_revision};"
+            " read it again, and decide on what it is now",
+            job_id=job_id,
+            revision=current,
+        )
+
+
+def not_found(job_id: str) -> JobNotFound:
+    """The error for a job that the log does not hold."""
+    return JobNotFound(f"job not found: {job_id}; check the id, or the namespace and name")
+
+
+def _same_spec(current: bytes, new: bytes) -> bool:
+    """Whether two normalised specs say the same. Equal bytes nearly always tell; another writer's order may differ."""
+    return current == new or encode_spec(decode_spec(current)) == new

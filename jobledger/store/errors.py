@@ -1,0 +1,175 @@
+"""Everything that can go wrong on the write side, as one tree.
+
+    JobledgerError
+    ├── InvalidInput                  the caller's words are wrong; nothing was written
+    │   └── InvalidSpec               a job spec breaks rules; carries every problem at once
+    ├── JobNotFound                   no such job in the log
+    ├── Refused                       well-formed, but the job's state forbids it; nothing was written
+    │   ├── JobExists                 create on a name that is taken
+    │   └── JobTerminal               a state change on a job that has ended
+    ├── Conflict                      the job moved on; nothing was written
+    │   ├── RevisionMismatch          the expected revision is not the current one
+    │   └── Contention                the race was lost a named number of times in a row
+    ├── LogError                      the log, not the job
+    │   ├── LogUnavailable            it could not be reached; nothing was written
+    │   ├── OutcomeUnknown            sent, never answered, could not be settled: ask again with the same event id
+    │   ├── LogBusy                   too many appends are waiting; nothing was written
+    │   ├── LogRefused                the server refuses the append for good (full, too large, not allowed)
+    │   ├── LogUnfit                  the server or the stream cannot keep our promises
+    │   └── LogBroken                 the log is not the one that was read before, or not whole
+    │       ├── LogReplaced           the stream was deleted and made again
+    │       ├── LogTruncated          events that were read before, or were to be read next, are gone
+    │       └── LogGap                events are missing in the middle, and the stream does not say why
+    └── EmbeddedServerError           the embedded nats-server could not be found, started or locked
+
+Every message says what is wrong and what to do. Doors translate the tree once (exit code, HTTP status).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from jobledger.store.ledger import HistoryItem
+
+
+class JobledgerError(Exception):
+    """The root: catch this to catch everything that Jobledger raises on purpose."""
+
+
+class InvalidInput(JobledgerError):  # noqa: N818 - the tree reads as words, like httpx's
+    """An argument is wrong; the message names it, its value and the remedy. Nothing was written."""
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that is wrong with a spec.
+
+    Attributes:
+        path: where, as the user would write it: `Tasks[0].Engine.Type`; empty for the whole document.
+        message: what is wrong, including the value.
+        remedy: what to do about it.
+    """
+
+    path: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """`path: message; remedy` on one line."""
+        text = f"{self.path}: {self.message}" if self.path else self.message
+        return f"{text}; {self.remedy}" if self.remedy else text
+
+
+class InvalidSpec(InvalidInput):
+    """A job spec breaks one rule or several.
+
+    Attributes:
+        problems: every problem found, in the order of the document.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class JobNotFound(JobledgerError):  # noqa: N818
+    """The log holds no job of this id, or of this namespace and name."""
+
+
+class Refused(JobledgerError):  # noqa: N818
+    """The command makes sense, but not for this job as it is now. Nothing was written."""
+
+
+class JobExists(Refused):
+    """`create` on a namespace and name that already have a job.
+
+    Attributes:
+        job_id: the id of the job that is there.
+    """
+
+    def __init__(self, message: str, *, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(message)
+
+
+class JobTerminal(Refused):
+    """A state change on a job that is Completed, Failed or Stopped; only a new spec version re-opens it."""
+
+
+class Conflict(JobledgerError):  # noqa: N818
+    """The job is not as the caller thought. Nothing was written.
+
+    Attributes:
+        job_id: the job.
+        revision: its current revision.
+        missed: the events that the caller had not seen, oldest first (bounded; the newest are kept).
+    """
+
+    def __init__(
+        self, message: str, *, job_id: str, revision: int, missed: "Sequence[HistoryItem]" = ()
+    ) -> None:
+        self.job_id = job_id
+        self.revision = revision
+        self.missed = tuple(missed)
+        super().__init__(message)
+
+
+class RevisionMismatch(Conflict):
+    """The job's revision is not the expected one."""
+
+
+class Contention(Conflict):
+    """Other writers won a named number of times in a row; try again later."""
+
+
+class LogError(JobledgerError):
+    """Something about the log rather than about a job."""
+
+
+class LogUnavailable(LogError):
+    """The log could not be reached in time. Nothing was written: it is safe to try again."""
+
+
+class OutcomeUnknown(LogError):
+    """The event was sent, and neither an answer nor a later look told whether it was written.
+
+    Attributes:
+        event_id: pass it again, as it is, and the second attempt is the first one if that was written.
+    """
+
+    def __init__(self, message: str, *, event_id: str) -> None:
+        self.event_id = event_id
+        super().__init__(message)
+
+
+class LogBusy(LogError):
+    """More appends are waiting than the named limit. Nothing was written: slow down and try again."""
+
+
+class LogRefused(LogError):
+    """The server refuses this append and would refuse it again. Nothing was written."""
+
+
+class LogUnfit(LogError):
+    """The server or its stream lacks something that our promises need; the message names the field."""
+
+
+class LogBroken(LogError):
+    """What is read now does not continue what was read before; going on would give a wrong answer."""
+
+
+class LogReplaced(LogBroken):
+    """The stream was deleted and made again: its sequences mean other events."""
+
+
+class LogTruncated(LogBroken):
+    """The stream ends before the place that was read up to, or begins after the place to read on from."""
+
+
+class LogGap(LogBroken):
+    """Sequences are missing, and the stream does not list them as deleted."""
+
+
+class EmbeddedServerError(JobledgerError):
+    """The embedded nats-server is missing, does not start, or its directory is in use."""

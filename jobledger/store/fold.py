@@ -1,0 +1,168 @@
+"""What the log means: one event after another, folded into a job's status.
+
+The fold is total and has no clock: an event that makes no sense is an anomaly, counted by whoever folds, and never an
+exception. What may happen is decided elsewhere (`decide`), and the two share no checks, so that none can be moved from
+one to the other by accident.
+"""
+
+from typing import Annotated, Literal, assert_never
+
+import msgspec
+
+from jobledger.store.events import JobCreated, JobStateChanged, JobUpdated, Recorded, SpecData, Unreadable
+from jobledger.store.job import PENDING, Job, JobStatus
+from jobledger.store.subjects import is_identity
+
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class SpecHead(msgspec.Struct, frozen=True, rename="pascal", gc=False):
+    """The part of a spec that the fold checks and the view's columns hold; the rest is skipped, not decoded."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    namespace: Annotated[str, msgspec.Meta(min_length=1)]
+    type: Literal["batch", "service", "daemon", "ops"]
+    count: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    priority: Int64 = 0
+    labels: dict[str, str] = {}
+
+
+_head_decoder = msgspec.json.Decoder(SpecHead)
+
+
+class Anomaly(msgspec.Struct, frozen=True):
+    """An event that makes no sense where it stands: it changes nothing but the count of anomalies.
+
+    Attributes:
+        sequence: its position in the stream.
+        job_id: the job whose subject it stands on.
+        reason: why it makes no sense.
+    """
+
+    sequence: int
+    job_id: str
+    reason: str
+
+
+def spec_head(spec: msgspec.Raw | bytes) -> SpecHead:
+    """The head of a normalised spec.
+
+    Raises:
+        msgspec.DecodeError: if this is no normalised spec.
+    """
+    return _head_decoder.decode(spec)
+
+
+def fold(status: JobStatus | None, recorded: Recorded | Unreadable) -> JobStatus | Anomaly:
+    """The status after one more event of the same job (None: no event yet), or the anomaly that it is.
+
+    An event at or before the status's sequence was folded before: replaying is harmless and returns the status as is.
+    """
+    if status is not None and recorded.sequence <= status.sequence:
+        return status
+    if isinstance(recorded, Unreadable):
+        return Anomaly(recorded.sequence, recorded.job_id, recorded.reason)
+    event = recorded.event
+    if status is not None and event.namespace != status.namespace:
+        # A writer with rights on another namespace put it on that namespace's subject of this id.
+        return Anomaly(recorded.sequence, event.subject, f"the job is not in namespace {event.namespace!r}")
+    match event:  # the most frequent first
+        case JobStateChanged():
+            return _state_changed(status, recorded, event)
+        case JobCreated():
+            return _created(status, recorded, event)
+        case JobUpdated():
+            return _updated(status, recorded, event)
+        case _:
+            assert_never(event)
+
+
+def fold_job(job: Job | None, recorded: Recorded | Unreadable) -> Job | Anomaly:
+    """`fold`, for who wants the spec as well."""
+    folded = fold(job.status if job is not None else None, recorded)
+    if isinstance(folded, Anomaly):
+        return folded
+    if folded.spec_sequence == recorded.sequence and isinstance(recorded, Recorded):
+        data = recorded.event.data
+        if isinstance(data, SpecData):
+            return Job(status=folded, spec=bytes(data.spec))
+    assert job is not None  # a job's first event sets its spec
+    return Job(status=folded, spec=job.spec)
+
+
+def _created(status: JobStatus | None, recorded: Recorded, event: JobCreated) -> JobStatus | Anomaly:
+    if status is not None:
+        return Anomaly(recorded.sequence, event.subject, "created, but the job exists")
+    head = _head_of(recorded, event)
+    if isinstance(head, Anomaly):
+        return head
+    return JobStatus(
+        id=event.subject,
+        namespace=head.namespace,
+        name=head.name,
+        state=PENDING,
+        version=1,
+        revision=1,
+        create_time=recorded.time,
+        modify_time=recorded.time,
+        created_sequence=recorded.sequence,
+        spec_sequence=recorded.sequence,
+        sequence=recorded.sequence,
+    )
+
+
+def _updated(status: JobStatus | None, recorded: Recorded, event: JobUpdated) -> JobStatus | Anomaly:
+    if status is None:
+        return Anomaly(recorded.sequence, event.subject, "updated, but there is no such job")
+    head = _head_of(recorded, event)
+    if isinstance(head, Anomaly):
+        return head
+    return JobStatus(
+        id=status.id,
+        namespace=status.namespace,
+        name=status.name,
+        state=PENDING,
+        version=status.version + 1,
+        revision=status.revision + 1,
+        create_time=status.create_time,
+        modify_time=max(status.modify_time, recorded.time),
+        created_sequence=status.created_sequence,
+        spec_sequence=recorded.sequence,
+        sequence=recorded.sequence,
+    )
+
+
+def _state_changed(
+    status: JobStatus | None, recorded: Recorded, event: JobStateChanged
+) -> JobStatus | Anomaly:
+    if status is None:
+        return Anomaly(recorded.sequence, event.subject, "a state, but there is no such job")
+    state = event.data.state
+    if status.state.state_type.is_terminal:
+        reason = f"{state.state_type} after {status.state.state_type}, which is final"
+        return Anomaly(recorded.sequence, event.subject, reason)
+    return JobStatus(
+        id=status.id,
+        namespace=status.namespace,
+        name=status.name,
+        state=state,
+        version=status.version,
+        revision=status.revision + 1,
+        create_time=status.create_time,
+        modify_time=max(status.modify_time, recorded.time),
+        created_sequence=status.created_sequence,
+        spec_sequence=status.spec_sequence,
+        sequence=recorded.sequence,
+    )
+
+
+def _head_of(recorded: Recorded, event: JobCreated | JobUpdated) -> SpecHead | Anomaly:
+    """The spec's head, if the spec is one and belongs to the job that the event names."""
+    try:
+        head = spec_head(event.data.spec)
+    except msgspec.DecodeError as error:
+        return Anomaly(recorded.sequence, event.subject, f"not a normalised spec: {error}")
+    if head.namespace != event.namespace or not is_identity(head.namespace, head.name, event.subject):
+        reason = f"the spec names another job ({head.namespace}/{head.name})"
+        return Anomaly(recorded.sequence, event.subject, reason)
+    return head

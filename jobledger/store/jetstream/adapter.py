@@ -1,0 +1,74 @@
+"""`EventLog` on NATS JetStream: the parts of this folder, put together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jobledger.store.events import Record
+from jobledger.store.jetstream.connection import Connection
+from jobledger.store.jetstream.feed import JetStreamFeed
+from jobledger.store.jetstream.publisher import Publisher
+from jobledger.store.jetstream.reader import leader_get, read_page, record_of
+from jobledger.store.jetstream.stream import StreamSettings, ensure_stream, log_info, stream_info
+from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost
+
+
+class JetStreamLog:
+    """The log on a NATS JetStream stream; made by `connect`."""
+
+    def __init__(self, connection: Connection, settings: StreamSettings, publisher: Publisher) -> None:
+        self._connection = connection
+        self._stream = settings.name
+        self._publisher = publisher
+
+    @classmethod
+    async def connect(
+        cls, url: str, settings: StreamSettings | None = None, **connection_options: Any
+    ) -> "JetStreamLog":
+        """Connect, make the stream if it is missing, and check it if it is there.
+
+        Args:
+            url: `nats://[user:password@]host:port`, or several with commas between them.
+            settings: of the stream, where they may differ between installations.
+            connection_options: credentials and TLS, as `nats.connect` takes them.
+
+        Raises:
+            LogUnavailable: if no server answers.
+            LogUnfit: if the server or the stream can't keep the promises.
+        """
+        settings = settings or StreamSettings()
+        connection = await Connection.open(url, **connection_options)
+        try:
+            await ensure_stream(connection, settings)
+            publisher = await Publisher.start(connection, settings.name)
+        except BaseException:
+            await connection.close()
+            raise
+        return cls(connection, settings, publisher)
+
+    async def append(self, draft: Draft, *, expect: int) -> Appended | Lost:
+        """See `EventLog.append`."""
+        return await self._publisher.append(draft, expect=expect)
+
+    async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
+        """See `EventLog.read`."""
+        return await read_page(self._connection, self._stream, subject, after=after, up_to=up_to)
+
+    async def read_last(self, subject: str) -> Record | None:
+        """See `EventLog.read_last`."""
+        message = await leader_get(self._connection, self._stream, {"last_by_subj": subject})
+        return record_of(message) if message is not None else None
+
+    async def info(self) -> LogInfo:
+        """See `EventLog.info`."""
+        return log_info(await stream_info(self._connection, self._stream), self._stream)
+
+    async def follow(self, *, after: int, epoch: str | None = None) -> Feed:
+        """See `EventLog.follow`."""
+        feed = JetStreamFeed(self._connection, self._stream, after=after, epoch=epoch)
+        await feed.start()
+        return feed
+
+    async def close(self) -> None:
+        """See `EventLog.close`."""
+        await self._publisher.close()
+        await self._connection.close()

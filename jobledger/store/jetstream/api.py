@@ -1,0 +1,154 @@
+"""The JetStream API's messages that we speak, as Structs (NATS ADR-1, ADR-8, ADR-31, ADR-50)."""
+
+import re
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import msgspec
+
+from jobledger.store.errors import LogError, LogRefused, LogUnavailable
+from jobledger.store.jetstream.connection import Arrived, Connection
+
+API = "$JS.API"
+Reply = TypeVar("Reply")
+
+# Error codes of the server (server/errors.json), with what they mean to us.
+WRONG_LAST_SEQUENCE = 10071  # another event of the subject came first
+IN_FLIGHT_CONFLICT = 10164  # the same, while the other one is still being replicated; no sequence in the text
+STREAM_NOT_FOUND = 10059
+STREAM_EXISTS_DIFFERENT = 10058
+MESSAGE_NOT_FOUND = 10037
+CONSUMER_NOT_FOUND = 10014
+_NOT_NOW = {503, 408, 500}  # HTTP-like codes of errors that another try may cure (no leader, shutting down)
+
+_LAST_SEQUENCE = re.compile(r"wrong last sequence: (\d+)")
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    """What the server says went wrong."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether trying again later can help."""
+        return self.code in _NOT_NOW and self.err_code not in (WRONG_LAST_SEQUENCE, IN_FLIGHT_CONFLICT)
+
+    @property
+    def last_sequence(self) -> int | None:
+        """The subject's last sequence, which a 10071 gives in its text alone."""
+        found = _LAST_SEQUENCE.search(self.description)
+        return int(found[1]) if found else None
+
+    def as_exception(self, doing: str) -> LogError:
+        """The error for a caller who can't do anything special about it."""
+        text = f"{doing}: the server says {self.description!r} ({self.err_code or self.code})"
+        return LogUnavailable(f"{text}; try again") if self.may_pass else LogRefused(text)
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """The answer to a published message, or to the commit of an atomic batch."""
+
+    error: ApiError | None = None
+    seq: int = 0
+    duplicate: bool = False
+    count: int = 0  # of an atomic batch
+
+
+_ack_decoder = msgspec.json.Decoder(PubAck)
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """Bounds of a stream."""
+
+    first_seq: int
+    last_seq: int
+    deleted: list[int] = []
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream as `STREAM.INFO` and `STREAM.CREATE` describe it."""
+
+    created: str = ""
+    config: dict[str, object] = {}
+    state: StreamState = StreamState(0, 0)
+    error: ApiError | None = None
+
+
+class StoredMessage(msgspec.Struct, frozen=True):
+    """A message as `STREAM.MSG.GET` returns it; `data` and `hdrs` are base64, which msgspec decodes into bytes."""
+
+    subject: str
+    seq: int
+    time: str
+    data: bytes = b""
+    hdrs: bytes = b""
+
+
+class MessageReply(msgspec.Struct, frozen=True):
+    """The answer to `STREAM.MSG.GET`."""
+
+    message: StoredMessage | None = None
+    error: ApiError | None = None
+
+
+class AccountApi(msgspec.Struct, frozen=True):
+    """The level of the JetStream API that the server speaks."""
+
+    level: int = 0
+
+
+class AccountInfo(msgspec.Struct, frozen=True):
+    """The answer to `$JS.API.INFO`."""
+
+    api: AccountApi = AccountApi()
+    error: ApiError | None = None
+
+
+class ConsumerReply(msgspec.Struct, frozen=True):
+    """The answer to `CONSUMER.CREATE`."""
+
+    name: str = ""
+    error: ApiError | None = None
+
+
+def status_of(message: Arrived) -> str:
+    """The inline status of a control message (`503`, `404`, …); empty for a message with content."""
+    return message.headers.get("Status", "") if message.headers else ""
+
+
+def nanoseconds_of(rfc3339: str) -> int:
+    """A server timestamp (`2026-01-02T03:04:05.123456789Z`, up to nine decimals) as Unix nanoseconds."""
+    # datetime keeps microseconds only; the stream's time has nanoseconds, and both reading paths must agree.
+    head, _, fraction = rfc3339.removesuffix("Z").partition(".")
+    seconds = int(datetime.fromisoformat(head).replace(tzinfo=UTC).timestamp())
+    return seconds * 1_000_000_000 + int(fraction.ljust(9, "0") or "0")
+
+
+def read_ack(message: Arrived) -> PubAck:
+    """The answer to a published message; one that is not understood counts as "ask again"."""
+    status = status_of(message)
+    if status:  # 503: nobody listens, so nothing was written
+        return PubAck(error=ApiError(code=503, description=f"status {status}"))
+    try:
+        return _ack_decoder.decode(message.payload)
+    except msgspec.DecodeError as error:
+        return PubAck(error=ApiError(code=503, description=f"an answer that is not understood: {error}"))
+
+
+async def call(connection: Connection, verb: str, request: object, reply: type[Reply]) -> Reply:
+    """Ask the JetStream API.
+
+    Raises:
+        LogUnavailable: if there is no answer.
+        LogError: if the answer is not one that we know.
+    """
+    message = await connection.request(f"{API}.{verb}", msgspec.json.encode(request))
+    if status_of(message):
+        raise LogUnavailable(f"{verb}: the server answers with status {status_of(message)}; try again")
+    try:
+        return msgspec.json.decode(message.payload, type=reply)
+    except msgspec.DecodeError as error:
+        raise LogError(f"{verb}: the server's answer is not understood ({error})") from error

@@ -1,0 +1,88 @@
+"""Reading one job's records: the leader for "what is last", a batched direct get for the rest."""
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from jobledger.store.errors import LogUnavailable
+from jobledger.store.events import Record
+from jobledger.store.jetstream.api import (
+    MESSAGE_NOT_FOUND,
+    MessageReply,
+    StoredMessage,
+    call,
+    nanoseconds_of,
+    status_of,
+)
+from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger.store.limits import READ_PAGE_BYTES, READ_PAGE_EVENTS, REQUEST_TIMEOUT_SECONDS
+
+
+async def leader_get(connection: Connection, stream: str, request: dict[str, object]) -> StoredMessage | None:
+    """One message by `last_by_subj` or by `seq` and `next_by_subj`, from the stream's leader: never stale."""
+    reply = await call(connection, f"STREAM.MSG.GET.{stream}", request, MessageReply)
+    if reply.error is not None:
+        if reply.error.err_code == MESSAGE_NOT_FOUND:
+            return None
+        raise reply.error.as_exception(f"reading from {stream}")
+    return reply.message
+
+
+def record_of(message: StoredMessage) -> Record:
+    """A leader's answer as a record."""
+    return Record(message.seq, nanoseconds_of(message.time), message.subject, message.data)
+
+
+async def read_page(
+    connection: Connection, stream: str, subject: str, *, after: int, up_to: int | None
+) -> Sequence[Record]:
+    """A page of a subject's records after a sequence, by a batched direct get (NATS ADR-31); empty if there are none.
+
+    Raises:
+        LogUnavailable: if the page does not arrive whole in time.
+    """
+    page: list[Record] = []
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def receive(message: Arrived) -> None:
+        status = status_of(message)
+        if not status:
+            page.append(_direct_record(message))
+        elif not done.done():
+            if status in ("204", "404"):  # end of batch; nothing there
+                done.set_result(None)
+            else:
+                done.set_exception(
+                    LogUnavailable(f"reading {subject}: the server answers with status {status}")
+                )
+
+    prefix = await connection.subscribe(receive)
+    try:
+        request: dict[str, object] = {
+            "seq": after + 1,
+            "next_by_subj": subject,
+            "batch": READ_PAGE_EVENTS,
+            "max_bytes": READ_PAGE_BYTES,
+        }
+        verb = f"$JS.API.DIRECT.GET.{stream}"
+        await connection.publish(verb, msgspec.json.encode(request), f"{prefix}page")
+        async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+            await done
+    except TimeoutError:
+        raise LogUnavailable(
+            f"reading {subject}: no answer within {REQUEST_TIMEOUT_SECONDS:g} s; try again"
+        ) from None
+    finally:
+        await connection.unsubscribe(prefix)
+    return [record for record in page if up_to is None or record.sequence <= up_to]
+
+
+def _direct_record(message: Arrived) -> Record:
+    headers = message.headers or {}
+    return Record(
+        int(headers["Nats-Sequence"]),
+        nanoseconds_of(headers["Nats-Time-Stamp"]),
+        headers["Nats-Subject"],
+        message.payload,
+    )

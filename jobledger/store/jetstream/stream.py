@@ -1,0 +1,142 @@
+"""The stream `JOBS`: made if it is missing, and checked, field by field, if it is there."""
+
+from typing import Any
+
+import msgspec
+
+from jobledger.store.errors import LogUnfit
+from jobledger.store.jetstream.api import (
+    STREAM_EXISTS_DIFFERENT,
+    STREAM_NOT_FOUND,
+    AccountInfo,
+    StreamInfo,
+    call,
+)
+from jobledger.store.jetstream.connection import Connection
+from jobledger.store.limits import DUPLICATE_WINDOW_SECONDS
+from jobledger.store.log import LogInfo
+from jobledger.store.subjects import ALL_SUBJECTS
+
+STREAM_NAME = "JOBS"
+MIN_API_LEVEL = 4  # nats-server 2.14; older ones silently ignore fields that we need
+
+# Fields whose other values break a promise, with the promise.
+_REQUIRED: dict[str, tuple[object, str]] = {
+    "storage": ("file", "an acknowledged event survives a restart"),
+    "retention": ("limits", "reading an event must not remove it"),
+    "discard": ("new", "a full stream refuses new events instead of dropping old ones"),
+    "deny_delete": (True, "no event can be deleted"),
+    "deny_purge": (True, "the stream cannot be purged"),
+    "allow_direct": (True, "a job's history is read by direct get"),
+    "allow_atomic": (True, "group commit uses atomic batches"),
+}
+# Limits that would make old events vanish (or hide) one day; all must be off.
+_UNLIMITED = {"max_age": 0, "max_msgs": -1, "max_msgs_per_subject": -1}
+
+
+class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What may differ between installations.
+
+    Attributes:
+        name: the stream's name.
+        replicas: 1, or 3 in a cluster.
+        max_bytes: the stream refuses events beyond this size; -1: no limit but the disk.
+        duplicate_window_seconds: how long the server remembers event ids.
+    """
+
+    name: str = STREAM_NAME
+    replicas: int = 1
+    max_bytes: int = -1
+    duplicate_window_seconds: int = DUPLICATE_WINDOW_SECONDS
+
+
+async def ensure_stream(connection: Connection, settings: StreamSettings) -> StreamInfo:
+    """Return the stream, made if it was missing.
+
+    Raises:
+        LogUnfit: if the server is too old, or an existing stream has a field that breaks a promise (all are named).
+        LogUnavailable: if the server does not answer.
+    """
+    await _check_server(connection)
+    info = await stream_info(connection, settings.name)
+    if info.error and info.error.err_code == STREAM_NOT_FOUND:
+        config = _config(settings)
+        info = await call(connection, f"STREAM.CREATE.{settings.name}", config, StreamInfo)
+        if info.error and info.error.err_code == STREAM_EXISTS_DIFFERENT:  # another process was faster
+            info = await stream_info(connection, settings.name)
+    if info.error:
+        raise info.error.as_exception(f"stream {settings.name}")
+    check_config(settings.name, info.config)
+    return info
+
+
+async def stream_info(connection: Connection, name: str, *, deleted: bool = False) -> StreamInfo:
+    """Ask the leader about the stream; the answer's `error` is the caller's to judge."""
+    return await call(connection, f"STREAM.INFO.{name}", {"deleted_details": deleted}, StreamInfo)
+
+
+def log_info(info: StreamInfo, name: str) -> LogInfo:
+    """A stream's answer in the words of the port.
+
+    Raises:
+        LogError: if the answer was an error.
+    """
+    if info.error is not None:
+        raise info.error.as_exception(f"stream {name}")
+    return LogInfo(info.created, max(info.state.first_seq, 1), info.state.last_seq)
+
+
+def check_config(name: str, config: dict[str, Any]) -> None:
+    """Hold a stream's configuration to the promises.
+
+    Raises:
+        LogUnfit: naming every field that breaks one.
+    """
+    wrong = [
+        f"{field} is {config.get(field)!r} and must be {wanted!r}: {promise}"
+        for field, (wanted, promise) in _REQUIRED.items()
+        if config.get(field) != wanted
+    ]
+    wrong += [
+        f"{field} is {config[field]!r} and must be {off!r}: no event may ever vanish"
+        for field, off in _UNLIMITED.items()
+        if config.get(field, off) != off
+    ]
+    if config.get("subjects") != [ALL_SUBJECTS]:
+        wrong.append(
+            f"subjects is {config.get('subjects')!r} and must be {[ALL_SUBJECTS]!r}: jobs live there"
+        )
+    if config.get("sealed"):
+        wrong.append("sealed is True and must be False: events must be appended")
+    if wrong:
+        raise LogUnfit(
+            f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
+            " Mend it with `nats stream edit`, or name another stream"
+        )
+
+
+async def _check_server(connection: Connection) -> None:
+    account = await call(connection, "INFO", {}, AccountInfo)
+    if account.error:
+        raise account.error.as_exception("JetStream")
+    if account.api.level < MIN_API_LEVEL:
+        raise LogUnfit(
+            f"the nats-server speaks JetStream API level {account.api.level} and Jobledger needs {MIN_API_LEVEL}"
+            " or higher; use nats-server 2.15.1 or newer"
+        )
+
+
+def _config(settings: StreamSettings) -> dict[str, Any]:
+    return {
+        "name": settings.name,
+        "description": "Jobledger: every event of every job, in order",
+        "subjects": [ALL_SUBJECTS],
+        "num_replicas": settings.replicas,
+        "max_bytes": settings.max_bytes,
+        "max_consumers": -1,
+        "max_msg_size": -1,
+        "compression": "s2",
+        "duplicate_window": settings.duplicate_window_seconds * 1_000_000_000,
+        **{field: wanted for field, (wanted, _) in _REQUIRED.items()},
+        **_UNLIMITED,
+    }

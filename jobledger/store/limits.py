@@ -1,0 +1,54 @@
+"""Every bound of the write side, by name. Each has a test at its edge (`tests/test_limits.py`)."""
+
+# --- what a spec may hold -----------------------------------------------------------------------------------
+SPEC_FILE_MAX_BYTES = 1_048_576  # a spec as a person hands it in, before it is parsed
+SPEC_MAX_BYTES = (
+    786_432  # the normalised spec as JSON; with its envelope it fits NATS's default max_payload of 1 MiB
+)
+SPEC_MAX_DEPTH = 64  # nesting of objects and lists; deeper is an accident or an attack
+SPEC_MAX_NODES = 50_000  # values after aliases are expanded (a "billion laughs" stops here)
+SPEC_MAX_PROBLEMS = 100  # problems told at once; the rest are counted
+NAME_MAX_CHARACTERS = 1_024
+NAMESPACE_MAX_BYTES = 255  # as UTF-8; three times that when percent-encoded still fits a NATS subject
+LABELS_MAX_COUNT = 256  # also for Meta
+LABEL_MAX_CHARACTERS = 4_096  # a key or a value of Labels or Meta
+TASKS_MAX_COUNT = 64  # only the first is kept from the API; the store itself takes several
+DOMAIN_MAX_CHARACTERS = 253  # a DNS name has no more; keeps the pattern for it from scanning long texts
+
+# --- who and why --------------------------------------------------------------------------------------------
+ACTOR_MAX_CHARACTERS = 256
+REASON_MAX_CHARACTERS = 4_096
+MESSAGE_MAX_CHARACTERS = 16_384  # a state's message
+DETAILS_MAX_COUNT = 256
+DETAIL_MAX_CHARACTERS = 16_384
+
+JOB_ID_MAX_CHARACTERS = 128  # ours have 38
+
+# --- appending ----------------------------------------------------------------------------------------------
+BATCH_MAX_EVENTS = 1_000  # the server's own limit for one atomic batch (error 10199 above)
+BATCH_MAX_BYTES = 8 * 1_048_576  # staged by the server before the commit
+PENDING_MAX_APPENDS = 10_000  # waiting callers; one more is told LogBusy
+SINGLES_MAX_IN_FLIGHT = 1_024
+ACK_TIMEOUT_SECONDS = 5.0  # for one try; then the outcome is settled, not guessed
+APPEND_TIMEOUT_SECONDS = 30.0  # for all tries of one append
+RETRY_WAIT_SECONDS = 0.05  # the first wait before a try is repeated; doubles up to the next line
+RETRY_MAX_WAIT_SECONDS = 1.0
+DUPLICATE_WINDOW_SECONDS = 120  # longer than APPEND_TIMEOUT_SECONDS, so a retried event is always recognised
+
+# --- reading ------------------------------------------------------------------------------------------------
+REQUEST_TIMEOUT_SECONDS = 5.0
+READ_PAGE_EVENTS = 500  # events of one job asked for at once
+READ_PAGE_BYTES = 4 * 1_048_576
+READ_MAX_TRIES = 10  # when a replica lags behind what the leader said
+FEED_PULL_EVENTS = 2_500  # per pull request; two are outstanding
+FEED_PULL_BYTES = 4 * 1_048_576
+FEED_HEARTBEAT_SECONDS = 5.0
+FEED_MAX_RESTARTS = 5  # in a row without an event, before a feed says that the log can't be reached
+
+# --- commands -----------------------------------------------------------------------------------------------
+COMMAND_MAX_ATTEMPTS = 50  # races lost in a row before Contention
+COMMAND_WAIT_SECONDS = 0.002  # the first wait after a lost race; doubles, with jitter, up to the next line
+COMMAND_MAX_WAIT_SECONDS = 0.1
+CACHE_MAX_JOBS = 10_000
+CACHE_MAX_BYTES = 64 * 1_048_576
+MISSED_MAX_EVENTS = 100  # carried by a conflict

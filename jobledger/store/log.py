@@ -1,0 +1,158 @@
+"""The log as the rest of the store sees it: a port. `memory_log` and `jetstream` implement it, `tests/log_contract.py`
+is its meaning: every adapter passes the same cases.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from jobledger.store.errors import LogReplaced, LogTruncated
+from jobledger.store.events import Record
+
+NO_JOB = 0
+"""The expectation that a subject holds nothing yet."""
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """A message to append.
+
+    Attributes:
+        subject: the job's subject.
+        event_id: the event's id; the log knows a repeated append by it.
+        payload: the encoded event.
+    """
+
+    subject: str
+    event_id: str
+    payload: bytes
+
+
+class Appended(msgspec.Struct, frozen=True, gc=False):
+    """It is in the log, at this sequence, durably."""
+
+    sequence: int
+
+
+class Lost(msgspec.Struct, frozen=True, gc=False):
+    """It is not in the log: another event of the job came first. A lost race is a value, not an exception.
+
+    Attributes:
+        sequence: the last sequence of the job's subject; read up to it before deciding again.
+    """
+
+    sequence: int
+
+
+class LogInfo(msgspec.Struct, frozen=True):
+    """The log as a whole.
+
+    Attributes:
+        epoch: names this stream; one that is deleted and made again has another.
+        first_sequence: of the oldest record kept; 1 unless something was trimmed (last + 1 if nothing is kept).
+        last_sequence: of the newest record; 0 if there never was one.
+    """
+
+    epoch: str
+    first_sequence: int
+    last_sequence: int
+
+
+def check_continues(info: LogInfo, *, epoch: str | None, after: int) -> None:
+    """Make sure that reading on after a sequence continues what was read before.
+
+    Args:
+        info: the log as it is now.
+        epoch: the epoch of the log that was read before; None: nothing was read before.
+        after: the last sequence that was read.
+
+    Raises:
+        LogReplaced: if it is another log.
+        LogTruncated: if the log has lost events on either side of that place.
+    """
+    rebuild = "a view of it must be rebuilt: delete the view's file and start again"
+    if epoch is not None and info.epoch != epoch:
+        raise LogReplaced(
+            f"the stream was deleted and made again (it was {epoch} and is {info.epoch}): its sequences now mean"
+            f" other events; {rebuild}, or restore the stream from a backup"
+        )
+    if info.last_sequence < after:
+        raise LogTruncated(
+            f"the stream ends at {info.last_sequence}, and {after} was read before: its end was lost; {rebuild},"
+            " or restore the stream from a backup"
+        )
+    if info.first_sequence > after + 1:
+        raise LogTruncated(
+            f"the stream begins at {info.first_sequence}, and the next event to read is {after + 1}: its beginning"
+            " was removed; restore the stream from a backup"
+        )
+
+
+class Feed(Protocol):
+    """A reader of the whole log in order, from one place on, for ever."""
+
+    async def take(self, max_records: int) -> Sequence[Record]:
+        """The next records, at least one and at most this many: what has arrived, or waits for the next.
+
+        Sequences only rise, and none is missing unless the stream lists it as deleted.
+
+        Raises:
+            LogUnavailable: if the log could not be reached for a named number of tries; asking again is safe.
+            LogBroken: if the log is no longer the one that was read before, or not whole.
+        """
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether the log can be heard right now; False while a lost connection is being ridden out."""
+        ...
+
+    async def close(self) -> None:
+        """Stop reading and free what the log keeps for this feed."""
+        ...
+
+
+class EventLog(Protocol):
+    """An append-only, totally ordered log with one concurrency boundary per subject."""
+
+    async def append(self, draft: Draft, *, expect: int) -> Appended | Lost:
+        """Append if the subject's last sequence is `expect` (`NO_JOB`: if it has none).
+
+        The same draft with the same expectation again gives the first answer: a lost acknowledgement is settled, not
+        guessed. There is no "whatever is there" expectation, because an append without one can't be settled. Cancelling
+        one caller harms no other; whether the cancelled event is written is open.
+
+        Raises:
+            LogUnavailable: it could not be sent; nothing was written.
+            OutcomeUnknown: it was sent, and no answer or later look told what became of it.
+            LogBusy: too many appends are waiting; nothing was written.
+            LogRefused: the log will never take it (too large, full, not allowed); nothing was written.
+        """
+        ...
+
+    async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
+        """A page of a subject's records after a sequence, oldest first; empty if there are none.
+
+        May be answered by a replica that lags, so it may stop early: `read_last` says where the end is.
+        """
+        ...
+
+    async def read_last(self, subject: str) -> Record | None:
+        """The last record of a subject, or of a filter with wildcards, as the leader has it: never a stale answer."""
+        ...
+
+    async def info(self) -> LogInfo:
+        """The log's epoch and bounds, as the leader has them."""
+        ...
+
+    async def follow(self, *, after: int, epoch: str | None = None) -> Feed:
+        """Read everything after a sequence, and go on as more arrives.
+
+        Raises:
+            LogBroken: if that place is not in this log (see `check_continues`).
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go: appends under way are answered first, within a bound."""
+        ...

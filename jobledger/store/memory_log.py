@@ -1,0 +1,122 @@
+"""The log in a process's memory: for tests and experiments, never a place to keep anything."""
+
+import asyncio
+import itertools
+import time
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from jobledger.store.errors import LogUnavailable
+from jobledger.store.events import Record
+from jobledger.store.limits import READ_PAGE_EVENTS
+from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost, check_continues
+
+_epochs = itertools.count(1)
+
+
+class MemoryLog:
+    """`EventLog` over a list.
+
+    Args:
+        clock: the stream's time for each append, Unix nanoseconds.
+    """
+
+    def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
+        self._clock = clock
+        self._records: list[Record] = []
+        self._by_subject: dict[str, list[Record]] = defaultdict(list)
+        self._event_ids: dict[str, tuple[int, int]] = {}  # event id → (expectation, sequence)
+        self._grown = asyncio.Condition()
+        self._epoch = f"memory-{next(_epochs)}"
+        self._closed = False
+
+    async def append(self, draft: Draft, *, expect: int) -> Appended | Lost:
+        """See `EventLog.append`."""
+        self._check_open()
+        history = self._by_subject[draft.subject]
+        last = history[-1].sequence if history else 0
+        earlier = self._event_ids.get(draft.event_id)
+        if earlier is not None and earlier[0] == expect:
+            return Appended(earlier[1])
+        if last != expect:
+            return Lost(last)
+        record = Record(len(self._records) + 1, self._clock(), draft.subject, draft.payload)
+        self._records.append(record)
+        history.append(record)
+        self._event_ids[draft.event_id] = (expect, record.sequence)
+        async with self._grown:
+            self._grown.notify_all()
+        return Appended(record.sequence)
+
+    async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
+        """See `EventLog.read`."""
+        self._check_open()
+        history = self._by_subject.get(subject, [])
+        start = bisect_right(history, after, key=lambda record: record.sequence)
+        end = (
+            len(history)
+            if up_to is None
+            else bisect_right(history, up_to, key=lambda record: record.sequence)
+        )
+        return history[start : min(end, start + READ_PAGE_EVENTS)]
+
+    async def read_last(self, subject: str) -> Record | None:
+        """See `EventLog.read_last`."""
+        self._check_open()
+        wanted = subject.split(".")
+        if "*" not in wanted:
+            history = self._by_subject.get(subject)
+            return history[-1] if history else None
+        matches = (
+            history[-1]
+            for name, history in self._by_subject.items()
+            if history
+            and all(want in ("*", token) for want, token in zip(wanted, name.split("."), strict=True))
+        )
+        return max(matches, key=lambda record: record.sequence, default=None)
+
+    async def info(self) -> LogInfo:
+        """See `EventLog.info`."""
+        self._check_open()
+        return LogInfo(self._epoch, 1, len(self._records))
+
+    async def follow(self, *, after: int, epoch: str | None = None) -> Feed:
+        """See `EventLog.follow`."""
+        check_continues(await self.info(), epoch=epoch, after=after)
+        return _MemoryFeed(self, after)
+
+    async def close(self) -> None:
+        """See `EventLog.close`."""
+        self._closed = True
+        async with self._grown:
+            self._grown.notify_all()
+
+    async def wait_beyond(self, sequence: int, max_records: int) -> Sequence[Record]:
+        """Records after a sequence, waiting until there is one."""
+        async with self._grown:
+            await self._grown.wait_for(lambda: self._closed or len(self._records) > sequence)
+        self._check_open()
+        return self._records[sequence : sequence + max_records]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LogUnavailable("the log is closed; nothing was written")
+
+
+class _MemoryFeed:
+    def __init__(self, log: MemoryLog, after: int) -> None:
+        self._log = log
+        self._sequence = after
+
+    @property
+    def connected(self) -> bool:
+        return True
+
+    async def take(self, max_records: int) -> Sequence[Record]:
+        records = await self._log.wait_beyond(self._sequence, max_records)
+        self._sequence = records[-1].sequence
+        return records
+
+    async def close(self) -> None:
+        pass

@@ -1,0 +1,59 @@
+"""A spec on its way into an event: named, judged, put into its one form, encoded."""
+
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from jobledger.store.errors import InvalidInput, InvalidSpec
+from jobledger.store.job import JobStatus
+from jobledger.store.normalise import normalise
+from jobledger.store.spec import JobSpec, encode_spec
+from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id, nameless_job_id
+from jobledger.store.validation import problems_of
+
+
+class Prepared(NamedTuple):
+    """A spec that may be appended, and the job it belongs to."""
+
+    job_id: str
+    namespace: str
+    spec: bytes
+
+
+def prepare_new(spec: JobSpec, event_id: str) -> Prepared:
+    """The spec of a job that may not exist yet.
+
+    Raises:
+        InvalidSpec: every rule that it breaks, at once.
+    """
+    name, namespace = spec.name or nameless_job_id(event_id), spec.namespace or DEFAULT_NAMESPACE
+    encoded = _encode(replace(spec, name=name, namespace=namespace))
+    # Only now: an id can't be made of a name that is no valid text.
+    job_id = named_job_id(namespace, name) if spec.name else name
+    return Prepared(job_id, namespace, encoded)
+
+
+def prepare_update(spec: JobSpec, status: JobStatus) -> Prepared:
+    """The new spec of a job that exists; name and namespace may be left out, and can't change.
+
+    Raises:
+        InvalidInput: if they would change.
+        InvalidSpec: every rule that it breaks, at once.
+    """
+    named = {"name": (spec.name, status.name), "namespace": (spec.namespace, status.namespace)}
+    for field, (new, current) in named.items():
+        if new and new != current:
+            raise InvalidInput(
+                f"cannot change job name or namespace during update: {field} is {new!r:.80} and the job's is {current!r};"
+                " leave it out, or create another job"
+            )
+    return Prepared(
+        status.id, status.namespace, _encode(replace(spec, name=status.name, namespace=status.namespace))
+    )
+
+
+def _encode(spec: JobSpec) -> bytes:
+    problems = problems_of(spec)  # before it is normalised: that would hide a Count that is refused
+    if problems:
+        raise InvalidSpec(problems)
+    return encode_spec(normalise(spec))

@@ -1,0 +1,98 @@
+"""Where an event of a job lives in the log: its NATS subject, and the ids that go into it.
+
+    jobs.<namespace>.<shard>.<job id>
+
+One subject per job is the concurrency boundary. The namespace token carries permissions and filters. The shard token
+(00…31, fixed by the job id) lets a group of consumers share the log by job without reading all of it.
+"""
+
+import hashlib
+import re
+import uuid
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+SUBJECT_ROOT = "jobs"
+ALL_SUBJECTS = f"{SUBJECT_ROOT}.>"
+SHARD_COUNT = 32
+DEFAULT_NAMESPACE = "default"
+
+# The UUID namespace of named jobs. A storage constant: change it and every named job gets another id.
+_NAMED_JOBS = uuid.UUID("6f1d3c9e-5b7a-5e0c-9a53-2f5f8a0e7d41").bytes
+_PLAIN_TOKEN = re.compile(r"[A-Za-z0-9_-]+")
+# Printable ASCII that NATS takes in a token as it is: all but `.`, `*`, `>`, space, and `%`, which is our own escape.
+_SAFE = "!\"#$&'()+,-/:;<=?@[\\]^_`{|}~"
+
+
+class SubjectParts(NamedTuple):
+    """What a subject says: the namespace and the job id, decoded."""
+
+    namespace: str
+    job_id: str
+
+
+def named_job_id(namespace: str, name: str) -> str:
+    """The id of the job of this namespace and name: `j-` and a UUIDv5 over the two.
+
+    It is a function of the identity, so two first submissions meet on one subject and exactly one creates the job.
+    """
+    # NUL is refused in both, so no two pairs give the same text.
+    digest = hashlib.sha1(_NAMED_JOBS + f"{namespace}\0{name}".encode(), usedforsecurity=False).hexdigest()
+    # `uuid.UUID(…, version=5)` spelled out: the fold checks the id of every job it meets, and that class is slow.
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return f"j-{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
+
+
+def nameless_job_id(event_id: str) -> str:
+    """The id of a job without a name: `j-` and the UUIDv7 of its first event.
+
+    Taking the event's id makes a retried submission land on the subject of the first try, where it is recognised.
+    """
+    return f"j-{event_id}"
+
+
+def is_identity(namespace: str, name: str, job_id: str) -> bool:
+    """Whether a job of this id may carry this namespace and name.
+
+    Without this rule a writer who may only write to one namespace could claim, there, the id of a job of another one.
+    """
+    if name == job_id and job_id[16:17] == "7":
+        return True
+    return job_id == named_job_id(namespace, name)
+
+
+def shard_of(job_id: str) -> str:
+    """The shard token of a job id: the first byte of its SHA-256, modulo 32, as two digits."""
+    return f"{hashlib.sha256(job_id.encode()).digest()[0] % SHARD_COUNT:02d}"
+
+
+def job_subject(namespace: str, job_id: str) -> str:
+    """The subject of one job's events."""
+    return f"{SUBJECT_ROOT}.{_encode(namespace)}.{shard_of(job_id)}.{_encode(job_id)}"
+
+
+def job_subject_anywhere(job_id: str) -> str:
+    """The filter that matches this job's subject in whatever namespace it is."""
+    return f"{SUBJECT_ROOT}.*.{shard_of(job_id)}.{_encode(job_id)}"
+
+
+def parse_subject(subject: str) -> SubjectParts | None:
+    """The namespace and job id that a subject names, or None for a subject that `job_subject` would not write."""
+    tokens = subject.split(".")
+    if len(tokens) != 4 or tokens[0] != SUBJECT_ROOT:
+        return None
+    namespace, job_id = tokens[1], tokens[3]
+    if "%" in subject:
+        namespace, job_id = unquote(namespace), unquote(job_id)
+        if job_subject(namespace, job_id) != subject:
+            return None
+    return SubjectParts(namespace, job_id)
+
+
+@lru_cache(maxsize=4096)
+def _encode(token: str) -> str:
+    """Percent-encode what NATS forbids in a token."""
+    if _PLAIN_TOKEN.fullmatch(token):
+        return token
+    return quote(token, safe=_SAFE).replace(".", "%2E")

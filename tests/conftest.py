@@ -1,0 +1,44 @@
+"""What several tests need: a real server each, logs on it, and jobs to put there."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from jobledger import EmbeddedServer, JetStreamLog, JobSpec, MemoryLog, SpecConfig, Task
+from jobledger.store.log import EventLog
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    """A real nats-server of the test's own."""
+    async with EmbeddedServer(tmp_path / "nats") as running:
+        yield running
+
+
+@pytest.fixture
+async def jetstream_log(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
+    """A log on that server."""
+    log = await JetStreamLog.connect(server.url)
+    yield log
+    await log.close()
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EventLog]:
+    """Each adapter in turn."""
+    if request.param == "memory":
+        memory = MemoryLog()
+        yield memory
+        await memory.close()
+        return
+    async with EmbeddedServer(tmp_path / "nats") as running:
+        jetstream = await JetStreamLog.connect(running.url)
+        yield jetstream
+        await jetstream.close()
+
+
+def make_spec(name: str = "", image: str = "busybox:1.37.0", **fields: object) -> JobSpec:
+    """A small valid spec; say only what the test is about."""
+    task = Task(name="main", engine=SpecConfig(type="docker", params={"Image": image}))
+    return JobSpec(**{"name": name, "type": "batch", "tasks": (task,), **fields})  # type: ignore[arg-type]
