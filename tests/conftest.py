@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[E
         await jetstream.close()
 
 
-def make_spec(name: str = "", image: str = "busybox:1.37.0", **fields: object) -> JobSpec:
+def make_spec(name: str = "", image: str = "busybox:1.37.0", **fields: Any) -> JobSpec:
     """A small valid spec; say only what the test is about."""
     task = Task(name="main", engine=SpecConfig(type="docker", params={"Image": image}))
-    return JobSpec(**{"name": name, "type": "batch", "tasks": (task,), **fields})  # type: ignore[arg-type]
+    return JobSpec(**{"name": name, "type": "batch", "tasks": (task,), **fields})

@@ -1,7 +1,7 @@
 """Folding a batch of records into what is to be written: pure, no database in sight.
 
-A batch starts from the statuses that it needs, folds every record in order, and ends as rows: one per job that changed,
-however often it changed.
+A batch starts from the statuses that it needs, folds every record in order, and ends as rows: one per job
+that changed, however often it changed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,7 @@
-"""SQLite, through the only module that imports `aiosqlite`: one writer, any number of readers that cannot write.
+"""SQLite, through the only module that imports `aiosqlite`: one writer, and readers that cannot write.
 
-Transactions are spelled out (`BEGIN IMMEDIATE`), and each statement is one trip to the connection's thread, so a batch is
-a few trips, not one per row.
+Transactions are spelled out (`BEGIN IMMEDIATE`), and each statement is one trip to the connection's thread,
+so a batch is a few trips, not one per row.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Reader:
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows of a query, in one trip."""
         with translated(self.path):
-            return list(await self._connection.execute_fetchall(sql, parameters))
+            return [tuple(row) for row in await self._connection.execute_fetchall(sql, parameters)]
 
     async def row(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
         """The first row of a query, or None."""
@@ -72,7 +72,7 @@ class Reader:
 
 
 class Writer(Reader):
-    """The connection that writes; made by `open`. One per process is enough: SQLite has one writer at a time."""
+    """The connection that writes; made by `open`. SQLite has one writer at a time, so one is enough."""
 
     @classmethod
     async def open(cls, path: Path) -> "Writer":
@@ -93,7 +93,8 @@ class Writer(Reader):
         writer = cls(path, connection)
         wal = (
             "PRAGMA journal_mode = WAL",
-            # NORMAL: power loss may take the last transactions, whole; their events are folded again from the log.
+            # NORMAL: power loss may take the last transactions, whole; their events are folded again from the
+            # log.
             "PRAGMA synchronous = NORMAL",
             f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}",
         )
@@ -109,12 +110,14 @@ class Writer(Reader):
     async def write_all(self, work: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
         """Run statements over many rows each, inside a transaction.
 
-        Many rows go in as one statement with many VALUES: SQLite then works through them without returning to Python for
-        each, which would make its thread and the event loop fight for the interpreter's lock, row by row. And all
-        statements are handed over at once, so that the thread need not wait for a busy event loop between two of them.
+        Many rows go in as one statement with many VALUES: SQLite then works through them without returning to
+        Python for each, which would make its thread and the event loop fight for the interpreter's lock, row
+        by row. And all statements are handed over at once, so that the thread need not wait for a busy event
+        loop between two of them.
 
         Args:
-            work: pairs of SQL, with `{values}` where the rows go as `(?, ?), (?, ?), …`, and rows of the same width.
+            work: pairs of SQL, with `{values}` where the rows go as `(?, ?), (?, ?), …`, and rows of the same
+                width.
 
         Raises:
             ViewError: if one fails; the others may have run, so the transaction must be rolled back.
@@ -124,7 +127,7 @@ class Writer(Reader):
             done = 0
             if len(rows) >= ROWS_PER_STATEMENT:
                 many = sql.format(values=_values(len(rows[0]), ROWS_PER_STATEMENT))
-                for done in range(ROWS_PER_STATEMENT, len(rows) + 1, ROWS_PER_STATEMENT):  # noqa: B007 - used below
+                for done in range(ROWS_PER_STATEMENT, len(rows) + 1, ROWS_PER_STATEMENT):
                     chunk = rows[done - ROWS_PER_STATEMENT : done]
                     trips.append(self._connection.execute(many, tuple(chain.from_iterable(chunk))))
             if done < len(rows):

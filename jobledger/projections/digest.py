@@ -72,7 +72,6 @@ async def _chunk(reader: Reader, table: _Table, after: Row | None) -> list[Row]:
     key = ", ".join(table.key)
     where = f" WHERE ({key}) > ({', '.join('?' * len(table.key))})" if after is not None else ""
     sql = (
-        f"SELECT {', '.join(table.columns)} FROM {table.name}{where}"  # noqa: S608 - our own names
-        f" ORDER BY {key} LIMIT {table.chunk_rows}"
+        f"SELECT {', '.join(table.columns)} FROM {table.name}{where} ORDER BY {key} LIMIT {table.chunk_rows}"
     )
     return await reader.rows(sql, after or ())

@@ -33,7 +33,7 @@ class VersionNotFound(JobNotFound):
     """The job exists, and that version of its spec does not."""
 
 
-class AmbiguousId(JobledgerError):  # noqa: N818
+class AmbiguousId(JobledgerError):
     """Several jobs begin with this short id.
 
     Attributes:
@@ -45,7 +45,7 @@ class AmbiguousId(JobledgerError):  # noqa: N818
         super().__init__(message)
 
 
-class WaitTimeout(JobledgerError):  # noqa: N818
+class WaitTimeout(JobledgerError):
     """The view did not reach the sequence in time; it may be catching up, or no projector runs."""
 
 
@@ -58,7 +58,7 @@ class ViewMissing(ViewError):
 
 
 class ViewDamaged(ViewError):
-    """The file is not a database, or a damaged one. Delete it: the log has everything, and it is folded again."""
+    """The file is not a database, or a damaged one. Delete it: it is folded again from the log."""
 
 
 class ViewFromNewerRelease(ViewError):

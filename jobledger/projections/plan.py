@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from jobledger.projections.cursor import Order
+from jobledger.projections.cursor import Order, Position
 from jobledger.projections.limits import RARE_MAX_ROWS
 from jobledger.projections.query import ListQuery
 from jobledger.projections.rows import STATUS_COLUMNS
@@ -28,7 +28,6 @@ from jobledger.projections.selectors import Operator, Requirement, parse_int64
 
 _TIME_COLUMNS: Final = {Order.CREATED: "create_time", Order.MODIFIED: "modify_time"}
 _COLUMNS: Final = ", ".join(f"j.{column}" for column in STATUS_COLUMNS)
-_PAGE_COLUMNS: Final = ", ".join(f"p.{column}" for column in STATUS_COLUMNS)
 
 # A label's value as an integer, for `>` and `<`: the same texts as `parse_int64` takes. The cast alone would
 # read `12abc` as 12 and take a number beyond 64 bits for the largest; and SQLite's text functions end at a
@@ -87,9 +86,7 @@ def count_statement(query: ListQuery, drivers: Sequence[Driver]) -> Statement:
     for driver in drivers:
         source, conditions = builder.source(driver)
         where = " AND ".join(conditions)
-        counts.append(
-            f"(SELECT count(*) FROM (SELECT 1 FROM {source} WHERE {where} LIMIT {RARE_MAX_ROWS}))"  # noqa: S608
-        )
+        counts.append(f"(SELECT count(*) FROM (SELECT 1 FROM {source} WHERE {where} LIMIT {RARE_MAX_ROWS}))")
     return builder.statement(f"SELECT {', '.join(counts)}")
 
 
@@ -122,16 +119,17 @@ def page_statement(query: ListQuery, driver: Driver | None) -> Statement:
     """The page and one job more, which tells that there is another page.
 
     Rows hold the checkpoint's sequence, `STATUS_COLUMNS` and the spec; a page without jobs is one row with
-    NULLs behind the sequence. That all of it is one statement makes it one snapshot. The specs are joined
-    last, to the page only.
+    NULLs behind the sequence. That all of it is one statement makes it one snapshot. What is tested and sorted
+    are keys; rows and specs are joined last, to the page only.
     """
     builder = _Builder(query)
-    page = builder.walk() if driver is None else builder.drive(driver)
-    way = "DESC" if query.descending else "ASC"
+    keys = builder.walk() if driver is None else builder.drive(driver)
+    way = _way(query)
     return builder.statement(
-        f"SELECT c.sequence, {_PAGE_COLUMNS}, s.spec FROM checkpoint AS c LEFT JOIN ({page}) AS p ON true"  # noqa: S608
-        " LEFT JOIN specs AS s ON s.sequence = p.spec_sequence"
-        f" ORDER BY p.{_TIME_COLUMNS[query.order]} {way}, p.created_sequence {way}"
+        f"SELECT c.sequence, {_COLUMNS}, s.spec FROM checkpoint AS c LEFT JOIN ({keys}) AS k ON true"
+        " LEFT JOIN jobs AS j ON j.created_sequence = k.created_sequence"
+        " LEFT JOIN specs AS s ON s.sequence = j.spec_sequence"
+        f" ORDER BY k.time {way}, k.created_sequence {way}"
     )
 
 
@@ -181,13 +179,10 @@ class _Builder:
         return "labels AS d", conditions
 
     def _ordered(self, source: str, arms: Sequence[Sequence[str]], time: str) -> str:
-        way = "DESC" if self._query.descending else "ASC"
-        selects = [
-            f"SELECT {_COLUMNS} FROM {source}{' WHERE ' if arm else ''}{' AND '.join(arm)}"  # noqa: S608
-            for arm in arms
-        ]
-        limit = self._add(self._query.limit + 1)
-        return f"{' UNION ALL '.join(selects)} ORDER BY {time} {way}, j.created_sequence {way} LIMIT {limit}"
+        select = f"SELECT {time} AS time, j.created_sequence FROM {source}"
+        selects = [f"{select} WHERE {' AND '.join(arm)}" if arm else select for arm in arms]
+        way, limit = _way(self._query), self._add(self._query.limit + 1)
+        return f"{' UNION ALL '.join(selects)} ORDER BY 1 {way}, 2 {way} LIMIT {limit}"
 
     def _namespace(self, plus: str) -> list[str]:
         namespace = self._query.namespace
@@ -202,16 +197,19 @@ class _Builder:
         query = self._query
         lower, upper = query.bounds(query.order)
         after = query.after()
-        cursor: list[str] = []
-        if after is not None:
-            sign = "<" if query.descending else ">"
-            place = f"({self._add(after.time)}, {self._add(after.created_sequence)})"
-            keyset = f"({plus}j.{self._time}, {plus}j.created_sequence) {sign} {place}"
-            if query.descending and (upper is None or after.time < upper):
-                upper, cursor = None, [keyset]
-            elif not query.descending and (lower is None or after.time >= lower):
-                lower, cursor = None, [keyset]
+        columns = f"({plus}j.{self._time}, {plus}j.created_sequence)"
+        if after is None:
+            cursor = []
+        elif query.descending and (upper is None or after.time < upper):
+            upper, cursor = None, [f"{columns} < {self._place(after)}"]
+        elif not query.descending and (lower is None or after.time >= lower):
+            lower, cursor = None, [f"{columns} > {self._place(after)}"]
+        else:
+            cursor = []  # it stands outside the range, before all of it
         return [*cursor, *self._range(query.order, plus, lower, upper)]
+
+    def _place(self, position: Position) -> str:
+        return f"({self._add(position.time)}, {self._add(position.created_sequence)})"
 
     def _range(self, axis: Order, plus: str, lower: int | None, upper: int | None) -> list[str]:
         column = f"{plus}j.{_TIME_COLUMNS[axis]}"
@@ -246,7 +244,7 @@ class _Builder:
             compare = f"CAST(l.value AS INTEGER) {operator} {self._add(bound)}"
             inside += f" AND CASE WHEN {_IS_INT64} THEN {compare} ELSE false END"
         negation = "" if operator.needs_key else "NOT "
-        return f"{negation}EXISTS (SELECT 1 FROM labels AS l WHERE {inside})"  # noqa: S608 - values are parameters
+        return f"{negation}EXISTS (SELECT 1 FROM labels AS l WHERE {inside})"
 
     def _add(self, value: Any) -> str:
         self._parameters.append(value)
@@ -258,3 +256,7 @@ class _Builder:
 
 def _other(order: Order) -> Order:
     return Order.CREATED if order == Order.MODIFIED else Order.MODIFIED
+
+
+def _way(query: ListQuery) -> str:
+    return "DESC" if query.descending else "ASC"

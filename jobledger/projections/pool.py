@@ -17,9 +17,9 @@ _TABLES: Final = frozenset({"checkpoint", "jobs", "specs", "labels", "anomalies"
 class ReaderPool:
     """Read connections, shared rather than lent; made by `open`.
 
-    Short statements are packed onto few threads: Python runs one thread at a time, and handing over between them
-    costs as much as a short statement does. A long one, which SQLite spends without Python, gets a thread that
-    is idle, so that the short ones behind it go elsewhere.
+    Short statements are packed onto few threads: Python runs one thread at a time, and handing over between
+    them costs as much as a short statement does. A long one, which SQLite spends without Python, gets a
+    thread that is idle, so that the short ones behind it go elsewhere.
 
     A thread with statements waiting goes on to the next without asking the event loop, which lending would
     not allow. So no transaction may be opened here: others would read inside it.
@@ -28,7 +28,8 @@ class ReaderPool:
     def __init__(self, path: Path, readers: Sequence[Reader]) -> None:
         self.path = path
         self._readers = tuple(readers)
-        self._waiting = [0] * len(self._readers)  # given to each and not answered; a long one counts as a full pack
+        # Given to each and not answered; a long one counts as a full pack.
+        self._waiting = [0] * len(self._readers)
 
     @classmethod
     async def open(cls, path: Path, readers: int) -> Self:
@@ -61,8 +62,12 @@ class ReaderPool:
         waiting = self._waiting
         if not waiting:
             raise self._closed()
-        # The first with room rather than any: its page cache is the warmest.
-        index = 0 if waiting[0] < READER_PACK_STATEMENTS else waiting.index(min(waiting))
+        # The first with room, before the one with the most: its page cache is the warmest.
+        for index, given in enumerate(waiting):  # noqa: B007 - used below
+            if given < READER_PACK_STATEMENTS:
+                break
+        else:
+            index = waiting.index(min(waiting))
         waiting[index] += 1
         try:
             return await self._readers[index].rows(sql, parameters)

@@ -3,8 +3,8 @@
     catching_up ──► live ──► reconnecting ──► catching_up …
          └────────────┴────────────┴──► stopped (asked to, or an error that only a person can mend)
 
-Rows and checkpoint move in one transaction, and the checkpoint is guarded by its old value: a crash repeats a batch or
-does not, and two projectors on one file can't both win. See DESIGN.md beside this file.
+Rows and checkpoint move in one transaction, and the checkpoint is guarded by its old value: a crash repeats a
+batch or does not, and two projectors on one file can't both win. See DESIGN.md beside this file.
 """
 
 import asyncio
@@ -125,7 +125,8 @@ class Projector:
         """
         await self._wait(lambda: self._state is ProjectorState.LIVE, timeout_seconds, "the end of the log")
 
-    # --- the loop ---------------------------------------------------------------------------------------------
+    # --- the loop
+    # ---------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         wait_seconds = RECONNECT_WAIT_SECONDS
@@ -173,9 +174,7 @@ class Projector:
 
     async def _write(self, batch: Batch) -> None:
         await self._writer.write(batch)
-        async with self._changed:
-            self._sequence = batch.last_sequence
-            self._changed.notify_all()
+        await self._reach(batch.last_sequence)
 
     async def _written(self) -> None:
         """Wait for the batch that is being written, and hear what became of it."""
@@ -195,8 +194,13 @@ class Projector:
         """Another projector on this file was faster: go on from where it is."""
         self._writing = None
         await self._feed.close()
-        self._sequence = await self._writer.reload()
+        await self._reach(await self._writer.reload())
         self._feed = await self._open_feed()
+
+    async def _reach(self, sequence: int) -> None:
+        async with self._changed:
+            self._sequence = sequence
+            self._changed.notify_all()
 
     async def _enter(self, state: ProjectorState) -> None:
         async with self._changed:

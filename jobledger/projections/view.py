@@ -40,7 +40,7 @@ _ID_PREFIX: Final = "j-"
 _FULL_ID_CHARACTERS: Final = 38  # the prefix and a UUID
 
 _JOB: Final = (
-    f"SELECT {', '.join(f'j.{column}' for column in STATUS_COLUMNS)}, s.spec"  # noqa: S608 - our own names
+    f"SELECT {', '.join(f'j.{column}' for column in STATUS_COLUMNS)}, s.spec"
     " FROM jobs AS j JOIN specs AS s ON s.sequence = j.spec_sequence"
 )
 _BY_ID: Final = f"{_JOB} WHERE j.id = ?"

@@ -18,19 +18,20 @@ from jobledger.store.job import JobStatus
 PROJECTION_VERSION = 1
 """Raise it when the fold or the rows come to mean something else: older files then rebuild themselves."""
 
-_INSERT_JOB = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}) VALUES {{values}}"  # noqa: S608 - our own names
+_INSERT_JOB = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}) VALUES {{values}}"
 _RESPECIFY = (
-    "WITH new (created_sequence, type, priority, count, state, message, details, version, revision, modify_time,"
-    " spec_sequence, sequence) AS (VALUES {values})"
+    "WITH new (created_sequence, type, priority, count, state, message, details, version, revision,"
+    " modify_time, spec_sequence, sequence) AS (VALUES {values})"
     " UPDATE jobs SET type = new.type, priority = new.priority, count = new.count, state = new.state,"
     " message = new.message, details = new.details, version = new.version, revision = new.revision,"
     " modify_time = new.modify_time, spec_sequence = new.spec_sequence, sequence = new.sequence"
     " FROM new WHERE jobs.created_sequence = new.created_sequence"
 )
 _RESTATE = (
-    "WITH new (created_sequence, state, message, details, revision, modify_time, sequence) AS (VALUES {values})"
-    " UPDATE jobs SET state = new.state, message = new.message, details = new.details, revision = new.revision,"
-    " modify_time = new.modify_time, sequence = new.sequence"
+    "WITH new (created_sequence, state, message, details, revision, modify_time, sequence)"
+    " AS (VALUES {values})"
+    " UPDATE jobs SET state = new.state, message = new.message, details = new.details,"
+    " revision = new.revision, modify_time = new.modify_time, sequence = new.sequence"
     " FROM new WHERE jobs.created_sequence = new.created_sequence"
 )
 _INSERT_SPEC = "INSERT INTO specs (sequence, created_sequence, version, time, spec) VALUES {values}"
@@ -40,11 +41,11 @@ _INSERT_ANOMALY = "INSERT INTO anomalies (sequence, job_id, reason) VALUES {valu
 _MOVE_CHECKPOINT = (
     "UPDATE checkpoint SET sequence = ?, anomalies = ? WHERE only_row = 1 AND sequence = ? AND epoch = ?"
 )
-_STATUSES = f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+_STATUSES = f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
 _TABLES = ("jobs", "specs", "labels", "anomalies")
 
 
-class Overtaken(JobledgerError):  # noqa: N818
+class Overtaken(JobledgerError):
     """Another projector moved this file's checkpoint; nothing of ours was written."""
 
 
@@ -54,13 +55,14 @@ class ViewWriter:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._statuses: dict[str, JobStatus] = {}  # in the order of use, oldest first; bounded
+        self._newest: dict[str, JobStatus] = {}  # of the last batch, which the file may not have yet
         self.sequence = 0
         self.epoch: str | None = None
         self._anomalies = 0
 
     @classmethod
     async def open(cls, path: Path) -> "ViewWriter":
-        """Open a view's file, bring its schema up to date, and empty it if its rows mean something else to us.
+        """Open a view's file, bring its schema up to date, and empty it if its rows mean something else.
 
         Raises:
             ViewError: if the file can't be used.
@@ -82,6 +84,7 @@ class ViewWriter:
     async def reload(self) -> int:
         """Read the checkpoint again and forget what was remembered; returns its sequence."""
         self._statuses.clear()
+        self._newest = {}
         row = await self._writer.row("SELECT epoch, sequence, anomalies FROM checkpoint")
         assert row is not None
         epoch, self.sequence, self._anomalies = row
@@ -105,7 +108,7 @@ class ViewWriter:
         found: dict[str, JobStatus] = {}
         missing: list[str] = []
         for job_id in job_ids:
-            status = self._statuses.get(job_id)
+            status = self._newest.get(job_id) or self._statuses.get(job_id)
             if status is None:
                 missing.append(job_id)
             else:
@@ -122,6 +125,7 @@ class ViewWriter:
 
         If writing fails, `reload` forgets them.
         """
+        self._newest = statuses
         known = self._statuses
         for job_id in statuses:
             known.pop(job_id, None)
@@ -166,7 +170,7 @@ class ViewWriter:
             if row is not None and row[0] == PROJECTION_VERSION:
                 return
             for table in _TABLES:
-                await writer.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+                await writer.execute(f"DELETE FROM {table}")
             await writer.execute(
                 "INSERT OR REPLACE INTO checkpoint (only_row, epoch, sequence, anomalies, projection)"
                 " VALUES (1, '', 0, 0, ?)",

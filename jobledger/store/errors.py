@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from jobledger.store.ledger import HistoryItem
+    from jobledger.store.history import HistoryItem
 
 
 class JobledgerError(Exception):

@@ -33,8 +33,8 @@ async def migrate(writer: Writer) -> None:
         newer = [name for number, name in done.items() if number > known[-1][0]]
         if newer:
             raise ViewFromNewerRelease(
-                f"the view {writer.path} has the migration {newer[0]!r}, which this release does not know: a newer"
-                " Jobledger made it; upgrade this one, or use another file"
+                f"the view {writer.path} has the migration {newer[0]!r}, which this release does not know:"
+                " a newer Jobledger made it; upgrade this one, or use another file"
             )
         for number, name, sql in known:
             if number not in done:

@@ -125,7 +125,7 @@ class Connection:
                 connect_timeout=CONNECT_TIMEOUT_SECONDS,
                 # Once up, it tries for ever: each operation has its own bound. The first connect must fail by itself.
                 max_reconnect_attempts=1,
-                reconnect_time_wait=RECONNECT_WAIT_SECONDS,
+                reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # any number will do
                 ping_interval=PING_INTERVAL_SECONDS,
                 max_outstanding_pings=MAX_LOST_PINGS,
                 pending_size=SEND_BUFFER_BYTES,

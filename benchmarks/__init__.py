@@ -1,0 +1,1 @@
+"""What Jobledger promises to be, measured: every figure beside its baseline, in the same run."""

@@ -1,0 +1,85 @@
+"""How much each benchmark does, in full and quickly. The bounds are the same; the case says the size."""
+
+from typing import Final
+
+import msgspec
+
+
+class Load(msgspec.Struct, frozen=True):
+    """How many messages a round sends on each side; the faster side gets more, so that both take alike long."""
+
+    baseline: int
+    ours: int
+
+
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+    """One set of sizes.
+
+    Attributes:
+        rounds: turns of each side.
+        append: messages by case, as in `harness.BOUNDS`.
+        create: messages of a round.
+        project_jobs: jobs of the log that is caught up on; each has four events.
+        large_jobs: jobs in the large view and the large log (`project`, `memory`).
+        hot_jobs: the newest jobs of those, which get the updates.
+        live_rate: events a second.
+        live_round_seconds: how long a round lasts.
+        read_small_jobs: jobs in the small view.
+        read_large_jobs: jobs in the large view.
+        read_calls: calls of a round.
+        memory_every: events between two looks at the memory.
+    """
+
+    rounds: int
+    append: dict[str, Load]
+    create: Load
+    project_jobs: int
+    large_jobs: int
+    hot_jobs: int
+    live_rate: int
+    live_round_seconds: float
+    read_small_jobs: int
+    read_large_jobs: int
+    read_calls: int
+    memory_every: int
+
+
+FULL: Final = Sizes(
+    rounds=7,
+    append={
+        "append/always/256": Load(6_000, 40_000),
+        "append/always/64": Load(5_000, 15_000),
+        "append/always/1": Load(1_500, 1_500),
+        "append/2m/256": Load(30_000, 50_000),
+    },
+    create=Load(6_000, 30_000),
+    project_jobs=50_000,
+    large_jobs=1_000_000,
+    hot_jobs=50_000,
+    live_rate=1_000,
+    live_round_seconds=4.0,
+    read_small_jobs=10_000,
+    read_large_jobs=1_000_000,
+    read_calls=2_000,
+    memory_every=50_000,
+)
+
+QUICK: Final = Sizes(
+    rounds=5,
+    append={
+        "append/always/256": Load(2_000, 12_000),
+        "append/always/64": Load(1_500, 4_500),
+        "append/always/1": Load(500, 500),
+        "append/2m/256": Load(8_000, 12_000),
+    },
+    create=Load(2_500, 10_000),
+    project_jobs=8_000,
+    large_jobs=100_000,
+    hot_jobs=8_000,
+    live_rate=1_000,
+    live_round_seconds=2.0,
+    read_small_jobs=10_000,
+    read_large_jobs=200_000,
+    read_calls=1_000,
+    memory_every=5_000,
+)

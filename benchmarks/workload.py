@@ -1,0 +1,242 @@
+"""What the benchmarks work on: a real job spec, the events of its job, and a log or a list full of them.
+
+Jobs are numbered. Everything about a job follows from its number, so two runs differ in nothing but event ids.
+"""
+
+import asyncio
+import time
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+import nats
+from msgspec.structs import replace
+from nats.js import JetStreamContext
+
+from jobledger.store.embedded import EmbeddedServer
+from jobledger.store.events import (
+    SOURCE,
+    JobCreated,
+    JobEvent,
+    JobStateChanged,
+    Record,
+    SpecData,
+    StateData,
+    encode_event,
+)
+from jobledger.store.jetstream import JetStreamLog
+from jobledger.store.job import State, StateType
+from jobledger.store.ledger import new_event_id
+from jobledger.store.log import Appended, Draft, EventLog
+from jobledger.store.normalise import normalise
+from jobledger.store.reading import load_spec
+from jobledger.store.spec import JobSpec, encode_spec
+from jobledger.store.subjects import job_subject, named_job_id
+
+NAMESPACES: Final = 10
+SWEEP_JOBS: Final = 500  # jobs that share a value of the label `sweep`, however many jobs there are
+FILL_CALLERS: Final = 1_000  # as many as one atomic batch takes: the fastest way to fill a log
+ACTOR: Final = "scheduler"
+REASON: Final = "nightly"
+STATES: Final = tuple(StateType)
+
+Item = TypeVar("Item")
+
+_SPEC_TEXT: Final = """
+Name: nightly
+Type: batch
+Namespace: default
+Count: 1
+Tasks:
+  - Name: main
+    Engine:
+      Type: docker
+      Params:
+        Image: ghcr.io/bacalhau-project/ffmpeg:7.1
+        Entrypoint: [/bin/sh]
+        Parameters: [-c, "cd /input; for f in *.mp4; do ffmpeg -i $f -vf scale=640:-2 /outputs/$f; done"]
+    Env:
+      TZ: UTC
+    InputSources:
+      - Alias: input
+        Target: /input
+        Source:
+          Type: s3
+          Params:
+            Bucket: bacalhau-test-datasets
+            Key: videos/raw/
+            Region: eu-west-1
+    Resources:
+      CPU: 500m
+      Memory: 1gb
+"""
+
+SPEC: Final = load_spec(_SPEC_TEXT).spec
+"""The spec as a user's tool would hand it in: decoded, not normalised."""
+
+_NORMAL: Final = normalise(SPEC)
+
+
+class JobKey(NamedTuple):
+    """A job's identity and where its events go."""
+
+    namespace: str
+    name: str
+    job_id: str
+    subject: str
+
+
+def job_key(number: int) -> JobKey:
+    """The identity of a numbered job."""
+    namespace, name = namespace_of(number), f"job-{number:07d}"
+    job_id = named_job_id(namespace, name)
+    return JobKey(namespace, name, job_id, job_subject(namespace, job_id))
+
+
+def namespace_of(number: int) -> str:
+    """One of `NAMESPACES`."""
+    return f"team{number % NAMESPACES}"
+
+
+def labels_of(number: int) -> dict[str, str]:
+    """A label of every other job, one of every thousandth, and one of `SWEEP_JOBS` jobs."""
+    return {
+        "env": ("prod", "dev")[number // NAMESPACES % 2],
+        "owner": f"user{number // 7 % 1000:03d}",
+        "sweep": f"s{number // SWEEP_JOBS:05d}",
+    }
+
+
+def named_spec(number: int) -> JobSpec:
+    """The spec of a numbered job, for the ledger to normalise and judge."""
+    return replace(SPEC, name=f"job-{number:07d}", namespace=namespace_of(number), labels=labels_of(number))
+
+
+def created_payload(number: int, event_id: str) -> bytes:
+    """The event that creates a numbered job: about 900 bytes."""
+    key = job_key(number)
+    spec = encode_spec(replace(_NORMAL, name=key.name, namespace=key.namespace, labels=labels_of(number)))
+    return _encoded(JobCreated, key, event_id, SpecData(msgspec.Raw(spec)))
+
+
+def state_payload(number: int, event_id: str, state: StateType) -> bytes:
+    """The event that a numbered job went to a state: about 250 bytes."""
+    return _encoded(JobStateChanged, job_key(number), event_id, StateData(State(state)))
+
+
+def records(jobs: int, state_of: Callable[[int], StateType]) -> Iterator[Record]:
+    """What a log of these jobs would hold, each created and at once in its state, without a server."""
+    sequence = 0
+    started = 1_700_000_000_000_000_000
+    for number in range(jobs):
+        subject = job_key(number).subject
+        sequence += 1
+        event_id = f"{sequence:032x}"  # nobody reads it, and UUIDs take time
+        yield Record(sequence, started + sequence * 1_000_000, subject, created_payload(number, event_id))
+        state = state_of(number)
+        if state is not StateType.PENDING:
+            sequence += 1
+            payload = state_payload(number, f"{sequence:032x}", state)
+            yield Record(sequence, started + sequence * 1_000_000, subject, payload)
+
+
+class JobLog:
+    """Fills a log with numbered jobs, and knows the last sequence of each.
+
+    Args:
+        log: an empty log.
+        jobs: how many jobs there may be.
+    """
+
+    def __init__(self, log: EventLog, jobs: int) -> None:
+        self._log = log
+        self._last = array("q", bytes(8 * jobs))
+        self.last_sequence = 0
+
+    async def create(self, numbers: Iterable[int]) -> None:
+        """Append the first event of each job."""
+        await self._append_all(numbers, created_payload)
+
+    async def change(self, numbers: Iterable[int], state: StateType) -> None:
+        """Append a change of state of each job."""
+        await self._append_all(numbers, partial(state_payload, state=state))
+
+    async def _append_all(self, numbers: Iterable[int], payload_of: Callable[[int, str], bytes]) -> None:
+        waiting = iter(numbers)
+
+        async def caller() -> None:
+            for number in waiting:
+                event_id = new_event_id()
+                draft = Draft(job_key(number).subject, event_id, payload_of(number, event_id))
+                appended = await self._log.append(draft, expect=self._last[number])
+                assert isinstance(appended, Appended)
+                self._last[number] = appended.sequence
+                self.last_sequence = max(self.last_sequence, appended.sequence)
+
+        await _in_parallel(FILL_CALLERS, caller)
+
+
+class Bench(NamedTuple):
+    """A server of our own with a log on it, and a client library's connection to the same."""
+
+    directory: Path
+    url: str
+    log: JetStreamLog
+    jetstream: JetStreamContext
+
+
+@asynccontextmanager
+async def served(sync: str) -> AsyncIterator[Bench]:
+    """A server on a temporary directory, gone with all that it wrote when the block ends, however it ends."""
+    with TemporaryDirectory(prefix="jobledger-bench-") as directory:
+        async with EmbeddedServer(Path(directory) / "nats", sync=sync) as server:
+            log = await JetStreamLog.connect(server.url)
+            try:
+                connection = await nats.connect(server.url)
+                try:
+                    yield Bench(Path(directory), server.url, log, connection.jetstream())
+                finally:
+                    await connection.close()
+            finally:
+                await log.close()
+
+
+async def rate_of(items: Sequence[Item], callers: int, send: Callable[[Item], Awaitable[None]]) -> float:
+    """Items a second when this many callers share them, each sending its next when its last is answered."""
+    waiting = iter(items)
+
+    async def caller() -> None:
+        for item in waiting:
+            await send(item)
+
+    started = time.perf_counter()
+    await _in_parallel(callers, caller)
+    return len(items) / (time.perf_counter() - started)
+
+
+async def _in_parallel(callers: int, caller: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for _ in range(callers):
+            group.create_task(caller())
+
+
+def _encoded(kind: type[JobEvent], key: JobKey, event_id: str, data: SpecData | StateData) -> bytes:
+    return encode_event(
+        kind(
+            specversion="1.0",
+            id=event_id,
+            source=SOURCE,
+            subject=key.job_id,
+            time="2026-01-01T00:00:00.000Z",
+            datacontenttype="application/json",
+            namespace=key.namespace,
+            actor=ACTOR,
+            reason=REASON,
+            data=data,  # type: ignore[arg-type]  # callers pair kind and data; mypy sees two unions
+        )
+    )
