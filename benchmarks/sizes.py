@@ -6,7 +6,7 @@ import msgspec
 
 
 class Load(msgspec.Struct, frozen=True):
-    """How many messages a round sends on each side; the faster side gets more, so that both take alike long."""
+    """How many messages a round sends on each side; the faster side gets more, to take as long."""
 
     baseline: int
     ours: int
@@ -20,13 +20,14 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         append: messages by case, as in `harness.BOUNDS`.
         create: messages of a round.
         project_jobs: jobs of the log that is caught up on; each has four events.
-        large_jobs: jobs in the large view and the large log (`project`, `memory`).
-        hot_jobs: the newest jobs of those, which get the updates.
+        large_jobs: jobs in the large view of `project`.
+        hot_jobs: the newest jobs, there and in `memory`, which get the updates.
         live_rate: events a second.
         live_round_seconds: how long a round lasts.
         read_small_jobs: jobs in the small view.
         read_large_jobs: jobs in the large view.
         read_calls: calls of a round.
+        memory_jobs: jobs of the log over which the memory is watched.
         memory_every: events between two looks at the memory.
     """
 
@@ -41,6 +42,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     read_small_jobs: int
     read_large_jobs: int
     read_calls: int
+    memory_jobs: int
     memory_every: int
 
 
@@ -61,6 +63,7 @@ FULL: Final = Sizes(
     read_small_jobs=10_000,
     read_large_jobs=1_000_000,
     read_calls=2_000,
+    memory_jobs=1_000_000,
     memory_every=50_000,
 )
 
@@ -81,5 +84,6 @@ QUICK: Final = Sizes(
     read_small_jobs=10_000,
     read_large_jobs=200_000,
     read_calls=1_000,
-    memory_every=5_000,
+    memory_jobs=250_000,
+    memory_every=10_000,
 )

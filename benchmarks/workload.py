@@ -1,6 +1,6 @@
 """What the benchmarks work on: a real job spec, the events of its job, and a log or a list full of them.
 
-Jobs are numbered. Everything about a job follows from its number, so two runs differ in nothing but event ids.
+Jobs are numbered. Everything about a job follows from its number, so runs differ in event ids only.
 """
 
 import asyncio
@@ -121,11 +121,11 @@ def created_payload(number: int, event_id: str) -> bytes:
     """The event that creates a numbered job: about 900 bytes."""
     key = job_key(number)
     spec = encode_spec(replace(_NORMAL, name=key.name, namespace=key.namespace, labels=labels_of(number)))
-    return _encoded(JobCreated, key, event_id, SpecData(msgspec.Raw(spec)))
+    return _encoded(JobCreated, key, event_id, SpecData(msgspec.Raw(spec)), reason=REASON)
 
 
 def state_payload(number: int, event_id: str, state: StateType) -> bytes:
-    """The event that a numbered job went to a state: about 250 bytes."""
+    """The event that a numbered job went to a state: some 320 bytes, most of them its envelope."""
     return _encoded(JobStateChanged, job_key(number), event_id, StateData(State(state)))
 
 
@@ -166,19 +166,31 @@ class JobLog:
         """Append a change of state of each job."""
         await self._append_all(numbers, partial(state_payload, state=state))
 
+    async def create_one(self, number: int) -> int:
+        """Append the first event of a job; returns its sequence."""
+        return await self._append(number, created_payload)
+
+    async def change_one(self, number: int, state: StateType) -> int:
+        """Append a change of state of a job; returns its sequence."""
+        return await self._append(number, partial(state_payload, state=state))
+
     async def _append_all(self, numbers: Iterable[int], payload_of: Callable[[int, str], bytes]) -> None:
         waiting = iter(numbers)
 
         async def caller() -> None:
             for number in waiting:
-                event_id = new_event_id()
-                draft = Draft(job_key(number).subject, event_id, payload_of(number, event_id))
-                appended = await self._log.append(draft, expect=self._last[number])
-                assert isinstance(appended, Appended)
-                self._last[number] = appended.sequence
-                self.last_sequence = max(self.last_sequence, appended.sequence)
+                await self._append(number, payload_of)
 
         await _in_parallel(FILL_CALLERS, caller)
+
+    async def _append(self, number: int, payload_of: Callable[[int, str], bytes]) -> int:
+        event_id = new_event_id()
+        draft = Draft(job_key(number).subject, event_id, payload_of(number, event_id))
+        appended = await self._log.append(draft, expect=self._last[number])
+        assert isinstance(appended, Appended)
+        self._last[number] = appended.sequence
+        self.last_sequence = max(self.last_sequence, appended.sequence)
+        return appended.sequence
 
 
 class Bench(NamedTuple):
@@ -206,6 +218,31 @@ async def served(sync: str) -> AsyncIterator[Bench]:
                 await log.close()
 
 
+async def read_whole(log: EventLog, events: int) -> list[Record]:
+    """All records of a log that holds this many."""
+    found: list[Record] = []
+    feed = await log.follow(after=0)
+    try:
+        while len(found) < events:
+            found += await feed.take(events)
+    finally:
+        await feed.close()
+    return found
+
+
+def new_drafts(count: int) -> list[Draft]:
+    """First events of as many new jobs, all with one payload: whoever sends them only has to send."""
+    payload = created_payload(0, new_event_id())
+    event_ids = [new_event_id() for _ in range(count)]
+    return [Draft(job_subject("bench", event_id), event_id, payload) for event_id in event_ids]
+
+
+async def publish(jetstream: JetStreamContext, draft: Draft) -> None:
+    """What appending is measured against: the client library's own publish of a job's first event."""
+    headers = {"Nats-Msg-Id": draft.event_id, "Nats-Expected-Last-Subject-Sequence": "0"}
+    await jetstream.publish(draft.subject, draft.payload, headers=headers)
+
+
 async def rate_of(items: Sequence[Item], callers: int, send: Callable[[Item], Awaitable[None]]) -> float:
     """Items a second when this many callers share them, each sending its next when its last is answered."""
     waiting = iter(items)
@@ -225,7 +262,9 @@ async def _in_parallel(callers: int, caller: Callable[[], Coroutine[Any, Any, No
             group.create_task(caller())
 
 
-def _encoded(kind: type[JobEvent], key: JobKey, event_id: str, data: SpecData | StateData) -> bytes:
+def _encoded(
+    kind: type[JobEvent], key: JobKey, event_id: str, data: SpecData | StateData, *, reason: str = ""
+) -> bytes:
     return encode_event(
         kind(
             specversion="1.0",
@@ -236,7 +275,7 @@ def _encoded(kind: type[JobEvent], key: JobKey, event_id: str, data: SpecData | 
             datacontenttype="application/json",
             namespace=key.namespace,
             actor=ACTOR,
-            reason=REASON,
+            reason=reason,
             data=data,  # type: ignore[arg-type]  # callers pair kind and data; mypy sees two unions
         )
     )

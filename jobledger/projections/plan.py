@@ -119,8 +119,8 @@ def page_statement(query: ListQuery, driver: Driver | None) -> Statement:
     """The page and one job more, which tells that there is another page.
 
     Rows hold the checkpoint's sequence, `STATUS_COLUMNS` and the spec; a page without jobs is one row with
-    NULLs behind the sequence. That all of it is one statement makes it one snapshot. What is tested and sorted
-    are keys; rows and specs are joined last, to the page only.
+    NULLs behind the sequence. That all of it is one statement makes it one snapshot. What is tested and
+    sorted are keys; rows and specs are joined last, to the page only.
     """
     builder = _Builder(query)
     keys = builder.walk() if driver is None else builder.drive(driver)

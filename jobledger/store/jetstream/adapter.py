@@ -70,5 +70,7 @@ class JetStreamLog:
 
     async def close(self) -> None:
         """See `EventLog.close`."""
-        await self._publisher.close()
-        await self._connection.close()
+        try:
+            await self._publisher.close()
+        finally:
+            await self._connection.close()

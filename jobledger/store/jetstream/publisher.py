@@ -9,19 +9,20 @@ Never `js.publish_async`: a server error leaves its future unresolved for ever. 
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from jobledger.store.errors import LogBusy, LogError, LogRefused, LogUnavailable, OutcomeUnknown
 from jobledger.store.jetstream.api import PubAck, read_ack
-from jobledger.store.jetstream.connection import Arrived, Connection, new_token
+from jobledger.store.jetstream.batch import Batch
+from jobledger.store.jetstream.connection import Arrived, Connection
 from jobledger.store.jetstream.pace import PROBE_EVENTS, Pace
 from jobledger.store.jetstream.settle import Settler, Waiting
 from jobledger.store.limits import (
     ACK_TIMEOUT_SECONDS,
     APPEND_TIMEOUT_SECONDS,
-    BATCH_MAX_BYTES,
-    BATCH_MAX_EVENTS,
     PENDING_MAX_APPENDS,
     SINGLES_MAX_IN_FLIGHT,
 )
@@ -32,22 +33,8 @@ HEADERS_MAX_BYTES = (
     1_024  # ours take some 300; the server counts them into max_payload, and hangs up above it
 )
 PORTION_EVENTS = 32  # of a batch: sent, or answered, before others get their turn on the event loop
+_TOKEN = re.compile("[!-~]+")  # printable ASCII without space: nothing that could end a header or a command
 _SWEEP_SECONDS = 0.25
-
-
-class Batch:
-    """An atomic batch while it is being sent."""
-
-    def __init__(self, batch_id: str) -> None:
-        self.id = batch_id
-        self.members: list[Waiting] = []
-        self.subjects: set[str] = set()
-        self.size = 0
-
-    def add(self, waiting: Waiting) -> None:
-        self.members.append(waiting)
-        self.subjects.add(waiting.draft.subject)
-        self.size += len(waiting.draft.payload)
 
 
 class Publisher:
@@ -58,9 +45,10 @@ class Publisher:
         self._queue: deque[Waiting] = deque()
         self._in_flight: dict[str, Waiting] = {}
         self._answers: deque[tuple[Waiting, int]] = deque()  # of the last batch, not yet given
-        self._batch_reply: asyncio.Future[PubAck] | None = None
+        self._batch: Batch | None = None  # being sent
+        self._batch_reply: asyncio.Future[PubAck | None] | None = None
         self._batch_token = ""
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling: dict[asyncio.Task[None], Waiting] = {}
         self._work = asyncio.Event()
         self._drained = asyncio.Event()
         self._pace = Pace()
@@ -89,12 +77,17 @@ class Publisher:
         """See `EventLog.append`."""
         if self._closed:
             raise LogUnavailable("the log is closed; nothing was written")
+        if not (_TOKEN.fullmatch(draft.subject) and _TOKEN.fullmatch(draft.event_id)):
+            raise LogRefused(
+                f"subject {draft.subject!r} or event id {draft.event_id!r} has a character that NATS does not take;"
+                " make the subject with `job_subject`, and the event id a UUID"
+            )
         if len(draft.payload) + HEADERS_MAX_BYTES > self._connection.max_payload:
             raise LogRefused(
                 f"the event has {len(draft.payload)} bytes, and the server takes {self._connection.max_payload} with"
                 " headers; make the spec smaller, or raise max_payload in the server's configuration"
             )
-        if len(self._queue) >= PENDING_MAX_APPENDS:
+        if self._pending_count() >= PENDING_MAX_APPENDS:
             raise LogBusy(
                 f"{PENDING_MAX_APPENDS} appends are waiting; nothing was written; slow down and try again"
             )
@@ -107,12 +100,9 @@ class Publisher:
     async def close(self) -> None:
         """Answer what is under way, within a bound, and stop."""
         self._closed = True
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                while self._queue or self._in_flight or self._settling or self._batch_reply or self._answers:
-                    await asyncio.sleep(0.005)
-        except TimeoutError:
-            pass
+        pending = [waiting.result for waiting in self._pending()]
+        if pending:
+            await asyncio.wait(pending, timeout=CLOSE_TIMEOUT_SECONDS)
         for task in (*self._tasks, *self._settling):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._settling, return_exceptions=True)
@@ -128,10 +118,21 @@ class Publisher:
 
     def _fail_all(self) -> None:
         self._give_answers(len(self._answers))
-        for waiting in (*self._queue, *self._in_flight.values()):
+        for waiting in self._pending():
             waiting.fail(_closing(waiting))
         self._queue.clear()
         self._in_flight.clear()
+        self._batch = None
+
+    def _pending(self) -> list[Waiting]:
+        """Every append that is not answered yet, wherever it is."""
+        members = self._batch.members if self._batch is not None else ()
+        given = (waiting for waiting, _ in self._answers)
+        return [*self._queue, *self._in_flight.values(), *members, *given, *self._settling.values()]
+
+    def _pending_count(self) -> int:
+        count = len(self._queue) + len(self._in_flight) + len(self._answers) + len(self._settling)
+        return count + (len(self._batch.members) if self._batch is not None else 0)
 
     # --- sending ----------------------------------------------------------------------------------------------
 
@@ -176,14 +177,10 @@ class Publisher:
             waiting.answer(Appended(sequence))
 
     async def _wait_for_connection(self) -> None:
-        try:
+        with suppress(LogUnavailable):
             await self._connection.wait_up(_SWEEP_SECONDS)
-        except LogUnavailable as error:
-            now = self._now()
-            while self._queue and self._queue[0].deadline <= now:
-                self._queue.popleft().fail(error)
-            if not self._queue:
-                self._work.clear()
+        if not self._queue:
+            self._work.clear()
 
     async def _drain(self) -> None:
         """Wait until single publishes under way are answered (or given to the settler)."""
@@ -192,7 +189,9 @@ class Publisher:
             await self._drained.wait()
 
     async def _send_singles(self, most: int) -> None:
-        for _ in range(min(most, len(self._queue))):
+        for _ in range(most):
+            if not self._queue:  # the sweep may have emptied it meanwhile
+                break
             waiting = self._queue.popleft()
             if not waiting.result.cancelled():
                 await self._send_single(waiting)
@@ -213,72 +212,67 @@ class Publisher:
             waiting.fail(error)
 
     async def _send_batch(self) -> None:
-        """One atomic batch (NATS ADR-50) of what waits, and of what comes while it is being sent."""
-        batch = Batch(new_token())
+        """One atomic batch of what waits, and of what comes while it is being sent."""
+        batch = self._batch = Batch(self._connection)
         started = self._now()
+        ack = await self._fill_and_commit(batch)
+        self._batch = None
+        members = batch.members
+        if (ack is not None and ack.error is not None and not ack.error.may_pass) or len(members) < 2:
+            # Atomic, so nothing was written; which one was to blame the server does not say.
+            self._queue.extendleft(reversed(members))
+            await self._send_singles(len(members))
+        elif ack is not None and ack.error is None and ack.count == len(members):
+            self._pace.batch_acknowledged(self._now() - started, len(members))
+            self._answers.extend(zip(members, range(ack.seq - ack.count + 1, ack.seq + 1), strict=True))
+        else:
+            for waiting in members:  # no clear answer: each is settled by itself
+                self._settle(waiting, maybe_written=batch.commit_sent)
+
+    async def _fill_and_commit(self, batch: Batch) -> PubAck | None:
+        """Send the batch; returns the answer, or None if there is none (or nothing worth a batch)."""
         try:
             while True:
                 sent = await self._send_portion(batch)
                 await self._let_callers_run()  # and the client library write what it has
+                if not self._connection.is_up:
+                    return None
                 if not (self._answers or (sent and self._queue)):
                     break
-            if len(batch.members) < 2:
-                for waiting in batch.members:
-                    await self._send_single(waiting)
-                return
-            ack = await self._commit(batch)
+            return await self._commit(batch) if len(batch.members) > 1 else None
         except LogError:
-            ack = None
-        if ack is None or (ack.error.may_pass if ack.error else ack.count != len(batch.members)):
-            for waiting in batch.members:  # no clear answer: each is settled by itself
-                self._settle(waiting, maybe_written=True)
-        elif ack.error is not None:
-            # Atomic, so nothing was written; which one was to blame the server does not say.
-            for waiting in batch.members:
-                await self._send_single(waiting)
-        else:
-            self._pace.batch_acknowledged(self._now() - started, len(batch.members))
-            self._answers.extend(zip(batch.members, range(ack.seq - ack.count + 1, ack.seq + 1), strict=True))
+            return None
 
-    async def _send_portion(self, batch: "Batch") -> bool:
+    async def _send_portion(self, batch: Batch) -> bool:
         """Send some of what waits as part of the batch, all but the last, which may have to carry the commit.
 
-        At most one per subject: the server refuses the expectation of a second one. Returns whether any was taken.
+        At most one event per subject; others stay in the queue. Returns whether any was taken.
         """
         left: list[Waiting] = []
         before = len(batch.members)
-        for _ in range(min(PORTION_EVENTS, len(self._queue))):
-            if len(batch.members) == BATCH_MAX_EVENTS or batch.size > BATCH_MAX_BYTES:
-                break
-            waiting = self._queue.popleft()
-            if waiting.draft.subject in batch.subjects:
-                left.append(waiting)
-            elif not waiting.result.cancelled():
-                if batch.members:
-                    await self._send_member(batch, len(batch.members))
-                batch.add(waiting)
-        self._queue.extendleft(reversed(left))
+        try:
+            for _ in range(min(PORTION_EVENTS, len(self._queue))):
+                if not self._queue or not batch.has_room(self._queue[0]):
+                    break
+                waiting = self._queue.popleft()
+                if batch.has_subject(waiting.draft.subject):
+                    left.append(waiting)
+                elif not waiting.result.done():
+                    batch.add(waiting)
+                    if len(batch.members) > 1:
+                        await batch.send(len(batch.members) - 1, self._now())
+        finally:
+            self._queue.extendleft(reversed(left))
         return len(batch.members) > before
 
-    async def _send_member(self, batch: "Batch", number: int, reply: str = "") -> None:
-        waiting = batch.members[number - 1]
-        headers = waiting.headers()
-        headers["Nats-Batch-Id"] = batch.id
-        headers["Nats-Batch-Sequence"] = str(number)
-        if reply:
-            headers["Nats-Batch-Commit"] = "1"
-        waiting.sent_at = self._now()
-        await self._connection.publish(waiting.draft.subject, waiting.draft.payload, reply, headers)
-
-    async def _commit(self, batch: "Batch") -> PubAck | None:
-        """Send the batch's last message, which commits it; returns the answer, or None if there is none."""
+    async def _commit(self, batch: Batch) -> PubAck | None:
         self._tokens += 1
         self._batch_token = f"b{self._tokens}"
-        self._batch_reply = asyncio.get_running_loop().create_future()
+        reply = self._batch_reply = asyncio.get_running_loop().create_future()
         try:
-            await self._send_member(batch, len(batch.members), self._inbox + self._batch_token)
+            await batch.commit(self._inbox + self._batch_token, self._now())
             async with asyncio.timeout(ACK_TIMEOUT_SECONDS):
-                return await self._batch_reply
+                return await reply
         except TimeoutError:
             return None
         finally:
@@ -315,7 +309,7 @@ class Publisher:
         if up:
             return
         if self._batch_reply is not None and not self._batch_reply.done():
-            self._batch_reply.set_exception(LogUnavailable("connection lost"))
+            self._batch_reply.set_result(None)
         for token in tuple(self._in_flight):
             waiting = self._landed(token)
             if waiting is not None:
@@ -324,7 +318,12 @@ class Publisher:
     async def _sweep_loop(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            late = self._now() - ACK_TIMEOUT_SECONDS
+            now = self._now()
+            while self._queue and self._queue[0].deadline <= now:
+                self._queue.popleft().fail(
+                    LogUnavailable("the log could not be reached in time; nothing was written; try again")
+                )
+            late = now - ACK_TIMEOUT_SECONDS
             for token, waiting in tuple(self._in_flight.items()):
                 if waiting.sent_at > late:
                     break  # in the order of sending: the rest is younger
@@ -334,15 +333,15 @@ class Publisher:
     def _settle(self, waiting: Waiting, *, maybe_written: bool, ack: PubAck | None = None) -> None:
         waiting.maybe_written |= maybe_written
         task = asyncio.create_task(self._settle_one(waiting, ack))
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        self._settling[task] = waiting
+        task.add_done_callback(self._settling.pop)
 
     async def _settle_one(self, waiting: Waiting, ack: PubAck | None) -> None:
         try:
             waiting.answer(await self._settler.settle(waiting, ack))
         except LogError as error:
             waiting.fail(error)
-        except asyncio.CancelledError:
+        except BaseException:  # closing, or an error of ours: no caller may wait for ever
             waiting.fail(_closing(waiting))
             raise
 

@@ -1,0 +1,103 @@
+"""`memory`: what a projector keeps in memory while it reads a long log, in a process of its own."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Output, judge
+from benchmarks.sizes import Sizes
+from benchmarks.workload import JobLog, served
+from jobledger.projections.projector import Projector
+from jobledger.store.jetstream import JetStreamLog
+from jobledger.store.job import StateType
+
+_REPOSITORY = Path(__file__).parents[1]
+_STEP_TIMEOUT_SECONDS = 120.0  # an orphan does not wait for its server for ever
+
+
+async def run(sizes: Sizes, output: Output) -> None:
+    """Fill a log, let a child project it, and look at the child."""
+    jobs, hot = sizes.memory_jobs, sizes.hot_jobs
+    async with served("2m") as bench:
+        output.say(f"memory: filling a log with {jobs:,} jobs")
+        filler = JobLog(bench.log, jobs)
+        await filler.create(range(jobs))
+        for state in (StateType.QUEUED, StateType.RUNNING, StateType.COMPLETED):
+            await filler.change(range(jobs - hot, jobs), state)
+        task = {
+            "url": bench.url,
+            "path": str(bench.directory / "view.db"),
+            "last": filler.last_sequence,
+            "every": sizes.memory_every,
+        }
+        looks = [look async for look in _looks(task)]
+    for look in looks[:: max(1, len(looks) // 8)]:
+        output.say(
+            f"memory: at {look['sequence']:,}: {look['all']:.0f} MB"
+            f" ({look['anonymous']:.0f} its own, {look['file']:.0f} of mapped files)"
+        )
+    half = len(looks) // 2
+    early, late = (max(look["all"] for look in part) for part in (looks[:half], looks[half:]))
+    what = f"a projector over {filler.last_sequence:,} events of {jobs:,} jobs"
+    output.report(judge("memory/most", f"resident memory of {what}, the most", max(early, late), "MB"))
+    case = f"resident memory of {what}, the most in the second half, against the first"
+    output.report(judge("memory/flat", case, late, "MB", baseline=early, ratio=late / early))
+
+
+async def _looks(task: dict[str, Any]) -> AsyncIterator[dict[str, float]]:
+    """What the child sees of its own memory, line by line."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "benchmarks.memory",
+        cwd=_REPOSITORY,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        # By stdin: the address holds a password, and arguments are for all to see.
+        child.stdin.write(json.dumps(task).encode() + b"\n")
+        await child.stdin.drain()
+        async for line in child.stdout:
+            yield json.loads(line)
+        if await child.wait() != 0:
+            raise RuntimeError("the projecting process failed; its own message is above")
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
+async def _project(task: dict[str, Any]) -> None:
+    """The child: project, and look at the memory on the way."""
+    log = await JetStreamLog.connect(task["url"])
+    try:
+        async with Projector(log, Path(task["path"])) as projector:
+            for sequence in range(task["every"], task["last"] + 1, task["every"]):
+                await projector.wait_for(sequence, _STEP_TIMEOUT_SECONDS)
+                print(json.dumps({"sequence": sequence, **_resident()}), flush=True)
+            await projector.wait_for(task["last"], _STEP_TIMEOUT_SECONDS)
+            print(json.dumps({"sequence": task["last"], **_resident()}), flush=True)
+    finally:
+        await log.close()
+
+
+def _resident() -> dict[str, float]:
+    """MB: all that is resident; of that, what is ours, and what is of files (SQLite's memory map)."""
+    _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
+    page = os.sysconf("SC_PAGE_SIZE") / 1e6
+    return {
+        "all": int(resident) * page,
+        "anonymous": (int(resident) - int(shared)) * page,
+        "file": int(shared) * page,
+    }
+
+
+if __name__ == "__main__":
+    asyncio.run(_project(json.loads(sys.stdin.readline())))
