@@ -15,8 +15,8 @@ from benchmarks.harness import Output, compare, judge, percentile, take_turns
 from benchmarks.sizes import Sizes
 from benchmarks.workload import STATES, SWEEP_JOBS, job_key, labels_of, namespace_of, records
 from jobledger.projections.batch import fold_batch, read_all
-from jobledger.projections.database import Row, _pragmas
-from jobledger.projections.limits import COMMIT_MAX_EVENTS, READER_PAGE_CACHE_BYTES
+from jobledger.projections.database import Row, reader_pragmas
+from jobledger.projections.limits import COMMIT_MAX_EVENTS
 from jobledger.projections.query import ListQuery
 from jobledger.projections.rows import job_of
 from jobledger.projections.selectors import parse_selector
@@ -60,7 +60,7 @@ async def _against_raw(path: Path, sizes: Sizes, output: Output) -> None:
     ids = [job_key(chance.randrange(sizes.read_small_jobs)).job_id for _ in range(sizes.read_calls)]
     connection = await aiosqlite.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
     try:
-        for pragma in _pragmas(READER_PAGE_CACHE_BYTES, "PRAGMA query_only = ON"):
+        for pragma in reader_pragmas():
             await connection.execute(pragma)
         async with await View.open(path) as view:
             statements = [await _statement_of_get(view, job_id) for job_id in ids]
@@ -75,7 +75,7 @@ async def _against_raw(path: Path, sizes: Sizes, output: Output) -> None:
             async def ours() -> float:
                 started = time.perf_counter()
                 for job_id in ids:
-                    await view.get(job_id)
+                    await view.get_by_id(job_id)
                 return len(ids) / (time.perf_counter() - started)
 
             await take_turns(1, raw, ours)
@@ -101,7 +101,7 @@ async def _statement_of_get(view: View, job_id: str) -> tuple[str, Sequence[Any]
 
     view._rows = note
     try:
-        await view.get(job_id)
+        await view.get_by_id(job_id)
     finally:
         view._rows = rows
     [statement] = seen  # more than one would be no fair comparison
@@ -134,7 +134,7 @@ _Call = Callable[[], Awaitable[object]]
 def _gets(view: View, jobs: int, calls: int) -> Sequence[_Call]:
     chance = random.Random(2)
     ids = [job_key(chance.randrange(jobs)).job_id for _ in range(calls)]
-    return [partial(view.get, job_id) for job_id in ids]
+    return [partial(view.get_by_id, job_id) for job_id in ids]
 
 
 def _common_pages(view: View, jobs: int, calls: int) -> Sequence[_Call]:

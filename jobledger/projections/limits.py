@@ -4,7 +4,7 @@
 BUSY_TIMEOUT_SECONDS = 10.0  # for a lock that another process holds
 PAGE_CACHE_BYTES = 64 * 1_048_576  # per connection that writes
 READER_PAGE_CACHE_BYTES = 16 * 1_048_576
-MEMORY_MAP_BYTES = 256 * 1_048_576  # the kernel's pages, not ours; it may drop them when it likes
+READER_MEMORY_MAP_BYTES = 2_147_418_112  # the most that SQLite takes; these pages are the kernel's
 WAL_CHECKPOINT_PAGES = 4_000  # some 16 MB of log before it is moved into the file
 READERS_MAX = 4  # read connections of one view, each a thread
 READER_PACK_STATEMENTS = 64  # short ones that wait on one connection before the next one is used

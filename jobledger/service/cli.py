@@ -37,7 +37,7 @@ class LazyGroup(click.Group):
         return command
 
 
-@click.group()
+@click.group(cls=LazyGroup, lazy={"demo": "jobledger.service.commands.demo:demo"})
 @click.version_option(__version__, prog_name="jobledger")
 def cli() -> None:
     """An event-sourced store for the state of jobs."""

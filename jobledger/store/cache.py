@@ -1,12 +1,13 @@
 """What a ledger remembers between commands: jobs as it last saw them, and whose turn it is."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
 
-from jobledger.store.job import Job
+from jobledger.store.job import Job, State
 from jobledger.store.limits import CACHE_MAX_BYTES, CACHE_MAX_JOBS
 
 _ENTRY_BYTES = 1_000  # what an entry takes beside its spec, about
@@ -19,8 +20,8 @@ class Known(msgspec.Struct, frozen=True):
         subject: where the job's events are.
         job: the job; None if its subject holds no job.
         sequence: the last sequence of the subject, which the next append expects.
-        base: the same subject as it was last read from the log. An acknowledgement carries no stream time, so what was
-            folded from our own appends since lacks it: good enough to decide on, not to be shown.
+        base: the same subject as it was last read from the log. An acknowledgement carries no stream time, so
+            what was folded from our own appends since lacks it: good enough to decide on, not to be shown.
     """
 
     subject: str
@@ -49,19 +50,24 @@ class JobCache:
         return known
 
     def put(self, job_id: str, known: Known) -> None:
-        """Remember, unless something newer is remembered already; that a job does not exist is not worth a place."""
+        """Remember, unless something newer is remembered already.
+
+        That a job does not exist is not worth a place.
+        """
         before = self._entries.get(job_id)
         if known.job is None or (before is not None and before.sequence > known.sequence):
             return
-        if before is not None:
-            self._forget(job_id)
+        self.forget(job_id)
         self._entries[job_id] = known
         self._bytes += _size(known)
         while len(self._entries) > self._max_jobs or self._bytes > self._max_bytes:
-            self._forget(next(iter(self._entries)))
+            self.forget(next(iter(self._entries)))
 
-    def _forget(self, job_id: str) -> None:
-        self._bytes -= _size(self._entries.pop(job_id))
+    def forget(self, job_id: str) -> None:
+        """Remember nothing of this job any more."""
+        known = self._entries.pop(job_id, None)
+        if known is not None:
+            self._bytes -= _size(known)
 
 
 class KeyedLocks:
@@ -93,7 +99,10 @@ class KeyedLocks:
 
 
 def _size(known: Known) -> int:
-    specs = sum(
-        len(layer.job.spec) for layer in (known, known.base) if layer is not None and layer.job is not None
-    )
-    return _ENTRY_BYTES + specs
+    jobs = [layer.job for layer in (known, known.base) if layer is not None and layer.job is not None]
+    return _ENTRY_BYTES + sum(len(job.spec) + _state_size(job.status.state) for job in jobs)
+
+
+def _state_size(state: State) -> int:
+    details = sum(sys.getsizeof(key) + sys.getsizeof(value) for key, value in state.details.items())
+    return sys.getsizeof(state.message) + details

@@ -6,7 +6,7 @@ from typing import TypedDict
 import msgspec
 
 from jobledger.store.errors import InvalidInput
-from jobledger.store.job import State, StateType
+from jobledger.store.job import JobStatus, State, StateType
 from jobledger.store.limits import (
     ACTOR_MAX_CHARACTERS,
     DETAIL_MAX_CHARACTERS,
@@ -15,9 +15,11 @@ from jobledger.store.limits import (
     MESSAGE_MAX_CHARACTERS,
     NAMESPACE_MAX_BYTES,
     REASON_MAX_CHARACTERS,
+    SPEC_MAX_BYTES,
 )
 
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+STATE_MAX_BYTES = SPEC_MAX_BYTES  # a state as JSON: it has the same place in an event as a spec
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -27,8 +29,10 @@ class About(TypedDict, total=False):
     Attributes:
         actor: who, for the record: an authenticated principal or a service's name.
         reason: why, for the record.
-        expected_revision: the revision that the caller decided on; another one is a conflict. 0: the job must not exist.
-        event_id: a UUIDv7 that names this very command: given again, it returns the first answer. Made if missing.
+        expected_revision: the revision that the caller decided on; another one is a conflict. 0: the job must
+            not exist.
+        event_id: a UUIDv7 that names this very command: once its event is in the log, the same id again returns
+            the first answer. Made if missing.
         traceparent: W3C trace context, for the record.
     """
 
@@ -39,8 +43,13 @@ class About(TypedDict, total=False):
     traceparent: str
 
 
+_ABOUT = frozenset(About.__annotations__)
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command did. The stream's time is not in it: the acknowledgement does not carry one; read the job back.
+    """What a command did.
+
+    The stream's time is not in it: the acknowledgement does not carry one; read the job back.
 
     Attributes:
         job_id: the job.
@@ -61,41 +70,66 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     changed: bool
 
 
+def receipt_of(status: JobStatus, event_id: str, *, changed: bool) -> Receipt:
+    """The receipt of a command that left the job with this status."""
+    return Receipt(
+        job_id=status.id,
+        namespace=status.namespace,
+        event_id=event_id,
+        sequence=status.sequence,
+        revision=status.revision,
+        version=status.version,
+        changed=changed,
+    )
+
+
 def check_about(about: About) -> None:
     """Check what comes with a command.
 
     Raises:
         InvalidInput: naming the first field that is wrong, its value and the remedy.
+        TypeError: for a keyword that is none of them: `expected_revison=3` must not go unheeded.
     """
+    for name in about:
+        if name not in _ABOUT:
+            raise TypeError(f"{name!r} is not a keyword of a command; they are {', '.join(sorted(_ABOUT))}")
     check_text("actor", about.get("actor", ""), ACTOR_MAX_CHARACTERS)
     check_text("reason", about.get("reason", ""), REASON_MAX_CHARACTERS)
-    traceparent = about.get("traceparent", "")
-    if traceparent and not _TRACEPARENT.fullmatch(traceparent):
+    traceparent: object = about.get("traceparent", "")
+    if traceparent != "" and not _matches(_TRACEPARENT, traceparent):
         raise InvalidInput(
-            f"traceparent {traceparent[:80]!r} is not a W3C trace context; leave it out or pass it on as received"
+            f"traceparent {traceparent!r:.80} is not a W3C trace context;"
+            " leave it out or pass it on as received"
         )
-    event_id = about.get("event_id")
-    if event_id is not None and not _UUID7.fullmatch(event_id):
+    event_id: object = about.get("event_id")
+    if event_id is not None and not _matches(_UUID7, event_id):
         raise InvalidInput(
-            f"event_id {event_id[:80]!r} is not a UUIDv7 in lower case; make one, or leave it out"
+            f"event_id {event_id!r:.80} is not a UUIDv7 in lower case; make one, or leave it out"
         )
-    revision = about.get("expected_revision")
-    if revision is not None and revision < 0:
+    revision: object = about.get("expected_revision")
+    if revision is not None and (type(revision) is not int or revision < 0):
         raise InvalidInput(
-            f"expected_revision {revision} is negative; pass the revision that you read, or 0 for none"
+            f"expected_revision {revision!r:.40} is not a number from 0; pass the revision that you read,"
+            " or 0 for none"
         )
 
 
-def check_state(state: State) -> None:
+def check_state(state: object) -> None:
     """Check a state that a caller wants to set.
 
     Raises:
         InvalidInput: naming the first field that is wrong, its value and the remedy.
     """
-    if not isinstance(state.state_type, StateType):
+    if not isinstance(state, State):
+        raise InvalidInput(f"the state is {state!r:.60}, not a State; pass State(StateType.RUNNING), say")
+    state_type: object = state.state_type
+    if not isinstance(state_type, StateType):
         known = ", ".join(StateType)
-        raise InvalidInput(f"StateType {state.state_type!r} is not a state; use one of {known}")
+        raise InvalidInput(f"StateType {state_type!r:.60} is not a state; use one of {known}")
     check_text("Message", state.message, MESSAGE_MAX_CHARACTERS)
+    details: object = state.details
+    if not isinstance(details, dict):
+        raise InvalidInput(f"Details is {details!r:.60}, not a mapping; pass a dict of texts")
     if len(state.details) > DETAILS_MAX_COUNT:
         raise InvalidInput(
             f"Details has {len(state.details)} entries, and at most {DETAILS_MAX_COUNT} are taken; send fewer"
@@ -103,6 +137,12 @@ def check_state(state: State) -> None:
     for key, value in state.details.items():
         check_text("a key of Details", key, DETAIL_MAX_CHARACTERS)
         check_text(f"Details.{key[:40]}", value, DETAIL_MAX_CHARACTERS)
+    size = len(msgspec.json.encode(state))
+    if size > STATE_MAX_BYTES:
+        raise InvalidInput(
+            f"the state has {size} bytes as JSON, and at most {STATE_MAX_BYTES} are taken;"
+            " put what is large elsewhere, and a link to it into Details"
+        )
 
 
 def check_job_id(job_id: str, namespace: str | None) -> None:
@@ -118,7 +158,8 @@ def check_job_id(job_id: str, namespace: str | None) -> None:
         check_text("namespace", namespace, NAMESPACE_MAX_BYTES)
         if not namespace or len(namespace.encode()) > NAMESPACE_MAX_BYTES:
             raise InvalidInput(
-                f"the namespace {namespace[:40]!r} is empty or over {NAMESPACE_MAX_BYTES} bytes; no job has it"
+                f"the namespace {namespace[:40]!r} is empty or over {NAMESPACE_MAX_BYTES} bytes;"
+                " no job has it"
             )
 
 
@@ -142,3 +183,7 @@ def check_text(name: str, value: object, max_characters: int) -> None:
         raise InvalidInput(
             f"{name} {value[:40]!r} holds half of a surrogate pair, which is not Unicode text; mend it"
         ) from None
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None

@@ -1,17 +1,18 @@
 """What may happen to a job: one command, one event, or none because it is already so.
 
-Pure: a decision sees the job as the log has it and returns the event to append. It refuses by raising; it never folds.
-The transition rule stands here and nowhere else: a job that is not terminal may go to any other state; terminal is
-final, except that a new spec version re-opens the job.
+Pure: a decision sees the job as the log has it and returns the event to append. It refuses by raising; it never
+folds. The transition rule stands here and nowhere else: a job that is not terminal may go to any other state;
+terminal is final, except that a new spec version re-opens the job.
 """
 
 from typing import NamedTuple
 
 import msgspec
 
-from jobledger.store.errors import JobExists, JobNotFound, JobTerminal, RevisionMismatch
+from jobledger.store.errors import Contention, JobExists, JobNotFound, JobTerminal, RevisionMismatch
 from jobledger.store.events import JobCreated, JobStateChanged, JobUpdated, SpecData, StateData
 from jobledger.store.job import Job, State, StateType
+from jobledger.store.limits import COMMAND_MAX_ATTEMPTS
 from jobledger.store.spec import decode_spec, encode_spec
 
 
@@ -70,8 +71,8 @@ def decide_state(job: Job | None, state: State, *, job_id: str) -> Decision | No
         return None
     if current.state_type.is_terminal:
         raise JobTerminal(
-            f"job {job_id} is in terminal state {current.state_type} and cannot transition to {state.state_type};"
-            " only a new version of its spec re-opens it"
+            f"job {job_id} is in terminal state {current.state_type} and cannot transition to"
+            f" {state.state_type}; only a new version of its spec re-opens it"
         )
     return Decision(JobStateChanged, StateData(state))
 
@@ -104,11 +105,29 @@ def check_revision(job: Job | None, expected_revision: int | None, *, job_id: st
         )
 
 
+def contention(job_id: str, revision: int) -> Contention:
+    """The error for a command that lost the race too often."""
+    return Contention(
+        f"job {job_id}: {COMMAND_MAX_ATTEMPTS} attempts lost the race against other writers;"
+        " nothing was written; try again later",
+        job_id=job_id,
+        revision=revision,
+    )
+
+
 def not_found(job_id: str) -> JobNotFound:
     """The error for a job that the log does not hold."""
     return JobNotFound(f"job not found: {job_id}; check the id, or the namespace and name")
 
 
 def _same_spec(current: bytes, new: bytes) -> bool:
-    """Whether two normalised specs say the same. Equal bytes nearly always tell; another writer's order may differ."""
-    return current == new or encode_spec(decode_spec(current)) == new
+    """Whether two normalised specs say the same.
+
+    Equal bytes nearly always tell; another writer's order may differ.
+    """
+    if current == new:
+        return True
+    try:
+        return encode_spec(decode_spec(current)) == new
+    except msgspec.DecodeError:
+        return False  # what another writer put there is no spec to us; a good one mends the job

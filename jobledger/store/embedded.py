@@ -80,19 +80,21 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: no nats-server found, the directory is in use or can't be written, or it won't start.
         """
+        if self._lock is not None:
+            raise EmbeddedServerError("this embedded nats-server is running already; stop it first")
         program = find_program()
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = _take_lock(self.directory / "lock")
             await self._launch(program)
-        except OSError as error:
+        except BaseException as error:  # also when cancelled: nobody would stop it later
+            await self._end_process()
             self._unlock()
-            raise EmbeddedServerError(
-                f"can't use {self.directory} for the embedded nats-server ({error.strerror or error});"
-                " choose a directory that you may write to"
-            ) from error
-        except BaseException:
-            self._unlock()
+            if isinstance(error, OSError):
+                raise EmbeddedServerError(
+                    f"can't use {self.directory} for the embedded nats-server ({error.strerror or error});"
+                    " choose a directory that you may write to"
+                ) from error
             raise
         self._keeper = asyncio.create_task(self._keep(program))
         return self
@@ -118,6 +120,7 @@ class EmbeddedServer:
         ports.mkdir()
         config = self.directory / "nats.conf"
         with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            os.fchmod(file.fileno(), 0o600)  # an older file may have had another mode
             file.write(self._config(ports))
         with (self.directory / "nats.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -254,8 +257,11 @@ def _end_with_parent() -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # loaded here: after the fork only plain calls are safe
+    parent = os.getpid()
 
     def ask() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # we died before it could ask
+            os._exit(1)
 
     return ask

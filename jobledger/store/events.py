@@ -135,6 +135,7 @@ class _TypeOnly(msgspec.Struct):
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[JobEvent] = msgspec.json.Decoder(JobEvent)
+_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the second for bytes that are not UTF-8
 _type_decoder = msgspec.json.Decoder(_TypeOnly)
 
 
@@ -163,14 +164,13 @@ def read_record(record: Record) -> Recorded | Unreadable:
     """
     try:
         event = _decoder.decode(record.payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _NOT_DECODED as error:
         _refuse_unknown_type(record)
         return _unreadable(record, f"not an event: {str(error) or 'nested too deeply'}")
-    tokens = record.subject.split(".")
-    if tokens[-1] != event.subject or tokens[1] != event.namespace or len(tokens) != 4:
-        # The common case above is a few comparisons; this one decodes what is percent-encoded.
-        if parse_subject(record.subject) != (event.namespace, event.subject):
-            return _unreadable(record, f"the event names another job: {event.namespace}/{event.subject}")
+    # The very subject, shard and all: an event of the job anywhere else would be seen by readers of the whole log,
+    # and not by those of the job.
+    if parse_subject(record.subject) != (event.namespace, event.subject):
+        return _unreadable(record, f"the event names another job: {event.namespace}/{event.subject}")
     return Recorded(record.sequence, record.time, event)
 
 
@@ -182,7 +182,7 @@ def _unreadable(record: Record, reason: str) -> Unreadable:
 def _refuse_unknown_type(record: Record) -> None:
     try:
         kind = _type_decoder.decode(record.payload).type
-    except (msgspec.DecodeError, RecursionError):
+    except _NOT_DECODED:
         return
     if kind.startswith(TYPE_PREFIX) and kind not in {event_type(cls) for cls in EVENT_TYPES}:
         raise UnknownEventType(

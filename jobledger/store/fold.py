@@ -1,10 +1,11 @@
 """What the log means: one event after another, folded into a job's status.
 
-The fold is total and has no clock: an event that makes no sense is an anomaly, counted by whoever folds, and never an
-exception. What may happen is decided elsewhere (`decide`), and the two share no checks, so that none can be moved from
-one to the other by accident.
+The fold is total and has no clock: an event that makes no sense is an anomaly, counted by whoever folds, and
+never an exception. What may happen is decided elsewhere (`decide`), and the two share no checks, so that none can
+be moved from one to the other by accident.
 """
 
+import re
 from typing import Annotated, Literal, assert_never
 
 import msgspec
@@ -17,7 +18,7 @@ Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class SpecHead(msgspec.Struct, frozen=True, rename="pascal", gc=False):
-    """The part of a spec that the fold checks and the view's columns hold; the rest is skipped, not decoded."""
+    """The part of a spec that the fold checks and the view's columns hold; the rest is skipped."""
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
     namespace: Annotated[str, msgspec.Meta(min_length=1)]
@@ -28,6 +29,12 @@ class SpecHead(msgspec.Struct, frozen=True, rename="pascal", gc=False):
 
 
 _head_decoder = msgspec.json.Decoder(SpecHead)
+_whole_decoder = msgspec.json.Decoder()
+
+# Part of the fold's meaning: how deep a decoder can go depends on the caller's stack, and the fold must not.
+# Validation stops long before (SPEC_MAX_DEPTH).
+_SPEC_MAX_DEPTH = 256
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
 
 
 class Anomaly(msgspec.Struct, frozen=True):
@@ -56,7 +63,8 @@ def spec_head(spec: msgspec.Raw | bytes) -> SpecHead:
 def fold(status: JobStatus | None, recorded: Recorded | Unreadable) -> JobStatus | Anomaly:
     """The status after one more event of the same job (None: no event yet), or the anomaly that it is.
 
-    An event at or before the status's sequence was folded before: replaying is harmless and returns the status as is.
+    An event at or before the status's sequence was folded before: replaying is harmless and returns the status
+    as is.
     """
     if status is not None and recorded.sequence <= status.sequence:
         return status
@@ -157,12 +165,32 @@ def _state_changed(
 
 
 def _head_of(recorded: Recorded, event: JobCreated | JobUpdated) -> SpecHead | Anomaly:
-    """The spec's head, if the spec is one and belongs to the job that the event names."""
+    """The spec's head, if the spec is one, can be read to its end, and belongs to the job that the event names."""
+    spec = bytes(event.data.spec)
+    if _is_too_deep(spec):
+        return Anomaly(recorded.sequence, event.subject, "not a normalised spec: nested too deeply")
     try:
-        head = spec_head(event.data.spec)
-    except msgspec.DecodeError as error:
+        head = spec_head(spec)
+        # The head skips the rest, whatever it holds: without this a reader of the job would stumble over it.
+        _whole_decoder.decode(spec)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Anomaly(recorded.sequence, event.subject, f"not a normalised spec: {error}")
     if head.namespace != event.namespace or not is_identity(head.namespace, head.name, event.subject):
-        reason = f"the spec names another job ({head.namespace}/{head.name})"
+        reason = f"the spec names another job ({head.namespace:.80}/{head.name:.80})"
         return Anomaly(recorded.sequence, event.subject, reason)
     return head
+
+
+def _is_too_deep(spec: bytes) -> bool:
+    if spec.count(b"{") + spec.count(b"[") <= _SPEC_MAX_DEPTH:
+        return False  # nearly always
+    depth = 0
+    for found in _STRING_OR_BRACKET.finditer(spec):
+        token = found[0]
+        if token in b"{[":
+            depth += 1
+            if depth > _SPEC_MAX_DEPTH:
+                return True
+        elif token in b"}]":
+            depth -= 1
+    return False

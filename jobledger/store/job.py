@@ -89,6 +89,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         status = self.status
         wire: dict[str, Any] = {"ID": status.id}
         wire.update(msgspec.json.decode(self.spec))
+        wire["ID"] = status.id  # another writer's spec may hold more keys than ours do
         wire["State"] = msgspec.to_builtins(status.state)
         wire["Version"] = status.version
         wire["Revision"] = status.revision

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from jobledger.store.cache import JobCache, Known
-from jobledger.store.command import Receipt
+from jobledger.store.command import Receipt, receipt_of
 from jobledger.store.errors import LogUnavailable
-from jobledger.store.events import Record, read_record
-from jobledger.store.fold import Anomaly, fold_job
+from jobledger.store.events import Record, UnknownEventType, read_record
+from jobledger.store.fold import Anomaly, fold, fold_job
 from jobledger.store.history import HistoryItem, tell
 from jobledger.store.job import Job, JobStatus
 from jobledger.store.limits import READ_MAX_TRIES, RETRY_WAIT_SECONDS
@@ -25,9 +25,13 @@ class JobReader:
     def cached(self, job_id: str, namespace: str | None) -> Known | None:
         """The job as it was last seen; None if it is not remembered."""
         known = self._cache.get(job_id)
-        if known is None or (namespace is not None and known.subject != job_subject(namespace, job_id)):
+        if known is None:
             return None
-        return known
+        if namespace is None:
+            # A nameless job's id says nothing of its namespace, so another one may have events for it as well: which
+            # of them is the job, only the log tells.
+            return known if _is_of_a_name(job_id) else None
+        return known if known.subject == job_subject(namespace, job_id) else None
 
     async def fresh(self, job_id: str, namespace: str | None) -> Known:
         """The job as the log's leader has it now.
@@ -36,31 +40,38 @@ class JobReader:
             LogUnavailable: if the log can't be read.
             UnknownEventType: if a newer release wrote to this job.
         """
-        last = await self._last(job_id, namespace)
+        before = self.cached(job_id, namespace)
+        if namespace is not None:
+            last = await self._log.read_last(job_subject(namespace, job_id))
+        elif before is not None:
+            last = await self._log.read_last(before.subject)
+        else:
+            last = await self._find_last(job_id)
+        if before is not None and (last is None or last.sequence < before.sequence):
+            # The log has lost events that we knew: it was made again, or its end was lost with the power.
+            self._cache.forget(job_id)
         if last is None:
             return Known(job_subject(namespace or "", job_id))
-        known = self.cached(job_id, namespace)
+        known = self._cache.get(job_id)
         if known is None or known.subject != last.subject:
             known = Known(last.subject)
         known = known.base or known
-        async for record in self._records(last, after=known.sequence):
+        async for record in self._records(last.subject, after=known.sequence, up_to=last.sequence):
             job = fold_job(known.job, read_record(record))
             known = Known(known.subject, known.job if isinstance(job, Anomaly) else job, record.sequence)
         self._cache.put(job_id, known)
         return known
 
-    async def history(self, job_id: str, namespace: str | None) -> AsyncIterator[HistoryItem]:
-        """A job's story, from its first event to the one that is last now; nothing if there is none."""
-        last = await self._last(job_id, namespace)
-        status: JobStatus | None = None
-        if last is not None:
-            async for record in self._records(last, after=0):
-                for item, status in tell((record,), status):  # noqa: B020 - each step continues the last one's status
-                    yield item
+    async def story(self, *, after: Known, up_to: Known) -> AsyncIterator[HistoryItem]:
+        """What happened on a job's subject from one moment to another, oldest first."""
+        status: JobStatus | None = after.job.status if after.job is not None else None
+        async for record in self._records(up_to.subject, after=after.sequence, up_to=up_to.sequence):
+            for item, status in tell((record,), status):  # noqa: B020 - each step continues the last one's status
+                yield item
 
-    async def find_event(self, job_id: str, namespace: str | None, event_id: str) -> HistoryItem | None:
-        """The event of this id among the job's events."""
-        async for item in self.history(job_id, namespace):
+    async def find_event(self, event_id: str, *, after: Known, up_to: Known) -> HistoryItem | None:
+        """The event of this id among those from one moment to another."""
+        async for item in self.story(after=after, up_to=up_to):
             if item.event_id == event_id:
                 return item
         return None
@@ -70,29 +81,31 @@ class JobReader:
         job = fold_job(known.job, read_record(Record(sequence, 0, draft.subject, draft.payload)))
         assert isinstance(job, Job)  # the decider never makes an event that the fold takes for an anomaly
         self._cache.put(job_id, Known(known.subject, job, sequence, known.base or known))
-        status = job.status
-        return Receipt(
-            job_id=job_id,
-            namespace=status.namespace,
-            event_id=draft.event_id,
-            sequence=sequence,
-            revision=status.revision,
-            version=status.version,
-            changed=True,
-        )
+        return receipt_of(job.status, draft.event_id, changed=True)
 
-    async def _last(self, job_id: str, namespace: str | None) -> Record | None:
-        subject = job_subject_anywhere(job_id) if namespace is None else job_subject(namespace, job_id)
-        return await self._log.read_last(subject)
+    async def _find_last(self, job_id: str) -> Record | None:
+        """The last record of a job of which only the id is known; None if there is no job of it.
 
-    async def _records(self, last: Record, *, after: int) -> AsyncIterator[Record]:
-        """A subject's records after a sequence, up to `last`, which the leader gave.
+        Writers of other namespaces may put events for this id on subjects of their own. The job is where an event
+        first created one, as in the view.
+        """
+        anywhere = job_subject_anywhere(job_id)
+        last = await self._log.read_last(anywhere)
+        if last is None:
+            return None
+        async for record in self._records(anywhere, after=0, up_to=last.sequence):
+            if _creates(record):
+                return last if record.subject == last.subject else await self._log.read_last(record.subject)
+        return None
+
+    async def _records(self, subject: str, *, after: int, up_to: int) -> AsyncIterator[Record]:
+        """Records of a subject (or a filter) after a sequence, up to one that the leader gave as the last.
 
         A replica may answer that does not have them all yet: then it is asked again.
         """
         tries = 0
-        while after < last.sequence:
-            page = await self._log.read(last.subject, after=after, up_to=last.sequence)
+        while after < up_to:
+            page = await self._log.read(subject, after=after, up_to=up_to)
             for record in page:
                 yield record
             if page:
@@ -101,6 +114,19 @@ class JobReader:
             tries += 1
             if tries > READ_MAX_TRIES:
                 raise LogUnavailable(
-                    f"a replica of the log lags: it does not have event {last.sequence} yet; try again"
+                    f"a replica of the log lags: it does not have event {up_to} yet; try again"
                 )
             await asyncio.sleep(RETRY_WAIT_SECONDS * tries)
+
+
+def _is_of_a_name(job_id: str) -> bool:
+    """Whether the fold takes this id for one namespace and name only (`is_identity`)."""
+    return job_id[16:17] != "7"
+
+
+def _creates(record: Record) -> bool:
+    try:
+        recorded = read_record(record)
+    except UnknownEventType:  # it may be anybody's here; on the job's own subject it is told soon enough
+        return False
+    return isinstance(fold(None, recorded), JobStatus)

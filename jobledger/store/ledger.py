@@ -1,7 +1,8 @@
 """The ledger: commands in, receipts out. load ─► decide ─► append, and again if a race was lost.
 
-A decision that appends is held to the truth by its expectation, so it may start from the cache. A decision that appends
-nothing (refused, not found, already so) has no such guard, so it is made again on a fresh read before anyone is told.
+A decision that appends is held to the truth by its expectation, so it may start from the cache. A decision that
+appends nothing (refused, not found, already so) has no such guard, so it is made again on a fresh read before anyone
+is told.
 """
 
 import asyncio
@@ -16,10 +17,11 @@ import msgspec
 import uuid_utils
 
 from jobledger.store.cache import JobCache, KeyedLocks, Known
-from jobledger.store.command import About, Receipt, check_about, check_job_id, check_state
+from jobledger.store.command import About, Receipt, check_about, check_job_id, check_state, receipt_of
 from jobledger.store.decide import (
     Decision,
     check_revision,
+    contention,
     decide_apply,
     decide_create,
     decide_state,
@@ -27,7 +29,16 @@ from jobledger.store.decide import (
     decide_update,
     not_found,
 )
-from jobledger.store.errors import Conflict, Contention, JobNotFound, Refused, RevisionMismatch
+from jobledger.store.errors import (
+    Conflict,
+    Contention,
+    InvalidInput,
+    JobNotFound,
+    LogUnavailable,
+    OutcomeUnknown,
+    Refused,
+    RevisionMismatch,
+)
 from jobledger.store.events import SOURCE, encode_event
 from jobledger.store.history import HistoryItem
 from jobledger.store.job import Job, State
@@ -39,7 +50,7 @@ from jobledger.store.limits import (
     MISSED_MAX_EVENTS,
 )
 from jobledger.store.log import Draft, EventLog, Lost
-from jobledger.store.prepare import prepare_new, prepare_update
+from jobledger.store.prepare import Prepared, is_nameless_job_id, prepare_new, prepare_update
 from jobledger.store.spec import JobSpec
 from jobledger.store.subjects import job_subject
 
@@ -88,7 +99,7 @@ class Ledger:
             LogError: if the log can't take it now, or at all.
         """
         event_id = self._check(about)
-        job_id, namespace, encoded = prepare_new(spec, event_id)
+        job_id, namespace, encoded = await self._prepare_new(spec, event_id, about)
         return await self._command(
             job_id, namespace, lambda job: decide_create(job, encoded), event_id, about
         )
@@ -99,7 +110,7 @@ class Ledger:
         Equal after normalisation is a no-op. See `create` and `update` for the errors.
         """
         event_id = self._check(about)
-        job_id, namespace, encoded = prepare_new(spec, event_id)
+        job_id, namespace, encoded = await self._prepare_new(spec, event_id, about)
         decide: Decide = lambda job: decide_apply(job, encoded, job_id=job_id)  # noqa: E731
         return await self._command(job_id, namespace, decide, event_id, about)
 
@@ -190,15 +201,14 @@ class Ledger:
             LogUnavailable: if the log can't be read.
         """
         check_job_id(job_id, namespace)
-        empty = True
-        async for item in self._reader.history(job_id, namespace):
-            empty = False
+        known = await self._reader.fresh(job_id, namespace)
+        if known.job is None:
+            raise not_found(job_id)
+        async for item in self._reader.story(after=Known(known.subject), up_to=known):
             if item.sequence > after:
                 yield item
-        if empty:
-            raise not_found(job_id)
 
-    # --- the one way of every command -------------------------------------------------------------------------
+    # --- the one way of every command ---------------------------------------------------------------------
 
     def _check(self, about: About) -> str:
         check_about(about)
@@ -217,55 +227,104 @@ class Ledger:
             raise not_found(job_id)
         return known.job.status.namespace
 
+    async def _prepare_new(self, spec: JobSpec, event_id: str, about: About) -> Prepared:
+        """Where a spec belongs that may be a new job's."""
+        prepared = prepare_new(spec, event_id)
+        if is_nameless_job_id(spec.name):
+            # A nameless job has its id for a name; who reads its spec and submits it again means that job.
+            known = await self._find(spec.name, prepared.namespace)
+            if known.job is not None:
+                return prepared._replace(job_id=spec.name)
+        elif not spec.name and about.get("event_id"):
+            known = await self._reader.fresh(prepared.job_id, None)
+            if known.job is not None and known.job.status.namespace != prepared.namespace:
+                raise _event_id_taken(event_id)
+        return prepared
+
     async def _command(
         self, job_id: str, namespace: str, decide: Decide, event_id: str, about: About
     ) -> Receipt:
         async with self._turns.hold(job_id):
-            if about.get("event_id"):
-                earlier = await self._reader.find_event(job_id, namespace, event_id)
-                if earlier is not None:
-                    return _receipt_of_earlier(job_id, namespace, earlier)
             return await self._attempt(job_id, namespace, decide, event_id, about)
 
     async def _attempt(
         self, job_id: str, namespace: str, decide: Decide, event_id: str, about: About
     ) -> Receipt:
         expected_revision = about.get("expected_revision")
-        known = self._reader.cached(job_id, namespace)
+        repeatable = about.get("event_id") is not None  # only then can the event be in the log already
+        searched = Known(job_subject(namespace, job_id))  # up to here it is not
+        # If nothing is remembered, it is a new job, as far as we know: the append will tell.
+        known = self._reader.cached(job_id, namespace) or searched
         fresh = False
-        if known is None:
-            known = Known(
-                job_subject(namespace, job_id)
-            )  # a new job, as far as we know: the append will tell
-        first_revision = known.job.status.revision if known.job else 0
-        wait_seconds = COMMAND_WAIT_SECONDS
-        for _ in range(COMMAND_MAX_ATTEMPTS):
-            decision: Decision | None = None
+        if repeatable:
+            known, fresh = await self._reader.fresh(job_id, namespace), True
+        seen_revision = _revision(known) if known.job is not None or fresh else None
+        lost, wait_seconds = 0, COMMAND_WAIT_SECONDS
+        while lost < COMMAND_MAX_ATTEMPTS:
+            if repeatable:
+                earlier = await self._find_earlier(event_id, searched, known)
+                if earlier is not None:
+                    return earlier
+                searched = known
             try:
-                check_revision(known.job, expected_revision, job_id=job_id)
-                decision = decide(known.job)
+                decision = _decide(decide, known.job, expected_revision, job_id)
             except (Refused, Conflict, JobNotFound) as refusal:
                 if fresh:
-                    raise await self._with_missed(refusal, job_id, namespace, expected_revision) from None
-            if decision is not None:
-                draft = self._draft(known.subject, job_id, namespace, decision, event_id, about)
-                outcome = await self._log.append(draft, expect=known.sequence)
-                if not isinstance(outcome, Lost):
-                    return self._reader.appended(job_id, known, draft, outcome.sequence)
-                await asyncio.sleep(self._random.uniform(0, wait_seconds))
-                wait_seconds = min(2 * wait_seconds, COMMAND_MAX_WAIT_SECONDS)
-            elif fresh:
-                assert known.job is not None  # only an existing job can be "already so"
-                return _receipt_of_no_op(known.job, event_id)
-            known = await self._reader.fresh(job_id, namespace)
-            fresh = True
-        contention = Contention(
-            f"job {job_id}: {COMMAND_MAX_ATTEMPTS} attempts lost the race against other writers; nothing was written;"
-            " try again later",
-            job_id=job_id,
-            revision=known.job.status.revision if known.job else 0,
+                    raise await self._with_missed(refusal, known, expected_revision) from None
+            else:
+                if decision is not None:
+                    draft = self._draft(known.subject, job_id, namespace, decision, event_id, about)
+                    outcome = await self._log.append(draft, expect=known.sequence)
+                    if not isinstance(outcome, Lost):
+                        if repeatable:
+                            return await self._prove(job_id, namespace, event_id, known)
+                        return self._reader.appended(job_id, known, draft, outcome.sequence)
+                    lost += 1
+                    await asyncio.sleep(self._random.uniform(0, wait_seconds))
+                    wait_seconds = min(2 * wait_seconds, COMMAND_MAX_WAIT_SECONDS)
+                elif fresh:
+                    assert known.job is not None  # only an existing job can be "already so"
+                    return receipt_of(known.job.status, event_id, changed=False)
+            known, fresh = await self._reader.fresh(job_id, namespace), True
+            seen_revision = _revision(known) if seen_revision is None else seen_revision
+        raise await self._with_missed(contention(job_id, _revision(known)), known, seen_revision)
+
+    async def _find_earlier(self, event_id: str, searched: Known, known: Known) -> Receipt | None:
+        """The receipt of the event of this id, if it was appended between two moments."""
+        item = await self._reader.find_event(event_id, after=searched, up_to=known)
+        if item is None:
+            return None
+        job = known.job
+        if item.anomaly or job is None:
+            raise _event_id_taken(event_id)
+        return Receipt(
+            job_id=job.status.id,
+            namespace=job.status.namespace,
+            event_id=event_id,
+            sequence=item.sequence,
+            revision=item.revision,
+            version=item.version,
+            changed=True,
         )
-        raise await self._with_missed(contention, job_id, namespace, first_revision)
+
+    async def _prove(self, job_id: str, namespace: str, event_id: str, before: Known) -> Receipt:
+        """The receipt of an append whose event id the caller gave, from what is in the log.
+
+        The log knows a repeated append by the id alone. Where two use one id at once, the answer may be about an event
+        with another body, or of another job.
+        """
+        try:
+            known = await self._reader.fresh(job_id, namespace)
+            receipt = await self._find_earlier(event_id, before, known)
+        except LogUnavailable as error:
+            raise OutcomeUnknown(
+                "the log took the event, and could not be read afterwards; ask again with the same event id"
+                f" ({event_id})",
+                event_id=event_id,
+            ) from error
+        if receipt is None:
+            raise _event_id_taken(event_id)
+        return receipt
 
     def _draft(
         self, subject: str, job_id: str, namespace: str, decision: Decision, event_id: str, about: About
@@ -286,39 +345,28 @@ class Ledger:
         )
         return Draft(subject, event_id, encode_event(event))
 
-    async def _with_missed(
-        self, error: Exception, job_id: str, namespace: str, seen_revision: int | None
-    ) -> Exception:
+    async def _with_missed(self, error: Exception, known: Known, seen_revision: int | None) -> Exception:
         """A conflict, with the events after the revision that the caller had seen."""
         if not isinstance(error, (RevisionMismatch, Contention)):
             return error
         missed: deque[HistoryItem] = deque(maxlen=MISSED_MAX_EVENTS)
-        async for item in self._reader.history(job_id, namespace):
-            if item.revision > (seen_revision or 0):
-                missed.append(item)
-        return type(error)(str(error), job_id=job_id, revision=error.revision, missed=missed)
+        if error.revision > (seen_revision or 0):
+            async for item in self._reader.story(after=Known(known.subject), up_to=known):
+                if item.revision > (seen_revision or 0) and not item.anomaly:
+                    missed.append(item)
+        return type(error)(str(error), job_id=error.job_id, revision=error.revision, missed=missed)
 
 
-def _receipt_of_no_op(job: Job, event_id: str) -> Receipt:
-    status = job.status
-    return Receipt(
-        job_id=status.id,
-        namespace=status.namespace,
-        event_id=event_id,
-        sequence=status.sequence,
-        revision=status.revision,
-        version=status.version,
-        changed=False,
-    )
+def _decide(decide: Decide, job: Job | None, expected_revision: int | None, job_id: str) -> Decision | None:
+    if job is None:
+        decide(None)  # "no such job" says more than "it is at revision 0"
+    check_revision(job, expected_revision, job_id=job_id)
+    return decide(job)
 
 
-def _receipt_of_earlier(job_id: str, namespace: str, item: HistoryItem) -> Receipt:
-    return Receipt(
-        job_id=job_id,
-        namespace=namespace,
-        event_id=item.event_id,
-        sequence=item.sequence,
-        revision=item.revision,
-        version=item.version,
-        changed=True,
-    )
+def _revision(known: Known) -> int:
+    return known.job.status.revision if known.job is not None else 0
+
+
+def _event_id_taken(event_id: str) -> InvalidInput:
+    return InvalidInput(f"event_id {event_id} is taken by another event; make a new one for each command")

@@ -27,7 +27,7 @@ class MemoryLog:
         self._records: list[Record] = []
         self._by_subject: dict[str, list[Record]] = defaultdict(list)
         self._event_ids: dict[str, tuple[int, int]] = {}  # event id → (expectation, sequence)
-        self._grown = asyncio.Condition()
+        self._grown = asyncio.Event()  # of the records there are now; each append makes a new one
         self._epoch = f"memory-{next(_epochs)}"
         self._closed = False
 
@@ -37,7 +37,7 @@ class MemoryLog:
         history = self._by_subject[draft.subject]
         last = history[-1].sequence if history else 0
         earlier = self._event_ids.get(draft.event_id)
-        if earlier is not None and earlier[0] == expect:
+        if earlier is not None and expect in (earlier[0], last):  # an event id is never written twice
             return Appended(earlier[1])
         if last != expect:
             return Lost(last)
@@ -45,8 +45,7 @@ class MemoryLog:
         self._records.append(record)
         history.append(record)
         self._event_ids[draft.event_id] = (expect, record.sequence)
-        async with self._grown:
-            self._grown.notify_all()
+        self._wake()
         return Appended(record.sequence)
 
     async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
@@ -71,8 +70,7 @@ class MemoryLog:
         matches = (
             history[-1]
             for name, history in self._by_subject.items()
-            if history
-            and all(want in ("*", token) for want, token in zip(wanted, name.split("."), strict=True))
+            if history and _matches(wanted, name.split("."))
         )
         return max(matches, key=lambda record: record.sequence, default=None)
 
@@ -89,19 +87,28 @@ class MemoryLog:
     async def close(self) -> None:
         """See `EventLog.close`."""
         self._closed = True
-        async with self._grown:
-            self._grown.notify_all()
+        self._wake()
 
     async def wait_beyond(self, sequence: int, max_records: int) -> Sequence[Record]:
         """Records after a sequence, waiting until there is one."""
-        async with self._grown:
-            await self._grown.wait_for(lambda: self._closed or len(self._records) > sequence)
+        while not self._closed and len(self._records) <= sequence:
+            await self._grown.wait()
         self._check_open()
         return self._records[sequence : sequence + max_records]
+
+    def _wake(self) -> None:
+        self._grown.set()
+        self._grown = asyncio.Event()
 
     def _check_open(self) -> None:
         if self._closed:
             raise LogUnavailable("the log is closed; nothing was written")
+
+
+def _matches(wanted: Sequence[str], tokens: Sequence[str]) -> bool:
+    return len(wanted) == len(tokens) and all(
+        want in ("*", token) for want, token in zip(wanted, tokens, strict=True)
+    )
 
 
 class _MemoryFeed:

@@ -1,5 +1,6 @@
 """A spec on its way into an event: named, judged, put into its one form, encoded."""
 
+import re
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -10,6 +11,9 @@ from jobledger.store.normalise import normalise
 from jobledger.store.spec import JobSpec, encode_spec
 from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id, nameless_job_id
 from jobledger.store.validation import problems_of
+
+
+_NAMELESS = re.compile(r"j-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 class Prepared(NamedTuple):
@@ -33,6 +37,11 @@ def prepare_new(spec: JobSpec, event_id: str) -> Prepared:
     return Prepared(job_id, namespace, encoded)
 
 
+def is_nameless_job_id(name: object) -> bool:
+    """Whether this is the id that a job without a name gets, and takes for a name."""
+    return isinstance(name, str) and _NAMELESS.fullmatch(name) is not None
+
+
 def prepare_update(spec: JobSpec, status: JobStatus) -> Prepared:
     """The new spec of a job that exists; name and namespace may be left out, and can't change.
 
@@ -44,8 +53,8 @@ def prepare_update(spec: JobSpec, status: JobStatus) -> Prepared:
     for field, (new, current) in named.items():
         if new and new != current:
             raise InvalidInput(
-                f"cannot change job name or namespace during update: {field} is {new!r:.80} and the job's is {current!r};"
-                " leave it out, or create another job"
+                f"cannot change job name or namespace during update: {field} is {new!r:.80} and the job's is"
+                f" {current!r:.80}; leave it out, or create another job"
             )
     return Prepared(
         status.id, status.namespace, _encode(replace(spec, name=status.name, namespace=status.namespace))

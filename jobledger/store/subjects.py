@@ -82,11 +82,12 @@ def parse_subject(subject: str) -> SubjectParts | None:
     tokens = subject.split(".")
     if len(tokens) != 4 or tokens[0] != SUBJECT_ROOT:
         return None
-    namespace, job_id = tokens[1], tokens[3]
-    if "%" in subject:
-        namespace, job_id = unquote(namespace), unquote(job_id)
-        if job_subject(namespace, job_id) != subject:
-            return None
+    _, namespace, shard, job_id = tokens
+    if _PLAIN_TOKEN.fullmatch(namespace) and _PLAIN_TOKEN.fullmatch(job_id):  # nearly always
+        return SubjectParts(namespace, job_id) if shard == shard_of(job_id) else None
+    namespace, job_id = unquote(namespace), unquote(job_id)
+    if not (namespace and job_id) or job_subject(namespace, job_id) != subject:
+        return None
     return SubjectParts(namespace, job_id)
 
 

@@ -1,6 +1,10 @@
-"""The check list: each check takes evidence and finds what is wrong with it. Pure, so each can be shown wrong evidence."""
+"""The check list: each check takes evidence and finds what is wrong with it.
 
-from collections import Counter, defaultdict
+Pure, so each can be shown wrong evidence. Each holds two things against each other that came about apart:
+receipts and log, view and a fold in memory, the fold's counters and plain counting.
+"""
+
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
@@ -63,12 +67,16 @@ def check_revisions(records: Sequence[Record], receipts: Iterable[Receipt]) -> C
         for expected, item in enumerate(history, start=1):
             if item.revision != expected:
                 reason = f" ({item.anomaly})" if item.anomaly else ""
-                problems.append(f"{job_id}: event {item.sequence} is revision {item.revision}, not {expected}{reason}")
+                problems.append(
+                    f"{job_id}: event {item.sequence} is revision {item.revision}, not {expected}{reason}"
+                )
             was_told = told.get((job_id, item.sequence), expected)
             if was_told != expected:
-                problems.append(f"{job_id}: event {item.sequence} was told to be revision {was_told}, not {expected}")
-    figures = f"{_count(len(jobs), 'job')}, {_count(len(records), 'event')}; the longest is 1…{longest}"
-    return Check("Every job's revisions are 1…N, without a gap", figures, tuple(problems))
+                problems.append(
+                    f"{job_id}: event {item.sequence} was told to be revision {was_told}, not {expected}"
+                )
+    figures = f"{_count(len(jobs), 'job')}, {_count(len(records), 'event')}, longest 1…{longest}"
+    return Check("Revisions are 1…N, without a gap", figures, tuple(problems))
 
 
 def check_acknowledged(records: Sequence[Record], receipts: Sequence[Receipt]) -> Check:
@@ -86,11 +94,12 @@ def check_acknowledged(records: Sequence[Record], receipts: Sequence[Receipt]) -
         if len(places) != 1:
             problems.append(f"acknowledged event {receipt.sequence} is in the log {len(places)} times")
         elif places[0] != (receipt.sequence, receipt.job_id):
-            problems.append(f"acknowledged event {receipt.sequence} is at {places[0][0]}, of job {places[0][1]}")
-    for places in found.values():
-        problems.append(f"event {places[0][0]} is in the log, and nobody was told so")
+            problems.append(
+                f"acknowledged event {receipt.sequence} is at {places[0][0]}, of job {places[0][1]}"
+            )
+    problems += [f"event {places[0][0]} is in the log, and nobody was told so" for places in found.values()]
     figures = f"{_count(len(receipts), 'receipt')}, {_count(len(records), 'event')} in the log"
-    return Check("Every acknowledged event is in the log, exactly once", figures, tuple(problems))
+    return Check("Each acknowledged event is there once", figures, tuple(problems))
 
 
 def check_race(records: Iterable[Record], race: Race) -> Check:
@@ -104,21 +113,23 @@ def check_race(records: Iterable[Record], race: Race) -> Check:
     for attempt in race.attempts:
         if attempt.won is not None:
             if attempt.won.revision != race.revision + 1:
-                problems.append(f"{attempt.writer} won revision {attempt.won.revision}, not {race.revision + 1}")
+                problems.append(
+                    f"{attempt.writer} won revision {attempt.won.revision}, not {race.revision + 1}"
+                )
             continue
         if attempt.event_id in in_log:
             problems.append(f"{attempt.writer} was told that it lost, and its event is in the log")
         if attempt.told_revision != race.revision + 1:
-            problems.append(f"{attempt.writer} was told revision {attempt.told_revision}, not {race.revision + 1}")
+            problems.append(
+                f"{attempt.writer} was told revision {attempt.told_revision}, not {race.revision + 1}"
+            )
         if attempt.told_missed != tuple(winner.event_id for winner in winners):
-            problems.append(f"{attempt.writer} was told {len(attempt.told_missed)} missed events, not the winner's")
-    figures = "; ".join(
-        f"{attempt.writer} won revision {attempt.won.revision}"
-        if attempt.won is not None
-        else f"{attempt.writer} was told {attempt.told_revision}"
-        for attempt in sorted(race.attempts, key=lambda attempt: attempt.won is None)
-    )
-    return Check("Of two writers on one revision, exactly one won", figures, tuple(problems))
+            problems.append(
+                f"{attempt.writer} was told {len(attempt.told_missed)} missed events, not the winner's"
+            )
+    losers = [attempt for attempt in race.attempts if attempt.won is None]
+    figures = "; ".join(f"{loser.writer} was told: now revision {loser.told_revision}" for loser in losers)
+    return Check("Exactly one of two racing writers won", figures, tuple(problems))
 
 
 def check_killed(kill: Kill) -> Check:
@@ -130,12 +141,13 @@ def check_killed(kill: Kill) -> Check:
         problems.append(f"{kill.acknowledged} of {kill.events} events were written: that is not the middle")
     if not 0 < kill.view_sequence < kill.log_sequence:
         problems.append(f"the view was at {kill.view_sequence} and the log ended at {kill.log_sequence}")
-    figures = f"at {kill.acknowledged} of {kill.events}; view at {kill.view_sequence}, log went on to {kill.log_sequence}"
-    return Check("kill -9 hit the projector amid the writing", figures, tuple(problems))
+    behind = kill.log_sequence - kill.view_sequence
+    figures = f"{kill.acknowledged:,} of {kill.events:,} written; fell {behind:,} behind"
+    return Check("kill -9 hit the projector amid a load", figures, tuple(problems))
 
 
 def check_view(records: Sequence[Record], checkpoint: Checkpoint, viewed: Iterable[ViewedJob]) -> Check:
-    """The view has what a fold of the whole log in memory has: every job, every field, every version's spec and time."""
+    """The view has what a fold of the whole log in memory has: every job, field and version."""
     problems: list[str] = []
     last_sequence = records[-1].sequence if records else 0
     if checkpoint.sequence != last_sequence:
@@ -160,8 +172,8 @@ def check_view(records: Sequence[Record], checkpoint: Checkpoint, viewed: Iterab
         names += ["spec"] * (row.job.spec != expected.job.spec)
         names += ["versions"] * (row.versions != expected.versions)
         problems += [f"{job_id}: {name} differs" for name in names]
-    figures = f"{_count(len(rows), 'row')}, {_count(versions, 'version')}, every field"
-    return Check("The view after kill -9 equals a pure fold of the log", figures, tuple(problems))
+    figures = f"{_count(len(rows), 'row')}, {_count(versions, 'version')}"
+    return Check("The view equals a pure fold of the log", figures, tuple(problems))
 
 
 def check_counters(
@@ -191,15 +203,15 @@ def check_counters(
             later = after.get(job_id)
             if later is None or later.modify_time < status.modify_time:
                 problems.append(f"{job_id}: ModifyTime went back, or the job vanished")
-    figures = f"{_count(len(now), 'job')}, at {len(glimpses) + 1} moments"
-    return Check("Version, Revision, CreateTime and ModifyTime keep their rules", figures, tuple(problems))
+    figures = f"{_count(len(now), 'job')}, seen at {len(glimpses) + 1} moments"
+    return Check("Counters and times keep their rules", figures, tuple(problems))
 
 
 def check_rebuilt(digest: str, rebuilt_digest: str, checkpoint: Checkpoint) -> Check:
     """The view that was made anew is the one that was deleted."""
     problems = [] if digest == rebuilt_digest else [f"digest {digest[:12]} became {rebuilt_digest[:12]}"]
-    figures = f"both at event {checkpoint.sequence}, digest {digest[:12]}"
-    return Check("The view, deleted and rebuilt, equals the first one", figures, tuple(problems))
+    figures = f"at event {checkpoint.sequence:,}, digest {digest[:12]}"
+    return Check("The rebuilt view equals the first one", figures, tuple(problems))
 
 
 def _fold_all(records: Iterable[Record]) -> tuple[dict[str, ViewedJob], int]:

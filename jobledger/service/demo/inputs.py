@@ -41,7 +41,7 @@ class BadFile(msgspec.Struct, frozen=True):
 
 
 def example_files() -> list[Traversable]:
-    """The specs that come with Jobledger, by name: a wheel has them inside the package, a checkout beside it."""
+    """The specs that come with Jobledger; a wheel has them inside the package, a checkout beside it."""
     package = files("jobledger")
     folder = package.joinpath("examples")
     if not folder.is_dir():
@@ -73,7 +73,7 @@ def read_files(names: Iterable[str]) -> tuple[list[SpecFile], list[BadFile]]:
 
 
 def plan_jobs(specs: Sequence[SpecFile]) -> list[Planned]:
-    """One job per namespace and name, in the order of first appearance; a spec without a name is a job of its own."""
+    """One job per namespace and name, in the order of first appearance; without a name, a job of its own."""
     groups: dict[object, list[SpecFile]] = {}
     for index, file in enumerate(specs):
         name, namespace = file.spec.name, file.spec.namespace or DEFAULT_NAMESPACE
@@ -82,7 +82,7 @@ def plan_jobs(specs: Sequence[SpecFile]) -> list[Planned]:
 
 
 def _contents(name: str) -> bytes:
-    """At most one byte more than a spec may have, so that an endless file is refused like any other long one."""
+    """At most one byte more than a spec may have: an endless file is refused like any other long one."""
     if name == _STDIN:
         return sys.stdin.buffer.read(SPEC_FILE_MAX_BYTES + 1)
     with open(name, "rb") as stream:  # noqa: PTH123 - a Path would lose `./` and the like in messages

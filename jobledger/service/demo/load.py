@@ -8,7 +8,7 @@ from jobledger.store.job import State, StateType
 from jobledger.store.ledger import Ledger
 from jobledger.store.spec import JobSpec, SpecConfig, Task
 
-JOBS = 150
+JOBS = 300
 EVENTS_PER_JOB = 5
 EVENTS = JOBS * EVENTS_PER_JOB
 _HALF = EVENTS // 2
@@ -58,7 +58,7 @@ class Load:
         await self._half.wait()
 
     def let_end(self) -> None:
-        """Let the jobs come to their ends: until then the last event of each is held back, so there *is* a middle."""
+        """Let the jobs end; until then each holds its last event back, so that there is a middle."""
         self._may_end.set()
 
     async def run(self) -> None:

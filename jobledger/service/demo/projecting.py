@@ -1,7 +1,7 @@
 """A projector in a process of its own, and the handle by which the demo starts, kills and stops it.
 
-Run as a program (`python -m …projecting VIEW`), this module *is* that process. It ends when its standard input does:
-so it can be asked to stop, and it never outlives a parent that is gone, however that went.
+Run as a program (`python -m …projecting VIEW`), this module is that process. It ends when its standard input
+does: so it can be asked to stop, and it does not outlive a parent that is gone, however that went.
 """
 
 import asyncio
@@ -59,12 +59,13 @@ class ProjectorProcess:
         handle = cls(process, log_file)
         try:
             assert process.stdout is not None
-            if await process.stdout.readline() != _READY:
-                await process.wait()
-                raise handle._ended()
+            ready = await process.stdout.readline() == _READY
         except BaseException:
             await handle.kill()
             raise
+        if not ready:
+            await handle.kill()
+            raise handle._ended()
         return handle
 
     @property
@@ -138,7 +139,9 @@ async def _project(url: str, path: Path) -> None:
 
 async def _end_of_stdin() -> None:
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
     await reader.read()
 
 

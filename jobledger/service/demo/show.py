@@ -13,13 +13,14 @@ from rich.text import Text
 from jobledger.service.demo.checks import Check
 from jobledger.service.demo.story import Told
 from jobledger.store.events import JobCreated, JobUpdated, event_type
-from jobledger.store.history import HistoryItem
-from jobledger.store.job import Job, StateType
 from jobledger.store.fold import spec_head
+from jobledger.store.history import HistoryItem
+from jobledger.store.job import StateType
 
 JOB_ROWS = 15
 TIMELINE_ROWS = 24
 PROBLEM_ROWS = 5
+TITLE_CHARACTERS = 60
 SHORT_ID_CHARACTERS = 10  # `j-` and eight more: what `View.get` takes for an id
 _NANOSECONDS = 1_000_000_000
 
@@ -76,12 +77,12 @@ def jobs_table(told: Told, now: int) -> RenderableType:
         )
     more = sum(told.counts.values()) - min(len(told.jobs), JOB_ROWS)
     counts = ", ".join(f"{count} {state}" for state, count in told.counts.items() if count)
-    return Group(table, Text(f" … and {more} more; in all {counts}", "dim"))
+    return Group(table, Text(f"… and {more} more. In all: {counts}", "dim"))
 
 
 def timeline_table(told: Told) -> RenderableType:
     """One job's events; of a long story the beginning and the end."""
-    table = _table(Text.assemble("Timeline of ", plain(told.hero.status.name)))
+    table = _table(Text.assemble("Timeline of ", plain(told.hero.status.name[:TITLE_CHARACTERS])))
     table.add_column("Seq", justify="right", no_wrap=True)
     table.add_column("Time", no_wrap=True)
     table.add_column("What", no_wrap=True)
@@ -121,7 +122,7 @@ def check_list(checks: Sequence[Check]) -> RenderableType:
             table.add_row("", Text(problem, "red"), "")
         if len(check.problems) > PROBLEM_ROWS:
             table.add_row("", Text(f"and {len(check.problems) - PROBLEM_ROWS} more", "red"), "")
-    return Group(Text("Checks, each computed from what is in the log and the view", "bold"), table)
+    return Group(Text("Checks, computed from the receipts, the log and the view", "bold"), table)
 
 
 def age(nanoseconds: int) -> str:
@@ -143,9 +144,9 @@ def _table(title: str | Text) -> Table:
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
-        padding=(0, 1),
-        expand=False,
+        padding=(0, 1, 0, 0),
     )
 
 
@@ -159,5 +160,5 @@ def _what(item: HistoryItem) -> Text:
     if item.type == event_type(JobCreated):
         return Text("created", "bold")
     if item.type == event_type(JobUpdated):
-        return Text(f"spec updated → version {item.version}", "bold")
+        return Text(f"spec → version {item.version}", "bold")
     return _state(item.state.state_type) if item.state else Text("")

@@ -58,9 +58,7 @@ class Stage:
 
     async def submit(self, file: SpecFile) -> Receipt:
         """Create the job of a spec."""
-        return await self.keep(
-            self.ledgers[0].create(file.spec, actor="alice", reason=f"from {file.label}")
-        )
+        return await self.keep(self.ledgers[0].create(file.spec, actor="alice", reason=file.label))
 
     async def update(self, job: Receipt, spec: JobSpec, reason: str) -> bool:
         """Give a job a new spec and have it run again; False if the spec is not new."""
@@ -86,9 +84,7 @@ class Stage:
         if end.state_type is not StateType.STOPPED:
             await self._set(job, end, "node-1", "its process ended")
             return
-        stop = self.ledgers[0].stop(
-            job.job_id, namespace=job.namespace, actor="bob", reason="costs too much"
-        )
+        stop = self.ledgers[0].stop(job.job_id, namespace=job.namespace, actor="bob", reason="costs too much")
         await self.keep(stop)
 
     async def _set(self, job: Receipt, state: State, actor: str, reason: str) -> None:
@@ -116,7 +112,7 @@ class Stage:
             State(state_type=StateType.QUEUED, message=f"by {writer}"),
             namespace=job.namespace,
             actor=writer,
-            reason="won the race",
+            reason="races for the job",
             expected_revision=revision,
             event_id=event_id,
         )
@@ -124,9 +120,7 @@ class Stage:
             return Attempt(writer=writer, event_id=event_id, won=await self.keep(command))
         except RevisionMismatch as lost:
             missed = tuple(item.event_id for item in lost.missed)
-            return Attempt(
-                writer=writer, event_id=event_id, told_revision=lost.revision, told_missed=missed
-            )
+            return Attempt(writer=writer, event_id=event_id, told_revision=lost.revision, told_missed=missed)
 
     # --- the projector and its view -----------------------------------------------------------------------
 
@@ -139,14 +133,17 @@ class Stage:
         assert self._projector is not None
         await self._projector.caught_up(self.view, sequence)
 
+    async def caught_up(self) -> None:
+        """Wait until the view reflects all that is in the log now."""
+        await self.projected(await self.last_sequence())
+
     async def kill_projector(self) -> int:
         """`kill -9`; returns the exit code."""
         assert self._projector is not None
         return await self._projector.kill()
 
     async def glimpse(self) -> dict[str, JobStatus]:
-        """All statuses, once the view has all that is in the log now."""
-        await self.projected(await self.last_sequence())
+        """All statuses, as the view has them now."""
         return {job.status.id: job.status async for job in self._jobs()}
 
     async def viewed(self) -> tuple[ViewedJob, ...]:
@@ -167,7 +164,7 @@ class Stage:
         remove_view(self._path)
         await self.start_projector()
         self._view = await View.open(self._path)
-        await self.projected(await self.last_sequence())
+        await self.caught_up()
 
     async def read_log(self) -> tuple[Record, ...]:
         """All records that are in the log now."""

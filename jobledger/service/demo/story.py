@@ -90,17 +90,20 @@ class _Story:
         glimpses = []
         with self._steps(f"submit {_count(len(self._plan), 'job')}"):
             self._jobs = [await stage.submit(planned.first) for planned in self._plan]
+            await stage.caught_up()
             glimpses.append(await stage.glimpse())
         with self._steps("race two writers for one job"):
             race = await stage.race(self._jobs[self._hero])
         with self._steps("walk the jobs through their states"):
             await self._walk()
+            await stage.caught_up()
             glimpses.append(await stage.glimpse())
         with self._steps(f"write {EVENTS} more events; meanwhile kill -9 the projector") as progress:
             kill = await self._kill(progress)
         with self._steps("start the projector again and let it catch up"):
-            await stage.start_projector()
             glimpses.append(await stage.glimpse())
+            await stage.start_projector()
+            await stage.caught_up()
         with self._steps("read the log and the view"):
             records, viewed = await stage.read_log(), await stage.viewed()
             counts, checkpoint = await stage.view.counts(), await stage.view.checkpoint()
@@ -165,7 +168,7 @@ class _Story:
             spec = planned.first.spec
             for file in planned.updates:
                 spec = file.spec
-                updates += await self._stage.update(job, spec, f"from {file.label}")
+                updates += await self._stage.update(job, spec, file.label)
             while index == self._hero and updates < UPDATES:
                 priority = spec.priority + (1 if spec.priority < _PRIORITY_MAX else -1)
                 spec = msgspec.structs.replace(spec, priority=priority)

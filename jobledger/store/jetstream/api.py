@@ -19,6 +19,8 @@ STREAM_NOT_FOUND = 10059
 STREAM_EXISTS_DIFFERENT = 10058
 MESSAGE_NOT_FOUND = 10037
 CONSUMER_NOT_FOUND = 10014
+_STORE_FAILED = 10077  # the stream is full, or the disk failed: only the text tells
+_NO_STORAGE = 10047  # the account or the server has no room left
 _NOT_NOW = {503, 408, 500}  # HTTP-like codes of errors that another try may cure (no leader, shutting down)
 
 _LAST_SEQUENCE = re.compile(r"wrong last sequence: (\d+)")
@@ -33,8 +35,17 @@ class ApiError(msgspec.Struct, frozen=True):
 
     @property
     def may_pass(self) -> bool:
-        """Whether trying again later can help."""
-        return self.code in _NOT_NOW and self.err_code not in (WRONG_LAST_SEQUENCE, IN_FLIGHT_CONFLICT)
+        """Whether trying again soon can help."""
+        if self.err_code in (WRONG_LAST_SEQUENCE, IN_FLIGHT_CONFLICT) or self.is_full:
+            return False
+        return self.code in _NOT_NOW
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for the message; the server says 503 to that too, and would say it for long."""
+        return self.err_code == _NO_STORAGE or (
+            self.err_code == _STORE_FAILED and self.description.endswith("exceeded")
+        )
 
     @property
     def last_sequence(self) -> int | None:
@@ -45,6 +56,8 @@ class ApiError(msgspec.Struct, frozen=True):
     def as_exception(self, doing: str) -> LogError:
         """The error for a caller who can't do anything special about it."""
         text = f"{doing}: the server says {self.description!r} ({self.err_code or self.code})"
+        if self.is_full:
+            return LogRefused(f"{text}; the log is full: raise its max_bytes, or give it more disk")
         return LogUnavailable(f"{text}; try again") if self.may_pass else LogRefused(text)
 
 

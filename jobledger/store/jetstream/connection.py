@@ -96,6 +96,12 @@ class _QuickClient(Client):
             _sid=sid,
         )
 
+    def fail_requests(self) -> None:
+        """Tell those who wait for an answer that the connection it would come by is lost."""
+        for future in tuple(self._resp_map.values()):
+            if not future.done():
+                future.set_exception(NatsError("connection lost"))
+
     async def _process_err(self, err_msg: str) -> None:
         # The library closes itself for good on most errors of the server (credentials expired, a line too long); a
         # connection that mends itself tries again.
@@ -111,7 +117,7 @@ class _QuickClient(Client):
         size = len(block)
         command = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode()
         await self._send_command(b"".join((command, block, payload, b"\r\n")))
-        if self._flush_queue.empty():
+        if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
 
@@ -263,9 +269,7 @@ class Connection:
                 f"nobody answers {subject}: JetStream is off, or the stream has no leader just now"
             ) from None
         except (NatsError, OSError, TimeoutError) as error:
-            raise LogUnavailable(
-                f"no answer to {subject} within {timeout_seconds:g} s ({_say(error)})"
-            ) from error
+            raise LogUnavailable(f"no answer to {subject} ({_say(error)}); try again") from error
         return _arrived(message)
 
     async def subscribe(self, handler: Handler) -> str:
@@ -277,9 +281,12 @@ class Connection:
             handler(_arrived(message))
 
         # No limits here: what may be under way is bounded by whoever asks for it (requests, pulls).
-        self._subscriptions[inbox] = await self._client.subscribe(
-            f"{inbox}.*", cb=deliver, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        try:
+            self._subscriptions[inbox] = await self._client.subscribe(
+                f"{inbox}.*", cb=deliver, pending_msgs_limit=0, pending_bytes_limit=0
+            )
+        except NatsError as error:
+            raise LogUnavailable(f"can't listen to nats-server: {_say(error)}") from error
         return f"{inbox}."
 
     async def unsubscribe(self, prefix: str) -> None:
@@ -303,6 +310,7 @@ class Connection:
 
     async def _on_disconnected(self) -> None:
         self._up.clear()
+        self._client.fail_requests()
         for watcher in tuple(self._watchers):
             watcher(False)
 

@@ -32,6 +32,7 @@ from jobledger.store.log import check_continues
 _NANOSECONDS = 1_000_000_000
 _PULL_EXPIRES_SECONDS = 30
 _CONSUMER_IDLE_SECONDS = 60  # the server forgets a consumer that nobody pulls from
+_RECORD_EXTRA_BYTES = 64 * 1_024  # what the server counts beside the content: subjects
 _SILENCE_SECONDS = 2.5 * FEED_HEARTBEAT_SECONDS
 
 
@@ -44,17 +45,20 @@ class JetStreamFeed:
         self._sequence = after  # of the last record put into the buffer
         self._epoch = epoch
         self._buffer: deque[Record] = deque()
+        self._buffered_bytes = 0
         self._under_way = 0  # records asked for and not yet arrived
         self._news = asyncio.Event()
         self._trouble = ""  # why a new consumer is needed; empty: none
-        self._gap_at = 0  # the sequence after which a fresh consumer must not show the same gap again
+        self._gap_at = 0  # where records were last found missing
+        self._gap_stays = False  # a fresh consumer showed the same gap: it is the stream's own
         self._restarts = 0
         self._consumer = ""
         self._inbox = ""
         self._pull_request = msgspec.json.encode(
             {
                 "batch": FEED_PULL_EVENTS,
-                "max_bytes": FEED_PULL_BYTES,
+                # A pull that the next record does not fit into would be answered with nothing, for ever.
+                "max_bytes": max(FEED_PULL_BYTES, connection.max_payload + _RECORD_EXTRA_BYTES),
                 "expires": _PULL_EXPIRES_SECONDS * _NANOSECONDS,
                 "idle_heartbeat": int(FEED_HEARTBEAT_SECONDS * _NANOSECONDS),
             }
@@ -92,10 +96,11 @@ class JetStreamFeed:
         if len(self._buffer) <= max_records:
             records: Sequence[Record] = tuple(self._buffer)
             self._buffer.clear()
+            self._buffered_bytes = 0
         else:
             records = tuple(islice(self._buffer, max_records))
             for _ in records:
-                self._buffer.popleft()
+                self._buffered_bytes -= len(self._buffer.popleft().payload)
         if not self._trouble:
             await self._pull()
         return records
@@ -107,7 +112,11 @@ class JetStreamFeed:
 
     async def _pull(self) -> None:
         """Keep up to two requests' worth of records under way or in the buffer."""
-        while self._under_way + len(self._buffer) <= FEED_PULL_EVENTS and not self._trouble:
+        while (
+            self._under_way + len(self._buffer) <= FEED_PULL_EVENTS
+            and self._buffered_bytes <= FEED_PULL_BYTES  # large records end a pull early
+            and not self._trouble
+        ):
             self._under_way += FEED_PULL_EVENTS
             verb = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
             try:
@@ -127,20 +136,19 @@ class JetStreamFeed:
         sequence = int(fields[5 + offset])
         expected = self._sequence + 1
         if sequence != expected:
-            if sequence < expected or self._trouble:
-                return
-            if self._gap_at != expected:
+            if sequence > expected and not self._trouble:
+                self._gap_stays = self._gap_at == expected
                 self._gap_at = expected
                 self._trouble = f"records {expected} to {sequence - 1} did not arrive"
-                return
-            self._trouble = "gap"
             return
         self._sequence = sequence
         self._buffer.append(Record(sequence, int(fields[7 + offset]), message.subject, message.payload))
+        self._buffered_bytes += len(message.payload)
 
     def _control(self, message: Arrived) -> None:
         status = status_of(message)
-        if status == "100":  # a heartbeat: the silence is that of the log
+        if status == "100":  # a heartbeat: the silence is that of the log, and the consumer lives
+            self._restarts = 0
             return
         headers = message.headers or {}
         pending = headers.get("Nats-Pending-Messages")
@@ -149,7 +157,8 @@ class JetStreamFeed:
         else:  # a request came to its end: it expired, or reached its bytes
             self._under_way -= int(pending)
 
-    def _on_connection(self, up: bool) -> None:
+    def _on_connection(self, _up: bool) -> None:
+        # Also when it is back: requests sent meanwhile may have gone to the old connection.
         self._trouble = "connection lost"
         self._news.set()
 
@@ -161,10 +170,16 @@ class JetStreamFeed:
             self._restarts = 0
             raise LogUnavailable(f"reading the log does not get on ({trouble}); it can be tried again")
         await self._connection.wait_up(REQUEST_TIMEOUT_SECONDS)
-        if trouble == "gap":
+        if self._gap_stays:
             await self._skip_deleted()
+            self._gap_stays = False
         await self._close_consumer()
-        await self._open_consumer()
+        self._trouble = ""  # before, so that trouble while it is being opened is not forgotten
+        try:
+            await self._open_consumer()
+        except BaseException:
+            self._trouble = self._trouble or trouble
+            raise
 
     async def _open_consumer(self) -> None:
         info = log_info(await stream_info(self._connection, self._stream), self._stream)
@@ -191,7 +206,6 @@ class JetStreamFeed:
         self._inbox = await self._connection.subscribe(self._receive)
         self._consumer = consumer
         self._under_way = 0
-        self._trouble = ""
         await self._pull()
 
     async def _close_consumer(self) -> None:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from jobledger.store.errors import LogBusy, LogError, LogRefused, LogUnavailable, OutcomeUnknown
+from jobledger.store.errors import LogBusy, LogError, LogRefused, LogUnavailable
 from jobledger.store.jetstream.api import PubAck, read_ack
 from jobledger.store.jetstream.batch import Batch
 from jobledger.store.jetstream.connection import Arrived, Connection
@@ -119,7 +119,7 @@ class Publisher:
     def _fail_all(self) -> None:
         self._give_answers(len(self._answers))
         for waiting in self._pending():
-            waiting.fail(_closing(waiting))
+            waiting.give_up()
         self._queue.clear()
         self._in_flight.clear()
         self._batch = None
@@ -221,7 +221,8 @@ class Publisher:
         if (ack is not None and ack.error is not None and not ack.error.may_pass) or len(members) < 2:
             # Atomic, so nothing was written; which one was to blame the server does not say.
             self._queue.extendleft(reversed(members))
-            await self._send_singles(len(members))
+            if self._connection.is_up:
+                await self._send_singles(len(members))
         elif ack is not None and ack.error is None and ack.count == len(members):
             self._pace.batch_acknowledged(self._now() - started, len(members))
             self._answers.extend(zip(members, range(ack.seq - ack.count + 1, ack.seq + 1), strict=True))
@@ -268,7 +269,8 @@ class Publisher:
     async def _commit(self, batch: Batch) -> PubAck | None:
         self._tokens += 1
         self._batch_token = f"b{self._tokens}"
-        reply = self._batch_reply = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[PubAck | None] = asyncio.get_running_loop().create_future()
+        self._batch_reply = reply
         try:
             await batch.commit(self._inbox + self._batch_token, self._now())
             async with asyncio.timeout(ACK_TIMEOUT_SECONDS):
@@ -342,15 +344,5 @@ class Publisher:
         except LogError as error:
             waiting.fail(error)
         except BaseException:  # closing, or an error of ours: no caller may wait for ever
-            waiting.fail(_closing(waiting))
+            waiting.give_up()
             raise
-
-
-def _closing(waiting: Waiting) -> LogError:
-    if waiting.maybe_written or waiting.sent_at:
-        return OutcomeUnknown(
-            "the log was closed before the server answered; the event may or may not be written:"
-            f" ask again with the event id {waiting.draft.event_id}",
-            event_id=waiting.draft.event_id,
-        )
-    return LogUnavailable("the log was closed; nothing was written")

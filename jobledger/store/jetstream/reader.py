@@ -57,7 +57,12 @@ async def read_page(
                     LogUnavailable(f"reading {subject}: the server answers with status {status}")
                 )
 
+    def lose(up: bool) -> None:
+        if not up and not done.done():
+            done.set_exception(LogUnavailable(f"reading {subject}: the connection was lost; try again"))
+
     prefix = await connection.subscribe(receive)
+    connection.watch(lose)
     try:
         request: dict[str, object] = {
             "seq": after + 1,
@@ -74,6 +79,7 @@ async def read_page(
             f"reading {subject}: no answer within {REQUEST_TIMEOUT_SECONDS:g} s; try again"
         ) from None
     finally:
+        connection.unwatch(lose)
         await connection.unsubscribe(prefix)
     return [record for record in page if up_to is None or record.sequence <= up_to]
 

@@ -44,6 +44,19 @@ class Waiting:
         if not self.result.done():
             self.result.set_exception(error)
 
+    def give_up(self) -> None:
+        """Fail it because the log is closed before it was answered."""
+        if not (self.maybe_written or self.sent_at):
+            self.fail(LogUnavailable("the log was closed; nothing was written"))
+            return
+        self.fail(
+            OutcomeUnknown(
+                "the log was closed before the server answered; the event may or may not be written:"
+                f" ask again with the event id {self.draft.event_id}",
+                event_id=self.draft.event_id,
+            )
+        )
+
 
 class Settler:
     """Finds out, within the append's deadline, whether it is in the log."""

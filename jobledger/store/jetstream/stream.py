@@ -30,6 +30,15 @@ _REQUIRED: dict[str, tuple[object, str]] = {
     "allow_direct": (True, "a job's history is read by direct get"),
     "allow_atomic": (True, "group commit uses atomic batches"),
 }
+# Fields that break a promise if they are there at all.
+_FORBIDDEN: dict[str, str] = {
+    "sealed": "events must be appended",
+    "no_ack": "an append is acknowledged",
+    "allow_msg_ttl": "no event may ever vanish",
+    "mirror": "events come from their writers alone",
+    "sources": "events come from their writers alone",
+    "subject_transform": "an event stands on the subject that it was appended to",
+}
 # Limits that would make old events vanish (or hide) one day; all must be off.
 _UNLIMITED = {"max_age": 0, "max_msgs": -1, "max_msgs_per_subject": -1}
 
@@ -106,8 +115,11 @@ def check_config(name: str, config: dict[str, Any]) -> None:
         wrong.append(
             f"subjects is {config.get('subjects')!r} and must be {[ALL_SUBJECTS]!r}: jobs live there"
         )
-    if config.get("sealed"):
-        wrong.append("sealed is True and must be False: events must be appended")
+    wrong += [
+        f"{field} is {config[field]!r} and must be off: {promise}"
+        for field, promise in _FORBIDDEN.items()
+        if config.get(field)
+    ]
     if wrong:
         raise LogUnfit(
             f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
