@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow check format bench lock docs clean
+.PHONY: help setup demo test test-slow check format bench lock docs picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: $(STAMP) ## the benchmarks, each beside its baseline (BENCH="append --qui
 
 docs: $(STAMP) ## regenerate the generated pages
 	@$(BIN)/python -m docs.generate
+
+picture: $(STAMP) ## draw the picture in the README anew, from a real run
+	@$(BIN)/python -m docs.picture
 
 lock: $(STAMP) ## pin every dependency, with hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
