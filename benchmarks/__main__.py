@@ -43,8 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in asked.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}; use {', '.join(BENCHMARKS)}")
-    # Ended politely by whoever started us, we clean up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     output = Output(as_json=asked.json)
     try:
         for name in dict.fromkeys(asked.names or BENCHMARKS):
@@ -52,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             output.say(f"{name}: begins")
             asyncio.run(_run(name, QUICK if asked.quick else FULL, output))
             output.say(f"{name}: took {time.perf_counter() - started:.0f} s")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         output.say("interrupted; servers and temporary files are gone")
         return 130
     output.finish()
@@ -60,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(name: str, sizes: Sizes, output: Output) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    # Ended politely by whoever started us, we clean up as after Ctrl-C.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     await BENCHMARKS[name](sizes, output)
 
 

@@ -1,4 +1,4 @@
-"""`read`: what the query layer costs on top of SQLite, and whether a hundredfold of jobs makes it slower."""
+"""`read`: what the query layer costs on top of SQLite, and whether many more jobs makes it slower."""
 
 import random
 import time

@@ -31,8 +31,8 @@ class About(TypedDict, total=False):
         reason: why, for the record.
         expected_revision: the revision that the caller decided on; another one is a conflict. 0: the job must
             not exist.
-        event_id: a UUIDv7 that names this very command: once its event is in the log, the same id again returns
-            the first answer. Made if missing.
+        event_id: a UUIDv7 that names this very command: once its event is in the log, the same id again
+            returns the first answer. Made if missing.
         traceparent: W3C trace context, for the record.
     """
 

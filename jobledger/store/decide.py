@@ -1,8 +1,8 @@
 """What may happen to a job: one command, one event, or none because it is already so.
 
-Pure: a decision sees the job as the log has it and returns the event to append. It refuses by raising; it never
-folds. The transition rule stands here and nowhere else: a job that is not terminal may go to any other state;
-terminal is final, except that a new spec version re-opens the job.
+Pure: a decision sees the job as the log has it and returns the event to append. It refuses by raising; it
+never folds. The transition rule stands here and nowhere else: a job that is not terminal may go to any other
+state; terminal is final, except that a new spec version re-opens the job.
 """
 
 from typing import NamedTuple

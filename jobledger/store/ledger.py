@@ -1,27 +1,15 @@
-"""The ledger: commands in, receipts out. load ─► decide ─► append, and again if a race was lost.
+"""The ledger: commands in, receipts out. How each finds its way into the log is told in `attempt`."""
 
-A decision that appends is held to the truth by its expectation, so it may start from the cache. A decision that
-appends nothing (refused, not found, already so) has no such guard, so it is made again on a fresh read before anyone
-is told.
-"""
-
-import asyncio
-import random
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
 from typing import Unpack
 
-import msgspec
 import uuid_utils
 
+from jobledger.store.attempt import Attempt, Command, Decide, event_id_taken
 from jobledger.store.cache import JobCache, KeyedLocks, Known
-from jobledger.store.command import About, Receipt, check_about, check_job_id, check_state, receipt_of
+from jobledger.store.command import About, Receipt, check_about, check_job_id, check_state
 from jobledger.store.decide import (
-    Decision,
-    check_revision,
-    contention,
     decide_apply,
     decide_create,
     decide_state,
@@ -29,33 +17,12 @@ from jobledger.store.decide import (
     decide_update,
     not_found,
 )
-from jobledger.store.errors import (
-    Conflict,
-    Contention,
-    InvalidInput,
-    JobNotFound,
-    LogUnavailable,
-    OutcomeUnknown,
-    Refused,
-    RevisionMismatch,
-)
-from jobledger.store.events import SOURCE, encode_event
 from jobledger.store.history import HistoryItem
 from jobledger.store.job import Job, State
 from jobledger.store.jobs import JobReader
-from jobledger.store.limits import (
-    COMMAND_MAX_ATTEMPTS,
-    COMMAND_MAX_WAIT_SECONDS,
-    COMMAND_WAIT_SECONDS,
-    MISSED_MAX_EVENTS,
-)
-from jobledger.store.log import Draft, EventLog, Lost
+from jobledger.store.log import EventLog
 from jobledger.store.prepare import Prepared, is_nameless_job_id, prepare_new, prepare_update
 from jobledger.store.spec import JobSpec
-from jobledger.store.subjects import job_subject
-
-Decide = Callable[[Job | None], Decision | None]
-"""A command that knows everything but the job."""
 
 
 def new_event_id() -> str:
@@ -84,7 +51,6 @@ class Ledger:
         self._new_id = new_id
         self._reader = JobReader(log, JobCache())
         self._turns = KeyedLocks()
-        self._random = random.Random()  # noqa: S311 - spreads retries; nothing secret
 
     async def create(self, spec: JobSpec, **about: Unpack[About]) -> Receipt:
         """Create a job from a spec.
@@ -96,6 +62,8 @@ class Ledger:
         Raises:
             InvalidSpec: every rule that the spec breaks, at once.
             JobExists: if its namespace and name are taken.
+            RevisionMismatch: if an expected revision other than 0 was passed, or 0 and the job exists.
+            Contention: if other writers won too often in a row.
             LogError: if the log can't take it now, or at all.
         """
         event_id = self._check(about)
@@ -238,135 +206,12 @@ class Ledger:
         elif not spec.name and about.get("event_id"):
             known = await self._reader.fresh(prepared.job_id, None)
             if known.job is not None and known.job.status.namespace != prepared.namespace:
-                raise _event_id_taken(event_id)
+                raise event_id_taken(event_id)
         return prepared
 
     async def _command(
         self, job_id: str, namespace: str, decide: Decide, event_id: str, about: About
     ) -> Receipt:
+        command = Command(job_id, namespace, decide, event_id, about)
         async with self._turns.hold(job_id):
-            return await self._attempt(job_id, namespace, decide, event_id, about)
-
-    async def _attempt(
-        self, job_id: str, namespace: str, decide: Decide, event_id: str, about: About
-    ) -> Receipt:
-        expected_revision = about.get("expected_revision")
-        repeatable = about.get("event_id") is not None  # only then can the event be in the log already
-        searched = Known(job_subject(namespace, job_id))  # up to here it is not
-        # If nothing is remembered, it is a new job, as far as we know: the append will tell.
-        known = self._reader.cached(job_id, namespace) or searched
-        fresh = False
-        if repeatable:
-            known, fresh = await self._reader.fresh(job_id, namespace), True
-        seen_revision = _revision(known) if known.job is not None or fresh else None
-        lost, wait_seconds = 0, COMMAND_WAIT_SECONDS
-        while lost < COMMAND_MAX_ATTEMPTS:
-            if repeatable:
-                earlier = await self._find_earlier(event_id, searched, known)
-                if earlier is not None:
-                    return earlier
-                searched = known
-            try:
-                decision = _decide(decide, known.job, expected_revision, job_id)
-            except (Refused, Conflict, JobNotFound) as refusal:
-                if fresh:
-                    raise await self._with_missed(refusal, known, expected_revision) from None
-            else:
-                if decision is not None:
-                    draft = self._draft(known.subject, job_id, namespace, decision, event_id, about)
-                    outcome = await self._log.append(draft, expect=known.sequence)
-                    if not isinstance(outcome, Lost):
-                        if repeatable:
-                            return await self._prove(job_id, namespace, event_id, known)
-                        return self._reader.appended(job_id, known, draft, outcome.sequence)
-                    lost += 1
-                    await asyncio.sleep(self._random.uniform(0, wait_seconds))
-                    wait_seconds = min(2 * wait_seconds, COMMAND_MAX_WAIT_SECONDS)
-                elif fresh:
-                    assert known.job is not None  # only an existing job can be "already so"
-                    return receipt_of(known.job.status, event_id, changed=False)
-            known, fresh = await self._reader.fresh(job_id, namespace), True
-            seen_revision = _revision(known) if seen_revision is None else seen_revision
-        raise await self._with_missed(contention(job_id, _revision(known)), known, seen_revision)
-
-    async def _find_earlier(self, event_id: str, searched: Known, known: Known) -> Receipt | None:
-        """The receipt of the event of this id, if it was appended between two moments."""
-        item = await self._reader.find_event(event_id, after=searched, up_to=known)
-        if item is None:
-            return None
-        job = known.job
-        if item.anomaly or job is None:
-            raise _event_id_taken(event_id)
-        return Receipt(
-            job_id=job.status.id,
-            namespace=job.status.namespace,
-            event_id=event_id,
-            sequence=item.sequence,
-            revision=item.revision,
-            version=item.version,
-            changed=True,
-        )
-
-    async def _prove(self, job_id: str, namespace: str, event_id: str, before: Known) -> Receipt:
-        """The receipt of an append whose event id the caller gave, from what is in the log.
-
-        The log knows a repeated append by the id alone. Where two use one id at once, the answer may be about an event
-        with another body, or of another job.
-        """
-        try:
-            known = await self._reader.fresh(job_id, namespace)
-            receipt = await self._find_earlier(event_id, before, known)
-        except LogUnavailable as error:
-            raise OutcomeUnknown(
-                "the log took the event, and could not be read afterwards; ask again with the same event id"
-                f" ({event_id})",
-                event_id=event_id,
-            ) from error
-        if receipt is None:
-            raise _event_id_taken(event_id)
-        return receipt
-
-    def _draft(
-        self, subject: str, job_id: str, namespace: str, decision: Decision, event_id: str, about: About
-    ) -> Draft:
-        written = datetime.fromtimestamp(self._clock() / 1e9, UTC).isoformat(timespec="milliseconds")
-        event = decision.event(
-            specversion="1.0",
-            id=event_id,
-            source=SOURCE,
-            subject=job_id,
-            time=written.replace("+00:00", "Z"),
-            datacontenttype="application/json",
-            namespace=namespace,
-            actor=about.get("actor", ""),
-            reason=about.get("reason", ""),
-            traceparent=about.get("traceparent", ""),
-            data=decision.data,  # type: ignore[arg-type]  # Decision pairs event and data; mypy sees two unions
-        )
-        return Draft(subject, event_id, encode_event(event))
-
-    async def _with_missed(self, error: Exception, known: Known, seen_revision: int | None) -> Exception:
-        """A conflict, with the events after the revision that the caller had seen."""
-        if not isinstance(error, (RevisionMismatch, Contention)):
-            return error
-        missed: deque[HistoryItem] = deque(maxlen=MISSED_MAX_EVENTS)
-        if error.revision > (seen_revision or 0):
-            async for item in self._reader.story(after=Known(known.subject), up_to=known):
-                if item.revision > (seen_revision or 0) and not item.anomaly:
-                    missed.append(item)
-        return type(error)(str(error), job_id=error.job_id, revision=error.revision, missed=missed)
-
-
-def _decide(decide: Decide, job: Job | None, expected_revision: int | None, job_id: str) -> Decision | None:
-    if job is None:
-        decide(None)  # "no such job" says more than "it is at revision 0"
-    check_revision(job, expected_revision, job_id=job_id)
-    return decide(job)
-
-
-def _revision(known: Known) -> int:
-    return known.job.status.revision if known.job is not None else 0
-
-
-def _event_id_taken(event_id: str) -> InvalidInput:
-    return InvalidInput(f"event_id {event_id} is taken by another event; make a new one for each command")
+            return await Attempt(command, self._log, self._reader, self._clock).run()

@@ -1,5 +1,6 @@
-"""The log as the rest of the store sees it: a port. `memory_log` and `jetstream` implement it, `tests/log_contract.py`
-is its meaning: every adapter passes the same cases.
+"""The log as the rest of the store sees it: a port.
+
+`memory_log` and `jetstream` implement it. `tests/log_contract.py` is its meaning: every adapter passes it.
 """
 
 from collections.abc import Sequence
@@ -49,7 +50,8 @@ class LogInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         epoch: names this stream; one that is deleted and made again has another.
-        first_sequence: of the oldest record kept; 1 unless something was trimmed (last + 1 if nothing is kept).
+        first_sequence: of the oldest record kept; 1 unless something was trimmed (last + 1 if nothing is
+            kept).
         last_sequence: of the newest record; 0 if there never was one.
     """
 
@@ -73,18 +75,18 @@ def check_continues(info: LogInfo, *, epoch: str | None, after: int) -> None:
     rebuild = "a view of it must be rebuilt: delete the view's file and start again"
     if epoch is not None and info.epoch != epoch:
         raise LogReplaced(
-            f"the stream was deleted and made again (it was {epoch} and is {info.epoch}): its sequences now mean"
-            f" other events; {rebuild}, or restore the stream from a backup"
+            f"the stream was deleted and made again (it was {epoch} and is {info.epoch}): its sequences now"
+            f" mean other events; {rebuild}, or restore the stream from a backup"
         )
     if info.last_sequence < after:
         raise LogTruncated(
-            f"the stream ends at {info.last_sequence}, and {after} was read before: its end was lost; {rebuild},"
-            " or restore the stream from a backup"
+            f"the stream ends at {info.last_sequence}, and {after} was read before: its end was lost;"
+            f" {rebuild}, or restore the stream from a backup"
         )
     if info.first_sequence > after + 1:
         raise LogTruncated(
-            f"the stream begins at {info.first_sequence}, and the next event to read is {after + 1}: its beginning"
-            " was removed; restore the stream from a backup"
+            f"the stream begins at {info.first_sequence}, and the next event to read is {after + 1}: its"
+            " beginning was removed; restore the stream from a backup"
         )
 
 
@@ -118,9 +120,9 @@ class EventLog(Protocol):
     async def append(self, draft: Draft, *, expect: int) -> Appended | Lost:
         """Append if the subject's last sequence is `expect` (`NO_JOB`: if it has none).
 
-        The same draft with the same expectation again gives the first answer: a lost acknowledgement is settled, not
-        guessed. There is no "whatever is there" expectation, because an append without one can't be settled. Cancelling
-        one caller harms no other; whether the cancelled event is written is open.
+        The same draft with the same expectation again gives the first answer: a lost acknowledgement is
+        settled, not guessed. There is no "whatever is there" expectation, because an append without one can't
+        be settled. Cancelling one caller harms no other; whether the cancelled event is written is open.
 
         Raises:
             LogUnavailable: it could not be sent; nothing was written.
@@ -138,7 +140,7 @@ class EventLog(Protocol):
         ...
 
     async def read_last(self, subject: str) -> Record | None:
-        """The last record of a subject, or of a filter with wildcards, as the leader has it: never a stale answer."""
+        """The last record of a subject, or of a filter with `*`, as the leader has it: never stale."""
         ...
 
     async def info(self) -> LogInfo:

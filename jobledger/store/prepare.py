@@ -12,7 +12,6 @@ from jobledger.store.spec import JobSpec, encode_spec
 from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id, nameless_job_id
 from jobledger.store.validation import problems_of
 
-
 _NAMELESS = re.compile(r"j-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 

@@ -2,8 +2,9 @@
 
     jobs.<namespace>.<shard>.<job id>
 
-One subject per job is the concurrency boundary. The namespace token carries permissions and filters. The shard token
-(00…31, fixed by the job id) lets a group of consumers share the log by job without reading all of it.
+One subject per job is the concurrency boundary. The namespace token carries permissions and filters. The
+shard token (00…31, fixed by the job id) lets a group of consumers share the log by job without reading all of
+it.
 """
 
 import hashlib
@@ -21,7 +22,8 @@ DEFAULT_NAMESPACE = "default"
 # The UUID namespace of named jobs. A storage constant: change it and every named job gets another id.
 _NAMED_JOBS = uuid.UUID("6f1d3c9e-5b7a-5e0c-9a53-2f5f8a0e7d41").bytes
 _PLAIN_TOKEN = re.compile(r"[A-Za-z0-9_-]+")
-# Printable ASCII that NATS takes in a token as it is: all but `.`, `*`, `>`, space, and `%`, which is our own escape.
+# Printable ASCII that NATS takes in a token as it is: all but `.`, `*`, `>`, space, and `%`, which is our own
+# escape.
 _SAFE = "!\"#$&'()+,-/:;<=?@[\\]^_`{|}~"
 
 
@@ -35,11 +37,13 @@ class SubjectParts(NamedTuple):
 def named_job_id(namespace: str, name: str) -> str:
     """The id of the job of this namespace and name: `j-` and a UUIDv5 over the two.
 
-    It is a function of the identity, so two first submissions meet on one subject and exactly one creates the job.
+    It is a function of the identity, so two first submissions meet on one subject and exactly one creates the
+    job.
     """
     # NUL is refused in both, so no two pairs give the same text.
     digest = hashlib.sha1(_NAMED_JOBS + f"{namespace}\0{name}".encode(), usedforsecurity=False).hexdigest()
-    # `uuid.UUID(…, version=5)` spelled out: the fold checks the id of every job it meets, and that class is slow.
+    # `uuid.UUID(…, version=5)` spelled out: the fold checks the id of every job it meets, and that class is
+    # slow.
     variant = "89ab"[int(digest[16], 16) & 3]
     return f"j-{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
@@ -47,7 +51,8 @@ def named_job_id(namespace: str, name: str) -> str:
 def nameless_job_id(event_id: str) -> str:
     """The id of a job without a name: `j-` and the UUIDv7 of its first event.
 
-    Taking the event's id makes a retried submission land on the subject of the first try, where it is recognised.
+    Taking the event's id makes a retried submission land on the subject of the first try, where it is
+    recognised.
     """
     return f"j-{event_id}"
 
@@ -55,7 +60,8 @@ def nameless_job_id(event_id: str) -> str:
 def is_identity(namespace: str, name: str, job_id: str) -> bool:
     """Whether a job of this id may carry this namespace and name.
 
-    Without this rule a writer who may only write to one namespace could claim, there, the id of a job of another one.
+    Without this rule a writer who may only write to one namespace could claim, there, the id of a job of
+    another one.
     """
     if name == job_id and job_id[16:17] == "7":
         return True
@@ -78,7 +84,7 @@ def job_subject_anywhere(job_id: str) -> str:
 
 
 def parse_subject(subject: str) -> SubjectParts | None:
-    """The namespace and job id that a subject names, or None for a subject that `job_subject` would not write."""
+    """The namespace and job id that a subject names; None if `job_subject` would not write it."""
     tokens = subject.split(".")
     if len(tokens) != 4 or tokens[0] != SUBJECT_ROOT:
         return None

@@ -17,7 +17,7 @@ from jobledger.service.demo.inputs import Planned, SpecFile, plan_jobs, read_exa
 from jobledger.service.demo.show import StepTeller, check_list, jobs_table, timeline_table
 from jobledger.service.demo.story import NATS_FOLDER, VIEW_FILE, Told, tell
 
-_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
@@ -37,8 +37,7 @@ def demo(ctx: click.Context, specs: tuple[str, ...], keep: Path | None) -> None:
     """
     began = time.monotonic()
     plan = plan_jobs(_good_specs(ctx, specs))
-    with _directory(keep) as directory:
-        told = _run(plan, directory, StepTeller(Console(stderr=True)))
+    told = _run(plan, keep, StepTeller(Console(stderr=True)))
     checks = check_all(told.evidence)
     out = Console(highlight=False)
     for part in (jobs_table(told, time.time_ns()), timeline_table(told), check_list(checks)):
@@ -78,21 +77,30 @@ def _directory(keep: Path | None) -> Iterator[Path]:
     yield keep
 
 
-def _run(plan: Sequence[Planned], directory: Path, steps: StepTeller) -> Told:
-    """Run the story; when asked to end, end what it started first."""
+def _run(plan: Sequence[Planned], keep: Path | None, steps: StepTeller) -> Told:
+    """Run the story; when asked to end, first end in order what it started."""
+    asked: list[signal.Signals] = []
 
     async def story() -> Told:
-        task = asyncio.current_task()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
+
+        def end(number: signal.Signals) -> None:
+            if not asked:  # asked again (many ask twice), we are at it already: that must not be cut short
+                asked.append(number)
+                task.cancel()
+
         for number in _ENDING_SIGNALS:
-            if signal.getsignal(number) is signal.SIG_DFL:  # under nohup a lost terminal must not end us
-                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        return await tell(plan, directory, steps)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: a lost terminal must not end us
+                loop.add_signal_handler(number, end, number)
+        with _directory(keep) as directory:  # in here, so that no signal cuts its removal short
+            return await tell(plan, directory, steps)
 
     try:
         return asyncio.run(story())
     except asyncio.CancelledError:
-        sys.exit(128 + signal.SIGTERM)
+        click.echo("Aborted: everything that was started has been ended.", err=True)
+        sys.exit(128 + asked[0])
 
 
 def _sum_up(out: Console, checks: Sequence[Check], seconds: float, keep: Path | None) -> None:

@@ -42,7 +42,7 @@ class ApiError(msgspec.Struct, frozen=True):
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no room for the message; the server says 503 to that too, and would say it for long."""
+        """Whether there is no room; the server says 503 to that too, and would say it for long."""
         return self.err_code == _NO_STORAGE or (
             self.err_code == _STORE_FAILED and self.description.endswith("exceeded")
         )
@@ -91,7 +91,7 @@ class StreamInfo(msgspec.Struct, frozen=True):
 
 
 class StoredMessage(msgspec.Struct, frozen=True):
-    """A message as `STREAM.MSG.GET` returns it; `data` and `hdrs` are base64, which msgspec decodes into bytes."""
+    """A message as `STREAM.MSG.GET` returns it; `data` and `hdrs` are base64, which msgspec decodes."""
 
     subject: str
     seq: int

@@ -1,11 +1,13 @@
 """The connection to NATS: the only module that imports `nats`.
 
-It is thin on purpose. The JetStream protocol is spoken by the modules beside it in plain messages, because the client
-library lacks the parts that we need (atomic batches, batched direct get) and is slow or unsafe in some that it has.
+It is thin on purpose. The JetStream protocol is spoken by the modules beside it in plain messages, because
+the client library lacks the parts that we need (atomic batches, batched direct get) and is slow or unsafe in
+some that it has.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from nats.errors import NoRespondersError
 from nats.nuid import NUID
 
 from jobledger.store.errors import LogUnavailable
+from jobledger.store.jetstream.headers import Headers
 from jobledger.store.limits import REQUEST_TIMEOUT_SECONDS
 
 CONNECT_TIMEOUT_SECONDS = 2
@@ -35,58 +38,19 @@ class Arrived(NamedTuple):
     headers: Mapping[str, str] | None
 
 
-class Headers(Mapping[str, str]):
-    """Headers that are parsed when somebody looks: of a million delivered events nobody ever does.
-
-    Args:
-        raw: the header block as it came: `NATS/1.0[ status[ description]]`, then `Key: value` lines.
-    """
-
-    __slots__ = ("_parsed", "_raw")
-
-    def __init__(self, raw: bytes) -> None:
-        self._raw = raw
-        self._parsed: dict[str, str] | None = None
-
-    def __getitem__(self, key: str) -> str:
-        return self._items()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items())
-
-    def __len__(self) -> int:
-        return len(self._items())
-
-    def __bool__(self) -> bool:
-        return True
-
-    def _items(self) -> dict[str, str]:
-        if self._parsed is None:
-            first, *lines = bytes(self._raw).decode(errors="replace").split("\r\n")
-            pairs = (line.partition(":") for line in lines)
-            self._parsed = {key: value.strip() for key, colon, value in pairs if colon}
-            _, _, inline = first.partition(" ")
-            status, _, description = inline.partition(" ")
-            if status:  # set last: a header of this name must not pass for the server's own word
-                self._parsed |= {"Status": status, "Description": description}
-            else:
-                self._parsed.pop("Status", None)
-        return self._parsed
-
-
 class _QuickClient(Client):
     """The library's client, with the two things that cost most done quicker: headers in, and headers out.
 
-    The methods used are private to the library. One that a release renames only costs the speed (`publish` looks
-    first); `tests/log_contract.py` would find one that changes what it means.
+    The methods used are private to the library. One that a release renames only costs the speed (`publish`
+    looks first); `tests/log_contract.py` would find one that changes what it means.
     """
 
     async def _process_headers(self, headers: bytes) -> Headers | None:  # type: ignore[override]
         return Headers(headers) if headers else None
 
     def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Msg:
-        # The server takes a subject that is not UTF-8 from any writer. The library's strict decoding would end its
-        # reading task without a word, and so hang every reader at that message, for ever.
+        # The server takes a subject that is not UTF-8 from any writer. The library's strict decoding would
+        # end its reading task without a word, and so hang every reader at that message, for ever.
         return self.msg_class(
             subject=subject.decode(errors="replace"),
             reply=reply.decode(errors="replace"),
@@ -103,15 +67,17 @@ class _QuickClient(Client):
                 future.set_exception(NatsError("connection lost"))
 
     async def _process_err(self, err_msg: str) -> None:
-        # The library closes itself for good on most errors of the server (credentials expired, a line too long); a
-        # connection that mends itself tries again.
+        # The library closes itself for good on most errors of the server (credentials expired, a line too
+        # long); a connection that mends itself tries again.
         error = NatsError(f"nats: {err_msg}")
         await self._error_cb(error)
         if "permissions violation" not in err_msg:
             await self._process_op_err(error)
 
-    async def publish_quickly(self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str]) -> None:
-        """`publish` for headers that are known to be plain: the library checks and cleans each one, every time."""
+    async def publish_quickly(
+        self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str]
+    ) -> None:
+        """`publish` for headers that are known to be plain: the library checks each one, every time."""
         lines = "".join([f"{key}: {value}\r\n" for key, value in headers.items()])
         block = f"NATS/1.0\r\n{lines}\r\n".encode()
         size = len(block)
@@ -142,7 +108,7 @@ class Connection:
         self._up = asyncio.Event()
         self._up.set()
         self._closed = False
-        self._last_error: Exception | None = None  # while connecting: the library tells only that it gave up
+        self._errors: deque[Exception] = deque(maxlen=8)  # the library tells only that it gave up connecting
 
     @classmethod
     async def open(cls, url: str, *, name: str = "jobledger", **options: Any) -> "Connection":
@@ -164,13 +130,13 @@ class Connection:
                 servers,
                 name=name,
                 connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                # Once up, it tries for ever: each operation has its own bound. The first connect must fail by itself.
+                # Once up, it tries for ever: each operation has its own bound. The first connect must fail.
                 max_reconnect_attempts=1,
                 reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # any number will do
                 ping_interval=PING_INTERVAL_SECONDS,
                 max_outstanding_pings=MAX_LOST_PINGS,
                 pending_size=SEND_BUFFER_BYTES,
-                skip_subject_validation=True,  # ours are percent-encoded; checking each again is 10 % of a publish
+                skip_subject_validation=True,  # ours are percent-encoded; a check is 10 % of a publish
                 error_cb=connection._on_error,
                 disconnected_cb=connection._on_disconnected,
                 reconnected_cb=connection._on_reconnected,
@@ -180,12 +146,7 @@ class Connection:
             with suppress(Exception):
                 await client.close()
             shown = ", ".join(_without_secrets(server) for server in servers)
-            reason = _say(connection._last_error or error)
-            if "authorization" in reason.lower():
-                raise LogUnavailable(
-                    f"the nats-server at {shown} refuses these credentials ({reason}); check user and password"
-                ) from error
-            raise LogUnavailable(f"no nats-server answers at {shown} ({reason}); is it running?") from error
+            raise LogUnavailable(_no_connection(shown, connection._errors or [error])) from error
         client.options["max_reconnect_attempts"] = -1
         return connection
 
@@ -273,7 +234,7 @@ class Connection:
         return _arrived(message)
 
     async def subscribe(self, handler: Handler) -> str:
-        """Open a private inbox `<prefix>.*`, whose messages go to `handler`; returns the prefix with its dot."""
+        """Open a private inbox `<prefix>.*`, read by `handler`; returns the prefix with its dot."""
         self._check_open()
         inbox = self._client.new_inbox()
 
@@ -321,11 +282,21 @@ class Connection:
 
     async def _on_error(self, error: Exception) -> None:
         # Every operation has its own answer or its own timeout; the library's default would print to stderr.
-        self._last_error = error
+        self._errors.append(error)
 
 
 def _arrived(message: Msg) -> Arrived:
     return Arrived(message.subject, message.reply, message.data, message.headers)
+
+
+def _no_connection(shown: str, errors: Iterable[Exception]) -> str:
+    reasons = [_say(error) for error in errors]
+    for reason in reasons:
+        if "authorization" in reason.lower():
+            return f"the nats-server at {shown} refuses these credentials ({reason}); check user and password"
+    if any(isinstance(error, ConnectionResetError) for error in errors):  # it may hang up before we read why
+        return f"the nats-server at {shown} hangs up ({reasons[-1]}); check the credentials"
+    return f"no nats-server answers at {shown} ({reasons[-1]}); is it running?"
 
 
 def _say(error: BaseException) -> str:

@@ -4,8 +4,8 @@
       ▲
       └── silence, a lost connection, a vanished consumer: a new consumer after the last record seen
 
-`fetch` of the client library is five times slower, and a pull that is under way when a connection breaks is lost
-without a word: hence the heartbeats, and the new consumer after every trouble.
+`fetch` of the client library is five times slower, and a pull that is under way when a connection breaks is
+lost without a word: hence the heartbeats, and the new consumer after every trouble.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _SILENCE_SECONDS = 2.5 * FEED_HEARTBEAT_SECONDS
 
 
 class JetStreamFeed:
-    """`Feed` over an ephemeral consumer without acknowledgements: the reader's checkpoint is the only position."""
+    """`Feed` over an ephemeral consumer without acknowledgements: the reader alone knows its place."""
 
     def __init__(self, connection: Connection, stream: str, *, after: int, epoch: str | None) -> None:
         self._connection = connection
@@ -131,7 +131,8 @@ class JetStreamFeed:
             return
         self._under_way -= 1
         fields = message.reply.split(".")
-        # $JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<consumer sequence>.<time>.<pending>; with a domain, two more.
+        # $JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<consumer sequence>.<time>.<pending>;
+        # with a domain, it and the account stand before the stream.
         offset = 0 if len(fields) == 9 else 2
         sequence = int(fields[5 + offset])
         expected = self._sequence + 1
@@ -230,8 +231,8 @@ class JetStreamFeed:
         missing = self._sequence + 1
         if missing not in deleted and missing >= info.state.first_seq:
             raise LogGap(
-                f"event {missing} is missing from the stream {self._stream}, and the stream does not list it as deleted:"
-                " a stored block may be damaged; restore the stream from a replica or a backup"
+                f"event {missing} is missing from the stream {self._stream}, which does not list it as"
+                " deleted: a stored block may be damaged; restore the stream from a replica or a backup"
             )
         while self._sequence + 1 in deleted:
             self._sequence += 1

@@ -1,8 +1,9 @@
 """Whether waiting appends go out one by one or as one atomic batch: measured, not configured.
 
-A server that syncs each message (`sync_interval: always`) takes some 0.3 ms for one, and some 4 ms for a batch of any
-size; one that syncs rarely is faster one by one. A client can't ask which kind it talks to, disks differ by a factor of
-twenty, and other writers come and go: so this watches what appends cost now and compares.
+A server that syncs each message (`sync_interval: always`) takes some 0.3 ms for one, and some 4 ms for a
+batch of any size; one that syncs rarely is faster one by one. A client can't ask which kind it talks to,
+disks differ by a factor of twenty, and other writers come and go: so this watches what appends cost now and
+compares.
 
 Pure: it is told the times.
 """

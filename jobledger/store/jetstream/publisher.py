@@ -2,7 +2,7 @@
 
     append ─► queue ─┬─ one by one over a shared inbox ──────────────► acks ─► Appended / Lost
                      └─ one atomic batch ─► committed ──────────────► sequences in a row
-                                         └► rejected ─► one by one (so one conflict never fails its neighbours)
+                                         └► rejected ─► one by one (one conflict fails no neighbour)
     no answer, connection lost ─► settle: the same message again, then a look at the leader
 
 Never `js.publish_async`: a server error leaves its future unresolved for ever. See `docs/decisions/`.
@@ -79,13 +79,13 @@ class Publisher:
             raise LogUnavailable("the log is closed; nothing was written")
         if not (_TOKEN.fullmatch(draft.subject) and _TOKEN.fullmatch(draft.event_id)):
             raise LogRefused(
-                f"subject {draft.subject!r} or event id {draft.event_id!r} has a character that NATS does not take;"
-                " make the subject with `job_subject`, and the event id a UUID"
+                f"subject {draft.subject!r} or event id {draft.event_id!r} has a character that NATS"
+                " does not take; make the subject with `job_subject`, and the event id a UUID"
             )
         if len(draft.payload) + HEADERS_MAX_BYTES > self._connection.max_payload:
             raise LogRefused(
-                f"the event has {len(draft.payload)} bytes, and the server takes {self._connection.max_payload} with"
-                " headers; make the spec smaller, or raise max_payload in the server's configuration"
+                f"the event has {len(draft.payload)} bytes, and the server takes {self._connection.max_payload}"
+                " with headers; make the spec smaller, or raise max_payload in the server's configuration"
             )
         if self._pending_count() >= PENDING_MAX_APPENDS:
             raise LogBusy(
@@ -134,7 +134,7 @@ class Publisher:
         count = len(self._queue) + len(self._in_flight) + len(self._answers) + len(self._settling)
         return count + (len(self._batch.members) if self._batch is not None else 0)
 
-    # --- sending ----------------------------------------------------------------------------------------------
+    # --- sending --------------------------------------------------------------------------------------------
 
     async def _send_loop(self) -> None:
         while True:
@@ -166,7 +166,8 @@ class Publisher:
     async def _let_callers_run(self) -> None:
         """Answer a portion of the last batch, and let callers that were woken append again.
 
-        In portions, so that the server is already busy with the next batch while most callers are still being woken.
+        In portions, so that the server is already busy with the next batch while most callers are still being
+        woken.
         """
         self._give_answers(PORTION_EVENTS)
         await asyncio.sleep(0)
@@ -280,7 +281,7 @@ class Publisher:
         finally:
             self._batch_reply = None
 
-    # --- answers ----------------------------------------------------------------------------------------------
+    # --- answers --------------------------------------------------------------------------------------------
 
     def _on_answer(self, message: Arrived) -> None:
         token = message.subject[len(self._inbox) :]
@@ -304,10 +305,10 @@ class Publisher:
             self._drained.set()
         return waiting
 
-    # --- trouble ----------------------------------------------------------------------------------------------
+    # --- trouble --------------------------------------------------------------------------------------------
 
     def _on_connection(self, up: bool) -> None:
-        """What was under way when the connection broke will not be answered: settle it now, not after the timeout."""
+        """What was under way when the connection broke will not be answered: settle it now."""
         if up:
             return
         if self._batch_reply is not None and not self._batch_reply.done():

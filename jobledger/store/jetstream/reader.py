@@ -37,7 +37,7 @@ def record_of(message: StoredMessage) -> Record:
 async def read_page(
     connection: Connection, stream: str, subject: str, *, after: int, up_to: int | None
 ) -> Sequence[Record]:
-    """A page of a subject's records after a sequence, by a batched direct get (NATS ADR-31); empty if there are none.
+    """A page of a subject's records after a sequence, by a batched direct get (NATS ADR-31).
 
     Raises:
         LogUnavailable: if the page does not arrive whole in time.

@@ -1,8 +1,9 @@
 """What became of an append that got no clear answer: settled, not guessed.
 
-The same message with the same expectation is sent again; the server's check of the expectation makes that safe. A
-server of one replica checks it before it looks for repeated ids (since 2.12), so a repeat of a stored event is answered
-like a conflict; then the first event after the expected one tells whose it is. A cluster says `duplicate` outright.
+The same message with the same expectation is sent again; the server's check of the expectation makes that
+safe. A server of one replica checks it before it looks for repeated ids (since 2.12), so a repeat of a stored
+event is answered like a conflict; then the first event after the expected one tells whose it is. A cluster
+says `duplicate` outright.
 """
 
 import asyncio
@@ -31,16 +32,19 @@ class Waiting:
         self.maybe_written = False  # sent at least once without a clear answer
 
     def headers(self) -> dict[str, str]:
+        """What makes the server know it again, and check its expectation."""
         return {
             "Nats-Msg-Id": self.draft.event_id,
             "Nats-Expected-Last-Subject-Sequence": str(self.expect),
         }
 
     def answer(self, outcome: Appended | Lost) -> None:
+        """Give the caller its answer."""
         if not self.result.done():  # a caller that was cancelled harms no other
             self.result.set_result(outcome)
 
     def fail(self, error: LogError) -> None:
+        """Give the caller an error instead."""
         if not self.result.done():
             self.result.set_exception(error)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from jobledger.store.errors import LogUnfit
+from jobledger.store.errors import LogUnavailable, LogUnfit
 from jobledger.store.jetstream.api import (
     STREAM_EXISTS_DIFFERENT,
     STREAM_NOT_FOUND,
@@ -63,7 +63,7 @@ async def ensure_stream(connection: Connection, settings: StreamSettings) -> Str
     """Return the stream, made if it was missing.
 
     Raises:
-        LogUnfit: if the server is too old, or an existing stream has a field that breaks a promise (all are named).
+        LogUnfit: if the server is too old, or an existing stream breaks a promise; every such field is named.
         LogUnavailable: if the server does not answer.
     """
     await _check_server(connection)
@@ -88,9 +88,12 @@ def log_info(info: StreamInfo, name: str) -> LogInfo:
     """A stream's answer in the words of the port.
 
     Raises:
-        LogError: if the answer was an error.
+        LogUnavailable: if there is no such stream; somebody may be restoring it.
+        LogError: if the answer was another error.
     """
     if info.error is not None:
+        if info.error.err_code == STREAM_NOT_FOUND:
+            raise LogUnavailable(f"the stream {name} is not there; was it deleted? Restore it from a backup")
         raise info.error.as_exception(f"stream {name}")
     return LogInfo(info.created, max(info.state.first_seq, 1), info.state.last_seq)
 
@@ -133,8 +136,8 @@ async def _check_server(connection: Connection) -> None:
         raise account.error.as_exception("JetStream")
     if account.api.level < MIN_API_LEVEL:
         raise LogUnfit(
-            f"the nats-server speaks JetStream API level {account.api.level} and Jobledger needs {MIN_API_LEVEL}"
-            " or higher; use nats-server 2.15.1 or newer"
+            f"the nats-server speaks JetStream API level {account.api.level} and Jobledger needs"
+            f" {MIN_API_LEVEL} or higher; use nats-server 2.15.1 or newer"
         )
 
 
