@@ -12,7 +12,7 @@ from pathlib import Path
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from benchmarks.harness import Output, compare, judge, take_turns
-from benchmarks.rawsqlite import Rows, fresh_file, prepare, write_rows
+from benchmarks.rawsqlite import fresh_file, prepare, write_rows
 from benchmarks.sizes import Sizes
 from benchmarks.workload import Bench, JobLog, read_whole, served
 from jobledger.projections.batch import Batch
@@ -71,7 +71,7 @@ async def _empty_view(sizes: Sizes, output: Output) -> float:
         events = filler.last_sequence
         watched = _Watched(bench.log, view)
         await catch_up(watched, events)  # warm
-        rows = await _faster_form(bench, watched.ends, output)
+        rows = prepare(await read_whole(bench.log, events), watched.ends)
         gc.freeze()  # the rows that wait for their baseline are not for the others to collect
 
         async def fetch() -> float:
@@ -90,7 +90,7 @@ async def _empty_view(sizes: Sizes, output: Output) -> float:
     what = f"catch up on {events:,} events ({jobs:,} jobs x 4) into a committed view, against"
     for key, baseline, name in (
         ("project/fetch", of_fetch, f"fetch({_FETCH_EVENTS}) that only receives and decodes"),
-        ("project/sqlite3", of_sqlite3, f"sqlite3 writing the same rows {rows.form}"),
+        ("project/sqlite3", of_sqlite3, "sqlite3 writing the same rows by executemany"),
     ):
         found = compare(of_ours, baseline)
         output.report(
@@ -104,21 +104,6 @@ async def _empty_view(sizes: Sizes, output: Output) -> float:
             )
         )
     return statistics.median(of_ours)
-
-
-async def _faster_form(bench: Bench, ends: list[int], output: Output) -> Rows:
-    """The same row writes, in whichever of the two simple forms SQLite is faster with here."""
-    events, raw = ends[-1], bench.directory / "raw.db"
-    timed: list[tuple[float, Rows]] = []
-    for many_rows in (False, True):
-        rows = prepare(await read_whole(bench.log, events), ends, many_rows=many_rows)
-        seconds = []
-        for _ in range(2):
-            await fresh_file(raw)
-            seconds.append(write_rows(raw, rows))
-        timed.append((min(seconds), rows))
-        output.say(f"project: sqlite3 {rows.form}: {events / min(seconds):,.0f} events/s")
-    return min(timed, key=lambda pair: pair[0])[1]
 
 
 async def _fetch_all(bench: Bench, events: int) -> float:

@@ -1,4 +1,4 @@
-"""Both adapters mean the same by `EventLog`; and what only JetStream knows: other connections, raw writers."""
+"""Both adapters mean the same by `EventLog`; and what JetStream alone has: other connections, raw writers."""
 
 import asyncio
 

@@ -180,7 +180,6 @@ def test_what_the_order_serves_is_not_counted() -> None:
         (1_000_000, 900, 30, type(None)),  # the scope is rarer, and a walk goes along it
         (10_000, 714, 5_000, LabelDriver),  # the square root of 51 * 10,000 is 714.1
         (10_000, 715, 5_000, type(None)),
-        (0, 0, 0, LabelDriver),
         (None, 0, 0, type(None)),
     ],
 )

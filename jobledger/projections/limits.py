@@ -34,6 +34,7 @@ WAIT_POLL_SECONDS = (
     0.005  # the first look of a process that does not project itself; doubles up to the next line
 )
 WAIT_POLL_MAX_SECONDS = 0.05
+SHORT_WALK_ROWS = 128  # a scope of fewer jobs is walked, whatever the labels are
 RARE_MAX_ROWS = (
     4_096  # found by a label and sorted for one page; what is more common is found by walking the order
 )

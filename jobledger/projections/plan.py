@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from jobledger.projections.cursor import Order, Position
-from jobledger.projections.limits import RARE_MAX_ROWS
+from jobledger.projections.limits import RARE_MAX_ROWS, SHORT_WALK_ROWS
 from jobledger.projections.query import ListQuery
 from jobledger.projections.rows import STATUS_COLUMNS
 from jobledger.projections.selectors import Operator, Requirement, parse_int64
@@ -85,8 +85,11 @@ def count_statement(query: ListQuery, drivers: Sequence[Driver]) -> Statement:
     counts = ["(SELECT max(created_sequence) FROM jobs)"]
     for driver in drivers:
         source, conditions = builder.source(driver)
-        where = " AND ".join(conditions)
-        counts.append(f"(SELECT count(*) FROM (SELECT 1 FROM {source} WHERE {where} LIMIT {RARE_MAX_ROWS}))")
+        where, most = " AND ".join(conditions), RARE_MAX_ROWS
+        if isinstance(driver, ScopeDriver) and query.order == Order.CREATED:
+            # The walk goes along this index anyway: all that matters is whether it is short enough to beat a label.
+            most = SHORT_WALK_ROWS
+        counts.append(f"(SELECT count(*) FROM (SELECT 1 FROM {source} WHERE {where} LIMIT {most}))")
     return builder.statement(f"SELECT {', '.join(counts)}")
 
 
@@ -107,11 +110,12 @@ def choose_driver(
     largest, *counts = counted
     if largest is None or not drivers:
         return None
+    if query.order == Order.CREATED and isinstance(drivers[-1], ScopeDriver):
+        if counts.pop() < SHORT_WALK_ROWS:
+            return None  # a walk along the scope's own index, already in order
     found, index = min((count or 0, index) for index, count in enumerate(counts))
     if found > min(RARE_MAX_ROWS - 1, isqrt((query.limit + 1) * largest)):
         return None
-    if isinstance(drivers[index], ScopeDriver) and query.order == Order.CREATED:
-        return None  # the walk goes along this very index, already in order
     return drivers[index]
 
 

@@ -5,7 +5,6 @@ Every promise that a writer was given is kept here, so that it can be held again
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from jobledger.projections.database import remove_view
@@ -30,7 +29,7 @@ _READ_RECORDS = 1_000
 
 
 class Stage:
-    """Made by `open_stage`. The first ledger is the one that users and nodes write through."""
+    """Opened by `open`, ended by `close`. The first ledger is the one that users and nodes write through."""
 
     def __init__(self, url: str, path: Path, logs: Sequence[JetStreamLog]) -> None:
         self._url = url
@@ -44,7 +43,7 @@ class Stage:
     @property
     def view(self) -> View:
         """The view that the projector keeps."""
-        assert self._view is not None  # `open_stage` yields no stage without one
+        assert self._view is not None  # there is one between `open` and `close`
         return self._view
 
     async def keep(self, command: Awaitable[Receipt]) -> Receipt:
@@ -203,14 +202,3 @@ class Stage:
             await self._projector.stop()
         if self._view is not None:
             await self._view.close()
-
-
-@asynccontextmanager
-async def open_stage(url: str, path: Path, logs: Sequence[JetStreamLog]) -> AsyncIterator[Stage]:
-    """A stage with its projector running, and gone when this is left."""
-    stage = Stage(url, path, logs)
-    try:
-        await stage.open()
-        yield stage
-    finally:
-        await stage.close()

@@ -1,16 +1,17 @@
 """What the demo does, in order. It judges nothing: what it saw goes into the evidence."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from jobledger.service.demo.evidence import Evidence, Kill
 from jobledger.service.demo.inputs import Planned
 from jobledger.service.demo.load import EVENTS, Load
-from jobledger.service.demo.stage import RUNNING, Stage, open_stage
+from jobledger.service.demo.stage import RUNNING, Stage
 from jobledger.store.command import Receipt
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.history import HistoryItem
@@ -58,20 +59,44 @@ async def tell(plan: Sequence[Planned], directory: Path, steps: Steps) -> Told:
         EmbeddedServerError: if the server is missing or does not start.
         JobledgerError: whatever else can go wrong.
     """
-    async with AsyncExitStack() as stack:
+    stack = AsyncExitStack()
+    try:
         with steps("start a nats-server, connect two writers, start a projector"):
-            server = EmbeddedServer(directory / NATS_FOLDER)
-            stack.push_async_callback(server.stop)  # before the start, which may be cancelled half-way
-            await server.start()
-            logs: list[JetStreamLog] = []
-            for _ in range(2):
-                logs.append(await JetStreamLog.connect(server.url))
-                stack.push_async_callback(logs[-1].close)
-            stage = await stack.enter_async_context(open_stage(server.url, directory / VIEW_FILE, logs))
+            stage = await _start(stack, directory)
+        return await _Story(plan, stage, steps).tell()
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+    finally:
+        await _finish(stack.aclose())
+
+
+async def _start(stack: AsyncExitStack, directory: Path) -> Stage:
+    """Start all that runs; the stack ends it, also if this is cancelled half-way."""
+    server = EmbeddedServer(directory / NATS_FOLDER)
+    stack.push_async_callback(server.stop)
+    await server.start()
+    logs: list[JetStreamLog] = []
+    for _ in range(2):
+        logs.append(await JetStreamLog.connect(server.url))
+        stack.push_async_callback(logs[-1].close)
+    stage = Stage(server.url, directory / VIEW_FILE, logs)
+    stack.push_async_callback(stage.close)
+    await stage.open()
+    return stage
+
+
+async def _finish(ending: Coroutine[Any, Any, None]) -> None:
+    """Await this to its end even if we are cancelled meanwhile: what it does not end would outlive us."""
+    task = asyncio.create_task(ending)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
         try:
-            return await _Story(plan, stage, steps).tell()
-        except BaseExceptionGroup as group:
-            raise _first(group) from group
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 class _Story:
