@@ -52,9 +52,9 @@ async def whole(log: EventLog) -> list[Record]:
 
 
 async def take_until(feed: Feed, last: int) -> list[int]:
-    """The sequences that a feed delivers, up to one of them."""
+    """The sequences that a feed delivers, up to one of them; sooner than missed heartbeats would help."""
     sequences: list[int] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(10):
         while not sequences or sequences[-1] < last:
             sequences += [record.sequence for record in await feed.take(1_000)]
     return sequences

@@ -1,5 +1,6 @@
-"""Decisions as sentences: given a job (or none), when a command comes, then this event, nothing, or a refusal."""
+"""Decisions as sentences: given a job or none, when a command comes, then an event, nothing, or a refusal."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -80,9 +81,9 @@ def test_create_makes_a_job_where_there_is_none() -> None:
 
 @pytest.mark.parametrize("state", STATES)
 def test_create_refuses_a_name_that_is_taken(state: StateType) -> None:
-    """Given a job in whatever state, when its name is created again, then it is refused, and the job is named."""
+    """Given a job in whatever state, when its name is created again, then it is refused."""
     with pytest.raises(
-        JobExists, match="'etl' already exists in namespace 'default'.*use update or apply"
+        JobExists, match=r"'etl' already exists in namespace 'default'.*use update or apply"
     ) as refused:
         decide_create(job(state), SPEC)
     assert refused.value.job_id == ID
@@ -97,7 +98,7 @@ def test_update_gives_a_new_spec_from_every_state(state: StateType) -> None:
 
 @pytest.mark.parametrize("state", STATES)
 def test_an_equal_spec_is_a_no_op_in_every_state(state: StateType) -> None:
-    """Given a job in whatever state, when it gets the spec that it has, then nothing happens: it is not re-opened."""
+    """Given a job in whatever state, when it gets the spec that it has, then nothing happens."""
     assert decide_update(job(state), SPEC, job_id=ID) is None
     assert decide_apply(job(state), SPEC, job_id=ID) is None
 
@@ -110,18 +111,19 @@ def test_apply_creates_or_updates() -> None:
 
 
 def test_a_missing_job_is_not_found() -> None:
-    """Given no job, when it is updated, moved or stopped, then it is not found, and the message says what to check."""
-    for decide in (
+    """Given no job, when it is updated, moved or stopped, then it is not found."""
+    decisions: list[Callable[[], Decision | None]] = [
         lambda: decide_update(None, SPEC, job_id=ID),
         lambda: decide_state(None, State(StateType.RUNNING), job_id=ID),
         lambda: decide_stop(None, "", job_id=ID),
-    ):
+    ]
+    for decide in decisions:
         with pytest.raises(JobNotFound, match=f"job not found: {ID}; check the id"):
             decide()
 
 
 def test_a_spec_in_another_writers_order_is_the_same() -> None:
-    """Given a spec whose keys another writer ordered otherwise, when ours says the same, then nothing happens."""
+    """Given a spec in another writer's order, when ours says the same, then nothing happens."""
     reordered = msgspec.json.encode(dict(reversed(msgspec.json.decode(SPEC).items())))
     assert reordered != SPEC
     assert decide_update(job(spec=reordered), SPEC, job_id=ID) is None
@@ -166,10 +168,10 @@ def test_equal_after_normalisation_is_a_no_op(before: JobSpec, after: JobSpec) -
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(1, 1.0), (1, True), (0, False), (1.0, True), ("1", 1), ("a", "A"), ([1], [1, 1]), ([], {}), (None, ""), ("a", "a ")],
+    [(1, 1.0), (1, True), (0, False), (1.0, True), ("1", 1), ("a", "A"), ([1], [1, 1]), ([], {}), (None, "")],
 )  # fmt: skip
 def test_another_value_in_params_is_a_change(before: object, after: object) -> None:
-    """Given a parameter, when another JSON value comes, then the job is updated, though Python may call them equal."""
+    """Given a parameter, when another JSON value comes, then the job is updated: 1 is not 1.0."""
     old, new = prepared(with_params(A=before)), prepared(with_params(A=after))
     assert decide_update(job(spec=old), new, job_id=ID) is not None
     assert decide_update(job(spec=new), old, job_id=ID) is not None
@@ -203,7 +205,7 @@ def test_the_transition_table(current: StateType, wanted: StateType) -> None:
 
 @pytest.mark.parametrize("current", STATES)
 def test_another_message_is_another_state(current: StateType) -> None:
-    """Given a state, when it comes with another message, then it changes, or is refused if the job has ended."""
+    """Given a state, when it comes with another message, then it changes, unless it is final."""
     before, wanted = job(State(current, "before")), State(current, "now")
     if current.is_terminal:
         with pytest.raises(JobTerminal):
@@ -226,7 +228,7 @@ def test_the_state_is_taken_whole() -> None:
 
 @pytest.mark.parametrize("current", [StateType.PENDING, StateType.QUEUED, StateType.RUNNING])
 def test_stop_ends_a_job_with_the_reason_for_a_message(current: StateType) -> None:
-    """Given a job that has not ended, when it is stopped, then it is Stopped, and the message is the reason."""
+    """Given a job that has not ended, when it is stopped, then the message is the reason."""
     decision = decide_stop(job(current), "too dear", job_id=ID)
     assert decision == Decision(JobStateChanged, StateData(State(StateType.STOPPED, "too dear")))
 
@@ -288,9 +290,11 @@ def test_contention_says_what_to_do() -> None:
     "fields", [{"name": "other"}, {"namespace": "other"}, {"name": "other", "namespace": "x"}]
 )
 def test_name_and_namespace_never_change(fields: dict[str, str]) -> None:
-    """Given a job, when its update names another job, then it is refused before anything else is looked at."""
-    spec = msgspec.structs.replace(make_spec("etl"), **fields)  # type: ignore[type-var]
-    with pytest.raises(InvalidInput, match="cannot change job name or namespace during update.*leave it out"):
+    """Given a job, when its update names another job, then it is refused."""
+    spec = msgspec.structs.replace(make_spec("etl"), **fields)
+    with pytest.raises(
+        InvalidInput, match=r"cannot change job name or namespace during update.*leave it out"
+    ):
         prepare_update(spec, job().status)
 
 
@@ -312,9 +316,13 @@ def test_a_new_spec_has_its_place() -> None:
 
 
 def test_a_spec_is_refused_with_every_problem() -> None:
-    """A spec that breaks several rules is told all of them, each with its path, and is not normalised into a good one."""
+    """A spec that breaks several rules is told all of them, each with its path."""
     bad = make_spec("etl", type="daemon", count=3, tasks=())
-    for prepare in (lambda: prepare_new(bad, EVENT_ID), lambda: prepare_update(bad, job().status)):
+    preparations: list[Callable[[], object]] = [
+        lambda: prepare_new(bad, EVENT_ID),
+        lambda: prepare_update(bad, job().status),
+    ]
+    for prepare in preparations:
         with pytest.raises(InvalidSpec) as refused:
             prepare()
         assert {problem.path for problem in refused.value.problems} == {"Count", "Tasks"}

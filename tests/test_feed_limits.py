@@ -40,12 +40,14 @@ async def test_reader_that_is_slow_keeps_two_pulls_in_memory(
 
 async def test_reader_that_is_slow_keeps_few_large_records(jetstream_log: JetStreamLog) -> None:
     """With large records the bound is one of bytes: two pulls', and one that a slow reader has begun on."""
-    await append_all(jetstream_log, [draft(f"job-{number}", b"x" * 900_000) for number in range(30)])
+    await append_all(jetstream_log, [draft(f"job-{number}", b"x" * 900_000) for number in range(50)])
     feed = await jetstream_log.follow(after=0)
     assert isinstance(feed, JetStreamFeed)
-    for sequence in range(1, 31):
+    for sequence in range(1, 51):
         (record,) = await feed.take(1)
         assert record.sequence == sequence
+        for _ in range(10):  # ways there and back: what was asked for has time to arrive
+            await jetstream_log.info()
         held = sum(len(record.payload) for record in feed._buffer)
         assert held == feed._buffered_bytes <= 3 * FEED_PULL_BYTES
     await feed.close()

@@ -1,4 +1,4 @@
-"""The laws of the fold, for any history: total, replayable, splittable, one answer; at peace with `decide`."""
+"""The laws of the fold, for any history: total, replayable, splittable, certain; at peace with `decide`."""
 
 from collections.abc import Sequence
 

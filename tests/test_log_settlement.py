@@ -15,6 +15,7 @@ from jobledger.store import embedded
 from jobledger.store.errors import LogUnavailable, OutcomeUnknown
 from jobledger.store.jetstream import publisher as publisher_module
 from jobledger.store.jetstream import settle as settle_module
+from jobledger.store.limits import ACK_TIMEOUT_SECONDS
 from jobledger.store.log import NO_JOB, Appended, Draft, Lost
 from tests.logs import append_all, ask, draft, eventually, force_batches, publisher_of, stored_ids
 from tests.proxy import Proxy
@@ -66,7 +67,9 @@ async def test_lost_acks_of_singles_are_settled_as_appended(
     answering = asyncio.create_task(append_all(far_log, drafts))
     await proxy.withheld(SEQUENCE, times=events)
     proxy.cut()
-    check_appended_once(await answering, drafts, await stored_ids(jetstream_log))
+    async with asyncio.timeout(ACK_TIMEOUT_SECONDS / 2):  # the lost connection tells, not the timeout
+        answers = await answering
+    check_appended_once(answers, drafts, await stored_ids(jetstream_log))
 
 
 async def test_lost_ack_of_a_batch_is_settled_as_appended(
@@ -135,12 +138,30 @@ async def test_silence_until_the_deadline_is_an_unknown_outcome(
         force_batches(far_log)
     proxy.withhold()
     drafts = [draft(f"job-{number}") for number in range(events)]
-    for event, answer in zip(drafts, await append_all(far_log, drafts), strict=True):
+    async with asyncio.timeout(5):  # the append's own bound, not that of a dead connection
+        answers = await append_all(far_log, drafts)
+    for event, answer in zip(drafts, answers, strict=True):
         assert isinstance(answer, OutcomeUnknown)
         assert answer.event_id == event.event_id
         assert event.event_id in str(answer)
     proxy.release()
     check_appended_once(await append_all(far_log, drafts), drafts, await stored_ids(jetstream_log))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("events", [1, 30])
+async def test_written_and_gone_is_an_unknown_outcome(
+    proxy: Proxy, far_log: JetStreamLog, jetstream_log: JetStreamLog, events: int
+) -> None:
+    """What may have been written once is not called unwritten because nobody takes the repeat."""
+    if events > 1:
+        force_batches(far_log)
+    proxy.withhold()
+    answering = asyncio.create_task(append_all(far_log, [draft(f"job-{n}") for n in range(events)]))
+    await proxy.withheld(SEQUENCE)
+    await ask(jetstream_log, "STREAM.DELETE.JOBS")
+    proxy.cut()
+    assert [type(answer) for answer in await answering] == [OutcomeUnknown] * events
 
 
 @pytest.mark.usefixtures("impatient")
@@ -179,6 +200,20 @@ async def test_nothing_is_kept_of_what_is_answered(proxy: Proxy, far_log: JetStr
     await eventually(lambda: publisher_of(far_log)._pending_count() == 0)
     assert not publisher_of(far_log)._pending()
     assert not far_log._connection._client._resp_map
+
+
+@pytest.mark.parametrize("reading", ["info", "page"])
+async def test_reader_is_told_of_a_lost_connection(proxy: Proxy, far_log: JetStreamLog, reading: str) -> None:
+    """A reader whose answer went with the connection is told at once, not after the timeout."""
+    await far_log.append(draft(), expect=NO_JOB)
+    proxy.withhold()
+    asked = far_log.info() if reading == "info" else far_log.read(draft().subject)
+    waiting = asyncio.ensure_future(asked)
+    await proxy.withheld(b'"created"' if reading == "info" else b"NATS/1.0 204")
+    proxy.cut()
+    async with asyncio.timeout(2):
+        with pytest.raises(LogUnavailable, match="connection"):
+            await waiting
 
 
 async def test_slow_answers_are_not_taken_for_lost_ones(proxy: Proxy, far_log: JetStreamLog) -> None:

@@ -19,7 +19,7 @@ from jobledger.store.limits import (
     DUPLICATE_WINDOW_SECONDS,
     PENDING_MAX_APPENDS,
 )
-from jobledger.store.log import NO_JOB, Appended
+from jobledger.store.log import NO_JOB, Appended, Lost
 from tests.logs import append_all, ask, draft, force_batches, plain_server, publisher_of, whole
 
 PROMISED = {
@@ -270,6 +270,16 @@ async def test_batch_holds_as_many_as_the_server_takes(
         range(1, waiting + 1)
     )
     assert batch_sizes == [min(waiting, BATCH_MAX_EVENTS)]
+
+
+async def test_batch_holds_one_event_of_a_job(jetstream_log: JetStreamLog, batch_sizes: list[int]) -> None:
+    """The second event of a job waits for the next batch: with it the server would refuse the whole."""
+    force_batches(jetstream_log)
+    drafts = [draft("a"), draft("a"), draft("b"), draft("a"), draft("c")]
+    answers = await append_all(jetstream_log, drafts)
+    assert [type(answer) for answer in answers] == [Appended, Lost, Appended, Lost, Appended]
+    assert batch_sizes[0] == 3
+    assert publisher_of(jetstream_log)._pace._batches == 1  # taken as it was
 
 
 async def test_batch_holds_only_so_many_bytes(jetstream_log: JetStreamLog, batch_sizes: list[int]) -> None:

@@ -87,7 +87,7 @@ def count_statement(query: ListQuery, drivers: Sequence[Driver]) -> Statement:
         source, conditions = builder.source(driver)
         where, most = " AND ".join(conditions), RARE_MAX_ROWS
         if isinstance(driver, ScopeDriver) and query.order == Order.CREATED:
-            # The walk goes along this index anyway: all that matters is whether it is short enough to beat a label.
+            # The walk goes along this index anyway: what matters is whether it is too short to beat.
             most = SHORT_WALK_ROWS
         counts.append(f"(SELECT count(*) FROM (SELECT 1 FROM {source} WHERE {where} LIMIT {most}))")
     return builder.statement(f"SELECT {', '.join(counts)}")
@@ -110,9 +110,9 @@ def choose_driver(
     largest, *counts = counted
     if largest is None or not drivers:
         return None
-    if query.order == Order.CREATED and isinstance(drivers[-1], ScopeDriver):
-        if counts.pop() < SHORT_WALK_ROWS:
-            return None  # a walk along the scope's own index, already in order
+    is_walked = query.order == Order.CREATED and isinstance(drivers[-1], ScopeDriver)
+    if is_walked and (counts.pop() or 0) < SHORT_WALK_ROWS:
+        return None  # a walk along the scope's own index, already in order
     found, index = min((count or 0, index) for index, count in enumerate(counts))
     if found > min(RARE_MAX_ROWS - 1, isqrt((query.limit + 1) * largest)):
         return None

@@ -26,7 +26,7 @@ from jobledger.store.errors import (
     Refused,
     RevisionMismatch,
 )
-from jobledger.store.events import SOURCE, encode_event
+from jobledger.store.events import SOURCE, JobEvent, encode_event
 from jobledger.store.history import HistoryItem
 from jobledger.store.job import Job
 from jobledger.store.jobs import JobReader
@@ -99,12 +99,13 @@ class Attempt:
             decision = await self._decide()
             if isinstance(decision, Receipt):
                 return decision
-            draft = self._draft(decision)
+            event = self._event(decision)
+            draft = Draft(self._known.subject, event.id, encode_event(event))
             outcome = await self._log.append(draft, expect=self._known.sequence)
             if not isinstance(outcome, Lost):
                 if self._is_repeatable:
                     return await self._prove()
-                return self._reader.appended(command.job_id, self._known, draft, outcome.sequence)
+                return self._reader.appended(self._known, event, outcome.sequence)
             await asyncio.sleep(_random.uniform(0, wait_seconds))
             wait_seconds = min(2 * wait_seconds, COMMAND_MAX_WAIT_SECONDS)
             await self._refresh()
@@ -146,10 +147,10 @@ class Attempt:
         await self._refresh()
         return await self._decide()
 
-    def _draft(self, decision: Decision) -> Draft:
+    def _event(self, decision: Decision) -> JobEvent:
         command = self._command
         written = datetime.fromtimestamp(self._clock() / 1e9, UTC).isoformat(timespec="milliseconds")
-        event = decision.event(
+        return decision.event(
             specversion="1.0",
             id=command.event_id,
             source=SOURCE,
@@ -162,7 +163,6 @@ class Attempt:
             traceparent=command.about.get("traceparent", ""),
             data=decision.data,  # type: ignore[arg-type]  # Decision pairs event and data; mypy sees two unions
         )
-        return Draft(self._known.subject, command.event_id, encode_event(event))
 
     async def _find_earlier(self) -> Receipt | None:
         """The first answer, if the event of this id is in the log; looks at each event of the job once."""

@@ -34,7 +34,7 @@ class JobCache:
     """Known jobs by id; the least recently used go first. Bounded in number and in bytes."""
 
     def __init__(self, max_jobs: int = CACHE_MAX_JOBS, max_bytes: int = CACHE_MAX_BYTES) -> None:
-        self._entries: dict[str, Known] = {}  # in the order of use, oldest first
+        self._entries: dict[str, tuple[Known, int]] = {}  # with its size; in the order of use, oldest first
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -44,10 +44,11 @@ class JobCache:
 
     def get(self, job_id: str) -> Known | None:
         """What is known of a job."""
-        known = self._entries.pop(job_id, None)
-        if known is not None:
-            self._entries[job_id] = known
-        return known
+        entry = self._entries.pop(job_id, None)
+        if entry is None:
+            return None
+        self._entries[job_id] = entry
+        return entry[0]
 
     def put(self, job_id: str, known: Known) -> None:
         """Remember, unless something newer is remembered already.
@@ -55,19 +56,20 @@ class JobCache:
         That a job does not exist is not worth a place.
         """
         before = self._entries.get(job_id)
-        if known.job is None or (before is not None and before.sequence > known.sequence):
+        if known.job is None or (before is not None and before[0].sequence > known.sequence):
             return
         self.forget(job_id)
-        self._entries[job_id] = known
-        self._bytes += _size(known)
+        size = _size(known)
+        self._entries[job_id] = (known, size)
+        self._bytes += size
         while len(self._entries) > self._max_jobs or self._bytes > self._max_bytes:
             self.forget(next(iter(self._entries)))
 
     def forget(self, job_id: str) -> None:
         """Remember nothing of this job any more."""
-        known = self._entries.pop(job_id, None)
-        if known is not None:
-            self._bytes -= _size(known)
+        entry = self._entries.pop(job_id, None)
+        if entry is not None:
+            self._bytes -= entry[1]
 
 
 class KeyedLocks:
@@ -99,10 +101,16 @@ class KeyedLocks:
 
 
 def _size(known: Known) -> int:
-    jobs = [layer.job for layer in (known, known.base) if layer is not None and layer.job is not None]
-    return _ENTRY_BYTES + sum(len(job.spec) + _state_size(job.status.state) for job in jobs)
+    size = _ENTRY_BYTES
+    if known.job is not None:
+        size += len(known.job.spec) + _state_size(known.job.status.state)
+    if known.base is not None and known.base.job is not None:
+        size += len(known.base.job.spec) + _state_size(known.base.job.status.state)
+    return size
 
 
 def _state_size(state: State) -> int:
+    if not (state.message or state.details):
+        return 0
     details = sum(sys.getsizeof(key) + sys.getsizeof(value) for key, value in state.details.items())
     return sys.getsizeof(state.message) + details

@@ -12,7 +12,7 @@
     │   └── Contention                the race was lost a named number of times in a row
     ├── LogError                      the log, not the job
     │   ├── LogUnavailable            it could not be reached; nothing was written
-    │   ├── OutcomeUnknown            sent, never answered, could not be settled: ask again with the same event id
+    │   ├── OutcomeUnknown            sent, never answered, not to be settled: ask again with this event id
     │   ├── LogBusy                   too many appends are waiting; nothing was written
     │   ├── LogRefused                the server refuses the append for good (full, too large, not allowed)
     │   ├── LogUnfit                  the server or the stream cannot keep our promises
@@ -38,7 +38,7 @@ class JobledgerError(Exception):
     """The root: catch this to catch everything that Jobledger raises on purpose."""
 
 
-class InvalidInput(JobledgerError):  # noqa: N818 - the tree reads as words, like httpx's
+class InvalidInput(JobledgerError):
     """An argument is wrong; the message names it, its value and the remedy. Nothing was written."""
 
 
@@ -73,11 +73,11 @@ class InvalidSpec(InvalidInput):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class JobNotFound(JobledgerError):  # noqa: N818
+class JobNotFound(JobledgerError):
     """The log holds no job of this id, or of this namespace and name."""
 
 
-class Refused(JobledgerError):  # noqa: N818
+class Refused(JobledgerError):
     """The command makes sense, but not for this job as it is now. Nothing was written."""
 
 
@@ -97,7 +97,7 @@ class JobTerminal(Refused):
     """A state change on a job that is Completed, Failed or Stopped; only a new spec version re-opens it."""
 
 
-class Conflict(JobledgerError):  # noqa: N818
+class Conflict(JobledgerError):
     """The job is not as the caller thought. Nothing was written.
 
     Attributes:

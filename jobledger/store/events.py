@@ -12,7 +12,7 @@ import msgspec
 
 from jobledger.store.errors import JobledgerError
 from jobledger.store.job import State
-from jobledger.store.subjects import parse_subject
+from jobledger.store.subjects import job_subject, parse_subject
 
 SOURCE = "/jobledger"
 TYPE_PREFIX = "jobledger."
@@ -169,7 +169,7 @@ def read_record(record: Record) -> Recorded | Unreadable:
         return _unreadable(record, f"not an event: {str(error) or 'nested too deeply'}")
     # The very subject, shard and all: an event of the job anywhere else would be seen by readers of the whole
     # log, and not by those of the job.
-    if parse_subject(record.subject) != (event.namespace, event.subject):
+    if record.subject != job_subject(event.namespace, event.subject):
         return _unreadable(record, f"the event names another job: {event.namespace}/{event.subject}")
     return Recorded(record.sequence, record.time, event)
 

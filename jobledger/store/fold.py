@@ -60,11 +60,18 @@ def spec_head(spec: msgspec.Raw | bytes) -> SpecHead:
     return _head_decoder.decode(spec)
 
 
-def fold(status: JobStatus | None, recorded: Recorded | Unreadable) -> JobStatus | Anomaly:
+def fold(
+    status: JobStatus | None, recorded: Recorded | Unreadable, *, trusted: bool = False
+) -> JobStatus | Anomaly:
     """The status after one more event of the same job (None: no event yet), or the anomaly that it is.
 
     An event at or before the status's sequence was folded before: replaying is harmless and returns the
     status as is.
+
+    Args:
+        status: what is known of the job.
+        recorded: its next event.
+        trusted: this process made the event itself, of a spec that it has just judged.
     """
     if status is not None and recorded.sequence <= status.sequence:
         return status
@@ -78,16 +85,16 @@ def fold(status: JobStatus | None, recorded: Recorded | Unreadable) -> JobStatus
         case JobStateChanged():
             return _state_changed(status, recorded, event)
         case JobCreated():
-            return _created(status, recorded, event)
+            return _created(status, recorded, event, trusted=trusted)
         case JobUpdated():
-            return _updated(status, recorded, event)
+            return _updated(status, recorded, event, trusted=trusted)
         case _:
             assert_never(event)
 
 
-def fold_job(job: Job | None, recorded: Recorded | Unreadable) -> Job | Anomaly:
+def fold_job(job: Job | None, recorded: Recorded | Unreadable, *, trusted: bool = False) -> Job | Anomaly:
     """`fold`, for who wants the spec as well."""
-    folded = fold(job.status if job is not None else None, recorded)
+    folded = fold(job.status if job is not None else None, recorded, trusted=trusted)
     if isinstance(folded, Anomaly):
         return folded
     if folded.spec_sequence == recorded.sequence and isinstance(recorded, Recorded):
@@ -98,10 +105,12 @@ def fold_job(job: Job | None, recorded: Recorded | Unreadable) -> Job | Anomaly:
     return Job(status=folded, spec=job.spec)
 
 
-def _created(status: JobStatus | None, recorded: Recorded, event: JobCreated) -> JobStatus | Anomaly:
+def _created(
+    status: JobStatus | None, recorded: Recorded, event: JobCreated, *, trusted: bool
+) -> JobStatus | Anomaly:
     if status is not None:
         return Anomaly(recorded.sequence, event.subject, "created, but the job exists")
-    head = _head_of(recorded, event)
+    head = _head_of(recorded, event, trusted=trusted)
     if isinstance(head, Anomaly):
         return head
     return JobStatus(
@@ -119,10 +128,12 @@ def _created(status: JobStatus | None, recorded: Recorded, event: JobCreated) ->
     )
 
 
-def _updated(status: JobStatus | None, recorded: Recorded, event: JobUpdated) -> JobStatus | Anomaly:
+def _updated(
+    status: JobStatus | None, recorded: Recorded, event: JobUpdated, *, trusted: bool
+) -> JobStatus | Anomaly:
     if status is None:
         return Anomaly(recorded.sequence, event.subject, "updated, but there is no such job")
-    head = _head_of(recorded, event)
+    head = _head_of(recorded, event, trusted=trusted)
     if isinstance(head, Anomaly):
         return head
     return JobStatus(
@@ -164,9 +175,11 @@ def _state_changed(
     )
 
 
-def _head_of(recorded: Recorded, event: JobCreated | JobUpdated) -> SpecHead | Anomaly:
+def _head_of(recorded: Recorded, event: JobCreated | JobUpdated, *, trusted: bool) -> SpecHead | Anomaly:
     """The spec's head, if the spec can be read to its end and belongs to the job that the event names."""
     spec = bytes(event.data.spec)
+    if trusted:
+        return spec_head(spec)
     if _is_too_deep(spec):
         return Anomaly(recorded.sequence, event.subject, "not a normalised spec: nested too deeply")
     try:

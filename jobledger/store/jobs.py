@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from jobledger.store.cache import JobCache, Known
 from jobledger.store.command import Receipt, receipt_of
 from jobledger.store.errors import LogUnavailable
-from jobledger.store.events import Record, UnknownEventType, read_record
+from jobledger.store.events import JobEvent, Record, Recorded, UnknownEventType, read_record
 from jobledger.store.fold import Anomaly, fold, fold_job
 from jobledger.store.history import HistoryItem, tell
 from jobledger.store.job import Job, JobStatus
 from jobledger.store.limits import READ_MAX_TRIES, RETRY_WAIT_SECONDS
-from jobledger.store.log import Draft, EventLog
+from jobledger.store.log import EventLog
 from jobledger.store.subjects import job_subject, job_subject_anywhere
 
 
@@ -76,12 +76,12 @@ class JobReader:
                 return item
         return None
 
-    def appended(self, job_id: str, known: Known, draft: Draft, sequence: int) -> Receipt:
+    def appended(self, known: Known, event: JobEvent, sequence: int) -> Receipt:
         """Fold an event that was just appended, so that the next command can build on it."""
-        job = fold_job(known.job, read_record(Record(sequence, 0, draft.subject, draft.payload)))
+        job = fold_job(known.job, Recorded(sequence, 0, event), trusted=True)
         assert isinstance(job, Job)  # the decider never makes an event that the fold takes for an anomaly
-        self._cache.put(job_id, Known(known.subject, job, sequence, known.base or known))
-        return receipt_of(job.status, draft.event_id, changed=True)
+        self._cache.put(event.subject, Known(known.subject, job, sequence, known.base or known))
+        return receipt_of(job.status, event.id, changed=True)
 
     async def _find_last(self, job_id: str) -> Record | None:
         """The last record of a job of which only the id is known; None if there is no job of it.

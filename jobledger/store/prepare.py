@@ -29,10 +29,13 @@ def prepare_new(spec: JobSpec, event_id: str) -> Prepared:
     Raises:
         InvalidSpec: every rule that it breaks, at once.
     """
+    is_named = bool(spec.name)
     name, namespace = spec.name or nameless_job_id(event_id), spec.namespace or DEFAULT_NAMESPACE
-    encoded = _encode(replace(spec, name=name, namespace=namespace))
+    if not (is_named and spec.namespace):
+        spec = replace(spec, name=name, namespace=namespace)
+    encoded = _encode(spec)
     # Only now: an id can't be made of a name that is no valid text.
-    job_id = named_job_id(namespace, name) if spec.name else name
+    job_id = named_job_id(namespace, name) if is_named else name
     return Prepared(job_id, namespace, encoded)
 
 

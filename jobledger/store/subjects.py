@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 SUBJECT_ROOT = "jobs"
 ALL_SUBJECTS = f"{SUBJECT_ROOT}.>"
 SHARD_COUNT = 32
+_SHARDS = tuple(f"{number:02d}" for number in range(SHARD_COUNT))
 DEFAULT_NAMESPACE = "default"
 
 # The UUID namespace of named jobs. A storage constant: change it and every named job gets another id.
@@ -70,17 +71,17 @@ def is_identity(namespace: str, name: str, job_id: str) -> bool:
 
 def shard_of(job_id: str) -> str:
     """The shard token of a job id: the first byte of its SHA-256, modulo 32, as two digits."""
-    return f"{hashlib.sha256(job_id.encode()).digest()[0] % SHARD_COUNT:02d}"
+    return _SHARDS[hashlib.sha256(job_id.encode()).digest()[0] % SHARD_COUNT]
 
 
 def job_subject(namespace: str, job_id: str) -> str:
     """The subject of one job's events."""
-    return f"{SUBJECT_ROOT}.{_encode(namespace)}.{shard_of(job_id)}.{_encode(job_id)}"
+    return f"{SUBJECT_ROOT}.{_encode(namespace)}.{_job_tokens(job_id)}"
 
 
 def job_subject_anywhere(job_id: str) -> str:
     """The filter that matches this job's subject in whatever namespace it is."""
-    return f"{SUBJECT_ROOT}.*.{shard_of(job_id)}.{_encode(job_id)}"
+    return f"{SUBJECT_ROOT}.*.{_job_tokens(job_id)}"
 
 
 def parse_subject(subject: str) -> SubjectParts | None:
@@ -95,6 +96,11 @@ def parse_subject(subject: str) -> SubjectParts | None:
     if not (namespace and job_id) or job_subject(namespace, job_id) != subject:
         return None
     return SubjectParts(namespace, job_id)
+
+
+@lru_cache(maxsize=65_536)  # every reader of the log asks it for every event
+def _job_tokens(job_id: str) -> str:
+    return f"{shard_of(job_id)}.{_encode(job_id)}"
 
 
 @lru_cache(maxsize=4096)

@@ -37,10 +37,17 @@ def demo(ctx: click.Context, specs: tuple[str, ...], keep: Path | None) -> None:
     """
     began = time.monotonic()
     plan = plan_jobs(_good_specs(ctx, specs))
-    told = _run(plan, keep, StepTeller(Console(stderr=True)))
+    err = Console(stderr=True)
+    told = _run(plan, keep, StepTeller(err))
+    if err.is_terminal:
+        err.print()
     checks = check_all(told.evidence)
     out = Console(highlight=False)
-    for part in (jobs_table(told, time.time_ns()), timeline_table(told), check_list(checks)):
+    for part in (
+        jobs_table(told, time.time_ns(), out.width),
+        timeline_table(told, out.width),
+        check_list(checks),
+    ):
         out.print(part)
         out.print()
     _sum_up(out, checks, time.monotonic() - began, keep)

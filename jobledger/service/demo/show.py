@@ -20,7 +20,9 @@ from jobledger.store.job import StateType
 JOB_ROWS = 15
 TIMELINE_ROWS = 24
 PROBLEM_ROWS = 5
-TITLE_CHARACTERS = 60
+JOB_COLUMNS_WIDTH = 58  # of all columns but the name
+TIMELINE_COLUMNS_WIDTH = 61  # of all columns but the reason
+REST_MIN_WIDTH = 10
 SHORT_ID_CHARACTERS = 10  # `j-` and eight more: what `View.get` takes for an id
 _NANOSECONDS = 1_000_000_000
 
@@ -54,10 +56,10 @@ class StepTeller:
         self._console.print(line)
 
 
-def jobs_table(told: Told, now: int) -> RenderableType:
+def jobs_table(told: Told, now: int, width: int) -> RenderableType:
     """The user's jobs, a screenful of them, and what else there is."""
-    table = _table("Jobs, as the view has them")
-    table.add_column("Name", overflow="ellipsis", no_wrap=True, ratio=1)
+    table = _table()
+    table.add_column("Name", overflow="ellipsis", no_wrap=True, max_width=_rest(width, JOB_COLUMNS_WIDTH))
     table.add_column("ID", no_wrap=True)
     table.add_column("Type", no_wrap=True)
     for name in ("Version", "Revision"):
@@ -77,19 +79,21 @@ def jobs_table(told: Told, now: int) -> RenderableType:
         )
     more = sum(told.counts.values()) - min(len(told.jobs), JOB_ROWS)
     counts = ", ".join(f"{count} {state}" for state, count in told.counts.items() if count)
-    return Group(table, Text(f"… and {more} more. In all: {counts}", "dim"))
+    return Group(
+        _title("Jobs, as the view has them"), table, Text(f"… and {more} more. In all: {counts}", "dim")
+    )
 
 
-def timeline_table(told: Told) -> RenderableType:
+def timeline_table(told: Told, width: int) -> RenderableType:
     """One job's events; of a long story the beginning and the end."""
-    table = _table(Text.assemble("Timeline of ", plain(told.hero.status.name[:TITLE_CHARACTERS])))
+    table = _table()
     table.add_column("Seq", justify="right", no_wrap=True)
     table.add_column("Time", no_wrap=True)
     table.add_column("What", no_wrap=True)
     for name in ("Rev", "Ver"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("Who", no_wrap=True)
-    table.add_column("Why", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("Why", overflow="ellipsis", no_wrap=True, max_width=_rest(width, TIMELINE_COLUMNS_WIDTH))
     items = told.timeline
     half = TIMELINE_ROWS // 2
     shown = items if len(items) <= TIMELINE_ROWS else (*items[:half], None, *items[-half:])
@@ -106,7 +110,7 @@ def timeline_table(told: Told) -> RenderableType:
             plain(item.actor),
             plain(item.reason),
         )
-    return table
+    return Group(_title(f"Timeline of {told.hero.status.name}"), table)
 
 
 def check_list(checks: Sequence[Check]) -> RenderableType:
@@ -122,7 +126,7 @@ def check_list(checks: Sequence[Check]) -> RenderableType:
             table.add_row("", Text(problem, "red"), "")
         if len(check.problems) > PROBLEM_ROWS:
             table.add_row("", Text(f"and {len(check.problems) - PROBLEM_ROWS} more", "red"), "")
-    return Group(Text("Checks, computed from the receipts, the log and the view", "bold"), table)
+    return Group(_title("Checks, computed from the receipts, the log and the view"), table)
 
 
 def age(nanoseconds: int) -> str:
@@ -138,16 +142,20 @@ def plain(text: str) -> Text:
     return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
 
-def _table(title: str | Text) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _title(text: str) -> Text:
+    title = plain(text)
+    title.stylize("bold")
+    title.no_wrap, title.overflow = True, "ellipsis"
+    return title
+
+
+def _rest(width: int, taken: int) -> int:
+    """What is left for the one column whose texts may be long: it is cut, so that the others are whole."""
+    return max(REST_MIN_WIDTH, width - taken)
 
 
 def _state(state: StateType) -> Text:

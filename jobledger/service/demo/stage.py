@@ -198,7 +198,8 @@ class Stage:
 
     async def close(self) -> None:
         """End the projector and close the view, whatever state they are in."""
-        if self._projector is not None:
-            await self._projector.stop()
         if self._view is not None:
             await self._view.close()
+        # The writer goes last: it is the one that can fold SQLite's write-ahead log back into the file.
+        if self._projector is not None:
+            await self._projector.stop()

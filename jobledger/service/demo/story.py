@@ -123,7 +123,7 @@ class _Story:
             await self._walk()
             await stage.caught_up()
             glimpses.append(await stage.glimpse())
-        with self._steps(f"write {EVENTS} more events; meanwhile kill -9 the projector") as progress:
+        with self._steps(f"write {EVENTS:,} more events; meanwhile kill -9 the projector") as progress:
             kill = await self._kill(progress)
         with self._steps("start the projector again and let it catch up"):
             glimpses.append(await stage.glimpse())
@@ -168,7 +168,7 @@ class _Story:
         """Kill the projector in the middle of a load; the user's jobs change while there is none."""
         stage = self._stage
         before = await stage.last_sequence()
-        load = Load(stage.ledgers, stage.keep, lambda written: progress(f"{written} of {EVENTS}"))
+        load = Load(stage.ledgers, stage.keep, lambda written: progress(f"{written:,} of {EVENTS:,}"))
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run())
             await load.half()

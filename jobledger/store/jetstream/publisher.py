@@ -85,7 +85,8 @@ class Publisher:
         if len(draft.payload) + HEADERS_MAX_BYTES > self._connection.max_payload:
             raise LogRefused(
                 f"the event has {len(draft.payload)} bytes, and the server takes"
-                f" {self._connection.max_payload} with headers; make the spec smaller, or raise max_payload in the server's configuration"
+                f" {self._connection.max_payload} with headers; make the spec smaller, or raise the server's"
+                " max_payload"
             )
         if self._pending_count() >= PENDING_MAX_APPENDS:
             raise LogBusy(
