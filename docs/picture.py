@@ -20,7 +20,9 @@ def main() -> int:
     env = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "LINES": "60"}
     env.pop("NO_COLOR", None)
     done = subprocess.run(command, stdout=subprocess.PIPE, env=env, check=True)
-    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console = Console(
+        record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+    )
     console.print(Text("$ make demo", style="bold"))
     console.print(Text.from_ansi(done.stdout.decode().rstrip()))
     svg = console.export_svg(title="jobledger demo")

@@ -73,7 +73,9 @@ def test_every_command_is_documented(command: str) -> None:
 def test_paths_and_targets_that_a_page_names_exist(page: Path) -> None:
     """Files in backquotes or links, and `make` targets, are there."""
     text = page.read_text()
-    named = re.findall(r"`((?:jobledger|tests|docs|benchmarks|examples|store|projections)/[\w./-]+\.\w+)`", text)
+    named = re.findall(
+        r"`((?:jobledger|tests|docs|benchmarks|examples|store|projections)/[\w./-]+\.\w+)`", text
+    )
     for path in named:
         places = [ROOT / path, ROOT / "jobledger" / path]
         assert any(place.exists() for place in places), f"{page.name} names {path}"
@@ -90,7 +92,7 @@ def test_every_public_name_exists_and_the_list_is_pinned() -> None:
     assert set(jobledger._HOMES) == set(jobledger.__all__)
     for name in jobledger.__all__:
         assert getattr(jobledger, name).__doc__, name
-    assert len(jobledger.__all__) == 26
+    assert len(jobledger.__all__) == 25
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = jobledger.nothing
 

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from jobledger import Ledger, MemoryLog, State, StateType, named_job_id
-from jobledger.store.command import STATE_MAX_BYTES
 from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.limits import (
     ACTOR_MAX_CHARACTERS,
@@ -15,6 +14,7 @@ from jobledger.store.limits import (
     MESSAGE_MAX_CHARACTERS,
     NAMESPACE_MAX_BYTES,
     REASON_MAX_CHARACTERS,
+    STATE_MAX_BYTES,
 )
 from jobledger.store.log import EventLog
 from tests.conftest import make_spec

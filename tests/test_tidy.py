@@ -9,9 +9,7 @@ ROOT = Path(__file__).parent.parent
 FILE_MAX_LINES = 350
 FUNCTION_MAX_LINES = 60
 SOURCES = sorted(
-    path
-    for folder in ("jobledger", "tests", "benchmarks", "docs")
-    for path in (ROOT / folder).rglob("*.py")
+    path for folder in ("jobledger", "tests", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")
 )
 
 

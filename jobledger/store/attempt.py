@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -149,13 +150,12 @@ class Attempt:
 
     def _event(self, decision: Decision) -> JobEvent:
         command = self._command
-        written = datetime.fromtimestamp(self._clock() / 1e9, UTC).isoformat(timespec="milliseconds")
         return decision.event(
             specversion="1.0",
             id=command.event_id,
             source=SOURCE,
             subject=command.job_id,
-            time=written.replace("+00:00", "Z"),
+            time=_rfc3339(self._clock() // 1_000_000),
             datacontenttype="application/json",
             namespace=command.namespace,
             actor=command.about.get("actor", ""),
@@ -213,6 +213,12 @@ class Attempt:
                 if item.revision > seen and not item.anomaly:
                     missed.append(item)
         return type(error)(str(error), job_id=error.job_id, revision=error.revision, missed=missed)
+
+
+@lru_cache(maxsize=8)  # a busy writer has many events in a millisecond
+def _rfc3339(milliseconds: int) -> str:
+    written = datetime.fromtimestamp(milliseconds / 1e3, UTC).isoformat(timespec="milliseconds")
+    return written.replace("+00:00", "Z")
 
 
 def event_id_taken(event_id: str) -> InvalidInput:

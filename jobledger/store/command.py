@@ -15,11 +15,10 @@ from jobledger.store.limits import (
     MESSAGE_MAX_CHARACTERS,
     NAMESPACE_MAX_BYTES,
     REASON_MAX_CHARACTERS,
-    SPEC_MAX_BYTES,
+    STATE_MAX_BYTES,
 )
 
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-STATE_MAX_BYTES = SPEC_MAX_BYTES  # a state as JSON: it has the same place in an event as a spec
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 

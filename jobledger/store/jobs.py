@@ -12,7 +12,7 @@ from jobledger.store.history import HistoryItem, tell
 from jobledger.store.job import Job, JobStatus
 from jobledger.store.limits import READ_MAX_TRIES, RETRY_WAIT_SECONDS
 from jobledger.store.log import EventLog
-from jobledger.store.subjects import job_subject, job_subject_anywhere
+from jobledger.store.subjects import NAMELESS_JOB_ID, job_subject, job_subject_anywhere
 
 
 class JobReader:
@@ -93,8 +93,6 @@ class JobReader:
         last = await self._log.read_last(anywhere)
         if last is None:
             return None
-        if not await self._log.read(anywhere, up_to=last.sequence):
-            return last  # this log reads no filters, or this replica has nothing of the job yet
         async for record in self._records(anywhere, after=0, up_to=last.sequence):
             if _creates(record):
                 return last if record.subject == last.subject else await self._log.read_last(record.subject)
@@ -123,7 +121,7 @@ class JobReader:
 
 def _is_of_a_name(job_id: str) -> bool:
     """Whether the fold takes this id for one namespace and name only (`is_identity`)."""
-    return job_id[16:17] != "7"
+    return NAMELESS_JOB_ID.fullmatch(job_id) is None
 
 
 def _creates(record: Record) -> bool:

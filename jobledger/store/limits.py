@@ -21,6 +21,7 @@ REASON_MAX_CHARACTERS = 4_096
 MESSAGE_MAX_CHARACTERS = 16_384  # a state's message
 DETAILS_MAX_COUNT = 256
 DETAIL_MAX_CHARACTERS = 16_384
+STATE_MAX_BYTES = SPEC_MAX_BYTES  # a state as JSON: it has the same place in an event as a spec
 
 JOB_ID_MAX_CHARACTERS = 128  # ours have 38
 

@@ -135,6 +135,8 @@ class EventLog(Protocol):
     async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
         """A page of a subject's records after a sequence, oldest first; empty if there are none.
 
+        Of a filter with wildcards it is a page of all subjects that match, in the order of the stream.
+
         May be answered by a replica that lags, so it may stop early: `read_last` says where the end is.
         """
         ...

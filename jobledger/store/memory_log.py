@@ -51,28 +51,19 @@ class MemoryLog:
     async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
         """See `EventLog.read`."""
         self._check_open()
-        history = self._by_subject.get(subject, [])
-        start = bisect_right(history, after, key=lambda record: record.sequence)
-        end = (
-            len(history)
-            if up_to is None
-            else bisect_right(history, up_to, key=lambda record: record.sequence)
+        end = len(self._records) if up_to is None else up_to
+        page = (
+            record
+            for history in self._matching(subject)
+            for record in history[bisect_right(history, after, key=_sequence) :]
+            if record.sequence <= end
         )
-        return history[start : min(end, start + READ_PAGE_EVENTS)]
+        return sorted(page, key=_sequence)[:READ_PAGE_EVENTS]
 
     async def read_last(self, subject: str) -> Record | None:
         """See `EventLog.read_last`."""
         self._check_open()
-        wanted = subject.split(".")
-        if "*" not in wanted:
-            history = self._by_subject.get(subject)
-            return history[-1] if history else None
-        matches = (
-            history[-1]
-            for name, history in self._by_subject.items()
-            if history and _matches(wanted, name.split("."))
-        )
-        return max(matches, key=lambda record: record.sequence, default=None)
+        return max((history[-1] for history in self._matching(subject)), key=_sequence, default=None)
 
     async def info(self) -> LogInfo:
         """See `EventLog.info`."""
@@ -89,6 +80,18 @@ class MemoryLog:
         self._closed = True
         self._wake()
 
+    def _matching(self, subject: str) -> list[list[Record]]:
+        """The histories of a subject, or of all that a filter matches."""
+        if "*" not in subject:
+            history = self._by_subject.get(subject)
+            return [history] if history else []
+        wanted = subject.split(".")
+        return [
+            history
+            for name, history in self._by_subject.items()
+            if history and _matches(wanted, name.split("."))
+        ]
+
     async def wait_beyond(self, sequence: int, max_records: int) -> Sequence[Record]:
         """Records after a sequence, waiting until there is one."""
         while not self._closed and len(self._records) <= sequence:
@@ -103,6 +106,10 @@ class MemoryLog:
     def _check_open(self) -> None:
         if self._closed:
             raise LogUnavailable("the log is closed; nothing was written")
+
+
+def _sequence(record: Record) -> int:
+    return record.sequence
 
 
 def _matches(wanted: Sequence[str], tokens: Sequence[str]) -> bool:

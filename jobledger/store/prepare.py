@@ -1,6 +1,5 @@
 """A spec on its way into an event: named, judged, put into its one form, encoded."""
 
-import re
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -9,10 +8,8 @@ from jobledger.store.errors import InvalidInput, InvalidSpec
 from jobledger.store.job import JobStatus
 from jobledger.store.normalise import normalise
 from jobledger.store.spec import JobSpec, encode_spec
-from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id, nameless_job_id
+from jobledger.store.subjects import DEFAULT_NAMESPACE, NAMELESS_JOB_ID, named_job_id, nameless_job_id
 from jobledger.store.validation import problems_of
-
-_NAMELESS = re.compile(r"j-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 class Prepared(NamedTuple):
@@ -41,7 +38,7 @@ def prepare_new(spec: JobSpec, event_id: str) -> Prepared:
 
 def is_nameless_job_id(name: object) -> bool:
     """Whether this is the id that a job without a name gets, and takes for a name."""
-    return isinstance(name, str) and _NAMELESS.fullmatch(name) is not None
+    return isinstance(name, str) and NAMELESS_JOB_ID.fullmatch(name) is not None
 
 
 def prepare_update(spec: JobSpec, status: JobStatus) -> Prepared:

@@ -17,9 +17,9 @@ from jobledger.service.demo.projecting import ProjectorProcess
 from jobledger.store.command import Receipt
 from jobledger.store.errors import RevisionMismatch
 from jobledger.store.events import Record
-from jobledger.store.jetstream import JetStreamLog
 from jobledger.store.job import Job, JobStatus, State, StateType
 from jobledger.store.ledger import Ledger, new_event_id
+from jobledger.store.log import EventLog
 from jobledger.store.spec import JobSpec
 
 QUEUED = State(state_type=StateType.QUEUED)
@@ -31,7 +31,7 @@ _READ_RECORDS = 1_000
 class Stage:
     """Opened by `open`, ended by `close`. The first ledger is the one that users and nodes write through."""
 
-    def __init__(self, url: str, path: Path, logs: Sequence[JetStreamLog]) -> None:
+    def __init__(self, url: str, path: Path, logs: Sequence[EventLog]) -> None:
         self._url = url
         self._path = path
         self._log = logs[0]
