@@ -69,8 +69,8 @@ namespace and name; a job without a name gets `j-` and a UUIDv7, and takes that 
 ## What a reader must hold to
 
 - Ignore fields that it does not know; refuse a type under `jobledger.` that it does not know.
-- An event that makes no sense where it stands (a state of a job that does not exist, a second creation, an event
-  that names another job than its subject) changes nothing: count it as an anomaly.
+- An event that makes no sense where it stands (a state of a job that does not exist, a second creation, an
+  event that names another job than its subject) changes nothing: count it as an anomaly.
 - `ModifyTime` is the largest stream time so far, so it never goes back.
 - The same sequence seen twice is the same event.
 
