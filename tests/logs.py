@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from jobledger import JetStreamLog
+from jobledger import JetStreamLog, StreamSettings
 from jobledger.store.embedded import find_program
 from jobledger.store.events import Record
-from jobledger.store.jetstream.connection import Arrived
+from jobledger.store.jetstream.connection import Arrived, Connection
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.log import Appended, Draft, EventLog, Feed, Lost
 from jobledger.store.subjects import job_subject
@@ -104,6 +104,12 @@ def publisher_of(log: EventLog) -> Publisher:
     """The appending half of a JetStream log."""
     assert isinstance(log, JetStreamLog)
     return log._publisher
+
+
+async def unchecked(url: str) -> JetStreamLog:
+    """A log on a stream `JOBS` of any configuration, or of none, which `connect` would refuse or make."""
+    connection = await Connection.open(url)
+    return JetStreamLog(connection, StreamSettings(), await Publisher.start(connection, "JOBS"))
 
 
 @asynccontextmanager

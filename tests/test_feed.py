@@ -20,7 +20,7 @@ from jobledger.store.jetstream.connection import Arrived, Connection
 from jobledger.store.jetstream.feed import JetStreamFeed
 from jobledger.store.limits import FEED_MAX_RESTARTS
 from jobledger.store.log import Appended, Lost
-from tests.logs import append_all, ask, draft, eventually, fill, take_until
+from tests.logs import append_all, ask, draft, eventually, fill, take_until, unchecked
 from tests.proxy import Proxy
 
 
@@ -130,11 +130,9 @@ async def test_truncated_stream_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 async def loose(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
     """A log on a stream that lets records be deleted, which `connect` would refuse."""
-    log = await JetStreamLog.connect(server.url, StreamSettings(name="OTHER"))
-    await ask(log, "STREAM.DELETE.OTHER")
+    log = await unchecked(server.url)
     config = stream_module._config(StreamSettings()) | {"deny_delete": False, "deny_purge": False}
     assert "error" not in await ask(log, "STREAM.CREATE.JOBS", config)
-    log._stream = "JOBS"
     yield log
     await log.close()
 

@@ -20,7 +20,7 @@ from jobledger.store.limits import (
     PENDING_MAX_APPENDS,
 )
 from jobledger.store.log import NO_JOB, Appended, Lost
-from tests.logs import append_all, ask, draft, force_batches, plain_server, publisher_of, whole
+from tests.logs import append_all, ask, draft, force_batches, plain_server, publisher_of, unchecked, whole
 
 PROMISED = {
     "name": "JOBS",
@@ -103,8 +103,7 @@ WRONG: dict[str, dict[str, Any]] = {
 @pytest.fixture
 async def admin(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
     """Somebody who may ask the server for anything; the stream `JOBS` is not there yet."""
-    log = await JetStreamLog.connect(server.url, StreamSettings(name="ADMIN"))
-    await ask(log, "STREAM.DELETE.ADMIN")
+    log = await unchecked(server.url)
     yield log
     await log.close()
 

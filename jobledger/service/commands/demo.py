@@ -5,7 +5,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,6 +88,15 @@ def _run(plan: Sequence[Planned], keep: Path | None, steps: StepTeller) -> Told:
     """Run the story; when asked to end, first end in order what it started."""
     asked: list[signal.Signals] = []
 
+    @contextmanager
+    def step(what: str) -> Iterator[Callable[[str], None]]:
+        # Before Python 3.12, `asyncio.wait_for` (a request to NATS waits in it) loses a cancellation that
+        # comes together with its result; so the story is asked again wherever it turns a page.
+        if asked:
+            raise asyncio.CancelledError
+        with steps(what) as progress:
+            yield progress
+
     async def story() -> Told:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
@@ -101,7 +110,7 @@ def _run(plan: Sequence[Planned], keep: Path | None, steps: StepTeller) -> Told:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: a lost terminal must not end us
                 loop.add_signal_handler(number, end, number)
         with _directory(keep) as directory:  # in here, so that no signal cuts its removal short
-            return await tell(plan, directory, steps)
+            return await tell(plan, directory, step)
 
     try:
         return asyncio.run(story())

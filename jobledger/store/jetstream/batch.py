@@ -36,20 +36,18 @@ class Batch:
         self._subjects.add(waiting.draft.subject)
         self._bytes += len(waiting.draft.payload)
 
-    async def send(self, number: int, now: float) -> None:
-        """Send a member, counted from 1."""
-        await self._send(number, now, "", {})
-
     async def commit(self, reply: str, now: float) -> None:
         """Send the last member, which makes the server write all of them and answer to `reply`."""
         self.commit_sent = True
-        await self._send(len(self.members), now, reply, {"Nats-Batch-Commit": "1"})
+        await self.send(len(self.members), now, reply)
 
-    async def _send(self, number: int, now: float, reply: str, extra: dict[str, str]) -> None:
+    async def send(self, number: int, now: float, reply: str = "") -> None:
+        """Send a member, counted from 1; with a `reply` it carries the commit."""
         waiting = self.members[number - 1]
         waiting.sent_at = now
         headers = waiting.headers()
         headers["Nats-Batch-Id"] = self._id
         headers["Nats-Batch-Sequence"] = str(number)
-        headers |= extra
+        if reply:
+            headers["Nats-Batch-Commit"] = "1"
         await self._connection.publish(waiting.draft.subject, waiting.draft.payload, reply, headers)

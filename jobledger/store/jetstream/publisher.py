@@ -29,9 +29,7 @@ from jobledger.store.limits import (
 from jobledger.store.log import Appended, Draft, Lost
 
 CLOSE_TIMEOUT_SECONDS = 10.0
-HEADERS_MAX_BYTES = (
-    1_024  # ours take some 300; the server counts them into max_payload, and hangs up above it
-)
+HEADERS_MAX_BYTES = 1_024  # ours take some 300; the server counts them into max_payload
 PORTION_EVENTS = 32  # of a batch: sent, or answered, before others get their turn on the event loop
 _TOKEN = re.compile("[!-~]+")  # printable ASCII without space: nothing that could end a header or a command
 _SWEEP_SECONDS = 0.25
