@@ -8,13 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jobledger.projections.answers import Checkpoint, JobVersion, Page
+    from jobledger.projections.cursor import Order
+    from jobledger.projections.errors import AmbiguousId, VersionNotFound, ViewError, WaitTimeout
     from jobledger.projections.projector import Projector, ProjectorState
     from jobledger.projections.query import ListQuery
     from jobledger.projections.selectors import parse_selector
     from jobledger.projections.view import View
     from jobledger.store.command import Receipt
     from jobledger.store.embedded import EmbeddedServer
-    from jobledger.store.errors import JobledgerError
+    from jobledger.store.errors import (
+        Contention,
+        EmbeddedServerError,
+        InvalidInput,
+        InvalidSpec,
+        JobExists,
+        JobledgerError,
+        JobNotFound,
+        JobTerminal,
+        LogBroken,
+        LogBusy,
+        LogRefused,
+        LogUnavailable,
+        LogUnfit,
+        OutcomeUnknown,
+        RevisionMismatch,
+        UnknownEventType,
+    )
     from jobledger.store.history import HistoryItem
     from jobledger.store.jetstream.adapter import JetStreamLog
     from jobledger.store.jetstream.stream import StreamSettings
@@ -27,58 +46,98 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# name → where it lives; `tests/test_public_names.py` pins the list and that each is there.
+# name → where it lives; `tests/test_docs.py` pins the list and that each is there.
 _HOMES = {
+    "AmbiguousId": "projections.errors",
     "Checkpoint": "projections.answers",
+    "Contention": "store.errors",
     "EmbeddedServer": "store.embedded",
+    "EmbeddedServerError": "store.errors",
     "HistoryItem": "store.history",
+    "InvalidInput": "store.errors",
+    "InvalidSpec": "store.errors",
     "JetStreamLog": "store.jetstream.adapter",
     "Job": "store.job",
+    "JobExists": "store.errors",
+    "JobNotFound": "store.errors",
     "JobSpec": "store.spec",
     "JobStatus": "store.job",
+    "JobTerminal": "store.errors",
     "JobVersion": "projections.answers",
     "JobledgerError": "store.errors",
     "Ledger": "store.ledger",
     "ListQuery": "projections.query",
+    "LogBroken": "store.errors",
+    "LogBusy": "store.errors",
+    "LogRefused": "store.errors",
+    "LogUnavailable": "store.errors",
+    "LogUnfit": "store.errors",
     "MemoryLog": "store.memory_log",
+    "Order": "projections.cursor",
+    "OutcomeUnknown": "store.errors",
     "Page": "projections.answers",
     "Projector": "projections.projector",
     "ProjectorState": "projections.projector",
     "Receipt": "store.command",
+    "RevisionMismatch": "store.errors",
     "SpecConfig": "store.spec",
     "State": "store.job",
     "StateType": "store.job",
     "StreamSettings": "store.jetstream.stream",
     "Task": "store.spec",
+    "UnknownEventType": "store.errors",
+    "VersionNotFound": "projections.errors",
     "View": "projections.view",
+    "ViewError": "projections.errors",
+    "WaitTimeout": "projections.errors",
     "load_spec": "store.reading",
     "named_job_id": "store.subjects",
     "parse_selector": "projections.selectors",
 }
 
 __all__ = [
+    "AmbiguousId",
     "Checkpoint",
+    "Contention",
     "EmbeddedServer",
+    "EmbeddedServerError",
     "HistoryItem",
+    "InvalidInput",
+    "InvalidSpec",
     "JetStreamLog",
     "Job",
+    "JobExists",
+    "JobNotFound",
     "JobSpec",
     "JobStatus",
+    "JobTerminal",
     "JobVersion",
     "JobledgerError",
     "Ledger",
     "ListQuery",
+    "LogBroken",
+    "LogBusy",
+    "LogRefused",
+    "LogUnavailable",
+    "LogUnfit",
     "MemoryLog",
+    "Order",
+    "OutcomeUnknown",
     "Page",
     "Projector",
     "ProjectorState",
     "Receipt",
+    "RevisionMismatch",
     "SpecConfig",
     "State",
     "StateType",
     "StreamSettings",
     "Task",
+    "UnknownEventType",
+    "VersionNotFound",
     "View",
+    "ViewError",
+    "WaitTimeout",
     "load_spec",
     "named_job_id",
     "parse_selector",

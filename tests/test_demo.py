@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from jobledger.service.cli import cli
 from jobledger.service.commands import demo as command
 from jobledger.service.demo.checks import Check
-from jobledger.service.demo.inputs import SpecFile, example_files, plan_jobs
+from jobledger.service.demo.inputs import NamedSpec, example_files, plan_jobs
 from jobledger.service.demo.show import age, plain
 from jobledger.store import embedded
 from jobledger.store.errors import EmbeddedServerError
@@ -182,8 +182,8 @@ def test_every_example_is_a_valid_spec() -> None:
 def test_specs_of_one_name_are_one_job() -> None:
     """A later spec of the same namespace and name is an update; nameless ones are jobs of their own."""
 
-    def file(label: str, **fields: Any) -> SpecFile:
-        return SpecFile(label, JobSpec(**fields))
+    def file(label: str, **fields: Any) -> NamedSpec:
+        return NamedSpec(label, JobSpec(**fields))
 
     plan = plan_jobs(
         [

@@ -21,7 +21,7 @@ from jobledger.service.demo.checks import (
     check_view,
 )
 from jobledger.service.demo.evidence import Evidence, Kill, ViewedJob
-from jobledger.service.demo.inputs import SpecFile
+from jobledger.service.demo.inputs import NamedSpec
 from jobledger.service.demo.stage import QUEUED, Stage
 from jobledger.store.job import State, StateType
 from jobledger.store.memory_log import MemoryLog
@@ -36,7 +36,7 @@ async def evidence(tmp_path: Path) -> AsyncIterator[Evidence]:
     async with Projector(log, path) as projector, await View.open(path) as view:
         stage = Stage("", path, [log, log])
         stage._view = view
-        one, two = [await stage.submit(SpecFile(name, make_spec(name))) for name in ("one", "two")]
+        one, two = [await stage.submit(NamedSpec(name, make_spec(name))) for name in ("one", "two")]
         await projector.wait_for(two.sequence)
         glimpse = await stage.glimpse()
         race = await stage.race(one)

@@ -30,7 +30,17 @@ def test_the_code_of_the_library_page_runs(tmp_path: Path) -> None:
     program.write_text("\n".join(blocks))
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert "RevisionMismatch" in done.stdout
+    assert "has revision 3 but expected 2" in done.stdout
+
+
+PUBLIC_NAMES = (
+    "AmbiguousId Checkpoint Contention EmbeddedServer EmbeddedServerError HistoryItem InvalidInput "
+    "InvalidSpec JetStreamLog Job JobExists JobNotFound JobSpec JobStatus JobTerminal JobVersion "
+    "JobledgerError Ledger ListQuery LogBroken LogBusy LogRefused LogUnavailable LogUnfit MemoryLog "
+    "Order OutcomeUnknown Page Projector ProjectorState Receipt RevisionMismatch SpecConfig State "
+    "StateType StreamSettings Task UnknownEventType VersionNotFound View ViewError WaitTimeout "
+    "load_spec named_job_id parse_selector"
+)
 
 
 def commands() -> list[str]:
@@ -69,6 +79,24 @@ def test_every_command_is_documented(command: str) -> None:
             assert any(name in section for name in parameter.opts), f"{command}: {parameter.opts} is not told"
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "CLI.md"], ids=lambda page: page.name)
+def test_what_a_page_shows_of_the_command_line_is_what_it_prints(page: Path) -> None:
+    """Each console example, run in the repository, prints the lines below it."""
+    examples = re.findall(r"```console\n\$ (?:\.venv/bin/)?jobledger (.*)\n((?:.*\n)*?)```", page.read_text())
+    assert examples
+    for words, shown in examples:
+        command = [sys.executable, "-m", "jobledger.service.cli", *words.split()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+        assert done.stdout == shown
+
+
+def test_tests_that_the_code_names_exist() -> None:
+    """A comment or docstring that points to a test points to one that is there."""
+    for source in (ROOT / "jobledger").rglob("*.py"):
+        for path in re.findall(r"`(tests/[\w/.]+\w)`", source.read_text()):
+            assert (ROOT / path).exists(), f"{source.name} names {path}"
+
+
 @pytest.mark.parametrize("page", PAGES_WITH_PATHS, ids=lambda page: page.name)
 def test_paths_and_targets_that_a_page_names_exist(page: Path) -> None:
     """Files in backquotes or links, and `make` targets, are there."""
@@ -92,7 +120,7 @@ def test_every_public_name_exists_and_the_list_is_pinned() -> None:
     assert set(jobledger._HOMES) == set(jobledger.__all__)
     for name in jobledger.__all__:
         assert getattr(jobledger, name).__doc__, name
-    assert len(jobledger.__all__) == 25
+    assert " ".join(jobledger.__all__) == PUBLIC_NAMES
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = jobledger.nothing
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobledger.store.errors import JobledgerError
+from jobledger.store.errors import JobledgerError, UnknownEventType
 from jobledger.store.events import (
     EVENT_TYPES,
     JobCreated,
@@ -19,7 +19,6 @@ from jobledger.store.events import (
     Recorded,
     SpecData,
     StateData,
-    UnknownEventType,
     Unreadable,
     decode_event,
     encode_event,

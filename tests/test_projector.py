@@ -12,8 +12,8 @@ from jobledger import JetStreamLog, Ledger, MemoryLog, Projector, ProjectorState
 from jobledger.projections import limits, projector, viewwriter
 from jobledger.projections.database import remove_view
 from jobledger.projections.errors import WaitTimeout
-from jobledger.store.errors import LogReplaced, LogTruncated
-from jobledger.store.events import JobCreated, UnknownEventType
+from jobledger.store.errors import LogReplaced, LogTruncated, UnknownEventType
+from jobledger.store.events import JobCreated
 from jobledger.store.log import Draft, EventLog
 from jobledger.store.subjects import job_subject, named_job_id
 from tests.conftest import make_spec

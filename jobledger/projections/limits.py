@@ -1,4 +1,4 @@
-"""Every bound of the read side, by name. Each has a test at its edge."""
+"""Every bound of the read side, by name."""
 
 # --- SQLite -------------------------------------------------------------------------------------------------
 BUSY_TIMEOUT_SECONDS = 10.0  # for a lock that another process holds

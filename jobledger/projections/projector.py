@@ -54,6 +54,7 @@ class Projector:
         self._error: JobledgerError | None = None
         self._changed = asyncio.Condition()
         self._target = 0
+        self._wait_seconds = RECONNECT_WAIT_SECONDS  # before the log is tried again
         self._task: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
 
@@ -128,8 +129,18 @@ class Projector:
     # --- the loop
     # ---------------------------------------------------------------------------------------------
 
+    async def wait_stopped(self) -> None:
+        """Wait until the projector is stopped, by `stop` or by itself.
+
+        Raises:
+            JobledgerError: why it stopped by itself.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._state is ProjectorState.STOPPED)
+        if self._error is not None:
+            raise self._error
+
     async def _run(self) -> None:
-        wait_seconds = RECONNECT_WAIT_SECONDS
         overtaken = False
         try:
             while True:
@@ -142,10 +153,17 @@ class Projector:
                     overtaken = True
                 except LogUnavailable:
                     await self._enter(ProjectorState.RECONNECTING)
-                    await asyncio.sleep(wait_seconds)
-                    wait_seconds = min(2 * wait_seconds, RECONNECT_MAX_WAIT_SECONDS)
+                    await asyncio.sleep(self._wait_seconds)
+                    self._wait_seconds = min(2 * self._wait_seconds, RECONNECT_MAX_WAIT_SECONDS)
         except JobledgerError as error:
             self._error = error
+            await self._enter(ProjectorState.STOPPED)
+        except Exception as error:  # noqa: BLE001 - whatever it is, readers must hear of it
+            # A mistake of ours must not leave readers waiting for a projector that is gone.
+            self._error = JobledgerError(
+                f"the projector of {self._path} broke at {self._sequence}: {error!r}"
+            )
+            self._error.__cause__ = error
             await self._enter(ProjectorState.STOPPED)
 
     async def _follow(self) -> None:
@@ -158,6 +176,7 @@ class Projector:
                 # All that was there is folded: what is being written must be seen before we wait for more.
                 await self._written()
                 if self._state is ProjectorState.CATCHING_UP:
+                    self._wait_seconds = RECONNECT_WAIT_SECONDS
                     await self._enter(ProjectorState.LIVE)
             for chunk in _chunks(await self._feed.take(COMMIT_MAX_EVENTS)):
                 await self._project(chunk)

@@ -8,6 +8,7 @@ import msgspec
 
 from jobledger.projections.batch import Batch, label_rows
 from jobledger.projections.database import Writer
+from jobledger.projections.errors import ViewFromNewerRelease
 from jobledger.projections.limits import ANOMALIES_KEPT, FOLD_CACHE_JOBS, LOOKUP_CHUNK
 from jobledger.projections.migrations import migrate
 from jobledger.projections.rows import JOB_COLUMNS, STATUS_COLUMNS, details_of, row_of, status_of
@@ -39,7 +40,8 @@ _DELETE_LABELS = "DELETE FROM labels WHERE created_sequence IN (VALUES {values})
 _INSERT_LABEL = "INSERT INTO labels (created_sequence, key, value) VALUES {values}"
 _INSERT_ANOMALY = "INSERT INTO anomalies (sequence, job_id, reason) VALUES {values}"
 _MOVE_CHECKPOINT = (
-    "UPDATE checkpoint SET sequence = ?, anomalies = ? WHERE only_row = 1 AND sequence = ? AND epoch = ?"
+    "UPDATE checkpoint SET sequence = ?, anomalies = ?"
+    f" WHERE only_row = 1 AND sequence = ? AND epoch = ? AND projection = {PROJECTION_VERSION}"
 )
 _STATUSES = f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
 _TABLES = ("jobs", "specs", "labels", "anomalies")
@@ -85,9 +87,13 @@ class ViewWriter:
         """Read the checkpoint again and forget what was remembered; returns its sequence."""
         self._statuses.clear()
         self._newest = {}
-        row = await self._writer.row("SELECT epoch, sequence, anomalies FROM checkpoint")
+        row = await self._writer.row("SELECT epoch, sequence, anomalies, projection FROM checkpoint")
         assert row is not None
-        epoch, self.sequence, self._anomalies = row
+        epoch, self.sequence, self._anomalies, projection = row
+        if projection != PROJECTION_VERSION:
+            raise ViewFromNewerRelease(
+                f"another release has begun to rebuild {self._writer.path} while it was open; use one release"
+            )
         self.epoch = epoch or None
         return self.sequence
 
@@ -169,6 +175,11 @@ class ViewWriter:
             row = await writer.row("SELECT projection FROM checkpoint")
             if row is not None and row[0] == PROJECTION_VERSION:
                 return
+            if row is not None and row[0] > PROJECTION_VERSION:
+                raise ViewFromNewerRelease(
+                    f"the rows of {writer.path} have projection version {row[0]}, and this release makes"
+                    f" {PROJECTION_VERSION}: upgrade this Jobledger, or use another file"
+                )
             for table in _TABLES:
                 await writer.execute(f"DELETE FROM {table}")
             await writer.execute(

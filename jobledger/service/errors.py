@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from jobledger.projections.errors import AmbiguousId, ViewError, WaitTimeout
 from jobledger.store.errors import (
     Conflict,
     EmbeddedServerError,
@@ -20,6 +21,9 @@ EXIT_CODES: Final[tuple[tuple[type[JobledgerError], int], ...]] = (
     (Conflict, 5),
     (LogError, 6),
     (EmbeddedServerError, 6),
+    (ViewError, 6),
+    (WaitTimeout, 6),
+    (AmbiguousId, 3),
     (JobledgerError, 1),
 )
 

@@ -16,6 +16,7 @@
     │   ├── LogBusy                   too many appends are waiting; nothing was written
     │   ├── LogRefused                the server refuses the append for good (full, too large, not allowed)
     │   ├── LogUnfit                  the server or the stream cannot keep our promises
+    │   ├── UnknownEventType          a newer release wrote to the log: upgrade before reading on
     │   └── LogBroken                 the log is not the one that was read before, or not whole
     │       ├── LogReplaced           the stream was deleted and made again
     │       ├── LogTruncated          events that were read before, or were to be read next, are gone
@@ -153,6 +154,10 @@ class LogRefused(LogError):
 
 class LogUnfit(LogError):
     """The server or its stream lacks something that our promises need; the message names the field."""
+
+
+class UnknownEventType(LogError):
+    """The log holds an event type of ours that this release does not know: folding on would go wrong."""
 
 
 class LogBroken(LogError):

@@ -10,16 +10,12 @@ from typing import Literal
 
 import msgspec
 
-from jobledger.store.errors import JobledgerError
+from jobledger.store.errors import UnknownEventType
 from jobledger.store.job import State
 from jobledger.store.subjects import job_subject, parse_subject
 
 SOURCE = "/jobledger"
 TYPE_PREFIX = "jobledger."
-
-
-class UnknownEventType(JobledgerError):
-    """The log holds an event type of ours that is new to this release. Folding on would give a wrong view."""
 
 
 class SpecData(msgspec.Struct, frozen=True, rename="pascal", gc=False):

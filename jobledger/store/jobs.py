@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 from jobledger.store.cache import JobCache, Known
 from jobledger.store.command import Receipt, receipt_of
-from jobledger.store.errors import LogUnavailable
-from jobledger.store.events import JobEvent, Record, Recorded, UnknownEventType, read_record
+from jobledger.store.errors import LogUnavailable, UnknownEventType
+from jobledger.store.events import JobEvent, Record, Recorded, read_record
 from jobledger.store.fold import Anomaly, fold, fold_job
 from jobledger.store.history import HistoryItem, tell
 from jobledger.store.job import Job, JobStatus

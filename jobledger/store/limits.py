@@ -1,4 +1,4 @@
-"""Every bound of the write side, by name. Each has a test at its edge (`tests/test_limits.py`)."""
+"""Every bound of the write side, by name; timings of the protocol stand beside their code."""
 
 # --- what a spec may hold -----------------------------------------------------------------------------------
 SPEC_FILE_MAX_BYTES = 1_048_576  # a spec as a person hands it in, before it is parsed

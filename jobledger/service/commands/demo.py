@@ -13,9 +13,10 @@ import click
 from rich.console import Console
 
 from jobledger.service.demo.checks import Check, check_all
-from jobledger.service.demo.inputs import Planned, SpecFile, plan_jobs, read_examples, read_files
+from jobledger.service.demo.inputs import NamedSpec, Planned, plan_jobs, read_examples
 from jobledger.service.demo.show import StepTeller, check_list, jobs_table, timeline_table
 from jobledger.service.demo.story import NATS_FOLDER, VIEW_FILE, Told, tell
+from jobledger.service.specfiles import read_spec_file, tell_problems
 
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -54,17 +55,16 @@ def demo(ctx: click.Context, specs: tuple[str, ...], keep: Path | None) -> None:
     ctx.exit(0 if all(check.ok for check in checks) else 1)
 
 
-def _good_specs(ctx: click.Context, names: Sequence[str]) -> Sequence[SpecFile]:
+def _good_specs(ctx: click.Context, names: Sequence[str]) -> Sequence[NamedSpec]:
     """The specs to submit; one that is bad ends the command before anything is started."""
     if not names:
         return read_examples()
-    specs, bad = read_files(names)
-    for file in bad:
-        for problem in file.problems:
-            click.echo(f"{file.file}: {click.style('error', fg='red')}: {problem}", err=True)
-    if bad:
+    files = [read_spec_file(name) for name in names]
+    for found in files:
+        tell_problems(found, err=True)
+    if any(found.problems for found in files):
         ctx.exit(1)
-    return specs
+    return [NamedSpec(Path(found.file).name, found.spec) for found in files if found.spec is not None]
 
 
 @contextmanager

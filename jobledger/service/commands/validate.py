@@ -1,26 +1,12 @@
 """`jobledger job validate`: say what is wrong with spec files, without a server."""
 
 import json
-import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import click
 
-from jobledger.store.errors import InvalidSpec, Problem
-from jobledger.store.limits import SPEC_FILE_MAX_BYTES
-from jobledger.store.parsing import format_of
-from jobledger.store.reading import load_spec
-
-_STDIN = "-"
-
-
-class _Verdict(NamedTuple):
-    """What was found out about one file."""
-
-    file: str
-    problems: Sequence[Problem] = ()
-    warnings: Sequence[Problem] = ()
+from jobledger.service.specfiles import SpecFile, read_spec_file, tell_problems
+from jobledger.store.errors import Problem
 
 
 @click.command()
@@ -35,55 +21,34 @@ def validate(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
     """
     invalid = 0
     for file in files:
-        verdict = _judge(file)
-        invalid += bool(verdict.problems)
+        found = read_spec_file(file)
+        invalid += bool(found.problems)
         if as_json:
-            click.echo(_as_json(verdict))
+            click.echo(_as_json(found))
         else:
-            _tell(verdict)
+            _tell(found)
     if len(files) > 1 and not as_json:
         click.echo(f"{len(files)} files: {len(files) - invalid} valid, {invalid} invalid")
     ctx.exit(1 if invalid else 0)
 
 
-def _judge(file: str) -> _Verdict:
-    name = "stdin" if file == _STDIN else click.format_filename(file)
-    try:
-        read = load_spec(_contents(file), strict=True, format=format_of(file))
-    except InvalidSpec as error:
-        return _Verdict(name, problems=error.problems)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the file's name
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return _Verdict(name, problems=[Problem("", f"can't be read: {reason}", "check the path")])
-    return _Verdict(name, warnings=read.warnings)
+def _tell(found: SpecFile) -> None:
+    tell_problems(found)
+    for warning in found.warnings:
+        click.echo(f"{found.file}: {click.style('warning', fg='yellow')}: {warning}")
+    if not found.problems:
+        click.echo(f"{found.file}: {click.style('valid', fg='green')}")
 
 
-def _contents(file: str) -> bytes:
-    """At most one byte more than a spec may have, so that /dev/zero is refused like any other long file."""
-    if file == _STDIN:
-        return sys.stdin.buffer.read(SPEC_FILE_MAX_BYTES + 1)
-    with open(file, "rb") as stream:  # noqa: PTH123 - a Path would lose `./` and the like in messages
-        return stream.read(SPEC_FILE_MAX_BYTES + 1)
-
-
-def _tell(verdict: _Verdict) -> None:
-    for problem in verdict.problems:
-        click.echo(f"{verdict.file}: {click.style('error', fg='red')}: {problem}")
-    for warning in verdict.warnings:
-        click.echo(f"{verdict.file}: {click.style('warning', fg='yellow')}: {warning}")
-    if not verdict.problems:
-        click.echo(f"{verdict.file}: {click.style('valid', fg='green')}")
-
-
-def _as_json(verdict: _Verdict) -> str:
+def _as_json(found: SpecFile) -> str:
     def plain(problems: Sequence[Problem]) -> list[dict[str, str]]:
         return [{"path": each.path, "message": each.message, "remedy": each.remedy} for each in problems]
 
     return json.dumps(
         {
-            "file": verdict.file,
-            "valid": not verdict.problems,
-            "problems": plain(verdict.problems),
-            "warnings": plain(verdict.warnings),
+            "file": found.file,
+            "valid": not found.problems,
+            "problems": plain(found.problems),
+            "warnings": plain(found.warnings),
         }
     )

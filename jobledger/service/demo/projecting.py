@@ -21,8 +21,6 @@ URL_VARIABLE = "JOBLEDGER_DEMO_NATS_URL"  # not an argument: everybody on a mach
 CATCH_UP_SECONDS = 30.0
 STOP_SECONDS = 10.0
 _READY = b"ready\n"
-_NO_SEQUENCE = 2**63 - 1
-_FOR_EVER_SECONDS = 86_400.0
 
 
 class ProjectorProcess:
@@ -126,8 +124,7 @@ async def _project(url: str, path: Path) -> None:
             sys.stdout.buffer.write(_READY)
             sys.stdout.buffer.flush()
             parent_gone = asyncio.create_task(_end_of_stdin())
-            # No event has this number: the wait ends only with the error that stops the projector.
-            failed = asyncio.create_task(projector.wait_for(_NO_SEQUENCE, _FOR_EVER_SECONDS))
+            failed = asyncio.create_task(projector.wait_stopped())
             await asyncio.wait((parent_gone, failed), return_when=asyncio.FIRST_COMPLETED)
             if failed.done():
                 failed.result()

@@ -12,7 +12,7 @@ from jobledger.projections.limits import LIST_MAX_LIMIT
 from jobledger.projections.query import ListQuery
 from jobledger.projections.view import View
 from jobledger.service.demo.evidence import Attempt, Race, ViewedJob
-from jobledger.service.demo.inputs import SpecFile
+from jobledger.service.demo.inputs import NamedSpec
 from jobledger.service.demo.projecting import ProjectorProcess
 from jobledger.store.command import Receipt
 from jobledger.store.errors import RevisionMismatch
@@ -55,7 +55,7 @@ class Stage:
 
     # --- commands -----------------------------------------------------------------------------------------
 
-    async def submit(self, file: SpecFile) -> Receipt:
+    async def submit(self, file: NamedSpec) -> Receipt:
         """Create the job of a spec."""
         return await self.keep(self.ledgers[0].create(file.spec, actor="alice", reason=file.label))
 

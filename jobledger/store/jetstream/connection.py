@@ -223,8 +223,14 @@ class Connection:
             LogUnavailable: if there is no answer in time.
         """
         self._check_open()
+        task = asyncio.current_task()
+        cancelled_before = task.cancelling() if task is not None else 0
         try:
             message = await self._client.request(subject, payload, timeout=timeout_seconds, headers=headers)
+            # Before Python 3.12, `asyncio.wait_for`, which the library uses, drops a cancellation that comes
+            # together with the answer.
+            if task is not None and task.cancelling() > cancelled_before:
+                raise asyncio.CancelledError
         except NoRespondersError:
             raise NobodyAnswers(
                 f"nobody answers {subject}: JetStream is off, or the stream has no leader just now"
