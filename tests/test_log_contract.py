@@ -10,8 +10,8 @@ from nats.aio.client import Client
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.errors import LogRefused
 from jobledger.store.jetstream.headers import Headers
-from jobledger.store.log import NO_JOB, Appended, Lost
-from jobledger.store.subjects import job_subject
+from jobledger.store.log import NO_JOB, Appended, Draft, EventLog, Lost
+from jobledger.store.subjects import job_subject, job_subject_anywhere
 from tests.log_contract import LogContract
 from tests.logs import append_all, draft, publish_raw, whole
 
@@ -102,3 +102,19 @@ async def test_lazy_headers_equal_the_librarys(headers: dict[str, str], status: 
         assert ours == expected
     else:  # where there is no description, the library takes the first header for it
         assert ours | {"Description": ""} == (expected or {}) | {"Description": ""}
+
+
+async def test_a_filter_reads_all_its_subjects_in_the_order_of_the_stream(log: EventLog) -> None:
+    """A page of a filter holds every matching subject's records, as the stream has them, and no others."""
+    for number, namespace in enumerate(("a", "b", "a", "c")):
+        subject = job_subject(namespace, "wanted")
+        last = await log.read_last(subject)
+        item = Draft(subject, f"event-{number}", b"x")
+        assert isinstance(await log.append(item, expect=last.sequence if last else NO_JOB), Appended)
+    await log.append(Draft(job_subject("a", "other"), "event-9", b"x"), expect=NO_JOB)
+    found = await log.read(job_subject_anywhere("wanted"), after=1, up_to=4)
+    assert [(record.sequence, record.subject) for record in found] == [
+        (2, job_subject("b", "wanted")),
+        (3, job_subject("a", "wanted")),
+        (4, job_subject("c", "wanted")),
+    ]

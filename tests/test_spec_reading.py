@@ -64,7 +64,7 @@ def test_null_is_absent() -> None:
         (job(Priority=True), "Priority", "expected a whole number, got true", "number"),
         (job(Labels=["a"]), "Labels", "expected an object, got a list", "keys"),
         (job(Labels={"a": 1}), "Labels.a", "expected a string, got 1", "quotes"),
-        (job(Meta={"x y": None}), 'Meta["x y"]', "expected a string, got null", "quotes"),
+        (job(Meta={"x y": None}), 'Meta["x y"]', "expected a string, got null", "give it a value"),
         (job(Labels={1: "a"}), "Labels", "the key 1 is not a string", "quotes"),
         (job(Tasks={}), "Tasks", "expected a list, got an object", "dash"),
         (job(Tasks=["x"]), "Tasks[0]", 'expected an object, got "x"', "fields"),

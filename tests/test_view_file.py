@@ -208,3 +208,34 @@ async def test_a_failed_transaction_leaves_the_checkpoint_and_rows(
     monkeypatch.undo()
     await project_all(log, path)
     assert rows_of(path) == fold_of(await records_of(log))
+
+
+async def test_a_file_with_a_newer_meaning_of_the_fold_is_refused_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two releases in a rolling upgrade don't empty each other's view."""
+    path = tmp_path / "view.db"
+    log = await a_view(path)
+    before = rows_of(path)
+    monkeypatch.setattr(viewwriter, "PROJECTION_VERSION", viewwriter.PROJECTION_VERSION - 1)
+    with pytest.raises(ViewFromNewerRelease, match="upgrade this Jobledger"):
+        await Projector(log, path).start()
+    assert rows_of(path) == before
+
+
+async def test_a_projector_whose_file_another_release_took_over_stops(tmp_path: Path) -> None:
+    """Its rows would mean something else than those beside them; it writes none."""
+    path = tmp_path / "view.db"
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(1), 5, 20))
+    async with Projector(log, path) as running:
+        await running.wait_for(20)
+        connection = sqlite3.connect(path)
+        connection.execute("UPDATE checkpoint SET projection = projection + 1")
+        connection.commit()
+        connection.close()
+        before = rows_of(path)
+        await append_all(log, random_drafts(random.Random(2), 5, 40)[20:])
+        with pytest.raises(ViewFromNewerRelease, match="another release"):
+            await running.wait_stopped()
+        assert rows_of(path) == before

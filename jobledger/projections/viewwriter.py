@@ -41,7 +41,7 @@ _INSERT_LABEL = "INSERT INTO labels (created_sequence, key, value) VALUES {value
 _INSERT_ANOMALY = "INSERT INTO anomalies (sequence, job_id, reason) VALUES {values}"
 _MOVE_CHECKPOINT = (
     "UPDATE checkpoint SET sequence = ?, anomalies = ?"
-    f" WHERE only_row = 1 AND sequence = ? AND epoch = ? AND projection = {PROJECTION_VERSION}"
+    " WHERE only_row = 1 AND sequence = ? AND epoch = ? AND projection = ?"
 )
 _STATUSES = f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
 _TABLES = ("jobs", "specs", "labels", "anomalies")
@@ -159,9 +159,8 @@ class ViewWriter:
             (_INSERT_ANOMALY, [(anomaly.sequence, anomaly.job_id, anomaly.reason) for anomaly in kept]),
         ]
         async with writer.transaction():
-            moved = await writer.execute(
-                _MOVE_CHECKPOINT, (batch.last_sequence, anomalies, self.sequence, self.epoch)
-            )
+            place = (self.sequence, self.epoch, PROJECTION_VERSION)
+            moved = await writer.execute(_MOVE_CHECKPOINT, (batch.last_sequence, anomalies, *place))
             if moved != 1:
                 raise Overtaken(f"another projector moved the checkpoint of {writer.path}")
             await writer.write_all(work)

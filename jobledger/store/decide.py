@@ -117,7 +117,9 @@ def contention(job_id: str, revision: int) -> Contention:
 
 def not_found(job_id: str) -> JobNotFound:
     """The error for a job that the log does not hold."""
-    return JobNotFound(f"job not found: {job_id}; check the id, or the namespace and name")
+    return JobNotFound(
+        f"job not found: {job_id}; check the id (named_job_id gives that of a namespace and name)"
+    )
 
 
 def _same_spec(current: bytes, new: bytes) -> bool:

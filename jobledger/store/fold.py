@@ -33,7 +33,7 @@ _whole_decoder = msgspec.json.Decoder()
 
 # Part of the fold's meaning: how deep a decoder can go depends on the caller's stack, and the fold must not.
 # Validation stops long before (SPEC_MAX_DEPTH).
-_SPEC_MAX_DEPTH = 256
+_FOLD_MAX_DEPTH = 256
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
 
 
@@ -195,14 +195,14 @@ def _head_of(recorded: Recorded, event: JobCreated | JobUpdated, *, trusted: boo
 
 
 def _is_too_deep(spec: bytes) -> bool:
-    if spec.count(b"{") + spec.count(b"[") <= _SPEC_MAX_DEPTH:
+    if spec.count(b"{") + spec.count(b"[") <= _FOLD_MAX_DEPTH:
         return False  # nearly always
     depth = 0
     for found in _STRING_OR_BRACKET.finditer(spec):
         token = found[0]
         if token in b"{[":
             depth += 1
-            if depth > _SPEC_MAX_DEPTH:
+            if depth > _FOLD_MAX_DEPTH:
                 return True
         elif token in b"}]":
             depth -= 1

@@ -43,8 +43,7 @@ def parse(text: bytes | str, *, format: Format | None = None) -> dict[Any, Any]:
 
     Raises:
         InvalidSpec: not such text; says the line and column where the parser knows them. If the text looks
-        like a
-            template that was not rendered, that comes first.
+            like a template that was not rendered, that comes first.
     """
     decoded = _decode(text)
     if format is None:
@@ -61,7 +60,7 @@ def template_problems(text: bytes | str) -> list[Problem]:
     if not all(mark in text for mark in marks):  # type: ignore[operator]  # both are of text's own type
         return []
     what = "this looks like a Go template: it holds {{ … }}"
-    remedy = "render it first, as Bacalhau's `job run` does with -V and -E; here {{ }} is taken literally"
+    remedy = "render it first, as Bacalhau's `job run` does with -V and -E: Jobledger does not"
     return [Problem("", what, remedy)]
 
 
@@ -79,7 +78,7 @@ def _decode(text: bytes | str) -> str:
         line = text[: error.start].count(b"\n") + 1 if isinstance(text, bytes) else 1
         _refuse(f"line {line}: the text is not UTF-8 (byte {error.start})", "save it as UTF-8")
     if len(raw) > SPEC_FILE_MAX_BYTES:
-        size = f"the text is {len(raw)} bytes; the limit is {SPEC_FILE_MAX_BYTES}"
+        size = f"the text has more than {SPEC_FILE_MAX_BYTES} bytes"  # it may have been read no further
         _refuse(size, "put the data into an input source")
     return decoded.removeprefix(_BOM)
 
@@ -103,7 +102,7 @@ def _parse_json(text: str) -> object:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        _refuse(f"{where}: not JSON: {error.msg}", "correct it there or just before")
+        _refuse(f"{where}: not JSON: {error.msg}", "correct it there or just before; or is it YAML?")
     except _DuplicateKeyError as error:
         _refuse(str(error), "keep one of them")
     except RecursionError:

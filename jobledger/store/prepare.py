@@ -26,6 +26,7 @@ def prepare_new(spec: JobSpec, event_id: str) -> Prepared:
     Raises:
         InvalidSpec: every rule that it breaks, at once.
     """
+    check_is_spec(spec)
     is_named = bool(spec.name)
     name, namespace = spec.name or nameless_job_id(event_id), spec.namespace or DEFAULT_NAMESPACE
     if not (is_named and spec.namespace):
@@ -48,6 +49,7 @@ def prepare_update(spec: JobSpec, status: JobStatus) -> Prepared:
         InvalidInput: if they would change.
         InvalidSpec: every rule that it breaks, at once.
     """
+    check_is_spec(spec)
     named = {"name": (spec.name, status.name), "namespace": (spec.namespace, status.namespace)}
     for field, (new, current) in named.items():
         if new and new != current:
@@ -58,6 +60,18 @@ def prepare_update(spec: JobSpec, status: JobStatus) -> Prepared:
     return Prepared(
         status.id, status.namespace, _encode(replace(spec, name=status.name, namespace=status.namespace))
     )
+
+
+def check_is_spec(spec: object) -> None:
+    """Tell a caller who passes something else what to pass.
+
+    Raises:
+        InvalidInput: if this is no `JobSpec`.
+    """
+    if not isinstance(spec, JobSpec):
+        raise InvalidInput(
+            f"the spec is a {type(spec).__name__}, not a JobSpec; pass load_spec(text).spec, say"
+        )
 
 
 def _encode(spec: JobSpec) -> bytes:

@@ -127,7 +127,9 @@ class Reader:
             return shown(value)  # `CPU: 1` in YAML means "1"; what is no quantity the rules will say
         if not isinstance(value, str):
             remedy = "write one string"
-            if value is None or isinstance(value, bool | int | float):
+            if value is None:
+                remedy = "give it a value, or remove it"
+            elif isinstance(value, bool | int | float):
                 remedy = "put it in quotes"  # YAML made something else of an unquoted word
             self._problem(path, f"expected a string, got {shown(value)}", remedy)
             return ""
@@ -145,6 +147,8 @@ class Reader:
         remedy = (
             "remove the quotes"
             if isinstance(value, str) and value.isdecimal()
+            else "write seconds, such as 300"
+            if path.endswith("Timeout")
             else "write a number such as 1"
         )
         self._problem(path, f"expected a whole number, got {shown(value)}", remedy)

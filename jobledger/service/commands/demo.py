@@ -1,6 +1,7 @@
 """`jobledger demo`: the whole of Jobledger at work on real specs, with proof."""
 
 import asyncio
+import shutil
 import signal
 import sys
 import tempfile
@@ -135,6 +136,16 @@ def _sum_up(out: Console, checks: Sequence[Check], seconds: float, keep: Path | 
     elif failed:
         out.print("Run it again with --keep DIR to look at the log and the view.")
     out.print()
+    program = _program()
     out.print("Next, with specs of your own:")
-    out.print("  jobledger job validate FILE...   check them, offline")
-    out.print("  jobledger demo FILE...           this demo on them")
+    out.print(f"  {program} job validate FILE...   check them, offline", soft_wrap=True)
+    out.print(f"  {program} demo FILE...           this demo on them", soft_wrap=True)
+
+
+def _program() -> str:
+    """How this command can be called again: by its name if that is on the PATH, else by its place."""
+    if shutil.which("jobledger"):
+        return "jobledger"
+    program = Path(sys.executable).with_name("jobledger")
+    here = Path.cwd()
+    return str(program.relative_to(here) if program.is_relative_to(here) else program)

@@ -39,10 +39,10 @@ class Arrived(NamedTuple):
 
 
 class _QuickClient(Client):
-    """The library's client, with the two things that cost most done quicker: headers in, and headers out.
+    """The library's client: headers in and out done quicker, and less that ends it for good.
 
-    The methods used are private to the library. One that a release renames only costs the speed (`publish`
-    looks first); `tests/log_contract.py` would find one that changes what it means.
+    The methods are private to the library, so its version is bounded (pyproject.toml), and
+    `tests/test_connection.py` fails when one of them is gone.
     """
 
     async def _process_headers(self, headers: bytes) -> Headers | None:  # type: ignore[override]
