@@ -13,7 +13,7 @@ from jobledger.projections import viewwriter
 from jobledger.projections.batch import fold_batch, label_rows, read_all
 from jobledger.projections.database import _pragmas, remove_view
 from jobledger.projections.limits import PAGE_CACHE_BYTES, WAL_CHECKPOINT_PAGES
-from jobledger.projections.rows import row_of
+from jobledger.projections.rows import restated_row, row_of
 from jobledger.projections.viewwriter import ViewWriter
 from jobledger.store.events import Record
 from jobledger.store.job import JobStatus
@@ -53,7 +53,7 @@ def prepare(records: Sequence[Record], ends: Sequence[int]) -> Rows:
         start = end
         assert not batch.respecified
         assert not batch.anomalies
-        restated = [viewwriter._restated(status) for status in batch.restated.values()]
+        restated = [restated_row(status) for status in batch.restated.values()]
         work: list[tuple[str, Sequence[Sequence[Any]]]] = [
             (_RESTATE_ONE, [(*row[1:], row[0]) for row in restated]),
             (viewwriter._INSERT_JOB, [row_of(status, head) for status, head in batch.created.values()]),

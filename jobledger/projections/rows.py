@@ -45,6 +45,33 @@ STATUS_COLUMNS: Final = (
 )
 """The columns that make a `JobStatus`; what `status_of` takes, and `job_of` with the spec behind them."""
 
+RESPECIFIED_COLUMNS: Final = (
+    "created_sequence",
+    "type",
+    "priority",
+    "count",
+    "state",
+    "message",
+    "details",
+    "version",
+    "revision",
+    "modify_time",
+    "spec_sequence",
+    "sequence",
+)
+"""The columns that a new spec changes, behind the key; what `respecified_row` returns."""
+
+RESTATED_COLUMNS: Final = (
+    "created_sequence",
+    "state",
+    "message",
+    "details",
+    "revision",
+    "modify_time",
+    "sequence",
+)
+"""The columns that a new state changes, behind the key; what `restated_row` returns."""
+
 NO_DETAILS: Final = ""
 
 Row = Sequence[Any]
@@ -74,6 +101,39 @@ def row_of(status: JobStatus, head: SpecHead) -> tuple[Any, ...]:
         status.create_time,
         status.modify_time,
         status.spec_sequence,
+        status.sequence,
+    )
+
+
+def respecified_row(status: JobStatus, head: SpecHead) -> tuple[Any, ...]:
+    """What a new spec changes in a job's row."""
+    state = status.state
+    return (
+        status.created_sequence,
+        head.type,
+        head.priority,
+        head.count,
+        state.state_type.value,
+        state.message,
+        details_of(state),
+        status.version,
+        status.revision,
+        status.modify_time,
+        status.spec_sequence,
+        status.sequence,
+    )
+
+
+def restated_row(status: JobStatus) -> tuple[Any, ...]:
+    """What a new state changes in a job's row."""
+    state = status.state
+    return (
+        status.created_sequence,
+        state.state_type.value,
+        state.message,
+        details_of(state),
+        status.revision,
+        status.modify_time,
         status.sequence,
     )
 

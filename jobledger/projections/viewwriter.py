@@ -11,30 +11,36 @@ from jobledger.projections.database import Writer
 from jobledger.projections.errors import ViewFromNewerRelease
 from jobledger.projections.limits import ANOMALIES_KEPT, FOLD_CACHE_JOBS, LOOKUP_CHUNK
 from jobledger.projections.migrations import migrate
-from jobledger.projections.rows import JOB_COLUMNS, STATUS_COLUMNS, details_of, row_of, status_of
+from jobledger.projections.rows import (
+    JOB_COLUMNS,
+    RESPECIFIED_COLUMNS,
+    RESTATED_COLUMNS,
+    STATUS_COLUMNS,
+    respecified_row,
+    restated_row,
+    row_of,
+    status_of,
+)
 from jobledger.store.errors import JobledgerError
-from jobledger.store.fold import SpecHead
 from jobledger.store.job import JobStatus
 
 PROJECTION_VERSION = 1
 """Raise it when the fold or the rows come to mean something else: older files then rebuild themselves."""
 
+
+def _update(columns: Sequence[str]) -> str:
+    """An UPDATE of many jobs at once; the first column is the key."""
+    key, *changed = columns
+    changes = ", ".join(f"{column} = new.{column}" for column in changed)
+    return (
+        f"WITH new ({', '.join(columns)}) AS (VALUES {{values}})"
+        f" UPDATE jobs SET {changes} FROM new WHERE jobs.{key} = new.{key}"
+    )
+
+
 _INSERT_JOB = f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}) VALUES {{values}}"
-_RESPECIFY = (
-    "WITH new (created_sequence, type, priority, count, state, message, details, version, revision,"
-    " modify_time, spec_sequence, sequence) AS (VALUES {values})"
-    " UPDATE jobs SET type = new.type, priority = new.priority, count = new.count, state = new.state,"
-    " message = new.message, details = new.details, version = new.version, revision = new.revision,"
-    " modify_time = new.modify_time, spec_sequence = new.spec_sequence, sequence = new.sequence"
-    " FROM new WHERE jobs.created_sequence = new.created_sequence"
-)
-_RESTATE = (
-    "WITH new (created_sequence, state, message, details, revision, modify_time, sequence)"
-    " AS (VALUES {values})"
-    " UPDATE jobs SET state = new.state, message = new.message, details = new.details,"
-    " revision = new.revision, modify_time = new.modify_time, sequence = new.sequence"
-    " FROM new WHERE jobs.created_sequence = new.created_sequence"
-)
+_RESPECIFY = _update(RESPECIFIED_COLUMNS)
+_RESTATE = _update(RESTATED_COLUMNS)
 _INSERT_SPEC = "INSERT INTO specs (sequence, created_sequence, version, time, spec) VALUES {values}"
 _DELETE_LABELS = "DELETE FROM labels WHERE created_sequence IN (VALUES {values})"
 _INSERT_LABEL = "INSERT INTO labels (created_sequence, key, value) VALUES {values}"
@@ -151,8 +157,8 @@ class ViewWriter:
         kept = batch.anomalies[: max(0, ANOMALIES_KEPT - self._anomalies)]
         work: list[tuple[str, Sequence[Sequence[object]]]] = [
             (_INSERT_JOB, [row_of(status, head) for status, head in batch.created.values()]),
-            (_RESPECIFY, [_respecified(status, head) for status, head in batch.respecified.values()]),
-            (_RESTATE, [_restated(status) for status in batch.restated.values()]),
+            (_RESPECIFY, [respecified_row(status, head) for status, head in batch.respecified.values()]),
+            (_RESTATE, [restated_row(status) for status in batch.restated.values()]),
             (_INSERT_SPEC, batch.specs),
             (_DELETE_LABELS, [(status.created_sequence,) for status, _ in batch.respecified.values()]),
             (_INSERT_LABEL, label_rows(batch.created.values()) + label_rows(batch.respecified.values())),
@@ -186,34 +192,3 @@ class ViewWriter:
                 " VALUES (1, '', 0, 0, ?)",
                 (PROJECTION_VERSION,),
             )
-
-
-def _respecified(status: JobStatus, head: SpecHead) -> tuple[object, ...]:
-    state = status.state
-    return (
-        status.created_sequence,
-        head.type,
-        head.priority,
-        head.count,
-        state.state_type.value,
-        state.message,
-        details_of(state),
-        status.version,
-        status.revision,
-        status.modify_time,
-        status.spec_sequence,
-        status.sequence,
-    )
-
-
-def _restated(status: JobStatus) -> tuple[object, ...]:
-    state = status.state
-    return (
-        status.created_sequence,
-        state.state_type.value,
-        state.message,
-        details_of(state),
-        status.revision,
-        status.modify_time,
-        status.sequence,
-    )
