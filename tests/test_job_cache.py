@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
+from jobledger.store import cache
 from jobledger.store.cache import JobCache, KeyedLocks, Known
+from jobledger.store.errors import LogBusy
 from jobledger.store.job import Job, JobStatus, State, StateType
 
 
@@ -133,4 +135,21 @@ async def test_a_cancelled_or_failed_turn_passes_on() -> None:
         type(None),
         ValueError,
     ]
+    assert len(locks) == 0
+
+
+async def test_commands_that_wait_for_one_job_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than the limit is told LogBusy at once; the others keep their turn, and none is left."""
+    monkeypatch.setattr(cache, "TURNS_MAX_WAITING", 3)
+    locks = KeyedLocks()
+
+    async def take_turn() -> None:
+        async with locks.hold("job"):
+            await asyncio.sleep(0)
+
+    turns = [asyncio.create_task(take_turn()) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(LogBusy, match="3 commands on job job are waiting"):
+        locks.hold("job")
+    await asyncio.gather(*turns)
     assert len(locks) == 0

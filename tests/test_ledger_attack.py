@@ -1,10 +1,15 @@
 """Others on the log: a writer of another namespace, a writer of nonsense, a log that forgets."""
 
+import asyncio
+import os
+import shutil
+import signal
+
 import msgspec
 import pytest
 
-from jobledger import JetStreamLog, Ledger, MemoryLog, State, StateType, named_job_id
-from jobledger.store.errors import JobExists, JobNotFound
+from jobledger import EmbeddedServer, JetStreamLog, Ledger, MemoryLog, State, StateType, named_job_id
+from jobledger.store.errors import JobExists, JobNotFound, JobTerminal, LogError
 from jobledger.store.events import JobCreated, JobStateChanged, JobUpdated, SpecData, StateData
 from jobledger.store.log import Draft, EventLog
 from jobledger.store.spec import decode_spec
@@ -134,3 +139,29 @@ async def test_a_ledger_outlives_a_log_that_lost_the_job() -> None:
     remembered = ledger._reader.cached(ID, "default")
     assert remembered is not None
     assert remembered.sequence == 2
+
+
+async def test_a_stream_made_again_is_not_decided_on_from_memory(server: EmbeddedServer) -> None:
+    """The server comes back empty, and another ledger makes the same job: the old ledger sees that one."""
+    log = await JetStreamLog.connect(server.url)
+    old = Ledger(log)
+    receipt = await old.create(make_spec("etl"))
+    await old.set_state(receipt.job_id, RUNNING)
+    os.kill(server.pid, signal.SIGKILL)
+    shutil.rmtree(server.directory / "jetstream")
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                other = await JetStreamLog.connect(server.url)
+                break
+            except LogError:
+                await asyncio.sleep(0)  # the server is being started again: its port is the signal
+    new = Ledger(other)
+    await new.create(make_spec("etl", priority=7))
+    await new.set_state(receipt.job_id, State(StateType.COMPLETED))
+    await log.info()  # connected again
+    assert (await old.load(receipt.job_id)).status == (await new.load(receipt.job_id)).status
+    with pytest.raises(JobTerminal):
+        await old.set_state(receipt.job_id, State(StateType.FAILED))
+    await other.close()
+    await log.close()

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from jobledger import JetStreamLog, Ledger, MemoryLog, Projector, ProjectorState
 from jobledger.projections import limits, projector, viewwriter
 from jobledger.projections.database import remove_view
 from jobledger.projections.errors import WaitTimeout
-from jobledger.store.errors import JobledgerError, LogReplaced, LogTruncated, LogUnavailable, UnknownEventType
-from jobledger.store.events import JobCreated, Record
+from jobledger.store.errors import LogReplaced, LogTruncated, UnknownEventType
+from jobledger.store.events import JobCreated
 from jobledger.store.log import Draft, EventLog
 from jobledger.store.subjects import job_subject, named_job_id
 from tests.conftest import make_spec
@@ -266,42 +265,3 @@ async def test_an_outage_of_the_log_is_ridden_out(
         await running.wait_for(receipt.sequence, timeout_seconds=30)
         assert running.error is None
     assert rows_of(path) == fold_of(await records_of(jetstream_log))
-
-
-async def test_a_mistake_of_ours_stops_the_projector_with_its_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever is raised while folding, those who wait hear of it at once."""
-
-    def broken(*_: object) -> None:
-        raise ValueError("no such number")
-
-    monkeypatch.setattr(projector, "fold_batch", broken)
-    log = MemoryLog()
-    await append_all(log, random_drafts(random.Random(1), 2, 3))
-    async with Projector(log, tmp_path / "view.db") as running:
-        with pytest.raises(JobledgerError, match=r"broke at 0: .*no such number"):
-            await running.wait_for(3)
-        assert running.state is ProjectorState.STOPPED
-
-
-async def test_each_outage_is_tried_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wait before the log is tried again grows within an outage, not from one to the next."""
-    monkeypatch.setattr(projector, "RECONNECT_WAIT_SECONDS", 0.001)
-    log = MemoryLog()
-    async with Projector(log, tmp_path / "view.db") as running:
-        feed, take = running._feed, running._feed.take
-        outages = iter([True, True, True, False] * 3)
-
-        async def failing(max_records: int) -> Sequence[Record]:
-            if next(outages, False):
-                raise LogUnavailable("away")
-            return await take(max_records)
-
-        monkeypatch.setattr(feed, "take", failing)
-        for number in range(4):
-            await append_all(
-                log, [draft(JobCreated, named_job_id("default", f"{number}"), spec_data(f"{number}"), number)]
-            )
-            await running.wait_for(number + 1)
-            assert running._wait_seconds <= 0.008

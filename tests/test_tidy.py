@@ -16,7 +16,7 @@ SOURCES = sorted(
 def findings(name: str, text: str) -> list[str]:
     """What is too long in a source text."""
     found = []
-    lines = text.count("\n") + 1
+    lines = len(text.splitlines())
     if lines > FILE_MAX_LINES:
         found.append(f"{name} has {lines} lines, over {FILE_MAX_LINES}: split it")
     for node in ast.walk(ast.parse(text)):

@@ -27,6 +27,7 @@ class Batch(msgspec.Struct):
         anomalies: events that made no sense.
         statuses: the last status of every job touched.
         last_sequence: of the last record.
+        last_time: the stream's time of that record; 0 if it was not told.
     """
 
     created: dict[str, tuple[JobStatus, SpecHead]]
@@ -36,6 +37,7 @@ class Batch(msgspec.Struct):
     anomalies: list[Anomaly]
     statuses: dict[str, JobStatus]
     last_sequence: int
+    last_time: int = 0
 
 
 def read_all(records: Iterable[Record]) -> list[Recorded | Unreadable]:

@@ -14,6 +14,7 @@ COMMIT_MAX_EVENTS = 5_000  # folded in one transaction
 COMMIT_MAX_BYTES = 16 * 1_048_576  # of payloads in one transaction
 FOLD_CACHE_JOBS = 65_536  # statuses remembered between transactions; the rest are read from the view
 ROWS_PER_STATEMENT = 500  # in one INSERT; times the columns it stays under SQLite's 32,766 parameters
+FOLD_CACHE_MESSAGE_CHARACTERS = 1_024  # of a state; a status with more, or with details, is not remembered
 LOOKUP_CHUNK = 5_000  # ids asked for in one statement
 ANOMALIES_KEPT = 10_000  # rows; the count goes on
 RECONNECT_WAIT_SECONDS = 0.2  # after the log could not be reached; doubles up to the next line

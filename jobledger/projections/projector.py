@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from jobledger.projections.batch import Batch, fold_batch, jobs_named, read_all
-from jobledger.projections.errors import WaitTimeout
+from jobledger.projections.errors import ViewError, WaitTimeout
 from jobledger.projections.limits import (
     COMMIT_MAX_BYTES,
     COMMIT_MAX_EVENTS,
@@ -25,7 +25,7 @@ from jobledger.projections.limits import (
 from jobledger.projections.viewwriter import Overtaken, ViewWriter
 from jobledger.store.errors import JobledgerError, LogUnavailable
 from jobledger.store.events import Record
-from jobledger.store.log import EventLog, Feed, check_continues
+from jobledger.store.log import EventLog, Feed, check_continues, other_record
 
 
 class ProjectorState(enum.StrEnum):
@@ -66,6 +66,10 @@ class Projector:
             LogBroken: if the log is not the one that the view was made from.
             LogUnavailable: if the log does not answer.
         """
+        if self._task is not None:
+            raise ViewError(f"this projector of {self._path} is running; stop it first, or use it as it is")
+        self._error, self._writing = None, None
+        self._state = ProjectorState.CATCHING_UP
         self._writer = await ViewWriter.open(self._path)
         try:
             self._sequence = self._writer.sequence
@@ -80,11 +84,11 @@ class Projector:
         """Finish the transaction under way, and close. Stopping twice is harmless."""
         if self._task is None:
             return
-        task, self._task = self._task, None
-        task.cancel()
-        await asyncio.gather(task, *filter(None, (self._writing,)), return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, *filter(None, (self._writing,)), return_exceptions=True)
         await self._feed.close()
         await self._writer.close()
+        self._task = None  # last: a stop that is cancelled can be repeated
         await self._enter(ProjectorState.STOPPED)
 
     async def __aenter__(self) -> Self:
@@ -185,6 +189,7 @@ class Projector:
         """Fold a batch while the one before is being written, then write it."""
         events = read_all(records)
         batch = fold_batch(events, await self._writer.statuses(jobs_named(events)))
+        batch.last_time = records[-1].time
         await self._written()
         self._writer.remember(batch.statuses)
         self._folded = batch.last_sequence
@@ -204,6 +209,10 @@ class Projector:
     async def _open_feed(self) -> Feed:
         info = await self._log.info()
         check_continues(info, epoch=self._writer.epoch, after=self._sequence)
+        if self._writer.time:
+            record = await self._log.read_at(self._sequence)
+            if record is None or record.time != self._writer.time:
+                raise other_record(self._sequence)
         await self._writer.adopt(info.epoch)
         self._target = info.last_sequence
         self._folded = self._sequence

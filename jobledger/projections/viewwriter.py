@@ -9,7 +9,12 @@ import msgspec
 from jobledger.projections.batch import Batch, label_rows
 from jobledger.projections.database import Writer
 from jobledger.projections.errors import ViewFromNewerRelease
-from jobledger.projections.limits import ANOMALIES_KEPT, FOLD_CACHE_JOBS, LOOKUP_CHUNK
+from jobledger.projections.limits import (
+    ANOMALIES_KEPT,
+    FOLD_CACHE_JOBS,
+    FOLD_CACHE_MESSAGE_CHARACTERS,
+    LOOKUP_CHUNK,
+)
 from jobledger.projections.migrations import migrate
 from jobledger.projections.rows import (
     JOB_COLUMNS,
@@ -46,7 +51,7 @@ _DELETE_LABELS = "DELETE FROM labels WHERE created_sequence IN (VALUES {values})
 _INSERT_LABEL = "INSERT INTO labels (created_sequence, key, value) VALUES {values}"
 _INSERT_ANOMALY = "INSERT INTO anomalies (sequence, job_id, reason) VALUES {values}"
 _MOVE_CHECKPOINT = (
-    "UPDATE checkpoint SET sequence = ?, anomalies = ?"
+    "UPDATE checkpoint SET sequence = ?, time = ?, anomalies = ?"
     " WHERE only_row = 1 AND sequence = ? AND epoch = ? AND projection = ?"
 )
 _STATUSES = f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
@@ -65,6 +70,7 @@ class ViewWriter:
         self._statuses: dict[str, JobStatus] = {}  # in the order of use, oldest first; bounded
         self._newest: dict[str, JobStatus] = {}  # of the last batch, which the file may not have yet
         self.sequence = 0
+        self.time = 0  # the stream's, of the record at that sequence; 0: not known
         self.epoch: str | None = None
         self._anomalies = 0
 
@@ -93,9 +99,9 @@ class ViewWriter:
         """Read the checkpoint again and forget what was remembered; returns its sequence."""
         self._statuses.clear()
         self._newest = {}
-        row = await self._writer.row("SELECT epoch, sequence, anomalies, projection FROM checkpoint")
+        row = await self._writer.row("SELECT epoch, sequence, time, anomalies, projection FROM checkpoint")
         assert row is not None
-        epoch, self.sequence, self._anomalies, projection = row
+        epoch, self.sequence, self.time, self._anomalies, projection = row
         if projection != PROJECTION_VERSION:
             raise ViewFromNewerRelease(
                 f"another release has begun to rebuild {self._writer.path} while it was open; use one release"
@@ -141,7 +147,7 @@ class ViewWriter:
         known = self._statuses
         for job_id in statuses:
             known.pop(job_id, None)
-        known.update(statuses)
+        known.update({job_id: status for job_id, status in statuses.items() if _is_small(status)})
         for job_id in list(islice(known, max(0, len(known) - FOLD_CACHE_JOBS))):
             del known[job_id]
 
@@ -166,11 +172,13 @@ class ViewWriter:
         ]
         async with writer.transaction():
             place = (self.sequence, self.epoch, PROJECTION_VERSION)
-            moved = await writer.execute(_MOVE_CHECKPOINT, (batch.last_sequence, anomalies, *place))
+            moved = await writer.execute(
+                _MOVE_CHECKPOINT, (batch.last_sequence, batch.last_time, anomalies, *place)
+            )
             if moved != 1:
                 raise Overtaken(f"another projector moved the checkpoint of {writer.path}")
             await writer.write_all(work)
-        self.sequence = batch.last_sequence
+        self.sequence, self.time = batch.last_sequence, batch.last_time
         self._anomalies = anomalies
 
     async def _reset_if_older(self) -> None:
@@ -192,3 +200,8 @@ class ViewWriter:
                 " VALUES (1, '', 0, 0, ?)",
                 (PROJECTION_VERSION,),
             )
+
+
+def _is_small(status: JobStatus) -> bool:
+    """Whether a status is worth its memory; one with a long message is read back when it is needed."""
+    return len(status.state.message) <= FOLD_CACHE_MESSAGE_CHARACTERS and not status.state.details

@@ -5,8 +5,9 @@ import sys
 
 import msgspec
 
+from jobledger.store.errors import LogBusy
 from jobledger.store.job import Job, State
-from jobledger.store.limits import CACHE_MAX_BYTES, CACHE_MAX_JOBS
+from jobledger.store.limits import CACHE_MAX_BYTES, CACHE_MAX_JOBS, TURNS_MAX_WAITING
 
 _ENTRY_BYTES = 1_000  # what an entry takes beside its spec, about
 
@@ -18,6 +19,7 @@ class Known(msgspec.Struct, frozen=True):
         subject: where the job's events are.
         job: the job; None if its subject holds no job.
         sequence: the last sequence of the subject, which the next append expects.
+        time: the stream's time of the record at that sequence; 0 if it is not known.
         base: the same subject as it was last read from the log. An acknowledgement carries no stream time, so
             what was folded from our own appends since lacks it: good enough to decide on, not to be shown.
     """
@@ -26,6 +28,7 @@ class Known(msgspec.Struct, frozen=True):
     job: Job | None = None
     sequence: int = 0
     base: "Known | None" = None
+    time: int = 0
 
 
 class JobCache:
@@ -63,6 +66,11 @@ class JobCache:
         while len(self._entries) > self._max_jobs or self._bytes > self._max_bytes:
             self.forget(next(iter(self._entries)))
 
+    def clear(self) -> None:
+        """Remember nothing."""
+        self._entries.clear()
+        self._bytes = 0
+
     def forget(self, job_id: str) -> None:
         """Remember nothing of this job any more."""
         entry = self._entries.pop(job_id, None)
@@ -96,6 +104,8 @@ class _Turn:
         self._locks = locks
         self._key = key
         self._lock, users = locks.get(key) or (asyncio.Lock(), 0)
+        if users >= TURNS_MAX_WAITING:
+            raise LogBusy(f"{users} commands on job {key} are waiting; nothing was written; slow down")
         locks[key] = (self._lock, users + 1)
 
     async def __aenter__(self) -> None:

@@ -180,7 +180,9 @@ def _refuse_unknown_type(record: Record) -> None:
         kind = _type_decoder.decode(record.payload).type
     except _NOT_DECODED:
         return
-    if kind.startswith(TYPE_PREFIX) and kind not in {event_type(cls) for cls in EVENT_TYPES}:
+    # Only where a job's writer can have put it: a message on any other subject stops nobody.
+    ours = kind.startswith(TYPE_PREFIX) and parse_subject(record.subject) is not None
+    if ours and kind not in {event_type(cls) for cls in EVENT_TYPES}:
         raise UnknownEventType(
             f"event {record.sequence} has the type {kind!r}, which this release does not know;"
             " a newer Jobledger wrote it: upgrade this one before it reads on"

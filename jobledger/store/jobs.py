@@ -21,9 +21,14 @@ class JobReader:
     def __init__(self, log: EventLog, cache: JobCache) -> None:
         self._log = log
         self._cache = cache
+        self._session = log.session
 
     def cached(self, job_id: str, namespace: str | None) -> Known | None:
         """The job as it was last seen; None if it is not remembered."""
+        if self._session != self._log.session:
+            # The log was out of reach, and may be another one now, at the same address and sequences.
+            self._session = self._log.session
+            self._cache.clear()
         known = self._cache.get(job_id)
         if known is None:
             return None
@@ -55,11 +60,27 @@ class JobReader:
         known = self._cache.get(job_id)
         if known is None or known.subject != last.subject:
             known = Known(last.subject)
-        known = known.base or known
-        async for record in self._records(last.subject, after=known.sequence, up_to=last.sequence):
-            job = fold_job(known.job, read_record(record))
-            known = Known(known.subject, known.job if isinstance(job, Anomaly) else job, record.sequence)
-        self._cache.put(job_id, known)
+        found = await self._fold_on(known.base or known, last)
+        if found is None:  # not the records that were folded before: begin anew
+            self._cache.forget(job_id)
+            found = await self._fold_on(Known(last.subject), last)
+        assert found is not None
+        self._cache.put(job_id, found)
+        return found
+
+    async def _fold_on(self, known: Known, last: Record) -> Known | None:
+        """Fold what came after; None if the log does not hold the record that was last before."""
+        if known.sequence == last.sequence:
+            return known if known.time == last.time else None
+        after = max(0, known.sequence - 1)  # the last one again: it must still be the same
+        async for record in self._records(last.subject, after=after, up_to=last.sequence):
+            if record.sequence <= known.sequence:
+                if (record.sequence, record.time) != (known.sequence, known.time):
+                    return None
+                continue
+            folded = fold_job(known.job, read_record(record))
+            job = known.job if isinstance(folded, Anomaly) else folded
+            known = Known(known.subject, job, record.sequence, time=record.time)
         return known
 
     async def story(self, *, after: Known, up_to: Known) -> AsyncIterator[HistoryItem]:

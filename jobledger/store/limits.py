@@ -50,6 +50,7 @@ FEED_MAX_RESTARTS = 5  # in a row without an event, before a feed says that the 
 COMMAND_MAX_ATTEMPTS = 50  # races lost in a row before Contention
 COMMAND_WAIT_SECONDS = 0.002  # the first wait after a lost race; doubles, with jitter, up to the next line
 COMMAND_MAX_WAIT_SECONDS = 0.1
+TURNS_MAX_WAITING = 1_000  # commands on one job in one process; one more is told LogBusy
 CACHE_MAX_JOBS = 10_000
 CACHE_MAX_BYTES = 64 * 1_048_576
 MISSED_MAX_EVENTS = 100  # carried by a conflict

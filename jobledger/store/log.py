@@ -90,6 +90,15 @@ def check_continues(info: LogInfo, *, epoch: str | None, after: int) -> None:
         )
 
 
+def other_record(sequence: int) -> LogTruncated:
+    """The error for a log that holds another record than the one that was read at a sequence before."""
+    return LogTruncated(
+        f"the record at {sequence} is not the one that was read before: the stream lost its end and grew"
+        " again (restored from a backup, say); a view of it must be rebuilt: delete the view's file"
+        " and start again"
+    )
+
+
 class Feed(Protocol):
     """A reader of the whole log in order, from one place on, for ever."""
 
@@ -143,6 +152,15 @@ class EventLog(Protocol):
 
     async def read_last(self, subject: str) -> Record | None:
         """The last record of a subject, or of a filter with `*`, as the leader has it: never stale."""
+        ...
+
+    async def read_at(self, sequence: int) -> Record | None:
+        """The record at a sequence as the leader has it; None if there is none."""
+        ...
+
+    @property
+    def session(self) -> int:
+        """Rises whenever the log was out of reach: what was remembered before may be of another log now."""
         ...
 
     async def info(self) -> LogInfo:

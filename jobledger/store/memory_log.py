@@ -65,6 +65,16 @@ class MemoryLog:
         self._check_open()
         return max((history[-1] for history in self._matching(subject)), key=_sequence, default=None)
 
+    async def read_at(self, sequence: int) -> Record | None:
+        """See `EventLog.read_at`."""
+        self._check_open()
+        return self._records[sequence - 1] if 1 <= sequence <= len(self._records) else None
+
+    @property
+    def session(self) -> int:
+        """See `EventLog.session`: a process's memory is never out of reach."""
+        return 0
+
     async def info(self) -> LogInfo:
         """See `EventLog.info`."""
         self._check_open()

@@ -7,7 +7,8 @@ CREATE TABLE checkpoint (
     epoch TEXT NOT NULL,              -- names the stream; one that was made again has another
     sequence INTEGER NOT NULL CHECK (sequence >= 0),
     anomalies INTEGER NOT NULL CHECK (anomalies >= 0),  -- events that made no sense, in all
-    projection INTEGER NOT NULL       -- the version of the fold's meaning that made these rows
+    projection INTEGER NOT NULL,      -- the version of the fold's meaning that made these rows
+    time INTEGER NOT NULL DEFAULT 0   -- the stream's time of the record at `sequence`; 0: not known
 ) STRICT;
 
 -- Narrow rows, for listing. The key is the sequence of the event that created the job: it is the same on every replica,

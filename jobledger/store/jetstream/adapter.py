@@ -58,6 +58,16 @@ class JetStreamLog:
         message = await leader_get(self._connection, self._stream, {"last_by_subj": subject})
         return record_of(message) if message is not None else None
 
+    async def read_at(self, sequence: int) -> Record | None:
+        """See `EventLog.read_at`."""
+        message = await leader_get(self._connection, self._stream, {"seq": sequence})
+        return record_of(message) if message is not None else None
+
+    @property
+    def session(self) -> int:
+        """See `EventLog.session`."""
+        return self._connection.losses
+
     async def info(self) -> LogInfo:
         """See `EventLog.info`."""
         return log_info(await stream_info(self._connection, self._stream), self._stream)

@@ -106,6 +106,7 @@ class Connection:
         self._subscriptions: dict[str, Subscription] = {}
         self._watchers: list[Callable[[bool], None]] = []
         self._up = asyncio.Event()
+        self.losses = 0  # of the connection, so far
         self._up.set()
         self._closed = False
         self._errors: deque[Exception] = deque(maxlen=8)  # the library tells only that it gave up connecting
@@ -276,6 +277,7 @@ class Connection:
             raise LogUnavailable("the log is closed; nothing was written")
 
     async def _on_disconnected(self) -> None:
+        self.losses += 1
         self._up.clear()
         self._client.fail_requests()
         for watcher in tuple(self._watchers):

@@ -17,8 +17,9 @@ import msgspec
 
 from jobledger.store.errors import LogError, LogGap, LogUnavailable
 from jobledger.store.events import Record
-from jobledger.store.jetstream.api import ConsumerReply, call, status_of
+from jobledger.store.jetstream.api import ConsumerReply, call, nanoseconds_of, status_of
 from jobledger.store.jetstream.connection import Arrived, Connection, new_token
+from jobledger.store.jetstream.reader import leader_get
 from jobledger.store.jetstream.stream import log_info, stream_info
 from jobledger.store.limits import (
     FEED_HEARTBEAT_SECONDS,
@@ -26,8 +27,9 @@ from jobledger.store.limits import (
     FEED_PULL_BYTES,
     FEED_PULL_EVENTS,
     REQUEST_TIMEOUT_SECONDS,
+    RETRY_WAIT_SECONDS,
 )
-from jobledger.store.log import check_continues
+from jobledger.store.log import check_continues, other_record
 
 _NANOSECONDS = 1_000_000_000
 _PULL_EXPIRES_SECONDS = 30
@@ -44,6 +46,7 @@ class JetStreamFeed:
         self._stream = stream
         self._sequence = after  # of the last record put into the buffer
         self._epoch = epoch
+        self._time = 0  # the stream's, of that record; 0: not seen by this feed
         self._buffer: deque[Record] = deque()
         self._buffered_bytes = 0
         self._under_way = 0  # records asked for and not yet arrived
@@ -142,7 +145,7 @@ class JetStreamFeed:
                 self._gap_at = expected
                 self._trouble = f"records {expected} to {sequence - 1} did not arrive"
             return
-        self._sequence = sequence
+        self._sequence, self._time = sequence, int(fields[7 + offset])
         self._buffer.append(Record(sequence, int(fields[7 + offset]), message.subject, message.payload))
         self._buffered_bytes += len(message.payload)
 
@@ -178,6 +181,10 @@ class JetStreamFeed:
         self._trouble = ""  # before, so that trouble while it is being opened is not forgotten
         try:
             await self._open_consumer()
+        except LogUnavailable as error:
+            # A server that has just come back, or goes again: the next try is counted.
+            self._trouble = str(error)
+            await asyncio.sleep(RETRY_WAIT_SECONDS)
         except BaseException:
             self._trouble = self._trouble or trouble
             raise
@@ -186,6 +193,7 @@ class JetStreamFeed:
         info = log_info(await stream_info(self._connection, self._stream), self._stream)
         check_continues(info, epoch=self._epoch, after=self._sequence)
         self._epoch = info.epoch
+        await self._check_last()
         consumer = new_token()
         request = {
             "stream_name": self._stream,
@@ -208,6 +216,13 @@ class JetStreamFeed:
         self._consumer = consumer
         self._under_way = 0
         await self._pull()
+
+    async def _check_last(self) -> None:
+        """Make sure that the last record seen is still there: a stream may lose its end and grow again."""
+        if self._time:
+            found = await leader_get(self._connection, self._stream, {"seq": self._sequence})
+            if found is None or nanoseconds_of(found.time) != self._time:
+                raise other_record(self._sequence)
 
     async def _close_consumer(self) -> None:
         consumer, self._consumer = self._consumer, ""
@@ -236,3 +251,4 @@ class JetStreamFeed:
             )
         while self._sequence + 1 in deleted:
             self._sequence += 1
+            self._time = 0  # there is no record to look at

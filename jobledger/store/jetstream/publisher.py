@@ -50,7 +50,8 @@ class Publisher:
         self._work = asyncio.Event()
         self._drained = asyncio.Event()
         self._pace = Pace()
-        self._now: Callable[[], float] = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._now: Callable[[], float] = self._loop.time
         self._tokens = 0
         self._inbox = ""
         self._closed = False
@@ -90,8 +91,9 @@ class Publisher:
             raise LogBusy(
                 f"{PENDING_MAX_APPENDS} appends are waiting; nothing was written; slow down and try again"
             )
-        loop = asyncio.get_running_loop()
-        waiting = Waiting(draft, expect, loop.create_future(), loop.time() + APPEND_TIMEOUT_SECONDS)
+        if asyncio.get_running_loop() is not self._loop:
+            raise LogRefused("this log was connected on another event loop; connect one on each loop")
+        waiting = Waiting(draft, expect, self._loop.create_future(), self._now() + APPEND_TIMEOUT_SECONDS)
         self._queue.append(waiting)
         self._work.set()
         return await waiting.result
@@ -269,7 +271,7 @@ class Publisher:
     async def _commit(self, batch: Batch) -> PubAck | None:
         self._tokens += 1
         self._batch_token = f"b{self._tokens}"
-        reply: asyncio.Future[PubAck | None] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[PubAck | None] = self._loop.create_future()
         self._batch_reply = reply
         try:
             await batch.commit(self._inbox + self._batch_token, self._now())

@@ -46,7 +46,8 @@ async def read_page(
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def receive(message: Arrived) -> None:
-        status = status_of(message)
+        # A stored message may carry any header; only the server's own words come without a sequence.
+        status = "" if message.headers and "Nats-Sequence" in message.headers else status_of(message)
         if not status:
             page.append(_direct_record(message))
         elif not done.done():
