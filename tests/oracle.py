@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jobledger.projections.limits import ANOMALIES_KEPT
 from jobledger.projections.rows import JOB_COLUMNS, row_of
 from jobledger.store.events import JobStateChanged, Record, Recorded, read_record
 from jobledger.store.fold import Anomaly, SpecHead, fold, spec_head
@@ -48,7 +49,7 @@ def fold_of(records: Iterable[Record]) -> Tables:
         "jobs": sorted(row_of(status, heads[job_id]) for job_id, status in statuses.items()),
         "specs": specs,
         "labels": sorted(labels),
-        "anomalies": anomalies,
+        "anomalies": anomalies[:ANOMALIES_KEPT],
     }
 
 

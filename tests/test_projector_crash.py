@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, Projector
+from jobledger.store.errors import EmbeddedServerError
 from tests.histories import append_all, random_drafts, records_of
-from tests.oracle import checkpoint_of, fold_of, rows_of
+from tests.oracle import Tables, checkpoint_of, fold_of, rows_of
 
 
 @asynccontextmanager
@@ -66,6 +69,63 @@ async def test_a_projector_killed_in_the_middle_loses_and_repeats_nothing(
 ) -> None:
     """After each kill the rows are the fold of exactly the events up to the checkpoint."""
     await kill_and_compare(server, tmp_path / "view.db", events=2_000, kills=4, seed=1)
+
+
+def is_made(path: Path) -> bool:
+    """Whether a view has its tables yet: its projector may have been killed before."""
+    with contextlib.suppress(sqlite3.OperationalError):
+        return path.exists() and bool(checkpoint_of(path))
+    return False
+
+
+async def kill_both_and_compare(
+    server: EmbeddedServer, path: Path, *, events: int, kills: int, seed: int
+) -> None:
+    """The same with the server killed as well, in the middle of the projector's work; compare at the end."""
+    rng = random.Random(seed)
+    log = await JetStreamLog.connect(server.url)
+    seen: list[tuple[int, Tables]] = []
+    try:
+        writing = asyncio.create_task(append_all(log, random_drafts(rng, 30, events)))
+        for _ in range(kills):
+            async with projecting(server.url, path) as process:
+                assert process.stdout is not None
+                for _ in range(rng.randint(1, 6)):
+                    async with asyncio.timeout(60):
+                        await process.stdout.readline()  # empty if it found no server
+                    if writing.done() and is_made(path) and checkpoint_of(path)[1] >= events:
+                        break
+                with contextlib.suppress(ProcessLookupError, EmbeddedServerError):
+                    os.kill(server.pid, signal.SIGKILL)
+            if is_made(path):
+                seen.append((checkpoint_of(path)[1], rows_of(path)))
+        await writing
+        async with Projector(log, path) as running:
+            await running.wait_for(events, 60)
+        records = await records_of(log)
+        assert len(records) == events
+        assert rows_of(path) == fold_of(records)
+        for sequence, rows in seen:
+            assert rows == fold_of(records[:sequence])
+    finally:
+        await log.close()
+
+
+async def test_server_and_projector_killed_together_leave_the_fold_of_the_log(
+    server: EmbeddedServer, tmp_path: Path
+) -> None:
+    """Every acknowledged event is there once, and every view that was left is the fold of a prefix."""
+    await kill_both_and_compare(server, tmp_path / "view.db", events=1_000, kills=2, seed=3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(4))
+async def test_server_and_projector_killed_many_times_leave_the_fold_of_the_log(
+    server: EmbeddedServer, tmp_path: Path, seed: int
+) -> None:
+    """The same, at more moments."""
+    await kill_both_and_compare(server, tmp_path / "view.db", events=6_000, kills=6, seed=seed)
 
 
 @pytest.mark.slow
