@@ -120,3 +120,25 @@ def test_single_publishes_are_looked_at_again_now_and_then() -> None:
         pace.batch_acknowledged(0.004, 100)
     assert pace.probe_due()
     assert not pace.probe_due()
+
+
+def test_one_slow_batch_does_not_end_batching_for_good() -> None:
+    """A batch that took long by chance turns the choice to singles; their measurements turn it back."""
+    pace = Pace()
+    now = 0.0
+
+    def busy_time() -> None:
+        nonlocal now
+        for in_flight in range(1, 65):
+            pace.single_sent(now, in_flight)
+        for in_flight in range(63, -1, -1):
+            now += 0.0002
+            pace.single_acknowledged(now, in_flight)
+
+    busy_time()
+    assert pace.prefers_batch(256)
+    pace.batch_acknowledged(1.0, 256)  # the machine stood still for a second
+    assert not pace.prefers_batch(256)
+    for _ in range(20):
+        busy_time()
+    assert pace.prefers_batch(256)

@@ -66,6 +66,9 @@ class Pace:
             seconds = (now - self._since) / self._acks
             before = seconds if self.single_seconds is None else self.single_seconds
             self.single_seconds = before + (seconds - before) * _FORGET
+            # While nothing is batched no batch is measured: one that was slow by chance must be forgotten.
+            slower = max(0.0, self.batch_fixed_seconds - BATCH_FIXED_SECONDS)
+            self.batch_fixed_seconds -= slower * _FORGET
         self._since, self._acks, self._peak = now, 0, in_flight
 
     def batch_acknowledged(self, seconds: float, events: int) -> None:
