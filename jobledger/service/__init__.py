@@ -1,1 +1,1 @@
-"""The doors: the command line, HTTP, and what opens them. Each asks the store and the projections."""
+"""The doors: so far the command line. Each asks the store and the projections."""

@@ -17,8 +17,8 @@ from jobledger.store.limits import (
     REASON_MAX_CHARACTERS,
     STATE_MAX_BYTES,
 )
+from jobledger.store.subjects import UUID7
 
-_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -101,7 +101,7 @@ def check_about(about: About) -> None:
             " leave it out or pass it on as received"
         )
     event_id: object = about.get("event_id")
-    if event_id is not None and not _matches(_UUID7, event_id):
+    if event_id is not None and not _matches(UUID7, event_id):
         raise InvalidInput(
             f"event_id {event_id!r:.80} is not a UUIDv7 in lower case; make one, or leave it out"
         )

@@ -9,7 +9,6 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from jobledger.store.spec import (
-    DEFAULT_NAMESPACE,
     NO_NETWORK,
     NO_RESOURCES,
     NO_TIMEOUTS,
@@ -22,6 +21,7 @@ from jobledger.store.spec import (
     SpecConfig,
     Task,
 )
+from jobledger.store.subjects import DEFAULT_NAMESPACE
 
 # Lower-casing would turn these CPU quantities (a million, 10^18) into other ones; validation refuses them.
 _CASE_MATTERS = ("M", "E")

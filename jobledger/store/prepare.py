@@ -75,7 +75,7 @@ def check_is_spec(spec: object) -> None:
 
 
 def _encode(spec: JobSpec) -> bytes:
-    problems = problems_of(spec)  # before it is normalised: that would hide a Count that is refused
+    problems = problems_of(spec)  # of what the caller wrote, so that the paths and values are his
     if problems:
         raise InvalidSpec(problems)
     return encode_spec(normalise(spec))

@@ -11,7 +11,8 @@ from jobledger.store.errors import InvalidSpec, Problem
 from jobledger.store.limits import SPEC_MAX_PROBLEMS
 from jobledger.store.parsing import Format, parse, template_problems
 from jobledger.store.reading_fields import Reader
-from jobledger.store.spec import DEFAULT_NAMESPACE, JobSpec
+from jobledger.store.spec import JobSpec
+from jobledger.store.subjects import DEFAULT_NAMESPACE
 from jobledger.store.validation import problems_of, submission_problems
 from jobledger.store.values import too_deep_or_many
 

@@ -21,7 +21,6 @@ RUNS_EVERYWHERE: Final = frozenset(
 )  # on every matching node, so Count means nothing for them
 NETWORK_TYPES: Final = ("Default", "None", "Host", "Full", "HTTP", "Bridge")
 OPERATORS: Final = ("in", "notin", "exists", "!", "gt", "lt", "=", "==", "!=")
-DEFAULT_NAMESPACE: Final = "default"
 
 # Marks for the reader, kept in the type so that no reading rule is written per field.
 ACCEPTS_NUMBERS: Final = "accepts_numbers"  # `CPU: 1` means "1"

@@ -22,7 +22,8 @@ DEFAULT_NAMESPACE = "default"
 
 # The UUID namespace of named jobs. A storage constant: change it and every named job gets another id.
 _NAMED_JOBS = uuid.UUID("6f1d3c9e-5b7a-5e0c-9a53-2f5f8a0e7d41").bytes
-NAMELESS_JOB_ID = re.compile(r"j-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+NAMELESS_JOB_ID = re.compile(f"j-{UUID7.pattern}")
 _PLAIN_TOKEN = re.compile(r"[A-Za-z0-9_-]+")
 # Printable ASCII that NATS takes in a token as it is: all but `.`, `*`, `>`, space, and `%`, which is our own
 # escape.

@@ -18,7 +18,6 @@ IN_FLIGHT_CONFLICT = 10164  # the same, while the other one is still being repli
 STREAM_NOT_FOUND = 10059
 STREAM_EXISTS_DIFFERENT = 10058
 MESSAGE_NOT_FOUND = 10037
-CONSUMER_NOT_FOUND = 10014
 _STORE_FAILED = 10077  # the stream is full, or the disk failed: only the text tells
 _NO_STORAGE = 10047  # the account or the server has no room left
 _NOT_NOW = {503, 408, 500}  # HTTP-like codes of errors that another try may cure (no leader, shutting down)

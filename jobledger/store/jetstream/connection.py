@@ -87,9 +87,6 @@ class _QuickClient(Client):
             await self._flush_pending()
 
 
-_QUICK = all(hasattr(Client, name) for name in ("_send_command", "_flush_pending"))
-
-
 class NobodyAnswers(LogUnavailable):
     """The server knows of nobody who listens on the subject: the message was dropped, nothing was written."""
 
@@ -200,7 +197,7 @@ class Connection:
             LogUnavailable: if the connection is closed, or its send buffer full.
         """
         try:
-            if headers and _QUICK and self._client.is_connected:
+            if headers and self._client.is_connected:
                 await self._client.publish_quickly(subject, payload, reply, headers)
             else:
                 await self._client.publish(subject, payload, reply, headers)  # type: ignore[arg-type]
