@@ -1,4 +1,22 @@
-"""The store's errors as exit codes: the one place where the command line translates them."""
+"""What can go wrong at the doors, and the one place where the command line makes exit codes of errors.
+
+JobledgerError
+├── InvalidInput
+│   └── InvalidSettings           settings that are unknown or contradict each other
+└── ServiceError
+    ├── Unauthorized              no token, or one that is not valid
+    ├── Forbidden                 the token does not give that right
+    ├── CursorGone                a position of another stream, or of a part that is gone
+    ├── IdempotencyKeyReused      the key was used before, for another request
+    ├── PayloadTooLarge           the body is over the limit
+    ├── UnsupportedMediaType      the body is not JSON
+    ├── TooManyRequests           a named limit of requests or feeds is reached
+    ├── Timeout                   a wait ended without what was waited for
+    ├── NotReady                  the service is draining, or can't serve yet
+    └── RemoteError               another answer of a service that the command line asked
+
+HTTP statuses are in `http/problems`.
+"""
 
 from typing import Final
 
@@ -13,17 +31,74 @@ from jobledger.store.errors import (
     Refused,
 )
 
+
+class InvalidSettings(InvalidInput):
+    """A setting is unknown, wrong, or contradicts another; the message names it and where it came from."""
+
+
+class ServiceError(JobledgerError):
+    """Something about the request or the service rather than about a job."""
+
+
+class Unauthorized(ServiceError):
+    """No token was sent, or none that is valid."""
+
+
+class Forbidden(ServiceError):
+    """The token is valid and does not give this right."""
+
+
+class CursorGone(ServiceError):
+    """A position that can't be read from any more: of another stream, or of a part that was removed."""
+
+
+class IdempotencyKeyReused(ServiceError):
+    """The idempotency key was used before for a request that was not this one."""
+
+
+class PayloadTooLarge(ServiceError):
+    """The body is over the named limit."""
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is not declared as JSON."""
+
+
+class TooManyRequests(ServiceError):
+    """A named limit of requests in flight or of feeds is reached; try again later.
+
+    Attributes:
+        retry_after_seconds: when.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)
+
+
+class Timeout(ServiceError):
+    """A wait ended without what was waited for."""
+
+
+class NotReady(ServiceError):
+    """The service is draining, or can't serve yet."""
+
+
 # The first that fits; 2 is click's own, for wrong usage.
 EXIT_CODES: Final[tuple[tuple[type[JobledgerError], int], ...]] = (
     (InvalidInput, 1),
     (JobNotFound, 3),
+    (AmbiguousId, 3),
     (Refused, 4),
     (Conflict, 5),
     (LogError, 6),
     (EmbeddedServerError, 6),
     (ViewError, 6),
-    (WaitTimeout, 6),
-    (AmbiguousId, 3),
+    (Unauthorized, 7),
+    (Forbidden, 7),
+    (WaitTimeout, 8),
+    (Timeout, 8),
+    (NotReady, 6),
     (JobledgerError, 1),
 )
 
