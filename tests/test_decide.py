@@ -12,6 +12,7 @@ from jobledger.store.decide import (
     contention,
     decide_apply,
     decide_create,
+    decide_rerun,
     decide_state,
     decide_stop,
     decide_update,
@@ -22,6 +23,7 @@ from jobledger.store.errors import (
     InvalidSpec,
     JobExists,
     JobNotFound,
+    JobNotRerunnable,
     JobTerminal,
     RevisionMismatch,
 )
@@ -326,3 +328,25 @@ def test_a_spec_is_refused_with_every_problem() -> None:
         with pytest.raises(InvalidSpec) as refused:
             prepare()
         assert {problem.path for problem in refused.value.problems} == {"Count", "Tasks"}
+
+
+@pytest.mark.parametrize("state", [s for s in StateType if s not in {StateType.PENDING, StateType.QUEUED}])
+def test_a_rerun_begins_a_new_version_with_the_spec_of_an_old_one(state: StateType) -> None:
+    """Also if that is the present spec: the job shall run again (BACALHAU's rerunnable states)."""
+    old = spec_bytes(priority=3)
+    assert decide_rerun(job(state), old, job_id=ID) == Decision(JobUpdated, SpecData(msgspec.Raw(old)))
+    assert decide_rerun(job(state), None, job_id=ID) == Decision(JobUpdated, SpecData(msgspec.Raw(SPEC)))
+
+
+@pytest.mark.parametrize("state", [StateType.PENDING, StateType.QUEUED])
+def test_a_job_that_has_not_begun_cannot_be_rerun(state: StateType) -> None:
+    """It is to be begun anyway."""
+    with pytest.raises(JobNotRerunnable, match=f"is {state} and cannot be rerun"):
+        decide_rerun(job(state), None, job_id=ID)
+
+
+def test_a_forced_update_makes_a_new_version_of_an_equal_spec() -> None:
+    """As Bacalhau's Force does."""
+    forced = Decision(JobUpdated, SpecData(msgspec.Raw(SPEC)))
+    assert decide_update(job(), SPEC, job_id=ID, force=True) == forced
+    assert decide_apply(job(), SPEC, job_id=ID, force=True) == forced

@@ -35,8 +35,8 @@ def test_the_code_of_the_library_page_runs(tmp_path: Path) -> None:
 
 PUBLIC_NAMES = (
     "AmbiguousId Checkpoint Contention EmbeddedServer EmbeddedServerError HistoryItem InvalidInput "
-    "InvalidSpec JetStreamLog Job JobExists JobNotFound JobSpec JobStatus JobTerminal JobVersion "
-    "JobledgerError Ledger ListQuery LogBroken LogBusy LogRefused LogUnavailable LogUnfit MemoryLog "
+    "InvalidSpec JetStreamLog Job JobExists JobNotFound JobNotRerunnable JobSpec JobStatus JobTerminal "
+    "JobVersion JobledgerError Ledger ListQuery LogBroken LogBusy LogRefused LogUnavailable LogUnfit MemoryLog "
     "Order OutcomeUnknown Page Projector ProjectorState Receipt RevisionMismatch SpecConfig State "
     "StateType StreamSettings Task UnknownEventType VersionNotFound View ViewError WaitTimeout "
     "load_spec named_job_id parse_selector"
@@ -129,7 +129,7 @@ def test_no_page_or_file_names_a_package_index() -> None:
     """The lock file and the docs name no index host."""
     lock = (ROOT / "requirements.lock").read_text()
     assert "--hash=sha256:" in lock
-    assert "http" not in lock
+    assert "://" not in lock
     assert "index-url" not in lock
 
 

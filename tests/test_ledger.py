@@ -7,6 +7,7 @@ from jobledger.store.errors import (
     InvalidSpec,
     JobExists,
     JobNotFound,
+    JobNotRerunnable,
     JobTerminal,
     RevisionMismatch,
 )
@@ -41,6 +42,34 @@ async def test_a_job_goes_its_way(log: EventLog) -> None:
     assert (job.status.version, job.status.revision, job.status.sequence) == (3, 5, 5)
     assert decode_spec(job.spec).priority == 6
     assert [item.event_id for item in await story(ledger, ID)] == [receipt.event_id for receipt in receipts]
+
+
+async def test_a_rerun_is_a_new_version_whether_or_not_the_spec_differs(log: EventLog) -> None:
+    """With the spec of an old version, or the present one; a job that has not begun is refused."""
+    ledger = Ledger(log)
+    await ledger.create(make_spec("etl", priority=1))
+    first = (await ledger.load(ID)).spec
+    await ledger.update(ID, make_spec(priority=2))
+    with pytest.raises(JobNotRerunnable, match="is Pending"):
+        await ledger.rerun(ID)
+    await ledger.stop(ID)
+    again = await ledger.rerun(ID)
+    assert (again.version, again.revision, again.changed) == (3, 4, True)
+    await ledger.set_state(ID, RUNNING)
+    old = await ledger.rerun(ID, first, reason="v2 was worse")
+    job = await ledger.load(ID)
+    assert (old.version, job.status.state.state_type, job.spec) == (4, StateType.PENDING, first)
+    with pytest.raises(JobNotFound):
+        await ledger.rerun(named_job_id("default", "none"))
+
+
+async def test_force_makes_a_new_version_of_an_equal_spec(log: EventLog) -> None:
+    """Both where the job is named by its spec and where it is named by its id."""
+    ledger = Ledger(log)
+    await ledger.apply(make_spec("etl"), force=True)
+    assert (await ledger.apply(make_spec("etl"), force=True)).version == 2
+    assert (await ledger.update(ID, make_spec("etl"), force=True)).version == 3
+    assert not (await ledger.apply(make_spec("etl"))).changed
 
 
 async def test_who_and_why_land_in_the_event(log: EventLog) -> None:

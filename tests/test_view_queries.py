@@ -159,6 +159,21 @@ async def test_an_exact_id_is_never_a_prefix(file: ViewFile, view: View) -> None
         await view.get(NAMELESS)
 
 
+async def test_a_job_that_the_asker_may_not_see_is_as_if_it_were_not_there(
+    file: ViewFile, view: View
+) -> None:
+    """By id, name and short id; and it does not make a short id ambiguous, nor show among the candidates."""
+    other = file.add(1, "secret", namespace="other")
+    mine = file.add(2, job_id=f"{other[:8]}{'x' * 30}", namespace="mine")
+    assert (await view.get(other[:8], visible=frozenset({"mine"}))).status.id == mine
+    for ref in (other, other[:9], "secret"):
+        assert (await view.get(ref, namespace="other")).status.id == other
+        with pytest.raises(JobNotFound):
+            await view.get(ref, namespace="other", visible=frozenset({"mine"}))
+    with pytest.raises(JobNotFound):
+        await view.get(other[:8], visible=frozenset())
+
+
 async def test_a_short_id_of_several_jobs_is_ambiguous(file: ViewFile, view: View) -> None:
     """The error carries the first candidates, in order, up to the limit."""
     ids = [file.add(number, job_id=f"j-aa{number:034}") for number in range(1, CANDIDATES_SHOWN + 2)]

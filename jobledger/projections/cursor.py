@@ -63,21 +63,35 @@ def decode_cursor(text: str, order: Order, *, descending: bool) -> Position:
     Raises:
         InvalidCursor: if `encode_cursor` did not write it, or wrote it for another order.
     """
-    if len(text) > CURSOR_MAX_CHARACTERS:
-        raise InvalidCursor(
-            f"the cursor is {len(text)} characters; the limit is {CURSOR_MAX_CHARACTERS}: {_REMEDY}"
-        )
-    try:
-        padded = text + "=" * (-len(text) % 4)
-        inside = _decoder.decode(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, RecursionError, msgspec.MsgspecError):
-        raise InvalidCursor(f"the cursor {text!r:.60} is not one of ours: {_REMEDY}") from None
+    inside = _open(text)
     if inside.order != order or inside.descending != descending:
         raise InvalidCursor(
             f"the cursor belongs to a list in order {_name(inside.order, inside.descending)}, not"
             f" {_name(order, descending)}: keep the order, or leave the cursor out"
         )
     return Position(inside.last, inside.created_sequence)
+
+
+def order_of_cursor(text: str) -> tuple[Order, bool]:
+    """The order of the list that a cursor belongs to, and whether it is descending.
+
+    Raises:
+        InvalidCursor: if `encode_cursor` did not write it.
+    """
+    inside = _open(text)
+    return inside.order, inside.descending
+
+
+def _open(text: str) -> _Cursor:
+    if len(text) > CURSOR_MAX_CHARACTERS:
+        raise InvalidCursor(
+            f"the cursor is {len(text)} characters; the limit is {CURSOR_MAX_CHARACTERS}: {_REMEDY}"
+        )
+    try:
+        padded = text + "=" * (-len(text) % 4)
+        return _decoder.decode(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, RecursionError, msgspec.MsgspecError):
+        raise InvalidCursor(f"the cursor {text!r:.60} is not one of ours: {_REMEDY}") from None
 
 
 def _name(order: Order, descending: bool) -> str:

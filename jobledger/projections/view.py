@@ -4,6 +4,7 @@ Every answer but the digest is one statement, so it is one snapshot, and one tri
 """
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, Self
 
@@ -46,7 +47,9 @@ _JOB: Final = (
 _BY_ID: Final = f"{_JOB} WHERE j.id = ?"
 # The first id if a job has it, else the second. A third cheaper than `IN (?, ?)`, and it says which one wins.
 _BY_EITHER_ID: Final = f"{_JOB} WHERE j.id = coalesce((SELECT id FROM jobs WHERE id = ?), ?)"
-_BY_PREFIX: Final = f"{_JOB} WHERE j.id >= ? AND j.id < ? ORDER BY j.id LIMIT {CANDIDATES_SHOWN + 1}"
+_BY_PREFIX: Final = (
+    f"{_JOB} WHERE j.id >= ? AND j.id < ?{{within}} ORDER BY j.id LIMIT {CANDIDATES_SHOWN + 1}"
+)
 _VERSION: Final = (
     "SELECT v.version, v.sequence, v.time, v.spec FROM jobs AS j LEFT JOIN specs AS v"
     " ON v.created_sequence = j.created_sequence AND v.version = ? WHERE j.id = ?"
@@ -100,7 +103,9 @@ class View:
 
     # --- one job ------------------------------------------------------------------------------------------
 
-    async def get(self, ref: str, *, namespace: str | None = None) -> Job:
+    async def get(
+        self, ref: str, *, namespace: str | None = None, visible: Collection[str] | None = None
+    ) -> Job:
         """The job that a person means by a reference: the first of these that exists.
 
         1. The job of this exact name in the namespace: a name wins over an equal id, as in Bacalhau.
@@ -110,6 +115,8 @@ class View:
         Args:
             ref: name, id or short id.
             namespace: where the name is looked up; None for the default namespace.
+            visible: the namespaces that the asker may see; jobs of others are as if they were not there.
+                None: all.
 
         Raises:
             JobNotFound: if there is none.
@@ -119,10 +126,8 @@ class View:
         if _is_key(ref) and _is_key(where):
             # A job's id is a function of its name, or is its name: two probes of one index cover both rules.
             rows = await self._rows(_BY_EITHER_ID, (named_job_id(where, ref), ref))
-            if rows:
-                return job_of(rows[0])
-            found = await self._by_prefix(ref)
-            if found is not None:
+            found = job_of(rows[0]) if rows else await self._by_prefix(ref, visible)
+            if found is not None and (visible is None or found.status.namespace in visible):
                 return found
         raise JobNotFound(
             f"no job has the id, the short id, or (in namespace {where!r:.80}) the name {ref!r:.80};"
@@ -283,7 +288,7 @@ class View:
         finally:
             await reader.close()
 
-    async def _by_prefix(self, ref: str) -> Job | None:
+    async def _by_prefix(self, ref: str, visible: Collection[str] | None) -> Job | None:
         """The job whose id this text shortens, if it can be a short id and one has it."""
         if not (ref.startswith(_ID_PREFIX) and ref.isascii()):
             return None
@@ -291,7 +296,8 @@ class View:
             return None
         # The first text behind all that begin with it: a range, which the index of ids can search.
         behind = ref[:-1] + chr(ord(ref[-1]) + 1)
-        rows = await self._rows(_BY_PREFIX, (ref, behind))
+        within, names = ("", ()) if visible is None else (_within(len(visible)), tuple(visible))
+        rows = await self._rows(_BY_PREFIX.format(within=within), (ref, behind, *names))
         if len(rows) <= 1:
             return job_of(rows[0]) if rows else None
         candidates = [row[0] for row in rows[:CANDIDATES_SHOWN]]
@@ -300,6 +306,10 @@ class View:
             f"several jobs have ids that begin with {ref}: {', '.join(candidates)}{more}; write more of it",
             candidates=candidates,
         )
+
+
+def _within(count: int) -> str:
+    return f" AND j.namespace IN ({', '.join('?' * count)})"
 
 
 def _is_key(text: str) -> bool:

@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from jobledger.store.errors import Contention, JobExists, JobNotFound, JobTerminal, RevisionMismatch
+from jobledger.store.errors import (
+    Contention,
+    JobExists,
+    JobNotFound,
+    JobNotRerunnable,
+    JobTerminal,
+    RevisionMismatch,
+)
 from jobledger.store.events import JobCreated, JobStateChanged, JobUpdated, SpecData, StateData
 from jobledger.store.job import Job, State, StateType
 from jobledger.store.limits import COMMAND_MAX_ATTEMPTS
@@ -39,22 +46,48 @@ def decide_create(job: Job | None, spec: bytes) -> Decision:
     return Decision(JobCreated, SpecData(msgspec.Raw(spec)))
 
 
-def decide_update(job: Job | None, spec: bytes, *, job_id: str) -> Decision | None:
+def decide_update(job: Job | None, spec: bytes, *, job_id: str, force: bool = False) -> Decision | None:
     """A new spec for a job that exists; None if it equals the current one after normalisation.
+
+    Args:
+        job: as the log has it.
+        spec: the normalised new spec.
+        job_id: for the error.
+        force: make a new version of an equal spec, too: the job begins again.
 
     Raises:
         JobNotFound: if there is no such job.
     """
     if job is None:
         raise not_found(job_id)
-    if _same_spec(job.spec, spec):
+    if not force and _same_spec(job.spec, spec):
         return None
     return Decision(JobUpdated, SpecData(msgspec.Raw(spec)))
 
 
-def decide_apply(job: Job | None, spec: bytes, *, job_id: str) -> Decision | None:
-    """Create the job, or update it if it exists; None if it exists with this very spec."""
-    return decide_create(None, spec) if job is None else decide_update(job, spec, job_id=job_id)
+def decide_apply(job: Job | None, spec: bytes, *, job_id: str, force: bool = False) -> Decision | None:
+    """Create the job, or update it if it exists; None if it exists with this very spec (unless forced)."""
+    if job is None:
+        return decide_create(None, spec)
+    return decide_update(job, spec, job_id=job_id, force=force)
+
+
+def decide_rerun(job: Job | None, spec: bytes | None, *, job_id: str) -> Decision:
+    """Begin a job again, as a new version with the spec of an earlier one (None: of the present one).
+
+    Raises:
+        JobNotFound: if there is no such job.
+        JobNotRerunnable: if it is still to be begun.
+    """
+    if job is None:
+        raise not_found(job_id)
+    state_type = job.status.state.state_type
+    if not (state_type.is_terminal or state_type is StateType.RUNNING):
+        raise JobNotRerunnable(
+            f"job {job_id} is {state_type} and cannot be rerun: it has not begun yet; wait until it runs or"
+            " has ended, or stop it first"
+        )
+    return Decision(JobUpdated, SpecData(msgspec.Raw(job.spec if spec is None else spec)))
 
 
 def decide_state(job: Job | None, state: State, *, job_id: str) -> Decision | None:

@@ -6,7 +6,8 @@
     ├── JobNotFound                   no such job in the log
     ├── Refused                       well-formed, but the job's state forbids it; nothing was written
     │   ├── JobExists                 create on a name that is taken
-    │   └── JobTerminal               a state change on a job that has ended
+    │   ├── JobTerminal               a state change on a job that has ended
+    │   └── JobNotRerunnable          a rerun of a job that has not begun
     ├── Conflict                      the job moved on; nothing was written
     │   ├── RevisionMismatch          the expected revision is not the current one
     │   └── Contention                the race was lost a named number of times in a row
@@ -96,6 +97,10 @@ class JobExists(Refused):
 
 class JobTerminal(Refused):
     """A state change on a job that is Completed, Failed or Stopped; only a new spec version re-opens it."""
+
+
+class JobNotRerunnable(Refused):
+    """A rerun of a job that is Pending or Queued: it is to be begun anyway."""
 
 
 class Conflict(JobledgerError):

@@ -12,6 +12,7 @@ from jobledger.store.command import About, Receipt, check_about, check_job_id, c
 from jobledger.store.decide import (
     decide_apply,
     decide_create,
+    decide_rerun,
     decide_state,
     decide_stop,
     decide_update,
@@ -72,18 +73,24 @@ class Ledger:
             job_id, namespace, lambda job: decide_create(job, encoded), event_id, about
         )
 
-    async def apply(self, spec: JobSpec, **about: Unpack[About]) -> Receipt:
+    async def apply(self, spec: JobSpec, *, force: bool = False, **about: Unpack[About]) -> Receipt:
         """Create the job of the spec's namespace and name, or give it this spec if it exists.
 
-        Equal after normalisation is a no-op. See `create` and `update` for the errors.
+        Equal after normalisation is a no-op, unless forced. See `create` and `update` for the errors.
         """
         event_id = self._check(about)
         job_id, namespace, encoded = await self._prepare_new(spec, event_id, about)
-        decide: Decide = lambda job: decide_apply(job, encoded, job_id=job_id)  # noqa: E731
+        decide: Decide = lambda job: decide_apply(job, encoded, job_id=job_id, force=force)  # noqa: E731
         return await self._command(job_id, namespace, decide, event_id, about)
 
     async def update(
-        self, job_id: str, spec: JobSpec, *, namespace: str | None = None, **about: Unpack[About]
+        self,
+        job_id: str,
+        spec: JobSpec,
+        *,
+        namespace: str | None = None,
+        force: bool = False,
+        **about: Unpack[About],
     ) -> Receipt:
         """Give a job a new spec: +1 version, Pending again from whatever state. An equal spec is a no-op.
 
@@ -91,6 +98,7 @@ class Ledger:
             job_id: the full id.
             spec: the whole new spec; name and namespace may be left out, and can't change.
             namespace: the job's namespace, if known: it spares a look-up.
+            force: an equal spec makes a new version, too.
             about: see `About`.
 
         Raises:
@@ -105,8 +113,34 @@ class Ledger:
         if known.job is None:
             raise not_found(job_id)
         _, namespace, encoded = prepare_update(spec, known.job.status)
-        decide: Decide = lambda job: decide_update(job, encoded, job_id=job_id)  # noqa: E731
+        decide: Decide = lambda job: decide_update(job, encoded, job_id=job_id, force=force)  # noqa: E731
         return await self._command(job_id, namespace, decide, event_id, about)
+
+    async def rerun(
+        self,
+        job_id: str,
+        spec: bytes | None = None,
+        *,
+        namespace: str | None = None,
+        **about: Unpack[About],
+    ) -> Receipt:
+        """Begin a job again: a new version, Pending, whether or not its spec differs from the present one.
+
+        Args:
+            job_id: the full id.
+            spec: the normalised JSON of one of the job's own versions; None: of the present one.
+            namespace: the job's namespace, if known.
+            about: see `About`.
+
+        Raises:
+            JobNotRerunnable: if the job is Pending or Queued.
+            JobledgerError: as `update`.
+        """
+        event_id = self._check(about)
+        namespace = await self._namespace_of(job_id, namespace)
+        return await self._command(
+            job_id, namespace, lambda job: decide_rerun(job, spec, job_id=job_id), event_id, about
+        )
 
     async def set_state(
         self, job_id: str, state: State, *, namespace: str | None = None, **about: Unpack[About]
