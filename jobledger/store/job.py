@@ -86,38 +86,64 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_wire(self) -> dict[str, Any]:
         """The job as Bacalhau's `Job` object: one flat mapping with PascalCase keys."""
-        status = self.status
-        wire: dict[str, Any] = {"ID": status.id}
-        wire.update(msgspec.json.decode(self.spec))
-        wire["ID"] = status.id  # another writer's spec may hold more keys than ours do
-        wire["State"] = msgspec.to_builtins(status.state)
-        wire["Version"] = status.version
-        wire["Revision"] = status.revision
-        wire["CreateTime"] = status.create_time
-        wire["ModifyTime"] = status.modify_time
+        wire: dict[str, Any] = msgspec.json.decode(self.to_json())
         return wire
 
     def to_json(self) -> bytes:
-        """`to_wire` as JSON; without taking the spec apart where that can be seen to be right."""
-        spec, status = self.spec, self.status
-        if len(spec) <= 2 or any(key in spec for key in _OWN_KEYS):
-            return _encoder.encode(self.to_wire())
-        head = _encoder.encode(_Head(status.id))
-        tail = _encoder.encode(
-            _Tail(status.state, status.version, status.revision, status.create_time, status.modify_time)
+        """`to_wire` as JSON, without taking the spec's fields apart. Every key is there, as in Bacalhau."""
+        spec, status = _spec_decoder.decode(self.spec), self.status
+        return _encoder.encode(
+            _Wire(
+                status.id,
+                spec.name,
+                spec.namespace,
+                spec.type,
+                spec.priority,
+                spec.count,
+                spec.constraints,
+                spec.meta,
+                spec.labels,
+                spec.tasks,
+                status.state,
+                status.version,
+                status.revision,
+                status.create_time,
+                status.modify_time,
+            )
         )
-        return b"%b,%b,%b" % (head[:-1], spec[1:-1], tail[1:])
 
 
-class _Head(msgspec.Struct, gc=False):
-    """What stands before the spec's fields."""
+_NOTHING, _ZERO = msgspec.Raw(b'""'), msgspec.Raw(b"0")
+_LIST, _MAP = msgspec.Raw(b"[]"), msgspec.Raw(b"{}")
+
+
+class _SpecFields(msgspec.Struct, rename="pascal", gc=False):
+    """A spec's fields as they stand in its JSON, with what a missing one means."""
+
+    name: msgspec.Raw = _NOTHING
+    namespace: msgspec.Raw = _NOTHING
+    type: msgspec.Raw = _NOTHING
+    priority: msgspec.Raw = _ZERO
+    count: msgspec.Raw = _ZERO
+    constraints: msgspec.Raw = _LIST
+    meta: msgspec.Raw = _MAP
+    labels: msgspec.Raw = _MAP
+    tasks: msgspec.Raw = _LIST
+
+
+class _Wire(msgspec.Struct, rename="pascal", gc=False):
+    """A job as it stands on the wire."""
 
     id: str = msgspec.field(name="ID")
-
-
-class _Tail(msgspec.Struct, rename="pascal", gc=False):
-    """What stands behind the spec's fields."""
-
+    name: msgspec.Raw
+    namespace: msgspec.Raw
+    type: msgspec.Raw
+    priority: msgspec.Raw
+    count: msgspec.Raw
+    constraints: msgspec.Raw
+    meta: msgspec.Raw
+    labels: msgspec.Raw
+    tasks: msgspec.Raw
     state: State
     version: int
     revision: int
@@ -125,6 +151,5 @@ class _Tail(msgspec.Struct, rename="pascal", gc=False):
     modify_time: int
 
 
-# A spec with one of these inside (deep in Params, or from another writer) goes the long way round.
-_OWN_KEYS = (b'"ID"', b'"State"', b'"Version"', b'"Revision"', b'"CreateTime"', b'"ModifyTime"')
+_spec_decoder = msgspec.json.Decoder(_SpecFields)
 _encoder = msgspec.json.Encoder()
