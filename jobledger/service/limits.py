@@ -11,3 +11,49 @@ OWN_WRITE_WAIT_SECONDS = 1.0  # how long a read waits for what this very process
 WAIT_DEFAULT_SECONDS = 5.0  # of `wait_for`
 HISTORY_DEFAULT_LIMIT = 100
 HISTORY_MAX_LIMIT = 1_000
+QUERY_MAX_PARAMETERS = 100
+DIFF_MAX_BYTES = 131_072  # of each spec that is compared; comparing longer ones would hold up everybody
+VERSIONS_SCAN_MAX_EVENTS = 100_000  # of one job's history, for its versions' last states
+
+# --- idempotency --------------------------------------------------------------------------------------------
+IDEMPOTENCY_KEY_MAX_CHARACTERS = 255
+ANSWER_MAX_BYTES = 262_144  # of a kept answer; a larger one is not kept (see `idempotency`)
+ANSWER_MAX_TRIES = 8  # to keep an answer while other replicas keep theirs under the same key
+
+# --- who may ask, and how much at once ----------------------------------------------------------------------
+TOKENS_MAX_COUNT = 1_000  # kept, also revoked ones
+TOKENS_FILE_MAX_BYTES = 2 * 1_048_576
+TOKEN_NAME_MAX_CHARACTERS = 128  # it becomes the actor of events, so below ACTOR_MAX_CHARACTERS
+TOKEN_NAMESPACES_MAX_COUNT = 64
+SECRET_FILE_MAX_BYTES = 65_536  # a password, a key, credentials
+REQUESTS_MAX_IN_FLIGHT = 2_000  # of one process, without feeds; those that wait for a state are among them
+REQUESTS_MAX_PER_CLIENT = 1_000  # of one token
+BODY_TIMEOUT_SECONDS = 30.0  # from the end of the headers to the end of the body
+BODIES_MAX_BYTES = 64 * 1_048_576  # of all requests in flight together
+
+# --- operation ----------------------------------------------------------------------------------------------
+CONNECTIONS_MAX = 4_096  # of one process: requests in flight, feeds, and connections that are kept alive
+CONNECTIONS_BACKLOG = 1_024  # that wait to be accepted
+OPEN_FILES_WANTED = 8_192  # the soft limit is raised to this where the hard one allows it
+OBSERVE_SECONDS = 1.0  # how old what /readyz and /metrics say of the log may be
+OBSERVE_TIMEOUT_SECONDS = 2.0  # for the log's and the view's answers to that
+BIND_TIMEOUT_SECONDS = 10.0  # from the start of the HTTP server until it accepts connections
+END_TIMEOUT_SECONDS = 15.0  # after the drain: for the log, the view and the embedded server to close
+METRIC_LABEL_VALUES_MAX = 100  # of one label
+
+# --- the command line ---------------------------------------------------------------------------------------
+CLIENT_CONNECT_TIMEOUT_SECONDS = 5.0
+CLIENT_ANSWER_TIMEOUT_SECONDS = 40.0  # longer than an append may take with all its tries
+CLIENT_PROBE_TIMEOUT_SECONDS = 2.0  # `version` and completion: the service may well not be there
+CLIENT_ANSWER_MAX_BYTES = 256 * 1_048_576  # a page of jobs with the fattest specs is under it
+CLIENT_PAGE_JOBS = 200  # asked for at once when all are wanted
+CLIENT_PAGE_HISTORY = 1_000
+CLIENT_SUBMIT_MAX_TRIES = 3  # with one idempotency key, when an answer is lost
+CLIENT_WAIT_SECONDS = 60.0  # one request's share of a longer wait for a state
+CLIENT_FEED_SILENCE_SECONDS = 45.0  # three heartbeats; then the connection counts as lost
+CLIENT_FEED_MAX_TRIES = 10  # in a row without an event or a heartbeat, then the feed is given up
+CLIENT_RETRY_WAIT_SECONDS = 0.5  # the first; doubles up to the next line
+CLIENT_RETRY_MAX_WAIT_SECONDS = 10.0
+DESCRIBE_MAX_EVENTS = 1_000  # of a job's timeline that are read
+DESCRIBE_SHOWN_EVENTS = 20  # of those; of a longer timeline the beginning and the end
+COMPLETION_MAX_JOBS = 100  # offered when a job's name is completed

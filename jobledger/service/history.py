@@ -1,0 +1,63 @@
+"""A job's history as the API shows it: Bacalhau's history items, with what the ledger knows besides. Pure."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from jobledger.store.events import JobCreated, JobStateChanged, JobUpdated, event_type
+from jobledger.store.history import HistoryItem
+
+_SUBMISSION: Final = {event_type(JobCreated): "Job submitted", event_type(JobUpdated): "Job updated"}
+_STATE_CHANGED: Final = event_type(JobStateChanged)
+_NANOSECONDS: Final = 1_000_000_000
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """A time as RFC 3339 in UTC, with all nine digits: a client that reads it back loses nothing."""
+    seconds, rest = divmod(nanoseconds, _NANOSECONDS)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def history_item(job_id: str, item: HistoryItem, mark: str = "") -> dict[str, Any]:
+    """One event of a job.
+
+    Args:
+        job_id: the job's.
+        item: the event.
+        mark: of the stream, for the cursor; empty: no cursor.
+    """
+    time = rfc3339(item.time)
+    told: dict[str, Any] = {
+        "SeqNum": item.revision,
+        "Type": "JobLevel",
+        "JobID": job_id,
+        "JobVersion": item.version,
+        "Event": _event(item, time),
+        "Time": time,
+        "Sequence": item.sequence,
+        "Revision": item.revision,
+        "EventID": item.event_id,
+        "EventType": item.type,
+        "State": msgspec.to_builtins(item.state),
+        "Actor": item.actor,
+        "Reason": item.reason,
+    }
+    if mark:
+        told["Cursor"] = f"{mark}-{item.sequence}"
+    return told
+
+
+def _event(item: HistoryItem, time: str) -> dict[str, Any]:
+    """The part that Bacalhau's clients show."""
+    if item.type != _STATE_CHANGED or item.state is None:
+        details = {"Reason": item.reason} if item.reason else {}
+        message = _SUBMISSION.get(item.type, "")
+        return {"Topic": "Submission", "Message": message, "Timestamp": time, "Details": details}
+    name, words = item.state.state_type.value, item.state.message
+    return {
+        "Topic": "State Update",
+        "Message": f"{name}: {words}" if words else name,
+        "Timestamp": time,
+        "Details": {"NewState": name} | ({"Reason": item.reason} if item.reason else {}),
+    }

@@ -1,0 +1,1 @@
+"""HTTP: requests in, answers out. What they mean is said in `store` and `projections`."""

@@ -1,0 +1,85 @@
+"""What the API answers with: jobs, receipts, pages, as JSON bytes."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from litestar import Response
+
+from jobledger.projections.answers import JobVersion
+from jobledger.service.position import format_cursor
+from jobledger.store.command import Receipt
+from jobledger.store.history import HistoryItem
+from jobledger.store.job import Job, State
+
+JSON = "application/json"
+NO_EXECUTIONS: dict[str, Any] = {"Items": [], "NextToken": ""}
+
+encode = msgspec.json.Encoder().encode
+"""Plain values as JSON."""
+
+
+def json_answer(content: object, headers: dict[str, str] | None = None) -> Response[bytes]:
+    """A 200 with this as JSON."""
+    return Response(encode(content), media_type=JSON, headers=headers)
+
+
+def etag(revision: int) -> str:
+    """The strong entity tag of a job at a revision."""
+    return f'"{revision}"'
+
+
+def job_raw(job: Job) -> msgspec.Raw:
+    """The job's JSON, to stand inside an answer."""
+    return msgspec.Raw(job.to_json())
+
+
+def receipt_wire(
+    receipt: Receipt, mark: str, warnings: Iterable[str] = (), **more: object
+) -> dict[str, object]:
+    """What every write answers.
+
+    Args:
+        receipt: what the command did.
+        mark: of the stream.
+        warnings: what was dropped, or did not happen.
+        more: what this route tells besides.
+    """
+    told = list(warnings)
+    return {
+        "JobID": receipt.job_id,
+        # Nothing is scheduled here: the event is what a caller can ask for later.
+        "EvaluationID": receipt.event_id if receipt.changed else "",
+        "Warnings": told or None,
+        "Version": receipt.version,
+        "Revision": receipt.revision,
+        "Sequence": receipt.sequence,
+        "Cursor": format_cursor(mark, receipt.sequence),
+        **more,
+    }
+
+
+def version_wires(
+    job: Job, versions: Sequence[JobVersion], last: dict[int, HistoryItem]
+) -> list[msgspec.Raw]:
+    """Versions of a job as jobs: each with its spec, and the state in which it was left.
+
+    Args:
+        job: the job as it is.
+        versions: of its spec.
+        last: the last event of each version, by version.
+    """
+    wires = []
+    for version in versions:
+        item = last.get(version.version)
+        if item is None:  # the view is ahead of the history that was read
+            continue
+        status = msgspec.structs.replace(
+            job.status,
+            version=version.version,
+            revision=item.revision,
+            state=item.state or State(job.status.state.state_type),
+            modify_time=min(max(item.time, version.time), job.status.modify_time),
+        )
+        wires.append(job_raw(Job(status=status, spec=version.spec)))
+    return wires

@@ -1,0 +1,63 @@
+"""The app: every route, behind the gate."""
+
+import logging
+from typing import Any, Final
+
+from litestar import Litestar, Request, Response, Router
+from litestar.datastructures import State
+
+from jobledger.service.http import reads
+from jobledger.service.http.compare import diff_job
+from jobledger.service.http.docs import HANDLERS as DOCS_HANDLERS
+from jobledger.service.http.events import HANDLERS as EVENT_HANDLERS
+from jobledger.service.http.gate import Gate
+from jobledger.service.http.health import HANDLERS as HEALTH_HANDLERS
+from jobledger.service.http.problems import INTERNAL, kind_of, problem_response_parts
+from jobledger.service.http.wait import HANDLERS as WAIT_HANDLERS
+from jobledger.service.http.writes import HANDLERS as WRITE_HANDLERS
+from jobledger.service.limits import BODY_MAX_BYTES
+from jobledger.service.wiring import Service
+
+ORCHESTRATOR: Final = "/api/v1/orchestrator"
+
+_log = logging.getLogger("jobledger.http")
+
+
+def create_app(service: Service) -> Gate:
+    """The ASGI app of a running service."""
+    return Gate(_routes(service), service)
+
+
+def _routes(service: Service) -> Litestar:
+    """The routes alone, without the gate: they trust its `principal`."""
+    orchestrator = Router(
+        ORCHESTRATOR,
+        route_handlers=[*WRITE_HANDLERS, diff_job, *reads.HANDLERS, *WAIT_HANDLERS],
+    )
+    return Litestar(
+        [orchestrator, *EVENT_HANDLERS, *HEALTH_HANDLERS, *DOCS_HANDLERS],
+        exception_handlers={Exception: _answer_error},
+        openapi_config=None,  # ours is made by `openapi`
+        request_max_body_size=BODY_MAX_BYTES,
+        state=State({"service": service}),
+        logging_config=None,
+        debug=False,
+    )
+
+
+def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Any exception as a problem document; one that is a mistake of ours is logged with its stack."""
+    if kind_of(error) is INTERNAL:
+        request_id = request.scope.get("state", {}).get("request_id", "")
+        _log.error("request %s %s failed", request_id, request.scope["path"], exc_info=error)
+    status, headers, body = problem_response_parts(error, request.scope)
+    return Response(
+        body,
+        status_code=status,
+        media_type="application/problem+json",
+        headers={
+            name.decode(): value.decode()
+            for name, value in headers
+            if name not in {b"content-length", b"content-type"}
+        },
+    )

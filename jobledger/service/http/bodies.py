@@ -1,0 +1,133 @@
+"""Request bodies: JSON in, read forgivingly about the case of keys and strictly about everything else."""
+
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from litestar import Request
+
+from jobledger.service.errors import PayloadTooLarge
+from jobledger.service.http.params import lower_keys, parse_state
+from jobledger.service.limits import BODY_MAX_BYTES
+from jobledger.store.errors import InvalidInput, InvalidSpec
+from jobledger.store.job import State
+from jobledger.store.limits import SPEC_MAX_DEPTH
+from jobledger.store.reading import ReadSpec, read_spec
+
+_decoder: Final = msgspec.json.Decoder()
+
+
+class Body(NamedTuple):
+    """A request's body.
+
+    Attributes:
+        raw: as it came.
+        fields: what it says, with keys in lower case.
+    """
+
+    raw: bytes
+    fields: dict[str, object]
+
+    def get(self, name: str) -> object:
+        """A field's value; None if absent or null."""
+        return self.fields.get(name.lower())
+
+
+async def read_body(request: Request[Any, Any, Any]) -> Body:
+    """The body of a request; an empty one has no fields.
+
+    Raises:
+        InvalidInput: if it is no JSON object.
+        PayloadTooLarge: if it is over the limit (the gate sees to it first).
+    """
+    raw = await request.body()
+    if len(raw) > BODY_MAX_BYTES:
+        raise PayloadTooLarge(f"the body has {len(raw)} bytes, and at most {BODY_MAX_BYTES} are taken")
+    if not raw.strip():
+        return Body(raw, {})
+    try:
+        value = _decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise InvalidInput(
+            f"the body is nested too deeply; at most {SPEC_MAX_DEPTH} levels are taken"
+        ) from None
+    if not isinstance(value, dict):
+        raise InvalidInput("the body is not a JSON object; send one, with the fields that docs/API.md names")
+    return Body(raw, lower_keys(value))
+
+
+def spec_of(body: Body, *, strict: bool) -> ReadSpec:
+    """The spec under `Job`.
+
+    Raises:
+        InvalidSpec: every problem of its shape at once, with paths.
+        InvalidInput: if there is none.
+    """
+    if body.get("Job") is None:
+        raise InvalidInput('the body has no Job; send {"Job": {…}}')
+    try:
+        return read_spec(body.get("Job"), strict=strict)
+    except InvalidSpec:
+        raise
+    except RecursionError:
+        raise InvalidInput(f"Job is nested too deeply; at most {SPEC_MAX_DEPTH} levels are taken") from None
+
+
+def state_of(body: Body) -> State:
+    """The state that a body says.
+
+    Raises:
+        InvalidInput: naming the field that is wrong.
+    """
+    state_type = text_of(body, "StateType")
+    if not state_type:
+        raise InvalidInput('the body has no StateType; send {"StateType": "Running"}, say')
+    details: Any = body.get("Details")
+    if details is None:
+        details = {}
+    if not isinstance(details, dict):
+        raise InvalidInput(f"Details is {details!r:.60}; send an object of texts")
+    return State(parse_state(state_type, "StateType"), text_of(body, "Message"), details)
+
+
+def text_of(body: Body, name: str) -> str:
+    """A text field; empty if absent or null.
+
+    Raises:
+        InvalidInput: if it is no text.
+    """
+    value = body.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} is {value!r:.60}; send a text")
+    return value
+
+
+def flag_of(body: Body, name: str) -> bool:
+    """A boolean field; false if absent or null.
+
+    Raises:
+        InvalidInput: if it is no boolean.
+    """
+    value = body.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{name} is {value!r:.60}; send true or false")
+    return value
+
+
+def number_of(body: Body, name: str) -> int:
+    """A whole number from 0; 0 if absent or null.
+
+    Raises:
+        InvalidInput: if it is none.
+    """
+    value = body.get(name)
+    if value is None:
+        return 0
+    if type(value) is not int or value < 0:
+        raise InvalidInput(f"{name} is {value!r:.60}; send a whole number from 0")
+    return value

@@ -1,0 +1,99 @@
+"""What a handler needs of its request: the service, who asks, and the job that is meant."""
+
+from typing import Any
+
+from litestar import Request
+
+from jobledger.projections.limits import WAIT_MAX_SECONDS
+from jobledger.service.access import Principal
+from jobledger.service.http.params import Query
+from jobledger.service.limits import WAIT_DEFAULT_SECONDS
+from jobledger.service.position import parse_cursor
+from jobledger.service.wiring import Service
+from jobledger.store.errors import InvalidInput, JobNotFound
+from jobledger.store.job import Job
+from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id
+
+AnyRequest = Request[Any, Any, Any]
+
+
+def service_of(request: AnyRequest) -> Service:
+    """The service that this app belongs to."""
+    service: Service = request.app.state.service
+    return service
+
+
+def principal_of(request: AnyRequest) -> Principal:
+    """Who asks; the gate has seen to it."""
+    principal: Principal = request.scope["state"]["principal"]
+    return principal
+
+
+def query_of(request: AnyRequest) -> Query:
+    """The query's parameters."""
+    return Query(request.scope["query_string"])
+
+
+async def await_position(service: Service, query: Query) -> None:
+    """Wait until the view reflects `wait_for`, if that is asked, and what this process has acknowledged.
+
+    Raises:
+        WaitTimeout: if `wait_for` is not reached within `timeout`.
+        CursorGone: if it is a position of another stream.
+        InvalidInput: if either can't be understood.
+    """
+    text = query.text("wait_for")
+    if text:
+        sequence = parse_cursor(text, service.mark, field="wait_for")
+        timeout_seconds = query.seconds("timeout", WAIT_DEFAULT_SECONDS, most=WAIT_MAX_SECONDS)
+        await service.projector.wait_for(sequence, timeout_seconds)
+    await service.own_writes.visible()
+
+
+async def find_job(request: AnyRequest, ref: str, namespace: str) -> Job:
+    """The job that a request means, as the view has it.
+
+    Args:
+        request: says who asks, and `wait_for`.
+        ref: name, id or short id.
+        namespace: where the name is looked up; empty for the default namespace.
+
+    Raises:
+        JobNotFound: if there is none, or none that may be seen.
+        AmbiguousId: if it is the beginning of several ids.
+    """
+    service, principal = service_of(request), principal_of(request)
+    await await_position(service, query_of(request))
+    return await service.view.get(ref, namespace=namespace or None, visible=principal.visible)
+
+
+async def find_job_to_change(request: AnyRequest, ref: str, namespace: str) -> Job:
+    """The job that a write means; one that the view does not have yet is looked for in the log itself.
+
+    So a write is never refused for a job that was created on another replica a moment ago.
+
+    Raises:
+        JobNotFound: if the log does not have it either, or it may not be seen.
+        AmbiguousId: if it is the beginning of several ids.
+        Forbidden: if it may be seen and not be changed.
+    """
+    principal = principal_of(request)
+    try:
+        job = await find_job(request, ref, namespace)
+    except JobNotFound as not_found:
+        job = await _from_log(service_of(request), ref, namespace or DEFAULT_NAMESPACE, not_found)
+        if not principal.may_read(job.status.namespace):
+            raise
+    principal.require_write(job.status.namespace)
+    return job
+
+
+async def _from_log(service: Service, ref: str, namespace: str, not_found: JobNotFound) -> Job:
+    for job_id, where in ((named_job_id(namespace, ref), namespace), (ref, None)):
+        try:
+            return await service.ledger.load(job_id, namespace=where)
+        except JobNotFound:
+            continue
+        except InvalidInput:  # the text can be no id
+            break
+    raise not_found

@@ -1,0 +1,198 @@
+"""Errors as `application/problem+json` (RFC 9457): the one place where HTTP translates the trees of errors.
+
+The document also carries the fields of Bacalhau's error body, so that its clients can read it.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from litestar.exceptions import HTTPException
+
+from jobledger.projections import errors as view_errors
+from jobledger.service import errors as service_errors
+from jobledger.service.history import history_item
+from jobledger.store import errors
+
+MEDIA_TYPE: Final = "application/problem+json"
+COMPONENT: Final = "Jobledger"
+URN: Final = "urn:jobledger:problem:"
+RETRY_AFTER_SECONDS: Final = 1
+
+
+class Kind(NamedTuple):
+    """How an error leaves.
+
+    Attributes:
+        status: of HTTP.
+        code: the word that programs test; also the end of the problem's `type`.
+        hint: what to do, if the message does not say it.
+    """
+
+    status: int
+    code: str
+    hint: str = ""
+
+
+_NOTHING_WRITTEN: Final = "Nothing was written: try again"
+
+# The first that fits.
+KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
+    (
+        errors.InvalidSpec,
+        Kind(400, "ValidationError", "Correct each problem; `jobledger job validate` checks offline"),
+    ),
+    (errors.InvalidInput, Kind(400, "BadRequest")),
+    (
+        errors.JobNotFound,
+        Kind(404, "NotFound", "List the jobs to see what there is; a new job may need `wait_for`"),
+    ),
+    (errors.JobExists, Kind(409, "ResourceInUse")),
+    (errors.Refused, Kind(409, "ConflictJobState")),
+    (
+        errors.RevisionMismatch,
+        Kind(412, "ConflictJobRevision", "Read the job again, and decide on what it is now"),
+    ),
+    (errors.Conflict, Kind(409, "ConflictJobRevision", "Other writers were faster; try again")),
+    (errors.OutcomeUnknown, Kind(503, "OutcomeUnknown", "Ask again with the same Idempotency-Key")),
+    (errors.LogBusy, Kind(503, "LogBusy", _NOTHING_WRITTEN)),
+    (errors.LogUnavailable, Kind(503, "LogUnavailable", _NOTHING_WRITTEN)),
+    (
+        errors.LogRefused,
+        Kind(503, "LogRefused", "An operator must look at the log's server; nothing was written"),
+    ),
+    (errors.LogError, Kind(503, "LogUnfit", "An operator must look at the log; nothing was written")),
+    (errors.EmbeddedServerError, Kind(503, "LogUnavailable", _NOTHING_WRITTEN)),
+    (view_errors.AmbiguousId, Kind(409, "MultipleJobsFound", "Use the full job ID")),
+    (
+        view_errors.WaitTimeout,
+        Kind(504, "Timeout", "The view is behind; wait longer, or look at /readyz?verbose"),
+    ),
+    (
+        view_errors.ViewError,
+        Kind(503, "ViewUnavailable", "An operator must look at the view; it can be rebuilt"),
+    ),
+    (service_errors.Unauthorized, Kind(401, "Unauthorized", "Send `Authorization: Bearer TOKEN`")),
+    (service_errors.Forbidden, Kind(403, "Forbidden")),
+    (service_errors.CursorGone, Kind(410, "CursorGone")),
+    (
+        service_errors.IdempotencyKeyReused,
+        Kind(422, "IdempotencyKeyReused", "Make a new key for each request"),
+    ),
+    (service_errors.PayloadTooLarge, Kind(413, "PayloadTooLarge")),
+    (
+        service_errors.UnsupportedMediaType,
+        Kind(415, "UnsupportedMediaType", "Send `Content-Type: application/json`"),
+    ),
+    (service_errors.TooManyRequests, Kind(429, "TooManyRequests")),
+    (service_errors.Timeout, Kind(504, "Timeout")),
+    (service_errors.NotReady, Kind(503, "NotReady")),
+)
+_FRAMEWORK: Final = {
+    400: Kind(400, "BadRequest"),
+    404: Kind(404, "NotFound", "Look at /docs for the routes that there are"),
+    405: Kind(405, "MethodNotAllowed", "Look at /docs for the methods of this route"),
+    413: Kind(413, "PayloadTooLarge"),
+    415: Kind(415, "UnsupportedMediaType", "Send `Content-Type: application/json`"),
+}
+INTERNAL: Final = Kind(
+    500, "InternalError", "This is a mistake of Jobledger; the service's log has the request's ID"
+)
+
+_encoder = msgspec.json.Encoder()
+
+
+def kind_of(error: BaseException) -> Kind:
+    """How this error leaves; anything unforeseen is a 500 that tells nothing of the inside."""
+    for cls, kind in KINDS:
+        if isinstance(error, cls):
+            return kind
+    if isinstance(error, HTTPException):
+        return _FRAMEWORK.get(error.status_code) or Kind(error.status_code, "BadRequest")
+    return INTERNAL
+
+
+def problem_response_parts(
+    error: BaseException, scope: Mapping[str, Any]
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body of the answer to a request that failed.
+
+    Args:
+        error: why.
+        scope: of the request, as ASGI has it; its `state` may have the `request_id`.
+    """
+    kind = kind_of(error)
+    body = _encoder.encode(problem_document(error, kind, scope))
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    if isinstance(error, service_errors.Unauthorized):
+        headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, service_errors.TooManyRequests):
+        headers.append((b"retry-after", str(error.retry_after_seconds).encode()))
+    elif kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
+    if isinstance(error, HTTPException) and error.headers:
+        headers += [
+            (name.lower().encode(), value.encode())
+            for name, value in error.headers.items()
+            if name.lower() == "allow"
+        ]
+    return kind.status, headers, body
+
+
+def problem_document(error: BaseException, kind: Kind, scope: Mapping[str, Any]) -> dict[str, Any]:
+    """The problem as plain values."""
+    message = _message_of(error, kind, scope)
+    document: dict[str, Any] = {
+        "type": URN + kind.code,
+        "title": HTTPStatus(kind.status).phrase,
+        "status": kind.status,
+        "detail": message,
+        "instance": _printable(scope.get("path", "")),
+        "Status": kind.status,
+        "Message": message,
+        "RequestID": scope.get("state", {}).get("request_id", ""),
+        "Code": kind.code,
+        "Component": COMPONENT,
+    }
+    if kind.hint:
+        document["Hint"] = kind.hint
+    document.update(_more(error))
+    return document
+
+
+def _more(error: BaseException) -> dict[str, Any]:
+    """What some errors carry for programs."""
+    match error:
+        case errors.InvalidSpec():
+            return {
+                "Problems": [
+                    {"Path": problem.path, "Message": problem.message, "Remedy": problem.remedy}
+                    for problem in error.problems
+                ]
+            }
+        case errors.Conflict():
+            missed = [history_item(error.job_id, item) for item in error.missed]
+            return {"JobID": error.job_id, "Revision": error.revision, "Missed": missed}
+        case errors.JobExists():
+            return {"JobID": error.job_id}
+        case errors.OutcomeUnknown():
+            return {"EventID": error.event_id}
+        case view_errors.AmbiguousId():
+            return {"Candidates": list(error.candidates)}
+    return {}
+
+
+def _message_of(error: BaseException, kind: Kind, scope: Mapping[str, Any]) -> str:
+    if kind is INTERNAL:
+        return "Internal server error"
+    if isinstance(error, HTTPException):
+        if kind.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
+            return _printable(f"there is no {scope.get('method', '')} {scope.get('path', '')}")
+        return _printable(error.detail or HTTPStatus(kind.status).phrase)
+    return _printable(str(error))
+
+
+def _printable(text: str) -> str:
+    """Text that JSON can carry: half of a surrogate pair, from a bad path, say, is written out."""
+    return text.encode("utf-8", "backslashreplace").decode()

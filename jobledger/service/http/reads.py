@@ -1,0 +1,247 @@
+"""Reading jobs: `GET` under `/api/v1/orchestrator`. Answers come from the view, histories from the log."""
+
+from typing import Any, Final
+
+import msgspec
+from litestar import Response, get
+
+from jobledger.projections.cursor import Order, order_of_cursor
+from jobledger.projections.limits import LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT
+from jobledger.projections.query import ListQuery
+from jobledger.projections.selectors import Requirement, parse_selector
+from jobledger.service.access import Principal
+from jobledger.service.errors import Forbidden
+from jobledger.service.history import history_item
+from jobledger.service.http.answers import NO_EXECUTIONS, etag, job_raw, json_answer, version_wires
+from jobledger.service.http.context import (
+    AnyRequest,
+    await_position,
+    find_job,
+    principal_of,
+    query_of,
+    service_of,
+)
+from jobledger.service.http.params import ALL_NAMESPACES, Query, header
+from jobledger.service.limits import (
+    HISTORY_DEFAULT_LIMIT,
+    HISTORY_MAX_LIMIT,
+    VERSIONS_SCAN_MAX_EVENTS,
+)
+from jobledger.service.position import format_cursor, parse_cursor
+from jobledger.service.wiring import Service
+from jobledger.store.errors import InvalidInput
+from jobledger.store.history import HistoryItem
+from jobledger.store.job import Job
+
+_ORDERS: Final = {
+    "created_at": Order.CREATED,
+    "created": Order.CREATED,
+    "create_time": Order.CREATED,
+    "modified_at": Order.MODIFIED,
+    "modified": Order.MODIFIED,
+    "modify_time": Order.MODIFIED,
+}
+_EVENT_TYPES: Final = ("all", "job", "execution")
+_NANOSECONDS: Final = 1_000_000_000
+
+
+@get("/jobs")
+async def list_jobs(request: AnyRequest) -> Response[bytes]:
+    """One page of jobs."""
+    service, query = service_of(request), query_of(request)
+    await await_position(service, query)
+    page = await service.view.list(_list_query(query, principal_of(request)))
+    return json_answer(
+        {
+            "Items": [job_raw(job) for job in page.jobs],
+            "NextToken": page.next_cursor or "",
+            "Sequence": page.sequence,
+            "Cursor": format_cursor(service.mark, page.sequence),
+        }
+    )
+
+
+@get("/jobs/{job_id:str}")
+async def get_job(request: AnyRequest, job_id: str) -> Response[bytes]:
+    """One job; with its history, if that is asked; or an earlier version of it."""
+    query = query_of(request)
+    job = await find_job(request, job_id, query.text("namespace"))
+    version = query.integer("job_version", 0)
+    headers = {}
+    if not version:
+        tag = etag(job.status.revision)
+        if _matches(header(request.scope["headers"], b"if-none-match"), tag):
+            return Response(b"", status_code=304, headers={"ETag": tag})
+        headers["ETag"] = tag
+    include = query.texts("include")
+    if not (version or include):
+        return Response(b'{"Job":%b}' % job.to_json(), media_type="application/json", headers=headers)
+    service = service_of(request)
+    answer: dict[str, Any] = {"Job": job_raw(job)}
+    if version:
+        answer["Job"] = await _version(service, job, version)
+    if "history" in include:
+        answer["History"] = await _history(service, job, query, version=version or job.status.version)
+    if "executions" in include:
+        answer["Executions"] = NO_EXECUTIONS
+    return json_answer(answer, headers)
+
+
+@get("/jobs/{job_id:str}/history")
+async def get_history(request: AnyRequest, job_id: str) -> Response[bytes]:
+    """A job's events, oldest first, page by page."""
+    query = query_of(request)
+    job = await find_job(request, job_id, query.text("namespace"))
+    version = query.integer("job_version", 0)
+    if not version and not query.flag("all_job_versions"):
+        version = job.status.version
+    return json_answer(await _history(service_of(request), job, query, version=version))
+
+
+@get("/jobs/{job_id:str}/versions")
+async def get_versions(request: AnyRequest, job_id: str) -> Response[bytes]:
+    """The versions of a job, ascending, each with its spec and the state in which it was left."""
+    service, query = service_of(request), query_of(request)
+    job = await find_job(request, job_id, query.text("namespace"))
+    limit = query.integer("limit", LIST_MAX_LIMIT, most=LIST_MAX_LIMIT) or LIST_MAX_LIMIT
+    after = query.integer("next_token", 0)
+    versions = await service.view.versions(job.status.id, after=after, limit=limit)
+    wires = version_wires(job, versions, await _last_items(service, job))
+    more = bool(versions) and versions[-1].version < job.status.version
+    return json_answer({"Items": wires, "NextToken": str(versions[-1].version) if more else ""})
+
+
+@get("/jobs/{job_id:str}/executions")
+async def get_executions(request: AnyRequest, job_id: str) -> Response[bytes]:
+    """A job's executions: none, for now."""
+    await find_job(request, job_id, query_of(request).text("namespace"))
+    return json_answer(NO_EXECUTIONS)
+
+
+@get("/jobs/{job_id:str}/results")
+async def get_results(request: AnyRequest, job_id: str) -> Response[bytes]:
+    """A job's results: none, for now."""
+    await find_job(request, job_id, query_of(request).text("namespace"))
+    return json_answer(NO_EXECUTIONS)
+
+
+# --- what a list asks -----------------------------------------------------------------------------------
+
+
+def _list_query(query: Query, principal: Principal) -> ListQuery:
+    token = query.text("next_token") or None
+    order, descending = _order(query), query.flag("reverse")
+    if token is not None and not (query.text("order_by") or query.text("reverse")):
+        order, descending = order_of_cursor(token)  # the token says it, as Bacalhau's does
+    return ListQuery(
+        namespace=_list_namespace(query, principal),
+        states=query.states(),
+        types=tuple(query.texts("type")),
+        selector=_selector(query),
+        created_from=query.time("created_from"),
+        created_to=query.time("created_to"),
+        modified_from=query.time("modified_from"),
+        modified_to=query.time("modified_to"),
+        order=order,
+        descending=descending,
+        limit=query.integer("limit", LIST_DEFAULT_LIMIT, most=LIST_MAX_LIMIT) or LIST_MAX_LIMIT,
+        cursor=token,
+    )
+
+
+def _list_namespace(query: Query, principal: Principal) -> str | None:
+    """The namespace that is listed; None for all."""
+    asked = query.text("namespace")
+    visible = principal.visible
+    if asked and asked != ALL_NAMESPACES:
+        if not principal.may_read(asked):
+            raise Forbidden(
+                f"the token {principal.name!r} is not for the namespace {asked!r:.80}; use one that is"
+            )
+        return asked
+    if visible is None:
+        return None
+    if len(visible) == 1:
+        return next(iter(visible))
+    raise InvalidInput(
+        f"namespace: this token is for several; name one of {', '.join(sorted(visible)) or 'none'}"
+    )
+
+
+def _order(query: Query) -> Order:
+    asked = query.text("order_by")
+    order = _ORDERS.get(asked.lower() or "created_at")
+    if order is None:
+        raise InvalidInput(f"order_by is {asked!r:.60}; use created_at or modified_at")
+    return order
+
+
+def _selector(query: Query) -> tuple[Requirement, ...]:
+    return tuple(requirement for text in query.repeated("labels") for requirement in parse_selector(text))
+
+
+def _matches(if_none_match: str, tag: str) -> bool:
+    """Whether a condition names this tag; `W/` does not matter here (RFC 9110, 13.1.2)."""
+    tags = [part.strip().removeprefix("W/") for part in if_none_match.split(",")]
+    return tag in tags or "*" in tags
+
+
+# --- what the log tells -----------------------------------------------------------------------------------
+
+
+async def _history(service: Service, job: Job, query: Query, *, version: int) -> dict[str, Any]:
+    """A page of a job's history; version 0 is all versions."""
+    status = job.status
+    after = parse_cursor(query.text("next_token") or "0", service.mark, field="next_token")
+    limit = query.integer("limit", HISTORY_DEFAULT_LIMIT, most=HISTORY_MAX_LIMIT) or HISTORY_DEFAULT_LIMIT
+    since = query.integer("since", 0) * _NANOSECONDS
+    kind = query.text("event_type").lower() or "all"
+    if kind not in _EVENT_TYPES:
+        raise InvalidInput(f"event_type is {kind!r:.60}; use one of {', '.join(_EVENT_TYPES)}")
+    wanted = kind != "execution" and not query.text("execution_id")
+    items: list[dict[str, Any]] = []
+    last, terminal, more = after, status.state.state_type.is_terminal, False
+    async for item in service.ledger.history(status.id, namespace=status.namespace, after=after):
+        if len(items) == limit:
+            more = True
+            break
+        last = item.sequence
+        terminal = item.state is not None and item.state.state_type.is_terminal
+        fits = not item.anomaly and item.time >= since and version in {0, item.version}
+        if wanted and fits:
+            items.append(history_item(status.id, item, service.mark))
+    # As in Bacalhau: a client follows a job by this token, until there is none.
+    token = format_cursor(service.mark, last) if more or not terminal else ""
+    return {"Items": items, "NextToken": token}
+
+
+async def _last_items(service: Service, job: Job) -> dict[int, HistoryItem]:
+    """The last event of each version."""
+    last: dict[int, HistoryItem] = {}
+    scanned = 0
+    async for item in service.ledger.history(job.status.id, namespace=job.status.namespace):
+        if not item.anomaly:
+            last[item.version] = item
+        scanned += 1
+        if scanned == VERSIONS_SCAN_MAX_EVENTS:
+            break
+    return last
+
+
+async def _version(service: Service, job: Job, version: int) -> msgspec.Raw:
+    """One version of a job, as a job."""
+    if version == job.status.version:
+        return job_raw(job)
+    found = await service.view.version(job.status.id, version)
+    [wire] = version_wires(job, (found,), await _last_items(service, job)) or [job_raw(job)]
+    return wire
+
+
+HANDLERS: Final[tuple[Any, ...]] = (
+    list_jobs,
+    get_job,
+    get_history,
+    get_versions,
+    get_executions,
+    get_results,
+)

@@ -1,0 +1,201 @@
+"""Changing jobs: the routes that append events. Each is some facts of the request, and one command."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+from litestar import Response, delete, put, route
+
+from jobledger.service.http.answers import JSON, encode, etag, receipt_wire
+from jobledger.service.http.bodies import Body, flag_of, number_of, read_body, spec_of, state_of, text_of
+from jobledger.service.http.context import (
+    AnyRequest,
+    find_job_to_change,
+    principal_of,
+    query_of,
+    service_of,
+)
+from jobledger.service.http.params import header, parse_revision
+from jobledger.service.idempotency import Answer, WriteRequest
+from jobledger.store.command import About, Receipt
+from jobledger.store.errors import InvalidInput, JobledgerError
+from jobledger.store.reading import ReadSpec
+from jobledger.store.subjects import DEFAULT_NAMESPACE
+
+NO_CHANGES: Final = (
+    "no changes detected for new job spec: nothing was written; send Force to make a new version all the same"
+)
+STOPPED_ALREADY: Final = "the job is stopped already: nothing was written"
+SAME_STATE: Final = "the job has this state and message already: nothing was written"
+
+Command = Callable[[About], Awaitable[Receipt]]
+
+
+@route("/jobs", http_method=["PUT", "POST"], status_code=200)
+async def submit_job(request: AnyRequest) -> Response[bytes]:
+    """Create the job of a namespace and name, or give it a new spec if it exists."""
+    body = await read_body(request)
+    read = spec_of(body, strict=query_of(request).flag("strict"))
+    force = flag_of(body, "Force")
+    principal_of(request).require_write(read.spec.namespace or DEFAULT_NAMESPACE)
+    ledger = service_of(request).ledger
+
+    async def command(about: About) -> Receipt:
+        return await ledger.apply(read.spec, force=force, **about)
+
+    return await _answer(request, body, "submit", command, _warnings(read), unchanged=NO_CHANGES)
+
+
+@put("/jobs/{job_id:str}")
+async def update_job(request: AnyRequest, job_id: str) -> Response[bytes]:
+    """Give a job a new spec."""
+    body = await read_body(request)
+    read = spec_of(body, strict=query_of(request).flag("strict"))
+    force = flag_of(body, "Force")
+    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
+    ledger = service_of(request).ledger
+
+    async def command(about: About) -> Receipt:
+        return await ledger.update(status.id, read.spec, namespace=status.namespace, force=force, **about)
+
+    return await _answer(request, body, "update", command, _warnings(read), unchanged=NO_CHANGES)
+
+
+@put("/jobs/{job_id:str}/state")
+async def set_job_state(request: AnyRequest, job_id: str) -> Response[bytes]:
+    """Say what became of a job: how an orchestrator reports."""
+    body = await read_body(request)
+    state = state_of(body)
+    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
+    ledger = service_of(request).ledger
+
+    async def command(about: About) -> Receipt:
+        return await ledger.set_state(status.id, state, namespace=status.namespace, **about)
+
+    return await _answer(request, body, "set_state", command, unchanged=SAME_STATE)
+
+
+@delete("/jobs/{job_id:str}", status_code=200)
+async def stop_job(request: AnyRequest, job_id: str) -> Response[bytes]:
+    """Stop a job."""
+    body = await read_body(request)
+    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
+    ledger = service_of(request).ledger
+
+    async def command(about: About) -> Receipt:
+        return await ledger.stop(status.id, namespace=status.namespace, **about)
+
+    return await _answer(request, body, "stop", command, unchanged=STOPPED_ALREADY)
+
+
+@put("/jobs/{job_id:str}/rerun")
+async def rerun_job(request: AnyRequest, job_id: str) -> Response[bytes]:
+    """Begin a job again, as a new version with the spec of the present or of an earlier one."""
+    body = await read_body(request)
+    version = number_of(body, "JobVersion")
+    job = await find_job_to_change(request, job_id, _namespace(request, body))
+    service, status = service_of(request), job.status
+    spec = (await service.view.version(status.id, version)).spec if version else None
+
+    async def command(about: About) -> Receipt:
+        return await service.ledger.rerun(status.id, spec, namespace=status.namespace, **about)
+
+    return await _answer(request, body, "rerun", command)
+
+
+# --- the one way of every write ---------------------------------------------------------------------------
+
+
+async def _answer(
+    request: AnyRequest,
+    body: Body,
+    name: str,
+    command: Command,
+    warnings: Iterable[str] = (),
+    *,
+    unchanged: str = "",
+) -> Response[bytes]:
+    """Run a command once (see `idempotency`), and answer with its receipt.
+
+    Args:
+        request: who asks, and on what condition.
+        body: what it says.
+        name: of the command, for the metrics.
+        command: what is to be done, with who, why and on what condition.
+        warnings: what was dropped from the spec.
+        unchanged: what to say if nothing had to be written.
+    """
+    service = service_of(request)
+    about = _about(request, body)
+
+    async def run(event_id: str | None) -> Answer:
+        receipt = await command({**about, "event_id": event_id})
+        service.own_writes.note(receipt.sequence)
+        told = list(warnings) if receipt.changed or not unchanged else [*warnings, unchanged]
+        more: dict[str, object] = {"JobVersion": receipt.version} if name == "rerun" else {}
+        wire = receipt_wire(receipt, service.mark, told, **more)
+        return Answer(body=msgspec.Raw(encode(wire)), etag=etag(receipt.revision), changed=receipt.changed)
+
+    try:
+        answer = await service.idempotent.once(_write_request(request, body), run)
+    except JobledgerError as error:
+        service.metrics.write(name, type(error).__name__)
+        raise
+    service.metrics.write(name, "written" if answer.changed else "unchanged")
+    headers = {"ETag": answer.etag}
+    if answer.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return Response(bytes(answer.body), media_type=JSON, headers=headers)
+
+
+def _about(request: AnyRequest, body: Body) -> About:
+    """Who commands, why, and on what condition."""
+    about: About = {
+        "actor": principal_of(request).name,
+        "reason": text_of(body, "Reason") or query_of(request).text("reason"),
+        "expected_revision": _expected_revision(request),
+    }
+    traceparent = header(request.scope["headers"], b"traceparent")
+    if traceparent:
+        about["traceparent"] = traceparent
+    return about
+
+
+def _expected_revision(request: AnyRequest) -> int | None:
+    """The revision that the caller decided on; 0 if the job must not exist; None for any."""
+    headers = request.scope["headers"]
+    if_match, if_none_match = header(headers, b"if-match"), header(headers, b"if-none-match")
+    if if_match and if_none_match:
+        raise InvalidInput("If-Match and If-None-Match contradict each other; send one of them")
+    if if_none_match:
+        if if_none_match.strip() != "*":
+            raise InvalidInput(f"If-None-Match is {if_none_match!r:.60}; on a write only `*` is taken")
+        return 0
+    return parse_revision(if_match) if if_match else None
+
+
+def _write_request(request: AnyRequest, body: Body) -> WriteRequest:
+    """What makes this request the same as another."""
+    headers = request.scope["headers"]
+    return WriteRequest(
+        key=header(headers, b"idempotency-key") or None,
+        principal=principal_of(request).name,
+        method=request.scope["method"],
+        path=request.scope["path"],
+        query=request.scope["query_string"],
+        if_match=header(headers, b"if-match"),
+        if_none_match=header(headers, b"if-none-match"),
+        body=body.raw,
+    )
+
+
+def _namespace(request: AnyRequest, body: Body) -> str:
+    """Where a name is looked up: query, else body; empty for the default namespace."""
+    return query_of(request).text("namespace") or text_of(body, "Namespace")
+
+
+def _warnings(read: ReadSpec) -> list[str]:
+    return [str(warning) for warning in read.warnings]
+
+
+HANDLERS: Final[tuple[Any, ...]] = (submit_job, update_job, set_job_state, stop_job, rerun_job)
