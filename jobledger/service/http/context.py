@@ -3,6 +3,7 @@
 from typing import Any
 
 from litestar import Request
+from litestar.params import FromPath
 
 from jobledger.projections.limits import WAIT_MAX_SECONDS
 from jobledger.service.access import Principal
@@ -15,6 +16,7 @@ from jobledger.store.job import Job
 from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id
 
 AnyRequest = Request[Any, Any, Any]
+JobRef = FromPath[str]
 
 
 def service_of(request: AnyRequest) -> Service:

@@ -15,6 +15,7 @@ from jobledger.service.history import history_item
 from jobledger.service.http.answers import NO_EXECUTIONS, etag, job_raw, json_answer, version_wires
 from jobledger.service.http.context import (
     AnyRequest,
+    JobRef,
     await_position,
     find_job,
     principal_of,
@@ -62,7 +63,7 @@ async def list_jobs(request: AnyRequest) -> Response[bytes]:
 
 
 @get("/jobs/{job_id:str}")
-async def get_job(request: AnyRequest, job_id: str) -> Response[bytes]:
+async def get_job(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     """One job; with its history, if that is asked; or an earlier version of it."""
     query = query_of(request)
     job = await find_job(request, job_id, query.text("namespace"))
@@ -71,8 +72,8 @@ async def get_job(request: AnyRequest, job_id: str) -> Response[bytes]:
     if not version:
         tag = etag(job.status.revision)
         if _matches(header(request.scope["headers"], b"if-none-match"), tag):
-            return Response(b"", status_code=304, headers={"ETag": tag})
-        headers["ETag"] = tag
+            return Response(b"", status_code=304, headers={"ETag": tag, "Cache-Control": "no-cache"})
+        headers |= {"ETag": tag, "Cache-Control": "no-cache"}
     include = query.texts("include")
     if not (version or include):
         return Response(b'{"Job":%b}' % job.to_json(), media_type="application/json", headers=headers)
@@ -88,7 +89,7 @@ async def get_job(request: AnyRequest, job_id: str) -> Response[bytes]:
 
 
 @get("/jobs/{job_id:str}/history")
-async def get_history(request: AnyRequest, job_id: str) -> Response[bytes]:
+async def get_history(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     """A job's events, oldest first, page by page."""
     query = query_of(request)
     job = await find_job(request, job_id, query.text("namespace"))
@@ -99,7 +100,7 @@ async def get_history(request: AnyRequest, job_id: str) -> Response[bytes]:
 
 
 @get("/jobs/{job_id:str}/versions")
-async def get_versions(request: AnyRequest, job_id: str) -> Response[bytes]:
+async def get_versions(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     """The versions of a job, ascending, each with its spec and the state in which it was left."""
     service, query = service_of(request), query_of(request)
     job = await find_job(request, job_id, query.text("namespace"))
@@ -112,14 +113,14 @@ async def get_versions(request: AnyRequest, job_id: str) -> Response[bytes]:
 
 
 @get("/jobs/{job_id:str}/executions")
-async def get_executions(request: AnyRequest, job_id: str) -> Response[bytes]:
+async def get_executions(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     """A job's executions: none, for now."""
     await find_job(request, job_id, query_of(request).text("namespace"))
     return json_answer(NO_EXECUTIONS)
 
 
 @get("/jobs/{job_id:str}/results")
-async def get_results(request: AnyRequest, job_id: str) -> Response[bytes]:
+async def get_results(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     """A job's results: none, for now."""
     await find_job(request, job_id, query_of(request).text("namespace"))
     return json_answer(NO_EXECUTIONS)

@@ -10,6 +10,7 @@ from jobledger.service.http.answers import JSON, encode, etag, receipt_wire
 from jobledger.service.http.bodies import Body, flag_of, number_of, read_body, spec_of, state_of, text_of
 from jobledger.service.http.context import (
     AnyRequest,
+    JobRef,
     find_job_to_change,
     principal_of,
     query_of,
@@ -47,7 +48,7 @@ async def submit_job(request: AnyRequest) -> Response[bytes]:
 
 
 @put("/jobs/{job_id:str}")
-async def update_job(request: AnyRequest, job_id: str) -> Response[bytes]:
+async def update_job(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     """Give a job a new spec."""
     body = await read_body(request)
     read = spec_of(body, strict=query_of(request).flag("strict"))
@@ -62,7 +63,7 @@ async def update_job(request: AnyRequest, job_id: str) -> Response[bytes]:
 
 
 @put("/jobs/{job_id:str}/state")
-async def set_job_state(request: AnyRequest, job_id: str) -> Response[bytes]:
+async def set_job_state(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     """Say what became of a job: how an orchestrator reports."""
     body = await read_body(request)
     state = state_of(body)
@@ -76,7 +77,7 @@ async def set_job_state(request: AnyRequest, job_id: str) -> Response[bytes]:
 
 
 @delete("/jobs/{job_id:str}", status_code=200)
-async def stop_job(request: AnyRequest, job_id: str) -> Response[bytes]:
+async def stop_job(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     """Stop a job."""
     body = await read_body(request)
     status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
@@ -89,7 +90,7 @@ async def stop_job(request: AnyRequest, job_id: str) -> Response[bytes]:
 
 
 @put("/jobs/{job_id:str}/rerun")
-async def rerun_job(request: AnyRequest, job_id: str) -> Response[bytes]:
+async def rerun_job(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     """Begin a job again, as a new version with the spec of the present or of an earlier one."""
     body = await read_body(request)
     version = number_of(body, "JobVersion")
