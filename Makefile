@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow check format bench lock docs picture clean
+.PHONY: help setup run demo test test-slow check format bench lock docs picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 setup: $(STAMP) ## install everything into .venv
+
+run: $(STAMP) ## start the service (RUN="--port 8080" adds flags)
+	@exec $(BIN)/jobledger serve $(RUN)
 
 demo: $(STAMP) ## run the main job: real specs, a real nats-server, a real SQLite file
 	@$(BIN)/jobledger demo

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from docs.operations import operations_page
 from jobledger.store import events, limits
 from jobledger.store.jetstream.stream import STREAM_NAME
 from jobledger.store.job import State, StateType
@@ -158,7 +159,7 @@ def _summary(cls: Any) -> str:
     return inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
 
 
-PAGES = {"EVENTS.md": events_page}
+PAGES = {"EVENTS.md": events_page, "OPERATIONS.md": operations_page}
 
 
 def main() -> int:
