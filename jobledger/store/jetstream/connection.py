@@ -6,8 +6,9 @@ some that it has.
 """
 
 import asyncio
+import ssl
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -73,6 +74,24 @@ class _QuickClient(Client):
         await self._error_cb(error)
         if "permissions violation" not in err_msg:
             await self._process_op_err(error)
+
+    async def _process_connect_init(self) -> None:
+        transport = self._transport
+        try:
+            await super()._process_connect_init()
+        except OSError:
+            # After a TLS handshake that failed, the library would wait for the end of a connection that never
+            # tells of its end: for ever, at the first connect as at any later one.
+            if transport is not None:
+                transport.close()  # type: ignore[no-untyped-call]
+            self._transport = None
+            raise
+
+    def _connect_command(self) -> bytes:
+        # The library would send the credentials in the open to whoever answers that it needs no TLS.
+        if self.options.get("tls") is not None and not self._server_info.get("tls_required"):
+            raise NatsError("TLS is wanted, and the server does not offer it")
+        return super()._connect_command()
 
     async def publish_quickly(
         self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str]
@@ -294,13 +313,21 @@ def _arrived(message: Msg) -> Arrived:
     return Arrived(message.subject, message.reply, message.data, message.headers)
 
 
-def _no_connection(shown: str, errors: Iterable[Exception]) -> str:
+def _no_connection(shown: str, errors: Collection[Exception]) -> str:
+    for error in errors:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return (
+                f"the certificate of the nats-server at {shown} is not to be trusted"
+                f" ({error.verify_message}); check the CA, and the name in the URL"
+            )
+        if isinstance(error, ssl.SSLError):
+            return f"TLS with the nats-server at {shown} fails ({_say(error)}); check CA, certificate and key"
     reasons = [_say(error) for error in errors]
     for reason in reasons:
         if "authorization" in reason.lower():
-            return f"the nats-server at {shown} refuses these credentials ({reason}); check user and password"
+            return f"the nats-server at {shown} refuses these credentials ({reason}); check them"
     if any(isinstance(error, ConnectionResetError) for error in errors):  # it may hang up before we read why
-        return f"the nats-server at {shown} hangs up ({reasons[-1]}); check the credentials"
+        return f"the nats-server at {shown} hangs up ({reasons[-1]}); check credentials and certificate"
     return f"no nats-server answers at {shown} ({reasons[-1]}); is it running?"
 
 

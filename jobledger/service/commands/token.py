@@ -1,0 +1,153 @@
+"""`jobledger token`: make, list and revoke the tokens of a service, in its token file."""
+
+import os
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from jobledger.service.commands.output import Output, output_option, quiet_option
+
+if TYPE_CHECKING:
+    from jobledger.service.tokenrecords import TokenRecord
+    from jobledger.service.tokens import TokenFile
+
+ROLES = ("reader", "writer", "admin")  # `access.Role`, which is imported only when it is needed
+F = TypeVar("F", bound=Callable[..., Any])
+
+_WHERE = (
+    click.option(
+        "--data-dir", type=click.Path(path_type=Path), help="Directory of the service, with its token file."
+    ),
+    click.option("--tokens-file", type=click.Path(path_type=Path), help="The token file itself."),
+    click.option(
+        "--config", type=click.Path(path_type=Path), help="File with the service's settings (TOML)."
+    ),
+)
+
+
+@click.group()
+def token() -> None:
+    """Make, list and revoke the tokens of a service.
+
+    They are in a file that the service reads, so this is done on its machine, and counts at once. While
+    there is no token, the service listens on this machine only and asks for none.
+    """
+
+
+def with_token_file(function: F) -> F:
+    """Give a command the options that say which token file, and what they lead to as `tokens`."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from jobledger.service.settings import load_settings
+        from jobledger.service.tokens import TokenFile
+
+        flags = {name: kwargs.pop(name) for name in ("data_dir", "tokens_file", "config")}
+        return function(
+            *args, tokens=TokenFile(load_settings(flags, os.environ).settings.tokens_file), **kwargs
+        )
+
+    for option in reversed(_WHERE):
+        option(run)
+    return run  # type: ignore[return-value]
+
+
+@token.command()
+@click.option("--name", required=True, help="Whose it is: the actor of the events that come with it.")
+@click.option("--role", required=True, type=click.Choice(ROLES), help="What it may do.")
+@click.option(
+    "--namespace", "namespaces", multiple=True, metavar="NAME", help="Where; give it again for more of them."
+)
+@click.option("--all-namespaces", is_flag=True, help="Everywhere; an admin always is.")
+@output_option("table", "json")
+@with_token_file
+def create(
+    *, name: str, role: str, namespaces: tuple[str, ...], all_namespaces: bool, form: str, tokens: "TokenFile"
+) -> None:
+    """Make a token, and show it, once.
+
+    Standard output is the token alone, for a file or a variable; only its hash is kept. The first one
+    closes a service that runs without tokens.
+    """
+    from jobledger.service.access import Role
+
+    if all_namespaces and namespaces:
+        raise click.UsageError("--namespace and --all-namespaces contradict each other: keep one of them")
+    if not all_namespaces and not namespaces and role != Role.ADMIN:
+        raise click.UsageError("where may it? Say --namespace NAME, or --all-namespaces")
+    record, text = tokens.create(name, Role(role), namespaces or None)
+    if form == "json":
+        Output(form).document({**_shown(record), "Token": text})
+        return
+    click.echo(text)
+    click.echo(
+        f"{record.role} {record.name!r} in {_where(record)}: id {record.id}, kept hashed in {tokens.path}.\n"
+        "This is the only time that it is shown. Put it into JOBLEDGER_TOKEN, or into a file of mode 600 for"
+        " --token-file.",
+        err=True,
+    )
+
+
+@token.command("list")
+@output_option()
+@quiet_option
+@with_token_file
+def list_tokens(form: str, quiet: bool, tokens: "TokenFile") -> None:
+    """List all tokens, also revoked ones; never the tokens themselves."""
+    output = Output(form, quiet=quiet)
+    records = tokens.records()
+    if quiet:
+        for record in records:
+            click.echo(record.id)
+    elif output.for_machines:
+        output.page([_shown(record) for record in records])
+    else:
+        _table(
+            [
+                ("ID", "NAME", "ROLE", "NAMESPACES", "CREATED", "REVOKED"),
+                *(
+                    (one.id, one.name, str(one.role), _where(one), one.created, one.revoked or "-")
+                    for one in records
+                ),
+            ]
+        )
+
+
+@token.command()
+@click.argument("which", metavar="ID|NAME")
+@with_token_file
+def revoke(which: str, tokens: "TokenFile") -> None:
+    """End a token, at once and for good.
+
+    A name will do if only one token that counts has it. The service stays closed to requests without a token.
+    """
+    record = tokens.revoke(which)
+    click.echo(f"revoked {record.id} ({record.role} {record.name!r})", err=True)
+
+
+def _shown(record: "TokenRecord") -> dict[str, Any]:
+    """All but the hash, with the keys of the API's kind."""
+    plain = msgspec.to_builtins(record)
+    return {
+        "ID": plain["id"],
+        "Name": plain["name"],
+        "Role": plain["role"],
+        "Namespaces": plain.get("namespaces"),
+        "Created": plain["created"],
+        "Revoked": plain.get("revoked"),
+    }
+
+
+def _where(record: "TokenRecord") -> str:
+    return "all namespaces" if record.namespaces is None else ", ".join(record.namespaces)
+
+
+def _table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        click.echo(line)

@@ -1,0 +1,297 @@
+"""The gate: every request passes it before the app, and every answer on its way out.
+
+In this order: a request id, the drain, `Host` and `Origin`, the token, the bounds on requests under way, the
+body of a write. What it lets in has `principal` and `request_id` in `scope["state"]`. It is plain ASGI and
+not a middleware of the framework, because it is on the path of every request and must cost little.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from time import perf_counter
+from typing import Any, Final, cast
+
+import uuid_utils
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+
+from jobledger.service.access import ANONYMOUS, Principal, local_principal
+from jobledger.service.errors import NotReady, TooManyRequests
+from jobledger.service.http.hosts import Hosts
+from jobledger.service.http.problems import INTERNAL, kind_of, problem_response_parts
+from jobledger.service.http.requestbody import Bodies, Disconnected, RequestBody, check_framing
+from jobledger.service.limits import (
+    BODIES_MAX_BYTES,
+    REQUEST_ID_MAX_CHARACTERS,
+    REQUESTS_MAX_IN_FLIGHT,
+    REQUESTS_MAX_PER_CLIENT,
+)
+from jobledger.service.loopback import is_loopback
+from jobledger.service.wiring import Service
+from jobledger.store.errors import InvalidInput
+from jobledger.store.limits import ACTOR_MAX_CHARACTERS
+
+# Asked by machines that have no token, also while the service drains; they tell nothing of any job.
+HEALTH_PATHS: Final = frozenset({"/livez", "/readyz", "/api/v1/agent/alive"})
+# The description of the API is the same everywhere, and public; so is the release, which it names.
+OPEN_PATHS: Final = HEALTH_PATHS | {
+    "/",
+    "/docs",
+    "/openapi.json",
+    "/asyncapi.json",
+    "/version",
+    "/api/v1/agent/version",
+}
+# They tell of all namespaces together.
+OBSERVER_PATHS: Final = frozenset({"/metrics", "/readyz"})
+# Not counted here: health must be answered under load, and feeds have a bound of their own.
+DRAIN_PATHS: Final = HEALTH_PATHS | {"/metrics"}
+UNCOUNTED_PATHS: Final = DRAIN_PATHS | {"/api/v1/events"}
+
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_METHODS: Final = _READS | {"POST", "PUT", "PATCH", "DELETE"}
+# Twice in one request, they could mean one thing to us and another to a proxy before us.
+_SINGLE: Final = frozenset(
+    {
+        b"host",
+        b"origin",
+        b"authorization",
+        b"sec-fetch-site",
+        b"content-type",
+        b"content-length",
+        b"content-encoding",
+        b"transfer-encoding",
+        b"idempotency-key",
+        b"jobledger-actor",
+        b"x-request-id",
+    }
+)
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,%d}" % REQUEST_ID_MAX_CHARACTERS)
+_ANSWER_HEADERS: Final = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_CLIENT_GONE: Final = 499  # what proxies write down for a client that did not wait; it is never sent
+
+_log = logging.getLogger("jobledger.http")
+
+
+class Gate:
+    """The ASGI app of a service: the routes, guarded.
+
+    Args:
+        app: the routes; they trust what the gate says in `scope["state"]`.
+        service: it belongs to.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._tokens = service.tokens
+        self._draining = service.draining
+        self._metrics = service.metrics
+        self._hosts = Hosts(service.settings.host, service.settings.allowed_hosts)
+        # A second lock beside `check_bind`: whatever becomes of the token file, others need a token.
+        self._is_local = is_loopback(service.settings.host)
+        self._checks_host = bool(service.settings.allowed_hosts)
+        self._bodies = Bodies(BODIES_MAX_BYTES)
+        self._in_flight = 0
+        self._per_client: dict[str, int] = {}
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of the bodies of all requests under way is in memory."""
+        return self._bodies.held_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        kind: str = scope["type"]
+        if kind == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if kind != "http":
+            await send({"type": "websocket.close", "code": 1008, "reason": "only HTTP is spoken here"})
+            return
+        await self._answer(cast("HTTPScope", scope), receive, send)
+
+    async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        began = perf_counter()
+        headers, repeated = _single_headers(scope["headers"])
+        request_id = _request_id(headers.get(b"x-request-id"))
+        # A new one, whatever the server put there: it must not be shared between requests.
+        scope["state"] = {"request_id": request_id}
+        answer = _Answer(send, request_id)
+        method = scope["method"]
+        body = None if method in _READS else RequestBody(receive, self._bodies)
+        try:
+            principal = self._check(scope, headers, repeated)
+            scope["state"]["principal"] = principal
+            if scope["path"] in UNCOUNTED_PATHS:
+                await self._pass(scope, headers, body, receive, answer)
+            else:
+                await self._pass_counted(principal.token_id, scope, headers, body, receive, answer)
+        except Disconnected:
+            answer.status = _CLIENT_GONE
+        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer and we a record
+            await _refuse(error, scope, body, answer)
+        finally:
+            if body is not None:
+                body.release()
+            self._metrics.request(
+                method if method in _METHODS else "other",
+                scope.get("path_template") or "",
+                answer.status,
+                perf_counter() - began,
+            )
+
+    def _check(self, scope: HTTPScope, headers: Mapping[bytes, bytes], repeated: str) -> Principal:
+        path = scope["path"]
+        if self._draining.is_set() and path not in DRAIN_PATHS:
+            raise NotReady("the service is ending; nothing was written: ask another replica, or again")
+        principal = self._admit(scope, path, headers)
+        if repeated:
+            raise InvalidInput(f"the header {repeated} is there more than once; send it once")
+        if not path.startswith("/"):
+            raise InvalidInput("the request's target is no path")
+        return principal
+
+    def _admit(self, scope: HTTPScope, path: str, headers: Mapping[bytes, bytes]) -> Principal:
+        """Who asks, if they may ask at all."""
+        host = headers.get(b"host")
+        if self._tokens.is_open:
+            if not self._is_local and path not in HEALTH_PATHS:
+                raise NotReady("there is no token yet, and without one only this machine may ask")
+            self._hosts.check_host(host)
+            self._hosts.check_page(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
+            return local_principal(_actor(headers.get(b"jobledger-actor")))
+        if self._checks_host and path not in HEALTH_PATHS:
+            self._hosts.check_host(host)
+        if path in OPEN_PATHS and not (path == "/readyz" and _asks_verbose(scope["query_string"])):
+            return ANONYMOUS
+        principal = self._tokens.lookup(headers.get(b"authorization"))
+        if not principal.may_observe and _plain_path(path) in OBSERVER_PATHS:
+            principal.require_observe()
+        return principal
+
+    async def _pass_counted(self, client: str, scope: HTTPScope, *more: Any) -> None:
+        self._enter(client)
+        try:
+            await self._pass(scope, *more)
+        finally:
+            self._leave(client)
+
+    async def _pass(
+        self,
+        scope: HTTPScope,
+        headers: Mapping[bytes, bytes],
+        body: RequestBody | None,
+        receive: Receive,
+        answer: "_Answer",
+    ) -> None:
+        if body is not None:
+            check_framing(headers)
+            await body.read(headers)
+            receive = body.receive
+        await self._app(scope, receive, answer.send)
+
+    def _enter(self, client: str) -> None:
+        if self._in_flight >= REQUESTS_MAX_IN_FLIGHT:
+            raise TooManyRequests(f"{REQUESTS_MAX_IN_FLIGHT} requests are under way; try again")
+        if client:  # without tokens all are on this machine, and are one
+            mine = self._per_client.get(client, 0)
+            if mine >= REQUESTS_MAX_PER_CLIENT:
+                raise TooManyRequests(
+                    f"{REQUESTS_MAX_PER_CLIENT} requests of this token are under way; try again"
+                )
+            self._per_client[client] = mine + 1
+        self._in_flight += 1
+
+    def _leave(self, client: str) -> None:
+        self._in_flight -= 1
+        if client:
+            left = self._per_client[client] - 1
+            if left:
+                self._per_client[client] = left
+            else:
+                del self._per_client[client]
+
+
+class _Answer:
+    """An answer on its way out: what all of them carry is added."""
+
+    __slots__ = ("_request_id", "_send", "started", "status")
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id.encode()
+        self.status = 0
+        self.started = False
+
+    async def send(self, message: Message) -> None:
+        """Send a part."""
+        if message["type"] == "http.response.start":
+            self.started = True
+            self.status = message["status"]
+            headers = list(message["headers"])
+            said = {name for name, _ in headers}
+            headers.append((b"x-request-id", self._request_id))
+            headers += [each for each in _ANSWER_HEADERS if each[0] not in said]
+            message = {"type": "http.response.start", "status": self.status, "headers": headers}
+        await self._send(message)
+
+
+async def _refuse(error: Exception, scope: HTTPScope, body: RequestBody | None, answer: _Answer) -> None:
+    if kind_of(error) is INTERNAL or answer.started:
+        request_id = scope["state"]["request_id"]
+        _log.error("request %s %s failed", request_id, ascii(scope["path"]), exc_info=error)
+    if answer.started:
+        return  # half an answer can't be taken back; the server ends the connection
+    if body is not None:
+        await body.discard()
+    status, headers, document = problem_response_parts(error, scope)
+    await answer.send({"type": "http.response.start", "status": status, "headers": headers})
+    await answer.send({"type": "http.response.body", "body": document, "more_body": False})
+
+
+def _single_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], str]:
+    """The headers that may be there once, and the name of one that is there more often."""
+    found: dict[bytes, bytes] = {}
+    repeated = ""
+    for name, value in headers:
+        if name in _SINGLE:
+            if name in found:
+                repeated = name.decode()
+            else:
+                found[name] = value
+    return found, repeated
+
+
+def _request_id(given: bytes | None) -> str:
+    if given is not None and _REQUEST_ID.fullmatch(given) is not None:
+        return given.decode()
+    return str(uuid_utils.uuid7())
+
+
+def _actor(given: bytes | None) -> str:
+    if not given:
+        return ""
+    try:
+        actor = given.decode()
+    except UnicodeDecodeError:
+        raise InvalidInput("the header Jobledger-Actor is not UTF-8") from None
+    if len(actor) > ACTOR_MAX_CHARACTERS or not actor.isprintable():
+        raise InvalidInput(
+            f"the header Jobledger-Actor is not a name of up to {ACTOR_MAX_CHARACTERS} characters that can be"
+            " printed"
+        )
+    return actor
+
+
+def _asks_verbose(query: bytes) -> bool:
+    return bool(query)  # whatever else it may say: only the plain question is for everybody
+
+
+def _plain_path(path: str) -> str:
+    """The path as the routes see it: they take `//metrics/` for `/metrics`."""
+    return "/" + "/".join(part for part in path.split("/") if part)

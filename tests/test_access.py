@@ -1,0 +1,71 @@
+"""Roles and namespaces: who may do what."""
+
+import pytest
+
+from jobledger.service.access import ANONYMOUS, Principal, Role, local_principal
+from jobledger.service.errors import Forbidden
+
+
+def principal(role: Role, *namespaces: str) -> Principal:
+    return Principal(name="ci", role=role, namespaces=frozenset(namespaces) or None)
+
+
+def test_a_reader_reads_and_does_not_write() -> None:
+    """Wherever it is for."""
+    reader = principal(Role.READER)
+    assert reader.may_read("a")
+    assert not reader.may_write("a")
+    with pytest.raises(Forbidden, match="may only read"):
+        reader.require_write("a")
+
+
+def test_a_writer_writes_in_its_namespaces_alone() -> None:
+    """What is elsewhere is not there for it; a namespace is its whole name, as it is written."""
+    writer = principal(Role.WRITER, "a", "b")
+    writer.require_write("a")
+    assert writer.visible == frozenset({"a", "b"})
+    for other in ("c", "A", "a ", "ab", "", "*"):
+        assert not writer.may_read(other)
+        assert not writer.may_write(other)
+        with pytest.raises(Forbidden, match="'a', 'b'"):
+            writer.require_write(other)
+
+
+def test_an_admin_may_do_everything_everywhere() -> None:
+    """Also see figures of the whole installation."""
+    admin = principal(Role.ADMIN)
+    admin.require_write("any")
+    admin.require_observe()
+    assert admin.visible is None
+
+
+def test_figures_of_the_whole_are_for_those_who_see_all_of_it() -> None:
+    """A reader of all namespaces may scrape the metrics; one of some may not."""
+    principal(Role.READER).require_observe()
+    for role in (Role.READER, Role.WRITER):
+        with pytest.raises(Forbidden, match="all namespaces"):
+            principal(role, "a").require_observe()
+
+
+def test_nobody_in_particular_sees_no_job() -> None:
+    """What is public is answered to a principal without rights."""
+    assert ANONYMOUS.visible == frozenset()
+    assert not ANONYMOUS.may_read("default")
+    assert not ANONYMOUS.may_write("default")
+    assert not ANONYMOUS.may_observe
+
+
+def test_whoever_is_on_this_machine_may_do_everything_under_the_name_that_they_give() -> None:
+    """Where there are no tokens."""
+    local = local_principal("alice")
+    assert (local.name, local.token_id) == ("alice", "")
+    local.require_write("any")
+    assert local_principal("").name == ""
+
+
+def test_a_refusal_names_some_namespaces_of_many() -> None:
+    """The message has a bound."""
+    many = principal(Role.WRITER, *(f"namespace-{n:03}" for n in range(64)))
+    with pytest.raises(Forbidden, match="and 59 more") as refused:
+        many.require_write("x" * 10_000)
+    assert len(str(refused.value)) < 400
