@@ -54,9 +54,13 @@ docs: $(STAMP) ## regenerate the generated pages
 picture: $(STAMP) ## draw the picture in the README anew, from a real run
 	@$(BIN)/python -m docs.picture
 
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock"
+
 lock: $(STAMP) ## pin every dependency, with hashes
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --custom-compile-command "make lock" --extra dev pyproject.toml -o requirements.lock
+	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
+	@$(COMPILE) --extra server pyproject.toml -o deploy/requirements.lock
+	@echo "hatchling>=1.27" | $(COMPILE) - -o deploy/build.lock
 
 clean: ## remove what `make` made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

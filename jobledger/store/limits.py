@@ -38,12 +38,17 @@ DUPLICATE_WINDOW_SECONDS = 120  # longer than APPEND_TIMEOUT_SECONDS, so a retri
 
 # --- reading ------------------------------------------------------------------------------------------------
 REQUEST_TIMEOUT_SECONDS = 5.0
+STREAM_TIMEOUT_SECONDS = 20.0  # for finding the stream, or making it: the election of a leader takes up to 10
+STREAM_TRY_TIMEOUT_SECONDS = 1.0  # for one question about it meanwhile: nobody answers
 READ_PAGE_EVENTS = 500  # events of one job asked for at once
 READ_PAGE_BYTES = 4 * 1_048_576
 READ_MAX_TRIES = 10  # when a replica lags behind what the leader said
 FEED_PULL_EVENTS = 2_500  # per pull request; two are outstanding
 FEED_PULL_BYTES = 4 * 1_048_576
-FEED_HEARTBEAT_SECONDS = 5.0
+FEED_HEARTBEAT_SECONDS = 2.0  # two and a half of them without a word: the node that fed us is gone
+FEED_OPEN_TIMEOUT_SECONDS = (
+    2.0  # for one question while a feed is opened; times FEED_MAX_RESTARTS: an election
+)
 FEED_MAX_RESTARTS = 5  # in a row without an event, before a feed says that the log can't be reached
 
 # --- commands -----------------------------------------------------------------------------------------------
@@ -54,3 +59,8 @@ TURNS_MAX_WAITING = 1_000  # commands on one job in one process; one more is tol
 CACHE_MAX_JOBS = 10_000
 CACHE_MAX_BYTES = 64 * 1_048_576
 MISSED_MAX_EVENTS = 100  # carried by a conflict
+
+# --- keys of repeated requests ------------------------------------------------------------------------------
+KEYS_MIN_AGE_SECONDS = 24 * 3_600  # what is promised
+KEYS_MAX_AGE_SECONDS = 25 * 3_600  # what is kept: an hour more, for clocks and for requests that take long
+KEYS_TIMEOUT_SECONDS = 10.0  # for all tries of writing one record

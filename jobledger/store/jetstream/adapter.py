@@ -6,6 +6,7 @@ from typing import Any
 from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.feed import JetStreamFeed
+from jobledger.store.jetstream.keys import JetStreamKeys
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.jetstream.reader import leader_get, read_page, record_of
 from jobledger.store.jetstream.stream import StreamSettings, ensure_stream, log_info, stream_info
@@ -17,6 +18,7 @@ class JetStreamLog:
 
     def __init__(self, connection: Connection, settings: StreamSettings, publisher: Publisher) -> None:
         self._connection = connection
+        self._settings = settings
         self._stream = settings.name
         self._publisher = publisher
 
@@ -77,6 +79,15 @@ class JetStreamLog:
         feed = JetStreamFeed(self._connection, self._stream, after=after, epoch=epoch)
         await feed.start()
         return feed
+
+    async def keys(self) -> JetStreamKeys:
+        """The stream of keys beside this log, over the same connection; made if it is missing.
+
+        Raises:
+            LogUnavailable: if the server does not answer.
+            LogUnfit: if that stream exists and can't keep the promises.
+        """
+        return await JetStreamKeys.open(self._connection, self._settings)
 
     async def close(self) -> None:
         """See `EventLog.close`."""

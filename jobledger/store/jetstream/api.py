@@ -8,6 +8,7 @@ import msgspec
 
 from jobledger.store.errors import LogError, LogRefused, LogUnavailable
 from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger.store.limits import REQUEST_TIMEOUT_SECONDS
 
 API = "$JS.API"
 Reply = TypeVar("Reply")
@@ -15,6 +16,7 @@ Reply = TypeVar("Reply")
 # Error codes of the server (server/errors.json), with what they mean to us.
 WRONG_LAST_SEQUENCE = 10071  # another event of the subject came first
 IN_FLIGHT_CONFLICT = 10164  # the same, while the other one is still being replicated; no sequence in the text
+IN_FLIGHT_DUPLICATE = 10158  # this very event, from an earlier try, is still being replicated
 STREAM_NOT_FOUND = 10059
 STREAM_EXISTS_DIFFERENT = 10058
 MESSAGE_NOT_FOUND = 10037
@@ -150,14 +152,23 @@ def read_ack(message: Arrived) -> PubAck:
         return PubAck(error=ApiError(code=503, description=f"an answer that is not understood: {error}"))
 
 
-async def call(connection: Connection, verb: str, request: object, reply: type[Reply]) -> Reply:
+async def call(
+    connection: Connection,
+    verb: str,
+    request: object,
+    reply: type[Reply],
+    *,
+    timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
+) -> Reply:
     """Ask the JetStream API.
 
     Raises:
         LogUnavailable: if there is no answer.
         LogError: if the answer is not one that we know.
     """
-    message = await connection.request(f"{API}.{verb}", msgspec.json.encode(request))
+    message = await connection.request(
+        f"{API}.{verb}", msgspec.json.encode(request), timeout_seconds=timeout_seconds
+    )
     if status_of(message):
         raise LogUnavailable(f"{verb}: the server answers with status {status_of(message)}; try again")
     try:

@@ -18,12 +18,13 @@ import msgspec
 from jobledger.store.errors import LogError, LogGap, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.jetstream.api import ConsumerReply, call, nanoseconds_of, status_of
-from jobledger.store.jetstream.connection import Arrived, Connection, new_token
+from jobledger.store.jetstream.connection import Arrived, Connection, NobodyAnswers, new_token
 from jobledger.store.jetstream.reader import leader_get
 from jobledger.store.jetstream.stream import log_info, stream_info
 from jobledger.store.limits import (
     FEED_HEARTBEAT_SECONDS,
     FEED_MAX_RESTARTS,
+    FEED_OPEN_TIMEOUT_SECONDS,
     FEED_PULL_BYTES,
     FEED_PULL_EVENTS,
     REQUEST_TIMEOUT_SECONDS,
@@ -71,10 +72,20 @@ class JetStreamFeed:
         """Begin; see `EventLog.follow`."""
         self._connection.watch(self._on_connection)
         try:
-            await self._open_consumer()
+            await self._open_first()
         except BaseException:
             self._connection.unwatch(self._on_connection)
             raise
+
+    async def _open_first(self) -> None:
+        for _ in range(FEED_MAX_RESTARTS):
+            try:
+                return await self._open_consumer()
+            except NobodyAnswers:  # JetStream is off, or the stream is gone: not a matter of a moment
+                raise
+            except LogUnavailable:
+                await asyncio.sleep(RETRY_WAIT_SECONDS)
+        return await self._open_consumer()
 
     @property
     def connected(self) -> bool:
@@ -190,7 +201,10 @@ class JetStreamFeed:
             raise
 
     async def _open_consumer(self) -> None:
-        info = log_info(await stream_info(self._connection, self._stream), self._stream)
+        # Each question is given up soon: without a leader nobody answers, and a consumer may be put on a node
+        # that has just died. The next try finds another one.
+        answer = await stream_info(self._connection, self._stream, timeout_seconds=FEED_OPEN_TIMEOUT_SECONDS)
+        info = log_info(answer, self._stream)
         check_continues(info, epoch=self._epoch, after=self._sequence)
         self._epoch = info.epoch
         await self._check_last()
@@ -208,7 +222,11 @@ class JetStreamFeed:
             },
         }
         reply = await call(
-            self._connection, f"CONSUMER.CREATE.{self._stream}.{consumer}", request, ConsumerReply
+            self._connection,
+            f"CONSUMER.CREATE.{self._stream}.{consumer}",
+            request,
+            ConsumerReply,
+            timeout_seconds=FEED_OPEN_TIMEOUT_SECONDS,
         )
         if reply.error is not None:
             raise reply.error.as_exception("reading the log")
@@ -220,7 +238,12 @@ class JetStreamFeed:
     async def _check_last(self) -> None:
         """Make sure that the last record seen is still there: a stream may lose its end and grow again."""
         if self._time:
-            found = await leader_get(self._connection, self._stream, {"seq": self._sequence})
+            found = await leader_get(
+                self._connection,
+                self._stream,
+                {"seq": self._sequence},
+                timeout_seconds=FEED_OPEN_TIMEOUT_SECONDS,
+            )
             if found is None or nanoseconds_of(found.time) != self._time:
                 raise other_record(self._sequence)
 

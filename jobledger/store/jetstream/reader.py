@@ -19,9 +19,16 @@ from jobledger.store.jetstream.connection import Arrived, Connection
 from jobledger.store.limits import READ_PAGE_BYTES, READ_PAGE_EVENTS, REQUEST_TIMEOUT_SECONDS
 
 
-async def leader_get(connection: Connection, stream: str, request: dict[str, object]) -> StoredMessage | None:
+async def leader_get(
+    connection: Connection,
+    stream: str,
+    request: dict[str, object],
+    *,
+    timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
+) -> StoredMessage | None:
     """One message by `last_by_subj` or by `seq` and `next_by_subj`, from the stream's leader: never stale."""
-    reply = await call(connection, f"STREAM.MSG.GET.{stream}", request, MessageReply)
+    verb = f"STREAM.MSG.GET.{stream}"
+    reply = await call(connection, verb, request, MessageReply, timeout_seconds=timeout_seconds)
     if reply.error is not None:
         if reply.error.err_code == MESSAGE_NOT_FOUND:
             return None

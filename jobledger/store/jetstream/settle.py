@@ -9,7 +9,14 @@ says `duplicate` outright.
 import asyncio
 
 from jobledger.store.errors import LogError, LogUnavailable, OutcomeUnknown
-from jobledger.store.jetstream.api import IN_FLIGHT_CONFLICT, WRONG_LAST_SEQUENCE, ApiError, PubAck, read_ack
+from jobledger.store.jetstream.api import (
+    IN_FLIGHT_CONFLICT,
+    IN_FLIGHT_DUPLICATE,
+    WRONG_LAST_SEQUENCE,
+    ApiError,
+    PubAck,
+    read_ack,
+)
 from jobledger.store.jetstream.connection import Connection, NobodyAnswers
 from jobledger.store.jetstream.reader import leader_get
 from jobledger.store.limits import ACK_TIMEOUT_SECONDS, RETRY_MAX_WAIT_SECONDS, RETRY_WAIT_SECONDS
@@ -114,6 +121,9 @@ class Settler:
             return Appended(ack.seq)
         if error.err_code == WRONG_LAST_SEQUENCE:
             return await self._mine(waiting) or Lost(error.last_sequence or 0)
+        if error.err_code == IN_FLIGHT_DUPLICATE:
+            waiting.maybe_written = True
+            return None
         if error.err_code == IN_FLIGHT_CONFLICT or error.may_pass:
             return None
         return await self._mine_or_refused(waiting, error)

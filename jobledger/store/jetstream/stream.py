@@ -1,5 +1,6 @@
 """The stream `JOBS`: made if it is missing, and checked, field by field, if it is there."""
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -12,8 +13,14 @@ from jobledger.store.jetstream.api import (
     StreamInfo,
     call,
 )
-from jobledger.store.jetstream.connection import Connection
-from jobledger.store.limits import DUPLICATE_WINDOW_SECONDS
+from jobledger.store.jetstream.connection import Connection, NobodyAnswers
+from jobledger.store.limits import (
+    DUPLICATE_WINDOW_SECONDS,
+    REQUEST_TIMEOUT_SECONDS,
+    RETRY_MAX_WAIT_SECONDS,
+    STREAM_TIMEOUT_SECONDS,
+    STREAM_TRY_TIMEOUT_SECONDS,
+)
 from jobledger.store.log import LogInfo
 from jobledger.store.subjects import ALL_SUBJECTS
 
@@ -67,21 +74,54 @@ async def ensure_stream(connection: Connection, settings: StreamSettings) -> Str
         LogUnavailable: if the server does not answer.
     """
     await _check_server(connection)
-    info = await stream_info(connection, settings.name)
-    if info.error and info.error.err_code == STREAM_NOT_FOUND:
-        config = _config(settings)
-        info = await call(connection, f"STREAM.CREATE.{settings.name}", config, StreamInfo)
-        if info.error and info.error.err_code == STREAM_EXISTS_DIFFERENT:  # another process was faster
-            info = await stream_info(connection, settings.name)
-    if info.error:
-        raise info.error.as_exception(f"stream {settings.name}")
+    info = await find_or_make_stream(connection, _config(settings))
     check_config(settings.name, info.config)
     return info
 
 
-async def stream_info(connection: Connection, name: str, *, deleted: bool = False) -> StreamInfo:
+async def find_or_make_stream(connection: Connection, config: dict[str, Any]) -> StreamInfo:
+    """Return the stream of a configuration's name, made of it if it was missing.
+
+    A cluster does not answer at all for a stream that has no leader just now: one that is being made by
+    another process, or whose leader was lost. Such an election takes seconds.
+
+    Raises:
+        LogError: if it can be neither found nor made, in time.
+    """
+    deadline = asyncio.get_running_loop().time() + STREAM_TIMEOUT_SECONDS
+    while True:
+        try:
+            return await _try_to_find_or_make_stream(connection, config)
+        except NobodyAnswers:  # JetStream is off: no wait will change that
+            raise
+        except LogUnavailable:
+            if asyncio.get_running_loop().time() >= deadline:
+                raise
+        await asyncio.sleep(RETRY_MAX_WAIT_SECONDS)
+
+
+async def _try_to_find_or_make_stream(connection: Connection, config: dict[str, Any]) -> StreamInfo:
+    name = config["name"]
+    info = await stream_info(connection, name, timeout_seconds=STREAM_TRY_TIMEOUT_SECONDS)
+    if info.error and info.error.err_code == STREAM_NOT_FOUND:
+        info = await call(connection, f"STREAM.CREATE.{name}", config, StreamInfo)
+        if info.error and info.error.err_code == STREAM_EXISTS_DIFFERENT:  # another process was faster
+            info = await stream_info(connection, name, timeout_seconds=STREAM_TRY_TIMEOUT_SECONDS)
+    if info.error:
+        raise info.error.as_exception(f"stream {name}")
+    return info
+
+
+async def stream_info(
+    connection: Connection,
+    name: str,
+    *,
+    deleted: bool = False,
+    timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
+) -> StreamInfo:
     """Ask the leader about the stream; the answer's `error` is the caller's to judge."""
-    return await call(connection, f"STREAM.INFO.{name}", {"deleted_details": deleted}, StreamInfo)
+    request = {"deleted_details": deleted}
+    return await call(connection, f"STREAM.INFO.{name}", request, StreamInfo, timeout_seconds=timeout_seconds)
 
 
 def log_info(info: StreamInfo, name: str) -> LogInfo:

@@ -1,0 +1,139 @@
+"""`KeyStore` on a stream of its own, beside the log's: one subject per key, one message per subject.
+
+It shares the log's connection and the server's durability, and nothing else: its messages grow old and go.
+"""
+
+import asyncio
+import hashlib
+from typing import Any
+
+from jobledger.store.errors import LogUnavailable, LogUnfit
+from jobledger.store.jetstream.api import IN_FLIGHT_CONFLICT, WRONG_LAST_SEQUENCE, PubAck, read_ack
+from jobledger.store.jetstream.connection import Connection
+from jobledger.store.jetstream.reader import leader_get
+from jobledger.store.jetstream.stream import StreamSettings, find_or_make_stream
+from jobledger.store.keys import NO_ENTRY, Entry
+from jobledger.store.limits import (
+    ACK_TIMEOUT_SECONDS,
+    KEYS_MAX_AGE_SECONDS,
+    KEYS_MIN_AGE_SECONDS,
+    KEYS_TIMEOUT_SECONDS,
+    RETRY_MAX_WAIT_SECONDS,
+    RETRY_WAIT_SECONDS,
+)
+
+SUBJECT_PREFIX = "jobledger.keys."  # outside `jobs.>`: no reader of the log ever sees these
+_SECOND = 1_000_000_000
+
+# Fields whose other values break a promise, with the promise.
+_REQUIRED: dict[str, tuple[object, str]] = {
+    "subjects": ([f"{SUBJECT_PREFIX}*"], "keys live there"),
+    "storage": ("file", "a repeated request is known again after a restart"),
+    "retention": ("limits", "reading a record must not remove it"),
+    "discard": ("new", "a full stream refuses new keys instead of forgetting old ones"),
+    "max_msgs": (-1, "a new key must not push out an old one"),
+}
+# Fields that break a promise if they are there at all.
+_FORBIDDEN = ("sealed", "no_ack", "mirror", "sources", "subject_transform", "discard_new_per_subject")
+
+
+class JetStreamKeys:
+    """The keys beside a log; made by `open`."""
+
+    def __init__(self, connection: Connection, stream: str) -> None:
+        self._connection = connection
+        self._stream = stream
+
+    @classmethod
+    async def open(cls, connection: Connection, log: StreamSettings) -> "JetStreamKeys":
+        """Make the stream of keys if it is missing, and check it if it is there.
+
+        Args:
+            connection: the log's.
+            log: the settings of the log's stream; this one is named after it, and has as many replicas.
+
+        Raises:
+            LogUnfit: if an existing stream breaks a promise; every such field is named.
+            LogUnavailable: if the server does not answer.
+        """
+        name = f"{log.name}_KEYS"
+        info = await find_or_make_stream(connection, _config(name, log.replicas))
+        _check_config(name, info.config)
+        return cls(connection, name)
+
+    async def put(self, key: str, value: bytes, *, expect: int) -> Entry | None:
+        """See `KeyStore.put`."""
+        subject = SUBJECT_PREFIX + hashlib.sha256(key.encode()).hexdigest()
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + KEYS_TIMEOUT_SECONDS
+        wait_seconds = RETRY_WAIT_SECONDS
+        while True:
+            # Sent again after a lost answer, the expectation makes it harmless; a look at what stands there
+            # then tells whether the first try was stored.
+            try:
+                ack = await self._send(subject, value, expect)
+                if ack.error is None:
+                    return Entry(value, ack.seq)
+                if ack.error.err_code == WRONG_LAST_SEQUENCE:
+                    entry = await self._last(subject)
+                    if entry is not None or expect != NO_ENTRY:
+                        return entry
+                elif ack.error.err_code != IN_FLIGHT_CONFLICT and not ack.error.may_pass:
+                    raise ack.error.as_exception(f"writing to {self._stream}")
+            except LogUnavailable as error:
+                if clock() >= deadline:
+                    raise LogUnavailable(f"the stream {self._stream} can't be reached: {error}") from error
+            if clock() >= deadline:
+                raise LogUnavailable(
+                    f"the stream {self._stream} did not settle within {KEYS_TIMEOUT_SECONDS:g} s; try again"
+                )
+            await asyncio.sleep(wait_seconds)
+            wait_seconds = min(2 * wait_seconds, RETRY_MAX_WAIT_SECONDS)
+
+    async def _send(self, subject: str, value: bytes, expect: int) -> PubAck:
+        message = await self._connection.request(
+            subject,
+            value,
+            headers={"Nats-Expected-Last-Subject-Sequence": str(expect)},
+            timeout_seconds=ACK_TIMEOUT_SECONDS,
+        )
+        return read_ack(message)
+
+    async def _last(self, subject: str) -> Entry | None:
+        found = await leader_get(self._connection, self._stream, {"last_by_subj": subject})
+        return Entry(found.data, found.seq) if found is not None else None
+
+
+def _check_config(name: str, config: dict[str, Any]) -> None:
+    wrong = [
+        f"{field} is {config.get(field)!r} and must be {wanted!r}: {promise}"
+        for field, (wanted, promise) in _REQUIRED.items()
+        if config.get(field) != wanted
+    ]
+    wrong += [f"{field} is {config[field]!r} and must be off" for field in _FORBIDDEN if config.get(field)]
+    age_seconds = config.get("max_age", 0) / _SECOND
+    if 0 < age_seconds < KEYS_MIN_AGE_SECONDS:
+        wrong.append(
+            f"max_age is {age_seconds:g} s and must be {KEYS_MIN_AGE_SECONDS} s or more: a repeated request"
+            " is known for a day"
+        )
+    if wrong:
+        raise LogUnfit(
+            f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
+            " Mend it with `nats stream edit`, or delete it: it holds answers to repeated requests, no jobs"
+        )
+
+
+def _config(name: str, replicas: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": "Jobledger: answers to requests with an Idempotency-Key, for a day",
+        "num_replicas": replicas,
+        "max_age": KEYS_MAX_AGE_SECONDS * _SECOND,
+        "max_msgs_per_subject": 1,
+        "max_bytes": -1,  # as the log's: the age is the bound
+        "max_consumers": -1,
+        "max_msg_size": -1,
+        "compression": "s2",
+        **{field: wanted for field, (wanted, _) in _REQUIRED.items()},
+    }

@@ -1,0 +1,187 @@
+"""Three real nats-servers as one cluster on loopback, from the very files that docker-compose.yml mounts."""
+
+import asyncio
+import json
+import os
+import socket
+from asyncio.subprocess import Process
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from jobledger.store.embedded import _end_with_parent, find_program
+from tests.logs import eventually
+
+CONFIGS = Path(__file__).parent.parent / "deploy" / "nats"
+PASSWORD = "12e5"  # a number to a configuration file that forgets its quotes
+OPERATOR_PASSWORD = "0x7k"
+CLUSTER_PASSWORD = "routes-1"
+READY_SECONDS = 30.0  # until three nodes have a leader, on a machine that is busy with other tests
+
+STOP_SECONDS = 20.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on just now, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class Cluster:
+    """`async with Cluster(directory) as cluster`; the nodes are 1, 2 and 3, as in their files' names."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        ports = free_ports(9)
+        self._client = dict(zip((1, 2, 3), ports[:3], strict=True))
+        self._monitor = dict(zip((1, 2, 3), ports[3:6], strict=True))
+        self._route = dict(zip((1, 2, 3), ports[6:], strict=True))
+        self._processes: dict[int, Process] = {}
+        self._http = httpx.AsyncClient(timeout=5)
+
+    @property
+    def addresses(self) -> str:
+        """Of all nodes, without credentials, as the setting `nats_url` takes them."""
+        return ",".join(f"nats://127.0.0.1:{port}" for port in self._client.values())
+
+    @property
+    def url(self) -> str:
+        """Of all nodes, with the service's credentials."""
+        return self.url_of(1, 2, 3)
+
+    def url_of(self, *nodes: int, user: str = "jobledger", password: str = PASSWORD) -> str:
+        """Of some nodes, with credentials."""
+        return ",".join(f"nats://{user}:{password}@127.0.0.1:{self._client[node]}" for node in nodes)
+
+    @property
+    def operator_url(self) -> str:
+        """Of all nodes, for one who may change and remove streams."""
+        return self.url_of(1, 2, 3, user="operator", password=OPERATOR_PASSWORD)
+
+    async def start(self, *nodes: int) -> None:
+        """Start some nodes, or all; return when they are ready to serve."""
+        for node in nodes or (1, 2, 3):
+            await self._launch(node)
+        await self.wait_ready()
+
+    def pids(self) -> dict[int, int]:
+        """The running processes, by node."""
+        return {node: process.pid for node, process in self._processes.items()}
+
+    async def kill(self, node: int) -> None:
+        """End a node as a power cut would: at once."""
+        self._processes[node].kill()
+        await self._processes.pop(node).wait()
+
+    async def stop(self) -> None:
+        """End all nodes in order."""
+        for process in self._processes.values():
+            process.terminate()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                for process in self._processes.values():
+                    await process.wait()
+        finally:
+            for process in self._processes.values():
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+            self._processes.clear()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+        await self._http.aclose()
+
+    async def wait_ready(self) -> None:
+        """Wait until every running node is healthy: knows the leader, and has what the others have."""
+        for node in tuple(self._processes):
+            await eventually(partial(self._healthy, node), within_seconds=READY_SECONDS)
+
+    async def leader(self, stream: str = "JOBS") -> int:
+        """The node that leads a stream, as every running node sees it; waits until they agree."""
+        found: list[int] = []
+
+        async def agreed() -> bool:
+            leaders = {await self._leader_by(node, stream) for node in self._processes}
+            found[:] = [leader for leader in leaders if leader in self._processes]
+            return len(leaders) == 1 and len(found) == 1
+
+        await eventually(agreed, within_seconds=READY_SECONDS)
+        return found[0]
+
+    async def is_alone(self, node: int) -> bool:
+        """Whether a node has found out that it has no majority; until then it answers as if it led."""
+        return not await self._healthy(node) and not await self._leader_by(node, "JOBS")
+
+    async def monitor(self, node: int, path: str) -> dict[str, Any]:
+        """What a node tells about itself: `/varz`, `/jsz`, and so on."""
+        answer = await self._http.get(f"http://127.0.0.1:{self._monitor[node]}{path}")
+        return dict(json.loads(answer.text))
+
+    def log_of(self, node: int) -> str:
+        """What a node wrote so far."""
+        return (self._directory / f"nats-{node}.log").read_text(errors="replace")
+
+    async def _launch(self, node: int) -> None:
+        with (self._directory / f"nats-{node}.log").open("ab") as out:
+            self._processes[node] = await asyncio.create_subprocess_exec(
+                find_program(),
+                "-c",
+                CONFIGS / f"nats-{node}.conf",
+                env=os.environ | {name: _quoted(value) for name, value in self._environment(node).items()},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                preexec_fn=_end_with_parent(),  # plain calls only, as the embedded server's
+            )
+
+    def _environment(self, node: int) -> dict[str, object]:
+        routes = [f"nats://cluster:{CLUSTER_PASSWORD}@127.0.0.1:{port}" for port in self._route.values()]
+        return {
+            "NATS_LISTEN": f"127.0.0.1:{self._client[node]}",
+            "NATS_MONITOR_LISTEN": f"127.0.0.1:{self._monitor[node]}",
+            "NATS_ROUTE_LISTEN": f"127.0.0.1:{self._route[node]}",
+            "NATS_STORE_DIR": str(self._directory / f"nats-{node}"),
+            "NATS_ROUTES": routes,
+            "NATS_PASSWORD": PASSWORD,
+            "NATS_OPERATOR_PASSWORD": OPERATOR_PASSWORD,
+            "NATS_CLUSTER_PASSWORD": CLUSTER_PASSWORD,
+        }
+
+    async def _healthy(self, node: int) -> bool:
+        assert self._processes[node].returncode is None, f"node {node} ended:\n{self.log_of(node)}"
+        try:
+            return (await self.monitor(node, "/healthz")).get("status") == "ok"
+        except (httpx.HTTPError, ValueError):
+            return False
+
+    async def _leader_by(self, node: int, stream: str) -> int:
+        """The leader of a stream as one node sees it; 0: none."""
+        try:
+            seen = await self.monitor(node, "/jsz?accounts=true&streams=true")
+        except (httpx.HTTPError, ValueError):
+            return 0
+        for account in seen.get("account_details", ()):
+            for detail in account.get("stream_detail", ()):
+                if detail["name"] == stream:
+                    return int(detail.get("cluster", {}).get("leader", "nats-0").removeprefix("nats-") or 0)
+        return 0
+
+
+def _quoted(value: object) -> str:
+    """A value as nats-server's configuration reads it: JSON, whose strings are never taken for numbers."""
+    return json.dumps(value)
