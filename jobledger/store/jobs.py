@@ -73,7 +73,7 @@ class JobReader:
         if known.sequence == last.sequence:
             return known if known.time == last.time else None
         after = max(0, known.sequence - 1)  # the last one again: it must still be the same
-        async for record in self._records(last.subject, after=after, up_to=last.sequence):
+        async for record in records_between(self._log, last.subject, after=after, up_to=last.sequence):
             if record.sequence <= known.sequence:
                 if (record.sequence, record.time) != (known.sequence, known.time):
                     return None
@@ -86,7 +86,9 @@ class JobReader:
     async def story(self, *, after: Known, up_to: Known) -> AsyncIterator[HistoryItem]:
         """What happened on a job's subject from one moment to another, oldest first."""
         status: JobStatus | None = after.job.status if after.job is not None else None
-        async for record in self._records(up_to.subject, after=after.sequence, up_to=up_to.sequence):
+        async for record in records_between(
+            self._log, up_to.subject, after=after.sequence, up_to=up_to.sequence
+        ):
             ((item, status),) = tell((record,), status)
             yield item
 
@@ -114,30 +116,32 @@ class JobReader:
         last = await self._log.read_last(anywhere)
         if last is None:
             return None
-        async for record in self._records(anywhere, after=0, up_to=last.sequence):
+        async for record in records_between(self._log, anywhere, after=0, up_to=last.sequence):
             if _creates(record):
                 return last if record.subject == last.subject else await self._log.read_last(record.subject)
         return None
 
-    async def _records(self, subject: str, *, after: int, up_to: int) -> AsyncIterator[Record]:
-        """Records of a subject (or a filter) after a sequence, up to one that the leader gave as the last.
 
-        A replica may answer that does not have them all yet: then it is asked again.
-        """
-        tries = 0
-        while after < up_to:
-            page = await self._log.read(subject, after=after, up_to=up_to)
-            for record in page:
-                yield record
-            if page:
-                after, tries = page[-1].sequence, 0
-                continue
-            tries += 1
-            if tries > READ_MAX_TRIES:
-                raise LogUnavailable(
-                    f"a replica of the log lags: it does not have event {up_to} yet; try again"
-                )
-            await asyncio.sleep(RETRY_WAIT_SECONDS * tries)
+async def records_between(log: EventLog, subject: str, *, after: int, up_to: int) -> AsyncIterator[Record]:
+    """Records of a subject (or a filter) after a sequence, up to one that the leader gave as its last.
+
+    A replica may answer that does not have them all yet: then it is asked again.
+
+    Raises:
+        LogUnavailable: if the log can't be read, or the replica does not catch up within a few tries.
+    """
+    tries = 0
+    while after < up_to:
+        page = await log.read(subject, after=after, up_to=up_to)
+        for record in page:
+            yield record
+        if page:
+            after, tries = page[-1].sequence, 0
+            continue
+        tries += 1
+        if tries > READ_MAX_TRIES:
+            raise LogUnavailable(f"a replica of the log lags: it does not have event {up_to} yet; try again")
+        await asyncio.sleep(RETRY_WAIT_SECONDS * tries)
 
 
 def _is_of_a_name(job_id: str) -> bool:

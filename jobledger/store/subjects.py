@@ -86,6 +86,11 @@ def job_subject_anywhere(job_id: str) -> str:
     return f"{SUBJECT_ROOT}.*.{_job_tokens(job_id)}"
 
 
+def namespace_subjects(namespace: str | None) -> str:
+    """The filter that matches the subjects of all jobs of a namespace; None: of all jobs there are."""
+    return f"{SUBJECT_ROOT}.{'*' if namespace is None else _encode(namespace)}.*.*"
+
+
 def parse_subject(subject: str) -> SubjectParts | None:
     """The namespace and job id that a subject names; None if `job_subject` would not write it."""
     tokens = subject.split(".")
