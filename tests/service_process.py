@@ -135,7 +135,7 @@ def _wait_until_ready(service: RunningService) -> None:
     with httpx.Client(base_url=service.url, verify=False, trust_env=False, timeout=5.0) as client:
         while time.monotonic() < deadline and service.process.poll() is None:
             try:
-                response = client.get("/readyz", params={"verbose": ""})
+                response = client.get("/readyz")
             except httpx.TransportError as error:
                 answer = repr(error)
             else:

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from jobledger import __version__
 from jobledger.service import cli as cli_module
-from jobledger.service.cli import LazyGroup, cli
+from jobledger.service.cli import Lazy, LazyGroup, cli
 from jobledger.service.errors import exit_code
 from jobledger.store import errors
 from jobledger.store.limits import SPEC_FILE_MAX_BYTES
@@ -155,7 +155,7 @@ def test_errors_that_are_not_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch
 
 def test_a_lazy_group_imports_a_command_when_it_is_asked_for() -> None:
     """Listing names needs no import; asking for the command does."""
-    group = LazyGroup("g", lazy={"x": "no.such.module:command"})
+    group = LazyGroup("g", lazy={"x": Lazy("no.such.module:command", "")})
     assert CliRunner().invoke(group, ["y"]).exit_code == 2
     with pytest.raises(ModuleNotFoundError):
         CliRunner().invoke(group, ["x"], catch_exceptions=False)

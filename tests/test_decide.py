@@ -320,13 +320,11 @@ def test_a_new_spec_has_its_place() -> None:
 def test_a_spec_is_refused_with_every_problem() -> None:
     """A spec that breaks several rules is told all of them, each with its path."""
     bad = make_spec("etl", type="daemon", count=3, tasks=())
-    preparations: list[Callable[[], object]] = [
-        lambda: prepare_new(bad, EVENT_ID),
-        lambda: prepare_update(bad, job().status),
-    ]
-    for prepare in preparations:
-        with pytest.raises(InvalidSpec) as refused:
-            prepare()
+    with pytest.raises(InvalidSpec) as new:
+        prepare_new(bad, EVENT_ID)
+    with pytest.raises(InvalidSpec) as changed:
+        prepare_update(bad, job().status)
+    for refused in (new, changed):
         assert {problem.path for problem in refused.value.problems} == {"Count", "Tasks"}
 
 
@@ -345,8 +343,7 @@ def test_a_job_that_has_not_begun_cannot_be_rerun(state: StateType) -> None:
         decide_rerun(job(state), None, job_id=ID)
 
 
-def test_a_forced_update_makes_a_new_version_of_an_equal_spec() -> None:
+def test_force_makes_a_new_version_of_an_equal_spec() -> None:
     """As Bacalhau's Force does."""
-    forced = Decision(JobUpdated, SpecData(msgspec.Raw(SPEC)))
-    assert decide_update(job(), SPEC, job_id=ID, force=True) == forced
-    assert decide_apply(job(), SPEC, job_id=ID, force=True) == forced
+    for decide in (decide_update, decide_apply):
+        assert decide(job(), SPEC, job_id=ID, force=True) == Decision(JobUpdated, SpecData(msgspec.Raw(SPEC)))

@@ -12,6 +12,7 @@ import pytest
 import jobledger
 from docs.generate import PAGES
 from jobledger.service.cli import cli
+from jobledger.service.commands.shared import SharedOption
 
 ROOT = Path(__file__).parent.parent
 PAGES_WITH_PATHS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -36,8 +37,8 @@ def test_the_code_of_the_library_page_runs(tmp_path: Path) -> None:
 PUBLIC_NAMES = (
     "AmbiguousId Checkpoint Contention EmbeddedServer EmbeddedServerError HistoryItem InvalidInput "
     "InvalidSpec JetStreamLog Job JobExists JobNotFound JobNotRerunnable JobSpec JobStatus JobTerminal "
-    "JobVersion JobledgerError Ledger ListQuery LogBroken LogBusy LogRefused LogUnavailable LogUnfit MemoryLog "
-    "Order OutcomeUnknown Page Projector ProjectorState Receipt RevisionMismatch SpecConfig State "
+    "JobVersion JobledgerError Ledger ListQuery LogBroken LogBusy LogRefused LogUnavailable LogUnfit "
+    "MemoryLog Order OutcomeUnknown Page Projector ProjectorState Receipt RevisionMismatch SpecConfig State "
     "StateType StreamSettings Task UnknownEventType VersionNotFound View ViewError WaitTimeout "
     "load_spec named_job_id parse_selector"
 )
@@ -68,6 +69,7 @@ def test_every_command_is_documented(command: str) -> None:
     _, heading, section = page.partition(f"## `{command}")
     assert heading, f"docs/CLI.md has no section for {command}"
     section = section.partition("\n## ")[0]
+    shared = page.partition("## Options of the commands that talk to a service")[2].partition("\n## ")[0]
     target: click.Command = cli
     for word in command.split()[1:]:
         assert isinstance(target, click.Group)
@@ -76,7 +78,8 @@ def test_every_command_is_documented(command: str) -> None:
         target = child
     for parameter in target.params:
         if isinstance(parameter, click.Option):
-            assert any(name in section for name in parameter.opts), f"{command}: {parameter.opts} is not told"
+            where = shared if isinstance(parameter, SharedOption) else section
+            assert any(name in where for name in parameter.opts), f"{command}: {parameter.opts} is not told"
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "CLI.md"], ids=lambda page: page.name)

@@ -210,15 +210,21 @@ def test_of_two_ways_to_give_a_token_the_stronger_source_counts(home: Path) -> N
 
 def test_no_secret_is_shown() -> None:
     """Neither by `config show`, nor by the settings' own text, nor in an error."""
-    flags = ["--token", "hush-1", "--nats-user", "u", "--nats-password", "hush-2", "--nats-url", "nats://n"]
-    flags += ["--url", "https://u:hush-3@service"]
-    done = CliRunner().invoke(config, ["show", *flags])
-    as_json = CliRunner().invoke(config, ["show", "-o", "json", *flags])
+    flags = ["--nats-user", "u", "--nats-url", "nats://n", "--url", "https://u:hush-3@service"]
+    env = {"JOBLEDGER_TOKEN": "hush-1", "JOBLEDGER_NATS_PASSWORD": "hush-2"}
+    done = CliRunner().invoke(config, ["show", *flags], env=env)
+    as_json = CliRunner().invoke(config, ["show", "-o", "json", *flags], env=env)
     settings = Settings(token="hush-4", nats_url="nats://u:hush-5@n", nats_password="hush-6")
     assert done.exit_code == as_json.exit_code == 0
     assert "hush" not in done.output + as_json.output + repr(settings)
     assert "hush" not in repr(LoadedSettings(settings, {}))
     assert "hush" not in refused({"token": "hush\n"})
+
+
+@pytest.mark.parametrize("flag", ["--token", "--nats-password"])
+def test_no_secret_stands_on_a_command_line(flag: str) -> None:
+    """Every process of the machine could read it there: file and environment are the ways."""
+    assert CliRunner().invoke(config, ["show", flag, "x"]).exit_code == 2
 
 
 def test_config_show_tells_each_value_and_where_it_came_from(home: Path) -> None:

@@ -1,1 +1,1 @@
-"""The doors: so far the command line. Each asks the store and the projections."""
+"""The doors: HTTP, live feeds and the command line. Each asks the store and the projections."""

@@ -3,23 +3,41 @@
 Commands are named here and imported when asked for, so that `jobledger --help` and the quick ones stay quick.
 """
 
+import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from jobledger import __version__
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+_INTERRUPTED = 130  # as a shell tells of a program that SIGINT ended: 128 + 2
+
+
+class Lazy(NamedTuple):
+    """A command that is imported when it is asked for.
+
+    Attributes:
+        where: `module:attribute`.
+        summary: the first sentence of its help, so that a list of commands need not import it.
+    """
+
+    where: str
+    summary: str
 
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for.
 
     Attributes:
-        lazy: from the name of a command to where it is, `module:attribute`.
+        lazy: the commands by name.
     """
 
-    def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, lazy: dict[str, Lazy] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = lazy or {}
 
@@ -31,21 +49,82 @@ class LazyGroup(click.Group):
         """The command of this name; this is where it is imported."""
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
-        module, _, attribute = self.lazy[cmd_name].partition(":")
+        module, _, attribute = self.lazy[cmd_name].where.partition(":")
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands in a help text, without importing them."""
+        rows = [(name, self._summary(ctx, name)) for name in self.list_commands(ctx)]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
-@click.group(cls=LazyGroup, lazy={"demo": "jobledger.service.commands.demo:demo"})
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Names of commands that begin so, without importing them; else what click knows."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        return [CompletionItem(name, help=self._summary(ctx, name)) for name in names]
+
+    def _summary(self, ctx: click.Context, name: str) -> str:
+        if name in self.lazy:
+            return self.lazy[name].summary
+        command = super().get_command(ctx, name)
+        return command.get_short_help_str(limit=100) if command else ""
+
+
+_HELP_MAX_WIDTH = 100
+_COMMANDS = "jobledger.service.commands"
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _HELP_MAX_WIDTH},
+    lazy={
+        "completion": Lazy(f"{_COMMANDS}.completion:completion", "Print the script that completes commands."),
+        "config": Lazy(f"{_COMMANDS}.config:config", "Look at the settings."),
+        "demo": Lazy(
+            f"{_COMMANDS}.demo:demo",
+            "Show Jobledger at work on real job specs, and prove what it promises.",
+        ),
+        "serve": Lazy(f"{_COMMANDS}.serve:serve", "Serve writes, reads and live feeds over HTTP."),
+        "token": Lazy(f"{_COMMANDS}.token:token", "Make, list and revoke the tokens of a service."),
+        "version": Lazy(f"{_COMMANDS}.version:version", "Show the versions of client and service."),
+    },
+)
 @click.version_option(__version__, prog_name="jobledger")
 def cli() -> None:
     """An event-sourced store for the state of jobs."""
 
 
-@cli.group(cls=LazyGroup, lazy={"validate": "jobledger.service.commands.validate:validate"})
+@cli.group(
+    cls=LazyGroup,
+    lazy={
+        "describe": Lazy(f"{_COMMANDS}.describe:describe", "Show a job and its timeline."),
+        "diff": Lazy(f"{_COMMANDS}.diff:diff", "Show how a spec differs from the one that its job has."),
+        "history": Lazy(f"{_COMMANDS}.history:history", "Show what happened to a job, oldest first."),
+        "list": Lazy(f"{_COMMANDS}.listing:list_jobs", "List jobs, newest first."),
+        "rerun": Lazy(f"{_COMMANDS}.change:rerun", "Begin a job again, as a new version."),
+        "run": Lazy(f"{_COMMANDS}.run:run", "Submit jobs: create them, or give them a new spec."),
+        "set-state": Lazy(f"{_COMMANDS}.change:set_state", "Say which state a job has come to."),
+        "stop": Lazy(f"{_COMMANDS}.change:stop", "Stop a job."),
+        "update": Lazy(f"{_COMMANDS}.change:update", "Give a job a new spec."),
+        "validate": Lazy(f"{_COMMANDS}.validate:validate", "Check job specs in YAML, JSON or TOML, offline."),
+        "versions": Lazy(f"{_COMMANDS}.history:versions", "List the versions of a job's spec."),
+        "wait": Lazy(f"{_COMMANDS}.wait:wait", "Wait until a job has come to a state."),
+    },
+)
 def job() -> None:
     """Work with jobs and their specs."""
+
+
+@cli.group(cls=LazyGroup, lazy={"tail": Lazy(f"{_COMMANDS}.tail:tail", "Follow the events of all jobs.")})
+def events() -> None:
+    """Follow what happens."""
 
 
 def main() -> None:
@@ -54,15 +133,24 @@ def main() -> None:
         # A name in a spec may hold what the terminal's encoding can't write; that is no reason to fail.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        cli(prog_name="jobledger")
+        no_color = False if os.environ.get("NO_COLOR") else None
+        code = cli(prog_name="jobledger", standalone_mode=False, color=no_color)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(_INTERRUPTED)
     except Exception as error:
         from jobledger.service.errors import exit_code  # the store is imported only when something is wrong
         from jobledger.store.errors import JobledgerError
 
         if not isinstance(error, JobledgerError):
             raise
-        click.echo(f"Error: {error}", err=True)
+        from jobledger.service.commands.failing import tell_error
+
+        tell_error(error)
         sys.exit(exit_code(error))
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ JobledgerError
     ├── Timeout                   a wait ended without what was waited for
     ├── NotReady                  the service is draining, or can't serve yet
     └── RemoteError               another answer of a service that the command line asked
+        └── ServiceUnreachable    nobody answers at its address
 
 HTTP statuses are in `http/problems`.
 """
@@ -84,6 +85,14 @@ class NotReady(ServiceError):
     """The service is draining, or can't serve yet."""
 
 
+class RemoteError(ServiceError):
+    """A service that the command line asked answered with something that has no class of its own."""
+
+
+class ServiceUnreachable(RemoteError):
+    """Nobody answers at the address of the service. Nothing was written."""
+
+
 # The first that fits; 2 is click's own, for wrong usage.
 EXIT_CODES: Final[tuple[tuple[type[JobledgerError], int], ...]] = (
     (InvalidInput, 1),
@@ -99,6 +108,7 @@ EXIT_CODES: Final[tuple[tuple[type[JobledgerError], int], ...]] = (
     (WaitTimeout, 8),
     (Timeout, 8),
     (NotReady, 6),
+    (ServiceUnreachable, 6),
     (JobledgerError, 1),
 )
 

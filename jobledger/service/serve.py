@@ -26,6 +26,7 @@ from jobledger.service.http.app import create_app
 from jobledger.service.httpserver import HttpServer, allow_many_files, check_tls, free_port, resolve
 from jobledger.service.limits import END_TIMEOUT_SECONDS, OBSERVE_SECONDS
 from jobledger.service.monitor import Monitor, monitor_of
+from jobledger.service.secretfiles import exposed
 from jobledger.service.settings import Settings
 from jobledger.service.tokens import TokenFile, check_bind
 from jobledger.service.wiring import Service, open_service
@@ -104,6 +105,8 @@ def check_start(settings: Settings) -> str:
     address = resolve(settings.host)
     check_bind(settings.host, TokenFile(settings.tokens_file))
     check_tls(settings)
+    if settings.tls_key is not None and (warning := exposed(settings.tls_key, "tls_key")):
+        _log.warning("%s", warning)
     free_port(address, settings.port)
     if not settings.nats_url:
         find_program()

@@ -14,12 +14,15 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def setting_flags(*sections: str) -> Callable[[_F], _F]:
     """A decorator that gives a command `--config` and a flag for each setting of these sections.
 
+    Secrets have none: a command line can be read by every process of the machine.
+
     The command gets what was given as keyword arguments, for `load_settings`; values are checked there, so
     that a wrong one is told in the same words wherever it came from.
     """
 
     def decorate(command: _F) -> _F:
-        for setting in reversed([each for each in SETTINGS.values() if each.section in sections]):
+        told = [each for each in SETTINGS.values() if each.section in sections and not each.secret]
+        for setting in reversed(told):
             command = _option(setting)(command)
         return click.option(
             "--config",

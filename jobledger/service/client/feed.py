@@ -1,0 +1,151 @@
+"""The live feed as an endless iterator: it finds its way back by itself and always knows where it is."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, cast
+
+import msgspec
+
+from jobledger.service.client.lean import httpx
+from jobledger.service.client.transport import Transport
+from jobledger.service.errors import NotReady, RemoteError, ServiceUnreachable, Timeout, TooManyRequests
+from jobledger.service.limits import (
+    CLIENT_FEED_MAX_TRIES,
+    CLIENT_FEED_SILENCE_SECONDS,
+    CLIENT_RETRY_MAX_WAIT_SECONDS,
+    CLIENT_RETRY_WAIT_SECONDS,
+)
+from jobledger.store.errors import LogError
+
+_EVENTS: Final = "/api/v1/events"
+_CLOSE: Final = "close"
+_HEARTBEAT: Final = re.compile(r"(?:^|\n): heartbeat ([0-9a-f]+-\d+)(?=\r?\n)")
+# What passes: the service is starting, busy, draining, or its log is away for a moment.
+_PASSING: Final = (ServiceUnreachable, Timeout, NotReady, TooManyRequests, LogError)
+
+
+class FeedEvent(msgspec.Struct, frozen=True):
+    """One event of the feed.
+
+    Attributes:
+        cursor: where to go on from after it.
+        wire: the CloudEvent with `sequence`, `version`, `revision` and `streamtime`.
+    """
+
+    cursor: str
+    wire: dict[str, Any]
+
+
+class Feed:
+    """Events as they come, across lost connections.
+
+    Args:
+        transport: to the service.
+        query: the filters of the feed.
+        after: the cursor to begin behind; "0" for the beginning, "" for now.
+        tell: takes a line about what goes on (lost, reconnecting).
+        sleep: waits so many seconds.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        query: Mapping[str, Any],
+        *,
+        after: str = "",
+        tell: Callable[[str], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.cursor = after
+        self._transport = transport
+        self._query = query
+        self._tell = tell
+        self._sleep = sleep
+        self._failures = 0
+
+    def events(self) -> Iterator[FeedEvent]:
+        """Every event after the cursor, in order; each once. It ends only by an error or by its caller.
+
+        Raises:
+            CursorGone: the cursor is of another stream, or of a part that is gone.
+            JobledgerError: the feed is refused, or was out of reach a named number of times in a row.
+        """
+        while True:
+            try:
+                yield from self._connection()
+                why = "the service closed the feed"
+            except _PASSING as error:
+                self._failures += 1
+                if self._failures >= CLIENT_FEED_MAX_TRIES:
+                    raise
+                why = str(error)
+            wait = min(
+                CLIENT_RETRY_WAIT_SECONDS * 2 ** max(0, self._failures - 1), CLIENT_RETRY_MAX_WAIT_SECONDS
+            )
+            where = f"after {self.cursor}" if self.cursor else "from now"
+            self._tell(f"{why}; going on {where} in {wait:g} s")
+            self._sleep(wait)
+
+    def _connection(self) -> Iterator[FeedEvent]:
+        from httpx_sse import EventSource, SSEError  # only who follows needs it
+
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        query = {**self._query, "after": self.cursor}
+        with self._transport.opened(
+            "GET", _EVENTS, query=query, headers=headers, timeout_seconds=CLIENT_FEED_SILENCE_SECONDS
+        ) as response:
+            # It asks for the headers and the text only.
+            source = EventSource(cast("httpx.Response", _Overheard(response, self._heard)))
+            try:
+                for event in source.iter_sse():
+                    if not event.data:  # an id alone, or the end of a comment
+                        continue
+                    self._heard(event.id)
+                    if event.event == _CLOSE:
+                        return
+                    yield FeedEvent(self.cursor, _decode(event.data))
+            except SSEError as error:
+                raise RemoteError(f"{self._transport.url} does not answer with a feed: {error}") from None
+
+    def _heard(self, cursor: str) -> None:
+        """The feed is alive, and is there. A heartbeat may be heard after the events that came with it."""
+        if _sequence(cursor) > _sequence(self.cursor):
+            self.cursor = cursor
+        self._failures = 0
+
+
+class _Overheard:
+    """A response whose heartbeats are heard, which a decoder of events drops as comments.
+
+    Without them a feed that began at "now" would not know from where to go on before its first event.
+    """
+
+    def __init__(self, response: httpx.Response, hear: Callable[[str], None]) -> None:
+        self.headers = response.headers
+        self._response = response
+        self._hear = hear
+
+    def iter_text(self) -> Iterator[str]:
+        """The text as it comes. A heartbeat is heard if it comes in one piece, which is how it is sent."""
+        for text in self._response.iter_text():
+            yield text
+            # Afterwards: the events before it in this piece have been handed over.
+            for beat in _HEARTBEAT.finditer(text):
+                self._hear(beat[1])
+
+
+def _sequence(cursor: str) -> int:
+    """The position that a cursor names; -1 for none."""
+    digits = cursor.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() else -1
+
+
+def _decode(data: str) -> dict[str, Any]:
+    try:
+        wire = msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise RemoteError(f"the feed holds an event that is not JSON: {error}") from None
+    if not isinstance(wire, dict):
+        raise RemoteError("the feed holds an event that is no object")
+    return wire

@@ -1,0 +1,131 @@
+"""`jobledger job describe`: one job, readable, and its timeline."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobledger.service.commands.output import Output, output_option, quiet_option
+from jobledger.service.commands.shared import Session, connected, job_argument, namespace_option
+from jobledger.service.commands.text import (
+    STATE_STYLES,
+    Cell,
+    Row,
+    plain,
+    plain_lines,
+    print_table,
+    say,
+    styled,
+)
+from jobledger.service.commands.times import age, exact
+from jobledger.service.limits import DESCRIBE_MAX_EVENTS, DESCRIBE_SHOWN_EVENTS
+
+if TYPE_CHECKING:
+    from jobledger.service.client.answers import HistoryPage, JobAnswer
+
+_LABEL_WIDTH = 13
+_SPEC_KEYS = ("Constraints", "Meta", "Tasks")
+
+
+@click.command()
+@job_argument
+@namespace_option
+@click.option("--version", type=click.IntRange(min=1), default=None, help="As this version of its spec was.")
+@click.option("--wait-for", metavar="CURSOR", default="", help="As it is after this position, or later.")
+@output_option("table", "json", "yaml")
+@quiet_option
+@connected
+def describe(
+    *,
+    job: str,
+    namespace: str | None,
+    version: int | None,
+    wait_for: str,
+    form: str,
+    quiet: bool,
+    session: Session,
+) -> None:
+    """Show a job and its timeline.
+
+    JOB is a name, an id, or the beginning of an id. The timeline tells when, which version and revision,
+    what happened, who did it and why.
+    """
+    output = Output(form, quiet=quiet)
+    with session.client() as client:
+        where = session.namespace(namespace)
+        found = client.job(job, namespace=where, wait_for=wait_for, version=version or 0)
+        if quiet:
+            click.echo(found.id)
+            return
+        history = client.history(found.id, version=version or 0, limit=DESCRIBE_MAX_EVENTS)
+    if output.for_machines:
+        output.document({"Job": found.wire, "History": history.wire})
+        return
+    now = time.time_ns()
+    _print_job(found, now)
+    click.echo()
+    _print_timeline(found, history, now)
+
+
+def _print_job(job: "JobAnswer", now: int) -> None:
+    state = styled(Cell(job.state.state_type, STATE_STYLES.get(job.state.state_type, "")))
+    message = f": {plain(job.state.message)}" if job.state.message else ""
+    lines = [
+        ("Name", plain(job.name)),
+        ("ID", plain(job.id)),
+        ("Namespace", plain(job.namespace)),
+        ("Type", f"{plain(job.type)}, count {job.wire.get('Count')}, priority {job.wire.get('Priority', 0)}"),
+        ("State", state + message),
+        *(("", f"{plain(key)}: {plain(value)}") for key, value in job.state.details.items()),
+        ("Version", str(job.version)),
+        ("Revision", str(job.revision)),
+        ("Created", f"{exact(job.create_time)} ({age(job.create_time, now)} ago)"),
+        ("Modified", f"{exact(job.modify_time)} ({age(job.modify_time, now)} ago)"),
+        *_pairs("Labels", job.labels),
+    ]
+    for label, value in lines:
+        click.echo(f"{click.style(f'{label:<{_LABEL_WIDTH}}', bold=True)}{value}")
+    _print_spec(job.wire)
+
+
+def _pairs(label: str, pairs: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [
+        (label if at == 0 else "", f"{plain(key)}={plain(value)}")
+        for at, (key, value) in enumerate(pairs.items())
+    ]
+
+
+def _print_spec(wire: Mapping[str, Any]) -> None:
+    """What there is of the spec besides, as YAML, without what is empty."""
+    from jobledger.service.commands.output import to_yaml
+
+    for key in _SPEC_KEYS:
+        value = _without_empty(wire.get(key))
+        if value not in (None, {}, []):
+            click.echo(f"{click.style(key, bold=True)}")
+            for line in to_yaml(value).rstrip("\n").split("\n"):
+                click.echo(f"  {plain_lines(line)}")
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: _without_empty(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if item not in (None, "", {}, [])}
+    return [_without_empty(item) for item in value] if isinstance(value, list) else value
+
+
+def _print_timeline(job: "JobAnswer", history: "HistoryPage", now: int) -> None:
+    from jobledger.service.commands.jobtable import HISTORY_COLUMNS, history_row
+
+    items = history.items
+    half = DESCRIBE_SHOWN_EVENTS // 2
+    rows: Sequence[Row] = [history_row(item, now) for item in items]
+    if len(items) > DESCRIBE_SHOWN_EVENTS:
+        gap: Row = ("…", "", "", f"{len(items) - 2 * half} more", "", "")
+        rows = [*rows[:half], gap, *rows[-half:]]
+    click.echo(click.style("Timeline", bold=True))
+    print_table(HISTORY_COLUMNS, rows)
+    is_cut = items and items[-1].revision < job.revision
+    if is_cut or len(items) > DESCRIBE_SHOWN_EVENTS:
+        say(f"All of it: jobledger job history {job.id}")

@@ -1,0 +1,201 @@
+"""`jobledger job history` and `jobledger job versions`: what became of a job, by event and by spec."""
+
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobledger.service.commands.output import Output, output_option, quiet_option
+from jobledger.service.commands.shared import Session, connected, job_argument, namespace_option
+from jobledger.service.commands.times import Moment
+from jobledger.service.limits import CLIENT_PAGE_HISTORY, HISTORY_DEFAULT_LIMIT
+
+if TYPE_CHECKING:
+    from jobledger.service.client.answers import HistoryAnswer, HistoryPage, JobAnswer
+    from jobledger.service.client.client import Client
+
+_NANOSECONDS = 1_000_000_000
+
+
+@click.command()
+@job_argument
+@namespace_option
+@click.option("--version", type=click.IntRange(min=1), default=None, help="Of this version only.")
+@click.option("--since", type=Moment(), metavar="TIME", help="Then or later; `2h` is an age.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, CLIENT_PAGE_HISTORY),
+    default=HISTORY_DEFAULT_LIMIT,
+    show_default=True,
+    help="At most so many, the oldest; not of --follow.",
+)
+@click.option("--next-token", metavar="TOKEN", default="", help="Go on where a history ended.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Show what happens as it happens, until the job has ended."
+)
+@output_option()
+@connected
+def history(
+    *, job: str, namespace: str | None, follow: bool, limit: int, form: str, session: Session, **filters: Any
+) -> None:
+    """Show what happened to a job, oldest first.
+
+    JOB is a name, an id, or the beginning of an id. All versions are told, unless one is named.
+    """
+    output = Output(form)
+    where = session.namespace(namespace)
+    with session.client() as client:
+        job_id = client.job(job, namespace=where).id  # the name is asked for once; the id stays the same
+        pages = _Pages(client, job_id, filters)
+        if follow:
+            _follow(pages, output)
+            return
+        page = pages.read(limit)
+    if output.for_machines:
+        output.page([item.wire for item in page.items], NextToken=page.next_token)
+    else:
+        _print(page.items)
+    if page.next_token and len(page.items) >= limit:
+        click.echo(f"There may be more: --limit for more at once, --next-token {page.next_token}", err=True)
+
+
+class _Pages:
+    """A job's history, read on and on."""
+
+    def __init__(self, client: "Client", job_id: str, filters: dict[str, Any]) -> None:
+        since = filters["since"]
+        self.client = client
+        self.job_id = job_id
+        self.token: str = filters["next_token"]
+        self._version: int = filters["version"] or 0
+        self._since = None if since is None else since // _NANOSECONDS
+
+    def read(self, limit: int = CLIENT_PAGE_HISTORY) -> "HistoryPage":
+        page = self.client.history(
+            self.job_id, version=self._version, since_seconds=self._since, limit=limit, token=self.token
+        )
+        self.token = page.next_token
+        return page
+
+    def rest(self) -> Iterator["HistoryAnswer"]:
+        """What there is by now; afterwards the token is empty if the job has ended."""
+        while True:
+            page = self.read()
+            yield from page.items
+            if not page.next_token or len(page.items) < CLIENT_PAGE_HISTORY:
+                return
+
+
+def _follow(pages: _Pages, output: Output) -> None:
+    """Read what there is, then on with each event of the job that the feed tells of."""
+    printer = _LinePrinter(output)
+    cursor = printer.print_all(pages.rest()) or "0"
+    if not pages.token:
+        return
+    feed = pages.client.feed({"job": pages.job_id}, after=cursor, tell=_say)
+    for _ in feed.events():
+        printer.print_all(pages.rest())
+        if not pages.token:
+            return
+
+
+class _LinePrinter:
+    """Prints events of a job one by one, in columns that do not move."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._any = False
+
+    def print_all(self, items: Iterator["HistoryAnswer"]) -> str:
+        """Print them; the cursor of the last one, empty if there is none."""
+        from jobledger.service.client.failures import nanoseconds_of
+        from jobledger.service.commands.jobtable import history_row
+        from jobledger.service.commands.text import styled
+        from jobledger.service.commands.times import clock_time
+
+        cursor = ""
+        for item in items:
+            cursor = item.cursor
+            if self._output.for_machines:
+                self._output.document(item.wire)
+                continue
+            if not self._any:
+                click.echo(f"{'Time':<19}  Version  Revision  What        Who  Why")
+                self._any = True
+            _, version, revision, what, who, why = history_row(item, 0)
+            text = what if isinstance(what, str) else what.text
+            space = " " * max(0, 10 - len(text))
+            when = clock_time(nanoseconds_of(item.time))
+            click.echo(
+                f"{when}  {version:>7}  {revision:>8}  {styled(what)}{space}  {styled(who)}  {styled(why)}"
+            )
+        return cursor
+
+
+def _print(items: "tuple[HistoryAnswer, ...]") -> None:
+    from jobledger.service.commands.jobtable import HISTORY_COLUMNS, history_row
+    from jobledger.service.commands.text import print_table
+
+    now = time.time_ns()
+    print_table(HISTORY_COLUMNS, [history_row(item, now) for item in items])
+
+
+def _say(line: str) -> None:
+    from jobledger.service.commands.text import say
+
+    say(line)
+
+
+@click.command()
+@job_argument
+@namespace_option
+@output_option()
+@quiet_option
+@connected
+def versions(*, job: str, namespace: str | None, form: str, quiet: bool, session: Session) -> None:
+    """List the versions of a job's spec.
+
+    Oldest first, with what each changed. JOB is a name, an id, or the beginning of an id. State and revision
+    are those in which a version was left. With --quiet: the version numbers.
+    """
+    output = Output(form, quiet=quiet)
+    with session.client() as client:
+        pages = client.versions(job, namespace=session.namespace(namespace))
+        found = [item for page in pages for item in page.items]
+    if quiet:
+        for item in found:
+            click.echo(str(item.version))
+    elif output.for_machines:
+        output.page([item.wire for item in found])
+    else:
+        _print_versions(found)
+
+
+def _print_versions(found: "list[JobAnswer]") -> None:
+    from jobledger.service.commands.changes import changed_paths
+    from jobledger.service.commands.text import Column, print_table, state_cell
+    from jobledger.service.commands.times import age
+
+    now = time.time_ns()
+    changes = ["created", *(changed_paths(old.wire, new.wire) for old, new in pairwise(found))]
+    print_table(
+        (
+            Column("Version", right=True),
+            Column("Revision", right=True),
+            Column("State"),
+            Column("Modified", right=True),
+            Column("Changed", flexible=True),
+        ),
+        [
+            (
+                str(item.version),
+                str(item.revision),
+                state_cell(item.state.state_type),
+                age(item.modify_time, now),
+                change,
+            )
+            for item, change in zip(found, changes, strict=True)
+        ],
+    )

@@ -1,0 +1,139 @@
+"""`jobledger job list`: the jobs that fit, a line each."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from jobledger.projections.limits import LIST_DEFAULT_LIMIT
+from jobledger.service.commands.output import Output, output_option, quiet_option
+from jobledger.service.commands.shared import (
+    STATES,
+    TYPES,
+    Session,
+    all_namespaces_option,
+    connected,
+    namespace_filter,
+)
+from jobledger.service.commands.times import Moment
+
+_MOMENT = Moment()
+
+
+@click.command("list")
+@namespace_filter
+@all_namespaces_option
+@click.option(
+    "-l", "--selector", multiple=True, metavar="TEXT", help="Labels: `env=prod,tier in (web, api)`."
+)
+@click.option(
+    "--state",
+    multiple=True,
+    metavar="STATE",
+    type=click.Choice(STATES, case_sensitive=False),
+    help="In any of these states.",
+)
+@click.option("--type", "types", multiple=True, type=click.Choice(TYPES), help="Of any of these types.")
+@click.option("--created-from", type=_MOMENT, metavar="TIME", help="Created then or later; `2h` is an age.")
+@click.option("--created-to", type=_MOMENT, metavar="TIME", help="Created before.")
+@click.option("--modified-from", type=_MOMENT, metavar="TIME", help="Modified then or later.")
+@click.option("--modified-to", type=_MOMENT, metavar="TIME", help="Modified before.")
+@click.option(
+    "--order-by",
+    type=click.Choice(["created", "modified"]),
+    default="created",
+    show_default=True,
+    help="By which time.",
+)
+@click.option("--reverse", is_flag=True, help="Oldest first.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=LIST_DEFAULT_LIMIT,
+    show_default=True,
+    help="At most so many.",
+)
+@click.option("--all", "everything", is_flag=True, help="All there are.")
+@click.option("--next-token", metavar="TOKEN", default="", help="Go on where a list ended.")
+@click.option("--wait-for", metavar="CURSOR", default="", help="As it is after this position, or later.")
+@output_option()
+@quiet_option
+@connected
+def list_jobs(
+    *,
+    namespace: str | None,
+    all_namespaces: bool,
+    limit: int,
+    everything: bool,
+    form: str,
+    quiet: bool,
+    session: Session,
+    **filters: Any,
+) -> None:
+    """List jobs, newest first.
+
+    Without a namespace: those of all namespaces that you may see. Filters of different kinds must all hold.
+    The table's ids are short, and good enough for every other command.
+    """
+    query = _query(filters)
+    query["namespace"] = session.namespaces(namespace, everything=all_namespaces)
+    output = Output(form, quiet=quiet)
+    jobs: list[Any] = []
+    token = ""
+    with session.client() as client:
+        for page in client.job_pages(query, limit=None if everything else limit):
+            token = page.next_token
+            if quiet or output.by_line:
+                _print_at_once(output, page.items)
+            else:
+                jobs += page.items
+    if output.for_machines and not output.by_line:
+        output.page([job.wire for job in jobs], NextToken=token)
+    elif not quiet and not output.by_line:
+        _print(jobs)
+    if token:
+        _tell_more(token, limit)
+
+
+def _query(filters: dict[str, Any]) -> dict[str, Any]:
+    """The API's parameters; ours list the newest first."""
+    return {
+        "labels": list(filters["selector"]),
+        "state": list(filters["state"]),
+        "type": list(filters["types"]),
+        "order_by": f"{filters['order_by']}_at",
+        "reverse": "false" if filters["reverse"] else "true",
+        **{
+            name: filters[name]
+            for name in (
+                "created_from",
+                "created_to",
+                "modified_from",
+                "modified_to",
+                "next_token",
+                "wait_for",
+            )
+        },
+    }
+
+
+def _print_at_once(output: Output, jobs: Sequence[Any]) -> None:
+    for job in jobs:
+        if output.quiet:
+            click.echo(job.id)
+        else:
+            output.document(job.wire)
+
+
+def _print(jobs: Sequence[Any]) -> None:
+    from jobledger.service.commands.jobtable import print_jobs
+
+    if jobs:
+        print_jobs(jobs, time.time_ns())
+    else:
+        click.echo("No jobs found.", err=True)
+
+
+def _tell_more(token: str, limit: int) -> None:
+    click.echo(f"There are more: --all for all of them, --next-token {token} for the next {limit}.", err=True)

@@ -1,0 +1,139 @@
+"""`jobledger job run`: submit specs, and wait for what becomes of them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from jobledger.service.commands.changes import print_diff
+from jobledger.service.commands.output import Output, output_option, quiet_option
+from jobledger.service.commands.receipts import (
+    ENDED_OTHERWISE_CODE,
+    print_receipt,
+    wait_for,
+    wanted_states,
+)
+from jobledger.service.commands.shared import Session, connected, namespace_option
+from jobledger.service.commands.specs import good_specs
+from jobledger.service.commands.text import plain
+from jobledger.service.commands.times import Duration
+from jobledger.service.commands.wait import WAIT_DEFAULT
+
+if TYPE_CHECKING:
+    from jobledger.service.client.answers import WriteAnswer
+    from jobledger.service.client.client import Client
+    from jobledger.store.spec import JobSpec
+
+_WAIT = "--wait"
+_WAIT_DEFAULT_STATE = "Completed"
+
+
+class _Run(click.Command):
+    """Takes `--wait` with or without a state; click would take the file behind it for one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Say the default state of a bare `--wait`."""
+        end = args.index("--") if "--" in args else len(args)
+        spelled = [f"{_WAIT}={_WAIT_DEFAULT_STATE}" if each == _WAIT else each for each in args[:end]]
+        return super().parse_args(ctx, [*spelled, *args[end:]])
+
+
+class _Wishes(msgspec.Struct, frozen=True):
+    """What is wanted besides the specs."""
+
+    force: bool
+    create_only: bool
+    reason: str
+    idempotency_key: str
+
+
+@click.command(cls=_Run)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(allow_dash=True))
+@namespace_option
+@click.option("--reason", default="", help="Why; it is kept in the log.")
+@click.option("--force", is_flag=True, help="Make a new version also of a spec that did not change.")
+@click.option("--create-only", is_flag=True, help="Refuse if there is a job of that name.")
+@click.option("--dry-run", is_flag=True, help="Show what would change; write nothing.")
+@click.option(
+    "--idempotency-key",
+    metavar="KEY",
+    default="",
+    help="The same key and file again: the same answer, and nothing is written twice.",
+)
+@click.option(
+    "--wait",
+    "state",
+    metavar="[=STATE]",
+    help=f"Wait until it is {_WAIT_DEFAULT_STATE}, or in STATE (`terminal`: any end).",
+)
+@click.option("--timeout", type=Duration(), default=WAIT_DEFAULT, show_default=True, help="Of --wait.")
+@output_option()
+@quiet_option
+@connected
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    *,
+    files: tuple[str, ...],
+    namespace: str | None,
+    dry_run: bool,
+    state: str | None,
+    timeout: float,
+    form: str,
+    quiet: bool,
+    session: Session,
+    **wishes: str | bool,
+) -> None:
+    """Submit jobs: create them, or give them a new spec.
+
+    FILE is a job spec in YAML, JSON or TOML, or - for standard input. All files are checked as by `job
+    validate` before the first is submitted. A job of the same namespace and name gets the spec as its new
+    version; an equal spec changes nothing.
+    """
+    if state is not None:
+        wanted_states(state)
+    if wishes["idempotency_key"] and len(files) > 1:
+        raise click.UsageError("--idempotency-key is for one file: a key stands for one submission")
+    wished = msgspec.convert(wishes, _Wishes)
+    specs = good_specs(ctx, files, session.namespace(namespace))
+    output = Output(form, quiet=quiet)
+    with session.client() as client:
+        if dry_run:
+            _show_changes(client, specs, output)
+            return
+        answers = [_submit(client, spec, wished, output, tell=state is None) for spec in specs]
+        if state is not None:
+            reached = [
+                wait_for(client, answer.job_id, state, timeout_seconds=timeout, output=output, after=answer)
+                for answer in answers
+            ]
+            ctx.exit(0 if all(reached) else ENDED_OTHERWISE_CODE)
+
+
+def _submit(
+    client: "Client", spec: "JobSpec", wished: _Wishes, output: Output, *, tell: bool
+) -> "WriteAnswer":
+    answer = client.submit(
+        spec,
+        reason=wished.reason,
+        force=wished.force,
+        key=wished.idempotency_key,
+        create_only=wished.create_only,
+    )
+    if tell or not (output.for_machines or output.quiet):  # who waits and reads by machine wants the end
+        verb = "created" if answer.version == 1 else "updated"
+        print_receipt(answer, output, verb=verb, name=spec.name)
+    return answer
+
+
+def _show_changes(client: "Client", specs: Sequence["JobSpec"], output: Output) -> None:
+    for spec in specs:
+        answer = client.diff(spec)
+        if output.for_machines:
+            output.document(answer.wire)
+        elif answer.diff:
+            print_diff(answer.diff)
+        else:
+            click.echo(f"{plain(spec.name) or 'the job'}: nothing would change")

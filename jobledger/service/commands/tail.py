@@ -1,0 +1,114 @@
+"""`jobledger events tail`: every event as it happens, and where to go on afterwards."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobledger.service.commands.output import Output, output_option
+from jobledger.service.commands.shared import (
+    INTERRUPTED_CODE,
+    STATES,
+    Session,
+    all_namespaces_option,
+    connected,
+    namespace_filter,
+)
+from jobledger.service.commands.text import BOLD, Cell, plain, say, state_cell, styled
+from jobledger.service.commands.times import clock_time
+
+if TYPE_CHECKING:
+    from jobledger.service.client.feed import Feed
+
+_TYPES = ("created", "updated", "state")
+_EVENT_TYPE = "jobledger.job.{}.v1"
+
+
+@click.command()
+@namespace_filter
+@all_namespaces_option
+@click.option("--job", metavar="JOB", default="", help="Of this job: name, id, or the beginning of an id.")
+@click.option("--type", "types", multiple=True, type=click.Choice(_TYPES), help="Of any of these types.")
+@click.option(
+    "--state",
+    multiple=True,
+    metavar="STATE",
+    type=click.Choice(STATES, case_sensitive=False),
+    help="To any of these states.",
+)
+@click.option("-l", "--selector", multiple=True, metavar="TEXT", help="Of jobs with these labels.")
+@click.option(
+    "--after", metavar="CURSOR", default="", help="What came after this position; 0: from the beginning."
+)
+@click.option("--limit", type=click.IntRange(min=1), default=None, help="End after so many events.")
+@output_option()
+@connected
+@click.pass_context
+def tail(
+    ctx: click.Context,
+    *,
+    namespace: str | None,
+    all_namespaces: bool,
+    job: str,
+    types: tuple[str, ...],
+    state: tuple[str, ...],
+    selector: tuple[str, ...],
+    after: str,
+    limit: int | None,
+    form: str,
+    session: Session,
+) -> None:
+    """Follow the events of all jobs.
+
+    It begins now, or where --after says, and goes on until Ctrl-C. A connection that is lost is taken up
+    again where it was: no event is lost and none is told twice. At the end, the cursor to go on from is told
+    on standard error.
+    """
+    query = {
+        "namespace": session.namespaces(namespace, everything=all_namespaces),
+        "job": job,
+        "type": [_EVENT_TYPE.format(each) for each in types],
+        "state": list(state),
+        "labels": list(selector),
+    }
+    with session.client() as client:
+        feed = client.feed(query, after=after, tell=say)
+        try:
+            _print(feed, Output(form), limit)
+        except KeyboardInterrupt:
+            click.echo(err=True)  # behind the ^C that the terminal shows
+            ctx.exit(INTERRUPTED_CODE)
+        finally:
+            if feed.cursor:
+                say(f"Go on with: --after {feed.cursor}")
+
+
+def _print(feed: "Feed", output: Output, limit: int | None) -> None:
+    for count, event in enumerate(feed.events(), start=1):
+        if output.for_machines:
+            output.document({**event.wire, "cursor": event.cursor})
+        else:
+            click.echo(_line(event.wire))
+        if count == limit:
+            return
+
+
+def _line(event: Mapping[str, Any]) -> str:
+    """`when  job  what  version and revision  who  name, reason, message`."""
+    from jobledger.service.client.failures import nanoseconds_of  # the client is imported already
+
+    data = event.get("data") or {}
+    state: Mapping[str, Any] = data.get("State") or {}
+    word = str(event.get("type", "")).removeprefix("jobledger.job.").partition(".")[0]
+    what = state_cell(str(state.get("StateType", "?"))) if word == "state" else Cell(word, BOLD)
+    name = (data.get("Spec") or {}).get("Name")  # a state's event has none
+    why = [str(each) for each in (name, event.get("reason"), state.get("Message")) if each]
+    parts = [
+        clock_time(nanoseconds_of(str(event.get("streamtime")))),
+        plain(f"{event.get('namespace')}/{event.get('subject')}"),
+        styled(what) + " " * max(0, 9 - len(what.text)),
+        f"v{event.get('version')} r{event.get('revision')}",
+        plain(str(event.get("actor") or "-")),
+        plain(" · ".join(dict.fromkeys(why))),
+    ]
+    return "  ".join(parts).rstrip()

@@ -1,0 +1,87 @@
+"""On a real terminal: colour, width, and Ctrl-C."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobledger.service import cli as cli_module
+from tests.service_process import RunningService, clean_env, jobledger, running_service
+
+ROOT = Path(__file__).parent.parent
+SPEC = '{"Name": "%s", "Type": "batch", "Tasks": [{"Name": "main", "Engine": {"Type": "noop"}}]}'
+_COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|9\d)m")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service with two jobs; one has a name that would clear the screen."""
+    home = tmp_path_factory.mktemp("service")
+    with running_service(home) as running:
+        for name in ("x" * 200, "\\u001b[2Jevil"):
+            jobledger(home, "job", "run", "-", url=running.url, stdin=SPEC % name)
+        yield running
+
+
+def on_terminal(home: Path, url: str, *words: str, columns: int = 80, **env: str) -> str:
+    """What a command writes to a terminal of this width."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (50, columns))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobledger.service.cli", *words],
+        stdin=slave,
+        stdout=slave,
+        stderr=subprocess.DEVNULL,
+        env=clean_env(home, {"JOBLEDGER_URL": url, "TERM": "xterm-256color", **env}),
+        cwd=ROOT,
+    )
+    os.close(slave)
+    parts = []
+    try:
+        while part := os.read(master, 65_536):
+            parts.append(part)
+    except OSError:  # Linux says so when the other side is closed
+        pass
+    finally:
+        os.close(master)
+        process.wait(30)
+    return b"".join(parts).decode()
+
+
+@pytest.mark.parametrize("columns", [40, 80, 140])
+def test_a_table_fits_the_terminal_and_ids_stay_whole(
+    service: RunningService, tmp_path: Path, columns: int
+) -> None:
+    """Long names are cut, columns leave; no line is longer than the terminal, and no id is cut."""
+    text = on_terminal(tmp_path, service.url, "job", "list", columns=columns)
+    assert _COLOUR.search(text)
+    assert "\x1b[2J" not in text
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in text.splitlines()]
+    assert all(len(line) <= columns for line in lines)
+    assert all(re.match(r"(?:ID|j-[0-9a-f]{8})  ", line) for line in lines)
+    assert ("Version" in lines[0]) == (columns >= 80)
+
+
+def test_no_color_takes_the_colours_away(service: RunningService, tmp_path: Path) -> None:
+    """NO_COLOR, of tables and of lines."""
+    for words in (("job", "list"), ("job", "describe", "x" * 200)):
+        assert not _COLOUR.search(on_terminal(tmp_path, service.url, *words, NO_COLOR="1"))
+
+
+def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C ends with 130, as shells count it, and no traceback."""
+
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_module, "cli", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli_module.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""
