@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run demo test test-slow check format bench lock docs picture clean
+.PHONY: help setup run demo test test-slow chromium check format bench lock docs picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,10 @@ demo: $(STAMP) ## run the main job: real specs, a real nats-server, a real SQLit
 test: $(STAMP) ## the test suite (under 6 minutes)
 	@$(BIN)/python -m pytest -q
 
-test-slow: $(STAMP) ## chaos and long fuzzing
+chromium: ## install the browser of the browser tests (Debian, Ubuntu)
+	@sh tests/install_chromium.sh
+
+test-slow: $(STAMP) ## chaos, clusters, real clients, a browser, long fuzzing
 	@$(BIN)/python -m pytest -q -m slow --timeout 900
 
 check: $(STAMP) ## ruff, mypy (strict), import-linter

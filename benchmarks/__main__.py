@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from benchmarks import append, create, live, memory, project, read
+from benchmarks import append, create, feed, http, live, memory, project, read
 from benchmarks.harness import Output
 from benchmarks.sizes import FULL, QUICK, Sizes
 
@@ -22,6 +22,8 @@ BENCHMARKS: Final[dict[str, Callable[[Sizes, Output], Awaitable[None]]]] = {
     "live": live.run,
     "read": read.run,
     "memory": memory.run,
+    "http": http.run,
+    "feed": feed.run,
 }
 
 

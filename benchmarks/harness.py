@@ -53,6 +53,10 @@ BOUNDS: Final = {
     "read/page/rare/large": Bound("<=", 2),
     "memory/most": Bound("<=", 300),
     "memory/flat": Bound("<=", 1.1),
+    "http/get": Bound(">=", 0.4),
+    "http/put": Bound(">=", 0.35),
+    "http/page/large": Bound("<=", 2),
+    "feed/p99": Bound("<=", 250),
 }
 """Every case and its bound; the part before the first slash is the NAME on the command line."""
 

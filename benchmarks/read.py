@@ -93,17 +93,17 @@ async def _against_raw(path: Path, sizes: Sizes, output: Output) -> None:
 async def _statement_of_get(view: View, job_id: str) -> tuple[str, Sequence[Any]]:
     """The select that `get` makes, taken down as it passes: the baseline can't drift from it."""
     seen: list[tuple[str, Sequence[Any]]] = []
-    rows = view._rows
+    rows = view._point_rows
 
     async def note(sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         seen.append((sql, parameters))
         return await rows(sql, parameters)
 
-    view._rows = note
+    view._point_rows = note
     try:
         await view.get_by_id(job_id)
     finally:
-        view._rows = rows
+        view._point_rows = rows
     [statement] = seen  # more than one would be no fair comparison
     return statement
 

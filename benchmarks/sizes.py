@@ -29,6 +29,14 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         read_calls: calls of a round.
         memory_jobs: jobs of the log over which the memory is watched.
         memory_every: events between two looks at the memory.
+        http_get: requests of a round: for the fixed answer, for a job.
+        http_put: jobs of a round: by the library, by the service.
+        http_pages: pages of a round.
+        http_small_jobs: jobs of the small service.
+        http_large_jobs: jobs of the large service.
+        feed_rate: events a second.
+        feed_readers: who follow them.
+        feed_round_seconds: how long a round lasts.
     """
 
     rounds: int
@@ -44,6 +52,14 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     read_calls: int
     memory_jobs: int
     memory_every: int
+    http_get: Load
+    http_put: Load
+    http_pages: int
+    http_small_jobs: int
+    http_large_jobs: int
+    feed_rate: int
+    feed_readers: int
+    feed_round_seconds: float
 
 
 FULL: Final = Sizes(
@@ -65,6 +81,14 @@ FULL: Final = Sizes(
     read_calls=2_000,
     memory_jobs=1_000_000,
     memory_every=50_000,
+    http_get=Load(20_000, 10_000),
+    http_put=Load(15_000, 6_000),
+    http_pages=500,
+    http_small_jobs=10_000,
+    http_large_jobs=1_000_000,
+    feed_rate=200,
+    feed_readers=100,
+    feed_round_seconds=5.0,
 )
 
 QUICK: Final = Sizes(
@@ -86,4 +110,12 @@ QUICK: Final = Sizes(
     read_calls=1_000,
     memory_jobs=250_000,
     memory_every=10_000,
+    http_get=Load(6_000, 3_000),
+    http_put=Load(5_000, 2_000),
+    http_pages=100,
+    http_small_jobs=10_000,
+    http_large_jobs=100_000,
+    feed_rate=200,
+    feed_readers=100,
+    feed_round_seconds=2.0,
 )

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from docs.api import api_page, asyncapi_page
 from docs.operations import operations_page
 from jobledger.store import events, limits
 from jobledger.store.jetstream.stream import STREAM_NAME
@@ -159,7 +160,12 @@ def _summary(cls: Any) -> str:
     return inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
 
 
-PAGES = {"EVENTS.md": events_page, "OPERATIONS.md": operations_page}
+PAGES = {
+    "API.md": api_page,
+    "EVENTS.md": events_page,
+    "OPERATIONS.md": operations_page,
+    "asyncapi.json": asyncapi_page,
+}
 
 
 def main() -> int:

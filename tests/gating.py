@@ -7,9 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
-from jobledger.service.access import Principal
+from jobledger.service.access.principal import Principal
+from jobledger.service.access.tokens import TokenFile
 from jobledger.service.http.gate import Gate
-from jobledger.service.tokens import TokenFile
 from jobledger.service.wiring import Service
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -55,7 +55,7 @@ class Guarded:
         allowed_hosts: tuple[str, ...] = (),
         app: App | None = None,
     ) -> None:
-        self.tokens = TokenFile(directory / "tokens.json")
+        self.tokens = TokenFile(directory / "tokens.json", look_seconds=0)
         self.draining = asyncio.Event()
         self.scopes: list[dict[str, Any]] = []
         self.counted: list[tuple[str, str, int]] = []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobledger.service.access import ANONYMOUS, Principal, Role, local_principal
+from jobledger.service.access.principal import ANONYMOUS, Principal, Role, local_principal
 from jobledger.service.errors import Forbidden
 
 

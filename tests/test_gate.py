@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobledger.service.access import ANONYMOUS, Role
+from jobledger.service.access.principal import ANONYMOUS, Role
 from jobledger.service.http.gate import HEALTH_PATHS, OPEN_PATHS
 from jobledger.store.errors import JobNotFound
 from jobledger.store.limits import ACTOR_MAX_CHARACTERS

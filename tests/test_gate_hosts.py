@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobledger.service.access import Role
+from jobledger.service.access.principal import Role
 from tests.gating import JSON, Guarded
 
 GOOD_HOSTS = (

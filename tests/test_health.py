@@ -10,7 +10,7 @@ import pytest
 from jobledger import Ledger, LogUnavailable, ProjectorState
 from jobledger.service.limits import OBSERVE_SECONDS
 from jobledger.service.metrics import Metrics
-from jobledger.service.monitor import Monitor, monitor_of
+from jobledger.service.running.monitor import Monitor, monitor_of
 from jobledger.service.wiring import Service
 from jobledger.store.log import LogInfo
 from tests.api import client_of, job_body, running_api
@@ -119,7 +119,7 @@ async def test_a_view_that_never_caught_up_is_not_ready(
 
 async def test_a_log_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the bound, whether it says so or says nothing; and it is well again when the log is."""
-    monkeypatch.setattr("jobledger.service.monitor.OBSERVE_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("jobledger.service.running.monitor.OBSERVE_TIMEOUT_SECONDS", 0.05)
     async with running_api(tmp_path) as (service, client):
         await service.projector.wait_live()
         clock, well = Clock(monkeypatch), service.log.info
@@ -226,14 +226,14 @@ async def _monitor_of_a_stopped_projector(service: Service, monkeypatch: pytest.
     import time
 
     now = time.time
-    monkeypatch.setattr("jobledger.service.monitor.time.time", lambda: now() + 3600)
+    monkeypatch.setattr("jobledger.service.running.monitor.time.time", lambda: now() + 3600)
     monitor = Monitor(service)
     await monitor.look()
     return monitor
 
 
 def _role(name: str) -> Any:
-    from jobledger.service.access import Role
+    from jobledger.service.access.principal import Role
 
     return Role(name)
 

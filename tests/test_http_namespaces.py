@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from jobledger import named_job_id
-from jobledger.service.access import Role
+from jobledger.service.access.principal import Role
 from jobledger.service.wiring import Service
 from tests.api import PREFIX, client_of, job_body, running_api
 

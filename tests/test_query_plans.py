@@ -198,7 +198,15 @@ def test_in_the_other_order_a_rare_scope_drives() -> None:
 
 
 @pytest.mark.parametrize(
-    "sql", [view._BY_ID, view._BY_EITHER_ID, view._BY_PREFIX, view._VERSION, view._VERSIONS]
+    "sql",
+    [
+        view._BY_ID,
+        view._BY_EITHER_ID,
+        view._BY_PREFIX.format(within=""),
+        view._BY_PREFIX.format(within=view._within(2)),
+        view._VERSION,
+        view._VERSIONS,
+    ],
 )
 def test_one_job_is_searched_for(file: ViewFile, sql: str) -> None:
     """By id, name, short id and version: indexes only, nothing sorted."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobledger.service.access import Role
+from jobledger.service.access.principal import Role
+from jobledger.service.access.tokens import TokenFile
 from jobledger.service.limits import BODY_MAX_BYTES
-from jobledger.service.tokens import TokenFile
 from tests.api import PREFIX, job_body, running_api
 from tests.natsservers import make_certificates
 from tests.service_process import clean_env, running_service

@@ -15,8 +15,8 @@ import pytest
 
 from jobledger import JetStreamLog
 from jobledger.service.errors import InvalidSettings, NotReady
-from jobledger.service.httpserver import check_tls, free_port, resolve
-from jobledger.service.serve import locked
+from jobledger.service.running.httpserver import check_tls, free_port, resolve
+from jobledger.service.running.serve import locked
 from jobledger.service.settings import Settings
 from jobledger.store.log import Draft
 from jobledger.store.subjects import job_subject, named_job_id

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from jobledger.service.access.tokens import TokenFile
 from jobledger.service.commands.token import token
-from jobledger.service.tokens import TokenFile
 from jobledger.store.errors import InvalidInput
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from jobledger.service.access import Role
+from jobledger.service.access.principal import Role
+from jobledger.service.access.tokens import TokenFile
 from jobledger.service.errors import InvalidSettings, NotReady
 from jobledger.service.limits import TOKENS_FILE_MAX_BYTES
-from jobledger.service.tokens import TokenFile
 from tests.tokening import bearer, late
 
 

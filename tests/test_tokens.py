@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from jobledger.service.access import Role
+from jobledger.service.access.principal import Role
+from jobledger.service.access.tokens import TokenFile, check_bind
 from jobledger.service.errors import InvalidSettings, Unauthorized
 from jobledger.service.limits import TOKEN_NAME_MAX_CHARACTERS
-from jobledger.service.tokens import TokenFile, check_bind
 from jobledger.store.errors import InvalidInput
 from tests.tokening import bearer, late
 
@@ -140,8 +140,8 @@ def test_a_change_within_the_same_tick_is_seen(tmp_path: Path, monkeypatch: pyte
     """A young file is read again although its stat is the same: its times are too coarse to tell."""
     now = time.time_ns()
     path = made_elsewhere(tmp_path)
-    monkeypatch.setattr("jobledger.service.tokens.file_mark", lambda _: (1, 1, 1, now, now))
-    service = TokenFile(path, clock=lambda: now)
+    monkeypatch.setattr("jobledger.service.access.tokens.file_mark", lambda _: (1, 1, 1, now, now))
+    service = TokenFile(path, clock=lambda: now, look_seconds=0)
     before = [record.role for record in service.records()]
     service.path.write_text(service.path.read_text().replace('"reader"', '"writer"'))
     assert [*before, *(record.role for record in service.records())] == [Role.READER, Role.WRITER]
@@ -160,7 +160,7 @@ def test_a_file_that_did_not_change_is_not_read_again(
     """A request costs one stat."""
     _, text = tokens.create("ci", Role.READER)
     tokens.authenticate(bearer(text))
-    monkeypatch.setattr("jobledger.service.tokens.read_trusted", pytest.fail)
+    monkeypatch.setattr("jobledger.service.access.tokens.read_trusted", pytest.fail)
     tokens.authenticate(bearer(text))
 
 
@@ -176,7 +176,7 @@ def test_a_service_without_tokens_closes_with_the_first_one(tokens: TokenFile) -
 
 def test_a_feed_that_was_open_to_all_ends_with_the_first_token(tokens: TokenFile) -> None:
     """`is_valid` of someone without a token is whether none is needed."""
-    from jobledger.service.access import local_principal
+    from jobledger.service.access.principal import local_principal
 
     local = local_principal("alice")
     assert tokens.is_valid(local)
@@ -225,7 +225,7 @@ def test_old_revoked_tokens_make_room_and_others_do_not(
     tokens: TokenFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file has a bound."""
-    monkeypatch.setattr("jobledger.service.tokenrecords.TOKENS_MAX_COUNT", 3)
+    monkeypatch.setattr("jobledger.service.access.tokenrecords.TOKENS_MAX_COUNT", 3)
     first, _ = tokens.create("a", Role.READER)
     for name in "bc":
         tokens.create(name, Role.READER)

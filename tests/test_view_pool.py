@@ -1,13 +1,15 @@
 """Which connection a read runs on: short ones share a thread, long ones don't hold them up."""
 
 import asyncio
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobledger.projections.database import Reader, Row
+from jobledger.projections.database import PointReader, Reader, Row
+from jobledger.projections.errors import ViewError
 from jobledger.projections.limits import READER_PACK_STATEMENTS
 from jobledger.projections.pool import ReaderPool
 
@@ -77,3 +79,36 @@ async def test_a_cancelled_read_gives_its_place_back(readers: list[HeldReader]) 
     assert readers[0].asked == ["long", "short"]
     await pool.close()
     await asyncio.gather(*tasks)
+
+
+async def test_a_locked_file_does_not_stop_the_event_loop(tmp_path: Path, readers: list[HeldReader]) -> None:
+    """What can't be read at once is read on a thread, which may wait; the answer is the same."""
+    path = tmp_path / "view.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE jobs (id TEXT)")
+    other.execute("INSERT INTO jobs VALUES ('j-1')")
+    pool = ReaderPool(path, readers, PointReader.open(path))
+    assert await pool.point_rows("SELECT id FROM jobs WHERE id = ?", ("j-1",)) == [("j-1",)]
+    other.execute("BEGIN EXCLUSIVE")
+    [task] = await start(pool.point_rows("SELECT id FROM jobs WHERE id = ?", ("j-1",)))
+    assert not task.done()
+    assert readers[0].asked
+    readers[0].released.set()
+    assert await task == [("j-1",)]
+    other.close()
+    await pool.close()
+
+
+async def test_a_point_read_needs_no_thread(tmp_path: Path, readers: list[HeldReader]) -> None:
+    """It is answered before anything else runs, and can't write."""
+    path = tmp_path / "view.db"
+    sqlite3.connect(path).execute("CREATE TABLE jobs (id TEXT)").connection.close()
+    pool = ReaderPool(path, readers, PointReader.open(path))
+    [task] = await start(pool.point_rows("SELECT count(*) FROM jobs"))
+    assert task.done()
+    assert not readers[0].asked
+    with pytest.raises(ViewError, match="readonly"):
+        await pool.point_rows("INSERT INTO jobs VALUES (1)")
+    await pool.close()
+    with pytest.raises(ViewError, match="closed"):
+        await pool.point_rows("SELECT 1")

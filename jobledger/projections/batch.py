@@ -5,15 +5,24 @@ that changed, however often it changed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from jobledger.store.events import JobStateChanged, Record, Recorded, Unreadable, read_record
+from jobledger.store.events import JobEvent, JobStateChanged, Record, Recorded, Unreadable, read_record
 from jobledger.store.fold import Anomaly, SpecHead, fold, spec_head
 from jobledger.store.job import JobStatus
 
 SpecRow = tuple[int, int, int, int, bytes]  # sequence, created_sequence, version, time, spec
 LabelRow = tuple[int, str, str]  # created_sequence, key, value
+
+
+class Folded(NamedTuple):
+    """One event that changed a job, with what the job became by it."""
+
+    record: Record
+    event: JobEvent
+    status: JobStatus
 
 
 class Batch(msgspec.Struct):
@@ -28,6 +37,7 @@ class Batch(msgspec.Struct):
         statuses: the last status of every job touched.
         last_sequence: of the last record.
         last_time: the stream's time of that record; 0 if it was not told.
+        folded: every event that changed a job, in order; None unless somebody asked for them.
     """
 
     created: dict[str, tuple[JobStatus, SpecHead]]
@@ -38,6 +48,7 @@ class Batch(msgspec.Struct):
     statuses: dict[str, JobStatus]
     last_sequence: int
     last_time: int = 0
+    folded: list[Folded] | None = None
 
 
 def read_all(records: Iterable[Record]) -> list[Recorded | Unreadable]:
@@ -54,11 +65,22 @@ def jobs_named(events: Iterable[Recorded | Unreadable]) -> set[str]:
     return {event.event.subject for event in events if isinstance(event, Recorded)}
 
 
-def fold_batch(events: Sequence[Recorded | Unreadable], known: Mapping[str, JobStatus]) -> Batch:
-    """Fold events, in the order of the stream, on top of the statuses that were known before."""
+def fold_batch(
+    events: Sequence[Recorded | Unreadable],
+    known: Mapping[str, JobStatus],
+    records: Sequence[Record] = (),
+) -> Batch:
+    """Fold events, in the order of the stream, on top of the statuses that were known before.
+
+    Args:
+        events: what is folded.
+        known: the statuses of their jobs before.
+        records: those that the events were read from, if the batch is to tell what each event did.
+    """
     batch = Batch({}, {}, {}, [], [], {}, events[-1].sequence)
+    folded: list[Folded] = []
     statuses = batch.statuses
-    for recorded in events:
+    for index, recorded in enumerate(events):
         if isinstance(recorded, Unreadable):
             batch.anomalies.append(Anomaly(recorded.sequence, recorded.job_id, recorded.reason))
             continue
@@ -70,6 +92,10 @@ def fold_batch(events: Sequence[Recorded | Unreadable], known: Mapping[str, JobS
         elif status is not before:
             statuses[job_id] = status
             _note(batch, recorded, status, is_new=before is None)
+            if records:
+                folded.append(Folded(records[index], recorded.event, status))
+    if records:
+        batch.folded = folded
     return batch
 
 

@@ -74,6 +74,55 @@ class Reader:
         await self._connection.close()
 
 
+class PointReader:
+    """A connection for searches that end at one row, made on the event loop itself; made by `open`.
+
+    A trip to a thread and back, with the wait for the interpreter's lock on either side, costs ten times what
+    such a search does (`docs/decisions/0008`).
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> "PointReader":
+        """Open a view's file for reading, on the thread that will read.
+
+        Raises:
+            ViewError: if it can't be used.
+        """
+        with translated(path):
+            uri = f"{path.absolute().as_uri()}?mode=ro"
+            connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0.0)
+            try:
+                for pragma in reader_pragmas():
+                    connection.execute(pragma)
+                connection.execute("PRAGMA busy_timeout = 0")
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection)
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row] | None:
+        """All rows of a query; None if the file is locked just now: the event loop must not wait for it.
+
+        Raises:
+            ViewError: if the file can't be read.
+        """
+        try:
+            return self._connection.execute(sql, parameters).fetchall()
+        except sqlite3.DatabaseError as error:
+            translation = _translate(error, self.path)
+            if isinstance(translation, ViewBusy):
+                return None
+            raise translation from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
 class Writer(Reader):
     """The connection that writes; made by `open`. SQLite has one writer at a time, so one is enough."""
 

@@ -1,11 +1,11 @@
-"""The read connections of one view: a few threads that share what is asked."""
+"""The read connections of one view: one on the event loop, and a few threads that share what is asked."""
 
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from jobledger.projections.database import Reader, Row
+from jobledger.projections.database import PointReader, Reader, Row
 from jobledger.projections.errors import ViewError, ViewFromNewerRelease, ViewMissing
 from jobledger.projections.limits import READER_PACK_STATEMENTS, READERS_MAX
 from jobledger.projections.migrations import migrations
@@ -17,7 +17,8 @@ _TABLES: Final = frozenset({"checkpoint", "jobs", "specs", "labels", "anomalies"
 class ReaderPool:
     """Read connections, shared rather than lent; made by `open`.
 
-    Short statements are packed onto few threads: Python runs one thread at a time, and handing over between
+    What ends at one row is read at once, on the event loop: going to a thread costs ten times as much. Other
+    short statements are packed onto few threads: Python runs one thread at a time, and handing over between
     them costs as much as a short statement does. A long one, which SQLite spends without Python, gets a
     thread that is idle, so that the short ones behind it go elsewhere.
 
@@ -25,8 +26,9 @@ class ReaderPool:
     not allow. So no transaction may be opened here: others would read inside it.
     """
 
-    def __init__(self, path: Path, readers: Sequence[Reader]) -> None:
+    def __init__(self, path: Path, readers: Sequence[Reader], point: PointReader | None = None) -> None:
         self.path = path
+        self._point = point
         self._readers = tuple(readers)
         # Given to each and not answered; a long one counts as a full pack.
         self._waiting = [0] * len(self._readers)
@@ -48,10 +50,20 @@ class ReaderPool:
             for _ in range(readers):
                 opened.append(await Reader.open(path))  # noqa: PERF401 - if one fails, the others must be closed
             await _check_schema(opened[0])
+            point = PointReader.open(path)
         except BaseException:
             await _close_all(opened)
             raise
-        return cls(path, opened)
+        return cls(path, opened, point)
+
+    async def point_rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """All rows of a statement that finds one row by its key, or a few: nothing else runs meanwhile.
+
+        Raises:
+            ViewError: if the pool is closed, or the file can't be read.
+        """
+        found = self._point.rows(sql, parameters) if self._point is not None else None
+        return found if found is not None else await self.rows(sql, parameters)
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows of one short statement: a search that ends at a few rows.
@@ -96,6 +108,9 @@ class ReaderPool:
     async def close(self) -> None:
         """Answer what was asked, and close. Closing twice is harmless."""
         readers, self._readers, self._waiting = self._readers, (), []
+        if self._point is not None:
+            self._point.close()
+            self._point = None
         await _close_all(readers)
 
 

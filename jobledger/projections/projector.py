@@ -11,9 +11,9 @@ import asyncio
 import enum
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
-from jobledger.projections.batch import Batch, fold_batch, jobs_named, read_all
+from jobledger.projections.batch import Batch, Folded, fold_batch, jobs_named, read_all
 from jobledger.projections.errors import ViewError, WaitTimeout
 from jobledger.projections.limits import (
     COMMIT_MAX_BYTES,
@@ -37,6 +37,29 @@ class ProjectorState(enum.StrEnum):
     STOPPED = "stopped"  # asked to stop, or can't go on: see `error`
 
 
+class Tap(Protocol):
+    """Hears what a projector folds, once it is visible in the view. Its methods take note, and return."""
+
+    def begin(self, sequence: int) -> None:
+        """The view is at this sequence; what comes is told."""
+        ...
+
+    def take(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
+        """The view went on, from one sequence up to another.
+
+        Args:
+            after: where it was.
+            up_to: where it is.
+            folded: all that changed a job on that way, in order; None if it is not known, because another
+                projector did it.
+        """
+        ...
+
+    def end(self, error: JobledgerError | None) -> None:
+        """The projector is stopped, by itself (and why) or because it was asked to (None)."""
+        ...
+
+
 class Projector:
     """Keeps one SQLite file up with one log; `async with Projector(log, path) as projector`.
 
@@ -57,6 +80,14 @@ class Projector:
         self._wait_seconds = RECONNECT_WAIT_SECONDS  # before the log is tried again
         self._task: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._tap: Tap | None = None
+
+    def attach(self, tap: Tap) -> None:
+        """From now on tell this one what is folded; what is being written at this moment is the first."""
+        self._tap = tap
+        tap.begin(self._sequence)
+        if self._state is ProjectorState.STOPPED:
+            tap.end(self._error)
 
     async def start(self) -> Self:
         """Open the view, check that the log continues it, and begin.
@@ -77,6 +108,8 @@ class Projector:
         except BaseException:
             await self._writer.close()
             raise
+        if self._tap is not None:
+            self._tap.begin(self._sequence)
         self._task = asyncio.create_task(self._run())
         return self
 
@@ -188,7 +221,8 @@ class Projector:
     async def _project(self, records: Sequence[Record]) -> None:
         """Fold a batch while the one before is being written, then write it."""
         events = read_all(records)
-        batch = fold_batch(events, await self._writer.statuses(jobs_named(events)))
+        known = await self._writer.statuses(jobs_named(events))
+        batch = fold_batch(events, known, records if self._tap is not None else ())
         batch.last_time = records[-1].time
         await self._written()
         self._writer.remember(batch.statuses)
@@ -198,7 +232,7 @@ class Projector:
 
     async def _write(self, batch: Batch) -> None:
         await self._writer.write(batch)
-        await self._reach(batch.last_sequence)
+        await self._reach(batch.last_sequence, batch.folded)
 
     async def _written(self) -> None:
         """Wait for the batch that is being written, and hear what became of it."""
@@ -225,15 +259,19 @@ class Projector:
         await self._reach(await self._writer.reload())
         self._feed = await self._open_feed()
 
-    async def _reach(self, sequence: int) -> None:
+    async def _reach(self, sequence: int, folded: Sequence[Folded] | None = None) -> None:
         async with self._changed:
-            self._sequence = sequence
+            after, self._sequence = self._sequence, sequence
             self._changed.notify_all()
+        if self._tap is not None:
+            self._tap.take(after, sequence, folded)
 
     async def _enter(self, state: ProjectorState) -> None:
         async with self._changed:
             self._state = state
             self._changed.notify_all()
+        if self._tap is not None and state is ProjectorState.STOPPED:
+            self._tap.end(self._error)
 
     async def _wait(self, reached: Callable[[], bool], timeout_seconds: float, what: str) -> None:
         async with self._changed:

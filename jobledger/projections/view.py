@@ -1,12 +1,14 @@
 """The read side's public face: asks a view's SQLite file, and never writes to it.
 
-Every answer but the digest is one statement, so it is one snapshot, and one trip to a connection's thread.
+Every answer but the digest is one statement, so it is one snapshot, and at most one trip to a thread.
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final, Self
+
+import msgspec
 
 from jobledger.projections.answers import Checkpoint, JobVersion, Page
 from jobledger.projections.cursor import Order, Position, encode_cursor
@@ -30,10 +32,10 @@ from jobledger.projections.limits import (
 from jobledger.projections.plan import choose_driver, count_statement, drivers_of, page_statement
 from jobledger.projections.pool import ReaderPool
 from jobledger.projections.query import ListQuery, check_limit
-from jobledger.projections.rows import STATUS_COLUMNS, job_of
+from jobledger.projections.rows import STATUS_COLUMNS, job_of, status_of
 from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.fold import Anomaly
-from jobledger.store.job import Job, StateType
+from jobledger.store.job import Job, JobStatus, StateType
 from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id
 from jobledger.store.values import INT_MAX, is_utf8
 
@@ -58,6 +60,10 @@ _VERSIONS: Final = (
     "SELECT v.version, v.sequence, v.time, v.spec FROM jobs AS j LEFT JOIN specs AS v"
     " ON v.created_sequence = j.created_sequence AND v.version > ? WHERE j.id = ? ORDER BY v.version LIMIT ?"
 )
+_STATUSES: Final = (
+    f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+)
+_SPECS_AT: Final = "SELECT sequence, spec FROM specs WHERE sequence IN (SELECT value FROM json_each(?))"
 _COUNTS: Final = "SELECT state, count(*) FROM jobs GROUP BY state"
 _COUNTS_IN: Final = "SELECT state, count(*) FROM jobs WHERE namespace = ? GROUP BY state"
 _CHECKPOINT: Final = "SELECT epoch, sequence, anomalies FROM checkpoint"
@@ -72,6 +78,7 @@ class View:
     def __init__(self, pool: ReaderPool) -> None:
         self.path = pool.path
         self._pool = pool
+        self._point_rows = pool.point_rows
         self._rows = pool.rows
         self._long_rows = pool.long_rows
 
@@ -125,7 +132,7 @@ class View:
         where = namespace or DEFAULT_NAMESPACE
         if _is_key(ref) and _is_key(where):
             # A job's id is a function of its name, or is its name: two probes of one index cover both rules.
-            rows = await self._rows(_BY_EITHER_ID, (named_job_id(where, ref), ref))
+            rows = await self._point_rows(_BY_EITHER_ID, (named_job_id(where, ref), ref))
             found = job_of(rows[0]) if rows else await self._by_prefix(ref, visible)
             if found is not None and (visible is None or found.status.namespace in visible):
                 return found
@@ -140,7 +147,7 @@ class View:
         Raises:
             JobNotFound: if there is none.
         """
-        rows = await self._rows(_BY_ID, (job_id,)) if _is_key(job_id) else []
+        rows = await self._point_rows(_BY_ID, (job_id,)) if _is_key(job_id) else []
         if not rows:
             raise _no_such_id(job_id)
         return job_of(rows[0])
@@ -155,7 +162,7 @@ class View:
         """
         where = namespace or DEFAULT_NAMESPACE
         if _is_key(where) and _is_key(name):
-            for job in map(job_of, await self._rows(_BY_EITHER_ID, (named_job_id(where, name), name))):
+            for job in map(job_of, await self._point_rows(_BY_EITHER_ID, (named_job_id(where, name), name))):
                 if job.status.namespace == where and job.status.name == name:
                     return job
         raise JobNotFound(f"no job in namespace {where!r:.80} has the name {name!r:.80}")
@@ -172,7 +179,7 @@ class View:
             VersionNotFound: if the job has no such version.
         """
         number = version if 1 <= version <= INT_MAX else 0  # none has version 0, and SQLite no number beyond
-        rows = await self._rows(_VERSION, (number, job_id)) if _is_key(job_id) else []
+        rows = await self._point_rows(_VERSION, (number, job_id)) if _is_key(job_id) else []
         if not rows:
             raise _no_such_id(job_id)
         if rows[0][0] is None:
@@ -221,6 +228,16 @@ class View:
             sequence=rows[0][0],
         )
 
+    async def statuses(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
+        """The statuses of those of these jobs that there are; the caller bounds how many it asks for."""
+        rows = await self._long_rows(_STATUSES, (msgspec.json.encode(tuple(job_ids)).decode(),))
+        return {row[0]: status_of(row) for row in rows}
+
+    async def specs_at(self, sequences: Iterable[int]) -> dict[int, bytes]:
+        """The specs that the events at these sequences set; the caller bounds how many it asks for."""
+        rows = await self._long_rows(_SPECS_AT, (msgspec.json.encode(tuple(sequences)).decode(),))
+        return dict(rows)
+
     async def counts(self, namespace: str | None = None) -> dict[StateType, int]:
         """How many jobs are in each of the six states; of all namespaces if none is named."""
         if namespace is None:
@@ -233,7 +250,7 @@ class View:
 
     async def checkpoint(self) -> Checkpoint:
         """How far the view is."""
-        return Checkpoint(*(await self._rows(_CHECKPOINT))[0])
+        return Checkpoint(*(await self._point_rows(_CHECKPOINT))[0])
 
     async def anomalies(self, *, after: int = 0, limit: int = LIST_DEFAULT_LIMIT) -> tuple[Anomaly, ...]:
         """Events that made no sense where they stand, oldest first; the view keeps a bounded number of them.

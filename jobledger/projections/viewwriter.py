@@ -147,7 +147,7 @@ class ViewWriter:
         known = self._statuses
         for job_id in statuses:
             known.pop(job_id, None)
-        known.update({job_id: status for job_id, status in statuses.items() if _is_small(status)})
+        known.update({job_id: status for job_id, status in statuses.items() if is_small(status)})
         for job_id in list(islice(known, max(0, len(known) - FOLD_CACHE_JOBS))):
             del known[job_id]
 
@@ -202,6 +202,6 @@ class ViewWriter:
             )
 
 
-def _is_small(status: JobStatus) -> bool:
+def is_small(status: JobStatus) -> bool:
     """Whether a status is worth its memory; one with a long message is read back when it is needed."""
     return len(status.state.message) <= FOLD_CACHE_MESSAGE_CHARACTERS and not status.state.details

@@ -21,7 +21,7 @@ ANSWER_MAX_BYTES = 262_144  # of a kept answer; a larger one is not kept (see `i
 ANSWER_MAX_TRIES = 8  # to keep an answer while other replicas keep theirs under the same key
 
 # --- who may ask, and how much at once ----------------------------------------------------------------------
-TOKENS_LOOK_SECONDS = 0.01  # how long a look at the token file counts, so how late a revocation may come
+TOKENS_LOOK_SECONDS = 0.001  # how long a look at the token file counts, so how late a revocation may come
 TOKENS_MAX_COUNT = 1_000  # kept, also revoked ones
 TOKENS_FILE_MAX_BYTES = 2 * 1_048_576
 TOKEN_NAME_MAX_CHARACTERS = 128  # it becomes the actor of events, so below ACTOR_MAX_CHARACTERS
@@ -41,6 +41,7 @@ OPEN_FILES_WANTED = 8_192  # the soft limit is raised to this where the hard one
 OBSERVE_SECONDS = 1.0  # how old what /readyz and /metrics say of the log may be
 OBSERVE_TIMEOUT_SECONDS = 2.0  # for the log's and the view's answers to that
 BIND_TIMEOUT_SECONDS = 10.0  # from the start of the HTTP server until it accepts connections
+COLLECTOR_THRESHOLDS = (20_000, 20, 50)  # objects, then collections, before garbage is looked for
 END_TIMEOUT_SECONDS = 20.0  # after the drain: for the log, the view and the embedded server to close
 METRIC_LABEL_VALUES_MAX = 100  # of one label
 

@@ -25,7 +25,7 @@ from jobledger.projections.projector import ProjectorState
 from jobledger.service.limits import METRIC_LABEL_VALUES_MAX
 
 if TYPE_CHECKING:
-    from jobledger.service.monitor import Monitor
+    from jobledger.service.running.monitor import Monitor
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 OTHER: Final = "other"

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+from jobledger.service.access.secretfiles import exposed, read_secret
 from jobledger.service.errors import InvalidSettings
-from jobledger.service.secretfiles import exposed, read_secret
 from jobledger.service.settings import Settings
 
 _CREDENTIALS: Final = re.compile(

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from jobledger.projections.errors import WaitTimeout
 from jobledger.projections.projector import Projector
 from jobledger.projections.view import View
-from jobledger.service.feed.hub import FeedHub
+from jobledger.service.access.tokens import TokenFile
+from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.idempotency import IdempotentWrites
 from jobledger.service.limits import OWN_WRITE_WAIT_SECONDS
 from jobledger.service.metrics import Metrics
 from jobledger.service.natsauth import connection_options
 from jobledger.service.position import epoch_mark
 from jobledger.service.settings import Settings
-from jobledger.service.tokens import TokenFile
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.jetstream.stream import StreamSettings
@@ -110,7 +110,11 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         projector = Projector(log, path)
         await stack.enter_async_context(projector)
         view = await stack.enter_async_context(await View.open(path))
-        hub = FeedHub(log, view, mark=mark)
+        draining = asyncio.Event()
+        limits = FeedLimits(feeds_per_client=settings.feeds_per_client)
+        hub = FeedHub(log, view, mark=mark, draining=draining, limits=limits)
+        stack.push_async_callback(hub.close)
+        projector.attach(hub)
         yield Service(
             settings=settings,
             log=log,
@@ -124,4 +128,5 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             server=server,
             own_writes=OwnWrites(projector),
             idempotent=IdempotentWrites(await log.keys(), mark),
+            draining=draining,
         )

@@ -32,9 +32,9 @@ def serve(**flags: Any) -> None:
 
 def _run(loaded: LoadedSettings) -> int:
     try:
-        from jobledger.service.banner import banner
-        from jobledger.service.httpserver import HttpServer, base_url
-        from jobledger.service.serve import serve as run_service
+        from jobledger.service.running.banner import banner
+        from jobledger.service.running.httpserver import HttpServer, base_url
+        from jobledger.service.running.serve import serve as run_service
         from jobledger.service.wiring import Service
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("jobledger"):

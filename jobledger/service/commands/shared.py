@@ -143,8 +143,8 @@ job_argument = click.argument("job", metavar="JOB", shell_complete=complete_jobs
 
 def _token(settings: "Settings") -> str:
     """The token to show; empty if there is none."""
+    from jobledger.service.access.secretfiles import read_secret
     from jobledger.service.errors import InvalidSettings
-    from jobledger.service.secretfiles import read_secret
 
     token, where = settings.token, "token"
     if settings.token_file is not None:

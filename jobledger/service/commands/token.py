@@ -12,8 +12,8 @@ import msgspec
 from jobledger.service.commands.output import Output, output_option, quiet_option
 
 if TYPE_CHECKING:
-    from jobledger.service.tokenrecords import TokenRecord
-    from jobledger.service.tokens import TokenFile
+    from jobledger.service.access.tokenrecords import TokenRecord
+    from jobledger.service.access.tokens import TokenFile
 
 ROLES = ("reader", "writer", "admin")  # `access.Role`, which is imported only when it is needed
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,8 +43,8 @@ def with_token_file(function: F) -> F:
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
+        from jobledger.service.access.tokens import TokenFile
         from jobledger.service.settings import load_settings
-        from jobledger.service.tokens import TokenFile
 
         flags = {name: kwargs.pop(name) for name in ("data_dir", "tokens_file", "config")}
         return function(
@@ -73,7 +73,7 @@ def create(
     Standard output is the token alone, for a file or a variable; only its hash is kept. The first one
     closes a service that runs without tokens.
     """
-    from jobledger.service.access import Role
+    from jobledger.service.access.principal import Role
 
     if all_namespaces and namespaces:
         raise click.UsageError("--namespace and --all-namespaces contradict each other: keep one of them")

@@ -15,7 +15,6 @@ from jobledger.service.http.health import HANDLERS as HEALTH_HANDLERS
 from jobledger.service.http.problems import INTERNAL, kind_of, problem_response_parts
 from jobledger.service.http.wait import HANDLERS as WAIT_HANDLERS
 from jobledger.service.http.writes import HANDLERS as WRITE_HANDLERS
-from jobledger.service.limits import BODY_MAX_BYTES
 from jobledger.service.wiring import Service
 
 ORCHESTRATOR: Final = "/api/v1/orchestrator"
@@ -38,7 +37,7 @@ def _routes(service: Service) -> Litestar:
         [orchestrator, *EVENT_HANDLERS, *HEALTH_HANDLERS, *DOCS_HANDLERS],
         exception_handlers={Exception: _answer_error},
         openapi_config=None,  # ours is made by `openapi`
-        request_max_body_size=BODY_MAX_BYTES,
+        request_max_body_size=None,  # the gate bounds it
         state=State({"service": service}),
         logging_config=None,
         debug=False,

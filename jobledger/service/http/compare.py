@@ -26,7 +26,7 @@ from jobledger.store.prepare import prepare_update
 @put("/jobs/diff", status_code=200)
 async def diff_job(request: AnyRequest) -> Response[bytes]:
     """Compare a spec with that of the job of its namespace and name. Nothing is written."""
-    body = await read_body(request)
+    body = read_body(request)
     query = query_of(request)
     read = spec_of(body, strict=query.flag("strict"))
     name, namespace = read.spec.name, read.spec.namespace

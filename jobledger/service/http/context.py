@@ -6,7 +6,7 @@ from litestar import Request
 from litestar.params import FromPath
 
 from jobledger.projections.limits import WAIT_MAX_SECONDS
-from jobledger.service.access import Principal
+from jobledger.service.access.principal import Principal
 from jobledger.service.http.params import Query
 from jobledger.service.limits import WAIT_DEFAULT_SECONDS
 from jobledger.service.position import parse_cursor

@@ -14,7 +14,8 @@ from typing import Any, Final, cast
 import uuid_utils
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from jobledger.service.access import ANONYMOUS, Principal, local_principal
+from jobledger.service.access.loopback import is_loopback
+from jobledger.service.access.principal import ANONYMOUS, Principal, local_principal
 from jobledger.service.errors import NotReady, TooManyRequests
 from jobledger.service.http.hosts import Hosts
 from jobledger.service.http.problems import INTERNAL, kind_of, problem_response_parts
@@ -25,7 +26,6 @@ from jobledger.service.limits import (
     REQUESTS_MAX_IN_FLIGHT,
     REQUESTS_MAX_PER_CLIENT,
 )
-from jobledger.service.loopback import is_loopback
 from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput
 from jobledger.store.limits import ACTOR_MAX_CHARACTERS
@@ -191,7 +191,8 @@ class Gate:
     ) -> None:
         if body is not None:
             check_framing(headers)
-            await body.read(headers)
+            # The framework would read it again, piece by piece: handlers find it here.
+            scope["state"]["body"] = await body.read(headers)
             receive = body.receive
         await self._app(scope, receive, answer.send)
 

@@ -9,7 +9,7 @@ from jobledger import __version__
 from jobledger.service.http.answers import json_answer
 from jobledger.service.http.context import AnyRequest, principal_of, service_of
 from jobledger.service.metrics import CONTENT_TYPE
-from jobledger.service.monitor import Check, monitor_of
+from jobledger.service.running.monitor import Check, monitor_of
 
 _TEXT: Final = "text/plain"
 _NOT_KEPT: Final = {"Cache-Control": "no-store"}

@@ -9,10 +9,18 @@ from jobledger.projections.cursor import Order, order_of_cursor
 from jobledger.projections.limits import LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT
 from jobledger.projections.query import ListQuery
 from jobledger.projections.selectors import Requirement, parse_selector
-from jobledger.service.access import Principal
+from jobledger.service.access.principal import Principal
 from jobledger.service.errors import Forbidden
 from jobledger.service.history import history_item
-from jobledger.service.http.answers import NO_EXECUTIONS, etag, job_raw, json_answer, version_wires
+from jobledger.service.http.answers import (
+    NO_EXECUTIONS,
+    Ready,
+    encode,
+    etag,
+    job_raw,
+    json_answer,
+    version_wires,
+)
 from jobledger.service.http.context import (
     AnyRequest,
     JobRef,
@@ -63,20 +71,20 @@ async def list_jobs(request: AnyRequest) -> Response[bytes]:
 
 
 @get("/jobs/{job_id:str}")
-async def get_job(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
+async def get_job(request: AnyRequest, job_id: JobRef) -> Ready:
     """One job; with its history, if that is asked; or an earlier version of it."""
     query = query_of(request)
     job = await find_job(request, job_id, query.text("namespace"))
     version = query.integer("job_version", 0)
-    headers = {}
+    headers: list[tuple[bytes, bytes]] = []
     if not version:
         tag = etag(job.status.revision)
+        headers = [(b"etag", tag.encode()), (b"cache-control", b"no-cache")]
         if _matches(header(request.scope["headers"], b"if-none-match"), tag):
-            return Response(b"", status_code=304, headers={"ETag": tag, "Cache-Control": "no-cache"})
-        headers |= {"ETag": tag, "Cache-Control": "no-cache"}
+            return Ready(b"", headers, status=304)
     include = query.texts("include")
     if not (version or include):
-        return Response(b'{"Job":%b}' % job.to_json(), media_type="application/json", headers=headers)
+        return Ready(b'{"Job":%b}' % job.to_json(), headers)
     service = service_of(request)
     answer: dict[str, Any] = {"Job": job_raw(job)}
     if version:
@@ -85,7 +93,7 @@ async def get_job(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
         answer["History"] = await _history(service, job, query, version=version or job.status.version)
     if "executions" in include:
         answer["Executions"] = NO_EXECUTIONS
-    return json_answer(answer, headers)
+    return Ready(encode(answer), headers)
 
 
 @get("/jobs/{job_id:str}/history")

@@ -116,8 +116,8 @@ class RequestBody:
         self._message: HTTPRequestEvent | None = None
         self._more = True
 
-    async def read(self, headers: Mapping[bytes, bytes]) -> None:
-        """Read all of it, to be had from `receive`.
+    async def read(self, headers: Mapping[bytes, bytes]) -> bytes:
+        """Read all of it; it can also be had from `receive`.
 
         Raises:
             PayloadTooLarge: if it goes over the limit, whatever was announced.
@@ -134,7 +134,9 @@ class RequestBody:
             raise InvalidInput(
                 f"the body did not arrive within {BODY_TIMEOUT_SECONDS:g} s; nothing was written"
             ) from None
-        self._message = {"type": "http.request", "body": b"".join(parts), "more_body": False}
+        content = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._message = {"type": "http.request", "body": content, "more_body": False}
+        return content
 
     async def _collect(self, headers: Mapping[bytes, bytes], parts: list[bytes]) -> None:
         size = 0

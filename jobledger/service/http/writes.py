@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import msgspec
-from litestar import Response, delete, put, route
+from litestar import delete, put, route
 
-from jobledger.service.http.answers import JSON, encode, etag, receipt_wire
+from jobledger.service.http.answers import Ready, encode, etag, receipt_wire
 from jobledger.service.http.bodies import Body, flag_of, number_of, read_body, spec_of, state_of, text_of
 from jobledger.service.http.context import (
     AnyRequest,
@@ -32,10 +32,17 @@ SAME_STATE: Final = "the job has this state and message already: nothing was wri
 Command = Callable[[About], Awaitable[Receipt]]
 
 
+class _SequenceOnly(msgspec.Struct, rename="pascal"):
+    sequence: int
+
+
+_sequence_decoder: Final = msgspec.json.Decoder(_SequenceOnly)
+
+
 @route("/jobs", http_method=["PUT", "POST"], status_code=200)
-async def submit_job(request: AnyRequest) -> Response[bytes]:
+async def submit_job(request: AnyRequest) -> Ready:
     """Create the job of a namespace and name, or give it a new spec if it exists."""
-    body = await read_body(request)
+    body = read_body(request)
     read = spec_of(body, strict=query_of(request).flag("strict"))
     force = flag_of(body, "Force")
     principal_of(request).require_write(read.spec.namespace or DEFAULT_NAMESPACE)
@@ -48,9 +55,9 @@ async def submit_job(request: AnyRequest) -> Response[bytes]:
 
 
 @put("/jobs/{job_id:str}")
-async def update_job(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
+async def update_job(request: AnyRequest, job_id: JobRef) -> Ready:
     """Give a job a new spec."""
-    body = await read_body(request)
+    body = read_body(request)
     read = spec_of(body, strict=query_of(request).flag("strict"))
     force = flag_of(body, "Force")
     status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
@@ -63,9 +70,9 @@ async def update_job(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
 
 
 @put("/jobs/{job_id:str}/state")
-async def set_job_state(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
+async def set_job_state(request: AnyRequest, job_id: JobRef) -> Ready:
     """Say what became of a job: how an orchestrator reports."""
-    body = await read_body(request)
+    body = read_body(request)
     state = state_of(body)
     status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
     ledger = service_of(request).ledger
@@ -77,9 +84,9 @@ async def set_job_state(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
 
 
 @delete("/jobs/{job_id:str}", status_code=200)
-async def stop_job(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
+async def stop_job(request: AnyRequest, job_id: JobRef) -> Ready:
     """Stop a job."""
-    body = await read_body(request)
+    body = read_body(request)
     status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
     ledger = service_of(request).ledger
 
@@ -90,9 +97,9 @@ async def stop_job(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
 
 
 @put("/jobs/{job_id:str}/rerun")
-async def rerun_job(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
+async def rerun_job(request: AnyRequest, job_id: JobRef) -> Ready:
     """Begin a job again, as a new version with the spec of the present or of an earlier one."""
-    body = await read_body(request)
+    body = read_body(request)
     version = number_of(body, "JobVersion")
     job = await find_job_to_change(request, job_id, _namespace(request, body))
     service, status = service_of(request), job.status
@@ -115,7 +122,7 @@ async def _answer(
     warnings: Iterable[str] = (),
     *,
     unchanged: str = "",
-) -> Response[bytes]:
+) -> Ready:
     """Run a command once (see `idempotency`), and answer with its receipt.
 
     Args:
@@ -143,10 +150,12 @@ async def _answer(
         service.metrics.write(name, type(error).__name__)
         raise
     service.metrics.write(name, "written" if answer.changed else "unchanged")
-    headers = {"ETag": answer.etag}
+    headers = [(b"etag", answer.etag.encode())]
     if answer.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return Response(bytes(answer.body), media_type=JSON, headers=headers)
+        headers.append((b"idempotency-replayed", b"true"))
+        # Another replica may have acknowledged it; from now on, so did this one.
+        service.own_writes.note(_sequence_decoder.decode(answer.body).sequence)
+    return Ready(bytes(answer.body), headers)
 
 
 def _about(request: AnyRequest, body: Body) -> About:

@@ -1,12 +1,14 @@
 """The token file: who may do what, stored as hashes, re-read when it changes.
 
 The service looks at the file's stat as requests come (under load every TOKENS_LOOK_SECONDS), so a revocation
-counts at once, in every replica that mounts the same file. What can't be read or trusted closes the service to all: a damaged file never opens it.
+counts at once, in every replica that mounts the same file. What can't be read or trusted closes the service
+to all: a damaged file never opens it.
 """
 
 import hashlib
 import hmac
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -16,12 +18,10 @@ from typing import Final
 
 import msgspec
 
-from jobledger.service.access import Principal, Role
-from jobledger.service.errors import InvalidSettings, NotReady, Unauthorized
-from jobledger.service.limits import TOKENS_LOOK_SECONDS
-from jobledger.service.loopback import is_loopback
-from jobledger.service.secretfiles import FileMark, file_mark, read_trusted, replace_file
-from jobledger.service.tokenrecords import (
+from jobledger.service.access.loopback import is_loopback
+from jobledger.service.access.principal import Principal, Role
+from jobledger.service.access.secretfiles import FileMark, file_mark, read_trusted, replace_file
+from jobledger.service.access.tokenrecords import (
     TokenRecord,
     check_scope,
     check_token_name,
@@ -30,6 +30,8 @@ from jobledger.service.tokenrecords import (
     new_token,
     with_room,
 )
+from jobledger.service.errors import InvalidSettings, NotReady, Unauthorized
+from jobledger.service.limits import TOKENS_LOOK_SECONDS
 
 FORMAT: Final = 1
 TOKEN: Final = re.compile(rb"jlt_([a-z0-9]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
@@ -74,7 +76,7 @@ class TokenFile:
         self._look_seconds = look_seconds
         self._mark: FileMark | None = None
         self._settled = False  # whether an equal mark means an equal file
-        self._looked = 0.0  # when, by the monotonic clock
+        self._looked = -math.inf  # when, by the monotonic clock
         self._records: tuple[TokenRecord, ...] = ()
         self._live: dict[bytes, _Live] = {}
         self._had_records = False
@@ -151,7 +153,7 @@ class TokenFile:
         a busy service waits long to get it back.
         """
         now = time.monotonic()
-        if self._settled and now - self._looked < self._look_seconds:
+        if now - self._looked < self._look_seconds:
             return
         self._looked = now
         try:
@@ -221,7 +223,7 @@ class TokenFile:
 
     def _change(self, change: Callable[[tuple[TokenRecord, ...]], tuple[TokenRecord, ...]]) -> None:
         def write() -> bytes:
-            self._settled = False
+            self._settled, self._looked = False, -math.inf
             records = change(tuple(self.records()))
             document = msgspec.json.encode(_Document(FORMAT, records))
             return msgspec.json.format(document, indent=1) + b"\n"
@@ -233,7 +235,7 @@ class TokenFile:
                 f"the token file {self.path} can't be written: {error.strerror or type(error).__name__}"
             ) from error
         finally:
-            self._settled = False
+            self._settled, self._looked = False, -math.inf
 
     def _read(self, mark: FileMark | None) -> None:
         if mark is None:

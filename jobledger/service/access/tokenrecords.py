@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from jobledger.service.access import Principal, Role
+from jobledger.service.access.principal import Principal, Role
 from jobledger.service.limits import (
     TOKEN_NAME_MAX_CHARACTERS,
     TOKEN_NAMESPACES_MAX_COUNT,

@@ -1,0 +1,116 @@
+"""An experiment, not a benchmark: is the projector better off in a process of its own?
+
+`python -m benchmarks.apart` prints reads under a write load, once with the projector in the serving process
+(as it is) and once with it in a process of its own. See `docs/decisions/0008`.
+"""
+
+import asyncio
+import random
+import statistics
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+from benchmarks.harness import percentile
+from benchmarks.http import JOBS, body_of, fill
+from benchmarks.httpchild import serving
+from benchmarks.httpload import load, request
+from benchmarks.workload import job_key, named_spec
+from jobledger.projections.projector import ProjectorState
+from jobledger.projections.view import View
+from jobledger.service import wiring
+from jobledger.service.demo.projecting import ProjectorProcess
+from jobledger.store.embedded import EmbeddedServer
+
+_JOBS = 10_000
+_READS = 8_000
+_WRITES = 3_000
+_CONNECTIONS = 8  # of readers, and as many of writers
+_ROUNDS = 5
+
+
+class _Apart:
+    """What the service asks of a projector, asked of a view that another process projects."""
+
+    state = ProjectorState.LIVE
+    error = None
+    url = ""
+
+    def __init__(self, _: object, path: Path) -> None:
+        self._path = path
+
+    async def __aenter__(self) -> Self:
+        self._process = await ProjectorProcess.start(self.url, self._path)
+        self._view = await View.open(self._path)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._view.close()
+        await self._process.stop()
+
+    @property
+    def sequence(self) -> int:
+        """Nobody tells: each read that needs to know has to look."""
+        return 0
+
+    async def wait_for(self, sequence: int, timeout_seconds: float) -> None:
+        await self._view.wait_for(sequence, timeout_seconds)
+
+    def attach(self, _: object) -> None:
+        """Feeds hear nothing; the experiment has none."""
+
+
+@asynccontextmanager
+async def _noting_server(directory: Path) -> AsyncIterator[EmbeddedServer]:
+    async with EmbeddedServer(directory) as server:
+        _Apart.url = server.url
+        yield server
+
+
+def set_projector_apart() -> None:
+    """From now on services of this process have their projector elsewhere."""
+    patched: Any = wiring
+    patched.Projector, patched.EmbeddedServer = _Apart, _noting_server
+
+
+async def main() -> None:
+    """Take turns, and print the medians."""
+    with TemporaryDirectory(prefix="jobledger-bench-") as directory:
+        together, apart = Path(directory) / "together", Path(directory) / "apart"
+        for path in (together, apart):
+            await fill(path, _JOBS)
+        numbers = count(_JOBS)
+        figures: dict[str, list[list[float]]] = {"together": [], "apart": []}
+        async with (
+            serving(data_dir=str(together)) as port,
+            serving(data_dir=str(apart), apart="1") as other_port,
+        ):
+            for _ in range(_ROUNDS + 1):
+                figures["together"].append(await _round(port, numbers))
+                figures["apart"].append(await _round(other_port, numbers))
+    for name, rounds in figures.items():
+        reads, p50, p99, writes, write_p50 = map(statistics.median, zip(*rounds[1:], strict=True))
+        print(
+            f"{name}: {reads:,.0f} reads/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms;"
+            f" {writes:,.0f} writes/s, p50 {write_p50:.1f} ms"
+        )
+
+
+async def _round(port: int, numbers: "count[int]") -> list[float]:
+    chance = random.Random(1)
+    reads = [
+        request("GET", f"{JOBS}/{job_key(chance.randrange(_JOBS)).job_id}", port=port) for _ in range(_READS)
+    ]
+    writes = [request("PUT", JOBS, body_of(named_spec(next(numbers))), port=port) for _ in range(_WRITES)]
+    (read_rate, read_seconds), (write_rate, write_seconds) = await asyncio.gather(
+        load(port, reads, _CONNECTIONS), load(port, writes, _CONNECTIONS)
+    )
+    p50, p99 = (1e3 * percentile(read_seconds, share) for share in (0.5, 0.99))
+    return [read_rate, p50, p99, write_rate, 1e3 * percentile(write_seconds, 0.5)]
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

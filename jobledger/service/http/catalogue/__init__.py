@@ -1,0 +1,16 @@
+"""Every route with its parameters, body and answers, as data.
+
+`/openapi.json`, `/docs` and the tables of docs/API.md are made of it; `tests/test_openapi.py` compares it
+with the routes that the service has, with what they read, and with what they answer.
+"""
+
+from typing import Final
+
+from jobledger.service.http.catalogue.parts import Operation, Parameter
+from jobledger.service.http.catalogue.reads import READS
+from jobledger.service.http.catalogue.service import FEED, SERVICE
+from jobledger.service.http.catalogue.writes import WRITES
+
+OPERATIONS: Final[tuple[Operation, ...]] = (*WRITES, *READS, FEED, *SERVICE)
+
+__all__ = ["OPERATIONS", "Operation", "Parameter"]

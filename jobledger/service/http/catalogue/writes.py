@@ -1,0 +1,129 @@
+"""The routes that append events, and the one that says what an event would change."""
+
+from typing import Final
+
+from jobledger.service.http import schemas
+from jobledger.service.http.catalogue.parts import (
+    API,
+    CONDITIONS,
+    ETAG,
+    ID,
+    NAMESPACE,
+    REASON,
+    STRICT,
+    WAIT,
+    Operation,
+)
+
+_ERRORS: Final = (400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 429, 503, 504)
+_HEADERS: Final = (*ETAG, ("Idempotency-Replayed", "`true`: the answer of the first request with this key"))
+_SPEC: Final = {
+    "Name": "hello",
+    "Type": "batch",
+    "Count": 1,
+    "Labels": {"env": "prod"},
+    "Tasks": [{"Name": "main", "Engine": {"Type": "docker", "Params": {"Image": "busybox:1.37.0"}}}],
+}
+_SUBMIT: Final = """\
+Creates the job, or gives the job of that namespace and name this spec: Version and Revision +1, Pending
+again. A spec that is equal after normalisation writes nothing, and a warning says so; `Force` makes a new
+version all the same. Keys are read in any case. What the service decides (ID, State, Version, …) is ignored
+with a warning."""
+_STATE: Final = """\
+This is how an orchestrator reports. Any state can follow one that is not terminal; after Completed, Failed
+or Stopped only a new spec or a rerun re-opens the job (409)."""
+_STOP: Final = """\
+The state becomes Stopped, with the reason as its message. A stopped job is left as it is; a Completed or
+Failed one is a conflict (409). The reason comes from the query or the body."""
+_RERUN: Final = """\
+A new version, with the spec of the latest or of an older version. A job that is Pending or Queued is to be
+begun anyway: a conflict (409)."""
+
+WRITES: Final = (
+    *(
+        Operation(
+            method,
+            f"{API}/jobs",
+            name,
+            "Writes",
+            "Create or update a job",
+            _SUBMIT,
+            (STRICT, REASON, *CONDITIONS),
+            body=schemas.SubmitRequest,
+            answer=schemas.WriteAnswer,
+            headers=_HEADERS,
+            errors=tuple(status for status in _ERRORS if status not in {404, 410, 504}),
+            example={"Job": _SPEC, "Reason": "first try"},
+        )
+        for method, name in (("PUT", "putJob"), ("POST", "postJob"))
+    ),
+    Operation(
+        "PUT",
+        f"{API}/jobs/diff",
+        "diffJob",
+        "Writes",
+        "What a submission would change",
+        "Compares the spec with the one that the job of its name has. Nothing is written.",
+        (STRICT, *WAIT),
+        body=schemas.DiffRequest,
+        answer=schemas.DiffAnswer,
+        errors=(400, 401, 403, 404, 410, 413, 415, 429, 503, 504),
+        example={"Job": _SPEC},
+    ),
+    Operation(
+        "PUT",
+        f"{API}/jobs/{{id}}",
+        "updateJob",
+        "Writes",
+        "Give a job a new spec",
+        "Name and namespace can be left out of the spec, and can't change.",
+        (ID, NAMESPACE, STRICT, REASON, *WAIT, *CONDITIONS),
+        body=schemas.SubmitRequest,
+        answer=schemas.WriteAnswer,
+        headers=_HEADERS,
+        errors=_ERRORS,
+        example={"Job": _SPEC},
+    ),
+    Operation(
+        "PUT",
+        f"{API}/jobs/{{id}}/state",
+        "setJobState",
+        "Writes",
+        "Report a job's state",
+        _STATE,
+        (ID, NAMESPACE, REASON, *WAIT, *CONDITIONS),
+        body=schemas.StateRequest,
+        answer=schemas.WriteAnswer,
+        headers=_HEADERS,
+        errors=_ERRORS,
+        example={"StateType": "Running", "Message": "on node-1"},
+    ),
+    Operation(
+        "DELETE",
+        f"{API}/jobs/{{id}}",
+        "stopJob",
+        "Writes",
+        "Stop a job",
+        _STOP,
+        (ID, NAMESPACE, REASON, *WAIT, *CONDITIONS),
+        body=schemas.StopRequest,
+        answer=schemas.WriteAnswer,
+        headers=_HEADERS,
+        errors=_ERRORS,
+        example={"reason": "no longer needed"},
+    ),
+    Operation(
+        "PUT",
+        f"{API}/jobs/{{id}}/rerun",
+        "rerunJob",
+        "Writes",
+        "Run a job again",
+        _RERUN,
+        (ID, NAMESPACE, REASON, *WAIT, *CONDITIONS),
+        body=schemas.RerunRequest,
+        answer=schemas.RerunAnswer,
+        headers=_HEADERS,
+        errors=_ERRORS,
+        example={"JobVersion": 1, "Reason": "the input is complete now"},
+    ),
+)

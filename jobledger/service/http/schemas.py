@@ -1,0 +1,255 @@
+"""The shapes of request bodies and answers, for `/openapi.json`: said once, as Structs, and made by nobody.
+
+The service reads bodies with `store.reading` (keys in any case, every problem at once) and writes answers as
+mappings; these Structs say what comes out of it. A test holds real answers against their schemas.
+"""
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType, field
+
+from jobledger.store.job import State, StateType
+from jobledger.store.spec import JOB_TYPES, NETWORK_TYPES, OPERATORS, JobSpec
+
+Nanoseconds = Annotated[int, Meta(description="Unix nanoseconds, UTC; the stream's time, not the writer's")]
+Sequence = Annotated[int, Meta(ge=0, description="the position in the stream; `wait_for` takes it")]
+Cursor = Annotated[
+    str, Meta(pattern=r"^[0-9a-f]{12}-[0-9]+$", description="the same position, with the stream it is of")
+]
+Version = Annotated[int, Meta(ge=1, description="1 when created, +1 with each new spec")]
+Revision = Annotated[int, Meta(ge=1, description="1 when created, +1 with each new spec or state; the ETag")]
+NextToken = Annotated[str, Meta(description="pass it as `next_token`; empty: this was the last page")]
+EventId = Annotated[str, Meta(description="the event's id; empty if nothing was to be changed or written")]
+Warnings = Annotated[
+    list[str] | None, Meta(description="what was ignored or changed in the request; null if nothing was")
+]
+
+
+class Job(JobSpec, frozen=True, kw_only=True):
+    """A job: its spec as the user gave it, normalised, and what the ledger adds."""
+
+    id: str = field(name="ID")
+    state: State
+    version: Version
+    revision: Revision
+    create_time: Nanoseconds
+    modify_time: Nanoseconds
+
+
+class SubmitRequest(msgspec.Struct, rename="pascal"):
+    """A job to create, or to give a new spec."""
+
+    job: JobSpec
+    force: Annotated[bool, Meta(description="a new version also if the spec is the present one")] = False
+    reason: Annotated[str, Meta(description="why; kept in the event")] = ""
+
+
+class DiffRequest(msgspec.Struct, rename="pascal"):
+    """A spec to compare with the one that the job of its name has."""
+
+    job: JobSpec
+
+
+class StateRequest(msgspec.Struct, rename="pascal"):
+    """The state that a job has come to."""
+
+    state_type: Annotated[str, Meta(description="where it is; read in any case")]
+    message: Annotated[str, Meta(description="for people")] = ""
+    details: Annotated[dict[str, str], Meta(description="for machines")] = {}
+    reason: Annotated[str, Meta(description="why; kept in the event")] = ""
+
+
+class StopRequest(msgspec.Struct, rename="pascal"):
+    """Why the job is stopped; the body may be left out, and the query's `reason` is as good."""
+
+    reason: str = ""
+
+
+class RerunRequest(msgspec.Struct, rename="pascal"):
+    """What to run again."""
+
+    job_version: Annotated[int, Meta(ge=0, description="the version whose spec to take; 0: the latest")] = 0
+    reason: Annotated[str, Meta(description="why; kept in the event")] = ""
+    namespace: Annotated[str, Meta(description="as the query's `namespace`")] = ""
+
+
+class WriteAnswer(msgspec.Struct, rename="pascal"):
+    """What a write did."""
+
+    job_id: str = field(name="JobID")
+    evaluation_id: EventId = field(name="EvaluationID")
+    warnings: Warnings
+    version: Version
+    revision: Revision
+    sequence: Sequence
+    cursor: Cursor
+
+
+class RerunAnswer(WriteAnswer, rename="pascal"):
+    """What a rerun did."""
+
+    job_version: Version
+
+
+class DiffAnswer(msgspec.Struct, rename="pascal"):
+    """How a spec differs from the present one."""
+
+    diff: Annotated[str, Meta(description="a unified text diff; empty if nothing would change")]
+    patch: Annotated[list[dict[str, Any]], Meta(description="RFC 6902, from the present spec to this one")]
+    warnings: Warnings
+    job_id: str = field(name="JobID")
+    version: Version
+
+
+class JobList(msgspec.Struct, rename="pascal"):
+    """One page of jobs."""
+
+    items: list[Job]
+    next_token: NextToken
+    sequence: Sequence
+    cursor: Cursor
+
+
+class Event(msgspec.Struct, rename="pascal"):
+    """What Bacalhau's clients show of a history item."""
+
+    topic: str
+    message: str
+    timestamp: Annotated[str, Meta(description="RFC 3339")]
+    details: dict[str, str] | UnsetType = UNSET
+
+
+class HistoryItem(msgspec.Struct, rename="pascal"):
+    """One event of a job, with what the job became by it."""
+
+    seq_num: Annotated[int, Meta(ge=0, description="as Revision")]
+    type: Annotated[str, Meta(description="always JobLevel")]
+    job_id: str = field(name="JobID")
+    job_version: Annotated[int, Meta(ge=0)]
+    event: Event
+    time: Annotated[str, Meta(description="RFC 3339; when the stream took the event")]
+    sequence: Sequence
+    revision: Annotated[int, Meta(ge=0)]
+    event_id: str = field(name="EventID")
+    event_type: str
+    state: State | None
+    actor: Annotated[str, Meta(description="who; empty if nobody said")]
+    reason: Annotated[str, Meta(description="why; empty if nobody said")]
+    cursor: Cursor | UnsetType = UNSET
+
+
+class History(msgspec.Struct, rename="pascal"):
+    """One page of a job's history, oldest first. A live job's token is never empty: ask again with it."""
+
+    items: list[HistoryItem]
+    next_token: str
+
+
+class Versions(msgspec.Struct, rename="pascal"):
+    """A job as it was with each of its specs, ascending."""
+
+    items: list[Job]
+    next_token: NextToken
+
+
+class NoItems(msgspec.Struct, rename="pascal"):
+    """A list that is always empty: an orchestrator's executions are not kept here."""
+
+    items: Annotated[list[dict[str, Any]], Meta(max_length=0)]
+    next_token: Annotated[str, Meta(max_length=0)]
+
+
+class JobAnswer(msgspec.Struct, rename="pascal"):
+    """A job, and what was asked to be included."""
+
+    job: Job
+    history: History | UnsetType = UNSET
+    executions: NoItems | UnsetType = UNSET
+
+
+class Alive(msgspec.Struct, rename="pascal"):
+    """The process answers."""
+
+    status: str
+
+
+class AgentVersion(msgspec.Struct, rename="pascal"):
+    """The release, in the shape that Bacalhau's clients read."""
+
+    product: str
+    major: str
+    minor: str
+    git_version: str
+    git_commit: str
+    build_date: str
+    goos: str = field(name="GOOS")
+    goarch: str = field(name="GOARCH")
+
+
+class Fault(msgspec.Struct, rename="pascal"):
+    """One thing that is wrong with a spec."""
+
+    path: str
+    message: str
+    remedy: str | UnsetType = UNSET
+
+
+class Problem(msgspec.Struct):
+    """An RFC 9457 problem that also carries the fields of Bacalhau's errors."""
+
+    type: Annotated[str, Meta(pattern="^urn:jobledger:problem:")]
+    title: str
+    status: int
+    detail: str
+    instance: str
+    status_: int = field(name="Status")
+    message: str = field(name="Message")
+    request_id: str = field(name="RequestID")
+    code: str = field(name="Code")
+    component: str = field(name="Component")
+    hint: str | UnsetType = field(name="Hint", default=UNSET)
+    details: dict[str, str] | UnsetType = field(name="Details", default=UNSET)
+    problems: list[Fault] | UnsetType = field(name="Problems", default=UNSET)
+    revision: int | UnsetType = field(name="Revision", default=UNSET)
+    missed: list[HistoryItem] | UnsetType = field(name="Missed", default=UNSET)
+    candidates: list[str] | UnsetType = field(name="Candidates", default=UNSET)
+    event_id: str | UnsetType = field(name="EventID", default=UNSET)
+    job_id: str | UnsetType = field(name="JobID", default=UNSET)
+
+
+# What `store.validation` holds a request to, as far as a schema can say it.
+_COUNT: Final = {"minimum": 0}
+RULES: Final[dict[str, dict[str, dict[str, Any]]]] = {
+    "JobSpec": {"Type": {"enum": list(JOB_TYPES)}, "Tasks": {"minItems": 1}, "Count": _COUNT},
+    "Task": {"Name": {"minLength": 1}},
+    "Constraint": {"Key": {"minLength": 1}, "Operator": {"enum": list(OPERATORS)}},
+    "Network": {"Type": {"enum": list(NETWORK_TYPES)}},
+    "Timeouts": dict.fromkeys(("ExecutionTimeout", "QueueTimeout", "TotalTimeout"), _COUNT),
+    "StateRequest": {"StateType": {"enum": [*map(str, StateType)]}},
+}
+NEEDED: Final = {
+    "JobSpec": ("Type", "Tasks"),
+    "Task": ("Name", "Engine"),
+    "SpecConfig": ("Type",),
+    "Constraint": ("Key", "Operator"),
+    "InputSource": ("Source", "Target"),
+    "ResultPath": ("Name", "Path"),
+    "Port": ("Name",),
+}
+# Written by the service although the spec's own Struct may leave them out.
+ALWAYS_IN_A_JOB: Final = ("Name", "Namespace", "Type", "Meta", "Labels", "Tasks")
+BODIES: Final = (SubmitRequest, DiffRequest, StateRequest, StopRequest, RerunRequest)
+ANSWERS: Final = (
+    WriteAnswer,
+    RerunAnswer,
+    DiffAnswer,
+    JobList,
+    History,
+    Versions,
+    NoItems,
+    JobAnswer,
+    Alive,
+    AgentVersion,
+    Problem,
+)

@@ -1,0 +1,1 @@
+"""Bacalhau's own tested behaviours, re-created against our HTTP API."""

@@ -1,0 +1,94 @@
+"""The document names exactly the parameters that each route reads."""
+
+from typing import Any
+
+import pytest
+
+from jobledger.service.http import catalogue, events, params, reads, writes
+from jobledger.service.http.catalogue import Operation
+from tests.acceptance.api import Api
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+# Read by the gate for every request, before any route.
+BY_THE_GATE = {"X-Request-ID", "Jobledger-Actor"}
+WITHOUT_A_VALUE = {"verbose"}  # `?verbose` is read off the query as it came
+# A valid value for each parameter, so that handlers come to read all of them.
+VALUES = {
+    "id": "asked",
+    "namespace": "default",
+    "include": "history,executions",
+    "labels": "a,b",
+    "state": "Pending",
+    "type": "batch",
+    "timeout": "5s",
+    "after": "0",
+    "job": "asked",
+    "wait_for": "1",
+    "limit": "10",
+    "since": "0",
+    "event_type": "all",
+    "If-None-Match": "*",
+}
+# Some are read only without others, so each route is asked twice.
+FIRST_WITHOUT = {"If-Match", "If-None-Match", "job_version", "next_token"}
+SECOND_WITHOUT = {"If-None-Match", "Idempotency-Key"}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The names of parameters and headers that handlers ask for, in lower case."""
+    names: set[str] = set()
+
+    def recording(method: Any) -> Any:
+        def call(self: params.Query, name: str = "state", *more: Any, **options: Any) -> Any:
+            names.add(name.lower())
+            return method(self, name, *more, **options)
+
+        return call
+
+    for method in ("text", "texts", "repeated", "flag", "integer", "seconds", "time", "states", "has"):
+        if hasattr(params.Query, method):
+            monkeypatch.setattr(params.Query, method, recording(getattr(params.Query, method)))
+
+    def header(headers: Any, name: bytes) -> str:
+        names.add(name.decode())
+        return params.header(headers, name)
+
+    for module in (reads, writes, events):
+        monkeypatch.setattr(module, "header", header)
+    return names
+
+
+def request_of(operation: Operation, known: set[str]) -> dict[str, Any]:
+    """A request with every parameter that is in `known`."""
+    sent = [parameter for parameter in operation.parameters if parameter.name in known]
+    values = {**VALUES, "Idempotency-Key": operation.name}
+    query = {each.name: values.get(each.name, "") for each in sent if each.place == "query"}
+    headers = {each.name: values.get(each.name, "") for each in sent if each.place == "header"}
+    if operation.name == "events":
+        query["type"] = "jobledger.job.created.v1"
+        query["after"] = "not a cursor"  # ended by an error: a feed would go on
+    if operation.name == "waitForJob":
+        query["state"] = "Pending"
+    return {"params": query, "headers": headers}
+
+
+@pytest.mark.parametrize("operation", catalogue.OPERATIONS, ids=lambda each: each.name)
+async def test_each_route_reads_what_the_document_says(
+    api: Api, asked: set[str], operation: Operation
+) -> None:
+    """No parameter is read that is not told, and none is told that is not read."""
+    await api.submit("asked")
+    path = operation.path.replace("{id}", VALUES["id"])
+    told = {parameter.name for parameter in operation.parameters} - BY_THE_GATE - WITHOUT_A_VALUE - {"id"}
+    asked.clear()
+    for known in (told - FIRST_WITHOUT, told - SECOND_WITHOUT):
+        body = operation.example and {name: operation.example[name] for name in operation.example}
+        if body:
+            body = {
+                name: value for name, value in body.items() if name.lower() != "reason"
+            }  # the query's counts
+        answer = await api.client.request(operation.method, path, json=body, **request_of(operation, known))
+        assert answer.status_code < 500, answer.text
+    assert asked == {name.lower() for name in told}

@@ -1,0 +1,114 @@
+"""What the tests of feeds share: a hub on a log, what a feed must say, and reading from one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jobledger.projections.projector import Projector
+from jobledger.projections.view import View
+from jobledger.service.feed.events import FeedEvent
+from jobledger.service.feed.filters import FeedFilter
+from jobledger.service.feed.hub import FeedHub, FeedLimits
+from jobledger.service.feed.subscription import Cause, Subscription
+from jobledger.service.position import epoch_mark
+from jobledger.store.events import Recorded, SpecData, event_type, read_record
+from jobledger.store.fold import fold, spec_head
+from jobledger.store.job import JobStatus
+from jobledger.store.log import EventLog
+from tests.histories import records_of
+
+EVERYTHING = FeedFilter()
+
+
+class Hub(NamedTuple):
+    """A hub with what feeds it."""
+
+    hub: FeedHub
+    projector: Projector
+    view: View
+    log: EventLog
+
+
+@asynccontextmanager
+async def running_hub(log: EventLog, directory: Path, **limits: Any) -> AsyncIterator[Hub]:
+    """A hub that has heard of all that is in the log; `limits` are fields of `FeedLimits`."""
+    path = directory / "view.sqlite"
+    async with Projector(log, path) as projector, await View.open(path) as view:
+        hub = FeedHub(log, view, mark=epoch_mark((await log.info()).epoch), limits=FeedLimits(**limits))
+        projector.attach(hub)
+        await projector.wait_live()
+        try:
+            yield Hub(hub, projector, view, log)
+        finally:
+            await hub.close()
+
+
+class Told(NamedTuple):
+    """What a feed must say of one event."""
+
+    sequence: int
+    type: str
+    status: JobStatus
+    labels: dict[str, str]
+
+
+async def truth_of(log: EventLog) -> list[Told]:
+    """Every event that a feed must tell, by folding the whole log from its beginning."""
+    statuses: dict[str, JobStatus] = {}
+    labels: dict[int, dict[str, str]] = {}
+    told: list[Told] = []
+    for record in await records_of(log):
+        recorded = read_record(record)
+        if not isinstance(recorded, Recorded):
+            continue
+        status = fold(statuses.get(recorded.event.subject), recorded)
+        if not isinstance(status, JobStatus):
+            continue
+        statuses[status.id] = status
+        if isinstance(recorded.event.data, SpecData):
+            labels[record.sequence] = spec_head(recorded.event.data.spec).labels
+        told.append(Told(record.sequence, event_type(recorded.event), status, labels[status.spec_sequence]))
+    return told
+
+
+def said(events: Sequence[FeedEvent]) -> list[tuple[int, str, JobStatus]]:
+    """What events say, to compare with the truth."""
+    return [(event.sequence, event.type, event.status) for event in events]
+
+
+def must_say(told: Sequence[Told]) -> list[tuple[int, str, JobStatus]]:
+    """What a feed of these must say."""
+    return [(each.sequence, each.type, each.status) for each in told]
+
+
+async def read_to(subscription: Subscription, sequence: int) -> list[FeedEvent]:
+    """What a feed gives until its place is there."""
+    found: list[FeedEvent] = []
+    async with asyncio.timeout(20):
+        while subscription.sequence < sequence:
+            events = await subscription.next()
+            assert events is not None, subscription.reason
+            found += events
+    return found
+
+
+async def read_between(
+    hub: FeedHub, feed_filter: FeedFilter, after: int, up_to: int
+) -> list[tuple[int, str, JobStatus]]:
+    """What a new feed says from one place up to another, which is the end of the log."""
+    found: list[FeedEvent] = []
+    async with asyncio.timeout(20), await hub.open(feed_filter, after=after) as subscription:
+
+        async def read() -> None:
+            while (events := await subscription.next()) is not None:
+                found.extend(events)
+
+        reading = asyncio.create_task(read())
+        # If nothing passes the filter, only its place tells how far it is.
+        while subscription.sequence < up_to:  # noqa: ASYNC110 - a place makes no sound
+            await asyncio.sleep(0)
+        subscription.end(Cause.GONE, "read to the end")
+        await reading
+    return said(found)

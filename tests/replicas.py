@@ -1,0 +1,60 @@
+"""What the tests of idempotency share: processes on one log, and keys that fail."""
+
+from typing import Any
+
+import msgspec
+
+from jobledger import JobSpec, Ledger
+from jobledger.service.idempotency import Answer, Command, IdempotentWrites, WriteRequest
+from jobledger.store.keys import Entry, KeyStore
+from jobledger.store.log import EventLog
+from tests.conftest import make_spec
+
+REQUEST = WriteRequest(key="k-1", principal="alice", method="PUT", path="/jobs", body=b'{"Job":{}}')
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class Replica:
+    """A ledger and its keys, as one process has them; counts how often a command is run."""
+
+    def __init__(self, log: EventLog, keys: KeyStore, mark: str = "log") -> None:
+        self.ledger = Ledger(log)
+        self.writes = IdempotentWrites(keys, mark)
+        self.runs = 0
+
+    def apply(self, spec: JobSpec | None = None, **more: Any) -> Command:
+        """A command that applies a spec, as the handler of `PUT /jobs` does."""
+
+        async def command(event_id: str | None) -> Answer:
+            self.runs += 1
+            receipt = await self.ledger.apply(spec or make_spec("one"), event_id=event_id)
+            body = {"JobID": receipt.job_id, "Sequence": receipt.sequence, "Changed": receipt.changed, **more}
+            return Answer(
+                body=msgspec.Raw(msgspec.json.encode(body)),
+                changed=receipt.changed,
+                etag=f'"{receipt.revision}"',
+            )
+
+        return command
+
+
+class FragileKeys:
+    """Keys that fail once, before or after a write of theirs is done."""
+
+    def __init__(self, keys: KeyStore, *, at: int, done: bool, error: BaseException) -> None:
+        self._keys = keys
+        self._left = at
+        self._done = done
+        self._error = error
+
+    async def put(self, key: str, value: bytes, *, expect: int) -> Entry | None:
+        self._left -= 1
+        if self._left == 0 and not self._done:
+            raise self._error
+        entry = await self._keys.put(key, value, expect=expect)
+        if self._left == 0:
+            raise self._error
+        return entry
