@@ -326,7 +326,8 @@ class View:
 
 
 def _within(count: int) -> str:
-    return f" AND j.namespace IN ({', '.join('?' * count)})"
+    # `+`: the few rows that the index of ids finds are looked at, rather than all of a namespace.
+    return f" AND +j.namespace IN ({', '.join('?' * count)})"
 
 
 def _is_key(text: str) -> bool:
