@@ -215,10 +215,14 @@ class Attempt:
         return type(error)(str(error), job_id=error.job_id, revision=error.revision, missed=missed)
 
 
-@lru_cache(maxsize=8)  # a busy writer has many events in a millisecond
 def _rfc3339(milliseconds: int) -> str:
-    written = datetime.fromtimestamp(milliseconds / 1e3, UTC).isoformat(timespec="milliseconds")
-    return written.replace("+00:00", "Z")
+    seconds, rest = divmod(milliseconds, 1_000)
+    return f"{_whole_second(seconds)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=8)  # a busy writer has many events in a second
+def _whole_second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def event_id_taken(event_id: str) -> InvalidInput:

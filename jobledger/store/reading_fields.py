@@ -1,14 +1,13 @@
 """The walk of `reading`: plain values against the fields of a Struct, noting what does not fit and where."""
 
 import difflib
-from functools import cache
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from jobledger.store.errors import Problem
 from jobledger.store.limits import SPEC_MAX_PROBLEMS
-from jobledger.store.shape import Kind, fields_of
+from jobledger.store.shape import Kind, exact_form, fields_of
 from jobledger.store.spec import JobSpec
 from jobledger.store.values import shown, step
 
@@ -199,43 +198,11 @@ def _exact(value: dict[Any, Any]) -> JobSpec | None:
 
     Most are, because programs send them; reading those in one go takes a tenth of the time.
     """
-    if not _is_exact(value, JobSpec):
-        return None
     try:
+        msgspec.convert(value, exact_form(JobSpec))
         return msgspec.convert(value, JobSpec)
-    except msgspec.ValidationError:  # a number as a resource, a null, a mistake
+    except msgspec.ValidationError:  # another spelling, a number as a resource, a null, a mistake
         return None
-
-
-def _is_exact(value: object, struct: type[msgspec.Struct]) -> bool:
-    """Whether all keys and words in it are spelled as on the wire; types are left to msgspec."""
-    keys, inner = _exact_fields(struct)
-    if type(value) is not dict or not value.keys() <= keys:
-        return False
-    return all(_is_exact_field(value[key], kind) for key, kind in inner if key in value)
-
-
-def _is_exact_field(value: object, kind: Kind) -> bool:
-    if kind.choices:
-        return value in kind.choices
-    if kind.base is not list:
-        return _is_exact(value, kind.base)
-    if type(value) is not list:
-        return False
-    part = kind.item.base if kind.item is not None else str
-    return not issubclass(part, msgspec.Struct) or all(_is_exact(each, part) for each in value)
-
-
-@cache
-def _exact_fields(struct: type[msgspec.Struct]) -> tuple[frozenset[str], tuple[tuple[str, Kind], ...]]:
-    """The keys of a Struct, and those fields below which there is more to look at."""
-    fields = fields_of(struct).values()
-    inner = tuple(
-        (each.key, each.kind)
-        for each in fields
-        if each.kind.choices or each.kind.base is list or issubclass(each.kind.base, msgspec.Struct)
-    )
-    return frozenset(each.key for each in fields), inner
 
 
 def _meant(key: object, struct: type[msgspec.Struct]) -> tuple[str, ...]:

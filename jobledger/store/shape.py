@@ -2,7 +2,7 @@
 
 from functools import cache
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -42,6 +42,26 @@ def fields_of(struct: type[msgspec.Struct]) -> dict[str, Field]:
     """The fields of a Struct by their key in lower case."""
     fields = [Field(each.name, each.encode_name, _kind(each.type)) for each in msgspec.structs.fields(struct)]
     return {each.key.lower(): each for each in fields}
+
+
+@cache
+def exact_form(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """A Struct that takes the keys and words of this one spelled as on the wire, and nothing else."""
+    fields = [
+        (each.attribute, _exact_type(each.kind), msgspec.field(name=each.key, default=None))
+        for each in fields_of(struct).values()
+    ]
+    return msgspec.defstruct(struct.__name__, fields, forbid_unknown_fields=True)
+
+
+def _exact_type(kind: Kind) -> Any:
+    if kind.choices:
+        return Literal[kind.choices]
+    if kind.base is list:
+        return list[_exact_type(kind.item or Kind(str))]  # type: ignore[misc]
+    if kind.base is dict:
+        return dict[str, Any if kind.item is None else _exact_type(kind.item)]  # type: ignore[misc]
+    return exact_form(kind.base) if issubclass(kind.base, msgspec.Struct) else kind.base
 
 
 def _kind(annotation: Any) -> Kind:
