@@ -14,9 +14,8 @@ import msgspec
 from docs.api import api_page, asyncapi_page
 from docs.operations import operations_page
 from jobledger.store import events, limits
-from jobledger.store.jetstream.stream import STREAM_NAME
 from jobledger.store.job import State, StateType
-from jobledger.store.subjects import ALL_SUBJECTS, SHARD_COUNT, job_subject, named_job_id
+from jobledger.store.subjects import ALL_SUBJECTS, SHARD_COUNT, STREAM_NAME, job_subject, named_job_id
 
 DOCS = Path(__file__).parent
 _MEANING = {

@@ -10,12 +10,35 @@ import yaml
 from jobledger.service.commands.changes import changed_paths
 from jobledger.service.commands.jobtable import short_ids
 from jobledger.service.commands.output import to_json, to_yaml
-from jobledger.service.commands.text import Cell, Column, fitted, plain, plain_lines, print_table
+from jobledger.service.commands.shared import EVENT_WORDS, STATES, TYPES, event_word
+from jobledger.service.commands.text import (
+    STATE_STYLES,
+    Cell,
+    Column,
+    fitted,
+    plain,
+    plain_lines,
+    print_table,
+)
 from jobledger.service.commands.times import Duration, Moment, age, exact, seconds_of
+from jobledger.service.feed.filters import parse_types
+from jobledger.store.events import EVENT_TYPES, event_type
+from jobledger.store.job import StateType
+from jobledger.store.spec import JOB_TYPES
 from jobledger.store.subjects import named_job_id
 
 SECOND = 1_000_000_000
 EVIL = "a\x1b[31mb\x07\u202ec\x9bd\ne"
+
+
+def test_words_of_the_command_line_are_those_of_the_store() -> None:
+    """They are written out again so that help texts are told fast; they must not drift apart."""
+    assert tuple(StateType) == STATES == tuple(STATE_STYLES)
+    assert TYPES == JOB_TYPES
+    full = tuple(map(event_type, EVENT_TYPES))
+    assert tuple(map(event_word, full)) == EVENT_WORDS
+    assert parse_types(EVENT_WORDS) == full
+    assert event_word("jobledger.job.paused.v1") == "jobledger.job.paused.v1"
 
 
 def test_what_would_speak_to_the_terminal_is_written_out() -> None:

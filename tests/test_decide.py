@@ -244,7 +244,7 @@ def test_stopping_a_stopped_job_is_a_no_op() -> None:
 def test_what_has_ended_by_itself_cannot_be_stopped(current: StateType) -> None:
     """Given a Completed or Failed job, when it is stopped, then that is refused."""
     with pytest.raises(
-        JobTerminal, match=f"terminal state {current}.*only a new version of its spec re-opens it"
+        JobTerminal, match=f"terminal state {current}.*only a new spec or a rerun re-opens it"
     ):
         decide_stop(job(current), "", job_id=ID)
 

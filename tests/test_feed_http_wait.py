@@ -47,6 +47,34 @@ async def test_a_wait_returns_at_once_if_it_is_so_already(tmp_path: Path) -> Non
             assert answer.json()["Job"]["State"]["StateType"] == "Pending"
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_what_comes_while_the_job_is_looked_up_counts_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A state that came after the look is not missed; one that was over at the look is not taken for now."""
+    async with running_api(tmp_path) as (service, client):
+        await submit(client)
+        look = service.view.get
+
+        async def pass_through() -> None:
+            await report(client, "Running")
+            await report(client, "Queued")
+            await service.projector.wait_for(3)
+
+        async def slow_look(*of: Any, **how: Any) -> Any:
+            monkeypatch.undo()  # the reports look the job up as well
+            if when == "before":
+                await pass_through()
+            job = await look(*of, **how)
+            if when == "after":
+                await pass_through()
+            return job
+
+        monkeypatch.setattr(service.view, "get", slow_look)
+        answer = await wait(client, state="Running", timeout="300ms")
+        assert answer.status_code == (504 if when == "before" else 200), answer.text
+
+
 async def test_a_wait_returns_the_job_as_it_was_when_it_got_there(tmp_path: Path) -> None:
     """A state that the job only passes through is seen, with its spec and revision of then."""
     async with running_api(tmp_path) as (service, client):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -78,6 +79,34 @@ async def test_what_another_projector_folded_is_read_from_the_log(tmp_path: Path
             await append_all(log, drafts[number : number + 4])
             found += said(await read_to(subscription, number + 4))
         assert found == must_say(await truth_of(log))
+
+
+async def test_what_the_hub_did_not_hear_of_is_read_from_the_log(tmp_path: Path) -> None:
+    """A step that begins elsewhere than the last one ended leaves no hole in a feed."""
+    log = MemoryLog()
+    drafts = random_drafts(random.Random(5), jobs=6, events=60)
+    async with running_hub(log, tmp_path) as running, await running.hub.open(EVERYTHING) as subscription:
+        take, steps = running.hub.take, count()
+
+        def deaf(after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
+            if next(steps) % 2:
+                take(after, up_to, folded)
+
+        running.hub.take = deaf  # type: ignore[method-assign]
+        for draft_ in drafts:  # each is a step of its own
+            await append_all(log, [draft_])
+            await running.projector.wait_for((await log.info()).last_sequence)
+        assert said(await read_to(subscription, 60)) == must_say(await truth_of(log))
+
+
+async def test_a_place_in_a_log_made_again_is_refused_at_the_door(tmp_path: Path) -> None:
+    """Also before the projector has heard of it: the sequence means another event."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(6), jobs=4, events=30))
+    async with running_hub(log, tmp_path, ring_events=8) as running:
+        running.hub.mark = "0123456789ab"  # as of the log that was there before
+        with pytest.raises(LogReplaced, match="made again"):
+            await running.hub.open(EVERYTHING, after=1)
 
 
 async def test_a_stopped_projector_ends_the_feeds_and_a_new_start_lets_them_in_again(tmp_path: Path) -> None:

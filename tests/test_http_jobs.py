@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobledger import named_job_id
+from jobledger.service.http import compare, reads
 from jobledger.service.wiring import Service
 from tests.api import job_body, running_api
 
@@ -125,6 +126,24 @@ async def test_unknown_keys_are_told_or_refused_but_never_lost(client: httpx.Asy
     assert [problem["Path"] for problem in strict.json()["Problems"]] == ["Constraits"]
 
 
+async def test_a_slip_in_a_field_of_the_body_is_told(client: httpx.AsyncClient) -> None:
+    """`Mesage` must not lose the message without a word; with `strict` nothing is written."""
+    job_id = (await submit(client, "slips"))["JobID"]
+    body = {"StateType": "Running", "Mesage": "typo", "Credential": {}}
+    strict = await client.put(f"/jobs/{job_id}/state?strict=true", json=body)
+    assert strict.status_code == 400
+    told = (await client.put(f"/jobs/{job_id}/state", json=body)).json()
+    assert told["Warnings"] == ["mesage: not a field of this request; did you mean `Message`?"]
+    assert told["Revision"] == 2
+
+
+async def test_the_history_of_a_version_that_is_not_there_is_not_found(client: httpx.AsyncClient) -> None:
+    """An empty page would say that nothing happened to it."""
+    job_id = (await submit(client, "noversion"))["JobID"]
+    assert (await client.get(f"/jobs/{job_id}/history?job_version=1")).status_code == 200
+    assert (await client.get(f"/jobs/{job_id}/history?job_version=2")).status_code == 404
+
+
 async def test_a_read_that_is_known_already_is_not_sent_again(client: httpx.AsyncClient) -> None:
     """`If-None-Match` with the ETag gives 304, until the job changes."""
     job_id = (await submit(client, "known"))["JobID"]
@@ -156,6 +175,25 @@ async def test_a_version_is_read_with_its_spec_and_the_state_it_was_left_in(
     assert ([*page["Items"], *rest["Items"]], rest["NextToken"]) == (versions, "")
 
 
+async def test_a_history_without_a_limit_has_a_page_and_with_0_the_longest(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/API.md has it; what is left is behind the token."""
+    job_id = (await submit(client, "pages"))["JobID"]
+    for number in range(4):
+        await client.put(f"/jobs/{job_id}/state", json={"StateType": "Running", "Message": str(number)})
+    monkeypatch.setattr(reads, "HISTORY_DEFAULT_LIMIT", 2)
+    monkeypatch.setattr(reads, "HISTORY_MAX_LIMIT", 4)
+    for query, status, items in (
+        ("", 200, 2),
+        ("?limit=0", 200, 4),
+        ("?limit=4", 200, 4),
+        ("?limit=5", 400, 0),
+    ):
+        answer = await client.get(f"/jobs/{job_id}/history{query}")
+        assert (answer.status_code, len(answer.json().get("Items", ()))) == (status, items), query
+
+
 async def test_a_diff_tells_what_submitting_would_change(client: httpx.AsyncClient) -> None:
     """As text and as a JSON patch; nothing is written."""
     told = await submit(client, "diff", Priority=1)
@@ -167,6 +205,21 @@ async def test_a_diff_tells_what_submitting_would_change(client: httpx.AsyncClie
     assert (await client.get(f"/jobs/{told['JobID']}")).json()["Job"]["Revision"] == 1
     assert (await client.put("/jobs/diff", json=job_body("none"))).status_code == 404
     assert (await client.put("/jobs/diff", json=job_body(""))).status_code == 400
+
+
+async def test_long_specs_are_not_compared(
+    api: tuple[Service, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit they are; one byte over it the answer is 413, with which one it is."""
+    service, client = api
+    await submit(client, "long")
+    await service.own_writes.visible()
+    size = len((await service.view.get_by_name("long", "etl")).spec)
+    for limit, status in ((size, 200), (size - 1, 413)):
+        monkeypatch.setattr(compare, "DIFF_MAX_BYTES", limit)
+        answer = await client.put("/jobs/diff", json=job_body(Namespace="long"))
+        assert answer.status_code == status, answer.text
+    assert answer.json()["detail"].startswith(f"the present spec has {size} bytes")
 
 
 async def test_a_job_of_another_replica_can_be_changed_before_this_view_has_it(tmp_path: Path) -> None:
@@ -183,6 +236,22 @@ async def test_a_job_of_another_replica_can_be_changed_before_this_view_has_it(t
             await second.projector.start()
             read = await other.get(f"/jobs/etl?wait_for={answer.json()['Cursor']}")
             assert read.json()["Job"]["Revision"] == 3
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/jobs?wait_for={}",
+        "/jobs/{job_id}?wait_for={}",
+        "/jobs/{job_id}/wait?state=Pending&wait_for={}",
+        "/jobs/{job_id}/history?next_token={}",
+    ],
+)
+async def test_a_position_of_another_stream_is_gone(client: httpx.AsyncClient, path: str) -> None:
+    """410 wherever one is taken: its sequence means another event here."""
+    job_id = (await submit(client, "gone"))["JobID"]
+    answer = await client.get(path.format("0123456789ab-1", job_id=job_id))
+    assert (answer.status_code, answer.json()["Code"]) == (410, "CursorGone")
 
 
 json_values = st.recursive(

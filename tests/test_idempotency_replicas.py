@@ -55,6 +55,21 @@ async def test_a_crash_anywhere_leads_to_one_event_and_the_same_answer(
     assert written in ([], ids)
 
 
+async def test_an_answer_outlives_the_record_of_its_key() -> None:
+    """A command that takes longer than a key is kept answers for itself, whoever has the key by then."""
+    log, keys = MemoryLog(), MemoryKeys()
+    slow, quick = Replica(log, keys), Replica(log, keys)
+
+    async def for_a_day(event_id: str | None) -> Answer:
+        answer = await slow.apply()(event_id)
+        keys._entries.clear()
+        await quick.writes.once(REQUEST, quick.apply(make_spec("one", image="other")))
+        return answer
+
+    answer = await slow.writes.once(REQUEST, for_a_day)
+    assert (answer.etag, answer.replayed) == ('"1"', False)
+
+
 async def test_a_crash_within_the_command_leads_to_one_event(log: EventLog) -> None:
     """The event was written and nobody knows: the next process finds it by the id of the claim."""
     keys = MemoryKeys()

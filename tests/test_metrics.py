@@ -101,6 +101,7 @@ def test_labels_do_not_grow_without_bound() -> None:
     for name in ("http_requests_total", "writes_total", "feeds_closed_total"):
         assert sum(key.startswith(f"jobledger_{name}") for key in found) <= METRIC_LABEL_VALUES_MAX + 1
     assert 'jobledger_feeds_closed_total{reason="other"}' in found
+    assert {key.partition('method="')[2].partition('"')[0] for key in found if "method=" in key} == {"other"}
 
 
 def test_every_metric_and_setting_is_documented() -> None:

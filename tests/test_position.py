@@ -1,7 +1,7 @@
 """One text for a position in the stream, wherever it is shown or taken."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobledger.service.errors import CursorGone
@@ -12,6 +12,7 @@ MARK = epoch_mark("2026-01-01T00:00:00Z")
 
 
 @given(st.integers(min_value=0, max_value=2**63 - 1))
+@example(2**63 - 1)
 def test_a_cursor_and_a_bare_sequence_name_the_same_place(sequence: int) -> None:
     """Receipts tell sequences, feeds tell cursors; both are taken."""
     assert parse_cursor(format_cursor(MARK, sequence), MARK) == sequence

@@ -1,7 +1,10 @@
 """What the view answers, besides jobs. Pure."""
 
+from typing import TypeVar
+
 import msgspec
 
+from jobledger.projections.limits import PAGE_MAX_BYTES
 from jobledger.store.job import Job
 
 
@@ -33,6 +36,19 @@ class JobVersion(msgspec.Struct, frozen=True):
     sequence: int
     time: int
     spec: bytes
+
+
+_WithSpec = TypeVar("_WithSpec", Job, JobVersion)
+
+
+def page_of(found: tuple[_WithSpec, ...]) -> tuple[_WithSpec, ...]:
+    """As many of these, from the first on, as one page may hold; at least one, if there is one."""
+    size = 0
+    for count, each in enumerate(found):
+        size += len(each.spec)
+        if size > PAGE_MAX_BYTES and count:
+            return found[:count]
+    return found
 
 
 class Checkpoint(msgspec.Struct, frozen=True):

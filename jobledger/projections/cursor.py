@@ -15,7 +15,7 @@ from jobledger.projections.errors import InvalidCursor
 from jobledger.projections.limits import CURSOR_MAX_CHARACTERS
 from jobledger.store.fold import Int64
 
-_REMEDY: Final = "pass next_cursor of the page before as it is, or leave it out for the first page"
+_REMEDY: Final = "pass the one that the page before gave, as it is, or leave it out for the first page"
 
 
 class Order(enum.StrEnum):

@@ -23,6 +23,7 @@ RECONNECT_MAX_WAIT_SECONDS = 5.0
 # --- asking -------------------------------------------------------------------------------------------------
 LIST_DEFAULT_LIMIT = 50
 LIST_MAX_LIMIT = 1_000
+PAGE_MAX_BYTES = 8 * 1_048_576  # of specs on one page, but at least one; it ends early then
 SHORT_ID_MIN_CHARACTERS = 3  # `j-` and at least one more
 CANDIDATES_SHOWN = 5  # of an ambiguous short id
 SELECTOR_MAX_CHARACTERS = 4_096

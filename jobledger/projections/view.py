@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import msgspec
 
-from jobledger.projections.answers import Checkpoint, JobVersion, Page
+from jobledger.projections.answers import Checkpoint, JobVersion, Page, page_of
 from jobledger.projections.cursor import Order, Position, encode_cursor
 from jobledger.projections.database import Reader
 from jobledger.projections.digest import digest_of
@@ -191,7 +191,7 @@ class View:
     async def versions(
         self, job_id: str, *, after: int = 0, limit: int = LIST_DEFAULT_LIMIT
     ) -> tuple[JobVersion, ...]:
-        """The versions of a job's spec, ascending.
+        """The versions of a job's spec, ascending; fewer than the limit also if their specs are large.
 
         Args:
             job_id: the job's exact id.
@@ -207,12 +207,15 @@ class View:
         rows = await self._rows(_VERSIONS, (number, job_id, limit)) if _is_key(job_id) else []
         if not rows:
             raise _no_such_id(job_id)
-        return tuple(JobVersion(*row) for row in rows if row[0] is not None)
+        return page_of(tuple(JobVersion(*row) for row in rows if row[0] is not None))
 
     # --- many jobs ----------------------------------------------------------------------------------------
 
     async def list(self, query: ListQuery | None = None) -> Page:
-        """One page of jobs, each with its spec; of all jobs, oldest first, if nothing else is asked."""
+        """One page of jobs, each with its spec; of all jobs, oldest first, if nothing else is asked.
+
+        It holds fewer than the limit if their specs are large; `next_cursor` says whether there are more.
+        """
         query = query or ListQuery()
         drivers = drivers_of(query)
         driver = None
@@ -221,10 +224,12 @@ class View:
             [counted] = await self._long_rows(*count_statement(query, drivers))
             driver = choose_driver(query, drivers, counted)
         rows = await self._long_rows(*page_statement(query, driver))
-        jobs = tuple(job_of(row[1:]) for row in rows[: query.limit] if row[1] is not None)
+        found = tuple(job_of(row[1:]) for row in rows[: query.limit] if row[1] is not None)
+        jobs = page_of(found)
+        more = len(rows) > query.limit or len(jobs) < len(found)
         return Page(
             jobs=jobs,
-            next_cursor=_cursor_at(query, jobs[-1]) if len(rows) > query.limit else None,
+            next_cursor=_cursor_at(query, jobs[-1]) if more else None,
             sequence=rows[0][0],
         )
 

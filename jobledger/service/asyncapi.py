@@ -11,9 +11,8 @@ import msgspec
 
 from jobledger import __version__
 from jobledger.store.events import EVENT_TYPES, JobEvent, event_type
-from jobledger.store.jetstream.stream import STREAM_NAME
 from jobledger.store.spec import JobSpec
-from jobledger.store.subjects import SHARD_COUNT, job_subject, named_job_id
+from jobledger.store.subjects import SHARD_COUNT, STREAM_NAME, job_subject, named_job_id
 
 VERSION: Final = "3.0.0"
 JSON: Final = "application/json"

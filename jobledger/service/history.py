@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
+from jobledger.service.position import format_cursor
 from jobledger.store.events import JobCreated, JobStateChanged, JobUpdated, event_type
 from jobledger.store.history import HistoryItem
 
@@ -44,7 +45,7 @@ def history_item(job_id: str, item: HistoryItem, mark: str = "") -> dict[str, An
         "Reason": item.reason,
     }
     if mark:
-        told["Cursor"] = f"{mark}-{item.sequence}"
+        told["Cursor"] = format_cursor(mark, item.sequence)
     return told
 
 

@@ -68,14 +68,12 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         body: a JSON document.
         changed: whether an event was written.
         etag: the `ETag` header; empty for none.
-        status: the HTTP status.
         replayed: whether it is the kept answer of an earlier request (`Idempotency-Replayed: true`).
     """
 
     body: msgspec.Raw
     changed: bool
     etag: str = ""
-    status: int = 200
     replayed: bool = False
 
 

@@ -3,8 +3,12 @@
 # --- HTTP ---------------------------------------------------------------------------------------------------
 BODY_MAX_BYTES = 2 * 1_048_576  # of a request; a spec with its envelope has less than half of it
 HEADERS_MAX_BYTES = 16_384  # request line and all headers together
-HEADERS_TIMEOUT_SECONDS = 10.0  # from the first byte of a request to the end of its headers
+HEADERS_TIMEOUT_SECONDS = 5.0  # from the first byte of a request to the end of its headers
 REQUEST_ID_MAX_CHARACTERS = 128
+ANSWER_PART_BYTES = 262_144  # a larger answer leaves in parts of this size
+ANSWERS_MAX_BYTES = 256 * 1_048_576  # of all such answers that wait for their readers
+SEND_TIMEOUT_SECONDS = 30.0  # for a part to leave; then the reader is cut off
+VERSIONS_SCANS_MAX = 4  # histories that are read as a whole at once, for the states of versions
 
 # --- reading ------------------------------------------------------------------------------------------------
 OWN_WRITE_WAIT_SECONDS = 1.0  # how long a read waits for what this very process has acknowledged
@@ -12,8 +16,9 @@ WAIT_DEFAULT_SECONDS = 5.0  # of `wait_for`
 HISTORY_DEFAULT_LIMIT = 100
 HISTORY_MAX_LIMIT = 1_000
 QUERY_MAX_PARAMETERS = 100
+UNKNOWN_FIELDS_TOLD = 20  # of a request's body
 DIFF_MAX_BYTES = 131_072  # of each spec that is compared; comparing longer ones would hold up everybody
-VERSIONS_SCAN_MAX_EVENTS = 100_000  # of one job's history, for its versions' last states
+DIFF_MAX_LINES = 4_000  # of each, as JSON in lines: the work grows with their square
 
 # --- idempotency --------------------------------------------------------------------------------------------
 IDEMPOTENCY_KEY_MAX_CHARACTERS = 255
@@ -41,6 +46,7 @@ OPEN_FILES_WANTED = 8_192  # the soft limit is raised to this where the hard one
 OBSERVE_SECONDS = 1.0  # how old what /readyz and /metrics say of the log may be
 OBSERVE_TIMEOUT_SECONDS = 2.0  # for the log's and the view's answers to that
 BIND_TIMEOUT_SECONDS = 10.0  # from the start of the HTTP server until it accepts connections
+UNSENT_GRACE_SECONDS = 2.0  # at the end, for answers that are ready to be read
 COLLECTOR_THRESHOLDS = (20_000, 20, 50)  # objects, then collections, before garbage is looked for
 END_TIMEOUT_SECONDS = 20.0  # after the drain: for the log, the view and the embedded server to close
 METRIC_LABEL_VALUES_MAX = 100  # of one label

@@ -89,7 +89,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     url: Annotated[str, _client("the service to talk to", pattern="^https?://.")] = "http://127.0.0.1:1234"
     token: Annotated[str, _client("token to talk to it with", secret=True)] = ""
     token_file: Annotated[Path | None, _client("file with that token")] = None
-    namespace: Annotated[str, _client("namespace of commands that name none", default="default")] = ""
+    namespace: Annotated[
+        str, _client("namespace of commands that name none; without it `default` for one job, all for lists")
+    ] = ""
     tls_ca: Annotated[Path | None, _client("CA certificates that the service's is checked with")] = None
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from jobledger.projections.view import View
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.idempotency import IdempotentWrites
-from jobledger.service.limits import OWN_WRITE_WAIT_SECONDS
+from jobledger.service.limits import OWN_WRITE_WAIT_SECONDS, VERSIONS_SCANS_MAX
 from jobledger.service.metrics import Metrics
 from jobledger.service.natsauth import connection_options
 from jobledger.service.position import epoch_mark
@@ -43,6 +43,8 @@ class Service:
         own_writes: what this process has acknowledged.
         idempotent: runs writes, each idempotency key's once.
         draining: set once the service is to end.
+        comparing: held while two specs are compared.
+        scans: held while a job's whole history is read.
     """
 
     settings: Settings
@@ -58,6 +60,8 @@ class Service:
     own_writes: "OwnWrites"
     idempotent: IdempotentWrites
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    comparing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    scans: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(VERSIONS_SCANS_MAX))
 
 
 class OwnWrites:

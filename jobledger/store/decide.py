@@ -105,7 +105,7 @@ def decide_state(job: Job | None, state: State, *, job_id: str) -> Decision | No
     if current.state_type.is_terminal:
         raise JobTerminal(
             f"job {job_id} is in terminal state {current.state_type} and cannot transition to"
-            f" {state.state_type}; only a new version of its spec re-opens it"
+            f" {state.state_type}; only a new spec or a rerun re-opens it"
         )
     return Decision(JobStateChanged, StateData(state))
 

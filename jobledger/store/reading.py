@@ -49,6 +49,9 @@ def load_spec(
     """
     values = parse(text, format=format)
     template = template_problems(text)
+    if [str(key).lower() for key in values] == ["job"]:
+        inside = "keep only what is inside Job"
+        raise InvalidSpec([Problem("", "this is the body of an API request, not a spec", inside)])
     try:
         read = read_spec(values, strict=strict)
         filled = msgspec.structs.replace(

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+STREAM_NAME = "JOBS"
 SUBJECT_ROOT = "jobs"
 ALL_SUBJECTS = f"{SUBJECT_ROOT}.>"
 SHARD_COUNT = 32

@@ -155,7 +155,7 @@ def _count_problems(spec: JobSpec) -> list[Problem]:
     if count < 0:
         problems.append(Problem("Count", f"job count must be >= 0, got {shown(count)}", "use 0 or more"))
     elif count > 1 and spec.type in RUNS_EVERYWHERE:
-        what = f"a {spec.type} job runs once on every matching node, so its count can't be {shown(count)}"
+        what = f"jobs of type {spec.type} run once on every matching node: count can't be {shown(count)}"
         problems.append(Problem("Count", what, "leave Count out"))
     return problems
 

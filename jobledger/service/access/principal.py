@@ -1,7 +1,8 @@
 """Who asks, and what they may do: roles, and the principal of a request. Pure.
 
-A role says what may be done, the namespaces say where. What a principal may not see is for it as if it were
-not there: a read of it is "not found", never "not allowed".
+A role says what may be done, the namespaces say where. A job that a principal may not see is for it as if it
+were not there: reading it is "not found", never "not allowed". Only who names a namespace that is not the
+token's is told so, which tells nothing of what is in there.
 """
 
 from collections.abc import Iterable
@@ -53,6 +54,17 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     def may_write(self, namespace: str) -> bool:
         """Whether it may submit and change jobs of this namespace."""
         return self.role is not Role.READER and self.may_read(namespace)
+
+    def require_read(self, namespace: str) -> None:
+        """Refuse who names a namespace, as a list and a feed can, and may not read there.
+
+        Raises:
+            Forbidden: with the way out.
+        """
+        if not self.may_read(namespace):
+            raise Forbidden(
+                f"the token {self.name!r} is not for the namespace {namespace!r:.80}; use one that is"
+            )
 
     def require_write(self, namespace: str) -> None:
         """Refuse who may not write there.

@@ -290,6 +290,6 @@ def check_bind(host: str, tokens: TokenFile) -> None:
     if tokens.is_open and not is_loopback(host):
         raise InvalidSettings(
             f"host {host!r} can be reached from other machines, and there is no token yet, so anybody there"
-            " could do everything: make one with `jobledger token create --name NAME --role admin`, or listen"
-            " on 127.0.0.1"
+            " could do everything: make one with `jobledger token create --name NAME --role admin"
+            f" --tokens-file {tokens.path}`, or listen on 127.0.0.1"
         )

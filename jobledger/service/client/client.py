@@ -31,7 +31,7 @@ from jobledger.service.limits import (
     CLIENT_WAIT_SECONDS,
     CLIENT_WRITE_MAX_TRIES,
 )
-from jobledger.store.errors import InvalidInput, OutcomeUnknown
+from jobledger.store.errors import InvalidInput, JobNotFound, OutcomeUnknown
 from jobledger.store.job import StateType
 from jobledger.store.spec import JobSpec, encode_spec
 from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id
@@ -51,6 +51,7 @@ class Client:
     def __init__(self, target: Target, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._transport = Transport(target)
         self._sleep = sleep
+        self._typed: dict[str, str] = {}  # the names that were asked for by their ids
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +101,7 @@ class Client:
         """Give a job a new spec; with a revision, only if it is still at that one."""
         body = {"Job": _raw(spec), "Force": force, "Reason": reason}
         return self._write(
-            "PUT", _path(ref, namespace=namespace), body=body, namespace=namespace, revision=revision
+            "PUT", self._path(ref, namespace=namespace), body=body, namespace=namespace, revision=revision
         )
 
     def set_state(
@@ -118,7 +119,7 @@ class Client:
         body = {"StateType": state, "Message": message, "Details": dict(details or {}), "Reason": reason}
         return self._write(
             "PUT",
-            _path(ref, "/state", namespace=namespace),
+            self._path(ref, "/state", namespace=namespace),
             body=body,
             namespace=namespace,
             revision=revision,
@@ -127,29 +128,31 @@ class Client:
     def stop(self, ref: str, *, namespace: str = "", reason: str = "") -> WriteAnswer:
         """Stop a job; one that is stopped already stays as it is."""
         return self._write(
-            "DELETE", _path(ref, namespace=namespace), body={"reason": reason}, namespace=namespace
+            "DELETE", self._path(ref, namespace=namespace), body={"reason": reason}, namespace=namespace
         )
 
     def rerun(self, ref: str, *, namespace: str = "", version: int = 0, reason: str = "") -> WriteAnswer:
         """Begin a job again, with the spec of one of its versions (0: the latest)."""
         body = {"JobVersion": version, "Reason": reason, "Namespace": namespace}
-        return self._write("PUT", _path(ref, "/rerun", namespace=namespace), body=body, namespace=namespace)
+        return self._write(
+            "PUT", self._path(ref, "/rerun", namespace=namespace), body=body, namespace=namespace
+        )
 
     def diff(self, spec: JobSpec) -> DiffAnswer:
         """How a spec differs from the one that the job of its name has."""
-        return read_answer(self._transport.ask("PUT", f"{_JOBS}/diff", body={"Job": _raw(spec)}), DiffAnswer)
+        return read_answer(self._ask("PUT", f"{_JOBS}/diff", body={"Job": _raw(spec)}), DiffAnswer)
 
     # --- reading ------------------------------------------------------------------------------------------
 
     def job(self, ref: str, *, namespace: str = "", wait_for: str = "", version: int = 0) -> JobAnswer:
         """One job; with a version, as its spec was then."""
         query = {"namespace": namespace, "wait_for": wait_for, "job_version": version or None}
-        return read_job(self._transport.ask("GET", _path(ref, namespace=namespace), query=query))
+        return read_job(self._ask("GET", self._path(ref, namespace=namespace), query=query))
 
     def jobs(self, query: Mapping[str, Any], *, timeout_seconds: float | None = None) -> JobPage:
         """A page of jobs; the query is the API's."""
         return read_jobs(
-            self._transport.ask(
+            self._ask(
                 "GET", _JOBS, query=query, timeout_seconds=timeout_seconds or CLIENT_ANSWER_TIMEOUT_SECONDS
             )
         )
@@ -185,18 +188,14 @@ class Client:
             "limit": limit,
             "next_token": token,
         }
-        return read_history(
-            self._transport.ask("GET", _path(ref, "/history", namespace=namespace), query=query)
-        )
+        return read_history(self._ask("GET", self._path(ref, "/history", namespace=namespace), query=query))
 
     def versions(self, ref: str, *, namespace: str = "") -> Iterator[JobPage]:
         """Pages of a job's versions, ascending: the job as it was with each of its specs."""
         token = ""
         while True:
             query = {"namespace": namespace, "next_token": token, "limit": CLIENT_PAGE_JOBS}
-            page = read_jobs(
-                self._transport.ask("GET", _path(ref, "/versions", namespace=namespace), query=query)
-            )
+            page = read_jobs(self._ask("GET", self._path(ref, "/versions", namespace=namespace), query=query))
             yield page
             token = page.next_token
             if not token:
@@ -237,17 +236,20 @@ class Client:
             left = max(0.0, deadline - clock())
             share = min(left, CLIENT_WAIT_SECONDS)
             try:
-                wire = self._transport.ask(
+                wire = self._ask(
                     "GET",
-                    _path(ref, "/wait", namespace=namespace),
+                    self._path(ref, "/wait", namespace=namespace),
                     query={**query, "timeout": f"{max(1, round(share * 1000))}ms"},
                     timeout_seconds=share + CLIENT_ANSWER_TIMEOUT_SECONDS,
                 )
             except Timeout:
-                if left <= share:
-                    raise
-                continue
-            job = read_job(wire)
+                if left > share:
+                    continue
+                job = self.job(ref, namespace=namespace)
+                if job.state.state_type not in (*states, *TERMINAL):
+                    raise _late(job, states, timeout_seconds) from None
+            else:
+                job = read_job(wire)
             if after is None or job.revision >= after.revision:
                 return job
 
@@ -257,10 +259,35 @@ class Client:
 
     def version(self) -> dict[str, Any]:
         """What the service says of itself."""
-        wire = self._transport.ask("GET", _VERSION, timeout_seconds=CLIENT_PROBE_TIMEOUT_SECONDS)
+        wire = self._ask("GET", _VERSION, timeout_seconds=CLIENT_PROBE_TIMEOUT_SECONDS)
         if not isinstance(wire, dict):
             raise RemoteError(f"{self.url} does not tell its version; is it a Jobledger service?")
         return wire
+
+    def _ask(self, method: str, path: str, **how: Any) -> Any:
+        """As `Transport.ask`; a job that is not found is told by the word that was typed."""
+        try:
+            return self._transport.ask(method, path, **how)
+        except JobNotFound as error:
+            message = str(error)
+            for job_id, ref in self._typed.items():
+                message = message.replace(repr(job_id), repr(ref)).replace(job_id, ref)
+            error.args = (message,)
+            raise
+
+    def _path(self, ref: str, end: str = "", *, namespace: str = "") -> str:
+        """Where a job is asked for. A name that would be part of the path's structure is asked for by its id.
+
+        Raises:
+            InvalidInput: there is no such name.
+        """
+        if not ref or "\0" in ref or not is_utf8(ref):
+            raise InvalidInput(f"{ref!r:.80} is no job; pass a name, an id, or the beginning of an id")
+        if "/" in ref or ref in {".", ".."}:
+            job_id = named_job_id(namespace or DEFAULT_NAMESPACE, ref)
+            self._typed[job_id] = ref
+            ref = job_id
+        return f"{_JOBS}/{quote(ref, safe='')}{end}"
 
     def _write(
         self,
@@ -285,7 +312,7 @@ class Client:
         query = {"namespace": namespace}
         for attempt in range(1, CLIENT_WRITE_MAX_TRIES + 1):
             try:
-                wire = self._transport.ask(method, path, query=query, body=body, headers=sent)
+                wire = self._ask(method, path, query=query, body=body, headers=sent)
                 return read_answer(wire, WriteAnswer)
             except OutcomeUnknown:
                 if attempt == CLIENT_WRITE_MAX_TRIES:
@@ -294,17 +321,13 @@ class Client:
         raise AssertionError  # the last try returns or raises
 
 
-def _path(ref: str, end: str = "", *, namespace: str = "") -> str:
-    """Where a job is asked for. A name that would be part of the path's structure is asked for by its id.
-
-    Raises:
-        InvalidInput: there is no such name.
-    """
-    if not ref or "\0" in ref or not is_utf8(ref):
-        raise InvalidInput(f"{ref!r:.80} is no job; pass a name, an id, or the beginning of an id")
-    if "/" in ref or ref in {".", ".."}:
-        ref = named_job_id(namespace or DEFAULT_NAMESPACE, ref)
-    return f"{_JOBS}/{quote(ref, safe='')}{end}"
+def _late(job: JobAnswer, states: tuple[str, ...], timeout_seconds: float) -> Timeout:
+    """A wait that was in vain, in the words of who asked."""
+    wanted = "end" if states == TERMINAL else f"become {' or '.join(states)}"
+    return Timeout(
+        f"job {job.id} is {job.state.state_type} (revision {job.revision}) and did not {wanted} within"
+        f" {timeout_seconds:.10g} s; wait longer, or follow its events"
+    )
 
 
 def _raw(spec: JobSpec) -> msgspec.Raw:

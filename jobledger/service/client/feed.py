@@ -9,7 +9,15 @@ import msgspec
 
 from jobledger.service.client.lean import httpx
 from jobledger.service.client.transport import Transport
-from jobledger.service.errors import NotReady, RemoteError, ServiceUnreachable, Timeout, TooManyRequests
+from jobledger.service.errors import (
+    CursorGone,
+    NotReady,
+    RemoteError,
+    ServiceUnreachable,
+    Timeout,
+    TooManyRequests,
+    Unauthorized,
+)
 from jobledger.service.limits import (
     CLIENT_FEED_MAX_TRIES,
     CLIENT_FEED_SILENCE_SECONDS,
@@ -20,6 +28,7 @@ from jobledger.store.errors import LogError
 
 _EVENTS: Final = "/api/v1/events"
 _CLOSE: Final = "close"
+_REVOKED: Final = "the token is no longer valid"  # the reason of such a close; a test compares
 _HEARTBEAT: Final = re.compile(r"(?:^|\n): heartbeat ([0-9a-f]+-\d+)(?=\r?\n)")
 # What passes: the service is starting, busy, draining, or its log is away for a moment.
 _PASSING: Final = (ServiceUnreachable, Timeout, NotReady, TooManyRequests, LogError)
@@ -40,6 +49,10 @@ class FeedEvent(msgspec.Struct, frozen=True):
 class Feed:
     """Events as they come, across lost connections.
 
+    Attributes:
+        cursor: the position from which it goes on; empty: now.
+        is_accepted: whether the service took that position.
+
     Args:
         transport: to the service.
         query: the filters of the feed.
@@ -58,6 +71,7 @@ class Feed:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.cursor = after
+        self.is_accepted = False
         self._transport = transport
         self._query = query
         self._tell = tell
@@ -69,12 +83,16 @@ class Feed:
 
         Raises:
             CursorGone: the cursor is of another stream, or of a part that is gone.
+            Unauthorized: the token was revoked.
             JobledgerError: the feed is refused, or was out of reach a named number of times in a row.
         """
         while True:
             try:
                 yield from self._connection()
                 why = "the service closed the feed"
+            except CursorGone:
+                self.is_accepted = False
+                raise
             except _PASSING as error:
                 self._failures += 1
                 if self._failures >= CLIENT_FEED_MAX_TRIES:
@@ -95,6 +113,7 @@ class Feed:
         with self._transport.opened(
             "GET", _EVENTS, query=query, headers=headers, timeout_seconds=CLIENT_FEED_SILENCE_SECONDS
         ) as response:
+            self.is_accepted = True
             # It asks for the headers and the text only.
             source = EventSource(cast("httpx.Response", _Overheard(response, self._heard)))
             try:
@@ -103,6 +122,8 @@ class Feed:
                         continue
                     self._heard(event.id)
                     if event.event == _CLOSE:
+                        if _decode(event.data).get("reason") == _REVOKED:
+                            raise Unauthorized("the token was revoked, so the service closed the feed")
                         return
                     yield FeedEvent(self.cursor, _decode(event.data))
             except SSEError as error:

@@ -2,6 +2,7 @@
 
 import time
 
+from jobledger.service.commands.shared import event_word
 from jobledger.service.commands.text import say
 from jobledger.service.commands.times import age
 from jobledger.store.errors import Conflict, InvalidSpec, JobledgerError
@@ -27,7 +28,7 @@ def tell_error(error: JobledgerError) -> None:
 
 
 def _missed(item: HistoryItem, now: int) -> str:
-    what = item.type.removeprefix("jobledger.job.").partition(".")[0] or "event"
+    what = event_word(item.type) or "event"
     state = f" to {item.state.state_type}" if item.state and what == "state" else ""
     who = f" by {item.actor}" if item.actor else ""
     why = f": {item.reason}" if item.reason else ""

@@ -1,11 +1,12 @@
 """Jobs and their events as rows of tables."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from jobledger.service.client.answers import HistoryAnswer, JobAnswer
 from jobledger.service.client.failures import nanoseconds_of
+from jobledger.service.commands.shared import event_word
 from jobledger.service.commands.text import BOLD, Cell, Column, Row, print_table, state_cell
 from jobledger.service.commands.times import age
 
@@ -14,11 +15,6 @@ _SHORT_CHARACTERS: Final = 10  # `j-` and eight more of a hash
 _TIMED: Final = re.compile(r"j-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIMED_SHORT_CHARACTERS: Final = 20  # the time in milliseconds, and some chance
 _UNNAMED: Final = Cell("-", "bright_black")
-_TYPES: Final[Mapping[str, str]] = {
-    "jobledger.job.created.v1": "created",
-    "jobledger.job.updated.v1": "updated",
-    "jobledger.job.state.v1": "state",
-}
 
 
 def short_ids(ids: Sequence[str]) -> dict[str, str]:
@@ -88,7 +84,7 @@ def history_row(item: HistoryAnswer, now: int) -> Row:
 
 def what(item: HistoryAnswer) -> Cell:
     """What happened, in a word or two."""
-    word = _TYPES.get(item.event_type, item.event_type or "?")
+    word = event_word(item.event_type) or "?"
     if word == "state" and item.state is not None:
         return state_cell(item.state.state_type)
     return Cell(f"updated to version {item.version}" if word == "updated" else word, BOLD)
@@ -96,6 +92,6 @@ def what(item: HistoryAnswer) -> Cell:
 
 def _why(item: HistoryAnswer) -> str | Cell:
     """The reason, and a state's message."""
-    message = item.state.message if item.state is not None and item.event_type.endswith("state.v1") else ""
+    message = item.state.message if item.state is not None and event_word(item.event_type) == "state" else ""
     words = [each for each in (item.reason, message if message != item.reason else "") if each]
     return " · ".join(words) or _UNNAMED

@@ -14,10 +14,18 @@ if TYPE_CHECKING:
     from jobledger.service.client.client import Client
     from jobledger.service.settings import Settings
 
+# Words of the store, said again so that a help text imports nothing of it; a test compares.
 STATES: Final = ("Pending", "Queued", "Running", "Completed", "Failed", "Stopped")
-INTERRUPTED_CODE: Final = 130  # as a shell tells of a program that SIGINT ended: 128 + 2
 TYPES: Final = ("batch", "service", "daemon", "ops")
+EVENT_WORDS: Final = ("created", "updated", "state")
+INTERRUPTED_CODE: Final = 130  # as a shell tells of a program that SIGINT ended: 128 + 2
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def event_word(event_type: str) -> str:
+    """What is said of an event's type: `created` for `jobledger.job.created.v1`; of another, all of it."""
+    word = event_type.removeprefix("jobledger.job.").partition(".")[0]
+    return word if word in EVENT_WORDS else event_type
 
 
 class SharedOption(click.Option):

@@ -7,11 +7,13 @@ import click
 
 from jobledger.service.commands.output import Output, output_option
 from jobledger.service.commands.shared import (
+    EVENT_WORDS,
     INTERRUPTED_CODE,
     STATES,
     Session,
     all_namespaces_option,
     connected,
+    event_word,
     namespace_filter,
 )
 from jobledger.service.commands.text import BOLD, Cell, plain, say, state_cell, styled
@@ -20,15 +22,12 @@ from jobledger.service.commands.times import clock_time
 if TYPE_CHECKING:
     from jobledger.service.client.feed import Feed
 
-_TYPES = ("created", "updated", "state")
-_EVENT_TYPE = "jobledger.job.{}.v1"
-
 
 @click.command()
 @namespace_filter
 @all_namespaces_option
 @click.option("--job", metavar="JOB", default="", help="Of this job: name, id, or the beginning of an id.")
-@click.option("--type", "types", multiple=True, type=click.Choice(_TYPES), help="Of any of these types.")
+@click.option("--type", "types", multiple=True, type=click.Choice(EVENT_WORDS), help="Of any of these types.")
 @click.option(
     "--state",
     multiple=True,
@@ -67,7 +66,7 @@ def tail(
     query = {
         "namespace": session.namespaces(namespace, everything=all_namespaces),
         "job": job,
-        "type": [_EVENT_TYPE.format(each) for each in types],
+        "type": list(types),
         "state": list(state),
         "labels": list(selector),
     }
@@ -99,7 +98,7 @@ def _line(event: Mapping[str, Any]) -> str:
 
     data = event.get("data") or {}
     state: Mapping[str, Any] = data.get("State") or {}
-    word = str(event.get("type", "")).removeprefix("jobledger.job.").partition(".")[0]
+    word = event_word(str(event.get("type", "")))
     what = state_cell(str(state.get("StateType", "?"))) if word == "state" else Cell(word, BOLD)
     name = (data.get("Spec") or {}).get("Name")  # a state's event has none
     why = [str(each) for each in (name, event.get("reason"), state.get("Message")) if each]

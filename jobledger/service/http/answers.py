@@ -14,6 +14,7 @@ from jobledger.store.history import HistoryItem
 from jobledger.store.job import Job, State
 
 JSON = "application/json"
+_JSON_TYPE = (b"content-type", JSON.encode())
 NO_EXECUTIONS: dict[str, Any] = {"Items": [], "NextToken": ""}
 
 encode = msgspec.json.Encoder().encode
@@ -41,7 +42,7 @@ class Ready:
         self._status = status
         self._headers = [*headers]
         if body:
-            self._headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            self._headers += [_JSON_TYPE, (b"content-length", b"%d" % len(body))]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI says
         """Send it."""

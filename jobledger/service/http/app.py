@@ -1,23 +1,22 @@
 """The app: every route, behind the gate."""
 
 import logging
-from typing import Any, Final
+from typing import Any
 
 from litestar import Litestar, Request, Response, Router
 from litestar.datastructures import State
 
 from jobledger.service.http import reads
+from jobledger.service.http.catalogue.parts import API
 from jobledger.service.http.compare import diff_job
 from jobledger.service.http.docs import HANDLERS as DOCS_HANDLERS
 from jobledger.service.http.events import HANDLERS as EVENT_HANDLERS
 from jobledger.service.http.gate import Gate
 from jobledger.service.http.health import HANDLERS as HEALTH_HANDLERS
-from jobledger.service.http.problems import INTERNAL, kind_of, problem_response_parts
+from jobledger.service.http.problems import INTERNAL, MEDIA_TYPE, kind_of, problem_response_parts
 from jobledger.service.http.wait import HANDLERS as WAIT_HANDLERS
 from jobledger.service.http.writes import HANDLERS as WRITE_HANDLERS
 from jobledger.service.wiring import Service
-
-ORCHESTRATOR: Final = "/api/v1/orchestrator"
 
 _log = logging.getLogger("jobledger.http")
 
@@ -30,7 +29,7 @@ def create_app(service: Service) -> Gate:
 def _routes(service: Service) -> Litestar:
     """The routes alone, without the gate: they trust its `principal`."""
     orchestrator = Router(
-        ORCHESTRATOR,
+        API,
         route_handlers=[*WRITE_HANDLERS, diff_job, *reads.HANDLERS, *WAIT_HANDLERS],
     )
     return Litestar(
@@ -53,7 +52,7 @@ def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response
     return Response(
         body,
         status_code=status,
-        media_type="application/problem+json",
+        media_type=MEDIA_TYPE,
         headers={
             name.decode(): value.decode()
             for name, value in headers

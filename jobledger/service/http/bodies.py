@@ -1,16 +1,22 @@
 """Request bodies: JSON in, read forgivingly about the case of keys and strictly about everything else."""
 
+import difflib
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from litestar import Request
 
 from jobledger.service.http.params import lower_keys, parse_state
+from jobledger.service.limits import UNKNOWN_FIELDS_TOLD
 from jobledger.store.errors import InvalidInput, InvalidSpec
 from jobledger.store.job import State
 from jobledger.store.limits import SPEC_MAX_DEPTH
 from jobledger.store.reading import ReadSpec, read_spec
 
+# Bacalhau's clients send these; they mean nothing here, and who sends them has lost nothing.
+IGNORED_FIELDS: Final = ("IdempotencyToken", "Credential")
+_FIELD_MAX_CHARACTERS: Final = 64
 _decoder: Final = msgspec.json.Decoder()
 
 
@@ -28,6 +34,16 @@ class Body(NamedTuple):
     def get(self, name: str) -> object:
         """A field's value; None if absent or null."""
         return self.fields.get(name.lower())
+
+    def unknown(self, known: Sequence[str]) -> list[str]:
+        """A warning for each field that is none of these: a slip must not lose what was meant."""
+        names = {name.lower(): name for name in (*known, *IGNORED_FIELDS)}
+        warnings = []
+        for key in self.fields.keys() - names.keys():
+            near = difflib.get_close_matches(key[:_FIELD_MAX_CHARACTERS], names, n=1)
+            told = f"did you mean `{names[near[0]]}`?" if near else f"the fields are {', '.join(known)}"
+            warnings.append(f"{key[:_FIELD_MAX_CHARACTERS]}: not a field of this request; {told}")
+        return sorted(warnings)[:UNKNOWN_FIELDS_TOLD]
 
 
 def read_body(request: Request[Any, Any, Any]) -> Body:

@@ -18,7 +18,7 @@ from jobledger.service.http.context import (
     query_of,
     service_of,
 )
-from jobledger.service.limits import DIFF_MAX_BYTES
+from jobledger.service.limits import DIFF_MAX_BYTES, DIFF_MAX_LINES
 from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.prepare import prepare_update
 
@@ -44,8 +44,10 @@ async def diff_job(request: AnyRequest) -> Response[bytes]:
                 f"{what} has {len(spec)} bytes; specs over {DIFF_MAX_BYTES} are not compared"
             )
     label = f"version {job.status.version}"
-    # In a thread of its own: two long specs must not hold up the other requests.
-    text, patch = await asyncio.to_thread(compare_specs, job.spec, new, label)
+    # In a thread, so that two long specs don't hold up the other requests; and one pair at a time, since a
+    # thread can't be called off, and the process ends only when all of them have ended.
+    async with service.comparing:
+        text, patch = await asyncio.to_thread(compare_specs, job.spec, new, label)
     return json_answer(
         {
             "Diff": text,
@@ -64,10 +66,19 @@ def compare_specs(present: bytes, new: bytes, label: str) -> tuple[str, list[dic
         present: the spec that is there.
         new: the other one.
         label: what to call the present one.
+
+    Raises:
+        PayloadTooLarge: if comparing them would take too long.
     """
     before, after = msgspec.json.decode(present), msgspec.json.decode(new)
-    lines = difflib.unified_diff(_lines(before), _lines(after), label, "submitted", lineterm="")
-    return "\n".join(lines), list(jsonpatch.make_patch(before, after))
+    old_lines, new_lines = _lines(before), _lines(after)
+    for what, lines in (("the present spec", old_lines), ("the new spec", new_lines)):
+        if len(lines) > DIFF_MAX_LINES:
+            raise PayloadTooLarge(
+                f"{what} has {len(lines)} lines as JSON; specs over {DIFF_MAX_LINES} are not compared"
+            )
+    told = difflib.unified_diff(old_lines, new_lines, label, "submitted", lineterm="")
+    return "\n".join(told), list(jsonpatch.make_patch(before, after))
 
 
 def _lines(spec: Any) -> list[str]:

@@ -36,8 +36,13 @@ def query_of(request: AnyRequest) -> Query:
     return Query(request.scope["query_string"])
 
 
-async def await_position(service: Service, query: Query) -> None:
+async def await_position(service: Service, query: Query, timeout_seconds: float | None = None) -> None:
     """Wait until the view reflects `wait_for`, if that is asked, and what this process has acknowledged.
+
+    Args:
+        service: whose view.
+        query: may have `wait_for`.
+        timeout_seconds: how long to wait for it; None: as the query's `timeout` says.
 
     Raises:
         WaitTimeout: if `wait_for` is not reached within `timeout`.
@@ -47,7 +52,8 @@ async def await_position(service: Service, query: Query) -> None:
     text = query.text("wait_for")
     if text:
         sequence = parse_cursor(text, service.mark, field="wait_for")
-        timeout_seconds = query.seconds("timeout", WAIT_DEFAULT_SECONDS, most=WAIT_MAX_SECONDS)
+        if timeout_seconds is None:
+            timeout_seconds = query.seconds("timeout", WAIT_DEFAULT_SECONDS, most=WAIT_MAX_SECONDS)
         await service.projector.wait_for(sequence, timeout_seconds)
     await service.own_writes.visible()
 

@@ -10,6 +10,7 @@ from litestar import Response, get
 
 from jobledger.service import asyncapi
 from jobledger.service.http import openapi
+from jobledger.service.http.answers import JSON
 from jobledger.service.http.page import render
 
 _STYLE: Final = "docs.css"
@@ -18,13 +19,13 @@ _STYLE: Final = "docs.css"
 @get("/openapi.json", sync_to_thread=False)
 def openapi_document() -> Response[bytes]:
     """This API, for programs."""
-    return Response(openapi.document_bytes(), media_type="application/json")
+    return Response(openapi.document_bytes(), media_type=JSON)
 
 
 @get("/asyncapi.json", sync_to_thread=False)
 def asyncapi_document() -> Response[bytes]:
     """The events, for programs."""
-    return Response(asyncapi.document_bytes(), media_type="application/json")
+    return Response(asyncapi.document_bytes(), media_type=JSON)
 
 
 @get("/docs", sync_to_thread=False)

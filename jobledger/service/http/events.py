@@ -14,7 +14,6 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from jobledger.projections.selectors import parse_selector
 from jobledger.service.access.principal import Principal
-from jobledger.service.errors import Forbidden
 from jobledger.service.feed.events import close_text, event_text, greeting_text, heartbeat_text
 from jobledger.service.feed.filters import FeedFilter, parse_types
 from jobledger.service.feed.subscription import Cause, Subscription
@@ -147,10 +146,7 @@ async def _filter(request: AnyRequest, query: Query, principal: Principal) -> Fe
     asked = query.text("namespace")
     namespaces = principal.visible
     if asked and asked != ALL_NAMESPACES:
-        if not principal.may_read(asked):
-            raise Forbidden(
-                f"the token {principal.name!r} is not for the namespace {asked!r:.80}; use one that is"
-            )
+        principal.require_read(asked)
         namespaces = frozenset((asked,))
     job: tuple[str, str] | None = None
     if query.text("job"):

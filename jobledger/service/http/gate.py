@@ -12,12 +12,13 @@ from time import perf_counter
 from typing import Any, Final, cast
 
 import uuid_utils
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from jobledger.service.access.loopback import is_loopback
 from jobledger.service.access.principal import ANONYMOUS, Principal, local_principal
 from jobledger.service.errors import NotReady, TooManyRequests
 from jobledger.service.http.hosts import Hosts
+from jobledger.service.http.outgoing import Outgoing, Room
 from jobledger.service.http.problems import INTERNAL, kind_of, problem_response_parts
 from jobledger.service.http.requestbody import Bodies, Disconnected, RequestBody, check_framing
 from jobledger.service.limits import (
@@ -45,10 +46,10 @@ OPEN_PATHS: Final = HEALTH_PATHS | {
 OBSERVER_PATHS: Final = frozenset({"/metrics", "/readyz"})
 # Not counted here: health must be answered under load, and feeds have a bound of their own.
 DRAIN_PATHS: Final = HEALTH_PATHS | {"/metrics"}
-UNCOUNTED_PATHS: Final = DRAIN_PATHS | {"/api/v1/events"}
+FEED_PATH: Final = "/api/v1/events"
+UNCOUNTED_PATHS: Final = DRAIN_PATHS | {FEED_PATH}
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_METHODS: Final = _READS | {"POST", "PUT", "PATCH", "DELETE"}
 # Twice in one request, they could mean one thing to us and another to a proxy before us.
 _SINGLE: Final = frozenset(
     {
@@ -61,18 +62,12 @@ _SINGLE: Final = frozenset(
         b"content-encoding",
         b"transfer-encoding",
         b"idempotency-key",
+        b"if-match",
         b"jobledger-actor",
         b"x-request-id",
     }
 )
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,%d}" % REQUEST_ID_MAX_CHARACTERS)
-_ANSWER_HEADERS: Final = (
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-)
 _CLIENT_GONE: Final = 499  # what proxies write down for a client that did not wait; it is never sent
 
 _log = logging.getLogger("jobledger.http")
@@ -98,6 +93,7 @@ class Gate:
         self._bodies = Bodies(BODIES_MAX_BYTES)
         self._in_flight = 0
         self._per_client: dict[str, int] = {}
+        self._room = Room()
 
     @property
     def held_bytes(self) -> int:
@@ -121,8 +117,10 @@ class Gate:
         request_id = _request_id(headers.get(b"x-request-id"))
         # A new one, whatever the server put there: it must not be shared between requests.
         scope["state"] = {"request_id": request_id}
-        answer = _Answer(send, request_id)
         method = scope["method"]
+        answer = Outgoing(send, request_id, self._room, head=method == "HEAD")
+        if method == "HEAD" and scope["path"] != FEED_PATH:  # an endless answer has no head to tell
+            scope["method"] = "GET"
         body = None if method in _READS else RequestBody(receive, self._bodies)
         try:
             principal = self._check(scope, headers, repeated)
@@ -136,10 +134,11 @@ class Gate:
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer and we a record
             await _refuse(error, scope, body, answer)
         finally:
+            answer.release()
             if body is not None:
                 body.release()
             self._metrics.request(
-                method if method in _METHODS else "other",
+                method,
                 scope.get("path_template") or "",
                 answer.status,
                 perf_counter() - began,
@@ -154,6 +153,12 @@ class Gate:
             raise InvalidInput(f"the header {repeated} is there more than once; send it once")
         if not path.startswith("/"):
             raise InvalidInput("the request's target is no path")
+        if b"%2f" in (scope.get("raw_path") or b"").lower():
+            # The routes would take it for a slash: `/jobs/a%2Frerun` would rerun `a`.
+            raise InvalidInput(
+                "the path has an encoded slash, which the routes can't tell from others; a job whose name has"
+                " a slash is reached by its id"
+            )
         return principal
 
     def _admit(self, scope: HTTPScope, path: str, headers: Mapping[bytes, bytes]) -> Principal:
@@ -187,9 +192,13 @@ class Gate:
         headers: Mapping[bytes, bytes],
         body: RequestBody | None,
         receive: Receive,
-        answer: "_Answer",
+        answer: Outgoing,
     ) -> None:
-        if body is not None:
+        if body is not None and scope["state"]["principal"] is ANONYMOUS:
+            # No write is for everybody: the routes say so, and nobody's body takes the room of others.
+            await body.discard()
+            receive = body.receive
+        elif body is not None:
             check_framing(headers)
             # The framework would read it again, piece by piece: handlers find it here.
             scope["state"]["body"] = await body.read(headers)
@@ -218,31 +227,7 @@ class Gate:
                 del self._per_client[client]
 
 
-class _Answer:
-    """An answer on its way out: what all of them carry is added."""
-
-    __slots__ = ("_request_id", "_send", "started", "status")
-
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send = send
-        self._request_id = request_id.encode()
-        self.status = 0
-        self.started = False
-
-    async def send(self, message: Message) -> None:
-        """Send a part."""
-        if message["type"] == "http.response.start":
-            self.started = True
-            self.status = message["status"]
-            headers = list(message["headers"])
-            said = {name for name, _ in headers}
-            headers.append((b"x-request-id", self._request_id))
-            headers += [each for each in _ANSWER_HEADERS if each[0] not in said]
-            message = {"type": "http.response.start", "status": self.status, "headers": headers}
-        await self._send(message)
-
-
-async def _refuse(error: Exception, scope: HTTPScope, body: RequestBody | None, answer: _Answer) -> None:
+async def _refuse(error: Exception, scope: HTTPScope, body: RequestBody | None, answer: Outgoing) -> None:
     if kind_of(error) is INTERNAL or answer.started:
         request_id = scope["state"]["request_id"]
         _log.error("request %s %s failed", request_id, ascii(scope["path"]), exc_info=error)

@@ -8,6 +8,8 @@ import json
 from html import escape
 from typing import Any
 
+from jobledger.service.http.catalogue.parts import API
+
 
 def render(api: dict[str, Any], style: str) -> str:
     """The page.
@@ -138,4 +140,4 @@ def _text(text: str) -> str:
 
 
 def _short(path: str) -> str:
-    return path.removeprefix("/api/v1/orchestrator")
+    return path.removeprefix(API)

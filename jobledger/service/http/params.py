@@ -174,6 +174,20 @@ def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
     return ""
 
 
+def sent_header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
+    """A header's value; None if it was not sent.
+
+    Raises:
+        InvalidInput: if it was sent empty: a condition that was lost on the way must not count as none.
+    """
+    for key, value in headers:
+        if key == name:
+            if not value.strip():
+                raise InvalidInput(f"the header {name.decode()} is empty; give it a value, or leave it out")
+            return value.decode("latin-1")
+    return None
+
+
 def lower_keys(body: Mapping[str, object]) -> dict[str, object]:
     """A request's body with its own keys in lower case: Bacalhau's are read in any case."""
     return {key.lower(): value for key, value in body.items()}

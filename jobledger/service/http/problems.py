@@ -83,7 +83,7 @@ KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
     (service_errors.PayloadTooLarge, Kind(413, "PayloadTooLarge")),
     (
         service_errors.UnsupportedMediaType,
-        Kind(415, "UnsupportedMediaType", "Send `Content-Type: application/json`"),
+        Kind(415, "UnsupportedMediaType"),
     ),
     (service_errors.TooManyRequests, Kind(429, "TooManyRequests")),
     (service_errors.Timeout, Kind(504, "Timeout")),
@@ -94,7 +94,7 @@ _FRAMEWORK: Final = {
     404: Kind(404, "NotFound", "Look at /docs for the routes that there are"),
     405: Kind(405, "MethodNotAllowed", "Look at /docs for the methods of this route"),
     413: Kind(413, "PayloadTooLarge"),
-    415: Kind(415, "UnsupportedMediaType", "Send `Content-Type: application/json`"),
+    415: Kind(415, "UnsupportedMediaType"),
 }
 INTERNAL: Final = Kind(
     500, "InternalError", "This is a mistake of Jobledger; the service's log has the request's ID"

@@ -6,11 +6,11 @@ import msgspec
 from litestar import Response, get
 
 from jobledger.projections.cursor import Order, order_of_cursor
+from jobledger.projections.errors import VersionNotFound
 from jobledger.projections.limits import LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT
 from jobledger.projections.query import ListQuery
 from jobledger.projections.selectors import Requirement, parse_selector
 from jobledger.service.access.principal import Principal
-from jobledger.service.errors import Forbidden
 from jobledger.service.history import history_item
 from jobledger.service.http.answers import (
     NO_EXECUTIONS,
@@ -34,7 +34,6 @@ from jobledger.service.http.params import ALL_NAMESPACES, Query, header
 from jobledger.service.limits import (
     HISTORY_DEFAULT_LIMIT,
     HISTORY_MAX_LIMIT,
-    VERSIONS_SCAN_MAX_EVENTS,
 )
 from jobledger.service.position import format_cursor, parse_cursor
 from jobledger.service.wiring import Service
@@ -104,6 +103,10 @@ async def get_history(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     version = query.integer("job_version", 0)
     if not version and not query.flag("all_job_versions"):
         version = job.status.version
+    if version > job.status.version:
+        raise VersionNotFound(
+            f"job {job.status.id} has no version {version}; its last one is {job.status.version}"
+        )
     return json_answer(await _history(service_of(request), job, query, version=version))
 
 
@@ -163,10 +166,7 @@ def _list_namespace(query: Query, principal: Principal) -> str | None:
     asked = query.text("namespace")
     visible = principal.visible
     if asked and asked != ALL_NAMESPACES:
-        if not principal.may_read(asked):
-            raise Forbidden(
-                f"the token {principal.name!r} is not for the namespace {asked!r:.80}; use one that is"
-            )
+        principal.require_read(asked)
         return asked
     if visible is None:
         return None
@@ -202,7 +202,7 @@ async def _history(service: Service, job: Job, query: Query, *, version: int) ->
     """A page of a job's history; version 0 is all versions."""
     status = job.status
     after = parse_cursor(query.text("next_token") or "0", service.mark, field="next_token")
-    limit = query.integer("limit", HISTORY_DEFAULT_LIMIT, most=HISTORY_MAX_LIMIT) or HISTORY_DEFAULT_LIMIT
+    limit = query.integer("limit", HISTORY_DEFAULT_LIMIT, most=HISTORY_MAX_LIMIT) or HISTORY_MAX_LIMIT
     since = query.integer("since", 0) * _NANOSECONDS
     kind = query.text("event_type").lower() or "all"
     if kind not in _EVENT_TYPES:
@@ -227,13 +227,10 @@ async def _history(service: Service, job: Job, query: Query, *, version: int) ->
 async def _last_items(service: Service, job: Job) -> dict[int, HistoryItem]:
     """The last event of each version."""
     last: dict[int, HistoryItem] = {}
-    scanned = 0
-    async for item in service.ledger.history(job.status.id, namespace=job.status.namespace):
-        if not item.anomaly:
-            last[item.version] = item
-        scanned += 1
-        if scanned == VERSIONS_SCAN_MAX_EVENTS:
-            break
+    async with service.scans:
+        async for item in service.ledger.history(job.status.id, namespace=job.status.namespace):
+            if not item.anomaly:
+                last[item.version] = item
     return last
 
 

@@ -161,11 +161,12 @@ class RequestBody:
         return message if message is not None else cast("HTTPReceiveMessage", await self._receive())
 
     async def discard(self) -> None:
-        """Take what is still to come, within a bound, and forget it.
+        """Take what is still to come, within a bound, and forget it; for the app it is empty then.
 
         Clients send all before they read the answer; with the connection closed under them, they would never
         read why they are refused.
         """
+        self._message = {"type": "http.request", "body": b"", "more_body": False}
         left_bytes = DISCARD_MAX_BYTES
         try:
             async with asyncio.timeout(DISCARD_TIMEOUT_SECONDS):

@@ -14,11 +14,17 @@ from jobledger.service.errors import NotReady, Timeout
 from jobledger.service.feed.filters import FeedFilter
 from jobledger.service.feed.subscription import Subscription
 from jobledger.service.http.answers import etag, job_raw, json_answer
-from jobledger.service.http.context import AnyRequest, JobRef, principal_of, query_of, service_of
+from jobledger.service.http.context import (
+    AnyRequest,
+    JobRef,
+    await_position,
+    principal_of,
+    query_of,
+    service_of,
+)
 from jobledger.service.http.events import ended_with
 from jobledger.service.http.params import Query, parse_state
 from jobledger.service.limits import WAIT_STATE_DEFAULT_SECONDS, WAIT_STATE_MAX_SECONDS
-from jobledger.service.position import parse_cursor
 from jobledger.store.errors import InvalidInput, JobTerminal
 from jobledger.store.job import Job, JobStatus, StateType
 
@@ -32,10 +38,7 @@ async def wait_for_state(request: AnyRequest, job_id: JobRef) -> Response[bytes]
     service, principal, query = service_of(request), principal_of(request), query_of(request)
     wanted = _wanted(query)
     timeout_seconds = query.seconds("timeout", WAIT_STATE_DEFAULT_SECONDS, most=WAIT_STATE_MAX_SECONDS)
-    if query.text("wait_for"):
-        sequence = parse_cursor(query.text("wait_for"), service.mark, field="wait_for")
-        await service.projector.wait_for(sequence, min(timeout_seconds, WAIT_MAX_SECONDS))
-    await service.own_writes.visible()
+    await await_position(service, query, min(timeout_seconds, WAIT_MAX_SECONDS))
     # Before the view is asked: what comes between the two is not missed.
     seen = service.hub.sequence
     namespace = query.text("namespace") or None

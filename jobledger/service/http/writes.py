@@ -16,7 +16,7 @@ from jobledger.service.http.context import (
     query_of,
     service_of,
 )
-from jobledger.service.http.params import header, parse_revision
+from jobledger.service.http.params import header, parse_revision, sent_header
 from jobledger.service.idempotency import Answer, WriteRequest
 from jobledger.store.command import About, Receipt
 from jobledger.store.errors import InvalidInput, JobledgerError
@@ -28,6 +28,15 @@ NO_CHANGES: Final = (
 )
 STOPPED_ALREADY: Final = "the job is stopped already: nothing was written"
 SAME_STATE: Final = "the job has this state and message already: nothing was written"
+
+_FIELDS: Final = {
+    "submit": ("Job", "Force", "Reason", "Namespace"),
+    "update": ("Job", "Force", "Reason", "Namespace"),
+    "set_state": ("StateType", "Message", "Details", "Reason", "Namespace"),
+    "stop": ("Reason", "Namespace"),
+    "rerun": ("JobVersion", "Reason", "Namespace"),
+}
+"""The fields of each command's body."""
 
 Command = Callable[[About], Awaitable[Receipt]]
 
@@ -135,11 +144,14 @@ async def _answer(
     """
     service = service_of(request)
     about = _about(request, body)
+    warnings = [*body.unknown(_FIELDS[name]), *warnings]
+    if warnings and query_of(request).flag("strict"):
+        raise InvalidInput("; ".join(warnings))
 
     async def run(event_id: str | None) -> Answer:
         receipt = await command({**about, "event_id": event_id})
         service.own_writes.note(receipt.sequence)
-        told = list(warnings) if receipt.changed or not unchanged else [*warnings, unchanged]
+        told = warnings if receipt.changed or not unchanged else [*warnings, unchanged]
         more: dict[str, object] = {"JobVersion": receipt.version} if name == "rerun" else {}
         wire = receipt_wire(receipt, service.mark, told, **more)
         return Answer(body=msgspec.Raw(encode(wire)), etag=etag(receipt.revision), changed=receipt.changed)
@@ -174,7 +186,8 @@ def _about(request: AnyRequest, body: Body) -> About:
 def _expected_revision(request: AnyRequest) -> int | None:
     """The revision that the caller decided on; 0 if the job must not exist; None for any."""
     headers = request.scope["headers"]
-    if_match, if_none_match = header(headers, b"if-match"), header(headers, b"if-none-match")
+    if_match = sent_header(headers, b"if-match")
+    if_none_match = sent_header(headers, b"if-none-match")
     if if_match and if_none_match:
         raise InvalidInput("If-Match and If-None-Match contradict each other; send one of them")
     if if_none_match:
@@ -185,17 +198,17 @@ def _expected_revision(request: AnyRequest) -> int | None:
 
 
 def _write_request(request: AnyRequest, body: Body) -> WriteRequest:
-    """What makes this request the same as another."""
-    headers = request.scope["headers"]
+    """What makes this request the same as another: what it says, however it is written."""
+    headers, method = request.scope["headers"], request.scope["method"]
     return WriteRequest(
-        key=header(headers, b"idempotency-key") or None,
+        key=sent_header(headers, b"idempotency-key"),
         principal=principal_of(request).name,
-        method=request.scope["method"],
+        method="PUT" if method == "POST" else method,  # two words for one route
         path=request.scope["path"],
         query=request.scope["query_string"],
         if_match=header(headers, b"if-match"),
         if_none_match=header(headers, b"if-none-match"),
-        body=body.raw,
+        body=msgspec.json.encode(body.fields, order="deterministic"),
     )
 
 

@@ -26,7 +26,12 @@ from jobledger.service.access.secretfiles import exposed
 from jobledger.service.access.tokens import TokenFile, check_bind
 from jobledger.service.errors import InvalidSettings, NotReady
 from jobledger.service.http.app import create_app
-from jobledger.service.limits import COLLECTOR_THRESHOLDS, END_TIMEOUT_SECONDS, OBSERVE_SECONDS
+from jobledger.service.limits import (
+    COLLECTOR_THRESHOLDS,
+    END_TIMEOUT_SECONDS,
+    OBSERVE_SECONDS,
+    UNSENT_GRACE_SECONDS,
+)
 from jobledger.service.running.httpserver import HttpServer, allow_many_files, check_tls, free_port, resolve
 from jobledger.service.running.monitor import Monitor, monitor_of
 from jobledger.service.settings import Settings
@@ -36,6 +41,7 @@ from jobledger.store.errors import EmbeddedServerError
 
 LOCK_FILE: Final = "lock"
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_LOOK_SECONDS: Final = 0.05
 _CUT_OFF: Final = 1  # the exit code if something under way was not answered
 
 _log = logging.getLogger("jobledger.service")
@@ -224,7 +230,7 @@ async def _drain(service: Service, http: HttpServer, timeout_seconds: float) -> 
     try:
         async with asyncio.timeout(timeout_seconds):
             await service.hub.close()
-            await http.wait_ended()
+            await _wait_ended(http)
     except TimeoutError:
         _log.warning("cut off: %d requests and feeds did not end in time", http.under_way)
         return _CUT_OFF
@@ -233,6 +239,22 @@ async def _drain(service: Service, http: HttpServer, timeout_seconds: float) -> 
         return _CUT_OFF
     _log.info("drained: all that was under way is answered")
     return 0
+
+
+async def _wait_ended(http: HttpServer) -> None:
+    """Wait for all that is under way; who does not read an answer that is ready is not waited for long."""
+    loop, ended = asyncio.get_running_loop(), asyncio.create_task(http.wait_ended())
+    idle_since: float | None = None
+    try:
+        while not ended.done():
+            await asyncio.wait((ended,), timeout=_LOOK_SECONDS)
+            idle_since = None if http.under_way else idle_since or loop.time()
+            if idle_since is not None and loop.time() - idle_since > UNSENT_GRACE_SECONDS:
+                _log.info("connections whose answers nobody reads are left behind")
+                return
+        await ended
+    finally:
+        ended.cancel()
 
 
 def _end_anyway_after(seconds: float, service: Service) -> None:

@@ -22,9 +22,8 @@ from jobledger.store.limits import (
     STREAM_TRY_TIMEOUT_SECONDS,
 )
 from jobledger.store.log import LogInfo
-from jobledger.store.subjects import ALL_SUBJECTS
+from jobledger.store.subjects import ALL_SUBJECTS, STREAM_NAME
 
-STREAM_NAME = "JOBS"
 MIN_API_LEVEL = 4  # nats-server 2.14; older ones silently ignore fields that we need
 
 # Fields whose other values break a promise, with the promise.

@@ -28,7 +28,9 @@ FEED: Final = Operation(
         Parameter("namespace", TEXT, "only events of its jobs; absent or `*`: of all that you may see"),
         Parameter("job", TEXT, "only events of this job: its name in the namespace, id, or unique short id"),
         Parameter(
-            "type", {"type": "array", "items": _TYPES}, "any of these types; repeatable or with commas"
+            "type",
+            {"type": "array", "items": _TYPES},
+            "any of these types, also as `created`, `updated`, `state`; repeatable or with commas",
         ),
         Parameter("state", STATES, "only events that leave the job in one of these states"),
         Parameter("labels", TEXTS, "a selector, as in the list of jobs; repeatable"),
