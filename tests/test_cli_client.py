@@ -200,9 +200,12 @@ def test_a_long_wait_is_asked_for_in_parts() -> None:
         now[0] += 60
         says({"Code": "Timeout", "detail": "still Pending"}, 504)(handler)
 
-    with scripted(late) as (url, asked), client_of(url) as client, pytest.raises(Timeout, match="Pending"):
+    job = {"Job": {**JOB, "Revision": 1, "State": {"StateType": "Pending"}}}
+    told = "is Pending .revision 1. and did not become Completed within 150 s"
+    answers = (late, late, late, says(job))
+    with scripted(*answers) as (url, asked), client_of(url) as client, pytest.raises(Timeout, match=told):
         client.wait("a", ("Completed",), timeout_seconds=150, clock=lambda: now[0])
-    timeouts = [request["path"].partition("timeout=")[2] for request in asked]
+    timeouts = [request["path"].partition("timeout=")[2] for request in asked[:3]]
     assert timeouts == ["60000ms", "60000ms", "30000ms"]
 
 

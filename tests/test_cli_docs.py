@@ -4,6 +4,9 @@ import re
 import shlex
 from pathlib import Path
 
+import click
+
+from jobledger.service.cli import cli
 from tests.service_process import jobledger, running_service
 
 PAGE = Path(__file__).parent.parent / "docs" / "CLI.md"
@@ -26,3 +29,25 @@ def test_what_the_page_shows_of_a_service_is_what_it_answers(tmp_path: Path) -> 
                 done = jobledger(tmp_path, *shlex.split(words), url=service.url, env={"LOGNAME": "alice"})
                 assert done.returncode == 0, done.stderr
                 assert _AGE.sub(" AGE", done.stdout) == _AGE.sub(" AGE", shown), done.stdout
+
+
+def test_the_page_says_which_commands_about_jobs_have_no_quiet() -> None:
+    """The table of common options names those, and no other."""
+    without = [
+        f"{group} {name}"
+        for group in ("job", "events")
+        for name, command in sorted(members(group).items())
+        if not any(option.name == "quiet" for option in command.params)
+    ]
+    row = next(line for line in PAGE.read_text().splitlines() if line.startswith("| `-q`"))
+    told = re.findall(r"`(\w+ [\w-]+)`", row)
+    assert sorted(told) == sorted(without)
+
+
+def members(group: str) -> dict[str, click.Command]:
+    """The commands of a group, imported."""
+    found = cli.commands[group]
+    assert isinstance(found, click.Group)
+    context = click.Context(found)
+    named = {name: found.get_command(context, name) for name in found.list_commands(context)}
+    return {name: command for name, command in named.items() if command is not None}

@@ -116,13 +116,30 @@ def test_a_service_that_stays_away_is_given_up_after_growing_waits() -> None:
     assert waits[-1] == 10.0
 
 
-def start(home: Path, url: str, *words: str) -> subprocess.Popen[str]:
+def test_a_token_that_is_revoked_ends_the_tail(tmp_path: Path) -> None:
+    """Exit code 7 and the reason; nobody knocks again."""
+    with running_service(tmp_path) as service:
+        data = ("--data-dir", str(service.data_dir))
+        made = jobledger(tmp_path, "token", "create", "--name", "ci", "--role", "admin", *data)
+        env = {"JOBLEDGER_TOKEN": made.stdout.strip()}
+        tail = start(tmp_path, service.url, "events", "tail", "--after", "0", **env)
+        assert tail.stdout is not None
+        jobledger(tmp_path, "job", "run", "-", url=service.url, stdin=SPEC % "one", env=env)
+        tail.stdout.readline()
+        jobledger(tmp_path, "token", "revoke", "ci", *data)
+        _, errors = tail.communicate(timeout=30)
+    assert tail.returncode == 7
+    assert errors.splitlines()[1:] == ["Error: the token was revoked, so the service closed the feed"]
+    assert errors.startswith("Go on with: --after ")
+
+
+def start(home: Path, url: str, *words: str, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "jobledger.service.cli", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=clean_env(home, {"JOBLEDGER_URL": url}),
+        env=clean_env(home, {"JOBLEDGER_URL": url, **env}),
         cwd=ROOT,
     )
 
@@ -195,4 +212,8 @@ def test_a_tail_is_filtered_and_its_lines_are_harmless(tmp_path: Path) -> None:
         assert "  Running    v1 r2  " in lines("--job", "a", "--state", "running", limit=1)[0]
         gone = jobledger(tmp_path, "events", "tail", "--after", "abcdefabcdef-1", url=service.url)
         assert gone.returncode == 1
+        assert "Go on with" not in gone.stderr
+        wrong = jobledger(tmp_path, "events", "tail", "--after", "foo", url=service.url)
+        assert wrong.returncode == 1
+        assert "Go on with" not in wrong.stderr
         assert "another stream" in gone.stderr

@@ -97,6 +97,17 @@ def test_an_error_is_told_line_by_line_and_harmlessly(capsys: pytest.CaptureFixt
     assert lines[6:] == ["Error: no job \\x1b[2J"]
 
 
+def test_advice_is_given_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A hint whose words the message has says nothing new; that of a timeout is in its message."""
+    error = errors.LogBusy("busy: nothing was written; try again")
+    error.add_note("Nothing was written: try again")
+    error.add_note("Look elsewhere")
+    tell_error(error)
+    tell_error(over_the_wire(WaitTimeout("behind; wait longer")))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"Error: {error}", "Hint: Look elsewhere", "Error: behind; wait longer"]
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [

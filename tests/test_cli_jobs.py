@@ -88,7 +88,9 @@ def test_a_submission_creates_then_updates_then_changes_nothing(operator: Operat
     job_id = operator("job", "run", changed, "-q").stdout.strip()
     assert len(job_id) == 38
     assert "version 3" in operator("job", "run", changed, "--force").stdout
-    assert "has revision 3" in operator("job", "run", changed, "--create-only", code=5).stderr
+    there = operator("job", "run", changed, "--create-only", code=5).stderr
+    assert "already (version 3, revision 3); leave out --create-only to update it" in there
+    assert "has revision" not in there
 
 
 def test_a_dry_run_and_a_diff_show_the_change_and_write_nothing(operator: Operator) -> None:
@@ -151,6 +153,10 @@ def test_states_are_reported_and_conflicts_tell_what_was_missed(operator: Operat
     update = operator("job", "update", "states", operator.spec("states", Count=2), "--if-revision", "2")
     assert update.stdout.endswith("updated: version 2, revision 3\n")
     operator("job", "set-state", "states", "running", "--detail", "x", code=2)
+    wrong = operator("job", "set-state", "states", "running", "--if-revision", "x", code=2)
+    assert "write a whole number from 1" in wrong.stderr
+    assert "Pending, Queued, Running" in operator("job", "list", "--state", "foo", code=2).stderr
+    assert "Did you mean 'list'?" in operator("job", "lst", code=2).stderr
 
 
 def test_a_job_is_stopped_and_begun_again(operator: Operator) -> None:
@@ -158,6 +164,8 @@ def test_a_job_is_stopped_and_begun_again(operator: Operator) -> None:
     operator("job", "run", operator.spec("again", Priority=1))
     operator("job", "rerun", "again", code=4)
     operator("job", "stop", "again", "--reason", "enough")
+    same = operator("job", "run", operator.spec("again", Priority=1)).stdout
+    assert "unchanged: version 1, revision 2, Stopped; `jobledger job rerun again` or `--force`" in same
     operator("job", "set-state", "again", "Running", code=4)
     operator("job", "update", "again", operator.spec("again", Priority=2))
     operator("job", "stop", "again")
@@ -225,7 +233,8 @@ def test_a_list_is_filtered_paged_and_says_when_there_is_more(operator: Operator
 def test_a_wait_ends_with_the_state_or_says_why_not(operator: Operator) -> None:
     """0 when reached, 4 when the job ended otherwise, 8 when the time is over."""
     operator("job", "run", operator.spec("waited"))
-    assert "is Pending" in operator("job", "wait", "waited", "--timeout", "10ms", code=8).stderr
+    late = operator("job", "wait", "waited", "--timeout", "10ms", code=8).stderr
+    assert "is Pending (revision 1) and did not become Completed within 0.01 s" in late
     assert "is Pending" in operator("job", "wait", "waited", "--for", "pending").stdout
     operator("job", "set-state", "waited", "Failed", "--message", "disk full")
     ended = operator("job", "wait", "waited", code=4)
@@ -240,7 +249,8 @@ def test_run_waits_for_the_state_of_its_own_submission(operator: Operator) -> No
     operator("job", "run", operator.spec("own"))
     operator("job", "set-state", "own", "Completed")
     new = operator.spec("own", Priority=3)
-    operator("job", "run", new, "--wait", "--timeout", "10ms", code=8)
+    late = operator("job", "run", new, "--wait=terminal", "--timeout", "10ms", code=8).stderr
+    assert "did not end within 0.01 s" in late
     done = operator("job", "run", "--wait=pending", new)
     assert "unchanged: version 2" in done.stdout
     assert "is Pending" in done.stdout
@@ -251,7 +261,8 @@ def test_names_that_look_like_paths_are_found(operator: Operator) -> None:
     operator("job", "run", operator.spec("reports/daily ü?#%2F"))
     assert operator.json("job", "describe", "reports/daily ü?#%2F")["Job"]["Version"] == 1
     operator("job", "describe", "", code=1)
-    operator("job", "describe", "..", code=3)
+    for name in ("..", "bad/name"):
+        assert f"the name {name!r}" in operator("job", "describe", name, code=3).stderr
 
 
 def test_the_versions_of_both_sides_are_told(operator: Operator) -> None:

@@ -65,7 +65,18 @@ def test_a_table_fits_the_terminal_and_ids_stay_whole(
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in text.splitlines()]
     assert all(len(line) <= columns for line in lines)
     assert all(re.match(r"(?:ID|j-[0-9a-f]{8})  ", line) for line in lines)
-    assert ("Version" in lines[0]) == (columns >= 80)
+    assert ("Ver" in lines[0]) == (columns >= 80)
+    assert any(len(line) == columns for line in lines), lines
+
+
+def test_a_tail_fits_the_terminal(service: RunningService, tmp_path: Path) -> None:
+    """Short ids, and the end is cut; one line is one line."""
+    words = ("events", "tail", "--after", "0", "--limit", "2")
+    lines = on_terminal(tmp_path, service.url, *words, NO_COLOR="1").splitlines()
+    assert len(lines) == 2
+    assert all(re.search(r"  default/j-[0-9a-f]{8}  created", line) for line in lines)
+    assert len(lines[0]) == 80
+    assert lines[0].endswith("x…")
 
 
 def test_no_color_takes_the_colours_away(service: RunningService, tmp_path: Path) -> None:

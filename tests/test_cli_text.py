@@ -7,14 +7,16 @@ import click
 import pytest
 import yaml
 
+from jobledger.service.client.answers import read_job
 from jobledger.service.commands.changes import changed_paths
-from jobledger.service.commands.jobtable import short_ids
+from jobledger.service.commands.jobtable import print_jobs, short_ids
 from jobledger.service.commands.output import to_json, to_yaml
 from jobledger.service.commands.shared import EVENT_WORDS, STATES, TYPES, event_word
 from jobledger.service.commands.text import (
     STATE_STYLES,
     Cell,
     Column,
+    cut,
     fitted,
     plain,
     plain_lines,
@@ -90,9 +92,37 @@ def test_a_narrow_terminal_gets_short_heads_then_fewer_columns() -> None:
         return [column.name for column in kept]
 
     assert heads(80) == ["ID", "Name", "Version", "Type"]
+    assert heads(79) == ["ID", "Name", "Ver", "Type"]
     assert heads(38) == ["ID", "Name", "Ver", "Type"]
     assert heads(30) == ["ID", "Name", "Ver"]
     assert heads(10) == ["ID", "Name"]
+
+
+@pytest.mark.parametrize(("width", "name_width"), [(80, 20), (64, 20), (50, 22)])
+def test_long_names_get_what_the_terminal_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int, name_width: int
+) -> None:
+    """A long name beside a long namespace: 20 characters where there is room, and no column unused."""
+    wire = {"Name": "n" * 60, "Namespace": "s" * 40, "Type": "service", "Version": 1, "Revision": 2}
+    wire |= {"CreateTime": 0, "ModifyTime": 0}
+    more = {"ID": named_job_id("default", "a"), "State": {"StateType": "Completed"}, "Count": 1}
+    other = {**wire, **more, "Name": "b", "Namespace": "x", "ID": named_job_id("default", "b")}
+    jobs = [read_job({"Job": job}) for job in ({**wire, **more}, other)]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_jobs(jobs, 0)
+    lines = [line.rstrip() for line in click.unstyle(capsys.readouterr().out).splitlines()]
+    assert max(map(len, lines)) == width, lines
+    assert lines[1].count("n") + 1 == name_width, lines
+    assert ("Type" in lines[0], "Rev" in lines[0]) == (width == 80, width == 80)
+
+
+def test_a_text_is_cut_to_columns_of_the_terminal() -> None:
+    """Wide characters count double; what fits stays."""
+    assert cut("abc", 3) == "abc"
+    assert cut("abcd", 3) == "ab…"
+    assert cut("日本語", 4) == "日…"
+    assert cut("abc", 0) == cut("abc", -9) == ""
 
 
 def test_short_ids_tell_the_shown_ids_apart() -> None:

@@ -62,7 +62,7 @@ def test_the_list_shows_everything_but_the_tokens(tmp_path: Path) -> None:
     token_id = made.split("_")[1]
     run(tmp_path, "revoke", "ci")
     table = run(tmp_path, "list").stdout
-    assert table.split()[:6] == ["ID", "NAME", "ROLE", "NAMESPACES", "CREATED", "REVOKED"]
+    assert table.split()[:6] == ["ID", "Name", "Role", "Namespaces", "Created", "Revoked"]
     assert token_id in table
     assert "all namespaces" in table
     lines = run(tmp_path, "list", "-o", "ndjson").stdout
@@ -72,6 +72,14 @@ def test_the_list_shows_everything_but_the_tokens(tmp_path: Path) -> None:
         assert made not in shown
         assert digest not in shown
     assert run(tmp_path, "list", "-q").stdout == f"{token_id}\n"
+
+
+def test_that_there_is_no_token_is_said(tmp_path: Path) -> None:
+    """With the path that was looked at; for machines the list is empty."""
+    done = run(tmp_path, "list")
+    assert (done.stdout, done.exit_code) == ("", 0)
+    assert done.stderr == f"No tokens in {tmp_path}/tokens.json: the service asks for none\n"
+    assert json.loads(run(tmp_path, "list", "-o", "json").stdout) == {"Items": []}
 
 
 def test_the_settings_say_which_file(tmp_path: Path) -> None:

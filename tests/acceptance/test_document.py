@@ -51,12 +51,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         if hasattr(params.Query, method):
             monkeypatch.setattr(params.Query, method, recording(getattr(params.Query, method)))
 
-    def header(headers: Any, name: bytes) -> str:
-        names.add(name.decode())
-        return params.header(headers, name)
+    for how in ("header", "sent_header"):
+        read = getattr(params, how)
 
-    for module in (reads, writes, events):
-        monkeypatch.setattr(module, "header", header)
+        def header(headers: Any, name: bytes, read: Any = read) -> Any:
+            names.add(name.decode())
+            return read(headers, name)
+
+        for module in (reads, writes, events):
+            if hasattr(module, how):
+                monkeypatch.setattr(module, how, header)
     return names
 
 
@@ -65,7 +69,9 @@ def request_of(operation: Operation, known: set[str]) -> dict[str, Any]:
     sent = [parameter for parameter in operation.parameters if parameter.name in known]
     values = {**VALUES, "Idempotency-Key": operation.name}
     query = {each.name: values.get(each.name, "") for each in sent if each.place == "query"}
-    headers = {each.name: values.get(each.name, "") for each in sent if each.place == "header"}
+    headers = {
+        each.name: values[each.name] for each in sent if each.place == "header" and each.name in values
+    }
     if operation.name == "events":
         query["type"] = "jobledger.job.created.v1"
         query["after"] = "not a cursor"  # ended by an error: a feed would go on

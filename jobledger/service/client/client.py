@@ -246,7 +246,8 @@ class Client:
                 if left > share:
                     continue
                 job = self.job(ref, namespace=namespace)
-                if job.state.state_type not in (*states, *TERMINAL):
+                is_new = after is None or job.revision >= after.revision
+                if not is_new or job.state.state_type not in (*states, *TERMINAL):
                     raise _late(job, states, timeout_seconds) from None
             else:
                 job = read_job(wire)

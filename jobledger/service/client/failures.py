@@ -169,6 +169,7 @@ _HINTS: Final = {
     "NotFound": "",
     "ConflictJobRevision": "",
     "Unauthorized": "Show a token: --token-file FILE, or JOBLEDGER_TOKEN_FILE",
+    "Timeout": "",
     "MultipleJobsFound": "Use more of the id, or all of it",
     "OutcomeUnknown": "Look at the job before you repeat it; `job run` repeats safely with --idempotency-key",
 }

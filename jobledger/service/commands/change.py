@@ -4,12 +4,19 @@ import click
 
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.receipts import print_receipt
-from jobledger.service.commands.shared import STATES, Session, connected, job_argument, namespace_option
+from jobledger.service.commands.shared import (
+    Session,
+    StateChoice,
+    WholeNumber,
+    connected,
+    job_argument,
+    namespace_option,
+)
 
 _reason = click.option("--reason", default="", help="Why; it is kept in the log.")
 _if_revision = click.option(
     "--if-revision",
-    type=click.IntRange(min=1),
+    type=WholeNumber(),
     metavar="N",
     help="Only if the job is still at this revision.",
 )
@@ -72,7 +79,7 @@ def _details(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
 
 @click.command("set-state")
 @job_argument
-@click.argument("state", metavar="STATE", type=click.Choice(STATES, case_sensitive=False))
+@click.argument("state", metavar="STATE", type=StateChoice())
 @namespace_option
 @click.option("--message", default="", help="For people.")
 @click.option(
@@ -135,9 +142,7 @@ def stop(*, job: str, namespace: str | None, reason: str, form: str, quiet: bool
 @click.command()
 @job_argument
 @namespace_option
-@click.option(
-    "--version", type=click.IntRange(min=1), default=None, help="With this version's spec, not the latest."
-)
+@click.option("--version", type=WholeNumber(), default=None, help="With this version's spec, not the latest.")
 @_reason
 @output_option()
 @quiet_option

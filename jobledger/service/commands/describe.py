@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobledger.service.commands.output import Output, output_option, quiet_option
-from jobledger.service.commands.shared import Session, connected, job_argument, namespace_option
+from jobledger.service.commands.shared import (
+    Session,
+    WholeNumber,
+    connected,
+    job_argument,
+    namespace_option,
+)
 from jobledger.service.commands.text import (
     STATE_STYLES,
     Cell,
@@ -31,7 +37,7 @@ _SPEC_KEYS = ("Constraints", "Meta", "Tasks")
 @click.command()
 @job_argument
 @namespace_option
-@click.option("--version", type=click.IntRange(min=1), default=None, help="As this version of its spec was.")
+@click.option("--version", type=WholeNumber(), default=None, help="As this version of its spec was.")
 @click.option("--wait-for", metavar="CURSOR", default="", help="As it is after this position, or later.")
 @output_option("table", "json", "yaml")
 @quiet_option

@@ -1,5 +1,6 @@
 """An error as a person reads it: what is wrong, each problem or missed event on its line, what to do."""
 
+import re
 import time
 
 from jobledger.service.commands.shared import event_word
@@ -24,7 +25,12 @@ def tell_error(error: JobledgerError) -> None:
         for item in error.missed:
             say(f"  {_missed(item, now)}")
     for note in getattr(error, "__notes__", ()):
-        say(f"Hint: {note}")
+        if not _words(note) <= _words(str(error)):  # else it says nothing new
+            say(f"Hint: {note}")
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
 
 
 def _missed(item: HistoryItem, now: int) -> str:

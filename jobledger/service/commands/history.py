@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobledger.service.commands.output import Output, output_option, quiet_option
-from jobledger.service.commands.shared import Session, connected, job_argument, namespace_option
+from jobledger.service.commands.shared import (
+    Session,
+    WholeNumber,
+    connected,
+    job_argument,
+    namespace_option,
+)
 from jobledger.service.commands.times import Moment
 from jobledger.service.limits import CLIENT_PAGE_HISTORY, HISTORY_DEFAULT_LIMIT
 
@@ -22,11 +28,11 @@ _NANOSECONDS = 1_000_000_000
 @click.command()
 @job_argument
 @namespace_option
-@click.option("--version", type=click.IntRange(min=1), default=None, help="Of this version only.")
+@click.option("--version", type=WholeNumber(), default=None, help="Of this version only.")
 @click.option("--since", type=Moment(), metavar="TIME", help="Then or later; `2h` is an age.")
 @click.option(
     "--limit",
-    type=click.IntRange(1, CLIENT_PAGE_HISTORY),
+    type=WholeNumber(CLIENT_PAGE_HISTORY),
     default=HISTORY_DEFAULT_LIMIT,
     show_default=True,
     help="At most so many, the oldest; not of --follow.",

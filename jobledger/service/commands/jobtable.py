@@ -14,6 +14,7 @@ _SHORT_CHARACTERS: Final = 10  # `j-` and eight more of a hash
 # A job without a name has an id that begins with the time: the first digits are those of its neighbours, too.
 _TIMED: Final = re.compile(r"j-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIMED_SHORT_CHARACTERS: Final = 20  # the time in milliseconds, and some chance
+_NAME_LEAST_WIDTH: Final = 20  # less of a name tells too little
 _UNNAMED: Final = Cell("-", "bright_black")
 
 
@@ -36,12 +37,12 @@ def print_jobs(jobs: Sequence[JobAnswer], now: int) -> None:
     several = len({job.namespace for job in jobs}) > 1
     columns = [
         Column("ID"),
-        Column("Name", flexible=True),
-        *([Column("Namespace", flexible=True, leaves=2)] if several else []),
+        Column("Name", flexible=True, least=_NAME_LEAST_WIDTH),
+        *([Column("Namespace", flexible=True, leaves=4)] if several else []),
         Column("Type", leaves=1),
         Column("State"),
-        Column("Version", right=True, short="Ver", leaves=4),
-        Column("Revision", right=True, short="Rev", leaves=5),
+        Column("Version", right=True, short="Ver", leaves=5),
+        Column("Revision", right=True, short="Rev", leaves=2),
         Column("Age", right=True, leaves=3),
     ]
     rows: list[Row] = [

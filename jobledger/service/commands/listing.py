@@ -9,9 +9,10 @@ import click
 from jobledger.projections.limits import LIST_DEFAULT_LIMIT
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.shared import (
-    STATES,
     TYPES,
     Session,
+    StateChoice,
+    WholeNumber,
     all_namespaces_option,
     connected,
     namespace_filter,
@@ -31,7 +32,7 @@ _MOMENT = Moment()
     "--state",
     multiple=True,
     metavar="STATE",
-    type=click.Choice(STATES, case_sensitive=False),
+    type=StateChoice(),
     help="In any of these states.",
 )
 @click.option("--type", "types", multiple=True, type=click.Choice(TYPES), help="Of any of these types.")
@@ -49,7 +50,7 @@ _MOMENT = Moment()
 @click.option("--reverse", is_flag=True, help="Oldest first.")
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=WholeNumber(),
     default=LIST_DEFAULT_LIMIT,
     show_default=True,
     help="At most so many.",
@@ -93,7 +94,7 @@ def list_jobs(
     elif not quiet and not output.by_line:
         _print(jobs)
     if token:
-        _tell_more(token, limit)
+        click.echo(f"There are more: --all for all of them, --next-token {token} to go on.", err=True)
 
 
 def _query(filters: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +134,3 @@ def _print(jobs: Sequence[Any]) -> None:
         print_jobs(jobs, time.time_ns())
     else:
         click.echo("No jobs found.", err=True)
-
-
-def _tell_more(token: str, limit: int) -> None:
-    click.echo(f"There are more: --all for all of them, --next-token {token} for the next {limit}.", err=True)

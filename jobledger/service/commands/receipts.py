@@ -16,7 +16,9 @@ TERMINAL_WORD = "terminal"
 _UNCHANGED = "nothing was written"
 
 
-def print_receipt(answer: "WriteAnswer", output: Output, *, verb: str, name: str = "") -> None:
+def print_receipt(
+    answer: "WriteAnswer", output: Output, *, verb: str, name: str = "", more: str = ""
+) -> None:
     """Say what a write did; its warnings go to standard error.
 
     Args:
@@ -24,6 +26,7 @@ def print_receipt(answer: "WriteAnswer", output: Output, *, verb: str, name: str
         output: how.
         verb: what was done, if something was.
         name: by which the job was meant.
+        more: what is said behind it.
     """
     for warning in answer.warnings or ():
         if answer.event_id or _UNCHANGED not in warning:  # that nothing was written is said below
@@ -35,7 +38,7 @@ def print_receipt(answer: "WriteAnswer", output: Output, *, verb: str, name: str
     else:
         done = verb if answer.event_id else "unchanged"
         shown = answer.job_id if answer.job_id.startswith(name) else f"{plain(name)} ({answer.job_id})"
-        click.echo(f"{shown} {done}: version {answer.version}, revision {answer.revision}")
+        click.echo(f"{shown} {done}: version {answer.version}, revision {answer.revision}{more}")
 
 
 def wanted_states(word: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """`jobledger job run`: submit specs, and wait for what becomes of them."""
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from jobledger.service.commands.specs import good_specs
 from jobledger.service.commands.text import plain
 from jobledger.service.commands.times import Duration
 from jobledger.service.commands.wait import WAIT_DEFAULT
+from jobledger.store.errors import RevisionMismatch
+from jobledger.store.subjects import DEFAULT_NAMESPACE
 
 if TYPE_CHECKING:
     from jobledger.service.client.answers import WriteAnswer
@@ -115,17 +118,46 @@ def run(
 def _submit(
     client: "Client", spec: "JobSpec", wished: _Wishes, output: Output, *, tell: bool
 ) -> "WriteAnswer":
-    answer = client.submit(
-        spec,
-        reason=wished.reason,
-        force=wished.force,
-        key=wished.idempotency_key,
-        create_only=wished.create_only,
-    )
+    try:
+        answer = client.submit(
+            spec,
+            reason=wished.reason,
+            force=wished.force,
+            key=wished.idempotency_key,
+            create_only=wished.create_only,
+        )
+    except RevisionMismatch as error:
+        if not wished.create_only:
+            raise
+        raise _exists_already(spec, error) from None
     if tell or not (output.for_machines or output.quiet):  # who waits and reads by machine wants the end
         verb = "created" if answer.version == 1 else "updated"
-        print_receipt(answer, output, verb=verb, name=spec.name)
+        is_shown = not answer.event_id and not output.for_machines and not output.quiet
+        more = _way_on(client, answer) if is_shown else ""
+        print_receipt(answer, output, verb=verb, name=spec.name, more=more)
     return answer
+
+
+def _exists_already(spec: "JobSpec", error: RevisionMismatch) -> RevisionMismatch:
+    version = f"version {error.missed[-1].version}, " if error.missed else ""
+    return RevisionMismatch(
+        f"there is a job {spec.name!r:.80} already ({version}revision {error.revision}); leave out"
+        " --create-only to update it, or take another name",
+        job_id=error.job_id,
+        revision=error.revision,
+    )
+
+
+def _way_on(client: "Client", answer: "WriteAnswer") -> str:
+    """Of an unchanged job that has ended: its state, lest it is taken for begun, and what begins it."""
+    from jobledger.service.client.client import TERMINAL  # it is imported already
+
+    job = client.job(answer.job_id, wait_for=str(answer.sequence))
+    if job.state.state_type not in TERMINAL:
+        return ""
+    is_plain = job.namespace == DEFAULT_NAMESPACE and shlex.quote(job.name) == job.name
+    ref = job.name if is_plain else job.id
+    return f", {job.state.state_type}; `jobledger job rerun {ref}` or `--force` begins it again"
 
 
 def _show_changes(client: "Client", specs: Sequence["JobSpec"], output: Output) -> None:

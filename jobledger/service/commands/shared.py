@@ -28,6 +28,35 @@ def event_word(event_type: str) -> str:
     return word if word in EVENT_WORDS else event_type
 
 
+class WholeNumber(click.IntRange):
+    """A whole number from 1, or up to a most, with a refusal that says so."""
+
+    def __init__(self, most: int | None = None) -> None:
+        super().__init__(min=1, max=most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            most = f" to {self.max}" if self.max is not None else ""
+            self.fail(f"{value!r} is none; write a whole number from 1{most}", param, ctx)
+
+
+class StateChoice(click.Choice):  # type: ignore[type-arg]  # generic in newer releases only
+    """A state in any case; a refusal lists them as tables show them."""
+
+    def __init__(self) -> None:
+        super().__init__(STATES, case_sensitive=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Find it."""
+        found = [state for state in STATES if state.lower() == str(value).lower()]
+        if not found:
+            self.fail(f"{value!r} is no state; use one of {', '.join(STATES)}", param, ctx)
+        return found[0]
+
+
 class SharedOption(click.Option):
     """An option that means the same wherever it stands; docs/CLI.md tells it once."""
 

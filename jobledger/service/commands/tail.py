@@ -1,5 +1,7 @@
 """`jobledger events tail`: every event as it happens, and where to go on afterwards."""
 
+import shutil
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +11,15 @@ from jobledger.service.commands.output import Output, output_option
 from jobledger.service.commands.shared import (
     EVENT_WORDS,
     INTERRUPTED_CODE,
-    STATES,
     Session,
+    StateChoice,
+    WholeNumber,
     all_namespaces_option,
     connected,
     event_word,
     namespace_filter,
 )
-from jobledger.service.commands.text import BOLD, Cell, plain, say, state_cell, styled
+from jobledger.service.commands.text import BOLD, Cell, cut, plain, say, state_cell, styled, text_width
 from jobledger.service.commands.times import clock_time
 
 if TYPE_CHECKING:
@@ -32,14 +35,14 @@ if TYPE_CHECKING:
     "--state",
     multiple=True,
     metavar="STATE",
-    type=click.Choice(STATES, case_sensitive=False),
+    type=StateChoice(),
     help="To any of these states.",
 )
 @click.option("-l", "--selector", multiple=True, metavar="TEXT", help="Of jobs with these labels.")
 @click.option(
     "--after", metavar="CURSOR", default="", help="What came after this position; 0: from the beginning."
 )
-@click.option("--limit", type=click.IntRange(min=1), default=None, help="End after so many events.")
+@click.option("--limit", type=WholeNumber(), default=None, help="End after so many events.")
 @output_option()
 @connected
 @click.pass_context
@@ -78,23 +81,30 @@ def tail(
             click.echo(err=True)  # behind the ^C that the terminal shows
             ctx.exit(INTERRUPTED_CODE)
         finally:
-            if feed.cursor:
+            if feed.cursor and feed.is_accepted:
                 say(f"Go on with: --after {feed.cursor}")
 
 
 def _print(feed: "Feed", output: Output, limit: int | None) -> None:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for count, event in enumerate(feed.events(), start=1):
         if output.for_machines:
             output.document({**event.wire, "cursor": event.cursor})
         else:
-            click.echo(_line(event.wire))
+            click.echo(_line(event.wire, width))
         if count == limit:
             return
 
 
-def _line(event: Mapping[str, Any]) -> str:
-    """`when  job  what  version and revision  who  name, reason, message`."""
+def _line(event: Mapping[str, Any], width: int | None) -> str:
+    """`when  job  what  version and revision  who  name, reason, message`.
+
+    Args:
+        event: of the feed.
+        width: of the terminal: ids are short, and the end is cut; None: everything is whole.
+    """
     from jobledger.service.client.failures import nanoseconds_of  # the client is imported already
+    from jobledger.service.commands.jobtable import short_ids
 
     data = event.get("data") or {}
     state: Mapping[str, Any] = data.get("State") or {}
@@ -102,12 +112,14 @@ def _line(event: Mapping[str, Any]) -> str:
     what = state_cell(str(state.get("StateType", "?"))) if word == "state" else Cell(word, BOLD)
     name = (data.get("Spec") or {}).get("Name")  # a state's event has none
     why = [str(each) for each in (name, event.get("reason"), state.get("Message")) if each]
+    job_id = str(event.get("subject"))
+    shown_id = job_id if width is None else short_ids([job_id])[job_id]
     parts = [
         clock_time(nanoseconds_of(str(event.get("streamtime")))),
-        plain(f"{event.get('namespace')}/{event.get('subject')}"),
+        plain(f"{event.get('namespace')}/{shown_id}"),
         styled(what) + " " * max(0, 9 - len(what.text)),
         f"v{event.get('version')} r{event.get('revision')}",
-        plain(str(event.get("actor") or "-")),
-        plain(" · ".join(dict.fromkeys(why))),
     ]
-    return "  ".join(parts).rstrip()
+    head = "  ".join(parts)
+    end = f"  {plain(str(event.get('actor') or '-'))}  {plain(' · '.join(dict.fromkeys(why)))}".rstrip()
+    return head + (end if width is None else cut(end, width - text_width(click.unstyle(head))))

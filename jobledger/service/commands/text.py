@@ -39,6 +39,7 @@ class Column(NamedTuple):
         right: whether it stands to the right, as numbers do.
         flexible: whether its values are cut where a terminal is narrow; those of others are shown whole.
         short: its head where a terminal is narrow.
+        least: as how many columns of the terminal it keeps of its values, if others can leave for it.
         leaves: when it is left out where even that is too wide: 1 first; 0: never.
     """
 
@@ -46,6 +47,7 @@ class Column(NamedTuple):
     right: bool = False
     flexible: bool = False
     short: str = ""
+    least: int = FLEXIBLE_MIN_WIDTH
     leaves: int = 0
 
 
@@ -78,6 +80,16 @@ def styled(cell: str | Cell) -> str:
     return click.style(plain(cell.text), fg=cell.style)
 
 
+def cut(text: str, width: int) -> str:
+    """A text in at most so many columns of a terminal; an ellipsis stands for what is cut."""
+    if text_width(text) <= width:
+        return text
+    kept = text
+    while kept and text_width(kept) > width - 1:
+        kept = kept[:-1]
+    return f"{kept.rstrip()}…" if width > 0 else ""
+
+
 def say(message: str) -> None:
     """A line on standard error: progress, warnings, what to do next."""
     click.echo(plain_lines(message), err=True)
@@ -104,11 +116,11 @@ def _cell(cell: str | Cell) -> Cell:
 
 
 def _padded(text: str, width: int, *, right: bool) -> str:
-    space = " " * (width - _width(text))
+    space = " " * (width - text_width(text))
     return space + text if right else text + space
 
 
-def _width(text: str) -> int:
+def text_width(text: str) -> int:
     """Columns of a terminal that a text takes."""
     if text.isascii():
         return len(text)
@@ -143,7 +155,7 @@ def fitted(
     columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int
 ) -> tuple[Sequence[Column], Sequence[Sequence[Cell]]]:
     """As many of the columns as a terminal of this width can show without cutting what must be whole."""
-    if _least(columns, rows) > width:
+    if _all(_wanted(columns, rows)) > width:
         columns = [column._replace(name=column.short or column.name) for column in columns]
     for leaver in sorted((each for each in columns if each.leaves), key=lambda each: each.leaves):
         if _least(columns, rows) <= width:
@@ -157,26 +169,31 @@ def fitted(
 def _wanted(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> list[int]:
     """How wide each column is with all its values whole."""
     return [
-        max([_width(column.name), *(_width(row[at].text) for row in rows)])
+        max([text_width(column.name), *(text_width(row[at].text) for row in rows)])
         for at, column in enumerate(columns)
     ]
 
 
 def _least(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> int:
     widths = zip(columns, _wanted(columns, rows), strict=True)
-    least = (min(wanted, FLEXIBLE_MIN_WIDTH) if column.flexible else wanted for column, wanted in widths)
-    return sum(least) + _GAP * len(columns)
+    return _all([min(wanted, column.least) if column.flexible else wanted for column, wanted in widths])
+
+
+def _all(widths: Sequence[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def _limits(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> list[int | None]:
     """How wide the flexible columns may be: they share what the others leave."""
     wanted = _wanted(columns, rows)
     flexible = [at for at, column in enumerate(columns) if column.flexible]
-    left = width - _GAP * len(columns) - sum(wanted) + sum(wanted[at] for at in flexible)
+    left = width - _all(wanted) + sum(wanted[at] for at in flexible)
     limits: list[int | None] = [None] * len(columns)
     # The narrowest first: what it does not need is for the others.
-    for done, at in enumerate(sorted(flexible, key=lambda each: wanted[each])):
-        share = max(FLEXIBLE_MIN_WIDTH, left // (len(flexible) - done))
+    order = sorted(flexible, key=lambda each: wanted[each])
+    for done, at in enumerate(order):
+        kept = sum(min(wanted[other], columns[other].least) for other in order[done + 1 :])
+        share = max(FLEXIBLE_MIN_WIDTH, min(left // (len(order) - done), left - kept))
         limits[at] = min(wanted[at], share)
         left -= min(wanted[at], share)
     return limits

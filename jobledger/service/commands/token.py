@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from jobledger.service.commands.output import Output, output_option, quiet_option
+from jobledger.service.commands.text import Column, print_table, say
 
 if TYPE_CHECKING:
     from jobledger.service.access.tokenrecords import TokenRecord
@@ -24,7 +25,9 @@ _WHERE = (
     ),
     click.option("--tokens-file", type=click.Path(path_type=Path), help="The token file itself."),
     click.option(
-        "--config", type=click.Path(path_type=Path), help="File with the service's settings (TOML)."
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="File with the service's settings (TOML).",
     ),
 )
 
@@ -105,16 +108,17 @@ def list_tokens(form: str, quiet: bool, tokens: "TokenFile") -> None:
             click.echo(record.id)
     elif output.for_machines:
         output.page([_shown(record) for record in records])
-    else:
-        _table(
+    elif records:
+        names = ("ID", "Name", "Role", "Namespaces", "Created", "Revoked")
+        print_table(
+            [Column(name, flexible=name in {"Name", "Namespaces"}) for name in names],
             [
-                ("ID", "NAME", "ROLE", "NAMESPACES", "CREATED", "REVOKED"),
-                *(
-                    (one.id, one.name, str(one.role), _where(one), one.created, one.revoked or "-")
-                    for one in records
-                ),
-            ]
+                (one.id, one.name, str(one.role), _where(one), one.created, one.revoked or "-")
+                for one in records
+            ],
         )
+    else:
+        say(f"No tokens in {tokens.path}: the service asks for none")
 
 
 @token.command()
@@ -144,10 +148,3 @@ def _shown(record: "TokenRecord") -> dict[str, Any]:
 
 def _where(record: "TokenRecord") -> str:
     return "all namespaces" if record.namespaces is None else ", ".join(record.namespaces)
-
-
-def _table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        click.echo(line)
