@@ -26,7 +26,7 @@ ANSWER_MAX_BYTES = 262_144  # of a kept answer; a larger one is not kept (see `i
 ANSWER_MAX_TRIES = 8  # to keep an answer while other replicas keep theirs under the same key
 
 # --- who may ask, and how much at once ----------------------------------------------------------------------
-TOKENS_LOOK_SECONDS = 0.001  # how long a look at the token file counts, so how late a revocation may come
+TOKENS_LOOK_SECONDS = 0.005  # how long a look at the token file counts, so how late a revocation may come
 TOKENS_MAX_COUNT = 1_000  # kept, also revoked ones
 TOKENS_FILE_MAX_BYTES = 2 * 1_048_576
 TOKEN_NAME_MAX_CHARACTERS = 128  # it becomes the actor of events, so below ACTOR_MAX_CHARACTERS
