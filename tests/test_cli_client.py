@@ -1,10 +1,9 @@
 """The client on a bad line: nothing is written twice, nothing leaks, nothing grows without a bound."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -15,6 +14,7 @@ from jobledger.service.errors import PayloadTooLarge, RemoteError, ServiceUnreac
 from jobledger.service.limits import CLIENT_WRITE_MAX_TRIES
 from jobledger.store.errors import InvalidInput, OutcomeUnknown
 from tests.conftest import make_spec
+from tests.scripted import QuietHandler, served
 
 RECEIPT = {"JobID": "j-1", "EvaluationID": "e", "Warnings": None, "Version": 1, "Revision": 1, "Sequence": 1}
 JOB = {
@@ -55,7 +55,7 @@ def scripted(*answers: Answer) -> Iterator[tuple[str, list[dict[str, str]]]]:
     asked: list[dict[str, str]] = []
     left = list(answers)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def _answer(self) -> None:
             asked.append({"path": self.path, **{name.lower(): value for name, value in self.headers.items()}})
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -64,18 +64,8 @@ def scripted(*answers: Answer) -> Iterator[tuple[str, list[dict[str, str]]]]:
 
         do_GET = do_PUT = do_DELETE = _answer  # noqa: N815
 
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(Handler) as url:
+        yield url, asked
 
 
 def client_of(url: str, waits: list[float] | None = None, token: str = "", actor: str = "") -> Client:

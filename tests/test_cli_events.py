@@ -4,10 +4,8 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,6 +15,7 @@ from jobledger.service.client.feed import Feed
 from jobledger.service.client.transport import Target, Transport
 from jobledger.service.errors import CursorGone, ServiceUnreachable
 from jobledger.service.limits import CLIENT_FEED_MAX_TRIES
+from tests.scripted import QuietHandler, served
 from tests.service_process import clean_env, jobledger, running_service
 
 ROOT = Path(__file__).parent.parent
@@ -38,8 +37,8 @@ def scripted(answers: Sequence[str | tuple[int, str]]) -> Iterator[tuple[str, li
     asked: list[str] = []
     left = list(answers)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802
             asked.append(parse_qs(urlsplit(self.path).query).get("after", [""])[0])
             answer = left.pop(0) if left else (410, '{"Code": "CursorGone", "detail": "script is over"}')
             status, body = answer if isinstance(answer, tuple) else (200, answer)
@@ -48,18 +47,8 @@ def scripted(answers: Sequence[str | tuple[int, str]]) -> Iterator[tuple[str, li
             self.end_headers()
             self.wfile.write(body.encode())
 
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(Handler) as url:
+        yield url, asked
 
 
 def collect(feed: Feed, found: list[int]) -> None:

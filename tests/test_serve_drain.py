@@ -1,5 +1,6 @@
 """The end of a service: what is under way is answered, nothing waits for ever, and nothing is left."""
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -8,11 +9,13 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from jobledger.service.running import serve as serve_module
 from tests.api import PREFIX, job_body
 from tests.service_process import RunningService, clean_env, running_service
 from tests.test_serve import COMMAND, TIMEOUT_SECONDS, put_job, server_pid, wait_line
@@ -155,3 +158,15 @@ def test_a_signal_during_the_start_ends_it_too(tmp_path: Path) -> None:
             killer.cancel()
         assert process.returncode == 0, rest
         assert "ended: before it was ready" in rest
+
+
+async def test_answers_that_nobody_reads_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once no handler runs, the drain waits a named time for readers, and counts as done."""
+    monkeypatch.setattr(serve_module, "UNSENT_GRACE_SECONDS", 0.1)
+    never = asyncio.Event()
+    http = SimpleNamespace(under_way=1, wait_ended=never.wait)
+    ending = asyncio.create_task(serve_module._wait_ended(http))  # type: ignore[arg-type]
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(ending), 0.4)  # a handler runs: it is waited for
+    http.under_way = 0
+    await asyncio.wait_for(ending, 5)

@@ -3,7 +3,7 @@
 import platform
 from typing import Final
 
-from litestar import HttpMethod, Response, get, route
+from litestar import Response, get
 
 from jobledger import __version__
 from jobledger.service.http.answers import json_answer
@@ -13,16 +13,15 @@ from jobledger.service.running.monitor import Check, monitor_of
 
 _TEXT: Final = "text/plain"
 _NOT_KEPT: Final = {"Cache-Control": "no-store"}
-_PROBE: Final = (HttpMethod.GET, HttpMethod.HEAD)
 
 
-@route("/livez", http_method=_PROBE, sync_to_thread=False)
+@get("/livez", sync_to_thread=False)
 def livez() -> Response[bytes]:
     """200 as long as the process answers at all: what a restart could mend, and nothing else."""
     return _text(b"ok\n")
 
 
-@route("/readyz", http_method=_PROBE)
+@get("/readyz")
 async def readyz(request: AnyRequest) -> Response[bytes]:
     """200 if the service should get traffic; else 503 with the checks that fail.
 

@@ -66,30 +66,24 @@ SERVICE: Final = (
         )
         for path, name in (("/api/v1/agent/version", "agentVersion"), ("/version", "version"))
     ),
-    *(
-        Operation(
-            method,
-            "/livez",
-            name,
-            "Service",
-            "Whether the process answers",
-            answer="text/plain",
-            errors=_HEALTH,
-        )
-        for method, name in (("GET", "livez"), ("HEAD", "headLivez"))
+    Operation(
+        "GET",
+        "/livez",
+        "livez",
+        "Service",
+        "Whether the process answers",
+        answer="text/plain",
+        errors=_HEALTH,
     ),
-    *(
-        Operation(
-            method,
-            "/readyz",
-            name,
-            "Service",
-            "Whether the service can serve: its view caught up once and is not far behind",
-            parameters=(Parameter("verbose", TEXT, "one line for each check, also without a value"),),
-            answer="text/plain",
-            errors=(400, 401, 403, 503),
-        )
-        for method, name in (("GET", "readyz"), ("HEAD", "headReadyz"))
+    Operation(
+        "GET",
+        "/readyz",
+        "readyz",
+        "Service",
+        "Whether the service can serve: its view caught up once and is not far behind",
+        parameters=(Parameter("verbose", TEXT, "one line for each check, also without a value"),),
+        answer="text/plain",
+        errors=(400, 401, 403, 503),
     ),
     Operation(
         "GET",

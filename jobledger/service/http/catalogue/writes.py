@@ -63,7 +63,8 @@ WRITES: Final = (
         "diffJob",
         "Writes",
         "What a submission would change",
-        "Compares the spec with the one that the job of its name has. Nothing is written.",
+        "Compares the spec with the one that the job of its name has. Nothing is written. Specs over 128 KiB"
+        " or 4,000 lines of JSON are refused with 413.",
         (STRICT, *WAIT),
         body=schemas.DiffRequest,
         answer=schemas.DiffAnswer,
