@@ -123,6 +123,19 @@ class Cluster:
         await eventually(agreed, within_seconds=READY_SECONDS)
         return found[0]
 
+    async def meta_leader(self) -> int:
+        """The node that leads the cluster itself: who answers what is asked about the account and new streams."""
+        found: list[int] = []
+
+        async def agreed() -> bool:
+            seen = [await self.monitor(node, "/jsz") for node in self._processes]
+            names = {each.get("meta_cluster", {}).get("leader", "") for each in seen}
+            found[:] = [node for node in self._processes if names == {f"nats-{node}"}]
+            return bool(found)
+
+        await eventually(agreed, within_seconds=READY_SECONDS)
+        return found[0]
+
     async def is_alone(self, node: int) -> bool:
         """Whether a node has found out that it has no majority; until then it answers as if it led."""
         return not await self._healthy(node) and not await self._leader_by(node, "JOBS")

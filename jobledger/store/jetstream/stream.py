@@ -1,7 +1,8 @@
 """The stream `JOBS`: made if it is missing, and checked, field by field, if it is there."""
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,6 +24,8 @@ from jobledger.store.limits import (
 )
 from jobledger.store.log import LogInfo
 from jobledger.store.subjects import ALL_SUBJECTS, STREAM_NAME
+
+Answer = TypeVar("Answer")
 
 MIN_API_LEVEL = 4  # nats-server 2.14; older ones silently ignore fields that we need
 
@@ -72,7 +75,7 @@ async def ensure_stream(connection: Connection, settings: StreamSettings) -> Str
         LogUnfit: if the server is too old, or an existing stream breaks a promise; every such field is named.
         LogUnavailable: if the server does not answer.
     """
-    await _check_server(connection)
+    await _through_elections(lambda: _check_server(connection))
     info = await find_or_make_stream(connection, _config(settings))
     check_config(settings.name, info.config)
     return info
@@ -81,16 +84,22 @@ async def ensure_stream(connection: Connection, settings: StreamSettings) -> Str
 async def find_or_make_stream(connection: Connection, config: dict[str, Any]) -> StreamInfo:
     """Return the stream of a configuration's name, made of it if it was missing.
 
-    A cluster does not answer at all for a stream that has no leader just now: one that is being made by
-    another process, or whose leader was lost. Such an election takes seconds.
-
     Raises:
         LogError: if it can be neither found nor made, in time.
+    """
+    return await _through_elections(lambda: _try_to_find_or_make_stream(connection, config))
+
+
+async def _through_elections(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Ask until there is an answer, STREAM_TIMEOUT_SECONDS long.
+
+    A cluster does not answer at all while it elects its own leader, nor for a stream that has none just now:
+    one that is being made by another process, or whose leader was lost. Such an election takes seconds.
     """
     deadline = asyncio.get_running_loop().time() + STREAM_TIMEOUT_SECONDS
     while True:
         try:
-            return await _try_to_find_or_make_stream(connection, config)
+            return await ask()
         except NobodyAnswers:  # JetStream is off: no wait will change that
             raise
         except LogUnavailable:
@@ -170,7 +179,7 @@ def check_config(name: str, config: dict[str, Any]) -> None:
 
 
 async def _check_server(connection: Connection) -> None:
-    account = await call(connection, "INFO", {}, AccountInfo)
+    account = await call(connection, "INFO", {}, AccountInfo, timeout_seconds=STREAM_TRY_TIMEOUT_SECONDS)
     if account.error:
         raise account.error.as_exception("JetStream")
     if account.api.level < MIN_API_LEVEL:
