@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from jobledger.store.events import JobEvent, JobStateChanged, Record, Recorded, Unreadable, read_record
+from jobledger.projections.tree import TreeStep
+from jobledger.store.events import JobEvent, Record, Recorded, SpecData, Unreadable, read_record
 from jobledger.store.fold import Anomaly, SpecHead, fold, spec_head
 from jobledger.store.job import JobStatus
 
@@ -31,13 +32,14 @@ class Batch(msgspec.Struct):
     Attributes:
         created: jobs that are new, with the head of their current spec.
         respecified: jobs that were there and have a new spec, with its head.
-        restated: jobs that were there and have a new state only.
+        restated: jobs that were there and have a new state or a new tag only.
         specs: every spec that came, of every version.
         anomalies: events that made no sense.
         statuses: the last status of every job touched.
         last_sequence: of the last record.
         last_time: the stream's time of that record; 0 if it was not told.
         folded: every event that changed a job, in order; None unless somebody asked for them.
+        tree: what the records add to the Merkle tree; None if none is kept.
     """
 
     created: dict[str, tuple[JobStatus, SpecHead]]
@@ -49,6 +51,7 @@ class Batch(msgspec.Struct):
     last_sequence: int
     last_time: int = 0
     folded: list[Folded] | None = None
+    tree: TreeStep | None = None
 
 
 def read_all(records: Iterable[Record]) -> list[Recorded | Unreadable]:
@@ -69,15 +72,19 @@ def fold_batch(
     events: Sequence[Recorded | Unreadable],
     known: Mapping[str, JobStatus],
     records: Sequence[Record] = (),
+    *,
+    onto: Batch | None = None,
 ) -> Batch:
     """Fold events, in the order of the stream, on top of the statuses that were known before.
 
     Args:
         events: what is folded.
-        known: the statuses of their jobs before.
+        known: the statuses of their jobs before; those in `onto` need not be there.
         records: those that the events were read from, if the batch is to tell what each event did.
+        onto: a batch that is not written yet, to go on with; None: begin a new one.
     """
-    batch = Batch({}, {}, {}, [], [], {}, events[-1].sequence)
+    batch = onto if onto is not None else Batch({}, {}, {}, [], [], {}, 0)
+    batch.last_sequence = events[-1].sequence
     folded: list[Folded] = []
     statuses = batch.statuses
     for index, recorded in enumerate(events):
@@ -111,8 +118,8 @@ def label_rows(jobs: Iterable[tuple[JobStatus, SpecHead]]) -> list[LabelRow]:
 def _note(batch: Batch, recorded: Recorded, status: JobStatus, *, is_new: bool) -> None:
     """Enter a changed status under the kind of write that it needs."""
     job_id = status.id
-    event = recorded.event
-    if isinstance(event, JobStateChanged):
+    data = recorded.event.data
+    if not isinstance(data, SpecData):
         if job_id in batch.created:
             batch.created[job_id] = (status, batch.created[job_id][1])
         elif job_id in batch.respecified:
@@ -120,7 +127,7 @@ def _note(batch: Batch, recorded: Recorded, status: JobStatus, *, is_new: bool) 
         else:
             batch.restated[job_id] = status
         return
-    spec = event.data.spec
+    spec = data.spec
     batch.specs.append(
         (recorded.sequence, status.created_sequence, status.version, recorded.time, bytes(spec))
     )

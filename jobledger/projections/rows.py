@@ -25,6 +25,7 @@ JOB_COLUMNS: Final = (
     "modify_time",
     "spec_sequence",
     "sequence",
+    "tags",
 )
 """The columns of the table `jobs`, in its order; what `row_of` returns."""
 
@@ -42,6 +43,7 @@ STATUS_COLUMNS: Final = (
     "created_sequence",
     "spec_sequence",
     "sequence",
+    "tags",
 )
 """The columns that make a `JobStatus`; what `status_of` takes, and `job_of` with the spec behind them."""
 
@@ -58,6 +60,7 @@ RESPECIFIED_COLUMNS: Final = (
     "modify_time",
     "spec_sequence",
     "sequence",
+    "tags",
 )
 """The columns that a new spec changes, behind the key; what `respecified_row` returns."""
 
@@ -69,15 +72,18 @@ RESTATED_COLUMNS: Final = (
     "revision",
     "modify_time",
     "sequence",
+    "tags",
 )
-"""The columns that a new state changes, behind the key; what `restated_row` returns."""
+"""The columns that a new state or tag changes, behind the key; what `restated_row` returns."""
 
 NO_DETAILS: Final = ""
+NO_TAGS: Final = ""
 
 Row = Sequence[Any]
 
 _details_encoder = msgspec.json.Encoder(order="deterministic")
 _details_decoder: Final = msgspec.json.Decoder(dict[str, str])
+_tags_decoder: Final = msgspec.json.Decoder(dict[str, int])
 # Most states say nothing but their type, and a frozen State can be shared by all jobs that are in it.
 _PLAIN_STATES: Final = {kind.value: State(state_type=kind) for kind in StateType}
 
@@ -102,6 +108,7 @@ def row_of(status: JobStatus, head: SpecHead) -> tuple[Any, ...]:
         status.modify_time,
         status.spec_sequence,
         status.sequence,
+        tags_of(status),
     )
 
 
@@ -121,11 +128,12 @@ def respecified_row(status: JobStatus, head: SpecHead) -> tuple[Any, ...]:
         status.modify_time,
         status.spec_sequence,
         status.sequence,
+        tags_of(status),
     )
 
 
 def restated_row(status: JobStatus) -> tuple[Any, ...]:
-    """What a new state changes in a job's row."""
+    """What a new state or tag changes in a job's row."""
     state = status.state
     return (
         status.created_sequence,
@@ -135,12 +143,18 @@ def restated_row(status: JobStatus) -> tuple[Any, ...]:
         status.revision,
         status.modify_time,
         status.sequence,
+        tags_of(status),
     )
 
 
 def details_of(state: State) -> str:
     """The column `details`: JSON with sorted keys, so that equal views have equal bytes; empty for none."""
     return _details_encoder.encode(state.details).decode() if state.details else NO_DETAILS
+
+
+def tags_of(status: JobStatus) -> str:
+    """The column `tags`: JSON with sorted keys; empty for none."""
+    return _details_encoder.encode(status.tags).decode() if status.tags else NO_TAGS
 
 
 def status_of(row: Row) -> JobStatus:
@@ -166,6 +180,7 @@ def status_of(row: Row) -> JobStatus:
         created_sequence=row[10],
         spec_sequence=row[11],
         sequence=row[12],
+        tags=_tags_decoder.decode(row[13]) if row[13] else {},
     )
 
 

@@ -161,6 +161,7 @@ class Attempt:
             actor=command.about.get("actor", ""),
             reason=command.about.get("reason", ""),
             traceparent=command.about.get("traceparent", ""),
+            previous=str(self._known.sequence or ""),
             data=decision.data,  # type: ignore[arg-type]  # Decision pairs event and data; mypy sees two unions
         )
 

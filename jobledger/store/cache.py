@@ -12,6 +12,9 @@ from jobledger.store.limits import CACHE_MAX_BYTES, CACHE_MAX_JOBS, TURNS_MAX_WA
 _ENTRY_BYTES = 1_000  # what an entry takes beside its spec, about
 
 
+_TAG_BYTES = 200  # the same for one tag
+
+
 class Known(msgspec.Struct, frozen=True):
     """A job's subject as it was seen.
 
@@ -130,10 +133,14 @@ class _Turn:
 def _size(known: Known) -> int:
     size = _ENTRY_BYTES
     if known.job is not None:
-        size += len(known.job.spec) + _state_size(known.job.status.state)
+        size += _job_size(known.job)
     if known.base is not None and known.base.job is not None:
-        size += len(known.base.job.spec) + _state_size(known.base.job.status.state)
+        size += _job_size(known.base.job)
     return size
+
+
+def _job_size(job: Job) -> int:
+    return len(job.spec) + _state_size(job.status.state) + _TAG_BYTES * len(job.status.tags)
 
 
 def _state_size(state: State) -> int:

@@ -6,6 +6,7 @@ from typing import TypedDict
 import msgspec
 
 from jobledger.store.errors import InvalidInput
+from jobledger.store.fold import is_tag
 from jobledger.store.job import JobStatus, State, StateType
 from jobledger.store.limits import (
     ACTOR_MAX_CHARACTERS,
@@ -16,6 +17,7 @@ from jobledger.store.limits import (
     NAMESPACE_MAX_BYTES,
     REASON_MAX_CHARACTERS,
     STATE_MAX_BYTES,
+    TAG_MAX_CHARACTERS,
 )
 from jobledger.store.subjects import UUID7
 
@@ -141,6 +143,19 @@ def check_state(state: object) -> None:
         raise InvalidInput(
             f"the state has {size} bytes as JSON, and at most {STATE_MAX_BYTES} are taken;"
             " put what is large elsewhere, and a link to it into Details"
+        )
+
+
+def check_tag(tag: object) -> None:
+    """Check a name that a caller wants to give to a version.
+
+    Raises:
+        InvalidInput: if it can be none, saying what can.
+    """
+    if not isinstance(tag, str) or not is_tag(tag):
+        raise InvalidInput(
+            f"{tag!r:.80} can't be a tag; use a letter, then letters, digits, `.`, `_` and `-`, at most"
+            f" {TAG_MAX_CHARACTERS} characters in all"
         )
 
 

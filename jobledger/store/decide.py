@@ -16,18 +16,30 @@ from jobledger.store.errors import (
     JobNotRerunnable,
     JobTerminal,
     RevisionMismatch,
+    TooManyTags,
+    VersionNotFound,
 )
-from jobledger.store.events import JobCreated, JobStateChanged, JobUpdated, SpecData, StateData
+from jobledger.store.events import (
+    EventClass,
+    EventData,
+    JobCreated,
+    JobStateChanged,
+    JobTagged,
+    JobUpdated,
+    SpecData,
+    StateData,
+    TagData,
+)
 from jobledger.store.job import Job, State, StateType
-from jobledger.store.limits import COMMAND_MAX_ATTEMPTS
+from jobledger.store.limits import COMMAND_MAX_ATTEMPTS, TAGS_MAX_COUNT
 from jobledger.store.spec import decode_spec, encode_spec
 
 
 class Decision(NamedTuple):
     """An event to append, without its envelope."""
 
-    event: type[JobCreated] | type[JobUpdated] | type[JobStateChanged]
-    data: SpecData | StateData
+    event: EventClass
+    data: EventData
 
 
 def decide_create(job: Job | None, spec: bytes) -> Decision:
@@ -120,6 +132,42 @@ def decide_stop(job: Job | None, reason: str, *, job_id: str) -> Decision | None
     if job is not None and job.status.state.state_type is StateType.STOPPED:
         return None
     return decide_state(job, State(StateType.STOPPED, reason), job_id=job_id)
+
+
+def decide_tag(job: Job | None, tag: str, version: int, *, job_id: str) -> Decision | None:
+    """Let a tag name a version; None if it does.
+
+    Raises:
+        JobNotFound: if there is no such job.
+        VersionNotFound: if the job has no such version.
+        TooManyTags: if it is a new one, and the job has as many as it may have.
+    """
+    if job is None:
+        raise not_found(job_id)
+    status = job.status
+    if not 1 <= version <= status.version:
+        raise VersionNotFound(
+            f"job {job_id} has no version {version!r:.40}: its versions are 1 to {status.version}"
+        )
+    if status.tags.get(tag) == version:
+        return None
+    if tag not in status.tags and len(status.tags) >= TAGS_MAX_COUNT:
+        raise TooManyTags(
+            f"job {job_id} has {len(status.tags)} tags, and at most {TAGS_MAX_COUNT} are taken;"
+            " remove one first"
+        )
+    return Decision(JobTagged, TagData(tag, version))
+
+
+def decide_untag(job: Job | None, tag: str, *, job_id: str) -> Decision | None:
+    """Take a tag away; None if there is none.
+
+    Raises:
+        JobNotFound: if there is no such job.
+    """
+    if job is None:
+        raise not_found(job_id)
+    return Decision(JobTagged, TagData(tag, 0)) if tag in job.status.tags else None
 
 
 def check_revision(job: Job | None, expected_revision: int | None, *, job_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The three things that can happen to a job, as CloudEvents 1.0 JSON documents.
+"""The four things that can happen to a job, as CloudEvents 1.0 JSON documents.
 
 This is a storage format. Type names and field names never change meaning, a new field has a default, readers
 ignore unknown fields, and `tests/golden/` keeps the bytes of every event ever written.
@@ -6,7 +6,7 @@ ignore unknown fields, and `tests/golden/` keeps the bytes of every event ever w
 `gc=False`: events hold no cycles, and a projector that catches up makes a million of them.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -30,6 +30,13 @@ class StateData(msgspec.Struct, frozen=True, rename="pascal", gc=False):
     state: State
 
 
+class TagData(msgspec.Struct, frozen=True, rename="pascal", gc=False):
+    """A tag, and the version that it names from now on; version 0 removes it."""
+
+    tag: str
+    version: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
 class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", gc=False):
     """The envelope: CloudEvents 1.0, structured mode; `namespace`, `actor`, `reason` are extensions.
 
@@ -41,6 +48,8 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         actor: who; empty if nobody said.
         reason: why; empty if nobody said.
         traceparent: W3C trace context of the command; empty if there was none.
+        previous: the sequence of the record before this one on the job's subject, as the writer expected it and
+            the log held it to; decimal; empty for the first. By it a reader sees that none was left out.
     """
 
     specversion: Literal["1.0"]
@@ -53,6 +62,7 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     actor: str = ""
     reason: str = ""
     traceparent: str = ""
+    previous: str = ""
 
 
 class JobCreated(_CloudEvent, frozen=True, kw_only=True, gc=False, tag="jobledger.job.created.v1"):
@@ -73,13 +83,17 @@ class JobStateChanged(_CloudEvent, frozen=True, kw_only=True, gc=False, tag="job
     data: StateData
 
 
-JobEvent = JobCreated | JobUpdated | JobStateChanged
+class JobTagged(_CloudEvent, frozen=True, kw_only=True, gc=False, tag="jobledger.job.tagged.v1"):
+    """A name for one of the job's versions was set, moved or removed; the job itself stays as it is."""
 
-EVENT_TYPES: tuple[type[JobCreated] | type[JobUpdated] | type[JobStateChanged], ...] = (
-    JobCreated,
-    JobUpdated,
-    JobStateChanged,
-)
+    data: TagData
+
+
+JobEvent = JobCreated | JobUpdated | JobStateChanged | JobTagged
+EventClass = type[JobCreated] | type[JobUpdated] | type[JobStateChanged] | type[JobTagged]
+EventData = SpecData | StateData | TagData
+
+EVENT_TYPES: tuple[EventClass, ...] = (JobCreated, JobUpdated, JobStateChanged, JobTagged)
 
 
 def event_type(event: JobEvent | type[JobEvent]) -> str:

@@ -10,11 +10,24 @@ from typing import Annotated, Literal, assert_never
 
 import msgspec
 
-from jobledger.store.events import JobCreated, JobStateChanged, JobUpdated, Recorded, SpecData, Unreadable
+from jobledger.store.events import (
+    JobCreated,
+    JobStateChanged,
+    JobTagged,
+    JobUpdated,
+    Recorded,
+    SpecData,
+    Unreadable,
+)
 from jobledger.store.job import PENDING, Job, JobStatus
+from jobledger.store.limits import TAG_MAX_CHARACTERS, TAGS_MAX_COUNT
 from jobledger.store.subjects import is_identity
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+# A letter first: a tag can stand wherever a version's number can, and neither is taken for the other.
+_TAG = re.compile(rf"[A-Za-z][A-Za-z0-9._-]{{0,{TAG_MAX_CHARACTERS - 1}}}", re.ASCII)
 
 
 class SpecHead(msgspec.Struct, frozen=True, rename="pascal", gc=False):
@@ -51,6 +64,11 @@ class Anomaly(msgspec.Struct, frozen=True):
     reason: str
 
 
+def is_tag(text: str) -> bool:
+    """Whether this can be the name of a version: a letter, then letters, digits and `._-`."""
+    return _TAG.fullmatch(text) is not None
+
+
 def spec_head(spec: msgspec.Raw | bytes) -> SpecHead:
     """The head of a normalised spec.
 
@@ -83,13 +101,16 @@ def fold(
         return Anomaly(recorded.sequence, event.subject, f"the job is not in namespace {event.namespace!r}")
     match event:  # the most frequent first
         case JobStateChanged():
-            return _state_changed(status, recorded, event)
+            folded = _state_changed(status, recorded, event)
         case JobCreated():
-            return _created(status, recorded, event, trusted=trusted)
+            folded = _created(status, recorded, event, trusted=trusted)
         case JobUpdated():
-            return _updated(status, recorded, event, trusted=trusted)
+            folded = _updated(status, recorded, event, trusted=trusted)
+        case JobTagged():
+            folded = _tagged(status, recorded, event)
         case _:
             assert_never(event)
+    return folded
 
 
 def fold_job(job: Job | None, recorded: Recorded | Unreadable, *, trusted: bool = False) -> Job | Anomaly:
@@ -148,6 +169,7 @@ def _updated(
         created_sequence=status.created_sequence,
         spec_sequence=recorded.sequence,
         sequence=recorded.sequence,
+        tags=status.tags,
     )
 
 
@@ -172,7 +194,35 @@ def _state_changed(
         created_sequence=status.created_sequence,
         spec_sequence=status.spec_sequence,
         sequence=recorded.sequence,
+        tags=status.tags,
     )
+
+
+def _tagged(status: JobStatus | None, recorded: Recorded, event: JobTagged) -> JobStatus | Anomaly:
+    """A tag that is set again to the version that it names is sensible, and changes but the sequence."""
+    if status is None:
+        return Anomaly(recorded.sequence, event.subject, "a tag, but there is no such job")
+    tag, version = event.data.tag, event.data.version
+    reason = _tag_problem(status, tag, version)
+    if reason:
+        return Anomaly(recorded.sequence, event.subject, reason)
+    tags = {**status.tags, tag: version}
+    if version == 0:
+        del tags[tag]
+    return msgspec.structs.replace(status, tags=dict(sorted(tags.items())), sequence=recorded.sequence)
+
+
+def _tag_problem(status: JobStatus, tag: str, version: int) -> str:
+    """Why a tag makes no sense for a job; empty if it does."""
+    if not is_tag(tag):
+        return f"{tag!r:.80} is no tag"
+    if version == 0:
+        return "" if tag in status.tags else f"the tag {tag} is removed, but there is none"
+    if not 1 <= version <= status.version:
+        return f"the tag {tag} names version {version!r:.40}, and the job has {status.version}"
+    if tag not in status.tags and len(status.tags) >= TAGS_MAX_COUNT:
+        return f"the tag {tag} is one too many: the job has {len(status.tags)}"
+    return ""
 
 
 def _head_of(recorded: Recorded, event: JobCreated | JobUpdated, *, trusted: bool) -> SpecHead | Anomaly:

@@ -58,6 +58,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         created_sequence: the stream sequence of the first event.
         spec_sequence: the stream sequence of the event that set the current spec.
         sequence: the stream sequence of the last event folded.
+        tags: names for versions, in the order of the names; a tag changes no counter but the sequence.
     """
 
     id: str
@@ -71,6 +72,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created_sequence: int
     spec_sequence: int
     sequence: int
+    tags: dict[str, int] = {}
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,13 +8,15 @@ import uuid_utils
 
 from jobledger.store.attempt import Attempt, Command, Decide, event_id_taken
 from jobledger.store.cache import JobCache, KeyedLocks, Known
-from jobledger.store.command import About, Receipt, check_about, check_job_id, check_state
+from jobledger.store.command import About, Receipt, check_about, check_job_id, check_state, check_tag
 from jobledger.store.decide import (
     decide_apply,
     decide_create,
     decide_rerun,
     decide_state,
     decide_stop,
+    decide_tag,
+    decide_untag,
     decide_update,
     not_found,
 )
@@ -142,6 +144,25 @@ class Ledger:
             job_id, namespace, lambda job: decide_rerun(job, spec, job_id=job_id), event_id, about
         )
 
+    async def revert(
+        self, job_id: str, spec: bytes, *, namespace: str | None = None, **about: Unpack[About]
+    ) -> Receipt:
+        """Give a job the spec of one of its versions again, as a new version. The present one is a no-op.
+
+        Args:
+            job_id: the full id.
+            spec: the normalised JSON of that version; it is not judged again.
+            namespace: the job's namespace, if known.
+            about: see `About`.
+
+        Raises:
+            JobledgerError: as `update`.
+        """
+        event_id = self._check(about)
+        namespace = await self._namespace_of(job_id, namespace)
+        decide: Decide = lambda job: decide_update(job, spec, job_id=job_id)  # noqa: E731
+        return await self._command(job_id, namespace, decide, event_id, about)
+
     async def set_state(
         self, job_id: str, state: State, *, namespace: str | None = None, **about: Unpack[About]
     ) -> Receipt:
@@ -174,6 +195,35 @@ class Ledger:
         return await self._command(
             job_id, namespace, lambda job: decide_stop(job, reason, job_id=job_id), event_id, about
         )
+
+    async def tag(
+        self, job_id: str, tag: str, version: int, *, namespace: str | None = None, **about: Unpack[About]
+    ) -> Receipt:
+        """Let a name stand for one of a job's versions; it moves if it stood for another one.
+
+        Version and revision stay: the job is as it was. The sequence rises, as with every event.
+
+        Raises:
+            InvalidInput: if this can be no tag.
+            VersionNotFound: if the job has no such version.
+            TooManyTags: if the job has as many as it may have.
+            JobledgerError: as `set_state`, but for `JobTerminal`.
+        """
+        event_id = self._check(about)
+        check_tag(tag)
+        namespace = await self._namespace_of(job_id, namespace)
+        decide: Decide = lambda job: decide_tag(job, tag, version, job_id=job_id)  # noqa: E731
+        return await self._command(job_id, namespace, decide, event_id, about)
+
+    async def untag(
+        self, job_id: str, tag: str, *, namespace: str | None = None, **about: Unpack[About]
+    ) -> Receipt:
+        """Take a tag away; one that is not there is a no-op. See `tag` for the errors."""
+        event_id = self._check(about)
+        check_tag(tag)
+        namespace = await self._namespace_of(job_id, namespace)
+        decide: Decide = lambda job: decide_untag(job, tag, job_id=job_id)  # noqa: E731
+        return await self._command(job_id, namespace, decide, event_id, about)
 
     async def load(self, job_id: str, *, namespace: str | None = None) -> Job:
         """The job as the log's leader has it now.

@@ -1,0 +1,185 @@
+"""How two JSON documents differ, place by place: the one structural differ of all doors. Pure.
+
+Objects are compared key by key. In lists the elements that stayed are found first (those of the same name
+where all have one, else the equal ones), and only what stands between them is compared by position: a task
+that is put before another does not make all that follow look changed.
+
+Equal means equal as JSON: `1`, `1.0` and `true` are three values.
+"""
+
+import json
+import re
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from jobledger.service.limits import DIFF_MAX_PAIRS
+
+Step = str | int
+Path = tuple[Step, ...]
+Verb = Literal["add", "remove", "replace"]
+
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+# The fields by which people tell the elements of a spec's lists apart.
+_NAMES: Final = ("Name", "Key", "Alias", "Target")
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+
+
+class Edit(NamedTuple):
+    """One step from the old document to the new one; in their order they lead all the way.
+
+    Attributes:
+        verb: as in RFC 6902.
+        place: where, in the document as the edits before this one have left it.
+        path: where, for people: in the new document, and of what is removed from a list, its old index.
+        before: the value that was there; None if there was none.
+        after: the value that is there now; None if there is none.
+    """
+
+    verb: Verb
+    place: Path
+    path: Path
+    before: Any
+    after: Any
+
+
+def edits(old: Any, new: Any) -> list[Edit]:
+    """What leads from one JSON document to another; nothing, if they are equal."""
+    return list(_edits(old, new, ()))
+
+
+def patch_of(changes: Iterable[Edit]) -> list[dict[str, Any]]:
+    """The same as an RFC 6902 patch."""
+    return [
+        {"op": each.verb, "path": pointer(each.place)}
+        | ({} if each.verb == "remove" else {"value": each.after})
+        for each in changes
+    ]
+
+
+def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every value of a document that holds no other, with its place: texts, numbers, and what is empty."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from leaves(item, (*path, key))
+    elif isinstance(value, list) and value:
+        for at, item in enumerate(value):
+            yield from leaves(item, (*path, at))
+    else:
+        yield path, value
+
+
+def path_text(path: Path, text: str = "") -> str:
+    """A place as people write it: `Tasks[0].Env.HOME`, or `Meta["a.b"]` for a key that is no plain word.
+
+    Args:
+        path: the place.
+        text: of the place that it is in, if that is not the document.
+    """
+    for step in path:
+        if isinstance(step, str) and _PLAIN_KEY.fullmatch(step):
+            text += f".{step}" if text else step
+        else:
+            text += f"[{step if isinstance(step, int) else json.dumps(step, ensure_ascii=False)}]"
+    return text
+
+
+def pointer(path: Path) -> str:
+    """A place as RFC 6901 writes it: `/Tasks/0/Env/HOME`."""
+    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
+
+
+def _edits(old: Any, new: Any, path: Path) -> Iterator[Edit]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys((*old, *new)):
+            there = (*path, key)
+            if key not in new:
+                yield Edit("remove", there, there, old[key], None)
+            elif key not in old:
+                yield Edit("add", there, there, None, new[key])
+            else:
+                yield from _edits(old[key], new[key], there)
+    elif isinstance(old, list) and isinstance(new, list):
+        yield from _list_edits(old, new, path)
+    elif type(old) is not type(new) or old != new:
+        yield Edit("replace", path, path, old, new)
+
+
+def _list_edits(old: list[Any], new: list[Any], path: Path) -> Iterator[Edit]:
+    pairs = aligned(old, new)
+    kept, source = {at for at, _ in pairs}, {to: at for at, to in pairs}
+    gone = 0
+    for at, item in enumerate(old):
+        if at not in kept:
+            yield Edit("remove", (*path, at - gone), (*path, at), item, None)
+            gone += 1
+    # Element by element: what stands before `at` is by now as it will be.
+    for at, item in enumerate(new):
+        there = (*path, at)
+        if at in source:
+            yield from _edits(old[source[at]], item, there)
+        else:
+            yield Edit("add", there, there, None, item)
+
+
+def aligned(old: Sequence[Any], new: Sequence[Any]) -> list[tuple[int, int]]:
+    """Which elements of a list are which of another: rising pairs of positions."""
+    ours, theirs = _marks(old, new)
+    pairs: list[tuple[int, int]] = []
+    at = to = 0
+    for found in (*_common(ours, theirs), (len(old), len(new))):
+        # Between two that stayed: by position, so that an element that was changed is told by its parts.
+        pairs += zip(range(at, found[0]), range(to, found[1]), strict=False)
+        if found[0] < len(old):
+            pairs.append(found)
+        at, to = found[0] + 1, found[1] + 1
+    return pairs
+
+
+def _marks(old: Sequence[Any], new: Sequence[Any]) -> tuple[list[Hashable], list[Hashable]]:
+    """What tells the elements of two lists apart: a name, if all have one of their own; else all of them."""
+    for name in _NAMES:
+        ours, theirs = _named(old, name), _named(new, name)
+        if ours is not None and theirs is not None:
+            return ours, theirs
+    return [_encode(item) for item in old], [_encode(item) for item in new]
+
+
+def _named(items: Sequence[Any], name: str) -> list[Hashable] | None:
+    names = [item.get(name) if isinstance(item, dict) else None for item in items]
+    own = all(isinstance(each, str) and each for each in names) and len(set(names)) == len(names)
+    return [*names] if own else None
+
+
+def _common(ours: list[Hashable], theirs: list[Hashable]) -> list[tuple[int, int]]:
+    """A longest common subsequence, as pairs of positions; of lists that are too long, only their ends."""
+    least = min(len(ours), len(theirs))
+    head = next((at for at in range(least) if ours[at] != theirs[at]), least)
+    tail = next((at for at in range(least - head) if ours[-1 - at] != theirs[-1 - at]), least - head)
+    rows, columns = ours[head : len(ours) - tail], theirs[head : len(theirs) - tail]
+    pairs = [(at, at) for at in range(head)]
+    if len(rows) * len(columns) <= DIFF_MAX_PAIRS:
+        pairs += [(head + at, head + to) for at, to in _longest(rows, columns)]
+    ends = zip(range(len(ours) - tail, len(ours)), range(len(theirs) - tail, len(theirs)), strict=True)
+    return [*pairs, *ends]
+
+
+def _longest(rows: list[Hashable], columns: list[Hashable]) -> list[tuple[int, int]]:
+    """The textbook's table: `lengths[at][to]` is of the longest common subsequence from there on."""
+    lengths = [[0] * (len(columns) + 1) for _ in range(len(rows) + 1)]
+    for at in range(len(rows) - 1, -1, -1):
+        row, below, own = lengths[at], lengths[at + 1], rows[at]
+        for to in range(len(columns) - 1, -1, -1):
+            row[to] = below[to + 1] + 1 if own == columns[to] else max(below[to], row[to + 1])
+    pairs = []
+    at = to = 0
+    while at < len(rows) and to < len(columns):
+        if rows[at] == columns[to]:
+            pairs.append((at, to))
+            at, to = at + 1, to + 1
+        elif lengths[at + 1][to] >= lengths[at][to + 1]:
+            at += 1
+        else:
+            to += 1
+    return pairs
