@@ -5,10 +5,13 @@ from typing import Any
 
 from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Connection
+from jobledger.store.jetstream.consumers import JetStreamConsumers
 from jobledger.store.jetstream.feed import JetStreamFeed
 from jobledger.store.jetstream.keys import JetStreamKeys
+from jobledger.store.jetstream.parking import JetStreamRecords
 from jobledger.store.jetstream.publisher import Publisher
-from jobledger.store.jetstream.reader import leader_get, read_page, record_of
+from jobledger.store.jetstream.reader import first_later, leader_get, read_page, record_of
+from jobledger.store.jetstream.seals import JetStreamSeals
 from jobledger.store.jetstream.stream import StreamSettings, ensure_stream, log_info, stream_info
 from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost
 
@@ -65,6 +68,27 @@ class JetStreamLog:
         message = await leader_get(self._connection, self._stream, {"seq": sequence})
         return record_of(message) if message is not None else None
 
+    async def read_next(self, subject: str, *, after: int) -> Record | None:
+        """The first record behind a sequence that a filter of subjects lets through; None: there is none.
+
+        Raises:
+            LogUnavailable: if the leader does not answer.
+        """
+        request: dict[str, object] = {"seq": after + 1, "next_by_subj": subject}
+        message = await leader_get(self._connection, self._stream, request)
+        return record_of(message) if message is not None else None
+
+    async def sequence_at(self, time: int) -> int:
+        """See `EventLog.sequence_at`."""
+        later = await first_later(self._connection, self._stream, time)
+        if later is None:
+            # What the log held before it said so a second time was all taken at that time or before.
+            last = (await self.info()).last_sequence
+            later = await first_later(self._connection, self._stream, time)
+            if later is None:
+                return last
+        return later - 1
+
     @property
     def session(self) -> int:
         """See `EventLog.session`."""
@@ -88,6 +112,34 @@ class JetStreamLog:
             LogUnfit: if that stream exists and can't keep the promises.
         """
         return await JetStreamKeys.open(self._connection, self._settings)
+
+    def consumers(self) -> JetStreamConsumers:
+        """The durable consumers of this log, over the same connection."""
+        return JetStreamConsumers(self._connection, self._stream)
+
+    async def records(self, of: str = "SUBSCRIPTIONS") -> JetStreamRecords:
+        """Records beside this log, over the same connection; their stream is made if it is missing.
+
+        Args:
+            of: what they are of; each kind has a stream of its own, and so rights of its own.
+
+        Raises:
+            LogUnavailable: if the server does not answer.
+            LogUnfit: if that stream exists and can't keep the promises.
+        """
+        return await JetStreamRecords.open(self._connection, self._settings, of)
+
+    async def seals(self, mark: str) -> JetStreamSeals:
+        """The seals of this log, over the same connection; their stream is made if it is missing.
+
+        Args:
+            mark: of the log's epoch.
+
+        Raises:
+            LogUnavailable: if the server does not answer.
+            LogUnfit: if that stream exists and can't keep the promises.
+        """
+        return await JetStreamSeals.open(self._connection, self._settings, mark)
 
     async def close(self) -> None:
         """See `EventLog.close`."""

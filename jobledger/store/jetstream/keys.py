@@ -3,24 +3,15 @@
 It shares the log's connection and the server's durability, and nothing else: its messages grow old and go.
 """
 
-import asyncio
 import hashlib
 from typing import Any
 
-from jobledger.store.errors import LogUnavailable, LogUnfit
-from jobledger.store.jetstream.api import IN_FLIGHT_CONFLICT, WRONG_LAST_SEQUENCE, PubAck, read_ack
+from jobledger.store.errors import LogUnfit
 from jobledger.store.jetstream.connection import Connection
-from jobledger.store.jetstream.reader import leader_get
+from jobledger.store.jetstream.entries import write_entry
 from jobledger.store.jetstream.stream import StreamSettings, find_or_make_stream
-from jobledger.store.keys import NO_ENTRY, Entry
-from jobledger.store.limits import (
-    ACK_TIMEOUT_SECONDS,
-    KEYS_MAX_AGE_SECONDS,
-    KEYS_MIN_AGE_SECONDS,
-    KEYS_TIMEOUT_SECONDS,
-    RETRY_MAX_WAIT_SECONDS,
-    RETRY_WAIT_SECONDS,
-)
+from jobledger.store.keys import Entry
+from jobledger.store.limits import KEYS_MAX_AGE_SECONDS, KEYS_MIN_AGE_SECONDS
 
 SUBJECT_PREFIX = "jobledger.keys."  # outside `jobs.>`: no reader of the log ever sees these
 _SECOND = 1_000_000_000
@@ -64,44 +55,7 @@ class JetStreamKeys:
     async def put(self, key: str, value: bytes, *, expect: int) -> Entry | None:
         """See `KeyStore.put`."""
         subject = SUBJECT_PREFIX + hashlib.sha256(key.encode()).hexdigest()
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + KEYS_TIMEOUT_SECONDS
-        wait_seconds = RETRY_WAIT_SECONDS
-        while True:
-            # Sent again after a lost answer, the expectation makes it harmless; a look at what stands there
-            # then tells whether the first try was stored.
-            try:
-                ack = await self._send(subject, value, expect)
-                if ack.error is None:
-                    return Entry(value, ack.seq)
-                if ack.error.err_code == WRONG_LAST_SEQUENCE:
-                    entry = await self._last(subject)
-                    if entry is not None or expect != NO_ENTRY:
-                        return entry
-                elif ack.error.err_code != IN_FLIGHT_CONFLICT and not ack.error.may_pass:
-                    raise ack.error.as_exception(f"writing to {self._stream}")
-            except LogUnavailable as error:
-                if clock() >= deadline:
-                    raise LogUnavailable(f"the stream {self._stream} can't be reached: {error}") from error
-            if clock() >= deadline:
-                raise LogUnavailable(
-                    f"the stream {self._stream} did not settle within {KEYS_TIMEOUT_SECONDS:g} s; try again"
-                )
-            await asyncio.sleep(wait_seconds)
-            wait_seconds = min(2 * wait_seconds, RETRY_MAX_WAIT_SECONDS)
-
-    async def _send(self, subject: str, value: bytes, expect: int) -> PubAck:
-        message = await self._connection.request(
-            subject,
-            value,
-            headers={"Nats-Expected-Last-Subject-Sequence": str(expect)},
-            timeout_seconds=ACK_TIMEOUT_SECONDS,
-        )
-        return read_ack(message)
-
-    async def _last(self, subject: str) -> Entry | None:
-        found = await leader_get(self._connection, self._stream, {"last_by_subj": subject})
-        return Entry(found.data, found.seq) if found is not None else None
+        return await write_entry(self._connection, self._stream, subject, value, expect=expect)
 
 
 def _check_config(name: str, config: dict[str, Any]) -> None:

@@ -17,6 +17,9 @@ from jobledger.store.jetstream.api import (
 )
 from jobledger.store.jetstream.connection import Arrived, Connection
 from jobledger.store.limits import READ_PAGE_BYTES, READ_PAGE_EVENTS, REQUEST_TIMEOUT_SECONDS
+from jobledger.store.values import rfc3339
+
+_SERVER_TIME_MAX = 2**63 - 2  # the server counts nanoseconds in 64 bits
 
 
 async def leader_get(
@@ -34,6 +37,20 @@ async def leader_get(
             return None
         raise reply.error.as_exception(f"reading from {stream}")
     return reply.message
+
+
+async def first_later(connection: Connection, stream: str, time: int) -> int | None:
+    """The sequence of the first message that the stream took after a time, as its leader has it; None: none.
+
+    Args:
+        connection: to the server.
+        stream: its name.
+        time: Unix nanoseconds.
+    """
+    if time >= _SERVER_TIME_MAX:
+        return None
+    message = await leader_get(connection, stream, {"start_time": rfc3339(max(0, time + 1))})
+    return message.seq if message is not None else None
 
 
 def record_of(message: StoredMessage) -> Record:

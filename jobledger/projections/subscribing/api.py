@@ -1,0 +1,220 @@
+"""`subscribe`: how a service in a process of its own gets the log's events."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from jobledger.projections.limits import (
+    RETRIES_DEFAULT,
+    RETRIES_MAX,
+    SUBSCRIPTION_BUFFER_BYTES,
+    SUBSCRIPTION_BUFFER_EVENTS,
+    SUBSCRIPTION_MEMBERS_MAX,
+    SUBSCRIPTION_PARTITIONS,
+)
+from jobledger.projections.subscribing.aside import SetAside, now_ns
+from jobledger.projections.subscribing.balance import Balance
+from jobledger.projections.subscribing.definition import (
+    Definition,
+    check_same,
+    decode_definition,
+    define,
+)
+from jobledger.projections.subscribing.equipment import Equipment
+from jobledger.projections.subscribing.feeding import FeedSource
+from jobledger.projections.subscribing.lane import Lane
+from jobledger.projections.subscribing.setbacks import Setbacks
+from jobledger.projections.subscribing.starting import Start, place_of, said
+from jobledger.projections.subscribing.subscription import Subscription
+from jobledger.store.errors import InvalidInput, LogUnavailable
+from jobledger.store.jetstream.adapter import JetStreamLog
+from jobledger.store.job import StateType
+from jobledger.store.keys import NO_ENTRY
+from jobledger.store.limits import COMMAND_MAX_ATTEMPTS
+from jobledger.store.log import EventLog
+from jobledger.store.parking import Records
+from jobledger.store.values import rfc3339
+
+_NOBODY = "anonymous"  # names what has no name, where a name is asked for
+
+
+def subscribe(
+    log: EventLog | str,
+    name: str = "",
+    *,
+    namespace: str | None = None,
+    job: str | None = None,
+    types: Iterable[str] = (),
+    states: Iterable[str | StateType] = (),
+    labels: str = "",
+    start: Start = "beginning",
+    members: int = 0,
+    member: int = 0,
+    elastic: bool = False,
+    partitions: int = SUBSCRIPTION_PARTITIONS,
+    with_jobs: bool = False,
+    retries: int = RETRIES_DEFAULT,
+) -> Subscription:
+    """Events of a log, filtered, in order, each with what the job was and became.
+
+    Args:
+        log: a log, or the URL of its nats-server, to which an own connection is made.
+        name: keeps the place on the server; empty: nothing is kept.
+        namespace: only events of its jobs.
+        job: only events of the job of this id.
+        types: only these: `created`, `updated`, `state`, `tagged`, or full CloudEvents types.
+        states: only events that bring the job into one of these.
+        labels: a label selector; only events of jobs that meet it, as of the event.
+        start: where a new subscription begins: `beginning`, `now`, after a sequence or a cursor, or at a time
+            (with its zone). One that exists goes on where it was.
+        members: share it among so many processes, each with its own part of the jobs.
+        member: which of them this one is, from 1.
+        elastic: share it among processes that come and go.
+        partitions: into how many parts it is cut for that; as many members can take part.
+        with_jobs: give each event the job before and after it.
+        retries: of an event that fails, before its job is parked.
+
+    Raises:
+        InvalidInput: naming what is wrong.
+    """
+    _check_sharing(name, members=members, member=member, partitions=partitions if elastic else None)
+    if not 0 <= retries <= RETRIES_MAX:
+        raise InvalidInput(f"retries is {retries!r}; it may be 0 to {RETRIES_MAX}")
+    wanted = define(
+        name=name or _NOBODY,
+        namespace=namespace,
+        job=job,
+        types=tuple(types),
+        states=tuple(states),
+        labels=labels,
+        start=said(start),
+        members=members,
+        partitions=partitions if elastic else 0,
+    )
+    opened = _Opened(log, wanted, bool(name), member, with_jobs, retries)
+    return Subscription(opened.equip)
+
+
+class _Opened(NamedTuple):
+    """What `subscribe` was told, until the subscription is entered."""
+
+    log: EventLog | str
+    wanted: Definition
+    is_named: bool
+    member: int
+    with_jobs: bool
+    retries: int
+
+    async def equip(self, subscription: Subscription) -> Equipment:
+        """Connect if need be, and make what the subscription works with."""
+        if self.is_named and not isinstance(self.log, JetStreamLog | str):
+            raise InvalidInput("a subscription with a name needs a log on NATS JetStream")
+        log = await JetStreamLog.connect(self.log) if isinstance(self.log, str) else self.log
+        owned = log if isinstance(self.log, str) else None
+        try:
+            if self.is_named and isinstance(log, JetStreamLog):
+                return await _durable(log, owned, self, subscription)
+            return await _feed(log, owned, self, subscription)
+        except BaseException:
+            if owned is not None:
+                await owned.close()
+            raise
+
+
+def _check_sharing(name: str, *, members: int, member: int, partitions: int | None) -> None:
+    elastic = partitions is not None
+    if elastic and (members or member):
+        raise InvalidInput("elastic and members exclude each other: leave one out")
+    if bool(members) != bool(member) or not 0 <= member <= members:
+        raise InvalidInput(f"member {member!r} of members {members!r} won't do; member is 1 to members")
+    if partitions is not None and partitions < 1:
+        raise InvalidInput(f"partitions is {partitions!r}; it may be 1 to {SUBSCRIPTION_MEMBERS_MAX}")
+    if not name and (elastic or members):
+        raise InvalidInput("members and elastic need a name: what they share is kept on the server under it")
+
+
+async def _feed(
+    log: EventLog, owned: EventLog | None, opened: _Opened, subscription: Subscription
+) -> Equipment:
+    wanted = opened.wanted
+    info = await log.info()
+    after = await place_of(log, wanted.start, info)
+    source = FeedSource(log, subjects=wanted.filter().subjects, after=after, epoch=info.epoch)
+    lane = Lane(
+        0,
+        source,
+        log=log,
+        wanted=wanted.filter(),
+        with_jobs=opened.with_jobs,
+        aside=None,
+        news=subscription.news,
+    )
+    return Equipment(lanes=[lane], owned=owned)
+
+
+async def _durable(
+    log: JetStreamLog, owned: EventLog | None, opened: _Opened, subscription: Subscription
+) -> Equipment:
+    records, consumers = await log.records(), log.consumers()
+    definition = await _agree(log, records, opened.wanted)
+    aside = SetAside(records, definition.name, definition.epoch)
+    parts = [opened.member - 1] if definition.members else list(range(definition.parts))
+    await asyncio.gather(*(consumers.make(definition.consumer(part)) for part in parts))
+    lanes = []
+    for part in parts:
+        source = consumers.open(
+            definition.consumer_name(part),
+            epoch=definition.epoch,
+            max_events=max(2, SUBSCRIPTION_BUFFER_EVENTS // len(parts)),
+            max_bytes=SUBSCRIPTION_BUFFER_BYTES // len(parts),
+        )
+        lanes.append(
+            Lane(
+                part,
+                source,
+                log=log,
+                wanted=definition.filter(),
+                shards=definition.shards(part),
+                share=len(parts),
+                with_jobs=opened.with_jobs,
+                aside=aside,
+                news=subscription.news,
+            )
+        )
+    return Equipment(
+        lanes=lanes,
+        parts=definition.parts,
+        setbacks=Setbacks(log, aside, definition, retries=opened.retries),
+        balance=Balance(definition.partitions) if definition.partitions else None,
+        owned=owned,
+    )
+
+
+async def _agree(log: EventLog, records: Records, wanted: Definition) -> Definition:
+    """The subscription's definition: the one that is written down, or this one, which then is.
+
+    Raises:
+        InvalidInput: if it exists with another one.
+        LogUnavailable: if that can't be found out.
+    """
+    info = await log.info()
+    for _ in range(COMMAND_MAX_ATTEMPTS):
+        entry = await records.get(wanted.key)
+        found = decode_definition(entry.value) if entry is not None else None
+        if found is not None and found.epoch == info.epoch:
+            check_same(wanted, found)
+            return found
+        definition = msgspec.structs.replace(
+            wanted,
+            after=await place_of(log, wanted.start, info),
+            epoch=info.epoch,
+            created=rfc3339(now_ns()),
+        )
+        value = definition.encode()
+        expect = entry.revision if entry is not None else NO_ENTRY  # of a stream that is gone: written over
+        written = await records.put(wanted.key, value, expect=expect)
+        if written is not None and written.value == value:
+            return definition
+    raise LogUnavailable(f"the definition of {wanted.name} is written all the time; try again")

@@ -1,0 +1,28 @@
+"""What a subscription works with, once it is open."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from jobledger.projections.subscribing.balance import Balance
+from jobledger.projections.subscribing.lane import Lane
+from jobledger.projections.subscribing.setbacks import Setbacks
+from jobledger.store.log import EventLog
+
+
+class Equipment(msgspec.Struct, frozen=True, kw_only=True):
+    """What `subscribe` makes when a subscription is entered.
+
+    Attributes:
+        lanes: one per partition that this process may hold.
+        parts: how many partitions there are in all.
+        setbacks: what becomes of events that fail; None: nothing, there is no name.
+        balance: judges which partition to let go; None: partitions are not shared in this way.
+        owned: a log to close in the end.
+    """
+
+    lanes: Sequence[Lane] = ()
+    parts: int = 1
+    setbacks: Setbacks | None = None
+    balance: Balance | None = None
+    owned: EventLog | None = None

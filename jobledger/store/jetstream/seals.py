@@ -1,0 +1,104 @@
+"""`SealStore` on a stream of its own, beside the log's: a subject per epoch, and nothing is ever deleted.
+
+A log that was deleted and made again is another log with another tree, so its seals are a row of their own.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jobledger.store.errors import LogUnfit
+from jobledger.store.events import Record
+from jobledger.store.jetstream.connection import Connection
+from jobledger.store.jetstream.entries import write_entry
+from jobledger.store.jetstream.reader import leader_get, read_page, record_of
+from jobledger.store.jetstream.stream import StreamSettings, find_or_make_stream
+
+SUBJECT_PREFIX = "jobledger.seals."  # outside `jobs.>`: no reader of the log ever sees these
+
+# Fields whose other values break a promise, with the promise.
+_REQUIRED: dict[str, tuple[object, str]] = {
+    "subjects": ([f"{SUBJECT_PREFIX}*"], "seals live there"),
+    "storage": ("file", "a seal survives a restart"),
+    "retention": ("limits", "reading a seal must not remove it"),
+    "discard": ("new", "a full stream refuses new seals instead of forgetting old ones"),
+    "deny_delete": (True, "no seal can be deleted"),
+    "deny_purge": (True, "the stream cannot be purged"),
+    "allow_direct": (True, "seals are read by direct get"),
+    "max_age": (0, "an old seal is worth more than a new one"),
+    "max_msgs": (-1, "a new seal must not push out an old one"),
+    "max_msgs_per_subject": (-1, "a new seal must not push out an old one"),
+}
+# Fields that break a promise if they are there at all.
+_FORBIDDEN = ("sealed", "no_ack", "allow_msg_ttl", "mirror", "sources", "subject_transform")
+
+
+class JetStreamSeals:
+    """The seals beside a log; made by `open`."""
+
+    def __init__(self, connection: Connection, stream: str, subject: str) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._subject = subject
+
+    @classmethod
+    async def open(cls, connection: Connection, log: StreamSettings, mark: str) -> "JetStreamSeals":
+        """Make the stream of seals if it is missing, and check it if it is there.
+
+        Args:
+            connection: the log's.
+            log: the settings of the log's stream; this one is named after it, and has as many replicas.
+            mark: of the log's epoch: a token of a subject.
+
+        Raises:
+            LogUnfit: if an existing stream breaks a promise; every such field is named.
+            LogUnavailable: if the server does not answer.
+        """
+        name = f"{log.name}_SEALS"
+        info = await find_or_make_stream(connection, _config(name, log.replicas))
+        _check_config(name, info.config)
+        return cls(connection, name, f"{SUBJECT_PREFIX}{mark}")
+
+    async def append(self, seal: bytes, *, expect: int) -> Record | None:
+        """See `SealStore.append`."""
+        entry = await write_entry(self._connection, self._stream, self._subject, seal, expect=expect)
+        if entry is None:
+            return None
+        message = await leader_get(self._connection, self._stream, {"seq": entry.revision})
+        return record_of(message) if message is not None else None
+
+    async def last(self) -> Record | None:
+        """See `SealStore.last`."""
+        request: dict[str, object] = {"last_by_subj": self._subject}
+        message = await leader_get(self._connection, self._stream, request)
+        return record_of(message) if message is not None else None
+
+    async def read(self, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
+        """See `SealStore.read`."""
+        return await read_page(self._connection, self._stream, self._subject, after=after, up_to=up_to)
+
+
+def _check_config(name: str, config: dict[str, Any]) -> None:
+    wrong = [
+        f"{field} is {config.get(field)!r} and must be {wanted!r}: {promise}"
+        for field, (wanted, promise) in _REQUIRED.items()
+        if config.get(field) != wanted
+    ]
+    wrong += [f"{field} is {config[field]!r} and must be off" for field in _FORBIDDEN if config.get(field)]
+    if wrong:
+        raise LogUnfit(
+            f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
+            " Mend it with `nats stream edit`"
+        )
+
+
+def _config(name: str, replicas: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": "Jobledger: signed checkpoints of the log's Merkle tree",
+        "num_replicas": replicas,
+        "max_bytes": -1,
+        "max_consumers": -1,
+        "max_msg_size": -1,
+        "compression": "s2",
+        **{field: wanted for field, (wanted, _) in _REQUIRED.items()},
+    }
