@@ -1,0 +1,144 @@
+"""Roots and proofs from a view's file.
+
+A tree only grows, so what it was at any size up to the checkpoint's can be told from what it is now.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from jobledger.projections.errors import TreeUnavailable, ViewDamaged
+from jobledger.projections.limits import PROOFS_AT_ONCE
+from jobledger.projections.merkle.ranges import (
+    Node,
+    Range,
+    consistency_path,
+    inclusion_path,
+    range_root,
+    subtrees,
+)
+from jobledger.projections.merkle.tiles import (
+    TILE_WIDTH,
+    Tiles,
+    place_of,
+)
+from jobledger.projections.view import View
+
+_STATE: Final = "SELECT tree_size, tree_missing, sequence FROM checkpoint"
+# One statement is one snapshot: hashes that move from the tail to a tile are in exactly one of them.
+_WANTED: Final = (
+    "SELECT t.level, t.position, t.hashes FROM json_each(?) AS wanted"
+    " CROSS JOIN tree_tiles AS t ON t.level = json_extract(wanted.value, '$[0]')"
+    " AND t.position = json_extract(wanted.value, '$[1]')"
+    " UNION ALL SELECT -1, start, hashes FROM tree_tail"
+    " UNION ALL SELECT -2, tree_size, NULL FROM checkpoint"
+)
+_IN_TAIL: Final = -1
+_SIZE: Final = -2
+
+
+class TreeState(msgspec.Struct, frozen=True):
+    """How far a view's tree is.
+
+    Attributes:
+        size: leaves; leaf `sequence - 1` is the record at that sequence.
+        missing: the first sequence that the log has lost, before which the tree ends for good; 0: none.
+        sequence: the view's checkpoint.
+    """
+
+    size: int
+    missing: int
+    sequence: int
+
+
+class TreeReader:
+    """Roots and proofs from a view, at any size up to its checkpoint.
+
+    Args:
+        view: open, with a projector of this process or of another one that keeps its tree.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._path = view.path
+        self._pool = view.pool
+
+    async def state(self) -> TreeState:
+        """How far the tree is."""
+        return TreeState(*(await self._pool.point_rows(_STATE))[0])
+
+    async def root(self, size: int) -> bytes:
+        """The root of the tree when it had this many leaves.
+
+        Raises:
+            TreeUnavailable: if it has not that many.
+        """
+        [root] = await self._roots([Range(0, size)], size)
+        return root
+
+    async def consistency(self, old_size: int, new_size: int) -> list[bytes]:
+        """The proof that the tree of one size begins with the one of a smaller size.
+
+        Raises:
+            InvalidInput: if the first is larger than the second, or negative.
+            TreeUnavailable: if the tree has not that many leaves.
+        """
+        return await self._roots(consistency_path(old_size, new_size), new_size)
+
+    async def inclusion(self, indexes: Sequence[int], size: int) -> list[list[bytes]]:
+        """The proofs that leaves are in the tree of this size, in the order asked for.
+
+        Args:
+            indexes: of the leaves, from 0; the caller bounds how many it asks for.
+            size: of the tree, in leaves.
+
+        Raises:
+            InvalidInput: if a tree of this size has no such leaf.
+            TreeUnavailable: if the tree has not that many leaves.
+        """
+        proofs: list[list[bytes]] = []
+        for start in range(0, len(indexes), PROOFS_AT_ONCE):
+            paths = [inclusion_path(index, size) for index in indexes[start : start + PROOFS_AT_ONCE]]
+            roots = iter(await self._roots([leaves for path in paths for leaves in path], size))
+            proofs += [[next(roots) for _ in path] for path in paths]
+        return proofs
+
+    async def _roots(self, ranges: Sequence[Range], size: int) -> list[bytes]:
+        """The roots of ranges of leaves, all read in one trip."""
+        tiles = await self._tiles((node for leaves in ranges for node in subtrees(leaves)), size)
+        try:
+            return [range_root(leaves, tiles.node_at) for leaves in ranges]
+        except KeyError as error:
+            raise ViewDamaged(
+                f"the Merkle tree in the view {self._path} lacks {error.args[0]}; delete the file: it is"
+                " rebuilt from the log"
+            ) from error
+
+    async def _tiles(self, nodes: Iterable[Node], size: int) -> Tiles:
+        """The tiles that hold these nodes.
+
+        Raises:
+            TreeUnavailable: if the tree has not that many leaves.
+        """
+        wanted = sorted({place_of(node)[0] for node in nodes})
+        rows = await self._pool.rows(_WANTED, (msgspec.json.encode(wanted).decode(),))
+        found = {(level, position): hashes for level, position, hashes in rows if level >= 0}
+        [has] = [value for kind, value, _ in rows if kind == _SIZE]
+        if not 0 <= size <= has:
+            raise self._unavailable(await self.state(), size)
+        tail = sorted((start, hashes) for kind, start, hashes in rows if kind == _IN_TAIL)
+        if tail:
+            found[0, tail[0][0] // TILE_WIDTH] = b"".join([hashes for _, hashes in tail])
+        return Tiles(found)
+
+    def _unavailable(self, state: TreeState, size: int) -> TreeUnavailable:
+        if state.missing:
+            why = (
+                f"event {state.missing} is missing from the log, so the tree ends at {state.size} for good;"
+                " restore the stream from a backup that has it"
+            )
+        elif state.size < state.sequence:
+            why = "this view keeps no tree; start its projector with tree=True"
+        else:
+            why = f"it has {state.size}; wait for the view to catch up, or ask for a size that it has"
+        return TreeUnavailable(f"the Merkle tree of this view has no {size} leaves: {why}")
