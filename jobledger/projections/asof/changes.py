@@ -1,0 +1,200 @@
+"""Which jobs changed between two points of the log, and how: page by page, in the order of their creation.
+
+A job changed if its last event up to the second point is behind the first one. The view as of the second
+point tells that at once; the live view does as well, as long as the second point is near the present: it has
+all of these jobs, and a few that changed later only, which their events tell. How a job changed is folded
+from its own events.
+"""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import msgspec
+
+from jobledger.projections.asof.copies import Copies
+from jobledger.projections.asof.job import records_as_of
+from jobledger.projections.limits import (
+    ASOF_NEAR_MAX_EVENTS,
+    ASOF_READS,
+    CHANGES_JOB_EVENTS,
+    CHANGES_PAGE_BYTES,
+    CHANGES_PAGE_EVENTS,
+    CHANGES_PAGE_JOBS,
+    WAIT_DEFAULT_SECONDS,
+)
+from jobledger.projections.rows import STATUS_COLUMNS, status_of
+from jobledger.projections.selectors import Requirement, matches
+from jobledger.projections.view import View
+from jobledger.store.events import read_record
+from jobledger.store.fold import Anomaly, fold_job, spec_head
+from jobledger.store.history import HistoryItem, tell
+from jobledger.store.job import Job, JobStatus, StateType
+from jobledger.store.log import EventLog
+
+_CANDIDATES: Final = (
+    f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs"
+    " WHERE created_sequence > ?1 AND created_sequence <= ?2 AND sequence > ?3{within}"
+    " ORDER BY created_sequence LIMIT ?4"
+)
+
+
+class JobChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one job between two points.
+
+    Attributes:
+        before: the job at the first point; None if it did not exist yet.
+        after: the job at the second point.
+        items: its events in between, oldest first; bounded, see `events`.
+        states: that it passed through, without repetition in a row; as bounded as the items.
+        events: how many there were in between.
+    """
+
+    before: Job | None
+    after: Job
+    items: tuple[HistoryItem, ...]
+    states: tuple[StateType, ...]
+    events: int
+
+
+class ChangesPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of changed jobs; it may hold fewer than were asked for, or none, and not be the last.
+
+    Attributes:
+        changes: in the order in which the jobs were created.
+        after: the creating sequence to go on behind; None: that was all.
+    """
+
+    changes: tuple[JobChange, ...]
+    after: int | None
+
+
+class Between(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked.
+
+    Attributes:
+        first: the sequence of the first point.
+        second: that of the second one, not before it.
+        namespaces: only jobs of these; None: all.
+        selector: only jobs whose labels, at the second point, meet this.
+        limit: jobs on the page.
+        after: `ChangesPage.after` of the page before; 0: the first page.
+    """
+
+    first: int
+    second: int
+    namespaces: Collection[str] | None = None
+    selector: tuple[Requirement, ...] = ()
+    limit: int
+    after: int = 0
+
+
+async def changes_between(
+    log: EventLog,
+    live: View,
+    copies: Copies,
+    asked: Between,
+    *,
+    timeout_seconds: float = WAIT_DEFAULT_SECONDS,
+) -> ChangesPage:
+    """One page of the jobs that changed.
+
+    Args:
+        log: what is folded.
+        live: the live view.
+        copies: of it.
+        asked: which.
+        timeout_seconds: how long to wait until the live view has come to the second point.
+
+    Raises:
+        AsOfBusy: if the view as of the second point is needed and can't be made ready within a bound.
+        WaitTimeout: if the live view does not come to the second point in time.
+        ViewError: if a view can't be read.
+        LogError: if the log can't be read.
+    """
+    if asked.first >= asked.second:
+        return ChangesPage(changes=(), after=None)
+    await live.wait_for(asked.second, timeout_seconds)
+    checkpoint = (await live.checkpoint()).sequence
+    found: list[JobChange] = []
+    after, read, size = asked.after, 0, 0
+    async with AsyncExitStack() as stack:
+        view = live
+        if checkpoint - asked.second > ASOF_NEAR_MAX_EVENTS:
+            view = await stack.enter_async_context(copies.at(asked.second))
+        statuses = await _candidates(view, asked)
+        looked_at = statuses[:CHANGES_PAGE_JOBS]
+        for start in range(0, len(looked_at), ASOF_READS):
+            some = looked_at[start : start + ASOF_READS]
+            for status, (change, count) in zip(
+                some, await asyncio.gather(*(_change(log, each, asked) for each in some)), strict=True
+            ):
+                read += count
+                if change is not None and matches(asked.selector, spec_head(change.after.spec).labels):
+                    size += len(change.after.spec) + (len(change.before.spec) if change.before else 0)
+                    if len(found) == asked.limit or (found and size > CHANGES_PAGE_BYTES):
+                        return ChangesPage(changes=tuple(found), after=after)
+                    found.append(change)
+                after = status.created_sequence
+            if read >= CHANGES_PAGE_EVENTS:
+                break
+    more = bool(statuses) and after < statuses[-1].created_sequence
+    return ChangesPage(changes=tuple(found), after=after if more else None)
+
+
+async def change_of(log: EventLog, status: JobStatus, first: int, second: int) -> JobChange | None:
+    """What became of one job between two points; None if nothing did.
+
+    Args:
+        log: what is folded.
+        status: of the job, as the view has it or newer.
+        first: the sequence of the first point.
+        second: that of the second one.
+
+    Raises:
+        LogError: if the log can't be read.
+    """
+    change, _ = await _change(log, status, Between(first=first, second=second, limit=1))
+    return change
+
+
+async def _candidates(view: View, asked: Between) -> Sequence[JobStatus]:
+    """A page of them and one more; more than are looked at, so that the last page is known for one."""
+    within = ""
+    names: tuple[str, ...] = ()
+    if asked.namespaces is not None:
+        names = tuple(asked.namespaces)
+        within = f" AND namespace IN ({', '.join(f'?{5 + at}' for at in range(len(names)))})"
+    parameters: tuple[Any, ...] = (asked.after, asked.second, asked.first, CHANGES_PAGE_JOBS + 1, *names)
+    rows = await view.pool.long_rows(_CANDIDATES.format(within=within), parameters)
+    return [status_of(row) for row in rows]
+
+
+async def _change(log: EventLog, status: JobStatus, asked: Between) -> tuple[JobChange | None, int]:
+    """What became of a job, and how many records that took."""
+    before: Job | None = None
+    job: Job | None = None
+    items: list[HistoryItem] = []
+    states: list[StateType] = []
+    events = count = 0
+    async for record in records_as_of(log, status, asked.second, last=status.sequence):
+        count += 1
+        was = job.status if job is not None else None
+        folded = fold_job(job, read_record(record))
+        if isinstance(folded, Anomaly):
+            continue
+        job = folded
+        if record.sequence <= asked.first:
+            before = job
+            continue
+        events += 1
+        if len(items) < CHANGES_JOB_EVENTS:
+            ((item, _),) = tell((record,), was)
+            items.append(item)
+            if not states or states[-1] != job.status.state.state_type:
+                states.append(job.status.state.state_type)
+    if job is None or not events:
+        return None, count
+    change = JobChange(before=before, after=job, items=tuple(items), states=tuple(states), events=events)
+    return change, count
