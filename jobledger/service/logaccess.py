@@ -1,0 +1,102 @@
+"""The way of a command to the log itself, past the HTTP service.
+
+    nats_url is set ──────────────────────────► those servers, with the credentials of the settings
+    a service runs on data_dir ───────────────► its embedded server (`store/connectionfile`)
+    data_dir holds a log, and nobody runs it ─► an embedded server for the length of the command
+    else ─────────────────────────────────────► an error that says what to set
+
+A service may start or end at any moment of this, so what was in the way is looked at again, for a bounded
+time.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from jobledger.service.limits import LOG_ACCESS_TIMEOUT_SECONDS, LOG_ACCESS_WAIT_SECONDS
+from jobledger.service.natsauth import connection_options
+from jobledger.service.settings import Settings
+from jobledger.store.connectionfile import find_connection
+from jobledger.store.embedded import EmbeddedServer
+from jobledger.store.errors import EmbeddedServerError, EmbeddedServerInUse, LogUnavailable
+from jobledger.store.jetstream.adapter import JetStreamLog
+from jobledger.store.jetstream.stream import StreamSettings
+
+NATS_FOLDER: Final = "nats"
+_STORE_FOLDER: Final = "jetstream"  # nats-server's own, once it has stored anything
+
+
+@asynccontextmanager
+async def open_log(settings: Settings) -> AsyncIterator[JetStreamLog]:
+    """The log of these settings, until the block ends.
+
+    Args:
+        settings: `nats_url` and what belongs to it, else `data_dir`.
+
+    Raises:
+        LogUnavailable: if there is no way to a log, or its servers do not answer.
+        EmbeddedServerError: if the embedded server on `data_dir` can be neither reached nor started.
+        InvalidSettings: if a file that the settings name is not what they say.
+        LogUnfit: if the server or the stream can't keep the promises.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.nats_url:
+            stream = StreamSettings(replicas=settings.stream_replicas)
+            log = await JetStreamLog.connect(settings.nats_url, stream, **connection_options(settings))
+        else:
+            log = await _embedded(settings, stack)
+        stack.push_async_callback(log.close)
+        yield log
+
+
+def log_is_at_hand(settings: Settings) -> bool:
+    """Whether somebody serves the log already: servers that are named, or a service on `data_dir`.
+
+    Raises:
+        EmbeddedServerError: if something in `data_dir` that is not to be trusted says so.
+    """
+    return bool(settings.nats_url) or find_connection(settings.data_dir / NATS_FOLDER) is not None
+
+
+def log_is_kept(settings: Settings) -> bool:
+    """Whether `data_dir` holds a log, served or not."""
+    return (settings.data_dir / NATS_FOLDER / _STORE_FOLDER).is_dir()
+
+
+async def _embedded(settings: Settings, stack: AsyncExitStack) -> JetStreamLog:
+    directory = settings.data_dir / NATS_FOLDER
+    if find_connection(directory) is None and not log_is_kept(settings):
+        raise LogUnavailable(
+            f"no log to read: nats_url is not set, and data_dir {settings.data_dir} holds none; name the NATS"
+            " servers with --nats-url, or the directory of the service with --data-dir"
+        )
+    deadline = asyncio.get_running_loop().time() + LOG_ACCESS_TIMEOUT_SECONDS
+    while True:
+        try:
+            url = find_connection(directory)
+            if url is None:
+                _check_owner(directory)
+                url = (await stack.enter_async_context(EmbeddedServer(directory))).url
+            return await JetStreamLog.connect(url)
+        except (EmbeddedServerInUse, LogUnavailable):  # it starts, ends, or is started again just now
+            if asyncio.get_running_loop().time() >= deadline:
+                raise
+        await stack.aclose()
+        await asyncio.sleep(LOG_ACCESS_WAIT_SECONDS)
+
+
+def _check_owner(directory: Path) -> None:
+    """Leave another user's server alone: its files would become ours, and the service could not write them.
+
+    Raises:
+        EmbeddedServerError: it is another user's.
+    """
+    owner = directory.stat().st_uid
+    if owner != os.geteuid():
+        raise EmbeddedServerError(
+            f"{directory} belongs to user {owner}, and no service runs on it: run this as that user, or start"
+            " the service first"
+        )

@@ -1,0 +1,60 @@
+"""The forms in which events are told: lines of JSON, and lines for people; `parquet` is the third."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from jobledger.service.replay.target import Target
+
+Line = Callable[[Mapping[str, Any]], str]
+
+
+class Form(Protocol):
+    """Writes documents to a target. Calls come from one thread at a time, which need not be the main one."""
+
+    def write(self, documents: Sequence[bytes]) -> None:
+        """Tell these."""
+        ...
+
+    def finish(self) -> None:
+        """Write what is still to be written; the target is finished by whoever opened it."""
+        ...
+
+
+class Lines:
+    """A document on each line, as it came."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def write(self, documents: Sequence[bytes]) -> None:
+        """See `Form.write`."""
+        if documents:
+            self._target.write(b"\n".join([*documents, b""]))
+
+    def finish(self) -> None:
+        """See `Form.finish`."""
+
+
+class Shown:
+    """A line for each event, made of its document.
+
+    Args:
+        target: where to.
+        line: makes it.
+        encoding: of the target; what it does not have is written as an escape.
+    """
+
+    def __init__(self, target: Target, line: Line, encoding: str = "utf-8") -> None:
+        self._target = target
+        self._line = line
+        self._encoding = encoding
+
+    def write(self, documents: Sequence[bytes]) -> None:
+        """See `Form.write`."""
+        text = "".join([f"{self._line(msgspec.json.decode(each))}\n" for each in documents])
+        self._target.write(text.encode(self._encoding, "backslashreplace"))
+
+    def finish(self) -> None:
+        """See `Form.finish`."""

@@ -1,0 +1,158 @@
+"""Telling again straight from the log: read in order, fold for the numbers, pass the payload through."""
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from jobledger.projections.subscribing.folding import number_folder
+from jobledger.service.errors import CursorGone
+from jobledger.service.feed.events import placed_event
+from jobledger.service.limits import REPLAY_CHUNK_EVENTS
+from jobledger.service.points import SequencePoint, TimePoint, parse_point, resolve_point
+from jobledger.service.position import epoch_mark, parse_cursor
+from jobledger.service.replay.asked import Asked, Chunk, Range
+from jobledger.store.errors import JobNotFound, LogReplaced
+from jobledger.store.events import Record, event_type
+from jobledger.store.jobs import records_between
+from jobledger.store.ledger import Ledger
+from jobledger.store.limits import READ_PAGE_BYTES, READ_PAGE_EVENTS
+from jobledger.store.log import EventLog, LogInfo
+from jobledger.store.subjects import DEFAULT_NAMESPACE, job_subject, named_job_id, namespace_subjects
+
+_JOB_ID = re.compile(r"j-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class LogReplay:
+    """One telling; made by `ask`.
+
+    Attributes:
+        range: where it begins and ends.
+    """
+
+    def __init__(self, log: EventLog, asked: Asked, info: LogInfo, range_: Range, subjects: str) -> None:
+        self.range = range_
+        self._log = log
+        self._asked = asked
+        self._epoch = info.epoch
+        self._subjects = subjects
+
+    @classmethod
+    async def ask(cls, log: EventLog, asked: Asked, *, now: int) -> "LogReplay":
+        """Find out where it begins and ends; the end is that of the log as it is now, or sooner.
+
+        Args:
+            log: whose events.
+            asked: which of them.
+            now: Unix nanoseconds, what ages count back from.
+
+        Raises:
+            InvalidInput: a point is none, or is not in the log yet.
+            CursorGone: a position is of another stream, or beyond the end.
+            JobNotFound: there is no such job.
+            LogUnavailable: the log does not answer.
+        """
+        info = await log.info()
+        mark = epoch_mark(info.epoch)
+        subjects = await _subjects(log, asked)
+        after = parse_cursor(asked.after, mark) if asked.after else 0
+        if after > info.last_sequence:
+            raise CursorGone(
+                f"after {asked.after} is beyond the end of the log, which is at {info.last_sequence}"
+            )
+        if asked.since:
+            after = max(after, await _before(log, asked.since, mark, now))
+        end = info.last_sequence
+        if asked.until:
+            until = parse_point(asked.until, now=now, mark=mark, field="until")
+            end = min(end, await resolve_point(log, until, now=now, field="until"))
+        return cls(log, asked, info, Range(mark, after, end), subjects)
+
+    async def chunks(self) -> AsyncGenerator[Chunk, None]:
+        """The events, in the order of the log.
+
+        Raises:
+            LogUnavailable: the log was out of reach for a named number of tries.
+            LogBroken: it is no longer the log that it was, or is not whole.
+            UnknownEventType: a newer release wrote an event.
+        """
+        passes, is_all = self._asked.passes, not (self._asked.types or self._asked.actors)
+        folder = number_folder(self._log, from_first=self.range.after == 0)
+        async with aclosing(self._pages()) as pages:
+            async for records in pages:
+                documents = [
+                    placed_event(record.payload, record.sequence, record.time, after)
+                    for record, event, _, after in await folder.fold(records)
+                    if is_all or passes(event_type(event), event.actor)
+                ]
+                yield Chunk(documents, records[-1].sequence, folder.anomalies)
+        yield Chunk([], self.range.end, folder.anomalies)
+
+    def _pages(self) -> AsyncGenerator[Sequence[Record], None]:
+        return self._some() if self._subjects else self._whole()
+
+    async def _whole(self) -> AsyncGenerator[Sequence[Record], None]:
+        end = self.range.end
+        if self.range.after >= end:
+            return
+        feed = await self._log.follow(after=self.range.after, epoch=self._epoch)
+        try:
+            while True:
+                records = await feed.take(REPLAY_CHUNK_EVENTS)
+                if records[-1].sequence >= end:
+                    break
+                yield records
+            records = [record for record in records if record.sequence <= end]
+            if records:
+                yield records
+        finally:
+            await feed.close()
+
+    async def _some(self) -> AsyncGenerator[Sequence[Record], None]:
+        """Only what is on some subjects: the server finds it, so the rest is not sent."""
+        last = await self._log.read_last(self._subjects)
+        if last is None:
+            return
+        page: list[Record] = []
+        size, end = 0, self.range.end
+        found = records_between(self._log, self._subjects, after=self.range.after, up_to=last.sequence)
+        async with aclosing(found):
+            async for record in found:
+                if record.sequence > end:
+                    break
+                page.append(record)
+                size += len(record.payload)
+                if len(page) >= READ_PAGE_EVENTS or size >= READ_PAGE_BYTES:
+                    yield page
+                    page, size = [], 0
+        if page:
+            yield page
+        # Such reads know no epoch; that of the whole telling must be one.
+        if (await self._log.info()).epoch != self._epoch:
+            raise LogReplaced("the stream was deleted and made again while it was read: begin anew")
+
+
+async def _subjects(log: EventLog, asked: Asked) -> str:
+    """The log's filter for what may be asked for; empty: everything."""
+    if not asked.job:
+        return namespace_subjects(asked.namespace) if asked.namespace else ""
+    job_id, namespace = asked.job, asked.namespace or None
+    if not _JOB_ID.fullmatch(asked.job):
+        namespace = asked.namespace or DEFAULT_NAMESPACE
+        job_id = named_job_id(namespace, asked.job)
+    try:
+        status = (await Ledger(log).load(job_id, namespace=namespace)).status
+    except JobNotFound:
+        where = f" in namespace {namespace!r}" if namespace else ""
+        raise JobNotFound(
+            f"no job {asked.job!r:.200}{where}; the log finds a job by its name or its whole id"
+        ) from None
+    return job_subject(status.namespace, status.id)
+
+
+async def _before(log: EventLog, since: str, mark: str, now: int) -> int:
+    """The sequence of the last event before a point."""
+    point = parse_point(since, now=now, mark=mark, field="since")
+    if isinstance(point, TimePoint):
+        point = TimePoint(point.time - 1)
+    sequence = await resolve_point(log, point, now=now, field="since")
+    return sequence - 1 if isinstance(point, SequencePoint) and sequence else sequence
