@@ -11,7 +11,21 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from benchmarks import append, create, feed, http, live, memory, project, read
+from benchmarks import (
+    append,
+    asof,
+    audit,
+    create,
+    feed,
+    http,
+    live,
+    memory,
+    project,
+    read,
+    replay,
+    subscribe,
+    tree,
+)
 from benchmarks.harness import Output
 from benchmarks.sizes import FULL, QUICK, Sizes
 
@@ -19,11 +33,16 @@ BENCHMARKS: Final[dict[str, Callable[[Sizes, Output], Awaitable[None]]]] = {
     "append": append.run,
     "create": create.run,
     "project": project.run,
+    "tree": tree.run,
     "live": live.run,
     "read": read.run,
     "memory": memory.run,
     "http": http.run,
     "feed": feed.run,
+    "replay": replay.run,
+    "subscribe": subscribe.run,
+    "asof": asof.run,
+    "audit": audit.run,
 }
 
 

@@ -45,6 +45,7 @@ BOUNDS: Final = {
     "project/fetch": Bound(">=", 1.4),
     "project/sqlite3": Bound(">=", 0.4),
     "project/large": Bound(">=", 0.5),
+    "tree/project": Bound(">=", 0.85),
     "live/p50": Bound("<=", 3),
     "live/p99": Bound("<=", 20),
     "read/get": Bound(">=", 0.7),
@@ -57,6 +58,15 @@ BOUNDS: Final = {
     "http/put": Bound(">=", 0.35),
     "http/page/large": Bound("<=", 2),
     "feed/p99": Bound("<=", 250),
+    "replay/pull": Bound(">=", 0.4),
+    "replay/most": Bound("<=", 300),
+    "replay/flat": Bound("<=", 1.1),
+    "subscribe/pull": Bound(">=", 0.6),
+    "asof/job": Bound("<=", 5),
+    "asof/first": Bound("<=", 30),
+    "asof/first/alive": Bound("<=", 30),
+    "asof/near": Bound("<=", 2_000),
+    "audit/proof": Bound("<=", 20),
 }
 """Every case and its bound; the part before the first slash is the NAME on the command line."""
 

@@ -23,7 +23,7 @@ from jobledger.store.job import StateType
 from jobledger.store.log import EventLog
 
 CATCH_UP_TIMEOUT_SECONDS = 900.0
-_AFTER_CREATION = (StateType.QUEUED, StateType.RUNNING, StateType.COMPLETED)
+AFTER_CREATION = (StateType.QUEUED, StateType.RUNNING, StateType.COMPLETED)
 _FETCH_EVENTS = 1_000
 
 
@@ -66,7 +66,7 @@ async def _empty_view(sizes: Sizes, output: Output) -> float:
         filler = JobLog(bench.log, jobs)
         output.say(f"project: filling a log with {4 * jobs:,} events")
         await filler.create(range(jobs))
-        for state in _AFTER_CREATION:  # one state after the other: the four events of a job are far apart
+        for state in AFTER_CREATION:  # one state after the other: the four events of a job are far apart
             await filler.change(range(jobs), state)
         events = filler.last_sequence
         watched = _Watched(bench.log, view)

@@ -37,6 +37,13 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         feed_rate: events a second.
         feed_readers: who follow them.
         feed_round_seconds: how long a round lasts.
+        replay_jobs: jobs of the log that is told again; each has four events.
+        replay_rounds: turns of each side: they are long.
+        subscribe_jobs: jobs of the log that a durable subscription catches up on; each has four events.
+        asof_jobs: jobs of the logs that are looked back on; each has four events.
+        asof_calls: jobs that are looked at.
+        audit_jobs: jobs of the log of which single ones are proven; each has four events.
+        audit_calls: proofs of a round.
     """
 
     rounds: int
@@ -60,6 +67,13 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     feed_rate: int
     feed_readers: int
     feed_round_seconds: float
+    replay_jobs: int
+    replay_rounds: int
+    subscribe_jobs: int
+    asof_jobs: int
+    asof_calls: int
+    audit_jobs: int
+    audit_calls: int
 
 
 FULL: Final = Sizes(
@@ -89,6 +103,13 @@ FULL: Final = Sizes(
     feed_rate=200,
     feed_readers=100,
     feed_round_seconds=5.0,
+    replay_jobs=250_000,
+    replay_rounds=5,
+    subscribe_jobs=25_000,
+    asof_jobs=250_000,
+    asof_calls=1_000,
+    audit_jobs=250_000,
+    audit_calls=500,
 )
 
 QUICK: Final = Sizes(
@@ -118,4 +139,11 @@ QUICK: Final = Sizes(
     feed_rate=200,
     feed_readers=100,
     feed_round_seconds=2.0,
+    replay_jobs=25_000,
+    replay_rounds=5,
+    subscribe_jobs=8_000,
+    asof_jobs=5_000,
+    asof_calls=200,
+    audit_jobs=20_000,
+    audit_calls=200,
 )

@@ -22,6 +22,7 @@ _MEANING = {
     events.JobCreated: "`Pending`; Version 1, Revision 1; CreateTime = ModifyTime = the event's stream time",
     events.JobUpdated: "`Pending`, message cleared; Version +1, Revision +1",
     events.JobStateChanged: "as the event says; Revision +1",
+    events.JobTagged: "as before; Version, Revision and ModifyTime stay",
 }
 
 
@@ -70,15 +71,18 @@ namespace and name; a job without a name gets `j-` and a UUIDv7, and takes that 
 ## What a reader must hold to
 
 - Ignore fields that it does not know; refuse a type under `jobledger.` that it does not know.
-- An event that makes no sense where it stands (a state of a job that does not exist, a second creation, an
-  event that names another job than its subject) changes nothing: count it as an anomaly.
+- An event that makes no sense where it stands (a state of a job that does not exist, a second creation, a tag
+  for a version that there is not, an event that names another job than its subject) changes nothing: count it
+  as an anomaly.
+- A tag's event leaves the job's Version and Revision as they were: what tells events apart is the sequence.
 - `ModifyTime` is the largest stream time so far, so it never goes back.
 - The same sequence seen twice is the same event.
 
 ## Sizes
 
 A spec has at most {spec_bytes:,} bytes as JSON, a reason {reason:,} characters, a state's message
-{message:,}, its details {details} entries."""
+{message:,}, its details {details} entries. A tag is a letter and letters, digits, `.`, `_`, `-` after it, at
+most {tag} characters; a job has at most {tags} of them."""
 
 
 def events_page() -> str:
@@ -98,6 +102,8 @@ def events_page() -> str:
         reason=limits.REASON_MAX_CHARACTERS,
         message=limits.MESSAGE_MAX_CHARACTERS,
         details=limits.DETAILS_MAX_COUNT,
+        tag=limits.TAG_MAX_CHARACTERS,
+        tags=limits.TAGS_MAX_COUNT,
     )
 
 

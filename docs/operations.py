@@ -67,6 +67,14 @@ _LABELS = {
     "jobledger_feeds_closed_total": ("reason",),
     "jobledger_build_info": ("version", "python"),
     "jobledger_projector_state": ("state",),
+    "jobledger_webhook_tries_total": ("webhook", "outcome"),
+    "jobledger_webhook_seconds": ("webhook",),
+    "jobledger_webhook_down": ("webhook",),
+    "jobledger_subscription_state": ("subscription", "state"),
+    **{
+        f"jobledger_subscription_{name}": ("subscription",)
+        for name in ("gap_events", "lag_seconds", "parked_jobs", "retrying_jobs")
+    },
 }
 
 

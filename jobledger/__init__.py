@@ -9,10 +9,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jobledger.projections.answers import Checkpoint, JobVersion, Page
     from jobledger.projections.cursor import Order
-    from jobledger.projections.errors import AmbiguousId, VersionNotFound, ViewError, WaitTimeout
+    from jobledger.projections.errors import (
+        AmbiguousId,
+        SubscriptionNotFound,
+        TreeUnavailable,
+        ViewError,
+        WaitTimeout,
+    )
     from jobledger.projections.projector import Projector, ProjectorState
     from jobledger.projections.query import ListQuery
     from jobledger.projections.selectors import parse_selector
+    from jobledger.projections.subscribing.admin import Subscriptions
+    from jobledger.projections.subscribing.api import subscribe
+    from jobledger.projections.subscribing.event import SubscribedEvent
+    from jobledger.projections.subscribing.overview import SubscriptionInfo
+    from jobledger.projections.subscribing.retrying import ParkedJob
+    from jobledger.projections.subscribing.status import SubscriptionState, SubscriptionStatus
+    from jobledger.projections.subscribing.subscription import Subscription
+    from jobledger.projections.treereader import TreeReader, TreeState
     from jobledger.projections.view import View
     from jobledger.store.command import Receipt
     from jobledger.store.embedded import EmbeddedServer
@@ -33,7 +47,10 @@ if TYPE_CHECKING:
         LogUnfit,
         OutcomeUnknown,
         RevisionMismatch,
+        SubscriptionDeleted,
+        TooManyTags,
         UnknownEventType,
+        VersionNotFound,
     )
     from jobledger.store.history import HistoryItem
     from jobledger.store.jetstream.adapter import JetStreamLog
@@ -78,6 +95,7 @@ _HOMES = {
     "Order": "projections.cursor",
     "OutcomeUnknown": "store.errors",
     "Page": "projections.answers",
+    "ParkedJob": "projections.subscribing.retrying",
     "Projector": "projections.projector",
     "ProjectorState": "projections.projector",
     "Receipt": "store.command",
@@ -86,15 +104,28 @@ _HOMES = {
     "State": "store.job",
     "StateType": "store.job",
     "StreamSettings": "store.jetstream.stream",
+    "SubscribedEvent": "projections.subscribing.event",
+    "Subscription": "projections.subscribing.subscription",
+    "SubscriptionDeleted": "store.errors",
+    "SubscriptionInfo": "projections.subscribing.overview",
+    "SubscriptionNotFound": "projections.errors",
+    "SubscriptionState": "projections.subscribing.status",
+    "SubscriptionStatus": "projections.subscribing.status",
+    "Subscriptions": "projections.subscribing.admin",
     "Task": "store.spec",
+    "TooManyTags": "store.errors",
+    "TreeReader": "projections.treereader",
+    "TreeState": "projections.treereader",
+    "TreeUnavailable": "projections.errors",
     "UnknownEventType": "store.errors",
-    "VersionNotFound": "projections.errors",
+    "VersionNotFound": "store.errors",
     "View": "projections.view",
     "ViewError": "projections.errors",
     "WaitTimeout": "projections.errors",
     "load_spec": "store.reading",
     "named_job_id": "store.subjects",
     "parse_selector": "projections.selectors",
+    "subscribe": "projections.subscribing.api",
 }
 
 __all__ = [
@@ -127,6 +158,7 @@ __all__ = [
     "Order",
     "OutcomeUnknown",
     "Page",
+    "ParkedJob",
     "Projector",
     "ProjectorState",
     "Receipt",
@@ -135,7 +167,19 @@ __all__ = [
     "State",
     "StateType",
     "StreamSettings",
+    "SubscribedEvent",
+    "Subscription",
+    "SubscriptionDeleted",
+    "SubscriptionInfo",
+    "SubscriptionNotFound",
+    "SubscriptionState",
+    "SubscriptionStatus",
+    "Subscriptions",
     "Task",
+    "TooManyTags",
+    "TreeReader",
+    "TreeState",
+    "TreeUnavailable",
     "UnknownEventType",
     "VersionNotFound",
     "View",
@@ -144,6 +188,7 @@ __all__ = [
     "load_spec",
     "named_job_id",
     "parse_selector",
+    "subscribe",
 ]
 
 

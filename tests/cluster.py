@@ -3,9 +3,10 @@
 import asyncio
 import json
 import os
+import random
 import socket
 from asyncio.subprocess import Process
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -21,16 +22,24 @@ OPERATOR_PASSWORD = "0x7k"
 CLUSTER_PASSWORD = "routes-1"
 READY_SECONDS = 30.0  # until three nodes have a leader, on a machine that is busy with other tests
 
+PORTS = (12_000, 30_000)  # to choose from
 STOP_SECONDS = 20.0
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on just now, all different."""
+    """Ports of 127.0.0.1 that nobody listens on just now, all different.
+
+    Below those that the kernel gives away for outgoing connections: a node that is started again must find
+    its port free, and a client that knocks at a dead node could else be given that port, and meet itself.
+    """
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        found: list[int] = []
+        while len(found) < count:
+            port = random.randrange(*PORTS)
+            with suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+        return found
 
 
 class Cluster:
@@ -124,7 +133,7 @@ class Cluster:
         return found[0]
 
     async def meta_leader(self) -> int:
-        """The node that leads the cluster itself: who answers what is asked about the account and new streams."""
+        """The node that leads the cluster itself: who answers for the account and new streams."""
         found: list[int] = []
 
         async def agreed() -> bool:

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from jobledger import EmbeddedServer, JetStreamLog, JobSpec, MemoryLog, SpecConfig, Task
+from jobledger import EmbeddedServer, JetStreamLog, JobSpec, MemoryLog, SpecConfig, StreamSettings, Task
+from jobledger.store.jetstream import stream as stream_module
 from jobledger.store.log import EventLog
+from tests.logs import ask, unchecked
 
 
 @pytest.fixture
@@ -21,6 +23,16 @@ async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
 async def jetstream_log(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
     """A log on that server."""
     log = await JetStreamLog.connect(server.url)
+    yield log
+    await log.close()
+
+
+@pytest.fixture
+async def loose(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
+    """A log on a stream that lets records be deleted, which `connect` would refuse."""
+    log = await unchecked(server.url)
+    config = stream_module._config(StreamSettings()) | {"deny_delete": False, "deny_purge": False}
+    assert "error" not in await ask(log, "STREAM.CREATE.JOBS", config)
     yield log
     await log.close()
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobledger.projections.projector import Projector
+from jobledger.projections.subscribing.filters import EventFilter
 from jobledger.projections.view import View
 from jobledger.service.feed.events import FeedEvent
-from jobledger.service.feed.filters import FeedFilter
 from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.feed.subscription import Cause, Subscription
 from jobledger.service.position import epoch_mark
@@ -19,7 +19,7 @@ from jobledger.store.job import JobStatus
 from jobledger.store.log import EventLog
 from tests.histories import records_of
 
-EVERYTHING = FeedFilter()
+EVERYTHING = EventFilter()
 
 
 class Hub(NamedTuple):
@@ -95,7 +95,7 @@ async def read_to(subscription: Subscription, sequence: int) -> list[FeedEvent]:
 
 
 async def read_between(
-    hub: FeedHub, feed_filter: FeedFilter, after: int, up_to: int
+    hub: FeedHub, feed_filter: EventFilter, after: int, up_to: int
 ) -> list[tuple[int, str, JobStatus]]:
     """What a new feed says from one place up to another, which is the end of the log."""
     found: list[FeedEvent] = []

@@ -7,12 +7,16 @@ import msgspec
 
 from jobledger.store.events import (
     SOURCE,
+    EventClass,
+    EventData,
     JobCreated,
     JobStateChanged,
+    JobTagged,
     JobUpdated,
     Record,
     SpecData,
     StateData,
+    TagData,
     encode_event,
 )
 from jobledger.store.job import State, StateType
@@ -21,8 +25,6 @@ from jobledger.store.normalise import normalise
 from jobledger.store.spec import encode_spec
 from jobledger.store.subjects import job_subject, named_job_id
 from tests.conftest import make_spec
-
-EventClass = type[JobCreated] | type[JobUpdated] | type[JobStateChanged]
 
 
 def spec_data(name: str, namespace: str = "default", **fields: Any) -> SpecData:
@@ -36,9 +38,7 @@ def state_data(state: StateType, message: str = "") -> StateData:
     return StateData(State(state, message))
 
 
-def draft(
-    kind: EventClass, job_id: str, data: SpecData | StateData, number: int, namespace: str = "default"
-) -> Draft:
+def draft(kind: EventClass, job_id: str, data: EventData, number: int, namespace: str = "default") -> Draft:
     """An event as a draft; its id comes from `number`."""
     event_id = f"00000000-0000-7000-8000-{number:012x}"
     event = kind(
@@ -62,11 +62,14 @@ def random_drafts(rng: random.Random, jobs: int, events: int) -> list[Draft]:
     for number in range(events):
         name = rng.choice(names)
         job_id = named_job_id("default", name)
-        kind = rng.choices(("created", "updated", "state", "garbage"), (4, 2, 6, 0.3))[0]
+        kind = rng.choices(("created", "updated", "state", "tagged", "garbage"), (4, 2, 6, 2, 0.3))[0]
         labels = {key: rng.choice("abc") for key in rng.sample(["env", "tier", "owner"], rng.randint(0, 3))}
         if kind == "state":
             data = state_data(rng.choice(list(StateType)), rng.choice(["", "why"]))
             drafts.append(draft(JobStateChanged, job_id, data, number))
+        elif kind == "tagged":
+            tag = TagData(rng.choice(["golden", "a", "z.9", "no tag"]), rng.randint(0, 3))
+            drafts.append(draft(JobTagged, job_id, tag, number))
         elif kind == "garbage":
             drafts.append(Draft(job_subject("default", job_id), f"garbage-{number}", b"{not an event"))
         else:

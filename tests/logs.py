@@ -4,7 +4,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ import msgspec
 
 from jobledger import JetStreamLog, StreamSettings
 from jobledger.store.embedded import find_program
+from jobledger.store.errors import LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Arrived, Connection
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.log import Appended, Draft, EventLog, Feed, Lost
 from jobledger.store.subjects import job_subject
+
+ASK_SECONDS = 60.0  # for one answer, through elections
 
 
 def draft(
@@ -89,9 +92,16 @@ async def eventually(
 
 
 async def ask(log: JetStreamLog, verb: str, request: object = None) -> dict[str, Any]:
-    """Ask the JetStream API as an administrator would; the answer, errors and all."""
-    answer = await log._connection.request(f"$JS.API.{verb}", msgspec.json.encode(request or {}))
-    return dict(json.loads(answer.payload))
+    """Ask the JetStream API as an administrator would; the answer, errors and all.
+
+    Nobody answers while a stream has no leader, which can happen at any time on a busy machine.
+    """
+    async with asyncio.timeout(ASK_SECONDS):
+        while True:
+            with suppress(LogUnavailable):
+                answer = await log._connection.request(f"$JS.API.{verb}", msgspec.json.encode(request or {}))
+                return dict(json.loads(answer.payload))
+            await asyncio.sleep(0.1)
 
 
 async def publish_raw(log: JetStreamLog, subject: str, payload: bytes, **headers: str) -> Arrived:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jobledger.projections.limits import ANOMALIES_KEPT
 from jobledger.projections.rows import JOB_COLUMNS, row_of
-from jobledger.store.events import JobStateChanged, Record, Recorded, read_record
+from jobledger.store.events import Record, Recorded, SpecData, read_record
 from jobledger.store.fold import Anomaly, SpecHead, fold, spec_head
 from jobledger.store.job import JobStatus
 
@@ -36,8 +36,9 @@ def fold_of(records: Iterable[Record]) -> Tables:
             continue
         statuses[job_id] = status
         assert isinstance(recorded, Recorded)
-        if not isinstance(recorded.event, JobStateChanged):
-            spec = bytes(recorded.event.data.spec)
+        data = recorded.event.data
+        if isinstance(data, SpecData):
+            spec = bytes(data.spec)
             heads[job_id] = spec_head(spec)
             specs.append((record.sequence, status.created_sequence, status.version, record.time, spec))
     labels = [
@@ -53,11 +54,11 @@ def fold_of(records: Iterable[Record]) -> Tables:
     }
 
 
-def rows_of(path: Path) -> Tables:
-    """The rows that a view holds."""
+def rows_of(path: Path, tables: Iterable[str] = tuple(_ORDERS)) -> Tables:
+    """The rows that a view holds, in all of its tables or in these."""
     connection = sqlite3.connect(path)
     try:
-        return {table: connection.execute(sql).fetchall() for table, sql in _ORDERS.items()}
+        return {table: connection.execute(_ORDERS[table]).fetchall() for table in tables}
     finally:
         connection.close()
 

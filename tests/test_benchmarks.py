@@ -8,7 +8,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import append, create, feed, harness, http, live, memory, project, read
+from benchmarks import (
+    append,
+    asof,
+    audit,
+    create,
+    feed,
+    harness,
+    http,
+    live,
+    memory,
+    project,
+    read,
+    replay,
+    subscribe,
+    tree,
+)
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.harness import BOUNDS, Bound, Case, Output, judge, percentile, table, take_turns
 from benchmarks.sizes import FULL, QUICK, Load, Sizes
@@ -38,6 +53,13 @@ TINY = Sizes(
     feed_rate=50,
     feed_readers=5,
     feed_round_seconds=0.2,
+    replay_jobs=60,
+    replay_rounds=2,
+    subscribe_jobs=60,
+    asof_jobs=120,
+    asof_calls=10,
+    audit_jobs=50,
+    audit_calls=5,
 )
 
 THE_ISSUE = {
@@ -49,6 +71,7 @@ THE_ISSUE = {
     "project/fetch": ">= 1.4",
     "project/sqlite3": ">= 0.4",
     "project/large": ">= 0.5",
+    "tree/project": ">= 0.85",
     "live/p50": "<= 3",
     "live/p99": "<= 20",
     "read/get": ">= 0.7",
@@ -61,6 +84,15 @@ THE_ISSUE = {
     "http/put": ">= 0.35",
     "http/page/large": "<= 2",
     "feed/p99": "<= 250",
+    "replay/pull": ">= 0.4",
+    "replay/most": "<= 300",
+    "replay/flat": "<= 1.1",
+    "subscribe/pull": ">= 0.6",
+    "asof/job": "<= 5",
+    "asof/first": "<= 30",
+    "asof/first/alive": "<= 30",
+    "asof/near": "<= 2000",
+    "audit/proof": "<= 20",
 }
 
 
@@ -75,6 +107,7 @@ def test_the_full_sizes_are_those_of_the_issue() -> None:
     assert (FULL.project_jobs * 4, FULL.large_jobs, FULL.hot_jobs) == (200_000, 1_000_000, 50_000)
     assert (FULL.read_small_jobs, FULL.read_large_jobs) == (10_000, 1_000_000)
     assert FULL.memory_jobs == 1_000_000
+    assert FULL.replay_jobs * 4 == 1_000_000
     assert (FULL.feed_rate, FULL.feed_readers) == (200, 100)
     assert (FULL.http_small_jobs, FULL.http_large_jobs) == (10_000, 1_000_000)
     assert {*FULL.append} == {*QUICK.append} == {key for key in BOUNDS if key.startswith("append")}
@@ -96,11 +129,16 @@ def test_the_payloads_are_as_large_as_the_issue_says() -> None:
         (append.run, 2),
         (create.run, 1),
         (project.run, 3),
+        (tree.run, 1),
         (live.run, 2),
         (read.run, 4),
         (memory.run, 2),
         (http.run, 3),
         (feed.run, 1),
+        (replay.run, 3),
+        (subscribe.run, 1),
+        (asof.run, 4),
+        (audit.run, 1),
     ],
     ids=[*BENCHMARKS],
 )
@@ -132,7 +170,7 @@ async def test_every_benchmark_prints_its_cases_as_json(
         assert (
             (case.baseline is None)
             is (case.ratio is None)
-            is (case.bound in {"<= 3", "<= 20", "<= 300", "<= 250"})
+            is (case.bound in {"<= 3", "<= 20", "<= 300", "<= 250", "<= 5", "<= 30", "<= 2000"})
         )
         measured = case.value if case.ratio is None else case.ratio
         side, limit = case.bound.split()

@@ -1,20 +1,15 @@
 """Every command against a real service, as an operator would type it."""
 
-import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from subprocess import CompletedProcess
-from typing import Any
-from unittest.mock import patch
 
 import pytest
 import yaml
 
-from jobledger.service.cli import main
+from tests.operating import Operator
 from tests.service_process import RunningService, clean_env, jobledger, running_service
 
 
@@ -23,51 +18,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     """One service for all tests here; each works on jobs of its own."""
     with running_service(tmp_path_factory.mktemp("service")) as running:
         yield running
-
-
-def typed(home: Path, *words: str, url: str, stdin: str = "") -> CompletedProcess[str]:
-    """As `jobledger`, in this very process: the whole of `main`, without the time that a start takes."""
-    streams = [io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8") for text in (stdin, "", "")]
-    env = clean_env(home, {"JOBLEDGER_URL": url})
-    with (
-        patch.dict(os.environ, env, clear=True),
-        patch.multiple(
-            sys, argv=["jobledger", *words], stdin=streams[0], stdout=streams[1], stderr=streams[2]
-        ),
-        pytest.raises(SystemExit) as ended,
-    ):
-        main()
-    written = []
-    for stream in streams[1:]:
-        stream.flush()
-        stream.seek(0)
-        written.append(stream.read())
-    assert isinstance(ended.value.code, int)
-    return CompletedProcess(words, ended.value.code, *written)
-
-
-class Operator:
-    """Types commands."""
-
-    def __init__(self, service: RunningService, home: Path) -> None:
-        self.url = service.url
-        self.home = home
-
-    def __call__(self, *words: str, code: int = 0, stdin: str = "") -> CompletedProcess[str]:
-        done = typed(self.home, *words, url=self.url, stdin=stdin)
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self(*words, "-o", "json").stdout)
-
-    def spec(self, name: str, **fields: Any) -> str:
-        """A spec file; its path."""
-        job = {"Name": name, "Type": "batch", "Tasks": [{"Name": "main", "Engine": {"Type": "noop"}}]}
-        path = self.home / f"{len(list(self.home.iterdir()))}.yaml"
-        path.write_text(yaml.safe_dump({**job, **fields}))
-        return str(path)
 
 
 @pytest.fixture
@@ -173,9 +123,9 @@ def test_a_job_is_stopped_and_begun_again(operator: Operator) -> None:
     assert operator.json("job", "describe", "again")["Job"]["Priority"] == 1
     operator("job", "rerun", "again", "--version", "9", code=3)
     shown = operator("job", "versions", "again").stdout.splitlines()
-    assert shown[0].split() == ["Version", "Revision", "State", "Modified", "Changed"]
+    assert shown[0].split() == ["Version", "Tags", "Revision", "State", "Made", "Who", "Changed", "Why"]
     assert [line.split()[0] for line in shown[1:]] == ["1", "2", "3"]
-    assert shown[2].endswith("Priority")
+    assert shown[2].split()[-2:] == ["Priority", "-"]
     assert operator("job", "versions", "again", "-q").stdout == "1\n2\n3\n"
 
 

@@ -7,6 +7,7 @@ import click
 import pytest
 import yaml
 
+from jobledger.projections.subscribing.filters import parse_types
 from jobledger.service.client.answers import read_job
 from jobledger.service.commands.changes import changed_paths
 from jobledger.service.commands.jobtable import print_jobs, short_ids
@@ -23,7 +24,6 @@ from jobledger.service.commands.text import (
     print_table,
 )
 from jobledger.service.commands.times import Duration, Moment, age, exact, seconds_of
-from jobledger.service.feed.filters import parse_types
 from jobledger.store.events import EVENT_TYPES, event_type
 from jobledger.store.job import StateType
 from jobledger.store.spec import JOB_TYPES

@@ -38,9 +38,11 @@ PUBLIC_NAMES = (
     "AmbiguousId Checkpoint Contention EmbeddedServer EmbeddedServerError HistoryItem InvalidInput "
     "InvalidSpec JetStreamLog Job JobExists JobNotFound JobNotRerunnable JobSpec JobStatus JobTerminal "
     "JobVersion JobledgerError Ledger ListQuery LogBroken LogBusy LogRefused LogUnavailable LogUnfit "
-    "MemoryLog Order OutcomeUnknown Page Projector ProjectorState Receipt RevisionMismatch SpecConfig State "
-    "StateType StreamSettings Task UnknownEventType VersionNotFound View ViewError WaitTimeout "
-    "load_spec named_job_id parse_selector"
+    "MemoryLog Order OutcomeUnknown Page ParkedJob Projector ProjectorState Receipt RevisionMismatch "
+    "SpecConfig State StateType StreamSettings SubscribedEvent Subscription SubscriptionDeleted "
+    "SubscriptionInfo SubscriptionNotFound SubscriptionState SubscriptionStatus Subscriptions Task "
+    "TooManyTags TreeReader TreeState TreeUnavailable UnknownEventType VersionNotFound View ViewError "
+    "WaitTimeout load_spec named_job_id parse_selector subscribe"
 )
 
 

@@ -14,11 +14,13 @@ from jobledger.store.events import (
     JobCreated,
     JobEvent,
     JobStateChanged,
+    JobTagged,
     JobUpdated,
     Record,
     Recorded,
     SpecData,
     StateData,
+    TagData,
     Unreadable,
     decode_event,
     encode_event,
@@ -55,6 +57,8 @@ EVENTS: dict[str, JobEvent] = {
         **ALL_FIELDS, data=StateData(State(StateType.FAILED, "exit code 1", {"ExitCode": "1", "Node": "n-1"}))
     ),
     "state-minimal": JobStateChanged(**ENVELOPE, data=StateData(State(StateType.RUNNING))),
+    "tagged-full": JobTagged(**ALL_FIELDS, data=TagData("golden", 3)),
+    "tagged-minimal": JobTagged(**ENVELOPE, data=TagData("golden", 0)),
 }
 MINIMAL = EVENTS["state-minimal"]
 
@@ -97,6 +101,7 @@ def test_type_names_are_a_storage_format() -> None:
         "jobledger.job.created.v1",
         "jobledger.job.updated.v1",
         "jobledger.job.state.v1",
+        "jobledger.job.tagged.v1",
     ]
 
 
@@ -157,6 +162,8 @@ def test_unknown_type_of_ours_is_refused(kind: str) -> None:
         encode_event(MINIMAL)[:-1],
         encode_event(MINIMAL) + b"x",
         encode_event(MINIMAL).replace(b"Running", b"Walking"),
+        encode_event(EVENTS["tagged-minimal"]).replace(b":0}", b":-3}"),
+        encode_event(EVENTS["tagged-minimal"]).replace(b":0}", b":" + b"3" * 5_000 + b"}"),
         encode_event(MINIMAL).replace(b"1.0", b"0.3"),
         encode_event(MINIMAL).replace(b"application/json", b"application/xml"),
         encode_event(MINIMAL).replace(b"Running", b"Run\xffing"),

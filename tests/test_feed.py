@@ -4,13 +4,12 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobledger import EmbeddedServer, JetStreamLog, StreamSettings
+from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store import embedded
 from jobledger.store.errors import LogGap, LogReplaced, LogTruncated, LogUnavailable
 from jobledger.store.jetstream import feed as feed_module
@@ -20,7 +19,7 @@ from jobledger.store.jetstream.connection import Arrived, Connection
 from jobledger.store.jetstream.feed import JetStreamFeed
 from jobledger.store.limits import FEED_MAX_RESTARTS
 from jobledger.store.log import Appended, Lost
-from tests.logs import append_all, ask, draft, eventually, fill, take_until, unchecked
+from tests.logs import append_all, ask, draft, eventually, fill, take_until
 from tests.proxy import Proxy
 
 
@@ -125,16 +124,6 @@ async def test_truncated_stream_is_refused(tmp_path: Path) -> None:
     await feed.close()
     await log.close()
     await server.stop()
-
-
-@pytest.fixture
-async def loose(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
-    """A log on a stream that lets records be deleted, which `connect` would refuse."""
-    log = await unchecked(server.url)
-    config = stream_module._config(StreamSettings()) | {"deny_delete": False, "deny_purge": False}
-    assert "error" not in await ask(log, "STREAM.CREATE.JOBS", config)
-    yield log
-    await log.close()
 
 
 async def test_records_that_the_stream_lists_as_deleted_are_passed(loose: JetStreamLog) -> None:

@@ -1,5 +1,6 @@
 """Live feeds: every event once per cursor, in order, whoever reads, from wherever it begins."""
 
+import asyncio
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobledger import MemoryLog, parse_selector
+from jobledger.projections.subscribing.filters import EventFilter, parse_types
 from jobledger.service.feed import catchup
-from jobledger.service.feed.filters import FeedFilter, parse_types
 from jobledger.store.errors import InvalidInput
 from jobledger.store.job import StateType
 from jobledger.store.log import EventLog
@@ -72,18 +73,24 @@ async def test_each_filter_lets_through_what_it_says(tmp_path: Path, ring_events
         types = parse_types(["updated", "jobledger.job.state.v1"])
         selector = parse_selector("env in (a,b),!tier")
         states = (StateType.RUNNING, StateType.PENDING)
-        filters: list[tuple[FeedFilter, Callable[[Told], bool]]] = [
-            (FeedFilter(namespaces=frozenset({"default"})), lambda _: True),
-            (FeedFilter(namespaces=frozenset({"other", "more"})), lambda _: False),
-            (FeedFilter(job=(job.namespace, job.id)), lambda told: told.status.id == job.id),
-            (FeedFilter(types=types), lambda told: told.type in types),
-            (FeedFilter(states=states), lambda told: told.status.state.state_type in states),
+        filters: list[tuple[EventFilter, Callable[[Told], bool]]] = [
+            (EventFilter(namespaces=frozenset({"default"})), lambda _: True),
+            (EventFilter(namespaces=frozenset({"other", "more"})), lambda _: False),
+            (EventFilter(job=(job.namespace, job.id)), lambda told: told.status.id == job.id),
+            (EventFilter(types=types), lambda told: told.type in types),
+            # A tag says nothing of the state: who waits for one is not told of it again.
             (
-                FeedFilter(selector=selector),
+                EventFilter(states=states),
+                lambda told: (
+                    told.type != "jobledger.job.tagged.v1" and told.status.state.state_type in states
+                ),
+            ),
+            (
+                EventFilter(selector=selector),
                 lambda told: told.labels.get("env") in {"a", "b"} and "tier" not in told.labels,
             ),
             (
-                FeedFilter(selector=selector, types=types, states=states),
+                EventFilter(selector=selector, types=types, states=states),
                 lambda told: (
                     told.labels.get("env") in {"a", "b"}
                     and "tier" not in told.labels
@@ -109,7 +116,7 @@ async def test_labels_are_those_at_the_event(tmp_path: Path) -> None:
     assert len(seen) > 2, "the history must change its labels"
     async with running_hub(log, tmp_path, ring_events=16) as running:
         for text in ("env=a", "env=b", "!env", "tier!=c,owner"):
-            feed_filter = FeedFilter(selector=parse_selector(text))
+            feed_filter = EventFilter(selector=parse_selector(text))
             found = await read_between(running.hub, feed_filter, 0, 60)
             expected: Callable[[dict[str, str]], bool] = {
                 "env=a": lambda labels: labels.get("env") == "a",
@@ -161,3 +168,25 @@ def test_an_unknown_type_is_refused_with_those_there_are() -> None:
     """A misspelt type would be a feed that is silent for ever."""
     with pytest.raises(InvalidInput, match=r"'delted' is no event type; use one of created, updated, state"):
         parse_types(["created", "delted"])
+
+
+@pytest.mark.parametrize("ring_events", [1, 10_000])
+async def test_a_feed_says_where_it_is_as_soon_as_it_has_caught_up(tmp_path: Path, ring_events: int) -> None:
+    """From the log or from the ring: behind the last event, without waiting for a heartbeat's time; once."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(5), jobs=4, events=40))
+    nobody = EventFilter(namespaces=frozenset({"nobody's"}))
+    async with running_hub(log, tmp_path, ring_events=ring_events) as running:
+        for feed_filter in (nobody, EVERYTHING):
+            async with await running.hub.open(feed_filter, after=7) as subscription, asyncio.timeout(60):
+                while await subscription.next():
+                    pass
+                assert subscription.sequence == 40
+                waiting = asyncio.create_task(subscription.next())  # type: ignore[arg-type]
+                done, _ = await asyncio.wait({waiting}, timeout=0.1)
+                assert not done
+                waiting.cancel()
+        async with await running.hub.open(EVERYTHING) as subscription:  # from now: it has nothing to catch up
+            waiting = asyncio.create_task(subscription.next())  # type: ignore[arg-type]
+            assert not (await asyncio.wait({waiting}, timeout=0.1))[0]
+            waiting.cancel()

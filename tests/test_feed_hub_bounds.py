@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from jobledger import MemoryLog
+from jobledger.projections.subscribing.filters import EventFilter
 from jobledger.service.errors import CursorGone, NotReady, TooManyRequests
-from jobledger.service.feed.filters import FeedFilter
 from jobledger.service.feed.subscription import Cause, Subscription
 from jobledger.store.log import LogInfo
 from jobledger.store.subjects import named_job_id
 from tests.feeding import EVERYTHING, must_say, read_to, running_hub, said, truth_of
 from tests.histories import append_all, random_drafts
 
-ELSEWHERE = FeedFilter(namespaces=frozenset({"elsewhere"}))
+ELSEWHERE = EventFilter(namespaces=frozenset({"elsewhere"}))
 
 
 async def ended(subscription: Subscription) -> str:
@@ -98,7 +98,7 @@ async def test_five_hundred_feeds_get_every_event(tmp_path: Path) -> None:
     async with running_hub(log, tmp_path) as running, AsyncExitStack() as stack:
         feeds = [
             await stack.enter_async_context(
-                await running.hub.open(EVERYTHING if number % 2 else FeedFilter(job=("default", job)))
+                await running.hub.open(EVERYTHING if number % 2 else EventFilter(job=("default", job)))
             )
             for number in range(500)
         ]

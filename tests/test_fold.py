@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from jobledger.store.events import (
+    EventClass,
     JobCreated,
     JobStateChanged,
     JobUpdated,
@@ -18,7 +19,7 @@ from jobledger.store.fold import Anomaly, fold, fold_job
 from jobledger.store.history import tell
 from jobledger.store.job import PENDING, Job, JobStatus, State, StateType
 from jobledger.store.subjects import job_subject, named_job_id, nameless_job_id
-from tests.histories import EventClass, draft, spec_data, state_data
+from tests.histories import draft, spec_data, state_data
 
 ID = named_job_id("default", "etl")
 SPEC = spec_data("etl")

@@ -12,24 +12,30 @@ from jobledger.store.decide import (
     decide_create,
     decide_state,
     decide_stop,
+    decide_tag,
+    decide_untag,
     decide_update,
 )
 from jobledger.store.errors import JobNotFound, Refused
 from jobledger.store.events import (
+    EventClass,
+    EventData,
     JobCreated,
     JobStateChanged,
+    JobTagged,
     JobUpdated,
     Record,
     Recorded,
     SpecData,
     StateData,
+    TagData,
     Unreadable,
     read_record,
 )
 from jobledger.store.fold import Anomaly, fold, fold_job
 from jobledger.store.job import Job, JobStatus, State, StateType
 from jobledger.store.subjects import job_subject, named_job_id
-from tests.histories import EventClass, draft, spec_data
+from tests.histories import draft, spec_data
 
 ID = named_job_id("default", "etl")
 OTHER_ID = named_job_id("default", "other")
@@ -51,6 +57,10 @@ STRANGE = [
 states = st.builds(State, st.sampled_from(StateType), st.sampled_from(["", "why"]))
 specs = st.sampled_from(SPECS)
 strange_specs = st.sampled_from(STRANGE)
+tags = st.builds(TagData, st.sampled_from(["golden", "a.b"]), st.integers(0, 3))
+strange_tags = st.builds(
+    TagData, st.sampled_from(["", "7", "no tag", "a" * 65]) | st.text(), st.integers(0, 9)
+)
 times = st.integers(min_value=0, max_value=2**62)
 
 
@@ -59,11 +69,13 @@ def records(draw: st.DrawFn, *, strange: bool = True) -> Record:
     """One record on the job's subject, or on another's; its sequence is given later."""
     if strange and draw(st.integers(0, 9)) == 0:
         return Record(0, draw(times), job_subject("default", ID), draw(st.binary(max_size=40)))
-    kinds: list[EventClass] = [JobCreated, JobUpdated, JobStateChanged, JobStateChanged]
+    kinds: list[EventClass] = [JobCreated, JobUpdated, JobStateChanged, JobStateChanged, JobTagged]
     kind = draw(st.sampled_from(kinds))
-    data: SpecData | StateData
+    data: EventData
     if kind is JobStateChanged:
         data = StateData(draw(states))
+    elif kind is JobTagged:
+        data = draw(st.one_of(tags, tags, strange_tags) if strange else tags)
     else:
         data = draw(st.one_of(specs, specs, strange_specs) if strange else specs)
     namespace = draw(st.sampled_from(["default", "default", "default", "evil"])) if strange else "default"
@@ -95,20 +107,32 @@ def run(history: Sequence[Record], status: JobStatus | None = None) -> tuple[Job
     return status, anomalies
 
 
+def _is_tagged(recorded: Recorded | Unreadable) -> bool:
+    return isinstance(recorded, Recorded) and isinstance(recorded.event, JobTagged)
+
+
 def as_bytes(status: JobStatus | None) -> bytes:
     return msgspec.json.encode(status, order="deterministic")
 
 
 @given(histories())
 def test_the_fold_is_total(history: list[Record]) -> None:
-    """Any records in any order fold without an exception; the revision counts just those that made sense."""
+    """Any records in any order fold without an exception; the revision counts just those that made sense.
+
+    Tags make sense without being counted.
+    """
     status, anomalies = run(history)
-    sensible = len(history) - len(anomalies)
-    assert (status.revision if status else 0) == sensible
+    sensible = sorted({record.sequence for record in history} - {each.sequence for each in anomalies})
+    by_sequence = {record.sequence: read_record(record) for record in history}
+    counted = [each for each in sensible if not _is_tagged(by_sequence[each])]
+    assert (status.revision if status else 0) == len(counted)
     if status is not None:
         assert 1 <= status.version <= status.revision
         assert status.created_sequence <= status.spec_sequence <= status.sequence
         assert status.create_time <= status.modify_time
+        assert status.sequence == sensible[-1]
+        assert all(1 <= version <= status.version for version in status.tags.values())
+        assert list(status.tags) == sorted(status.tags)
 
 
 @given(histories(), st.data())
@@ -120,7 +144,8 @@ def test_any_order_and_repetition_is_folded(history: list[Record], data: st.Data
         folded = fold(status, read_record(record))
         if isinstance(folded, Anomaly):
             continue
-        assert status is None or folded is status or folded.revision == status.revision + 1
+        risen = 0 if _is_tagged(read_record(record)) else 1
+        assert status is None or folded is status or folded.revision == status.revision + risen
         assert status is None or folded.sequence >= status.sequence
         status = folded
 
@@ -133,10 +158,32 @@ def test_modify_time_never_goes_back(history: list[Record]) -> None:
         folded = fold(status, read_record(record))
         if isinstance(folded, JobStatus):
             if status is not None:
-                assert folded.modify_time == max(status.modify_time, record.time)
+                is_tagged = _is_tagged(read_record(record))
+                assert folded.modify_time == max(status.modify_time, 0 if is_tagged else record.time)
                 kept = ("id", "namespace", "name", "create_time", "created_sequence")
                 assert all(getattr(folded, field) == getattr(status, field) for field in kept)
             status = folded
+
+
+@given(histories())
+def test_a_tag_changes_nothing_but_the_tags(history: list[Record]) -> None:
+    """Without its tags a history makes the same job, but for the sequence; with them, each is as it said."""
+    said: dict[str, int] = {}
+    with_tags: JobStatus | None = None
+    without: JobStatus | None = None
+    for record in history:
+        recorded = read_record(record)
+        folded = fold(with_tags, recorded)
+        if isinstance(folded, JobStatus):
+            with_tags = folded
+            if isinstance(recorded, Recorded) and isinstance(recorded.event, JobTagged):
+                said[recorded.event.data.tag] = recorded.event.data.version
+        if not _is_tagged(recorded):
+            plain = fold(without, recorded)
+            without = plain if isinstance(plain, JobStatus) else without
+    if with_tags is not None and without is not None:
+        assert msgspec.structs.replace(with_tags, tags={}, sequence=without.sequence) == without
+        assert with_tags.tags == {tag: version for tag, version in said.items() if version}
 
 
 @given(histories())
@@ -216,10 +263,16 @@ commands = st.one_of(
     st.tuples(st.sampled_from(["create", "apply", "update"]), specs),
     st.tuples(st.just("state"), states),
     st.tuples(st.just("stop"), st.sampled_from(["", "why"])),
+    st.tuples(st.just("tag"), tags),
 )
+Said = SpecData | State | TagData | str
 
 
-def decide(job: Job | None, verb: str, what: SpecData | State | str) -> Decision | None:
+def decide(job: Job | None, verb: str, what: Said) -> Decision | None:
+    if isinstance(what, TagData):
+        if what.version == 0:
+            return decide_untag(job, what.tag, job_id=ID)
+        return decide_tag(job, what.tag, what.version, job_id=ID)
     if isinstance(what, State):
         return decide_state(job, what, job_id=ID)
     if isinstance(what, str):
@@ -232,7 +285,7 @@ def decide(job: Job | None, verb: str, what: SpecData | State | str) -> Decision
 
 @given(st.lists(st.tuples(commands, times), max_size=20))
 def test_what_is_decided_is_never_an_anomaly(
-    sequence_of_commands: list[tuple[tuple[str, SpecData | State | str], int]],
+    sequence_of_commands: list[tuple[tuple[str, Said], int]],
 ) -> None:
     """The fold takes every decision for sensible, and the same command again is then a no-op or refused."""
     job: Job | None = None

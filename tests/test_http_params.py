@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobledger.service.history import rfc3339
 from jobledger.service.http.params import Query, parse_revision, parse_time
 from jobledger.service.limits import QUERY_MAX_PARAMETERS
 from jobledger.store.errors import InvalidInput
 from jobledger.store.job import StateType
+from jobledger.store.values import rfc3339
 
 
 def test_an_empty_value_is_an_absent_one() -> None:

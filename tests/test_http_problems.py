@@ -13,7 +13,7 @@ from jobledger.store import errors
 
 SCOPE = {"path": "/api/v1/orchestrator/jobs/x", "method": "GET", "state": {"request_id": "r-1"}}
 ABSTRACT = {errors.JobledgerError, service_errors.ServiceError}
-OF_THE_CLIENT = {"RemoteError", "ServiceUnreachable"}  # raised by the command line, never by the service
+OF_THE_CLIENT = {"ProofError", "RemoteError", "ServiceUnreachable"}  # never leave the service
 
 
 def tree(cls: type[errors.JobledgerError]) -> Iterator[type[errors.JobledgerError]]:

@@ -10,7 +10,7 @@ import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.errors import LogUnavailable, LogUnfit
-from jobledger.store.jetstream import keys as keys_module
+from jobledger.store.jetstream import entries
 from jobledger.store.keys import NO_ENTRY, Entry, KeyStore, MemoryKeys
 from jobledger.store.limits import KEYS_MIN_AGE_SECONDS
 from tests.logs import ask, draft
@@ -107,8 +107,8 @@ async def test_keys_that_can_not_be_reached_say_so(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nobody answers, the wait has a bound, and the error says what to do."""
-    monkeypatch.setattr(keys_module, "ACK_TIMEOUT_SECONDS", 0.1)
-    monkeypatch.setattr(keys_module, "KEYS_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(entries, "ACK_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(entries, "KEYS_TIMEOUT_SECONDS", 0.3)
     async with Proxy(server.url) as proxy:
         log = await JetStreamLog.connect(proxy.url)
         keys = await log.keys()

@@ -10,12 +10,12 @@ import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, Ledger, MemoryLog, State, StateType, named_job_id
 from jobledger.store.errors import JobExists, JobNotFound, JobTerminal, LogError
-from jobledger.store.events import JobCreated, JobStateChanged, JobUpdated, SpecData, StateData
+from jobledger.store.events import EventClass, JobCreated, JobStateChanged, JobUpdated, SpecData, StateData
 from jobledger.store.log import Draft, EventLog
 from jobledger.store.spec import decode_spec
 from jobledger.store.subjects import job_subject
 from tests.conftest import make_spec
-from tests.histories import EventClass, draft, spec_data, state_data
+from tests.histories import draft, spec_data, state_data
 from tests.ledgers import event_id, put, put_junk, story
 
 ID = named_job_id("default", "etl")

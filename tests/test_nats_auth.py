@@ -15,7 +15,10 @@ from jobledger.service.natsauth import connection_options
 from jobledger.service.settings import Settings
 from jobledger.store.errors import LogError, LogUnavailable
 from tests.api import job_body, running_api
+from tests.logs import ask, eventually
 from tests.natsservers import Operator, make_certificates, nats_server, new_nkey
+from tests.receiving import receiving
+from tests.webhooks import LOCAL
 
 PASSWORD = "correct horse battery staple"
 
@@ -98,9 +101,12 @@ async def test_a_credentials_file_lets_in(tmp_path: Path) -> None:
 
 
 async def test_the_service_needs_no_more_rights_than_the_docs_say(tmp_path: Path) -> None:
-    """On subjects of NATS; it writes, reads and repeats with these."""
+    """On subjects of NATS; it writes, reads, repeats, seals and delivers with these."""
     permissions = {
-        "publish": ["jobs.>", "jobledger.keys.*", "$JS.API.>"],
+        "publish": [
+            *("jobs.>", "jobledger.keys.*", "jobledger.seals.*", "JOBS_SUBSCRIPTIONS.>"),
+            *("JOBS_WEBHOOKS.>", "$JS.API.>", "$JS.ACK.JOBS.>"),
+        ],
         "subscribe": ["_INBOX.>"],
     }
     user = {"user": "jobledger", "password": PASSWORD, "permissions": permissions}
@@ -109,12 +115,28 @@ async def test_the_service_needs_no_more_rights_than_the_docs_say(tmp_path: Path
     async with nats_server(tmp_path / "nats", authorization={"users": [user]}) as port:
         url = f"nats://127.0.0.1:{port}"
         login: dict[str, Any] = {"nats_url": url, "nats_user": "jobledger", "nats_password": PASSWORD}
-        async with running_api(tmp_path / "data", **login) as (_, client):
+        async with (
+            receiving() as receiver,
+            running_api(tmp_path / "data", webhook_allow=LOCAL, **login) as (service, client),
+        ):
             key = {"Idempotency-Key": "abc"}
             first = await client.put("/jobs", json=job_body(), headers=key)
             assert (await client.put("/jobs", json=job_body(), headers=key)).json() == first.json()
             job_id = first.json()["JobID"]
             assert (await client.get(f"/jobs/{job_id}/history")).json()["Items"]
+            api = "http://127.0.0.1/api/v1"
+            hook = {"URL": receiver.url("/hook"), "Name": "hook", "After": "0"}
+            assert (await client.post(f"{api}/webhooks", json=hook)).status_code == 200
+            (delivered,) = await receiver.wait_for(1)
+            assert delivered.event["subject"] == job_id
+            assert (await client.post(f"{api}/audit/seals")).status_code == 200
+            name = "webhook-hook"
+
+            async def is_acknowledged() -> bool:
+                told = await ask(service.log, f"CONSUMER.INFO.JOBS.{name}")
+                return bool(told["ack_floor"]["stream_seq"] == 1)
+
+            await eventually(is_acknowledged, within_seconds=60)
 
 
 FILES: dict[str, tuple[str, bytes]] = {

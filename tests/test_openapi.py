@@ -77,9 +77,10 @@ def test_every_status_of_an_error_is_documented_somewhere() -> None:
 def test_a_body_in_the_document_names_what_handlers_read(operation: Any) -> None:
     """The schema's fields are those that the handler (and what is common to writes) asks the body for."""
     schema = DOCUMENT["components"]["schemas"][operation.body.__name__]
-    from jobledger.service.http import compare, writes
+    from jobledger.service.http import compare, subscriptions, versions, webhooks, writes
 
-    source = "".join(inspect.getsource(module) for module in (bodies, compare, writes))
+    modules = (bodies, compare, subscriptions, versions, webhooks, writes)
+    source = "".join(inspect.getsource(module) for module in modules)
     for field in schema["properties"]:
         assert re.search(rf"""["']{field}["']""", source, re.IGNORECASE), f"nobody reads {field}"
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from jobledger import EmbeddedServer, JetStreamLog, Projector
+from jobledger import EmbeddedServer, JetStreamLog, Projector, TreeReader, View
+from jobledger.projections.merkle.frontier import root_of
+from jobledger.projections.merkle.hashing import leaf_hashes
 from jobledger.store.errors import EmbeddedServerError
 from tests.histories import append_all, random_drafts, records_of
 from tests.oracle import Tables, checkpoint_of, fold_of, rows_of
@@ -38,6 +40,15 @@ async def projecting(url: str, path: Path) -> AsyncIterator[asyncio.subprocess.P
         await process.wait()
 
 
+async def root_in(path: Path) -> bytes:
+    """The root of the tree that a view has, over all of its checkpoint."""
+    async with await View.open(path) as view:
+        reader = TreeReader(view)
+        state = await reader.state()
+        assert state.size == state.sequence
+        return await reader.root(state.size)
+
+
 async def kill_and_compare(server: EmbeddedServer, path: Path, *, events: int, kills: int, seed: int) -> None:
     """Write a load; kill the projector again and again while it folds; compare each time, and at the end."""
     rng = random.Random(seed)
@@ -55,11 +66,15 @@ async def kill_and_compare(server: EmbeddedServer, path: Path, *, events: int, k
             sequence = checkpoint_of(path)[1]
             known = (await log.info()).last_sequence
             assert sequence <= known
-            assert rows_of(path) == fold_of((await records_of(log))[:sequence])
+            records = (await records_of(log))[:sequence]
+            assert rows_of(path) == fold_of(records)
+            assert await root_in(path) == root_of(leaf_hashes(records))
         await writing
         async with Projector(log, path) as running:
             await running.wait_for(events, 60)
-        assert rows_of(path) == fold_of(await records_of(log))
+        records = await records_of(log)
+        assert rows_of(path) == fold_of(records)
+        assert await root_in(path) == root_of(leaf_hashes(records))
     finally:
         await log.close()
 
@@ -67,7 +82,7 @@ async def kill_and_compare(server: EmbeddedServer, path: Path, *, events: int, k
 async def test_a_projector_killed_in_the_middle_loses_and_repeats_nothing(
     server: EmbeddedServer, tmp_path: Path
 ) -> None:
-    """After each kill the rows are the fold of exactly the events up to the checkpoint."""
+    """After each kill rows and tree are those of exactly the events up to the checkpoint."""
     await kill_and_compare(server, tmp_path / "view.db", events=2_000, kills=4, seed=1)
 
 
@@ -105,6 +120,7 @@ async def kill_both_and_compare(
         records = await records_of(log)
         assert len(records) == events
         assert rows_of(path) == fold_of(records)
+        assert await root_in(path) == root_of(leaf_hashes(records))
         for sequence, rows in seen:
             assert rows == fold_of(records[:sequence])
     finally:

@@ -315,9 +315,9 @@ async def test_the_digest_tells_one_changed_cell(
     for sequence in range(1, 6):
         file.add(sequence, labels={"k": "v", "l": "w"} if sequence < 4 else {})
     before = await view.digest()
-    tables = tuple(table._replace(chunk_rows=2) for table in digest._TABLES)
+    tables = tuple(table._replace(chunk_rows=2) for table in digest.TABLES)
     with monkeypatch.context() as patch:
-        patch.setattr(digest, "_TABLES", tables)
+        patch.setattr(digest, "TABLES", tables)
         assert await view.digest() == before
     file.execute("UPDATE checkpoint SET epoch = 'another', projection = 2")
     assert await view.digest() == before

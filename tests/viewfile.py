@@ -26,7 +26,10 @@ class ViewFile:
         for number, name, sql in migrations():
             self.connection.executescript(sql)
             self.execute("INSERT INTO migrations VALUES (?, ?)", number, name)
-        self.execute("INSERT INTO checkpoint VALUES (1, 'epoch', 0, 0, 1, 0)")
+        self.execute(
+            "INSERT INTO checkpoint (only_row, epoch, sequence, anomalies, projection)"
+            " VALUES (1, 'epoch', 0, 0, 1)"
+        )
 
     def execute(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Run a statement."""

@@ -42,8 +42,12 @@ class Reader:
         self._connection = connection
 
     @classmethod
-    async def open(cls, path: Path) -> "Reader":
+    async def open(cls, path: Path, live: Path | None = None) -> "Reader":
         """Open a view's file for reading.
+
+        Args:
+            path: the file.
+            live: for a copy that nobody writes any more and that has no specs: the view that has them.
 
         Raises:
             ViewMissing: if there is no such file.
@@ -51,9 +55,9 @@ class Reader:
         """
         if not path.exists():
             raise ViewMissing(f"there is no view at {path}; a projector makes it: start one on this path")
-        connection = await _connect(path, "ro")
+        connection = await _connect(path, "ro" if live is None else "ro&immutable=1")
         reader = cls(path, connection)
-        await _prepare(connection, path, reader_pragmas())
+        await _prepare(connection, path, (*_attach(live), *reader_pragmas()))
         return reader
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -86,18 +90,22 @@ class PointReader:
         self._connection = connection
 
     @classmethod
-    def open(cls, path: Path) -> "PointReader":
+    def open(cls, path: Path, live: Path | None = None) -> "PointReader":
         """Open a view's file for reading, on the thread that will read.
+
+        Args:
+            path: the file.
+            live: see `Reader.open`.
 
         Raises:
             ViewError: if it can't be used.
         """
         with translated(path):
-            uri = f"{path.absolute().as_uri()}?mode=ro"
+            uri = f"{path.absolute().as_uri()}?mode=ro{'' if live is None else '&immutable=1'}"
             connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0.0)
             try:
-                for pragma in reader_pragmas():
-                    connection.execute(pragma)
+                for statement in (*_attach(live), *reader_pragmas()):
+                    connection.execute(statement)
                 connection.execute("PRAGMA busy_timeout = 0")
             except BaseException:
                 connection.close()
@@ -127,8 +135,13 @@ class Writer(Reader):
     """The connection that writes; made by `open`. SQLite has one writer at a time, so one is enough."""
 
     @classmethod
-    async def open(cls, path: Path) -> "Writer":
+    async def open(cls, path: Path, *, durable: bool = True) -> "Writer":  # type: ignore[override]
         """Open a view's file for writing, made if it is missing.
+
+        Args:
+            path: the file.
+            durable: whether what is written outlives a crash, and others may read meanwhile; else a file that
+                is not finished is worth nothing, and written faster.
 
         Raises:
             ViewDamaged: if it is no database.
@@ -150,7 +163,9 @@ class Writer(Reader):
             "PRAGMA synchronous = NORMAL",
             f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}",
         )
-        await _prepare(connection, path, _pragmas(PAGE_CACHE_BYTES, *wal))
+        # Of `main` alone: without a name they hold for files that are attached later, too.
+        fast = ("PRAGMA main.journal_mode = OFF", "PRAGMA main.synchronous = OFF")
+        await _prepare(connection, path, _pragmas(PAGE_CACHE_BYTES, *(wal if durable else fast)))
         return writer
 
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
@@ -231,6 +246,16 @@ async def _connect(path: Path, mode: str) -> aiosqlite.Connection:
         return await aiosqlite.connect(
             uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS, cached_statements=256
         )
+
+
+def _attach(live: Path | None) -> tuple[str, ...]:
+    return (attach_statement(live),) if live is not None else ()
+
+
+def attach_statement(live: Path) -> str:
+    """What makes a live view's tables readable as `live.…`, and those that this file lacks by their names."""
+    uri = f"{live.absolute().as_uri()}?mode=ro".replace("'", "''")
+    return f"ATTACH DATABASE '{uri}' AS live"
 
 
 async def _prepare(connection: aiosqlite.Connection, path: Path, pragmas: Sequence[str]) -> None:

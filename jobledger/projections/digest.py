@@ -15,7 +15,7 @@ from jobledger.projections.limits import DIGEST_CHUNK_ROWS, DIGEST_CHUNK_SPECS
 from jobledger.projections.rows import JOB_COLUMNS
 
 
-class _Table(NamedTuple):
+class Table(NamedTuple):
     """What is read of a table: the key gives the order, and the place to go on from."""
 
     name: str
@@ -23,22 +23,26 @@ class _Table(NamedTuple):
     key: tuple[str, ...]
     chunk_rows: int
 
+    def key_of(self, row: Row) -> Row:
+        """The key of a row."""
+        return tuple(row[self.columns.index(column)] for column in self.key)
 
-_TABLES: Final = (
-    _Table("jobs", JOB_COLUMNS, ("created_sequence",), DIGEST_CHUNK_ROWS),
-    _Table(
+
+TABLES: Final = (
+    Table("jobs", JOB_COLUMNS, ("created_sequence",), DIGEST_CHUNK_ROWS),
+    Table(
         "specs",
         ("sequence", "created_sequence", "version", "time", "spec"),
         ("sequence",),
         DIGEST_CHUNK_SPECS,
     ),
-    _Table(
+    Table(
         "labels",
         ("key", "value", "created_sequence"),
         ("key", "value", "created_sequence"),
         DIGEST_CHUNK_ROWS,
     ),
-    _Table("anomalies", ("sequence", "job_id", "reason"), ("sequence",), DIGEST_CHUNK_ROWS),
+    Table("anomalies", ("sequence", "job_id", "reason"), ("sequence",), DIGEST_CHUNK_ROWS),
 )
 
 # MessagePack says each value's type and length, so different rows never give the same bytes.
@@ -56,19 +60,25 @@ async def digest_of(reader: Reader) -> str:
     try:
         [checkpoint] = await reader.rows("SELECT sequence, anomalies FROM checkpoint")
         digest.update(_encoder.encode(checkpoint))
-        for table in _TABLES:
+        for table in TABLES:
             digest.update(_encoder.encode(table.name))
             last: Row | None = None
-            while rows := await _chunk(reader, table, last):
+            while rows := await next_rows(reader, table, last):
                 digest.update(b"".join(map(_encoder.encode, rows)))
-                last = tuple(rows[-1][table.columns.index(column)] for column in table.key)
+                last = table.key_of(rows[-1])
     finally:
         await reader.rows("ROLLBACK")
     return digest.hexdigest()
 
 
-async def _chunk(reader: Reader, table: _Table, after: Row | None) -> list[Row]:
-    """The next rows behind a key, in its order; the first ones for None."""
+async def next_rows(reader: Reader, table: Table, after: Row | None) -> list[Row]:
+    """The next rows behind a key, in its order; the first ones for None.
+
+    Args:
+        reader: where to read.
+        table: one of `TABLES`.
+        after: the key of the last row that was read.
+    """
     key = ", ".join(table.key)
     where = f" WHERE ({key}) > ({', '.join('?' * len(table.key))})" if after is not None else ""
     sql = (

@@ -5,10 +5,14 @@ JobledgerError
 │   ├── InvalidSelector           a label selector that does not parse
 │   └── InvalidCursor             a list's cursor that is not ours, or of another list
 ├── JobNotFound
-│   └── VersionNotFound           the job exists, that version of it does not
+│   └── VersionNotFound           the job exists, that version of it does not (of `store.errors`)
 ├── AmbiguousId                   a short id that several jobs begin with; carries the candidates
+├── SubscriptionNotFound          there is no durable subscription of that name
 ├── WaitTimeout                   the view did not reach a sequence in time
+├── ProofError                    a proof does not show what it is said to
+├── AsOfBusy                      the view as of a point is not ready yet, or too many points are asked for
 └── ViewError                     the SQLite file
+    ├── TreeUnavailable           the view has no Merkle tree, or none of that size
     ├── ViewMissing               a reader came before any projector made the file
     ├── ViewDamaged               SQLite can't read it: delete it, it is rebuilt
     ├── ViewFromNewerRelease      made by a newer Jobledger
@@ -18,7 +22,7 @@ JobledgerError
 
 from collections.abc import Sequence
 
-from jobledger.store.errors import InvalidInput, JobledgerError, JobNotFound
+from jobledger.store.errors import InvalidInput, JobledgerError, VersionNotFound
 
 
 class InvalidSelector(InvalidInput):
@@ -27,10 +31,6 @@ class InvalidSelector(InvalidInput):
 
 class InvalidCursor(InvalidInput):
     """A list cursor is not one of ours, or belongs to a list with another order."""
-
-
-class VersionNotFound(JobNotFound):
-    """The job exists, and that version of its spec does not."""
 
 
 class AmbiguousId(JobledgerError):
@@ -45,12 +45,36 @@ class AmbiguousId(JobledgerError):
         super().__init__(message)
 
 
+class SubscriptionNotFound(JobledgerError):
+    """There is no durable subscription of that name."""
+
+
 class WaitTimeout(JobledgerError):
     """The view did not reach the sequence in time; it may be catching up, or no projector runs."""
 
 
+class AsOfBusy(JobledgerError):
+    """The view as of a point is being made, or waits for others that are; ask again.
+
+    Attributes:
+        retry_after_seconds: when.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)
+
+
 class ViewError(JobledgerError):
     """Something about the SQLite file rather than about a job."""
+
+
+class ProofError(JobledgerError):
+    """A proof, a root or a record does not check out: what it is said to show is not shown."""
+
+
+class TreeUnavailable(ViewError):
+    """The view has no Merkle tree of that size: not yet, not behind a hole in the log, or none at all."""
 
 
 class ViewMissing(ViewError):
@@ -71,3 +95,22 @@ class ViewBusy(ViewError):
 
 class ViewUnwritable(ViewError):
     """The file can't be written: permissions, a read-only file system, or no space."""
+
+
+__all__ = [
+    "AmbiguousId",
+    "AsOfBusy",
+    "InvalidCursor",
+    "InvalidSelector",
+    "ProofError",
+    "SubscriptionNotFound",
+    "TreeUnavailable",
+    "VersionNotFound",
+    "ViewBusy",
+    "ViewDamaged",
+    "ViewError",
+    "ViewFromNewerRelease",
+    "ViewMissing",
+    "ViewUnwritable",
+    "WaitTimeout",
+]

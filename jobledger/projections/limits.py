@@ -15,6 +15,7 @@ COMMIT_MAX_BYTES = 16 * 1_048_576  # of payloads in one transaction
 FOLD_CACHE_JOBS = 65_536  # statuses remembered between transactions; the rest are read from the view
 ROWS_PER_STATEMENT = 500  # in one INSERT; times the columns it stays under SQLite's 32,766 parameters
 FOLD_CACHE_MESSAGE_CHARACTERS = 1_024  # of a state; a status with more, or with details, is not remembered
+FOLD_CACHE_TAGS = 8  # of a job; a status with more is not remembered
 LOOKUP_CHUNK = 5_000  # ids asked for in one statement
 ANOMALIES_KEPT = 10_000  # rows; the count goes on
 RECONNECT_WAIT_SECONDS = 0.2  # after the log could not be reached; doubles up to the next line
@@ -42,3 +43,60 @@ RARE_MAX_ROWS = (
 )
 DIGEST_CHUNK_ROWS = 2_000  # read and hashed at once
 DIGEST_CHUNK_SPECS = 64  # the same for specs, which are fat
+
+# --- folding what a reader reads ----------------------------------------------------------------------------
+FOLDER_MAX_JOBS = 65_536  # remembered by one reader; what became of others is read from the log
+FOLDER_MAX_BYTES = 128 * 1_048_576
+FOLDER_MAX_NUMBERS = 500_000  # jobs of which a replay remembers the numbers; some 170 bytes each
+FOLDER_READS = 32  # jobs that one reader reads from the log at once
+FOLDER_FORGOTTEN_BITS = 64 * 1_048_576  # of the filter that knows which jobs were forgotten: 8 MB, if any was
+
+# --- as of an earlier point ---------------------------------------------------------------------------------
+ASOF_FOLD_EVENTS = 2_500  # folded at once into a copy; the event loop is not held longer than that takes
+ASOF_BATCH_JOBS = 50_000  # changed jobs that are held before they are written to a copy
+ASOF_BATCH_BYTES = 32 * 1_048_576  # of the events that changed them
+ASOF_MAX_COPIES = 8  # kept; the settings say otherwise
+ASOF_MAX_BYTES = 4 * 1_073_741_824
+ASOF_READERS = 2  # connections to one copy, each a thread
+ASOF_BUILDS_MAX = 4  # points that are being made ready, one after the other; one more is told AsOfBusy
+ASOF_WAIT_SECONDS = 30.0  # for one of them; then the asker is told AsOfBusy, and it goes on
+ASOF_RETRY_SECONDS = 5  # after which such an asker is to come back
+ASOF_NEAR_EVENTS = 20_000  # a copy is left so far before a point that was asked for
+ASOF_NEAR_MAX_EVENTS = 40_000  # behind a copy are folded on top of it; farther, the live view is tried first
+ASOF_EVENTS_PER_JOB_READ = 16  # of the log are folded in the time that reading one job takes
+ASOF_READS = 32  # jobs read from the log at once
+ASOF_READS_MAX_JOBS = 50_000  # one by one for one copy
+CHANGES_JOB_EVENTS = 50  # told of one job that changed between two points; the rest are counted
+CHANGES_PAGE_JOBS = 512  # looked at for one page
+CHANGES_PAGE_EVENTS = 50_000  # read for one page, or those of ASOF_READS jobs; then it ends early
+CHANGES_PAGE_BYTES = 4 * 1_048_576  # of the specs on one page, but at least one job
+ASOF_LATE_INDEX_EVENTS = 50_000  # from so many on, the lists' indexes are made after the fold
+
+# --- the Merkle tree ----------------------------------------------------------------------------------------
+PROOFS_AT_ONCE = 32  # inclusion proofs made from one read: some hundred tiles, and 5 ms of hashing at most
+
+# --- subscriptions ------------------------------------------------------------------------------------------
+SUBSCRIPTION_NAME_MAX_CHARACTERS = 64
+SUBSCRIPTION_PARTITIONS = 32  # of an elastic one: one per shard, which the server filters quickest
+SUBSCRIPTION_MEMBERS_MAX = 32  # members or partitions: there are so many shards
+SUBSCRIPTION_BUFFER_EVENTS = 4_000  # that wait for the handler, over all partitions
+SUBSCRIPTION_BUFFER_BYTES = 8 * 1_048_576  # the same; one large event more per partition may be there
+SUBSCRIPTION_CHUNK_EVENTS = 250  # folded at once: so many events are ready to be handled at most …
+SUBSCRIPTION_CHUNK_BYTES = 1_048_576  # … and about as much
+SUBSCRIPTION_TURN_SECONDS = 0.02  # the handler's, before others in this process have theirs
+ACKNOWLEDGE_EVENTS = 500  # handled, before the server is told, while others are ready …
+ACKNOWLEDGE_SECONDS = 0.1  # … or so long
+LET_GO_PARTITIONS = 4  # of an elastic one, at one look
+RETRIES_DEFAULT = 5  # of an event that failed, before its job is parked
+RETRIES_MAX = 100
+RETRY_FIRST_SECONDS = 1.0  # before the first retry; doubles up to the next line
+RETRY_LAST_SECONDS = 300.0
+RECORDS_LOOK_SECONDS = 1.0  # between two looks at what operators and other members wrote
+REPLAYED_EVENTS = 100  # of a job that was set aside, handled, before that is written down
+SET_ASIDE_MAX_JOBS = 10_000  # by one subscription; then nothing more is passed until one is done
+SET_ASIDE_ERROR_CHARACTERS = 1_000  # of what a handler said
+
+# --- subscriptions, as operators see them -------------------------------------------------------------------
+ADMIN_CALLS = 16  # questions and writes under way at once
+ADMIN_LIVE_SECONDS = 5.0  # a subscription whose oldest event is younger counts as live
+ADMIN_WRITE_TRIES = 10  # of one record that somebody else writes at the same time

@@ -34,8 +34,13 @@ class ReaderPool:
         self._waiting = [0] * len(self._readers)
 
     @classmethod
-    async def open(cls, path: Path, readers: int) -> Self:
+    async def open(cls, path: Path, readers: int, live: Path | None = None) -> Self:
         """Open a view's file this many times, and check that this release can read it.
+
+        Args:
+            path: the file.
+            readers: how many times.
+            live: see `Reader.open`.
 
         Raises:
             ViewMissing: if no projector has made it yet.
@@ -48,9 +53,9 @@ class ReaderPool:
         opened: list[Reader] = []
         try:
             for _ in range(readers):
-                opened.append(await Reader.open(path))  # noqa: PERF401 - if one fails, the others must be closed
-            await _check_schema(opened[0])
-            point = PointReader.open(path)
+                opened.append(await Reader.open(path, live))  # noqa: PERF401 - if one fails, the others must be closed
+            await _check_schema(opened[0], _TABLES if live is None else _TABLES - {"specs"})
+            point = PointReader.open(path, live)
         except BaseException:
             await _close_all(opened)
             raise
@@ -114,12 +119,12 @@ class ReaderPool:
         await _close_all(readers)
 
 
-async def _check_schema(reader: Reader) -> None:
+async def _check_schema(reader: Reader, wanted: frozenset[str]) -> None:
     """Refuse a file that this release can't read, before the first question finds out."""
     path = reader.path
     missing = f"{path} holds no view yet; a projector makes it: start one on this path"
     tables = {name for (name,) in await reader.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    if not tables >= _TABLES:
+    if not tables >= wanted:
         raise ViewMissing(missing)
     [(number, checkpoints)] = await reader.rows(
         "SELECT max(number), (SELECT count(*) FROM checkpoint) FROM migrations"

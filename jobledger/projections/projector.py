@@ -66,11 +66,14 @@ class Projector:
     Args:
         log: what to fold.
         path: the view's file, made if it is missing, rebuilt if its rows mean something else to this release.
+        tree: whether the Merkle tree over the log is kept as well, for proofs. A file that was begun without
+            it is rebuilt; from one that has it and shall not, it is taken out.
     """
 
-    def __init__(self, log: EventLog, path: Path) -> None:
+    def __init__(self, log: EventLog, path: Path, *, tree: bool = True) -> None:
         self._log = log
         self._path = path
+        self._keeps_tree = tree
         self._state = ProjectorState.CATCHING_UP
         self._sequence = 0  # written, visible
         self._folded = 0  # folded, perhaps still being written
@@ -101,7 +104,7 @@ class Projector:
             raise ViewError(f"this projector of {self._path} is running; stop it first, or use it as it is")
         self._error, self._writing = None, None
         self._state = ProjectorState.CATCHING_UP
-        self._writer = await ViewWriter.open(self._path)
+        self._writer = await ViewWriter.open(self._path, tree=self._keeps_tree)
         try:
             self._sequence = self._writer.sequence
             self._feed = await self._open_feed()
@@ -224,6 +227,7 @@ class Projector:
         known = await self._writer.statuses(jobs_named(events))
         batch = fold_batch(events, known, records if self._tap is not None else ())
         batch.last_time = records[-1].time
+        batch.tree = self._writer.grow(records)
         await self._written()
         self._writer.remember(batch.statuses)
         self._folded = batch.last_sequence

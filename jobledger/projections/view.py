@@ -1,6 +1,6 @@
 """The read side's public face: asks a view's SQLite file, and never writes to it.
 
-Every answer but the digest is one statement, so it is one snapshot, and at most one trip to a thread.
+Every answer but the digest is one statement: one snapshot, and at most one trip to a thread.
 """
 
 import asyncio
@@ -14,11 +14,7 @@ from jobledger.projections.answers import Checkpoint, JobVersion, Page, page_of
 from jobledger.projections.cursor import Order, Position, encode_cursor
 from jobledger.projections.database import Reader
 from jobledger.projections.digest import digest_of
-from jobledger.projections.errors import (
-    AmbiguousId,
-    VersionNotFound,
-    WaitTimeout,
-)
+from jobledger.projections.errors import AmbiguousId, VersionNotFound, WaitTimeout
 from jobledger.projections.limits import (
     CANDIDATES_SHOWN,
     LIST_DEFAULT_LIMIT,
@@ -77,18 +73,19 @@ class View:
 
     def __init__(self, pool: ReaderPool) -> None:
         self.path = pool.path
-        self._pool = pool
+        self.pool = pool
         self._point_rows = pool.point_rows
         self._rows = pool.rows
         self._long_rows = pool.long_rows
 
     @classmethod
-    async def open(cls, path: Path, *, readers: int = READERS_MAX) -> Self:
+    async def open(cls, path: Path, *, readers: int = READERS_MAX, live: Path | None = None) -> Self:
         """Open a view that a projector made.
 
         Args:
             path: its file.
             readers: connections, each a thread: how many statements run at once.
+            live: of a copy (`asof`), which has no specs: the view that has them.
 
         Raises:
             ViewMissing: if no projector has made it yet.
@@ -96,11 +93,11 @@ class View:
             ViewError: if its schema is older, or the file can't be used.
             InvalidInput: for more readers than `READERS_MAX`, or none.
         """
-        return cls(await ReaderPool.open(path, readers))
+        return cls(await ReaderPool.open(path, readers, live))
 
     async def close(self) -> None:
         """Answer what was asked, and close. Closing twice is harmless."""
-        await self._pool.close()
+        await self.pool.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -293,7 +290,7 @@ class View:
             left = deadline - clock()
             if left <= 0:
                 raise WaitTimeout(
-                    f"the view {self.path} is at {reached} and did not reach {sequence} within"
+                    f"the view is at {reached} and did not reach {sequence} within"
                     f" {timeout_seconds:g} s; wait longer, or see whether its projector runs"
                 )
             await asyncio.sleep(min(pause, left))

@@ -8,11 +8,12 @@ import msgspec
 
 from jobledger.projections.batch import Batch, label_rows
 from jobledger.projections.database import Writer
-from jobledger.projections.errors import ViewFromNewerRelease
+from jobledger.projections.errors import ViewError, ViewFromNewerRelease
 from jobledger.projections.limits import (
     ANOMALIES_KEPT,
     FOLD_CACHE_JOBS,
     FOLD_CACHE_MESSAGE_CHARACTERS,
+    FOLD_CACHE_TAGS,
     LOOKUP_CHUNK,
 )
 from jobledger.projections.migrations import migrate
@@ -26,10 +27,13 @@ from jobledger.projections.rows import (
     row_of,
     status_of,
 )
+from jobledger.projections.tree import NO_STEP, NO_TREE, TREE_TABLES, TreeKeeper, TreeMark, TreeStep
+from jobledger.projections.treefile import load_tree
 from jobledger.store.errors import JobledgerError
+from jobledger.store.events import Record
 from jobledger.store.job import JobStatus
 
-PROJECTION_VERSION = 1
+PROJECTION_VERSION = 2
 """Raise it when the fold or the rows come to mean something else: older files then rebuild themselves."""
 
 
@@ -51,11 +55,12 @@ _DELETE_LABELS = "DELETE FROM labels WHERE created_sequence IN (VALUES {values})
 _INSERT_LABEL = "INSERT INTO labels (created_sequence, key, value) VALUES {values}"
 _INSERT_ANOMALY = "INSERT INTO anomalies (sequence, job_id, reason) VALUES {values}"
 _MOVE_CHECKPOINT = (
-    "UPDATE checkpoint SET sequence = ?, time = ?, anomalies = ?"
-    " WHERE only_row = 1 AND sequence = ? AND epoch = ? AND projection = ?"
+    "UPDATE checkpoint SET sequence = ?, time = ?, anomalies = ?,"
+    " tree_size = ?, tree_missing = ?, tree_tail = ?"
+    " WHERE only_row = 1 AND sequence = ? AND epoch = ? AND projection = ? AND tree_size = ?"
 )
 _STATUSES = f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
-_TABLES = ("jobs", "specs", "labels", "anomalies")
+_TABLES = ("jobs", "specs", "labels", "anomalies", *TREE_TABLES)
 
 
 class Overtaken(JobledgerError):
@@ -65,8 +70,12 @@ class Overtaken(JobledgerError):
 class ViewWriter:
     """The view, as its projector sees it; made by `open`."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, *, specs: bool = True, tree: bool = False) -> None:
         self._writer = writer
+        self._keeps_specs = specs
+        self._keeps_tree = tree
+        self._tree: TreeKeeper | None = None
+        self._mark = NO_TREE  # as the file has it
         self._statuses: dict[str, JobStatus] = {}  # in the order of use, oldest first; bounded
         self._newest: dict[str, JobStatus] = {}  # of the last batch, which the file may not have yet
         self.sequence = 0
@@ -75,13 +84,31 @@ class ViewWriter:
         self._anomalies = 0
 
     @classmethod
-    async def open(cls, path: Path) -> "ViewWriter":
+    async def open(cls, path: Path, *, tree: bool = False) -> "ViewWriter":
         """Open a view's file, bring its schema up to date, and empty it if its rows mean something else.
+
+        Args:
+            path: the file.
+            tree: whether it shall hold the Merkle tree; a view that was begun without one is emptied too.
 
         Raises:
             ViewError: if the file can't be used.
         """
-        view = cls(await Writer.open(path))
+        return await cls.over(await Writer.open(path), tree=tree)
+
+    @classmethod
+    async def over(cls, writer: Writer, *, specs: bool = True, tree: bool = False) -> "ViewWriter":
+        """The same over a connection of the caller's, which is closed with it.
+
+        Args:
+            writer: to the file.
+            specs: whether the specs are kept; a copy as of a point (`asof`) reads those of the live view.
+            tree: whether the Merkle tree is kept.
+
+        Raises:
+            ViewError: if the file can't be used.
+        """
+        view = cls(writer, specs=specs, tree=tree)
         try:
             await migrate(view._writer)
             await view._reset_if_older()
@@ -99,14 +126,25 @@ class ViewWriter:
         """Read the checkpoint again and forget what was remembered; returns its sequence."""
         self._statuses.clear()
         self._newest = {}
-        row = await self._writer.row("SELECT epoch, sequence, time, anomalies, projection FROM checkpoint")
-        assert row is not None
-        epoch, self.sequence, self.time, self._anomalies, projection = row
-        if projection != PROJECTION_VERSION:
-            raise ViewFromNewerRelease(
-                f"another release has begun to rebuild {self._writer.path} while it was open; use one release"
+        path = self._writer.path
+        async with self._writer.transaction():  # the tree must be the one that the checkpoint speaks of
+            row = await self._writer.row(
+                "SELECT epoch, sequence, time, anomalies, projection, tree_size, tree_missing FROM checkpoint"
             )
-        self.epoch = epoch or None
+            assert row is not None
+            epoch, self.sequence, self.time, self._anomalies, projection, *mark = row
+            if projection != PROJECTION_VERSION:
+                raise ViewFromNewerRelease(
+                    f"another release has begun to rebuild {path} while it was open; use one release"
+                )
+            self.epoch = epoch or None
+            self._mark = TreeMark(*mark)
+            if _lacks_tree(self._mark, self.sequence) if self._keeps_tree else self._mark != NO_TREE:
+                raise ViewError(
+                    f"another projector keeps {path} {'without' if self._keeps_tree else 'with'} a Merkle"
+                    " tree: start all projectors of one file with the same `tree`"
+                )
+            self._tree = await load_tree(self._writer, self._mark) if self._keeps_tree else None
         return self.sequence
 
     async def adopt(self, epoch: str) -> None:
@@ -151,6 +189,13 @@ class ViewWriter:
         for job_id in list(islice(known, max(0, len(known) - FOLD_CACHE_JOBS))):
             del known[job_id]
 
+    def grow(self, records: Sequence[Record]) -> TreeStep | None:
+        """Append records to the tree, if one is kept, for the batch that they become.
+
+        If writing fails, `reload` forgets it.
+        """
+        return self._tree.step(records) if self._tree is not None else None
+
     async def write(self, batch: Batch) -> None:
         """Rows and checkpoint, in one transaction.
 
@@ -158,36 +203,42 @@ class ViewWriter:
             Overtaken: if the checkpoint is not where this projector left it; nothing is written then.
             ViewError: if SQLite can't write; nothing is written then.
         """
-        writer = self._writer
+        writer, tree = self._writer, batch.tree or NO_STEP
         anomalies = self._anomalies + len(batch.anomalies)
         kept = batch.anomalies[: max(0, ANOMALIES_KEPT - self._anomalies)]
         work: list[tuple[str, Sequence[Sequence[object]]]] = [
             (_INSERT_JOB, [row_of(status, head) for status, head in batch.created.values()]),
             (_RESPECIFY, [respecified_row(status, head) for status, head in batch.respecified.values()]),
             (_RESTATE, [restated_row(status) for status in batch.restated.values()]),
-            (_INSERT_SPEC, batch.specs),
+            (_INSERT_SPEC, batch.specs if self._keeps_specs else ()),
             (_DELETE_LABELS, [(status.created_sequence,) for status, _ in batch.respecified.values()]),
             (_INSERT_LABEL, label_rows(batch.created.values()) + label_rows(batch.respecified.values())),
             (_INSERT_ANOMALY, [(anomaly.sequence, anomaly.job_id, anomaly.reason) for anomaly in kept]),
+            *tree.work,
         ]
         async with writer.transaction():
-            place = (self.sequence, self.epoch, PROJECTION_VERSION)
+            place = (self.sequence, self.epoch, PROJECTION_VERSION, self._mark.size)
             moved = await writer.execute(
-                _MOVE_CHECKPOINT, (batch.last_sequence, batch.last_time, anomalies, *place)
+                _MOVE_CHECKPOINT,
+                (batch.last_sequence, batch.last_time, anomalies, *tree.mark, tree.tail, *place),
             )
             if moved != 1:
                 raise Overtaken(f"another projector moved the checkpoint of {writer.path}")
             await writer.write_all(work)
         self.sequence, self.time = batch.last_sequence, batch.last_time
-        self._anomalies = anomalies
+        self._anomalies, self._mark = anomalies, tree.mark
 
     async def _reset_if_older(self) -> None:
-        """Make the checkpoint row, or empty a file whose rows were made by another meaning of the fold."""
+        """Make the checkpoint row, or empty a file whose rows mean something else, or that lacks the tree."""
         writer = self._writer
         async with writer.transaction():
-            row = await writer.row("SELECT projection FROM checkpoint")
+            row = await writer.row("SELECT projection, sequence, tree_size, tree_missing FROM checkpoint")
             if row is not None and row[0] == PROJECTION_VERSION:
-                return
+                mark = TreeMark(*row[2:])
+                if not self._keeps_tree and mark != NO_TREE:
+                    await self._fell_tree()
+                if not self._keeps_tree or not _lacks_tree(mark, row[1]):
+                    return
             if row is not None and row[0] > PROJECTION_VERSION:
                 raise ViewFromNewerRelease(
                     f"the rows of {writer.path} have projection version {row[0]}, and this release makes"
@@ -201,7 +252,23 @@ class ViewWriter:
                 (PROJECTION_VERSION,),
             )
 
+    async def _fell_tree(self) -> None:
+        """Take the tree out of a file that shall have none: one that stands still would be a wrong one."""
+        for table in TREE_TABLES:
+            await self._writer.execute(f"DELETE FROM {table}")
+        await self._writer.execute("UPDATE checkpoint SET tree_size = 0, tree_missing = 0")
+
+
+def _lacks_tree(mark: TreeMark, sequence: int) -> bool:
+    """Whether a view at this sequence was folded, all or in part, without a tree."""
+    return mark.size < sequence and not mark.missing
+
 
 def is_small(status: JobStatus) -> bool:
     """Whether a status is worth its memory; one with a long message is read back when it is needed."""
-    return len(status.state.message) <= FOLD_CACHE_MESSAGE_CHARACTERS and not status.state.details
+    state = status.state
+    return (
+        len(state.message) <= FOLD_CACHE_MESSAGE_CHARACTERS
+        and not state.details
+        and len(status.tags) <= FOLD_CACHE_TAGS
+    )

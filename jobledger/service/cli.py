@@ -106,9 +106,14 @@ _COMMANDS = "jobledger.service.commands"
             f"{_COMMANDS}.demo:demo",
             "Show Jobledger at work on real job specs, and prove what it promises.",
         ),
+        "diff": Lazy(f"{_COMMANDS}.logdiff:diff", "Show which jobs changed between two points, and how."),
         "serve": Lazy(f"{_COMMANDS}.serve:serve", "Serve writes, reads and live feeds over HTTP."),
+        "subscriptions": Lazy(
+            f"{_COMMANDS}.subscriptions:subscriptions", "Look at durable subscriptions, and mend them."
+        ),
         "token": Lazy(f"{_COMMANDS}.token:token", "Make, list and revoke the tokens of a service."),
         "version": Lazy(f"{_COMMANDS}.version:version", "Show the versions of client and service."),
+        "webhook": Lazy(f"{_COMMANDS}.webhook:webhook", "Send events to a URL, signed."),
     },
 )
 @click.version_option(__version__, prog_name="jobledger")
@@ -119,14 +124,22 @@ def cli() -> None:
 @cli.group(
     cls=LazyGroup,
     lazy={
+        "blame": Lazy(f"{_COMMANDS}.blame:blame", "Show who last set each field of a job, when, and why."),
         "describe": Lazy(f"{_COMMANDS}.describe:describe", "Show a job and its timeline."),
-        "diff": Lazy(f"{_COMMANDS}.diff:diff", "Show how a spec differs from the one that its job has."),
+        "diff": Lazy(
+            f"{_COMMANDS}.diff:diff",
+            "Show how a spec differs from the one that its job has, or how two versions of a job differ.",
+        ),
         "history": Lazy(f"{_COMMANDS}.history:history", "Show what happened to a job, oldest first."),
         "list": Lazy(f"{_COMMANDS}.listing:list_jobs", "List jobs, newest first."),
         "rerun": Lazy(f"{_COMMANDS}.change:rerun", "Begin a job again, as a new version."),
+        "revert": Lazy(
+            f"{_COMMANDS}.versioning:revert", "Give a job the spec of an earlier version, as a new version."
+        ),
         "run": Lazy(f"{_COMMANDS}.run:run", "Submit jobs: create them, or give them a new spec."),
         "set-state": Lazy(f"{_COMMANDS}.change:set_state", "Say which state a job has come to."),
         "stop": Lazy(f"{_COMMANDS}.change:stop", "Stop a job."),
+        "tag": Lazy(f"{_COMMANDS}.versioning:tag", "Give a version of a job a name, or take the name away."),
         "update": Lazy(f"{_COMMANDS}.change:update", "Give a job a new spec."),
         "validate": Lazy(f"{_COMMANDS}.validate:validate", "Check job specs in YAML, JSON or TOML, offline."),
         "versions": Lazy(f"{_COMMANDS}.history:versions", "List the versions of a job's spec."),
@@ -137,9 +150,38 @@ def job() -> None:
     """Work with jobs and their specs."""
 
 
-@cli.group(cls=LazyGroup, lazy={"tail": Lazy(f"{_COMMANDS}.tail:tail", "Follow the events of all jobs.")})
+@cli.group(
+    cls=LazyGroup,
+    lazy={
+        "replay": Lazy(f"{_COMMANDS}.replay:replay", "Tell the log's events again, from point to point."),
+        "tail": Lazy(f"{_COMMANDS}.tail:tail", "Follow the events of all jobs."),
+    },
+)
 def events() -> None:
-    """Follow what happens."""
+    """Follow what happens, and tell again what happened."""
+
+
+@cli.group(
+    cls=LazyGroup,
+    lazy={
+        "check": Lazy(f"{_COMMANDS}.audit_check:check", "Check a proof bundle, offline."),
+        "consistency": Lazy(
+            f"{_COMMANDS}.audit_consistency:consistency", "Prove that one seal extends another."
+        ),
+        "key": Lazy(
+            f"{_COMMANDS}.audit_keys:key", "Show, make and rotate the keys that seals are signed with."
+        ),
+        "prove": Lazy(f"{_COMMANDS}.audit_prove:prove", "Write the proof of a job's events into a file."),
+        "seal": Lazy(f"{_COMMANDS}.audit_seals:seal", "Seal the log as it is now; needs an admin's token."),
+        "seals": Lazy(f"{_COMMANDS}.audit_seals:seals", "List the seals, newest first."),
+        "verify": Lazy(f"{_COMMANDS}.audit_verify:verify", "Hold log, seals and view against each other."),
+        "watch": Lazy(
+            f"{_COMMANDS}.audit_watch:watch", "Watch a log, and raise an alarm if its past changes."
+        ),
+    },
+)
+def audit() -> None:
+    """Seal the log, and prove what is in it."""
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 JobledgerError
 ├── InvalidInput
-│   └── InvalidSettings           settings that are unknown or contradict each other
+│   ├── InvalidSettings           settings that are unknown or contradict each other
+│   └── TargetRefused             a webhook's target that must not be connected to
 └── ServiceError
     ├── Unauthorized              no token, or one that is not valid
     ├── Forbidden                 the token does not give that right
@@ -13,6 +14,11 @@ JobledgerError
     ├── TooManyRequests           a named limit of requests or feeds is reached
     ├── Timeout                   a wait ended without what was waited for
     ├── NotReady                  the service is draining, or can't serve yet
+    ├── OutputFailed              what a command tells can't be written where it was to go
+    ├── NotSealed                 no seal covers what is to be proven
+    ├── AuditFailed               a check of the log, a seal, a view or a bundle found something wrong
+    ├── WebhookNotFound           there is no webhook of that name
+    ├── WebhookExists             there is one of that name, and it is another one
     └── RemoteError               another answer of a service that the command line asked
         └── ServiceUnreachable    nobody answers at its address
 
@@ -21,7 +27,7 @@ HTTP statuses are in `http/problems`.
 
 from typing import Final
 
-from jobledger.projections.errors import AmbiguousId, ViewError, WaitTimeout
+from jobledger.projections.errors import AmbiguousId, AsOfBusy, SubscriptionNotFound, ViewError, WaitTimeout
 from jobledger.store.errors import (
     Conflict,
     EmbeddedServerError,
@@ -35,6 +41,10 @@ from jobledger.store.errors import (
 
 class InvalidSettings(InvalidInput):
     """A setting is unknown, wrong, or contradicts another; the message names it and where it came from."""
+
+
+class TargetRefused(InvalidInput):
+    """A webhook's target is, or leads to, an address that must not be connected to."""
 
 
 class ServiceError(JobledgerError):
@@ -85,6 +95,26 @@ class NotReady(ServiceError):
     """The service is draining, or can't serve yet."""
 
 
+class NotSealed(ServiceError):
+    """No seal covers any of what is to be proven yet; one is made every so often, and by asking for it."""
+
+
+class AuditFailed(ServiceError):
+    """An audit was carried out, and what it looked at is not what it must be; the message says where."""
+
+
+class WebhookNotFound(ServiceError):
+    """There is no webhook of that name."""
+
+
+class WebhookExists(ServiceError):
+    """There is a webhook of that name, or it changed meanwhile; nothing was written."""
+
+
+class OutputFailed(ServiceError):
+    """What a command tells can't be written: the disk is full, or the file can't be made."""
+
+
 class RemoteError(ServiceError):
     """A service that the command line asked answered with something that has no class of its own."""
 
@@ -98,8 +128,11 @@ EXIT_CODES: Final[tuple[tuple[type[JobledgerError], int], ...]] = (
     (InvalidInput, 1),
     (JobNotFound, 3),
     (AmbiguousId, 3),
+    (WebhookNotFound, 3),
+    (SubscriptionNotFound, 3),
     (Refused, 4),
     (Conflict, 5),
+    (WebhookExists, 5),
     (LogError, 6),
     (EmbeddedServerError, 6),
     (ViewError, 6),
@@ -108,7 +141,10 @@ EXIT_CODES: Final[tuple[tuple[type[JobledgerError], int], ...]] = (
     (WaitTimeout, 8),
     (Timeout, 8),
     (NotReady, 6),
+    (AsOfBusy, 6),
     (ServiceUnreachable, 6),
+    (NotSealed, 6),
+    (AuditFailed, 9),
     (JobledgerError, 1),
 )
 

@@ -1,23 +1,17 @@
 """A job's history as the API shows it: Bacalhau's history items, with what the ledger knows besides. Pure."""
 
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from jobledger.service.position import format_cursor
-from jobledger.store.events import JobCreated, JobStateChanged, JobUpdated, event_type
+from jobledger.store.events import JobCreated, JobStateChanged, JobTagged, JobUpdated, event_type
 from jobledger.store.history import HistoryItem
+from jobledger.store.values import rfc3339
 
 _SUBMISSION: Final = {event_type(JobCreated): "Job submitted", event_type(JobUpdated): "Job updated"}
 _STATE_CHANGED: Final = event_type(JobStateChanged)
-_NANOSECONDS: Final = 1_000_000_000
-
-
-def rfc3339(nanoseconds: int) -> str:
-    """A time as RFC 3339 in UTC, with all nine digits: a client that reads it back loses nothing."""
-    seconds, rest = divmod(nanoseconds, _NANOSECONDS)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+_TAGGED: Final = event_type(JobTagged)
 
 
 def history_item(job_id: str, item: HistoryItem, mark: str = "") -> dict[str, Any]:
@@ -44,13 +38,27 @@ def history_item(job_id: str, item: HistoryItem, mark: str = "") -> dict[str, An
         "Actor": item.actor,
         "Reason": item.reason,
     }
+    if item.tag:
+        told |= {"Tag": item.tag, "TagVersion": item.tag_version}
     if mark:
         told["Cursor"] = format_cursor(mark, item.sequence)
     return told
 
 
+def tag_words(tag: str, version: int) -> str:
+    """What a tag's event did, for people."""
+    return f"Version {version} tagged {tag}" if version else f"Tag {tag} removed"
+
+
 def _event(item: HistoryItem, time: str) -> dict[str, Any]:
     """The part that Bacalhau's clients show."""
+    if item.type == _TAGGED:
+        return {
+            "Topic": "Tag",
+            "Message": tag_words(item.tag, item.tag_version),
+            "Timestamp": time,
+            "Details": {"Reason": item.reason} if item.reason else {},
+        }
     if item.type != _STATE_CHANGED or item.state is None:
         details = {"Reason": item.reason} if item.reason else {}
         message = _SUBMISSION.get(item.type, "")

@@ -19,6 +19,14 @@ QUERY_MAX_PARAMETERS = 100
 UNKNOWN_FIELDS_TOLD = 20  # of a request's body
 DIFF_MAX_BYTES = 131_072  # of each spec that is compared; comparing longer ones would hold up everybody
 DIFF_MAX_LINES = 4_000  # of each, as JSON in lines: the work grows with their square
+DIFF_MAX_PAIRS = 250_000  # of two lists' elements, compared each with each; longer ones by position
+BLAME_MAX_FIELDS = 4_000  # of a job, each blamed on an event
+BLAME_CHUNK_EVENTS = 64  # of a history, blamed in a thread before others have their turn
+BLAME_MAX_BYTES = 16 * 1_048_576  # of an answer: a reason can be long, and stands at each field
+
+CHANGES_DEFAULT_LIMIT = 50  # jobs on a page of what changed between two points
+CHANGES_MAX_LIMIT = 200
+CHANGES_SHOWN = 100  # places where one job's specs differ
 
 # --- idempotency --------------------------------------------------------------------------------------------
 IDEMPOTENCY_KEY_MAX_CHARACTERS = 255
@@ -58,6 +66,7 @@ CLIENT_PROBE_TIMEOUT_SECONDS = 2.0  # `version` and completion: the service may 
 CLIENT_ANSWER_MAX_BYTES = 256 * 1_048_576  # a page of jobs with the fattest specs is under it
 CLIENT_PAGE_JOBS = 200  # asked for at once when all are wanted
 CLIENT_PAGE_HISTORY = 1_000
+CLIENT_PAGE_CHANGES = 100
 CLIENT_WRITE_MAX_TRIES = 3  # with one idempotency key, when an answer is lost
 CLIENT_WAIT_SECONDS = 60.0  # one request's share of a longer wait for a state
 CLIENT_FEED_SILENCE_SECONDS = 45.0  # three heartbeats; then the connection counts as lost
@@ -88,3 +97,92 @@ FEED_LABELS_CHARACTERS = 1_024  # of the labels of one spec; larger ones are rea
 FEED_SPECS_AT_ONCE = 16  # specs read from the view for their labels
 WAIT_STATE_DEFAULT_SECONDS = 30.0  # of `/wait`
 WAIT_STATE_MAX_SECONDS = 300.0
+
+# --- the log itself, for commands ---------------------------------------------------------------------------
+LOG_ACCESS_TIMEOUT_SECONDS = 15.0  # for an embedded server that starts, ends or is started again just now
+LOG_ACCESS_WAIT_SECONDS = 0.1  # before it is looked for again
+
+# --- proofs and auditors ------------------------------------------------------------------------------------
+BUNDLE_MAX_BYTES = 64 * 1_048_576  # of a proof bundle; what is larger is not made, and not read
+BUNDLE_MAX_RECORDS = 10_000  # of the job
+BUNDLE_PROOF_MAX_HASHES = 63  # a path in the largest tree that a stream could have
+BUNDLE_TEXT_MAX_CHARACTERS = 16_384  # of any text in it: the seal with its signatures is the longest
+AUDIT_CHECK_KEYS_MAX = 64  # given to one check, from all files together
+AUDIT_CHECK_KEY_FILE_MAX_BYTES = 65_536  # of keys to check with
+PROOF_WAIT_SECONDS = 10.0  # for a view to fold what another replica has sealed already
+WITNESS_PENDING_MAX_LEAVES = 1_000_000  # hashes behind the last seal that a watcher keeps: 32 bytes each
+WITNESS_MARKS_MAX = 1_024  # roots along the way, by which it tells where a past was changed
+AUDIT_FINDINGS_MAX = 20  # told one by one; more are counted
+AUDIT_TAKE_EVENTS = 5_000  # read from the log and hashed at once
+AUDIT_SEALED_ROOTS_KEPT = 1_024  # of seals behind, by which two of one size are compared
+AUDIT_READ_MAX_TRIES = 10  # in a row, before a log that does not answer is given up
+AUDIT_READ_WAIT_SECONDS = 1.0  # between two of them
+AUDIT_END_MAX_MISSING = 1_000  # deleted events at a log's end that are looked past for its last record
+AUDIT_FOLD_TIMEOUT_SECONDS = (
+    60.0  # for one transaction of the scratch view; then the log counts as out of reach
+)
+WATCH_SEALS_SECONDS = 1.0  # between two looks at the seals
+WATCH_STEP_SECONDS = 1.0  # a watcher waits for events, before it looks at seals, and at the clock
+WATCH_SAVE_SECONDS = 2.0  # between two times that a watcher's state is written
+WATCH_RETRY_SECONDS = 1.0  # before a log that does not answer is tried again; doubles up to the next line
+WATCH_RETRY_MAX_SECONDS = 30.0
+WATCH_ONCE_MAX_TRIES = 5  # of `--once`
+WATCH_WEBHOOK_TIMEOUT_SECONDS = 10.0
+WATCH_WEBHOOK_MAX_TRIES = 3
+
+# --- webhooks -----------------------------------------------------------------------------------------------
+WEBHOOKS_MAX_COUNT = 100  # of one log
+WEBHOOK_NAME_MAX_CHARACTERS = 48  # with its prefix it is the name of a subscription
+WEBHOOK_URL_MAX_CHARACTERS = 2_048
+WEBHOOK_LABELS_MAX_COUNT = 20  # selectors of one webhook
+WEBHOOK_SECRET_MIN_BYTES = 24  # as Standard Webhooks says, and the next line, too
+WEBHOOK_SECRET_MAX_BYTES = 64
+WEBHOOK_SECRET_BYTES = 32  # of one that is made here
+WEBHOOK_SECRETS_MAX_COUNT = 4  # that sign at once, while one takes over from another
+WEBHOOK_OVERLAP_SECONDS = 86_400.0  # for which an old secret signs beside the new one, if nobody says
+WEBHOOK_OVERLAP_MAX_SECONDS = 30 * 86_400.0
+WEBHOOKS_LOOK_SECONDS = 2.0  # between two looks at all of them: how late a change on another replica comes
+WEBHOOK_ADDRESSES_MAX_COUNT = 4  # of one name that are tried
+WEBHOOK_CONNECT_TIMEOUT_SECONDS = 5.0
+WEBHOOK_TIMEOUT_SECONDS = 15.0  # from the name's resolution to the head of the answer
+WEBHOOK_SKIM_SECONDS = 1.0  # for the rest of the answer, so that the connection can be used again
+WEBHOOK_ANSWER_MAX_BYTES = 16_384  # of an answer's body that is read, and forgotten; a longer one is not
+WEBHOOK_CONNECTIONS_MAX = 100
+WEBHOOK_KEEPALIVE_SECONDS = 30.0
+WEBHOOK_RETRIES = 8  # of an event that the target does not take, before its job is parked: some 4 minutes
+WEBHOOK_RETRY_AFTER_MAX_SECONDS = 3_600.0  # for which a target may ask to be left alone
+WEBHOOK_OUTAGE_JOBS = 3  # whose events fail in a row, and the target counts as down
+WEBHOOK_OUTAGE_WAIT_SECONDS = 1.0  # before a target that is down is asked again; doubles up to the next line
+WEBHOOK_OUTAGE_MAX_WAIT_SECONDS = 60.0
+WEBHOOK_HOLD_MAX_SECONDS = 3_600.0  # one event waits for a target that is down; then it counts as failed
+WEBHOOK_DRAIN_SECONDS = 3.0  # at the end, for deliveries under way
+WEBHOOK_RESTART_SECONDS = 1.0  # before a deliverer that broke starts again; doubles up to the next line
+WEBHOOK_RESTART_MAX_SECONDS = 60.0
+
+# --- telling events again (`events replay`) -----------------------------------------------------------------
+REPLAY_CHUNK_EVENTS = 2_500  # read, folded and written together
+REPLAY_FEED_CHUNK_EVENTS = 500  # written together where a service's feed is read
+REPLAY_WRITE_GRACE_SECONDS = 2.0  # after Ctrl-C: for what is being written to a reader that may have stopped
+REPLAY_PROGRESS_SECONDS = 0.2  # between two looks of who watches
+PARQUET_GROUP_ROWS = 65_536  # of a row group, which is kept in memory until it is whole
+PARQUET_GROUP_BYTES = 32 * 1_048_576  # of documents in one
+
+# --- subscriptions, as operators see them -------------------------------------------------------------------
+PARKED_DEFAULT_LIMIT = 100  # jobs on one list
+PARKED_MAX_LIMIT = 1_000
+SUBSCRIPTIONS_LOOK_SECONDS = 10.0  # how old what /metrics says of them may be
+SUBSCRIPTIONS_LOOK_TIMEOUT_SECONDS = 5.0
+
+# --- seals --------------------------------------------------------------------------------------------------
+NOTE_MAX_BYTES = 65_536  # of a signed note; ours have some 250
+NOTE_MAX_SIGNATURES = 100
+SEAL_LOOK_SECONDS = 0.25  # between two looks at how far the tree is
+SEAL_RETRY_SECONDS = 5.0  # after a seal could not be made
+SEAL_MAX_TRIES = 10  # in a row, while other replicas publish theirs
+SEALS_DEFAULT_LIMIT = 50
+SEALS_MAX_LIMIT = 500
+SEALS_FILE_TAIL_BYTES = 262_144  # of the file of seals, read for the last one
+AUDIT_KEY_NAME_MAX_CHARACTERS = 128  # a seal with AUDIT_KEYS_MAX signatures still fits into a bundle
+AUDIT_KEYS_MAX = 64  # in one file, also those that sign no more
+AUDIT_KEYS_FILE_MAX_BYTES = 262_144
+KEY_OVERLAP_MAX_DAYS = 3_650

@@ -22,7 +22,11 @@ from prometheus_client.registry import Collector
 
 from jobledger import __version__
 from jobledger.projections.projector import ProjectorState
+from jobledger.service.asofmetrics import AsOfReadings
+from jobledger.service.audit.sealmetrics import SealReadings
 from jobledger.service.limits import METRIC_LABEL_VALUES_MAX
+from jobledger.service.subscriptionwatch import SubscriptionReadings
+from jobledger.service.webhooks.figures import WebhookFigures
 
 if TYPE_CHECKING:
     from jobledger.service.running.monitor import Monitor
@@ -78,7 +82,14 @@ class Metrics:
         build.labels(__version__, platform.python_version()).set(1)
         ProcessCollector(registry=self.registry)
         self.registry.register(_Readings(self))
+        self.seals = SealReadings()
+        self.registry.register(self.seals)
+        self.asof = AsOfReadings()
+        self.registry.register(self.asof)
         self._seen: dict[str, set[str]] = {}
+        self.webhooks = WebhookFigures(self.registry, self._bounded, _BUCKETS_SECONDS)
+        self.subscriptions = SubscriptionReadings()
+        self.registry.register(self.subscriptions)
         self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:

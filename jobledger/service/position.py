@@ -1,20 +1,16 @@
 """A position in the stream as text: the cursor that feed, lists, histories and command line share. Pure."""
 
-import hashlib
 import re
 from typing import Final
 
 from jobledger.service.errors import CursorGone
 from jobledger.store.errors import InvalidInput
+from jobledger.store.log import epoch_mark
 from jobledger.store.values import INT_MAX
 
-_EPOCH_CHARACTERS: Final = 12
+__all__ = ["epoch_mark", "format_cursor", "parse_cursor"]
+
 _CURSOR: Final = re.compile(r"(?:([0-9a-f]{12})-)?([0-9]{1,19})", re.ASCII)
-
-
-def epoch_mark(epoch: str) -> str:
-    """The part of a cursor that names the stream: 12 hex digits made of the log's epoch."""
-    return hashlib.sha256(epoch.encode()).hexdigest()[:_EPOCH_CHARACTERS]
 
 
 def format_cursor(mark: str, sequence: int) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 from platformdirs import user_state_path
 
+from jobledger.projections.limits import ASOF_MAX_BYTES, ASOF_MAX_COPIES
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.settings_sources import CONFIG, DEFAULT, ENV_PREFIX, Found, Setting, gather
 
@@ -78,6 +79,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allowed_hosts: Annotated[
         tuple[str, ...], _server("names by which clients may call this service, besides its address")
     ] = ()
+    webhook_allow: Annotated[
+        tuple[str, ...],
+        _server("hosts, addresses and networks that webhooks may be sent to although they are not public"),
+    ] = ()
     drain_timeout_seconds: Annotated[
         float, _server("at an end: how long requests under way may take to finish", ge=0.1, le=600.0)
     ] = 10.0
@@ -85,6 +90,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ready_max_gap: Annotated[
         int, _server("events that the view may be behind and count as ready", ge=0, le=1_000_000_000)
     ] = 1000
+    seal_every_events: Annotated[
+        int, _server("seal the log after so many events; 0: not for that", ge=0, le=1_000_000_000)
+    ] = 10_000
+    seal_every_seconds: Annotated[
+        float, _server("seal what came after so long; 0: not for that", ge=0.0, le=86_400.0)
+    ] = 60.0
+    audit_keys_file: Annotated[
+        Path, _server("file with the keys that sign seals", default="data_dir/audit/keys.json")
+    ] = msgspec.field(default_factory=Path)
+    asof_max_copies: Annotated[
+        int, _server("copies of the view as of earlier points that are kept", ge=1, le=1_000)
+    ] = ASOF_MAX_COPIES
+    asof_max_bytes: Annotated[
+        int,
+        _server(
+            "bytes that these may take; the one that was used last is kept, whatever its size",
+            ge=0,
+            le=1_000_000_000_000,
+        ),
+    ] = ASOF_MAX_BYTES
     # --- the command line
     url: Annotated[str, _client("the service to talk to", pattern="^https?://.")] = "http://127.0.0.1:1234"
     token: Annotated[str, _client("token to talk to it with", secret=True)] = ""
@@ -98,6 +123,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Make what other settings decide."""
         if self.tokens_file == Path():
             msgspec.structs.force_setattr(self, "tokens_file", self.data_dir / "tokens.json")
+        if self.audit_keys_file == Path():
+            msgspec.structs.force_setattr(self, "audit_keys_file", self.data_dir / "audit" / "keys.json")
 
     def __repr__(self) -> str:
         """Without secrets, for logs and tracebacks."""

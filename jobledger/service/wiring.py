@@ -5,24 +5,32 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from jobledger.projections.asof.reader import AsOf
 from jobledger.projections.errors import WaitTimeout
 from jobledger.projections.projector import Projector
+from jobledger.projections.subscribing.admin import Subscriptions
+from jobledger.projections.treereader import TreeReader
 from jobledger.projections.view import View
 from jobledger.service.access.tokens import TokenFile
+from jobledger.service.audit.opening import open_sealer
+from jobledger.service.audit.sealer import Sealer
 from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.idempotency import IdempotentWrites
 from jobledger.service.limits import OWN_WRITE_WAIT_SECONDS, VERSIONS_SCANS_MAX
+from jobledger.service.logaccess import NATS_FOLDER
 from jobledger.service.metrics import Metrics
 from jobledger.service.natsauth import connection_options
 from jobledger.service.position import epoch_mark
 from jobledger.service.settings import Settings
+from jobledger.service.webhooks.opening import OpenWebhooks, open_webhooks
+from jobledger.service.webhooks.targets import Targets
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.jetstream.stream import StreamSettings
 from jobledger.store.ledger import Ledger
 
 VIEW_FILE = "view.sqlite"
-NATS_FOLDER = "nats"
+ASOF_FOLDER = "asof"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,7 @@ class Service:
         ledger: commands in.
         projector: keeps the view up with the log.
         view: queries.
+        asof: queries as of an earlier point.
         hub: live feeds.
         tokens: who may do what.
         metrics: what is counted.
@@ -42,6 +51,10 @@ class Service:
         server: the embedded nats-server; None with a server of its own.
         own_writes: what this process has acknowledged.
         idempotent: runs writes, each idempotency key's once.
+        tree: roots and proofs of the log's Merkle tree.
+        sealer: signs that tree every so often.
+        subscriptions: durable ones, as operators see them.
+        webhooks: what is sent where, and who sends it.
         draining: set once the service is to end.
         comparing: held while two specs are compared.
         scans: held while a job's whole history is read.
@@ -52,6 +65,7 @@ class Service:
     ledger: Ledger
     projector: Projector
     view: View
+    asof: AsOf
     hub: FeedHub
     tokens: TokenFile
     metrics: Metrics
@@ -59,6 +73,10 @@ class Service:
     server: EmbeddedServer | None
     own_writes: "OwnWrites"
     idempotent: IdempotentWrites
+    tree: TreeReader
+    sealer: Sealer
+    subscriptions: Subscriptions
+    webhooks: OpenWebhooks
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     comparing: asyncio.Lock = field(default_factory=asyncio.Lock)
     scans: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(VERSIONS_SCANS_MAX))
@@ -94,21 +112,15 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
 
     Raises:
         EmbeddedServerError: if the embedded server does not start, or its directory is in use.
+        InvalidSettings: if `webhook_allow` has something else than networks and hosts.
         LogUnavailable: if no server answers.
         LogError: if the log can't keep the promises, or is not the one that the view was made from.
         ViewError: if the view's file can't be used.
     """
     metrics = Metrics()
-    tokens = TokenFile(settings.tokens_file)
+    tokens, targets = TokenFile(settings.tokens_file), Targets(settings.webhook_allow)
     async with AsyncExitStack() as stack:
-        server: EmbeddedServer | None = None
-        url = settings.nats_url
-        if not url:
-            server = await stack.enter_async_context(EmbeddedServer(settings.data_dir / NATS_FOLDER))
-            url = server.url
-        stream = StreamSettings(replicas=settings.stream_replicas)
-        log = await JetStreamLog.connect(url, stream, **connection_options(settings))
-        stack.push_async_callback(log.close)
+        server, log = await _open_log(stack, settings)
         mark = epoch_mark((await log.info()).epoch)
         path = settings.data_dir / VIEW_FILE
         projector = Projector(log, path)
@@ -119,12 +131,23 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         hub = FeedHub(log, view, mark=mark, draining=draining, limits=limits)
         stack.push_async_callback(hub.close)
         projector.attach(hub)
+        tree = TreeReader(view)
+        sealer = await open_sealer(settings, log, projector, tree, mark)
+        stack.push_async_callback(sealer.close)
+        metrics.seals.watch(sealer)
+        sealer.start()
+        asof = await _open_asof(stack, settings, log, view)
+        metrics.asof.watch(asof.copies)
+        subscriptions = _open_subscriptions(stack, log, metrics)
+        opening = open_webhooks(log, subscriptions, targets, metrics.webhooks, draining)
+        webhooks = await stack.enter_async_context(opening)
         yield Service(
             settings=settings,
             log=log,
             ledger=Ledger(log),
             projector=projector,
             view=view,
+            asof=asof,
             hub=hub,
             tokens=tokens,
             metrics=metrics,
@@ -132,5 +155,40 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             server=server,
             own_writes=OwnWrites(projector),
             idempotent=IdempotentWrites(await log.keys(), mark),
+            tree=tree,
+            sealer=sealer,
+            subscriptions=subscriptions,
+            webhooks=webhooks,
             draining=draining,
         )
+
+
+async def _open_log(stack: AsyncExitStack, settings: Settings) -> tuple[EmbeddedServer | None, JetStreamLog]:
+    """The log, and the embedded server that it is on, if it is on one."""
+    server: EmbeddedServer | None = None
+    url = settings.nats_url
+    if not url:
+        server = await stack.enter_async_context(EmbeddedServer(settings.data_dir / NATS_FOLDER))
+        url = server.url
+    stream = StreamSettings(replicas=settings.stream_replicas)
+    log = await JetStreamLog.connect(url, stream, **connection_options(settings))
+    stack.push_async_callback(log.close)
+    return server, log
+
+
+async def _open_asof(stack: AsyncExitStack, settings: Settings, log: JetStreamLog, view: View) -> AsOf:
+    opened = await AsOf.open(
+        log,
+        view,
+        settings.data_dir / ASOF_FOLDER,
+        max_copies=settings.asof_max_copies,
+        max_bytes=settings.asof_max_bytes,
+    )
+    return await stack.enter_async_context(opened)
+
+
+def _open_subscriptions(stack: AsyncExitStack, log: JetStreamLog, metrics: Metrics) -> Subscriptions:
+    subscriptions = Subscriptions(log)
+    metrics.subscriptions.watch(subscriptions)
+    stack.push_async_callback(metrics.subscriptions.close)
+    return subscriptions

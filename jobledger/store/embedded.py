@@ -22,7 +22,8 @@ from typing import IO, Self
 
 from platformdirs import user_state_path
 
-from jobledger.store.errors import EmbeddedServerError
+from jobledger.store.connectionfile import ConnectionFile
+from jobledger.store.errors import EmbeddedServerError, EmbeddedServerInUse
 
 START_TIMEOUT_SECONDS = 20.0
 STOP_TIMEOUT_SECONDS = 10.0
@@ -56,6 +57,7 @@ class EmbeddedServer:
         self._process: asyncio.subprocess.Process | None = None
         self._lock: IO[str] | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._told: ConnectionFile | None = None
 
     @property
     def url(self) -> str:
@@ -78,8 +80,8 @@ class EmbeddedServer:
         """Start it and wait until it accepts connections.
 
         Raises:
-            EmbeddedServerError: no nats-server found, the directory is in use or can't be written, or it
-                won't start.
+            EmbeddedServerInUse: the directory is in use.
+            EmbeddedServerError: no nats-server found, the directory can't be written, or it won't start.
         """
         if self._lock is not None:
             raise EmbeddedServerError("this embedded nats-server is running already; stop it first")
@@ -88,6 +90,8 @@ class EmbeddedServer:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = _take_lock(self.directory / "lock")
             await self._launch(program)
+            # Port and password stay when it is started again, so this is said once.
+            self._told = ConnectionFile.write(self.directory, self.url)
         except BaseException as error:  # also when cancelled: nobody would stop it later
             await self._end_process()
             self._unlock()
@@ -106,6 +110,9 @@ class EmbeddedServer:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
+        if self._told is not None:
+            self._told.remove()
+            self._told = None
         await self._end_process()
         self._unlock()
 
@@ -246,7 +253,7 @@ def _take_lock(path: Path) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "unknown"
         file.close()
-        raise EmbeddedServerError(
+        raise EmbeddedServerInUse(
             f"{path.parent} is in use by another Jobledger (process {holder}); stop that one, or choose"
             " another directory"
         ) from None

@@ -4,10 +4,12 @@
     ├── InvalidInput                  the caller's words are wrong; nothing was written
     │   └── InvalidSpec               a job spec breaks rules; carries every problem at once
     ├── JobNotFound                   no such job in the log
+    │   └── VersionNotFound           the job exists, that version or tag of it does not
     ├── Refused                       well-formed, but the job's state forbids it; nothing was written
     │   ├── JobExists                 create on a name that is taken
     │   ├── JobTerminal               a state change on a job that has ended
-    │   └── JobNotRerunnable          a rerun of a job that has not begun
+    │   ├── JobNotRerunnable          a rerun of a job that has not begun
+    │   └── TooManyTags               one tag more than a job may have
     ├── Conflict                      the job moved on; nothing was written
     │   ├── RevisionMismatch          the expected revision is not the current one
     │   └── Contention                the race was lost a named number of times in a row
@@ -22,7 +24,8 @@
     │       ├── LogReplaced           the stream was deleted and made again
     │       ├── LogTruncated          events that were read before, or were to be read next, are gone
     │       └── LogGap                events are missing in the middle, and the stream does not say why
-    └── EmbeddedServerError           the embedded nats-server could not be found, started or locked
+    └── EmbeddedServerError           the embedded nats-server could not be found, started or reached
+        └── EmbeddedServerInUse       its directory is held by another process
 
 Every message says what is wrong and what to do. Doors translate the tree once (exit code, HTTP status).
 """
@@ -79,6 +82,10 @@ class JobNotFound(JobledgerError):
     """The log holds no job of this id, or of this namespace and name."""
 
 
+class VersionNotFound(JobNotFound):
+    """The job exists, and that version of its spec, or that tag, does not."""
+
+
 class Refused(JobledgerError):
     """The command makes sense, but not for this job as it is now. Nothing was written."""
 
@@ -101,6 +108,10 @@ class JobTerminal(Refused):
 
 class JobNotRerunnable(Refused):
     """A rerun of a job that is Pending or Queued: it is to be begun anyway."""
+
+
+class TooManyTags(Refused):
+    """The job has as many tags as a job may have; remove one first."""
 
 
 class Conflict(JobledgerError):
@@ -165,6 +176,10 @@ class UnknownEventType(LogError):
     """The log holds an event type of ours that this release does not know: folding on would go wrong."""
 
 
+class SubscriptionDeleted(LogError):
+    """Somebody deleted a durable subscription, or its consumer on the server, while it was read."""
+
+
 class LogBroken(LogError):
     """What is read now does not continue what was read before; going on would give a wrong answer."""
 
@@ -182,4 +197,8 @@ class LogGap(LogBroken):
 
 
 class EmbeddedServerError(JobledgerError):
-    """The embedded nats-server is missing, does not start, or its directory is in use."""
+    """The embedded nats-server is missing, does not start, or can't be reached."""
+
+
+class EmbeddedServerInUse(EmbeddedServerError):
+    """The embedded nats-server's directory is held by another process."""

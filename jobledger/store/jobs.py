@@ -1,7 +1,7 @@
 """Jobs read from the log: what is cached, what is fresh, and a job's whole story. Only reads and folds."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from jobledger.store.cache import JobCache, Known
 from jobledger.store.command import Receipt, receipt_of
@@ -122,7 +122,9 @@ class JobReader:
         return None
 
 
-async def records_between(log: EventLog, subject: str, *, after: int, up_to: int) -> AsyncIterator[Record]:
+async def records_between(
+    log: EventLog, subject: str, *, after: int, up_to: int
+) -> AsyncGenerator[Record, None]:
     """Records of a subject (or a filter) after a sequence, up to one that the leader gave as its last.
 
     A replica may answer that does not have them all yet: then it is asked again.

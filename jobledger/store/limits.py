@@ -64,3 +64,30 @@ MISSED_MAX_EVENTS = 100  # carried by a conflict
 KEYS_MIN_AGE_SECONDS = 24 * 3_600  # what is promised
 KEYS_MAX_AGE_SECONDS = 25 * 3_600  # what is kept: an hour more, for clocks and for requests that take long
 KEYS_TIMEOUT_SECONDS = 10.0  # for all tries of writing one record
+
+# --- the embedded server ------------------------------------------------------------------------------------
+CONNECTION_FILE_MAX_BYTES = 4_096  # of the file that says how to reach it
+
+# --- tags ---------------------------------------------------------------------------------------------------
+# Part of the fold's meaning: whoever changes one raises PROJECTION_VERSION.
+TAGS_MAX_COUNT = 64  # of one job
+TAG_MAX_CHARACTERS = 64
+
+# --- durable consumers --------------------------------------------------------------------------------------
+PIN_SECONDS = 5.0  # after so long without a word from who holds a consumer, the next one gets it
+PIN_MARGIN_SECONDS = 0.5  # the holder takes its lease to end so much sooner
+HOLD_CHECK_SECONDS = 1.25  # between two proofs that the pin is still ours: three fit into PIN_SECONDS
+HOLD_CHECK_TIMEOUT_SECONDS = 2.0  # for one question of such a proof
+PIN_WAIT_SECONDS = 10.0  # for one request that waits for the pin: a process that is asleep counts so long
+LET_GO_WAIT_SECONDS = 2.0  # before a consumer that was let go is waited for again: others come first
+PASS_ON_SECONDS = 10.0  # before one who has its share passes a consumer on again: nobody may want it
+CONSUMER_PULL_EVENTS = 1_000  # the most per request; two are outstanding
+CONSUMER_PULL_BYTES = 2 * 1_048_576
+CONSUMER_MAX_WAITING = 4_096  # requests that wait at the server, of all processes together
+CONSUMER_MAX_UNACKNOWLEDGED = 20_000  # more than two requests' worth and what is coalesced, by far
+CONSUMER_LABELS_MAX_BYTES = 64 * 1_024  # of what stands beside a consumer; the server takes 128 KiB
+CONSUMERS_MAX = 4_096  # listed at once
+
+# --- records of subscriptions -------------------------------------------------------------------------------
+RECORD_MAX_BYTES = 64 * 1_024  # of one record
+RECORD_REMOVED_SECONDS = 24 * 3_600  # that a record was removed can be seen so long

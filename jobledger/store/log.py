@@ -3,6 +3,7 @@
 `memory_log` and `jetstream` implement it. `tests/log_contract.py` is its meaning: every adapter passes it.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -10,6 +11,8 @@ import msgspec
 
 from jobledger.store.errors import LogReplaced, LogTruncated
 from jobledger.store.events import Record
+
+_MARK_CHARACTERS = 12
 
 NO_JOB = 0
 """The expectation that a subject holds nothing yet."""
@@ -58,6 +61,11 @@ class LogInfo(msgspec.Struct, frozen=True):
     epoch: str
     first_sequence: int
     last_sequence: int
+
+
+def epoch_mark(epoch: str) -> str:
+    """The part of a cursor that names the log: 12 hex digits made of its epoch."""
+    return hashlib.sha256(epoch.encode()).hexdigest()[:_MARK_CHARACTERS]
 
 
 def check_continues(info: LogInfo, *, epoch: str | None, after: int) -> None:
@@ -156,6 +164,14 @@ class EventLog(Protocol):
 
     async def read_at(self, sequence: int) -> Record | None:
         """The record at a sequence as the leader has it; None if there is none."""
+        ...
+
+    async def sequence_at(self, time: int) -> int:
+        """The sequence of the last record that the log took at or before a time, Unix nanoseconds; 0: none.
+
+        The answer is the leader's, and ends before the first record that is later: all up to it is what the
+        log held then.
+        """
         ...
 
     @property

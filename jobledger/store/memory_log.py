@@ -11,6 +11,7 @@ from jobledger.store.errors import LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.limits import READ_PAGE_EVENTS
 from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost, check_continues
+from jobledger.store.subjects import subject_matches
 
 _epochs = itertools.count(1)
 
@@ -70,6 +71,13 @@ class MemoryLog:
         self._check_open()
         return self._records[sequence - 1] if 1 <= sequence <= len(self._records) else None
 
+    async def sequence_at(self, time: int) -> int:
+        """See `EventLog.sequence_at`."""
+        self._check_open()
+        return next(
+            (record.sequence - 1 for record in self._records if record.time > time), len(self._records)
+        )
+
     @property
     def session(self) -> int:
         """See `EventLog.session`: a process's memory is never out of reach."""
@@ -97,9 +105,7 @@ class MemoryLog:
             return [history] if history else []
         wanted = subject.split(".")
         return [
-            history
-            for name, history in self._by_subject.items()
-            if history and _matches(wanted, name.split("."))
+            history for name, history in self._by_subject.items() if history and subject_matches(wanted, name)
         ]
 
     async def wait_beyond(self, sequence: int, max_records: int) -> Sequence[Record]:
@@ -120,12 +126,6 @@ class MemoryLog:
 
 def _sequence(record: Record) -> int:
     return record.sequence
-
-
-def _matches(wanted: Sequence[str], tokens: Sequence[str]) -> bool:
-    return len(wanted) == len(tokens) and all(
-        want in ("*", token) for want, token in zip(wanted, tokens, strict=True)
-    )
 
 
 class _MemoryFeed:

@@ -10,6 +10,7 @@ it.
 import hashlib
 import re
 import uuid
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
@@ -90,6 +91,29 @@ def job_subject_anywhere(job_id: str) -> str:
 def namespace_subjects(namespace: str | None) -> str:
     """The filter that matches the subjects of all jobs of a namespace; None: of all jobs there are."""
     return f"{SUBJECT_ROOT}.{'*' if namespace is None else _encode(namespace)}.*.*"
+
+
+def shard_token(shard: int) -> str:
+    """The token of a shard's number."""
+    return _SHARDS[shard]
+
+
+def shard_subjects(namespace: str | None, shard: int) -> str:
+    """The filter that matches the subjects of a namespace's jobs (None: of all) in one shard."""
+    return f"{SUBJECT_ROOT}.{'*' if namespace is None else _encode(namespace)}.{_SHARDS[shard]}.*"
+
+
+def subject_matches(wanted: Sequence[str], subject: str) -> bool:
+    """Whether a subject matches the tokens of a filter; `*` stands for any one token."""
+    tokens = subject.split(".")
+    return len(wanted) == len(tokens) and all(
+        want in ("*", token) for want, token in zip(wanted, tokens, strict=True)
+    )
+
+
+def token(text: str) -> str:
+    """Any text as one token of a subject."""
+    return _encode(text)
 
 
 def parse_subject(subject: str) -> SubjectParts | None:

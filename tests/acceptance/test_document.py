@@ -16,6 +16,8 @@ WITHOUT_A_VALUE = {"verbose"}  # `?verbose` is read off the query as it came
 # A valid value for each parameter, so that handlers come to read all of them.
 VALUES = {
     "id": "asked",
+    "tag": "golden",
+    "from": "1",
     "namespace": "default",
     "include": "history,executions",
     "labels": "a,b",
@@ -86,8 +88,9 @@ async def test_each_route_reads_what_the_document_says(
 ) -> None:
     """No parameter is read that is not told, and none is told that is not read."""
     await api.submit("asked")
-    path = operation.path.replace("{id}", VALUES["id"])
-    told = {parameter.name for parameter in operation.parameters} - BY_THE_GATE - WITHOUT_A_VALUE - {"id"}
+    in_path = {parameter.name for parameter in operation.parameters if parameter.place == "path"}
+    path = operation.path.format(**{name: VALUES.get(name, "asked") for name in in_path})
+    told = {parameter.name for parameter in operation.parameters} - BY_THE_GATE - WITHOUT_A_VALUE - in_path
     asked.clear()
     for known in (told - FIRST_WITHOUT, told - SECOND_WITHOUT):
         body = operation.example and {name: operation.example[name] for name in operation.example}

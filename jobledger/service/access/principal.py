@@ -47,6 +47,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it may see figures of the whole installation (metrics, the checks of readiness)."""
         return self.namespaces is None
 
+    @property
+    def is_admin(self) -> bool:
+        """Whether it may change what concerns the whole installation."""
+        return self.role is Role.ADMIN
+
     def may_read(self, namespace: str) -> bool:
         """Whether jobs of this namespace are there for it."""
         return self.namespaces is None or namespace in self.namespaces
@@ -86,6 +91,18 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
             f"the token {self.name!r} is for {_listed(self.namespaces or ())}, not for the namespace"
             f" {namespace!r:.80}; use a token for that one"
         )
+
+    def require_admin(self) -> None:
+        """Refuse who may not change what concerns the whole installation.
+
+        Raises:
+            Forbidden: with the way out.
+        """
+        if not self.is_admin:
+            raise Forbidden(
+                f"the token {self.name!r} is a {self.role}'s, and this concerns the whole installation; use"
+                f" one with the role {Role.ADMIN}"
+            )
 
     def require_observe(self) -> None:
         """Refuse who may not see figures of the whole installation.

@@ -30,10 +30,14 @@ def file_mark(path: Path) -> FileMark | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def read_trusted(path: Path) -> bytes:
+def read_trusted(path: Path, *, secret: bool = False) -> bytes:
     """The content of a file that nobody else may have put there or may change.
 
     Its owner must be us, root, or whoever owns the folder (and so could replace it anyway); a link's too.
+
+    Args:
+        path: of the file.
+        secret: whether nobody else may read it either.
 
     Raises:
         ValueError: what is wrong, to be read after the path.
@@ -53,6 +57,8 @@ def read_trusted(path: Path) -> bytes:
             raise ValueError(
                 f"may be written by others (mode {stat.S_IMODE(target.st_mode):o}): chmod 600 it"
             )
+        if secret and target.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ValueError(f"may be read by others (mode {stat.S_IMODE(target.st_mode):o}): chmod 600 it")
         return _bounded(file, TOKENS_FILE_MAX_BYTES)
 
 

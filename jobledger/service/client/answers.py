@@ -13,16 +13,16 @@ from jobledger.service.errors import RemoteError
 from jobledger.store.job import State
 
 
-class _Answer(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+class Answer(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """What all answers share; msgspec passes these settings on to subclasses."""
 
     wire: dict[str, Any] = field(default_factory=dict, name="(wire)")  # no answer has such a key
 
 
-A = TypeVar("A", bound=_Answer)
+A = TypeVar("A", bound=Answer)
 
 
-class JobAnswer(_Answer, frozen=True, kw_only=True):
+class JobAnswer(Answer, frozen=True, kw_only=True):
     """A job.
 
     Attributes:
@@ -42,7 +42,7 @@ class JobAnswer(_Answer, frozen=True, kw_only=True):
     labels: dict[str, str] = field(default_factory=dict)
 
 
-class HistoryAnswer(_Answer, frozen=True, kw_only=True):
+class HistoryAnswer(Answer, frozen=True, kw_only=True):
     """One event of a job, with what the job became by it.
 
     Attributes:
@@ -54,6 +54,8 @@ class HistoryAnswer(_Answer, frozen=True, kw_only=True):
         state: the job's state after it; None if there was no job.
         actor: who; empty if nobody said.
         reason: why; empty if nobody said.
+        tag: the tag that was set or removed; empty for other events.
+        tag_version: the version that it names since; 0: it was removed.
     """
 
     time: str
@@ -65,9 +67,11 @@ class HistoryAnswer(_Answer, frozen=True, kw_only=True):
     state: State | None = None
     actor: str = ""
     reason: str = ""
+    tag: str = ""
+    tag_version: int = 0
 
 
-class WriteAnswer(_Answer, frozen=True, kw_only=True):
+class WriteAnswer(Answer, frozen=True, kw_only=True):
     """What a write did.
 
     Attributes:
@@ -83,7 +87,7 @@ class WriteAnswer(_Answer, frozen=True, kw_only=True):
     sequence: int
 
 
-class DiffAnswer(_Answer, frozen=True, kw_only=True):
+class DiffAnswer(Answer, frozen=True, kw_only=True):
     """How a spec differs from the one that its job has.
 
     Attributes:
@@ -98,14 +102,85 @@ class DiffAnswer(_Answer, frozen=True, kw_only=True):
     version: int = 0
 
 
-class JobPage(_Answer, frozen=True, kw_only=True):
-    """A page of jobs; `next_token` is empty on the last one."""
+class VersionAnswer(Answer, frozen=True, kw_only=True):
+    """What is known of a version besides the job as it was: its tags, and who made it, when and why.
+
+    Attributes:
+        time: RFC 3339.
+    """
+
+    version: int
+    tags: tuple[str, ...] = ()
+    time: str
+    actor: str = ""
+    reason: str = ""
+
+
+class TagAnswer(msgspec.Struct, frozen=True, rename="pascal"):
+    """A tag, and the version that it names."""
+
+    tag: str
+    job_version: int
+
+
+class TagsAnswer(Answer, frozen=True, kw_only=True):
+    """A job's tags, in the order of their names."""
+
+    items: tuple[TagAnswer, ...]
+
+
+class ChangeAnswer(msgspec.Struct, frozen=True, rename="pascal"):
+    """One place where two specs differ; `change` is `added`, `removed` or `changed`."""
+
+    change: str
+    path: str
+    before: Any = None
+    after: Any = None
+
+
+class VersionsDiffAnswer(Answer, frozen=True, kw_only=True):
+    """How two versions of a spec differ; no changes if they are equal."""
+
+    from_version: int = field(name="From")
+    to_version: int = field(name="To")
+    changes: tuple[ChangeAnswer, ...]
+
+
+class BlameItem(Answer, frozen=True, kw_only=True):
+    """A field of a job, and the event since which it has its value.
+
+    Attributes:
+        path: as `Tasks[0].Env.HOME`.
+        time: RFC 3339.
+    """
+
+    path: str
+    value: Any
+    actor: str = ""
+    reason: str = ""
+    time: str
+    event_type: str = ""
+    version: int
+    revision: int
+
+
+class BlameAnswer(Answer, frozen=True, kw_only=True):
+    """Every field of a job, as it was after one event."""
+
+    version: int
+    revision: int
+    items: tuple[BlameItem, ...]
+
+
+class JobPage(Answer, frozen=True, kw_only=True):
+    """A page of jobs, or of versions of one, with what is known of these; on the last one no `next_token`."""
 
     items: tuple[JobAnswer, ...]
+    versions: tuple[VersionAnswer, ...] = ()
     next_token: str = ""
 
 
-class HistoryPage(_Answer, frozen=True, kw_only=True):
+class HistoryPage(Answer, frozen=True, kw_only=True):
     """A page of history; `next_token` stays non-empty until the job has ended and all was read."""
 
     items: tuple[HistoryAnswer, ...]
@@ -143,7 +218,11 @@ def read_jobs(wire: object) -> JobPage:
         RemoteError: if it is something else.
     """
     page = read_answer(wire, JobPage)
-    return msgspec.structs.replace(page, items=tuple(map(_with_wire, page.items, page.wire["Items"])))
+    return msgspec.structs.replace(
+        page,
+        items=tuple(map(_with_wire, page.items, page.wire["Items"])),
+        versions=tuple(map(_with_wire, page.versions, page.wire.get("Versions", ()))),
+    )
 
 
 def read_history(wire: object) -> HistoryPage:
@@ -154,6 +233,16 @@ def read_history(wire: object) -> HistoryPage:
     """
     page = read_answer(wire, HistoryPage)
     return msgspec.structs.replace(page, items=tuple(map(_with_wire, page.items, page.wire["Items"])))
+
+
+def read_blame(wire: object) -> BlameAnswer:
+    """A job's fields, each with its own `wire`.
+
+    Raises:
+        RemoteError: if it is something else.
+    """
+    blame = read_answer(wire, BlameAnswer)
+    return msgspec.structs.replace(blame, items=tuple(map(_with_wire, blame.items, blame.wire["Items"])))
 
 
 def _with_wire(answer: A, wire: Any) -> A:

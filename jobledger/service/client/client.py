@@ -21,6 +21,7 @@ from jobledger.service.client.answers import (
 )
 from jobledger.service.client.feed import Feed
 from jobledger.service.client.transport import Target, Transport
+from jobledger.service.client.versions import VersionCalls
 from jobledger.service.errors import RemoteError, Timeout
 from jobledger.service.limits import (
     CLIENT_ANSWER_TIMEOUT_SECONDS,
@@ -42,7 +43,7 @@ _VERSION: Final = "/api/v1/agent/version"
 TERMINAL: Final = tuple(state.value for state in StateType if state.is_terminal)
 
 
-class Client:
+class Client(VersionCalls):
     """Asks one service. Every method raises what `Transport.ask` raises.
 
     Jobs are meant by `ref`: full id, unique short id, or the name in `namespace` (empty: the default one).
@@ -63,6 +64,11 @@ class Client:
     def url(self) -> str:
         """Where the service is."""
         return self._transport.url
+
+    @property
+    def transport(self) -> Transport:
+        """For what other modules of this folder ask."""
+        return self._transport
 
     # --- writing ------------------------------------------------------------------------------------------
 
@@ -131,22 +137,17 @@ class Client:
             "DELETE", self._path(ref, namespace=namespace), body={"reason": reason}, namespace=namespace
         )
 
-    def rerun(self, ref: str, *, namespace: str = "", version: int = 0, reason: str = "") -> WriteAnswer:
-        """Begin a job again, with the spec of one of its versions (0: the latest)."""
-        body = {"JobVersion": version, "Reason": reason, "Namespace": namespace}
-        return self._write(
-            "PUT", self._path(ref, "/rerun", namespace=namespace), body=body, namespace=namespace
-        )
-
     def diff(self, spec: JobSpec) -> DiffAnswer:
         """How a spec differs from the one that the job of its name has."""
         return read_answer(self._ask("PUT", f"{_JOBS}/diff", body={"Job": _raw(spec)}), DiffAnswer)
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    def job(self, ref: str, *, namespace: str = "", wait_for: str = "", version: int = 0) -> JobAnswer:
-        """One job; with a version, as its spec was then."""
-        query = {"namespace": namespace, "wait_for": wait_for, "job_version": version or None}
+    def job(
+        self, ref: str, *, namespace: str = "", wait_for: str = "", version: str = "", at: str = ""
+    ) -> JobAnswer:
+        """One job; with a version, by its number or a tag, as its spec was then; or as of a point."""
+        query = {"namespace": namespace, "wait_for": wait_for, "job_version": version or None, "at": at}
         return read_job(self._ask("GET", self._path(ref, namespace=namespace), query=query))
 
     def jobs(self, query: Mapping[str, Any], *, timeout_seconds: float | None = None) -> JobPage:
@@ -174,12 +175,13 @@ class Client:
         ref: str,
         *,
         namespace: str = "",
-        version: int = 0,
+        version: str = "",
         since_seconds: int | None = None,
         limit: int = CLIENT_PAGE_HISTORY,
         token: str = "",
+        at: str = "",
     ) -> HistoryPage:
-        """A page of a job's history, oldest first; of all versions, or of one."""
+        """A page of a job's history, oldest first, up to a point; of all versions, or of one."""
         query = {
             "namespace": namespace,
             "job_version": version or None,
@@ -187,19 +189,9 @@ class Client:
             "since": since_seconds,
             "limit": limit,
             "next_token": token,
+            "at": at,
         }
         return read_history(self._ask("GET", self._path(ref, "/history", namespace=namespace), query=query))
-
-    def versions(self, ref: str, *, namespace: str = "") -> Iterator[JobPage]:
-        """Pages of a job's versions, ascending: the job as it was with each of its specs."""
-        token = ""
-        while True:
-            query = {"namespace": namespace, "next_token": token, "limit": CLIENT_PAGE_JOBS}
-            page = read_jobs(self._ask("GET", self._path(ref, "/versions", namespace=namespace), query=query))
-            yield page
-            token = page.next_token
-            if not token:
-                return
 
     def wait(
         self,

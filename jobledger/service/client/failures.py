@@ -9,18 +9,23 @@ from typing import Any, Final
 
 import msgspec
 
-from jobledger.projections.errors import AmbiguousId, ViewError
+from jobledger.projections.errors import AmbiguousId, AsOfBusy, SubscriptionNotFound, ViewError
+from jobledger.projections.limits import ASOF_RETRY_SECONDS
 from jobledger.service.errors import (
+    AuditFailed,
     CursorGone,
     Forbidden,
     IdempotencyKeyReused,
     NotReady,
+    NotSealed,
     PayloadTooLarge,
     RemoteError,
     Timeout,
     TooManyRequests,
     Unauthorized,
     UnsupportedMediaType,
+    WebhookExists,
+    WebhookNotFound,
 )
 from jobledger.store import errors
 from jobledger.store.errors import JobledgerError, Problem
@@ -77,7 +82,7 @@ def error_of(status: int, body: bytes, retry_after: str = "") -> JobledgerError:
     answered = _read(status, body)
     make = _BY_CODE.get(answered.code, _remote)
     error = make(answered)
-    if isinstance(error, TooManyRequests) and retry_after.isdecimal():
+    if isinstance(error, TooManyRequests | AsOfBusy) and retry_after.isdecimal():
         error.retry_after_seconds = int(retry_after)
     hint = _HINTS.get(answered.code, answered.text("Hint"))
     if hint:
@@ -170,6 +175,8 @@ _HINTS: Final = {
     "ConflictJobRevision": "",
     "Unauthorized": "Show a token: --token-file FILE, or JOBLEDGER_TOKEN_FILE",
     "Timeout": "",
+    "WebhookNotFound": "`jobledger webhook list` shows what there is",
+    "SubscriptionNotFound": "`jobledger subscriptions list` shows what there is",
     "MultipleJobsFound": "Use more of the id, or all of it",
     "OutcomeUnknown": "Look at the job before you repeat it; `job run` repeats safely with --idempotency-key",
 }
@@ -204,6 +211,12 @@ _BY_CODE: Final[Mapping[str, Callable[[Answered], JobledgerError]]] = {
     "PayloadTooLarge": _plain(PayloadTooLarge),
     "UnsupportedMediaType": _plain(UnsupportedMediaType),
     "TooManyRequests": _plain(TooManyRequests),
+    "AsOfBusy": lambda answered: AsOfBusy(answered.message, retry_after_seconds=ASOF_RETRY_SECONDS),
+    "WebhookNotFound": _plain(WebhookNotFound),
+    "WebhookExists": _plain(WebhookExists),
+    "SubscriptionNotFound": _plain(SubscriptionNotFound),
     "Timeout": _plain(Timeout),
     "NotReady": _plain(NotReady),
+    "NotSealed": _plain(NotSealed),
+    "AuditFailed": _plain(AuditFailed),
 }

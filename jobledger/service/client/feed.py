@@ -40,10 +40,12 @@ class FeedEvent(msgspec.Struct, frozen=True):
     Attributes:
         cursor: where to go on from after it.
         wire: the CloudEvent with `sequence`, `version`, `revision` and `streamtime`.
+        text: the same as JSON, as the service sent it.
     """
 
     cursor: str
     wire: dict[str, Any]
+    text: str = ""
 
 
 class Feed:
@@ -77,16 +79,22 @@ class Feed:
         self._tell = tell
         self._sleep = sleep
         self._failures = 0
+        self._until: int | None = None
 
-    def events(self) -> Iterator[FeedEvent]:
-        """Every event after the cursor, in order; each once. It ends only by an error or by its caller.
+    def events(self, *, until: int | None = None) -> Iterator[FeedEvent]:
+        """Every event after the cursor, in order; each once.
+
+        Args:
+            until: the last sequence that is wanted: it ends once the service has told all up to there. None:
+                it ends only by an error or by its caller.
 
         Raises:
             CursorGone: the cursor is of another stream, or of a part that is gone.
             Unauthorized: the token was revoked.
             JobledgerError: the feed is refused, or was out of reach a named number of times in a row.
         """
-        while True:
+        self._until = until
+        while not self._has_told_all():
             try:
                 yield from self._connection()
                 why = "the service closed the feed"
@@ -98,6 +106,8 @@ class Feed:
                 if self._failures >= CLIENT_FEED_MAX_TRIES:
                     raise
                 why = str(error)
+            if self._has_told_all():
+                return
             wait = min(
                 CLIENT_RETRY_WAIT_SECONDS * 2 ** max(0, self._failures - 1), CLIENT_RETRY_MAX_WAIT_SECONDS
             )
@@ -120,20 +130,32 @@ class Feed:
                 for event in source.iter_sse():
                     if not event.data:  # an id alone, or the end of a comment
                         continue
+                    is_wanted = self._until is None or _sequence(event.id) <= self._until
                     self._heard(event.id)
+                    if not is_wanted:
+                        return
                     if event.event == _CLOSE:
                         if _decode(event.data).get("reason") == _REVOKED:
                             raise Unauthorized("the token was revoked, so the service closed the feed")
                         return
-                    yield FeedEvent(self.cursor, _decode(event.data))
+                    yield FeedEvent(self.cursor, _decode(event.data), event.data)
             except SSEError as error:
                 raise RemoteError(f"{self._transport.url} does not answer with a feed: {error}") from None
 
-    def _heard(self, cursor: str) -> None:
-        """The feed is alive, and is there. A heartbeat may be heard after the events that came with it."""
+    def _heard(self, cursor: str) -> bool:
+        """The feed is alive, and is there; returns whether there is more to hear.
+
+        A heartbeat may be heard after the events that came with it.
+        """
+        if self._until is not None and _sequence(cursor) > self._until:
+            cursor = f"{cursor.rpartition('-')[0]}-{self._until}"  # what comes behind was not handed over
         if _sequence(cursor) > _sequence(self.cursor):
             self.cursor = cursor
         self._failures = 0
+        return not self._has_told_all()
+
+    def _has_told_all(self) -> bool:
+        return self._until is not None and _sequence(self.cursor) >= self._until
 
 
 class _Overheard:
@@ -142,7 +164,7 @@ class _Overheard:
     Without them a feed that began at "now" would not know from where to go on before its first event.
     """
 
-    def __init__(self, response: httpx.Response, hear: Callable[[str], None]) -> None:
+    def __init__(self, response: httpx.Response, hear: Callable[[str], bool]) -> None:
         self.headers = response.headers
         self._response = response
         self._hear = hear
@@ -152,8 +174,8 @@ class _Overheard:
         for text in self._response.iter_text():
             yield text
             # Afterwards: the events before it in this piece have been handed over.
-            for beat in _HEARTBEAT.finditer(text):
-                self._hear(beat[1])
+            if not all(self._hear(beat[1]) for beat in _HEARTBEAT.finditer(text)):
+                return
 
 
 def _sequence(cursor: str) -> int:

@@ -116,6 +116,11 @@ class Transport:
                 f"{self.url} answered something that is not JSON; is this the address of a Jobledger service?"
             ) from None
 
+    def fetch(self, path: str, *, query: Query | None = None) -> tuple[bytes, Mapping[str, str]]:
+        """A document as it came, and the headers of the answer; raises what `ask` raises."""
+        with self.opened("GET", path, query=query) as response:
+            return self._read(response), response.headers
+
     @contextmanager
     def opened(
         self,

@@ -7,14 +7,15 @@ from jobledger.service.commands.receipts import print_receipt
 from jobledger.service.commands.shared import (
     Session,
     StateChoice,
+    VersionName,
     WholeNumber,
     connected,
     job_argument,
     namespace_option,
 )
 
-_reason = click.option("--reason", default="", help="Why; it is kept in the log.")
-_if_revision = click.option(
+reason_option = click.option("--reason", default="", help="Why; it is kept in the log.")
+if_revision_option = click.option(
     "--if-revision",
     type=WholeNumber(),
     metavar="N",
@@ -26,9 +27,9 @@ _if_revision = click.option(
 @job_argument
 @click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 @namespace_option
-@_if_revision
+@if_revision_option
 @click.option("--force", is_flag=True, help="Make a new version also of a spec that did not change.")
-@_reason
+@reason_option
 @output_option()
 @quiet_option
 @connected
@@ -85,8 +86,8 @@ def _details(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
 @click.option(
     "--detail", "details", multiple=True, metavar="KEY=VALUE", callback=_details, help="For machines."
 )
-@_if_revision
-@_reason
+@if_revision_option
+@reason_option
 @output_option()
 @quiet_option
 @connected
@@ -124,7 +125,7 @@ def set_state(
 @click.command()
 @job_argument
 @namespace_option
-@_reason
+@reason_option
 @output_option()
 @quiet_option
 @connected
@@ -142,8 +143,13 @@ def stop(*, job: str, namespace: str | None, reason: str, form: str, quiet: bool
 @click.command()
 @job_argument
 @namespace_option
-@click.option("--version", type=WholeNumber(), default=None, help="With this version's spec, not the latest.")
-@_reason
+@click.option(
+    "--version",
+    type=VersionName(),
+    default=None,
+    help="With this version's spec, not the latest; also by a tag.",
+)
+@reason_option
 @output_option()
 @quiet_option
 @connected
@@ -151,7 +157,7 @@ def rerun(
     *,
     job: str,
     namespace: str | None,
-    version: int | None,
+    version: str | None,
     reason: str,
     form: str,
     quiet: bool,
@@ -163,6 +169,6 @@ def rerun(
     """
     with session.client() as client:
         answer = client.rerun(
-            job, namespace=session.namespace(namespace), version=version or 0, reason=reason
+            job, namespace=session.namespace(namespace), version=version or "", reason=reason
         )
     print_receipt(answer, Output(form, quiet=quiet), verb="begun again", name=job)

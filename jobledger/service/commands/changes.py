@@ -1,11 +1,15 @@
-"""What differs between two specs, as paths, and a text diff in its colours."""
+"""What differs between two specs: as paths, as lines with the values, and as a text diff in its colours."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from jobledger.service.commands.text import plain
+from jobledger.service.structure import edits, leaves, path_text
+
+if TYPE_CHECKING:
+    from jobledger.service.client.answers import ChangeAnswer
 
 _NOT_OF_THE_SPEC: Final = frozenset({"ID", "State", "Version", "Revision", "CreateTime", "ModifyTime"})
 _SHOWN_PATHS: Final = 5
@@ -13,26 +17,12 @@ _SHOWN_PATHS: Final = 5
 
 def changed_paths(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Where two jobs' specs differ: `Tasks[0].Engine.Params.Image, Labels.env`."""
-    paths = list(
-        _differing(
-            {key: value for key, value in old.items() if key not in _NOT_OF_THE_SPEC},
-            {key: value for key, value in new.items() if key not in _NOT_OF_THE_SPEC},
-            "",
-        )
+    before, after = (
+        {key: value for key, value in job.items() if key not in _NOT_OF_THE_SPEC} for job in (old, new)
     )
+    paths = [path_text(edit.path) for edit in edits(before, after)]
     more = f" and {len(paths) - _SHOWN_PATHS} more" if len(paths) > _SHOWN_PATHS else ""
     return ", ".join(paths[:_SHOWN_PATHS]) + more or "nothing: begun again"
-
-
-def _differing(old: Any, new: Any, path: str) -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys((*old, *new)):
-            yield from _differing(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for at, (one, other) in enumerate(zip(old, new, strict=True)):
-            yield from _differing(one, other, f"{path}[{at}]")
-    elif type(old) is not type(new) or old != new:
-        yield path
 
 
 def print_diff(diff: str) -> None:
@@ -40,3 +30,25 @@ def print_diff(diff: str) -> None:
     for line in diff.splitlines():
         colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
         click.echo(click.style(plain(line), fg=colour) if colour else plain(line))
+
+
+def print_changes(changes: "Iterable[ChangeAnswer]") -> None:
+    """Place by place: what came in green, what went in red, what changed with both of its values."""
+    for each in changes:
+        if each.change == "changed":
+            values = f"{_value(each.before)} → {_value(each.after)}"
+            click.echo(click.style(f"~ {plain(each.path)}: {values}", fg="yellow"))
+        else:
+            mark, colour, value = (
+                ("+", "green", each.after) if each.change == "added" else ("-", "red", each.before)
+            )
+            for path, leaf in leaves(value):
+                place = plain(path_text(path, each.path))
+                click.echo(click.style(f"{mark} {place}: {_value(leaf)}", fg=colour))
+
+
+def _value(value: Any) -> str:
+    """A value as JSON writes it, on one line, whole."""
+    from jobledger.service.commands.output import to_json
+
+    return to_json(value, compact=True)

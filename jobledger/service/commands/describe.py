@@ -9,7 +9,7 @@ import click
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.shared import (
     Session,
-    WholeNumber,
+    VersionName,
     connected,
     job_argument,
     namespace_option,
@@ -24,11 +24,11 @@ from jobledger.service.commands.text import (
     say,
     styled,
 )
-from jobledger.service.commands.times import age, exact
+from jobledger.service.commands.times import PointText, age, exact
 from jobledger.service.limits import DESCRIBE_MAX_EVENTS, DESCRIBE_SHOWN_EVENTS
 
 if TYPE_CHECKING:
-    from jobledger.service.client.answers import HistoryPage, JobAnswer
+    from jobledger.service.client.answers import HistoryPage, JobAnswer, TagsAnswer
 
 _LABEL_WIDTH = 13
 _SPEC_KEYS = ("Constraints", "Meta", "Tasks")
@@ -37,7 +37,16 @@ _SPEC_KEYS = ("Constraints", "Meta", "Tasks")
 @click.command()
 @job_argument
 @namespace_option
-@click.option("--version", type=WholeNumber(), default=None, help="As this version of its spec was.")
+@click.option(
+    "--version", type=VersionName(), default=None, help="As this version of its spec was; also by a tag."
+)
+@click.option(
+    "--at",
+    type=PointText(revisions=True),
+    metavar="POINT",
+    default="",
+    help="As it was then: a time, an age as `2h`, a sequence, or a revision as `r3`.",
+)
 @click.option("--wait-for", metavar="CURSOR", default="", help="As it is after this position, or later.")
 @output_option("table", "json", "yaml")
 @quiet_option
@@ -46,7 +55,8 @@ def describe(
     *,
     job: str,
     namespace: str | None,
-    version: int | None,
+    version: str | None,
+    at: str,
     wait_for: str,
     form: str,
     quiet: bool,
@@ -55,26 +65,27 @@ def describe(
     """Show a job and its timeline.
 
     JOB is a name, an id, or the beginning of an id. The timeline tells when, which version and revision,
-    what happened, who did it and why.
+    what happened, who did it and why. With --at, all of it is told as it stood then.
     """
     output = Output(form, quiet=quiet)
     with session.client() as client:
         where = session.namespace(namespace)
-        found = client.job(job, namespace=where, wait_for=wait_for, version=version or 0)
+        found = client.job(job, namespace=where, wait_for=wait_for, version=version or "", at=at)
         if quiet:
             click.echo(found.id)
             return
-        history = client.history(found.id, version=version or 0, limit=DESCRIBE_MAX_EVENTS)
+        history = client.history(found.id, version=version or "", limit=DESCRIBE_MAX_EVENTS, at=at)
+        tags = client.tags(found.id, at=at)
     if output.for_machines:
-        output.document({"Job": found.wire, "History": history.wire})
+        output.document({"Job": found.wire, "Tags": tags.wire["Items"], "History": history.wire})
         return
     now = time.time_ns()
-    _print_job(found, now)
+    _print_job(found, tags, now)
     click.echo()
     _print_timeline(found, history, now)
 
 
-def _print_job(job: "JobAnswer", now: int) -> None:
+def _print_job(job: "JobAnswer", tags: "TagsAnswer", now: int) -> None:
     state = styled(Cell(job.state.state_type, STATE_STYLES.get(job.state.state_type, "")))
     message = f": {plain(job.state.message)}" if job.state.message else ""
     lines = [
@@ -88,6 +99,7 @@ def _print_job(job: "JobAnswer", now: int) -> None:
         ("Revision", str(job.revision)),
         ("Created", f"{exact(job.create_time)} ({age(job.create_time, now)} ago)"),
         ("Modified", f"{exact(job.modify_time)} ({age(job.modify_time, now)} ago)"),
+        *_pairs("Tags", {each.tag: f"version {each.job_version}" for each in tags.items}),
         *_pairs("Labels", job.labels),
     ]
     for label, value in lines:

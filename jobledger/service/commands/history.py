@@ -10,6 +10,7 @@ import click
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.shared import (
     Session,
+    VersionName,
     WholeNumber,
     connected,
     job_argument,
@@ -19,7 +20,7 @@ from jobledger.service.commands.times import Moment
 from jobledger.service.limits import CLIENT_PAGE_HISTORY, HISTORY_DEFAULT_LIMIT
 
 if TYPE_CHECKING:
-    from jobledger.service.client.answers import HistoryAnswer, HistoryPage, JobAnswer
+    from jobledger.service.client.answers import HistoryAnswer, HistoryPage, JobAnswer, VersionAnswer
     from jobledger.service.client.client import Client
 
 _NANOSECONDS = 1_000_000_000
@@ -28,7 +29,7 @@ _NANOSECONDS = 1_000_000_000
 @click.command()
 @job_argument
 @namespace_option
-@click.option("--version", type=WholeNumber(), default=None, help="Of this version only.")
+@click.option("--version", type=VersionName(), default=None, help="Of this version only; also by a tag.")
 @click.option("--since", type=Moment(), metavar="TIME", help="Then or later; `2h` is an age.")
 @click.option(
     "--limit",
@@ -75,7 +76,7 @@ class _Pages:
         self.client = client
         self.job_id = job_id
         self.token: str = filters["next_token"]
-        self._version: int = filters["version"] or 0
+        self._version: str = filters["version"] or ""
         self._since = None if since is None else since // _NANOSECONDS
 
     def read(self, limit: int = CLIENT_PAGE_HISTORY) -> "HistoryPage":
@@ -163,24 +164,32 @@ def _say(line: str) -> None:
 def versions(*, job: str, namespace: str | None, form: str, quiet: bool, session: Session) -> None:
     """List the versions of a job's spec.
 
-    Oldest first, with what each changed. JOB is a name, an id, or the beginning of an id. State and revision
-    are those in which a version was left. With --quiet: the version numbers.
+    Oldest first, with its tags, who made it and why, and what it changed. JOB is a name, an id, or the
+    beginning of an id. State and revision are those in which a version was left. With --quiet: the numbers.
     """
     output = Output(form, quiet=quiet)
     with session.client() as client:
         pages = client.versions(job, namespace=session.namespace(namespace))
-        found = [item for page in pages for item in page.items]
+        found: list[JobAnswer] = []
+        facts: list[VersionAnswer] = []
+        for page in pages:
+            found += page.items
+            facts += page.versions
     if quiet:
         for item in found:
             click.echo(str(item.version))
-    elif output.for_machines:
+    elif output.by_line:
         output.page([item.wire for item in found])
+    elif output.for_machines:
+        output.page([item.wire for item in found], Versions=[each.wire for each in facts])
     else:
-        _print_versions(found)
+        _print_versions(found, {each.version: each for each in facts})
 
 
-def _print_versions(found: "list[JobAnswer]") -> None:
+def _print_versions(found: "list[JobAnswer]", facts: "dict[int, VersionAnswer]") -> None:
+    from jobledger.service.client.failures import nanoseconds_of
     from jobledger.service.commands.changes import changed_paths
+    from jobledger.service.commands.jobtable import UNKNOWN
     from jobledger.service.commands.text import Column, print_table, state_cell
     from jobledger.service.commands.times import age
 
@@ -189,19 +198,26 @@ def _print_versions(found: "list[JobAnswer]") -> None:
     print_table(
         (
             Column("Version", right=True),
-            Column("Revision", right=True),
+            Column("Tags", flexible=True),
+            Column("Revision", right=True, short="Rev", leaves=1),
             Column("State"),
-            Column("Modified", right=True),
+            Column("Made", right=True),
+            Column("Who", flexible=True, leaves=2),
             Column("Changed", flexible=True),
+            Column("Why", flexible=True),
         ),
         [
             (
                 str(item.version),
+                ", ".join(fact.tags) or UNKNOWN,
                 str(item.revision),
                 state_cell(item.state.state_type),
-                age(item.modify_time, now),
+                age(nanoseconds_of(fact.time), now),
+                fact.actor or UNKNOWN,
                 change,
+                fact.reason or UNKNOWN,
             )
             for item, change in zip(found, changes, strict=True)
+            if (fact := facts.get(item.version)) is not None
         ],
     )

@@ -9,13 +9,14 @@ from jobledger.service.client.failures import nanoseconds_of
 from jobledger.service.commands.shared import event_word
 from jobledger.service.commands.text import BOLD, Cell, Column, Row, print_table, state_cell
 from jobledger.service.commands.times import age
+from jobledger.service.history import tag_words
 
 _SHORT_CHARACTERS: Final = 10  # `j-` and eight more of a hash
 # A job without a name has an id that begins with the time: the first digits are those of its neighbours, too.
 _TIMED: Final = re.compile(r"j-[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIMED_SHORT_CHARACTERS: Final = 20  # the time in milliseconds, and some chance
 _NAME_LEAST_WIDTH: Final = 20  # less of a name tells too little
-_UNNAMED: Final = Cell("-", "bright_black")
+UNKNOWN: Final = Cell("-", "bright_black")
 
 
 def short_ids(ids: Sequence[str]) -> dict[str, str]:
@@ -48,7 +49,7 @@ def print_jobs(jobs: Sequence[JobAnswer], now: int) -> None:
     rows: list[Row] = [
         (
             short[job.id],
-            _UNNAMED if job.name == job.id else job.name,
+            UNKNOWN if job.name == job.id else job.name,
             *((job.namespace,) if several else ()),
             job.type,
             state_cell(job.state.state_type),
@@ -78,7 +79,7 @@ def history_row(item: HistoryAnswer, now: int) -> Row:
         str(item.version),
         str(item.revision),
         what(item),
-        item.actor or _UNNAMED,
+        item.actor or UNKNOWN,
         _why(item),
     )
 
@@ -88,6 +89,8 @@ def what(item: HistoryAnswer) -> Cell:
     word = event_word(item.event_type) or "?"
     if word == "state" and item.state is not None:
         return state_cell(item.state.state_type)
+    if item.tag:
+        return Cell(tag_words(item.tag, item.tag_version), BOLD)
     return Cell(f"updated to version {item.version}" if word == "updated" else word, BOLD)
 
 
@@ -95,4 +98,4 @@ def _why(item: HistoryAnswer) -> str | Cell:
     """The reason, and a state's message."""
     message = item.state.message if item.state is not None and event_word(item.event_type) == "state" else ""
     words = [each for each in (item.reason, message if message != item.reason else "") if each]
-    return " · ".join(words) or _UNNAMED
+    return " · ".join(words) or UNKNOWN

@@ -17,7 +17,7 @@ from jobledger.service.commands.shared import (
     connected,
     namespace_filter,
 )
-from jobledger.service.commands.times import Moment
+from jobledger.service.commands.times import Moment, PointText
 
 _MOMENT = Moment()
 
@@ -57,6 +57,13 @@ _MOMENT = Moment()
 )
 @click.option("--all", "everything", is_flag=True, help="All there are.")
 @click.option("--next-token", metavar="TOKEN", default="", help="Go on where a list ended.")
+@click.option(
+    "--at",
+    type=PointText(),
+    metavar="POINT",
+    default="",
+    help="As they were then: a time, an age as `2h`, or a sequence.",
+)
 @click.option("--wait-for", metavar="CURSOR", default="", help="As it is after this position, or later.")
 @output_option()
 @quiet_option
@@ -113,6 +120,7 @@ def _query(filters: dict[str, Any]) -> dict[str, Any]:
                 "modified_from",
                 "modified_to",
                 "next_token",
+                "at",
                 "wait_for",
             )
         },

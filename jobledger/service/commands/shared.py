@@ -12,12 +12,13 @@ import click
 
 if TYPE_CHECKING:
     from jobledger.service.client.client import Client
-    from jobledger.service.settings import Settings
+    from jobledger.service.client.operators import Operators
+    from jobledger.service.settings import LoadedSettings, Settings
 
 # Words of the store, said again so that a help text imports nothing of it; a test compares.
 STATES: Final = ("Pending", "Queued", "Running", "Completed", "Failed", "Stopped")
 TYPES: Final = ("batch", "service", "daemon", "ops")
-EVENT_WORDS: Final = ("created", "updated", "state")
+EVENT_WORDS: Final = ("created", "updated", "state", "tagged")
 INTERRUPTED_CODE: Final = 130  # as a shell tells of a program that SIGINT ended: 128 + 2
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +42,26 @@ class WholeNumber(click.IntRange):
         except click.BadParameter:
             most = f" to {self.max}" if self.max is not None else ""
             self.fail(f"{value!r} is none; write a whole number from 1{most}", param, ctx)
+
+
+class VersionName(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases only
+    """A version of a job, by its number or by a tag; where it is looked up, the service does."""
+
+    name = "version"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check it."""
+        from jobledger.service.versions import check_version_text
+        from jobledger.store.errors import InvalidInput
+
+        text = str(value)
+        try:
+            check_version_text(text, "")
+        except InvalidInput:
+            text = ""
+        if not text.strip("0"):
+            self.fail(f"{value!r} is none; write the number of a version, or a tag", param, ctx)
+        return text
 
 
 class StateChoice(click.Choice):  # type: ignore[type-arg]  # generic in newer releases only
@@ -78,9 +99,14 @@ class Session:
         Raises:
             InvalidSettings: naming each that is unknown, wrong, or contradicts another.
         """
+        return self.loaded.settings
+
+    @cached_property
+    def loaded(self) -> "LoadedSettings":
+        """The same, with who said them."""
         from jobledger.service.settings import load_settings
 
-        return load_settings(self._flags, os.environ).settings
+        return load_settings(self._flags, os.environ)
 
     def namespaces(self, given: str | None, *, everything: bool) -> str:
         """The namespace that a list is asked of; `*` for all of them.
@@ -110,6 +136,18 @@ class Session:
         with Client(Target(settings.url, token, _user(), settings.tls_ca)) as client:
             yield client
 
+    @contextmanager
+    def operators(self) -> Iterator["Operators"]:
+        """What operators can ask of the service.
+
+        Raises:
+            InvalidSettings: as of `client`.
+        """
+        from jobledger.service.client.operators import Operators
+
+        with self.client() as client:
+            yield Operators(client)
+
 
 def connected(function: F) -> F:
     """Give a command the options of the connection, and what they lead to as `session`."""
@@ -119,7 +157,7 @@ def connected(function: F) -> F:
         flags = {name: kwargs.pop(name) for name in ("url", "token_file", "tls_ca", "config")}
         return function(*args, session=Session(flags), **kwargs)
 
-    for option in reversed(_CONNECTION):
+    for option in reversed(CONNECTION_OPTIONS):
         option(run)
     return run  # type: ignore[return-value]
 
@@ -128,7 +166,7 @@ def _path_option(flag: str, text: str) -> Callable[[F], F]:
     return click.option(flag, type=click.Path(dir_okay=False, path_type=Path), cls=SharedOption, help=text)
 
 
-_CONNECTION: Final = (
+CONNECTION_OPTIONS: Final = (
     click.option("--url", metavar="URL", cls=SharedOption, help="The service to talk to."),
     _path_option("--token-file", "File with the token to show to it."),
     _path_option("--tls-ca", "CA certificates to check it with (PEM)."),

@@ -91,12 +91,12 @@ def _print(feed: "Feed", output: Output, limit: int | None) -> None:
         if output.for_machines:
             output.document({**event.wire, "cursor": event.cursor})
         else:
-            click.echo(_line(event.wire, width))
+            click.echo(event_line(event.wire, width))
         if count == limit:
             return
 
 
-def _line(event: Mapping[str, Any], width: int | None) -> str:
+def event_line(event: Mapping[str, Any], width: int | None) -> str:
     """`when  job  what  version and revision  who  name, reason, message`.
 
     Args:
@@ -105,13 +105,15 @@ def _line(event: Mapping[str, Any], width: int | None) -> str:
     """
     from jobledger.service.client.failures import nanoseconds_of  # the client is imported already
     from jobledger.service.commands.jobtable import short_ids
+    from jobledger.service.history import tag_words
 
     data = event.get("data") or {}
     state: Mapping[str, Any] = data.get("State") or {}
     word = event_word(str(event.get("type", "")))
     what = state_cell(str(state.get("StateType", "?"))) if word == "state" else Cell(word, BOLD)
     name = (data.get("Spec") or {}).get("Name")  # a state's event has none
-    why = [str(each) for each in (name, event.get("reason"), state.get("Message")) if each]
+    tag = tag_words(str(data["Tag"]), int(data.get("Version") or 0)) if data.get("Tag") else ""
+    why = [str(each) for each in (name, tag, event.get("reason"), state.get("Message")) if each]
     job_id = str(event.get("subject"))
     shown_id = job_id if width is None else short_ids([job_id])[job_id]
     parts = [

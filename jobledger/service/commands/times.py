@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import click
 
+from jobledger.service.points import TimePoint, duration_seconds, parse_point
+from jobledger.store.errors import JobledgerError
+
 _NANOSECONDS: Final = 1_000_000_000
-_UNIT_SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_DURATION: Final = re.compile(r"(?:(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d|w))+", re.ASCII)
-_PART: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d|w)", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?", re.ASCII)
 _INTEGER: Final = re.compile(r"-?\d{10,19}", re.ASCII)
 # Up to how many of a unit are said in it: `95s` says more than `1m`.
@@ -41,9 +41,7 @@ def seconds_of(text: str) -> float | None:
     """A duration such as `90`, `90s`, `1h30m`, `500ms` or `2d` in seconds; None if it is none."""
     if _NUMBER.fullmatch(text):
         return float(text)
-    if not _DURATION.fullmatch(text):
-        return None
-    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _PART.findall(text))
+    return duration_seconds(text)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases only
@@ -83,3 +81,28 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
                 param,
                 ctx,
             )
+
+
+class PointText(click.ParamType):  # type: ignore[type-arg]
+    """An option's point in the log, checked and as the service reads it: times and ages become RFC 3339.
+
+    So all pages of one answer mean the same moment.
+    """
+
+    name = "point"
+
+    def __init__(self, *, revisions: bool = False) -> None:
+        self._revisions = revisions
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check it; an empty text is none, as an empty parameter is to the service."""
+        from jobledger.store.values import rfc3339
+
+        text, field = str(value), param.opts[-1] if param is not None else "at"
+        if not text:
+            return text
+        try:
+            point = parse_point(text, now=time.time_ns(), field=field, revisions=self._revisions, local=True)
+            return rfc3339(point.time) if isinstance(point, TimePoint) and text != "now" else text
+        except (JobledgerError, ValueError, OverflowError) as error:
+            self.fail(str(error), param, ctx)

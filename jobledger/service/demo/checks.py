@@ -13,7 +13,7 @@ import msgspec
 from jobledger.projections.answers import Checkpoint, JobVersion
 from jobledger.service.demo.evidence import Evidence, Kill, Race, ViewedJob
 from jobledger.store.command import Receipt
-from jobledger.store.events import JobStateChanged, Record, Recorded, read_record
+from jobledger.store.events import JobCreated, JobUpdated, Record, Recorded, read_record
 from jobledger.store.fold import Anomaly, fold_job
 from jobledger.store.history import tell
 from jobledger.store.job import Job, JobStatus
@@ -185,7 +185,7 @@ def check_counters(
     now = {each.job.status.id: each.job.status for each in viewed}
     for job_id, status in now.items():
         of_job = by_job.get(job_id, [])
-        specs = sum(not isinstance(_event_of(record), JobStateChanged) for record in of_job)
+        specs = sum(isinstance(_event_of(record), JobCreated | JobUpdated) for record in of_job)
         times = [record.time for record in of_job]
         rules = {
             "Version": (status.version, specs),

@@ -5,10 +5,10 @@ from typing import Final
 import msgspec
 
 from jobledger.projections.batch import Folded
-from jobledger.service.history import rfc3339
 from jobledger.service.position import format_cursor
 from jobledger.store.events import event_type
 from jobledger.store.job import JobStatus
+from jobledger.store.values import rfc3339
 
 _EXTRA_BYTES: Final = 1_000  # what an event takes beside its payload, about
 _RECONNECT_MILLISECONDS: Final = 1_000
@@ -55,19 +55,32 @@ def event_text(event: FeedEvent, mark: str) -> bytes:
         mark: of the stream, for the cursor.
     """
     if not event.text:
-        status = event.status
-        # Of equal keys the last counts (JSON.parse, msgspec, Python): the stream's word, not the writer's.
-        event.text = b'id: %b\nevent: %b\ndata: %b,"sequence":%d,"revision":%d,"version":%d,%b}\n\n' % (
+        event.text = b"id: %b\nevent: %b\ndata: %b\n\n" % (
             format_cursor(mark, event.sequence).encode(),
             event.type.encode(),
-            _one_line(event.payload)[:-1],
-            event.sequence,
-            status.revision,
-            status.version,
-            b'"streamtime":"%b"' % rfc3339(event.time).encode(),
+            placed_event(event.payload, event.sequence, event.time, event.status),
         )
         event.payload = b""
     return event.text
+
+
+def placed_event(payload: bytes, sequence: int, time: int, status: JobStatus) -> bytes:
+    """A CloudEvent as it is told to others, on one line: with its place in the stream, as extensions.
+
+    Args:
+        payload: the event as its writer put it.
+        sequence: its position.
+        time: the stream's, Unix nanoseconds.
+        status: of the job after it.
+    """
+    # Of equal keys the last counts (JSON.parse, msgspec, Python): the stream's word, not the writer's.
+    return b'%b,"sequence":%d,"revision":%d,"version":%d,"streamtime":"%b"}' % (
+        _one_line(payload)[:-1],
+        sequence,
+        status.revision,
+        status.version,
+        rfc3339(time).encode(),
+    )
 
 
 def greeting_text(cursor: str) -> bytes:

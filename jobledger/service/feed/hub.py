@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from jobledger.projections.batch import Folded
+from jobledger.projections.subscribing.filters import EventFilter
 from jobledger.projections.view import View
 from jobledger.service import limits as named
 from jobledger.service.errors import CursorGone, NotReady, TooManyRequests
 from jobledger.service.feed.catchup import CatchUp
 from jobledger.service.feed.events import feed_event
-from jobledger.service.feed.filters import FeedFilter
 from jobledger.service.feed.labels import LabelsOfSpecs
 from jobledger.service.feed.ring import Ring
 from jobledger.service.feed.subscription import Cause, Subscription
@@ -92,7 +92,7 @@ class FeedHub:
 
     async def open(
         self,
-        feed_filter: FeedFilter,
+        feed_filter: EventFilter,
         *,
         after: int | None = None,
         client: str | None = None,
@@ -311,7 +311,7 @@ class FeedHub:
                 return
 
 
-def _scopes_of(feed_filter: FeedFilter) -> list[_Scope]:
+def _scopes_of(feed_filter: EventFilter) -> list[_Scope]:
     """Where an event must be for a feed to be woken by it."""
     if feed_filter.job is not None:
         return [("job", feed_filter.job[1])]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from jobledger.projections.selectors import matches
+from jobledger.projections.subscribing.filters import EventFilter
 from jobledger.service.feed.catchup import CatchUp
 from jobledger.service.feed.events import FeedEvent
-from jobledger.service.feed.filters import FeedFilter
 from jobledger.store.errors import JobledgerError, LogUnavailable
 from jobledger.store.limits import READ_PAGE_EVENTS
 
@@ -45,7 +45,7 @@ class Subscription:
     """
 
     def __init__(
-        self, hub: "FeedHub", feed_filter: FeedFilter, sequence: int, is_valid: Callable[[], bool] | None
+        self, hub: "FeedHub", feed_filter: EventFilter, sequence: int, is_valid: Callable[[], bool] | None
     ) -> None:
         self.filter = feed_filter
         self.sequence = sequence
@@ -60,6 +60,7 @@ class Subscription:
         self._catch_up: CatchUp | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._idle = False  # nothing that may pass has come since it began to wait
+        self._is_catching_up = sequence < hub.sequence
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,13 +70,20 @@ class Subscription:
         self._hub.forget(self)
 
     async def next(self) -> Sequence[FeedEvent] | None:
-        """The next events that pass; none: time for a heartbeat; None: it ended, and `reason` says why."""
+        """The next events that pass; none: time for a heartbeat; None: it ended, and `reason` says why.
+
+        A feed that began in the past says where it is as soon as it has come to the present: who waits for
+        the end of what there is need not wait for more.
+        """
         self._away = False
         try:
             while self._goes_on():
                 found = await self._try_to_take() if self.sequence < self._hub.sequence else ()
                 if found or self._is_silent():
                     return found
+                if self._is_catching_up and self.sequence >= self._hub.sequence:
+                    self._is_catching_up = False
+                    return ()
                 if self.sequence >= self._hub.sequence:
                     await self._wait()
             return None

@@ -9,8 +9,8 @@ from litestar.types import Receive, Scope, Send
 
 from jobledger.projections.answers import JobVersion
 from jobledger.service.position import format_cursor
+from jobledger.service.versions import VersionSpan
 from jobledger.store.command import Receipt
-from jobledger.store.history import HistoryItem
 from jobledger.store.job import Job, State
 
 JSON = "application/json"
@@ -91,20 +91,21 @@ def receipt_wire(
 
 
 def version_wires(
-    job: Job, versions: Sequence[JobVersion], last: dict[int, HistoryItem]
+    job: Job, versions: Sequence[JobVersion], spans: dict[int, VersionSpan]
 ) -> list[msgspec.Raw]:
     """Versions of a job as jobs: each with its spec, and the state in which it was left.
 
     Args:
         job: the job as it is.
         versions: of its spec.
-        last: the last event of each version, by version.
+        spans: the life of each version, by version.
     """
     wires = []
     for version in versions:
-        item = last.get(version.version)
-        if item is None:  # the view is ahead of the history that was read
+        span = spans.get(version.version)
+        if span is None:  # the view is ahead of the history that was read
             continue
+        item = span.last
         status = msgspec.structs.replace(
             job.status,
             version=version.version,

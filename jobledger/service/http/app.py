@@ -8,13 +8,19 @@ from litestar.datastructures import State
 
 from jobledger.service.http import reads
 from jobledger.service.http.catalogue.parts import API
+from jobledger.service.http.changes import HANDLERS as CHANGE_HANDLERS
 from jobledger.service.http.compare import diff_job
 from jobledger.service.http.docs import HANDLERS as DOCS_HANDLERS
 from jobledger.service.http.events import HANDLERS as EVENT_HANDLERS
 from jobledger.service.http.gate import Gate
 from jobledger.service.http.health import HANDLERS as HEALTH_HANDLERS
 from jobledger.service.http.problems import INTERNAL, MEDIA_TYPE, kind_of, problem_response_parts
+from jobledger.service.http.proofs import HANDLERS as PROOF_HANDLERS
+from jobledger.service.http.seals import HANDLERS as SEAL_HANDLERS
+from jobledger.service.http.subscriptions import HANDLERS as SUBSCRIPTION_HANDLERS
+from jobledger.service.http.versions import HANDLERS as VERSION_HANDLERS
 from jobledger.service.http.wait import HANDLERS as WAIT_HANDLERS
+from jobledger.service.http.webhooks import HANDLERS as WEBHOOK_HANDLERS
 from jobledger.service.http.writes import HANDLERS as WRITE_HANDLERS
 from jobledger.service.wiring import Service
 
@@ -30,10 +36,20 @@ def _routes(service: Service) -> Litestar:
     """The routes alone, without the gate: they trust its `principal`."""
     orchestrator = Router(
         API,
-        route_handlers=[*WRITE_HANDLERS, diff_job, *reads.HANDLERS, *WAIT_HANDLERS],
+        route_handlers=[*WRITE_HANDLERS, diff_job, *reads.HANDLERS, *VERSION_HANDLERS, *WAIT_HANDLERS],
     )
+    audit = Router("/api/v1/audit", route_handlers=[*SEAL_HANDLERS, *PROOF_HANDLERS])
     return Litestar(
-        [orchestrator, *EVENT_HANDLERS, *HEALTH_HANDLERS, *DOCS_HANDLERS],
+        [
+            orchestrator,
+            audit,
+            *CHANGE_HANDLERS,
+            *EVENT_HANDLERS,
+            *SUBSCRIPTION_HANDLERS,
+            *WEBHOOK_HANDLERS,
+            *HEALTH_HANDLERS,
+            *DOCS_HANDLERS,
+        ],
         exception_handlers={Exception: _answer_error},
         openapi_config=None,  # ours is made by `openapi`
         request_max_body_size=None,  # the gate bounds it

@@ -9,6 +9,7 @@ from litestar import Request
 
 from jobledger.service.http.params import lower_keys, parse_state
 from jobledger.service.limits import UNKNOWN_FIELDS_TOLD
+from jobledger.service.versions import check_version_text
 from jobledger.store.errors import InvalidInput, InvalidSpec
 from jobledger.store.job import State
 from jobledger.store.limits import SPEC_MAX_DEPTH
@@ -116,6 +117,21 @@ def text_of(body: Body, name: str) -> str:
     return value
 
 
+def texts_of(body: Body, name: str) -> list[str]:
+    """A field of several texts; none if absent or null, one if it is a text.
+
+    Raises:
+        InvalidInput: if it is something else.
+    """
+    value: Any = body.get(name)
+    if value is None:
+        return []
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InvalidInput(f"{name} is {value!r:.60}; send a list of texts")
+    return texts
+
+
 def flag_of(body: Body, name: str) -> bool:
     """A boolean field; false if absent or null.
 
@@ -142,3 +158,15 @@ def number_of(body: Body, name: str) -> int:
     if type(value) is not int or value < 0:
         raise InvalidInput(f"{name} is {value!r:.60}; send a whole number from 0")
     return value
+
+
+def version_text_of(body: Body, name: str) -> str:
+    """The number of a version or a tag, as text; empty if absent, null or 0.
+
+    Raises:
+        InvalidInput: if it can be neither.
+    """
+    value = body.get(name)
+    text = value if isinstance(value, str) else str(number_of(body, name))
+    check_version_text(text, name)
+    return text if text.strip("0") else ""

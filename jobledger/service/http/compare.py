@@ -2,9 +2,8 @@
 
 import asyncio
 import difflib
-from typing import Any
+from typing import Any, NamedTuple
 
-import jsonpatch
 import msgspec
 from litestar import Response, put
 
@@ -19,6 +18,8 @@ from jobledger.service.http.context import (
     service_of,
 )
 from jobledger.service.limits import DIFF_MAX_BYTES, DIFF_MAX_LINES
+from jobledger.service.structure import Edit, edits, patch_of
+from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.prepare import prepare_update
 
@@ -38,20 +39,12 @@ async def diff_job(request: AnyRequest) -> Response[bytes]:
     if not principal_of(request).may_read(job.status.namespace):
         raise JobNotFound(f"no job in namespace {namespace or 'default'!r:.80} has the name {name!r:.80}")
     new = prepare_update(read.spec, job.status).spec
-    for what, spec in (("the present spec", job.spec), ("the new spec", new)):
-        if len(spec) > DIFF_MAX_BYTES:
-            raise PayloadTooLarge(
-                f"{what} has {len(spec)} bytes; specs over {DIFF_MAX_BYTES} are not compared"
-            )
-    label = f"version {job.status.version}"
-    # In a thread, so that two long specs don't hold up the other requests; and one pair at a time, since a
-    # thread can't be called off, and the process ends only when all of them have ended.
-    async with service.comparing:
-        text, patch = await asyncio.to_thread(compare_specs, job.spec, new, label)
+    present = Named("the present spec", f"version {job.status.version}", job.spec)
+    compared = await compare(service, present, Named("the new spec", "submitted", new))
     return json_answer(
         {
-            "Diff": text,
-            "Patch": patch,
+            "Diff": compared.text,
+            "Patch": patch_of(compared.edits),
             "Warnings": [str(warning) for warning in read.warnings] or None,
             "JobID": job.status.id,
             "Version": job.status.version,
@@ -59,26 +52,48 @@ async def diff_job(request: AnyRequest) -> Response[bytes]:
     )
 
 
-def compare_specs(present: bytes, new: bytes, label: str) -> tuple[str, list[dict[str, Any]]]:
-    """The difference of two normalised specs: a unified diff of their JSON, and an RFC 6902 patch.
+class Named(NamedTuple):
+    """A normalised spec, and what it is called: in an error, and at the head of a text diff."""
 
-    Args:
-        present: the spec that is there.
-        new: the other one.
-        label: what to call the present one.
+    name: str
+    label: str
+    spec: bytes
+
+
+class Compared(NamedTuple):
+    """How two specs differ: a unified diff of their JSON, and what leads from one to the other."""
+
+    text: str
+    edits: list[Edit]
+
+
+async def compare(service: Service, old: Named, new: Named) -> Compared:
+    """Compare two specs, without holding up the other requests.
 
     Raises:
-        PayloadTooLarge: if comparing them would take too long.
+        PayloadTooLarge: if it would take too long.
     """
-    before, after = msgspec.json.decode(present), msgspec.json.decode(new)
+    for what, _, spec in (old, new):
+        if len(spec) > DIFF_MAX_BYTES:
+            raise PayloadTooLarge(
+                f"{what} has {len(spec)} bytes; specs over {DIFF_MAX_BYTES} are not compared"
+            )
+    # In a thread, and one pair at a time: a thread can't be called off, and the process ends only when all of
+    # them have ended.
+    async with service.comparing:
+        return await asyncio.to_thread(_compare, old, new)
+
+
+def _compare(old: Named, new: Named) -> Compared:
+    before, after = msgspec.json.decode(old.spec), msgspec.json.decode(new.spec)
     old_lines, new_lines = _lines(before), _lines(after)
-    for what, lines in (("the present spec", old_lines), ("the new spec", new_lines)):
+    for what, lines in ((old.name, old_lines), (new.name, new_lines)):
         if len(lines) > DIFF_MAX_LINES:
             raise PayloadTooLarge(
                 f"{what} has {len(lines)} lines as JSON; specs over {DIFF_MAX_LINES} are not compared"
             )
-    told = difflib.unified_diff(old_lines, new_lines, label, "submitted", lineterm="")
-    return "\n".join(told), list(jsonpatch.make_patch(before, after))
+    told = difflib.unified_diff(old_lines, new_lines, old.label, new.label, lineterm="")
+    return Compared("\n".join(told), edits(before, after))
 
 
 def _lines(spec: Any) -> list[str]:

@@ -13,9 +13,9 @@ from litestar import get
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from jobledger.projections.selectors import parse_selector
+from jobledger.projections.subscribing.filters import EventFilter, parse_types
 from jobledger.service.access.principal import Principal
 from jobledger.service.feed.events import close_text, event_text, greeting_text, heartbeat_text
-from jobledger.service.feed.filters import FeedFilter, parse_types
 from jobledger.service.feed.subscription import Cause, Subscription
 from jobledger.service.http.context import AnyRequest, find_job, principal_of, query_of, service_of
 from jobledger.service.http.params import ALL_NAMESPACES, Query, header
@@ -50,7 +50,7 @@ class _Stream:
     """
 
     def __init__(
-        self, service: Service, principal: Principal, feed_filter: FeedFilter, after: int | None
+        self, service: Service, principal: Principal, feed_filter: EventFilter, after: int | None
     ) -> None:
         self._service = service
         self._principal = principal
@@ -142,7 +142,7 @@ def _client_of(principal: Principal, scope: Scope) -> str:
     return principal.token_id or (client[0] if client else "")
 
 
-async def _filter(request: AnyRequest, query: Query, principal: Principal) -> FeedFilter:
+async def _filter(request: AnyRequest, query: Query, principal: Principal) -> EventFilter:
     asked = query.text("namespace")
     namespaces = principal.visible
     if asked and asked != ALL_NAMESPACES:
@@ -152,7 +152,7 @@ async def _filter(request: AnyRequest, query: Query, principal: Principal) -> Fe
     if query.text("job"):
         status = (await find_job(request, query.text("job"), "" if asked == ALL_NAMESPACES else asked)).status
         job, namespaces = (status.namespace, status.id), None
-    return FeedFilter(
+    return EventFilter(
         namespaces=namespaces,
         job=job,
         types=parse_types(query.texts("type")),

@@ -46,6 +46,7 @@ async def metrics(request: AnyRequest) -> Response[bytes]:
     principal_of(request).require_observe()
     service = service_of(request)
     await monitor_of(service).look()
+    await service.metrics.subscriptions.look()
     return Response(service.metrics.text(), media_type=CONTENT_TYPE, headers=_NOT_KEPT)
 
 
@@ -101,7 +102,8 @@ def _line(check: Check, *, with_reasons: bool) -> str:
     """As kube-apiserver writes it."""
     if not check.problem:
         return f"[+]{check.name} ok"
-    return f"[-]{check.name} failed: {' '.join(check.problem.split()) if with_reasons else 'reason withheld'}"
+    reason = " ".join(check.problem.split()) if with_reasons else "reason withheld"
+    return f"[{'-' if check.counts else '!'}]{check.name} failed: {reason}"
 
 
 def _text(body: bytes, status: int = 200) -> Response[bytes]:

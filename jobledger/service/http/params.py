@@ -6,12 +6,11 @@ ignored (`node_id=`): clients send what they know. A value that can't be underst
 
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from datetime import datetime
 from typing import Final
 from urllib.parse import parse_qsl
 
 from jobledger.service.limits import QUERY_MAX_PARAMETERS
+from jobledger.service.points import rfc3339_nanoseconds
 from jobledger.store.errors import InvalidInput
 from jobledger.store.job import StateType
 from jobledger.store.values import INT_MAX
@@ -22,9 +21,6 @@ _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)?", re.ASCII)
 _UNIT_SECONDS: Final = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _INTEGER: Final = re.compile(r"-?\d{1,19}", re.ASCII)
 _STATES: Final = {state.lower(): state for state in StateType}
-_NANOSECONDS: Final = 1_000_000_000
-_EPOCH: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-_FRACTION: Final = re.compile(r"\.(\d+)", re.ASCII)
 
 ALL_NAMESPACES: Final = "*"
 
@@ -128,21 +124,13 @@ def parse_time(value: str, field: str) -> int:
     """
     if _INTEGER.fullmatch(value):
         return int(value)
-    fraction = _FRACTION.search(value)
-    text = _FRACTION.sub("", value, count=1).replace(
-        " ", "+"
-    )  # a `+` that was not encoded arrives as a space
-    moment = None
-    with suppress(ValueError):
-        moment = datetime.fromisoformat(text)
-    if moment is None or moment.tzinfo is None:
+    time = rfc3339_nanoseconds(value)
+    if time is None:
         raise InvalidInput(
             f"{field} is {value!r:.60}; use RFC 3339 with an offset, as 2026-01-31T12:00:00Z, or Unix"
             " nanoseconds"
         )
-    since = moment - _EPOCH
-    whole = since.days * 86_400 + since.seconds
-    return whole * _NANOSECONDS + (int(f"{fraction[1]:0<9.9}") if fraction else 0)
+    return time
 
 
 def parse_revision(value: str, field: str = "If-Match") -> int | None:

@@ -69,6 +69,7 @@ KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
         view_errors.WaitTimeout,
         Kind(504, "Timeout", "The view is behind; wait longer, or look at /readyz?verbose"),
     ),
+    (view_errors.AsOfBusy, Kind(503, "AsOfBusy")),
     (
         view_errors.ViewError,
         Kind(503, "ViewUnavailable", "An operator must look at the view; it can be rebuilt"),
@@ -86,8 +87,19 @@ KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
         Kind(415, "UnsupportedMediaType"),
     ),
     (service_errors.TooManyRequests, Kind(429, "TooManyRequests")),
+    (service_errors.WebhookNotFound, Kind(404, "WebhookNotFound", "List the webhooks to see what there is")),
+    (service_errors.WebhookExists, Kind(409, "WebhookExists")),
+    (
+        view_errors.SubscriptionNotFound,
+        Kind(404, "SubscriptionNotFound", "List the subscriptions to see what there is"),
+    ),
     (service_errors.Timeout, Kind(504, "Timeout")),
     (service_errors.NotReady, Kind(503, "NotReady")),
+    (service_errors.AuditFailed, Kind(409, "AuditFailed", "An operator must look: `jobledger audit verify`")),
+    (
+        service_errors.NotSealed,
+        Kind(409, "NotSealed", "Wait for the next seal, or let an admin make one: POST /api/v1/audit/seals"),
+    ),
 )
 _FRAMEWORK: Final = {
     400: Kind(400, "BadRequest"),
@@ -127,7 +139,7 @@ def problem_response_parts(
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
     if isinstance(error, service_errors.Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(error, service_errors.TooManyRequests):
+    if isinstance(error, service_errors.TooManyRequests | view_errors.AsOfBusy):
         headers.append((b"retry-after", str(error.retry_after_seconds).encode()))
     elif kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))

@@ -2,7 +2,6 @@
 
 from typing import Any, Final
 
-import msgspec
 from litestar import Response, get
 
 from jobledger.projections.cursor import Order, order_of_cursor
@@ -19,8 +18,8 @@ from jobledger.service.http.answers import (
     etag,
     job_raw,
     json_answer,
-    version_wires,
 )
+from jobledger.service.http.asof import job_at, page_point
 from jobledger.service.http.context import (
     AnyRequest,
     JobRef,
@@ -31,14 +30,16 @@ from jobledger.service.http.context import (
     service_of,
 )
 from jobledger.service.http.params import ALL_NAMESPACES, Query, header
+from jobledger.service.http.versions import version_raw
 from jobledger.service.limits import (
     HISTORY_DEFAULT_LIMIT,
     HISTORY_MAX_LIMIT,
 )
+from jobledger.service.points import pin
 from jobledger.service.position import format_cursor, parse_cursor
+from jobledger.service.versions import version_of
 from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput
-from jobledger.store.history import HistoryItem
 from jobledger.store.job import Job
 
 _ORDERS: Final = {
@@ -58,69 +59,67 @@ async def list_jobs(request: AnyRequest) -> Response[bytes]:
     """One page of jobs."""
     service, query = service_of(request), query_of(request)
     await await_position(service, query)
-    page = await service.view.list(_list_query(query, principal_of(request)))
+    point, token = await page_point(service, query)
+    asked = _list_query(query, principal_of(request), token)
+    page = await (service.view.list(asked) if point is None else service.asof.list(asked, point))
+    sequence, after = page.sequence, page.next_cursor or ""
+    if point is not None:
+        sequence, after = point, pin(point, after, service.mark)
     return json_answer(
         {
             "Items": [job_raw(job) for job in page.jobs],
-            "NextToken": page.next_cursor or "",
-            "Sequence": page.sequence,
-            "Cursor": format_cursor(service.mark, page.sequence),
+            "NextToken": after,
+            "Sequence": sequence,
+            "Cursor": format_cursor(service.mark, sequence),
         }
     )
 
 
 @get("/jobs/{job_id:str}")
 async def get_job(request: AnyRequest, job_id: JobRef) -> Ready:
-    """One job; with its history, if that is asked; or an earlier version of it."""
-    query = query_of(request)
+    """One job; with its history, if that is asked; or an earlier version of it, or as it was at a point."""
+    service, query = service_of(request), query_of(request)
+    checkpoint = service.projector.sequence
     job = await find_job(request, job_id, query.text("namespace"))
-    version = query.integer("job_version", 0)
+    job, point, token = await job_at(service, query, job, checkpoint)
+    version = version_of(query.text("job_version"), job.status)
+    if point is not None:  # the view may have a later one
+        _check_version(job, version)
     headers: list[tuple[bytes, bytes]] = []
+    include = query.texts("include")
     if not version:
         tag = etag(job.status.revision)
         headers = [(b"etag", tag.encode()), (b"cache-control", b"no-cache")]
-        if _matches(header(request.scope["headers"], b"if-none-match"), tag):
+        # The tag is of the job alone: its history has grown when one of its versions was tagged.
+        if _matches(header(request.scope["headers"], b"if-none-match"), tag) and not include:
             return Ready(b"", headers, status=304)
-    include = query.texts("include")
-    if not (version or include):
+    if not (version or include or point is not None):
         return Ready(b'{"Job":%b}' % job.to_json(), headers)
-    service = service_of(request)
     answer: dict[str, Any] = {"Job": job_raw(job)}
     if version:
-        answer["Job"] = await _version(service, job, version)
+        answer["Job"] = await version_raw(service, job, version)
     if "history" in include:
-        answer["History"] = await _history(service, job, query, version=version or job.status.version)
+        shown = version or job.status.version
+        answer["History"] = await _history(service, job, query, token, version=shown, point=point)
     if "executions" in include:
         answer["Executions"] = NO_EXECUTIONS
+    if point is not None:
+        answer |= {"Sequence": point, "Cursor": format_cursor(service.mark, point)}
     return Ready(encode(answer), headers)
 
 
 @get("/jobs/{job_id:str}/history")
 async def get_history(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     """A job's events, oldest first, page by page."""
-    query = query_of(request)
+    service, query = service_of(request), query_of(request)
+    checkpoint = service.projector.sequence
     job = await find_job(request, job_id, query.text("namespace"))
-    version = query.integer("job_version", 0)
+    job, point, token = await job_at(service, query, job, checkpoint)
+    version = version_of(query.text("job_version"), job.status)
     if not version and not query.flag("all_job_versions"):
         version = job.status.version
-    if version > job.status.version:
-        raise VersionNotFound(
-            f"job {job.status.id} has no version {version}; its last one is {job.status.version}"
-        )
-    return json_answer(await _history(service_of(request), job, query, version=version))
-
-
-@get("/jobs/{job_id:str}/versions")
-async def get_versions(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
-    """The versions of a job, ascending, each with its spec and the state in which it was left."""
-    service, query = service_of(request), query_of(request)
-    job = await find_job(request, job_id, query.text("namespace"))
-    limit = query.integer("limit", LIST_MAX_LIMIT, most=LIST_MAX_LIMIT) or LIST_MAX_LIMIT
-    after = query.integer("next_token", 0)
-    versions = await service.view.versions(job.status.id, after=after, limit=limit)
-    wires = version_wires(job, versions, await _last_items(service, job))
-    more = bool(versions) and versions[-1].version < job.status.version
-    return json_answer({"Items": wires, "NextToken": str(versions[-1].version) if more else ""})
+    _check_version(job, version)
+    return json_answer(await _history(service, job, query, token, version=version, point=point))
 
 
 @get("/jobs/{job_id:str}/executions")
@@ -140,8 +139,8 @@ async def get_results(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
 # --- what a list asks -----------------------------------------------------------------------------------
 
 
-def _list_query(query: Query, principal: Principal) -> ListQuery:
-    token = query.text("next_token") or None
+def _list_query(query: Query, principal: Principal, next_token: str) -> ListQuery:
+    token = next_token or None
     order, descending = _order(query), query.flag("reverse")
     if token is not None and not (query.text("order_by") or query.text("reverse")):
         order, descending = order_of_cursor(token)  # the token says it, as Bacalhau's does
@@ -189,6 +188,13 @@ def _selector(query: Query) -> tuple[Requirement, ...]:
     return tuple(requirement for text in query.repeated("labels") for requirement in parse_selector(text))
 
 
+def _check_version(job: Job, version: int) -> None:
+    if version > job.status.version:
+        raise VersionNotFound(
+            f"job {job.status.id} has no version {version}; its last one is {job.status.version}"
+        )
+
+
 def _matches(if_none_match: str, tag: str) -> bool:
     """Whether a condition names this tag; `W/` does not matter here (RFC 9110, 13.1.2)."""
     tags = [part.strip().removeprefix("W/") for part in if_none_match.split(",")]
@@ -198,10 +204,12 @@ def _matches(if_none_match: str, tag: str) -> bool:
 # --- what the log tells -----------------------------------------------------------------------------------
 
 
-async def _history(service: Service, job: Job, query: Query, *, version: int) -> dict[str, Any]:
-    """A page of a job's history; version 0 is all versions."""
+async def _history(
+    service: Service, job: Job, query: Query, token: str, *, version: int, point: int | None
+) -> dict[str, Any]:
+    """A page of a job's history, up to a point if one is named; version 0 is all versions."""
     status = job.status
-    after = parse_cursor(query.text("next_token") or "0", service.mark, field="next_token")
+    after = parse_cursor(token or "0", service.mark, field="next_token")
     limit = query.integer("limit", HISTORY_DEFAULT_LIMIT, most=HISTORY_MAX_LIMIT) or HISTORY_MAX_LIMIT
     since = query.integer("since", 0) * _NANOSECONDS
     kind = query.text("event_type").lower() or "all"
@@ -211,6 +219,8 @@ async def _history(service: Service, job: Job, query: Query, *, version: int) ->
     items: list[dict[str, Any]] = []
     last, terminal, more = after, status.state.state_type.is_terminal, False
     async for item in service.ledger.history(status.id, namespace=status.namespace, after=after):
+        if point is not None and item.sequence > point:
+            break
         if len(items) == limit:
             more = True
             break
@@ -219,35 +229,15 @@ async def _history(service: Service, job: Job, query: Query, *, version: int) ->
         fits = not item.anomaly and item.time >= since and version in {0, item.version}
         if wanted and fits:
             items.append(history_item(status.id, item, service.mark))
-    # As in Bacalhau: a client follows a job by this token, until there is none.
-    token = format_cursor(service.mark, last) if more or not terminal else ""
-    return {"Items": items, "NextToken": token}
-
-
-async def _last_items(service: Service, job: Job) -> dict[int, HistoryItem]:
-    """The last event of each version."""
-    last: dict[int, HistoryItem] = {}
-    async with service.scans:
-        async for item in service.ledger.history(job.status.id, namespace=job.status.namespace):
-            if not item.anomaly:
-                last[item.version] = item
-    return last
-
-
-async def _version(service: Service, job: Job, version: int) -> msgspec.Raw:
-    """One version of a job, as a job."""
-    if version == job.status.version:
-        return job_raw(job)
-    found = await service.view.version(job.status.id, version)
-    [wire] = version_wires(job, (found,), await _last_items(service, job)) or [job_raw(job)]
-    return wire
+    # As in Bacalhau: a client follows a job by this token, until there is none. What was has an end.
+    behind = format_cursor(service.mark, last) if more or (point is None and not terminal) else ""
+    return {"Items": items, "NextToken": behind if point is None else pin(point, behind, service.mark)}
 
 
 HANDLERS: Final[tuple[Any, ...]] = (
     list_jobs,
     get_job,
     get_history,
-    get_versions,
     get_executions,
     get_results,
 )

@@ -9,16 +9,24 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
+from jobledger.service.http import change_schemas, proof_schemas, seal_schemas, subscription_schemas
+from jobledger.service.http.version_schemas import (
+    Blame,
+    Cursor,
+    Nanoseconds,
+    RevertRequest,
+    Revision,
+    Sequence,
+    TagRequest,
+    Tags,
+    Version,
+    VersionFacts,
+    VersionName,
+    VersionsDiff,
+)
 from jobledger.store.job import State, StateType
 from jobledger.store.spec import JOB_TYPES, NETWORK_TYPES, OPERATORS, JobSpec
 
-Nanoseconds = Annotated[int, Meta(description="Unix nanoseconds, UTC; the stream's time, not the writer's")]
-Sequence = Annotated[int, Meta(ge=0, description="the position in the stream; `wait_for` takes it")]
-Cursor = Annotated[
-    str, Meta(pattern=r"^[0-9a-f]{12}-[0-9]+$", description="the same position, with the stream it is of")
-]
-Version = Annotated[int, Meta(ge=1, description="1 when created, +1 with each new spec")]
-Revision = Annotated[int, Meta(ge=1, description="1 when created, +1 with each new spec or state; the ETag")]
 NextToken = Annotated[str, Meta(description="pass it as `next_token`; empty: this was the last page")]
 EventId = Annotated[str, Meta(description="the event's id; empty if nothing was to be changed or written")]
 Warnings = Annotated[
@@ -69,7 +77,9 @@ class StopRequest(msgspec.Struct, rename="pascal"):
 class RerunRequest(msgspec.Struct, rename="pascal"):
     """What to run again."""
 
-    job_version: Annotated[int, Meta(ge=0, description="the version whose spec to take; 0: the latest")] = 0
+    job_version: Annotated[
+        VersionName, Meta(description="the version whose spec to take, or its tag; 0: the latest")
+    ] = 0
     reason: Annotated[str, Meta(description="why; kept in the event")] = ""
     namespace: Annotated[str, Meta(description="as the query's `namespace`")] = ""
 
@@ -136,6 +146,10 @@ class HistoryItem(msgspec.Struct, rename="pascal"):
     state: State | None
     actor: Annotated[str, Meta(description="who; empty if nobody said")]
     reason: Annotated[str, Meta(description="why; empty if nobody said")]
+    tag: Annotated[str, Meta(description="the tag that was set or removed")] | UnsetType = UNSET
+    tag_version: (
+        Annotated[int, Meta(ge=0, description="what the tag names since; 0: it was removed")] | UnsetType
+    ) = UNSET
     cursor: Cursor | UnsetType = UNSET
 
 
@@ -150,6 +164,7 @@ class Versions(msgspec.Struct, rename="pascal"):
     """A job as it was with each of its specs, ascending."""
 
     items: list[Job]
+    versions: list[VersionFacts]
     next_token: NextToken
 
 
@@ -166,6 +181,8 @@ class JobAnswer(msgspec.Struct, rename="pascal"):
     job: Job
     history: History | UnsetType = UNSET
     executions: NoItems | UnsetType = UNSET
+    sequence: Annotated[Sequence | UnsetType, Meta(description="the point, with `at`")] = UNSET
+    cursor: Cursor | UnsetType = UNSET
 
 
 class Alive(msgspec.Struct, rename="pascal"):
@@ -239,7 +256,16 @@ NEEDED: Final = {
 }
 # Written by the service although the spec's own Struct may leave them out.
 ALWAYS_IN_A_JOB: Final = ("Name", "Namespace", "Type", "Meta", "Labels", "Tasks")
-BODIES: Final = (SubmitRequest, DiffRequest, StateRequest, StopRequest, RerunRequest)
+BODIES: Final = (
+    SubmitRequest,
+    DiffRequest,
+    StateRequest,
+    StopRequest,
+    RerunRequest,
+    RevertRequest,
+    TagRequest,
+    *subscription_schemas.BODIES,
+)
 ANSWERS: Final = (
     WriteAnswer,
     RerunAnswer,
@@ -247,9 +273,16 @@ ANSWERS: Final = (
     JobList,
     History,
     Versions,
+    Tags,
+    VersionsDiff,
+    Blame,
     NoItems,
     JobAnswer,
     Alive,
     AgentVersion,
     Problem,
+    *subscription_schemas.ANSWERS,
+    *seal_schemas.ANSWERS,
+    *proof_schemas.ANSWERS,
+    *change_schemas.ANSWERS,
 )

@@ -10,8 +10,8 @@ from typing import Any, Final
 from litestar import Response, get
 
 from jobledger.projections.limits import WAIT_MAX_SECONDS
+from jobledger.projections.subscribing.filters import EventFilter
 from jobledger.service.errors import NotReady, Timeout
-from jobledger.service.feed.filters import FeedFilter
 from jobledger.service.feed.subscription import Subscription
 from jobledger.service.http.answers import etag, job_raw, json_answer
 from jobledger.service.http.context import (
@@ -45,7 +45,7 @@ async def wait_for_state(request: AnyRequest, job_id: JobRef) -> Response[bytes]
     job = await service.view.get(job_id, namespace=namespace, visible=principal.visible)
     if not _reached(job.status, wanted):
         changes = await service.hub.open(
-            FeedFilter(job=(job.status.namespace, job.status.id)),
+            EventFilter(job=(job.status.namespace, job.status.id)),
             after=seen,
             is_valid=lambda: service.tokens.is_valid(principal),
         )

@@ -5,9 +5,19 @@ from typing import Any, Final
 
 import msgspec
 from litestar import delete, put, route
+from litestar.params import FromPath
 
+from jobledger.projections.answers import JobVersion
 from jobledger.service.http.answers import Ready, encode, etag, receipt_wire
-from jobledger.service.http.bodies import Body, flag_of, number_of, read_body, spec_of, state_of, text_of
+from jobledger.service.http.bodies import (
+    Body,
+    flag_of,
+    read_body,
+    spec_of,
+    state_of,
+    text_of,
+    version_text_of,
+)
 from jobledger.service.http.context import (
     AnyRequest,
     JobRef,
@@ -18,8 +28,11 @@ from jobledger.service.http.context import (
 )
 from jobledger.service.http.params import header, parse_revision, sent_header
 from jobledger.service.idempotency import Answer, WriteRequest
+from jobledger.service.versions import version_of
+from jobledger.service.wiring import Service
 from jobledger.store.command import About, Receipt
 from jobledger.store.errors import InvalidInput, JobledgerError
+from jobledger.store.job import JobStatus
 from jobledger.store.reading import ReadSpec
 from jobledger.store.subjects import DEFAULT_NAMESPACE
 
@@ -28,6 +41,9 @@ NO_CHANGES: Final = (
 )
 STOPPED_ALREADY: Final = "the job is stopped already: nothing was written"
 SAME_STATE: Final = "the job has this state and message already: nothing was written"
+SAME_VERSION: Final = "the job has the spec of that version already: nothing was written"
+SAME_TAG: Final = "the tag names this version already: nothing was written"
+NO_TAG: Final = "the job has no such tag: nothing was written"
 
 _FIELDS: Final = {
     "submit": ("Job", "Force", "Reason", "Namespace"),
@@ -35,6 +51,9 @@ _FIELDS: Final = {
     "set_state": ("StateType", "Message", "Details", "Reason", "Namespace"),
     "stop": ("Reason", "Namespace"),
     "rerun": ("JobVersion", "Reason", "Namespace"),
+    "revert": ("JobVersion", "Reason", "Namespace"),
+    "tag": ("JobVersion", "Reason", "Namespace"),
+    "untag": ("Reason", "Namespace"),
 }
 """The fields of each command's body."""
 
@@ -109,15 +128,77 @@ async def stop_job(request: AnyRequest, job_id: JobRef) -> Ready:
 async def rerun_job(request: AnyRequest, job_id: JobRef) -> Ready:
     """Begin a job again, as a new version with the spec of the present or of an earlier one."""
     body = read_body(request)
-    version = number_of(body, "JobVersion")
-    job = await find_job_to_change(request, job_id, _namespace(request, body))
-    service, status = service_of(request), job.status
-    spec = (await service.view.version(status.id, version)).spec if version else None
+    version = version_text_of(body, "JobVersion")
+    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
+    service = service_of(request)
 
     async def command(about: About) -> Receipt:
+        spec = (await _version_meant(service, status, version)).spec if version else None
         return await service.ledger.rerun(status.id, spec, namespace=status.namespace, **about)
 
     return await _answer(request, body, "rerun", command)
+
+
+@put("/jobs/{job_id:str}/revert")
+async def revert_job(request: AnyRequest, job_id: JobRef) -> Ready:
+    """Give a job the spec of an earlier version, as a new one."""
+    body = read_body(request)
+    version = version_text_of(body, "JobVersion")
+    if not version:
+        raise InvalidInput("JobVersion: say which version to go back to, by its number or a tag")
+    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
+    service = service_of(request)
+
+    async def command(about: About) -> Receipt:
+        found = await _version_meant(service, status, version)
+        name = f"version {found.version}" + ("" if version.isdecimal() else f" ({version})")
+        about["reason"] = about["reason"] or f"reverted to {name}"
+        return await service.ledger.revert(status.id, found.spec, namespace=status.namespace, **about)
+
+    return await _answer(request, body, "revert", command, unchanged=SAME_VERSION)
+
+
+@put("/jobs/{job_id:str}/tags/{tag:str}")
+async def tag_job(request: AnyRequest, job_id: JobRef, tag: FromPath[str]) -> Ready:
+    """Let a tag name a version of a job."""
+    body = read_body(request)
+    version = version_text_of(body, "JobVersion")
+    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
+    service = service_of(request)
+
+    async def command(about: About) -> Receipt:
+        present = (await service.ledger.load(status.id, namespace=status.namespace)).status
+        number = version_of(version, present, "JobVersion") or present.version
+        return await service.ledger.tag(status.id, tag, number, namespace=status.namespace, **about)
+
+    return await _answer(request, body, "tag", command, unchanged=SAME_TAG)
+
+
+@delete("/jobs/{job_id:str}/tags/{tag:str}", status_code=200)
+async def untag_job(request: AnyRequest, job_id: JobRef, tag: FromPath[str]) -> Ready:
+    """Take a tag away from a job."""
+    body = read_body(request)
+    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
+    ledger = service_of(request).ledger
+
+    async def command(about: About) -> Receipt:
+        return await ledger.untag(status.id, tag, namespace=status.namespace, **about)
+
+    return await _answer(request, body, "untag", command, unchanged=NO_TAG)
+
+
+async def _version_meant(service: Service, status: JobStatus, text: str) -> JobVersion:
+    """The version that a write names, by the log's own word: this view may not know of it or its tag yet.
+
+    Raises:
+        VersionNotFound: if the log has none of that number, or no such tag.
+        WaitTimeout: if the view stays behind.
+    """
+    present = (await service.ledger.load(status.id, namespace=status.namespace)).status
+    number = version_of(text, present, "JobVersion")
+    if number <= present.version:
+        await service.projector.wait_for(present.spec_sequence)
+    return await service.view.version(status.id, number)
 
 
 # --- the one way of every write ---------------------------------------------------------------------------
@@ -221,4 +302,13 @@ def _warnings(read: ReadSpec) -> list[str]:
     return [str(warning) for warning in read.warnings]
 
 
-HANDLERS: Final[tuple[Any, ...]] = (submit_job, update_job, set_job_state, stop_job, rerun_job)
+HANDLERS: Final[tuple[Any, ...]] = (
+    submit_job,
+    update_job,
+    set_job_state,
+    stop_job,
+    rerun_job,
+    revert_job,
+    tag_job,
+    untag_job,
+)

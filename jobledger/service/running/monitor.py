@@ -56,6 +56,8 @@ class Check(NamedTuple):
     name: str
     problem: str
     """What is wrong; empty if nothing is."""
+    counts: bool = True
+    """Whether the service is not ready for that; if not, it is only told."""
 
 
 class Monitor:
@@ -100,13 +102,14 @@ class Monitor:
             Check("projector", _projector_problem(self._service, seen)),
             Check("view", view),
             Check("tokens", service.tokens.fault),
+            Check("seals", service.sealer.state.alarm or service.sealer.state.problem, counts=False),
             Check("draining", "the service is ending" if service.draining.is_set() else ""),
         ]
 
     @property
     def is_ready(self) -> bool:
         """Whether all checks are well."""
-        return not any(check.problem for check in self.checks)
+        return not any(check.problem and check.counts for check in self.checks)
 
     async def _look(self) -> None:
         before, service = self.seen, self._service

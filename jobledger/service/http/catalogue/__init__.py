@@ -6,11 +6,25 @@ with the routes that the service has, with what they read, and with what they an
 
 from typing import Final
 
+from jobledger.service.http.catalogue.changes import CHANGES
 from jobledger.service.http.catalogue.parts import Operation, Parameter
+from jobledger.service.http.catalogue.proofs import PROOFS
 from jobledger.service.http.catalogue.reads import READS
+from jobledger.service.http.catalogue.seals import SEALS
 from jobledger.service.http.catalogue.service import FEED, SERVICE
+from jobledger.service.http.catalogue.subscriptions import SUBSCRIPTIONS, WEBHOOKS
 from jobledger.service.http.catalogue.writes import WRITES
 
-OPERATIONS: Final[tuple[Operation, ...]] = (*WRITES, *READS, FEED, *SERVICE)
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    *WRITES,
+    *READS,
+    *CHANGES,
+    FEED,
+    *SUBSCRIPTIONS,
+    *WEBHOOKS,
+    *SEALS,
+    *PROOFS,
+    *SERVICE,
+)
 
 __all__ = ["OPERATIONS", "Operation", "Parameter"]

@@ -4,6 +4,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from jobledger.service.http.version_schemas import TAG_PATTERN
 from jobledger.service.limits import IDEMPOTENCY_KEY_MAX_CHARACTERS
 from jobledger.store.job import StateType
 
@@ -15,6 +16,10 @@ TEXT: Final[Schema] = {"type": "string"}
 TEXTS: Final[Schema] = {"type": "array", "items": TEXT}
 FLAG: Final[Schema] = {"type": "boolean", "default": False}
 TIME: Final[Schema] = {"type": "string", "examples": ["2026-01-31T12:00:00Z", "1769860800000000000"]}
+POINT: Final[Schema] = {
+    "type": "string",
+    "examples": ["2026-01-31T12:00:00Z", "2h", "4711", "1a2b3c4d5e6f-4711"],
+}
 DURATION: Final[Schema] = {
     "type": "string",
     "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)?$",
@@ -80,6 +85,13 @@ ID: Final = Parameter(
     "path",
     needed=True,
 )
+TAG: Final = Parameter(
+    "tag",
+    {"type": "string", "pattern": TAG_PATTERN},
+    "a letter, then letters, digits, `.`, `_` and `-`",
+    "path",
+    needed=True,
+)
 NAMESPACE: Final = Parameter("namespace", TEXT, "where the name is looked up; absent: `default`")
 WAIT: Final = (
     Parameter(
@@ -88,6 +100,15 @@ WAIT: Final = (
         "answer when the view has come to this sequence or cursor, so that a write is seen on any replica",
     ),
     Parameter("timeout", DURATION, "how long to wait for that at most, as `5s`, `500ms`, `1m`; default 5 s"),
+)
+AT: Final = Parameter(
+    "at",
+    POINT,
+    "as it was at this point: an RFC 3339 time, an age as `2h`, a sequence or a cursor; pages stay on it",
+)
+JOB_AT: Final = AT._replace(
+    description="as it was at this point: an RFC 3339 time, an age as `2h`, a sequence, a cursor, or a"
+    " revision as `r3`; pages stay on it"
 )
 NEXT_TOKEN: Final = Parameter("next_token", TEXT, "`NextToken` of the page before")
 IF_MATCH: Final = Parameter(
@@ -116,8 +137,11 @@ REASON: Final = Parameter("reason", TEXT, "why, if the body does not say it; kep
 STRICT: Final = Parameter("strict", FLAG, "refuse unknown keys of the spec instead of warning about them")
 CONDITIONS: Final = (IF_MATCH, CREATE_ONLY, KEY, ACTOR, TRACE)
 ETAG: Final = (("ETag", "the job's revision"),)
+VERSION: Final[Schema] = {
+    "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": TAG_PATTERN}]
+}
 JOB_VERSION: Final = Parameter(
-    "job_version", {"type": "integer", "minimum": 0}, "of this version; 0 or absent: of the latest"
+    "job_version", VERSION, "of this version, by its number or a tag; 0 or absent: of the latest"
 )
 
 

@@ -3,13 +3,15 @@
 from typing import Final
 
 from jobledger.projections.limits import LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT
-from jobledger.service.http import schemas
+from jobledger.service.http import schemas, version_schemas
 from jobledger.service.http.catalogue.parts import (
     API,
+    AT,
     DURATION,
     ETAG,
     FLAG,
     ID,
+    JOB_AT,
     JOB_VERSION,
     NAMESPACE,
     NEXT_TOKEN,
@@ -18,6 +20,7 @@ from jobledger.service.http.catalogue.parts import (
     TEXT,
     TEXTS,
     TIME,
+    VERSION,
     WAIT,
     Operation,
     Parameter,
@@ -35,13 +38,22 @@ from jobledger.store.spec import JOB_TYPES
 _ERRORS: Final = (400, 401, 403, 404, 409, 410, 429, 503, 504)
 _LIST: Final = """\
 Times: from is inclusive, to is exclusive. A token carries the order and the place; the filters are sent
-again with it."""
+again with it. As of a point (`at`), the first answer may take some seconds, or be 503 with `Retry-After`
+while it is made ready."""
 _HISTORY: Final = """\
 Oldest first. Without `job_version` or `all_job_versions` only the latest version's items, as in Bacalhau.
 `NextToken` stays until the job has ended and all of it was read: ask again with it to follow the job."""
 _WAIT: Final = """\
 Answers at once if it is there already; 504, with the present state, if it does not come there in time; 409 if
 it ends in another state, since only a new version leads out of that."""
+_DIFF: Final = """\
+Place by place, as text, and as a JSON patch. In lists, an element that stayed is found by its name, if all
+have one. Specs over 128 KiB or 4,000 lines of JSON are refused with 413."""
+_BLAME: Final = """\
+For every field of the spec, of the state, and for every tag: its value, and the event since which it has that
+value, with who and why. A value that came back, by a revert, say, is the one of the event that brought it
+back; one that an event repeats stays the one of the event before. It is read from the log itself. Jobs with
+a spec over 128 KiB or 4,000 fields are refused with 413."""
 _GOAL: Final = {
     "type": "array",
     "items": {"type": "string", "enum": ["terminal", *map(str, StateType)]},
@@ -89,6 +101,7 @@ READS: Final = (
             ),
             Parameter("reverse", FLAG, "newest first"),
             limit(LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT, "jobs"),
+            AT,
             NEXT_TOKEN,
             *WAIT,
         ),
@@ -115,6 +128,7 @@ READS: Final = (
             ),
             Parameter("execution_id", TEXT, "of the history; there is none, so that is empty"),
             limit(HISTORY_DEFAULT_LIMIT, HISTORY_MAX_LIMIT, "history items"),
+            JOB_AT,
             NEXT_TOKEN,
             *WAIT,
             NOT_MODIFIED,
@@ -143,6 +157,7 @@ READS: Final = (
             JOB_VERSION,
             Parameter("all_job_versions", FLAG, "of all versions"),
             limit(HISTORY_DEFAULT_LIMIT, HISTORY_MAX_LIMIT, "items"),
+            JOB_AT,
             NEXT_TOKEN,
             *WAIT,
         ),
@@ -155,10 +170,56 @@ READS: Final = (
         "jobVersions",
         "Reads",
         "Read a job's versions",
-        "Ascending; each with its spec, and the state and revision in which it was left.",
+        "Ascending; each with its spec, and the state and revision in which it was left. `Versions` says of"
+        " each who made it, when and why, and its tags.",
         (ID, NAMESPACE, limit(LIST_MAX_LIMIT, LIST_MAX_LIMIT, "versions"), NEXT_TOKEN, *WAIT),
         answer=schemas.Versions,
         errors=_ERRORS,
+    ),
+    Operation(
+        "GET",
+        f"{API}/jobs/{{id}}/tags",
+        "jobTags",
+        "Reads",
+        "Read a job's tags",
+        "The names that versions of it have, in the order of the names.",
+        (ID, NAMESPACE, JOB_AT, *WAIT),
+        answer=version_schemas.Tags,
+        errors=_ERRORS,
+    ),
+    Operation(
+        "GET",
+        f"{API}/jobs/{{id}}/diff",
+        "diffVersions",
+        "Reads",
+        "How two versions of a job differ",
+        _DIFF,
+        (
+            ID,
+            NAMESPACE,
+            Parameter("from", VERSION, "the version to begin with, by its number or a tag", needed=True),
+            Parameter("to", VERSION, "the version to end with; 0 or absent: the latest"),
+            *WAIT,
+        ),
+        answer=version_schemas.VersionsDiff,
+        errors=(*_ERRORS, 413),
+    ),
+    Operation(
+        "GET",
+        f"{API}/jobs/{{id}}/blame",
+        "blameJob",
+        "Reads",
+        "Who last set each field of a job",
+        _BLAME,
+        (
+            ID,
+            NAMESPACE,
+            Parameter("at", TEXT, "as of then: a time, an age as `2h`, a sequence, a cursor, or `r3`"),
+            Parameter("path", TEXT, "only this field and what is in it, as `Tasks[0].Env`"),
+            *WAIT,
+        ),
+        answer=version_schemas.Blame,
+        errors=(*_ERRORS, 413),
     ),
     *(
         Operation(

@@ -9,7 +9,7 @@ from jobledger.store.events import EVENT_TYPES, event_type
 _FEED: Final = """\
 Server-Sent Events, for `EventSource` and everything else that reads lines. Each has `id:` (its cursor),
 `event:` (its type) and `data:` (the CloudEvent, with `sequence`, `revision`, `version` and `streamtime`). A
-comment every 15 s keeps the connection alive. Come back with the last `id` in `Last-Event-ID`, on any
+comment every 15 s keeps the connection alive, and one says that a feed has caught up. Come back with the last `id` in `Last-Event-ID`, on any
 replica, and no event is lost or sent twice. Before the service ends a feed it sends `event: close` with the
 reason and the cursor."""
 _TYPES: Final = {"type": "string", "examples": [event_type(kind) for kind in EVENT_TYPES]}
@@ -30,9 +30,13 @@ FEED: Final = Operation(
         Parameter(
             "type",
             {"type": "array", "items": _TYPES},
-            "any of these types, also as `created`, `updated`, `state`; repeatable or with commas",
+            "any of these types, also as `created`, `updated`, `state`, `tagged`; repeatable or with commas",
         ),
-        Parameter("state", STATES, "only events that leave the job in one of these states"),
+        Parameter(
+            "state",
+            STATES,
+            "only events that bring the job into one of these states; a tag brings it nowhere",
+        ),
         Parameter("labels", TEXTS, "a selector, as in the list of jobs; repeatable"),
         Parameter("after", TEXT, "a cursor or a sequence; `0`: from the beginning; absent: from now"),
         Parameter(

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from jobledger.service.http import schemas
+from jobledger.service.http import schemas, version_schemas
 from jobledger.service.http.catalogue.parts import (
     API,
     CONDITIONS,
@@ -11,6 +11,7 @@ from jobledger.service.http.catalogue.parts import (
     NAMESPACE,
     REASON,
     STRICT,
+    TAG,
     WAIT,
     Operation,
 )
@@ -35,6 +36,13 @@ or Stopped only a new spec or a rerun re-opens the job (409)."""
 _STOP: Final = """\
 The state becomes Stopped, with the reason as its message. A stopped job is left as it is; a Completed or
 Failed one is a conflict (409). The reason comes from the query or the body."""
+_REVERT: Final = """\
+A new version with the spec of an earlier one: nothing that happened is undone or hidden. If the job has that
+very spec, nothing is written, and a warning says so. Without a reason, the event says which version it is
+of."""
+_TAG: Final = """\
+A tag can stand wherever a version's number can. It is an event of the job with who and why; version, revision
+and ETag stay as they are, since the job does. A job has at most 64 tags (409 beyond)."""
 _RERUN: Final = """\
 A new version, with the spec of the latest or of an older version. A job that is Pending or Queued is to be
 begun anyway: a conflict (409)."""
@@ -126,5 +134,47 @@ WRITES: Final = (
         headers=_HEADERS,
         errors=_ERRORS,
         example={"JobVersion": 1, "Reason": "the input is complete now"},
+    ),
+    Operation(
+        "PUT",
+        f"{API}/jobs/{{id}}/revert",
+        "revertJob",
+        "Writes",
+        "Go back to an earlier version",
+        _REVERT,
+        (ID, NAMESPACE, REASON, *WAIT, *CONDITIONS),
+        body=version_schemas.RevertRequest,
+        answer=schemas.WriteAnswer,
+        headers=_HEADERS,
+        errors=_ERRORS,
+        example={"JobVersion": 1, "Reason": "the new image does not start"},
+    ),
+    Operation(
+        "PUT",
+        f"{API}/jobs/{{id}}/tags/{{tag}}",
+        "tagJob",
+        "Writes",
+        "Give a version a name, or another version the name",
+        _TAG,
+        (ID, TAG, NAMESPACE, REASON, *WAIT, *CONDITIONS),
+        body=version_schemas.TagRequest,
+        answer=schemas.WriteAnswer,
+        headers=_HEADERS,
+        errors=_ERRORS,
+        example={"JobVersion": 1, "Reason": "ran for a week"},
+    ),
+    Operation(
+        "DELETE",
+        f"{API}/jobs/{{id}}/tags/{{tag}}",
+        "untagJob",
+        "Writes",
+        "Take a tag away",
+        "A tag that is not there is left so, and a warning says it.",
+        (ID, TAG, NAMESPACE, REASON, *WAIT, *CONDITIONS),
+        body=schemas.StopRequest,
+        answer=schemas.WriteAnswer,
+        headers=_HEADERS,
+        errors=_ERRORS,
+        example={"reason": "no longer the one"},
     ),
 )

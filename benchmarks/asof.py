@@ -1,0 +1,109 @@
+"""`asof`: what was: one job, a list as of a point that nobody asked for before, and of points near that one.
+
+Two logs, since what a first answer costs depends on how many jobs live on: in the one, each job has ended
+before long; in the other, the worst there is, every job changes until the end.
+"""
+
+import random
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from benchmarks.harness import Output, judge, percentile
+from benchmarks.project import AFTER_CREATION, CATCH_UP_TIMEOUT_SECONDS
+from benchmarks.sizes import Sizes
+from benchmarks.workload import Bench, JobLog, job_key, namespace_of, served
+from jobledger.projections.asof.reader import AsOf
+from jobledger.projections.cursor import Order
+from jobledger.projections.errors import AsOfBusy
+from jobledger.projections.limits import ASOF_NEAR_EVENTS
+from jobledger.projections.projector import Projector
+from jobledger.projections.query import ListQuery
+from jobledger.projections.view import View
+
+_SHARES: Final = (0.25, 0.5, 0.9)  # of the log: where the points are
+_WINDOWS: Final = 25  # of jobs that live at the same time, where jobs end
+_PAGE: Final = ListQuery(namespace=namespace_of(0), order=Order.MODIFIED, descending=True, limit=50)
+
+
+async def run(sizes: Sizes, output: Output) -> None:
+    """The four cases; the worst of all points counts."""
+    jobs = sizes.asof_jobs
+    near: list[float] = []
+    for key, what, windows in (
+        ("asof/first", "jobs that end", _WINDOWS),
+        ("asof/first/alive", "jobs that all live on", 1),
+    ):
+        async with served("2m") as bench:
+            output.say(f"asof: filling a log with {4 * jobs:,} events of {what}")
+            filler = JobLog(bench.log, jobs)
+            for start in range(0, jobs, max(1, jobs // windows)):
+                window = range(start, min(jobs, start + max(1, jobs // windows)))
+                await filler.create(window)
+                for state in AFTER_CREATION:
+                    await filler.change(window, state)
+            events = filler.last_sequence
+            path = bench.directory / "view.db"
+            output.say("asof: catching up")
+            started = time.perf_counter()
+            async with Projector(bench.log, path) as projector:
+                await projector.wait_for(events, CATCH_UP_TIMEOUT_SECONDS)
+            whole = time.perf_counter() - started
+            async with await View.open(path) as view:
+                if windows > 1:
+                    await _one_job(sizes, output, bench, view, events)
+                first = [await _lists(bench, view, share, near, output) for share in _SHARES]
+        case = f"first page as of a new point of {events:,} events, {what} (projecting all: {whole:.1f} s)"
+        output.report(judge(key, case, max(first), "s"))
+    distance = _distance(events)
+    case = f"first page as of a point up to {distance:,} events before or after one that was asked for"
+    output.report(judge("asof/near", f"{case}, of {events:,}", max(near) * 1_000, "ms"))
+
+
+async def _one_job(sizes: Sizes, output: Output, bench: Bench, view: View, events: int) -> None:
+    """Any job, as of any point since its creation."""
+    chance = random.Random(1)
+    times: list[float] = []
+    async with await AsOf.open(bench.log, view, bench.directory / "unused") as asof:
+        for _ in range(sizes.asof_calls):
+            present = await view.get_by_id(job_key(chance.randrange(sizes.asof_jobs)).job_id)
+            point = chance.randint(present.status.created_sequence, events)
+            started = time.perf_counter()
+            await asof.job(present, point)
+            times.append(time.perf_counter() - started)
+    case = f"one job as of any point of {events:,} events, p50 (p99 {percentile(times, 0.99) * 1_000:.1f} ms)"
+    output.report(judge("asof/job", case, percentile(times, 0.5) * 1_000, "ms"))
+
+
+async def _lists(bench: Bench, view: View, share: float, near: list[float], output: Output) -> float:
+    """Seconds to the first answer as of a point, on an empty directory; those of points near it are noted."""
+    events = (await view.checkpoint()).sequence
+    point = round(share * events)
+    async with await AsOf.open(bench.log, view, bench.directory / f"asof-{point}") as asof:
+        first = await _seconds(asof, point)
+        after = [await _seconds(asof, each) for each in _neighbours(point, _distance(events))]
+    near += after
+    output.say(f"asof: as of {point:,}: {first:.1f} s, near it {max(after):.2f} s at most")
+    return first
+
+
+async def _seconds(asof: AsOf, point: int) -> float:
+    started = time.perf_counter()
+    while True:
+        try:
+            page = await asof.list(_PAGE, point)
+        except AsOfBusy:  # it goes on, and counts
+            continue
+        assert page.sequence == point
+        return time.perf_counter() - started
+
+
+def _distance(events: int) -> int:
+    return min(ASOF_NEAR_EVENTS, events // 20)
+
+
+def _neighbours(point: int, distance: int) -> Iterable[int]:
+    return (point - distance, point + distance, point - distance // 2, point - 1, point + 1)
+
+
+__all__ = ["run"]

@@ -1,0 +1,145 @@
+"""`jobledger audit key`: the keys that seals are signed with."""
+
+import os
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from jobledger.service.commands.output import Output, output_option, quiet_option
+from jobledger.service.commands.shared import Session, connected
+from jobledger.service.commands.text import Column, plain, print_table, say
+from jobledger.service.commands.times import Duration
+
+if TYPE_CHECKING:
+    from jobledger.service.audit.keys import KeyFile
+
+OVERLAP_DEFAULT = "7d"
+F = TypeVar("F", bound=Callable[..., Any])
+
+_WHERE = (
+    click.option(
+        "--data-dir", type=click.Path(path_type=Path), help="Directory of the service, with its keys."
+    ),
+    click.option("--audit-keys-file", type=click.Path(path_type=Path), help="The file of keys itself."),
+    click.option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="File with the service's settings (TOML).",
+    ),
+)
+
+
+@click.group()
+def key() -> None:
+    """Show, make and rotate the keys that seals are signed with.
+
+    A service makes its first key by itself. Give the public keys to whoever is to check proofs, by a way that
+    does not lead through the service.
+    """
+
+
+def with_key_file(function: F) -> F:
+    """Give a command the options that say which file of keys, and what they lead to as `keys`."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from jobledger.service.audit.keys import KeyFile
+        from jobledger.service.settings import load_settings
+
+        flags = {name: kwargs.pop(name) for name in ("data_dir", "audit_keys_file", "config")}
+        settings = load_settings(flags, os.environ).settings
+        return function(*args, keys=KeyFile(settings.audit_keys_file), **kwargs)
+
+    for option in reversed(_WHERE):
+        option(run)
+    return run  # type: ignore[return-value]
+
+
+@key.command()
+@output_option()
+@quiet_option
+@connected
+def show(*, form: str, quiet: bool, session: Session) -> None:
+    """Show the public keys of a service, also those that sign no more.
+
+    With --quiet, the keys alone, one on each line: as `--key` of the commands that check takes them.
+    """
+    from jobledger.service.client.seals import Seals
+
+    output = Output(form, quiet=quiet)
+    with session.client() as client:
+        found = Seals(client).keys()
+    if quiet:
+        for each in found:
+            click.echo(plain(str(each.get("Key", ""))))
+    elif output.for_machines:
+        output.page(found)
+    else:
+        columns = [
+            Column("Signs"),
+            Column("Created", leaves=1),
+            Column("Retires"),
+            Column("Key", flexible=True),
+        ]
+        print_table(
+            columns,
+            [
+                (
+                    "yes" if each.get("Signs") is True else "no",
+                    _second(each.get("Created")),
+                    _second(each.get("Retires")) or "-",
+                    str(each.get("Key", "")),
+                )
+                for each in found
+            ],
+        )
+
+
+@key.command()
+@click.option(
+    "--name", required=True, metavar="TEXT", help="As a URL without its scheme: `example.com/jobs`."
+)
+@with_key_file
+def create(*, name: str, keys: "KeyFile") -> None:
+    """Make the first key, before the service does; show its public half.
+
+    It is for a name of your own, or for one key on several replicas: copy the file to each.
+    """
+    made = keys.create(name)
+    click.echo(made.key)
+    say(f"kept in {keys.path}, readable by you alone")
+
+
+@key.command()
+@click.option(
+    "--overlap",
+    type=Duration(),
+    default=OVERLAP_DEFAULT,
+    show_default=True,
+    metavar="DURATION",
+    help="How long the old key still signs beside the new one.",
+)
+@click.option(
+    "--name", default="", metavar="TEXT", help="Of the new key; that of the old one, if none is given."
+)
+@with_key_file
+def rotate(*, overlap: float, name: str, keys: "KeyFile") -> None:
+    """Make a new key; for a while the old one signs as well, then never again.
+
+    Standard output is the new public key. A running service uses it for its next seal.
+    """
+    made = keys.rotate(overlap, name)
+    click.echo(made.key)
+    for each in keys.records():
+        if each.retires and each.seed is not None:
+            say(f"{each.public.short} signs until {_second(each.retires)}")
+    say("give the new key to whoever checks proofs before the old one ends; keep the old one for old seals")
+
+
+def _second(told: object) -> str:
+    """A time to the second."""
+    text = str(told or "")
+    return f"{text.partition('.')[0]}Z" if "." in text else text

@@ -1,0 +1,83 @@
+"""What the commands of audits share: the keys that are trusted, findings, progress."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from jobledger.service.commands.output import Output
+from jobledger.service.commands.text import plain
+
+if TYPE_CHECKING:
+    from jobledger.service.audit.findings import Finding
+
+FOUND_CODE: Final = 9  # as of `AuditFailed` in `service.errors`
+_PROGRESS_SECONDS: Final = 0.2
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def key_option(function: F) -> F:
+    """`--key`, several times; the command gets texts as `keys`."""
+    return click.option(
+        "--key",
+        "keys",
+        multiple=True,
+        required=True,
+        metavar="KEY",
+        help="A key that is trusted: as `audit key show` tells it, or a file with one on each line.",
+    )(function)
+
+
+def print_findings(findings: Iterable["Finding"], output: Output, **facts: object) -> None:
+    """What was found, for people or machines.
+
+    Args:
+        findings: each on its line.
+        output: how.
+        facts: what machines are told besides.
+    """
+    found = list(findings)
+    if output.for_machines:
+        wires = [
+            {
+                "Kind": each.kind.value,
+                "Message": each.message,
+                "Sequence": each.sequence,
+                "JobID": each.job_id,
+                "Column": each.column,
+            }
+            for each in found
+        ]
+        output.document({"OK": not found, "Findings": wires, **facts})
+        return
+    for each in found:
+        click.echo(f"{click.style(each.kind.value, fg='red', bold=True)}: {plain(each.message)}")
+
+
+class Progress:
+    """How far it is, on a line of its own that is written over; on terminals only."""
+
+    def __init__(self) -> None:
+        self._is_shown = sys.stderr.isatty()
+        self._told = 0.0
+        self._width = 0
+
+    def tell(self, doing: str, done: int, of: int) -> None:
+        """Say it, if it was not said a moment ago."""
+        now = time.monotonic()
+        if not self._is_shown or (now - self._told < _PROGRESS_SECONDS and of):
+            return
+        self._told = now
+        self._write(f"{doing}: {100 * done // of} %, {done:,} of {of:,}" if of else f"{doing} …")
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._width:
+            self._write("")
+            click.echo("\r", nl=False, err=True)
+
+    def _write(self, text: str) -> None:
+        click.echo(f"\r{text:<{self._width}}", nl=False, err=True)
+        self._width = len(text)

@@ -1,0 +1,71 @@
+"""Writes a log of jobs that all change in rounds, and knows what stands where."""
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+from jobledger import JetStreamLog, LogUnavailable, OutcomeUnknown
+from jobledger.store.events import JobCreated, JobStateChanged
+from jobledger.store.job import StateType
+from jobledger.store.log import Appended, Draft
+from jobledger.store.subjects import named_job_id
+from tests.histories import draft, spec_data, state_data
+
+
+class Writer:
+    """Puts events on a log that nobody else writes to.
+
+    Args:
+        log: where to.
+        jobs: how many there are; each has one event per round, so a round's sequences are known.
+        message: of each change of state, beside a number.
+        states: that a job goes through after it was created, over and over.
+
+    Attributes:
+        of_job: the sequences of each job, by id.
+        job_at: the job of each sequence.
+        revisions: the revision of its job, of each sequence.
+    """
+
+    def __init__(
+        self,
+        log: JetStreamLog,
+        jobs: int,
+        *,
+        message: str = "",
+        states: Sequence[StateType] = (StateType.QUEUED, StateType.RUNNING),
+    ) -> None:
+        self._log = log
+        self._message = message
+        self._states = states
+        self._ids = [named_job_id("default", f"job-{number}") for number in range(jobs)]
+        self._last = [0] * jobs
+        self.of_job: dict[str, list[int]] = defaultdict(list)
+        self.job_at: dict[int, str] = {}
+        self.revisions: dict[int, int] = {}
+
+    async def round(self) -> None:
+        """One more event of each job, whatever happens to the server meanwhile."""
+        await asyncio.gather(*(self._one(number) for number in range(len(self._ids))))
+
+    async def _one(self, number: int) -> None:
+        job_id = self._ids[number]
+        revision = len(self.of_job[job_id]) + 1
+        item = self._draft(number, revision)
+        while True:
+            with contextlib.suppress(LogUnavailable, OutcomeUnknown):
+                appended = await self._log.append(item, expect=self._last[number])
+                break
+        assert isinstance(appended, Appended)
+        self._last[number] = appended.sequence
+        self.of_job[job_id].append(appended.sequence)
+        self.job_at[appended.sequence] = job_id
+        self.revisions[appended.sequence] = revision
+
+    def _draft(self, number: int, revision: int) -> Draft:
+        event, job_id = revision * len(self._ids) + number, self._ids[number]
+        if revision == 1:
+            return draft(JobCreated, job_id, spec_data(f"job-{number}"), event)
+        state = self._states[revision % len(self._states)]
+        return draft(JobStateChanged, job_id, state_data(state, f"no {revision} {self._message}"), event)
