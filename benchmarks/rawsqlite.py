@@ -13,16 +13,14 @@ from jobledger.projections import viewwriter
 from jobledger.projections.batch import fold_batch, label_rows, read_all
 from jobledger.projections.database import _pragmas, remove_view
 from jobledger.projections.limits import PAGE_CACHE_BYTES, WAL_CHECKPOINT_PAGES
-from jobledger.projections.rows import restated_row, row_of
+from jobledger.projections.rows import RESTATED_COLUMNS, restated_row, row_of
 from jobledger.projections.viewwriter import ViewWriter
 from jobledger.store.events import Record
 from jobledger.store.job import JobStatus
 
 # An UPDATE of one row in its plainest form; the projector's own is made for many rows at once.
-_RESTATE_ONE = (
-    "UPDATE jobs SET state = ?, message = ?, details = ?, revision = ?, modify_time = ?, sequence = ?"
-    " WHERE created_sequence = ?"
-)
+_KEY, *_RESTATED = RESTATED_COLUMNS
+_RESTATE_ONE = f"UPDATE jobs SET {', '.join(f'{column} = ?' for column in _RESTATED)} WHERE {_KEY} = ?"
 _MOVE_CHECKPOINT = "UPDATE checkpoint SET sequence = ?"
 
 

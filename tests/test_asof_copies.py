@@ -178,6 +178,18 @@ async def test_another_log_needs_other_copies(
     assert files(other) == set()
 
 
+@pytest.mark.parametrize("what", ["PROJECTION_VERSION", "_BOOT_ID"])
+async def test_another_boot_or_meaning_of_rows_needs_other_copies(
+    open_copies: Callable[..., Any], tmp_path: Path, what: str
+) -> None:
+    """A power cut may have torn what was not synced, and another release folds other rows."""
+    await use(await open_copies(), 20)
+    boot = tmp_path / "boot_id"
+    boot.write_text("another boot")
+    with patch.object(copies, what, {"PROJECTION_VERSION": 10_000, "_BOOT_ID": boot}[what]):
+        assert files(await open_copies()) == set()
+
+
 async def test_a_point_in_a_new_region_makes_those_before_it_near(open_copies: Callable[..., Any]) -> None:
     """A copy is left so many events before it, and a point between the two is folded from there."""
     asked: list[tuple[int, int]] = []

@@ -84,7 +84,7 @@ async def test_the_spec_and_its_versions_are_those_of_the_point(
     ("at", "code", "what"),
     [
         ("0", 404, "did not exist at the sequence 0"),
-        ("2000-01-01T00:00:00Z", 404, "did not exist"),
+        ("2000-01-01T00:00:00Z", 404, "did not exist at 2000-01-01T00:00:00.000000000Z: it was created at 2"),
         ("r9", 404, "has no revision 9"),
         ("9", 400, "the log ends at 8"),
         ("2199-01-01T00:00:00Z", 400, "not come yet"),

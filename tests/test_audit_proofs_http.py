@@ -147,12 +147,11 @@ async def test_a_service_proves_nothing_by_a_seal_that_is_not_of_its_tree(tmp_pa
     """Somebody else sealed, or the log was changed: 409, and an operator must look."""
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
         await make_job(client)
-        await client.post(SEALS)
         forged = make_seal(service.sealer.origin, 1, bytes(32), (SIGNER,))
-        await service.sealer.seals.append(forged.note.encode(), expect=1)
+        await service.sealer.seals.append(forged.note.encode(), expect=0)
         answer = await client.get(PROOF, params={"job": "etl"})
         assert (answer.status_code, answer.json()["Code"]) == (409, "AuditFailed")
-        await service.sealer.seals.append(b"no seal", expect=2)
+        await service.sealer.seals.append(b"no seal", expect=1)
         answer = await client.get(PROOF, params={"job": "etl"})
         assert (answer.status_code, answer.json()["Code"]) == (409, "AuditFailed")
 
@@ -168,3 +167,37 @@ async def test_what_stood_on_the_subject_before_the_job_is_in_its_proof(tmp_path
         verdict = check_bundle(read_bundle(answer.content), keys_of(service), job=job_id)
         assert verdict.ok, verdict
         assert (verdict.events, verdict.unlinked) == (2, 1)
+
+
+async def test_a_service_does_not_hand_out_what_others_put_behind_its_seal(tmp_path: Path) -> None:
+    """Another root, a size beyond the log, another origin, no seal, the same root by a stranger."""
+    async with running_api(tmp_path / "data", **QUIET) as (service, client):
+        await make_job(client)
+        own = read_seal((await client.post(SEALS)).json()["Note"])
+        origin = service.sealer.origin
+        strange = [
+            make_seal(origin, 1, bytes(32), (SIGNER,)).note.encode(),
+            make_seal(origin, 10**6, bytes(32), (SIGNER,)).note.encode(),
+            make_seal("elsewhere", 1, own.root, (SIGNER,)).note.encode(),
+            b"no seal",
+            make_seal(origin, 1, own.root, (SIGNER,)).note.encode(),
+        ]
+        for sequence, note in enumerate(strange, start=1):
+            await service.sealer.seals.append(note, expect=sequence)
+            answer = await client.get(PROOF, params={"job": "etl"})
+            assert check_bundle(read_bundle(answer.content), keys_of(service)).ok
+
+
+async def test_a_seal_by_another_replica_proves_what_the_own_one_does_not_cover(tmp_path: Path) -> None:
+    """Replicas may have keys of their own: a seal of theirs that fits is as good."""
+    async with running_api(tmp_path / "data", **QUIET) as (service, client):
+        await make_job(client)
+        await client.post(SEALS)
+        await make_job(client, "late")
+        await service.projector.wait_for(2)
+        theirs = make_seal(service.sealer.origin, 2, await service.tree.root(2), (SIGNER,))
+        await service.sealer.seals.append(theirs.note.encode(), expect=1)
+        late = await client.get(PROOF, params={"job": "late"})
+        assert check_bundle(read_bundle(late.content), (SIGNER.key,)).ok
+        etl = await client.get(PROOF, params={"job": "etl"})
+        assert check_bundle(read_bundle(etl.content), keys_of(service)).ok

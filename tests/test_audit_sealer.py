@@ -19,7 +19,7 @@ from jobledger.service.errors import NotSealed
 from jobledger.store.errors import LogUnavailable, LogUnfit
 from jobledger.store.jetstream import seals as seals_module
 from jobledger.store.jetstream.seals import JetStreamSeals
-from tests.logs import ask, eventually, publish_raw, whole
+from tests.logs import ask, eventually, whole
 from tests.sealing import MARK, ORIGIN, Sealing, more, sealing
 
 
@@ -198,22 +198,6 @@ async def test_a_hole_in_the_log_ends_the_sealing(loose: JetStreamLog, tmp_path:
             await running.sealer.seal()
 
 
-@pytest.mark.parametrize("payload", [b"garbage", b""])
-async def test_what_is_no_seal_among_the_seals_is_an_alarm(one: Sealing, payload: bytes) -> None:
-    """Somebody else writes to the stream of seals: not signed on top of."""
-    await publish_raw(one.log, f"{seals_module.SUBJECT_PREFIX}{MARK}", payload)
-    with pytest.raises(SealAlarm, match="somebody else writes"):
-        await one.sealer.seal()
-
-
-async def test_a_seal_of_another_log_among_the_seals_is_an_alarm(one: Sealing) -> None:
-    """A good seal with another origin does not belong there."""
-    seal = make_seal("elsewhere", 1, EMPTY_ROOT, one.keys.signers())
-    await one.seals.append(seal.note.encode(), expect=0)
-    with pytest.raises(SealAlarm, match="is of the log 'elsewhere'"):
-        await one.sealer.seal()
-
-
 async def test_a_lost_server_is_ridden_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server dies and comes back: failures are counted, and sealing goes on by itself."""
     monkeypatch.setattr(sealer_module, "SEAL_RETRY_SECONDS", 0.05)
@@ -301,7 +285,36 @@ def test_the_file_outlives_a_crash_in_the_middle_of_a_line(tmp_path: Path) -> No
         assert found.size == 1
         file.add(second)
         assert file.last(ORIGIN) == read_seal(second.note)
+        assert file.path.read_bytes() == whole_file + second.note.encode() + b"\n"
     assert file.last("another") is None
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 700])
+def test_half_a_seal_in_the_file_is_mended_by_the_next_one(tmp_path: Path, zeros: int) -> None:
+    """Wherever a loss of power cut it, zeros behind it or not: the file is as if it had not been."""
+    file = SealFile(tmp_path / "seals.txt")
+    signer = Signer.of(ORIGIN, b"\x01" * 32)
+    first, second, third = (make_seal(ORIGIN, size, EMPTY_ROOT, [signer]) for size in (1, 2, 3))
+    for before in (b"", f"{first.note}\n".encode()):
+        for cut in range(len(second.note.encode())):
+            file.path.write_bytes(before + second.note.encode()[:cut] + bytes(zeros))
+            file.add(third)
+            assert file.path.read_bytes() == before + third.note.encode() + b"\n"
+    file.path.write_bytes(second.note.encode() + bytes(zeros))  # its empty line alone is missing
+    file.add(third)
+    assert file.path.read_text() == f"{second.note}\n{third.note}\n"
+
+
+@pytest.mark.parametrize("theirs", ["# kept since May\n", "elsewhere/log\n12\n", "x" * 70_000])
+def test_what_others_wrote_into_the_file_of_seals_stays(tmp_path: Path, theirs: str) -> None:
+    """Only what can be half a seal of ours is cut off."""
+    file = SealFile(tmp_path / "seals.txt")
+    seal = make_seal(ORIGIN, 1, EMPTY_ROOT, [Signer.of(ORIGIN, b"\x01" * 32)])
+    for before in ("", f"{seal.note}\n"):
+        file.path.write_text(before + theirs)
+        file.add(seal)
+        assert file.path.read_text().startswith(before + theirs)
+        assert file.last(ORIGIN) == read_seal(seal.note)
 
 
 def sealed_size(running: Sealing) -> int:

@@ -9,6 +9,7 @@ from jobledger import Ledger, State, StateType
 from jobledger.projections.errors import ViewError, ViewMissing
 from jobledger.service.audit.checkpoint import make_seal
 from jobledger.service.audit.findings import Kind
+from jobledger.service.audit.sealfile import SealFile
 from jobledger.store.subjects import named_job_id
 from tests.auditing import (
     Installation,
@@ -271,3 +272,21 @@ async def test_seals_of_a_file_count_as_well(audited: Installation, tmp_path: Pa
     found = await audited.verify_stopped(seal_files=[file])
     assert [each.sequence for each in found.log.findings] == [EVENTS]
     assert found.log.seals == 2, "of 3 and of 4 events"
+
+
+async def test_a_file_of_seals_that_was_written_by_half_says_how_it_is_mended(
+    audited: Installation, tmp_path: Path
+) -> None:
+    """A loss of power in the last signature: a finding that says what to do; none once the next seal came."""
+    file = tmp_path / "seals.txt"
+    async with audited.log() as log:
+        origin = await origin_of_log(log)
+        records = await records_of(log)
+        whole, torn = seal_of(records, origin, 4), seal_of(records, origin)
+        for cut in (1, 40):
+            file.write_text(f"{whole.note}\n{torn.note[:-cut]}")
+            found = await audited.verify(log, seal_files=[file])
+            assert kinds(found) == [Kind.DAMAGED]
+            assert "`jobledger audit seal`" in found.findings[0].message
+        SealFile(file).add(torn)
+        assert (await audited.verify(log, seal_files=[file])).findings == ()

@@ -35,7 +35,9 @@ def test_a_job_is_described_as_it_was(operator: Operator) -> None:
     assert (document["Job"]["Revision"], len(document["History"]["Items"])) == (1, 1)
     assert "no revision 9" in operator("job", "describe", "then", "--at", "r9", code=3).stderr
     assert "RFC 3339" in operator("job", "describe", "then", "--at", "soon", code=2).stderr
-    assert "did not exist" in operator("job", "describe", "then", "--at", "2000-01-01", code=3).stderr
+    early = operator("job", "describe", "then", "--at", "2000-01-01T00:00:00Z", code=3).stderr
+    assert "did not exist at 2000-01-01T00:00:00.000000000Z: it was created at " in early
+    assert "by event" in early
 
 
 def test_lists_are_those_of_a_point(operator: Operator) -> None:
@@ -55,6 +57,35 @@ def test_lists_are_those_of_a_point(operator: Operator) -> None:
     token = page.stderr.split("--next-token ")[1].split()[0]
     [next_one] = operator.json("job", "list", "--limit", "1", "--next-token", token)["Items"]
     assert next_one["Name"] == "one"
+
+
+def test_a_diff_tells_what_was_tagged(operator: Operator) -> None:
+    """Which tag names which version since: in the event's line, as a place that changed, and for machines."""
+    operator("job", "run", operator.spec("named"))
+    operator("job", "tag", "named", "1", "golden")
+    start = operator.json("job", "history", "named")["Items"][-1]["Sequence"]
+    operator("job", "run", operator.spec("named", Priority=7))
+    operator("job", "tag", "named", "2", "golden")
+    operator("job", "tag", "named", "1", "quiet")
+    operator("job", "tag", "named", "quiet", "--delete")
+    asked = ("diff", "--from", str(start), "--job", "named")
+    shown = operator(*asked).stdout
+    assert "~ Tags.golden: 1 → 2\n" in shown
+    assert "Version 2 tagged golden\n" in shown
+    assert "Tags.quiet" not in shown
+    assert "Tag quiet removed\n" in shown
+    [item] = operator.json(*asked)["Items"]
+    tagged = [(each["Tag"], each["TagVersion"]) for each in item["Events"] if "Tag" in each]
+    assert tagged == [("golden", 2), ("quiet", 1), ("quiet", 0)]
+    assert "- Tags.golden: 2\n" in _after(operator, "named", "golden", "--delete")
+    assert "+ Tags.fresh: 1\n" in _after(operator, "named", "1", "fresh")
+
+
+def _after(operator: Operator, job: str, *words: str) -> str:
+    """What a diff shows of one more change of tags."""
+    start = operator.json("job", "history", job)["Items"][-1]["Sequence"]
+    operator("job", "tag", job, *words)
+    return operator("diff", "--from", str(start), "--job", job).stdout
 
 
 def test_a_diff_tells_what_changed_and_who_did_it(operator: Operator) -> None:

@@ -136,13 +136,30 @@ def test_describe_and_history_tell_who_and_why(operator: Operator) -> None:
     text = operator("job", "describe", job_id[:10]).stdout
     assert "\x1b" not in text
     assert "State        Failed: no \\x1b[31mdisk" in text
-    assert "Timeline\nAge  Version  Revision  What" in text
+    assert "Timeline\nAge  Sequence  Version  Revision  What" in text
     assert text.rstrip().splitlines()[-2].endswith("nightly")
     assert operator("job", "describe", "story", "-q").stdout.strip() == job_id
     items = operator.json("job", "history", "story")["Items"]
     assert [(item["Revision"], item["Reason"]) for item in items] == [(1, "nightly"), (2, "")]
     assert all(item["Actor"] for item in items)
     assert len(operator("job", "history", "story", "--follow").stdout.splitlines()) == 3  # it has ended
+
+
+def test_tables_tell_the_sequences_that_points_are_named_by(operator: Operator) -> None:
+    """Of a history, a timeline and the events: what `--at`, `--from` and `--after` take."""
+    job_id = operator.json("job", "run", operator.spec("placed"))["JobID"]
+    operator("job", "set-state", "placed", "Failed")
+    items = operator.json("job", "history", "placed")["Items"]
+    sequences = [str(item["Sequence"]) for item in items]
+    for column, *words in (
+        (1, "job", "history", job_id),
+        (2, "job", "history", job_id, "--follow"),
+        (1, "job", "describe", job_id),
+        (2, "events", "tail", "--after", "0", "--job", job_id, "--limit", "2"),
+    ):
+        lines = operator(*map(str, words)).stdout.splitlines()[-2:]
+        assert [line.split()[int(column)] for line in lines] == sequences, words
+    assert "Pending" in operator("job", "describe", job_id, "--at", sequences[0]).stdout
 
 
 def test_a_list_is_filtered_paged_and_says_when_there_is_more(operator: Operator) -> None:

@@ -1,6 +1,7 @@
 """`jobledger webhook` and `jobledger subscriptions`: what an operator types, and what comes of it."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,6 +122,26 @@ def test_machines_are_told_everything(operator: Operator, inbox: Inbox) -> None:
     operator("webhook", "delete", "machine", "--yes")
 
 
+def test_both_lists_say_the_same_in_the_same_words(operator: Operator, inbox: Inbox) -> None:
+    """Which events, how late, and since when: to the second, in the reader's zone."""
+    which = ("--type", "state", "--state", "failed", "-n", "prod", "--selector", "a=b")
+    operator("webhook", "add", inbox.url, "--name", "same", *which, "-q")
+    name = "webhook-same"
+    until(lambda: name in operator("subscriptions", "list", "-q").stdout)
+    webhook, subscription = (
+        operator(*words).stdout for words in (("webhook", "show", "same"), ("subscriptions", "show", name))
+    )
+    created = r"Created +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}"
+    for shown in (webhook, subscription):
+        assert re.search(r"Events +state into Failed in prod with a=b\n", shown)
+        assert re.search(r"Gap +0 events, 0s\n", shown)
+        assert re.search(rf"{created}( by .+)?\n", shown)
+    for words in (("webhook", "list"), ("subscriptions", "list")):
+        assert "state into Failed in prod with a=b" in operator(*words).stdout
+    operator("webhook", "delete", "same", "--yes")
+    until(lambda: operator.json("subscriptions", "list")["Items"] == [])
+
+
 def test_what_can_not_be_undone_is_asked_about(operator: Operator, inbox: Inbox) -> None:
     """No answer is a no."""
     operator("webhook", "add", inbox.url, "--name", "asked")
@@ -162,7 +183,8 @@ def test_a_job_that_is_stuck_is_seen_and_mended(operator: Operator, inbox: Inbox
     until(lambda: name in operator("subscriptions", "list", "-q").stdout)
     until(lambda: operator.json("subscriptions", "parked", name)["Total"] == 1)
     table = operator("subscriptions", "parked", name).stdout
-    assert job_id in table
+    assert job_id not in table
+    assert table.splitlines()[1].split()[:3] == [job_id[:10], "stuck", "retrying"]
     assert "it answered 500" in table
     assert operator("subscriptions", "parked", name, "-q").stdout == f"{job_id}\n"
     (listed,) = operator.json("subscriptions", "list")["Items"]
@@ -172,8 +194,13 @@ def test_a_job_that_is_stuck_is_seen_and_mended(operator: Operator, inbox: Inbox
     assert "Retrying   1\n" in shown
     assert "yes" in shown
     operator("job", "set-state", "stuck", "Running")
-    assert "1 job of" in operator("subscriptions", "retry", name, job_id).stderr
-    operator("subscriptions", "skip", name, job_id, "--yes")
+    for ref in ("stuck", job_id, job_id[:10]):
+        assert "1 job of" in operator("subscriptions", "retry", name, ref).stderr
+    hint = operator("subscriptions", "retry", name, "stuck", "-n", "elsewhere", code=3).stderr
+    assert f"`jobledger subscriptions parked {name}`" in hint
+    refused = operator("subscriptions", "delete", name, "--yes", code=5).stderr
+    assert "`jobledger webhook delete story`" in refused
+    operator("subscriptions", "skip", name, "stuck", "--yes")
     until(lambda: operator.json("subscriptions", "parked", name)["Total"] == 0)
     assert json.loads(inbox.got[-1][1])["type"] == "jobledger.job.state.v1"
     inbox.refuses = lambda _: False

@@ -182,11 +182,11 @@ async def test_a_feed_says_where_it_is_as_soon_as_it_has_caught_up(tmp_path: Pat
                 while await subscription.next():
                     pass
                 assert subscription.sequence == 40
-                waiting = asyncio.create_task(subscription.next())  # type: ignore[arg-type]
+                waiting = asyncio.create_task(subscription.next())
                 done, _ = await asyncio.wait({waiting}, timeout=0.1)
                 assert not done
                 waiting.cancel()
         async with await running.hub.open(EVERYTHING) as subscription:  # from now: it has nothing to catch up
-            waiting = asyncio.create_task(subscription.next())  # type: ignore[arg-type]
+            waiting = asyncio.create_task(subscription.next())
             assert not (await asyncio.wait({waiting}, timeout=0.1))[0]
             waiting.cancel()

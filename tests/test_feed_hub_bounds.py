@@ -165,7 +165,8 @@ async def test_a_drain_closes_every_feed_where_it_is(tmp_path: Path) -> None:
             assert waiting.sequence == 20
             assert await ended(reading) == "enough"
             assert events is not None
-            assert reading.sequence == events[-1].sequence
+            # Records behind the last event that changed no job were gone past as well.
+            assert events[-1].sequence <= reading.sequence <= 20
             assert reading.cause is Cause.DRAINED
             with pytest.raises(NotReady, match="enough"):
                 await hub.open(EVERYTHING)

@@ -2,12 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from jobledger import MemoryLog
 from jobledger.projections.limits import FOLDER_FORGOTTEN_BITS, FOLDER_READS
+from jobledger.projections.subscribing import remembering
 from jobledger.projections.subscribing.folding import (
     FoldedEvent,
     Folder,
@@ -173,19 +175,43 @@ def job_status(
     )
 
 
-@pytest.mark.parametrize("make", [lambda: NumberMemory(4), lambda: WholeMemory(lambda each: each, 4, 10**9)])
-def test_memory_is_bounded_in_number(make: Callable[[], NumberMemory]) -> None:
-    """Of jobs beyond the bound, those that have ended are forgotten first, after them the oldest."""
-    memory = make()
+def known_of(memory: NumberMemory | WholeMemory[JobStatus], count: int) -> list[str]:
+    """Six jobs put in, one ended, one used again; those that are still known afterwards."""
     for number in range(5):
         memory.put_all({f"j-{number}": job_status(StateType.RUNNING)})
     memory.put_all({"j-ended": job_status(StateType.COMPLETED)})
-    memory.put_all({"j-1": job_status(StateType.QUEUED)})
-    known = [name for name in ("j-0", "j-1", "j-2", "j-3", "j-4", "j-ended") if memory.take(name)]
-    assert known == ["j-1", "j-2", "j-3", "j-4"]
-    assert memory.may_have_forgotten("j-0")
-    assert memory.may_have_forgotten("j-ended")
-    assert not memory.may_have_forgotten("j-1")
+    again = memory.take("j-1")
+    if again is not None:
+        memory.put_all({"j-1": again})
+    names = ("j-0", "j-1", "j-2", "j-3", "j-4", "j-ended")
+    known = [name for name in names if memory.take(name)]
+    assert len(known) == count
+    assert all(memory.may_have_forgotten(name) for name in names if name not in known)
+    assert not any(memory.may_have_forgotten(name) for name in known)
+    return known
+
+
+def test_memory_is_bounded_in_number() -> None:
+    """Beyond the bound those are forgotten that were not used for longest; of whole ones, ended first."""
+    assert known_of(NumberMemory(4), 4) == ["j-2", "j-3", "j-4", "j-ended"]
+    assert known_of(NumberMemory(5), 5) == ["j-1", "j-2", "j-3", "j-4", "j-ended"]
+    whole: WholeMemory[JobStatus] = WholeMemory(lambda each: each, 4, 10**9)
+    assert known_of(whole, 4) == ["j-1", "j-2", "j-3", "j-4"]
+
+
+def test_jobs_that_can_not_be_packed_count_as_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their tags, and jobs of more namespaces than are numbered: the bound is one of memory."""
+    memory = NumberMemory(20)
+    tagged = msgspec.structs.replace(job_status(StateType.RUNNING), tags={"a": 1, "b": 1})
+    memory.put_all({f"j-{number}": tagged for number in range(10)})
+    assert [number for number in range(10) if memory.take(f"j-{number}")] == [7, 8, 9]
+    monkeypatch.setattr(remembering, "FOLDER_MAX_NAMESPACES", 2)
+    memory = NumberMemory(8)
+    for namespace in ("a", "b", "c", "d"):
+        memory.put_all({namespace: job_status(StateType.QUEUED, namespace)})
+    found = [memory.take(each) for each in ("a", "b", "c", "d")]
+    assert [each.namespace if each else "" for each in found] == ["", "", "c", "d"]
+    assert memory._weight == 0
 
 
 def test_memory_is_bounded_in_bytes() -> None:

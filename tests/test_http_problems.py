@@ -13,7 +13,7 @@ from jobledger.store import errors
 
 SCOPE = {"path": "/api/v1/orchestrator/jobs/x", "method": "GET", "state": {"request_id": "r-1"}}
 ABSTRACT = {errors.JobledgerError, service_errors.ServiceError}
-OF_THE_CLIENT = {"ProofError", "RemoteError", "ServiceUnreachable"}  # never leave the service
+OF_THE_CLIENT = {"OutputFailed", "ProofError", "RemoteError", "ServiceUnreachable"}  # never leave the service
 
 
 def tree(cls: type[errors.JobledgerError]) -> Iterator[type[errors.JobledgerError]]:
@@ -50,7 +50,8 @@ def test_every_error_of_ours_has_a_status_of_its_own(cls: type[errors.JobledgerE
     problem = msgspec.json.decode(body)
     assert kind_of(make(cls)) is not INTERNAL
     assert problem["Message"] == problem["detail"]
-    assert problem["Message"] == "what is wrong" or cls is errors.InvalidSpec
+    is_masked = issubclass(cls, view_errors.ViewError) and cls is not view_errors.TreeUnavailable
+    assert problem["Message"] == "what is wrong" or cls is errors.InvalidSpec or is_masked
     assert (problem["status"], problem["Status"], status) == (status, status, status)
     assert problem["type"] == f"urn:jobledger:problem:{problem['Code']}"
     assert (problem["RequestID"], problem["instance"]) == ("r-1", SCOPE["path"])
@@ -84,6 +85,23 @@ def test_statuses_and_codes_are_a_contract(error: Exception, status: int, code: 
     told, _, body = problem_response_parts(error, SCOPE)
     assert (told, msgspec.json.decode(body)["Code"]) == (status, code)
     assert b"secret" not in body
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [cls for cls in tree(view_errors.ViewError) if cls is not view_errors.TreeUnavailable],
+    ids=lambda cls: cls.__name__,
+)
+def test_no_path_of_the_server_is_told(
+    cls: type[view_errors.ViewError], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reader hears what is wrong with the view; where its file lies is in the service's log alone."""
+    status, _, body = problem_response_parts(cls("the view /srv/a b/view.db is wrong"), SCOPE)
+    message = msgspec.json.decode(body)["Message"]
+    assert (status, "view" in message, "log" in message) == (503, True, True)
+    assert b"srv" not in body
+    assert b"view.db" not in body
+    assert "request r-1: the view /srv/a b/view.db is wrong" in caplog.text
 
 
 def test_who_is_told_to_come_back_is_told_when() -> None:

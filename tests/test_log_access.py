@@ -148,6 +148,10 @@ async def test_file_that_says_nothing_is_refused(tmp_path: Path) -> None:
     os.mkfifo(path, 0o600)
     with pytest.raises(EmbeddedServerError, match="no regular file"):
         find_connection(tmp_path)
+    path.unlink()
+    path.mkdir(0o700)
+    with pytest.raises(EmbeddedServerError, match="no regular file"):
+        find_connection(tmp_path)
 
 
 async def test_log_of_a_running_service_is_opened(tmp_path: Path) -> None:

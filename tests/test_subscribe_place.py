@@ -12,6 +12,7 @@ from jobledger import (
 )
 from jobledger.store.jetstream.connection import Arrived
 from jobledger.store.jetstream.deliveries import Deliveries
+from jobledger.store.jetstream.place import Place
 from tests.logs import ask, eventually
 from tests.readers import finish, other_process, sequences, source_of, take, take_to, the_info
 from tests.writing import Writer
@@ -26,6 +27,16 @@ async def writer(jetstream_log: JetStreamLog) -> Writer:
     for _ in range(4):
         await writer.round()
     return writer
+
+
+def test_a_place_that_another_moved_is_seen() -> None:
+    """Ahead of what was handled here: at once; behind what the server was told: when it is seen twice."""
+    place = Place()
+    place.begin(10)
+    assert not place.is_astray(10, told=10)
+    assert place.is_astray(11, told=10)
+    assert not place.is_astray(9, told=10)
+    assert place.is_astray(9, told=10)
 
 
 async def test_a_lost_delivery_comes_again(

@@ -28,7 +28,7 @@ SECONDS = 30.0  # for what takes a moment
 JOBS = 5
 CATCHING_UP, LIVE = SubscriptionState.CATCHING_UP, SubscriptionState.LIVE
 RECONNECTING, STANDBY = SubscriptionState.RECONNECTING, SubscriptionState.STANDBY
-STOPPED = SubscriptionState.STOPPED
+STOPPED, PARKED = SubscriptionState.STOPPED, SubscriptionState.PARKED
 
 
 class Reader:
@@ -294,8 +294,9 @@ async def test_retrying_to_parked_to_flowing(jetstream_log: JetStreamLog, writer
     async with reading(jetstream_log, retries=1) as reader:
         poison = await poisoned(reader, writer)
         job_id = writer.job_at[poison]
-        await eventually(lambda: reader.events.status.parked == 1, within_seconds=SECONDS)
-        assert reader.events.status.retrying == 0
+        await reader.until(PARKED)
+        status = reader.events.status
+        assert (status.state, status.retrying, status.parked) == (PARKED, 0, 1)
         of_job = [each for each in writer.of_job[job_id] if each >= poison]
         assert not set(of_job) & set(reader.handled)
         subscriptions = Subscriptions(jetstream_log)
@@ -307,7 +308,8 @@ async def test_retrying_to_parked_to_flowing(jetstream_log: JetStreamLog, writer
             of_job = of_job[1:]
         await reader.until_handled(of_job[-1])
         assert [each for each in reader.handled if each in of_job] == of_job
-        await eventually(lambda: reader.events.status.parked == 0, within_seconds=SECONDS)
+        await reader.until(LIVE)
+        assert reader.events.status.parked == 0
         assert (poison in reader.handled) is (word == "retry")
 
 

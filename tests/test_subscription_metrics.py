@@ -60,7 +60,7 @@ async def test_a_real_subscription_is_told(tmp_path: Path) -> None:
         assert found['jobledger_subscription_gap_events{subscription="billing"}'] == 1
         assert found['jobledger_subscription_lag_seconds{subscription="billing"}'] > 0
         states = [value for key, value in found.items() if "subscription_state" in key]
-        assert sorted(states) == [0, 0, 1]
+        assert sorted(states) == [0, 0, 0, 1]
         assert found['jobledger_subscription_parked_jobs{subscription="billing"}'] == 0
 
 
@@ -71,6 +71,7 @@ async def test_states_and_counts_are_told() -> None:
         info("live"),
         info("behind", gap=9, lag_seconds=60.0, parked=3),
         info("alone", held=False),
+        info("stuck", parked=1),
     ]
     found = told(metrics)
     states = {key: value for key, value in found.items() if key.startswith("state") and value}
@@ -78,6 +79,7 @@ async def test_states_and_counts_are_told() -> None:
         'state{state="live",subscription="live"}': 1,
         'state{state="catching_up",subscription="behind"}': 1,
         'state{state="unattended",subscription="alone"}': 1,
+        'state{state="parked",subscription="stuck"}': 1,
     }
     behind = {
         key.partition("{")[0]: value for key, value in found.items() if "behind" in key and "state" not in key

@@ -84,10 +84,11 @@ async def test_a_job_whose_event_is_not_taken_waits_and_all_others_go_on(tmp_pat
         await receiver.wait_until(lambda got: any(each.event["subject"] == good for each in got))
         (parked,) = (await client.get(f"{SUBSCRIPTIONS}/webhook-hook/parked")).json()["Items"]
         assert (parked["JobID"], parked["Sequence"], parked["State"]) == (bad, 1, "retrying")
+        assert parked["Name"] == "bad"
         assert parked["Error"].endswith("it answered 422")
         assert {each.event["sequence"] for each in receiver.got if each.event["subject"] == bad} == {1}
         receiver.say(answer(204))
-        retried = await client.post(f"{SUBSCRIPTIONS}/webhook-hook/retry", json={"JobID": bad})
+        retried = await client.post(f"{SUBSCRIPTIONS}/webhook-hook/retry", json={"JobID": "bad"})
         assert retried.json() == {"Jobs": 1}
         await receiver.wait_until(lambda got: any(each.event["sequence"] == 2 for each in got))
 
@@ -157,6 +158,9 @@ async def test_what_is_deleted_takes_its_place_with_it(tmp_path: Path) -> None:
         await add(client, receiver, After="0")
         await submit(client, "one")
         await receiver.wait_for(1)
+        refused = await client.delete(f"{SUBSCRIPTIONS}/webhook-hook")
+        assert (refused.status_code, refused.json()["Code"]) == (409, "WebhookExists")
+        assert "`jobledger webhook delete hook`" in refused.json()["Message"]
         assert (await client.delete(f"{WEBHOOKS}/hook")).status_code == 200
         assert (await client.get(f"{WEBHOOKS}/hook")).json()["Code"] == "WebhookNotFound"
 

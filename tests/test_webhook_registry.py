@@ -8,10 +8,17 @@ import pytest
 from jobledger import InvalidInput, JetStreamLog
 from jobledger.service import limits
 from jobledger.service.errors import TargetRefused, WebhookExists, WebhookNotFound
-from jobledger.service.webhooks.records import Secret, Webhook, WebhookState, decode_webhook, encode_webhook
+from jobledger.service.webhooks.records import (
+    Secret,
+    Webhook,
+    WebhookState,
+    decode_webhook,
+    encode_webhook,
+    name_of,
+)
 from jobledger.service.webhooks.registry import NewWebhook, Webhooks, Written
 from jobledger.service.webhooks.signing import read_secret
-from jobledger.service.webhooks.targets import Targets
+from jobledger.service.webhooks.targets import Targets, parse_url
 from jobledger.store.errors import LogUnfit
 from tests.webhooks import LOCAL, SECRET, make_webhook, registry
 
@@ -121,6 +128,7 @@ async def test_what_can_never_be_delivered_is_refused_at_once(jetstream_log: Jet
         new("hook", url="https://10.0.0.1/", secret="hunter2"),
         new("Hook.1", url="https://10.0.0.1/"),
         new("-hook", url="https://10.0.0.1/"),
+        new("1of4", url="https://10.0.0.1/"),  # its subscription would be named like a part of another one
         new("h" * (limits.WEBHOOK_NAME_MAX_CHARACTERS + 1), url="https://10.0.0.1/"),
     ):
         with pytest.raises(InvalidInput):
@@ -128,6 +136,7 @@ async def test_what_can_never_be_delivered_is_refused_at_once(jetstream_log: Jet
     assert await webhooks.all() == []
     longest = "h" * limits.WEBHOOK_NAME_MAX_CHARACTERS
     assert (await webhooks.add(new(longest, url="https://10.0.0.1/"))).webhook.name == longest
+    assert name_of(parse_url("https://1of4/")) == "webhook"
     told = await webhooks.add(new("later", url="https://no-such-host.invalid/"))
     assert "can't be resolved" in told.warnings[0]
 

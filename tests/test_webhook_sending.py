@@ -5,7 +5,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +202,25 @@ async def test_tls_is_checked_for_the_name_although_the_address_is_connected_to(
     async with receiving(server) as receiver, sending("localhost") as sender:
         with pytest.raises(DeliveryFailed, match="certificate"):  # of a CA that nobody knows
             await sender.post(parse_url(f"https://localhost:{receiver.port}/hook"), b"{}", [])
+
+
+async def test_a_body_without_an_end_is_not_read() -> None:
+    """A length beside an encoding means nothing: what is read would grow as long as it is read."""
+    sent = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        with suppress(ConnectionError):
+            await reader.readuntil(b"{}")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while True:
+                writer.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+                await writer.drain()
+                sent += 0x10000
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, sending(*LOCAL) as sender:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        assert (await sender.post(parse_url(url), b"{}", [])).is_taken
+    assert sent < 16 * 2**20  # what the buffers of the system take, and no more

@@ -108,7 +108,7 @@ class WebhookNotFound(ServiceError):
 
 
 class WebhookExists(ServiceError):
-    """There is a webhook of that name, or it changed meanwhile; nothing was written."""
+    """A webhook of that name stands in the way, or changed meanwhile; nothing was written."""
 
 
 class OutputFailed(ServiceError):

@@ -161,6 +161,7 @@ WEBHOOK_RESTART_MAX_SECONDS = 60.0
 
 # --- telling events again (`events replay`) -----------------------------------------------------------------
 REPLAY_CHUNK_EVENTS = 2_500  # read, folded and written together
+REPLAY_SCAN_FACTOR = 500  # events before the first one told, for each that is told, that are rather all read
 REPLAY_FEED_CHUNK_EVENTS = 500  # written together where a service's feed is read
 REPLAY_WRITE_GRACE_SECONDS = 2.0  # after Ctrl-C: for what is being written to a reader that may have stopped
 REPLAY_PROGRESS_SECONDS = 0.2  # between two looks of who watches
@@ -179,10 +180,10 @@ NOTE_MAX_SIGNATURES = 100
 SEAL_LOOK_SECONDS = 0.25  # between two looks at how far the tree is
 SEAL_RETRY_SECONDS = 5.0  # after a seal could not be made
 SEAL_MAX_TRIES = 10  # in a row, while other replicas publish theirs
+SEAL_STRANGE_MAX = 16  # notes looked at behind one that is no seal of the log, for one that is
 SEALS_DEFAULT_LIMIT = 50
 SEALS_MAX_LIMIT = 500
 SEALS_FILE_TAIL_BYTES = 262_144  # of the file of seals, read for the last one
 AUDIT_KEY_NAME_MAX_CHARACTERS = 128  # a seal with AUDIT_KEYS_MAX signatures still fits into a bundle
 AUDIT_KEYS_MAX = 64  # in one file, also those that sign no more
-AUDIT_KEYS_FILE_MAX_BYTES = 262_144
 KEY_OVERLAP_MAX_DAYS = 3_650

@@ -10,19 +10,15 @@ All doors, of HTTP and of the command line, read points with these two.
 """
 
 import re
-from contextlib import suppress
-from datetime import datetime
 from typing import Final, NamedTuple
 
 from jobledger.service.position import format_cursor, parse_cursor
 from jobledger.store.errors import InvalidInput
 from jobledger.store.log import EventLog
-from jobledger.store.values import INT_MAX
+from jobledger.store.values import INT_MAX, rfc3339_nanoseconds
 
 _NANOSECONDS: Final = 1_000_000_000
 _FUTURE_MAX_NANOSECONDS: Final = 60 * _NANOSECONDS  # the clocks of who asks and of the stream may differ
-_UNIX_EPOCH: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-_FRACTION: Final = re.compile(r"\.(\d+)", re.ASCII)
 _UNIT_SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _DURATION: Final = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h|d|w))+", re.ASCII)
 _PART: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d|w)", re.ASCII)
@@ -153,26 +149,3 @@ def duration_seconds(text: str) -> float | None:
     if not _DURATION.fullmatch(text):
         return None
     return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _PART.findall(text))
-
-
-def rfc3339_nanoseconds(text: str, *, local: bool = False) -> int | None:
-    """A time as Unix nanoseconds, all nine digits of it; None if it is none.
-
-    Args:
-        text: RFC 3339, or any other form of ISO 8601 with date and zone.
-        local: whether one without a zone is this machine's time; else it is none.
-    """
-    fraction = _FRACTION.search(text)
-    whole = _FRACTION.sub("", text, count=1)
-    if "T" in whole:  # else a space stands between date and time
-        whole = whole.replace(" ", "+")  # a `+` that was not encoded arrives as a space
-    moment = None
-    with suppress(ValueError):
-        moment = datetime.fromisoformat(whole)
-    if moment is None or (moment.tzinfo is None and not local):
-        return None
-    with suppress(OverflowError, ValueError):  # a zone that leads out of the years that there are
-        since = (moment if moment.tzinfo is not None else moment.astimezone()) - _UNIX_EPOCH
-        seconds = since.days * 86_400 + since.seconds
-        return seconds * _NANOSECONDS + (int(f"{fraction[1]:0<9.9}") if fraction else 0)
-    return None

@@ -67,7 +67,7 @@ class SubscriptionReadings(Collector):
         others = self.seen[METRIC_LABEL_VALUES_MAX:]
         state = GaugeMetricFamily(
             "jobledger_subscription_state",
-            "1 for the state that a durable subscription is in: `live`, `catching_up`, `unattended`.",
+            "1 for the state a durable subscription is in: `unattended`, `catching_up`, `parked`, `live`.",
             labels=("subscription", "state"),
         )
         for info in named:

@@ -96,8 +96,13 @@ def find_connection(directory: Path) -> str | None:
     except OSError as error:
         why = "is a symbolic link" if path.is_symlink() else f"can't be read ({error.strerror or error})"
         raise _refused(path, why) from None
-    with os.fdopen(handle, "rb") as file:
-        _check_own(path, os.fstat(handle))
+    try:
+        _check_own(path, os.fstat(handle))  # first: of a folder no file can be made
+        opened = os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+    with opened as file:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

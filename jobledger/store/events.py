@@ -48,8 +48,8 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         actor: who; empty if nobody said.
         reason: why; empty if nobody said.
         traceparent: W3C trace context of the command; empty if there was none.
-        previous: the sequence of the record before this one on the job's subject, as the writer expected it and
-            the log held it to; decimal; empty for the first. By it a reader sees that none was left out.
+        previous: the sequence of the record before this one on the job's subject, as the writer expected it
+            and the log held it to; decimal; empty for the first. By it a reader sees that none was left out.
     """
 
     specversion: Literal["1.0"]

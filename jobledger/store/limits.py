@@ -85,7 +85,6 @@ CONSUMER_PULL_EVENTS = 1_000  # the most per request; two are outstanding
 CONSUMER_PULL_BYTES = 2 * 1_048_576
 CONSUMER_MAX_WAITING = 4_096  # requests that wait at the server, of all processes together
 CONSUMER_MAX_UNACKNOWLEDGED = 20_000  # more than two requests' worth and what is coalesced, by far
-CONSUMER_LABELS_MAX_BYTES = 64 * 1_024  # of what stands beside a consumer; the server takes 128 KiB
 CONSUMERS_MAX = 4_096  # listed at once
 
 # --- records of subscriptions -------------------------------------------------------------------------------

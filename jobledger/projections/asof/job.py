@@ -10,6 +10,7 @@ from jobledger.store.job import Job, JobStatus
 from jobledger.store.jobs import records_between
 from jobledger.store.log import EventLog
 from jobledger.store.subjects import job_subject
+from jobledger.store.values import rfc3339
 
 
 async def records_as_of(
@@ -100,9 +101,17 @@ async def sequence_of_revision(log: EventLog, status: JobStatus, revision: int) 
     )
 
 
-def not_yet(status: JobStatus, sequence: int) -> JobNotFound:
-    """The error for a job that exists, but did not at the point that is asked about."""
+def not_yet(status: JobStatus, sequence: int, time: int | None = None) -> JobNotFound:
+    """The error for a job that exists, but did not at the point that is asked about.
+
+    Args:
+        status: of the job.
+        sequence: the point.
+        time: Unix nanoseconds, if a time was asked about: then the error speaks of times.
+    """
+    at, created = f"the sequence {sequence}", ""
+    if time is not None:
+        at, created = rfc3339(time), f" at {rfc3339(status.create_time)}"
     return JobNotFound(
-        f"job {status.id} did not exist at the sequence {sequence}: it was created by event"
-        f" {status.created_sequence}"
+        f"job {status.id} did not exist at {at}: it was created{created} by event {status.created_sequence}"
     )

@@ -39,6 +39,7 @@ from jobledger.store.errors import InvalidInput, JobNotFound, LogUnavailable
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.keys import Entry
 from jobledger.store.parking import Records
+from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id
 
 _NANOSECONDS: Final = 1_000_000_000
 _DEFINITIONS: Final = "definition"
@@ -93,12 +94,14 @@ class Subscriptions:
         await self._definition(name)
         return sorted(await self._parked(name), key=lambda job: (job.since, job.sequence))
 
-    async def retry(self, name: str, job_id: str = "") -> int:
+    async def retry(self, name: str, job: str = "", *, namespace: str = "") -> int:
         """Have a job's failed event handled again at once, then its later ones.
 
         Args:
             name: of the subscription.
-            job_id: the job, or the beginning of its id that no other one has; empty: all that are set aside.
+            job: its name, its id, or the beginning of its id that no other one has; empty: all that are set
+                aside.
+            namespace: where a name is looked up; empty: the default namespace.
 
         Returns:
             How many jobs that are.
@@ -109,20 +112,20 @@ class Subscriptions:
             AmbiguousId: if it has set aside several jobs whose ids begin so.
             LogUnavailable: if that can't be written.
         """
-        jobs = await self._jobs(name, job_id)
+        jobs = await self._jobs(name, job, namespace)
         await self._rewrite(jobs, retry_now)
         return len(jobs)
 
-    async def skip(self, name: str, job_id: str) -> int:
+    async def skip(self, name: str, job: str, *, namespace: str = "") -> int:
         """Give up a job's failed event, and have its later ones handled.
 
         Raises:
             As `retry`.
             InvalidInput: if no job is named: nobody gives up all of them in one go.
         """
-        if not job_id:
+        if not job:
             raise InvalidInput("no job is named; say whose event is to be given up")
-        jobs = await self._jobs(name, job_id)
+        jobs = await self._jobs(name, job, namespace)
         await self._rewrite(jobs, skipped)
         return len(jobs)
 
@@ -198,20 +201,25 @@ class Subscriptions:
                 counts[job.subscription][job.state] += 1
         return counts
 
-    async def _jobs(self, name: str, job_id: str) -> Sequence[ParkedJob]:
+    async def _jobs(self, name: str, ref: str, namespace: str) -> Sequence[ParkedJob]:
         """All that are set aside, or the one that is meant."""
         await self._definition(name)
-        if job_id:
-            entry = await (await self._records()).get(parked_key(name, job_id))
-            job = decode_parked(entry.value) if entry is not None else None
+        if not ref:
+            return await self._parked(name)
+        # A job's id is a function of its name, or is its name; as elsewhere, a name wins over an equal id.
+        for job_id in (named_job_id(namespace or DEFAULT_NAMESPACE, ref), ref):
+            job = _decoded(await (await self._records()).get(parked_key(name, job_id)))
             if job is not None:
                 return [job]
-        found = [job for job in await self._parked(name) if job.job_id.startswith(job_id)]
-        if job_id and not found:
-            raise JobNotFound(f"the subscription {name} has set aside no job {job_id!r:.80}")
-        if job_id and len(found) > 1:
+        found = [job for job in await self._parked(name) if job.job_id.startswith(ref)]
+        if not found:
+            raise JobNotFound(
+                f"the subscription {name} has set aside no job {ref!r:.80}; `jobledger subscriptions parked"
+                f" {name}` lists those that it has"
+            )
+        if len(found) > 1:
             raise AmbiguousId(
-                f"the ids of {len(found)} jobs that {name} has set aside begin with {job_id!r:.80}",
+                f"the ids of {len(found)} jobs that {name} has set aside begin with {ref!r:.80}",
                 candidates=[job.job_id for job in found[:CANDIDATES_SHOWN]],
             )
         return found

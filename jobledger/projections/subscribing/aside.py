@@ -7,6 +7,8 @@ from jobledger.projections.limits import SET_ASIDE_MAX_JOBS
 from jobledger.projections.subscribing.definition import parked_key, parked_prefix
 from jobledger.projections.subscribing.retrying import ParkedJob, ParkedState, decode_parked
 from jobledger.store.keys import NO_ENTRY
+from jobledger.store.lease import lease_clock
+from jobledger.store.limits import RECORD_REMOVED_SECONDS
 from jobledger.store.parking import Records
 
 
@@ -24,6 +26,7 @@ class SetAside:
         self._name = name
         self._epoch = epoch
         self._seen = 0  # the revision up to which changes were looked at
+        self._seen_at = lease_clock()
         self._revisions: dict[str, int] = {}  # of each job's record
         self.jobs: dict[str, ParkedJob] = {}
 
@@ -55,7 +58,14 @@ class SetAside:
         Raises:
             LogUnavailable: if the records can't be read.
         """
-        changes, self._seen = await self._records.changes(parked_prefix(self._name), after=self._seen)
+        began = lease_clock()
+        # That a record was removed can't be seen for ever: after a long sleep all of them are read.
+        anew = began - self._seen_at > RECORD_REMOVED_SECONDS / 2
+        after = 0 if anew else self._seen
+        changes, seen = await self._records.changes(parked_prefix(self._name), after=after)
+        self._seen, self._seen_at = max(self._seen, seen), began
+        if anew:
+            self._keep({change.key for change in changes})
         for change in changes:
             parked = decode_parked(change.entry.value) if not change.removed else None
             job_id = parked.job_id if parked is not None else self._job_of(change.key)
@@ -95,6 +105,12 @@ class SetAside:
             return True
         await self.refresh()
         return False
+
+    def _keep(self, keys: set[str]) -> None:
+        """Forget the jobs whose records are not among all that there are."""
+        for job_id, revision in [*self._revisions.items()]:
+            if revision <= self._seen and parked_key(self._name, job_id) not in keys:
+                self._forget(job_id)
 
     def _adopt(self, job_id: str, parked: ParkedJob | None, revision: int) -> None:
         if parked is None:

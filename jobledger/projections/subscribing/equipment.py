@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from jobledger.projections.subscribing.aside import SetAside
 from jobledger.projections.subscribing.balance import Balance
 from jobledger.projections.subscribing.lane import Lane
 from jobledger.projections.subscribing.setbacks import Setbacks
@@ -26,3 +27,8 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
     setbacks: Setbacks | None = None
     balance: Balance | None = None
     owned: EventLog | None = None
+
+    @property
+    def aside(self) -> SetAside | None:
+        """The jobs that are set aside; None: none can be."""
+        return self.setbacks.aside if self.setbacks is not None else None

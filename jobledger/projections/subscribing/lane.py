@@ -155,6 +155,17 @@ class Lane:
         self.position = event.sequence - 1
         self.ready.appendleft(event)
 
+    def take_back(self, event: SubscribedEvent, came: tuple[int, int]) -> None:
+        """An event that was handed out in this turn and holding is not done: it is handed out again."""
+        turn, holding = came
+        if self.replay is not None and self.replay.handed is event:
+            self.replay = None  # begun again, from what is written down
+        elif self.holding == holding:  # otherwise it comes again by itself
+            if self.turn == turn:
+                self.push_back(event)
+            else:
+                self.position = event.sequence - 1
+
     def done(self, event: SubscribedEvent) -> None:
         """An event of the present turn was handled."""
         self.time = event.time

@@ -9,11 +9,12 @@ from jobledger.projections.subscribing.definition import Definition
 
 
 class Attendance(enum.StrEnum):
-    """What a subscription is doing, as the server knows it."""
+    """What a subscription is doing, as the server knows it: the first of these that is so."""
 
-    LIVE = "live"  # all of it is read, and nothing waits for long
+    UNATTENDED = "unattended"  # nobody is there for some of it
     CATCHING_UP = "catching_up"  # all of it is read, and it is behind
-    UNATTENDED = "unattended"  # nobody reads some of it
+    PARKED = "parked"  # live, but for jobs that wait for an operator
+    LIVE = "live"  # all of it is read, and nothing waits for long
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +35,11 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     lag_seconds: float = 0.0
     held: bool = False
     waiting: int = 0
+
+    @property
+    def attended(self) -> bool:
+        """Whether a process is there for it: the server gives it to one only once it has an event for it."""
+        return self.held or self.waiting > 0
 
 
 class SubscriptionInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +81,8 @@ class SubscriptionInfo(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def state(self) -> Attendance:
         """What it is doing."""
-        if not all(part.held for part in self.parts):
+        if not all(part.attended for part in self.parts):
             return Attendance.UNATTENDED
-        return Attendance.LIVE if self.lag_seconds < ADMIN_LIVE_SECONDS else Attendance.CATCHING_UP
+        if self.lag_seconds >= ADMIN_LIVE_SECONDS:
+            return Attendance.CATCHING_UP
+        return Attendance.PARKED if self.parked else Attendance.LIVE

@@ -1,12 +1,14 @@
-"""What a reader remembers of the jobs that it met: bounded, and, roughly, which of them it forgot.
-
-Jobs that have ended are forgotten first: little comes after.
-"""
+"""What a reader remembers of the jobs that it met: bounded, and, roughly, which of them it forgot."""
 
 from collections.abc import Callable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
-from jobledger.projections.limits import FOLDER_FORGOTTEN_BITS, FOLDER_MAX_JOBS, FOLDER_MAX_NUMBERS
+from jobledger.projections.limits import (
+    FOLDER_FORGOTTEN_BITS,
+    FOLDER_MAX_JOBS,
+    FOLDER_MAX_NAMESPACES,
+    FOLDER_MAX_NUMBERS,
+)
 from jobledger.store.job import Job, JobStatus, State, StateType
 
 Known = TypeVar("Known", JobStatus, Job)
@@ -16,13 +18,13 @@ _TAG_BYTES: Final = 200
 _PROBES: Final = 4  # bits of one id
 
 # A job in one integer: namespace, revision, version, state.
-_ORDERED: Final = (*sorted(StateType, key=lambda each: each.is_terminal),)  # those that go on come first
-_STATES: Final = tuple(State(each) for each in _ORDERED)
-_STATE_NUMBERS: Final = {each: number for number, each in enumerate(_ORDERED)}
-_FIRST_ENDED: Final = sum(not each.is_terminal for each in _ORDERED)
+_STATES: Final = tuple(State(each) for each in StateType)
+_STATE_NUMBERS: Final = {each: number for number, each in enumerate(StateType)}
 _STATE_MASK: Final = 0xF
 _VERSION_AT, _REVISION_AT, _NAMESPACE_AT = 4, 36, 68
 _COUNTER_MAX: Final = 2**32 - 1
+_STATUS_WEIGHT: Final = 4
+_NO_TAGS: Final[dict[str, int]] = {}
 
 
 class Memory(Protocol[Known]):
@@ -42,7 +44,7 @@ class Memory(Protocol[Known]):
 
 
 class WholeMemory(Generic[Known]):
-    """Jobs as they are, bounded in number and in bytes.
+    """Jobs as they are, bounded in number and in bytes. Those that have ended go first: little comes after.
 
     Args:
         status_of: the status of what is kept.
@@ -92,62 +94,97 @@ class NumberMemory:
 
     What is handed over has the job's id, namespace, version, revision, tags and the type of its state; all
     else of it means nothing.
+
+    Args:
+        max_jobs: kept; one that can't be packed counts as several, by the memory that it takes.
     """
 
     def __init__(self, max_jobs: int = FOLDER_MAX_NUMBERS) -> None:
-        self._max_jobs = max_jobs
-        self._active: dict[str, Any] = {}  # packed; of a job with tags its status; oldest first
-        self._ended: dict[str, Any] = {}
+        self._max_weight = max_jobs
+        self._weight = 0
+        self._jobs: dict[str, int | JobStatus] = {}  # in the order of use, oldest first
         self._namespaces: list[str] = []
         self._places: dict[str, int] = {}  # of them
         self._forgotten = IdFilter()
 
     def take(self, job_id: str) -> JobStatus | None:
         """See `Memory.take`."""
-        packed = self._active.pop(job_id, None)
-        if packed is None:
-            packed = self._ended.pop(job_id, None)
-        if packed is None or isinstance(packed, JobStatus):
-            return packed
-        return JobStatus(
-            id=job_id,
-            namespace=self._namespaces[packed >> _NAMESPACE_AT],
-            name="",
-            state=_STATES[packed & _STATE_MASK],
-            version=packed >> _VERSION_AT & _COUNTER_MAX,
-            revision=packed >> _REVISION_AT & _COUNTER_MAX,
-            create_time=0,
-            modify_time=0,
-            created_sequence=0,
-            spec_sequence=0,
-            sequence=0,
+        kept = self._jobs.pop(job_id, None)
+        if kept is None:
+            return None
+        self._weight -= _weight(kept)
+        if isinstance(kept, JobStatus):
+            return kept
+        return _numbered(
+            job_id,
+            self._namespaces[kept >> _NAMESPACE_AT],
+            _STATES[kept & _STATE_MASK],
+            version=kept >> _VERSION_AT & _COUNTER_MAX,
+            revision=kept >> _REVISION_AT & _COUNTER_MAX,
         )
 
     def put_all(self, jobs: dict[str, JobStatus]) -> None:
         """See `Memory.put_all`."""
         for job_id, status in jobs.items():
-            state = _STATE_NUMBERS[status.state.state_type]
-            (self._ended if state >= _FIRST_ENDED else self._active)[job_id] = self._packed(status, state)
-        while len(self._active) + len(self._ended) > self._max_jobs:
-            oldest = self._ended or self._active
-            job_id = next(iter(oldest))
-            del oldest[job_id]
+            kept = self._jobs[job_id] = self._packed(status)
+            self._weight += _weight(kept)
+        while self._weight > self._max_weight:
+            job_id = next(iter(self._jobs))
+            self._weight -= _weight(self._jobs.pop(job_id))
             self._forgotten.add(job_id)
 
     def may_have_forgotten(self, job_id: str) -> bool:
         """See `Memory.may_have_forgotten`."""
         return job_id in self._forgotten
 
-    def _packed(self, status: JobStatus, state: int) -> Any:
-        place = self._places.get(status.namespace)
-        if place is None:
+    def _packed(self, status: JobStatus) -> int | JobStatus:
+        state = _STATE_NUMBERS[status.state.state_type]
+        place = self._places.get(status.namespace, -1)
+        if place < 0 and len(self._namespaces) < FOLDER_MAX_NAMESPACES:
             place = self._places[status.namespace] = len(self._namespaces)
             self._namespaces.append(status.namespace)
-        if status.tags or status.revision > _COUNTER_MAX:
-            return status
+        if place < 0 or status.tags or status.revision > _COUNTER_MAX:
+            return _numbered(
+                status.id,
+                status.namespace,
+                _STATES[state],
+                version=status.version,
+                revision=status.revision,
+                tags=status.tags,
+            )
         return (
             place << _NAMESPACE_AT | status.revision << _REVISION_AT | status.version << _VERSION_AT | state
         )
+
+
+def _numbered(
+    job_id: str,
+    namespace: str,
+    state: State,
+    *,
+    version: int,
+    revision: int,
+    tags: dict[str, int] = _NO_TAGS,
+) -> JobStatus:
+    return JobStatus(
+        id=job_id,
+        namespace=namespace,
+        name="",
+        state=state,
+        version=version,
+        revision=revision,
+        create_time=0,
+        modify_time=0,
+        created_sequence=0,
+        spec_sequence=0,
+        sequence=0,
+        tags=tags,
+    )
+
+
+def _weight(kept: int | JobStatus) -> int:
+    """How many packed jobs take as much memory."""
+    return 1 if isinstance(kept, int) else _STATUS_WEIGHT + len(kept.tags)
 
 
 class IdFilter:

@@ -6,7 +6,7 @@ from typing import Final
 
 from jobledger.store.errors import InvalidInput
 from jobledger.store.log import EventLog, LogInfo, epoch_mark
-from jobledger.store.values import INT_MAX, rfc3339
+from jobledger.store.values import INT_MAX, rfc3339, rfc3339_nanoseconds
 
 Start = str | int | datetime
 _PLACE: Final = re.compile(r"(?:([0-9a-f]{12})-)?([0-9]{1,19})", re.ASCII)
@@ -45,14 +45,10 @@ async def place_of(log: EventLog, start: str, info: LogInfo) -> int:
         if int(found[2]) > info.last_sequence:
             raise InvalidInput(f"start {start} is behind the end of the log, which is {info.last_sequence}")
         return int(found[2])
-    try:
-        at = datetime.fromisoformat(start)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
+    at = rfc3339_nanoseconds(start)
+    if at is None:
         raise InvalidInput(
             f"start {start!r:.60} is no place: say `beginning`, `now`, a sequence, a cursor, or a time with"
             " its zone"
         )
-    since = at - datetime.fromtimestamp(0, UTC)
-    return await log.sequence_at((since // timedelta(microseconds=1)) * 1_000 - 1)
+    return await log.sequence_at(at - 1)

@@ -17,8 +17,9 @@ class SubscriptionState(enum.StrEnum):
 
     CATCHING_UP = "catching_up"  # handles what was there when it began, or came while it was away
     LIVE = "live"  # has handled all there was; handles what comes
+    PARKED = "parked"  # the same, but for jobs that wait for an operator
     RECONNECTING = "reconnecting"  # the log can't be heard; tries again, for ever
-    STANDBY = "standby"  # other processes have all of it; takes over when one is gone
+    STANDBY = "standby"  # other processes have what there is of it; takes over when one is gone
     STOPPED = "stopped"  # closed, or can't go on: the loop over it raises why
 
 
@@ -48,26 +49,31 @@ class SubscriptionStatus(msgspec.Struct, frozen=True, kw_only=True):
     held: tuple[int, ...] = ()
 
 
-def state_of(lanes: Sequence[Lane], *, is_up: bool) -> SubscriptionState:
+def state_of(lanes: Sequence[Lane], *, is_up: bool, aside: SetAside | None) -> SubscriptionState:
     """Where a subscription is that reads these lanes.
+
+    The first that is so of stopped, reconnecting, standby, catching up, parked, live.
 
     Args:
         lanes: of this process.
         is_up: whether what was last read from the log, beside the lanes, could be read.
+        aside: the jobs set aside.
     """
     if any(lane.source.error is not None for lane in lanes):
         return SubscriptionState.STOPPED
     if not is_up or not all(lane.source.connected for lane in lanes):
         return SubscriptionState.RECONNECTING
     held = [lane for lane in lanes if lane.source.held]
-    if not held and all(lane.source.info.holder for lane in lanes):
-        return SubscriptionState.STANDBY
     # The server gives a partition away when it has an event for it: an empty one that nobody holds is as good
     # as held.
     free = [lane for lane in lanes if not lane.source.held and not lane.source.info.holder]
-    if all(lane.live for lane in held) and not any(_has_more(lane) for lane in free):
-        return SubscriptionState.LIVE
-    return SubscriptionState.CATCHING_UP
+    has_more = any(_has_more(lane) for lane in free)
+    if not held and not has_more and len(free) < len(lanes):
+        return SubscriptionState.STANDBY
+    if has_more or not all(lane.live for lane in held):
+        return SubscriptionState.CATCHING_UP
+    is_parked = aside is not None and aside.count(ParkedState.PARKED) > 0
+    return SubscriptionState.PARKED if is_parked else SubscriptionState.LIVE
 
 
 def status_of(

@@ -1,8 +1,9 @@
 """A subscription: one event at a time, over all partitions that this process holds.
 
     catching_up ──► live ──► reconnecting ──► catching_up …
-         ▲  └─────────┴────► standby (others hold all of it) ──► catching_up
+         ▲  └─────────┴────► standby (others hold what there is) ──► catching_up
          └── opened          stopped (closed, or an error that only a person can mend)
+    parked is live, but for jobs that wait for an operator
 
 What is handled is acknowledged: when the next event is asked for, the one before is done. See DESIGN.md.
 """
@@ -51,6 +52,7 @@ class Subscription(Observed):
         self._lane: Lane | None = None  # of the event that is being handled, or was last
         self._current: SubscribedEvent | None = None
         self._came = (0, 0)  # its lane's turn and holding then
+        self._is_handling = False  # a handler of `run` has it, and may be cut off
         self._turn_ends = 0.0
         self._look_at = 0.0
         self._replays_first = False
@@ -78,7 +80,7 @@ class Subscription(Observed):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        if kind is None and not self._is_handling:
             self._finish()
         await self._close()
 
@@ -113,14 +115,10 @@ class Subscription(Observed):
         if self._current is not None:
             self._finish()
         lane = self._lane
-        if lane is not None:
-            now = lease_clock()
-            if now < self._turn_ends and now < lane.source.until:
-                event = lane.pop()
-                if event is not None:
-                    event.subscription = self
-                    self._current = event
-                    return event
+        if lane is not None and (now := lease_clock()) < self._turn_ends and now < lane.source.until:
+            event = lane.pop()
+            if event is not None:
+                return self._hand_out(lane, event)
         return await self._next()
 
     async def run(self, handler: Handler) -> None:
@@ -131,12 +129,21 @@ class Subscription(Observed):
             Exception: what the handler raised, if the subscription has no name.
         """
         async for event in self:
+            self._is_handling = True
             try:
-                await handler(event)
-            except Exception as error:
-                if self._equipment.setbacks is None:
-                    raise
-                await self.failed(event, error)
+                try:
+                    await handler(event)
+                except Exception as error:
+                    if self._equipment.setbacks is None:
+                        raise
+                    await self.failed(event, error)
+            except BaseException:  # cut off: it is not done, and comes again
+                if self._lane is not None and event is self._current:
+                    self._current = None
+                    self._lane.take_back(event, self._came)
+                raise
+            finally:
+                self._is_handling = False
 
     async def done(self, event: SubscribedEvent) -> None:
         """See `SubscribedEvent.ack`."""
@@ -197,7 +204,6 @@ class Subscription(Observed):
             self._is_up = True
             wait_seconds = RETRY_WAIT_SECONDS
             if event is not None:
-                event.subscription = self
                 return event
             self._tell()
             await self._wait()
@@ -251,6 +257,7 @@ class Subscription(Observed):
         return self._hand_out(lane, event)
 
     def _hand_out(self, lane: Lane, event: SubscribedEvent) -> SubscribedEvent:
+        event.subscription = self
         self._lane, self._current, self._came = lane, event, (lane.turn, lane.holding)
         return event
 
@@ -295,14 +302,13 @@ class Subscription(Observed):
     @property
     def status(self) -> SubscriptionStatus:
         """What it is doing now."""
-        setbacks = self._equipment.setbacks
         return status_of(
             self._lanes,
             state=self.state,
             parts=self._equipment.parts,
             handled=self._handled,
             current=(self._lane, self._current),
-            aside=setbacks.aside if setbacks is not None else None,
+            aside=self._equipment.aside,
         )
 
     @property
@@ -310,7 +316,7 @@ class Subscription(Observed):
         """Where it is."""
         if not self._is_open:
             return SubscriptionState.STOPPED
-        return state_of(self._lanes, is_up=self._is_up)
+        return state_of(self._lanes, is_up=self._is_up, aside=self._equipment.aside)
 
     async def _tend(self) -> None:
         """What goes on while a handler takes its time: the share of the partitions."""

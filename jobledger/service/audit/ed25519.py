@@ -6,7 +6,6 @@ from jobledger.store.errors import InvalidInput
 
 SEED_BYTES = 32
 PUBLIC_BYTES = 32
-SIGNATURE_BYTES = 64
 
 
 def new_seed() -> bytes:

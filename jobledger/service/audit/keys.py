@@ -8,7 +8,6 @@ its end. Of a key that has retired only the public half is kept, so that old sea
 
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +19,7 @@ from jobledger.service.audit.note import Signer, VerifierKey
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import AUDIT_KEY_NAME_MAX_CHARACTERS, AUDIT_KEYS_MAX, KEY_OVERLAP_MAX_DAYS
 from jobledger.store.errors import InvalidInput
-from jobledger.store.values import rfc3339
+from jobledger.store.values import rfc3339, rfc3339_nanoseconds
 
 FORMAT: Final = 1
 _SECOND: Final = 1_000_000_000
@@ -248,10 +247,7 @@ def _nanoseconds(text: str) -> int:
     Raises:
         ValueError: if it is none.
     """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"is damaged: {text!r:.40} is no time") from None
-    if moment.tzinfo is None:
-        raise ValueError(f"is damaged: the time {text!r:.40} has no zone")
-    return int(moment.timestamp() * 1_000_000) * 1_000
+    time_ns = rfc3339_nanoseconds(text)
+    if time_ns is None:
+        raise ValueError(f"is damaged: {text!r:.40} is no time with a zone")
+    return time_ns

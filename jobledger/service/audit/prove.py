@@ -1,15 +1,19 @@
 """Making a proof bundle: the newest seal, the job's records from the log, and their ways to the root."""
 
+from collections.abc import Sequence
+
 import msgspec
 
-from jobledger.projections.errors import ProofError
+from jobledger.projections.errors import ProofError, TreeUnavailable
 from jobledger.projections.merkle.hashing import leaf_hashes
 from jobledger.projections.treereader import TreeReader
 from jobledger.service.audit.bundle import ProvenRecord, make_bundle, too_many_records, write_bundle
-from jobledger.service.audit.checkpoint import read_seal
+from jobledger.service.audit.checkpoint import Seal, open_seal, read_seal
+from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.sealpages import newest_seals
 from jobledger.service.audit.story import names_previous
 from jobledger.service.errors import AuditFailed, NotSealed
-from jobledger.service.limits import BUNDLE_MAX_BYTES, BUNDLE_MAX_RECORDS
+from jobledger.service.limits import BUNDLE_MAX_BYTES, BUNDLE_MAX_RECORDS, SEAL_STRANGE_MAX
 from jobledger.store.errors import LogBroken
 from jobledger.store.events import Record
 from jobledger.store.job import JobStatus
@@ -38,7 +42,15 @@ class _Covered(msgspec.Struct, frozen=True):
     uncovered: int
 
 
-async def make_proof(log: EventLog, tree: TreeReader, seals: SealStore, job: JobStatus) -> Proof:
+async def make_proof(
+    log: EventLog,
+    tree: TreeReader,
+    seals: SealStore,
+    job: JobStatus,
+    *,
+    origin: str = "",
+    keys: Sequence[VerifierKey] = (),
+) -> Proof:
     """Prove what the newest seal covers of a job.
 
     Args:
@@ -46,6 +58,10 @@ async def make_proof(log: EventLog, tree: TreeReader, seals: SealStore, job: Job
         tree: over it, at least as far as the newest seal.
         seals: of the log.
         job: which.
+        origin: of the log; empty: not known.
+        keys: that the service signs and signed with. A seal by one of them is taken before a newer one by
+            somebody else if it covers all of the job, and none that does not fit the tree. Without any, the
+            newest seal is taken.
 
     Raises:
         NotSealed: if no seal covers any event of the job.
@@ -57,8 +73,11 @@ async def make_proof(log: EventLog, tree: TreeReader, seals: SealStore, job: Job
     published = await seals.last()
     if published is None:
         raise NotSealed("nothing was sealed yet, so nothing can be proven")
+    found: Seal | None = None
+    if keys and not _is_by(published, keys):
+        found = await _best_seal(tree, seals, job, origin, keys)
     try:
-        seal = read_seal(published.payload)
+        seal = found or read_seal(published.payload)
     except ProofError as error:
         raise AuditFailed(
             f"what was published last among the seals is none: {error}; somebody else writes to that stream"
@@ -93,6 +112,32 @@ async def make_proof(log: EventLog, tree: TreeReader, seals: SealStore, job: Job
         ),
     )
     return Proof(write_bundle(bundle), seal.size, covered.uncovered)
+
+
+async def _best_seal(
+    tree: TreeReader, seals: SealStore, job: JobStatus, origin: str, keys: Sequence[VerifierKey]
+) -> Seal | None:
+    """The newest seal by one of these keys, or by another replica if that covers more; None if none fits."""
+    others: Seal | None = None
+    for record in await newest_seals(seals, before=0, limit=SEAL_STRANGE_MAX + 1):
+        try:
+            seal = read_seal(record.payload)
+            if seal.origin != origin or await tree.root(seal.size) != seal.root:
+                continue
+        except (ProofError, TreeUnavailable):
+            continue
+        if _is_by(record, keys):
+            return seal if others is None or seal.size >= job.sequence else others
+        others = others or seal
+    return others
+
+
+def _is_by(record: Record, keys: Sequence[VerifierKey]) -> bool:
+    try:
+        open_seal(record.payload, keys)
+    except ProofError:
+        return False
+    return True
 
 
 async def _covered(log: EventLog, job: JobStatus, size: int) -> _Covered:

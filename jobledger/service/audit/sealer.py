@@ -23,11 +23,12 @@ import msgspec
 from jobledger.projections.errors import ProofError
 from jobledger.projections.projector import Projector
 from jobledger.projections.treereader import TreeReader, TreeState
-from jobledger.service.audit.checkpoint import Seal, make_seal, read_seal
+from jobledger.service.audit.checkpoint import Seal, make_seal, open_seal, read_seal
 from jobledger.service.audit.keys import KeyFile
 from jobledger.service.audit.sealfile import SealFile
+from jobledger.service.audit.sealpages import newest_seals
 from jobledger.service.errors import AuditFailed, NotSealed
-from jobledger.service.limits import SEAL_LOOK_SECONDS, SEAL_MAX_TRIES, SEAL_RETRY_SECONDS
+from jobledger.service.limits import SEAL_LOOK_SECONDS, SEAL_MAX_TRIES, SEAL_RETRY_SECONDS, SEAL_STRANGE_MAX
 from jobledger.store.errors import JobledgerError, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.log import EventLog
@@ -116,6 +117,7 @@ class Sealer:
         self._since = clock()  # the last seal, or the start
         self._sealing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self._strange = ""  # what was passed over among the seals; told until the next start
 
     def start(self) -> None:
         """Begin to seal, unless both measures are 0: then this replica leaves it to others."""
@@ -149,9 +151,9 @@ class Sealer:
                 self._note(error, self.state.alarm)
                 raise
             self._since = self._clock()
-            if self.state.alarm:
+            if self.state.alarm and not self._strange:
                 _log.warning("the log fits its last seal again; sealing goes on")
-            self.state = msgspec.structs.replace(self.state, last=found, problem="", alarm="")
+            self.state = msgspec.structs.replace(self.state, last=found, problem="", alarm=self._strange)
             return found
 
     async def _run(self) -> None:
@@ -190,11 +192,11 @@ class Sealer:
             self.keys.forget_retired()
         for _ in range(SEAL_MAX_TRIES):
             state = await self._tree.state()
-            last = await self._last()
+            newest = await self.seals.last()
             kept = self._file.last(self.origin)
-            for before in (kept, last.seal if last is not None else None):
-                if before is not None:
-                    await self._check_extends(before, state)
+            if kept is not None:
+                await self._check_extends(kept, state)
+            last = await self._last(newest, kept, state) if newest is not None else None
             if last is not None and state.size <= last.seal.size:
                 self._keep(last.seal, kept)
                 _check_whole(state)
@@ -204,7 +206,7 @@ class Sealer:
             root = await self._tree.root(state.size)
             seal = make_seal(self.origin, state.size, root, self.keys.signers())
             found = await self.seals.append(
-                seal.note.encode(), expect=last.sequence if last is not None else NO_SEAL
+                seal.note.encode(), expect=newest.sequence if newest is not None else NO_SEAL
             )
             if found is not None and found.payload == seal.note.encode():
                 self._keep(seal, kept)
@@ -237,9 +239,59 @@ class Sealer:
                 " the place"
             )
 
-    async def _last(self) -> Sealed | None:
-        record = await self.seals.last()
-        return self._sealed(record) if record is not None else None
+    async def _last(self, newest: Record, kept: Seal | None, state: TreeState) -> Sealed | None:
+        """The last seal that the tree extends; what can be nobody's seal of this log is passed over.
+
+        Raises:
+            SealAlarm: if the tree does not extend one that may be a seal of this log, or too much is strange.
+            NotSealed: as `_check_extends`.
+        """
+        strange = await self._why_strange(newest, kept, state)
+        if not strange:
+            return self._sealed(newest)
+        if strange != self._strange:
+            _log.error("ALARM: %s. It is passed over, and sealing goes on", strange)
+        self._strange = strange
+        older = await newest_seals(self.seals, before=newest.sequence, limit=SEAL_STRANGE_MAX)
+        for record in older:
+            if not await self._why_strange(record, kept, state):
+                return self._sealed(record)
+        if len(older) == SEAL_STRANGE_MAX:
+            raise SealAlarm(f"{strange}; and so are the {SEAL_STRANGE_MAX} before it")
+        return None
+
+    async def _why_strange(self, record: Record, kept: Seal | None, state: TreeState) -> str:
+        """Why what was published can be nobody's seal of this log; empty if it can be.
+
+        Each replica may sign with a key of its own, so an unknown key alone says nothing. A seal by one that
+        does not fit the log is only known to be wrong where a seal in our own hands covers as much and fits.
+
+        Raises:
+            SealAlarm: if the tree does not extend it, and it may be one.
+            NotSealed: as `_check_extends`.
+        """
+        try:
+            seal = self._sealed(record).seal
+        except SealAlarm as alarm:
+            return str(alarm)
+        try:
+            await self._check_extends(seal, state)
+        except SealAlarm:
+            if kept is None or kept.size < seal.size or self._is_ours(seal):
+                raise
+            return (
+                f"the seal at {record.sequence}, by a key that this service does not know, says that the"
+                f" first {seal.size} events are others, and the seals that this service keeps say that they"
+                " are not; somebody else writes to that stream"
+            )
+        return ""
+
+    def _is_ours(self, seal: Seal) -> bool:
+        try:
+            open_seal(seal.note, [each.public for each in self.keys.records()])
+        except ProofError:
+            return False
+        return True
 
     def _sealed(self, record: Record) -> Sealed:
         try:

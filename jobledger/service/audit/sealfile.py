@@ -5,9 +5,10 @@ Notes, one after the other, each followed by an empty line: to be read, copied a
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from jobledger.projections.errors import ProofError
 from jobledger.service.audit.checkpoint import Seal, read_seal
@@ -15,6 +16,9 @@ from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import SEALS_FILE_TAIL_BYTES
 
 _SIGNATURE: Final = "\N{EM DASH} "
+_NOTE_END: Final = re.compile(
+    rb"^\xe2\x80\x94 [^\n]*\n\n", re.MULTILINE
+)  # the last signature, and its empty line
 
 
 def split_notes(text: str) -> Iterator[str]:
@@ -85,12 +89,7 @@ class SealFile:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             with os.fdopen(os.open(self.path, flags, 0o644), "r+b") as file:
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(0, end - 2))
-                # A crash may have left half a note: what comes must not be taken for the rest of it, nor half
-                # a signature for a whole one, which never ends with a space.
-                start = b" \n\n" if end and file.read(2) != b"\n\n" else b""
-                file.write(start + seal.note.encode() + b"\n")
+                file.write(_mend_end(file, seal.origin) + seal.note.encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -100,3 +99,33 @@ class SealFile:
         return InvalidSettings(
             f"the file of seals {self.path} {what}: {error.strerror or type(error).__name__}"
         )
+
+
+def _mend_end(file: BinaryIO, origin: str) -> bytes:
+    """Make an end behind which a note can be written: what to write before it.
+
+    A crash may have left half a note there. It is cut off: the stream of seals has all of it. What somebody
+    else put there stays, apart from what comes.
+    """
+    size = file.seek(0, os.SEEK_END)
+    start = file.seek(max(0, size - SEALS_FILE_TAIL_BYTES))
+    tail = file.read()
+    end = max((found.end() for found in _NOTE_END.finditer(tail)), default=0)
+    rest = tail[end:].rstrip(b"\0")  # after a loss of power, zeros may stand for what was not written
+    ours = f"{origin}\n".encode()
+    if (end or not start) and (rest.startswith(ours) or ours.startswith(rest)):
+        is_whole = _is_note(rest)  # its empty line alone is missing
+        file.truncate(start + end + (len(rest) if is_whole else 0))
+        file.seek(0, os.SEEK_END)
+        return b"\n" if is_whole else b""
+    # Else what comes must not be taken for the rest of it, nor half a signature for a whole one, which never
+    # ends with a space.
+    return b" \n\n" if tail and not tail.endswith(b"\n\n") else b""
+
+
+def _is_note(text: bytes) -> bool:
+    try:
+        read_seal(text)
+    except ProofError:
+        return False
+    return True

@@ -36,7 +36,11 @@ class SealReadings(Collector):
         failures.add_metric((), state.failures)
         yield failures
         for name, meaning, value in (
-            ("seal_alarm", "1 if the log does not fit a seal that was published.", float(bool(state.alarm))),
+            (
+                "seal_alarm",
+                "1 if the log does not fit a seal, or something else is among them.",
+                float(bool(state.alarm)),
+            ),
             ("seal_events", "Events that the last seal covers.", last.seal.size if last else 0),
             (
                 "seal_age_seconds",

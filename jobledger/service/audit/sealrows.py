@@ -72,6 +72,13 @@ async def kept(path: Path, keys: Sequence[VerifierKey], origin: str) -> Row:
     """The seals of a file, such as the one that a service keeps."""
     others: set[str] = set()
     for number, note in enumerate(notes_in(path), start=1):
+        if not note.endswith("\n"):  # none follows it
+            text = (
+                f"the last seal of {path.name} was written by half, as a loss of power leaves it: the service"
+                " mends its file with the next seal; `jobledger audit seal` makes one"
+            )
+            yield Finding(Kind.DAMAGED, text)
+            return
         found = judge_seal(f"seal {number} of {path.name}", note.encode(), keys, origin)
         if isinstance(found, Finding) and found.kind is Kind.REPLACED:
             other = read_seal(note).origin

@@ -13,15 +13,16 @@ from jobledger.store.job import State
 
 
 class JobThen(msgspec.Struct, frozen=True, rename="pascal"):
-    """What a job was at a point."""
+    """What a job was at a point; `tags` are the versions that they name."""
 
     version: int
     revision: int
     state: State
+    tags: dict[str, int] = {}
 
 
 class EventAnswer(msgspec.Struct, frozen=True, rename="pascal"):
-    """An event of a job in between; `time` is RFC 3339."""
+    """An event of a job in between; `time` is RFC 3339, and a tag's event names its tag and version."""
 
     time: str
     event_type: str
@@ -30,6 +31,8 @@ class EventAnswer(msgspec.Struct, frozen=True, rename="pascal"):
     state: State
     actor: str = ""
     reason: str = ""
+    tag: str = ""
+    tag_version: int = 0
 
 
 class ChangedJob(msgspec.Struct, frozen=True, rename="pascal"):

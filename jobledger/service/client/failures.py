@@ -4,7 +4,6 @@ The table is the other way round of the one that `http/problems` has, so that `e
 """
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -32,10 +31,10 @@ from jobledger.store.errors import JobledgerError, Problem
 from jobledger.store.history import HistoryItem
 from jobledger.store.job import State
 from jobledger.store.limits import MISSED_MAX_EVENTS, SPEC_MAX_PROBLEMS
+from jobledger.store.values import rfc3339_nanoseconds
 
 _SHOWN_CHARACTERS: Final = 200  # of an answer that is no problem document
 _PRECONDITION_FAILED: Final = 412
-_NANOSECONDS: Final = 1_000_000_000
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,13 +158,7 @@ def _missed(wire: Mapping[str, Any]) -> HistoryItem:
 
 def nanoseconds_of(time: str) -> int:
     """RFC 3339 as Unix nanoseconds, all nine digits of them; 0 if it is not that."""
-    head, point, rest = time.partition(".")
-    digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
-    try:
-        seconds = datetime.fromisoformat(head + rest[len(digits) :] if point else time).timestamp()
-    except (ValueError, OverflowError):
-        return 0
-    return round(seconds) * _NANOSECONDS + int(f"{digits:0<9.9}" or "0")
+    return rfc3339_nanoseconds(time) or 0
 
 
 # What to do, said for the command line where the service says it for HTTP; empty: the message says it.

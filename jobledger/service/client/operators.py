@@ -78,13 +78,15 @@ class Operators:
         """The jobs that one has set aside: `Items`, and how many there are: `Total`."""
         return self._ask("GET", _path(_SUBSCRIPTIONS, name, "/parked"), query={"limit": limit})
 
-    def retry(self, name: str, job_id: str) -> int:
+    def retry(self, name: str, job: str, namespace: str) -> int:
         """Let a job's failed event be handled again now, or those of all jobs; how many."""
-        return _count(self._ask("POST", _path(_SUBSCRIPTIONS, name, "/retry"), {"JobID": job_id}))
+        body = {"JobID": job, "Namespace": namespace}
+        return _count(self._ask("POST", _path(_SUBSCRIPTIONS, name, "/retry"), body))
 
-    def skip(self, name: str, job_id: str) -> int:
+    def skip(self, name: str, job: str, namespace: str) -> int:
         """Give up a job's failed event."""
-        return _count(self._ask("POST", _path(_SUBSCRIPTIONS, name, "/skip"), {"JobID": job_id}))
+        body = {"JobID": job, "Namespace": namespace}
+        return _count(self._ask("POST", _path(_SUBSCRIPTIONS, name, "/skip"), body))
 
     def reset(self, name: str, after: str) -> Wire:
         """Make one begin anew behind a point."""

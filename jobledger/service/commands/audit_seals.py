@@ -49,7 +49,10 @@ def seal(*, form: str, session: Session) -> None:
 @quiet_option
 @connected
 def seals(*, limit: int, everything: bool, notes: bool, form: str, quiet: bool, session: Session) -> None:
-    """List the seals, newest first. With --quiet, how many events each covers."""
+    """List the seals, newest first.
+
+    With --quiet, how many events each covers.
+    """
     from jobledger.service.client.seals import Seals
 
     output = Output(form, quiet=quiet)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from jobledger.service.commands.output import Output
-from jobledger.service.commands.text import plain
+from jobledger.service.commands.text import StatusLine, plain
 
 if TYPE_CHECKING:
     from jobledger.service.audit.findings import Finding
@@ -62,7 +62,7 @@ class Progress:
     def __init__(self) -> None:
         self._is_shown = sys.stderr.isatty()
         self._told = 0.0
-        self._width = 0
+        self._line = StatusLine()
 
     def tell(self, doing: str, done: int, of: int) -> None:
         """Say it, if it was not said a moment ago."""
@@ -70,14 +70,8 @@ class Progress:
         if not self._is_shown or (now - self._told < _PROGRESS_SECONDS and of):
             return
         self._told = now
-        self._write(f"{doing}: {100 * done // of} %, {done:,} of {of:,}" if of else f"{doing} …")
+        self._line.show(f"{doing}: {100 * done // of} %, {done:,} of {of:,}" if of else f"{doing} …")
 
     def clear(self) -> None:
         """Take the line away."""
-        if self._width:
-            self._write("")
-            click.echo("\r", nl=False, err=True)
-
-    def _write(self, text: str) -> None:
-        click.echo(f"\r{text:<{self._width}}", nl=False, err=True)
-        self._width = len(text)
+        self._line.clear()

@@ -64,8 +64,8 @@ def describe(
 ) -> None:
     """Show a job and its timeline.
 
-    JOB is a name, an id, or the beginning of an id. The timeline tells when, which version and revision,
-    what happened, who did it and why. With --at, all of it is told as it stood then.
+    JOB is a name, an id, or the beginning of an id. The timeline tells when, the sequence in the log, version
+    and revision, what happened, who did it and why. With --at, all of it is told as it stood then.
     """
     output = Output(form, quiet=quiet)
     with session.client() as client:
@@ -140,7 +140,7 @@ def _print_timeline(job: "JobAnswer", history: "HistoryPage", now: int) -> None:
     half = DESCRIBE_SHOWN_EVENTS // 2
     rows: Sequence[Row] = [history_row(item, now) for item in items]
     if len(items) > DESCRIBE_SHOWN_EVENTS:
-        gap: Row = ("…", "", "", f"{len(items) - 2 * half} more", "", "")
+        gap: Row = ("…", "", "", "", f"{len(items) - 2 * half} more", "", "")
         rows = [*rows[:half], gap, *rows[-half:]]
     click.echo(click.style("Timeline", bold=True))
     print_table(HISTORY_COLUMNS, rows)

@@ -129,15 +129,14 @@ class _LinePrinter:
                 self._output.document(item.wire)
                 continue
             if not self._any:
-                click.echo(f"{'Time':<19}  Version  Revision  What        Who  Why")
+                click.echo(f"{'Time':<19}  Sequence  Version  Revision  What        Who  Why")
                 self._any = True
-            _, version, revision, what, who, why = history_row(item, 0)
+            _, sequence, version, revision, what, who, why = history_row(item, 0)
             text = what if isinstance(what, str) else what.text
             space = " " * max(0, 10 - len(text))
             when = clock_time(nanoseconds_of(item.time))
-            click.echo(
-                f"{when}  {version:>7}  {revision:>8}  {styled(what)}{space}  {styled(who)}  {styled(why)}"
-            )
+            numbers = f"{sequence:>8}  {version:>7}  {revision:>8}"
+            click.echo(f"{when}  {numbers}  {styled(what)}{space}  {styled(who)}  {styled(why)}")
         return cursor
 
 

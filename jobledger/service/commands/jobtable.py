@@ -64,18 +64,20 @@ def print_jobs(jobs: Sequence[JobAnswer], now: int) -> None:
 
 HISTORY_COLUMNS: Final = (
     Column("Age", right=True),
-    Column("Version", right=True, short="Ver", leaves=1),
+    Column("Sequence", right=True, short="Seq", leaves=1),
+    Column("Version", right=True, short="Ver", leaves=2),
     Column("Revision", right=True, short="Rev"),
     Column("What", flexible=True),
-    Column("Who", flexible=True, leaves=2),
+    Column("Who", flexible=True, leaves=3),
     Column("Why", flexible=True),
 )
 
 
 def history_row(item: HistoryAnswer, now: int) -> Row:
-    """An event of a job: when, what it became, what happened, who, why."""
+    """An event of a job: when, where in the log, what it became, what happened, who, why."""
     return (
         age(nanoseconds_of(item.time), now),
+        str(item.sequence),
         str(item.version),
         str(item.revision),
         what(item),

@@ -18,6 +18,9 @@ from jobledger.service.commands.times import PointText, clock_time
 from jobledger.service.limits import CHANGES_DEFAULT_LIMIT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from jobledger.service.client.answers import ChangeAnswer
     from jobledger.service.client.changes import ChangedJob, EventAnswer
 
 _POINT = PointText(revisions=True)
@@ -121,7 +124,7 @@ def _print_job(item: "ChangedJob") -> None:
     passed = [state for at, state in enumerate(states) if not at or states[at - 1] != state]
     way = " → ".join(styled(state_cell(state)) for state in passed)
     click.echo(f"{styled(Cell(name, BOLD))}{told}  {then} → v{after.version} r{after.revision}  {way}")
-    print_changes(item.changes)
+    print_changes((*item.changes, *(_tag_changes(before.tags, after.tags) if before is not None else ())))
     if item.more_changes:
         click.echo(f"… and {item.more_changes} more places")
     if not item.is_compared:
@@ -132,13 +135,26 @@ def _print_job(item: "ChangedJob") -> None:
         click.echo(f"  … and {item.more_events} more: jobledger job history {item.job_id}")
 
 
+def _tag_changes(before: "Mapping[str, int]", after: "Mapping[str, int]") -> "Iterator[ChangeAnswer]":
+    """How a job's tags differ, as places of it."""
+    from jobledger.service.client.answers import ChangeAnswer  # the client is imported already
+
+    for tag in sorted({*before, *after}):
+        old, new = before.get(tag), after.get(tag)
+        if old != new:
+            verb = "added" if old is None else "removed" if new is None else "changed"
+            yield ChangeAnswer(verb, f"Tags.{tag}", old, new)
+
+
 def _event_line(event: "EventAnswer") -> str:
     """`when  what  version and revision  who  why`."""
     from jobledger.service.client.failures import nanoseconds_of  # the client is imported already
+    from jobledger.service.history import tag_words
 
     word = event_word(event.event_type)
     what = state_cell(event.state.state_type) if word == "state" else Cell(word, BOLD)
-    why = " · ".join(dict.fromkeys(text for text in (event.reason, event.state.message) if text))
+    tag = tag_words(event.tag, event.tag_version) if event.tag else ""
+    why = " · ".join(dict.fromkeys(text for text in (tag, event.reason, event.state.message) if text))
     parts = [
         f"  {clock_time(nanoseconds_of(event.time))}",
         styled(what) + " " * max(0, 9 - len(what.text)),

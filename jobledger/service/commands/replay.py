@@ -21,7 +21,7 @@ from jobledger.service.commands.shared import (
     all_namespaces_option,
     namespace_filter,
 )
-from jobledger.service.commands.text import say
+from jobledger.service.commands.text import StatusLine, say
 from jobledger.service.commands.times import PointText
 from jobledger.service.limits import REPLAY_PROGRESS_SECONDS
 
@@ -244,7 +244,7 @@ class _Progress:
         self._is_shown = is_shown
         self._began = time.monotonic()
         self._told = 0.0
-        self._width = 0
+        self._line = StatusLine()
 
     def show(self, telling: "Telling") -> None:
         """Say it, if it was not said a moment ago."""
@@ -253,17 +253,14 @@ class _Progress:
             return
         self._told = now
         after, end = telling.range.after, telling.range.end
+        if telling.read < after:
+            self._line.show(f"what was before: {telling.read:,} of {after:,}")
+            return
         done = telling.reached - after
-        rate = done / max(now - self._began, 0.001)
+        rate = telling.events / max(now - self._began, 0.001)
         share = 100 * done // max(1, end - after)
-        self._write(f"{share} %: {telling.reached:,} of {end:,}, {telling.events:,} told, {rate:,.0f}/s")
+        self._line.show(f"{share} %: {telling.reached:,} of {end:,}, {telling.events:,} told, {rate:,.0f}/s")
 
     def clear(self) -> None:
         """Take the line away."""
-        if self._width:
-            self._write("")
-            click.echo("\r", nl=False, err=True)
-
-    def _write(self, text: str) -> None:
-        click.echo(f"\r{text:<{self._width}}", nl=False, err=True)
-        self._width = len(text)
+        self._line.clear()

@@ -1,14 +1,22 @@
 """`jobledger subscriptions`: what durable subscriptions are up to, and how to mend them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from jobledger.service.client.failures import nanoseconds_of
 from jobledger.service.commands.output import Output, output_option, quiet_option
-from jobledger.service.commands.shared import Session, WholeNumber, connected, event_word
+from jobledger.service.commands.shared import (
+    Session,
+    WholeNumber,
+    complete_jobs,
+    connected,
+    job_argument,
+    namespace_option,
+)
+from jobledger.service.commands.subscribed import created, events, lag
 from jobledger.service.commands.text import BOLD, Cell, Column, plain, print_table, say, styled
 from jobledger.service.commands.times import age
 from jobledger.service.limits import PARKED_DEFAULT_LIMIT, PARKED_MAX_LIMIT
@@ -17,7 +25,6 @@ _STATE_STYLES = {"live": "green", "catching_up": "cyan", "unattended": "yellow",
 _LABEL_WIDTH = 11
 
 _name = click.argument("name", metavar="NAME")
-_job = click.argument("job_id", metavar="JOB_ID")
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
@@ -101,16 +108,7 @@ def parked(*, name: str, limit: int, form: str, quiet: bool, session: Session) -
     elif not found:
         say(f"{name} has set no job aside")
     else:
-        columns = [
-            Column("Job"),
-            Column("State"),
-            Column("Sequence", right=True),
-            Column("Tries", right=True),
-            Column("For", right=True, leaves=1),
-            Column("Error", flexible=True, least=20),
-        ]
-        now = time.time_ns()
-        print_table(columns, [_parked_row(each, now) for each in found])
+        _print_parked(found)
     total = answer.get("Total") or 0
     if total > len(found):
         say(f"There are {total}: --limit for more of them.")
@@ -118,29 +116,37 @@ def parked(*, name: str, limit: int, form: str, quiet: bool, session: Session) -
 
 @subscriptions.command()
 @_name
-@click.argument("job_id", metavar="[JOB_ID]", required=False, default="")
+@click.argument("job", metavar="[JOB]", required=False, default="", shell_complete=complete_jobs)
+@namespace_option
 @click.option("--all", "everything", is_flag=True, help="All jobs that are set aside.")
 @connected
-def retry(*, name: str, job_id: str, everything: bool, session: Session) -> None:
-    """Handle a job's event again now, then its later ones."""
-    if bool(job_id) == everything:
-        raise click.UsageError("which job? Say JOB_ID, or --all")
+def retry(*, name: str, job: str, namespace: str | None, everything: bool, session: Session) -> None:
+    """Handle a job's event again now, then its later ones.
+
+    JOB is a name, an id, or the beginning of an id.
+    """
+    if bool(job) == everything:
+        raise click.UsageError("which job? Say JOB, or --all")
     with session.operators() as operators:
-        count = operators.retry(name, job_id)
+        count = operators.retry(name, job, session.namespace(namespace))
     say(f"{_jobs(count)} of {name} will be tried again now")
 
 
 @subscriptions.command()
 @_name
-@_job
+@job_argument
+@namespace_option
 @_yes
 @connected
-def skip(*, name: str, job_id: str, yes: bool, session: Session) -> None:
-    """Give up a job's event, and go on with its later ones."""
-    _confirm(yes, f"Give up the event of {job_id} that {name} could not handle?")
+def skip(*, name: str, job: str, namespace: str | None, yes: bool, session: Session) -> None:
+    """Give up a job's event, and go on with its later ones.
+
+    JOB is a name, an id, or the beginning of an id.
+    """
+    _confirm(yes, f"Give up the event of {job} that {name} could not handle?")
     with session.operators() as operators:
-        operators.skip(name, job_id)
-    say(f"{job_id} goes on behind that event")
+        operators.skip(name, job, session.namespace(namespace))
+    say(f"{job} goes on behind that event")
 
 
 @subscriptions.command()
@@ -192,41 +198,30 @@ def _parked(found: Mapping[str, Any]) -> Cell:
     return Cell(str(found.get("Parked")), "red" if found.get("Parked") else "")
 
 
-def _events(found: Mapping[str, Any]) -> str:
-    """Which events it gets: what its filter says."""
-    said = found.get("Filter") or {}
-    parts = [f"{key}={_value(value)}" for key, value in said.items() if value]
-    return " ".join(parts) or "all"
-
-
-def _value(value: object) -> str:
-    return ",".join(event_word(str(each)) for each in value) if isinstance(value, list) else str(value)
-
-
 def _row(found: Mapping[str, Any]) -> list[str | Cell]:
     return [
         _text(found, "Name"),
         _state(found),
         str(found.get("Gap")),
-        f"{found.get('LagSeconds')}s",
+        lag(found),
         str(found.get("Retrying")),
         _parked(found),
         _text(found, "Form"),
-        _events(found),
+        events(found.get("Filter") or {}),
     ]
 
 
 def _print(found: Mapping[str, Any]) -> None:
-    name, state, gap, lag, retrying, parked_jobs, form, events = _row(found)
+    name, state, gap, age_of_oldest, retrying, parked_jobs, form, filtered = _row(found)
     lines: list[tuple[str, str | Cell]] = [
         ("Name", name),
         ("State", state),
-        ("Gap", f"{gap} events, {lag}"),
+        ("Gap", f"{gap} events, {age_of_oldest}"),
         ("Retrying", retrying),
         ("Parked", parked_jobs),
         ("Form", form),
-        ("Events", events),
-        ("Created", _text(found, "Created")),
+        ("Events", filtered),
+        ("Created", created(found)),
     ]
     for label, value in lines:
         click.echo(styled(Cell(f"{label:<{_LABEL_WIDTH}}", BOLD)) + styled(value))
@@ -245,7 +240,7 @@ def _print(found: Mapping[str, Any]) -> None:
                 _text(each, "Name"),
                 _text(each, "Position"),
                 str(each.get("Gap")),
-                "yes" if each.get("Held") else Cell("no", "yellow"),
+                "yes" if each.get("Held") else Cell("no", "" if each.get("Waiting") else "yellow"),
                 str(each.get("Waiting")),
             ]
             for each in found.get("Partitions") or ()
@@ -253,10 +248,33 @@ def _print(found: Mapping[str, Any]) -> None:
     )
 
 
+def _print_parked(found: Sequence[Mapping[str, Any]]) -> None:
+    from jobledger.service.commands.jobtable import UNKNOWN, short_ids
+
+    short, now = short_ids([_text(each, "JobID") for each in found]), time.time_ns()
+    several = len({_text(each, "Namespace") for each in found}) > 1
+    columns = [
+        Column("ID"),
+        Column("Name", flexible=True),
+        *([Column("Namespace", flexible=True, leaves=3)] if several else []),
+        Column("State"),
+        Column("Sequence", right=True, leaves=2),
+        Column("Tries", right=True),
+        Column("For", right=True, leaves=1),
+        Column("Error", flexible=True, least=20),
+    ]
+    rows: list[list[str | Cell]] = []
+    for each in found:
+        job_id, name = _text(each, "JobID"), _text(each, "Name")
+        shown = UNKNOWN if name in {"", job_id} else name
+        where = [_text(each, "Namespace")] if several else []
+        rows.append([short[job_id], shown, *where, *_parked_row(each, now)])
+    print_table(columns, rows)
+
+
 def _parked_row(found: Mapping[str, Any], now: int) -> list[str | Cell]:
     state = _text(found, "State")
     return [
-        _text(found, "JobID"),
         Cell(state, "red" if state == "parked" else "yellow"),
         str(found.get("Sequence")),
         str(found.get("Attempts")),

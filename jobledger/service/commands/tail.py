@@ -25,6 +25,8 @@ from jobledger.service.commands.times import clock_time
 if TYPE_CHECKING:
     from jobledger.service.client.feed import Feed
 
+_SEQUENCE_WIDTH = 6
+
 
 @click.command()
 @namespace_filter
@@ -97,7 +99,7 @@ def _print(feed: "Feed", output: Output, limit: int | None) -> None:
 
 
 def event_line(event: Mapping[str, Any], width: int | None) -> str:
-    """`when  job  what  version and revision  who  name, reason, message`.
+    """`when  sequence  job  what  version and revision  who  name, reason, message`.
 
     Args:
         event: of the feed.
@@ -118,6 +120,7 @@ def event_line(event: Mapping[str, Any], width: int | None) -> str:
     shown_id = job_id if width is None else short_ids([job_id])[job_id]
     parts = [
         clock_time(nanoseconds_of(str(event.get("streamtime")))),
+        plain(f"{event.get('sequence', '-')!s:>{_SEQUENCE_WIDTH}}"),
         plain(f"{event.get('namespace')}/{shown_id}"),
         styled(what) + " " * max(0, 9 - len(what.text)),
         f"v{event.get('version')} r{event.get('revision')}",

@@ -95,6 +95,24 @@ def say(message: str) -> None:
     click.echo(plain_lines(message), err=True)
 
 
+class StatusLine:
+    """A line on standard error that is written over."""
+
+    def __init__(self) -> None:
+        self._width = 0
+
+    def show(self, text: str) -> None:
+        """Write it over what stood there."""
+        click.echo(f"\r{text:<{self._width}}", nl=False, err=True)
+        self._width = len(text)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._width:
+            self.show("")
+            click.echo("\r", nl=False, err=True)
+
+
 def print_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
     """A table on standard output."""
     texts = [[_cell(cell) for cell in row] for row in rows]

@@ -9,6 +9,7 @@ import click
 
 from jobledger.service.points import TimePoint, duration_seconds, parse_point
 from jobledger.store.errors import JobledgerError
+from jobledger.store.values import rfc3339, rfc3339_nanoseconds
 
 _NANOSECONDS: Final = 1_000_000_000
 _NUMBER: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?", re.ASCII)
@@ -70,17 +71,15 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
         ago = None if _NUMBER.fullmatch(text) else seconds_of(text)
         if ago is not None:
             return time.time_ns() - round(ago * _NANOSECONDS)
-        try:
-            # Without an offset it is meant as the reader's clock shows it.
-            moment = datetime.fromisoformat(text).astimezone()
-            return int(moment.timestamp()) * _NANOSECONDS + moment.microsecond * 1_000
-        except (ValueError, OverflowError):
+        moment = rfc3339_nanoseconds(text, local=True)
+        if moment is None:
             self.fail(
                 f"{value!r} is no time; write 2026-01-31, 2026-01-31T12:00:00Z, an age such as 2h or 3d,"
                 " or Unix nanoseconds",
                 param,
                 ctx,
             )
+        return moment
 
 
 class PointText(click.ParamType):  # type: ignore[type-arg]
@@ -96,8 +95,6 @@ class PointText(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check it; an empty text is none, as an empty parameter is to the service."""
-        from jobledger.store.values import rfc3339
-
         text, field = str(value), param.opts[-1] if param is not None else "at"
         if not text:
             return text

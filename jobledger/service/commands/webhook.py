@@ -8,6 +8,7 @@ import click
 
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.shared import EVENT_WORDS, Session, StateChoice, connected, namespace_filter
+from jobledger.service.commands.subscribed import created, events, lag
 from jobledger.service.commands.text import BOLD, Cell, Column, plain, print_table, say, styled
 from jobledger.service.commands.times import Duration
 
@@ -50,11 +51,11 @@ def webhook() -> None:
 @namespace_filter
 @click.option(
     "-l",
-    "--label",
+    "--selector",
     "labels",
     multiple=True,
     metavar="TEXT",
-    help="Only jobs with: `env=prod,tier in (a, b)`.",
+    help="Only jobs with labels: `env=prod,tier in (web, api)`.",
 )
 @_secret
 @_secret_file
@@ -269,49 +270,31 @@ def _tell_written(answer: dict[str, Any], output: Output, *, verb: str) -> None:
         )
 
 
-def _events(found: Mapping[str, Any]) -> str:
-    """Which events it gets, in words."""
-    types = [_word(each) for each in found.get("Types") or ()]
-    parts = [", ".join(types) if types else "all"]
-    if found.get("States"):
-        parts.append(f"into {' or '.join(found['States'])}")
-    if found.get("Namespace"):
-        parts.append(f"in {found['Namespace']}")
-    parts += [f"with {each}" for each in found.get("Labels") or ()]
-    return " ".join(parts)
-
-
-def _word(event_type: str) -> str:
-    from jobledger.service.commands.shared import event_word
-
-    return event_word(event_type)
-
-
 def _row(found: Mapping[str, Any]) -> list[str | Cell]:
     state = _text(found, "State")
     shown = "down" if found.get("Down") and state == "enabled" else state
     trouble = _text(found, "Reason") or _text(found, "Problem")
     style = "red" if shown == "down" else _STATE_STYLES.get(state, "")
-    return [_text(found, "Name"), _text(found, "URL"), Cell(shown, style), _events(found), trouble or "-"]
+    return [_text(found, "Name"), _text(found, "URL"), Cell(shown, style), events(found), trouble or "-"]
 
 
 def _print(found: Mapping[str, Any], progress: Mapping[str, Any] | None) -> None:
-    name, url, state, events, trouble = _row(found)
+    name, url, state, filtered, trouble = _row(found)
     created_by = f" by {_text(found, 'CreatedBy')}" if found.get("CreatedBy") else ""
     lines: list[tuple[str, str | Cell]] = [
         ("Name", name),
         ("URL", url),
         ("State", state),
         ("Trouble", trouble),
-        ("Events", events),
+        ("Events", filtered),
         ("Began after", _text(found, "After")),
-        ("Created", _text(found, "Created") + created_by),
+        ("Created", created(found) + created_by),
         *(("Secret", _shown_secret(each)) for each in found.get("Secrets") or ()),
         ("Subscription", _text(found, "Subscription")),
     ]
     if progress is not None:
         lines += [
-            ("Gap", f"{progress.get('Gap')} events, {progress.get('LagSeconds')} s"),
+            ("Gap", f"{progress.get('Gap')} events, {lag(progress)}"),
             ("Set aside", f"jobs: {progress.get('Retrying')} retrying, {progress.get('Parked')} parked"),
         ]
     for label, value in lines:

@@ -3,9 +3,16 @@
 import time
 from typing import Final
 
-from jobledger.projections.asof.job import sequence_of_revision
+from jobledger.projections.asof.job import not_yet, sequence_of_revision
 from jobledger.service.http.params import Query
-from jobledger.service.points import RevisionPoint, SequencePoint, parse_point, resolve_point, unpin
+from jobledger.service.points import (
+    RevisionPoint,
+    SequencePoint,
+    TimePoint,
+    parse_point,
+    resolve_point,
+    unpin,
+)
 from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput
 from jobledger.store.job import Job, JobStatus
@@ -27,7 +34,7 @@ async def point_of(
 
     Raises:
         InvalidInput: if it is no point, or one that is not there yet.
-        JobNotFound: if the job has no such revision.
+        JobNotFound: if the job has no such revision, or did not exist yet at the point that is `at`.
         CursorGone: if it is of another stream.
         LogUnavailable: if the log does not answer.
     """
@@ -39,7 +46,10 @@ async def point_of(
     if isinstance(point, RevisionPoint) and status is not None:
         async with service.scans:
             return await sequence_of_revision(service.log, status, point.revision)
-    return await resolve_point(service.log, point, now=now, field=field)
+    sequence = await resolve_point(service.log, point, now=now, field=field)
+    if field == _AT and status is not None and sequence < status.created_sequence:
+        raise not_yet(status, sequence, point.time if isinstance(point, TimePoint) else None)
+    return sequence
 
 
 async def page_point(

@@ -3,7 +3,7 @@
 from typing import Annotated, Final
 
 import msgspec
-from msgspec import Meta, field
+from msgspec import UNSET, Meta, UnsetType, field
 
 from jobledger.service.http.version_schemas import Change, Cursor, Revision, Sequence, Tag, Version
 from jobledger.store.job import State, StateType
@@ -28,7 +28,7 @@ class JobThen(msgspec.Struct, rename="pascal"):
 
 
 class ChangeEvent(msgspec.Struct, rename="pascal"):
-    """One event of a job, with what the job became by it."""
+    """One event of a job, with what the job became by it; a tag's event names its tag."""
 
     sequence: Sequence
     time: Annotated[str, Meta(description="RFC 3339; when the stream took the event")]
@@ -39,6 +39,10 @@ class ChangeEvent(msgspec.Struct, rename="pascal"):
     state: State
     actor: Annotated[str, Meta(description="who; empty if nobody said")]
     reason: Annotated[str, Meta(description="why; empty if nobody said")]
+    tag: Annotated[str, Meta(description="the tag that was set or removed")] | UnsetType = UNSET
+    tag_version: (
+        Annotated[int, Meta(ge=0, description="what the tag names since; 0: it was removed")] | UnsetType
+    ) = UNSET
 
 
 class JobChanged(msgspec.Struct, rename="pascal"):

@@ -163,7 +163,7 @@ def _then(job: Job) -> dict[str, Any]:
 
 
 def _event(item: HistoryItem) -> dict[str, Any]:
-    return {
+    told: dict[str, Any] = {
         "Sequence": item.sequence,
         "Time": rfc3339(item.time),
         "EventID": item.event_id,
@@ -174,6 +174,9 @@ def _event(item: HistoryItem) -> dict[str, Any]:
         "Actor": item.actor,
         "Reason": item.reason,
     }
+    if item.tag:
+        told |= {"Tag": item.tag, "TagVersion": item.tag_version}
+    return told
 
 
 HANDLERS: Final[tuple[Any, ...]] = (get_changes,)

@@ -10,10 +10,9 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from jobledger.service.limits import QUERY_MAX_PARAMETERS
-from jobledger.service.points import rfc3339_nanoseconds
 from jobledger.store.errors import InvalidInput
 from jobledger.store.job import StateType
-from jobledger.store.values import INT_MAX
+from jobledger.store.values import INT_MAX, rfc3339_nanoseconds
 
 _TRUE: Final = frozenset({"true", "1", "t", "yes"})
 _FALSE: Final = frozenset({"false", "0", "f", "no"})

@@ -3,6 +3,7 @@
 The document also carries the fields of Bacalhau's error body, so that its clients can read it.
 """
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
@@ -112,6 +113,17 @@ INTERNAL: Final = Kind(
     500, "InternalError", "This is a mistake of Jobledger; the service's log has the request's ID"
 )
 
+# What is wrong with the view is told in these words; its own tell paths of this machine. The first that fits.
+_VIEW_WORDS: Final[tuple[tuple[type[view_errors.ViewError], str], ...]] = (
+    (view_errors.ViewMissing, "there is no view yet"),
+    (view_errors.ViewDamaged, "the view is damaged"),
+    (view_errors.ViewFromNewerRelease, "the view is of another release than this service"),
+    (view_errors.ViewBusy, "another process keeps the view locked"),
+    (view_errors.ViewUnwritable, "the view can't be opened or written"),
+    (view_errors.ViewError, "the view can't be read"),
+)
+
+_log = logging.getLogger("jobledger.http")
 _encoder = msgspec.json.Encoder()
 
 
@@ -135,6 +147,8 @@ def problem_response_parts(
         scope: of the request, as ASGI has it; its `state` may have the `request_id`.
     """
     kind = kind_of(error)
+    if _is_masked(error):
+        _log.warning("request %s: %s", scope.get("state", {}).get("request_id", ""), error)
     body = _encoder.encode(problem_document(error, kind, scope))
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
     if isinstance(error, service_errors.Unauthorized):
@@ -202,7 +216,15 @@ def _message_of(error: BaseException, kind: Kind, scope: Mapping[str, Any]) -> s
         if kind.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
             return _printable(f"there is no {scope.get('method', '')} {scope.get('path', '')}")
         return _printable(error.detail or HTTPStatus(kind.status).phrase)
+    if _is_masked(error):
+        words = next(words for cls, words in _VIEW_WORDS if isinstance(error, cls))
+        return f"{words}; the service's log has the request's ID and says more"
     return _printable(str(error))
+
+
+def _is_masked(error: BaseException) -> bool:
+    """Whether its own words may tell a path of this machine."""
+    return isinstance(error, view_errors.ViewError) and not isinstance(error, view_errors.TreeUnavailable)
 
 
 def _printable(text: str) -> str:

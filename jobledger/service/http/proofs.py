@@ -1,5 +1,6 @@
 """`GET /api/v1/audit/proof` and `/consistency`: what a stranger can check with a key alone."""
 
+import logging
 from contextlib import suppress
 from typing import Any, Final
 
@@ -8,12 +9,15 @@ from litestar import Response, get
 from jobledger.projections.errors import ProofError
 from jobledger.service.audit.checkpoint import read_seal
 from jobledger.service.audit.prove import make_proof
+from jobledger.service.errors import InvalidSettings
 from jobledger.service.http.answers import JSON, json_answer
 from jobledger.service.http.context import AnyRequest, find_job, query_of, service_of
 from jobledger.service.limits import PROOF_WAIT_SECONDS
 from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput
 from jobledger.store.values import INT_MAX
+
+_log = logging.getLogger("jobledger.audit")
 
 UNCOVERED_HEADER: Final = "Jobledger-Uncovered"
 
@@ -28,7 +32,15 @@ async def get_proof(request: AnyRequest) -> Response[bytes]:
     job = await find_job(request, ref, query.text("namespace"))
     async with service.scans:  # the job's whole history is read, and held
         await _reach_newest_seal(service)
-        proof = await make_proof(service.log, service.tree, service.sealer.seals, job.status)
+        sealer = service.sealer
+        try:
+            keys = [each.public for each in sealer.keys.records()]
+        except InvalidSettings as error:  # a proof needs them only to choose between seals
+            _log.warning("%s", error)
+            keys = []
+        proof = await make_proof(
+            service.log, service.tree, sealer.seals, job.status, origin=sealer.origin, keys=keys
+        )
     headers = {
         UNCOVERED_HEADER: str(proof.uncovered),
         "Content-Disposition": f'attachment; filename="{job.status.id}.proof.json"',
@@ -63,7 +75,10 @@ async def _reach_newest_seal(service: Service) -> None:
     if newest is None:
         return
     with suppress(ProofError):  # told when it is used
-        await service.projector.wait_for(read_seal(newest.payload).size, PROOF_WAIT_SECONDS)
+        size = read_seal(newest.payload).size
+        if size > service.projector.sequence:  # what is beyond the log's end, nobody of ours sealed
+            size = min(size, (await service.log.info()).last_sequence)
+        await service.projector.wait_for(size, PROOF_WAIT_SECONDS)
 
 
 HANDLERS: Final[tuple[Any, ...]] = (get_proof, get_consistency)

@@ -12,6 +12,7 @@ Position = Annotated[
     str,
     Meta(pattern=r"^[0-9a-f]{12}-[0-9]+$", description="a position in the stream, with the stream it is of"),
 ]
+NamespaceText = Annotated[str, Meta(description="where a name is looked up; absent: the default one")]
 Told = Annotated[list[str] | None, Meta(description="what may not be as it was meant; null if nothing is")]
 PointText = Annotated[
     str, Meta(description="behind this point: a cursor, a sequence, `0`, an RFC 3339 time, or an age as `2h`")
@@ -113,15 +114,17 @@ class WebhookTest(msgspec.Struct, rename="pascal"):
 class RetryRequest(msgspec.Struct, rename="pascal"):
     """Which jobs to let go on."""
 
-    job_id: Annotated[str, Meta(description="absent: all that are set aside")] = field(
-        name="JobID", default=""
-    )
+    job_id: Annotated[
+        str, Meta(description="name, id, or the beginning of the id; absent: all that are set aside")
+    ] = field(name="JobID", default="")
+    namespace: NamespaceText = ""
 
 
 class SkipRequest(msgspec.Struct, rename="pascal"):
     """Whose failed event to give up."""
 
-    job_id: str = field(name="JobID")
+    job_id: Annotated[str, Meta(description="name, id, or the beginning of the id")] = field(name="JobID")
+    namespace: NamespaceText = ""
 
 
 class ResetRequest(msgspec.Struct, rename="pascal"):
@@ -136,7 +139,7 @@ class Partition(msgspec.Struct, rename="pascal"):
     name: Annotated[str, Meta(description="of its consumer in NATS")]
     position: Position
     gap: Annotated[int, Meta(description="events that are not handled yet")]
-    held: Annotated[bool, Meta(description="whether a process reads it")]
+    held: Annotated[bool, Meta(description="whether a process reads it; one that had no event yet may wait")]
     waiting: Annotated[int, Meta(description="processes that wait for it")]
 
 
@@ -144,7 +147,13 @@ class Subscription(msgspec.Struct, rename="pascal"):
     """A durable subscription."""
 
     name: str
-    state: Annotated[str, Meta(description="live, catching_up, or unattended: nobody reads some of it")]
+    state: Annotated[
+        str,
+        Meta(
+            description="the first that is so of unattended (nobody is there for some of it), catching_up,"
+            " parked (some jobs wait for an operator), live"
+        ),
+    ]
     gap: Annotated[int, Meta(description="events that are not handled yet, before types, states and labels")]
     lag_seconds: Annotated[float, Meta(description="age of the oldest of these")]
     parked: Annotated[int, Meta(description="jobs that wait for an operator")]
@@ -171,6 +180,7 @@ class ParkedJob(msgspec.Struct, rename="pascal"):
     """A job that is set aside, because the handling of one of its events failed."""
 
     job_id: str = field(name="JobID")
+    name: Annotated[str, Meta(description="of the job; empty if the view does not have it yet")]
     namespace: str
     state: Annotated[str, Meta(description="retrying or parked")]
     position: Annotated[Position, Meta(description="of the event")]

@@ -21,7 +21,7 @@ from jobledger.store.subjects import parse_subject
 from jobledger.store.values import rfc3339
 
 PATH: Final = "/api/v1/subscriptions"
-_FIELDS: Final = {"retry": ("JobID",), "skip": ("JobID",), "reset": ("After",)}
+_FIELDS: Final = {"retry": ("JobID", "Namespace"), "skip": ("JobID", "Namespace"), "reset": ("After",)}
 Name = FromPath[str]
 
 
@@ -50,7 +50,10 @@ async def list_parked_jobs(request: AnyRequest, name: Name) -> Response[bytes]:
     limit = query_of(request).integer("limit", PARKED_DEFAULT_LIMIT, most=PARKED_MAX_LIMIT)
     found = await service.subscriptions.parked(name)
     shown = found[: limit or PARKED_MAX_LIMIT]
-    return json_answer({"Items": [_parked_wire(service, job) for job in shown], "Total": len(found)})
+    jobs = await service.view.statuses(job.job_id for job in shown)
+    names = {job_id: status.name for job_id, status in jobs.items()}
+    items = [_parked_wire(service, job, names.get(job.job_id, "")) for job in shown]
+    return json_answer({"Items": items, "Total": len(found)})
 
 
 @post(f"{PATH}/{{name:str}}/retry", status_code=200)
@@ -58,7 +61,8 @@ async def retry_parked_jobs(request: AnyRequest, name: Name) -> Response[bytes]:
     """Handle failed events again, now."""
     principal_of(request).require_admin()
     body = _read(request, "retry")
-    jobs = await service_of(request).subscriptions.retry(name, text_of(body, "JobID"))
+    job, namespace = text_of(body, "JobID"), text_of(body, "Namespace")
+    jobs = await service_of(request).subscriptions.retry(name, job, namespace=namespace)
     return json_answer({"Jobs": jobs})
 
 
@@ -67,7 +71,8 @@ async def skip_parked_event(request: AnyRequest, name: Name) -> Response[bytes]:
     """Give up a job's failed event."""
     principal_of(request).require_admin()
     body = _read(request, "skip")
-    jobs = await service_of(request).subscriptions.skip(name, text_of(body, "JobID"))
+    job, namespace = text_of(body, "JobID"), text_of(body, "Namespace")
+    jobs = await service_of(request).subscriptions.skip(name, job, namespace=namespace)
     return json_answer({"Jobs": jobs})
 
 
@@ -88,7 +93,9 @@ async def reset_subscription(request: AnyRequest, name: Name) -> Response[bytes]
 async def delete_subscription(request: AnyRequest, name: Name) -> Response[bytes]:
     """Delete it."""
     principal_of(request).require_admin()
-    return json_answer({"Jobs": await service_of(request).subscriptions.delete(name)})
+    service = service_of(request)
+    await service.webhooks.registry.refuse_if_delivered(name)
+    return json_answer({"Jobs": await service.subscriptions.delete(name)})
 
 
 def _read(request: AnyRequest, name: str) -> Body:
@@ -143,10 +150,11 @@ def _part_wire(service: Service, part: Part) -> dict[str, Any]:
     }
 
 
-def _parked_wire(service: Service, job: ParkedJob) -> dict[str, Any]:
+def _parked_wire(service: Service, job: ParkedJob, name: str) -> dict[str, Any]:
     where = parse_subject(job.subject)
     return {
         "JobID": job.job_id,
+        "Name": name,
         "Namespace": where.namespace if where is not None else "",
         "State": str(job.state),
         "Type": job.type,

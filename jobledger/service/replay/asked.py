@@ -52,8 +52,10 @@ class Chunk(NamedTuple):
         documents: the CloudEvents with their place in the stream, one line of JSON each.
         reached: all up to this sequence was told, or is not asked for.
         anomalies: records up to there that changed no job, and so are left out.
+        read: all up to this sequence was read, what is not told included.
     """
 
     documents: list[bytes]
     reached: int
     anomalies: int = 0
+    read: int = 0

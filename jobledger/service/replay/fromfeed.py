@@ -85,9 +85,10 @@ class FeedReplay:
                 if asked.passes(event.wire.get("type", ""), event.wire.get("actor", "")):
                     documents.append(event.text.encode())
                 if len(documents) == REPLAY_FEED_CHUNK_EVENTS:
-                    yield Chunk(documents, int(event.wire["sequence"]))
+                    reached = int(event.wire["sequence"])
+                    yield Chunk(documents, reached, read=reached)
                     documents = []
-        yield Chunk(documents, end)
+        yield Chunk(documents, end, read=end)
 
     def _events(self, query: dict[str, Any], after: int, until: int) -> "Generator[FeedEvent, None, None]":
         feed = self._client.feed(query, after=format_cursor(self.range.mark, after), tell=self._tell)

@@ -20,6 +20,7 @@ class Telling:
         reached: all up to this sequence was written, or is not asked for.
         events: how many were written.
         anomalies: records that changed no job, and so were left out.
+        read: all up to this sequence was read; before the beginning, for what the jobs were then.
         is_stuck: whether its reader did not take what was written last.
 
     Args:
@@ -33,6 +34,7 @@ class Telling:
         self.reached = range_.after
         self.events = 0
         self.anomalies = 0
+        self.read = 0
         self.is_stuck = False
         self._form = form
         self._watch = watch
@@ -85,4 +87,5 @@ class Telling:
         self.reached = chunk.reached
         self.events += len(chunk.documents)
         self.anomalies = chunk.anomalies
+        self.read = chunk.read
         self._watch(self)

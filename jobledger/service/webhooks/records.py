@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from jobledger.projections.subscribing.definition import check_name as check_subscription_name
 from jobledger.service.errors import WebhookExists
 from jobledger.service.limits import (
     WEBHOOK_NAME_MAX_CHARACTERS,
@@ -131,13 +132,17 @@ def check_name(name: str) -> str:
             f"Name {name!r:.80} is no name of a webhook: use up to {WEBHOOK_NAME_MAX_CHARACTERS} small"
             " letters, digits and hyphens, with no hyphen at either end"
         )
+    check_subscription_name(SUBSCRIPTION_PREFIX + name)
     return name
 
 
 def name_of(target: Target) -> str:
     """The name of a webhook that was given none: its host's, as far as that can be one."""
     text = re.sub(r"[^a-z0-9]+", "-", target.host)[:WEBHOOK_NAME_MAX_CHARACTERS].strip("-")
-    return text or "webhook"
+    try:
+        return check_name(text)
+    except InvalidInput:
+        return "webhook"
 
 
 def with_secret(webhook: Webhook, text: str, *, overlap_seconds: float, now: int) -> Webhook:

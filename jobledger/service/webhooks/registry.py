@@ -7,6 +7,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,6 +22,7 @@ from jobledger.service.limits import (
 )
 from jobledger.service.webhooks.records import (
     NAME,
+    SUBSCRIPTION_PREFIX,
     Secret,
     Webhook,
     WebhookState,
@@ -125,6 +127,23 @@ class Webhooks:
             LogUnavailable: if the records can't be read.
         """
         return (await self._one(name))[0]
+
+    async def refuse_if_delivered(self, subscription: str) -> None:
+        """Refuse to delete the subscription of a webhook: it would be made again, and begin anew.
+
+        Raises:
+            WebhookExists: if there is a webhook that this subscription is of.
+            LogUnavailable: if the records can't be read.
+        """
+        name = subscription.removeprefix(SUBSCRIPTION_PREFIX)
+        if name == subscription:
+            return
+        with suppress(WebhookNotFound):
+            await self._one(name)
+            raise WebhookExists(
+                f"the subscription {subscription} is of the webhook {name}; to be rid of both:"
+                f" `jobledger webhook delete {name}`"
+            )
 
     async def add(self, new: NewWebhook) -> Written:
         """Add one.

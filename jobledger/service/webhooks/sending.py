@@ -172,8 +172,11 @@ async def _skim(response: httpcore.Response) -> None:
     """Take a short body, so that the connection can be used again; leave any other, and the connection.
 
     Whatever goes wrong with it, the answer was given by its head. A body is read whole or not at all: streams
-    of the library that are left in the middle are ended later, beside the next delivery.
+    of the library that are left in the middle are ended later, beside the next delivery. With a
+    `Transfer-Encoding`, the length that is told means nothing: the body may be endless.
     """
+    if _header(response, b"transfer-encoding"):
+        return
     length = "0" if response.status == HTTPStatus.NO_CONTENT else _header(response, b"content-length")
     if not _NUMBER.fullmatch(length) or int(length) > WEBHOOK_ANSWER_MAX_BYTES:
         return

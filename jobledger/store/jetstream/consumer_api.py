@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from jobledger.store.consumers import ConsumerInfo, ConsumerSpec
-from jobledger.store.errors import LogReplaced, SubscriptionDeleted
+from jobledger.store.errors import LogReplaced, LogUnfit, SubscriptionDeleted
 from jobledger.store.jetstream.api import API, ApiError, call
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.stream import log_info, stream_info
@@ -24,6 +24,9 @@ from jobledger.store.limits import (
 GROUP = "m"  # the one priority group that our consumers have
 RESET_LABEL = "jobledger.reset"  # the sequence after which to begin anew, until somebody has done so
 OURS_LABEL = "jobledger"  # every consumer of ours carries it
+
+# What a consumer can't be read without, as it is meant: the rest may be of another release.
+_ESSENTIAL = ("filter_subjects", "deliver_policy", "ack_policy", "priority_groups", "priority_policy")
 
 CONSUMER_NOT_FOUND = 10014
 CONSUMER_EXISTS = 10148
@@ -112,6 +115,7 @@ class ConsumerApi:
         """Make a consumer; the one that is there, if one of the name is.
 
         Raises:
+            LogUnfit: if that one is another one's.
             LogError: if it can't be made.
         """
         labels = {OURS_LABEL: "", **spec.labels}
@@ -120,9 +124,32 @@ class ConsumerApi:
         made = await self._create(spec.name, _config(spec, labels), "create")
         if made.error is not None and made.error.err_code == CONSUMER_EXISTS:
             made = await self._info(spec.name)
+            self._check(made, spec)
         if made.error is not None:
             raise made.error.as_exception(f"making the consumer {spec.name}")
         return made
+
+    def _check(self, found: ConsumerState, spec: ConsumerSpec) -> None:
+        """Refuse a consumer of the name that would deliver something else, or in another way.
+
+        Raises:
+            LogUnfit: naming what differs.
+        """
+        if found.error is not None:
+            return
+        config = {**found.config, "filter_subjects": [*found.told().subjects]}
+        wanted = _config(spec, {})
+        wrong = [
+            f"{field} is {config.get(field)!r:.200} and must be {wanted[field]!r:.200}"
+            for field in _ESSENTIAL
+            if config.get(field) != wanted[field]
+        ]
+        if wrong:
+            raise LogUnfit(
+                f"the stream {self.stream} has a consumer {spec.name} that is not this subscription's:"
+                f" {'; '.join(wrong)}. Take another name, or delete it with"
+                f" `nats consumer rm {self.stream} {spec.name}`"
+            )
 
     async def label(self, state: ConsumerState, labels: dict[str, str]) -> None:
         """Put other labels beside a consumer.

@@ -6,10 +6,9 @@ It shares the log's connection and the server's durability, and nothing else: it
 import hashlib
 from typing import Any
 
-from jobledger.store.errors import LogUnfit
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.entries import write_entry
-from jobledger.store.jetstream.stream import StreamSettings, find_or_make_stream
+from jobledger.store.jetstream.stream import StreamSettings, check_beside, find_or_make_stream
 from jobledger.store.keys import Entry
 from jobledger.store.limits import KEYS_MAX_AGE_SECONDS, KEYS_MIN_AGE_SECONDS
 
@@ -59,23 +58,20 @@ class JetStreamKeys:
 
 
 def _check_config(name: str, config: dict[str, Any]) -> None:
-    wrong = [
-        f"{field} is {config.get(field)!r} and must be {wanted!r}: {promise}"
-        for field, (wanted, promise) in _REQUIRED.items()
-        if config.get(field) != wanted
-    ]
-    wrong += [f"{field} is {config[field]!r} and must be off" for field in _FORBIDDEN if config.get(field)]
     age_seconds = config.get("max_age", 0) / _SECOND
-    if 0 < age_seconds < KEYS_MIN_AGE_SECONDS:
-        wrong.append(
-            f"max_age is {age_seconds:g} s and must be {KEYS_MIN_AGE_SECONDS} s or more: a repeated request"
-            " is known for a day"
-        )
-    if wrong:
-        raise LogUnfit(
-            f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
-            " Mend it with `nats stream edit`, or delete it: it holds answers to repeated requests, no jobs"
-        )
+    too_young = (
+        f"max_age is {age_seconds:g} s and must be {KEYS_MIN_AGE_SECONDS} s or more: a repeated request is"
+        " known for a day"
+    )
+    check_beside(
+        name,
+        config,
+        _REQUIRED,
+        _FORBIDDEN,
+        *([too_young] if 0 < age_seconds < KEYS_MIN_AGE_SECONDS else []),
+        remedy="Mend it with `nats stream edit`, or delete it: it holds answers to repeated requests, no"
+        " jobs",
+    )
 
 
 def _config(name: str, replicas: int) -> dict[str, Any]:

@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from jobledger.store.errors import InvalidInput, LogUnavailable, LogUnfit
+from jobledger.store.errors import InvalidInput, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.entries import read_entry, write_entry
 from jobledger.store.jetstream.reader import leader_get, read_page
-from jobledger.store.jetstream.stream import StreamSettings, find_or_make_stream
+from jobledger.store.jetstream.stream import StreamSettings, check_beside, find_or_make_stream
 from jobledger.store.keys import NO_ENTRY, Entry
 from jobledger.store.limits import (
     READ_MAX_TRIES,
@@ -58,7 +58,8 @@ class JetStreamRecords:
         """
         name = f"{log.name}_{of}"
         info = await find_or_make_stream(connection, _config(name, log.replicas))
-        _check_config(name, info.config)
+        required = {**_REQUIRED, "subjects": ([f"{name}.>"], "records live there")}
+        check_beside(name, info.config, required, _FORBIDDEN)
         return cls(connection, name)
 
     async def get(self, key: str) -> Entry | None:
@@ -118,21 +119,6 @@ class JetStreamRecords:
     def _change(self, record: Record) -> Change:
         key = record.subject.removeprefix(f"{self._stream}.")
         return Change(key, Entry(record.payload, record.sequence))
-
-
-def _check_config(name: str, config: dict[str, Any]) -> None:
-    required = {**_REQUIRED, "subjects": ([f"{name}.>"], "records live there")}
-    wrong = [
-        f"{field} is {config.get(field)!r} and must be {wanted!r}: {promise}"
-        for field, (wanted, promise) in required.items()
-        if config.get(field, 0) != wanted
-    ]
-    wrong += [f"{field} is {config[field]!r} and must be off" for field in _FORBIDDEN if config.get(field)]
-    if wrong:
-        raise LogUnfit(
-            f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
-            " Mend it with `nats stream edit`"
-        )
 
 
 def _config(name: str, replicas: int) -> dict[str, Any]:

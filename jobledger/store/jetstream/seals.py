@@ -6,12 +6,11 @@ A log that was deleted and made again is another log with another tree, so its s
 from collections.abc import Sequence
 from typing import Any
 
-from jobledger.store.errors import LogUnfit
 from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.entries import write_entry
 from jobledger.store.jetstream.reader import leader_get, read_page, record_of
-from jobledger.store.jetstream.stream import StreamSettings, find_or_make_stream
+from jobledger.store.jetstream.stream import StreamSettings, check_beside, find_or_make_stream
 
 SUBJECT_PREFIX = "jobledger.seals."  # outside `jobs.>`: no reader of the log ever sees these
 
@@ -55,7 +54,7 @@ class JetStreamSeals:
         """
         name = f"{log.name}_SEALS"
         info = await find_or_make_stream(connection, _config(name, log.replicas))
-        _check_config(name, info.config)
+        check_beside(name, info.config, _REQUIRED, _FORBIDDEN)
         return cls(connection, name, f"{SUBJECT_PREFIX}{mark}")
 
     async def append(self, seal: bytes, *, expect: int) -> Record | None:
@@ -75,20 +74,6 @@ class JetStreamSeals:
     async def read(self, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
         """See `SealStore.read`."""
         return await read_page(self._connection, self._stream, self._subject, after=after, up_to=up_to)
-
-
-def _check_config(name: str, config: dict[str, Any]) -> None:
-    wrong = [
-        f"{field} is {config.get(field)!r} and must be {wanted!r}: {promise}"
-        for field, (wanted, promise) in _REQUIRED.items()
-        if config.get(field) != wanted
-    ]
-    wrong += [f"{field} is {config[field]!r} and must be off" for field in _FORBIDDEN if config.get(field)]
-    if wrong:
-        raise LogUnfit(
-            f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
-            " Mend it with `nats stream edit`"
-        )
 
 
 def _config(name: str, replicas: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The stream `JOBS`: made if it is missing, and checked, field by field, if it is there."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -175,6 +175,41 @@ def check_config(name: str, config: dict[str, Any]) -> None:
         raise LogUnfit(
             f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
             " Mend it with `nats stream edit`, or name another stream"
+        )
+
+
+def check_beside(
+    name: str,
+    config: dict[str, Any],
+    required: Mapping[str, tuple[object, str]],
+    forbidden: Iterable[str],
+    *more: str,
+    remedy: str = "Mend it with `nats stream edit`",
+) -> None:
+    """Hold the configuration of a stream beside the log's to what it promises.
+
+    Args:
+        name: of the stream.
+        config: as the server has it.
+        required: fields whose other values break a promise, with the promise.
+        forbidden: fields that break one if they are there at all.
+        more: what else is wrong.
+        remedy: what to do.
+
+    Raises:
+        LogUnfit: naming every field that breaks one.
+    """
+    wrong = [
+        f"{field} is {config.get(field)!r} and must be {wanted!r}: {promise}"
+        for field, (wanted, promise) in required.items()
+        if config.get(field, 0 if wanted == 0 else None) != wanted  # the server leaves a 0 out
+    ]
+    wrong += [f"{field} is {config[field]!r} and must be off" for field in forbidden if config.get(field)]
+    wrong += more
+    if wrong:
+        raise LogUnfit(
+            f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
+            f" {remedy}"
         )
 
 

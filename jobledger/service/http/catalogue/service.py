@@ -9,9 +9,9 @@ from jobledger.store.events import EVENT_TYPES, event_type
 _FEED: Final = """\
 Server-Sent Events, for `EventSource` and everything else that reads lines. Each has `id:` (its cursor),
 `event:` (its type) and `data:` (the CloudEvent, with `sequence`, `revision`, `version` and `streamtime`). A
-comment every 15 s keeps the connection alive, and one says that a feed has caught up. Come back with the last `id` in `Last-Event-ID`, on any
-replica, and no event is lost or sent twice. Before the service ends a feed it sends `event: close` with the
-reason and the cursor."""
+comment every 15 s keeps the connection alive, and one says that a feed has caught up. Come back with the
+last `id` in `Last-Event-ID`, on any replica, and no event is lost or sent twice. Before the service ends a
+feed it sends `event: close` with the reason and the cursor."""
 _TYPES: Final = {"type": "string", "examples": [event_type(kind) for kind in EVENT_TYPES]}
 # What the gate can answer before any route: a wrong header, a foreign Host or Origin, too much at once.
 _HEALTH: Final = (400, 403)

@@ -181,7 +181,7 @@ SUBSCRIPTIONS: Final = (
         "deleteSubscription",
         GROUP,
         "Delete a durable subscription: its place, and the jobs that it has set aside",
-        "Needs an admin's token.",
+        "Needs an admin's token. That of a webhook is refused: delete the webhook.",
         _SUBSCRIPTION,
         answer=schemas.Changed,
         errors=_WRITE_ONE,
