@@ -40,7 +40,8 @@ ERRORS: list[JobledgerError] = [
     errors.LogRefused("full"),
     errors.LogUnfit("old"),
     errors.OutcomeUnknown("unknown", event_id="e"),
-    ViewBusy("locked"),
+    # What the view itself says names a path, so the service says this instead.
+    ViewBusy("another process keeps the view locked; the service's log has the request's ID and says more"),
     WaitTimeout("behind"),
     service_errors.Unauthorized("who?"),
     service_errors.Forbidden("no"),

@@ -6,26 +6,32 @@ the middle, or forgot a job since, reads that job's own events from the log, up 
 
     records ─► which jobs are not remembered? ─► read those from the log, several at once ─► fold in order
 
-What is remembered is bounded (`remembering`).
+What is remembered is bounded (`remembering`). A job's events lie all over the log, and the server looks for
+each of them, so reading one job costs as much as reading some FOLDER_SCAN_FACTOR records in a row. Once the
+jobs that were read have cost as much as the whole log up to here, that is read in a row, once: whoever begins
+in the middle of a long log is so never slower than twice the better of the two ways.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple
+from contextlib import aclosing
+from typing import Final, Generic, NamedTuple
 
 from jobledger.projections.limits import (
     FOLDER_MAX_BYTES,
     FOLDER_MAX_JOBS,
     FOLDER_MAX_NUMBERS,
     FOLDER_READS,
+    FOLDER_SCAN_FACTOR,
 )
 from jobledger.projections.subscribing.remembering import Known, Memory, NumberMemory, WholeMemory
+from jobledger.store.errors import UnknownEventType
 from jobledger.store.events import JobEvent, Record, Recorded, Unreadable, read_record
 from jobledger.store.fold import Anomaly, fold, fold_job
 from jobledger.store.job import Job, JobStatus
 from jobledger.store.jobs import records_between
 from jobledger.store.log import EventLog
-from jobledger.store.subjects import NAMELESS_JOB_ID, job_subject_anywhere
+from jobledger.store.subjects import ALL_SUBJECTS, NAMELESS_JOB_ID, job_subject_anywhere
 
 
 class FoldedEvent(NamedTuple, Generic[Known]):
@@ -44,6 +50,21 @@ class FoldedEvent(NamedTuple, Generic[Known]):
     after: Known
 
 
+class Scope(NamedTuple):
+    """Which records a reader can meet.
+
+    Attributes:
+        subjects: the log's filter for them.
+        covers: whether one that passes that is among them.
+    """
+
+    subjects: str = ALL_SUBJECTS
+    covers: Callable[[Record], bool] = lambda _: True
+
+
+_EVERYTHING: Final = Scope()
+
+
 class Folder(Generic[Known]):
     """Folds what one reader reads; made by `status_folder`, `job_folder` or `number_folder`.
 
@@ -55,15 +76,20 @@ class Folder(Generic[Known]):
         self,
         log: EventLog,
         step: Callable[[Known | None, Recorded | Unreadable], Known | Anomaly],
-        memory: Memory[Known],
+        remember: Callable[[], Memory[Known]],
         *,
         from_first: bool,
+        scope: Scope,
     ) -> None:
         self.anomalies = 0
         self._log = log
         self._step: Callable[[Known | None, Recorded | Unreadable], Known | Anomaly] = step
-        self._memory: Memory[Known] = memory
+        self._remember: Callable[[], Memory[Known]] = remember
+        self._memory: Memory[Known] = remember()
         self._from_first = from_first
+        self._scope = scope
+        self._reads = 0  # of jobs
+        self._may_scan = not from_first
 
     async def fold(self, records: Sequence[Record]) -> list[FoldedEvent[Known]]:
         """The records that changed jobs, with the jobs before and after.
@@ -106,8 +132,24 @@ class Folder(Generic[Known]):
         self, records: Sequence[Record], read: Sequence[Recorded | Unreadable]
     ) -> dict[str, Known]:
         """The job of each record, as it was before the first record of it."""
+        known, missing = self._take(records, read)
+        try:
+            if missing and await self._scan_if_cheaper(records[0].sequence, len(missing)):
+                known, missing = self._take(records, read)
+            if missing:
+                known.update(await self._read_all(missing))
+                self._reads += len(missing)
+        except BaseException:
+            self._memory.put_all(known)  # these were not folded
+            raise
+        return known
+
+    def _take(
+        self, records: Sequence[Record], read: Sequence[Recorded | Unreadable]
+    ) -> tuple[dict[str, Known], dict[str, tuple[str, int]]]:
+        """The jobs that are remembered, and the others: id, and first sequence, by where they are read."""
         known: dict[str, Known] = {}
-        missing: dict[str, tuple[str, int]] = {}  # by where it is read
+        missing: dict[str, tuple[str, int]] = {}
         memory = self._memory
         for record, recorded in zip(records, read, strict=True):
             if isinstance(recorded, Unreadable):
@@ -120,13 +162,43 @@ class Folder(Generic[Known]):
                 known[job_id] = found
             elif not self._from_first or memory.may_have_forgotten(job_id):
                 missing.setdefault(_where(record, job_id), (job_id, record.sequence))
-        if missing:
-            try:
-                known.update(await self._read_all(missing))
-            except BaseException:
-                memory.put_all(known)  # these were not folded
-                raise
-        return known
+        return known, missing
+
+    async def _scan_if_cheaper(self, sequence: int, missing: int) -> bool:
+        """Read all that was before a sequence, if so many jobs more to read would make that the cheaper way."""
+        if not self._may_scan or (self._reads + missing) * FOLDER_SCAN_FACTOR < sequence:
+            return False
+        memory = self._remember()
+        try:
+            await self._scan(memory, sequence - 1)
+        except UnknownEventType:  # of a job that the reader may never meet
+            self._may_scan = False
+            return False
+        self._memory, self._from_first, self._may_scan = memory, True, False
+        return True
+
+    async def _scan(self, memory: Memory[Known], up_to: int) -> None:
+        """Fold all records in scope up to a sequence into a memory."""
+        last = await self._log.read_last(self._scope.subjects)
+        if last is None:
+            return
+        covers = self._scope.covers
+        found = records_between(self._log, self._scope.subjects, after=0, up_to=last.sequence)
+        async with aclosing(found):
+            async for record in found:
+                if record.sequence > up_to:
+                    return
+                recorded = read_record(record) if covers(record) else None
+                if not isinstance(recorded, Recorded):
+                    continue
+                job_id = recorded.event.subject
+                before = memory.take(job_id)
+                if before is None and memory.may_have_forgotten(job_id):
+                    continue  # it is read if it is met
+                after = self._step(before, recorded)
+                job = before if isinstance(after, Anomaly) else after
+                if job is not None:
+                    memory.put_all({job_id: job})
 
     async def _read_all(self, missing: dict[str, tuple[str, int]]) -> dict[str, Known]:
         turns = asyncio.Semaphore(FOLDER_READS)
@@ -159,6 +231,7 @@ def status_folder(
     log: EventLog,
     *,
     from_first: bool,
+    scope: Scope = _EVERYTHING,
     max_jobs: int = FOLDER_MAX_JOBS,
     max_bytes: int = FOLDER_MAX_BYTES,
 ) -> Folder[JobStatus]:
@@ -168,17 +241,24 @@ def status_folder(
         log: where jobs that are not remembered are read.
         from_first: whether every record of the jobs that are met, from the log's first one on, is handed in:
             a job that was never met does not exist then, and need not be looked for.
+        scope: which records may be handed in.
         max_jobs: remembered.
         max_bytes: of those, about.
     """
-    memory = WholeMemory(_status, max_jobs, max_bytes)
-    return Folder(log, fold, memory, from_first=from_first)
+    return Folder(
+        log,
+        fold,
+        lambda: WholeMemory(_status, max_jobs, max_bytes),
+        from_first=from_first,
+        scope=scope,
+    )
 
 
 def job_folder(
     log: EventLog,
     *,
     from_first: bool,
+    scope: Scope = _EVERYTHING,
     max_jobs: int = FOLDER_MAX_JOBS,
     max_bytes: int = FOLDER_MAX_BYTES,
 ) -> Folder[Job]:
@@ -190,21 +270,31 @@ def job_folder(
         max_jobs: remembered.
         max_bytes: of those, about.
     """
-    memory = WholeMemory(_status_of_job, max_jobs, max_bytes)
-    return Folder(log, fold_job, memory, from_first=from_first)
+    return Folder(
+        log,
+        fold_job,
+        lambda: WholeMemory(_status_of_job, max_jobs, max_bytes),
+        from_first=from_first,
+        scope=scope,
+    )
 
 
 def number_folder(
-    log: EventLog, *, from_first: bool, max_jobs: int = FOLDER_MAX_NUMBERS
+    log: EventLog,
+    *,
+    from_first: bool,
+    scope: Scope = _EVERYTHING,
+    max_jobs: int = FOLDER_MAX_NUMBERS,
 ) -> Folder[JobStatus]:
     """Folds revisions, versions and types of states, of many more jobs: all else of a status means nothing.
 
     Args:
         log: where jobs that are not remembered are read.
         from_first: as of `status_folder`.
+        scope: which records may be handed in.
         max_jobs: remembered.
     """
-    return Folder(log, fold, NumberMemory(max_jobs), from_first=from_first)
+    return Folder(log, fold, lambda: NumberMemory(max_jobs), from_first=from_first, scope=scope)
 
 
 def _status(status: JobStatus) -> JobStatus:

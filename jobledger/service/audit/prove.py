@@ -70,18 +70,7 @@ async def make_proof(
         LogUnavailable: if the log does not answer.
         TreeUnavailable: if the view's tree is not as far as the seal.
     """
-    published = await seals.last()
-    if published is None:
-        raise NotSealed("nothing was sealed yet, so nothing can be proven")
-    found: Seal | None = None
-    if keys and not _is_by(published, keys):
-        found = await _best_seal(tree, seals, job, origin, keys)
-    try:
-        seal = found or read_seal(published.payload)
-    except ProofError as error:
-        raise AuditFailed(
-            f"what was published last among the seals is none: {error}; somebody else writes to that stream"
-        ) from error
+    seal = await _seal_for(tree, seals, job, origin, keys)
     covered = await _covered(log, job, seal.size)
     if not covered.records:
         raise NotSealed(
@@ -112,6 +101,25 @@ async def make_proof(
         ),
     )
     return Proof(write_bundle(bundle), seal.size, covered.uncovered)
+
+
+async def _seal_for(
+    tree: TreeReader, seals: SealStore, job: JobStatus, origin: str, keys: Sequence[VerifierKey]
+) -> Seal:
+    """The seal that a proof of the job is made up to; see `make_proof`."""
+    published = await seals.last()
+    if published is None:
+        raise NotSealed("nothing was sealed yet, so nothing can be proven")
+    if keys and not _is_by(published, keys):
+        found = await _best_seal(tree, seals, job, origin, keys)
+        if found is not None:
+            return found
+    try:
+        return read_seal(published.payload)
+    except ProofError as error:
+        raise AuditFailed(
+            f"what was published last among the seals is none: {error}; somebody else writes to that stream"
+        ) from error
 
 
 async def _best_seal(
