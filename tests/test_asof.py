@@ -113,6 +113,7 @@ small = patch.multiple(
 near = patch.multiple(copies, ASOF_NEAR_MAX_EVENTS=8, ASOF_NEAR_EVENTS=5)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     number=st.integers(0, 2**32),

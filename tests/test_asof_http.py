@@ -275,6 +275,7 @@ async def test_a_next_token_that_nobody_gave_waits_for_nothing(
         assert "next_token is the sequence 99, and the log ends at 8" in answer["Message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/jobs/j0", "/jobs/j0/history", "/jobs/j0/tags"])
 async def test_so_many_histories_are_read_at_once_and_no_more(
     api: tuple[Service, httpx.AsyncClient], path: str

@@ -4,6 +4,7 @@ import json
 import stat
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from jobledger.service.audit.checkpoint import open_seal
@@ -52,6 +53,7 @@ def test_an_overlap_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
     assert run(tmp_path, "rotate", "--overlap", "soon").exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_service_is_sealed_and_checked_from_the_command_line(tmp_path: Path) -> None:
     """Keys, a seal now, the list of seals: what is printed can be checked as it is."""
     with running_service(tmp_path, "--seal-every-events", "0", "--seal-every-seconds", "0") as service:

@@ -21,6 +21,8 @@ from tests.logs import eventually
 from tests.proving import OTHER_SIGNER, SIGNER
 from tests.tampering import flip_bit, with_payload, without_last
 
+pytestmark = pytest.mark.slow  # auditors in processes of their own
+
 EVENTS = 9
 DAY = 86_400 * 1_000_000_000
 
@@ -225,7 +227,6 @@ def test_a_state_that_others_may_write_is_refused(watcher: Watcher) -> None:
         watcher.watch()
 
 
-@pytest.mark.slow
 async def test_a_watcher_that_stays_survives_a_restart_of_the_server(watcher: Watcher) -> None:
     """It rides out the lost connection, and notices what was changed meanwhile."""
     installation = watcher.installation

@@ -35,6 +35,8 @@ from tests.histories import draft, spec_data
 from tests.replaying import Kept, told, write_history
 from tests.service_process import RunningService, clean_env, jobledger, running_service
 
+pytestmark = pytest.mark.slow  # each starts commands of its own
+
 ROOT = Path(__file__).parent.parent
 STATE, TAGGED = event_type(JobStateChanged), event_type(JobTagged)
 MANY = REPLAY_CHUNK_EVENTS + 100  # more than pipes and buffers hold
@@ -78,7 +80,6 @@ def start(home: Path, *words: str, **how: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, bufsize=0, stderr=subprocess.PIPE, env=clean_env(home), cwd=ROOT, **how)
 
 
-@pytest.mark.slow
 def test_log_and_service_tell_the_same(data_dir: Path, tmp_path: Path) -> None:
     """Without a service, beside one, and through one: the same bytes, and the same cursor at the end."""
     data = ("--data-dir", str(data_dir), "-o", "ndjson")
@@ -95,7 +96,6 @@ def test_log_and_service_tell_the_same(data_dir: Path, tmp_path: Path) -> None:
         assert replay(tmp_path, "-o", "ndjson", env=env).stdout == alone.stdout
 
 
-@pytest.mark.slow
 async def test_log_and_feed_understand_the_same_questions(data_dir: Path, tmp_path: Path) -> None:
     """Every filter and point leads to the same events through a service as from the log."""
     settings = Settings(data_dir=data_dir)

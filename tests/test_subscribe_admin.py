@@ -30,6 +30,8 @@ from jobledger.projections.subscribing.retrying import ParkedState
 from tests.conftest import make_spec
 from tests.logs import eventually
 
+pytestmark = pytest.mark.slow  # operators, readers and takeovers: seconds each
+
 WITHIN_SECONDS = 60.0
 
 

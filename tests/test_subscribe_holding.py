@@ -24,6 +24,8 @@ from tests.proxy import Proxy
 from tests.readers import finish, other_process, reading, sequences, source_of, take, take_to
 from tests.writing import Writer
 
+pytestmark = pytest.mark.slow  # takeovers take seconds
+
 TAKEN_OVER_WITHIN_SECONDS = 10.0
 
 
@@ -55,7 +57,6 @@ async def test_one_reads_and_the_others_stand_by(
         assert sequences(second.found)[-5:] == list(range(21, 26))
 
 
-@pytest.mark.slow
 async def test_who_dies_is_replaced(
     server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
@@ -79,7 +80,6 @@ async def test_who_dies_is_replaced(
         await events.__aexit__(None, None, None)
 
 
-@pytest.mark.slow
 async def test_who_dies_with_everything_in_its_buffer_is_replaced(
     server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
@@ -105,7 +105,6 @@ async def test_leaving_hands_over_at_once(server: EmbeddedServer, writer: Writer
             assert lease_clock() - began < PIN_SECONDS - 1
 
 
-@pytest.mark.slow
 async def test_an_operator_can_take_it_away(
     server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer
 ) -> None:

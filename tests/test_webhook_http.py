@@ -16,6 +16,8 @@ from tests.logs import eventually
 from tests.receiving import Receiver, answer, receiving
 from tests.webhooks import LOCAL, SECRET
 
+pytestmark = pytest.mark.slow  # services and receivers: seconds each
+
 WEBHOOKS = "http://127.0.0.1/api/v1/webhooks"
 METRICS = "http://127.0.0.1/metrics"
 SUBSCRIPTIONS = "http://127.0.0.1/api/v1/subscriptions"
