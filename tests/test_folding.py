@@ -4,30 +4,28 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-import msgspec
 import pytest
 
 from jobledger import MemoryLog
-from jobledger.projections.limits import FOLDER_FORGOTTEN_BITS, FOLDER_READS
-from jobledger.projections.subscribing import remembering
+from jobledger.projections.limits import FOLDER_READS
+from jobledger.projections.subscribing import folding
 from jobledger.projections.subscribing.folding import (
     FoldedEvent,
     Folder,
+    Scope,
     job_folder,
     number_folder,
     status_folder,
 )
 from jobledger.projections.subscribing.remembering import (
-    _COUNTER_MAX,
-    IdFilter,
-    NumberMemory,
     WholeMemory,
 )
-from jobledger.store.errors import LogUnavailable
+from jobledger.store.errors import LogUnavailable, UnknownEventType
 from jobledger.store.events import JobCreated, JobStateChanged, Record, Recorded, read_record
 from jobledger.store.fold import Anomaly, fold_job
-from jobledger.store.job import Job, JobStatus, State, StateType
-from jobledger.store.subjects import named_job_id, nameless_job_id
+from jobledger.store.job import Job, JobStatus, StateType
+from jobledger.store.log import Draft
+from jobledger.store.subjects import job_subject, named_job_id, nameless_job_id, namespace_subjects
 from tests.histories import append_all, draft, random_drafts, records_of, spec_data, state_data
 
 JOBS = 12
@@ -89,7 +87,15 @@ async def history(seed: int) -> tuple[Counting, list[Record]]:
     return log, await records_of(log)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.fixture(params=[0, 2, 1_000], ids=["job by job", "both ways", "all at once"])
+def factor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How much cheaper it counts to read all that was before in a row."""
+    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", request.param)
+    return int(request.param)
+
+
+@pytest.mark.usefixtures("factor")
+@pytest.mark.parametrize("seed", range(6))
 async def test_jobs_before_and_after_are_the_same_from_every_beginning(seed: int) -> None:
     """From the first record, or from the middle of the jobs' lives: the same jobs, whole, at each event."""
     log, records = await history(seed)
@@ -102,7 +108,8 @@ async def test_jobs_before_and_after_are_the_same_from_every_beginning(seed: int
         assert told == [each for each in truth if each[0] > start]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("factor")
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("max_jobs", [0, 1, 5])
 async def test_what_was_forgotten_is_read_again(seed: int, max_jobs: int) -> None:
     """A memory for fewer jobs than there are changes nothing but the reads."""
@@ -114,7 +121,8 @@ async def test_what_was_forgotten_is_read_again(seed: int, max_jobs: int) -> Non
         assert folder.anomalies == len(records) - len(truth)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("factor")
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("max_jobs", [0, 5, 100])
 async def test_numbers_alone_are_the_same(seed: int, max_jobs: int) -> None:
     """Remembering next to nothing of a job, its revisions, versions and types of states come out the same."""
@@ -133,98 +141,9 @@ async def test_numbers_alone_are_the_same(seed: int, max_jobs: int) -> None:
         ] == wanted
 
 
-def test_numbers_are_kept_up_to_their_largest() -> None:
-    """What is packed comes back as it was, for every state and namespace; what does not fit is kept whole."""
-    for memory_of in (1, _COUNTER_MAX, _COUNTER_MAX + 1, 2**62):
-        memory = NumberMemory()
-        statuses = {
-            f"{namespace}-{state}": job_status(
-                state, namespace, revision=memory_of, version=min(memory_of, 7)
-            )
-            for state in StateType
-            for namespace in ("default", "a", "ü b")
-        }
-        memory.put_all(statuses)
-        for job_id, status in statuses.items():
-            found = memory.take(job_id)
-            assert found is not None
-            assert (found.revision, found.version, found.state.state_type, found.namespace) == (
-                status.revision,
-                status.version,
-                status.state.state_type,
-                status.namespace,
-            )
-            assert memory.take(job_id) is None
-
-
-def job_status(
-    state: StateType, namespace: str = "default", *, revision: int = 1, version: int = 1
-) -> JobStatus:
-    return JobStatus(
-        id="j",
-        namespace=namespace,
-        name="n",
-        state=State(state),
-        version=version,
-        revision=revision,
-        create_time=1,
-        modify_time=1,
-        created_sequence=1,
-        spec_sequence=1,
-        sequence=1,
-    )
-
-
-def known_of(memory: NumberMemory | WholeMemory[JobStatus], count: int) -> list[str]:
-    """Six jobs put in, one ended, one used again; those that are still known afterwards."""
-    for number in range(5):
-        memory.put_all({f"j-{number}": job_status(StateType.RUNNING)})
-    memory.put_all({"j-ended": job_status(StateType.COMPLETED)})
-    again = memory.take("j-1")
-    if again is not None:
-        memory.put_all({"j-1": again})
-    names = ("j-0", "j-1", "j-2", "j-3", "j-4", "j-ended")
-    known = [name for name in names if memory.take(name)]
-    assert len(known) == count
-    assert all(memory.may_have_forgotten(name) for name in names if name not in known)
-    assert not any(memory.may_have_forgotten(name) for name in known)
-    return known
-
-
-def test_memory_is_bounded_in_number() -> None:
-    """Beyond the bound those are forgotten that were not used for longest; of whole ones, ended first."""
-    assert known_of(NumberMemory(4), 4) == ["j-2", "j-3", "j-4", "j-ended"]
-    assert known_of(NumberMemory(5), 5) == ["j-1", "j-2", "j-3", "j-4", "j-ended"]
-    whole: WholeMemory[JobStatus] = WholeMemory(lambda each: each, 4, 10**9)
-    assert known_of(whole, 4) == ["j-1", "j-2", "j-3", "j-4"]
-
-
-def test_jobs_that_can_not_be_packed_count_as_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By their tags, and jobs of more namespaces than are numbered: the bound is one of memory."""
-    memory = NumberMemory(20)
-    tagged = msgspec.structs.replace(job_status(StateType.RUNNING), tags={"a": 1, "b": 1})
-    memory.put_all({f"j-{number}": tagged for number in range(10)})
-    assert [number for number in range(10) if memory.take(f"j-{number}")] == [7, 8, 9]
-    monkeypatch.setattr(remembering, "FOLDER_MAX_NAMESPACES", 2)
-    memory = NumberMemory(8)
-    for namespace in ("a", "b", "c", "d"):
-        memory.put_all({namespace: job_status(StateType.QUEUED, namespace)})
-    found = [memory.take(each) for each in ("a", "b", "c", "d")]
-    assert [each.namespace if each else "" for each in found] == ["", "", "c", "d"]
-    assert memory._weight == 0
-
-
-def test_memory_is_bounded_in_bytes() -> None:
-    """Jobs with long specs are kept in a smaller number: specs and messages count."""
-    memory: WholeMemory[Job] = WholeMemory(lambda job: job.status, 100, 50_000)
-    for number in range(10):
-        memory.put_all({f"j-{number}": Job(status=job_status(StateType.RUNNING), spec=b"x" * 9_000)})
-    assert [number for number in range(10) if memory.take(f"j-{number}")] == [5, 6, 7, 8, 9]
-    assert memory._bytes == 0
-
-
-async def test_jobs_that_were_never_met_cost_no_read() -> None:
+async def test_jobs_that_were_never_met_cost_no_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader of everything from the first record on reads a job again only if it may have forgotten it."""
+    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", 0)
     log, records = await history(1)
     truth = truth_of(records)
     await fold_in_pages(job_folder(log, from_first=True), records, 50)
@@ -233,8 +152,74 @@ async def test_jobs_that_were_never_met_cost_no_read() -> None:
     assert 0 < log.reads <= JOBS + len(records) - len(truth)
 
 
-async def test_reads_run_at_once_up_to_the_bound() -> None:
+async def test_all_that_was_before_is_read_once_it_is_the_cheaper_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Jobs are read one by one until they have cost as much; then all is, once, and no job any more."""
+    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", 10)
+    log = Counting()
+    names = [f"job-{number}" for number in range(60)]
+    ids = [named_job_id("default", name) for name in names]
+    drafts = [draft(JobCreated, ids[n], spec_data(names[n]), n) for n in range(60)]
+    drafts += [draft(JobStateChanged, ids[n], state_data(StateType.RUNNING), 100 + n) for n in range(60)]
+    await append_all(log, drafts)
+    records = await records_of(log)
+    folder = status_folder(log, from_first=False)
+    reads = []
+    for record in records[100:]:  # each of another job
+        told = await folder.fold([record])
+        assert [each.after.revision for each in told] == [2]
+        reads.append(log.reads)
+    # (reads so far + 1) * 10 reaches the sequence at the twelfth job: 11 by one, then all that was before.
+    scan = reads[11] - reads[10]
+    assert reads[:11] == list(range(1, 12))
+    assert reads[11:] == [11 + scan] * 9
+
+
+async def test_an_event_of_a_newer_release_before_the_beginning_harms_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where all that was before can't be read, jobs are read one by one; its own job says what is wrong."""
+    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", 1_000)
+    log = Counting()
+    ids = [named_job_id("default", name) for name in ("one", "two")]
+    drafts = [draft(JobCreated, ids[0], spec_data("one"), 1), draft(JobCreated, ids[1], spec_data("two"), 2)]
+    strange = drafts[0].payload.replace(b"jobledger.job.created.v1", b"jobledger.job.from_the_future.v1")
+    drafts.append(Draft(drafts[0].subject, "strange", strange))
+    drafts += [
+        draft(JobStateChanged, each, state_data(StateType.RUNNING), 9 + n) for n, each in enumerate(ids)
+    ]
+    await append_all(log, drafts)
+    feed = await log.follow(after=3)
+    of_one, of_two = await feed.take(10)
+    await feed.close()
+    folder = status_folder(log, from_first=False)
+    assert [each.after.revision for each in await folder.fold([of_two])] == [2]
+    with pytest.raises(UnknownEventType):
+        await folder.fold([of_one])
+
+
+async def test_only_what_can_be_met_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all that was before, jobs outside of the reader's scope take no place."""
+    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", 1_000)
+    log = Counting()
+    names = [f"job-{number}" for number in range(20)]
+    ids = [named_job_id("default", name) for name in names]
+    drafts = [draft(JobCreated, ids[n], spec_data(names[n]), n) for n in range(20)]
+    drafts += [draft(JobStateChanged, ids[n], state_data(StateType.RUNNING), 100 + n) for n in range(20)]
+    await append_all(log, drafts)
+    mine = {job_subject("default", job_id) for job_id in ids[:3]}
+    scope = Scope(namespace_subjects("default"), lambda record: record.subject in mine)
+    records = [record for record in await records_of(log) if record.subject in mine]
+    folder = status_folder(log, from_first=False, scope=scope, max_jobs=3)
+    told = await folder.fold(records[3:])
+    assert [each.after.revision for each in told] == [2, 2, 2]
+    assert not any(folder._memory.may_have_forgotten(job_id) for job_id in ids)
+
+
+async def test_reads_run_at_once_up_to_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs that must be read are read several at once, and never more than the limit says."""
+    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", 0)
     log = Counting()
     many = 3 * FOLDER_READS
     names = [f"job-{number}" for number in range(many)]
@@ -250,6 +235,7 @@ async def test_reads_run_at_once_up_to_the_bound() -> None:
     assert log.most_at_once == FOLDER_READS
 
 
+@pytest.mark.usefixtures("factor")
 async def test_a_failed_read_changes_nothing() -> None:
     """After an error the same records can be folded again, and nothing was lost or counted twice."""
     log, records = await history(2)
@@ -259,7 +245,8 @@ async def test_a_failed_read_changes_nothing() -> None:
     told = await fold_in_pages(folder, records[:half], half)
     anomalies = folder.anomalies
     assert isinstance(folder._memory, WholeMemory)
-    folder._memory._active.popitem()  # so that something must be read
+    forgotten, _ = folder._memory._active.popitem()  # so that something must be read
+    folder._memory._forgotten.add(forgotten)
     log.fails = True
     with pytest.raises(LogUnavailable):
         await folder.fold(records[half:])
@@ -283,15 +270,3 @@ async def test_a_job_without_a_name_is_the_one_that_was_created_first() -> None:
     for start in range(4):
         told = await fold_in_pages(job_folder(log, from_first=False), records[start:], 10)
         assert [sequence for sequence, _, _ in told] == ([1, 4] if start == 0 else [4])
-
-
-def test_the_filter_of_forgotten_jobs_knows_each_of_them() -> None:
-    """What was put in is always found; of what was not, next to nothing; empty, it takes no memory."""
-    ids = IdFilter()
-    assert "anything" not in ids
-    assert len(ids._bits) == 0
-    for number in range(20_000):
-        ids.add(f"j-{number}")
-    assert len(ids._bits) == FOLDER_FORGOTTEN_BITS // 8
-    assert all(f"j-{number}" in ids for number in range(20_000))
-    assert sum(f"k-{number}" in ids for number in range(20_000)) < 20

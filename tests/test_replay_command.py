@@ -207,6 +207,20 @@ def test_called_off_it_says_where_to_go_on(data_dir: Path, tmp_path: Path, how: 
     assert reached < 150 + MANY
 
 
+def test_sigterm_ends_it_where_ctrl_c_is_ignored(data_dir: Path, tmp_path: Path) -> None:
+    """As in the background of a script: a shell starts that with SIGINT ignored."""
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = start(tmp_path, "--data-dir", str(data_dir), "-o", "ndjson", stdout=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, b"--after " in errors) == (130, True)
+
+
 def test_called_off_a_file_is_whole_up_to_the_cursor(data_dir: Path, tmp_path: Path) -> None:
     """A Parquet file that was begun is ended in order, and can be read."""
     path = tmp_path / "events.parquet"

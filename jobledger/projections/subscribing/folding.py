@@ -30,8 +30,9 @@ from jobledger.store.events import JobEvent, Record, Recorded, Unreadable, read_
 from jobledger.store.fold import Anomaly, fold, fold_job
 from jobledger.store.job import Job, JobStatus
 from jobledger.store.jobs import records_between
+from jobledger.store.limits import READ_PAGE_EVENTS
 from jobledger.store.log import EventLog
-from jobledger.store.subjects import ALL_SUBJECTS, NAMELESS_JOB_ID, job_subject_anywhere
+from jobledger.store.subjects import NAMELESS_JOB_ID, job_subject_anywhere, namespace_subjects
 
 
 class FoldedEvent(NamedTuple, Generic[Known]):
@@ -58,11 +59,11 @@ class Scope(NamedTuple):
         covers: whether one that passes that is among them.
     """
 
-    subjects: str = ALL_SUBJECTS
-    covers: Callable[[Record], bool] = lambda _: True
+    subjects: str
+    covers: Callable[[Record], bool]
 
 
-_EVERYTHING: Final = Scope()
+_EVERYTHING: Final = Scope(namespace_subjects(None), lambda _: True)
 
 
 class Folder(Generic[Known]):
@@ -165,7 +166,7 @@ class Folder(Generic[Known]):
         return known, missing
 
     async def _scan_if_cheaper(self, sequence: int, missing: int) -> bool:
-        """Read all that was before a sequence, if so many jobs more to read would make that the cheaper way."""
+        """Read all that was before a sequence, if that is cheaper than so many jobs more, one by one."""
         if not self._may_scan or (self._reads + missing) * FOLDER_SCAN_FACTOR < sequence:
             return False
         memory = self._remember()
@@ -182,23 +183,32 @@ class Folder(Generic[Known]):
         last = await self._log.read_last(self._scope.subjects)
         if last is None:
             return
-        covers = self._scope.covers
+        covers, page = self._scope.covers, list[Recorded]()
         found = records_between(self._log, self._scope.subjects, after=0, up_to=last.sequence)
         async with aclosing(found):
             async for record in found:
                 if record.sequence > up_to:
-                    return
-                recorded = read_record(record) if covers(record) else None
-                if not isinstance(recorded, Recorded):
-                    continue
-                job_id = recorded.event.subject
-                before = memory.take(job_id)
-                if before is None and memory.may_have_forgotten(job_id):
-                    continue  # it is read if it is met
-                after = self._step(before, recorded)
-                job = before if isinstance(after, Anomaly) else after
-                if job is not None:
-                    memory.put_all({job_id: job})
+                    break
+                if covers(record) and isinstance(recorded := read_record(record), Recorded):
+                    page.append(recorded)
+                if len(page) == READ_PAGE_EVENTS:
+                    self._fold_into(memory, page)
+                    page = []
+        self._fold_into(memory, page)
+
+    def _fold_into(self, memory: Memory[Known], page: Sequence[Recorded]) -> None:
+        known: dict[str, Known | None] = {}
+        lost: set[str] = set()  # the memory was too small for them: they are read if they are met
+        for recorded in page:
+            job_id = recorded.event.subject
+            if job_id not in known:
+                known[job_id] = memory.take(job_id)
+                if known[job_id] is None and memory.may_have_forgotten(job_id):
+                    lost.add(job_id)
+            after = self._step(known[job_id], recorded)
+            if not isinstance(after, Anomaly):
+                known[job_id] = after
+        memory.put_all({key: job for key, job in known.items() if job is not None and key not in lost})
 
     async def _read_all(self, missing: dict[str, tuple[str, int]]) -> dict[str, Known]:
         turns = asyncio.Semaphore(FOLDER_READS)
@@ -267,6 +277,7 @@ def job_folder(
     Args:
         log: where jobs that are not remembered are read.
         from_first: as of `status_folder`; so are the others.
+        scope: which records may be handed in.
         max_jobs: remembered.
         max_bytes: of those, about.
     """

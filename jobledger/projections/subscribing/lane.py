@@ -17,7 +17,7 @@ from jobledger.projections.selectors import matches
 from jobledger.projections.subscribing.aside import SetAside
 from jobledger.projections.subscribing.event import SubscribedEvent
 from jobledger.projections.subscribing.filters import EventFilter
-from jobledger.projections.subscribing.folding import FoldedEvent, Folder, job_folder, status_folder
+from jobledger.projections.subscribing.folding import FoldedEvent, Folder, Scope, job_folder, status_folder
 from jobledger.projections.subscribing.replaying import Replay
 from jobledger.store.consumers import Delivery, DurableConsumer
 from jobledger.store.errors import UnknownEventType
@@ -39,6 +39,7 @@ class Lane:
         aside: the jobs set aside; None if there can't be any.
         news: called when there is something to look at.
         shards: only events of these; the rest is passed.
+        covered: the shards whose jobs can come at all; None: any.
         share: with so many lanes it shares what may be remembered.
 
     Attributes:
@@ -61,6 +62,7 @@ class Lane:
         aside: SetAside | None,
         news: Callable[[], None],
         shards: frozenset[str] | None = None,
+        covered: frozenset[str] | None = None,
         share: int = 1,
     ) -> None:
         self.number = number
@@ -81,6 +83,7 @@ class Lane:
         self._all_pass = wanted.asks_nothing and wanted.namespaces is None and wanted.job is None
         self._with_jobs = with_jobs
         self._shards = shards
+        self._covered = covered
         self._share = share
         self._fold_jobs = with_jobs or bool(wanted.selector)
         self._aside = aside
@@ -202,6 +205,7 @@ class Lane:
             self._folder = make(
                 self._log,
                 from_first=from_first,
+                scope=Scope(self._wanted.subjects, self._can_come),
                 max_jobs=FOLDER_MAX_JOBS // self._share,
                 max_bytes=FOLDER_MAX_BYTES // self._share,
             )
@@ -222,6 +226,9 @@ class Lane:
         tell = self.tell_job if self._fold_jobs else self._tell_status
         self.ready.extend([event for each in folded if (event := tell(each)) is not None])  # type: ignore[arg-type]
         return True
+
+    def _can_come(self, record: Record) -> bool:
+        return self._covered is None or _shard(record.subject) in self._covered
 
     def _tell_status(self, folded: FoldedEvent[JobStatus]) -> SubscribedEvent | None:
         record, event, _, after = folded

@@ -1,7 +1,6 @@
 """`jobledger audit watch`: an auditor that stays."""
 
 import asyncio
-import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import click
 
 from jobledger.service.commands.auditing import FOUND_CODE, key_option
 from jobledger.service.commands.logoptions import reading_log
-from jobledger.service.commands.shared import INTERRUPTED_CODE, Session
+from jobledger.service.commands.shared import INTERRUPTED_CODE, Session, end_on_sigterm
 from jobledger.service.commands.text import say
 from jobledger.service.commands.times import Duration
 
@@ -75,7 +74,7 @@ def watch(
         webhook=webhook,
         metrics_file=metrics_file,
     )
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    end_on_sigterm()
     with ExitStack() as stack:
         gauges = Gauges() if metrics_port is not None or metrics_file is not None else None
         if gauges is not None and metrics_port is not None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ from jobledger.service.commands.shared import (
     INTERRUPTED_CODE,
     Session,
     all_namespaces_option,
+    end_on_sigterm,
     namespace_filter,
 )
 from jobledger.service.commands.text import StatusLine, say
@@ -114,7 +114,7 @@ def replay(
     run = _Run(session, question, form, output_file, colors=ctx.color is not False)
     by_service = run.goes_by_service()
     # One way to end in order; a file that was begun does not stay behind.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    end_on_sigterm()
     ctx.exit(asyncio.run(run.run(by_service=by_service)))
 
 

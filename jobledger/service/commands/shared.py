@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, wraps
@@ -27,6 +28,13 @@ def event_word(event_type: str) -> str:
     """What is said of an event's type: `created` for `jobledger.job.created.v1`; of another, all of it."""
     word = event_type.removeprefix("jobledger.job.").partition(".")[0]
     return word if word in EVENT_WORDS else event_type
+
+
+def end_on_sigterm() -> None:
+    """From now on SIGTERM ends the command as Ctrl-C does: in order."""
+    # A shell starts what it puts into the background with SIGINT ignored, and what is ignored ends nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 class WholeNumber(click.IntRange):
