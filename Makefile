@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
+# Of the property tests in the slow suite; printed, so that a failure can be repeated with SEED=…
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
 .PHONY: help setup run demo test test-slow chromium check format bench lock docs picture clean
 
@@ -29,13 +32,16 @@ run: $(STAMP) ## start the service (RUN="--port 8080" adds flags)
 demo: $(STAMP) ## run the main job: real specs, a real nats-server, a real SQLite file
 	@$(BIN)/jobledger demo
 
-test: $(STAMP) ## the test suite (under 6 minutes)
-	@$(BIN)/python -m pytest -q
+test: $(STAMP) ## the test suite, in parallel, with fixed seeds (under 4 minutes on 2 cores)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 chromium: ## install the browser of the browser tests (Debian, Ubuntu)
 	@sh tests/install_chromium.sh
 
-test-slow: $(STAMP) ## chaos, clusters, real clients, a browser, long fuzzing
+test-slow: $(STAMP) ## chaos, clusters, real clients, a browser, long fuzzing, property tests with a random SEED
+	@echo "property tests: SEED=$(SEED)"
+	@$(BIN)/python -m pytest -q -m 'hypothesis and not slow' -n $(WORKERS) --dist worksteal \
+		--hypothesis-profile search --hypothesis-seed $(SEED)
 	@$(BIN)/python -m pytest -q -m slow --timeout 900
 
 check: $(STAMP) ## ruff, mypy (strict), import-linter

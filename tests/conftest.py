@@ -4,12 +4,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, JobSpec, MemoryLog, SpecConfig, StreamSettings, Task
 from jobledger.store.jetstream import stream as stream_module
 from jobledger.store.log import EventLog
 from tests.logs import ask, unchecked
+
+# The fast suite tries the same examples each time; the slow suite searches with a seed that it prints.
+hypothesis.settings.register_profile("fixed", derandomize=True, database=None)
+hypothesis.settings.register_profile("search", max_examples=500, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("fixed")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ It is stopped by SIGTERM, and a service that does not end by itself fails the te
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -52,6 +53,12 @@ def clean_env(home: Path, env: Mapping[str, str] | None = None) -> dict[str, str
     return {**kept, "HOME": str(home), "PYTHONUNBUFFERED": "1", **(env or {})}
 
 
+def default_signals() -> None:
+    """Undo what the caller of the tests ignores (`nohup` ignores SIGHUP): children would inherit it."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def running_service(
     tmp_path: Path, *flags: str, env: Mapping[str, str] | None = None, ready: bool = True
@@ -79,6 +86,7 @@ def running_service(
         text=True,
         env=clean_env(tmp_path, env),
         cwd=Path(__file__).parent.parent,
+        preexec_fn=default_signals,  # noqa: PLW1509 - plain calls only
     )
     output = _Output(process)
     try:

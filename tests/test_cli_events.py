@@ -16,7 +16,7 @@ from jobledger.service.client.transport import Target, Transport
 from jobledger.service.errors import CursorGone, ServiceUnreachable
 from jobledger.service.limits import CLIENT_FEED_MAX_TRIES
 from tests.scripted import QuietHandler, served
-from tests.service_process import clean_env, jobledger, running_service
+from tests.service_process import clean_env, default_signals, jobledger, running_service
 
 ROOT = Path(__file__).parent.parent
 SPEC = '{"Name": "%s", "Type": "batch", "Tasks": [{"Name": "main", "Engine": {"Type": "noop"}}]}'
@@ -130,6 +130,7 @@ def start(home: Path, url: str, *words: str, **env: str) -> subprocess.Popen[str
         text=True,
         env=clean_env(home, {"JOBLEDGER_URL": url, **env}),
         cwd=ROOT,
+        preexec_fn=default_signals,  # noqa: PLW1509 - plain calls only
     )
 
 

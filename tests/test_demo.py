@@ -20,6 +20,7 @@ from jobledger.service.demo.show import age, plain
 from jobledger.store import embedded
 from jobledger.store.errors import EmbeddedServerError
 from jobledger.store.spec import JobSpec
+from tests.service_process import default_signals
 
 ROOT = Path(__file__).parent.parent
 SPECS = ROOT / "tests" / "specs"
@@ -128,6 +129,7 @@ def test_a_signal_leaves_nothing_behind(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=default_signals,  # noqa: PLW1509 - plain calls only
     )
     assert process.stderr is not None
     with process, process.stderr as lines:
