@@ -7,7 +7,7 @@ so a batch is a few trips, not one per row.
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -30,6 +30,7 @@ from jobledger.projections.limits import (
     ROWS_PER_STATEMENT,
     WAL_CHECKPOINT_PAGES,
 )
+from jobledger.store.privatefiles import FOLDER_MODE, make_private, tighten
 
 Row = tuple[Any, ...]
 
@@ -149,11 +150,15 @@ class Writer(Reader):
             ViewBusy: if another process keeps it locked.
         """
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         except OSError as error:
             raise ViewUnwritable(
                 f"can't make the directory {path.parent} for the view: {error.strerror}"
             ) from error
+        with suppress(OSError):  # SQLite says below what is wrong
+            make_private(path)
+        for suffix in ("-wal", "-shm"):  # from an older release; new ones get the mode of the main file
+            tighten(Path(f"{path}{suffix}"))
         connection = await _connect(path, "rwc")
         writer = cls(path, connection)
         wal = (

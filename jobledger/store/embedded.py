@@ -18,12 +18,13 @@ import sysconfig
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Self, cast
 
 from platformdirs import user_state_path
 
 from jobledger.store.connectionfile import ConnectionFile
 from jobledger.store.errors import EmbeddedServerError, EmbeddedServerInUse
+from jobledger.store.privatefiles import FOLDER_MODE, open_private, tighten_all
 
 START_TIMEOUT_SECONDS = 20.0
 STOP_TIMEOUT_SECONDS = 10.0
@@ -87,7 +88,8 @@ class EmbeddedServer:
             raise EmbeddedServerError("this embedded nats-server is running already; stop it first")
         program = find_program()
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.directory.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+            tighten_all([self.directory])
             self._lock = _take_lock(self.directory / "lock")
             await self._launch(program)
             # Port and password stay when it is started again, so this is said once.
@@ -125,12 +127,12 @@ class EmbeddedServer:
     async def _launch(self, program: Path) -> None:
         ports = self.directory / "ports"
         shutil.rmtree(ports, ignore_errors=True)
-        ports.mkdir()
+        ports.mkdir(mode=FOLDER_MODE)
         config = self.directory / "nats.conf"
         with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             os.fchmod(file.fileno(), 0o600)  # an older file may have had another mode
             file.write(self._config(ports))
-        with (self.directory / "nats.log").open("ab") as log:
+        with open_private(self.directory / "nats.log", "ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 program,
                 "-c",
@@ -141,6 +143,7 @@ class EmbeddedServer:
                 # It holds the lock as well: if it should outlive us, the next start is refused instead of
                 # harmful.
                 pass_fds=(self._lock.fileno(),) if self._lock else (),
+                umask=0o077,  # its files and folders are ours alone
                 start_new_session=True,  # Ctrl-C in a terminal is for us; we stop it in order
                 preexec_fn=_end_with_parent(),
             )
@@ -246,7 +249,7 @@ def find_program() -> Path:
 
 
 def _take_lock(path: Path) -> IO[str]:
-    file = path.open("a+")
+    file = cast("IO[str]", open_private(path, "a+"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -14,6 +14,7 @@ from jobledger.projections.errors import ProofError
 from jobledger.service.audit.checkpoint import Seal, read_seal
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import SEALS_FILE_TAIL_BYTES
+from jobledger.store.privatefiles import FILE_MODE, tighten
 
 _SIGNATURE: Final = "\N{EM DASH} "
 _NOTE_END: Final = re.compile(
@@ -88,7 +89,8 @@ class SealFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            with os.fdopen(os.open(self.path, flags, 0o644), "r+b") as file:
+            with os.fdopen(os.open(self.path, flags, FILE_MODE), "r+b") as file:
+                tighten(self.path)  # older releases made it readable for all
                 file.write(_mend_end(file, seal.origin) + seal.note.encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())

@@ -76,7 +76,7 @@ def _directory(keep: Path | None) -> Iterator[Path]:
             yield Path(directory)
         return
     try:
-        keep.mkdir(parents=True, exist_ok=True)
+        keep.mkdir(parents=True, exist_ok=True, mode=0o700)
         is_empty = not any(keep.iterdir())
     except OSError as error:
         raise click.BadParameter(f"{keep}: {error.strerror}", param_hint="--keep") from error

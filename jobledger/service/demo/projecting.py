@@ -16,6 +16,7 @@ from jobledger.projections.projector import Projector
 from jobledger.projections.view import View
 from jobledger.store.errors import JobledgerError
 from jobledger.store.jetstream import JetStreamLog
+from jobledger.store.privatefiles import open_private
 
 URL_VARIABLE = "JOBLEDGER_DEMO_NATS_URL"  # not an argument: everybody on a machine can read those
 CATCH_UP_SECONDS = 30.0
@@ -41,7 +42,7 @@ class ProjectorProcess:
         # The child must find the same package, and nothing in the user's working directory instead of it.
         home = str(Path(jobledger.__file__).parent.parent)
         paths = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-        with log_file.open("ab") as errors:
+        with open_private(log_file, "ab") as errors:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",

@@ -20,10 +20,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final, cast
 
 from jobledger.service.access.secretfiles import exposed
 from jobledger.service.access.tokens import TokenFile, check_bind
+from jobledger.service.audit.sealer import SEALS_FILE
 from jobledger.service.errors import InvalidSettings, NotReady
 from jobledger.service.http.app import create_app
 from jobledger.service.limits import (
@@ -35,9 +36,10 @@ from jobledger.service.limits import (
 from jobledger.service.running.httpserver import HttpServer, allow_many_files, check_tls, free_port, resolve
 from jobledger.service.running.monitor import Monitor, monitor_of
 from jobledger.service.settings import Settings
-from jobledger.service.wiring import Service, open_service
+from jobledger.service.wiring import ASOF_FOLDER, VIEW_FILE, Service, open_service
 from jobledger.store.embedded import find_program
 from jobledger.store.errors import EmbeddedServerError
+from jobledger.store.privatefiles import FOLDER_MODE, exposure, open_private, tighten_all
 
 LOCK_FILE: Final = "lock"
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -80,6 +82,7 @@ async def _serve(settings: Settings, announce: Announce, ending: "_Ending") -> i
     address = check_start(settings)
     with locked(settings.data_dir):
         _log.info("starting: data in %s", settings.data_dir)
+        _keep_private(settings)
         async with open_service(settings) as service:
             ending.server_pid = lambda: _server_pid(service)
             http = await HttpServer.start(create_app(service), settings, address)
@@ -132,6 +135,15 @@ def spare_the_collector() -> None:
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
+def _keep_private(settings: Settings) -> None:
+    """Remove other users' rights from files of an older release, and warn about an open folder."""
+    folder = settings.data_dir
+    files = (settings.tokens_file, settings.audit_keys_file)
+    tighten_all([folder / ASOF_FOLDER, folder / SEALS_FILE.parent, folder / VIEW_FILE, *files])
+    if warning := exposure(folder):
+        _log.warning("%s", warning)
+
+
 @contextmanager
 def locked(data_dir: Path) -> Iterator[None]:
     """Hold a data directory for this process alone.
@@ -144,8 +156,8 @@ def locked(data_dir: Path) -> Iterator[None]:
     """
     path = data_dir / LOCK_FILE
     try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = path.open("a+")
+        data_dir.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+        file = cast("IO[str]", open_private(path, "a+"))
     except OSError as error:
         raise InvalidSettings(
             f"data_dir {data_dir} can't be used ({error.strerror or error}); choose one that you may write to"
