@@ -34,7 +34,7 @@ def operations_page() -> str:
 def metric_families() -> Sequence[Metric]:
     """Every metric that a service tells."""
     metrics = Metrics()
-    metrics.monitor = SimpleNamespace(seen=Seen(), is_ready=False, server_restarts=0)  # type: ignore[assignment]
+    metrics.monitor = SimpleNamespace(seen=Seen(), is_ready=False, server_restarts=0, checks=[])  # type: ignore[assignment]
     return list(metrics.registry.collect())
 
 
@@ -67,6 +67,7 @@ _LABELS = {
     "jobledger_feeds_closed_total": ("reason",),
     "jobledger_build_info": ("version", "python"),
     "jobledger_projector_state": ("state",),
+    "jobledger_check_failed": ("check",),
     "jobledger_webhook_tries_total": ("webhook", "outcome"),
     "jobledger_webhook_seconds": ("webhook",),
     "jobledger_webhook_down": ("webhook",),

@@ -171,6 +171,12 @@ class _Readings(Collector):
         )
         restarts.add_metric((), monitor.server_restarts)
         yield restarts
+        failed = GaugeMetricFamily(
+            "jobledger_check_failed", "1 for each check of /readyz?verbose that fails.", labels=("check",)
+        )
+        for check in monitor.checks:
+            failed.add_metric((check.name,), float(bool(check.problem)))
+        yield failed
         for name, meaning, value in (
             ("ready", "1 if /readyz says yes.", float(monitor.is_ready)),
             ("log_connected", "1 if the log answered when it was last asked.", float(not seen.log_error)),

@@ -9,7 +9,8 @@ from jobledger import __version__
 from jobledger.service.http.answers import json_answer
 from jobledger.service.http.context import AnyRequest, principal_of, service_of
 from jobledger.service.metrics import CONTENT_TYPE
-from jobledger.service.running.monitor import Check, monitor_of
+from jobledger.service.running.checks import Result
+from jobledger.service.running.monitor import monitor_of
 
 _TEXT: Final = "text/plain"
 _NOT_KEPT: Final = {"Cache-Control": "no-store"}
@@ -98,7 +99,7 @@ def _is_verbose(query: bytes) -> bool:
     return said.get(b"verbose", b"false").lower() not in {b"false", b"0"}
 
 
-def _line(check: Check, *, with_reasons: bool) -> str:
+def _line(check: Result, *, with_reasons: bool) -> str:
     """As kube-apiserver writes it."""
     if not check.problem:
         return f"[+]{check.name} ok"

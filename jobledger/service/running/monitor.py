@@ -9,12 +9,13 @@ import logging
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from jobledger.projections.projector import ProjectorState
 from jobledger.service.limits import OBSERVE_SECONDS, OBSERVE_TIMEOUT_SECONDS
+from jobledger.service.running.checks import CHECKS, Result, run_checks
 from jobledger.store.errors import EmbeddedServerError, JobledgerError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         log_error: why the log did not answer; empty if it did.
         log_sequence: its last sequence, when it last answered.
         projector: what it was doing.
+        caught_up: whether the view has had, once since the start, everything that was in the log.
         view_sequence: the last sequence visible in the view.
         gap: events in the log and not yet in the view.
         lag_seconds: age of the oldest of those; 0 without any.
@@ -40,6 +42,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     log_error: str = ""
     log_sequence: int = 0
     projector: ProjectorState = ProjectorState.CATCHING_UP
+    caught_up: bool = False
     view_sequence: int = 0
     gap: int = 0
     lag_seconds: float = 0.0
@@ -48,16 +51,6 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _NOTHING: Final = Seen(log_error="not asked yet")
-
-
-class Check(NamedTuple):
-    """One condition of being ready."""
-
-    name: str
-    problem: str
-    """What is wrong; empty if nothing is."""
-    counts: bool = True
-    """Whether the service is not ready for that; if not, it is only told."""
 
 
 class Monitor:
@@ -69,7 +62,7 @@ class Monitor:
         self._looked_at = float("-inf")
         self._server_pid = 0
         self.seen = _NOTHING
-        self.caught_up = False  # once
+        self._failing: set[str] = set()
         self.server_restarts = 0
 
     async def look(self) -> Seen:
@@ -88,27 +81,13 @@ class Monitor:
             await asyncio.gather(self._looking, return_exceptions=True)
 
     @property
-    def checks(self) -> list[Check]:
-        """Every condition of being ready, as last seen."""
-        service, seen = self._service, self.seen
-        most = service.settings.ready_max_gap
-        view = ""
-        if not self.caught_up:
-            view = f"not caught up yet: at {seen.view_sequence} of {seen.log_sequence}"
-        elif seen.gap > most:
-            view = f"{seen.gap} events behind, more than {most} (ready_max_gap)"
-        return [
-            Check("log", seen.log_error),
-            Check("projector", _projector_problem(self._service, seen)),
-            Check("view", view),
-            Check("tokens", service.tokens.fault),
-            Check("seals", service.sealer.state.alarm or service.sealer.state.problem, counts=False),
-            Check("draining", "the service is ending" if service.draining.is_set() else ""),
-        ]
+    def checks(self) -> list[Result]:
+        """The result of every check, from what was last seen."""
+        return run_checks(self._service, self.seen)
 
     @property
     def is_ready(self) -> bool:
-        """Whether all checks are well."""
+        """Whether no check fails that counts."""
         return not any(check.problem and check.counts for check in self.checks)
 
     async def _look(self) -> None:
@@ -133,16 +112,30 @@ class Monitor:
             log_error=log_error,
             log_sequence=max(sequence, projector.sequence),
             projector=projector.state,
+            caught_up=before.caught_up or projector.state is ProjectorState.LIVE,
             view_sequence=projector.sequence,
             gap=max(0, sequence - projector.sequence),
             lag_seconds=lag,
             anomalies=anomalies,
             view_bytes=_bytes_of(service.view.path),
         )
-        self.caught_up = self.caught_up or projector.state is ProjectorState.LIVE
         self._count_restarts()
         self._looked_at = asyncio.get_running_loop().time()
         _tell(before, self.seen, service)
+        self._log_changes()
+
+    def _log_changes(self) -> None:
+        """One line when a check begins to fail, and one when it recovers."""
+        problems = {check.name: check.problem for check in self.checks if check.problem}
+        for check in CHECKS:
+            if not check.logged or (check.name in problems) == (check.name in self._failing):
+                continue
+            if check.name in problems:
+                not_ready = "not ready: " if check.counts else ""
+                _log.warning("%scheck %s failed: %s", not_ready, check.name, problems[check.name])
+            else:
+                _log.info("check %s recovered", check.name)
+        self._failing = set(problems)
 
     def _count_restarts(self) -> None:
         if self._service.server is None:
@@ -162,14 +155,6 @@ def monitor_of(service: "Service") -> Monitor:
     monitor = service.metrics.monitor
     assert monitor is not None
     return monitor
-
-
-def _projector_problem(service: "Service", seen: Seen) -> str:
-    if seen.projector is ProjectorState.STOPPED or service.projector.error is not None:
-        return f"stopped: {service.projector.error or 'it was asked to'}"
-    if seen.projector is ProjectorState.RECONNECTING:
-        return "can't hear the log; it tries again, for ever"
-    return ""
 
 
 def _tell(before: Seen, now: Seen, service: "Service") -> None:
