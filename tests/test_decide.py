@@ -216,10 +216,16 @@ def test_another_message_is_another_state(current: StateType) -> None:
         assert decide_state(before, wanted, job_id=ID) == Decision(JobStateChanged, StateData(wanted))
 
 
-def test_details_alone_are_no_change() -> None:
-    """Given a state and message, when only the details differ, then nothing happens."""
-    before = job(State(StateType.RUNNING, "why", {"node": "1"}))
-    assert decide_state(before, State(StateType.RUNNING, "why", {"node": "2"}), job_id=ID) is None
+@pytest.mark.parametrize("details", [{}, {"node": "2"}, {"node": "1", "Progress": "55"}])
+@pytest.mark.parametrize("current", STATES)
+def test_other_details_are_another_state(current: StateType, details: dict[str, str]) -> None:
+    """Given a state and message, when only the details differ, then it changes, unless it is final."""
+    before, wanted = job(State(current, "why", {"node": "1"})), State(current, "why", details)
+    if current.is_terminal:
+        with pytest.raises(JobTerminal):
+            decide_state(before, wanted, job_id=ID)
+    else:
+        assert decide_state(before, wanted, job_id=ID) == Decision(JobStateChanged, StateData(wanted))
 
 
 def test_the_state_is_taken_whole() -> None:

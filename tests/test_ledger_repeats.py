@@ -1,10 +1,11 @@
 """A command with the caller's event id is carried out once: asked again, it returns the first answer."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from jobledger import Ledger, MemoryLog, State, StateType, named_job_id
+from jobledger import Ledger, MemoryLog, Receipt, State, StateType, named_job_id
 from jobledger.store.errors import InvalidInput, JobTerminal, LogUnavailable, OutcomeUnknown
 from jobledger.store.events import JobStateChanged, Record, decode_event
 from jobledger.store.log import Appended, Draft, EventLog, Lost
@@ -40,15 +41,28 @@ async def test_the_same_id_again_returns_the_first_answer(log: EventLog) -> None
     assert event_ids(await records_of(log)) == [event_id(number) for number in range(1, 6)]
 
 
-async def test_the_first_answer_stands_with_another_body(log: EventLog) -> None:
-    """The id alone names the command: what else comes the second time is not looked at."""
+async def test_an_id_with_other_content_is_refused(log: EventLog) -> None:
+    """A command is identified by its id and its content: with other content it is another command."""
     ledger = Ledger(log)
-    created = await ledger.create(make_spec("etl"), event_id=event_id(1))
+    created = await ledger.create(make_spec("etl"), event_id=event_id(1), actor="alice")
+    await ledger.set_state(ID, State(StateType.RUNNING, "", {"node": "1"}), event_id=event_id(2), reason="go")
+    others: list[Callable[[Ledger], Awaitable[Receipt]]] = [
+        lambda writer: writer.create(make_spec("etl", priority=9), event_id=event_id(1), actor="alice"),
+        lambda writer: writer.create(make_spec("etl"), event_id=event_id(1), actor="bob"),
+        lambda writer: writer.set_state(ID, RUNNING, event_id=event_id(1), actor="alice"),
+        lambda writer: writer.update(ID, make_spec(priority=9), event_id=event_id(2), reason="go"),
+        lambda writer: writer.set_state(ID, QUEUED, event_id=event_id(2), reason="go"),
+        lambda writer: writer.set_state(ID, RUNNING, event_id=event_id(2), reason="go"),
+        lambda writer: writer.stop(ID, event_id=event_id(2)),
+        lambda writer: writer.tag(ID, "stable", 1, event_id=event_id(2)),
+    ]
     for writer in (ledger, Ledger(log)):
-        assert await writer.apply(make_spec("etl", priority=9), event_id=event_id(1)) == created
-        assert await writer.set_state(ID, RUNNING, event_id=event_id(1)) == created
+        for other in others:
+            with pytest.raises(InvalidInput, match="is taken by another event"):
+                await other(writer)
+        assert await writer.apply(make_spec("etl"), event_id=event_id(1), actor="alice") == created
         assert not (await writer.update(ID, make_spec())).changed
-    assert (await log.info()).last_sequence == 1
+    assert (await log.info()).last_sequence == 2
 
 
 async def test_a_nameless_job_is_created_once(log: EventLog) -> None:
@@ -58,7 +72,9 @@ async def test_a_nameless_job_is_created_once(log: EventLog) -> None:
     await ledger.set_state(created.job_id, RUNNING)
     for writer in (ledger, Ledger(log)):
         assert await writer.create(make_spec(), event_id=event_id(1)) == created
-        assert await writer.apply(make_spec(priority=1), event_id=event_id(1)) == created
+        assert await writer.apply(make_spec(), event_id=event_id(1)) == created
+        with pytest.raises(InvalidInput, match="is taken by another event"):
+            await writer.apply(make_spec(priority=1), event_id=event_id(1))
     assert (await log.info()).last_sequence == 2
 
 
@@ -95,7 +111,10 @@ async def test_an_id_found_late_is_still_found(log: EventLog) -> None:
                 await put(log, draft(JobStateChanged, ID, state_data(StateType.RUNNING), 7))
             return await log.append(item, expect=expect)
 
-    receipt = await Ledger(Late()).set_state(ID, QUEUED, event_id=event_id(1))  # type: ignore[arg-type]
+    about = decode_event(first.payload)
+    receipt = await Ledger(Late()).set_state(  # type: ignore[arg-type]
+        ID, QUEUED, event_id=event_id(1), actor=about.actor, reason=about.reason
+    )
     assert (receipt.sequence, receipt.revision) == (2, 2)
     assert (await log.info()).last_sequence == 3
 

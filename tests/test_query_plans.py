@@ -86,6 +86,18 @@ def test_several_states_are_searched_one_by_one_and_merged(file: ViewFile) -> No
     assert keys_plan(file, query) == ["MERGE (UNION ALL)", "LEFT", *arm, "RIGHT", *arm]
 
 
+def test_several_namespaces_are_searched_one_by_one_and_merged(file: ViewFile) -> None:
+    """Each namespace's jobs come in order from its part of the index."""
+    search = "SEARCH j USING INDEX jobs_namespace_created (namespace=?)"
+    assert keys_plan(file, ListQuery(namespaces=("a", "b"))) == [
+        "MERGE (UNION ALL)",
+        "LEFT",
+        search,
+        "RIGHT",
+        search,
+    ]
+
+
 def test_all_states_are_no_condition(file: ViewFile) -> None:
     """Asking for every state is asking for none: one search."""
     query = ListQuery(namespace="a", states=tuple(StateType))

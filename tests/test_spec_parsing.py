@@ -102,6 +102,7 @@ def test_depth_is_that_of_the_alias_and_of_what_it_stands_for() -> None:
 def test_yaml_surprises_are_removed() -> None:
     """Times, dates and base-60 numbers stay the text that was written; merge keys and anchors work."""
     text = "a: 22:22\nb: 2024-01-01\nc: 1:30.5\nd: 010\ne: &e {x: 1, y: 2}\nf: {<<: *e, y: 3}\ng: yes\n"
+    text += "h: =\ni: [<<]\n"
     assert parse(text) == {
         "a": "22:22",
         "b": "2024-01-01",
@@ -110,7 +111,22 @@ def test_yaml_surprises_are_removed() -> None:
         "e": {"x": 1, "y": 2},
         "f": {"x": 1, "y": 3},
         "g": True,
+        "h": "=",
+        "i": ["<<"],
     }
+
+
+@pytest.mark.parametrize("text", ["=", "<<", "~x", "2001-12-14t21:59:43.10-05:00", "0o7", "1_0:3", "y"])
+@pytest.mark.parametrize("place", ["{}", "[{}]", "[[{}, {}]]", "{{a: {}}}", "{{a: [{{b: {}}}]}}"])
+def test_a_plain_scalar_without_a_type_is_text_everywhere(text: str, place: str) -> None:
+    """PyYAML gives `=` and `<<` tags for which it has no constructor; as a value, they are text."""
+    quoted = parse("k: " + place.format(f"'{text}'", f"'{text}'"))
+    assert parse("k: " + place.format(text, text)) == quoted
+
+
+def test_an_equals_sign_is_text_as_a_key() -> None:
+    """As everywhere else; only `<<` means something as a key."""
+    assert parse("k: {=: 1}\n=: 2\n") == {"k": {"=": 1}, "=": 2}
 
 
 def test_toml_dates_are_text() -> None:

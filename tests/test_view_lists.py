@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jobledger.projections.cursor import Order, Position, decode_cursor, encode_cursor
 from jobledger.projections.errors import InvalidCursor
-from jobledger.projections.limits import CURSOR_MAX_CHARACTERS
+from jobledger.projections.limits import CURSOR_MAX_CHARACTERS, WALK_MAX_ARMS
 from jobledger.projections.plan import drivers_of
 from jobledger.projections.query import ListQuery
 from jobledger.projections.selectors import parse_selector
@@ -137,6 +137,9 @@ def _all_filters() -> list[dict[str, Any]]:
     """Combinations of every filter, with bounds that cut through the middle."""
     singles: list[dict[str, Any]] = [
         {"namespace": "a"},
+        {"namespaces": ("c", "a", "a")},
+        {"namespaces": ()},
+        {"namespaces": ("b", *(f"n{number}" for number in range(WALK_MAX_ARMS)))},
         {"states": (StateType.RUNNING,)},
         {"states": (StateType.FAILED, StateType.RUNNING, StateType.FAILED)},
         {"states": STATES},
@@ -148,7 +151,11 @@ def _all_filters() -> list[dict[str, Any]]:
         {"modified_from": 60, "modified_to": 95},
         {"modified_to": 80},
     ]
-    pairs = [one | two for one, two in itertools.combinations(singles, 2)]
+    pairs = [
+        one | two
+        for one, two in itertools.combinations(singles, 2)
+        if not ({"namespace", "namespaces"} <= (one | two).keys())
+    ]
     return [{}, *singles, *pairs]
 
 
@@ -161,8 +168,9 @@ def _meets(asked: dict[str, Any], job: dict[str, Any]) -> bool:
         parse_selector("k in (0,1)"): number < 2,
         parse_selector("k>0,!l"): number > 0 and "l" not in labels,
     }
+    namespaces = query.asked_namespaces()
     return (
-        query.namespace in (None, job["namespace"])
+        (namespaces is None or job["namespace"] in namespaces)
         and (not query.states or job["state"] in query.states)
         and (not query.types or job["job_type"] in query.types)
         and selectors[query.selector]
@@ -180,7 +188,7 @@ async def test_filters_are_all_met_and_combine(
     jobs: dict[int, dict[str, Any]] = {}
     for sequence in range(1, 49):
         jobs[sequence] = {
-            "namespace": "ab"[sequence % 2],
+            "namespace": "abc"[sequence % 3],
             "state": STATES[sequence % 6],
             "job_type": TYPES[sequence // 2 % 4],
             "labels": {"k": str(sequence % 3)} | ({"l": "x"} if sequence % 5 == 0 else {}),

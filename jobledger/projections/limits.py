@@ -38,6 +38,7 @@ WAIT_POLL_SECONDS = (
 )
 WAIT_POLL_MAX_SECONDS = 0.05
 SHORT_WALK_ROWS = 128  # a scope of fewer jobs is walked, whatever the labels are
+WALK_MAX_ARMS = 64  # namespaces times states that are walked side by side; SQLite takes 500 in one statement
 RARE_MAX_ROWS = (
     4_096  # found by a label and sorted for one page; what is more common is found by walking the order
 )

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from jobledger.projections.cursor import Order, Position
-from jobledger.projections.limits import RARE_MAX_ROWS, SHORT_WALK_ROWS
+from jobledger.projections.limits import RARE_MAX_ROWS, SHORT_WALK_ROWS, WALK_MAX_ARMS
 from jobledger.projections.query import ListQuery
 from jobledger.projections.rows import STATUS_COLUMNS
 from jobledger.projections.selectors import Operator, Requirement, parse_int64
@@ -73,7 +73,7 @@ def drivers_of(query: ListQuery) -> tuple[Driver, ...]:
     other = _other(query.order)
     if query.bounds(other) != (None, None):
         drivers.append(RangeDriver(other))
-    scoped = query.namespace is not None or query.asked_states()
+    scoped = query.asked_namespaces() is not None or query.asked_states()
     if scoped and (drivers or query.order == Order.MODIFIED):
         drivers.append(ScopeDriver())
     return tuple(drivers)
@@ -149,14 +149,19 @@ class _Builder:
         return Statement(sql, tuple(self._parameters))
 
     def walk(self) -> str:
-        """Along the index of the order; of several states each has an arm, and SQLite merges them."""
+        """Along the index of the order; each namespace and state has an arm, and SQLite merges them."""
         query = self._query
-        states = query.asked_states()
+        states, namespaces = query.asked_states(), query.asked_namespaces()
         if query.order == Order.MODIFIED:
             conditions = [*self._scope("+"), *self._own_bounds(""), *self._filters()]
             return self._ordered("jobs AS j", [conditions], f"j.{self._time}")
-        shared = [*self._namespace(""), *self._own_bounds(""), *self._filters()]
-        arms = [[f"j.state = {self._add(state)}", *shared] for state in states] or [shared]
+        by_state = [[f"j.state = {self._add(state)}"] for state in states] or [[]]
+        if namespaces and len(namespaces) * len(by_state) <= WALK_MAX_ARMS:
+            by_namespace = [[f"j.namespace = {self._add(namespace)}"] for namespace in namespaces]
+        else:
+            by_namespace = [self._namespace("+")]
+        shared = [*self._own_bounds(""), *self._filters()]
+        arms = [[*state, *namespace, *shared] for namespace in by_namespace for state in by_state]
         return self._ordered("jobs AS j", arms, f"j.{self._time}")
 
     def drive(self, driver: Driver) -> str:
@@ -189,8 +194,12 @@ class _Builder:
         return f"{' UNION ALL '.join(selects)} ORDER BY 1 {way}, 2 {way} LIMIT {limit}"
 
     def _namespace(self, plus: str) -> list[str]:
-        namespace = self._query.namespace
-        return [] if namespace is None else [f"{plus}j.namespace = {self._add(namespace)}"]
+        namespaces = self._query.asked_namespaces()
+        if namespaces is None:
+            return []
+        if len(namespaces) == 1:
+            return [f"{plus}j.namespace = {self._add(namespaces[0])}"]
+        return [f"{plus}j.namespace IN ({self._list(namespaces)})"]
 
     def _scope(self, plus: str) -> list[str]:
         states = self._query.asked_states()

@@ -23,6 +23,7 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         namespace: only its jobs; None for all.
+        namespaces: only jobs of any of these; None for all. Not together with `namespace`.
         states: any of these.
         types: any of these job types.
         selector: conditions on labels, as `parse_selector` returns them.
@@ -42,6 +43,7 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     namespace: str | None = None
+    namespaces: tuple[str, ...] | None = None
     states: tuple[StateType, ...] = ()
     types: tuple[str, ...] = ()
     selector: tuple[Requirement, ...] = ()
@@ -55,8 +57,11 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str | None = None
 
     def __post_init__(self) -> None:
-        if self.namespace is not None and not is_utf8(self.namespace):
-            raise InvalidInput(f"namespace {self.namespace!r:.80} is not valid text; write it in UTF-8")
+        if self.namespace is not None and self.namespaces is not None:
+            raise InvalidInput("namespace and namespaces exclude each other; pass one of them")
+        for namespace in self.asked_namespaces() or ():
+            if not is_utf8(namespace):
+                raise InvalidInput(f"namespace {namespace!r:.80} is not valid text; write it in UTF-8")
         _check_choice("states", self.states, tuple(StateType))
         _check_choice("types", self.types, JOB_TYPES)
         _check_choice("order", (self.order,), tuple(Order))
@@ -73,6 +78,12 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
             if self.cursor is None
             else decode_cursor(self.cursor, self.order, descending=self.descending)
         )
+
+    def asked_namespaces(self) -> tuple[str, ...] | None:
+        """The namespaces that restrict the list, each once; None for all."""
+        if self.namespace is not None:
+            return (self.namespace,)
+        return None if self.namespaces is None else tuple(dict.fromkeys(self.namespaces))
 
     def asked_states(self) -> tuple[str, ...]:
         """The states that restrict the list, each once; none if all are asked for."""

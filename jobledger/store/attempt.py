@@ -16,7 +16,7 @@ import msgspec
 
 from jobledger.store.cache import Known
 from jobledger.store.command import About, Receipt, receipt_of
-from jobledger.store.decide import Decision, check_revision, contention
+from jobledger.store.decide import Decision, check_revision, contention, is_same_data
 from jobledger.store.errors import (
     Conflict,
     Contention,
@@ -172,7 +172,7 @@ class Attempt:
         self._searched = self._known
         if item is None:
             return None
-        if item.anomaly:
+        if item.anomaly or not await self._is_repeat_of(item):
             raise event_id_taken(event_id)
         return Receipt(
             job_id=self._command.job_id,
@@ -182,6 +182,21 @@ class Attempt:
             revision=item.revision,
             version=item.version,
             changed=True,
+        )
+
+    async def _is_repeat_of(self, item: HistoryItem) -> bool:
+        """Whether this very command would have appended that event: an id alone does not identify it."""
+        job, event = await self._reader.event_at(self._known.subject, item.sequence)
+        try:
+            decision = self._command.decide(job)
+        except (Refused, Conflict, JobNotFound):
+            return False
+        about = self._command.about
+        return (
+            decision is not None
+            and isinstance(event, decision.event)
+            and is_same_data(event.data, decision.data)
+            and (event.actor, event.reason) == (about.get("actor", ""), about.get("reason", ""))
         )
 
     async def _prove(self) -> Receipt:
@@ -228,7 +243,10 @@ def _whole_second(seconds: int) -> str:
 
 def event_id_taken(event_id: str) -> InvalidInput:
     """The error for an event id that names another event."""
-    return InvalidInput(f"event_id {event_id} is taken by another event; make a new one for each command")
+    return InvalidInput(
+        f"event_id {event_id} is taken by another event; make a new one for each command, and repeat a"
+        " command with the same arguments"
+    )
 
 
 def _revision(job: Job | None) -> int:

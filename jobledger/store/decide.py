@@ -103,16 +103,16 @@ def decide_rerun(job: Job | None, spec: bytes | None, *, job_id: str) -> Decisio
 
 
 def decide_state(job: Job | None, state: State, *, job_id: str) -> Decision | None:
-    """A new state; None if the job already has this state and message.
+    """A new state; None if the job already has this very state: type, message and details.
 
     Raises:
         JobNotFound: if there is no such job.
-        JobTerminal: if the job has ended in another state or with another message.
+        JobTerminal: if the job has ended in a state that differs in any of them.
     """
     if job is None:
         raise not_found(job_id)
     current = job.status.state
-    if current.state_type is state.state_type and current.message == state.message:
+    if current == state:
         return None
     if current.state_type.is_terminal:
         raise JobTerminal(
@@ -201,6 +201,13 @@ def not_found(job_id: str) -> JobNotFound:
     return JobNotFound(
         f"job not found: {job_id}; check the id (named_job_id gives that of a namespace and name)"
     )
+
+
+def is_same_data(current: EventData, new: EventData) -> bool:
+    """Whether two events carry the same; specs are compared by what they mean."""
+    if isinstance(current, SpecData) and isinstance(new, SpecData):
+        return _same_spec(bytes(current.spec), bytes(new.spec))
+    return current == new
 
 
 def _same_spec(current: bytes, new: bytes) -> bool:

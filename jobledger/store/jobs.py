@@ -99,6 +99,17 @@ class JobReader:
                 return item
         return None
 
+    async def event_at(self, subject: str, sequence: int) -> tuple[Job | None, JobEvent]:
+        """The event at a sequence of a job's subject, with the job as it was before that event."""
+        job: Job | None = None
+        async for record in records_between(self._log, subject, after=0, up_to=sequence):
+            recorded = read_record(record)
+            if record.sequence == sequence and isinstance(recorded, Recorded):
+                return job, recorded.event
+            folded = fold_job(job, recorded)
+            job = job if isinstance(folded, Anomaly) else folded
+        raise LogUnavailable(f"event {sequence} could not be read again; try again")
+
     def appended(self, known: Known, event: JobEvent, sequence: int) -> Receipt:
         """Fold an event that was just appended, so that the next command can build on it."""
         job = fold_job(known.job, Recorded(sequence, 0, event), trusted=True)

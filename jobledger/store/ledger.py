@@ -166,7 +166,7 @@ class Ledger:
     async def set_state(
         self, job_id: str, state: State, *, namespace: str | None = None, **about: Unpack[About]
     ) -> Receipt:
-        """Set a job's state. The state and message that it already has are a no-op.
+        """Set a job's state. The same state, message and details again are a no-op.
 
         Raises:
             InvalidInput: if the state breaks a limit.

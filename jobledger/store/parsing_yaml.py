@@ -52,11 +52,14 @@ _FLOAT = (
     r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
-_REPLACED = {_CORE + "timestamp", _CORE + "int", _CORE + "float"}
+# `=` is text: PyYAML resolves it to the tag `value`, for which it has no constructor.
+_REPLACED = {_CORE + kind for kind in ("timestamp", "int", "float", "value")}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+# `<<` is a merge as a key, and text everywhere else.
+_Loader.add_constructor(_CORE + "merge", _Loader.construct_yaml_str)
 _Loader.add_implicit_resolver(_CORE + "int", re.compile(_INT), list("-+0123456789"))
 _Loader.add_implicit_resolver(_CORE + "float", re.compile(_FLOAT), list("-+0123456789."))
 

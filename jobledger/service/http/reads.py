@@ -145,7 +145,7 @@ def _list_query(query: Query, principal: Principal, next_token: str) -> ListQuer
     if token is not None and not (query.text("order_by") or query.text("reverse")):
         order, descending = order_of_cursor(token)  # the token says it, as Bacalhau's does
     return ListQuery(
-        namespace=_list_namespace(query, principal),
+        namespaces=_list_namespaces(query, principal),
         states=query.states(),
         types=tuple(query.texts("type")),
         selector=_selector(query),
@@ -160,20 +160,13 @@ def _list_query(query: Query, principal: Principal, next_token: str) -> ListQuer
     )
 
 
-def _list_namespace(query: Query, principal: Principal) -> str | None:
-    """The namespace that is listed; None for all."""
+def _list_namespaces(query: Query, principal: Principal) -> tuple[str, ...] | None:
+    """The namespace that is named, or all that the principal may read; None for all that there are."""
     asked = query.text("namespace")
-    visible = principal.visible
     if asked and asked != ALL_NAMESPACES:
         principal.require_read(asked)
-        return asked
-    if visible is None:
-        return None
-    if len(visible) == 1:
-        return next(iter(visible))
-    raise InvalidInput(
-        f"namespace: this token is for several; name one of {', '.join(sorted(visible)) or 'none'}"
-    )
+        return (asked,)
+    return None if principal.visible is None else tuple(sorted(principal.visible))
 
 
 def _order(query: Query) -> Order:

@@ -40,7 +40,7 @@ NO_CHANGES: Final = (
     "no changes detected for new job spec: nothing was written; send Force to make a new version all the same"
 )
 STOPPED_ALREADY: Final = "the job is stopped already: nothing was written"
-SAME_STATE: Final = "the job has this state and message already: nothing was written"
+SAME_STATE: Final = "the job has this very state already: nothing was written"
 SAME_VERSION: Final = "the job has the spec of that version already: nothing was written"
 SAME_TAG: Final = "the tag names this version already: nothing was written"
 NO_TAG: Final = "the job has no such tag: nothing was written"
