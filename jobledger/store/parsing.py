@@ -94,6 +94,10 @@ def _mapping(value: object) -> dict[Any, Any]:
 class _DuplicateKeyError(ValueError):
     """An object of the document has the same key twice."""
 
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(f"the key {shown(key)} is there twice in one object")
+
 
 def _parse_json(text: str) -> object:
     if not text.strip():
@@ -116,8 +120,20 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
         repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise _DuplicateKeyError(f"the key {shown(repeated)} is there twice in one object")
+        raise _DuplicateKeyError(repeated)
     return members
+
+
+def repeated_key(text: bytes) -> str | None:
+    """A key that an object of this JSON text has twice, at any depth; None if each is there once.
+
+    For text that another decoder accepted: decoders keep one of the two values and drop the other silently.
+    """
+    try:
+        json.loads(text, object_pairs_hook=_unique)
+    except _DuplicateKeyError as error:
+        return error.key
+    return None
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -13,7 +13,9 @@ from jobledger.service.versions import check_version_text
 from jobledger.store.errors import InvalidInput, InvalidSpec
 from jobledger.store.job import State
 from jobledger.store.limits import SPEC_MAX_DEPTH
+from jobledger.store.parsing import repeated_key
 from jobledger.store.reading import ReadSpec, read_spec
+from jobledger.store.values import shown
 
 # Bacalhau's clients send these; they mean nothing here, and who sends them has lost nothing.
 IGNORED_FIELDS: Final = ("IdempotencyToken", "Credential")
@@ -58,6 +60,7 @@ def read_body(request: Request[Any, Any, Any]) -> Body:
         return Body(raw, {})
     try:
         value = _decoder.decode(raw)
+        repeated = repeated_key(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"the body is not JSON: {error}") from None
     except RecursionError:
@@ -66,7 +69,16 @@ def read_body(request: Request[Any, Any, Any]) -> Body:
         ) from None
     if not isinstance(value, dict):
         raise InvalidInput("the body is not a JSON object; send one, with the fields that docs/API.md names")
-    return Body(raw, lower_keys(value))
+    fields = lower_keys(value)
+    if repeated is None and len(fields) != len(value):
+        lower = [key.lower() for key in value]
+        repeated = next(key for key in value if lower.count(key.lower()) > 1)
+    if repeated is not None:
+        raise InvalidInput(
+            f"the body has the key {shown(repeated)} twice in one object (its own fields are compared without"
+            " case); keep one of them"
+        )
+    return Body(raw, fields)
 
 
 def spec_of(body: Body, *, strict: bool) -> ReadSpec:
