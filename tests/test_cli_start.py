@@ -1,5 +1,6 @@
 """The command line starts fast: each command imports what it needs and no more."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,36 @@ def test_each_shell_has_a_completion_script(tmp_path: Path, shell: str) -> None:
         env=clean_env(tmp_path),
     )
     assert "_JOBLEDGER_COMPLETE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["job", "tag", "J", b"v\xe9"],
+        ["job", "describe", b"\xff"],
+        ["job", "list", "-l", b"a=\xe9"],
+        ["job", "stop", "J", b"--reason=\xe9"],
+        ["job", "run", b"missing-\xe9.yaml"],
+        ["events", "tail", "--after", b"\xc3"],
+        [b"\xe9"],
+        ["webhook", "add", b"http://\xe9/"],
+        ["token", "create", "--name", b"\xe9"],
+    ],
+)
+def test_an_argument_that_is_not_text_is_refused(tmp_path: Path, words: list[str | bytes]) -> None:
+    """Every argument of every command: a message and the exit code of a usage error, no traceback."""
+    command: list[str | bytes] = [sys.executable, "-m", "jobledger.service.cli", *words]
+    done = subprocess.run(command, capture_output=True, check=False, env=clean_env(tmp_path), timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert b"is not UTF-8" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_file_may_have_a_name_that_is_not_text(tmp_path: Path) -> None:
+    """File names are bytes: one that exists is read."""
+    path = os.fsencode(tmp_path) + b"/\xe9.yaml"
+    with open(path, "w") as file:  # noqa: PTH123 - a path of bytes
+        file.write("Type: batch\nTasks: [{Name: main, Engine: {Type: noop}}]\n")
+    command: list[str | bytes] = [sys.executable, "-m", "jobledger.service.cli", "job", "validate", path]
+    done = subprocess.run(command, capture_output=True, check=False, env=clean_env(tmp_path), timeout=60)
+    assert done.returncode == 0, done.stderr

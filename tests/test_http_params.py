@@ -8,7 +8,7 @@ from jobledger.service.http.params import Query, parse_revision, parse_time
 from jobledger.service.limits import QUERY_MAX_PARAMETERS
 from jobledger.store.errors import InvalidInput
 from jobledger.store.job import StateType
-from jobledger.store.values import rfc3339
+from jobledger.store.values import coarser_unit, rfc3339
 
 
 def test_an_empty_value_is_an_absent_one() -> None:
@@ -91,7 +91,21 @@ def test_any_bytes_are_a_query_or_are_refused(raw: bytes) -> None:
 def test_a_time_reads_back_as_it_was_written(nanoseconds: int) -> None:
     """RFC 3339 with nine digits keeps every nanosecond; bare nanoseconds are taken, too."""
     assert parse_time(rfc3339(nanoseconds), "t") == nanoseconds
-    assert parse_time(str(nanoseconds), "t") == nanoseconds
+    assert parse_time(rfc3339(nanoseconds).lower(), "t") == nanoseconds
+    if not coarser_unit(nanoseconds):
+        assert parse_time(str(nanoseconds), "t") == nanoseconds
+
+
+@pytest.mark.parametrize("seconds", [100_000_000, 1_769_860_800, 9_999_999_999])
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("seconds", 1), ("milliseconds", 1_000), ("microseconds", 1_000_000)]
+)
+def test_a_number_in_another_unit_is_refused_with_a_hint(seconds: int, unit: str, factor: int) -> None:
+    """Read as nanoseconds, it would silently be a moment of 1970."""
+    for number in (seconds * factor, -seconds * factor):
+        with pytest.raises(InvalidInput, match=f"looks like {unit}; send Unix nanoseconds"):
+            parse_time(str(number), "created_from")
+    assert parse_time(str(seconds * 1_000_000_000), "t") == seconds * 1_000_000_000
 
 
 def test_times_with_offsets_and_without_fractions() -> None:
@@ -100,6 +114,7 @@ def test_times_with_offsets_and_without_fractions() -> None:
     assert parse_time("1970-01-01T00:00:01Z", "t") == second
     assert parse_time("1970-01-01T02:00:01+02:00", "t") == second
     assert parse_time("1970-01-01T02:00:01.5 02:00", "t") == second + second // 2
+    assert parse_time("1970-01-01t00:00:01z", "t") == second
     for wrong in ("1970-01-01T00:00:01", "yesterday", "1970-13-01T00:00:00Z", "12:00"):
         with pytest.raises(InvalidInput, match="RFC 3339"):
             parse_time(wrong, "t")

@@ -41,6 +41,14 @@ class LazyGroup(click.Group):
         super().__init__(*args, **kwargs)
         self.lazy = lazy or {}
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse arguments that are not text, before any command uses them; file names may be any bytes."""
+        for arg in args:
+            if not _is_text(arg) and not os.path.exists(arg.rpartition("=")[2]):  # noqa: PTH110 - fast start
+                shown = arg.encode("ascii", "backslashreplace").decode()
+                raise click.UsageError(f"the argument {shown} is not UTF-8; write it in UTF-8", ctx)
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands, imported or not."""
         return sorted({*super().list_commands(ctx), *self.lazy})
@@ -90,6 +98,15 @@ class LazyGroup(click.Group):
             return self.lazy[name].summary
         command = super().get_command(ctx, name)
         return command.get_short_help_str(limit=100) if command else ""
+
+
+def _is_text(arg: str) -> bool:
+    """Whether an argument is text: Python reads bytes that are not UTF-8 as lone surrogates."""
+    try:
+        arg.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _HELP_MAX_WIDTH = 100

@@ -137,6 +137,10 @@ def _not_utf8(path: str, text: str) -> Problem:
     return Problem(path, f"{shown(text)} holds half of a surrogate pair, which is not text", "remove it")
 
 
+# From how much on a number of nanoseconds is taken for one of another unit.
+_COARSER_UNITS: Final = (("", 10**17), ("microseconds", 10**14), ("milliseconds", 10**11), ("seconds", 10**8))
+
+
 def rfc3339(nanoseconds: int) -> str:
     """Unix nanoseconds as RFC 3339 in UTC, with all nine digits: who reads it back loses nothing."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
@@ -147,9 +151,10 @@ def rfc3339_nanoseconds(text: str, *, local: bool = False) -> int | None:
     """A time as Unix nanoseconds, all nine digits of it; None if it is none.
 
     Args:
-        text: RFC 3339, or any other form of ISO 8601 with date and zone.
+        text: RFC 3339, or any other form of ISO 8601 with date and zone; `t` and `z` may be lower case.
         local: whether one without a zone is this machine's time; else it is none.
     """
+    text = text.upper()
     fraction = _FRACTION.search(text)
     whole = _FRACTION.sub("", text, count=1)
     if "T" in whole:  # else a space stands between date and time
@@ -164,6 +169,18 @@ def rfc3339_nanoseconds(text: str, *, local: bool = False) -> int | None:
         seconds = since.days * 86_400 + since.seconds
         return seconds * 1_000_000_000 + (int(f"{fraction[1]:0<9.9}") if fraction else 0)
     return None
+
+
+def coarser_unit(number: int) -> str:
+    """The unit that a number given as Unix nanoseconds is more likely in; empty if it may be nanoseconds.
+
+    Nanoseconds of any moment since March 1973 have 18 or 19 digits; seconds have 9 or 10.
+    """
+    magnitude = abs(number)
+    for unit, least in _COARSER_UNITS:
+        if magnitude >= least:
+            return unit
+    return ""
 
 
 @lru_cache(maxsize=1_024)  # events of one second come together, and this is half of telling one again

@@ -9,7 +9,7 @@ import click
 
 from jobledger.service.points import TimePoint, duration_seconds, parse_point
 from jobledger.store.errors import JobledgerError
-from jobledger.store.values import rfc3339, rfc3339_nanoseconds
+from jobledger.store.values import coarser_unit, rfc3339, rfc3339_nanoseconds
 
 _NANOSECONDS: Final = 1_000_000_000
 _NUMBER: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?", re.ASCII)
@@ -67,6 +67,9 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
         """Read it."""
         text = str(value)
         if _INTEGER.fullmatch(text):
+            if unit := coarser_unit(int(text)):
+                hint = "write Unix nanoseconds, or a time such as 2026-01-31T12:00:00Z"
+                self.fail(f"{text} looks like {unit}; {hint}", param, ctx)
             return int(text)
         ago = None if _NUMBER.fullmatch(text) else seconds_of(text)
         if ago is not None:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 from jobledger.service.limits import QUERY_MAX_PARAMETERS
 from jobledger.store.errors import InvalidInput
 from jobledger.store.job import StateType
-from jobledger.store.values import INT_MAX, rfc3339_nanoseconds
+from jobledger.store.values import INT_MAX, coarser_unit, rfc3339_nanoseconds
 
 _TRUE: Final = frozenset({"true", "1", "t", "yes"})
 _FALSE: Final = frozenset({"false", "0", "f", "no"})
@@ -119,10 +119,16 @@ def parse_time(value: str, field: str) -> int:
     """RFC 3339 (with an offset) or whole Unix nanoseconds, as Unix nanoseconds.
 
     Raises:
-        InvalidInput: if it is neither.
+        InvalidInput: if it is neither, or a number that is more likely seconds, milliseconds or microseconds.
     """
     if _INTEGER.fullmatch(value):
-        return int(value)
+        number = int(value)
+        if unit := coarser_unit(number):
+            raise InvalidInput(
+                f"{field} is {number}, which looks like {unit}; send Unix nanoseconds, or RFC 3339 as"
+                " 2026-01-31T12:00:00Z"
+            )
+        return number
     time = rfc3339_nanoseconds(value)
     if time is None:
         raise InvalidInput(
