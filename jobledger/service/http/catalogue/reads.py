@@ -83,7 +83,7 @@ READS: Final = (
                 "any of these types; repeatable or with commas",
             ),
             *(
-                Parameter(f"{axis}_{bound}", TIME, "RFC 3339, or Unix nanoseconds (a number that looks like seconds is refused)")
+                Parameter(f"{axis}_{bound}", TIME, "RFC 3339, or Unix nanoseconds (not seconds)")
                 for axis in ("created", "modified")
                 for bound in ("from", "to")
             ),
