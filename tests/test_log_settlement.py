@@ -46,7 +46,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds of an append in tenths of seconds instead of seconds."""
     monkeypatch.setattr(publisher_module, "ACK_TIMEOUT_SECONDS", 0.15)
     monkeypatch.setattr(settle_module, "ACK_TIMEOUT_SECONDS", 0.15)
-    monkeypatch.setattr(publisher_module, "APPEND_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(settle_module, "APPEND_TIMEOUT_SECONDS", 0.5)
     monkeypatch.setattr(publisher_module, "_SWEEP_SECONDS", 0.02)
 
 

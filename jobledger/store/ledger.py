@@ -23,7 +23,7 @@ from jobledger.store.decide import (
 from jobledger.store.history import HistoryItem
 from jobledger.store.job import Job, State
 from jobledger.store.jobs import JobReader
-from jobledger.store.log import EventLog
+from jobledger.store.log import EventLog, refused
 from jobledger.store.prepare import Prepared, is_nameless_job_id, prepare_new, prepare_update
 from jobledger.store.spec import JobSpec
 
@@ -264,6 +264,10 @@ class Ledger:
 
     def _check(self, about: About) -> str:
         check_about(about)
+        # A command that is repeated may be in the log already, so it is looked for first. Any other one would
+        # only find out after its reads that its event can't be appended.
+        if not about.get("event_id") and (refusal := self._log.refusal):
+            raise refused(refusal)
         return about.get("event_id") or self._new_id()
 
     async def _find(self, job_id: str, namespace: str | None) -> Known:

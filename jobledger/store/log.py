@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from jobledger.store.errors import LogReplaced, LogTruncated
+from jobledger.store.errors import LogReplaced, LogTruncated, LogUnavailable
 from jobledger.store.events import Record
 
 _MARK_CHARACTERS = 12
@@ -107,6 +107,11 @@ def other_record(sequence: int) -> LogTruncated:
     )
 
 
+def refused(reason: str) -> LogUnavailable:
+    """The error for an append that is refused at once, because it could not succeed."""
+    return LogUnavailable(f"the log does not accept appends: {reason}; nothing was written; try again later")
+
+
 class Feed(Protocol):
     """A reader of the whole log in order, from one place on, for ever."""
 
@@ -142,11 +147,16 @@ class EventLog(Protocol):
         be settled. Cancelling one caller harms no other; whether the cancelled event is written is open.
 
         Raises:
-            LogUnavailable: it could not be sent; nothing was written.
+            LogUnavailable: it could not be sent, or the log does not accept appends; nothing was written.
             OutcomeUnknown: it was sent, and no answer or later look told what became of it.
             LogBusy: too many appends are waiting; nothing was written.
             LogRefused: the log will never take it (too large, full, not allowed); nothing was written.
         """
+        ...
+
+    @property
+    def refusal(self) -> str:
+        """Why an append would be refused at once, because it could not succeed; empty if it would be sent."""
         ...
 
     async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:

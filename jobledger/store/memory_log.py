@@ -49,6 +49,11 @@ class MemoryLog:
         self._wake()
         return Appended(record.sequence)
 
+    @property
+    def refusal(self) -> str:
+        """See `EventLog.refusal`."""
+        return ""
+
     async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
         """See `EventLog.read`."""
         self._check_open()

@@ -54,6 +54,11 @@ class JetStreamLog:
         """See `EventLog.append`."""
         return await self._publisher.append(draft, expect=expect)
 
+    @property
+    def refusal(self) -> str:
+        """See `EventLog.refusal`."""
+        return self._publisher.refusal
+
     async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
         """See `EventLog.read`."""
         return await read_page(self._connection, self._stream, subject, after=after, up_to=up_to)

@@ -27,6 +27,7 @@ CONNECT_TIMEOUT_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 0.1
 PING_INTERVAL_SECONDS = 5  # with MAX_LOST_PINGS: a connection that went silent is given up after some 15 s
 MAX_LOST_PINGS = 2
+VIOLATION_SECONDS = 15.0  # a violation of permissions explains a missing answer for so long
 SEND_BUFFER_BYTES = 16 * 1_048_576
 
 
@@ -126,6 +127,7 @@ class Connection:
         self._up.set()
         self._closed = False
         self._errors: deque[Exception] = deque(maxlen=8)  # the library tells only that it gave up connecting
+        self._violations: deque[tuple[float, str]] = deque(maxlen=8)  # of permissions, with their times
 
     @classmethod
     async def open(cls, url: str, *, name: str = "jobledger", **options: Any) -> "Connection":
@@ -176,6 +178,15 @@ class Connection:
     def is_up(self) -> bool:
         """Whether messages can be sent right now."""
         return bool(self._client.is_connected) and self._up.is_set() and not self._closed
+
+    @property
+    def trouble(self) -> str:
+        """Why there may be no answer, as far as the connection knows."""
+        if not self.is_up:
+            return "no connection to nats-server"
+        if self._violations and _clock() - self._violations[-1][0] < VIOLATION_SECONDS:
+            return self._violations[-1][1]
+        return "nats-server is connected and does not answer"
 
     def watch(self, watcher: Callable[[bool], None]) -> None:
         """Tell `watcher` when the connection is lost (False) and when it is back (True)."""
@@ -242,6 +253,7 @@ class Connection:
         self._check_open()
         task = asyncio.current_task()
         cancelled_before = task.cancelling() if task is not None else 0
+        started = _clock()
         try:
             message = await self._client.request(subject, payload, timeout=timeout_seconds, headers=headers)
             # Before Python 3.12, `asyncio.wait_for`, which the library uses, drops a cancellation that comes
@@ -253,6 +265,10 @@ class Connection:
                 f"nobody answers {subject}: JetStream is off, or the stream has no leader just now"
             ) from None
         except (NatsError, OSError, TimeoutError) as error:
+            if self._was_forbidden(subject, started):
+                raise LogUnavailable(
+                    f"the server does not allow this user to publish to {subject}; change its permissions"
+                ) from error
             raise LogUnavailable(f"no answer to {subject} ({_say(error)}); try again") from error
         return _arrived(message)
 
@@ -292,6 +308,11 @@ class Connection:
         if self._closed:
             raise LogUnavailable("the log is closed; nothing was written")
 
+    def _was_forbidden(self, subject: str, since: float) -> bool:
+        """Whether the server said so; it is no answer to the request, so the request ends by its timeout."""
+        words = f'publish to "{subject}"'.lower()
+        return any(time >= since and words in text for time, text in self._violations)
+
     async def _on_disconnected(self) -> None:
         self.losses += 1
         self._up.clear()
@@ -307,6 +328,9 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         # Every operation has its own answer or its own timeout; the library's default would print to stderr.
         self._errors.append(error)
+        text = str(error).lower()
+        if "permissions violation" in text:
+            self._violations.append((_clock(), text))
 
 
 def _arrived(message: Msg) -> Arrived:
@@ -329,6 +353,10 @@ def _no_connection(shown: str, errors: Collection[Exception]) -> str:
     if any(isinstance(error, ConnectionResetError) for error in errors):  # it may hang up before we read why
         return f"the nats-server at {shown} hangs up ({reasons[-1]}); check credentials and certificate"
     return f"no nats-server answers at {shown} ({reasons[-1]}); is it running?"
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _say(error: BaseException) -> str:

@@ -3,6 +3,7 @@
     append ─► queue ─┬─ one by one over a shared inbox ──────────────► acks ─► Appended / Lost
                      └─ one atomic batch ─► committed ──────────────► sequences in a row
                                          └► rejected ─► one by one (one conflict fails no neighbour)
+    the breaker is open ─► refused at once, nothing written
     no answer, connection lost ─► settle: the same message again, then a look at the leader
 
 Never `js.publish_async`: a server error leaves its future unresolved for ever. See `docs/decisions/`.
@@ -17,16 +18,18 @@ from contextlib import suppress
 from jobledger.store.errors import LogBusy, LogError, LogRefused, LogUnavailable
 from jobledger.store.jetstream.api import PubAck, read_ack
 from jobledger.store.jetstream.batch import Batch
+from jobledger.store.jetstream.breaker import Breaker
 from jobledger.store.jetstream.connection import Arrived, Connection
 from jobledger.store.jetstream.pace import PROBE_EVENTS, Pace
 from jobledger.store.jetstream.settle import Settler, Waiting
 from jobledger.store.limits import (
     ACK_TIMEOUT_SECONDS,
-    APPEND_TIMEOUT_SECONDS,
+    APPENDS_SILENCE_SECONDS,
     PENDING_MAX_APPENDS,
     SINGLES_MAX_IN_FLIGHT,
+    SUSPENSION_SECONDS,
 )
-from jobledger.store.log import Appended, Draft, Lost
+from jobledger.store.log import Appended, Draft, Lost, refused
 
 CLOSE_TIMEOUT_SECONDS = 10.0
 HEADERS_MAX_BYTES = 1_024  # ours take some 300; the server counts them into max_payload
@@ -56,6 +59,7 @@ class Publisher:
         self._inbox = ""
         self._closed = False
         self._settler = Settler(connection, stream)
+        self._breaker = Breaker(self._now())
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -93,10 +97,55 @@ class Publisher:
             )
         if asyncio.get_running_loop() is not self._loop:
             raise LogRefused("this log was connected on another event loop; connect one on each loop")
-        waiting = Waiting(draft, expect, self._loop.create_future(), self._now() + APPEND_TIMEOUT_SECONDS)
+        waiting = Waiting(draft, expect, self._loop.create_future(), self._now())
+        if problem := self.problem:
+            if self.refusal:
+                raise refused(problem)
+            self._breaker.note_trial(self._now())
+            waiting.become_trial()
         self._queue.append(waiting)
         self._work.set()
         return await waiting.result
+
+    @property
+    def refusal(self) -> str:
+        """Why an append would be refused at once; empty if it would be sent."""
+        problem = self.problem
+        # While the log is silent, one append is tried at a time; those that wait for an answer are tries.
+        if problem and self._breaker.admits(self._now()) and not self._pending_count():
+            return ""
+        return problem
+
+    @property
+    def problem(self) -> str:
+        """Why the log does not accept appends; empty if it does, as far as is known."""
+        return self._breaker.problem(self._now())
+
+    @property
+    def silence(self) -> str:
+        """Why it does not, if appends were not answered; empty if they were."""
+        return self._breaker.silence
+
+    @property
+    def silent_seconds(self) -> float:
+        """The time since an append was last acknowledged, or since the start."""
+        return self._now() - self._breaker.answered_at
+
+    def suspend(self, reason: str) -> None:
+        """Refuse appends at once, for this reason, until `resume`, or until SUSPENSION_SECONDS are over.
+
+        Appends that were sent already are settled as always; those that were not are refused.
+        """
+        self._breaker.suspend(reason, self._now() + SUSPENSION_SECONDS)
+        self._refuse_unsent()
+
+    def resume(self) -> None:
+        """End a suspension."""
+        self._breaker.resume()
+
+    def retry(self) -> None:
+        """Accept appends again after a silence: the log has a new leader, or answers again."""
+        self._breaker.restart(self._now())
 
     async def close(self) -> None:
         """Answer what is under way, within a bound, and stop."""
@@ -227,6 +276,7 @@ class Publisher:
                 await self._send_singles(len(members))
         elif ack is not None and ack.error is None and ack.count == len(members):
             self._pace.batch_acknowledged(self._now() - started, len(members))
+            self._breaker.acknowledge(self._now())
             self._answers.extend(zip(members, range(ack.seq - ack.count + 1, ack.seq + 1), strict=True))
         else:
             for waiting in members:  # no clear answer: each is settled by itself
@@ -296,6 +346,7 @@ class Publisher:
             return
         self._pace.single_acknowledged(self._now(), len(self._in_flight))
         if ack.error is None:
+            self._breaker.acknowledge(self._now())
             waiting.answer(Appended(ack.seq))
         else:
             self._settle(waiting, maybe_written=False, ack=ack)
@@ -311,6 +362,7 @@ class Publisher:
     def _on_connection(self, up: bool) -> None:
         """What was under way when the connection broke will not be answered: settle it now."""
         if up:
+            self._breaker.restart(self._now())
             return
         if self._batch_reply is not None and not self._batch_reply.done():
             self._batch_reply.set_result(None)
@@ -333,6 +385,29 @@ class Publisher:
                     break  # in the order of sending: the rest is younger
                 self._landed(token)
                 self._settle(waiting, maybe_written=True)
+            self._judge(now)
+
+    def _judge(self, now: float) -> None:
+        """Look whether the log is silent, and refuse what waits in vain."""
+        if not self._breaker.silence and self.silent_seconds >= APPENDS_SILENCE_SECONDS:
+            since = [waiting.since for waiting in self._pending()]
+            if since:
+                self._breaker.observe(now, min(since), self._connection.trouble)
+        if self.problem:
+            self._refuse_unsent()
+
+    def _refuse_unsent(self) -> None:
+        """Refuse the appends that were never sent, or came back without having been written."""
+        error = refused(self.problem)
+        kept = [waiting for waiting in self._queue if waiting.is_trial]
+        for waiting in self._queue:
+            if not waiting.is_trial:
+                waiting.fail(error)
+        self._queue = deque(kept)
+        for task, waiting in tuple(self._settling.items()):
+            if not (waiting.maybe_written or waiting.is_trial):
+                waiting.fail(error)
+                task.cancel()
 
     def _settle(self, waiting: Waiting, *, maybe_written: bool, ack: PubAck | None = None) -> None:
         waiting.maybe_written |= maybe_written

@@ -19,22 +19,38 @@ from jobledger.store.jetstream.api import (
 )
 from jobledger.store.jetstream.connection import Connection, NobodyAnswers
 from jobledger.store.jetstream.reader import leader_get
-from jobledger.store.limits import ACK_TIMEOUT_SECONDS, RETRY_MAX_WAIT_SECONDS, RETRY_WAIT_SECONDS
+from jobledger.store.limits import (
+    ACK_TIMEOUT_SECONDS,
+    APPEND_TIMEOUT_SECONDS,
+    RETRY_MAX_WAIT_SECONDS,
+    RETRY_WAIT_SECONDS,
+)
 from jobledger.store.log import Appended, Draft, Lost
 
 
 class Waiting:
     """One append from the moment it is asked for until it is answered."""
 
-    __slots__ = ("deadline", "draft", "expect", "maybe_written", "result", "sent_at")
+    __slots__ = (
+        "deadline",
+        "draft",
+        "expect",
+        "is_trial",
+        "maybe_written",
+        "result",
+        "sent_at",
+        "since",
+    )
 
     def __init__(
-        self, draft: Draft, expect: int, result: "asyncio.Future[Appended | Lost]", deadline: float
+        self, draft: Draft, expect: int, result: "asyncio.Future[Appended | Lost]", now: float
     ) -> None:
         self.draft = draft
         self.expect = expect
         self.result = result
-        self.deadline = deadline
+        self.since = now
+        self.deadline = now + APPEND_TIMEOUT_SECONDS
+        self.is_trial = False  # sent to see whether a log that was silent answers again
         self.sent_at = 0.0
         self.maybe_written = False  # sent at least once without a clear answer
 
@@ -44,6 +60,11 @@ class Waiting:
             "Nats-Msg-Id": self.draft.event_id,
             "Nats-Expected-Last-Subject-Sequence": str(self.expect),
         }
+
+    def become_trial(self) -> None:
+        """Be sent although the log is silent: once, and not waited for as long as others."""
+        self.is_trial = True
+        self.deadline = self.since + ACK_TIMEOUT_SECONDS
 
     def answer(self, outcome: Appended | Lost) -> None:
         """Give the caller its answer."""
@@ -88,6 +109,7 @@ class Settler:
         while True:
             try:
                 if ack is None:
+                    self._check_deadline(waiting, None)
                     ack = await self._send_again(waiting)
                 outcome = await self._judge(waiting, ack)
                 if outcome is not None:

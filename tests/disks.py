@@ -1,0 +1,38 @@
+"""A small file system of the test's own, to be filled."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+@contextmanager
+def small_disk(path: Path, *, megabytes: int) -> Iterator[Path]:
+    """A tmpfs of this size, mounted here; the test is skipped where mounting is not permitted."""
+    path.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)]
+    try:
+        mounted = (
+            os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
+        )
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("mounting a tmpfs is not permitted here: run the tests as root to fill a disk")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+def fill(disk: Path, *, leave_bytes: int = 0) -> Path:
+    """Fill a disk, up to what shall be left; returns the file to remove to make room again."""
+    filler = disk / "filler"
+    stats = os.statvfs(disk)
+    size = max(0, stats.f_bavail * stats.f_frsize - leave_bytes)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+    return filler
