@@ -9,9 +9,11 @@ from typing import Any
 
 from jobledger import JetStreamLog, Projector, View
 from jobledger.projections.treereader import TreeReader
+from jobledger.service.audit.accepted import ACCEPTED_FILE, AcceptedFile
 from jobledger.service.audit.keys import KeyFile
 from jobledger.service.audit.sealer import SEALS_FILE, Sealer
 from jobledger.service.audit.sealfile import SealFile
+from jobledger.service.audit.sealscan import SCAN_FILE
 from jobledger.store.jetstream.seals import JetStreamSeals
 from tests.histories import append_all, random_drafts
 
@@ -48,15 +50,24 @@ class Sealing:
 
 
 @asynccontextmanager
-async def sealing(log: JetStreamLog, directory: Path, **how: Any) -> AsyncIterator[Sealing]:
+async def sealing(
+    log: JetStreamLog, directory: Path, *, mark: str = MARK, **how: Any
+) -> AsyncIterator[Sealing]:
     """A replica in this directory; the same directory again is the same replica, restarted."""
     directory.mkdir(exist_ok=True)
     path = directory / "view.db"
     keys, file = KeyFile(directory / "audit" / "keys.json"), SealFile(directory / SEALS_FILE)
     keys.ensure(ORIGIN)
-    how = {"every_events": 0, "every_seconds": 0.0, "origin": ORIGIN, **how}
+    how = {
+        "every_events": 0,
+        "every_seconds": 0.0,
+        "origin": ORIGIN,
+        "accepted": AcceptedFile(directory / ACCEPTED_FILE),
+        "scan_file": directory / SCAN_FILE,
+        **how,
+    }
     async with Projector(log, path) as projector, await View.open(path) as view:
-        tree, seals = TreeReader(view), await log.seals(MARK)
+        tree, seals = TreeReader(view), await log.seals(mark)
         sealer = Sealer(log, projector, tree, seals, keys=keys, file=file, **how)
         yield Sealing(log, projector, tree, sealer, seals, keys, file)
         await sealer.close()

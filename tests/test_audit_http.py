@@ -9,7 +9,7 @@ import pytest
 from jobledger.service.access.principal import Role
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.audit.checkpoint import make_seal, open_seal
-from jobledger.service.audit.note import Signer, VerifierKey
+from jobledger.service.audit.note import VerifierKey
 from jobledger.service.limits import SEALS_MAX_LIMIT
 from tests.api import client_of, job_body, running_api
 from tests.logs import publish_raw
@@ -97,7 +97,7 @@ async def test_an_alarm_is_told_everywhere(tmp_path: Path) -> None:
     """A published seal that the log does not fit: 409, /readyz?verbose, a metric; the service goes on."""
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
         await client.put("/jobs", json=job_body())
-        forged = make_seal(service.sealer.origin, 1, b"\0" * 32, [Signer.of("x", b"\1" * 32)])
+        forged = make_seal(service.sealer.origin, 1, b"\0" * 32, service.sealer.keys.signers())
         await publish_raw(service.log, f"jobledger.seals.{service.mark}", forged.note.encode())
         answer = await client.post(SEALS)
         assert (answer.status_code, answer.json()["Code"]) == (409, "AuditFailed")

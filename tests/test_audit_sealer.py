@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,7 +92,7 @@ async def test_it_seals_by_count(jetstream_log: JetStreamLog, tmp_path: Path) ->
 async def test_it_seals_by_time_and_only_what_is_new(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
     """So much time passed, and something came: sealed. Without an event, no time is long enough."""
     now = 0.0
-    how = {"every_seconds": 60.0, "clock": lambda: now}
+    how: dict[str, Any] = {"every_seconds": 60.0, "clock": lambda: now}
     await more(jetstream_log, 3)
     async with sealing(jetstream_log, tmp_path / "one", **how) as running:
         running.sealer.start()
@@ -120,11 +121,13 @@ async def test_a_restart_goes_on_behind_the_last_seal(jetstream_log: JetStreamLo
 
 async def test_replicas_publish_one_row_of_seals(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
     """Three replicas with keys of their own seal at once, again and again: sizes rise, nothing forks."""
+    trusted: list[str] = []
     async with contextlib.AsyncExitStack() as stack:
         replicas = [
-            await stack.enter_async_context(sealing(jetstream_log, tmp_path / name))
+            await stack.enter_async_context(sealing(jetstream_log, tmp_path / name, trusted_keys=trusted))
             for name in ("a", "b", "c")
         ]
+        trusted += [str(each.public) for replica in replicas for each in replica.keys.records()]
         for upto in range(5, 41, 5):
             await more(jetstream_log, upto)
             await asyncio.gather(*(each.caught_up() for each in replicas))
@@ -148,8 +151,8 @@ async def test_both_keys_sign_during_an_overlap(one: Sealing) -> None:
 
 
 async def test_a_changed_past_is_not_signed(one: Sealing) -> None:
-    """A seal over another root was published: alarm, no further seal; and none is lifted by asking again."""
-    forged = make_seal(ORIGIN, 7, EMPTY_ROOT, [Signer.of("forger", b"\x01" * 32)])
+    """A seal over another root, by a trusted key: alarm, no further seal; asking again lifts nothing."""
+    forged = make_seal(ORIGIN, 7, EMPTY_ROOT, one.keys.signers())
     await one.seals.append(forged.note.encode(), expect=0)
     for tries in (1, 2):
         with pytest.raises(SealAlarm, match="the first 7 events are not those that were sealed"):
@@ -176,7 +179,8 @@ async def test_a_log_whose_end_was_cut_off_is_not_signed(one: Sealing) -> None:
 async def test_a_view_that_is_behind_the_last_seal_waits(one: Sealing, tmp_path: Path) -> None:
     """A replica that still catches up seals nothing, and cries no alarm."""
     await one.sealer.seal()
-    async with sealing(one.log, tmp_path / "two") as late:
+    theirs = [str(each.public) for each in one.keys.records()]
+    async with sealing(one.log, tmp_path / "two", trusted_keys=theirs) as late:
         await late.caught_up()
         await late.projector.stop()
         await more(one.log, 30)

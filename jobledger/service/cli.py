@@ -181,6 +181,9 @@ def events() -> None:
 @cli.group(
     cls=LazyGroup,
     lazy={
+        "accept-log": Lazy(
+            f"{_COMMANDS}.audit_accept:accept_log", "Confirm that a log replaces one that was sealed before."
+        ),
         "check": Lazy(f"{_COMMANDS}.audit_check:check", "Check a proof bundle, offline."),
         "consistency": Lazy(
             f"{_COMMANDS}.audit_consistency:consistency", "Prove that one seal extends another."

@@ -99,6 +99,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     audit_keys_file: Annotated[
         Path, _server("file with the keys that sign seals", default="data_dir/audit/keys.json")
     ] = msgspec.field(default_factory=Path)
+    audit_trusted_keys: Annotated[
+        tuple[str, ...],
+        _server(
+            "public keys whose seals count besides those in audit_keys_file, each a vkey or a file of them"
+        ),
+    ] = ()
     asof_max_copies: Annotated[
         int, _server("copies of the view as of earlier points that are kept", ge=1, le=1_000)
     ] = ASOF_MAX_COPIES

@@ -7,10 +7,24 @@ seal: each publishes only behind the seal that it looked at, so that there is on
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
 from jobledger.store.events import Record
 
 NO_SEAL = 0
 """The expectation that nothing was published yet."""
+
+
+class SealStreamInfo(msgspec.Struct, frozen=True):
+    """The stream of seals as a whole, with the seals of all logs that it ever stood beside.
+
+    Attributes:
+        epoch: names this stream; one that is deleted and created again has another.
+        last_sequence: of the newest note; 0 if there never was one.
+    """
+
+    epoch: str
+    last_sequence: int
 
 
 class SealStore(Protocol):
@@ -39,6 +53,22 @@ class SealStore(Protocol):
 
     async def read(self, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
         """A page of seals after a sequence, oldest first; empty if there are none.
+
+        Raises:
+            LogUnavailable: the server can't be reached.
+        """
+        ...
+
+    async def info(self) -> SealStreamInfo:
+        """The stream's identity and end, as the leader has them.
+
+        Raises:
+            LogUnavailable: the server can't be reached.
+        """
+        ...
+
+    async def read_all(self, *, after: int) -> Sequence[Record]:
+        """A page of notes of every log after a sequence, oldest first; empty if no readable one follows.
 
         Raises:
             LogUnavailable: the server can't be reached.

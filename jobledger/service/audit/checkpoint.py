@@ -22,6 +22,7 @@ from jobledger.store.errors import InvalidInput
 from jobledger.store.values import INT_MAX
 
 _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+SUCCEEDS: Final = "succeeds"  # an extension line: `succeeds <origin> <size> <root> <time> <actor> <reason>`
 _ROOT: Final = re.compile(r"[A-Za-z0-9+/]{43}=", re.ASCII)
 
 
@@ -34,6 +35,7 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
         root: of the tree over them.
         signers: known keys that signed it, as `<name>+<id>`; empty if that was not looked at.
         note: all of it, as it is published.
+        more: the lines after the root, as they are: extensions, such as `SUCCEEDS`.
     """
 
     origin: str
@@ -41,6 +43,12 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     root: bytes
     signers: tuple[str, ...] = ()
     note: str = ""
+    more: tuple[str, ...] = ()
+
+    @property
+    def succeeds(self) -> tuple[str, ...]:
+        """The origins of earlier logs that this one replaces, as an operator confirmed; see `succession`."""
+        return tuple(line.split(" ")[1] for line in self.more if line.startswith(f"{SUCCEEDS} "))
 
 
 def origin_of(mark: str) -> str:
@@ -48,17 +56,35 @@ def origin_of(mark: str) -> str:
     return f"jobledger/{mark}"
 
 
-def make_seal(origin: str, size: int, root: bytes, signers: Sequence[Signer]) -> Seal:
-    """Sign a tree.
+def make_seal(
+    origin: str, size: int, root: bytes, signers: Sequence[Signer], more: Sequence[str] = ()
+) -> Seal:
+    """Sign a tree, and extension lines after it.
 
     Raises:
         InvalidInput: if these words can't be a seal's, or nobody signs.
     """
     if not origin or "\n" in origin or not 0 <= size <= INT_MAX or len(root) != HASH_BYTES:
         raise InvalidInput(f"no seal can say origin {origin!r:.80}, size {size!r:.40}, root {root.hex():.80}")
-    note = sign_note(f"{origin}\n{size}\n{b64encode(root).decode()}\n", signers)
+    lines = (origin, str(size), b64encode(root).decode(), *more)
+    if any(not line or "\n" in line for line in more):
+        raise InvalidInput("an extension line of a seal must not be empty or contain a newline")
+    note = sign_note("".join(f"{line}\n" for line in lines), signers)
     names = tuple(signer.key.short for signer in signers)
-    return Seal(origin=origin, size=size, root=root, signers=names, note=note)
+    return Seal(origin=origin, size=size, root=root, signers=names, note=note, more=tuple(more))
+
+
+def succession(before: Seal, accepted: str, actor: str, reason: str) -> str:
+    """The extension line that records who confirmed that this log replaces an earlier one, and why.
+
+    Args:
+        before: the last seal of the earlier log.
+        accepted: when, RFC 3339.
+        actor: who.
+        reason: why, on one line.
+    """
+    root = b64encode(before.root).decode()
+    return f"{SUCCEEDS} {before.origin} {before.size} {root} {accepted} {actor} {reason}"
 
 
 def read_seal(note: str | bytes) -> Seal:
@@ -102,7 +128,7 @@ def _seal_of(parsed: Note, note: str | bytes) -> Seal:
     if decoded is None:
         raise ProofError(f"this note is no seal: its third line is {root!r:.80}, not a root in base64")
     text = note if isinstance(note, str) else note.decode()
-    return Seal(origin=origin, size=int(size), root=decoded, note=text)
+    return Seal(origin=origin, size=int(size), root=decoded, note=text, more=tuple(lines[3:]))
 
 
 def _root_of(text: str) -> bytes | None:

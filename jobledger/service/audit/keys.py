@@ -32,6 +32,7 @@ class AuditKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         key: the public half, as a vkey.
         seed: the private half; None once it has retired.
+        distrusted: whether its seals count no more, because somebody else may have it.
         created: RFC 3339.
         retires: RFC 3339, when it stops to sign; None: it signs until it is rotated.
     """
@@ -40,6 +41,7 @@ class AuditKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created: str
     retires: str | None = None
     seed: bytes | None = None
+    distrusted: bool = False
 
     def __repr__(self) -> str:
         """Without the seed, for logs and tracebacks."""
@@ -140,12 +142,21 @@ class KeyFile:
         self._change(first)
         return new
 
-    def rotate(self, overlap_seconds: float, name: str = "") -> AuditKey:
+    def trusted(self) -> tuple[VerifierKey, ...]:
+        """The public keys whose seals count, also those that sign no more.
+
+        Raises:
+            InvalidSettings: as `records`.
+        """
+        return tuple(each.public for each in self.records() if not each.distrusted)
+
+    def rotate(self, overlap_seconds: float, name: str = "", *, distrust: bool = False) -> AuditKey:
         """Make a new key; those that sign now retire when the overlap is over.
 
         Args:
             overlap_seconds: how long both sign; 0: the old ones stop at once.
             name: of the new key; empty: that of the newest.
+            distrust: the old keys sign no more from now on, and their seals count no more: one was stolen.
 
         Raises:
             InvalidInput: if there is no key yet, or an argument is wrong.
@@ -153,6 +164,8 @@ class KeyFile:
         """
         if not 0 <= overlap_seconds <= KEY_OVERLAP_MAX_DAYS * _DAY_SECONDS:
             raise InvalidInput(f"an overlap is 0 to {KEY_OVERLAP_MAX_DAYS} days, not {overlap_seconds:g} s")
+        if distrust and overlap_seconds:
+            raise InvalidInput("a key that is not trusted any more can't sign for an overlap: use overlap 0")
         now = self._clock()
         end = rfc3339(now + int(overlap_seconds * _SECOND))
         new: list[AuditKey] = []
@@ -166,7 +179,10 @@ class KeyFile:
                 raise InvalidInput(f"{self.path} has {len(keys)} keys, and no more are taken")
             new[:] = [self._new(name or keys[-1].public.name)]
             ended = (each if each.retires else msgspec.structs.replace(each, retires=end) for each in keys)
-            return (*(_without_seed(each, now) for each in ended), *new)
+            kept = (_without_seed(each, now) for each in ended)
+            if distrust:
+                kept = (msgspec.structs.replace(each, distrusted=True) for each in kept)
+            return (*kept, *new)
 
         self._change(turn)
         return new[0]

@@ -2,10 +2,13 @@
 
 from jobledger.projections.projector import Projector
 from jobledger.projections.treereader import TreeReader
+from jobledger.service.audit.accepted import ACCEPTED_FILE, AcceptedFile
 from jobledger.service.audit.checkpoint import origin_of
 from jobledger.service.audit.keys import KeyFile
 from jobledger.service.audit.sealer import SEALS_FILE, Sealer
 from jobledger.service.audit.sealfile import SealFile
+from jobledger.service.audit.sealscan import SCAN_FILE
+from jobledger.service.audit.trusted import read_keys
 from jobledger.service.settings import Settings
 from jobledger.store.jetstream.adapter import JetStreamLog
 
@@ -23,6 +26,7 @@ async def open_sealer(
     origin = origin_of(mark)
     keys = KeyFile(settings.audit_keys_file)
     keys.ensure(origin)
+    read_keys(settings.audit_trusted_keys)  # a mistake there is said at the start
     return Sealer(
         log,
         projector,
@@ -30,6 +34,9 @@ async def open_sealer(
         await log.seals(mark),
         keys=keys,
         file=SealFile(settings.data_dir / SEALS_FILE),
+        accepted=AcceptedFile(settings.data_dir / ACCEPTED_FILE),
+        scan_file=settings.data_dir / SCAN_FILE,
+        trusted_keys=settings.audit_trusted_keys,
         origin=origin,
         every_events=settings.seal_every_events,
         every_seconds=settings.seal_every_seconds,

@@ -13,7 +13,7 @@ from jobledger.service.audit.note import VerifierKey
 from jobledger.service.audit.sealpages import newest_seals
 from jobledger.service.audit.story import names_previous
 from jobledger.service.errors import AuditFailed, NotSealed
-from jobledger.service.limits import BUNDLE_MAX_BYTES, BUNDLE_MAX_RECORDS, SEAL_STRANGE_MAX
+from jobledger.service.limits import BUNDLE_MAX_BYTES, BUNDLE_MAX_RECORDS, PROOF_SEALS_MAX
 from jobledger.store.errors import LogBroken
 from jobledger.store.events import Record
 from jobledger.store.job import JobStatus
@@ -50,6 +50,7 @@ async def make_proof(
     *,
     origin: str = "",
     keys: Sequence[VerifierKey] = (),
+    last: Seal | None = None,
 ) -> Proof:
     """Prove what the newest seal covers of a job.
 
@@ -59,9 +60,10 @@ async def make_proof(
         seals: of the log.
         job: which.
         origin: of the log; empty: not known.
-        keys: that the service signs and signed with. A seal by one of them is taken before a newer one by
-            somebody else if it covers all of the job, and none that does not fit the tree. Without any, the
-            newest seal is taken.
+        keys: that are trusted: the newest seal by one of them that fits the tree is taken. Without any, the
+            newest seal, whoever signed it.
+        last: the last seal by a trusted key that the service knows of, should there be very many other notes
+            after it; None: not known.
 
     Raises:
         NotSealed: if no seal covers any event of the job.
@@ -70,7 +72,7 @@ async def make_proof(
         LogUnavailable: if the log does not answer.
         TreeUnavailable: if the view's tree is not as far as the seal.
     """
-    seal = await _seal_for(tree, seals, job, origin, keys)
+    seal = await _seal_for(tree, seals, origin, keys, last)
     covered = await _covered(log, job, seal.size)
     if not covered.records:
         raise NotSealed(
@@ -104,48 +106,24 @@ async def make_proof(
 
 
 async def _seal_for(
-    tree: TreeReader, seals: SealStore, job: JobStatus, origin: str, keys: Sequence[VerifierKey]
+    tree: TreeReader, seals: SealStore, origin: str, keys: Sequence[VerifierKey], last: Seal | None
 ) -> Seal:
-    """The seal that a proof of the job is made up to; see `make_proof`."""
-    published = await seals.last()
-    if published is None:
-        raise NotSealed("nothing was sealed yet, so nothing can be proven")
-    if keys and not _is_by(published, keys):
-        found = await _best_seal(tree, seals, job, origin, keys)
-        if found is not None:
-            return found
-    try:
+    """The seal that a proof is made up to; see `make_proof`."""
+    if not keys:
+        published = await seals.last()
+        if published is None:
+            raise NotSealed("nothing was sealed yet, so nothing can be proven")
         return read_seal(published.payload)
-    except ProofError as error:
-        raise AuditFailed(
-            f"what was published last among the seals is none: {error}; somebody else writes to that stream"
-        ) from error
-
-
-async def _best_seal(
-    tree: TreeReader, seals: SealStore, job: JobStatus, origin: str, keys: Sequence[VerifierKey]
-) -> Seal | None:
-    """The newest seal by one of these keys, or by another replica if that covers more; None if none fits."""
-    others: Seal | None = None
-    for record in await newest_seals(seals, before=0, limit=SEAL_STRANGE_MAX + 1):
+    for record in await newest_seals(seals, before=0, limit=PROOF_SEALS_MAX):
         try:
-            seal = read_seal(record.payload)
-            if seal.origin != origin or await tree.root(seal.size) != seal.root:
-                continue
+            seal = open_seal(record.payload, keys)
+            if seal.origin == origin and await tree.root(seal.size) == seal.root:
+                return seal
         except (ProofError, TreeUnavailable):
             continue
-        if _is_by(record, keys):
-            return seal if others is None or seal.size >= job.sequence else others
-        others = others or seal
-    return others
-
-
-def _is_by(record: Record, keys: Sequence[VerifierKey]) -> bool:
-    try:
-        open_seal(record.payload, keys)
-    except ProofError:
-        return False
-    return True
+    if last is None:
+        raise NotSealed("nothing was sealed by a key of this service yet, so nothing can be proven")
+    return last
 
 
 async def _covered(log: EventLog, job: JobStatus, size: int) -> _Covered:

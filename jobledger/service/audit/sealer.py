@@ -4,33 +4,34 @@
         ▲                                                                       │
         ├── the tree extends it: signed, published behind it, kept in the file ─┤
         ├── another replica was faster: looks again ────────────────────────────┤
-        └── it does not: ALARM, and nothing is signed until it does ────────────┘
+        └── it does not, or another log was sealed before: ALARM, and nothing is signed
 
 The last seal is looked at on the stream and in this replica's file: whoever cuts off the ends of the log and
-of the stream of seals together is found out by the file.
+of the stream of seals together is found out by the file. On the stream only trusted keys count (`sealscan`).
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from jobledger.projections.errors import ProofError
 from jobledger.projections.projector import Projector
 from jobledger.projections.treereader import TreeReader, TreeState
-from jobledger.service.audit.checkpoint import Seal, make_seal, open_seal, read_seal
+from jobledger.service.audit.accepted import AcceptedFile
+from jobledger.service.audit.checkpoint import Seal, make_seal, succession
 from jobledger.service.audit.keys import KeyFile
+from jobledger.service.audit.note import VerifierKey
 from jobledger.service.audit.sealfile import SealFile
-from jobledger.service.audit.sealpages import newest_seals
+from jobledger.service.audit.sealscan import Scan, Sealed, SealScan, StillReading
+from jobledger.service.audit.trusted import read_keys
 from jobledger.service.errors import AuditFailed, NotSealed
-from jobledger.service.limits import SEAL_LOOK_SECONDS, SEAL_MAX_TRIES, SEAL_RETRY_SECONDS, SEAL_STRANGE_MAX
+from jobledger.service.limits import SEAL_LOOK_SECONDS, SEAL_MAX_TRIES, SEAL_RETRY_SECONDS
 from jobledger.store.errors import JobledgerError, LogUnavailable
-from jobledger.store.events import Record
 from jobledger.store.log import EventLog
 from jobledger.store.seals import NO_SEAL, SealStore
 
@@ -43,25 +44,11 @@ class SealAlarm(AuditFailed):
     """The tree does not extend a seal that was published: the past of the log was changed, or cut off."""
 
 
-class Sealed(msgspec.Struct, frozen=True):
-    """A published seal, with its place.
-
-    Attributes:
-        seal: what it says.
-        sequence: its position in the stream of seals.
-        time: when it was published, Unix nanoseconds, as the stream of seals has it.
-    """
-
-    seal: Seal
-    sequence: int
-    time: int
-
-
 class SealState(msgspec.Struct, frozen=True, kw_only=True):
     """What the sealer knows.
 
     Attributes:
-        last: the last seal that it published or looked at; None: none yet.
+        last: the largest seal of this log by a trusted key; None: none yet.
         failures: how often a seal could not be made.
         problem: why the last try failed; empty if it did not.
         alarm: why nothing is signed any more: the past does not fit a seal. Empty if it does.
@@ -83,6 +70,9 @@ class Sealer:
         seals: where seals are published.
         keys: that sign.
         file: where seals are kept as well.
+        accepted: what operators confirmed.
+        scan_file: where the place on the stream of seals is kept.
+        trusted_keys: of other replicas, each a vkey or a file of them.
         origin: of the log.
         every_events: seal when so many events came; 0: not for that.
         every_seconds: seal when so much time passed, and something came; 0: not for that.
@@ -98,6 +88,9 @@ class Sealer:
         *,
         keys: KeyFile,
         file: SealFile,
+        accepted: AcceptedFile,
+        scan_file: Path,
+        trusted_keys: Sequence[str] = (),
         origin: str,
         every_events: int,
         every_seconds: float,
@@ -111,13 +104,20 @@ class Sealer:
         self._projector = projector
         self._tree = tree
         self._file = file
+        self._accepted = accepted
+        self._scan = SealScan(seals, scan_file, origin)
+        self._others_keys = trusted_keys
         self._every_events = every_events
         self._every_seconds = every_seconds
         self._clock = clock
         self._since = clock()  # the last seal, or the start
         self._sealing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self._strange = ""  # what was passed over among the seals; told until the next start
+
+    @property
+    def ignored(self) -> Mapping[str, int]:
+        """Notes on the stream of seals that were ignored since the start, by reason."""
+        return self._scan.ignored
 
     def start(self) -> None:
         """Begin to seal, unless both measures are 0: then this replica leaves it to others."""
@@ -151,9 +151,9 @@ class Sealer:
                 self._note(error, self.state.alarm)
                 raise
             self._since = self._clock()
-            if self.state.alarm and not self._strange:
+            if self.state.alarm:
                 _log.warning("the log fits its last seal again; sealing goes on")
-            self.state = msgspec.structs.replace(self.state, last=found, problem="", alarm=self._strange)
+            self.state = msgspec.structs.replace(self.state, last=found, problem="", alarm="")
             return found
 
     async def _run(self) -> None:
@@ -163,6 +163,8 @@ class Sealer:
                 continue
             try:
                 await self.seal()
+            except StillReading:
+                continue
             except NotSealed:
                 await asyncio.sleep(SEAL_RETRY_SECONDS)
             except JobledgerError:  # noted by `seal`
@@ -187,16 +189,30 @@ class Sealer:
             or (self._every_seconds and waited >= self._every_seconds)
         )
 
+    def trusted(self) -> tuple[VerifierKey, ...]:
+        """The keys whose seals count: this service's own, and those that `audit_trusted_keys` names.
+
+        Raises:
+            InvalidInput: if a file of keys can't be used.
+        """
+        return tuple(dict.fromkeys((*self.keys.trusted(), *read_keys(self._others_keys))))
+
     async def _seal(self) -> Sealed:
         with suppress(JobledgerError):  # a file that is only readable, say: they sign no more anyway
             self.keys.forget_retired()
         for _ in range(SEAL_MAX_TRIES):
             state = await self._tree.state()
             newest = await self.seals.last()
-            kept = self._file.last(self.origin)
-            if kept is not None:
-                await self._check_extends(kept, state)
-            last = await self._last(newest, kept, state) if newest is not None else None
+            scan = await self._scan.read(self.trusted())
+            files = self._file.newest()
+            more = await self._successions(scan, files, state)
+            kept, last = files.get(self.origin), scan.last
+            for seal in scan.odd:
+                await self._check_extends(seal, state)
+                self._scan.fits(seal)
+            for before in (kept, last.seal if last is not None else None):
+                if before is not None:
+                    await self._check_extends(before, state)
             if last is not None and state.size <= last.seal.size:
                 self._keep(last.seal, kept)
                 _check_whole(state)
@@ -204,15 +220,48 @@ class Sealer:
             if state.size == 0:
                 raise NotSealed("the log's tree is empty: there is nothing to seal yet")
             root = await self._tree.root(state.size)
-            seal = make_seal(self.origin, state.size, root, self.keys.signers())
+            seal = make_seal(self.origin, state.size, root, self.keys.signers(), more)
             found = await self.seals.append(
                 seal.note.encode(), expect=newest.sequence if newest is not None else NO_SEAL
             )
             if found is not None and found.payload == seal.note.encode():
                 self._keep(seal, kept)
                 _log.info("sealed %d events: root %s", seal.size, seal.root.hex())
-                return self._sealed(found)
+                return Sealed(seal, found.sequence, found.time)
         raise LogUnavailable(f"{SEAL_MAX_TRIES} times in a row another replica sealed first; try again")
+
+    async def _successions(self, scan: Scan, files: dict[str, Seal], state: TreeState) -> list[str]:
+        """Lines for the next seal about earlier logs that an operator confirmed to be replaced.
+
+        Raises:
+            SealAlarm: if another log was sealed before, and nobody confirmed that this one replaces it.
+        """
+        others = {**files, **scan.others}
+        others.pop(self.origin, None)
+        accepted = self._accepted.of(self.origin)
+        lines: list[str] = []
+        for origin, seal in others.items():
+            if origin in scan.succeeds:
+                continue
+            if origin not in accepted:
+                raise SealAlarm(await self._replaced(seal, state))
+            by = accepted[origin]
+            lines.append(succession(seal, by.time, by.actor, by.reason))
+        return lines
+
+    async def _replaced(self, seal: Seal, state: TreeState) -> str:
+        if state.size < seal.size:
+            found = f"it has only {state.size} events so far"
+        elif await self._tree.root(seal.size) == seal.root:
+            found = f"its first {seal.size} events are those that were sealed"
+        else:
+            found = f"its first {seal.size} events are not those that were sealed"
+        return (
+            f"this log is {self.origin}, and seals exist of another one, {seal.origin!r:.80}, over"
+            f" {seal.size} events: the stream was deleted and created again, or replaced; {found}. Find out"
+            f" why; then confirm with `jobledger audit accept-log --old {seal.origin:.80} --new {self.origin}"
+            " --reason TEXT`"
+        )
 
     async def _check_extends(self, before: Seal, state: TreeState) -> None:
         """Make sure that the tree begins with what was sealed before.
@@ -238,75 +287,6 @@ class Sealer:
                 f" {root.hex()} and the seal says {before.root.hex()}; `jobledger audit verify` finds"
                 " the place"
             )
-
-    async def _last(self, newest: Record, kept: Seal | None, state: TreeState) -> Sealed | None:
-        """The last seal that the tree extends; what can be nobody's seal of this log is passed over.
-
-        Raises:
-            SealAlarm: if the tree does not extend one that may be a seal of this log, or too much is strange.
-            NotSealed: as `_check_extends`.
-        """
-        strange = await self._why_strange(newest, kept, state)
-        if not strange:
-            return self._sealed(newest)
-        if strange != self._strange:
-            _log.error("ALARM: %s. It is passed over, and sealing goes on", strange)
-        self._strange = strange
-        older = await newest_seals(self.seals, before=newest.sequence, limit=SEAL_STRANGE_MAX)
-        for record in older:
-            if not await self._why_strange(record, kept, state):
-                return self._sealed(record)
-        if len(older) == SEAL_STRANGE_MAX:
-            raise SealAlarm(f"{strange}; and so are the {SEAL_STRANGE_MAX} before it")
-        return None
-
-    async def _why_strange(self, record: Record, kept: Seal | None, state: TreeState) -> str:
-        """Why what was published can be nobody's seal of this log; empty if it can be.
-
-        Each replica may sign with a key of its own, so an unknown key alone says nothing. A seal by one that
-        does not fit the log is only known to be wrong where a seal in our own hands covers as much and fits.
-
-        Raises:
-            SealAlarm: if the tree does not extend it, and it may be one.
-            NotSealed: as `_check_extends`.
-        """
-        try:
-            seal = self._sealed(record).seal
-        except SealAlarm as alarm:
-            return str(alarm)
-        try:
-            await self._check_extends(seal, state)
-        except SealAlarm:
-            if kept is None or kept.size < seal.size or self._is_ours(seal):
-                raise
-            return (
-                f"the seal at {record.sequence}, by a key that this service does not know, says that the"
-                f" first {seal.size} events are others, and the seals that this service keeps say that they"
-                " are not; somebody else writes to that stream"
-            )
-        return ""
-
-    def _is_ours(self, seal: Seal) -> bool:
-        try:
-            open_seal(seal.note, [each.public for each in self.keys.records()])
-        except ProofError:
-            return False
-        return True
-
-    def _sealed(self, record: Record) -> Sealed:
-        try:
-            seal = read_seal(record.payload)
-        except ProofError as error:
-            raise SealAlarm(
-                f"what was published last among the seals, at {record.sequence}, is none: {error}; somebody"
-                " else writes to that stream"
-            ) from error
-        if seal.origin != self.origin:
-            raise SealAlarm(
-                f"the seal at {record.sequence} is of the log {seal.origin!r:.80}, and this one is"
-                f" {self.origin}; somebody else writes to that stream"
-            )
-        return Sealed(seal, record.sequence, record.time)
 
     def _keep(self, seal: Seal, kept: Seal | None) -> None:
         if kept is None or kept.size < seal.size:

@@ -63,22 +63,30 @@ class SealFile:
         Raises:
             InvalidSettings: if the file can't be read.
         """
+        return self.newest().get(origin)
+
+    def newest(self) -> dict[str, Seal]:
+        """The last whole seal of each origin in the newest SEALS_FILE_TAIL_BYTES of the file.
+
+        Raises:
+            InvalidSettings: if the file can't be read.
+        """
         try:
             with self.path.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - SEALS_FILE_TAIL_BYTES))
                 text = file.read().decode(errors="replace")
         except FileNotFoundError:
-            return None
+            return {}
         except OSError as error:
             raise self._failed("can't be read", error) from error
-        for note in reversed([*split_notes(text)]):
+        found: dict[str, Seal] = {}
+        for note in split_notes(text):
             try:
                 seal = read_seal(note)
             except ProofError:  # a line that was written by half, or by somebody else
                 continue
-            if seal.origin == origin:
-                return seal
-        return None
+            found[seal.origin] = seal
+        return found
 
     def add(self, seal: Seal) -> None:
         """Add a seal, and have it on disk.

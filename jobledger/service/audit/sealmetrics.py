@@ -35,10 +35,18 @@ class SealReadings(Collector):
         failures = CounterMetricFamily("jobledger_seal_failures", "Times that a seal could not be made.")
         failures.add_metric((), state.failures)
         yield failures
+        ignored = CounterMetricFamily(
+            "jobledger_seal_notes_ignored",
+            "Notes on the stream of seals that do not count: by an unknown key, or damaged.",
+            labels=("reason",),
+        )
+        for reason, count in (self._sealer.ignored if self._sealer is not None else {}).items():
+            ignored.add_metric((reason,), count)
+        yield ignored
         for name, meaning, value in (
             (
                 "seal_alarm",
-                "1 if the log does not fit a seal, or something else is among them.",
+                "1 if the log does not fit a seal, or replaces one that was sealed before.",
                 float(bool(state.alarm)),
             ),
             ("seal_events", "Events that the last seal covers.", last.seal.size if last else 0),

@@ -70,7 +70,8 @@ async def _page(store: SealStore, after: int, last: int) -> Sequence[Record]:
 
 async def kept(path: Path, keys: Sequence[VerifierKey], origin: str) -> Row:
     """The seals of a file, such as the one that a service keeps."""
-    others: set[str] = set()
+    others: dict[str, Finding] = {}
+    succeeded: set[str] = set()
     for number, note in enumerate(notes_in(path), start=1):
         if not note.endswith("\n"):  # none follows it
             text = (
@@ -81,11 +82,14 @@ async def kept(path: Path, keys: Sequence[VerifierKey], origin: str) -> Row:
             return
         found = judge_seal(f"seal {number} of {path.name}", note.encode(), keys, origin)
         if isinstance(found, Finding) and found.kind is Kind.REPLACED:
-            other = read_seal(note).origin
-            if other in others:  # that there is another log is told once
-                continue
-            others.add(other)
+            others.setdefault(read_seal(note).origin, found)
+            continue
+        if isinstance(found, SealedTree):
+            succeeded |= {*open_seal(note, keys).succeeds}
         yield found
+    for other, finding in others.items():
+        if other not in succeeded:  # else an operator confirmed, under a trusted key, that it was replaced
+            yield finding
 
 
 def notes_in(path: Path) -> Iterator[str]:

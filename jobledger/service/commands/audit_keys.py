@@ -15,6 +15,7 @@ from jobledger.service.commands.times import Duration
 
 if TYPE_CHECKING:
     from jobledger.service.audit.keys import KeyFile
+    from jobledger.service.settings import Settings
 
 OVERLAP_DEFAULT = "7d"
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,20 +42,31 @@ def key() -> None:
     """
 
 
-def with_key_file(function: F) -> F:
-    """Give a command the options that say which file of keys, and what they lead to as `keys`."""
+def with_settings(function: F) -> F:
+    """Give a command the options that say where a service's keys are, and its settings as `settings`."""
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        from jobledger.service.audit.keys import KeyFile
         from jobledger.service.settings import load_settings
 
         flags = {name: kwargs.pop(name) for name in ("data_dir", "audit_keys_file", "config")}
-        settings = load_settings(flags, os.environ).settings
-        return function(*args, keys=KeyFile(settings.audit_keys_file), **kwargs)
+        return function(*args, settings=load_settings(flags, os.environ).settings, **kwargs)
 
     for option in reversed(_WHERE):
         option(run)
+    return run  # type: ignore[return-value]
+
+
+def with_key_file(function: F) -> F:
+    """Give a command the options that say which file of keys, and what they lead to as `keys`."""
+
+    @with_settings
+    @wraps(function)
+    def run(*args: Any, settings: "Settings", **kwargs: Any) -> Any:
+        from jobledger.service.audit.keys import KeyFile
+
+        return function(*args, keys=KeyFile(settings.audit_keys_file), **kwargs)
+
     return run  # type: ignore[return-value]
 
 
@@ -63,7 +75,9 @@ def with_key_file(function: F) -> F:
 @quiet_option
 @connected
 def show(*, form: str, quiet: bool, session: Session) -> None:
-    """Show the public keys of a service, also those that sign no more.
+    """Show the public keys of a service, also those that sign no more, and those of other replicas.
+
+    Seals by keys that are not listed as trusted do not count.
 
     With --quiet, the keys alone, one on each line: as `--key` of the commands that check takes them.
     """
@@ -80,6 +94,7 @@ def show(*, form: str, quiet: bool, session: Session) -> None:
     else:
         columns = [
             Column("Signs"),
+            Column("Trusted"),
             Column("Created", leaves=1),
             Column("Retires"),
             Column("Key", flexible=True),
@@ -89,7 +104,8 @@ def show(*, form: str, quiet: bool, session: Session) -> None:
             [
                 (
                     "yes" if each.get("Signs") is True else "no",
-                    _second(each.get("Created")),
+                    "yes" if each.get("Trusted") is True else "no",
+                    _second(each.get("Created")) or "-",
                     _second(each.get("Retires")) or "-",
                     str(each.get("Key", "")),
                 )
@@ -125,13 +141,18 @@ def create(*, name: str, keys: "KeyFile") -> None:
 @click.option(
     "--name", default="", metavar="TEXT", help="Of the new key; that of the old one, if none is given."
 )
+@click.option(
+    "--distrust",
+    is_flag=True,
+    help="The old keys were stolen: they sign no more, and their seals count no more; needs --overlap 0.",
+)
 @with_key_file
-def rotate(*, overlap: float, name: str, keys: "KeyFile") -> None:
+def rotate(*, overlap: float, name: str, distrust: bool, keys: "KeyFile") -> None:
     """Make a new key; for a while the old one signs as well, then never again.
 
     Standard output is the new public key. A running service uses it for its next seal.
     """
-    made = keys.rotate(overlap, name)
+    made = keys.rotate(overlap, name, distrust=distrust)
     click.echo(made.key)
     for each in keys.records():
         if each.retires and each.seed is not None:

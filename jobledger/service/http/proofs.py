@@ -9,7 +9,6 @@ from litestar import Response, get
 from jobledger.projections.errors import ProofError
 from jobledger.service.audit.checkpoint import read_seal
 from jobledger.service.audit.prove import make_proof
-from jobledger.service.errors import InvalidSettings
 from jobledger.service.http.answers import JSON, json_answer
 from jobledger.service.http.context import AnyRequest, find_job, query_of, service_of
 from jobledger.service.limits import PROOF_WAIT_SECONDS
@@ -34,12 +33,18 @@ async def get_proof(request: AnyRequest) -> Response[bytes]:
         await _reach_newest_seal(service)
         sealer = service.sealer
         try:
-            keys = [each.public for each in sealer.keys.records()]
-        except InvalidSettings as error:  # a proof needs them only to choose between seals
+            keys = sealer.trusted()
+        except InvalidInput as error:  # a proof needs them only to choose between seals
             _log.warning("%s", error)
-            keys = []
+            keys = ()
         proof = await make_proof(
-            service.log, service.tree, sealer.seals, job.status, origin=sealer.origin, keys=keys
+            service.log,
+            service.tree,
+            sealer.seals,
+            job.status,
+            origin=sealer.origin,
+            keys=keys,
+            last=sealer.state.last.seal if sealer.state.last is not None else None,
         )
     headers = {
         UNCOVERED_HEADER: str(proof.uncovered),

@@ -14,13 +14,14 @@ class AuditKey(msgspec.Struct, rename="pascal"):
 
     key: _Vkey
     id: Annotated[str, Meta(description="`<name>+<id>`, as seals name it")] = field(name="ID")
-    created: _Moment
+    created: Annotated[str, Meta(description="RFC 3339; empty for a key of another replica")]
     retires: Annotated[str, Meta(description="RFC 3339, when it stops to sign; empty: not told yet")]
     signs: Annotated[bool, Meta(description="whether this service signs with it now")]
+    trusted: Annotated[bool, Meta(description="whether seals by it count for this service")]
 
 
 class AuditKeyList(msgspec.Struct, rename="pascal"):
-    """The keys that this service signs and signed with, oldest first."""
+    """The keys that this service signs and signed with, oldest first; then those of other replicas."""
 
     origin: Annotated[str, Meta(description="the first line of this log's seals")]
     items: list[AuditKey]

@@ -13,6 +13,7 @@ from jobledger.service.errors import InvalidSettings, NotReady
 from jobledger.service.http.answers import json_answer
 from jobledger.service.http.context import AnyRequest, await_position, principal_of, query_of, service_of
 from jobledger.service.limits import SEALS_DEFAULT_LIMIT, SEALS_MAX_LIMIT
+from jobledger.store.errors import InvalidInput
 from jobledger.store.events import Record
 from jobledger.store.values import INT_MAX, rfc3339
 
@@ -21,12 +22,13 @@ _log = logging.getLogger("jobledger.audit")
 
 @get("/keys")
 async def get_keys(request: AnyRequest) -> Response[bytes]:
-    """The public keys, also those that sign no more: old seals are checked with them."""
+    """The public keys, also those that sign no more, and those of other replicas that are trusted."""
     service = service_of(request)
     keys = service.sealer.keys
     try:
         signing, records = {signer.key for signer in keys.signers()}, keys.records()
-    except InvalidSettings as error:  # it tells a path of this machine
+        trusted = service.sealer.trusted()
+    except InvalidInput as error:  # it tells a path of this machine
         _log.warning("%s", error)
         raise NotReady("the keys can't be read just now; the service's log says why") from error
     items = [
@@ -36,8 +38,15 @@ async def get_keys(request: AnyRequest) -> Response[bytes]:
             "Created": each.created,
             "Retires": each.retires or "",
             "Signs": each.public in signing,
+            "Trusted": each.public in trusted,
         }
         for each in records
+    ]
+    own = {each.public for each in records}
+    items += [
+        {"Key": str(each), "ID": each.short, "Created": "", "Retires": "", "Signs": False, "Trusted": True}
+        for each in trusted
+        if each not in own
     ]
     return json_answer({"Origin": service.sealer.origin, "Items": items})
 

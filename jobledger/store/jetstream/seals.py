@@ -10,7 +10,14 @@ from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.entries import write_entry
 from jobledger.store.jetstream.reader import leader_get, read_page, record_of
-from jobledger.store.jetstream.stream import StreamSettings, check_beside, find_or_make_stream
+from jobledger.store.jetstream.stream import (
+    StreamSettings,
+    check_beside,
+    find_or_make_stream,
+    log_info,
+    stream_info,
+)
+from jobledger.store.seals import SealStreamInfo
 
 SUBJECT_PREFIX = "jobledger.seals."  # outside `jobs.>`: no reader of the log ever sees these
 
@@ -74,6 +81,22 @@ class JetStreamSeals:
     async def read(self, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
         """See `SealStore.read`."""
         return await read_page(self._connection, self._stream, self._subject, after=after, up_to=up_to)
+
+    async def info(self) -> SealStreamInfo:
+        """See `SealStore.info`."""
+        info = log_info(await stream_info(self._connection, self._stream), self._stream)
+        return SealStreamInfo(info.epoch, info.last_sequence)
+
+    async def read_all(self, *, after: int) -> Sequence[Record]:
+        """See `SealStore.read_all`."""
+        every = f"{SUBJECT_PREFIX}*"
+        page = await read_page(self._connection, self._stream, every, after=after, up_to=None)
+        if page:
+            return page
+        # The replica that answered may lag, or have lost a block: the leader decides that nothing follows.
+        request: dict[str, object] = {"seq": after + 1, "next_by_subj": every}
+        message = await leader_get(self._connection, self._stream, request)
+        return (record_of(message),) if message is not None else ()
 
 
 def _config(name: str, replicas: int) -> dict[str, Any]:
