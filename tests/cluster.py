@@ -47,6 +47,8 @@ class Cluster:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._hosts = dict.fromkeys((1, 2, 3), "127.0.0.1")
+        self._prefix: dict[int, tuple[str, ...]] = dict.fromkeys((1, 2, 3), ())  # of a node's command line
         ports = free_ports(9)
         self._client = dict(zip((1, 2, 3), ports[:3], strict=True))
         self._monitor = dict(zip((1, 2, 3), ports[3:6], strict=True))
@@ -57,7 +59,7 @@ class Cluster:
     @property
     def addresses(self) -> str:
         """Of all nodes, without credentials, as the setting `nats_url` takes them."""
-        return ",".join(f"nats://127.0.0.1:{port}" for port in self._client.values())
+        return ",".join(f"nats://{self._hosts[node]}:{port}" for node, port in self._client.items())
 
     @property
     def url(self) -> str:
@@ -66,7 +68,9 @@ class Cluster:
 
     def url_of(self, *nodes: int, user: str = "jobledger", password: str = PASSWORD) -> str:
         """Of some nodes, with credentials."""
-        return ",".join(f"nats://{user}:{password}@127.0.0.1:{self._client[node]}" for node in nodes)
+        return ",".join(
+            f"nats://{user}:{password}@{self._hosts[node]}:{self._client[node]}" for node in nodes
+        )
 
     @property
     def operator_url(self) -> str:
@@ -151,7 +155,7 @@ class Cluster:
 
     async def monitor(self, node: int, path: str) -> dict[str, Any]:
         """What a node tells about itself: `/varz`, `/jsz`, and so on."""
-        answer = await self._http.get(f"http://127.0.0.1:{self._monitor[node]}{path}")
+        answer = await self._http.get(f"http://{self._hosts[node]}:{self._monitor[node]}{path}")
         return dict(json.loads(answer.text))
 
     def log_of(self, node: int) -> str:
@@ -161,6 +165,7 @@ class Cluster:
     async def _launch(self, node: int) -> None:
         with (self._directory / f"nats-{node}.log").open("ab") as out:
             self._processes[node] = await asyncio.create_subprocess_exec(
+                *self._prefix[node],
                 find_program(),
                 "-c",
                 CONFIGS / f"nats-{node}.conf",
@@ -172,11 +177,15 @@ class Cluster:
             )
 
     def _environment(self, node: int) -> dict[str, object]:
-        routes = [f"nats://cluster:{CLUSTER_PASSWORD}@127.0.0.1:{port}" for port in self._route.values()]
+        routes = [
+            f"nats://cluster:{CLUSTER_PASSWORD}@{self._hosts[each]}:{port}"
+            for each, port in self._route.items()
+        ]
+        host = self._hosts[node]
         return {
-            "NATS_LISTEN": f"127.0.0.1:{self._client[node]}",
-            "NATS_MONITOR_LISTEN": f"127.0.0.1:{self._monitor[node]}",
-            "NATS_ROUTE_LISTEN": f"127.0.0.1:{self._route[node]}",
+            "NATS_LISTEN": f"{host}:{self._client[node]}",
+            "NATS_MONITOR_LISTEN": f"{host}:{self._monitor[node]}",
+            "NATS_ROUTE_LISTEN": f"{host}:{self._route[node]}",
             "NATS_STORE_DIR": str(self._directory / f"nats-{node}"),
             "NATS_ROUTES": routes,
             "NATS_PASSWORD": PASSWORD,

@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, JobSpec, MemoryLog, SpecConfig, StreamSettings, Task
+from jobledger.store import continuity, doubts
 from jobledger.store.jetstream import stream as stream_module
 from jobledger.store.log import EventLog
 from tests.logs import ask, unchecked
@@ -23,6 +24,13 @@ async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
     """A real nats-server of the test's own."""
     async with EmbeddedServer(tmp_path / "nats") as running:
         yield running
+
+
+@pytest.fixture
+def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost events are believed after a moment instead of half a minute, by as many answers."""
+    monkeypatch.setattr(doubts, "TRUNCATION_PROOF_SECONDS", 0.2)
+    monkeypatch.setattr(continuity, "TRUNCATION_LOOK_SECONDS", 0.05)
 
 
 @pytest.fixture

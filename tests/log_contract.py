@@ -8,7 +8,7 @@ from jobledger.store.errors import LogReplaced, LogTruncated, LogUnavailable
 from jobledger.store.limits import READ_PAGE_EVENTS
 from jobledger.store.log import NO_JOB, Appended, EventLog, Lost
 from jobledger.store.subjects import job_subject, job_subject_anywhere, parse_subject
-from tests.logs import append_all, draft, force_batches, whole
+from tests.logs import append_all, decided, draft, force_batches, whole
 
 NAMESPACES = [
     "default",
@@ -284,7 +284,7 @@ class FollowContract:
         """A log that ends before the place to read on from has lost events: LogTruncated, no silent wait."""
         await log.append(draft(), expect=NO_JOB)
         with pytest.raises(LogTruncated, match="ends at 1, and 2 was read"):
-            await log.follow(after=2)
+            await decided(lambda: log.follow(after=2))
 
     async def test_feed_of_another_epoch_is_refused(self, log: EventLog) -> None:
         """A log that is not the one that was read before is refused, even if the place exists in it."""

@@ -6,18 +6,20 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from jobledger import JetStreamLog, StreamSettings
 from jobledger.store.embedded import find_program
-from jobledger.store.errors import LogUnavailable
+from jobledger.store.errors import LogBehind, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Arrived, Connection
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.log import Appended, Draft, EventLog, Feed, Lost
 from jobledger.store.subjects import job_subject
+
+Answer = TypeVar("Answer")
 
 ASK_SECONDS = 60.0  # for one answer, through elections
 
@@ -61,6 +63,15 @@ async def take_until(feed: Feed, last: int) -> list[int]:
         while not sequences or sequences[-1] < last:
             sequences += [record.sequence for record in await feed.take(1_000)]
     return sequences
+
+
+async def decided(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """An answer of a log that seems to lack events, asked for until it is certain whether they are lost."""
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(LogBehind):
+                return await ask()
+            await asyncio.sleep(0.02)
 
 
 async def fill(log: JetStreamLog, events: int, prefix: str = "job") -> None:

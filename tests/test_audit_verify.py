@@ -27,6 +27,8 @@ from tests.histories import records_of
 from tests.proving import OTHER_SIGNER, SIGNER
 from tests.tampering import flip_bit, with_payload, without_last
 
+pytestmark = pytest.mark.usefixtures("quick_proof")
+
 JOB_0, JOB_1 = named_job_id("default", "job-0"), named_job_id("default", "job-1")
 EVENTS = 9
 

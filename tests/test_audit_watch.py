@@ -21,7 +21,10 @@ from tests.logs import eventually
 from tests.proving import OTHER_SIGNER, SIGNER
 from tests.tampering import flip_bit, with_payload, without_last
 
-pytestmark = pytest.mark.slow  # auditors in processes of their own
+pytestmark = [
+    pytest.mark.slow,  # auditors in processes of their own
+    pytest.mark.usefixtures("quick_proof"),
+]
 
 EVENTS = 9
 DAY = 86_400 * 1_000_000_000

@@ -15,6 +15,8 @@ from jobledger.store.subjects import job_subject, job_subject_anywhere
 from tests.log_contract import LogContract
 from tests.logs import append_all, draft, publish_raw, whole
 
+pytestmark = pytest.mark.usefixtures("quick_proof")
+
 
 class TestLogContract(LogContract):
     """Both adapters, by the fixture `log`."""

@@ -39,7 +39,9 @@ async def test_each_outage_is_tried_again_at_once(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(projector, "RECONNECT_WAIT_SECONDS", 0.001)
     log = MemoryLog()
     async with Projector(log, tmp_path / "view.db") as running:
-        feed, take = running._feed, running._feed.take
+        feed = running._feed
+        assert feed is not None
+        take = feed.take
         outages = iter([True, True, True, False] * 3)
 
         async def failing(max_records: int) -> Sequence[Record]:

@@ -23,9 +23,9 @@ from jobledger.projections.limits import (
     WAIT_DEFAULT_SECONDS,
 )
 from jobledger.projections.viewwriter import Overtaken, ViewWriter
-from jobledger.store.errors import JobledgerError, LogUnavailable
+from jobledger.store.errors import JobledgerError, LogBehind, LogUnavailable
 from jobledger.store.events import Record
-from jobledger.store.log import EventLog, Feed, check_continues, other_record
+from jobledger.store.log import EventLog, Feed
 
 
 class ProjectorState(enum.StrEnum):
@@ -33,7 +33,9 @@ class ProjectorState(enum.StrEnum):
 
     CATCHING_UP = "catching_up"  # folding what was there when it began, or came while it was away
     LIVE = "live"  # has folded all there was; folds what comes
-    RECONNECTING = "reconnecting"  # the log can't be heard; tries again, for ever
+    RECONNECTING = (
+        "reconnecting"  # no answer of the log, or one that lacks events; tries again, see `trouble`
+    )
     STOPPED = "stopped"  # asked to stop, or can't go on: see `error`
 
 
@@ -78,6 +80,8 @@ class Projector:
         self._sequence = 0  # written, visible
         self._folded = 0  # folded, perhaps still being written
         self._error: JobledgerError | None = None
+        self._trouble = ""
+        self._feed: Feed | None = None
         self._changed = asyncio.Condition()
         self._target = 0
         self._wait_seconds = RECONNECT_WAIT_SECONDS  # before the log is tried again
@@ -95,6 +99,9 @@ class Projector:
     async def start(self) -> Self:
         """Open the view, check that the log continues it, and begin.
 
+        A log that seems to lack what the view has is no error here: the projector begins `reconnecting`, and
+        stops for good if the loss is proven.
+
         Raises:
             ViewError: if the file can't be used.
             LogBroken: if the log is not the one that the view was made from.
@@ -102,12 +109,14 @@ class Projector:
         """
         if self._task is not None:
             raise ViewError(f"this projector of {self._path} is running; stop it first, or use it as it is")
-        self._error, self._writing = None, None
+        self._error, self._writing, self._feed, self._trouble = None, None, None, ""
         self._state = ProjectorState.CATCHING_UP
         self._writer = await ViewWriter.open(self._path, tree=self._keeps_tree)
         try:
             self._sequence = self._writer.sequence
             self._feed = await self._open_feed()
+        except LogBehind as error:
+            self._state, self._trouble = ProjectorState.RECONNECTING, str(error)
         except BaseException:
             await self._writer.close()
             raise
@@ -122,7 +131,7 @@ class Projector:
             return
         self._task.cancel()
         await asyncio.gather(self._task, *filter(None, (self._writing,)), return_exceptions=True)
-        await self._feed.close()
+        await self._close_feed()
         await self._writer.close()
         self._task = None  # last: a stop that is cancelled can be repeated
         await self._enter(ProjectorState.STOPPED)
@@ -147,6 +156,11 @@ class Projector:
     def error(self) -> JobledgerError | None:
         """Why it stopped by itself; None if it did not."""
         return self._error
+
+    @property
+    def trouble(self) -> str:
+        """Why it is reconnecting; empty if it is not."""
+        return self._trouble if self._state is ProjectorState.RECONNECTING else ""
 
     async def wait_for(self, sequence: int, timeout_seconds: float = WAIT_DEFAULT_SECONDS) -> None:
         """Wait until a sequence is visible in the view: how a reader reads its own write.
@@ -188,10 +202,12 @@ class Projector:
                     if overtaken:
                         await self._start_over()
                         overtaken = False
-                    await self._follow()
+                    feed = self._feed = self._feed or await self._open_feed()
+                    await self._follow(feed)
                 except Overtaken:
                     overtaken = True
-                except LogUnavailable:
+                except LogUnavailable as error:
+                    self._trouble = str(error)
                     await self._enter(ProjectorState.RECONNECTING)
                     await asyncio.sleep(self._wait_seconds)
                     self._wait_seconds = min(2 * self._wait_seconds, RECONNECT_MAX_WAIT_SECONDS)
@@ -206,7 +222,7 @@ class Projector:
             self._error.__cause__ = error
             await self._enter(ProjectorState.STOPPED)
 
-    async def _follow(self) -> None:
+    async def _follow(self, feed: Feed) -> None:
         """Fold what comes, until trouble."""
         while True:
             if self._state is ProjectorState.RECONNECTING:
@@ -218,7 +234,7 @@ class Projector:
                 if self._state is ProjectorState.CATCHING_UP:
                     self._wait_seconds = RECONNECT_WAIT_SECONDS
                     await self._enter(ProjectorState.LIVE)
-            for chunk in _chunks(await self._feed.take(COMMIT_MAX_EVENTS)):
+            for chunk in _chunks(await feed.take(COMMIT_MAX_EVENTS)):
                 await self._project(chunk)
 
     async def _project(self, records: Sequence[Record]) -> None:
@@ -245,12 +261,12 @@ class Projector:
             self._writing = None
 
     async def _open_feed(self) -> Feed:
-        info = await self._log.info()
-        check_continues(info, epoch=self._writer.epoch, after=self._sequence)
-        if self._writer.time:
-            record = await self._log.read_at(self._sequence)
-            if record is None or record.time != self._writer.time:
-                raise other_record(self._sequence)
+        time = self._writer.time
+        info = await self._log.continues(
+            epoch=self._writer.epoch,
+            after=self._sequence,
+            same=(lambda record: record.time == time) if time else None,
+        )
         await self._writer.adopt(info.epoch)
         self._target = info.last_sequence
         self._folded = self._sequence
@@ -259,9 +275,13 @@ class Projector:
     async def _start_over(self) -> None:
         """Another projector on this file was faster: go on from where it is."""
         self._writing = None
-        await self._feed.close()
+        await self._close_feed()
         await self._reach(await self._writer.reload())
-        self._feed = await self._open_feed()
+
+    async def _close_feed(self) -> None:
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            await feed.close()
 
     async def _reach(self, sequence: int, folded: Sequence[Folded] | None = None) -> None:
         async with self._changed:

@@ -15,6 +15,7 @@
     │   └── Contention                the race was lost a named number of times in a row
     ├── LogError                      the log, not the job
     │   ├── LogUnavailable            it could not be reached; nothing was written
+    │   │   └── LogBehind             the answer lacks events that were read before; not proven lost
     │   ├── OutcomeUnknown            sent, never answered, not to be settled: ask again with this event id
     │   ├── LogBusy                   too many appends are waiting; nothing was written
     │   ├── LogRefused                the server refuses the append for good (full, too large, not allowed)
@@ -146,6 +147,14 @@ class LogError(JobledgerError):
 
 class LogUnavailable(LogError):
     """The log could not be reached in time. Nothing was written: it is safe to try again."""
+
+
+class LogBehind(LogUnavailable):
+    """The log's answer lacks events that were read before, and that they are lost is not proven.
+
+    Most often a server answers before it has caught up with the others. Asking again is safe: in the end the
+    answer has the events, or `LogTruncated` is raised (`store/doubts.py`).
+    """
 
 
 class OutcomeUnknown(LogError):

@@ -52,6 +52,12 @@ FEED_HEARTBEAT_SECONDS = 2.0  # two and a half of them without a word: the node 
 FEED_OPEN_TIMEOUT_SECONDS = (
     2.0  # for one question while a feed is opened; times FEED_MAX_RESTARTS: an election
 )
+TRUNCATION_PROOF_SECONDS = 30.0  # one leader lacks an event for so long before the event counts as lost
+TRUNCATION_MIN_ANSWERS = 3  # of that leader, within that time
+TRUNCATION_LOOK_SECONDS = 1.0  # between two such answers, for a caller that waits for the verdict
+TRUNCATION_GIVE_UP_SECONDS = 120.0  # of such a wait: no leader led for TRUNCATION_PROOF_SECONDS
+LEADER_CONTACT_SECONDS = 3.0  # a leader that heard from a majority so recently is current: three heartbeats
+REPLICA_LOOKS = 12  # direct gets of an event, each answered by any replica, before it counts as lost
 FEED_MAX_RESTARTS = 5  # in a row without an event, before a feed says that the log can't be reached
 
 # --- commands -----------------------------------------------------------------------------------------------

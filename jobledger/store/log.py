@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -69,7 +69,9 @@ def epoch_mark(epoch: str) -> str:
 
 
 def check_continues(info: LogInfo, *, epoch: str | None, after: int) -> None:
-    """Make sure that reading on after a sequence continues what was read before.
+    """Make sure that a description of the log continues what was read before.
+
+    `EventLog.continues` also judges whether that description is to be believed: call that.
 
     Args:
         info: the log as it is now.
@@ -193,11 +195,32 @@ class EventLog(Protocol):
         """The log's epoch and bounds, as the leader has them."""
         ...
 
+    async def continues(
+        self, *, epoch: str | None, after: int, same: Callable[[Record], bool] | None = None
+    ) -> LogInfo:
+        """Make sure that this log continues what was read before, and return its bounds.
+
+        Args:
+            epoch: of the log that was read; None: any.
+            after: the last sequence that was read.
+            same: whether a record is the one that was read at that sequence; None: do not look at it. A
+                record that is missing in the middle of the log is damage, and is not judged here.
+
+        Raises:
+            LogBehind: if events are missing and it is not proven that they are lost. Ask again: within about
+                TRUNCATION_PROOF_SECONDS of a log with a leader they are there, or the next error is raised.
+            LogReplaced: if it is another log.
+            LogTruncated: if events that were read before, or the next one, are lost for certain.
+            LogUnavailable: if the log does not answer.
+        """
+        ...
+
     async def follow(self, *, after: int, epoch: str | None = None) -> Feed:
         """Read everything after a sequence, and go on as more arrives.
 
         Raises:
-            LogBroken: if that place is not in this log (see `check_continues`).
+            LogBehind: if that place is not in this log yet (see `continues`).
+            LogBroken: if that place is not in this log for certain.
         """
         ...
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from jobledger.store.errors import LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.limits import READ_PAGE_EVENTS
-from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost, check_continues
+from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost, check_continues, other_record
 from jobledger.store.subjects import subject_matches
 
 _epochs = itertools.count(1)
@@ -93,9 +93,19 @@ class MemoryLog:
         self._check_open()
         return LogInfo(self._epoch, 1, len(self._records))
 
+    async def continues(
+        self, *, epoch: str | None, after: int, same: Callable[[Record], bool] | None = None
+    ) -> LogInfo:
+        """See `EventLog.continues`; a list in memory has no replica that could be behind another."""
+        info = await self.info()
+        check_continues(info, epoch=epoch, after=after)
+        if same is not None and after and not same(self._records[after - 1]):
+            raise other_record(after)
+        return info
+
     async def follow(self, *, after: int, epoch: str | None = None) -> Feed:
         """See `EventLog.follow`."""
-        check_continues(await self.info(), epoch=epoch, after=after)
+        await self.continues(epoch=epoch, after=after)
         return _MemoryFeed(self, after)
 
     async def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -17,6 +18,7 @@ from jobledger.service.limits import (
     AUDIT_SEALED_ROOTS_KEPT,
     AUDIT_TAKE_EVENTS,
 )
+from jobledger.store.continuity import wait_continues
 from jobledger.store.errors import LogGap, LogReplaced, LogTruncated, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.log import EventLog, Feed
@@ -129,11 +131,15 @@ class Judge:
             )
         )
 
-    async def finish(self, *, whole: bool) -> None:
+    async def finish(self, log: EventLog, *, whole: bool) -> None:
         """Judge what seals are left.
 
         Args:
-            whole: whether the log was read to its end.
+            log: that was read.
+            whole: whether it was read to its end.
+
+        Raises:
+            LogUnavailable: if it is not certain that this was its end.
         """
         report = self._report
         report.size, report.root = self.size, self._frontier.root()
@@ -146,6 +152,7 @@ class Judge:
                 first, count = first or self._next, count + 1
             await self._advance()
         if first is not None and whole:
+            await _confirm_end(log, first.size)
             missing = f"event {first.size}" if first.size == self.size + 1 else f"events up to {first.size}"
             more = f" (and {count - 1} later seals cover more)" if count > 1 else ""
             report.found(
@@ -179,6 +186,17 @@ class Judge:
         while isinstance(found := await self._seals.next(), Finding):
             self._report.found(found)
         self._next = found
+
+
+async def _confirm_end(log: EventLog, sealed: int) -> None:
+    """Make sure that the log does end before a seal, and was not read from a server that is behind.
+
+    Raises:
+        LogUnavailable: if it does not, or that can't be found out.
+    """
+    with suppress(LogTruncated):
+        await wait_continues(log, epoch=None, after=sealed)
+        raise LogUnavailable("the log was read from a server that was behind; run this again")
 
 
 def unfit(seal: SealedTree, root: bytes, fitted: int) -> Finding:
@@ -219,7 +237,7 @@ async def check_log(log: EventLog, seals: Seals, tell: Tell) -> LogReport:
         report.found(Finding(Kind.HOLE, str(error), sequence=judge.size + 1))
     except LogReplaced as error:
         report.found(Finding(Kind.REPLACED, str(error), sequence=judge.size + 1))
-    await judge.finish(whole=whole)
+    await judge.finish(log, whole=whole)
     return report
 
 

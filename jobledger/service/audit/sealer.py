@@ -31,7 +31,7 @@ from jobledger.service.audit.sealscan import Scan, Sealed, SealScan, StillReadin
 from jobledger.service.audit.trusted import read_keys
 from jobledger.service.errors import AuditFailed, NotSealed
 from jobledger.service.limits import SEAL_LOOK_SECONDS, SEAL_MAX_TRIES, SEAL_RETRY_SECONDS
-from jobledger.store.errors import JobledgerError, LogUnavailable
+from jobledger.store.errors import JobledgerError, LogTruncated, LogUnavailable
 from jobledger.store.log import EventLog
 from jobledger.store.seals import NO_SEAL, SealStore
 
@@ -269,16 +269,19 @@ class Sealer:
         Raises:
             SealAlarm: if it does not.
             NotSealed: if it is not as large yet, and may become it.
+            LogBehind: if the log seems to end before the seal, and that is not proven.
         """
         size = state.size
         if before.size > size:
             _check_whole(state)
-            end = (await self._log.info()).last_sequence
-            if end < before.size:
+            try:
+                await self._log.continues(epoch=None, after=before.size)
+            except LogTruncated as error:
+                end = (await self._log.info()).last_sequence
                 raise SealAlarm(
                     f"a seal covers {before.size} events and the log ends at {end}: its end was cut off;"
                     " find out what happened, and restore the stream from a backup"
-                )
+                ) from error
             raise NotSealed(f"the tree has {size} events and the last seal {before.size}: wait for it")
         root = await self._tree.root(before.size)
         if root != before.root:

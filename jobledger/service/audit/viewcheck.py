@@ -7,7 +7,7 @@ The long fold comes first, so the snapshot is short: SQLite tidies up behind non
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, cast
@@ -21,7 +21,8 @@ from jobledger.projections.viewwriter import PROJECTION_VERSION
 from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.logcheck import Tell
 from jobledger.service.limits import AUDIT_FOLD_TIMEOUT_SECONDS
-from jobledger.store.errors import LogBroken
+from jobledger.store.continuity import wait_continues
+from jobledger.store.errors import LogBroken, LogTruncated
 from jobledger.store.events import Record
 from jobledger.store.log import EventLog, Feed, LogInfo
 from jobledger.store.subjects import parse_subject
@@ -91,7 +92,11 @@ async def _place(log: EventLog, reader: Reader) -> tuple[Finding | None, int]:
             " deleted and made again"
         )
         return Finding(Kind.REPLACED, text), sequence
-    if sequence > info.last_sequence:
+    try:
+        if sequence > info.last_sequence:
+            await wait_continues(log, epoch=info.epoch, after=sequence)
+    except LogTruncated:
+        info = await log.info()
         text = (
             f"the view has folded event {sequence}, and the log ends at {info.last_sequence}: the events from"
             f" {info.last_sequence + 1} on are gone from its end"
@@ -160,8 +165,11 @@ class _UpTo:
         info = await self._log.info()
         return LogInfo(info.epoch, info.first_sequence, min(info.last_sequence, self._last))
 
-    async def read_at(self, sequence: int) -> Record | None:
-        return await self._log.read_at(sequence)
+    async def continues(
+        self, *, epoch: str | None, after: int, same: Callable[[Record], bool] | None = None
+    ) -> LogInfo:
+        info = await self._log.continues(epoch=epoch, after=after, same=same)
+        return LogInfo(info.epoch, info.first_sequence, min(info.last_sequence, self._last))
 
     async def follow(self, *, after: int, epoch: str | None = None) -> Feed:
         return cast("Feed", _FeedUpTo(await self._log.follow(after=after, epoch=epoch), self._last, after))

@@ -22,6 +22,7 @@ from jobledger.service.audit.sealrows import judge_seal
 from jobledger.service.audit.watchstate import WatchState
 from jobledger.service.audit.witness import Mark, Witness
 from jobledger.service.limits import AUDIT_TAKE_EVENTS, WATCH_SEALS_SECONDS
+from jobledger.store.continuity import wait_continues
 from jobledger.store.errors import LogBroken, LogGap, LogReplaced, LogTruncated
 from jobledger.store.events import Record
 from jobledger.store.log import EventLog, Feed, LogInfo
@@ -98,8 +99,7 @@ class Watcher:
             WatchBroken: if it is another log, or has lost its end.
             LogUnavailable: if it does not answer.
         """
-        info = await self._log.info()
-        self._check_place(info)
+        info = await self._check_place()
         self._target = info.last_sequence
         expected = {mark.size: mark for mark in self.state.marks}
         if self.state.size:
@@ -173,8 +173,9 @@ class Watcher:
 
     # --- the log ------------------------------------------------------------------------------------------
 
-    def _check_place(self, info: LogInfo) -> None:
-        """See that the log is the one that is remembered, and not shorter."""
+    async def _check_place(self) -> LogInfo:
+        """Make sure that the log is the one that is remembered, and not shorter; wait for certainty."""
+        info = await self._log.info()
         state, size = self.state, max(self.state.size, self._witness.size)
         if info.epoch != state.epoch:
             text = (
@@ -182,24 +183,41 @@ class Watcher:
                 f" of the {size} events that were read, nothing is left"
             )
             raise WatchBroken(Finding(Kind.REPLACED, text, sequence=1))
-        if info.last_sequence < size:
-            text = f"the log ends at {info.last_sequence}, and {size} was read before: its end was cut off"
-            raise WatchBroken(Finding(Kind.TRUNCATION, text, sequence=info.last_sequence + 1))
-        if info.first_sequence > 1 and info.last_sequence:
-            text = f"the log begins at {info.first_sequence}: the events before that are gone"
-            raise WatchBroken(Finding(Kind.HOLE, text, sequence=1))
+        try:
+            if info.last_sequence < size:
+                info = await wait_continues(self._log, epoch=state.epoch, after=size)
+            elif info.first_sequence > 1 and info.last_sequence:
+                info = await wait_continues(self._log, epoch=state.epoch, after=0)
+        except LogTruncated as error:
+            info = await self._log.info()
+            if info.last_sequence < size:
+                text = (
+                    f"the log ends at {info.last_sequence}, and {size} was read before: its end was cut off"
+                )
+                found = Finding(Kind.TRUNCATION, text, sequence=info.last_sequence + 1)
+            else:
+                text = f"the log begins at {info.first_sequence}: the events before that are gone"
+                found = Finding(Kind.HOLE, text, sequence=1)
+            raise WatchBroken(found) from error
+        return info
 
     async def _recheck_after_trouble(self) -> None:
         """The connection was lost, and the server may have been restored from something older meanwhile."""
         if self._session == self._log.session:
             return
         session = self._log.session
-        self._check_place(await self._log.info())
+        await self._check_place()
         size = self._witness.size
-        record = await self._log.read_at(size) if size else None
-        if size and (record is None or leaf_hash(record) != self._leaf):
+        try:
+            await wait_continues(
+                self._log,
+                epoch=self.state.epoch,
+                after=size,
+                same=lambda record: leaf_hash(record) == self._leaf,
+            )
+        except LogTruncated as error:
             text = f"event {size} is not the one that was read before: the log lost its end and grew again"
-            raise WatchBroken(Finding(Kind.REWRITE, text, sequence=size))
+            raise WatchBroken(Finding(Kind.REWRITE, text, sequence=size)) from error
         self._session = session
 
     async def _take(self, wait_seconds: float) -> Sequence[Record]:
@@ -262,9 +280,14 @@ class Watcher:
     async def _check_covered(self, seal: SealedTree) -> None:
         """An event is in the log before a seal can cover it."""
         last = (await self._log.info()).last_sequence
-        if last < seal.size:
+        if last >= seal.size:
+            return
+        try:
+            await wait_continues(self._log, epoch=self.state.epoch, after=seal.size)
+        except LogTruncated as error:
+            last = (await self._log.info()).last_sequence
             text = f"{seal.name} covers {seal.size} events, and the log ends at {last}: its end was cut off"
-            raise WatchBroken(Finding(Kind.TRUNCATION, text, sequence=last + 1))
+            raise WatchBroken(Finding(Kind.TRUNCATION, text, sequence=last + 1)) from error
 
     def _judge(self, seal: SealedTree, published: int) -> Finding | None:
         state = self.state

@@ -53,7 +53,7 @@ def _projector(service: "Service", seen: "Seen") -> str:
     if seen.projector is ProjectorState.STOPPED or service.projector.error is not None:
         return f"stopped: {service.projector.error or 'it was asked to'}"
     if seen.projector is ProjectorState.RECONNECTING:
-        return "can't reach the log; it keeps trying"
+        return f"reconnecting: {service.projector.trouble or 'no answer from the log'}"
     return ""
 
 

@@ -162,7 +162,9 @@ def _tell(before: Seen, now: Seen, service: "Service") -> None:
     if now.projector is not before.projector:
         if now.projector is ProjectorState.RECONNECTING:
             _log.warning(
-                "reconnecting: the projector can't hear the log; the view stays at %d", now.view_sequence
+                "reconnecting: %s; the view stays at %d",
+                service.projector.trouble or "no answer from the log",
+                now.view_sequence,
             )
         elif now.projector is ProjectorState.LIVE:
             _log.info("live: the view has everything, up to %d", now.view_sequence)

@@ -1,11 +1,12 @@
 """`EventLog` on NATS JetStream: the parts of this folder, put together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.consumers import JetStreamConsumers
+from jobledger.store.jetstream.continuity import Continuity
 from jobledger.store.jetstream.feed import JetStreamFeed
 from jobledger.store.jetstream.keys import JetStreamKeys
 from jobledger.store.jetstream.parking import JetStreamRecords
@@ -24,6 +25,7 @@ class JetStreamLog:
         self._settings = settings
         self._stream = settings.name
         self._publisher = publisher
+        self._continuity = Continuity(connection, settings.name)
 
     @classmethod
     async def connect(
@@ -103,9 +105,17 @@ class JetStreamLog:
         """See `EventLog.info`."""
         return log_info(await stream_info(self._connection, self._stream), self._stream)
 
+    async def continues(
+        self, *, epoch: str | None, after: int, same: Callable[[Record], bool] | None = None
+    ) -> LogInfo:
+        """See `EventLog.continues`."""
+        return await self._continuity.check(epoch=epoch, after=after, same=same)
+
     async def follow(self, *, after: int, epoch: str | None = None) -> Feed:
         """See `EventLog.follow`."""
-        feed = JetStreamFeed(self._connection, self._stream, after=after, epoch=epoch)
+        feed = JetStreamFeed(
+            self._connection, self._stream, after=after, epoch=epoch, continuity=self._continuity
+        )
         await feed.start()
         return feed
 

@@ -82,12 +82,44 @@ class StreamState(msgspec.Struct, frozen=True):
     deleted: list[int] = []
 
 
+class ReplicaInfo(msgspec.Struct, frozen=True):
+    """A replica other than the one that answers.
+
+    Attributes:
+        name: of its server.
+        current: whether it has everything, as far as the one that answers knows.
+        offline: whether its server is gone, in the same way.
+        active: nanoseconds since the last word from it.
+    """
+
+    name: str = ""
+    current: bool = False
+    offline: bool = False
+    active: int = 0
+
+
+class ClusterInfo(msgspec.Struct, frozen=True):
+    """The replicas of a stream, as one of them sees it.
+
+    Attributes:
+        leader: the server that leads; empty: none that is known.
+        leader_since: when the one that answers became the leader and had applied all that was committed
+            before; None: it does not lead.
+        replicas: the others; without a leader all of them. Empty for a stream of one replica.
+    """
+
+    leader: str = ""
+    leader_since: str | None = None
+    replicas: list[ReplicaInfo] = []
+
+
 class StreamInfo(msgspec.Struct, frozen=True):
     """A stream as `STREAM.INFO` and `STREAM.CREATE` describe it."""
 
     created: str = ""
     config: dict[str, object] = {}
     state: StreamState = StreamState(0, 0)
+    cluster: ClusterInfo | None = None
     error: ApiError | None = None
 
 

@@ -15,12 +15,12 @@ from itertools import islice
 
 import msgspec
 
-from jobledger.store.errors import LogError, LogGap, LogUnavailable
+from jobledger.store.errors import LogBehind, LogError, LogGap, LogUnavailable
 from jobledger.store.events import Record
-from jobledger.store.jetstream.api import ConsumerReply, call, nanoseconds_of, status_of
+from jobledger.store.jetstream.api import ConsumerReply, call, status_of
 from jobledger.store.jetstream.connection import Arrived, Connection, NobodyAnswers, new_token
-from jobledger.store.jetstream.reader import leader_get
-from jobledger.store.jetstream.stream import log_info, stream_info
+from jobledger.store.jetstream.continuity import Continuity
+from jobledger.store.jetstream.stream import stream_info
 from jobledger.store.limits import (
     FEED_HEARTBEAT_SECONDS,
     FEED_MAX_RESTARTS,
@@ -30,7 +30,6 @@ from jobledger.store.limits import (
     REQUEST_TIMEOUT_SECONDS,
     RETRY_WAIT_SECONDS,
 )
-from jobledger.store.log import check_continues, other_record
 
 _NANOSECONDS = 1_000_000_000
 _PULL_EXPIRES_SECONDS = 30
@@ -42,9 +41,18 @@ _SILENCE_SECONDS = 2.5 * FEED_HEARTBEAT_SECONDS
 class JetStreamFeed:
     """`Feed` over an ephemeral consumer without acknowledgements: the reader alone knows its place."""
 
-    def __init__(self, connection: Connection, stream: str, *, after: int, epoch: str | None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        *,
+        after: int,
+        epoch: str | None,
+        continuity: Continuity | None = None,
+    ) -> None:
         self._connection = connection
         self._stream = stream
+        self._continuity = continuity or Continuity(connection, stream)
         self._sequence = after  # of the last record put into the buffer
         self._epoch = epoch
         self._time = 0  # the stream's, of that record; 0: not seen by this feed
@@ -81,7 +89,7 @@ class JetStreamFeed:
         for _ in range(FEED_MAX_RESTARTS):
             try:
                 return await self._open_consumer()
-            except NobodyAnswers:  # JetStream is off, or the stream is gone: not a matter of a moment
+            except (NobodyAnswers, LogBehind):  # JetStream is off, the stream is gone or short: that lasts
                 raise
             except LogUnavailable:
                 await asyncio.sleep(RETRY_WAIT_SECONDS)
@@ -192,6 +200,10 @@ class JetStreamFeed:
         self._trouble = ""  # before, so that trouble while it is being opened is not forgotten
         try:
             await self._open_consumer()
+        except LogBehind as error:  # lasts longer than a restart: whoever reads waits, and asks again
+            self._trouble = str(error)
+            self._restarts = 0
+            raise
         except LogUnavailable as error:
             # A server that has just come back, or goes again: the next try is counted.
             self._trouble = str(error)
@@ -203,11 +215,15 @@ class JetStreamFeed:
     async def _open_consumer(self) -> None:
         # Each question is given up soon: without a leader nobody answers, and a consumer may be put on a node
         # that has just died. The next try finds another one.
-        answer = await stream_info(self._connection, self._stream, timeout_seconds=FEED_OPEN_TIMEOUT_SECONDS)
-        info = log_info(answer, self._stream)
-        check_continues(info, epoch=self._epoch, after=self._sequence)
+        # The last record seen must still be there: a stream may lose its end and grow again.
+        time = self._time
+        info = await self._continuity.check(
+            epoch=self._epoch,
+            after=self._sequence,
+            same=(lambda record: record.time == time) if time else None,
+            timeout_seconds=FEED_OPEN_TIMEOUT_SECONDS,
+        )
         self._epoch = info.epoch
-        await self._check_last()
         consumer = new_token()
         request = {
             "stream_name": self._stream,
@@ -234,18 +250,6 @@ class JetStreamFeed:
         self._consumer = consumer
         self._under_way = 0
         await self._pull()
-
-    async def _check_last(self) -> None:
-        """Make sure that the last record seen is still there: a stream may lose its end and grow again."""
-        if self._time:
-            found = await leader_get(
-                self._connection,
-                self._stream,
-                {"seq": self._sequence},
-                timeout_seconds=FEED_OPEN_TIMEOUT_SECONDS,
-            )
-            if found is None or nanoseconds_of(found.time) != self._time:
-                raise other_record(self._sequence)
 
     async def _close_consumer(self) -> None:
         consumer, self._consumer = self._consumer, ""

@@ -136,13 +136,19 @@ def log_info(info: StreamInfo, name: str) -> LogInfo:
     """A stream's answer in the words of the port.
 
     Raises:
-        LogUnavailable: if there is no such stream; somebody may be restoring it.
+        LogUnavailable: if there is no such stream; somebody may be restoring it. Or if it has no leader: then
+            each replica answers for itself, and may lack hundreds of events.
         LogError: if the answer was another error.
     """
     if info.error is not None:
         if info.error.err_code == STREAM_NOT_FOUND:
             raise LogUnavailable(f"the stream {name} is not there; was it deleted? Restore it from a backup")
         raise info.error.as_exception(f"stream {name}")
+    if info.cluster is not None and info.cluster.replicas and info.cluster.leader_since is None:
+        raise LogUnavailable(
+            f"the stream {name} has no leader just now, and a replica that does not lead may be behind; try"
+            " again"
+        )
     return LogInfo(info.created, max(info.state.first_seq, 1), info.state.last_seq)
 
 

@@ -1,0 +1,120 @@
+"""Whether the stream continues what was read before, and whether its answer is to be believed.
+
+`../doubts.py` has the verdict over time, this module the questions. DESIGN.md, "When events count as lost",
+has the reasons.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from jobledger.store.doubts import Doubts
+from jobledger.store.errors import LogTruncated, LogUnavailable
+from jobledger.store.events import Record
+from jobledger.store.jetstream.api import StreamInfo, nanoseconds_of
+from jobledger.store.jetstream.connection import Connection
+from jobledger.store.jetstream.reader import leader_get, record_of
+from jobledger.store.jetstream.stream import log_info, stream_info
+from jobledger.store.limits import (
+    LEADER_CONTACT_SECONDS,
+    REPLICA_LOOKS,
+    REQUEST_TIMEOUT_SECONDS,
+    TRUNCATION_LOOK_SECONDS,
+)
+from jobledger.store.log import LogInfo, check_continues, other_record
+
+_NANOSECONDS: Final = 1_000_000_000
+
+
+class Continuity:
+    """Judges one stream for all its readers over one connection."""
+
+    def __init__(self, connection: Connection, stream: str) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._doubts = Doubts(time.monotonic)
+
+    async def check(
+        self,
+        *,
+        epoch: str | None,
+        after: int,
+        same: Callable[[Record], bool] | None = None,
+        timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
+    ) -> LogInfo:
+        """See `EventLog.continues`.
+
+        Args:
+            epoch: see there.
+            after: see there.
+            same: see there.
+            timeout_seconds: for each question.
+        """
+        place = (epoch, after)
+        answer = await stream_info(self._connection, self._stream, timeout_seconds=timeout_seconds)
+        info = log_info(answer, self._stream)
+        try:
+            check_continues(info, epoch=epoch, after=after)
+            if same is not None and after:
+                request: dict[str, object] = {"seq": after}
+                found = await leader_get(
+                    self._connection, self._stream, request, timeout_seconds=timeout_seconds
+                )
+                if found is not None and not same(record_of(found)):
+                    raise other_record(after)
+        except LogTruncated as error:
+            # The record may have come from another server than the description did.
+            second = await stream_info(self._connection, self._stream, timeout_seconds=timeout_seconds)
+            leader = leader_of(answer)
+            if not self._doubts.judge(place, leader if leader == leader_of(second) else ""):
+                raise self._doubts.behind(place, str(error).partition(":")[0]) from None
+            missing = after + 1 if info.first_sequence > after + 1 else after
+            if answer.cluster is not None and answer.cluster.replicas and await self._is_kept(missing, same):
+                raise self._doubts.behind(
+                    place,
+                    f"the leader of the stream {self._stream} lacks event {missing}, and another replica has"
+                    " it: the leader's files are damaged, so let another node lead (`nats stream cluster"
+                    f" step-down {self._stream}`) and replace its copy",
+                ) from error
+            raise
+        self._doubts.clear(place)
+        return info
+
+    async def _is_kept(self, sequence: int, same: Callable[[Record], bool] | None) -> bool:
+        """Whether any replica has the event: each direct get goes to one of them."""
+        request = msgspec.json.encode({"seq": sequence})
+        for _ in range(REPLICA_LOOKS):
+            with suppress(LogUnavailable):
+                message = await self._connection.request(
+                    f"$JS.API.DIRECT.GET.{self._stream}", request, timeout_seconds=TRUNCATION_LOOK_SECONDS
+                )
+                headers = message.headers or {}
+                if "Nats-Sequence" in headers:
+                    taken = nanoseconds_of(headers["Nats-Time-Stamp"])
+                    record = Record(sequence, taken, headers["Nats-Subject"], message.payload)
+                    if same is None or same(record):
+                        return True
+            await asyncio.sleep(0)
+        return False
+
+
+def leader_of(info: StreamInfo) -> str:
+    """The leader that gave an answer, with the beginning of its term; empty if it did not show to be current.
+
+    The only replica of a stream is always current: what it has recovered is all there is.
+    """
+    cluster = info.cluster
+    if cluster is None or not cluster.replicas:
+        return "the only replica"
+    if cluster.leader_since is None:
+        return ""
+    heard = sum(
+        not each.offline and 0 < each.active <= LEADER_CONTACT_SECONDS * _NANOSECONDS
+        for each in cluster.replicas
+    )
+    majority = (len(cluster.replicas) + 1) // 2 + 1
+    return f"{cluster.leader} since {cluster.leader_since}" if heard + 1 >= majority else ""
