@@ -12,6 +12,7 @@ from jobledger.service.blame import Blame
 from jobledger.service.errors import PayloadTooLarge
 from jobledger.service.structure import path_text
 from jobledger.store.events import JobTagged, Record, TagData
+from jobledger.store.history import HistoryItem
 from jobledger.store.spec import decode_spec
 from tests.conftest import make_spec
 from tests.histories import draft, records_of
@@ -91,6 +92,25 @@ async def test_a_list_is_blamed_element_by_element() -> None:
     await ledger.update(ID, make_spec("etl", tasks=tasks("b", KEY="2")))
     fields = await told(log)
     assert (fields["Tasks[0].Name"], fields["Tasks[0].Env.KEY"]) == (("b", 1), ("2", 2))
+
+
+async def test_an_element_that_only_moved_keeps_its_events() -> None:
+    """Tasks (named), constraints (by key) and plain texts; what changed inside a moved one is the mover's."""
+    ledger = Ledger(log := MemoryLog())
+    a, b, c = tasks("a", "b", "c", KEY="1")
+    await ledger.create(make_spec("etl", tasks=(a, b, c)))
+    (changed,) = tasks("c", KEY="2")
+    await ledger.update(ID, make_spec("etl", tasks=(changed, a, b)))
+    fields = await told(log)
+    assert [fields[f"Tasks[{at}].Name"] for at in range(3)] == [("c", 1), ("a", 1), ("b", 1)]
+    assert [fields[f"Tasks[{at}].Env.KEY"] for at in range(3)] == [("2", 2), ("1", 1), ("1", 1)]
+    await ledger.update(ID, make_spec("etl", tasks=(b, a, changed)))
+    fields = await told(log)
+    assert [fields[f"Tasks[{at}].Env.KEY"] for at in range(3)] == [("1", 1), ("1", 1), ("2", 2)]
+    blame = Blame()
+    blame._enter(HistoryItem(sequence=1, time=0), blame._rest, {"list": ["a", "b", "c"]})
+    blame._enter(HistoryItem(sequence=2, time=0), {"list": ["a", "b", "c"]}, {"list": ["c", "a", "b", "d"]})
+    assert [*blame._tree.at("list").sequences()] == [2, 1, 1, 1, 2]  # the list itself, then its elements
 
 
 async def test_what_was_emptied_is_blamed_on_the_event_that_emptied_it() -> None:

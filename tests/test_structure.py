@@ -110,12 +110,12 @@ def test_a_type_that_changes_is_a_change(old: Any, new: Any) -> None:
 
 
 def test_lists_beyond_the_limit_are_compared_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the limit what stayed is found; beyond it only the ends are, and the patch is right all the same."""
+    """At the limit what stayed in order is found; beyond it only the ends are; the patch is right."""
     old, new = ["x", "a", "b", "y"], ["x", "b", "c", "y"]
     monkeypatch.setattr(structure, "DIFF_MAX_PAIRS", 4)
-    assert aligned(old, new) == [(0, 0), (2, 1), (3, 3)]
+    assert aligned(old, new) == ([(0, 0), (2, 1), (3, 3)], [])
     monkeypatch.setattr(structure, "DIFF_MAX_PAIRS", 3)
-    assert aligned(old, new) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert aligned(old, new) == ([(0, 0), (1, 2), (3, 3)], [(2, 1)])
     assert jsonpatch.apply_patch(old, patch_of(edits(old, new))) == new
 
 
@@ -133,3 +133,28 @@ def test_paths_are_read_as_they_are_written() -> None:
     assert path_text(path) == 'Tasks[0].Env["a.b/c~"]'
     assert pointer(path) == "/Tasks/0/Env/a.b~1c~0"
     assert (path_text(()), pointer(())) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "moved"),
+    [
+        ("abc", "cab", [(2, 0)]),
+        ("abc", "bca", [(0, 2)]),
+        ("abcd", "dcba", [(2, 1), (1, 2), (0, 3)]),
+        ("aab", "baa", [(2, 0)]),
+        ("abx", "yba", [(0, 2)]),
+        ("ab", "ab", []),
+    ],
+)
+def test_an_element_that_moved_is_the_same_element(old: str, new: str, moved: list[tuple[int, int]]) -> None:
+    """Equal elements outside the longest common subsequence are paired before anything is by position."""
+    assert sorted(aligned(list(old), list(new)).moved) == sorted(moved)
+
+
+@given(st.lists(st.sampled_from("abcde"), max_size=7), st.lists(st.sampled_from("abcde"), max_size=7))
+def test_a_patch_with_moves_leads_to_the_new_list(old: list[str], new: list[str]) -> None:
+    """Also for named elements that moved and changed at once."""
+    assert jsonpatch.apply_patch(old, patch_of(edits(old, new))) == new
+    before = [{"Name": name, "at": at} for at, name in enumerate(dict.fromkeys(old))]
+    after = [{"Name": name, "at": at} for at, name in enumerate(dict.fromkeys(new))]
+    assert jsonpatch.apply_patch(before, patch_of(edits(before, after))) == after

@@ -102,9 +102,10 @@ class Blame:
             yield Blamed(path, value, self._events[node.sequence])
 
     def _enter(self, item: HistoryItem, old: dict[str, Any], new: dict[str, Any]) -> None:
+        moving: dict[tuple[Path, int], _Node] = {}  # by list and old index: taken out, not yet put back
         for edit in edits(old, new):
             self._events[item.sequence] = item
-            _apply(self._tree, edit, item.sequence)
+            _apply(self._tree, edit, item.sequence, moving)
 
 
 def _spec_of(job: Job) -> dict[str, Any]:
@@ -133,8 +134,8 @@ def _rest_of(status: JobStatus) -> dict[str, Any]:
     return {"State": msgspec.to_builtins(status.state), **tags}
 
 
-def _apply(tree: _Node, edit: Edit, sequence: int) -> None:
-    """Do to the tree of events what an edit does to the document."""
+def _apply(tree: _Node, edit: Edit, sequence: int, moving: dict[tuple[Path, int], _Node]) -> None:
+    """Do to the tree of events what an edit does to the document; an element that moved keeps its events."""
     *way, last = edit.place
     for step in way:
         tree = tree.at(step)
@@ -142,7 +143,13 @@ def _apply(tree: _Node, edit: Edit, sequence: int) -> None:
     inside = tree.inside
     if isinstance(inside, list):
         assert isinstance(last, int)
-        if edit.verb == "add":
+        if edit.moved is not None:
+            key = (tuple(way), edit.moved)
+            if edit.verb == "remove":
+                moving[key] = inside.pop(last)
+            else:
+                inside.insert(last, moving.pop(key))
+        elif edit.verb == "add":
             inside.insert(last, _tree_of(edit.after, sequence))
         elif edit.verb == "remove":
             del inside[last]

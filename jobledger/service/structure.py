@@ -1,14 +1,15 @@
 """How two JSON documents differ, place by place: the one structural differ of all doors. Pure.
 
-Objects are compared key by key. In lists the elements that stayed are found first (those of the same name
-where all have one, else the equal ones), and only what stands between them is compared by position: a task
-that is put before another does not make all that follow look changed.
+Objects are compared key by key. In lists the elements that stayed in order are found first (those of the same
+name where all have one, else the equal ones), then those that moved; only the rest is compared by position. A
+task that is put before another does not make all that follow look changed; one that moved stays the same.
 
 Equal means equal as JSON: `1`, `1.0` and `true` are three values.
 """
 
 import json
 import re
+from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
@@ -35,6 +36,7 @@ class Edit(NamedTuple):
         path: where, for people: in the new document, and of what is removed from a list, its old index.
         before: the value that was there; None if there was none.
         after: the value that is there now; None if there is none.
+        moved: a move is a `remove` and an `add`; of both, the index that the element had in the old list.
     """
 
     verb: Verb
@@ -42,6 +44,7 @@ class Edit(NamedTuple):
     path: Path
     before: Any
     after: Any
+    moved: int | None = None
 
 
 def edits(old: Any, new: Any) -> list[Edit]:
@@ -107,34 +110,70 @@ def _edits(old: Any, new: Any, path: Path) -> Iterator[Edit]:
 
 
 def _list_edits(old: list[Any], new: list[Any], path: Path) -> Iterator[Edit]:
-    pairs = aligned(old, new)
-    kept, source = {at for at, _ in pairs}, {to: at for at, to in pairs}
+    alignment = aligned(old, new)
+    stayed = {to: at for at, to in alignment.stayed}
+    moved = {to: at for at, to in alignment.moved}
+    movers = set(moved.values())
+    kept = set(stayed.values())
     gone = 0
     for at, item in enumerate(old):
         if at not in kept:
-            yield Edit("remove", (*path, at - gone), (*path, at), item, None)
+            yield Edit("remove", (*path, at - gone), (*path, at), item, None, at if at in movers else None)
             gone += 1
-    # Element by element: what stands before `at` is by now as it will be.
+    # Element by element: what is before `at` is by now as it will be.
     for at, item in enumerate(new):
         there = (*path, at)
-        if at in source:
-            yield from _edits(old[source[at]], item, there)
+        if at in moved:
+            yield Edit("add", there, there, None, old[moved[at]], moved[at])
+        if at in moved or at in stayed:
+            yield from _edits(old[moved[at] if at in moved else stayed[at]], item, there)
         else:
             yield Edit("add", there, there, None, item)
 
 
-def aligned(old: Sequence[Any], new: Sequence[Any]) -> list[tuple[int, int]]:
-    """Which elements of a list are which of another: rising pairs of positions."""
+class Alignment(NamedTuple):
+    """Which elements of a list are which of another, as pairs of positions.
+
+    Attributes:
+        stayed: in the same order in both lists; rising.
+        moved: the same elements in another order.
+    """
+
+    stayed: list[tuple[int, int]]
+    moved: list[tuple[int, int]]
+
+
+def aligned(old: Sequence[Any], new: Sequence[Any]) -> Alignment:
+    """Align two lists: what stayed in order, then what moved, then the rest by position."""
     ours, theirs = _marks(old, new)
-    pairs: list[tuple[int, int]] = []
+    common = _common(ours, theirs)
+    moved = _moved(ours, theirs, common)
+    from_moved, to_moved = {at for at, _ in moved}, {to for _, to in moved}
+    stayed: list[tuple[int, int]] = []
     at = to = 0
-    for found in (*_common(ours, theirs), (len(old), len(new))):
-        # Between two that stayed: by position, so that an element that was changed is told by its parts.
-        pairs += zip(range(at, found[0]), range(to, found[1]), strict=False)
+    for found in (*common, (len(old), len(new))):
+        # Between two that stayed: by position, so that an element that changed is described by its parts.
+        before = (index for index in range(at, found[0]) if index not in from_moved)
+        after = (index for index in range(to, found[1]) if index not in to_moved)
+        stayed += zip(before, after, strict=False)
         if found[0] < len(old):
-            pairs.append(found)
+            stayed.append(found)
         at, to = found[0] + 1, found[1] + 1
-    return pairs
+    return Alignment(stayed, moved)
+
+
+def _moved(
+    ours: list[Hashable], theirs: list[Hashable], common: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Equal elements outside the common subsequence; of several equal ones, the first to the first."""
+    stayed, arrived = {at for at, _ in common}, {to for _, to in common}
+    free: dict[Hashable, deque[int]] = {}
+    for at, mark in enumerate(ours):
+        if at not in stayed:
+            free.setdefault(mark, deque()).append(at)
+    return [
+        (free[mark].popleft(), to) for to, mark in enumerate(theirs) if to not in arrived and free.get(mark)
+    ]
 
 
 def _marks(old: Sequence[Any], new: Sequence[Any]) -> tuple[list[Hashable], list[Hashable]]:

@@ -130,12 +130,13 @@ class TagsAnswer(Answer, frozen=True, kw_only=True):
 
 
 class ChangeAnswer(msgspec.Struct, frozen=True, rename="pascal"):
-    """One place where two specs differ; `change` is `added`, `removed` or `changed`."""
+    """One place where two specs differ: `added`, `removed`, `changed`, or `moved` from the place `from_`."""
 
     change: str
     path: str
     before: Any = None
     after: Any = None
+    from_: str = field(name="From", default="")
 
 
 class VersionsDiffAnswer(Answer, frozen=True, kw_only=True):

@@ -20,7 +20,8 @@ def changed_paths(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     before, after = (
         {key: value for key, value in job.items() if key not in _NOT_OF_THE_SPEC} for job in (old, new)
     )
-    paths = [path_text(edit.path) for edit in edits(before, after)]
+    found = [edit for edit in edits(before, after) if edit.moved is None or edit.verb == "add"]
+    paths = [path_text(edit.path) for edit in found]
     more = f" and {len(paths) - _SHOWN_PATHS} more" if len(paths) > _SHOWN_PATHS else ""
     return ", ".join(paths[:_SHOWN_PATHS]) + more or "nothing: begun again"
 
@@ -38,6 +39,8 @@ def print_changes(changes: "Iterable[ChangeAnswer]") -> None:
         if each.change == "changed":
             values = f"{_value(each.before)} → {_value(each.after)}"
             click.echo(click.style(f"~ {plain(each.path)}: {values}", fg="yellow"))
+        elif each.change == "moved":
+            click.echo(click.style(f"> {plain(each.path)}: moved from {plain(each.from_)}", fg="cyan"))
         else:
             mark, colour, value = (
                 ("+", "green", each.after) if each.change == "added" else ("-", "red", each.before)

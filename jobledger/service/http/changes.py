@@ -20,7 +20,7 @@ from jobledger.service.http.context import (
     service_of,
 )
 from jobledger.service.http.params import ALL_NAMESPACES, Query
-from jobledger.service.http.versions import change_wire
+from jobledger.service.http.versions import changes_wire
 from jobledger.service.limits import (
     CHANGES_DEFAULT_LIMIT,
     CHANGES_MAX_LIMIT,
@@ -136,7 +136,7 @@ def _point_wire(service: Service, sequence: int) -> dict[str, Any]:
 
 
 def _wire(change: JobChange, compared: list[Edit] | None) -> dict[str, Any]:
-    status, found = change.after.status, compared or []
+    status, found = change.after.status, changes_wire(compared or ())
     return {
         "JobID": status.id,
         "Name": status.name,
@@ -144,7 +144,7 @@ def _wire(change: JobChange, compared: list[Edit] | None) -> dict[str, Any]:
         "From": _then(change.before) if change.before is not None else None,
         "To": _then(change.after),
         "States": change.states,
-        "Changes": [change_wire(edit) for edit in found[:CHANGES_SHOWN]],
+        "Changes": found[:CHANGES_SHOWN],
         "MoreChanges": max(0, len(found) - CHANGES_SHOWN),
         "IsCompared": compared is not None,
         "Events": [_event(item) for item in change.items],

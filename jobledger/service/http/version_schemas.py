@@ -65,8 +65,11 @@ class Tags(msgspec.Struct, rename="pascal"):
 class Change(msgspec.Struct, rename="pascal"):
     """One place where two specs differ."""
 
-    change: Literal["added", "removed", "changed"]
+    change: Literal["added", "removed", "changed", "moved"]
     path: Annotated[str, Meta(description="as `Tasks[0].Env.HOME`")]
+    from_: Annotated[str, Meta(description="where a list element that moved was before")] = field(
+        name="From", default=""
+    )
     before: Annotated[Any, Meta(description="absent if there was nothing")] = UNSET
     after: Annotated[Any, Meta(description="absent if there is nothing")] = UNSET
 

@@ -1,7 +1,7 @@
 """A job's versions, told: which there are, how two differ, their tags, and which field is whose."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -85,7 +85,7 @@ async def get_diff(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
             "To": numbers[1],
             "Diff": compared.text,
             "Patch": patch_of(compared.edits),
-            "Changes": [change_wire(edit) for edit in compared.edits],
+            "Changes": changes_wire(compared.edits),
         }
     )
 
@@ -163,14 +163,22 @@ async def _named(service: Service, job: Job, version: int) -> Named:
     return Named(f"version {version}", f"version {version}", spec)
 
 
-def change_wire(edit: Edit) -> dict[str, Any]:
-    """One place where two specs differ."""
-    told: dict[str, Any] = {"Change": _VERBS[edit.verb], "Path": path_text(edit.path)}
+def changes_wire(changes: Iterable[Edit]) -> list[dict[str, Any]]:
+    """The places where two specs differ; a move is one of them."""
+    return [_change_wire(edit) for edit in changes if edit.moved is None or edit.verb == "add"]
+
+
+def _change_wire(edit: Edit) -> dict[str, Any]:
+    path = path_text(edit.path)
+    if edit.moved is not None:
+        origin = path_text((*edit.path[:-1], edit.moved))
+        return {"Change": "moved", "Path": path, "From": origin, "Before": edit.after, "After": edit.after}
+    wire: dict[str, Any] = {"Change": _VERBS[edit.verb], "Path": path}
     if edit.verb != "add":
-        told["Before"] = edit.before
+        wire["Before"] = edit.before
     if edit.verb != "remove":
-        told["After"] = edit.after
-    return told
+        wire["After"] = edit.after
+    return wire
 
 
 async def _blame_at(service: Service, status: JobStatus, point: int | None) -> Blame:
