@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         JobTerminal,
         LogBroken,
         LogBusy,
+        LogMissing,
+        LogNotPermitted,
         LogRefused,
         LogUnavailable,
         LogUnfit,
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
     )
     from jobledger.store.history import HistoryItem
     from jobledger.store.jetstream.adapter import JetStreamLog
-    from jobledger.store.jetstream.stream import StreamSettings
+    from jobledger.store.jetstream.declarations import StreamSettings
     from jobledger.store.job import Job, JobStatus, State, StateType
     from jobledger.store.ledger import Ledger
     from jobledger.store.memory_log import MemoryLog
@@ -88,6 +90,8 @@ _HOMES = {
     "ListQuery": "projections.query",
     "LogBroken": "store.errors",
     "LogBusy": "store.errors",
+    "LogMissing": "store.errors",
+    "LogNotPermitted": "store.errors",
     "LogRefused": "store.errors",
     "LogUnavailable": "store.errors",
     "LogUnfit": "store.errors",
@@ -103,7 +107,7 @@ _HOMES = {
     "SpecConfig": "store.spec",
     "State": "store.job",
     "StateType": "store.job",
-    "StreamSettings": "store.jetstream.stream",
+    "StreamSettings": "store.jetstream.declarations",
     "SubscribedEvent": "projections.subscribing.event",
     "Subscription": "projections.subscribing.subscription",
     "SubscriptionDeleted": "store.errors",
@@ -151,6 +155,8 @@ __all__ = [
     "ListQuery",
     "LogBroken",
     "LogBusy",
+    "LogMissing",
+    "LogNotPermitted",
     "LogRefused",
     "LogUnavailable",
     "LogUnfit",

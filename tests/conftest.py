@@ -9,7 +9,7 @@ import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, JobSpec, MemoryLog, SpecConfig, StreamSettings, Task
 from jobledger.store import continuity, doubts
-from jobledger.store.jetstream import stream as stream_module
+from jobledger.store.jetstream.declarations import LOG
 from jobledger.store.log import EventLog
 from tests.logs import ask, unchecked
 
@@ -43,9 +43,13 @@ async def jetstream_log(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
 
 @pytest.fixture
 async def loose(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
-    """A log on a stream that lets records be deleted, which `connect` would refuse."""
+    """A log on a stream that lets records be deleted, which `connect` would refuse; it has no companions."""
     log = await unchecked(server.url)
-    config = stream_module._config(StreamSettings()) | {"deny_delete": False, "deny_purge": False}
+    config = LOG.config(StreamSettings(), replicas=1) | {
+        "deny_delete": False,
+        "deny_purge": False,
+        "metadata": {},
+    }
     assert "error" not in await ask(log, "STREAM.CREATE.JOBS", config)
     yield log
     await log.close()

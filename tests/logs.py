@@ -16,6 +16,7 @@ from jobledger.store.errors import LogBehind, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Arrived, Connection
 from jobledger.store.jetstream.publisher import Publisher
+from jobledger.store.jetstream.stream import Streams
 from jobledger.store.log import Appended, Draft, EventLog, Feed, Lost
 from jobledger.store.subjects import job_subject
 
@@ -130,7 +131,8 @@ def publisher_of(log: EventLog) -> Publisher:
 async def unchecked(url: str) -> JetStreamLog:
     """A log on a stream `JOBS` of any configuration, or of none, which `connect` would refuse or make."""
     connection = await Connection.open(url)
-    return JetStreamLog(connection, StreamSettings(), await Publisher.start(connection, "JOBS"))
+    streams = Streams(connection, StreamSettings())
+    return JetStreamLog(connection, streams, await Publisher.start(connection, "JOBS"))
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from jobledger.service.audit.sealer import SealAlarm
 from jobledger.service.audit.sealfile import SealFile, split_notes
 from jobledger.service.errors import NotSealed
 from jobledger.store.errors import LogBehind, LogUnavailable, LogUnfit
-from jobledger.store.jetstream import seals as seals_module
+from jobledger.store.jetstream.declarations import SEALS, StreamSettings
 from jobledger.store.jetstream.seals import JetStreamSeals
 from tests.logs import ask, decided, eventually, whole
 from tests.sealing import MARK, ORIGIN, Sealing, more, sealing
@@ -259,11 +259,12 @@ async def test_seals_can_not_be_deleted(one: Sealing) -> None:
 
 async def test_a_stream_of_seals_that_breaks_a_promise_is_refused(jetstream_log: JetStreamLog) -> None:
     """Made by hand with another configuration: every field that is wrong is named."""
-    config = seals_module._config("JOBS_SEALS", 1) | {
+    config = SEALS.config(StreamSettings(), replicas=1) | {
         "deny_delete": False,
         "max_age": 10**9,
         "discard": "old",
     }
+    await ask(jetstream_log, "STREAM.DELETE.JOBS_SEALS")
     assert "error" not in await ask(jetstream_log, "STREAM.CREATE.JOBS_SEALS", config)
     with pytest.raises(LogUnfit, match=r"discard .* deny_delete .* max_age"):
         await jetstream_log.seals(MARK)

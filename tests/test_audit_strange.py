@@ -21,7 +21,7 @@ from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import SEAL_ACCEPTED_MAX, SEAL_REASON_MAX_CHARACTERS
 from jobledger.service.position import epoch_mark
 from jobledger.store.errors import InvalidInput
-from jobledger.store.jetstream.seals import SUBJECT_PREFIX
+from jobledger.store.jetstream.declarations import SEALS_PREFIX
 from tests.logs import ask, eventually, publish_raw
 from tests.sealing import MARK, ORIGIN, Sealing, more, sealing
 
@@ -37,7 +37,7 @@ def forged(size: int, origin: str = ORIGIN) -> bytes:
 async def put(one: Sealing, *payloads: bytes, mark: str = MARK) -> None:
     """Publish among the seals, as anyone with that right can."""
     for payload in payloads:
-        await publish_raw(one.log, f"{SUBJECT_PREFIX}{mark}", payload)
+        await publish_raw(one.log, f"{SEALS_PREFIX}{mark}", payload)
 
 
 async def grow(one: Sealing, upto: int) -> None:
@@ -320,8 +320,10 @@ async def test_a_log_that_was_recreated_with_changed_events_is_not_signed(
     for lost in ("nothing", "file", "both"):
         if lost != "nothing":
             (tmp_path / "one" / "audit" / "seals.txt").unlink(missing_ok=True)
-        if lost == "both":  # a fresh data directory, and the administrator took the old seals away, too
+        if lost == "both":  # a fresh data directory, and the administrator emptied the stream of seals, too
+            seals = (await ask(jetstream_log, "STREAM.INFO.JOBS_SEALS", {}))["config"]
             assert (await ask(jetstream_log, "STREAM.DELETE.JOBS_SEALS", {}))["success"]
+            assert "error" not in await ask(jetstream_log, "STREAM.CREATE.JOBS_SEALS", seals)
             (tmp_path / "one" / SCAN_FILE).unlink()
         async with sealing(jetstream_log, tmp_path / "one", origin=new, mark=mark) as after:
             await after.caught_up()

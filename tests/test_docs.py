@@ -37,7 +37,8 @@ def test_the_code_of_the_library_page_runs(tmp_path: Path) -> None:
 PUBLIC_NAMES = (
     "AmbiguousId Checkpoint Contention EmbeddedServer EmbeddedServerError HistoryItem InvalidInput "
     "InvalidSpec JetStreamLog Job JobExists JobNotFound JobNotRerunnable JobSpec JobStatus JobTerminal "
-    "JobVersion JobledgerError Ledger ListQuery LogBroken LogBusy LogRefused LogUnavailable LogUnfit "
+    "JobVersion JobledgerError Ledger ListQuery LogBroken LogBusy LogMissing "
+    "LogNotPermitted LogRefused LogUnavailable LogUnfit "
     "MemoryLog Order OutcomeUnknown Page ParkedJob Projector ProjectorState Receipt RevisionMismatch "
     "SpecConfig State StateType StreamSettings SubscribedEvent Subscription SubscriptionDeleted "
     "SubscriptionInfo SubscriptionNotFound SubscriptionState SubscriptionStatus Subscriptions Task "

@@ -142,6 +142,7 @@ async def test_a_stream_that_forgets_is_refused(
     jetstream_log: JetStreamLog, field: str, value: object
 ) -> None:
     """A stream of keys that can't keep them for a day is named, with the field."""
+    await ask(jetstream_log, "STREAM.DELETE.JOBS_KEYS")
     config = {"name": "JOBS_KEYS", "subjects": ["jobledger.keys.*"], "discard": "new", field: value}
     assert "error" not in await ask(jetstream_log, "STREAM.CREATE.JOBS_KEYS", config)
     with pytest.raises(LogUnfit, match=field):

@@ -12,6 +12,7 @@ from jobledger.store.errors import LogBusy, LogRefused, LogUnavailable, LogUnfit
 from jobledger.store.jetstream import batch as batch_module
 from jobledger.store.jetstream import stream as stream_module
 from jobledger.store.jetstream.connection import Connection
+from jobledger.store.jetstream.declarations import LOG
 from jobledger.store.jetstream.publisher import HEADERS_MAX_BYTES
 from jobledger.store.limits import (
     BATCH_MAX_BYTES,
@@ -32,7 +33,7 @@ PROMISED = {
     "deny_purge": True,
     "allow_direct": True,
     "allow_atomic": True,
-    "compression": "s2",
+    "compression": "none",
     "num_replicas": 1,
     "duplicate_window": DUPLICATE_WINDOW_SECONDS * 10**9,
     "max_bytes": -1,
@@ -113,7 +114,7 @@ async def test_stream_that_breaks_a_promise_is_refused(
     server: EmbeddedServer, admin: JetStreamLog, field: str
 ) -> None:
     """An existing stream with one wrong field is LogUnfit, and the message names the field and what to do."""
-    config = stream_module._config(StreamSettings())
+    config = LOG.config(StreamSettings(), replicas=1)
     if field == "sealed":  # only an existing stream can be sealed
         await ask(admin, "STREAM.CREATE.JOBS", config | {"deny_purge": False, "deny_delete": False})
         made = await ask(admin, "STREAM.UPDATE.JOBS", config | {"sealed": True})
@@ -129,7 +130,7 @@ async def test_stream_that_breaks_a_promise_is_refused(
 async def test_every_wrong_field_is_named_at_once(server: EmbeddedServer, admin: JetStreamLog) -> None:
     """Who has to mend a stream learns of all that is wrong in one go."""
     wrong = {"discard": "old", "max_age": 10**12, "deny_purge": False}
-    await ask(admin, "STREAM.CREATE.JOBS", stream_module._config(StreamSettings()) | wrong)
+    await ask(admin, "STREAM.CREATE.JOBS", LOG.config(StreamSettings(), replicas=1) | wrong)
     with pytest.raises(LogUnfit) as caught:
         await JetStreamLog.connect(server.url)
     assert all(f"{field} is" in str(caught.value) for field in wrong)

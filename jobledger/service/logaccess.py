@@ -23,7 +23,7 @@ from jobledger.store.connectionfile import find_connection
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.errors import EmbeddedServerError, EmbeddedServerInUse, LogUnavailable
 from jobledger.store.jetstream.adapter import JetStreamLog
-from jobledger.store.jetstream.stream import StreamSettings
+from jobledger.store.jetstream.declarations import StreamSettings
 
 NATS_FOLDER: Final = "nats"
 _STORE_FOLDER: Final = "jetstream"  # nats-server's own, once it has stored anything

@@ -1,6 +1,7 @@
 """The one place where concrete things are put together: settings in, a running service out."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,8 +27,11 @@ from jobledger.service.webhooks.opening import OpenWebhooks, open_webhooks
 from jobledger.service.webhooks.targets import Targets
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.jetstream.adapter import JetStreamLog
-from jobledger.store.jetstream.stream import StreamSettings
+from jobledger.store.jetstream.declarations import StreamSettings
+from jobledger.store.jetstream.stream import StreamReport
 from jobledger.store.ledger import Ledger
+
+_log = logging.getLogger("jobledger.service")
 
 VIEW_FILE = "view.sqlite"
 ASOF_FOLDER = "asof"
@@ -40,6 +44,7 @@ class Service:
     Attributes:
         settings: how it was started.
         log: the events.
+        streams: all streams of ours, as they were at the start.
         ledger: commands in.
         projector: keeps the view up with the log.
         view: queries.
@@ -62,6 +67,7 @@ class Service:
 
     settings: Settings
     log: JetStreamLog
+    streams: tuple[StreamReport, ...]
     ledger: Ledger
     projector: Projector
     view: View
@@ -120,7 +126,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     metrics = Metrics()
     tokens, targets = TokenFile(settings.tokens_file), Targets(settings.webhook_allow)
     async with AsyncExitStack() as stack:
-        server, log = await _open_log(stack, settings)
+        server, log, streams = await _open_log(stack, settings)
         mark = epoch_mark((await log.info()).epoch)
         path = settings.data_dir / VIEW_FILE
         projector = Projector(log, path)
@@ -144,6 +150,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         yield Service(
             settings=settings,
             log=log,
+            streams=streams,
             ledger=Ledger(log),
             projector=projector,
             view=view,
@@ -163,8 +170,10 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         )
 
 
-async def _open_log(stack: AsyncExitStack, settings: Settings) -> tuple[EmbeddedServer | None, JetStreamLog]:
-    """The log, and the embedded server that it is on, if it is on one."""
+async def _open_log(
+    stack: AsyncExitStack, settings: Settings
+) -> tuple[EmbeddedServer | None, JetStreamLog, tuple[StreamReport, ...]]:
+    """The log, the embedded server that it is on, if it is on one, and the streams as they were found."""
     server: EmbeddedServer | None = None
     url = settings.nats_url
     if not url:
@@ -173,7 +182,16 @@ async def _open_log(stack: AsyncExitStack, settings: Settings) -> tuple[Embedded
     stream = StreamSettings(replicas=settings.stream_replicas)
     log = await JetStreamLog.connect(url, stream, **connection_options(settings))
     stack.push_async_callback(log.close)
-    return server, log
+    return server, log, await _prepare_streams(log)
+
+
+async def _prepare_streams(log: JetStreamLog) -> tuple[StreamReport, ...]:
+    """Every stream, repaired; what could not be repaired is logged, and `Monitor` reports it."""
+    reports = await log.prepare_streams()
+    for report in reports:
+        for problem in report.problems:
+            _log.warning("%s", problem)
+    return reports
 
 
 async def _open_asof(stack: AsyncExitStack, settings: Settings, log: JetStreamLog, view: View) -> AsOf:

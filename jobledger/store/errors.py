@@ -20,8 +20,10 @@
     │   ├── LogBusy                   too many appends are waiting; nothing was written
     │   ├── LogRefused                the server refuses the append for good (full, too large, not allowed)
     │   ├── LogUnfit                  the server or the stream cannot keep our promises
+    │   ├── LogNotPermitted           the NATS user lacks a right
     │   ├── UnknownEventType          a newer release wrote to the log: upgrade before reading on
     │   └── LogBroken                 the log is not the one that was read before, or not whole
+    │       ├── LogMissing            a stream that existed does not exist any more
     │       ├── LogReplaced           the stream was deleted and made again
     │       ├── LogTruncated          events that were read before, or were to be read next, are gone
     │       └── LogGap                events are missing in the middle, and the stream does not say why
@@ -181,6 +183,10 @@ class LogUnfit(LogError):
     """The server or its stream lacks something that our promises need; the message names the field."""
 
 
+class LogNotPermitted(LogError):
+    """The NATS user may not send this request; the message names the right. Nothing was written."""
+
+
 class UnknownEventType(LogError):
     """The log holds an event type of ours that this release does not know: folding on would go wrong."""
 
@@ -191,6 +197,20 @@ class SubscriptionDeleted(LogError):
 
 class LogBroken(LogError):
     """What is read now does not continue what was read before; going on would give a wrong answer."""
+
+
+class LogMissing(LogBroken):
+    """A stream that existed is missing; creating it again would hide the loss.
+
+    Attributes:
+        stream: its name.
+        evidence: what says that it existed.
+    """
+
+    def __init__(self, message: str, *, stream: str, evidence: Sequence[str]) -> None:
+        self.stream = stream
+        self.evidence = tuple(evidence)
+        super().__init__(message)
 
 
 class LogReplaced(LogBroken):

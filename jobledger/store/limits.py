@@ -43,6 +43,7 @@ DUPLICATE_WINDOW_SECONDS = 120  # longer than APPEND_TIMEOUT_SECONDS, so a retri
 REQUEST_TIMEOUT_SECONDS = 5.0
 STREAM_TIMEOUT_SECONDS = 20.0  # for finding the stream, or making it: the election of a leader takes up to 10
 STREAM_TRY_TIMEOUT_SECONDS = 1.0  # for one question about it meanwhile: nobody answers
+STREAM_MISSING_SECONDS = 5.0  # so long a stream that existed is looked for before it counts as missing
 READ_PAGE_EVENTS = 500  # events of one job asked for at once
 READ_PAGE_BYTES = 4 * 1_048_576
 READ_MAX_TRIES = 10  # when a replica lags behind what the leader said
@@ -73,6 +74,9 @@ MISSED_MAX_EVENTS = 100  # carried by a conflict
 KEYS_MIN_AGE_SECONDS = 24 * 3_600  # what is promised
 KEYS_MAX_AGE_SECONDS = 25 * 3_600  # what is kept: an hour more, for clocks and for requests that take long
 KEYS_TIMEOUT_SECONDS = 10.0  # for all tries of writing one record
+
+# --- heartbeats ---------------------------------------------------------------------------------------------
+HEARTBEAT_MAX_AGE_SECONDS = 24 * 3_600  # the heartbeat of a service that is gone is forgotten
 
 # --- the embedded server ------------------------------------------------------------------------------------
 CONNECTION_FILE_MAX_BYTES = 4_096  # of the file that says how to reach it

@@ -192,6 +192,8 @@ _BY_CODE: Final[Mapping[str, Callable[[Answered], JobledgerError]]] = {
     "LogUnavailable": _plain(errors.LogUnavailable),
     "LogBusy": _plain(errors.LogBusy),
     "LogRefused": _plain(errors.LogRefused),
+    "LogMissing": lambda answered: errors.LogMissing(answered.message, stream="", evidence=()),
+    "LogNotPermitted": _plain(errors.LogNotPermitted),
     "LogUnfit": _plain(errors.LogUnfit),
     "ViewUnavailable": _plain(ViewError),
     "OutcomeUnknown": lambda answered: errors.OutcomeUnknown(

@@ -63,6 +63,14 @@ KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
         errors.LogRefused,
         Kind(503, "LogRefused", "An operator must look at the log's server; nothing was written"),
     ),
+    (
+        errors.LogMissing,
+        Kind(503, "LogMissing", "An operator must restore the stream; nothing was written"),
+    ),
+    (
+        errors.LogNotPermitted,
+        Kind(503, "LogNotPermitted", "An operator must grant the right; nothing was written"),
+    ),
     (errors.LogError, Kind(503, "LogUnfit", "An operator must look at the log; nothing was written")),
     (errors.EmbeddedServerError, Kind(503, "LogUnavailable", _NOTHING_WRITTEN)),
     (view_errors.AmbiguousId, Kind(409, "MultipleJobsFound", "Use the full job ID")),

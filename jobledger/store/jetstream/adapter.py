@@ -1,56 +1,68 @@
 """`EventLog` on NATS JetStream: the parts of this folder, put together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.consumers import JetStreamConsumers
 from jobledger.store.jetstream.continuity import Continuity
+from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.feed import JetStreamFeed
 from jobledger.store.jetstream.keys import JetStreamKeys
 from jobledger.store.jetstream.parking import JetStreamRecords
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.jetstream.reader import first_later, leader_get, read_page, record_of
 from jobledger.store.jetstream.seals import JetStreamSeals
-from jobledger.store.jetstream.stream import StreamSettings, ensure_stream, log_info, stream_info
+from jobledger.store.jetstream.stream import Evidence, StreamReport, Streams, log_info, stream_info
 from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost
 
 
 class JetStreamLog:
     """The log on a NATS JetStream stream; made by `connect`."""
 
-    def __init__(self, connection: Connection, settings: StreamSettings, publisher: Publisher) -> None:
+    def __init__(self, connection: Connection, streams: Streams, publisher: Publisher) -> None:
         self._connection = connection
-        self._settings = settings
-        self._stream = settings.name
+        self._streams = streams
+        self._stream = streams.log_name
         self._publisher = publisher
-        self._continuity = Continuity(connection, settings.name)
+        self._continuity = Continuity(connection, streams.log_name)
 
     @classmethod
     async def connect(
-        cls, url: str, settings: StreamSettings | None = None, **connection_options: Any
+        cls,
+        url: str,
+        settings: StreamSettings | None = None,
+        *,
+        evidence: Iterable[Evidence] = (),
+        accept_loss: bool = False,
+        **connection_options: Any,
     ) -> "JetStreamLog":
-        """Connect, make the stream if it is missing, and check it if it is there.
+        """Connect and check the log; create it, and the streams beside it, if there never was one.
 
         Args:
             url: `nats://[user:password@]host:port`, or several with commas between them.
             settings: of the stream, where they may differ between installations.
+            evidence: signs outside the server that streams existed.
+            accept_loss: create a stream that existed and is missing: what it held is given up.
             connection_options: credentials and TLS, as `nats.connect` takes them.
 
         Raises:
+            LogMissing: if the log existed, and is missing.
+            LogNotPermitted: if the log has to be created, and the NATS user may not.
             LogUnavailable: if no server answers.
             LogUnfit: if the server or the stream can't keep the promises.
         """
         settings = settings or StreamSettings()
         connection = await Connection.open(url, **connection_options)
         try:
-            await ensure_stream(connection, settings)
+            streams = Streams(connection, settings, evidence, accept_loss=accept_loss)
+            await streams.open_log()
             publisher = await Publisher.start(connection, settings.name)
         except BaseException:
             await connection.close()
             raise
-        return cls(connection, settings, publisher)
+        return cls(connection, streams, publisher)
 
     async def append(self, draft: Draft, *, expect: int) -> Appended | Lost:
         """See `EventLog.append`."""
@@ -119,42 +131,68 @@ class JetStreamLog:
         await feed.start()
         return feed
 
-    async def keys(self) -> JetStreamKeys:
-        """The stream of keys beside this log, over the same connection; made if it is missing.
+    async def prepare_streams(self) -> tuple[StreamReport, ...]:
+        """Create the streams that were never there, and repair the compression and replicas of all.
+
+        Returns:
+            Every stream, the log first, with what could not be repaired.
 
         Raises:
+            LogMissing: if a stream existed, and is missing.
+            LogNotPermitted: if a stream has to be created, and the NATS user may not.
+            LogUnavailable: if the server does not answer.
+            LogUnfit: if a stream can't keep the promises.
+        """
+        return await self._streams.prepare()
+
+    async def report_streams(self) -> tuple[StreamReport, ...]:
+        """Every stream that exists, as it is now; nothing is created or changed.
+
+        Raises:
+            LogNotPermitted: if the NATS user may not look at one.
+            LogUnavailable: if the server does not answer.
+        """
+        return await self._streams.report()
+
+    async def keys(self) -> JetStreamKeys:
+        """The stream of keys beside this log, over the same connection; created if it never was there.
+
+        Raises:
+            LogMissing: if that stream existed, and is missing.
             LogUnavailable: if the server does not answer.
             LogUnfit: if that stream exists and can't keep the promises.
         """
-        return await JetStreamKeys.open(self._connection, self._settings)
+        return await JetStreamKeys.open(self._connection, self._streams)
 
     def consumers(self) -> JetStreamConsumers:
         """The durable consumers of this log, over the same connection."""
         return JetStreamConsumers(self._connection, self._stream)
 
     async def records(self, of: str = "SUBSCRIPTIONS") -> JetStreamRecords:
-        """Records beside this log, over the same connection; their stream is made if it is missing.
+        """Records beside this log, over the same connection; created if they never were there.
 
         Args:
             of: what they are of; each kind has a stream of its own, and so rights of its own.
 
         Raises:
+            LogMissing: if that stream existed, and is missing.
             LogUnavailable: if the server does not answer.
             LogUnfit: if that stream exists and can't keep the promises.
         """
-        return await JetStreamRecords.open(self._connection, self._settings, of)
+        return await JetStreamRecords.open(self._connection, self._streams, of)
 
     async def seals(self, mark: str) -> JetStreamSeals:
-        """The seals of this log, over the same connection; their stream is made if it is missing.
+        """The seals of this log, over the same connection; created if they never were there.
 
         Args:
             mark: of the log's epoch.
 
         Raises:
+            LogMissing: if that stream existed, and is missing.
             LogUnavailable: if the server does not answer.
             LogUnfit: if that stream exists and can't keep the promises.
         """
-        return await JetStreamSeals.open(self._connection, self._settings, mark)
+        return await JetStreamSeals.open(self._connection, self._streams, mark)
 
     async def close(self) -> None:
         """See `EventLog.close`."""

@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -80,6 +80,8 @@ class StreamState(msgspec.Struct, frozen=True):
     first_seq: int
     last_seq: int
     deleted: list[int] = []
+    messages: int = 0
+    bytes: int = 0
 
 
 class ReplicaInfo(msgspec.Struct, frozen=True):
@@ -117,10 +119,15 @@ class StreamInfo(msgspec.Struct, frozen=True):
     """A stream as `STREAM.INFO` and `STREAM.CREATE` describe it."""
 
     created: str = ""
-    config: dict[str, object] = {}
+    config: dict[str, Any] = {}
     state: StreamState = StreamState(0, 0)
     cluster: ClusterInfo | None = None
     error: ApiError | None = None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What clients noted on the stream; nats-server notes its own."""
+        return dict(self.config.get("metadata") or {})
 
 
 class StoredMessage(msgspec.Struct, frozen=True):
@@ -191,16 +198,25 @@ async def call(
     reply: type[Reply],
     *,
     timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
+    permitted: bool = False,
 ) -> Reply:
     """Ask the JetStream API.
 
+    Args:
+        connection: to the servers.
+        verb: of the API, without its prefix.
+        request: encoded as JSON.
+        reply: what the answer is decoded as.
+        timeout_seconds: for the answer.
+        permitted: find out at once if the NATS user may not ask this, instead of waiting for an answer.
+
     Raises:
+        LogNotPermitted: if `permitted` is set and the NATS user may not.
         LogUnavailable: if there is no answer.
         LogError: if the answer is not one that we know.
     """
-    message = await connection.request(
-        f"{API}.{verb}", msgspec.json.encode(request), timeout_seconds=timeout_seconds
-    )
+    ask = connection.request_if_permitted if permitted else connection.request
+    message = await ask(f"{API}.{verb}", msgspec.json.encode(request), timeout_seconds=timeout_seconds)
     if status_of(message):
         raise LogUnavailable(f"{verb}: the server answers with status {status_of(message)}; try again")
     try:

@@ -6,6 +6,7 @@ some that it has.
 """
 
 import asyncio
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -19,7 +20,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.nuid import NUID
 
-from jobledger.store.errors import LogUnavailable
+from jobledger.store.errors import LogNotPermitted, LogUnavailable
 from jobledger.store.jetstream.headers import Headers
 from jobledger.store.limits import REQUEST_TIMEOUT_SECONDS
 
@@ -29,6 +30,7 @@ PING_INTERVAL_SECONDS = 5  # with MAX_LOST_PINGS: a connection that went silent 
 MAX_LOST_PINGS = 2
 VIOLATION_SECONDS = 15.0  # a violation of permissions explains a missing answer for so long
 SEND_BUFFER_BYTES = 16 * 1_048_576
+_PUBLISH_VIOLATION = re.compile(r'permissions violation for publish to "(?P<subject>[^"]+)"')
 
 
 class Arrived(NamedTuple):
@@ -122,6 +124,7 @@ class Connection:
         self._client = client
         self._subscriptions: dict[str, Subscription] = {}
         self._watchers: list[Callable[[bool], None]] = []
+        self._refusable: dict[str, set[asyncio.Future[None]]] = {}  # by the subject in lower case
         self._up = asyncio.Event()
         self.losses = 0  # of the connection, so far
         self._up.set()
@@ -272,6 +275,38 @@ class Connection:
             raise LogUnavailable(f"no answer to {subject} ({_say(error)}); try again") from error
         return _arrived(message)
 
+    async def request_if_permitted(
+        self, subject: str, payload: bytes, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS
+    ) -> Arrived:
+        """`request`, for one that the NATS user may have no right to: that is found out at once.
+
+        The server drops such a message and reports that on the side, so a plain request would wait for its
+        timeout.
+
+        Raises:
+            LogNotPermitted: the user lacks the right to publish to `subject`.
+            LogUnavailable: there is no answer in time.
+        """
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        key = subject.lower()  # the library makes lower case of what the server reports
+        self._refusable.setdefault(key, set()).add(refused)
+        asking = asyncio.create_task(self.request(subject, payload, timeout_seconds=timeout_seconds))
+        try:
+            await asyncio.wait((asking, refused), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise LogNotPermitted(
+                    f"the NATS user may not publish to {subject}; give it that right, or run `jobledger"
+                    " streams create` as a user who has it"
+                )
+            return await asking
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            waiting = self._refusable[key]
+            waiting.discard(refused)
+            if not waiting:
+                del self._refusable[key]
+
     async def subscribe(self, handler: Handler) -> str:
         """Open a private inbox `<prefix>.*`, read by `handler`; returns the prefix with its dot."""
         self._check_open()
@@ -331,6 +366,11 @@ class Connection:
         text = str(error).lower()
         if "permissions violation" in text:
             self._violations.append((_clock(), text))
+        found = _PUBLISH_VIOLATION.search(text)
+        if found is not None:
+            for refused in self._refusable.get(found["subject"], ()):
+                if not refused.done():
+                    refused.set_result(None)
 
 
 def _arrived(message: Msg) -> Arrived:

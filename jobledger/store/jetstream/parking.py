@@ -6,14 +6,14 @@ rights that applications have allow no purge.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from jobledger.store.errors import InvalidInput, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Connection
+from jobledger.store.jetstream.declarations import SUBSCRIPTIONS, WEBHOOKS
 from jobledger.store.jetstream.entries import read_entry, write_entry
 from jobledger.store.jetstream.reader import leader_get, read_page
-from jobledger.store.jetstream.stream import StreamSettings, check_beside, find_or_make_stream
+from jobledger.store.jetstream.stream import Streams
 from jobledger.store.keys import NO_ENTRY, Entry
 from jobledger.store.limits import (
     READ_MAX_TRIES,
@@ -23,17 +23,7 @@ from jobledger.store.limits import (
 )
 from jobledger.store.parking import Change
 
-_REQUIRED: dict[str, tuple[object, str]] = {
-    "storage": ("file", "a job that was set aside is so after a restart"),
-    "retention": ("limits", "reading a record must not remove it"),
-    "discard": ("new", "a full stream refuses new records instead of forgetting old ones"),
-    "max_msgs": (-1, "a new record must not push out an old one"),
-    "max_age": (0, "a record stays until it is removed"),
-    "max_msgs_per_subject": (1, "a key has one record"),
-    "allow_direct": (True, "changes are read by direct get"),
-    "allow_msg_ttl": (True, "what was removed is forgotten after a day"),
-}
-_FORBIDDEN = ("sealed", "no_ack", "mirror", "sources", "subject_transform", "discard_new_per_subject")
+_KINDS = {each.suffix.removeprefix("_"): each for each in (SUBSCRIPTIONS, WEBHOOKS)}
 
 
 class JetStreamRecords:
@@ -44,23 +34,22 @@ class JetStreamRecords:
         self._stream = stream
 
     @classmethod
-    async def open(cls, connection: Connection, log: StreamSettings, of: str) -> "JetStreamRecords":
-        """Make the stream of records if it is missing, and check it if it is there.
+    async def open(cls, connection: Connection, streams: Streams, of: str) -> "JetStreamRecords":
+        """Check the stream of records; create it if there never was one.
 
         Args:
             connection: the log's.
-            log: the settings of the log's stream; this one is named after it, and has as many replicas.
-            of: what the records are of, as the end of the stream's name.
+            streams: the log's.
+            of: what the records are of, as the end of the stream's name: SUBSCRIPTIONS or WEBHOOKS.
 
         Raises:
+            LogMissing: if it existed, and is missing.
             LogUnfit: if an existing stream breaks a promise; every such field is named.
             LogUnavailable: if the server does not answer.
         """
-        name = f"{log.name}_{of}"
-        info = await find_or_make_stream(connection, _config(name, log.replicas))
-        required = {**_REQUIRED, "subjects": ([f"{name}.>"], "records live there")}
-        check_beside(name, info.config, required, _FORBIDDEN)
-        return cls(connection, name)
+        declaration = _KINDS[of]
+        await streams.open(declaration)
+        return cls(connection, declaration.name(streams.log_name))
 
     async def get(self, key: str) -> Entry | None:
         """See `Records.get`."""
@@ -119,17 +108,3 @@ class JetStreamRecords:
     def _change(self, record: Record) -> Change:
         key = record.subject.removeprefix(f"{self._stream}.")
         return Change(key, Entry(record.payload, record.sequence))
-
-
-def _config(name: str, replicas: int) -> dict[str, Any]:
-    return {
-        "name": name,
-        "description": "Jobledger: records, the last one of each key",
-        "subjects": [f"{name}.>"],
-        "num_replicas": replicas,
-        "max_bytes": -1,
-        "max_consumers": -1,
-        "max_msg_size": -1,
-        "compression": "s2",
-        **{field: wanted for field, (wanted, _) in _REQUIRED.items()},
-    }

@@ -1,12 +1,26 @@
-"""The stream `JOBS`: made if it is missing, and checked, field by field, if it is there."""
+"""Finds, creates, checks and repairs the streams that `declarations` lists.
+
+    find ──► exists ──► configuration checked ──► (prepare) compression and replicas repaired, or reported
+      └────► missing ─► signs that it existed? ── yes ─► LogMissing: nothing is created
+                                               └─ no ──► created: the log first, then the other streams
+
+A stream that existed is never created a second time: an empty log in place of a lost one would be reported as
+healthy. Signs that a stream existed:
+
+- evidence that the caller brings along (`Evidence`: a service's data directory, its view, its seals);
+- another stream of ours, since the log is created before all others;
+- the log's metadata, which names the streams that are created before its first event;
+- this process has used the stream before.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
 
-from jobledger.store.errors import LogUnavailable, LogUnfit
+from jobledger.store.errors import LogMissing, LogNotPermitted, LogUnavailable, LogUnfit
 from jobledger.store.jetstream.api import (
     STREAM_EXISTS_DIFFERENT,
     STREAM_NOT_FOUND,
@@ -15,79 +29,299 @@ from jobledger.store.jetstream.api import (
     call,
 )
 from jobledger.store.jetstream.connection import Connection, NobodyAnswers
+from jobledger.store.jetstream.declarations import (
+    COMPANIONS,
+    COMPANIONS_KEY,
+    COMPRESSED_KEY,
+    LOG,
+    NO_COMPRESSION,
+    STREAMS,
+    StreamDeclaration,
+    StreamSettings,
+)
 from jobledger.store.limits import (
-    DUPLICATE_WINDOW_SECONDS,
     REQUEST_TIMEOUT_SECONDS,
     RETRY_MAX_WAIT_SECONDS,
+    STREAM_MISSING_SECONDS,
     STREAM_TIMEOUT_SECONDS,
     STREAM_TRY_TIMEOUT_SECONDS,
 )
 from jobledger.store.log import LogInfo
-from jobledger.store.subjects import ALL_SUBJECTS, STREAM_NAME
 
 Answer = TypeVar("Answer")
 
 MIN_API_LEVEL = 4  # nats-server 2.14; older ones silently ignore fields that we need
 
-# Fields whose other values break a promise, with the promise.
-_REQUIRED: dict[str, tuple[object, str]] = {
-    "storage": ("file", "an acknowledged event survives a restart"),
-    "retention": ("limits", "reading an event must not remove it"),
-    "discard": ("new", "a full stream refuses new events instead of dropping old ones"),
-    "deny_delete": (True, "no event can be deleted"),
-    "deny_purge": (True, "the stream cannot be purged"),
-    "allow_direct": (True, "a job's history is read by direct get"),
-    "allow_atomic": (True, "group commit uses atomic batches"),
-}
-# Fields that break a promise if they are there at all.
-_FORBIDDEN: dict[str, str] = {
-    "sealed": "events must be appended",
-    "no_ack": "an append is acknowledged",
-    "allow_msg_ttl": "no event may ever vanish",
-    "mirror": "events come from their writers alone",
-    "sources": "events come from their writers alone",
-    "subject_transform": "an event stands on the subject that it was appended to",
-}
-# Limits that would make old events vanish (or hide) one day; all must be off.
-_UNLIMITED = {"max_age": 0, "max_msgs": -1, "max_msgs_per_subject": -1}
+_log = logging.getLogger("jobledger.store")
 
 
-class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What may differ between installations.
+class Evidence(msgspec.Struct, frozen=True):
+    """A sign, outside a stream, that the stream existed.
 
     Attributes:
-        name: the stream's name.
-        replicas: 1, or 3 in a cluster.
-        max_bytes: the stream refuses events beyond this size; -1: no limit but the disk.
-        duplicate_window_seconds: how long the server remembers event ids.
+        stream: its name.
+        text: what was found and where, as part of an error message.
     """
 
-    name: str = STREAM_NAME
-    replicas: int = 1
-    max_bytes: int = -1
-    duplicate_window_seconds: int = DUPLICATE_WINDOW_SECONDS
+    stream: str
+    text: str
 
 
-async def ensure_stream(connection: Connection, settings: StreamSettings) -> StreamInfo:
-    """Return the stream, made if it was missing.
+class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream as it is on the server.
 
-    Raises:
-        LogUnfit: if the server is too old, or an existing stream breaks a promise; every such field is named.
-        LogUnavailable: if the server does not answer.
+    Attributes:
+        name: of the stream.
+        created: when, as the server writes it: the stream's epoch.
+        replicas: how many copies it has.
+        compression: as configured; `none` is safe.
+        compressed_up_to: blocks up to this sequence may still be compressed; 0: none was ever.
+        messages: how many it holds.
+        bytes: that these take.
+        first_sequence: of the oldest message.
+        last_sequence: of the newest one.
+        problems: what could not be repaired, each with the remedy.
     """
-    await _through_elections(lambda: _check_server(connection))
-    info = await find_or_make_stream(connection, _config(settings))
-    check_config(settings.name, info.config)
-    return info
+
+    name: str
+    created: str
+    replicas: int
+    compression: str
+    compressed_up_to: int
+    messages: int
+    bytes: int
+    first_sequence: int
+    last_sequence: int
+    problems: tuple[str, ...] = ()
 
 
-async def find_or_make_stream(connection: Connection, config: dict[str, Any]) -> StreamInfo:
-    """Return the stream of a configuration's name, made of it if it was missing.
+class Streams:
+    """The streams of one log, over one connection.
 
-    Raises:
-        LogError: if it can be neither found nor made, in time.
+    Args:
+        connection: to the servers.
+        settings: of the log.
+        evidence: signs that streams existed.
+        accept_loss: create a missing stream although it existed. Only for a command that says what is lost.
     """
-    return await _through_elections(lambda: _try_to_find_or_make_stream(connection, config))
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: StreamSettings,
+        evidence: Iterable[Evidence] = (),
+        *,
+        accept_loss: bool = False,
+    ) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._evidence = tuple(evidence)
+        self._accept_loss = accept_loss
+        self._used: set[str] = set()
+
+    @property
+    def log_name(self) -> str:
+        """The name of the log's stream."""
+        return self._settings.name
+
+    async def open_log(self) -> StreamInfo:
+        """Find the log; create it, and then the other streams, if there never was one.
+
+        Raises:
+            LogMissing: it existed, and is gone.
+            LogUnfit: the server is too old, or the stream breaks a promise; every such field is named.
+            LogNotPermitted: it has to be created, and the NATS user may not.
+            LogUnavailable: the server does not answer.
+        """
+        await _through_elections(lambda: _check_server(self._connection))
+        info = await self._find(LOG)
+        if info is None:
+            signs = await self._signs_of_log()
+            if signs and not self._accept_loss:
+                info = await self._look_again(LOG)
+                if info is None:
+                    raise _missing(self._settings.name, LOG, signs)
+        if info is None:
+            info = await self._create(LOG, self._settings.replicas)
+        self._check(LOG, info)
+        if info.state.last_seq == 0:
+            # Also after a crash between the creation of the log and of the others: no event was appended yet.
+            await self._create_companions()
+        return info
+
+    async def open(self, declaration: StreamDeclaration) -> StreamInfo:
+        """Find a stream beside the log; create it if there never was one.
+
+        Raises:
+            LogMissing: it existed, and is gone; or the log is gone.
+            LogUnfit: it breaks a promise; every such field is named.
+            LogNotPermitted: it has to be created, and the NATS user may not.
+            LogUnavailable: the server does not answer.
+        """
+        info = await self._find(declaration)
+        if info is None:
+            log = await self._find(LOG)
+            if log is None:
+                raise _missing(self._settings.name, LOG, ["it was opened before"])
+            info = await self._create_companion(declaration, log)
+        self._check(declaration, info)
+        return info
+
+    async def prepare(self) -> tuple[StreamReport, ...]:
+        """Create what was never there, and repair compression and replicas as far as the NATS user may.
+
+        Raises:
+            LogMissing: a stream existed, and is gone.
+            LogUnfit: a stream breaks a promise; every such field is named.
+            LogUnavailable: the server does not answer.
+        """
+        log = await self.open_log()
+        companions = [(each, await self.open(each)) for each in COMPANIONS]
+        # The log comes last: once its metadata names the other streams, they must exist.
+        reports = [await self._repair(each, info, _replicas(log)) for each, info in companions]
+        return await self._repair(LOG, log, _replicas(log)), *reports
+
+    async def report(self) -> tuple[StreamReport, ...]:
+        """Every stream that exists, as it is; nothing is created or changed.
+
+        Raises:
+            LogNotPermitted: the NATS user may not look at one.
+            LogUnavailable: the server does not answer.
+        """
+        found = [await self._find(each) for each in STREAMS]
+        return tuple(_report(info) for info in found if info is not None)
+
+    async def _find(self, declaration: StreamDeclaration) -> StreamInfo | None:
+        name = declaration.name(self._settings.name)
+        info = await _through_elections(
+            lambda: stream_info(self._connection, name, timeout_seconds=STREAM_TRY_TIMEOUT_SECONDS)
+        )
+        if info.error and info.error.err_code == STREAM_NOT_FOUND:
+            return None
+        if info.error:
+            raise info.error.as_exception(f"stream {name}")
+        self._used.add(name)
+        return info
+
+    async def _look_again(self, declaration: StreamDeclaration) -> StreamInfo | None:
+        """A stream that exists may be found late.
+
+        Another process may have created it after the first look, and a new leader of a cluster may answer
+        before it has read what streams there are.
+        """
+        deadline = asyncio.get_running_loop().time() + STREAM_MISSING_SECONDS
+        while True:
+            info = await self._find(declaration)
+            if info is not None or asyncio.get_running_loop().time() >= deadline:
+                return info
+            await asyncio.sleep(min(RETRY_MAX_WAIT_SECONDS, STREAM_MISSING_SECONDS))
+
+    async def _signs_of_log(self) -> list[str]:
+        """Why the log must have existed; empty if nothing says so."""
+        signs = self._brought(self._settings.name)
+        for declaration in COMPANIONS:
+            try:
+                info = await self._find(declaration)
+            except LogNotPermitted:  # a user who may not look at it may not create the log either
+                continue
+            if info is not None:
+                signs.append(
+                    f"the stream {declaration.name(self._settings.name)}, which is created after it, exists"
+                    f" with {info.state.messages} messages"
+                )
+        return signs
+
+    def _signs_of_companion(self, declaration: StreamDeclaration, log: StreamInfo) -> list[str]:
+        name = declaration.name(self._settings.name)
+        signs = self._brought(name)
+        if log.state.last_seq and name in log.metadata.get(COMPANIONS_KEY, "").split():
+            signs.append(
+                f"the log holds {log.state.messages} events, and {name} was created before the first of them"
+            )
+        return signs
+
+    def _brought(self, name: str) -> list[str]:
+        signs = [each.text for each in self._evidence if each.stream == name]
+        if name in self._used:
+            signs.append("this process has used it before")
+        return signs
+
+    async def _create_companions(self) -> None:
+        try:
+            await asyncio.gather(*(self.open(each) for each in COMPANIONS))
+        except LogNotPermitted as error:  # a user who only subscribes; a later append needs the right itself
+            _log.debug("not all streams beside %s could be looked at: %s", self._settings.name, error)
+
+    async def _create_companion(self, declaration: StreamDeclaration, log: StreamInfo) -> StreamInfo:
+        signs = self._signs_of_companion(declaration, log)
+        if signs and declaration.keeps_records and not self._accept_loss:
+            info = await self._look_again(declaration)
+            if info is None:
+                raise _missing(declaration.name(self._settings.name), declaration, signs)
+            return info
+        return await self._create(declaration, _replicas(log))
+
+    async def _create(self, declaration: StreamDeclaration, replicas: int) -> StreamInfo:
+        config = declaration.config(self._settings, replicas=replicas)
+        return await _through_elections(lambda: self._try_to_create(config))
+
+    async def _try_to_create(self, config: dict[str, Any]) -> StreamInfo:
+        name = config["name"]
+        info = await call(self._connection, f"STREAM.CREATE.{name}", config, StreamInfo, permitted=True)
+        if info.error and info.error.err_code == STREAM_EXISTS_DIFFERENT:  # another process was faster
+            info = await stream_info(self._connection, name, timeout_seconds=STREAM_TRY_TIMEOUT_SECONDS)
+        if info.error:
+            raise info.error.as_exception(f"stream {name}")
+        self._used.add(name)
+        return info
+
+    def _check(self, declaration: StreamDeclaration, info: StreamInfo) -> None:
+        name = declaration.name(self._settings.name)
+        wrong = list(declaration.problems(name, info.config))
+        if wrong:
+            raise LogUnfit(
+                f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
+                f" {declaration.remedy}"
+            )
+
+    async def _repair(self, declaration: StreamDeclaration, info: StreamInfo, replicas: int) -> StreamReport:
+        """Turn compression off and raise the number of replicas, or report what could not be changed."""
+        report = _report(info)
+        changes: dict[str, Any] = {}
+        metadata = dict(info.metadata)
+        if report.compression != NO_COMPRESSION:
+            changes["compression"] = NO_COMPRESSION
+            metadata[COMPRESSED_KEY] = str(max(info.state.last_seq, report.compressed_up_to))
+        if declaration is LOG and COMPANIONS_KEY not in metadata:
+            metadata |= declaration.config(self._settings, replicas=replicas)["metadata"]
+        if report.replicas < replicas:
+            changes["num_replicas"] = replicas
+        if metadata != info.metadata:
+            changes["metadata"] = metadata
+        if not changes:
+            return report
+        try:
+            changed = await self._update(info, changes)
+        except (LogNotPermitted, LogUnavailable) as error:
+            problems = tuple(_unrepaired(report, replicas, str(error)))
+            return msgspec.structs.replace(report, problems=problems)
+        for field in sorted(changes.keys() - {"metadata"}):
+            _log.warning(
+                "the stream %s was changed: %s was %r and is %r",
+                report.name,
+                field,
+                info.config.get(field),
+                changes[field],
+            )
+        return _report(changed)
+
+    async def _update(self, info: StreamInfo, changes: dict[str, Any]) -> StreamInfo:
+        name = str(info.config["name"])
+        config = {**info.config, **changes}
+        changed = await call(self._connection, f"STREAM.UPDATE.{name}", config, StreamInfo, permitted=True)
+        if changed.error:
+            raise LogUnavailable(f"changing the stream {name}: {changed.error.description}")
+        return changed
 
 
 async def _through_elections(ask: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -108,18 +342,6 @@ async def _through_elections(ask: Callable[[], Awaitable[Answer]]) -> Answer:
         await asyncio.sleep(RETRY_MAX_WAIT_SECONDS)
 
 
-async def _try_to_find_or_make_stream(connection: Connection, config: dict[str, Any]) -> StreamInfo:
-    name = config["name"]
-    info = await stream_info(connection, name, timeout_seconds=STREAM_TRY_TIMEOUT_SECONDS)
-    if info.error and info.error.err_code == STREAM_NOT_FOUND:
-        info = await call(connection, f"STREAM.CREATE.{name}", config, StreamInfo)
-        if info.error and info.error.err_code == STREAM_EXISTS_DIFFERENT:  # another process was faster
-            info = await stream_info(connection, name, timeout_seconds=STREAM_TRY_TIMEOUT_SECONDS)
-    if info.error:
-        raise info.error.as_exception(f"stream {name}")
-    return info
-
-
 async def stream_info(
     connection: Connection,
     name: str,
@@ -127,9 +349,21 @@ async def stream_info(
     deleted: bool = False,
     timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
 ) -> StreamInfo:
-    """Ask the leader about the stream; the answer's `error` is the caller's to judge."""
+    """Ask the leader about the stream; the answer's `error` is the caller's to judge.
+
+    Raises:
+        LogNotPermitted: the NATS user may not.
+        LogUnavailable: the server does not answer.
+    """
     request = {"deleted_details": deleted}
-    return await call(connection, f"STREAM.INFO.{name}", request, StreamInfo, timeout_seconds=timeout_seconds)
+    return await call(
+        connection,
+        f"STREAM.INFO.{name}",
+        request,
+        StreamInfo,
+        timeout_seconds=timeout_seconds,
+        permitted=True,
+    )
 
 
 def log_info(info: StreamInfo, name: str) -> LogInfo:
@@ -142,7 +376,10 @@ def log_info(info: StreamInfo, name: str) -> LogInfo:
     """
     if info.error is not None:
         if info.error.err_code == STREAM_NOT_FOUND:
-            raise LogUnavailable(f"the stream {name} is not there; was it deleted? Restore it from a backup")
+            raise LogUnavailable(
+                f"the stream {name} is missing; was it deleted? Restore it from a backup. It is not created"
+                " again while this runs"
+            )
         raise info.error.as_exception(f"stream {name}")
     if info.cluster is not None and info.cluster.replicas and info.cluster.leader_since is None:
         raise LogUnavailable(
@@ -152,75 +389,10 @@ def log_info(info: StreamInfo, name: str) -> LogInfo:
     return LogInfo(info.created, max(info.state.first_seq, 1), info.state.last_seq)
 
 
-def check_config(name: str, config: dict[str, Any]) -> None:
-    """Hold a stream's configuration to the promises.
-
-    Raises:
-        LogUnfit: naming every field that breaks one.
-    """
-    wrong = [
-        f"{field} is {config.get(field)!r} and must be {wanted!r}: {promise}"
-        for field, (wanted, promise) in _REQUIRED.items()
-        if config.get(field) != wanted
-    ]
-    wrong += [
-        f"{field} is {config[field]!r} and must be {off!r}: no event may ever vanish"
-        for field, off in _UNLIMITED.items()
-        if config.get(field, off) != off
-    ]
-    if config.get("subjects") != [ALL_SUBJECTS]:
-        wrong.append(
-            f"subjects is {config.get('subjects')!r} and must be {[ALL_SUBJECTS]!r}: jobs live there"
-        )
-    wrong += [
-        f"{field} is {config[field]!r} and must be off: {promise}"
-        for field, promise in _FORBIDDEN.items()
-        if config.get(field)
-    ]
-    if wrong:
-        raise LogUnfit(
-            f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
-            " Mend it with `nats stream edit`, or name another stream"
-        )
-
-
-def check_beside(
-    name: str,
-    config: dict[str, Any],
-    required: Mapping[str, tuple[object, str]],
-    forbidden: Iterable[str],
-    *more: str,
-    remedy: str = "Mend it with `nats stream edit`",
-) -> None:
-    """Hold the configuration of a stream beside the log's to what it promises.
-
-    Args:
-        name: of the stream.
-        config: as the server has it.
-        required: fields whose other values break a promise, with the promise.
-        forbidden: fields that break one if they are there at all.
-        more: what else is wrong.
-        remedy: what to do.
-
-    Raises:
-        LogUnfit: naming every field that breaks one.
-    """
-    wrong = [
-        f"{field} is {config.get(field)!r} and must be {wanted!r}: {promise}"
-        for field, (wanted, promise) in required.items()
-        if config.get(field, 0 if wanted == 0 else None) != wanted  # the server leaves a 0 out
-    ]
-    wrong += [f"{field} is {config[field]!r} and must be off" for field in forbidden if config.get(field)]
-    wrong += more
-    if wrong:
-        raise LogUnfit(
-            f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
-            f" {remedy}"
-        )
-
-
 async def _check_server(connection: Connection) -> None:
-    account = await call(connection, "INFO", {}, AccountInfo, timeout_seconds=STREAM_TRY_TIMEOUT_SECONDS)
+    account = await call(
+        connection, "INFO", {}, AccountInfo, timeout_seconds=STREAM_TRY_TIMEOUT_SECONDS, permitted=True
+    )
     if account.error:
         raise account.error.as_exception("JetStream")
     if account.api.level < MIN_API_LEVEL:
@@ -230,17 +402,45 @@ async def _check_server(connection: Connection) -> None:
         )
 
 
-def _config(settings: StreamSettings) -> dict[str, Any]:
-    return {
-        "name": settings.name,
-        "description": "Jobledger: every event of every job, in order",
-        "subjects": [ALL_SUBJECTS],
-        "num_replicas": settings.replicas,
-        "max_bytes": settings.max_bytes,
-        "max_consumers": -1,
-        "max_msg_size": -1,
-        "compression": "s2",
-        "duplicate_window": settings.duplicate_window_seconds * 1_000_000_000,
-        **{field: wanted for field, (wanted, _) in _REQUIRED.items()},
-        **_UNLIMITED,
-    }
+def _replicas(info: StreamInfo) -> int:
+    return int(info.config.get("num_replicas", 1))
+
+
+def _report(info: StreamInfo) -> StreamReport:
+    recorded = info.metadata.get(COMPRESSED_KEY, "")
+    compression = str(info.config.get("compression") or NO_COMPRESSION)
+    up_to = int(recorded) if recorded.isdecimal() else 0
+    return StreamReport(
+        name=str(info.config.get("name", "")),
+        created=info.created,
+        replicas=_replicas(info),
+        compression=compression,
+        compressed_up_to=up_to if compression == NO_COMPRESSION else max(up_to, info.state.last_seq),
+        messages=info.state.messages,
+        bytes=info.state.bytes,
+        first_sequence=info.state.first_seq,
+        last_sequence=info.state.last_seq,
+    )
+
+
+def _unrepaired(report: StreamReport, replicas: int, why: str) -> Iterable[str]:
+    remedy = f"run `jobledger streams create` as a NATS user who may change streams ({why})"
+    if report.compression != NO_COMPRESSION:
+        yield (
+            f"{report.name} is compressed ({report.compression}), and a kill of nats-server can destroy it:"
+            f" {remedy}"
+        )
+    if report.replicas < replicas:
+        yield f"{report.name} has {report.replicas} replicas and must have {replicas}: {remedy}"
+
+
+def _missing(name: str, declaration: StreamDeclaration, signs: list[str]) -> LogMissing:
+    lost = declaration.description
+    return LogMissing(
+        f"the stream {name} existed and is missing: {'; '.join(signs)}. It is not created again, because that"
+        f" would hide the loss. Ways out: restore it from a backup (docs/OPERATIONS.md); put back the stream"
+        " directory that nats-server lost; or give up what it held"
+        f" ({lost}) with `jobledger streams create --accept-loss`",
+        stream=name,
+        evidence=signs,
+    )
