@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -205,6 +206,27 @@ async def test_a_diff_tells_what_submitting_would_change(client: httpx.AsyncClie
     assert (await client.get(f"/jobs/{told['JobID']}")).json()["Job"]["Revision"] == 1
     assert (await client.put("/jobs/diff", json=job_body("none"))).status_code == 404
     assert (await client.put("/jobs/diff", json=job_body(""))).status_code == 400
+
+
+@pytest.mark.parametrize("name", ["diff", "state", "a/b", "/", "//", "x/diff", "..%2F", "wait"])
+async def test_a_job_of_any_name_is_reached_like_any_other(client: httpx.AsyncClient, name: str) -> None:
+    """Fixed routes beside `{id}` and slashes in a name take no job away from its users."""
+    path = f"/jobs/{quote(name, safe='')}"
+    told = (await client.put("/jobs", json=job_body(name))).json()
+    assert (await client.get(path)).json()["Job"]["ID"] == told["JobID"]
+    updated = await client.put(path, json=job_body(name, Priority=7))
+    assert (updated.status_code, updated.json()["Revision"]) == (200, 2)
+    assert (await client.put(f"{path}/state", json={"StateType": "Running"})).json()["Revision"] == 3
+    assert len((await client.get(f"{path}/versions")).json()["Items"]) == 2
+    assert (await client.get(f"{path}/wait?state=running&timeout=1s")).status_code == 200
+    assert (await client.delete(path)).json()["Revision"] == 4
+    compared = await client.put("/jobs/diff?compare=true", json=job_body(name, Priority=9))
+    assert '"Priority": 9' in compared.json()["Diff"]
+    bacalhau = {"X-Bacalhau-Git-Version": "v1.9.3"}
+    assert (
+        "Diff" in (await client.put("/jobs/diff", json=job_body(name, Priority=9), headers=bacalhau)).json()
+    )
+    assert (await client.get(path)).json()["Job"]["Revision"] == 4
 
 
 async def test_long_specs_are_not_compared(

@@ -96,13 +96,16 @@ async def test_head_tells_what_get_would(tmp_path: Any) -> None:
 
 
 async def test_an_encoded_slash_is_never_taken_for_a_slash(tmp_path: Any) -> None:
-    """`/jobs/a%2Frerun` must not rerun the job `a`: a name with a slash is reached by its id."""
+    """`/jobs/a%2Frerun` is the job of that name, and does not rerun the job `a`."""
     async with running_api(tmp_path / "data") as (_, client):
         told = (await client.put("/jobs", json=job_body("a/rerun"))).json()
         await client.put("/jobs", json=job_body("a"))
         await client.delete("/jobs/a")
-        refused = await client.put("/jobs/a%2Frerun", json=job_body("a/rerun", Priority=3))
-        assert refused.status_code == 400
+        answer = await client.put("/jobs/a%2Frerun", json=job_body("a/rerun", Priority=3))
+        assert (answer.status_code, answer.json()["JobID"]) == (200, told["JobID"])
+        assert (await client.get("/jobs/a%2frerun/versions")).json()["Items"][0]["Version"] in (1, 2)
+        assert (await client.get("/jobs/a%2F%00rerun")).status_code == 400
+        assert (await client.get("/jobs/a%00rerun")).status_code == 400
         assert (await client.get("/jobs/a")).json()["Job"]["Version"] == 1
         assert (await client.get(f"/jobs/{told['JobID']}")).json()["Job"]["Name"] == "a/rerun"
 

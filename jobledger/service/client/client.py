@@ -139,7 +139,8 @@ class Client(VersionCalls):
 
     def diff(self, spec: JobSpec) -> DiffAnswer:
         """How a spec differs from the one that the job of its name has."""
-        return read_answer(self._ask("PUT", f"{_JOBS}/diff", body={"Job": _raw(spec)}), DiffAnswer)
+        path = f"{_JOBS}/diff?compare=true"  # a job may have the name `diff`
+        return read_answer(self._ask("PUT", path, body={"Job": _raw(spec)}), DiffAnswer)
 
     # --- reading ------------------------------------------------------------------------------------------
 

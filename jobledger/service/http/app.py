@@ -9,7 +9,6 @@ from litestar.datastructures import State
 from jobledger.service.http import reads
 from jobledger.service.http.catalogue.parts import API
 from jobledger.service.http.changes import HANDLERS as CHANGE_HANDLERS
-from jobledger.service.http.compare import diff_job
 from jobledger.service.http.docs import HANDLERS as DOCS_HANDLERS
 from jobledger.service.http.events import HANDLERS as EVENT_HANDLERS
 from jobledger.service.http.gate import Gate
@@ -36,7 +35,7 @@ def _routes(service: Service) -> Litestar:
     """The routes alone, without the gate: they trust its `principal`."""
     orchestrator = Router(
         API,
-        route_handlers=[*WRITE_HANDLERS, diff_job, *reads.HANDLERS, *VERSION_HANDLERS, *WAIT_HANDLERS],
+        route_handlers=[*WRITE_HANDLERS, *reads.HANDLERS, *VERSION_HANDLERS, *WAIT_HANDLERS],
     )
     audit = Router("/api/v1/audit", route_handlers=[*SEAL_HANDLERS, *PROOF_HANDLERS])
     return Litestar(

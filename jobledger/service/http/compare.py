@@ -2,14 +2,13 @@
 
 import asyncio
 import difflib
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from litestar import Response, put
 
 from jobledger.service.errors import PayloadTooLarge
-from jobledger.service.http.answers import json_answer
-from jobledger.service.http.bodies import read_body, spec_of
+from jobledger.service.http.answers import Ready
+from jobledger.service.http.bodies import Body, spec_of
 from jobledger.service.http.context import (
     AnyRequest,
     await_position,
@@ -17,17 +16,35 @@ from jobledger.service.http.context import (
     query_of,
     service_of,
 )
+from jobledger.service.http.params import lower_keys
 from jobledger.service.limits import DIFF_MAX_BYTES, DIFF_MAX_LINES
 from jobledger.service.structure import Edit, edits, patch_of
 from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.prepare import prepare_update
 
+DIFF: Final = "diff"
+"""`PUT /jobs/diff` compares, as in Bacalhau, where this is no id of a job."""
 
-@put("/jobs/diff", status_code=200)
-async def diff_job(request: AnyRequest) -> Response[bytes]:
+_BACALHAU_CLIENT: Final = "X-Bacalhau-Git-Version"
+
+
+def is_comparison(request: AnyRequest, job_id: str, body: Body) -> bool:
+    """Whether `PUT /jobs/{job_id}` compares a spec instead of giving it to the job named `diff`.
+
+    A job may have that name. It is updated by a spec that names it; Bacalhau's clients never update by path,
+    and `compare=true` says what is meant.
+    """
+    if job_id != DIFF:
+        return False
+    if query_of(request).flag("compare") or _BACALHAU_CLIENT in request.headers:
+        return True
+    job = body.get("Job")
+    return not (isinstance(job, dict) and lower_keys(job).get("name") == DIFF)
+
+
+async def compare_spec(request: AnyRequest, body: Body) -> Ready:
     """Compare a spec with that of the job of its namespace and name. Nothing is written."""
-    body = read_body(request)
     query = query_of(request)
     read = spec_of(body, strict=query.flag("strict"))
     name, namespace = read.spec.name, read.spec.namespace
@@ -41,14 +58,16 @@ async def diff_job(request: AnyRequest) -> Response[bytes]:
     new = prepare_update(read.spec, job.status).spec
     present = Named("the present spec", f"version {job.status.version}", job.spec)
     compared = await compare(service, present, Named("the new spec", "submitted", new))
-    return json_answer(
-        {
-            "Diff": compared.text,
-            "Patch": patch_of(compared.edits),
-            "Warnings": [str(warning) for warning in read.warnings] or None,
-            "JobID": job.status.id,
-            "Version": job.status.version,
-        }
+    return Ready(
+        msgspec.json.encode(
+            {
+                "Diff": compared.text,
+                "Patch": patch_of(compared.edits),
+                "Warnings": [str(warning) for warning in read.warnings] or None,
+                "JobID": job.status.id,
+                "Version": job.status.version,
+            }
+        )
     )
 
 

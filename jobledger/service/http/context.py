@@ -1,6 +1,6 @@
 """What a handler needs of its request: the service, who asks, and the job that is meant."""
 
-from typing import Any
+from typing import Any, Final
 
 from litestar import Request
 from litestar.params import FromPath
@@ -17,6 +17,9 @@ from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id
 
 AnyRequest = Request[Any, Any, Any]
 JobRef = FromPath[str]
+
+ENCODED_SLASH: Final = "\0"
+"""Stands for a slash within a segment of the path; the gate puts it there, and no name has a NUL."""
 
 
 def service_of(request: AnyRequest) -> Service:
@@ -72,6 +75,7 @@ async def find_job(request: AnyRequest, ref: str, namespace: str) -> Job:
     """
     service, principal = service_of(request), principal_of(request)
     await await_position(service, query_of(request))
+    ref = with_slashes(ref)
     return await service.view.get(ref, namespace=namespace or None, visible=principal.visible)
 
 
@@ -85,7 +89,7 @@ async def find_job_to_change(request: AnyRequest, ref: str, namespace: str) -> J
         AmbiguousId: if it is the beginning of several ids.
         Forbidden: if it may be seen and not be changed.
     """
-    principal = principal_of(request)
+    principal, ref = principal_of(request), with_slashes(ref)
     try:
         job = await find_job(request, ref, namespace)
     except JobNotFound as not_found:
@@ -94,6 +98,11 @@ async def find_job_to_change(request: AnyRequest, ref: str, namespace: str) -> J
             raise
     principal.require_write(job.status.namespace)
     return job
+
+
+def with_slashes(ref: str) -> str:
+    """A name from the path as it was meant."""
+    return ref.replace(ENCODED_SLASH, "/")
 
 
 async def _from_log(service: Service, ref: str, namespace: str, not_found: JobNotFound) -> Job:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from time import perf_counter
 from typing import Any, Final, cast
+from urllib.parse import unquote
 
 import uuid_utils
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
@@ -17,6 +18,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from jobledger.service.access.loopback import is_loopback
 from jobledger.service.access.principal import ANONYMOUS, Principal, local_principal
 from jobledger.service.errors import NotReady, TooManyRequests
+from jobledger.service.http.context import ENCODED_SLASH
 from jobledger.service.http.hosts import Hosts
 from jobledger.service.http.outgoing import Outgoing, Room
 from jobledger.service.http.problems import INTERNAL, kind_of, problem_response_parts
@@ -153,12 +155,11 @@ class Gate:
             raise InvalidInput(f"the header {repeated} is there more than once; send it once")
         if not path.startswith("/"):
             raise InvalidInput("the request's target is no path")
-        if b"%2f" in (scope.get("raw_path") or b"").lower():
-            # The routes would take it for a slash: `/jobs/a%2Frerun` would rerun `a`.
-            raise InvalidInput(
-                "the path has an encoded slash, which the routes can't tell from others; a job whose name has"
-                " a slash is reached by its id"
-            )
+        if ENCODED_SLASH in path:
+            raise InvalidInput("the path holds a NUL character, which no name has; remove it")
+        raw_path = scope.get("raw_path") or b""
+        if b"%2f" in raw_path.lower():
+            scope["path"] = _path_with_slashes(raw_path)
         return principal
 
     def _admit(self, scope: HTTPScope, path: str, headers: Mapping[bytes, bytes]) -> Principal:
@@ -276,6 +277,15 @@ def _actor(given: bytes | None) -> str:
 
 def _asks_verbose(query: bytes) -> bool:
     return bool(query)  # whatever else it may say: only the plain question is for everybody
+
+
+def _path_with_slashes(raw_path: bytes) -> str:
+    """A path whose segments may hold encoded slashes, each as `ENCODED_SLASH`.
+
+    The routes split the decoded path: they would take `/jobs/a%2Frerun` for a rerun of `a`.
+    """
+    segments = (unquote(segment) for segment in raw_path.decode("ascii", "replace").split("/"))
+    return "/".join(segment.replace("/", ENCODED_SLASH) for segment in segments)
 
 
 def _plain_path(path: str) -> str:

@@ -21,6 +21,7 @@ from jobledger.service.http.context import (
     principal_of,
     query_of,
     service_of,
+    with_slashes,
 )
 from jobledger.service.http.events import ended_with
 from jobledger.service.http.params import Query, parse_state
@@ -42,7 +43,7 @@ async def wait_for_state(request: AnyRequest, job_id: JobRef) -> Response[bytes]
     # Before the view is asked: what comes between the two is not missed.
     seen = service.hub.sequence
     namespace = query.text("namespace") or None
-    job = await service.view.get(job_id, namespace=namespace, visible=principal.visible)
+    job = await service.view.get(with_slashes(job_id), namespace=namespace, visible=principal.visible)
     if not _reached(job.status, wanted):
         changes = await service.hub.open(
             EventFilter(job=(job.status.namespace, job.status.id)),

@@ -18,6 +18,7 @@ from jobledger.service.http.bodies import (
     text_of,
     version_text_of,
 )
+from jobledger.service.http.compare import compare_spec, is_comparison
 from jobledger.service.http.context import (
     AnyRequest,
     JobRef,
@@ -84,8 +85,10 @@ async def submit_job(request: AnyRequest) -> Ready:
 
 @put("/jobs/{job_id:str}")
 async def update_job(request: AnyRequest, job_id: JobRef) -> Ready:
-    """Give a job a new spec."""
+    """Give a job a new spec, or compare one with the job that it names (`is_comparison`)."""
     body = read_body(request)
+    if is_comparison(request, job_id, body):
+        return await compare_spec(request, body)
     read = spec_of(body, strict=query_of(request).flag("strict"))
     force = flag_of(body, "Force")
     status = (await find_job_to_change(request, job_id, _namespace(request, body))).status

@@ -7,6 +7,7 @@ from jobledger.service.http.catalogue.parts import (
     API,
     CONDITIONS,
     ETAG,
+    FLAG,
     ID,
     NAMESPACE,
     REASON,
@@ -14,6 +15,7 @@ from jobledger.service.http.catalogue.parts import (
     TAG,
     WAIT,
     Operation,
+    Parameter,
 )
 
 _ERRORS: Final = (400, 401, 403, 404, 409, 410, 412, 413, 415, 422, 429, 503, 504)
@@ -71,9 +73,10 @@ WRITES: Final = (
         "diffJob",
         "Writes",
         "What a submission would change",
-        "Compares the spec with the one that the job of its name has. Nothing is written. Specs over 128 KiB"
-        " or 4,000 lines of JSON are refused with 413.",
-        (STRICT, *WAIT),
+        "Compares the spec with the one that the job of its name has. Nothing is written, with one exception:"
+        " a spec with the name `diff` updates the job of that name, unless `compare` is true or the client is"
+        " Bacalhau's. Specs over 128 KiB or 4,000 lines of JSON are refused with 413.",
+        (STRICT, Parameter("compare", FLAG, "compare also a spec with the name `diff`"), *WAIT),
         body=schemas.DiffRequest,
         answer=schemas.DiffAnswer,
         errors=(400, 401, 403, 404, 410, 413, 415, 429, 503, 504),
