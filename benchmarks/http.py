@@ -26,8 +26,7 @@ from benchmarks.workload import (
     served,
 )
 from jobledger.projections.projector import Projector
-from jobledger.service.logaccess import NATS_FOLDER
-from jobledger.service.wiring import VIEW_FILE
+from jobledger.service.logaccess import NATS_FOLDER, VIEW_FILE
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.jetstream import JetStreamLog
 from jobledger.store.ledger import Ledger

@@ -58,7 +58,9 @@ async def test_a_service_that_is_well_says_so(tmp_path: Path) -> None:
             assert (await client.head(f"{ROOT}{path}")).status_code == 200
         status, checks = await verbose(client)
         assert status == 200
-        assert checks == dict.fromkeys(("log", "projector", "view", "tokens", "seals", "draining"), "ok")
+        assert checks == dict.fromkeys(
+            ("log", "projector", "view", "tokens", "seals", "compression", "streams", "draining"), "ok"
+        )
         assert (await client.get(f"{ROOT}/readyz?verbose=false")).text == "ok\n"
 
 

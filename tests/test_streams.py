@@ -16,7 +16,6 @@ from jobledger.store.jetstream.declarations import (
     StreamDeclaration,
     StreamSettings,
 )
-from jobledger.store.jetstream.stream import Evidence
 from tests.logs import ask, fill, unchecked
 
 NAMES = [each.name("JOBS") for each in STREAMS]
@@ -96,7 +95,10 @@ async def test_missing_log_beside_its_companions_is_not_created(
 
 async def test_evidence_of_the_caller_counts(server: EmbeddedServer) -> None:
     """An empty server whose log was recorded elsewhere: refused with what was recorded."""
-    evidence = [Evidence("JOBS", "log.json last saw it at sequence 776")]
+
+    async def evidence(name: str) -> list[str]:
+        return ["log.json last saw it at sequence 776"] if name == "JOBS" else []
+
     with pytest.raises(LogMissing, match="last saw it at sequence 776"):
         await JetStreamLog.connect(server.url, evidence=evidence)
     admin = await unchecked(server.url)
@@ -106,7 +108,11 @@ async def test_evidence_of_the_caller_counts(server: EmbeddedServer) -> None:
 
 async def test_evidence_of_another_stream_does_not_count(server: EmbeddedServer) -> None:
     """A first start of one log is no loss of another."""
-    log = await JetStreamLog.connect(server.url, evidence=[Evidence("OTHER", "it was there")])
+
+    async def evidence(name: str) -> list[str]:
+        return ["it was there"] if name == "OTHER" else []
+
+    log = await JetStreamLog.connect(server.url, evidence=evidence)
     await log.close()
 
 

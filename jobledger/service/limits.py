@@ -52,6 +52,7 @@ CONNECTIONS_MAX = 4_096  # of one process: requests in flight, feeds, and connec
 CONNECTIONS_BACKLOG = 1_024  # that wait to be accepted
 OPEN_FILES_WANTED = 8_192  # the soft limit is raised to this where the hard one allows it
 OBSERVE_SECONDS = 1.0  # how old what /readyz and /metrics say of the log may be
+STREAM_RECORD_SECONDS = 10.0  # how old the last sequence in log.json may be while events arrive
 OBSERVE_TIMEOUT_SECONDS = 2.0  # for the log's and the view's answers to that
 BIND_TIMEOUT_SECONDS = 10.0  # from the start of the HTTP server until it accepts connections
 UNSENT_GRACE_SECONDS = 2.0  # at the end, for answers that are ready to be read

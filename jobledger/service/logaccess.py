@@ -19,13 +19,16 @@ from typing import Final
 from jobledger.service.limits import LOG_ACCESS_TIMEOUT_SECONDS, LOG_ACCESS_WAIT_SECONDS
 from jobledger.service.natsauth import connection_options
 from jobledger.service.settings import Settings
+from jobledger.service.streamrecord import evidence_in
 from jobledger.store.connectionfile import find_connection
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.errors import EmbeddedServerError, EmbeddedServerInUse, LogUnavailable
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.jetstream.declarations import StreamSettings
+from jobledger.store.jetstream.stream import EvidenceSource
 
 NATS_FOLDER: Final = "nats"
+VIEW_FILE: Final = "view.sqlite"
 _STORE_FOLDER: Final = "jetstream"  # nats-server's own, once it has stored anything
 
 
@@ -45,11 +48,19 @@ async def open_log(settings: Settings) -> AsyncIterator[JetStreamLog]:
     async with AsyncExitStack() as stack:
         if settings.nats_url:
             stream = StreamSettings(replicas=settings.stream_replicas)
-            log = await JetStreamLog.connect(settings.nats_url, stream, **connection_options(settings))
+            log = await JetStreamLog.connect(
+                settings.nats_url, stream, evidence=evidence_of(settings), **connection_options(settings)
+            )
         else:
             log = await _embedded(settings, stack)
         stack.push_async_callback(log.close)
         yield log
+
+
+def evidence_of(settings: Settings) -> EvidenceSource:
+    """What the data directory of these settings says of streams that are missing."""
+    data_dir = settings.data_dir
+    return evidence_in(data_dir, store=data_dir / NATS_FOLDER, view=data_dir / VIEW_FILE)
 
 
 def log_is_at_hand(settings: Settings) -> bool:
@@ -80,7 +91,7 @@ async def _embedded(settings: Settings, stack: AsyncExitStack) -> JetStreamLog:
             if url is None:
                 _check_owner(directory)
                 url = (await stack.enter_async_context(EmbeddedServer(directory))).url
-            return await JetStreamLog.connect(url)
+            return await JetStreamLog.connect(url, evidence=evidence_of(settings))
         except (EmbeddedServerInUse, LogUnavailable):  # it starts, ends, or is started again just now
             if asyncio.get_running_loop().time() >= deadline:
                 raise

@@ -18,11 +18,12 @@ from jobledger.service.audit.sealer import Sealer
 from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.idempotency import IdempotentWrites
 from jobledger.service.limits import OWN_WRITE_WAIT_SECONDS, VERSIONS_SCANS_MAX
-from jobledger.service.logaccess import NATS_FOLDER
+from jobledger.service.logaccess import NATS_FOLDER, VIEW_FILE, evidence_of
 from jobledger.service.metrics import Metrics
 from jobledger.service.natsauth import connection_options
 from jobledger.service.position import epoch_mark
 from jobledger.service.settings import Settings
+from jobledger.service.streamrecord import RECORD_FILE, StreamRecord
 from jobledger.service.webhooks.opening import OpenWebhooks, open_webhooks
 from jobledger.service.webhooks.targets import Targets
 from jobledger.store.embedded import EmbeddedServer
@@ -33,7 +34,6 @@ from jobledger.store.ledger import Ledger
 
 _log = logging.getLogger("jobledger.service")
 
-VIEW_FILE = "view.sqlite"
 ASOF_FOLDER = "asof"
 
 
@@ -45,6 +45,7 @@ class Service:
         settings: how it was started.
         log: the events.
         streams: all streams of ours, as they were at the start.
+        record: what is known of them in the data directory.
         ledger: commands in.
         projector: keeps the view up with the log.
         view: queries.
@@ -68,6 +69,7 @@ class Service:
     settings: Settings
     log: JetStreamLog
     streams: tuple[StreamReport, ...]
+    record: StreamRecord
     ledger: Ledger
     projector: Projector
     view: View
@@ -127,6 +129,8 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     tokens, targets = TokenFile(settings.tokens_file), Targets(settings.webhook_allow)
     async with AsyncExitStack() as stack:
         server, log, streams = await _open_log(stack, settings)
+        record = StreamRecord(settings.data_dir / RECORD_FILE)
+        record.replace(streams)
         mark = epoch_mark((await log.info()).epoch)
         path = settings.data_dir / VIEW_FILE
         projector = Projector(log, path)
@@ -151,6 +155,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             settings=settings,
             log=log,
             streams=streams,
+            record=record,
             ledger=Ledger(log),
             projector=projector,
             view=view,
@@ -180,18 +185,16 @@ async def _open_log(
         server = await stack.enter_async_context(EmbeddedServer(settings.data_dir / NATS_FOLDER))
         url = server.url
     stream = StreamSettings(replicas=settings.stream_replicas)
-    log = await JetStreamLog.connect(url, stream, **connection_options(settings))
+    evidence = evidence_of(settings)
+    log = await JetStreamLog.connect(url, stream, evidence=evidence, **connection_options(settings))
     stack.push_async_callback(log.close)
-    return server, log, await _prepare_streams(log)
-
-
-async def _prepare_streams(log: JetStreamLog) -> tuple[StreamReport, ...]:
-    """Every stream, repaired; what could not be repaired is logged, and `Monitor` reports it."""
-    reports = await log.prepare_streams()
-    for report in reports:
-        for problem in report.problems:
-            _log.warning("%s", problem)
-    return reports
+    streams = await log.prepare_streams()
+    if server is not None and any("compression" in each.changed for each in streams):
+        # nats-server goes on compressing until it opens the files again.
+        await server.stop()
+        await server.start()
+        streams = await log.prepare_streams()
+    return server, log, streams
 
 
 async def _open_asof(stack: AsyncExitStack, settings: Settings, log: JetStreamLog, view: View) -> AsOf:

@@ -79,7 +79,7 @@ def verify(
 
 
 def _view_of(session: Session) -> Path | None:
-    from jobledger.service.wiring import VIEW_FILE
+    from jobledger.service.logaccess import VIEW_FILE
 
     path = session.settings.data_dir / VIEW_FILE
     return path if path.exists() else None

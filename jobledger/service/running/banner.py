@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from jobledger import __version__
-from jobledger.service.logaccess import NATS_FOLDER
+from jobledger.service.logaccess import NATS_FOLDER, VIEW_FILE
 from jobledger.service.settings import SETTINGS, LoadedSettings
-from jobledger.service.wiring import VIEW_FILE, Service
+from jobledger.service.wiring import Service
 
 _JOB: Final = (
     '{"Job":{"Name":"hello","Type":"batch","Tasks":[{"Name":"main",'

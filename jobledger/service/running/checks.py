@@ -5,7 +5,7 @@ reader (`/readyz`, `/metrics`, the log) sees the same result. What must be asked
 bounds. To add a check: observe what it needs there, and add a line to CHECKS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jobledger.projections.projector import ProjectorState
@@ -66,6 +66,21 @@ def _view(service: "Service", seen: "Seen") -> str:
     return ""
 
 
+def _stream_problems(service: "Service") -> Iterator[str]:
+    for each in service.streams:
+        yield from each.problems
+
+
+def _compression(service: "Service", _: "Seen") -> str:
+    names = [each.name for each in service.streams if each.once_compressed]
+    if not names:
+        return ""
+    return (
+        f"{', '.join(names)}: blocks may be compressed, and a kill of nats-server can destroy them;"
+        " rewrite them with `jobledger streams rewrite`"
+    )
+
+
 CHECKS: Final = (
     Check("log", lambda _, seen: seen.log_error, logged=False),
     Check("projector", _projector, logged=False),
@@ -77,6 +92,8 @@ CHECKS: Final = (
         counts=False,
         logged=False,
     ),
+    Check("compression", _compression, counts=False),
+    Check("streams", lambda service, _: "; ".join(_stream_problems(service)), counts=False),
     Check("draining", lambda service, _: "the service is ending" * service.draining.is_set(), logged=False),
 )
 """Every check, in the order in which they are shown."""

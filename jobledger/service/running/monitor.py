@@ -119,6 +119,8 @@ class Monitor:
             anomalies=anomalies,
             view_bytes=_bytes_of(service.view.path),
         )
+        if not log_error:
+            await service.record.note(service.streams[0].name, sequence)
         self._count_restarts()
         self._looked_at = asyncio.get_running_loop().time()
         _tell(before, self.seen, service)

@@ -33,10 +33,11 @@ from jobledger.service.limits import (
     OBSERVE_SECONDS,
     UNSENT_GRACE_SECONDS,
 )
+from jobledger.service.logaccess import VIEW_FILE
 from jobledger.service.running.httpserver import HttpServer, allow_many_files, check_tls, free_port, resolve
 from jobledger.service.running.monitor import Monitor, monitor_of
 from jobledger.service.settings import Settings
-from jobledger.service.wiring import ASOF_FOLDER, VIEW_FILE, Service, open_service
+from jobledger.service.wiring import ASOF_FOLDER, Service, open_service
 from jobledger.store.embedded import find_program
 from jobledger.store.errors import EmbeddedServerError
 from jobledger.store.privatefiles import FOLDER_MODE, exposure, open_private, tighten_all

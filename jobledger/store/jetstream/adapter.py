@@ -1,6 +1,6 @@
 """`EventLog` on NATS JetStream: the parts of this folder, put together."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobledger.store.events import Record
@@ -14,7 +14,7 @@ from jobledger.store.jetstream.parking import JetStreamRecords
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.jetstream.reader import first_later, leader_get, read_page, record_of
 from jobledger.store.jetstream.seals import JetStreamSeals
-from jobledger.store.jetstream.stream import Evidence, StreamReport, Streams, log_info, stream_info
+from jobledger.store.jetstream.stream import EvidenceSource, StreamReport, Streams, log_info, stream_info
 from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost
 
 
@@ -34,7 +34,7 @@ class JetStreamLog:
         url: str,
         settings: StreamSettings | None = None,
         *,
-        evidence: Iterable[Evidence] = (),
+        evidence: EvidenceSource | None = None,
         accept_loss: bool = False,
         **connection_options: Any,
     ) -> "JetStreamLog":
@@ -43,7 +43,7 @@ class JetStreamLog:
         Args:
             url: `nats://[user:password@]host:port`, or several with commas between them.
             settings: of the stream, where they may differ between installations.
-            evidence: signs outside the server that streams existed.
+            evidence: returns what says, outside the server, that a stream existed.
             accept_loss: create a stream that existed and is missing: what it held is given up.
             connection_options: credentials and TLS, as `nats.connect` takes them.
 

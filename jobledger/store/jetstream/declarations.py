@@ -34,7 +34,11 @@ HEARTBEAT_PREFIX: Final = "jobledger.heartbeat."
 COMPANIONS_KEY: Final = "jobledger.streams"
 """Names the streams that exist if the log holds an event: they are created before the first append."""
 COMPRESSED_KEY: Final = "jobledger.compressed-up-to"
-"""The last sequence of a stream when its compression was turned off; blocks up to it may be compressed."""
+"""The last sequence when the compression of a stream was turned off; removed when its blocks are rewritten.
+
+nats-server 2.15.1 goes on compressing until it opens the stream's files again (`stream.go` sets
+`fsCfg.Compression` only there), so later blocks may be compressed as well.
+"""
 
 _SECOND: Final = 1_000_000_000
 

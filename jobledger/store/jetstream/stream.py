@@ -7,7 +7,7 @@
 A stream that existed is never created a second time: an empty log in place of a lost one would be reported as
 healthy. Signs that a stream existed:
 
-- evidence that the caller brings along (`Evidence`: a service's data directory, its view, its seals);
+- what the caller knows (`EvidenceSource`: a service's data directory, its view, its seals);
 - another stream of ours, since the log is created before all others;
 - the log's metadata, which names the streams that are created before its first event;
 - this process has used the stream before.
@@ -15,7 +15,7 @@ healthy. Signs that a stream existed:
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -55,16 +55,12 @@ MIN_API_LEVEL = 4  # nats-server 2.14; older ones silently ignore fields that we
 _log = logging.getLogger("jobledger.store")
 
 
-class Evidence(msgspec.Struct, frozen=True):
-    """A sign, outside a stream, that the stream existed.
+EvidenceSource = Callable[[str], Awaitable[Sequence[str]]]
+"""Returns what says, outside the server, that the stream of a name existed; each as part of a message."""
 
-    Attributes:
-        stream: its name.
-        text: what was found and where, as part of an error message.
-    """
 
-    stream: str
-    text: str
+async def _no_evidence(_: str) -> Sequence[str]:
+    return ()
 
 
 class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,11 +71,12 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
         created: when, as the server writes it: the stream's epoch.
         replicas: how many copies it has.
         compression: as configured; `none` is safe.
-        compressed_up_to: blocks up to this sequence may still be compressed; 0: none was ever.
+        once_compressed: whether blocks may still be compressed from a time when the stream was configured so.
         messages: how many it holds.
         bytes: that these take.
         first_sequence: of the oldest message.
         last_sequence: of the newest one.
+        changed: the fields of its configuration that were repaired just now.
         problems: what could not be repaired, each with the remedy.
     """
 
@@ -87,11 +84,12 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     created: str
     replicas: int
     compression: str
-    compressed_up_to: int
+    once_compressed: bool
     messages: int
     bytes: int
     first_sequence: int
     last_sequence: int
+    changed: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -101,7 +99,7 @@ class Streams:
     Args:
         connection: to the servers.
         settings: of the log.
-        evidence: signs that streams existed.
+        evidence: what says, outside the server, that a stream existed.
         accept_loss: create a missing stream although it existed. Only for a command that says what is lost.
     """
 
@@ -109,13 +107,13 @@ class Streams:
         self,
         connection: Connection,
         settings: StreamSettings,
-        evidence: Iterable[Evidence] = (),
+        evidence: EvidenceSource | None = None,
         *,
         accept_loss: bool = False,
     ) -> None:
         self._connection = connection
         self._settings = settings
-        self._evidence = tuple(evidence)
+        self._evidence = evidence or _no_evidence
         self._accept_loss = accept_loss
         self._used: set[str] = set()
 
@@ -218,7 +216,7 @@ class Streams:
 
     async def _signs_of_log(self) -> list[str]:
         """Why the log must have existed; empty if nothing says so."""
-        signs = self._brought(self._settings.name)
+        signs = await self._known(self._settings.name)
         for declaration in COMPANIONS:
             try:
                 info = await self._find(declaration)
@@ -231,17 +229,17 @@ class Streams:
                 )
         return signs
 
-    def _signs_of_companion(self, declaration: StreamDeclaration, log: StreamInfo) -> list[str]:
+    async def _signs_of_companion(self, declaration: StreamDeclaration, log: StreamInfo) -> list[str]:
         name = declaration.name(self._settings.name)
-        signs = self._brought(name)
+        signs = await self._known(name)
         if log.state.last_seq and name in log.metadata.get(COMPANIONS_KEY, "").split():
             signs.append(
                 f"the log holds {log.state.messages} events, and {name} was created before the first of them"
             )
         return signs
 
-    def _brought(self, name: str) -> list[str]:
-        signs = [each.text for each in self._evidence if each.stream == name]
+    async def _known(self, name: str) -> list[str]:
+        signs = list(await self._evidence(name))
         if name in self._used:
             signs.append("this process has used it before")
         return signs
@@ -253,8 +251,9 @@ class Streams:
             _log.debug("not all streams beside %s could be looked at: %s", self._settings.name, error)
 
     async def _create_companion(self, declaration: StreamDeclaration, log: StreamInfo) -> StreamInfo:
-        signs = self._signs_of_companion(declaration, log)
-        if signs and declaration.keeps_records and not self._accept_loss:
+        lossless = self._accept_loss or not declaration.keeps_records
+        signs = [] if lossless else await self._signs_of_companion(declaration, log)
+        if signs:
             info = await self._look_again(declaration)
             if info is None:
                 raise _missing(declaration.name(self._settings.name), declaration, signs)
@@ -291,7 +290,7 @@ class Streams:
         metadata = dict(info.metadata)
         if report.compression != NO_COMPRESSION:
             changes["compression"] = NO_COMPRESSION
-            metadata[COMPRESSED_KEY] = str(max(info.state.last_seq, report.compressed_up_to))
+            metadata[COMPRESSED_KEY] = str(info.state.last_seq)
         if declaration is LOG and COMPANIONS_KEY not in metadata:
             metadata |= declaration.config(self._settings, replicas=replicas)["metadata"]
         if report.replicas < replicas:
@@ -313,7 +312,7 @@ class Streams:
                 info.config.get(field),
                 changes[field],
             )
-        return _report(changed)
+        return msgspec.structs.replace(_report(changed), changed=tuple(sorted(changes)))
 
     async def _update(self, info: StreamInfo, changes: dict[str, Any]) -> StreamInfo:
         name = str(info.config["name"])
@@ -407,15 +406,13 @@ def _replicas(info: StreamInfo) -> int:
 
 
 def _report(info: StreamInfo) -> StreamReport:
-    recorded = info.metadata.get(COMPRESSED_KEY, "")
     compression = str(info.config.get("compression") or NO_COMPRESSION)
-    up_to = int(recorded) if recorded.isdecimal() else 0
     return StreamReport(
         name=str(info.config.get("name", "")),
         created=info.created,
         replicas=_replicas(info),
         compression=compression,
-        compressed_up_to=up_to if compression == NO_COMPRESSION else max(up_to, info.state.last_seq),
+        once_compressed=compression != NO_COMPRESSION or COMPRESSED_KEY in info.metadata,
         messages=info.state.messages,
         bytes=info.state.bytes,
         first_sequence=info.state.first_seq,
