@@ -199,6 +199,40 @@ def test_a_long_wait_is_asked_for_in_parts() -> None:
     assert timeouts == ["60000ms", "60000ms", "30000ms"]
 
 
+def test_a_wait_goes_on_while_the_service_is_away() -> None:
+    """A cut long poll, a draining service and a busy one: the wait lasts until its own time is over."""
+    done = {"Job": {**JOB, "Revision": 2, "State": {"StateType": "Completed"}}}
+    draining = says({"Code": "NotReady", "detail": "draining"}, 503)
+    busy = says({"Code": "TooManyRequests", "detail": "busy"}, 429)
+    waits: list[float] = []
+    answers = (says(done), hangs_up, draining, busy, hangs_up, says(done))
+    with scripted(*answers) as (url, asked), client_of(url, waits) as client:
+        client.job("a")  # it has answered once
+        assert client.wait("a", ("Completed",), timeout_seconds=60).revision == 2
+    assert len(asked) == 6
+    assert waits == [0.5, 1.0, 2.0, 4.0]
+
+
+def test_a_wait_ends_with_its_time_while_the_service_is_away() -> None:
+    """Not later: what is left is not exceeded by a retry, and the error says why there was no answer."""
+    now = [0.0]
+    told = "did not answer before the 7 s"
+    with scripted(says({"Job": JOB}), hangs_up) as (url, _), client_of(url) as client:
+        client.job("a")
+        client._sleep = lambda seconds: now.__setitem__(0, now[0] + seconds)
+        with pytest.raises(Timeout, match=told):
+            client.wait("a", ("Completed",), timeout_seconds=7, clock=lambda: now[0])
+    assert 0 < now[0] <= 7
+
+
+def test_a_wait_for_a_service_that_never_answered_fails_at_once() -> None:
+    """The first connection is refused: nothing runs there."""
+    waits: list[float] = []
+    with client_of("http://127.0.0.1:9", waits) as client, pytest.raises(ServiceUnreachable):
+        client.wait("a", ("Completed",), timeout_seconds=60)
+    assert waits == []
+
+
 def test_a_wait_behind_a_write_takes_no_older_state() -> None:
     """Where another replica answers that lags, the state before the write is not taken for the one after."""
     old, new = (

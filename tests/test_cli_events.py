@@ -95,6 +95,7 @@ def test_a_service_that_stays_away_is_given_up_after_growing_waits() -> None:
     """The number of tries in a row and the longest wait are limits with names."""
     waits: list[float] = []
     transport = Transport(Target("http://127.0.0.1:9"))
+    transport.has_answered = True
     feed = Feed(transport, {}, tell=lambda _: None, sleep=waits.append)
     with pytest.raises(ServiceUnreachable):
         next(feed.events())
@@ -103,6 +104,17 @@ def test_a_service_that_stays_away_is_given_up_after_growing_waits() -> None:
     assert waits == sorted(waits)
     assert waits[:3] == [0.5, 1.0, 2.0]
     assert waits[-1] == 10.0
+
+
+def test_a_service_that_never_answered_is_not_waited_for() -> None:
+    """The address is wrong, or nothing runs there: the first refused connection ends the tail."""
+    waits: list[float] = []
+    transport = Transport(Target("http://127.0.0.1:9"))
+    feed = Feed(transport, {}, tell=lambda _: None, sleep=waits.append)
+    with pytest.raises(ServiceUnreachable):
+        next(feed.events())
+    transport.close()
+    assert waits == []
 
 
 def test_a_token_that_is_revoked_ends_the_tail(tmp_path: Path) -> None:

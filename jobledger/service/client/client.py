@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -20,6 +20,7 @@ from jobledger.service.client.answers import (
     read_jobs,
 )
 from jobledger.service.client.feed import Feed
+from jobledger.service.client.interruptions import PASSING, Interruptions
 from jobledger.service.client.transport import Target, Transport
 from jobledger.service.client.versions import VersionCalls
 from jobledger.service.errors import RemoteError, Timeout
@@ -41,6 +42,9 @@ from jobledger.store.values import is_utf8
 _JOBS: Final = "/api/v1/orchestrator/jobs"
 _VERSION: Final = "/api/v1/agent/version"
 TERMINAL: Final = tuple(state.value for state in StateType if state.is_terminal)
+
+
+Answered = TypeVar("Answered")
 
 
 class Client(VersionCalls):
@@ -139,8 +143,9 @@ class Client(VersionCalls):
 
     def diff(self, spec: JobSpec) -> DiffAnswer:
         """How a spec differs from the one that the job of its name has."""
-        path = f"{_JOBS}/diff?compare=true"  # a job may have the name `diff`
-        return read_answer(self._ask("PUT", path, body={"Job": _raw(spec)}), DiffAnswer)
+        query = {"compare": "true"}  # a job may have the name `diff`
+        wire = self._ask("PUT", f"{_JOBS}/diff", query=query, body={"Job": _raw(spec)})
+        return read_answer(wire, DiffAnswer)
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -216,36 +221,63 @@ class Client(VersionCalls):
 
         Raises:
             Timeout: it did not come to that in time.
+            ServiceUnreachable: the service never answered. Once it has, the wait goes on while it is away.
         """
         deadline = clock() + timeout_seconds
+        interruptions = Interruptions(self._transport, max_tries=None)
         # Any end ends the wait: what is waited for can't come any more.
         query = {
             "namespace": namespace,
             "state": ",".join(dict.fromkeys((*states, *TERMINAL))),
         }
         while True:
-            if after is not None:  # the state before our write is not meant, wherever it is asked for
-                self.job(ref, namespace=namespace, wait_for=str(after.sequence))
             left = max(0.0, deadline - clock())
             share = min(left, CLIENT_WAIT_SECONDS)
             try:
-                wire = self._ask(
-                    "GET",
-                    self._path(ref, "/wait", namespace=namespace),
-                    query={**query, "timeout": f"{max(1, round(share * 1000))}ms"},
-                    timeout_seconds=share + CLIENT_ANSWER_TIMEOUT_SECONDS,
-                )
-            except Timeout:
-                if left > share:
+                if after is not None:  # the state before our write is not meant, wherever it is asked for
+                    self.job(ref, namespace=namespace, wait_for=str(after.sequence))
+                found = self._wait_once(ref, namespace, query, share)
+                if found is None and left > share:
                     continue
-                job = self.job(ref, namespace=namespace)
-                is_new = after is None or job.revision >= after.revision
-                if not is_new or job.state.state_type not in (*states, *TERMINAL):
-                    raise _late(job, states, timeout_seconds) from None
-            else:
-                job = read_job(wire)
-            if after is None or job.revision >= after.revision:
+                job = found or self.job(ref, namespace=namespace)
+            except PASSING as error:
+                wait_seconds = interruptions.wait_seconds(error)
+                if clock() + wait_seconds >= deadline:
+                    raise Timeout(
+                        f"the service did not answer before the {timeout_seconds:.10g} s were over: {error}"
+                    ) from error
+                self._sleep(wait_seconds)
+                continue
+            interruptions.over()
+            is_new = after is None or job.revision >= after.revision
+            if is_new and job.state.state_type in (*states, *TERMINAL):
                 return job
+            if found is None:  # all of the time is over
+                raise _late(job, states, timeout_seconds)
+
+    def _wait_once(
+        self, ref: str, namespace: str, query: Mapping[str, str], seconds: float
+    ) -> JobAnswer | None:
+        """One request's share of a wait; None: the job is not in one of the states yet."""
+        try:
+            wire = self._ask(
+                "GET",
+                self._path(ref, "/wait", namespace=namespace),
+                query={**query, "timeout": f"{max(1, round(seconds * 1000))}ms"},
+                timeout_seconds=seconds + CLIENT_ANSWER_TIMEOUT_SECONDS,
+            )
+        except Timeout:
+            return None
+        return read_job(wire)
+
+    def through_interruptions(self, ask: Callable[[], Answered]) -> Answered:
+        """Ask again while the service is away, a named number of times; not if it never answered."""
+        interruptions = Interruptions(self._transport)
+        while True:
+            try:
+                return ask()
+            except PASSING as error:
+                self._sleep(interruptions.wait_seconds(error))
 
     def feed(self, query: Mapping[str, Any], *, after: str, tell: Callable[[str], None]) -> Feed:
         """The live feed; the query is the API's."""

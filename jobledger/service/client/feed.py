@@ -7,31 +7,16 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from jobledger.service.client.interruptions import PASSING, Interruptions
 from jobledger.service.client.lean import httpx
 from jobledger.service.client.transport import Transport
-from jobledger.service.errors import (
-    CursorGone,
-    NotReady,
-    RemoteError,
-    ServiceUnreachable,
-    Timeout,
-    TooManyRequests,
-    Unauthorized,
-)
-from jobledger.service.limits import (
-    CLIENT_FEED_MAX_TRIES,
-    CLIENT_FEED_SILENCE_SECONDS,
-    CLIENT_RETRY_MAX_WAIT_SECONDS,
-    CLIENT_RETRY_WAIT_SECONDS,
-)
-from jobledger.store.errors import LogError
+from jobledger.service.errors import CursorGone, RemoteError, Unauthorized
+from jobledger.service.limits import CLIENT_FEED_SILENCE_SECONDS
 
 _EVENTS: Final = "/api/v1/events"
 _CLOSE: Final = "close"
 _REVOKED: Final = "the token is no longer valid"  # the reason of such a close; a test compares
 _HEARTBEAT: Final = re.compile(r"(?:^|\n): heartbeat ([0-9a-f]+-\d+)(?=\r?\n)")
-# What passes: the service is starting, busy, draining, or its log is away for a moment.
-_PASSING: Final = (ServiceUnreachable, Timeout, NotReady, TooManyRequests, LogError)
 
 
 class FeedEvent(msgspec.Struct, frozen=True):
@@ -78,7 +63,7 @@ class Feed:
         self._query = query
         self._tell = tell
         self._sleep = sleep
-        self._failures = 0
+        self._interruptions = Interruptions(transport)
         self._until: int | None = None
 
     def events(self, *, until: int | None = None) -> Iterator[FeedEvent]:
@@ -91,26 +76,21 @@ class Feed:
         Raises:
             CursorGone: the cursor is of another stream, or of a part that is gone.
             Unauthorized: the token was revoked.
-            JobledgerError: the feed is refused, or was out of reach a named number of times in a row.
+            JobledgerError: the feed is refused, never answered, or was out of reach too often in a row.
         """
         self._until = until
         while not self._has_told_all():
             try:
                 yield from self._connection()
-                why = "the service closed the feed"
+                why, wait = "the service closed the feed", self._interruptions.wait_seconds()
             except CursorGone:
                 self.is_accepted = False
                 raise
-            except _PASSING as error:
-                self._failures += 1
-                if self._failures >= CLIENT_FEED_MAX_TRIES:
-                    raise
+            except PASSING as error:
                 why = str(error)
+                wait = self._interruptions.wait_seconds(error)
             if self._has_told_all():
                 return
-            wait = min(
-                CLIENT_RETRY_WAIT_SECONDS * 2 ** max(0, self._failures - 1), CLIENT_RETRY_MAX_WAIT_SECONDS
-            )
             where = f"after {self.cursor}" if self.cursor else "from now"
             self._tell(f"{why}; going on {where} in {wait:g} s")
             self._sleep(wait)
@@ -151,7 +131,7 @@ class Feed:
             cursor = f"{cursor.rpartition('-')[0]}-{self._until}"  # what comes behind was not handed over
         if _sequence(cursor) > _sequence(self.cursor):
             self.cursor = cursor
-        self._failures = 0
+        self._interruptions.over()
         return not self._has_told_all()
 
     def _has_told_all(self) -> bool:

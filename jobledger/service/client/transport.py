@@ -47,7 +47,12 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Transport:
-    """Sends requests and reads answers; an answer that says no is raised."""
+    """Sends requests and reads answers; an answer that says no is raised.
+
+    Attributes:
+        url: where the service is.
+        has_answered: whether any answer came so far.
+    """
 
     def __init__(self, target: Target) -> None:
         headers = {"User-Agent": f"jobledger/{__version__}"}
@@ -56,6 +61,7 @@ class Transport:
         if target.actor:
             headers["Jobledger-Actor"] = target.actor.encode("ascii", "backslashreplace").decode()
         self.url = target.url.rstrip("/")
+        self.has_answered = False
         try:
             parts = urlsplit(self.url)
             self._http = httpx.Client(
@@ -143,6 +149,7 @@ class Transport:
                 headers=dict(headers or {}),
                 timeout=_timeout(timeout_seconds),
             ) as response:
+                self.has_answered = True
                 if response.status_code >= _ERROR_MIN_STATUS:
                     raise error_of(
                         response.status_code, self._read(response), response.headers.get("retry-after", "")

@@ -80,8 +80,10 @@ class _Pages:
         self._since = None if since is None else since // _NANOSECONDS
 
     def read(self, limit: int = CLIENT_PAGE_HISTORY) -> "HistoryPage":
-        page = self.client.history(
-            self.job_id, version=self._version, since_seconds=self._since, limit=limit, token=self.token
+        page = self.client.through_interruptions(
+            lambda: self.client.history(
+                self.job_id, version=self._version, since_seconds=self._since, limit=limit, token=self.token
+            )
         )
         self.token = page.next_token
         return page
