@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from jobledger import MemoryLog
 from jobledger.projections.merkle.frontier import root_of
 from jobledger.projections.merkle.hashing import leaf_hash
-from jobledger.service.audit import logcheck, sealrows, witness
+from jobledger.service.audit import logcheck, sealrows, walk, witness
 from jobledger.service.audit.bundle import read_bundle
 from jobledger.service.audit.checkpoint import make_seal
 from jobledger.service.audit.findings import Finding, Kind
-from jobledger.service.audit.logcheck import LogReport, SealedTree, check_log, last_record
+from jobledger.service.audit.logcheck import LogReport, SealedTree, check_log
 from jobledger.service.audit.note import Signer
 from jobledger.service.audit.sealfile import split_notes
 from jobledger.service.audit.sealrows import Given, MergedSeals, kept, notes_in
 from jobledger.service.audit.trusted import read_keys
+from jobledger.service.audit.walk import last_record
 from jobledger.service.audit.witness import Witness
 from jobledger.service.limits import (
     AUDIT_CHECK_KEY_FILE_MAX_BYTES,
@@ -153,14 +154,14 @@ async def test_the_last_record_is_looked_for_behind_deleted_ones(monkeypatch: py
     assert await last_record(log, 3) == 3
     assert await last_record(log, 5) == 3
     assert await last_record(MemoryLog(), 4) == 0
-    monkeypatch.setattr(logcheck, "AUDIT_END_MAX_MISSING", 2)
+    monkeypatch.setattr(walk, "AUDIT_END_MAX_MISSING", 2)
     with pytest.raises(LogGap, match="the last 2 events up to 5"):
         await last_record(log, 5)
 
 
 async def test_a_log_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a named number of tries in a row."""
-    monkeypatch.setattr(logcheck, "AUDIT_READ_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(walk, "AUDIT_READ_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(sealrows, "AUDIT_READ_WAIT_SECONDS", 0.0)
     tries: list[int] = []
 
@@ -178,10 +179,11 @@ async def test_a_log_that_does_not_answer_is_given_up(monkeypatch: pytest.Monkey
 
     deaf: Any = Deaf()
     with pytest.raises(LogUnavailable):
-        await logcheck.patiently(deaf)
+        await walk.patiently(deaf)
     assert len(tries) == AUDIT_READ_MAX_TRIES
-    with pytest.raises(LogUnavailable):
-        await anext(sealrows.published(deaf, (), ORIGIN))
+    found = await anext(sealrows.published(deaf, (), ORIGIN))
+    assert isinstance(found, Finding)
+    assert "can't be read" in found.message
     assert len(tries) == 2 * AUDIT_READ_MAX_TRIES
 
 

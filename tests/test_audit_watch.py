@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jobledger import Ledger
+from jobledger.service.audit import watch as watch_module
 from jobledger.service.audit.checkpoint import make_seal
 from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.watching import Watch, WatchOptions
@@ -268,3 +269,73 @@ async def test_a_watcher_starts_no_server_to_stay_on(watcher: Watcher) -> None:
         await publish(log, make_seal(await origin_of_log(log), EVENTS, bytes(32), (SIGNER,)))
         async with asyncio.timeout(60):
             assert [alarm.kind for alarm in await task] == [Kind.FORK]
+
+
+async def test_the_watcher_says_how_late_a_change_of_sealed_events_is_noticed(watcher: Watcher) -> None:
+    """At its start the interval and the next time; when it reads again, that it does and that it did."""
+    assert await watcher.once(again_seconds=7_200.0) == []
+    [bound] = [line for line in watcher.said if "--reread" in line]
+    assert f"events up to {EVENTS}," in bound
+    assert "every 7200 s" in bound
+    watcher.said.clear()
+    assert await watcher.once(ahead=2 * DAY) == []
+    assert "read again from the first one" in watcher.said[0]
+    assert watcher.said[1] == f"all {EVENTS} events were read again: none was changed"
+
+
+async def test_a_reading_that_was_interrupted_counts_as_not_done(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a restart in the middle would put off the next one by the whole interval."""
+    monkeypatch.setattr(watch_module, "AUDIT_TAKE_EVENTS", 2)
+    state = load_state(watcher.state_file)
+    assert state is not None
+    async with watcher.installation.log() as log:
+        following = watch_module.Watcher(
+            log, await log.seals(state.origin.partition("/")[2]), (SIGNER.key,), state
+        )
+        await following.begin(again=True)
+        while not following.caught_up:
+            assert following.state.read_again == state.read_again
+            await following.step(5.0)
+        assert following.state.read_again > state.read_again
+        await following.close()
+
+
+async def test_an_event_that_can_not_be_read_is_noticed_although_the_feed_is_silent(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the leader can't read is an alarm; else another feed is opened, and it goes on."""
+    monkeypatch.setattr(watch_module, "WATCH_STALL_SECONDS", 0.1)
+    state = load_state(watcher.state_file)
+    assert state is not None
+    async with watcher.installation.log() as log:
+        seals = await log.seals(state.origin.partition("/")[2])
+        following = watch_module.Watcher(log, seals, (SIGNER.key,), state)
+        await following.begin(again=False)
+        assert following._feed is not None
+        silent = asyncio.Event()
+        following._feed.take = lambda _: silent.wait()  # type: ignore[assignment,method-assign,return-value]
+        for name in ("one", "two"):
+            await Ledger(log).create(make_spec(name))
+        while following._witness.size < EVENTS + 2:  # another feed is opened, and it is not silent
+            await following.step(0.05)
+        following._feed.take = lambda _: silent.wait()  # type: ignore[assignment,method-assign,return-value]
+        for name in ("three", "four"):
+            await Ledger(log).create(make_spec(name))
+        read_at = log.read_at
+
+        async def damaged(sequence: int) -> Any:
+            return None if sequence == EVENTS + 3 else await read_at(sequence)
+
+        monkeypatch.setattr(log, "read_at", damaged)
+
+        async def until_broken() -> None:
+            while True:
+                await following.step(0.05)
+
+        with pytest.raises(watch_module.WatchBroken) as broken:
+            await until_broken()
+        found = broken.value.finding
+        assert (found.kind, found.sequence, found.last) == (Kind.HOLE, EVENTS + 3, EVENTS + 3)
+        await following.close()

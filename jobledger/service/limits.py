@@ -115,6 +115,12 @@ WITNESS_PENDING_MAX_LEAVES = 1_000_000  # hashes behind the last seal that a wat
 WITNESS_MARKS_MAX = 1_024  # roots along the way, by which it tells where a past was changed
 AUDIT_FINDINGS_MAX = 20  # told one by one; more are counted
 AUDIT_TAKE_EVENTS = 5_000  # read from the log and hashed at once
+AUDIT_STALL_SECONDS = 10.0  # without a record, then the leader is asked for the next sequence itself
+AUDIT_LEADER_EVENTS = 1_000  # read one by one from the leader then, before a feed is tried again
+AUDIT_UNANSWERED_TRIES = 3  # for one event of a log that answers otherwise; then it can't be read
+AUDIT_HOLES_MAX = 1_000  # ranges that can't be read, before the rest of the log is given up
+AUDIT_HOLE_JOBS = 20  # affected jobs that a finding names; more are counted
+AUDIT_LINKS_MAX = 500_000  # jobs whose last event is remembered, to check what later ones name
 AUDIT_SEALED_ROOTS_KEPT = 1_024  # of seals behind, by which two of one size are compared
 AUDIT_READ_MAX_TRIES = 10  # in a row, before a log that does not answer is given up
 AUDIT_READ_WAIT_SECONDS = 1.0  # between two of them
@@ -123,6 +129,8 @@ AUDIT_FOLD_TIMEOUT_SECONDS = (
     60.0  # for one transaction of the scratch view; then the log counts as out of reach
 )
 WATCH_SEALS_SECONDS = 1.0  # between two looks at the seals
+WATCH_STALL_SECONDS = 20.0  # without an event, then the leader is asked whether there is a next one
+WATCH_REREAD_MAX_SECONDS = 30 * 86_400.0  # between two readings of the whole log
 WATCH_STEP_SECONDS = 1.0  # a watcher waits for events, before it looks at seals, and at the clock
 WATCH_SAVE_SECONDS = 2.0  # between two times that a watcher's state is written
 WATCH_RETRY_SECONDS = 1.0  # before a log that does not answer is tried again; doubles up to the next line

@@ -178,6 +178,13 @@ class EventLog(Protocol):
         """The record at a sequence as the leader has it; None if there is none."""
         ...
 
+    async def read_next(self, subject: str, *, after: int) -> Record | None:
+        """The first record after a sequence that a filter of subjects lets through, as the leader has it.
+
+        A record that the leader can't read is passed over. None: there is none.
+        """
+        ...
+
     async def sequence_at(self, time: int) -> int:
         """The sequence of the last record that the log took at or before a time, Unix nanoseconds; 0: none.
 

@@ -11,7 +11,7 @@ from jobledger.store.errors import LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.limits import READ_PAGE_EVENTS
 from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost, check_continues, other_record
-from jobledger.store.subjects import subject_matches
+from jobledger.store.subjects import ALL_SUBJECTS, subject_matches
 
 _epochs = itertools.count(1)
 
@@ -76,6 +76,10 @@ class MemoryLog:
         self._check_open()
         return self._records[sequence - 1] if 1 <= sequence <= len(self._records) else None
 
+    async def read_next(self, subject: str, *, after: int) -> Record | None:
+        """See `EventLog.read_next`."""
+        return next(iter(await self.read(subject, after=after)), None)
+
     async def sequence_at(self, time: int) -> int:
         """See `EventLog.sequence_at`."""
         self._check_open()
@@ -115,6 +119,8 @@ class MemoryLog:
 
     def _matching(self, subject: str) -> list[list[Record]]:
         """The histories of a subject, or of all that a filter matches."""
+        if subject == ALL_SUBJECTS:
+            return [history for history in self._by_subject.values() if history]
         if "*" not in subject:
             history = self._by_subject.get(subject)
             return [history] if history else []

@@ -10,7 +10,8 @@ class Kind(StrEnum):
 
     REWRITE = "rewrite"  # a record is not the one that was there before
     TRUNCATION = "truncation"  # records that were there before are gone from the log's end
-    HOLE = "hole"  # records are missing in the middle or at the beginning
+    HOLE = "hole"  # records are missing, or can't be read
+    LINK = "link"  # an event names another one before it than the log has
     REPLACED = "replaced"  # it is another log: the stream was deleted and made again
     FORK = "fork"  # two seals by a known key, of which neither extends the other
     UNFIT = "unfit"  # a seal by a known key whose root is not that of the log
@@ -28,6 +29,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
         kind: what.
         message: where and how, in one sentence.
         sequence: the first event concerned; 0: it is about none in particular.
+        last: the last event concerned, where it is a range; 0: it is not.
         job_id: the job concerned; empty: none in particular.
         column: `table.column` of the view; empty: it is not about one.
     """
@@ -35,6 +37,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: Kind
     message: str
     sequence: int = 0
+    last: int = 0
     job_id: str = ""
     column: str = ""
 

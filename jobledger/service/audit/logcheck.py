@@ -1,6 +1,5 @@
 """The log from its first event to its last, hashed again, with every seal held against it on the way."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
@@ -10,18 +9,13 @@ import msgspec
 from jobledger.projections.merkle.frontier import Frontier
 from jobledger.projections.merkle.hashing import leaf_hashes
 from jobledger.service.audit.findings import Finding, Kind
-from jobledger.service.limits import (
-    AUDIT_END_MAX_MISSING,
-    AUDIT_FINDINGS_MAX,
-    AUDIT_READ_MAX_TRIES,
-    AUDIT_READ_WAIT_SECONDS,
-    AUDIT_SEALED_ROOTS_KEPT,
-    AUDIT_TAKE_EVENTS,
-)
+from jobledger.service.audit.links import BrokenLink, Links
+from jobledger.service.audit.walk import Hole, Walk
+from jobledger.service.limits import AUDIT_FINDINGS_MAX, AUDIT_HOLE_JOBS, AUDIT_SEALED_ROOTS_KEPT
 from jobledger.store.continuity import wait_continues
-from jobledger.store.errors import LogGap, LogReplaced, LogTruncated, LogUnavailable
+from jobledger.store.errors import LogReplaced, LogTruncated, LogUnavailable
 from jobledger.store.events import Record
-from jobledger.store.log import EventLog, Feed
+from jobledger.store.log import EventLog
 
 HASHING: Final = "hashing the log"
 
@@ -60,9 +54,15 @@ class LogReport(msgspec.Struct, kw_only=True):
         seals: how many fit.
         findings: what is wrong, bounded.
         more: how many findings besides.
+        read: how many events could be read; more than `size` if a hole ended the tree.
+        unjudged: how many seals cover more than could be hashed, because of a hole.
+        unlinked: events whose `previous` was not checked, because there are too many jobs.
     """
 
     size: int = 0
+    read: int = 0
+    unjudged: int = 0
+    unlinked: int = 0
     root: bytes = b""
     seals: int = 0
     findings: list[Finding] = []
@@ -74,6 +74,31 @@ class LogReport(msgspec.Struct, kw_only=True):
             self.findings.append(finding)
         else:
             self.more += 1
+
+
+class _Damage:
+    """A hole, and the jobs whose later events name one in it."""
+
+    def __init__(self, hole: Hole) -> None:
+        self.hole = hole
+        self.job_ids: list[str] = []
+        self.more = 0
+
+    def affects(self, job_id: str) -> None:
+        """Take note of a job."""
+        if job_id in self.job_ids:
+            return
+        if len(self.job_ids) < AUDIT_HOLE_JOBS:
+            self.job_ids.append(job_id)
+        else:
+            self.more += 1
+
+    def jobs(self) -> str:
+        """The jobs, as part of a sentence."""
+        if not self.job_ids:
+            return ""
+        more = f" and {self.more} more" if self.more else ""
+        return f"; affected, by later events: {', '.join(self.job_ids)}{more}"
 
 
 class Judge:
@@ -88,6 +113,8 @@ class Judge:
         self._seals = seals
         self._report = report
         self._frontier = Frontier()
+        self._links = Links()
+        self._holes: list[_Damage] = []
         self._next: SealedTree | None = None
         self._fitted = 0  # the size of the last seal that fit
         self._known: dict[int, SealedTree] = {}  # seals behind, the newest last; bounded
@@ -101,10 +128,14 @@ class Judge:
         """Look at the first seal."""
         await self._advance()
 
-    async def read(self, records: Sequence[Record]) -> bool:
-        """Hash on; False if nothing that follows can have its place, because a record is missing."""
-        whole = _until_hole(records, self.size + 1)
-        leaves = leaf_hashes(whole)
+    async def read(self, records: Sequence[Record]) -> None:
+        """Read on: hash, unless a hole came before, and check what each event says of the one before it."""
+        for link in self._links.read(records):
+            self._judge_link(link)
+        self._report.read += len(records)
+        if self._holes:
+            return
+        leaves = leaf_hashes(records)
         at, start = 0, self.size
         while self._next is not None and self._next.size <= start + len(leaves):
             upto = max(at, self._next.size - start)
@@ -113,35 +144,55 @@ class Judge:
             self._judge(self._next)
             await self._advance()
         self._frontier.extend(leaves[at:])
-        if len(whole) < len(records):
-            self.hole(records[len(whole)].sequence - 1)
-            return False
-        return True
 
-    def hole(self, last: int) -> None:
-        """Say that records are missing, from the next one up to this."""
-        first = self.size + 1
-        what = f"event {first} is" if first >= last else f"events {first} to {last} are"
+    def hole(self, hole: Hole) -> None:
+        """Take note of sequences that can't be read; the tree ends before the first of them."""
+        self._holes.append(_Damage(hole))
+
+    def _judge_link(self, link: BrokenLink) -> None:
+        for damage in self._holes:
+            if damage.hole.first <= link.named <= damage.hole.last:
+                damage.affects(link.job_id)
+                return
+        had = f"event {link.had}" if link.had else "no event"
         self._report.found(
             Finding(
-                Kind.HOLE,
-                f"{what} missing from the log: nothing behind it can be held against a seal; restore the"
-                " stream from a backup that has it",
-                sequence=first,
+                Kind.LINK,
+                f"event {link.sequence} of job {link.job_id} says that it follows event {link.named}, and the"
+                f" log has {had} of that job before it: events were removed, or changed",
+                sequence=link.named if link.named > link.had else link.sequence,
+                last=link.sequence,
+                job_id=link.job_id,
             )
         )
 
-    async def finish(self, log: EventLog, *, whole: bool) -> None:
+    def _find_holes(self) -> None:
+        for damage in self._holes:
+            first, last = damage.hole
+            what = f"event {first} is" if first == last else f"events {first} to {last} are"
+            self._report.found(
+                Finding(
+                    Kind.HOLE,
+                    f"{what} missing from the log, or can't be read{damage.jobs()}; no seal of {first} events"
+                    " or more can be compared: restore the stream from a replica or a backup that has them",
+                    sequence=first,
+                    last=last,
+                    job_id=damage.job_ids[0] if len(damage.job_ids) == 1 and not damage.more else "",
+                )
+            )
+
+    async def finish(self, log: EventLog) -> None:
         """Judge what seals are left.
 
         Args:
             log: that was read.
-            whole: whether it was read to its end.
 
         Raises:
             LogUnavailable: if it is not certain that this was its end.
         """
         report = self._report
+        self._find_holes()
+        report.unlinked = self._links.unchecked
         report.size, report.root = self.size, self._frontier.root()
         first: SealedTree | None = None
         count = 0
@@ -151,7 +202,9 @@ class Judge:
             else:
                 first, count = first or self._next, count + 1
             await self._advance()
-        if first is not None and whole:
+        if first is not None and self._holes:
+            report.unjudged = count
+        elif first is not None:
             await _confirm_end(log, first.size)
             missing = f"event {first.size}" if first.size == self.size + 1 else f"events up to {first.size}"
             more = f" (and {count - 1} later seals cover more)" if count > 1 else ""
@@ -230,69 +283,24 @@ async def check_log(log: EventLog, seals: Seals, tell: Tell) -> LogReport:
     report = LogReport()
     judge = Judge(seals, report)
     await judge.begin()
-    whole = False
     try:
-        whole = await _read_whole(log, judge, tell)
-    except (LogGap, LogTruncated) as error:
-        report.found(Finding(Kind.HOLE, str(error), sequence=judge.size + 1))
+        await _read_whole(log, judge, tell)
     except LogReplaced as error:
         report.found(Finding(Kind.REPLACED, str(error), sequence=judge.size + 1))
-    await judge.finish(log, whole=whole)
+    await judge.finish(log)
     return report
 
 
-async def _read_whole(log: EventLog, judge: Judge, tell: Tell) -> bool:
-    """Read from the first event to the last; False if records are missing on the way."""
+async def _read_whole(log: EventLog, judge: Judge, tell: Tell) -> None:
+    """Read from the first event to the last, past whatever can't be read."""
     info = await log.info()
-    if info.first_sequence > 1 and info.last_sequence:
-        judge.hole(info.first_sequence - 1)
-        return False
-    last = await last_record(log, info.last_sequence)
-    if last:
-        feed = await log.follow(after=0, epoch=info.epoch)
-        try:
-            while judge.size < last:
-                records = await patiently(feed)
-                if not await judge.read(records):
-                    return False
-                tell(HASHING, judge.size, max(last, judge.size))
-        finally:
-            await feed.close()
-    if judge.size < info.last_sequence:
-        judge.hole(info.last_sequence)
-        return False
-    return True
-
-
-async def last_record(log: EventLog, last: int) -> int:
-    """The sequence of the last record that is there: the stream's last one may have been deleted.
-
-    Raises:
-        LogGap: if the last AUDIT_END_MAX_MISSING of them are missing.
-    """
-    for sequence in range(last, max(0, last - AUDIT_END_MAX_MISSING), -1):
-        if await log.read_at(sequence) is not None:
-            return sequence
-    if last > AUDIT_END_MAX_MISSING:
-        raise LogGap(f"the last {AUDIT_END_MAX_MISSING} events up to {last} are missing from the log")
-    return 0
-
-
-async def patiently(feed: Feed) -> Sequence[Record]:
-    """The next records of a feed, however often the connection is lost meanwhile, within a bound.
-
-    Raises:
-        LogUnavailable: if the log does not answer for long.
-    """
-    for _ in range(AUDIT_READ_MAX_TRIES - 1):
-        try:
-            return await feed.take(AUDIT_TAKE_EVENTS)
-        except LogUnavailable:
-            await asyncio.sleep(AUDIT_READ_WAIT_SECONDS)
-    return await feed.take(AUDIT_TAKE_EVENTS)
-
-
-def _until_hole(records: Sequence[Record], first: int) -> Sequence[Record]:
-    if records[-1].sequence == first + len(records) - 1:  # sequences only rise, so none is missing
-        return records
-    return next((records[:at] for at, record in enumerate(records) if record.sequence != first + at), records)
+    walk = Walk(log, info)
+    try:
+        while (found := await walk.next()) is not None:
+            if isinstance(found, Hole):
+                judge.hole(found)
+            else:
+                await judge.read(found)
+            tell(HASHING, walk.position, info.last_sequence)
+    finally:
+        await walk.close()

@@ -11,7 +11,7 @@ from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.logcheck import SealedTree
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.limits import AUDIT_READ_MAX_TRIES, AUDIT_READ_WAIT_SECONDS, NOTE_MAX_BYTES
-from jobledger.store.errors import InvalidInput, LogUnavailable
+from jobledger.store.errors import InvalidInput
 from jobledger.store.events import Record
 from jobledger.store.seals import SealStore
 
@@ -54,6 +54,10 @@ async def published(store: SealStore, keys: Sequence[VerifierKey], origin: str) 
     after = 0
     while after < last.sequence:
         page = await _page(store, after, last.sequence)
+        if not page:
+            text = f"the seals after {after}, up to {last.sequence}, can't be read from their stream"
+            yield Finding(Kind.DAMAGED, text)
+            return
         for record in page:
             yield judge_seal(f"seal {record.sequence}", record.payload, keys, origin)
         after = page[-1].sequence
@@ -65,7 +69,7 @@ async def _page(store: SealStore, after: int, last: int) -> Sequence[Record]:
         if page:
             return page
         await asyncio.sleep(AUDIT_READ_WAIT_SECONDS)  # a replica that lags answered
-    raise LogUnavailable(f"the seals after {after} can't be read; try again")
+    return ()
 
 
 async def kept(path: Path, keys: Sequence[VerifierKey], origin: str) -> Row:

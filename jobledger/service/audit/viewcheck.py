@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from jobledger.projections.comparing import compare_views, first_changed_event, tree_is_equal
 from jobledger.projections.database import Reader
-from jobledger.projections.errors import ViewDamaged, ViewError
+from jobledger.projections.errors import ViewDamaged, ViewError, WaitTimeout
 from jobledger.projections.projector import Projector
 from jobledger.projections.view import View
 from jobledger.projections.viewwriter import PROJECTION_VERSION
@@ -54,6 +54,12 @@ async def check_view(log: EventLog, path: Path, tell: Tell, *, scratch: Path | N
         return [Finding(Kind.DAMAGED, str(error))]
     except LogBroken as error:  # while folding: the records are not all there
         return [Finding(Kind.HOLE, str(error))]
+    except WaitTimeout as error:
+        text = (
+            f"the log can't be folded, so the view was not compared: nothing came for"
+            f" {AUDIT_FOLD_TIMEOUT_SECONDS:g} s ({error})"
+        )
+        return [Finding(Kind.HOLE, text)]
     finally:
         await reader.close()
 

@@ -21,12 +21,13 @@ from jobledger.service.audit.note import VerifierKey
 from jobledger.service.audit.sealrows import judge_seal
 from jobledger.service.audit.watchstate import WatchState
 from jobledger.service.audit.witness import Mark, Witness
-from jobledger.service.limits import AUDIT_TAKE_EVENTS, WATCH_SEALS_SECONDS
+from jobledger.service.limits import AUDIT_TAKE_EVENTS, WATCH_SEALS_SECONDS, WATCH_STALL_SECONDS
 from jobledger.store.continuity import wait_continues
 from jobledger.store.errors import LogBroken, LogGap, LogReplaced, LogTruncated
 from jobledger.store.events import Record
 from jobledger.store.log import EventLog, Feed, LogInfo
 from jobledger.store.seals import SealStore
+from jobledger.store.subjects import ALL_SUBJECTS
 
 _Answer = TypeVar("_Answer")
 _KINDS: Final[dict[type[LogBroken], Kind]] = {
@@ -87,6 +88,8 @@ class Watcher:
         self._session = log.session
         self._target = 0
         self._looked = 0.0
+        self._again_since = 0  # when all began to be read again; 0: it is not
+        self._heard = time.monotonic()  # when records last came, or were known not to be missing
         self._unsealed = (0, 0)  # sequence and time of the first event that no seal covers, as last asked
 
     async def begin(self, *, again: bool) -> None:
@@ -106,7 +109,7 @@ class Watcher:
             expected[self.state.size] = Mark(self.state.size, self.state.root)
         if again:
             self._witness = Witness()
-            self.state = msgspec.structs.replace(self.state, read_again=self._clock())
+            self._again_since = self._clock()
         start = self._witness.size
         self._trusted = start
         self._expected = [expected[size] for size in sorted(expected) if size > start]
@@ -125,7 +128,10 @@ class Watcher:
         is_there = witness.size >= self._target
         records = await self._take(0 if is_there and not self.caught_up else wait_seconds)
         if records:
+            self._heard = time.monotonic()
             self._read(records)
+        elif time.monotonic() - self._heard >= WATCH_STALL_SECONDS:
+            await self._check_silence()
         findings: list[Finding] = []
         reached = witness.size >= self._target and not self.caught_up
         now = time.monotonic()
@@ -141,6 +147,8 @@ class Watcher:
                 leaf=self._leaf,
                 marks=tuple(witness.marks),
             )
+            if reached and self._again_since:  # only now: an interrupted one must begin again
+                self.state = msgspec.structs.replace(self.state, read_again=self._again_since)
             self.caught_up = self.caught_up or reached
         return findings
 
@@ -229,6 +237,25 @@ class Watcher:
             return ()
         taken, self._taking = self._taking, None
         return await _translated(taken, self._witness.size + 1)
+
+    async def _check_silence(self) -> None:
+        """Nothing came for long: see whether the log has grown, and if so, read the next event itself."""
+        self._heard = time.monotonic()
+        place = self._witness.size + 1
+        if (await self._log.info()).last_sequence < place:
+            return
+        if await self._log.read_at(place) is None:
+            after = await self._log.read_next(ALL_SUBJECTS, after=place)
+            until = f", and the next one that can be read is {after.sequence}" if after is not None else ""
+            text = f"event {place} can't be read{until}: it is missing, or its block is damaged"
+            last = after.sequence - 1 if after is not None else 0
+            raise WatchBroken(Finding(Kind.HOLE, text, sequence=place, last=last))
+        # The leader has it, so the replica that feeds us is stuck: another one may not be.
+        await self.close()
+        self._taking = None
+        self._feed = await _translated(
+            self._log.follow(after=self._witness.size, epoch=self.state.epoch), place
+        )
 
     def _read(self, records: Sequence[Record]) -> None:
         witness = self._witness

@@ -30,6 +30,7 @@ from jobledger.service.position import epoch_mark
 from jobledger.service.settings import Settings
 from jobledger.store.errors import EmbeddedServerError, LogUnavailable
 from jobledger.store.jetstream.adapter import JetStreamLog
+from jobledger.store.values import rfc3339
 
 _NANOSECONDS: Final = 1_000_000_000
 
@@ -90,6 +91,7 @@ class Watch:
         self._state = load_state(options.state_file)
         self._kept = self._state
         self._kept_at = 0.0
+        self._said_bound = False
 
     async def run(self) -> Sequence[Finding]:
         """Watch until an alarm, the end of `once`, or for ever.
@@ -135,6 +137,7 @@ class Watch:
             again = False
         else:
             again = self._is_due()
+        self._say_bound(again=again)
         watcher = Watcher(log, await log.seals(mark), self._options.keys, self._state, clock=self._clock)
         try:
             await watcher.begin(again=again)
@@ -148,12 +151,40 @@ class Watch:
                     return True
                 self._keep(now=watcher.caught_up and self._options.once)
                 if watcher.caught_up and self._options.once:
+                    if again:
+                        self._say(f"all {self._state.size} events were read again: none was changed")
                     return True
                 if watcher.caught_up and not again and self._is_due():
                     return False
-                again = again and not watcher.caught_up
+                if again and watcher.caught_up:
+                    self._say(f"all {self._state.size} events were read again: none was changed")
+                    again = False
         finally:
             await watcher.close()
+
+    def _say_bound(self, *, again: bool) -> None:
+        """Say how late a change of old events may be noticed; once, and when the reading begins."""
+        assert self._state is not None
+        every = self._options.again_seconds
+        if again:
+            self._say(f"all events are read again from the first one, as last at {self._read_at}")
+        elif not self._said_bound:
+            self._say(
+                f"a change of events up to {self._state.sealed_size}, which a seal covers, is noticed when"
+                f" all is read again: every {every:g} s (--reread), next at {self._next_reading}; a change of"
+                " later events at each start"
+            )
+        self._said_bound = True
+
+    @property
+    def _read_at(self) -> str:
+        assert self._state is not None
+        return rfc3339(self._state.read_again)
+
+    @property
+    def _next_reading(self) -> str:
+        assert self._state is not None
+        return rfc3339(self._state.read_again + int(self._options.again_seconds * _NANOSECONDS))
 
     def _is_due(self) -> bool:
         """Whether all is to be read again."""

@@ -101,7 +101,9 @@ def _print(found: "Verification", output: Output, view: Path | None) -> None:
         Origin=found.origin,
         Size=report.size,
         Root=report.root.hex(),
+        Read=report.read,
         Seals=report.seals,
+        Unjudged=report.unjudged,
         View=str(view) if view is not None else None,
         More=report.more,
     )
@@ -109,6 +111,10 @@ def _print(found: "Verification", output: Output, view: Path | None) -> None:
         return
     if report.more:
         say(f"and {report.more} findings more")
+    if report.unjudged:
+        say(f"{report.unjudged} seals cover events after the first hole, and could not be compared")
+    if report.unlinked:
+        say(f"{report.unlinked} events were not checked for the event before them: too many jobs")
     looked = "the view was not looked at" if view is None else f"the view {view} is compared"
     say(
         f"{found.origin}: {report.size:,} events, root {report.root.hex()}; seals that fit: {report.seals};"

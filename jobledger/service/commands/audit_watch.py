@@ -11,6 +11,7 @@ from jobledger.service.commands.logoptions import reading_log
 from jobledger.service.commands.shared import INTERRUPTED_CODE, Session, end_on_sigterm
 from jobledger.service.commands.text import say
 from jobledger.service.commands.times import Duration
+from jobledger.service.limits import WATCH_REREAD_MAX_SECONDS
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -27,7 +28,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     type=Duration(),
     default="24h",
     show_default=True,
-    help="Read all of the log again when that was so long ago; 0 with --once: always.",
+    help="Read all of the log again so often, at most 30d; 0 with --once: always. Until then a change of"
+    " events that a seal covers is not noticed.",
 )
 @click.option("--max-seal-age", type=Duration(), default=None, help="Alarm if events wait longer for a seal.")
 @click.option("--webhook", metavar="URL", default="", help="POST each alarm there, as a CloudEvent.")
@@ -58,6 +60,11 @@ def watch(
     key. An alarm ends it with exit code 9, and is raised again at the next start: what it remembers stays as
     it was before. Lost connections are ridden out.
     """
+    if reread > WATCH_REREAD_MAX_SECONDS:
+        raise click.UsageError(
+            f"--reread {reread:g}s is more than {WATCH_REREAD_MAX_SECONDS:g}s (30 days): so long a change of"
+            " old events could stay unnoticed"
+        )
     if webhook and not webhook.startswith(("http://", "https://")):
         raise click.UsageError(f"--webhook {webhook!r} is no URL; write https://host/path")
     from jobledger.service.audit.alarms import Gauges

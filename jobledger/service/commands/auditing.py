@@ -45,6 +45,7 @@ def print_findings(findings: Iterable["Finding"], output: Output, **facts: objec
                 "Kind": each.kind.value,
                 "Message": each.message,
                 "Sequence": each.sequence,
+                "Last": each.last or each.sequence,
                 "JobID": each.job_id,
                 "Column": each.column,
             }

@@ -88,11 +88,7 @@ class JetStreamLog:
         return record_of(message) if message is not None else None
 
     async def read_next(self, subject: str, *, after: int) -> Record | None:
-        """The first record behind a sequence that a filter of subjects lets through; None: there is none.
-
-        Raises:
-            LogUnavailable: if the leader does not answer.
-        """
+        """See `EventLog.read_next`."""
         request: dict[str, object] = {"seq": after + 1, "next_by_subj": subject}
         message = await leader_get(self._connection, self._stream, request)
         return record_of(message) if message is not None else None
