@@ -17,7 +17,6 @@ from jobledger.service.audit.sealrows import Given
 from jobledger.service.audit.verify import verify
 from jobledger.store.errors import LogUnavailable
 from jobledger.store.events import Record
-from jobledger.store.jetstream import stream as stream_module
 from jobledger.store.log import Draft, LogInfo
 from jobledger.store.subjects import job_subject
 from tests.auditing import KEYS, Installation, kinds, seal_log
@@ -52,9 +51,7 @@ async def fill_blocks(log: JetStreamLog) -> None:
 
 @pytest.fixture
 async def damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installation:
-    """An installation whose log has two uncompressed blocks, sealed after 500 events and after all."""
-    config = stream_module._config  # uncompressed, whatever else the settings say
-    monkeypatch.setattr(stream_module, "_config", lambda each: {**config(each), "compression": "none"})
+    """An installation whose log has two blocks, sealed after 500 events and after all."""
     monkeypatch.setattr(walk_module, "AUDIT_STALL_SECONDS", 3.0)
     installation = Installation(tmp_path)
     async with installation.log() as log:
