@@ -11,7 +11,7 @@ WORKERS ?= 2
 # Of the property tests in the slow suite; printed, so that a failure can be repeated with SEED=…
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
-.PHONY: help setup run demo test test-slow chromium check format bench lock docs picture clean
+.PHONY: help setup run demo test test-slow chaos chromium check format bench lock docs picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-slow: $(STAMP) ## chaos, clusters, real clients, a browser, long fuzzing, p
 	@$(BIN)/python -m pytest -q -m 'hypothesis and not slow' -n $(WORKERS) --dist worksteal \
 		--hypothesis-profile search --hypothesis-seed $(SEED)
 	@$(BIN)/python -m pytest -q -m slow --timeout 900
+
+chaos: $(STAMP) ## faults against the whole system (CHAOS="--rounds 200 --seed 7 --topology cluster"), see docs/RELIABILITY.md
+	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 check: $(STAMP) ## ruff, mypy (strict), import-linter
 	@$(BIN)/ruff check .

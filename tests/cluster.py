@@ -6,6 +6,7 @@ import os
 import random
 import socket
 from asyncio.subprocess import Process
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -43,12 +44,24 @@ def free_ports(count: int) -> list[int]:
 
 
 class Cluster:
-    """`async with Cluster(directory) as cluster`; the nodes are 1, 2 and 3, as in their files' names."""
+    """`async with Cluster(directory) as cluster`; the nodes are 1, 2 and 3, as in their files' names.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: of the nodes' stores and logs.
+        hosts: the address of each node; absent: 127.0.0.1.
+        prefixes: what each node's command begins with, such as `ip netns exec NAME`; absent: nothing.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        hosts: Mapping[int, str] | None = None,
+        prefixes: Mapping[int, Sequence[str]] | None = None,
+    ) -> None:
         self._directory = directory
-        self._hosts = dict.fromkeys((1, 2, 3), "127.0.0.1")
-        self._prefix: dict[int, tuple[str, ...]] = dict.fromkeys((1, 2, 3), ())  # of a node's command line
+        self._hosts = dict(hosts or dict.fromkeys((1, 2, 3), "127.0.0.1"))
+        self._prefix = dict(prefixes or {})  # of a node's command line
         ports = free_ports(9)
         self._client = dict(zip((1, 2, 3), ports[:3], strict=True))
         self._monitor = dict(zip((1, 2, 3), ports[3:6], strict=True))
@@ -59,7 +72,7 @@ class Cluster:
     @property
     def addresses(self) -> str:
         """Of all nodes, without credentials, as the setting `nats_url` takes them."""
-        return ",".join(f"nats://{self._hosts[node]}:{port}" for node, port in self._client.items())
+        return ",".join(f"nats://{self.address_of(node)}" for node in self._client)
 
     @property
     def url(self) -> str:
@@ -68,9 +81,15 @@ class Cluster:
 
     def url_of(self, *nodes: int, user: str = "jobledger", password: str = PASSWORD) -> str:
         """Of some nodes, with credentials."""
-        return ",".join(
-            f"nats://{user}:{password}@{self._hosts[node]}:{self._client[node]}" for node in nodes
-        )
+        return ",".join(f"nats://{user}:{password}@{self.address_of(node)}" for node in nodes)
+
+    def address_of(self, node: int) -> str:
+        """Where clients reach a node: host and port."""
+        return f"{self._hosts[node]}:{self._client[node]}"
+
+    def store_of(self, node: int) -> Path:
+        """The store directory of a node."""
+        return self._directory / f"nats-{node}"
 
     @property
     def operator_url(self) -> str:
@@ -165,7 +184,7 @@ class Cluster:
     async def _launch(self, node: int) -> None:
         with (self._directory / f"nats-{node}.log").open("ab") as out:
             self._processes[node] = await asyncio.create_subprocess_exec(
-                *self._prefix[node],
+                *self._prefix.get(node, ()),
                 find_program(),
                 "-c",
                 CONFIGS / f"nats-{node}.conf",
@@ -177,16 +196,16 @@ class Cluster:
             )
 
     def _environment(self, node: int) -> dict[str, object]:
-        routes = [
-            f"nats://cluster:{CLUSTER_PASSWORD}@{self._hosts[each]}:{port}"
-            for each, port in self._route.items()
-        ]
         host = self._hosts[node]
+        routes = [
+            f"nats://cluster:{CLUSTER_PASSWORD}@{self._hosts[other]}:{port}"
+            for other, port in self._route.items()
+        ]
         return {
-            "NATS_LISTEN": f"{host}:{self._client[node]}",
+            "NATS_LISTEN": self.address_of(node),
             "NATS_MONITOR_LISTEN": f"{host}:{self._monitor[node]}",
             "NATS_ROUTE_LISTEN": f"{host}:{self._route[node]}",
-            "NATS_STORE_DIR": str(self._directory / f"nats-{node}"),
+            "NATS_STORE_DIR": str(self.store_of(node)),
             "NATS_ROUTES": routes,
             "NATS_PASSWORD": PASSWORD,
             "NATS_OPERATOR_PASSWORD": OPERATOR_PASSWORD,

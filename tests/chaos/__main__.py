@@ -1,0 +1,250 @@
+"""The long run: `make chaos CHAOS="--rounds 200 --seed 7 --topology cluster"`.
+
+It prints its seed. Rounds are cut into segments, each a new system with a seed of its own, so that a failure
+is repeated by running that segment alone. When something is wrong, the history, the logs of all processes and
+the command that repeats it are in the directory that is printed, and the exit code is 1.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import msgspec
+
+from tests.chaos import checks, damage
+from tests.chaos.faults import Fault
+from tests.chaos.machine import can_isolate, can_loop, can_mount
+from tests.chaos.run import Options, Round, Run, faults_of
+from tests.chaos.topology import NotRecovered, Single, Storage, ThreeNodes, Topology
+
+DEFAULT_SEED: Final = 1
+SEGMENT_ROUNDS: Final = 20
+KILLS: Final = {
+    "single": ("kill-server", "kill-server", "kill-server", "kill-both"),
+    "cluster": ("kill-several",),
+}
+"""The rounds that destroyed compressed streams."""
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """Some rounds on one system.
+
+    Attributes:
+        topology: `single` or `cluster`.
+        storage: what the log is on.
+        seed: of the segment.
+        rounds: how many.
+        faults: kinds to choose from; empty: all that are possible.
+    """
+
+    topology: str
+    storage: Storage
+    seed: int
+    rounds: int
+    faults: tuple[str, ...]
+    readers: bool
+
+    @property
+    def repeat(self) -> str:
+        """The command that does the same again."""
+        faults = f" --faults {','.join(self.faults)}" if self.faults else ""
+        return (
+            f'make chaos CHAOS="--topology {self.topology} --storage {self.storage} --seed {self.seed}'
+            f' --rounds {self.rounds}{faults}{"" if self.readers else " --no-readers"}"'
+        )
+
+
+class Report(msgspec.Struct):
+    """What all segments together measured."""
+
+    machine: str
+    seed: int
+    rounds: list[tuple[str, Round]] = []
+    acknowledged: int = 0
+    unknown: int = 0
+    refused: int = 0
+    findings: list[str] = []
+    damages: list[damage.Result] = []
+    skipped: list[str] = []
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--topology", choices=("single", "cluster", "both"), default="both")
+    parser.add_argument("--storage", choices=("plain", "small", "images", "all"), default="all")
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("JOBLEDGER_CHAOS_SEED", DEFAULT_SEED)))
+    parser.add_argument("--rounds", type=int, default=40, help="per topology and storage")
+    parser.add_argument("--faults", default="", help="only these kinds, separated by commas")
+    parser.add_argument("--kills", action="store_true", help="only the kill rounds that destroyed s2 streams")
+    parser.add_argument("--damage", action="store_true", help="only damage to the files of the log")
+    parser.add_argument("--no-readers", action="store_true", help="without feeds, subscriptions and webhooks")
+    parser.add_argument("--directory", type=Path, default=None, help="of the runs; kept if one fails")
+    parser.add_argument("--report", type=Path, default=None, help="write all measurements there (JSON)")
+    return parser.parse_args(words)
+
+
+def segments(given: argparse.Namespace) -> Iterator[Segment]:
+    """What the command line asks for."""
+    topologies = ("single", "cluster") if given.topology == "both" else (given.topology,)
+    storages: tuple[Storage, ...] = (
+        ("plain", "small", "images") if given.storage == "all" else (given.storage,)
+    )
+    if given.kills and given.storage == "all":
+        storages = ("plain",)
+    for topology in topologies:
+        for storage in storages:
+            faults = KILLS[topology] if given.kills else tuple(filter(None, given.faults.split(",")))
+            seed = given.seed
+            left = given.rounds
+            while left > 0:
+                rounds = min(left, SEGMENT_ROUNDS)
+                yield Segment(topology, storage, seed, rounds, faults, not given.no_readers)
+                left -= rounds
+                seed += 1
+
+
+def make_topology(name: str, storage: Storage, directory: Path) -> Topology:
+    """A system that is not started yet."""
+    return Single(directory, storage) if name == "single" else ThreeNodes(directory, storage)
+
+
+def chosen(segment: Segment, possible: dict[str, Fault]) -> Iterator[tuple[str, Fault]]:
+    """The faults of a segment: each kind about equally often, in an order that its seed decides."""
+    rng = Random(segment.seed)
+    names = [name for name in segment.faults if name in possible] or [*possible]
+    left: list[str] = []
+    for _ in range(segment.rounds):
+        left = left or rng.sample(names, len(names))
+        name = left.pop()
+        yield name, possible[name]
+
+
+async def run_segment(segment: Segment, directory: Path, report: Report) -> list[str]:
+    """One system, its rounds, its checks; returns what is wrong."""
+    label = f"{segment.topology}/{segment.storage} seed {segment.seed}"
+    topology = make_topology(segment.topology, segment.storage, directory)
+    findings: list[str] = []
+    run = Run(topology, segment.seed, Options(readers=segment.readers))
+    try:
+        async with topology, run:
+            try:
+                for name, fault in chosen(segment, faults_of(topology)):
+                    done = await run.round(name, fault)
+                    report.rounds.append((segment.topology, done))
+                    print(
+                        f"{label} round {done.number} {name}: recovered in {done.recovery_seconds:.1f} s,"
+                        f" outage {done.outage_seconds:.1f} s, {run.progress.acknowledged} acknowledged",
+                        flush=True,
+                    )
+                findings = await run.finish()
+            except (NotRecovered, AssertionError, TimeoutError, OSError) as error:
+                findings = [*run.findings, f"{type(error).__name__}: {error}", traceback.format_exc()]
+            if findings:
+                for name, text in topology.logs().items():
+                    (directory / f"{name}.final.log").write_text(text)
+    except (NotRecovered, AssertionError, TimeoutError, OSError) as error:
+        findings.append(f"{type(error).__name__}: {error}")
+    calls = run.calls()
+    report.acknowledged += sum(call.acknowledged for call in calls)
+    report.unknown += sum(call.outcome == "unknown" for call in calls)
+    report.refused += sum(call.outcome == "refused" for call in calls)
+    return findings
+
+
+async def main(given: argparse.Namespace) -> int:
+    """Run everything that is asked for; the exit code."""
+    print(f"seed {given.seed}", flush=True)
+    base = given.directory or Path(tempfile.mkdtemp(prefix="jobledger-chaos-"))
+    report = Report(machine=_machine(), seed=given.seed)
+    failed = False
+    begun = time.monotonic()
+    if given.damage:
+        for result in await damage.run_all(given.topology, given.seed, base):
+            report.damages.append(result)
+            failed |= bool(result.problem)
+    else:
+        for number, segment in enumerate(segments(given)):
+            missing = _missing(segment)
+            if missing:
+                report.skipped.append(f"{segment.topology}/{segment.storage}: {missing}")
+                print(f"skipped {report.skipped[-1]}", flush=True)
+                continue
+            directory = base / f"{number}-{segment.topology}-{segment.storage}-{segment.seed}"
+            findings = await run_segment(segment, directory, report)
+            if findings:
+                failed = True
+                report.findings += findings
+                path = checks.save_findings(directory, findings, segment.repeat)
+                print(f"FAILED, see {path}; repeat with\n  {segment.repeat}", flush=True)
+                for finding in findings[:10]:
+                    print(f"  {finding[:1000]}", flush=True)
+            else:
+                shutil.rmtree(directory, ignore_errors=True)
+    if given.report:
+        given.report.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    print(json.dumps(summary(report), indent=1))
+    print(f"{'FAILED' if failed else 'passed'} in {time.monotonic() - begun:.0f} s, seed {given.seed}")
+    if not failed and given.directory is None:
+        shutil.rmtree(base, ignore_errors=True)
+    return int(failed)
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """Rounds, recovery and outage by topology and kind, and what became of the calls."""
+    kinds: dict[str, list[Round]] = {}
+    for topology, done in report.rounds:
+        kinds.setdefault(f"{topology} {done.fault}", []).append(done)
+    return {
+        "machine": report.machine,
+        "acknowledged": report.acknowledged,
+        "unknown": report.unknown,
+        "refused": report.refused,
+        "findings": len(report.findings),
+        "faults": {
+            kind: {
+                "rounds": len(rounds),
+                "recovery": _median_and_max([done.recovery_seconds for done in rounds]),
+                "outage": _median_and_max([done.outage_seconds for done in rounds]),
+            }
+            for kind, rounds in sorted(kinds.items())
+        },
+        "damages": {result.name: result.outcome or result.problem for result in report.damages},
+        "skipped": report.skipped,
+    }
+
+
+def _median_and_max(values: Sequence[float]) -> str:
+    ordered = sorted(values)
+    return f"median {ordered[len(ordered) // 2]:.1f} s, max {ordered[-1]:.1f} s"
+
+
+def _missing(segment: Segment) -> str:
+    if segment.storage == "small" and not can_mount():
+        return "mounting a small disk needs root"
+    if segment.storage == "images" and not can_loop():
+        return "mounting a disk image needs root and loop devices"
+    if segment.topology == "cluster" and not can_isolate():
+        print("network namespaces need root: nodes are not isolated", flush=True)
+    return ""
+
+
+def _machine() -> str:
+    return (
+        f"{os.cpu_count()} CPUs, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(arguments())))

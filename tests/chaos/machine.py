@@ -1,0 +1,171 @@
+"""Small disks, disk images and networks of namespaces: they need root on Linux, and each can be asked for.
+
+A power loss is simulated with a file system (ext4) in an image file on a loop device. The image, copied at
+the moment of the kill, is what was handed to the device: pages that were written and not synced are not in
+it; what the server acknowledged after its fsync must be. It does not show what a disk loses whose cache
+ignores flushes.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Final, Self
+
+_MEGABYTE: Final = 1024 * 1024
+_FILLER: Final = "filler"
+
+
+def _run(*command: object) -> None:
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"{' '.join(words)}: {done.stderr.strip()}")
+
+
+@cache
+def can_mount() -> bool:
+    """Whether this process may mount file systems."""
+    if sys.platform != "linux" or os.geteuid() or not shutil.which("mount"):
+        return False
+    done = subprocess.run(
+        ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False
+    )
+    return done.returncode == 0
+
+
+@cache
+def can_loop() -> bool:
+    """Whether this process may mount an image of ext4."""
+    return can_mount() and Path("/dev/loop-control").exists() and shutil.which("mkfs.ext4") is not None
+
+
+@cache
+def can_isolate() -> bool:
+    """Whether this process may make network namespaces, and bridges between them."""
+    if sys.platform != "linux" or os.geteuid() or not shutil.which("ip"):
+        return False
+    name = f"jlt{os.getpid() % 100_000}"
+    try:
+        _run("ip", "netns", "add", name)
+        _run("ip", "link", "add", f"{name}b", "type", "bridge")
+    except OSError:
+        return False
+    finally:
+        subprocess.run(["ip", "link", "del", f"{name}b"], capture_output=True, check=False)
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+    return True
+
+
+class SmallDisk:
+    """A tmpfs of a few megabytes at a folder, until `remove`; it can be filled up."""
+
+    def __init__(self, folder: Path, megabytes: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "tmpfs", folder)
+        self.folder = folder
+
+    def fill(self) -> None:
+        """Take all space that is left."""
+        with (self.folder / _FILLER).open("ab", buffering=0) as file:
+            size = _MEGABYTE
+            while size:
+                try:
+                    file.write(bytes(size))
+                except OSError:
+                    size //= 2
+
+    def free(self) -> None:
+        """Give the space back."""
+        (self.folder / _FILLER).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Unmount it; its files are gone."""
+        _run("umount", "--lazy", self.folder)
+
+
+class DiskImage:
+    """An ext4 file system in a file, mounted at a folder, whose state at the moment of a kill can be kept."""
+
+    def __init__(self, folder: Path, megabytes: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._image = folder.with_name(f"{folder.name}.img")
+        with self._image.open("wb") as file:
+            file.truncate(megabytes * _MEGABYTE)
+        _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", self._image)
+        self._mount()
+
+    def snapshot(self) -> Path:
+        """Copy what the device has been given so far; unsynced pages are missing, as after a power loss."""
+        copy = self._image.with_suffix(".snapshot")
+        # Not frozen: that would write the dirty pages. All writers are dead, so nothing changes meanwhile.
+        _run("cp", "--sparse=always", self._image, copy)
+        return copy
+
+    def restore(self, snapshot: Path) -> None:
+        """Unmount what there is, and mount the copy instead: the machine comes back from the power loss."""
+        _run("umount", self.folder)
+        snapshot.replace(self._image)
+        self._mount()
+
+    def remove(self) -> None:
+        """Unmount it and delete the image."""
+        _run("umount", "--lazy", self.folder)
+        self._image.unlink(missing_ok=True)
+
+    def _mount(self) -> None:
+        _run("mount", "-o", "loop", self._image, self.folder)
+
+
+class Network:
+    """A bridge, and a namespace for each of three nodes, whose link can be taken down."""
+
+    def __init__(self) -> None:
+        self._name = f"jl{os.getpid() % 100_000}"
+        self._made: list[tuple[str, ...]] = []
+        second, third = os.getpid() % 256, os.getpid() // 256 % 256
+        self._subnet = f"10.{second}.{third}"
+        self.hosts = {node: f"{self._subnet}.{node + 1}" for node in (1, 2, 3)}
+        self.prefixes = {node: ("ip", "netns", "exec", self._namespace(node)) for node in (1, 2, 3)}
+
+    def __enter__(self) -> Self:
+        bridge = f"{self._name}b"
+        try:
+            _run("ip", "link", "add", bridge, "type", "bridge")
+            self._made.append(("link", "del", bridge))
+            _run("ip", "addr", "add", f"{self._subnet}.1/24", "dev", bridge)
+            _run("ip", "link", "set", bridge, "up")
+            for node, host in self.hosts.items():
+                namespace, outer = self._namespace(node), self._link(node)
+                _run("ip", "netns", "add", namespace)
+                self._made.append(("netns", "del", namespace))
+                _run("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+                _run("ip", "link", "set", outer, "master", bridge, "up")
+                for command in (f"addr add {host}/24 dev eth0", "link set eth0 up", "link set lo up"):
+                    _run("ip", "-n", namespace, *command.split())
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for command in reversed(self._made):
+            subprocess.run(["ip", *command], capture_output=True, check=False)
+        self._made.clear()
+
+    def isolate(self, node: int) -> None:
+        """Nothing reaches a node or leaves it; its connections hang, none is closed."""
+        _run("ip", "link", "set", self._link(node), "down")
+
+    def join(self, node: int) -> None:
+        """End its isolation."""
+        _run("ip", "link", "set", self._link(node), "up")
+
+    def _namespace(self, node: int) -> str:
+        return f"{self._name}n{node}"
+
+    def _link(self, node: int) -> str:
+        return f"{self._name}v{node}"

@@ -1,0 +1,46 @@
+"""The short campaign of CI: some faults of each kind, with every reader taking part, in under three minutes.
+
+The long one is `make chaos`. The kinds are listed here so that the time is bounded; `faults.py` has them all.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.__main__ import DEFAULT_SEED, Report, Segment, run_segment
+from tests.chaos.machine import can_isolate, can_loop
+from tests.chaos.topology import Storage
+
+SEED = int(os.environ.get("JOBLEDGER_CHAOS_SEED", DEFAULT_SEED))
+SINGLE = ("kill-server", "kill-both", "kill-service", "pause-server", "pause-service")
+CLUSTER = ("kill-leader", "kill-several", "cut-connections", "kill-service", "pause-leader")
+ISOLATION = ("isolate-leader", "isolate-follower")
+POWER = ("power-loss",)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize(
+    ("topology", "storage", "faults"),
+    [
+        ("single", "plain", SINGLE),
+        ("single", "images", POWER),
+        ("cluster", "plain", CLUSTER),
+        ("cluster", "plain", ISOLATION),
+        ("cluster", "images", POWER),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+async def test_faults_under_load_break_no_promise(
+    topology: str, storage: Storage, faults: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Log, views, feeds, subscriptions, webhook and audit agree with what the clients were answered."""
+    if storage == "images" and not can_loop():
+        pytest.skip("mounting a disk image needs root and loop devices")
+    if faults == ISOLATION and not can_isolate():
+        pytest.skip("network namespaces need root")
+    report = Report(machine="", seed=SEED)
+    segment = Segment(topology, storage, SEED, len(faults), faults, readers=True)
+    assert await run_segment(segment, tmp_path, report) == [], segment.repeat
+    assert len(report.rounds) == len(faults)

@@ -1,0 +1,355 @@
+"""The system under test: one service with its embedded server, or three nodes with two services.
+
+Both answer the same questions, so that a run does not know which of them it hurts.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import httpx
+
+from jobledger import JetStreamLog, JobledgerError, StreamSettings
+from jobledger.store.connectionfile import find_connection
+from tests.chaos.machine import DiskImage, Network, SmallDisk, can_isolate
+from tests.cluster import PASSWORD, Cluster, free_ports
+from tests.proxy import Proxy
+from tests.service_process import clean_env
+
+RECOVERY_SECONDS: Final = 120.0  # for an election and two Python processes, on two busy cores
+POLL_SECONDS: Final = 0.05
+SMALL_DISK_MEGABYTES: Final = 48
+IMAGE_MEGABYTES: Final = 96
+Storage = Literal["plain", "small", "images"]
+_ROOT: Final = Path(__file__).parent.parent.parent
+
+
+class NotRecovered(AssertionError):
+    """The system did not come back in time."""
+
+
+class Service:
+    """`jobledger serve` on a port that it keeps, as a supervisor runs it: killed, paused, started again."""
+
+    def __init__(
+        self, home: Path, name: str, port: int, flags: Sequence[str], env: dict[str, str] | None = None
+    ) -> None:
+        self.data_dir = home / name
+        self.url = f"http://127.0.0.1:{port}"
+        self._home = home
+        self._flags = ("--port", str(port), "--data-dir", str(self.data_dir), *flags)
+        self._env = env or {}
+        self._log = home / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def view(self) -> Path:
+        """Its view's file."""
+        return self.data_dir / "view.sqlite"
+
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    def log(self) -> str:
+        """What it wrote so far, over all its starts."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def start(self) -> None:
+        """Start it; does not wait."""
+        assert self._process is None
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "jobledger.service.cli", "serve", *self._flags],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=clean_env(self._home, self._env),
+                cwd=_ROOT,
+            )
+
+    def embedded_pid(self) -> int:
+        """The nats-server that it started; 0: none runs."""
+        if self._process is None:
+            return 0
+        with suppress(OSError):
+            for task in Path(f"/proc/{self.pid}/task").iterdir():
+                for child in (task / "children").read_text().split():
+                    if "nats-server" in Path(f"/proc/{child}/comm").read_text():
+                        return int(child)
+        return 0
+
+    def kill(self) -> None:
+        """End it as `kill -9` does; a paused one as well."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    async def stop(self, within_seconds: float = 40.0) -> None:
+        """End it in order, or at once if it does not end."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        deadline = time.monotonic() + within_seconds
+        while self._process.poll() is None and time.monotonic() < deadline:  # noqa: ASYNC110 - a process
+            await asyncio.sleep(POLL_SECONDS)
+        self.kill()
+
+    def exit_code(self) -> int | None:
+        """The exit code if it ended by itself, else None."""
+        return None if self._process is None else self._process.poll()
+
+    def restart_if_ended(self) -> None:
+        """What a supervisor does."""
+        if self._process is not None and self._process.poll() is not None:
+            self._process = None
+            self.start()
+
+    async def readiness(self) -> tuple[int, str]:
+        """The status and text of `/readyz`; 0 if there is no answer."""
+        try:
+            async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
+                response = await client.get(f"{self.url}/readyz", params={"verbose": ""})
+        except httpx.TransportError as error:
+            return 0, repr(error)
+        return response.status_code, response.text
+
+    async def wait_ready(self, within_seconds: float = RECOVERY_SECONDS, *, supervised: bool = True) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            NotRecovered: if it is not in time; if it ends, and is not `supervised`.
+        """
+        deadline = time.monotonic() + within_seconds
+        answer: tuple[int, str] = (0, "")
+        while time.monotonic() < deadline:
+            answer = await self.readiness()
+            if answer[0] == httpx.codes.OK:
+                return
+            if self.exit_code() is not None and not supervised:
+                break
+            self.restart_if_ended()
+            await asyncio.sleep(POLL_SECONDS)
+        tail = "\n".join(self.log().splitlines()[-30:])
+        raise NotRecovered(
+            f"{self.data_dir.name} is not ready: {answer}, exit code {self.exit_code()}\n{tail}"
+        )
+
+
+class Topology:
+    """What both have.
+
+    Args:
+        directory: of everything.
+        storage: on what the log is: a plain folder, `small` disks that can be filled, or disk `images`.
+
+    Attributes:
+        services: in their order.
+        replicas: of the log.
+        disks: small disks, by what is on them: `log`, `view`, `node-1`, ….
+        images: disk images, by the same names.
+    """
+
+    name = ""
+    replicas = 1
+
+    def __init__(self, directory: Path, storage: Storage = "plain") -> None:
+        self.directory = directory
+        self.storage = storage
+        self.services: list[Service] = []
+        self.disks: dict[str, SmallDisk] = {}
+        self.images: dict[str, DiskImage] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            await self._set_up()
+            for service in self.services:
+                service.start()
+                self._stack.push_async_callback(service.stop)
+            for service in self.services:
+                await service.wait_ready()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _set_up(self) -> None:
+        raise NotImplementedError
+
+    def _mount(self, name: str, folder: Path) -> None:
+        """Put the kind of storage at a folder, before the system starts."""
+        if self.storage == "small":
+            self.disks[name] = SmallDisk(folder, SMALL_DISK_MEGABYTES)
+            self._stack.callback(self.disks[name].remove)
+        elif self.storage == "images":
+            self.images[name] = DiskImage(folder, IMAGE_MEGABYTES)
+            self._stack.callback(self.images[name].remove)
+
+    @property
+    def urls(self) -> list[str]:
+        """Of the services."""
+        return [service.url for service in self.services]
+
+    def nats_url(self) -> str:
+        """Where the log is now, with credentials; empty if nowhere."""
+        raise NotImplementedError
+
+    def stores(self) -> dict[str, Path]:
+        """The store directory of each server, by name."""
+        raise NotImplementedError
+
+    async def open_log(self) -> JetStreamLog:
+        """A connection to the log, past every service; tried until it works."""
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        while True:
+            url = self.nats_url()
+            try:
+                if url:
+                    return await JetStreamLog.connect(url, StreamSettings(replicas=self.replicas))
+            except (JobledgerError, OSError):
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def wait_ready(self, within_seconds: float = RECOVERY_SECONDS) -> None:
+        """Wait until every service is ready; one that ended is started again, as a supervisor does."""
+        await asyncio.gather(*(service.wait_ready(within_seconds) for service in self.services))
+
+    def logs(self) -> dict[str, str]:
+        """What every process wrote, by name."""
+        return {service.data_dir.name: service.log() for service in self.services}
+
+    def command_flags(self) -> tuple[list[str], dict[str, str]]:
+        """Flags and environment by which commands such as `audit verify` reach the log."""
+        raise NotImplementedError
+
+
+class Single(Topology):
+    """One service with its embedded server."""
+
+    name = "single"
+
+    @property
+    def service(self) -> Service:
+        """The only one."""
+        return self.services[0]
+
+    @property
+    def server_directory(self) -> Path:
+        """Of the embedded server."""
+        return self.service.data_dir / "nats"
+
+    async def _set_up(self) -> None:
+        self._mount("view", self.directory / "one")
+        if self.storage == "small":  # of an image, log and view lose power together
+            self._mount("log", self.directory / "one" / "nats")
+        (port,) = free_ports(1)
+        flags = ("--webhook-allow", "127.0.0.1", "--seal-every-events", "200", "--seal-every-seconds", "5")
+        self.services = [Service(self.directory, "one", port, flags)]
+
+    def nats_url(self) -> str:
+        return find_connection(self.server_directory) or ""
+
+    def stores(self) -> dict[str, Path]:
+        return {"embedded": self.server_directory}
+
+    def logs(self) -> dict[str, str]:
+        path = self.server_directory / "nats.log"
+        return {**super().logs(), "embedded": path.read_text(errors="replace") if path.exists() else ""}
+
+    def command_flags(self) -> tuple[list[str], dict[str, str]]:
+        return ["--data-dir", str(self.service.data_dir)], {}
+
+    def kill_server(self) -> None:
+        """`kill -9` of the embedded server; the service starts it again."""
+        pid = self.service.embedded_pid()
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+
+    def kill_both(self) -> None:
+        """`kill -9` of both at once: first the server, or the kernel would end it in order."""
+        pid = self.service.embedded_pid()
+        os.kill(self.service.pid, signal.SIGSTOP)  # so that it does not start the server again meanwhile
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+        self.service.kill()
+
+
+class ThreeNodes(Topology):
+    """Three nodes, in namespaces of their own where that is allowed, and two services behind proxies."""
+
+    name = "cluster"
+    replicas = 3
+
+    def __init__(self, directory: Path, storage: Storage = "plain", *, isolated: bool | None = None) -> None:
+        super().__init__(directory, storage)
+        self.network = Network() if (can_isolate() if isolated is None else isolated) else None
+        self.cluster = (
+            Cluster(directory)
+            if self.network is None
+            else Cluster(directory, hosts=self.network.hosts, prefixes=self.network.prefixes)
+        )
+        self.proxies: dict[int, Proxy] = {}
+
+    async def _set_up(self) -> None:
+        if self.network is not None:
+            self._stack.enter_context(self.network)
+        for node in (1, 2, 3):
+            self._mount(f"node-{node}", self.cluster.store_of(node))
+        await self._stack.enter_async_context(self.cluster)
+        for node in (1, 2, 3):
+            self.proxies[node] = await self._stack.enter_async_context(Proxy(self.cluster.url_of(node)))
+        doors = ",".join(f"nats://{proxy.url.rpartition('@')[2]}" for proxy in self.proxies.values())
+        keys = self.directory / "keys.json"
+        flags = (
+            *("--nats-url", doors, "--nats-user", "jobledger", "--stream-replicas", "3"),
+            *("--audit-keys-file", str(keys), "--webhook-allow", "127.0.0.1"),
+            *("--seal-every-events", "200", "--seal-every-seconds", "5"),
+        )
+        env = {"JOBLEDGER_NATS_PASSWORD": PASSWORD}
+        self.services = [
+            Service(self.directory, name, port, flags, env)
+            for name, port in zip(("one", "two"), free_ports(2), strict=True)
+        ]
+
+    def nats_url(self) -> str:
+        return self.cluster.url
+
+    def stores(self) -> dict[str, Path]:
+        return {f"node-{node}": self.cluster.store_of(node) for node in (1, 2, 3)}
+
+    def logs(self) -> dict[str, str]:
+        return {**super().logs(), **{f"nats-{node}": self.cluster.log_of(node) for node in (1, 2, 3)}}
+
+    def command_flags(self) -> tuple[list[str], dict[str, str]]:
+        env = {"JOBLEDGER_NATS_USER": "jobledger", "JOBLEDGER_NATS_PASSWORD": PASSWORD}
+        flags = ["--nats-url", self.cluster.addresses, "--data-dir", str(self.services[0].data_dir)]
+        return flags, env
+
+    async def kill_nodes(self, *nodes: int) -> None:
+        """`kill -9` of some nodes at once."""
+        await asyncio.gather(*(self.cluster.kill(node) for node in nodes))
+
+    def signal_node(self, node: int, number: signal.Signals) -> None:
+        """Send a signal to a node, such as SIGSTOP."""
+        os.kill(self.cluster.pids()[node], number)
+
+    def cut_connections(self) -> None:
+        """Cut every connection between services and nodes; they may be made again at once."""
+        for proxy in self.proxies.values():
+            proxy.cut()
