@@ -6,7 +6,6 @@ import os
 import random
 import socket
 from asyncio.subprocess import Process
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -44,24 +43,12 @@ def free_ports(count: int) -> list[int]:
 
 
 class Cluster:
-    """`async with Cluster(directory) as cluster`; the nodes are 1, 2 and 3, as in their files' names.
+    """`async with Cluster(directory) as cluster`; the nodes are 1, 2 and 3, as in their files' names."""
 
-    Args:
-        directory: of the nodes' stores and logs.
-        hosts: the address of each node; absent: 127.0.0.1.
-        prefixes: what each node's command begins with, such as `ip netns exec NAME`; absent: nothing.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        hosts: Mapping[int, str] | None = None,
-        prefixes: Mapping[int, Sequence[str]] | None = None,
-    ) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._hosts = dict(hosts or dict.fromkeys((1, 2, 3), "127.0.0.1"))
-        self._prefix = dict(prefixes or {})  # of a node's command line
+        self._hosts = dict.fromkeys((1, 2, 3), "127.0.0.1")
+        self._prefix: dict[int, tuple[str, ...]] = dict.fromkeys((1, 2, 3), ())  # of a node's command line
         ports = free_ports(9)
         self._client = dict(zip((1, 2, 3), ports[:3], strict=True))
         self._monitor = dict(zip((1, 2, 3), ports[3:6], strict=True))
@@ -184,7 +171,7 @@ class Cluster:
     async def _launch(self, node: int) -> None:
         with (self._directory / f"nats-{node}.log").open("ab") as out:
             self._processes[node] = await asyncio.create_subprocess_exec(
-                *self._prefix.get(node, ()),
+                *self._prefix[node],
                 find_program(),
                 "-c",
                 CONFIGS / f"nats-{node}.conf",

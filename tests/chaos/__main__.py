@@ -24,9 +24,10 @@ import msgspec
 
 from tests.chaos import checks, damage
 from tests.chaos.faults import Fault
-from tests.chaos.machine import can_isolate, can_loop, can_mount
+from tests.chaos.machine import can_loop, can_mount
 from tests.chaos.run import Options, Round, Run, faults_of
 from tests.chaos.topology import NotRecovered, Single, Storage, ThreeNodes, Topology
+from tests.namespaces import why_no_namespaces
 
 DEFAULT_SEED: Final = 1
 SEGMENT_ROUNDS: Final = 20
@@ -235,8 +236,8 @@ def _missing(segment: Segment) -> str:
         return "mounting a small disk needs root"
     if segment.storage == "images" and not can_loop():
         return "mounting a disk image needs root and loop devices"
-    if segment.topology == "cluster" and not can_isolate():
-        print("network namespaces need root: nodes are not isolated", flush=True)
+    if segment.topology == "cluster" and why_no_namespaces():
+        print(f"nodes are not isolated: {why_no_namespaces()}", flush=True)
     return ""
 
 

@@ -17,6 +17,7 @@ from typing import Final
 
 from tests.chaos.blocks import corrupt_blocks
 from tests.chaos.topology import Service, Single, ThreeNodes, Topology
+from tests.namespaces import NamespaceCluster
 
 HOLD_SECONDS: Final = (0.5, 3.0)  # how long a pause or an isolation lasts
 FULL_SECONDS: Final = 4.0  # how long a disk stays full
@@ -148,27 +149,27 @@ async def isolate_follower_then_leader(hurt: Hurt) -> None:
 
     This made a healthy log look truncated (issue 8, F3).
     """
-    network = hurt.nodes.network
-    assert network is not None
+    network = hurt.nodes.cluster
+    assert isinstance(network, NamespaceCluster)
     leader = await hurt.nodes.cluster.leader()
     follower = hurt.rng.choice([node for node in (1, 2, 3) if node != leader])
     network.isolate(follower)
     try:
         await asyncio.sleep(hurt.rng.uniform(3.0, 6.0))
     finally:
-        network.join(follower)
+        network.reconnect(follower)
     hurt.nodes.cut_connections()
     await _isolate(hurt, leader)
 
 
 async def _isolate(hurt: Hurt, node: int) -> None:
-    network = hurt.nodes.network
-    assert network is not None
+    network = hurt.nodes.cluster
+    assert isinstance(network, NamespaceCluster)
     network.isolate(node)
     try:
         await hurt.hold()
     finally:
-        network.join(node)
+        network.reconnect(node)
 
 
 async def cut_connections(hurt: Hurt) -> None:

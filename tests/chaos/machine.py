@@ -1,4 +1,4 @@
-"""Small disks, disk images and networks of namespaces: they need root on Linux, and each can be asked for.
+"""Small disks and disk images, which need root on Linux; each can be asked for.
 
 A power loss is simulated with a file system (ext4) in an image file on a loop device. The image, copied at
 the moment of the kill, is what was handed to the device: pages that were written and not synced are not in
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 _MEGABYTE: Final = 1024 * 1024
 _FILLER: Final = "filler"
@@ -40,23 +40,6 @@ def can_mount() -> bool:
 def can_loop() -> bool:
     """Whether this process may mount an image of ext4."""
     return can_mount() and Path("/dev/loop-control").exists() and shutil.which("mkfs.ext4") is not None
-
-
-@cache
-def can_isolate() -> bool:
-    """Whether this process may make network namespaces, and bridges between them."""
-    if sys.platform != "linux" or os.geteuid() or not shutil.which("ip"):
-        return False
-    name = f"jlt{os.getpid() % 100_000}"
-    try:
-        _run("ip", "netns", "add", name)
-        _run("ip", "link", "add", f"{name}b", "type", "bridge")
-    except OSError:
-        return False
-    finally:
-        subprocess.run(["ip", "link", "del", f"{name}b"], capture_output=True, check=False)
-        subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
-    return True
 
 
 class SmallDisk:
@@ -118,54 +101,3 @@ class DiskImage:
 
     def _mount(self) -> None:
         _run("mount", "-o", "loop", self._image, self.folder)
-
-
-class Network:
-    """A bridge, and a namespace for each of three nodes, whose link can be taken down."""
-
-    def __init__(self) -> None:
-        self._name = f"jl{os.getpid() % 100_000}"
-        self._made: list[tuple[str, ...]] = []
-        second, third = os.getpid() % 256, os.getpid() // 256 % 256
-        self._subnet = f"10.{second}.{third}"
-        self.hosts = {node: f"{self._subnet}.{node + 1}" for node in (1, 2, 3)}
-        self.prefixes = {node: ("ip", "netns", "exec", self._namespace(node)) for node in (1, 2, 3)}
-
-    def __enter__(self) -> Self:
-        bridge = f"{self._name}b"
-        try:
-            _run("ip", "link", "add", bridge, "type", "bridge")
-            self._made.append(("link", "del", bridge))
-            _run("ip", "addr", "add", f"{self._subnet}.1/24", "dev", bridge)
-            _run("ip", "link", "set", bridge, "up")
-            for node, host in self.hosts.items():
-                namespace, outer = self._namespace(node), self._link(node)
-                _run("ip", "netns", "add", namespace)
-                self._made.append(("netns", "del", namespace))
-                _run("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", namespace)
-                _run("ip", "link", "set", outer, "master", bridge, "up")
-                for command in (f"addr add {host}/24 dev eth0", "link set eth0 up", "link set lo up"):
-                    _run("ip", "-n", namespace, *command.split())
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for command in reversed(self._made):
-            subprocess.run(["ip", *command], capture_output=True, check=False)
-        self._made.clear()
-
-    def isolate(self, node: int) -> None:
-        """Nothing reaches a node or leaves it; its connections hang, none is closed."""
-        _run("ip", "link", "set", self._link(node), "down")
-
-    def join(self, node: int) -> None:
-        """End its isolation."""
-        _run("ip", "link", "set", self._link(node), "up")
-
-    def _namespace(self, node: int) -> str:
-        return f"{self._name}n{node}"
-
-    def _link(self, node: int) -> str:
-        return f"{self._name}v{node}"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.__main__ import DEFAULT_SEED, Report, Segment, run_segment
-from tests.chaos.machine import can_isolate, can_loop
+from tests.chaos.machine import can_loop
 from tests.chaos.topology import Storage
+from tests.namespaces import why_no_namespaces
 
 SEED = int(os.environ.get("JOBLEDGER_CHAOS_SEED", DEFAULT_SEED))
 SINGLE = ("kill-server", "kill-both", "kill-service", "pause-server", "pause-service")
@@ -38,8 +39,8 @@ async def test_faults_under_load_break_no_promise(
     """Log, views, feeds, subscriptions, webhook and audit agree with what the clients were answered."""
     if storage == "images" and not can_loop():
         pytest.skip("mounting a disk image needs root and loop devices")
-    if faults == ISOLATION and not can_isolate():
-        pytest.skip("network namespaces need root")
+    if faults == ISOLATION and why_no_namespaces():
+        pytest.skip(why_no_namespaces())
     report = Report(machine="", seed=SEED)
     segment = Segment(topology, storage, SEED, len(faults), faults, readers=True)
     assert await run_segment(segment, tmp_path, report) == [], segment.repeat

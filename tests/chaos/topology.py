@@ -18,8 +18,9 @@ import httpx
 
 from jobledger import JetStreamLog, JobledgerError, StreamSettings
 from jobledger.store.connectionfile import find_connection
-from tests.chaos.machine import DiskImage, Network, SmallDisk, can_isolate
+from tests.chaos.machine import DiskImage, SmallDisk
 from tests.cluster import PASSWORD, Cluster, free_ports
+from tests.namespaces import NamespaceCluster, why_no_namespaces
 from tests.proxy import Proxy
 from tests.service_process import clean_env
 
@@ -298,17 +299,12 @@ class ThreeNodes(Topology):
 
     def __init__(self, directory: Path, storage: Storage = "plain", *, isolated: bool | None = None) -> None:
         super().__init__(directory, storage)
-        self.network = Network() if (can_isolate() if isolated is None else isolated) else None
-        self.cluster = (
-            Cluster(directory)
-            if self.network is None
-            else Cluster(directory, hosts=self.network.hosts, prefixes=self.network.prefixes)
-        )
+        if isolated is None:
+            isolated = not why_no_namespaces()
+        self.cluster: Cluster = NamespaceCluster(directory) if isolated else Cluster(directory)
         self.proxies: dict[int, Proxy] = {}
 
     async def _set_up(self) -> None:
-        if self.network is not None:
-            self._stack.enter_context(self.network)
         for node in (1, 2, 3):
             self._mount(f"node-{node}", self.cluster.store_of(node))
         await self._stack.enter_async_context(self.cluster)
