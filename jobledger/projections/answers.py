@@ -1,5 +1,6 @@
 """What the view answers, besides jobs. Pure."""
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -38,17 +39,24 @@ class JobVersion(msgspec.Struct, frozen=True):
     spec: bytes
 
 
-_WithSpec = TypeVar("_WithSpec", Job, JobVersion)
+_Found = TypeVar("_Found")
 
 
-def page_of(found: tuple[_WithSpec, ...]) -> tuple[_WithSpec, ...]:
-    """As many of these, from the first on, as one page may hold; at least one, if there is one."""
+def page_of(
+    found: tuple[_Found, ...], size_of: Callable[[_Found], int], *, max_bytes: int = PAGE_MAX_BYTES
+) -> tuple[_Found, ...]:
+    """As many of these, from the first on, as fit into one page; at least one, if there is one."""
     size = 0
     for count, each in enumerate(found):
-        size += len(each.spec)
-        if size > PAGE_MAX_BYTES and count:
+        size += size_of(each)
+        if size > max_bytes and count:
             return found[:count]
     return found
+
+
+def size_of_job(job: Job) -> int:
+    """What a job adds to a page, in bytes, about."""
+    return len(job.spec) + job.status.state.size
 
 
 class Checkpoint(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ so a batch is a few trips, not one per row.
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -69,6 +69,19 @@ class Reader:
         except sqlite3.DatabaseError as error:
             raise _translate(error, self.path) from error
 
+    async def page(
+        self, sql: str, parameters: Sequence[Any] = (), *, max_bytes: int
+    ) -> tuple[list[Row], bool]:
+        """The first rows of a query, until they take more than `max_bytes`; and whether that is all."""
+        connection: Any = self._connection
+        execute, raw = connection._execute, connection._conn  # noqa: SLF001
+        try:
+            # The public calls fetch all rows, or take a trip for each portion of them.
+            rows: tuple[list[Row], bool] = await execute(_fetch_page, raw, sql, parameters, max_bytes)
+        except sqlite3.DatabaseError as error:
+            raise _translate(error, self.path) from error
+        return rows
+
     async def row(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
         """The first row of a query, or None."""
         rows = await self.rows(sql, parameters)
@@ -77,6 +90,20 @@ class Reader:
     async def close(self) -> None:
         """Close the connection."""
         await self._connection.close()
+
+
+def _fetch_page(
+    connection: sqlite3.Connection, sql: str, parameters: Sequence[Any], max_bytes: int
+) -> tuple[list[Row], bool]:
+    rows: list[Row] = []
+    size = 0
+    with closing(connection.execute(sql, parameters)) as cursor:
+        for row in cursor:
+            rows.append(row)
+            size += sum(len(value) for value in row if isinstance(value, (bytes, str)))
+            if size > max_bytes:
+                return rows, False
+    return rows, True
 
 
 class PointReader:

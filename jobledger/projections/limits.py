@@ -24,7 +24,7 @@ RECONNECT_MAX_WAIT_SECONDS = 5.0
 # --- asking -------------------------------------------------------------------------------------------------
 LIST_DEFAULT_LIMIT = 50
 LIST_MAX_LIMIT = 1_000
-PAGE_MAX_BYTES = 8 * 1_048_576  # of specs on one page, but at least one; it ends early then
+PAGE_MAX_BYTES = 8 * 1_048_576  # of specs and states on one page, but at least one job; it ends early then
 SHORT_ID_MIN_CHARACTERS = 3  # `j-` and at least one more
 CANDIDATES_SHOWN = 5  # of an ambiguous short id
 SELECTOR_MAX_CHARACTERS = 4_096
@@ -72,7 +72,8 @@ ASOF_READS_MAX_JOBS = 50_000  # one by one for one copy
 CHANGES_JOB_EVENTS = 50  # told of one job that changed between two points; the rest are counted
 CHANGES_PAGE_JOBS = 512  # looked at for one page
 CHANGES_PAGE_EVENTS = 50_000  # read for one page, or those of ASOF_READS jobs; then it ends early
-CHANGES_PAGE_BYTES = 4 * 1_048_576  # of the specs on one page, but at least one job
+CHANGES_PAGE_BYTES = 4 * 1_048_576  # of specs, states and events on one page, but at least one job
+CHANGES_JOB_BYTES = 1_048_576  # of one job's events that are shown, but at least one; the rest are counted
 ASOF_LATE_INDEX_EVENTS = 50_000  # from so many on, the lists' indexes are made after the fold
 
 # --- the Merkle tree ----------------------------------------------------------------------------------------

@@ -107,6 +107,24 @@ class ReaderPool:
         finally:
             waiting[index] -= READER_PACK_STATEMENTS
 
+    async def page_rows(
+        self, sql: str, parameters: Sequence[Any] = (), *, max_bytes: int
+    ) -> tuple[list[Row], bool]:
+        """As many rows of a statement as `max_bytes` hold (and one more), and whether that is all of them.
+
+        Raises:
+            ViewError: if the pool is closed, or the file can't be read.
+        """
+        waiting = self._waiting
+        if not waiting:
+            raise self._closed()
+        index = waiting.index(min(waiting))
+        waiting[index] += READER_PACK_STATEMENTS
+        try:
+            return await self._readers[index].page(sql, parameters, max_bytes=max_bytes)
+        finally:
+            waiting[index] -= READER_PACK_STATEMENTS
+
     def _closed(self) -> ViewError:
         return ViewError(f"the view {self.path} is closed; open it again")
 

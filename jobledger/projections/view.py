@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import msgspec
 
-from jobledger.projections.answers import Checkpoint, JobVersion, Page, page_of
+from jobledger.projections.answers import Checkpoint, JobVersion, Page, page_of, size_of_job
 from jobledger.projections.cursor import Order, Position, encode_cursor
 from jobledger.projections.database import Reader
 from jobledger.projections.digest import digest_of
@@ -18,6 +18,7 @@ from jobledger.projections.errors import AmbiguousId, VersionNotFound, WaitTimeo
 from jobledger.projections.limits import (
     CANDIDATES_SHOWN,
     LIST_DEFAULT_LIMIT,
+    PAGE_MAX_BYTES,
     READERS_MAX,
     SHORT_ID_MIN_CHARACTERS,
     WAIT_DEFAULT_SECONDS,
@@ -77,6 +78,7 @@ class View:
         self._point_rows = pool.point_rows
         self._rows = pool.rows
         self._long_rows = pool.long_rows
+        self._pool_page = pool.page_rows
 
     @classmethod
     async def open(cls, path: Path, *, readers: int = READERS_MAX, live: Path | None = None) -> Self:
@@ -204,14 +206,17 @@ class View:
         rows = await self._rows(_VERSIONS, (number, job_id, limit)) if _is_key(job_id) else []
         if not rows:
             raise _no_such_id(job_id)
-        return page_of(tuple(JobVersion(*row) for row in rows if row[0] is not None))
+        return page_of(
+            tuple(JobVersion(*row) for row in rows if row[0] is not None), lambda version: len(version.spec)
+        )
 
     # --- many jobs ----------------------------------------------------------------------------------------
 
     async def list(self, query: ListQuery | None = None) -> Page:
         """One page of jobs, each with its spec; of all jobs, oldest first, if nothing else is asked.
 
-        It holds fewer than the limit if their specs are large; `next_cursor` says whether there are more.
+        It holds fewer than the limit if their specs or states are large; `next_cursor` says whether there
+        are more.
         """
         query = query or ListQuery()
         drivers = drivers_of(query)
@@ -220,10 +225,10 @@ class View:
             # A snapshot of its own: it chooses the way to the page, and the page is right on either.
             [counted] = await self._long_rows(*count_statement(query, drivers))
             driver = choose_driver(query, drivers, counted)
-        rows = await self._long_rows(*page_statement(query, driver))
+        rows, is_whole = await self._pool_page(*page_statement(query, driver), max_bytes=PAGE_MAX_BYTES)
         found = tuple(job_of(row[1:]) for row in rows[: query.limit] if row[1] is not None)
-        jobs = page_of(found)
-        more = len(rows) > query.limit or len(jobs) < len(found)
+        jobs = page_of(found, size_of_job)
+        more = not is_whole or len(rows) > query.limit or len(jobs) < len(found)
         return Page(
             jobs=jobs,
             next_cursor=_cursor_at(query, jobs[-1]) if more else None,

@@ -15,6 +15,7 @@ OWN_WRITE_WAIT_SECONDS = 1.0  # how long a read waits for what this very process
 WAIT_DEFAULT_SECONDS = 5.0  # of `wait_for`
 HISTORY_DEFAULT_LIMIT = 100
 HISTORY_MAX_LIMIT = 1_000
+HISTORY_PAGE_BYTES = 4 * 1_048_576  # of states and reasons on one page, but at least one event
 QUERY_MAX_PARAMETERS = 100
 UNKNOWN_FIELDS_TOLD = 20  # of a request's body
 DIFF_MAX_BYTES = 131_072  # of each spec that is compared; comparing longer ones would hold up everybody

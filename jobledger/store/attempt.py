@@ -35,6 +35,7 @@ from jobledger.store.limits import (
     COMMAND_MAX_ATTEMPTS,
     COMMAND_MAX_WAIT_SECONDS,
     COMMAND_WAIT_SECONDS,
+    MISSED_MAX_BYTES,
     MISSED_MAX_EVENTS,
 )
 from jobledger.store.log import Draft, EventLog, Lost
@@ -223,12 +224,19 @@ class Attempt:
         """A conflict, with the events after the revision that the caller had seen."""
         if not isinstance(error, (RevisionMismatch, Contention)):
             return error
-        seen, missed = seen_revision or 0, deque[HistoryItem](maxlen=MISSED_MAX_EVENTS)
+        seen, missed, size = seen_revision or 0, deque[HistoryItem](), 0
         if error.revision > seen:
             async for item in self._reader.story(after=Known(self._known.subject), up_to=self._known):
                 if item.revision > seen and not item.anomaly:
                     missed.append(item)
+                    size += _size(item)
+                    while len(missed) > 1 and (size > MISSED_MAX_BYTES or len(missed) > MISSED_MAX_EVENTS):
+                        size -= _size(missed.popleft())
         return type(error)(str(error), job_id=error.job_id, revision=error.revision, missed=missed)
+
+
+def _size(item: HistoryItem) -> int:
+    return len(item.reason) + (item.state.size if item.state is not None else 0)
 
 
 def _rfc3339(milliseconds: int) -> str:

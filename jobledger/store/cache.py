@@ -2,12 +2,18 @@
 
 import asyncio
 import sys
+from typing import NamedTuple
 
 import msgspec
 
 from jobledger.store.errors import LogBusy
-from jobledger.store.job import Job, State
-from jobledger.store.limits import CACHE_MAX_BYTES, CACHE_MAX_JOBS, TURNS_MAX_WAITING
+from jobledger.store.job import Job, JobStatus, State
+from jobledger.store.limits import (
+    CACHE_MAX_BYTES,
+    CACHE_MAX_JOBS,
+    HISTORY_PLACES_MAX_BYTES,
+    TURNS_MAX_WAITING,
+)
 
 _ENTRY_BYTES = 1_000  # what an entry takes beside its spec, about
 
@@ -32,6 +38,61 @@ class Known(msgspec.Struct, frozen=True):
     sequence: int = 0
     base: "Known | None" = None
     time: int = 0
+
+
+class HistoryPlace(NamedTuple):
+    """A job's status after one of its events.
+
+    Attributes:
+        sequence: of the event.
+        time: the stream's time of it.
+        status: after it; None while there is no job.
+    """
+
+    sequence: int
+    time: int
+    status: JobStatus | None
+
+
+class HistoryPlaces:
+    """Where readers of histories are, so that a later page costs a page; the least recently used go first.
+
+    Args:
+        max_bytes: of all of them together.
+    """
+
+    def __init__(self, max_bytes: int = HISTORY_PLACES_MAX_BYTES) -> None:
+        self._places: dict[tuple[str, int], HistoryPlace] = {}  # in the order of use, oldest first
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    def get(self, subject: str, sequence: int) -> HistoryPlace | None:
+        """The place at an event of a subject."""
+        place = self._places.pop((subject, sequence), None)
+        if place is not None:
+            self._places[subject, sequence] = place
+        return place
+
+    def put(self, subject: str, place: HistoryPlace, *, instead_of: int) -> None:
+        """Remember a place, and forget the one that the same reader left."""
+        self._forget((subject, instead_of))
+        self._forget((subject, place.sequence))
+        size = _place_size(place)
+        if size <= self._max_bytes:
+            self._places[subject, place.sequence] = place
+            self._bytes += size
+        while self._bytes > self._max_bytes:
+            self._forget(next(iter(self._places)))
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        place = self._places.pop(key, None)
+        if place is not None:
+            self._bytes -= _place_size(place)
+
+
+def _place_size(place: HistoryPlace) -> int:
+    status = place.status
+    return _ENTRY_BYTES + (0 if status is None else status.state.size + _TAG_BYTES * len(status.tags))
 
 
 class JobCache:

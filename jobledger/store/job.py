@@ -39,6 +39,11 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True, rename="pascal", gc
     message: str = ""
     details: dict[str, str] = {}
 
+    @property
+    def size(self) -> int:
+        """Characters of message and details: what a state adds to a page, about."""
+        return len(self.message) + sum(len(key) + len(value) for key, value in self.details.items())
+
 
 PENDING = State(state_type=StateType.PENDING)
 

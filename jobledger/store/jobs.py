@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from jobledger.store.cache import JobCache, Known
+from jobledger.store.cache import HistoryPlace, HistoryPlaces, JobCache, Known
 from jobledger.store.command import Receipt, receipt_of
 from jobledger.store.errors import LogUnavailable, UnknownEventType
 from jobledger.store.events import JobEvent, Record, Recorded, read_record
@@ -21,6 +21,7 @@ class JobReader:
     def __init__(self, log: EventLog, cache: JobCache) -> None:
         self._log = log
         self._cache = cache
+        self._places = HistoryPlaces()
         self._session = log.session
 
     def cached(self, job_id: str, namespace: str | None) -> Known | None:
@@ -91,6 +92,32 @@ class JobReader:
         ):
             ((item, status),) = tell((record,), status)
             yield item
+
+    async def history(self, known: Known, *, after: int) -> AsyncIterator[HistoryItem]:
+        """What happened to a job after a sequence, up to what is known.
+
+        Who reads page by page goes on from the status at the end of the page before, if that is remembered
+        and the log still has that event; else the history is folded from its beginning.
+        """
+        place = self._places.get(known.subject, after)
+        if place is not None:
+            record = await self._log.read_at(after)
+            if record is None or (record.subject, record.time) != (known.subject, place.time):
+                place = None
+        status = place.status if place is not None else None
+        begin, placed = after if place is not None else 0, 0
+        last: HistoryPlace | None = None
+        async for record in records_between(self._log, known.subject, after=begin, up_to=known.sequence):
+            ((item, following),) = tell((record,), status)
+            if record.sequence > after:
+                if last is not None:
+                    self._places.put(known.subject, last, instead_of=placed)
+                    placed = last.sequence
+                yield item
+            status = following
+            last = HistoryPlace(record.sequence, record.time, status) if record.sequence >= after else None
+        if last is not None:
+            self._places.put(known.subject, last, instead_of=placed)
 
     async def find_event(self, event_id: str, *, after: Known, up_to: Known) -> HistoryItem | None:
         """The event of this id among those from one moment to another."""

@@ -256,9 +256,8 @@ class Ledger:
         known = await self._reader.fresh(job_id, namespace)
         if known.job is None:
             raise not_found(job_id)
-        async for item in self._reader.story(after=Known(known.subject), up_to=known):
-            if item.sequence > after:
-                yield item
+        async for item in self._reader.history(known, after=after):
+            yield item
 
     # --- the one way of every command ---------------------------------------------------------------------
 

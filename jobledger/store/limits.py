@@ -69,6 +69,8 @@ TURNS_MAX_WAITING = 1_000  # commands on one job in one process; one more is tol
 CACHE_MAX_JOBS = 10_000
 CACHE_MAX_BYTES = 64 * 1_048_576
 MISSED_MAX_EVENTS = 100  # carried by a conflict
+MISSED_MAX_BYTES = 1_048_576  # of their states and reasons, but at least one event
+HISTORY_PLACES_MAX_BYTES = 16 * 1_048_576  # statuses from which later pages of histories go on
 
 # --- keys of repeated requests ------------------------------------------------------------------------------
 KEYS_MIN_AGE_SECONDS = 24 * 3_600  # what is promised

@@ -13,11 +13,13 @@ from typing import Any, Final
 
 import msgspec
 
+from jobledger.projections.answers import size_of_job
 from jobledger.projections.asof.copies import Copies
 from jobledger.projections.asof.job import records_as_of
 from jobledger.projections.limits import (
     ASOF_NEAR_MAX_EVENTS,
     ASOF_READS,
+    CHANGES_JOB_BYTES,
     CHANGES_JOB_EVENTS,
     CHANGES_PAGE_BYTES,
     CHANGES_PAGE_EVENTS,
@@ -132,7 +134,7 @@ async def changes_between(
             ):
                 read += count
                 if change is not None and matches(asked.selector, spec_head(change.after.spec).labels):
-                    size += len(change.after.spec) + (len(change.before.spec) if change.before else 0)
+                    size += _size_of(change)
                     if len(found) == asked.limit or (found and size > CHANGES_PAGE_BYTES):
                         return ChangesPage(changes=tuple(found), after=after)
                     found.append(change)
@@ -159,6 +161,12 @@ async def change_of(log: EventLog, status: JobStatus, first: int, second: int) -
     return change
 
 
+def _size_of(change: JobChange) -> int:
+    """What a change adds to a page, in bytes, about."""
+    jobs = sum(size_of_job(job) for job in (change.before, change.after) if job is not None)
+    return jobs + sum(len(item.reason) + (item.state.size if item.state else 0) for item in change.items)
+
+
 async def _candidates(view: View, asked: Between) -> Sequence[JobStatus]:
     """A page of them and one more; more than are looked at, so that the last page is known for one."""
     within = ""
@@ -177,7 +185,7 @@ async def _change(log: EventLog, status: JobStatus, asked: Between) -> tuple[Job
     job: Job | None = None
     items: list[HistoryItem] = []
     states: list[StateType] = []
-    events = count = 0
+    events = count = size = 0
     async for record in records_as_of(log, status, asked.second, last=status.sequence):
         count += 1
         was = job.status if job is not None else None
@@ -189,9 +197,10 @@ async def _change(log: EventLog, status: JobStatus, asked: Between) -> tuple[Job
             before = job
             continue
         events += 1
-        if len(items) < CHANGES_JOB_EVENTS:
+        if len(items) < CHANGES_JOB_EVENTS and (not items or size <= CHANGES_JOB_BYTES):
             ((item, _),) = tell((record,), was)
             items.append(item)
+            size += job.status.state.size + len(item.reason)
             if not states or states[-1] != job.status.state.state_type:
                 states.append(job.status.state.state_type)
     if job is None or not events:

@@ -34,6 +34,7 @@ from jobledger.service.http.versions import version_raw
 from jobledger.service.limits import (
     HISTORY_DEFAULT_LIMIT,
     HISTORY_MAX_LIMIT,
+    HISTORY_PAGE_BYTES,
 )
 from jobledger.service.points import pin
 from jobledger.service.position import format_cursor, parse_cursor
@@ -210,17 +211,19 @@ async def _history(
         raise InvalidInput(f"event_type is {kind!r:.60}; use one of {', '.join(_EVENT_TYPES)}")
     wanted = kind != "execution" and not query.text("execution_id")
     items: list[dict[str, Any]] = []
-    last, terminal, more = after, status.state.state_type.is_terminal, False
+    last, terminal, more, size = after, status.state.state_type.is_terminal, False, 0
     async for item in service.ledger.history(status.id, namespace=status.namespace, after=after):
         if point is not None and item.sequence > point:
             break
-        if len(items) == limit:
+        fits = wanted and not item.anomaly and item.time >= since and version in {0, item.version}
+        if fits:
+            size += len(item.reason) + (item.state.size if item.state is not None else 0)
+        if len(items) == limit or (items and size > HISTORY_PAGE_BYTES):
             more = True
             break
         last = item.sequence
         terminal = item.state is not None and item.state.state_type.is_terminal
-        fits = not item.anomaly and item.time >= since and version in {0, item.version}
-        if wanted and fits:
+        if fits:
             items.append(history_item(status.id, item, service.mark))
     # As in Bacalhau: a client follows a job by this token, until there is none. What was has an end.
     behind = format_cursor(service.mark, last) if more or (point is None and not terminal) else ""

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Response, get
 
+from jobledger.projections.answers import JobVersion, page_of
 from jobledger.projections.asof.job import last_sequence_of, not_yet, records_as_of
 from jobledger.projections.limits import LIST_MAX_LIMIT
 from jobledger.service.blame import Blame, Blamed
@@ -38,6 +39,7 @@ async def get_versions(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     after = query.integer("next_token", 0)
     versions = await service.view.versions(job.status.id, after=after, limit=limit)
     spans = await spans_of(service, job.status)
+    versions = page_of(versions, lambda version: _size_of(version, spans.get(version.version)))
     tags = tags_by_version(job.status)
     more = bool(versions) and versions[-1].version < job.status.version
     return json_answer(
@@ -139,6 +141,11 @@ async def spans_of(service: Service, status: JobStatus) -> dict[int, VersionSpan
         async for item in service.ledger.history(status.id, namespace=status.namespace):
             gathered.add(item)
     return gathered.spans
+
+
+def _size_of(version: JobVersion, span: VersionSpan | None) -> int:
+    state = span.last.state if span is not None else None
+    return len(version.spec) + (state.size if state is not None else 0)
 
 
 def _version_wire(version: int, span: VersionSpan, tags: Sequence[str]) -> dict[str, Any]:
