@@ -34,7 +34,9 @@ def operations_page() -> str:
 def metric_families() -> Sequence[Metric]:
     """Every metric that a service tells."""
     metrics = Metrics()
-    metrics.monitor = SimpleNamespace(seen=Seen(), is_ready=False, server_restarts=0, checks=[])  # type: ignore[assignment]
+    metrics.monitor = SimpleNamespace(
+        seen=Seen(), is_ready=False, server_restarts=0, feed_restarts=0, checks=[]
+    )  # type: ignore[assignment]
     return list(metrics.registry.collect())
 
 

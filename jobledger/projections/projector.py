@@ -162,6 +162,15 @@ class Projector:
         """Why it is reconnecting; empty if it is not."""
         return self._trouble if self._state is ProjectorState.RECONNECTING else ""
 
+    def restart_feed(self, reason: str) -> None:
+        """Read on from where it is with a new consumer: the present one delivers nothing.
+
+        Args:
+            reason: of that, for an error if it does not help.
+        """
+        if self._feed is not None:
+            self._feed.restart(reason)
+
     async def wait_for(self, sequence: int, timeout_seconds: float = WAIT_DEFAULT_SECONDS) -> None:
         """Wait until a sequence is visible in the view: how a reader reads its own write.
 

@@ -171,6 +171,11 @@ class _Readings(Collector):
         )
         restarts.add_metric((), monitor.server_restarts)
         yield restarts
+        feeds = CounterMetricFamily(
+            "jobledger_feed_restarts", "Times that the projector's feed was restarted: it delivered nothing."
+        )
+        feeds.add_metric((), monitor.feed_restarts)
+        yield feeds
         failed = GaugeMetricFamily(
             "jobledger_check_failed", "1 for each check of /readyz?verbose that fails.", labels=("check",)
         )
@@ -185,6 +190,11 @@ class _Readings(Collector):
             ("view_gap_events", "Events that are in the log and not yet in the view.", seen.gap),
             ("view_lag_seconds", "Age of the oldest event that is not yet in the view.", seen.lag_seconds),
             ("view_anomalies", "Events in the view that made no sense where they stood.", seen.anomalies),
+            (
+                "disk_free_bytes",
+                "Least free space of the file systems that the service writes to.",
+                min((disk.free_bytes for disk in seen.disks), default=0),
+            ),
             ("view_size_bytes", "Size of the view's files.", seen.view_bytes),
         ):
             yield GaugeMetricFamily(f"jobledger_{name}", meaning, value=value)

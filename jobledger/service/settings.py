@@ -16,6 +16,7 @@ from platformdirs import user_state_path
 
 from jobledger.projections.limits import ASOF_MAX_BYTES, ASOF_MAX_COPIES
 from jobledger.service.errors import InvalidSettings
+from jobledger.service.limits import DISK_MIN_FREE_BYTES, DISK_STOP_FREE_BYTES
 from jobledger.service.settings_sources import CONFIG, DEFAULT, ENV_PREFIX, Found, Setting, gather
 
 __all__ = [
@@ -90,6 +91,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ready_max_gap: Annotated[
         int, _server("events that the view may be behind and count as ready", ge=0, le=1_000_000_000)
     ] = 1000
+    disk_min_free_bytes: Annotated[
+        int,
+        _server(
+            "free bytes on each file system that is written to, below which the service is not ready;"
+            " at most a tenth of the file system counts",
+            ge=0,
+            le=1_000_000_000_000_000,
+        ),
+    ] = DISK_MIN_FREE_BYTES
+    disk_stop_free_bytes: Annotated[
+        int,
+        _server(
+            "free bytes on the embedded log's file system, below which appends are refused;"
+            " at most a fortieth of the file system counts",
+            ge=0,
+            le=1_000_000_000_000_000,
+        ),
+    ] = DISK_STOP_FREE_BYTES
     seal_every_events: Annotated[
         int, _server("seal the log after so many events; 0: not for that", ge=0, le=1_000_000_000)
     ] = 10_000

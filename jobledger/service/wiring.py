@@ -29,6 +29,7 @@ from jobledger.service.webhooks.targets import Targets
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.jetstream.declarations import StreamSettings
+from jobledger.store.jetstream.heartbeat import LogProbe, replica_id
 from jobledger.store.jetstream.stream import StreamReport
 from jobledger.store.ledger import Ledger
 
@@ -46,6 +47,7 @@ class Service:
         log: the events.
         streams: all streams of ours, as they were at the start.
         record: what is known of them in the data directory.
+        probe: test appends and reads of the log.
         ledger: commands in.
         projector: keeps the view up with the log.
         view: queries.
@@ -70,6 +72,7 @@ class Service:
     log: JetStreamLog
     streams: tuple[StreamReport, ...]
     record: StreamRecord
+    probe: LogProbe
     ledger: Ledger
     projector: Projector
     view: View
@@ -156,6 +159,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             log=log,
             streams=streams,
             record=record,
+            probe=log.probe(replica_id(settings.data_dir)),
             ledger=Ledger(log),
             projector=projector,
             view=view,

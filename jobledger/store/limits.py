@@ -61,6 +61,11 @@ LEADER_CONTACT_SECONDS = 3.0  # a leader that heard from a majority so recently 
 REPLICA_LOOKS = 12  # direct gets of an event, each answered by any replica, before it counts as lost
 FEED_MAX_RESTARTS = 5  # in a row without an event, before a feed says that the log can't be reached
 
+# --- test appends -------------------------------------------------------------------------------------------
+HEARTBEAT_SECONDS = 2.0  # between two of one service
+HEARTBEAT_TIMEOUT_SECONDS = 3.0  # for one, with reading it back
+HEARTBEAT_BYTES = 2_048  # of one: what still fits into the last block of a full disk proves nothing
+
 # --- commands -----------------------------------------------------------------------------------------------
 COMMAND_MAX_ATTEMPTS = 50  # races lost in a row before Contention
 COMMAND_WAIT_SECONDS = 0.002  # the first wait after a lost race; doubles, with jitter, up to the next line

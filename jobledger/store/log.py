@@ -133,6 +133,10 @@ class Feed(Protocol):
         """Whether the log can be heard right now; False while a lost connection is being ridden out."""
         ...
 
+    def restart(self, reason: str) -> None:
+        """Ask the log again for what comes next, as after a lost connection; nothing is lost or repeated."""
+        ...
+
     async def close(self) -> None:
         """Stop reading and free what the log keeps for this feed."""
         ...

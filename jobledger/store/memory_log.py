@@ -163,5 +163,8 @@ class _MemoryFeed:
         self._sequence = records[-1].sequence
         return records
 
+    def restart(self, reason: str) -> None:
+        pass
+
     async def close(self) -> None:
         pass

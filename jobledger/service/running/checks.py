@@ -5,13 +5,16 @@ reader (`/readyz`, `/metrics`, the log) sees the same result. What must be asked
 bounds. To add a check: observe what it needs there, and add a line to CHECKS.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jobledger.projections.projector import ProjectorState
+from jobledger.service.limits import LOG_MIN_FREE_BYTES, LOG_MIN_FREE_FRACTION
 
 if TYPE_CHECKING:
+    from jobledger.service.running.disks import DiskSpace
     from jobledger.service.running.monitor import Seen
+    from jobledger.service.settings import Settings
     from jobledger.service.wiring import Service
 
 Examine = Callable[["Service", "Seen"], str]
@@ -81,9 +84,95 @@ def _compression(service: "Service", _: "Seen") -> str:
     )
 
 
+def _append(service: "Service", seen: "Seen") -> str:
+    return seen.append_error or service.log.publisher.problem
+
+
+def _disk(service: "Service", seen: "Seen") -> str:
+    if problem := appends_stop(service.settings, seen.disks) or seen.disk_error:
+        return problem
+    setting = service.settings.disk_min_free_bytes
+    for disk in seen.disks:
+        if disk.free_bytes < disk.least(setting):
+            return _low(disk, disk.least(setting), "disk_min_free_bytes")
+    return ""
+
+
+def appends_stop(settings: "Settings", disks: Iterable["DiskSpace"]) -> str:
+    """Why appends to the embedded log must stop: its disk is all but full. Empty if they need not.
+
+    What nats-server can't write makes it refuse all later writes, until it is restarted; a little room keeps
+    it, and the view beside it, going.
+    """
+    setting = settings.disk_stop_free_bytes
+    for disk in disks:
+        if disk.holds_log and disk.free_bytes < disk.stop(setting):
+            return _low(disk, disk.stop(setting), "disk_stop_free_bytes")
+    return ""
+
+
+def _low(disk: "DiskSpace", least: int, setting: str) -> str:
+    return f"the disk of {disk.path} has {_size(disk.free_bytes)} free, less than {_size(least)} ({setting})"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
+
+
+def _capacity(_: "Service", seen: "Seen") -> str:
+    """Limits that the server enforces: of the stream, and of its account."""
+    condition = seen.condition
+    if condition is None:
+        return ""
+    for what, used, limit in (
+        ("the log's max_bytes", condition.size_bytes, condition.max_bytes),
+        ("the NATS account's storage limit", condition.storage_bytes, condition.max_storage_bytes),
+    ):
+        if limit > 0 and limit - used < min(LOG_MIN_FREE_BYTES, limit * LOG_MIN_FREE_FRACTION):
+            return f"{_size(used)} of {_size(limit)} are used, so appends are (soon) refused: raise {what}"
+    return ""
+
+
+def _quorum(_: "Service", seen: "Seen") -> str:
+    condition = seen.condition
+    if condition is None or not condition.replicas:
+        return ""
+    total = 1 + len(condition.replicas)
+    majority = total // 2 + 1
+    offline = [each.name for each in condition.replicas if each.offline]
+    current = 1 + sum(each.current and not each.offline for each in condition.replicas)
+    if seen.condition_error:
+        last = f"{current} of {total} were" + (f" ({', '.join(offline)} offline)" if offline else "")
+        return (
+            f"no leader of the log answers, so fewer than {majority} of {total} replicas are current; when"
+            f" one last answered, {last}: {seen.condition_error}"
+        )
+    if total - len(offline) < majority:
+        return (
+            f"{current} of {total} replicas of the log are current ({', '.join(offline)} offline): no"
+            " majority, so nothing can be acknowledged"
+        )
+    return ""
+
+
+def _replicas(_: "Service", seen: "Seen") -> str:
+    condition = seen.condition
+    if condition is None or not seen.late or seen.condition_error:
+        return ""
+    total = 1 + len(condition.replicas)
+    return f"{', '.join(seen.late)} offline or late: {total - len(seen.late)} of {total} replicas are current"
+
+
 CHECKS: Final = (
     Check("log", lambda _, seen: seen.log_error, logged=False),
+    Check("append", _append),
+    Check("read", lambda _, seen: seen.read_error),
+    Check("quorum", _quorum),
+    Check("replicas", _replicas, counts=False),
+    Check("capacity", _capacity),
+    Check("disk", _disk),
     Check("projector", _projector, logged=False),
+    Check("stall", lambda _, seen: seen.stall),
     Check("view", _view, logged=False),
     Check("tokens", lambda service, _: service.tokens.fault, logged=False),
     Check(

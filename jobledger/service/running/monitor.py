@@ -1,7 +1,7 @@
 """What state the service is in: looked at with a bounded rate, for /readyz, /metrics and the operator's log.
 
-A probe costs no trip to the log of its own: however many ask, the log and the view are asked at most once in
-OBSERVE_SECONDS, and each look is over within twice OBSERVE_TIMEOUT_SECONDS.
+A probe costs no trip to the log of its own: however many ask, the log, the view and the disks are looked at
+once in OBSERVE_SECONDS, and a test append is made once in HEARTBEAT_SECONDS. Every look has a bound.
 """
 
 import asyncio
@@ -9,66 +9,110 @@ import logging
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from jobledger.projections.projector import ProjectorState
-from jobledger.service.limits import OBSERVE_SECONDS, OBSERVE_TIMEOUT_SECONDS
-from jobledger.service.running.checks import CHECKS, Result, run_checks
-from jobledger.store.errors import EmbeddedServerError, JobledgerError
+from jobledger.service.limits import (
+    OBSERVE_SECONDS,
+    OBSERVE_TIMEOUT_SECONDS,
+    REPLICA_LATE_SECONDS,
+    STALL_SECONDS,
+)
+from jobledger.service.running.checks import CHECKS, Result, appends_stop, run_checks
+from jobledger.service.running.disks import Disks, DiskSpace
+from jobledger.store.errors import EmbeddedServerError, JobledgerError, LogRefused
+from jobledger.store.jetstream.heartbeat import LogCondition
+from jobledger.store.limits import APPENDS_SILENCE_SECONDS, HEARTBEAT_SECONDS, HEARTBEAT_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from jobledger.service.wiring import Service
+
+_NOT_FOLLOWING: Final = frozenset({ProjectorState.RECONNECTING, ProjectorState.STOPPED})
 
 _log = logging.getLogger("jobledger.service")
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """One look at the log, the projector and the view.
+    """One look at the log, the projector, the view and the disks.
 
     Attributes:
         log_error: why the log did not answer; empty if it did.
         log_sequence: its last sequence, when it last answered.
+        append_error: why a test append failed; empty if it did not.
+        read_error: why the log's last event could not be read; empty if it could.
+        condition: what the log's leader said, when it last answered.
+        condition_error: why it does not say so now; empty if it does.
+        late: replicas of the log that are offline, or have not been current for REPLICA_LATE_SECONDS.
         projector: what it was doing.
         caught_up: whether the view has had, once since the start, everything that was in the log.
         view_sequence: the last sequence visible in the view.
         gap: events in the log and not yet in the view.
         lag_seconds: age of the oldest of those; 0 without any.
+        stall: why the view does not move although the log is ahead; empty if it moves.
         anomalies: events in the view that made no sense where they stood.
         view_bytes: size of the view's files.
+        disks: space of the file systems that are written to.
+        disk_error: why that could not be found out; empty if it could.
     """
 
     log_error: str = ""
     log_sequence: int = 0
+    append_error: str = ""
+    read_error: str = ""
+    condition: LogCondition | None = None
+    condition_error: str = ""
+    late: tuple[str, ...] = ()
     projector: ProjectorState = ProjectorState.CATCHING_UP
     caught_up: bool = False
     view_sequence: int = 0
     gap: int = 0
     lag_seconds: float = 0.0
+    stall: str = ""
     anomalies: int = 0
     view_bytes: int = 0
+    disks: tuple[DiskSpace, ...] = ()
+    disk_error: str = ""
 
 
 _NOTHING: Final = Seen(log_error="not asked yet")
 
 
 class Monitor:
-    """Looks at a service, when asked and not too often."""
+    """Looks at a service, when asked and not too often; acts where that is safe.
+
+    It suspends appends that can't succeed, restarts a feed that delivers nothing, and reports an embedded
+    server that answers and does not store.
+    """
 
     def __init__(self, service: "Service") -> None:
         self._service = service
         self._looking: asyncio.Task[None] | None = None
         self._looked_at = float("-inf")
-        self._server_pid = 0
-        self.seen = _NOTHING
+        self._probed_at = float("-inf")
         self._failing: set[str] = set()
+        self._failing_since: float | None = None  # test appends
+        self._failed_in_silence = False
+        self._is_suspended = False
+        self._late_since: dict[str, float] = {}
+        self._moved_to = -1  # the view, and when
+        self._moved_at = 0.0
+        self._restarted_at = float("-inf")  # the feed
+        self._server_pid = 0
+        server = service.server
+        self._disks = Disks(
+            (service.settings.data_dir, service.view.path.parent),
+            server.directory if server is not None else None,
+        )
+        self.seen = _NOTHING
         self.server_restarts = 0
+        self.feed_restarts = 0
 
     async def look(self) -> Seen:
         """What was seen no longer than OBSERVE_SECONDS ago."""
         if self._looking is None or self._looking.done():
-            if asyncio.get_running_loop().time() - self._looked_at < OBSERVE_SECONDS:
+            if self._now() - self._looked_at < OBSERVE_SECONDS:
                 return self.seen
             self._looking = asyncio.create_task(self._look())
         await asyncio.shield(self._looking)  # others wait for the same look
@@ -92,39 +136,167 @@ class Monitor:
 
     async def _look(self) -> None:
         before, service = self.seen, self._service
-        sequence, log_error, lag = before.log_sequence, "", 0.0
-        try:
-            async with asyncio.timeout(OBSERVE_TIMEOUT_SECONDS):
-                sequence = (await service.log.info()).last_sequence
-                if sequence > service.projector.sequence:
-                    oldest = await service.log.read_at(service.projector.sequence + 1)
-                    lag = max(0.0, time.time() - oldest.time / 1e9) if oldest is not None else 0.0
-        except TimeoutError:
-            log_error = f"no answer within {OBSERVE_TIMEOUT_SECONDS:g} s"
-        except JobledgerError as error:
-            log_error = str(error)
-        anomalies = before.anomalies
-        with suppress(JobledgerError, TimeoutError):
-            async with asyncio.timeout(OBSERVE_TIMEOUT_SECONDS):
-                anomalies = (await service.view.checkpoint()).anomalies
+        found: dict[str, Any] = {}
+        for part in await asyncio.gather(
+            self._look_at_log(before), self._look_at_view(), self._look_at_storage(before)
+        ):
+            found |= part
         projector = service.projector
+        found["log_sequence"] = max(found["log_sequence"], projector.sequence)
         self.seen = Seen(
-            log_error=log_error,
-            log_sequence=max(sequence, projector.sequence),
+            **found,
             projector=projector.state,
             caught_up=before.caught_up or projector.state is ProjectorState.LIVE,
             view_sequence=projector.sequence,
-            gap=max(0, sequence - projector.sequence),
-            lag_seconds=lag,
-            anomalies=anomalies,
+            gap=found["log_sequence"] - projector.sequence,
             view_bytes=_bytes_of(service.view.path),
         )
-        if not log_error:
-            await service.record.note(service.streams[0].name, sequence)
+        if not self.seen.log_error:
+            await service.record.note(service.streams[0].name, found["log_sequence"])
+        self._guard_appends()
         self._count_restarts()
-        self._looked_at = asyncio.get_running_loop().time()
+        self._looked_at = self._now()
         _tell(before, self.seen, service)
         self._log_changes()
+
+    # --- what is seen -------------------------------------------------------------------------------------
+
+    async def _look_at_log(self, before: Seen) -> dict[str, Any]:
+        log, projector = self._service.log, self._service.projector
+        found: dict[str, Any] = {"log_sequence": before.log_sequence, "lag_seconds": before.lag_seconds}
+        try:
+            async with asyncio.timeout(OBSERVE_TIMEOUT_SECONDS):
+                found["log_sequence"] = (await log.info()).last_sequence
+                found["lag_seconds"] = 0.0
+                following = projector.sequence + 1
+                if found["log_sequence"] >= following:
+                    unreadable = "missing"
+                    try:
+                        if (oldest := await log.read_at(following)) is not None:
+                            unreadable = ""
+                            found["lag_seconds"] = max(0.0, time.time() - oldest.time / 1e9)
+                    except LogRefused as error:
+                        unreadable = f"unreadable ({error})"
+                    found["stall"] = self._stall(following, unreadable)
+                else:
+                    self._moved_to = -1
+        except TimeoutError:
+            found["log_error"] = f"no answer within {OBSERVE_TIMEOUT_SECONDS:g} s"
+        except JobledgerError as error:
+            found["log_error"] = str(error)
+        if found.get("log_error"):
+            self._moved_to = -1
+        return found
+
+    def _stall(self, following: int, unreadable: str) -> str:
+        """Why the view does not move on to an event that is in the log; empty if it moves.
+
+        A feed whose next event is readable is restarted: its consumer, or the replica that has it, is broken.
+        """
+        now, projector = self._now(), self._service.projector
+        if following != self._moved_to or projector.state in _NOT_FOLLOWING:
+            self._moved_to, self._moved_at = following, now
+        if now - self._moved_at < STALL_SECONDS:
+            return ""
+        if unreadable:
+            return f"damage at event {following}: it is {unreadable}, and the log goes on after it"
+        stall = f"no event arrived for {now - self._moved_at:.0f} s, and event {following} is readable"
+        if now - self._restarted_at >= STALL_SECONDS:
+            self._restarted_at = now
+            self.feed_restarts += 1
+            _log.warning("%s: the feed is restarted", stall)
+            projector.restart_feed(stall)
+        return stall
+
+    async def _look_at_view(self) -> dict[str, Any]:
+        anomalies = self.seen.anomalies
+        with suppress(JobledgerError, TimeoutError):
+            async with asyncio.timeout(OBSERVE_TIMEOUT_SECONDS):
+                anomalies = (await self._service.view.checkpoint()).anomalies
+        return {"anomalies": anomalies}
+
+    async def _look_at_storage(self, before: Seen) -> dict[str, Any]:
+        found: dict[str, Any] = {"disks": before.disks}
+        try:
+            found["disks"] = tuple(await self._disks.look())
+        except TimeoutError:
+            found["disk_error"] = f"the disk does not answer within {OBSERVE_TIMEOUT_SECONDS:g} s"
+        except OSError as error:
+            found["disk_error"] = str(error)
+        fields = ("append_error", "read_error", "condition", "condition_error", "late")
+        if self._now() - self._probed_at < HEARTBEAT_SECONDS:
+            found |= {name: getattr(before, name) for name in fields}
+            return found
+        self._probed_at = self._now()
+        full = appends_stop(self._service.settings, found["disks"])
+        found["append_error"], condition = await asyncio.gather(
+            self._try_append(full), self._ask_leader(before)
+        )
+        found |= condition
+        return found
+
+    async def _try_append(self, full: str) -> str:
+        if full:  # a test append would leave the embedded server unable to write until its restart
+            return full
+        try:
+            await self._service.probe.beat()
+        except JobledgerError as error:
+            return str(error)
+        return ""
+
+    async def _ask_leader(self, before: Seen) -> dict[str, Any]:
+        """The condition of the log, and whether its last event can be read."""
+        try:
+            async with asyncio.timeout(HEARTBEAT_TIMEOUT_SECONDS):
+                condition = await self._service.probe.condition()
+        except TimeoutError:
+            error = f"no answer within {HEARTBEAT_TIMEOUT_SECONDS:g} s"
+            return {"condition": before.condition, "condition_error": error}
+        except JobledgerError as error:
+            return {"condition": before.condition, "condition_error": str(error)}
+        found: dict[str, Any] = {"condition": condition, "late": self._late(condition)}
+        if condition.last_sequence:
+            try:
+                async with asyncio.timeout(HEARTBEAT_TIMEOUT_SECONDS):
+                    await self._service.probe.read(condition.last_sequence)
+            except TimeoutError:
+                found["read_error"] = f"event {condition.last_sequence} could not be read in time"
+            except JobledgerError as error:
+                found["read_error"] = str(error)
+        return found
+
+    def _late(self, condition: LogCondition) -> tuple[str, ...]:
+        now, late = self._now(), [each for each in condition.replicas if not each.current or each.offline]
+        since = {each.name: self._late_since.get(each.name, now) for each in late}
+        self._late_since = since
+        return tuple(
+            each.name for each in late if each.offline or now - since[each.name] >= REPLICA_LATE_SECONDS
+        )
+
+    # --- what is done about it ----------------------------------------------------------------------------
+
+    def _guard_appends(self) -> None:
+        """Suspend appends that can't succeed, and end that as soon as they can."""
+        publisher, seen, now = self._service.log.publisher, self.seen, self._now()
+        self._failing_since = (self._failing_since or now) if seen.append_error else None
+        if publisher.silence:
+            self._failed_in_silence |= bool(seen.append_error)
+            if self._failed_in_silence and not seen.append_error:
+                publisher.retry()  # it was down as a whole, and is up
+            elif not seen.append_error and (suspect := getattr(self._service.server, "suspect", None)):
+                suspect(publisher.silence)  # it answers everything but appends: it can't write
+        else:
+            self._failed_in_silence = False
+        reason = appends_stop(self._service.settings, seen.disks)
+        # An append that was acknowledged meanwhile proves that the log works: only its heartbeats do not.
+        failing_seconds = now - self._failing_since if self._failing_since is not None else 0.0
+        if min(failing_seconds, publisher.silent_seconds) >= APPENDS_SILENCE_SECONDS:
+            reason = reason or seen.append_error
+        if reason:
+            publisher.suspend(reason)
+        elif self._is_suspended:
+            publisher.resume()
+        self._is_suspended = bool(reason)
 
     def _log_changes(self) -> None:
         """One line when a check begins to fail, and one when it recovers."""
@@ -148,6 +320,9 @@ class Monitor:
                 self.server_restarts += 1
                 _log.warning("the embedded nats-server died and was started again (process %d)", pid)
             self._server_pid = pid
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
 
 def monitor_of(service: "Service") -> Monitor:

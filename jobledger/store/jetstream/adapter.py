@@ -9,6 +9,7 @@ from jobledger.store.jetstream.consumers import JetStreamConsumers
 from jobledger.store.jetstream.continuity import Continuity
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.feed import JetStreamFeed
+from jobledger.store.jetstream.heartbeat import LogProbe
 from jobledger.store.jetstream.keys import JetStreamKeys
 from jobledger.store.jetstream.parking import JetStreamRecords
 from jobledger.store.jetstream.publisher import Publisher
@@ -176,6 +177,19 @@ class JetStreamLog:
             LogUnfit: if that stream exists and can't keep the promises.
         """
         return await JetStreamRecords.open(self._connection, self._streams, of)
+
+    def probe(self, replica: str) -> LogProbe:
+        """Test appends and reads of this log, over the same connection.
+
+        Args:
+            replica: names this service among those that share the log.
+        """
+        return LogProbe(self._connection, self._streams, replica)
+
+    @property
+    def publisher(self) -> Publisher:
+        """What appends: whether it is suspended, and since when the log has been silent."""
+        return self._publisher
 
     async def seals(self, mark: str) -> JetStreamSeals:
         """The seals of this log, over the same connection; created if they never were there.

@@ -20,6 +20,7 @@ IN_FLIGHT_DUPLICATE = 10158  # this very event, from an earlier try, is still be
 STREAM_NOT_FOUND = 10059
 STREAM_EXISTS_DIFFERENT = 10058
 MESSAGE_NOT_FOUND = 10037
+EXPECTED_STREAM_DIFFERENT = 10060
 _STORE_FAILED = 10077  # the stream is full, or the disk failed: only the text tells
 _NO_STORAGE = 10047  # the account or the server has no room left
 _NOT_NOW = {503, 408, 500}  # HTTP-like codes of errors that another try may cure (no leader, shutting down)
@@ -153,10 +154,18 @@ class AccountApi(msgspec.Struct, frozen=True):
     level: int = 0
 
 
+class AccountLimits(msgspec.Struct, frozen=True):
+    """What an account may use; -1: no limit."""
+
+    max_storage: int = -1
+
+
 class AccountInfo(msgspec.Struct, frozen=True):
     """The answer to `$JS.API.INFO`."""
 
     api: AccountApi = AccountApi()
+    storage: int = 0
+    limits: AccountLimits = AccountLimits()
     error: ApiError | None = None
 
 

@@ -127,6 +127,11 @@ class JetStreamFeed:
             await self._pull()
         return records
 
+    def restart(self, reason: str) -> None:
+        """See `Feed.restart`."""
+        self._trouble = reason
+        self._news.set()
+
     async def close(self) -> None:
         """See `Feed.close`."""
         self._connection.unwatch(self._on_connection)
