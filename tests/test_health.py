@@ -137,6 +137,7 @@ async def test_a_log_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: p
             status, checks = await verbose(client)
             assert (status, checks["log"]) == (503, f"failed: {said}")
         monkeypatch.setattr(service.log, "info", well)
+        monkeypatch.setattr("jobledger.service.running.monitor.OBSERVE_TIMEOUT_SECONDS", 10.0)
         clock.later()
         assert (await verbose(client))[0] == 200
 
