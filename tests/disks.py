@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -31,8 +31,12 @@ def small_disk(path: Path, *, megabytes: int) -> Iterator[Path]:
 def fill(disk: Path, *, leave_bytes: int = 0) -> Path:
     """Fill a disk, up to what shall be left; returns the file to remove to make room again."""
     filler = disk / "filler"
-    stats = os.statvfs(disk)
-    size = max(0, stats.f_bavail * stats.f_frsize - leave_bytes)
     with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size)
-    return filler
+        while True:
+            stats = os.statvfs(disk)
+            more = stats.f_bavail * stats.f_frsize - leave_bytes
+            if more <= 0:
+                return filler
+            end = file.seek(0, os.SEEK_END)
+            with suppress(OSError):  # somebody else took some of it meanwhile
+                os.posix_fallocate(file.fileno(), end, more)

@@ -64,6 +64,9 @@ FEED_MAX_RESTARTS = 5  # in a row without an event, before a feed says that the 
 # --- test appends -------------------------------------------------------------------------------------------
 HEARTBEAT_SECONDS = 2.0  # between two of one service
 HEARTBEAT_TIMEOUT_SECONDS = 3.0  # for one, with reading it back
+REPLICA_SILENT_SECONDS = (
+    4.0  # a replica that the leader has not heard for so long is gone; it hears it each 1 s
+)
 HEARTBEAT_BYTES = 2_048  # of one: what still fits into the last block of a full disk proves nothing
 
 # --- commands -----------------------------------------------------------------------------------------------

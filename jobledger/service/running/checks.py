@@ -139,8 +139,8 @@ def _quorum(_: "Service", seen: "Seen") -> str:
         return ""
     total = 1 + len(condition.replicas)
     majority = total // 2 + 1
-    offline = [each.name for each in condition.replicas if each.offline]
-    current = 1 + sum(each.current and not each.offline for each in condition.replicas)
+    offline = [each.name for each in condition.replicas if each.is_gone]
+    current = 1 + sum(each.current and not each.is_gone for each in condition.replicas)
     if seen.condition_error:
         last = f"{current} of {total} were" + (f" ({', '.join(offline)} offline)" if offline else "")
         return (

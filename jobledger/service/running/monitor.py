@@ -266,11 +266,11 @@ class Monitor:
         return found
 
     def _late(self, condition: LogCondition) -> tuple[str, ...]:
-        now, late = self._now(), [each for each in condition.replicas if not each.current or each.offline]
+        now, late = self._now(), [each for each in condition.replicas if not each.current or each.is_gone]
         since = {each.name: self._late_since.get(each.name, now) for each in late}
         self._late_since = since
         return tuple(
-            each.name for each in late if each.offline or now - since[each.name] >= REPLICA_LATE_SECONDS
+            each.name for each in late if each.is_gone or now - since[each.name] >= REPLICA_LATE_SECONDS
         )
 
     # --- what is done about it ----------------------------------------------------------------------------

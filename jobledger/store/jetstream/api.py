@@ -8,7 +8,7 @@ import msgspec
 
 from jobledger.store.errors import LogError, LogRefused, LogUnavailable
 from jobledger.store.jetstream.connection import Arrived, Connection
-from jobledger.store.limits import REQUEST_TIMEOUT_SECONDS
+from jobledger.store.limits import REPLICA_SILENT_SECONDS, REQUEST_TIMEOUT_SECONDS
 
 API = "$JS.API"
 Reply = TypeVar("Reply")
@@ -99,6 +99,11 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
     current: bool = False
     offline: bool = False
     active: int = 0
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it takes part in no vote: a leader calls a dead one offline only after a while."""
+        return self.offline or self.active > REPLICA_SILENT_SECONDS * 1e9
 
 
 class ClusterInfo(msgspec.Struct, frozen=True):
