@@ -5,7 +5,7 @@ from typing import cast
 import pytest
 
 from jobledger.projections.errors import WaitTimeout
-from jobledger.projections.projector import Projector
+from jobledger.projections.projector import Projector, ProjectorState
 from jobledger.service.limits import OWN_WRITE_WAIT_SECONDS
 from jobledger.service.wiring import OwnWrites
 
@@ -14,6 +14,7 @@ class Behind:
     """A view that is at 2 and does not get on."""
 
     sequence = 2
+    state = ProjectorState.LIVE
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, float]] = []
@@ -39,5 +40,16 @@ async def test_a_read_does_not_wait_for_what_is_there() -> None:
     behind = Behind()
     own = OwnWrites(cast("Projector", behind))
     own.note(2)
+    await own.visible()
+    assert behind.asked == []
+
+
+@pytest.mark.parametrize("state", [ProjectorState.REBUILDING, ProjectorState.WAITING])
+async def test_a_read_does_not_wait_for_a_view_that_is_in_trouble(state: ProjectorState) -> None:
+    """It would take longer than a read may wait; the job is read from the log instead."""
+    behind = Behind()
+    behind.state = state
+    own = OwnWrites(cast("Projector", behind))
+    own.note(7)
     await own.visible()
     assert behind.asked == []

@@ -228,17 +228,23 @@ async def test_the_tree_ends_before_a_deleted_record_and_the_view_goes_on(
 
 
 async def test_a_tree_that_lacks_hashes_is_not_gone_on_with(tmp_path: Path) -> None:
-    """A file whose tail or tiles were tampered with is refused with what to do, by writer and reader."""
+    """A file whose tail or tiles were tampered with is refused by a reader, and rebuilt by a projector."""
     log = await filled(600)
     path = tmp_path / "view.db"
     await project_all(log, path)
     async with await View.open(path) as view:
         sql(path, "DELETE FROM tree_tiles WHERE level = 0 AND position = 1")
-        with pytest.raises(ViewDamaged, match="delete the file"):
+        reported: list[ViewDamaged] = []
+        view.pool.on_damage = reported.append
+        with pytest.raises(ViewDamaged, match="a projector rebuilds it"):
             await TreeReader(view).inclusion([300], 600)
+        assert len(reported) == 1
     sql(path, "DELETE FROM tree_tail")
-    with pytest.raises(ViewDamaged, match="Merkle tree"):
-        await Projector(log, path).start()
+    async with Projector(log, path) as projector:
+        await projector.wait_live()
+        assert projector.rebuilds == 1
+        async with await View.open(path) as view:
+            assert await TreeReader(view).inclusion([300], 600)
 
 
 async def test_a_size_that_the_tree_has_not_is_refused(tmp_path: Path) -> None:

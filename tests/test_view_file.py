@@ -8,7 +8,7 @@ import pytest
 
 from jobledger import MemoryLog, Projector, View
 from jobledger.projections import viewwriter
-from jobledger.projections.database import Reader, Writer, remove_view
+from jobledger.projections.database import Reader, Writer
 from jobledger.projections.errors import (
     ViewBusy,
     ViewDamaged,
@@ -104,17 +104,20 @@ async def test_a_file_with_another_meaning_of_the_fold_rebuilds_itself(
 @pytest.mark.parametrize(
     "junk", [b"this is a text, not a database" * 40, b"SQLite format 3\0" + b"\xff" * 8192]
 )
-async def test_a_file_that_is_no_database_is_called_damaged(tmp_path: Path, junk: bytes) -> None:
-    """The error says to delete it, for a projector and for a reader."""
+async def test_a_file_that_is_no_database_is_moved_aside(tmp_path: Path, junk: bytes) -> None:
+    """A reader calls it damaged; a projector keeps it under another name and folds the log into a new one."""
     path = tmp_path / "view.db"
     path.write_bytes(junk)
-    with pytest.raises(ViewDamaged, match="delete the file"):
-        await Projector(MemoryLog(), path).start()
-    with pytest.raises(ViewDamaged, match="delete the file"):
+    with pytest.raises(ViewDamaged, match="a projector rebuilds it"):
         await Reader.open(path)
+    log = await a_view(path)
+    assert rows_of(path) == fold_of(await records_of(log))
+    kept = tmp_path / "view.db.damaged-1"
+    assert kept.read_bytes() == junk
+    assert kept.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_view_damaged_in_the_middle_is_called_damaged(tmp_path: Path) -> None:
+async def test_a_view_damaged_in_the_middle_is_rebuilt_at_the_start(tmp_path: Path) -> None:
     """Pages overwritten with noise are found when they are read, never taken for rows."""
     path = tmp_path / "view.db"
     log = await a_view(path)
@@ -122,9 +125,6 @@ async def test_a_view_damaged_in_the_middle_is_called_damaged(tmp_path: Path) ->
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(random.Random(1).randbytes(size - 4096))
-    with pytest.raises(ViewError):
-        await project_all(log, path)
-    remove_view(path)
     await project_all(log, path)
     assert rows_of(path) == fold_of(await records_of(log))
 

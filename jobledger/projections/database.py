@@ -5,6 +5,8 @@ so a batch is a few trips, not one per row.
 """
 
 import asyncio
+import os
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
@@ -20,19 +22,24 @@ from jobledger.projections.errors import (
     ViewDamaged,
     ViewError,
     ViewMissing,
+    ViewReplaced,
     ViewUnwritable,
 )
 from jobledger.projections.limits import (
     BUSY_TIMEOUT_SECONDS,
     PAGE_CACHE_BYTES,
-    READER_MEMORY_MAP_BYTES,
     READER_PAGE_CACHE_BYTES,
     ROWS_PER_STATEMENT,
+    VIEW_DAMAGED_KEPT,
     WAL_CHECKPOINT_PAGES,
+    WAL_KEPT_BYTES,
 )
 from jobledger.store.privatefiles import FOLDER_MODE, make_private, tighten
 
 Row = tuple[Any, ...]
+
+# I/O errors that say that the file does not have what it should.
+_READ_ERRORS = ("SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_CORRUPTFS", "SQLITE_IOERR_DATA")
 
 
 class Reader:
@@ -162,6 +169,12 @@ class PointReader:
 class Writer(Reader):
     """The connection that writes; made by `open`. SQLite has one writer at a time, so one is enough."""
 
+    def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
+        super().__init__(path, connection)
+        self._busy = asyncio.Lock()  # a transaction, or a checkpoint
+        self._files: dict[str, tuple[int, int]] = {}  # device and inode of what belongs to this database
+        self._size = 0  # of the main file: it only grows
+
     @classmethod
     async def open(cls, path: Path, *, durable: bool = True) -> "Writer":  # type: ignore[override]
         """Open a view's file for writing, made if it is missing.
@@ -194,11 +207,68 @@ class Writer(Reader):
             # log.
             "PRAGMA synchronous = NORMAL",
             f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}",
+            f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}",
         )
         # Of `main` alone: without a name they hold for files that are attached later, too.
         fast = ("PRAGMA main.journal_mode = OFF", "PRAGMA main.synchronous = OFF")
         await _prepare(connection, path, _pragmas(PAGE_CACHE_BYTES, *(wal if durable else fast)))
         return writer
+
+    def check_files(self) -> None:
+        """Make sure that the files on disk are still those that are open; costs three calls of `stat`.
+
+        SQLite goes on with a file that was removed or replaced, as if it were there.
+
+        Raises:
+            ViewMissing: if the view's file is gone.
+            ViewReplaced: if it is another one.
+            ViewDamaged: if it was cut short, or lost what SQLite keeps beside it.
+        """
+        for suffix in ("", "-wal", "-shm"):
+            try:
+                found = os.stat(f"{self.path}{suffix}")  # noqa: PTH116 - once a second, and quicker than a Path
+            except FileNotFoundError:
+                if suffix and suffix not in self._files:
+                    continue
+                raise (_lost(self.path, suffix) if suffix else _removed(self.path)) from None
+            except OSError as error:
+                raise ViewUnwritable(
+                    f"the view {self.path} can't be looked at: {error.strerror or error}"
+                ) from error
+            place = (found.st_dev, found.st_ino)
+            if self._files.setdefault(suffix, place) != place:
+                raise (
+                    _lost(self.path, suffix)
+                    if suffix
+                    else ViewReplaced(f"another file was put in the place of the view {self.path}")
+                )
+            if not suffix:
+                if found.st_size < self._size:
+                    raise ViewDamaged(
+                        f"the view {self.path} was cut short: from {self._size} bytes to {found.st_size}"
+                    )
+                self._size = found.st_size
+
+    async def trim_log(self) -> bool:
+        """Cut the write-ahead log if it is longer than WAL_KEPT_BYTES and no reader needs it.
+
+        Returns:
+            Whether it is short now.
+
+        Raises:
+            ViewError: if SQLite can't.
+        """
+        log = Path(f"{self.path}-wal")
+        if self._busy.locked() or not log.exists() or log.stat().st_size <= WAL_KEPT_BYTES:
+            return True
+        async with self._busy:
+            # Without waiting for readers: it is tried again.
+            await self.rows("PRAGMA busy_timeout = 0")
+            try:
+                [(is_busy, _, _)] = await self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                await self.rows(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
+        return not is_busy
 
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run a statement; returns how many rows it changed."""
@@ -241,14 +311,16 @@ class Writer(Reader):
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         """All or nothing. The write lock is taken at once, so nothing read inside can be overtaken."""
-        await self.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            # Shielded: a cancelled task must still leave the connection outside a transaction.
-            await asyncio.shield(self._connection.rollback())
-            raise
-        await self.execute("COMMIT")
+        async with self._busy:
+            await self.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                await self.execute("COMMIT")
+            except BaseException:
+                # Shielded: a cancelled task must still leave the connection outside a transaction.
+                with suppress(sqlite3.Error):  # the first error counts
+                    await asyncio.shield(self._connection.rollback())
+                raise
 
 
 @lru_cache(maxsize=64)
@@ -272,12 +344,62 @@ def remove_view(path: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
+def set_aside(path: Path) -> Path | None:
+    """Move a damaged view's file aside, for whoever wants to find out what happened; mode 600.
+
+    The newest VIEW_DAMAGED_KEPT are kept. If the disk has no room for the new view beside it, it is deleted.
+
+    Returns:
+        Where it is now; None if it was deleted, or was not there.
+
+    Raises:
+        ViewUnwritable: if the directory can't be written.
+    """
+    prefix = f"{path.name}.damaged-"
+    try:
+        kept = sorted(
+            int(number)
+            for file in path.parent.glob(f"{prefix}*")
+            if (number := file.name.removeprefix(prefix)).isdecimal()
+        )
+        Path(f"{path}-shm").unlink(missing_ok=True)
+        target = None
+        if path.is_file() and shutil.disk_usage(path.parent).free > 2 * path.stat().st_size:
+            newest = kept[-1] + 1 if kept else 1
+            target = path.with_name(f"{prefix}{newest}")
+            path.chmod(0o600)
+            path.rename(target)
+            with suppress(FileNotFoundError):
+                Path(f"{path}-wal").rename(f"{target}-wal")
+            kept.append(newest)
+        remove_view(path)
+        for old in kept[:-VIEW_DAMAGED_KEPT]:
+            remove_view(path.with_name(f"{prefix}{old}"))
+    except OSError as error:
+        raise ViewUnwritable(
+            f"the damaged view {path} can't be moved aside ({error.strerror or error}); check permissions"
+        ) from error
+    return target
+
+
+def _removed(path: Path) -> ViewMissing:
+    return ViewMissing(f"the view {path} was removed while it was in use")
+
+
+def _lost(path: Path, suffix: str) -> ViewDamaged:
+    return ViewDamaged(f"{path.name}{suffix}, a part of the view {path}, was removed or replaced")
+
+
 async def _connect(path: Path, mode: str) -> aiosqlite.Connection:
     with translated(path):
         uri = f"{path.absolute().as_uri()}?mode={mode}"
-        return await aiosqlite.connect(
+        connection = aiosqlite.connect(
             uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS, cached_statements=256
         )
+        # A view that was never closed must not keep the interpreter from exiting: its transactions are whole
+        # or not there, whenever the process ends.
+        connection._thread.daemon = True  # noqa: SLF001 - the library has no setting for it
+        return await connection
 
 
 def _attach(live: Path | None) -> tuple[str, ...]:
@@ -304,9 +426,12 @@ async def _prepare(connection: aiosqlite.Connection, path: Path, pragmas: Sequen
 
 
 def reader_pragmas() -> tuple[str, ...]:
-    """How a connection that only reads is set up. The writer has no map: it would count as our memory."""
-    mapped = f"PRAGMA mmap_size = {READER_MEMORY_MAP_BYTES}"
-    return _pragmas(READER_PAGE_CACHE_BYTES, mapped, "PRAGMA query_only = ON")
+    """How a connection that only reads is set up.
+
+    It maps no memory (`mmap_size`): a file that is cut short, or a bad block of the disk, would end the
+    process with SIGBUS instead of a failed read.
+    """
+    return _pragmas(READER_PAGE_CACHE_BYTES, "PRAGMA mmap_size = 0", "PRAGMA query_only = ON")
 
 
 def _pragmas(cache_bytes: int, *more: str) -> tuple[str, ...]:
@@ -320,16 +445,20 @@ def _pragmas(cache_bytes: int, *more: str) -> tuple[str, ...]:
 
 def _translate(error: sqlite3.DatabaseError, path: Path) -> ViewError:
     name = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", *_READ_ERRORS)):
+        return ViewDamaged(f"the view {path} is damaged ({error}); a projector rebuilds it from the log")
+    if name.startswith("SQLITE_CONSTRAINT"):
         return ViewDamaged(
-            f"the view {path} is damaged ({error}); delete the file: it is rebuilt from the log"
+            f"the rows of the view {path} contradict the log ({error}); a projector rebuilds it from the log"
         )
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return ViewBusy(
             f"the view {path} was locked for over {BUSY_TIMEOUT_SECONDS:g} s; which other process has it?"
         )
     if name.startswith(("SQLITE_READONLY", "SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
-        return ViewUnwritable(
+        unwritable = ViewUnwritable(
             f"the view {path} can't be opened or written ({error}); check space and permissions"
         )
+        unwritable.may_be_damage = name.startswith("SQLITE_IOERR")
+        return unwritable
     return ViewError(f"the view {path}: {error} ({name or type(error).__name__})")

@@ -14,7 +14,9 @@ JobledgerError
 └── ViewError                     the SQLite file
     ├── TreeUnavailable           the view has no Merkle tree, or none of that size
     ├── ViewMissing               a reader came before any projector made the file
-    ├── ViewDamaged               SQLite can't read it: delete it, it is rebuilt
+    │   └── ViewReplaced          another file is in its place
+    ├── ViewDamaged               SQLite can't read it, or its rows contradict the log: it is rebuilt
+    ├── ViewRebuilding            it is being rebuilt from the log; ask again
     ├── ViewFromNewerRelease      made by a newer Jobledger
     ├── ViewBusy                  another process keeps it locked
     └── ViewUnwritable            read-only file or directory, full disk
@@ -78,11 +80,19 @@ class TreeUnavailable(ViewError):
 
 
 class ViewMissing(ViewError):
-    """There is no view yet: start a projector on that path."""
+    """There is no view: start a projector on that path. A running projector makes it again."""
+
+
+class ViewReplaced(ViewMissing):
+    """Another file was put in the place of the one that is open."""
 
 
 class ViewDamaged(ViewError):
-    """The file is not a database, or a damaged one. Delete it: it is folded again from the log."""
+    """The file is not a database, or its content is damaged. A projector moves it aside and rebuilds it."""
+
+
+class ViewRebuilding(ViewError):
+    """The view is being rebuilt from the log, and does not have yet what it had before."""
 
 
 class ViewFromNewerRelease(ViewError):
@@ -94,7 +104,13 @@ class ViewBusy(ViewError):
 
 
 class ViewUnwritable(ViewError):
-    """The file can't be written: permissions, a read-only file system, or no space."""
+    """The file can't be written: permissions, a read-only file system, or no space.
+
+    Attributes:
+        may_be_damage: whether it is an I/O error, which a file can have for good.
+    """
+
+    may_be_damage = False
 
 
 __all__ = [
@@ -111,6 +127,8 @@ __all__ = [
     "ViewError",
     "ViewFromNewerRelease",
     "ViewMissing",
+    "ViewRebuilding",
+    "ViewReplaced",
     "ViewUnwritable",
     "WaitTimeout",
 ]

@@ -4,10 +4,19 @@
 BUSY_TIMEOUT_SECONDS = 10.0  # for a lock that another process holds
 PAGE_CACHE_BYTES = 64 * 1_048_576  # per connection that writes
 READER_PAGE_CACHE_BYTES = 16 * 1_048_576
-READER_MEMORY_MAP_BYTES = 2_147_418_112  # the most that SQLite takes; these pages are the kernel's
 WAL_CHECKPOINT_PAGES = 4_000  # some 16 MB of log before it is moved into the file
+WAL_KEPT_BYTES = 4_000 * 4_096  # a longer one, left by a long read, is cut when the projector is idle
 READERS_MAX = 4  # read connections of one view, each a thread
 READER_PACK_STATEMENTS = 64  # short ones that wait on one connection before the next one is used
+
+# --- damage of the view -------------------------------------------------------------------------------------
+VIEW_LOOK_SECONDS = 1.0  # between two looks at whether the file is still there, whole, and the same one
+VIEW_DAMAGED_KEPT = 2  # files that were moved aside; older ones are deleted
+VIEW_REBUILDS_MAX = 5  # within the next line; one more stops the projector
+VIEW_REBUILDS_SECONDS = 600.0
+VIEW_IO_ERRORS_MAX = 5  # in a row, before a file that gives I/O errors counts as damaged
+VIEW_CHECK_ROWS = 32  # jobs that one background check folds again from the log
+VIEW_CHECK_EVENTS = 1_000  # of one job; one with more is passed over
 
 # --- projecting ---------------------------------------------------------------------------------------------
 COMMIT_MAX_EVENTS = 5_000  # folded in one transaction

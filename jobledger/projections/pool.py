@@ -1,12 +1,12 @@
 """The read connections of one view: one on the event loop, and a few threads that share what is asked."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
 from jobledger.projections.database import PointReader, Reader, Row
-from jobledger.projections.errors import ViewError, ViewFromNewerRelease, ViewMissing
+from jobledger.projections.errors import ViewDamaged, ViewError, ViewFromNewerRelease, ViewMissing
 from jobledger.projections.limits import READER_PACK_STATEMENTS, READERS_MAX
 from jobledger.projections.migrations import migrations
 from jobledger.store.errors import InvalidInput
@@ -24,12 +24,27 @@ class ReaderPool:
 
     A thread with statements waiting goes on to the next without asking the event loop, which lending would
     not allow. So no transaction may be opened here: others would read inside it.
+
+    Attributes:
+        on_damage: called when a read finds damage.
     """
 
-    def __init__(self, path: Path, readers: Sequence[Reader], point: PointReader | None = None) -> None:
+    on_damage: Callable[[ViewDamaged], None] | None = None
+
+    def __init__(
+        self,
+        path: Path,
+        readers: Sequence[Reader],
+        point: PointReader | None = None,
+        *,
+        live: Path | None = None,
+    ) -> None:
         self.path = path
+        self._live = live
+        self._count = len(readers)
+        self._suspended: ViewError | None = None  # why nothing can be read just now
         self._point = point
-        self._readers = tuple(readers)
+        self._readers: Sequence[Reader] = tuple(readers)
         # Given to each and not answered; a long one counts as a full pack.
         self._waiting = [0] * len(self._readers)
 
@@ -50,16 +65,28 @@ class ReaderPool:
         """
         if not 1 <= readers <= READERS_MAX:
             raise InvalidInput(f"readers is {readers!r:.40}; use 1 to {READERS_MAX}")
-        opened: list[Reader] = []
-        try:
-            for _ in range(readers):
-                opened.append(await Reader.open(path, live))  # noqa: PERF401 - if one fails, the others must be closed
-            await _check_schema(opened[0], _TABLES if live is None else _TABLES - {"specs"})
-            point = PointReader.open(path, live)
-        except BaseException:
-            await _close_all(opened)
-            raise
-        return cls(path, opened, point)
+        return cls(path, *await _open_all(path, readers, live), live=live)
+
+    async def suspend(self, why: ViewError) -> None:
+        """Let the file go, and answer whatever is asked with an error, until `resume`.
+
+        Args:
+            why: the error.
+        """
+        self._suspended = why
+        await self._let_go()
+
+    async def resume(self) -> None:
+        """Open the file that is at the path now.
+
+        Raises:
+            ViewError: if it can't be used; the pool stays suspended.
+        """
+        if self._suspended is None:
+            return
+        self._readers, self._point = await _open_all(self.path, self._count, self._live)
+        self._waiting = [0] * len(self._readers)
+        self._suspended = None
 
     async def point_rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows of a statement that finds one row by its key, or a few: nothing else runs meanwhile.
@@ -67,7 +94,11 @@ class ReaderPool:
         Raises:
             ViewError: if the pool is closed, or the file can't be read.
         """
-        found = self._point.rows(sql, parameters) if self._point is not None else None
+        try:
+            found = self._point.rows(sql, parameters) if self._point is not None else None
+        except ViewDamaged as error:
+            self.report_damage(error)
+            raise
         return found if found is not None else await self.rows(sql, parameters)
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -88,6 +119,9 @@ class ReaderPool:
         waiting[index] += 1
         try:
             return await self._readers[index].rows(sql, parameters)
+        except ViewDamaged as error:
+            self.report_damage(error)
+            raise
         finally:
             waiting[index] -= 1
 
@@ -104,6 +138,9 @@ class ReaderPool:
         waiting[index] += READER_PACK_STATEMENTS
         try:
             return await self._readers[index].rows(sql, parameters)
+        except ViewDamaged as error:
+            self.report_damage(error)
+            raise
         finally:
             waiting[index] -= READER_PACK_STATEMENTS
 
@@ -122,19 +159,45 @@ class ReaderPool:
         waiting[index] += READER_PACK_STATEMENTS
         try:
             return await self._readers[index].page(sql, parameters, max_bytes=max_bytes)
+        except ViewDamaged as error:
+            self.report_damage(error)
+            raise
         finally:
             waiting[index] -= READER_PACK_STATEMENTS
 
     def _closed(self) -> ViewError:
+        if self._suspended is not None:
+            return type(self._suspended)(str(self._suspended))
         return ViewError(f"the view {self.path} is closed; open it again")
+
+    def report_damage(self, error: ViewDamaged) -> None:
+        """Pass on damage that was found in what was read."""
+        if self.on_damage is not None and self._suspended is None:
+            self.on_damage(error)
 
     async def close(self) -> None:
         """Answer what was asked, and close. Closing twice is harmless."""
+        await self._let_go()
+
+    async def _let_go(self) -> None:
         readers, self._readers, self._waiting = self._readers, (), []
         if self._point is not None:
             self._point.close()
             self._point = None
         await _close_all(readers)
+
+
+async def _open_all(path: Path, readers: int, live: Path | None) -> tuple[Sequence[Reader], PointReader]:
+    opened: list[Reader] = []
+    try:
+        for _ in range(readers):
+            opened.append(await Reader.open(path, live))  # noqa: PERF401 - if one fails, the others must be closed
+        await _check_schema(opened[0], _TABLES if live is None else _TABLES - {"specs"})
+        point = PointReader.open(path, live)
+    except BaseException:
+        await _close_all(opened)
+        raise
+    return tuple(opened), point
 
 
 async def _check_schema(reader: Reader, wanted: frozenset[str]) -> None:

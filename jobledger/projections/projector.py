@@ -1,7 +1,9 @@
 """The projector: reads the log, folds it, and keeps the view, for ever.
 
-    catching_up ──► live ──► reconnecting ──► catching_up …
-         └────────────┴────────────┴──► stopped (asked to, or an error that only a person can mend)
+    catching_up ──► live ──► reconnecting ──► catching_up …    no answer of the log
+         │            ├────► waiting ───────► catching_up …    the file can't be written: no space, locked
+         │            └────► rebuilding ────► catching_up …    the file is damaged, cut short, lost, replaced
+         └──► stopped (asked to, or an error that a person must resolve)
 
 Rows and checkpoint move in one transaction, and the checkpoint is guarded by its old value: a crash repeats a
 batch or does not, and two projectors on one file can't both win. See DESIGN.md beside this file.
@@ -9,23 +11,41 @@ batch or does not, and two projectors on one file can't both win. See DESIGN.md 
 
 import asyncio
 import enum
+import logging
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from jobledger.projections.batch import Batch, Folded, fold_batch, jobs_named, read_all
-from jobledger.projections.errors import ViewError, WaitTimeout
+from jobledger.projections.database import set_aside
+from jobledger.projections.errors import (
+    ViewBusy,
+    ViewDamaged,
+    ViewError,
+    ViewMissing,
+    ViewRebuilding,
+    ViewUnwritable,
+    WaitTimeout,
+)
 from jobledger.projections.limits import (
     COMMIT_MAX_BYTES,
     COMMIT_MAX_EVENTS,
     RECONNECT_MAX_WAIT_SECONDS,
     RECONNECT_WAIT_SECONDS,
+    VIEW_IO_ERRORS_MAX,
+    VIEW_LOOK_SECONDS,
+    VIEW_REBUILDS_MAX,
+    VIEW_REBUILDS_SECONDS,
     WAIT_DEFAULT_SECONDS,
 )
 from jobledger.projections.viewwriter import Overtaken, ViewWriter
 from jobledger.store.errors import JobledgerError, LogBehind, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.log import EventLog, Feed
+
+_log = logging.getLogger("jobledger.view")
 
 
 class ProjectorState(enum.StrEnum):
@@ -36,7 +56,12 @@ class ProjectorState(enum.StrEnum):
     RECONNECTING = (
         "reconnecting"  # no answer of the log, or one that lacks events; tries again, see `trouble`
     )
+    WAITING = "waiting"  # the view's file can't be written; tries again, see `trouble`
+    REBUILDING = "rebuilding"  # the file was damaged or lost; folds the log again, see `trouble`
     STOPPED = "stopped"  # asked to stop, or can't go on: see `error`
+
+
+_TROUBLED: Final = frozenset({ProjectorState.RECONNECTING, ProjectorState.WAITING, ProjectorState.REBUILDING})
 
 
 class Tap(Protocol):
@@ -62,6 +87,18 @@ class Tap(Protocol):
         ...
 
 
+class Gate(Protocol):
+    """Somebody who reads the view's file, and must let it go while it is rebuilt."""
+
+    async def suspend(self, why: ViewError) -> None:
+        """Let the file go; answer with this error until `resume`."""
+        ...
+
+    async def resume(self) -> None:
+        """Open the file that is there now: it has all that the one before had."""
+        ...
+
+
 class Projector:
     """Keeps one SQLite file up with one log; `async with Projector(log, path) as projector`.
 
@@ -70,37 +107,64 @@ class Projector:
         path: the view's file, made if it is missing, rebuilt if its rows mean something else to this release.
         tree: whether the Merkle tree over the log is kept as well, for proofs. A file that was begun without
             it is rebuilt; from one that has it and shall not, it is taken out.
+
+    Attributes:
+        rebuilds: how often the file was found damaged or lost, and was begun again.
     """
 
     def __init__(self, log: EventLog, path: Path, *, tree: bool = True) -> None:
+        self.rebuilds = 0
         self._log = log
         self._path = path
         self._keeps_tree = tree
         self._state = ProjectorState.CATCHING_UP
         self._sequence = 0  # written, visible
+        self._told = 0  # the highest sequence that ever was visible here: `_sequence`, but while rebuilding
         self._folded = 0  # folded, perhaps still being written
         self._error: JobledgerError | None = None
         self._trouble = ""
+        self._opened: ViewWriter | None = None
         self._feed: Feed | None = None
+        self._epoch: str | None = None  # of the log
         self._changed = asyncio.Condition()
         self._target = 0
-        self._wait_seconds = RECONNECT_WAIT_SECONDS  # before the log is tried again
+        self._wait_seconds = RECONNECT_WAIT_SECONDS  # before the log, or the file, is tried again
         self._task: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
         self._tap: Tap | None = None
+        self._gates: list[Gate] = []
+        self._suspended: ViewError | None = None  # what the gates were told
+        self._distrust: ViewDamaged | None = None  # damage that somebody else found
+        self._found_damage = asyncio.Event()
+        self._began: deque[float] = deque(maxlen=VIEW_REBUILDS_MAX)  # when rebuilds began
+        self._io_errors = 0  # in a row
+        self._broke = False  # once, by something that may have been the file
 
     def attach(self, tap: Tap) -> None:
         """From now on tell this one what is folded; what is being written at this moment is the first."""
         self._tap = tap
-        tap.begin(self._sequence)
+        tap.begin(self._told)
         if self._state is ProjectorState.STOPPED:
             tap.end(self._error)
+
+    async def serve(self, gate: Gate) -> None:
+        """From now on, suspend this reader of the file while the file is rebuilt."""
+        self._gates.append(gate)
+        if self._suspended is not None:
+            await gate.suspend(self._suspended)
+
+    def report_damage(self, error: ViewDamaged) -> None:
+        """Rebuild the file: somebody who read it found damage."""
+        if self._suspended is None:
+            self._distrust = error
+            self._found_damage.set()
 
     async def start(self) -> Self:
         """Open the view, check that the log continues it, and begin.
 
         A log that seems to lack what the view has is no error here: the projector begins `reconnecting`, and
-        stops for good if the loss is proven.
+        stops for good if the loss is proven. A file that is damaged is moved aside: the projector begins
+        `rebuilding`.
 
         Raises:
             ViewError: if the file can't be used.
@@ -109,21 +173,32 @@ class Projector:
         """
         if self._task is not None:
             raise ViewError(f"this projector of {self._path} is running; stop it first, or use it as it is")
-        self._error, self._writing, self._feed, self._trouble = None, None, None, ""
+        self._error, self._writing, self._trouble = None, None, ""
+        self._sequence = self._told = 0
+        self._epoch = None
         self._state = ProjectorState.CATCHING_UP
-        self._writer = await ViewWriter.open(self._path, tree=self._keeps_tree)
         try:
-            self._sequence = self._writer.sequence
+            await self._start()
+        except BaseException:
+            await self._close_files()
+            raise
+        if self._tap is not None:
+            self._tap.begin(self._told)
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def _start(self) -> None:
+        try:
+            await self._open_view()
+        except ViewDamaged as error:
+            await self._begin_again(error)
+            await self._open_view()
+            # Readers are to have all that there is before they are let in, as they had before.
+            self._told = (await self._log.info()).last_sequence
+        try:
             self._feed = await self._open_feed()
         except LogBehind as error:
             self._state, self._trouble = ProjectorState.RECONNECTING, str(error)
-        except BaseException:
-            await self._writer.close()
-            raise
-        if self._tap is not None:
-            self._tap.begin(self._sequence)
-        self._task = asyncio.create_task(self._run())
-        return self
 
     async def stop(self) -> None:
         """Finish the transaction under way, and close. Stopping twice is harmless."""
@@ -131,8 +206,7 @@ class Projector:
             return
         self._task.cancel()
         await asyncio.gather(self._task, *filter(None, (self._writing,)), return_exceptions=True)
-        await self._close_feed()
-        await self._writer.close()
+        await self._close_files()
         self._task = None  # last: a stop that is cancelled can be repeated
         await self._enter(ProjectorState.STOPPED)
 
@@ -159,8 +233,8 @@ class Projector:
 
     @property
     def trouble(self) -> str:
-        """Why it is reconnecting; empty if it is not."""
-        return self._trouble if self._state is ProjectorState.RECONNECTING else ""
+        """Why it is reconnecting, waiting or rebuilding; empty if it is not."""
+        return self._trouble if self._state in _TROUBLED else ""
 
     def restart_feed(self, reason: str) -> None:
         """Read on from where it is with a new consumer: the present one delivers nothing.
@@ -204,22 +278,12 @@ class Projector:
             raise self._error
 
     async def _run(self) -> None:
-        overtaken = False
         try:
             while True:
                 try:
-                    if overtaken:
-                        await self._start_over()
-                        overtaken = False
-                    feed = self._feed = self._feed or await self._open_feed()
-                    await self._follow(feed)
-                except Overtaken:
-                    overtaken = True
-                except LogUnavailable as error:
-                    self._trouble = str(error)
-                    await self._enter(ProjectorState.RECONNECTING)
-                    await asyncio.sleep(self._wait_seconds)
-                    self._wait_seconds = min(2 * self._wait_seconds, RECONNECT_MAX_WAIT_SECONDS)
+                    await self._guarded()
+                except Exception as error:  # noqa: BLE001 - raised again if nothing can be done
+                    await self._recover(error)
         except JobledgerError as error:
             self._error = error
             await self._enter(ProjectorState.STOPPED)
@@ -231,17 +295,175 @@ class Projector:
             self._error.__cause__ = error
             await self._enter(ProjectorState.STOPPED)
 
+    async def _recover(self, error: Exception) -> None:
+        """Do what the error needs before folding is tried again; raise it if nothing helps."""
+        match error:
+            case Overtaken():
+                await self._start_over()
+            case LogUnavailable():
+                await self._pause(ProjectorState.RECONNECTING, error)
+            case ViewDamaged() | ViewMissing():
+                await self._rebuild(error)
+            case ViewUnwritable() | ViewBusy():
+                await self._retry_file(error)
+            case JobledgerError():
+                raise error
+            case _ if self._broke or not self._sequence:
+                raise error
+            case _:
+                # Rows that SQLite can read may still hold what no fold can have written. Once: it may be a
+                # mistake of ours instead.
+                self._broke = True
+                what = f"folding onto the view {self._path} broke at {self._sequence}: {error!r}"
+                await self._rebuild(ViewDamaged(what))
+
+    async def _guarded(self) -> None:
+        """Open what is not open and fold, until trouble, or until the file is not what it was."""
+        tasks = [asyncio.create_task(self._work()), asyncio.create_task(self._guard())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            failed = next(task for task in reversed(tasks) if task.done())
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await failed
+
+    async def _work(self) -> None:
+        if self._opened is None:
+            await self._open_view()
+        if self._feed is None:
+            self._feed = await self._open_feed()
+        await self._follow(self._feed)
+
+    async def _guard(self) -> None:
+        """Look after the file; never returns.
+
+        Raises:
+            ViewError: if it is gone, another one, or damaged.
+        """
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(VIEW_LOOK_SECONDS):
+                    await self._found_damage.wait()
+            if (found := self._distrust) is not None:
+                raise found
+            if self._opened is not None:
+                self._opened.check_files()
+                if self._state is ProjectorState.LIVE and self._writing is None:
+                    await self._opened.trim_log()
+
+    @property
+    def _writer(self) -> ViewWriter:
+        assert self._opened is not None
+        return self._opened
+
+    # --- trouble --------------------------------------------------------------------------------------------
+
+    async def _pause(self, state: ProjectorState, error: JobledgerError) -> None:
+        self._trouble = str(error)
+        await self._enter(state)
+        await asyncio.sleep(self._wait_seconds)
+        self._wait_seconds = min(2 * self._wait_seconds, RECONNECT_MAX_WAIT_SECONDS)
+
+    async def _retry_file(self, error: ViewUnwritable | ViewBusy) -> None:
+        """The file can't be written just now: let it go, and try again from its checkpoint."""
+        is_io_error = isinstance(error, ViewUnwritable) and error.may_be_damage
+        self._io_errors = self._io_errors + 1 if is_io_error else 0
+        if self._io_errors > VIEW_IO_ERRORS_MAX:
+            await self._rebuild(ViewDamaged(f"{error} ({self._io_errors} times in a row)"))
+            return
+        await self._close_files()
+        await self._pause(ProjectorState.WAITING, error)
+
+    async def _rebuild(self, error: ViewDamaged | ViewMissing) -> None:
+        try:
+            await self._close_files()
+            await self._begin_again(error)
+        except ViewUnwritable as unwritable:
+            await self._pause(ProjectorState.WAITING, unwritable)
+
+    async def _begin_again(self, error: ViewDamaged | ViewMissing) -> None:
+        """Move the file out of the way, so that the next one begins empty, and suspend whoever reads it.
+
+        Raises:
+            ViewUnwritable: if it can't be moved.
+            ViewError: if that was done too often.
+        """
+        now = asyncio.get_running_loop().time()
+        if len(self._began) == VIEW_REBUILDS_MAX and now - self._began[0] < VIEW_REBUILDS_SECONDS:
+            raise ViewError(
+                f"the view {self._path} was rebuilt {VIEW_REBUILDS_MAX} times within"
+                f" {VIEW_REBUILDS_SECONDS:g} s, and again: {error}; check the disk, and whether another"
+                " process changes the file"
+            ) from error
+        self._suspended = ViewRebuilding(f"the view is being rebuilt from the log ({error}); ask again")
+        for gate in self._gates:
+            await gate.suspend(self._suspended)
+        kept = None
+        if not isinstance(error, ViewMissing):  # a file that was put in its place is used, if it is a view
+            kept = await asyncio.to_thread(set_aside, self._path)
+        self._began.append(now)
+        self.rebuilds += 1
+        where = f"; the old file is {kept.name}" if kept is not None else ""
+        _log.warning("rebuilding the view from the log: %s%s", error, where)
+        self._distrust = None
+        self._found_damage.clear()
+        self._trouble = str(error)
+        self._sequence = 0
+        await self._enter(ProjectorState.REBUILDING)
+
+    async def _let_readers_in(self) -> None:
+        if self._suspended is None:
+            return
+        for gate in self._gates:
+            await gate.resume()
+        self._suspended = None
+        _log.info("the view is rebuilt, up to %d", self._sequence)
+
+    async def _open_view(self) -> None:
+        """Open the file, and go on from its checkpoint.
+
+        Raises:
+            ViewDamaged: if it can't be read, or was put in the place of the file of this log.
+            ViewError: if it can't be used.
+        """
+        writer = await ViewWriter.open(self._path, tree=self._keeps_tree)
+        if self._epoch is not None and writer.epoch not in (None, self._epoch):
+            await writer.close()
+            raise ViewDamaged(f"the view {self._path} is of another log than the file that was there before")
+        self._opened = writer
+        writer.check_files()
+        async with self._changed:
+            self._sequence = writer.sequence
+            self._told = max(self._told, writer.sequence)
+
+    async def _close_files(self) -> None:
+        """Let the log and the file go."""
+        await self._close_feed()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await asyncio.gather(writing, return_exceptions=True)
+        writer, self._opened = self._opened, None
+        if writer is not None:
+            await writer.close()
+
+    # --- folding --------------------------------------------------------------------------------------------
+
     async def _follow(self, feed: Feed) -> None:
         """Fold what comes, until trouble."""
         while True:
-            if self._state is ProjectorState.RECONNECTING:
+            if self._state in (ProjectorState.RECONNECTING, ProjectorState.WAITING):
                 self._target = (await self._log.info()).last_sequence
-                await self._enter(ProjectorState.CATCHING_UP)
+                is_whole = self._suspended is None
+                await self._enter(ProjectorState.CATCHING_UP if is_whole else ProjectorState.REBUILDING)
             if self._folded >= self._target:
                 # All that was there is folded: what is being written must be seen before we wait for more.
                 await self._written()
-                if self._state is ProjectorState.CATCHING_UP:
+                if self._state in (ProjectorState.CATCHING_UP, ProjectorState.REBUILDING):
                     self._wait_seconds = RECONNECT_WAIT_SECONDS
+                    self._io_errors = 0
+                    await self._let_readers_in()
                     await self._enter(ProjectorState.LIVE)
             for chunk in _chunks(await feed.take(COMMIT_MAX_EVENTS)):
                 await self._project(chunk)
@@ -270,13 +492,15 @@ class Projector:
             self._writing = None
 
     async def _open_feed(self) -> Feed:
-        time = self._writer.time
+        writer = self._writer
+        time = writer.time
         info = await self._log.continues(
-            epoch=self._writer.epoch,
+            epoch=writer.epoch,
             after=self._sequence,
             same=(lambda record: record.time == time) if time else None,
         )
-        await self._writer.adopt(info.epoch)
+        await writer.adopt(info.epoch)
+        self._epoch = info.epoch
         self._target = info.last_sequence
         self._folded = self._sequence
         return await self._log.follow(after=self._sequence, epoch=info.epoch)
@@ -294,10 +518,16 @@ class Projector:
 
     async def _reach(self, sequence: int, folded: Sequence[Folded] | None = None) -> None:
         async with self._changed:
-            after, self._sequence = self._sequence, sequence
+            self._sequence = sequence
             self._changed.notify_all()
+        told = self._told
+        if sequence <= told:  # rebuilding: all of that was told before
+            return
+        self._told = sequence
         if self._tap is not None:
-            self._tap.take(after, sequence, folded)
+            if folded is not None and folded and folded[0].record.sequence <= told:
+                folded = [each for each in folded if each.record.sequence > told]
+            self._tap.take(told, sequence, folded)
 
     async def _enter(self, state: ProjectorState) -> None:
         async with self._changed:

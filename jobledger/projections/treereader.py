@@ -109,10 +109,12 @@ class TreeReader:
         try:
             return [range_root(leaves, tiles.node_at) for leaves in ranges]
         except KeyError as error:
-            raise ViewDamaged(
-                f"the Merkle tree in the view {self._path} lacks {error.args[0]}; delete the file: it is"
-                " rebuilt from the log"
-            ) from error
+            damage = ViewDamaged(
+                f"the Merkle tree in the view {self._path} lacks {error.args[0]}; a projector rebuilds it"
+                " from the log"
+            )
+            self._pool.report_damage(damage)
+            raise damage from error
 
     async def _tiles(self, nodes: Iterable[Node], size: int) -> Tiles:
         """The tiles that hold these nodes.

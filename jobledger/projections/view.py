@@ -314,9 +314,7 @@ class View:
 
     async def _by_prefix(self, ref: str, visible: Collection[str] | None) -> Job | None:
         """The job whose id this text shortens, if it can be a short id and one has it."""
-        if not (ref.startswith(_ID_PREFIX) and ref.isascii()):
-            return None
-        if not SHORT_ID_MIN_CHARACTERS <= len(ref) < _FULL_ID_CHARACTERS:
+        if not is_short_id(ref):
             return None
         # The first text behind all that begin with it: a range, which the index of ids can search.
         behind = ref[:-1] + chr(ord(ref[-1]) + 1)
@@ -330,6 +328,12 @@ class View:
             f"several jobs have ids that begin with {ref}: {', '.join(candidates)}{more}; write more of it",
             candidates=candidates,
         )
+
+
+def is_short_id(ref: str) -> bool:
+    """Whether a reference can be the beginning of a job's id."""
+    is_id = ref.startswith(_ID_PREFIX) and ref.isascii()
+    return is_id and SHORT_ID_MIN_CHARACTERS <= len(ref) < _FULL_ID_CHARACTERS
 
 
 def _within(count: int) -> str:

@@ -118,6 +118,14 @@ class ViewWriter:
             raise
         return view
 
+    def check_files(self) -> None:
+        """See `Writer.check_files`."""
+        self._writer.check_files()
+
+    async def trim_log(self) -> bool:
+        """See `Writer.trim_log`."""
+        return await self._writer.trim_log()
+
     async def close(self) -> None:
         """Close the file."""
         await self._writer.close()

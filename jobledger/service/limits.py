@@ -195,6 +195,7 @@ SUBSCRIPTIONS_LOOK_TIMEOUT_SECONDS = 5.0
 # --- seals --------------------------------------------------------------------------------------------------
 NOTE_MAX_BYTES = 65_536  # of a signed note; ours have some 250
 NOTE_MAX_SIGNATURES = 100
+VIEW_CHECK_SECONDS = 900.0  # between two checks of the view's file, unless the settings say otherwise
 SEAL_LOOK_SECONDS = 0.25  # between two looks at how far the tree is
 SEAL_RETRY_SECONDS = 5.0  # after a seal could not be made
 SEAL_MAX_TRIES = 10  # in a row, while other replicas publish theirs

@@ -176,6 +176,11 @@ class _Readings(Collector):
         )
         feeds.add_metric((), monitor.feed_restarts)
         yield feeds
+        rebuilds = CounterMetricFamily(
+            "jobledger_view_rebuilds", "Times that the view's file was damaged or lost and was begun again."
+        )
+        rebuilds.add_metric((), seen.view_rebuilds)
+        yield rebuilds
         failed = GaugeMetricFamily(
             "jobledger_check_failed", "1 for each check of /readyz?verbose that fails.", labels=("check",)
         )

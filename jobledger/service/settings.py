@@ -16,7 +16,7 @@ from platformdirs import user_state_path
 
 from jobledger.projections.limits import ASOF_MAX_BYTES, ASOF_MAX_COPIES
 from jobledger.service.errors import InvalidSettings
-from jobledger.service.limits import DISK_MIN_FREE_BYTES, DISK_STOP_FREE_BYTES
+from jobledger.service.limits import DISK_MIN_FREE_BYTES, DISK_STOP_FREE_BYTES, VIEW_CHECK_SECONDS
 from jobledger.service.settings_sources import CONFIG, DEFAULT, ENV_PREFIX, Found, Setting, gather
 
 __all__ = [
@@ -135,6 +135,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             le=1_000_000_000_000,
         ),
     ] = ASOF_MAX_BYTES
+    view_check_seconds: Annotated[
+        float,
+        _server("seconds between two checks of the view's file for damage; 0: never", ge=0.0, le=604_800.0),
+    ] = VIEW_CHECK_SECONDS
     # --- the command line
     url: Annotated[str, _client("the service to talk to", pattern="^https?://.")] = "http://127.0.0.1:1234"
     token: Annotated[str, _client("token to talk to it with", secret=True)] = ""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from jobledger.projections.asof.reader import AsOf
 from jobledger.projections.errors import WaitTimeout
-from jobledger.projections.projector import Projector
+from jobledger.projections.projector import Projector, ProjectorState
+from jobledger.projections.selfcheck import SelfCheck
 from jobledger.projections.subscribing.admin import Subscriptions
 from jobledger.projections.treereader import TreeReader
 from jobledger.projections.view import View
@@ -51,6 +52,7 @@ class Service:
         ledger: commands in.
         projector: keeps the view up with the log.
         view: queries.
+        selfcheck: looks for damage in the view's file.
         asof: queries as of an earlier point.
         hub: live feeds.
         tokens: who may do what.
@@ -76,6 +78,7 @@ class Service:
     ledger: Ledger
     projector: Projector
     view: View
+    selfcheck: SelfCheck
     asof: AsOf
     hub: FeedHub
     tokens: TokenFile
@@ -109,6 +112,8 @@ class OwnWrites:
 
     async def visible(self) -> None:
         """Wait until the view has all of them, within OWN_WRITE_WAIT_SECONDS; then read what there is."""
+        if self._projector.state in (ProjectorState.REBUILDING, ProjectorState.WAITING):
+            return  # it takes longer than that: a single job is read from the log instead
         if self._projector.sequence < self._sequence:
             with suppress(WaitTimeout):
                 await self._projector.wait_for(self._sequence, OWN_WRITE_WAIT_SECONDS)
@@ -139,6 +144,11 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         projector = Projector(log, path)
         await stack.enter_async_context(projector)
         view = await stack.enter_async_context(await View.open(path))
+        view.pool.on_damage = projector.report_damage
+        await projector.serve(view.pool)
+        selfcheck = SelfCheck(log, projector, path, every_seconds=settings.view_check_seconds)
+        stack.push_async_callback(selfcheck.close)
+        selfcheck.start()
         draining = asyncio.Event()
         limits = FeedLimits(feeds_per_client=settings.feeds_per_client)
         hub = FeedHub(log, view, mark=mark, draining=draining, limits=limits)
@@ -150,6 +160,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         metrics.seals.watch(sealer)
         sealer.start()
         asof = await _open_asof(stack, settings, log, view)
+        await projector.serve(asof.copies)
         metrics.asof.watch(asof.copies)
         subscriptions = _open_subscriptions(stack, log, metrics)
         opening = open_webhooks(log, subscriptions, targets, metrics.webhooks, draining)
@@ -163,6 +174,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             ledger=Ledger(log),
             projector=projector,
             view=view,
+            selfcheck=selfcheck,
             asof=asof,
             hub=hub,
             tokens=tokens,

@@ -47,11 +47,12 @@ class _Copy:
         self.sequence = sequence
         self.size_bytes = path.stat().st_size
         self.users = 0
+        self.stale = False  # its connections read another live view than the present one
         self.view: View | None = None
         self.opening = asyncio.Lock()
 
     async def close(self) -> None:
-        view, self.view = self.view, None
+        view, self.view, self.stale = self.view, None, False
         if view is not None:
             await view.close()
 
@@ -83,6 +84,7 @@ class Copies:
         self._reached: dict[int, int] = {}  # of the builds under way
         self._turn = asyncio.Lock()
         self.built = 0  # so far
+        self._suspended: ViewError | None = None
 
     @classmethod
     async def open(
@@ -109,6 +111,18 @@ class Copies:
         for copy in self._kept.values():
             await copy.close()
 
+    async def suspend(self, why: ViewError) -> None:
+        """See `Gate.suspend`: the copies read their specs from the live view."""
+        self._suspended = why
+        for copy in self._kept.values():
+            copy.stale = True
+            if not copy.users:
+                await copy.close()
+
+    async def resume(self) -> None:
+        """See `Gate.resume`."""
+        self._suspended = None
+
     @property
     def sequences(self) -> tuple[int, ...]:
         """What the copies are as of; the one that was used last is the last."""
@@ -131,13 +145,15 @@ class Copies:
             ViewError: if it can't be made.
             LogError: if the log can't be read.
         """
+        if self._suspended is not None:
+            raise type(self._suspended)(str(self._suspended))
         copy = await self._taken(sequence)
         try:
             yield await self._opened(copy)
         finally:
             copy.users -= 1
-            if not copy.users and self._kept.get(copy.sequence) is not copy:
-                await copy.close()  # it was dropped meanwhile
+            if not copy.users and (copy.stale or self._kept.get(copy.sequence) is not copy):
+                await copy.close()  # it was dropped, or the live view was rebuilt, meanwhile
             await self._evict()
 
     async def _taken(self, sequence: int) -> _Copy:

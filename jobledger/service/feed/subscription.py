@@ -12,6 +12,7 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self
 
+from jobledger.projections.errors import ViewRebuilding
 from jobledger.projections.selectors import matches
 from jobledger.projections.subscribing.filters import EventFilter
 from jobledger.service.feed.catchup import CatchUp
@@ -131,7 +132,7 @@ class Subscription:
     async def _try_to_take(self) -> Sequence[FeedEvent]:
         try:
             return await self._take()
-        except LogUnavailable:
+        except (LogUnavailable, ViewRebuilding):
             # It is ridden out, with heartbeats: a browser that were told to come back would be refused then.
             self._catch_up = None
             await self._wait(self._hub.limits.retry_seconds)

@@ -5,13 +5,15 @@ from typing import Any, Final
 from litestar import Request
 from litestar.params import FromPath
 
+from jobledger.projections.errors import ViewError
 from jobledger.projections.limits import WAIT_MAX_SECONDS
+from jobledger.projections.view import is_short_id
 from jobledger.service.access.principal import Principal
 from jobledger.service.http.params import Query
 from jobledger.service.limits import WAIT_DEFAULT_SECONDS
 from jobledger.service.position import parse_cursor
 from jobledger.service.wiring import Service
-from jobledger.store.errors import InvalidInput, JobNotFound
+from jobledger.store.errors import InvalidInput, JobledgerError, JobNotFound
 from jobledger.store.job import Job
 from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id
 
@@ -74,9 +76,36 @@ async def find_job(request: AnyRequest, ref: str, namespace: str) -> Job:
         AmbiguousId: if it is the beginning of several ids.
     """
     service, principal = service_of(request), principal_of(request)
-    await await_position(service, query_of(request))
     ref = with_slashes(ref)
-    return await service.view.get(ref, namespace=namespace or None, visible=principal.visible)
+    try:
+        await await_position(service, query_of(request))
+        return await service.view.get(ref, namespace=namespace or None, visible=principal.visible)
+    except ViewError as unreadable:
+        return await _despite_view(request, ref, namespace, unreadable)
+    except JobNotFound as not_found:
+        if not service.projector.trouble:
+            raise
+        return await _despite_view(request, ref, namespace, not_found)
+
+
+async def _despite_view(request: AnyRequest, ref: str, namespace: str, error: JobledgerError) -> Job:
+    """A job straight from the log, because the view can't be read or stays behind.
+
+    Raises:
+        JobledgerError: the error that was passed, if the log has no job of this name or full id.
+    """
+    service, principal = service_of(request), principal_of(request)
+    where = namespace or DEFAULT_NAMESPACE
+    not_found = JobNotFound(f"no job has the id, or (in namespace {where!r:.80}) the name {ref!r:.80}")
+    try:
+        job = await _from_log(service, ref, where, not_found)
+    except JobNotFound:
+        if is_short_id(ref):  # only the view can look for those
+            raise error from None
+        raise
+    if not principal.may_read(job.status.namespace):
+        raise not_found
+    return job
 
 
 async def find_job_to_change(request: AnyRequest, ref: str, namespace: str) -> Job:

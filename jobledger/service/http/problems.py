@@ -128,6 +128,7 @@ _VIEW_WORDS: Final[tuple[tuple[type[view_errors.ViewError], str], ...]] = (
     (view_errors.ViewFromNewerRelease, "the view is of another release than this service"),
     (view_errors.ViewBusy, "another process keeps the view locked"),
     (view_errors.ViewUnwritable, "the view can't be opened or written"),
+    (view_errors.ViewRebuilding, "the view is damaged or lost, and is being rebuilt from the log; ask again"),
     (view_errors.ViewError, "the view can't be read"),
 )
 

@@ -55,8 +55,13 @@ def run_checks(service: "Service", seen: "Seen") -> list[Result]:
 def _projector(service: "Service", seen: "Seen") -> str:
     if seen.projector is ProjectorState.STOPPED or service.projector.error is not None:
         return f"stopped: {service.projector.error or 'it was asked to'}"
+    trouble = service.projector.trouble
     if seen.projector is ProjectorState.RECONNECTING:
-        return f"reconnecting: {service.projector.trouble or 'no answer from the log'}"
+        return f"reconnecting: {trouble or 'no answer from the log'}"
+    if seen.projector is ProjectorState.WAITING:
+        return f"waiting: {trouble}"
+    if seen.projector is ProjectorState.REBUILDING:
+        return f"rebuilding, at {seen.view_sequence} of {seen.log_sequence}: {trouble}"
     return ""
 
 
@@ -181,6 +186,7 @@ CHECKS: Final = (
         counts=False,
         logged=False,
     ),
+    Check("view_rows", lambda service, _: service.selfcheck.problem, counts=False, logged=False),
     Check("compression", _compression, counts=False),
     Check("streams", lambda service, _: "; ".join(_stream_problems(service)), counts=False),
     Check("draining", lambda service, _: "the service is ending" * service.draining.is_set(), logged=False),

@@ -55,6 +55,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         view_bytes: size of the view's files.
         disks: space of the file systems that are written to.
         disk_error: why that could not be found out; empty if it could.
+        view_rebuilds: how often the file was found damaged or lost and was begun again.
     """
 
     log_error: str = ""
@@ -74,6 +75,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     view_bytes: int = 0
     disks: tuple[DiskSpace, ...] = ()
     disk_error: str = ""
+    view_rebuilds: int = 0
 
 
 _NOTHING: Final = Seen(log_error="not asked yet")
@@ -150,6 +152,7 @@ class Monitor:
             view_sequence=projector.sequence,
             gap=found["log_sequence"] - projector.sequence,
             view_bytes=_bytes_of(service.view.path),
+            view_rebuilds=projector.rebuilds,
         )
         if not self.seen.log_error:
             await service.record.note(service.streams[0].name, found["log_sequence"])
@@ -343,6 +346,8 @@ def _tell(before: Seen, now: Seen, service: "Service") -> None:
                 service.projector.trouble or "no answer from the log",
                 now.view_sequence,
             )
+        elif now.projector is ProjectorState.WAITING:
+            _log.warning("waiting: %s; the view stays at %d", service.projector.trouble, now.view_sequence)
         elif now.projector is ProjectorState.LIVE:
             _log.info("live: the view has everything, up to %d", now.view_sequence)
         elif now.projector is ProjectorState.STOPPED and not service.draining.is_set():
