@@ -50,6 +50,9 @@ class FragileKeys:
         self._done = done
         self._error = error
 
+    async def get(self, key: str) -> Entry | None:
+        return await self._keys.get(key)
+
     async def put(self, key: str, value: bytes, *, expect: int) -> Entry | None:
         self._left -= 1
         if self._left == 0 and not self._done:

@@ -249,6 +249,8 @@ async def test_low_disk_is_named_and_appends_stop_before_it_is_full(tmp_path: Pa
             assert (await at.write("second")).status_code == 200
             filler.unlink()
             await at.recovers()
+            kept = {"Idempotency-Key": "kept"}
+            first = await at.client.put("/jobs", json=job_body("kept"), headers=kept)
             filler = fill(disk, leave_bytes=300_000)
             await at.fails("disk", "disk_stop_free_bytes")
             await at.refuses_at_once("third", "disk_stop_free_bytes")
@@ -257,6 +259,9 @@ async def test_low_disk_is_named_and_appends_stop_before_it_is_full(tmp_path: Pa
                 AT_ONCE_SECONDS,
             )
             assert keyed.json()["Code"] == "LogUnavailable"
+            assert "disk_stop_free_bytes" in keyed.json()["Message"]
+            again = await at.client.put("/jobs", json=job_body("kept"), headers=kept)
+            assert (again.status_code, again.content) == (200, first.content), "it is in the log already"
             filler.unlink()
             await at.recovers()
             assert (await at.write("third")).status_code == 200

@@ -33,6 +33,7 @@ from jobledger.store.cache import KeyedLocks
 from jobledger.store.errors import InvalidInput, LogError, LogUnavailable
 from jobledger.store.keys import NO_ENTRY, Entry, KeyStore
 from jobledger.store.ledger import new_event_id
+from jobledger.store.log import refused
 
 _VISIBLE: Final = re.compile(f"[!-~]{{1,{IDEMPOTENCY_KEY_MAX_CHARACTERS}}}")
 
@@ -99,10 +100,19 @@ class IdempotentWrites:
         keys: shared by all replicas.
         mark: names the log (`position.epoch_mark`): answers about another log are no answers.
         new_id: makes event ids (UUIDv7).
+        refusal: why the log does not accept appends; empty if it does. Then no new key is claimed.
     """
 
-    def __init__(self, keys: KeyStore, mark: str, *, new_id: Callable[[], str] = new_event_id) -> None:
+    def __init__(
+        self,
+        keys: KeyStore,
+        mark: str,
+        *,
+        new_id: Callable[[], str] = new_event_id,
+        refusal: Callable[[], str] = str,
+    ) -> None:
         self._keys = keys
+        self._refusal = refusal
         self._mark = mark
         self._new_id = new_id
         self._turns = KeyedLocks()
@@ -145,6 +155,13 @@ class IdempotentWrites:
 
     async def _claim(self, name: str, mine: _Kept) -> Entry:
         try:
+            if (
+                refusal := self._refusal()
+            ):  # a key that was seen before has an answer, or an event to look for
+                entry = await self._keys.get(name)
+                if entry is None:
+                    raise refused(refusal)
+                return entry
             entry = await self._keys.put(name, msgspec.json.encode(mine), expect=NO_ENTRY)
         except LogError as error:
             raise LogUnavailable(

@@ -182,7 +182,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             mark=mark,
             server=server,
             own_writes=OwnWrites(projector),
-            idempotent=IdempotentWrites(await log.keys(), mark),
+            idempotent=IdempotentWrites(await log.keys(), mark, refusal=lambda: log.refusal),
             tree=tree,
             sealer=sealer,
             subscriptions=subscriptions,

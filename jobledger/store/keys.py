@@ -29,6 +29,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 class KeyStore(Protocol):
     """Records by key. A record is forgotten `KEYS_MAX_AGE_SECONDS` after it was written, and not sooner."""
 
+    async def get(self, key: str) -> Entry | None:
+        """The record of a key, as the leader has it; None: there is none.
+
+        Raises:
+            LogUnavailable: the server can't be reached.
+        """
+        ...
+
     async def put(self, key: str, value: bytes, *, expect: int) -> Entry | None:
         """Write a record if the one of this revision stands there (`NO_ENTRY`: if there is none).
 
@@ -51,6 +59,10 @@ class MemoryKeys:
         self._entries: dict[str, Entry] = {}
         self._writes = 0
         self.is_down = False  # a test may set it: then nothing answers
+
+    async def get(self, key: str) -> Entry | None:
+        """See `KeyStore.get`."""
+        return self._entries.get(key)
 
     async def put(self, key: str, value: bytes, *, expect: int) -> Entry | None:
         """See `KeyStore.put`."""

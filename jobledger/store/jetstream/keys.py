@@ -7,7 +7,7 @@ import hashlib
 
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.declarations import KEYS, KEYS_PREFIX
-from jobledger.store.jetstream.entries import write_entry
+from jobledger.store.jetstream.entries import read_entry, write_entry
 from jobledger.store.jetstream.stream import Streams
 from jobledger.store.keys import Entry
 
@@ -37,5 +37,12 @@ class JetStreamKeys:
 
     async def put(self, key: str, value: bytes, *, expect: int) -> Entry | None:
         """See `KeyStore.put`."""
-        subject = KEYS_PREFIX + hashlib.sha256(key.encode()).hexdigest()
-        return await write_entry(self._connection, self._stream, subject, value, expect=expect)
+        return await write_entry(self._connection, self._stream, _subject(key), value, expect=expect)
+
+    async def get(self, key: str) -> Entry | None:
+        """See `KeyStore.get`."""
+        return await read_entry(self._connection, self._stream, _subject(key))
+
+
+def _subject(key: str) -> str:
+    return KEYS_PREFIX + hashlib.sha256(key.encode()).hexdigest()
