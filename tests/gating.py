@@ -89,6 +89,7 @@ class Guarded:
         body: bytes | Iterable[bytes] = b"",
         host: str | None = "127.0.0.1:1234",
         ends: bool = True,
+        http_version: str = "1.1",
     ) -> Answer:
         """Send a request; a body of several parts says nothing about its length.
 
@@ -99,6 +100,7 @@ class Guarded:
             body: as a whole or in parts.
             host: the header; None: none.
             ends: False: the client goes away when the body's parts are sent.
+            http_version: of the request.
         """
         pairs = list(headers.items() if isinstance(headers, dict) else headers)
         if host is not None:
@@ -121,6 +123,7 @@ class Guarded:
 
         scope = {
             "type": "http",
+            "http_version": http_version,
             "method": method,
             "path": where,
             "query_string": query.encode(),

@@ -338,8 +338,10 @@ def test_a_spec_is_refused_with_every_problem() -> None:
 def test_a_rerun_begins_a_new_version_with_the_spec_of_an_old_one(state: StateType) -> None:
     """Also if that is the present spec: the job shall run again (BACALHAU's rerunnable states)."""
     old = spec_bytes(priority=3)
-    assert decide_rerun(job(state), old, job_id=ID) == Decision(JobUpdated, SpecData(msgspec.Raw(old)))
-    assert decide_rerun(job(state), None, job_id=ID) == Decision(JobUpdated, SpecData(msgspec.Raw(SPEC)))
+    rerun = Decision(JobUpdated, SpecData(msgspec.Raw(old), rerun=True))
+    assert decide_rerun(job(state), old, job_id=ID) == rerun
+    rerun = Decision(JobUpdated, SpecData(msgspec.Raw(SPEC), rerun=True))
+    assert decide_rerun(job(state), None, job_id=ID) == rerun
 
 
 @pytest.mark.parametrize("state", [StateType.PENDING, StateType.QUEUED])

@@ -71,9 +71,22 @@ async def test_a_service_without_tokens_answers_to_no_other_name(tmp_path: Path,
     await guarded.ask()
     for path in ("/api/v1/orchestrator/jobs", "/livez", "/docs"):
         answer = await guarded.ask(path, host=host)
+        if host is None:  # RFC 9112, 3.2
+            assert (answer.status, answer.problem["Code"]) == (400, "BadRequest")
+            continue
         assert (answer.status, answer.problem["Code"]) == (403, "Forbidden")
         assert "allowed_hosts" in answer.problem["detail"]
     assert len(guarded.scopes) == 1
+
+
+async def test_a_request_has_one_host(tmp_path: Path) -> None:
+    """Missing or twice in HTTP/1.1 it is 400; health over HTTP/1.0 needs none."""
+    guarded = Guarded(tmp_path)
+    twice = await guarded.ask("/livez", headers=[("host", "127.0.0.1")])
+    assert twice.status == 400
+    old = await guarded.ask("/livez", host=None, http_version="1.0")
+    assert old.status == 200
+    assert (await guarded.ask("/docs", host=None, http_version="1.0")).status == 403
 
 
 async def test_the_address_that_it_listens_on_and_allowed_names_are_its_own(tmp_path: Path) -> None:

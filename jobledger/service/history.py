@@ -7,9 +7,11 @@ import msgspec
 from jobledger.service.position import format_cursor
 from jobledger.store.events import JobCreated, JobStateChanged, JobTagged, JobUpdated, event_type
 from jobledger.store.history import HistoryItem
+from jobledger.store.job import StateType
 from jobledger.store.values import rfc3339
 
 _SUBMISSION: Final = {event_type(JobCreated): "Job submitted", event_type(JobUpdated): "Job updated"}
+_RERUN: Final = "Job rerun requested"
 _STATE_CHANGED: Final = event_type(JobStateChanged)
 _TAGGED: Final = event_type(JobTagged)
 
@@ -61,12 +63,17 @@ def _event(item: HistoryItem, time: str) -> dict[str, Any]:
         }
     if item.type != _STATE_CHANGED or item.state is None:
         details = {"Reason": item.reason} if item.reason else {}
-        message = _SUBMISSION.get(item.type, "")
+        message = _RERUN if item.rerun else _SUBMISSION.get(item.type, "")
         return {"Topic": "Submission", "Message": message, "Timestamp": time, "Details": details}
     name, words = item.state.state_type.value, item.state.message
+    details = {**item.state.details, "NewState": name}
+    if item.state.state_type is StateType.FAILED:
+        details["IsError"] = "true"  # else `bacalhau job run` does not show why
+    if item.reason:
+        details["Reason"] = item.reason
     return {
         "Topic": "State Update",
         "Message": f"{name}: {words}" if words else name,
         "Timestamp": time,
-        "Details": {"NewState": name} | ({"Reason": item.reason} if item.reason else {}),
+        "Details": details,
     }

@@ -99,7 +99,7 @@ def decide_rerun(job: Job | None, spec: bytes | None, *, job_id: str) -> Decisio
             f"job {job_id} is {state_type} and cannot be rerun: it has not begun yet; wait until it runs or"
             " has ended, or stop it first"
         )
-    return Decision(JobUpdated, SpecData(msgspec.Raw(job.spec if spec is None else spec)))
+    return Decision(JobUpdated, SpecData(msgspec.Raw(job.spec if spec is None else spec), rerun=True))
 
 
 def decide_state(job: Job | None, state: State, *, job_id: str) -> Decision | None:
@@ -206,7 +206,7 @@ def not_found(job_id: str) -> JobNotFound:
 def is_same_data(current: EventData, new: EventData) -> bool:
     """Whether two events carry the same; specs are compared by what they mean."""
     if isinstance(current, SpecData) and isinstance(new, SpecData):
-        return _same_spec(bytes(current.spec), bytes(new.spec))
+        return current.rerun == new.rerun and _same_spec(bytes(current.spec), bytes(new.spec))
     return current == new
 
 

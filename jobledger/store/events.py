@@ -18,10 +18,16 @@ SOURCE = "/jobledger"
 TYPE_PREFIX = "jobledger."
 
 
-class SpecData(msgspec.Struct, frozen=True, rename="pascal", gc=False):
-    """The whole normalised spec, left unread: most readers do not look inside."""
+class SpecData(msgspec.Struct, frozen=True, rename="pascal", gc=False, omit_defaults=True):
+    """The whole normalised spec, left unread: most readers do not look inside.
+
+    Attributes:
+        spec: as JSON.
+        rerun: whether a rerun was asked for; it changes nothing about the job, and histories name it.
+    """
 
     spec: msgspec.Raw
+    rerun: bool = False
 
 
 class StateData(msgspec.Struct, frozen=True, rename="pascal", gc=False):

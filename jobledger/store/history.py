@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from jobledger.store.events import JobTagged, Record, Recorded, event_type, read_record
+from jobledger.store.events import JobTagged, JobUpdated, Record, Recorded, event_type, read_record
 from jobledger.store.fold import Anomaly, fold
 from jobledger.store.job import JobStatus, State
 
@@ -22,6 +22,7 @@ class HistoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         state: the job's state after it; None while there is no job.
         actor: who; empty if nobody said.
         reason: why; empty if nobody said.
+        rerun: whether this event is a rerun.
         tag: the tag that this event set or removed; empty for other events.
         tag_version: the version that it names from then on; 0: it was removed.
         anomaly: why this event makes no sense where it stands, and so changed nothing; empty for all others.
@@ -36,6 +37,7 @@ class HistoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     state: State | None = None
     actor: str = ""
     reason: str = ""
+    rerun: bool = False
     tag: str = ""
     tag_version: int = 0
     anomaly: str = ""
@@ -63,6 +65,7 @@ def tell(
             state=status.state if status else None,
             actor=event.actor if event else "",
             reason=event.reason if event else "",
+            rerun=event.data.rerun if isinstance(event, JobUpdated) else False,
             tag=tagged.tag if tagged else "",
             tag_version=tagged.version if tagged else 0,
             anomaly=anomaly,

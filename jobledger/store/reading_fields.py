@@ -28,6 +28,13 @@ _TITLES = {"JobSpec": "Job"}
 _S = TypeVar("_S", bound=msgspec.Struct)
 
 
+def _is_zero(value: object) -> bool:
+    """Whether a value is what typed clients send for a field that they don't know."""
+    if isinstance(value, dict):
+        return all(map(_is_zero, value.values()))
+    return not value or value == "Undefined"
+
+
 class Reader:
     """Reads one document.
 
@@ -51,12 +58,10 @@ class Reader:
         own = {}
         for key, item in value.items():
             if isinstance(key, str) and key.lower() in _SET_BY_US:
-                if item:  # clients send the zero values of what they don't know
+                if not _is_zero(item):
                     self._dropped(
                         key, f"{shown(item)} is not the user's to say", "set by Jobledger; remove it"
                     )
-                elif self.strict and item is not None:
-                    self._problem(key, "not the user's to say", "set by Jobledger; remove it")
             else:
                 own[key] = item
         spec = _exact(own) or self._struct(own, JobSpec, "")

@@ -5,8 +5,10 @@ from typing import Any
 
 from litestar import Litestar, Request, Response, Router
 from litestar.datastructures import State
+from litestar.routes import HTTPRoute
 
 from jobledger.service.http import reads
+from jobledger.service.http.bacalhau_auth import HANDLERS as AUTH_HANDLERS
 from jobledger.service.http.catalogue.parts import API
 from jobledger.service.http.changes import HANDLERS as CHANGE_HANDLERS
 from jobledger.service.http.docs import HANDLERS as DOCS_HANDLERS
@@ -28,7 +30,18 @@ _log = logging.getLogger("jobledger.http")
 
 def create_app(service: Service) -> Gate:
     """The ASGI app of a running service."""
-    return Gate(_routes(service), service)
+    routes = _routes(service)
+    return Gate(routes, service, _allowed(routes))
+
+
+def _allowed(app: Litestar) -> dict[str, str]:
+    """The value of `Allow` for each route, by its template; HEAD wherever there is GET."""
+    methods: dict[str, set[str]] = {}
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            found = methods.setdefault(route.path_format, set())
+            found |= {*route.methods, "OPTIONS"} | ({"HEAD"} if "GET" in route.methods else set())
+    return {template: ", ".join(sorted(found)) for template, found in methods.items()}
 
 
 def _routes(service: Service) -> Litestar:
@@ -47,6 +60,7 @@ def _routes(service: Service) -> Litestar:
             *SUBSCRIPTION_HANDLERS,
             *WEBHOOK_HANDLERS,
             *HEALTH_HANDLERS,
+            *AUTH_HANDLERS,
             *DOCS_HANDLERS,
         ],
         exception_handlers={Exception: _answer_error},

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 from urllib.parse import unquote
 
 import uuid_utils
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from jobledger.service.access.loopback import is_loopback
 from jobledger.service.access.principal import ANONYMOUS, Principal, local_principal
@@ -30,7 +30,7 @@ from jobledger.service.limits import (
     REQUESTS_MAX_PER_CLIENT,
 )
 from jobledger.service.wiring import Service
-from jobledger.store.errors import InvalidInput
+from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.limits import ACTOR_MAX_CHARACTERS
 
 # Asked by machines that have no token, also while the service drains; they tell nothing of any job.
@@ -43,6 +43,10 @@ OPEN_PATHS: Final = HEALTH_PATHS | {
     "/asyncapi.json",
     "/version",
     "/api/v1/agent/version",
+    # Bacalhau's clients ask how to log in before they have anything to log in with.
+    "/api/v1/agent/authconfig",
+    "/api/v1/auth",
+    "/api/v1/auth/clientkey",
 }
 # They tell of all namespaces together.
 OBSERVER_PATHS: Final = frozenset({"/metrics", "/readyz"})
@@ -69,6 +73,7 @@ _SINGLE: Final = frozenset(
         b"x-request-id",
     }
 )
+_EMPTY_SEGMENT: Final = re.compile(r"//|.+/$", re.DOTALL)
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,%d}" % REQUEST_ID_MAX_CHARACTERS)
 _CLIENT_GONE: Final = 499  # what proxies write down for a client that did not wait; it is never sent
 
@@ -81,10 +86,12 @@ class Gate:
     Args:
         app: the routes; they trust what the gate says in `scope["state"]`.
         service: it belongs to.
+        allowed: the value of `Allow` for each route, by its template.
     """
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, allowed: Mapping[str, str] | None = None) -> None:
         self._app = app
+        self._allowed = allowed or {}
         self._tokens = service.tokens
         self._draining = service.draining
         self._metrics = service.metrics
@@ -150,6 +157,8 @@ class Gate:
         path = scope["path"]
         if self._draining.is_set() and path not in DRAIN_PATHS:
             raise NotReady("the service is ending; nothing was written: ask another replica, or again")
+        if repeated == "host" or (b"host" not in headers and scope.get("http_version") == "1.1"):
+            raise InvalidInput("the header Host is there once in HTTP/1.1 (RFC 9112, 3.2); send it once")
         principal = self._admit(scope, path, headers)
         if repeated:
             raise InvalidInput(f"the header {repeated} is there more than once; send it once")
@@ -159,7 +168,10 @@ class Gate:
             raise InvalidInput("the path holds a NUL character, which no name has; remove it")
         raw_path = scope.get("raw_path") or b""
         if b"%2f" in raw_path.lower():
-            scope["path"] = _path_with_slashes(raw_path)
+            scope["path"] = path = _path_with_slashes(raw_path)
+        if scope["method"] not in _READS and _EMPTY_SEGMENT.search(path) is not None:
+            # The routes drop it: `PUT /jobs/` would submit a job instead of changing one with an empty id.
+            raise JobNotFound("the path has an empty segment, and nothing has an empty name; write the name")
         return principal
 
     def _admit(self, scope: HTTPScope, path: str, headers: Mapping[bytes, bytes]) -> Principal:
@@ -168,7 +180,8 @@ class Gate:
         if self._tokens.is_open:
             if not self._is_local and path not in HEALTH_PATHS:
                 raise NotReady("there is no token yet, and without one only this machine may ask")
-            self._hosts.check_host(host)
+            if host is not None or path not in HEALTH_PATHS:  # HTTP/1.0 need not send one
+                self._hosts.check_host(host)
             self._hosts.check_page(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
             return local_principal(_actor(headers.get(b"jobledger-actor")))
         if self._checks_host and path not in HEALTH_PATHS:
@@ -204,7 +217,22 @@ class Gate:
             # The framework would read it again, piece by piece: handlers find it here.
             scope["state"]["body"] = await body.read(headers)
             receive = body.receive
-        await self._app(scope, receive, answer.send)
+        send: Send = answer.send
+        if scope["method"] == "OPTIONS":
+            send = self._with_allow(send, scope)
+        await self._app(scope, receive, send)
+
+    def _with_allow(self, send: Send, scope: HTTPScope) -> Send:
+        """Name every method of the path: the framework names those of one handler."""
+
+        async def sent(message: Message) -> None:
+            allow = self._allowed.get(scope.get("path_template") or "")
+            if message["type"] == "http.response.start" and allow is not None:
+                kept = [each for each in message["headers"] if each[0].lower() != b"allow"]
+                message = {**message, "headers": [*kept, (b"allow", allow.encode())]}
+            await send(message)
+
+        return sent
 
     def _enter(self, client: str) -> None:
         if self._in_flight >= REQUESTS_MAX_IN_FLIGHT:

@@ -1,19 +1,43 @@
 """Whether the service lives, is ready, how it is doing, and which release it is."""
 
 import platform
+from pathlib import Path
 from typing import Final
 
 from litestar import Response, get
 
+import jobledger
 from jobledger import __version__
 from jobledger.service.http.answers import json_answer
 from jobledger.service.http.context import AnyRequest, principal_of, service_of
 from jobledger.service.metrics import CONTENT_TYPE
 from jobledger.service.running.checks import Result
 from jobledger.service.running.monitor import monitor_of
+from jobledger.store.values import rfc3339
 
 _TEXT: Final = "text/plain"
 _NOT_KEPT: Final = {"Cache-Control": "no-store"}
+_GO_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm"}
+
+
+def _version() -> dict[str, str]:
+    """The release, as Go's clients decode it: a time is a time, and architectures have Go's names."""
+    major, minor, *_ = __version__.split(".")
+    installed = Path(jobledger.__file__).stat().st_mtime_ns
+    machine = platform.machine().lower()
+    return {
+        "Product": "Jobledger",
+        "Major": major,
+        "Minor": minor,
+        "GitVersion": f"v{__version__}",
+        "GitCommit": "unknown",
+        "BuildDate": rfc3339(installed),
+        "GOOS": platform.system().lower() or "unknown",
+        "GOARCH": _GO_ARCHITECTURES.get(machine, machine or "unknown"),
+    }
+
+
+VERSION: Final = _version()
 
 
 @get("/livez", sync_to_thread=False)
@@ -60,19 +84,7 @@ def alive() -> Response[bytes]:
 @get(["/api/v1/agent/version", "/version"], sync_to_thread=False)
 def version() -> Response[bytes]:
     """The release, in the shape that Bacalhau's clients read."""
-    major, minor, *_ = __version__.split(".")
-    return json_answer(
-        {
-            "Product": "Jobledger",
-            "Major": major,
-            "Minor": minor,
-            "GitVersion": f"v{__version__}",
-            "GitCommit": "",
-            "BuildDate": "",
-            "GOOS": platform.system().lower(),
-            "GOARCH": platform.machine(),
-        }
-    )
+    return json_answer(VERSION)
 
 
 @get("/", sync_to_thread=False)

@@ -168,11 +168,17 @@ def problem_response_parts(
         headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
     if isinstance(error, HTTPException) and error.headers:
         headers += [
-            (name.lower().encode(), value.encode())
+            (b"allow", _allow(value).encode())
             for name, value in error.headers.items()
             if name.lower() == "allow"
         ]
     return kind.status, headers, body
+
+
+def _allow(methods: str) -> str:
+    """The methods of a path, in order; HEAD wherever there is GET."""
+    found = {method.strip() for method in methods.split(",")}
+    return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))
 
 
 def problem_document(error: BaseException, kind: Kind, scope: Mapping[str, Any]) -> dict[str, Any]:

@@ -204,6 +204,39 @@ class AgentVersion(msgspec.Struct, rename="pascal"):
     goarch: str = field(name="GOARCH")
 
 
+class LoginMethod(msgspec.Struct):
+    """A way to log in."""
+
+    type: str
+    params: dict[str, str]
+
+
+class LoginMethods(msgspec.Struct, rename="pascal"):
+    """The ways to log in, by name."""
+
+    methods: dict[str, LoginMethod]
+
+
+class Authentication(msgspec.Struct):
+    """The result of logging in."""
+
+    success: bool
+    token: str
+
+
+class LogIn(msgspec.Struct, rename="pascal"):
+    """The result of logging in."""
+
+    authentication: Authentication
+
+
+class LoginConfiguration(msgspec.Struct, rename="pascal"):
+    """Single sign-on: an empty configuration."""
+
+    version: str
+    config: Annotated[dict[str, str], Meta(max_length=0)]
+
+
 class Fault(msgspec.Struct, rename="pascal"):
     """One thing that is wrong with a spec."""
 
@@ -280,6 +313,9 @@ ANSWERS: Final = (
     JobAnswer,
     Alive,
     AgentVersion,
+    LoginMethods,
+    LogIn,
+    LoginConfiguration,
     Problem,
     *subscription_schemas.ANSWERS,
     *seal_schemas.ANSWERS,

@@ -8,6 +8,7 @@ from litestar import delete, put, route
 from litestar.params import FromPath
 
 from jobledger.projections.answers import JobVersion
+from jobledger.service.access.principal import Principal
 from jobledger.service.http.answers import Ready, encode, etag, receipt_wire
 from jobledger.service.http.bodies import (
     Body,
@@ -32,10 +33,11 @@ from jobledger.service.idempotency import Answer, WriteRequest
 from jobledger.service.versions import version_of
 from jobledger.service.wiring import Service
 from jobledger.store.command import About, Receipt
-from jobledger.store.errors import InvalidInput, JobledgerError
+from jobledger.store.errors import InvalidInput, JobledgerError, JobNotFound, RevisionMismatch
 from jobledger.store.job import JobStatus
+from jobledger.store.ledger import Ledger
 from jobledger.store.reading import ReadSpec
-from jobledger.store.subjects import DEFAULT_NAMESPACE
+from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id
 
 NO_CHANGES: Final = (
     "no changes detected for new job spec: nothing was written; send Force to make a new version all the same"
@@ -77,7 +79,11 @@ async def submit_job(request: AnyRequest) -> Ready:
     principal_of(request).require_write(read.spec.namespace or DEFAULT_NAMESPACE)
     ledger = service_of(request).ledger
 
+    must_exist = (sent_header(request.scope["headers"], b"if-match") or "").strip() == "*"
+
     async def command(about: About) -> Receipt:
+        if must_exist:
+            await _require_job(ledger, read.spec.namespace or DEFAULT_NAMESPACE, read.spec.name)
         return await ledger.apply(read.spec, force=force, **about)
 
     return await _answer(request, body, "submit", command, _warnings(read), unchanged=NO_CHANGES)
@@ -204,6 +210,24 @@ async def _version_meant(service: Service, status: JobStatus, text: str) -> JobV
     return await service.view.version(status.id, number)
 
 
+async def _require_job(ledger: Ledger, namespace: str, name: str) -> None:
+    """Hold `If-Match: *` to what it says (RFC 9110, 13.1.1); a job that exists stays.
+
+    Raises:
+        RevisionMismatch: if there is no job of that name.
+    """
+    job_id = named_job_id(namespace, name)
+    try:
+        await ledger.load(job_id, namespace=namespace)
+    except JobNotFound:
+        raise RevisionMismatch(
+            f"no job in namespace {namespace!r:.80} has the name {name!r:.80}, and If-Match is `*`; leave it"
+            " out to create the job",
+            job_id=job_id,
+            revision=0,
+        ) from None
+
+
 # --- the one way of every write ---------------------------------------------------------------------------
 
 
@@ -286,7 +310,7 @@ def _write_request(request: AnyRequest, body: Body) -> WriteRequest:
     headers, method = request.scope["headers"], request.scope["method"]
     return WriteRequest(
         key=sent_header(headers, b"idempotency-key"),
-        principal=principal_of(request).name,
+        principal=_key_owner(principal_of(request)),
         method="PUT" if method == "POST" else method,  # two words for one route
         path=request.scope["path"],
         query=request.scope["query_string"],
@@ -294,6 +318,13 @@ def _write_request(request: AnyRequest, body: Body) -> WriteRequest:
         if_none_match=header(headers, b"if-none-match"),
         body=msgspec.json.encode(body.fields, order="deterministic"),
     )
+
+
+def _key_owner(principal: Principal) -> str:
+    """Whose idempotency keys these are: tokens of one name and different namespaces share none."""
+    if principal.namespaces is None:
+        return principal.name
+    return "\n".join((principal.name, *sorted(principal.namespaces)))
 
 
 def _namespace(request: AnyRequest, body: Body) -> str:

@@ -51,6 +51,36 @@ FEED: Final = Operation(
 SERVICE: Final = (
     Operation(
         "GET",
+        "/api/v1/auth",
+        "loginMethods",
+        "Service",
+        "How to log in, as Bacalhau's clients ask before their first request",
+        "Without tokens, a method that every client has and that is always granted; with tokens, none: send"
+        " one of the service's tokens as an API key.",
+        answer=schemas.LoginMethods,
+        errors=_OPEN,
+    ),
+    Operation(
+        "POST",
+        "/api/v1/auth/clientkey",
+        "logIn",
+        "Service",
+        "Log in to a service without tokens, as Bacalhau's clients do",
+        "The token in the answer means nothing; the service does not look at it.",
+        answer=schemas.LogIn,
+        errors=(400, 401, 403, 429, 503),
+    ),
+    Operation(
+        "GET",
+        "/api/v1/agent/authconfig",
+        "loginConfiguration",
+        "Service",
+        "The single sign-on, as Bacalhau's clients ask: there is none",
+        answer=schemas.LoginConfiguration,
+        errors=_OPEN,
+    ),
+    Operation(
+        "GET",
         "/api/v1/agent/alive",
         "agentAlive",
         "Service",
