@@ -137,6 +137,7 @@ async def run_segment(segment: Segment, directory: Path, report: Report) -> list
     label = f"{segment.topology}/{segment.storage} seed {segment.seed}"
     topology = make_topology(segment.topology, segment.storage, directory)
     findings: list[str] = []
+    directory.mkdir(parents=True, exist_ok=True)
     run = Run(topology, segment.seed, Options(readers=segment.readers))
     try:
         async with topology, run:

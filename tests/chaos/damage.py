@@ -172,6 +172,7 @@ async def run_all(topology: str, seed: int, base: Path) -> list[Result]:
 
 async def run_case(topology: str, case: str, seed: int, directory: Path) -> Result:
     """One case; the directory is kept if the answer is wrong."""
+    shutil.rmtree(directory, ignore_errors=True)
     result = Result(f"{topology} {case}")
     rng = Random(f"{seed}-{case}")
     system: Topology = Single(directory) if topology == "single" else ThreeNodes(directory, isolated=False)

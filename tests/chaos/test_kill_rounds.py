@@ -25,6 +25,6 @@ async def test_kills_of_every_server_under_writes_lose_nothing(
     """No block is corrupt after a kill, and every acknowledged write is in the log once, in order."""
     report = Report(machine="", seed=SEED)
     segment = Segment(topology, "plain", SEED, rounds, KILLS[topology], readers=False)
-    assert await run_segment(segment, tmp_path, report) == [], segment.repeat
+    assert await run_segment(segment, tmp_path / "run", report) == [], segment.repeat
     assert len(report.rounds) == rounds
     assert report.acknowledged > rounds

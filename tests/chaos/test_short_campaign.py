@@ -43,5 +43,5 @@ async def test_faults_under_load_break_no_promise(
         pytest.skip(why_no_namespaces())
     report = Report(machine="", seed=SEED)
     segment = Segment(topology, storage, SEED, len(faults), faults, readers=True)
-    assert await run_segment(segment, tmp_path, report) == [], segment.repeat
+    assert await run_segment(segment, tmp_path / "run", report) == [], segment.repeat
     assert len(report.rounds) == len(faults)
