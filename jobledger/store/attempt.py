@@ -139,6 +139,7 @@ class Attempt:
             decision = command.decide(job)
         except (Refused, Conflict, JobNotFound) as refusal:
             if self._fresh:
+                await self._log.confirm_current()  # nothing is refused from what a leader of before knows
                 raise await self._with_missed(refusal, expected_revision) from None
             decision = None
         if decision is not None:

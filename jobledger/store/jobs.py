@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 
 from jobledger.store.cache import HistoryPlace, HistoryPlaces, JobCache, Known
 from jobledger.store.command import Receipt, receipt_of
-from jobledger.store.errors import LogUnavailable, UnknownEventType
+from jobledger.store.errors import LogBroken, LogUnavailable, UnknownEventType
 from jobledger.store.events import JobEvent, Record, Recorded, read_record
 from jobledger.store.fold import Anomaly, fold, fold_job
 from jobledger.store.history import HistoryItem, tell
@@ -43,7 +44,7 @@ class JobReader:
         """The job as the log's leader has it now.
 
         Raises:
-            LogUnavailable: if the log can't be read.
+            LogUnavailable: if the log can't be read; `LogBehind` if its answer lacks what is remembered.
             UnknownEventType: if a newer release wrote to this job.
         """
         before = self.cached(job_id, namespace)
@@ -54,8 +55,12 @@ class JobReader:
         else:
             last = await self._find_last(job_id)
         if before is not None and (last is None or last.sequence < before.sequence):
-            # The log has lost events that we knew: it was made again, or its end was lost with the power.
-            self._cache.forget(job_id)
+            # Either the answer is of a server that is behind, or the log was made again or lost its end.
+            with suppress(LogBroken):
+                await self._log.continues(epoch=None, after=before.sequence)
+                last = await self._log.read_last(before.subject)
+            if last is None or last.sequence < before.sequence:
+                self._cache.forget(job_id)
         if last is None:
             return Known(job_subject(namespace or "", job_id))
         known = self._cache.get(job_id)

@@ -189,6 +189,17 @@ class EventLog(Protocol):
         """
         ...
 
+    async def confirm_current(self) -> None:
+        """Make sure that what was just read was not read from a leader that others have replaced meanwhile.
+
+        Call it after a read and before an answer that nothing else guards: an append is guarded by its
+        expectation, a refusal is not.
+
+        Raises:
+            LogUnavailable: if the leader is not in contact with a majority of the replicas.
+        """
+        ...
+
     async def sequence_at(self, time: int) -> int:
         """The sequence of the last record that the log took at or before a time, Unix nanoseconds; 0: none.
 

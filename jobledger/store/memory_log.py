@@ -80,6 +80,10 @@ class MemoryLog:
         """See `EventLog.read_next`."""
         return next(iter(await self.read(subject, after=after)), None)
 
+    async def confirm_current(self) -> None:
+        """See `EventLog.confirm_current`."""
+        self._check_open()
+
     async def sequence_at(self, time: int) -> int:
         """See `EventLog.sequence_at`."""
         self._check_open()

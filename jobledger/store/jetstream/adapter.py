@@ -94,6 +94,10 @@ class JetStreamLog:
         message = await leader_get(self._connection, self._stream, request)
         return record_of(message) if message is not None else None
 
+    async def confirm_current(self) -> None:
+        """See `EventLog.confirm_current`."""
+        await self._continuity.confirm_leader()
+
     async def sequence_at(self, time: int) -> int:
         """See `EventLog.sequence_at`."""
         later = await first_later(self._connection, self._stream, time)

@@ -37,6 +37,7 @@ class Continuity:
         self._connection = connection
         self._stream = stream
         self._doubts = Doubts(time.monotonic)
+        self._is_single: bool | None = None  # whether it has one replica; None: not asked yet
 
     async def check(
         self,
@@ -57,6 +58,7 @@ class Continuity:
         place = (epoch, after)
         answer = await stream_info(self._connection, self._stream, timeout_seconds=timeout_seconds)
         info = log_info(answer, self._stream)
+        self._is_single = not _others(answer)
         try:
             check_continues(info, epoch=epoch, after=after)
             if same is not None and after:
@@ -73,7 +75,7 @@ class Continuity:
             if not self._doubts.judge(place, leader if leader == leader_of(second) else ""):
                 raise self._doubts.behind(place, str(error).partition(":")[0]) from None
             missing = after + 1 if info.first_sequence > after + 1 else after
-            if answer.cluster is not None and answer.cluster.replicas and await self._is_kept(missing, same):
+            if not self._is_single and await self._is_kept(missing, same):
                 raise self._doubts.behind(
                     place,
                     f"the leader of the stream {self._stream} lacks event {missing}, and another replica has"
@@ -83,6 +85,19 @@ class Continuity:
             raise
         self._doubts.clear(place)
         return info
+
+    async def confirm_leader(self) -> None:
+        """See `EventLog.confirm_current`."""
+        if self._is_single:
+            return
+        answer = await stream_info(self._connection, self._stream)
+        log_info(answer, self._stream)
+        self._is_single = not _others(answer)
+        if not leader_of(answer):
+            raise LogUnavailable(
+                f"the leader of the stream {self._stream} has not heard from a majority for"
+                f" {LEADER_CONTACT_SECONDS:g} s, so another one may lead; nothing was written; try again"
+            )
 
     async def _is_kept(self, sequence: int, same: Callable[[Record], bool] | None) -> bool:
         """Whether any replica has the event: each direct get goes to one of them."""
@@ -100,6 +115,11 @@ class Continuity:
                         return True
             await asyncio.sleep(0)
         return False
+
+
+def _others(info: StreamInfo) -> int:
+    """How many replicas there are besides the one that answers."""
+    return len(info.cluster.replicas) if info.cluster is not None else 0
 
 
 def leader_of(info: StreamInfo) -> str:
