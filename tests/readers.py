@@ -78,9 +78,9 @@ async def reading(events: Subscription) -> AsyncIterator[Reader]:
 
 
 @asynccontextmanager
-async def other_process(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
+async def other_process(server: EmbeddedServer, *, accept_loss: bool = False) -> AsyncIterator[JetStreamLog]:
     """A log on a connection of its own, as another process has it."""
-    log = await JetStreamLog.connect(server.url)
+    log = await JetStreamLog.connect(server.url, accept_loss=accept_loss)
     try:
         yield log
     finally:
