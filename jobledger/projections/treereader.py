@@ -76,6 +76,14 @@ class TreeReader:
         [root] = await self._roots([Range(0, size)], size)
         return root
 
+    async def leaves(self, first: int, last: int) -> list[bytes]:
+        """The hashes of the records at a range of sequences; the caller bounds how many.
+
+        Raises:
+            TreeUnavailable: if the tree has not that many leaves.
+        """
+        return await self._roots([Range(at - 1, at) for at in range(first, last + 1)], last)
+
     async def consistency(self, old_size: int, new_size: int) -> list[bytes]:
         """The proof that the tree of one size begins with the one of a smaller size.
 

@@ -192,6 +192,9 @@ def events() -> None:
             f"{_COMMANDS}.audit_keys:key", "Show, make and rotate the keys that seals are signed with."
         ),
         "prove": Lazy(f"{_COMMANDS}.audit_prove:prove", "Write the proof of a job's events into a file."),
+        "scrub": Lazy(
+            f"{_COMMANDS}.audit_scrub:scrub", "Compare every replica of the log with the Merkle tree."
+        ),
         "seal": Lazy(f"{_COMMANDS}.audit_seals:seal", "Seal the log as it is now; needs an admin's token."),
         "seals": Lazy(f"{_COMMANDS}.audit_seals:seals", "List the seals, newest first."),
         "verify": Lazy(f"{_COMMANDS}.audit_verify:verify", "Hold log, seals and view against each other."),

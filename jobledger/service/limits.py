@@ -137,6 +137,10 @@ AUDIT_END_MAX_MISSING = 1_000  # deleted events at a log's end that are looked p
 AUDIT_FOLD_TIMEOUT_SECONDS = (
     60.0  # for one transaction of the scratch view; then the log counts as out of reach
 )
+SCRUB_RANGE_EVENTS = 2_000  # read from each replica and compared at once
+SCRUB_RANGES_MAX = 100  # bad ranges of one replica that are named; more are counted
+SCRUB_READ_TRIES = 3  # of one range of one replica that does not answer; of one with missing events, 2
+SCRUB_RETRY_SECONDS = 1.0  # between two of them
 WATCH_SEALS_SECONDS = 1.0  # between two looks at the seals
 WATCH_STALL_SECONDS = 20.0  # without an event, then the leader is asked whether there is a next one
 WATCH_REREAD_MAX_SECONDS = 30 * 86_400.0  # between two readings of the whole log

@@ -46,6 +46,8 @@ STREAM_TRY_TIMEOUT_SECONDS = 1.0  # for one question about it meanwhile: nobody 
 STREAM_MISSING_SECONDS = 5.0  # so long a stream that existed is looked for before it counts as missing
 READ_PAGE_EVENTS = 500  # events of one job asked for at once
 READ_PAGE_BYTES = 4 * 1_048_576
+READ_LEADER_EVENTS = 100  # read one by one from the leader, where a replica left some out
+READ_REPLICA_TRIES = 4  # of the leader, and then of any replica, for a page that lacks records
 READ_MAX_TRIES = 10  # when a replica lags behind what the leader said
 FEED_PULL_EVENTS = 2_500  # per pull request; two are outstanding
 FEED_PULL_BYTES = 4 * 1_048_576
@@ -59,7 +61,13 @@ TRUNCATION_LOOK_SECONDS = 1.0  # between two such answers, for a caller that wai
 TRUNCATION_GIVE_UP_SECONDS = 120.0  # of such a wait: no leader led for TRUNCATION_PROOF_SECONDS
 LEADER_CONTACT_SECONDS = 3.0  # a leader that heard from a majority so recently is current: three heartbeats
 REPLICA_LOOKS = 12  # direct gets of an event, each answered by any replica, before it counts as lost
+FEED_FILL_EVENTS = 500  # read one by one from the leader, where the replica that feeds us has none
+FEED_GAP_TRIES = 5  # consumers in a row with the same gap, before the log itself counts as damaged there
 FEED_MAX_RESTARTS = 5  # in a row without an event, before a feed says that the log can't be reached
+REPLICA_PLACE_TRIES = 64  # consumers created until one is on the wanted server: 2/3 to the 64th, with three
+REPLICA_READ_SECONDS = 5.0  # without a record from one server, then it does not get past the next sequence
+REPLICA_STALLS_MAX = 8  # such sequences in one range, before the rest of it counts as not there
+REPLICA_READ_BYTES = 8 * 1_048_576  # asked for at once
 
 # --- test appends -------------------------------------------------------------------------------------------
 HEARTBEAT_SECONDS = 2.0  # between two of one service

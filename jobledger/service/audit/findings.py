@@ -16,6 +16,7 @@ class Kind(StrEnum):
     FORK = "fork"  # two seals by a known key, of which neither extends the other
     UNFIT = "unfit"  # a seal by a known key whose root is not that of the log
     UNKNOWN_KEY = "unknown_key"  # a seal that no known key has signed
+    REPLICA = "replica"  # one copy of the log has lost events, or has others
     DAMAGED = "damaged"  # a seal, or a view's file, that can't be read
     STALE = "stale"  # no seal for longer than asked
     VIEW = "view"  # a row of the view is not what the log says

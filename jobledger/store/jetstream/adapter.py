@@ -1,6 +1,6 @@
 """`EventLog` on NATS JetStream: the parts of this folder, put together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jobledger.store.events import Record
@@ -14,6 +14,7 @@ from jobledger.store.jetstream.keys import JetStreamKeys
 from jobledger.store.jetstream.parking import JetStreamRecords
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.jetstream.reader import first_later, leader_get, read_page, record_of
+from jobledger.store.jetstream.replicas import Replica, read_replica, replicas_of
 from jobledger.store.jetstream.seals import JetStreamSeals
 from jobledger.store.jetstream.stream import EvidenceSource, StreamReport, Streams, log_info, stream_info
 from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost
@@ -154,6 +155,22 @@ class JetStreamLog:
             LogUnavailable: if the server does not answer.
         """
         return await self._streams.report()
+
+    async def replicas(self) -> Sequence[Replica]:
+        """The replicas of the log, the leader first.
+
+        Raises:
+            LogUnavailable: if the stream has no leader just now.
+        """
+        return await replicas_of(self._connection, self._stream)
+
+    async def read_replica(self, server: str, first: int, last: int) -> Mapping[int, Record]:
+        """A range of the log as the store of one server has it; what it can't read is not there.
+
+        Raises:
+            LogUnavailable: if that server's store can't be reached.
+        """
+        return await read_replica(self._connection, self._stream, server, first, last)
 
     async def keys(self) -> JetStreamKeys:
         """The stream of keys beside this log, over the same connection; created if it never was there.

@@ -178,6 +178,7 @@ class ConsumerReply(msgspec.Struct, frozen=True):
     """The answer to `CONSUMER.CREATE`."""
 
     name: str = ""
+    cluster: ClusterInfo | None = None
     error: ApiError | None = None
 
 

@@ -20,8 +20,11 @@ from jobledger.store.events import Record
 from jobledger.store.jetstream.api import ConsumerReply, call, status_of
 from jobledger.store.jetstream.connection import Arrived, Connection, NobodyAnswers, new_token
 from jobledger.store.jetstream.continuity import Continuity
+from jobledger.store.jetstream.reader import leader_get, record_of
 from jobledger.store.jetstream.stream import stream_info
 from jobledger.store.limits import (
+    FEED_FILL_EVENTS,
+    FEED_GAP_TRIES,
     FEED_HEARTBEAT_SECONDS,
     FEED_MAX_RESTARTS,
     FEED_OPEN_TIMEOUT_SECONDS,
@@ -62,7 +65,8 @@ class JetStreamFeed:
         self._news = asyncio.Event()
         self._trouble = ""  # why a new consumer is needed; empty: none
         self._gap_at = 0  # where records were last found missing
-        self._gap_stays = False  # a fresh consumer showed the same gap: it is the stream's own
+        self._gap_end = 0  # up to there
+        self._gap_tries = 0  # consumers in a row that showed it
         self._restarts = 0
         self._consumer = ""
         self._inbox = ""
@@ -165,8 +169,8 @@ class JetStreamFeed:
         expected = self._sequence + 1
         if sequence != expected:
             if sequence > expected and not self._trouble:
-                self._gap_stays = self._gap_at == expected
-                self._gap_at = expected
+                self._gap_tries = self._gap_tries + 1 if self._gap_at == expected else 1
+                self._gap_at, self._gap_end = expected, sequence - 1
                 self._trouble = f"records {expected} to {sequence - 1} did not arrive"
             return
         self._sequence, self._time = sequence, int(fields[7 + offset])
@@ -198,9 +202,11 @@ class JetStreamFeed:
             self._restarts = 0
             raise LogUnavailable(f"reading the log does not get on ({trouble}); it can be tried again")
         await self._connection.wait_up(REQUEST_TIMEOUT_SECONDS)
-        if self._gap_stays:
+        # One replica may be damaged, and a new consumer may be put on another one; if all show the same gap,
+        # and the leader does not have the records either, it is the stream's own.
+        if self._gap_tries > 1 and not await self._fill_from_leader() and self._gap_tries >= FEED_GAP_TRIES:
             await self._skip_deleted()
-            self._gap_stays = False
+            self._gap_tries = 0
         await self._close_consumer()
         self._trouble = ""  # before, so that trouble while it is being opened is not forgotten
         try:
@@ -266,6 +272,27 @@ class JetStreamFeed:
                 await self._connection.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{consumer}", b"")
             except LogError:
                 return  # the server forgets it by itself
+
+    async def _fill_from_leader(self) -> bool:
+        """Take missing records from the leader; False if it does not have the next one either.
+
+        A replica with a damaged block goes on as if records in it did not exist, and a new consumer may be
+        put on the same replica again.
+        """
+        end = min(self._gap_end, self._sequence + FEED_FILL_EVENTS)
+        start = self._sequence
+        while self._sequence < end:
+            request: dict[str, object] = {"seq": self._sequence + 1}
+            message = await leader_get(
+                self._connection, self._stream, request, timeout_seconds=FEED_OPEN_TIMEOUT_SECONDS
+            )
+            if message is None:
+                break
+            record = record_of(message)
+            self._sequence, self._time = record.sequence, record.time
+            self._buffer.append(record)
+            self._buffered_bytes += len(record.payload)
+        return self._sequence > start
 
     async def _skip_deleted(self) -> None:
         """Go past records that the stream itself lists as deleted.

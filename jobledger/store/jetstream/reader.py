@@ -1,7 +1,9 @@
 """Reading one job's records: the leader for "what is last", a batched direct get for the rest."""
 
 import asyncio
+import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,9 +18,17 @@ from jobledger.store.jetstream.api import (
     status_of,
 )
 from jobledger.store.jetstream.connection import Arrived, Connection
-from jobledger.store.limits import READ_PAGE_BYTES, READ_PAGE_EVENTS, REQUEST_TIMEOUT_SECONDS
+from jobledger.store.limits import (
+    READ_LEADER_EVENTS,
+    READ_PAGE_BYTES,
+    READ_PAGE_EVENTS,
+    READ_REPLICA_TRIES,
+    REQUEST_TIMEOUT_SECONDS,
+)
+from jobledger.store.subjects import ALL_SUBJECTS
 from jobledger.store.values import rfc3339
 
+_EXPECTED = re.compile(rb"^Nats-Expected-Last-Subject-Sequence: ([0-9]{1,19})\r$", re.MULTILINE)
 _SERVER_TIME_MAX = 2**63 - 2  # the server counts nanoseconds in 64 bits
 
 
@@ -63,10 +73,76 @@ async def read_page(
 ) -> Sequence[Record]:
     """A page of a subject's records after a sequence, by a batched direct get (NATS ADR-31).
 
+    Any replica may answer, and one with a damaged block answers as if some records did not exist. Where that
+    shows, the leader and then other replicas are asked: a sequence is missing from a page of the whole log, a
+    record names one before it that is not there, or nothing comes although there is more. It does not show if
+    the last record of a job is missing from a page of several jobs: `jobledger audit scrub` finds that.
+
     Raises:
         LogUnavailable: if the page does not arrive whole in time.
     """
-    page: list[Record] = []
+
+    def lacks_some(page: Sequence[_Read]) -> bool:
+        if not page:
+            return up_to is not None and after < up_to
+        return _lacks_some(page, after, whole=subject == ALL_SUBJECTS)
+
+    page = await _direct_page(connection, stream, subject, after=after)
+    for tries in range(READ_REPLICA_TRIES):
+        if not lacks_some(page):
+            break
+        if tries == 0:
+            other = await _leader_page(connection, stream, subject, after=after, up_to=up_to)
+        else:
+            other = await _direct_page(connection, stream, subject, after=after)
+        page = other if not lacks_some(other) or len(other) > len(page) else page
+    return [each.record for each in page if up_to is None or each.record.sequence <= up_to]
+
+
+class _Read(NamedTuple):
+    """A record, and the last one of its subject that its writer expected; 0: none is known."""
+
+    record: Record
+    before: int
+
+
+def _lacks_some(page: Sequence[_Read], after: int, *, whole: bool) -> bool:
+    """Whether a page shows that a record is missing from it.
+
+    Args:
+        page: of records, in order.
+        after: the sequence that the page follows.
+        whole: whether it is a page of the whole log.
+    """
+    if whole and page and page[-1].record.sequence != after + len(page):
+        return True
+    there = {each.record.sequence for each in page}
+    return any(each.before > after and each.before not in there for each in page)
+
+
+async def _leader_page(
+    connection: Connection, stream: str, subject: str, *, after: int, up_to: int | None
+) -> list[_Read]:
+    """The same from the leader, one by one, so fewer."""
+    page: list[_Read] = []
+    while len(page) < READ_LEADER_EVENTS and (up_to is None or after < up_to):
+        request: dict[str, object] = {"seq": after + 1, "next_by_subj": subject}
+        message = await leader_get(connection, stream, request)
+        if message is None:
+            break
+        found = _EXPECTED.search(message.hdrs)
+        page.append(_Read(record_of(message), int(found[1]) if found else 0))
+        after = message.seq
+    return page
+
+
+async def _direct_page(connection: Connection, stream: str, subject: str, *, after: int) -> list[_Read]:
+    """A page as one of the replicas has it.
+
+    Raises:
+        LogUnavailable: if the page does not arrive whole in time.
+    """
+    page: list[_Read] = []
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def receive(message: Arrived) -> None:
@@ -106,14 +182,16 @@ async def read_page(
     finally:
         connection.unwatch(lose)
         await connection.unsubscribe(prefix)
-    return [record for record in page if up_to is None or record.sequence <= up_to]
+    return page
 
 
-def _direct_record(message: Arrived) -> Record:
+def _direct_record(message: Arrived) -> _Read:
     headers = message.headers or {}
-    return Record(
+    record = Record(
         int(headers["Nats-Sequence"]),
         nanoseconds_of(headers["Nats-Time-Stamp"]),
         headers["Nats-Subject"],
         message.payload,
     )
+    before = headers.get("Nats-Expected-Last-Subject-Sequence", "")
+    return _Read(record, int(before) if before.isascii() and before.isdigit() and len(before) < 20 else 0)
