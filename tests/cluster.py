@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import socket
 from asyncio.subprocess import Process
 from contextlib import ExitStack, suppress
@@ -13,10 +14,14 @@ from typing import Any, Self
 
 import httpx
 
+from jobledger import JetStreamLog, StreamSettings
 from jobledger.store.embedded import _end_with_parent, find_program
 from tests.logs import eventually
 
 CONFIGS = Path(__file__).parent.parent / "deploy" / "nats"
+SUBSCRIBERS = tuple(  # the variables of subscribers' passwords
+    f"NATS_{name}_PASSWORD" for name in ("BILLING", "SHIPPING", "AUDIT", "NODE_BILLING")
+)
 PASSWORD = "12e5"  # a number to a configuration file that forgets its quotes
 OPERATOR_PASSWORD = "0x7k"
 CLUSTER_PASSWORD = "routes-1"
@@ -45,8 +50,19 @@ def free_ports(count: int) -> list[int]:
 class Cluster:
     """`async with Cluster(directory) as cluster`; the nodes are 1, 2 and 3, as in their files' names."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, accounts: str = "accounts.conf", streams: bool = True) -> None:
+        """Of three nodes.
+
+        Args:
+            directory: for their files.
+            accounts: the file of accounts, of those that are deployed.
+            streams: whether the operator makes the streams at the start, as he must before a service starts.
+        """
         self._directory = directory
+        self._configs = directory / "config"
+        shutil.copytree(CONFIGS, self._configs)
+        shutil.copy(CONFIGS / accounts, self._configs / "accounts.conf")
+        self._streams = streams
         self._hosts = dict.fromkeys((1, 2, 3), "127.0.0.1")
         self._prefix: dict[int, tuple[str, ...]] = dict.fromkeys((1, 2, 3), ())  # of a node's command line
         ports = free_ports(9)
@@ -116,10 +132,20 @@ class Cluster:
     async def __aenter__(self) -> Self:
         try:
             await self.start()
+            if self._streams:
+                await self.make_streams()
         except BaseException:
             await self.__aexit__()
             raise
         return self
+
+    async def make_streams(self) -> None:
+        """Make the streams of a log of three copies, as the operator."""
+        operator = await JetStreamLog.connect(self.operator_url, StreamSettings(replicas=3))
+        try:
+            await operator.prepare_streams()
+        finally:
+            await operator.close()
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
@@ -174,7 +200,7 @@ class Cluster:
                 *self._prefix[node],
                 find_program(),
                 "-c",
-                CONFIGS / f"nats-{node}.conf",
+                self._configs / f"nats-{node}.conf",
                 env=os.environ | {name: _quoted(value) for name, value in self._environment(node).items()},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
@@ -195,6 +221,7 @@ class Cluster:
             "NATS_STORE_DIR": str(self.store_of(node)),
             "NATS_ROUTES": routes,
             "NATS_PASSWORD": PASSWORD,
+            **dict.fromkeys(SUBSCRIBERS, PASSWORD),
             "NATS_OPERATOR_PASSWORD": OPERATOR_PASSWORD,
             "NATS_CLUSTER_PASSWORD": CLUSTER_PASSWORD,
         }

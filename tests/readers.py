@@ -40,6 +40,12 @@ def sequences(found: list[SubscribedEvent]) -> list[int]:
     return [event.sequence for event in found]
 
 
+def take_later(events: Subscription, count: int) -> "asyncio.Task[list[SubscribedEvent]]":
+    """The next so many events, waited for in the background by the task that handled the last one."""
+    events._reader = None  # this test's own task does not go on reading
+    return asyncio.create_task(take(events, count))
+
+
 class Reader:
     """Reads a subscription in the background."""
 

@@ -21,13 +21,19 @@ from jobledger import (
     State,
     StateType,
     StreamSettings,
+    SubscribedEvent,
+    Subscriptions,
+    subscribe,
 )
+from jobledger.service.natsaccounts import parse_subscriber, service_requests, subscriber_requests
 from jobledger.store.jetstream import publisher, stream
+from jobledger.store.jetstream.connection import Connection
 from jobledger.store.log import Appended, Lost
 from tests.cluster import Cluster
 from tests.conftest import make_spec
 from tests.ledgers import story
 from tests.logs import append_all, ask, draft, eventually, force_batches, stored_ids, whole
+from tests.rights import SECRET, STORED, Attacker, destructive, laundering, prepare, state_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -44,7 +50,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 @pytest.fixture
 async def logs(cluster: Cluster) -> AsyncIterator[list[JetStreamLog]]:
-    """Three connections to all of it, opened at once on a cluster without a stream."""
+    """Three connections of the service to all of it."""
     opened = await asyncio.gather(*(JetStreamLog.connect(cluster.url, SETTINGS) for _ in range(3)))
     yield list(opened)
     await asyncio.gather(*(log.close() for log in opened))
@@ -89,19 +95,21 @@ class Writers:
             await asyncio.gather(*self._tasks)
 
 
-async def test_processes_that_start_at_once_make_one_stream_of_three_copies(
-    logs: list[JetStreamLog], cluster: Cluster
-) -> None:
+async def test_processes_that_start_at_once_make_one_stream_of_three_copies(tmp_path: Path) -> None:
     """Each finds or makes the same one, also while it has no leader yet, and on each node of the cluster."""
-    assert len({(await log.info()).epoch for log in logs}) == 1
-    info = await ask(logs[0], "STREAM.INFO.JOBS")
-    assert info["config"]["num_replicas"] == 3
-    assert {peer["name"] for peer in info["cluster"]["replicas"]} | {info["cluster"]["leader"]} == {
-        "nats-1",
-        "nats-2",
-        "nats-3",
-    }
-    assert await cluster.leader() in (1, 2, 3)
+    async with Cluster(tmp_path, streams=False) as cluster:
+        logs = await asyncio.gather(*(JetStreamLog.connect(cluster.operator_url, SETTINGS) for _ in range(3)))
+        assert len({(await log.info()).epoch for log in logs}) == 1
+        info = await ask(logs[0], "STREAM.INFO.JOBS")
+        assert info["config"]["num_replicas"] == 3
+        assert {peer["name"] for peer in info["cluster"]["replicas"]} | {info["cluster"]["leader"]} == {
+            "nats-1",
+            "nats-2",
+            "nats-3",
+        }
+        assert await cluster.leader() in (1, 2, 3)
+        for log in logs:
+            await log.close()
 
 
 async def test_no_acknowledged_event_is_lost_when_the_leader_is_killed(
@@ -266,26 +274,76 @@ async def test_a_start_without_a_majority_ends_with_a_reason(
         await JetStreamLog.connect(cluster.url, SETTINGS)
 
 
-async def test_the_services_user_can_neither_change_nor_remove_the_log(cluster: Cluster) -> None:
-    """Not with the credentials that the service has; the operator has others, and may."""
-    service = await JetStreamLog.connect(cluster.url, SETTINGS)
-    config = (await ask(service, "STREAM.INFO.JOBS"))["config"]
-    denied = ("STREAM.UPDATE.JOBS", "STREAM.DELETE.JOBS", "STREAM.PURGE.JOBS", "STREAM.MSG.DELETE.JOBS")
-    asked = [
-        asyncio.create_task(
-            service._connection.request(f"$JS.API.{verb}", b"{}", timeout_seconds=1)  # a denial is silence
+@pytest.mark.parametrize("user", ["billing", "jobledger"])
+async def test_no_client_administers_the_log_of_a_cluster(tmp_path: Path, user: str) -> None:
+    """Every request that a subscriber or the service may send, with every forbidden reply subject."""
+    async with Cluster(tmp_path, accounts="accounts-example.conf") as cluster:
+        operator = await JetStreamLog.connect(cluster.operator_url, SETTINGS)
+        await prepare(operator)
+        is_service = user == "jobledger"
+        own = (
+            "JOBS_SUBSCRIPTIONS.stored.by.attacker"
+            if is_service
+            else "JOBS_SUBSCRIPTIONS.parked.billing.mine"
         )
-        for verb in denied
-    ]
-    answers = await asyncio.gather(*asked, return_exceptions=True)
-    assert all(isinstance(answer, LogUnavailable) for answer in answers), answers
+        requests = service_requests() if is_service else subscriber_requests(parse_subscriber("billing"))
+        targets = destructive() if is_service else laundering()
+        but = STORED if is_service else ("JOBS_SUBSCRIPTIONS.parked.billing.", "JOBS/billing")
+        before = await state_of(operator._connection, but=but)
+        for node in (1, 2, 3):
+            connection = await Connection.open(cluster.url_of(node, user=user))
+            consumer = "stored" if is_service else "billing"
+            attacker = Attacker(connection, requests, own=own, consumer=consumer)
+            await attacker.listen()
+            assert await attacker.attack(targets) > 200
+            await attacker.direct(targets)
+            assert await state_of(operator._connection, but=but) == before
+            assert not [each for each in attacker.got if SECRET in each.payload]
+            await connection.close()
+        await operator.close()
+
+
+async def test_the_operator_may_change_a_stream_and_wrong_credentials_are_told(cluster: Cluster) -> None:
+    """What no other user may, the operator may."""
     operator = await JetStreamLog.connect(cluster.operator_url, SETTINGS)
+    config = (await ask(operator, "STREAM.INFO.JOBS"))["config"]
     changed = await ask(operator, "STREAM.UPDATE.JOBS", config | {"description": "looked after"})
     assert changed["config"]["description"] == "looked after"
     with pytest.raises(LogUnavailable, match="refuses these credentials"):
         await JetStreamLog.connect(cluster.url_of(1, password="wrong"), SETTINGS)
-    await service.close()
     await operator.close()
+
+
+async def test_a_subscriber_in_its_own_account_outlives_the_leader(tmp_path: Path) -> None:
+    """Every event is handled, though the node that leads is killed; a reset reaches it after that."""
+    async with Cluster(tmp_path, accounts="accounts-example.conf") as cluster:
+        service = await JetStreamLog.connect(cluster.url, SETTINGS)
+        subscriptions = Subscriptions(service)
+        await subscriptions.create("billing")
+        url = cluster.url_of(1, 2, 3, user="billing")
+        handled: list[int] = []
+        async with subscribe(url, "billing") as events:
+
+            async def handle(event: SubscribedEvent) -> None:
+                handled.append(event.sequence)
+
+            running = asyncio.create_task(events.run(handle))
+            ledger = Ledger(service)
+            await asyncio.gather(*(ledger.create(make_spec(f"job-{number}")) for number in range(50)))
+            await eventually(lambda: len(handled) >= 50, within_seconds=FAILOVER_SECONDS)
+            leader = await cluster.leader()
+            await cluster.kill(leader)
+            await asyncio.gather(*(ledger.create(make_spec(f"job-{number}")) for number in range(50, 100)))
+            await eventually(lambda: 100 in handled, within_seconds=FAILOVER_SECONDS)
+            assert sorted(set(handled)) == list(range(1, 101))
+            await cluster.start(leader)
+            del handled[:]
+            await subscriptions.reset("billing", after=90)
+            await eventually(lambda: 100 in handled, within_seconds=FAILOVER_SECONDS)
+            assert handled[0] == 91
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        await service.close()
 
 
 async def test_a_node_that_lost_its_disk_is_filled_by_the_others(

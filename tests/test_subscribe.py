@@ -21,7 +21,7 @@ from jobledger.store.log import EventLog
 from tests.feeding import Told, truth_of
 from tests.histories import append_all, random_drafts
 from tests.logs import ask, eventually
-from tests.readers import finish, reading, sequences, take, take_to
+from tests.readers import finish, reading, sequences, take, take_later, take_to
 from tests.writing import Writer
 
 
@@ -38,7 +38,7 @@ async def test_every_event_comes_once_and_in_order(jetstream_log: JetStreamLog, 
     """From the beginning to the end, and on as more is written."""
     async with subscribe(jetstream_log, "all") as events:
         assert sequences(await take(events, 20)) == list(range(1, 21))
-        waiting = asyncio.create_task(take(events, 5))
+        waiting = take_later(events, 5)
         await events.wait_state(SubscriptionState.LIVE, timeout_seconds=30)
         await writer.round()
         assert sequences(await waiting) == list(range(21, 26))
@@ -199,7 +199,7 @@ async def test_the_status_tells_where_it_is(jetstream_log: JetStreamLog) -> None
         assert status.lag_seconds > 0
         assert status.held == (1,)
         await take_to(events, 20)
-        waiting = asyncio.create_task(take(events, 1))
+        waiting = take_later(events, 1)
         await events.wait_state(SubscriptionState.LIVE, timeout_seconds=30)
         status = events.status
         assert (status.position, status.gap, status.lag_seconds, status.handled) == (20, 0, 0.0, 20)

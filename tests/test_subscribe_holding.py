@@ -21,7 +21,7 @@ from jobledger.store.lease import lease_clock
 from jobledger.store.limits import HOLD_CHECK_SECONDS, PIN_MARGIN_SECONDS, PIN_SECONDS
 from tests.logs import ask, eventually
 from tests.proxy import Proxy
-from tests.readers import finish, other_process, reading, sequences, source_of, take, take_to
+from tests.readers import finish, other_process, reading, sequences, source_of, take, take_later, take_to
 from tests.writing import Writer
 
 pytestmark = pytest.mark.slow  # takeovers take seconds
@@ -119,7 +119,7 @@ async def test_an_operator_can_take_it_away(
             assert sequences(found) == list(range(found[0].sequence, 21))
             assert found[0].sequence <= 3
             await eventually(lambda: not source_of(events).held, within_seconds=30)
-            waiting = asyncio.create_task(take(events, 1))
+            waiting = take_later(events, 1)
             await events.wait_state(SubscriptionState.STANDBY, timeout_seconds=30)
             assert not waiting.done()
             waiting.cancel()
@@ -222,7 +222,7 @@ async def test_nothing_is_handled_out_of_touch(server: EmbeddedServer) -> None:
             proxy.cut()
             await eventually(lambda: not mine._connection.is_up)
             assert events._lanes[0].ready
-            waiting = asyncio.create_task(take(events, 1))
+            waiting = take_later(events, 1)
             await events.wait_state(SubscriptionState.RECONNECTING, timeout_seconds=30)
             assert not waiting.done()
             await proxy.listen()
@@ -256,12 +256,12 @@ async def test_a_deleted_subscription_says_so(jetstream_log: JetStreamLog, write
     del writer
     async with subscribe(jetstream_log, "deleted") as events:
         await take(events, 20)
-        waiting = asyncio.create_task(take(events, 1))
+        waiting = take_later(events, 1)
         assert (await ask(jetstream_log, "CONSUMER.DELETE.JOBS.deleted"))["success"]
         for _ in range(2):
             with pytest.raises(SubscriptionDeleted, match=r"deleted the consumer deleted .* open"):
                 await waiting
-            waiting = asyncio.create_task(take(events, 1))
+            waiting = take_later(events, 1)
         assert events.state is SubscriptionState.STOPPED
         await asyncio.gather(waiting, return_exceptions=True)
     async with subscribe(jetstream_log, "deleted") as events:

@@ -14,9 +14,10 @@ from jobledger.store.jetstream.connection import Arrived
 from jobledger.store.jetstream.deliveries import Deliveries
 from jobledger.store.jetstream.place import Place
 from tests.logs import ask, eventually
-from tests.readers import finish, other_process, sequences, source_of, take, take_to, the_info
+from tests.readers import finish, other_process, sequences, source_of, take, take_later, take_to, the_info
 from tests.writing import Writer
 
+NOTE = "parked.wish.%reset-wish"  # where a reset that was done is noted
 TAKEN_OVER_WITHIN_SECONDS = 10.0
 
 
@@ -78,7 +79,7 @@ async def test_a_late_acknowledgement_moves_nobody_elses_place(
         late = last.delivery
         await events._close()  # nothing of it acknowledged but what was asked past
     async with other_process(server) as log:
-        await log.consumers().reset("late", after=4)
+        await log.consumers().reset("late", after=4, note="parked.late.%reset-late")
         events = await subscribe(log, "late").__aenter__()
         assert sequences(await take(events, 3)) == [5, 6, 7]
         token = _with_number(late.token, 900)  # type: ignore[attr-defined]
@@ -103,7 +104,7 @@ async def test_a_reset_by_hand_is_followed_back(jetstream_log: JetStreamLog, wri
     del writer
     async with subscribe(jetstream_log, "by-hand") as events:
         await take_to(events, 20)
-        waiting = asyncio.create_task(take(events, 16))
+        waiting = take_later(events, 16)
         source = source_of(events)
         await eventually(lambda: source._place.seen == 20, within_seconds=30)
         assert "error" not in await ask(jetstream_log, "CONSUMER.RESET.JOBS.by-hand", {"seq": 5})
@@ -117,11 +118,11 @@ async def test_an_operators_reset_goes_either_way(jetstream_log: JetStreamLog, w
     consumers = jetstream_log.consumers()
     async with subscribe(jetstream_log, "wish") as events:
         await take(events, 10)
-        await asyncio.gather(consumers.reset("wish", after=2), finish(events))
+        await asyncio.gather(consumers.reset("wish", after=2, note=NOTE), finish(events))
         assert sequences(await take(events, 3)) == [3, 4, 5]
-        await consumers.reset("wish", after=16)
+        await consumers.reset("wish", after=16, note=NOTE)
         assert sequences(await take(events, 4)) == [17, 18, 19, 20]
-    await consumers.reset("wish", after=18)  # nobody holds it: done by the caller
+    await consumers.reset("wish", after=18, note=NOTE)  # nobody holds it: done by the caller
     assert (await the_info(jetstream_log, "wish")).reset_to is None
     async with subscribe(jetstream_log, "wish") as events:
         assert sequences(await take(events, 2)) == [19, 20]

@@ -6,7 +6,9 @@ service; while one of them can't be read, what it last said goes on. No secret i
 
 import base64
 import logging
+import os
 import re
+import secrets
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +88,28 @@ def _read_seed(path: Path) -> str:
     return seeds[0].decode()
 
 
+def public_nkey(path: Path) -> str:
+    """The public key of a user whose seed is in a file, as `nats_nkey_file` takes it; made if it is missing.
+
+    A new file has mode 0600.
+
+    Raises:
+        InvalidSettings: if the file can't be read or written, or holds no seed of a user.
+    """
+    nkeys = _nkeys()
+    seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        seed = _read_seed(path).encode()
+    except OSError as error:
+        raise InvalidSettings(f"can't write the nkey file {path}: {_why(error)}") from error
+    else:
+        with os.fdopen(handle, "wb") as file:
+            file.write(seed + b"\n")
+    return str(_key_pair(seed).public_key.decode())
+
+
 def _credentials(path: Path) -> dict[str, Any]:
     """The library reads such files itself, and never returns from one that has no JWT in it."""
     _warn(path, "nats_creds_file")
@@ -135,13 +159,17 @@ def _check_seed(seed: bytes, where: str) -> None:
 
 
 def _key_pair(seed: bytes) -> Any:
+    return _nkeys().from_seed(bytearray(seed))
+
+
+def _nkeys() -> Any:
     try:
         import nkeys  # type: ignore[import-untyped]  # an extra: only who logs in this way needs it
     except ImportError:
         raise InvalidSettings(
             "nkeys and credentials files need the package nkeys: `pip install 'jobledger[server]'`"
         ) from None
-    return nkeys.from_seed(bytearray(seed))
+    return nkeys
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -31,12 +31,14 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
         subjects: the filters; none overlaps another one.
         after: the place where it begins: the first event has a higher sequence.
         labels: for people and for other programs; kept beside it.
+        plain: for a program in another language: each event is acknowledged by itself, one after the other.
     """
 
     name: str
     subjects: tuple[str, ...]
     after: int = 0
     labels: Mapping[str, str] = {}
+    plain: bool = False
 
 
 class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +55,7 @@ class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
         pending: events not yet delivered.
         waiting: requests for events that wait; of all processes together.
         holder: names the process that holds it; empty if none does.
-        reset_to: the sequence after which whoever holds it must begin anew; None: nobody asked for that.
+        reset_to: the sequence of a requested reset, until that request is removed; None: there is none.
     """
 
     name: str
@@ -167,15 +169,25 @@ class DurableConsumer(Protocol):
 class Consumers(Protocol):
     """The durable consumers of a log."""
 
-    async def make(self, spec: ConsumerSpec) -> ConsumerInfo:
-        """Make a consumer, or find the one that is there, whatever its labels."""
+    async def make(self, spec: ConsumerSpec, *, note: str) -> ConsumerInfo:
+        """Return the consumer of that name, made if it is missing, whatever its labels are.
+
+        Args:
+            spec: of the consumer.
+            note: key of the record in which a reset that was done is noted.
+
+        Raises:
+            LogNotPermitted: if it is missing, and these credentials may not create it.
+            LogUnfit: if the one that exists delivers something else.
+        """
         ...
 
-    def open(self, name: str, *, epoch: str, max_events: int, max_bytes: int) -> DurableConsumer:
+    def open(self, name: str, *, note: str, epoch: str, max_events: int, max_bytes: int) -> DurableConsumer:
         """Access to a consumer of that name.
 
         Args:
             name: of the consumer.
+            note: as of `make`.
             epoch: of the stream that it was made on.
             max_events: the most that may wait here to be taken.
             max_bytes: the same in bytes; one large event more may be there.
@@ -190,8 +202,12 @@ class Consumers(Protocol):
         """All durable consumers of the log that carry labels of ours."""
         ...
 
-    async def reset(self, name: str, *, after: int) -> None:
-        """Make it begin anew behind a sequence, whoever holds it."""
+    async def reset(self, name: str, *, after: int, note: str) -> None:
+        """Make it begin again after a sequence, whichever process holds it; needs the right to create it."""
+        ...
+
+    async def settle(self, name: str, *, note: str) -> ConsumerInfo | None:
+        """As `info`; a requested reset that was done meanwhile is removed first."""
         ...
 
     async def delete(self, name: str) -> bool:

@@ -117,6 +117,7 @@ CONSUMER_PULL_BYTES = 2 * 1_048_576
 CONSUMER_MAX_WAITING = 4_096  # requests that wait at the server, of all processes together
 CONSUMER_MAX_UNACKNOWLEDGED = 20_000  # more than two requests' worth and what is coalesced, by far
 CONSUMERS_MAX = 4_096  # listed at once
+PLAIN_ACK_WAIT_SECONDS = 10.0  # before an event of a plain consumer is delivered again
 
 # --- records of subscriptions -------------------------------------------------------------------------------
 RECORD_MAX_BYTES = 64 * 1_024  # of one record

@@ -19,10 +19,13 @@ from jobledger.projections.limits import (
     ADMIN_WRITE_TRIES,
     CANDIDATES_SHOWN,
 )
+from jobledger.projections.subscribing.agreement import agree, make_consumers
 from jobledger.projections.subscribing.definition import (
+    LABEL,
     Definition,
     check_name,
     decode_definition,
+    define,
     parked_key,
     parked_prefix,
 )
@@ -34,6 +37,7 @@ from jobledger.projections.subscribing.retrying import (
     retry_now,
     skipped,
 )
+from jobledger.projections.subscribing.starting import Start, said
 from jobledger.store.consumers import ConsumerInfo
 from jobledger.store.errors import InvalidInput, JobNotFound, LogUnavailable
 from jobledger.store.jetstream.adapter import JetStreamLog
@@ -93,6 +97,60 @@ class Subscriptions:
         """
         await self._definition(name)
         return sorted(await self._parked(name), key=lambda job: (job.since, job.sequence))
+
+    async def create(
+        self,
+        name: str,
+        *,
+        namespace: str | None = None,
+        job: str | None = None,
+        types: Iterable[str] = (),
+        states: Iterable[str] = (),
+        labels: str = "",
+        start: Start = "beginning",
+        members: int = 0,
+        partitions: int = 0,
+        plain: bool = False,
+    ) -> SubscriptionInfo:
+        """Create a subscription for a program that may not do it: its definition, and all its consumers.
+
+        The same again changes nothing.
+
+        Args:
+            name: of the subscription.
+            namespace: as of `subscribe`.
+            job: as of `subscribe`.
+            types: as of `subscribe`.
+            states: as of `subscribe`.
+            labels: as of `subscribe`.
+            start: as of `subscribe`.
+            members: how many processes share it, each with its own part; 0: it is not shared in this way.
+            partitions: of an elastic group, usually SUBSCRIPTION_PARTITIONS; 0: it is not shared in this way.
+            plain: for a program in another language, without `subscribe`.
+
+        Raises:
+            InvalidInput: naming what is wrong, also if it exists and is another one.
+            LogUnfit: if a consumer of its name is another one's.
+            LogNotPermitted: if these credentials may not create it.
+            LogUnavailable: if the server does not answer; the same again goes on with it.
+        """
+        if members and partitions:
+            raise InvalidInput("members and partitions exclude each other: leave one out")
+        wanted = define(
+            name=name,
+            namespace=namespace,
+            job=job,
+            types=tuple(types),
+            states=tuple(states),
+            labels=labels,
+            start=said(start),
+            members=members,
+            partitions=partitions,
+            plain=plain,
+        )
+        definition = await agree(self._log, await self._records(), self._consumers, wanted)
+        await make_consumers(self._consumers, definition, range(definition.parts))
+        return await self.show(name)
 
     async def retry(self, name: str, job: str = "", *, namespace: str = "") -> int:
         """Have a job's failed event handled again at once, then its later ones.
@@ -157,11 +215,19 @@ class Subscriptions:
             SubscriptionNotFound: if there is none of that name.
             LogUnavailable: if the server does not answer; the same again goes on with it.
         """
-        records, definition = await self._records(), await self._definition(name)
+        records = await self._records()
+        try:
+            definition = await self._definition(name)
+        except SubscriptionNotFound:
+            if not await self._delete_left(name):
+                raise
+            return 0
         jobs = await self._parked(name)
         await self._delete_parts(definition)
         for job in jobs:
             await _remove(records, parked_key(name, job.job_id))
+        for part in range(definition.parts):
+            await _remove(records, definition.note(part))
         await _remove(records, definition.key)
         await self._delete_parts(definition)  # who opened it meanwhile made them again
         return len(jobs)
@@ -227,7 +293,10 @@ class Subscriptions:
     async def _told(
         self, definition: Definition, consumers: Mapping[str, ConsumerInfo], counts: Counter[ParkedState]
     ) -> SubscriptionInfo:
-        parts = await asyncio.gather(*(self._part(part, consumers.get(part)) for part in _parts(definition)))
+        numbered = enumerate(_parts(definition))
+        parts = await asyncio.gather(
+            *(self._part(name, definition.note(part), consumers.get(name)) for part, name in numbered)
+        )
         return SubscriptionInfo(
             definition=definition,
             parts=tuple(parts),
@@ -235,7 +304,10 @@ class Subscriptions:
             parked=counts[ParkedState.PARKED],
         )
 
-    async def _part(self, name: str, info: ConsumerInfo | None) -> Part:
+    async def _part(self, name: str, note: str, info: ConsumerInfo | None) -> Part:
+        if info is not None and info.reset_to is not None:
+            # The request of a reset that was interrupted: it may have been done since.
+            info = await self._consumers.settle(name, note=note)
         if info is None:  # it was made by nobody yet, or is being deleted
             return Part(name=name)
         gap = info.pending + info.unacknowledged
@@ -272,8 +344,19 @@ class Subscriptions:
         await asyncio.gather(*map(write, jobs))
 
     async def _reset_part(self, definition: Definition, part: int, after: int) -> None:
-        await self._consumers.make(definition.consumer(part))  # a member may not have come yet
-        await self._consumers.reset(definition.consumer_name(part), after=after)
+        note = definition.note(part)
+        await self._consumers.make(definition.consumer(part), note=note)  # a member may not have come yet
+        await self._consumers.reset(definition.consumer_name(part), after=after, note=note)
+
+    async def _delete_left(self, name: str) -> bool:
+        """Delete consumers that a subscription without a definition left; False if there are none."""
+        left = []
+        for info in await self._consumers.list():
+            definition = decode_definition(info.labels.get(LABEL, ""))
+            if definition is not None and definition.name == name:
+                left.append(info.name)
+        await asyncio.gather(*map(self._consumers.delete, left))
+        return bool(left)
 
     async def _delete_parts(self, definition: Definition) -> None:
         await asyncio.gather(*map(self._consumers.delete, _parts(definition)))

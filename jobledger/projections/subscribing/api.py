@@ -1,10 +1,9 @@
 """`subscribe`: how a service in a process of its own gets the log's events."""
 
-import asyncio
-from collections.abc import Iterable
-from typing import NamedTuple
-
-import msgspec
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from types import NoneType
+from typing import Any, NamedTuple
 
 from jobledger.projections.limits import (
     RETRIES_DEFAULT,
@@ -14,28 +13,20 @@ from jobledger.projections.limits import (
     SUBSCRIPTION_MEMBERS_MAX,
     SUBSCRIPTION_PARTITIONS,
 )
-from jobledger.projections.subscribing.aside import SetAside, now_ns
+from jobledger.projections.subscribing.agreement import agree, make_consumers
+from jobledger.projections.subscribing.aside import SetAside
 from jobledger.projections.subscribing.balance import Balance
-from jobledger.projections.subscribing.definition import (
-    Definition,
-    check_same,
-    decode_definition,
-    define,
-)
+from jobledger.projections.subscribing.definition import Definition, define
 from jobledger.projections.subscribing.equipment import Equipment
 from jobledger.projections.subscribing.feeding import FeedSource
 from jobledger.projections.subscribing.lane import Lane
 from jobledger.projections.subscribing.setbacks import Setbacks
 from jobledger.projections.subscribing.starting import Start, place_of, said
 from jobledger.projections.subscribing.subscription import Subscription
-from jobledger.store.errors import InvalidInput, LogUnavailable
+from jobledger.store.errors import InvalidInput
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.job import StateType
-from jobledger.store.keys import NO_ENTRY
-from jobledger.store.limits import COMMAND_MAX_ATTEMPTS
 from jobledger.store.log import EventLog
-from jobledger.store.parking import Records
-from jobledger.store.values import rfc3339
 
 _NOBODY = "anonymous"  # names what has no name, where a name is asked for
 
@@ -79,6 +70,24 @@ def subscribe(
     Raises:
         InvalidInput: naming what is wrong.
     """
+    if not isinstance(log, str) and not callable(getattr(log, "follow", None)):
+        raise InvalidInput(f"log is of type {type(log).__name__}; use a log, or the URL of a nats-server")
+    _check_kinds(
+        {
+            "name": (name, str, "text"),
+            "namespace": (namespace, (str, NoneType), "text, or None for all"),
+            "job": (job, (str, NoneType), "the id of a job as text, or None for all"),
+            "labels": (labels, str, "a label selector as text"),
+            "start": (start, (str, int, datetime), "`beginning`, `now`, a sequence, a cursor, or a time"),
+            "members": (members, int, "a whole number"),
+            "member": (member, int, "a whole number"),
+            "elastic": (elastic, bool, "True or False"),
+            "partitions": (partitions, int, "a whole number"),
+            "with_jobs": (with_jobs, bool, "True or False"),
+            "retries": (retries, int, "a whole number"),
+        }
+    )
+    types, states = _texts(types, "types"), _texts(states, "states")
     _check_sharing(name, members=members, member=member, partitions=partitions if elastic else None)
     if not 0 <= retries <= RETRIES_MAX:
         raise InvalidInput(f"retries is {retries!r}; it may be 0 to {RETRIES_MAX}")
@@ -86,8 +95,8 @@ def subscribe(
         name=name or _NOBODY,
         namespace=namespace,
         job=job,
-        types=tuple(types),
-        states=tuple(states),
+        types=types,
+        states=states,
         labels=labels,
         start=said(start),
         members=members,
@@ -121,6 +130,25 @@ class _Opened(NamedTuple):
             if owned is not None:
                 await owned.close()
             raise
+
+
+def _check_kinds(arguments: Mapping[str, tuple[object, Any, str]]) -> None:
+    """Refuse arguments of a wrong type; each comes with the types that it may have, and these in words."""
+    for name, (value, kinds, words) in arguments.items():
+        is_number_by_accident = isinstance(value, bool) and kinds is not bool
+        if is_number_by_accident or not isinstance(value, kinds):
+            raise InvalidInput(f"{name} is {value!r:.80}, of type {type(value).__name__}; use {words}")
+
+
+def _texts(values: Iterable[str], name: str) -> tuple[str, ...]:
+    """A list of texts; a single text would be taken for a list of letters."""
+    found = None
+    if not isinstance(values, str | bytes) and isinstance(values, Iterable):
+        found = tuple(values)
+    if found is None or not all(isinstance(each, str) for each in found):
+        example = "state" if name == "types" else "Failed"
+        raise InvalidInput(f'{name} is {values!r:.80}; use a list of texts, for one ["{example}"]')
+    return found
 
 
 def _check_sharing(name: str, *, members: int, member: int, partitions: int | None) -> None:
@@ -158,14 +186,15 @@ async def _durable(
     log: JetStreamLog, owned: EventLog | None, opened: _Opened, subscription: Subscription
 ) -> Equipment:
     records, consumers = await log.records(), log.consumers()
-    definition = await _agree(log, records, opened.wanted)
+    definition = await agree(log, records, consumers, opened.wanted)
     aside = SetAside(records, definition.name, definition.epoch)
     parts = [opened.member - 1] if definition.members else list(range(definition.parts))
-    await asyncio.gather(*(consumers.make(definition.consumer(part)) for part in parts))
+    await make_consumers(consumers, definition, parts)
     lanes = []
     for part in parts:
         source = consumers.open(
             definition.consumer_name(part),
+            note=definition.note(part),
             epoch=definition.epoch,
             max_events=max(2, SUBSCRIPTION_BUFFER_EVENTS // len(parts)),
             max_bytes=SUBSCRIPTION_BUFFER_BYTES // len(parts),
@@ -191,31 +220,3 @@ async def _durable(
         balance=Balance(definition.partitions) if definition.partitions else None,
         owned=owned,
     )
-
-
-async def _agree(log: EventLog, records: Records, wanted: Definition) -> Definition:
-    """The subscription's definition: the one that is written down, or this one, which then is.
-
-    Raises:
-        InvalidInput: if it exists with another one.
-        LogUnavailable: if that can't be found out.
-    """
-    info = await log.info()
-    for _ in range(COMMAND_MAX_ATTEMPTS):
-        entry = await records.get(wanted.key)
-        found = decode_definition(entry.value) if entry is not None else None
-        if found is not None and found.epoch == info.epoch:
-            check_same(wanted, found)
-            return found
-        definition = msgspec.structs.replace(
-            wanted,
-            after=await place_of(log, wanted.start, info),
-            epoch=info.epoch,
-            created=rfc3339(now_ns()),
-        )
-        value = definition.encode()
-        expect = entry.revision if entry is not None else NO_ENTRY  # of a stream that is gone: written over
-        written = await records.put(wanted.key, value, expect=expect)
-        if written is not None and written.value == value:
-            return definition
-    raise LogUnavailable(f"the definition of {wanted.name} is written all the time; try again")

@@ -8,8 +8,8 @@ import msgspec
 from jobledger.projections.limits import SUBSCRIPTION_MEMBERS_MAX, SUBSCRIPTION_NAME_MAX_CHARACTERS
 from jobledger.projections.selectors import parse_selector
 from jobledger.projections.subscribing.filters import EventFilter, parse_states, parse_types
-from jobledger.store.consumers import ConsumerSpec
-from jobledger.store.errors import InvalidInput
+from jobledger.store.consumers import ConsumerInfo, ConsumerSpec
+from jobledger.store.errors import InvalidInput, LogUnfit
 from jobledger.store.subjects import (
     ALL_SUBJECTS,
     SHARD_COUNT,
@@ -41,6 +41,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         after: the same as a sequence: the first event has a higher one.
         members: that share it, each with its own part; 0: it is not shared in this way.
         partitions: that members share as they come and go; 0: it is not shared in this way.
+        plain: for a program in another language; `subscribe` does not read it.
         epoch: of the stream.
         created: RFC 3339, the clock of whoever opened it first.
     """
@@ -55,6 +56,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     after: int = 0
     members: int = 0
     partitions: int = 0
+    plain: bool = False
     epoch: str = ""
     created: str = ""
 
@@ -89,7 +91,16 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             subjects=self._subjects(part),
             after=self.after,
             labels={LABEL: self.encode().decode()},
+            plain=self.plain,
         )
+
+    def note(self, part: int) -> str:
+        """The key of the record in which the last reset of one part is noted.
+
+        It is among the records that a subscriber may write, and is no job's: in a job's token `%` begins an
+        escape.
+        """
+        return f"{parked_prefix(self.name)}.%reset-{self.consumer_name(part)}"
 
     def consumer_name(self, part: int) -> str:
         """The name of the consumer of one part."""
@@ -117,6 +128,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         namespace = self.namespace or None
         if self.job:
             return (job_subject(namespace, self.job) if namespace else job_subject_anywhere(self.job),)
+        if self.plain and self.members:  # such a program does not know shards: the server filters them
+            return tuple(shard_subjects(namespace, shard) for shard in range(part, SHARD_COUNT, self.parts))
         if not self.partitions:
             # A member reads the others' events, too, and drops them (`shards`): with several filters the
             # server looks through all jobs of a block for each single event: many times slower.
@@ -126,7 +139,9 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(Definition)
-_COMPARED: Final = (*("namespace", "job", "types", "states", "labels", "start", "members", "partitions"),)
+_COMPARED: Final = (
+    *("namespace", "job", "types", "states", "labels", "start", "members", "partitions", "plain"),
+)
 
 
 def define(
@@ -140,6 +155,7 @@ def define(
     start: str,
     members: int,
     partitions: int,
+    plain: bool = False,
 ) -> Definition:
     """A definition of what a caller says.
 
@@ -152,6 +168,13 @@ def define(
             raise InvalidInput(f"{field} is {number!r}; it may be 1 to {SUBSCRIPTION_MEMBERS_MAX}")
     if job and (members or partitions):
         raise InvalidInput("job and members (or elastic): one job's events go to one member; leave one out")
+    if plain and (types or states or labels):
+        raise InvalidInput(
+            "a plain subscription is filtered by the server, which knows namespace and job only: leave types,"
+            " states and labels out"
+        )
+    if plain and partitions:
+        raise InvalidInput("plain and elastic exclude each other: use members for a plain group")
     definition = Definition(
         name=name,
         namespace=namespace or "",
@@ -162,6 +185,7 @@ def define(
         start=start,
         members=members,
         partitions=partitions,
+        plain=plain,
     )
     definition.filter()
     return definition
@@ -201,6 +225,23 @@ def check_same(wanted: Definition, found: Definition) -> None:
                 f"the subscription {wanted.name} exists with {field} {kept!r:.80}, not {said!r:.80}: open it"
                 " as it is, take another name, or delete it (which forgets its place)"
             )
+
+
+def check_start(definition: Definition, consumer: ConsumerInfo) -> None:
+    """Refuse a consumer that an earlier subscription of the name left, and that began at another place.
+
+    Raises:
+        LogUnfit: naming both places.
+    """
+    left = decode_definition(consumer.labels.get(LABEL, ""))
+    start, after = (left.start, left.after) if left is not None else ("beginning", 0)
+    if (start, after) != (definition.start, definition.after):
+        raise LogUnfit(
+            f"the consumer {consumer.name} is left from an earlier subscription {definition.name}, which"
+            f" began at {start!r:.80} (after sequence {after}); this one begins at {definition.start!r:.80}"
+            f" (after sequence {definition.after}). Delete what is left with `jobledger subscriptions delete"
+            f" {definition.name}`, or take another name"
+        )
 
 
 def parked_key(name: str, job_id: str) -> str:

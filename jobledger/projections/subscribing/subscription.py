@@ -61,12 +61,14 @@ class Subscription(Observed):
         self._letting_go: Lane | None = None
         self._is_up = True
         self._is_open = False
+        self._reader: asyncio.Task[object] | None = None  # waits for the next event, or was given the last
+        self._is_asking = False
 
     async def __aenter__(self) -> Self:
         if self._is_open:
             raise InvalidInput("this subscription is open; use it as it is, or make another one")
         self._is_open = True
-        self._lane = self._current = None
+        self._lane = self._current = self._reader = None
         try:
             self._equipment = await self._equip(self)
             self._lanes = self._equipment.lanes
@@ -110,8 +112,13 @@ class Subscription(Observed):
         """The next event; the one before is done.
 
         Raises:
+            InvalidInput: if another task has an event of it that is not done, or waits for one.
             JobledgerError: if the subscription can't go on.
         """
+        task = asyncio.current_task()
+        if task is not self._reader:
+            self._refuse_second_reader()
+            self._reader = task
         if self._current is not None:
             self._finish()
         lane = self._lane
@@ -119,7 +126,24 @@ class Subscription(Observed):
             event = lane.pop()
             if event is not None:
                 return self._hand_out(lane, event)
-        return await self._next()
+        self._is_asking = True
+        try:
+            return await self._next()
+        finally:
+            self._is_asking = False
+
+    def _refuse_second_reader(self) -> None:
+        """Asking for the next event acknowledges the one before: only the task that has it may do so."""
+        reader = self._reader
+        if reader is None or reader.done():
+            return
+        if self._is_asking or self._current is not None:
+            what = "waits for the next event" if self._is_asking else "handles an event"
+            raise InvalidInput(
+                f"another task ({reader.get_name()}) {what} of this subscription: let one task read it, or"
+                " open one subscription for each (with members or elastic they share the jobs); to go on in"
+                " another task, acknowledge the event first: `await event.ack()`"
+            )
 
     async def run(self, handler: Handler) -> None:
         """Hand each event to `handler`; one that fails is tried again, and its job's later ones wait for it.

@@ -67,6 +67,10 @@ class Operators:
         """One of them."""
         return _part(self._ask("GET", _path(_SUBSCRIPTIONS, name)), "Subscription")
 
+    def create_subscription(self, body: Mapping[str, object]) -> Wire:
+        """Create one; the same again changes nothing."""
+        return _part(self._ask("POST", _SUBSCRIPTIONS, body), "Subscription")
+
     def find_subscription(self, name: str) -> Wire | None:
         """One of them; None if there is none."""
         try:

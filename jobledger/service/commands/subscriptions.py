@@ -9,11 +9,14 @@ import click
 from jobledger.service.client.failures import nanoseconds_of
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.shared import (
+    EVENT_WORDS,
     Session,
+    StateChoice,
     WholeNumber,
     complete_jobs,
     connected,
     job_argument,
+    namespace_filter,
     namespace_option,
 )
 from jobledger.service.commands.subscribed import created, events, lag
@@ -35,6 +38,78 @@ def subscriptions() -> None:
     A job whose event could not be handled is set aside: it is tried again, and then parked until somebody
     says retry or skip. All other jobs go on. Changing anything needs an admin's token.
     """
+
+
+@subscriptions.command()
+@_name
+@click.option(
+    "--type", "types", multiple=True, type=click.Choice(EVENT_WORDS), help="Only events of these types."
+)
+@click.option(
+    "--state", "states", multiple=True, metavar="STATE", type=StateChoice(), help="Only into these states."
+)
+@namespace_filter
+@click.option("--job", default="", metavar="ID", help="Only events of the job of this id.")
+@click.option(
+    "-l", "--selector", "labels", default="", metavar="TEXT", help="Only jobs with labels: `env=prod`."
+)
+@click.option(
+    "--start",
+    default="beginning",
+    show_default=True,
+    metavar="POINT",
+    help="Begin at the `beginning`, `now`, or after a cursor, a sequence, or a time.",
+)
+@click.option("--members", type=WholeNumber(), help="Share it among so many processes.")
+@click.option("--elastic", is_flag=True, help="Share it among processes that come and go.")
+@click.option("--partitions", type=WholeNumber(), help="Of an elastic group.  [default: 32]")
+@click.option("--plain", is_flag=True, help="For a JetStream client without this library.")
+@output_option("table", "json", "yaml")
+@connected
+def create(
+    *,
+    name: str,
+    types: tuple[str, ...],
+    states: tuple[str, ...],
+    namespace: str | None,
+    job: str,
+    labels: str,
+    start: str,
+    members: int | None,
+    elastic: bool,
+    partitions: int | None,
+    plain: bool,
+    form: str,
+    session: Session,
+) -> None:
+    """Create a subscription for a program that may not create it itself.
+
+    Makes its definition and all its consumers. The program opens it with the same name and options. The same
+    again changes nothing. `jobledger nats accounts` prints the rights that the program needs.
+    """
+    from jobledger.projections.limits import SUBSCRIPTION_PARTITIONS
+
+    if partitions and not elastic:
+        raise click.UsageError("--partitions needs --elastic")
+    body = {
+        "Name": name,
+        "Namespace": namespace or "",
+        "Job": job,
+        "Types": list(types),
+        "States": list(states),
+        "Labels": labels,
+        "Start": start,
+        "Members": members or 0,
+        "Partitions": (partitions or SUBSCRIPTION_PARTITIONS) if elastic else 0,
+        "Plain": plain,
+    }
+    output = Output(form)
+    with session.operators() as operators:
+        found = operators.create_subscription(body)
+    if output.for_machines:
+        output.document(found)
+    else:
+        _print(found)
 
 
 @subscriptions.command("list")

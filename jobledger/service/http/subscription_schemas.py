@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
+from jobledger.projections.limits import SUBSCRIPTION_MEMBERS_MAX
 from jobledger.service.limits import WEBHOOK_OVERLAP_MAX_SECONDS
 
 Moment = Annotated[str, Meta(description="RFC 3339")]
@@ -111,6 +112,31 @@ class WebhookTest(msgspec.Struct, rename="pascal"):
     seconds: float
 
 
+class SubscriptionRequest(msgspec.Struct, rename="pascal"):
+    """A durable subscription to create."""
+
+    name: str
+    namespace: Annotated[str, Meta(description="only events of its jobs")] = ""
+    job: Annotated[str, Meta(description="only events of the job of this id")] = ""
+    types: Annotated[list[str], Meta(description="only these event types, full or as `state`")] = []
+    states: Annotated[list[str], Meta(description="only events that bring the job into one of these")] = []
+    labels: Annotated[str, Meta(description="a selector that the job must meet")] = ""
+    start: Annotated[
+        str,
+        Meta(description="`beginning`, `now`, or after a sequence, a cursor or an RFC 3339 time"),
+    ] = "beginning"
+    members: Annotated[
+        int, Meta(ge=0, le=SUBSCRIPTION_MEMBERS_MAX, description="share it among so many; 0: one reader")
+    ] = 0
+    partitions: Annotated[
+        int,
+        Meta(ge=0, le=SUBSCRIPTION_MEMBERS_MAX, description="of an elastic group, usually 32; 0: none"),
+    ] = 0
+    plain: Annotated[
+        bool, Meta(description="for a JetStream client without this library: explicit acknowledgements")
+    ] = False
+
+
 class RetryRequest(msgspec.Struct, rename="pascal"):
     """Which jobs to let go on."""
 
@@ -158,7 +184,7 @@ class Subscription(msgspec.Struct, rename="pascal"):
     lag_seconds: Annotated[float, Meta(description="age of the oldest of these")]
     parked: Annotated[int, Meta(description="jobs that wait for an operator")]
     retrying: Annotated[int, Meta(description="jobs whose event is tried again")]
-    form: Annotated[str, Meta(description="alone, members, or elastic")]
+    form: Annotated[str, Meta(description="alone, members, elastic, or plain")]
     filter: dict[str, Any]
     created: Moment
     partitions: list[Partition]
@@ -208,6 +234,7 @@ BODIES: Final = (
     WebhookRequest,
     WebhookStateRequest,
     WebhookSecretRequest,
+    SubscriptionRequest,
     RetryRequest,
     SkipRequest,
     ResetRequest,

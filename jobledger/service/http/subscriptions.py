@@ -10,7 +10,7 @@ from jobledger.projections.subscribing.definition import Definition
 from jobledger.projections.subscribing.overview import Part, SubscriptionInfo
 from jobledger.projections.subscribing.retrying import ParkedJob, ParkedState
 from jobledger.service.http.answers import json_answer
-from jobledger.service.http.bodies import Body, read_body, text_of
+from jobledger.service.http.bodies import Body, flag_of, number_of, read_body, text_of, texts_of
 from jobledger.service.http.context import AnyRequest, principal_of, query_of, service_of
 from jobledger.service.limits import PARKED_DEFAULT_LIMIT, PARKED_MAX_LIMIT
 from jobledger.service.points import parse_point, resolve_point
@@ -21,7 +21,14 @@ from jobledger.store.subjects import parse_subject
 from jobledger.store.values import rfc3339
 
 PATH: Final = "/api/v1/subscriptions"
-_FIELDS: Final = {"retry": ("JobID", "Namespace"), "skip": ("JobID", "Namespace"), "reset": ("After",)}
+_FIELDS: Final = {
+    "create": (
+        *("Name", "Namespace", "Job", "Types", "States", "Labels", "Start", "Members", "Partitions", "Plain"),
+    ),
+    "retry": ("JobID", "Namespace"),
+    "skip": ("JobID", "Namespace"),
+    "reset": ("After",),
+}
 Name = FromPath[str]
 
 
@@ -32,6 +39,28 @@ async def list_subscriptions(request: AnyRequest) -> Response[bytes]:
     service = service_of(request)
     found = await service.subscriptions.list()
     return json_answer({"Items": [_wire(service, info) for info in found]})
+
+
+@post(PATH, status_code=200)
+async def create_subscription(request: AnyRequest) -> Response[bytes]:
+    """Create one, for a program that may not do it itself."""
+    principal_of(request).require_admin()
+    service, body = service_of(request), _read(request, "create")
+    if not text_of(body, "Name"):
+        raise InvalidInput('the body has no Name; send {"Name": "billing"}')
+    info = await service.subscriptions.create(
+        text_of(body, "Name"),
+        namespace=text_of(body, "Namespace"),
+        job=text_of(body, "Job"),
+        types=texts_of(body, "Types"),
+        states=texts_of(body, "States"),
+        labels=text_of(body, "Labels"),
+        start=text_of(body, "Start") or "beginning",
+        members=number_of(body, "Members"),
+        partitions=number_of(body, "Partitions"),
+        plain=flag_of(body, "Plain"),
+    )
+    return json_answer({"Subscription": _wire(service, info)})
 
 
 @get(f"{PATH}/{{name:str}}")
@@ -123,6 +152,8 @@ def _wire(service: Service, info: SubscriptionInfo) -> dict[str, Any]:
 
 
 def _form(definition: Definition) -> str:
+    if definition.plain:
+        return "plain"
     if definition.partitions:
         return "elastic"
     return "members" if definition.members else "alone"
@@ -169,6 +200,7 @@ def _parked_wire(service: Service, job: ParkedJob, name: str) -> dict[str, Any]:
 
 HANDLERS: Final[tuple[Any, ...]] = (
     list_subscriptions,
+    create_subscription,
     get_subscription,
     list_parked_jobs,
     retry_parked_jobs,

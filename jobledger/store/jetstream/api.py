@@ -6,11 +6,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from jobledger.store.errors import LogError, LogRefused, LogUnavailable
-from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger.store.errors import LogError, LogNotPermitted, LogRefused, LogUnavailable
+from jobledger.store.jetstream.connection import Arrived, Connection, NobodyAnswers
 from jobledger.store.limits import REPLICA_SILENT_SECONDS, REQUEST_TIMEOUT_SECONDS
 
 API = "$JS.API"
+_INFO = "INFO"
 Reply = TypeVar("Reply")
 
 # Error codes of the server (server/errors.json), with what they mean to us.
@@ -206,6 +207,21 @@ def read_ack(message: Arrived) -> PubAck:
         return PubAck(error=ApiError(code=503, description=f"an answer that is not understood: {error}"))
 
 
+def _remedy(verb: str) -> str:
+    if verb.startswith(("STREAM.CREATE.", "STREAM.UPDATE.")):
+        return "run `jobledger streams create` as the operator of the log"
+    return "add the import (`jobledger nats accounts` prints those that are needed)"
+
+
+async def _answers(connection: Connection) -> bool:
+    """Whether JetStream answers this user at all."""
+    try:
+        await connection.request(f"{API}.{_INFO}", b"")
+    except LogUnavailable:
+        return False
+    return True
+
+
 async def call(
     connection: Connection,
     verb: str,
@@ -231,7 +247,15 @@ async def call(
         LogError: if the answer is not one that we know.
     """
     ask = connection.request_if_permitted if permitted else connection.request
-    message = await ask(f"{API}.{verb}", msgspec.json.encode(request), timeout_seconds=timeout_seconds)
+    try:
+        message = await ask(f"{API}.{verb}", msgspec.json.encode(request), timeout_seconds=timeout_seconds)
+    except NobodyAnswers as error:
+        if permitted and verb != _INFO and await _answers(connection):
+            raise LogNotPermitted(
+                f"nobody answers {API}.{verb}, though JetStream answers: the NATS account of this user does"
+                f" not import that subject; {_remedy(verb)}"
+            ) from error
+        raise
     if status_of(message):
         raise LogUnavailable(f"{verb}: the server answers with status {status_of(message)}; try again")
     try:

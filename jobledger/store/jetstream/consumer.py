@@ -11,12 +11,13 @@ See DESIGN.md in `projections/subscribing` for why this is enough.
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 from jobledger.store.consumers import ConsumerInfo, Delivery, Hearer
 from jobledger.store.errors import LogError, LogUnavailable
-from jobledger.store.jetstream.consumer_api import RESET_LABEL, ConsumerApi, ConsumerState
+from jobledger.store.jetstream.consumer_api import ConsumerApi, ConsumerState, ResetRequest
 from jobledger.store.jetstream.deliveries import Deliveries
-from jobledger.store.jetstream.handover import awaken, have_requests_dropped, pass_on
+from jobledger.store.jetstream.handover import Awakened, awaken, have_requests_dropped, pass_on
 from jobledger.store.jetstream.pinning import Line
 from jobledger.store.jetstream.place import Place
 from jobledger.store.lease import lease_clock
@@ -40,10 +41,15 @@ class _Lost(Exception):
 class JetStreamConsumer:
     """`DurableConsumer` on JetStream; made by `JetStreamConsumers.open`."""
 
-    def __init__(self, api: ConsumerApi, name: str, *, epoch: str, max_events: int, max_bytes: int) -> None:
+    def __init__(
+        self, api: ConsumerApi, name: str, *, note: str, epoch: str, max_events: int, max_bytes: int
+    ) -> None:
         self._api = api
         self._connection = api.connection
         self._name = name
+        self._note = note
+        self._awakened: Awakened | None = None  # this process asked for an event, to be given the pin
+        self._done = ""  # the id of the last reset that is known to be done
         self._epoch = epoch
         self._limits = (max_events, max_bytes)
         self._deliveries: Deliveries | None = None  # of the present turn; None while it is not held
@@ -51,6 +57,7 @@ class JetStreamConsumer:
         self._pin = ""
         self._lease = 0.0  # until when nobody else can have the pin
         self._place = Place()
+        self._seen_missing = -1  # deliveries received when the server had sent more; -1: it had not
         self._others = 0  # other processes' requests that wait
         self._attention = asyncio.Event()
         self._leaving = False
@@ -203,6 +210,8 @@ class JetStreamConsumer:
         """Begin anew after a gap, or a connection that was lost for a moment."""
         self.until = 0.0
         await self._connection.wait_up(PIN_SECONDS)
+        if not deliveries.broken and not deliveries.received:
+            await self._let_others_begin()
         state = await self._look()
         # The server's place went back, and with no connection lost: somebody has reset it by hand.
         by_hand = not deliveries.broken and state.ack_floor.stream_seq < self._place.seen
@@ -212,13 +221,33 @@ class JetStreamConsumer:
         """Prove that the consumer is still ours, and see that the server's place is what was acknowledged."""
         told = self._place.told
         state = await self._prove(deliveries)
-        if state.reset_to is not None:
+        if await self._reset_wanted(state) is not None:
             return await self._begin(kept=False)
+        if self._is_missing(deliveries, state):
+            await self._let_others_begin()
         if self._place.is_astray(state.ack_floor.stream_seq, told=told):
             return await self._begin(kept=True)
         await self.acknowledge()
         await deliveries.pull()
         return deliveries
+
+    def _is_missing(self, deliveries: Deliveries, state: ConsumerState) -> bool:
+        """Whether what the server sent goes elsewhere: at two looks in a row it had sent more than came."""
+        received, before = deliveries.received, self._seen_missing
+        self._seen_missing = received if state.delivered.consumer_seq > received else -1
+        return self._seen_missing >= 0 and self._seen_missing == before
+
+    async def _let_others_begin(self) -> NoReturn:
+        """Give the consumer back and take it again, so that requests of closed inboxes count no more.
+
+        Through a service import the server does not see for seconds that an inbox was closed, and may send
+        events to a request that waits there. It answers no request that names a former pin.
+
+        Raises:
+            _Lost: always.
+        """
+        await self._release()
+        raise _Lost
 
     async def _prove(self, deliveries: Deliveries) -> ConsumerState:
         """Move the lease on.
@@ -249,22 +278,42 @@ class JetStreamConsumer:
         ).open()
         try:
             state = await self._prove(deliveries)
-            place = self._place.sequence if kept and state.reset_to is None else state.reset_to
-            kept = kept and state.reset_to is None
+            wanted = await self._reset_wanted(state)
+            kept = kept and wanted is None
+            place = wanted.after if wanted is not None else self._place.sequence if kept else None
+            awakened, self._awakened = self._awakened, None
+            if (
+                awakened is not None
+                and place is None
+                and awakened.left_at == state.ack_floor.stream_seq
+                and awakened.note == await self._api.note_revision(self._note)
+            ):
+                place = awakened.place  # the event that brought the pin was handled before
             reset = await self._api.reset(self._name, after=place)
-            if state.reset_to is not None:
-                labels = {key: text for key, text in state.labels.items() if key != RESET_LABEL}
-                await self._api.label(state, labels)
+            if wanted is not None:
+                await self._api.note_done(wanted, self._note)
+                self._done = wanted.id
         except BaseException:
             await deliveries.close()
             raise
         self._place.begin(reset.ack_floor.stream_seq)
+        self._seen_missing = -1
         deliveries.pending = reset.num_pending
         self._deliveries = deliveries
         self._hearer.began_anew(place=self._place.sequence, kept=kept)
         self.until = 0.0 if self._leaving else self._lease
         await deliveries.pull()
         return deliveries
+
+    async def _reset_wanted(self, state: ConsumerState) -> ResetRequest | None:
+        """The reset that was asked for and is not done yet."""
+        request = state.reset
+        if request is None or request.id == self._done:
+            return None
+        if not await self._api.is_done(request, self._note):
+            return request
+        self._done = request.id
+        return None
 
     async def _look(self) -> ConsumerState:
         """The consumer as it is now.
@@ -289,7 +338,8 @@ class JetStreamConsumer:
         return self._deliveries.requests if self._deliveries is not None else 0
 
     async def _look_while_waiting(self) -> None:
-        await awaken(self._api, await self._look(), wanted=self.wanted)
+        state = await self._look()
+        self._awakened = await awaken(self._api, state, self._note, wanted=self.wanted) or self._awakened
 
     async def _release(self) -> None:
         """Acknowledge, and let another one have it; only while the lease runs."""

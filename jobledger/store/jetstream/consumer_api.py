@@ -9,20 +9,28 @@ from typing import Any
 import msgspec
 
 from jobledger.store.consumers import ConsumerInfo, ConsumerSpec
-from jobledger.store.errors import LogReplaced, LogUnfit, SubscriptionDeleted
+from jobledger.store.errors import LogNotPermitted, LogReplaced, LogUnavailable, LogUnfit, SubscriptionDeleted
 from jobledger.store.jetstream.api import API, ApiError, call
-from jobledger.store.jetstream.connection import Connection
+from jobledger.store.jetstream.connection import Connection, new_token
+from jobledger.store.jetstream.declarations import SUBSCRIPTIONS
+from jobledger.store.jetstream.parking import JetStreamRecords
+from jobledger.store.jetstream.reader import leader_get
 from jobledger.store.jetstream.stream import log_info, stream_info
+from jobledger.store.keys import NO_ENTRY
 from jobledger.store.limits import (
     CONSUMER_MAX_UNACKNOWLEDGED,
     CONSUMER_MAX_WAITING,
     CONSUMERS_MAX,
     PIN_SECONDS,
+    PLAIN_ACK_WAIT_SECONDS,
+    READ_MAX_TRIES,
     REQUEST_TIMEOUT_SECONDS,
 )
+from jobledger.store.subjects import ALL_SUBJECTS
 
 GROUP = "m"  # the one priority group that our consumers have
-RESET_LABEL = "jobledger.reset"  # the sequence after which to begin anew, until somebody has done so
+_RESET_LABEL = "jobledger.reset"  # a requested reset: the sequence after which to begin again
+_RESET_ID_LABEL = "jobledger.reset.id"  # the id of that request
 OURS_LABEL = "jobledger"  # every consumer of ours carries it
 
 # What a consumer can't be read without, as it is meant: the rest may be of another release.
@@ -32,6 +40,22 @@ CONSUMER_NOT_FOUND = 10014
 CONSUMER_EXISTS = 10148
 NANOSECONDS = 1_000_000_000
 _FOR_EVER_NANOSECONDS = 365 * 24 * 3_600 * NANOSECONDS  # redelivery by the clock is not wanted
+
+
+class ResetRequest(msgspec.Struct, frozen=True):
+    """A reset that somebody asked for.
+
+    Only the service and operators write it, as labels of the consumer. The process that holds the consumer
+    does it and writes its id into a note, which is one of the few records that a subscriber may write. So a
+    request is done once, whichever process holds the consumer, and its labels can be removed later.
+
+    Attributes:
+        id: unique.
+        after: the sequence after which to begin again.
+    """
+
+    id: str
+    after: int
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -69,10 +93,12 @@ class ConsumerState(msgspec.Struct, frozen=True):
         return labels
 
     @property
-    def reset_to(self) -> int | None:
-        """Where somebody wants it to begin anew."""
-        text = self.labels.get(RESET_LABEL, "")
-        return int(text) if text.isdecimal() else None
+    def reset(self) -> ResetRequest | None:
+        """The reset that was asked for last; it may have been done."""
+        text = self.labels.get(_RESET_LABEL, "")
+        if not text.isdecimal():
+            return None
+        return ResetRequest(self.labels.get(_RESET_ID_LABEL, text), int(text))  # release 0.1 wrote no id
 
     def told(self) -> ConsumerInfo:
         """The same in the words of the port."""
@@ -89,7 +115,7 @@ class ConsumerState(msgspec.Struct, frozen=True):
             pending=self.num_pending,
             waiting=self.num_waiting,
             holder=self.pin,
-            reset_to=self.reset_to,
+            reset_to=self.reset.after if self.reset is not None else None,
         )
 
 
@@ -110,24 +136,49 @@ class ConsumerApi:
     def __init__(self, connection: Connection, stream: str) -> None:
         self.connection = connection
         self.stream = stream
+        self._notes = JetStreamRecords(connection, SUBSCRIPTIONS.name(stream))
 
-    async def create(self, spec: ConsumerSpec) -> ConsumerState:
-        """Make a consumer; the one that is there, if one of the name is.
+    async def create(self, spec: ConsumerSpec) -> tuple[ConsumerState, ResetRequest | None]:
+        """Return the consumer of that name, made if it is missing.
+
+        It is looked for first, so that a user who may not create consumers can open one that exists.
+
+        Returns:
+            The consumer, and, if it was made here, the reset that takes it to its start.
 
         Raises:
-            LogUnfit: if that one is another one's.
+            LogUnfit: if the consumer that exists delivers something else.
+            LogNotPermitted: if it is missing, and this user may not create it.
             LogError: if it can't be made.
         """
-        labels = {OURS_LABEL: "", **spec.labels}
-        if spec.after:
-            labels[RESET_LABEL] = str(spec.after)
-        made = await self._create(spec.name, _config(spec, labels), "create")
-        if made.error is not None and made.error.err_code == CONSUMER_EXISTS:
-            made = await self._info(spec.name)
+        found = await self.info(spec.name, permitted=True)
+        if found is not None:
+            self._check(found, spec)
+            return found, None
+        request = ResetRequest(new_token(), spec.after) if spec.after else None
+        labels = {OURS_LABEL: "", **spec.labels, **_reset_labels(request)}
+        remedy = (
+            f"an operator creates it: `jobledger subscriptions create` with the subscription's name (consumer"
+            f" {spec.name} of the stream {self.stream})"
+        )
+        try:
+            made = await self._create(spec.name, _config(spec, labels), "create")
+        except LogNotPermitted as error:
+            raise LogNotPermitted(
+                f"the consumer {spec.name} does not exist, and this NATS user may not create it"
+                f" (no right to publish to {API}.CONSUMER.CREATE.{self.stream}.{spec.name}): {remedy}"
+            ) from error
+        except LogUnavailable as error:
+            raise LogUnavailable(
+                f"the consumer {spec.name} does not exist, and the request to create it got no answer"
+                f" ({error}); if this NATS user may not create consumers, {remedy}"
+            ) from error
+        if made.error is not None and made.error.err_code == CONSUMER_EXISTS:  # another process was faster
+            made, request = await self._info(spec.name), None
             self._check(made, spec)
         if made.error is not None:
             raise made.error.as_exception(f"making the consumer {spec.name}")
-        return made
+        return made, request
 
     def _check(self, found: ConsumerState, spec: ConsumerSpec) -> None:
         """Refuse a consumer of the name that would deliver something else, or in another way.
@@ -140,9 +191,9 @@ class ConsumerApi:
         config = {**found.config, "filter_subjects": [*found.told().subjects]}
         wanted = _config(spec, {})
         wrong = [
-            f"{field} is {config.get(field)!r:.200} and must be {wanted[field]!r:.200}"
+            f"{field} is {config.get(field)!r:.200} and must be {wanted.get(field)!r:.200}"
             for field in _ESSENTIAL
-            if config.get(field) != wanted[field]
+            if config.get(field) != wanted.get(field)
         ]
         if wrong:
             raise LogUnfit(
@@ -151,26 +202,83 @@ class ConsumerApi:
                 f" `nats consumer rm {self.stream} {spec.name}`"
             )
 
-    async def label(self, state: ConsumerState, labels: dict[str, str]) -> None:
-        """Put other labels beside a consumer.
+    async def request_reset(self, state: ConsumerState, request: ResetRequest | None) -> None:
+        """Write a request for a reset beside a consumer, in place of the one that is there; None: remove it.
 
         Raises:
             LogError: if that can't be done.
         """
-        kept = {key: value for key, value in labels.items() if not key.startswith("_nats.")}
-        made = await self._create(state.name, {**state.config, "metadata": kept}, "update")
+        kept = {
+            key: value
+            for key, value in state.labels.items()
+            if not key.startswith("_nats.") and key not in (_RESET_LABEL, _RESET_ID_LABEL)
+        }
+        config = {**state.config, "metadata": {**kept, **_reset_labels(request)}}
+        made = await self._create(state.name, config, "update")
         if made.error is not None:
             raise made.error.as_exception(f"changing the consumer {state.name}")
 
+    async def is_done(self, request: ResetRequest, note: str) -> bool:
+        """Whether the note says that this reset was done.
+
+        Raises:
+            LogError: if the note can't be read.
+        """
+        entry = await self._notes.get(note)
+        return entry is not None and entry.value == request.id.encode()
+
+    async def note_revision(self, note: str) -> int:
+        """The revision of a note; another one means that a reset was done since.
+
+        Raises:
+            LogError: if the note can't be read.
+        """
+        entry = await self._notes.get(note)
+        return entry.revision if entry is not None else NO_ENTRY
+
+    async def note_done(self, request: ResetRequest, note: str) -> None:
+        """Write into the note that this reset was done.
+
+        Raises:
+            LogError: if that can't be written.
+        """
+        value = request.id.encode()
+        for _ in range(READ_MAX_TRIES):
+            entry = await self._notes.get(note)
+            written = await self._notes.put(
+                note, value, expect=entry.revision if entry is not None else NO_ENTRY
+            )
+            if written is not None and written.value == value:
+                return
+        raise LogUnavailable(f"the record {note} changes all the time; try again")
+
+    async def last_event(self, state: ConsumerState) -> int:
+        """The sequence of the last event of the log that a consumer delivers; 0 if there is none.
+
+        Raises:
+            LogUnavailable: if the leader does not answer.
+        """
+        requests: list[dict[str, object]] = [
+            {"last_by_subj": subject} for subject in state.told().subjects or (ALL_SUBJECTS,)
+        ]
+        found = [await leader_get(self.connection, self.stream, request) for request in requests]
+        return max((message.seq for message in found if message is not None), default=0)
+
     async def info(
-        self, name: str, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS
+        self, name: str, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS, permitted: bool = False
     ) -> ConsumerState | None:
         """A consumer as its leader has it; None if there is none.
 
+        Args:
+            name: of the consumer.
+            timeout_seconds: for the answer.
+            permitted: as of `call`.
+
         Raises:
+            LogNotPermitted: if `permitted` is set and the NATS user may not.
             LogUnavailable: if there is no answer, or no stream.
         """
-        state = await self._info(name, timeout_seconds)
+        state = await self._info(name, timeout_seconds, permitted=permitted)
         if state.error is None:
             return state
         if state.error.err_code == CONSUMER_NOT_FOUND:
@@ -249,18 +357,28 @@ class ConsumerApi:
     async def _create(self, name: str, config: dict[str, Any], action: str) -> ConsumerState:
         request = {"stream_name": self.stream, "config": config, "action": action}
         verb = f"CONSUMER.CREATE.{self.stream}.{name}"
-        return await call(self.connection, verb, request, ConsumerState)
+        return await call(self.connection, verb, request, ConsumerState, permitted=True)
 
-    async def _info(self, name: str, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS) -> ConsumerState:
+    async def _info(
+        self, name: str, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS, *, permitted: bool = False
+    ) -> ConsumerState:
         verb = f"CONSUMER.INFO.{self.stream}.{name}"
-        return await call(self.connection, verb, {}, ConsumerState, timeout_seconds=timeout_seconds)
+        return await call(
+            self.connection, verb, {}, ConsumerState, timeout_seconds=timeout_seconds, permitted=permitted
+        )
 
     def next_subject(self, name: str) -> str:
         """Where requests for events go."""
         return f"{API}.CONSUMER.MSG.NEXT.{self.stream}.{name}"
 
 
+def _reset_labels(request: ResetRequest | None) -> dict[str, str]:
+    return {_RESET_LABEL: str(request.after), _RESET_ID_LABEL: request.id} if request is not None else {}
+
+
 def _config(spec: ConsumerSpec, labels: dict[str, str]) -> dict[str, Any]:
+    if spec.plain:
+        return _plain_config(spec, labels)
     return {
         "name": spec.name,
         "durable_name": spec.name,
@@ -278,4 +396,22 @@ def _config(spec: ConsumerSpec, labels: dict[str, str]) -> dict[str, Any]:
         "priority_groups": [GROUP],
         "priority_policy": "pinned_client",
         "priority_timeout": int(PIN_SECONDS * NANOSECONDS),
+    }
+
+
+def _plain_config(spec: ConsumerSpec, labels: dict[str, str]) -> dict[str, Any]:
+    """For any client of JetStream: one event at a time, delivered again until it is acknowledged."""
+    return {
+        "name": spec.name,
+        "durable_name": spec.name,
+        "description": "Jobledger: a subscription of a program in another language",
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": int(PLAIN_ACK_WAIT_SECONDS * NANOSECONDS),
+        "max_deliver": -1,
+        "max_ack_pending": 1,  # the next event comes when this one is acknowledged: order, also after a crash
+        "max_waiting": CONSUMER_MAX_WAITING,
+        "replay_policy": "instant",
+        "filter_subjects": list(spec.subjects),
+        "metadata": labels,
     }

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from jobledger.store.consumers import ConsumerInfo, ConsumerSpec
 from jobledger.store.errors import LogUnavailable, SubscriptionDeleted
-from jobledger.store.jetstream.connection import Connection
+from jobledger.store.jetstream.connection import Connection, new_token
 from jobledger.store.jetstream.consumer import JetStreamConsumer
-from jobledger.store.jetstream.consumer_api import RESET_LABEL, ConsumerApi
+from jobledger.store.jetstream.consumer_api import ConsumerApi, ResetRequest
 from jobledger.store.limits import HOLD_CHECK_SECONDS, PIN_SECONDS, RETRY_WAIT_SECONDS
 
 
@@ -19,13 +19,19 @@ class JetStreamConsumers:
         self._stream = stream
         self._api = ConsumerApi(connection, stream)
 
-    async def make(self, spec: ConsumerSpec) -> ConsumerInfo:
+    async def make(self, spec: ConsumerSpec, *, note: str) -> ConsumerInfo:
         """See `Consumers.make`."""
-        return (await self._api.create(spec)).told()
+        state, request = await self._api.create(spec)
+        if request is not None:
+            await self._see_done(state.name, request, note)
+            state = await self._api.info(state.name) or state
+        return state.told()
 
-    def open(self, name: str, *, epoch: str, max_events: int, max_bytes: int) -> JetStreamConsumer:
+    def open(self, name: str, *, note: str, epoch: str, max_events: int, max_bytes: int) -> JetStreamConsumer:
         """See `Consumers.open`."""
-        return JetStreamConsumer(self._api, name, epoch=epoch, max_events=max_events, max_bytes=max_bytes)
+        return JetStreamConsumer(
+            self._api, name, note=note, epoch=epoch, max_events=max_events, max_bytes=max_bytes
+        )
 
     async def info(self, name: str) -> ConsumerInfo | None:
         """See `Consumers.info`."""
@@ -36,29 +42,50 @@ class JetStreamConsumers:
         """See `Consumers.list`."""
         return [state.told() for state in await self._api.list()]
 
-    async def reset(self, name: str, *, after: int) -> None:
+    async def reset(self, name: str, *, after: int, note: str) -> None:
         """See `Consumers.reset`.
 
-        The wish stands beside the consumer until it is fulfilled: by whoever holds it, who would undo a reset
-        that it does not know of, or here if nobody does.
+        The process that holds the consumer would undo a reset that it does not know of. So the reset is
+        requested beside the consumer and done by that process, or here if no process holds it.
         """
         state = await self._api.info(name)
         if state is None:
             raise SubscriptionDeleted(f"there is no consumer {name}")
-        await self._api.label(state, {**state.labels, RESET_LABEL: str(after)})
+        request = ResetRequest(new_token(), after)
+        await self._api.request_reset(state, request)
+        await self._see_done(name, request, note)
+
+    async def settle(self, name: str, *, note: str) -> ConsumerInfo | None:
+        """See `Consumers.settle`."""
+        state = await self._api.info(name)
+        if state is not None and state.reset is not None and await self._api.is_done(state.reset, note):
+            await self._api.request_reset(state, None)
+            state = await self._api.info(name)
+        return state.told() if state is not None else None
+
+    async def _see_done(self, name: str, request: ResetRequest, note: str) -> None:
+        """Wait until a reset is done, or do it if no process holds the consumer; then remove the request."""
         deadline = asyncio.get_running_loop().time() + PIN_SECONDS + 2 * HOLD_CHECK_SECONDS
         while asyncio.get_running_loop().time() < deadline:
             state = await self._api.info(name)
-            if state is None or state.reset_to is None:
+            if state is None:
+                raise SubscriptionDeleted(f"the consumer {name} was deleted while it was being reset")
+            if state.reset is not None and state.reset.id != request.id:
+                return  # another operator's later reset counts
+            is_done = await self._api.is_done(request, note)
+            if not is_done and not state.pin:
+                await self._api.reset(name, after=request.after)
+                await self._api.note_done(request, note)
+                is_done = True
+            if is_done:
+                if state.reset is not None:
+                    await self._api.request_reset(state, None)
                 return
-            if not state.pin:
-                await self._api.reset(name, after=after)
-                kept = {key: value for key, value in state.labels.items() if key != RESET_LABEL}
-                await self._api.label(state, kept)
-                return
+            if state.reset is None:  # removed by mistake, together with an earlier one
+                await self._api.request_reset(state, request)
             await asyncio.sleep(2 * RETRY_WAIT_SECONDS)
         raise LogUnavailable(
-            f"the process that holds {name} did not begin anew in time; it will, or the next one does"
+            f"the process that holds {name} did not begin again in time; it will, or the next one does"
         )
 
     async def delete(self, name: str) -> bool:

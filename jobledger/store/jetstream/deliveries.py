@@ -87,6 +87,11 @@ class Deliveries:
         return len(self._buffer)
 
     @property
+    def received(self) -> int:
+        """How many deliveries came, one after the other without a gap."""
+        return self._expected - 1
+
+    @property
     def requests(self) -> int:
         """Requests for events that wait at the server: 0 or 1."""
         return min(1, self._under_way)

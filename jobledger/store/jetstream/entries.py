@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Mapping
 
-from jobledger.store.errors import LogUnavailable
+from jobledger.store.errors import LogNotPermitted, LogUnavailable
 from jobledger.store.jetstream.api import IN_FLIGHT_CONFLICT, WRONG_LAST_SEQUENCE, PubAck, read_ack
-from jobledger.store.jetstream.connection import Connection
+from jobledger.store.jetstream.connection import Connection, NobodyAnswers
 from jobledger.store.jetstream.reader import leader_get
+from jobledger.store.jetstream.stream import stream_info
 from jobledger.store.keys import NO_ENTRY, Entry
 from jobledger.store.limits import (
     ACK_TIMEOUT_SECONDS,
@@ -14,6 +15,8 @@ from jobledger.store.limits import (
     RETRY_MAX_WAIT_SECONDS,
     RETRY_WAIT_SECONDS,
 )
+
+_UNHEARD_TRIES = 4  # some 0.4 s: a leader that was just elected is heard by all by then
 
 
 async def write_entry(
@@ -32,11 +35,13 @@ async def write_entry(
 
     Raises:
         LogUnavailable: if that can't be found out in time; it may or may not have been written.
+        LogNotPermitted: if these credentials may not write it.
         LogRefused: if the server will never take it.
     """
     clock = asyncio.get_running_loop().time
     deadline = clock() + KEYS_TIMEOUT_SECONDS
     wait_seconds = RETRY_WAIT_SECONDS
+    unheard = 0  # tries in a row that nobody listened to
     while True:
         # Sent again after a lost answer, the expectation makes it harmless; a look at what stands there
         # then tells whether the first try was stored.
@@ -50,7 +55,14 @@ async def write_entry(
                     return entry
             elif ack.error.err_code != IN_FLIGHT_CONFLICT and not ack.error.may_pass:
                 raise ack.error.as_exception(f"writing to {stream}")
+            unheard = 0
         except LogUnavailable as error:
+            unheard = unheard + 1 if isinstance(error, NobodyAnswers) else 0
+            if unheard >= _UNHEARD_TRIES and await _has_leader(connection, stream):
+                raise LogNotPermitted(
+                    f"nobody answers {subject}, though the stream {stream} is there: this NATS user may not"
+                    " publish to that subject; give its account the service import"
+                ) from error
             if clock() >= deadline:
                 raise LogUnavailable(f"the stream {stream} can't be reached: {error}") from error
         if clock() >= deadline:
@@ -59,6 +71,14 @@ async def write_entry(
             )
         await asyncio.sleep(wait_seconds)
         wait_seconds = min(2 * wait_seconds, RETRY_MAX_WAIT_SECONDS)
+
+
+async def _has_leader(connection: Connection, stream: str) -> bool:
+    """Whether a stream could take a message: without a leader nobody listens to its subjects."""
+    try:
+        return (await stream_info(connection, stream)).error is None
+    except LogUnavailable:
+        return False
 
 
 async def read_entry(connection: Connection, stream: str, subject: str) -> Entry | None:

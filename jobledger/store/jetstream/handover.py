@@ -3,11 +3,27 @@
 The server gives a pin away together with an event, to one of those who wait for it: mostly whoever came last.
 """
 
-from jobledger.store.jetstream.consumer_api import RESET_LABEL, ConsumerApi, ConsumerState
+from typing import NamedTuple
+
+from jobledger.store.jetstream.consumer_api import ConsumerApi, ConsumerState
 from jobledger.store.limits import HOLD_CHECK_TIMEOUT_SECONDS
 
 
-async def awaken(api: ConsumerApi, state: ConsumerState, *, wanted: bool) -> None:
+class Awakened(NamedTuple):
+    """What was true of a consumer whose last event is delivered once more, to bring the pin.
+
+    Attributes:
+        place: all up to here was acknowledged.
+        left_at: where the reset left the acknowledged place.
+        note: revision of the note of resets: another one means that an operator reset it since.
+    """
+
+    place: int
+    left_at: int
+    note: int
+
+
+async def awaken(api: ConsumerApi, state: ConsumerState, note: str, *, wanted: bool) -> Awakened | None:
     """Have a consumer given away that nobody has, though no event is to come.
 
     A process that died may have been given all there are, and have handled none: then there is none to give,
@@ -17,20 +33,28 @@ async def awaken(api: ConsumerApi, state: ConsumerState, *, wanted: bool) -> Non
     Args:
         api: of the consumer's stream.
         state: the consumer, as it was just seen.
+        note: key of the note of its resets.
         wanted: whether somebody is to have it even if all is handled.
+
+    Returns:
+        Where to go on, if its last event is delivered again only to bring the pin.
 
     Raises:
         LogError: if that can't be done.
     """
     if state.pin or state.num_pending:
-        return
+        return None
     if state.num_ack_pending:
         await api.reset(state.name, after=None)
     elif wanted and state.delivered.stream_seq:
-        # The first event of all brings the pin; the label says where to begin really.
-        if state.reset_to is None:
-            await api.label(state, {**state.labels, RESET_LABEL: str(state.ack_floor.stream_seq)})
-        await api.reset(state.name, after=0)
+        # The last event, handled already, brings the pin: it is delivered once more. (Only the service and
+        # operators may write down where a consumer really is, so the reset can't go further back.)
+        last = await api.last_event(state)
+        if 0 < last <= state.ack_floor.stream_seq:  # a later one brings the pin by itself
+            revision = await api.note_revision(note)
+            await api.reset(state.name, after=last - 1)
+            return Awakened(state.ack_floor.stream_seq, last - 1, revision)
+    return None
 
 
 async def pass_on(api: ConsumerApi, name: str, pin: str) -> None:

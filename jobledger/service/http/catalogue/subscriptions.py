@@ -114,6 +114,19 @@ SUBSCRIPTIONS: Final = (
         errors=_READ,
     ),
     Operation(
+        "POST",
+        _SUBSCRIPTIONS,
+        "createSubscription",
+        GROUP,
+        "Create a durable subscription, for a program that may not create it itself",
+        "Needs an admin's token. Makes its definition and all its consumers; the same again changes nothing."
+        " The program opens it with the same name, filter, start and sharing.",
+        body=schemas.SubscriptionRequest,
+        answer=schemas.SubscriptionAnswer,
+        errors=_WRITE,
+        example={"Name": "billing", "Types": ["state"], "States": ["Completed", "Failed"]},
+    ),
+    Operation(
         "GET",
         f"{_SUBSCRIPTIONS}/{{name}}",
         "getSubscription",

@@ -1,0 +1,87 @@
+"""`jobledger nats`: configuration for the nats-server that keeps the log."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jobledger.service.commands.shared import Session, connected
+from jobledger.service.commands.text import say
+
+if TYPE_CHECKING:
+    from jobledger.service.natsaccounts import Subscriber
+
+
+@click.group()
+def nats() -> None:
+    """Configure the nats-server that keeps the log."""
+
+
+@nats.command()
+@click.option(
+    "-s",
+    "--subscription",
+    "named",
+    multiple=True,
+    metavar="NAME[:FORM]",
+    help="Give it an account: `billing`, `shipping:4` (members), `audit:32e` (elastic), `node:plain`.",
+)
+@click.option(
+    "--from-service", is_flag=True, help="Also each subscription that the service has, but for webhooks'."
+)
+@click.option(
+    "--nkeys",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIRECTORY",
+    help="Log in with nkeys: their seeds are written into this directory, one file per user, mode 0600.",
+)
+@connected
+def accounts(*, named: tuple[str, ...], from_service: bool, nkeys: Path | None, session: Session) -> None:
+    """Print the accounts of the log, of the service, and of subscriptions.
+
+    It is the content of `deploy/nats/accounts.conf`. Without --nkeys each user's password comes from an
+    environment variable of nats-server, which the configuration names. With it, seeds that are there already
+    are kept, so that the same command can add a subscription later; no secret is printed.
+    """
+    from jobledger.service.natsaccounts import accounts_config, parse_subscriber, users_of
+
+    found = {each.name: each for each in map(parse_subscriber, named)}
+    if from_service:
+        for each in _of_service(session):
+            found.setdefault(each.name, each)
+    subscribers = [found[name] for name in sorted(found)]
+    keys = _nkeys(nkeys, users_of(subscribers)) if nkeys is not None else None
+    click.echo(accounts_config(subscribers, keys), nl=False)
+    if keys is None:
+        variables = ["NATS_OPERATOR_PASSWORD", "NATS_PASSWORD", *(each.variable for each in subscribers)]
+        say(f"Set for nats-server: {', '.join(variables)}")
+
+
+def _of_service(session: Session) -> "list[Subscriber]":
+    from jobledger.service.natsaccounts import parse_subscriber
+    from jobledger.service.webhooks.records import SUBSCRIPTION_PREFIX
+
+    with session.operators() as operators:
+        found = operators.subscriptions()
+    forms = {"alone": "", "members": ":{}", "elastic": ":{}e", "plain": ":plain"}
+    return [
+        parse_subscriber(f"{each['Name']}{_suffix(forms, each)}")
+        for each in found
+        if not str(each["Name"]).startswith(SUBSCRIPTION_PREFIX)
+    ]
+
+
+def _suffix(forms: dict[str, str], subscription: dict[str, object]) -> str:
+    form, parts = str(subscription.get("Form")), subscription.get("Partitions")
+    count = len(parts) if isinstance(parts, list) else 0
+    if form == "plain" and count > 1:
+        return f":{count}:plain"
+    return forms.get(form, "").format(count)
+
+
+def _nkeys(directory: Path, users: tuple[str, ...]) -> dict[str, str]:
+    """The public keys of users; the seeds that are missing are made."""
+    from jobledger.service.natsauth import public_nkey
+
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return {user: public_nkey(directory / f"{user}.nk") for user in users}
