@@ -74,7 +74,8 @@ async def test_isolated_nodes_truncate_nothing(tmp_path: Path) -> None:
         cluster = await stack.enter_async_context(NamespaceCluster(tmp_path))
         log = await JetStreamLog.connect(cluster.url, REPLICATED)
         stack.push_async_callback(log.close)
-        acknowledged = await stack.enter_async_context(writing(cluster.url))
+        writers = await stack.enter_async_context(AsyncExitStack())
+        acknowledged = await writers.enter_async_context(writing(cluster.url))
         view = tmp_path / "view.sqlite"
         projector = await stack.enter_async_context(Projector(log, view))
         ephemeral = await stack.enter_async_context(reading(subscribe(log)))
@@ -104,6 +105,7 @@ async def test_isolated_nodes_truncate_nothing(tmp_path: Path) -> None:
             assert not watch.alarms, said
             assert not watching.done()
         assert projector.state is ProjectorState.LIVE
+        await writers.aclose()
         records = await records_of(log)
         assert {record.sequence for record in records} >= set(acknowledged)
         await projector.wait_for(records[-1].sequence, RECOVERED_SECONDS)
