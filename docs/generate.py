@@ -23,6 +23,9 @@ _MEANING = {
     events.JobUpdated: "`Pending`, message cleared; Version +1, Revision +1",
     events.JobStateChanged: "as the event says; Revision +1",
     events.JobTagged: "as before; Version, Revision and ModifyTime stay",
+    events.JobAccepted: (
+        "of a quarantined job, what its readable events make of it (see Quarantine); else as before"
+    ),
 }
 
 
@@ -56,6 +59,15 @@ namespace and name; a job without a name gets `j-` and a UUIDv7, and takes that 
 ## Envelope
 
 {envelope}
+
+## Quarantine
+
+`previous` is checked: an event that names another one as the job's event before it than the log has, or
+whose type or content a reader does not understand, quarantines its job. Readers leave the job as it was, and
+go on for all other jobs. `jobledger.job.accepted.v1` names such an event by its sequence; from there on the
+job is what its other events make of it. A reader that understands the event ignores the acceptance. Records
+whose type does not begin with `jobledger.`, that are not JSON, or that name another job than their subject
+are passed over.
 
 ## Types
 

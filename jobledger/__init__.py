@@ -38,10 +38,13 @@ if TYPE_CHECKING:
         JobExists,
         JobledgerError,
         JobNotFound,
+        JobNotQuarantined,
         JobNotRerunnable,
+        JobQuarantined,
         JobTerminal,
         LogBroken,
         LogBusy,
+        LogDamaged,
         LogMissing,
         LogNotPermitted,
         LogRefused,
@@ -51,13 +54,12 @@ if TYPE_CHECKING:
         RevisionMismatch,
         SubscriptionDeleted,
         TooManyTags,
-        UnknownEventType,
         VersionNotFound,
     )
     from jobledger.store.history import HistoryItem
     from jobledger.store.jetstream.adapter import JetStreamLog
     from jobledger.store.jetstream.declarations import StreamSettings
-    from jobledger.store.job import Job, JobStatus, State, StateType
+    from jobledger.store.job import Job, JobStatus, Quarantine, State, StateType
     from jobledger.store.ledger import Ledger
     from jobledger.store.memory_log import MemoryLog
     from jobledger.store.reading import load_spec
@@ -80,7 +82,9 @@ _HOMES = {
     "Job": "store.job",
     "JobExists": "store.errors",
     "JobNotFound": "store.errors",
+    "JobNotQuarantined": "store.errors",
     "JobNotRerunnable": "store.errors",
+    "JobQuarantined": "store.errors",
     "JobSpec": "store.spec",
     "JobStatus": "store.job",
     "JobTerminal": "store.errors",
@@ -90,6 +94,7 @@ _HOMES = {
     "ListQuery": "projections.query",
     "LogBroken": "store.errors",
     "LogBusy": "store.errors",
+    "LogDamaged": "store.errors",
     "LogMissing": "store.errors",
     "LogNotPermitted": "store.errors",
     "LogRefused": "store.errors",
@@ -102,6 +107,7 @@ _HOMES = {
     "ParkedJob": "projections.subscribing.retrying",
     "Projector": "projections.projector",
     "ProjectorState": "projections.projector",
+    "Quarantine": "store.job",
     "Receipt": "store.command",
     "RevisionMismatch": "store.errors",
     "SpecConfig": "store.spec",
@@ -121,7 +127,6 @@ _HOMES = {
     "TreeReader": "projections.treereader",
     "TreeState": "projections.treereader",
     "TreeUnavailable": "projections.errors",
-    "UnknownEventType": "store.errors",
     "VersionNotFound": "store.errors",
     "View": "projections.view",
     "ViewError": "projections.errors",
@@ -145,7 +150,9 @@ __all__ = [
     "Job",
     "JobExists",
     "JobNotFound",
+    "JobNotQuarantined",
     "JobNotRerunnable",
+    "JobQuarantined",
     "JobSpec",
     "JobStatus",
     "JobTerminal",
@@ -155,6 +162,7 @@ __all__ = [
     "ListQuery",
     "LogBroken",
     "LogBusy",
+    "LogDamaged",
     "LogMissing",
     "LogNotPermitted",
     "LogRefused",
@@ -167,6 +175,7 @@ __all__ = [
     "ParkedJob",
     "Projector",
     "ProjectorState",
+    "Quarantine",
     "Receipt",
     "RevisionMismatch",
     "SpecConfig",
@@ -186,7 +195,6 @@ __all__ = [
     "TreeReader",
     "TreeState",
     "TreeUnavailable",
-    "UnknownEventType",
     "VersionNotFound",
     "View",
     "ViewError",

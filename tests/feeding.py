@@ -13,8 +13,8 @@ from jobledger.service.feed.events import FeedEvent
 from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.feed.subscription import Cause, Subscription
 from jobledger.service.position import epoch_mark
-from jobledger.store.events import Recorded, SpecData, event_type, read_record
-from jobledger.store.fold import fold, spec_head
+from jobledger.store.events import Recorded, SpecData, event_type, job_named, read_record
+from jobledger.store.fold import fold_on, spec_head
 from jobledger.store.job import JobStatus
 from jobledger.store.log import EventLog
 from tests.histories import records_of
@@ -61,12 +61,12 @@ async def truth_of(log: EventLog) -> list[Told]:
     told: list[Told] = []
     for record in await records_of(log):
         recorded = read_record(record)
-        if not isinstance(recorded, Recorded):
-            continue
-        status = fold(statuses.get(recorded.event.subject), recorded)
-        if not isinstance(status, JobStatus):
+        status = fold_on(statuses.get(job_named(recorded)), recorded)
+        if status is None:
             continue
         statuses[status.id] = status
+        if status.sequence != record.sequence or not isinstance(recorded, Recorded):
+            continue
         if isinstance(recorded.event.data, SpecData):
             labels[record.sequence] = spec_head(recorded.event.data.spec).labels
         told.append(Told(record.sequence, event_type(recorded.event), status, labels[status.spec_sequence]))

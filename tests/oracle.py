@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jobledger.projections.limits import ANOMALIES_KEPT
-from jobledger.projections.rows import JOB_COLUMNS, row_of
+from jobledger.projections.rows import JOB_COLUMNS, lost_row, row_of
 from jobledger.store.events import Record, Recorded, SpecData, read_record
-from jobledger.store.fold import Anomaly, SpecHead, fold, spec_head
+from jobledger.store.fold import Anomaly, fold, fold_on, spec_head
 from jobledger.store.job import JobStatus
 
 Tables = dict[str, list[tuple[Any, ...]]]
@@ -16,6 +16,7 @@ Tables = dict[str, list[tuple[Any, ...]]]
 _ORDERS = {
     "jobs": f"SELECT {', '.join(JOB_COLUMNS)} FROM jobs ORDER BY created_sequence",
     "specs": "SELECT sequence, created_sequence, version, time, spec FROM specs ORDER BY sequence",
+    "lost_jobs": "SELECT namespace, id, sequence, passed, quarantine FROM lost_jobs ORDER BY id, namespace",
     "labels": "SELECT created_sequence, key, value FROM labels ORDER BY created_sequence, key, value",
     "anomalies": "SELECT sequence, job_id, reason FROM anomalies ORDER BY sequence",
 }
@@ -24,23 +25,32 @@ _ORDERS = {
 def fold_of(records: Iterable[Record]) -> Tables:
     """The rows that these records come to."""
     statuses: dict[str, JobStatus] = {}
-    heads: dict[str, SpecHead] = {}
+    lost: dict[tuple[str, str], JobStatus] = {}
+    bodies: dict[int, bytes] = {}
     specs: list[tuple[Any, ...]] = []
     anomalies: list[tuple[Any, ...]] = []
     for record in records:
         recorded = read_record(record)
-        job_id = recorded.event.subject if isinstance(recorded, Recorded) else ""
-        status = fold(statuses.get(job_id), recorded)
-        if isinstance(status, Anomaly):
-            anomalies.append((status.sequence, status.job_id, status.reason))
+        event = recorded.event if isinstance(recorded, Recorded) else None
+        job_id = event.subject if event else recorded.job_id  # type: ignore[union-attr]
+        namespace = event.namespace if event else recorded.namespace  # type: ignore[union-attr]
+        before = statuses.get(job_id) or lost.get((namespace, job_id))
+        folded = fold(before, recorded)
+        if isinstance(folded, Anomaly):
+            anomalies.append((folded.sequence, folded.job_id, folded.reason))
+        status = fold_on(before, recorded)
+        if status is None:
             continue
-        statuses[job_id] = status
-        assert isinstance(recorded, Recorded)
-        data = recorded.event.data
-        if isinstance(data, SpecData):
-            spec = bytes(data.spec)
-            heads[job_id] = spec_head(spec)
-            specs.append((record.sequence, status.created_sequence, status.version, record.time, spec))
+        if status.is_lost:
+            lost[namespace, job_id] = status
+        else:
+            statuses[job_id] = status
+            lost.pop((namespace, job_id), None)
+        real = status.quarantine.beyond if status.quarantine else status
+        if event and isinstance(event.data, SpecData) and real and real.spec_sequence == record.sequence:
+            spec = bodies[record.sequence] = bytes(event.data.spec)
+            specs.append((record.sequence, real.created_sequence, real.version, record.time, spec))
+    heads = {job_id: spec_head(bodies[status.spec_sequence]) for job_id, status in statuses.items()}
     labels = [
         (statuses[job_id].created_sequence, key, value)
         for job_id, head in heads.items()
@@ -48,6 +58,7 @@ def fold_of(records: Iterable[Record]) -> Tables:
     ]
     return {
         "jobs": sorted(row_of(status, heads[job_id]) for job_id, status in statuses.items()),
+        "lost_jobs": [lost_row(lost[key]) for key in sorted(lost, key=lambda key: key[::-1])],
         "specs": specs,
         "labels": sorted(labels),
         "anomalies": anomalies[:ANOMALIES_KEPT],

@@ -13,7 +13,7 @@ from jobledger.projections.asof import changes
 from jobledger.projections.asof.changes import Between, JobChange, change_of, changes_between
 from jobledger.projections.selectors import parse_selector
 from jobledger.store.events import read_record
-from jobledger.store.fold import Anomaly, fold_job, spec_head
+from jobledger.store.fold import fold_job_on, spec_head
 from jobledger.store.job import Job
 from tests.histories import append_all, random_drafts
 from tests.test_asof import History, history
@@ -36,8 +36,8 @@ def lives_of(made: History) -> list[Life]:
     for record in made.records:
         life = lives.setdefault(record.subject, Life())
         before = life.moments[-1][1] if life.moments else None
-        after = fold_job(before, read_record(record))
-        if not isinstance(after, Anomaly):
+        after = fold_job_on(before, read_record(record))
+        if after is not None:
             life.moments.append((record.sequence, after))
     alive = [life for life in lives.values() if life.moments]
     return sorted(alive, key=lambda life: life.moments[0][0])

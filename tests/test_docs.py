@@ -36,14 +36,14 @@ def test_the_code_of_the_library_page_runs(tmp_path: Path) -> None:
 
 PUBLIC_NAMES = (
     "AmbiguousId Checkpoint Contention EmbeddedServer EmbeddedServerError HistoryItem InvalidInput "
-    "InvalidSpec JetStreamLog Job JobExists JobNotFound JobNotRerunnable JobSpec JobStatus JobTerminal "
-    "JobVersion JobledgerError Ledger ListQuery LogBroken LogBusy LogMissing "
-    "LogNotPermitted LogRefused LogUnavailable LogUnfit "
-    "MemoryLog Order OutcomeUnknown Page ParkedJob Projector ProjectorState Receipt RevisionMismatch "
+    "InvalidSpec JetStreamLog Job JobExists JobNotFound JobNotQuarantined JobNotRerunnable JobQuarantined "
+    "JobSpec JobStatus JobTerminal JobVersion JobledgerError Ledger ListQuery LogBroken LogBusy "
+    "LogDamaged LogMissing LogNotPermitted LogRefused LogUnavailable LogUnfit MemoryLog Order "
+    "OutcomeUnknown Page ParkedJob Projector ProjectorState Quarantine Receipt RevisionMismatch "
     "SpecConfig State StateType StreamSettings SubscribedEvent Subscription SubscriptionDeleted "
     "SubscriptionInfo SubscriptionNotFound SubscriptionState SubscriptionStatus Subscriptions Task "
-    "TooManyTags TreeReader TreeState TreeUnavailable UnknownEventType VersionNotFound View ViewError "
-    "WaitTimeout load_spec named_job_id parse_selector subscribe"
+    "TooManyTags TreeReader TreeState TreeUnavailable VersionNotFound View ViewError WaitTimeout "
+    "load_spec named_job_id parse_selector subscribe"
 )
 
 

@@ -5,19 +5,16 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store import embedded
-from jobledger.store.errors import LogGap, LogReplaced, LogTruncated, LogUnavailable
+from jobledger.store.errors import LogDamaged, LogReplaced, LogTruncated, LogUnavailable
 from jobledger.store.jetstream import feed as feed_module
-from jobledger.store.jetstream import stream as stream_module
-from jobledger.store.jetstream.api import StreamInfo
-from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger.store.jetstream.connection import Arrived
 from jobledger.store.jetstream.feed import JetStreamFeed
-from jobledger.store.limits import FEED_MAX_RESTARTS
+from jobledger.store.limits import FEED_GAP_TRIES, FEED_IDLE_HEARTBEATS, FEED_MAX_RESTARTS
 from jobledger.store.log import Appended, Lost
 from tests.logs import append_all, ask, decided, draft, eventually, fill, take_until
 from tests.proxy import Proxy
@@ -137,23 +134,33 @@ async def test_records_that_the_stream_lists_as_deleted_are_passed(loose: JetStr
     await feed.close()
 
 
-async def test_gap_that_nobody_explains_is_refused(
-    loose: JetStreamLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A record that is missing, and not listed as deleted, stops the reader there: LogGap, each time."""
+async def test_records_that_only_the_consumer_lacks_are_filled_in(loose: JetStreamLog) -> None:
+    """What the leader has is read from it, one by one; nothing is taken for lost."""
     await fill(loose, 10)
-    await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": 4})
-
-    async def forgetful(connection: Connection, name: str, **_: Any) -> StreamInfo:
-        return await stream_module.stream_info(connection, name)
-
-    monkeypatch.setattr(feed_module, "stream_info", forgetful)
     feed = await loose.follow(after=0)
-    assert await take_until(feed, 3) == [1, 2, 3]
-    for _ in range(2):
-        with pytest.raises(LogGap, match="event 4 is missing"):
-            await feed.take(10)
-    assert not feed.connected
+    assert isinstance(feed, JetStreamFeed)
+    assert await take_until(feed, 10) == list(range(1, 11))
+    feed._sequence, feed._gap_stays = 5, True
+    feed.restart("a test")
+    assert await take_until(feed, 10) == [6, 7, 8, 9, 10]
+    await feed.close()
+
+
+async def test_an_end_that_is_lost_is_told_once_and_the_feed_goes_on(loose: JetStreamLog) -> None:
+    """LogDamaged names the first and last event; what is appended later is read."""
+    await fill(loose, 10)
+    for sequence in (9, 10):
+        await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence})
+    feed = await loose.follow(after=0)
+    assert isinstance(feed, JetStreamFeed)
+    assert await take_until(feed, 8) == list(range(1, 9))
+    feed._idle, feed._ahead_tries = FEED_IDLE_HEARTBEATS, FEED_GAP_TRIES
+    feed._news.set()
+    with pytest.raises(LogDamaged, match=r"events 9 to 10 .* can't be read") as told:
+        await feed.take(10)
+    assert (told.value.sequence, told.value.last) == (9, 10)
+    await fill(loose, 1, "later")
+    assert await take_until(feed, 11) == [11]
     await feed.close()
 
 

@@ -8,11 +8,11 @@ from jobledger.store.events import (
     JobCreated,
     JobStateChanged,
     JobUpdated,
+    Read,
     Record,
     Recorded,
     SpecData,
     StateData,
-    Unreadable,
     read_record,
 )
 from jobledger.store.fold import Anomaly, fold, fold_job
@@ -33,24 +33,24 @@ def recorded(
     time: int = 0,
     job_id: str = ID,
     namespace: str = "default",
-) -> Recorded | Unreadable:
+) -> Read:
     written = draft(kind, job_id, data, sequence, namespace)
     return read_record(Record(sequence, time or 1_000 * sequence, written.subject, written.payload))
 
 
-def created(sequence: int = 1, **place: object) -> Recorded | Unreadable:
+def created(sequence: int = 1, **place: object) -> Read:
     return recorded(JobCreated, SPEC, sequence, **place)  # type: ignore[arg-type]
 
 
-def state(state_type: StateType, sequence: int, message: str = "", **place: object) -> Recorded | Unreadable:
+def state(state_type: StateType, sequence: int, message: str = "", **place: object) -> Read:
     return recorded(JobStateChanged, state_data(state_type, message), sequence, **place)  # type: ignore[arg-type]
 
 
-def updated(sequence: int, *, priority: int = 1, **place: object) -> Recorded | Unreadable:
+def updated(sequence: int, *, priority: int = 1, **place: object) -> Read:
     return recorded(JobUpdated, spec_data("etl", priority=priority), sequence, **place)  # type: ignore[arg-type]
 
 
-def status_after(*events: Recorded | Unreadable) -> JobStatus:
+def status_after(*events: Read) -> JobStatus:
     """The status after these events, all of which make sense."""
     status: JobStatus | None = None
     for event in events:
@@ -200,14 +200,33 @@ _DEEP = 100_000
         _HEAD + b',"Labels":{"\xed\xa0\x80":""}}',
         _HEAD + b',"Meta":{"a":"\xff"}}',
         _HEAD + b',"Tasks":1e999}',
+    ],
+    ids=lambda spec: spec[:90].decode(errors="replace"),
+)
+def test_a_spec_that_cannot_be_read_freezes_its_job(spec: bytes) -> None:
+    """No bytes where a spec should be make the fold raise, or become a job that nobody can read."""
+    event = created(1)
+    assert isinstance(event, Recorded)
+    broken = msgspec.structs.replace(event.event, data=SpecData(msgspec.Raw(spec)))
+    folded = fold(None, Recorded(1, 1_000, broken))
+    assert isinstance(folded, JobStatus)
+    assert folded.is_lost
+    assert folded.quarantine is not None
+    assert folded.quarantine.sequence == 1
+    assert folded.quarantine.reason.startswith("event 1 has a spec that can't be understood: ")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
         _HEAD + b',"Tasks":' + b"[" * 300 + b"]" * 300 + b"}",
         _HEAD + b',"Tasks":' + b'{"[":' * 300 + b"1" + b"}" * 300 + b"}",
         _HEAD + b',"Tasks":' + b"[" * _DEEP + b"]" * _DEEP + b"}",
     ],
     ids=lambda spec: spec[:90].decode(errors="replace"),
 )
-def test_a_spec_that_cannot_be_read_is_an_anomaly(spec: bytes) -> None:
-    """No bytes where a spec should be make the fold raise, or become a job that nobody can read."""
+def test_a_spec_that_is_too_deep_is_an_anomaly(spec: bytes) -> None:
+    """Depth is judged before anything else, so that no caller's stack has a say."""
     event = created(1)
     assert isinstance(event, Recorded)
     broken = msgspec.structs.replace(event.event, data=SpecData(msgspec.Raw(spec)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from jobledger import JetStreamLog, Ledger, MemoryLog, Projector, ProjectorState
 from jobledger.projections import limits, projector, viewwriter
 from jobledger.projections.database import remove_view
 from jobledger.projections.errors import WaitTimeout
-from jobledger.store.errors import LogReplaced, LogTruncated, UnknownEventType
+from jobledger.store.errors import LogReplaced, LogTruncated
 from jobledger.store.events import JobCreated
 from jobledger.store.log import Draft, EventLog
 from jobledger.store.subjects import job_subject, named_job_id
@@ -186,18 +187,22 @@ async def test_anomalies_are_all_counted_and_some_kept(
     assert limits.ANOMALIES_KEPT >= 1_000
 
 
-async def test_an_event_type_of_a_newer_release_stops_the_projector(tmp_path: Path) -> None:
-    """Folding past it would give a wrong view; the error names the event and says to upgrade."""
+async def test_an_event_type_of_a_newer_release_freezes_its_job(tmp_path: Path) -> None:
+    """The job's row says since when and why; everything else goes on."""
     log = MemoryLog()
     good = draft(JobCreated, named_job_id("default", "a"), spec_data("a"), 1)
     newer = Draft(good.subject, "n2", good.payload.replace(b"job.created.v1", b"job.created.v9"))
-    await append_all(log, [good, newer])
+    other = draft(JobCreated, named_job_id("default", "b"), spec_data("b"), 3)
+    await append_all(log, [good, newer, other])
     path = tmp_path / "view.db"
-    async with Projector(log, path) as running:
-        with pytest.raises(UnknownEventType, match=r"event 2 .*job\.created\.v9.*upgrade"):
-            await running.wait_for(2)
-        assert running.state is ProjectorState.STOPPED
-    assert checkpoint_of(path)[1] == 0
+    await project_all(log, path)
+    assert checkpoint_of(path)[1:] == (3, 0)
+    async with await View.open(path) as view:
+        frozen = (await view.get("a")).status.quarantine
+        assert frozen is not None
+        assert frozen.sequence == 2
+        assert re.search(r"event 2 .*job\.created\.v9.*upgrade", frozen.reason)
+        assert (await view.get("b")).status.quarantine is None
 
 
 async def test_a_replaced_log_is_refused(tmp_path: Path) -> None:

@@ -71,3 +71,19 @@ class Checkpoint(msgspec.Struct, frozen=True):
     epoch: str
     sequence: int
     anomalies: int
+
+
+class Troubles(msgspec.Struct, frozen=True):
+    """What of the log a view could not read.
+
+    Attributes:
+        quarantined: jobs that are frozen, also those of which nothing but the subject is known.
+        damaged_events: sequences that are missing from the log, in all.
+        holes: ranges of them.
+        first_damaged: the first of them; 0: none.
+    """
+
+    quarantined: int = 0
+    damaged_events: int = 0
+    holes: int = 0
+    first_damaged: int = 0

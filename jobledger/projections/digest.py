@@ -1,8 +1,9 @@
 """The digest of a view: one hash over all its rows, by which two views at the same sequence can be compared.
 
-It covers every row of the jobs, specs, labels and anomalies, in the order of their keys, and the checkpoint's
-sequence and count of anomalies. It leaves out what may differ between equal replicas: the log's epoch, the
-version of the projection, the migrations, and how SQLite laid out its pages.
+It covers every row of the jobs, lost jobs, specs, labels and anomalies, in the order of their keys, and the
+checkpoint's sequence and count of anomalies. It leaves out what may differ between equal replicas: the log's
+epoch, the damage that was met, the version of the projection, the migrations, and how SQLite laid out its
+pages.
 """
 
 import hashlib
@@ -40,6 +41,12 @@ TABLES: Final = (
         "labels",
         ("key", "value", "created_sequence"),
         ("key", "value", "created_sequence"),
+        DIGEST_CHUNK_ROWS,
+    ),
+    Table(
+        "lost_jobs",
+        ("namespace", "id", "sequence", "passed", "quarantine"),
+        ("id", "namespace"),
         DIGEST_CHUNK_ROWS,
     ),
     Table("anomalies", ("sequence", "job_id", "reason"), ("sequence",), DIGEST_CHUNK_ROWS),

@@ -85,6 +85,10 @@ CHANGES_PAGE_BYTES = 4 * 1_048_576  # of specs, states and events on one page, b
 CHANGES_JOB_BYTES = 1_048_576  # of one job's events that are shown, but at least one; the rest are counted
 ASOF_LATE_INDEX_EVENTS = 50_000  # from so many on, the lists' indexes are made after the fold
 
+# --- quarantine and damage ----------------------------------------------------------------------------------
+HEAL_PAGE_JOBS = 100  # looked for at once; each is folded and written by itself
+QUARANTINE_LOG_LINES = 100  # of jobs that one reader finds quarantined; the rest are counted
+
 # --- the Merkle tree ----------------------------------------------------------------------------------------
 PROOFS_AT_ONCE = 32  # inclusion proofs made from one read: some hundred tiles, and 5 ms of hashing at most
 

@@ -58,18 +58,24 @@ class ScopeDriver(msgspec.Struct, frozen=True):
     """Collect a namespace's jobs in some states. In the order `created`, that is what a walk does anyway."""
 
 
+class QuarantineDriver(msgspec.Struct, frozen=True):
+    """Collect the jobs that are in quarantine; they have an index of their own."""
+
+
 class RangeDriver(msgspec.Struct, frozen=True):
     """Collect the jobs of a time range on the axis that the list is not sorted by."""
 
     axis: Order
 
 
-Driver = LabelDriver | ScopeDriver | RangeDriver
+Driver = LabelDriver | ScopeDriver | RangeDriver | QuarantineDriver
 
 
 def drivers_of(query: ListQuery) -> tuple[Driver, ...]:
     """The conditions that are worth counting; none if the index of the order serves all there is."""
     drivers: list[Driver] = [LabelDriver(found) for found in query.selector if found.operator.needs_key]
+    if query.quarantined:
+        drivers.append(QuarantineDriver())
     other = _other(query.order)
     if query.bounds(other) != (None, None):
         drivers.append(RangeDriver(other))
@@ -181,6 +187,8 @@ class _Builder:
             return "jobs AS j", self._scope("")
         if isinstance(driver, RangeDriver):
             return "jobs AS j", self._range(driver.axis, "", *self._query.bounds(driver.axis))
+        if isinstance(driver, QuarantineDriver):
+            return "jobs AS j", ["j.quarantine != ''"]
         requirement = driver.requirement
         conditions = [f"d.key = {self._add(requirement.key)}"]
         if requirement.operator is Operator.IN:
@@ -234,6 +242,8 @@ class _Builder:
         query = self._query
         other = _other(query.order)
         conditions = [] if isinstance(without, RangeDriver) else self._range(other, "+", *query.bounds(other))
+        if query.quarantined is not None:
+            conditions.append(f"+j.quarantine {'!=' if query.quarantined else '='} ''")
         if query.types:
             conditions.append(f"j.type IN ({self._list(query.types)})")
         settled = (

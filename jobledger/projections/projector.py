@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol, Self
 
-from jobledger.projections.batch import Batch, Folded, fold_batch, jobs_named, read_all
+from jobledger.projections.batch import Batch, Folded, Hole, fold_batch, holes_in, jobs_named, read_all
 from jobledger.projections.database import set_aside
 from jobledger.projections.errors import (
     ViewBusy,
@@ -29,9 +29,11 @@ from jobledger.projections.errors import (
     ViewUnwritable,
     WaitTimeout,
 )
+from jobledger.projections.healing import VOCABULARY, Healed, heal_view
 from jobledger.projections.limits import (
     COMMIT_MAX_BYTES,
     COMMIT_MAX_EVENTS,
+    QUARANTINE_LOG_LINES,
     RECONNECT_MAX_WAIT_SECONDS,
     RECONNECT_WAIT_SECONDS,
     VIEW_IO_ERRORS_MAX,
@@ -41,7 +43,7 @@ from jobledger.projections.limits import (
     WAIT_DEFAULT_SECONDS,
 )
 from jobledger.projections.viewwriter import Overtaken, ViewWriter
-from jobledger.store.errors import JobledgerError, LogBehind, LogUnavailable
+from jobledger.store.errors import JobledgerError, LogBehind, LogDamaged, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.log import EventLog, Feed
 
@@ -131,6 +133,8 @@ class Projector:
         self._wait_seconds = RECONNECT_WAIT_SECONDS  # before the log, or the file, is tried again
         self._task: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._reported_jobs: set[str] = set()  # in quarantine, with a line in the log; bounded
+        self._exclusive = asyncio.Lock()  # held while records are folded, and while jobs are folded again
         self._tap: Tap | None = None
         self._gates: list[Gate] = []
         self._suspended: ViewError | None = None  # what the gates were told
@@ -334,6 +338,7 @@ class Projector:
             await self._open_view()
         if self._feed is None:
             self._feed = await self._open_feed()
+        await self._heal_after_upgrade()
         await self._follow(self._feed)
 
     async def _guard(self) -> None:
@@ -465,8 +470,47 @@ class Projector:
                     self._io_errors = 0
                     await self._let_readers_in()
                     await self._enter(ProjectorState.LIVE)
-            for chunk in _chunks(await feed.take(COMMIT_MAX_EVENTS)):
-                await self._project(chunk)
+            try:
+                records = await feed.take(COMMIT_MAX_EVENTS)
+            except LogDamaged as damage:
+                async with self._exclusive:
+                    await self._pass(damage.last)
+                continue
+            for chunk in _chunks(records):
+                async with self._exclusive:
+                    await self._project(chunk)
+
+    async def heal(self) -> Healed:
+        """Fold the jobs in quarantine again, from their own events: after a repair of the log, say.
+
+        Everything else goes on; a projector of another release does it by itself when it begins.
+
+        Raises:
+            ViewError: if this projector is stopped, or another one moved on in the same file; try again.
+            LogUnavailable: if the log can't be read; try again.
+        """
+        if self._task is None or self._state is ProjectorState.STOPPED:
+            raise ViewError(f"the projector of {self._path} is stopped; start it first")
+        async with self._exclusive:
+            await self._written()
+            try:
+                return await heal_view(self._log, self._writer)
+            except Overtaken as error:
+                raise ViewError(f"{error}; heal the view again") from error
+
+    async def _heal_after_upgrade(self) -> None:
+        async with self._exclusive:
+            await self._written()
+            if await self._writer.knows(VOCABULARY):
+                return
+            healed = await heal_view(self._log, self._writer)
+            await self._writer.learn(VOCABULARY)
+        if healed.jobs:
+            _log.info(
+                "this release reads other events than the one before: %d quarantined jobs were folded again,"
+                " %d changed, %d still are in quarantine",
+                *healed,
+            )
 
     async def _project(self, records: Sequence[Record]) -> None:
         """Fold a batch while the one before is being written, then write it."""
@@ -474,12 +518,50 @@ class Projector:
         known = await self._writer.statuses(jobs_named(events))
         batch = fold_batch(events, known, records if self._tap is not None else ())
         batch.last_time = records[-1].time
+        batch.holes = holes_in(records, self._folded)
+        self._report(batch)
         batch.tree = self._writer.grow(records)
         await self._written()
         self._writer.remember(batch.statuses)
         self._folded = batch.last_sequence
         # A task of its own: a stop in mid-transaction lets it finish instead of tearing it.
         self._writing = asyncio.create_task(self._write(batch))
+
+    async def _pass(self, up_to: int) -> None:
+        """Go on after events at the end of the log that can't be read: nothing comes after them yet."""
+        batch = Batch({}, {}, {}, [], [], {}, up_to)
+        batch.holes = [Hole(self._folded + 1, up_to)]
+        batch.folded = [] if self._tap is not None else None
+        batch.tree = self._writer.grow((), up_to)
+        self._report(batch)
+        await self._written()
+        self._folded = up_to
+        self._writing = asyncio.create_task(self._write(batch))
+
+    def _report(self, batch: Batch) -> None:
+        """One line in the log for each hole, and for each job that is quarantined, up to a limit."""
+        for hole in batch.holes:
+            _log.error(
+                "the log is damaged: events %d to %d are missing; the view goes on after them, jobs that miss"
+                " one are quarantined (`jobledger view damage`)",
+                *hole,
+            )
+        for status in batch.statuses.values():
+            quarantine = status.quarantine
+            if (
+                quarantine is None
+                or len(quarantine.unread) > 1
+                or len(self._reported_jobs) >= QUARANTINE_LOG_LINES
+            ):
+                continue
+            if status.id not in self._reported_jobs:
+                self._reported_jobs.add(status.id)
+                _log.warning(
+                    "job %s in namespace %s is quarantined: %s",
+                    status.id,
+                    status.namespace,
+                    quarantine.reason,
+                )
 
     async def _write(self, batch: Batch) -> None:
         await self._writer.write(batch)

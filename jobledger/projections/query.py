@@ -27,6 +27,8 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
         states: any of these.
         types: any of these job types.
         selector: conditions on labels, as `parse_selector` returns them.
+        quarantined: only jobs that are frozen, because an event of theirs can't be read (True), or only the
+            others (False); None for all.
         created_from: Unix nanoseconds, inclusive.
         created_to: Unix nanoseconds, exclusive.
         modified_from: Unix nanoseconds, inclusive.
@@ -47,6 +49,7 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
     states: tuple[StateType, ...] = ()
     types: tuple[str, ...] = ()
     selector: tuple[Requirement, ...] = ()
+    quarantined: bool | None = None
     created_from: int | None = None
     created_to: int | None = None
     modified_from: int | None = None

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from jobledger.store.fold import SpecHead
-from jobledger.store.job import Job, JobStatus, State, StateType
+from jobledger.store.fold import SpecHead, lost
+from jobledger.store.job import Job, JobStatus, Quarantine, State, StateType
 
 JOB_COLUMNS: Final = (
     "created_sequence",
@@ -26,6 +26,8 @@ JOB_COLUMNS: Final = (
     "spec_sequence",
     "sequence",
     "tags",
+    "passed",
+    "quarantine",
 )
 """The columns of the table `jobs`, in its order; what `row_of` returns."""
 
@@ -44,6 +46,8 @@ STATUS_COLUMNS: Final = (
     "spec_sequence",
     "sequence",
     "tags",
+    "passed",
+    "quarantine",
 )
 """The columns that make a `JobStatus`; what `status_of` takes, and `job_of` with the spec behind them."""
 
@@ -61,6 +65,8 @@ RESPECIFIED_COLUMNS: Final = (
     "spec_sequence",
     "sequence",
     "tags",
+    "passed",
+    "quarantine",
 )
 """The columns that a new spec changes, behind the key; what `respecified_row` returns."""
 
@@ -73,16 +79,20 @@ RESTATED_COLUMNS: Final = (
     "modify_time",
     "sequence",
     "tags",
+    "passed",
+    "quarantine",
 )
 """The columns that a new state or tag changes, behind the key; what `restated_row` returns."""
 
 NO_DETAILS: Final = ""
 NO_TAGS: Final = ""
+NO_QUARANTINE: Final = ""
 
 Row = Sequence[Any]
 
 _details_encoder = msgspec.json.Encoder(order="deterministic")
 _details_decoder: Final = msgspec.json.Decoder(dict[str, str])
+_quarantine_decoder: Final = msgspec.json.Decoder(Quarantine)
 _tags_decoder: Final = msgspec.json.Decoder(dict[str, int])
 # Most states say nothing but their type, and a frozen State can be shared by all jobs that are in it.
 _PLAIN_STATES: Final = {kind.value: State(state_type=kind) for kind in StateType}
@@ -109,6 +119,8 @@ def row_of(status: JobStatus, head: SpecHead) -> tuple[Any, ...]:
         status.spec_sequence,
         status.sequence,
         tags_of(status),
+        status.passed,
+        quarantine_of(status),
     )
 
 
@@ -129,6 +141,8 @@ def respecified_row(status: JobStatus, head: SpecHead) -> tuple[Any, ...]:
         status.spec_sequence,
         status.sequence,
         tags_of(status),
+        status.passed,
+        quarantine_of(status),
     )
 
 
@@ -144,6 +158,8 @@ def restated_row(status: JobStatus) -> tuple[Any, ...]:
         status.modify_time,
         status.sequence,
         tags_of(status),
+        status.passed,
+        quarantine_of(status),
     )
 
 
@@ -155,6 +171,27 @@ def details_of(state: State) -> str:
 def tags_of(status: JobStatus) -> str:
     """The column `tags`: JSON with sorted keys; empty for none."""
     return _details_encoder.encode(status.tags).decode() if status.tags else NO_TAGS
+
+
+def quarantine_of(status: JobStatus) -> str:
+    """The column `quarantine`: JSON, also with what the job is beyond it; empty for none."""
+    quarantine = status.quarantine
+    return _details_encoder.encode(quarantine).decode() if quarantine is not None else NO_QUARANTINE
+
+
+def lost_row(status: JobStatus) -> tuple[Any, ...]:
+    """A job of which no creating event can be read, as a row of the table `lost_jobs`."""
+    sequence = status.quarantine.sequence if status.quarantine is not None else 0
+    return (status.namespace, status.id, sequence, status.passed, quarantine_of(status))
+
+
+def lost_status_of(row: Row) -> JobStatus:
+    """The status in a row of `lost_jobs`."""
+    namespace, job_id, _, passed, quarantine = row
+    return msgspec.structs.replace(
+        lost(namespace, job_id, passed),
+        quarantine=_quarantine_decoder.decode(quarantine) if quarantine else None,
+    )
 
 
 def status_of(row: Row) -> JobStatus:
@@ -181,6 +218,8 @@ def status_of(row: Row) -> JobStatus:
         spec_sequence=row[11],
         sequence=row[12],
         tags=_tags_decoder.decode(row[13]) if row[13] else {},
+        passed=row[14],
+        quarantine=_quarantine_decoder.decode(row[15]) if row[15] else None,
     )
 
 

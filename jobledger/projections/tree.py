@@ -59,13 +59,16 @@ class TreeKeeper:
         self._edge = edge
         self._missing = missing
 
-    def step(self, records: Sequence[Record]) -> TreeStep:
+    def step(self, records: Sequence[Record], up_to: int = 0) -> TreeStep:
         """Append records; if writing the step fails, the tree must be loaded again.
 
         Args:
             records: all that follow what was appended before, in order.
+            up_to: without any, the last sequence that is missing after it.
         """
-        whole = () if self._missing else self._until_hole(records)
+        if not records and not self._missing and up_to > self._edge.size:
+            self._missing = self._edge.size + 1
+        whole = self._until_hole(records) if records and not self._missing else ()
         growth = self._edge.grow(leaf_hashes(whole))
         self._edge = growth.edge
         return TreeStep(TreeMark(self._edge.size, self._missing), growth.tail, _work(growth))

@@ -10,7 +10,8 @@ from typing import Final, Self
 
 import msgspec
 
-from jobledger.projections.answers import Checkpoint, JobVersion, Page, page_of, size_of_job
+from jobledger.projections.answers import Checkpoint, JobVersion, Page, Troubles, page_of, size_of_job
+from jobledger.projections.batch import Hole
 from jobledger.projections.cursor import Order, Position, encode_cursor
 from jobledger.projections.database import Reader
 from jobledger.projections.digest import digest_of
@@ -29,7 +30,7 @@ from jobledger.projections.limits import (
 from jobledger.projections.plan import choose_driver, count_statement, drivers_of, page_statement
 from jobledger.projections.pool import ReaderPool
 from jobledger.projections.query import ListQuery, check_limit
-from jobledger.projections.rows import STATUS_COLUMNS, job_of, status_of
+from jobledger.projections.rows import STATUS_COLUMNS, job_of, lost_status_of, status_of
 from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.fold import Anomaly
 from jobledger.store.job import Job, JobStatus, StateType
@@ -51,14 +52,41 @@ _BY_PREFIX: Final = (
 )
 _VERSION: Final = (
     "SELECT v.version, v.sequence, v.time, v.spec FROM jobs AS j LEFT JOIN specs AS v"
-    " ON v.created_sequence = j.created_sequence AND v.version = ? WHERE j.id = ?"
+    " ON v.created_sequence = j.created_sequence AND v.version = ? AND v.version <= j.version WHERE j.id = ?"
 )
 _VERSIONS: Final = (
     "SELECT v.version, v.sequence, v.time, v.spec FROM jobs AS j LEFT JOIN specs AS v"
-    " ON v.created_sequence = j.created_sequence AND v.version > ? WHERE j.id = ? ORDER BY v.version LIMIT ?"
+    " ON v.created_sequence = j.created_sequence AND v.version > ? AND v.version <= j.version"
+    " WHERE j.id = ? ORDER BY v.version LIMIT ?"
 )
 _STATUSES: Final = (
     f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+)
+_LOST: Final = (
+    "SELECT namespace, id, sequence, passed, quarantine FROM lost_jobs"
+    " WHERE id IN (SELECT value FROM json_each(?))"
+)
+_QUARANTINED: Final = (
+    f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE quarantine != '' AND created_sequence > ?"
+    " ORDER BY created_sequence LIMIT ?"
+)
+_LOST_PAGE: Final = (
+    "SELECT namespace, id, sequence, passed, quarantine FROM lost_jobs"
+    " WHERE sequence > 0 AND (id, namespace) > (?, ?) ORDER BY id, namespace LIMIT ?"
+)
+_UNREAD_IN: Final = (
+    "EXISTS (SELECT 1 FROM json_each(quarantine, '$.unread') AS u"
+    " WHERE json_extract(u.value, '$.Sequence') BETWEEN ?1 AND ?2) LIMIT ?3"
+)
+_MISSING: Final = f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE quarantine != '' AND {_UNREAD_IN}"
+_LOST_MISSING: Final = (
+    f"SELECT namespace, id, sequence, passed, quarantine FROM lost_jobs WHERE sequence > 0 AND {_UNREAD_IN}"
+)
+_DAMAGE: Final = "SELECT first, last FROM damage WHERE first > ? ORDER BY first LIMIT ?"
+_TROUBLES: Final = (
+    "SELECT (SELECT count(*) FROM jobs WHERE quarantine != '')"
+    " + (SELECT count(*) FROM lost_jobs WHERE sequence > 0),"
+    " coalesce(sum(last - first + 1), 0), count(*), coalesce(min(first), 0) FROM damage"
 )
 _SPECS_AT: Final = "SELECT sequence, spec FROM specs WHERE sequence IN (SELECT value FROM json_each(?))"
 _COUNTS: Final = "SELECT state, count(*) FROM jobs GROUP BY state"
@@ -239,6 +267,71 @@ class View:
         """The statuses of those of these jobs that there are; the caller bounds how many it asks for."""
         rows = await self._long_rows(_STATUSES, (msgspec.json.encode(tuple(job_ids)).decode(),))
         return {row[0]: status_of(row) for row in rows}
+
+    async def lost(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
+        """The statuses of those of these jobs of which no creating event can be read."""
+        rows = await self._long_rows(_LOST, (msgspec.json.encode(tuple(job_ids)).decode(),))
+        return {row[1]: lost_status_of(row) for row in rows}
+
+    async def quarantined(self, *, after: int = 0, limit: int = LIST_DEFAULT_LIMIT) -> tuple[JobStatus, ...]:
+        """Jobs in quarantine, in the order in which they were created; without those that are lost.
+
+        Args:
+            after: only those created after this sequence: `created_sequence` of the last of the page before.
+            limit: how many at most.
+
+        Raises:
+            InvalidInput: for a limit not within 1 and `LIST_MAX_LIMIT`.
+        """
+        check_limit(limit)
+        rows = await self._rows(_QUARANTINED, (max(0, min(after, INT_MAX)), limit))
+        return tuple(status_of(row) for row in rows)
+
+    async def lost_jobs(
+        self, *, after: tuple[str, str] = ("", ""), limit: int = LIST_DEFAULT_LIMIT
+    ) -> tuple[JobStatus, ...]:
+        """Jobs in quarantine of which no creating event can be read, by id and namespace.
+
+        Args:
+            after: id and namespace of the last of the page before.
+            limit: how many at most.
+
+        Raises:
+            InvalidInput: for a limit not within 1 and `LIST_MAX_LIMIT`.
+        """
+        check_limit(limit)
+        return tuple(lost_status_of(row) for row in await self._rows(_LOST_PAGE, (*after, limit)))
+
+    async def damage(self, *, after: int = 0, limit: int = LIST_DEFAULT_LIMIT) -> tuple[Hole, ...]:
+        """Sequences that the log no longer held when this view read on, oldest first.
+
+        Args:
+            after: only those after this sequence.
+            limit: how many at most.
+
+        Raises:
+            InvalidInput: for a limit not within 1 and `LIST_MAX_LIMIT`.
+        """
+        check_limit(limit)
+        return tuple(Hole(*row) for row in await self._rows(_DAMAGE, (max(0, min(after, INT_MAX)), limit)))
+
+    async def missing_events(self, hole: Hole, limit: int = LIST_DEFAULT_LIMIT) -> tuple[JobStatus, ...]:
+        """Jobs that are known to miss an event of a hole: they are in quarantine for it.
+
+        Args:
+            hole: the range.
+            limit: how many at most.
+        """
+        check_limit(limit)
+        bounds = (hole.first, hole.last, limit)
+        jobs = [status_of(row) for row in await self._long_rows(_MISSING, bounds)]
+        lost = await self._long_rows(_LOST_MISSING, (hole.first, hole.last, limit - len(jobs)))
+        return (*jobs, *(lost_status_of(row) for row in lost))
+
+    async def troubles(self) -> Troubles:
+        """How many jobs are in quarantine, and how many events are missing from the log."""
+        [row] = await self._rows(_TROUBLES)
+        return Troubles(*row)
 
     async def specs_at(self, sequences: Iterable[int]) -> dict[int, bytes]:
         """The specs that the events at these sequences set; the caller bounds how many it asks for."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from jobledger.projections.batch import Batch, label_rows
+from jobledger.projections.batch import Batch, label_rows, lost_key, resolve_thawed
 from jobledger.projections.database import Writer
 from jobledger.projections.errors import ViewError, ViewFromNewerRelease
 from jobledger.projections.limits import (
@@ -22,6 +22,8 @@ from jobledger.projections.rows import (
     RESPECIFIED_COLUMNS,
     RESTATED_COLUMNS,
     STATUS_COLUMNS,
+    lost_row,
+    lost_status_of,
     respecified_row,
     restated_row,
     row_of,
@@ -33,7 +35,7 @@ from jobledger.store.errors import JobledgerError
 from jobledger.store.events import Record
 from jobledger.store.job import JobStatus
 
-PROJECTION_VERSION = 2
+PROJECTION_VERSION = 3
 """Raise it when the fold or the rows come to mean something else: older files then rebuild themselves."""
 
 
@@ -60,7 +62,27 @@ _MOVE_CHECKPOINT = (
     " WHERE only_row = 1 AND sequence = ? AND epoch = ? AND projection = ? AND tree_size = ?"
 )
 _STATUSES = f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
-_TABLES = ("jobs", "specs", "labels", "anomalies", *TREE_TABLES)
+_LOST = (
+    "SELECT namespace, id, sequence, passed, quarantine FROM lost_jobs"
+    " WHERE id IN (SELECT value FROM json_each(?))"
+)
+_PUT_LOST = "INSERT OR REPLACE INTO lost_jobs (namespace, id, sequence, passed, quarantine) VALUES {values}"
+_DROP_LOST = "DELETE FROM lost_jobs WHERE (namespace, id) IN (VALUES {values})"
+_QUARANTINED = (
+    f"SELECT {', '.join(STATUS_COLUMNS)} FROM jobs WHERE quarantine != '' AND created_sequence > ?"
+    " ORDER BY created_sequence LIMIT ?"
+)
+_LOST_PAGE = (
+    "SELECT namespace, id, sequence, passed, quarantine FROM lost_jobs"
+    " WHERE sequence > 0 AND (id, namespace) > (?, ?) ORDER BY id, namespace LIMIT ?"
+)
+_DROP_ANOMALIES = "DELETE FROM anomalies WHERE job_id = ? AND sequence IN (SELECT value FROM json_each(?))"
+_RECOUNT = (
+    "UPDATE checkpoint SET anomalies = ? WHERE only_row = 1 AND sequence = ? AND epoch = ? AND projection = ?"
+)
+_SPECS_AT = "SELECT sequence, spec FROM specs WHERE sequence IN (SELECT value FROM json_each(?))"
+_PUT_DAMAGE = "INSERT OR IGNORE INTO damage (first, last) VALUES {values}"
+_TABLES = ("jobs", "lost_jobs", "specs", "labels", "anomalies", "damage", *TREE_TABLES)
 
 
 class Overtaken(JobledgerError):
@@ -82,6 +104,7 @@ class ViewWriter:
         self.time = 0  # the stream's, of the record at that sequence; 0: not known
         self.epoch: str | None = None
         self._anomalies = 0
+        self._has_lost = False  # whether there is any lost job, written or not
 
     @classmethod
     async def open(cls, path: Path, *, tree: bool = False) -> "ViewWriter":
@@ -152,6 +175,8 @@ class ViewWriter:
                     f"another projector keeps {path} {'without' if self._keeps_tree else 'with'} a Merkle"
                     " tree: start all projectors of one file with the same `tree`"
                 )
+            [(lost,)] = await self._writer.rows("SELECT EXISTS (SELECT 1 FROM lost_jobs)")
+            self._has_lost = bool(lost)
             self._tree = await load_tree(self._writer, self._mark) if self._keeps_tree else None
         return self.sequence
 
@@ -168,7 +193,7 @@ class ViewWriter:
             self.epoch = epoch
 
     async def statuses(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
-        """The statuses of those of these jobs that the view has."""
+        """The statuses of those of these jobs that the view has, by id; those of lost jobs by `lost_key`."""
         found: dict[str, JobStatus] = {}
         missing: list[str] = []
         for job_id in job_ids:
@@ -182,6 +207,13 @@ class ViewWriter:
             for row in await self._writer.rows(_STATUSES, (chunk,)):
                 status = status_of(row)
                 found[status.id] = status
+        if self._has_lost:
+            for start in range(0, len(missing), LOOKUP_CHUNK):
+                chunk = msgspec.json.encode(missing[start : start + LOOKUP_CHUNK]).decode()
+                for row in await self._writer.rows(_LOST, (chunk,)):
+                    status = lost_status_of(row)
+                    found[lost_key(status.namespace, status.id)] = status
+            found |= {key: status for key, status in self._newest.items() if status.is_lost}
         return found
 
     def remember(self, statuses: dict[str, JobStatus]) -> None:
@@ -190,6 +222,7 @@ class ViewWriter:
         If writing fails, `reload` forgets them.
         """
         self._newest = statuses
+        self._has_lost = self._has_lost or any(status.is_lost for status in statuses.values())
         known = self._statuses
         for job_id in statuses:
             known.pop(job_id, None)
@@ -197,12 +230,16 @@ class ViewWriter:
         for job_id in list(islice(known, max(0, len(known) - FOLD_CACHE_JOBS))):
             del known[job_id]
 
-    def grow(self, records: Sequence[Record]) -> TreeStep | None:
+    def grow(self, records: Sequence[Record], up_to: int = 0) -> TreeStep | None:
         """Append records to the tree, if one is kept, for the batch that they become.
 
         If writing fails, `reload` forgets it.
+
+        Args:
+            records: all that follow what was appended before.
+            up_to: without any, the end of the log, whose last events can't be read; the tree ends there.
         """
-        return self._tree.step(records) if self._tree is not None else None
+        return self._tree.step(records, up_to) if self._tree is not None else None
 
     async def write(self, batch: Batch) -> None:
         """Rows and checkpoint, in one transaction.
@@ -212,6 +249,10 @@ class ViewWriter:
             ViewError: if SQLite can't write; nothing is written then.
         """
         writer, tree = self._writer, batch.tree or NO_STEP
+        if batch.thawed:
+            resolve_thawed(
+                batch, await self._specs_at(status.spec_sequence for status, _ in batch.thawed.values())
+            )
         anomalies = self._anomalies + len(batch.anomalies)
         kept = batch.anomalies[: max(0, ANOMALIES_KEPT - self._anomalies)]
         work: list[tuple[str, Sequence[Sequence[object]]]] = [
@@ -222,6 +263,9 @@ class ViewWriter:
             (_DELETE_LABELS, [(status.created_sequence,) for status, _ in batch.respecified.values()]),
             (_INSERT_LABEL, label_rows(batch.created.values()) + label_rows(batch.respecified.values())),
             (_INSERT_ANOMALY, [(anomaly.sequence, anomaly.job_id, anomaly.reason) for anomaly in kept]),
+            (_PUT_LOST, [lost_row(status) for status in batch.lost.values()]),
+            (_DROP_LOST, [tuple(key.split("\0", 1)) for key in batch.found]),
+            (_PUT_DAMAGE, batch.holes),
             *tree.work,
         ]
         async with writer.transaction():
@@ -235,6 +279,68 @@ class ViewWriter:
             await writer.write_all(work)
         self.sequence, self.time = batch.last_sequence, batch.last_time
         self._anomalies, self._mark = anomalies, tree.mark
+
+    async def quarantined(self, after: int, limit: int) -> list[JobStatus]:
+        """Jobs in quarantine that were created after a sequence, in that order."""
+        return [status_of(row) for row in await self._writer.rows(_QUARANTINED, (after, limit))]
+
+    async def lost_jobs(self, after: tuple[str, str], limit: int) -> list[JobStatus]:
+        """Jobs of which no creating event can be read, by id and namespace, after one of them."""
+        rows = await self._writer.rows(_LOST_PAGE, (*after, limit))
+        return [lost_status_of(row) for row in rows]
+
+    async def replace(self, before: JobStatus, batch: Batch, sequences: Sequence[int]) -> None:
+        """Write a job again that was in quarantine, folded from all its events up to the checkpoint.
+
+        Args:
+            before: the job as the view has it.
+            batch: the job alone, folded from nothing.
+            sequences: of the records on its subject.
+
+        Raises:
+            Overtaken: if another projector moved the checkpoint; nothing is written then.
+        """
+        writer = self._writer
+        mine = msgspec.json.encode(sequences).decode()
+        created = {row[1] for row in batch.specs} | {before.created_sequence}
+        async with writer.transaction():
+            others = self._anomalies - await writer.execute(_DROP_ANOMALIES, (before.id, mine))
+            count = others + len(batch.anomalies)
+            kept = batch.anomalies[: max(0, ANOMALIES_KEPT - others)]
+            place = (self.sequence, self.epoch, PROJECTION_VERSION)
+            if await writer.execute(_RECOUNT, (count, *place)) != 1:
+                raise Overtaken(f"another projector moved the checkpoint of {writer.path}")
+            for sequence in sorted(created):
+                for table in ("jobs", "labels", "specs"):
+                    await writer.execute(f"DELETE FROM {table} WHERE created_sequence = ?", (sequence,))
+            await writer.write_all(
+                [
+                    (_DROP_LOST, [(before.namespace, before.id)]),
+                    (_INSERT_JOB, [row_of(status, head) for status, head in batch.created.values()]),
+                    (_INSERT_SPEC, batch.specs),
+                    (_INSERT_LABEL, label_rows(batch.created.values())),
+                    (_PUT_LOST, [lost_row(status) for status in batch.lost.values()]),
+                    (_INSERT_ANOMALY, [(each.sequence, each.job_id, each.reason) for each in kept]),
+                ]
+            )
+        self._anomalies = count
+        self._has_lost = self._has_lost or bool(batch.lost)
+        self._statuses.pop(before.id, None)
+        self._newest = {}
+
+    async def knows(self, vocabulary: str) -> bool:
+        """Whether the view was folded by a release with these types of events."""
+        row = await self._writer.row("SELECT vocabulary FROM checkpoint")
+        return row is not None and row[0] == vocabulary
+
+    async def learn(self, vocabulary: str) -> None:
+        """Note that all rows are what a release with these types of events makes of the log."""
+        await self._writer.execute("UPDATE checkpoint SET vocabulary = ?", (vocabulary,))
+
+    async def _specs_at(self, sequences: Iterable[int]) -> dict[int, bytes]:
+        """The specs that the events at these sequences set."""
+        wanted = msgspec.json.encode(tuple(sequences)).decode()
+        return dict(await self._writer.rows(_SPECS_AT, (wanted,)))
 
     async def _reset_if_older(self) -> None:
         """Make the checkpoint row, or empty a file whose rows mean something else, or that lacks the tree."""
@@ -277,6 +383,8 @@ def is_small(status: JobStatus) -> bool:
     state = status.state
     return (
         len(state.message) <= FOLD_CACHE_MESSAGE_CHARACTERS
+        and status.quarantine is None
+        and not status.is_lost
         and not state.details
         and len(status.tags) <= FOLD_CACHE_TAGS
     )

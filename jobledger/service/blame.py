@@ -15,7 +15,7 @@ from jobledger.service.errors import PayloadTooLarge
 from jobledger.service.limits import BLAME_MAX_FIELDS, DIFF_MAX_BYTES
 from jobledger.service.structure import Edit, Path, Step, edits, leaves
 from jobledger.store.events import Record, read_record
-from jobledger.store.fold import Anomaly, fold_job
+from jobledger.store.fold import fold_job_on
 from jobledger.store.history import HistoryItem, tell
 from jobledger.store.job import Job, JobStatus
 
@@ -64,6 +64,7 @@ class Blame:
 
     def __init__(self) -> None:
         self.job: Job | None = None
+        self._held: Job | None = None  # also one of which no creating event can be read
         self._spec: dict[str, Any] = {}
         self._rest: dict[str, Any] = {}
         self._tree = _Node(0, {})
@@ -74,15 +75,18 @@ class Blame:
 
         Raises:
             PayloadTooLarge: if the job is larger than what is blamed.
-            UnknownEventType: if a newer release wrote it.
         """
-        before = self.job
-        folded = fold_job(before, read_record(record))
-        if isinstance(folded, Anomaly) or folded.status.sequence != record.sequence:
+        before = self._held
+        folded = self._held = fold_job_on(before, read_record(record))
+        if folded is None or folded.status.is_lost:
             return
-        [(item, _)] = tell((record,), before.status if before is not None else None)
+        if before is not None and before.status.is_lost:
+            before = None
         self.job = folded
-        if before is None or folded.status.spec_sequence == record.sequence:
+        if folded.status.sequence != record.sequence:
+            return  # an anomaly, or of a frozen job
+        [(item, _)] = tell((record,), before.status if before is not None else None)
+        if before is None or before.status.spec_sequence != folded.status.spec_sequence:
             self._enter(item, self._spec, spec := _spec_of(folded))
             self._spec = spec
         self._enter(item, self._rest, rest := _rest_of(folded.status))

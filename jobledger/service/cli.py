@@ -130,6 +130,7 @@ _COMMANDS = "jobledger.service.commands"
             f"{_COMMANDS}.subscriptions:subscriptions", "Look at durable subscriptions, and mend them."
         ),
         "token": Lazy(f"{_COMMANDS}.token:token", "Make, list and revoke the tokens of a service."),
+        "view": Lazy(f"{_COMMANDS}.view:view", "Look at what of the log could not be read."),
         "version": Lazy(f"{_COMMANDS}.version:version", "Show the versions of client and service."),
         "webhook": Lazy(f"{_COMMANDS}.webhook:webhook", "Send events to a URL, signed."),
     },
@@ -142,6 +143,9 @@ def cli() -> None:
 @cli.group(
     cls=LazyGroup,
     lazy={
+        "accept-unreadable": Lazy(
+            f"{_COMMANDS}.accept:accept_unreadable", "Accept that an event of a job can't be read."
+        ),
         "blame": Lazy(f"{_COMMANDS}.blame:blame", "Show who last set each field of a job, when, and why."),
         "describe": Lazy(f"{_COMMANDS}.describe:describe", "Show a job and its timeline."),
         "diff": Lazy(

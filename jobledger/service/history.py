@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from jobledger.service.position import format_cursor
-from jobledger.store.events import JobCreated, JobStateChanged, JobTagged, JobUpdated, event_type
+from jobledger.store.events import JobAccepted, JobCreated, JobStateChanged, JobTagged, JobUpdated, event_type
 from jobledger.store.history import HistoryItem
 from jobledger.store.job import StateType
 from jobledger.store.values import rfc3339
@@ -14,6 +14,7 @@ _SUBMISSION: Final = {event_type(JobCreated): "Job submitted", event_type(JobUpd
 _RERUN: Final = "Job rerun requested"
 _STATE_CHANGED: Final = event_type(JobStateChanged)
 _TAGGED: Final = event_type(JobTagged)
+_ACCEPTED: Final = event_type(JobAccepted)
 
 
 def history_item(job_id: str, item: HistoryItem, mark: str = "") -> dict[str, Any]:
@@ -42,6 +43,10 @@ def history_item(job_id: str, item: HistoryItem, mark: str = "") -> dict[str, An
     }
     if item.tag:
         told |= {"Tag": item.tag, "TagVersion": item.tag_version}
+    if item.quarantine:
+        told["Quarantine"] = item.anomaly or item.quarantine
+    if item.accepted:
+        told["AcceptedSequence"] = item.accepted
     if mark:
         told["Cursor"] = format_cursor(mark, item.sequence)
     return told
@@ -58,6 +63,20 @@ def _event(item: HistoryItem, time: str) -> dict[str, Any]:
         return {
             "Topic": "Tag",
             "Message": tag_words(item.tag, item.tag_version),
+            "Timestamp": time,
+            "Details": {"Reason": item.reason} if item.reason else {},
+        }
+    if item.quarantine and item.anomaly:
+        return {
+            "Topic": "Quarantine",
+            "Message": item.anomaly,
+            "Timestamp": time,
+            "Details": {"IsError": "true"},
+        }
+    if item.type == _ACCEPTED:
+        return {
+            "Topic": "Quarantine",
+            "Message": f"Event {item.accepted} accepted as unreadable",
             "Timestamp": time,
             "Details": {"Reason": item.reason} if item.reason else {},
         }

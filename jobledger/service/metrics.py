@@ -200,6 +200,9 @@ class _Readings(Collector):
                 "Least free space of the file systems that the service writes to.",
                 min((disk.free_bytes for disk in seen.disks), default=0),
             ),
+            ("quarantined_jobs", "Jobs that are frozen: an event can't be read.", seen.troubles.quarantined),
+            ("log_damaged", "1 if events are missing from the log.", float(seen.troubles.holes > 0)),
+            ("log_damaged_events", "Events that are missing from the log.", seen.troubles.damaged_events),
             ("view_size_bytes", "Size of the view's files.", seen.view_bytes),
         ):
             yield GaugeMetricFamily(f"jobledger_{name}", meaning, value=value)

@@ -16,7 +16,13 @@ import msgspec
 
 from jobledger.store.cache import Known
 from jobledger.store.command import About, Receipt, receipt_of
-from jobledger.store.decide import Decision, check_revision, contention, is_same_data
+from jobledger.store.decide import (
+    Decision,
+    check_not_quarantined,
+    check_revision,
+    contention,
+    is_same_data,
+)
 from jobledger.store.errors import (
     Conflict,
     Contention,
@@ -56,6 +62,7 @@ class Command(msgspec.Struct, frozen=True):
         decide: what it means for the job as it is then.
         event_id: of the event to append.
         about: what came with the command.
+        of_frozen: whether it is for a job in quarantine, too; others are refused there.
     """
 
     job_id: str
@@ -63,6 +70,7 @@ class Command(msgspec.Struct, frozen=True):
     decide: Decide
     event_id: str
     about: About
+    of_frozen: bool = False
 
 
 class Attempt:
@@ -131,8 +139,12 @@ class Attempt:
         if earlier is not None:
             return earlier
         command, job = self._command, self._known.job
+        if command.of_frozen:
+            job = job or self._known.lost
         expected_revision = command.about.get("expected_revision")
         try:
+            if self._known.status is not None and not command.of_frozen:
+                check_not_quarantined(self._known.status)
             if job is None:
                 command.decide(None)  # "no such job" says more than "it is at revision 0"
             check_revision(job, expected_revision, job_id=command.job_id)
@@ -189,6 +201,8 @@ class Attempt:
     async def _is_repeat_of(self, item: HistoryItem) -> bool:
         """Whether this very command would have appended that event: an id alone does not identify it."""
         job, event = await self._reader.event_at(self._known.subject, item.sequence)
+        if job is not None and job.status.is_lost and not self._command.of_frozen:
+            job = None
         try:
             decision = self._command.decide(job)
         except (Refused, Conflict, JobNotFound):

@@ -29,6 +29,7 @@ class Known(msgspec.Struct, frozen=True):
         job: the job; None if its subject holds no job.
         sequence: the last sequence of the subject, which the next append expects.
         time: the stream's time of the record at that sequence; 0 if it is not known.
+        lost: what is known of a job of which no creating event could be read; None for all others.
         base: the same subject as it was last read from the log. An acknowledgement carries no stream time, so
             what was folded from our own appends since lacks it: good enough to decide on, not to be shown.
     """
@@ -38,6 +39,13 @@ class Known(msgspec.Struct, frozen=True):
     sequence: int = 0
     base: "Known | None" = None
     time: int = 0
+    lost: Job | None = None
+
+    @property
+    def status(self) -> JobStatus | None:
+        """What the fold knows of the subject, also of a job of which nothing else is known."""
+        held = self.job or self.lost
+        return held.status if held is not None else None
 
 
 class HistoryPlace(NamedTuple):
@@ -201,7 +209,9 @@ def _size(known: Known) -> int:
 
 
 def _job_size(job: Job) -> int:
-    return len(job.spec) + _state_size(job.status.state) + _TAG_BYTES * len(job.status.tags)
+    beyond = job.status.quarantine.beyond if job.status.quarantine is not None else None
+    more = len(job.spec_beyond) + (_state_size(beyond.state) if beyond is not None else 0)
+    return more + len(job.spec) + _state_size(job.status.state) + _TAG_BYTES * len(job.status.tags)
 
 
 def _state_size(state: State) -> int:

@@ -71,13 +71,20 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     changed: bool
 
 
-def receipt_of(status: JobStatus, event_id: str, *, changed: bool) -> Receipt:
-    """The receipt of a command that left the job with this status."""
+def receipt_of(status: JobStatus, event_id: str, *, changed: bool, sequence: int = 0) -> Receipt:
+    """The receipt of a command that left the job with this status.
+
+    Args:
+        status: of the job.
+        event_id: of the command.
+        changed: whether an event was appended.
+        sequence: of that event; 0: the last one of the job.
+    """
     return Receipt(
         job_id=status.id,
         namespace=status.namespace,
         event_id=event_id,
-        sequence=status.sequence,
+        sequence=sequence or status.sequence,
         revision=status.revision,
         version=status.version,
         changed=changed,

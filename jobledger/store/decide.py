@@ -13,15 +13,19 @@ from jobledger.store.errors import (
     Contention,
     JobExists,
     JobNotFound,
+    JobNotQuarantined,
     JobNotRerunnable,
+    JobQuarantined,
     JobTerminal,
     RevisionMismatch,
     TooManyTags,
     VersionNotFound,
 )
 from jobledger.store.events import (
+    AcceptData,
     EventClass,
     EventData,
+    JobAccepted,
     JobCreated,
     JobStateChanged,
     JobTagged,
@@ -30,7 +34,7 @@ from jobledger.store.events import (
     StateData,
     TagData,
 )
-from jobledger.store.job import Job, State, StateType
+from jobledger.store.job import Job, JobStatus, State, StateType
 from jobledger.store.limits import COMMAND_MAX_ATTEMPTS, TAGS_MAX_COUNT
 from jobledger.store.spec import decode_spec, encode_spec
 
@@ -40,6 +44,42 @@ class Decision(NamedTuple):
 
     event: EventClass
     data: EventData
+
+
+def check_not_quarantined(status: JobStatus) -> None:
+    """Refuse a job that is frozen: what it is now is not known, so nothing can be decided.
+
+    Raises:
+        JobQuarantined: with the first event that can't be read, and why.
+    """
+    quarantine = status.quarantine
+    if quarantine is not None:
+        raise JobQuarantined(
+            f"job {status.id} is quarantined since event {quarantine.sequence}: {quarantine.reason};"
+            " upgrade to a release that reads it, or accept the event as unreadable"
+            f" (`jobledger job accept-unreadable {status.id} --sequence {quarantine.sequence}`)",
+            job_id=status.id,
+            namespace=status.namespace,
+            sequence=quarantine.sequence,
+            cause=quarantine.reason,
+        )
+
+
+def decide_accept(job: Job | None, sequence: int, *, job_id: str) -> Decision:
+    """Accept that an event which froze the job can't be read.
+
+    Raises:
+        JobNotFound: if there is no such job.
+        JobNotQuarantined: if that event does not freeze the job.
+    """
+    if job is None:
+        raise not_found(job_id)
+    quarantine = job.status.quarantine
+    unread = [each.sequence for each in quarantine.unread] if quarantine is not None else []
+    if sequence not in unread:
+        what = f"it is quarantined by: {', '.join(map(str, unread))}" if unread else "it is not quarantined"
+        raise JobNotQuarantined(f"event {sequence} does not quarantine job {job_id}; {what}")
+    return Decision(JobAccepted, AcceptData(sequence))
 
 
 def decide_create(job: Job | None, spec: bytes) -> Decision:

@@ -7,6 +7,8 @@
     │   └── VersionNotFound           the job exists, that version or tag of it does not
     ├── Refused                       well-formed, but the job's state forbids it; nothing was written
     │   ├── JobExists                 create on a name that is taken
+    │   ├── JobQuarantined            the job is frozen: an event of it can't be read
+    │   ├── JobNotQuarantined         an event is to be accepted as unreadable, and does not freeze the job
     │   ├── JobTerminal               a state change on a job that has ended
     │   ├── JobNotRerunnable          a rerun of a job that has not begun
     │   └── TooManyTags               one tag more than a job may have
@@ -21,12 +23,12 @@
     │   ├── LogRefused                the server refuses the append for good (full, too large, not allowed)
     │   ├── LogUnfit                  the server or the stream cannot keep our promises
     │   ├── LogNotPermitted           the NATS user lacks a right
-    │   ├── UnknownEventType          a newer release wrote to the log: upgrade before reading on
     │   └── LogBroken                 the log is not the one that was read before, or not whole
     │       ├── LogMissing            a stream that existed does not exist any more
     │       ├── LogReplaced           the stream was deleted and made again
     │       ├── LogTruncated          events that were read before, or were to be read next, are gone
-    │       └── LogGap                events are missing in the middle, and the stream does not say why
+    │       ├── LogGap                events are missing in the middle
+    │       └── LogDamaged            an event that the log must hold can't be read
     └── EmbeddedServerError           the embedded nats-server could not be found, started or reached
         └── EmbeddedServerInUse       its directory is held by another process
 
@@ -103,6 +105,28 @@ class JobExists(Refused):
     def __init__(self, message: str, *, job_id: str) -> None:
         self.job_id = job_id
         super().__init__(message)
+
+
+class JobQuarantined(Refused):
+    """The job is frozen, because an event of it can't be read: what it is now is not known.
+
+    Attributes:
+        job_id: the job.
+        namespace: of the job.
+        sequence: since which event it is frozen.
+        cause: why.
+    """
+
+    def __init__(self, message: str, *, job_id: str, namespace: str, sequence: int, cause: str) -> None:
+        self.job_id = job_id
+        self.namespace = namespace
+        self.sequence = sequence
+        self.cause = cause
+        super().__init__(message)
+
+
+class JobNotQuarantined(Refused):
+    """An event that is to be accepted as unreadable does not freeze the job."""
 
 
 class JobTerminal(Refused):
@@ -187,10 +211,6 @@ class LogNotPermitted(LogError):
     """The NATS user may not send this request; the message names the right. Nothing was written."""
 
 
-class UnknownEventType(LogError):
-    """The log holds an event type of ours that this release does not know: folding on would go wrong."""
-
-
 class SubscriptionDeleted(LogError):
     """Somebody deleted a durable subscription, or its consumer on the server, while it was read."""
 
@@ -222,7 +242,21 @@ class LogTruncated(LogBroken):
 
 
 class LogGap(LogBroken):
-    """Sequences are missing, and the stream does not list them as deleted."""
+    """Events are missing in the middle of the log."""
+
+
+class LogDamaged(LogBroken):
+    """An event that the log must hold can't be read: a stored block is damaged, or missing.
+
+    Attributes:
+        sequence: of the event.
+        last: of the last of several in a row.
+    """
+
+    def __init__(self, message: str, *, sequence: int, last: int = 0) -> None:
+        self.sequence = sequence
+        self.last = last or sequence
+        super().__init__(message)
 
 
 class EmbeddedServerError(JobledgerError):

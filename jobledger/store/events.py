@@ -1,4 +1,4 @@
-"""The four things that can happen to a job, as CloudEvents 1.0 JSON documents.
+"""What can happen to a job, as CloudEvents 1.0 JSON documents.
 
 This is a storage format. Type names and field names never change meaning, a new field has a default, readers
 ignore unknown fields, and `tests/golden/` keeps the bytes of every event ever written.
@@ -6,12 +6,13 @@ ignore unknown fields, and `tests/golden/` keeps the bytes of every event ever w
 `gc=False`: events hold no cycles, and a projector that catches up makes a million of them.
 """
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
 
-from jobledger.store.errors import UnknownEventType
 from jobledger.store.job import State
+from jobledger.store.limits import QUARANTINE_REASON_CHARACTERS
 from jobledger.store.subjects import job_subject, parse_subject
 
 SOURCE = "/jobledger"
@@ -41,6 +42,12 @@ class TagData(msgspec.Struct, frozen=True, rename="pascal", gc=False):
 
     tag: str
     version: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class AcceptData(msgspec.Struct, frozen=True, rename="pascal", gc=False):
+    """The sequence of an event of the job that is accepted as unreadable."""
+
+    sequence: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 
 
 class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", gc=False):
@@ -95,11 +102,17 @@ class JobTagged(_CloudEvent, frozen=True, kw_only=True, gc=False, tag="jobledger
     data: TagData
 
 
-JobEvent = JobCreated | JobUpdated | JobStateChanged | JobTagged
-EventClass = type[JobCreated] | type[JobUpdated] | type[JobStateChanged] | type[JobTagged]
-EventData = SpecData | StateData | TagData
+class JobAccepted(_CloudEvent, frozen=True, kw_only=True, gc=False, tag="jobledger.job.accepted.v1"):
+    """An operator accepts that an event of the job can't be read: the job goes on without it."""
 
-EVENT_TYPES: tuple[EventClass, ...] = (JobCreated, JobUpdated, JobStateChanged, JobTagged)
+    data: AcceptData
+
+
+JobEvent = JobCreated | JobUpdated | JobStateChanged | JobTagged | JobAccepted
+EventClass = type[JobCreated] | type[JobUpdated] | type[JobStateChanged] | type[JobTagged] | type[JobAccepted]
+EventData = SpecData | StateData | TagData | AcceptData
+
+EVENT_TYPES: tuple[EventClass, ...] = (JobCreated, JobUpdated, JobStateChanged, JobTagged, JobAccepted)
 
 
 def event_type(event: JobEvent | type[JobEvent]) -> str:
@@ -131,28 +144,63 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     event: JobEvent
 
 
-class Unreadable(msgspec.Struct, frozen=True):
-    """A record that is no event of ours. It is counted, and it changes nothing.
+class NotUnderstood(msgspec.Struct, frozen=True, gc=False):
+    """A record that is an event of its subject's job by its own words, and that this release can't read.
+
+    It quarantines the job. Who may append to a job's subject may change the job, so this gives nobody power
+    over a job of another namespace.
 
     Attributes:
         sequence: its position.
-        job_id: the job whose subject it stands on; empty if the subject is not one of ours.
+        namespace: the job's.
+        job_id: the job.
         reason: what is wrong with it.
+    """
+
+    sequence: int
+    namespace: str
+    job_id: str
+    reason: str
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """A record that is not an event of a job of ours. It is counted, and it changes nothing.
+
+    Attributes:
+        sequence: its position.
+        job_id: the job of its subject; empty if the subject is not that of a job.
+        reason: what is wrong with it.
+        namespace: of its subject; empty as `job_id`.
     """
 
     sequence: int
     job_id: str
     reason: str
+    namespace: str = ""
 
 
-class _TypeOnly(msgspec.Struct):
+Read = Recorded | NotUnderstood | Unreadable
+"""What a record of the log is to its reader."""
+
+
+def job_named(read: Read) -> str:
+    """The id of the job on whose subject a record is; empty if it is not on one."""
+    return read.event.subject if isinstance(read, Recorded) else read.job_id
+
+
+class _Claim(msgspec.Struct):
+    """What makes a record an event of ours, whatever else is in it. A later envelope may not name the job."""
+
     type: str
+    namespace: str | None = None
+    subject: str | None = None
 
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[JobEvent] = msgspec.json.Decoder(JobEvent)
 _NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # not ours, not UTF-8, too deep
-_type_decoder = msgspec.json.Decoder(_TypeOnly)
+_KNOWN_TYPES = frozenset(event_type(cls) for cls in EVENT_TYPES)
+_claim_decoder = msgspec.json.Decoder(_Claim)
 
 
 def encode_event(event: JobEvent) -> bytes:
@@ -169,20 +217,25 @@ def decode_event(payload: bytes) -> JobEvent:
     return _decoder.decode(payload)
 
 
-def read_record(record: Record) -> Recorded | Unreadable:
-    """Make an event of what the log returned, and check that it speaks of the job whose subject it stands on.
+# Part of the fold's meaning: how deep a decoder can go depends on the caller's stack, and the fold must not.
+# Validation stops long before (SPEC_MAX_DEPTH).
+EVENT_MAX_DEPTH = 256
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
 
-    A record that is not an event of ours becomes `Unreadable` rather than an exception: one bad message must
-    not stop every reader for ever, and its place in the log stays visible.
 
-    Raises:
-        UnknownEventType: for a type under `jobledger.` that this release does not know.
+def read_record(record: Record) -> Read:
+    """The event of a record, or what the record is instead. Never raises: one bad message stops no reader.
+
+    A record that claims to be an event of its subject's job, and can't be read, is `NotUnderstood`: a newer
+    release wrote it, or something that has no meaning. Everything else is foreign: `Unreadable`.
     """
+    payload = record.payload
+    if is_too_deep(payload):
+        return _unreadable(record, "not an event: nested too deeply")
     try:
-        event = _decoder.decode(record.payload)
+        event = _decoder.decode(payload)
     except _NOT_DECODED as error:
-        _refuse_unknown_type(record)
-        return _unreadable(record, f"not an event: {str(error) or 'nested too deeply'}")
+        return _not_understood(record, str(error)) or _unreadable(record, f"not an event: {error}")
     # The very subject, shard and all: an event of the job anywhere else would be seen by readers of the whole
     # log, and not by those of the job.
     if record.subject != job_subject(event.namespace, event.subject):
@@ -192,18 +245,45 @@ def read_record(record: Record) -> Recorded | Unreadable:
 
 def _unreadable(record: Record, reason: str) -> Unreadable:
     where = parse_subject(record.subject)
-    return Unreadable(record.sequence, where.job_id if where else "", f"{reason} (on {record.subject})")
+    text = f"{reason} (on {record.subject})"
+    if where is None:
+        return Unreadable(record.sequence, "", text)
+    return Unreadable(record.sequence, where.job_id, text, where.namespace)
 
 
-def _refuse_unknown_type(record: Record) -> None:
+def _not_understood(record: Record, error: str) -> NotUnderstood | None:
     try:
-        kind = _type_decoder.decode(record.payload).type
+        claim = _claim_decoder.decode(record.payload)
     except _NOT_DECODED:
-        return
-    # Only where a job's writer can have put it: a message on any other subject stops nobody.
-    ours = kind.startswith(TYPE_PREFIX) and parse_subject(record.subject) is not None
-    if ours and kind not in {event_type(cls) for cls in EVENT_TYPES}:
-        raise UnknownEventType(
-            f"event {record.sequence} has the type {kind!r}, which this release does not know;"
-            " a newer Jobledger wrote it: upgrade this one before it reads on"
+        return None
+    where = parse_subject(record.subject)
+    if where is None or not claim.type.startswith(TYPE_PREFIX):
+        return None
+    if claim.namespace not in {None, where.namespace} or claim.subject not in {None, where.job_id}:
+        return None
+    if claim.type in _KNOWN_TYPES:
+        reason = f"event {record.sequence} ({claim.type}) can't be understood: {error}"
+    else:
+        reason = (
+            f"event {record.sequence} has the type {claim.type!r:.100}, which this release does not know;"
+            " a newer Jobledger wrote it: upgrade this one"
         )
+    return NotUnderstood(
+        record.sequence, where.namespace, where.job_id, reason[:QUARANTINE_REASON_CHARACTERS]
+    )
+
+
+def is_too_deep(document: bytes) -> bool:
+    """Whether a JSON document is nested deeper than any event or spec of ours."""
+    if document.count(b"{") + document.count(b"[") <= EVENT_MAX_DEPTH:
+        return False  # nearly always
+    depth = 0
+    for found in _STRING_OR_BRACKET.finditer(document):
+        token = found[0]
+        if token in b"{[":
+            depth += 1
+            if depth > EVENT_MAX_DEPTH:
+                return True
+        elif token in b"}]":
+            depth -= 1
+    return False

@@ -11,16 +11,26 @@ from typing import Annotated, Literal, assert_never
 import msgspec
 
 from jobledger.store.events import (
+    JobAccepted,
     JobCreated,
+    JobEvent,
     JobStateChanged,
     JobTagged,
     JobUpdated,
+    NotUnderstood,
+    Read,
     Recorded,
     SpecData,
     Unreadable,
+    is_too_deep,
 )
-from jobledger.store.job import PENDING, Job, JobStatus
-from jobledger.store.limits import TAG_MAX_CHARACTERS, TAGS_MAX_COUNT
+from jobledger.store.job import PENDING, Job, JobStatus, Quarantine, Unread
+from jobledger.store.limits import (
+    QUARANTINE_MAX_EVENTS,
+    QUARANTINE_REASON_CHARACTERS,
+    TAG_MAX_CHARACTERS,
+    TAGS_MAX_COUNT,
+)
 from jobledger.store.subjects import is_identity
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -44,10 +54,7 @@ class SpecHead(msgspec.Struct, frozen=True, rename="pascal", gc=False):
 _head_decoder = msgspec.json.Decoder(SpecHead)
 _whole_decoder = msgspec.json.Decoder()
 
-# Part of the fold's meaning: how deep a decoder can go depends on the caller's stack, and the fold must not.
-# Validation stops long before (SPEC_MAX_DEPTH).
-_FOLD_MAX_DEPTH = 256
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
+_SEQUENCE = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 
 
 class Anomaly(msgspec.Struct, frozen=True):
@@ -78,61 +85,278 @@ def spec_head(spec: msgspec.Raw | bytes) -> SpecHead:
     return _head_decoder.decode(spec)
 
 
-def fold(
-    status: JobStatus | None, recorded: Recorded | Unreadable, *, trusted: bool = False
-) -> JobStatus | Anomaly:
+def fold(status: JobStatus | None, recorded: Read, *, trusted: bool = False) -> JobStatus | Anomaly:
     """The status after one more event of the same job (None: no event yet), or the anomaly that it is.
 
     An event at or before the status's sequence was folded before: replaying is harmless and returns the
-    status as is.
+    status as is. After an anomaly, `after_anomaly` is the status to go on with; `fold_on` does both.
+
+    An event that can't be understood, or that does not name the event before it, quarantines the job: it
+    stays as it was until an operator accepts that event, or a release that understands it folds it again.
 
     Args:
         status: what is known of the job.
         recorded: its next event.
         trusted: this process made the event itself, of a spec that it has just judged.
     """
-    if status is not None and recorded.sequence <= status.sequence:
+    if status is not None and recorded.sequence <= last_read(status):
         return status
     if isinstance(recorded, Unreadable):
         return Anomaly(recorded.sequence, recorded.job_id, recorded.reason)
+    namespace, job_id = _job_of(recorded)
+    if status is not None and namespace != status.namespace:
+        if not status.is_lost:
+            # A writer with rights on another namespace put it on that namespace's subject of this id.
+            return Anomaly(recorded.sequence, job_id, f"the job is not in namespace {namespace!r}")
+        status = None  # nor can a lost job of one namespace hold up that of another
+    if status is not None and status.quarantine is not None:
+        return _fold_frozen(status, status.quarantine, recorded)
+    expected = last_read(status) if status is not None else 0
+    if status is not None and status.is_lost:
+        status = None  # all that was lost is accepted: the job can begin
+    unread: list[Unread] = []
+    folded = _step(status, recorded, expected, unread, trusted=trusted)
+    if not unread:
+        return folded
+    return _frozen(
+        status if status is not None else lost(namespace, job_id),
+        recorded,
+        unread,
+        _beyond(status, folded, recorded),
+    )
+
+
+def fold_on(status: JobStatus | None, recorded: Read) -> JobStatus | None:
+    """The status after one more record of the job's subject, whether or not that is an anomaly."""
+    folded = fold(status, recorded)
+    return after_anomaly(status, recorded) if isinstance(folded, Anomaly) else folded
+
+
+def after_anomaly(status: JobStatus | None, recorded: Read) -> JobStatus | None:
+    """The status after an anomaly. If that is on the job's subject, the job's next event names it."""
+    if status is None or _job_of(recorded) != (status.namespace, status.id):
+        return status
+    quarantine = status.quarantine
+    if quarantine is None:
+        return _passing(status, recorded.sequence)
+    beyond = quarantine.beyond
+    after = msgspec.structs.replace(
+        quarantine,
+        last=recorded.sequence,
+        beyond=_passing(beyond, recorded.sequence) if beyond is not None else None,
+    )
+    return msgspec.structs.replace(status, quarantine=after)
+
+
+def last_read(status: JobStatus) -> int:
+    """The last sequence of the job's subject that was folded, or passed over."""
+    if status.quarantine is not None:
+        return status.quarantine.last
+    return max(status.sequence, status.passed)
+
+
+def fold_job(job: Job | None, recorded: Read, *, trusted: bool = False) -> Job | Anomaly:
+    """`fold` with the spec. A lost job's spec is empty."""
+    before = job.status if job is not None else None
+    folded = fold(before, recorded, trusted=trusted)
+    if isinstance(folded, Anomaly):
+        return folded
+    if folded is before and job is not None:
+        return job
+    return _with_specs(job, folded, recorded)
+
+
+def fold_job_on(job: Job | None, recorded: Read) -> Job | None:
+    """`fold_on` with the spec."""
+    folded = fold_job(job, recorded)
+    if not isinstance(folded, Anomaly):
+        return folded
+    if job is None:
+        return None
+    status = after_anomaly(job.status, recorded)
+    assert status is not None
+    return job if status is job.status else msgspec.structs.replace(job, status=status)
+
+
+def _with_specs(job: Job | None, folded: JobStatus, recorded: Read) -> Job:
+    brought = b""
+    if isinstance(recorded, Recorded) and isinstance(recorded.event.data, SpecData):
+        brought = bytes(recorded.event.data.spec)
+    present = job.spec if job is not None and not folded.is_lost else b""
+    was_frozen = job is not None and job.status.quarantine is not None
+    beyond = (job.spec_beyond or job.spec) if job is not None else b""
+    if folded.quarantine is None:
+        if brought and folded.spec_sequence == recorded.sequence:
+            return Job(status=folded, spec=brought)
+        return Job(status=folded, spec=beyond if was_frozen and not folded.is_lost else present)
+    shadow = folded.quarantine.beyond
+    if shadow is not None and brought and shadow.spec_sequence == recorded.sequence:
+        beyond = brought
+    return Job(status=folded, spec=present, spec_beyond=b"" if beyond == present else beyond)
+
+
+def _job_of(recorded: Read) -> tuple[str, str]:
+    """The namespace and id of the job whose subject a record is on."""
+    if isinstance(recorded, Recorded):
+        return recorded.event.namespace, recorded.event.subject
+    return recorded.namespace, recorded.job_id
+
+
+def _step(
+    status: JobStatus | None,
+    recorded: Recorded | NotUnderstood,
+    expected: int,
+    unread: list[Unread],
+    *,
+    trusted: bool = False,
+) -> JobStatus | Anomaly:
+    """The status after an event of a job that is not frozen; what can't be used is added to `unread`."""
+    if isinstance(recorded, NotUnderstood):
+        unread.append(Unread(recorded.sequence, recorded.reason))
+        return Anomaly(recorded.sequence, recorded.job_id, recorded.reason)
     event = recorded.event
-    if status is not None and event.namespace != status.namespace:
-        # A writer with rights on another namespace put it on that namespace's subject of this id.
-        return Anomaly(recorded.sequence, event.subject, f"the job is not in namespace {event.namespace!r}")
-    match event:  # the most frequent first
-        case JobStateChanged():
-            folded = _state_changed(status, recorded, event)
-        case JobCreated():
-            folded = _created(status, recorded, event, trusted=trusted)
-        case JobUpdated():
-            folded = _updated(status, recorded, event, trusted=trusted)
-        case JobTagged():
-            folded = _tagged(status, recorded, event)
-        case _:
-            assert_never(event)
+    if event.previous:
+        broken = _broken_link(recorded, event.previous, expected)
+        if broken is not None:
+            unread.append(broken)
+            if broken.sequence == recorded.sequence:
+                return Anomaly(recorded.sequence, event.subject, broken.reason)
+    folded = _apply(status, recorded, event, trusted=trusted)
+    if isinstance(folded, NotUnderstood):
+        unread.append(Unread(folded.sequence, folded.reason))
+        return Anomaly(recorded.sequence, event.subject, folded.reason)
     return folded
 
 
-def fold_job(job: Job | None, recorded: Recorded | Unreadable, *, trusted: bool = False) -> Job | Anomaly:
-    """`fold`, for who wants the spec as well."""
-    folded = fold(job.status if job is not None else None, recorded, trusted=trusted)
-    if isinstance(folded, Anomaly):
+def _broken_link(recorded: Recorded, previous: str, expected: int) -> Unread | None:
+    """What is wrong with the event that an event names as the one before it; None: nothing."""
+    if previous == str(expected):
+        return None
+    named = int(previous) if _SEQUENCE.fullmatch(previous) else 0
+    if named == 0 or not expected < named < recorded.sequence:
+        before = f"and that is {expected}" if expected else "and there is none"
+        reason = f"event {recorded.sequence} names {previous!r:.40} as the event before it, {before}"
+        return Unread(recorded.sequence, reason)
+    if not expected and isinstance(recorded.event, JobCreated):
+        return None  # foreign records may come before a job; nothing is known of them yet
+    return Unread(
+        named,
+        f"event {named} is missing from the log: event {recorded.sequence} of the job names it as the one"
+        " before it",
+    )
+
+
+def _apply(
+    status: JobStatus | None, recorded: Recorded, event: JobEvent, *, trusted: bool
+) -> JobStatus | Anomaly | NotUnderstood:
+    match event:  # the most frequent first
+        case JobStateChanged():
+            return _state_changed(status, recorded, event)
+        case JobCreated():
+            return _created(status, recorded, event, trusted=trusted)
+        case JobUpdated():
+            return _updated(status, recorded, event, trusted=trusted)
+        case JobTagged():
+            return _tagged(status, recorded, event)
+        case JobAccepted():
+            reason = f"accepts event {event.data.sequence}, which does not quarantine the job"
+            return Anomaly(recorded.sequence, event.subject, reason)
+        case _:
+            assert_never(event)
+
+
+def _fold_frozen(
+    status: JobStatus, quarantine: Quarantine, recorded: Recorded | NotUnderstood
+) -> JobStatus | Anomaly:
+    """One more event of a frozen job: it stays as it is, and what it is beyond the quarantine goes on."""
+    unread: list[Unread] = []
+    beyond = quarantine.beyond
+    folded = _step(beyond, recorded, quarantine.last, unread)
+    accepted = _accepted_by(recorded, quarantine)
+    if accepted is not None:
+        left = tuple(each for each in quarantine.unread if each is not accepted)
+        quarantine = msgspec.structs.replace(quarantine, unread=left)
+        if beyond is not None:
+            # As a tag does: no counter changes but the sequence.
+            beyond = msgspec.structs.replace(beyond, sequence=recorded.sequence, passed=0)
+        if not (left or unread or quarantine.overflows):
+            return beyond if beyond is not None else lost(status.namespace, status.id, recorded.sequence)
+        if not (left or unread):
+            left = (Unread(accepted.sequence, f"more than {QUARANTINE_MAX_EVENTS} events can't be used"),)
+            quarantine = msgspec.structs.replace(quarantine, unread=left)
+    else:
+        if isinstance(folded, Anomaly) and not unread:
+            return folded
+        beyond = _beyond(beyond, folded, recorded)
+    known = {each.sequence for each in quarantine.unread}
+    every = (*quarantine.unread, *(each for each in unread if each.sequence not in known))
+    after = Quarantine(
+        unread=every[:QUARANTINE_MAX_EVENTS],
+        last=recorded.sequence,
+        overflows=quarantine.overflows or len(every) > QUARANTINE_MAX_EVENTS,
+        beyond=beyond,
+    )
+    return msgspec.structs.replace(status, quarantine=after)
+
+
+def _accepted_by(recorded: Recorded | NotUnderstood, quarantine: Quarantine) -> Unread | None:
+    if not (isinstance(recorded, Recorded) and isinstance(recorded.event, JobAccepted)):
+        return None
+    sequence = recorded.event.data.sequence
+    return next((each for each in quarantine.unread if each.sequence == sequence), None)
+
+
+def _frozen(
+    status: JobStatus, recorded: Recorded | NotUnderstood, unread: list[Unread], beyond: JobStatus | None
+) -> JobStatus:
+    quarantine = Quarantine(unread=tuple(unread), last=recorded.sequence, beyond=beyond)
+    return msgspec.structs.replace(status, quarantine=quarantine)
+
+
+def _beyond(
+    status: JobStatus | None, folded: JobStatus | Anomaly, recorded: Recorded | NotUnderstood
+) -> JobStatus | None:
+    """What a job is after an event, if an event that changes nothing is passed over."""
+    if not isinstance(folded, Anomaly):
         return folded
-    if folded.spec_sequence == recorded.sequence and isinstance(recorded, Recorded):
-        data = recorded.event.data
-        if isinstance(data, SpecData):
-            return Job(status=folded, spec=bytes(data.spec))
-    assert job is not None  # a job's first event sets its spec
-    return Job(status=folded, spec=job.spec)
+    return _passing(status, recorded.sequence) if status is not None else None
+
+
+def _passing(status: JobStatus, sequence: int) -> JobStatus:
+    return msgspec.structs.replace(status, passed=sequence)
+
+
+def lost(namespace: str, job_id: str, passed: int = 0) -> JobStatus:
+    """The status of a job of which no creating event is known.
+
+    Args:
+        namespace: of its subject.
+        job_id: of its subject.
+        passed: the last record of its subject.
+    """
+    return JobStatus(
+        id=job_id,
+        namespace=namespace,
+        name="",
+        state=PENDING,
+        version=0,
+        revision=0,
+        create_time=0,
+        modify_time=0,
+        created_sequence=0,
+        spec_sequence=0,
+        sequence=0,
+        passed=passed,
+    )
 
 
 def _created(
     status: JobStatus | None, recorded: Recorded, event: JobCreated, *, trusted: bool
-) -> JobStatus | Anomaly:
+) -> JobStatus | Anomaly | NotUnderstood:
     if status is not None:
         return Anomaly(recorded.sequence, event.subject, "created, but the job exists")
     head = _head_of(recorded, event, trusted=trusted)
-    if isinstance(head, Anomaly):
+    if not isinstance(head, SpecHead):
         return head
     return JobStatus(
         id=event.subject,
@@ -151,11 +375,11 @@ def _created(
 
 def _updated(
     status: JobStatus | None, recorded: Recorded, event: JobUpdated, *, trusted: bool
-) -> JobStatus | Anomaly:
+) -> JobStatus | Anomaly | NotUnderstood:
     if status is None:
         return Anomaly(recorded.sequence, event.subject, "updated, but there is no such job")
     head = _head_of(recorded, event, trusted=trusted)
-    if isinstance(head, Anomaly):
+    if not isinstance(head, SpecHead):
         return head
     return JobStatus(
         id=status.id,
@@ -209,7 +433,8 @@ def _tagged(status: JobStatus | None, recorded: Recorded, event: JobTagged) -> J
     tags = {**status.tags, tag: version}
     if version == 0:
         del tags[tag]
-    return msgspec.structs.replace(status, tags=dict(sorted(tags.items())), sequence=recorded.sequence)
+    tags = dict(sorted(tags.items()))
+    return msgspec.structs.replace(status, tags=tags, sequence=recorded.sequence, passed=0)
 
 
 def _tag_problem(status: JobStatus, tag: str, version: int) -> str:
@@ -225,35 +450,25 @@ def _tag_problem(status: JobStatus, tag: str, version: int) -> str:
     return ""
 
 
-def _head_of(recorded: Recorded, event: JobCreated | JobUpdated, *, trusted: bool) -> SpecHead | Anomaly:
+def _head_of(
+    recorded: Recorded, event: JobCreated | JobUpdated, *, trusted: bool
+) -> SpecHead | Anomaly | NotUnderstood:
     """The spec's head, if the spec can be read to its end and belongs to the job that the event names."""
     spec = bytes(event.data.spec)
     if trusted:
         return spec_head(spec)
-    if _is_too_deep(spec):
+    if is_too_deep(spec):
         return Anomaly(recorded.sequence, event.subject, "not a normalised spec: nested too deeply")
     try:
         head = spec_head(spec)
         # The head skips the rest, whatever it holds: without this a reader of the job would stumble over it.
         _whole_decoder.decode(spec)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Anomaly(recorded.sequence, event.subject, f"not a normalised spec: {error}")
+        reason = f"event {recorded.sequence} has a spec that can't be understood: {error}"
+        return NotUnderstood(
+            recorded.sequence, event.namespace, event.subject, reason[:QUARANTINE_REASON_CHARACTERS]
+        )
     if head.namespace != event.namespace or not is_identity(head.namespace, head.name, event.subject):
         reason = f"the spec names another job ({head.namespace:.80}/{head.name:.80})"
         return Anomaly(recorded.sequence, event.subject, reason)
     return head
-
-
-def _is_too_deep(spec: bytes) -> bool:
-    if spec.count(b"{") + spec.count(b"[") <= _FOLD_MAX_DEPTH:
-        return False  # nearly always
-    depth = 0
-    for found in _STRING_OR_BRACKET.finditer(spec):
-        token = found[0]
-        if token in b"{[":
-            depth += 1
-            if depth > _FOLD_MAX_DEPTH:
-                return True
-        elif token in b"}]":
-            depth -= 1
-    return False

@@ -4,8 +4,16 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from jobledger.store.events import JobTagged, JobUpdated, Record, Recorded, event_type, read_record
-from jobledger.store.fold import Anomaly, fold
+from jobledger.store.events import (
+    JobAccepted,
+    JobTagged,
+    JobUpdated,
+    Record,
+    Recorded,
+    event_type,
+    read_record,
+)
+from jobledger.store.fold import Anomaly, after_anomaly, fold
 from jobledger.store.job import JobStatus, State
 
 
@@ -26,6 +34,9 @@ class HistoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         tag: the tag that this event set or removed; empty for other events.
         tag_version: the version that it names from then on; 0: it was removed.
         anomaly: why this event makes no sense where it stands, and so changed nothing; empty for all others.
+        quarantine: why the job was frozen after it; empty: it was not. Version, revision and state are then
+            those that the job has if the events that froze it are accepted as unreadable.
+        accepted: the sequence that this event accepts as unreadable; 0 for other events.
     """
 
     sequence: int
@@ -41,6 +52,8 @@ class HistoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     tag: str = ""
     tag_version: int = 0
     anomaly: str = ""
+    quarantine: str = ""
+    accepted: int = 0
 
 
 def tell(
@@ -50,9 +63,18 @@ def tell(
     for record in records:
         recorded = read_record(record)
         folded = fold(status, recorded)
-        anomaly = folded.reason if isinstance(folded, Anomaly) else ""
-        if isinstance(folded, JobStatus):
-            status = folded
+        if isinstance(folded, Anomaly):
+            status, anomaly = after_anomaly(status, recorded), folded.reason
+        else:
+            status, anomaly = folded, ""
+        shown, quarantine = status, status.quarantine if status else None
+        if quarantine is not None:
+            shown = quarantine.beyond
+            anomaly = anomaly or next(
+                (each.reason for each in quarantine.unread if each.sequence == record.sequence), ""
+            )
+        if shown is not None and shown.is_lost:
+            shown = None
         event = recorded.event if isinstance(recorded, Recorded) else None
         tagged = event.data if isinstance(event, JobTagged) else None
         item = HistoryItem(
@@ -60,14 +82,16 @@ def tell(
             time=record.time,
             type=event_type(event) if event else "",
             event_id=event.id if event else "",
-            version=status.version if status else 0,
-            revision=status.revision if status else 0,
-            state=status.state if status else None,
+            version=shown.version if shown else 0,
+            revision=shown.revision if shown else 0,
+            state=shown.state if shown else None,
             actor=event.actor if event else "",
             reason=event.reason if event else "",
             rerun=event.data.rerun if isinstance(event, JobUpdated) else False,
             tag=tagged.tag if tagged else "",
             tag_version=tagged.version if tagged else 0,
             anomaly=anomaly,
+            quarantine=quarantine.reason if quarantine is not None else "",
+            accepted=event.data.sequence if isinstance(event, JobAccepted) else 0,
         )
         yield item, status

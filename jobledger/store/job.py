@@ -48,6 +48,45 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True, rename="pascal", gc
 PENDING = State(state_type=StateType.PENDING)
 
 
+class Unread(msgspec.Struct, frozen=True, rename="pascal", gc=False):
+    """An event of a job that its readers can't use.
+
+    Attributes:
+        sequence: of the event; of one that is missing from the log, the sequence that a later event names.
+        reason: what is wrong with it.
+    """
+
+    sequence: int
+    reason: str
+
+
+class Quarantine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Why a job is frozen, and what it becomes if the events that froze it are accepted as unreadable.
+
+    Attributes:
+        unread: the events that froze the job and are not accepted, in the order of their discovery; never
+            empty, and at most `QUARANTINE_MAX_EVENTS`.
+        overflows: whether there are more of them; the job then stays frozen until an upgrade heals it.
+        last: the last sequence of the job's subject that was read.
+        beyond: the job as it is without these events; None: there is no job without them.
+    """
+
+    unread: tuple[Unread, ...]
+    last: int
+    overflows: bool = False
+    beyond: "JobStatus | None" = None
+
+    @property
+    def sequence(self) -> int:
+        """Since when the job is frozen: the first event that can't be used."""
+        return self.unread[0].sequence
+
+    @property
+    def reason(self) -> str:
+        """Why the job is frozen."""
+        return self.unread[0].reason
+
+
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the fold knows of a job. It has no spec: that is fat, and the sequence that set it is enough.
 
@@ -64,6 +103,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         spec_sequence: the stream sequence of the event that set the current spec.
         sequence: the stream sequence of the last event folded.
         tags: names for versions, in the order of the names; a tag changes no counter but the sequence.
+        passed: the last record of the job's subject that is an anomaly, if it is after `sequence`; else 0.
+        quarantine: why the job is frozen, if it is: all else is as it was before.
     """
 
     id: str
@@ -78,6 +119,13 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     spec_sequence: int
     sequence: int
     tags: dict[str, int] = {}
+    passed: int = 0
+    quarantine: Quarantine | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no event that creates the job could be read: nothing but its subject is known."""
+        return self.revision == 0
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,10 +134,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         status: identity, state and counters.
         spec: the normalised specification as JSON; `spec.decode_spec` opens it.
+        spec_beyond: of a frozen job, the spec that goes with `Quarantine.beyond`; empty: the same.
     """
 
     status: JobStatus
     spec: bytes
+    spec_beyond: bytes = b""
 
     def to_wire(self) -> dict[str, Any]:
         """The job as Bacalhau's `Job` object: one flat mapping with PascalCase keys."""
@@ -116,8 +166,27 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
                 status.revision,
                 status.create_time,
                 status.modify_time,
+                _quarantine_wire(status.quarantine) if status.quarantine is not None else msgspec.UNSET,
             )
         )
+
+
+class QuarantineWire(msgspec.Struct, frozen=True, rename="pascal"):
+    """The field `Quarantine` of a frozen job, as the API shows it.
+
+    Attributes:
+        sequence: since which event the job is frozen.
+        reason: why.
+        unread: every event that froze it, with its reason.
+    """
+
+    sequence: int
+    reason: str
+    unread: tuple[Unread, ...]
+
+
+def _quarantine_wire(quarantine: Quarantine) -> QuarantineWire:
+    return QuarantineWire(quarantine.sequence, quarantine.reason, quarantine.unread)
 
 
 _NOTHING, _ZERO = msgspec.Raw(b'""'), msgspec.Raw(b"0")
@@ -156,6 +225,7 @@ class _Wire(msgspec.Struct, rename="pascal", gc=False):
     revision: int
     create_time: int
     modify_time: int
+    quarantine: QuarantineWire | msgspec.UnsetType = msgspec.UNSET
 
 
 _spec_decoder = msgspec.json.Decoder(_SpecFields)

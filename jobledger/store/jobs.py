@@ -6,11 +6,11 @@ from contextlib import suppress
 
 from jobledger.store.cache import HistoryPlace, HistoryPlaces, JobCache, Known
 from jobledger.store.command import Receipt, receipt_of
-from jobledger.store.errors import LogBroken, LogUnavailable, UnknownEventType
+from jobledger.store.errors import LogBroken, LogUnavailable
 from jobledger.store.events import JobEvent, Record, Recorded, read_record
-from jobledger.store.fold import Anomaly, fold, fold_job
+from jobledger.store.fold import Anomaly, fold, fold_job, fold_job_on
 from jobledger.store.history import HistoryItem, tell
-from jobledger.store.job import Job, JobStatus
+from jobledger.store.job import Job
 from jobledger.store.limits import READ_MAX_TRIES, RETRY_WAIT_SECONDS
 from jobledger.store.log import EventLog
 from jobledger.store.subjects import NAMELESS_JOB_ID, job_subject, job_subject_anywhere
@@ -45,7 +45,6 @@ class JobReader:
 
         Raises:
             LogUnavailable: if the log can't be read; `LogBehind` if its answer lacks what is remembered.
-            UnknownEventType: if a newer release wrote to this job.
         """
         before = self.cached(job_id, namespace)
         if namespace is not None:
@@ -84,14 +83,14 @@ class JobReader:
                 if (record.sequence, record.time) != (known.sequence, known.time):
                     return None
                 continue
-            folded = fold_job(known.job, read_record(record))
-            job = known.job if isinstance(folded, Anomaly) else folded
-            known = Known(known.subject, job, record.sequence, time=record.time)
+            job = fold_job_on(known.job or known.lost, read_record(record))
+            lost = job if job is not None and job.status.is_lost else None
+            known = Known(known.subject, None if lost else job, record.sequence, time=record.time, lost=lost)
         return known
 
     async def story(self, *, after: Known, up_to: Known) -> AsyncIterator[HistoryItem]:
         """What happened on a job's subject from one moment to another, oldest first."""
-        status: JobStatus | None = after.job.status if after.job is not None else None
+        status = after.status
         async for record in records_between(
             self._log, up_to.subject, after=after.sequence, up_to=up_to.sequence
         ):
@@ -138,16 +137,17 @@ class JobReader:
             recorded = read_record(record)
             if record.sequence == sequence and isinstance(recorded, Recorded):
                 return job, recorded.event
-            folded = fold_job(job, recorded)
-            job = job if isinstance(folded, Anomaly) else folded
+            job = fold_job_on(job, recorded)
         raise LogUnavailable(f"event {sequence} could not be read again; try again")
 
     def appended(self, known: Known, event: JobEvent, sequence: int) -> Receipt:
         """Fold an event that was just appended, so that the next command can build on it."""
-        job = fold_job(known.job, Recorded(sequence, 0, event), trusted=True)
+        job = fold_job(known.job or known.lost, Recorded(sequence, 0, event), trusted=True)
         assert isinstance(job, Job)  # the decider never makes an event that the fold takes for an anomaly
+        if job.status.is_lost:
+            return receipt_of(job.status, event.id, changed=True, sequence=sequence)
         self._cache.put(event.subject, Known(known.subject, job, sequence, known.base or known))
-        return receipt_of(job.status, event.id, changed=True)
+        return receipt_of(job.status, event.id, changed=True, sequence=sequence)
 
     async def _find_last(self, job_id: str) -> Record | None:
         """The last record of a job of which only the id is known; None if there is no job of it.
@@ -159,10 +159,15 @@ class JobReader:
         last = await self._log.read_last(anywhere)
         if last is None:
             return None
+        first_lost = ""
         async for record in records_between(self._log, anywhere, after=0, up_to=last.sequence):
-            if _creates(record):
+            folded = fold(None, read_record(record))
+            if isinstance(folded, Anomaly):
+                continue
+            if not folded.is_lost:
                 return last if record.subject == last.subject else await self._log.read_last(record.subject)
-        return None
+            first_lost = first_lost or record.subject
+        return await self._log.read_last(first_lost) if first_lost else None
 
 
 async def records_between(
@@ -192,11 +197,3 @@ async def records_between(
 def _is_of_a_name(job_id: str) -> bool:
     """Whether the fold takes this id for one namespace and name only (`is_identity`)."""
     return NAMELESS_JOB_ID.fullmatch(job_id) is None
-
-
-def _creates(record: Record) -> bool:
-    try:
-        recorded = read_record(record)
-    except UnknownEventType:  # it may be anybody's here; on the job's own subject it is told soon enough
-        return False
-    return isinstance(fold(None, recorded), JobStatus)

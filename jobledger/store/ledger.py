@@ -8,8 +8,18 @@ import uuid_utils
 
 from jobledger.store.attempt import Attempt, Command, Decide, event_id_taken
 from jobledger.store.cache import JobCache, KeyedLocks, Known
-from jobledger.store.command import About, Receipt, check_about, check_job_id, check_state, check_tag
+from jobledger.store.command import (
+    About,
+    Receipt,
+    check_about,
+    check_job_id,
+    check_state,
+    check_tag,
+    receipt_of,
+)
 from jobledger.store.decide import (
+    check_not_quarantined,
+    decide_accept,
     decide_apply,
     decide_create,
     decide_rerun,
@@ -20,12 +30,14 @@ from jobledger.store.decide import (
     decide_update,
     not_found,
 )
+from jobledger.store.errors import InvalidInput, JobNotQuarantined
 from jobledger.store.history import HistoryItem
 from jobledger.store.job import Job, State
 from jobledger.store.jobs import JobReader
 from jobledger.store.log import EventLog, refused
 from jobledger.store.prepare import Prepared, is_nameless_job_id, prepare_new, prepare_update
 from jobledger.store.spec import JobSpec
+from jobledger.store.values import INT_MAX
 
 
 def new_event_id() -> str:
@@ -112,6 +124,8 @@ class Ledger:
         """
         event_id = self._check(about)
         known = await self._find(job_id, namespace)
+        if known.status is not None:
+            check_not_quarantined(known.status)
         if known.job is None:
             raise not_found(job_id)
         _, namespace, encoded = prepare_update(spec, known.job.status)
@@ -225,15 +239,58 @@ class Ledger:
         decide: Decide = lambda job: decide_untag(job, tag, job_id=job_id)  # noqa: E731
         return await self._command(job_id, namespace, decide, event_id, about)
 
+    async def accept_unreadable(
+        self, job_id: str, sequence: int, *, namespace: str | None = None, **about: Unpack[About]
+    ) -> Receipt:
+        """Accept that an event which froze a job can't be read: the job goes on without it.
+
+        It is an event of the job, with actor and reason. From there on the job is what its other events make
+        of it, also those that came after the unreadable one. While others freeze it, it stays frozen. A
+        release that can read the event ignores the acceptance. To accept an event again is a no-op.
+
+        Args:
+            job_id: the full id.
+            sequence: of the event, as `Quarantine` names it.
+            namespace: the job's namespace, if known.
+            about: see `About`.
+
+        Raises:
+            JobNotQuarantined: if that event does not freeze the job.
+            InvalidInput: if this can't be a sequence.
+            JobledgerError: as `set_state`.
+        """
+        event_id = self._check(about)
+        if type(sequence) is not int or not 1 <= sequence <= INT_MAX:
+            raise InvalidInput(f"sequence is {sequence!r:.40}; pass that of the event, a number from 1")
+        if namespace is None:
+            known = await self._find(job_id, None)
+            if known.status is None:
+                raise not_found(job_id)
+            namespace = known.status.namespace
+        decide: Decide = lambda job: decide_accept(job, sequence, job_id=job_id)  # noqa: E731
+        try:
+            return await self._command(job_id, namespace, decide, event_id, about, of_frozen=True)
+        except JobNotQuarantined:
+            known = await self._reader.fresh(job_id, namespace)
+            async for item in self._reader.story(after=Known(known.subject), up_to=known):
+                if item.accepted == sequence and not item.anomaly and known.status is not None:
+                    return receipt_of(known.status, event_id, changed=False)
+            raise
+
     async def load(self, job_id: str, *, namespace: str | None = None) -> Job:
         """The job as the log's leader has it now.
 
+        A frozen job is what it was before the first event that can't be read; `status.quarantine` says so.
+
         Raises:
             JobNotFound: if there is no such job.
+            JobQuarantined: if no event that creates the job can be read.
             LogUnavailable: if the log can't be read.
         """
         check_job_id(job_id, namespace)
         known = await self._reader.fresh(job_id, namespace)
+        if known.lost is not None:
+            check_not_quarantined(known.lost.status)
         if known.job is None:
             raise not_found(job_id)
         return known.job
@@ -254,7 +311,7 @@ class Ledger:
         """
         check_job_id(job_id, namespace)
         known = await self._reader.fresh(job_id, namespace)
-        if known.job is None:
+        if known.status is None:
             raise not_found(job_id)
         async for item in self._reader.history(known, after=after):
             yield item
@@ -278,9 +335,9 @@ class Ledger:
         if namespace is not None:
             return namespace
         known = await self._find(job_id, None)
-        if known.job is None:
+        if known.status is None:
             raise not_found(job_id)
-        return known.job.status.namespace
+        return known.status.namespace
 
     async def _prepare_new(self, spec: JobSpec, event_id: str, about: About) -> Prepared:
         """Where a spec belongs that may be a new job's."""
@@ -297,8 +354,15 @@ class Ledger:
         return prepared
 
     async def _command(
-        self, job_id: str, namespace: str, decide: Decide, event_id: str, about: About
+        self,
+        job_id: str,
+        namespace: str,
+        decide: Decide,
+        event_id: str,
+        about: About,
+        *,
+        of_frozen: bool = False,
     ) -> Receipt:
-        command = Command(job_id, namespace, decide, event_id, about)
+        command = Command(job_id, namespace, decide, event_id, about, of_frozen)
         async with self._turns.hold(job_id):
             return await Attempt(command, self._log, self._reader, self._clock).run()

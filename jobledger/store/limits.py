@@ -51,6 +51,8 @@ READ_REPLICA_TRIES = 4  # of the leader, and then of any replica, for a page tha
 READ_MAX_TRIES = 10  # when a replica lags behind what the leader said
 FEED_PULL_EVENTS = 2_500  # per pull request; two are outstanding
 FEED_PULL_BYTES = 4 * 1_048_576
+FEED_PROBES = 64  # sequences asked for at once, where records are missing
+FEED_IDLE_HEARTBEATS = 3  # without a record, before the log is asked whether there is one
 FEED_HEARTBEAT_SECONDS = 2.0  # two and a half of them without a word: the node that fed us is gone
 FEED_OPEN_TIMEOUT_SECONDS = (
     2.0  # for one question while a feed is opened; times FEED_MAX_RESTARTS: an election
@@ -103,6 +105,11 @@ CONNECTION_FILE_MAX_BYTES = 4_096  # of the file that says how to reach it
 # Part of the fold's meaning: whoever changes one raises PROJECTION_VERSION.
 TAGS_MAX_COUNT = 64  # of one job
 TAG_MAX_CHARACTERS = 64
+
+# --- quarantine --------------------------------------------------------------------------------------------
+# Part of the fold's meaning, as well.
+QUARANTINE_MAX_EVENTS = 64  # that freeze one job and can be accepted one by one
+QUARANTINE_REASON_CHARACTERS = 400  # of one of them
 
 # --- durable consumers --------------------------------------------------------------------------------------
 PIN_SECONDS = 5.0  # after so long without a word from who holds a consumer, the next one gets it

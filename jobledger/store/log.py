@@ -120,10 +120,11 @@ class Feed(Protocol):
     async def take(self, max_records: int) -> Sequence[Record]:
         """The next records, at least one and at most this many: what has arrived, or waits for the next.
 
-        Sequences only rise, and none is missing unless the stream lists it as deleted.
+        Sequences only rise. One that is missing is not in the log any more: that is damage.
 
         Raises:
             LogUnavailable: if the log could not be reached for a named number of tries; asking again is safe.
+            LogDamaged: if the log's last events can't be read. Asking again waits for what comes after them.
             LogBroken: if the log is no longer the one that was read before, or not whole.
         """
         ...

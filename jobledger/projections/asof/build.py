@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from jobledger.projections.asof.seed import seed_copy
-from jobledger.projections.batch import Batch, fold_batch, jobs_named, read_all
+from jobledger.projections.batch import Batch, fold_batch, jobs_named, read_all, resolve_thawed
 from jobledger.projections.database import Writer
 from jobledger.projections.limits import (
     ASOF_BATCH_BYTES,
@@ -24,7 +24,8 @@ from jobledger.projections.limits import (
 )
 from jobledger.projections.subscribing.remembering import IdFilter
 from jobledger.projections.viewwriter import ViewWriter
-from jobledger.store.events import JobCreated, Record, Recorded
+from jobledger.store.errors import LogDamaged
+from jobledger.store.events import JobCreated, Record, Recorded, SpecData, read_record
 from jobledger.store.log import EventLog
 
 _LIST_INDEXES: Final = (
@@ -139,6 +140,7 @@ async def _fold(
             if batch is not None and (is_full or reached >= up_to):
                 if writing is not None:
                     await writing
+                await _resolve_thawed(of.log, batch)
                 view.remember(batch.statuses)
                 writing = asyncio.create_task(view.write(batch))  # the next one is folded meanwhile
                 batch, size = None, 0
@@ -148,6 +150,20 @@ async def _fold(
         if writing is not None:
             await asyncio.gather(writing, return_exceptions=True)
         await feed.close()
+
+
+async def _resolve_thawed(log: EventLog, batch: Batch) -> None:
+    """Read the specs of jobs that are no longer frozen from the log: a copy has none."""
+    specs: dict[int, bytes] = {}
+    for status, _ in batch.thawed.values():
+        record = await log.read_at(status.spec_sequence)
+        read = read_record(record) if record is not None else None
+        if not (isinstance(read, Recorded) and isinstance(read.event.data, SpecData)):
+            raise LogDamaged(
+                f"event {status.spec_sequence} of the log can't be read again", sequence=status.spec_sequence
+            )
+        specs[status.spec_sequence] = bytes(read.event.data.spec)
+    resolve_thawed(batch, specs)
 
 
 async def _fold_on(

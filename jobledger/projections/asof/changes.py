@@ -30,7 +30,7 @@ from jobledger.projections.rows import STATUS_COLUMNS, status_of
 from jobledger.projections.selectors import Requirement, matches
 from jobledger.projections.view import View
 from jobledger.store.events import read_record
-from jobledger.store.fold import Anomaly, fold_job, spec_head
+from jobledger.store.fold import fold_job_on, last_read, spec_head
 from jobledger.store.history import HistoryItem, tell
 from jobledger.store.job import Job, JobStatus, StateType
 from jobledger.store.log import EventLog
@@ -186,16 +186,15 @@ async def _change(log: EventLog, status: JobStatus, asked: Between) -> tuple[Job
     items: list[HistoryItem] = []
     states: list[StateType] = []
     events = count = size = 0
-    async for record in records_as_of(log, status, asked.second, last=status.sequence):
+    async for record in records_as_of(log, status, asked.second, last=last_read(status)):
         count += 1
         was = job.status if job is not None else None
-        folded = fold_job(job, read_record(record))
-        if isinstance(folded, Anomaly):
-            continue
-        job = folded
+        job = fold_job_on(job, read_record(record))
         if record.sequence <= asked.first:
             before = job
             continue
+        if job is None or job.status.is_lost or job.status.sequence != record.sequence:
+            continue  # it changed nothing that shows
         events += 1
         if len(items) < CHANGES_JOB_EVENTS and (not items or size <= CHANGES_JOB_BYTES):
             ((item, _),) = tell((record,), was)
@@ -203,7 +202,8 @@ async def _change(log: EventLog, status: JobStatus, asked: Between) -> tuple[Job
             size += job.status.state.size + len(item.reason)
             if not states or states[-1] != job.status.state.state_type:
                 states.append(job.status.state.state_type)
-    if job is None or not events:
+    if job is None or job.status.is_lost or not events:
         return None, count
+    before = before if before is not None and not before.status.is_lost else None
     change = JobChange(before=before, after=job, items=tuple(items), states=tuple(states), events=events)
     return change, count

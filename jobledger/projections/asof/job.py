@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from jobledger.store.errors import JobNotFound
 from jobledger.store.events import Record, read_record
-from jobledger.store.fold import Anomaly, fold_job
+from jobledger.store.fold import fold_job_on, last_read
 from jobledger.store.history import tell
 from jobledger.store.job import Job, JobStatus
 from jobledger.store.jobs import records_between
@@ -49,14 +49,13 @@ async def job_as_of(log: EventLog, present: Job, sequence: int, *, checkpoint: i
         LogUnavailable: if the log can't be read.
     """
     status = present.status
-    if status.sequence <= sequence <= checkpoint:
+    if last_read(status) <= sequence <= checkpoint and status.quarantine is None:
         return present  # nothing has happened to it since
     job: Job | None = None
     last = await last_sequence_of(log, status, sequence)
     async for record in records_as_of(log, status, sequence, last=last):
-        folded = fold_job(job, read_record(record))
-        job = job if isinstance(folded, Anomaly) else folded
-    if job is None:
+        job = fold_job_on(job, read_record(record))
+    if job is None or job.status.is_lost:
         raise not_yet(status, sequence)
     return job
 
@@ -93,7 +92,7 @@ async def sequence_of_revision(log: EventLog, status: JobStatus, revision: int) 
         before: JobStatus | None = None
         async for record in records_between(log, subject, after=0, up_to=last.sequence):
             ((item, before),) = tell((record,), before)
-            if item.revision == revision and not item.anomaly:
+            if item.revision == revision and not (item.anomaly or item.quarantine):
                 return record.sequence
     raise JobNotFound(
         f"job {status.id} has no revision {revision}; it is at revision {status.revision}, and its history"

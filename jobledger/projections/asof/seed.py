@@ -14,19 +14,28 @@ from jobledger.projections.asof.job import records_as_of
 from jobledger.projections.batch import Batch, fold_batch, read_all
 from jobledger.projections.database import Writer, attach_statement
 from jobledger.projections.limits import ASOF_EVENTS_PER_JOB_READ, ASOF_READS, ASOF_READS_MAX_JOBS
-from jobledger.projections.rows import JOB_COLUMNS, STATUS_COLUMNS, status_of
+from jobledger.projections.rows import JOB_COLUMNS, STATUS_COLUMNS, lost_status_of, status_of
 from jobledger.projections.viewwriter import ViewWriter
 from jobledger.store.events import Record
+from jobledger.store.fold import last_read
 from jobledger.store.job import JobStatus
 from jobledger.store.log import EventLog
 
 _COLUMNS: Final = ", ".join(JOB_COLUMNS)
-_CHANGED: Final = "FROM live.jobs WHERE created_sequence <= ?1 AND sequence > ?1"
+# A frozen job's row says what it is now: what it was at a point, only its events say.
+_CHANGED: Final = (
+    "FROM live.jobs WHERE created_sequence <= ?1 AND (sequence > ?1 OR passed > ?1 OR quarantine != '')"
+)
+_COUNT_LOST: Final = "SELECT count(*), coalesce(min(sequence), ?1 + 1) FROM live.lost_jobs WHERE sequence > 0"
+_READ_LOST: Final = (
+    "SELECT namespace, id, sequence, passed, quarantine FROM live.lost_jobs WHERE sequence > 0"
+)
 _COUNT_CHANGED: Final = f"SELECT count(*), coalesce(min(created_sequence), ?1 + 1) {_CHANGED}"
 _READ_CHANGED: Final = f"SELECT {', '.join(STATUS_COLUMNS)} {_CHANGED}"
 _TAKE_JOBS: Final = (
     f"INSERT INTO main.jobs ({_COLUMNS}) SELECT {_COLUMNS} FROM live.jobs"
-    " WHERE created_sequence <= ?1 AND sequence <= ?1 ORDER BY created_sequence"
+    " WHERE created_sequence <= ?1 AND sequence <= ?1 AND passed <= ?1 AND quarantine = ''"
+    " ORDER BY created_sequence"
 )
 _TAKE_LABELS: Final = (
     "INSERT INTO main.labels (created_sequence, key, value) SELECT created_sequence, key, value"
@@ -60,6 +69,8 @@ async def seed_copy(
     try:
         async with writer.transaction():  # all of it reads one snapshot of the live view
             [(changed, oldest)] = await writer.rows(_COUNT_CHANGED, (up_to,))
+            [(lost, oldest_lost)] = await writer.rows(_COUNT_LOST, (up_to,))
+            changed, oldest = changed + lost, min(oldest, oldest_lost)
             span, reads = up_to + 1 - oldest, changed * ASOF_EVENTS_PER_JOB_READ
             if min(span, reads) > most_events:
                 return False
@@ -68,13 +79,15 @@ async def seed_copy(
             by_job = reads < span and changed <= ASOF_READS_MAX_JOBS
             if by_job:
                 statuses = [status_of(row) for row in await writer.rows(_READ_CHANGED, (up_to,))]
+                statuses += [lost_status_of(row) for row in await writer.rows(_READ_LOST)]
     finally:
         await writer.execute("DETACH DATABASE live")
     batch = Batch({}, {}, {}, [], [], {}, 0)
     for start in range(0, len(statuses), ASOF_READS):
         some = statuses[start : start + ASOF_READS]
         for records in await asyncio.gather(*(_prefix(log, status, up_to) for status in some)):
-            fold_batch(read_all(records), {}, onto=batch)
+            if records:
+                fold_batch(read_all(records), {}, onto=batch)
             batch.specs.clear()
     batch.anomalies.clear()
     batch.last_sequence = up_to if by_job or not changed else oldest - 1
@@ -83,4 +96,4 @@ async def seed_copy(
 
 
 async def _prefix(log: EventLog, status: JobStatus, up_to: int) -> list[Record]:
-    return [record async for record in records_as_of(log, status, up_to, last=status.sequence)]
+    return [record async for record in records_as_of(log, status, up_to, last=last_read(status))]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jobledger.store.events import (
+    JobAccepted,
     JobCreated,
     JobEvent,
     JobStateChanged,
@@ -105,7 +106,7 @@ class SubscribedEvent(msgspec.Struct, eq=False):
         match self.event:
             case JobCreated(data=data) | JobUpdated(data=data):
                 return bytes(data.spec)
-            case JobStateChanged() | JobTagged():
+            case JobStateChanged() | JobTagged() | JobAccepted():
                 return None
 
     async def ack(self) -> None:

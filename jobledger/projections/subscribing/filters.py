@@ -7,7 +7,7 @@ import msgspec
 
 from jobledger.projections.selectors import Requirement
 from jobledger.store.errors import InvalidInput
-from jobledger.store.events import JobCreated, JobStateChanged, JobTagged, JobUpdated, event_type
+from jobledger.store.events import JobAccepted, JobCreated, JobStateChanged, JobTagged, JobUpdated, event_type
 from jobledger.store.job import JobStatus, StateType
 from jobledger.store.subjects import job_subject, job_subject_anywhere, namespace_subjects
 
@@ -16,6 +16,7 @@ _TYPES: Final = {
     "updated": event_type(JobUpdated),
     "state": event_type(JobStateChanged),
     "tagged": event_type(JobTagged),
+    "accepted": event_type(JobAccepted),
 }
 _TAGGED: Final = _TYPES["tagged"]
 

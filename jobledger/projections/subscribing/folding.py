@@ -13,6 +13,7 @@ in the middle of a long log is so never slower than twice the better of the two 
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Final, Generic, NamedTuple
@@ -23,16 +24,18 @@ from jobledger.projections.limits import (
     FOLDER_MAX_NUMBERS,
     FOLDER_READS,
     FOLDER_SCAN_FACTOR,
+    QUARANTINE_LOG_LINES,
 )
 from jobledger.projections.subscribing.remembering import Known, Memory, NumberMemory, WholeMemory
-from jobledger.store.errors import UnknownEventType
-from jobledger.store.events import JobEvent, Record, Recorded, Unreadable, read_record
-from jobledger.store.fold import Anomaly, fold, fold_job
+from jobledger.store.events import JobEvent, Read, Record, Recorded, Unreadable, job_named, read_record
+from jobledger.store.fold import Anomaly, fold, fold_job, fold_job_on, fold_on
 from jobledger.store.job import Job, JobStatus
 from jobledger.store.jobs import records_between
 from jobledger.store.limits import READ_PAGE_EVENTS
 from jobledger.store.log import EventLog
 from jobledger.store.subjects import NAMELESS_JOB_ID, job_subject_anywhere, namespace_subjects
+
+_log = logging.getLogger("jobledger.subscriptions")
 
 
 class FoldedEvent(NamedTuple, Generic[Known]):
@@ -71,20 +74,27 @@ class Folder(Generic[Known]):
 
     Attributes:
         anomalies: records so far that changed no job: no events of ours, or events that make no sense.
+        frozen: records so far that were left out because their job is quarantined.
     """
 
     def __init__(
         self,
         log: EventLog,
-        step: Callable[[Known | None, Recorded | Unreadable], Known | Anomaly],
+        step: Callable[[Known | None, Read], Known | Anomaly],
+        step_on: Callable[[Known | None, Read], Known | None],
+        status_of: Callable[[Known], JobStatus],
         remember: Callable[[], Memory[Known]],
         *,
         from_first: bool,
         scope: Scope,
     ) -> None:
         self.anomalies = 0
+        self.frozen = 0
+        self._noted = 0
         self._log = log
-        self._step: Callable[[Known | None, Recorded | Unreadable], Known | Anomaly] = step
+        self._step: Callable[[Known | None, Read], Known | Anomaly] = step
+        self._step_on: Callable[[Known | None, Read], Known | None] = step_on
+        self._status_of: Callable[[Known], JobStatus] = status_of
         self._remember: Callable[[], Memory[Known]] = remember
         self._memory: Memory[Known] = remember()
         self._from_first = from_first
@@ -101,7 +111,6 @@ class Folder(Generic[Known]):
 
         Raises:
             LogUnavailable: if the log can't be read.
-            UnknownEventType: if a newer release wrote one of them.
         """
         read = [read_record(record) for record in records]
         known = await self._before(records, read)
@@ -110,28 +119,32 @@ class Folder(Generic[Known]):
     def _fold_on(
         self,
         records: Sequence[Record],
-        read: Sequence[Recorded | Unreadable],
+        read: Sequence[Read],
         known: dict[str, Known],
     ) -> list[FoldedEvent[Known]]:
-        step, told = self._step, []
+        step, status_of, told = self._step, self._status_of, list[FoldedEvent[Known]]()
         for record, recorded in zip(records, read, strict=True):
-            if isinstance(recorded, Unreadable):
-                self.anomalies += 1
-                continue
-            event = recorded.event
-            before = known.get(event.subject)
+            job_id = job_named(recorded)
+            before = known.get(job_id)
             after = step(before, recorded)
             if isinstance(after, Anomaly):
                 self.anomalies += 1
+                passed = self._step_on(before, recorded)
+                if passed is not None:
+                    known[job_id] = passed
             elif after is not before:
-                known[event.subject] = after
-                told.append(FoldedEvent(record, event, before, after))
+                known[job_id] = after
+                status = status_of(after)
+                if status.sequence == record.sequence and isinstance(recorded, Recorded):
+                    shown = before if before is not None and not status_of(before).is_lost else None
+                    told.append(FoldedEvent(record, recorded.event, shown, after))
+                else:
+                    self.frozen += 1
+                    self._note_frozen(status)
         self._memory.put_all(known)
         return told
 
-    async def _before(
-        self, records: Sequence[Record], read: Sequence[Recorded | Unreadable]
-    ) -> dict[str, Known]:
+    async def _before(self, records: Sequence[Record], read: Sequence[Read]) -> dict[str, Known]:
         """The job of each record, as it was before the first record of it."""
         known, missing = self._take(records, read)
         try:
@@ -146,23 +159,25 @@ class Folder(Generic[Known]):
         return known
 
     def _take(
-        self, records: Sequence[Record], read: Sequence[Recorded | Unreadable]
+        self, records: Sequence[Record], read: Sequence[Read]
     ) -> tuple[dict[str, Known], dict[str, tuple[str, int]]]:
         """The jobs that are remembered, and the others: id, and first sequence, by where they are read."""
         known: dict[str, Known] = {}
         missing: dict[str, tuple[str, int]] = {}
+        first: dict[str, int] = {}  # foreign records before an event, by subject: they are still to be folded
         memory = self._memory
         for record, recorded in zip(records, read, strict=True):
-            if isinstance(recorded, Unreadable):
-                continue
-            job_id = recorded.event.subject
+            job_id = job_named(recorded)
             if job_id in known:
                 continue
             found = memory.take(job_id)
             if found is not None:
                 known[job_id] = found
+            elif isinstance(recorded, Unreadable):
+                first.setdefault(record.subject, record.sequence)  # not worth a read, without an event
             elif not self._from_first or memory.may_have_forgotten(job_id):
-                missing.setdefault(_where(record, job_id), (job_id, record.sequence))
+                sequence = first.get(record.subject, record.sequence)
+                missing.setdefault(_where(record, job_id), (job_id, sequence))
         return known, missing
 
     async def _scan_if_cheaper(self, sequence: int, missing: int) -> bool:
@@ -170,11 +185,7 @@ class Folder(Generic[Known]):
         if not self._may_scan or (self._reads + missing) * FOLDER_SCAN_FACTOR < sequence:
             return False
         memory = self._remember()
-        try:
-            await self._scan(memory, sequence - 1)
-        except UnknownEventType:  # of a job that the reader may never meet
-            self._may_scan = False
-            return False
+        await self._scan(memory, sequence - 1)
         self._memory, self._from_first, self._may_scan = memory, True, False
         return True
 
@@ -183,32 +194,44 @@ class Folder(Generic[Known]):
         last = await self._log.read_last(self._scope.subjects)
         if last is None:
             return
-        covers, page = self._scope.covers, list[Recorded]()
+        covers, page = self._scope.covers, list[Read]()
         found = records_between(self._log, self._scope.subjects, after=0, up_to=last.sequence)
         async with aclosing(found):
             async for record in found:
                 if record.sequence > up_to:
                     break
-                if covers(record) and isinstance(recorded := read_record(record), Recorded):
-                    page.append(recorded)
+                if covers(record):
+                    page.append(read_record(record))
                 if len(page) == READ_PAGE_EVENTS:
                     self._fold_into(memory, page)
                     page = []
         self._fold_into(memory, page)
 
-    def _fold_into(self, memory: Memory[Known], page: Sequence[Recorded]) -> None:
+    def _fold_into(self, memory: Memory[Known], page: Sequence[Read]) -> None:
         known: dict[str, Known | None] = {}
         lost: set[str] = set()  # the memory was too small for them: they are read if they are met
         for recorded in page:
-            job_id = recorded.event.subject
+            job_id = job_named(recorded)
             if job_id not in known:
                 known[job_id] = memory.take(job_id)
                 if known[job_id] is None and memory.may_have_forgotten(job_id):
                     lost.add(job_id)
-            after = self._step(known[job_id], recorded)
-            if not isinstance(after, Anomaly):
-                known[job_id] = after
+            known[job_id] = self._step_on(known[job_id], recorded)
         memory.put_all({key: job for key, job in known.items() if job is not None and key not in lost})
+
+    def _note_frozen(self, status: JobStatus) -> None:
+        """One line in the log for each job, up to a limit."""
+        quarantine = status.quarantine
+        if quarantine is None or quarantine.sequence != quarantine.last:
+            return
+        self._noted += 1
+        if self._noted <= QUARANTINE_LOG_LINES:
+            _log.warning(
+                "job %s in namespace %s is quarantined: %s; its events are left out until that is resolved",
+                status.id,
+                status.namespace,
+                quarantine.reason,
+            )
 
     async def _read_all(self, missing: dict[str, tuple[str, int]]) -> dict[str, Known]:
         turns = asyncio.Semaphore(FOLDER_READS)
@@ -231,9 +254,7 @@ class Folder(Generic[Known]):
         status: Known | None = None
         async for record in records_between(self._log, subject, after=0, up_to=sequence):
             if record.sequence < sequence:
-                folded = self._step(status, read_record(record))
-                if not isinstance(folded, Anomaly):
-                    status = folded
+                status = self._step_on(status, read_record(record))
         return status
 
 
@@ -258,6 +279,8 @@ def status_folder(
     return Folder(
         log,
         fold,
+        fold_on,
+        _status,
         lambda: WholeMemory(_status, max_jobs, max_bytes),
         from_first=from_first,
         scope=scope,
@@ -284,6 +307,8 @@ def job_folder(
     return Folder(
         log,
         fold_job,
+        fold_job_on,
+        _status_of_job,
         lambda: WholeMemory(_status_of_job, max_jobs, max_bytes),
         from_first=from_first,
         scope=scope,
@@ -305,7 +330,9 @@ def number_folder(
         scope: which records may be handed in.
         max_jobs: remembered.
     """
-    return Folder(log, fold, lambda: NumberMemory(max_jobs), from_first=from_first, scope=scope)
+    return Folder(
+        log, fold, fold_on, _status, lambda: NumberMemory(max_jobs), from_first=from_first, scope=scope
+    )
 
 
 def _status(status: JobStatus) -> JobStatus:

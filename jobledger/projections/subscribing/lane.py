@@ -20,8 +20,7 @@ from jobledger.projections.subscribing.filters import EventFilter
 from jobledger.projections.subscribing.folding import FoldedEvent, Folder, Scope, job_folder, status_folder
 from jobledger.projections.subscribing.replaying import Replay
 from jobledger.store.consumers import Delivery, DurableConsumer
-from jobledger.store.errors import UnknownEventType
-from jobledger.store.events import Record, read_record
+from jobledger.store.events import Record
 from jobledger.store.fold import spec_head
 from jobledger.store.job import Job, JobStatus
 from jobledger.store.log import EventLog
@@ -93,7 +92,6 @@ class Lane:
         self._tail: Delivery | None = None  # the last one of those that are ready
         self._folder: Folder[JobStatus] | Folder[Job] | None = None
         self._fresh = aside is None  # the records were looked at since it is held
-        self._unknown: UnknownEventType | None = None
 
     # --- what the source tells ------------------------------------------------------------------------------
 
@@ -105,7 +103,7 @@ class Lane:
         """See `Hearer.began_anew`."""
         self.turn += 1
         self.ready.clear()
-        self._taken, self._tail, self._folder, self._unknown = (), None, None, None
+        self._taken, self._tail, self._folder = (), None, None
         self.handled = 0
         if kept:
             self.position = max(self.position, place)
@@ -129,7 +127,7 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to be made of what has come."""
-        return not (self.ready or self._taken or self._tail or self._unknown or self.source.buffered)
+        return not (self.ready or self._taken or self._tail or self.source.buffered)
 
     def pop(self) -> SubscribedEvent | None:
         """The next event to be handled, of those that are ready."""
@@ -149,8 +147,6 @@ class Lane:
             self._tail = None
             self.position = max(self.position, tail.sequence)
             self._pass(tail)
-        if self._unknown is not None:
-            raise self._unknown
         return None
 
     def push_back(self, event: SubscribedEvent) -> None:
@@ -209,19 +205,13 @@ class Lane:
                 max_jobs=FOLDER_MAX_JOBS // self._share,
                 max_bytes=FOLDER_MAX_BYTES // self._share,
             )
-        unknown: UnknownEventType | None = None
         mine = taken
         if self._shards is not None:
             mine = [delivery for delivery in taken if _shard(delivery.subject) in self._shards]
-        try:
-            folded: Sequence[FoldedEvent[JobStatus] | FoldedEvent[Job]] = await self._folder.fold(mine)
-        except UnknownEventType:
-            known, unknown = _known_part(mine)
-            folded = await self._folder.fold(known) if known else ()
-            taken = known
+        folded: Sequence[FoldedEvent[JobStatus] | FoldedEvent[Job]] = await self._folder.fold(mine)
         if turn != self.turn:
             return False
-        self._taken, self._unknown = (), unknown
+        self._taken = ()
         self._tail = taken[-1] if taken else None
         tell = self.tell_job if self._fold_jobs else self._tell_status
         self.ready.extend([event for each in folded if (event := tell(each)) is not None])  # type: ignore[arg-type]
@@ -251,13 +241,3 @@ class Lane:
 def _shard(subject: str) -> str:
     tokens = subject.split(".", 3)
     return tokens[2] if len(tokens) > 3 else ""
-
-
-def _known_part(taken: Sequence[Delivery]) -> tuple[Sequence[Delivery], UnknownEventType]:
-    """What comes before the first event that this release does not know, and the error about that one."""
-    for index, delivery in enumerate(taken):
-        try:
-            read_record(delivery)
-        except UnknownEventType as error:
-            return taken[:index], error
-    raise AssertionError("no unknown event, though the fold found one")

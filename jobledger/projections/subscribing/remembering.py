@@ -9,6 +9,7 @@ from jobledger.projections.limits import (
     FOLDER_MAX_NAMESPACES,
     FOLDER_MAX_NUMBERS,
 )
+from jobledger.store.fold import last_read
 from jobledger.store.job import Job, JobStatus, State, StateType
 
 Known = TypeVar("Known", JobStatus, Job)
@@ -17,12 +18,13 @@ _ENTRY_BYTES: Final = 1_000  # what a remembered job takes beside its texts, abo
 _TAG_BYTES: Final = 200
 _PROBES: Final = 4  # bits of one id
 
-# A job in one integer: namespace, revision, version, state.
+# A job in one integer: namespace, sequence, revision, version, state.
 _STATES: Final = tuple(State(each) for each in StateType)
 _STATE_NUMBERS: Final = {each: number for number, each in enumerate(StateType)}
 _STATE_MASK: Final = 0xF
-_VERSION_AT, _REVISION_AT, _NAMESPACE_AT = 4, 36, 68
+_VERSION_AT, _REVISION_AT, _SEQUENCE_AT, _NAMESPACE_AT = 4, 36, 68, 116
 _COUNTER_MAX: Final = 2**32 - 1
+_SEQUENCE_MAX: Final = 2**48 - 1
 _STATUS_WEIGHT: Final = 4
 _NO_TAGS: Final[dict[str, int]] = {}
 
@@ -92,8 +94,8 @@ class WholeMemory(Generic[Known]):
 class NumberMemory:
     """Of each job what the fold needs to number its next event, in a sixth of the memory of its status.
 
-    What is handed over has the job's id, namespace, version, revision, tags and the type of its state; all
-    else of it means nothing.
+    What is handed over has the job's id, namespace, version, revision, tags and the type of its state,
+    and as its sequence that of the last record of its subject; all else of it means nothing.
 
     Args:
         max_jobs: kept; one that can't be packed counts as several, by the memory that it takes.
@@ -121,6 +123,7 @@ class NumberMemory:
             _STATES[kept & _STATE_MASK],
             version=kept >> _VERSION_AT & _COUNTER_MAX,
             revision=kept >> _REVISION_AT & _COUNTER_MAX,
+            sequence=kept >> _SEQUENCE_AT & _SEQUENCE_MAX,
         )
 
     def put_all(self, jobs: dict[str, JobStatus]) -> None:
@@ -143,17 +146,26 @@ class NumberMemory:
         if place < 0 and len(self._namespaces) < FOLDER_MAX_NAMESPACES:
             place = self._places[status.namespace] = len(self._namespaces)
             self._namespaces.append(status.namespace)
-        if place < 0 or status.tags or status.revision > _COUNTER_MAX:
+        if status.quarantine is not None or status.is_lost:
+            return status
+        sequence = last_read(status)  # what the next event names as the one before it
+        is_large = status.revision > _COUNTER_MAX or sequence > _SEQUENCE_MAX
+        if place < 0 or status.tags or is_large:
             return _numbered(
                 status.id,
                 status.namespace,
                 _STATES[state],
                 version=status.version,
                 revision=status.revision,
+                sequence=sequence,
                 tags=status.tags,
             )
         return (
-            place << _NAMESPACE_AT | status.revision << _REVISION_AT | status.version << _VERSION_AT | state
+            place << _NAMESPACE_AT
+            | sequence << _SEQUENCE_AT
+            | status.revision << _REVISION_AT
+            | status.version << _VERSION_AT
+            | state
         )
 
 
@@ -164,6 +176,7 @@ def _numbered(
     *,
     version: int,
     revision: int,
+    sequence: int,
     tags: dict[str, int] = _NO_TAGS,
 ) -> JobStatus:
     return JobStatus(
@@ -177,7 +190,7 @@ def _numbered(
         modify_time=0,
         created_sequence=0,
         spec_sequence=0,
-        sequence=0,
+        sequence=sequence,
         tags=tags,
     )
 

@@ -6,7 +6,7 @@ from jobledger.projections.subscribing.event import SubscribedEvent
 from jobledger.projections.subscribing.folding import FoldedEvent
 from jobledger.projections.subscribing.retrying import ParkedJob
 from jobledger.store.events import Recorded, read_record
-from jobledger.store.fold import fold_job
+from jobledger.store.fold import fold_job_on
 from jobledger.store.job import Job
 from jobledger.store.jobs import records_between
 from jobledger.store.log import EventLog
@@ -69,12 +69,14 @@ class Replay:
                     return
                 place = record.sequence
                 recorded = read_record(record)
-                folded = fold_job(job, recorded)
-                if not isinstance(folded, Job) or folded is job or not isinstance(recorded, Recorded):
+                before, job = job, fold_job_on(job, recorded)
+                if job is None or job is before or not isinstance(recorded, Recorded):
                     continue
-                before, job = job, folded
+                if job.status.sequence != place:
+                    continue  # it changed nothing that shows
+                before = before if before is not None and not before.status.is_lost else None
                 if place > self.parked.after:
-                    event = self._tell(FoldedEvent(record, recorded.event, before, folded))
+                    event = self._tell(FoldedEvent(record, recorded.event, before, job))
                     if event is not None:
                         if place == self.parked.sequence:
                             event.attempt = self.parked.attempts + 1

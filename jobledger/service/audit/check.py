@@ -15,7 +15,6 @@ from jobledger.service.audit.bundle import Bundle
 from jobledger.service.audit.checkpoint import Seal, open_seal
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.audit.story import Story, tell_story
-from jobledger.store.errors import UnknownEventType
 from jobledger.store.events import Record
 from jobledger.store.job import JobStatus
 from jobledger.store.subjects import job_subject
@@ -95,8 +94,8 @@ def check_bundle(bundle: Bundle, keys: Sequence[VerifierKey], *, job: str = "", 
         events=len(records),
         last_sequence=records[-1].sequence,
         last_time=records[-1].time,
-        status=story.status if story is not None else None,
-        unlinked=story.unlinked if story is not None else len(records),
+        status=story.status,
+        unlinked=story.unlinked,
     )
 
 
@@ -169,14 +168,13 @@ def _inclusion(bundle: Bundle, seal: Seal | None) -> Check:
     return Check("inclusion", ok=True, text=f"{what} in the sealed tree of {seal.size} events")
 
 
-def _story(bundle: Bundle, records: Sequence[Record]) -> tuple[Story | None, Check]:
-    try:
-        story = tell_story(records)
-    except UnknownEventType as error:
-        return None, Check("story", ok=False, text=str(error))
+def _story(bundle: Bundle, records: Sequence[Record]) -> tuple[Story, Check]:
+    story = tell_story(records)
     status = story.status
     if story.problem:
         return story, Check("story", ok=False, text=story.problem)
+    if status is not None and status.quarantine is not None:
+        return story, Check("story", ok=False, text=f"the job is quarantined: {status.quarantine.reason}")
     if status is None:
         return story, Check("story", ok=False, text="the records make no job: none of them creates it")
     if status.id != bundle.job or status.namespace != bundle.namespace:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from jobledger.store.events import Record, Recorded, read_record
-from jobledger.store.fold import Anomaly, fold
+from jobledger.store.fold import Anomaly, after_anomaly, fold
 from jobledger.store.job import JobStatus
 from jobledger.store.values import INT_MAX
 
@@ -14,7 +14,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     """What records fold to.
 
     Attributes:
-        status: the job at their end; None if they never made one.
+        status: the job at their end; None if they never made one. `quarantine` says whether it is frozen.
         anomalies: how many of them made no sense where they stand, and so changed nothing.
         problem: why they can't be the whole story up to the last of them; empty if nothing speaks against it.
         unlinked: how many do not say which record came before them: written by other programs, or by releases
@@ -33,8 +33,6 @@ def tell_story(records: Sequence[Record]) -> Story:
     Args:
         records: of one subject, oldest first.
 
-    Raises:
-        UnknownEventType: if a newer release wrote one of them.
     """
     status: JobStatus | None = None
     anomalies = unlinked = revision = before = 0
@@ -49,13 +47,21 @@ def tell_story(records: Sequence[Record]) -> Story:
         folded = fold(status, recorded)
         if isinstance(folded, Anomaly):
             anomalies += 1
+            status = after_anomaly(status, recorded)
         else:
-            # A tag leaves the revision as it is; no event of ours takes it further than to the next.
-            if folded.revision not in {revision, revision + 1} and not problem:
-                problem = f"event {record.sequence} leads from revision {revision} to {folded.revision}"
-            status, revision = folded, folded.revision
+            # A tag leaves the revision as it is; no event of ours takes it further than to the next. That of
+            # a job in quarantine goes on beyond it, and an accepted event brings it to light.
+            beyond = _beyond(folded)
+            if beyond is not None and beyond.revision not in {revision, revision + 1} and not problem:
+                problem = f"event {record.sequence} leads from revision {revision} to {beyond.revision}"
+            status, revision = folded, beyond.revision if beyond is not None else revision
         before = record.sequence
+    status = None if status is not None and status.is_lost and status.quarantine is None else status
     return Story(status=status, anomalies=anomalies, problem=problem, unlinked=unlinked)
+
+
+def _beyond(status: JobStatus) -> JobStatus | None:
+    return status.quarantine.beyond if status.quarantine is not None else status
 
 
 def names_previous(record: Record) -> bool:

@@ -56,9 +56,13 @@ class HistoryAnswer(Answer, frozen=True, kw_only=True):
         reason: why; empty if nobody said.
         tag: the tag that was set or removed; empty for other events.
         tag_version: the version that it names since; 0: it was removed.
+        quarantine: why the job was in quarantine after it; empty: it was not.
+        accepted_sequence: the event that this one accepts as unreadable; 0 for other events.
     """
 
     time: str
+    quarantine: str = ""
+    accepted_sequence: int = 0
     event_type: str = ""
     sequence: int = 0
     cursor: str = ""

@@ -188,6 +188,11 @@ _BY_CODE: Final[Mapping[str, Callable[[Answered], JobledgerError]]] = {
     ),
     "ResourceInUse": lambda answered: errors.JobExists(answered.message, job_id=answered.text("JobID")),
     "ConflictJobState": _plain(errors.JobTerminal),
+    "JobQuarantined": lambda answered: errors.JobQuarantined(
+        answered.message, job_id=answered.text("JobID"), namespace="", sequence=0, cause=""
+    ),
+    "JobNotQuarantined": _plain(errors.JobNotQuarantined),
+    "LogDamaged": lambda answered: errors.LogDamaged(answered.message, sequence=0),
     "ConflictJobRevision": _conflict,
     "LogUnavailable": _plain(errors.LogUnavailable),
     "LogBusy": _plain(errors.LogBusy),

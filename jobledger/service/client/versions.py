@@ -54,6 +54,14 @@ class VersionCalls(ABC):
         end = f"/tags/{quote(tag, safe='')}"
         return self._change("DELETE", ref, end, namespace, reason=reason, revision=revision)
 
+    def accept_unreadable(
+        self, ref: str, sequence: int, *, namespace: str = "", reason: str = ""
+    ) -> WriteAnswer:
+        """Accept that an event which froze a job can't be read; for admins."""
+        body = {"Sequence": sequence, "Reason": reason, "Namespace": namespace}
+        path = self._path(ref, "/accept-unreadable", namespace=namespace)
+        return self._write("POST", path, body=body, namespace=namespace)
+
     def versions(self, ref: str, *, namespace: str = "") -> Iterator[JobPage]:
         """Pages of a job's versions, ascending: the job as it was with each of its specs."""
         token = ""

@@ -95,6 +95,7 @@ def _print_job(job: "JobAnswer", tags: "TagsAnswer", now: int) -> None:
         ("Type", f"{plain(job.type)}, count {job.wire.get('Count')}, priority {job.wire.get('Priority', 0)}"),
         ("State", state + message),
         *(("", f"{plain(key)}: {plain(value)}") for key, value in job.state.details.items()),
+        *_quarantine(job.wire),
         ("Version", str(job.version)),
         ("Revision", str(job.revision)),
         ("Created", f"{exact(job.create_time)} ({age(job.create_time, now)} ago)"),
@@ -105,6 +106,15 @@ def _print_job(job: "JobAnswer", tags: "TagsAnswer", now: int) -> None:
     for label, value in lines:
         click.echo(f"{click.style(f'{label:<{_LABEL_WIDTH}}', bold=True)}{value}")
     _print_spec(job.wire)
+
+
+def _quarantine(wire: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Since which event a frozen job is frozen, and why."""
+    quarantine = wire.get("Quarantine")
+    if not isinstance(quarantine, dict):
+        return []
+    text = f"since event {quarantine.get('Sequence')}: {quarantine.get('Reason')}"
+    return [("Quarantine", click.style(plain(text), "red"))]
 
 
 def _pairs(label: str, pairs: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -52,7 +52,7 @@ def print_jobs(jobs: Sequence[JobAnswer], now: int) -> None:
             UNKNOWN if job.name == job.id else job.name,
             *((job.namespace,) if several else ()),
             job.type,
-            state_cell(job.state.state_type),
+            state_cell(job.state.state_type) if "Quarantine" not in job.wire else Cell("Quarantined", "red"),
             str(job.version),
             str(job.revision),
             age(job.create_time, now),
@@ -89,8 +89,12 @@ def history_row(item: HistoryAnswer, now: int) -> Row:
 def what(item: HistoryAnswer) -> Cell:
     """What happened, in a word or two."""
     word = event_word(item.event_type) or "?"
-    if word == "state" and item.state is not None:
+    if word == "state" and item.state is not None and not item.quarantine:
         return state_cell(item.state.state_type)
+    if item.quarantine:
+        return Cell(f"{word} (quarantined)", "red")
+    if item.accepted_sequence:
+        return Cell(f"event {item.accepted_sequence} accepted as unreadable", BOLD)
     if item.tag:
         return Cell(tag_words(item.tag, item.tag_version), BOLD)
     return Cell(f"updated to version {item.version}" if word == "updated" else word, BOLD)

@@ -36,6 +36,13 @@ _MOMENT = Moment()
     help="In any of these states.",
 )
 @click.option("--type", "types", multiple=True, type=click.Choice(TYPES), help="Of any of these types.")
+@click.option(
+    "--quarantined",
+    type=click.Choice(["include", "only", "exclude"]),
+    default="include",
+    show_default=True,
+    help="Jobs that are frozen, because an event of theirs can't be read.",
+)
 @click.option("--created-from", type=_MOMENT, metavar="TIME", help="Created then or later; `2h` is an age.")
 @click.option("--created-to", type=_MOMENT, metavar="TIME", help="Created before.")
 @click.option("--modified-from", type=_MOMENT, metavar="TIME", help="Modified then or later.")
@@ -110,6 +117,7 @@ def _query(filters: dict[str, Any]) -> dict[str, Any]:
         "labels": list(filters["selector"]),
         "state": list(filters["state"]),
         "type": list(filters["types"]),
+        "quarantined": "" if filters["quarantined"] == "include" else filters["quarantined"],
         "order_by": f"{filters['order_by']}_at",
         "reverse": "false" if filters["reverse"] else "true",
         **{

@@ -18,8 +18,8 @@ from jobledger.service.limits import (
 )
 from jobledger.service.position import epoch_mark
 from jobledger.store.errors import LogReplaced
-from jobledger.store.events import Record, Recorded, read_record
-from jobledger.store.fold import fold
+from jobledger.store.events import Record, Recorded, job_named, read_record
+from jobledger.store.fold import fold_on
 from jobledger.store.job import JobStatus
 from jobledger.store.jobs import records_between
 from jobledger.store.limits import READ_PAGE_EVENTS
@@ -83,18 +83,17 @@ class CatchUp:
         events = [(record, read_record(record)) for record in records]
         first: dict[str, int] = {}
         for record, recorded in events:
-            if isinstance(recorded, Recorded):
-                first.setdefault(recorded.event.subject, record.sequence)
+            first.setdefault(job_named(recorded), record.sequence)
         before = await self._before(first)
         told: list[FeedEvent] = []
         for record, recorded in events:
-            if not isinstance(recorded, Recorded):
+            job_id = job_named(recorded)
+            status = fold_on(before.get(job_id), recorded)
+            if status is None:
                 continue
-            job_id = recorded.event.subject
-            status = fold(before.get(job_id), recorded)
-            # A status that is at another event: this one was an anomaly, which no feed tells.
-            if isinstance(status, JobStatus) and status.sequence == record.sequence:
-                before[job_id] = status
+            before[job_id] = status
+            # A status that is at another event: this one changed nothing that shows, and no feed tells it.
+            if status.sequence == record.sequence and isinstance(recorded, Recorded):
                 told.append(feed_event(Folded(record, recorded.event, status)))
         self._remember(before)
         return told
@@ -106,6 +105,7 @@ class CatchUp:
         if not missing:
             return found
         to_read: list[JobStatus] = []
+        found.update(await self._view.lost(missing))
         for job_id, row in (await self._view.statuses(missing)).items():
             if row.sequence <= first[job_id]:
                 # Its last event that counts: this very one, and folding it again changes nothing, or one
@@ -123,14 +123,10 @@ class CatchUp:
         """A job's status before a sequence that is within its life."""
         status: JobStatus | None = None
         subject = job_subject(row.namespace, row.id)
-        async for record in records_between(
-            self._log, subject, after=row.created_sequence - 1, up_to=row.sequence
-        ):
+        async for record in records_between(self._log, subject, after=0, up_to=row.sequence):
             if record.sequence >= sequence:
                 break
-            folded = fold(status, read_record(record))
-            if isinstance(folded, JobStatus):
-                status = folded
+            status = fold_on(status, read_record(record))
         return status
 
     def _remember(self, statuses: Mapping[str, JobStatus]) -> None:

@@ -20,6 +20,7 @@ from jobledger.service.http.proofs import HANDLERS as PROOF_HANDLERS
 from jobledger.service.http.seals import HANDLERS as SEAL_HANDLERS
 from jobledger.service.http.subscriptions import HANDLERS as SUBSCRIPTION_HANDLERS
 from jobledger.service.http.versions import HANDLERS as VERSION_HANDLERS
+from jobledger.service.http.view import HANDLERS as VIEW_HANDLERS
 from jobledger.service.http.wait import HANDLERS as WAIT_HANDLERS
 from jobledger.service.http.webhooks import HANDLERS as WEBHOOK_HANDLERS
 from jobledger.service.http.writes import HANDLERS as WRITE_HANDLERS
@@ -55,6 +56,7 @@ def _routes(service: Service) -> Litestar:
         [
             orchestrator,
             audit,
+            Router("/api/v1/view", route_handlers=VIEW_HANDLERS),
             *CHANGE_HANDLERS,
             *EVENT_HANDLERS,
             *SUBSCRIPTION_HANDLERS,

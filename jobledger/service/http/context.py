@@ -13,9 +13,11 @@ from jobledger.service.http.params import Query
 from jobledger.service.limits import WAIT_DEFAULT_SECONDS
 from jobledger.service.position import parse_cursor
 from jobledger.service.wiring import Service
-from jobledger.store.errors import InvalidInput, JobledgerError, JobNotFound
-from jobledger.store.job import Job
+from jobledger.store.decide import check_not_quarantined
+from jobledger.store.errors import InvalidInput, JobledgerError, JobNotFound, JobQuarantined
+from jobledger.store.job import Job, JobStatus
 from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id
+from jobledger.store.values import is_utf8
 
 AnyRequest = Request[Any, Any, Any]
 JobRef = FromPath[str]
@@ -73,6 +75,7 @@ async def find_job(request: AnyRequest, ref: str, namespace: str) -> Job:
 
     Raises:
         JobNotFound: if there is none, or none that may be seen.
+        JobQuarantined: if it may be seen, and no event that creates it can be read.
         AmbiguousId: if it is the beginning of several ids.
     """
     service, principal = service_of(request), principal_of(request)
@@ -83,6 +86,9 @@ async def find_job(request: AnyRequest, ref: str, namespace: str) -> Job:
     except ViewError as unreadable:
         return await _despite_view(request, ref, namespace, unreadable)
     except JobNotFound as not_found:
+        lost = await _find_lost(service, principal, ref, namespace or DEFAULT_NAMESPACE)
+        if lost is not None:
+            check_not_quarantined(lost)
         if not service.projector.trouble:
             raise
         return await _despite_view(request, ref, namespace, not_found)
@@ -99,6 +105,10 @@ async def _despite_view(request: AnyRequest, ref: str, namespace: str, error: Jo
     not_found = JobNotFound(f"no job has the id, or (in namespace {where!r:.80}) the name {ref!r:.80}")
     try:
         job = await _from_log(service, ref, where, not_found)
+    except JobQuarantined as frozen:
+        if principal.may_read(frozen.namespace):
+            raise
+        raise not_found from None
     except JobNotFound:
         if is_short_id(ref):  # only the view can look for those
             raise error from None
@@ -122,11 +132,41 @@ async def find_job_to_change(request: AnyRequest, ref: str, namespace: str) -> J
     try:
         job = await find_job(request, ref, namespace)
     except JobNotFound as not_found:
-        job = await _from_log(service_of(request), ref, namespace or DEFAULT_NAMESPACE, not_found)
+        try:
+            job = await _from_log(service_of(request), ref, namespace or DEFAULT_NAMESPACE, not_found)
+        except JobQuarantined as frozen:
+            if principal.may_read(frozen.namespace):
+                raise
+            raise not_found from None
         if not principal.may_read(job.status.namespace):
             raise
     principal.require_write(job.status.namespace)
     return job
+
+
+async def find_frozen_job(request: AnyRequest, ref: str, namespace: str) -> tuple[str, str]:
+    """The id and namespace of the job that an acceptance means, also of one that only its subject names.
+
+    Raises:
+        JobNotFound: if there is none.
+        AmbiguousId: if it is the beginning of several ids.
+    """
+    try:
+        status = (await find_job_to_change(request, ref, namespace)).status
+    except JobQuarantined as frozen:
+        principal_of(request).require_write(frozen.namespace)
+        return frozen.job_id, frozen.namespace
+    return status.id, status.namespace
+
+
+async def _find_lost(service: Service, principal: Principal, ref: str, namespace: str) -> JobStatus | None:
+    """A job of which no creating event can be read, by its name or id, if it may be seen."""
+    if not is_utf8(ref) or not is_utf8(namespace):
+        return None
+    for status in (await service.view.lost((named_job_id(namespace, ref), ref))).values():
+        if status.quarantine is not None and principal.may_read(status.namespace):
+            return status
+    return None
 
 
 def with_slashes(ref: str) -> str:

@@ -50,6 +50,11 @@ KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
         Kind(404, "NotFound", "List the jobs to see what there is; a new job may need `wait_for`"),
     ),
     (errors.JobExists, Kind(409, "ResourceInUse")),
+    (
+        errors.JobQuarantined,
+        Kind(409, "JobQuarantined", "An operator must look: `jobledger view quarantine`"),
+    ),
+    (errors.JobNotQuarantined, Kind(409, "JobNotQuarantined")),
     (errors.Refused, Kind(409, "ConflictJobState")),
     (
         errors.RevisionMismatch,
@@ -71,6 +76,7 @@ KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
         errors.LogNotPermitted,
         Kind(503, "LogNotPermitted", "An operator must grant the right; nothing was written"),
     ),
+    (errors.LogDamaged, Kind(503, "LogDamaged", "An operator must look: `jobledger view damage`")),
     (errors.LogError, Kind(503, "LogUnfit", "An operator must look at the log; nothing was written")),
     (errors.EmbeddedServerError, Kind(503, "LogUnavailable", _NOTHING_WRITTEN)),
     (view_errors.AmbiguousId, Kind(409, "MultipleJobsFound", "Use the full job ID")),
@@ -215,7 +221,7 @@ def _more(error: BaseException) -> dict[str, Any]:
         case errors.Conflict():
             missed = [history_item(error.job_id, item) for item in error.missed]
             return {"JobID": error.job_id, "Revision": error.revision, "Missed": missed}
-        case errors.JobExists():
+        case errors.JobExists() | errors.JobQuarantined():
             return {"JobID": error.job_id}
         case errors.OutcomeUnknown():
             return {"EventID": error.event_id}

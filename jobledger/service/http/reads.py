@@ -52,6 +52,7 @@ _ORDERS: Final = {
     "modify_time": Order.MODIFIED,
 }
 _EVENT_TYPES: Final = ("all", "job", "execution")
+QUARANTINED: Final = {"include": None, "only": True, "exclude": False}
 _NANOSECONDS: Final = 1_000_000_000
 
 
@@ -150,6 +151,7 @@ def _list_query(query: Query, principal: Principal, next_token: str) -> ListQuer
         states=query.states(),
         types=tuple(query.texts("type")),
         selector=_selector(query),
+        quarantined=_quarantined(query),
         created_from=query.time("created_from"),
         created_to=query.time("created_to"),
         modified_from=query.time("modified_from"),
@@ -176,6 +178,13 @@ def _order(query: Query) -> Order:
     if order is None:
         raise InvalidInput(f"order_by is {asked!r:.60}; use created_at or modified_at")
     return order
+
+
+def _quarantined(query: Query) -> bool | None:
+    asked = query.text("quarantined").lower() or "include"
+    if asked not in QUARANTINED:
+        raise InvalidInput(f"quarantined is {asked!r:.60}; use one of {', '.join(QUARANTINED)}")
+    return QUARANTINED[asked]
 
 
 def _selector(query: Query) -> tuple[Requirement, ...]:
@@ -215,7 +224,8 @@ async def _history(
     async for item in service.ledger.history(status.id, namespace=status.namespace, after=after):
         if point is not None and item.sequence > point:
             break
-        fits = wanted and not item.anomaly and item.time >= since and version in {0, item.version}
+        is_shown = wanted and (bool(item.quarantine) or not item.anomaly)
+        fits = is_shown and item.time >= since and version in {0, item.version}
         if fits:
             size += len(item.reason) + (item.state.size if item.state is not None else 0)
         if len(items) == limit or (items and size > HISTORY_PAGE_BYTES):

@@ -9,7 +9,13 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
-from jobledger.service.http import change_schemas, proof_schemas, seal_schemas, subscription_schemas
+from jobledger.service.http import (
+    change_schemas,
+    proof_schemas,
+    seal_schemas,
+    subscription_schemas,
+    view_schemas,
+)
 from jobledger.service.http.version_schemas import (
     Blame,
     Cursor,
@@ -43,6 +49,9 @@ class Job(JobSpec, frozen=True, kw_only=True):
     revision: Revision
     create_time: Nanoseconds
     modify_time: Nanoseconds
+    quarantine: (
+        Annotated[view_schemas.JobQuarantine, Meta(description="only of a job that is frozen")] | UnsetType
+    ) = UNSET
 
 
 class SubmitRequest(msgspec.Struct, rename="pascal"):
@@ -149,6 +158,13 @@ class HistoryItem(msgspec.Struct, rename="pascal"):
     tag: Annotated[str, Meta(description="the tag that was set or removed")] | UnsetType = UNSET
     tag_version: (
         Annotated[int, Meta(ge=0, description="what the tag names since; 0: it was removed")] | UnsetType
+    ) = UNSET
+    quarantine: (
+        Annotated[str, Meta(description="why the job was in quarantine after it; absent: it was not")]
+        | UnsetType
+    ) = UNSET
+    accepted_sequence: (
+        Annotated[int, Meta(ge=1, description="the event that this one accepts as unreadable")] | UnsetType
     ) = UNSET
     cursor: Cursor | UnsetType = UNSET
 
@@ -298,6 +314,7 @@ BODIES: Final = (
     RevertRequest,
     TagRequest,
     *subscription_schemas.BODIES,
+    *view_schemas.BODIES,
 )
 ANSWERS: Final = (
     WriteAnswer,
@@ -321,4 +338,5 @@ ANSWERS: Final = (
     *seal_schemas.ANSWERS,
     *proof_schemas.ANSWERS,
     *change_schemas.ANSWERS,
+    *view_schemas.ANSWERS,
 )

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import msgspec
-from litestar import delete, put, route
+from litestar import delete, post, put, route
 from litestar.params import FromPath
 
 from jobledger.projections.answers import JobVersion
@@ -13,6 +13,7 @@ from jobledger.service.http.answers import Ready, encode, etag, receipt_wire
 from jobledger.service.http.bodies import (
     Body,
     flag_of,
+    number_of,
     read_body,
     spec_of,
     state_of,
@@ -23,6 +24,7 @@ from jobledger.service.http.compare import compare_spec, is_comparison
 from jobledger.service.http.context import (
     AnyRequest,
     JobRef,
+    find_frozen_job,
     find_job_to_change,
     principal_of,
     query_of,
@@ -46,6 +48,7 @@ STOPPED_ALREADY: Final = "the job is stopped already: nothing was written"
 SAME_STATE: Final = "the job has this very state already: nothing was written"
 SAME_VERSION: Final = "the job has the spec of that version already: nothing was written"
 SAME_TAG: Final = "the tag names this version already: nothing was written"
+ACCEPTED_ALREADY: Final = "that event was accepted already: nothing was written"
 NO_TAG: Final = "the job has no such tag: nothing was written"
 
 _FIELDS: Final = {
@@ -57,6 +60,7 @@ _FIELDS: Final = {
     "revert": ("JobVersion", "Reason", "Namespace"),
     "tag": ("JobVersion", "Reason", "Namespace"),
     "untag": ("Reason", "Namespace"),
+    "accept_unreadable": ("Sequence", "Reason", "Namespace"),
 }
 """The fields of each command's body."""
 
@@ -194,6 +198,23 @@ async def untag_job(request: AnyRequest, job_id: JobRef, tag: FromPath[str]) -> 
         return await ledger.untag(status.id, tag, namespace=status.namespace, **about)
 
     return await _answer(request, body, "untag", command, unchanged=NO_TAG)
+
+
+@post("/jobs/{job_id:str}/accept-unreadable", status_code=200)
+async def accept_unreadable(request: AnyRequest, job_id: JobRef) -> Ready:
+    """Accept that an event which froze a job can't be read."""
+    principal_of(request).require_admin()
+    body = read_body(request)
+    sequence = number_of(body, "Sequence")
+    if not sequence:
+        raise InvalidInput("Sequence: say which event is accepted, as the job's Quarantine names it")
+    found_id, namespace = await find_frozen_job(request, job_id, _namespace(request, body))
+    ledger = service_of(request).ledger
+
+    async def command(about: About) -> Receipt:
+        return await ledger.accept_unreadable(found_id, sequence, namespace=namespace, **about)
+
+    return await _answer(request, body, "accept_unreadable", command, unchanged=ACCEPTED_ALREADY)
 
 
 async def _version_meant(service: Service, status: JobStatus, text: str) -> JobVersion:
@@ -345,4 +366,5 @@ HANDLERS: Final[tuple[Any, ...]] = (
     revert_job,
     tag_job,
     untag_job,
+    accept_unreadable,
 )

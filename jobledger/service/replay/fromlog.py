@@ -74,7 +74,6 @@ class LogReplay:
         Raises:
             LogUnavailable: the log was out of reach for a named number of tries.
             LogBroken: it is no longer the log that it was, or is not whole.
-            UnknownEventType: a newer release wrote an event.
         """
         passes, is_all = self._asked.passes, not (self._asked.types or self._asked.actors)
         folder = number_folder(self._log, from_first=self._begin == 0)

@@ -168,6 +168,21 @@ def _replicas(_: "Service", seen: "Seen") -> str:
     return f"{', '.join(seen.late)} offline or late: {total - len(seen.late)} of {total} replicas are current"
 
 
+def _damage(_: "Service", seen: "Seen") -> str:
+    troubles = seen.troubles
+    if not troubles.damaged_events:
+        return ""
+    return (
+        f"{troubles.damaged_events} events are missing from the log, the first is {troubles.first_damaged}"
+        " (`jobledger view damage`); what was before stays provable, everything else goes on"
+    )
+
+
+def _quarantine(_: "Service", seen: "Seen") -> str:
+    count = seen.troubles.quarantined
+    return f"{count} jobs are in quarantine (`jobledger view quarantine`)" if count else ""
+
+
 CHECKS: Final = (
     Check("log", lambda _, seen: seen.log_error, logged=False),
     Check("append", _append),
@@ -189,6 +204,9 @@ CHECKS: Final = (
     Check("view_rows", lambda service, _: service.selfcheck.problem, counts=False, logged=False),
     Check("compression", _compression, counts=False),
     Check("streams", lambda service, _: "; ".join(_stream_problems(service)), counts=False),
+    # Alarms: to take the service away for them would take the other jobs away, too.
+    Check("damage", _damage, counts=False),
+    Check("quarantine", _quarantine, counts=False),
     Check("draining", lambda service, _: "the service is ending" * service.draining.is_set(), logged=False),
 )
 """Every check, in the order in which they are shown."""

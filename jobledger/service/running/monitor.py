@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from jobledger.projections.answers import Troubles
 from jobledger.projections.projector import ProjectorState
 from jobledger.service.limits import (
     OBSERVE_SECONDS,
@@ -52,6 +53,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         lag_seconds: age of the oldest of those; 0 without any.
         stall: why the view does not move although the log is ahead; empty if it moves.
         anomalies: events in the view that made no sense where they stood.
+        troubles: jobs in quarantine, and events that are missing from the log.
         view_bytes: size of the view's files.
         disks: space of the file systems that are written to.
         disk_error: why that could not be found out; empty if it could.
@@ -72,6 +74,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     lag_seconds: float = 0.0
     stall: str = ""
     anomalies: int = 0
+    troubles: Troubles = Troubles()
     view_bytes: int = 0
     disks: tuple[DiskSpace, ...] = ()
     disk_error: str = ""
@@ -212,11 +215,12 @@ class Monitor:
         return stall
 
     async def _look_at_view(self) -> dict[str, Any]:
-        anomalies = self.seen.anomalies
+        found: dict[str, Any] = {"anomalies": self.seen.anomalies, "troubles": self.seen.troubles}
         with suppress(JobledgerError, TimeoutError):
             async with asyncio.timeout(OBSERVE_TIMEOUT_SECONDS):
-                anomalies = (await self._service.view.checkpoint()).anomalies
-        return {"anomalies": anomalies}
+                found["anomalies"] = (await self._service.view.checkpoint()).anomalies
+                found["troubles"] = await self._service.view.troubles()
+        return found
 
     async def _look_at_storage(self, before: Seen) -> dict[str, Any]:
         found: dict[str, Any] = {"disks": before.disks}

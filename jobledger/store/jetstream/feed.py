@@ -15,19 +15,21 @@ from itertools import islice
 
 import msgspec
 
-from jobledger.store.errors import LogBehind, LogError, LogGap, LogUnavailable
+from jobledger.store.errors import LogBehind, LogDamaged, LogError, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.jetstream.api import ConsumerReply, call, status_of
 from jobledger.store.jetstream.connection import Arrived, Connection, NobodyAnswers, new_token
 from jobledger.store.jetstream.continuity import Continuity
 from jobledger.store.jetstream.reader import leader_get, record_of
-from jobledger.store.jetstream.stream import stream_info
+from jobledger.store.jetstream.stream import log_info, stream_info
 from jobledger.store.limits import (
     FEED_FILL_EVENTS,
     FEED_GAP_TRIES,
     FEED_HEARTBEAT_SECONDS,
+    FEED_IDLE_HEARTBEATS,
     FEED_MAX_RESTARTS,
     FEED_OPEN_TIMEOUT_SECONDS,
+    FEED_PROBES,
     FEED_PULL_BYTES,
     FEED_PULL_EVENTS,
     REQUEST_TIMEOUT_SECONDS,
@@ -64,8 +66,11 @@ class JetStreamFeed:
         self._under_way = 0  # records asked for and not yet arrived
         self._news = asyncio.Event()
         self._trouble = ""  # why a new consumer is needed; empty: none
+        self._idle = 0  # heartbeats since the last record
         self._gap_at = 0  # where records were last found missing
         self._gap_end = 0  # up to there
+        self._gap_stays = False  # every consumer showed it, and the leader: it is the stream's own
+        self._ahead_tries = 0  # consumers in a row that brought nothing although there is something
         self._gap_tries = 0  # consumers in a row that showed it
         self._restarts = 0
         self._consumer = ""
@@ -118,6 +123,8 @@ class JetStreamFeed:
                     await self._news.wait()
             except TimeoutError:
                 self._trouble = f"no heartbeat for {_SILENCE_SECONDS:g} s"
+            if self._idle >= FEED_IDLE_HEARTBEATS and not self._trouble:
+                await self._look_ahead()
         self._restarts = 0
         if len(self._buffer) <= max_records:
             records: Sequence[Record] = tuple(self._buffer)
@@ -173,6 +180,7 @@ class JetStreamFeed:
                 self._gap_at, self._gap_end = expected, sequence - 1
                 self._trouble = f"records {expected} to {sequence - 1} did not arrive"
             return
+        self._idle = self._ahead_tries = 0
         self._sequence, self._time = sequence, int(fields[7 + offset])
         self._buffer.append(Record(sequence, int(fields[7 + offset]), message.subject, message.payload))
         self._buffered_bytes += len(message.payload)
@@ -181,6 +189,7 @@ class JetStreamFeed:
         status = status_of(message)
         if status == "100":  # a heartbeat: the silence is that of the log, and the consumer lives
             self._restarts = 0
+            self._idle += 1
             return
         headers = message.headers or {}
         pending = headers.get("Nats-Pending-Messages")
@@ -205,9 +214,11 @@ class JetStreamFeed:
         # One replica may be damaged, and a new consumer may be put on another one; if all show the same gap,
         # and the leader does not have the records either, it is the stream's own.
         if self._gap_tries > 1 and not await self._fill_from_leader() and self._gap_tries >= FEED_GAP_TRIES:
-            await self._skip_deleted()
-            self._gap_tries = 0
+            self._gap_tries, self._gap_stays = 0, True
         await self._close_consumer()
+        if self._gap_stays:
+            self._gap_stays = False
+            await self._pass_hole()
         self._trouble = ""  # before, so that trouble while it is being opened is not forgotten
         try:
             await self._open_consumer()
@@ -294,20 +305,53 @@ class JetStreamFeed:
             self._buffered_bytes += len(record.payload)
         return self._sequence > start
 
-    async def _skip_deleted(self) -> None:
-        """Go past records that the stream itself lists as deleted.
+    async def _look_ahead(self) -> None:
+        """Nothing arrives: make sure that there is nothing. A consumer waits for ever before a lost block."""
+        self._idle = 0
+        try:
+            info = await stream_info(
+                self._connection, self._stream, timeout_seconds=FEED_OPEN_TIMEOUT_SECONDS
+            )
+        except LogUnavailable as error:
+            self._trouble = self._trouble or str(error)
+            return
+        if log_info(info, self._stream).last_sequence > self._sequence and not self._buffer:
+            self._ahead_tries += 1
+            self._gap_stays = self._ahead_tries >= FEED_GAP_TRIES
+            self._trouble = f"event {self._sequence + 1} is in the log and does not arrive"
+
+    async def _pass_hole(self) -> None:
+        """Go past records that the log no longer holds; fill in those that only this feed's consumer lacks.
+
+        A consumer passes over what its node can't read, without a word. So the leader is asked for each
+        sequence. Those that it does not have either are damage, since nothing can be deleted: whoever reads
+        sees that sequences are missing.
 
         Raises:
-            LogGap: if the next one is missing and is not on that list.
+            LogDamaged: if nothing after the hole can be read yet; the next call waits for what comes.
         """
-        info = await stream_info(self._connection, self._stream, deleted=True)
-        deleted = set(info.state.deleted)
-        missing = self._sequence + 1
-        if missing not in deleted and missing >= info.state.first_seq:
-            raise LogGap(
-                f"event {missing} is missing from the stream {self._stream}, which does not list it as"
-                " deleted: a stored block may be damaged; restore the stream from a replica or a backup"
+        first = self._sequence + 1
+        last = log_info(await stream_info(self._connection, self._stream), self._stream).last_sequence
+        for start in range(first, last + 1, FEED_PROBES):
+            some = range(start, min(start + FEED_PROBES, last + 1))
+            found = await asyncio.gather(*(self._read_one(sequence) for sequence in some))
+            for sequence, record in zip(some, found, strict=True):
+                if record is None:
+                    self._sequence, self._time = sequence, 0  # there is no record to look at
+                else:
+                    self._buffer.append(record)
+                    self._buffered_bytes += len(record.payload)
+                    self._sequence, self._time = sequence, record.time
+            if self._buffer:
+                return
+        if last >= first:
+            raise LogDamaged(
+                f"events {first} to {last} of the stream {self._stream} can't be read, and none follows:"
+                " a stored block is damaged or lost its end; restore the stream from a replica or a backup",
+                sequence=first,
+                last=last,
             )
-        while self._sequence + 1 in deleted:
-            self._sequence += 1
-            self._time = 0  # there is no record to look at
+
+    async def _read_one(self, sequence: int) -> Record | None:
+        message = await leader_get(self._connection, self._stream, {"seq": sequence})
+        return record_of(message) if message is not None else None

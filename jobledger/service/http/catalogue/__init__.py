@@ -13,6 +13,7 @@ from jobledger.service.http.catalogue.reads import READS
 from jobledger.service.http.catalogue.seals import SEALS
 from jobledger.service.http.catalogue.service import FEED, SERVICE
 from jobledger.service.http.catalogue.subscriptions import SUBSCRIPTIONS, WEBHOOKS
+from jobledger.service.http.catalogue.view import VIEW
 from jobledger.service.http.catalogue.writes import WRITES
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -24,6 +25,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *WEBHOOKS,
     *SEALS,
     *PROOFS,
+    *VIEW,
     *SERVICE,
 )
 

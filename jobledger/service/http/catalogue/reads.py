@@ -82,6 +82,11 @@ READS: Final = (
                 {"type": "array", "items": {"type": "string", "enum": list(JOB_TYPES)}},
                 "any of these types; repeatable or with commas",
             ),
+            Parameter(
+                "quarantined",
+                {"type": "string", "enum": ["include", "only", "exclude"], "default": "include"},
+                "jobs that are frozen, because an event of theirs can't be read",
+            ),
             *(
                 Parameter(f"{axis}_{bound}", TIME, "RFC 3339, or Unix nanoseconds (not seconds)")
                 for axis in ("created", "modified")

@@ -30,7 +30,8 @@ FEED: Final = Operation(
         Parameter(
             "type",
             {"type": "array", "items": _TYPES},
-            "any of these types, also as `created`, `updated`, `state`, `tagged`; repeatable or with commas",
+            "any of these types, also as `created`, `updated`, `state`, `tagged`, `accepted`; repeatable or"
+            " with commas",
         ),
         Parameter(
             "state",

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from jobledger.service.http import schemas, version_schemas
+from jobledger.service.http import schemas, version_schemas, view_schemas
 from jobledger.service.http.catalogue.parts import (
     API,
     CONDITIONS,
@@ -45,6 +45,10 @@ of."""
 _TAG: Final = """\
 A tag can stand wherever a version's number can. It is an event of the job with who and why; version, revision
 and ETag stay as they are, since the job does. A job has at most 64 tags (409 beyond)."""
+_ACCEPT: Final = """\
+Needs an admin's token. A job in quarantine goes on without the event: it becomes what its other events make
+of it, also those that came after. While other events freeze it, it stays in quarantine. An event that does
+not freeze the job is refused (409); one that was accepted before is left so, and a warning says it."""
 _RERUN: Final = """\
 A new version, with the spec of the latest or of an older version. A job that is Pending or Queued is to be
 begun anyway: a conflict (409)."""
@@ -151,6 +155,20 @@ WRITES: Final = (
         headers=_HEADERS,
         errors=_ERRORS,
         example={"JobVersion": 1, "Reason": "the new image does not start"},
+    ),
+    Operation(
+        "POST",
+        f"{API}/jobs/{{id}}/accept-unreadable",
+        "acceptUnreadable",
+        "Writes",
+        "Accept that an event of a job can't be read",
+        _ACCEPT,
+        (ID, NAMESPACE, REASON, *WAIT, *CONDITIONS),
+        body=view_schemas.AcceptRequest,
+        answer=schemas.WriteAnswer,
+        headers=_HEADERS,
+        errors=_ERRORS,
+        example={"Sequence": 4711, "Reason": "lost with the disk of node-2"},
     ),
     Operation(
         "PUT",
