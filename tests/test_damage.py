@@ -81,8 +81,9 @@ async def test_a_damaged_block_is_named_and_everything_else_goes_on(
         log = await JetStreamLog.connect(f"nats://127.0.0.1:{port}")
         last = (await log.info()).last_sequence
         path = tmp_path / "view.db"
-        async with Projector(log, path) as projector, await await View.open(path) as view:
+        async with Projector(log, path) as projector:
             await projector.wait_live(60)
+            view = await View.open(path)
             assert projector.sequence == last
             [hole] = await view.damage()
             for sequence in range(hole.first, hole.last + 1):
@@ -106,8 +107,9 @@ async def test_a_truncated_last_block_is_a_hole_at_the_end(tmp_path: Path) -> No
         log = await JetStreamLog.connect(f"nats://127.0.0.1:{port}")
         last = (await log.info()).last_sequence
         path = tmp_path / "view.db"
-        async with Projector(log, path) as projector, await await View.open(path) as view:
+        async with Projector(log, path) as projector:
             await projector.wait_live(60)
+            view = await View.open(path)
             [hole] = await view.damage()
             assert hole.last == last
             await view.close()
@@ -115,4 +117,3 @@ async def test_a_truncated_last_block_is_a_hole_at_the_end(tmp_path: Path) -> No
             receipt = await Ledger(log).create(make_spec("after"))
             await projector.wait_for(receipt.sequence, 60)
         await log.close()
-
