@@ -4,6 +4,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -145,3 +146,26 @@ async def test_the_catalogue_is_light() -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     assert output.strip() == b"[]"
+
+
+def test_the_readme_works_on_a_package_index() -> None:
+    """Links and the picture are absolute, and each that is in this repository is there."""
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", text)
+    assert len(links) > 10
+    for link in links:
+        assert link.startswith(("https://", "#")), link
+        place = re.fullmatch(
+            r"https://(?:raw\.githubusercontent|github)\.com/jobledger/jobledger/(?:blob/|tree/)?main/(.+)",
+            link,
+        )
+        assert place is None or (ROOT / place[1].partition("#")[0]).exists(), link
+
+
+def test_the_package_says_where_the_project_is() -> None:
+    """Documentation, changes, issues, and how to report a vulnerability."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    assert {"Homepage", "Documentation", "Changelog", "Issues", "Security"} <= urls.keys()
+    policy = (ROOT / "SECURITY.md").read_text()
+    assert "Report a vulnerability" in policy
+    assert "/security/advisories/new" in policy
