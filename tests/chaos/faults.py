@@ -218,9 +218,8 @@ async def full_disk_of_two_nodes(hurt: Hurt) -> None:
 
 async def _fill_nodes(hurt: Hurt, nodes: list[int]) -> None:
     await _fill(hurt, *(f"node-{node}" for node in nodes))
-    for node in nodes:
-        await hurt.nodes.kill_nodes(node)
-        await hurt.nodes.cluster.start(node)
+    await hurt.nodes.kill_nodes(*nodes)
+    await hurt.nodes.cluster.start(*nodes)
 
 
 async def _fill(hurt: Hurt, *names: str) -> None:

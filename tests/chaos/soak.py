@@ -20,11 +20,16 @@ from typing import Any, Final
 
 import httpx
 
+from benchmarks.workload import JobLog
 from tests.api import PREFIX, job_body
 from tests.chaos.topology import Single
 
 SAMPLE_SECONDS: Final = 10.0
+CREATE_SHARE: Final = 0.2
 RECENT_JOBS: Final = 2_000
+FILL_JOBS: Final = 70_000  # more than the projector's cache of statuses holds
+FILL_JOBS_OVER_HTTP: Final = 11_000  # more than the ledger's cache of jobs holds
+FILL_CALLERS: Final = 32
 _MEGABYTE_KB: Final = 1_024
 
 
@@ -41,9 +46,10 @@ def memory_of(pid: int) -> dict[str, float]:
 class Load:
     """Calls at constant rates; counts what was answered."""
 
-    def __init__(self, url: str, rng: random.Random) -> None:
+    def __init__(self, url: str, rng: random.Random, most_jobs: int) -> None:
         self._client = httpx.AsyncClient(base_url=url, timeout=30.0, trust_env=False)
         self._rng = rng
+        self._most_jobs = most_jobs
         self.jobs = 0
         self.counts: dict[str, int] = {"write": 0, "read": 0, "list": 0, "fed": 0, "failed": 0}
 
@@ -63,6 +69,19 @@ class Load:
             good = response.status_code == httpx.codes.OK
             self.counts[verb if good else "failed"] += 1
 
+    async def create(self, jobs: int) -> None:
+        """Create so many jobs, some at a time."""
+        for first in range(0, jobs, FILL_CALLERS):
+            calls = [self._create() for _ in range(min(FILL_CALLERS, jobs - first))]
+            for response in await asyncio.gather(*calls):
+                assert response.status_code == httpx.codes.OK, response.text
+
+    async def wait_for(self, sequence: int) -> None:
+        """Wait until the view has an event."""
+        parameters = {"wait_for": str(sequence), "timeout": "60s"}
+        response = await self._client.get(f"{PREFIX}/jobs/job-1", params=parameters, timeout=70.0)
+        assert response.status_code == httpx.codes.OK, response.text
+
     async def feed(self) -> None:
         """Follow all events."""
         timeout = httpx.Timeout(30.0, read=60.0)
@@ -71,12 +90,15 @@ class Load:
                 self.counts["fed"] += line.startswith("data:")
 
     async def _write(self) -> httpx.Response:
-        if not self.jobs or self._rng.random() < 0.2:
-            self.jobs += 1
-            body = job_body(f"job-{self.jobs}", Labels={"env": self._rng.choice("abc")})
-            return await self._client.put(f"{PREFIX}/jobs", json=body)
+        if not self.jobs or (self.jobs < self._most_jobs and self._rng.random() < CREATE_SHARE):
+            return await self._create()
         state = {"StateType": "Running", "Message": f"step {self._rng.random()}"}
         return await self._client.put(f"{PREFIX}/jobs/{self._recent()}/state", json=state)
+
+    async def _create(self) -> httpx.Response:
+        self.jobs += 1
+        body = job_body(f"job-{self.jobs}", Labels={"env": self._rng.choice("abc")})
+        return await self._client.put(f"{PREFIX}/jobs", json=body)
 
     async def _read(self) -> httpx.Response:
         return await self._client.get(f"{PREFIX}/jobs/{self._recent()}")
@@ -88,18 +110,32 @@ class Load:
         return f"job-{self._rng.randint(max(1, self.jobs - RECENT_JOBS), max(1, self.jobs))}"
 
 
-async def soak(minutes: float, writes: float, seed: int, out: Path | None) -> list[dict[str, Any]]:
+async def fill(system: Single, load: Load, jobs: int, over_http: int) -> None:
+    """Fill every cache that is bounded by a number of jobs: most of them straight on the log."""
+    log = await system.open_log()
+    try:
+        await JobLog(log, jobs).create(range(jobs))
+        last = (await log.info()).last_sequence
+    finally:
+        await log.close()
+    await load.create(over_http)
+    await load.wait_for(last + over_http)
+
+
+async def soak(given: argparse.Namespace) -> list[dict[str, Any]]:
     """Run it; the samples."""
     samples: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="jobledger-soak-") as scratch:
         async with Single(Path(scratch)) as system:
-            load = Load(system.service.url, random.Random(seed))
-            tasks = [asyncio.create_task(load.at_rate(writes / 5, "write")) for _ in range(5)]
+            load = Load(system.service.url, random.Random(given.seed), given.most_jobs)
+            if given.filled:
+                await fill(system, load, FILL_JOBS, FILL_JOBS_OVER_HTTP)
+            tasks = [asyncio.create_task(load.at_rate(given.writes / 5, "write")) for _ in range(5)]
             tasks += [asyncio.create_task(load.at_rate(20.0, "read"))]
             tasks += [asyncio.create_task(load.at_rate(1.0, "list"))]
             tasks += [asyncio.create_task(load.feed())]
             begun = time.monotonic()
-            while time.monotonic() - begun < 60 * minutes:
+            while time.monotonic() - begun < 60 * given.minutes:
                 await asyncio.sleep(SAMPLE_SECONDS)
                 sample = {
                     "seconds": round(time.monotonic() - begun),
@@ -112,8 +148,8 @@ async def soak(minutes: float, writes: float, seed: int, out: Path | None) -> li
                 samples.append(sample)
                 line = json.dumps(sample)
                 print(line, flush=True)
-                if out:
-                    with out.open("a") as file:
+                if given.out:
+                    with given.out.open("a") as file:
                         file.write(line + "\n")
             for task in tasks:
                 task.cancel()
@@ -122,14 +158,16 @@ async def soak(minutes: float, writes: float, seed: int, out: Path | None) -> li
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command line; exit code 1 if memory still grew in the last third."""
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--writes", type=float, default=50.0, help="per second")
+    parser.add_argument("--most-jobs", type=int, default=1_000_000, help="then no more are created")
+    parser.add_argument("--filled", action="store_true", help="begin with all caches full")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("JOBLEDGER_CHAOS_SEED", "1")))
     parser.add_argument("--out", type=Path, default=None, help="append the samples there")
     given = parser.parse_args(words)
-    samples = asyncio.run(soak(given.minutes, given.writes, given.seed, given.out))
+    samples = asyncio.run(soak(given))
     for kind in ("RssAnon", "VmRSS"):
         series = [sample["service"][kind] for sample in samples]
         third = max(1, len(series) // 3)
