@@ -126,6 +126,7 @@ _COMMANDS = "jobledger.service.commands"
         "diff": Lazy(f"{_COMMANDS}.logdiff:diff", "Show which jobs changed between two points, and how."),
         "nats": Lazy(f"{_COMMANDS}.nats:nats", "Configure the nats-server that keeps the log."),
         "serve": Lazy(f"{_COMMANDS}.serve:serve", "Serve writes, reads and live feeds over HTTP."),
+        "streams": Lazy(f"{_COMMANDS}.streams:streams", "Create, check and rewrite the streams of the log."),
         "subscriptions": Lazy(
             f"{_COMMANDS}.subscriptions:subscriptions", "Look at durable subscriptions, and mend them."
         ),

@@ -33,13 +33,18 @@ _STORE_FOLDER: Final = "jetstream"  # nats-server's own, once it has stored anyt
 
 
 @asynccontextmanager
-async def open_log(settings: Settings) -> AsyncIterator[JetStreamLog]:
+async def open_log(
+    settings: Settings, *, create: bool = False, accept_loss: bool = False
+) -> AsyncIterator[JetStreamLog]:
     """The log of these settings, until the block ends.
 
     Args:
         settings: `nats_url` and what belongs to it, else `data_dir`.
+        create: start an embedded server on `data_dir` although it holds no log.
+        accept_loss: create a stream that existed and is missing: what it held is given up.
 
     Raises:
+        LogMissing: if the log existed, and is missing.
         LogUnavailable: if there is no way to a log, or its servers do not answer.
         EmbeddedServerError: if the embedded server on `data_dir` can be neither reached nor started.
         InvalidSettings: if a file that the settings name is not what they say.
@@ -49,10 +54,14 @@ async def open_log(settings: Settings) -> AsyncIterator[JetStreamLog]:
         if settings.nats_url:
             stream = StreamSettings(replicas=settings.stream_replicas)
             log = await JetStreamLog.connect(
-                settings.nats_url, stream, evidence=evidence_of(settings), **connection_options(settings)
+                settings.nats_url,
+                stream,
+                evidence=evidence_of(settings),
+                accept_loss=accept_loss,
+                **connection_options(settings),
             )
         else:
-            log = await _embedded(settings, stack)
+            log = await _embedded(settings, stack, create=create, accept_loss=accept_loss)
         stack.push_async_callback(log.close)
         yield log
 
@@ -77,9 +86,11 @@ def log_is_kept(settings: Settings) -> bool:
     return (settings.data_dir / NATS_FOLDER / _STORE_FOLDER).is_dir()
 
 
-async def _embedded(settings: Settings, stack: AsyncExitStack) -> JetStreamLog:
+async def _embedded(
+    settings: Settings, stack: AsyncExitStack, *, create: bool, accept_loss: bool
+) -> JetStreamLog:
     directory = settings.data_dir / NATS_FOLDER
-    if find_connection(directory) is None and not log_is_kept(settings):
+    if not create and find_connection(directory) is None and not log_is_kept(settings):
         raise LogUnavailable(
             f"no log to read: nats_url is not set, and data_dir {settings.data_dir} holds none; name the NATS"
             " servers with --nats-url, or the directory of the service with --data-dir"
@@ -91,7 +102,7 @@ async def _embedded(settings: Settings, stack: AsyncExitStack) -> JetStreamLog:
             if url is None:
                 _check_owner(directory)
                 url = (await stack.enter_async_context(EmbeddedServer(directory))).url
-            return await JetStreamLog.connect(url, evidence=evidence_of(settings))
+            return await JetStreamLog.connect(url, evidence=evidence_of(settings), accept_loss=accept_loss)
         except (EmbeddedServerInUse, LogUnavailable):  # it starts, ends, or is started again just now
             if asyncio.get_running_loop().time() >= deadline:
                 raise
@@ -105,6 +116,8 @@ def _check_owner(directory: Path) -> None:
     Raises:
         EmbeddedServerError: it is another user's.
     """
+    if not directory.exists():
+        return
     owner = directory.stat().st_uid
     if owner != os.geteuid():
         raise EmbeddedServerError(

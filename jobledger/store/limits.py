@@ -43,6 +43,7 @@ DUPLICATE_WINDOW_SECONDS = 120  # longer than APPEND_TIMEOUT_SECONDS, so a retri
 REQUEST_TIMEOUT_SECONDS = 5.0
 STREAM_TIMEOUT_SECONDS = 20.0  # for finding the stream, or making it: the election of a leader takes up to 10
 STREAM_TRY_TIMEOUT_SECONDS = 1.0  # for one question about it meanwhile: nobody answers
+REPLICA_FILL_TIMEOUT_SECONDS = 600.0  # for one replica of a stream to be filled from the leader
 STREAM_MISSING_SECONDS = 5.0  # so long a stream that existed is looked for before it counts as missing
 READ_PAGE_EVENTS = 500  # events of one job asked for at once
 READ_PAGE_BYTES = 4 * 1_048_576

@@ -19,11 +19,17 @@ def setting_flags(*sections: str) -> Callable[[_F], _F]:
     The command gets what was given as keyword arguments, for `load_settings`; values are checked there, so
     that a wrong one is told in the same words wherever it came from.
     """
+    return some_flags(
+        *(each.name for each in SETTINGS.values() if each.section in sections and not each.secret)
+    )
+
+
+def some_flags(*names: str) -> Callable[[_F], _F]:
+    """`setting_flags` for these settings."""
 
     def decorate(command: _F) -> _F:
-        told = [each for each in SETTINGS.values() if each.section in sections and not each.secret]
-        for setting in reversed(told):
-            command = _option(setting)(command)
+        for name in reversed(names):
+            command = _option(SETTINGS[name])(command)
         return click.option(
             "--config",
             type=click.Path(path_type=Path),

@@ -1,8 +1,9 @@
 """`EventLog` on NATS JetStream: the parts of this folder, put together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from jobledger.store.errors import LogMissing
 from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.consumers import JetStreamConsumers
@@ -14,7 +15,9 @@ from jobledger.store.jetstream.keys import JetStreamKeys
 from jobledger.store.jetstream.parking import JetStreamRecords
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.jetstream.reader import first_later, leader_get, read_page, record_of
+from jobledger.store.jetstream.refill import rewrite_replicas
 from jobledger.store.jetstream.replicas import Replica, read_replica, replicas_of
+from jobledger.store.jetstream.rewrite import StreamDigest, digest
 from jobledger.store.jetstream.seals import JetStreamSeals
 from jobledger.store.jetstream.stream import EvidenceSource, StreamReport, Streams, log_info, stream_info
 from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost
@@ -133,6 +136,11 @@ class JetStreamLog:
         await feed.start()
         return feed
 
+    @property
+    def given_up(self) -> Sequence[LogMissing]:
+        """The streams that existed and were created again because of `accept_loss`."""
+        return self._streams.given_up
+
     async def prepare_streams(self) -> tuple[StreamReport, ...]:
         """Create the streams that were never there, and repair the compression and replicas of all.
 
@@ -171,6 +179,32 @@ class JetStreamLog:
             LogUnavailable: if that server's store can't be reached.
         """
         return await read_replica(self._connection, self._stream, server, first, last)
+
+    async def digest_streams(self, names: Collection[str]) -> dict[str, StreamDigest]:
+        """What these streams hold, message by message, in two numbers each.
+
+        Raises:
+            LogUnavailable: if the server does not answer.
+        """
+        return {
+            each.name: await digest(self._connection, each.name, direct=each.direct)
+            for each in await self._streams.report()
+            if each.name in names
+        }
+
+    async def note_rewritten(self) -> None:
+        """Record that no block of any stream is compressed any more.
+
+        Raises:
+            LogNotPermitted: if the NATS user may not change streams.
+            LogUnavailable: if the server does not answer.
+        """
+        await self._streams.note_rewritten()
+
+    async def rewrite_replicas(self, tell: Callable[[str], None]) -> None:
+        """Replace every replica of every stream by a fresh one, one at a time: see `refill`."""
+        for report in await self._streams.report():
+            await rewrite_replicas(self._connection, report.name, tell)
 
     async def keys(self) -> JetStreamKeys:
         """The stream of keys beside this log, over the same connection; created if it never was there.

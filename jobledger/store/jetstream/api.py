@@ -19,6 +19,7 @@ WRONG_LAST_SEQUENCE = 10071  # another event of the subject came first
 IN_FLIGHT_CONFLICT = 10164  # the same, while the other one is still being replicated; no sequence in the text
 IN_FLIGHT_DUPLICATE = 10158  # this very event, from an earlier try, is still being replicated
 STREAM_NOT_FOUND = 10059
+NO_SUITABLE_PEERS = 10005  # too few nodes that run, as while a cluster starts
 STREAM_EXISTS_DIFFERENT = 10058
 MESSAGE_NOT_FOUND = 10037
 EXPECTED_STREAM_DIFFERENT = 10060
@@ -94,12 +95,14 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
         current: whether it has everything, as far as the one that answers knows.
         offline: whether its server is gone, in the same way.
         active: nanoseconds since the last word from it.
+        lag: entries that it has not applied yet.
     """
 
     name: str = ""
     current: bool = False
     offline: bool = False
     active: int = 0
+    lag: int = 0
 
     @property
     def is_gone(self) -> bool:

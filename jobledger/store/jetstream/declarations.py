@@ -40,6 +40,9 @@ nats-server 2.15.1 goes on compressing until it opens the stream's files again (
 `fsCfg.Compression` only there), so later blocks may be compressed as well.
 """
 
+REPLICAS_KEY: Final = "jobledger.replicas"
+"""How many replicas a stream must have, while a rewrite has it at fewer."""
+
 _SECOND: Final = 1_000_000_000
 
 

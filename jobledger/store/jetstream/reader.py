@@ -142,14 +142,25 @@ async def _direct_page(connection: Connection, stream: str, subject: str, *, aft
     Raises:
         LogUnavailable: if the page does not arrive whole in time.
     """
-    page: list[_Read] = []
+    return [_direct_record(each) for each in await read_messages(connection, stream, subject, after=after)]
+
+
+async def read_messages(
+    connection: Connection, stream: str, subject: str, *, after: int
+) -> Sequence[Arrived]:
+    """A page of messages as they arrive: the server's headers name sequence, time and subject.
+
+    Raises:
+        LogUnavailable: if the page does not arrive whole in time.
+    """
+    page: list[Arrived] = []
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def receive(message: Arrived) -> None:
         # A stored message may carry any header; only the server's own words come without a sequence.
         status = "" if message.headers and "Nats-Sequence" in message.headers else status_of(message)
         if not status:
-            page.append(_direct_record(message))
+            page.append(message)
         elif not done.done():
             if status in ("204", "404"):  # end of batch; nothing there
                 done.set_result(None)

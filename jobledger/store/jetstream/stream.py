@@ -22,6 +22,7 @@ import msgspec
 
 from jobledger.store.errors import LogMissing, LogNotPermitted, LogUnavailable, LogUnfit
 from jobledger.store.jetstream.api import (
+    NO_SUITABLE_PEERS,
     STREAM_EXISTS_DIFFERENT,
     STREAM_NOT_FOUND,
     AccountInfo,
@@ -35,6 +36,7 @@ from jobledger.store.jetstream.declarations import (
     COMPRESSED_KEY,
     LOG,
     NO_COMPRESSION,
+    REPLICAS_KEY,
     STREAMS,
     StreamDeclaration,
     StreamSettings,
@@ -76,6 +78,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
         bytes: that these take.
         first_sequence: of the oldest message.
         last_sequence: of the newest one.
+        direct: whether it can be read by direct get.
         changed: the fields of its configuration that were repaired just now.
         problems: what could not be repaired, each with the remedy.
     """
@@ -89,6 +92,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     first_sequence: int
     last_sequence: int
+    direct: bool = True
     changed: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -116,6 +120,7 @@ class Streams:
         self._evidence = evidence or _no_evidence
         self._accept_loss = accept_loss
         self._used: set[str] = set()
+        self.given_up: list[LogMissing] = []  # what `accept_loss` created again
 
     @property
     def log_name(self) -> str:
@@ -135,10 +140,10 @@ class Streams:
         info = await self._find(LOG)
         if info is None:
             signs = await self._signs_of_log()
-            if signs and not self._accept_loss:
+            if signs:
                 info = await self._look_again(LOG)
                 if info is None:
-                    raise _missing(self._settings.name, LOG, signs)
+                    self._give_up(LOG, signs)
         if info is None:
             info = await self._create(LOG, self._settings.replicas)
         self._check(LOG, info)
@@ -188,6 +193,20 @@ class Streams:
         """
         found = [await self._find(each) for each in STREAMS]
         return tuple(_report(info) for info in found if info is not None)
+
+    async def note_rewritten(self) -> None:
+        """Forget that streams were compressed: their blocks were rewritten.
+
+        Raises:
+            LogNotPermitted: the NATS user may not change streams.
+            LogUnavailable: the server does not answer.
+        """
+        for declaration in STREAMS:
+            info = await self._find(declaration)
+            if info is None or COMPRESSED_KEY not in info.metadata:
+                continue
+            metadata = {key: value for key, value in info.metadata.items() if key != COMPRESSED_KEY}
+            await update_stream(self._connection, info, {"metadata": metadata})
 
     async def _find(self, declaration: StreamDeclaration) -> StreamInfo | None:
         name = declaration.name(self._settings.name)
@@ -251,14 +270,24 @@ class Streams:
             _log.debug("not all streams beside %s could be looked at: %s", self._settings.name, error)
 
     async def _create_companion(self, declaration: StreamDeclaration, log: StreamInfo) -> StreamInfo:
-        lossless = self._accept_loss or not declaration.keeps_records
-        signs = [] if lossless else await self._signs_of_companion(declaration, log)
+        signs = await self._signs_of_companion(declaration, log) if declaration.keeps_records else []
         if signs:
             info = await self._look_again(declaration)
-            if info is None:
-                raise _missing(declaration.name(self._settings.name), declaration, signs)
-            return info
+            if info is not None:
+                return info
+            self._give_up(declaration, signs)
         return await self._create(declaration, _replicas(log))
+
+    def _give_up(self, declaration: StreamDeclaration, signs: list[str]) -> None:
+        """Go on without what a stream held, if that was asked for.
+
+        Raises:
+            LogMissing: it was not.
+        """
+        missing = _missing(declaration.name(self._settings.name), declaration, signs)
+        if not self._accept_loss:
+            raise missing
+        self.given_up.append(missing)
 
     async def _create(self, declaration: StreamDeclaration, replicas: int) -> StreamInfo:
         config = declaration.config(self._settings, replicas=replicas)
@@ -269,6 +298,11 @@ class Streams:
         info = await call(self._connection, f"STREAM.CREATE.{name}", config, StreamInfo, permitted=True)
         if info.error and info.error.err_code == STREAM_EXISTS_DIFFERENT:  # another process was faster
             info = await stream_info(self._connection, name, timeout_seconds=STREAM_TRY_TIMEOUT_SECONDS)
+        if info.error and info.error.err_code == NO_SUITABLE_PEERS:
+            raise LogUnavailable(
+                f"the stream {name} can't have {config['num_replicas']} replicas: {info.error.description};"
+                " are all nodes of the cluster running?"
+            )
         if info.error:
             raise info.error.as_exception(f"stream {name}")
         self._used.add(name)
@@ -293,6 +327,8 @@ class Streams:
             metadata[COMPRESSED_KEY] = str(info.state.last_seq)
         if declaration is LOG and COMPANIONS_KEY not in metadata:
             metadata |= declaration.config(self._settings, replicas=replicas)["metadata"]
+        # A rewrite of the replicas that was interrupted left them at one fewer.
+        replicas = max(replicas, int(metadata.pop(REPLICAS_KEY, "0")))
         if report.replicas < replicas:
             changes["num_replicas"] = replicas
         if metadata != info.metadata:
@@ -300,7 +336,7 @@ class Streams:
         if not changes:
             return report
         try:
-            changed = await self._update(info, changes)
+            changed = await update_stream(self._connection, info, changes)
         except (LogNotPermitted, LogUnavailable) as error:
             problems = tuple(_unrepaired(report, replicas, str(error)))
             return msgspec.structs.replace(report, problems=problems)
@@ -314,13 +350,21 @@ class Streams:
             )
         return msgspec.structs.replace(_report(changed), changed=tuple(sorted(changes)))
 
-    async def _update(self, info: StreamInfo, changes: dict[str, Any]) -> StreamInfo:
-        name = str(info.config["name"])
-        config = {**info.config, **changes}
-        changed = await call(self._connection, f"STREAM.UPDATE.{name}", config, StreamInfo, permitted=True)
-        if changed.error:
-            raise LogUnavailable(f"changing the stream {name}: {changed.error.description}")
-        return changed
+
+async def update_stream(connection: Connection, info: StreamInfo, changes: dict[str, Any]) -> StreamInfo:
+    """Change a stream's configuration.
+
+    Raises:
+        LogNotPermitted: the NATS user may not.
+        LogUnavailable: the server does not answer, or refuses.
+    """
+    name = str(info.config["name"])
+    changed = await call(
+        connection, f"STREAM.UPDATE.{name}", {**info.config, **changes}, StreamInfo, permitted=True
+    )
+    if changed.error:
+        raise LogUnavailable(f"changing the stream {name}: {changed.error.description}")
+    return changed
 
 
 async def _through_elections(ask: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -417,6 +461,7 @@ def _report(info: StreamInfo) -> StreamReport:
         bytes=info.state.bytes,
         first_sequence=info.state.first_seq,
         last_sequence=info.state.last_seq,
+        direct=bool(info.config.get("allow_direct")),
     )
 
 

@@ -1,0 +1,250 @@
+"""`jobledger streams`: the streams that Jobledger keeps on NATS, for their operator."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from jobledger.service.commands.output import Output, output_option
+from jobledger.service.commands.settingflags import some_flags
+from jobledger.service.commands.shared import Session
+from jobledger.service.commands.text import Column, print_table, say
+
+if TYPE_CHECKING:
+    from jobledger.service.settings import Settings
+    from jobledger.store.jetstream.adapter import JetStreamLog
+    from jobledger.store.jetstream.stream import StreamReport
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FLAGS: Final = (
+    "data_dir",
+    "nats_url",
+    "nats_user",
+    "nats_password_file",
+    "nats_nkey_file",
+    "nats_creds_file",
+    "nats_tls_ca",
+    "nats_tls_cert",
+    "nats_tls_key",
+    "stream_replicas",
+)
+
+
+def _of_streams(function: F) -> F:
+    """Give a command the flags that say where the streams are, and what they lead to as `session`."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        flags = {name: kwargs.pop(name) for name in ("config", *_FLAGS)}
+        return function(*args, session=Session(flags), **kwargs)
+
+    return some_flags(*_FLAGS)(run)  # type: ignore[return-value]
+
+
+@click.group()
+def streams() -> None:
+    """Create, check and rewrite the streams of the log."""
+
+
+@streams.command()
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="Create a stream that existed and is missing: everything that it held is given up.",
+)
+@click.option(
+    "--rewritten",
+    is_flag=True,
+    help="Note that the blocks were rewritten with --store-dir, so that readiness stops warning.",
+)
+@output_option("table", "json")
+@_of_streams
+def create(*, accept_loss: bool, rewritten: bool, form: str, session: Session) -> None:
+    """Create the streams that are missing, and repair compression and replicas.
+
+    For a NATS user who may create and change streams, where the user of the service may not. A stream that
+    existed is created again only with --accept-loss, and what is given up is printed. The exit code is 6 if
+    something could not be repaired.
+    """
+
+    async def run() -> "Sequence[StreamReport]":
+        from jobledger.service.streamrecord import RECORD_FILE, StreamRecord
+
+        settings = session.settings
+        async with _connected(settings, create=True, accept_loss=accept_loss) as log:
+            found = await log.prepare_streams()
+            for missing in log.given_up:
+                say(f"Given up: everything that {missing.stream} held; {'; '.join(missing.evidence)}")
+            if rewritten:
+                await log.note_rewritten()
+                found = await log.report_streams()
+        record = StreamRecord(settings.data_dir / RECORD_FILE)
+        if accept_loss and record.path.exists():
+            record.replace(found)
+        return found
+
+    _print(asyncio.run(run()), Output(form))
+
+
+@streams.command()
+@output_option("table", "json")
+@_of_streams
+def show(*, form: str, session: Session) -> None:
+    """Show every stream: replicas, compression, messages and bytes.
+
+    Nothing is created or changed. `compressed` counts the blocks on disk that are compressed, where the store
+    is in --data-dir; elsewhere it is `maybe` for a stream that was compressed once. The exit code is 6 if a
+    stream is missing, compressed, or has fewer replicas than the log.
+    """
+
+    async def run() -> "Sequence[StreamReport]":
+        async with _connected(session.settings) as log:
+            return await log.report_streams()
+
+    _print(asyncio.run(run()), Output(form), session.settings)
+
+
+@streams.command()
+@click.option(
+    "--store-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The store_dir of a nats-server that is stopped; it holds a folder `jetstream`.",
+)
+@_of_streams
+def rewrite(*, store_dir: Path | None, session: Session) -> None:
+    """Rewrite blocks that are still compressed.
+
+    Without NATS servers: the embedded log in --data-dir, while no service runs on it. With --nats-url: every
+    replica is replaced by a fresh one, one at a time, while the cluster is used. With --store-dir: the files
+    of a nats-server that is stopped. A rewrite that was interrupted is finished by running it again.
+    """
+    from jobledger.store.jetstream.rewrite import rewrite_store
+    from jobledger.store.subjects import STREAM_NAME
+
+    if store_dir is not None:
+        count = rewrite_store(store_dir, STREAM_NAME, say)
+        say(f"{count} blocks were rewritten; start nats-server, then `jobledger streams create --rewritten`")
+        return
+    settings = session.settings
+    if settings.nats_url:
+        asyncio.run(_rewrite_replicas(settings))
+        return
+    say(f"{asyncio.run(_rewrite_embedded(settings))} blocks were rewritten")
+
+
+async def _rewrite_replicas(settings: "Settings") -> None:
+    async with _connected(settings) as log:
+        await log.prepare_streams()
+        await log.rewrite_replicas(say)
+
+
+async def _rewrite_embedded(settings: "Settings") -> int:
+    from jobledger.service.logaccess import NATS_FOLDER, evidence_of
+    from jobledger.service.running.serve import locked
+    from jobledger.store.jetstream.adapter import JetStreamLog
+    from jobledger.store.jetstream.rewrite import rewrite_embedded
+    from jobledger.store.subjects import STREAM_NAME
+
+    async def open_log(url: str) -> JetStreamLog:
+        return await JetStreamLog.connect(url, evidence=evidence_of(settings))
+
+    with locked(settings.data_dir):
+        return await rewrite_embedded(settings.data_dir / NATS_FOLDER, STREAM_NAME, open_log, say)
+
+
+@asynccontextmanager
+async def _connected(settings: "Settings", **how: bool) -> "AsyncIterator[JetStreamLog]":
+    from jobledger.service.logaccess import open_log
+
+    async with open_log(settings, **how) as log:
+        yield log
+
+
+def _print(reports: "Sequence[StreamReport]", output: Output, settings: "Settings | None" = None) -> None:
+    """The table, and the exit code."""
+    from jobledger.store.jetstream.declarations import NO_COMPRESSION, STREAMS
+    from jobledger.store.subjects import STREAM_NAME
+
+    blocks = _compressed_blocks(settings, [each.name for each in reports])
+    wanted = max((each.replicas for each in reports if each.name == STREAM_NAME), default=1)
+    names = [each.name(STREAM_NAME) for each in STREAMS]
+    problems = [f"{name} is missing" for name in names if name not in {each.name for each in reports}]
+    for each in reports:
+        problems += each.problems
+        if not each.problems and each.compression != NO_COMPRESSION:
+            problems.append(f"{each.name} is compressed ({each.compression})")
+        if not each.problems and each.replicas < wanted:
+            problems.append(f"{each.name} has {each.replicas} replicas, and the log has {wanted}")
+    rows = [(each, _blocks_left(each, blocks)) for each in reports]
+    if output.for_machines:
+        output.document(
+            {
+                "Streams": [
+                    {
+                        "Name": each.name,
+                        "Created": each.created,
+                        "Replicas": each.replicas,
+                        "Compression": each.compression,
+                        "CompressedBlocks": left,
+                        "Messages": each.messages,
+                        "Bytes": each.bytes,
+                        "FirstSequence": each.first_sequence,
+                        "LastSequence": each.last_sequence,
+                    }
+                    for each, left in rows
+                ],
+                "Problems": problems,
+            }
+        )
+    else:
+        print_table(
+            [
+                Column("Stream"),
+                Column("Replicas", right=True),
+                Column("Compression"),
+                Column("Compressed", right=True),
+                Column("Messages", right=True),
+                Column("Bytes", right=True),
+                Column("Last", right=True),
+            ],
+            [
+                (
+                    each.name,
+                    str(each.replicas),
+                    each.compression,
+                    left,
+                    str(each.messages),
+                    str(each.bytes),
+                    str(each.last_sequence),
+                )
+                for each, left in rows
+            ],
+        )
+        for problem in problems:
+            say(problem)
+    if problems:
+        click.get_current_context().exit(6)
+
+
+def _blocks_left(report: "StreamReport", blocks: dict[str, int] | None) -> str:
+    if blocks is not None:
+        return str(blocks.get(report.name, 0))
+    return "maybe" if report.once_compressed else "0"
+
+
+def _compressed_blocks(settings: "Settings | None", names: Sequence[str]) -> dict[str, int] | None:
+    """How many blocks of each stream are compressed, if the store is on this machine."""
+    if settings is None or settings.nats_url:
+        return None
+    from jobledger.service.logaccess import NATS_FOLDER
+    from jobledger.store.jetstream.blocks import find_blocks
+
+    counts: dict[str, int] = {}
+    for block in find_blocks(settings.data_dir / NATS_FOLDER, names):
+        counts[block.stream] = counts.get(block.stream, 0) + block.compressed
+    return counts
