@@ -6,19 +6,20 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from jobledger import LogUnavailable
+from jobledger.projections.answers import Troubles
 from jobledger.service.limits import DISK_MIN_FREE_FRACTION
 from jobledger.service.running.checks import CHECKS, appends_stop
 from jobledger.service.running.disks import Disks, DiskSpace
-from jobledger.service.running.monitor import monitor_of
+from jobledger.service.running.monitor import Seen, monitor_of
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import Service
-from jobledger.store.jetstream.heartbeat import replica_id
+from jobledger.store.jetstream.heartbeat import LogCondition, replica_id
 from jobledger.store.limits import HEARTBEAT_BYTES, HEARTBEAT_SECONDS
 from tests.api import job_body, running_api
 from tests.disks import fill, small_disk
@@ -378,3 +379,15 @@ def _pid(directory: Path) -> int:
     """The server that serves this directory."""
     (file,) = (directory / "ports").glob("*.ports")
     return int(file.stem.rpartition("_")[2])
+
+
+def test_events_lost_below_the_checkpoint_of_the_view_are_a_warning() -> None:
+    """The view does not read them again; the leader counts fewer events than sequences."""
+    damage = next(check for check in CHECKS if check.name == "damage")
+    condition = LogCondition(last_sequence=45, missing_events=9, size_bytes=1, max_bytes=-1)
+    service = cast("Service", None)
+    assert damage.examine(service, Seen(condition=condition)).startswith("9 events are missing")
+    met = Seen(condition=condition, troubles=Troubles(damaged_events=9, holes=1, first_damaged=24))
+    assert "the first is 24" in damage.examine(service, met)
+    whole = LogCondition(last_sequence=45, size_bytes=1, max_bytes=-1)
+    assert damage.examine(service, Seen(condition=whole)) == ""

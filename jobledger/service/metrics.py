@@ -201,8 +201,8 @@ class _Readings(Collector):
                 min((disk.free_bytes for disk in seen.disks), default=0),
             ),
             ("quarantined_jobs", "Jobs that are frozen: an event can't be read.", seen.troubles.quarantined),
-            ("log_damaged", "1 if events are missing from the log.", float(seen.troubles.holes > 0)),
-            ("log_damaged_events", "Events that are missing from the log.", seen.troubles.damaged_events),
+            ("log_damaged", "1 if events are missing from the log.", float(seen.damaged_events > 0)),
+            ("log_damaged_events", "Events that are missing from the log.", seen.damaged_events),
             ("view_size_bytes", "Size of the view's files.", seen.view_bytes),
         ):
             yield GaugeMetricFamily(f"jobledger_{name}", meaning, value=value)

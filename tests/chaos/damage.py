@@ -5,7 +5,7 @@ judges what an operator sees:
 
 - `intact`: every acknowledged event is there, exactly once, and `audit verify` agrees;
 - `refused`: the service does not start, and says which stream is damaged;
-- `reported`: the service runs, `/readyz` is 503 with a reason, and `audit verify` names the damage.
+- `reported`: the service runs, `/readyz` fails or warns with a reason, and `audit verify` names the damage.
 
 Anything else is silent damage: a problem. On one replica of three the log itself must stay intact.
 """
@@ -261,8 +261,8 @@ async def _judge_single(system: Single, calls: list[Call], keys: list[str], resu
         result.outcome = "intact"
         if verdict.exit_code or code != httpx.codes.OK:
             result.problem = f"nothing is missing, but {result.report}; audit verify: {verdict}"
-    elif code == httpx.codes.OK:
-        result.problem = f"silent: ready, and {missing}"
+    elif code == httpx.codes.OK and "[+]damage ok" in text:
+        result.problem = f"silent: ready, no warning, and {missing}"
     elif not verdict.exit_code:
         result.problem = f"audit verify finds nothing, and {missing}"
     else:

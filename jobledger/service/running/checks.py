@@ -170,6 +170,13 @@ def _replicas(_: "Service", seen: "Seen") -> str:
 
 def _damage(_: "Service", seen: "Seen") -> str:
     troubles = seen.troubles
+    unmet = seen.damaged_events - troubles.damaged_events
+    if unmet:
+        return (
+            f"{seen.damaged_events} events are missing from the log; {unmet} of them were read before, so the"
+            " view has them: keep the view, name them with `jobledger audit verify`, and restore the log from"
+            " a backup"
+        )
     if not troubles.damaged_events:
         return ""
     return (

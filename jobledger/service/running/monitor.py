@@ -80,6 +80,15 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     disk_error: str = ""
     view_rebuilds: int = 0
 
+    @property
+    def damaged_events(self) -> int:
+        """Events that are missing from the log: those that the view met, or that the leader does not count.
+
+        What is lost below the view's checkpoint is not read again, so only the leader's count shows it.
+        """
+        missing = self.condition.missing_events if self.condition is not None else 0
+        return max(self.troubles.damaged_events, missing)
+
 
 _NOTHING: Final = Seen(log_error="not asked yet")
 

@@ -40,6 +40,8 @@ class LogCondition(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         last_sequence: of the newest event; 0: there is none.
+        missing_events: sequences up to that one without an event; the stream refuses deletion, so each is
+            damage.
         size_bytes: of all events.
         max_bytes: the log refuses events beyond this size; -1: no limit.
         leader: the server that answers; empty on a server that is no cluster.
@@ -49,6 +51,7 @@ class LogCondition(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     last_sequence: int
+    missing_events: int = 0
     size_bytes: int
     max_bytes: int
     leader: str = ""
@@ -114,6 +117,7 @@ class LogProbe:
             raise LogUnavailable(f"the stream {self._log} has no leader")
         return LogCondition(
             last_sequence=info.state.last_seq,
+            missing_events=info.state.last_seq - info.state.messages,
             size_bytes=info.state.bytes,
             max_bytes=_limit(info.config.get("max_bytes")),
             leader=cluster.leader if cluster is not None else "",
