@@ -1,4 +1,4 @@
-"""Damage to the files of the log is repaired, refused or reported; `make chaos CHAOS=--damage` has every case."""
+"""Damage to the files of the log is repaired, refused or reported, never silent."""
 
 import os
 from pathlib import Path
