@@ -16,6 +16,7 @@ from jobledger import __version__
 from jobledger.service.http import schemas
 from jobledger.service.http.catalogue import OPERATIONS, Operation, Parameter
 from jobledger.service.http.catalogue.parts import JSON, NOT_MODIFIED
+from jobledger.service.http.portable import portable
 from jobledger.service.http.problems import KINDS, MEDIA_TYPE
 
 TEXT_MEDIA: Final = "text/plain"
@@ -106,7 +107,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 def _answer(operation: Operation) -> dict[str, Any]:
     if isinstance(operation.answer, str):
-        text = {"type": "object"} if operation.answer == JSON else {"type": "string"}
+        text = portable({"type": "object"}) if operation.answer == JSON else {"type": "string"}
         return {"description": operation.summary, "content": {operation.answer: {"schema": text}}}
     answer: dict[str, Any] = {
         "description": _first_line(operation.answer),
@@ -128,7 +129,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         "name": parameter.name,
         "in": parameter.place,
         "description": parameter.description,
-        "schema": parameter.schema,
+        "schema": portable(parameter.schema),
     }
     if parameter.needed:
         described["required"] = True
@@ -143,7 +144,9 @@ def _schemas() -> dict[str, Any]:
             found[name]["properties"][field] |= rule
     for name, needed in schemas.NEEDED.items():
         found[name]["required"] = list(needed)
-    return found
+    for name in schemas.OPEN:
+        found[name]["additionalProperties"] = True
+    return {name: portable(schema) for name, schema in found.items()}
 
 
 def _codes() -> dict[int, list[str]]:

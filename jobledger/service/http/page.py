@@ -111,14 +111,17 @@ def _kind(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
         name = escape(schema["$ref"].rpartition("/")[2])
         return f'<a href="#shape-{name}">{name}</a>'
-    if "anyOf" in schema:
-        return " or ".join(_kind(choice) for choice in schema["anyOf"])
+    kind = schema.get("type", "anything")
+    choices = schema.get("anyOf") or (
+        [{**schema, "type": each} for each in kind] if isinstance(kind, list) else []
+    )
+    if choices:
+        return " or ".join(_kind(choice) for choice in choices)
     if "enum" in schema:
         return " or ".join(f"<code>{escape(str(value))}</code>" for value in schema["enum"])
-    kind = schema.get("type", "anything")
     if kind == "array":
         return f"list of {_kind(schema['items'])}"
-    if kind == "object" and "additionalProperties" in schema:
+    if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"map to {_kind(schema['additionalProperties'])}"
     default = f", default {escape(json.dumps(schema['default']))}" if schema.get("default") else ""
     return f"{escape(str(kind))}{default}"

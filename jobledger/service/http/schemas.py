@@ -262,14 +262,17 @@ class Fault(msgspec.Struct, rename="pascal"):
 
 
 class Problem(msgspec.Struct):
-    """An RFC 9457 problem that also carries the fields of Bacalhau's errors."""
+    """An RFC 9457 problem that also carries the fields of Bacalhau's errors.
+
+    `Status`, Bacalhau's name of `status`, is in every problem too. It is not declared: generated clients do
+    not compile with two fields whose names differ in case only.
+    """
 
     type: Annotated[str, Meta(pattern="^urn:jobledger:problem:")]
     title: str
     status: int
     detail: str
     instance: str
-    status_: int = field(name="Status")
     message: str = field(name="Message")
     request_id: str = field(name="RequestID")
     code: str = field(name="Code")
@@ -303,6 +306,8 @@ NEEDED: Final = {
     "ResultPath": ("Name", "Path"),
     "Port": ("Name",),
 }
+# Schemas whose objects have members that are not declared.
+OPEN: Final = ("Problem",)
 # Written by the service although the spec's own Struct may leave them out.
 ALWAYS_IN_A_JOB: Final = ("Name", "Namespace", "Type", "Meta", "Labels", "Tasks")
 BODIES: Final = (

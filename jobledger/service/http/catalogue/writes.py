@@ -126,7 +126,7 @@ WRITES: Final = (
         answer=schemas.WriteAnswer,
         headers=_HEADERS,
         errors=_ERRORS,
-        example={"reason": "no longer needed"},
+        example={"Reason": "no longer needed"},
     ),
     Operation(
         "PUT",
@@ -196,6 +196,6 @@ WRITES: Final = (
         answer=schemas.WriteAnswer,
         headers=_HEADERS,
         errors=_ERRORS,
-        example={"reason": "no longer the one"},
+        example={"Reason": "no longer the one"},
     ),
 )
