@@ -26,8 +26,8 @@ from benchmarks.workload import (
     served,
 )
 from jobledger.projections.projector import Projector
-from jobledger.service.logaccess import NATS_FOLDER, VIEW_FILE
-from jobledger.store.embedded import EmbeddedServer
+from jobledger.service.logaccess import VIEW_FILE
+from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
 from jobledger.store.jetstream import JetStreamLog
 from jobledger.store.ledger import Ledger
 from jobledger.store.spec import JobSpec, encode_spec

@@ -20,7 +20,7 @@ from jobledger.service.client.client import Client, Target
 from jobledger.service.commands.replay import _Progress, _Run
 from jobledger.service.commands.shared import Session
 from jobledger.service.limits import REPLAY_CHUNK_EVENTS
-from jobledger.service.logaccess import NATS_FOLDER, open_log
+from jobledger.service.logaccess import open_log
 from jobledger.service.position import epoch_mark
 from jobledger.service.replay.asked import Asked, Chunk, Range
 from jobledger.service.replay.beside import Beside
@@ -28,6 +28,7 @@ from jobledger.service.replay.fromfeed import FeedReplay
 from jobledger.service.replay.target import open_target
 from jobledger.service.replay.telling import Telling
 from jobledger.service.settings import Settings
+from jobledger.store.embedded import NATS_FOLDER
 from jobledger.store.errors import LogUnavailable
 from jobledger.store.events import JobCreated, JobStateChanged, JobTagged, event_type
 from jobledger.store.subjects import named_job_id

@@ -124,7 +124,9 @@ _COMMANDS = "jobledger.service.commands"
             "Show Jobledger at work on real job specs, and prove what it promises.",
         ),
         "diff": Lazy(f"{_COMMANDS}.logdiff:diff", "Show which jobs changed between two points, and how."),
-        "nats": Lazy(f"{_COMMANDS}.nats:nats", "Configure the nats-server that keeps the log."),
+        "nats": Lazy(
+            f"{_COMMANDS}.nats:nats", "Connect to the nats-server that keeps the log, and configure it."
+        ),
         "serve": Lazy(f"{_COMMANDS}.serve:serve", "Serve writes, reads and live feeds over HTTP."),
         "streams": Lazy(f"{_COMMANDS}.streams:streams", "Create, check and rewrite the streams of the log."),
         "subscriptions": Lazy(

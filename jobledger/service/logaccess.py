@@ -21,13 +21,12 @@ from jobledger.service.natsauth import connection_options
 from jobledger.service.settings import Settings
 from jobledger.service.streamrecord import evidence_in
 from jobledger.store.connectionfile import find_connection
-from jobledger.store.embedded import EmbeddedServer
+from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
 from jobledger.store.errors import EmbeddedServerError, EmbeddedServerInUse, LogUnavailable
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.stream import EvidenceSource
 
-NATS_FOLDER: Final = "nats"
 VIEW_FILE: Final = "view.sqlite"
 _STORE_FOLDER: Final = "jetstream"  # nats-server's own, once it has stored anything
 

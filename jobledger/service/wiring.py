@@ -19,7 +19,7 @@ from jobledger.service.audit.sealer import Sealer
 from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.idempotency import IdempotentWrites
 from jobledger.service.limits import OWN_WRITE_WAIT_SECONDS, VERSIONS_SCANS_MAX
-from jobledger.service.logaccess import NATS_FOLDER, VIEW_FILE, evidence_of
+from jobledger.service.logaccess import VIEW_FILE, evidence_of
 from jobledger.service.metrics import Metrics
 from jobledger.service.natsauth import connection_options
 from jobledger.service.position import epoch_mark
@@ -27,7 +27,7 @@ from jobledger.service.settings import Settings
 from jobledger.service.streamrecord import RECORD_FILE, StreamRecord
 from jobledger.service.webhooks.opening import OpenWebhooks, open_webhooks
 from jobledger.service.webhooks.targets import Targets
-from jobledger.store.embedded import EmbeddedServer
+from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.heartbeat import LogProbe, replica_id

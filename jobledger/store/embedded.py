@@ -18,7 +18,7 @@ import sysconfig
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Self, cast
+from typing import IO, Final, Self, cast
 
 from platformdirs import user_state_path
 
@@ -26,6 +26,7 @@ from jobledger.store.connectionfile import ConnectionFile
 from jobledger.store.errors import EmbeddedServerError, EmbeddedServerInUse
 from jobledger.store.privatefiles import FOLDER_MODE, open_private, tighten_all
 
+NATS_FOLDER: Final = "nats"  # below the data directory of a service
 START_TIMEOUT_SECONDS = 20.0
 STOP_TIMEOUT_SECONDS = 10.0
 RESTART_WAIT_SECONDS = (
@@ -39,7 +40,7 @@ _PR_SET_PDEATHSIG = 1
 
 def default_directory() -> Path:
     """Where the embedded server keeps its stream: under the XDG state directory (or the platform's like)."""
-    return user_state_path("jobledger") / "nats"
+    return user_state_path("jobledger") / NATS_FOLDER
 
 
 class EmbeddedServer:

@@ -32,7 +32,7 @@ _NOBODY = "anonymous"  # names what has no name, where a name is asked for
 
 
 def subscribe(
-    log: EventLog | str,
+    log: EventLog | str | None = None,
     name: str = "",
     *,
     namespace: str | None = None,
@@ -51,7 +51,8 @@ def subscribe(
     """Events of a log, filtered, in order, each with what the job was and became.
 
     Args:
-        log: a log, or the URL of its nats-server, to which an own connection is made.
+        log: a log, or the URL of its nats-server, to which it has a connection of its own; None: the log of
+            this machine's service, as of `JetStreamLog.connect`.
         name: keeps the place on the server; empty: nothing is kept.
         namespace: only events of its jobs.
         job: only events of the job of this id.
@@ -70,8 +71,11 @@ def subscribe(
     Raises:
         InvalidInput: naming what is wrong.
     """
-    if not isinstance(log, str) and not callable(getattr(log, "follow", None)):
-        raise InvalidInput(f"log is of type {type(log).__name__}; use a log, or the URL of a nats-server")
+    if not isinstance(log, str | None) and not callable(getattr(log, "follow", None)):
+        raise InvalidInput(
+            f"log is of type {type(log).__name__}; use a log, the URL of a nats-server,"
+            " or None for the log of this machine's service"
+        )
     _check_kinds(
         {
             "name": (name, str, "text"),
@@ -109,7 +113,7 @@ def subscribe(
 class _Opened(NamedTuple):
     """What `subscribe` was told, until the subscription is entered."""
 
-    log: EventLog | str
+    log: EventLog | str | None
     wanted: Definition
     is_named: bool
     member: int
@@ -118,10 +122,13 @@ class _Opened(NamedTuple):
 
     async def equip(self, subscription: Subscription) -> Equipment:
         """Connect if need be, and make what the subscription works with."""
-        if self.is_named and not isinstance(self.log, JetStreamLog | str):
+        if self.is_named and not isinstance(self.log, JetStreamLog | str | None):
             raise InvalidInput("a subscription with a name needs a log on NATS JetStream")
-        log = await JetStreamLog.connect(self.log) if isinstance(self.log, str) else self.log
-        owned = log if isinstance(self.log, str) else None
+        owned: JetStreamLog | None = None
+        if isinstance(self.log, str | None):
+            log: EventLog = (owned := await JetStreamLog.connect(self.log))
+        else:
+            log = self.log
         try:
             if self.is_named and isinstance(log, JetStreamLog):
                 return await _durable(log, owned, self, subscription)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobledger.service.commands.logoptions import reading_log
+from jobledger.service.commands.output import to_json
 from jobledger.service.commands.shared import Session, connected
 from jobledger.service.commands.text import say
 
@@ -14,7 +16,39 @@ if TYPE_CHECKING:
 
 @click.group()
 def nats() -> None:
-    """Configure the nats-server that keeps the log."""
+    """Connect to the nats-server that keeps the log, and configure it."""
+
+
+@nats.command()
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["url", "json", "env"]),
+    default="url",
+    show_default=True,
+    help="One URL with everything in it; its parts as JSON; or as lines for `eval` in a shell.",
+)
+@reading_log
+def url(*, form: str, session: Session) -> None:
+    """Print how to connect to the NATS servers that keep the log.
+
+    This is the embedded nats-server of the service that runs on the data directory, which has another port
+    and password at every start, or the servers of `nats_url` with the credentials of the settings. The output
+    includes the password. Clients that ignore a user and a password in a URL (nats.js does) need the parts.
+    """
+    import shlex
+
+    from jobledger.service.natsaddress import nats_address
+
+    address = nats_address(session.settings)
+    if form == "json":
+        click.echo(to_json(address.wire(), compact=False))
+    elif form == "env":
+        for name, value in address.variables().items():
+            click.echo(f"export {name}={shlex.quote(value)}")
+    else:
+        click.echo(address.url)
 
 
 @nats.command()

@@ -1,14 +1,16 @@
 """What `jobledger serve` says when it is ready: where everything is, and what to try next."""
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
 from typing import Final
 
 from jobledger import __version__
-from jobledger.service.logaccess import NATS_FOLDER, VIEW_FILE
+from jobledger.service.logaccess import VIEW_FILE
 from jobledger.service.settings import SETTINGS, LoadedSettings
 from jobledger.service.wiring import Service
+from jobledger.store.embedded import NATS_FOLDER
 
 _JOB: Final = (
     '{"Job":{"Name":"hello","Type":"batch","Tasks":[{"Name":"main",'
@@ -30,6 +32,7 @@ def banner(loaded: LoadedSettings, service: Service, url: str) -> str:
         ("docs", f"{url}/docs"),
         ("data", str(settings.data_dir)),
         ("log", _log_place(service)),
+        *((("connect", _connect(loaded)),) if service.server is not None else ()),
         ("view", str(settings.data_dir / VIEW_FILE)),
         ("tokens", _tokens(service)),
         ("settings", str(loaded.config_file or "defaults, flags and environment (`jobledger config show`)")),
@@ -46,6 +49,13 @@ def _log_place(service: Service) -> str:
     if service.server is None:
         return f"NATS at {SETTINGS['nats_url'].shown(settings.nats_url)}"
     return f"{settings.data_dir / NATS_FOLDER} (embedded nats-server, {service.server.address})"
+
+
+def _connect(loaded: LoadedSettings) -> str:
+    """How a program of the user's own gets to the log; the embedded server changes port."""
+    is_flag = loaded.origins["data_dir"] == "flag"
+    flags = f" --data-dir {shlex.quote(str(loaded.settings.data_dir))}" if is_flag else ""
+    return f"`{program_name()} nats url{flags}` prints URL, user and password of the log, for your programs"
 
 
 def _tokens(service: Service) -> str:

@@ -20,6 +20,7 @@ from jobledger.store.jetstream.replicas import Replica, read_replica, replicas_o
 from jobledger.store.jetstream.rewrite import StreamDigest, digest
 from jobledger.store.jetstream.seals import JetStreamSeals
 from jobledger.store.jetstream.stream import EvidenceSource, StreamReport, Streams, log_info, stream_info
+from jobledger.store.localservice import find_local_log
 from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost
 
 
@@ -36,7 +37,7 @@ class JetStreamLog:
     @classmethod
     async def connect(
         cls,
-        url: str,
+        url: str | None = None,
         settings: StreamSettings | None = None,
         *,
         evidence: EvidenceSource | None = None,
@@ -46,7 +47,8 @@ class JetStreamLog:
         """Connect and check the log; create it, and the streams beside it, if there never was one.
 
         Args:
-            url: `nats://[user:password@]host:port`, or several with commas between them.
+            url: `nats://[user:password@]host:port`, or several with commas between them. None: the log of
+                this machine's service (see `store/localservice.py`).
             settings: of the stream, where they may differ between installations.
             evidence: returns what says, outside the server, that a stream existed.
             accept_loss: create a stream that existed and is missing: what it held is given up.
@@ -58,6 +60,9 @@ class JetStreamLog:
             LogUnavailable: if no server answers.
             LogUnfit: if the server or the stream can't keep the promises.
         """
+        if url is None:
+            url, found = find_local_log()
+            connection_options = {**found, **connection_options}
         settings = settings or StreamSettings()
         connection = await Connection.open(url, **connection_options)
         try:
