@@ -308,7 +308,7 @@ async def test_the_view_has_the_tags_of_the_fold(tmp_path: Path, seed: int) -> N
         touched = batch.created.keys() | batch.respecified.keys() | batch.restated.keys()
         assert touched == batch.statuses.keys()
         records = records[size:]
-    assert {row[1]: row[-1] for row in expected["jobs"]} == {
+    assert {row[1]: row[JOB_COLUMNS.index("tags")] for row in expected["jobs"]} == {
         each.id: msgspec.json.encode(each.tags).decode() if each.tags else "" for each in known.values()
     }
 

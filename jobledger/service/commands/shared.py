@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Words of the store, said again so that a help text imports nothing of it; a test compares.
 STATES: Final = ("Pending", "Queued", "Running", "Completed", "Failed", "Stopped")
 TYPES: Final = ("batch", "service", "daemon", "ops")
-EVENT_WORDS: Final = ("created", "updated", "state", "tagged")
+EVENT_WORDS: Final = ("created", "updated", "state", "tagged", "accepted")
 INTERRUPTED_CODE: Final = 130  # as a shell tells of a program that SIGINT ended: 128 + 2
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -7,6 +7,8 @@ before that event. The view often knows it; if not, the job's own events are fol
 import asyncio
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from jobledger.projections.batch import Folded
 from jobledger.projections.view import View
 from jobledger.projections.viewwriter import is_small
@@ -94,6 +96,8 @@ class CatchUp:
             before[job_id] = status
             # A status that is at another event: this one changed nothing that shows, and no feed tells it.
             if status.sequence == record.sequence and isinstance(recorded, Recorded):
+                if status.passed or status.quarantine is not None:  # a row of the view knows what came later
+                    status = msgspec.structs.replace(status, passed=0, quarantine=None)
                 told.append(feed_event(Folded(record, recorded.event, status)))
         self._remember(before)
         return told
