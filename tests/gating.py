@@ -57,6 +57,7 @@ class Guarded:
     ) -> None:
         self.tokens = TokenFile(directory / "tokens.json", look_seconds=0)
         self.draining = asyncio.Event()
+        self.silent: asyncio.Event | None = None  # until when a client that has not sent all says nothing
         self.scopes: list[dict[str, Any]] = []
         self.counted: list[tuple[str, str, int]] = []
         service = SimpleNamespace(
@@ -90,6 +91,8 @@ class Guarded:
         host: str | None = "127.0.0.1:1234",
         ends: bool = True,
         http_version: str = "1.1",
+        address: str = "127.0.0.1",
+        pause: int = 0,
     ) -> Answer:
         """Send a request; a body of several parts says nothing about its length.
 
@@ -101,6 +104,8 @@ class Guarded:
             host: the header; None: none.
             ends: False: the client goes away when the body's parts are sent.
             http_version: of the request.
+            address: of the client.
+            pause: `silent` is waited for before so many parts are left.
         """
         pairs = list(headers.items() if isinstance(headers, dict) else headers)
         if host is not None:
@@ -116,6 +121,8 @@ class Guarded:
         sent: list[dict[str, Any]] = []
 
         async def receive() -> Any:
+            if self.silent is not None and len(messages) <= pause:
+                await self.silent.wait()
             return messages.pop(0) if messages else {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
@@ -123,6 +130,7 @@ class Guarded:
 
         scope = {
             "type": "http",
+            "client": (address, 50_000),
             "http_version": http_version,
             "method": method,
             "path": where,

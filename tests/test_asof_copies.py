@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,9 @@ async def open_copies(log: MemoryLog, view: View, tmp_path: Path) -> AsyncIterat
         await each.close()
 
 
-async def use(made: Copies, sequence: int) -> int:
+async def use(made: Copies, sequence: int, client: str = "") -> int:
     """Look at the view as of a sequence; how many jobs there were."""
-    async with made.at(sequence) as view:
+    async with made.at(sequence, client) as view:
         return len((await view.list(ListQuery(limit=100))).jobs)
 
 
@@ -69,16 +70,19 @@ def files(made: Copies) -> set[str]:
 
 
 class Gate:
-    """Builds that wait until they may go on."""
+    """Builds that wait until they may go on; they run in threads, and its parts belong to the test's loop."""
 
     def __init__(self) -> None:
+        self.threads: set[int] = set()
+        self._home = asyncio.get_running_loop()
         self.begun = asyncio.Semaphore(0)
         self.open = asyncio.Event()
 
     async def build(self, *arguments: Any) -> None:
         """In the place of `build_copy`."""
-        self.begun.release()
-        await self.open.wait()
+        self.threads.add(threading.get_ident())
+        self._home.call_soon_threadsafe(self.begun.release)
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.open.wait(), self._home))
         await build_copy(*arguments)
 
 
@@ -105,6 +109,44 @@ async def test_more_points_than_may_wait_are_refused(open_copies: Callable[..., 
             assert gate.begun.locked()  # one at a time
             gate.open.set()
     assert await use(made, 50) > 0
+
+
+async def test_one_clients_builds_delay_no_other_client(open_copies: Callable[..., Any]) -> None:
+    """A client has one build under way and may queue a few; another client's begins beside it."""
+    made, gate = await open_copies(), Gate()
+    with patch.object(copies, "build_copy", gate.build):
+        async with asyncio.TaskGroup() as group:
+            for number in range(ASOF_BUILDS_MAX):
+                group.create_task(use(made, 10 + number, "greedy"))
+            await gate.begun.acquire()
+            with pytest.raises(AsOfBusy, match="4 other points"):
+                await use(made, 50, "greedy")
+            group.create_task(use(made, 40, "modest"))
+            async with asyncio.timeout(WAIT_SECONDS):
+                await gate.begun.acquire()  # the other client's, while four of the first one wait
+            assert gate.begun.locked()
+            gate.open.set()
+
+
+async def test_a_copy_is_made_in_a_thread_of_its_own(open_copies: Callable[..., Any]) -> None:
+    """Folding a long log would otherwise hold up the loop that serves requests."""
+    made, gate = await open_copies(), Gate()
+    gate.open.set()
+    with patch.object(copies, "build_copy", gate.build):
+        await use(made, 30)
+    assert gate.threads
+    assert threading.get_ident() not in gate.threads
+
+
+async def test_the_copies_of_the_client_with_the_most_are_dropped_first(
+    open_copies: Callable[..., Any],
+) -> None:
+    """Looking at many points pushes out the own copies, not those of others."""
+    made = await open_copies(max_copies=3)
+    await use(made, 5, "modest")
+    for point in (10, 20, 30, 40):
+        await use(made, point, "greedy")
+    assert made.sequences == (5, 30, 40)
 
 
 async def test_who_waits_too_long_is_told_and_the_build_goes_on(open_copies: Callable[..., Any]) -> None:

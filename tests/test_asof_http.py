@@ -284,8 +284,8 @@ async def test_so_many_histories_are_read_at_once_and_no_more(
     service, client = api
     for at in ("r2", "6"):
         async with AsyncExitStack() as taken:
-            for _ in range(VERSIONS_SCANS_MAX):
-                await taken.enter_async_context(service.scans)
+            for number in range(VERSIONS_SCANS_MAX):
+                await taken.enter_async_context(service.scans.turn(str(number)))
             asked = asyncio.create_task(ask(client, path, at=at))
             await ask(client, "/jobs/j0")  # what asks for the present has no need to wait
             done, _ = await asyncio.wait({asked}, timeout=0.3)  # long enough for one that does not wait

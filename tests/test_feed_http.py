@@ -225,7 +225,7 @@ def _read_to_the_end(sock: socket.socket) -> int:
 
 async def test_five_hundred_feeds_over_http(tmp_path: Path) -> None:
     """One process serves 500 readers, each with every event once, in order."""
-    async with served_api(tmp_path) as (_, client), AsyncExitStack() as stack:
+    async with served_api(tmp_path, feeds_per_client=500) as (_, client), AsyncExitStack() as stack:
         readers: list[Reader] = [await stack.enter_async_context(feed(client)) for _ in range(500)]
         sequences = [await submit(client, f"job-{number}") for number in range(20)]
         for messages in await asyncio.gather(*(reader.take(20) for reader in readers)):

@@ -67,7 +67,7 @@ async def test_comparisons_run_one_after_the_other(tmp_path: Path) -> None:
     """However many are asked for, a drain waits for one at most."""
     async with running_api(tmp_path / "a") as (service, client):
         await client.put("/jobs", json=job_body())
-        async with service.comparing:
+        async with service.comparing.turn():
             asked = asyncio.create_task(client.put("/jobs/diff", json=job_body(Priority=1)))
             done, _ = await asyncio.wait([asked], timeout=0.1)
             assert not done

@@ -214,6 +214,7 @@ def test_in_the_other_order_a_rare_scope_drives() -> None:
     [
         view._BY_ID,
         view._BY_EITHER_ID,
+        view._BY_EITHER_ID_WITHIN.format(names="?, ?").replace("?1", "?").replace("?2", "?"),
         view._BY_PREFIX.format(within=""),
         view._BY_PREFIX.format(within=view._within(2)),
         view._VERSION,

@@ -62,7 +62,7 @@ def test_the_list_shows_everything_but_the_tokens(tmp_path: Path) -> None:
     token_id = made.split("_")[1]
     run(tmp_path, "revoke", "ci")
     table = run(tmp_path, "list").stdout
-    assert table.split()[:6] == ["ID", "Name", "Role", "Namespaces", "Created", "Revoked"]
+    assert table.split()[:6] == ["ID", "Name", "Role", "Namespaces", "Created", "Expires"]
     assert token_id in table
     assert "all namespaces" in table
     lines = run(tmp_path, "list", "-o", "ndjson").stdout

@@ -31,7 +31,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_text(""),
     "cut": lambda path: path.write_text(path.read_text()[:-20]),
     "another document": lambda path: path.write_text("[]"),
-    "a newer format": lambda path: path.write_text('{"format": 2, "tokens": []}'),
+    "a newer format": lambda path: path.write_text('{"format": 3, "tokens": []}'),
     "an unknown field": lambda path: path.write_text('{"format": 1, "tokens": [], "open": true}'),
     "an unknown role": lambda path: path.write_text(path.read_text().replace("admin", "root")),
     "a hash that is none": lambda path: path.write_text(

@@ -1,5 +1,6 @@
 """Tokens: how they are made, whom they let in, and how they end."""
 
+import json
 import stat
 import time
 from collections.abc import Callable
@@ -182,6 +183,47 @@ def test_a_feed_that_was_open_to_all_ends_with_the_first_token(tokens: TokenFile
     assert tokens.is_valid(local)
     tokens.create("ci", Role.READER)
     assert not tokens.is_valid(local)
+
+
+def test_an_expired_token_is_refused(tmp_path: Path) -> None:
+    """From that moment on, in a request that is under way as well; its record stays, and says until when."""
+    now = [late()]
+    file = TokenFile(tmp_path / "tokens.json", clock=lambda: now[0], look_seconds=0)
+    record, text = file.create("ci", Role.READER, expires_seconds=60)
+    principal = file.authenticate(bearer(text))
+    other = TokenFile(tmp_path / "tokens.json", clock=lambda: now[0], look_seconds=0)
+    now[0] += 59 * 10**9
+    assert other.authenticate(bearer(text)) == principal
+    other.require_valid(principal)
+    now[0] += 2 * 10**9
+    for each in (file, other):
+        with pytest.raises(Unauthorized, match="has expired"):
+            each.authenticate(bearer(text))
+        with pytest.raises(Unauthorized, match="while the request was under way"):
+            each.require_valid(principal)
+        assert not each.is_open
+    assert [one.expires for one in other.records()] == [record.expires]
+    wrong = text[:-1] + ("a" if text[-1] != "a" else "b")
+    with pytest.raises(Unauthorized, match="unknown or was revoked"):
+        file.authenticate(bearer(wrong))
+    assert file.revoke(record.id).revoked
+
+
+@pytest.mark.parametrize("seconds", [0.5, 10 * 366 * 86_400.0, -1.0])
+def test_an_expiry_that_makes_no_sense_is_refused(tokens: TokenFile, seconds: float) -> None:
+    """And nothing is written."""
+    with pytest.raises(InvalidInput, match="expires is"):
+        tokens.create("ci", Role.READER, expires_seconds=seconds)
+    assert not tokens.records()
+
+
+def test_a_file_with_tokens_that_expire_is_refused_by_older_releases(tmp_path: Path) -> None:
+    """By its format: they would take the token for one that lasts."""
+    file = TokenFile(tmp_path / "tokens.json", look_seconds=0)
+    file.create("ci", Role.READER)
+    assert json.loads(file.path.read_text())["format"] == 1
+    file.create("ci", Role.READER, expires_seconds=60)
+    assert json.loads(file.path.read_text())["format"] == 2
 
 
 def test_a_name_of_several_tokens_is_not_enough_to_revoke(tokens: TokenFile) -> None:

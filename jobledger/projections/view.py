@@ -47,6 +47,11 @@ _JOB: Final = (
 _BY_ID: Final = f"{_JOB} WHERE j.id = ?"
 # The first id if a job has it, else the second. A third cheaper than `IN (?, ?)`, and it says which one wins.
 _BY_EITHER_ID: Final = f"{_JOB} WHERE j.id = coalesce((SELECT id FROM jobs WHERE id = ?), ?)"
+# The same among the jobs of some namespaces: others' rows and specs are not even read.
+_BY_EITHER_ID_WITHIN: Final = (
+    f"{_JOB} WHERE j.id = coalesce((SELECT id FROM jobs WHERE id = ?1 AND namespace IN ({{names}})), ?2)"
+    " AND +j.namespace IN ({names})"
+)
 _BY_PREFIX: Final = (
     f"{_JOB} WHERE j.id >= ? AND j.id < ?{{within}} ORDER BY j.id LIMIT {CANDIDATES_SHOWN + 1}"
 )
@@ -159,9 +164,12 @@ class View:
         where = namespace or DEFAULT_NAMESPACE
         if _is_key(ref) and _is_key(where):
             # A job's id is a function of its name, or is its name: two probes of one index cover both rules.
-            rows = await self._point_rows(_BY_EITHER_ID, (named_job_id(where, ref), ref))
+            sql, within = _BY_EITHER_ID, tuple(visible or ())
+            if visible is not None:
+                sql = _BY_EITHER_ID_WITHIN.format(names=", ".join(f"?{3 + at}" for at in range(len(within))))
+            rows = await self._point_rows(sql, (named_job_id(where, ref), ref, *within))
             found = job_of(rows[0]) if rows else await self._by_prefix(ref, visible)
-            if found is not None and (visible is None or found.status.namespace in visible):
+            if found is not None:
                 return found
         raise JobNotFound(
             f"no job has the id, the short id, or (in namespace {where!r:.80}) the name {ref!r:.80};"

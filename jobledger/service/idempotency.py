@@ -22,6 +22,7 @@ twice, and the second one may be under way. A request that is changed takes a ne
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import msgspec
@@ -117,8 +118,19 @@ class IdempotentWrites:
         self._new_id = new_id
         self._turns = KeyedLocks()
 
-    async def once(self, request: WriteRequest, command: Command) -> Answer:
+    async def once(
+        self,
+        request: WriteRequest,
+        command: Command,
+        *,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Answer:
         """Run the command, or give the answer that it gave before.
+
+        Args:
+            request: which the command is for.
+            command: does it.
+            waiting: entered while another request with the same key is under way in this process.
 
         Raises:
             InvalidInput: if the key is too long, or has other than visible ASCII characters.
@@ -129,7 +141,8 @@ class IdempotentWrites:
         if request.key is None:
             return await command(None)
         name = self._name(request)
-        async with self._turns.hold(name):  # in one process the second one waits for the first one's answer
+        # In one process the second one waits for the first one's answer.
+        async with self._turns.hold(name, waiting):
             mine = _Kept(_fingerprint(request), self._new_id())
             entry = await self._claim(name, mine)
             kept = _read(entry)

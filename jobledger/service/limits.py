@@ -7,8 +7,10 @@ HEADERS_TIMEOUT_SECONDS = 5.0  # from the first byte of a request to the end of 
 REQUEST_ID_MAX_CHARACTERS = 128
 ANSWER_PART_BYTES = 262_144  # a larger answer leaves in parts of this size
 ANSWERS_MAX_BYTES = 256 * 1_048_576  # of all such answers that wait for their readers
+ANSWERS_MAX_BYTES_PER_CLIENT = 64 * 1_048_576
 SEND_TIMEOUT_SECONDS = 30.0  # for a part to leave; then the reader is cut off
 VERSIONS_SCANS_MAX = 4  # histories that are read as a whole at once, for the states of versions
+VERSIONS_SCANS_MAX_PER_CLIENT = 2  # of these, for one client while it has a token
 
 # --- reading ------------------------------------------------------------------------------------------------
 OWN_WRITE_WAIT_SECONDS = 1.0  # how long a read waits for what this very process has acknowledged
@@ -40,18 +42,28 @@ TOKENS_MAX_COUNT = 1_000  # kept, also revoked ones
 TOKENS_FILE_MAX_BYTES = 2 * 1_048_576
 TOKEN_NAME_MAX_CHARACTERS = 128  # it becomes the actor of events, so below ACTOR_MAX_CHARACTERS
 TOKEN_NAMESPACES_MAX_COUNT = 64
+TOKEN_EXPIRES_MIN_SECONDS = 1.0
+TOKEN_EXPIRES_MAX_SECONDS = 10 * 365 * 86_400.0
 SECRET_FILE_MAX_BYTES = 65_536  # a password, a key, credentials
-REQUESTS_MAX_IN_FLIGHT = 2_000  # of one process, without feeds; those that wait for a state are among them
-REQUESTS_MAX_PER_CLIENT = 1_000  # of one token
+REQUESTS_MAX_IN_FLIGHT = 2_000  # of one process that are worked on; feeds, waits and uploads are not
+REQUESTS_KEPT_FOR_WRITES = 500  # of these, which reads can't take
+REQUESTS_MAX_PER_CLIENT = 250  # of one token
+REQUESTS_KEPT_FOR_WRITES_PER_CLIENT = 50  # of these, which its reads can't take
+WAITS_MAX = 2_000  # requests that wait: for a state, for `wait_for`, for their turn
+WAITS_MAX_PER_CLIENT = 250
+UPLOADS_MAX = 1_000  # requests whose body is arriving
+UPLOADS_MAX_PER_CLIENT = 125
+QUEUE_MAX_PER_CLIENT = 64  # requests of one client that wait for one of the queues below
 BODY_TIMEOUT_SECONDS = 30.0  # from the end of the headers to the end of the body
 BODIES_MAX_BYTES = 64 * 1_048_576  # of all requests in flight together
+BODIES_MAX_BYTES_PER_CLIENT = 16 * 1_048_576
 DISCARD_MAX_BYTES = 64 * 1_048_576  # of a refused request: taken and forgotten, so that it reads the answer
 DISCARD_TIMEOUT_SECONDS = 5.0
 
 # --- operation ----------------------------------------------------------------------------------------------
-CONNECTIONS_MAX = 4_096  # of one process: requests in flight, feeds, and connections that are kept alive
+CONNECTIONS_MAX = 8_192  # of one process: requests in flight, feeds, and connections that are kept alive
 CONNECTIONS_BACKLOG = 1_024  # that wait to be accepted
-OPEN_FILES_WANTED = 8_192  # the soft limit is raised to this where the hard one allows it
+OPEN_FILES_WANTED = 16_384  # the soft limit is raised to this where the hard one allows it
 OBSERVE_SECONDS = 1.0  # how old what /readyz and /metrics say of the log may be
 STREAM_RECORD_SECONDS = 10.0  # how old the last sequence in log.json may be while events arrive
 OBSERVE_TIMEOUT_SECONDS = 2.0  # for the log's and the view's answers to that
@@ -89,6 +101,7 @@ COMPLETION_MAX_JOBS = 100  # offered when a job's name is completed
 
 # --- feeds --------------------------------------------------------------------------------------------------
 FEEDS_MAX = 2_000  # open at once in one process, without those of waits
+FEEDS_MAX_PER_CLIENT = 250  # the default of a setting
 FEED_RING_EVENTS = 10_000  # the last events, kept for all feeds together; older ones are read from the log
 FEED_RING_BYTES = 32 * 1_048_576
 FEED_SEND_BYTES = 64 * 1_024  # sent at once to one feed, or one event that is larger

@@ -16,7 +16,12 @@ from platformdirs import user_state_path
 
 from jobledger.projections.limits import ASOF_MAX_BYTES, ASOF_MAX_COPIES
 from jobledger.service.errors import InvalidSettings
-from jobledger.service.limits import DISK_MIN_FREE_BYTES, DISK_STOP_FREE_BYTES, VIEW_CHECK_SECONDS
+from jobledger.service.limits import (
+    DISK_MIN_FREE_BYTES,
+    DISK_STOP_FREE_BYTES,
+    FEEDS_MAX_PER_CLIENT,
+    VIEW_CHECK_SECONDS,
+)
 from jobledger.service.settings_sources import CONFIG, DEFAULT, ENV_PREFIX, Found, Setting, gather
 
 __all__ = [
@@ -87,7 +92,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_seconds: Annotated[
         float, _server("at an end: how long requests under way may take to finish", ge=0.1, le=600.0)
     ] = 10.0
-    feeds_per_client: Annotated[int, _server("live feeds that one client may hold", ge=1, le=100_000)] = 1000
+    feeds_per_client: Annotated[int, _server("live feeds that one client may hold", ge=1, le=100_000)] = (
+        FEEDS_MAX_PER_CLIENT
+    )
     ready_max_gap: Annotated[
         int, _server("events that the view may be behind and count as ready", ge=0, le=1_000_000_000)
     ] = 1000

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from jobledger.projections.asof.reader import AsOf
 from jobledger.projections.errors import WaitTimeout
+from jobledger.projections.fairqueue import FairQueue
 from jobledger.projections.projector import Projector, ProjectorState
 from jobledger.projections.selfcheck import SelfCheck
 from jobledger.projections.subscribing.admin import Subscriptions
@@ -16,9 +17,15 @@ from jobledger.projections.view import View
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.audit.opening import open_sealer
 from jobledger.service.audit.sealer import Sealer
+from jobledger.service.errors import TooManyRequests
 from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.idempotency import IdempotentWrites
-from jobledger.service.limits import OWN_WRITE_WAIT_SECONDS, VERSIONS_SCANS_MAX
+from jobledger.service.limits import (
+    OWN_WRITE_WAIT_SECONDS,
+    QUEUE_MAX_PER_CLIENT,
+    VERSIONS_SCANS_MAX,
+    VERSIONS_SCANS_MAX_PER_CLIENT,
+)
 from jobledger.service.logaccess import VIEW_FILE, evidence_of
 from jobledger.service.metrics import Metrics
 from jobledger.service.natsauth import connection_options
@@ -66,8 +73,8 @@ class Service:
         subscriptions: durable ones, as operators see them.
         webhooks: what is sent where, and who sends it.
         draining: set once the service is to end.
-        comparing: held while two specs are compared.
-        scans: held while a job's whole history is read.
+        comparing: turns at comparing two specs, or blaming a part of a history.
+        scans: turns at reading a job's whole history.
     """
 
     settings: Settings
@@ -92,8 +99,20 @@ class Service:
     subscriptions: Subscriptions
     webhooks: OpenWebhooks
     draining: asyncio.Event = field(default_factory=asyncio.Event)
-    comparing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    scans: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(VERSIONS_SCANS_MAX))
+    comparing: FairQueue = field(default_factory=lambda: _turns(1, 1))
+    scans: FairQueue = field(
+        default_factory=lambda: _turns(VERSIONS_SCANS_MAX, VERSIONS_SCANS_MAX_PER_CLIENT)
+    )
+
+
+def _turns(slots: int, per_client: int) -> FairQueue:
+    return FairQueue(
+        slots, per_client=per_client, waiting_per_client=QUEUE_MAX_PER_CLIENT, refusal=_too_many_wait
+    )
+
+
+def _too_many_wait(waiting: int) -> TooManyRequests:
+    return TooManyRequests(f"{waiting} such requests of this client wait for their turn; try again later")
 
 
 class OwnWrites:

@@ -2,6 +2,8 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import msgspec
@@ -162,18 +164,29 @@ class KeyedLocks:
     def __len__(self) -> int:
         return len(self._locks)
 
-    def hold(self, key: str) -> "_Turn":
-        """Wait for the key's turn: `async with locks.hold(key):`."""
-        return _Turn(self._locks, key)
+    def hold(self, key: str, waiting: Callable[[], AbstractContextManager[None]] = nullcontext) -> "_Turn":
+        """Wait for the key's turn: `async with locks.hold(key):`.
+
+        Args:
+            key: what is locked.
+            waiting: entered while the turn is waited for.
+        """
+        return _Turn(self._locks, key, waiting)
 
 
 class _Turn:
     """One holder or waiter of a key; a class, because a decorated generator costs three times as much."""
 
-    __slots__ = ("_key", "_lock", "_locks")
+    __slots__ = ("_key", "_lock", "_locks", "_waiting")
 
-    def __init__(self, locks: dict[str, tuple[asyncio.Lock, int]], key: str) -> None:
+    def __init__(
+        self,
+        locks: dict[str, tuple[asyncio.Lock, int]],
+        key: str,
+        waiting: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self._locks = locks
+        self._waiting = waiting
         self._key = key
         self._lock, users = locks.get(key) or (asyncio.Lock(), 0)
         if users >= TURNS_MAX_WAITING:
@@ -182,7 +195,11 @@ class _Turn:
 
     async def __aenter__(self) -> None:
         try:
-            await self._lock.acquire()
+            if self._lock.locked():
+                with self._waiting():
+                    await self._lock.acquire()
+            else:
+                await self._lock.acquire()
         except BaseException:
             self._leave()
             raise

@@ -8,13 +8,13 @@ from its own events.
 
 import asyncio
 from collections.abc import Collection, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from typing import Any, Final
 
 import msgspec
 
 from jobledger.projections.answers import size_of_job
-from jobledger.projections.asof.copies import Copies
+from jobledger.projections.asof.copies import Copies, Waiting
 from jobledger.projections.asof.job import records_as_of
 from jobledger.projections.limits import (
     ASOF_NEAR_MAX_EVENTS,
@@ -99,6 +99,8 @@ async def changes_between(
     asked: Between,
     *,
     timeout_seconds: float = WAIT_DEFAULT_SECONDS,
+    client: str = "",
+    waiting: Waiting = nullcontext,
 ) -> ChangesPage:
     """One page of the jobs that changed.
 
@@ -108,6 +110,8 @@ async def changes_between(
         copies: of it.
         asked: which.
         timeout_seconds: how long to wait until the live view has come to the second point.
+        client: who asks; see `Copies.at`.
+        waiting: entered while something is waited for.
 
     Raises:
         AsOfBusy: if the view as of the second point is needed and can't be made ready within a bound.
@@ -117,14 +121,17 @@ async def changes_between(
     """
     if asked.first >= asked.second:
         return ChangesPage(changes=(), after=None)
-    await live.wait_for(asked.second, timeout_seconds)
     checkpoint = (await live.checkpoint()).sequence
+    if checkpoint < asked.second:
+        with waiting():
+            await live.wait_for(asked.second, timeout_seconds)
+        checkpoint = (await live.checkpoint()).sequence
     found: list[JobChange] = []
     after, read, size = asked.after, 0, 0
     async with AsyncExitStack() as stack:
         view = live
         if checkpoint - asked.second > ASOF_NEAR_MAX_EVENTS:
-            view = await stack.enter_async_context(copies.at(asked.second))
+            view = await stack.enter_async_context(copies.at(asked.second, client, waiting))
         statuses = await _candidates(view, asked)
         looked_at = statuses[:CHANGES_PAGE_JOBS]
         for start in range(0, len(looked_at), ASOF_READS):

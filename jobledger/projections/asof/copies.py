@@ -3,25 +3,31 @@
     nothing ──► building (`building-…`) ──► kept ──► dropped
                     └── a crash, an error: the file is worth nothing, and removed (a crash: at the next start)
 
-Each point is built once however many ask for it, one after the other, and those who would wait too long are
-told so. A copy never changes, so its readers need no locks. A file says in its name what it was made of: the
-log, the meaning of the rows, and the boot of the machine, since nothing was synced and a power cut may have
-torn it.
+Each point is built once however many ask for it. A client has one build at a time, and ASOF_BUILDS_AT_ONCE
+run at once, so one client's builds delay no other's; those who would wait too long get `AsOfBusy`. A build
+runs in a thread (`elsewhere`). When copies are dropped, those of the client with the most go first. A copy
+never changes, so its readers need no locks. A file says in its name what it was made of: the log, the meaning
+of the rows, and the boot of the machine, since nothing was synced and a power cut may have torn it.
 """
 
 import asyncio
 import hashlib
 import logging
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final, Self
 
 from jobledger.projections.asof.build import Ingredients, build_copy
+from jobledger.projections.asof.elsewhere import in_thread
 from jobledger.projections.errors import AsOfBusy, ViewError, ViewUnwritable
+from jobledger.projections.fairqueue import FairQueue
 from jobledger.projections.limits import (
+    ASOF_BUILDS_AT_ONCE,
     ASOF_BUILDS_MAX,
+    ASOF_BUILDS_MAX_TOTAL,
     ASOF_NEAR_EVENTS,
     ASOF_NEAR_MAX_EVENTS,
     ASOF_READERS,
@@ -36,14 +42,18 @@ from jobledger.store.log import EventLog
 _BUILDING: Final = "building-"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
+Waiting = Callable[[], AbstractContextManager[None]]
+"""Entered while somebody waits, so that it takes no place from those who work."""
+
 _log = logging.getLogger("jobledger.asof")
 
 
 class _Copy:
     """One that is kept."""
 
-    def __init__(self, path: Path, sequence: int) -> None:
+    def __init__(self, path: Path, sequence: int, client: str = "") -> None:
         self.path = path
+        self.client = client  # it was built for
         self.sequence = sequence
         self.size_bytes = path.stat().st_size
         self.users = 0
@@ -82,7 +92,10 @@ class Copies:
         self._kept: dict[int, _Copy] = {}  # by sequence; the one that was used last is the last
         self._builds: dict[int, asyncio.Task[None]] = {}
         self._reached: dict[int, int] = {}  # of the builds under way
-        self._turn = asyncio.Lock()
+        self._builders: dict[int, str] = {}  # the clients that these are for
+        self._turns = FairQueue(
+            ASOF_BUILDS_AT_ONCE, per_client=1, waiting_per_client=ASOF_BUILDS_MAX, refusal=_too_many
+        )
         self.built = 0  # so far
         self._suspended: ViewError | None = None
 
@@ -134,20 +147,25 @@ class Copies:
         return sum(copy.size_bytes for copy in self._kept.values())
 
     @asynccontextmanager
-    async def at(self, sequence: int) -> AsyncIterator[View]:
+    async def at(
+        self, sequence: int, client: str = "", waiting: Waiting = nullcontext
+    ) -> AsyncIterator[View]:
         """The view as of a sequence, made if it is not there; it stays while the block runs.
 
         Args:
             sequence: from 1 to what the live view has come to.
+            client: who asks; builds are bounded and take turns by client.
+            waiting: entered while a build is waited for.
 
         Raises:
-            AsOfBusy: if too many are being built, or this one takes longer than one may wait for it.
+            AsOfBusy: if too many are being built for this client or at all, or this one takes longer than one
+                may wait for it.
             ViewError: if it can't be made.
             LogError: if the log can't be read.
         """
         if self._suspended is not None:
             raise type(self._suspended)(str(self._suspended))
-        copy = await self._taken(sequence)
+        copy = await self._taken(sequence, client, waiting)
         try:
             yield await self._opened(copy)
         finally:
@@ -156,12 +174,13 @@ class Copies:
                 await copy.close()  # it was dropped, or the live view was rebuilt, meanwhile
             await self._evict()
 
-    async def _taken(self, sequence: int) -> _Copy:
+    async def _taken(self, sequence: int, client: str, waiting: Waiting) -> _Copy:
         """A copy, with one more user."""
         while (copy := self._kept.get(sequence)) is None or not copy.path.exists():
             if copy is not None:  # somebody removed its file: it is made again
                 await self._drop(copy)
-            await self._built(sequence)
+            with waiting():
+                await self._built(sequence, client)
         copy.users += 1
         self._kept[sequence] = self._kept.pop(sequence)  # used last
         return copy
@@ -183,16 +202,16 @@ class Copies:
         if not copy.users:
             await copy.close()
 
-    async def _built(self, sequence: int) -> None:
+    async def _built(self, sequence: int, client: str) -> None:
         """Wait for a build, begun here if nobody else has, no longer than one may."""
         build = self._builds.get(sequence)
         if build is None:
-            if len(self._builds) >= ASOF_BUILDS_MAX:
-                raise AsOfBusy(
-                    f"{len(self._builds)} other points are being made ready; ask again in a while",
-                    retry_after_seconds=ASOF_RETRY_SECONDS,
-                )
-            build = self._builds[sequence] = asyncio.create_task(self._build(sequence))
+            mine = sum(each == client for each in self._builders.values())
+            for count, most in ((mine, ASOF_BUILDS_MAX), (len(self._builds), ASOF_BUILDS_MAX_TOTAL)):
+                if count >= most:
+                    raise _too_many(count)
+            build = self._builds[sequence] = asyncio.create_task(self._build(sequence, client))
+            self._builders[sequence] = client
             build.add_done_callback(lambda done: self._ended(sequence, done))
         try:
             async with asyncio.timeout(ASOF_WAIT_SECONDS):
@@ -209,24 +228,27 @@ class Copies:
             raise ViewError(f"the copies in {self._directory} are closed; open them again") from None
 
     def _ended(self, sequence: int, build: asyncio.Task[None]) -> None:
-        del self._builds[sequence]
+        del self._builds[sequence], self._builders[sequence]
         if not build.cancelled() and (error := build.exception()) is not None:
             _log.warning("the view as of %d could not be made: %s", sequence, error)
 
-    async def _build(self, sequence: int) -> None:
-        async with self._turn:  # one at a time: each takes a core
+    async def _build(self, sequence: int, client: str) -> None:
+        async with self._turns.turn(client):
             base = self._below(sequence)
             distance = sequence - (base.sequence if base is not None else 0)
             if distance > ASOF_NEAR_MAX_EVENTS and self._max_copies > 1:
                 # So that points before this one are near to something, too.
-                await self._make(sequence - ASOF_NEAR_EVENTS, asked=sequence)
-            await self._make(sequence, asked=sequence)
+                await self._make(sequence - ASOF_NEAR_EVENTS, client, asked=sequence)
+            await self._make(sequence, client, asked=sequence)
 
-    async def _make(self, sequence: int, *, asked: int) -> None:
+    async def _make(self, sequence: int, client: str, *, asked: int) -> None:
+        if sequence in self._kept:  # another build left it here meanwhile
+            return
         base = self._below(sequence)
         if base is not None:
             base.users += 1  # not to be dropped meanwhile
-        path = self._directory / f"{_BUILDING}{sequence}.sqlite"
+        # Two builds may leave a copy at one sequence: each has a file of its own.
+        path = self._directory / f"{_BUILDING}{asked}-{sequence}.sqlite"
         path.unlink(missing_ok=True)
         ingredients = Ingredients(
             self._log,
@@ -236,13 +258,21 @@ class Copies:
             base.sequence if base is not None else 0,
         )
         try:
-            await build_copy(
-                path, sequence, ingredients, lambda reached: self._reached.update({asked: reached})
+            await in_thread(
+                lambda log: build_copy(
+                    path,
+                    sequence,
+                    ingredients._replace(log=log),
+                    lambda reached: self._reached.update({asked: reached}),
+                ),
+                self._log,
+                name=f"asof-{sequence}",
             )
-            final = self._directory / f"{self._prefix}{sequence}.sqlite"
-            path.rename(final)
-            self._kept[sequence] = _Copy(final, sequence)
-            self.built += 1
+            if sequence not in self._kept:
+                final = self._directory / f"{self._prefix}{sequence}.sqlite"
+                path.rename(final)
+                self._kept[sequence] = _Copy(final, sequence, client)
+                self.built += 1
         except OSError as error:
             raise ViewUnwritable(
                 f"the view as of {sequence} can't be made in {self._directory}: {error.strerror or error};"
@@ -264,12 +294,16 @@ class Copies:
         )
 
     async def _evict(self) -> None:
-        """Drop what was used longest ago until the bounds hold; what is in use, and the last one, stays."""
+        """Drop until the bounds hold what was used longest ago of the client with the most copies.
+
+        What is in use, and the last one, stays.
+        """
         while len(self._kept) > self._max_copies or self.size_bytes > self._max_bytes:
-            victim = next((copy for copy in [*self._kept.values()][:-1] if not copy.users), None)
-            if victim is None:
+            counts = Counter(copy.client for copy in self._kept.values())
+            victims = [copy for copy in [*self._kept.values()][:-1] if not copy.users]
+            if not victims:
                 return
-            await self._drop(victim)
+            await self._drop(max(victims, key=lambda copy: counts[copy.client]))  # of equal ones the first
 
     def _take_up(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -282,6 +316,13 @@ class Copies:
                 path.unlink(missing_ok=True)
         for copy in sorted(found, key=lambda copy: copy.path.stat().st_mtime):
             self._kept[copy.sequence] = copy
+
+
+def _too_many(count: int) -> AsOfBusy:
+    return AsOfBusy(
+        f"{count} other points are being made ready; ask again in a while",
+        retry_after_seconds=ASOF_RETRY_SECONDS,
+    )
 
 
 def _prefix(epoch: str) -> str:

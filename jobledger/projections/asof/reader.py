@@ -1,10 +1,11 @@
 """What was at a point: the public face of this folder."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Self
 
 from jobledger.projections.answers import Page
-from jobledger.projections.asof.copies import Copies
+from jobledger.projections.asof.copies import Copies, Waiting
 from jobledger.projections.asof.job import job_as_of
 from jobledger.projections.limits import ASOF_MAX_BYTES, ASOF_MAX_COPIES, WAIT_DEFAULT_SECONDS
 from jobledger.projections.query import ListQuery
@@ -79,7 +80,13 @@ class AsOf:
         return await job_as_of(self._log, present, sequence, checkpoint=checkpoint)
 
     async def list(
-        self, query: ListQuery, sequence: int, *, timeout_seconds: float = WAIT_DEFAULT_SECONDS
+        self,
+        query: ListQuery,
+        sequence: int,
+        *,
+        timeout_seconds: float = WAIT_DEFAULT_SECONDS,
+        client: str = "",
+        waiting: Waiting = nullcontext,
     ) -> Page:
         """One page of jobs as they were when the log ended at a sequence. The first page may take long.
 
@@ -87,6 +94,8 @@ class AsOf:
             query: as of the live view; a cursor is of a page as of the same sequence.
             sequence: up to the end of the log; 0: there were no jobs.
             timeout_seconds: how long to wait until the live view has come to that sequence.
+            client: who asks; see `Copies.at`.
+            waiting: entered while something is waited for.
 
         Raises:
             AsOfBusy: if it can't be made ready within a bound; ask again.
@@ -96,10 +105,13 @@ class AsOf:
         """
         if sequence == 0:
             return Page(jobs=(), next_cursor=None, sequence=0)
-        if (await self._view.checkpoint()).sequence == sequence:
+        checkpoint = (await self._view.checkpoint()).sequence
+        if checkpoint == sequence:
             page = await self._view.list(query)
             if page.sequence == sequence:  # nothing has happened since
                 return page
-        await self._view.wait_for(sequence, timeout_seconds)
-        async with self.copies.at(sequence) as copy:
+        if checkpoint < sequence:
+            with waiting():
+                await self._view.wait_for(sequence, timeout_seconds)
+        async with self.copies.at(sequence, client, waiting) as copy:
             return await copy.list(query)

@@ -16,6 +16,7 @@ from jobledger.service.limits import (
 )
 from jobledger.store.errors import InvalidInput
 from jobledger.store.limits import NAMESPACE_MAX_BYTES
+from jobledger.store.values import rfc3339_nanoseconds
 
 _ID_CHARACTERS: Final = 8
 _ID_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -34,7 +35,8 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         sha256: of the token's text, in hex.
         created: RFC 3339.
         namespaces: where; None: everywhere.
-        revoked: RFC 3339; None while it counts.
+        revoked: RFC 3339; None: it was not revoked.
+        expires: RFC 3339, from when on it does not count; None: it does not expire.
     """
 
     id: str
@@ -44,6 +46,16 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     created: str
     namespaces: tuple[str, ...] | None = None
     revoked: str | None = None
+    expires: str | None = None
+
+    @property
+    def expires_at(self) -> int | None:
+        """When it expires, in Unix nanoseconds; None: never."""
+        return None if self.expires is None else rfc3339_nanoseconds(self.expires)
+
+    def counts(self, now: int) -> bool:
+        """Whether it lets a request in at a time, in Unix nanoseconds."""
+        return self.revoked is None and (self.expires_at is None or now < self.expires_at)
 
     def digest(self) -> bytes:
         """SHA-256 of the token's text."""
@@ -64,6 +76,11 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"is damaged at the token {self.id!r:.20}: {error}") from None
         if _ID.fullmatch(self.id) is None or _SHA256.fullmatch(self.sha256) is None:
             raise ValueError(f"is damaged at the token {self.id!r:.20}: its id or sha256 is none")
+        if self.expires is not None and self.expires_at is None:
+            raise ValueError(
+                f"is damaged at the token {self.id!r:.20}: expires {self.expires!r:.40} is not an RFC 3339"
+                " time"
+            )
 
     def principal(self) -> Principal:
         """Who shows this token."""
@@ -72,7 +89,13 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def new_token(
-    name: str, role: Role, namespaces: tuple[str, ...] | None, *, created: str, taken: set[str]
+    name: str,
+    role: Role,
+    namespaces: tuple[str, ...] | None,
+    *,
+    created: str,
+    taken: set[str],
+    expires: str | None = None,
 ) -> tuple[TokenRecord, str]:
     """What is kept of a new token, and its text.
 
@@ -82,6 +105,7 @@ def new_token(
         namespaces: where; None: everywhere.
         created: RFC 3339.
         taken: ids that are in use.
+        expires: RFC 3339; None: never.
     """
     while True:
         token_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_CHARACTERS))
@@ -90,34 +114,45 @@ def new_token(
     text = f"jlt_{token_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
     digest = hashlib.sha256(text.encode()).hexdigest()
     record = TokenRecord(
-        id=token_id, name=name, role=role, namespaces=namespaces, sha256=digest, created=created
+        id=token_id,
+        name=name,
+        role=role,
+        namespaces=namespaces,
+        sha256=digest,
+        created=created,
+        expires=expires,
     )
     return record, text
 
 
-def with_room(records: tuple[TokenRecord, ...]) -> tuple[TokenRecord, ...]:
-    """The records, with room for one more: the oldest revoked ones go first.
+def with_room(records: tuple[TokenRecord, ...], now: int) -> tuple[TokenRecord, ...]:
+    """The records, with room for one more: the oldest revoked and expired ones go first.
+
+    Args:
+        records: all.
+        now: Unix nanoseconds.
 
     Raises:
-        InvalidInput: if too many are not revoked.
+        InvalidInput: if too many count.
     """
     excess = len(records) + 1 - TOKENS_MAX_COUNT
     if excess <= 0:
         return records
-    dropped = {one.id for one in [one for one in records if one.revoked][:excess]}
+    dropped = {one.id for one in [one for one in records if not one.counts(now)][:excess]}
     if len(dropped) < excess:
         raise InvalidInput(f"there are {TOKENS_MAX_COUNT} tokens, and no more are taken; revoke some first")
     return tuple(one for one in records if one.id not in dropped)
 
 
-def chosen_token(records: tuple[TokenRecord, ...], which: str) -> TokenRecord:
+def chosen_token(records: tuple[TokenRecord, ...], which: str, now: int) -> TokenRecord:
     """The token of this id, or the one token of this name, among those that count.
 
     Raises:
         InvalidInput: if there is none, or several.
     """
-    live = [one for one in records if one.revoked is None]
-    found = [one for one in live if one.id == which] or [one for one in live if one.name == which]
+    kept = [one for one in records if one.revoked is None]
+    found = [one for one in kept if one.id == which]
+    found = found or [one for one in kept if one.name == which and one.counts(now)]
     if len(found) == 1:
         return found[0]
     if found:

@@ -31,13 +31,20 @@ from jobledger.service.access.tokenrecords import (
     with_room,
 )
 from jobledger.service.errors import InvalidSettings, NotReady, Unauthorized
-from jobledger.service.limits import TOKENS_LOOK_SECONDS
+from jobledger.service.limits import (
+    TOKEN_EXPIRES_MAX_SECONDS,
+    TOKEN_EXPIRES_MIN_SECONDS,
+    TOKENS_LOOK_SECONDS,
+)
+from jobledger.store.errors import InvalidInput
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # 1 knows no tokens that expire; a release that reads only 1 must not take them for lasting
+_FORMATS: Final = frozenset({1, FORMAT})
 TOKEN: Final = re.compile(rb"jlt_([a-z0-9]{8})_[A-Za-z0-9_-]{43}", re.ASCII)
 
 _YOUNG_SECONDS: Final = 1.0  # a file so young may change again without a difference in its times
 _NO_DIGEST: Final = bytes(32)
+_NANOSECONDS: Final = 1_000_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +60,10 @@ _decoder: Final = msgspec.json.Decoder(_Document)
 class _Live(msgspec.Struct, frozen=True):
     digest: bytes
     principal: Principal
+    expires_at: int | None
+
+    def counts(self, now: int) -> bool:
+        return self.expires_at is None or now < self.expires_at
 
 
 class TokenFile:
@@ -134,6 +145,8 @@ class TokenFile:
         same = hmac.compare_digest(hashlib.sha256(found[0]).digest(), digest)
         if live is None or not same:
             raise Unauthorized("this token is unknown or was revoked; ask for a new one")
+        if not live.counts(self._clock()):  # only who has the token learns that it has expired
+            raise Unauthorized("this token has expired; ask for a new one")
         return live.principal
 
     def is_valid(self, principal: Principal) -> bool:
@@ -144,7 +157,25 @@ class TokenFile:
         if not principal.token_id:
             return not self._had_records
         live = self._live.get(principal.token_id.encode())
-        return live is not None and live.principal == principal
+        return live is not None and live.principal == principal and live.counts(self._clock())
+
+    def require_valid(self, principal: Principal) -> None:
+        """Refuse a request that was let in and would not be now: call it after every wait.
+
+        Raises:
+            Unauthorized: if its token was revoked or changed, or has expired, meanwhile.
+            NotReady: if the tokens can't be read.
+        """
+        if self.is_valid(principal):
+            return
+        if self._fault:
+            raise NotReady("the service can't check tokens at the moment; its log says why")
+        if not principal.token_id:
+            raise Unauthorized("a token was made while the request was under way; send one")
+        raise Unauthorized(
+            "this token was revoked or changed, or has expired, while the request was under way; ask for a"
+            " new one"
+        )
 
     def refresh(self) -> None:
         """Read the file again if it changed; one `stat` tells. Never raises: see `fault`.
@@ -168,7 +199,12 @@ class TokenFile:
             self._close(f"the token file {self.path} {error}")
 
     def create(
-        self, name: str, role: Role, namespaces: Sequence[str] | None = None
+        self,
+        name: str,
+        role: Role,
+        namespaces: Sequence[str] | None = None,
+        *,
+        expires_seconds: float | None = None,
     ) -> tuple[TokenRecord, str]:
         """Add a token.
 
@@ -176,6 +212,7 @@ class TokenFile:
             name: the actor of the events that come with it.
             role: what it may do.
             namespaces: where; None: everywhere.
+            expires_seconds: after which it does not count any more; None: never.
 
         Returns:
             What is kept, and the token itself, which is kept nowhere.
@@ -187,13 +224,21 @@ class TokenFile:
         check_token_name(name)
         kept = None if namespaces is None else checked_namespaces(namespaces)
         check_scope(role, kept)
+        expires = None if expires_seconds is None else self._expiry(expires_seconds)
         record: TokenRecord | None = None
         text = ""
 
         def add(records: tuple[TokenRecord, ...]) -> tuple[TokenRecord, ...]:
             nonlocal record, text
-            record, text = new_token(name, role, kept, created=self._now(), taken={one.id for one in records})
-            return (*with_room(records), record)
+            record, text = new_token(
+                name,
+                role,
+                kept,
+                created=self._now(),
+                taken={one.id for one in records},
+                expires=expires,
+            )
+            return (*with_room(records, self._clock()), record)
 
         self._change(add)
         assert record is not None
@@ -213,7 +258,7 @@ class TokenFile:
 
         def end(records: tuple[TokenRecord, ...]) -> tuple[TokenRecord, ...]:
             nonlocal ended
-            chosen = chosen_token(records, which)
+            chosen = chosen_token(records, which, self._clock())
             ended = msgspec.structs.replace(chosen, revoked=self._now())
             return tuple(ended if one.id == chosen.id else one for one in records)
 
@@ -225,7 +270,8 @@ class TokenFile:
         def write() -> bytes:
             self._settled, self._looked = False, -math.inf
             records = change(tuple(self.records()))
-            document = msgspec.json.encode(_Document(FORMAT, records))
+            number = FORMAT if any(one.expires for one in records) else 1
+            document = msgspec.json.encode(_Document(number, records))
             return msgspec.json.format(document, indent=1) + b"\n"
 
         try:
@@ -249,8 +295,8 @@ class TokenFile:
             document = _decoder.decode(content)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"is damaged: {error}") from None
-        if document.format != FORMAT:
-            raise ValueError(f"has format {document.format}, and this release knows {FORMAT}: upgrade")
+        if document.format not in _FORMATS:
+            raise ValueError(f"has format {document.format}, and this release knows up to {FORMAT}: upgrade")
         self._take(document.tokens, mark)
 
     def _take(self, records: tuple[TokenRecord, ...], mark: FileMark | None) -> None:
@@ -258,7 +304,7 @@ class TokenFile:
         for one in records:
             one.check()
             if one.revoked is None:
-                live[one.id.encode()] = _Live(one.digest(), one.principal())
+                live[one.id.encode()] = _Live(one.digest(), one.principal(), one.expires_at)
         if self._fault:
             _log.warning("the token file %s can be read again", self.path)
         self._records, self._live, self._fault = records, live, ""
@@ -272,7 +318,19 @@ class TokenFile:
         self._fault, self._live, self._settled = fault, {}, False
 
     def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock() // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return _rfc3339(self._clock() // _NANOSECONDS)
+
+    def _expiry(self, seconds: float) -> str:
+        if not TOKEN_EXPIRES_MIN_SECONDS <= seconds <= TOKEN_EXPIRES_MAX_SECONDS:
+            raise InvalidInput(
+                f"expires is {seconds:g} s; use {TOKEN_EXPIRES_MIN_SECONDS:g} s to"
+                f" {TOKEN_EXPIRES_MAX_SECONDS / 86_400:g}d, or leave it out for a token that does not expire"
+            )
+        return _rfc3339(self._clock() // _NANOSECONDS + math.ceil(seconds))
+
+
+def _rfc3339(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def check_bind(host: str, tokens: TokenFile) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.text import Column, print_table, say
+from jobledger.service.commands.times import Duration
 
 if TYPE_CHECKING:
     from jobledger.service.access.tokenrecords import TokenRecord
@@ -66,10 +67,23 @@ def with_token_file(function: F) -> F:
     "--namespace", "namespaces", multiple=True, metavar="NAME", help="Where; give it again for more of them."
 )
 @click.option("--all-namespaces", is_flag=True, help="Everywhere; an admin always is.")
+@click.option(
+    "--expires",
+    type=Duration(),
+    metavar="DURATION",
+    help="How long it counts, as `30d` or `12h`; without it, until it is revoked.",
+)
 @output_option("table", "json")
 @with_token_file
 def create(
-    *, name: str, role: str, namespaces: tuple[str, ...], all_namespaces: bool, form: str, tokens: "TokenFile"
+    *,
+    name: str,
+    role: str,
+    namespaces: tuple[str, ...],
+    all_namespaces: bool,
+    expires: float | None,
+    form: str,
+    tokens: "TokenFile",
 ) -> None:
     """Make a token, and show it, once.
 
@@ -82,16 +96,17 @@ def create(
         raise click.UsageError("--namespace and --all-namespaces contradict each other: keep one of them")
     if not all_namespaces and not namespaces and role != Role.ADMIN:
         raise click.UsageError("where may it? Say --namespace NAME, or --all-namespaces")
-    record, text = tokens.create(name, Role(role), namespaces or None)
+    record, text = tokens.create(name, Role(role), namespaces or None, expires_seconds=expires)
     if form == "json":
         Output(form).document({**_shown(record), "Token": text})
         return
     click.echo(text)
-    click.echo(
-        f"{record.role} {record.name!r} in {_where(record)}: id {record.id}, kept hashed in {tokens.path}.\n"
+    until = f", expires {record.expires}" if record.expires else ""
+    say(
+        f"{record.role} {record.name!r} in {_where(record)}: id {record.id}{until}, kept hashed in"
+        f" {tokens.path}.\n"
         "This is the only time that it is shown. Put it into JOBLEDGER_TOKEN, or into a file of mode 600 for"
-        " --token-file.",
-        err=True,
+        " --token-file."
     )
 
 
@@ -100,7 +115,7 @@ def create(
 @quiet_option
 @with_token_file
 def list_tokens(form: str, quiet: bool, tokens: "TokenFile") -> None:
-    """List all tokens, also revoked ones; never the tokens themselves."""
+    """List all tokens, also revoked and expired ones; never the tokens themselves."""
     output = Output(form, quiet=quiet)
     records = tokens.records()
     if quiet:
@@ -109,11 +124,19 @@ def list_tokens(form: str, quiet: bool, tokens: "TokenFile") -> None:
     elif output.for_machines:
         output.page([_shown(record) for record in records])
     elif records:
-        names = ("ID", "Name", "Role", "Namespaces", "Created", "Revoked")
+        names = ("ID", "Name", "Role", "Namespaces", "Created", "Expires", "Revoked")
         print_table(
             [Column(name, flexible=name in {"Name", "Namespaces"}) for name in names],
             [
-                (one.id, one.name, str(one.role), _where(one), one.created, one.revoked or "-")
+                (
+                    one.id,
+                    one.name,
+                    str(one.role),
+                    _where(one),
+                    one.created,
+                    one.expires or "-",
+                    one.revoked or "-",
+                )
                 for one in records
             ],
         )
@@ -130,7 +153,7 @@ def revoke(which: str, tokens: "TokenFile") -> None:
     A name will do if only one token that counts has it. The service stays closed to requests without a token.
     """
     record = tokens.revoke(which)
-    click.echo(f"revoked {record.id} ({record.role} {record.name!r})", err=True)
+    say(f"revoked {record.id} ({record.role} {record.name!r})")
 
 
 def _shown(record: "TokenRecord") -> dict[str, Any]:
@@ -142,6 +165,7 @@ def _shown(record: "TokenRecord") -> dict[str, Any]:
         "Role": plain["role"],
         "Namespaces": plain.get("namespaces"),
         "Created": plain["created"],
+        "Expires": plain.get("expires"),
         "Revoked": plain.get("revoked"),
     }
 

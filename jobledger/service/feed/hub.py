@@ -35,7 +35,7 @@ class FeedLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds of feeds; `limits.py` says what each is for. Tests set them lower."""
 
     feeds: int = named.FEEDS_MAX
-    feeds_per_client: int = 1_000
+    feeds_per_client: int = named.FEEDS_MAX_PER_CLIENT
     ring_events: int = named.FEED_RING_EVENTS
     ring_bytes: int = named.FEED_RING_BYTES
     send_bytes: int = named.FEED_SEND_BYTES

@@ -4,6 +4,7 @@ import time
 from typing import Final
 
 from jobledger.projections.asof.job import not_yet, sequence_of_revision
+from jobledger.service.http.capacity import queued
 from jobledger.service.http.params import Query
 from jobledger.service.points import (
     RevisionPoint,
@@ -44,7 +45,7 @@ async def point_of(
     now = time.time_ns()
     point = parse_point(text, now=now, mark=service.mark, field=field, revisions=status is not None)
     if isinstance(point, RevisionPoint) and status is not None:
-        async with service.scans:
+        async with queued(service.scans):
             return await sequence_of_revision(service.log, status, point.revision)
     sequence = await resolve_point(service.log, point, now=now, field=field)
     if field == _AT and status is not None and sequence < status.created_sequence:
@@ -111,7 +112,7 @@ async def past_of(service: Service, present: Job, point: int, checkpoint: int) -
         JobNotFound: if it did not exist yet.
         LogUnavailable: if the log can't be read.
     """
-    async with service.scans:
+    async with queued(service.scans):
         return await service.asof.job(present, point, checkpoint=checkpoint)
 
 

@@ -11,6 +11,7 @@ from jobledger.projections.asof.changes import Between, ChangesPage, JobChange, 
 from jobledger.projections.selectors import parse_selector
 from jobledger.service.http.answers import json_answer
 from jobledger.service.http.asof import check_pinned, point_of
+from jobledger.service.http.capacity import client_of_request, queued, waiting
 from jobledger.service.http.context import (
     AnyRequest,
     await_position,
@@ -63,7 +64,7 @@ async def get_changes(request: AnyRequest) -> Response[bytes]:
         limit=query.integer("limit", CHANGES_DEFAULT_LIMIT, most=CHANGES_MAX_LIMIT) or CHANGES_MAX_LIMIT,
         after=after,
     )
-    async with service.scans:  # many histories are read, and some of them whole
+    async with queued(service.scans):  # many histories are read, and some of them whole
         page = await _page(service, asked, status)
     compared = await _compared(service, page.changes)
     token = str(page.after) if page.after is not None else ""
@@ -100,8 +101,17 @@ async def _points(service: Service, query: Query, status: JobStatus | None) -> t
 
 async def _page(service: Service, asked: Between, status: JobStatus | None) -> ChangesPage:
     if status is None:
-        return await changes_between(service.log, service.view, service.asof.copies, asked)
-    await service.projector.wait_for(asked.second)
+        return await changes_between(
+            service.log,
+            service.view,
+            service.asof.copies,
+            asked,
+            client=client_of_request(),
+            waiting=waiting,
+        )
+    if asked.second > service.projector.sequence:
+        with waiting():
+            await service.projector.wait_for(asked.second)
     job = await service.view.get_by_id(status.id)  # with all events up to the second point
     change = await change_of(service.log, job.status, asked.first, asked.second)
     return ChangesPage(changes=(change,) if change is not None else (), after=None)
@@ -117,7 +127,7 @@ async def _compared(service: Service, changes: Sequence[JobChange]) -> list[list
     ]
     if not any(pairs):
         return [[] for _ in pairs]
-    async with service.comparing:
+    async with queued(service.comparing):
         return await asyncio.to_thread(_compare_all, pairs)
 
 

@@ -9,6 +9,7 @@ import msgspec
 from jobledger.service.errors import PayloadTooLarge
 from jobledger.service.http.answers import Ready
 from jobledger.service.http.bodies import Body, spec_of
+from jobledger.service.http.capacity import queued
 from jobledger.service.http.context import (
     AnyRequest,
     await_position,
@@ -22,6 +23,7 @@ from jobledger.service.structure import Edit, edits, patch_of
 from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.prepare import prepare_update
+from jobledger.store.subjects import DEFAULT_NAMESPACE
 
 DIFF: Final = "diff"
 """`PUT /jobs/diff` compares, as in Bacalhau, where this is no id of a job."""
@@ -52,9 +54,9 @@ async def compare_spec(request: AnyRequest, body: Body) -> Ready:
         raise InvalidInput("the Job has no Name; a spec is compared with the job of its namespace and name")
     service = service_of(request)
     await await_position(service, query)
-    job = await service.view.get_by_name(namespace, name)
-    if not principal_of(request).may_read(job.status.namespace):
+    if not principal_of(request).may_read(namespace or DEFAULT_NAMESPACE):
         raise JobNotFound(f"no job in namespace {namespace or 'default'!r:.80} has the name {name!r:.80}")
+    job = await service.view.get_by_name(namespace, name)
     new = prepare_update(read.spec, job.status).spec
     present = Named("the present spec", f"version {job.status.version}", job.spec)
     compared = await compare(service, present, Named("the new spec", "submitted", new))
@@ -99,7 +101,7 @@ async def compare(service: Service, old: Named, new: Named) -> Compared:
             )
     # In a thread, and one pair at a time: a thread can't be called off, and the process ends only when all of
     # them have ended.
-    async with service.comparing:
+    async with queued(service.comparing):
         return await asyncio.to_thread(_compare, old, new)
 
 

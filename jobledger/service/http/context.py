@@ -1,5 +1,7 @@
 """What a handler needs of its request: the service, who asks, and the job that is meant."""
 
+import asyncio
+from contextlib import suppress
 from typing import Any, Final
 
 from litestar import Request
@@ -9,6 +11,7 @@ from jobledger.projections.errors import ViewError
 from jobledger.projections.limits import WAIT_MAX_SECONDS
 from jobledger.projections.view import is_short_id
 from jobledger.service.access.principal import Principal
+from jobledger.service.http.capacity import waiting
 from jobledger.service.http.params import Query
 from jobledger.service.limits import WAIT_DEFAULT_SECONDS
 from jobledger.service.position import parse_cursor
@@ -61,8 +64,10 @@ async def await_position(service: Service, query: Query, timeout_seconds: float 
         sequence = parse_cursor(text, service.mark, field="wait_for")
         if timeout_seconds is None:
             timeout_seconds = query.seconds("timeout", WAIT_DEFAULT_SECONDS, most=WAIT_MAX_SECONDS)
-        await service.projector.wait_for(sequence, timeout_seconds)
-    await service.own_writes.visible()
+        if sequence > service.projector.sequence:
+            with waiting():
+                await service.projector.wait_for(sequence, timeout_seconds)
+    await service.own_writes.visible()  # within a second, and nobody's to prolong: it stays in its work slot
 
 
 async def find_job(request: AnyRequest, ref: str, namespace: str) -> Job:
@@ -104,18 +109,11 @@ async def _despite_view(request: AnyRequest, ref: str, namespace: str, error: Jo
     where = namespace or DEFAULT_NAMESPACE
     not_found = JobNotFound(f"no job has the id, or (in namespace {where!r:.80}) the name {ref!r:.80}")
     try:
-        job = await _from_log(service, ref, where, not_found)
-    except JobQuarantined as frozen:
-        if principal.may_read(frozen.namespace):
-            raise
-        raise not_found from None
+        return await _from_log(service, principal, ref, where, not_found)
     except JobNotFound:
         if is_short_id(ref):  # only the view can look for those
             raise error from None
         raise
-    if not principal.may_read(job.status.namespace):
-        raise not_found
-    return job
 
 
 async def find_job_to_change(request: AnyRequest, ref: str, namespace: str) -> Job:
@@ -132,14 +130,7 @@ async def find_job_to_change(request: AnyRequest, ref: str, namespace: str) -> J
     try:
         job = await find_job(request, ref, namespace)
     except JobNotFound as not_found:
-        try:
-            job = await _from_log(service_of(request), ref, namespace or DEFAULT_NAMESPACE, not_found)
-        except JobQuarantined as frozen:
-            if principal.may_read(frozen.namespace):
-                raise
-            raise not_found from None
-        if not principal.may_read(job.status.namespace):
-            raise
+        job = await _from_log(service_of(request), principal, ref, namespace or DEFAULT_NAMESPACE, not_found)
     principal.require_write(job.status.namespace)
     return job
 
@@ -174,12 +165,33 @@ def with_slashes(ref: str) -> str:
     return ref.replace(ENCODED_SLASH, "/")
 
 
-async def _from_log(service: Service, ref: str, namespace: str, not_found: JobNotFound) -> Job:
-    for job_id, where in ((named_job_id(namespace, ref), namespace), (ref, None)):
-        try:
-            return await service.ledger.load(job_id, namespace=where)
-        except JobNotFound:
-            continue
-        except InvalidInput:  # the text can be no id
-            break
+async def _from_log(
+    service: Service, principal: Principal, ref: str, namespace: str, not_found: JobNotFound
+) -> Job:
+    """A job by its name or full id, in the namespaces that the asker may read.
+
+    Other namespaces are not searched at all: how long that takes would tell whether a job exists there.
+
+    Raises:
+        JobNotFound: the error that was passed, if there is none.
+        LogUnavailable: if the log can't be read.
+    """
+    try:
+        if principal.may_read(namespace):
+            with suppress(JobNotFound):
+                return await service.ledger.load(named_job_id(namespace, ref), namespace=namespace)
+        if principal.visible is None:
+            return await service.ledger.load(ref)
+        found = await asyncio.gather(
+            *(service.ledger.load(ref, namespace=each) for each in sorted(principal.visible)),
+            return_exceptions=True,
+        )
+    except (JobNotFound, InvalidInput):  # or the text can be no id
+        raise not_found from None
+    for each in found:
+        if isinstance(each, Job):
+            return each
+    for error in found:
+        if isinstance(error, BaseException) and not isinstance(error, JobNotFound | InvalidInput):
+            raise error
     raise not_found

@@ -1,15 +1,17 @@
 """The gate: every request passes it before the app, and every answer on its way out.
 
-In this order: a request id, the drain, `Host` and `Origin`, the token, the bounds on requests under way, the
-body of a write. What it lets in has `principal` and `request_id` in `scope["state"]`. It is plain ASGI and
-not a middleware of the framework, because it is on the path of every request and must cost little.
+In this order: a request id, the drain, `Host` and `Origin`, the token, the body of a write, the bounds on
+requests under way. What it lets in has `principal` and `request_id` in `scope["state"]`. A body and an answer
+can take long, so the token is checked again once the body is there, and when the answer to a read begins. It
+is plain ASGI and not a middleware of the framework, because it is on the path of every request and must cost
+little.
 """
 
 import logging
 import re
 from collections.abc import Iterable, Mapping
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Final, cast
 from urllib.parse import unquote
 
 import uuid_utils
@@ -17,17 +19,19 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from jobledger.service.access.loopback import is_loopback
 from jobledger.service.access.principal import ANONYMOUS, Principal, local_principal
-from jobledger.service.errors import NotReady, TooManyRequests
+from jobledger.service.errors import NotReady, Unauthorized
+from jobledger.service.http.capacity import Capacity
 from jobledger.service.http.context import ENCODED_SLASH
 from jobledger.service.http.hosts import Hosts
 from jobledger.service.http.outgoing import Outgoing, Room
 from jobledger.service.http.problems import INTERNAL, kind_of, problem_response_parts
 from jobledger.service.http.requestbody import Bodies, Disconnected, RequestBody, check_framing
 from jobledger.service.limits import (
+    ANSWERS_MAX_BYTES,
+    ANSWERS_MAX_BYTES_PER_CLIENT,
     BODIES_MAX_BYTES,
+    BODIES_MAX_BYTES_PER_CLIENT,
     REQUEST_ID_MAX_CHARACTERS,
-    REQUESTS_MAX_IN_FLIGHT,
-    REQUESTS_MAX_PER_CLIENT,
 )
 from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput, JobNotFound
@@ -99,10 +103,9 @@ class Gate:
         # A second lock beside `check_bind`: whatever becomes of the token file, others need a token.
         self._is_local = is_loopback(service.settings.host)
         self._checks_host = bool(service.settings.allowed_hosts)
-        self._bodies = Bodies(BODIES_MAX_BYTES)
-        self._in_flight = 0
-        self._per_client: dict[str, int] = {}
-        self._room = Room()
+        self._bodies = Bodies(BODIES_MAX_BYTES, BODIES_MAX_BYTES_PER_CLIENT)
+        self._room = Room(ANSWERS_MAX_BYTES, ANSWERS_MAX_BYTES_PER_CLIENT)
+        self.capacity = Capacity()
 
     @property
     def held_bytes(self) -> int:
@@ -134,10 +137,15 @@ class Gate:
         try:
             principal = self._check(scope, headers, repeated)
             scope["state"]["principal"] = principal
+            client = answer.client = _client_of(principal, scope)
+            if body is not None:
+                receive = await self._read_body(body, client, scope, headers)
+            send = self._checked_again(answer, principal, scope) if body is None else answer.send
             if scope["path"] in UNCOUNTED_PATHS:
-                await self._pass(scope, headers, body, receive, answer)
+                await self._pass(scope, receive, send)
             else:
-                await self._pass_counted(principal.token_id, scope, headers, body, receive, answer)
+                with self.capacity.working(client, is_write=body is not None):
+                    await self._pass(scope, receive, send)
         except Disconnected:
             answer.status = _CLIENT_GONE
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer and we a record
@@ -193,34 +201,46 @@ class Gate:
             principal.require_observe()
         return principal
 
-    async def _pass_counted(self, client: str, scope: HTTPScope, *more: Any) -> None:
-        self._enter(client)
-        try:
-            await self._pass(scope, *more)
-        finally:
-            self._leave(client)
-
-    async def _pass(
-        self,
-        scope: HTTPScope,
-        headers: Mapping[bytes, bytes],
-        body: RequestBody | None,
-        receive: Receive,
-        answer: Outgoing,
-    ) -> None:
-        if body is not None and scope["state"]["principal"] is ANONYMOUS:
-            # No write is for everybody: the routes say so, and nobody's body takes the room of others.
-            await body.discard()
-            receive = body.receive
-        elif body is not None:
+    async def _read_body(
+        self, body: RequestBody, client: str, scope: HTTPScope, headers: Mapping[bytes, bytes]
+    ) -> Receive:
+        """Read the body of a write; its sender may be slow, and takes no slot from those who work."""
+        body.client = client
+        principal = scope["state"]["principal"]
+        with self.capacity.uploading(client):
+            if principal is ANONYMOUS:
+                # No write is for everybody: the routes say so, and nobody's body takes the room of others.
+                await body.discard()
+                return body.receive
             check_framing(headers)
             # The framework would read it again, piece by piece: handlers find it here.
             scope["state"]["body"] = await body.read(headers)
-            receive = body.receive
-        send: Send = answer.send
+        self._tokens.require_valid(principal)
+        return body.receive
+
+    async def _pass(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         if scope["method"] == "OPTIONS":
             send = self._with_allow(send, scope)
         await self._app(scope, receive, send)
+
+    def _checked_again(self, answer: Outgoing, principal: Principal, scope: HTTPScope) -> Send:
+        """Let the answer to a read begin only if its token is still good: it may have waited long."""
+        if principal is ANONYMOUS:
+            return answer.send
+        refused = False
+
+        async def sent(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start":
+                try:
+                    self._tokens.require_valid(principal)
+                except (Unauthorized, NotReady) as error:
+                    refused = True
+                    await _send_problem(error, scope, answer)
+            if not refused:
+                await answer.send(message)
+
+        return sent
 
     def _with_allow(self, send: Send, scope: HTTPScope) -> Send:
         """Name every method of the path: the framework names those of one handler."""
@@ -234,27 +254,6 @@ class Gate:
 
         return sent
 
-    def _enter(self, client: str) -> None:
-        if self._in_flight >= REQUESTS_MAX_IN_FLIGHT:
-            raise TooManyRequests(f"{REQUESTS_MAX_IN_FLIGHT} requests are under way; try again")
-        if client:  # without tokens all are on this machine, and are one
-            mine = self._per_client.get(client, 0)
-            if mine >= REQUESTS_MAX_PER_CLIENT:
-                raise TooManyRequests(
-                    f"{REQUESTS_MAX_PER_CLIENT} requests of this token are under way; try again"
-                )
-            self._per_client[client] = mine + 1
-        self._in_flight += 1
-
-    def _leave(self, client: str) -> None:
-        self._in_flight -= 1
-        if client:
-            left = self._per_client[client] - 1
-            if left:
-                self._per_client[client] = left
-            else:
-                del self._per_client[client]
-
 
 async def _refuse(error: Exception, scope: HTTPScope, body: RequestBody | None, answer: Outgoing) -> None:
     if kind_of(error) is INTERNAL or answer.started:
@@ -264,9 +263,21 @@ async def _refuse(error: Exception, scope: HTTPScope, body: RequestBody | None, 
         return  # half an answer can't be taken back; the server ends the connection
     if body is not None:
         await body.discard()
+    await _send_problem(error, scope, answer)
+
+
+async def _send_problem(error: Exception, scope: HTTPScope, answer: Outgoing) -> None:
     status, headers, document = problem_response_parts(error, scope)
     await answer.send({"type": "http.response.start", "status": status, "headers": headers})
     await answer.send({"type": "http.response.body", "body": document, "more_body": False})
+
+
+def _client_of(principal: Principal, scope: HTTPScope) -> str:
+    """Whose share of the capacity a request takes; without tokens all are on this machine, and share all."""
+    if principal is not ANONYMOUS:
+        return principal.token_id
+    client = scope.get("client")
+    return f"@{client[0]}" if client else "@"
 
 
 def _single_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], str]:

@@ -6,13 +6,19 @@ stuck is cut off.
 """
 
 import asyncio
+from collections import Counter
 from typing import Final
 
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Message, Send
 
 from jobledger.service.errors import TooManyRequests
 from jobledger.service.http.requestbody import Disconnected
-from jobledger.service.limits import ANSWER_PART_BYTES, ANSWERS_MAX_BYTES, SEND_TIMEOUT_SECONDS
+from jobledger.service.limits import (
+    ANSWER_PART_BYTES,
+    ANSWERS_MAX_BYTES,
+    ANSWERS_MAX_BYTES_PER_CLIENT,
+    SEND_TIMEOUT_SECONDS,
+)
 
 _HEADERS: Final = (
     (b"cache-control", b"no-store"),
@@ -24,28 +30,42 @@ _HEADERS: Final = (
 
 
 class Room:
-    """How much of all large answers may wait for their readers; one for the whole process."""
+    """How much of large answers may wait for their readers, of all and of each client; one per process."""
 
-    def __init__(self, max_bytes: int = ANSWERS_MAX_BYTES) -> None:
+    def __init__(
+        self, max_bytes: int = ANSWERS_MAX_BYTES, max_bytes_per_client: int = ANSWERS_MAX_BYTES_PER_CLIENT
+    ) -> None:
         self._max_bytes = max_bytes
+        self._max_bytes_per_client = max_bytes_per_client
+        self._clients: Counter[str] = Counter()
         self.held_bytes = 0
 
-    def hold(self, size: int) -> None:
+    def hold(self, size: int, client: str = "") -> None:
         """Take room for an answer.
 
         Raises:
-            TooManyRequests: if there is none.
+            TooManyRequests: if there is none, for this client or at all.
         """
+        mine = self._clients[client]
+        if client and mine and mine + size > self._max_bytes_per_client:
+            raise TooManyRequests(
+                f"{mine} bytes of answers to this client wait to be read, and at most"
+                f" {self._max_bytes_per_client} may; read them, or ask for smaller pages"
+            )
         if self.held_bytes + size > self._max_bytes:
             raise TooManyRequests(
                 f"{self.held_bytes} bytes of answers wait for their readers, and at most {self._max_bytes}"
                 " may; read them, or ask for smaller pages"
             )
         self.held_bytes += size
+        self._clients[client] += size
 
-    def release(self, size: int) -> None:
+    def release(self, size: int, client: str = "") -> None:
         """Give it back."""
         self.held_bytes -= size
+        self._clients[client] -= size
+        if not self._clients[client]:
+            del self._clients[client]
 
 
 class Outgoing:
@@ -56,9 +76,12 @@ class Outgoing:
         request_id: of the request.
         room: of all large answers.
         head: whether the body is left out, because the request was HEAD.
+
+    Attributes:
+        client: whose share of the room it takes.
     """
 
-    __slots__ = ("_head", "_held_bytes", "_request_id", "_room", "_send", "started", "status")
+    __slots__ = ("_head", "_held_bytes", "_request_id", "_room", "_send", "client", "started", "status")
 
     def __init__(self, send: Send, request_id: str, room: Room, *, head: bool) -> None:
         self._send = send
@@ -66,6 +89,7 @@ class Outgoing:
         self._room = room
         self._head = head
         self._held_bytes = 0
+        self.client = ""
         self.status = 0
         self.started = False
 
@@ -89,14 +113,14 @@ class Outgoing:
 
     def release(self) -> None:
         """Give back the room that it took."""
-        self._room.release(self._held_bytes)
+        self._room.release(self._held_bytes, self.client)
         self._held_bytes = 0
 
     def _start(self, message: HTTPResponseStartEvent) -> HTTPResponseStartEvent:
         said = dict(message["headers"])
         size = int(said.get(b"content-length", b"0"))
         if size > ANSWER_PART_BYTES and not self._head:
-            self._room.hold(size)
+            self._room.hold(size, self.client)
             self._held_bytes = size
         self.started, self.status = True, message["status"]
         headers = [*message["headers"], (b"x-request-id", self._request_id)]

@@ -10,6 +10,7 @@ from jobledger.projections.errors import ProofError
 from jobledger.service.audit.checkpoint import read_seal
 from jobledger.service.audit.prove import make_proof
 from jobledger.service.http.answers import JSON, json_answer
+from jobledger.service.http.capacity import queued, waiting
 from jobledger.service.http.context import AnyRequest, find_job, query_of, service_of
 from jobledger.service.limits import PROOF_WAIT_SECONDS
 from jobledger.service.wiring import Service
@@ -29,7 +30,7 @@ async def get_proof(request: AnyRequest) -> Response[bytes]:
     if not ref:
         raise InvalidInput("job is missing: name the job to prove, by name, id or short id")
     job = await find_job(request, ref, query.text("namespace"))
-    async with service.scans:  # the job's whole history is read, and held
+    async with queued(service.scans):  # the job's whole history is read, and held
         await _reach_newest_seal(service)
         sealer = service.sealer
         try:
@@ -83,7 +84,8 @@ async def _reach_newest_seal(service: Service) -> None:
         size = read_seal(newest.payload).size
         if size > service.projector.sequence:  # what is beyond the log's end, nobody of ours sealed
             size = min(size, (await service.log.info()).last_sequence)
-        await service.projector.wait_for(size, PROOF_WAIT_SECONDS)
+        with waiting():
+            await service.projector.wait_for(size, PROOF_WAIT_SECONDS)
 
 
 HANDLERS: Final[tuple[Any, ...]] = (get_proof, get_consistency)

@@ -20,6 +20,7 @@ from jobledger.service.http.answers import (
     json_answer,
 )
 from jobledger.service.http.asof import job_at, page_point
+from jobledger.service.http.capacity import client_of_request, waiting
 from jobledger.service.http.context import (
     AnyRequest,
     JobRef,
@@ -63,7 +64,11 @@ async def list_jobs(request: AnyRequest) -> Response[bytes]:
     await await_position(service, query)
     point, token = await page_point(service, query)
     asked = _list_query(query, principal_of(request), token)
-    page = await (service.view.list(asked) if point is None else service.asof.list(asked, point))
+    page = await (
+        service.view.list(asked)
+        if point is None
+        else service.asof.list(asked, point, client=client_of_request(), waiting=waiting)
+    )
     sequence, after = page.sequence, page.next_cursor or ""
     if point is not None:
         sequence, after = point, pin(point, after, service.mark)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final, cast
 
@@ -31,30 +32,39 @@ class Bodies:
 
     Args:
         max_bytes: of all together.
+        max_bytes_per_client: of those of one client.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, max_bytes_per_client: int) -> None:
         self._max_bytes = max_bytes
+        self._max_bytes_per_client = max_bytes_per_client
         self._held_bytes = 0
+        self._clients: Counter[str] = Counter()
 
     @property
     def held_bytes(self) -> int:
         """How much of all requests under way is in memory."""
         return self._held_bytes
 
-    def hold(self, size_bytes: int) -> None:
+    def hold(self, size_bytes: int, client: str) -> None:
         """Count a part that arrived.
 
         Raises:
-            TooManyRequests: if all of them together are too much; the part is not counted then.
+            TooManyRequests: if the client's, or all together, are too much; the part is not counted then.
         """
+        if client and self._clients[client] + size_bytes > self._max_bytes_per_client:
+            raise TooManyRequests("too many large requests of this client are under way; try again")
         if self._held_bytes + size_bytes > self._max_bytes:
             raise TooManyRequests("too many large requests are under way; try again")
         self._held_bytes += size_bytes
+        self._clients[client] += size_bytes
 
-    def release(self, size_bytes: int) -> None:
+    def release(self, size_bytes: int, client: str) -> None:
         """The end of what was held."""
         self._held_bytes -= size_bytes
+        self._clients[client] -= size_bytes
+        if not self._clients[client]:
+            del self._clients[client]
 
 
 def check_framing(headers: Mapping[bytes, bytes]) -> None:
@@ -105,9 +115,12 @@ class RequestBody:
     Args:
         receive: what the server gives.
         bodies: of all requests.
+
+    Attributes:
+        client: whose share of the room it takes.
     """
 
-    __slots__ = ("_bodies", "_held_bytes", "_message", "_more", "_receive")
+    __slots__ = ("_bodies", "_held_bytes", "_message", "_more", "_receive", "client")
 
     def __init__(self, receive: Receive, bodies: Bodies) -> None:
         self._receive = receive
@@ -115,6 +128,7 @@ class RequestBody:
         self._held_bytes = 0
         self._message: HTTPRequestEvent | None = None
         self._more = True
+        self.client = ""
 
     async def read(self, headers: Mapping[bytes, bytes]) -> bytes:
         """Read all of it; it can also be had from `receive`.
@@ -151,7 +165,7 @@ class RequestBody:
                 raise PayloadTooLarge(
                     f"the body is larger than {BODY_MAX_BYTES} bytes, and no more are taken"
                 )
-            self._bodies.hold(len(part))
+            self._bodies.hold(len(part), self.client)
             self._held_bytes += len(part)
             parts.append(part)
 
@@ -177,7 +191,7 @@ class RequestBody:
 
     def release(self) -> None:
         """Give back what is held."""
-        self._bodies.release(self._held_bytes)
+        self._bodies.release(self._held_bytes, self.client)
         self._held_bytes = 0
 
     async def _part(self) -> bytes:

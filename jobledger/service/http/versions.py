@@ -14,6 +14,7 @@ from jobledger.service.blame import Blame, Blamed
 from jobledger.service.errors import PayloadTooLarge
 from jobledger.service.http.answers import Ready, encode, job_raw, json_answer, version_wires
 from jobledger.service.http.asof import past_of, point_of
+from jobledger.service.http.capacity import queued
 from jobledger.service.http.compare import Named, compare
 from jobledger.service.http.context import AnyRequest, JobRef, find_job, query_of, service_of
 from jobledger.service.limits import BLAME_CHUNK_EVENTS, BLAME_MAX_BYTES
@@ -137,7 +138,7 @@ async def version_raw(service: Service, job: Job, version: int) -> msgspec.Raw:
 async def spans_of(service: Service, status: JobStatus) -> dict[int, VersionSpan]:
     """The lives of a job's versions, from its whole history."""
     gathered = VersionSpans()
-    async with service.scans:
+    async with queued(service.scans):
         async for item in service.ledger.history(status.id, namespace=status.namespace):
             gathered.add(item)
     return gathered.spans
@@ -192,7 +193,7 @@ async def _blame_at(service: Service, status: JobStatus, point: int | None) -> B
     """The blame of a job at a point; at its last event, if none is named."""
     sequence = INT_MAX if point is None else point
     blame = Blame()
-    async with service.scans:
+    async with queued(service.scans):
         last = await last_sequence_of(service.log, status, sequence)
         records: list[Record] = []
         size = 0
@@ -211,7 +212,7 @@ async def _blame_at(service: Service, status: JobStatus, point: int | None) -> B
 async def _add(service: Service, blame: Blame, records: list[Record]) -> None:
     """Add records in a thread, in turn with whoever compares specs."""
     if records:
-        async with service.comparing:
+        async with queued(service.comparing):
             await asyncio.to_thread(_add_all, blame, records)
 
 

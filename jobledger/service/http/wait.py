@@ -11,9 +11,10 @@ from litestar import Response, get
 
 from jobledger.projections.limits import WAIT_MAX_SECONDS
 from jobledger.projections.subscribing.filters import EventFilter
-from jobledger.service.errors import NotReady, Timeout
-from jobledger.service.feed.subscription import Subscription
+from jobledger.service.errors import NotReady, Timeout, Unauthorized
+from jobledger.service.feed.subscription import Cause, Subscription
 from jobledger.service.http.answers import etag, job_raw, json_answer
+from jobledger.service.http.capacity import waiting
 from jobledger.service.http.context import (
     AnyRequest,
     JobRef,
@@ -51,7 +52,8 @@ async def wait_for_state(request: AnyRequest, job_id: JobRef) -> Response[bytes]
             is_valid=lambda: service.tokens.is_valid(principal),
         )
         async with changes, ended_with(request.receive, changes):
-            status = await _next_reached(job.status, changes, wanted, timeout_seconds)
+            with waiting():
+                status = await _next_reached(job.status, changes, wanted, timeout_seconds)
         spec = job.spec
         if status.spec_sequence != job.status.spec_sequence:
             spec = (await service.view.specs_at((status.spec_sequence,)))[status.spec_sequence]
@@ -108,6 +110,8 @@ async def _next_reached(
             f"job {status.id} is {status.state.state_type} (revision {status.revision}) and did not become"
             f" {_listed(wanted)} within {timeout_seconds:g} s; wait longer, or follow its events"
         ) from None
+    if changes.cause is Cause.REVOKED:
+        raise Unauthorized(f"{changes.reason}; ask for a new one")
     raise NotReady(changes.reason)
 
 

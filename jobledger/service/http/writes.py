@@ -20,6 +20,7 @@ from jobledger.service.http.bodies import (
     text_of,
     version_text_of,
 )
+from jobledger.service.http.capacity import waiting
 from jobledger.service.http.compare import compare_spec, is_comparison
 from jobledger.service.http.context import (
     AnyRequest,
@@ -226,8 +227,9 @@ async def _version_meant(service: Service, status: JobStatus, text: str) -> JobV
     """
     present = (await service.ledger.load(status.id, namespace=status.namespace)).status
     number = version_of(text, present, "JobVersion")
-    if number <= present.version:
-        await service.projector.wait_for(present.spec_sequence)
+    if number <= present.version and present.spec_sequence > service.projector.sequence:
+        with waiting():
+            await service.projector.wait_for(present.spec_sequence)
     return await service.view.version(status.id, number)
 
 
@@ -277,7 +279,10 @@ async def _answer(
     if warnings and query_of(request).flag("strict"):
         raise InvalidInput("; ".join(warnings))
 
+    principal = principal_of(request)
+
     async def run(event_id: str | None) -> Answer:
+        service.tokens.require_valid(principal)  # looking for the job, and for the key's turn, took a while
         receipt = await command({**about, "event_id": event_id})
         service.own_writes.note(receipt.sequence)
         told = warnings if receipt.changed or not unchanged else [*warnings, unchanged]
@@ -286,7 +291,9 @@ async def _answer(
         return Answer(body=msgspec.Raw(encode(wire)), etag=etag(receipt.revision), changed=receipt.changed)
 
     try:
-        answer = await service.idempotent.once(_write_request(request, body), run)
+        answer = await service.idempotent.once(_write_request(request, body), run, waiting=waiting)
+        if answer.replayed:
+            service.tokens.require_valid(principal)
     except JobledgerError as error:
         service.metrics.write(name, type(error).__name__)
         raise
