@@ -87,7 +87,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--storage", choices=("plain", "small", "images", "all"), default="all")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("JOBLEDGER_CHAOS_SEED", DEFAULT_SEED)))
     parser.add_argument("--rounds", type=int, default=40, help="per topology and storage")
-    parser.add_argument("--faults", default="", help="only these kinds, separated by commas")
+    parser.add_argument(
+        "--faults", default="", help="only these kinds (or cases of damage), separated by commas"
+    )
     parser.add_argument("--kills", action="store_true", help="only the kill rounds that destroyed s2 streams")
     parser.add_argument("--damage", action="store_true", help="only damage to the files of the log")
     parser.add_argument("--no-readers", action="store_true", help="without feeds, subscriptions and webhooks")
@@ -172,8 +174,9 @@ async def main(given: argparse.Namespace) -> int:
     report = Report(machine=_machine(), seed=given.seed)
     failed = False
     begun = time.monotonic()
+    names = tuple(filter(None, given.faults.split(",")))
     if given.damage:
-        for result in await damage.run_all(given.topology, given.seed, base):
+        for result in await damage.run_all(given.topology, names, given.seed, base):
             report.damages.append(result)
             failed |= bool(result.problem)
     else:

@@ -13,7 +13,7 @@ Anything else is silent damage: a problem. On one replica of three the log itsel
 import asyncio
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -156,11 +156,11 @@ CASES: Final[dict[str, Damage]] = {
 }
 
 
-async def run_all(topology: str, seed: int, base: Path) -> list[Result]:
-    """Every case, each on a system of its own; prints one line each."""
+async def run_all(topology: str, cases: Sequence[str], seed: int, base: Path) -> list[Result]:
+    """The cases (empty: all), each on a system of its own; prints one line each."""
     results = []
     for name in ("single", "cluster") if topology == "both" else (topology,):
-        for case in CASES:
+        for case in cases or CASES:
             result = await run_case(name, case, seed, base / f"damage-{name}-{case}")
             results.append(result)
             said = result.outcome or f"FAILED: {result.problem}"

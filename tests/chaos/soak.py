@@ -28,8 +28,6 @@ SAMPLE_SECONDS: Final = 10.0
 CREATE_SHARE: Final = 0.2
 RECENT_JOBS: Final = 2_000
 FILL_JOBS: Final = 70_000  # more than the projector's cache of statuses holds
-FILL_JOBS_OVER_HTTP: Final = 11_000  # more than the ledger's cache of jobs holds
-FILL_CALLERS: Final = 32
 _MEGABYTE_KB: Final = 1_024
 
 
@@ -69,19 +67,6 @@ class Load:
             good = response.status_code == httpx.codes.OK
             self.counts[verb if good else "failed"] += 1
 
-    async def create(self, jobs: int) -> None:
-        """Create so many jobs, some at a time."""
-        for first in range(0, jobs, FILL_CALLERS):
-            calls = [self._create() for _ in range(min(FILL_CALLERS, jobs - first))]
-            for response in await asyncio.gather(*calls):
-                assert response.status_code == httpx.codes.OK, response.text
-
-    async def wait_for(self, sequence: int) -> None:
-        """Wait until the view has an event."""
-        parameters = {"wait_for": str(sequence), "timeout": "60s"}
-        response = await self._client.get(f"{PREFIX}/jobs/job-1", params=parameters, timeout=70.0)
-        assert response.status_code == httpx.codes.OK, response.text
-
     async def feed(self) -> None:
         """Follow all events."""
         timeout = httpx.Timeout(30.0, read=60.0)
@@ -110,16 +95,14 @@ class Load:
         return f"job-{self._rng.randint(max(1, self.jobs - RECENT_JOBS), max(1, self.jobs))}"
 
 
-async def fill(system: Single, load: Load, jobs: int, over_http: int) -> None:
-    """Fill every cache that is bounded by a number of jobs: most of them straight on the log."""
+async def fill(system: Single, jobs: int) -> None:
+    """Fill the projector's cache, which is bounded by a number of jobs, straight from the log."""
     log = await system.open_log()
     try:
         await JobLog(log, jobs).create(range(jobs))
-        last = (await log.info()).last_sequence
     finally:
         await log.close()
-    await load.create(over_http)
-    await load.wait_for(last + over_http)
+    await system.wait_ready()
 
 
 async def soak(given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -129,7 +112,7 @@ async def soak(given: argparse.Namespace) -> list[dict[str, Any]]:
         async with Single(Path(scratch)) as system:
             load = Load(system.service.url, random.Random(given.seed), given.most_jobs)
             if given.filled:
-                await fill(system, load, FILL_JOBS, FILL_JOBS_OVER_HTTP)
+                await fill(system, FILL_JOBS)
             tasks = [asyncio.create_task(load.at_rate(given.writes / 5, "write")) for _ in range(5)]
             tasks += [asyncio.create_task(load.at_rate(20.0, "read"))]
             tasks += [asyncio.create_task(load.at_rate(1.0, "list"))]
@@ -163,7 +146,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--writes", type=float, default=50.0, help="per second")
     parser.add_argument("--most-jobs", type=int, default=1_000_000, help="then no more are created")
-    parser.add_argument("--filled", action="store_true", help="begin with all caches full")
+    parser.add_argument("--filled", action="store_true", help=f"begin after {FILL_JOBS:,} other jobs")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("JOBLEDGER_CHAOS_SEED", "1")))
     parser.add_argument("--out", type=Path, default=None, help="append the samples there")
     given = parser.parse_args(words)
