@@ -145,9 +145,8 @@ async def _rewrite_replicas(settings: "Settings") -> None:
 
 async def _rewrite_embedded(settings: "Settings") -> int:
     from jobledger.service.logaccess import evidence_of
-    from jobledger.service.demo.story
-jobledger.store.embedded import NATS_FOLDER
     from jobledger.service.running.serve import locked
+    from jobledger.store.embedded import NATS_FOLDER
     from jobledger.store.jetstream.adapter import JetStreamLog
     from jobledger.store.jetstream.rewrite import rewrite_embedded
     from jobledger.store.subjects import STREAM_NAME
@@ -243,8 +242,7 @@ def _compressed_blocks(settings: "Settings | None", names: Sequence[str]) -> dic
     """How many blocks of each stream are compressed, if the store is on this machine."""
     if settings is None or settings.nats_url:
         return None
-    from jobledger.service.demo.story
-jobledger.store.embedded import NATS_FOLDER
+    from jobledger.store.embedded import NATS_FOLDER
     from jobledger.store.jetstream.blocks import find_blocks
 
     counts: dict[str, int] = {}
