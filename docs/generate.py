@@ -13,6 +13,7 @@ import msgspec
 
 from docs.api import api_page, asyncapi_page
 from docs.operations import operations_page
+from jobledger.service import asyncapi
 from jobledger.store import events, limits
 from jobledger.store.job import State, StateType
 from jobledger.store.subjects import ALL_SUBJECTS, SHARD_COUNT, STREAM_NAME, job_subject, named_job_id
@@ -60,6 +61,14 @@ namespace and name; a job without a name gets `j-` and a UUIDv7, and takes that 
 
 {envelope}
 
+## Delivered events
+
+The live feed, webhooks, `events tail` and `events replay` send the event with what the stream and the job's
+other events say, as CloudEvents extensions. They replace what a writer may have put there, and no key comes
+twice.
+
+{delivered}
+
 ## Quarantine
 
 `previous` is checked: an event that names another one as the job's event before it than the log has, or
@@ -106,6 +115,7 @@ def events_page() -> str:
         shards=SHARD_COUNT,
         last_shard=SHARD_COUNT - 1,
         envelope=_fields(events.JobCreated, skip=("data",)),
+        delivered=_delivered(),
         types="\n\n".join(_type_section(kind) for kind in events.EVENT_TYPES),
         state=_fields(State),
         states=", ".join(f"`{state}`" for state in StateType),
@@ -117,6 +127,18 @@ def events_page() -> str:
         tag=limits.TAG_MAX_CHARACTERS,
         tags=limits.TAGS_MAX_COUNT,
     )
+
+
+def _delivered() -> str:
+    """The table of what delivered events have besides what is in the log."""
+    rows = ["| field | type | meaning |", "|---|---|---|"]
+    rows.append(
+        "| `source` | string | this installation: the setting `event_source`, by default"
+        f" `{events.SOURCE}/<mark of the stream>` |"
+    )
+    for name, field in asyncapi.DELIVERED.items():
+        rows.append(f"| `{name}` | {field['type']} | {field['description']} |")
+    return "\n".join(rows)
 
 
 def _type_section(kind: type[events.JobEvent]) -> str:

@@ -1,7 +1,7 @@
 """What the tests of feeds share: a hub on a log, what a feed must say, and reading from one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +52,12 @@ class Told(NamedTuple):
     type: str
     status: JobStatus
     labels: dict[str, str]
+    before: dict[str, str] | None = None  # the labels before it; None: it created the job
+
+    def matches(self, passes: Callable[[dict[str, str]], bool]) -> str | None:
+        """When the job met a selector, which is here a function of labels; None: never."""
+        was, now = self.before is not None and passes(self.before), passes(self.labels)
+        return "both" if was and now else "before" if was else "after" if now else None
 
 
 async def truth_of(log: EventLog) -> list[Told]:
@@ -64,12 +70,15 @@ async def truth_of(log: EventLog) -> list[Told]:
         status = fold_on(statuses.get(job_named(recorded)), recorded)
         if status is None:
             continue
+        previous = statuses.get(status.id)
         statuses[status.id] = status
         if status.sequence != record.sequence or not isinstance(recorded, Recorded):
             continue
         if isinstance(recorded.event.data, SpecData):
             labels[record.sequence] = spec_head(recorded.event.data.spec).labels
-        told.append(Told(record.sequence, event_type(recorded.event), status, labels[status.spec_sequence]))
+        before = labels[previous.spec_sequence] if previous is not None else None
+        now = labels[status.spec_sequence]
+        told.append(Told(record.sequence, event_type(recorded.event), status, now, before))
     return told
 
 
@@ -98,6 +107,11 @@ async def read_between(
     hub: FeedHub, feed_filter: EventFilter, after: int, up_to: int
 ) -> list[tuple[int, str, JobStatus]]:
     """What a new feed says from one place up to another, which is the end of the log."""
+    return said(await events_between(hub, feed_filter, after, up_to))
+
+
+async def events_between(hub: FeedHub, feed_filter: EventFilter, after: int, up_to: int) -> list[FeedEvent]:
+    """The events of a new feed from one place up to another, which is the end of the log."""
     found: list[FeedEvent] = []
     async with asyncio.timeout(20), await hub.open(feed_filter, after=after) as subscription:
 
@@ -111,4 +125,4 @@ async def read_between(
             await asyncio.sleep(0)
         subscription.end(Cause.GONE, "read to the end")
         await reading
-    return said(found)
+    return found

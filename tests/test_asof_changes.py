@@ -83,11 +83,13 @@ async def test_what_changed_is_what_the_two_prefixes_differ_in(
                 before, after = life.at(first), life.at(second)
                 between = [job for sequence, job in life.moments if first < sequence <= second]
                 if after is not None and between:
-                    labels = spec_head(after.spec).labels
-                    if selector == "" or (
-                        labels.get("env") == "a" if "env" in selector else "tier" not in labels
-                    ):
-                        wanted.append((before, after, len(between), [job.status.revision for job in between]))
+                    was, now = before is not None and _meets(before, selector), _meets(after, selector)
+                    if selector == "" or was or now:
+                        matches = "both" if was and now else "before" if was else "after"
+                        revisions = [job.status.revision for job in between]
+                        wanted.append(
+                            (before, after, len(between), revisions, (selector and matches) or None)
+                        )
             asked = Between(
                 first=first,
                 second=second,
@@ -96,9 +98,14 @@ async def test_what_changed_is_what_the_two_prefixes_differ_in(
             )
             found = await pages(made, asked)
             assert [
-                (each.before, each.after, each.events, [item.revision for item in each.items])
+                (each.before, each.after, each.events, [item.revision for item in each.items], each.matches)
                 for each in found
             ] == wanted
+
+
+def _meets(job: Job, selector: str) -> bool:
+    labels = spec_head(job.spec).labels
+    return labels.get("env") == "a" if "env" in selector else "tier" not in labels
 
 
 async def test_changes_page_on_while_events_arrive() -> None:

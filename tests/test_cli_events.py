@@ -161,7 +161,7 @@ def test_a_tail_survives_a_restart_of_the_service_and_tells_where_to_go_on(tmp_p
         rest, errors = tail.communicate(timeout=30)
         assert (tail.returncode, rest) == (130, "")
         assert "Traceback" not in errors
-        assert [each["sequence"] for each in events] == [1, 2]
+        assert [int(each["sequence"]) for each in events] == [1, 2]
         assert f"--after {events[1]['cursor']}" in errors.splitlines()[-1]
         assert any("going on after" in line for line in errors.splitlines())
         more = jobledger(
@@ -176,7 +176,7 @@ def test_a_tail_survives_a_restart_of_the_service_and_tells_where_to_go_on(tmp_p
             "json",
             url=second.url,
         )
-        assert json.loads(more.stdout)["sequence"] == 2
+        assert int(json.loads(more.stdout)["sequence"]) == 2
 
 
 def test_a_history_that_is_followed_ends_when_the_job_does(tmp_path: Path) -> None:

@@ -67,6 +67,13 @@ EVENTS: dict[str, JobEvent] = {
     "accepted-full": JobAccepted(**ALL_FIELDS, data=AcceptData(7)),
     "accepted-minimal": JobAccepted(**ENVELOPE, data=AcceptData(1)),
 }
+# As written since events carry the job's name.
+EVENTS |= {
+    "created-named": JobCreated(**ENVELOPE, name="hello", data=SPEC),
+    "updated-named": JobUpdated(**ENVELOPE, name="hello", data=SPEC),
+    "state-named": JobStateChanged(**ENVELOPE, name="hello", data=StateData(State(StateType.RUNNING))),
+    "tagged-named": JobTagged(**ENVELOPE, name="hello", data=TagData("golden", 1)),
+}
 MINIMAL = EVENTS["state-minimal"]
 
 

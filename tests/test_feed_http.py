@@ -47,9 +47,30 @@ async def test_an_event_has_its_cursor_its_type_and_its_place(tmp_path: Path) ->
         assert message.id == reader.last_id == f"{service.mark}-{sequence}"
         assert message.event == message.data["type"] == "jobledger.job.created.v1"
         extra = {key: message.data[key] for key in ("sequence", "revision", "version", "specversion")}
-        assert extra == {"sequence": sequence, "revision": 1, "version": 1, "specversion": "1.0"}
+        assert extra == {"sequence": f"{sequence:020}", "revision": 1, "version": 1, "specversion": "1.0"}
         assert message.data["streamtime"].endswith("Z")
         assert message.data["data"]["Spec"]["Labels"] == {"env": "prod"}
+        assert message.data["source"] == f"/jobledger/{service.mark}"
+        await report(client, "Running")
+        [message] = await reader.take(1)
+        assert (message.data["name"], message.data["namespace"]) == ("etl", "default")
+        assert "matches" not in message.data
+
+
+async def test_an_update_that_leaves_the_labels_is_told_live_and_from_the_log(tmp_path: Path) -> None:
+    """A feed of `env=prod` hears of a job that loses the label, from the ring and from the log alike."""
+    async with served_api(tmp_path) as (service, client), feed(client, labels="env=prod") as live:
+        await submit(client, Labels={"env": "prod"})
+        await report(client, "Running")
+        left = await submit(client, Labels={"env": "dev"})
+        await report(client, "Failed")
+        back = await submit(client, Labels={"env": "prod"})
+        wanted = [(1, "after"), (2, "both"), (left, "before"), (back, "after")]
+        assert [(each.sequence, each.data["matches"]) for each in await live.take(4)] == wanted
+        service.hub.ring.restart(service.hub.sequence)
+        async with feed(client, after="0", labels="env=prod") as late, feed(client, after="0") as whole:
+            assert [(each.sequence, each.data["matches"]) for each in await late.take(4)] == wanted
+            assert not any("matches" in each.data for each in await whole.take(5))
 
 
 async def test_a_feed_resumes_with_last_event_id(tmp_path: Path) -> None:

@@ -13,7 +13,17 @@ from jobledger.service.feed import catchup
 from jobledger.store.errors import InvalidInput
 from jobledger.store.job import StateType
 from jobledger.store.log import EventLog
-from tests.feeding import EVERYTHING, Told, must_say, read_between, read_to, running_hub, said, truth_of
+from tests.feeding import (
+    EVERYTHING,
+    Told,
+    events_between,
+    must_say,
+    read_between,
+    read_to,
+    running_hub,
+    said,
+    truth_of,
+)
 from tests.histories import append_all, random_drafts
 
 
@@ -87,13 +97,12 @@ async def test_each_filter_lets_through_what_it_says(tmp_path: Path, ring_events
             ),
             (
                 EventFilter(selector=selector),
-                lambda told: told.labels.get("env") in {"a", "b"} and "tier" not in told.labels,
+                lambda told: told.matches(_of_a_or_b) is not None,
             ),
             (
                 EventFilter(selector=selector, types=types, states=states),
                 lambda told: (
-                    told.labels.get("env") in {"a", "b"}
-                    and "tier" not in told.labels
+                    told.matches(_of_a_or_b) is not None
                     and told.type in types
                     and told.status.state.state_type in states
                 ),
@@ -107,8 +116,12 @@ async def test_each_filter_lets_through_what_it_says(tmp_path: Path, ring_events
                 )
 
 
-async def test_labels_are_those_at_the_event(tmp_path: Path) -> None:
-    """A job whose labels change passes a label filter only with the events of the time when it had them."""
+def _of_a_or_b(labels: dict[str, str]) -> bool:
+    return labels.get("env") in {"a", "b"} and "tier" not in labels
+
+
+async def test_labels_are_those_before_and_after_the_event(tmp_path: Path) -> None:
+    """A job whose labels change passes with the events while it had them, those that set and end that too."""
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(6), jobs=1, events=60))
     truth = await truth_of(log)
@@ -117,14 +130,16 @@ async def test_labels_are_those_at_the_event(tmp_path: Path) -> None:
     async with running_hub(log, tmp_path, ring_events=16) as running:
         for text in ("env=a", "env=b", "!env", "tier!=c,owner"):
             feed_filter = EventFilter(selector=parse_selector(text))
-            found = await read_between(running.hub, feed_filter, 0, 60)
+            found = await events_between(running.hub, feed_filter, 0, 60)
             expected: Callable[[dict[str, str]], bool] = {
                 "env=a": lambda labels: labels.get("env") == "a",
                 "env=b": lambda labels: labels.get("env") == "b",
                 "!env": lambda labels: "env" not in labels,
                 "tier!=c,owner": lambda labels: labels.get("tier") != "c" and "owner" in labels,
             }[text]
-            assert found == must_say([told for told in truth if expected(told.labels)]), text
+            wanted = [told for told in truth if told.matches(expected) is not None]
+            assert said(found) == must_say(wanted), text
+            assert [event.matches for event in found] == [told.matches(expected) for told in wanted], text
 
 
 async def test_a_replica_that_begins_in_the_middle_tells_the_rest(log: EventLog, tmp_path: Path) -> None:

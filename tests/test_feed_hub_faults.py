@@ -187,13 +187,17 @@ def test_an_event_is_one_line_of_json_however_it_was_written() -> None:
         plain,
         msgspec.json.format(plain, indent=2),
         plain + b" \r\n",
-        b'{"sequence":7,"revision":9,' + plain[1:],
+        b'{"sequence":7,"revision":9,"name":"y","matches":"both",' + plain[1:],
     ):
-        text = event_text(feed_event(_created(payload)), "0123456789ab")
+        text = event_text(feed_event(_created(payload)), "0123456789ab", "/jobledger/x")
         first, second, third, *rest = text.decode().split("\n")
         assert (first, second, rest) == ("id: 0123456789ab-1", "event: jobledger.job.created.v1", ["", ""])
         data = json.loads(third.removeprefix("data: "))
-        assert (data["sequence"], data["revision"], data["version"]) == (1, 1, 1)
+        assert (data["sequence"], data["revision"], data["version"]) == (f"{1:020}", 1, 1)
+        assert (data["source"], data["name"]) == ("/jobledger/x", "x")
+        assert "matches" not in data
+        keys = [key for key, _ in json.loads(third.removeprefix("data: "), object_pairs_hook=list)]
+        assert len(keys) == len(set(keys))
         assert data["streamtime"] == "2023-11-14T22:13:20.123456789Z"
         assert data["data"] == json.loads(plain)["data"]
         assert "\r" not in text.decode()

@@ -35,7 +35,22 @@ def test_numbers_are_kept_up_to_their_largest() -> None:
                 status.state.state_type,
                 status.namespace,
             )
+            assert found.name == status.name
             assert memory.take(job_id) is None
+
+
+def test_a_name_that_is_the_id_comes_back_and_long_names_count_as_several() -> None:
+    """Names with spaces and of any letters are kept; the bound is one of memory."""
+    memory = NumberMemory(8)
+    for name in ("j-1", "a b  c", "ü", "7f 1"):
+        memory.put_all({"j-1": msgspec.structs.replace(job_status(StateType.RUNNING), id="j-1", name=name)})
+        found = memory.take("j-1")
+        assert found is not None
+        assert found.name == name
+    long = msgspec.structs.replace(job_status(StateType.RUNNING), name="n" * 200)
+    memory.put_all({"a": long, "b": long, "c": long})
+    assert [key for key in "abc" if memory.take(key)] == ["b", "c"]
+    assert memory._weight == 0
 
 
 def job_status(

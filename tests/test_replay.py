@@ -35,7 +35,7 @@ CREATED, STATE = event_type(JobCreated), event_type(JobStateChanged)
 
 
 def numbers(events: Sequence[dict[str, Any]]) -> list[tuple[int, int, int, str]]:
-    return [(each["sequence"], each["revision"], each["version"], each["type"]) for each in events]
+    return [(int(each["sequence"]), each["revision"], each["version"], each["type"]) for each in events]
 
 
 async def truth(log: EventLog) -> list[tuple[int, int, int, str]]:
@@ -53,12 +53,17 @@ async def test_the_whole_log_is_told(log: EventLog) -> None:
     assert telling.events == len(true)
     assert telling.anomalies == 200 - len(true) > 0
     assert telling.cursor == f"{epoch_mark((await log.info()).epoch)}-200"
-    record = await log.read_at(events[0]["sequence"])
+    record = await log.read_at(int(events[0]["sequence"]))
     assert record is not None
     written = msgspec.json.decode(record.payload)
-    place = ("sequence", "revision", "version", "streamtime")
+    place = ("name", "sequence", "revision", "version", "streamtime")
     assert list(events[0]) == [*written, *place]
-    assert {key: events[0][key] for key in written} == written
+    mark = epoch_mark((await log.info()).epoch)
+    assert {key: events[0][key] for key in written} == written | {"source": f"/jobledger/{mark}"}
+    assert [each["name"] for each in events] == [each.status.name for each in await truth_of(log)]
+    texts = [each["sequence"] for each in events]
+    assert texts == sorted(texts)
+    assert {len(each) for each in texts} == {20}
 
 
 @pytest.mark.parametrize("factor", [0, 500], ids=["job by job", "all that was before"])
@@ -114,7 +119,7 @@ async def test_ends_are_included_and_after_is_not(log: EventLog) -> None:
     stamps = [each["streamtime"] for each in events]
 
     async def found(**asked: str) -> list[int]:
-        return [each["sequence"] for each in (await told(log, **asked))[0]]
+        return [int(each["sequence"]) for each in (await told(log, **asked))[0]]
 
     assert await found(since="3", until="5") == [3, 4, 5]
     assert await found(after="3", until="5") == [4, 5]
@@ -136,7 +141,7 @@ async def test_it_ends_at_the_end_of_the_log_as_it_was_when_asked(log: EventLog)
     telling = Telling(replay.range, kept, lambda _: None)
     await telling.run(replay.chunks())
     assert telling.reached == 50
-    assert all(msgspec.json.decode(each)["sequence"] <= 50 for each in kept.documents)
+    assert all(int(msgspec.json.decode(each)["sequence"]) <= 50 for each in kept.documents)
 
 
 async def test_filters_choose_and_change_no_number(log: EventLog) -> None:
@@ -152,7 +157,7 @@ async def test_filters_choose_and_change_no_number(log: EventLog) -> None:
     await append_all(log, drafts)
 
     async def found(**asked: Any) -> list[tuple[int, int]]:
-        return [(each["sequence"], each["revision"]) for each in (await told(log, **asked))[0]]
+        return [(int(each["sequence"]), each["revision"]) for each in (await told(log, **asked))[0]]
 
     assert await found(namespace="a") == [(1, 1), (2, 2), (3, 1), (4, 2)]
     assert await found(namespace="a", job="two") == [(3, 1), (4, 2)]
@@ -265,7 +270,8 @@ def test_row_groups_of_parquet_are_bounded(
         b'{"type":"t","id":"e","subject":"j","namespace":"n","data":{},"sequence":%d,"revision":1,"version":1,'
         b'"streamtime":"2026-01-31T12:00:00.123456789Z"}'
     )
-    documents = [document % number for number in range(25)]
+    documents = [document % number for number in range(24)]
+    documents.append(documents[0].replace(b'"sequence":0', b'"name":"x","sequence":"%020d"' % 24))
     form.write(documents[:7])
     form.write(documents[7:])
     form.finish()
@@ -274,6 +280,7 @@ def test_row_groups_of_parquet_are_bounded(
     found = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
     assert found == groups
     assert file.read().column("sequence").to_pylist() == list(range(25))
+    assert file.read().column("name").to_pylist() == [None] * 24 + ["x"]
 
 
 async def test_without_pyarrow_parquet_says_what_to_install(

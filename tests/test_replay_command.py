@@ -127,7 +127,9 @@ async def test_log_and_feed_understand_the_same_questions(data_dir: Path, tmp_pa
                     other = Telling(replay.range, kept, lambda _: None)
                     await other.run(replay.chunks())
                 assert [json.loads(each) for each in kept.documents] == by_log, asked
-                assert all(each["sequence"] <= other.reached <= telling.reached for each in by_log), asked
+                assert all(int(each["sequence"]) <= other.reached <= telling.reached for each in by_log), (
+                    asked
+                )
                 counts.append(len(by_log))
     assert [count > 0 for count in counts] == [True] * 6 + [False, True, False, True]
 
@@ -164,7 +166,8 @@ def test_a_parquet_file_holds_the_same_events(data_dir: Path, tmp_path: Path) ->
         ),
         "streamtime": "timestamp[ns, tz=UTC]",
     }
-    for name, key in (("sequence", "sequence"), ("job_id", "subject"), ("type", "type"), ("event_id", "id")):
+    assert table.column("sequence").to_pylist() == [int(each["sequence"]) for each in documents]
+    for name, key in (("job_id", "subject"), ("name", "name"), ("type", "type"), ("event_id", "id")):
         assert table.column(name).to_pylist() == [each[key] for each in documents]
     assert [json.loads(each) for each in table.column("data").to_pylist()] == [
         each["data"] for each in documents
@@ -202,7 +205,7 @@ def test_called_off_it_says_where_to_go_on(data_dir: Path, tmp_path: Path, how: 
     whole = begun[: begun.rindex("\n") + 1]
     reached = int(cursor.rpartition("-")[2])
     more = replay(tmp_path, *data, "--after", cursor).stdout
-    sequences = [each["sequence"] for each in lines(whole) if each["sequence"] <= reached]
+    sequences = [each["sequence"] for each in lines(whole) if int(each["sequence"]) <= reached]
     sequences += [each["sequence"] for each in lines(more)]
     assert sequences == [each["sequence"] for each in lines(replay(tmp_path, *data).stdout)]
     assert reached < 150 + MANY

@@ -13,11 +13,16 @@ from jobledger import (
     JetStreamLog,
     Job,
     JobStatus,
+    Ledger,
     MemoryLog,
+    State,
+    StateType,
     SubscriptionState,
+    named_job_id,
     subscribe,
 )
 from jobledger.store.log import EventLog
+from tests.conftest import make_spec
 from tests.feeding import Told, truth_of
 from tests.histories import append_all, random_drafts
 from tests.logs import ask, eventually
@@ -122,6 +127,36 @@ async def test_a_reader_that_begins_in_the_middle_knows_the_jobs(
             assert event.revision == writer.revisions[event.sequence]
 
 
+def _of_a_or_b(labels: dict[str, str]) -> bool:
+    return labels.get("owner") in ("a", "b")
+
+
+@pytest.mark.parametrize("name", ["", "kept"])
+async def test_an_update_that_leaves_the_labels_is_delivered_and_says_so(
+    jetstream_log: JetStreamLog, name: str
+) -> None:
+    """A mirror of `env=prod` hears of a job that loses the label, and of one that gains it."""
+    ledger = Ledger(jetstream_log)
+    job_id = named_job_id("default", "etl")
+    await ledger.apply(make_spec("etl", labels={"env": "prod"}))
+    await ledger.set_state(job_id, State(StateType.RUNNING))
+    left = await ledger.apply(make_spec("etl", labels={"env": "dev"}))
+    await ledger.set_state(job_id, State(StateType.FAILED))
+    back = await ledger.apply(make_spec("etl", labels={"env": "prod", "tier": "1"}))
+    async with subscribe(jetstream_log, name, labels="env=prod", with_jobs=True) as events:
+        found = await take(events, 4)
+    assert [(event.sequence, event.matches) for event in found] == [
+        (1, "after"),
+        (2, "both"),
+        (left.sequence, "before"),
+        (back.sequence, "after"),
+    ]
+    assert {(event.name, event.namespace) for event in found} == {("etl", "default")}
+    # `states` looks at the event: no event that sets another state passes, whatever the job was before.
+    async with subscribe(jetstream_log, name and "failed", states=["Failed"]) as events:
+        assert sequences(await take(events, 1)) == [4]
+
+
 async def test_filters(jetstream_log: JetStreamLog) -> None:
     """Namespace, job, types, states and labels: what passes is what the whole log's fold says passes."""
     await append_all(jetstream_log, random_drafts(random.Random(11), jobs=8, events=150))
@@ -142,13 +177,18 @@ async def test_filters(jetstream_log: JetStreamLog) -> None:
                 and told.type in ("jobledger.job.state.v1", "jobledger.job.created.v1")
             ),
         ),
-        "labels": ({"labels": "owner in (a, b)"}, lambda told: told.labels.get("owner") in ("a", "b")),
+        "labels": ({"labels": "owner in (a, b)"}, lambda told: told.matches(_of_a_or_b) is not None),
     }
     for name, (how, passes) in cases.items():
         for label in (name, ""):
             wanted = [told.sequence for told in truth if passes(told)]
             async with subscribe(jetstream_log, label, **how) as events:
-                assert sequences(await take(events, len(wanted))) == wanted, name
+                found = await take(events, len(wanted))
+            assert sequences(found) == wanted, name
+            matches = [
+                told.matches(_of_a_or_b) if name == "labels" else None for told in truth if passes(told)
+            ]
+            assert [event.matches for event in found] == matches, name
 
 
 @pytest.mark.usefixtures("writer")

@@ -57,7 +57,7 @@ DIGEST_CHUNK_SPECS = 64  # the same for specs, which are fat
 # --- folding what a reader reads ----------------------------------------------------------------------------
 FOLDER_MAX_JOBS = 65_536  # remembered by one reader; what became of others is read from the log
 FOLDER_MAX_BYTES = 128 * 1_048_576
-FOLDER_MAX_NUMBERS = 500_000  # jobs of which a replay remembers the numbers; some 170 bytes each
+FOLDER_MAX_NUMBERS = 500_000  # jobs of which a replay remembers name and numbers; some 230 bytes each
 FOLDER_MAX_NAMESPACES = 10_000  # known by number for that; jobs of others count as four
 FOLDER_READS = 32  # jobs that one reader reads from the log at once
 FOLDER_SCAN_FACTOR = 50  # records read in a row at the price of one job: measured, 30 to 100

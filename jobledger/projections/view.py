@@ -94,6 +94,11 @@ _TROUBLES: Final = (
     " coalesce(sum(last - first + 1), 0), count(*), coalesce(min(first), 0) FROM damage"
 )
 _SPECS_AT: Final = "SELECT sequence, spec FROM specs WHERE sequence IN (SELECT value FROM json_each(?))"
+_SPECS_BEFORE: Final = (
+    "SELECT s.sequence, p.spec FROM specs AS s"
+    " JOIN specs AS p ON p.created_sequence = s.created_sequence AND p.version = s.version - 1"
+    " WHERE s.sequence IN (SELECT value FROM json_each(?))"
+)
 _COUNTS: Final = "SELECT state, count(*) FROM jobs GROUP BY state"
 _COUNTS_IN: Final = "SELECT state, count(*) FROM jobs WHERE namespace = ? GROUP BY state"
 _CHECKPOINT: Final = "SELECT epoch, sequence, anomalies FROM checkpoint"
@@ -344,6 +349,11 @@ class View:
     async def specs_at(self, sequences: Iterable[int]) -> dict[int, bytes]:
         """The specs that the events at these sequences set; the caller bounds how many it asks for."""
         rows = await self._long_rows(_SPECS_AT, (msgspec.json.encode(tuple(sequences)).decode(),))
+        return dict(rows)
+
+    async def specs_before(self, sequences: Iterable[int]) -> dict[int, bytes]:
+        """The specs that the jobs had before these events set theirs; none for a job's first spec."""
+        rows = await self._long_rows(_SPECS_BEFORE, (msgspec.json.encode(tuple(sequences)).decode(),))
         return dict(rows)
 
     async def counts(self, namespace: str | None = None) -> dict[StateType, int]:

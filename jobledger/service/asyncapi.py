@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from jobledger import __version__
+from jobledger.projections.subscribing.filters import Match
 from jobledger.store.events import EVENT_TYPES, JobEvent, event_type
 from jobledger.store.spec import JobSpec
 from jobledger.store.subjects import SHARD_COUNT, STREAM_NAME, job_subject, named_job_id
@@ -23,13 +24,29 @@ _INFO: Final = f"""\
 Every change of a job is one CloudEvents 1.0 JSON document. It is appended to the NATS JetStream stream
 `{STREAM_NAME}`, and sent to those who follow the HTTP feed. The order, the sequence and the time that count
 are the stream's. The same sequence seen twice is the same event."""
-# What the feed adds to the event: the place that the stream gave it.
+# What is added to a delivered event: the job's name, and the place that the stream gave it.
 _PLACE: Final = {
-    "sequence": {"type": "integer", "description": "the position in the stream"},
+    "name": {"type": "string", "description": "the job's name"},
+    "sequence": {
+        "type": "string",
+        "pattern": "^[0-9]{20}$",
+        "description": "the position in the stream: decimal, padded with zeros, so that strings sort like"
+        " numbers (the CloudEvents extension `sequence`)",
+    },
     "revision": {"type": "integer", "description": "the job's revision after the event"},
     "version": {"type": "integer", "description": "the job's version after the event"},
     "streamtime": {"type": "string", "description": "when the stream took the event"},
 }
+
+_MATCHES: Final = {
+    "type": "string",
+    "enum": [*Match],
+    "description": "only where labels are asked for: whether the job met them before the event (which took"
+    " it out of the selection), after it (which brought it in), or both",
+}
+
+DELIVERED: Final = {**_PLACE, "matches": _MATCHES}
+"""The fields of a delivered event besides those in the log; docs/EVENTS.md lists them."""
 
 
 def document_bytes() -> bytes:
@@ -149,7 +166,11 @@ def _schemas() -> dict[str, Any]:
         },
         "required": ["Nats-Msg-Id"],
     }
-    found["Place"] = {"type": "object", "properties": _PLACE, "required": list(_PLACE)}
+    found["Place"] = {
+        "type": "object",
+        "properties": DELIVERED,
+        "required": list(_PLACE),
+    }
     found["Close"] = {
         "type": "object",
         "properties": {

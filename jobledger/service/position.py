@@ -1,16 +1,55 @@
-"""A position in the stream as text: the cursor that feed, lists, histories and command line share. Pure."""
+"""A position in the stream as text: the cursor that feed, lists, histories and command line share. Pure.
+
+Here, too: how a delivered CloudEvent names the installation (`source`) and its place (`sequence`).
+"""
 
 import re
 from typing import Final
 
 from jobledger.service.errors import CursorGone
 from jobledger.store.errors import InvalidInput
+from jobledger.store.events import SOURCE
 from jobledger.store.log import epoch_mark
 from jobledger.store.values import INT_MAX
 
-__all__ = ["epoch_mark", "format_cursor", "parse_cursor"]
+__all__ = [
+    "default_source",
+    "epoch_mark",
+    "format_cursor",
+    "format_sequence",
+    "parse_cursor",
+    "read_sequence",
+]
 
 _CURSOR: Final = re.compile(r"(?:([0-9a-f]{12})-)?([0-9]{1,19})", re.ASCII)
+
+
+# The CloudEvents extension `sequence` is a string that sorts like the position: so many digits hold any.
+_SEQUENCE_DIGITS: Final = 20
+
+
+def default_source(mark: str) -> str:
+    """The CloudEvents `source` of delivered events, unless the setting `event_source` names one.
+
+    Args:
+        mark: of the stream, so that events of two installations can be told apart.
+    """
+    return f"{SOURCE}/{mark}"
+
+
+def format_sequence(sequence: int) -> str:
+    """The CloudEvents extension `sequence`: decimal, padded with zeros, so that strings sort like numbers."""
+    return f"{sequence:0{_SEQUENCE_DIGITS}}"
+
+
+def read_sequence(value: object) -> int | None:
+    """The position in a delivered event, as this release writes it (text) or earlier ones did (a number).
+
+    None if it is neither.
+    """
+    if isinstance(value, str) and len(value) <= _SEQUENCE_DIGITS and value.isascii() and value.isdecimal():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def format_cursor(mark: str, sequence: int) -> str:

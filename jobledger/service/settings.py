@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 
+# The characters that RFC 3986 takes in a URI reference; empty: not set.
+_URI_REFERENCE: Final = r"^(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*$"
+
+
 def _about(section: str, description: str, *, default: str = "", secret: bool = False, **bounds: Any) -> Meta:
     extra = {"section": section, "default": default, "secret": secret}
     return Meta(description=description, extra=extra, **bounds)
@@ -89,6 +93,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         _server("hosts, addresses and networks that webhooks may be sent to although they are not public"),
     ] = ()
+    event_source: Annotated[
+        str,
+        _server(
+            "CloudEvents `source` of delivered events, a URI reference that names this installation",
+            default="/jobledger/<mark of the stream>",
+            pattern=_URI_REFERENCE,
+        ),
+    ] = ""
     drain_timeout_seconds: Annotated[
         float, _server("at an end: how long requests under way may take to finish", ge=0.1, le=600.0)
     ] = 10.0
@@ -290,7 +302,11 @@ def _wanted(kind: type, meta: Meta) -> str:
             else f"{number} from {meta.ge} to {meta.le}"
         )
     if meta.pattern:
-        return "a URL, http://… or https://…"
+        return (
+            "a URI reference: letters, digits, punctuation of URIs, %-escapes"
+            if meta.pattern == _URI_REFERENCE
+            else "a URL, http://… or https://…"
+        )
     if kind is str:
         return "a text that is not empty" if meta.min_length else "a text on one line"
     return "a path" if kind is Path else "a list of texts"

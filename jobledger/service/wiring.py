@@ -29,7 +29,7 @@ from jobledger.service.limits import (
 from jobledger.service.logaccess import VIEW_FILE, evidence_of
 from jobledger.service.metrics import Metrics
 from jobledger.service.natsauth import connection_options
-from jobledger.service.position import epoch_mark
+from jobledger.service.position import default_source, epoch_mark
 from jobledger.service.settings import Settings
 from jobledger.service.streamrecord import RECORD_FILE, StreamRecord
 from jobledger.service.webhooks.opening import OpenWebhooks, open_webhooks
@@ -170,7 +170,8 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         selfcheck.start()
         draining = asyncio.Event()
         limits = FeedLimits(feeds_per_client=settings.feeds_per_client)
-        hub = FeedHub(log, view, mark=mark, draining=draining, limits=limits)
+        source = settings.event_source or default_source(mark)
+        hub = FeedHub(log, view, mark=mark, source=source, draining=draining, limits=limits)
         stack.push_async_callback(hub.close)
         projector.attach(hub)
         tree = TreeReader(view)
@@ -182,7 +183,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         await projector.serve(asof.copies)
         metrics.asof.watch(asof.copies)
         subscriptions = _open_subscriptions(stack, log, metrics)
-        opening = open_webhooks(log, subscriptions, targets, metrics.webhooks, draining)
+        opening = open_webhooks(log, subscriptions, targets, metrics.webhooks, draining, source=source)
         webhooks = await stack.enter_async_context(opening)
         yield Service(
             settings=settings,

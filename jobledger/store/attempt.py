@@ -33,7 +33,8 @@ from jobledger.store.errors import (
     Refused,
     RevisionMismatch,
 )
-from jobledger.store.events import SOURCE, JobEvent, encode_event
+from jobledger.store.events import SOURCE, JobEvent, SpecData, encode_event
+from jobledger.store.fold import spec_head
 from jobledger.store.history import HistoryItem
 from jobledger.store.job import Job
 from jobledger.store.jobs import JobReader
@@ -176,8 +177,15 @@ class Attempt:
             reason=command.about.get("reason", ""),
             traceparent=command.about.get("traceparent", ""),
             previous=str(self._known.sequence or ""),
+            name=self._name(decision),
             data=decision.data,  # type: ignore[arg-type]  # Decision pairs event and data; mypy sees two unions
         )
+
+    def _name(self, decision: Decision) -> str:
+        if self._known.job is not None:
+            return self._known.job.status.name
+        assert isinstance(decision.data, SpecData)  # a job's first event sets its spec
+        return spec_head(decision.data.spec).name
 
     async def _find_earlier(self) -> Receipt | None:
         """The first answer, if the event of this id is in the log; looks at each event of the job once."""

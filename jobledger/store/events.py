@@ -61,6 +61,8 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         actor: who; empty if nobody said.
         reason: why; empty if nobody said.
         traceparent: W3C trace context of the command; empty if there was none.
+        name: the job's name, so that a reader of this event alone can show it; empty in events of earlier
+            releases. The name that counts is in the spec that created the job.
         previous: the sequence of the record before this one on the job's subject, as the writer expected it
             and the log held it to; decimal; empty for the first. By it a reader sees that none was left out.
     """
@@ -76,6 +78,7 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     reason: str = ""
     traceparent: str = ""
     previous: str = ""
+    name: str = ""
 
 
 class JobCreated(_CloudEvent, frozen=True, kw_only=True, gc=False, tag="jobledger.job.created.v1"):

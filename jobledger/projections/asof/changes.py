@@ -27,7 +27,8 @@ from jobledger.projections.limits import (
     WAIT_DEFAULT_SECONDS,
 )
 from jobledger.projections.rows import STATUS_COLUMNS, status_of
-from jobledger.projections.selectors import Requirement, matches
+from jobledger.projections.selectors import Requirement
+from jobledger.projections.subscribing.filters import Match, match_labels
 from jobledger.projections.view import View
 from jobledger.store.events import read_record
 from jobledger.store.fold import fold_job_on, last_read, spec_head
@@ -51,6 +52,8 @@ class JobChange(msgspec.Struct, frozen=True, kw_only=True):
         items: its events in between, oldest first; bounded, see `events`.
         states: that it passed through, without repetition in a row; as bounded as the items.
         events: how many there were in between.
+        matches: when the job met the labels that are asked for: at the first point, the second one, or both;
+            None if none are.
     """
 
     before: Job | None
@@ -58,6 +61,7 @@ class JobChange(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[HistoryItem, ...]
     states: tuple[StateType, ...]
     events: int
+    matches: Match | None = None
 
 
 class ChangesPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +83,7 @@ class Between(msgspec.Struct, frozen=True, kw_only=True):
         first: the sequence of the first point.
         second: that of the second one, not before it.
         namespaces: only jobs of these; None: all.
-        selector: only jobs whose labels, at the second point, meet this.
+        selector: only jobs whose labels meet this at the first point, at the second one, or both.
         limit: jobs on the page.
         after: `ChangesPage.after` of the page before; 0: the first page.
     """
@@ -140,7 +144,9 @@ async def changes_between(
                 some, await asyncio.gather(*(_change(log, each, asked) for each in some)), strict=True
             ):
                 read += count
-                if change is not None and matches(asked.selector, spec_head(change.after.spec).labels):
+                if change is not None:
+                    change = _matched(change, asked.selector)  # noqa: PLW2901
+                if change is not None:
                     size += _size_of(change)
                     if len(found) == asked.limit or (found and size > CHANGES_PAGE_BYTES):
                         return ChangesPage(changes=tuple(found), after=after)
@@ -166,6 +172,15 @@ async def change_of(log: EventLog, status: JobStatus, first: int, second: int) -
     """
     change, _ = await _change(log, status, Between(first=first, second=second, limit=1))
     return change
+
+
+def _matched(change: JobChange, selector: Sequence[Requirement]) -> JobChange | None:
+    """The change, with when the job met the selector; None if it did at neither point."""
+    if not selector:
+        return change
+    before = spec_head(change.before.spec).labels if change.before is not None else None
+    match = match_labels(selector, before, spec_head(change.after.spec).labels)
+    return msgspec.structs.replace(change, matches=match) if match is not None else None
 
 
 def _size_of(change: JobChange) -> int:

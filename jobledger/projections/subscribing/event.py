@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from jobledger.projections.subscribing.filters import Match
 from jobledger.store.events import (
     JobAccepted,
     JobCreated,
@@ -29,6 +30,8 @@ class SubscribedEvent(msgspec.Struct, eq=False):
         status: of the job right after it.
         event: as it was written: a CloudEvent.
         delivery: the record that it was read from.
+        matches: when the job met the labels of the subscription: before the event, after it, or both; None
+            if the subscription asks for no labels.
         attempt: 1, or more if its handler failed before.
         before: the job right before it, with `with_jobs`; None if it came to be by this event.
         after: the job right after it, with `with_jobs`.
@@ -40,6 +43,7 @@ class SubscribedEvent(msgspec.Struct, eq=False):
     status: JobStatus
     event: JobEvent
     delivery: Record
+    matches: Match | None = None
     attempt: int = 1
     before: Job | None = None
     after: Job | None = None

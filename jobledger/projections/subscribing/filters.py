@@ -1,11 +1,17 @@
-"""Which events a feed or a subscription lets through. Pure, but for the labels, which the caller looks up."""
+"""Which events a feed or a subscription lets through. Pure, but for the labels, which the caller looks up.
 
-from collections.abc import Iterable
+`types` and `states` look at the event: what it is, and which state it sets. Labels belong to the job and can
+change, so a selector looks at the job before *and* after the event: an update that removes a label is
+delivered to the subscribers of that label, which else would keep the job as it was for ever.
+"""
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
-from jobledger.projections.selectors import Requirement
+from jobledger.projections.selectors import Requirement, matches
 from jobledger.store.errors import InvalidInput
 from jobledger.store.events import JobAccepted, JobCreated, JobStateChanged, JobTagged, JobUpdated, event_type
 from jobledger.store.job import JobStatus, StateType
@@ -19,6 +25,14 @@ _TYPES: Final = {
     "accepted": event_type(JobAccepted),
 }
 _TAGGED: Final = _TYPES["tagged"]
+
+
+class Match(enum.StrEnum):
+    """When a job met a label selector: before an event, after it, or both."""
+
+    BEFORE = "before"  # the event took the job out of the selection; later events are not delivered
+    AFTER = "after"  # the event brought the job into the selection
+    BOTH = "both"
 
 
 class Filtered(Protocol):
@@ -43,7 +57,8 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
         job: only events of the job of this namespace (None: whatever it is) and id.
         types: only these CloudEvents types.
         states: only events that bring the job into one of these, or say so again; a tag does neither.
-        selector: only events of jobs whose labels, as of the event, meet this.
+        selector: only events of jobs whose labels meet this before the event, after it, or both: see
+            `match_labels`.
     """
 
     namespaces: frozenset[str] | None = None
@@ -76,6 +91,22 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
         if self.namespaces is not None and len(self.namespaces) == 1:
             return namespace_subjects(next(iter(self.namespaces)))
         return namespace_subjects(None)
+
+
+def match_labels(
+    selector: Sequence[Requirement], before: Mapping[str, str] | None, after: Mapping[str, str]
+) -> Match | None:
+    """When the job met the selector; None if neither before nor after the event, which then does not pass.
+
+    Args:
+        selector: all of it must hold.
+        before: the job's labels right before the event; None if the event created the job.
+        after: its labels right after it.
+    """
+    was = before is not None and matches(selector, before)
+    if matches(selector, after):
+        return Match.BOTH if was else Match.AFTER
+    return Match.BEFORE if was else None
 
 
 def parse_types(texts: Iterable[str]) -> tuple[str, ...]:

@@ -322,7 +322,7 @@ def number_folder(
     scope: Scope = _EVERYTHING,
     max_jobs: int = FOLDER_MAX_NUMBERS,
 ) -> Folder[JobStatus]:
-    """Folds revisions, versions and types of states, of many more jobs: all else of a status means nothing.
+    """Folds names, revisions, versions and types of states, of many more jobs: the rest means nothing.
 
     Args:
         log: where jobs that are not remembered are read.

@@ -13,10 +13,9 @@ from jobledger.projections.limits import (
     SUBSCRIPTION_CHUNK_BYTES,
     SUBSCRIPTION_CHUNK_EVENTS,
 )
-from jobledger.projections.selectors import matches
 from jobledger.projections.subscribing.aside import SetAside
 from jobledger.projections.subscribing.event import SubscribedEvent
-from jobledger.projections.subscribing.filters import EventFilter
+from jobledger.projections.subscribing.filters import EventFilter, match_labels
 from jobledger.projections.subscribing.folding import FoldedEvent, Folder, Scope, job_folder, status_folder
 from jobledger.projections.subscribing.replaying import Replay
 from jobledger.store.consumers import Delivery, DurableConsumer
@@ -231,8 +230,15 @@ class Lane:
         told = SubscribedEvent(record.sequence, record.time, after.status, event, record)
         if not (self._all_pass or self._wanted.passes(told)):
             return None
-        if self._wanted.selector and not matches(self._wanted.selector, spec_head(after.spec).labels):
-            return None
+        if self._wanted.selector:
+            labels = spec_head(after.spec).labels
+            if before is None or before.spec is after.spec:
+                labels_before = labels if before is not None else None
+            else:
+                labels_before = spec_head(before.spec).labels
+            told.matches = match_labels(self._wanted.selector, labels_before, labels)
+            if told.matches is None:
+                return None
         if self._with_jobs:
             told.before, told.after = before, after
         return told

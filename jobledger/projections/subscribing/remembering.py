@@ -18,7 +18,7 @@ _ENTRY_BYTES: Final = 1_000  # what a remembered job takes beside its texts, abo
 _TAG_BYTES: Final = 200
 _PROBES: Final = 4  # bits of one id
 
-# A job in one integer: namespace, sequence, revision, version, state.
+# A job in one text: an integer in hexadecimal (namespace, sequence, revision, version, state), and its name.
 _STATES: Final = tuple(State(each) for each in StateType)
 _STATE_NUMBERS: Final = {each: number for number, each in enumerate(StateType)}
 _STATE_MASK: Final = 0xF
@@ -26,6 +26,7 @@ _VERSION_AT, _REVISION_AT, _SEQUENCE_AT, _NAMESPACE_AT = 4, 36, 68, 116
 _COUNTER_MAX: Final = 2**32 - 1
 _SEQUENCE_MAX: Final = 2**48 - 1
 _STATUS_WEIGHT: Final = 4
+_NAME_CHARACTERS: Final = 64  # of a packed job, that count as one more
 _NO_TAGS: Final[dict[str, int]] = {}
 
 
@@ -92,9 +93,9 @@ class WholeMemory(Generic[Known]):
 
 
 class NumberMemory:
-    """Of each job what the fold needs to number its next event, in a sixth of the memory of its status.
+    """Of each job what the fold needs to number its next event, in a fifth of the memory of its status.
 
-    What is handed over has the job's id, namespace, version, revision, tags and the type of its state,
+    What is handed over has the job's id, namespace, name, version, revision, tags and the type of its state,
     and as its sequence that of the last record of its subject; all else of it means nothing.
 
     Args:
@@ -104,7 +105,7 @@ class NumberMemory:
     def __init__(self, max_jobs: int = FOLDER_MAX_NUMBERS) -> None:
         self._max_weight = max_jobs
         self._weight = 0
-        self._jobs: dict[str, int | JobStatus] = {}  # in the order of use, oldest first
+        self._jobs: dict[str, str | JobStatus] = {}  # in the order of use, oldest first
         self._namespaces: list[str] = []
         self._places: dict[str, int] = {}  # of them
         self._forgotten = IdFilter()
@@ -117,13 +118,16 @@ class NumberMemory:
         self._weight -= _weight(kept)
         if isinstance(kept, JobStatus):
             return kept
+        digits, _, name = kept.partition(" ")
+        number = int(digits, 16)
         return _numbered(
             job_id,
-            self._namespaces[kept >> _NAMESPACE_AT],
-            _STATES[kept & _STATE_MASK],
-            version=kept >> _VERSION_AT & _COUNTER_MAX,
-            revision=kept >> _REVISION_AT & _COUNTER_MAX,
-            sequence=kept >> _SEQUENCE_AT & _SEQUENCE_MAX,
+            self._namespaces[number >> _NAMESPACE_AT],
+            name or job_id,
+            _STATES[number & _STATE_MASK],
+            version=number >> _VERSION_AT & _COUNTER_MAX,
+            revision=number >> _REVISION_AT & _COUNTER_MAX,
+            sequence=number >> _SEQUENCE_AT & _SEQUENCE_MAX,
         )
 
     def put_all(self, jobs: dict[str, JobStatus]) -> None:
@@ -140,7 +144,7 @@ class NumberMemory:
         """See `Memory.may_have_forgotten`."""
         return job_id in self._forgotten
 
-    def _packed(self, status: JobStatus) -> int | JobStatus:
+    def _packed(self, status: JobStatus) -> str | JobStatus:
         state = _STATE_NUMBERS[status.state.state_type]
         place = self._places.get(status.namespace, -1)
         if place < 0 and len(self._namespaces) < FOLDER_MAX_NAMESPACES:
@@ -154,24 +158,27 @@ class NumberMemory:
             return _numbered(
                 status.id,
                 status.namespace,
+                status.name,
                 _STATES[state],
                 version=status.version,
                 revision=status.revision,
                 sequence=sequence,
                 tags=status.tags,
             )
-        return (
+        number = (
             place << _NAMESPACE_AT
             | sequence << _SEQUENCE_AT
             | status.revision << _REVISION_AT
             | status.version << _VERSION_AT
             | state
         )
+        return f"{number:x} {'' if status.name == status.id else status.name}"
 
 
 def _numbered(
     job_id: str,
     namespace: str,
+    name: str,
     state: State,
     *,
     version: int,
@@ -182,7 +189,7 @@ def _numbered(
     return JobStatus(
         id=job_id,
         namespace=namespace,
-        name="",
+        name=name,
         state=state,
         version=version,
         revision=revision,
@@ -195,9 +202,11 @@ def _numbered(
     )
 
 
-def _weight(kept: int | JobStatus) -> int:
-    """How many packed jobs take as much memory."""
-    return 1 if isinstance(kept, int) else _STATUS_WEIGHT + len(kept.tags)
+def _weight(kept: str | JobStatus) -> int:
+    """How many packed jobs with a short name take as much memory."""
+    if isinstance(kept, str):
+        return 1 + len(kept) // _NAME_CHARACTERS
+    return _STATUS_WEIGHT + len(kept.tags) + len(kept.name) // _NAME_CHARACTERS
 
 
 class IdFilter:

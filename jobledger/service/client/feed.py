@@ -12,6 +12,7 @@ from jobledger.service.client.lean import httpx
 from jobledger.service.client.transport import Transport
 from jobledger.service.errors import CursorGone, RemoteError, Unauthorized
 from jobledger.service.limits import CLIENT_FEED_SILENCE_SECONDS
+from jobledger.service.position import read_sequence
 
 _EVENTS: Final = "/api/v1/events"
 _CLOSE: Final = "close"
@@ -31,6 +32,18 @@ class FeedEvent(msgspec.Struct, frozen=True):
     cursor: str
     wire: dict[str, Any]
     text: str = ""
+
+    @property
+    def sequence(self) -> int:
+        """Its position in the stream.
+
+        Raises:
+            RemoteError: if the service names none.
+        """
+        sequence = read_sequence(self.wire.get("sequence"))
+        if sequence is None:
+            raise RemoteError(f"the feed holds an event without a sequence (after {self.cursor})")
+        return sequence
 
 
 class Feed:

@@ -202,7 +202,8 @@ class _Run:
         from jobledger.service.replay.fromlog import LogReplay
 
         async with open_log(self._session.settings) as log:
-            yield await LogReplay.ask(log, self._asked, now=time.time_ns())
+            source = self._session.settings.event_source
+            yield await LogReplay.ask(log, self._asked, now=time.time_ns(), source=source)
 
     @asynccontextmanager
     async def _from_service(self) -> AsyncIterator["Replay"]:

@@ -108,19 +108,22 @@ def event_line(event: Mapping[str, Any], width: int | None) -> str:
     from jobledger.service.client.failures import nanoseconds_of  # the client is imported already
     from jobledger.service.commands.jobtable import short_ids
     from jobledger.service.history import tag_words
+    from jobledger.service.position import read_sequence
 
     data = event.get("data") or {}
     state: Mapping[str, Any] = data.get("State") or {}
     word = event_word(str(event.get("type", "")))
     what = state_cell(str(state.get("StateType", "?"))) if word == "state" else Cell(word, BOLD)
-    name = (data.get("Spec") or {}).get("Name")  # a state's event has none
+    name = event.get("name") or (data.get("Spec") or {}).get("Name")  # earlier services send no name
+    left = "no longer has these labels" if event.get("matches") == "before" else ""
     tag = tag_words(str(data["Tag"]), int(data.get("Version") or 0)) if data.get("Tag") else ""
-    why = [str(each) for each in (name, tag, event.get("reason"), state.get("Message")) if each]
+    why = [str(each) for each in (name, left, tag, event.get("reason"), state.get("Message")) if each]
     job_id = str(event.get("subject"))
     shown_id = job_id if width is None else short_ids([job_id])[job_id]
+    sequence = read_sequence(event.get("sequence"))
     parts = [
         clock_time(nanoseconds_of(str(event.get("streamtime")))),
-        plain(f"{event.get('sequence', '-')!s:>{_SEQUENCE_WIDTH}}"),
+        plain(f"{'-' if sequence is None else sequence!s:>{_SEQUENCE_WIDTH}}"),
         plain(f"{event.get('namespace')}/{shown_id}"),
         styled(what) + " " * max(0, 9 - len(what.text)),
         f"v{event.get('version')} r{event.get('revision')}",

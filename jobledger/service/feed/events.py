@@ -5,7 +5,8 @@ from typing import Final
 import msgspec
 
 from jobledger.projections.batch import Folded
-from jobledger.service.position import format_cursor
+from jobledger.projections.subscribing.filters import Match
+from jobledger.service.position import format_cursor, format_sequence
 from jobledger.store.events import event_type
 from jobledger.store.job import JobStatus
 from jobledger.store.values import rfc3339
@@ -14,6 +15,21 @@ _EXTRA_BYTES: Final = 1_000  # what an event takes beside its payload, about
 _RECONNECT_MILLISECONDS: Final = 1_000
 
 _encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class _Placed(msgspec.Struct, gc=False):
+    """What a delivered event has besides what its writer put there."""
+
+    name: str
+    sequence: str
+    revision: int
+    version: int
+    streamtime: str
+    matches: Match | msgspec.UnsetType = msgspec.UNSET
+
+
+_PLACED: Final = _Placed.__struct_fields__
 
 
 class FeedEvent(msgspec.Struct):
@@ -27,6 +43,7 @@ class FeedEvent(msgspec.Struct):
         payload: the CloudEvent's bytes; empty once the event was written as text.
         size_bytes: what it takes in memory, about.
         text: the event as it is sent, made when the first reader needs it.
+        matches: when the job met the labels that the feed asks for; None if it asks for none.
     """
 
     sequence: int
@@ -36,6 +53,17 @@ class FeedEvent(msgspec.Struct):
     payload: bytes
     size_bytes: int
     text: bytes = b""
+    matches: Match | None = None
+
+    @property
+    def is_creation(self) -> bool:
+        """Whether it created the job."""
+        return self.sequence == self.status.created_sequence
+
+    @property
+    def is_update(self) -> bool:
+        """Whether it gave the job another spec."""
+        return self.sequence == self.status.spec_sequence and not self.is_creation
 
 
 def feed_event(folded: Folded) -> FeedEvent:
@@ -47,40 +75,56 @@ def feed_event(folded: Folded) -> FeedEvent:
     )
 
 
-def event_text(event: FeedEvent, mark: str) -> bytes:
-    """The event as it is sent; made once.
+def event_text(event: FeedEvent, mark: str, source: str) -> bytes:
+    """The event as it is sent; made once, but for `matches`, which differs from feed to feed.
 
     Args:
         event: with its payload.
         mark: of the stream, for the cursor.
+        source: what the CloudEvent names as its source.
     """
     if not event.text:
         event.text = b"id: %b\nevent: %b\ndata: %b\n\n" % (
             format_cursor(mark, event.sequence).encode(),
             event.type.encode(),
-            placed_event(event.payload, event.sequence, event.time, event.status),
+            placed_event(event.payload, event.sequence, event.time, event.status, source=source),
         )
         event.payload = b""
-    return event.text
+    if event.matches is None:
+        return event.text
+    return b'%b,"matches":"%b"}\n\n' % (event.text.removesuffix(b"}\n\n"), event.matches.encode())
 
 
-def placed_event(payload: bytes, sequence: int, time: int, status: JobStatus) -> bytes:
-    """A CloudEvent as it is told to others, on one line: with its place in the stream, as extensions.
+def placed_event(
+    payload: bytes, sequence: int, time: int, status: JobStatus, *, source: str, matches: Match | None = None
+) -> bytes:
+    """A CloudEvent as it is delivered, on one line: with the job's name and the event's place, as extensions.
+
+    What the stream and the fold know replaces what the writer may have put there; no key comes twice.
 
     Args:
         payload: the event as its writer put it.
         sequence: its position.
         time: the stream's, Unix nanoseconds.
         status: of the job after it.
+        source: the CloudEvents source of this installation.
+        matches: when the job met the labels that are asked for; None: none are, and nothing is said.
     """
-    # Of equal keys the last counts (JSON.parse, msgspec, Python): the stream's word, not the writer's.
-    return b'%b,"sequence":%d,"revision":%d,"version":%d,"streamtime":"%b"}' % (
-        _one_line(payload)[:-1],
-        sequence,
-        status.revision,
-        status.version,
-        rfc3339(time).encode(),
+    fields = _decode(_one_line(payload))
+    for key in _PLACED:
+        fields.pop(key, None)
+    fields["source"] = msgspec.Raw(_encode(source))
+    placed = _encode(
+        _Placed(
+            status.name,
+            format_sequence(sequence),
+            status.revision,
+            status.version,
+            rfc3339(time),
+            matches if matches is not None else msgspec.UNSET,
+        )
     )
+    return b"%b,%b" % (_encode(fields)[:-1], placed[1:])
 
 
 def greeting_text(cursor: str) -> bytes:

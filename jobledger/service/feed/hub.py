@@ -19,10 +19,10 @@ from jobledger.service import limits as named
 from jobledger.service.errors import CursorGone, NotReady, TooManyRequests
 from jobledger.service.feed.catchup import CatchUp
 from jobledger.service.feed.events import feed_event
-from jobledger.service.feed.labels import LabelsOfSpecs
+from jobledger.service.feed.labels import labels_after, labels_before
 from jobledger.service.feed.ring import Ring
 from jobledger.service.feed.subscription import Cause, Subscription
-from jobledger.service.position import epoch_mark, format_cursor
+from jobledger.service.position import default_source, epoch_mark, format_cursor
 from jobledger.store.errors import JobledgerError, LogReplaced, LogUnavailable
 from jobledger.store.log import EventLog
 
@@ -54,6 +54,7 @@ class FeedHub:
         log: for what is older than the ring.
         view: the projector's.
         mark: of the log, from `epoch_mark`.
+        source: the CloudEvents `source` of the events that are sent; empty: the default for that log.
         draining: once it is set, every feed is closed with its cursor.
         limits: the bounds.
     """
@@ -64,14 +65,17 @@ class FeedHub:
         view: View,
         *,
         mark: str,
+        source: str = "",
         draining: asyncio.Event | None = None,
         limits: FeedLimits | None = None,
     ) -> None:
         self.mark = mark
+        self.source = source or default_source(mark)
         self.limits = limits or FeedLimits()
         self.ring = Ring(self.limits.ring_events, self.limits.ring_bytes)
         self.sequence = 0  # of the last event that was heard of
-        self.labels = LabelsOfSpecs(view)
+        self.labels = labels_after(view)
+        self.labels_before = labels_before(view)
         self.catch_ups = asyncio.Semaphore(named.FEED_CATCHUPS_MAX)
         self._log = log
         self._view = view

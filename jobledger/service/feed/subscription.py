@@ -12,11 +12,12 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self
 
+from msgspec.structs import replace
+
 from jobledger.projections.errors import ViewRebuilding
-from jobledger.projections.selectors import matches
-from jobledger.projections.subscribing.filters import EventFilter
+from jobledger.projections.subscribing.filters import EventFilter, match_labels
 from jobledger.service.feed.catchup import CatchUp
-from jobledger.service.feed.events import FeedEvent
+from jobledger.service.feed.events import FeedEvent, event_text
 from jobledger.store.errors import JobledgerError, LogUnavailable
 from jobledger.store.limits import READ_PAGE_EVENTS
 
@@ -172,12 +173,21 @@ class Subscription:
         return passed
 
     async def _labelled(self, events: list[FeedEvent]) -> list[FeedEvent]:
-        """Those of them whose jobs had the labels that are asked for."""
-        selector = self.filter.selector
+        """Those of them whose jobs had the labels that are asked for, before or after; each says which."""
+        selector, hub = self.filter.selector, self._hub
         if not (selector and events):
             return events
-        labels = await self._hub.labels.of(event.status.spec_sequence for event in events)
-        return [event for event in events if matches(selector, labels[event.status.spec_sequence])]
+        after = await hub.labels.of(event.status.spec_sequence for event in events)
+        before = await hub.labels_before.of(event.sequence for event in events if event.is_update)
+        found = []
+        for event in events:
+            labels = after[event.status.spec_sequence]
+            was = before[event.sequence] if event.is_update else None if event.is_creation else labels
+            match = match_labels(selector, was, labels)
+            if match is not None:
+                event_text(event, hub.mark, hub.source)  # made once, for all feeds
+                found.append(replace(event, matches=match))
+        return found
 
     def _goes_on(self) -> bool:
         if self.cause is None and self._is_valid is not None and not self._is_valid():

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
+from jobledger.projections.subscribing.filters import Match
 from jobledger.service.http.version_schemas import Change, Cursor, Revision, Sequence, Tag, Version
 from jobledger.store.job import State, StateType
 
@@ -63,6 +64,16 @@ class JobChanged(msgspec.Struct, rename="pascal"):
     is_compared: Annotated[bool, Meta(description="false if its specs are too large to be compared")]
     events: Annotated[list[ChangeEvent], Meta(description="oldest first")]
     more_events: Annotated[int, Meta(ge=0, description="later ones that are not told")]
+    matches: (
+        Annotated[
+            Match,
+            Meta(
+                description="where labels are asked for: the job met them at the first point (`before`), at"
+                " the second one (`after`), or at both"
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Changes(msgspec.Struct, rename="pascal"):

@@ -147,7 +147,7 @@ def _point_wire(service: Service, sequence: int) -> dict[str, Any]:
 
 def _wire(change: JobChange, compared: list[Edit] | None) -> dict[str, Any]:
     status, found = change.after.status, changes_wire(compared or ())
-    return {
+    wire: dict[str, Any] = {
         "JobID": status.id,
         "Name": status.name,
         "Namespace": status.namespace,
@@ -160,6 +160,9 @@ def _wire(change: JobChange, compared: list[Edit] | None) -> dict[str, Any]:
         "Events": [_event(item) for item in change.items],
         "MoreEvents": change.events - len(change.items),
     }
+    if change.matches is not None:
+        wire["Matches"] = change.matches
+    return wire
 
 
 def _then(job: Job) -> dict[str, Any]:

@@ -75,12 +75,12 @@ class _Stream:
                 service.metrics.feed_closed(subscription.cause or Cause.GONE)
 
     async def _write(self, subscription: Subscription, send: Send) -> None:
-        hub, mark = self._service.hub, self._service.mark
+        hub = self._service.hub
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         await _send(send, greeting_text(hub.cursor(subscription)))
         while (events := await subscription.next()) is not None:
             if events:
-                await _send(send, b"".join([event_text(event, mark) for event in events]))
+                await _send(send, b"".join([event_text(event, hub.mark, hub.source) for event in events]))
                 self._service.metrics.feed_sent(len(events))
             else:
                 await _send(send, heartbeat_text(hub.cursor(subscription)))

@@ -35,7 +35,9 @@ class WebhookRequest(msgspec.Struct, rename="pascal"):
     ] = []
     states: Annotated[list[str], Meta(description="only events that bring the job into one of these")] = []
     namespace: Annotated[str, Meta(description="only of its jobs")] = ""
-    labels: Annotated[list[str], Meta(description="selectors that the job must meet")] = []
+    labels: Annotated[
+        list[str], Meta(description="selectors that the job meets before or after the event")
+    ] = []
     after: PointText = ""
 
 
@@ -120,7 +122,7 @@ class SubscriptionRequest(msgspec.Struct, rename="pascal"):
     job: Annotated[str, Meta(description="only events of the job of this id")] = ""
     types: Annotated[list[str], Meta(description="only these event types, full or as `state`")] = []
     states: Annotated[list[str], Meta(description="only events that bring the job into one of these")] = []
-    labels: Annotated[str, Meta(description="a selector that the job must meet")] = ""
+    labels: Annotated[str, Meta(description="a selector that the job meets before or after the event")] = ""
     start: Annotated[
         str,
         Meta(description="`beginning`, `now`, or after a sequence, a cursor or an RFC 3339 time"),

@@ -115,7 +115,7 @@ async def test_webhook(request: AnyRequest, name: Name) -> Response[bytes]:
     service = service_of(request)
     webhook = await service.webhooks.registry.get(name)
     event_id = str(uuid_utils.uuid7())
-    message = Message(event_id, "", test_event(name, event_id, time.time_ns()))
+    message = Message(event_id, "", test_event(name, event_id, time.time_ns(), service.hub.source))
     clock = asyncio.get_running_loop().time
     began = clock()
     outcome = await try_once(service.webhooks.sender, webhook, message)

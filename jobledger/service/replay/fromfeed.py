@@ -85,7 +85,7 @@ class FeedReplay:
                 if asked.passes(event.wire.get("type", ""), event.wire.get("actor", "")):
                     documents.append(event.text.encode())
                 if len(documents) == REPLAY_FEED_CHUNK_EVENTS:
-                    reached = int(event.wire["sequence"])
+                    reached = event.sequence
                     yield Chunk(documents, reached, read=reached)
                     documents = []
         yield Chunk(documents, end, read=end)
@@ -119,5 +119,5 @@ class FeedReplay:
             if event is None or nanoseconds_of(str(event.wire.get("streamtime"))) > time:
                 high = middle
             else:
-                low = int(event.wire["sequence"])
+                low = event.sequence
         return low

@@ -10,7 +10,7 @@ from jobledger.service.errors import CursorGone
 from jobledger.service.feed.events import placed_event
 from jobledger.service.limits import REPLAY_CHUNK_EVENTS, REPLAY_SCAN_FACTOR
 from jobledger.service.points import SequencePoint, TimePoint, parse_point, resolve_point
-from jobledger.service.position import epoch_mark, parse_cursor
+from jobledger.service.position import default_source, epoch_mark, parse_cursor
 from jobledger.service.replay.asked import Asked, Chunk, Range
 from jobledger.store.errors import JobNotFound, LogReplaced
 from jobledger.store.events import Record, event_type
@@ -30,21 +30,25 @@ class LogReplay:
         range: where it begins and ends.
     """
 
-    def __init__(self, log: EventLog, asked: Asked, info: LogInfo, range_: Range, subjects: str) -> None:
+    def __init__(
+        self, log: EventLog, asked: Asked, info: LogInfo, range_: Range, *, subjects: str, source: str
+    ) -> None:
         self.range = range_
+        self._source = source or default_source(range_.mark)
         self._log = log
         self._asked = asked
         self._epoch = info.epoch
         self._subjects = subjects
 
     @classmethod
-    async def ask(cls, log: EventLog, asked: Asked, *, now: int) -> "LogReplay":
+    async def ask(cls, log: EventLog, asked: Asked, *, now: int, source: str = "") -> "LogReplay":
         """Find out where it begins and ends; the end is that of the log as it is now, or sooner.
 
         Args:
             log: whose events.
             asked: which of them.
             now: Unix nanoseconds, what ages count back from.
+            source: the CloudEvents source of what is told; empty: the default for this log.
 
         Raises:
             InvalidInput: a point is none, or is not in the log yet.
@@ -66,7 +70,7 @@ class LogReplay:
         if asked.until:
             until = parse_point(asked.until, now=now, mark=mark, field="until")
             end = min(end, await resolve_point(log, until, now=now, field="until"))
-        return cls(log, asked, info, Range(mark, after, end), subjects)
+        return cls(log, asked, info, Range(mark, after, end), subjects=subjects, source=source)
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
         """The events, in the order of the log.
@@ -88,7 +92,9 @@ class LogReplay:
                         yield Chunk([], after, read=last)
                         continue
                     documents = [
-                        placed_event(record.payload, record.sequence, record.time, status)
+                        placed_event(
+                            record.payload, record.sequence, record.time, status, source=self._source
+                        )
                         for record, event, _, status in folded
                         if is_all or passes(event_type(event), event.actor)
                     ]

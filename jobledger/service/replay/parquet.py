@@ -60,7 +60,7 @@ class _Data(msgspec.Struct, rename="pascal", gc=False):
 class _Event(msgspec.Struct, gc=False):
     """A document, as far as it has columns."""
 
-    sequence: int
+    sequence: int | str  # a number in documents of earlier releases
     revision: int
     version: int
     streamtime: str
@@ -69,6 +69,7 @@ class _Event(msgspec.Struct, gc=False):
     subject: str
     namespace: str
     data: msgspec.Raw
+    name: str | None = None
     time: str | None = None
     source: str | None = None
     actor: str | None = None
@@ -139,7 +140,7 @@ def _row(document: bytes) -> tuple[Any, ...]:
     data = _data_decoder.decode(event.data)
     state = data.state or _NO_STATE
     return (
-        event.sequence,
+        int(event.sequence),
         event.streamtime,
         event.type,
         event.namespace,
@@ -148,7 +149,7 @@ def _row(document: bytes) -> tuple[Any, ...]:
         event.version,
         state.state_type,
         state.message,
-        (data.spec or _NO_SPEC).name,
+        event.name or (data.spec or _NO_SPEC).name,
         event.actor,
         event.reason,
         event.id,

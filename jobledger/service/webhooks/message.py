@@ -8,7 +8,6 @@ import msgspec
 
 from jobledger import __version__
 from jobledger.service.webhooks.signing import signature
-from jobledger.store.events import SOURCE
 from jobledger.store.values import rfc3339
 
 TEST_TYPE: Final = "jobledger.webhook.test.v1"
@@ -46,19 +45,20 @@ def message_id(event_id: str, sequence: int) -> str:
     return event_id if _PLAIN_ID.fullmatch(event_id) else f"sequence-{sequence}"
 
 
-def test_event(name: str, event_id: str, now: int) -> bytes:
+def test_event(name: str, event_id: str, now: int, source: str) -> bytes:
     """An event that says nothing but that it arrives.
 
     Args:
         name: of the webhook.
         event_id: a new one.
         now: Unix nanoseconds.
+        source: the CloudEvents source of this installation.
     """
     return msgspec.json.encode(
         {
             "specversion": "1.0",
             "id": event_id,
-            "source": SOURCE,
+            "source": source,
             "type": TEST_TYPE,
             "subject": name,
             "time": rfc3339(now),

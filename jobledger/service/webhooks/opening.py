@@ -36,6 +36,8 @@ async def open_webhooks(
     targets: Targets,
     figures: WebhookFigures,
     draining: asyncio.Event,
+    *,
+    source: str,
 ) -> AsyncIterator[OpenWebhooks]:
     """Deliver until the block ends.
 
@@ -45,7 +47,7 @@ async def open_webhooks(
     """
     # Apart from the subscriptions' records: who subscribes may read those, and there are secrets in these.
     registry, sender = Webhooks(await log.records("WEBHOOKS"), targets), Sender(targets)
-    deliverer = Deliverer(registry, SubscribedSource(log, subscriptions), sender, figures, draining)
+    deliverer = Deliverer(registry, SubscribedSource(log, subscriptions, source), sender, figures, draining)
     deliverer.start()
     try:
         yield OpenWebhooks(registry, sender, deliverer)

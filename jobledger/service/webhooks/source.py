@@ -22,17 +22,19 @@ class SubscribedSource:
     Args:
         log: of the service.
         subscriptions: of that log.
+        source: the CloudEvents source of what is sent.
     """
 
-    def __init__(self, log: JetStreamLog, subscriptions: Subscriptions) -> None:
+    def __init__(self, log: JetStreamLog, subscriptions: Subscriptions, source: str) -> None:
         self._log = log
         self._subscriptions = subscriptions
+        self._source = source
 
     async def run(self, webhook: Webhook, handle: Handle) -> None:
         """See `deliverer.Source.run`."""
 
         async def deliver(event: SubscribedEvent) -> None:
-            await handle(_message(event))
+            await handle(_message(event, self._source))
 
         try:
             async with subscribe(
@@ -58,6 +60,8 @@ class SubscribedSource:
             await self._subscriptions.delete(webhook.subscription)
 
 
-def _message(event: SubscribedEvent) -> Message:
-    body = placed_event(event.payload, event.sequence, event.time, event.status)
+def _message(event: SubscribedEvent, source: str) -> Message:
+    body = placed_event(
+        event.payload, event.sequence, event.time, event.status, source=source, matches=event.matches
+    )
     return Message(message_id(event.id, event.sequence), event.job_id, body)

@@ -34,7 +34,11 @@ CHANGES: Final = (
             Parameter("to", POINT, "the second point; absent: the last event"),
             Parameter("namespace", TEXT, "only its jobs; absent, empty or `*`: all that you may see"),
             Parameter("job", TEXT, "only this one: name, id, or the unique beginning of its id"),
-            Parameter("labels", TEXTS, "a selector that the labels at the second point meet; repeatable"),
+            Parameter(
+                "labels",
+                TEXTS,
+                "a selector that the labels meet at either point; repeatable",
+            ),
             limit(CHANGES_DEFAULT_LIMIT, CHANGES_MAX_LIMIT, "jobs"),
             NEXT_TOKEN,
             *WAIT,

@@ -8,10 +8,11 @@ from jobledger.store.events import EVENT_TYPES, event_type
 
 _FEED: Final = """\
 Server-Sent Events, for `EventSource` and everything else that reads lines. Each has `id:` (its cursor),
-`event:` (its type) and `data:` (the CloudEvent, with `sequence`, `revision`, `version` and `streamtime`). A
-comment every 15 s keeps the connection alive, and one says that a feed has caught up. Come back with the
-last `id` in `Last-Event-ID`, on any replica, and no event is lost or sent twice. Before the service ends a
-feed it sends `event: close` with the reason and the cursor."""
+`event:` (its type) and `data:` (the CloudEvent, with `name`, `sequence`, `revision`, `version`,
+`streamtime`, and `matches` if labels are asked for). A comment every 15 s keeps the connection alive, and
+one says that a feed has caught up. Come back with the last `id` in `Last-Event-ID`, on any replica, and no
+event is lost or sent twice. Before the service ends a feed it sends `event: close` with the reason and the
+cursor."""
 _TYPES: Final = {"type": "string", "examples": [event_type(kind) for kind in EVENT_TYPES]}
 # What the gate can answer before any route: a wrong header, a foreign Host or Origin, too much at once.
 _HEALTH: Final = (400, 403)
@@ -38,7 +39,11 @@ FEED: Final = Operation(
             STATES,
             "only events that bring the job into one of these states; a tag brings it nowhere",
         ),
-        Parameter("labels", TEXTS, "a selector, as in the list of jobs; repeatable"),
+        Parameter(
+            "labels",
+            TEXTS,
+            "a selector that the job meets before or after the event; repeatable",
+        ),
         Parameter("after", TEXT, "a cursor or a sequence; `0`: from the beginning; absent: from now"),
         Parameter(
             "Last-Event-ID", TEXT, "as `after`, and wins over it; browsers send it themselves", "header"
