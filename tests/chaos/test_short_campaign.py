@@ -14,7 +14,15 @@ from tests.chaos.topology import Storage
 from tests.namespaces import why_no_namespaces
 
 SEED = int(os.environ.get("JOBLEDGER_CHAOS_SEED", DEFAULT_SEED))
-SINGLE = ("kill-server", "kill-both", "kill-service", "pause-server", "pause-service")
+SINGLE = (
+    "kill-server",
+    "kill-both",
+    "kill-service",
+    "pause-server",
+    "pause-service",
+    "delete-view",
+    "replace-view",
+)
 CLUSTER = ("kill-leader", "kill-several", "cut-connections", "kill-service", "pause-leader")
 ISOLATION = ("isolate-leader", "isolate-follower")
 POWER = ("power-loss",)
