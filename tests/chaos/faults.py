@@ -85,6 +85,7 @@ async def pause_server(hurt: Hurt) -> None:
 async def kill_service_of_paused_server(hurt: Hurt) -> None:
     """`kill -9` of the service while its server is stopped by SIGSTOP; both must come back by themselves."""
     pid = hurt.single.service.embedded_pid()
+    hurt.single.kill_at_end(pid)
     os.kill(pid, signal.SIGSTOP)
     hurt.single.service.kill()
     hurt.single.service.start()

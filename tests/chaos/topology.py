@@ -282,6 +282,17 @@ class Single(Topology):
         if pid:
             os.kill(pid, signal.SIGKILL)
 
+    def kill_at_end(self, pid: int) -> None:
+        """Make sure that a server which may outlive its service ends with the run."""
+        handle = os.pidfd_open(pid)  # names this process, even if its number is used again
+
+        def end() -> None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            os.close(handle)
+
+        self._stack.callback(end)
+
     def kill_both(self) -> None:
         """`kill -9` of both at once: first the server, or the kernel would end it in order."""
         pid = self.service.embedded_pid()
