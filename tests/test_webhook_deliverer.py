@@ -140,6 +140,21 @@ async def test_a_410_disables_the_webhook_on_every_replica(jetstream_log: JetStr
         assert (len(play.receiver.got), play.hand.forgotten) == (2, [])
 
 
+async def test_a_late_410_leaves_a_webhook_that_was_added_again_as_it_is(jetstream_log: JetStreamLog) -> None:
+    """The answer was to the webhook that was deleted; one that is gone for good ends the matter, too."""
+    async with stage(jetstream_log) as play:
+        await play.add()
+        old = await play.webhooks.get("hook")
+        await play.webhooks.remove("hook")
+        await play.deliverer._disable(old, "it answered 410")  # there is none: nothing to do, no loop
+        await play.add()
+        await play.deliverer._disable(old, "it answered 410")
+        found = await play.webhooks.get("hook")
+        assert (found.state, found.reason) == (WebhookState.ENABLED, "")
+        await play.deliverer._disable(found, "it answered 410")
+        assert (await play.webhooks.get("hook")).state is WebhookState.DISABLED
+
+
 @pytest.mark.parametrize("error", [LogUnavailable("the log is away"), ValueError("a mistake of ours")])
 async def test_a_delivery_that_breaks_begins_again(
     jetstream_log: JetStreamLog, error: Exception, monkeypatch: pytest.MonkeyPatch

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from jobledger.service.errors import TargetRefused
-from jobledger.service.limits import WEBHOOK_ANSWER_MAX_BYTES, WEBHOOK_RETRY_AFTER_MAX_SECONDS
-from jobledger.service.webhooks import sending as sending_module
-from jobledger.service.webhooks.sending import DeliveryFailed, Sender
+from jobledger.service.limits import WEBHOOK_RETRY_AFTER_MAX_SECONDS
+from jobledger.service.webhooks.sending import DeliveryFailed, Sender, retry_after_seconds
 from jobledger.service.webhooks.targets import Targets, parse_url
 from tests.natsservers import make_certificates
 from tests.receiving import answer, receiving
@@ -47,7 +46,7 @@ def naming(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 
 
 async def test_what_is_sent_arrives_as_it_is() -> None:
-    """Path, query, headers and body; the connection is used again."""
+    """Path, query, headers and body; each on a connection of its own."""
     async with receiving() as receiver, sending(*LOCAL) as sender:
         target = parse_url(receiver.url("/a/b?c=d"))
         for _ in range(2):
@@ -56,7 +55,7 @@ async def test_what_is_sent_arrives_as_it_is() -> None:
         assert (got.path, got.body) == ("/a/b?c=d", b'{"x":"\xc3\xbc"}')
         assert got.headers["webhook-id"] == "1"
         assert got.headers["host"] == f"127.0.0.1:{receiver.port}"
-        assert receiver.connections == 1
+        assert receiver.connections == 2
 
 
 async def test_a_target_that_is_not_allowed_gets_no_byte() -> None:
@@ -116,23 +115,23 @@ async def test_no_answer_in_time_is_a_failure() -> None:
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
 
 
-async def test_a_long_answer_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its head has said all; a body up to the limit is taken, so that the connection stays in use."""
-    monkeypatch.setattr(sending_module, "WEBHOOK_SKIM_SECONDS", 1_000.0)
+async def test_a_long_answer_is_not_read_to_its_end() -> None:
+    """Its head has said all."""
     async with receiving() as receiver, sending(*LOCAL, timeout_seconds=1_000.0) as sender:
+        receiver.say(HEAD + b"x" * 32_768)
+        assert (await asyncio.wait_for(sender.post(parse_url(receiver.url()), b"{}", []), 60)).is_taken
+
+
+@pytest.mark.parametrize("body", ["", "x" * 20_000])
+async def test_a_second_response_answers_no_later_delivery(body: str) -> None:
+    """Two responses to one request, in one piece or behind a body: the second one is dropped."""
+    async with receiving() as receiver, sending(*LOCAL) as sender:
         target = parse_url(receiver.url())
-        receiver.say(HEAD + b"x" * (2 * WEBHOOK_ANSWER_MAX_BYTES))
-        assert (await asyncio.wait_for(sender.post(target, b"{}", []), 60)).is_taken
-        receiver.say(answer(200, body="x" * (WEBHOOK_ANSWER_MAX_BYTES + 1)))
-        assert (await asyncio.wait_for(sender.post(target, b"{}", []), 60)).is_taken
-        for told in (
-            answer(200, body="x" * WEBHOOK_ANSWER_MAX_BYTES),
-            b"HTTP/1.1 204 Fine\r\n\r\n",
-            answer(200),
-        ):
-            receiver.say(told)
-            assert (await asyncio.wait_for(sender.post(target, b"{}", []), 60)).is_taken
-        assert receiver.connections == 3
+        for _ in range(3):
+            receiver.say(answer(200, body=body) + answer(410))
+            assert (await sender.post(target, b"{}", [])).is_taken
+            receiver.say(answer(204))
+            assert (await sender.post(target, b"{}", [])).status == 204
 
 
 async def test_an_answer_of_no_said_length_is_not_read() -> None:
@@ -146,9 +145,8 @@ async def test_an_answer_of_no_said_length_is_not_read() -> None:
             assert (await asyncio.wait_for(sender.post(parse_url(receiver.url()), b"{}", []), 60)).is_taken
 
 
-async def test_a_slow_answer_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_answer_holds_nothing_up() -> None:
     """What comes after its head may never come."""
-    monkeypatch.setattr(sending_module, "WEBHOOK_SKIM_SECONDS", 0.05)
     async with receiving() as receiver, sending(*LOCAL, timeout_seconds=1_000.0) as sender:
         receiver.say(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")
         assert (await asyncio.wait_for(sender.post(parse_url(receiver.url()), b"{}", []), 60)).is_taken
@@ -164,12 +162,17 @@ async def test_an_answer_that_is_no_http_is_a_failure() -> None:
 
 
 async def test_how_long_to_wait_is_read_and_bounded() -> None:
-    """Of 429 and 503 alone, in seconds."""
+    """Of 429 and 503 alone: seconds, whole or not, or a date; at most an hour counts."""
     async with receiving() as receiver, sending(*LOCAL) as sender:
         for status, told, seconds in (
             (429, "7", 7.0),
             (503, "7", 7.0),
-            (503, "999999999", WEBHOOK_RETRY_AFTER_MAX_SECONDS),
+            (429, "5.5", 5.5),
+            (503, "9999999999", WEBHOOK_RETRY_AFTER_MAX_SECONDS),
+            (503, "9" * 5_000, WEBHOOK_RETRY_AFTER_MAX_SECONDS),
+            (503, "Fri, 31 Dec 2100 23:59:59 GMT", WEBHOOK_RETRY_AFTER_MAX_SECONDS),
+            (503, "Fri, 31 Dec 1999 23:59:59 GMT", 0.0),
+            (503, "nan", 0.0),
             (503, "soon", 0.0),
             (503, "-1", 0.0),
             (500, "7", 0.0),
@@ -180,6 +183,24 @@ async def test_how_long_to_wait_is_read_and_bounded() -> None:
             assert (got.status, got.retry_after_seconds) == (status, seconds)
         receiver.say(answer(410))
         assert (await sender.post(parse_url(receiver.url()), b"{}", [])).is_gone
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("Sun, 06 Nov 1994 08:49:42 GMT", 5.0),  # the three forms of RFC 9110
+        ("Sunday, 06-Nov-94 08:49:42 GMT", 5.0),
+        ("Sun Nov  6 08:49:42 1994", 5.0),
+        ("Sun, 06 Nov 1994 09:49:38 GMT", 3_600.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
+        ("Sun, 99 Nov 1994 08:49:42 GMT", 0.0),
+        ("Sun, 06 Nov 99999999999 08:49:42 GMT", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_a_date_to_wait_for_is_counted_from_the_clock_that_says_it(text: str, seconds: float) -> None:
+    """A receiver whose clock is wrong still gets the pause that it asks for."""
+    assert retry_after_seconds(text, "Sun, 06 Nov 1994 08:49:37 GMT") == seconds
 
 
 async def test_tls_is_checked_for_the_name_although_the_address_is_connected_to(

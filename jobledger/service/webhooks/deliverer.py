@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
+from jobledger.service.errors import WebhookNotFound
 from jobledger.service.limits import (
     WEBHOOK_DRAIN_SECONDS,
     WEBHOOK_RESTART_MAX_SECONDS,
@@ -186,7 +187,9 @@ class Deliverer:
         _log.warning("webhook %s: its target says that it is gone (410); nothing more is sent", webhook.name)
         while True:
             try:
-                await self._webhooks.set_state(webhook.name, WebhookState.DISABLED, problem)
+                await self._webhooks.set_state(webhook.name, WebhookState.DISABLED, problem, of=webhook)
+            except WebhookNotFound:  # it was deleted meanwhile
+                return
             except JobledgerError as error:
                 self._say(f"the webhook {webhook.name} can't be disabled: {error}")
                 await asyncio.sleep(WEBHOOK_RESTART_SECONDS)

@@ -218,8 +218,16 @@ class Webhooks:
         await self._write(rotated, revision)
         return Written(rotated, "" if secret else text)
 
-    async def set_state(self, name: str, state: WebhookState, reason: str = "") -> Webhook:
+    async def set_state(
+        self, name: str, state: WebhookState, reason: str = "", *, of: Webhook | None = None
+    ) -> Webhook:
         """Send events, or send none and keep the place.
+
+        Args:
+            name: of the webhook.
+            state: the new one.
+            reason: why nothing is sent.
+            of: only if it still is this webhook: one that was added later under the name stays as it is.
 
         Raises:
             WebhookNotFound: if there is none of that name.
@@ -227,7 +235,7 @@ class Webhooks:
             LogUnavailable: if that can't be written.
         """
         webhook, revision = await self._one(name)
-        if webhook.state is state:
+        if webhook.state is state or (of is not None and webhook.created != of.created):
             return webhook
         changed = replace(webhook, state=state, reason=reason)
         await self._write(changed, revision)

@@ -8,7 +8,9 @@ import asyncio
 import re
 import ssl
 from collections.abc import Iterable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
@@ -17,17 +19,14 @@ import httpcore
 
 from jobledger.service.errors import TargetRefused
 from jobledger.service.limits import (
-    WEBHOOK_ANSWER_MAX_BYTES,
     WEBHOOK_CONNECT_TIMEOUT_SECONDS,
     WEBHOOK_CONNECTIONS_MAX,
-    WEBHOOK_KEEPALIVE_SECONDS,
     WEBHOOK_RETRY_AFTER_MAX_SECONDS,
-    WEBHOOK_SKIM_SECONDS,
     WEBHOOK_TIMEOUT_SECONDS,
 )
 from jobledger.service.webhooks.targets import Target, Targets
 
-_NUMBER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
+_SECONDS: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?", re.ASCII)
 # Answers after which the target asks to be left alone for a while.
 _ASKS_TO_WAIT: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -88,8 +87,10 @@ class Sender:
             httpcore.AsyncConnectionPool,
             ssl_context=tls or ssl.create_default_context(),
             max_connections=WEBHOOK_CONNECTIONS_MAX,
-            keepalive_expiry=WEBHOOK_KEEPALIVE_SECONDS,
+            max_keepalive_connections=0,
         )
+        # No connection is used twice: what a receiver sent beyond its first response would be taken for the
+        # response to the next event, which may be another webhook's (a 410 disables that).
         # One for each scheme: what an address is checked for depends on it.
         self._pools = {
             scheme: make(network_backend=_CheckedNetwork(targets, scheme)) for scheme in ("https", "http")
@@ -116,12 +117,14 @@ class Sender:
                 timeouts = {"connect": WEBHOOK_CONNECT_TIMEOUT_SECONDS, "pool": self._timeout_seconds}
                 response = await stack.enter_async_context(
                     pool.stream(
-                        "POST", url, headers=[*headers], content=body, extensions={"timeout": timeouts}
+                        "POST",
+                        url,
+                        headers=[*headers, (b"connection", b"close")],
+                        content=body,
+                        extensions={"timeout": timeouts},
                     )
                 )
-                answer = _answer(response)
-                await _skim(response)
-                return answer
+                return _answer(response)  # the head says all; the body is not read
         except TimeoutError:
             raise DeliveryFailed(f"no answer within {self._timeout_seconds:g} s") from None
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
@@ -168,27 +171,38 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         raise TargetRefused("a webhook is sent to no socket of this machine")
 
 
-async def _skim(response: httpcore.Response) -> None:
-    """Take a short body, so that the connection can be used again; leave any other, and the connection.
-
-    Whatever goes wrong with it, the answer was given by its head. A body is read whole or not at all: streams
-    of the library that are left in the middle are ended later, beside the next delivery. With a
-    `Transfer-Encoding`, the length that is told means nothing: the body may be endless.
-    """
-    if _header(response, b"transfer-encoding"):
-        return
-    length = "0" if response.status == HTTPStatus.NO_CONTENT else _header(response, b"content-length")
-    if not _NUMBER.fullmatch(length) or int(length) > WEBHOOK_ANSWER_MAX_BYTES:
-        return
-    with suppress(TimeoutError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
-        async with asyncio.timeout(WEBHOOK_SKIM_SECONDS):
-            await response.aread()
-
-
 def _answer(response: httpcore.Response) -> Answer:
-    asked = _header(response, b"retry-after") if response.status in _ASKS_TO_WAIT else ""
-    seconds = float(asked) if _NUMBER.fullmatch(asked) else 0.0
-    return Answer(response.status, min(seconds, WEBHOOK_RETRY_AFTER_MAX_SECONDS))
+    seconds = 0.0
+    if response.status in _ASKS_TO_WAIT:
+        seconds = retry_after_seconds(_header(response, b"retry-after"), _header(response, b"date"))
+    return Answer(response.status, seconds)
+
+
+def retry_after_seconds(text: str, date: str = "") -> float:
+    """How long a target asks to be left alone, at most WEBHOOK_RETRY_AFTER_MAX_SECONDS; 0: it does not ask.
+
+    RFC 9110 section 10.2.3 has whole seconds or an HTTP date; fractions of a second are sent, too.
+
+    Args:
+        text: the header `Retry-After`.
+        date: the header `Date`: the target's clock, from which its dates are counted; empty: our own.
+    """
+    if _SECONDS.fullmatch(text):
+        return min(float(text), WEBHOOK_RETRY_AFTER_MAX_SECONDS)
+    until = _http_date(text)
+    if until is None:
+        return 0.0
+    seconds = (until - (_http_date(date) or datetime.now(UTC))).total_seconds()
+    return min(max(0.0, seconds), WEBHOOK_RETRY_AFTER_MAX_SECONDS)
+
+
+def _http_date(text: str) -> datetime | None:
+    """A date in any of the forms of HTTP; None if it is none. They are all in UTC."""
+    try:
+        found = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _header(response: httpcore.Response, name: bytes) -> str:
