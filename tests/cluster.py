@@ -15,7 +15,8 @@ from typing import Any, Self
 import httpx
 
 from jobledger import JetStreamLog, StreamSettings
-from jobledger.store.embedded import _end_with_parent, find_program
+from jobledger.store.embedded import find_program
+from jobledger.store.embedded.process import end_with_parent
 from tests.logs import eventually
 
 CONFIGS = Path(__file__).parent.parent / "deploy" / "nats"
@@ -205,7 +206,7 @@ class Cluster:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                preexec_fn=_end_with_parent(),  # plain calls only, as the embedded server's
+                preexec_fn=end_with_parent(),  # plain calls only, as the embedded server's
             )
 
     def _environment(self, node: int) -> dict[str, object]:

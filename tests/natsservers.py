@@ -6,6 +6,7 @@ import hashlib
 import json
 import secrets
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,18 @@ import nkeys  # type: ignore[import-untyped]
 from jobledger.store.embedded import find_program
 
 START_TIMEOUT_SECONDS = 20.0
+_OWNER = """
+import asyncio, sys
+from pathlib import Path
+from jobledger import EmbeddedServer
+
+async def main():
+    server = await EmbeddedServer(Path(sys.argv[1])).start()
+    print(server.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
 
 
 @asynccontextmanager
@@ -52,6 +65,15 @@ async def nats_server(directory: Path, **config: Any) -> AsyncIterator[int]:
         if process.returncode is None:
             process.terminate()
         await process.wait()
+
+
+async def start_owner(directory: Path) -> tuple[asyncio.subprocess.Process, int]:
+    """A process that owns an embedded server, and the pid of that server."""
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _OWNER, directory, stdout=asyncio.subprocess.PIPE
+    )
+    assert owner.stdout is not None
+    return owner, int(await owner.stdout.readline())
 
 
 async def _port(process: asyncio.subprocess.Process, ports: Path, log: Path) -> int:

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from tests.highwayhash import highwayhash64
+from jobledger.store.embedded.facts import write_known
+from jobledger.store.embedded.generation import RECOVERY_FOLDER
+from jobledger.store.embedded.highwayhash import highwayhash64
+from jobledger.store.embedded.proof import Known, ranges_of
 
 _HEAD = struct.Struct("<IQqH")  # length with the flag of headers, sequence, time, length of the subject
 _HAS_HEADERS = 1 << 31
@@ -44,10 +47,16 @@ def tamper(server_directory: Path, change: Change, *, stream: str = "JOBS") -> N
     folder = server_directory / "jetstream" / "$G" / "streams" / stream / "msgs"
     (block,) = folder.glob("*.blk")
     key = hashlib.sha256(f"{stream}-{block.stem}".encode()).digest()
-    records = _read(block.read_bytes(), key)
-    block.write_bytes(b"".join(_encode(record, key) for record in change(records)))
+    changed = change(_read(block.read_bytes(), key))
+    block.write_bytes(b"".join(_encode(record, key) for record in changed))
     # What the server remembers of its blocks; without it, it reads them.
     (folder / "index.db").unlink(missing_ok=True)
+    # What we remember of the stream; who can change the one can change the other.
+    left = {record.sequence for record in changed}
+    holes = ranges_of(sequence for sequence in range(1, max(left, default=0)) if sequence not in left)
+    recovery = server_directory / RECOVERY_FOLDER
+    recovery.mkdir(exist_ok=True)
+    write_known(recovery, {f"$G/streams/{stream}": Known(accepted=holes)})
 
 
 def with_payload(sequence: int, edit: Callable[[bytes], bytes]) -> Change:

@@ -17,7 +17,7 @@ from jobledger.service.commands import demo as command
 from jobledger.service.demo.checks import Check
 from jobledger.service.demo.inputs import NamedSpec, example_files, plan_jobs
 from jobledger.service.demo.show import age, plain
-from jobledger.store import embedded
+from jobledger.store.embedded import server as embedded
 from jobledger.store.errors import EmbeddedServerError
 from jobledger.store.spec import JobSpec
 from tests.service_process import default_signals

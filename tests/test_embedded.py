@@ -12,23 +12,11 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
-from jobledger.store import embedded
+from jobledger.store.embedded import server as embedded
 from jobledger.store.errors import EmbeddedServerError
 from jobledger.store.log import NO_JOB, Appended
 from tests.logs import draft, eventually, whole
-
-CHILD = """
-import asyncio, sys
-from pathlib import Path
-from jobledger import EmbeddedServer
-
-async def main():
-    server = await EmbeddedServer(Path(sys.argv[1])).start()
-    print(server.pid, flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
+from tests.natsservers import start_owner
 
 
 async def test_second_start_on_a_directory_is_refused(server: EmbeddedServer) -> None:
@@ -72,11 +60,7 @@ async def test_killed_server_is_back_on_the_same_port(
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends it with its parent on Linux only")
 async def test_server_ends_with_its_parent(tmp_path: Path) -> None:
     """When its owner is killed with `kill -9` the server ends too, and the directory is free again."""
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CHILD, tmp_path / "nats", stdout=asyncio.subprocess.PIPE
-    )
-    assert parent.stdout is not None
-    pid = int(await parent.stdout.readline())
+    parent, pid = await start_owner(tmp_path / "nats")
     descriptor = os.pidfd_open(pid)
     try:
         with pytest.raises(EmbeddedServerError, match=f"process {parent.pid}"):
@@ -216,9 +200,10 @@ async def test_stopped_server_stays_stopped(tmp_path: Path, monkeypatch: pytest.
     launched: list[int] = []
     launch = EmbeddedServer._launch
 
-    async def watched(server: EmbeddedServer, program: Path) -> None:
-        await launch(server, program)
+    async def watched(server: EmbeddedServer, program: Path, seconds: float, *, private: bool) -> str:
+        url = await launch(server, program, seconds, private=private)
         launched.append(server.pid)
+        return url
 
     monkeypatch.setattr(EmbeddedServer, "_launch", watched)
     server = await EmbeddedServer(tmp_path).start()

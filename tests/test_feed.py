@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
-from jobledger.store import embedded
+from jobledger.store.embedded import server as embedded
 from jobledger.store.errors import LogDamaged, LogReplaced, LogTruncated, LogUnavailable
 from jobledger.store.jetstream import feed as feed_module
 from jobledger.store.jetstream.connection import Arrived

@@ -17,9 +17,9 @@ from jobledger.service import logaccess
 from jobledger.service.limits import LOG_ACCESS_TIMEOUT_SECONDS
 from jobledger.service.logaccess import log_is_at_hand, log_is_kept, open_log
 from jobledger.service.settings import Settings
-from jobledger.store import embedded
 from jobledger.store.connectionfile import CONNECTION_FILE, find_connection
 from jobledger.store.embedded import NATS_FOLDER
+from jobledger.store.embedded import server as embedded
 from jobledger.store.errors import EmbeddedServerError, LogUnavailable
 from jobledger.store.limits import CONNECTION_FILE_MAX_BYTES
 from jobledger.store.log import NO_JOB, Appended

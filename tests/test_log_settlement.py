@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
-from jobledger.store import embedded
+from jobledger.store.embedded import server as embedded
 from jobledger.store.errors import LogUnavailable, OutcomeUnknown
 from jobledger.store.jetstream import publisher as publisher_module
 from jobledger.store.jetstream import settle as settle_module

@@ -24,7 +24,8 @@ from jobledger.store.jetstream.blocks import (
     rewrite_blocks,
 )
 from jobledger.store.jetstream.declarations import STREAMS, StreamSettings
-from jobledger.store.jetstream.rewrite import StreamDigest, rewrite_embedded, rewrite_store
+from jobledger.store.jetstream.digest import StreamDigest
+from jobledger.store.jetstream.rewrite import rewrite_embedded, rewrite_store
 from jobledger.store.jetstream.s2 import S2Error, crc32c, decode_stream
 from jobledger.store.keys import NO_ENTRY
 from jobledger.store.log import Appended

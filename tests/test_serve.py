@@ -171,7 +171,7 @@ def test_the_embedded_server_dying_is_ridden_out(tmp_path: Path) -> None:
     with running_service(tmp_path) as service:
         os.kill(server_pid(service), signal.SIGKILL)
         assert put_job(service, "meanwhile").status_code == 200
-        wait_line(service, "nats-server died and was started again")
+        wait_line(service, "restarting the embedded nats-server: it died")
         assert put_job(service, "after").status_code == 200
         assert ready_text(service).status_code == 200
         assert "jobledger_nats_restarts_total 1.0" in httpx.get(f"{service.url}/metrics").text

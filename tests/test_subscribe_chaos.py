@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, Subscriptions
-from jobledger.store import embedded
+from jobledger.store.embedded import server as embedded
 from jobledger.store.errors import EmbeddedServerError
 from tests.groups import Group, group, out_of_order
 from tests.logs import eventually

@@ -14,7 +14,7 @@ from jobledger import (
     SubscriptionState,
     subscribe,
 )
-from jobledger.store import embedded
+from jobledger.store.embedded import server as embedded
 from jobledger.store.jetstream.consumer import JetStreamConsumer
 from jobledger.store.jetstream.deliveries import Deliveries
 from jobledger.store.lease import lease_clock

@@ -167,7 +167,8 @@ class _Readings(Collector):
             projector.add_metric((state.value,), float(seen.projector is state))
         yield projector
         restarts = CounterMetricFamily(
-            "jobledger_nats_restarts", "Times that the embedded nats-server was found restarted."
+            "jobledger_nats_restarts",
+            "Times that the embedded nats-server was restarted: it died, hung, or could not write.",
         )
         restarts.add_metric((), monitor.server_restarts)
         yield restarts

@@ -5,9 +5,10 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from jobledger.projections.asof.reader import AsOf
-from jobledger.projections.errors import WaitTimeout
+from jobledger.projections.errors import ViewError, WaitTimeout
 from jobledger.projections.fairqueue import FairQueue
 from jobledger.projections.projector import Projector, ProjectorState
 from jobledger.projections.selfcheck import SelfCheck
@@ -17,7 +18,7 @@ from jobledger.projections.view import View
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.audit.opening import open_sealer
 from jobledger.service.audit.sealer import Sealer
-from jobledger.service.errors import TooManyRequests
+from jobledger.service.errors import InvalidSettings, TooManyRequests
 from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.idempotency import IdempotentWrites
 from jobledger.service.limits import (
@@ -35,11 +36,13 @@ from jobledger.service.streamrecord import RECORD_FILE, StreamRecord
 from jobledger.service.webhooks.opening import OpenWebhooks, open_webhooks
 from jobledger.service.webhooks.targets import Targets
 from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
+from jobledger.store.embedded.proof import Known
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.heartbeat import LogProbe, replica_id
 from jobledger.store.jetstream.stream import StreamReport
 from jobledger.store.ledger import Ledger
+from jobledger.store.subjects import STREAM_NAME
 
 _log = logging.getLogger("jobledger.service")
 
@@ -148,6 +151,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     Raises:
         EmbeddedServerError: if the embedded server does not start, or its directory is in use.
         InvalidSettings: if `webhook_allow` has something else than networks and hosts.
+        StoreDamaged: if the embedded server can't read everything that was in its files.
         LogUnavailable: if no server answers.
         LogError: if the log can't keep the promises, or is not the one that the view was made from.
         ViewError: if the view's file can't be used.
@@ -218,7 +222,8 @@ async def _open_log(
     server: EmbeddedServer | None = None
     url = settings.nats_url
     if not url:
-        server = await stack.enter_async_context(EmbeddedServer(settings.data_dir / NATS_FOLDER))
+        known = await known_of(settings.data_dir)
+        server = await stack.enter_async_context(EmbeddedServer(settings.data_dir / NATS_FOLDER, known=known))
         url = server.url
     stream = StreamSettings(replicas=settings.stream_replicas)
     evidence = evidence_of(settings)
@@ -226,11 +231,25 @@ async def _open_log(
     stack.push_async_callback(log.close)
     streams = await log.prepare_streams()
     if server is not None and any("compression" in each.changed for each in streams):
-        # nats-server goes on compressing until it opens the files again.
-        await server.stop()
-        await server.start()
+        # Until then nats-server goes on compressing the blocks of a stream whose compression is off.
+        await server.restart("the compression of its streams was turned off")
         streams = await log.prepare_streams()
     return server, log, streams
+
+
+async def known_of(data_dir: Path) -> dict[str, Known]:
+    """What a data directory proves about its streams: how far the service, and the view, have seen them."""
+    known: dict[str, Known] = {}
+    with suppress(InvalidSettings):  # reported when the streams are opened
+        seen = StreamRecord(data_dir / RECORD_FILE).read()
+        known = {name: Known(created=each.created, last=each.last_sequence) for name, each in seen.items()}
+    with suppress(ViewError):
+        async with await View.open(data_dir / VIEW_FILE, readers=1) as view:
+            checkpoint = await view.checkpoint()
+        facts = known.get(STREAM_NAME)
+        if facts is None or (checkpoint.epoch == facts.created and checkpoint.sequence > facts.last):
+            known[STREAM_NAME] = Known(created=checkpoint.epoch, last=checkpoint.sequence)
+    return known
 
 
 async def _open_asof(stack: AsyncExitStack, settings: Settings, log: JetStreamLog, view: View) -> AsOf:

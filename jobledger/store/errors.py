@@ -28,7 +28,8 @@
     │       ├── LogReplaced           the stream was deleted and made again
     │       ├── LogTruncated          events that were read before, or were to be read next, are gone
     │       ├── LogGap                events are missing in the middle
-    │       └── LogDamaged            an event that the log must hold can't be read
+    │       ├── LogDamaged            an event that the log must hold can't be read
+    │       └── StoreDamaged          files of the embedded server's streams are damaged or missing
     └── EmbeddedServerError           the embedded nats-server could not be found, started or reached
         └── EmbeddedServerInUse       its directory is held by another process
 
@@ -256,6 +257,18 @@ class LogDamaged(LogBroken):
     def __init__(self, message: str, *, sequence: int, last: int = 0) -> None:
         self.sequence = sequence
         self.last = last or sequence
+        super().__init__(message)
+
+
+class StoreDamaged(LogBroken):
+    """Files of the embedded server's streams are damaged or missing; they are left as they were found.
+
+    Attributes:
+        damage: one line for each file or range of sequences.
+    """
+
+    def __init__(self, message: str, *, damage: Sequence[str] = ()) -> None:
+        self.damage = tuple(damage)
         super().__init__(message)
 
 

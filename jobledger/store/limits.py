@@ -101,6 +101,17 @@ HEARTBEAT_MAX_AGE_SECONDS = 24 * 3_600  # the heartbeat of a service that is gon
 
 # --- the embedded server ------------------------------------------------------------------------------------
 CONNECTION_FILE_MAX_BYTES = 4_096  # of the file that says how to reach it
+START_BYTES_PER_SECOND = 20 * 1_048_576  # read at start, on a slow disk; added to the timeout of a start
+FULL_CHECK_MAX_BYTES = 16 * 1_073_741_824  # a log up to this size is read completely at each start
+HOLES_MAX_ASKED = 50_000  # missing sequences that the server is asked to list; more are only counted
+RESTART_SPARE_BYTES = 16 * 1_048_576  # free after the generation is kept; less: the disk counts as full
+HEALTH_SECONDS = 1.0  # between two probes of the server
+HEALTH_TIMEOUT_SECONDS = 4.0  # for one probe
+HEALTH_FAILURES_MAX = 4  # in a row; then the server hangs and is restarted: after 20 s at most
+ORPHAN_STOP_SECONDS = 5.0  # for a server without an owner to end after SIGTERM
+ORPHAN_KILL_SECONDS = 5.0  # and after SIGKILL
+NATS_LOG_MAX_BYTES = 8 * 1_048_576  # of nats.log, before nats-server begins another one
+NATS_LOG_MAX_FILES = 4  # of them, with the current one
 
 # --- tags ---------------------------------------------------------------------------------------------------
 # Part of the fold's meaning: whoever changes one raises PROJECTION_VERSION.

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import IO, Final, Literal, overload
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
@@ -26,8 +26,12 @@ def make_private(path: Path) -> None:
     tighten(path)
 
 
-def open_private(path: Path, mode: Literal["a+", "ab"]) -> IO[str] | IO[bytes]:
-    """Open a file of ours to append to it, created with mode 0600.
+@overload
+def open_private(path: Path, mode: Literal["ab", "wb"]) -> IO[bytes]: ...
+@overload
+def open_private(path: Path, mode: Literal["a+"]) -> IO[str]: ...
+def open_private(path: Path, mode: Literal["a+", "ab", "wb"]) -> IO[str] | IO[bytes]:
+    """Open a file of ours to append to it, or to replace its content, created with mode 0600.
 
     Raises:
         OSError: if it can't be opened.

@@ -137,6 +137,50 @@ def rewrite(*, store_dir: Path | None, session: Session) -> None:
     say(f"{asyncio.run(_rewrite_embedded(settings))} blocks were rewritten")
 
 
+@streams.command("accept-damage")
+@click.option("--yes", is_flag=True, help="Give it up; without this, it is only shown.")
+@some_flags("data_dir")
+def accept_damage(*, yes: bool, **flags: Any) -> None:
+    """Give up what cannot be read of a damaged embedded log, and keep the rest.
+
+    The service refuses to start if nats-server cannot read everything that was in its files. This command
+    shows which files and which sequences are damaged or missing; with --yes it rewrites the damaged blocks
+    without them. Their sequences stay empty and are never used again, so everything else keeps its place. The
+    damaged files are kept in `nats/recovery`. Restore a backup instead, if there is one. The service must be
+    stopped.
+    """
+    asyncio.run(_accept_damage(Session(flags).settings, yes=yes))
+
+
+async def _accept_damage(settings: "Settings", *, yes: bool) -> None:
+    from jobledger.service.running.serve import locked
+    from jobledger.service.wiring import known_of
+    from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
+    from jobledger.store.embedded.facts import read_damage
+    from jobledger.store.embedded.generation import RECOVERY_FOLDER
+    from jobledger.store.embedded.salvage import give_up
+    from jobledger.store.errors import StoreDamaged
+
+    directory = settings.data_dir / NATS_FOLDER
+    with locked(settings.data_dir):
+        known = await known_of(settings.data_dir)
+        try:
+            async with EmbeddedServer(directory, known=known):
+                say("Nothing is damaged")
+                return
+        except StoreDamaged:
+            damage = read_damage(directory / RECOVERY_FOLDER)
+        for each in damage:
+            click.echo(str(each))
+        events = sum(each.lost.count for each in damage if each.lost)
+        if not yes:
+            say(f"{events} messages would be given up; run this with --yes to do it")
+            raise click.exceptions.Exit(1)
+        aside = give_up(directory, damage)
+        async with EmbeddedServer(directory, known=known):  # proves that everything else is there
+            say(f"{events} messages given up; the damaged files are in {aside}")
+
+
 async def _rewrite_replicas(settings: "Settings") -> None:
     async with _connected(settings) as log:
         await log.prepare_streams()

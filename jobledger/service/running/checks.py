@@ -192,6 +192,7 @@ def _quarantine(_: "Service", seen: "Seen") -> str:
 
 CHECKS: Final = (
     Check("log", lambda _, seen: seen.log_error, logged=False),
+    Check("nats", lambda service, _: service.server.problem if service.server else "", logged=False),
     Check("append", _append),
     Check("read", lambda _, seen: seen.read_error),
     Check("quorum", _quorum),

@@ -23,7 +23,7 @@ from jobledger.service.limits import (
 )
 from jobledger.service.running.checks import CHECKS, Result, appends_stop, run_checks
 from jobledger.service.running.disks import Disks, DiskSpace
-from jobledger.store.errors import EmbeddedServerError, JobledgerError, LogRefused
+from jobledger.store.errors import JobledgerError, LogRefused
 from jobledger.store.jetstream.heartbeat import LogCondition
 from jobledger.store.limits import APPENDS_SILENCE_SECONDS, HEARTBEAT_SECONDS, HEARTBEAT_TIMEOUT_SECONDS
 
@@ -113,14 +113,12 @@ class Monitor:
         self._moved_to = -1  # the view, and when
         self._moved_at = 0.0
         self._restarted_at = float("-inf")  # the feed
-        self._server_pid = 0
         server = service.server
         self._disks = Disks(
             (service.settings.data_dir, service.view.path.parent),
             server.directory if server is not None else None,
         )
         self.seen = _NOTHING
-        self.server_restarts = 0
         self.feed_restarts = 0
 
     async def look(self) -> Seen:
@@ -169,7 +167,6 @@ class Monitor:
         if not self.seen.log_error:
             await service.record.note(service.streams[0].name, found["log_sequence"])
         self._guard_appends()
-        self._count_restarts()
         self._looked_at = self._now()
         _tell(before, self.seen, service)
         self._log_changes()
@@ -299,8 +296,8 @@ class Monitor:
             self._failed_in_silence |= bool(seen.append_error)
             if self._failed_in_silence and not seen.append_error:
                 publisher.retry()  # it was down as a whole, and is up
-            elif not seen.append_error and (suspect := getattr(self._service.server, "suspect", None)):
-                suspect(publisher.silence)  # it answers everything but appends: it can't write
+            elif not seen.append_error and self._service.server is not None:
+                self._service.server.suspect(publisher.silence)  # it answers everything but appends
         else:
             self._failed_in_silence = False
         reason = appends_stop(self._service.settings, seen.disks)
@@ -327,15 +324,10 @@ class Monitor:
                 _log.info("check %s recovered", check.name)
         self._failing = set(problems)
 
-    def _count_restarts(self) -> None:
-        if self._service.server is None:
-            return
-        with suppress(EmbeddedServerError):
-            pid = self._service.server.pid
-            if self._server_pid not in {0, pid}:
-                self.server_restarts += 1
-                _log.warning("the embedded nats-server died and was started again (process %d)", pid)
-            self._server_pid = pid
+    @property
+    def server_restarts(self) -> int:
+        """How often the embedded nats-server was restarted; it logs each with its reason."""
+        return self._service.server.restarts if self._service.server is not None else 0
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import Final
 
 from jobledger.service.access.secretfiles import exposed
 from jobledger.service.access.tokens import TokenFile, check_bind
@@ -158,7 +158,7 @@ def locked(data_dir: Path) -> Iterator[None]:
     path = data_dir / LOCK_FILE
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-        file = cast("IO[str]", open_private(path, "a+"))
+        file = open_private(path, "a+")
     except OSError as error:
         raise InvalidSettings(
             f"data_dir {data_dir} can't be used ({error.strerror or error}); choose one that you may write to"

@@ -9,6 +9,7 @@ from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.consumers import JetStreamConsumers
 from jobledger.store.jetstream.continuity import Continuity
 from jobledger.store.jetstream.declarations import StreamSettings
+from jobledger.store.jetstream.digest import StreamDigest, digest
 from jobledger.store.jetstream.feed import JetStreamFeed
 from jobledger.store.jetstream.heartbeat import LogProbe
 from jobledger.store.jetstream.keys import JetStreamKeys
@@ -17,7 +18,6 @@ from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.jetstream.reader import first_later, leader_get, read_page, record_of
 from jobledger.store.jetstream.refill import rewrite_replicas
 from jobledger.store.jetstream.replicas import Replica, read_replica, replicas_of
-from jobledger.store.jetstream.rewrite import StreamDigest, digest
 from jobledger.store.jetstream.seals import JetStreamSeals
 from jobledger.store.jetstream.stream import EvidenceSource, StreamReport, Streams, log_info, stream_info
 from jobledger.store.localservice import find_local_log

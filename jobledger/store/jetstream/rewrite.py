@@ -6,75 +6,18 @@ another server's store: blocks rewritten ─► every new block compared with it
 """
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from jobledger.store.embedded import EmbeddedServer, _take_lock
+from jobledger.store.embedded import EmbeddedServer
+from jobledger.store.embedded.lock import lock_directory
 from jobledger.store.errors import LogBroken
 from jobledger.store.jetstream import blocks
-from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.declarations import LOG, SEALS, STREAMS
-from jobledger.store.jetstream.reader import leader_get, read_messages
 
 if TYPE_CHECKING:
     from jobledger.store.jetstream.adapter import JetStreamLog
-
-_OF_THE_PAGE = {"Nats-Num-Pending", "Nats-Last-Sequence", "Nats-UpTo-Sequence"}
-
-
-class StreamDigest(msgspec.Struct, frozen=True):
-    """What a stream holds.
-
-    Attributes:
-        messages: how many.
-        sha256: over subject, sequence, time, headers and payload of each, in order.
-    """
-
-    messages: int
-    sha256: str
-
-
-async def digest(connection: Connection, stream: str, *, direct: bool) -> StreamDigest:
-    """Read a whole stream.
-
-    Args:
-        connection: to the server.
-        stream: its name.
-        direct: whether it allows direct gets, which are much faster.
-
-    Raises:
-        LogUnavailable: if the server does not answer.
-    """
-    hashed, count = hashlib.sha256(), 0
-    async for parts in _direct_messages(connection, stream) if direct else _messages(connection, stream):
-        for part in parts:
-            hashed.update(len(part).to_bytes(8))
-            hashed.update(part)
-        count += 1
-    return StreamDigest(count, hashed.hexdigest())
-
-
-async def _direct_messages(connection: Connection, stream: str) -> AsyncIterator[tuple[bytes, ...]]:
-    last = 0
-    while page := await read_messages(connection, stream, ">", after=last):
-        for message in page:
-            headers = message.headers or {}
-            # The server's own headers name stream, subject, sequence and time; those of the page differ by
-            # where the page begins.
-            kept = [f"{key}: {value}" for key, value in headers.items() if key not in _OF_THE_PAGE]
-            last = int(headers["Nats-Sequence"])
-            yield "\n".join(kept).encode(), message.payload
-
-
-async def _messages(connection: Connection, stream: str) -> AsyncIterator[tuple[bytes, ...]]:
-    last = 0
-    while message := await leader_get(connection, stream, {"seq": last + 1, "next_by_subj": ">"}):
-        last = message.seq
-        yield f"{message.seq} {message.time} {message.subject}".encode(), message.hdrs, message.data
 
 
 async def rewrite_embedded(
@@ -108,7 +51,7 @@ async def rewrite_embedded(
             before = await opened.digest_streams(_unforgetting(log))
         finally:
             await opened.close()
-    with _take_lock(directory / "lock"):
+    with lock_directory(directory):
         count = await asyncio.to_thread(_rewrite, directory, names, tell)
     async with EmbeddedServer(directory) as server:
         opened = await open_log(server.url)
@@ -119,7 +62,7 @@ async def rewrite_embedded(
         finally:
             await opened.close()
     if after != before:
-        with _take_lock(directory / "lock"):
+        with lock_directory(directory):
             blocks.put_back(directory)
         wrong = [name for name in before if after.get(name) != before[name]]
         raise LogBroken(

@@ -1,6 +1,6 @@
 """HighwayHash-64, the keyed checksum of nats-server's message blocks, after its public reference code.
 
-Only tests need it: they play the operator of a nats-server who changes its files and mends the checksums.
+It checks records that the server is not asked to read, and lets tests change stored records.
 """
 
 import struct
