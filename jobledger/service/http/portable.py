@@ -7,6 +7,8 @@ compile for the rest. This changes how a shape is described, never what the serv
   refuse it beside `minItems`. So is a default beside a reference or a choice.
 - An object without named fields says that it may have any (`additionalProperties: true`); otherwise
   generators make it an empty class and lose its content.
+- An integer has 64 bits; generators for Java, C#, Kotlin and Go take 32 otherwise, which is not enough for
+  times in nanoseconds.
 - "A value or null" is one schema with two types instead of a choice between two schemas.
 """
 
@@ -24,6 +26,8 @@ def portable(schema: Any) -> Any:
     kept = {key: _inside(key, value) for key, value in schema.items() if key != "default"}
     if "default" in schema and not _unportable_default(schema):
         kept["default"] = schema["default"]
+    if kept.get("type") == "integer":
+        kept.setdefault("format", "int64")
     if kept.get("type") == "object" and not kept.keys() & {"properties", "additionalProperties"}:
         kept["additionalProperties"] = True
     return _nullable(kept)
