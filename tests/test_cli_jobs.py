@@ -44,20 +44,48 @@ def test_a_submission_creates_then_updates_then_changes_nothing(operator: Operat
 
 
 def test_a_dry_run_and_a_diff_show_the_change_and_write_nothing(operator: Operator) -> None:
-    """Unified text for people, a patch for machines, an exit code for scripts."""
+    """Place by place for people, a patch for machines, an exit code for scripts."""
     operator("job", "run", operator.spec("dry"))
     changed = operator.spec("dry", Priority=7)
+    change = "dry would be updated: version 1 → version 2\n+ Priority: 7\n"
     for shown in (
         operator("job", "run", changed, "--dry-run").stdout,
         operator("job", "diff", changed).stdout,
     ):
-        assert '+  "Priority": 7,' in shown
+        assert shown == change
     assert operator.json("job", "diff", changed)["Patch"]
     operator("job", "diff", changed, "--exit-code", code=1)
     same = operator.spec("dry")
     assert operator("job", "diff", same, "--exit-code").stdout == ""
     assert operator("job", "run", same, "--dry-run").stdout == "dry: nothing would change\n"
     assert operator.json("job", "describe", "dry")["Job"]["Version"] == 1
+
+
+def test_a_dry_run_and_a_diff_of_a_new_job_say_that_it_would_be_created(operator: Operator) -> None:
+    """With its fields, in the format of every other diff; nothing is written, with a name or without one."""
+    new = operator.spec("brand-new", Priority=7)
+    dry = operator("job", "run", new, "--dry-run").stdout
+    assert dry == operator("job", "diff", new).stdout
+    assert dry.startswith("brand-new would be created: version 1\n+ ")
+    assert "+ Priority: 7\n" in dry
+    assert '+ Tasks[0].Name: "main"\n' in dry
+    operator("job", "diff", new, "--exit-code", code=1)
+    wire = operator.json("job", "diff", new)
+    assert wire["Version"] == 0
+    assert wire["Patch"]
+    nameless = operator("job", "run", operator.spec(""), "--dry-run").stdout
+    assert nameless.startswith("a job without a name would be created: version 1\n+ ")
+    assert "00000000" not in nameless
+    operator("job", "describe", "brand-new", code=3)
+
+
+def test_a_dry_run_with_create_only_is_refused_where_the_job_exists(operator: Operator) -> None:
+    """As the run itself would be."""
+    file = operator.spec("dry-only")
+    operator("job", "run", file, "--create-only", "--dry-run")
+    operator("job", "run", file)
+    there = operator("job", "run", file, "--create-only", "--dry-run", code=5).stderr
+    assert "already (revision 1)" in there
 
 
 def test_one_key_writes_once(operator: Operator) -> None:

@@ -104,7 +104,7 @@ def test_two_versions_are_told_apart(operator: Operator) -> None:
     assert operator("job", "diff", "differ", "2", "2", "--exit-code").stdout == ""
     assert operator.json("job", "diff", "differ", "1", "2")["Patch"][0]["op"] == "replace"
     changed = operator.spec("differ", Priority=9)
-    assert '+  "Priority": 9,' in operator("job", "diff", changed).stdout
+    assert "~ Priority: 3 → 9\n" in operator("job", "diff", changed).stdout
     operator("job", "diff", str(operator.home / "none.yaml"), code=1)
 
 

@@ -205,6 +205,9 @@ async def test_a_diff_tells_what_submitting_would_change(client: httpx.AsyncClie
     assert (same["Diff"], same["Patch"]) == ("", [])
     assert (await client.get(f"/jobs/{told['JobID']}")).json()["Job"]["Revision"] == 1
     assert (await client.put("/jobs/diff", json=job_body("none"))).status_code == 404
+    new = (await client.put("/jobs/diff?compare=true", json=job_body("none"))).json()
+    assert new["Version"] == 0
+    assert {"Change": "added", "Path": "Name", "After": "none"} in new["Changes"]
     assert (await client.put("/jobs/diff", json=job_body(""))).status_code == 400
 
 

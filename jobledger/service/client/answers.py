@@ -91,16 +91,30 @@ class WriteAnswer(Answer, frozen=True, kw_only=True):
     sequence: int
 
 
+class ChangeAnswer(msgspec.Struct, frozen=True, rename="pascal"):
+    """One place where two specs differ: `added`, `removed`, `changed`, or `moved` from the place `from_`."""
+
+    change: str
+    path: str
+    before: Any = None
+    after: Any = None
+    from_: str = field(name="From", default="")
+
+
 class DiffAnswer(Answer, frozen=True, kw_only=True):
     """How a spec differs from the one that its job has.
 
     Attributes:
-        diff: for people; empty if there is no difference.
+        diff: a unified text diff; empty if there is no difference.
         patch: RFC 6902, for machines.
+        changes: place by place, for people.
+        job_id: empty for a new job without a name.
+        version: of the present spec; 0 if there is no such job.
     """
 
     diff: str
     patch: list[Any] = field(default_factory=list)
+    changes: tuple[ChangeAnswer, ...] = ()
     warnings: tuple[str, ...] | None = None
     job_id: str = field(default="", name="JobID")
     version: int = 0
@@ -131,16 +145,6 @@ class TagsAnswer(Answer, frozen=True, kw_only=True):
     """A job's tags, in the order of their names."""
 
     items: tuple[TagAnswer, ...]
-
-
-class ChangeAnswer(msgspec.Struct, frozen=True, rename="pascal"):
-    """One place where two specs differ: `added`, `removed`, `changed`, or `moved` from the place `from_`."""
-
-    change: str
-    path: str
-    before: Any = None
-    after: Any = None
-    from_: str = field(name="From", default="")
 
 
 class VersionsDiffAnswer(Answer, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What differs between two specs: as paths, as lines with the values, and as a text diff in its colours."""
+"""What differs between two specs, for people: as paths, and as lines with the values."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -9,7 +9,7 @@ from jobledger.service.commands.text import plain
 from jobledger.service.structure import edits, leaves, path_text
 
 if TYPE_CHECKING:
-    from jobledger.service.client.answers import ChangeAnswer
+    from jobledger.service.client.answers import ChangeAnswer, DiffAnswer
 
 _NOT_OF_THE_SPEC: Final = frozenset({"ID", "State", "Version", "Revision", "CreateTime", "ModifyTime"})
 _SHOWN_PATHS: Final = 5
@@ -26,11 +26,22 @@ def changed_paths(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(paths[:_SHOWN_PATHS]) + more or "nothing: begun again"
 
 
-def print_diff(diff: str) -> None:
-    """A unified diff, with what comes in green and what goes in red."""
-    for line in diff.splitlines():
-        colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
-        click.echo(click.style(plain(line), fg=colour) if colour else plain(line))
+def print_submission(answer: "DiffAnswer", name: str, *, forced: bool = False) -> None:
+    """What submitting a spec would do: a head line, then the changes; nothing if nothing would change.
+
+    Args:
+        answer: of the service.
+        name: of the job; empty: it has none.
+        forced: an equal spec makes a new version, too.
+    """
+    shown = plain(name) or "a job without a name"
+    version, is_new = answer.version, answer.version == 0
+    if not (answer.changes or is_new or forced):
+        return
+    verb = "created: version 1" if is_new else f"updated: version {version} → version {version + 1}"
+    click.echo(click.style(f"{shown} would be {verb}", bold=True))
+    # A job without a name gets its id as its name, and both are not known yet.
+    print_changes(each for each in answer.changes if name or each.path != "Name")
 
 
 def print_changes(changes: "Iterable[ChangeAnswer]") -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobledger.service.commands.changes import print_changes, print_diff
+from jobledger.service.commands.changes import print_changes, print_submission
 from jobledger.service.commands.output import Output, output_option
 from jobledger.service.commands.shared import Session, VersionName, connected, namespace_option
 
@@ -41,9 +41,10 @@ def diff(
 ) -> None:
     """Show how a spec differs from the one that its job has, or how two versions of a job differ.
 
-    FILE is a job spec, or - for standard input. JOB is a name, an id, or the beginning of an id; FROM and TO
-    are versions, by number or by tag, and without TO it is the latest. Nothing is written. No output means no
-    difference; for machines there is also a JSON patch (RFC 6902).
+    FILE is a job spec, or - for standard input; if its job does not exist, all of it is new. JOB is a name,
+    an id, or the beginning of an id; FROM and TO are versions, by number or by tag, and without TO it is the
+    latest. Nothing is written. No output means no difference; for machines there is also a JSON patch (RFC
+    6902).
     """
     if len(words) > _MOST_WORDS:
         raise click.UsageError("too many words: give a FILE, or a JOB and one or two of its versions", ctx)
@@ -67,8 +68,8 @@ def _diff_file(ctx: click.Context, session: Session, output: Output, file: str, 
     if output.for_machines:
         output.document(answer.wire)
     else:
-        print_diff(answer.diff)
-    return bool(answer.diff or answer.patch)
+        print_submission(answer, spec.name)
+    return bool(answer.changes or not answer.version)
 
 
 def _diff_versions(client: "Client", output: Output, job: str, names: list[str], namespace: str) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from jobledger.service.commands.changes import print_diff
+from jobledger.service.commands.changes import print_submission
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.receipts import (
     ENDED_OTHERWISE_CODE,
@@ -104,7 +104,7 @@ def run(
     output = Output(form, quiet=quiet)
     with session.client() as client:
         if dry_run:
-            _show_changes(client, specs, output)
+            _show_changes(client, specs, wished, output)
             return
         answers = [_submit(client, spec, wished, output, tell=state is None) for spec in specs]
         if state is not None:
@@ -160,12 +160,19 @@ def _way_on(client: "Client", answer: "WriteAnswer") -> str:
     return f", {job.state.state_type}; `jobledger job rerun {ref}` or `--force` begins it again"
 
 
-def _show_changes(client: "Client", specs: Sequence["JobSpec"], output: Output) -> None:
+def _show_changes(client: "Client", specs: Sequence["JobSpec"], wished: _Wishes, output: Output) -> None:
     for spec in specs:
         answer = client.diff(spec)
-        if output.for_machines:
+        if wished.create_only and answer.version:
+            job = client.job(answer.job_id)
+            error = RevisionMismatch("", job_id=answer.job_id, revision=job.revision)
+            raise _exists_already(spec, error) from None
+        if output.quiet:
+            if answer.job_id and (answer.changes or wished.force):
+                click.echo(answer.job_id)
+        elif output.for_machines:
             output.document(answer.wire)
-        elif answer.diff:
-            print_diff(answer.diff)
+        elif answer.changes or wished.force:
+            print_submission(answer, spec.name, forced=wished.force)
         else:
             click.echo(f"{plain(spec.name) or 'the job'}: nothing would change")

@@ -12,6 +12,7 @@ from jobledger.projections.selectors import parse_selector
 from jobledger.service.http.answers import json_answer
 from jobledger.service.http.asof import check_pinned, point_of
 from jobledger.service.http.capacity import client_of_request, queued, waiting
+from jobledger.service.http.compare import changes_wire
 from jobledger.service.http.context import (
     AnyRequest,
     await_position,
@@ -21,7 +22,6 @@ from jobledger.service.http.context import (
     service_of,
 )
 from jobledger.service.http.params import ALL_NAMESPACES, Query
-from jobledger.service.http.versions import changes_wire
 from jobledger.service.limits import (
     CHANGES_DEFAULT_LIMIT,
     CHANGES_MAX_LIMIT,

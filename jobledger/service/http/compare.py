@@ -2,6 +2,7 @@
 
 import asyncio
 import difflib
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -19,11 +20,15 @@ from jobledger.service.http.context import (
 )
 from jobledger.service.http.params import lower_keys
 from jobledger.service.limits import DIFF_MAX_BYTES, DIFF_MAX_LINES
-from jobledger.service.structure import Edit, edits, patch_of
+from jobledger.service.structure import Edit, edits, patch_of, path_text
 from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput, JobNotFound
-from jobledger.store.prepare import prepare_update
+from jobledger.store.job import JobStatus
+from jobledger.store.prepare import prepare_new, prepare_update
 from jobledger.store.subjects import DEFAULT_NAMESPACE
+
+_VERBS: Final = {"add": "added", "remove": "removed", "replace": "changed"}
+_NO_EVENT: Final = "00000000-0000-0000-0000-000000000000"  # of a job without a name: its id is not known yet
 
 DIFF: Final = "diff"
 """`PUT /jobs/diff` compares, as in Bacalhau, where this is no id of a job."""
@@ -46,28 +51,47 @@ def is_comparison(request: AnyRequest, job_id: str, body: Body) -> bool:
 
 
 async def compare_spec(request: AnyRequest, body: Body) -> Ready:
-    """Compare a spec with that of the job of its namespace and name. Nothing is written."""
+    """Compare a spec with that of the job of its namespace and name. Nothing is written.
+
+    With `compare=true`, a spec whose job does not exist (or that has no name) is compared with nothing.
+    Bacalhau's clients get the 404 that Bacalhau answers.
+    """
     query = query_of(request)
     read = spec_of(body, strict=query.flag("strict"))
     name, namespace = read.spec.name, read.spec.namespace
-    if not name:
+    is_dry_run = query.flag("compare")
+    if not name and not is_dry_run:
         raise InvalidInput("the Job has no Name; a spec is compared with the job of its namespace and name")
     service = service_of(request)
     await await_position(service, query)
-    if not principal_of(request).may_read(namespace or DEFAULT_NAMESPACE):
-        raise JobNotFound(f"no job in namespace {namespace or 'default'!r:.80} has the name {name!r:.80}")
-    job = await service.view.get_by_name(namespace, name)
-    new = prepare_update(read.spec, job.status).spec
-    present = Named("the present spec", f"version {job.status.version}", job.spec)
-    compared = await compare(service, present, Named("the new spec", "submitted", new))
+    may_read = principal_of(request).may_read(namespace or DEFAULT_NAMESPACE)
+    not_found = JobNotFound(f"no job in namespace {namespace or 'default'!r:.80} has the name {name!r:.80}")
+    if not may_read:
+        raise not_found
+    status: JobStatus | None = None
+    present = Named("nothing", "nothing", b"{}")
+    try:
+        if not name:
+            raise not_found
+        job = await service.view.get_by_name(namespace, name)
+    except JobNotFound:
+        if not is_dry_run:
+            raise
+        prepared = prepare_new(read.spec, _NO_EVENT)
+    else:
+        status = job.status
+        prepared = prepare_update(read.spec, status)
+        present = Named("the present spec", f"version {status.version}", job.spec)
+    compared = await compare(service, present, Named("the new spec", "submitted", prepared.spec))
     return Ready(
         msgspec.json.encode(
             {
                 "Diff": compared.text,
                 "Patch": patch_of(compared.edits),
+                "Changes": changes_wire(compared.edits),
                 "Warnings": [str(warning) for warning in read.warnings] or None,
-                "JobID": job.status.id,
-                "Version": job.status.version,
+                "JobID": prepared.job_id if name else "",
+                "Version": status.version if status is not None else 0,
             }
         )
     )
@@ -120,3 +144,21 @@ def _compare(old: Named, new: Named) -> Compared:
 def _lines(spec: Any) -> list[str]:
     encoded = msgspec.json.encode(spec, order="sorted")
     return msgspec.json.format(encoded, indent=2).decode().splitlines()
+
+
+def changes_wire(changes: Iterable[Edit]) -> list[dict[str, Any]]:
+    """The places where two specs differ; a move is one of them."""
+    return [_change_wire(edit) for edit in changes if edit.moved is None or edit.verb == "add"]
+
+
+def _change_wire(edit: Edit) -> dict[str, Any]:
+    path = path_text(edit.path)
+    if edit.moved is not None:
+        origin = path_text((*edit.path[:-1], edit.moved))
+        return {"Change": "moved", "Path": path, "From": origin, "Before": edit.after, "After": edit.after}
+    wire: dict[str, Any] = {"Change": _VERBS[edit.verb], "Path": path}
+    if edit.verb != "add":
+        wire["Before"] = edit.before
+    if edit.verb != "remove":
+        wire["After"] = edit.after
+    return wire

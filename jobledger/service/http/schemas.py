@@ -18,6 +18,7 @@ from jobledger.service.http import (
 )
 from jobledger.service.http.version_schemas import (
     Blame,
+    Change,
     Cursor,
     Nanoseconds,
     RevertRequest,
@@ -116,9 +117,12 @@ class DiffAnswer(msgspec.Struct, rename="pascal"):
 
     diff: Annotated[str, Meta(description="a unified text diff; empty if nothing would change")]
     patch: Annotated[list[dict[str, Any]], Meta(description="RFC 6902, from the present spec to this one")]
+    changes: list[Change]
     warnings: Warnings
-    job_id: str = field(name="JobID")
-    version: Version
+    job_id: Annotated[str, Meta(description="empty for a new job without a name")] = field(name="JobID")
+    version: Annotated[
+        int, Meta(description="of the present spec; 0: with `compare=true`, there is no such job", ge=0)
+    ]
 
 
 class JobList(msgspec.Struct, rename="pascal"):

@@ -1,7 +1,7 @@
 """A job's versions, told: which there are, how two differ, their tags, and which field is whose."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -15,11 +15,11 @@ from jobledger.service.errors import PayloadTooLarge
 from jobledger.service.http.answers import Ready, encode, job_raw, json_answer, version_wires
 from jobledger.service.http.asof import past_of, point_of
 from jobledger.service.http.capacity import queued
-from jobledger.service.http.compare import Named, compare
+from jobledger.service.http.compare import Named, changes_wire, compare
 from jobledger.service.http.context import AnyRequest, JobRef, find_job, query_of, service_of
 from jobledger.service.limits import BLAME_CHUNK_EVENTS, BLAME_MAX_BYTES
 from jobledger.service.position import format_cursor
-from jobledger.service.structure import Edit, patch_of, path_text, pointer
+from jobledger.service.structure import patch_of, path_text, pointer
 from jobledger.service.versions import VersionSpan, VersionSpans, tags_by_version, version_of
 from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput
@@ -27,8 +27,6 @@ from jobledger.store.events import Record
 from jobledger.store.job import Job, JobStatus
 from jobledger.store.limits import READ_PAGE_BYTES
 from jobledger.store.values import INT_MAX, rfc3339
-
-_VERBS: Final = {"add": "added", "remove": "removed", "replace": "changed"}
 
 
 @get("/jobs/{job_id:str}/versions")
@@ -169,24 +167,6 @@ async def _named(service: Service, job: Job, version: int) -> Named:
     else:
         spec = (await service.view.version(job.status.id, version)).spec
     return Named(f"version {version}", f"version {version}", spec)
-
-
-def changes_wire(changes: Iterable[Edit]) -> list[dict[str, Any]]:
-    """The places where two specs differ; a move is one of them."""
-    return [_change_wire(edit) for edit in changes if edit.moved is None or edit.verb == "add"]
-
-
-def _change_wire(edit: Edit) -> dict[str, Any]:
-    path = path_text(edit.path)
-    if edit.moved is not None:
-        origin = path_text((*edit.path[:-1], edit.moved))
-        return {"Change": "moved", "Path": path, "From": origin, "Before": edit.after, "After": edit.after}
-    wire: dict[str, Any] = {"Change": _VERBS[edit.verb], "Path": path}
-    if edit.verb != "add":
-        wire["Before"] = edit.before
-    if edit.verb != "remove":
-        wire["After"] = edit.after
-    return wire
 
 
 async def _blame_at(service: Service, status: JobStatus, point: int | None) -> Blame:

@@ -27,6 +27,10 @@ _SPEC: Final = {
     "Labels": {"env": "prod"},
     "Tasks": [{"Name": "main", "Engine": {"Type": "docker", "Params": {"Image": "busybox:1.37.0"}}}],
 }
+_COMPARE: Final = (
+    "compare also a spec with the name `diff`, and one whose job does not exist: `Version` is 0, and all is"
+    " new"
+)
 _SUBMIT: Final = """\
 Creates the job, or gives the job of that namespace and name this spec: Version and Revision +1, Pending
 again. A spec that is equal after normalisation writes nothing, and a warning says so; `Force` makes a new
@@ -80,7 +84,7 @@ WRITES: Final = (
         "Compares the spec with the one that the job of its name has. Nothing is written, with one exception:"
         " a spec with the name `diff` updates the job of that name, unless `compare` is true or the client is"
         " Bacalhau's. Specs over 128 KiB or 4,000 lines of JSON are refused with 413.",
-        (STRICT, Parameter("compare", FLAG, "compare also a spec with the name `diff`"), *WAIT),
+        (STRICT, Parameter("compare", FLAG, _COMPARE), *WAIT),
         body=schemas.DiffRequest,
         answer=schemas.DiffAnswer,
         errors=(400, 401, 403, 404, 410, 413, 415, 429, 503, 504),
