@@ -44,6 +44,7 @@ class Guarded:
         directory: for the token file.
         host: that it says it listens on.
         allowed_hosts: as in the settings.
+        access_log: as in the settings.
         app: in place of one that answers 200 with the body it got.
     """
 
@@ -53,6 +54,7 @@ class Guarded:
         *,
         host: str = "127.0.0.1",
         allowed_hosts: tuple[str, ...] = (),
+        access_log: str = "on",
         app: App | None = None,
     ) -> None:
         self.tokens = TokenFile(directory / "tokens.json", look_seconds=0)
@@ -63,7 +65,7 @@ class Guarded:
         service = SimpleNamespace(
             tokens=self.tokens,
             draining=self.draining,
-            settings=SimpleNamespace(host=host, allowed_hosts=allowed_hosts),
+            settings=SimpleNamespace(host=host, allowed_hosts=allowed_hosts, access_log=access_log),
             metrics=SimpleNamespace(
                 request=lambda method, route, status, _: self.counted.append((method, route, status))
             ),

@@ -5,6 +5,7 @@ BODY_MAX_BYTES = 2 * 1_048_576  # of a request; a spec with its envelope has les
 HEADERS_MAX_BYTES = 16_384  # request line and all headers together
 HEADERS_TIMEOUT_SECONDS = 5.0  # from the first byte of a request to the end of its headers
 REQUEST_ID_MAX_CHARACTERS = 128
+ACCESS_PATH_MAX_CHARACTERS = 1_024  # of a path in an access line
 ANSWER_PART_BYTES = 262_144  # a larger answer leaves in parts of this size
 ANSWERS_MAX_BYTES = 256 * 1_048_576  # of all such answers that wait for their readers
 ANSWERS_MAX_BYTES_PER_CLIENT = 64 * 1_048_576

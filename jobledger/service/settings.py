@@ -8,7 +8,7 @@ it imports little.
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -158,6 +158,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         _server("seconds between two checks of the view's file for damage; 0: never", ge=0.0, le=604_800.0),
     ] = VIEW_CHECK_SECONDS
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _server("lines of this level and above are logged")
+    ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"], _server("how log lines are written: text with a time zone, or JSON")
+    ] = "text"
+    access_log: Annotated[
+        Literal["on", "off"],
+        _server("a line for each request; off: only for those that were refused with 401, 403 or 429"),
+    ] = "on"
     # --- the command line
     url: Annotated[str, _client("the service to talk to", pattern="^https?://.")] = "http://127.0.0.1:1234"
     token: Annotated[str, _client("token to talk to it with", secret=True)] = ""
@@ -276,8 +286,9 @@ def _is_set(found: Mapping[str, Found], name: str) -> bool:
 
 def _row(field: Any) -> Setting:
     kind, meta = get_args(field.type)
+    words = get_args(kind) if get_origin(kind) is Literal else ()
     choices = [each for each in (get_args(kind) or (kind,)) if each is not type(None)]
-    plain = tuple if kind == tuple[str, ...] else choices[0]
+    plain = tuple if kind == tuple[str, ...] else str if words else choices[0]
     default = None if field.default is msgspec.NODEFAULT else field.default
     shown = ",".join(default) if isinstance(default, tuple) else "" if default is None else str(default)
     return Setting(
@@ -288,7 +299,8 @@ def _row(field: Any) -> Setting:
         type=field.type,
         default=default,
         default_text=meta.extra["default"] or shown,
-        wanted=_wanted(plain, meta),
+        wanted=f"one of {', '.join(words)}" if words else _wanted(plain, meta),
+        words=words,
         secret=meta.extra["secret"],
     )
 

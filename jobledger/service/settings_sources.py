@@ -36,6 +36,8 @@ class Setting(NamedTuple):
     wanted: str
     """What a value must be."""
     secret: bool
+    words: tuple[str, ...] = ()
+    """The only values that it may have, in lower case; empty: others."""
 
     @property
     def flag(self) -> str:
@@ -188,6 +190,8 @@ def _value(setting: Setting, value: object, base: Path, *, is_text: bool) -> obj
     if setting.kind is tuple and is_text:
         texts = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
         value = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    if setting.words and isinstance(value, str):
+        value = value.lower()
     try:
         checked = msgspec.convert(value, setting.type, strict=not is_text)
     except msgspec.ValidationError as error:

@@ -10,6 +10,7 @@ import click
 
 from jobledger.service.commands.settingflags import setting_flags
 from jobledger.service.errors import InvalidSettings
+from jobledger.service.logs import configure_logs
 from jobledger.service.settings import LoadedSettings, load_settings
 
 
@@ -23,10 +24,7 @@ def serve(**flags: Any) -> None:
     `jobledger config show`.
     """
     loaded = load_settings(flags, os.environ)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("jobledger").setLevel(logging.INFO)
+    configure_logs(loaded.settings.log_level, loaded.settings.log_format)
     _end(_run(loaded))
 
 

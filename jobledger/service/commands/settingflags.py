@@ -47,7 +47,7 @@ def _option(setting: Setting) -> Callable[[_F], _F]:
         setting.flag,
         setting.name,
         multiple=setting.kind is tuple,
-        metavar=_METAVARS[setting.kind],
+        metavar="|".join(setting.words) or _METAVARS[setting.kind],
         help=f"{text}{default}",
     )
 

@@ -33,6 +33,7 @@ from jobledger.service.limits import (
     BODIES_MAX_BYTES_PER_CLIENT,
     REQUEST_ID_MAX_CHARACTERS,
 )
+from jobledger.service.logs import write_access
 from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.limits import ACTOR_MAX_CHARACTERS
@@ -99,6 +100,7 @@ class Gate:
         self._tokens = service.tokens
         self._draining = service.draining
         self._metrics = service.metrics
+        self._logs_access = service.settings.access_log == "on"
         self._hosts = Hosts(service.settings.host, service.settings.allowed_hosts)
         # A second lock beside `check_bind`: whatever becomes of the token file, others need a token.
         self._is_local = is_loopback(service.settings.host)
@@ -129,7 +131,7 @@ class Gate:
         request_id = _request_id(headers.get(b"x-request-id"))
         # A new one, whatever the server put there: it must not be shared between requests.
         scope["state"] = {"request_id": request_id}
-        method = scope["method"]
+        method, path = scope["method"], scope["path"]  # as they came; both are changed below
         answer = Outgoing(send, request_id, self._room, head=method == "HEAD")
         if method == "HEAD" and scope["path"] != FEED_PATH:  # an endless answer has no head to tell
             scope["method"] = "GET"
@@ -154,11 +156,18 @@ class Gate:
             answer.release()
             if body is not None:
                 body.release()
-            self._metrics.request(
-                method,
-                scope.get("path_template") or "",
-                answer.status,
-                perf_counter() - began,
+            seconds = perf_counter() - began
+            self._metrics.request(method, scope.get("path_template") or "", answer.status, seconds)
+            known: Principal | None = scope["state"].get("principal")
+            write_access(
+                request_id=request_id,
+                principal=known.name if known is not None else "",
+                client=(scope.get("client") or ("",))[0],
+                method=method,
+                path=path,
+                status=answer.status,
+                seconds=seconds,
+                wanted=self._logs_access,
             )
 
     def _check(self, scope: HTTPScope, headers: Mapping[bytes, bytes], repeated: str) -> Principal:
