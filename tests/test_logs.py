@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobledger.service.access.principal import Role
-from jobledger.service.limits import ACCESS_PATH_MAX_CHARACTERS
+from jobledger.service.limits import ACCESS_PATH_MAX_CHARACTERS, REQUESTS_KEPT_FOR_WRITES_PER_CLIENT
 from jobledger.service.logs import FORMATS, LEVELS, configure_logs
 from jobledger.service.settings import SETTINGS
 from tests.gating import Guarded
@@ -80,7 +80,9 @@ async def test_too_many_requests_leave_a_warning(
     tmp_path: Path, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """429, with the name of who asked too much."""
-    monkeypatch.setattr("jobledger.service.http.gate.REQUESTS_MAX_PER_CLIENT", 0)
+    monkeypatch.setattr(
+        "jobledger.service.limits.REQUESTS_MAX_PER_CLIENT", REQUESTS_KEPT_FOR_WRITES_PER_CLIENT
+    )
     configure_logs("warning", "json", stream)
     gate, token = guarded(tmp_path, access_log="off")
     await gate.ask(headers={"authorization": f"Bearer {token}"})
