@@ -64,6 +64,8 @@ DISCARD_TIMEOUT_SECONDS = 5.0
 # --- operation ----------------------------------------------------------------------------------------------
 CONNECTIONS_MAX = 8_192  # of one process: requests in flight, feeds, and connections that are kept alive
 CONNECTIONS_BACKLOG = 1_024  # that wait to be accepted
+CONNECTIONS_KEPT_FILES = 256  # of the limit of open files, for everything else
+CONNECTIONS_LOOK_SECONDS = 0.5  # between two looks at whether idle ones must make room
 OPEN_FILES_WANTED = 16_384  # the soft limit is raised to this where the hard one allows it
 OBSERVE_SECONDS = 1.0  # how old what /readyz and /metrics say of the log may be
 STREAM_RECORD_SECONDS = 10.0  # how old the last sequence in log.json may be while events arrive

@@ -149,6 +149,13 @@ class Gate:
                 with self.capacity.working(client, is_write=body is not None):
                     await self._pass(scope, receive, send)
         except Disconnected:
+            if not answer.started:
+                # The server says the same of a client that left and of one whose chunks are malformed: the
+                # second one reads this.
+                error = InvalidInput(
+                    "the body did not arrive whole, or its chunks are malformed (RFC 9112, 7.1)"
+                )
+                await _send_problem(error, scope, answer)
             answer.status = _CLIENT_GONE
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer and we a record
             await _refuse(error, scope, body, answer)

@@ -7,9 +7,11 @@ would share the requests between the two: whether the port is free is tried with
 import asyncio
 import errno
 import ipaddress
+import logging
 import resource
 import socket
 import ssl
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -21,13 +23,15 @@ from jobledger.service.errors import InvalidSettings, NotReady
 from jobledger.service.limits import (
     BIND_TIMEOUT_SECONDS,
     CONNECTIONS_BACKLOG,
-    CONNECTIONS_MAX,
+    CONNECTIONS_LOOK_SECONDS,
     HEADERS_MAX_BYTES,
     HEADERS_TIMEOUT_SECONDS,
     OPEN_FILES_WANTED,
 )
+from jobledger.service.running.connections import ConnectionGuard, connections_max
 from jobledger.service.settings import Settings
 
+_log = logging.getLogger("jobledger.http")
 _POLL_SECONDS = 0.01  # between tries to connect to a server that is starting
 _PORT_TRIES = 5  # a port that was free a moment ago may be taken by another process
 
@@ -39,6 +43,10 @@ class HttpServer:
         self.address = address
         self.port = port
         self.under_way = 0
+        self._busy: Counter[int] = Counter()  # clients' ports of requests under way
+        most = connections_max()
+        self._guard = ConnectionGuard(port, most, lambda: frozenset(tuple(self._busy)))
+        self._guarding: asyncio.Task[None] | None = None
         self._app = app
         self._server: Any = Server(  # it has no types
             self._counted,
@@ -51,7 +59,7 @@ class HttpServer:
             ),
             websockets=False,
             backlog=CONNECTIONS_BACKLOG,
-            backpressure=CONNECTIONS_MAX,
+            backpressure=most,
             ssl_cert=settings.tls_cert,
             ssl_key=settings.tls_key,
             log_enabled=False,
@@ -98,6 +106,8 @@ class HttpServer:
 
     async def _begin(self) -> None:
         self._task = asyncio.create_task(self._server.serve())
+        self._guarding = asyncio.create_task(self._guard_connections())
+        self._task.add_done_callback(lambda _: self._guarding and self._guarding.cancel())
         try:
             async with asyncio.timeout(BIND_TIMEOUT_SECONDS):
                 while not await _accepts(_reachable(self.address), self.port):
@@ -118,11 +128,28 @@ class HttpServer:
         raise NotReady(f"the HTTP server does not start on {self.address} port {self.port}: {reason}")
 
     async def _counted(self, scope: Any, receive: Any, send: Any) -> None:
+        client = scope.get("client")
+        port = int(client[1]) if client else 0
         self.under_way += 1
+        self._busy[port] += 1
         try:
             await self._app(scope, receive, send)
         finally:
             self.under_way -= 1
+            self._busy[port] -= 1
+            if not self._busy[port]:
+                del self._busy[port]
+
+    async def _guard_connections(self) -> None:
+        while True:
+            await asyncio.sleep(CONNECTIONS_LOOK_SECONDS)
+            try:
+                ended = await asyncio.to_thread(self._guard.look)
+            except Exception:  # noqa: BLE001 - whatever it is, requests are served all the same
+                _log.exception("can't look at the open connections")
+            else:
+                if ended:
+                    _log.warning("%d idle connections were ended to make room for others", ended)
 
 
 def resolve(host: str) -> str:
