@@ -70,6 +70,8 @@ def _unknown(value: Any, schema: dict[str, Any], where: str) -> Iterator[str]:
         for name in set(schema.get("required", ())) - value.keys():
             yield f"{where}.{name} is missing"
         for name, item in value.items():
+            if name == "Status" and "status" in schema["properties"]:
+                continue  # of a problem: Bacalhau's name for `status`; generators can't have both
             if name in schema["properties"]:
                 yield from _unknown(item, schema["properties"][name], f"{where}.{name}")
             else:
