@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import termios
@@ -10,8 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.shell_completion import CompletionItem
 
 from jobledger.service import cli as cli_module
+from jobledger.service.cli import _color, cli
+from jobledger.service.commands.completion import QuotingBashComplete
+from jobledger.service.commands.text import cut_middle, text_width
 from tests.service_process import RunningService, clean_env, jobledger, running_service
 
 ROOT = Path(__file__).parent.parent
@@ -96,3 +101,51 @@ def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         cli_module.main()
     assert ended.value.code == 130
     assert capsys.readouterr().err == ""
+
+
+def test_a_closed_pipe_ends_a_command_as_sigpipe_would(tmp_path: Path) -> None:
+    """Whether the output is short or long: exit code 141, and nothing on standard error."""
+    for words in (["config", "show"], ["--help"], ["job", "list", "--help"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-m", "jobledger.service.cli", *words]
+        done = subprocess.run(
+            command, stdout=writing, stderr=subprocess.PIPE, check=False, env=clean_env(tmp_path), timeout=60
+        )
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (141, b""), words
+
+
+@pytest.mark.parametrize(
+    ("env", "color"),
+    [({}, None), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
+)
+def test_color_is_kept_where_it_is_forced(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], color: bool | None
+) -> None:
+    """NO_COLOR counts more than FORCE_COLOR."""
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert _color() is color
+
+
+def test_a_path_is_cut_in_the_middle() -> None:
+    """Both ends stay; the width is kept, also with wide characters."""
+    path = "Tasks[0].Engine.Params.EnvironmentVariables[12]"
+    assert cut_middle(path, 20) == "Tasks[0].…iables[12]"
+    assert cut_middle(path, 100) == path
+    assert all(text_width(cut_middle("日本語" * 9, width)) <= width for width in range(2, 30))
+
+
+def test_bash_inserts_a_name_with_a_space_quoted() -> None:
+    """As one word, whatever is in it; bash reads the line of the completion raw."""
+    shown = QuotingBashComplete(cli, {}, "jobledger", "_X").format_completion(CompletionItem("my job's"))
+    assert shown == r"plain,my\ job\'s"
+    read = f"IFS=',' read -r type value <<< {shlex.quote(shown)}"
+    script = read + '; eval "words=($value)"; echo "${words[0]}"'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "my job's\n"
+    assert "read -r type value" in QuotingBashComplete.source_template
+    assert '+=("$value")' in QuotingBashComplete.source_template

@@ -209,3 +209,17 @@ def test_a_job_that_is_stuck_is_seen_and_mended(operator: Operator, inbox: Inbox
     until(lambda: len(inbox.got) >= before + 2)
     operator("webhook", "delete", "story", "--yes")
     until(lambda: operator.json("subscriptions", "list")["Items"] == [])
+
+
+def test_a_webhook_and_its_subscription_answer_to_both_names(operator: Operator, inbox: Inbox) -> None:
+    """Either group of commands takes either name; a name that fits neither is not found."""
+    operator("webhook", "add", inbox.url, "--name", "two-names")
+    for name in ("two-names", "webhook-two-names"):
+        assert operator.json("webhook", "show", name)["Name"] == "two-names"
+        assert operator.json("subscriptions", "show", name)["Name"] == "webhook-two-names"
+        operator("webhook", "pause", name)
+        operator("webhook", "resume", name)
+    operator("webhook", "show", "webhook-none", code=3)
+    missing = operator("subscriptions", "show", "none", code=3)
+    assert "webhook-none" not in missing.stderr
+    operator("webhook", "delete", "webhook-two-names", "--yes")

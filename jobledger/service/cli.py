@@ -15,6 +15,7 @@ from jobledger import __version__
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+_PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended: 128 + 13
 _INTERRUPTED = 130  # as a shell tells of a program that SIGINT ended: 128 + 2
 
 
@@ -35,11 +36,19 @@ class LazyGroup(click.Group):
 
     Attributes:
         lazy: the commands by name.
+        aliases: other names of commands, which lists do not show.
     """
 
-    def __init__(self, *args: Any, lazy: dict[str, Lazy] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        lazy: dict[str, Lazy] | None = None,
+        aliases: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = lazy or {}
+        self.aliases = aliases or {}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse arguments that are not text, before any command uses them; file names may be any bytes."""
@@ -55,6 +64,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of this name; this is where it is imported."""
+        cmd_name = self.aliases.get(cmd_name, cmd_name)
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
         module, _, attribute = self.lazy[cmd_name].where.partition(":")
@@ -145,10 +155,12 @@ def cli() -> None:
 
 @cli.group(
     cls=LazyGroup,
+    aliases={"get": "describe", "show": "describe"},
     lazy={
         "accept-unreadable": Lazy(
             f"{_COMMANDS}.accept:accept_unreadable", "Accept that an event of a job can't be read."
         ),
+        "create": Lazy(f"{_COMMANDS}.run:create", "Submit new jobs: `job run --create-only`."),
         "blame": Lazy(f"{_COMMANDS}.blame:blame", "Show who last set each field of a job, when, and why."),
         "describe": Lazy(f"{_COMMANDS}.describe:describe", "Show a job and its timeline."),
         "diff": Lazy(
@@ -215,14 +227,37 @@ def audit() -> None:
     """Seal the log, and prove what is in it."""
 
 
+def _color() -> bool | None:
+    """Whether output has colors: NO_COLOR counts more than FORCE_COLOR; None: a terminal has them."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return True if os.environ.get("FORCE_COLOR", "0") not in {"", "0"} else None
+
+
+def _end_on_closed_pipe() -> None:
+    """End quietly, with the exit code of a program that SIGPIPE ended, as other tools do."""
+    # The interpreter flushes once more at its end; what is left must have somewhere to go.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(_PIPE_CLOSED)
+
+
 def main() -> None:
     """Run the command line; the errors that Jobledger raises on purpose become a message and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         # A name in a spec may hold what the terminal's encoding can't write; that is no reason to fail.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if "_JOBLEDGER_COMPLETE" in os.environ:
+        import jobledger.service.commands.completion  # noqa: F401 - registers our completion for bash
+    stdout = sys.stdout
     try:
-        no_color = False if os.environ.get("NO_COLOR") else None
-        code = cli(prog_name="jobledger", standalone_mode=False, color=no_color)
+        code = cli(prog_name="jobledger", standalone_mode=False, color=_color())
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _end_on_closed_pipe()
+    except SystemExit:
+        if sys.stdout is not stdout:  # click replaces it when the pipe is closed, and would end with 1
+            _end_on_closed_pipe()
+        raise
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

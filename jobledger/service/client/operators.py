@@ -11,7 +11,8 @@ import msgspec
 
 from jobledger.projections.errors import SubscriptionNotFound
 from jobledger.service.client.client import Client
-from jobledger.service.errors import RemoteError
+from jobledger.service.errors import RemoteError, WebhookNotFound
+from jobledger.service.webhooks.records import SUBSCRIPTION_PREFIX
 from jobledger.store.errors import InvalidInput
 from jobledger.store.values import is_utf8
 
@@ -34,7 +35,7 @@ class Operators:
 
     def webhook(self, name: str) -> Wire:
         """One of them."""
-        return _part(self._ask("GET", _path(_WEBHOOKS, name)), "Webhook")
+        return _part(self._ask_webhook("GET", name, ""), "Webhook")
 
     def add_webhook(self, body: Mapping[str, object]) -> Wire:
         """Add one; the answer has the secret, if one was made."""
@@ -42,20 +43,20 @@ class Operators:
 
     def delete_webhook(self, name: str) -> Wire:
         """Remove one."""
-        return self._ask("DELETE", _path(_WEBHOOKS, name))
+        return self._ask_webhook("DELETE", name, "")
 
     def set_webhook_state(self, name: str, state: str) -> Wire:
         """`enabled` or `paused`."""
-        return self._ask("PUT", _path(_WEBHOOKS, name, "/state"), {"State": state})
+        return self._ask_webhook("PUT", name, "/state", {"State": state})
 
     def rotate_webhook_secret(self, name: str, secret: str, overlap_seconds: float | None) -> Wire:
         """A new secret; the answer has it, if it was made."""
         body = {"Secret": secret, "OverlapSeconds": None if overlap_seconds is None else int(overlap_seconds)}
-        return self._ask("PUT", _path(_WEBHOOKS, name, "/secret"), body)
+        return self._ask_webhook("PUT", name, "/secret", body)
 
     def test_webhook(self, name: str) -> Wire:
         """Send a test event; what became of it."""
-        return self._ask("POST", _path(_WEBHOOKS, name, "/test"))
+        return self._ask_webhook("POST", name, "/test")
 
     # --- subscriptions ------------------------------------------------------------------------------------
 
@@ -65,7 +66,7 @@ class Operators:
 
     def subscription(self, name: str) -> Wire:
         """One of them."""
-        return _part(self._ask("GET", _path(_SUBSCRIPTIONS, name)), "Subscription")
+        return _part(self._ask_subscription("GET", name, ""), "Subscription")
 
     def create_subscription(self, body: Mapping[str, object]) -> Wire:
         """Create one; the same again changes nothing."""
@@ -80,27 +81,50 @@ class Operators:
 
     def parked(self, name: str, limit: int) -> Wire:
         """The jobs that one has set aside: `Items`, and how many there are: `Total`."""
-        return self._ask("GET", _path(_SUBSCRIPTIONS, name, "/parked"), query={"limit": limit})
+        return self._ask_subscription("GET", name, "/parked", query={"limit": limit})
 
     def retry(self, name: str, job: str, namespace: str) -> int:
         """Let a job's failed event be handled again now, or those of all jobs; how many."""
         body = {"JobID": job, "Namespace": namespace}
-        return _count(self._ask("POST", _path(_SUBSCRIPTIONS, name, "/retry"), body))
+        return _count(self._ask_subscription("POST", name, "/retry", body))
 
     def skip(self, name: str, job: str, namespace: str) -> int:
         """Give up a job's failed event."""
         body = {"JobID": job, "Namespace": namespace}
-        return _count(self._ask("POST", _path(_SUBSCRIPTIONS, name, "/skip"), body))
+        return _count(self._ask_subscription("POST", name, "/skip", body))
 
     def reset(self, name: str, after: str) -> Wire:
         """Make one begin anew behind a point."""
-        return _part(
-            self._ask("PUT", _path(_SUBSCRIPTIONS, name, "/position"), {"After": after}), "Subscription"
-        )
+        return _part(self._ask_subscription("PUT", name, "/position", {"After": after}), "Subscription")
 
     def delete(self, name: str) -> int:
         """Delete one; how many jobs it had set aside."""
-        return _count(self._ask("DELETE", _path(_SUBSCRIPTIONS, name)))
+        return _count(self._ask_subscription("DELETE", name, ""))
+
+    def _ask_webhook(self, method: str, name: str, end: str, body: object = None) -> Wire:
+        """Ask about a webhook by its name, or by that of its subscription."""
+        try:
+            return self._ask(method, _path(_WEBHOOKS, name, end), body)
+        except WebhookNotFound:
+            bare = name.removeprefix(SUBSCRIPTION_PREFIX)
+            if bare in {"", name}:
+                raise
+            return self._ask(method, _path(_WEBHOOKS, bare, end), body)
+
+    def _ask_subscription(
+        self, method: str, name: str, end: str, body: object = None, query: Mapping[str, Any] | None = None
+    ) -> Wire:
+        """Ask about a subscription by its name, or by that of the webhook that it belongs to."""
+        try:
+            return self._ask(method, _path(_SUBSCRIPTIONS, name, end), body, query)
+        except SubscriptionNotFound as missing:
+            if name.startswith(SUBSCRIPTION_PREFIX):
+                raise
+            try:
+                path = _path(_SUBSCRIPTIONS, SUBSCRIPTION_PREFIX + name, end)
+                return self._ask(method, path, body, query)
+            except (SubscriptionNotFound, InvalidInput):
+                raise missing from None
 
     def _ask(
         self, method: str, path: str, body: object = None, query: Mapping[str, Any] | None = None

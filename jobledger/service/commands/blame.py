@@ -50,13 +50,13 @@ def _print(items: "tuple[BlameItem, ...]") -> None:
     now = time.time_ns()
     print_table(
         (
-            Column("Field", flexible=True, least=24),
+            Column("Field", flexible=True, least=20, middle=True),
             Column("Value", flexible=True),
-            Column("Age", right=True),
+            Column("Age", right=True, leaves=4),
             Column("Event", leaves=2),
             Column("Version", right=True, short="Ver", leaves=3),
-            Column("Revision", right=True, short="Rev"),
-            Column("Who", flexible=True, leaves=1),
+            Column("Revision", right=True, short="Rev", leaves=1),
+            Column("Who", flexible=True),
             Column("Why", flexible=True),
         ),
         [

@@ -1,10 +1,37 @@
 """`jobledger completion`: the script that makes a shell complete commands, options and jobs."""
 
+import re
+from typing import Final
+
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
 _PROGRAM = "jobledger"
 _VARIABLE = "_JOBLEDGER_COMPLETE"  # click's convention: the script sets it and calls the program
+
+
+_PLAIN_WORD: Final = re.compile(r"[\w@%+=:,./-]+")
+_SPECIAL: Final = re.compile(r"[^\w@%+=:,./-]")
+
+
+@add_completion_class
+class QuotingBashComplete(BashComplete):
+    """bash inserts a completion as it is: a name with a space has to be quoted already.
+
+    zsh and fish quote by themselves.
+    """
+
+    name = "bash"
+    source_template = BashComplete.source_template.replace("read type value", "read -r type value").replace(
+        "+=($value)", '+=("$value")'
+    )
+
+    def format_completion(self, item: CompletionItem) -> str:
+        """The kind, and the value with a backslash before each character that bash would read."""
+        value = str(item.value)
+        if item.type == "plain" and not _PLAIN_WORD.fullmatch(value):
+            value = _SPECIAL.sub(lambda found: f"\\{found[0]}", value)
+        return f"{item.type},{value}"
 
 
 @click.command()

@@ -42,6 +42,14 @@ class _Run(click.Command):
         return super().parse_args(ctx, [*spelled, *args[end:]])
 
 
+class _Create(_Run):
+    """`job run` that always refuses a job that exists."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Add the option."""
+        return super().parse_args(ctx, ["--create-only", *args])
+
+
 class _Wishes(msgspec.Struct, frozen=True):
     """What is wanted besides the specs."""
 
@@ -176,3 +184,14 @@ def _show_changes(client: "Client", specs: Sequence["JobSpec"], wished: _Wishes,
             print_submission(answer, spec.name, forced=wished.force)
         else:
             click.echo(f"{plain(spec.name) or 'the job'}: nothing would change")
+
+
+create = _Create(
+    "create",
+    params=run.params,
+    callback=run.callback,
+    help="""Submit new jobs: `job run --create-only`.
+
+    It takes the arguments and options of `job run`, and refuses (5) a job that exists.
+    """,
+)

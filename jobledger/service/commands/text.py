@@ -40,6 +40,7 @@ class Column(NamedTuple):
         flexible: whether its values are cut where a terminal is narrow; those of others are shown whole.
         short: its head where a terminal is narrow.
         least: as how many columns of the terminal it keeps of its values, if others can leave for it.
+        middle: whether its values are cut in the middle, as of paths, whose end says most.
         leaves: when it is left out where even that is too wide: 1 first; 0: never.
     """
 
@@ -48,6 +49,7 @@ class Column(NamedTuple):
     flexible: bool = False
     short: str = ""
     least: int = FLEXIBLE_MIN_WIDTH
+    middle: bool = False
     leaves: int = 0
 
 
@@ -88,6 +90,19 @@ def cut(text: str, width: int) -> str:
     while kept and text_width(kept) > width - 1:
         kept = kept[:-1]
     return f"{kept.rstrip()}…" if width > 0 else ""
+
+
+def cut_middle(text: str, width: int) -> str:
+    """The beginning and the end of a text in at most so many columns, with an ellipsis between them."""
+    if text_width(text) <= width:
+        return text
+    head = cut(text, max(width // 2, 1))
+    tail, left = "", width - text_width(head)
+    for character in reversed(text):
+        if text_width(character + tail) > left:
+            break
+        tail = character + tail
+    return head + tail
 
 
 def say(message: str) -> None:
@@ -165,7 +180,12 @@ def _print_fitted(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> 
             max_width=limit,
         )
     for row in rows:
-        table.add_row(*(Text(cell.text, cell.style) for cell in row))
+        table.add_row(
+            *(
+                Text(cut_middle(cell.text, limit) if column.middle and limit else cell.text, cell.style)
+                for cell, column, limit in zip(row, columns, limits, strict=True)
+            )
+        )
     console.print(table)
 
 
