@@ -85,7 +85,7 @@ def test_what_is_wrong_with_a_proof_is_told_with_exit_code_9(
     told = json.loads(operator("audit", "check", str(path), "--key", keys, "-o", "json", code=9).stdout)
     assert (told["OK"], told["Proven"]) == (False, None), "nothing is told that is not proven"
     path.write_text("{}")
-    assert "no proof bundle" in operator("audit", "check", str(path), "--key", keys, code=1).stderr
+    assert "no proof bundle" in operator("audit", "check", str(path), "--key", keys, code=2).stderr
 
 
 def test_later_events_that_no_seal_covers_are_told(operator: Operator, tmp_path: Path, keys: str) -> None:
@@ -121,7 +121,7 @@ def test_one_seal_extends_another(
     assert operator.json("audit", "consistency", *sizes, "--key", keys)["OK"] is True
     assert (
         "name the older one first"
-        in operator("audit", "consistency", str(new), str(old), "--key", keys, code=1).stderr
+        in operator("audit", "consistency", str(new), str(old), "--key", keys, code=2).stderr
     )
     assert (
         "no known key signed"

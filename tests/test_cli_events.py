@@ -216,6 +216,6 @@ def test_a_tail_is_filtered_and_its_lines_are_harmless(tmp_path: Path) -> None:
         assert gone.returncode == 1
         assert "Go on with" not in gone.stderr
         wrong = jobledger(tmp_path, "events", "tail", "--after", "foo", url=service.url)
-        assert wrong.returncode == 1
+        assert wrong.returncode == 2
         assert "Go on with" not in wrong.stderr
         assert "another stream" in gone.stderr

@@ -101,7 +101,7 @@ def test_one_key_writes_once(operator: Operator) -> None:
 def test_bad_files_are_told_and_nothing_is_sent(operator: Operator) -> None:
     """One bad file among good ones: each problem on its line, exit code 1, no job."""
     bad = operator.spec("bad", Type="cron")
-    done = operator("job", "run", operator.spec("good-beside-bad"), bad, code=1)
+    done = operator("job", "run", operator.spec("good-beside-bad"), bad, code=2)
     assert f"{bad}: error: Type: invalid job type" in done.stderr
     assert done.stdout == ""
     operator("job", "describe", "good-beside-bad", code=3)
@@ -111,7 +111,7 @@ def test_a_namespace_is_given_to_specs_that_name_none(operator: Operator) -> Non
     """A spec of another namespace is refused, with both names."""
     operator("job", "run", operator.spec("placed"), "-n", "team-x")
     assert operator.json("job", "describe", "placed", "-n", "team-x")["Job"]["Namespace"] == "team-x"
-    other = operator("job", "run", operator.spec("placed", Namespace="team-y"), "-n", "team-x", code=1)
+    other = operator("job", "run", operator.spec("placed", Namespace="team-y"), "-n", "team-x", code=2)
     assert "team-y" in other.stderr
     assert "team-x" in other.stderr
 
@@ -222,7 +222,7 @@ def test_a_list_is_filtered_paged_and_says_when_there_is_more(operator: Operator
     assert yaml.safe_load(operator("job", "list", "-n", namespace, "-o", "yaml").stdout)["Items"]
     operator("job", "list", "-A", "-n", namespace, code=2)
     assert operator("job", "list", "-n", "empty").stderr == "No jobs found.\n"
-    assert "character 7" in operator("job", "list", "-l", "a in (", code=1).stderr
+    assert "character 7" in operator("job", "list", "-l", "a in (", code=2).stderr
 
 
 def test_a_wait_ends_with_the_state_or_says_why_not(operator: Operator) -> None:
@@ -255,7 +255,7 @@ def test_names_that_look_like_paths_are_found(operator: Operator) -> None:
     """A slash in a name does not lead anywhere else."""
     operator("job", "run", operator.spec("reports/daily ü?#%2F"))
     assert operator.json("job", "describe", "reports/daily ü?#%2F")["Job"]["Version"] == 1
-    operator("job", "describe", "", code=1)
+    operator("job", "describe", "", code=2)
     for name in ("..", "bad/name"):
         assert f"the name {name!r}" in operator("job", "describe", name, code=3).stderr
 
@@ -275,7 +275,7 @@ def test_no_service_is_exit_code_6_with_the_way_to_one(operator: Operator) -> No
     done = operator("job", "list", "--url", "http://127.0.0.1:9", code=6)
     assert "no service answers at http://127.0.0.1:9: connection refused" in done.stderr
     assert "jobledger serve" in done.stderr
-    operator("job", "list", "--url", "ftp://x", code=1)
+    operator("job", "list", "--url", "ftp://x", code=2)
 
 
 def test_a_reader_that_leaves_early_is_no_error(operator: Operator) -> None:
@@ -336,5 +336,5 @@ def test_a_token_from_a_file_says_who(tmp_path: Path) -> None:
         assert [item["Actor"] for item in items] == ["ci"]
         assert "token" in bot("job", "list", code=7).stderr
         bot("job", "run", bot.spec("theirs"), "-n", "other", *flag, code=7)
-        missing = bot("job", "list", "--token-file", str(tmp_path / "none"), code=1)
+        missing = bot("job", "list", "--token-file", str(tmp_path / "none"), code=2)
         assert "No such file" in missing.stderr

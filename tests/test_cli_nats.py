@@ -29,7 +29,7 @@ def test_subscriptions_of_each_form_are_created_and_get_accounts(operator: Opera
     words = ("subscriptions", "create", "billing", "--type", "state", "--state", "failed", "--start", "now")
     assert "billing" in operator(*words).stdout
     operator(*words)
-    assert "types" in operator("subscriptions", "create", "billing", "--start", "now", code=1).stderr
+    assert "types" in operator("subscriptions", "create", "billing", "--start", "now", code=2).stderr
     operator("subscriptions", "create", "shipping", "--members", "4")
     operator("subscriptions", "create", "node", "--plain", "--members", "2")
     shown = operator.json("subscriptions", "create", "audit", "--elastic")

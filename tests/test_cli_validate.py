@@ -124,7 +124,7 @@ def test_every_error_has_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An error that Jobledger raises on purpose becomes a message on stderr and the code of the table."""
-    assert exit_code(errors.InvalidSpec([])) == 1
+    assert exit_code(errors.InvalidSpec([])) == 2
     assert exit_code(errors.JobNotFound()) == 3
     assert exit_code(errors.JobTerminal()) == 4
     assert exit_code(errors.Contention("", job_id="j", revision=1)) == 5

@@ -86,7 +86,7 @@ def test_a_tag_is_typed_wherever_a_version_is(operator: Operator) -> None:
         ("tag", "wherever", "3", "golden", "--delete"),
     ):
         operator("job", *words, code=2)
-    operator("job", "tag", "wherever", "1", "no tag", code=1)
+    operator("job", "tag", "wherever", "1", "no tag", code=2)
 
 
 def test_two_versions_are_told_apart(operator: Operator) -> None:
@@ -105,7 +105,7 @@ def test_two_versions_are_told_apart(operator: Operator) -> None:
     assert operator.json("job", "diff", "differ", "1", "2")["Patch"][0]["op"] == "replace"
     changed = operator.spec("differ", Priority=9)
     assert "~ Priority: 3 → 9\n" in operator("job", "diff", changed).stdout
-    operator("job", "diff", str(operator.home / "none.yaml"), code=1)
+    operator("job", "diff", str(operator.home / "none.yaml"), code=2)
 
 
 def test_a_job_goes_back_to_a_version(operator: Operator) -> None:

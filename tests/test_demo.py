@@ -109,7 +109,7 @@ def test_a_bad_spec_ends_it_before_anything_is_started(tmp_path: Path) -> None:
     workplace.mkdir()
     done = run(workplace, str(SPECS / "bacalhau-testdata-noop.yaml"), str(bad), str(tmp_path / "none.yaml"))
     told = CliRunner().invoke(cli, ["job", "validate", str(bad)]).stdout
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[0] + "\n" == told
     assert "none.yaml: error: can't be read" in done.stderr
     assert done.stdout == ""

@@ -132,7 +132,7 @@ def test_without_a_token_no_other_address_is_listened_on(tmp_path: Path) -> None
         cwd=Path(__file__).parent.parent,
         timeout=60,
     )
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "jobledger token create" in ended.stderr
     assert "Traceback" not in ended.stderr
 

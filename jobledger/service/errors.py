@@ -123,9 +123,12 @@ class ServiceUnreachable(RemoteError):
     """Nobody answers at the address of the service. Nothing was written."""
 
 
-# The first that fits; 2 is click's own, for wrong usage.
+BAD_INPUT_CODE: Final = 2  # also click's own, for wrong usage: bad input has one code, whoever finds it
+
+# The first that fits.
 EXIT_CODES: Final[tuple[tuple[type[JobledgerError], int], ...]] = (
-    (InvalidInput, 1),
+    (InvalidInput, BAD_INPUT_CODE),
+    (PayloadTooLarge, BAD_INPUT_CODE),
     (JobNotFound, 3),
     (AmbiguousId, 3),
     (WebhookNotFound, 3),

@@ -17,6 +17,7 @@ from jobledger.service.demo.checks import Check, check_all
 from jobledger.service.demo.inputs import NamedSpec, Planned, plan_jobs, read_examples
 from jobledger.service.demo.show import StepTeller, check_list, jobs_table, timeline_table
 from jobledger.service.demo.story import NATS_FOLDER, VIEW_FILE, Told, tell
+from jobledger.service.errors import BAD_INPUT_CODE
 from jobledger.service.specfiles import read_spec_file, tell_problems
 
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -64,7 +65,7 @@ def _good_specs(ctx: click.Context, names: Sequence[str]) -> Sequence[NamedSpec]
     for found in files:
         tell_problems(found, err=True)
     if any(found.problems for found in files):
-        ctx.exit(1)
+        ctx.exit(BAD_INPUT_CODE)
     return [NamedSpec(Path(found.file).name, found.spec) for found in files if found.spec is not None]
 
 

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import click
 import msgspec
 
+from jobledger.service.errors import BAD_INPUT_CODE
 from jobledger.service.specfiles import read_spec_file, tell_problems
 from jobledger.store.errors import InvalidInput
 from jobledger.store.spec import JobSpec
 
 
 def good_specs(ctx: click.Context, names: Sequence[str], namespace: str) -> list[JobSpec]:
-    """The specs of these files; bad ones end the command with 1 and every problem.
+    """The specs of these files; bad ones end the command with 2 and every problem.
 
     Args:
         ctx: of the command.
@@ -29,7 +30,7 @@ def good_specs(ctx: click.Context, names: Sequence[str], namespace: str) -> list
         for warning in found.warnings:
             click.echo(f"{found.file}: warning: {warning}", err=True)
     if any(found.problems for found in files):
-        ctx.exit(1)
+        ctx.exit(BAD_INPUT_CODE)
     return [_placed(found.spec, namespace, found.file) for found in files if found.spec is not None]
 
 
