@@ -11,7 +11,7 @@ WORKERS ?= 2
 # Of the property tests in the slow suite; printed, so that a failure can be repeated with SEED=…
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
-.PHONY: help setup run demo test test-slow chaos chromium check format bench lock docs picture clean
+.PHONY: help setup run demo test test-lowest test-slow chaos chromium check format bench lock docs picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,19 @@ demo: $(STAMP) ## run the main job: real specs, a real nats-server, a real SQLit
 
 test: $(STAMP) ## the test suite, in parallel, with fixed seeds (under 4 minutes on 2 cores)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+# What the lowest versions that pyproject.toml allows can break: each dependency has a test here that uses it.
+LOWEST := .venv-lowest
+LOWEST_TESTS := $(addprefix tests/,test_cli_events.py test_cli_terminal.py test_settings.py test_webhook_sending.py \
+	test_webhook_targets.py test_metrics.py test_replay_command.py test_audit_commands.py test_spec_parsing.py \
+	test_events.py test_embedded.py test_log_contract.py test_view_file.py test_openapi.py)
+
+test-lowest: $(STAMP) ## a part of the test suite with the lowest versions of every dependency
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --require-hashes --no-deps -r tests/lowest.lock
+	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --no-build-isolation -e .
+	@$(LOWEST)/bin/python -m pytest -q -p no:cacheprovider -n $(WORKERS) --dist worksteal $(LOWEST_TESTS)
 
 chromium: ## install the browser of the browser tests (Debian, Ubuntu)
 	@sh tests/install_chromium.sh
@@ -72,7 +85,9 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 lock: $(STAMP) ## pin every dependency, with hashes
 	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
 	@$(COMPILE) --extra server pyproject.toml -o deploy/requirements.lock
+	@$(COMPILE) --resolution lowest-direct --extra audit --extra embedded --extra parquet --extra server \
+		pyproject.toml -o tests/lowest.lock
 	@echo "hatchling>=1.27" | $(COMPILE) - -o deploy/build.lock
 
 clean: ## remove what `make` made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
