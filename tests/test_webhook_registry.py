@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import msgspec
 import pytest
 
 from jobledger import InvalidInput, JetStreamLog
@@ -20,7 +21,7 @@ from jobledger.service.webhooks.registry import NewWebhook, Webhooks, Written
 from jobledger.service.webhooks.signing import read_secret
 from jobledger.service.webhooks.targets import Targets, parse_url
 from jobledger.store.errors import LogUnfit
-from tests.webhooks import LOCAL, SECRET, make_webhook, registry
+from tests.webhooks import LOCAL, SECRET, make_webhook, registry, shared_keys
 
 URL = "http://127.0.0.1:9/hook?token=hush"
 
@@ -101,7 +102,7 @@ async def test_a_secret_that_is_made_is_told_once_and_one_that_is_brought_never(
 async def test_a_new_secret_signs_beside_the_old_one_for_a_while(jetstream_log: JetStreamLog) -> None:
     """As long as was said; with no overlap at all the old one ends at once."""
     now = time.time_ns()
-    webhooks = Webhooks(await jetstream_log.records(), Targets(LOCAL), clock=lambda: now)
+    webhooks = Webhooks(await jetstream_log.records(), Targets(LOCAL), shared_keys(), clock=lambda: now)
     old = (await webhooks.add(new("hook"))).secret
     rotated = await webhooks.rotate("hook", overlap_seconds=60)
     assert rotated.webhook.signing(now + 59 * 10**9) == [rotated.secret, old]
@@ -162,11 +163,19 @@ def test_a_record_is_read_by_every_release() -> None:
         b'"types":["t"],"states":["Failed"],"namespace":"n","labels":["a=b"],"created":7,"created_by":"alice",'
         b'"state":"paused","reason":"r"}'
     )
-    webhook = decode_webhook(golden)
-    assert encode_webhook(webhook) == golden
+    keys = shared_keys()
+    webhook = decode_webhook(golden, keys)
+    written = encode_webhook(webhook, keys)
+    assert b"whsec" not in written
+    sealed = msgspec.json.decode(written)["secrets"][0].pop("sealed")
+    assert written == golden.replace(
+        b'"text":"whsec_x","expires":9', b'"expires":9,"sealed":"%b"' % sealed.encode()
+    )
+    found = decode_webhook(written, keys)
+    assert [(each.text, each.expires) for each in found.secrets] == [("whsec_x", 9)]
     assert webhook.subscription == "webhook-hook"
-    assert decode_webhook(golden[:-1] + b',"later":1}') == webhook
+    assert decode_webhook(golden[:-1] + b',"later":1}', keys) == webhook
     with pytest.raises(LogUnfit) as caught:
-        decode_webhook(b'{"secret":"whsec_hush"')
+        decode_webhook(b'{"secret":"whsec_hush"', keys)
     assert "hush" not in str(caught.value)
     assert make_webhook("https://a.example/").state is WebhookState.ENABLED

@@ -1,8 +1,11 @@
 """What the tests of webhooks share: a registry on a real server, events by hand, records."""
 
 import asyncio
+import os
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from jobledger import JetStreamLog
@@ -10,6 +13,7 @@ from jobledger.service.webhooks.deliverer import Handle
 from jobledger.service.webhooks.delivery import Message
 from jobledger.service.webhooks.records import Secret, Webhook
 from jobledger.service.webhooks.registry import Webhooks
+from jobledger.service.webhooks.secretkeys import WebhookKeys
 from jobledger.service.webhooks.signing import secret_of
 from jobledger.service.webhooks.targets import Targets
 
@@ -19,7 +23,14 @@ SECRET = secret_of(bytes(range(32)))
 
 async def registry(log: JetStreamLog, *allowed: str) -> Webhooks:
     """The webhooks of a log."""
-    return Webhooks(await log.records(), Targets(allowed or LOCAL))
+    return Webhooks(await log.records(), Targets(allowed or LOCAL), shared_keys())
+
+
+def shared_keys() -> WebhookKeys:
+    """Keys that all registries of one test session share, as replicas do."""
+    keys = WebhookKeys(Path(tempfile.gettempdir()) / f"jobledger-test-{os.getpid()}" / "webhook-keys.json")
+    keys.ensure()
+    return keys
 
 
 def make_webhook(url: str, name: str = "hook", **fields: Any) -> Webhook:

@@ -184,6 +184,7 @@ WEBHOOK_ADDRESSES_MAX_COUNT = 4  # of one name that are tried
 WEBHOOK_CONNECT_TIMEOUT_SECONDS = 5.0
 WEBHOOK_TIMEOUT_SECONDS = 15.0  # from the name's resolution to the head of the answer
 WEBHOOK_CONNECTIONS_MAX = 100
+WEBHOOK_KEYS_MAX_COUNT = 8  # that encrypt secrets; the newest of them, and the others decrypt what is left
 WEBHOOK_RETRIES = 8  # of an event that the target does not take, before its job is parked: some 4 minutes
 WEBHOOK_RETRY_AFTER_MAX_SECONDS = 3_600.0  # for which a target may ask to be left alone
 WEBHOOK_OUTAGE_JOBS = 3  # whose events fail in a row, and the target counts as down

@@ -93,6 +93,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         _server("hosts, addresses and networks that webhooks may be sent to although they are not public"),
     ] = ()
+    webhook_keys_file: Annotated[
+        Path,
+        _server(
+            "file with the keys that encrypt the secrets of webhooks; the same on every replica",
+            default="data_dir/webhook-keys.json",
+        ),
+    ] = msgspec.field(default_factory=Path)
     event_source: Annotated[
         str,
         _server(
@@ -183,6 +190,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "tokens_file", self.data_dir / "tokens.json")
         if self.audit_keys_file == Path():
             msgspec.structs.force_setattr(self, "audit_keys_file", self.data_dir / "audit" / "keys.json")
+        if self.webhook_keys_file == Path():
+            msgspec.structs.force_setattr(self, "webhook_keys_file", self.data_dir / "webhook-keys.json")
 
     def __repr__(self) -> str:
         """Without secrets, for logs and tracebacks."""

@@ -34,6 +34,7 @@ from jobledger.service.position import default_source, epoch_mark
 from jobledger.service.settings import Settings
 from jobledger.service.streamrecord import RECORD_FILE, StreamRecord
 from jobledger.service.webhooks.opening import OpenWebhooks, open_webhooks
+from jobledger.service.webhooks.secretkeys import WebhookKeys
 from jobledger.service.webhooks.targets import Targets
 from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
 from jobledger.store.embedded.proof import Known
@@ -187,7 +188,16 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         await projector.serve(asof.copies)
         metrics.asof.watch(asof.copies)
         subscriptions = _open_subscriptions(stack, log, metrics)
-        opening = open_webhooks(log, subscriptions, targets, metrics.webhooks, draining, source=source)
+        keys = WebhookKeys(settings.webhook_keys_file)
+        opening = open_webhooks(
+            log,
+            subscriptions,
+            targets,
+            metrics.webhooks,
+            draining,
+            keys=keys,
+            source=source,
+        )
         webhooks = await stack.enter_async_context(opening)
         yield Service(
             settings=settings,

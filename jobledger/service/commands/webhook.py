@@ -1,8 +1,10 @@
 """`jobledger webhook`: send events to a URL, signed; and look at, change and test what is sent."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +13,9 @@ from jobledger.service.commands.shared import EVENT_WORDS, Session, StateChoice,
 from jobledger.service.commands.subscribed import created, events, lag
 from jobledger.service.commands.text import BOLD, Cell, Column, plain, print_table, say, styled
 from jobledger.service.commands.times import Duration
+
+if TYPE_CHECKING:
+    from jobledger.service.webhooks.secretkeys import WebhookKeys
 
 FAILED_CODE = 1
 _SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105  # of the environment
@@ -238,6 +243,55 @@ def delete(*, name: str, yes: bool, session: Session) -> None:
     with session.operators() as operators:
         operators.delete_webhook(name)
     click.echo(f"{plain(name)} deleted", err=True)
+
+
+@webhook.group()
+def key() -> None:
+    """Show and rotate the keys that the secrets of webhooks are encrypted with.
+
+    They are in a file of the service (`webhook_keys_file`), the same on every replica. A service makes the
+    first one by itself.
+    """
+
+
+def _with_keys(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say which file of keys, and it as `keys`."""
+
+    @wraps(function)
+    def run(**kwargs: Any) -> None:
+        from jobledger.service.settings import load_settings
+        from jobledger.service.webhooks.secretkeys import WebhookKeys
+
+        flags = {name: kwargs.pop(name) for name in ("data_dir", "webhook_keys_file", "config")}
+        function(keys=WebhookKeys(load_settings(flags, os.environ).settings.webhook_keys_file), **kwargs)
+
+    for option in (
+        click.option("--config", type=click.Path(path_type=Path), help="File with settings (TOML)."),
+        click.option("--webhook-keys-file", type=click.Path(path_type=Path), help="The file of keys itself."),
+        click.option("--data-dir", type=click.Path(path_type=Path), help="Directory of the service."),
+    ):
+        option(run)
+    return run
+
+
+@key.command("show")
+@_with_keys
+def show_keys(*, keys: "WebhookKeys") -> None:
+    """Show the ids of the keys, the newest first; it encrypts."""
+    for each in reversed(keys.records()):
+        click.echo(f"{each.id}  {each.created}")
+
+
+@key.command("rotate")
+@_with_keys
+def rotate_keys(*, keys: "WebhookKeys") -> None:
+    """Add a key, which encrypts from now on; a service encrypts all secrets with it within a minute.
+
+    Copy the file to every replica that does not share it. Older keys stay in it, eight in all.
+    """
+    new = keys.rotate()
+    click.echo(new.id)
+    say(f"{keys.path} has a new key; copy the file to the replicas that do not share it")
 
 
 def _read_secret(secret: str, file: Path | None) -> str:

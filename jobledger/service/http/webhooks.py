@@ -10,6 +10,7 @@ from litestar.params import FromPath
 
 from jobledger.projections.selectors import parse_selector
 from jobledger.projections.subscribing.filters import parse_states, parse_types
+from jobledger.service.errors import WebhookExists
 from jobledger.service.http.answers import json_answer
 from jobledger.service.http.bodies import Body, number_of, read_body, text_of, texts_of
 from jobledger.service.http.context import AnyRequest, principal_of, service_of
@@ -114,6 +115,8 @@ async def test_webhook(request: AnyRequest, name: Name) -> Response[bytes]:
     principal_of(request).require_admin()
     service = service_of(request)
     webhook = await service.webhooks.registry.get(name)
+    if webhook.locked:
+        raise WebhookExists(f"the webhook {name} can't be signed for: {webhook.locked}")
     event_id = str(uuid_utils.uuid7())
     message = Message(event_id, "", test_event(name, event_id, time.time_ns(), service.hub.source))
     clock = asyncio.get_running_loop().time
@@ -195,7 +198,7 @@ def _wire(service: Service, webhook: Webhook, *, whole: bool) -> dict[str, Any]:
         "CreatedBy": webhook.created_by,
         "Subscription": webhook.subscription,
         "Down": delivery is not None and delivery.endpoint.is_down,
-        "Problem": delivery.endpoint.problem if delivery is not None else "",
+        "Problem": webhook.locked or (delivery.endpoint.problem if delivery is not None else ""),
     }
 
 

@@ -112,6 +112,7 @@ class Deliverer:
     async def _look(self) -> None:
         """Make what runs what is wanted; whatever goes wrong, what runs goes on."""
         try:
+            await self._webhooks.encrypt()
             found = {webhook.name: webhook for webhook in await self._webhooks.all()}
             await self._match(found)
         except JobledgerError as error:
@@ -119,10 +120,16 @@ class Deliverer:
         except Exception:  # noqa: BLE001 - a mistake of ours must not end all deliveries for good
             _log.exception("the webhooks can't be looked at")
         else:
-            self._say("")
+            locked = [
+                f"webhook {each.name} is not delivered: {each.locked}"
+                for each in found.values()
+                if each.locked
+            ]
+            self._say("; ".join(locked))
 
     async def _match(self, found: Mapping[str, Webhook]) -> None:
-        wanted = {name: each for name, each in found.items() if each.state is WebhookState.ENABLED}
+        enabled = {name: each for name, each in found.items() if each.state is WebhookState.ENABLED}
+        wanted = {name: each for name, each in enabled.items() if not each.locked}
         stale = [
             name
             for name, (delivery, _) in self._running.items()

@@ -9,6 +9,7 @@ from jobledger.projections.subscribing.admin import Subscriptions
 from jobledger.service.webhooks.deliverer import Deliverer
 from jobledger.service.webhooks.figures import WebhookFigures
 from jobledger.service.webhooks.registry import Webhooks
+from jobledger.service.webhooks.secretkeys import WebhookKeys
 from jobledger.service.webhooks.sending import Sender
 from jobledger.service.webhooks.source import SubscribedSource
 from jobledger.service.webhooks.targets import Targets
@@ -37,16 +38,19 @@ async def open_webhooks(
     figures: WebhookFigures,
     draining: asyncio.Event,
     *,
+    keys: WebhookKeys,
     source: str,
 ) -> AsyncIterator[OpenWebhooks]:
     """Deliver until the block ends.
 
     Raises:
         LogUnavailable: if the log does not answer.
+        InvalidSettings: if the file of webhook keys can't be read or made.
         LogUnfit: if the stream of the records can't keep the promises.
     """
+    keys.ensure()
     # Apart from the subscriptions' records: who subscribes may read those, and there are secrets in these.
-    registry, sender = Webhooks(await log.records("WEBHOOKS"), targets), Sender(targets)
+    registry, sender = Webhooks(await log.records("WEBHOOKS"), targets, keys), Sender(targets)
     deliverer = Deliverer(registry, SubscribedSource(log, subscriptions, source), sender, figures, draining)
     deliverer.start()
     try:

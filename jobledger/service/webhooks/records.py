@@ -17,6 +17,7 @@ from jobledger.service.limits import (
     WEBHOOK_OVERLAP_MAX_SECONDS,
     WEBHOOK_SECRETS_MAX_COUNT,
 )
+from jobledger.service.webhooks.secretkeys import WebhookKeys, key_id_of
 from jobledger.service.webhooks.targets import Target, parse_url
 from jobledger.store.errors import InvalidInput, LogUnfit
 
@@ -37,12 +38,14 @@ class Secret(msgspec.Struct, frozen=True, omit_defaults=True):
     """What deliveries are signed with.
 
     Attributes:
-        text: `whsec_…`.
+        text: `whsec_…`; empty if it can't be decrypted. Records of earlier releases have it in clear.
         expires: until when, Unix nanoseconds; 0: for ever.
+        sealed: the same, encrypted (`secretkeys`).
     """
 
-    text: str
+    text: str = ""
     expires: int = 0
+    sealed: str = ""
 
     def __repr__(self) -> str:
         """Without it."""
@@ -96,29 +99,63 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def signing(self, now: int) -> list[str]:
         """The secrets that count now (Unix nanoseconds), the newest first."""
-        return [secret.text for secret in self.secrets if not secret.expires or secret.expires > now]
+        return [each.text for each in self.secrets if each.text and (not each.expires or each.expires > now)]
+
+    @property
+    def locked(self) -> str:
+        """Why nothing can be signed; empty if it can."""
+        newest = self.secrets[0] if self.secrets else Secret()
+        if newest.text:
+            return ""
+        return (
+            f"its secret is encrypted with the key {key_id_of(newest.sealed)}, which is not in this service's"
+            " webhook_keys_file: copy that file from the replica that has it, or rotate the secret"
+        )
 
 
 _decoder: Final = msgspec.json.Decoder(Webhook)
 
 
-def encode_webhook(webhook: Webhook) -> bytes:
-    """The record."""
-    return msgspec.json.encode(webhook)
+def encode_webhook(webhook: Webhook, keys: WebhookKeys) -> bytes:
+    """The record, with all secrets encrypted by the newest key; those that can't be read stay as they are.
+
+    Raises:
+        InvalidSettings: if there is no key.
+    """
+    kept = tuple(
+        Secret("", each.expires, keys.encrypt(each.text, webhook.name)) if each.text else each
+        for each in webhook.secrets
+    )
+    return msgspec.json.encode(replace(webhook, secrets=kept))
 
 
-def decode_webhook(record: bytes) -> Webhook:
-    """The webhook of a record.
+def is_encrypted(record: bytes, keys: WebhookKeys) -> bool:
+    """Whether the newest key encrypted each secret of a record; one that can't be read counts as if."""
+    webhook = decode_webhook(record, keys)
+    written = _decoder.decode(record)
+    return all(
+        keys.is_current(sealed.sealed) or not read.text
+        for sealed, read in zip(written.secrets, webhook.secrets, strict=True)
+    )
+
+
+def decode_webhook(record: bytes, keys: WebhookKeys) -> Webhook:
+    """The webhook of a record; a secret that no key opens has an empty text (`Webhook.locked`).
 
     Raises:
         LogUnfit: if it is none that this release understands; what it says is not in the message.
     """
     try:
-        return _decoder.decode(record)
+        webhook = _decoder.decode(record)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise LogUnfit(
             "a webhook's record is not understood; if a newer Jobledger wrote it, upgrade this one"
         ) from None
+    opened = tuple(
+        Secret(text, each.expires) if (text := keys.decrypt(each.sealed, webhook.name)) else each
+        for each in webhook.secrets
+    )
+    return replace(webhook, secrets=opened)
 
 
 def check_name(name: str) -> str:
@@ -164,7 +201,7 @@ def with_secret(webhook: Webhook, text: str, *, overlap_seconds: float, now: int
         )
     until = now + int(overlap_seconds * _NANOSECONDS)
     kept = [
-        Secret(secret.text, min(until, secret.expires or until))
+        replace(secret, expires=min(until, secret.expires or until))
         for secret in webhook.secrets
         if (not secret.expires or secret.expires > now) and until > now and secret.text != text
     ]

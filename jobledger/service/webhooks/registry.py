@@ -29,9 +29,11 @@ from jobledger.service.webhooks.records import (
     check_name,
     decode_webhook,
     encode_webhook,
+    is_encrypted,
     name_of,
     with_secret,
 )
+from jobledger.service.webhooks.secretkeys import WebhookKeys
 from jobledger.service.webhooks.signing import read_secret, secret_of
 from jobledger.service.webhooks.targets import Target, Targets, parse_url
 from jobledger.store.keys import NO_ENTRY, Entry
@@ -95,6 +97,7 @@ class Webhooks:
     Args:
         records: where they are kept.
         targets: where they may be sent.
+        keys: that their secrets are encrypted with.
         clock: Unix nanoseconds.
 
     Attributes:
@@ -102,10 +105,16 @@ class Webhooks:
     """
 
     def __init__(
-        self, records: Records, targets: Targets, *, clock: Callable[[], int] = time.time_ns
+        self,
+        records: Records,
+        targets: Targets,
+        keys: WebhookKeys,
+        *,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._records = records
         self._targets = targets
+        self._keys = keys
         self._clock = clock
         self.changed = asyncio.Event()
 
@@ -117,7 +126,7 @@ class Webhooks:
             LogUnfit: if one of them is not understood.
         """
         entries = await self._entries()
-        return [decode_webhook(entry.value) for _, entry in sorted(entries.items())]
+        return [decode_webhook(entry.value, self._keys) for _, entry in sorted(entries.items())]
 
     async def get(self, name: str) -> Webhook:
         """The one of this name.
@@ -181,6 +190,23 @@ class Webhooks:
         )
         await self._write(webhook, NO_ENTRY)
         return Written(webhook, "" if new.secret else secret, warnings)
+
+    async def encrypt(self) -> int:
+        """Encrypt secrets that are in clear, or by an older key, with the newest; returns how many records.
+
+        Raises:
+            LogUnavailable: if the records can't be read or written.
+            LogUnfit: if one of them is not understood.
+            InvalidSettings: if the file of keys can't be read.
+        """
+        written = 0
+        for _, entry in sorted((await self._entries()).items()):
+            if is_encrypted(entry.value, self._keys):
+                continue
+            with suppress(WebhookExists):  # changed meanwhile: the next look sees to it
+                await self._write(decode_webhook(entry.value, self._keys), entry.revision)
+                written += 1
+        return written
 
     async def remove(self, name: str) -> Webhook:
         """Remove one; its subscription is its deliverers' to end.
@@ -260,10 +286,10 @@ class Webhooks:
         entry = await self._records.get(_key(name)) if is_name else None
         if entry is None:
             raise WebhookNotFound(f"there is no webhook {name!r:.80}")
-        return decode_webhook(entry.value), entry.revision
+        return decode_webhook(entry.value, self._keys), entry.revision
 
     async def _write(self, webhook: Webhook, expect: int) -> None:
-        value = encode_webhook(webhook)
+        value = encode_webhook(webhook, self._keys)
         entry = await self._records.put(_key(webhook.name), value, expect=expect)
         if entry is None or entry.value != value:
             raise _changed_meanwhile(webhook.name)
