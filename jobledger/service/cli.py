@@ -4,9 +4,11 @@ Commands are named here and imported when asked for, so that `jobledger --help` 
 """
 
 import os
+import re
 import sys
+from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 import click
 
@@ -241,6 +243,42 @@ def _end_on_closed_pipe() -> None:
     sys.exit(_PIPE_CLOSED)
 
 
+class _SafeStream:
+    """Standard output or error, through which nobody's text can speak to the terminal.
+
+    Commands escape what they did not make (`text.plain`); this is the second lock, for file names in errors
+    of the system, ids of a hostile service, and whatever is forgotten. Colors pass, and only to terminals.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write it, with what is not printable as escapes."""
+        if not text.isprintable():
+            kept = _STYLED if self._stream.isatty() or _color() else _LAID_OUT
+            text = kept.sub(_passed, text)
+        return self._stream.write(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _passed(found: re.Match[str]) -> str:
+    return found[0] if found[1] or found[0].isprintable() else repr(found[0])[1:-1]
+
+
+# What passes is group 1; every other character is one that may not be printable.
+_LAYOUT = r"[\n\t\r]|[ -~\xa0-\u00ac\u00ae-\u034f]+"
+_LAID_OUT = re.compile(rf"({_LAYOUT})|.", re.DOTALL)
+_STYLED = re.compile(rf"(\x1b\[[0-9;]*m|\x1b\[\?25[hl]|{_LAYOUT})|.", re.DOTALL)
+
+
 def main() -> None:
     """Run the command line; the errors that Jobledger raises on purpose become a message and an exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -248,6 +286,8 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if "_JOBLEDGER_COMPLETE" in os.environ:
         import jobledger.service.commands.completion  # noqa: F401 - registers our completion for bash
+    sys.stdout = cast("TextIO", _SafeStream(sys.stdout))
+    sys.stderr = cast("TextIO", _SafeStream(sys.stderr))
     stdout = sys.stdout
     try:
         code = cli(prog_name="jobledger", standalone_mode=False, color=_color())

@@ -14,8 +14,14 @@ DEFAULT: Final = "default"  # the origin of a value that nobody set
 CONFIG_MAX_BYTES: Final = 1_048_576
 FILE_NAME: Final = "config.toml"
 
-_USERINFO: Final = re.compile(r"(?<=//)[^/@,]*(?=@)")  # what a URL says before its host
+# What URLs say before their hosts, up to the last `@` of each: a password may have `/`, `,` and `@`, too.
+_USERINFO: Final = re.compile(r"(?<=//)(?:(?!,[a-z]+://).)*(?=@)", re.DOTALL)
 _MASK: Final = "********"
+
+
+def without_userinfo(url: str) -> str:
+    """URLs as they may be shown: user and password are masked."""
+    return _USERINFO.sub(_MASK, url)
 
 
 class Setting(NamedTuple):
@@ -56,7 +62,7 @@ class Setting(NamedTuple):
         if self.secret:
             return _MASK
         text = ",".join(value) if isinstance(value, tuple) else str(value)
-        return _USERINFO.sub(_MASK, text)
+        return without_userinfo(text)
 
 
 class Found(NamedTuple):
@@ -104,7 +110,7 @@ def gather(
             try:
                 checked = _value(setting, value, base, is_text=strength != 1)
             except ValueError:
-                told = "" if setting.secret else f" is {value!r:.80}, which"
+                told = "" if setting.secret else f" is {setting.shown(value)!r:.80}, which"
                 problems.append(
                     f"{name} ({origin or setting.env}){told} is not {setting.wanted}{_links(value)}"
                 )

@@ -18,6 +18,7 @@ from jobledger.service.limits import (
     CLIENT_ANSWER_TIMEOUT_SECONDS,
     CLIENT_CONNECT_TIMEOUT_SECONDS,
 )
+from jobledger.service.settings_sources import without_userinfo
 from jobledger.store.errors import InvalidInput, OutcomeUnknown
 
 _ERROR_MIN_STATUS: Final = 300  # our service redirects nobody, and a token must not follow a redirection
@@ -43,7 +44,7 @@ class Target(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         """Without the token, for tracebacks."""
-        return f"Target({self.url!r})"
+        return f"Target({without_userinfo(self.url)!r})"
 
 
 class Transport:
@@ -60,19 +61,20 @@ class Transport:
             headers["Authorization"] = f"Bearer {target.token}"
         if target.actor:
             headers["Jobledger-Actor"] = target.actor.encode("ascii", "backslashreplace").decode()
-        self.url = target.url.rstrip("/")
+        url = target.url.rstrip("/")
+        self.url = without_userinfo(url)  # as it may be shown
         self.has_answered = False
         try:
-            parts = urlsplit(self.url)
+            parts = urlsplit(url)
             self._http = httpx.Client(
-                base_url=self.url,
+                base_url=url,
                 headers=headers,
                 verify=_tls(parts.scheme, target.tls_ca),
                 timeout=_timeout(CLIENT_ANSWER_TIMEOUT_SECONDS),
                 trust_env=parts.hostname not in _LOOPBACK,  # no proxy knows the way to our own loopback
             )
         except (httpx.InvalidURL, ValueError) as error:
-            raise InvalidInput(f"url {self.url!r:.200} is no address of a service: {error}") from None
+            raise self._no_address(error) from None
         if not parts.hostname:
             raise InvalidInput(f"url {self.url!r:.200} names no host; write http://host:port")
 
@@ -158,7 +160,7 @@ class Transport:
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise self._unreachable(error) from None
         except httpx.InvalidURL as error:
-            raise InvalidInput(f"url {self.url!r:.200} is no address of a service: {error}") from None
+            raise self._no_address(error) from None
         except UnicodeEncodeError as error:  # in the query or a header
             raise _not_text(error) from None
         except httpx.DecodingError as error:
@@ -176,6 +178,13 @@ class Transport:
                 )
             parts.append(part)
         return b"".join(parts)
+
+    def _no_address(self, error: Exception) -> InvalidInput:
+        # The error quotes parts of the URL, which may be parts of a password.
+        why = "" if "@" in self.url else f": {error}"
+        return InvalidInput(
+            f"url {self.url!r:.200} is no address of a service{why}; percent-encode a user and password"
+        )
 
     def _unreachable(self, error: Exception) -> ServiceUnreachable:
         cause = _cause(error)

@@ -72,7 +72,7 @@ def describe(
         where = session.namespace(namespace)
         found = client.job(job, namespace=where, wait_for=wait_for, version=version or "", at=at)
         if quiet:
-            click.echo(found.id)
+            click.echo(plain(found.id))
             return
         history = client.history(found.id, version=version or "", limit=DESCRIBE_MAX_EVENTS, at=at)
         tags = client.tags(found.id, at=at)

@@ -16,6 +16,7 @@ from jobledger.service.commands.shared import (
     job_argument,
     namespace_option,
 )
+from jobledger.service.commands.text import say
 from jobledger.service.commands.times import Moment
 from jobledger.service.limits import CLIENT_PAGE_HISTORY, HISTORY_DEFAULT_LIMIT
 
@@ -65,7 +66,7 @@ def history(
     else:
         _print(page.items)
     if page.next_token and len(page.items) >= limit:
-        click.echo(f"There may be more: --limit for more at once, --next-token {page.next_token}", err=True)
+        say(f"There may be more: --limit for more at once, --next-token {page.next_token}")
 
 
 class _Pages:
@@ -151,7 +152,6 @@ def _print(items: "tuple[HistoryAnswer, ...]") -> None:
 
 
 def _say(line: str) -> None:
-    from jobledger.service.commands.text import say
 
     say(line)
 

@@ -17,6 +17,7 @@ from jobledger.service.commands.shared import (
     connected,
     namespace_filter,
 )
+from jobledger.service.commands.text import plain, say
 from jobledger.service.commands.times import Moment, PointText
 
 _MOMENT = Moment()
@@ -108,7 +109,7 @@ def list_jobs(
     elif not quiet and not output.by_line:
         _print(jobs)
     if token:
-        click.echo(f"There are more: --all for all of them, --next-token {token} to go on.", err=True)
+        say(f"There are more: --all for all of them, --next-token {token} to go on.")
 
 
 def _query(filters: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def _query(filters: dict[str, Any]) -> dict[str, Any]:
 def _print_at_once(output: Output, jobs: Sequence[Any]) -> None:
     for job in jobs:
         if output.quiet:
-            click.echo(job.id)
+            click.echo(plain(job.id))
         else:
             output.document(job.wire)
 

@@ -132,7 +132,7 @@ def _print_job(item: "ChangedJob") -> None:
     for event in item.events:
         click.echo(_event_line(event))
     if item.more_events:
-        click.echo(f"  … and {item.more_events} more: jobledger job history {item.job_id}")
+        click.echo(f"  … and {item.more_events} more: jobledger job history {plain(item.job_id)}")
 
 
 def _tag_changes(before: "Mapping[str, int]", after: "Mapping[str, int]") -> "Iterator[ChangeAnswer]":

@@ -87,4 +87,4 @@ def _print_end(job: "JobAnswer", output: Output) -> None:
         state = job.state.state_type
         message = f": {plain(job.state.message)}" if job.state.message else ""
         shown = styled(Cell(state, STATE_STYLES.get(state, "")))
-        click.echo(f"{plain(job.name)} ({job.id}) is {shown}{message}")
+        click.echo(f"{plain(job.name)} ({plain(job.id)}) is {shown}{message}")

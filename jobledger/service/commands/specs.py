@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import click
 import msgspec
 
+from jobledger.service.commands.text import say
 from jobledger.service.errors import BAD_INPUT_CODE
 from jobledger.service.specfiles import read_spec_file, tell_problems
 from jobledger.store.errors import InvalidInput
@@ -28,7 +29,7 @@ def good_specs(ctx: click.Context, names: Sequence[str], namespace: str) -> list
     for found in files:
         tell_problems(found, err=True)
         for warning in found.warnings:
-            click.echo(f"{found.file}: warning: {warning}", err=True)
+            say(f"{found.file}: warning: {warning}")
     if any(found.problems for found in files):
         ctx.exit(BAD_INPUT_CODE)
     return [_placed(found.spec, namespace, found.file) for found in files if found.spec is not None]

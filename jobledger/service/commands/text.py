@@ -118,7 +118,7 @@ class StatusLine:
 
     def show(self, text: str) -> None:
         """Write it over what stood there."""
-        click.echo(f"\r{text:<{self._width}}", nl=False, err=True)
+        click.echo(f"\r{plain(text):<{self._width}}", nl=False, err=True)
         self._width = len(text)
 
     def clear(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import click
 
+from jobledger.service.commands.text import plain
 from jobledger.service.specfiles import SpecFile, read_spec_file, tell_problems
 from jobledger.store.errors import Problem
 
@@ -35,9 +36,9 @@ def validate(ctx: click.Context, files: tuple[str, ...], as_json: bool) -> None:
 def _tell(found: SpecFile) -> None:
     tell_problems(found)
     for warning in found.warnings:
-        click.echo(f"{found.file}: {click.style('warning', fg='yellow')}: {warning}")
+        click.echo(f"{plain(found.file)}: {click.style('warning', fg='yellow')}: {plain(str(warning))}")
     if not found.problems:
-        click.echo(f"{found.file}: {click.style('valid', fg='green')}")
+        click.echo(f"{plain(found.file)}: {click.style('valid', fg='green')}")
 
 
 def _as_json(found: SpecFile) -> str:

@@ -21,8 +21,9 @@ def version(*, client_only: bool, form: str, session: Session) -> None:
     lines = [f"Client   {__version__}"]
     if not client_only:
         from jobledger.service.errors import RemoteError, Timeout  # what only the question needs
+        from jobledger.service.settings_sources import without_userinfo
 
-        url = session.settings.url
+        url = without_userinfo(session.settings.url)
         try:
             with session.client() as client:
                 service = client.version()

@@ -1,5 +1,6 @@
 """The forms in which events are told: lines of JSON, and lines for people; `parquet` is the third."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ class Form(Protocol):
 
 
 class Lines:
-    """A document on each line, as it came."""
+    """A document on each line, as it came; what would speak to a terminal is escaped, as JSON can."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -31,10 +32,20 @@ class Lines:
     def write(self, documents: Sequence[bytes]) -> None:
         """See `Form.write`."""
         if documents:
-            self._target.write(b"\n".join([*documents, b""]))
+            self._target.write(b"\n".join([*map(_escaped, documents), b""]))
 
     def finish(self) -> None:
         """See `Form.finish`."""
+
+
+def _escaped(document: bytes) -> bytes:
+    """The same JSON without C1, bidi and other characters that are not printable: within texts only."""
+    if document.isascii() and b"\x7f" not in document:  # JSON has no other raw control characters
+        return document
+    text = document.decode()
+    if text.isprintable():
+        return document
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text).encode()
 
 
 class Shown:
