@@ -6,12 +6,12 @@ from contextlib import suppress
 
 from jobledger.store.cache import HistoryPlace, HistoryPlaces, JobCache, Known
 from jobledger.store.command import Receipt, receipt_of
-from jobledger.store.errors import LogBroken, LogUnavailable
+from jobledger.store.errors import InvalidInput, LogBroken, LogUnavailable
 from jobledger.store.events import JobEvent, Record, Recorded, read_record
 from jobledger.store.fold import Anomaly, fold, fold_job, fold_job_on
 from jobledger.store.history import HistoryItem, tell
 from jobledger.store.job import Job
-from jobledger.store.limits import READ_MAX_TRIES, RETRY_WAIT_SECONDS
+from jobledger.store.limits import FIND_JOB_MAX_EVENTS, READ_MAX_TRIES, RETRY_WAIT_SECONDS
 from jobledger.store.log import EventLog
 from jobledger.store.subjects import NAMELESS_JOB_ID, job_subject, job_subject_anywhere
 
@@ -153,14 +153,25 @@ class JobReader:
         """The last record of a job of which only the id is known; None if there is no job of it.
 
         Writers of other namespaces may put events for this id on subjects of their own. The job is where an
-        event first created one, as in the view.
+        event first created one, as in the view. How many of their events are read for that is bounded: else
+        such a writer could make every load by id alone slow.
+
+        Raises:
+            InvalidInput: if none of the first FIND_JOB_MAX_EVENTS events creates a job.
         """
+        read = 0
         anywhere = job_subject_anywhere(job_id)
         last = await self._log.read_last(anywhere)
         if last is None:
             return None
         first_lost = ""
         async for record in records_between(self._log, anywhere, after=0, up_to=last.sequence):
+            read += 1
+            if read > FIND_JOB_MAX_EVENTS:
+                raise InvalidInput(
+                    f"job_id {job_id}: its first {FIND_JOB_MAX_EVENTS:,} events, of any namespace, create no"
+                    " job; pass the job's namespace"
+                )
             folded = fold(None, read_record(record))
             if isinstance(folded, Anomaly):
                 continue

@@ -46,6 +46,7 @@ STREAM_TRY_TIMEOUT_SECONDS = 1.0  # for one question about it meanwhile: nobody 
 REPLICA_FILL_TIMEOUT_SECONDS = 600.0  # for one replica of a stream to be filled from the leader
 STREAM_MISSING_SECONDS = 5.0  # so long a stream that existed is looked for before it counts as missing
 READ_PAGE_EVENTS = 500  # events of one job asked for at once
+FIND_JOB_MAX_EVENTS = 5_000  # read to find the namespace of a nameless job's id, before it must be named
 READ_PAGE_BYTES = 4 * 1_048_576
 READ_LEADER_EVENTS = 100  # read one by one from the leader, where a replica left some out
 READ_REPLICA_TRIES = 4  # of the leader, and then of any replica, for a page that lacks records
