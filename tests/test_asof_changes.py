@@ -33,11 +33,11 @@ class Life:
 def lives_of(made: History) -> list[Life]:
     """All jobs, in the order of their creation, folded record by record."""
     lives: dict[str, Life] = {}
+    folded: dict[str, Job | None] = {}
     for record in made.records:
         life = lives.setdefault(record.subject, Life())
-        before = life.moments[-1][1] if life.moments else None
-        after = fold_job_on(before, read_record(record))
-        if after is not None:
+        after = folded[record.subject] = fold_job_on(folded.get(record.subject), read_record(record))
+        if after is not None and not after.status.is_lost and after.status.sequence == record.sequence:
             life.moments.append((record.sequence, after))
     alive = [life for life in lives.values() if life.moments]
     return sorted(alive, key=lambda life: life.moments[0][0])
