@@ -181,9 +181,9 @@ def test_tables_tell_the_sequences_that_points_are_named_by(operator: Operator) 
     sequences = [str(item["Sequence"]) for item in items]
     for column, *words in (
         (1, "job", "history", job_id),
-        (2, "job", "history", job_id, "--follow"),
+        (3, "job", "history", job_id, "--follow"),
         (1, "job", "describe", job_id),
-        (2, "events", "tail", "--after", "0", "--job", job_id, "--limit", "2"),
+        (3, "events", "tail", "--after", "0", "--job", job_id, "--limit", "2"),
     ):
         lines = operator(*map(str, words)).stdout.splitlines()[-2:]
         assert [line.split()[int(column)] for line in lines] == sequences, words
@@ -338,3 +338,15 @@ def test_a_token_from_a_file_says_who(tmp_path: Path) -> None:
         bot("job", "run", bot.spec("theirs"), "-n", "other", *flag, code=7)
         missing = bot("job", "list", "--token-file", str(tmp_path / "none"), code=2)
         assert "No such file" in missing.stderr
+
+
+def test_lists_come_wide_as_names_and_as_csv(operator: Operator) -> None:
+    """Whole ids, names alone, and one line of values for each job after the head."""
+    operator("job", "run", operator.spec("a list, of sorts", Namespace="forms"))
+    job = operator.json("job", "list", "-n", "forms")["Items"][0]
+    assert job["ID"] in operator("job", "list", "-n", "forms", "-o", "wide").stdout
+    assert operator("job", "list", "-n", "forms", "-o", "name").stdout == "a list, of sorts\n"
+    head, line = operator("job", "list", "-n", "forms", "-o", "csv").stdout.splitlines()
+    assert head == "id,name,namespace,type,state,version,revision,create_time"
+    assert line.startswith(f'{job["ID"]},"a list, of sorts",forms,batch,Pending,1,1,20')
+    assert line.endswith("Z")

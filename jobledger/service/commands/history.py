@@ -123,7 +123,7 @@ class _LinePrinter:
         from jobledger.service.client.failures import nanoseconds_of
         from jobledger.service.commands.jobtable import history_row
         from jobledger.service.commands.text import styled
-        from jobledger.service.commands.times import clock_time
+        from jobledger.service.commands.times import exact
 
         cursor = ""
         for item in items:
@@ -137,7 +137,7 @@ class _LinePrinter:
             _, sequence, version, revision, what, who, why = history_row(item, 0)
             text = what if isinstance(what, str) else what.text
             space = " " * max(0, 10 - len(text))
-            when = clock_time(nanoseconds_of(item.time))
+            when = exact(nanoseconds_of(item.time))
             numbers = f"{sequence:>8}  {version:>7}  {revision:>8}"
             click.echo(f"{when}  {numbers}  {styled(what)}{space}  {styled(who)}  {styled(why)}")
         return cursor

@@ -32,9 +32,10 @@ def short_ids(ids: Sequence[str]) -> dict[str, str]:
     return short
 
 
-def print_jobs(jobs: Sequence[JobAnswer], now: int) -> None:
-    """The table of `job list`."""
-    short = short_ids([job.id for job in jobs])
+def print_jobs(jobs: Sequence[JobAnswer], now: int, *, whole: bool = False) -> None:
+    """The table of `job list`; if wanted, with whole ids and nothing cut."""
+    ids = [job.id for job in jobs]
+    short = dict(zip(ids, ids, strict=True)) if whole else short_ids(ids)
     several = len({job.namespace for job in jobs}) > 1
     columns = [
         Column("ID"),
@@ -59,7 +60,7 @@ def print_jobs(jobs: Sequence[JobAnswer], now: int) -> None:
         )
         for job in jobs
     ]
-    print_table(columns, rows)
+    print_table(columns, rows, whole=whole)
 
 
 HISTORY_COLUMNS: Final = (

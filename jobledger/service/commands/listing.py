@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from jobledger.projections.limits import LIST_DEFAULT_LIMIT
-from jobledger.service.commands.output import Output, output_option, quiet_option
+from jobledger.service.commands.output import FORMATS, Output, output_option, quiet_option
 from jobledger.service.commands.shared import (
     TYPES,
     Session,
@@ -21,6 +21,7 @@ from jobledger.service.commands.text import plain, say
 from jobledger.service.commands.times import Moment, PointText
 
 _MOMENT = Moment()
+_CSV_HEAD = ("id", "name", "namespace", "type", "state", "version", "revision", "create_time")
 
 
 @click.command("list")
@@ -73,7 +74,7 @@ _MOMENT = Moment()
     help="As they were then: a time, an age as `2h`, or a sequence.",
 )
 @click.option("--wait-for", metavar="CURSOR", default="", help="As it is after this position, or later.")
-@output_option()
+@output_option(*FORMATS, "wide", "name", "csv")
 @quiet_option
 @connected
 def list_jobs(
@@ -104,7 +105,9 @@ def list_jobs(
                 _print_at_once(output, page.items)
             else:
                 jobs += page.items
-    if output.for_machines and not output.by_line:
+    if form in {"wide", "name", "csv"} and not quiet:
+        _print_as(form, jobs)
+    elif output.for_machines and not output.by_line:
         output.page([job.wire for job in jobs], NextToken=token)
     elif not quiet and not output.by_line:
         _print(jobs)
@@ -151,3 +154,26 @@ def _print(jobs: Sequence[Any]) -> None:
         print_jobs(jobs, time.time_ns())
     else:
         click.echo("No jobs found.", err=True)
+
+
+def _print_as(form: str, jobs: Sequence[Any]) -> None:
+    """Names alone, comma-separated values, or the table with nothing cut."""
+    import csv
+    import sys
+
+    from jobledger.service.commands.jobtable import print_jobs
+    from jobledger.service.commands.text import plain
+    from jobledger.store.values import rfc3339
+
+    if form == "name":
+        for job in jobs:
+            click.echo(plain(job.name))
+    elif form == "wide":
+        print_jobs(jobs, time.time_ns(), whole=True)
+    else:
+        rows = csv.writer(sys.stdout, lineterminator="\n")
+        rows.writerow(_CSV_HEAD)
+        for job in jobs:
+            texts = (job.id, job.name, job.namespace, job.type, job.state.state_type)
+            numbers = (job.version, job.revision, rfc3339(job.create_time))
+            rows.writerow([*map(plain, texts), *numbers])

@@ -14,7 +14,7 @@ from jobledger.service.commands.shared import (
     namespace_filter,
 )
 from jobledger.service.commands.text import BOLD, Cell, plain, say, state_cell, styled
-from jobledger.service.commands.times import PointText, clock_time
+from jobledger.service.commands.times import PointText, exact
 from jobledger.service.limits import CHANGES_DEFAULT_LIMIT
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _event_line(event: "EventAnswer") -> str:
     tag = tag_words(event.tag, event.tag_version) if event.tag else ""
     why = " · ".join(dict.fromkeys(text for text in (tag, event.reason, event.state.message) if text))
     parts = [
-        f"  {clock_time(nanoseconds_of(event.time))}",
+        f"  {exact(nanoseconds_of(event.time))}",
         styled(what) + " " * max(0, 9 - len(what.text)),
         f"v{event.version} r{event.revision}",
         plain(event.actor or "-"),

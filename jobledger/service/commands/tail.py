@@ -20,7 +20,7 @@ from jobledger.service.commands.shared import (
     namespace_filter,
 )
 from jobledger.service.commands.text import BOLD, Cell, cut, plain, say, state_cell, styled, text_width
-from jobledger.service.commands.times import clock_time
+from jobledger.service.commands.times import exact
 
 if TYPE_CHECKING:
     from jobledger.service.client.feed import Feed
@@ -122,7 +122,7 @@ def event_line(event: Mapping[str, Any], width: int | None) -> str:
     shown_id = job_id if width is None else short_ids([job_id])[job_id]
     sequence = read_sequence(event.get("sequence"))
     parts = [
-        clock_time(nanoseconds_of(str(event.get("streamtime")))),
+        exact(nanoseconds_of(str(event.get("streamtime")))),
         plain(f"{'-' if sequence is None else sequence!s:>{_SEQUENCE_WIDTH}}"),
         plain(f"{event.get('namespace')}/{shown_id}"),
         styled(what) + " " * max(0, 9 - len(what.text)),

@@ -128,10 +128,10 @@ class StatusLine:
             click.echo("\r", nl=False, err=True)
 
 
-def print_table(columns: Sequence[Column], rows: Iterable[Row]) -> None:
-    """A table on standard output."""
+def print_table(columns: Sequence[Column], rows: Iterable[Row], *, whole: bool = False) -> None:
+    """A table on standard output; on a terminal fitted to its width, unless it is to be shown whole."""
     texts = [[_cell(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not whole:
         _print_fitted(columns, texts)
         return
     widths = _wanted(columns, texts)

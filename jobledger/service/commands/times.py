@@ -33,11 +33,6 @@ def exact(nanoseconds: int) -> str:
     return f"{datetime.fromtimestamp(nanoseconds // _NANOSECONDS, UTC).astimezone():%Y-%m-%d %H:%M:%S %z}"
 
 
-def clock_time(nanoseconds: int) -> str:
-    """A moment in the reader's time zone without the zone, to the second, as it fits into a line."""
-    return f"{datetime.fromtimestamp(nanoseconds // _NANOSECONDS, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
-
-
 def seconds_of(text: str) -> float | None:
     """A duration such as `90`, `90s`, `1h30m`, `500ms` or `2d` in seconds; None if it is none."""
     if _NUMBER.fullmatch(text):
