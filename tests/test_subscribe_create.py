@@ -198,7 +198,6 @@ async def _nothing(_: object) -> None:
 @pytest.mark.parametrize(
     ("how", "named"),
     [
-        ({"log": None}, "log is of type NoneType"),
         ({"log": 7}, "log is of type int"),
         ({"name": None}, "name is None"),
         ({"name": b"billing"}, "name is b'billing'"),

@@ -27,7 +27,7 @@ from jobledger.projections.selfcheck import SelfCheck
 from jobledger.projections.treereader import TreeReader
 from jobledger.store.errors import JobledgerError
 from jobledger.store.events import Record
-from jobledger.store.fold import fold_job as real
+from jobledger.store.fold import fold_job_on as real
 from tests.disks import fill, small_disk
 from tests.histories import append_all, random_drafts, records_of
 from tests.logs import eventually
@@ -409,12 +409,12 @@ async def test_a_check_that_breaks_is_made_again(tmp_path: Path, monkeypatch: py
     async with running(tmp_path / "view.db") as it:
         broken = iter([True])
 
-        def fold_job(*arguments: object) -> object:
+        def fold_job_on(*arguments: object) -> object:
             if next(broken, False):
                 raise ValueError("a mistake")
             return real(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(selfcheck, "fold_job", fold_job)
+        monkeypatch.setattr(selfcheck, "fold_job_on", fold_job_on)
         check = SelfCheck(it.log, it.projector, it.path, every_seconds=0.02)
         check.start()
         await eventually(lambda: check.checks > 0)

@@ -225,6 +225,7 @@ async def test_every_version_of_a_spec_is_kept(file: ViewFile, view: View) -> No
     job_id = file.add(1)
     for version in (2, 3):
         file.add_spec(1, version * 10, version)
+    file.execute("UPDATE jobs SET version = 3, revision = 3")
     assert (await view.version(job_id, 2)).spec == b'{"v":2}'
     assert [item.version for item in await view.versions(job_id)] == [1, 2, 3]
     assert [item.sequence for item in await view.versions(job_id, after=1, limit=1)] == [20]

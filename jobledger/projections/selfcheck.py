@@ -21,7 +21,7 @@ from jobledger.projections.projector import Projector, ProjectorState
 from jobledger.projections.rows import STATUS_COLUMNS, job_of
 from jobledger.store.errors import JobledgerError
 from jobledger.store.events import Record, Recorded, read_record
-from jobledger.store.fold import Anomaly, fold_job, spec_head
+from jobledger.store.fold import fold_job_on, last_read, spec_head
 from jobledger.store.job import Job
 from jobledger.store.jobs import records_between
 from jobledger.store.log import EventLog
@@ -140,8 +140,7 @@ class SelfCheck:
             return
         folded: Job | None = None
         for record in records:
-            outcome = fold_job(folded, read_record(record))
-            folded = folded if isinstance(outcome, Anomaly) else outcome
+            folded = fold_job_on(folded, read_record(record))
         if folded == job and labels == wanted:
             return
         for record in records:
@@ -162,7 +161,7 @@ class SelfCheck:
             self._log,
             job_subject(status.namespace, status.id),
             after=status.created_sequence - 1,
-            up_to=status.sequence,
+            up_to=last_read(status),
         ):
             recorded = read_record(record)
             named = recorded.event.previous if isinstance(recorded, Recorded) else ""
@@ -171,7 +170,7 @@ class SelfCheck:
             found.append(record)
             if len(found) > VIEW_CHECK_EVENTS:
                 return []
-        return found if found and found[-1].sequence == status.sequence else []
+        return found if found and found[-1].sequence == last_read(status) else []
 
     async def _is_in_tree(self, reader: Reader, record: Record) -> bool:
         """Whether the view's tree has this very record at its place; a view without a tree can't deny it."""

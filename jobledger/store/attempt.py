@@ -184,8 +184,8 @@ class Attempt:
     def _name(self, decision: Decision) -> str:
         if self._known.job is not None:
             return self._known.job.status.name
-        assert isinstance(decision.data, SpecData)  # a job's first event sets its spec
-        return spec_head(decision.data.spec).name
+        # A job's first event sets its spec, except where one that cannot be read came before it.
+        return spec_head(decision.data.spec).name if isinstance(decision.data, SpecData) else ""
 
     async def _find_earlier(self) -> Receipt | None:
         """The first answer, if the event of this id is in the log; looks at each event of the job once."""

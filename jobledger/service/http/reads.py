@@ -232,7 +232,8 @@ async def _history(
         is_shown = wanted and (bool(item.quarantine) or not item.anomaly)
         fits = is_shown and item.time >= since and version in {0, item.version}
         if fits:
-            size += len(item.reason) + (item.state.size if item.state is not None else 0)
+            # A state's details are in the item twice: in State, and in Event for Bacalhau's clients.
+            size += len(item.reason) + (2 * item.state.size if item.state is not None else 0)
         if len(items) == limit or (items and size > HISTORY_PAGE_BYTES):
             more = True
             break
