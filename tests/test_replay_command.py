@@ -254,21 +254,24 @@ def test_a_full_disk_is_told(data_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["ndjson", "parquet", "table"])
-def test_a_file_that_can_not_be_written_leaves_the_old_one(data_dir: Path, tmp_path: Path, form: str) -> None:
+async def test_a_file_that_can_not_be_written_leaves_the_old_one(
+    data_dir: Path, tmp_path: Path, form: str
+) -> None:
     """When there is no room for all of it, the file that was there stays, and nothing is left beside it."""
     path = tmp_path / "events"
     path.write_text("old")
-    process = start(
-        tmp_path,
-        "--data-dir",
-        str(data_dir),
-        "-o",
-        form,
-        "--output-file",
-        str(path),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY)),
-    )
-    _, errors = process.communicate(timeout=60)
+    async with EmbeddedServer(data_dir / "nats") as server:  # the limit is for the output alone
+        process = start(
+            tmp_path,
+            "--nats-url",
+            server.url,
+            "-o",
+            form,
+            "--output-file",
+            str(path),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY)),
+        )
+        _, errors = await asyncio.to_thread(process.communicate, timeout=60)
     assert process.returncode == 1, errors
     assert b"can't write to " in errors
     assert b"nothing there was changed" in errors

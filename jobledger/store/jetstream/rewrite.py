@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.embedded.lock import lock_directory
-from jobledger.store.errors import LogBroken
+from jobledger.store.errors import LogBroken, StoreDamaged
 from jobledger.store.jetstream import blocks
 from jobledger.store.jetstream.declarations import LOG, SEALS, STREAMS
 
@@ -53,14 +53,19 @@ async def rewrite_embedded(
             await opened.close()
     with lock_directory(directory):
         count = await asyncio.to_thread(_rewrite, directory, names, tell)
-    async with EmbeddedServer(directory) as server:
-        opened = await open_log(server.url)
-        try:
-            after = await opened.digest_streams(_unforgetting(log))
-            if after == before:
-                await opened.note_rewritten()
-        finally:
-            await opened.close()
+    try:
+        async with EmbeddedServer(directory) as server:
+            opened = await open_log(server.url)
+            try:
+                after = await opened.digest_streams(_unforgetting(log))
+                if after == before:
+                    await opened.note_rewritten()
+            finally:
+                await opened.close()
+    except StoreDamaged as error:  # the server does not start on what was written
+        with lock_directory(directory):
+            blocks.put_back(directory)
+        raise LogBroken(f"after the rewrite {error}\nThe old blocks were put back") from error
     if after != before:
         with lock_directory(directory):
             blocks.put_back(directory)
