@@ -78,7 +78,7 @@ def test_a_service_is_sealed_and_checked_from_the_command_line(tmp_path: Path) -
         lines = jobledger(tmp_path, "audit", "seals", "--all", "-q", url=url).stdout
         assert lines == "2\n1\n"
         shown = jobledger(tmp_path, "audit", "key", "show", url=url).stdout.splitlines()
-        assert shown[0].split() == ["Signs", "Created", "Retires", "Key"]
+        assert shown[0].split() == ["Signs", "Trusted", "Created", "Retires", "Key"]
         assert shown[1].split()[0] == "yes"
         wrong = jobledger(tmp_path, "audit", "seals", "--notes", "-o", "json", url=url)
         assert wrong.returncode == 2

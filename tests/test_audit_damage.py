@@ -108,8 +108,8 @@ async def test_a_damaged_block_is_named_and_what_follows_is_checked(damaged: Ins
     assert found.log.unjudged == (1 if unreadable[0] > 500 else 2)
     assert found.log.seals == (1 if unreadable[0] > 500 else 0)
     assert set(kinds(found)) <= {Kind.HOLE}
-    job = f"j-{job_of(unreadable[0]):04}"
-    assert job in holes[0].message  # a later event of it names the missing one
+    jobs = {f"j-{job_of(number):04}" for number in range(holes[0].sequence, holes[0].last + 1)}
+    assert any(job in holes[0].message for job in jobs)  # a later event of it names the missing one
 
 
 async def test_a_deleted_range_is_named_with_its_jobs(loose: JetStreamLog) -> None:
