@@ -1,6 +1,7 @@
 """The embedded server: one per directory, on loopback, secrets kept, back when killed, gone when we are."""
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.embedded import server as embedded
+from jobledger.store.embedded import server as server_module
 from jobledger.store.errors import EmbeddedServerError
 from jobledger.store.log import NO_JOB, Appended
 from tests.logs import draft, eventually, whole
@@ -231,3 +233,18 @@ async def test_events_survive_a_restart_in_order(tmp_path: Path) -> None:
         assert await log.info() == info
         assert await whole(log) == before
         await log.close()
+
+
+async def test_a_task_that_swallows_its_cancellation_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The NATS client takes some cancellations for itself; a stop must not wait for ever because of that."""
+    monkeypatch.setattr(server_module, "CANCEL_SECONDS", 0.01)
+
+    async def stubborn() -> None:
+        for _ in range(3):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        await server_module._cancelled([asyncio.create_task(stubborn())])

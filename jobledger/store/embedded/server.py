@@ -60,6 +60,7 @@ from jobledger.store.limits import (
 from jobledger.store.privatefiles import FOLDER_MODE, open_private, tighten_all
 
 START_TIMEOUT_SECONDS = 20.0
+CANCEL_SECONDS = 1.0  # before a task that did not end is cancelled once more
 STOP_TIMEOUT_SECONDS = 10.0
 RESTART_WAIT_SECONDS = (
     0.2  # the first wait before a server that died is restarted; doubles up to the next line
@@ -168,9 +169,7 @@ class EmbeddedServer:
 
     async def stop(self) -> None:
         """Stop it (it writes its state first), and free the directory. Stopping twice is harmless."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _cancelled(self._tasks)
         self._tasks = []
         if self._told is not None:
             self._told.remove()
@@ -609,3 +608,11 @@ async def _in_thread(function: Callable[P, Answer], /, *args: P.args, **kwargs: 
     except asyncio.CancelledError:
         await asyncio.wait({call})
         raise
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end; again, if the NATS client swallowed the cancellation."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=CANCEL_SECONDS)
