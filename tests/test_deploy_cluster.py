@@ -26,7 +26,7 @@ from jobledger import (
     subscribe,
 )
 from jobledger.service.natsaccounts import parse_subscriber, service_requests, subscriber_requests
-from jobledger.store.jetstream import publisher, stream
+from jobledger.store.jetstream import settle, stream
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.log import Appended, Lost
 from tests.cluster import Cluster
@@ -238,7 +238,7 @@ async def test_without_a_majority_nothing_is_acknowledged_and_all_goes_on_afterw
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One node alone takes nothing; what was unknown is known once there are two, and is there once."""
-    monkeypatch.setattr(publisher, "APPEND_TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr(settle, "APPEND_TIMEOUT_SECONDS", 3.0)
     log = await JetStreamLog.connect(cluster.url, SETTINGS)
     assert isinstance(await log.append(draft("before"), expect=0), Appended)
     leader = await cluster.leader()

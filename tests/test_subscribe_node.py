@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobledger import EmbeddedServer, JetStreamLog, Subscriptions
+from jobledger import EmbeddedServer, JetStreamLog, Subscriptions, named_job_id
 from jobledger.store.errors import LogUnavailable
 from jobledger.store.subjects import shard_of
 from tests.clients.nodejs import NODE, install
@@ -20,7 +20,13 @@ from tests.logs import ask, eventually
 from tests.otherlanguages import ROOT, SECTION, WAIT_SECONDS, write_jobs
 from tests.rights import one_server
 
-_LINE = re.compile(r"(\d+) jobledger\.job\.state\.v1 default/(j-[0-9a-f-]+) attempt (\d+)")
+
+def _job_id(name: str) -> str:
+    """The program prints an event's name, and its job's id where it has none."""
+    return name if re.fullmatch(r"j-[0-9a-f-]{36}", name) else named_job_id("default", name)
+
+
+_LINE = re.compile(r"(\d+) jobledger\.job\.state\.v1 default/(\S+) attempt (\d+)")
 
 
 async def truth(log: JetStreamLog) -> dict[str, list[int]]:
@@ -55,7 +61,7 @@ class Program:
                 line = (await self.process.stdout.readline()).decode()
                 found = _LINE.match(line)
                 assert found, f"the program ended, or said {line!r}"
-                self.lines.append((int(found[1]), found[2], int(found[3])))
+                self.lines.append((int(found[1]), _job_id(found[2]), int(found[3])))
 
     async def kill(self) -> None:
         """End it at once; what it said until then is read."""
@@ -63,7 +69,7 @@ class Program:
         self.process.kill()
         for line in (await self.process.stdout.read()).decode().splitlines():
             if found := _LINE.match(line):  # the last may be cut off
-                self.lines.append((int(found[1]), found[2], int(found[3])))
+                self.lines.append((int(found[1]), _job_id(found[2]), int(found[3])))
         await self.process.wait()
 
     async def read_until(self, sequence: int) -> None:

@@ -59,7 +59,7 @@ async def test_events_reach_the_receiver_signed_in_order_and_filtered(tmp_path: 
             (first["JobID"], 1),
             (first["JobID"], 3),
         ]
-        assert (events[0]["sequence"], events[0]["id"]) == (first["Sequence"], first["EvaluationID"])
+        assert (int(events[0]["sequence"]), events[0]["id"]) == (first["Sequence"], first["EvaluationID"])
         assert got[0].headers["webhook-id"] == events[0]["id"]
         assert got[0].path == "/hook?token=hush"
 
@@ -88,18 +88,18 @@ async def test_a_job_whose_event_is_not_taken_waits_and_all_others_go_on(tmp_pat
         assert (parked["JobID"], parked["Sequence"], parked["State"]) == (bad, 1, "retrying")
         assert parked["Name"] == "bad"
         assert parked["Error"].endswith("it answered 422")
-        assert {each.event["sequence"] for each in receiver.got if each.event["subject"] == bad} == {1}
+        assert {int(each.event["sequence"]) for each in receiver.got if each.event["subject"] == bad} == {1}
         receiver.say(answer(204))
         retried = await client.post(f"{SUBSCRIPTIONS}/webhook-hook/retry", json={"JobID": "bad"})
         assert retried.json() == {"Jobs": 1}
-        await receiver.wait_until(lambda got: any(each.event["sequence"] == 2 for each in got))
+        await receiver.wait_until(lambda got: any(int(each.event["sequence"]) == 2 for each in got))
 
         async def is_done() -> bool:
             left: int = (await client.get(f"{SUBSCRIPTIONS}/webhook-hook/parked")).json()["Total"]
             return left == 0
 
         await eventually(is_done, within_seconds=WITHIN_SECONDS)
-        handled = [each.event["sequence"] for each in receiver.got if each.event["subject"] == bad]
+        handled = [int(each.event["sequence"]) for each in receiver.got if each.event["subject"] == bad]
         assert handled[-2:] == [1, 2]
 
 
@@ -242,8 +242,12 @@ async def test_what_is_wrong_with_a_request_is_told(tmp_path: Path) -> None:
 
 
 async def test_several_replicas_deliver_each_event_once(tmp_path: Path, server: EmbeddedServer) -> None:
-    """One delivers, the others stand by; when it ends, another goes on where it was."""
-    how: dict[str, Any] = {"nats_url": server.url, "webhook_allow": LOCAL}
+    """One delivers, the others stand by; when it ends, another goes on where it was. They share the keys."""
+    how: dict[str, Any] = {
+        "nats_url": server.url,
+        "webhook_allow": LOCAL,
+        "webhook_keys_file": tmp_path / "webhook-keys.json",
+    }
     async with receiving() as receiver, running_api(tmp_path / "two", **how) as (_, two):
         async with running_api(tmp_path / "one", **how) as (_, one):
             await add(one, receiver, Secret=SECRET)

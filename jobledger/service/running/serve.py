@@ -139,8 +139,9 @@ def spare_the_collector() -> None:
 def _keep_private(settings: Settings) -> None:
     """Remove other users' rights from files of an older release, and warn about an open folder."""
     folder = settings.data_dir
-    files = (settings.tokens_file, settings.audit_keys_file)
-    tighten_all([folder / ASOF_FOLDER, folder / SEALS_FILE.parent, folder / VIEW_FILE, *files])
+    files = (settings.tokens_file, settings.audit_keys_file, settings.webhook_keys_file)
+    locks = folder.glob(".*.lock")
+    tighten_all([folder / ASOF_FOLDER, folder / SEALS_FILE.parent, folder / VIEW_FILE, *files, *locks])
     if warning := exposure(folder):
         _log.warning("%s", warning)
 
