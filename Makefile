@@ -32,7 +32,7 @@ run: $(STAMP) ## start the service (RUN="--port 8080" adds flags)
 demo: $(STAMP) ## run the main job: real specs, a real nats-server, a real SQLite file
 	@$(BIN)/jobledger demo
 
-test: $(STAMP) ## the test suite, in parallel, with fixed seeds (under 4 minutes on 2 cores)
+test: $(STAMP) ## the test suite, in parallel, with fixed seeds
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ONLY)
 
 # What the lowest versions that pyproject.toml allows can break: each dependency has a test here that uses it.
