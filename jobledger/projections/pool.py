@@ -1,7 +1,8 @@
 """The read connections of one view: one on the event loop, and a few threads that share what is asked."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -131,18 +132,8 @@ class ReaderPool:
         Raises:
             ViewError: if the pool is closed, or the file can't be read.
         """
-        waiting = self._waiting
-        if not waiting:
-            raise self._closed()
-        index = waiting.index(min(waiting))
-        waiting[index] += READER_PACK_STATEMENTS
-        try:
-            return await self._readers[index].rows(sql, parameters)
-        except ViewDamaged as error:
-            self.report_damage(error)
-            raise
-        finally:
-            waiting[index] -= READER_PACK_STATEMENTS
+        with self._least_busy() as reader:
+            return await reader.rows(sql, parameters)
 
     async def page_rows(
         self, sql: str, parameters: Sequence[Any] = (), *, max_bytes: int
@@ -152,13 +143,19 @@ class ReaderPool:
         Raises:
             ViewError: if the pool is closed, or the file can't be read.
         """
+        with self._least_busy() as reader:
+            return await reader.page(sql, parameters, max_bytes=max_bytes)
+
+    @contextmanager
+    def _least_busy(self) -> Iterator[Reader]:
+        """The reader with the least to do, counted as busy meanwhile; damage that it meets is reported."""
         waiting = self._waiting
         if not waiting:
             raise self._closed()
         index = waiting.index(min(waiting))
         waiting[index] += READER_PACK_STATEMENTS
         try:
-            return await self._readers[index].page(sql, parameters, max_bytes=max_bytes)
+            yield self._readers[index]
         except ViewDamaged as error:
             self.report_damage(error)
             raise

@@ -252,14 +252,10 @@ class Attempt:
             async for item in self._reader.story(after=Known(self._known.subject), up_to=self._known):
                 if item.revision > seen and not item.anomaly:
                     missed.append(item)
-                    size += _size(item)
+                    size += item.size
                     while len(missed) > 1 and (size > MISSED_MAX_BYTES or len(missed) > MISSED_MAX_EVENTS):
-                        size -= _size(missed.popleft())
+                        size -= missed.popleft().size
         return type(error)(str(error), job_id=error.job_id, revision=error.revision, missed=missed)
-
-
-def _size(item: HistoryItem) -> int:
-    return len(item.reason) + (item.state.size if item.state is not None else 0)
 
 
 def _rfc3339(milliseconds: int) -> str:

@@ -55,6 +55,11 @@ class HistoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     quarantine: str = ""
     accepted: int = 0
 
+    @property
+    def size(self) -> int:
+        """Characters of the reason and the state: what an item adds to a page, about."""
+        return len(self.reason) + (self.state.size if self.state is not None else 0)
+
 
 def tell(
     records: Iterable[Record], status: JobStatus | None = None

@@ -186,7 +186,7 @@ def _matched(change: JobChange, selector: Sequence[Requirement]) -> JobChange | 
 def _size_of(change: JobChange) -> int:
     """What a change adds to a page, in bytes, about."""
     jobs = sum(size_of_job(job) for job in (change.before, change.after) if job is not None)
-    return jobs + sum(len(item.reason) + (item.state.size if item.state else 0) for item in change.items)
+    return jobs + sum(item.size for item in change.items)
 
 
 async def _candidates(view: View, asked: Between) -> Sequence[JobStatus]:
@@ -221,7 +221,7 @@ async def _change(log: EventLog, status: JobStatus, asked: Between) -> tuple[Job
         if len(items) < CHANGES_JOB_EVENTS and (not items or size <= CHANGES_JOB_BYTES):
             ((item, _),) = tell((record,), was)
             items.append(item)
-            size += job.status.state.size + len(item.reason)
+            size += item.size
             if not states or states[-1] != job.status.state.state_type:
                 states.append(job.status.state.state_type)
     if job is None or job.status.is_lost or not events:
