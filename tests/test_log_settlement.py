@@ -232,12 +232,13 @@ class Load:
         self.log = log
         self.acknowledged: dict[str, int] = {}
         self._stop = False
+        self._random = random.Random(1)
         self._tasks = [asyncio.create_task(self._write(f"job-{number}")) for number in range(writers)]
 
     async def _write(self, job: str) -> None:
         last = NO_JOB
         while not self._stop:
-            event = draft(job, os.urandom(random.randrange(1, 2_000)))
+            event = draft(job, self._random.randbytes(self._random.randrange(1, 2_000)))
             answer: Appended | Lost | None = None
             while answer is None:
                 try:

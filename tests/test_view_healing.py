@@ -23,11 +23,14 @@ from jobledger.projections.errors import (
     ViewRebuilding,
 )
 from jobledger.projections.limits import VIEW_DAMAGED_KEPT, VIEW_REBUILDS_MAX, WAL_KEPT_BYTES
+from jobledger.projections.merkle.tiles import TILE_WIDTH
 from jobledger.projections.selfcheck import SelfCheck
 from jobledger.projections.treereader import TreeReader
 from jobledger.store.errors import JobledgerError
 from jobledger.store.events import Record
 from jobledger.store.fold import fold_job_on as real
+from jobledger.store.job import StateType
+from jobledger.store.subjects import job_subject
 from tests.disks import fill, small_disk
 from tests.histories import append_all, random_drafts, records_of
 from tests.logs import eventually
@@ -346,13 +349,15 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
 # --- the background check ---------------------------------------------------------------------------------
 
 
-async def test_the_check_finds_nothing_in_a_whole_view(tmp_path: Path) -> None:
-    """Whatever happened to the jobs: the sample folds to the same rows."""
+async def test_the_check_finds_nothing_in_a_whole_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happened to the jobs: each folds to the same rows."""
+    monkeypatch.setattr(selfcheck, "VIEW_CHECK_ROWS", EVENTS)  # all jobs, not a sample
     async with running(tmp_path / "view.db") as it:
         check = SelfCheck(it.log, it.projector, it.path, every_seconds=0)
-        for _ in range(3):
-            await check.check()
-        assert (check.checks, check.problem) == (3, "")
+        await check.check()
+        assert (check.checks, check.problem) == (1, "")
 
 
 @pytest.mark.parametrize(
@@ -387,21 +392,63 @@ async def test_the_check_finds_damaged_pages(tmp_path: Path) -> None:
             await check.check()
 
 
-async def test_a_log_that_was_changed_is_not_taken_for_a_damaged_view(tmp_path: Path) -> None:
+def keep_only(log: MemoryLog, records: Sequence[Record]) -> None:
+    """Make these the log's records, as an administrator of the log could."""
+    log._records[:] = records
+    for history in log._by_subject.values():
+        history[:] = []
+    for record in records:
+        log._by_subject.setdefault(record.subject, []).append(record)
+
+
+@pytest.mark.parametrize("tile", ["a complete tile", "the tail"])
+@pytest.mark.parametrize("how", ["changed", "moved", "lost"])
+async def test_a_log_that_was_changed_is_not_taken_for_a_damaged_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tile: str, how: str
+) -> None:
     """The view is the witness then: it is left as it is, and the check says what to run."""
+    monkeypatch.setattr(selfcheck, "VIEW_CHECK_ROWS", EVENTS)  # all jobs, not a sample
     async with running(tmp_path / "view.db") as it:
-        changed = [
-            Record(each.sequence, each.time, each.subject, each.payload.replace(b"Running", b"Failed"))
-            for each in it.log._records
-        ]
-        it.log._records[:] = changed
-        for history in it.log._by_subject.values():
-            history[:] = [changed[each.sequence - 1] for each in history]
+        records = list(it.log._records)
+        # The last event that changed a job's state, before later ones that were passed over.
+        status = next(
+            job.status
+            for job in (await it.view.list()).jobs
+            if (job.status.sequence > TILE_WIDTH) == (tile == "the tail")
+            and job.status.sequence < job.status.passed
+            and b"jobledger.job.state.v1" in records[job.status.sequence - 1].payload
+        )
+        at = status.sequence - 1
+        meant = records[at]
+        if how == "changed":
+            other = b"Failed" if status.state.state_type is StateType.RUNNING else b"Running"
+            payload = meant.payload.replace(status.state.state_type.value.encode(), other)
+            records[at] = Record(meant.sequence, meant.time, meant.subject, payload)
+        elif how == "moved":
+            records[at] = Record(meant.sequence, meant.time, job_subject("default", "j-other"), meant.payload)
+        keep_only(it.log, records)
+        if how == "lost":  # a memory log has no holes: the job's history has one, and the feed
+            it.log._by_subject[meant.subject].remove(meant)
+            follow = it.log.follow
+
+            async def holed(*, after: int, epoch: str | None = None) -> object:
+                feed = await follow(after=after, epoch=epoch)
+                take = feed.take
+
+                async def without(max_records: int) -> Sequence[Record]:
+                    return [record for record in await take(max_records) if record is not meant]
+
+                feed.take = without  # type: ignore[method-assign]
+                return feed
+
+            it.log.follow = holed  # type: ignore[method-assign, assignment]
         before = rows_of(it.path)
         check = SelfCheck(it.log, it.projector, it.path, every_seconds=0)
         await check.check()
+        assert f"event {meant.sequence} is not the one that the view folded" in check.problem
         assert "run `jobledger audit verify`" in check.problem
         assert rows_of(it.path) == before
+        assert it.projector.rebuilds == 0
 
 
 async def test_a_check_that_breaks_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

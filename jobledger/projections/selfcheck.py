@@ -3,7 +3,8 @@
     every so often: each table by SQLite's quick_check ──► some jobs, folded again ──► rebuild if one is wrong
 
 A job counts as wrong only if the view's own Merkle tree confirms that the log still has the events that the
-view folded: a log that was changed is found by `audit verify`, which needs the view as it is.
+view folded, from the job's first one to its last one, whatever jobs they are of: a log that was changed, or
+lost an event, is found by `audit verify`, which needs the view as it is.
 """
 
 import asyncio
@@ -12,11 +13,13 @@ import random
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from jobledger.projections.database import Reader
 from jobledger.projections.errors import ViewDamaged, ViewError
 from jobledger.projections.limits import VIEW_CHECK_EVENTS, VIEW_CHECK_ROWS
 from jobledger.projections.merkle.hashing import leaf_hash
-from jobledger.projections.merkle.tiles import TILE_WIDTH
+from jobledger.projections.merkle.tiles import TILE_WIDTH, split_hashes
 from jobledger.projections.projector import Projector, ProjectorState
 from jobledger.projections.rows import STATUS_COLUMNS, job_of
 from jobledger.store.errors import JobledgerError
@@ -31,13 +34,18 @@ _TABLES: Final = (
     "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
 )
 _JOB_AFTER: Final = (
-    f"SELECT {', '.join(f'j.{column}' for column in STATUS_COLUMNS)}, s.spec"
+    f"SELECT {', '.join(f'j.{column}' for column in STATUS_COLUMNS)}, s.spec,"
+    # In the same statement, so that the projector can't write between the job and its labels.
+    " (SELECT json_group_array(json_array(l.key, l.value)) FROM labels AS l"
+    " WHERE l.created_sequence = j.created_sequence)"
     " FROM jobs AS j JOIN specs AS s ON s.sequence = j.spec_sequence"
     " WHERE j.created_sequence > ? ORDER BY j.created_sequence LIMIT 1"
 )
-_LABELS: Final = "SELECT key, value FROM labels WHERE created_sequence = ?"
-_TILE: Final = "SELECT hashes FROM tree_tiles WHERE level = 0 AND position = ?"
-_HASH_BYTES: Final = 32
+# One statement is one snapshot: hashes that move from the tail to a tile are in exactly one of them.
+_LEAVES: Final = (
+    f"SELECT position * {TILE_WIDTH}, hashes FROM tree_tiles WHERE level = 0 AND position BETWEEN ?1 AND ?2"
+    f" UNION ALL SELECT start, hashes FROM tree_tail WHERE start < (?2 + 1) * {TILE_WIDTH}"
+)
 
 _log = logging.getLogger("jobledger.view")
 
@@ -115,8 +123,8 @@ class SelfCheck:
                     raise ViewDamaged(f"the view {self._path} is damaged, in the table {table}: {found:.200}")
             [(last,)] = await reader.rows("SELECT sequence FROM checkpoint")
             self.problem = ""
-            for _ in range(min(VIEW_CHECK_ROWS, last)):
-                await self._check_job(reader, self._random.randrange(last))
+            for after in self._random.sample(range(last), min(VIEW_CHECK_ROWS, last)):
+                await self._check_job(reader, after)
         finally:
             await reader.close()
         self.checks += 1
@@ -127,7 +135,7 @@ class SelfCheck:
             return
         try:
             job = job_of(rows[0])
-            labels = set(await reader.rows(_LABELS, (job.status.created_sequence,)))
+            labels = {(key, value) for key, value in msgspec.json.decode(rows[0][-1])}
             wanted = set(spec_head(job.spec).labels.items())
         except ViewError:
             raise
@@ -143,14 +151,14 @@ class SelfCheck:
             folded = fold_job_on(folded, read_record(record))
         if folded == job and labels == wanted:
             return
-        for record in records:
-            if not await self._is_in_tree(reader, record):
-                self.problem = (
-                    f"the log and the view differ in job {job.status.id}, and event {record.sequence} is not"
-                    " the one that the view folded: run `jobledger audit verify`"
-                )
-                _log.error("%s", self.problem)
-                return
+        changed = await self._changed_event(reader, job.status.created_sequence, records[-1].sequence)
+        if changed:
+            self.problem = (
+                f"the log and the view differ in job {job.status.id}, and event {changed} is not"
+                " the one that the view folded: run `jobledger audit verify`"
+            )
+            _log.error("%s", self.problem)
+            return
         raise ViewDamaged(f"the view {self._path} has other rows of job {job.status.id} than its events give")
 
     async def _events_of(self, job: Job) -> list[Record]:
@@ -172,14 +180,34 @@ class SelfCheck:
                 return []
         return found if found and found[-1].sequence == last_read(status) else []
 
-    async def _is_in_tree(self, reader: Reader, record: Record) -> bool:
-        """Whether the view's tree has this very record at its place; a view without a tree can't deny it."""
-        position, at = divmod(record.sequence - 1, TILE_WIDTH)
-        tiles = await reader.rows(_TILE, (position,))
-        if not tiles:
-            return True
-        hashes = bytes(tiles[0][0])[at * _HASH_BYTES : (at + 1) * _HASH_BYTES]
-        return not hashes or hashes == leaf_hash(record)
+    async def _changed_event(self, reader: Reader, first: int, last: int) -> int:
+        """The first sequence in a range at which the log hasn't the record that the view folded; 0 if none.
+
+        All of the range is read, not only the job's own events: the log may have lost one of them, or have it
+        on the subject of another job now. That takes less than the rebuild that would follow. A view without
+        a tree, or whose tree ends at a hole in the log, knows no better.
+        """
+        feed = await self._log.follow(after=first - 1)
+        try:
+            after = first - 1
+            while after < last:
+                records = {record.sequence: record for record in await feed.take(TILE_WIDTH)}
+                up_to = min(last, max(records))
+                for sequence, wanted in (await _leaves(reader, after + 1, up_to)).items():
+                    record = records.get(sequence)
+                    if record is None or leaf_hash(record) != wanted:
+                        return sequence
+                after = up_to
+        finally:
+            await feed.close()
+        return 0
+
+
+async def _leaves(reader: Reader, first: int, last: int) -> dict[int, bytes]:
+    """The hashes that the view's tree has of the records in a range of sequences."""
+    rows = await reader.rows(_LEAVES, ((first - 1) // TILE_WIDTH, (last - 1) // TILE_WIDTH))
+    leaves = {start + at: leaf for start, hashes in rows for at, leaf in enumerate(split_hashes(hashes), 1)}
+    return {sequence: leaves[sequence] for sequence in range(first, last + 1) if sequence in leaves}
 
 
 async def _first(reader: Reader, pragma: str) -> str:
