@@ -284,9 +284,10 @@ def test_a_job_that_does_not_exist_is_at_revision_zero() -> None:
 
 def test_contention_says_what_to_do() -> None:
     """Giving up names the job, the number of attempts and the remedy."""
-    error = contention(ID, 7)
+    known = job()
+    error = contention(known, job_id=ID)
     assert isinstance(error, Contention)
-    assert (error.job_id, error.revision) == (ID, 7)
+    assert (error.job_id, error.revision, error.sequence) == (ID, 3, known.status.sequence)
     assert "50 attempts lost the race" in str(error)
     assert "try again later" in str(error)
 

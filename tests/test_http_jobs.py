@@ -1,7 +1,7 @@
 """Jobs over HTTP: what a write answers, what a read sees, and what a conflict tells."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,9 +13,11 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobledger import named_job_id
+from jobledger import Ledger, State, StateType, named_job_id
+from jobledger.service import wiring
 from jobledger.service.http import compare, reads
 from jobledger.service.wiring import Service
+from jobledger.store.events import Record
 from tests.api import job_body, running_api
 
 ID = named_job_id("default", "etl")
@@ -75,6 +77,42 @@ async def test_a_read_sees_what_this_service_has_acknowledged(client: httpx.Asyn
         assert len(listed["Items"]) == number + 1
 
 
+async def test_a_job_that_was_answered_here_is_not_read_from_a_view_that_lacks_it(
+    api: tuple[Service, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Created, changed, or named in a 412: read from the log; any other job from the view."""
+    service, client = api
+    for name in ("changed", "raced", "other"):
+        await submit(client, "lag", Name=name)
+    await client.get("/jobs")  # the view has them
+    go_on, project = asyncio.Event(), service.projector._project
+
+    async def held(records: Sequence[Record]) -> None:
+        await go_on.wait()
+        await project(records)
+
+    monkeypatch.setattr(wiring, "OWN_WRITE_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(service.projector, "_project", held)
+    running, where = {"StateType": "Running"}, {"namespace": "lag"}
+    try:
+        await submit(client, "lag", Name="created")
+        assert (await client.put("/jobs/changed/state", json=running, params=where)).status_code == 200
+        elsewhere = Ledger(service.log)
+        for name in ("raced", "other"):
+            await elsewhere.set_state(named_job_id("lag", name), State(StateType.RUNNING))
+        late = await client.put("/jobs/raced/state", json=running, params=where, headers={"If-Match": '"1"'})
+        assert (late.status_code, late.json()["Revision"]) == (412, 2)
+        for name, revision in (("created", 1), ("changed", 2), ("raced", 2), ("other", 1)):
+            read = await client.get(f"/jobs/{name}", params=where)
+            assert read.status_code == 200, read.text
+            assert (name, read.json()["Job"]["Revision"]) == (name, revision)
+        assert (await client.get("/jobs/never", params=where)).status_code == 404
+    finally:
+        go_on.set()
+    position = {**where, "wait_for": str(late.json()["Sequence"])}
+    assert (await client.get("/jobs/raced", params=position)).json()["Job"]["Revision"] == 2
+
+
 async def test_of_two_writers_with_if_match_exactly_one_wins(client: httpx.AsyncClient) -> None:
     """The other one is told 412, the present revision, and the events that it missed."""
     job_id = (await submit(client, "race"))["JobID"]
@@ -93,6 +131,7 @@ async def test_of_two_writers_with_if_match_exactly_one_wins(client: httpx.Async
         assert (won.status_code, lost.status_code) == (200, 412)
         problem = lost.json()
         assert (problem["Code"], problem["Revision"]) == ("ConflictJobRevision", revision + 1)
+        assert problem["Sequence"] == won.json()["Sequence"]
         [missed] = problem["Missed"]
         assert (missed["EventID"], missed["Revision"]) == (won.json()["EvaluationID"], revision + 1)
 

@@ -37,7 +37,14 @@ def make(cls: type[errors.JobledgerError]) -> errors.JobledgerError:
     """An error of this class, whatever its constructor takes."""
     error = cls.__new__(cls)
     Exception.__init__(error, "what is wrong")
-    fields = {"problems": (), "missed": (), "candidates": (), "revision": 3, "retry_after_seconds": 2}
+    fields = {
+        "problems": (),
+        "missed": (),
+        "candidates": (),
+        "revision": 3,
+        "sequence": 4,
+        "retry_after_seconds": 2,
+    }
     for name, value in (fields | {"job_id": "j-1", "event_id": "e-1"}).items():
         setattr(error, name, value)
     return error

@@ -15,6 +15,7 @@ VERSIONS_SCANS_MAX_PER_CLIENT = 2  # of these, for one client while it has a tok
 
 # --- reading ------------------------------------------------------------------------------------------------
 OWN_WRITE_WAIT_SECONDS = 1.0  # how long a read waits for what this very process has acknowledged
+OWN_WRITES_MAX_JOBS = 10_000  # remembered one by one until the view has them; the rest by one position
 WAIT_DEFAULT_SECONDS = 5.0  # of `wait_for`
 HISTORY_DEFAULT_LIMIT = 100
 HISTORY_MAX_LIMIT = 1_000

@@ -23,6 +23,7 @@ from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.idempotency import IdempotentWrites
 from jobledger.service.limits import (
     OWN_WRITE_WAIT_SECONDS,
+    OWN_WRITES_MAX_JOBS,
     QUEUE_MAX_PER_CLIENT,
     VERSIONS_SCANS_MAX,
     VERSIONS_SCANS_MAX_PER_CLIENT,
@@ -120,21 +121,43 @@ def _too_many_wait(waiting: int) -> TooManyRequests:
 
 
 class OwnWrites:
-    """Lets a read on the process that acknowledged a write see that write.
+    """Lets a read on the process that answered a write see that write.
 
-    Clients create a job and read it at once, without saying `wait_for`; a 404 then would be a riddle.
+    Clients create a job and read it at once, without `wait_for`; a 404 would be wrong then. A read waits a
+    moment for the view (`visible`); a job that the view still `lacks` is read from the log.
     """
 
     def __init__(self, projector: Projector) -> None:
         self._projector = projector
         self._sequence = 0
+        self._unseen: dict[str, int] = {}  # the last event of a job that the view may lack; oldest first
+        self._forgotten = 0  # the last event of all jobs that `_unseen` had no room for
 
-    def note(self, sequence: int) -> None:
-        """Remember that this event was acknowledged here."""
+    def note(self, job_id: str, sequence: int) -> None:
+        """Remember that a client was answered with this event of a job."""
+        seen = self._projector.sequence
+        if sequence <= seen:
+            return
         self._sequence = max(self._sequence, sequence)
+        self._unseen[job_id] = max(sequence, self._unseen.pop(job_id, 0))
+        while self._unseen:
+            oldest = next(iter(self._unseen))
+            if self._unseen[oldest] > seen:
+                if len(self._unseen) <= OWN_WRITES_MAX_JOBS:
+                    break
+                self._forgotten = max(self._forgotten, self._unseen[oldest])
+            del self._unseen[oldest]
+
+    def lacks(self, job_id: str, checkpoint: int) -> bool:
+        """Whether a view at this checkpoint lacks an event of this job that a client was answered with."""
+        return checkpoint < max(self._forgotten, self._unseen.get(job_id, 0))
+
+    def lacks_any(self, checkpoint: int) -> bool:
+        """Whether a view at this checkpoint lacks such an event of any job."""
+        return checkpoint < self._sequence
 
     async def visible(self) -> None:
-        """Wait until the view has all of them, within OWN_WRITE_WAIT_SECONDS; then read what there is."""
+        """Wait until the view has all of them, for OWN_WRITE_WAIT_SECONDS at most."""
         if self._projector.state in (ProjectorState.REBUILDING, ProjectorState.WAITING):
             return  # it takes longer than that: a single job is read from the log instead
         if self._projector.sequence < self._sequence:

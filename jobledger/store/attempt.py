@@ -120,7 +120,7 @@ class Attempt:
             await asyncio.sleep(_random.uniform(0, wait_seconds))
             wait_seconds = min(2 * wait_seconds, COMMAND_MAX_WAIT_SECONDS)
             await self._refresh()
-        error = contention(command.job_id, _revision(self._known.job))
+        error = contention(self._known.job, job_id=command.job_id)
         raise await self._with_missed(error, self._seen_revision)
 
     @property
@@ -255,7 +255,13 @@ class Attempt:
                     size += item.size
                     while len(missed) > 1 and (size > MISSED_MAX_BYTES or len(missed) > MISSED_MAX_EVENTS):
                         size -= missed.popleft().size
-        return type(error)(str(error), job_id=error.job_id, revision=error.revision, missed=missed)
+        return type(error)(
+            str(error),
+            job_id=error.job_id,
+            revision=error.revision,
+            sequence=error.sequence,
+            missed=missed,
+        )
 
 
 def _rfc3339(milliseconds: int) -> str:

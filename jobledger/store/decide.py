@@ -223,16 +223,18 @@ def check_revision(job: Job | None, expected_revision: int | None, *, job_id: st
             " read it again, and decide on what it is now",
             job_id=job_id,
             revision=current,
+            sequence=job.status.sequence if job is not None else 0,
         )
 
 
-def contention(job_id: str, revision: int) -> Contention:
+def contention(job: Job | None, *, job_id: str) -> Contention:
     """The error for a command that lost the race too often."""
     return Contention(
         f"job {job_id}: {COMMAND_MAX_ATTEMPTS} attempts lost the race against other writers;"
         " nothing was written; try again later",
         job_id=job_id,
-        revision=revision,
+        revision=job.status.revision if job is not None else 0,
+        sequence=job.status.sequence if job is not None else 0,
     )
 
 

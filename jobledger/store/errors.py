@@ -148,14 +148,22 @@ class Conflict(JobledgerError):
     Attributes:
         job_id: the job.
         revision: its current revision.
+        sequence: of its last event; a read that waits for it sees that revision. 0: there is no such job.
         missed: the events that the caller had not seen, oldest first (bounded; the newest are kept).
     """
 
     def __init__(
-        self, message: str, *, job_id: str, revision: int, missed: "Sequence[HistoryItem]" = ()
+        self,
+        message: str,
+        *,
+        job_id: str,
+        revision: int,
+        sequence: int = 0,
+        missed: "Sequence[HistoryItem]" = (),
     ) -> None:
         self.job_id = job_id
         self.revision = revision
+        self.sequence = sequence
         self.missed = tuple(missed)
         super().__init__(message)
 

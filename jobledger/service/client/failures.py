@@ -63,10 +63,9 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
         found = value if isinstance(value, list) else []
         return [each for each in found[:most] if isinstance(each, Mapping)]
 
-    @property
-    def revision(self) -> int:
-        """The job's present revision; 0 if it is not told."""
-        value = self.wire.get("Revision")
+    def number(self, name: str) -> int:
+        """A field that is a whole number; 0 if it is absent or something else."""
+        value = self.wire.get(name)
         return value if isinstance(value, int) else 0
 
 
@@ -125,7 +124,8 @@ def _conflict(answered: Answered) -> JobledgerError:
     return kind(
         answered.message,
         job_id=answered.text("JobID"),
-        revision=answered.revision,
+        revision=answered.number("Revision"),
+        sequence=answered.number("Sequence"),
         missed=[_missed(each) for each in answered.items("Missed", MISSED_MAX_EVENTS)],
     )
 

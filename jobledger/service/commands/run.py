@@ -153,6 +153,7 @@ def _exists_already(spec: "JobSpec", error: RevisionMismatch) -> RevisionMismatc
         " --create-only to update it, or take another name",
         job_id=error.job_id,
         revision=error.revision,
+        sequence=error.sequence,
     )
 
 

@@ -71,7 +71,7 @@ async def await_position(service: Service, query: Query, timeout_seconds: float 
 
 
 async def find_job(request: AnyRequest, ref: str, namespace: str) -> Job:
-    """The job that a request means, as the view has it.
+    """The job that a request means, as the view has it, or the log if the view lacks what was answered here.
 
     Args:
         request: says who asks, and `wait_for`.
@@ -82,21 +82,27 @@ async def find_job(request: AnyRequest, ref: str, namespace: str) -> Job:
         JobNotFound: if there is none, or none that may be seen.
         JobQuarantined: if it may be seen, and no event that creates it can be read.
         AmbiguousId: if it is the beginning of several ids.
+        LogUnavailable: if the view lacks what was answered here of this job, and the log can't be read.
     """
     service, principal = service_of(request), principal_of(request)
     ref = with_slashes(ref)
+    checkpoint = 0
     try:
         await await_position(service, query_of(request))
-        return await service.view.get(ref, namespace=namespace or None, visible=principal.visible)
+        checkpoint = service.projector.sequence
+        job = await service.view.get(ref, namespace=namespace or None, visible=principal.visible)
     except ViewError as unreadable:
         return await _despite_view(request, ref, namespace, unreadable)
     except JobNotFound as not_found:
         lost = await _find_lost(service, principal, ref, namespace or DEFAULT_NAMESPACE)
         if lost is not None:
             check_not_quarantined(lost)
-        if not service.projector.trouble:
+        if not (service.projector.trouble or service.own_writes.lacks_any(checkpoint)):
             raise
         return await _despite_view(request, ref, namespace, not_found)
+    if service.own_writes.lacks(job.status.id, checkpoint):
+        return await service.ledger.load(job.status.id, namespace=job.status.namespace)
+    return job
 
 
 async def _despite_view(request: AnyRequest, ref: str, namespace: str, error: JobledgerError) -> Job:

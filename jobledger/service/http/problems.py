@@ -58,7 +58,11 @@ KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
     (errors.Refused, Kind(409, "ConflictJobState")),
     (
         errors.RevisionMismatch,
-        Kind(412, "ConflictJobRevision", "Read the job again, and decide on what it is now"),
+        Kind(
+            412,
+            "ConflictJobRevision",
+            "Read the job again, on another replica with `wait_for=<Sequence>`, and decide on what it is now",
+        ),
     ),
     (errors.Conflict, Kind(409, "ConflictJobRevision", "Other writers were faster; try again")),
     (errors.OutcomeUnknown, Kind(503, "OutcomeUnknown", "Ask again with the same Idempotency-Key")),
@@ -220,7 +224,12 @@ def _more(error: BaseException) -> dict[str, Any]:
             }
         case errors.Conflict():
             missed = [history_item(error.job_id, item) for item in error.missed]
-            return {"JobID": error.job_id, "Revision": error.revision, "Missed": missed}
+            return {
+                "JobID": error.job_id,
+                "Revision": error.revision,
+                "Sequence": error.sequence,
+                "Missed": missed,
+            }
         case errors.JobExists() | errors.JobQuarantined():
             return {"JobID": error.job_id}
         case errors.OutcomeUnknown():

@@ -285,6 +285,7 @@ class Problem(msgspec.Struct):
     details: dict[str, str] | UnsetType = field(name="Details", default=UNSET)
     problems: list[Fault] | UnsetType = field(name="Problems", default=UNSET)
     revision: int | UnsetType = field(name="Revision", default=UNSET)
+    sequence: int | UnsetType = field(name="Sequence", default=UNSET)
     missed: list[HistoryItem] | UnsetType = field(name="Missed", default=UNSET)
     candidates: list[str] | UnsetType = field(name="Candidates", default=UNSET)
     event_id: str | UnsetType = field(name="EventID", default=UNSET)

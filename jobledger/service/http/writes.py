@@ -36,7 +36,7 @@ from jobledger.service.idempotency import Answer, WriteRequest
 from jobledger.service.versions import version_of
 from jobledger.service.wiring import Service
 from jobledger.store.command import About, Receipt
-from jobledger.store.errors import InvalidInput, JobledgerError, JobNotFound, RevisionMismatch
+from jobledger.store.errors import Conflict, InvalidInput, JobledgerError, JobNotFound, RevisionMismatch
 from jobledger.store.job import JobStatus
 from jobledger.store.ledger import Ledger
 from jobledger.store.reading import ReadSpec
@@ -68,11 +68,12 @@ _FIELDS: Final = {
 Command = Callable[[About], Awaitable[Receipt]]
 
 
-class _SequenceOnly(msgspec.Struct, rename="pascal"):
-    sequence: int
+class _Position(msgspec.Struct):
+    job_id: str = msgspec.field(name="JobID")
+    sequence: int = msgspec.field(name="Sequence")
 
 
-_sequence_decoder: Final = msgspec.json.Decoder(_SequenceOnly)
+_position_decoder: Final = msgspec.json.Decoder(_Position)
 
 
 @route("/jobs", http_method=["PUT", "POST"], status_code=200)
@@ -284,7 +285,7 @@ async def _answer(
     async def run(event_id: str | None) -> Answer:
         service.tokens.require_valid(principal)  # looking for the job, and for the key's turn, took a while
         receipt = await command({**about, "event_id": event_id})
-        service.own_writes.note(receipt.sequence)
+        service.own_writes.note(receipt.job_id, receipt.sequence)
         told = warnings if receipt.changed or not unchanged else [*warnings, unchanged]
         more: dict[str, object] = {"JobVersion": receipt.version} if name == "rerun" else {}
         wire = receipt_wire(receipt, service.mark, told, **more)
@@ -295,6 +296,8 @@ async def _answer(
         if answer.replayed:
             service.tokens.require_valid(principal)
     except JobledgerError as error:
+        if isinstance(error, Conflict):  # "read the job again" must not show what the caller knew before
+            service.own_writes.note(error.job_id, error.sequence)
         service.metrics.write(name, type(error).__name__)
         raise
     service.metrics.write(name, "written" if answer.changed else "unchanged")
@@ -302,7 +305,8 @@ async def _answer(
     if answer.replayed:
         headers.append((b"idempotency-replayed", b"true"))
         # Another replica may have acknowledged it; from now on, so did this one.
-        service.own_writes.note(_sequence_decoder.decode(answer.body).sequence)
+        position = _position_decoder.decode(answer.body)
+        service.own_writes.note(position.job_id, position.sequence)
     return Ready(bytes(answer.body), headers)
 
 
