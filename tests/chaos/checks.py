@@ -93,9 +93,9 @@ def _token_of(recorded: Recorded) -> str:
 
 
 def problems_of_reads(calls: Iterable[Call]) -> list[str]:
-    """Reads of a view that waited for their client's last write, and did not see it."""
+    """Reads of a view that waited for a position which their client was answered, and did not see it."""
     return [
-        f"a read saw revision {call.revision} after {call.floor} had been acknowledged to its client: {call}"
+        f"a read saw revision {call.revision}, and waited for the position of {call.floor}: {call}"
         for call in calls
         if call.verb == "read" and call.outcome == "ok" and call.revision < call.floor
     ]

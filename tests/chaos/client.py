@@ -112,6 +112,7 @@ class Writer:
         self._recorder = Recorder(Path(plan.file))
         self._number = 0
         self._seen: dict[str, int] = {}  # the newest revision that this client was answered, by job
+        self._floors: dict[str, int] = {}  # the newest whose position it knows, and passes when it reads
 
     async def run(self) -> None:
         """Work until stopped."""
@@ -130,7 +131,7 @@ class Writer:
                 client=self._plan.name,
                 verb=verb,
                 job=job,
-                floor=self._seen.get(job, 0),
+                floor=self._floors.get(job, 0),
             )
             if verb == "create":
                 call.expected = 0
@@ -142,6 +143,8 @@ class Writer:
             self._recorder.end(call)
             if call.outcome == "ok" or call.revision:
                 self._seen[job] = max(self._seen.get(job, 0), call.revision)
+                if call.sequence:  # a read over HTTP has none: the next one may be on a replica that lags
+                    self._floors[job] = max(self._floors.get(job, 0), call.revision)
 
 
 class HttpDoor:
@@ -214,7 +217,7 @@ class HttpDoor:
             call.event_id = told.get("EvaluationID", "")
             call.sequence = int(told.get("Sequence", 0))
             call.changed = bool(call.event_id) and call.verb != "read"
-            self._last_sequence[call.job] = max(self._last_sequence.get(call.job, 0), call.sequence)
+            self._pass_from_now_on(call)
             return True
         code = told.get("Code", "") if isinstance(told, dict) else ""
         call.error = f"{response.status_code} {code}"
@@ -227,8 +230,14 @@ class HttpDoor:
         # After a try without an answer, a refusal may be due to what that try wrote.
         if sure:
             call.outcome = "refused"
-            call.revision = int(told.get("Revision", 0)) if response.status_code == 412 else 0
+            if response.status_code == httpx.codes.PRECONDITION_FAILED:
+                call.revision, call.sequence = int(told["Revision"]), int(told["Sequence"])
+                self._pass_from_now_on(call)
         return True
+
+    def _pass_from_now_on(self, call: Call) -> None:
+        """Remember the position of an answer, which the next read of the job waits for."""
+        self._last_sequence[call.job] = max(self._last_sequence.get(call.job, 0), call.sequence)
 
 
 class LibraryDoor:

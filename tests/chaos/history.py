@@ -29,9 +29,10 @@ class Call(msgspec.Struct, kw_only=True):
         outcome: `ok`: acknowledged; `refused`: nothing was written; `unknown`: neither is certain.
         changed: of an acknowledged write, whether an event was appended.
         revision: the job's revision in the answer; of a refusal that names one, that one; 0: none.
-        sequence: of the event, in the answer; 0: none.
+        sequence: of the event, in the answer; of a refusal that names a revision, of its event; 0: none.
         event_id: of the event, in the answer.
-        floor: of a read: the revision that it must have seen at least.
+        floor: of a read: the revision that it must have seen at least: the newest of which its client was
+            answered the position before it sent the read.
         strong: of a read: whether it was answered from the log, so that it is part of the one order.
         error: of a call that was not acknowledged.
         tries: how often it was sent.
