@@ -97,6 +97,9 @@ are passed over.
   as an anomaly.
 - A tag's event leaves the job's Version and Revision as they were: what tells events apart is the sequence.
 - `ModifyTime` is the largest stream time so far, so it never goes back.
+- The stream's time can go back from one event to the next if a server's clock is set back. The sequence is
+  the order; each such event is logged and counted (`jobledger_log_clock_steps_total`). A point in time
+  (`--at`) then means the events before the first one that the server finds later than that time.
 - The same sequence seen twice is the same event.
 
 ## Sizes

@@ -33,6 +33,13 @@ class Hole(NamedTuple):
     last: int
 
 
+class StepBack(NamedTuple):
+    """An event whose stream time is before that of the event before it: a server's clock was set back."""
+
+    sequence: int
+    nanoseconds: int  # by how much
+
+
 class Batch(msgspec.Struct):
     """What a run of records comes to.
 
@@ -85,6 +92,16 @@ def holes_in(records: Sequence[Record], after: int) -> list[Hole]:
             holes.append(Hole(after + 1, record.sequence - 1))
         after = record.sequence
     return holes
+
+
+def steps_back(records: Iterable[Record], time: int) -> list[StepBack]:
+    """The records whose stream time is before that of the one before them, after a record of this time."""
+    found: list[StepBack] = []
+    for record in records:
+        if record.time < time:
+            found.append(StepBack(record.sequence, time - record.time))
+        time = record.time
+    return found
 
 
 def jobs_named(events: Iterable[Read]) -> set[str]:

@@ -89,6 +89,7 @@ ASOF_LATE_INDEX_EVENTS = 50_000  # from so many on, the lists' indexes are made 
 
 # --- quarantine and damage ----------------------------------------------------------------------------------
 HEAL_PAGE_JOBS = 100  # looked for at once; each is folded and written by itself
+CLOCK_LOG_LINES = 100  # of steps back of the stream's time that one projector meets; the rest are counted
 QUARANTINE_LOG_LINES = 100  # of jobs that one reader finds quarantined; the rest are counted
 
 # --- the Merkle tree ----------------------------------------------------------------------------------------

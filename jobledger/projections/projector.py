@@ -18,7 +18,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol, Self
 
-from jobledger.projections.batch import Batch, Folded, Hole, fold_batch, holes_in, jobs_named, read_all
+from jobledger.projections.batch import (
+    Batch,
+    Folded,
+    Hole,
+    fold_batch,
+    holes_in,
+    jobs_named,
+    read_all,
+    steps_back,
+)
 from jobledger.projections.database import set_aside
 from jobledger.projections.errors import (
     ViewBusy,
@@ -31,6 +40,7 @@ from jobledger.projections.errors import (
 )
 from jobledger.projections.healing import VOCABULARY, Healed, heal_view
 from jobledger.projections.limits import (
+    CLOCK_LOG_LINES,
     COMMIT_MAX_BYTES,
     COMMIT_MAX_EVENTS,
     QUARANTINE_LOG_LINES,
@@ -112,10 +122,12 @@ class Projector:
 
     Attributes:
         rebuilds: how often the file was found damaged or lost, and was begun again.
+        clock_steps: at how many of the events that it read the stream's time went back.
     """
 
     def __init__(self, log: EventLog, path: Path, *, tree: bool = True) -> None:
         self.rebuilds = 0
+        self.clock_steps = 0
         self._log = log
         self._path = path
         self._keeps_tree = tree
@@ -123,6 +135,8 @@ class Projector:
         self._sequence = 0  # written, visible
         self._told = 0  # the highest sequence that ever was visible here: `_sequence`, but while rebuilding
         self._folded = 0  # folded, perhaps still being written
+        self._time = 0  # the stream's, of that event; 0: not known
+        self._clock_checked = 0  # up to which event the stream's time was looked at
         self._error: JobledgerError | None = None
         self._trouble = ""
         self._opened: ViewWriter | None = None
@@ -518,6 +532,7 @@ class Projector:
         known = await self._writer.statuses(jobs_named(events))
         batch = fold_batch(events, known, records if self._tap is not None else ())
         batch.last_time = records[-1].time
+        self._check_clock(records)
         batch.holes = holes_in(records, self._folded)
         self._report(batch)
         batch.tree = self._writer.grow(records)
@@ -526,6 +541,22 @@ class Projector:
         self._folded = batch.last_sequence
         # A task of its own: a stop in mid-transaction lets it finish instead of tearing it.
         self._writing = asyncio.create_task(self._write(batch))
+
+    def _check_clock(self, records: Sequence[Record]) -> None:
+        """Count each event at which the stream's time goes back, once; one line in the log for each."""
+        for step in steps_back(records, self._time):
+            if step.sequence <= self._clock_checked:  # it was folded before
+                continue
+            self.clock_steps += 1
+            if self.clock_steps <= CLOCK_LOG_LINES:
+                _log.warning(
+                    "the stream's time goes back by %.3f s at event %d: the clock of a NATS server was set"
+                    " back, or that of another leader is behind; a job's ModifyTime keeps the largest time",
+                    step.nanoseconds / 1e9,
+                    step.sequence,
+                )
+        self._time = records[-1].time
+        self._clock_checked = max(self._clock_checked, records[-1].sequence)
 
     async def _pass(self, up_to: int) -> None:
         """Go on after events at the end of the log that can't be read: nothing comes after them yet."""
@@ -584,7 +615,7 @@ class Projector:
         await writer.adopt(info.epoch)
         self._epoch = info.epoch
         self._target = info.last_sequence
-        self._folded = self._sequence
+        self._folded, self._time = self._sequence, time
         return await self._log.follow(after=self._sequence, epoch=info.epoch)
 
     async def _start_over(self) -> None:

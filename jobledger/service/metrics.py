@@ -182,6 +182,12 @@ class _Readings(Collector):
         )
         rebuilds.add_metric((), seen.view_rebuilds)
         yield rebuilds
+        steps = CounterMetricFamily(
+            "jobledger_log_clock_steps",
+            "Events read whose stream time is before that of the event before: a server's clock went back.",
+        )
+        steps.add_metric((), seen.clock_steps)
+        yield steps
         failed = GaugeMetricFamily(
             "jobledger_check_failed", "1 for each check of /readyz?verbose that fails.", labels=("check",)
         )

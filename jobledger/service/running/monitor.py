@@ -58,6 +58,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         disks: space of the file systems that are written to.
         disk_error: why that could not be found out; empty if it could.
         view_rebuilds: how often the file was found damaged or lost and was begun again.
+        clock_steps: at how many of the events that the projector read the stream's time went back.
     """
 
     log_error: str = ""
@@ -79,6 +80,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     disks: tuple[DiskSpace, ...] = ()
     disk_error: str = ""
     view_rebuilds: int = 0
+    clock_steps: int = 0
 
     @property
     def damaged_events(self) -> int:
@@ -163,6 +165,7 @@ class Monitor:
             gap=found["log_sequence"] - projector.sequence,
             view_bytes=_bytes_of(service.view.path),
             view_rebuilds=projector.rebuilds,
+            clock_steps=projector.clock_steps,
         )
         if not self.seen.log_error:
             await service.record.note(service.streams[0].name, found["log_sequence"])
