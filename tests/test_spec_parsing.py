@@ -36,7 +36,7 @@ def parse_refusal(text: str, **options: Any) -> str:
         ("Name: *a\n", "undefined alias"),
         ("? [a]\n: b\n", "a key must be plain text"),
         ("a: b: c\n", "line 1, column 5: not YAML"),
-        ("a: 0x_\n", "can't be read as int"),
+        ("a: !!int 0x_\n", "can't be read as int"),
         ("a: " + "9" * 5000, "can't be read as int"),
         ("a: '\0'", "not YAML"),
         ("a: " + "[" * (SPEC_MAX_DEPTH + 1), "nested deeper"),
@@ -116,12 +116,43 @@ def test_yaml_surprises_are_removed() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["=", "<<", "~x", "2001-12-14t21:59:43.10-05:00", "0o7", "1_0:3", "y"])
+@pytest.mark.parametrize("text", ["=", "<<", "~x", "2001-12-14t21:59:43.10-05:00", "0o8", "1_0:3", "y"])
 @pytest.mark.parametrize("place", ["{}", "[{}]", "[[{}, {}]]", "{{a: {}}}", "{{a: [{{b: {}}}]}}"])
 def test_a_plain_scalar_without_a_type_is_text_everywhere(text: str, place: str) -> None:
     """PyYAML gives `=` and `<<` tags for which it has no constructor; as a value, they are text."""
     quoted = parse("k: " + place.format(f"'{text}'", f"'{text}'"))
     assert parse("k: " + place.format(text, text)) == quoted
+
+
+# What the Go package sigs.k8s.io/yaml, which Bacalhau uses, gave for each of these when asked.
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[
+            ("010", 8),
+            ("0o10", 8),
+            ("0O10", 8),
+            ("08", 8),
+            ("09", 9),
+            ("0_8", 8),
+            ("-010", -8),
+            ("0777", 511),
+        ],
+        *[("0X1F", 31), ("-0x1F", -31), ("0B101", 5), ("0b1_1", 3), ("1__0", 10), ("-_1", -1), ("+1", 1)],
+        *[("1e3", 1000), ("1E3", 1000), ("1.5e3", 1500), ("1.e3", 1000), ("5e-1", 0.5), ("1e1_0", 1e10)],
+        *[("+.5", 0.5), ("-.5e-3", -0.0005), ("3.14_15", 3.1415), ("0e0", 0), ("1.", 1), ("01.5", 1.5)],
+        *[("0b12", "0b12"), ("0xZZ", "0xZZ"), ("0x", "0x"), ("1e", "1e"), ("e1", "e1"), (".e1", ".e1")],
+        *[("1e999", "1e999"), ("0x1.8p3", "0x1.8p3"), ("1_2:3", "1_2:3"), ("-_", "-_"), ("1.2.3", "1.2.3")],
+    ],
+)
+def test_a_number_is_what_bacalhau_reads(text: str, value: object) -> None:
+    """The same file means the same job in both; `1.0` and `1` are the same number in JSON."""
+    assert parse(f"k: {text}\nl: [{text}]") == {"k": value, "l": [value]}
+
+
+def test_a_tag_without_a_name_is_refused() -> None:
+    """`! 5` is the text 5 in YAML, and PyYAML reads the number."""
+    assert "the tag" in parse_refusal("k: ! 5")
 
 
 def test_an_equals_sign_is_text_as_a_key() -> None:

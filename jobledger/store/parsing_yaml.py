@@ -1,10 +1,12 @@
 """YAML text to plain values, in two passes: look at the events and refuse, then build.
 
-It reads as Bacalhau's YAML does (yes and no are booleans) except where YAML 1.1 surprises: `22:22` and
-`2024-01-01` stay the text that was written, a key may not be there twice, and there are no tags beyond YAML's
-own plain ones.
+It reads what Bacalhau reads (the Go package sigs.k8s.io/yaml): yes and no are booleans, `010` and `0o10`
+are 8, `1e3` is a number; `22:22`, `2024-01-01`, `=` and `<<` as a value are text. Where that package
+surprises, this one differs: `y` and `n` are text, a key may not appear twice, a merged key never replaces one that is
+written out, and tags other than YAML's own for text, numbers, booleans, null, mappings and lists are refused.
 """
 
+import math
 import re
 from typing import Any, Final, NoReturn
 
@@ -16,20 +18,23 @@ from jobledger.store.values import shown
 
 _CORE = "tag:yaml.org,2002:"
 _PLAIN_TAGS: Final = frozenset(
-    {"!"} | {_CORE + kind for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
+    {_CORE + kind for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
 )
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml may be missing
-    """PyYAML's safe loader without timestamps and base-60 numbers, whose errors all say where they are."""
+    """PyYAML's safe loader without timestamps and with Go's numbers; every error has its line and column."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """PyYAML lets Python's ValueError out (`0x_`, thousands of digits)."""
-        return self._number(super().construct_yaml_int, node)  # type: ignore[no-any-return]
+        """Read an integer as Go does: `010` is octal, and `08`, which is not, is decimal."""
+        return self._number(lambda each: _integer(self.construct_scalar(each)), node)  # type: ignore[no-any-return]
 
-    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
-        """As for integers."""
-        return self._number(super().construct_yaml_float, node)  # type: ignore[no-any-return]
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float | str:
+        """Read a number; one that no float can hold (`1e999`) stays text, as in Go."""
+        value = self._number(super().construct_yaml_float, node)
+        if math.isinf(value) and "inf" not in node.value.lower():
+            return str(node.value)
+        return value  # type: ignore[no-any-return]
 
     def construct_yaml_bool(self, node: yaml.ScalarNode) -> bool:
         """PyYAML lets a KeyError out (`!!bool maybe`)."""
@@ -47,9 +52,21 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 for _kind in ("int", "float", "bool"):
     _Loader.add_constructor(_CORE + _kind, getattr(_Loader, f"construct_yaml_{_kind}"))
 
-_INT = r"^(?:[-+]?0b[0-1_]+|[-+]?0[0-7_]+|[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+)$"
+
+def _integer(text: str) -> int:
+    """The integer that `_INT` matched, or that the tag `!!int` asks for."""
+    plain = text.replace("_", "")
+    digits = plain.lstrip("+-")
+    if digits[:1] == "0" and digits.isdigit():
+        return int(plain, 8 if set(digits) <= set("01234567") else 10)
+    return int(plain, 0)
+
+
+_INT = (
+    r"^[-+]?_*(?:0_*[bB]_*[01][01_]*|0_*[oO]_*[0-7][0-7_]*|0_*[xX]_*[0-9a-fA-F][0-9a-fA-F_]*|[0-9][0-9_]*)$"
+)
 _FLOAT = (
-    r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?"
+    r"^(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*\.[0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?_*[0-9][0-9_]*)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
 # `=` is text: PyYAML resolves it to the tag `value`, for which it has no constructor.
