@@ -74,4 +74,5 @@ def _answers(operation: Operation) -> str:
     headers = "".join(f", header `{name}` ({text})" for name, text in operation.headers)
     described = document()["paths"][operation.path][operation.method.lower()]
     others = [status for status in described["responses"] if status != "200"]
-    return f"200 {kind}{headers}{''.join(f'; {status}' for status in others)}"
+    success = [f"200 {kind}{headers}"] if operation.answer else []
+    return "; ".join([*success, *others])

@@ -1,6 +1,8 @@
 """What Bacalhau's own clients and typed clients send and expect, beyond the routes of jobs."""
 
+import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -11,8 +13,10 @@ import pytest
 
 from jobledger import named_job_id
 from jobledger.service.access.principal import Role
+from jobledger.service.http.app import create_app
 from jobledger.service.wiring import Service
-from tests.api import client_of, job_body, running_api
+from tests.api import PREFIX, client_of, job_body, running_api
+from tests.sse import served_api
 
 ROOT = "http://127.0.0.1"
 
@@ -166,3 +170,75 @@ async def test_two_tokens_of_one_name_share_no_idempotency_key(
         async with client_of(service, headers) as client:
             answer = await client.put("/jobs", json=job_body("etl", Namespace=namespace))
             assert (answer.status_code, answer.json()["JobID"]) == (200, named_job_id(namespace, "etl"))
+
+
+async def over_websocket(service: Service, path: str, token: str = "") -> list[dict[str, Any]]:
+    """What the gate sends to a client that begins a WebSocket handshake."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), *([(b"authorization", f"Bearer {token}".encode())] if token else [])]
+    scope = {"type": "websocket", "path": path, "raw_path": path.encode(), "query_string": b"follow=true"}
+    scope |= {"http_version": "1.1", "headers": headers, "client": ("127.0.0.1", 1), "scheme": "ws"}
+    await create_app(service)(scope, receive, send)  # type: ignore[arg-type]
+    return sent
+
+
+async def test_logs_asked_for_over_a_websocket_are_refused_in_words_that_the_client_shows(
+    api: tuple[Service, httpx.AsyncClient],
+) -> None:
+    """One message of Bacalhau's log stream with the error, then a normal close; over HTTP a plain 404."""
+    service, client = api
+    sequence = (await client.put("/jobs", json=job_body())).json()["Sequence"]
+    refused = await client.get("/jobs/etl/logs", params={"wait_for": str(sequence)})
+    assert refused.status_code == 404
+    assert "Jobledger keeps the states of jobs" in refused.json()["detail"]
+    accepted, message, closed = await over_websocket(service, f"{PREFIX}/jobs/etl/logs")
+    assert accepted["type"] == "websocket.accept"
+    assert "Jobledger keeps the states of jobs" in json.loads(message["text"])["error"]
+    assert json.loads(message["text"])["value"] == {"Type": 0, "Line": ""}
+    assert (closed["type"], closed["code"]) == ("websocket.close", 1000)
+    _, missing, _ = await over_websocket(service, f"{PREFIX}/jobs/other/logs")
+    assert "other" in json.loads(missing["text"])["error"]
+
+
+async def test_the_real_server_answers_a_websocket_handshake(tmp_path: Path) -> None:
+    """101, one text frame with the error, and a close frame; on another path no handshake."""
+    key = base64.b64encode(bytes(16)).decode()
+    async with served_api(tmp_path) as (_, client):
+        read = []
+        for path in ("/jobs/none/logs", "/jobs/none"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+            head = f"GET {PREFIX}{path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+            head += "Upgrade: websocket\r\n"
+            writer.write(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+            async with asyncio.timeout(20):
+                answer = await reader.readuntil(b"\r\n\r\n")
+                if answer.startswith(b"HTTP/1.1 101 "):
+                    answer += await reader.readuntil(b"\x88\x02\x03\xe8")  # close, with code 1000
+            read.append(answer)
+            writer.close()
+            await writer.wait_closed()
+    assert b'"error":"' in read[0]
+    assert read[0].startswith(b"HTTP/1.1 101 ")
+    assert read[1].startswith(b"HTTP/1.1 403 ")
+
+
+async def test_a_websocket_is_checked_as_a_request_over_http_is(
+    api: tuple[Service, httpx.AsyncClient],
+) -> None:
+    """A token is needed where there are tokens, and only logs may be asked for this way."""
+    service, client = api
+    await client.put("/jobs", json=job_body())
+    _, token = service.tokens.create(name="b", role=Role.READER, namespaces=("b",))
+    for given, words in (("", "token"), (token, "etl")):
+        _, message, _ = await over_websocket(service, f"{PREFIX}/jobs/etl/logs", given)
+        assert words in json.loads(message["text"])["error"]
+        assert "keeps the states" not in message["text"]
+    [closed] = await over_websocket(service, f"{PREFIX}/jobs/etl", token)
+    assert closed["type"] == "websocket.close"

@@ -236,8 +236,8 @@ async def test_every_request_is_counted_by_its_route(tmp_path: Path) -> None:
     assert guarded.counted == [("GET", "/jobs/{id}", 204), ("GET", "", 403)]
 
 
-async def test_nothing_but_http_is_spoken(guarded: Guarded) -> None:
-    """A web socket would pass by the checks."""
+async def test_a_websocket_is_refused_before_its_handshake(guarded: Guarded) -> None:
+    """Only a job's logs may be asked for that way; the request then passes every check, as over HTTP."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

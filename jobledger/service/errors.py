@@ -17,6 +17,7 @@ JobledgerError
     ├── OutputFailed              what a command tells can't be written where it was to go
     ├── NotSealed                 no seal covers what is to be proven
     ├── AuditFailed               a check of the log, a seal, a view or a bundle found something wrong
+    ├── NoLogs                    what an execution prints is not kept here
     ├── WebhookNotFound           there is no webhook of that name
     ├── WebhookExists             there is one of that name, and it is another one
     └── RemoteError               another answer of a service that the command line asked
@@ -101,6 +102,10 @@ class NotSealed(ServiceError):
 
 class AuditFailed(ServiceError):
     """An audit was carried out, and what it looked at is not what it must be; the message says where."""
+
+
+class NoLogs(ServiceError):
+    """The output of a job's executions was asked for, which is not kept here."""
 
 
 class WebhookNotFound(ServiceError):

@@ -2,8 +2,8 @@
 
 It reads what Bacalhau reads (the Go package sigs.k8s.io/yaml): yes and no are booleans, `010` and `0o10`
 are 8, `1e3` is a number; `22:22`, `2024-01-01`, `=` and `<<` as a value are text. Where that package
-surprises, this one differs: `y` and `n` are text, a key may not appear twice, a merged key never replaces one that is
-written out, and tags other than YAML's own for text, numbers, booleans, null, mappings and lists are refused.
+surprises, this one differs: `y` and `n` are text, a key may not appear twice, a merged key never replaces one
+that is written out, and tags other than those of text, numbers, booleans, null, maps and lists are refused.
 """
 
 import math

@@ -151,6 +151,11 @@ def test_the_list_of_jobs_goes_on_with_its_token(steps: Steps) -> None:
     assert [bool(page["NextToken"]) for page in pages] == [True, False]
 
 
+def test_a_request_for_logs_ends_with_an_explanation(steps: Steps) -> None:
+    """Which `bacalhau job logs` and `bacalhau job run --follow` print; a refused handshake would hide it."""
+    assert "Jobledger keeps the states of jobs" in steps["error.logs"]["Error"]
+
+
 @pytest.mark.parametrize(
     ("step", "status", "code"),
     [

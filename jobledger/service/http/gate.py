@@ -20,6 +20,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from jobledger.service.access.loopback import is_loopback
 from jobledger.service.access.principal import ANONYMOUS, Principal, local_principal
 from jobledger.service.errors import NotReady, Unauthorized
+from jobledger.service.http import websocket
 from jobledger.service.http.capacity import Capacity
 from jobledger.service.http.context import ENCODED_SLASH
 from jobledger.service.http.hosts import Hosts
@@ -120,8 +121,8 @@ class Gate:
         if kind == "lifespan":
             await self._app(scope, receive, send)
             return
-        if kind != "http":
-            await send({"type": "websocket.close", "code": 1008, "reason": "only HTTP is spoken here"})
+        if kind == "websocket":
+            await websocket.answer(scope, receive, send, self._answer)
             return
         await self._answer(cast("HTTPScope", scope), receive, send)
 

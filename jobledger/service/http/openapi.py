@@ -88,7 +88,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "tags": [operation.group],
         "summary": operation.summary,
         "parameters": [_parameter(parameter) for parameter in (*operation.parameters, _REQUEST_ID)],
-        "responses": {"200": _answer(operation)},
+        "responses": {"200": _answer(operation)} if operation.answer else {},
     }
     if operation.text:
         described["description"] = operation.text

@@ -106,6 +106,7 @@ KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
         Kind(415, "UnsupportedMediaType"),
     ),
     (service_errors.TooManyRequests, Kind(429, "TooManyRequests")),
+    (service_errors.NoLogs, Kind(404, "NotFound", "Read them where the job runs")),
     (service_errors.WebhookNotFound, Kind(404, "WebhookNotFound", "List the webhooks to see what there is")),
     (service_errors.WebhookExists, Kind(409, "WebhookExists")),
     (

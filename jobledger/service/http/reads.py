@@ -10,6 +10,7 @@ from jobledger.projections.limits import LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT
 from jobledger.projections.query import ListQuery
 from jobledger.projections.selectors import Requirement, parse_selector
 from jobledger.service.access.principal import Principal
+from jobledger.service.errors import NoLogs
 from jobledger.service.history import history_item
 from jobledger.service.http.answers import (
     NO_EXECUTIONS,
@@ -143,6 +144,16 @@ async def get_results(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     return json_answer(NO_EXECUTIONS)
 
 
+@get("/jobs/{job_id:str}/logs")
+async def get_logs(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
+    """Refuse to stream logs; `bacalhau job logs` asks for them, over a WebSocket."""
+    job = await find_job(request, job_id, query_of(request).text("namespace"))
+    raise NoLogs(
+        f"job {job.status.id} has no logs here: Jobledger keeps the states of jobs, not what their executions"
+        " print"
+    )
+
+
 # --- what a list asks -----------------------------------------------------------------------------------
 
 
@@ -252,4 +263,5 @@ HANDLERS: Final[tuple[Any, ...]] = (
     get_history,
     get_executions,
     get_results,
+    get_logs,
 )

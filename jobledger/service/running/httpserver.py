@@ -57,7 +57,7 @@ class HttpServer:
             http1_settings=HTTP1Settings(
                 header_read_timeout=int(HEADERS_TIMEOUT_SECONDS * 1000), max_buffer_size=HEADERS_MAX_BYTES
             ),
-            websockets=False,
+            websockets=True,  # for one request: `http/websocket`
             backlog=CONNECTIONS_BACKLOG,
             backpressure=most,
             ssl_cert=settings.tls_cert,

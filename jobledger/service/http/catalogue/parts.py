@@ -58,7 +58,8 @@ class Operation(NamedTuple):
         text: more, in Markdown.
         parameters: besides `X-Request-ID`, which every request may have.
         body: what is sent, if anything.
-        answer: what comes with 200: a Struct of `schemas`, or the media type of something else.
+        answer: what comes with 200: a Struct of `schemas`, or the media type of something else; empty if
+            every request is refused.
         headers: of the answer, and what they say.
         errors: other statuses that this operation can end with.
         example: a body that can be sent as it is.

@@ -54,6 +54,9 @@ For every field of the spec, of the state, and for every tag: its value, and the
 value, with who and why. A value that came back, by a revert, say, is the one of the event that brought it
 back; one that an event repeats stays the one of the event before. It is read from the log itself. Jobs with
 a spec over 128 KiB or 4,000 fields are refused with 413."""
+_LOGS: Final = """\
+What executions print is not kept here: 404. Bacalhau's clients ask over a WebSocket; its handshake is
+accepted, and the one message is `{"value":…,"error":"…"}` with the problem, which those clients show."""
 _GOAL: Final = {
     "type": "array",
     "items": {"type": "string", "enum": ["terminal", *map(str, StateType)]},
@@ -239,6 +242,17 @@ READS: Final = (
             errors=_ERRORS,
         )
         for word, name in (("executions", "jobExecutions"), ("results", "jobResults"))
+    ),
+    Operation(
+        "GET",
+        f"{API}/jobs/{{id}}/logs",
+        "jobLogs",
+        "Reads",
+        "A job's logs: always refused",
+        _LOGS,
+        (ID, NAMESPACE, *WAIT),
+        answer="",
+        errors=_ERRORS,
     ),
     Operation(
         "GET",

@@ -164,6 +164,11 @@ func run(ctx context.Context, s *session, url, token string) {
 	record(s, "error.get", missing, err)
 	none, err := jobs.History(ctx, &apimodels.ListJobHistoryRequest{JobIDOrName: "missing"})
 	record(s, "error.history", none, err)
+	logs, err := jobs.Logs(ctx, &apimodels.GetLogsRequest{JobID: "from-go", Follow: true})
+	if err == nil {
+		err = (<-logs).Err
+	}
+	record(s, "error.logs", 0, err)
 	bad := newJob("bad", "busybox:1")
 	bad.Type = "nonsense"
 	refused, err := jobs.Put(ctx, &apimodels.PutJobRequest{Job: bad})
