@@ -103,6 +103,6 @@ def test_every_parameter_status_and_code_is_told() -> None:
         for parameter in operation.parameters:
             assert f"| `{parameter.name}`" in section, f"{operation.name}: {parameter.name}"
         for status in operation.errors:
-            assert f"; {status}" in section, f"{operation.name}: {status}"
+            assert f" {status}" in section, f"{operation.name}: {status}"
     for _, kind in KINDS:
         assert f"| {kind.status} | `{kind.code}` |" in page
