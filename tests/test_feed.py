@@ -164,6 +164,28 @@ async def test_an_end_that_is_lost_is_told_once_and_the_feed_goes_on(loose: JetS
     await feed.close()
 
 
+async def test_a_long_hole_is_named_in_parts(loose: JetStreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call of `take` looks at more than FEED_HOLE_MAX_EVENTS; what follows the hole is delivered."""
+    monkeypatch.setattr(feed_module, "FEED_HOLE_MAX_EVENTS", 4)
+    monkeypatch.setattr(feed_module, "FEED_PROBES", 3)
+    await fill(loose, 20)
+    for sequence in range(9, 18):
+        await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence})
+    feed = await loose.follow(after=8)
+    assert isinstance(feed, JetStreamFeed)
+    feed._buffer.clear()
+    feed._sequence, feed._gap_stays = 8, True
+    feed.restart("a test")
+    named: list[tuple[int, int]] = []
+    for _ in range(2):
+        with pytest.raises(LogDamaged, match="it is not known yet what follows") as found:
+            await feed.take(10)
+        named.append((found.value.sequence, found.value.last))
+    assert named == [(9, 12), (13, 16)]
+    assert await take_until(feed, 20) == [18, 19, 20]
+    await feed.close()
+
+
 async def test_beginning_that_was_removed_is_refused(loose: JetStreamLog) -> None:
     """A stream that begins after the place to read on from is LogTruncated, for readers new and old."""
     await fill(loose, 10)

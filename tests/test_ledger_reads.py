@@ -5,16 +5,22 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from jobledger import JobSpec, Ledger, MemoryLog, Receipt, State, StateType, named_job_id
+from jobledger import JetStreamLog, JobSpec, Ledger, MemoryLog, Receipt, State, StateType, named_job_id
+from jobledger.store import jobs as jobs_module
 from jobledger.store.errors import (
     JobNotFound,
     JobTerminal,
+    LogDamaged,
     LogRefused,
+    LogUnavailable,
 )
+from jobledger.store.events import Record
+from jobledger.store.jobs import records_between
 from jobledger.store.log import EventLog
 from jobledger.store.spec import decode_spec
 from tests.conftest import make_spec
 from tests.ledgers import put_junk, records_of, story
+from tests.logs import ask, draft, fill
 
 ID = named_job_id("default", "etl")
 RUNNING = State(StateType.RUNNING)
@@ -124,3 +130,30 @@ async def test_a_spec_that_the_server_takes_not_is_refused_in_our_words(log: Eve
     except LogRefused as refused:
         pytest.fail(f"a valid spec was refused: {refused}")
     assert decode_spec((await Ledger(log).load(ID)).spec).tasks[0].engine.params == filler
+
+
+async def test_an_event_that_is_lost_is_damage_and_one_that_is_late_is_not(
+    loose: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After READ_MAX_TRIES the leader decides: what it lacks too is LogDamaged, what it has will come."""
+    monkeypatch.setattr(jobs_module, "READ_MAX_TRIES", 2)
+    await fill(loose, 3)
+    subject = draft("job-1").subject
+
+    async def read(up_to: int) -> list[int]:
+        return [each.sequence async for each in records_between(loose, subject, after=0, up_to=up_to)]
+
+    assert await read(2) == [2]
+    with pytest.raises(LogUnavailable, match="does not have event 4 yet; try again"):
+        await read(4)  # the log itself ends before
+    await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": 2})
+    with pytest.raises(LogDamaged, match="event 2 can't be read from the log") as found:
+        await read(2)
+    assert (found.value.sequence, found.value.last) == (2, 2)
+
+    async def nothing(*_: object, **__: object) -> list[Record]:
+        return []
+
+    monkeypatch.setattr(loose, "read", nothing)
+    with pytest.raises(LogUnavailable, match="a replica of the log lags: it does not have event 1 yet"):
+        await read(1)

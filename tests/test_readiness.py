@@ -19,6 +19,7 @@ from jobledger.service.running.disks import Disks, DiskSpace
 from jobledger.service.running.monitor import Seen, monitor_of
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import Service
+from jobledger.store.jetstream.declarations import COMPRESSED_KEY
 from jobledger.store.jetstream.heartbeat import LogCondition, replica_id
 from jobledger.store.limits import HEARTBEAT_BYTES, HEARTBEAT_SECONDS
 from tests.api import job_body, running_api
@@ -191,6 +192,31 @@ async def test_heartbeat_stream_that_was_deleted_is_created_again(tmp_path: Path
         assert (config["storage"], config["max_msgs_per_subject"]) == ("file", 1)
         assert config["compression"] == "none"
         await at.recovers()
+
+
+async def test_streams_are_looked_at_while_the_service_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rewrite ends the warning of compressed blocks, and a stream that vanishes is named: no restart."""
+    monkeypatch.setattr("jobledger.service.running.monitor.STREAMS_LOOK_SECONDS", 0.0)
+    async with watched(tmp_path) as at:
+        log = at.service.log
+        config = (await ask(log, "STREAM.INFO.JOBS_KEYS"))["config"]
+        noted = {"metadata": {**config.get("metadata", {}), COMPRESSED_KEY: "7"}}
+        assert "error" not in await ask(log, "STREAM.UPDATE.JOBS_KEYS", config | noted)
+
+        async def warned(check: str, words: str) -> bool:
+            return words in (await at.problems()).get(check, "")
+
+        await eventually(lambda: warned("compression", "JOBS_KEYS: blocks may be compressed"))
+        await log.note_rewritten()
+
+        async def quiet() -> bool:
+            return "compression" not in await at.problems()
+
+        await eventually(quiet)
+        assert (await ask(log, "STREAM.DELETE.JOBS_SEALS"))["success"]
+        await eventually(lambda: warned("streams", "JOBS_SEALS is missing"))
 
 
 async def test_log_that_was_deleted_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ from contextlib import suppress
 
 from jobledger.store.cache import HistoryPlace, HistoryPlaces, JobCache, Known
 from jobledger.store.command import Receipt, receipt_of
-from jobledger.store.errors import InvalidInput, LogBroken, LogUnavailable
+from jobledger.store.errors import (
+    InvalidInput,
+    LogBroken,
+    LogDamaged,
+    LogError,
+    LogRefused,
+    LogUnavailable,
+)
 from jobledger.store.events import JobEvent, Record, Recorded, read_record
 from jobledger.store.fold import Anomaly, fold, fold_job, fold_job_on
 from jobledger.store.history import HistoryItem, tell
@@ -186,10 +193,11 @@ async def records_between(
 ) -> AsyncGenerator[Record, None]:
     """Records of a subject (or a filter) after a sequence, up to one that the leader gave as its last.
 
-    A replica may answer that does not have them all yet: then it is asked again.
+    A replica may answer that does not have them all yet, or that is damaged: then another one is asked.
 
     Raises:
-        LogUnavailable: if the log can't be read, or the replica does not catch up within a few tries.
+        LogDamaged: if no replica has the last one, and the leader does not have it either.
+        LogUnavailable: if the log can't be read, or the replica does not catch up within READ_MAX_TRIES.
     """
     tries = 0
     while after < up_to:
@@ -201,8 +209,22 @@ async def records_between(
             continue
         tries += 1
         if tries > READ_MAX_TRIES:
-            raise LogUnavailable(f"a replica of the log lags: it does not have event {up_to} yet; try again")
+            raise await _why_missing(log, up_to)
         await asyncio.sleep(RETRY_WAIT_SECONDS * tries)
+
+
+async def _why_missing(log: EventLog, sequence: int) -> LogError:
+    """The error for an event that is in the log, and that no replica has given."""
+    with suppress(LogRefused):  # the leader can't read it
+        if await log.read_at(sequence) is not None or (await log.info()).last_sequence < sequence:
+            return LogUnavailable(
+                f"a replica of the log lags: it does not have event {sequence} yet; try again"
+            )
+    return LogDamaged(
+        f"event {sequence} can't be read from the log, and it was there: a stored block is damaged or"
+        " missing; run `jobledger audit verify`, and on a cluster `jobledger audit scrub`",
+        sequence=sequence,
+    )
 
 
 def _is_of_a_name(job_id: str) -> bool:

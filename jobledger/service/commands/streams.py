@@ -212,19 +212,14 @@ async def _connected(settings: "Settings", **how: bool) -> "AsyncIterator[JetStr
 
 def _print(reports: "Sequence[StreamReport]", output: Output, settings: "Settings | None" = None) -> None:
     """The table, and the exit code."""
-    from jobledger.store.jetstream.declarations import NO_COMPRESSION, STREAMS
+    from jobledger.store.jetstream.declarations import STREAMS
     from jobledger.store.subjects import STREAM_NAME
 
     blocks = _compressed_blocks(settings, [each.name for each in reports])
-    wanted = max((each.replicas for each in reports if each.name == STREAM_NAME), default=1)
     names = [each.name(STREAM_NAME) for each in STREAMS]
     problems = [f"{name} is missing" for name in names if name not in {each.name for each in reports}]
     for each in reports:
         problems += each.problems
-        if not each.problems and each.compression != NO_COMPRESSION:
-            problems.append(f"{each.name} is compressed ({each.compression})")
-        if not each.problems and each.replicas < wanted:
-            problems.append(f"{each.name} has {each.replicas} replicas, and the log has {wanted}")
     rows = [(each, _blocks_left(each, blocks)) for each in reports]
     if output.for_machines:
         output.document(

@@ -74,13 +74,13 @@ def _view(service: "Service", seen: "Seen") -> str:
     return ""
 
 
-def _stream_problems(service: "Service") -> Iterator[str]:
-    for each in service.streams:
+def _stream_problems(seen: "Seen") -> Iterator[str]:
+    for each in seen.streams:
         yield from each.problems
 
 
-def _compression(service: "Service", _: "Seen") -> str:
-    names = [each.name for each in service.streams if each.once_compressed]
+def _compression(_: "Service", seen: "Seen") -> str:
+    names = [each.name for each in seen.streams if each.once_compressed]
     if not names:
         return ""
     return (
@@ -211,7 +211,7 @@ CHECKS: Final = (
     ),
     Check("view_rows", lambda service, _: service.selfcheck.problem, counts=False, logged=False),
     Check("compression", _compression, counts=False),
-    Check("streams", lambda service, _: "; ".join(_stream_problems(service)), counts=False),
+    Check("streams", lambda _, seen: "; ".join(_stream_problems(seen)), counts=False),
     # Alarms: to take the service away for them would take the other jobs away, too.
     Check("damage", _damage, counts=False),
     Check("quarantine", _quarantine, counts=False),

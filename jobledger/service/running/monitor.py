@@ -20,11 +20,13 @@ from jobledger.service.limits import (
     OBSERVE_TIMEOUT_SECONDS,
     REPLICA_LATE_SECONDS,
     STALL_SECONDS,
+    STREAMS_LOOK_SECONDS,
 )
 from jobledger.service.running.checks import CHECKS, Result, appends_stop, run_checks
 from jobledger.service.running.disks import Disks, DiskSpace
 from jobledger.store.errors import JobledgerError, LogRefused
 from jobledger.store.jetstream.heartbeat import LogCondition
+from jobledger.store.jetstream.stream import StreamReport
 from jobledger.store.limits import APPENDS_SILENCE_SECONDS, HEARTBEAT_SECONDS, HEARTBEAT_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         log_error: why the log did not answer; empty if it did.
+        streams: all streams of ours, the log first, as they were no more than STREAMS_LOOK_SECONDS ago.
         log_sequence: its last sequence, when it last answered.
         append_error: why a test append failed; empty if it did not.
         read_error: why the log's last event could not be read; empty if it could.
@@ -62,6 +65,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     log_error: str = ""
+    streams: tuple[StreamReport, ...] = ()
     log_sequence: int = 0
     append_error: str = ""
     read_error: str = ""
@@ -120,7 +124,8 @@ class Monitor:
             (service.settings.data_dir, service.view.path.parent),
             server.directory if server is not None else None,
         )
-        self.seen = _NOTHING
+        self.seen = msgspec.structs.replace(_NOTHING, streams=service.streams)
+        self._streams_at = self._now()
         self.feed_restarts = 0
 
     async def look(self) -> Seen:
@@ -152,7 +157,10 @@ class Monitor:
         before, service = self.seen, self._service
         found: dict[str, Any] = {}
         for part in await asyncio.gather(
-            self._look_at_log(before), self._look_at_view(), self._look_at_storage(before)
+            self._look_at_log(before),
+            self._look_at_view(),
+            self._look_at_storage(before),
+            self._look_at_streams(before),
         ):
             found |= part
         projector = service.projector
@@ -222,6 +230,18 @@ class Monitor:
             _log.warning("%s: the feed is restarted", stall)
             projector.restart_feed(stall)
         return stall
+
+    async def _look_at_streams(self, before: Seen) -> dict[str, Any]:
+        """An operator may have repaired them, or changed one, since this service started."""
+        if self._now() - self._streams_at < STREAMS_LOOK_SECONDS:
+            return {"streams": before.streams}
+        self._streams_at = self._now()
+        try:
+            async with asyncio.timeout(OBSERVE_TIMEOUT_SECONDS):
+                found = {each.name: each for each in await self._service.log.report_streams()}
+        except (JobledgerError, TimeoutError):  # `log` and `quorum` report that
+            return {"streams": before.streams}
+        return {"streams": tuple(found.get(each.name) or _missing(each) for each in before.streams)}
 
     async def _look_at_view(self) -> dict[str, Any]:
         found: dict[str, Any] = {"anomalies": self.seen.anomalies, "troubles": self.seen.troubles}
@@ -368,6 +388,11 @@ def _tell(before: Seen, now: Seen, service: "Service") -> None:
         _log.warning("the log does not answer: %s", now.log_error)
     elif before.log_error and not now.log_error and before is not _NOTHING:
         _log.info("the log answers again: its last event is %d", now.log_sequence)
+
+
+def _missing(report: StreamReport) -> StreamReport:
+    problem = f"{report.name} is missing, and was there when this service started (docs/OPERATIONS.md)"
+    return msgspec.structs.replace(report, problems=(problem,))
 
 
 def _bytes_of(path: Path) -> int:

@@ -207,9 +207,15 @@ class JetStreamLog:
         await self._streams.note_rewritten()
 
     async def rewrite_replicas(self, tell: Callable[[str], None]) -> None:
-        """Replace every replica of every stream by a fresh one, one at a time: see `refill`."""
+        """Replace the replicas of every stream that was compressed once, one at a time: see `refill`.
+
+        Streams that an interrupted run has finished are left as they are.
+        """
         for report in await self._streams.report():
-            await rewrite_replicas(self._connection, report.name, tell)
+            if report.once_compressed:
+                await rewrite_replicas(self._connection, report.name, tell)
+            else:
+                tell(f"{report.name}: nothing is compressed")
 
     async def keys(self) -> JetStreamKeys:
         """The stream of keys beside this log, over the same connection; created if it never was there.

@@ -110,6 +110,19 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
         return self.offline or self.active > REPLICA_SILENT_SECONDS * 1e9
 
 
+class MoveStatus(msgspec.Struct, frozen=True):
+    """What the leader does to move or to fill replicas, or what it waits for, in words (nats-server 2.15)."""
+
+    description: str = ""
+
+
+class DesiredReplicas(msgspec.Struct, frozen=True):
+    """Where the replicas of a stream are to be, while they are not there yet."""
+
+    replicas: tuple[ReplicaInfo, ...] = ()
+    status: MoveStatus | None = None
+
+
 class ClusterInfo(msgspec.Struct, frozen=True):
     """The replicas of a stream, as one of them sees it.
 
@@ -118,11 +131,13 @@ class ClusterInfo(msgspec.Struct, frozen=True):
         leader_since: when the one that answers became the leader and had applied all that was committed
             before; None: it does not lead.
         replicas: the others; without a leader all of them. Empty for a stream of one replica.
+        desired: where they are to be; None: they are there.
     """
 
     leader: str = ""
     leader_since: str | None = None
     replicas: list[ReplicaInfo] = []
+    desired: DesiredReplicas | None = None
 
 
 class StreamInfo(msgspec.Struct, frozen=True):

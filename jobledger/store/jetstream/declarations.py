@@ -43,6 +43,9 @@ nats-server 2.15.1 goes on compressing until it opens the stream's files again (
 REPLICAS_KEY: Final = "jobledger.replicas"
 """How many replicas a stream must have, while a rewrite has it at fewer."""
 
+OLD_REPLICAS_KEY: Final = "jobledger.old-replicas"
+"""The servers whose replicas a rewrite has not replaced yet, separated by spaces."""
+
 _SECOND: Final = 1_000_000_000
 
 

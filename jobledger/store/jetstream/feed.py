@@ -26,6 +26,7 @@ from jobledger.store.limits import (
     FEED_FILL_EVENTS,
     FEED_GAP_TRIES,
     FEED_HEARTBEAT_SECONDS,
+    FEED_HOLE_MAX_EVENTS,
     FEED_IDLE_HEARTBEATS,
     FEED_MAX_RESTARTS,
     FEED_OPEN_TIMEOUT_SECONDS,
@@ -328,12 +329,14 @@ class JetStreamFeed:
         sees that sequences are missing.
 
         Raises:
-            LogDamaged: if nothing after the hole can be read yet; the next call waits for what comes.
+            LogDamaged: if nothing follows the hole yet: the next call waits for what comes. Or if the hole is
+                longer than FEED_HOLE_MAX_EVENTS: the next call looks further.
         """
         first = self._sequence + 1
         last = log_info(await stream_info(self._connection, self._stream), self._stream).last_sequence
-        for start in range(first, last + 1, FEED_PROBES):
-            some = range(start, min(start + FEED_PROBES, last + 1))
+        end = min(last, self._sequence + FEED_HOLE_MAX_EVENTS)
+        for start in range(first, end + 1, FEED_PROBES):
+            some = range(start, min(start + FEED_PROBES, end + 1))
             found = await asyncio.gather(*(self._read_one(sequence) for sequence in some))
             for sequence, record in zip(some, found, strict=True):
                 if record is None:
@@ -344,12 +347,14 @@ class JetStreamFeed:
                     self._sequence, self._time = sequence, record.time
             if self._buffer:
                 return
-        if last >= first:
+        if end >= first:
+            self._gap_stays, self._restarts = end < last, 0
+            follows = "it is not known yet what follows" if end < last else "none follows"
             raise LogDamaged(
-                f"events {first} to {last} of the stream {self._stream} can't be read, and none follows:"
+                f"events {first} to {end} of the stream {self._stream} can't be read, and {follows}:"
                 " a stored block is damaged or lost its end; restore the stream from a replica or a backup",
                 sequence=first,
-                last=last,
+                last=end,
             )
 
     async def _read_one(self, sequence: int) -> Record | None:

@@ -1,26 +1,42 @@
 """Replaces every replica of a stream by a fresh one, while it is used: the blocks of a fresh one are new.
 
-    more replicas than nodes to spare? ──► one replica less: the copy on that node is dropped
-    for each old replica that does not lead: evacuate it ─► a node without a copy fills itself from the leader
-    leader steps down to a fresh replica ─► the old leader is evacuated ─► the number of replicas as before
+    ┌─► settled: a leader, every replica current, no move under way
+    │     ├─ an old replica left ─► evacuate it: a node without a copy is filled, then the old copy is dropped
+    │     │                          └─ no such node ─► one replica fewer: nats-server drops a current one
+    │     ├─ none, one replica short ─► the number of replicas as before
+    │     └─ none, none short ─► done
+    └─────────────┘
 
-There are never fewer than two copies, unless the stream has one. With two, the loss of one node stops writes
-until it is back, and loses nothing. A run that is interrupted leaves the number of replicas that is wanted in
-the stream's metadata, and `Streams.prepare` goes back to it.
+The leader comes last, and nats-server makes a fresh replica the leader before it drops that one. There are
+never fewer than two full copies, unless the stream has one. With two, the loss of one node stops writes until
+it is back, and loses nothing.
+
+The stream's metadata says how many replicas it must have and which ones are still old, so that an interrupted
+run is continued by the next one. `Streams.prepare` restores the number of replicas.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
-from jobledger.store.errors import LogRefused, LogUnavailable
+from jobledger.store.errors import LogDamaged, LogRefused, LogUnavailable
 from jobledger.store.jetstream.api import ApiError, StreamInfo, call
 from jobledger.store.jetstream.connection import Connection
-from jobledger.store.jetstream.declarations import COMPRESSED_KEY, REPLICAS_KEY
+from jobledger.store.jetstream.declarations import (
+    COMPRESSED_KEY,
+    OLD_REPLICAS_KEY,
+    REPLICAS_KEY,
+)
 from jobledger.store.jetstream.stream import stream_info, update_stream
-from jobledger.store.limits import REPLICA_FILL_TIMEOUT_SECONDS, RETRY_MAX_WAIT_SECONDS
+from jobledger.store.limits import (
+    REFILL_POLL_SECONDS,
+    REFILL_PROGRESS_SECONDS,
+    REFILL_STALLS_MAX,
+    REFILL_STEPS_MAX,
+    REPLICA_FILL_BYTES_PER_SECOND,
+    REPLICA_STALL_SECONDS,
+)
 
 _REMAP_FAILED = 10075  # there is no node that could take the replica
 
@@ -33,103 +49,205 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 async def rewrite_replicas(connection: Connection, name: str, tell: Callable[[str], None]) -> None:
-    """Replace every replica of a stream.
+    """Replace every replica of a stream, or those that an interrupted run has left.
 
     Args:
         connection: of a NATS user who may change streams.
         name: of the stream.
-        tell: called with each step.
+        tell: called with each step, and every REFILL_PROGRESS_SECONDS during a long one.
 
     Raises:
         LogRefused: if the stream has one replica: that one is rewritten while its server is stopped.
+        LogDamaged: if the leader lacks events: fresh replicas would lack them too.
         LogNotPermitted: if the NATS user may not.
-        LogUnavailable: if a replica is not filled within REPLICA_FILL_TIMEOUT_SECONDS; run it again.
+        LogUnavailable: if a step makes no progress (REPLICA_STALL_SECONDS and the time to copy the stream)
+            after REFILL_STALLS_MAX changes of the leader, or a node is down; the next run continues.
     """
-    info = await _settled(connection, name)
-    wanted = int(info.metadata.get(REPLICAS_KEY, info.config["num_replicas"]))
-    if wanted == 1:
-        raise LogRefused(
-            f"the stream {name} has one replica, which can't be replaced while it is used: stop nats-server"
-            " and run `jobledger streams rewrite --store-dir DIRECTORY`"
-        )
-    info = await _change(connection, info, {"metadata": {**info.metadata, REPLICAS_KEY: str(wanted)}})
-    old = _nodes(info)
-    while old:
-        leader = _leader(info)
-        if leader in old and old - {leader}:
-            node = min(old - {leader})
-        elif leader in old:
-            fresh = min(_nodes(info) - old)
-            tell(f"{name}: {fresh} leads instead of {leader}")
-            await _ask(connection, f"LEADER.STEPDOWN.{name}", {"placement": {"preferred": fresh}})
-            info = await _settled(connection, name, leader=fresh)
-            continue
-        else:
-            node = min(old)
-        if not await _evacuate(connection, name, node):
-            tell(f"{name}: {wanted - 1} replicas for now")
-            info = await _change(connection, info, {"num_replicas": wanted - 1})
-            old &= _nodes(info)
-            continue
-        info = await _settled(connection, name, without=node)
-        old.discard(node)
-        tell(f"{name}: {node} is replaced by {', '.join(sorted(_nodes(info) - old))}")
-    metadata = {key: text for key, text in info.metadata.items() if key not in (REPLICAS_KEY, COMPRESSED_KEY)}
-    await _change(connection, info, {"num_replicas": wanted, "metadata": metadata})
-    tell(f"{name}: {wanted} fresh replicas")
+    await _Refill(connection, name, tell).run()
 
 
-async def _evacuate(connection: Connection, name: str, node: str) -> bool:
-    """Move the replica of a node to another one; False if there is none to move it to."""
-    answer = await _ask(connection, f"PEER.REMOVE.{name}", {"peer": node}, may_fail=_REMAP_FAILED)
-    return answer.success
+class _Refill:
+    """One run for one stream; every step is chosen from what the leader reports."""
 
+    def __init__(self, connection: Connection, name: str, tell: Callable[[str], None]) -> None:
+        self._connection = connection
+        self._name = name
+        self._tell = tell
+        self._failure = ""  # of the last request that was refused
 
-async def _ask(connection: Connection, verb: str, request: dict[str, Any], may_fail: int = 0) -> _Answer:
-    answer = await call(connection, f"STREAM.{verb}", request, _Answer, permitted=True)
-    if answer.error is not None and answer.error.err_code != may_fail:
-        raise answer.error.as_exception(verb)
-    return answer
-
-
-async def _change(connection: Connection, info: StreamInfo, changes: dict[str, Any]) -> StreamInfo:
-    changed = await update_stream(connection, info, changes)
-    name, replicas = str(info.config["name"]), int(changed.config["num_replicas"])
-    return await _settled(connection, name, replicas=replicas)
-
-
-async def _settled(
-    connection: Connection, name: str, *, replicas: int = 0, without: str = "", leader: str = ""
-) -> StreamInfo:
-    """Wait until the stream has a leader, and replicas that hold what it holds."""
-    deadline = asyncio.get_running_loop().time() + REPLICA_FILL_TIMEOUT_SECONDS
-    while True:
-        try:
-            info = await stream_info(connection, name)
-            if _is_settled(info, replicas or int(info.config["num_replicas"]), without, leader):
-                return info
-        except LogUnavailable:  # an election
-            pass
-        if asyncio.get_running_loop().time() >= deadline:
-            raise LogUnavailable(
-                f"the replicas of {name} are not current after {REPLICA_FILL_TIMEOUT_SECONDS:g} s; look at"
-                f" `nats stream info {name}`, and run this again"
+    async def run(self) -> None:
+        info = await self._settled()
+        wanted = int(info.metadata.get(REPLICAS_KEY, info.config["num_replicas"]))
+        if wanted == 1:
+            raise LogRefused(
+                f"the stream {self._name} has one replica, which can't be replaced while it is used: stop"
+                " nats-server and run `jobledger streams rewrite --store-dir DIRECTORY`"
             )
-        await asyncio.sleep(min(RETRY_MAX_WAIT_SECONDS, 0.2))
+        old = _old_nodes(info)
+        for _ in range(REFILL_STEPS_MAX):
+            self._refuse_damage(info)
+            old &= _nodes(info)
+            try:
+                if await self._step(info, old, wanted):
+                    return
+            except LogUnavailable as error:  # an election, or a change by somebody else: look again
+                self._failure = str(error)
+            info = await self._settled()
+        raise LogUnavailable(
+            f"{self._name} was not rewritten in {REFILL_STEPS_MAX} steps"
+            f" ({self._failure or 'another process changes it'}); run this again"
+        )
 
-
-def _is_settled(info: StreamInfo, replicas: int, without: str, leader: str) -> bool:
-    if info.error is not None:
-        raise info.error.as_exception("looking at the replicas")
-    cluster = info.cluster
-    if cluster is None or not cluster.leader or (leader and cluster.leader != leader):
+    async def _step(self, info: StreamInfo, old: set[str], wanted: int) -> bool:
+        """Make the next change; True if that was the last one."""
+        replicas = _replicas(info)
+        if not old and replicas >= wanted:
+            await self._note(info, {})
+            self._tell(f"{self._name}: {wanted} fresh replicas")
+            return True
+        info = await self._note(info, {REPLICAS_KEY: str(wanted), OLD_REPLICAS_KEY: " ".join(sorted(old))})
+        if not old:
+            self._tell(f"{self._name}: back to {wanted} replicas")
+            await self._scale(info, wanted)
+            return False
+        leader = _leader(info)
+        node = min(old - {leader} or old)
+        answer = await self._evacuate(node)
+        if answer.success:
+            self._tell(f"{self._name}: moving the replica of {node}")
+            await self._settled(without=node)
+        elif replicas == wanted:
+            self._tell(f"{self._name}: {wanted - 1} replicas for now")
+            await self._scale(info, wanted - 1)
+        else:
+            raise LogUnavailable(f"no node can take the replica of {node}; are all nodes running?")
         return False
+
+    def _refuse_damage(self, info: StreamInfo) -> None:
+        """Fresh replicas are copies of the leader's, so what it lacks would be lost on all."""
+        state, config = info.state, info.config
+        missing = state.last_seq + 1 - state.first_seq - state.messages
+        keeps_all = config.get("deny_delete") and config["max_msgs_per_subject"] < 0 and not config["max_age"]
+        if keeps_all and state.messages and missing > 0:
+            raise LogDamaged(
+                f"the replica of {self._name} on {_leader(info)} lacks {missing} messages, and fresh replicas"
+                " would be copies of it: run `jobledger audit scrub`, and replace it first",
+                sequence=state.first_seq,
+                last=state.last_seq,
+            )
+
+    async def _note(self, info: StreamInfo, notes: dict[str, str]) -> StreamInfo:
+        """Write into the metadata how far this is; without notes: that it is done."""
+        done = () if notes else (COMPRESSED_KEY,)
+        dropped = (REPLICAS_KEY, OLD_REPLICAS_KEY, *done)
+        metadata = {key: text for key, text in info.metadata.items() if key not in dropped} | notes
+        if metadata == info.metadata:
+            return info
+        changed = await update_stream(self._connection, info, {"metadata": metadata})
+        return msgspec.structs.replace(info, config=changed.config)
+
+    async def _scale(self, info: StreamInfo, replicas: int) -> None:
+        await update_stream(self._connection, info, {"num_replicas": replicas})
+        await self._settled(replicas=replicas)
+
+    async def _evacuate(self, node: str) -> _Answer:
+        """Move the replica of a node to one without; no success if there is none.
+
+        Not `PEER.REMOVE`, which drops the old copy before the new one is filled.
+        """
+        verb = f"STREAM.PEER.EVACUATE.{self._name}"
+        answer = await call(self._connection, verb, {"peer": node}, _Answer, permitted=True)
+        if answer.error is not None and answer.error.err_code != _REMAP_FAILED:
+            raise LogUnavailable(f"moving the replica of {node}: {answer.error.description}")
+        return answer
+
+    async def _settled(self, *, replicas: int = 0, without: str = "") -> StreamInfo:
+        """Wait until the stream has a leader and full replicas, and no move is under way.
+
+        nats-server drives a move by itself, from the leader. Where that makes no progress, another replica is
+        asked to lead: a request of the old leader was lost, or it waits for an answer that does not come.
+        """
+        loop = asyncio.get_running_loop()
+        began = told = moved = loop.time()
+        seen: object = None
+        patience = REPLICA_STALL_SECONDS
+        stalls = 0
+        while True:
+            now: object = None
+            try:
+                info = await stream_info(self._connection, self._name)
+            except LogUnavailable as error:  # an election
+                waiting = str(error)
+            else:
+                if info.error is not None:
+                    raise info.error.as_exception(f"looking at the replicas of {self._name}")
+                waiting, now = _unsettled(info, replicas, without), _progress(info)
+                if not waiting:
+                    return info
+                patience = REPLICA_STALL_SECONDS + info.state.bytes / REPLICA_FILL_BYTES_PER_SECOND
+            time = loop.time()
+            if now != seen:
+                seen, moved = now, time
+            if time - moved >= patience:
+                stalls += 1
+                if stalls > REFILL_STALLS_MAX or "offline" in waiting:
+                    raise LogUnavailable(
+                        f"{self._name} makes no progress for {time - moved:.0f} s: {waiting}; look at"
+                        f" `nats stream info {self._name}`, and run this again: it continues"
+                    )
+                await self._change_leader()
+                moved = time
+            if time - told >= REFILL_PROGRESS_SECONDS:
+                told = time
+                self._tell(f"{self._name}: {time - began:.0f} s: {waiting}")
+            await asyncio.sleep(REFILL_POLL_SECONDS)
+
+    async def _change_leader(self) -> None:
+        self._tell(f"{self._name}: no progress; another replica is to lead")
+        try:
+            await call(self._connection, f"STREAM.LEADER.STEPDOWN.{self._name}", {}, _Answer)
+        except LogUnavailable as error:  # there is none
+            self._failure = str(error)
+
+
+def _unsettled(info: StreamInfo, replicas: int, without: str) -> str:
+    """What a stream waits for; empty if it is settled."""
+    cluster = info.cluster
+    if cluster is None or not cluster.leader or cluster.leader_since is None:
+        return "it has no leader"
+    if cluster.desired is not None:
+        status = cluster.desired.status
+        return (status.description if status is not None else "") or "a move begins"
     nodes = _nodes(info)
-    return (
-        len(nodes) == replicas
-        and without not in nodes
-        and all(each.current and not each.offline and not each.lag for each in cluster.replicas)
+    if without in nodes:
+        return f"the replica of {without} is not moved yet"
+    wanted = replicas or _replicas(info)
+    if len(nodes) != wanted or _replicas(info) != wanted:
+        return f"it has {len(nodes)} replicas, and {wanted} are wanted"
+    late = [each for each in cluster.replicas if not each.current or each.offline]
+    return "; ".join(
+        f"{each.name} is offline" if each.offline else f"{each.name} lags by {each.lag}" for each in late
     )
+
+
+def _progress(info: StreamInfo) -> object:
+    """What changes while a stream gets on; not the lag, which also grows with writes."""
+    cluster = info.cluster
+    if cluster is None:
+        return None
+    desired = cluster.desired
+    return (
+        cluster.leader,
+        _replicas(info),
+        frozenset((each.name, each.current) for each in cluster.replicas),
+        desired and (desired.replicas, desired.status),
+    )
+
+
+def _old_nodes(info: StreamInfo) -> set[str]:
+    """Where the replicas are that must be replaced: what an interrupted run has noted, or all."""
+    noted = info.metadata.get(OLD_REPLICAS_KEY)
+    return _nodes(info) if noted is None else set(noted.split())
 
 
 def _nodes(info: StreamInfo) -> set[str]:
@@ -140,3 +258,7 @@ def _nodes(info: StreamInfo) -> set[str]:
 def _leader(info: StreamInfo) -> str:
     assert info.cluster is not None
     return info.cluster.leader
+
+
+def _replicas(info: StreamInfo) -> int:
+    return int(info.config["num_replicas"])

@@ -185,14 +185,19 @@ class Streams:
         return await self._repair(LOG, log, _replicas(log)), *reports
 
     async def report(self) -> tuple[StreamReport, ...]:
-        """Every stream that exists, as it is; nothing is created or changed.
+        """Every stream that exists, as it is, with what is wrong; nothing is created or changed.
 
         Raises:
             LogNotPermitted: the NATS user may not look at one.
             LogUnavailable: the server does not answer.
         """
         found = [await self._find(each) for each in STREAMS]
-        return tuple(_report(info) for info in found if info is not None)
+        wanted = _replicas(found[0]) if found[0] is not None else 1
+        reports = [(info, _report(info)) for info in found if info is not None]
+        return tuple(
+            msgspec.structs.replace(each, problems=tuple(_unrepaired(each, _wanted_replicas(info, wanted))))
+            for info, each in reports
+        )
 
     async def note_rewritten(self) -> None:
         """Forget that streams were compressed: their blocks were rewritten.
@@ -327,8 +332,8 @@ class Streams:
             metadata[COMPRESSED_KEY] = str(info.state.last_seq)
         if declaration is LOG and COMPANIONS_KEY not in metadata:
             metadata |= declaration.config(self._settings, replicas=replicas)["metadata"]
-        # A rewrite of the replicas that was interrupted left them at one fewer.
-        replicas = max(replicas, int(metadata.pop(REPLICAS_KEY, "0")))
+        replicas = _wanted_replicas(info, replicas)
+        metadata.pop(REPLICAS_KEY, None)
         if report.replicas < replicas:
             changes["num_replicas"] = replicas
         if metadata != info.metadata:
@@ -338,7 +343,7 @@ class Streams:
         try:
             changed = await update_stream(self._connection, info, changes)
         except (LogNotPermitted, LogUnavailable) as error:
-            problems = tuple(_unrepaired(report, replicas, str(error)))
+            problems = tuple(_unrepaired(report, replicas, f" ({error})"))
             return msgspec.structs.replace(report, problems=problems)
         for field in sorted(changes.keys() - {"metadata"}):
             _log.warning(
@@ -465,8 +470,13 @@ def _report(info: StreamInfo) -> StreamReport:
     )
 
 
-def _unrepaired(report: StreamReport, replicas: int, why: str) -> Iterable[str]:
-    remedy = f"run `jobledger streams create` as a NATS user who may change streams ({why})"
+def _wanted_replicas(info: StreamInfo, replicas: int) -> int:
+    """As many as the log has; a rewrite that was interrupted left a stream at one fewer."""
+    return max(replicas, int(info.metadata.get(REPLICAS_KEY, "0")))
+
+
+def _unrepaired(report: StreamReport, replicas: int, why: str = "") -> Iterable[str]:
+    remedy = f"run `jobledger streams create` as a NATS user who may change streams{why}"
     if report.compression != NO_COMPRESSION:
         yield (
             f"{report.name} is compressed ({report.compression}), and a kill of nats-server can destroy it:"
