@@ -21,7 +21,7 @@ from collections.abc import Callable
 import msgspec
 
 from jobledger.store.errors import LogDamaged, LogRefused, LogUnavailable
-from jobledger.store.jetstream.api import ApiError, StreamInfo, call
+from jobledger.store.jetstream.api import ApiError, ReplicaInfo, StreamInfo, call
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.declarations import (
     COMPRESSED_KEY,
@@ -126,13 +126,13 @@ class _Refill:
     def _refuse_damage(self, info: StreamInfo) -> None:
         """Fresh replicas are copies of the leader's, so what it lacks would be lost on all."""
         state, config = info.state, info.config
-        missing = state.last_seq + 1 - state.first_seq - state.messages
+        missing = state.last_seq - state.messages
         keeps_all = config.get("deny_delete") and config["max_msgs_per_subject"] < 0 and not config["max_age"]
-        if keeps_all and state.messages and missing > 0:
+        if keeps_all and missing > 0:
             raise LogDamaged(
                 f"the replica of {self._name} on {_leader(info)} lacks {missing} messages, and fresh replicas"
                 " would be copies of it: run `jobledger audit scrub`, and replace it first",
-                sequence=state.first_seq,
+                sequence=1,
                 last=state.last_seq,
             )
 
@@ -174,6 +174,7 @@ class _Refill:
         stalls = 0
         while True:
             now: object = None
+            is_down = False
             try:
                 info = await stream_info(self._connection, self._name)
             except LogUnavailable as error:  # an election
@@ -184,13 +185,15 @@ class _Refill:
                 waiting, now = _unsettled(info, replicas, without), _progress(info)
                 if not waiting:
                     return info
+                cluster = info.cluster
+                is_down = cluster is not None and any(_is_down(each) for each in cluster.replicas)
                 patience = REPLICA_STALL_SECONDS + info.state.bytes / REPLICA_FILL_BYTES_PER_SECOND
             time = loop.time()
             if now != seen:
                 seen, moved = now, time
             if time - moved >= patience:
                 stalls += 1
-                if stalls > REFILL_STALLS_MAX or "offline" in waiting:
+                if is_down or stalls > REFILL_STALLS_MAX:  # another leader would wait as well
                     raise LogUnavailable(
                         f"{self._name} makes no progress for {time - moved:.0f} s: {waiting}; look at"
                         f" `nats stream info {self._name}`, and run this again: it continues"
@@ -215,19 +218,29 @@ def _unsettled(info: StreamInfo, replicas: int, without: str) -> str:
     cluster = info.cluster
     if cluster is None or not cluster.leader or cluster.leader_since is None:
         return "it has no leader"
+    late = [_lateness(each) for each in cluster.replicas if not each.current or _is_down(each)]
     if cluster.desired is not None:
+        nodes = _nodes(info)
+        late += [
+            f"{each.name} is not added yet" for each in cluster.desired.replicas if each.name not in nodes
+        ]
         status = cluster.desired.status
-        return (status.description if status is not None else "") or "a move begins"
+        return "; ".join([(status.description if status is not None else "") or "a move begins", *late])
     nodes = _nodes(info)
     if without in nodes:
         return f"the replica of {without} is not moved yet"
     wanted = replicas or _replicas(info)
     if len(nodes) != wanted or _replicas(info) != wanted:
         return f"it has {len(nodes)} replicas, and {wanted} are wanted"
-    late = [each for each in cluster.replicas if not each.current or each.offline]
-    return "; ".join(
-        f"{each.name} is offline" if each.offline else f"{each.name} lags by {each.lag}" for each in late
-    )
+    return "; ".join(late)
+
+
+def _is_down(replica: ReplicaInfo) -> bool:
+    return replica.offline or replica.is_gone
+
+
+def _lateness(replica: ReplicaInfo) -> str:
+    return f"{replica.name} is down" if _is_down(replica) else f"{replica.name} lags by {replica.lag}"
 
 
 def _progress(info: StreamInfo) -> object:

@@ -1,0 +1,88 @@
+"""The wait for a stream whose replicas are moved: bounded, with progress, and with help where it stalls."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from jobledger.store.errors import LogDamaged, LogUnavailable
+from jobledger.store.jetstream import refill
+from jobledger.store.jetstream.api import (
+    ClusterInfo,
+    DesiredReplicas,
+    MoveStatus,
+    ReplicaInfo,
+    StreamInfo,
+    StreamState,
+)
+from jobledger.store.jetstream.connection import Connection
+from jobledger.store.limits import REFILL_STALLS_MAX
+
+CONFIG = {"name": "JOBS", "num_replicas": 3, "deny_delete": True, "max_msgs_per_subject": -1, "max_age": 0}
+FULL = (ReplicaInfo("n2", current=True), ReplicaInfo("n3", current=True))
+
+
+def info(*replicas: ReplicaInfo, desired: DesiredReplicas | None = None, **state: int) -> StreamInfo:
+    """What the leader n1 answers."""
+    cluster = ClusterInfo("n1", "2026-11-30T00:00:00Z", [*(replicas or FULL)], desired)
+    found = StreamState(
+        state.get("first_seq", 1), state.get("last_seq", 0), messages=state.get("messages", 0)
+    )
+    return StreamInfo(config=CONFIG, state=found, cluster=cluster)
+
+
+class Leader:
+    """Answers as it is made to; counts the requests that would move something."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Callable[[int], StreamInfo]) -> None:
+        self.verbs: list[str] = []
+        self.said: list[str] = []
+        self.looks = 0
+        self._answer = answer
+        for name in ("REPLICA_STALL_SECONDS", "REFILL_POLL_SECONDS", "REFILL_PROGRESS_SECONDS"):
+            monkeypatch.setattr(refill, name, 0.0)
+        monkeypatch.setattr(refill, "stream_info", self._info)
+        monkeypatch.setattr(refill, "call", self._call)
+
+    async def _info(self, *_: object) -> StreamInfo:
+        self.looks += 1
+        return self._answer(self.looks)
+
+    async def _call(self, _: object, verb: str, *__: object, **___: object) -> None:
+        self.verbs.append(verb)
+
+    async def rewrite(self) -> None:
+        """Rewrite the stream, up to the first error."""
+        await refill.rewrite_replicas(cast("Any", Connection), "JOBS", self.said.append)
+
+
+async def test_a_move_without_progress_gets_another_leader_a_few_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then the wait ends, and says what it waited for; what changes in between counts as progress."""
+    status = MoveStatus("waiting for desired peers to catch up")
+    stuck = DesiredReplicas((ReplicaInfo("n1"), ReplicaInfo("n4")), status)
+    leader = Leader(monkeypatch, lambda _: info(desired=stuck))
+    with pytest.raises(LogUnavailable, match=r"catch up; n4 is not added yet; .*run this again"):
+        await leader.rewrite()
+    assert leader.verbs == ["STREAM.LEADER.STEPDOWN.JOBS"] * REFILL_STALLS_MAX
+    assert "JOBS: 0 s: waiting for desired peers to catch up; n4 is not added yet" in leader.said
+
+
+async def test_a_node_that_is_down_ends_the_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another leader would wait for it as well."""
+    leader = Leader(monkeypatch, lambda _: info(FULL[0], ReplicaInfo("n3", offline=True)))
+    with pytest.raises(LogUnavailable, match="n3 is down"):
+        await leader.rewrite()
+    assert leader.verbs == []
+
+
+async def test_replicas_are_not_copied_from_a_leader_that_lacks_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fresh ones would lack them too, and the old ones that have them would be gone."""
+    for state in ({"last_seq": 10, "messages": 9}, {"first_seq": 4, "last_seq": 10, "messages": 7}):
+        leader = Leader(monkeypatch, lambda _, state=state: info(**state))  # type: ignore[misc]
+        with pytest.raises(LogDamaged, match="the replica of JOBS on n1 lacks"):
+            await leader.rewrite()
+        assert leader.verbs == []
