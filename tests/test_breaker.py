@@ -194,6 +194,36 @@ async def test_suspended_log_refuses_appends_at_once_and_resumes(
     assert await jetstream_log.append(draft("two"), expect=NO_JOB) == Appended(2)
 
 
+async def test_caller_that_tries_again_at_once_leaves_the_loop_to_others(
+    jetstream_log: JetStreamLog,
+) -> None:
+    """Else its retries keep the connection from coming back, and the server from being restarted."""
+    publisher_of(jetstream_log).suspend("the disk is full")
+    ledger, tries = Ledger(jetstream_log), 0
+
+    async def insist() -> None:
+        nonlocal tries
+        while tries < 10_000:
+            tries += 1
+            with suppress(LogUnavailable):
+                await jetstream_log.append(draft("refused"), expect=NO_JOB)
+            with suppress(LogUnavailable):
+                await ledger.create(make_spec("refused"))
+
+    insisting = asyncio.create_task(insist())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert 0 < tries < 20
+    insisting.cancel()
+    await asyncio.wait({insisting})
+    await jetstream_log.close()
+    closed = asyncio.create_task(insist())
+    await asyncio.sleep(0)
+    assert tries < 40
+    closed.cancel()
+    await asyncio.wait({closed})
+
+
 async def test_commands_are_refused_before_they_read_and_repeated_ones_are_looked_for(
     jetstream_log: JetStreamLog,
 ) -> None:

@@ -108,10 +108,11 @@ async def test_a_server_wedged_by_a_full_disk_is_restarted_once_there_is_space(
             event = draft(f"big-{number}", b"x" * 8_000)
             appending.append(asyncio.create_task(log.append(event, expect=NO_JOB)))
         await eventually(lambda: "is full" in server.problem, within_seconds=20)
-        assert (server.pid, server.restarts) == (pid, 0)
+        assert (server.pid, server.restarts, server.wedged) == (pid, 0, server.problem)
         assert await log.read_at(1) is not None
         ballast.unlink()
         await eventually(lambda: server.restarts == 1, within_seconds=30)
+        assert not server.wedged
         answers = await asyncio.gather(*appending, return_exceptions=True)
         acknowledged = {each.sequence for each in answers if isinstance(each, Appended)}
         async with asyncio.timeout(30):

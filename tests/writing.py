@@ -1,7 +1,6 @@
 """Writes a log of jobs that all change in rounds, and knows what stands where."""
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -11,6 +10,10 @@ from jobledger.store.job import StateType
 from jobledger.store.log import Appended, Draft
 from jobledger.store.subjects import named_job_id
 from tests.histories import draft, spec_data, state_data
+
+PAUSE_SECONDS = (
+    0.05  # before an append is tried again: a tight loop would keep the server from being restarted
+)
 
 
 class Writer:
@@ -54,9 +57,11 @@ class Writer:
         revision = len(self.of_job[job_id]) + 1
         item = self._draft(number, revision)
         while True:
-            with contextlib.suppress(LogUnavailable, OutcomeUnknown):
+            try:
                 appended = await self._log.append(item, expect=self._last[number])
                 break
+            except (LogUnavailable, OutcomeUnknown):
+                await asyncio.sleep(PAUSE_SECONDS)
         assert isinstance(appended, Appended)
         self._last[number] = appended.sequence
         self.of_job[job_id].append(appended.sequence)

@@ -1,5 +1,6 @@
 """The ledger: commands in, receipts out. How each finds its way into the log is told in `attempt`."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Unpack
@@ -81,7 +82,7 @@ class Ledger:
             Contention: if other writers won too often in a row.
             LogError: if the log can't take it now, or at all.
         """
-        event_id = self._check(about)
+        event_id = await self._check(about)
         job_id, namespace, encoded = await self._prepare_new(spec, event_id, about)
         return await self._command(
             job_id, namespace, lambda job: decide_create(job, encoded), event_id, about
@@ -92,7 +93,7 @@ class Ledger:
 
         Equal after normalisation is a no-op, unless forced. See `create` and `update` for the errors.
         """
-        event_id = self._check(about)
+        event_id = await self._check(about)
         job_id, namespace, encoded = await self._prepare_new(spec, event_id, about)
         decide: Decide = lambda job: decide_apply(job, encoded, job_id=job_id, force=force)  # noqa: E731
         return await self._command(job_id, namespace, decide, event_id, about)
@@ -122,7 +123,7 @@ class Ledger:
             Contention: if other writers won too often in a row.
             LogError: if the log can't take it now, or at all.
         """
-        event_id = self._check(about)
+        event_id = await self._check(about)
         known = await self._find(job_id, namespace)
         if known.status is not None:
             check_not_quarantined(known.status)
@@ -152,7 +153,7 @@ class Ledger:
             JobNotRerunnable: if the job is Pending or Queued.
             JobledgerError: as `update`.
         """
-        event_id = self._check(about)
+        event_id = await self._check(about)
         namespace = await self._namespace_of(job_id, namespace)
         return await self._command(
             job_id, namespace, lambda job: decide_rerun(job, spec, job_id=job_id), event_id, about
@@ -172,7 +173,7 @@ class Ledger:
         Raises:
             JobledgerError: as `update`.
         """
-        event_id = self._check(about)
+        event_id = await self._check(about)
         namespace = await self._namespace_of(job_id, namespace)
         decide: Decide = lambda job: decide_update(job, spec, job_id=job_id)  # noqa: E731
         return await self._command(job_id, namespace, decide, event_id, about)
@@ -190,7 +191,7 @@ class Ledger:
             Contention: if other writers won too often in a row.
             LogError: if the log can't take it now, or at all.
         """
-        event_id = self._check(about)
+        event_id = await self._check(about)
         check_state(state)
         namespace = await self._namespace_of(job_id, namespace)
         decide: Decide = lambda job: decide_state(job, state, job_id=job_id)  # noqa: E731
@@ -203,7 +204,7 @@ class Ledger:
             JobTerminal: if the job has Completed or Failed.
             JobledgerError: as `set_state`.
         """
-        event_id = self._check(about)
+        event_id = await self._check(about)
         namespace = await self._namespace_of(job_id, namespace)
         reason = about.get("reason", "")
         return await self._command(
@@ -223,7 +224,7 @@ class Ledger:
             TooManyTags: if the job has as many as it may have.
             JobledgerError: as `set_state`, but for `JobTerminal`.
         """
-        event_id = self._check(about)
+        event_id = await self._check(about)
         check_tag(tag)
         namespace = await self._namespace_of(job_id, namespace)
         decide: Decide = lambda job: decide_tag(job, tag, version, job_id=job_id)  # noqa: E731
@@ -233,7 +234,7 @@ class Ledger:
         self, job_id: str, tag: str, *, namespace: str | None = None, **about: Unpack[About]
     ) -> Receipt:
         """Take a tag away; one that is not there is a no-op. See `tag` for the errors."""
-        event_id = self._check(about)
+        event_id = await self._check(about)
         check_tag(tag)
         namespace = await self._namespace_of(job_id, namespace)
         decide: Decide = lambda job: decide_untag(job, tag, job_id=job_id)  # noqa: E731
@@ -259,7 +260,7 @@ class Ledger:
             InvalidInput: if this can't be a sequence.
             JobledgerError: as `set_state`.
         """
-        event_id = self._check(about)
+        event_id = await self._check(about)
         if type(sequence) is not int or not 1 <= sequence <= INT_MAX:
             raise InvalidInput(f"sequence is {sequence!r:.40}; pass that of the event, a number from 1")
         if namespace is None:
@@ -318,11 +319,12 @@ class Ledger:
 
     # --- the one way of every command ---------------------------------------------------------------------
 
-    def _check(self, about: About) -> str:
+    async def _check(self, about: About) -> str:
         check_about(about)
         # A command that is repeated may be in the log already, so it is looked for first. Any other one would
         # only find out after its reads that its event can't be appended.
         if not about.get("event_id") and (refusal := self._log.refusal):
+            await asyncio.sleep(0)  # a caller that tries again at once must leave the loop to others
             raise refused(refusal)
         return about.get("event_id") or self._new_id()
 

@@ -324,6 +324,8 @@ class Monitor:
         else:
             self._failed_in_silence = False
         reason = appends_stop(self._service.settings, seen.disks)
+        if self._service.server is not None:
+            reason = reason or self._service.server.wedged
         # An append that was acknowledged meanwhile proves that the log works: only its heartbeats do not.
         failing_seconds = now - self._failing_since if self._failing_since is not None else 0.0
         if min(failing_seconds, publisher.silent_seconds) >= APPENDS_SILENCE_SECONDS:

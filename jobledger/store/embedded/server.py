@@ -133,6 +133,11 @@ class EmbeddedServer:
             raise EmbeddedServerError("the embedded nats-server is not running; start it first")
         return self._process.pid
 
+    @property
+    def wedged(self) -> str:
+        """Why it answers and stores nothing until a restart, which waits for disk space; else empty."""
+        return self.problem if self._suspicion and self._serving.is_set() else ""
+
     async def start(self) -> Self:
         """Start it and wait until it accepts connections and has proven that it lost nothing.
 

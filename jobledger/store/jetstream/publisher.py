@@ -78,6 +78,24 @@ class Publisher:
 
     async def append(self, draft: Draft, *, expect: int) -> Appended | Lost:
         """See `EventLog.append`."""
+        try:
+            waiting = self._admit(draft, expect)
+        except LogError:
+            # A caller may try again at once; what ends the trouble (a reconnect, a restart) needs the loop.
+            await asyncio.sleep(0)
+            raise
+        self._queue.append(waiting)
+        self._work.set()
+        return await waiting.result
+
+    def _admit(self, draft: Draft, expect: int) -> Waiting:
+        """An append that may wait for its answer.
+
+        Raises:
+            LogUnavailable: if the log is closed, or accepts none for now.
+            LogRefused: if it can never be taken.
+            LogBusy: if too many are waiting.
+        """
         if self._closed:
             raise LogUnavailable("the log is closed; nothing was written")
         if not (_TOKEN.fullmatch(draft.subject) and _TOKEN.fullmatch(draft.event_id)):
@@ -103,9 +121,7 @@ class Publisher:
                 raise refused(problem)
             self._breaker.note_trial(self._now())
             waiting.become_trial()
-        self._queue.append(waiting)
-        self._work.set()
-        return await waiting.result
+        return waiting
 
     @property
     def refusal(self) -> str:
