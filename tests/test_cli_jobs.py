@@ -1,6 +1,9 @@
 """Every command against a real service, as an operator would type it."""
 
+import csv
 import json
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -350,3 +353,46 @@ def test_lists_come_wide_as_names_and_as_csv(operator: Operator) -> None:
     assert head == "id,name,namespace,type,state,version,revision,create_time"
     assert line.startswith(f'{job["ID"]},"a list, of sorts",forms,batch,Pending,1,1,20')
     assert line.endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("words", "head"),
+    [
+        ("job versions lists", "version,tags,revision,state,time,actor,reason"),
+        ("job history lists", "time,sequence,job_version,revision,event_type,state,actor,reason"),
+        ("subscriptions list", "name,state,gap,lag_seconds,retrying,parked,form,created"),
+        ("webhook list", "name,url,state,types,states,namespace,labels,created"),
+        ("audit seals", "sequence,size,time,root,keys,problem"),
+        ("audit key show", "key,signs,trusted,created,retires"),
+        ("view quarantine", "job_id,namespace,name,sequence,reason"),
+        ("view damage", "first,last,events"),
+    ],
+)
+def test_every_list_has_comma_separated_values_with_a_head_line(
+    operator: Operator, words: str, head: str
+) -> None:
+    """Times in them are RFC 3339; people get times in their zone."""
+    operator("job", "run", operator.spec("lists"))
+    first, *lines = operator(*words.split(), "-o", "csv").stdout.splitlines()
+    assert first == head
+    for each in csv.DictReader([first, *lines]):
+        for column in {"time", "created"} & set(each):
+            assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", each[column])
+    assert len(operator(*words.split(), "-o", "name").stdout.splitlines()) == len(lines)
+    operator(*words.split(), "-o", "wide")
+
+
+def test_a_watched_list_is_shown_again_when_a_job_changes(operator: Operator, tmp_path: Path) -> None:
+    """Until Ctrl-C, and not while nothing changes."""
+    operator("job", "run", operator.spec("first", Namespace="watched"))
+    command = [sys.executable, "-m", "jobledger.service.cli", "job", "list", "-n", "watched", "-o", "csv"]
+    env = clean_env(tmp_path, {"JOBLEDGER_URL": operator.url})
+    with subprocess.Popen([*command, "--watch"], stdout=subprocess.PIPE, text=True, env=env) as watching:
+        assert watching.stdout is not None
+        shown = [watching.stdout.readline() for _ in range(2)]
+        operator("job", "set-state", "first", "Running", "-n", "watched")
+        shown += [watching.stdout.readline() for _ in range(2)]
+        watching.send_signal(signal.SIGINT)
+        rest, _ = watching.communicate(timeout=30)
+    assert [line.split(",")[4] for line in shown] == ["state", "Pending", "state", "Running"]
+    assert (watching.returncode, rest) == (130, "")

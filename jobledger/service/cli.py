@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 import click
 
 from jobledger import __version__
+from jobledger.service.commands.examples import examples
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -149,6 +150,12 @@ _COMMANDS = "jobledger.service.commands"
         "version": Lazy(f"{_COMMANDS}.version:version", "Show the versions of client and service."),
         "webhook": Lazy(f"{_COMMANDS}.webhook:webhook", "Send events to a URL, signed."),
     },
+    epilog=examples(
+        "jobledger serve",
+        "jobledger job run job.yaml --reason 'first try'",
+        "jobledger job list --state Running",
+        "jobledger events tail --namespace prod",
+    ),
 )
 @click.version_option(__version__, prog_name="jobledger")
 def cli() -> None:
@@ -184,6 +191,12 @@ def cli() -> None:
         "versions": Lazy(f"{_COMMANDS}.history:versions", "List the versions of a job's spec."),
         "wait": Lazy(f"{_COMMANDS}.wait:wait", "Wait until a job has come to a state."),
     },
+    epilog=examples(
+        "jobledger job validate job.yaml",
+        "jobledger job run job.yaml --wait",
+        "jobledger job describe my-job",
+        "jobledger job stop my-job --reason 'no longer needed'",
+    ),
 )
 def job() -> None:
     """Work with jobs and their specs."""
@@ -195,6 +208,7 @@ def job() -> None:
         "replay": Lazy(f"{_COMMANDS}.replay:replay", "Tell the log's events again, from point to point."),
         "tail": Lazy(f"{_COMMANDS}.tail:tail", "Follow the events of all jobs."),
     },
+    epilog=examples("jobledger events tail --after 0", "jobledger events replay --since 2h -o ndjson"),
 )
 def events() -> None:
     """Follow what happens, and tell again what happened."""
@@ -224,6 +238,11 @@ def events() -> None:
             f"{_COMMANDS}.audit_watch:watch", "Watch a log, and raise an alarm if its past changes."
         ),
     },
+    epilog=examples(
+        "jobledger audit seal",
+        "jobledger audit prove my-job --output-file my-job.proof",
+        "jobledger audit check my-job.proof --key KEY",
+    ),
 )
 def audit() -> None:
     """Seal the log, and prove what is in it."""

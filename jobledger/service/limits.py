@@ -90,6 +90,7 @@ METRIC_LABEL_VALUES_MAX = 100  # of one label
 CLIENT_CONNECT_TIMEOUT_SECONDS = 5.0
 CLIENT_ANSWER_TIMEOUT_SECONDS = 40.0  # longer than an append may take with all its tries
 CLIENT_PROBE_TIMEOUT_SECONDS = 2.0  # `version` and completion: the service may well not be there
+WATCH_SECONDS = 1.0  # between two looks of a command with --watch
 CLIENT_ANSWER_MAX_BYTES = 256 * 1_048_576  # a page of jobs with the fattest specs is under it
 CLIENT_PAGE_JOBS = 200  # asked for at once when all are wanted
 CLIENT_PAGE_HISTORY = 1_000

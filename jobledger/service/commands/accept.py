@@ -3,6 +3,7 @@
 import click
 
 from jobledger.service.commands.change import reason_option
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.receipts import print_receipt
 from jobledger.service.commands.shared import (
@@ -14,7 +15,12 @@ from jobledger.service.commands.shared import (
 )
 
 
-@click.command("accept-unreadable")
+@click.command(
+    "accept-unreadable",
+    epilog=examples(
+        "jobledger job accept-unreadable my-job --sequence 812 --reason 'written by a broken client'"
+    ),
+)
 @job_argument
 @click.option(
     "--sequence",

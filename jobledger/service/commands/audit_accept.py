@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING
 import click
 
 from jobledger.service.commands.audit_keys import with_settings
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.text import plain, say
 
 if TYPE_CHECKING:
     from jobledger.service.settings import Settings
 
 
-@click.command()
+@click.command(
+    epilog=examples("jobledger audit accept-log --old OLD --new NEW --reason 'restored from backup'")
+)
 @click.option("--old", required=True, metavar="ORIGIN", help="Of the log that was sealed before.")
 @click.option("--new", required=True, metavar="ORIGIN", help="Of the log that replaces it.")
 @click.option("--reason", required=True, metavar="TEXT", help="Why; it becomes part of the next seal.")

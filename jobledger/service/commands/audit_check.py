@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobledger.service.commands.auditing import FOUND_CODE, key_option
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.output import Output, output_option
 from jobledger.service.commands.text import plain
 
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
     from jobledger.service.audit.check import Verdict
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "jobledger audit check my-job.proof --key KEY", "jobledger audit check my-job.proof --key KEY -o json"
+    )
+)
 @click.argument("bundle", metavar="BUNDLE", type=click.Path(dir_okay=False, path_type=Path))
 @key_option
 @click.option("--job", metavar="ID", default="", help="The bundle must be about this job: its whole id.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from jobledger.service.commands.auditing import FOUND_CODE, Progress, key_option, print_findings
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.logoptions import reading_log
 from jobledger.service.commands.output import Output, output_option
 from jobledger.service.commands.shared import Session
@@ -25,7 +26,7 @@ _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _NEWEST: Final = "newest"
 
 
-@click.command()
+@click.command(epilog=examples("jobledger audit consistency old.seal new.seal --key KEY"))
 @click.argument("old", metavar="A")
 @click.argument("new", metavar="B")
 @key_option

@@ -1,23 +1,26 @@
 """`jobledger audit key`: the keys that seals are signed with."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from jobledger.service.commands.output import Output, output_option, quiet_option
+from jobledger.service.commands.examples import examples
+from jobledger.service.commands.lists import Shape, list_output_option, print_list
+from jobledger.service.commands.output import Output, quiet_option
 from jobledger.service.commands.shared import Session, connected
-from jobledger.service.commands.text import Column, plain, print_table, say
-from jobledger.service.commands.times import Duration
+from jobledger.service.commands.text import Column, print_table, say
+from jobledger.service.commands.times import Duration, exact_of
 
 if TYPE_CHECKING:
     from jobledger.service.audit.keys import KeyFile
     from jobledger.service.settings import Settings
 
 OVERLAP_DEFAULT = "7d"
+_SHAPE = Shape(id="Key", name="Key", columns=("Key", "Signs", "Trusted", "Created", "Retires"))
 F = TypeVar("F", bound=Callable[..., Any])
 
 _WHERE = (
@@ -33,7 +36,7 @@ _WHERE = (
 )
 
 
-@click.group()
+@click.group(epilog=examples("jobledger audit key show", "jobledger audit key rotate"))
 def key() -> None:
     """Show, make and rotate the keys that seals are signed with.
 
@@ -70,8 +73,8 @@ def with_key_file(function: F) -> F:
     return run  # type: ignore[return-value]
 
 
-@key.command()
-@output_option()
+@key.command(epilog=examples("jobledger audit key show"))
+@list_output_option
 @quiet_option
 @connected
 def show(*, form: str, quiet: bool, session: Session) -> None:
@@ -86,35 +89,31 @@ def show(*, form: str, quiet: bool, session: Session) -> None:
     output = Output(form, quiet=quiet)
     with session.client() as client:
         found = Seals(client).keys()
-    if quiet:
-        for each in found:
-            click.echo(plain(str(each.get("Key", ""))))
-    elif output.for_machines:
-        output.page(found)
-    else:
-        columns = [
-            Column("Signs"),
-            Column("Trusted"),
-            Column("Created", leaves=1),
-            Column("Retires"),
-            Column("Key", flexible=True),
-        ]
-        print_table(
-            columns,
-            [
-                (
-                    "yes" if each.get("Signs") is True else "no",
-                    "yes" if each.get("Trusted") is True else "no",
-                    _second(each.get("Created")) or "-",
-                    _second(each.get("Retires")) or "-",
-                    str(each.get("Key", "")),
-                )
-                for each in found
-            ],
+    print_list(output, found, _SHAPE, lambda whole: _print(found, whole), empty="The service has no key.")
+
+
+def _print(found: Sequence[Mapping[str, Any]], whole: bool) -> None:
+    columns = [
+        Column("Signs"),
+        Column("Trusted"),
+        Column("Created", leaves=1),
+        Column("Retires"),
+        Column("Key", flexible=True),
+    ]
+    rows = [
+        (
+            "yes" if each.get("Signs") is True else "no",
+            "yes" if each.get("Trusted") is True else "no",
+            exact_of(each.get("Created")),
+            exact_of(each.get("Retires")),
+            str(each.get("Key", "")),
         )
+        for each in found
+    ]
+    print_table(columns, rows, whole=whole)
 
 
-@key.command()
+@key.command(epilog=examples("jobledger audit key create --name jobledger.example.com"))
 @click.option(
     "--name", required=True, metavar="TEXT", help="As a URL without its scheme: `example.com/jobs`."
 )
@@ -129,7 +128,7 @@ def create(*, name: str, keys: "KeyFile") -> None:
     say(f"kept in {keys.path}, readable by you alone")
 
 
-@key.command()
+@key.command(epilog=examples("jobledger audit key rotate --overlap 90d"))
 @click.option(
     "--overlap",
     type=Duration(),
@@ -156,11 +155,5 @@ def rotate(*, overlap: float, name: str, distrust: bool, keys: "KeyFile") -> Non
     click.echo(made.key)
     for each in keys.records():
         if each.retires and each.seed is not None:
-            say(f"{each.public.short} signs until {_second(each.retires)}")
+            say(f"{each.public.short} signs until {exact_of(each.retires)}")
     say("give the new key to whoever checks proofs before the old one ends; keep the old one for old seals")
-
-
-def _second(told: object) -> str:
-    """A time to the second."""
-    text = str(told or "")
-    return f"{text.partition('.')[0]}Z" if "." in text else text

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.shared import Session, connected, job_argument, namespace_option
 from jobledger.service.commands.text import say
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from jobledger.service.client.client import Client
 
 
-@click.command()
+@click.command(epilog=examples("jobledger audit prove my-job --output-file my-job.proof"))
 @job_argument
 @namespace_option
 @click.option(

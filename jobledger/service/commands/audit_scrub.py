@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobledger.service.commands.auditing import FOUND_CODE, Progress, print_findings
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.logoptions import reading_log
 from jobledger.service.commands.output import Output, output_option
 from jobledger.service.commands.shared import Session
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(epilog=examples("jobledger audit scrub", "jobledger audit scrub --for 10m -o json"))
 @click.option(
     "--key",
     "keys",

@@ -1,20 +1,24 @@
 """`jobledger audit seal` and `seals`: sign the log now, and look at what was signed."""
 
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
+from jobledger.service.commands.examples import examples
+from jobledger.service.commands.lists import Shape, list_output_option, print_list
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.shared import Session, WholeNumber, connected
 from jobledger.service.commands.text import Column, plain, plain_lines, print_table, say
+from jobledger.service.commands.times import exact_of
 
 _SHOWN = 20
 _ROOT_DIGITS = 16
+_SHAPE = Shape(id="Size", name="Size", columns=("Sequence", "Size", "Time", "Root", "Keys", "Problem"))
 
 
-@click.command()
+@click.command(epilog=examples("jobledger audit seal"))
 @output_option("table", "json", "yaml")
 @connected
 def seal(*, form: str, session: Session) -> None:
@@ -34,7 +38,7 @@ def seal(*, form: str, session: Session) -> None:
     say(f"{sealed.get('Size')} events are sealed; root {_root(sealed)}")
 
 
-@click.command()
+@click.command(epilog=examples("jobledger audit seals", "jobledger audit seals --all --notes"))
 @click.option(
     "--limit",
     type=WholeNumber(),
@@ -45,7 +49,7 @@ def seal(*, form: str, session: Session) -> None:
 )
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.option("--notes", is_flag=True, help="The seals themselves, each with an empty line behind it.")
-@output_option()
+@list_output_option
 @quiet_option
 @connected
 def seals(*, limit: int, everything: bool, notes: bool, form: str, quiet: bool, session: Session) -> None:
@@ -56,7 +60,7 @@ def seals(*, limit: int, everything: bool, notes: bool, form: str, quiet: bool, 
     from jobledger.service.client.seals import Seals
 
     output = Output(form, quiet=quiet)
-    if notes and (quiet or output.for_machines):
+    if notes and (quiet or form != "table"):
         raise click.UsageError("--notes contradicts --quiet and --output; keep one of them")
     with session.client() as client:
         found = Seals(client).seals(None if everything else limit)
@@ -65,27 +69,25 @@ def seals(*, limit: int, everything: bool, notes: bool, form: str, quiet: bool, 
                 click.echo(_note(each) if notes else str(each.get("Size")))
             return
         listed = list(found)
-    if output.for_machines:
-        output.page(listed)
-    elif not listed:
-        say("Nothing is sealed yet: the service does it by itself, and `jobledger audit seal` at once")
-    else:
-        print_table(
-            [
-                Column("Seal", right=True),
-                Column("Events", right=True),
-                Column("Sealed"),
-                Column("Root", leaves=1),
-                Column("Keys", flexible=True),
-            ],
-            [_row(each) for each in listed],
-        )
+    empty = "Nothing is sealed yet: the service does it by itself, and `jobledger audit seal` at once"
+    print_list(output, listed, _SHAPE, lambda whole: _print(listed, whole), empty=empty)
+
+
+def _print(listed: Sequence[Mapping[str, Any]], whole: bool) -> None:
+    columns = [
+        Column("Seal", right=True),
+        Column("Events", right=True),
+        Column("Sealed"),
+        Column("Root", leaves=1),
+        Column("Keys", flexible=True),
+    ]
+    print_table(columns, [_row(each) for each in listed], whole=whole)
 
 
 def _row(each: Mapping[str, Any]) -> tuple[str, ...]:
     number = str(each.get("Sequence", "-"))
     problem = str(each.get("Problem") or "")
-    time = f"{str(each.get('Time', '')).partition('.')[0]}Z"
+    time = exact_of(each.get("Time"))
     if problem:
         return number, "-", time, "-", f"no seal: {problem}"
     return number, str(each.get("Size")), time, _root(each), ", ".join(map(str, each.get("Keys") or ()))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobledger.service.commands.auditing import FOUND_CODE, Progress, key_option, print_findings
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.logoptions import reading_log
 from jobledger.service.commands.output import Output, output_option
 from jobledger.service.commands.shared import Session
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(
+    epilog=examples("jobledger audit verify --key KEY", "jobledger audit verify --key KEY --no-view -o json")
+)
 @key_option
 @click.option("--seals", multiple=True, type=_FILE, help="A file with more seals; repeatable.")
 @click.option(

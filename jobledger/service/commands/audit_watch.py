@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from jobledger.service.commands.auditing import FOUND_CODE, key_option
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.logoptions import reading_log
 from jobledger.service.commands.shared import INTERRUPTED_CODE, Session, end_on_sigterm
 from jobledger.service.commands.text import say
@@ -16,7 +17,12 @@ from jobledger.service.limits import WATCH_REREAD_MAX_SECONDS
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "jobledger audit watch --key KEY --state watch.json",
+        "jobledger audit watch --key KEY --state watch.json --once",
+    )
+)
 @key_option
 @click.option(
     "--state", "state_file", type=_FILE, required=True, help="Where the watcher keeps what it remembers."

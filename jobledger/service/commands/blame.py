@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.output import Output, output_option, to_json
 from jobledger.service.commands.shared import Session, connected, event_word, job_argument, namespace_option
 
@@ -12,7 +13,13 @@ if TYPE_CHECKING:
     from jobledger.service.client.answers import BlameItem
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "jobledger job blame my-job",
+        "jobledger job blame my-job --path Tasks[0].Engine",
+        "jobledger job blame my-job --at 2h",
+    )
+)
 @job_argument
 @namespace_option
 @click.option("--at", metavar="POINT", default="", help="As of a time, an age, a sequence, or r3 (revision).")

@@ -2,6 +2,7 @@
 
 import click
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.receipts import print_receipt
 from jobledger.service.commands.shared import (
@@ -23,7 +24,12 @@ if_revision_option = click.option(
 )
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "jobledger job update my-job job.yaml --reason 'more memory'",
+        "jobledger job update my-job job.yaml --if-revision 7",
+    )
+)
 @job_argument
 @click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 @namespace_option
@@ -78,7 +84,13 @@ def _details(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> 
     return found
 
 
-@click.command("set-state")
+@click.command(
+    "set-state",
+    epilog=examples(
+        "jobledger job set-state my-job Running --message 'on node 3'",
+        "jobledger job set-state my-job Running --detail Progress=55",
+    ),
+)
 @job_argument
 @click.argument("state", metavar="STATE", type=StateChoice())
 @namespace_option
@@ -122,7 +134,7 @@ def set_state(
     print_receipt(answer, Output(form, quiet=quiet), verb=f"is {state}", name=job)
 
 
-@click.command()
+@click.command(epilog=examples("jobledger job stop my-job --reason 'no longer needed'"))
 @job_argument
 @namespace_option
 @reason_option
@@ -140,7 +152,7 @@ def stop(*, job: str, namespace: str | None, reason: str, form: str, quiet: bool
     print_receipt(answer, Output(form, quiet=quiet), verb="stopped", name=job)
 
 
-@click.command()
+@click.command(epilog=examples("jobledger job rerun my-job", "jobledger job rerun my-job --version 3"))
 @job_argument
 @namespace_option
 @click.option(

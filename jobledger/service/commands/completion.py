@@ -6,6 +6,8 @@ from typing import Final
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
+from jobledger.service.commands.examples import examples
+
 _PROGRAM = "jobledger"
 _VARIABLE = "_JOBLEDGER_COMPLETE"  # click's convention: the script sets it and calls the program
 
@@ -34,7 +36,7 @@ class QuotingBashComplete(BashComplete):
         return f"{item.type},{value}"
 
 
-@click.command()
+@click.command(epilog=examples("jobledger completion bash > /etc/bash_completion.d/jobledger"))
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:

@@ -7,16 +7,17 @@ from typing import Any
 import click
 import msgspec
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.settingflags import setting_flags
 from jobledger.service.settings import SETTINGS, LoadedSettings, load_settings
 
 
-@click.group()
+@click.group(epilog=examples("jobledger config show"))
 def config() -> None:
     """Look at the settings."""
 
 
-@config.command()
+@config.command(epilog=examples("jobledger config show", "jobledger config show -o json"))
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="For people or machines."
 )

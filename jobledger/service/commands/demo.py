@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.demo.checks import Check, check_all
 from jobledger.service.demo.inputs import NamedSpec, Planned, plan_jobs, read_examples
 from jobledger.service.demo.show import StepTeller, check_list, jobs_table, timeline_table
@@ -23,7 +24,7 @@ from jobledger.service.specfiles import read_spec_file, tell_problems
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@click.command()
+@click.command(epilog=examples("jobledger demo", "jobledger demo job.yaml --keep demo-data"))
 @click.argument("specs", metavar="[SPEC]...", nargs=-1)
 @click.option(
     "--keep",

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobledger.service.commands.examples import examples
+from jobledger.service.commands.lists import watch, watch_option
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.shared import (
     Session,
@@ -34,7 +36,13 @@ _LABEL_WIDTH = 13
 _SPEC_KEYS = ("Constraints", "Meta", "Tasks")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "jobledger job describe my-job",
+        "jobledger job describe my-job --version 3",
+        "jobledger job describe my-job --at 2h -o yaml",
+    )
+)
 @job_argument
 @namespace_option
 @click.option(
@@ -48,6 +56,7 @@ _SPEC_KEYS = ("Constraints", "Meta", "Tasks")
     help="As it was then: a time, an age as `2h`, a sequence, or a revision as `r3`.",
 )
 @click.option("--wait-for", metavar="CURSOR", default="", help="As it is after this position, or later.")
+@watch_option
 @output_option("table", "json", "yaml")
 @quiet_option
 @connected
@@ -58,6 +67,7 @@ def describe(
     version: str | None,
     at: str,
     wait_for: str,
+    watched: bool,
     form: str,
     quiet: bool,
     session: Session,
@@ -74,15 +84,28 @@ def describe(
         if quiet:
             click.echo(plain(found.id))
             return
-        history = client.history(found.id, version=version or "", limit=DESCRIBE_MAX_EVENTS, at=at)
-        tags = client.tags(found.id, at=at)
+        job_id = found.id  # the name is asked for once; the id stays the same
+
+        def read() -> tuple["JobAnswer", "TagsAnswer", "HistoryPage"]:
+            return (
+                client.job(job_id, version=version or "", at=at),
+                client.tags(job_id, at=at),
+                client.history(job_id, version=version or "", limit=DESCRIBE_MAX_EVENTS, at=at),
+            )
+
+        if watched:
+            watch(client, read, lambda parts: _print(output, *parts), for_people=output.for_people)
+        _print(output, *read())
+
+
+def _print(output: Output, job: "JobAnswer", tags: "TagsAnswer", history: "HistoryPage") -> None:
     if output.for_machines:
-        output.document({"Job": found.wire, "Tags": tags.wire["Items"], "History": history.wire})
+        output.document({"Job": job.wire, "Tags": tags.wire["Items"], "History": history.wire})
         return
     now = time.time_ns()
-    _print_job(found, tags, now)
+    _print_job(job, tags, now)
     click.echo()
-    _print_timeline(found, history, now)
+    _print_timeline(job, history, now)
 
 
 def _print_job(job: "JobAnswer", tags: "TagsAnswer", now: int) -> None:

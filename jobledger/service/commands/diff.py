@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobledger.service.commands.changes import print_changes, print_submission
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.output import Output, output_option
 from jobledger.service.commands.shared import Session, VersionName, connected, namespace_option
 
@@ -23,7 +24,13 @@ class _Words(click.Argument):
         return "{FILE | JOB FROM [TO]}"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "jobledger job diff job.yaml",
+        "jobledger job diff my-job 3 5",
+        "jobledger job diff job.yaml --exit-code",
+    )
+)
 @click.argument("words", nargs=-1, required=True, cls=_Words)
 @namespace_option
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if there is a difference.")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobledger.service.commands.output import Output, output_option, quiet_option
+from jobledger.service.commands.examples import examples
+from jobledger.service.commands.lists import Shape, list_output_option, print_list
+from jobledger.service.commands.output import Output, quiet_option
 from jobledger.service.commands.shared import (
     Session,
     VersionName,
@@ -25,9 +27,25 @@ if TYPE_CHECKING:
     from jobledger.service.client.client import Client
 
 _NANOSECONDS = 1_000_000_000
+_EVENTS = Shape(
+    id="Sequence",
+    name="Sequence",
+    columns=("Time", "Sequence", "JobVersion", "Revision", "EventType", "State.StateType", "Actor", "Reason"),
+)
+_VERSIONS = Shape(
+    id="Version",
+    name="Version",
+    columns=("Version", "Tags", "Revision", "State.StateType", "Time", "Actor", "Reason"),
+)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "jobledger job history my-job",
+        "jobledger job history my-job --follow",
+        "jobledger job history my-job --since 2h -o ndjson",
+    )
+)
 @job_argument
 @namespace_option
 @click.option("--version", type=VersionName(), default=None, help="Of this version only; also by a tag.")
@@ -41,9 +59,15 @@ _NANOSECONDS = 1_000_000_000
 )
 @click.option("--next-token", metavar="TOKEN", default="", help="Go on where a history ended.")
 @click.option(
-    "-f", "--follow", is_flag=True, help="Show what happens as it happens, until the job has ended."
+    "-f",
+    "--follow",
+    "-w",
+    "--watch",
+    "follow",
+    is_flag=True,
+    help="Show what happens as it happens, until the job has ended.",
 )
-@output_option()
+@list_output_option
 @connected
 def history(
     *, job: str, namespace: str | None, follow: bool, limit: int, form: str, session: Session, **filters: Any
@@ -53,6 +77,8 @@ def history(
     JOB is a name, an id, or the beginning of an id. All versions are told, unless one is named.
     """
     output = Output(form)
+    if follow and form in {"name", "csv"}:
+        raise click.UsageError(f"--follow and -o {form} contradict each other; use -o ndjson")
     where = session.namespace(namespace)
     with session.client() as client:
         job_id = client.job(job, namespace=where).id  # the name is asked for once; the id stays the same
@@ -61,10 +87,15 @@ def history(
             _follow(pages, output)
             return
         page = pages.read(limit)
-    if output.for_machines:
-        output.page([item.wire for item in page.items], NextToken=page.next_token)
-    else:
-        _print(page.items)
+    items = page.items
+    print_list(
+        output,
+        [item.wire for item in items],
+        _EVENTS,
+        lambda whole: _print(items, whole),
+        empty="No events.",
+        NextToken=page.next_token,
+    )
     if page.next_token and len(page.items) >= limit:
         say(f"There may be more: --limit for more at once, --next-token {page.next_token}")
 
@@ -132,7 +163,7 @@ class _LinePrinter:
                 self._output.document(item.wire)
                 continue
             if not self._any:
-                click.echo(f"{'Time':<19}  Sequence  Version  Revision  What        Who  Why")
+                click.echo(f"{'Time':<25}  Sequence  Version  Revision  What        Who  Why")
                 self._any = True
             _, sequence, version, revision, what, who, why = history_row(item, 0)
             text = what if isinstance(what, str) else what.text
@@ -143,12 +174,12 @@ class _LinePrinter:
         return cursor
 
 
-def _print(items: "tuple[HistoryAnswer, ...]") -> None:
+def _print(items: "tuple[HistoryAnswer, ...]", whole: bool) -> None:
     from jobledger.service.commands.jobtable import HISTORY_COLUMNS, history_row
     from jobledger.service.commands.text import print_table
 
     now = time.time_ns()
-    print_table(HISTORY_COLUMNS, [history_row(item, now) for item in items])
+    print_table(HISTORY_COLUMNS, [history_row(item, now) for item in items], whole=whole)
 
 
 def _say(line: str) -> None:
@@ -156,10 +187,10 @@ def _say(line: str) -> None:
     say(line)
 
 
-@click.command()
+@click.command(epilog=examples("jobledger job versions my-job", "jobledger job versions my-job -o csv"))
 @job_argument
 @namespace_option
-@output_option()
+@list_output_option
 @quiet_option
 @connected
 def versions(*, job: str, namespace: str | None, form: str, quiet: bool, session: Session) -> None:
@@ -176,18 +207,19 @@ def versions(*, job: str, namespace: str | None, form: str, quiet: bool, session
         for page in pages:
             found += page.items
             facts += page.versions
-    if quiet:
-        for item in found:
-            click.echo(str(item.version))
-    elif output.by_line:
-        output.page([item.wire for item in found])
-    elif output.for_machines:
-        output.page([item.wire for item in found], Versions=[each.wire for each in facts])
-    else:
-        _print_versions(found, {each.version: each for each in facts})
+    known = {each.version: each for each in facts}
+    print_list(
+        output,
+        [{**item.wire, **known[item.version].wire} for item in found if item.version in known],
+        _VERSIONS,
+        lambda whole: _print_versions(found, known, whole),
+        empty="",
+        documents=[item.wire for item in found],
+        Versions=[each.wire for each in facts],
+    )
 
 
-def _print_versions(found: "list[JobAnswer]", facts: "dict[int, VersionAnswer]") -> None:
+def _print_versions(found: "list[JobAnswer]", facts: "dict[int, VersionAnswer]", whole: bool) -> None:
     from jobledger.service.client.failures import nanoseconds_of
     from jobledger.service.commands.changes import changed_paths
     from jobledger.service.commands.jobtable import UNKNOWN
@@ -221,4 +253,5 @@ def _print_versions(found: "list[JobAnswer]", facts: "dict[int, VersionAnswer]")
             for item, change in zip(found, changes, strict=True)
             if (fact := facts.get(item.version)) is not None
         ],
+        whole=whole,
     )

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobledger.projections.limits import LIST_DEFAULT_LIMIT
-from jobledger.service.commands.output import FORMATS, Output, output_option, quiet_option
+from jobledger.service.commands.examples import examples
+from jobledger.service.commands.lists import Shape, list_output_option, print_list, watch, watch_option
+from jobledger.service.commands.output import Output, quiet_option
 from jobledger.service.commands.shared import (
     TYPES,
     Session,
@@ -17,14 +19,26 @@ from jobledger.service.commands.shared import (
     connected,
     namespace_filter,
 )
-from jobledger.service.commands.text import plain, say
+from jobledger.service.commands.text import say
 from jobledger.service.commands.times import Moment, PointText
 
+if TYPE_CHECKING:
+    from jobledger.service.client.answers import JobPage
+
 _MOMENT = Moment()
-_CSV_HEAD = ("id", "name", "namespace", "type", "state", "version", "revision", "create_time")
+_COLUMNS = ("ID", "Name", "Namespace", "Type", "State.StateType", "Version", "Revision", "CreateTime")
+_SHAPE = Shape(id="ID", name="Name", columns=_COLUMNS)
 
 
-@click.command("list")
+@click.command(
+    "list",
+    epilog=examples(
+        "jobledger job list --state Running --state Queued",
+        "jobledger job list -l 'env=prod,tier in (web, api)' -o wide",
+        "jobledger job list --at 2h",
+        "jobledger job list --all -o csv",
+    ),
+)
 @namespace_filter
 @all_namespaces_option
 @click.option(
@@ -74,7 +88,8 @@ _CSV_HEAD = ("id", "name", "namespace", "type", "state", "version", "revision", 
     help="As they were then: a time, an age as `2h`, or a sequence.",
 )
 @click.option("--wait-for", metavar="CURSOR", default="", help="As it is after this position, or later.")
-@output_option(*FORMATS, "wide", "name", "csv")
+@watch_option
+@list_output_option
 @quiet_option
 @connected
 def list_jobs(
@@ -83,6 +98,7 @@ def list_jobs(
     all_namespaces: bool,
     limit: int,
     everything: bool,
+    watched: bool,
     form: str,
     quiet: bool,
     session: Session,
@@ -96,21 +112,23 @@ def list_jobs(
     query = _query(filters)
     query["namespace"] = session.namespaces(namespace, everything=all_namespaces)
     output = Output(form, quiet=quiet)
-    jobs: list[Any] = []
-    token = ""
+    most = None if everything else limit
     with session.client() as client:
-        for page in client.job_pages(query, limit=None if everything else limit):
-            token = page.next_token
-            if quiet or output.by_line:
-                _print_at_once(output, page.items)
-            else:
-                jobs += page.items
-    if form in {"wide", "name", "csv"} and not quiet:
-        _print_as(form, jobs)
-    elif output.for_machines and not output.by_line:
-        output.page([job.wire for job in jobs], NextToken=token)
-    elif not quiet and not output.by_line:
-        _print(jobs)
+        if watched:
+            watch(
+                client,
+                lambda: [*client.job_pages(query, limit=most)],
+                lambda pages: _print(output, pages),
+                for_people=output.for_people,
+            )
+        elif quiet or output.by_line:
+            for page in client.job_pages(query, limit=most):
+                _print(output, [page])
+                token = page.next_token
+        else:
+            pages = [*client.job_pages(query, limit=most)]
+            _print(output, pages)
+            token = pages[-1].next_token
     if token:
         say(f"There are more: --all for all of them, --next-token {token} to go on.")
 
@@ -139,41 +157,15 @@ def _query(filters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _print_at_once(output: Output, jobs: Sequence[Any]) -> None:
-    for job in jobs:
-        if output.quiet:
-            click.echo(plain(job.id))
-        else:
-            output.document(job.wire)
-
-
-def _print(jobs: Sequence[Any]) -> None:
+def _print(output: Output, pages: "Sequence[JobPage]") -> None:
     from jobledger.service.commands.jobtable import print_jobs
 
-    if jobs:
-        print_jobs(jobs, time.time_ns())
-    else:
-        click.echo("No jobs found.", err=True)
-
-
-def _print_as(form: str, jobs: Sequence[Any]) -> None:
-    """Names alone, comma-separated values, or the table with nothing cut."""
-    import csv
-    import sys
-
-    from jobledger.service.commands.jobtable import print_jobs
-    from jobledger.service.commands.text import plain
-    from jobledger.store.values import rfc3339
-
-    if form == "name":
-        for job in jobs:
-            click.echo(plain(job.name))
-    elif form == "wide":
-        print_jobs(jobs, time.time_ns(), whole=True)
-    else:
-        rows = csv.writer(sys.stdout, lineterminator="\n")
-        rows.writerow(_CSV_HEAD)
-        for job in jobs:
-            texts = (job.id, job.name, job.namespace, job.type, job.state.state_type)
-            numbers = (job.version, job.revision, rfc3339(job.create_time))
-            rows.writerow([*map(plain, texts), *numbers])
+    jobs = [job for page in pages for job in page.items]
+    print_list(
+        output,
+        [job.wire for job in jobs],
+        _SHAPE,
+        lambda whole: print_jobs(jobs, time.time_ns(), whole=whole),
+        empty="No jobs found.",
+        NextToken=pages[-1].next_token,
+    )

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.shared import (
     Session,
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
 _POINT = PointText(revisions=True)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "jobledger diff --from 2h",
+        "jobledger diff --from 2026-01-31 --to 2026-02-01 --namespace prod",
+        "jobledger diff --from 1200 --job my-job -o json",
+    )
+)
 @click.option(
     "--from",
     "first",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.logoptions import reading_log
 from jobledger.service.commands.output import to_json
 from jobledger.service.commands.shared import Session, connected
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
     from jobledger.service.natsaccounts import Subscriber
 
 
-@click.group()
+@click.group(epilog=examples("jobledger nats url", "jobledger nats accounts"))
 def nats() -> None:
     """Connect to the nats-server that keeps the log, and configure it."""
 
 
-@nats.command()
+@nats.command(epilog=examples("jobledger nats url", "jobledger nats url -o env"))
 @click.option(
     "-o",
     "--output",
@@ -51,7 +52,7 @@ def url(*, form: str, session: Session) -> None:
         click.echo(address.url)
 
 
-@nats.command()
+@nats.command(epilog=examples("jobledger nats accounts", "jobledger nats accounts --subscription billing"))
 @click.option(
     "-s",
     "--subscription",

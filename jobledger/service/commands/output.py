@@ -29,7 +29,12 @@ class Output:
     @property
     def for_machines(self) -> bool:
         """Whether what came is to be printed as it came."""
-        return self.form != "table" and not self.quiet
+        return self.form in FORMATS[1:] and not self.quiet
+
+    @property
+    def for_people(self) -> bool:
+        """Whether a table is wanted."""
+        return self.form in {"table", "wide"} and not self.quiet
 
     @property
     def by_line(self) -> bool:

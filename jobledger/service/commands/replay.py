@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.logoptions import prefers_service, reading_log
 from jobledger.service.commands.output import to_json
 from jobledger.service.commands.shared import (
@@ -39,7 +40,13 @@ FORMS: Final = ("table", "ndjson", "parquet")
 _READER_GONE_CODE: Final = 1  # as click has it for the other commands
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "jobledger events replay --since 2026-01-31 --until 2026-02-01",
+        "jobledger events replay --job my-job -o ndjson",
+        "jobledger events replay -o parquet --output-file events.parquet",
+    )
+)
 @namespace_filter
 @all_namespaces_option
 @click.option("--job", metavar="JOB", default="", help="Of this job: its name, or its whole id.")

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from jobledger.service.commands.changes import print_submission
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.receipts import (
     ENDED_OTHERWISE_CODE,
@@ -59,7 +60,15 @@ class _Wishes(msgspec.Struct, frozen=True):
     idempotency_key: str
 
 
-@click.command(cls=_Run)
+@click.command(
+    cls=_Run,
+    epilog=examples(
+        "jobledger job run job.yaml --reason 'first try'",
+        "jobledger job run job.yaml --dry-run",
+        "jobledger job run job.yaml --wait --timeout 30m",
+        "jobledger job run - < job.yaml",
+    ),
+)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @namespace_option
 @click.option("--reason", default="", help="Why; it is kept in the log.")
@@ -195,4 +204,5 @@ create = _Create(
 
     It takes the arguments and options of `job run`, and refuses (5) a job that exists.
     """,
+    epilog=examples("jobledger job create job.yaml --reason 'first try'"),
 )

@@ -8,13 +8,20 @@ from typing import Any, NoReturn
 
 import click
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.settingflags import setting_flags
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.logs import configure_logs
 from jobledger.service.settings import LoadedSettings, load_settings
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "jobledger serve",
+        "jobledger serve --port 8080 --data-dir /var/lib/jobledger",
+        "jobledger serve --nats-url nats://10.0.0.1:4222",
+    )
+)
 @setting_flags("server")
 def serve(**flags: Any) -> None:
     """Serve writes, reads and live feeds over HTTP.

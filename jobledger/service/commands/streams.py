@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.output import Output, output_option
 from jobledger.service.commands.settingflags import some_flags
 from jobledger.service.commands.shared import Session
@@ -46,12 +47,17 @@ def _of_streams(function: F) -> F:
     return some_flags(*_FLAGS)(run)  # type: ignore[return-value]
 
 
-@click.group()
+@click.group(epilog=examples("jobledger streams show", "jobledger streams create"))
 def streams() -> None:
     """Create, check and rewrite the streams of the log."""
 
 
-@streams.command()
+@streams.command(
+    epilog=examples(
+        "jobledger streams create --nats-url nats://10.0.0.1:4222 --stream-replicas 3",
+        "jobledger streams create --accept-loss",
+    )
+)
 @click.option(
     "--accept-loss",
     is_flag=True,
@@ -91,7 +97,7 @@ def create(*, accept_loss: bool, rewritten: bool, form: str, session: Session) -
     _print(asyncio.run(run()), Output(form))
 
 
-@streams.command()
+@streams.command(epilog=examples("jobledger streams show", "jobledger streams show -o json"))
 @output_option("table", "json")
 @_of_streams
 def show(*, form: str, session: Session) -> None:
@@ -109,7 +115,7 @@ def show(*, form: str, session: Session) -> None:
     _print(asyncio.run(run()), Output(form), session.settings)
 
 
-@streams.command()
+@streams.command(epilog=examples("jobledger streams rewrite --data-dir /var/lib/jobledger"))
 @click.option(
     "--store-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -137,7 +143,9 @@ def rewrite(*, store_dir: Path | None, session: Session) -> None:
     say(f"{asyncio.run(_rewrite_embedded(settings))} blocks were rewritten")
 
 
-@streams.command("accept-damage")
+@streams.command(
+    "accept-damage", epilog=examples("jobledger streams accept-damage --data-dir /var/lib/jobledger")
+)
 @click.option("--yes", is_flag=True, help="Give it up; without this, it is only shown.")
 @some_flags("data_dir")
 def accept_damage(*, yes: bool, **flags: Any) -> None:

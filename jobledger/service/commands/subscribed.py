@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from jobledger.service.commands.shared import event_word
-from jobledger.service.commands.times import age, exact
+from jobledger.service.commands.times import age, exact_of
 
 _NANOSECONDS: Final = 1_000_000_000
 
@@ -31,11 +31,7 @@ def events(said: Mapping[str, Any]) -> str:
 
 def created(found: Mapping[str, Any]) -> str:
     """When it was made, to the second, in the reader's time zone."""
-    from jobledger.service.client.failures import nanoseconds_of
-
-    text = found.get("Created")
-    moment = nanoseconds_of(text) if isinstance(text, str) else 0
-    return exact(moment) if moment else "-"
+    return exact_of(found.get("Created"))
 
 
 def _words(preposition: str, text: object) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from jobledger.service.client.failures import nanoseconds_of
+from jobledger.service.commands.examples import examples
+from jobledger.service.commands.lists import Shape, list_output_option, print_list
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.shared import (
     EVENT_WORDS,
@@ -26,12 +28,28 @@ from jobledger.service.limits import PARKED_DEFAULT_LIMIT, PARKED_MAX_LIMIT
 
 _STATE_STYLES = {"live": "green", "catching_up": "cyan", "unattended": "yellow", "parked": "red"}
 _LABEL_WIDTH = 11
+_LISTED = Shape(
+    id="Name",
+    name="Name",
+    columns=("Name", "State", "Gap", "LagSeconds", "Retrying", "Parked", "Form", "Created"),
+)
+_PARKED = Shape(
+    id="JobID",
+    name="Name",
+    columns=("JobID", "Name", "Namespace", "State", "Sequence", "Attempts", "Since", "Error"),
+)
 
 _name = click.argument("name", metavar="NAME")
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "jobledger subscriptions list",
+        "jobledger subscriptions parked billing",
+        "jobledger subscriptions retry billing --all",
+    )
+)
 def subscriptions() -> None:
     """Look at durable subscriptions, and mend them.
 
@@ -40,7 +58,12 @@ def subscriptions() -> None:
     """
 
 
-@subscriptions.command()
+@subscriptions.command(
+    epilog=examples(
+        "jobledger subscriptions create billing --type state --state Completed",
+        "jobledger subscriptions create mirror --elastic --start now",
+    )
+)
 @_name
 @click.option(
     "--type", "types", multiple=True, type=click.Choice(EVENT_WORDS), help="Only events of these types."
@@ -112,8 +135,10 @@ def create(
         _print(found)
 
 
-@subscriptions.command("list")
-@output_option()
+@subscriptions.command(
+    "list", epilog=examples("jobledger subscriptions list", "jobledger subscriptions list -o csv")
+)
+@list_output_option
 @quiet_option
 @connected
 def list_subscriptions(*, form: str, quiet: bool, session: Session) -> None:
@@ -121,28 +146,26 @@ def list_subscriptions(*, form: str, quiet: bool, session: Session) -> None:
     output = Output(form, quiet=quiet)
     with session.operators() as operators:
         found = operators.subscriptions()
-    if quiet:
-        for each in found:
-            click.echo(plain(_text(each, "Name")))
-    elif output.for_machines:
-        output.page(found)
-    elif not found:
-        say("No durable subscriptions")
-    else:
-        columns = [
-            Column("Name"),
-            Column("State"),
-            Column("Gap", right=True),
-            Column("Lag", right=True, leaves=1),
-            Column("Retrying", right=True, leaves=3),
-            Column("Parked", right=True),
-            Column("Form", leaves=4),
-            Column("Events", flexible=True, leaves=2),
-        ]
-        print_table(columns, [_row(each) for each in found])
+    print_list(
+        output, found, _LISTED, lambda whole: _print_all(found, whole), empty="No durable subscriptions"
+    )
 
 
-@subscriptions.command()
+def _print_all(found: Sequence[Mapping[str, Any]], whole: bool) -> None:
+    columns = [
+        Column("Name"),
+        Column("State"),
+        Column("Gap", right=True),
+        Column("Lag", right=True, leaves=1),
+        Column("Retrying", right=True, leaves=3),
+        Column("Parked", right=True),
+        Column("Form", leaves=4),
+        Column("Events", flexible=True, leaves=2),
+    ]
+    print_table(columns, [_row(each) for each in found], whole=whole)
+
+
+@subscriptions.command(epilog=examples("jobledger subscriptions show billing"))
 @_name
 @output_option("table", "json", "yaml")
 @connected
@@ -157,7 +180,11 @@ def show(*, name: str, form: str, session: Session) -> None:
     _print(found)
 
 
-@subscriptions.command()
+@subscriptions.command(
+    epilog=examples(
+        "jobledger subscriptions parked billing", "jobledger subscriptions parked billing -o name"
+    )
+)
 @_name
 @click.option(
     "--limit",
@@ -166,7 +193,7 @@ def show(*, name: str, form: str, session: Session) -> None:
     show_default=True,
     help="At most so many.",
 )
-@output_option()
+@list_output_option
 @quiet_option
 @connected
 def parked(*, name: str, limit: int, form: str, quiet: bool, session: Session) -> None:
@@ -175,21 +202,24 @@ def parked(*, name: str, limit: int, form: str, quiet: bool, session: Session) -
     with session.operators() as operators:
         answer = operators.parked(name, limit)
     found = answer.get("Items") or []
-    if quiet:
-        for each in found:
-            click.echo(plain(_text(each, "JobID")))
-    elif output.for_machines:
-        output.page(found, Total=answer.get("Total"))
-    elif not found:
-        say(f"{name} has set no job aside")
-    else:
-        _print_parked(found)
+    print_list(
+        output,
+        found,
+        _PARKED,
+        lambda whole: _print_parked(found, whole),
+        empty=f"{name} has set no job aside",
+        Total=answer.get("Total"),
+    )
     total = answer.get("Total") or 0
     if total > len(found):
         say(f"There are {total}: --limit for more of them.")
 
 
-@subscriptions.command()
+@subscriptions.command(
+    epilog=examples(
+        "jobledger subscriptions retry billing my-job", "jobledger subscriptions retry billing --all"
+    )
+)
 @_name
 @click.argument("job", metavar="[JOB]", required=False, default="", shell_complete=complete_jobs)
 @namespace_option
@@ -207,7 +237,7 @@ def retry(*, name: str, job: str, namespace: str | None, everything: bool, sessi
     say(f"{_jobs(count)} of {name} will be tried again now")
 
 
-@subscriptions.command()
+@subscriptions.command(epilog=examples("jobledger subscriptions skip billing my-job"))
 @_name
 @job_argument
 @namespace_option
@@ -224,7 +254,12 @@ def skip(*, name: str, job: str, namespace: str | None, yes: bool, session: Sess
     say(f"{job} goes on behind that event")
 
 
-@subscriptions.command()
+@subscriptions.command(
+    epilog=examples(
+        "jobledger subscriptions reset billing --after 0",
+        "jobledger subscriptions reset billing --after 2026-01-31 --yes",
+    )
+)
 @_name
 @click.option(
     "--after", required=True, metavar="POINT", help="Behind a cursor, a sequence (0: all), or a time."
@@ -243,7 +278,7 @@ def reset(*, name: str, after: str, yes: bool, session: Session) -> None:
     say(f"{name} begins anew: {found.get('Gap')} events to come")
 
 
-@subscriptions.command()
+@subscriptions.command(epilog=examples("jobledger subscriptions delete billing --yes"))
 @_name
 @_yes
 @connected
@@ -323,7 +358,7 @@ def _print(found: Mapping[str, Any]) -> None:
     )
 
 
-def _print_parked(found: Sequence[Mapping[str, Any]]) -> None:
+def _print_parked(found: Sequence[Mapping[str, Any]], whole: bool) -> None:
     from jobledger.service.commands.jobtable import UNKNOWN, short_ids
 
     short, now = short_ids([_text(each, "JobID") for each in found]), time.time_ns()
@@ -344,7 +379,7 @@ def _print_parked(found: Sequence[Mapping[str, Any]]) -> None:
         shown = UNKNOWN if name in {"", job_id} else name
         where = [_text(each, "Namespace")] if several else []
         rows.append([short[job_id], shown, *where, *_parked_row(each, now)])
-    print_table(columns, rows)
+    print_table(columns, rows, whole=whole)
 
 
 def _parked_row(found: Mapping[str, Any], now: int) -> list[str | Cell]:

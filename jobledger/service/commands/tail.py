@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.output import Output, output_option
 from jobledger.service.commands.shared import (
     EVENT_WORDS,
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
 _SEQUENCE_WIDTH = 6
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "jobledger events tail --after 0",
+        "jobledger events tail --namespace prod --state Failed",
+        "jobledger events tail -l env=prod -o ndjson",
+    )
+)
 @namespace_filter
 @all_namespaces_option
 @click.option("--job", metavar="JOB", default="", help="Of this job: name, id, or the beginning of an id.")

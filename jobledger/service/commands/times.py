@@ -33,6 +33,12 @@ def exact(nanoseconds: int) -> str:
     return f"{datetime.fromtimestamp(nanoseconds // _NANOSECONDS, UTC).astimezone():%Y-%m-%d %H:%M:%S %z}"
 
 
+def exact_of(wire: object) -> str:
+    """The same of RFC 3339; `-` if there is none."""
+    moment = rfc3339_nanoseconds(wire) if isinstance(wire, str) and wire else None
+    return "-" if moment is None else exact(moment)
+
+
 def seconds_of(text: str) -> float | None:
     """A duration such as `90`, `90s`, `1h30m`, `500ms` or `2d` in seconds; None if it is none."""
     if _NUMBER.fullmatch(text):

@@ -1,7 +1,7 @@
 """`jobledger token`: make, list and revoke the tokens of a service, in its token file."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from jobledger.service.commands.examples import examples
+from jobledger.service.commands.lists import Shape, list_output_option, print_list
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.text import Column, print_table, say
-from jobledger.service.commands.times import Duration
+from jobledger.service.commands.times import Duration, exact_of
 
 if TYPE_CHECKING:
     from jobledger.service.access.tokenrecords import TokenRecord
     from jobledger.service.access.tokens import TokenFile
 
 ROLES = ("reader", "writer", "admin")  # `access.Role`, which is imported only when it is needed
+_SHAPE = Shape(
+    id="ID", name="Name", columns=("ID", "Name", "Role", "Namespaces", "Created", "Expires", "Revoked")
+)
 F = TypeVar("F", bound=Callable[..., Any])
 
 _WHERE = (
@@ -33,7 +38,9 @@ _WHERE = (
 )
 
 
-@click.group()
+@click.group(
+    epilog=examples("jobledger token create --name ci --role writer --namespace prod", "jobledger token list")
+)
 def token() -> None:
     """Make, list and revoke the tokens of a service.
 
@@ -60,7 +67,12 @@ def with_token_file(function: F) -> F:
     return run  # type: ignore[return-value]
 
 
-@token.command()
+@token.command(
+    epilog=examples(
+        "jobledger token create --name ci --role writer --namespace prod --expires 90d",
+        "jobledger token create --name root --role admin",
+    )
+)
 @click.option("--name", required=True, help="Whose it is: the actor of the events that come with it.")
 @click.option("--role", required=True, type=click.Choice(ROLES), help="What it may do.")
 @click.option(
@@ -101,7 +113,7 @@ def create(
         Output(form).document({**_shown(record), "Token": text})
         return
     click.echo(text)
-    until = f", expires {record.expires}" if record.expires else ""
+    until = f", expires {exact_of(record.expires)}" if record.expires else ""
     say(
         f"{record.role} {record.name!r} in {_where(record)}: id {record.id}{until}, kept hashed in"
         f" {tokens.path}.\n"
@@ -110,41 +122,39 @@ def create(
     )
 
 
-@token.command("list")
-@output_option()
+@token.command("list", epilog=examples("jobledger token list", "jobledger token list -o csv"))
+@list_output_option
 @quiet_option
 @with_token_file
 def list_tokens(form: str, quiet: bool, tokens: "TokenFile") -> None:
     """List all tokens, also revoked and expired ones; never the tokens themselves."""
     output = Output(form, quiet=quiet)
     records = tokens.records()
-    if quiet:
-        for record in records:
-            click.echo(record.id)
-    elif output.for_machines:
-        output.page([_shown(record) for record in records])
-    elif records:
-        names = ("ID", "Name", "Role", "Namespaces", "Created", "Expires", "Revoked")
-        print_table(
-            [Column(name, flexible=name in {"Name", "Namespaces"}) for name in names],
-            [
-                (
-                    one.id,
-                    one.name,
-                    str(one.role),
-                    _where(one),
-                    one.created,
-                    one.expires or "-",
-                    one.revoked or "-",
-                )
-                for one in records
-            ],
+    print_list(
+        output,
+        [_shown(record) for record in records],
+        _SHAPE,
+        lambda whole: _print(records, whole),
+        empty=f"No tokens in {tokens.path}: the service asks for none",
+    )
+
+
+def _print(records: "Sequence[TokenRecord]", whole: bool) -> None:
+    names = ("ID", "Name", "Role", "Namespaces", "Created", "Expires", "Revoked")
+    rows = [
+        (
+            one.id,
+            one.name,
+            str(one.role),
+            _where(one),
+            *map(exact_of, (one.created, one.expires, one.revoked)),
         )
-    else:
-        say(f"No tokens in {tokens.path}: the service asks for none")
+        for one in records
+    ]
+    print_table([Column(name, flexible=name in {"Name", "Namespaces"}) for name in names], rows, whole=whole)
 
 
-@token.command()
+@token.command(epilog=examples("jobledger token revoke ci"))
 @click.argument("which", metavar="ID|NAME")
 @with_token_file
 def revoke(which: str, tokens: "TokenFile") -> None:

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 
 import click
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.text import plain
 from jobledger.service.specfiles import SpecFile, read_spec_file, tell_problems
 from jobledger.store.errors import Problem
 
 
-@click.command()
+@click.command(
+    epilog=examples("jobledger job validate job.yaml", "jobledger job validate job.yaml other.toml --json")
+)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per file and line, for machines.")
 @click.pass_context

@@ -3,12 +3,13 @@
 import click
 
 from jobledger import __version__
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.output import Output, output_option
 from jobledger.service.commands.shared import Session, connected
 from jobledger.service.commands.text import plain
 
 
-@click.command()
+@click.command(epilog=examples("jobledger version", "jobledger version --client"))
 @click.option("--client", "client_only", is_flag=True, help="Of this command only; ask no service.")
 @output_option("table", "json", "yaml")
 @connected

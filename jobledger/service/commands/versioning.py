@@ -3,6 +3,7 @@
 import click
 
 from jobledger.service.commands.change import if_revision_option, reason_option
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.receipts import print_receipt
 from jobledger.service.commands.shared import (
@@ -14,7 +15,12 @@ from jobledger.service.commands.shared import (
 )
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "jobledger job revert my-job --to 3 --reason 'version 4 fails'",
+        "jobledger job revert my-job --to stable",
+    )
+)
 @job_argument
 @namespace_option
 @click.option(
@@ -48,7 +54,9 @@ def revert(
     print_receipt(answer, Output(form, quiet=quiet), verb=f"reverted to {_named(version)}", name=job)
 
 
-@click.command()
+@click.command(
+    epilog=examples("jobledger job tag my-job 3 stable", "jobledger job tag my-job stable --delete")
+)
 @job_argument
 @click.argument("words", nargs=-1, required=True, metavar="{VERSION TAG | TAG --delete}")
 @namespace_option

@@ -1,22 +1,27 @@
 """`jobledger view quarantine | damage | heal`: what of the log a service could not read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
+from jobledger.service.commands.examples import examples
+from jobledger.service.commands.lists import Shape, list_output_option, print_list
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.shared import Session, connected
 from jobledger.service.commands.text import Column, print_table, say
 
+_QUARANTINED = Shape(id="JobID", name="Name", columns=("JobID", "Namespace", "Name", "Sequence", "Reason"))
+_MISSING = Shape(id="Range", name="Range", columns=("First", "Last", "Events"))
 
-@click.group()
+
+@click.group(epilog=examples("jobledger view quarantine", "jobledger view heal"))
 def view() -> None:
     """Look at what of the log could not be read."""
 
 
-@view.command()
-@output_option()
+@view.command(epilog=examples("jobledger view quarantine", "jobledger view quarantine -o json"))
+@list_output_option
 @quiet_option
 @connected
 def quarantine(*, form: str, quiet: bool, session: Session) -> None:
@@ -31,23 +36,27 @@ def quarantine(*, form: str, quiet: bool, session: Session) -> None:
     output = Output(form, quiet=quiet)
     with session.client() as client:
         jobs = list(ViewCalls(client).quarantined())
-    if quiet:
-        for job in jobs:
-            click.echo(str(job.get("JobID")))
-    elif output.for_machines:
-        output.page(jobs)
-    elif jobs:
-        rows = [_row(job, each) for job in jobs for each in job.get("Unread") or ()]
-        columns = [
-            Column("Job"),
-            Column("Namespace", flexible=True, leaves=2),
-            Column("Name", flexible=True, leaves=1),
-            Column("Event", right=True),
-            Column("Why", flexible=True),
-        ]
-        print_table(columns, rows)
-    else:
-        say("No job is in quarantine.")
+    first: list[Mapping[str, Any]] = [next(iter(job.get("Unread") or ()), {}) for job in jobs]
+    print_list(
+        output,
+        [{**job, **unread} for job, unread in zip(jobs, first, strict=True)],
+        _QUARANTINED,
+        lambda whole: _print(jobs, whole),
+        empty="No job is in quarantine.",
+        documents=jobs,
+    )
+
+
+def _print(jobs: Sequence[Mapping[str, Any]], whole: bool) -> None:
+    rows = [_row(job, each) for job in jobs for each in job.get("Unread") or ()]
+    columns = [
+        Column("Job"),
+        Column("Namespace", flexible=True, leaves=2),
+        Column("Name", flexible=True, leaves=1),
+        Column("Event", right=True),
+        Column("Why", flexible=True),
+    ]
+    print_table(columns, rows, whole=whole)
 
 
 def _row(job: Mapping[str, Any], each: Mapping[str, Any]) -> tuple[str, ...]:
@@ -61,8 +70,8 @@ def _row(job: Mapping[str, Any], each: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-@view.command()
-@output_option()
+@view.command(epilog=examples("jobledger view damage"))
+@list_output_option
 @quiet_option
 @connected
 def damage(*, form: str, quiet: bool, session: Session) -> None:
@@ -78,16 +87,20 @@ def damage(*, form: str, quiet: bool, session: Session) -> None:
     with session.client() as client:
         pages = list(ViewCalls(client).damage())
     items = [item for page in pages for item in page["Items"]]
-    if quiet:
-        for item in items:
-            click.echo(f"{item.get('First')}-{item.get('Last')}")
-        return
-    if output.for_machines:
-        output.page(items, Events=pages[-1].get("Events"), ProvableUpTo=pages[-1].get("ProvableUpTo"))
-        return
-    if not items:
-        say("No event is missing from the log.")
-        return
+    last = pages[-1]
+    print_list(
+        output,
+        [{**item, "Range": f"{item.get('First')}-{item.get('Last')}"} for item in items],
+        _MISSING,
+        lambda whole: _print_missing(items, last, whole),
+        empty="No event is missing from the log.",
+        documents=items,
+        Events=last.get("Events"),
+        ProvableUpTo=last.get("ProvableUpTo"),
+    )
+
+
+def _print_missing(items: Sequence[Mapping[str, Any]], last: Mapping[str, Any], whole: bool) -> None:
     columns = [
         Column("First", right=True),
         Column("Last", right=True),
@@ -103,11 +116,11 @@ def damage(*, form: str, quiet: bool, session: Session) -> None:
         )
         for item in items
     ]
-    print_table(columns, rows)
-    say(f"{pages[-1].get('Events')} events are missing; provable up to event {pages[-1].get('ProvableUpTo')}")
+    print_table(columns, rows, whole=whole)
+    say(f"{last.get('Events')} events are missing; provable up to event {last.get('ProvableUpTo')}")
 
 
-@view.command()
+@view.command(epilog=examples("jobledger view heal"))
 @output_option("table", "json", "yaml")
 @connected
 def heal(*, form: str, session: Session) -> None:

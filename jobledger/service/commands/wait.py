@@ -2,6 +2,7 @@
 
 import click
 
+from jobledger.service.commands.examples import examples
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.receipts import ENDED_OTHERWISE_CODE, wait_for
 from jobledger.service.commands.shared import Session, connected, job_argument, namespace_option
@@ -10,7 +11,9 @@ from jobledger.service.commands.times import Duration
 WAIT_DEFAULT = "5m"
 
 
-@click.command()
+@click.command(
+    epilog=examples("jobledger job wait my-job", "jobledger job wait my-job --for Running --timeout 30s")
+)
 @job_argument
 @namespace_option
 @click.option(

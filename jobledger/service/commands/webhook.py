@@ -1,18 +1,20 @@
 """`jobledger webhook`: send events to a URL, signed; and look at, change and test what is sent."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobledger.service.commands.examples import examples
+from jobledger.service.commands.lists import Shape, list_output_option, print_list
 from jobledger.service.commands.output import Output, output_option, quiet_option
 from jobledger.service.commands.shared import EVENT_WORDS, Session, StateChoice, connected, namespace_filter
 from jobledger.service.commands.subscribed import created, events, lag
 from jobledger.service.commands.text import BOLD, Cell, Column, plain, print_table, say, styled
-from jobledger.service.commands.times import Duration
+from jobledger.service.commands.times import Duration, exact_of
 
 if TYPE_CHECKING:
     from jobledger.service.webhooks.secretkeys import WebhookKeys
@@ -21,6 +23,11 @@ FAILED_CODE = 1
 _SECRET_VARIABLE = "WEBHOOK_SECRET"  # noqa: S105  # of the environment
 _STATE_STYLES = {"enabled": "green", "paused": "yellow", "disabled": "red"}
 _LABEL_WIDTH = 14
+_LISTED = Shape(
+    id="Name",
+    name="Name",
+    columns=("Name", "URL", "State", "Types", "States", "Namespace", "Labels", "Created"),
+)
 
 _name = click.argument("name", metavar="NAME")
 _secret = click.option(
@@ -35,7 +42,9 @@ _secret_file = click.option(
 )
 
 
-@click.group()
+@click.group(
+    epilog=examples("jobledger webhook add https://example.com/hook --name orders", "jobledger webhook list")
+)
 def webhook() -> None:
     """Send events to a URL, signed.
 
@@ -44,7 +53,12 @@ def webhook() -> None:
     """
 
 
-@webhook.command()
+@webhook.command(
+    epilog=examples(
+        "jobledger webhook add https://example.com/hook --name orders",
+        "jobledger webhook add https://example.com/failed --state Failed --namespace prod",
+    )
+)
 @click.argument("target", metavar="URL")
 @click.option("--name", default="", help="Of the webhook; the host's, if none is given.")
 @click.option(
@@ -109,8 +123,8 @@ def add(
     _tell_written(answer, Output(form, quiet=quiet), verb="added")
 
 
-@webhook.command("list")
-@output_option()
+@webhook.command("list", epilog=examples("jobledger webhook list", "jobledger webhook list -o csv"))
+@list_output_option
 @quiet_option
 @connected
 def list_webhooks(*, form: str, quiet: bool, session: Session) -> None:
@@ -118,25 +132,27 @@ def list_webhooks(*, form: str, quiet: bool, session: Session) -> None:
     output = Output(form, quiet=quiet)
     with session.operators() as operators:
         found = operators.webhooks()
-    if quiet:
-        for each in found:
-            click.echo(plain(_text(each, "Name")))
-    elif output.for_machines:
-        output.page(found)
-    elif not found:
-        say("No webhooks: `jobledger webhook add URL` adds one")
-    else:
-        columns = [
-            Column("Name"),
-            Column("URL", flexible=True),
-            Column("State"),
-            Column("Events", flexible=True, leaves=1),
-            Column("Trouble", flexible=True, leaves=2),
-        ]
-        print_table(columns, [_row(each) for each in found])
+    print_list(
+        output,
+        found,
+        _LISTED,
+        lambda whole: _print_all(found, whole),
+        empty="No webhooks: `jobledger webhook add URL` adds one",
+    )
 
 
-@webhook.command()
+def _print_all(found: Sequence[Mapping[str, Any]], whole: bool) -> None:
+    columns = [
+        Column("Name"),
+        Column("URL", flexible=True),
+        Column("State"),
+        Column("Events", flexible=True, leaves=1),
+        Column("Trouble", flexible=True, leaves=2),
+    ]
+    print_table(columns, [_row(each) for each in found], whole=whole)
+
+
+@webhook.command(epilog=examples("jobledger webhook show orders"))
 @_name
 @output_option("table", "json", "yaml")
 @connected
@@ -152,7 +168,7 @@ def show(*, name: str, form: str, session: Session) -> None:
     _print(found, progress)
 
 
-@webhook.command()
+@webhook.command(epilog=examples("jobledger webhook test orders"))
 @_name
 @output_option("table", "json", "yaml")
 @connected
@@ -175,7 +191,7 @@ def test(ctx: click.Context, *, name: str, form: str, session: Session) -> None:
     ctx.exit(0 if delivered else FAILED_CODE)
 
 
-@webhook.command()
+@webhook.command(epilog=examples("jobledger webhook rotate orders --overlap 24h"))
 @_name
 @_secret
 @_secret_file
@@ -208,7 +224,7 @@ def rotate(
     _tell_written(answer, Output(form, quiet=quiet), verb="has a new secret")
 
 
-@webhook.command()
+@webhook.command(epilog=examples("jobledger webhook pause orders"))
 @_name
 @connected
 def pause(*, name: str, session: Session) -> None:
@@ -220,7 +236,7 @@ def pause(*, name: str, session: Session) -> None:
     )
 
 
-@webhook.command()
+@webhook.command(epilog=examples("jobledger webhook resume orders"))
 @_name
 @connected
 def resume(*, name: str, session: Session) -> None:
@@ -230,7 +246,7 @@ def resume(*, name: str, session: Session) -> None:
     click.echo(f"{plain(name)} resumed", err=True)
 
 
-@webhook.command()
+@webhook.command(epilog=examples("jobledger webhook delete orders --yes"))
 @_name
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @connected
@@ -245,7 +261,7 @@ def delete(*, name: str, yes: bool, session: Session) -> None:
     click.echo(f"{plain(name)} deleted", err=True)
 
 
-@webhook.group()
+@webhook.group(epilog=examples("jobledger webhook key show", "jobledger webhook key rotate"))
 def key() -> None:
     """Show and rotate the keys that the secrets of webhooks are encrypted with.
 
@@ -274,7 +290,7 @@ def _with_keys(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-@key.command("show")
+@key.command("show", epilog=examples("jobledger webhook key show"))
 @_with_keys
 def show_keys(*, keys: "WebhookKeys") -> None:
     """Show the ids of the keys, the newest first; it encrypts."""
@@ -282,7 +298,7 @@ def show_keys(*, keys: "WebhookKeys") -> None:
         click.echo(f"{each.id}  {each.created}")
 
 
-@key.command("rotate")
+@key.command("rotate", epilog=examples("jobledger webhook key rotate --data-dir /var/lib/jobledger"))
 @_with_keys
 def rotate_keys(*, keys: "WebhookKeys") -> None:
     """Add a key, which encrypts from now on; a service encrypts all secrets with it within a minute.
@@ -356,8 +372,8 @@ def _print(found: Mapping[str, Any], progress: Mapping[str, Any] | None) -> None
 
 
 def _shown_secret(each: Mapping[str, Any]) -> str:
-    expires = each.get("Expires")
-    return f"{each.get('Secret')}" + (f" until {expires}" if expires else "")
+    until = f" until {exact_of(each.get('Expires'))}" if each.get("Expires") else ""
+    return f"{each.get('Secret')}{until}"
 
 
 def _text(wire: Mapping[str, Any], name: str) -> str:
