@@ -1,9 +1,12 @@
-"""The private names of nats-py that are overridden or used are still there."""
+"""The private names of nats-py that are overridden or used are still there; no socket is left open."""
 
+import asyncio
 import inspect
 
 import pytest
 from nats.aio.client import Client
+
+from jobledger.store.jetstream.connection import Connection
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,25 @@ def test_attributes_of_the_client_that_we_build_on_are_there() -> None:
     source = inspect.getsource(Client)
     for name in ("_resp_map", "_flush_queue", "_error_cb", "_transport", "_server_info"):
         assert f"self.{name}" in source
+
+
+async def test_a_cancelled_attempt_to_connect_closes_its_socket() -> None:
+    """The server accepts and stays silent; who stops waiting for it leaves nothing behind."""
+    accepted, ended = asyncio.Event(), asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set()
+        assert await reader.read() == b""
+        ended.set()
+        writer.close()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        opening = asyncio.create_task(Connection.open(f"nats://127.0.0.1:{port}"))
+        async with asyncio.timeout(10):
+            await accepted.wait()
+            while not opening.done():  # Python 3.11 swallows one that comes just as the socket is connected
+                opening.cancel()
+                await asyncio.wait({opening}, timeout=0.05)
+            assert opening.cancelled()
+            await ended.wait()

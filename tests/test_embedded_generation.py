@@ -32,8 +32,27 @@ MESSAGES = Path("jetstream/$G/streams/JOBS/msgs")
 SMALL_BLOCKS = StreamSettings(max_bytes=127_000)
 
 
+_templates: list[Path] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _templates_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where `make_log` keeps what it wrote."""
+    _templates[:] = [tmp_path_factory.mktemp("templates")]
+
+
 async def make_log(directory: Path, *, kill: bool = True, compression: str = "none") -> None:
-    """A log of several blocks, on a server that is killed at the end (or stopped)."""
+    """A log of several blocks, of a server that was killed at the end (or stopped).
+
+    Each kind is written once, and copied for each test.
+    """
+    template = _templates[0] / f"{'killed' if kill else 'stopped'}-{compression}"
+    if not template.exists():
+        await _write_log(template, kill=kill, compression=compression)
+    shutil.copytree(template, directory, dirs_exist_ok=True, symlinks=True)
+
+
+async def _write_log(directory: Path, *, kill: bool, compression: str) -> None:
     server = await EmbeddedServer(directory).start()
     log = await JetStreamLog.connect(server.url, SMALL_BLOCKS)
     config = (await ask(log, "STREAM.INFO.JOBS"))["config"]

@@ -82,9 +82,10 @@ class _QuickClient(Client):
         transport = self._transport
         try:
             await super()._process_connect_init()
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             # After a TLS handshake that failed, the library would wait for the end of a connection that never
-            # tells of its end: for ever, at the first connect as at any later one.
+            # tells of its end: for ever, at the first connect as at any later one. After a cancellation it
+            # would leave the socket open.
             if transport is not None:
                 transport.close()  # type: ignore[no-untyped-call]
             self._transport = None
