@@ -7,7 +7,10 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 STAMP := $(VENV)/.installed
-WORKERS ?= 2
+# Of the fast tests: more than two cores, because most of them wait for a server or a disk much of the time.
+WORKERS ?= 4
+# Tests start hundreds of processes; each would compile the whole package again.
+unexport PYTHONDONTWRITEBYTECODE
 # Of the property tests in the slow suite; printed, so that a failure can be repeated with SEED=…
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
@@ -55,7 +58,7 @@ test-slow: test-search test-faults ## chaos, clusters, real clients, a browser, 
 
 test-search: $(STAMP) ## the property tests with many examples and a random SEED
 	@echo "property tests: SEED=$(SEED)"
-	@$(BIN)/python -m pytest -q -m 'hypothesis and not slow' -n $(WORKERS) --dist worksteal \
+	@$(BIN)/python -m pytest -q -m 'hypothesis and not slow' -n 2 --dist worksteal \
 		--hypothesis-profile search --hypothesis-seed $(SEED)
 
 # nats-py leaves its socket open when an attempt to connect is cancelled or fails halfway, as in these tests.

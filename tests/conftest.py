@@ -14,7 +14,7 @@ from jobledger.store.log import EventLog
 from tests.logs import ask, unchecked
 
 # The fast suite tries the same examples each time; the slow suite searches with a seed that it prints.
-hypothesis.settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("fixed", max_examples=40, derandomize=True, database=None, deadline=None)
 hypothesis.settings.register_profile("search", max_examples=500, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("fixed")
 
