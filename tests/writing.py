@@ -4,10 +4,10 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 
-from jobledger import JetStreamLog, LogUnavailable, OutcomeUnknown
+from jobledger import LogUnavailable, OutcomeUnknown
 from jobledger.store.events import JobCreated, JobStateChanged
 from jobledger.store.job import StateType
-from jobledger.store.log import Appended, Draft
+from jobledger.store.log import Appended, Draft, EventLog
 from jobledger.store.subjects import named_job_id
 from tests.histories import draft, spec_data, state_data
 
@@ -33,7 +33,7 @@ class Writer:
 
     def __init__(
         self,
-        log: JetStreamLog,
+        log: EventLog,
         jobs: int,
         *,
         message: str = "",
