@@ -105,7 +105,7 @@ async def write_ahead(writer: Writer, members: Group) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_every_event_is_handled_in_order_whatever_dies(
     server: EmbeddedServer, jetstream_log: JetStreamLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

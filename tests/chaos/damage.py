@@ -7,7 +7,8 @@ judges what an operator sees:
 - `refused`: the service does not start, and says which stream is damaged;
 - `reported`: the service runs, `/readyz` fails or warns with a reason, and `audit verify` names the damage.
 
-Anything else is silent damage: a problem. On one replica of three the log itself must stay intact.
+Anything else is silent damage: a problem. On one replica of three the log itself must stay intact, and
+`audit scrub` must find that replica healed (`intact`) or name it (`reported`).
 """
 
 import asyncio
@@ -34,6 +35,8 @@ WATCH_SECONDS: Final = 60.0  # until the state after damage is final
 STEADY_SECONDS: Final = 12.0  # that it does not change
 POLL_SECONDS: Final = 0.5
 _META_BYTES: Final = 4_000  # of one value
+_HEALED: Final = 0  # exit codes of `audit scrub`
+_BAD_REPLICA: Final = 9
 
 
 class Result(msgspec.Struct):
@@ -287,6 +290,19 @@ async def _judge_replica(
     result.outcome = "intact"
     if verdict.exit_code:
         result.problem = f"audit verify of an intact log: {verdict}"
+        return
+    # nats-server heals some damage from the other replicas, and other damage never: then it must be named.
+    view = ["--view", str(system.services[0].view)]
+    scrubbed = await asyncio.to_thread(
+        checks.command, system.directory, "audit", "scrub", *view, *flags, env=env
+    )
+    if scrubbed.exit_code == _HEALED:
+        result.report += ": healed, every replica fits the tree"
+    elif scrubbed.exit_code == _BAD_REPLICA and f"nats-{node}" in scrubbed.text:
+        result.outcome = "reported"
+        result.report += f": {' '.join(scrubbed.text.split())}"[:1500]
+    else:
+        result.problem = f"audit scrub does not name the damaged node {node}: {scrubbed}"
 
 
 async def _missing_from(system: Topology, calls: list[Call]) -> str:

@@ -15,7 +15,7 @@ SINGLE_ROUNDS = 28
 CLUSTER_ROUNDS = 14
 SEED = int(os.environ.get("JOBLEDGER_CHAOS_SEED", DEFAULT_SEED))
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize(("topology", "rounds"), [("single", SINGLE_ROUNDS), ("cluster", CLUSTER_ROUNDS)])

@@ -1,6 +1,8 @@
-"""The short campaign of CI: some faults of each kind, with every reader taking part, in under three minutes.
+"""The short campaign of CI: some faults of each kind, in under three minutes.
 
 The long one is `make chaos`. The kinds are listed here so that the time is bounded; `faults.py` has them all.
+Most of the time is spent on starting processes, so there are few systems, and the readers (feed,
+subscriptions, webhook, audit) take part in two of them.
 """
 
 import os
@@ -21,7 +23,6 @@ SINGLE = (
     "pause-server",
     "pause-service",
     "delete-view",
-    "replace-view",
 )
 CLUSTER = ("kill-leader", "kill-several", "cut-connections", "kill-service", "pause-leader")
 ISOLATION = ("isolate-leader", "isolate-follower")
@@ -35,8 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
     [
         ("single", "plain", SINGLE),
         ("single", "images", POWER),
-        ("cluster", "plain", CLUSTER),
-        ("cluster", "plain", ISOLATION),
+        ("cluster", "plain", CLUSTER + ISOLATION),
         ("cluster", "images", POWER),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
@@ -47,9 +47,9 @@ async def test_faults_under_load_break_no_promise(
     """Log, views, feeds, subscriptions, webhook and audit agree with what the clients were answered."""
     if storage == "images" and not can_loop():
         pytest.skip("mounting a disk image needs root and loop devices")
-    if faults == ISOLATION and why_no_namespaces():
-        pytest.skip(why_no_namespaces())
+    if why_no_namespaces():
+        faults = tuple(fault for fault in faults if fault not in ISOLATION)
     report = Report(machine="", seed=SEED)
-    segment = Segment(topology, storage, SEED, len(faults), faults, readers=True)
+    segment = Segment(topology, storage, SEED, len(faults), faults, readers=faults != POWER)
     assert await run_segment(segment, tmp_path / "run", report) == [], segment.repeat
     assert len(report.rounds) == len(faults)

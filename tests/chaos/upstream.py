@@ -10,6 +10,10 @@ quoted. It needs `nats-server` on the PATH or in this Python's environment, and 
     python -m tests.chaos.upstream replica                  # R3, damage on one replica: it is never healed
     python -m tests.chaos.upstream stale-info --rounds 20   # R3, a new leader's STREAM.INFO goes back (root)
     python -m tests.chaos.upstream disk-full                # R1, space again: publishes still fail (root)
+    python -m tests.chaos.upstream update                   # R1, compression turned off: not before a restart
+    python -m tests.chaos.upstream in-place                 # R1, a flipped bit: a sealed block is truncated
+    python -m tests.chaos.upstream lost-block               # R1, a block is gone: later messages aren't found
+    python -m tests.chaos.upstream peer-remove              # R3 on three nodes: a peer can't be removed
 """
 
 import argparse
@@ -161,11 +165,11 @@ async def request(client: Client, subject: str, body: object, within_seconds: fl
             await asyncio.sleep(0.1)
 
 
-async def create(client: Client, replicas: int, compression: str) -> dict[str, Any]:
+async def create(client: Client, replicas: int, compression: str, name: str = STREAM) -> dict[str, Any]:
     """The stream of every case."""
     config = {
-        "name": STREAM,
-        "subjects": ["s.>"],
+        "name": name,
+        "subjects": [f"{name.lower()}.>"],
         "storage": "file",
         "retention": "limits",
         "discard": "new",
@@ -176,7 +180,7 @@ async def create(client: Client, replicas: int, compression: str) -> dict[str, A
         "allow_direct": True,
     }
     for _ in range(60):
-        answer = await request(client, f"STREAM.CREATE.{STREAM}", config)
+        answer = await request(client, f"STREAM.CREATE.{name}", config)
         if "error" not in answer:
             return config
         await asyncio.sleep(0.5)
@@ -359,7 +363,7 @@ async def stale_info(directory: Path, rng: random.Random, rounds: int) -> bool:
     The configuration is deploy/nats/*.conf; only Linux's `ip` stands between the nodes.
     """
     acknowledged = [0]
-    stale: list[tuple[int, int]] = []
+    stale: list[tuple[int, int, str]] = []
     async with NamespaceCluster(directory) as servers:
         clients = [
             await nats.connect(
@@ -388,9 +392,11 @@ async def stale_info(directory: Path, rng: random.Random, rounds: int) -> bool:
                 known = acknowledged[0]
                 with suppress(nats.errors.Error, asyncio.TimeoutError):
                     answer = await asker.request(f"$JS.API.STREAM.INFO.{STREAM}", b"", timeout=1.0)
-                    last = json.loads(answer.data).get("state", {}).get("last_seq", known)
+                    told = json.loads(answer.data)
+                    last = told.get("state", {}).get("last_seq", known)
                     if last < known:
-                        stale.append((known, last))
+                        cluster = told.get("cluster", {})
+                        stale.append((known, last, cluster.get("leader_since", "")))
                 await asyncio.sleep(0.005)
 
         tasks = [asyncio.create_task(writer(number)) for number in range(16)]
@@ -417,7 +423,14 @@ async def stale_info(directory: Path, rng: random.Random, rounds: int) -> bool:
         "last_seq of STREAM.INFO is never below a sequence that was acknowledged before the request",
     )
     worst = max(stale, key=lambda each: each[0] - each[1], default=None)
-    say("actual", f"{len(stale)} answers were behind; the worst: {worst} (acknowledged, last_seq)")
+    leaderless = sum(not since for _, _, since in stale)
+    say(
+        "actual",
+        f"{len(stale)} answers were behind; the worst: {worst} (acknowledged, last_seq, leader_since)",
+    )
+    say(
+        "actual", f"{leaderless} of them have no cluster.leader_since: a replica answered that knew no leader"
+    )
     return bool(stale)
 
 
@@ -429,6 +442,7 @@ async def disk_full(directory: Path, _: random.Random, __: int) -> bool:
         with Servers(directory, 1) as servers:
             client = await servers.connect()
             await create(client, 1, "none")
+            await create(client, 1, "none", "IDLE")
             say("config", json.dumps(servers.config(1)))
             await publish(client, 100)
             disk.fill()
@@ -448,6 +462,8 @@ async def disk_full(directory: Path, _: random.Random, __: int) -> bool:
             say("expected", "full: an error that says so; with space again: publishes work")
             say("actual", f"full: {outcomes}")
             say("actual", f"5 s after space returned: {after}")
+            idle = (await client.jetstream(timeout=5.0).publish("idle.1", PAYLOAD)).seq
+            say("actual", f"a stream that got nothing meanwhile: acknowledged at {idle}")
             for line in servers.log("WRN", "ERR"):
                 say("log", line)
             servers.kill(1)
@@ -463,6 +479,112 @@ async def disk_full(directory: Path, _: random.Random, __: int) -> bool:
     return not after.isdigit()
 
 
+async def update(directory: Path, _: random.Random, __: int) -> bool:
+    """R1: a stream with s2 is updated to `none`; blocks that are filled afterwards are compressed anyway."""
+    with Servers(directory, 1) as servers:
+        client = await servers.connect()
+        config = await create(client, 1, "s2")
+        say("stream", json.dumps(config))
+        say("config", json.dumps(servers.config(1)))
+        await publish(client, 1_000)
+        answer = await request(client, f"STREAM.UPDATE.{STREAM}", config | {"compression": "none"})
+        say("done", f"STREAM.UPDATE: compression is {answer['config']['compression']!r} now")
+        await publish(client, 30_000)
+        await asyncio.sleep(3.0)
+        before = _compressed(servers)
+        servers.kill(1)
+        servers.start(1)
+        await state(client)
+        await publish(client, 30_000)
+        await asyncio.sleep(3.0)
+        after = _compressed(servers)
+        await client.close()
+    say("expected", "no block that is filled after the update is compressed")
+    say("actual", f"compressed blocks, of those filled after the update: {before}; after a restart: {after}")
+    return bool(before)
+
+
+def _compressed(servers: Servers) -> list[str]:
+    return [each.name for each in blocks_of(servers.store(1), STREAM) if each.read_bytes()[:3] == b"cmp"]
+
+
+async def in_place(directory: Path, rng: random.Random, _: int) -> bool:
+    """R1: a bit of a sealed block is flipped; the start truncates that very file, hard links included."""
+    with Servers(directory, 1) as servers:
+        client = await servers.connect()
+        say("stream", json.dumps(await create(client, 1, "none")))
+        say("config", json.dumps(servers.config(1)))
+        last = await publish(client, 30_000)
+        servers.kill(1)
+        block = blocks_of(servers.store(1), STREAM)[0]
+        kept = directory / "kept.blk"
+        os.link(block, kept)
+        size = kept.stat().st_size
+        flip_payload_bit(block, rng)
+        # Without the index the block is read, as after any start that does not trust it.
+        (block.parent / "index.db").unlink(missing_ok=True)
+        say(
+            "done",
+            f"{last} messages, kill -9, one bit of {block.name} (sealed, {size} bytes) flipped, restart",
+        )
+        servers.start(1)
+        after = await state(client)
+        left = kept.stat().st_size
+        await client.close()
+    say("expected", "the file stays as it is, or is replaced by another one; what can't be read is reported")
+    say("actual", f"a hard link that was made before the start has {left} of {size} bytes")
+    say("actual", json.dumps({name: after.get(name) for name in ("messages", "num_deleted", "lost")}))
+    return left < size
+
+
+async def lost_block(directory: Path, _: random.Random, __: int) -> bool:
+    """R1: a block is deleted under a running server: the next message after it is not found."""
+    with Servers(directory, 1) as servers:
+        client = await servers.connect()
+        say("stream", json.dumps(await create(client, 1, "none")))
+        say("config", json.dumps(servers.config(1)))
+        last = await publish(client, 40_000)
+        blocks = blocks_of(servers.store(1), STREAM)
+        blocks[1].unlink()
+        say(
+            "done", f"{last} messages in {len(blocks)} blocks, {blocks[1].name} deleted while the server runs"
+        )
+        found: dict[str, Any] = {}
+        for _number in range(30):  # until the server has dropped the block from its memory
+            ask = {"seq": last // 3, "next_by_subj": "s.>"}
+            found = await request(client, f"STREAM.MSG.GET.{STREAM}", ask)
+            if "error" in found:
+                break
+            await asyncio.sleep(1.0)
+        there = await request(client, f"STREAM.MSG.GET.{STREAM}", {"seq": last})
+        info = await state(client)
+        await client.close()
+    say("expected", "the first message after the lost ones, or an error that names the block")
+    say("actual", f"next_by_subj from {last // 3}: {json.dumps(found.get('error') or 'found')}")
+    say("actual", f"message {last} by its sequence: {json.dumps(there.get('error') or 'found')}")
+    say(
+        "actual",
+        json.dumps({name: info.get(name) for name in ("messages", "last_seq", "num_deleted", "lost")}),
+    )
+    return "error" in found and "error" not in there
+
+
+async def peer_remove(directory: Path, _: random.Random, __: int) -> bool:
+    """R3 on three nodes: a peer of the stream can't be removed, so a bad copy can't be replaced that way."""
+    with Servers(directory, 3) as servers:
+        client = await servers.connect()
+        say("stream", json.dumps(await create(client, 3, "none")))
+        say("config", json.dumps(servers.config(1)))
+        info = await request(client, f"STREAM.INFO.{STREAM}", {})
+        peer = info["cluster"]["replicas"][0]["name"]
+        answer = await request(client, f"STREAM.PEER.REMOVE.{STREAM}", {"peer": peer})
+        await client.close()
+    say("done", f"STREAM.PEER.REMOVE of {peer}, while all three nodes are up")
+    say("expected", "the peer is removed, and its copy is made again")
+    say("actual", json.dumps(answer.get("error") or answer))
+    return "error" in answer
+
+
 CASES: Final[dict[str, Callable[[Path, random.Random, int], Coroutine[Any, Any, bool]]]] = {
     "s2-kill": s2_kill,
     "s2-flip": s2_flip,
@@ -471,6 +593,10 @@ CASES: Final[dict[str, Callable[[Path, random.Random, int], Coroutine[Any, Any, 
     "replica": replica,
     "stale-info": stale_info,
     "disk-full": disk_full,
+    "update": update,
+    "in-place": in_place,
+    "lost-block": lost_block,
+    "peer-remove": peer_remove,
 }
 
 
