@@ -126,14 +126,14 @@ def test_the_payloads_are_as_large_as_the_issue_says() -> None:
 @pytest.mark.parametrize(
     ("run", "cases"),
     [
-        (append.run, 2),
+        pytest.param(append.run, 2, marks=pytest.mark.slow),
         (create.run, 1),
-        (project.run, 3),
-        (tree.run, 1),
+        pytest.param(project.run, 3, marks=pytest.mark.slow),
+        pytest.param(tree.run, 1, marks=pytest.mark.slow),
         (live.run, 2),
-        (read.run, 4),
-        (memory.run, 2),
-        (http.run, 3),
+        pytest.param(read.run, 4, marks=pytest.mark.slow),
+        pytest.param(memory.run, 2, marks=pytest.mark.slow),
+        pytest.param(http.run, 3, marks=pytest.mark.slow),
         (feed.run, 1),
         (replay.run, 3),
         (subscribe.run, 1),
@@ -143,9 +143,13 @@ def test_the_payloads_are_as_large_as_the_issue_says() -> None:
     ids=[*BENCHMARKS],
 )
 async def test_every_benchmark_prints_its_cases_as_json(
-    run: Callable[..., object], cases: int, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., object],
+    cases: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One object per case and line, with exactly the documented keys, and figures that are figures."""
+    monkeypatch.setattr(live, "_SHARE_ON_TIME", 0.0)  # other tests run beside it; nothing is measured here
     output = Output(as_json=True)
     await run(TINY, output)  # type: ignore[misc]  # each is a coroutine function
     output.finish()

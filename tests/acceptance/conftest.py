@@ -8,6 +8,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from jobledger.service import wiring
 from jobledger.service.http.app import create_app
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import Service, open_service
@@ -18,8 +19,11 @@ from tests.acceptance.api import Api
 async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """A running service with an embedded nats-server of its own."""
     folder: Path = tmp_path_factory.mktemp("service")
-    async with open_service(Settings(data_dir=folder)) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patched:
+        # A read waits so long for what was just written, and other tests run beside these.
+        patched.setattr(wiring, "OWN_WRITE_WAIT_SECONDS", 30.0)
+        async with open_service(Settings(data_dir=folder)) as running:
+            yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
