@@ -220,6 +220,17 @@ async def test_a_log_in_the_place_of_a_sealed_one_is_not_signed_until_an_operato
     assert (await one.sealer.seal()).seal.more == ()  # said once
 
 
+async def test_the_seals_remembered_of_a_longer_log_do_not_keep_its_replacement_from_being_sealed(
+    one: Sealing, tmp_path: Path
+) -> None:
+    """`scan.json` of the same data directory is about the old log: its largest seal is not this one's."""
+    await replaced(one, "stream", size=10**6)
+    old = sealscan.SealScan(one.seals, tmp_path / "one" / SCAN_FILE, OLD)
+    assert (await old.read(one.sealer.trusted())).last is not None
+    AcceptedFile(tmp_path / "one" / ACCEPTED_FILE).add(old=OLD, new=ORIGIN, actor="alice", reason="disk lost")
+    assert (await one.sealer.seal()).seal.size == 20
+
+
 async def test_the_alarm_says_whether_the_new_log_has_what_was_sealed(one: Sealing) -> None:
     """A restored backup begins with the sealed events; even so, an operator confirms it."""
     await replaced(one, "stream", await one.tree.root(12), 12)

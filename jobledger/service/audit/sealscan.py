@@ -53,6 +53,7 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of the stream of seals.
 
     Attributes:
+        origin: of the log that is sealed; `last`, `odd` and `succeeds` are about it.
         epoch: of that stream.
         keys: fingerprint of the trusted keys.
         sequence: the last note that was examined.
@@ -64,6 +65,7 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
         format: of the file.
     """
 
+    origin: str = ""
     epoch: str = ""
     keys: str = ""
     sequence: int = 0
@@ -106,12 +108,12 @@ class SealScan:
         """
         scan = self._scan if self._scan is not None else _load(self._path)
         info, fingerprint = await self._seals.info(), _fingerprint(keys)
-        if scan.keys != fingerprint:
-            scan = Scan(keys=fingerprint)
+        if (scan.keys, scan.origin) != (fingerprint, self._origin):
+            scan = Scan(keys=fingerprint, origin=self._origin)  # other keys, or the log was created again
         if scan.epoch != info.epoch or info.last_sequence < scan.sequence:
             # Restored, created again, or a new leader that is not current. Reading it again is always safe: a
             # seal is only published after the newest note, and the seal file has what this service knows.
-            scan = Scan(epoch=info.epoch, keys=fingerprint, others=scan.others, succeeds=scan.succeeds)
+            scan = msgspec.structs.replace(scan, epoch=info.epoch, sequence=0, last=None, odd=())
         start = scan
         try:
             while scan.sequence < info.last_sequence:
