@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from msgspec import structs
 
 from jobledger import LogUnavailable
 from jobledger.projections.answers import Troubles
@@ -399,6 +400,20 @@ def test_every_check_is_named_in_the_documentation() -> None:
     text = (Path(__file__).parent.parent / "docs" / "OPERATIONS.md").read_text()
     for check in CHECKS:
         assert f"| `{check.name}` " in text, check.name
+
+
+def test_a_last_event_that_is_recorded_as_missing_does_not_make_the_service_unready() -> None:
+    """`damage` warns of it; one that is not recorded yet fails the check."""
+    read = next(check for check in CHECKS if check.name == "read")
+    condition = LogCondition(last_sequence=43, missing_events=9, size_bytes=1, max_bytes=-1)
+    service = cast("Service", None)
+    lost = "event 43 is the last one of the stream JOBS and can't be read"
+    unmet = Seen(condition=condition, read_error=lost)
+    assert read.examine(service, unmet) == lost
+    earlier = Troubles(damaged_events=1, holes=1, first_damaged=3, last_damaged=3)
+    assert read.examine(service, structs.replace(unmet, troubles=earlier)) == lost
+    recorded = Troubles(damaged_events=9, holes=1, first_damaged=35, last_damaged=43)
+    assert read.examine(service, structs.replace(unmet, troubles=recorded)) == ""
 
 
 def _pid(directory: Path) -> int:

@@ -81,9 +81,11 @@ class Troubles(msgspec.Struct, frozen=True):
         damaged_events: sequences that are missing from the log, in all.
         holes: ranges of them.
         first_damaged: the first of them; 0: none.
+        last_damaged: the last of them; 0: none.
     """
 
     quarantined: int = 0
     damaged_events: int = 0
     holes: int = 0
     first_damaged: int = 0
+    last_damaged: int = 0

@@ -91,7 +91,8 @@ _DAMAGE: Final = "SELECT first, last FROM damage WHERE first > ? ORDER BY first 
 _TROUBLES: Final = (
     "SELECT (SELECT count(*) FROM jobs WHERE quarantine != '')"
     " + (SELECT count(*) FROM lost_jobs WHERE sequence > 0),"
-    " coalesce(sum(last - first + 1), 0), count(*), coalesce(min(first), 0) FROM damage"
+    " coalesce(sum(last - first + 1), 0), count(*), coalesce(min(first), 0), coalesce(max(last), 0)"
+    " FROM damage"
 )
 _SPECS_AT: Final = "SELECT sequence, spec FROM specs WHERE sequence IN (SELECT value FROM json_each(?))"
 _SPECS_BEFORE: Final = (
@@ -224,7 +225,7 @@ class View:
             raise _no_such_id(job_id)
         if rows[0][0] is None:
             raise VersionNotFound(
-                f"job {job_id} has no version {version!r:.40}; its versions tell what there is"
+                f"job {job_id} has no version {version!r:.40}; list them with `jobledger job versions`"
             )
         return JobVersion(*rows[0])
 

@@ -93,6 +93,17 @@ def _append(service: "Service", seen: "Seen") -> str:
     return seen.append_error or service.log.publisher.problem
 
 
+def _read(_: "Service", seen: "Seen") -> str:
+    """The last event of the log; one that the view recorded as missing is the subject of `damage`.
+
+    Without this exception a log that lost its last events would keep the service away from the clients whose
+    next write is what gives the log a readable end.
+    """
+    condition = seen.condition
+    is_recorded = condition is not None and seen.troubles.last_damaged == condition.last_sequence
+    return "" if is_recorded else seen.read_error
+
+
 def _disk(service: "Service", seen: "Seen") -> str:
     if problem := appends_stop(service.settings, seen.disks) or seen.disk_error:
         return problem
@@ -194,7 +205,7 @@ CHECKS: Final = (
     Check("log", lambda _, seen: seen.log_error, logged=False),
     Check("nats", lambda service, _: service.server.problem if service.server else "", logged=False),
     Check("append", _append),
-    Check("read", lambda _, seen: seen.read_error),
+    Check("read", _read),
     Check("quorum", _quorum),
     Check("replicas", _replicas, counts=False),
     Check("capacity", _capacity),
