@@ -12,6 +12,8 @@ from jobledger.service.audit.keys import KeyFile
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.audit.sealfile import split_notes
 from jobledger.service.commands.audit_keys import key
+from jobledger.service.commands.auditing import trusted_keys
+from jobledger.service.commands.shared import Session
 from jobledger.store.errors import InvalidInput
 from tests.service_process import jobledger, running_service
 
@@ -51,6 +53,21 @@ def test_an_overlap_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
     """As any other duration."""
     run(tmp_path, "create", "--name", "a")
     assert run(tmp_path, "rotate", "--overlap", "soon").exit_code == 2
+
+
+def test_without_a_key_seals_are_checked_with_the_keys_of_the_service(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`audit verify` says so, since they prove nothing about the service; if there is none, what to pass."""
+    other = VerifierKey.parse(run(tmp_path / "other", "create", "--name", "other").stdout)
+    settings = Session({"data_dir": tmp_path}).settings
+    with pytest.raises(InvalidInput, match=r"keys\.json does not exist; pass --key"):
+        trusted_keys((), settings)
+    own = VerifierKey.parse(run(tmp_path, "create", "--name", "own").stdout)
+    assert trusted_keys((), settings) == (own,)
+    assert "service's own keys" in capsys.readouterr().err
+    assert trusted_keys((str(other),), settings) == (other,)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow

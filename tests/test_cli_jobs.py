@@ -42,7 +42,7 @@ def test_a_submission_creates_then_updates_then_changes_nothing(operator: Operat
     assert len(job_id) == 38
     assert "version 3" in operator("job", "run", changed, "--force").stdout
     there = operator("job", "run", changed, "--create-only", code=5).stderr
-    assert "already (version 3, revision 3); leave out --create-only to update it" in there
+    assert "already (version 3, revision 3); to update it, use `jobledger job run` without" in there
     assert "has revision" not in there
 
 
@@ -150,7 +150,7 @@ def test_a_job_is_stopped_and_begun_again(operator: Operator) -> None:
     operator("job", "set-state", "again", "Running", code=4)
     operator("job", "update", "again", operator.spec("again", Priority=2))
     operator("job", "stop", "again")
-    assert "begun again: version 3, revision 5" in operator("job", "rerun", "again", "--version", "1").stdout
+    assert "rerun: version 3, revision 5" in operator("job", "rerun", "again", "--version", "1").stdout
     assert operator.json("job", "describe", "again")["Job"]["Priority"] == 1
     operator("job", "rerun", "again", "--version", "9", code=3)
     shown = operator("job", "versions", "again").stdout.splitlines()

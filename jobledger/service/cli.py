@@ -178,7 +178,7 @@ def cli() -> None:
         ),
         "history": Lazy(f"{_COMMANDS}.history:history", "Show what happened to a job, oldest first."),
         "list": Lazy(f"{_COMMANDS}.listing:list_jobs", "List jobs, newest first."),
-        "rerun": Lazy(f"{_COMMANDS}.change:rerun", "Begin a job again, as a new version."),
+        "rerun": Lazy(f"{_COMMANDS}.change:rerun", "Run a job again, as a new version."),
         "revert": Lazy(
             f"{_COMMANDS}.versioning:revert", "Give a job the spec of an earlier version, as a new version."
         ),

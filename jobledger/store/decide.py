@@ -56,7 +56,8 @@ def check_not_quarantined(status: JobStatus) -> None:
     if quarantine is not None:
         raise JobQuarantined(
             f"job {status.id} is quarantined since event {quarantine.sequence}: {quarantine.reason};"
-            " upgrade to a release that reads it, or accept the event as unreadable"
+            " upgrade if a newer release wrote it, restore the log if it is lost, or accept the event as"
+            " unreadable"
             f" (`jobledger job accept-unreadable {status.id} --sequence {quarantine.sequence}`)",
             job_id=status.id,
             namespace=status.namespace,

@@ -122,7 +122,7 @@ def _print(state: "ScrubState", output: Output, view: Path | None) -> None:
     against = "the tree of the view" if view is not None else "the majority"
     say(
         f"{state.origin}: events 1 to {state.position:,} of {state.last:,} compared with {against}, on"
-        f" {len(state.servers)} servers"
+        f" {len(state.servers)} {'server' if len(state.servers) == 1 else 'servers'}"
     )
     if not state.done:
         say("not finished: the next run with this --state goes on")

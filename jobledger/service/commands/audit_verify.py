@@ -1,12 +1,19 @@
 """`jobledger audit verify`: log, seals and view, each against the others."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from jobledger.service.commands.auditing import FOUND_CODE, Progress, key_option, print_findings
+from jobledger.service.commands.auditing import (
+    FOUND_CODE,
+    Progress,
+    key_option,
+    print_findings,
+    trusted_keys,
+)
 from jobledger.service.commands.examples import examples
 from jobledger.service.commands.logoptions import reading_log
 from jobledger.service.commands.output import Output, output_option
@@ -20,9 +27,9 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command(
-    epilog=examples("jobledger audit verify --key KEY", "jobledger audit verify --key KEY --no-view -o json")
+    epilog=examples("jobledger audit verify", "jobledger audit verify --key KEY --no-view -o json")
 )
-@key_option
+@partial(key_option, is_required=False)
 @click.option("--seals", multiple=True, type=_FILE, help="A file with more seals; repeatable.")
 @click.option(
     "--view", type=_FILE, default=None, help="The view; default: that in --data-dir, if it is there."
@@ -57,9 +64,7 @@ def verify(
     """
     if no_view and view is not None:
         raise click.UsageError("--view and --no-view contradict each other; give one of them")
-    from jobledger.service.audit.trusted import read_keys
-
-    trusted = read_keys(keys)
+    trusted = trusted_keys(keys, session.settings)
     path = None if no_view else view or _view_of(session)
     files = [*seals, *_seals_of(session)]
     progress = Progress()

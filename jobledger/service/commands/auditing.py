@@ -8,26 +8,55 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from jobledger.service.commands.output import Output
-from jobledger.service.commands.text import StatusLine, plain
+from jobledger.service.commands.text import StatusLine, plain, say
+from jobledger.store.errors import InvalidInput
 
 if TYPE_CHECKING:
     from jobledger.service.audit.findings import Finding
+    from jobledger.service.audit.note import VerifierKey
+    from jobledger.service.settings import Settings
 
 FOUND_CODE: Final = 9  # as of `AuditFailed` in `service.errors`
 _PROGRESS_SECONDS: Final = 0.2
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def key_option(function: F) -> F:
+def key_option(function: F, *, is_required: bool = True) -> F:
     """`--key`, several times; the command gets texts as `keys`."""
+    default = "" if is_required else " Default: the keys of the service in --data-dir."
     return click.option(
         "--key",
         "keys",
         multiple=True,
-        required=True,
+        required=is_required,
         metavar="KEY",
-        help="A key that is trusted: as `audit key show` tells it, or a file with one on each line.",
+        help=f"A trusted key: as `audit key show` prints it, or a file with one on each line.{default}",
     )(function)
+
+
+def trusted_keys(keys: tuple[str, ...], settings: "Settings") -> tuple["VerifierKey", ...]:
+    """The keys of `--key`; without any, those that the service in the data directory trusts.
+
+    Raises:
+        InvalidInput: if a key is invalid, or there is no key at all.
+    """
+    from jobledger.service.audit.keys import KeyFile
+    from jobledger.service.audit.trusted import read_keys
+
+    if keys:
+        return read_keys(keys)
+    path = settings.audit_keys_file
+    found = tuple(dict.fromkeys((*KeyFile(path).trusted(), *read_keys(settings.audit_trusted_keys))))
+    if not found:
+        raise InvalidInput(
+            f"no key to check seals with: {path} does not exist; pass --key with what"
+            " `jobledger audit key show --quiet` printed"
+        )
+    say(
+        f"Seals are checked with the service's own keys, in {path}. Pass --key to check them with keys that"
+        " you got independently of the service."
+    )
+    return found
 
 
 def print_findings(findings: Iterable["Finding"], output: Output, **facts: object) -> None:

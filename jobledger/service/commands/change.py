@@ -175,7 +175,7 @@ def rerun(
     quiet: bool,
     session: Session,
 ) -> None:
-    """Begin a job again, as a new version.
+    """Run a job again, as a new version.
 
     JOB is a name, an id, or the beginning of an id. It must be running or have ended.
     """
@@ -183,4 +183,4 @@ def rerun(
         answer = client.rerun(
             job, namespace=session.namespace(namespace), version=version or "", reason=reason
         )
-    print_receipt(answer, Output(form, quiet=quiet), verb="begun again", name=job)
+    print_receipt(answer, Output(form, quiet=quiet), verb="rerun", name=job)

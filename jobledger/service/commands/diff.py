@@ -1,5 +1,6 @@
 """`jobledger job diff`: what a submission would change, or what changed between two versions."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -69,6 +70,10 @@ def _diff_file(ctx: click.Context, session: Session, output: Output, file: str, 
     from jobledger.service.commands.specs import good_specs  # reads YAML: only who has a spec needs it
 
     click.Path(allow_dash=True).convert(file, None, ctx)
+    if file != "-" and not Path(file).exists():
+        raise click.UsageError(
+            f"there is no file {file!r}; to compare versions of a job, write JOB FROM [TO]", ctx
+        )
     (spec,) = good_specs(ctx, [file], namespace)
     with session.client() as client:
         answer = client.diff(spec)

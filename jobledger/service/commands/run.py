@@ -158,8 +158,8 @@ def _submit(
 def _exists_already(spec: "JobSpec", error: RevisionMismatch) -> RevisionMismatch:
     version = f"version {error.missed[-1].version}, " if error.missed else ""
     return RevisionMismatch(
-        f"there is a job {spec.name!r:.80} already ({version}revision {error.revision}); leave out"
-        " --create-only to update it, or take another name",
+        f"there is a job {spec.name!r:.80} already ({version}revision {error.revision}); to update"
+        " it, use `jobledger job run` without --create-only; to create another job, use another name",
         job_id=error.job_id,
         revision=error.revision,
         sequence=error.sequence,

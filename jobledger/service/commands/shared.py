@@ -49,7 +49,7 @@ class WholeNumber(click.IntRange):
             return int(super().convert(value, param, ctx))
         except click.BadParameter:
             most = f" to {self.max}" if self.max is not None else ""
-            self.fail(f"{value!r} is none; write a whole number from 1{most}", param, ctx)
+            self.fail(f"invalid number {value!r}: use a whole number from 1{most}", param, ctx)
 
 
 class VersionName(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases only
@@ -68,7 +68,7 @@ class VersionName(click.ParamType):  # type: ignore[type-arg]  # generic in newe
         except InvalidInput:
             text = ""
         if not text.strip("0"):
-            self.fail(f"{value!r} is none; write the number of a version, or a tag", param, ctx)
+            self.fail(f"invalid version {value!r}: use a positive integer or a tag name", param, ctx)
         return text
 
 

@@ -93,7 +93,8 @@ def damage(*, form: str, quiet: bool, session: Session) -> None:
         [{**item, "Range": f"{item.get('First')}-{item.get('Last')}"} for item in items],
         _MISSING,
         lambda whole: _print_missing(items, last, whole),
-        empty="No event is missing from the log.",
+        empty="The view met no missing event. What the log lost after the view had read it is in"
+        " `/readyz?verbose` (damage) and in the output of `jobledger audit verify`.",
         documents=items,
         Events=last.get("Events"),
         ProvableUpTo=last.get("ProvableUpTo"),
