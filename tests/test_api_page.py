@@ -1,4 +1,4 @@
-"""docs/API.md tells every route, and each `curl` line of it and of the README is run."""
+"""docs/API.md has every route, and each of its `curl` lines is run."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests.service_process import RunningService, running_service
 from tests.test_openapi import routes_of_the_app
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/API.md")
+PAGE = "docs/API.md"
 ADDRESS = "http://127.0.0.1:1234"
 ANYTHING = "…"
 TIMED_OUT = 28  # curl's exit code after `--max-time`, which ends a feed
@@ -61,10 +61,9 @@ def service(tmp_path: Path) -> Iterator[RunningService]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
-def test_the_curl_lines_of_a_page_work(page: str, service: RunningService) -> None:
+def test_the_curl_lines_of_the_page_work(service: RunningService) -> None:
     """Run in order on a new service, each answers what the page shows; without that, with success."""
-    found = list(examples(page))
+    found = list(examples(PAGE))
     assert len(found) > 3
     for command, shown in found:
         words = command.replace(ADDRESS, service.url) + " -w '\\n%{http_code}'"

@@ -1,10 +1,8 @@
-"""Programs find the log of this machine's service; the examples of README.md run as written."""
+"""Programs find the log of this machine's service."""
 
 import json
 import os
-import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +15,6 @@ from jobledger.store.localservice import find_local_log
 from tests.operating import Operator
 from tests.service_process import RunningService, clean_env, running_service
 
-ROOT = Path(__file__).parent.parent
 DATA_DIR = Path(".local/state/jobledger")  # the default, at home
 
 
@@ -32,40 +29,6 @@ def service(home: Path) -> Iterator[RunningService]:
     """A service on the default data directory, as `make run` starts it."""
     with running_service(home, "--data-dir", str(home / DATA_DIR)) as running:
         yield running
-
-
-def readme_programs() -> list[str]:
-    """The Python examples of the README: the library, then the subscription."""
-    found = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(found) == 2
-    return found
-
-
-@pytest.mark.usefixtures("service")
-def test_readme_examples_run_as_written_beside_a_running_service(home: Path, tmp_path: Path) -> None:
-    """The library writes and reads a job, twice over; the subscription gets what it wrote."""
-    library, subscription = readme_programs()
-    for version in (1, 2):
-        done = subprocess.run(
-            [sys.executable, "-c", library],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env=clean_env(home),
-            cwd=tmp_path,
-        )
-        assert done.returncode == 0, done.stderr
-        assert f"[('report', {version}, {2 * version})]" in done.stdout
-    reader = subprocess.Popen(
-        [sys.executable, "-c", subscription], stdout=subprocess.PIPE, text=True, env=clean_env(home)
-    )
-    try:
-        assert reader.stdout is not None
-        assert [reader.stdout.readline().split()[:3] for _ in range(2)] == [["charge", "for", "report"]] * 2
-    finally:
-        reader.send_signal(signal.SIGKILL)
-        reader.communicate()
 
 
 def test_nats_url_prints_one_url_its_parts_and_variables(service: RunningService, home: Path) -> None:

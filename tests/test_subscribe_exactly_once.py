@@ -84,7 +84,7 @@ async def test_effects_are_exactly_once_whenever_the_process_is_killed(
         subscriptions = Subscriptions(jetstream_log)
 
         async def is_done() -> bool:  # repeats come before that
-            return (await subscriptions.show("billing")).gap == 0
+            return (await subscriptions.show("bills")).gap == 0
 
         await eventually(is_done, within_seconds=SECONDS)
     finally:
