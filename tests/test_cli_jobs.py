@@ -135,7 +135,7 @@ def test_states_are_reported_and_conflicts_tell_what_was_missed(operator: Operat
     assert update.stdout.endswith("updated: version 2, revision 3\n")
     operator("job", "set-state", "states", "running", "--detail", "x", code=2)
     wrong = operator("job", "set-state", "states", "running", "--if-revision", "x", code=2)
-    assert "write a whole number from 1" in wrong.stderr
+    assert "invalid number 'x': use a whole number from 1" in wrong.stderr
     assert "Pending, Queued, Running" in operator("job", "list", "--state", "foo", code=2).stderr
     assert "Did you mean 'list'?" in operator("job", "lst", code=2).stderr
 
