@@ -31,7 +31,7 @@ from tests.chaos.topology import NotRecovered, Single, ThreeNodes, Topology
 
 EVENTS: Final = 45
 EVENT_BYTES: Final = 500_000  # so that a block of 8 MiB has 16 of them, and the log three blocks
-WATCH_SECONDS: Final = 60.0  # until the state after damage is final
+WATCH_SECONDS: Final = 150.0  # until the state after damage is final, on a busy machine
 STEADY_SECONDS: Final = 12.0  # that it does not change
 POLL_SECONDS: Final = 0.5
 _META_BYTES: Final = 4_000  # of one value
@@ -233,7 +233,9 @@ async def _fill(system: Topology) -> list[Call]:
     return calls
 
 
-async def _judge_single(system: Single, calls: list[Call], keys: list[str], result: Result) -> None:
+async def _judge_single(  # noqa: C901 - the outcomes
+    system: Single, calls: list[Call], keys: list[str], result: Result
+) -> None:
     begun = time.monotonic()
     service = system.service
     logged = len(service.log())
@@ -255,6 +257,9 @@ async def _judge_single(system: Single, calls: list[Call], keys: list[str], resu
         result.report = " ".join(new_log.split())[-1500:]
         if not exited or "JOBS" not in new_log:
             result.problem = f"it ended with {exited} and does not name the stream: {result.report}"
+        return
+    if not code:
+        result.problem = f"in {WATCH_SECONDS:g} s it neither ended nor answered: {text}; {new_log[-500:]}"
         return
     missing = await _missing_from(system, calls)
     flags, env = system.command_flags()

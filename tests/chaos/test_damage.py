@@ -10,7 +10,7 @@ from tests.chaos.damage import run_case
 
 SEED = int(os.environ.get("JOBLEDGER_CHAOS_SEED", DEFAULT_SEED))
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ CLUSTER = ("kill-leader", "kill-several", "cut-connections", "kill-service", "pa
 ISOLATION = ("isolate-leader", "isolate-follower")
 POWER = ("power-loss",)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize(
