@@ -269,3 +269,48 @@ async def test_a_job_without_a_name_is_the_one_that_was_created_first() -> None:
     for start in range(4):
         told = await fold_in_pages(job_folder(log, from_first=False), records[start:], 10)
         assert [sequence for sequence, _, _ in told] == ([1, 4] if start == 0 else [4])
+
+
+@pytest.mark.usefixtures("factor")
+async def test_a_reader_of_one_namespace_takes_no_foreign_event_for_a_job_without_a_name() -> None:
+    """It never sees the job's own events, and still knows that the id was taken, from any beginning."""
+    log = MemoryLog()
+    taken, own = (nameless_job_id(f"01a2055d-a34b-7208-94a5-f139d400013{n}") for n in "cd")
+    drafts = [
+        draft(JobCreated, taken, spec_data(taken), 1),
+        draft(JobCreated, taken, spec_data(taken, "other"), 2, "other"),
+        draft(JobCreated, own, spec_data(own, "other"), 3, "other"),
+        draft(JobStateChanged, taken, state_data(StateType.RUNNING), 4, "other"),
+        draft(JobCreated, own, spec_data(own), 5),  # the other way round
+        draft(JobStateChanged, own, state_data(StateType.RUNNING), 6, "other"),
+        draft(JobStateChanged, taken, state_data(StateType.RUNNING), 7, "other"),
+    ]
+    await append_all(log, drafts)
+    scope = Scope(namespace_subjects("other"))
+    records = [record for record in await records_of(log) if ".other." in record.subject]
+    truth = [each for each in truth_of(await records_of(log)) if each[2].status.namespace == "other"]
+    assert [sequence for sequence, _, _ in truth] == [3, 6]
+    for start in range(len(records)):
+        for size in (1, 2, 10):
+            folder = job_folder(log, from_first=start == 0, scope=scope)
+            begin = records[start].sequence
+            assert await fold_in_pages(folder, records[start:], size) == [
+                each for each in truth if each[0] >= begin
+            ]
+
+
+async def test_a_job_without_a_name_is_looked_for_once() -> None:
+    """Of a reader of one namespace, from the first record on; a job with a name never is."""
+    log = Counting()
+    ids = [nameless_job_id(f"01a2055d-a34b-7208-94a5-f139d4000{n:03}") for n in range(5)]
+    named = named_job_id("default", "known")
+    drafts = [draft(JobCreated, each, spec_data(each), n) for n, each in enumerate(ids)]
+    drafts.append(draft(JobCreated, named, spec_data("known"), 10))
+    drafts += [
+        draft(JobStateChanged, each, state_data(StateType.RUNNING), 20 + n)
+        for n, each in enumerate((*ids, named))
+    ]
+    await append_all(log, drafts)
+    folder = status_folder(log, from_first=True, scope=Scope(namespace_subjects("default")))
+    told = [each for record in await records_of(log) for each in await folder.fold([record])]
+    assert (len(told), log.reads) == (len(drafts), len(ids))

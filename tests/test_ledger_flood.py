@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobledger import Ledger, MemoryLog, StateType
+from jobledger import Ledger, MemoryLog, State, StateType
 from jobledger.store import jobs
 from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.events import JobCreated, JobStateChanged
@@ -37,3 +37,21 @@ async def test_events_of_other_namespaces_are_read_up_to_a_bound(
         with pytest.raises(InvalidInput, match=f"job_id {ID}.*pass the job's namespace"):
             await ledger.load(ID)
     assert (await ledger.load(ID, namespace="a")).status.namespace == "a"
+
+
+async def test_a_foreign_event_makes_no_job_in_the_namespace_that_is_named() -> None:
+    """A job without a name is where it was created first, also for a caller that says another namespace."""
+    log = MemoryLog()
+    drafts = [
+        draft(JobCreated, ID, spec_data(ID, "a"), 1, "a"),
+        draft(JobCreated, ID, spec_data(ID, "b"), 2, "b"),
+        draft(JobStateChanged, ID, state_data(StateType.RUNNING), 3, "b"),
+    ]
+    await append_all(log, drafts)
+    with pytest.raises(JobNotFound):
+        await Ledger(log).load(ID, namespace="b")
+    with pytest.raises(JobNotFound):
+        await Ledger(log).set_state(ID, State(StateType.RUNNING), namespace="b")
+    assert [item.revision async for item in Ledger(log).history(ID, namespace="a")] == [1]
+    assert (await Ledger(log).load(ID, namespace="a")).status.revision == 1
+    assert (await log.info()).last_sequence == 3

@@ -290,3 +290,18 @@ async def test_without_pyarrow_parquet_says_what_to_install(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InvalidSettings, match=r"pip install 'jobledger\[parquet\]'"):
         parquet.Parquet(open_target(tmp_path / "x"))
+
+
+async def test_a_replay_of_one_namespace_tells_no_event_on_a_foreign_job(log: EventLog) -> None:
+    """A job without a name is where it was created first; what another namespace's writer adds is counted."""
+    job_id = "j-0198c0de-0000-7000-8000-000000000001"
+    drafts = [
+        draft(JobCreated, job_id, spec_data(job_id, "a"), 1, "a"),
+        draft(JobCreated, job_id, spec_data(job_id, "b"), 2, "b"),
+        draft(JobStateChanged, job_id, state_data(StateType.RUNNING), 3, "b"),
+    ]
+    await append_all(log, drafts)
+    events, telling = await told(log, namespace="b")
+    assert (events, telling.anomalies) == ([], 2)
+    with pytest.raises(JobNotFound):
+        await told(log, namespace="b", job=job_id)

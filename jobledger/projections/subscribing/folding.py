@@ -63,10 +63,16 @@ class Scope(NamedTuple):
     """
 
     subjects: str
-    covers: Callable[[Record], bool]
+    covers: Callable[[Record], bool] = lambda _: True
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it has only a part of what may be on the subjects of one job id, in all namespaces."""
+        return not self.subjects.startswith(_ALL_NAMESPACES)
 
 
-_EVERYTHING: Final = Scope(namespace_subjects(None), lambda _: True)
+_ALL_NAMESPACES: Final = namespace_subjects(None).removesuffix("*.*")
+_EVERYTHING: Final = Scope(namespace_subjects(None))
 
 
 class Folder(Generic[Known]):
@@ -99,6 +105,7 @@ class Folder(Generic[Known]):
         self._memory: Memory[Known] = remember()
         self._from_first = from_first
         self._scope = scope
+        self._is_partial = scope.is_partial
         self._reads = 0  # of jobs
         self._may_scan = not from_first
 
@@ -175,7 +182,12 @@ class Folder(Generic[Known]):
                 known[job_id] = found
             elif isinstance(recorded, Unreadable):
                 first.setdefault(record.subject, record.sequence)  # not worth a read, without an event
-            elif not self._from_first or memory.may_have_forgotten(job_id):
+            elif (
+                not self._from_first
+                or memory.may_have_forgotten(job_id)
+                # Another namespace may have had this id first, and its events are not handed in.
+                or (self._is_partial and NAMELESS_JOB_ID.fullmatch(job_id))
+            ):
                 sequence = first.get(record.subject, record.sequence)
                 missing.setdefault(_where(record, job_id), (job_id, sequence))
         return known, missing
@@ -201,7 +213,9 @@ class Folder(Generic[Known]):
                 if record.sequence > up_to:
                     break
                 if covers(record):
-                    page.append(read_record(record))
+                    recorded = read_record(record)
+                    if not (self._is_partial and NAMELESS_JOB_ID.fullmatch(job_named(recorded))):
+                        page.append(recorded)
                 if len(page) == READ_PAGE_EVENTS:
                     self._fold_into(memory, page)
                     page = []

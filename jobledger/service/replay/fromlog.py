@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 
-from jobledger.projections.subscribing.folding import number_folder
+from jobledger.projections.subscribing.folding import Scope, number_folder
 from jobledger.service.errors import CursorGone
 from jobledger.service.feed.events import placed_event
 from jobledger.service.limits import REPLAY_CHUNK_EVENTS, REPLAY_SCAN_FACTOR
@@ -80,7 +80,8 @@ class LogReplay:
             LogBroken: it is no longer the log that it was, or is not whole.
         """
         passes, is_all = self._asked.passes, not (self._asked.types or self._asked.actors)
-        folder = number_folder(self._log, from_first=self._begin == 0)
+        scope = Scope(self._subjects or namespace_subjects(None))
+        folder = number_folder(self._log, from_first=self._begin == 0, scope=scope)
         after, before = self.range.after, 0
         async with aclosing(self._pages()) as pages:
             async for page in pages:
