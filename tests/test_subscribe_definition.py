@@ -116,6 +116,8 @@ async def test_another_definition_is_refused(jetstream_log: JetStreamLog) -> Non
         ({"types": ["stat"]}, "no event type"),
         ({"states": ["Sleeping"]}, "no state"),
         ({"labels": "a=("}, "selector"),
+        ({"namespace": "\ud800"}, "namespace is .* no UTF-8"),
+        ({"job": "\ud800"}, "job is .* no UTF-8"),
         ({"start": datetime(2026, 1, 1)}, "no zone"),  # noqa: DTZ001 - that is the point
         ({"start": -1}, "no sequence"),
     ],

@@ -21,6 +21,7 @@ from jobledger.store.subjects import (
     shard_token,
     token,
 )
+from jobledger.store.values import is_utf8
 
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{SUBSCRIPTION_NAME_MAX_CHARACTERS - 1}}}", re.ASCII)
 _LIKE_A_PARTITION: Final = re.compile(r".*-[0-9]+of[0-9]+e?", re.ASCII)
@@ -166,6 +167,9 @@ def define(
     for field, number in (("members", members), ("partitions", partitions)):
         if not 0 <= number <= SUBSCRIPTION_MEMBERS_MAX:
             raise InvalidInput(f"{field} is {number!r}; it may be 1 to {SUBSCRIPTION_MEMBERS_MAX}")
+    for field, text in (("namespace", namespace), ("job", job)):
+        if text and not is_utf8(text):
+            raise InvalidInput(f"{field} is {text!r:.80}, which is no UTF-8 text: nothing has that name")
     if job and (members or partitions):
         raise InvalidInput("job and members (or elastic): one job's events go to one member; leave one out")
     if plain and (types or states or labels):

@@ -163,6 +163,8 @@ _OWN_MESSAGES: Final[dict[str, str]] = {
     "mirror": "messages come from their writers alone",
     "sources": "messages come from their writers alone",
     "subject_transform": "a message keeps the subject that it was appended to",
+    "allow_rollup_hdrs": "a message must not remove others: its header `Nats-Rollup: all` clears the stream",
+    "allow_msg_schedules": "a message must not be published again under another subject",
 }
 _UNLIMITED: Final[dict[str, tuple[object, str]]] = {
     "max_age": (0, "no event may ever vanish"),
