@@ -13,9 +13,11 @@ _LENGTH: Final = b"content-length: "
 _OK: Final = b" 200 "
 
 
-def request(method: str, path: str, body: bytes = b"", *, port: int) -> bytes:
+def request(method: str, path: str, body: bytes = b"", *, port: int, token: str = "") -> bytes:
     """A request as it goes over the wire."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Accept: application/json"]
+    if token:
+        lines.append(f"Authorization: Bearer {token}")
     if body:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, "", ""]).encode() + body

@@ -34,6 +34,9 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         http_pages: pages of a round.
         http_small_jobs: jobs of the small service.
         http_large_jobs: jobs of the large service.
+        neighbor_jobs: jobs of the service whose clients disturb each other.
+        neighbor_versions: of a job there with large specs; another job has ten times as many states.
+        neighbor_writes: writes of a round there.
         feed_rate: events a second.
         feed_readers: who follow them.
         feed_round_seconds: how long a round lasts.
@@ -64,6 +67,9 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     http_pages: int
     http_small_jobs: int
     http_large_jobs: int
+    neighbor_jobs: int
+    neighbor_versions: int
+    neighbor_writes: int
     feed_rate: int
     feed_readers: int
     feed_round_seconds: float
@@ -100,6 +106,9 @@ FULL: Final = Sizes(
     http_pages=500,
     http_small_jobs=10_000,
     http_large_jobs=1_000_000,
+    neighbor_jobs=50_000,
+    neighbor_versions=60,
+    neighbor_writes=500,
     feed_rate=200,
     feed_readers=100,
     feed_round_seconds=5.0,
@@ -136,6 +145,9 @@ QUICK: Final = Sizes(
     http_pages=100,
     http_small_jobs=10_000,
     http_large_jobs=100_000,
+    neighbor_jobs=10_000,
+    neighbor_versions=60,
+    neighbor_writes=200,
     feed_rate=200,
     feed_readers=100,
     feed_round_seconds=2.0,

@@ -70,7 +70,7 @@ async def pages(made: History, asked: Between) -> list[JobChange]:
             "ASOF_NEAR_MAX_EVENTS": st.sampled_from([0, 10, 100]),
             "CHANGES_PAGE_JOBS": st.integers(1, 9),
             "CHANGES_PAGE_EVENTS": st.integers(1, 60),
-            "ASOF_READS": st.integers(1, 4),
+            "CHANGES_READS": st.integers(1, 4),
         }
     ),
     data=st.data(),

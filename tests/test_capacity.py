@@ -13,6 +13,7 @@ from jobledger.service import limits
 from jobledger.service.access.principal import Role
 from jobledger.service.errors import TooManyRequests
 from jobledger.service.http.capacity import Capacity, queued, waiting
+from jobledger.store.slices import give_way
 from tests.gating import JSON, Answer, Guarded
 
 TIMEOUT_SECONDS = 20.0
@@ -193,6 +194,111 @@ async def test_one_clients_share_is_far_below_the_whole() -> None:
         assert per_client * 4 <= total
     parts = limits.REQUESTS_MAX_IN_FLIGHT + limits.WAITS_MAX + limits.UPLOADS_MAX + limits.FEEDS_MAX
     assert parts < limits.CONNECTIONS_MAX < limits.OPEN_FILES_WANTED
+
+
+# --- long reads -------------------------------------------------------------------------------------------
+
+
+class Long:
+    """A read that takes one step after the other until it is stopped."""
+
+    def __init__(self, capacity: Capacity, client: str, *, is_write: bool = False) -> None:
+        self.steps = 0
+        self.stopped = False
+        self.task = asyncio.create_task(self._work(capacity, client, is_write=is_write))
+
+    async def _work(self, capacity: Capacity, client: str, *, is_write: bool) -> None:
+        with capacity.working(client, is_write=is_write):
+            while not self.stopped and self.steps < 1_000:
+                await give_way()
+                self.steps += 1
+
+    async def end(self) -> None:
+        self.stopped = True
+        await self.task
+
+
+async def turns_of_the_loop(count: int = 100) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step is a slice, and the pauses outlast the test."""
+    monkeypatch.setattr(limits, "LONG_READ_SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(limits, "LONG_READ_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(limits, "LONG_READ_PAUSE_FACTOR", 1e9)
+
+
+@pytest.mark.usefixtures("slices")
+async def test_long_reads_pause_while_a_write_is_under_way() -> None:
+    """However many they are; another read does not stop them."""
+    capacity = Capacity()
+    reads = [Long(capacity, client) for client in ("noisy", "noisy", "other")]
+    with capacity.working("quiet", is_write=False):
+        await turns_of_the_loop()
+    assert min(read.steps for read in reads) > 10
+    with capacity.working("quiet", is_write=True):
+        await turns_of_the_loop(2)
+        before = [read.steps for read in reads]
+        await turns_of_the_loop()
+        assert [read.steps for read in reads] == before
+    await turns_of_the_loop()
+    assert all(read.steps > steps + 10 for read, steps in zip(reads, before, strict=True))
+    for read in reads:
+        await read.end()
+
+
+@pytest.mark.usefixtures("slices")
+async def test_a_write_that_waits_stops_no_long_read() -> None:
+    """And a write never pauses itself."""
+    capacity = Capacity()
+    read = Long(capacity, "noisy")
+    with capacity.working("quiet", is_write=True), waiting():
+        await turns_of_the_loop()
+        assert read.steps > 10
+    write = Long(capacity, "noisy", is_write=True)
+    await write.task
+    assert write.steps == 1_000
+    await read.end()
+
+
+async def test_no_long_read_is_stopped_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes without end delay it by a few times what it takes itself."""
+    monkeypatch.setattr(limits, "LONG_READ_SLICE_SECONDS", 0.0)
+    capacity = Capacity()
+    with capacity.working("quiet", is_write=True):
+        reads = [Long(capacity, client) for client in ("noisy", "other")]
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while min(read.steps for read in reads) < 20:  # noqa: ASYNC110 - steps have no event
+                await asyncio.sleep(limits.LONG_READ_LOOK_SECONDS)
+    for read in reads:
+        await read.end()
+
+
+@pytest.mark.usefixtures("slices")
+async def test_work_that_a_request_left_pauses_as_well() -> None:
+    """A copy that is built for a point outlives the request that asked first."""
+    capacity, steps, stop = Capacity(), 0, asyncio.Event()
+
+    async def build() -> None:
+        nonlocal steps
+        while not stop.is_set():
+            await give_way()
+            steps += 1
+
+    with capacity.working("first", is_write=False):
+        task = asyncio.create_task(build())
+    await turns_of_the_loop()
+    assert steps > 10
+    with capacity.working("quiet", is_write=True):
+        await turns_of_the_loop(2)
+        before = steps
+        await turns_of_the_loop()
+        assert steps == before
+    stop.set()
+    await task
 
 
 # --- turns ------------------------------------------------------------------------------------------------

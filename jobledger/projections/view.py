@@ -34,6 +34,7 @@ from jobledger.projections.rows import STATUS_COLUMNS, job_of, lost_status_of, s
 from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.fold import Anomaly
 from jobledger.store.job import Job, JobStatus, StateType
+from jobledger.store.slices import give_way
 from jobledger.store.subjects import DEFAULT_NAMESPACE, named_job_id
 from jobledger.store.values import INT_MAX, is_utf8
 
@@ -268,8 +269,12 @@ class View:
             [counted] = await self._long_rows(*count_statement(query, drivers))
             driver = choose_driver(query, drivers, counted)
         rows, is_whole = await self._pool_page(*page_statement(query, driver), max_bytes=PAGE_MAX_BYTES)
-        found = tuple(job_of(row[1:]) for row in rows[: query.limit] if row[1] is not None)
-        jobs = page_of(found, size_of_job)
+        found: list[Job] = []
+        for row in rows[: query.limit]:
+            if row[1] is not None:
+                await give_way()
+                found.append(job_of(row[1:]))
+        jobs = page_of(tuple(found), size_of_job)
         more = not is_whole or len(rows) > query.limit or len(jobs) < len(found)
         return Page(
             jobs=jobs,

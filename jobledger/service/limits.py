@@ -26,11 +26,13 @@ DIFF_MAX_BYTES = 131_072  # of each spec that is compared; comparing longer ones
 DIFF_MAX_LINES = 4_000  # of each, as JSON in lines: the work grows with their square
 DIFF_MAX_PAIRS = 250_000  # of two lists' elements, compared each with each; longer ones by position
 BLAME_MAX_FIELDS = 4_000  # of a job, each blamed on an event
-BLAME_CHUNK_EVENTS = 64  # of a history, blamed in a thread before others have their turn
+BLAME_CHUNK_EVENTS = 16  # of a history, blamed in a thread before others have their turn
+BLAME_CHUNK_BYTES = 65_536  # of these, but at least one
 BLAME_MAX_BYTES = 16 * 1_048_576  # of an answer: a reason can be long, and stands at each field
 
 CHANGES_DEFAULT_LIMIT = 50  # jobs on a page of what changed between two points
 CHANGES_MAX_LIMIT = 200
+CHANGES_COMPARED_AT_ONCE = 8  # jobs' specs, in a thread, before others have their turn
 CHANGES_SHOWN = 100  # places where one job's specs differ
 
 # --- idempotency --------------------------------------------------------------------------------------------
@@ -55,6 +57,12 @@ WAITS_MAX = 2_000  # requests that wait: for a state, for `wait_for`, for their 
 WAITS_MAX_PER_CLIENT = 250
 UPLOADS_MAX = 1_000  # requests whose body is arriving
 UPLOADS_MAX_PER_CLIENT = 125
+LONG_READ_SLICE_SECONDS = 0.002  # on the event loop, of a read, before writes go first
+LONG_READ_SLICE_MAX_SECONDS = 0.05  # counted for one; the rest was spent on waiting for the log
+LONG_READ_PAUSE_FACTOR = 4  # so many times a slice pass before the next one, while there are writes
+LONG_READ_LOOK_SECONDS = 0.005  # between two looks at whether there are; one counts for so long after its end
+LONG_PAGE_ITEMS = 200  # of a list or a history; a larger page takes a turn
+THREAD_SWITCH_SECONDS = 0.0005  # for which a thread that computes may keep the event loop waiting
 QUEUE_MAX_PER_CLIENT = 64  # requests of one client that wait for one of the queues below
 BODY_TIMEOUT_SECONDS = 30.0  # from the end of the headers to the end of the body
 BODIES_MAX_BYTES = 64 * 1_048_576  # of all requests in flight together

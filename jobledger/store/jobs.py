@@ -20,6 +20,7 @@ from jobledger.store.history import HistoryItem, tell
 from jobledger.store.job import Job
 from jobledger.store.limits import FIND_JOB_MAX_EVENTS, READ_MAX_TRIES, RETRY_WAIT_SECONDS
 from jobledger.store.log import EventLog
+from jobledger.store.slices import give_way
 from jobledger.store.subjects import NAMELESS_JOB_ID, job_subject, job_subject_anywhere
 
 
@@ -56,6 +57,8 @@ class JobReader:
         before = self.cached(job_id, namespace)
         if namespace is not None:
             last = await self._log.read_last(job_subject(namespace, job_id))
+            if last is not None and before is None and await self._is_elsewhere(job_id, last):
+                last = None
         elif before is not None:
             last = await self._log.read_last(before.subject)
         else:
@@ -159,20 +162,42 @@ class JobReader:
     async def _find_last(self, job_id: str) -> Record | None:
         """The last record of a job of which only the id is known; None if there is no job of it.
 
-        Writers of other namespaces may put events for this id on subjects of their own. The job is where an
-        event first created one, as in the view. How many of their events are read for that is bounded: else
-        such a writer could make every load by id alone slow.
+        Raises:
+            InvalidInput: as `_home_of`.
+        """
+        last = await self._log.read_last(job_subject_anywhere(job_id))
+        if last is None:
+            return None
+        home = await self._home_of(job_id, up_to=last.sequence)
+        if home is None or home == last.subject:
+            return last if home else None
+        return await self._log.read_last(home)
+
+    async def _is_elsewhere(self, job_id: str, last: Record) -> bool:
+        """Whether a job without a name belongs to another namespace than that of this record of it."""
+        if _is_of_a_name(job_id):
+            return False
+        first = await self._log.read_next(job_subject_anywhere(job_id), after=0)
+        if first is None or (first.subject == last.subject and _creates(first)):
+            return False
+        try:
+            home = await self._home_of(job_id, up_to=last.sequence)
+        except InvalidInput:
+            return False  # the caller was asked to say the namespace, and did
+        return home is not None and home != last.subject
+
+    async def _home_of(self, job_id: str, *, up_to: int) -> str | None:
+        """The subject on which an event first created a job of this id; None if none did.
+
+        Writers of other namespaces may put events for the id of a job without a name on subjects of their
+        own. The job is where an event first created one, as in the view. How many of their events are read
+        for that is bounded: else such a writer could make every load by id alone slow.
 
         Raises:
             InvalidInput: if none of the first FIND_JOB_MAX_EVENTS events creates a job.
         """
-        read = 0
-        anywhere = job_subject_anywhere(job_id)
-        last = await self._log.read_last(anywhere)
-        if last is None:
-            return None
-        first_lost = ""
-        async for record in records_between(self._log, anywhere, after=0, up_to=last.sequence):
+        read, lost = 0, None
+        async for record in records_between(self._log, job_subject_anywhere(job_id), after=0, up_to=up_to):
             read += 1
             if read > FIND_JOB_MAX_EVENTS:
                 raise InvalidInput(
@@ -180,12 +205,11 @@ class JobReader:
                     " job; pass the job's namespace"
                 )
             folded = fold(None, read_record(record))
-            if isinstance(folded, Anomaly):
-                continue
-            if not folded.is_lost:
-                return last if record.subject == last.subject else await self._log.read_last(record.subject)
-            first_lost = first_lost or record.subject
-        return await self._log.read_last(first_lost) if first_lost else None
+            if not isinstance(folded, Anomaly):
+                if not folded.is_lost:
+                    return record.subject
+                lost = lost or record.subject
+        return lost
 
 
 async def records_between(
@@ -203,6 +227,7 @@ async def records_between(
     while after < up_to:
         page = await log.read(subject, after=after, up_to=up_to)
         for record in page:
+            await give_way()  # what is done with a record may take long, and a page has many
             yield record
         if page:
             after, tries = page[-1].sequence, 0
@@ -230,3 +255,9 @@ async def _why_missing(log: EventLog, sequence: int) -> LogError:
 def _is_of_a_name(job_id: str) -> bool:
     """Whether the fold takes this id for one namespace and name only (`is_identity`)."""
     return NAMELESS_JOB_ID.fullmatch(job_id) is None
+
+
+def _creates(record: Record) -> bool:
+    """Whether a record creates a job, if nothing is before it."""
+    folded = fold(None, read_record(record))
+    return not isinstance(folded, Anomaly) and not folded.is_lost

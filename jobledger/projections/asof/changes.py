@@ -7,8 +7,8 @@ from its own events.
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
-from contextlib import AsyncExitStack, nullcontext
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from typing import Any, Final
 
 import msgspec
@@ -18,12 +18,12 @@ from jobledger.projections.asof.copies import Copies, Waiting
 from jobledger.projections.asof.job import records_as_of
 from jobledger.projections.limits import (
     ASOF_NEAR_MAX_EVENTS,
-    ASOF_READS,
     CHANGES_JOB_BYTES,
     CHANGES_JOB_EVENTS,
     CHANGES_PAGE_BYTES,
     CHANGES_PAGE_EVENTS,
     CHANGES_PAGE_JOBS,
+    CHANGES_READS,
     WAIT_DEFAULT_SECONDS,
 )
 from jobledger.projections.rows import STATUS_COLUMNS, status_of
@@ -105,6 +105,7 @@ async def changes_between(
     timeout_seconds: float = WAIT_DEFAULT_SECONDS,
     client: str = "",
     waiting: Waiting = nullcontext,
+    turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
 ) -> ChangesPage:
     """One page of the jobs that changed.
 
@@ -116,6 +117,7 @@ async def changes_between(
         timeout_seconds: how long to wait until the live view has come to the second point.
         client: who asks; see `Copies.at`.
         waiting: entered while something is waited for.
+        turn: entered to read the jobs' histories, once nothing else has to be waited for.
 
     Raises:
         AsOfBusy: if the view as of the second point is needed and can't be made ready within a bound.
@@ -136,10 +138,11 @@ async def changes_between(
         view = live
         if checkpoint - asked.second > ASOF_NEAR_MAX_EVENTS:
             view = await stack.enter_async_context(copies.at(asked.second, client, waiting))
+        await stack.enter_async_context(turn())
         statuses = await _candidates(view, asked)
         looked_at = statuses[:CHANGES_PAGE_JOBS]
-        for start in range(0, len(looked_at), ASOF_READS):
-            some = looked_at[start : start + ASOF_READS]
+        for start in range(0, len(looked_at), CHANGES_READS):
+            some = looked_at[start : start + CHANGES_READS]
             for status, (change, count) in zip(
                 some, await asyncio.gather(*(_change(log, each, asked) for each in some)), strict=True
             ):

@@ -1,6 +1,7 @@
 """What was at a point: the public face of this folder."""
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -87,6 +88,7 @@ class AsOf:
         timeout_seconds: float = WAIT_DEFAULT_SECONDS,
         client: str = "",
         waiting: Waiting = nullcontext,
+        turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> Page:
         """One page of jobs as they were when the log ended at a sequence. The first page may take long.
 
@@ -96,6 +98,7 @@ class AsOf:
             timeout_seconds: how long to wait until the live view has come to that sequence.
             client: who asks; see `Copies.at`.
             waiting: entered while something is waited for.
+            turn: entered to read the page, once nothing else has to be waited for.
 
         Raises:
             AsOfBusy: if it can't be made ready within a bound; ask again.
@@ -113,5 +116,5 @@ class AsOf:
         if checkpoint < sequence:
             with waiting():
                 await self._view.wait_for(sequence, timeout_seconds)
-        async with self.copies.at(sequence, client, waiting) as copy:
+        async with self.copies.at(sequence, client, waiting) as copy, turn():
             return await copy.list(query)

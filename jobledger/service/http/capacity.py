@@ -8,17 +8,25 @@
 Each of the three has a budget of its own, of which one client gets a fraction. So a client that waits, or
 sends slowly, takes no slot from those who work; and reads leave some slots to writes. Feeds have their own
 budget (`FeedHub`); health and metrics are not counted at all.
+
+All requests share one interpreter, and a read that takes long is cut into slices (`store/slices`). While
+writes are under way, or were a moment ago, all such reads together get one slice after another, and after
+each of them a pause that is a few times as long. So the latency of most writes does not change, whatever
+somebody else reads, and no read is ever stopped.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from time import perf_counter
 from typing import Final
 
 from jobledger.projections.fairqueue import FairQueue
 from jobledger.service import limits as named
 from jobledger.service.errors import TooManyRequests
+from jobledger.store.slices import way
 
 
 class Budget:
@@ -82,6 +90,9 @@ class Capacity:
         )
         self.waits = Budget("requests are waiting", named.WAITS_MAX, named.WAITS_MAX_PER_CLIENT)
         self.uploads = Budget("request bodies are arriving", named.UPLOADS_MAX, named.UPLOADS_MAX_PER_CLIENT)
+        self._writes = 0  # that are worked on
+        self._write_at = float("-inf")  # when their number changed
+        self._next_slice = float("-inf")  # when the next long read may go on that asks
 
     @contextmanager
     def uploading(self, client: str) -> Iterator[None]:
@@ -96,29 +107,58 @@ class Capacity:
     def working(self, client: str, *, is_write: bool) -> Iterator[None]:
         """While a request is answered; within it, `waiting` gives the slot to others."""
         self.work.take(client, may_use_reserve=is_write)
-        turn = _Turn(self, client)
-        token = _turn.set(turn)
+        turn = _Turn(self, client, is_write=is_write)
+        token, way_token = _turn.set(turn), way.set(None if is_write else turn.give_way)
         try:
             yield
         finally:
+            way.reset(way_token)
             _turn.reset(token)
+            turn.end()
             self.work.give(client)
+
+    def count_write(self, change: int) -> None:
+        """Count a write that is under way, or one less."""
+        self._writes += change
+        self._write_at = perf_counter()
+
+    async def give_way(self, slice_seconds: float) -> None:
+        """Wait until a long read may have its next slice.
+
+        Args:
+            slice_seconds: how long its last one took.
+        """
+        pause = named.LONG_READ_PAUSE_FACTOR * min(slice_seconds, named.LONG_READ_SLICE_MAX_SECONDS)
+        now = perf_counter()
+        start = self._next_slice = max(now, self._next_slice) + pause
+        await asyncio.sleep(0)
+        while now < start and self._is_busy(now):
+            await asyncio.sleep(min(start - now, named.LONG_READ_LOOK_SECONDS))
+            now = perf_counter()
+        self._next_slice = min(self._next_slice, perf_counter() + pause)  # nobody waits for what is over
+
+    def _is_busy(self, now: float) -> bool:
+        return self._writes > 0 or now - self._write_at < named.LONG_READ_LOOK_SECONDS
 
 
 class _Turn:
     """One request that is counted: it works, or waits."""
 
-    __slots__ = ("_capacity", "_depth", "client")
+    __slots__ = ("_began", "_capacity", "_depth", "_is_write", "client")
 
-    def __init__(self, capacity: Capacity, client: str) -> None:
+    def __init__(self, capacity: Capacity, client: str, *, is_write: bool) -> None:
         self._capacity = capacity
         self._depth = 0
+        self._began = perf_counter()
+        self._is_write = is_write
         self.client = client
+        self._count(1)
 
     def park(self) -> None:
         if not self._depth:
             self._capacity.waits.take(self.client)
             self._capacity.work.give(self.client)
+            self._count(-1)
         self._depth += 1
 
     def resume(self) -> None:
@@ -127,6 +167,21 @@ class _Turn:
             # Not refused: its client has waited for it, and waits are bounded themselves.
             self._capacity.waits.give(self.client)
             self._capacity.work.take_anyway(self.client)
+            self._count(1)
+
+    def end(self) -> None:
+        self._count(-1)
+
+    async def give_way(self) -> None:
+        """Between two steps of a read: once it has used up a slice, let writes go first."""
+        seconds = perf_counter() - self._began
+        if seconds >= named.LONG_READ_SLICE_SECONDS:
+            await self._capacity.give_way(seconds)
+            self._began = perf_counter()
+
+    def _count(self, change: int) -> None:
+        if self._is_write:
+            self._capacity.count_write(change)
 
 
 _turn: Final[ContextVar[_Turn | None]] = ContextVar("turn", default=None)

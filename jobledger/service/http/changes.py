@@ -23,6 +23,7 @@ from jobledger.service.http.context import (
 )
 from jobledger.service.http.params import ALL_NAMESPACES, Query
 from jobledger.service.limits import (
+    CHANGES_COMPARED_AT_ONCE,
     CHANGES_DEFAULT_LIMIT,
     CHANGES_MAX_LIMIT,
     CHANGES_SHOWN,
@@ -35,6 +36,7 @@ from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput
 from jobledger.store.history import HistoryItem
 from jobledger.store.job import Job, JobStatus
+from jobledger.store.slices import give_way
 from jobledger.store.values import INT_MAX, rfc3339
 
 Pair = tuple[bytes, bytes]
@@ -64,8 +66,7 @@ async def get_changes(request: AnyRequest) -> Response[bytes]:
         limit=query.integer("limit", CHANGES_DEFAULT_LIMIT, most=CHANGES_MAX_LIMIT) or CHANGES_MAX_LIMIT,
         after=after,
     )
-    async with queued(service.scans):  # many histories are read, and some of them whole
-        page = await _page(service, asked, status)
+    page = await _page(service, asked, status)
     compared = await _compared(service, page.changes)
     token = str(page.after) if page.after is not None else ""
     return json_answer(
@@ -108,12 +109,14 @@ async def _page(service: Service, asked: Between, status: JobStatus | None) -> C
             asked,
             client=client_of_request(),
             waiting=waiting,
+            turn=lambda: queued(service.scans),  # many histories are read, and some of them whole
         )
     if asked.second > service.projector.sequence:
         with waiting():
             await service.projector.wait_for(asked.second)
     job = await service.view.get_by_id(status.id)  # with all events up to the second point
-    change = await change_of(service.log, job.status, asked.first, asked.second)
+    async with queued(service.scans):
+        change = await change_of(service.log, job.status, asked.first, asked.second)
     return ChangesPage(changes=(change,) if change is not None else (), after=None)
 
 
@@ -127,8 +130,13 @@ async def _compared(service: Service, changes: Sequence[JobChange]) -> list[list
     ]
     if not any(pairs):
         return [[] for _ in pairs]
-    async with queued(service.comparing):
-        return await asyncio.to_thread(_compare_all, pairs)
+    compared: list[list[Edit] | None] = []
+    for start in range(0, len(pairs), CHANGES_COMPARED_AT_ONCE):
+        async with queued(service.comparing):
+            some = pairs[start : start + CHANGES_COMPARED_AT_ONCE]
+            compared += await asyncio.to_thread(_compare_all, some)
+            await give_way()
+    return compared
 
 
 def _compare_all(pairs: Sequence[Pair | None]) -> list[list[Edit] | None]:

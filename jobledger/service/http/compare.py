@@ -25,6 +25,7 @@ from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.job import JobStatus
 from jobledger.store.prepare import prepare_new, prepare_update
+from jobledger.store.slices import give_way
 from jobledger.store.subjects import DEFAULT_NAMESPACE
 
 _VERBS: Final = {"add": "added", "remove": "removed", "replace": "changed"}
@@ -126,7 +127,9 @@ async def compare(service: Service, old: Named, new: Named) -> Compared:
     # In a thread, and one pair at a time: a thread can't be called off, and the process ends only when all of
     # them have ended.
     async with queued(service.comparing):
-        return await asyncio.to_thread(_compare, old, new)
+        compared = await asyncio.to_thread(_compare, old, new)
+        await give_way()
+    return compared
 
 
 def _compare(old: Named, new: Named) -> Compared:

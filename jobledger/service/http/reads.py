@@ -1,5 +1,6 @@
 """Reading jobs: `GET` under `/api/v1/orchestrator`. Answers come from the view, histories from the log."""
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 
 from litestar import Response, get
@@ -21,7 +22,7 @@ from jobledger.service.http.answers import (
     json_answer,
 )
 from jobledger.service.http.asof import job_at, page_point
-from jobledger.service.http.capacity import client_of_request, waiting
+from jobledger.service.http.capacity import client_of_request, queued, waiting
 from jobledger.service.http.context import (
     AnyRequest,
     JobRef,
@@ -37,6 +38,7 @@ from jobledger.service.limits import (
     HISTORY_DEFAULT_LIMIT,
     HISTORY_MAX_LIMIT,
     HISTORY_PAGE_BYTES,
+    LONG_PAGE_ITEMS,
 )
 from jobledger.service.points import pin
 from jobledger.service.position import format_cursor, parse_cursor
@@ -44,6 +46,7 @@ from jobledger.service.versions import version_of
 from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput
 from jobledger.store.job import Job
+from jobledger.store.slices import give_way
 
 _ORDERS: Final = {
     "created_at": Order.CREATED,
@@ -65,17 +68,27 @@ async def list_jobs(request: AnyRequest) -> Response[bytes]:
     await await_position(service, query)
     point, token = await page_point(service, query)
     asked = _list_query(query, principal_of(request), token)
-    page = await (
-        service.view.list(asked)
-        if point is None
-        else service.asof.list(asked, point, client=client_of_request(), waiting=waiting)
-    )
+    if point is None:
+        async with _turn_for(service, asked.limit):
+            page = await service.view.list(asked)
+    else:
+        page = await service.asof.list(
+            asked,
+            point,
+            client=client_of_request(),
+            waiting=waiting,
+            turn=lambda: _turn_for(service, asked.limit),
+        )
     sequence, after = page.sequence, page.next_cursor or ""
     if point is not None:
         sequence, after = point, pin(point, after, service.mark)
+    items = []
+    for job in page.jobs:
+        await give_way()
+        items.append(job_raw(job))
     return json_answer(
         {
-            "Items": [job_raw(job) for job in page.jobs],
+            "Items": items,
             "NextToken": after,
             "Sequence": sequence,
             "Cursor": format_cursor(service.mark, sequence),
@@ -152,6 +165,11 @@ async def get_logs(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
         f"job {job.status.id} has no logs here: Jobledger keeps the states of jobs, not what their executions"
         " print"
     )
+
+
+def _turn_for(service: Service, limit: int) -> AbstractAsyncContextManager[None]:
+    """A turn for a large page; a small one needs none."""
+    return queued(service.scans) if limit > LONG_PAGE_ITEMS else nullcontext()
 
 
 # --- what a list asks -----------------------------------------------------------------------------------
@@ -237,21 +255,22 @@ async def _history(
     wanted = kind != "execution" and not query.text("execution_id")
     items: list[dict[str, Any]] = []
     last, terminal, more, size = after, status.state.state_type.is_terminal, False, 0
-    async for item in service.ledger.history(status.id, namespace=status.namespace, after=after):
-        if point is not None and item.sequence > point:
-            break
-        is_shown = wanted and (bool(item.quarantine) or not item.anomaly)
-        fits = is_shown and item.time >= since and version in {0, item.version}
-        if fits:
-            # A state's details are in the item twice: in State, and in Event for Bacalhau's clients.
-            size += len(item.reason) + (2 * item.state.size if item.state is not None else 0)
-        if len(items) == limit or (items and size > HISTORY_PAGE_BYTES):
-            more = True
-            break
-        last = item.sequence
-        terminal = item.state is not None and item.state.state_type.is_terminal
-        if fits:
-            items.append(history_item(status.id, item, service.mark))
+    async with _turn_for(service, limit):
+        async for item in service.ledger.history(status.id, namespace=status.namespace, after=after):
+            if point is not None and item.sequence > point:
+                break
+            is_shown = wanted and (bool(item.quarantine) or not item.anomaly)
+            fits = is_shown and item.time >= since and version in {0, item.version}
+            if fits:
+                # A state's details are in the item twice: in State, and in Event for Bacalhau's clients.
+                size += len(item.reason) + (2 * item.state.size if item.state is not None else 0)
+            if len(items) == limit or (items and size > HISTORY_PAGE_BYTES):
+                more = True
+                break
+            last = item.sequence
+            terminal = item.state is not None and item.state.state_type.is_terminal
+            if fits:
+                items.append(history_item(status.id, item, service.mark))
     # As in Bacalhau: a client follows a job by this token, until there is none. What was has an end.
     behind = format_cursor(service.mark, last) if more or (point is None and not terminal) else ""
     return {"Items": items, "NextToken": behind if point is None else pin(point, behind, service.mark)}

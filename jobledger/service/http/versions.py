@@ -17,7 +17,7 @@ from jobledger.service.http.asof import past_of, point_of
 from jobledger.service.http.capacity import queued
 from jobledger.service.http.compare import Named, changes_wire, compare
 from jobledger.service.http.context import AnyRequest, JobRef, find_job, query_of, service_of
-from jobledger.service.limits import BLAME_CHUNK_EVENTS, BLAME_MAX_BYTES
+from jobledger.service.limits import BLAME_CHUNK_BYTES, BLAME_CHUNK_EVENTS, BLAME_MAX_BYTES
 from jobledger.service.position import format_cursor
 from jobledger.service.structure import patch_of, path_text, pointer
 from jobledger.service.versions import VersionSpan, VersionSpans, tags_by_version, version_of
@@ -25,7 +25,7 @@ from jobledger.service.wiring import Service
 from jobledger.store.errors import InvalidInput
 from jobledger.store.events import Record
 from jobledger.store.job import Job, JobStatus
-from jobledger.store.limits import READ_PAGE_BYTES
+from jobledger.store.slices import give_way
 from jobledger.store.values import INT_MAX, rfc3339
 
 
@@ -180,7 +180,7 @@ async def _blame_at(service: Service, status: JobStatus, point: int | None) -> B
         async for record in records_as_of(service.log, status, sequence, last=last):
             records.append(record)
             size += len(record.payload)
-            if len(records) == BLAME_CHUNK_EVENTS or size >= READ_PAGE_BYTES:
+            if len(records) == BLAME_CHUNK_EVENTS or size >= BLAME_CHUNK_BYTES:
                 await _add(service, blame, records)
                 records, size = [], 0
         await _add(service, blame, records)
@@ -194,6 +194,7 @@ async def _add(service: Service, blame: Blame, records: list[Record]) -> None:
     if records:
         async with queued(service.comparing):
             await asyncio.to_thread(_add_all, blame, records)
+            await give_way()
 
 
 def _add_all(blame: Blame, records: list[Record]) -> None:

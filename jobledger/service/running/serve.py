@@ -16,6 +16,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ from jobledger.service.limits import (
     COLLECTOR_THRESHOLDS,
     END_TIMEOUT_SECONDS,
     OBSERVE_SECONDS,
+    THREAD_SWITCH_SECONDS,
     UNSENT_GRACE_SECONDS,
 )
 from jobledger.service.logaccess import VIEW_FILE
@@ -92,6 +94,7 @@ async def _serve(settings: Settings, announce: Announce, ending: "_Ending") -> i
             watching = asyncio.create_task(_watch(monitor))
             try:
                 spare_the_collector()
+                share_the_interpreter()
                 if not ending.asked.is_set():
                     announce(service, http)
                     _log.info("ready for requests on %s port %d", http.address, http.port)
@@ -134,6 +137,15 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
+
+
+def share_the_interpreter() -> None:
+    """Let the event loop interrupt threads that compute, soon.
+
+    Each time the loop has waited for a socket it needs the interpreter again, some ten times for one write;
+    by default a thread that compares specs keeps it for 5 ms each time.
+    """
+    sys.setswitchinterval(THREAD_SWITCH_SECONDS)
 
 
 def _keep_private(settings: Settings) -> None:
