@@ -152,10 +152,10 @@ class Cluster:
         await self.stop()
         await self._http.aclose()
 
-    async def wait_ready(self) -> None:
+    async def wait_ready(self, within_seconds: float = READY_SECONDS) -> None:
         """Wait until every running node is healthy: knows the leader, and has what the others have."""
         for node in tuple(self._processes):
-            await eventually(partial(self._healthy, node), within_seconds=READY_SECONDS)
+            await eventually(partial(self._healthy, node), within_seconds=within_seconds)
 
     async def leader(self, stream: str = "JOBS") -> int:
         """The node that leads a stream, as every running node sees it; waits until they agree."""

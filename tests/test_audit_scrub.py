@@ -1,8 +1,7 @@
 """A scrub reads the log from each server's own store, and names the replica that differs from the tree."""
 
 import asyncio
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,11 @@ from jobledger.service.audit.scrub import (
     save_scrub,
 )
 from jobledger.service.errors import InvalidSettings
-from jobledger.store.errors import LogUnavailable
+from jobledger.store.errors import LogDamaged, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.replicas import Replica
-from jobledger.store.log import Draft
+from jobledger.store.log import Draft, Lost
 from jobledger.store.subjects import job_subject
 from tests.cluster import Cluster
 from tests.logs import ask, eventually
@@ -112,7 +111,7 @@ async def test_a_replica_that_lost_or_changed_events_is_named(tree: Tree | None)
     assert findings_of(state)[-1].job_id == "j-1"
     remedy = "\n".join(remedy_of(state))
     assert "stop nats-server on n2" in remedy
-    assert "streams/JOBS" in remedy
+    assert "nats stream edit JOBS --replicas 2" in remedy
     assert "n1" not in remedy
 
 
@@ -250,12 +249,27 @@ async def fill(log: JetStreamLog, first: int, last: int) -> None:
         await asyncio.gather(*(log.append(draft, expect=0) for draft in drafts))
 
 
+def flip_a_bit(block: Path) -> None:
+    """Of an event in the middle."""
+    content = bytearray(block.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    block.write_bytes(content)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("leads", [False, True])
+@pytest.mark.parametrize(
+    ("damage", "leads"),
+    [(flip_a_bit, False), (flip_a_bit, True), (Path.unlink, True)],
+    ids=["a bit of a follower", "a bit of the leader", "a block of the leader"],
+)
 async def test_a_damaged_replica_of_three_is_found_and_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leads: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], leads: bool
 ) -> None:
-    """One bit of a block of one node: the scrub names node and event; the printed commands make it whole."""
+    """A bit of a block of one node, or all of it: the scrub names node and events, and how to replace it.
+
+    Until then readers have every event, whichever replica answers; and where the damaged one leads, no event
+    of a job is taken that does not follow the job's last one.
+    """
     monkeypatch.setattr(scrub_module, "SCRUB_RANGE_EVENTS", 2_000)
     view = tmp_path / "view.db"
     async with Cluster(tmp_path) as cluster:
@@ -269,9 +283,7 @@ async def test_a_damaged_replica_of_three_is_found_and_replaced(
             bad = leader % 3 + 1
             await stop(cluster, bad)
             block = next((tmp_path / f"nats-{bad}").rglob("streams/JOBS/msgs/1.blk"))
-            content = bytearray(block.read_bytes())
-            content[len(content) // 2] ^= 0x40
-            block.write_bytes(content)
+            damage(block)
             await cluster.start(bad)
             await all_current(log)
             if leads:
@@ -280,33 +292,56 @@ async def test_a_damaged_replica_of_three_is_found_and_replaced(
                 assert await cluster.leader() == bad
             for path in (view, None):
                 [found] = await real_scrub(log, path)
-                assert (found.kind, found.sequence) == (Kind.REPLICA, found.last)
+                assert found.kind is Kind.REPLICA
                 assert f"the replica on nats-{bad}:" in found.message
 
-            # What the service reads is right meanwhile, whichever replica answers.
-            damaged = found.sequence
-            for _ in range(12):
-                page = await log.read("jobs.>", after=damaged - 5)
-                assert [each.sequence for each in page[:9]] == [*range(damaged - 4, damaged + 5)]
-                assert await log.read(job_subject("default", f"j-{damaged}"), up_to=damaged)
-            for _ in range(6):
-                feed = await log.follow(after=damaged - 5)
-                seen: list[int] = []
-                async with asyncio.timeout(60):
-                    while not seen or seen[-1] < EVENTS:
-                        seen += [each.sequence for each in await feed.take(5_000)]
-                await feed.close()
-                assert seen == [*range(damaged - 4, EVENTS + 1)]
-
+            await check_reads(log, found, tmp_path / "new.db", leads=leads)
             await stop(cluster, bad)  # the commands that the scrub prints
-            shutil.move(block.parent.parent, tmp_path / "JOBS.bad")
+            await scale(log, 2)
             await cluster.start(bad)
-            await all_current(log)
+            await scale(log, 3)
             await fill(log, EVENTS + 1, EVENTS + 100)
             assert await real_scrub(log, view) == []
             assert await real_scrub(log, None) == []
         finally:
             await log.close()
+
+
+async def check_reads(log: JetStreamLog, found: Finding, view: Path, *, leads: bool) -> None:
+    """What is read is right, whichever replica answers; and no event is taken that does not follow."""
+    damaged = (found.sequence + found.last) // 2
+    subject = job_subject("default", f"j-{damaged}")
+    for _ in range(12):
+        page = await log.read("jobs.>", after=damaged - 5)
+        assert [each.sequence for each in page[:9]] == [*range(damaged - 4, damaged + 5)]
+        assert await log.read(subject, up_to=damaged)
+    for after in (0, *[damaged - 5] * 5):
+        feed = await log.follow(after=after)
+        seen: list[int] = []
+        async with asyncio.timeout(60):
+            while not seen or seen[-1] < EVENTS:
+                seen += [each.sequence for each in await feed.take(5_000)]
+        await feed.close()
+        assert seen == [*range(after + 1, EVENTS + 1)]
+    async with Projector(log, view) as projector:
+        await projector.wait_live(60)
+        async with await View.open(view, readers=1) as opened:
+            assert not await opened.damage()
+    for record in (await log.read_at(damaged), await log.read_last(subject)):
+        assert record is not None
+        assert (record.sequence, record.subject) == (damaged, subject)
+    again = Draft(subject, "again", b"{}")
+    assert await log.append(again, expect=0) == Lost(damaged)
+    if leads:
+        with pytest.raises(LogDamaged, match=f"lacks event {damaged}.*nothing was written"):
+            await log.append(again, expect=damaged)
+
+
+async def scale(log: JetStreamLog, replicas: int) -> None:
+    """Change the number of copies, and wait until each has everything."""
+    config = (await ask(log, "STREAM.INFO.JOBS"))["config"]
+    assert "error" not in await ask(log, "STREAM.UPDATE.JOBS", config | {"num_replicas": replicas})
+    await all_current(log, replicas)
 
 
 async def stop(cluster: Cluster, node: int) -> None:
@@ -316,7 +351,7 @@ async def stop(cluster: Cluster, node: int) -> None:
     await process.wait()
 
 
-async def all_current(log: JetStreamLog) -> None:
+async def all_current(log: JetStreamLog, replicas: int = 3) -> None:
     """Wait until every replica has everything."""
 
     async def current() -> bool:
@@ -324,6 +359,6 @@ async def all_current(log: JetStreamLog) -> None:
             found = await log.replicas()
         except LogUnavailable:
             return False
-        return len(found) == 3 and all(each.current and not each.offline for each in found)
+        return len(found) == replicas and all(each.current and not each.offline for each in found)
 
     await eventually(current, within_seconds=60)

@@ -271,13 +271,15 @@ def remedy_of(state: ScrubState) -> list[str]:
         text = "too many replicas are bad to replace one from the others: restore the stream from a backup"
         return [f"{text} (docs/OPERATIONS.md, Backup and restore)"]
     lines: list[str] = []
+    count = len(state.servers)
     for server in bad:
         lines += [
             f"to replace the replica on {server}, while all others are up (docs/OPERATIONS.md, Replicas):",
             f"  1. stop nats-server on {server}",
-            f"  2. on {server}: mv STORE_DIR/jetstream/ACCOUNT/streams/JOBS /var/tmp/JOBS.bad",
-            f"  3. start nats-server on {server}: it copies the stream from the others",
-            "  4. run `jobledger audit scrub` again",
+            f"  2. nats stream edit JOBS --replicas {count - 1} (as a NATS user who may change streams)",
+            f"  3. start nats-server on {server}: it drops its copy",
+            f"  4. nats stream edit JOBS --replicas {count}: it copies the stream from the others",
+            "  5. run `jobledger audit scrub` again",
         ]
     return lines
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from jobledger.store.errors import LogMissing
+from jobledger.store.errors import LogDamaged, LogMissing
 from jobledger.store.events import Record
+from jobledger.store.jetstream.api import StreamInfo
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.consumers import JetStreamConsumers
-from jobledger.store.jetstream.continuity import Continuity
+from jobledger.store.jetstream.continuity import Continuity, has_others
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.digest import StreamDigest, digest
 from jobledger.store.jetstream.feed import JetStreamFeed
@@ -15,7 +16,7 @@ from jobledger.store.jetstream.heartbeat import LogProbe
 from jobledger.store.jetstream.keys import JetStreamKeys
 from jobledger.store.jetstream.parking import JetStreamRecords
 from jobledger.store.jetstream.publisher import Publisher
-from jobledger.store.jetstream.reader import first_later, leader_get, read_page, record_of
+from jobledger.store.jetstream.reader import first_later, leader_get, read_page, record_of, replica_get
 from jobledger.store.jetstream.refill import rewrite_replicas
 from jobledger.store.jetstream.replicas import Replica, read_replica, replicas_of
 from jobledger.store.jetstream.seals import JetStreamSeals
@@ -33,6 +34,7 @@ class JetStreamLog:
         self._stream = streams.log_name
         self._publisher = publisher
         self._continuity = Continuity(connection, streams.log_name)
+        self._lacking = ""  # the leader, with its term, that lacks events which other replicas may have
 
     @classmethod
     async def connect(
@@ -67,16 +69,39 @@ class JetStreamLog:
         connection = await Connection.open(url, **connection_options)
         try:
             streams = Streams(connection, settings, evidence, accept_loss=accept_loss)
-            await streams.open_log()
+            info = await streams.open_log()
             publisher = await Publisher.start(connection, settings.name)
         except BaseException:
             await connection.close()
             raise
-        return cls(connection, streams, publisher)
+        log = cls(connection, streams, publisher)
+        log._note(info)
+        return log
 
     async def append(self, draft: Draft, *, expect: int) -> Appended | Lost:
-        """See `EventLog.append`."""
-        return await self._publisher.append(draft, expect=expect)
+        """See `EventLog.append`.
+
+        A leader that lacks events would take the first event of a job for a second time.
+
+        Raises:
+            LogDamaged: if the leader lacks the event that is expected, and another replica has it.
+        """
+        if expect == 0 and self._lacking and (last := await self.read_last(draft.subject)) is not None:
+            return Lost(last.sequence)
+        answer = await self._publisher.append(draft, expect=expect)
+        if self._lacking and isinstance(answer, Lost) and answer.sequence < expect:
+            await self._check_leader_has(expect)
+        return answer
+
+    async def _check_leader_has(self, sequence: int) -> None:
+        if await leader_get(self._connection, self._stream, {"seq": sequence}) is None:
+            raise LogDamaged(
+                f"the leader of the stream {self._stream} lacks event {sequence}, and another replica has it;"
+                " nothing was written. Let another node lead"
+                f" (`nats stream cluster step-down {self._stream}`) and replace its copy (`jobledger audit"
+                " scrub` prints how)",
+                sequence=sequence,
+            )
 
     @property
     def refusal(self) -> str:
@@ -89,13 +114,26 @@ class JetStreamLog:
 
     async def read_last(self, subject: str) -> Record | None:
         """See `EventLog.read_last`."""
-        message = await leader_get(self._connection, self._stream, {"last_by_subj": subject})
-        return record_of(message) if message is not None else None
+        request: dict[str, object] = {"last_by_subj": subject}
+        message = await leader_get(self._connection, self._stream, request)
+        last = record_of(message) if message is not None else None
+        if not self._lacking:
+            return last
+        other = await replica_get(self._connection, self._stream, request)
+        return max((each for each in (last, other) if each), key=lambda each: each.sequence, default=None)
 
     async def read_at(self, sequence: int) -> Record | None:
         """See `EventLog.read_at`."""
         message = await leader_get(self._connection, self._stream, {"seq": sequence})
-        return record_of(message) if message is not None else None
+        if message is not None:
+            return record_of(message)
+        info = await stream_info(self._connection, self._stream)
+        if sequence > info.state.last_seq or not has_others(info):
+            return None
+        record = await replica_get(self._connection, self._stream, {"seq": sequence})
+        if record is not None:
+            self._lacking = _term(info)
+        return record
 
     async def read_next(self, subject: str, *, after: int) -> Record | None:
         """See `EventLog.read_next`."""
@@ -125,7 +163,16 @@ class JetStreamLog:
 
     async def info(self) -> LogInfo:
         """See `EventLog.info`."""
-        return log_info(await stream_info(self._connection, self._stream), self._stream)
+        info = await stream_info(self._connection, self._stream)
+        found = log_info(info, self._stream)
+        self._note(info)
+        return found
+
+    def _note(self, info: StreamInfo) -> None:
+        """Remember a leader that lacks events, until another one leads; the stream refuses deletion."""
+        term = _term(info)
+        lacks = has_others(info) and info.state.messages < info.state.last_seq
+        self._lacking = term if lacks or term == self._lacking else ""
 
     async def continues(
         self, *, epoch: str | None, after: int, same: Callable[[Record], bool] | None = None
@@ -276,3 +323,8 @@ class JetStreamLog:
             await self._publisher.close()
         finally:
             await self._connection.close()
+
+
+def _term(info: StreamInfo) -> str:
+    cluster = info.cluster
+    return f"{cluster.leader} since {cluster.leader_since}" if cluster is not None else ""

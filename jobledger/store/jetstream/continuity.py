@@ -4,26 +4,20 @@
 has the reasons.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
-
-import msgspec
 
 from jobledger.store.doubts import Doubts
 from jobledger.store.errors import LogTruncated, LogUnavailable
 from jobledger.store.events import Record
-from jobledger.store.jetstream.api import StreamInfo, nanoseconds_of
+from jobledger.store.jetstream.api import StreamInfo
 from jobledger.store.jetstream.connection import Connection
-from jobledger.store.jetstream.reader import leader_get, record_of
+from jobledger.store.jetstream.reader import leader_get, record_of, replica_get
 from jobledger.store.jetstream.stream import log_info, stream_info
 from jobledger.store.limits import (
     LEADER_CONTACT_SECONDS,
-    REPLICA_LOOKS,
     REQUEST_TIMEOUT_SECONDS,
-    TRUNCATION_LOOK_SECONDS,
 )
 from jobledger.store.log import LogInfo, check_continues, other_record
 
@@ -58,7 +52,7 @@ class Continuity:
         place = (epoch, after)
         answer = await stream_info(self._connection, self._stream, timeout_seconds=timeout_seconds)
         info = log_info(answer, self._stream)
-        self._is_single = not _others(answer)
+        self._is_single = not has_others(answer)
         try:
             check_continues(info, epoch=epoch, after=after)
             if same is not None and after:
@@ -69,16 +63,17 @@ class Continuity:
                 if found is not None and not same(record_of(found)):
                     raise other_record(after)
         except LogTruncated as error:
+            if info.first_sequence > after + 1 and await self._has_another(after + 1):
+                return LogInfo(info.epoch, 1, info.last_sequence)  # the leader lost its first blocks
             # The record may have come from another server than the description did.
             second = await stream_info(self._connection, self._stream, timeout_seconds=timeout_seconds)
             leader = leader_of(answer)
             if not self._doubts.judge(place, leader if leader == leader_of(second) else ""):
                 raise self._doubts.behind(place, str(error).partition(":")[0]) from None
-            missing = after + 1 if info.first_sequence > after + 1 else after
-            if not self._is_single and await self._is_kept(missing, same):
+            if not self._is_single and await self._is_kept(after, same):
                 raise self._doubts.behind(
                     place,
-                    f"the leader of the stream {self._stream} lacks event {missing}, and another replica has"
+                    f"the leader of the stream {self._stream} lacks event {after}, and another replica has"
                     " it: the leader's files are damaged, so let another node lead (`nats stream cluster"
                     f" step-down {self._stream}`) and replace its copy",
                 ) from error
@@ -92,34 +87,24 @@ class Continuity:
             return
         answer = await stream_info(self._connection, self._stream)
         log_info(answer, self._stream)
-        self._is_single = not _others(answer)
+        self._is_single = not has_others(answer)
         if not leader_of(answer):
             raise LogUnavailable(
                 f"the leader of the stream {self._stream} has not heard from a majority for"
                 f" {LEADER_CONTACT_SECONDS:g} s, so another one may lead; nothing was written; try again"
             )
 
+    async def _has_another(self, sequence: int) -> bool:
+        return not self._is_single and await self._is_kept(sequence, None)
+
     async def _is_kept(self, sequence: int, same: Callable[[Record], bool] | None) -> bool:
-        """Whether any replica has the event: each direct get goes to one of them."""
-        request = msgspec.json.encode({"seq": sequence})
-        for _ in range(REPLICA_LOOKS):
-            with suppress(LogUnavailable):
-                message = await self._connection.request(
-                    f"$JS.API.DIRECT.GET.{self._stream}", request, timeout_seconds=TRUNCATION_LOOK_SECONDS
-                )
-                headers = message.headers or {}
-                if "Nats-Sequence" in headers:
-                    taken = nanoseconds_of(headers["Nats-Time-Stamp"])
-                    record = Record(sequence, taken, headers["Nats-Subject"], message.payload)
-                    if same is None or same(record):
-                        return True
-            await asyncio.sleep(0)
-        return False
+        """Whether any replica has the event."""
+        return await replica_get(self._connection, self._stream, {"seq": sequence}, same=same) is not None
 
 
-def _others(info: StreamInfo) -> int:
-    """How many replicas there are besides the one that answers."""
-    return len(info.cluster.replicas) if info.cluster is not None else 0
+def has_others(info: StreamInfo) -> bool:
+    """Whether there are replicas besides the one that answers."""
+    return info.cluster is not None and bool(info.cluster.replicas)
 
 
 def leader_of(info: StreamInfo) -> str:

@@ -19,8 +19,8 @@ from jobledger.store.errors import LogBehind, LogDamaged, LogError, LogUnavailab
 from jobledger.store.events import Record
 from jobledger.store.jetstream.api import ConsumerReply, call, status_of
 from jobledger.store.jetstream.connection import Arrived, Connection, NobodyAnswers, new_token
-from jobledger.store.jetstream.continuity import Continuity
-from jobledger.store.jetstream.reader import leader_get, record_of
+from jobledger.store.jetstream.continuity import Continuity, has_others
+from jobledger.store.jetstream.reader import leader_get, record_of, replica_get
 from jobledger.store.jetstream.stream import log_info, stream_info
 from jobledger.store.limits import (
     FEED_FILL_EVENTS,
@@ -325,19 +325,22 @@ class JetStreamFeed:
         """Go past records that the log no longer holds; fill in those that only this feed's consumer lacks.
 
         A consumer passes over what its node can't read, without a word. So the leader is asked for each
-        sequence. Those that it does not have either are damage, since nothing can be deleted: whoever reads
-        sees that sequences are missing.
+        sequence, and then the other replicas. Those that none has are damage, since nothing can be deleted:
+        whoever reads sees that sequences are missing.
 
         Raises:
             LogDamaged: if nothing follows the hole yet: the next call waits for what comes. Or if the hole is
                 longer than FEED_HOLE_MAX_EVENTS: the next call looks further.
         """
         first = self._sequence + 1
-        last = log_info(await stream_info(self._connection, self._stream), self._stream).last_sequence
+        info = await stream_info(self._connection, self._stream)
+        last, is_replicated = log_info(info, self._stream).last_sequence, has_others(info)
         end = min(last, self._sequence + FEED_HOLE_MAX_EVENTS)
         for start in range(first, end + 1, FEED_PROBES):
             some = range(start, min(start + FEED_PROBES, end + 1))
-            found = await asyncio.gather(*(self._read_one(sequence) for sequence in some))
+            found = await asyncio.gather(
+                *(self._read_one(sequence, is_replicated=is_replicated) for sequence in some)
+            )
             for sequence, record in zip(some, found, strict=True):
                 if record is None:
                     self._sequence, self._time = sequence, 0  # there is no record to look at
@@ -357,6 +360,9 @@ class JetStreamFeed:
                 last=end,
             )
 
-    async def _read_one(self, sequence: int) -> Record | None:
-        message = await leader_get(self._connection, self._stream, {"seq": sequence})
-        return record_of(message) if message is not None else None
+    async def _read_one(self, sequence: int, *, is_replicated: bool) -> Record | None:
+        request: dict[str, object] = {"seq": sequence}
+        message = await leader_get(self._connection, self._stream, request)
+        if message is not None:
+            return record_of(message)
+        return await replica_get(self._connection, self._stream, request) if is_replicated else None

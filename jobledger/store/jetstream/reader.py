@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -23,12 +24,15 @@ from jobledger.store.limits import (
     READ_PAGE_BYTES,
     READ_PAGE_EVENTS,
     READ_REPLICA_TRIES,
+    REPLICA_LOOK_SECONDS,
+    REPLICA_LOOKS,
     REQUEST_TIMEOUT_SECONDS,
 )
 from jobledger.store.subjects import ALL_SUBJECTS
 from jobledger.store.values import rfc3339
 
 _EXPECTED = re.compile(rb"^Nats-Expected-Last-Subject-Sequence: ([0-9]{1,19})\r$", re.MULTILINE)
+_LOOKS_AT_ONCE = 4
 _SERVER_TIME_MAX = 2**63 - 2  # the server counts nanoseconds in 64 bits
 
 
@@ -47,6 +51,43 @@ async def leader_get(
             return None
         raise reply.error.as_exception(f"reading from {stream}")
     return reply.message
+
+
+async def replica_get(
+    connection: Connection,
+    stream: str,
+    request: dict[str, object],
+    *,
+    same: Callable[[Record], bool] | None = None,
+) -> Record | None:
+    """One message as any replica has it: each direct get goes to one of them, and REPLICA_LOOKS are made.
+
+    For what the leader must have and does not: its own block may be damaged, and the others' may not.
+
+    Args:
+        connection: to the server.
+        stream: its name.
+        request: by `seq`, or by `last_by_subj`: then the newest answer counts.
+        same: whether it is the one that is looked for; None: any is.
+    """
+    body = msgspec.json.encode(request)
+
+    async def look() -> Record | None:
+        with suppress(LogUnavailable):
+            message = await connection.request(
+                f"$JS.API.DIRECT.GET.{stream}", body, timeout_seconds=REPLICA_LOOK_SECONDS
+            )
+            if message.headers and "Nats-Sequence" in message.headers:
+                record = _direct_record(message).record
+                return record if same is None or same(record) else None
+        return None
+
+    found: list[Record] = []
+    for _ in range(0, REPLICA_LOOKS, _LOOKS_AT_ONCE):
+        found += [each for each in await asyncio.gather(*(look() for _ in range(_LOOKS_AT_ONCE))) if each]
+        if found and "seq" in request:
+            break
+    return max(found, key=lambda each: each.sequence, default=None)
 
 
 async def first_later(connection: Connection, stream: str, time: int) -> int | None:
