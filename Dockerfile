@@ -4,7 +4,7 @@ WORKDIR /src
 RUN python -m venv /opt/build && python -m venv /opt/jobledger
 COPY deploy/build.lock deploy/requirements.lock ./
 RUN /opt/build/bin/python -m pip install --no-cache-dir --require-hashes -r build.lock \
-    && /opt/jobledger/bin/python -m pip install --no-cache-dir --require-hashes -r requirements.lock
+    && /opt/jobledger/bin/python -m pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY examples examples
 COPY jobledger jobledger

@@ -23,7 +23,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Jobledger needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Setting up $(VENV) with $(PYTHON) (once; about a minute)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -46,7 +46,7 @@ LOWEST_TESTS := $(addprefix tests/,test_cli_events.py test_cli_terminal.py test_
 
 test-lowest: $(STAMP) ## a part of the test suite with the lowest versions of every dependency
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
-	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --require-hashes --no-deps -r tests/lowest.lock
 	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --no-build-isolation -e .
 	@$(LOWEST)/bin/python -m pytest -q -p no:cacheprovider -n $(WORKERS) --dist worksteal $(LOWEST_TESTS)
