@@ -99,7 +99,7 @@ class SelfCheck:
                     self._projector.report_damage(error)
             except JobledgerError as error:  # the log or the file can't be read now: others report that
                 _log.info("the check of the view was not finished: %s", error)
-            except Exception:  # noqa: BLE001 - a mistake of ours must not end the checks
+            except Exception:  # noqa: BLE001 - a bug must not end the checks
                 _log.exception("the check of the view broke")
 
     async def check(self) -> None:

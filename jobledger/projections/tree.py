@@ -1,7 +1,7 @@
 """The tree as the projector keeps it: it grows in the checkpoint's transaction, or not at all. Pure.
 
 Leaf `sequence - 1` is the record at that sequence. A stream that lists a sequence as deleted has no such
-record, so nothing behind it can have its place: the tree ends there for good, says so, and the view goes on.
+record, so nothing after it can have its place: the tree ends there for good, says so, and the view goes on.
 """
 
 from collections.abc import Sequence

@@ -128,7 +128,7 @@ class ServiceUnreachable(RemoteError):
     """Nobody answers at the address of the service. Nothing was written."""
 
 
-BAD_INPUT_CODE: Final = 2  # also click's own, for wrong usage: bad input has one code, whoever finds it
+BAD_INPUT_CODE: Final = 2  # also click's own, for wrong usage: bad input has one code, wherever it is found
 
 # The first that fits.
 EXIT_CODES: Final[tuple[tuple[type[JobledgerError], int], ...]] = (

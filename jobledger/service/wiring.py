@@ -58,7 +58,7 @@ class Service:
     Attributes:
         settings: how it was started.
         log: the events.
-        streams: all streams of ours, as they were at the start.
+        streams: all Jobledger streams, as they were at the start.
         record: what is known of them in the data directory.
         probe: test appends and reads of the log.
         ledger: commands in.

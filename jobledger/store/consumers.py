@@ -55,7 +55,7 @@ class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
         pending: events not yet delivered.
         waiting: requests for events that wait; of all processes together.
         holder: names the process that holds it; empty if none does.
-        reset_to: the sequence of a requested reset, until that request is removed; None: there is none.
+        reset_to: the sequence of a requested reset, until that request is removed; None without one.
     """
 
     name: str

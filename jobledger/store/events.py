@@ -167,7 +167,7 @@ class NotUnderstood(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """A record that is not an event of a job of ours. It is counted, and it changes nothing.
+    """A record that is not an event of a job. It is counted, and it changes nothing.
 
     Attributes:
         sequence: its position.
@@ -192,7 +192,7 @@ def job_named(read: Read) -> str:
 
 
 class _Claim(msgspec.Struct):
-    """What makes a record an event of ours, whatever else is in it. A later envelope may not name the job."""
+    """What makes a record a Jobledger event, whatever else it has. A later envelope may not name the job."""
 
     type: str
     namespace: str | None = None
@@ -277,7 +277,7 @@ def _not_understood(record: Record, error: str) -> NotUnderstood | None:
 
 
 def is_too_deep(document: bytes) -> bool:
-    """Whether a JSON document is nested deeper than any event or spec of ours."""
+    """Whether a JSON document is nested deeper than any event or spec."""
     if document.count(b"{") + document.count(b"[") <= EVENT_MAX_DEPTH:
         return False  # nearly always
     depth = 0

@@ -30,7 +30,7 @@ class KeyStore(Protocol):
     """Records by key. A record is forgotten `KEYS_MAX_AGE_SECONDS` after it was written, and not sooner."""
 
     async def get(self, key: str) -> Entry | None:
-        """The record of a key, as the leader has it; None: there is none.
+        """The record of a key, as the leader has it; None without one.
 
         Raises:
             LogUnavailable: the server can't be reached.

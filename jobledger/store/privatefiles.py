@@ -1,4 +1,4 @@
-"""Files and folders that only their owner can read, whatever the umask and whoever made the folder.
+"""Files and folders that only their owner can read, whatever the umask and the owner of the folder.
 
 A umask protects only files that this process creates while it is set. SQLite gives `-wal` and `-shm` the mode
 of the main file, and a file that exists keeps the mode it has, so both are set explicitly here.
@@ -31,7 +31,7 @@ def open_private(path: Path, mode: Literal["ab", "wb"]) -> IO[bytes]: ...
 @overload
 def open_private(path: Path, mode: Literal["a+"]) -> IO[str]: ...
 def open_private(path: Path, mode: Literal["a+", "ab", "wb"]) -> IO[str] | IO[bytes]:
-    """Open a file of ours to append to it, or to replace its content, created with mode 0600.
+    """Open a Jobledger file to append to it, or to replace its content, created with mode 0600.
 
     Raises:
         OSError: if it can't be opened.
@@ -46,7 +46,7 @@ def open_private(path: Path, mode: Literal["a+", "ab", "wb"]) -> IO[str] | IO[by
 
 
 def tighten(path: Path) -> None:
-    """Remove the rights of group and others from a file or folder of ours, if it is there."""
+    """Remove the rights of group and others from a Jobledger file or folder, if it is there."""
     with suppress(OSError):  # another user's file can't be changed; `exposure` reports the folder
         found = path.lstat()
         if not stat.S_ISLNK(found.st_mode) and found.st_mode & _OTHERS:

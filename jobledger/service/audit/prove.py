@@ -61,7 +61,7 @@ async def make_proof(
         job: which.
         origin: of the log; empty: not known.
         keys: that are trusted: the newest seal by one of them that fits the tree is taken. Without any, the
-            newest seal, whoever signed it.
+            newest seal, by any key.
         last: the last seal by a trusted key that the service knows of, should there be very many other notes
             after it; None: not known.
 

@@ -108,7 +108,7 @@ class Scrub:
     Args:
         replicas: of the log.
         state: where to go on.
-        leaves: of a view's tree, at least up to `state.last`; None: there is none.
+        leaves: of a view's tree, at least up to `state.last`; None without one.
     """
 
     def __init__(self, replicas: Replicas, state: ScrubState, leaves: Leaves | None) -> None:

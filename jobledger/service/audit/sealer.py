@@ -234,7 +234,7 @@ class Sealer:
         """Lines for the next seal about earlier logs that an operator confirmed to be replaced.
 
         Raises:
-            SealAlarm: if another log was sealed before, and nobody confirmed that this one replaces it.
+            SealAlarm: if another log was sealed before, and it is not confirmed that this one replaces it.
         """
         others = {**files, **scan.others}
         others.pop(self.origin, None)
@@ -315,6 +315,6 @@ def _check_whole(state: TreeState) -> None:
     """
     if state.missing:
         raise SealAlarm(
-            f"event {state.missing} is missing from the log: the tree ends before it, and nothing behind it"
+            f"event {state.missing} is missing from the log: the tree ends before it, and nothing after it"
             " can be sealed; restore the stream from a backup that has it"
         )

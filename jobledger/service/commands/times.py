@@ -34,7 +34,7 @@ def exact(nanoseconds: int) -> str:
 
 
 def exact_of(wire: object) -> str:
-    """The same of RFC 3339; `-` if there is none."""
+    """The same of RFC 3339; `-` without a time."""
     moment = rfc3339_nanoseconds(wire) if isinstance(wire, str) and wire else None
     return "-" if moment is None else exact(moment)
 

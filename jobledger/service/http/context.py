@@ -145,7 +145,7 @@ async def find_frozen_job(request: AnyRequest, ref: str, namespace: str) -> tupl
     """The id and namespace of the job that an acceptance means, also of one that only its subject names.
 
     Raises:
-        JobNotFound: if there is none.
+        JobNotFound: if it does not exist.
         AmbiguousId: if it is the beginning of several ids.
     """
     try:
@@ -179,7 +179,7 @@ async def _from_log(
     Other namespaces are not searched at all: how long that takes would tell whether a job exists there.
 
     Raises:
-        JobNotFound: the error that was passed, if there is none.
+        JobNotFound: the error that was passed, if it does not exist.
         LogUnavailable: if the log can't be read.
     """
     try:

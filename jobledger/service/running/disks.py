@@ -44,7 +44,7 @@ class Disks:
 
     Args:
         paths: directories on them; a file system is looked at once.
-        log: where the embedded log is; None: there is none.
+        log: where the embedded log is; None without one.
     """
 
     def __init__(self, paths: Sequence[Path], log: Path | None = None) -> None:

@@ -42,7 +42,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         log_error: why the log did not answer; empty if it did.
-        streams: all streams of ours, the log first, as they were no more than STREAMS_LOOK_SECONDS ago.
+        streams: all Jobledger streams, the log first, as they were no more than STREAMS_LOOK_SECONDS ago.
         log_sequence: its last sequence, when it last answered.
         append_error: why a test append failed; empty if it did not.
         read_error: why the log's last event could not be read; empty if it could.

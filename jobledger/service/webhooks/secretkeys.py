@@ -1,6 +1,6 @@
 """The keys that webhook secrets are encrypted with: a file of mode 600, made at the first start.
 
-The newest key encrypts; all of them decrypt. Secrets are kept on a NATS stream, so whoever reads that stream,
+The newest key encrypts; all of them decrypt. Secrets are kept on a NATS stream, so a reader of that stream,
 its files or its backups gets nothing without this file. Every replica needs the same file.
 
     v1.<key id>.<base64 of nonce and AES-256-GCM ciphertext>, bound to the webhook's name

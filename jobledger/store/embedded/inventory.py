@@ -44,7 +44,7 @@ class StreamFiles(msgspec.Struct, frozen=True):
 
     @property
     def first(self) -> int:
-        """The first sequence on disk; 0 if there is none."""
+        """The first sequence on disk; 0 without one."""
         return next((block.first for block in self.blocks if block.first), 0)
 
 

@@ -29,7 +29,7 @@ def find_program() -> Path:
     """The nats-server program: the one installed next to this Python, else the one on the PATH.
 
     Raises:
-        EmbeddedServerError: if there is none.
+        EmbeddedServerError: if it does not exist.
     """
     beside = Path(sysconfig.get_path("scripts")) / "nats-server"
     if os.access(beside, os.X_OK):

@@ -270,7 +270,7 @@ async def call(
     except NobodyAnswers as error:
         if permitted and verb != _INFO and await _answers(connection):
             raise LogNotPermitted(
-                f"nobody answers {API}.{verb}, though JetStream answers: the NATS account of this user does"
+                f"no answer from {API}.{verb}, though JetStream answers: the NATS account of this user does"
                 f" not import that subject; {_remedy(verb)}"
             ) from error
         raise

@@ -253,7 +253,7 @@ class ConsumerApi:
         raise LogUnavailable(f"the record {note} changes all the time; try again")
 
     async def last_event(self, state: ConsumerState) -> int:
-        """The sequence of the last event of the log that a consumer delivers; 0 if there is none.
+        """The sequence of the last event of the log that a consumer delivers; 0 without one.
 
         Raises:
             LogUnavailable: if the leader does not answer.

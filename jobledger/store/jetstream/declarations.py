@@ -1,4 +1,4 @@
-"""Every stream of ours, declared once: what it is for, how it is created, and what must hold of it later.
+"""Every Jobledger stream, declared once: what it is for, how it is created, and what must hold of it later.
 
     JOBS                 the log
     JOBS_KEYS            answers to requests with an Idempotency-Key, for a day

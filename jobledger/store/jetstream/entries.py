@@ -60,7 +60,7 @@ async def write_entry(
             unheard = unheard + 1 if isinstance(error, NobodyAnswers) else 0
             if unheard >= _UNHEARD_TRIES and await _has_leader(connection, stream):
                 raise LogNotPermitted(
-                    f"nobody answers {subject}, though the stream {stream} is there: this NATS user may not"
+                    f"no answer from {subject}, though the stream {stream} is there: this NATS user may not"
                     " publish to that subject; give its account the service import"
                 ) from error
             if clock() >= deadline:

@@ -39,7 +39,7 @@ class LogCondition(msgspec.Struct, frozen=True, kw_only=True):
     """What the log's leader says of the log.
 
     Attributes:
-        last_sequence: of the newest event; 0: there is none.
+        last_sequence: of the newest event; 0 without one.
         missing_events: sequences up to that one without an event; the stream refuses deletion, so each is
             damage.
         size_bytes: of all events.

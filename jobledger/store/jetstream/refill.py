@@ -151,7 +151,7 @@ class _Refill:
         await self._settled(replicas=replicas)
 
     async def _evacuate(self, node: str) -> _Answer:
-        """Move the replica of a node to one without; no success if there is none.
+        """Move the replica of a node to one without; no success if every node has one.
 
         Not `PEER.REMOVE`, which drops the old copy before the new one is filled.
         """

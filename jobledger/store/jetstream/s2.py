@@ -113,7 +113,7 @@ def read_uvarint(data: bytes, at: int) -> tuple[int, int]:
     """A number as Go's `encoding/binary.Uvarint` reads it, and where it ends.
 
     Raises:
-        S2Error: if there is none.
+        S2Error: if the data ends within it.
     """
     value = shift = 0
     for position in range(at, min(at + 10, len(data))):

@@ -8,7 +8,7 @@ A stream that existed is never created a second time: an empty log in place of a
 healthy. Signs that a stream existed:
 
 - what the caller knows (`EvidenceSource`: a service's data directory, its view, its seals);
-- another stream of ours, since the log is created before all others;
+- another Jobledger stream, since the log is created before all others;
 - the log's metadata, which names the streams that are created before its first event;
 - this process has used the stream before.
 """
