@@ -15,8 +15,8 @@ import msgspec
 
 from jobledger.store.embedded.facts import write_known
 from jobledger.store.embedded.generation import RECOVERY_FOLDER
-from jobledger.store.embedded.highwayhash import highwayhash64
 from jobledger.store.embedded.proof import Known, ranges_of
+from jobledger.store.natsfiles.highwayhash import highwayhash64
 
 _HEAD = struct.Struct("<IQqH")  # length with the flag of headers, sequence, time, length of the subject
 _HAS_HEADERS = 1 << 31

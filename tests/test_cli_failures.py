@@ -6,7 +6,7 @@ import pytest
 from jobledger.projections.errors import AmbiguousId, VersionNotFound, ViewBusy, WaitTimeout
 from jobledger.service import errors as service_errors
 from jobledger.service.client.failures import error_of, nanoseconds_of
-from jobledger.service.commands.failing import tell_error
+from jobledger.service.commands.failing import tell_error, with_flags
 from jobledger.service.errors import RemoteError, TooManyRequests, exit_code
 from jobledger.store import errors
 from jobledger.store.errors import JobledgerError, Problem
@@ -52,6 +52,7 @@ ERRORS: list[JobledgerError] = [
     service_errors.TooManyRequests("slow", retry_after_seconds=7),
     service_errors.Timeout("late"),
     service_errors.NotReady("draining"),
+    errors.StoreDamaged("files are damaged"),
 ]
 
 
@@ -140,3 +141,37 @@ def test_times_keep_their_nanoseconds() -> None:
     assert nanoseconds_of("2026-11-22T19:36:22.909157664Z") == 1_795_376_182_909_157_664
     assert nanoseconds_of("2026-11-22T20:36:22+01:00") == 1_795_376_182_000_000_000
     assert nanoseconds_of("soon") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["serve"], "streams create --accept-loss"),
+        (
+            ["serve", "--data-dir", "/var/my data", "--port", "0"],
+            "streams create --accept-loss --data-dir '/var/my data'",
+        ),
+        (
+            ["serve", "--data-dir=/x", "--nats-url=n"],
+            "streams create --accept-loss --data-dir /x --nats-url n",
+        ),
+    ],
+)
+def test_a_command_that_an_error_names_acts_on_the_same_log(arguments: list[str], command: str) -> None:
+    """Copied literally, it has the flags of the command that failed; what has flags keeps them."""
+    assert (
+        with_flags("lost: `jobledger streams create --accept-loss`", arguments)
+        == f"lost: `jobledger {command}`"
+    )
+    for kept in (
+        "`jobledger streams accept-damage --data-dir /y`",
+        "`jobledger view damage`",
+        "`jobledger serve`",
+    ):
+        assert with_flags(kept, arguments) == kept
+
+
+def test_a_named_command_gets_only_flags_that_it_takes() -> None:
+    """`audit accept-log` works on files alone."""
+    text = with_flags("`jobledger audit accept-log`", ["serve", "--nats-url", "n", "--data-dir", "d"])
+    assert text == "`jobledger audit accept-log --data-dir d`"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, Projector, View
-from jobledger.store.embedded.blocks import records
+from jobledger.store.natsfiles.blocks import records
 from tests.logs import fill
 
 EVENTS = 30

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -14,7 +15,7 @@ import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.embedded import server as embedded
-from jobledger.store.embedded import server as server_module
+from jobledger.store.embedded.generation import Generation
 from jobledger.store.errors import EmbeddedServerError
 from jobledger.store.log import NO_JOB, Appended
 from tests.logs import draft, eventually, whole
@@ -151,6 +152,33 @@ async def test_unwritable_directory_is_told(tmp_path: Path) -> None:
         await EmbeddedServer(tmp_path / "nats").start()
 
 
+async def test_first_start_on_a_full_disk_creates_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nats-server would get stuck with some of the streams made; the message has the size and the remedy."""
+    monkeypatch.setattr(embedded, "FIRST_START_BYTES", 10**18)
+    folder = tmp_path / "service" / "nats"
+    with pytest.raises(
+        EmbeddedServerError, match=rf"the disk of {folder} is full: .* MB of .* make room there"
+    ):
+        await EmbeddedServer(folder).start()
+    assert not any(tmp_path.iterdir())
+
+
+async def test_a_disk_that_fills_up_during_the_start_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a quota: a directory that may be written to is no remedy then."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(Generation, "keep", full)
+    with pytest.raises(EmbeddedServerError, match=rf"the disk of {tmp_path} is full") as caught:
+        await EmbeddedServer(tmp_path).start()
+    assert "may write to" not in str(caught.value)
+
+
 async def test_server_that_does_not_start_shows_its_last_words(tmp_path: Path) -> None:
     """A server that ends at once is reported with the end of its log, and the directory is free again."""
     with pytest.raises(EmbeddedServerError, match="does not start: it ended at once") as caught:
@@ -239,7 +267,7 @@ async def test_a_task_that_swallows_its_cancellation_is_cancelled_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The NATS client takes some cancellations for itself; a stop must not wait for ever because of that."""
-    monkeypatch.setattr(server_module, "CANCEL_SECONDS", 0.01)
+    monkeypatch.setattr(embedded, "CANCEL_SECONDS", 0.01)
 
     async def stubborn() -> None:
         for _ in range(3):
@@ -247,4 +275,4 @@ async def test_a_task_that_swallows_its_cancellation_is_cancelled_again(
                 await asyncio.Event().wait()
 
     async with asyncio.timeout(5):
-        await server_module._cancelled([asyncio.create_task(stubborn())])
+        await embedded._cancelled([asyncio.create_task(stubborn())])

@@ -17,14 +17,15 @@ import pytest
 from jobledger import EmbeddedServer, JetStreamLog, StreamSettings
 from jobledger.store.embedded import generation
 from jobledger.store.embedded import server as embedded
-from jobledger.store.embedded.blocks import HEAD, records
-from jobledger.store.embedded.facts import read_damage
+from jobledger.store.embedded.facts import read_damage, read_known
 from jobledger.store.embedded.generation import RECOVERY_FOLDER
 from jobledger.store.embedded.proof import Known, Range
 from jobledger.store.embedded.salvage import give_up
 from jobledger.store.errors import EmbeddedServerError, StoreDamaged
+from jobledger.store.keys import NO_ENTRY
 from jobledger.store.log import NO_JOB, Appended
-from tests.logs import ask, draft
+from jobledger.store.natsfiles.blocks import HEAD, records
+from tests.logs import ask, draft, eventually
 
 EVENTS = 120
 MESSAGES = Path("jetstream/$G/streams/JOBS/msgs")
@@ -371,3 +372,31 @@ async def test_a_damaged_compressed_block_destroys_nothing(tmp_path: Path, numbe
     assert error.damage
     with pytest.raises(EmbeddedServerError, match="restore a backup"):
         give_up(tmp_path, read_damage(tmp_path / RECOVERY_FOLDER))
+
+
+async def test_a_lost_block_of_replaced_records_is_damage(tmp_path: Path) -> None:
+    """Records of subscriptions may be removed, so gaps say nothing: how many there were is remembered."""
+    blocks = tmp_path / "jetstream/$G/streams/JOBS_SUBSCRIPTIONS/msgs"
+    async with EmbeddedServer(tmp_path) as server:
+        log = await JetStreamLog.connect(server.url)
+        records = await log.records()
+        for name in ("one", "two"):
+            await records.put(name, b"kept", expect=NO_ENTRY)
+        await log.close()
+
+        async def remembered() -> bool:
+            facts = read_known(tmp_path / RECOVERY_FOLDER).get("$G/streams/JOBS_SUBSCRIPTIONS", Known())
+            return facts.messages == 2
+
+        await eventually(remembered)
+    async with EmbeddedServer(tmp_path):  # both are there
+        pass
+    [block] = blocks.glob("*.blk")
+    block.unlink()
+    error = await refused(tmp_path)
+    assert "JOBS_SUBSCRIPTIONS: $G/streams/JOBS_SUBSCRIPTIONS holds 0 messages, and held 2" in str(error)
+    give_up(tmp_path, read_damage(tmp_path / RECOVERY_FOLDER))
+    async with EmbeddedServer(tmp_path) as server:
+        log = await JetStreamLog.connect(server.url)
+        assert await (await log.records()).get("one") is None
+        await log.close()

@@ -2,7 +2,9 @@
 
 import pytest
 
-from jobledger.store.embedded.blocks import (
+from jobledger.store.embedded.inventory import Block, Inventory, StreamFiles
+from jobledger.store.embedded.proof import Damage, Known, Range, State, find_damage, ranges_of, without
+from jobledger.store.natsfiles.blocks import (
     CHECKSUM,
     HAS_HEADERS,
     HEAD,
@@ -14,9 +16,7 @@ from jobledger.store.embedded.blocks import (
     sound_records,
     tail_after,
 )
-from jobledger.store.embedded.highwayhash import highwayhash64
-from jobledger.store.embedded.inventory import Block, Inventory, StreamFiles
-from jobledger.store.embedded.proof import Damage, Known, Range, State, find_damage, ranges_of, without
+from jobledger.store.natsfiles.highwayhash import highwayhash64
 
 KEY = block_key("JOBS", 1)
 FOLDER = "$G/streams/JOBS"

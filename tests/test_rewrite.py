@@ -17,7 +17,6 @@ from jobledger.store.jetstream import blocks as blocks_module
 from jobledger.store.jetstream.blocks import (
     KEPT_FOLDER,
     check_kept,
-    decompress,
     drop_kept,
     find_blocks,
     put_back,
@@ -26,9 +25,10 @@ from jobledger.store.jetstream.blocks import (
 from jobledger.store.jetstream.declarations import STREAMS, StreamSettings
 from jobledger.store.jetstream.digest import StreamDigest
 from jobledger.store.jetstream.rewrite import rewrite_embedded, rewrite_store
-from jobledger.store.jetstream.s2 import S2Error, crc32c, decode_stream
 from jobledger.store.keys import NO_ENTRY
 from jobledger.store.log import Appended
+from jobledger.store.natsfiles.blocks import decompress
+from jobledger.store.natsfiles.s2 import S2Error, crc32c, decode_stream
 from tests.logs import append_all, ask, draft, unchecked
 
 NAMES = [each.name("JOBS") for each in STREAMS]
@@ -175,7 +175,7 @@ async def test_rewrite_that_changes_a_message_is_undone(
     """The messages are compared before the old blocks are dropped; if one differs, these are put back."""
     store = tmp_path / "nats"
     before = await compressed_log(store)
-    good = blocks_module.decompress
+    good = decompress
 
     def wrong(data: bytes) -> bytes:
         return good(data)[:-200]

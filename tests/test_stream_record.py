@@ -3,17 +3,19 @@
 import asyncio
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from jobledger import EmbeddedServer
+from jobledger.service import streamrecord
 from jobledger.service.errors import InvalidSettings, exit_code
 from jobledger.service.logaccess import open_log
 from jobledger.service.settings import Settings
 from jobledger.service.streamrecord import RECORD_FILE, StreamRecord, evidence_in
-from jobledger.store.errors import LogError, LogMissing, StoreDamaged
+from jobledger.store.errors import LogError, LogMissing, LogReplaced, LogTruncated, StoreDamaged
 from jobledger.store.jetstream import stream as stream_module
 from jobledger.store.jetstream.declarations import STREAMS, StreamSettings
 from jobledger.store.jetstream.stream import StreamReport
@@ -187,6 +189,67 @@ async def test_damaged_record_is_evidence_and_is_replaced(tmp_path: Path) -> Non
     assert "a service has written it" in found[0]
     async with running_api(tmp_path):
         assert StreamRecord(path).read()["JOBS"].last_sequence == JOBS
+
+
+@pytest.mark.parametrize("name", ["JOBS", "JOBS_WEBHOOKS"])
+async def test_another_stream_than_the_recorded_one_stops_the_start(tmp_path: Path, name: str) -> None:
+    """The directory of another ledger: both creation times are named, and the record is not overwritten."""
+    await serve_once(tmp_path)
+    change_record(tmp_path, name, created="2026-01-02T03:04:05Z")
+    before = (tmp_path / RECORD_FILE).read_bytes()
+    with pytest.raises(
+        LogReplaced, match=rf"the stream {name} is not the one .*2026-01-02T03:04:05Z"
+    ) as caught:
+        async with running_api(tmp_path):
+            pass
+    assert exit_code(caught.value) == 6
+    assert "streams create --accept-loss" in str(caught.value)
+    assert (tmp_path / RECORD_FILE).read_bytes() == before
+
+
+async def test_a_shorter_stream_than_the_recorded_one_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only the log: seals that were recorded and are gone are a loss."""
+    monkeypatch.setattr(streamrecord, "TRUNCATION_PROOF_SECONDS", 0.1)
+    monkeypatch.setattr(streamrecord, "TRUNCATION_LOOK_SECONDS", 0.02)
+    record = StreamRecord(tmp_path / RECORD_FILE, clock=lambda: 0)
+    record.replace([report(5)])
+    answers = [report(3), report(4), report(5)]
+
+    async def late() -> list[StreamReport]:
+        return [answers.pop(0)]
+
+    assert await record.verify(late)  # a leader that catches up within the time is believed
+    assert not answers
+
+    async def short() -> list[StreamReport]:
+        return [report(4)]
+
+    with pytest.raises(
+        LogTruncated, match=r"JOBS ends at 4, .* recorded 5 at .*: its end is lost\. Ways out"
+    ):
+        await record.verify(short)
+
+
+async def test_a_view_of_another_log_is_rebuilt(tmp_path: Path) -> None:
+    """Its place says nothing about its content, and the record says which log it must be of."""
+    await serve_once(tmp_path)
+    with sqlite3.connect(tmp_path / "view.sqlite") as view:
+        view.execute("UPDATE checkpoint SET epoch = '2026-01-02T03:04:05Z'")
+    view.close()
+    async with running_api(tmp_path) as (service, _):
+        await service.projector.wait_live()
+        assert service.projector.rebuilds == 1
+        assert (await service.view.checkpoint()).sequence == JOBS
+    assert (tmp_path / "view.sqlite.damaged-1").exists()
+
+
+def change_record(directory: Path, name: str, **fields: object) -> None:
+    path = directory / RECORD_FILE
+    document = json.loads(path.read_bytes())
+    document["streams"][name].update(fields)
+    path.write_text(json.dumps(document))
 
 
 async def test_empty_data_directory_holds_no_evidence(tmp_path: Path) -> None:

@@ -119,15 +119,18 @@ class Projector:
         path: the view's file, made if it is missing, rebuilt if its rows mean something else to this release.
         tree: whether the Merkle tree over the log is kept as well, for proofs. A file that was begun without
             it is rebuilt; from one that has it and shall not, it is taken out.
+        epoch: of the log, if it is known for certain: a file of another log is then moved aside and rebuilt.
+            None: such a file is `LogReplaced`, because either of the two may be the wrong one.
 
     Attributes:
         rebuilds: how often the file was found damaged or lost, and was begun again.
         clock_steps: at how many of the events that it read the stream's time went back.
     """
 
-    def __init__(self, log: EventLog, path: Path, *, tree: bool = True) -> None:
+    def __init__(self, log: EventLog, path: Path, *, tree: bool = True, epoch: str | None = None) -> None:
         self.rebuilds = 0
         self.clock_steps = 0
+        self._known_epoch = epoch
         self._log = log
         self._path = path
         self._keeps_tree = tree
@@ -193,7 +196,7 @@ class Projector:
             raise ViewError(f"this projector of {self._path} is running; stop it first, or use it as it is")
         self._error, self._writing, self._trouble = None, None, ""
         self._sequence = self._told = 0
-        self._epoch = None
+        self._epoch = self._known_epoch
         self._state = ProjectorState.CATCHING_UP
         try:
             await self._start()
@@ -207,6 +210,8 @@ class Projector:
 
     async def _start(self) -> None:
         try:
+            if self._distrust is not None:  # reported before the start
+                raise self._distrust
             await self._open_view()
         except ViewDamaged as error:
             await self._begin_again(error)
@@ -450,7 +455,10 @@ class Projector:
         writer = await ViewWriter.open(self._path, tree=self._keeps_tree)
         if self._epoch is not None and writer.epoch not in (None, self._epoch):
             await writer.close()
-            raise ViewDamaged(f"the view {self._path} is of another log than the file that was there before")
+            raise ViewDamaged(
+                f"the view {self._path} was made from another log (created {writer.epoch}) than this one"
+                f" (created {self._epoch})"
+            )
         self._opened = writer
         writer.check_files()
         async with self._changed:

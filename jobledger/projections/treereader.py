@@ -4,12 +4,13 @@ A tree only grows, so what it was at any size up to the checkpoint's can be told
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from jobledger.projections.errors import TreeUnavailable, ViewDamaged
 from jobledger.projections.limits import PROOFS_AT_ONCE
+from jobledger.projections.merkle.hashing import HASH_BYTES, pair_up
 from jobledger.projections.merkle.ranges import (
     Node,
     Range,
@@ -22,6 +23,7 @@ from jobledger.projections.merkle.tiles import (
     TILE_WIDTH,
     Tiles,
     place_of,
+    split_hashes,
 )
 from jobledger.projections.view import View
 
@@ -33,6 +35,12 @@ _WANTED: Final = (
     " AND t.position = json_extract(wanted.value, '$[1]')"
     " UNION ALL SELECT -1, start, hashes FROM tree_tail"
     " UNION ALL SELECT -2, tree_size, NULL FROM checkpoint"
+)
+_MARK: Final = "SELECT tree_size, sequence, epoch, time FROM checkpoint"
+_LEAVES: Final = (
+    "SELECT level, position, hashes FROM tree_tiles WHERE level = 0 AND position = ?"
+    " UNION ALL SELECT level, position, hashes FROM tree_tiles WHERE level = 1 AND position = ?"
+    " UNION ALL SELECT -1, start, hashes FROM tree_tail WHERE start >= ?"
 )
 _IN_TAIL: Final = -1
 _SIZE: Final = -2
@@ -50,6 +58,22 @@ class TreeState(msgspec.Struct, frozen=True):
     size: int
     missing: int
     sequence: int
+
+
+class TreeMark(NamedTuple):
+    """Which log a tree is of, and how far it is.
+
+    Attributes:
+        size: leaves.
+        sequence: the view's checkpoint.
+        epoch: of the log; empty if the view has not read any.
+        time: of the record at the checkpoint, Unix nanoseconds.
+    """
+
+    size: int
+    sequence: int
+    epoch: str
+    time: int
 
 
 class TreeReader:
@@ -83,6 +107,28 @@ class TreeReader:
             TreeUnavailable: if the tree has not that many leaves.
         """
         return await self._roots([Range(at - 1, at) for at in range(first, last + 1)], last)
+
+    async def mark(self) -> TreeMark:
+        """The tree with its log and its end, of one moment."""
+        [(size, sequence, epoch, time)] = await self._pool.point_rows(_MARK)
+        return TreeMark(size, sequence, epoch or "", time)
+
+    async def tile(self, position: int) -> tuple[bytes, bool | None]:
+        """The hashes of the leaves `position * TILE_WIDTH` and after, and whether the tree confirms them.
+
+        Returns:
+            The hashes, side by side, and whether the row above has their root; None if they are in the
+            incomplete tile at the end of the tree, which has none above it.
+        """
+        rows = await self._pool.rows(_LEAVES, (position, position // TILE_WIDTH, position * TILE_WIDTH))
+        tiles = {kind: hashes for kind, _, hashes in rows if kind >= 0}
+        if (leaves := tiles.get(0)) is None:
+            return b"".join(hashes for kind, _, hashes in sorted(rows) if kind == _IN_TAIL), None
+        at = position % TILE_WIDTH * HASH_BYTES
+        row = split_hashes(leaves)
+        while len(row) > 1:
+            row = pair_up(row)
+        return leaves, [tiles.get(1, b"")[at : at + HASH_BYTES]] == row
 
     async def consistency(self, old_size: int, new_size: int) -> list[bytes]:
         """The proof that the tree of one size begins with the one of a smaller size.

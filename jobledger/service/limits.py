@@ -79,6 +79,7 @@ OPEN_FILES_WANTED = 16_384  # the soft limit is raised to this where the hard on
 OBSERVE_SECONDS = 1.0  # how old what /readyz and /metrics say of the log may be
 STREAM_RECORD_SECONDS = 10.0  # how old the last sequence in log.json may be while events arrive
 STREAMS_LOOK_SECONDS = 15.0  # how old what /readyz says of the streams' configuration may be
+LOG_PROOF_SECONDS = 10.0  # of a start, for comparing the embedded log with the tree of the view
 OBSERVE_TIMEOUT_SECONDS = 2.0  # for the log's and the view's answers to that
 DISK_MIN_FREE_BYTES = 256 * 1_048_576  # the defaults of two settings
 DISK_STOP_FREE_BYTES = 64 * 1_048_576

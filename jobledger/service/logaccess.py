@@ -11,21 +11,24 @@ time.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from jobledger.service.limits import LOG_ACCESS_TIMEOUT_SECONDS, LOG_ACCESS_WAIT_SECONDS
 from jobledger.service.natsauth import connection_options
 from jobledger.service.settings import Settings
-from jobledger.service.streamrecord import evidence_in
+from jobledger.service.streamrecord import evidence_in, known_in
 from jobledger.store.connectionfile import find_connection
 from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
+from jobledger.store.embedded.proof import Known
 from jobledger.store.errors import EmbeddedServerError, EmbeddedServerInUse, LogUnavailable
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.jetstream.declarations import StreamSettings
-from jobledger.store.jetstream.stream import EvidenceSource
+from jobledger.store.jetstream.stream import AcceptLoss, EvidenceSource, StreamReport
+
+Answer = TypeVar("Answer")
 
 VIEW_FILE: Final = "view.sqlite"
 _STORE_FOLDER: Final = "jetstream"  # nats-server's own, once it has stored anything
@@ -33,14 +36,14 @@ _STORE_FOLDER: Final = "jetstream"  # nats-server's own, once it has stored anyt
 
 @asynccontextmanager
 async def open_log(
-    settings: Settings, *, create: bool = False, accept_loss: bool = False
+    settings: Settings, *, create: bool = False, accept_loss: AcceptLoss | None = None
 ) -> AsyncIterator[JetStreamLog]:
     """The log of these settings, until the block ends.
 
     Args:
         settings: `nats_url` and what belongs to it, else `data_dir`.
         create: start an embedded server on `data_dir` although it holds no log.
-        accept_loss: create a stream that existed and is missing: what it held is given up.
+        accept_loss: creates a stream that existed and is missing; called with each such loss before.
 
     Raises:
         LogMissing: if the log existed, and is missing.
@@ -60,7 +63,17 @@ async def open_log(
                 **connection_options(settings),
             )
         else:
-            log = await _embedded(settings, stack, create=create, accept_loss=accept_loss)
+            if not create and not log_is_at_hand(settings) and not log_is_kept(settings):
+                raise LogUnavailable(
+                    f"no log to read: nats_url is not set, and data_dir {settings.data_dir} holds none; name"
+                    " the NATS servers with --nats-url, or the directory of the service with --data-dir"
+                )
+
+            async def connect(url: str) -> JetStreamLog:
+                evidence = evidence_of(settings)
+                return await JetStreamLog.connect(url, evidence=evidence, accept_loss=accept_loss)
+
+            log = await _embedded(settings, stack, connect)
         stack.push_async_callback(log.close)
         yield log
 
@@ -69,6 +82,11 @@ def evidence_of(settings: Settings) -> EvidenceSource:
     """What the data directory of these settings says of streams that are missing."""
     data_dir = settings.data_dir
     return evidence_in(data_dir, store=data_dir / NATS_FOLDER, view=data_dir / VIEW_FILE)
+
+
+async def known_of(settings: Settings) -> dict[str, Known]:
+    """What the data directory of these settings proves about the streams of its embedded server."""
+    return await known_in(settings.data_dir, view=settings.data_dir / VIEW_FILE)
 
 
 def log_is_at_hand(settings: Settings) -> bool:
@@ -85,23 +103,36 @@ def log_is_kept(settings: Settings) -> bool:
     return (settings.data_dir / NATS_FOLDER / _STORE_FOLDER).is_dir()
 
 
+async def look_at_streams(settings: Settings) -> tuple[StreamReport, ...]:
+    """The streams that exist, also if the log is missing; nothing is created or changed.
+
+    Raises:
+        LogError: if the servers do not answer, or may not be asked.
+        EmbeddedServerError: if the embedded server on `data_dir` can be neither reached nor started.
+        StoreDamaged: if the embedded server can't read everything that was in its files.
+    """
+    if settings.nats_url:
+        return await JetStreamLog.look(settings.nats_url, **connection_options(settings))
+    if not log_is_kept(settings) and not log_is_at_hand(settings):
+        return ()
+    async with AsyncExitStack() as stack:
+        return await _embedded(settings, stack, JetStreamLog.look)
+
+
 async def _embedded(
-    settings: Settings, stack: AsyncExitStack, *, create: bool, accept_loss: bool
-) -> JetStreamLog:
+    settings: Settings, stack: AsyncExitStack, connect: Callable[[str], Awaitable[Answer]]
+) -> Answer:
+    """What `connect` returns for the embedded server on `data_dir`, which is started if it does not run."""
     directory = settings.data_dir / NATS_FOLDER
-    if not create and find_connection(directory) is None and not log_is_kept(settings):
-        raise LogUnavailable(
-            f"no log to read: nats_url is not set, and data_dir {settings.data_dir} holds none; name the NATS"
-            " servers with --nats-url, or the directory of the service with --data-dir"
-        )
     deadline = asyncio.get_running_loop().time() + LOG_ACCESS_TIMEOUT_SECONDS
     while True:
         try:
             url = find_connection(directory)
             if url is None:
                 _check_owner(directory)
-                url = (await stack.enter_async_context(EmbeddedServer(directory))).url
-            return await JetStreamLog.connect(url, evidence=evidence_of(settings), accept_loss=accept_loss)
+                known = await known_of(settings)
+                url = (await stack.enter_async_context(EmbeddedServer(directory, known=known))).url
+            return await connect(url)
         except (EmbeddedServerInUse, LogUnavailable):  # it starts, ends, or is started again just now
             if asyncio.get_running_loop().time() >= deadline:
                 raise

@@ -3,12 +3,16 @@
 `log.json` names every stream that the service has used, with its creation time and the last sequence that was
 seen. It is outside nats-server's hands, so it outlives a stream that nats-server deletes while it recovers.
 The view, the seals and directories that nats-server did not load say the same with less.
+
+The record is compared with the streams before a service uses them: a stream with another creation time is
+another stream (the directory of another ledger, say), and one that ends earlier has lost its end.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +25,12 @@ from jobledger.service.audit.sealer import SEALS_FILE
 from jobledger.service.audit.sealfile import SealFile
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import STREAM_RECORD_SECONDS
-from jobledger.store.jetstream.declarations import LOG
+from jobledger.store.diskspace import cause_of
+from jobledger.store.embedded.proof import Known
+from jobledger.store.errors import LogReplaced, LogTruncated
+from jobledger.store.jetstream.declarations import LOG, STREAMS, StreamDeclaration
 from jobledger.store.jetstream.stream import StreamReport
+from jobledger.store.limits import TRUNCATION_LOOK_SECONDS, TRUNCATION_PROOF_SECONDS
 from jobledger.store.subjects import STREAM_NAME
 from jobledger.store.values import rfc3339
 
@@ -83,6 +91,71 @@ class StreamRecord:
             raise InvalidSettings(f"the record of streams {self.path} has format {document.format}")
         return document.streams
 
+    def differences(self, reports: Iterable[StreamReport]) -> list[LogReplaced | LogTruncated]:
+        """How the streams differ from what was recorded; a stream that is missing is not among them.
+
+        A record that can't be read is logged, and differs from nothing: `replace` writes a new one.
+        """
+        try:
+            recorded = self.read()
+        except InvalidSettings as error:
+            _log.warning("%s; it is written again, and was compared with nothing", error)
+            return []
+        found: list[LogReplaced | LogTruncated] = []
+        for each in reports:
+            seen, declaration = recorded.get(each.name), _declaration(each.name)
+            if seen is None or declaration is None or not declaration.keeps_records:
+                continue
+            if seen.created != each.created:
+                found.append(self._replaced(each, seen, declaration))
+            elif each.last_sequence < seen.last_sequence:
+                found.append(self._truncated(each, seen, declaration))
+        return found
+
+    async def verify(self, report: Callable[[], Awaitable[Iterable[StreamReport]]]) -> bool:
+        """Check that the streams are those that were recorded, and as long.
+
+        A leader that is not current reports too little, so a stream that seems shorter is looked at again,
+        for TRUNCATION_PROOF_SECONDS.
+
+        Args:
+            report: asks the server for the streams as they are.
+
+        Returns:
+            Whether the log was recorded; False at the first start.
+
+        Raises:
+            LogReplaced: if a stream has another creation time.
+            LogTruncated: if a stream ends earlier.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + TRUNCATION_PROOF_SECONDS
+        while found := self.differences(await report()):
+            error = next((each for each in found if isinstance(each, LogReplaced)), found[0])
+            if isinstance(error, LogReplaced) or clock() >= deadline:
+                raise error
+            await asyncio.sleep(TRUNCATION_LOOK_SECONDS)
+        with suppress(InvalidSettings):
+            return LOG.name(STREAM_NAME) in self.read()
+        return False
+
+    def _replaced(self, now: StreamReport, seen: SeenStream, declaration: StreamDeclaration) -> LogReplaced:
+        difference = (
+            f"the stream {now.name} is not the one that {self.path} recorded: created {seen.created} with"
+            f" last sequence {seen.last_sequence} then, created {now.created} with last sequence"
+            f" {now.last_sequence} now"
+        )
+        message = f"{difference}. {_ways_out(declaration)}"
+        return LogReplaced(message, stream=now.name, difference=difference)
+
+    def _truncated(self, now: StreamReport, seen: SeenStream, declaration: StreamDeclaration) -> LogTruncated:
+        difference = (
+            f"the stream {now.name} ends at {now.last_sequence}, and {self.path} recorded"
+            f" {seen.last_sequence} at {seen.seen}: its end is lost"
+        )
+        message = f"{difference}. {_ways_out(declaration)}"
+        return LogTruncated(message, stream=now.name, difference=difference)
+
     def replace(self, reports: Iterable[StreamReport]) -> None:
         """Write what the streams are now, durably.
 
@@ -122,8 +195,20 @@ class StreamRecord:
             replace_file(self.path, lambda: content)
         except OSError as error:
             raise InvalidSettings(
-                f"the record of streams {self.path} can't be written ({error.strerror or error})"
+                f"the record of streams {self.path} can't be written: {cause_of(error, self.path.parent)}"
             ) from error
+
+
+def _declaration(name: str) -> StreamDeclaration | None:
+    return next((each for each in STREAMS if each.name(STREAM_NAME) == name), None)
+
+
+def _ways_out(declaration: StreamDeclaration) -> str:
+    return (
+        "Ways out: put the right data directory or NATS servers in place; restore the stream from a backup"
+        f" (docs/OPERATIONS.md); or go on with what is there, and give up what is missing of"
+        f" {declaration.description} with `jobledger streams create --accept-loss`"
+    )
 
 
 def evidence_in(data_dir: Path, *, store: Path, view: Path) -> Callable[[str], Awaitable[list[str]]]:
@@ -143,6 +228,26 @@ def evidence_in(data_dir: Path, *, store: Path, view: Path) -> Callable[[str], A
         return found
 
     return evidence
+
+
+async def known_in(data_dir: Path, *, view: Path) -> dict[str, Known]:
+    """What a data directory proves about its streams: how far the service, and the view, have seen them.
+
+    Args:
+        data_dir: of the service.
+        view: the file.
+    """
+    known: dict[str, Known] = {}
+    with suppress(InvalidSettings):  # reported when the streams are opened
+        seen = StreamRecord(data_dir / RECORD_FILE).read()
+        known = {name: Known(created=each.created, last=each.last_sequence) for name, each in seen.items()}
+    with suppress(ViewError):
+        async with await View.open(view, readers=1) as opened:
+            checkpoint = await opened.checkpoint()
+        facts = known.get(LOG.name(STREAM_NAME))
+        if facts is None or (checkpoint.epoch == facts.created and checkpoint.sequence > facts.last):
+            known[LOG.name(STREAM_NAME)] = Known(created=checkpoint.epoch, last=checkpoint.sequence)
+    return known
 
 
 def _recorded(record: StreamRecord, name: str) -> Iterable[str]:

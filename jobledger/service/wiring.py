@@ -5,10 +5,9 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from jobledger.projections.asof.reader import AsOf
-from jobledger.projections.errors import ViewError, WaitTimeout
+from jobledger.projections.errors import ViewDamaged, WaitTimeout
 from jobledger.projections.fairqueue import FairQueue
 from jobledger.projections.projector import Projector, ProjectorState
 from jobledger.projections.selfcheck import SelfCheck
@@ -18,7 +17,7 @@ from jobledger.projections.view import View
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.audit.opening import open_sealer
 from jobledger.service.audit.sealer import Sealer
-from jobledger.service.errors import InvalidSettings, TooManyRequests
+from jobledger.service.errors import TooManyRequests
 from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.idempotency import IdempotentWrites
 from jobledger.service.limits import (
@@ -28,7 +27,8 @@ from jobledger.service.limits import (
     VERSIONS_SCANS_MAX,
     VERSIONS_SCANS_MAX_PER_CLIENT,
 )
-from jobledger.service.logaccess import VIEW_FILE, evidence_of
+from jobledger.service.logaccess import VIEW_FILE, evidence_of, known_of
+from jobledger.service.logwitness import ViewWitness
 from jobledger.service.metrics import Metrics
 from jobledger.service.natsauth import connection_options
 from jobledger.service.position import default_source, epoch_mark
@@ -38,7 +38,6 @@ from jobledger.service.webhooks.opening import OpenWebhooks, open_webhooks
 from jobledger.service.webhooks.secretkeys import WebhookKeys
 from jobledger.service.webhooks.targets import Targets
 from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
-from jobledger.store.embedded.proof import Known
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.heartbeat import LogProbe, replica_id
@@ -183,12 +182,18 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     metrics = Metrics()
     tokens, targets = TokenFile(settings.tokens_file), Targets(settings.webhook_allow)
     async with AsyncExitStack() as stack:
-        server, log, streams = await _open_log(stack, settings)
+        witness = ViewWitness(settings.data_dir / VIEW_FILE, STREAM_NAME)
+        server, log, streams = await _open_log(stack, settings, witness)
         record = StreamRecord(settings.data_dir / RECORD_FILE)
+        was_recorded = await record.verify(log.report_streams)
         record.replace(streams)
-        mark = epoch_mark((await log.info()).epoch)
+        epoch = (await log.info()).epoch
+        mark = epoch_mark(epoch)
         path = settings.data_dir / VIEW_FILE
-        projector = Projector(log, path)
+        # The log is the recorded one, so a view of another log is a file in the wrong place.
+        projector = Projector(log, path, epoch=epoch if was_recorded else None)
+        if witness.problem:
+            projector.report_damage(ViewDamaged(witness.problem))
         await stack.enter_async_context(projector)
         view = await stack.enter_async_context(await View.open(path))
         view.pool.on_damage = projector.report_damage
@@ -249,14 +254,15 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
 
 
 async def _open_log(
-    stack: AsyncExitStack, settings: Settings
+    stack: AsyncExitStack, settings: Settings, witness: ViewWitness
 ) -> tuple[EmbeddedServer | None, JetStreamLog, tuple[StreamReport, ...]]:
     """The log, the embedded server that it is on, if it is on one, and the streams as they were found."""
     server: EmbeddedServer | None = None
     url = settings.nats_url
     if not url:
-        known = await known_of(settings.data_dir)
-        server = await stack.enter_async_context(EmbeddedServer(settings.data_dir / NATS_FOLDER, known=known))
+        known = await known_of(settings)
+        embedded = EmbeddedServer(settings.data_dir / NATS_FOLDER, known=known, witness=witness)
+        server = await stack.enter_async_context(embedded)
         url = server.url
     stream = StreamSettings(replicas=settings.stream_replicas)
     evidence = evidence_of(settings)
@@ -268,21 +274,6 @@ async def _open_log(
         await server.restart("the compression of its streams was turned off")
         streams = await log.prepare_streams()
     return server, log, streams
-
-
-async def known_of(data_dir: Path) -> dict[str, Known]:
-    """What a data directory proves about its streams: how far the service, and the view, have seen them."""
-    known: dict[str, Known] = {}
-    with suppress(InvalidSettings):  # reported when the streams are opened
-        seen = StreamRecord(data_dir / RECORD_FILE).read()
-        known = {name: Known(created=each.created, last=each.last_sequence) for name, each in seen.items()}
-    with suppress(ViewError):
-        async with await View.open(data_dir / VIEW_FILE, readers=1) as view:
-            checkpoint = await view.checkpoint()
-        facts = known.get(STREAM_NAME)
-        if facts is None or (checkpoint.epoch == facts.created and checkpoint.sequence > facts.last):
-            known[STREAM_NAME] = Known(created=checkpoint.epoch, last=checkpoint.sequence)
-    return known
 
 
 async def _open_asof(stack: AsyncExitStack, settings: Settings, log: JetStreamLog, view: View) -> AsOf:

@@ -242,11 +242,25 @@ class LogMissing(LogBroken):
         super().__init__(message)
 
 
-class LogReplaced(LogBroken):
+class _OtherLog(LogBroken):
+    """A stream that is not the one that was read, or not all of it.
+
+    Attributes:
+        stream: its name; empty if it is the log.
+        difference: what differs, without the ways out.
+    """
+
+    def __init__(self, message: str, *, stream: str = "", difference: str = "") -> None:
+        self.stream = stream
+        self.difference = difference or message
+        super().__init__(message)
+
+
+class LogReplaced(_OtherLog):
     """The stream was deleted and made again: its sequences mean other events."""
 
 
-class LogTruncated(LogBroken):
+class LogTruncated(_OtherLog):
     """The stream ends before the place that was read up to, or begins after the place to read on from."""
 
 

@@ -112,6 +112,7 @@ CONNECTION_FILE_MAX_BYTES = 4_096  # of the file that says how to reach it
 START_BYTES_PER_SECOND = 20 * 1_048_576  # read at start, on a slow disk; added to the timeout of a start
 FULL_CHECK_MAX_BYTES = 16 * 1_073_741_824  # a log up to this size is read completely at each start
 HOLES_MAX_ASKED = 50_000  # missing sequences that the server is asked to list; more are only counted
+FIRST_START_BYTES = 4 * 1_048_576  # free on the disk of a log before it is made
 RESTART_SPARE_BYTES = 16 * 1_048_576  # free after the generation is kept; less: the disk counts as full
 HEALTH_SECONDS = 1.0  # between two probes of the server
 HEALTH_TIMEOUT_SECONDS = 4.0  # for one probe

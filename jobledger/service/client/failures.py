@@ -198,6 +198,7 @@ _BY_CODE: Final[Mapping[str, Callable[[Answered], JobledgerError]]] = {
     "LogBusy": _plain(errors.LogBusy),
     "LogRefused": _plain(errors.LogRefused),
     "LogMissing": lambda answered: errors.LogMissing(answered.message, stream="", evidence=()),
+    "StoreDamaged": _plain(errors.StoreDamaged),
     "LogNotPermitted": _plain(errors.LogNotPermitted),
     "LogUnfit": _plain(errors.LogUnfit),
     "ViewUnavailable": _plain(ViewError),

@@ -61,7 +61,7 @@ def streams() -> None:
 @click.option(
     "--accept-loss",
     is_flag=True,
-    help="Create a stream that existed and is missing: everything that it held is given up.",
+    help="Print what is given up of a stream that is missing or another one, then go on without it.",
 )
 @click.option(
     "--rewritten",
@@ -74,27 +74,42 @@ def create(*, accept_loss: bool, rewritten: bool, form: str, session: Session) -
     """Create the streams that are missing, and repair compression and replicas.
 
     For a NATS user who may create and change streams, where the user of the service may not. A stream that
-    existed is created again only with --accept-loss, and what is given up is printed. The exit code is 6 if
+    existed and is missing, or is not the one that was recorded in --data-dir, is refused. With --accept-loss
+    what is given up is printed first, and then the streams are used as they are. The exit code is 6 if
     something could not be repaired.
     """
+    _print(asyncio.run(_create(session.settings, accept_loss=accept_loss, rewritten=rewritten)), Output(form))
 
-    async def run() -> "Sequence[StreamReport]":
-        from jobledger.service.streamrecord import RECORD_FILE, StreamRecord
 
-        settings = session.settings
-        async with _connected(settings, create=True, accept_loss=accept_loss) as log:
-            found = await log.prepare_streams()
-            for missing in log.given_up:
-                say(f"Given up: everything that {missing.stream} held; {'; '.join(missing.evidence)}")
-            if rewritten:
-                await log.note_rewritten()
-                found = await log.report_streams()
-        record = StreamRecord(settings.data_dir / RECORD_FILE)
-        if accept_loss and record.path.exists():
-            record.replace(found)
-        return found
+async def _create(settings: "Settings", *, accept_loss: bool, rewritten: bool) -> "Sequence[StreamReport]":
+    from jobledger.projections.database import set_aside
+    from jobledger.service.logaccess import VIEW_FILE
+    from jobledger.service.streamrecord import RECORD_FILE, StreamRecord
+    from jobledger.store.errors import LogMissing, LogTruncated
+    from jobledger.store.subjects import STREAM_NAME
 
-    _print(asyncio.run(run()), Output(form))
+    record, view = StreamRecord(settings.data_dir / RECORD_FILE), settings.data_dir / VIEW_FILE
+    created: set[str] = set()
+
+    def give_up(missing: LogMissing) -> None:
+        created.add(missing.stream)
+        say(f"Giving up everything that {missing.stream} held: {'; '.join(missing.evidence)}")
+
+    async with _connected(settings, create=True, accept_loss=give_up if accept_loss else None) as log:
+        if not accept_loss:
+            await record.verify(log.report_streams)
+        for each in record.differences(await log.report_streams()):
+            if each.stream not in created:
+                say(f"Giving up what is missing: {each.difference}")
+            if isinstance(each, LogTruncated) and each.stream == STREAM_NAME:
+                set_aside(view)  # it has events that the log lacks; the service makes another one
+        found = await log.prepare_streams()
+        if rewritten:
+            await log.note_rewritten()
+            found = await log.report_streams()
+    if accept_loss and (record.path.exists() or view.exists()):
+        record.replace(found)
+    return found
 
 
 @streams.command(epilog=examples("jobledger streams show", "jobledger streams show -o json"))
@@ -105,14 +120,27 @@ def show(*, form: str, session: Session) -> None:
 
     Nothing is created or changed. `compressed` counts the blocks on disk that are compressed, where the store
     is in --data-dir; elsewhere it is `maybe` for a stream that was compressed once. The exit code is 6 if a
-    stream is missing, compressed, or has fewer replicas than the log.
+    stream is missing (then everything that says that it existed is printed), is not the one that was recorded
+    in --data-dir, is compressed, or has fewer replicas than the log.
     """
+    settings = session.settings
 
-    async def run() -> "Sequence[StreamReport]":
-        async with _connected(session.settings) as log:
-            return await log.report_streams()
+    async def run() -> "tuple[Sequence[StreamReport], list[str]]":
+        from jobledger.service.logaccess import evidence_of, look_at_streams
+        from jobledger.service.streamrecord import RECORD_FILE, StreamRecord
+        from jobledger.store.jetstream.declarations import STREAMS
+        from jobledger.store.subjects import STREAM_NAME
 
-    _print(asyncio.run(run()), Output(form), session.settings)
+        found, evidence = await look_at_streams(settings), evidence_of(settings)
+        problems = [str(each) for each in StreamRecord(settings.data_dir / RECORD_FILE).differences(found)]
+        for name in (each.name(STREAM_NAME) for each in STREAMS):
+            if name not in {each.name for each in found}:
+                signs = "; ".join(await evidence(name))
+                problems.append(f"{name} is missing" + (f", and existed: {signs}" if signs else ""))
+        return found, problems
+
+    reports, problems = asyncio.run(run())
+    _print(reports, Output(form), settings, problems)
 
 
 @streams.command(epilog=examples("jobledger streams rewrite --data-dir /var/lib/jobledger"))
@@ -161,30 +189,40 @@ def accept_damage(*, yes: bool, **flags: Any) -> None:
 
 
 async def _accept_damage(settings: "Settings", *, yes: bool) -> None:
+    from jobledger.projections.database import set_aside
+    from jobledger.service.logaccess import VIEW_FILE, known_of
+    from jobledger.service.logwitness import ViewWitness
     from jobledger.service.running.serve import locked
-    from jobledger.service.wiring import known_of
     from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
     from jobledger.store.embedded.facts import read_damage
     from jobledger.store.embedded.generation import RECOVERY_FOLDER
     from jobledger.store.embedded.salvage import give_up
     from jobledger.store.errors import StoreDamaged
+    from jobledger.store.subjects import STREAM_NAME
 
+    witness = ViewWitness(settings.data_dir / VIEW_FILE, STREAM_NAME)
     directory = settings.data_dir / NATS_FOLDER
     with locked(settings.data_dir):
-        known = await known_of(settings.data_dir)
+        known = await known_of(settings)
         try:
-            async with EmbeddedServer(directory, known=known):
+            async with EmbeddedServer(directory, known=known, witness=witness):
                 say("Nothing is damaged")
                 return
         except StoreDamaged:
             damage = read_damage(directory / RECOVERY_FOLDER)
         for each in damage:
             click.echo(str(each))
-        events = sum(each.lost.count for each in damage if each.lost)
+        events = sum(each.lost.count for each in damage if each.lost and not each.witness)
+        witnesses = sorted({each.witness for each in damage if each.witness})
         if not yes:
+            for path in witnesses:
+                say(f"{path} would be moved aside, and made again from this log, if this is the right one")
             say(f"{events} messages would be given up; run this with --yes to do it")
             raise click.exceptions.Exit(1)
+        for path in witnesses:
+            say(f"{path} is moved to {await asyncio.to_thread(set_aside, Path(path))}")
         aside = give_up(directory, damage)
+        known = await known_of(settings)
         async with EmbeddedServer(directory, known=known):  # proves that everything else is there
             say(f"{events} messages given up; the damaged files are in {aside}")
 
@@ -211,21 +249,22 @@ async def _rewrite_embedded(settings: "Settings") -> int:
 
 
 @asynccontextmanager
-async def _connected(settings: "Settings", **how: bool) -> "AsyncIterator[JetStreamLog]":
+async def _connected(settings: "Settings", **how: Any) -> "AsyncIterator[JetStreamLog]":
     from jobledger.service.logaccess import open_log
 
     async with open_log(settings, **how) as log:
         yield log
 
 
-def _print(reports: "Sequence[StreamReport]", output: Output, settings: "Settings | None" = None) -> None:
-    """The table, and the exit code."""
-    from jobledger.store.jetstream.declarations import STREAMS
-    from jobledger.store.subjects import STREAM_NAME
-
+def _print(
+    reports: "Sequence[StreamReport]",
+    output: Output,
+    settings: "Settings | None" = None,
+    problems: Sequence[str] = (),
+) -> None:
+    """The table, the problems, and the exit code."""
     blocks = _compressed_blocks(settings, [each.name for each in reports])
-    names = [each.name(STREAM_NAME) for each in STREAMS]
-    problems = [f"{name} is missing" for name in names if name not in {each.name for each in reports}]
+    problems = [*problems]
     for each in reports:
         problems += each.problems
     rows = [(each, _blocks_left(each, blocks)) for each in reports]

@@ -80,6 +80,10 @@ KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
         errors.LogNotPermitted,
         Kind(503, "LogNotPermitted", "An operator must grant the right; nothing was written"),
     ),
+    (
+        errors.StoreDamaged,
+        Kind(503, "StoreDamaged", "An operator must restore the files; nothing was written"),
+    ),
     (errors.LogDamaged, Kind(503, "LogDamaged", "An operator must look: `jobledger view damage`")),
     (errors.LogError, Kind(503, "LogUnfit", "An operator must look at the log; nothing was written")),
     (errors.EmbeddedServerError, Kind(503, "LogUnavailable", _NOTHING_WRITTEN)),

@@ -40,6 +40,7 @@ from jobledger.service.running.httpserver import HttpServer, allow_many_files, c
 from jobledger.service.running.monitor import Monitor, monitor_of
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import ASOF_FOLDER, Service, open_service
+from jobledger.store.diskspace import cause_of
 from jobledger.store.embedded import find_program
 from jobledger.store.errors import EmbeddedServerError
 from jobledger.store.privatefiles import FOLDER_MODE, exposure, open_private, tighten_all
@@ -173,9 +174,7 @@ def locked(data_dir: Path) -> Iterator[None]:
         data_dir.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         file = open_private(path, "a+")
     except OSError as error:
-        raise InvalidSettings(
-            f"data_dir {data_dir} can't be used ({error.strerror or error}); choose one that you may write to"
-        ) from error
+        raise InvalidSettings(f"data_dir {data_dir} can't be used: {cause_of(error, data_dir)}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,9 +185,9 @@ def locked(data_dir: Path) -> Iterator[None]:
                 f"data_dir {data_dir} is in use by another Jobledger (process {holder}); stop that one, or"
                 " choose another directory with --data-dir"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with suppress(OSError):  # on a full disk the lock holds as well; only its holder has no name then
+            file.truncate(0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 

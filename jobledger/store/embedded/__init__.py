@@ -9,7 +9,6 @@ proof       decides whether a start lost anything
 asking      what the started server says of its streams
 facts       what is known of the streams from before the start, on disk
 salvage     makes a damaged log readable, when an operator accepts the loss
-blocks      nats-server's file format
 """
 
 from jobledger.store.embedded.process import NATS_FOLDER, default_directory, find_program

@@ -1,5 +1,7 @@
 """What a started nats-server says of its streams."""
 
+from typing import NamedTuple
+
 import msgspec
 
 from jobledger.store.embedded.inventory import StreamFiles
@@ -61,13 +63,27 @@ async def state_of(connection: Connection, stream: StreamFiles, timeout_seconds:
     return State(info.created, found.first_seq, found.last_seq, found.messages, holes)
 
 
-async def last_sequences(connection: Connection, timeout_seconds: float) -> dict[str, tuple[str, int]]:
-    """Creation time and last sequence of every stream, by its folder. A probe: every part must answer.
+class Extent(NamedTuple):
+    """A stream as a probe sees it.
+
+    Attributes:
+        created: when the stream was created.
+        last: its last sequence.
+        messages: how many it holds.
+    """
+
+    created: str
+    last: int
+    messages: int
+
+
+async def look(connection: Connection, timeout_seconds: float) -> dict[str, Extent]:
+    """Every stream, by its folder. A probe: every part must answer.
 
     Raises:
         LogUnavailable: if there is no answer in time, or JetStream is off.
     """
-    found: dict[str, tuple[str, int]] = {}
+    found: dict[str, Extent] = {}
     total = 1
     while len(found) < total:
         request = msgspec.json.encode({"offset": len(found)})
@@ -78,7 +94,9 @@ async def last_sequences(connection: Connection, timeout_seconds: float) -> dict
         if not page.streams:
             break
         for info in page.streams:
-            found[f"{ACCOUNT}/streams/{info.config.name}"] = info.created, info.state.last_seq
+            found[f"{ACCOUNT}/streams/{info.config.name}"] = Extent(
+                info.created, info.state.last_seq, info.state.messages
+            )
         total = page.total
     return found
 

@@ -35,15 +35,24 @@ from typing import Any, Final
 
 import msgspec
 
-from jobledger.store.embedded.blocks import ERASED, HEAD, TOMBSTONE, first_sequence, meta_checksum, records
 from jobledger.store.embedded.inventory import Block, Inventory, StreamFiles
 from jobledger.store.embedded.process import drop_override
+from jobledger.store.natsfiles.blocks import (
+    BLOCK_SUFFIX,
+    HEAD,
+    INDEX_FILE,
+    block_key,
+    decompress,
+    first_sequence,
+    last_sequence,
+    messages,
+    meta_checksum,
+)
+from jobledger.store.natsfiles.s2 import S2Error
 from jobledger.store.privatefiles import FOLDER_MODE, open_private, tighten_all
 
 RECOVERY_FOLDER: Final = "recovery"
 STORE_FOLDER: Final = "jetstream"  # nats-server's own
-BLOCK_SUFFIX: Final = ".blk"
-INDEX_FILE: Final = "index.db"
 META_FILE: Final = "meta.inf"
 SUM_FILE: Final = "meta.sum"
 WRITABLE_BLOCKS: Final = 2  # the last one, and the one before: it is appended to if the last one is empty
@@ -188,12 +197,14 @@ class Generation:
                 first = first_sequence(file.read(HEAD.size))
             blocks.append(Block(number, found.st_size, found.st_ino, first))
         last = 0
-        for _, path in _blocks_of(folder)[-WRITABLE_BLOCKS:]:
-            for record in records(path.read_bytes()):
-                last = max(last, record.sequence & ~(ERASED | TOMBSTONE))
+        for number, path in _blocks_of(folder)[-WRITABLE_BLOCKS:]:
+            last = last_sequence(path.read_bytes(), last, block_key(folder.name, number))
         meta = folder / META_FILE
-        problem = "" if _is_sound_meta(meta, folder.name) else _meta_problem(meta)
         config = _config_of(meta)
+        records = -1
+        if not _keeps_all(config) and config.get("max_age", 0) == 0:
+            records = sum(_count(path) for _, path in _blocks_of(folder))
+        problem = "" if _is_sound_meta(meta, folder.name) else _meta_problem(meta)
         return StreamFiles(
             folder=str(folder.relative_to(self.store)),
             name=folder.name,
@@ -202,6 +213,7 @@ class Generation:
             begins=int(config.get("first_seq") or 1),
             blocks=tuple(blocks),
             last=last,
+            records=records,
             meta_problem=problem,
         )
 
@@ -271,12 +283,6 @@ def server_respects_modes(store: Path, folder: Path) -> bool:
         link.unlink(missing_ok=True)
 
 
-def free_bytes(folder: Path) -> int:
-    """Space that we may use on the disk of a folder."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
-
-
 def _keep_file(source: Path, target: Path, *, link: bool) -> None:
     with source.open("rb") as read, target.open("xb") as write:
         if _clone(read.fileno(), write.fileno()):
@@ -305,6 +311,13 @@ def _clone(source: int, target: int) -> bool:
 def _blocks_of(folder: Path) -> list[tuple[int, Path]]:
     paths = (folder / _MESSAGES).glob(f"*{BLOCK_SUFFIX}")
     return sorted((int(path.stem), path) for path in paths if path.stem.isdecimal())
+
+
+def _count(block: Path) -> int:
+    """How many messages a block holds, as far as it can be read."""
+    with suppress(S2Error):
+        return len(messages(decompress(block.read_bytes())))
+    return 0
 
 
 def _config_of(meta: Path) -> dict[str, Any]:

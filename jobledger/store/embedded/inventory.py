@@ -30,6 +30,8 @@ class StreamFiles(msgspec.Struct, frozen=True):
         begins: the sequence that the first message of the stream has got.
         blocks: in order.
         last: the highest sequence that the last blocks seem to hold.
+        records: how many messages the blocks hold, of a stream whose messages are replaced and do not expire;
+            -1 for other streams.
         meta_problem: what is wrong with `meta.inf` and `meta.sum`; empty if nothing is.
     """
 
@@ -40,6 +42,7 @@ class StreamFiles(msgspec.Struct, frozen=True):
     begins: int
     blocks: tuple[Block, ...]
     last: int
+    records: int = -1
     meta_problem: str = ""
 
     @property

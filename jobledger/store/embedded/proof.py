@@ -4,14 +4,15 @@ A torn write at the end of the last block is no damage: the record was never ack
 the log (`Known`) and the bytes themselves (`blocks.tail_after`) distinguish the two.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
 import msgspec
 
-from jobledger.store.embedded.blocks import Tail
 from jobledger.store.embedded.inventory import Inventory, StreamFiles
+from jobledger.store.events import Record
+from jobledger.store.natsfiles.blocks import Tail
 
 RANGES_SHOWN: Final = 5  # of each kind, in a message; all are in the file of the report
 
@@ -59,6 +60,7 @@ class Damage(msgspec.Struct, frozen=True):
         lost: the sequences that cannot be read; None if they are not known.
         what: what is wrong.
         in_pieces: whether it can be given up without the rest of the stream.
+        witness: the file that remembers other content, such as a view; empty if the stream itself is damaged.
     """
 
     stream: str
@@ -67,6 +69,7 @@ class Damage(msgspec.Struct, frozen=True):
     offset: int = -1
     lost: Range | None = None
     in_pieces: bool = True
+    witness: str = ""
 
     def __str__(self) -> str:
         where = f"{self.file} " if self.file else ""
@@ -82,11 +85,21 @@ class Known(msgspec.Struct, frozen=True):
         created: of which creation of the stream this is known; empty: of any.
         last: a sequence that was acknowledged.
         accepted: holes that an operator has accepted.
+        messages: how many the stream held.
     """
 
     created: str = ""
     last: int = 0
     accepted: tuple[Range, ...] = ()
+    messages: int = 0
+
+
+Witness = Callable[[StreamFiles, Callable[[int], Sequence[Record]]], Awaitable[Sequence[Damage]]]
+"""Compares a stream with what is remembered of its content, such as the Merkle tree of a view.
+
+It gets the stream, and a function that reads the messages of a block by its number, which blocks. It bounds
+its own time, and raises nothing.
+"""
 
 
 def ranges_of(sequences: Iterable[int]) -> tuple[Range, ...]:
@@ -143,6 +156,9 @@ def find_damage(
         if facts.created and facts.created != state.created:  # another stream of that name
             facts = Known()
         here = _truncated(stream, sizes)
+        if 0 <= stream.records < facts.messages and not here:
+            what = f"holds {stream.records} messages, and held {facts.messages} when it was last used"
+            here.append(Damage(stream.name, what, stream.folder))
         if stream.keeps_all:
             here = _holes(stream, state, facts, here)
         here += _end(stream, state, facts, tail)
@@ -178,7 +194,7 @@ def _truncated(
     for block, following in pairwise(stream.blocks):
         now = sizes(stream, block.number)
         lost = Range(block.first, following.first - 1) if 0 < block.first < following.first else None
-        file = _file(stream, block.number)
+        file = block_file(stream, block.number)
         if now is None:
             if stream.keeps_all and block.size and lost:
                 found.append(Damage(stream.name, "holds nothing that can be read", file, 0, lost))
@@ -199,13 +215,26 @@ def _holes(stream: StreamFiles, state: State, facts: Known, found: list[Damage])
     named: list[Damage] = []
     for hole in without(holes, facts.accepted):
         block = max((b.number for b in stream.blocks if 0 < b.first <= hole.first), default=0)
-        cut = next((each for each in found if each.file == _file(stream, block)), None)
+        gone = _block_after(stream, block)
+        if gone:
+            named.append(Damage(stream.name, "is missing", block_file(stream, gone), lost=hole))
+            continue
+        cut = next((each for each in found if each.file == block_file(stream, block)), None)
         if cut is not None:
             named.append(msgspec.structs.replace(cut, lost=hole))
             continue
-        file = _file(stream, block) if block else stream.folder
+        file = block_file(stream, block) if block else stream.folder
         named.append(Damage(stream.name, "does not hold what belongs there", file, lost=hole))
     return named
+
+
+def _block_after(stream: StreamFiles, before: int) -> int:
+    """The block after the one of a number, if that is missing and later ones are not; else 0.
+
+    The server numbers the blocks of a stream that keeps everything from 1 on, without a gap.
+    """
+    numbers = {block.number for block in stream.blocks}
+    return before + 1 if numbers and before < max(numbers) and before + 1 not in numbers else 0
 
 
 def _end(
@@ -228,5 +257,6 @@ def _end(
     return []
 
 
-def _file(stream: StreamFiles, number: int) -> str:
+def block_file(stream: StreamFiles, number: int) -> str:
+    """The file of a block, relative to nats-server's folder."""
     return f"{stream.folder}/msgs/{number}.blk"

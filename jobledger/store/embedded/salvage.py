@@ -14,18 +14,21 @@ from typing import Final
 
 import msgspec
 
-from jobledger.store.embedded.blocks import (
-    COMPRESSED,
+from jobledger.store.embedded.facts import read_known, write_damage, write_known
+from jobledger.store.embedded.generation import RECOVERY_FOLDER, STORE_FOLDER
+from jobledger.store.embedded.lock import lock_directory
+from jobledger.store.embedded.proof import Damage, Known, Range, ranges_of
+from jobledger.store.errors import EmbeddedServerError
+from jobledger.store.natsfiles.blocks import (
+    BLOCK_SUFFIX,
+    HEAD,
+    INDEX_FILE,
     block_key,
+    is_compressed,
     mark_of_sequence,
     records,
     sound_records,
 )
-from jobledger.store.embedded.facts import read_known, write_damage, write_known
-from jobledger.store.embedded.generation import BLOCK_SUFFIX, INDEX_FILE, RECOVERY_FOLDER, STORE_FOLDER
-from jobledger.store.embedded.lock import lock_directory
-from jobledger.store.embedded.proof import Damage, Known, Range, ranges_of
-from jobledger.store.errors import EmbeddedServerError
 from jobledger.store.privatefiles import open_private, tighten_all
 
 BLOCKS_NARROWED_MAX: Final = 8  # blocks whose every record is checked for a report: some seconds each
@@ -41,7 +44,9 @@ def narrow(store: Path, damage: Sequence[Damage]) -> tuple[Damage, ...]:
     found: list[Damage] = []
     for number, each in enumerate(damage):
         path = store / each.file
-        if number < BLOCKS_NARROWED_MAX and each.lost is not None and _is_readable(path):
+        if each.witness:
+            found.append(each)
+        elif number < BLOCKS_NARROWED_MAX and each.lost is not None and _is_readable(path):
             found += _narrow(path, each, each.lost)
         else:
             found.append(each)
@@ -50,6 +55,8 @@ def narrow(store: Path, damage: Sequence[Damage]) -> tuple[Damage, ...]:
 
 def give_up(directory: Path, damage: Sequence[Damage]) -> Path:
     """Rewrite the damaged blocks without what cannot be read, and remember the holes as accepted.
+
+    Where only a witness contradicts, there is nothing to give up here: the witness is.
 
     Args:
         directory: of the embedded server, which must not run.
@@ -71,6 +78,7 @@ def give_up(directory: Path, damage: Sequence[Damage]) -> Path:
 
 def _give_up(directory: Path, damage: Sequence[Damage]) -> Path:
     store, folder = directory / STORE_FOLDER, directory / RECOVERY_FOLDER
+    damage = [each for each in damage if not each.witness]
     _refuse_hopeless(store, damage)
     aside = folder / f"given-up-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     known = read_known(folder)
@@ -84,7 +92,7 @@ def _give_up(directory: Path, damage: Sequence[Damage]) -> Path:
         _mark_end(store / stream, last)
         (store / stream / "msgs" / INDEX_FILE).unlink(missing_ok=True)
         accepted = tuple(sorted({*facts.accepted, *lost}))
-        known[stream] = msgspec.structs.replace(facts, last=last, accepted=accepted)
+        known[stream] = msgspec.structs.replace(facts, last=last, accepted=accepted, messages=0)
     write_known(folder, known)
     write_damage(folder, ())
     tighten_all([folder])
@@ -95,7 +103,11 @@ def _refuse_hopeless(store: Path, damage: Iterable[Damage]) -> None:
     for each in damage:
         path = store / each.file
         if not each.in_pieces:
-            raise EmbeddedServerError(f"{each}: this cannot be given up piece by piece; restore a backup")
+            raise EmbeddedServerError(
+                f"{each}: this cannot be given up piece by piece; restore a backup, or give up the whole"
+                f" stream: move {store / _stream_folder(each)} away, then"
+                " `jobledger streams create --accept-loss`"
+            )
         if path.is_file() and not _is_readable(path):
             raise EmbeddedServerError(
                 f"{each}: the block is compressed, and only a complete one can be read; restore a backup"
@@ -103,14 +115,14 @@ def _refuse_hopeless(store: Path, damage: Iterable[Damage]) -> None:
 
 
 def _stream_folder(damage: Damage) -> str:
-    return damage.file.partition("/msgs/")[0]
+    return damage.file.partition("/msgs/")[0].removesuffix("/meta.inf")
 
 
 def _is_readable(path: Path) -> bool:
     if path.suffix != BLOCK_SUFFIX or not path.is_file():
         return False
     with path.open("rb") as file:
-        return not file.read(len(COMPRESSED)).startswith(COMPRESSED)
+        return not is_compressed(file.read(HEAD.size))
 
 
 def _key_of(path: Path) -> bytes:

@@ -20,6 +20,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -29,25 +30,32 @@ from typing import IO, Final, ParamSpec, Self, TypeVar
 import msgspec
 
 from jobledger.store.connectionfile import ConnectionFile
+from jobledger.store.diskspace import cause_of, free_bytes, full_disk
 from jobledger.store.embedded import asking
-from jobledger.store.embedded.blocks import Tail, block_key, tail_after
+from jobledger.store.embedded.asking import Extent
 from jobledger.store.embedded.facts import read_known, write_damage, write_known
 from jobledger.store.embedded.generation import (
-    BLOCK_SUFFIX,
     RECOVERY_FOLDER,
     STORE_FOLDER,
     Generation,
-    free_bytes,
     server_respects_modes,
 )
 from jobledger.store.embedded.inventory import Inventory, StreamFiles
 from jobledger.store.embedded.lock import CONFIG_FILE, lock_directory
-from jobledger.store.embedded.process import default_directory, drop_override, end_with_parent, find_program
-from jobledger.store.embedded.proof import Damage, Known, State, describe, find_damage
+from jobledger.store.embedded.process import (
+    NATS_FOLDER,
+    default_directory,
+    drop_override,
+    end_with_parent,
+    find_program,
+)
+from jobledger.store.embedded.proof import Damage, Known, State, Witness, describe, find_damage
 from jobledger.store.embedded.salvage import narrow
 from jobledger.store.errors import EmbeddedServerError, JobledgerError, StoreDamaged
+from jobledger.store.events import Record
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.limits import (
+    FIRST_START_BYTES,
     FULL_CHECK_MAX_BYTES,
     HEALTH_FAILURES_MAX,
     HEALTH_SECONDS,
@@ -57,6 +65,8 @@ from jobledger.store.limits import (
     RESTART_SPARE_BYTES,
     START_BYTES_PER_SECOND,
 )
+from jobledger.store.natsfiles.blocks import BLOCK_SUFFIX, Tail, block_key, decompress, messages, tail_after
+from jobledger.store.natsfiles.s2 import S2Error
 from jobledger.store.privatefiles import FOLDER_MODE, open_private, tighten_all
 
 START_TIMEOUT_SECONDS = 20.0
@@ -90,6 +100,8 @@ class EmbeddedServer:
         sync: `always` (power loss loses nothing that was acknowledged), or an interval such as `2m`.
         known: what is known of each stream, by its name, such as a view's checkpoint: a start that does not
             reach it has lost events.
+        witness: compares the content of a stream with what is remembered of it; it is asked about each
+            stream of which nothing is missing, at each start.
     """
 
     def __init__(
@@ -98,12 +110,14 @@ class EmbeddedServer:
         *,
         sync: str = "always",
         known: Mapping[str, Known] | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self.directory = (directory or default_directory()).absolute()
         self.restarts = 0
         self.problem = ""  # why it does not serve; empty while it does
         self._sync = sync
         self._told_known = dict(known or {})
+        self._witness = witness
         self._password = secrets.token_urlsafe(24)
         self._port = -1  # the server picks one; from then on it keeps it
         self._process: asyncio.subprocess.Process | None = None
@@ -149,6 +163,7 @@ class EmbeddedServer:
         if self._lock is not None:
             raise EmbeddedServerError("this embedded nats-server is running already; stop it first")
         program = find_program()
+        self._check_room()
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
             (self.directory / STORE_FOLDER).mkdir(exist_ok=True, mode=FOLDER_MODE)
@@ -164,8 +179,8 @@ class EmbeddedServer:
             self._unlock()
             if isinstance(error, OSError):
                 raise EmbeddedServerError(
-                    f"can't use {self.directory} for the embedded nats-server ({error.strerror or error});"
-                    " choose a directory that you may write to"
+                    f"can't use {self.directory} for the embedded nats-server:"
+                    f" {cause_of(error, self.directory)}"
                 ) from error
             raise
         self._serving.set()
@@ -221,6 +236,18 @@ class EmbeddedServer:
     def _config_file(self) -> Path:
         return self.directory / CONFIG_FILE
 
+    def _check_room(self) -> None:
+        """Refuse a first start on a full disk before anything is made: nats-server would get stuck halfway.
+
+        A log that exists is started anyway: it can be read.
+        """
+        is_first = not any((self.directory / STORE_FOLDER).glob("*/streams/*"))
+        if is_first and free_bytes(self.directory) < FIRST_START_BYTES:
+            raise EmbeddedServerError(
+                f"the embedded nats-server is not started: {full_disk(self.directory, FIRST_START_BYTES)}."
+                " Nothing was created"
+            )
+
     # --- starting -----------------------------------------------------------------------------------------
 
     async def _launch_proven(self, program: Path, *, private: bool) -> None:
@@ -246,6 +273,9 @@ class EmbeddedServer:
         if damage:
             await self._end_process()
             damage = await self._diagnose(program, inventory, known) or damage
+        elif damage := await self._contradicted(inventory):
+            await self._end_process()
+        if damage:
             await _in_thread(self._generation.put_back)
             damage = await _in_thread(narrow, self.directory / STORE_FOLDER, damage)
             write_damage(self._generation.folder, damage)
@@ -290,6 +320,22 @@ class EmbeddedServer:
             return None
 
         return find_damage(inventory, states, known, size, self._tail)
+
+    async def _contradicted(self, inventory: Inventory) -> tuple[Damage, ...]:
+        """Where the witness remembers other content than the streams have now."""
+        if self._witness is None:
+            return ()
+        found: list[Damage] = []
+        for stream in inventory.streams:
+            folder = self._generation.messages(stream)
+
+            def read(number: int, folder: Path = folder) -> Sequence[Record]:
+                with suppress(FileNotFoundError, S2Error):
+                    return messages(decompress((folder / f"{number}{BLOCK_SUFFIX}").read_bytes()))
+                return ()
+
+            found += await self._witness(stream, read)
+        return tuple(found)
 
     async def _diagnose(
         self, program: Path, inventory: Inventory, known: Mapping[str, Known]
@@ -345,7 +391,10 @@ class EmbeddedServer:
             self._generation.folder,
             {
                 folder: msgspec.structs.replace(
-                    facts, created=states[folder].created, last=max(facts.last, states[folder].last)
+                    facts,
+                    created=states[folder].created,
+                    last=max(facts.last, states[folder].last),
+                    messages=states[folder].messages,
                 )
                 for folder, facts in known.items()
                 if folder in states
@@ -357,11 +406,15 @@ class EmbeddedServer:
 
     def _damaged(self, damage: Sequence[Damage]) -> StoreDamaged:
         folder = self.directory / RECOVERY_FOLDER
+        # The directory of a service: the command must find it from any shell.
+        where = f" --data-dir {shlex.quote(str(self.directory.parent))}" * (
+            self.directory.name == NATS_FOLDER
+        )
         return StoreDamaged(
             f"the log in {self.directory} is damaged, so it is not started; all its files are as they were"
             f" found:\n{describe(damage)}\nThe full report is in {folder / 'damage.json'}. Either restore a"
             " backup of the directory (with the log.json of the same backup), or give up what cannot be read:"
-            " `jobledger streams accept-damage` shows what that is, and does it with --yes",
+            f" `jobledger streams accept-damage{where}` shows what that is, and does it with --yes",
             damage=[str(each) for each in damage],
         )
 
@@ -460,7 +513,7 @@ class EmbeddedServer:
 
     async def _watch(self) -> None:
         """Probe it, remember how far its streams are, and kill it if it hangs or cannot write any more."""
-        failures, log_read, previous = 0, self._log_size(), dict[str, tuple[str, int]]()
+        failures, log_read, previous = 0, self._log_size(), dict[str, Extent]()
         connection: Connection | None = None
         try:
             while True:
@@ -472,7 +525,7 @@ class EmbeddedServer:
                     async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS):
                         if connection is None:
                             connection = await Connection.open(self.url, name="jobledger-supervisor")
-                        now = await asking.last_sequences(connection, HEALTH_TIMEOUT_SECONDS)
+                        now = await asking.look(connection, HEALTH_TIMEOUT_SECONDS)
                     failures = 0
                 except (JobledgerError, TimeoutError, msgspec.DecodeError, OSError):
                     failures += 1
@@ -509,17 +562,18 @@ class EmbeddedServer:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
-    def _remember(self, previous: Mapping[str, tuple[str, int]], now: Mapping[str, tuple[str, int]]) -> None:
+    def _remember(self, previous: Mapping[str, Extent], now: Mapping[str, Extent]) -> None:
         folder = self._generation.folder
         known = read_known(folder)
         changed = {name: known[name] for name in known if name in now or name not in previous}
-        for name, (created, last) in previous.items():
-            if name not in now or now[name][0] != created:
+        for name, (created, last, count) in previous.items():
+            if name not in now or now[name].created != created:
                 continue
             facts = known.get(name, Known(created))
             if facts.created != created:
                 facts = Known(created)
-            changed[name] = msgspec.structs.replace(facts, last=max(facts.last, last))
+            held = min(count, now[name].messages)  # a message may be removed at any time
+            changed[name] = msgspec.structs.replace(facts, last=max(facts.last, last), messages=held)
         if changed != known:
             with suppress(OSError):
                 if changed.keys() != known.keys():

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from jobledger.store.errors import LogDamaged, LogMissing
+from jobledger.store.errors import LogDamaged
 from jobledger.store.events import Record
 from jobledger.store.jetstream.api import StreamInfo
 from jobledger.store.jetstream.connection import Connection
@@ -20,7 +20,14 @@ from jobledger.store.jetstream.reader import first_later, leader_get, read_page,
 from jobledger.store.jetstream.refill import rewrite_replicas
 from jobledger.store.jetstream.replicas import Replica, read_replica, replicas_of
 from jobledger.store.jetstream.seals import JetStreamSeals
-from jobledger.store.jetstream.stream import EvidenceSource, StreamReport, Streams, log_info, stream_info
+from jobledger.store.jetstream.stream import (
+    AcceptLoss,
+    EvidenceSource,
+    StreamReport,
+    Streams,
+    log_info,
+    stream_info,
+)
 from jobledger.store.localservice import find_local_log
 from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost
 
@@ -43,7 +50,7 @@ class JetStreamLog:
         settings: StreamSettings | None = None,
         *,
         evidence: EvidenceSource | None = None,
-        accept_loss: bool = False,
+        accept_loss: AcceptLoss | None = None,
         **connection_options: Any,
     ) -> "JetStreamLog":
         """Connect and check the log; create it, and the streams beside it, if there never was one.
@@ -53,7 +60,8 @@ class JetStreamLog:
                 this machine's service (see `store/localservice.py`).
             settings: of the stream, where they may differ between installations.
             evidence: returns what says, outside the server, that a stream existed.
-            accept_loss: create a stream that existed and is missing: what it held is given up.
+            accept_loss: creates a stream that existed and is missing: what it held is given up. Called with
+                each such loss before. None: a loss is an error.
             connection_options: credentials and TLS, as `nats.connect` takes them.
 
         Raises:
@@ -77,6 +85,22 @@ class JetStreamLog:
         log = cls(connection, streams, publisher)
         log._note(info)
         return log
+
+    @staticmethod
+    async def look(
+        url: str, settings: StreamSettings | None = None, **connection_options: Any
+    ) -> tuple[StreamReport, ...]:
+        """The streams that exist on a server, also if the log is missing; nothing is created or changed.
+
+        Raises:
+            LogNotPermitted: if the NATS user may not look at one.
+            LogUnavailable: if no server answers.
+        """
+        connection = await Connection.open(url, **connection_options)
+        try:
+            return await Streams(connection, settings or StreamSettings()).report()
+        finally:
+            await connection.close()
 
     async def append(self, draft: Draft, *, expect: int) -> Appended | Lost:
         """See `EventLog.append`.
@@ -187,11 +211,6 @@ class JetStreamLog:
         )
         await feed.start()
         return feed
-
-    @property
-    def given_up(self) -> Sequence[LogMissing]:
-        """The streams that existed and were created again because of `accept_loss`."""
-        return self._streams.given_up
 
     async def prepare_streams(self) -> tuple[StreamReport, ...]:
         """Create the streams that were never there, and repair the compression and replicas of all.

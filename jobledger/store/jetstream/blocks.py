@@ -10,9 +10,7 @@ that is killed anywhere is simply started again. `meta.inf` stays, and with it t
 which is the log's epoch. `index.db` goes first, because it describes the old blocks; nats-server makes a new
 one.
 
-Layout: `jetstream/<account>/streams/<stream>/msgs/<number>.blk` (nats-server 2.15, `filestore.go`). A
-compressed block is `cmp`, one byte of algorithm, the length as uvarint, an S2 stream, and the eight bytes of
-the last record's checksum as they were.
+Layout: `jetstream/<account>/streams/<stream>/msgs/<number>.blk` (nats-server 2.15, `filestore.go`).
 """
 
 import os
@@ -21,12 +19,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from jobledger.store.errors import LogBroken
-from jobledger.store.jetstream.s2 import S2Error, decode_stream, read_uvarint
+from jobledger.store.natsfiles.blocks import BLOCK_SUFFIX, INDEX_FILE, decompress, is_compressed
+from jobledger.store.natsfiles.s2 import S2Error
 
-_MARK: Final = b"cmp"
-_S2: Final = 1
-_CHECKSUM_BYTES: Final = 8
-_BLOCK_MAX_BYTES: Final = 256 * 1_048_576  # nats-server's are 8 MiB, larger only for a single huge message
+_HEAD_BYTES: Final = 16  # enough to see whether a block is compressed
 KEPT_FOLDER: Final = "rewrite"
 """Beside `jetstream`: the old blocks, until the new ones are verified."""
 
@@ -52,30 +48,11 @@ def find_blocks(store: Path, streams: Sequence[str]) -> list[Block]:
     """
     found = []
     for name in streams:
-        for path in sorted(store.glob(f"jetstream/*/streams/{name}/msgs/*.blk")):
+        for path in sorted(store.glob(f"jetstream/*/streams/{name}/msgs/*{BLOCK_SUFFIX}")):
             with path.open("rb") as file:
-                compressed = file.read(len(_MARK)) == _MARK
+                compressed = is_compressed(file.read(_HEAD_BYTES))
             found.append(Block(name, path, path.stat().st_size, compressed))
     return found
-
-
-def decompress(data: bytes) -> bytes:
-    """A block as it is without compression.
-
-    Raises:
-        S2Error: if it is damaged.
-    """
-    if not data.startswith(_MARK):
-        return data
-    if len(data) < len(_MARK) + 2 + _CHECKSUM_BYTES or data[len(_MARK)] != _S2:
-        raise S2Error("the block's header is not one of S2")
-    size, at = read_uvarint(data, len(_MARK) + 1)
-    if size > _BLOCK_MAX_BYTES:
-        raise S2Error(f"the block would have {size} bytes")
-    content = decode_stream(data[at:-_CHECKSUM_BYTES]) + data[-_CHECKSUM_BYTES:]
-    if len(content) != size:
-        raise S2Error(f"the block has {len(content)} bytes instead of {size}")
-    return content
 
 
 def rewrite_blocks(store: Path, blocks: Sequence[Block], tell: Callable[[Block], None]) -> None:
@@ -96,7 +73,7 @@ def rewrite_blocks(store: Path, blocks: Sequence[Block], tell: Callable[[Block],
     for block in wanted:
         decoded(block)
     for folder in sorted({each.path.parent for each in wanted}):
-        (folder / "index.db").unlink(missing_ok=True)
+        (folder / INDEX_FILE).unlink(missing_ok=True)
         _sync(folder)
     for block in wanted:
         kept = _kept(store, block.path)
@@ -155,7 +132,7 @@ def check_kept(store: Path, streams: Sequence[str]) -> None:
 def put_back(store: Path) -> None:
     """Undo a rewrite, as long as nothing was appended to the new blocks. The server must not run."""
     for kept, path in list(_kept_blocks(store)):
-        (path.parent / "index.db").unlink(missing_ok=True)
+        (path.parent / INDEX_FILE).unlink(missing_ok=True)
         kept.replace(path)
         _sync(path.parent)
     drop_kept(store)
@@ -179,7 +156,7 @@ def _kept(store: Path, path: Path) -> Path:
 
 def _kept_blocks(store: Path) -> Iterator[tuple[Path, Path]]:
     folder = store / KEPT_FOLDER
-    for kept in sorted(folder.glob("jetstream/*/streams/*/msgs/*.blk")):
+    for kept in sorted(folder.glob(f"jetstream/*/streams/*/msgs/*{BLOCK_SUFFIX}")):
         yield kept, store / kept.relative_to(folder)
 
 

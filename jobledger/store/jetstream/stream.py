@@ -60,6 +60,9 @@ _log = logging.getLogger("jobledger.store")
 EvidenceSource = Callable[[str], Awaitable[Sequence[str]]]
 """Returns what says, outside the server, that the stream of a name existed; each as part of a message."""
 
+AcceptLoss = Callable[[LogMissing], None]
+"""Is called with a stream that existed and is missing, before another one is created in its place."""
+
 
 async def _no_evidence(_: str) -> Sequence[str]:
     return ()
@@ -104,7 +107,8 @@ class Streams:
         connection: to the servers.
         settings: of the log.
         evidence: what says, outside the server, that a stream existed.
-        accept_loss: create a missing stream although it existed. Only for a command that says what is lost.
+        accept_loss: creates a missing stream although it existed, and is called with the loss before that, so
+            that a command can state it. None: a loss is an error.
     """
 
     def __init__(
@@ -113,14 +117,13 @@ class Streams:
         settings: StreamSettings,
         evidence: EvidenceSource | None = None,
         *,
-        accept_loss: bool = False,
+        accept_loss: AcceptLoss | None = None,
     ) -> None:
         self._connection = connection
         self._settings = settings
         self._evidence = evidence or _no_evidence
         self._accept_loss = accept_loss
         self._used: set[str] = set()
-        self.given_up: list[LogMissing] = []  # what `accept_loss` created again
 
     @property
     def log_name(self) -> str:
@@ -290,9 +293,9 @@ class Streams:
             LogMissing: it was not.
         """
         missing = _missing(declaration.name(self._settings.name), declaration, signs)
-        if not self._accept_loss:
+        if self._accept_loss is None:
             raise missing
-        self.given_up.append(missing)
+        self._accept_loss(missing)
 
     async def _create(self, declaration: StreamDeclaration, replicas: int) -> StreamInfo:
         config = declaration.config(self._settings, replicas=replicas)

@@ -7,6 +7,9 @@ A message block (`msgs/N.blk`) is a sequence of records, nats-server `server/fil
 
 The checksum is HighwayHash-64 with the key SHA-256("<stream>-<block number>"). The two top bits of a sequence
 mark a tombstone and an erased record. `meta.inf` (JSON) has its checksum, in hex, in `meta.sum`.
+
+A compressed block is `cmp`, one byte of algorithm, the length as uvarint, an S2 stream, and the eight bytes
+of the last record's checksum as they were. Decoded, it is what the server has in memory after it read it.
 """
 
 import hashlib
@@ -14,14 +17,20 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from jobledger.store.embedded.highwayhash import highwayhash64
+from jobledger.store import events
+from jobledger.store.natsfiles.highwayhash import highwayhash64
+from jobledger.store.natsfiles.s2 import S2Error, decode_stream, read_uvarint
 
 HEAD: Final = struct.Struct("<IQqH")
 HAS_HEADERS: Final = 1 << 31
 ERASED: Final = 1 << 63
 TOMBSTONE: Final = 1 << 62
 CHECKSUM: Final = struct.Struct("<Q")
-COMPRESSED: Final = b"cmp"  # how a block begins that an older release had compressed
+BLOCK_SUFFIX: Final = ".blk"
+INDEX_FILE: Final = "index.db"
+_MARK: Final = b"cmp"  # how a block begins that an older release had compressed
+_S2: Final = 1
+_BLOCK_MAX_BYTES: Final = 256 * 1_048_576  # nats-server's are 8 MiB, larger only for a single huge message
 SECTOR_BYTES: Final = 512  # what a disk writes in one piece: a torn write ends at a multiple of it
 RECORD_MAX_BYTES: Final = 32 * 1_048_576  # nats-server calls a longer record bad
 _LARGEST_STEP: Final = 1_000_000  # how far apart two sequences may be for the second one to be believed
@@ -58,6 +67,30 @@ class Tail(NamedTuple):
     is_torn: bool
 
 
+def is_compressed(start: bytes) -> bool:
+    """Whether a block that begins with these bytes is compressed."""
+    return start.startswith(_MARK)
+
+
+def decompress(block: bytes) -> bytes:
+    """A block as it is without compression.
+
+    Raises:
+        S2Error: if it is damaged.
+    """
+    if not is_compressed(block):
+        return block
+    if len(block) < len(_MARK) + 2 + CHECKSUM.size or block[len(_MARK)] != _S2:
+        raise S2Error("the block's header is not one of S2")
+    size, at = read_uvarint(block, len(_MARK) + 1)
+    if size > _BLOCK_MAX_BYTES:
+        raise S2Error(f"the block would have {size} bytes")
+    content = decode_stream(block[at : -CHECKSUM.size]) + block[-CHECKSUM.size :]
+    if len(content) != size:
+        raise S2Error(f"the block has {len(content)} bytes instead of {size}")
+    return content
+
+
 def block_key(stream: str, number: int) -> bytes:
     """The key of a block's checksums."""
     return hashlib.sha256(f"{stream}-{number}".encode()).digest()
@@ -91,6 +124,21 @@ def records(block: bytes, offset: int = 0) -> Iterator[Record]:
     while (record := record_at(block, offset)) is not None:
         yield record
         offset += record.length
+
+
+def messages(block: bytes) -> list[events.Record]:
+    """The messages of a block, as far as their lengths lead from one to the next; no checksum is verified."""
+    found: list[events.Record] = []
+    for offset, length, sequence in records(block):
+        if not 0 < sequence < TOMBSTONE:
+            continue
+        flags, _, time, size = HEAD.unpack_from(block, offset)
+        start, end = offset + HEAD.size + size, offset + length - CHECKSUM.size
+        subject = block[start - size : start].decode(errors="replace")
+        if flags & HAS_HEADERS:
+            start += 4 + int.from_bytes(block[start : start + 4], "little")
+        found.append(events.Record(sequence, time, subject, block[start:end]))
+    return found
 
 
 def is_sound(block: bytes, record: Record, key: bytes) -> bool:
@@ -134,9 +182,25 @@ def _next_sound(block: bytes, offset: int, last: int, key: bytes) -> int:
     return len(block)
 
 
+def last_sequence(block: bytes, before: int, key: bytes) -> int:
+    """The highest sequence in a block: a damaged one may be anything, so only what can be right counts.
+
+    Args:
+        block: its content.
+        before: the highest sequence before it; 0 if that is not known.
+        key: of the block's checksums.
+    """
+    last = before
+    for record in records(block):
+        sequence = record.sequence & ~(ERASED | TOMBSTONE)
+        if sequence == last + 1 or (sequence > last and is_sound(block, record, key)):
+            last = sequence
+    return last
+
+
 def first_sequence(start: bytes) -> int:
     """The first sequence of a block, from its first bytes; 0 if there is none to be read."""
-    if len(start) < HEAD.size or start.startswith(COMPRESSED):
+    if len(start) < HEAD.size or is_compressed(start):
         return 0
     return int(HEAD.unpack_from(start)[1]) & ~(ERASED | TOMBSTONE)
 
@@ -147,7 +211,7 @@ def tail_after(block: bytes, last: int, key: bytes) -> Tail | None:
     A write that was cut off (`kill -9`, power loss) leaves a prefix of a record, or sectors of zeros. All
     else was complete once, so it was acknowledged, or may have been.
     """
-    if block.startswith(COMPRESSED):
+    if is_compressed(block):
         return None
     offset = previous = 0
     for record in records(block):

@@ -1,0 +1,46 @@
+"""How much space the disk of a path has, and what to do when there is none."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def free_bytes(path: Path) -> int:
+    """Space that we may use on the disk of a path, or of its nearest parent that exists."""
+    return _space(path)[0]
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an operation failed because the disk, or our quota on it, is full."""
+    return error.errno in _FULL
+
+
+def cause_of(error: OSError, path: Path) -> str:
+    """Why a file or directory can't be used, and what to do."""
+    if is_full(error):
+        return full_disk(path)
+    return f"{error.strerror or error}; choose a directory that you may write to"
+
+
+def full_disk(path: Path, needed_bytes: int = 0) -> str:
+    """That the disk of a path is full, with its size, and what to do."""
+    free, size = _space(path)
+    needed = f", and {_megabytes(needed_bytes)} are needed" if needed_bytes else ""
+    return (
+        f"the disk of {path} is full: {_megabytes(free)} of {_megabytes(size)} are free{needed}; make room"
+        " there, or choose a directory on another disk"
+    )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _space(path: Path) -> tuple[int, int]:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
