@@ -72,7 +72,7 @@ class Reader:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=280,
             env=self._env,
             cwd=self.folder,
             preexec_fn=default_signals,
