@@ -242,3 +242,18 @@ async def test_a_websocket_is_checked_as_a_request_over_http_is(
         assert "keeps the states" not in message["text"]
     [closed] = await over_websocket(service, f"{PREFIX}/jobs/etl", token)
     assert closed["type"] == "websocket.close"
+
+
+@pytest.mark.parametrize("digits", [12, 13, 16, 19])
+async def test_a_history_since_other_units_than_seconds_is_refused(
+    api: tuple[Service, httpx.AsyncClient], digits: int
+) -> None:
+    """Nanoseconds were read as a time far ahead, and the history was empty."""
+    _, client = api
+    sequence = (await client.put("/jobs", json=job_body())).json()["Sequence"]
+    query = {"since": str(1_796_053_958_476_586_276)[:digits], "wait_for": str(sequence)}
+    refused = await client.get("/jobs/etl/history", params=query)
+    assert refused.status_code == 400
+    assert "send Unix seconds" in refused.json()["detail"]
+    kept = await client.get("/jobs/etl/history", params={**query, "since": "1796053958"[:9]})
+    assert len(kept.json()["Items"]) == 1

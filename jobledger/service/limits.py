@@ -95,6 +95,8 @@ COLLECTOR_THRESHOLDS = (20_000, 20, 50)  # objects, then collections, before gar
 END_TIMEOUT_SECONDS = 20.0  # after the drain: for the log, the view and the embedded server to close
 METRIC_LABEL_VALUES_MAX = 100  # of one label
 
+UNIX_SECONDS_MAX = 99_999_999_999  # beyond the year 5000: milli-, micro- or nanoseconds are meant
+
 # --- the command line ---------------------------------------------------------------------------------------
 CLIENT_CONNECT_TIMEOUT_SECONDS = 5.0
 CLIENT_ANSWER_TIMEOUT_SECONDS = 40.0  # longer than an append may take with all its tries

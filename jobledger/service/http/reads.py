@@ -39,6 +39,7 @@ from jobledger.service.limits import (
     HISTORY_MAX_LIMIT,
     HISTORY_PAGE_BYTES,
     LONG_PAGE_ITEMS,
+    UNIX_SECONDS_MAX,
 )
 from jobledger.service.points import pin
 from jobledger.service.position import format_cursor, parse_cursor
@@ -248,7 +249,12 @@ async def _history(
     status = job.status
     after = parse_cursor(token or "0", service.mark, field="next_token")
     limit = query.integer("limit", HISTORY_DEFAULT_LIMIT, most=HISTORY_MAX_LIMIT) or HISTORY_MAX_LIMIT
-    since = query.integer("since", 0) * _NANOSECONDS
+    since = query.integer("since", 0)
+    if since > UNIX_SECONDS_MAX:
+        raise InvalidInput(
+            f"since is {since}, which is finer than seconds; send Unix seconds, as Bacalhau's is"
+        )
+    since *= _NANOSECONDS
     kind = query.text("event_type").lower() or "all"
     if kind not in _EVENT_TYPES:
         raise InvalidInput(f"event_type is {kind!r:.60}; use one of {', '.join(_EVENT_TYPES)}")

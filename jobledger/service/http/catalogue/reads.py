@@ -29,6 +29,7 @@ from jobledger.service.http.catalogue.parts import (
 from jobledger.service.limits import (
     HISTORY_DEFAULT_LIMIT,
     HISTORY_MAX_LIMIT,
+    UNIX_SECONDS_MAX,
     WAIT_STATE_DEFAULT_SECONDS,
     WAIT_STATE_MAX_SECONDS,
 )
@@ -57,6 +58,7 @@ a spec over 128 KiB or 4,000 fields are refused with 413."""
 _LOGS: Final = """\
 What executions print is not kept here: 404. Bacalhau's clients ask over a WebSocket; its handshake is
 accepted, and the one message is `{"value":…,"error":"…"}` with the problem, which those clients show."""
+_SECONDS: Final = {"type": "integer", "minimum": 0, "maximum": UNIX_SECONDS_MAX}
 _GOAL: Final = {
     "type": "array",
     "items": {"type": "string", "enum": ["terminal", *map(str, StateType)]},
@@ -128,9 +130,7 @@ READS: Final = (
             NAMESPACE,
             Parameter("include", TEXT, "`history`, `executions`, or both with a comma"),
             JOB_VERSION,
-            Parameter(
-                "since", {"type": "integer", "minimum": 0}, "history from then: Unix seconds, inclusive"
-            ),
+            Parameter("since", _SECONDS, "history from then: Unix seconds, inclusive"),
             Parameter(
                 "event_type", {"type": "string", "enum": ["all", "job", "execution"]}, "of the history"
             ),
@@ -155,7 +155,7 @@ READS: Final = (
         (
             ID,
             NAMESPACE,
-            Parameter("since", {"type": "integer", "minimum": 0}, "Unix seconds, inclusive"),
+            Parameter("since", _SECONDS, "Unix seconds, inclusive"),
             Parameter(
                 "event_type",
                 {"type": "string", "enum": ["all", "job", "execution"], "default": "all"},
