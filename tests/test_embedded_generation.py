@@ -5,6 +5,7 @@ lost, or the start is refused, every file is byte for byte as it was found, and 
 """
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import shutil
@@ -400,3 +401,29 @@ async def test_a_lost_block_of_replaced_records_is_damage(tmp_path: Path) -> Non
         log = await JetStreamLog.connect(server.url)
         assert await (await log.records()).get("one") is None
         await log.close()
+
+
+async def test_a_damaged_sequence_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    """One flipped bit makes 4,000 of a sequence; only the event that it was is lost."""
+    await make_log(tmp_path)
+    last = blocks_of(tmp_path)[-1]
+    offset, sequence = record_number(last, 1)
+    flip(last, offset + 5, 0x10)
+    await refused(tmp_path, JOBS=EVENTS)
+    lost = [each.lost for each in read_damage(tmp_path / RECOVERY_FOLDER)]
+    assert lost == [Range(sequence, sequence)]
+
+
+def test_files_are_cloned_where_the_disk_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FICLONE of btrfs and XFS, emulated: a clone is another file, also of a block that may be linked."""
+
+    def clone(target: int, request: int, source: int) -> int:
+        assert request == 0x40049409
+        return os.write(target, os.pread(source, 100, 0))
+
+    monkeypatch.setattr(fcntl, "ioctl", clone)
+    source, kept = tmp_path / "1.blk", tmp_path / "kept"
+    source.write_bytes(b"records")
+    generation._keep_file(source, kept, link=True)
+    os.truncate(source, 0)  # in place, as nats-server does
+    assert kept.read_bytes() == b"records"

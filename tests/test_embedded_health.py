@@ -200,3 +200,17 @@ async def test_the_log_of_the_server_is_bounded(tmp_path: Path, monkeypatch: pyt
     assert 1 < len(files) <= 3
     assert all(path.stat().st_size < 8_192 and path.stat().st_mode & 0o777 == 0o600 for path in files)
     shutil.rmtree(tmp_path)
+
+
+async def test_a_server_that_is_suspected_is_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It answers every probe; only who appends notices that it does not store (`Monitor`)."""
+    monkeypatch.setattr(embedded, "HEALTH_SECONDS", 0.02)
+    async with EmbeddedServer(tmp_path) as server:
+        before = server.pid
+        server.suspect("appends are not answered")
+        await eventually(lambda: server.restarts == 1)
+        assert server.pid != before
+        assert not server.problem
+    assert "restarting the embedded nats-server: appends are not answered" in caplog.text
