@@ -49,7 +49,7 @@ async def test_a_feed_resumes_at_every_cursor_without_gap_or_repeat(
     await append_all(log, random_drafts(random.Random(2), jobs=12, events=150))
     truth = await truth_of(log)
     async with running_hub(log, tmp_path, ring_events=16) as running:
-        for cursor in range(151):
+        for cursor in range(0, 151, 1 if isinstance(log, MemoryLog) else 5):
             rest = [told for told in truth if told.sequence > cursor]
             assert await read_between(running.hub, EVERYTHING, cursor, 150) == must_say(rest), cursor
 
