@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jobledger import MemoryLog, Projector, ProjectorState, View
+from jobledger import Ledger, MemoryLog, Projector, ProjectorState, View
 from jobledger.projections import database, projector, selfcheck
 from jobledger.projections.batch import Folded
 from jobledger.projections.database import set_aside
@@ -31,6 +31,7 @@ from jobledger.store.events import Record
 from jobledger.store.fold import fold_job_on as real
 from jobledger.store.job import StateType
 from jobledger.store.subjects import job_subject
+from tests.conftest import make_spec
 from tests.disks import fill, small_disk
 from tests.histories import append_all, random_drafts, records_of
 from tests.logs import eventually
@@ -292,6 +293,37 @@ async def test_a_file_that_is_damaged_again_and_again_stops_the_projector(tmp_pa
             await it.projector.wait_stopped()
 
 
+@pytest.mark.parametrize("replace", [Path.mkdir, lambda path: path.symlink_to("/nowhere/at/all")])
+async def test_what_is_no_file_is_moved_out_of_the_place_of_the_view(
+    tmp_path: Path, replace: Callable[[Path], None]
+) -> None:
+    """A directory, or a link to nothing: the view is disposable, so nobody has to clean up first."""
+    path = tmp_path / "view.sqlite"
+    replace(path)
+    async with Projector(MemoryLog(), path) as projector:
+        await projector.wait_live()
+        assert projector.rebuilds == 1
+    assert path.is_file()
+    assert not (tmp_path / "view.sqlite.damaged-1").is_file()
+
+
+async def test_a_spec_that_is_no_json_is_damage_of_the_view(tmp_path: Path) -> None:
+    """SQLite reads it without complaint; the file is rebuilt at once, not at the next check."""
+    log, path = MemoryLog(), tmp_path / "view.sqlite"
+    await Ledger(log).create(make_spec("one"))
+    async with Projector(log, path) as projector:
+        await projector.wait_live()
+    with sqlite3.connect(path) as view:
+        view.execute("UPDATE specs SET spec = CAST(replace(CAST(spec AS TEXT), ':', ' ') AS BLOB)")
+    view.close()
+    async with await View.open(path) as opened:
+        found: list[ViewDamaged] = []
+        opened.pool.on_damage = found.append
+        with pytest.raises(ViewDamaged, match="damaged spec of job"):
+            await opened.get_by_name("default", "one")
+        assert len(found) == 1
+
+
 def test_files_that_were_moved_aside_are_bounded(tmp_path: Path) -> None:
     """The newest are kept, with what SQLite had beside them."""
     path = tmp_path / "view.db"
@@ -502,7 +534,7 @@ def test_an_open_view_does_not_keep_the_interpreter_from_exiting(tmp_path: Path)
     program = f"""
 import asyncio
 from pathlib import Path
-from jobledger import MemoryLog, Projector, View
+from jobledger import Ledger, MemoryLog, Projector, View
 async def main():
     await Projector(MemoryLog(), Path({str(tmp_path / "view.db")!r})).start()
     await View.open(Path({str(tmp_path / "view.db")!r}))

@@ -195,6 +195,8 @@ class Writer(Reader):
             raise ViewUnwritable(
                 f"can't make the directory {path.parent} for the view: {error.strerror}"
             ) from error
+        if not path.is_file() and (path.exists() or path.is_symlink()):
+            raise ViewDamaged(f"the view {path} was replaced by something that is no file")
         with suppress(OSError):  # SQLite says below what is wrong
             make_private(path)
         for suffix in ("-wal", "-shm"):  # from an older release; new ones get the mode of the main file
@@ -364,17 +366,21 @@ def set_aside(path: Path) -> Path | None:
         )
         Path(f"{path}-shm").unlink(missing_ok=True)
         target = None
-        if path.is_file() and shutil.disk_usage(path.parent).free > 2 * path.stat().st_size:
+        is_file = path.is_file()
+        is_other = not is_file and (path.exists() or path.is_symlink())  # a directory, or a link to nothing
+        if is_other or (is_file and shutil.disk_usage(path.parent).free > 2 * path.stat().st_size):
             newest = kept[-1] + 1 if kept else 1
             target = path.with_name(f"{prefix}{newest}")
-            path.chmod(0o600)
+            if is_file:
+                path.chmod(0o600)
             path.rename(target)
             with suppress(FileNotFoundError):
                 Path(f"{path}-wal").rename(f"{target}-wal")
             kept.append(newest)
         remove_view(path)
         for old in kept[:-VIEW_DAMAGED_KEPT]:
-            remove_view(path.with_name(f"{prefix}{old}"))
+            if not (aside := path.with_name(f"{prefix}{old}")).is_dir():  # what others put there is not ours
+                remove_view(aside)
     except OSError as error:
         raise ViewUnwritable(
             f"the damaged view {path} can't be moved aside ({error.strerror or error}); check permissions"

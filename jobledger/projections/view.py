@@ -15,7 +15,7 @@ from jobledger.projections.batch import Hole
 from jobledger.projections.cursor import Order, Position, encode_cursor
 from jobledger.projections.database import Reader
 from jobledger.projections.digest import digest_of
-from jobledger.projections.errors import AmbiguousId, VersionNotFound, WaitTimeout
+from jobledger.projections.errors import AmbiguousId, VersionNotFound, ViewDamaged, WaitTimeout
 from jobledger.projections.limits import (
     CANDIDATES_SHOWN,
     LIST_DEFAULT_LIMIT,
@@ -30,7 +30,7 @@ from jobledger.projections.limits import (
 from jobledger.projections.plan import choose_driver, count_statement, drivers_of, page_statement
 from jobledger.projections.pool import ReaderPool
 from jobledger.projections.query import ListQuery, check_limit
-from jobledger.projections.rows import STATUS_COLUMNS, job_of, lost_status_of, status_of
+from jobledger.projections.rows import STATUS_COLUMNS, Row, job_of, lost_status_of, status_of
 from jobledger.store.errors import InvalidInput, JobNotFound
 from jobledger.store.fold import Anomaly
 from jobledger.store.job import Job, JobStatus, StateType
@@ -103,6 +103,7 @@ _SPECS_BEFORE: Final = (
 )
 _COUNTS: Final = "SELECT state, count(*) FROM jobs GROUP BY state"
 _COUNTS_IN: Final = "SELECT state, count(*) FROM jobs WHERE namespace = ? GROUP BY state"
+_raw_decoder = msgspec.json.Decoder(msgspec.Raw)
 _CHECKPOINT: Final = "SELECT epoch, sequence, anomalies FROM checkpoint"
 _ANOMALIES: Final = (
     "SELECT sequence, job_id, reason FROM anomalies WHERE sequence > ? ORDER BY sequence LIMIT ?"
@@ -175,7 +176,7 @@ class View:
             if visible is not None:
                 sql = _BY_EITHER_ID_WITHIN.format(names=", ".join(f"?{3 + at}" for at in range(len(within))))
             rows = await self._point_rows(sql, (named_job_id(where, ref), ref, *within))
-            found = job_of(rows[0]) if rows else await self._by_prefix(ref, visible)
+            found = self._job(rows[0]) if rows else await self._by_prefix(ref, visible)
             if found is not None:
                 return found
         raise JobNotFound(
@@ -192,7 +193,7 @@ class View:
         rows = await self._point_rows(_BY_ID, (job_id,)) if _is_key(job_id) else []
         if not rows:
             raise _no_such_id(job_id)
-        return job_of(rows[0])
+        return self._job(rows[0])
 
     async def get_by_name(self, namespace: str, name: str) -> Job:
         """The job of this exact namespace and name; an empty namespace is the default one.
@@ -204,7 +205,9 @@ class View:
         """
         where = namespace or DEFAULT_NAMESPACE
         if _is_key(where) and _is_key(name):
-            for job in map(job_of, await self._point_rows(_BY_EITHER_ID, (named_job_id(where, name), name))):
+            for job in map(
+                self._job, await self._point_rows(_BY_EITHER_ID, (named_job_id(where, name), name))
+            ):
                 if job.status.namespace == where and job.status.name == name:
                     return job
         raise JobNotFound(f"no job in namespace {where!r:.80} has the name {name!r:.80}")
@@ -273,7 +276,7 @@ class View:
         for row in rows[: query.limit]:
             if row[1] is not None:
                 await give_way()
-                found.append(job_of(row[1:]))
+                found.append(self._job(row[1:]))
         jobs = page_of(tuple(found), size_of_job)
         more = not is_whole or len(rows) > query.limit or len(jobs) < len(found)
         return Page(
@@ -429,6 +432,21 @@ class View:
         finally:
             await reader.close()
 
+    def _job(self, row: Row) -> Job:
+        """The job of a row that SQLite could read; a damaged page may hold anything.
+
+        Raises:
+            ViewDamaged: if the spec is no JSON; whoever rebuilds the view hears of it.
+        """
+        job = job_of(row)
+        try:
+            _raw_decoder.decode(job.spec)
+        except msgspec.DecodeError as error:
+            damage = ViewDamaged(f"the view {self.path} has a damaged spec of job {job.status.id}: {error}")
+            self.pool.report_damage(damage)
+            raise damage from error
+        return job
+
     async def _by_prefix(self, ref: str, visible: Collection[str] | None) -> Job | None:
         """The job whose id this text shortens, if it can be a short id and one has it."""
         if not is_short_id(ref):
@@ -438,7 +456,7 @@ class View:
         within, names = ("", ()) if visible is None else (_within(len(visible)), tuple(visible))
         rows = await self._rows(_BY_PREFIX.format(within=within), (ref, behind, *names))
         if len(rows) <= 1:
-            return job_of(rows[0]) if rows else None
+            return self._job(rows[0]) if rows else None
         candidates = [row[0] for row in rows[:CANDIDATES_SHOWN]]
         more = ", …" if len(rows) > CANDIDATES_SHOWN else ""
         raise AmbiguousId(
