@@ -15,6 +15,7 @@ from jobledger.service.audit.findings import Kind
 from jobledger.service.audit.note import Signer, VerifierKey
 from jobledger.service.audit.verify import Verification, verify
 from jobledger.service.position import epoch_mark
+from jobledger.service.streamrecord import RECORD_FILE
 from jobledger.store.events import Record
 from tests.conftest import make_spec
 from tests.histories import records_of
@@ -54,8 +55,9 @@ class Installation:
             return await self.verify(log, keys, **more)
 
     def tamper(self, change: Change) -> None:
-        """Change the stored records; the server is stopped."""
+        """Change the stored records, and what the directory knows of them; the server is stopped."""
         tamper(self.directory / "nats", change)
+        (self.directory / RECORD_FILE).unlink(missing_ok=True)
 
     def edit_view(self, sql: str, *parameters: Any) -> None:
         """Change the view's file; nobody has it open."""

@@ -111,8 +111,9 @@ async def test_a_rewrite_behind_the_last_seal_is_noticed_at_once(watcher: Watche
 
 
 async def test_a_truncation_is_noticed(watcher: Watcher) -> None:
-    """The log is shorter than it was."""
+    """The log is shorter than it was, and the view that proves it is gone."""
     watcher.installation.tamper(without_last)
+    watcher.installation.forget_view()
     alarm = await watcher.only_alarm()
     assert (alarm.kind, alarm.sequence) == (Kind.TRUNCATION, EVENTS)
 

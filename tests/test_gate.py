@@ -32,7 +32,8 @@ async def test_without_tokens_whoever_is_on_this_machine_may_do_all(guarded: Gua
     assert (await guarded.ask()).status == 200
     assert guarded.principal.name == ""
     assert guarded.principal.visible is None
-    assert guarded.scopes[-1]["state"].keys() == {"request_id", "principal"}  # nothing of another request's
+    # Nothing of another request's.
+    assert guarded.scopes[-1]["state"].keys() == {"request_id", "service", "principal"}
     await guarded.ask(headers={"jobledger-actor": "zoë".encode().decode("latin-1")})
     assert (guarded.principal.name, guarded.principal.role) == ("zoë", Role.ADMIN)
 

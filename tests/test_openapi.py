@@ -26,8 +26,7 @@ DOCUMENT = json.loads(openapi.document_bytes())
 
 def routes_of_the_app() -> set[tuple[str, str]]:
     """Method and path, with parameters as `{}`, of every route."""
-    service: Any = None  # only handlers look at it
-    app = app_module._routes(service)
+    app = app_module._routes()
     return {
         (method, re.sub(r"\{[^}]*\}", "{}", route.path_format))
         for route in app.routes

@@ -1,10 +1,10 @@
 """The app: every route, behind the gate."""
 
 import logging
+from functools import cache
 from typing import Any
 
 from litestar import Litestar, Request, Response, Router
-from litestar.datastructures import State
 from litestar.routes import HTTPRoute
 
 from jobledger.service.http import reads
@@ -31,7 +31,7 @@ _log = logging.getLogger("jobledger.http")
 
 def create_app(service: Service) -> Gate:
     """The ASGI app of a running service."""
-    routes = _routes(service)
+    routes = _routes()
     return Gate(routes, service, _allowed(routes))
 
 
@@ -45,8 +45,9 @@ def _allowed(app: Litestar) -> dict[str, str]:
     return {template: ", ".join(sorted(found)) for template, found in methods.items()}
 
 
-def _routes(service: Service) -> Litestar:
-    """The routes alone, without the gate: they trust its `principal`."""
+@cache
+def _routes() -> Litestar:
+    """The routes alone, without the gate: they trust its `principal` and `service`, and keep nothing."""
     orchestrator = Router(
         API,
         route_handlers=[*WRITE_HANDLERS, *reads.HANDLERS, *VERSION_HANDLERS, *WAIT_HANDLERS],
@@ -68,7 +69,6 @@ def _routes(service: Service) -> Litestar:
         exception_handlers={Exception: _answer_error},
         openapi_config=None,  # ours is made by `openapi`
         request_max_body_size=None,  # the gate bounds it
-        state=State({"service": service}),
         logging_config=None,
         debug=False,
     )

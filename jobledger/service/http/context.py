@@ -30,8 +30,8 @@ ENCODED_SLASH: Final = "\0"
 
 
 def service_of(request: AnyRequest) -> Service:
-    """The service that this app belongs to."""
-    service: Service = request.app.state.service
+    """The service that the request was sent to."""
+    service: Service = request.scope["state"]["service"]
     return service
 
 

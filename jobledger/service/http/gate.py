@@ -1,10 +1,10 @@
 """The gate: every request passes it before the app, and every answer on its way out.
 
 In this order: a request id, the drain, `Host` and `Origin`, the token, the body of a write, the bounds on
-requests under way. What it lets in has `principal` and `request_id` in `scope["state"]`. A body and an answer
-can take long, so the token is checked again once the body is there, and when the answer to a read begins. It
-is plain ASGI and not a middleware of the framework, because it is on the path of every request and must cost
-little.
+requests under way. What it lets in has `service`, `principal` and `request_id` in `scope["state"]`. A body
+and an answer can take long, so the token is checked again once the body is there, and when the answer to a
+read begins. It is plain ASGI and not a middleware of the framework, because it is on the path of every
+request and must cost little.
 """
 
 import logging
@@ -97,6 +97,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, service: Service, allowed: Mapping[str, str] | None = None) -> None:
         self._app = app
+        self._service = service
         self._allowed = allowed or {}
         self._tokens = service.tokens
         self._draining = service.draining
@@ -131,7 +132,7 @@ class Gate:
         headers, repeated = _single_headers(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id"))
         # A new one, whatever the server put there: it must not be shared between requests.
-        scope["state"] = {"request_id": request_id}
+        scope["state"] = {"request_id": request_id, "service": self._service}
         method, path = scope["method"], scope["path"]  # as they came; both are changed below
         answer = Outgoing(send, request_id, self._room, head=method == "HEAD")
         if method == "HEAD" and scope["path"] != FEED_PATH:  # an endless answer has no head to tell
