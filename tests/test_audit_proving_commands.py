@@ -186,6 +186,7 @@ def test_a_watcher_looks_once_and_tells_the_world(
     assert "jobledger_watch_connected 1.0" in metrics.read_text()
 
 
+@pytest.mark.slow
 def test_an_alarm_is_sent_again_when_it_was_not_taken() -> None:
     """A bounded number of times; then the watcher says so, and goes on."""
     with listening(503) as heard:

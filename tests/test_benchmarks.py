@@ -141,10 +141,10 @@ def test_the_payloads_are_as_large_as_the_issue_says() -> None:
         pytest.param(memory.run, 2, marks=pytest.mark.slow),
         pytest.param(http.run, 3, marks=pytest.mark.slow),
         pytest.param(neighbor.run, 14, marks=pytest.mark.slow),
-        (feed.run, 1),
-        (replay.run, 3),
-        (subscribe.run, 1),
-        (asof.run, 4),
+        pytest.param(feed.run, 1, marks=pytest.mark.slow),
+        pytest.param(replay.run, 3, marks=pytest.mark.slow),
+        pytest.param(subscribe.run, 1, marks=pytest.mark.slow),
+        pytest.param(asof.run, 4, marks=pytest.mark.slow),
         (audit.run, 1),
     ],
     ids=[*BENCHMARKS],
@@ -191,6 +191,7 @@ async def test_every_benchmark_prints_its_cases_as_json(
         assert case.ok is (measured >= float(limit) if side == ">=" else measured <= float(limit))
 
 
+@pytest.mark.slow
 async def test_a_case_names_the_sizes_that_were_really_used(capsys: pytest.CaptureFixture[str]) -> None:
     """A small run never claims the large size."""
     output = Output(as_json=True)
@@ -269,6 +270,7 @@ def test_the_exit_code_tells_whether_all_bounds_hold(
     assert "a case" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 async def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Temporary directories are gone when a benchmark ends, also by an error."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

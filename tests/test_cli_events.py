@@ -117,6 +117,7 @@ def test_a_service_that_never_answered_is_not_waited_for() -> None:
     assert waits == []
 
 
+@pytest.mark.slow
 def test_a_token_that_is_revoked_ends_the_tail(tmp_path: Path) -> None:
     """Exit code 7 and the reason; nobody knocks again."""
     with running_service(tmp_path) as service:
@@ -146,6 +147,7 @@ def start(home: Path, url: str, *words: str, **env: str) -> subprocess.Popen[str
     )
 
 
+@pytest.mark.slow
 def test_a_tail_survives_a_restart_of_the_service_and_tells_where_to_go_on(tmp_path: Path) -> None:
     """Events before and after the restart come once each, in order; Ctrl-C is 130 with the cursor."""
     with running_service(tmp_path) as first:
@@ -179,6 +181,7 @@ def test_a_tail_survives_a_restart_of_the_service_and_tells_where_to_go_on(tmp_p
         assert int(json.loads(more.stdout)["sequence"]) == 2
 
 
+@pytest.mark.slow
 def test_a_history_that_is_followed_ends_when_the_job_does(tmp_path: Path) -> None:
     """Each event is a line when it happens, and the end of the job is the end of the command."""
     with running_service(tmp_path) as service:
@@ -195,6 +198,7 @@ def test_a_history_that_is_followed_ends_when_the_job_does(tmp_path: Path) -> No
         assert (follow.returncode, errors) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_tail_is_filtered_and_its_lines_are_harmless(tmp_path: Path) -> None:
     """Job, type and state choose; names of others do not speak to the terminal."""
     with running_service(tmp_path) as service:

@@ -48,6 +48,7 @@ async def test_a_sound_log_has_nothing_to_give_up(tmp_path: Path, block: Path) -
     assert block.read_bytes() == before
 
 
+@pytest.mark.slow
 async def test_a_damaged_log_is_shown_first_and_given_up_with_yes(tmp_path: Path, block: Path) -> None:
     """One flipped bit costs one event; the service starts only after an operator has accepted that."""
     content = bytearray(block.read_bytes())
@@ -76,6 +77,7 @@ async def test_a_damaged_log_is_shown_first_and_given_up_with_yes(tmp_path: Path
         await log.close()
 
 
+@pytest.mark.slow
 async def test_a_view_knows_that_the_end_of_the_log_is_missing(tmp_path: Path, block: Path) -> None:
     """A cut at the end looks like a torn write; the view has seen those events."""
     last = list(records(block.read_bytes()))[-2]

@@ -81,6 +81,7 @@ async def test_fifty_writers_on_one_job(jetstream_log: JetStreamLog, logs: list[
     await check(jetstream_log, created, await write_all(logs))
 
 
+@pytest.mark.slow
 async def test_fifty_writers_with_connections_cut(
     server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:

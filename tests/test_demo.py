@@ -80,6 +80,7 @@ def test_the_demo_passes_on_the_examples(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_demo_passes_on_specs_of_ones_own(tmp_path: Path) -> None:
     """A JSON spec and one without a name do as well; one job is updated twice all the same."""
     names = ("bacalhau-testdata-nameless.yaml", "bacalhau-testdata-docker-output.json")
@@ -90,6 +91,7 @@ def test_the_demo_passes_on_specs_of_ones_own(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_a_view_and_a_log(tmp_path: Path) -> None:
     """--keep leaves the files, ended in order; a directory with something in it is refused."""
     kept = tmp_path / "kept"
@@ -119,6 +121,7 @@ def test_a_bad_spec_ends_it_before_anything_is_started(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("moment", ["start a nats-server", "race "])
+@pytest.mark.slow
 def test_a_signal_leaves_nothing_behind(
     tmp_path: Path, moment: str, number: signal.Signals, code: int
 ) -> None:
@@ -143,6 +146,7 @@ def test_a_signal_leaves_nothing_behind(
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_failed_check_is_shown_and_told_by_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

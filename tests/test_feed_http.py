@@ -211,6 +211,7 @@ async def test_a_drain_closes_feeds_with_their_cursor(tmp_path: Path) -> None:
         assert (await client.get("/api/v1/events")).status_code == 503
 
 
+@pytest.mark.slow
 async def test_a_reader_that_takes_nothing_is_disconnected(tmp_path: Path) -> None:
     """A blocked socket is cut off after the send timeout; another reader gets everything meanwhile."""
     async with served_api(tmp_path) as (service, client):

@@ -286,6 +286,7 @@ async def survive_kills(directory: Path, rng: random.Random, kills: int, *, batc
 
 
 @pytest.mark.parametrize("batches", [False, True])
+@pytest.mark.slow
 async def test_acknowledged_events_survive_kills_of_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: bool
 ) -> None:

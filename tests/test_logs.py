@@ -132,6 +132,7 @@ def test_the_settings_have_the_levels_and_formats_that_there_are() -> None:
     assert SETTINGS["log_format"].words == FORMATS
 
 
+@pytest.mark.slow
 def test_a_service_logs_as_its_settings_say(tmp_path: Path) -> None:
     """All lines of the log are JSON; the banner is for people."""
     with running_service(tmp_path, "--log-format", "json", env={"JOBLEDGER_LOG_LEVEL": "DEBUG"}) as service:

@@ -162,6 +162,7 @@ def accepts(schema: dict[str, Any], value: Any) -> bool:
     return bool(OAS31Validator(whole).is_valid(value))
 
 
+@pytest.mark.slow
 def test_openapi_spec_validator_accepts_the_document() -> None:
     """With every default and example; two more validators are in the slow suite."""
     assert [error.message for error in OpenAPIV31SpecValidator(DOCUMENT).iter_errors()] == []

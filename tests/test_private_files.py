@@ -32,6 +32,7 @@ def _umask_022() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_umask_022")
+@pytest.mark.slow
 def test_a_used_data_directory_has_no_file_that_others_can_read(tmp_path: Path) -> None:
     """Log, view, -wal, -shm, lock, tokens, keys, seals, as-of copies; and the open folder is reported."""
     data = tmp_path / "data"

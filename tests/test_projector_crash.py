@@ -79,6 +79,7 @@ async def kill_and_compare(server: EmbeddedServer, path: Path, *, events: int, k
         await log.close()
 
 
+@pytest.mark.slow
 async def test_a_projector_killed_in_the_middle_loses_and_repeats_nothing(
     server: EmbeddedServer, tmp_path: Path
 ) -> None:
@@ -127,6 +128,7 @@ async def kill_both_and_compare(
         await log.close()
 
 
+@pytest.mark.slow
 async def test_server_and_projector_killed_together_leave_the_fold_of_the_log(
     server: EmbeddedServer, tmp_path: Path
 ) -> None:

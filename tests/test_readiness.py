@@ -179,6 +179,7 @@ async def test_account_without_room_is_named(tmp_path: Path) -> None:
         await at.fails("capacity", "raise the NATS account's storage limit")
 
 
+@pytest.mark.slow
 async def test_heartbeat_stream_that_was_deleted_is_created_again(tmp_path: Path) -> None:
     """It keeps nothing that matters; and each service has one message there."""
     async with watched(tmp_path) as at:
@@ -268,6 +269,7 @@ async def test_event_that_cannot_be_read_is_named(
         await at.fails("stall", f"damage at event {last}: it is missing")
 
 
+@pytest.mark.slow
 async def test_low_disk_is_named_and_appends_stop_before_it_is_full(tmp_path: Path) -> None:
     """Not ready below the first mark; below the second one appends are refused at once, and resume."""
     with small_disk(tmp_path / "disk", megabytes=40) as disk:

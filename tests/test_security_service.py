@@ -137,6 +137,7 @@ def test_without_a_token_no_other_address_is_listened_on(tmp_path: Path) -> None
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_what_the_server_gets_over_the_wire_cannot_slip_past_the_gate(tmp_path: Path) -> None:
     """Two hosts, none, a whole URL, a body of unclear extent or over the limit: an answer, and no job."""
     with running_service(tmp_path) as service:
@@ -191,6 +192,7 @@ def _status(port: int, request: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
+@pytest.mark.slow
 def test_a_feed_ends_when_its_token_is_revoked(tmp_path: Path) -> None:
     """Within a moment, with its cursor; one that was opened before there was a token ends with the first."""
     with running_service(tmp_path) as service:

@@ -83,6 +83,7 @@ def test_the_banner_comes_when_requests_are_taken_and_its_lines_work(tmp_path: P
         assert "hello" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_second_service_on_a_data_directory_is_refused(tmp_path: Path) -> None:
     """It names the directory and the process that has it, and the first one is not disturbed."""
     with running_service(tmp_path) as service:
@@ -166,6 +167,7 @@ def test_a_cluster_that_cannot_be_reached_is_told_and_nothing_is_left(tmp_path: 
         pass
 
 
+@pytest.mark.slow
 def test_the_embedded_server_dying_is_ridden_out(tmp_path: Path) -> None:
     """It is started again, the write that came meanwhile is answered, and the operator is told."""
     with running_service(tmp_path) as service:
@@ -190,6 +192,7 @@ async def append_newer_event(service: RunningService) -> None:
     await log.close()
 
 
+@pytest.mark.slow
 def test_an_event_of_a_newer_release_stops_nothing_but_its_job(tmp_path: Path) -> None:
     """The service stays ready and names the job that is in quarantine; writes to others are taken."""
     with running_service(tmp_path) as service:

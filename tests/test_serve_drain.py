@@ -82,6 +82,7 @@ def test_a_service_that_drains_takes_nothing_new(tmp_path: Path) -> None:
         assert ended(service) == 0
 
 
+@pytest.mark.slow
 def test_a_wait_does_not_hold_up_the_drain(tmp_path: Path) -> None:
     """Who waits for a state is told that the service ends, long before the wait would be over."""
     with running_service(tmp_path, "--drain-timeout-seconds", "60") as service:
@@ -98,6 +99,7 @@ def test_a_wait_does_not_hold_up_the_drain(tmp_path: Path) -> None:
         assert ended(service) == 0
 
 
+@pytest.mark.slow
 def test_a_request_that_does_not_end_is_cut_off_at_the_bound(tmp_path: Path) -> None:
     """The log says how many, and the exit code is 1."""
     with (
@@ -109,6 +111,7 @@ def test_a_request_that_does_not_end_is_cut_off_at_the_bound(tmp_path: Path) -> 
         assert "cut off: 1 requests" in "\n".join(service.output)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     """Whatever is under way, and however long the drain may take; the embedded server ends with it."""
     with (
@@ -124,6 +127,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         assert server_pid(service) != child
 
 
+@pytest.mark.slow
 def test_feeds_are_closed_with_their_cursor(tmp_path: Path) -> None:
     """A feed's last event says where to go on, and there nothing is missing after a restart."""
     with running_service(tmp_path) as service:
@@ -140,6 +144,7 @@ def test_feeds_are_closed_with_their_cursor(tmp_path: Path) -> None:
     assert f"id: {cursor}" in close
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_start_ends_it_too(tmp_path: Path) -> None:
     """A service that still waits for its log ends in order when it is asked to."""
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing

@@ -122,6 +122,7 @@ async def test_commands_that_read_the_log_do_not_create_it(tmp_path: Path) -> No
     assert exit_code(caught.value) == 6
 
 
+@pytest.mark.slow
 async def test_log_that_vanishes_at_runtime_is_not_created(tmp_path: Path) -> None:
     """Writes fail with 503, readiness names the stream, and the next start is refused."""
     async with running_api(tmp_path) as (service, client):

@@ -103,6 +103,7 @@ async def until_shared(members: list[Subscription], together: Together, writer: 
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.slow
 async def test_members_that_come_and_go_share_evenly(
     server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
