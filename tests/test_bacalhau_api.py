@@ -207,6 +207,15 @@ async def test_logs_asked_for_over_a_websocket_are_refused_in_words_that_the_cli
     assert "other" in json.loads(missing["text"])["error"]
 
 
+async def test_a_job_named_logs_is_not_sent_over_a_websocket(api: tuple[Service, httpx.AsyncClient]) -> None:
+    """Its path ends as that of logs does; the handshake is refused."""
+    service, client = api
+    sequence = (await client.put("/jobs", json=job_body("logs"))).json()["Sequence"]
+    assert (await client.get("/jobs/logs", params={"wait_for": str(sequence)})).status_code == 200
+    [closed] = await over_websocket(service, f"{PREFIX}/jobs/logs")
+    assert closed["type"] == "websocket.close"
+
+
 async def test_the_real_server_answers_a_websocket_handshake(tmp_path: Path) -> None:
     """101, one text frame with the error, and a close frame; on another path no handshake."""
     key = base64.b64encode(bytes(16)).decode()

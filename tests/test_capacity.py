@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -202,8 +203,11 @@ async def test_one_clients_share_is_far_below_the_whole() -> None:
 class Long:
     """A read that takes one step after the other until it is stopped."""
 
-    def __init__(self, capacity: Capacity, client: str, *, is_write: bool = False) -> None:
+    def __init__(
+        self, capacity: Capacity, client: str, *, is_write: bool = False, slice_seconds: float = 0
+    ) -> None:
         self.steps = 0
+        self.slice_seconds = slice_seconds
         self.stopped = False
         self.task = asyncio.create_task(self._work(capacity, client, is_write=is_write))
 
@@ -212,6 +216,9 @@ class Long:
             while not self.stopped and self.steps < 1_000:
                 await give_way()
                 self.steps += 1
+                end = perf_counter() + self.slice_seconds
+                while perf_counter() < end:
+                    pass
 
     async def end(self) -> None:
         self.stopped = True
@@ -262,6 +269,21 @@ async def test_a_write_that_waits_stops_no_long_read() -> None:
     await write.task
     assert write.steps == 1_000
     await read.end()
+
+
+async def test_many_long_reads_pause_as_much_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them together take their share of the loop while a write is under way."""
+    monkeypatch.setattr(limits, "LONG_READ_SLICE_SECONDS", 0.0)
+    capacity = Capacity()
+    with capacity.working("quiet", is_write=True):
+        reads = [Long(capacity, client, slice_seconds=0.002) for client in "abcdefgh" for _ in range(4)]
+        began = perf_counter()
+        await asyncio.sleep(0.5)
+        elapsed = perf_counter() - began
+        busy = sum(read.steps for read in reads) * 0.002
+    assert busy < 0.35 * elapsed
+    for read in reads:
+        await read.end()
 
 
 async def test_no_long_read_is_stopped_for_good(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """`jobledger streams` creates, shows and gives up streams only as its operator asked."""
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.service.cli import cli
 from jobledger.service.commands import streams
 from jobledger.store.errors import LogMissing, LogReplaced
@@ -112,3 +114,20 @@ def test_show_names_a_missing_log_with_all_that_is_known_of_it(tmp_path: Path, g
     assert "JOBS" not in {each["Name"] for each in document["Streams"]}
     assert any("JOBS is missing, and existed: " in each and "1107" in each for each in document["Problems"])
     assert not (tmp_path / gone).exists()
+
+
+async def test_servers_that_are_named_are_not_compared_with_another_log_in_the_directory(
+    tmp_path: Path, server: EmbeddedServer
+) -> None:
+    """What the directory knows is about its own log; it is neither a reason to refuse nor replaced."""
+    await (await JetStreamLog.connect(server.url)).close()
+    kept = tmp_path / "kept"
+    assert (await asyncio.to_thread(run, kept, "create")).exit_code == 0
+    record = kept / "log.json"
+    seen = {"created": "2026-01-02T03:04:05Z", "last_sequence": 1107, "seen": "2026-01-02T03:04:05Z"}
+    record.write_text(json.dumps({"format": 1, "streams": {"JOBS": seen}}))
+    record.chmod(0o600)
+    for words in (["create"], ["show"], ["create", "--accept-loss"]):
+        done = await asyncio.to_thread(run, kept, *words, "--nats-url", server.url)
+        assert done.exit_code == 0, done.output
+        assert json.loads(record.read_text())["streams"] == {"JOBS": seen}

@@ -27,7 +27,6 @@ from jobledger.projections.viewwriter import ViewWriter
 from jobledger.store.errors import LogDamaged
 from jobledger.store.events import JobCreated, Record, Recorded, SpecData, read_record
 from jobledger.store.log import EventLog
-from jobledger.store.slices import give_way
 
 _LIST_INDEXES: Final = (
     "SELECT name, sql FROM main.sqlite_schema"
@@ -172,7 +171,6 @@ async def _fold_on(
 ) -> Batch:
     events = read_all(records)
     await asyncio.sleep(0)  # others have their turn meanwhile
-    await give_way()
     jobs = jobs_named(events)
     if batch is not None:
         jobs -= batch.statuses.keys()

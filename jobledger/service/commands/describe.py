@@ -88,7 +88,7 @@ def describe(
 
         def read() -> tuple["JobAnswer", "TagsAnswer", "HistoryPage"]:
             return (
-                client.job(job_id, version=version or "", at=at),
+                client.job(job_id, wait_for=wait_for, version=version or "", at=at),
                 client.tags(job_id, at=at),
                 client.history(job_id, version=version or "", limit=DESCRIBE_MAX_EVENTS, at=at),
             )

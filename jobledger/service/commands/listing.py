@@ -120,6 +120,7 @@ def list_jobs(
                 lambda: [*client.job_pages(query, limit=most)],
                 lambda pages: _print(output, pages),
                 for_people=output.for_people,
+                facts=lambda pages: [page.items for page in pages],  # a page also names the log's position
             )
         elif quiet or output.by_line:
             for page in client.job_pages(query, limit=most):

@@ -89,15 +89,21 @@ def print_csv(items: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Non
 
 
 def watch(
-    client: "Client", read: Callable[[], T], show: Callable[[T], None], *, for_people: bool
+    client: "Client",
+    read: Callable[[], T],
+    show: Callable[[T], None],
+    *,
+    for_people: bool,
+    facts: Callable[[T], object] = lambda found: found,
 ) -> NoReturn:
     """Show something, and again whenever it changed, until the command is interrupted.
 
     Args:
         client: whom `read` asks; its interruptions are waited for.
-        read: gets it; two answers are compared with `==`.
+        read: gets it.
         show: prints it.
         for_people: with the time before each but the first.
+        facts: of an answer, what is shown again when it is not equal to that of the last answer.
     """
     end_on_sigterm()
     last = client.through_interruptions(read)
@@ -106,7 +112,7 @@ def watch(
         sys.stdout.flush()
         time.sleep(WATCH_SECONDS)
         found = client.through_interruptions(read)
-        if found != last:
+        if facts(found) != facts(last):
             if for_people:
                 click.echo("\n" + styled(Cell(exact(time.time_ns()), BOLD)))
             show(found)

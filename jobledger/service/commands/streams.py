@@ -17,6 +17,7 @@ from jobledger.service.commands.text import Column, print_table, say
 
 if TYPE_CHECKING:
     from jobledger.service.settings import Settings
+    from jobledger.service.streamrecord import StreamRecord
     from jobledger.store.jetstream.adapter import JetStreamLog
     from jobledger.store.jetstream.stream import StreamReport
 
@@ -84,11 +85,10 @@ def create(*, accept_loss: bool, rewritten: bool, form: str, session: Session) -
 async def _create(settings: "Settings", *, accept_loss: bool, rewritten: bool) -> "Sequence[StreamReport]":
     from jobledger.projections.database import set_aside
     from jobledger.service.logaccess import VIEW_FILE
-    from jobledger.service.streamrecord import RECORD_FILE, StreamRecord
     from jobledger.store.errors import LogMissing, LogTruncated
     from jobledger.store.subjects import STREAM_NAME
 
-    record, view = StreamRecord(settings.data_dir / RECORD_FILE), settings.data_dir / VIEW_FILE
+    record, view = _record_of(settings), settings.data_dir / VIEW_FILE
     created: set[str] = set()
 
     def give_up(missing: LogMissing) -> None:
@@ -96,9 +96,9 @@ async def _create(settings: "Settings", *, accept_loss: bool, rewritten: bool) -
         say(f"Giving up everything that {missing.stream} held: {'; '.join(missing.evidence)}")
 
     async with _connected(settings, create=True, accept_loss=give_up if accept_loss else None) as log:
-        if not accept_loss:
+        if record is not None and not accept_loss:
             await record.verify(log.report_streams)
-        for each in record.differences(await log.report_streams()):
+        for each in record.differences(await log.report_streams()) if record is not None else ():
             if each.stream not in created:
                 say(f"Giving up what is missing: {each.difference}")
             if isinstance(each, LogTruncated) and each.stream == STREAM_NAME:
@@ -107,9 +107,19 @@ async def _create(settings: "Settings", *, accept_loss: bool, rewritten: bool) -
         if rewritten:
             await log.note_rewritten()
             found = await log.report_streams()
-    if accept_loss and (record.path.exists() or view.exists()):
+    if accept_loss and record is not None and (record.path.exists() or view.exists()):
         record.replace(found)
     return found
+
+
+def _record_of(settings: "Settings") -> "StreamRecord | None":
+    """What the data directory knows of the streams; None if it has a log of its own, and another is asked."""
+    from jobledger.service.logaccess import log_is_kept
+    from jobledger.service.streamrecord import RECORD_FILE, StreamRecord
+
+    if settings.nats_url and log_is_kept(settings):
+        return None
+    return StreamRecord(settings.data_dir / RECORD_FILE)
 
 
 @streams.command(epilog=examples("jobledger streams show", "jobledger streams show -o json"))
@@ -127,12 +137,12 @@ def show(*, form: str, session: Session) -> None:
 
     async def run() -> "tuple[Sequence[StreamReport], list[str]]":
         from jobledger.service.logaccess import evidence_of, look_at_streams
-        from jobledger.service.streamrecord import RECORD_FILE, StreamRecord
         from jobledger.store.jetstream.declarations import STREAMS
         from jobledger.store.subjects import STREAM_NAME
 
         found, evidence = await look_at_streams(settings), evidence_of(settings)
-        problems = [str(each) for each in StreamRecord(settings.data_dir / RECORD_FILE).differences(found)]
+        record = _record_of(settings)
+        problems = [str(each) for each in record.differences(found)] if record is not None else []
         for name in (each.name(STREAM_NAME) for each in STREAMS):
             if name not in {each.name for each in found}:
                 signs = "; ".join(await evidence(name))

@@ -10,9 +10,10 @@ sends slowly, takes no slot from those who work; and reads leave some slots to w
 budget (`FeedHub`); health and metrics are not counted at all.
 
 All requests share one interpreter, and a read that takes long is cut into slices (`store/slices`). While
-writes are under way, or were a moment ago, all such reads together get one slice after another, and after
-each of them a pause that is a few times as long. So the latency of most writes does not change, whatever
-somebody else reads, and no read is ever stopped.
+writes are under way, or were a moment ago, all such reads together get one slice after another, clients in
+rotation, and before each of them a pause that is a few times as long. So the latency of most writes does not
+change, whatever somebody else reads, and no read is ever stopped. Copies as of a point are built in
+threads of their own and are not part of this.
 """
 
 import asyncio
@@ -92,7 +93,12 @@ class Capacity:
         self.uploads = Budget("request bodies are arriving", named.UPLOADS_MAX, named.UPLOADS_MAX_PER_CLIENT)
         self._writes = 0  # that are worked on
         self._write_at = float("-inf")  # when their number changed
-        self._next_slice = float("-inf")  # when the next long read may go on that asks
+        self._slices = FairQueue(
+            1,
+            per_client=1,
+            waiting_per_client=named.REQUESTS_MAX_IN_FLIGHT + named.WAITS_MAX,  # no more requests exist
+            refusal=lambda count: TooManyRequests(f"{count} long reads wait for their turn; try again later"),
+        )
 
     @contextmanager
     def uploading(self, client: str) -> Iterator[None]:
@@ -122,20 +128,21 @@ class Capacity:
         self._writes += change
         self._write_at = perf_counter()
 
-    async def give_way(self, slice_seconds: float) -> None:
+    async def give_way(self, client: str, slice_seconds: float) -> None:
         """Wait until a long read may have its next slice.
 
         Args:
+            client: whose read it is.
             slice_seconds: how long its last one took.
         """
-        pause = named.LONG_READ_PAUSE_FACTOR * min(slice_seconds, named.LONG_READ_SLICE_MAX_SECONDS)
-        now = perf_counter()
-        start = self._next_slice = max(now, self._next_slice) + pause
         await asyncio.sleep(0)
-        while now < start and self._is_busy(now):
-            await asyncio.sleep(min(start - now, named.LONG_READ_LOOK_SECONDS))
-            now = perf_counter()
-        self._next_slice = min(self._next_slice, perf_counter() + pause)  # nobody waits for what is over
+        if not self._is_busy(perf_counter()):
+            return
+        pause = named.LONG_READ_PAUSE_FACTOR * min(slice_seconds, named.LONG_READ_SLICE_MAX_SECONDS)
+        async with self._slices.turn(client):
+            start = perf_counter() + pause
+            while (now := perf_counter()) < start and self._is_busy(now):  # noqa: ASYNC110 - it waits for time
+                await asyncio.sleep(min(start - now, named.LONG_READ_LOOK_SECONDS))
 
     def _is_busy(self, now: float) -> bool:
         return self._writes > 0 or now - self._write_at < named.LONG_READ_LOOK_SECONDS
@@ -168,6 +175,7 @@ class _Turn:
             self._capacity.waits.give(self.client)
             self._capacity.work.take_anyway(self.client)
             self._count(1)
+            self._began = perf_counter()  # what it waited is no slice
 
     def end(self) -> None:
         self._count(-1)
@@ -176,7 +184,7 @@ class _Turn:
         """Between two steps of a read: once it has used up a slice, let writes go first."""
         seconds = perf_counter() - self._began
         if seconds >= named.LONG_READ_SLICE_SECONDS:
-            await self._capacity.give_way(seconds)
+            await self._capacity.give_way(self.client, seconds)
             self._began = perf_counter()
 
     def _count(self, change: int) -> None:

@@ -135,7 +135,7 @@ async def _compared(service: Service, changes: Sequence[JobChange]) -> list[list
         async with queued(service.comparing):
             some = pairs[start : start + CHANGES_COMPARED_AT_ONCE]
             compared += await asyncio.to_thread(_compare_all, some)
-            await give_way()
+        await give_way()  # not within the turn: others would wait for this pause
     return compared
 
 

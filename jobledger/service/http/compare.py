@@ -128,7 +128,7 @@ async def compare(service: Service, old: Named, new: Named) -> Compared:
     # them have ended.
     async with queued(service.comparing):
         compared = await asyncio.to_thread(_compare, old, new)
-        await give_way()
+    await give_way()  # not within the turn: others would wait for this pause
     return compared
 
 

@@ -194,7 +194,7 @@ async def _add(service: Service, blame: Blame, records: list[Record]) -> None:
     if records:
         async with queued(service.comparing):
             await asyncio.to_thread(_add_all, blame, records)
-            await give_way()
+        await give_way()  # not within the turn: others would wait for this pause
 
 
 def _add_all(blame: Blame, records: list[Record]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 import msgspec
+from litestar.status_codes import HTTP_400_BAD_REQUEST
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
 from jobledger.service.http.catalogue.parts import API
@@ -33,14 +34,19 @@ async def answer(
     if not (path.startswith(f"{API}/jobs/") and path.endswith("/logs")):
         await send(cast("Message", {"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""}))
         return
-    body = b""
+    status, body = 0, b""
 
     async def keep(message: Message) -> None:
-        nonlocal body
-        if message["type"] == "http.response.body":
+        nonlocal status, body
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        elif message["type"] == "http.response.body" and status >= HTTP_400_BAD_REQUEST:
             body += message["body"]
 
     await http(cast("HTTPScope", {**scope, "type": "http", "method": "GET"}), _no_body, keep)
+    if not body:  # the path was that of something else, as of a job named `logs`
+        await send(cast("Message", {"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""}))
+        return
     problem: dict[str, Any] = msgspec.json.decode(body)
     message = {"value": _EMPTY_LINE, "error": f"{problem['Message']}. {problem.get('Hint', '')}".rstrip()}
     await send(cast("Message", {"type": "websocket.accept", "subprotocol": None, "headers": []}))
