@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import click
+import pytest
 
 from jobledger.service.cli import cli
 from tests.service_process import jobledger, running_service
@@ -21,6 +22,7 @@ def examples() -> list[list[tuple[str, str]]]:
     return [re.findall(r"\$ jobledger (.*)\n((?:(?!\$ ).*\n)*)", block) for block in blocks]
 
 
+@pytest.mark.slow
 def test_what_the_page_shows_of_a_service_is_what_it_answers(tmp_path: Path) -> None:
     """All blocks run in order against one fresh service; only ages and times may differ."""
     assert examples()

@@ -40,6 +40,7 @@ async def block(tmp_path: Path) -> Path:
     return found
 
 
+@pytest.mark.slow
 async def test_a_sound_log_has_nothing_to_give_up(tmp_path: Path, block: Path) -> None:
     """The command says so, and changes no event."""
     before = block.read_bytes()

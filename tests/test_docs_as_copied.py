@@ -110,6 +110,7 @@ def runnable(block: Block) -> str:
 
 
 @pytest.mark.timeout(300)  # some twenty processes, one after the other
+@pytest.mark.slow
 def test_the_readme_runs_as_copied(reader: Reader) -> None:
     """Shell blocks and programs, in order, on a new service; a subscriber gets an event, Ctrl-C ends it."""
     script = ""

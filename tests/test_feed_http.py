@@ -245,6 +245,7 @@ def _read_to_the_end(sock: socket.socket) -> int:
     return size
 
 
+@pytest.mark.slow
 async def test_five_hundred_feeds_over_http(tmp_path: Path) -> None:
     """One process serves 500 readers, each with every event once, in order."""
     async with served_api(tmp_path, feeds_per_client=500) as (_, client), AsyncExitStack() as stack:

@@ -114,6 +114,7 @@ async def watched(directory: Path, **settings: Any) -> AsyncIterator[Watched]:
             await monitor.close()
 
 
+@pytest.mark.slow
 async def test_server_that_hangs_is_named_and_service_recovers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -144,6 +145,7 @@ async def test_missing_permission_to_append_is_named(tmp_path: Path) -> None:
             assert "does not allow this user to publish to jobs." in reason
 
 
+@pytest.mark.slow
 async def test_full_stream_is_named_before_and_after_it_refuses(tmp_path: Path) -> None:
     """A log that has reached its max_bytes: 503, with the limit that must be raised."""
     async with (

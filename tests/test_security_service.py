@@ -120,6 +120,7 @@ def test_the_service_speaks_tls_and_wants_a_token(tmp_path: Path) -> None:
     assert header["authorization"].removeprefix("Bearer ") not in told
 
 
+@pytest.mark.slow
 def test_without_a_token_no_other_address_is_listened_on(tmp_path: Path) -> None:
     """The start is refused, with the ways out."""
     command = [sys.executable, "-m", "jobledger.service.cli", "serve", "--host", "0.0.0.0", "--port", "0"]

@@ -156,6 +156,7 @@ def test_missing_packages_are_told_with_the_way_to_get_them(tmp_path: Path, pack
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_a_cluster_that_cannot_be_reached_is_told_and_nothing_is_left(tmp_path: Path) -> None:
     """A start that fails is over: exit code 6, and the directory is free."""
     port = free_port("127.0.0.1", 0)

@@ -66,6 +66,7 @@ def test_a_write_under_way_is_answered_and_kept(tmp_path: Path) -> None:
         assert httpx.get(f"{service.url}{PREFIX}/jobs/late").json()["Job"]["Revision"] == 1
 
 
+@pytest.mark.slow
 def test_a_service_that_drains_takes_nothing_new(tmp_path: Path) -> None:
     """A new connection is refused, or told that the service is ending; an old one is told so."""
     with running_service(tmp_path) as service, httpx.Client(base_url=service.url) as client:
