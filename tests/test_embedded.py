@@ -152,6 +152,21 @@ async def test_unwritable_directory_is_told(tmp_path: Path) -> None:
         await EmbeddedServer(tmp_path / "nats").start()
 
 
+async def test_a_disk_that_cannot_be_looked_at_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory below one that we may not search is named, with what to do."""
+
+    def refuse(_: Path) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(embedded, "free_bytes", refuse)
+    with pytest.raises(EmbeddedServerError, match="choose a directory that you may write to") as caught:
+        await EmbeddedServer(tmp_path / "nats").start()
+    assert str(tmp_path / "nats") in str(caught.value)
+    assert not any(tmp_path.iterdir())
+
+
 async def test_first_start_on_a_full_disk_creates_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

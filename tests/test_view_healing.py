@@ -1,6 +1,7 @@
 """A view's file that is damaged, cut short, lost or replaced while it is used: it is rebuilt from the log."""
 
 import asyncio
+import os
 import random
 import shutil
 import sqlite3
@@ -15,12 +16,13 @@ import pytest
 from jobledger import Ledger, MemoryLog, Projector, ProjectorState, View
 from jobledger.projections import database, projector, selfcheck
 from jobledger.projections.batch import Folded
-from jobledger.projections.database import set_aside
+from jobledger.projections.database import Writer, set_aside
 from jobledger.projections.errors import (
     ViewDamaged,
     ViewError,
     ViewFromNewerRelease,
     ViewRebuilding,
+    ViewUnwritable,
 )
 from jobledger.projections.limits import VIEW_DAMAGED_KEPT, VIEW_REBUILDS_MAX, WAL_KEPT_BYTES
 from jobledger.projections.merkle.tiles import TILE_WIDTH
@@ -305,6 +307,19 @@ async def test_what_is_no_file_is_moved_out_of_the_place_of_the_view(
         assert projector.rebuilds == 1
     assert path.is_file()
     assert not (tmp_path / "view.sqlite.damaged-1").is_file()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may search any directory")
+async def test_a_directory_that_cannot_be_searched_is_told(tmp_path: Path) -> None:
+    """The error names the view and what to check."""
+    folder = tmp_path / "views"
+    folder.mkdir()
+    folder.chmod(0)
+    try:
+        with pytest.raises(ViewUnwritable, match="check space and permissions"):
+            await Writer.open(folder / "view.sqlite")
+    finally:
+        folder.chmod(0o700)
 
 
 async def test_a_spec_that_is_no_json_is_damage_of_the_view(tmp_path: Path) -> None:

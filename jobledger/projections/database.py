@@ -195,9 +195,9 @@ class Writer(Reader):
             raise ViewUnwritable(
                 f"can't make the directory {path.parent} for the view: {error.strerror}"
             ) from error
-        if not path.is_file() and (path.exists() or path.is_symlink()):
-            raise ViewDamaged(f"the view {path} was replaced by something that is no file")
         with suppress(OSError):  # SQLite says below what is wrong
+            if not path.is_file() and (path.exists() or path.is_symlink()):
+                raise ViewDamaged(f"the view {path} was replaced by something that is no file")
             make_private(path)
         for suffix in ("-wal", "-shm"):  # from an older release; new ones get the mode of the main file
             tighten(Path(f"{path}{suffix}"))

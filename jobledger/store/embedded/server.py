@@ -163,8 +163,8 @@ class EmbeddedServer:
         if self._lock is not None:
             raise EmbeddedServerError("this embedded nats-server is running already; stop it first")
         program = find_program()
-        self._check_room()
         try:
+            self._check_room()
             self.directory.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
             (self.directory / STORE_FOLDER).mkdir(exist_ok=True, mode=FOLDER_MODE)
             tighten_all([self.directory])
