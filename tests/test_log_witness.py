@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from jobledger.service.cli import cli
 from jobledger.service.logwitness import ViewWitness
 from jobledger.store.embedded.generation import Generation
 from jobledger.store.errors import StoreDamaged
+from jobledger.store.events import Record
 from jobledger.store.natsfiles.blocks import decompress, messages
 from tests.api import running_api
 from tests.conftest import make_spec
@@ -80,6 +82,20 @@ async def test_a_damaged_tree_is_the_damage_of_the_view(tmp_path: Path, events: 
         await service.projector.wait_live()
         assert service.projector.rebuilds == 1
         assert (await service.tree.state()).size == events
+
+
+async def test_a_witness_that_fails_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A bug in it, or a block that can't be read: the log says so, and the start goes on."""
+    await serve(tmp_path)
+    stores = Generation(tmp_path / "nats")
+    [stream] = [each for each in stores.keep(full_check_max_bytes=0).streams if each.name == "JOBS"]
+
+    def read(number: int) -> Sequence[Record]:
+        raise PermissionError(number)
+
+    assert not await ViewWitness(tmp_path / "view.sqlite", "JOBS")(stream, read)
+    assert "the log could not be compared with the tree of the view" in caplog.text
+    stores.put_back()
 
 
 async def test_comparing_is_bounded_in_time(

@@ -67,6 +67,9 @@ class ViewWitness:
                 return await self._compare(stream, read, tree, mark)
         except ViewError:  # the projector reports it, and rebuilds the file
             return ()
+        except Exception:  # noqa: BLE001 - a bug must not stop the log, nor end what restarts nats-server
+            _log.exception("the log could not be compared with the tree of the view %s", self._path)
+            return ()
 
     async def _compare(
         self, stream: StreamFiles, read: Callable[[int], Sequence[Record]], tree: TreeReader, mark: TreeMark
