@@ -174,6 +174,7 @@ async def test_a_flipped_bit_in_a_sealed_block_costs_nothing_silently(tmp_path: 
     assert (found.offset, found.lost) == (offset, Range(sequence, sequence))
     assert f"{name} at byte {offset}" in str(error)
     assert "accept-damage" in str(error)
+    assert "with the log.json of the same backup, and without view.sqlite*" in str(error)
     assert await accepted(tmp_path) == (EVENTS, EVENTS - 1)
 
 

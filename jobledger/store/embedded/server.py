@@ -413,7 +413,8 @@ class EmbeddedServer:
         return StoreDamaged(
             f"the log in {self.directory} is damaged, so it is not started; all its files are as they were"
             f" found:\n{describe(damage)}\nThe full report is in {folder / 'damage.json'}. Either restore a"
-            " backup of the directory (with the log.json of the same backup), or give up what cannot be read:"
+            " backup of the directory (with the log.json of the same backup, and without view.sqlite*), or"
+            " give up what cannot be read:"
             f" `jobledger streams accept-damage{where}` shows what that is, and does it with --yes",
             damage=[str(each) for each in damage],
         )
