@@ -287,6 +287,22 @@ async def test_a_deleted_block_is_damage(tmp_path: Path, number: int) -> None:
     assert (last, readable) == (EVENTS, EVENTS - len(held))
 
 
+async def test_a_damaged_block_before_a_deleted_one_keeps_what_can_be_read(tmp_path: Path) -> None:
+    """Both are named; only one record of the damaged block, and the deleted block, are given up."""
+    await make_log(tmp_path)
+    damaged, deleted = blocks_of(tmp_path)[:2]
+    held = [each.sequence for each in records(deleted.read_bytes())]
+    offset, sequence = record_number(damaged, 10)
+    flip(damaged, offset + 200)
+    deleted.unlink()
+    error = await refused(tmp_path, JOBS=EVENTS)
+    assert f"{damaged.name} at byte {offset}" in str(error)
+    assert f"{deleted.name} is missing" in str(error)
+    assert await accepted(tmp_path) == (EVENTS, EVENTS - len(held) - 1)
+    known = read_known(tmp_path / RECOVERY_FOLDER)["$G/streams/JOBS"]
+    assert known.accepted == (Range(sequence, sequence), Range(held[0], held[-1]))
+
+
 @both_ways
 async def test_an_emptied_block_is_damage(tmp_path: Path) -> None:
     """A block of no bytes, as a file system check may leave it."""

@@ -124,6 +124,17 @@ def test_a_cut_block_is_named_with_what_it_held() -> None:
     assert (found.file, found.offset, found.lost) == (f"{FOLDER}/msgs/2.blk", 60, Range(17, 20))
 
 
+def test_a_damaged_block_before_a_missing_one_is_named_too() -> None:
+    """Else its records after the damage would be given up together with the missing block."""
+    files = stream(*THREE, Block(5, 100, 15, 41), last=50)
+    state = State("then", 1, 50, 34, (Range(25, 40),))
+    cut, gone = judge(files, state, block_3=60)
+    assert (cut.file, cut.offset, cut.lost) == (f"{FOLDER}/msgs/3.blk", 60, Range(25, 40))
+    assert (gone.file, gone.lost) == (f"{FOLDER}/msgs/4.blk", None)
+    (gone,) = judge(files, State("then", 1, 50, 40, (Range(31, 40),)))
+    assert (gone.file, gone.lost) == (f"{FOLDER}/msgs/4.blk", Range(31, 40))
+
+
 def test_a_hole_that_was_accepted_is_no_damage() -> None:
     """And a part of it that was not accepted is."""
     state = State("then", 1, 30, 26, (Range(17, 20),))

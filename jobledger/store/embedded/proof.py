@@ -216,12 +216,14 @@ def _holes(stream: StreamFiles, state: State, facts: Known, found: list[Damage])
     for hole in without(holes, facts.accepted):
         block = max((b.number for b in stream.blocks if 0 < b.first <= hole.first), default=0)
         gone = _block_after(stream, block)
-        if gone:
-            named.append(Damage(stream.name, "is missing", block_file(stream, gone), lost=hole))
-            continue
         cut = next((each for each in found if each.file == block_file(stream, block)), None)
         if cut is not None:
             named.append(msgspec.structs.replace(cut, lost=hole))
+        if gone:
+            # Where both are, the hole is that of the damaged block: its records after the damage can be read.
+            lost = hole if cut is None else None
+            named.append(Damage(stream.name, "is missing", block_file(stream, gone), lost=lost))
+        if gone or cut is not None:
             continue
         file = block_file(stream, block) if block else stream.folder
         named.append(Damage(stream.name, "does not hold what belongs there", file, lost=hole))
