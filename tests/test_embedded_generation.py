@@ -420,6 +420,36 @@ async def test_a_lost_block_of_replaced_records_is_damage(tmp_path: Path) -> Non
         await log.close()
 
 
+async def test_a_removed_record_does_not_count_as_held(tmp_path: Path) -> None:
+    """What stands for it expires after a day, maybe while nobody looks: then it is no damage."""
+    name = "$G/streams/JOBS_SUBSCRIPTIONS"
+
+    def held() -> int:
+        return read_known(tmp_path / RECOVERY_FOLDER).get(name, Known()).messages
+
+    async with EmbeddedServer(tmp_path) as server:
+        log = await JetStreamLog.connect(server.url)
+        records = await log.records()
+        for key in ("one", "two"):
+            await records.put(key, b"kept", expect=NO_ENTRY)
+
+        async def both() -> bool:
+            return held() == 2
+
+        await eventually(both)
+        entry = await records.get("one")
+        assert entry is not None
+        await records.remove("one", expect=entry.revision)
+        await log.close()
+
+        async def only_one() -> bool:
+            return held() == 1
+
+        await eventually(only_one)
+    async with EmbeddedServer(tmp_path):  # what stands for it is still there
+        assert held() == 1
+
+
 async def test_a_damaged_sequence_is_not_taken_for_the_end(tmp_path: Path) -> None:
     """One flipped bit makes 4,000 of a sequence; only the event that it was is lost."""
     await make_log(tmp_path)

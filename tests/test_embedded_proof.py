@@ -11,6 +11,7 @@ from jobledger.store.natsfiles.blocks import (
     block_key,
     is_sound,
     mark_of_sequence,
+    most_expiring,
     record_at,
     records,
     sound_records,
@@ -133,6 +134,13 @@ def test_a_damaged_block_before_a_missing_one_is_named_too() -> None:
     assert (gone.file, gone.lost) == (f"{FOLDER}/msgs/4.blk", None)
     (gone,) = judge(files, State("then", 1, 50, 40, (Range(31, 40),)))
     assert (gone.file, gone.lost) == (f"{FOLDER}/msgs/4.blk", Range(31, 40))
+
+
+def test_messages_that_expire_are_counted() -> None:
+    """A compressed block is not decoded: all of it may expire."""
+    marker = encode(2, b"", headers=b"NATS/1.0\r\nNats-TTL: 86400s\r\n\r\n")
+    assert most_expiring(encode(1) + marker + encode(3, headers=b"NATS/1.0\r\nA: b\r\n\r\n")) == 1
+    assert most_expiring(b"cmp" + bytes(20)) > 20
 
 
 def test_a_hole_that_was_accepted_is_no_damage() -> None:

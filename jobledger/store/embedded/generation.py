@@ -47,6 +47,7 @@ from jobledger.store.natsfiles.blocks import (
     last_sequence,
     messages,
     meta_checksum,
+    most_expiring,
 )
 from jobledger.store.natsfiles.s2 import S2Error
 from jobledger.store.privatefiles import FOLDER_MODE, open_private, tighten_all
@@ -76,6 +77,7 @@ class Generation:
         self.folder = directory / RECOVERY_FOLDER
         self.kept = self.folder / _GENERATION
         self._inventory = self.folder / _INVENTORY
+        self._expiring: dict[Path, tuple[tuple[int, int, int], int]] = {}  # of each block, as it was then
 
     def keep(
         self, *, full_check_max_bytes: int, may_link: Callable[[Path, Path], bool] | None = None
@@ -186,6 +188,32 @@ class Generation:
                 with suppress(OSError):
                     path.chmod(_SEALED_MODE)
 
+    def expiring(self) -> dict[str, int]:
+        """At most how many messages of each stream expire, as its blocks are now.
+
+        A block is read only if it changed since the last call. A stream that can't be read is left out.
+        """
+        found: dict[str, int] = {}
+        seen: dict[Path, tuple[tuple[int, int, int], int]] = {}
+        with suppress(OSError):  # a stream is made or deleted just now
+            for folder in self._stream_folders():
+                config = _config_of(folder / META_FILE)
+                blocks = _blocks_of(folder) if config.get("allow_msg_ttl") else []
+                with suppress(OSError):
+                    for _, path in blocks:
+                        seen[path] = self._most_expiring(path)
+                    if config:
+                        found[str(folder.relative_to(self.store))] = sum(seen[path][1] for _, path in blocks)
+        self._expiring = seen
+        return found
+
+    def _most_expiring(self, block: Path) -> tuple[tuple[int, int, int], int]:
+        """What a block looks like, and at most how many of its messages expire."""
+        now = block.stat()
+        state = (now.st_ino, now.st_size, now.st_mtime_ns)
+        before = self._expiring.get(block)
+        return before if before and before[0] == state else (state, most_expiring(block.read_bytes()))
+
     def _stream_folders(self) -> list[Path]:
         return sorted(path for path in self.store.glob(f"*/{_STREAMS}/*") if path.is_dir())
 
@@ -201,9 +229,11 @@ class Generation:
             last = last_sequence(path.read_bytes(), last, block_key(folder.name, number))
         meta = folder / META_FILE
         config = _config_of(meta)
-        records = -1
+        records, expiring = -1, 0
         if not _keeps_all(config) and config.get("max_age", 0) == 0:
             records = sum(_count(path) for _, path in _blocks_of(folder))
+            if config.get("allow_msg_ttl"):
+                expiring = sum(most_expiring(path.read_bytes()) for _, path in _blocks_of(folder))
         problem = "" if _is_sound_meta(meta, folder.name) else _meta_problem(meta)
         return StreamFiles(
             folder=str(folder.relative_to(self.store)),
@@ -214,6 +244,7 @@ class Generation:
             blocks=tuple(blocks),
             last=last,
             records=records,
+            expiring=expiring,
             meta_problem=problem,
         )
 

@@ -85,7 +85,7 @@ class Known(msgspec.Struct, frozen=True):
         created: of which creation of the stream this is known; empty: of any.
         last: a sequence that was acknowledged.
         accepted: holes that an operator has accepted.
-        messages: how many the stream held.
+        messages: how many the stream held at least, without those that expire.
     """
 
     created: str = ""

@@ -387,6 +387,7 @@ class EmbeddedServer:
                 )
         self._generation.remove()
         write_damage(self._generation.folder, ())
+        expiring = {stream.folder: stream.expiring for stream in inventory.streams}
         write_known(
             self._generation.folder,
             {
@@ -394,7 +395,7 @@ class EmbeddedServer:
                     facts,
                     created=states[folder].created,
                     last=max(facts.last, states[folder].last),
-                    messages=states[folder].messages,
+                    messages=max(0, states[folder].messages - expiring.get(folder, 0)),
                 )
                 for folder, facts in known.items()
                 if folder in states
@@ -522,6 +523,8 @@ class EmbeddedServer:
                 if not self._serving.is_set():
                     await self._serving.wait()
                     failures, log_read = 0, self._log_size()
+                # Before the probe: what expires between the two makes the count too low, never too high.
+                expiring = await _in_thread(self._generation.expiring)
                 try:
                     async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS):
                         if connection is None:
@@ -532,7 +535,7 @@ class EmbeddedServer:
                     failures += 1
                 else:
                     # One probe late: what it saw first may not have been on disk yet.
-                    await _in_thread(self._remember, previous, now)
+                    await _in_thread(self._remember, previous, now, expiring)
                     previous = now
                 wedged, log_read = self._wedged(log_read)
                 if failures >= HEALTH_FAILURES_MAX:
@@ -563,7 +566,9 @@ class EmbeddedServer:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
-    def _remember(self, previous: Mapping[str, Extent], now: Mapping[str, Extent]) -> None:
+    def _remember(
+        self, previous: Mapping[str, Extent], now: Mapping[str, Extent], expiring: Mapping[str, int]
+    ) -> None:
         folder = self._generation.folder
         known = read_known(folder)
         changed = {name: known[name] for name in known if name in now or name not in previous}
@@ -574,6 +579,7 @@ class EmbeddedServer:
             if facts.created != created:
                 facts = Known(created)
             held = min(count, now[name].messages)  # a message may be removed at any time
+            held = max(0, held - expiring.get(name, held))
             changed[name] = msgspec.structs.replace(facts, last=max(facts.last, last), messages=held)
         if changed != known:
             with suppress(OSError):

@@ -28,6 +28,7 @@ TOMBSTONE: Final = 1 << 62
 CHECKSUM: Final = struct.Struct("<Q")
 BLOCK_SUFFIX: Final = ".blk"
 INDEX_FILE: Final = "index.db"
+_EXPIRES: Final = b"Nats-TTL:"  # the header of a message that is removed after a time
 _MARK: Final = b"cmp"  # how a block begins that an older release had compressed
 _S2: Final = 1
 _BLOCK_MAX_BYTES: Final = 256 * 1_048_576  # nats-server's are 8 MiB, larger only for a single huge message
@@ -139,6 +140,14 @@ def messages(block: bytes) -> list[events.Record]:
             start += 4 + int.from_bytes(block[start : start + 4], "little")
         found.append(events.Record(sequence, time, subject, block[start:end]))
     return found
+
+
+def most_expiring(block: bytes) -> int:
+    """At most how many messages of a block expire: more if the header's name is also in a payload.
+
+    A compressed block is not decoded for this: its length is more than it can be.
+    """
+    return len(block) if is_compressed(block) else block.count(_EXPIRES)
 
 
 def is_sound(block: bytes, record: Record, key: bytes) -> bool:
