@@ -7,8 +7,7 @@ import pytest
 from jobledger import Ledger, MemoryLog
 from jobledger.store.errors import JobNotFound, LogBehind, LogUnavailable
 from jobledger.store.events import Record
-from jobledger.store.jetstream.api import ClusterInfo, ReplicaInfo, StreamInfo
-from jobledger.store.jetstream.continuity import leader_of
+from jobledger.store.jetstream.api import ClusterInfo, ReplicaInfo, StreamInfo, leader_of
 from jobledger.store.jetstream.stream import log_info
 from jobledger.store.job import State, StateType
 from jobledger.store.limits import LEADER_CONTACT_SECONDS

@@ -15,7 +15,7 @@ from jobledger.service.errors import InvalidSettings, exit_code
 from jobledger.service.logaccess import open_log
 from jobledger.service.settings import Settings
 from jobledger.service.streamrecord import RECORD_FILE, StreamRecord, evidence_in
-from jobledger.store.errors import LogError, LogMissing, LogReplaced, LogTruncated, StoreDamaged
+from jobledger.store.errors import LogBehind, LogError, LogMissing, LogReplaced, LogTruncated, StoreDamaged
 from jobledger.store.jetstream import stream as stream_module
 from jobledger.store.jetstream.declarations import STREAMS, StreamSettings
 from jobledger.store.jetstream.stream import StreamReport
@@ -165,7 +165,7 @@ async def test_record_follows_the_log_in_bounded_intervals(
         assert record.read()["JOBS"].last_sequence == kept
 
 
-def report(last_sequence: int) -> StreamReport:
+def report(last_sequence: int, leader: str = "nats-1 since 12:00:00") -> StreamReport:
     return StreamReport(
         name="JOBS",
         created="2026-01-02T03:04:05Z",
@@ -176,6 +176,7 @@ def report(last_sequence: int) -> StreamReport:
         bytes=0,
         first_sequence=1,
         last_sequence=last_sequence,
+        leader=leader,
     )
 
 
@@ -208,11 +209,11 @@ async def test_another_stream_than_the_recorded_one_stops_the_start(tmp_path: Pa
     assert (tmp_path / RECORD_FILE).read_bytes() == before
 
 
+@pytest.mark.usefixtures("quick_proof")
 async def test_a_shorter_stream_than_the_recorded_one_stops_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not only the log: seals that were recorded and are gone are a loss."""
-    monkeypatch.setattr(streamrecord, "TRUNCATION_PROOF_SECONDS", 0.1)
     monkeypatch.setattr(streamrecord, "TRUNCATION_LOOK_SECONDS", 0.02)
     record = StreamRecord(tmp_path / RECORD_FILE, clock=lambda: 0)
     record.replace([report(5)])
@@ -221,7 +222,8 @@ async def test_a_shorter_stream_than_the_recorded_one_stops_the_start(
     async def late() -> list[StreamReport]:
         return [answers.pop(0)]
 
-    assert await record.verify(late)  # a leader that catches up within the time is believed
+    # A leader that catches up within the time is believed, and what it said last is what is recorded.
+    assert await record.verify(late) == ((report(5),), True)
     assert not answers
 
     async def short() -> list[StreamReport]:
@@ -231,6 +233,29 @@ async def test_a_shorter_stream_than_the_recorded_one_stops_the_start(
         LogTruncated, match=r"JOBS ends at 4, .* recorded 5 at .*: its end is lost\. Ways out"
     ):
         await record.verify(short)
+
+
+@pytest.mark.usefixtures("quick_proof")
+@pytest.mark.parametrize("changes", [False, True], ids=["no leader that is current", "another one each time"])
+async def test_a_shorter_stream_is_no_loss_without_a_leader_that_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, changes: bool
+) -> None:
+    """A cluster that is starting: its answers prove nothing, however long they are short."""
+    monkeypatch.setattr(streamrecord, "TRUNCATION_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(streamrecord, "TRUNCATION_GIVE_UP_SECONDS", 0.4)
+    record = StreamRecord(tmp_path / RECORD_FILE, clock=lambda: 0)
+    record.replace([report(5)])
+    looks = 0
+
+    async def short() -> list[StreamReport]:
+        nonlocal looks
+        looks += 1
+        return [report(4, f"nats-{looks}" if changes else "")]
+
+    with pytest.raises(LogBehind, match=r"JOBS ends at 4, .* recorded 5 at .*Z; not counted as lost yet"):
+        await record.verify(short)
+    assert looks > 3
+    assert record.read()["JOBS"].last_sequence == 5
 
 
 async def test_a_view_of_another_log_is_rebuilt(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ another stream (the directory of another ledger, say), and one that ends earlier
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -26,16 +26,18 @@ from jobledger.service.audit.sealfile import SealFile
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import STREAM_RECORD_SECONDS
 from jobledger.store.diskspace import cause_of
+from jobledger.store.doubts import Doubts, Place
 from jobledger.store.embedded.proof import Known
 from jobledger.store.errors import LogReplaced, LogTruncated
 from jobledger.store.jetstream.declarations import LOG, STREAMS, StreamDeclaration
 from jobledger.store.jetstream.stream import StreamReport
-from jobledger.store.limits import TRUNCATION_LOOK_SECONDS, TRUNCATION_PROOF_SECONDS
+from jobledger.store.limits import TRUNCATION_GIVE_UP_SECONDS, TRUNCATION_LOOK_SECONDS
 from jobledger.store.subjects import STREAM_NAME
 from jobledger.store.values import rfc3339
 
 RECORD_FILE: Final = "log.json"
 _FORMAT: Final = 1
+_PLACE: Final[Place] = (None, 0)  # the doubts about a stream are about its recorded end alone
 
 _log = logging.getLogger("jobledger.service")
 
@@ -59,6 +61,18 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: int
     streams: dict[str, SeenStream]
+
+
+class Verified(NamedTuple):
+    """The streams, compared with the record.
+
+    Attributes:
+        streams: as they were reported when nothing differed.
+        was_recorded: whether the log was; False at the first start.
+    """
+
+    streams: tuple[StreamReport, ...]
+    was_recorded: bool
 
 
 class StreamRecord:
@@ -112,32 +126,41 @@ class StreamRecord:
                 found.append(self._truncated(each, seen, declaration))
         return found
 
-    async def verify(self, report: Callable[[], Awaitable[Iterable[StreamReport]]]) -> bool:
+    async def verify(self, report: Callable[[], Awaitable[Sequence[StreamReport]]]) -> Verified:
         """Check that the streams are those that were recorded, and as long.
 
-        A leader that is not current reports too little, so a stream that seems shorter is looked at again,
-        for TRUNCATION_PROOF_SECONDS.
+        A server that is not current reports too little, so a stream that seems shorter is looked at again,
+        until one leader that is current has said so for TRUNCATION_PROOF_SECONDS.
 
         Args:
             report: asks the server for the streams as they are.
 
         Returns:
-            Whether the log was recorded; False at the first start.
+            The streams as they were reported last, and whether the log was recorded.
 
         Raises:
+            LogBehind: if there is no verdict within TRUNCATION_GIVE_UP_SECONDS.
             LogReplaced: if a stream has another creation time.
             LogTruncated: if a stream ends earlier.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + TRUNCATION_PROOF_SECONDS
-        while found := self.differences(await report()):
-            error = next((each for each in found if isinstance(each, LogReplaced)), found[0])
-            if isinstance(error, LogReplaced) or clock() >= deadline:
-                raise error
+        deadline = clock() + TRUNCATION_GIVE_UP_SECONDS
+        doubts: dict[str, Doubts] = {}
+        while found := self.differences(reports := await report()):
+            for each in found:
+                if isinstance(each, LogReplaced):
+                    raise each
+            leaders = {each.name: each.leader for each in reports}
+            doubts = {each.stream: doubts.get(each.stream) or Doubts(clock) for each in found}
+            for each in found:
+                if doubts[each.stream].judge(_PLACE, leaders[each.stream]):
+                    raise each
+            if clock() >= deadline:
+                raise doubts[found[0].stream].behind(_PLACE, found[0].difference.rpartition(":")[0])
             await asyncio.sleep(TRUNCATION_LOOK_SECONDS)
         with suppress(InvalidSettings):
-            return LOG.name(STREAM_NAME) in self.read()
-        return False
+            return Verified(tuple(reports), LOG.name(STREAM_NAME) in self.read())
+        return Verified(tuple(reports), was_recorded=False)
 
     def _replaced(self, now: StreamReport, seen: SeenStream, declaration: StreamDeclaration) -> LogReplaced:
         difference = (

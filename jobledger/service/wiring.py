@@ -185,8 +185,8 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         witness = ViewWitness(settings.data_dir / VIEW_FILE, STREAM_NAME)
         server, log, streams = await _open_log(stack, settings, witness)
         record = StreamRecord(settings.data_dir / RECORD_FILE)
-        was_recorded = await record.verify(log.report_streams)
-        record.replace(streams)
+        found, was_recorded = await record.verify(log.report_streams)
+        record.replace(found)  # not `streams`, which a server that was behind may have reported
         epoch = (await log.info()).epoch
         mark = epoch_mark(epoch)
         path = settings.data_dir / VIEW_FILE

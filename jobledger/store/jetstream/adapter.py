@@ -5,10 +5,10 @@ from typing import Any
 
 from jobledger.store.errors import LogDamaged
 from jobledger.store.events import Record
-from jobledger.store.jetstream.api import StreamInfo
+from jobledger.store.jetstream.api import StreamInfo, has_others
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.consumers import JetStreamConsumers
-from jobledger.store.jetstream.continuity import Continuity, has_others
+from jobledger.store.jetstream.continuity import Continuity
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.digest import StreamDigest, digest
 from jobledger.store.jetstream.feed import JetStreamFeed

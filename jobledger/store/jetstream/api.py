@@ -8,7 +8,7 @@ import msgspec
 
 from jobledger.store.errors import LogError, LogNotPermitted, LogRefused, LogUnavailable
 from jobledger.store.jetstream.connection import Arrived, Connection, NobodyAnswers
-from jobledger.store.limits import REPLICA_SILENT_SECONDS, REQUEST_TIMEOUT_SECONDS
+from jobledger.store.limits import LEADER_CONTACT_SECONDS, REPLICA_SILENT_SECONDS, REQUEST_TIMEOUT_SECONDS
 
 API = "$JS.API"
 _INFO = "INFO"
@@ -153,6 +153,28 @@ class StreamInfo(msgspec.Struct, frozen=True):
     def metadata(self) -> dict[str, str]:
         """What clients noted on the stream; nats-server notes its own."""
         return dict(self.config.get("metadata") or {})
+
+
+def has_others(info: StreamInfo) -> bool:
+    """Whether there are replicas besides the one that answers."""
+    return info.cluster is not None and bool(info.cluster.replicas)
+
+
+def leader_of(info: StreamInfo) -> str:
+    """The leader that gave an answer, with the beginning of its term; empty if it did not show to be current.
+
+    The only replica of a stream is always current: what it has recovered is all there is.
+    """
+    cluster = info.cluster
+    if cluster is None or not cluster.replicas:
+        return "the only replica"
+    if cluster.leader_since is None:
+        return ""
+    heard = sum(
+        not each.offline and 0 < each.active <= LEADER_CONTACT_SECONDS * 1e9 for each in cluster.replicas
+    )
+    majority = (len(cluster.replicas) + 1) // 2 + 1
+    return f"{cluster.leader} since {cluster.leader_since}" if heard + 1 >= majority else ""
 
 
 class StoredMessage(msgspec.Struct, frozen=True):

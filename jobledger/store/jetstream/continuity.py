@@ -6,22 +6,16 @@ has the reasons.
 
 import time
 from collections.abc import Callable
-from typing import Final
 
 from jobledger.store.doubts import Doubts
 from jobledger.store.errors import LogTruncated, LogUnavailable
 from jobledger.store.events import Record
-from jobledger.store.jetstream.api import StreamInfo
+from jobledger.store.jetstream.api import has_others, leader_of
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.reader import leader_get, record_of, replica_get
 from jobledger.store.jetstream.stream import log_info, stream_info
-from jobledger.store.limits import (
-    LEADER_CONTACT_SECONDS,
-    REQUEST_TIMEOUT_SECONDS,
-)
+from jobledger.store.limits import LEADER_CONTACT_SECONDS, REQUEST_TIMEOUT_SECONDS
 from jobledger.store.log import LogInfo, check_continues, other_record
-
-_NANOSECONDS: Final = 1_000_000_000
 
 
 class Continuity:
@@ -100,26 +94,3 @@ class Continuity:
     async def _is_kept(self, sequence: int, same: Callable[[Record], bool] | None) -> bool:
         """Whether any replica has the event."""
         return await replica_get(self._connection, self._stream, {"seq": sequence}, same=same) is not None
-
-
-def has_others(info: StreamInfo) -> bool:
-    """Whether there are replicas besides the one that answers."""
-    return info.cluster is not None and bool(info.cluster.replicas)
-
-
-def leader_of(info: StreamInfo) -> str:
-    """The leader that gave an answer, with the beginning of its term; empty if it did not show to be current.
-
-    The only replica of a stream is always current: what it has recovered is all there is.
-    """
-    cluster = info.cluster
-    if cluster is None or not cluster.replicas:
-        return "the only replica"
-    if cluster.leader_since is None:
-        return ""
-    heard = sum(
-        not each.offline and 0 < each.active <= LEADER_CONTACT_SECONDS * _NANOSECONDS
-        for each in cluster.replicas
-    )
-    majority = (len(cluster.replicas) + 1) // 2 + 1
-    return f"{cluster.leader} since {cluster.leader_since}" if heard + 1 >= majority else ""

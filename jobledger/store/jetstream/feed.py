@@ -17,9 +17,9 @@ import msgspec
 
 from jobledger.store.errors import LogBehind, LogDamaged, LogError, LogUnavailable
 from jobledger.store.events import Record
-from jobledger.store.jetstream.api import ConsumerReply, call, status_of
+from jobledger.store.jetstream.api import ConsumerReply, call, has_others, status_of
 from jobledger.store.jetstream.connection import Arrived, Connection, NobodyAnswers, new_token
-from jobledger.store.jetstream.continuity import Continuity, has_others
+from jobledger.store.jetstream.continuity import Continuity
 from jobledger.store.jetstream.reader import leader_get, record_of, replica_get
 from jobledger.store.jetstream.stream import log_info, stream_info
 from jobledger.store.limits import (

@@ -28,6 +28,7 @@ from jobledger.store.jetstream.api import (
     AccountInfo,
     StreamInfo,
     call,
+    leader_of,
 )
 from jobledger.store.jetstream.connection import Connection, NobodyAnswers
 from jobledger.store.jetstream.declarations import (
@@ -82,6 +83,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
         first_sequence: of the oldest message.
         last_sequence: of the newest one.
         direct: whether it can be read by direct get.
+        leader: that says so, with its term; empty if the answer does not show that it is current.
         changed: the fields of its configuration that were repaired just now.
         problems: what could not be repaired, each with the remedy.
     """
@@ -96,6 +98,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     first_sequence: int
     last_sequence: int
     direct: bool = True
+    leader: str = ""
     changed: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -470,6 +473,7 @@ def _report(info: StreamInfo) -> StreamReport:
         first_sequence=info.state.first_seq,
         last_sequence=info.state.last_seq,
         direct=bool(info.config.get("allow_direct")),
+        leader=leader_of(info),
     )
 
 
