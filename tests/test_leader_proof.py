@@ -1,6 +1,8 @@
 """What shows that a stream's leader is current, and what is not answered without that."""
 
 from collections.abc import Callable
+from itertools import count
+from typing import Any, cast
 
 import pytest
 
@@ -8,6 +10,9 @@ from jobledger import Ledger, MemoryLog
 from jobledger.store.errors import JobNotFound, LogBehind, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.jetstream.api import ClusterInfo, ReplicaInfo, StreamInfo, leader_of
+from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger.store.jetstream.continuity import Continuity
+from jobledger.store.jetstream.reader import replica_get
 from jobledger.store.jetstream.stream import log_info
 from jobledger.store.job import State, StateType
 from jobledger.store.limits import LEADER_CONTACT_SECONDS
@@ -103,3 +108,38 @@ async def test_a_server_that_is_behind_does_not_make_a_job_missing() -> None:
     assert (await ledger.load(job_id)).status.id == job_id
     with pytest.raises(JobNotFound):
         await ledger.load(MISSING)
+
+
+HAS = {
+    "Nats-Sequence": "7",
+    "Nats-Time-Stamp": "2026-11-30T12:00:00Z",
+    "Nats-Subject": "jobs.x",
+}
+LACKS = {"Status": "404"}
+
+
+def three_replicas(*answers: dict[str, str] | None) -> Connection:
+    """Direct gets, each answered by the next of the replicas; None: that one is silent."""
+    looks = count()
+
+    class Replicas:
+        async def request(self, *_: object, **__: object) -> Arrived:
+            headers = answers[next(looks) % len(answers)]
+            if headers is None:
+                raise LogUnavailable("no answer")
+            return Arrived("", "", b"{}", headers)
+
+    return cast("Connection", cast("Any", Replicas()))
+
+
+async def test_a_replica_that_does_not_answer_may_have_the_event() -> None:
+    """It is lost only if all replicas were heard; one that has it is enough."""
+    for answers in ((LACKS, LACKS, HAS), (None, None, HAS)):
+        found = await replica_get(three_replicas(*answers), "JOBS", {"seq": 7})
+        assert found is not None
+        assert found.sequence == 7
+    assert await replica_get(three_replicas(LACKS, LACKS, LACKS), "JOBS", {"seq": 7}) is None
+    with pytest.raises(LogUnavailable, match=r"not every replica .*4 of 12 looks .* lack message 7"):
+        await replica_get(three_replicas(LACKS, LACKS, None), "JOBS", {"seq": 7})
+    with pytest.raises(LogBehind, match="event 7 is not counted as lost yet"):
+        await Continuity(three_replicas(LACKS, None, LACKS), "JOBS")._is_kept(7, None)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from jobledger.store.doubts import Doubts
-from jobledger.store.errors import LogTruncated, LogUnavailable
+from jobledger.store.errors import LogBehind, LogTruncated, LogUnavailable
 from jobledger.store.events import Record
 from jobledger.store.jetstream.api import has_others, leader_of
 from jobledger.store.jetstream.connection import Connection
@@ -92,5 +92,13 @@ class Continuity:
         return not self._is_single and await self._is_kept(sequence, None)
 
     async def _is_kept(self, sequence: int, same: Callable[[Record], bool] | None) -> bool:
-        """Whether any replica has the event."""
-        return await replica_get(self._connection, self._stream, {"seq": sequence}, same=same) is not None
+        """Whether any replica has the event.
+
+        Raises:
+            LogBehind: if one that may have it does not answer.
+        """
+        try:
+            found = await replica_get(self._connection, self._stream, {"seq": sequence}, same=same)
+        except LogUnavailable as error:
+            raise LogBehind(f"event {sequence} is not counted as lost yet: {error}") from error
+        return found is not None

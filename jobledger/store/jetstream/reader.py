@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -69,17 +68,26 @@ async def replica_get(
         stream: its name.
         request: by `seq`, or by `last_by_subj`: then the newest answer counts.
         same: whether it is the one that is looked for; None: any is.
+
+    Raises:
+        LogUnavailable: if none of those that answer has the message of a `seq`, and not every look is
+            answered: the silent replica may have it. A node that is gone is not asked, so this passes.
     """
     body = msgspec.json.encode(request)
+    silent = 0
 
     async def look() -> Record | None:
-        with suppress(LogUnavailable):
+        nonlocal silent
+        try:
             message = await connection.request(
                 f"$JS.API.DIRECT.GET.{stream}", body, timeout_seconds=REPLICA_LOOK_SECONDS
             )
-            if message.headers and "Nats-Sequence" in message.headers:
-                record = _direct_record(message).record
-                return record if same is None or same(record) else None
+        except LogUnavailable:
+            silent += 1
+            return None
+        if message.headers and "Nats-Sequence" in message.headers:
+            record = _direct_record(message).record
+            return record if same is None or same(record) else None
         return None
 
     found: list[Record] = []
@@ -87,6 +95,11 @@ async def replica_get(
         found += [each for each in await asyncio.gather(*(look() for _ in range(_LOOKS_AT_ONCE))) if each]
         if found and "seq" in request:
             break
+    if silent and not found and "seq" in request:
+        raise LogUnavailable(
+            f"not every replica of the stream {stream} answers ({silent} of {REPLICA_LOOKS} looks were in"
+            f" vain), and the others lack message {request['seq']}; try again"
+        )
     return max(found, key=lambda each: each.sequence, default=None)
 
 
