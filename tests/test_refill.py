@@ -86,3 +86,27 @@ async def test_replicas_are_not_copied_from_a_leader_that_lacks_events(
         with pytest.raises(LogDamaged, match="the replica of JOBS on n1 lacks"):
             await leader.rewrite()
         assert leader.verbs == []
+
+
+async def test_a_leader_that_comes_and_goes_is_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is one that changes for ever: both waits end."""
+
+    def comes_and_goes(look: int) -> StreamInfo:
+        if look % 2:
+            raise LogUnavailable("an election")
+        return info(FULL[0], ReplicaInfo("n3", lag=9))
+
+    leader = Leader(monkeypatch, comes_and_goes)
+    monkeypatch.setattr(refill, "REPLICA_STALL_SECONDS", 0.01)
+    with pytest.raises(LogUnavailable, match="makes no progress"):
+        await leader.rewrite()
+    assert leader.verbs == ["STREAM.LEADER.STEPDOWN.JOBS"] * REFILL_STALLS_MAX
+
+    def changes(look: int) -> StreamInfo:
+        return info(FULL[0], ReplicaInfo(f"n{look + 3}"))
+
+    leader = Leader(monkeypatch, changes)
+    monkeypatch.setattr(refill, "REPLICA_STALL_SECONDS", 10.0)
+    monkeypatch.setattr(refill, "REFILL_GIVE_UP_SECONDS", -50.0)
+    with pytest.raises(LogUnavailable, match=r"does not settle: n4 lags"):
+        await leader.rewrite()

@@ -30,6 +30,7 @@ from jobledger.store.jetstream.declarations import (
 )
 from jobledger.store.jetstream.stream import stream_info, update_stream
 from jobledger.store.limits import (
+    REFILL_GIVE_UP_SECONDS,
     REFILL_POLL_SECONDS,
     REFILL_PROGRESS_SECONDS,
     REFILL_STALLS_MAX,
@@ -61,7 +62,8 @@ async def rewrite_replicas(connection: Connection, name: str, tell: Callable[[st
         LogDamaged: if the leader lacks events: fresh replicas would lack them too.
         LogNotPermitted: if the NATS user may not.
         LogUnavailable: if a step makes no progress (REPLICA_STALL_SECONDS and the time to copy the stream)
-            after REFILL_STALLS_MAX changes of the leader, or a node is down; the next run continues.
+            after REFILL_STALLS_MAX changes of the leader, or a node is down, or it changes for ever; the next
+            run continues.
     """
     await _Refill(connection, name, tell).run()
 
@@ -189,8 +191,9 @@ class _Refill:
                 is_down = cluster is not None and any(_is_down(each) for each in cluster.replicas)
                 patience = REPLICA_STALL_SECONDS + info.state.bytes / REPLICA_FILL_BYTES_PER_SECOND
             time = loop.time()
-            if now != seen:
+            if now is not None and now != seen:  # an election alone is no progress
                 seen, moved = now, time
+            self._check_time(time - began, patience, waiting)
             if time - moved >= patience:
                 stalls += 1
                 if is_down or stalls > REFILL_STALLS_MAX:  # another leader would wait as well
@@ -204,6 +207,13 @@ class _Refill:
                 told = time
                 self._tell(f"{self._name}: {time - began:.0f} s: {waiting}")
             await asyncio.sleep(REFILL_POLL_SECONDS)
+
+    def _check_time(self, seconds: float, patience: float, waiting: str) -> None:
+        if seconds >= REFILL_GIVE_UP_SECONDS + (REFILL_STALLS_MAX + 1) * patience:
+            raise LogUnavailable(
+                f"{self._name} changes for {seconds:.0f} s and does not settle: {waiting}; look at"
+                f" `nats stream info {self._name}`, and run this again: it continues"
+            )
 
     async def _change_leader(self) -> None:
         self._tell(f"{self._name}: no progress; another replica is to lead")
