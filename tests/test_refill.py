@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from jobledger.store.errors import LogDamaged, LogUnavailable
@@ -16,6 +17,7 @@ from jobledger.store.jetstream.api import (
     StreamState,
 )
 from jobledger.store.jetstream.connection import Connection
+from jobledger.store.jetstream.declarations import OLD_REPLICAS_KEY
 from jobledger.store.limits import REFILL_STALLS_MAX
 
 CONFIG = {"name": "JOBS", "num_replicas": 3, "deny_delete": True, "max_msgs_per_subject": -1, "max_age": 0}
@@ -44,7 +46,7 @@ class Leader:
         monkeypatch.setattr(refill, "stream_info", self._info)
         monkeypatch.setattr(refill, "call", self._call)
 
-    async def _info(self, *_: object) -> StreamInfo:
+    async def _info(self, *_: object, **__: object) -> StreamInfo:
         self.looks += 1
         return self._answer(self.looks)
 
@@ -110,3 +112,33 @@ async def test_a_leader_that_comes_and_goes_is_no_progress(monkeypatch: pytest.M
     monkeypatch.setattr(refill, "REFILL_GIVE_UP_SECONDS", -50.0)
     with pytest.raises(LogUnavailable, match=r"does not settle: n4 lags"):
         await leader.rewrite()
+
+
+@pytest.mark.parametrize("has", [(), (9,), (2,)], ids=["none", "one inside", "one at the beginning"])
+async def test_what_no_replica_has_does_not_stop_a_rewrite(
+    monkeypatch: pytest.MonkeyPatch, has: tuple[int, ...]
+) -> None:
+    """A copy loses nothing then; but it would, if another replica had one of those that the leader lacks."""
+
+    async def look(_: object, __: str, request: dict[str, int]) -> int | None:
+        return request["seq"] if request["seq"] in has else None
+
+    def damaged(_: int) -> StreamInfo:
+        found = info(first_seq=4, last_seq=10, messages=5)
+        state = msgspec.structs.replace(found.state, deleted=[8, 9])
+        config = {**CONFIG, "allow_direct": True, "metadata": {OLD_REPLICAS_KEY: ""}}
+        return msgspec.structs.replace(found, state=state, config=config)
+
+    async def update(_: object, found: StreamInfo, changes: dict[str, Any]) -> StreamInfo:
+        return msgspec.structs.replace(found, config={**found.config, **changes})
+
+    leader = Leader(monkeypatch, damaged)
+    monkeypatch.setattr(refill, "replica_get", look)
+    monkeypatch.setattr(refill, "update_stream", update)
+    if has:
+        with pytest.raises(LogDamaged, match="lacks 5 messages"):
+            await leader.rewrite()
+        return
+    await leader.rewrite()
+    assert leader.said[0] == "JOBS: 5 messages are lost on all replicas; the rest is copied"
+    assert leader.said[-1] == "JOBS: 3 fresh replicas"

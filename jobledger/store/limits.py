@@ -48,6 +48,7 @@ REPLICA_FILL_BYTES_PER_SECOND = 5 * 1_048_576  # at least: a copy of so many byt
 REFILL_STALLS_MAX = 4  # such moments in one step of a rewrite, before it is given up
 REFILL_STEPS_MAX = 32  # changes to one stream by a rewrite; three replicas need five
 REFILL_GIVE_UP_SECONDS = 300.0  # of one step, with the time for all stalls: what changes leads nowhere
+REFILL_LOST_MAX_EVENTS = 4_096  # that the leader lacks are looked for on the other replicas; more: refused
 REFILL_POLL_SECONDS = 0.1  # between two looks at a stream that is moved
 REFILL_PROGRESS_SECONDS = 5.0  # between two lines about one step of a rewrite
 STREAM_MISSING_SECONDS = 5.0  # so long a stream that existed is looked for before it counts as missing

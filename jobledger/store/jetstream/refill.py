@@ -28,9 +28,12 @@ from jobledger.store.jetstream.declarations import (
     OLD_REPLICAS_KEY,
     REPLICAS_KEY,
 )
+from jobledger.store.jetstream.reader import replica_get
 from jobledger.store.jetstream.stream import stream_info, update_stream
 from jobledger.store.limits import (
+    FEED_PROBES,
     REFILL_GIVE_UP_SECONDS,
+    REFILL_LOST_MAX_EVENTS,
     REFILL_POLL_SECONDS,
     REFILL_PROGRESS_SECONDS,
     REFILL_STALLS_MAX,
@@ -40,6 +43,7 @@ from jobledger.store.limits import (
 )
 
 _REMAP_FAILED = 10075  # there is no node that could take the replica
+_LOST_ROUNDS = 3  # of looks at the replicas for each message, before the last copy of it might be dropped
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -59,7 +63,7 @@ async def rewrite_replicas(connection: Connection, name: str, tell: Callable[[st
 
     Raises:
         LogRefused: if the stream has one replica: that one is rewritten while its server is stopped.
-        LogDamaged: if the leader lacks events: fresh replicas would lack them too.
+        LogDamaged: if the leader lacks events that another replica may have: fresh ones would lack them too.
         LogNotPermitted: if the NATS user may not.
         LogUnavailable: if a step makes no progress (REPLICA_STALL_SECONDS and the time to copy the stream)
             after REFILL_STALLS_MAX changes of the leader, or a node is down, or it changes for ever; the next
@@ -76,6 +80,7 @@ class _Refill:
         self._name = name
         self._tell = tell
         self._failure = ""  # of the last request that was refused
+        self._lost: set[int] = set()  # messages that no replica has
 
     async def run(self) -> None:
         info = await self._settled()
@@ -87,9 +92,9 @@ class _Refill:
             )
         old = _old_nodes(info)
         for _ in range(REFILL_STEPS_MAX):
-            self._refuse_damage(info)
             old &= _nodes(info)
             try:
+                await self._refuse_damage(info)
                 if await self._step(info, old, wanted):
                     return
             except LogUnavailable as error:  # an election, or a change by somebody else: look again
@@ -125,18 +130,45 @@ class _Refill:
             raise LogUnavailable(f"no node can take the replica of {node}; are all nodes running?")
         return False
 
-    def _refuse_damage(self, info: StreamInfo) -> None:
-        """Fresh replicas are copies of the leader's, so what it lacks would be lost on all."""
+    async def _refuse_damage(self, info: StreamInfo) -> None:
+        """Fresh replicas are copies of the leader's, so what it lacks and another one has would be lost."""
         state, config = info.state, info.config
         missing = state.last_seq - state.messages
         keeps_all = config.get("deny_delete") and config["max_msgs_per_subject"] < 0 and not config["max_age"]
-        if keeps_all and missing > 0:
+        if keeps_all and missing > 0 and not await self._is_lost_on_all(info, missing):
             raise LogDamaged(
                 f"the replica of {self._name} on {_leader(info)} lacks {missing} messages, and fresh replicas"
                 " would be copies of it: run `jobledger audit scrub`, and replace it first",
                 sequence=1,
                 last=state.last_seq,
             )
+
+    async def _is_lost_on_all(self, info: StreamInfo, missing: int) -> bool:
+        """Whether no replica has any of the messages that the leader lacks; False if that is not certain.
+
+        Raises:
+            LogUnavailable: if a replica does not answer, or another one leads by now.
+        """
+        if not info.config.get("allow_direct") or missing > REFILL_LOST_MAX_EVENTS:
+            return False
+        detailed = await stream_info(self._connection, self._name, deleted=True)
+        if detailed.error is not None or detailed.cluster is None or _leader(detailed) != _leader(info):
+            raise LogUnavailable(f"the leader of {self._name} has changed")
+        lacks = {*range(1, min(detailed.state.first_seq, missing + 2)), *detailed.state.deleted}
+        if len(lacks) != missing:
+            return False
+        unknown = sorted(lacks - self._lost)
+        for start in range(0, len(unknown), FEED_PROBES):
+            some = unknown[start : start + FEED_PROBES]
+            for _ in range(_LOST_ROUNDS):
+                requests: list[dict[str, object]] = [{"seq": each} for each in some]
+                looks = (replica_get(self._connection, self._name, each) for each in requests)
+                if any(each is not None for each in await asyncio.gather(*looks)):
+                    return False
+            self._lost.update(some)
+        if unknown:
+            self._tell(f"{self._name}: {missing} messages are lost on all replicas; the rest is copied")
+        return True
 
     async def _note(self, info: StreamInfo, notes: dict[str, str]) -> StreamInfo:
         """Write into the metadata how far this is; without notes: that it is done."""
