@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ import httpx
 import pytest
 
 from jobledger.service.running import serve as serve_module
+from jobledger.service.settings import Settings
+from jobledger.store.errors import LogUnavailable
 from tests.api import PREFIX, job_body
 from tests.service_process import RunningService, clean_env, running_service
 from tests.test_serve import COMMAND, TIMEOUT_SECONDS, put_job, server_pid, wait_line
@@ -176,3 +179,31 @@ async def test_answers_that_nobody_reads_do_not_hold_up_the_end(monkeypatch: pyt
         await asyncio.wait_for(asyncio.shield(ending), 0.4)  # a handler runs: it is waited for
     http.under_way = 0
     await asyncio.wait_for(ending, 5)
+
+
+async def test_a_start_that_swallows_its_cancellation_ends_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the start fails with then is no reason for another exit code; without a signal it is raised."""
+    waits = asyncio.Event()
+
+    class Failing:
+        """A service whose start does not hear that it is cancelled."""
+
+        async def __aenter__(self) -> None:
+            waits.set()
+            with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+                await asyncio.wait_for(asyncio.Event().wait(), 0.5)
+            raise LogUnavailable("no nats-server answers")
+
+        async def __aexit__(self, *_: object) -> None:
+            """It was never entered."""
+
+    monkeypatch.setattr(serve_module, "open_service", lambda _: Failing())
+    settings = Settings(data_dir=tmp_path, port=0, nats_url="nats://127.0.0.1:1")
+    serving = asyncio.create_task(serve_module.serve(settings, lambda *_: None))
+    await waits.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await serving == 0
+    with pytest.raises(LogUnavailable):
+        await serve_module.serve(settings, lambda *_: None)

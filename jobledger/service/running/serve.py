@@ -42,7 +42,7 @@ from jobledger.service.settings import Settings
 from jobledger.service.wiring import ASOF_FOLDER, Service, open_service
 from jobledger.store.diskspace import cause_of
 from jobledger.store.embedded import find_program
-from jobledger.store.errors import EmbeddedServerError
+from jobledger.store.errors import EmbeddedServerError, JobledgerError
 from jobledger.store.privatefiles import FOLDER_MODE, exposure, open_private, tighten_all
 
 LOCK_FILE: Final = "lock"
@@ -72,8 +72,9 @@ async def serve(settings: Settings, announce: Announce) -> int:
     ending.listen()
     try:
         return await _serve(settings, announce, ending)
-    except asyncio.CancelledError:
-        if not ending.asked.is_set():
+    except (asyncio.CancelledError, JobledgerError):
+        # The NATS client may swallow the cancellation of an attempt to connect, which then fails by itself.
+        if not ending.asked.is_set() or ending.starting is None:
             raise
         _log.info("ended: before it was ready")
         return 0
