@@ -436,7 +436,7 @@ class View:
         """The job of a row that SQLite could read; a damaged page may hold anything.
 
         Raises:
-            ViewDamaged: if the spec is no JSON; whoever rebuilds the view hears of it.
+            ViewDamaged: if the spec is not valid JSON; the view is then rebuilt.
         """
         job = job_of(row)
         try:

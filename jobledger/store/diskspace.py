@@ -1,4 +1,4 @@
-"""How much space the disk of a path has, and what to do when there is none."""
+"""How much space the disk of a path has, and what to do when it is full."""
 
 import errno
 import os

@@ -86,16 +86,18 @@ def describe(
             return
         job_id = found.id  # the name is asked for once; the id stays the same
 
-        def read() -> tuple["JobAnswer", "TagsAnswer", "HistoryPage"]:
-            return (
-                client.job(job_id, wait_for=wait_for, version=version or "", at=at),
-                client.tags(job_id, at=at),
-                client.history(job_id, version=version or "", limit=DESCRIBE_MAX_EVENTS, at=at),
-            )
+        def read(job: "JobAnswer") -> tuple["JobAnswer", "TagsAnswer", "HistoryPage"]:
+            tags = client.tags(job_id, at=at)
+            return job, tags, client.history(job_id, version=version or "", limit=DESCRIBE_MAX_EVENTS, at=at)
 
         if watched:
-            watch(client, read, lambda parts: _print(output, *parts), for_people=output.for_people)
-        _print(output, *read())
+            watch(
+                client,
+                lambda: read(client.job(job_id, wait_for=wait_for, version=version or "", at=at)),
+                lambda parts: _print(output, *parts),
+                for_people=output.for_people,
+            )
+        _print(output, *read(found))
 
 
 def _print(output: Output, job: "JobAnswer", tags: "TagsAnswer", history: "HistoryPage") -> None:

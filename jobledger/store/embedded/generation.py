@@ -231,9 +231,11 @@ class Generation:
         config = _config_of(meta)
         records, expiring = -1, 0
         if not _keeps_all(config) and config.get("max_age", 0) == 0:
-            records = sum(_count(path) for _, path in _blocks_of(folder))
-            if config.get("allow_msg_ttl"):
-                expiring = sum(most_expiring(path.read_bytes()) for _, path in _blocks_of(folder))
+            records = 0
+            for _, path in _blocks_of(folder):
+                block = path.read_bytes()
+                records += _count(block)
+                expiring += most_expiring(block)
         problem = "" if _is_sound_meta(meta, folder.name) else _meta_problem(meta)
         return StreamFiles(
             folder=str(folder.relative_to(self.store)),
@@ -344,10 +346,10 @@ def _blocks_of(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(path.stem), path) for path in paths if path.stem.isdecimal())
 
 
-def _count(block: Path) -> int:
+def _count(block: bytes) -> int:
     """How many messages a block holds, as far as it can be read."""
     with suppress(S2Error):
-        return len(messages(decompress(block.read_bytes())))
+        return len(messages(decompress(block)))
     return 0
 
 

@@ -32,7 +32,7 @@ class StreamFiles(msgspec.Struct, frozen=True):
         last: the highest sequence that the last blocks seem to hold.
         records: how many messages the blocks hold, of a stream whose messages are replaced and do not expire;
             -1 for other streams.
-        expiring: at most how many of these expire, such as what stands for a removed record.
+        expiring: at most how many of these expire, such as the marker of a removed record.
         meta_problem: what is wrong with `meta.inf` and `meta.sum`; empty if nothing is.
     """
 

@@ -202,7 +202,7 @@ class _Refill:
         asked to lead: a request of the old leader was lost, or it waits for an answer that does not come.
         """
         loop = asyncio.get_running_loop()
-        began = told = moved = loop.time()
+        began = reported = moved = loop.time()
         seen: object = None
         patience = REPLICA_STALL_SECONDS
         stalls = 0
@@ -235,8 +235,8 @@ class _Refill:
                     )
                 await self._change_leader()
                 moved = time
-            if time - told >= REFILL_PROGRESS_SECONDS:
-                told = time
+            if time - reported >= REFILL_PROGRESS_SECONDS:
+                reported = time
                 self._tell(f"{self._name}: {time - began:.0f} s: {waiting}")
             await asyncio.sleep(REFILL_POLL_SECONDS)
 
