@@ -7,6 +7,9 @@ RUN /opt/build/bin/python -m pip install --no-cache-dir --require-hashes -r buil
     && /opt/jobledger/bin/python -m pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY examples examples
+COPY store store
+COPY projections projections
+COPY service service
 COPY jobledger jobledger
 RUN /opt/build/bin/python -m hatchling build --target wheel --directory /opt/wheel \
     && /opt/jobledger/bin/python -m pip install --no-cache-dir --no-deps --no-index /opt/wheel/*.whl \

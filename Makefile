@@ -40,9 +40,12 @@ test: $(STAMP) ## the test suite, in parallel, with fixed seeds
 
 # What the lowest versions that pyproject.toml allows can break: each dependency has a test here that uses it.
 LOWEST := .venv-lowest
-LOWEST_TESTS := $(addprefix tests/,test_cli_events.py test_cli_terminal.py test_settings.py test_webhook_sending.py \
-	test_webhook_targets.py test_metrics.py test_replay_command.py test_audit_commands.py test_spec_parsing.py \
-	test_events.py test_embedded.py test_log_contract.py test_view_file.py test_openapi.py)
+LOWEST_TESTS := $(addprefix tests/,service/cli/test_cli_events.py service/cli/test_cli_terminal.py \
+	service/server/test_settings.py service/webhooks/test_webhook_sending.py \
+	service/webhooks/test_webhook_targets.py service/server/test_metrics.py \
+	service/export/test_replay_command.py service/audit/test_audit_commands.py store/spec/test_spec_parsing.py \
+	store/model/test_events.py store/embedded/test_embedded.py store/test_log_contract.py \
+	projections/test_view_file.py service/api/test_openapi.py)
 
 test-lowest: $(STAMP) ## a part of the test suite with the lowest versions of every dependency
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)

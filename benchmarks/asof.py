@@ -13,12 +13,12 @@ from benchmarks.harness import Output, judge, percentile
 from benchmarks.project import AFTER_CREATION, CATCH_UP_TIMEOUT_SECONDS
 from benchmarks.sizes import Sizes
 from benchmarks.workload import Bench, JobLog, job_key, namespace_of, served
-from jobledger.projections.asof.reader import AsOf
-from jobledger.projections.cursor import Order
+from jobledger.projections.as_of.reader import AsOf
 from jobledger.projections.errors import AsOfBusy
 from jobledger.projections.limits import ASOF_NEAR_EVENTS
 from jobledger.projections.projector import Projector
-from jobledger.projections.query import ListQuery
+from jobledger.projections.query.cursor import Order
+from jobledger.projections.query.query import ListQuery
 from jobledger.projections.view import View
 
 _SHARES: Final = (0.25, 0.5, 0.9)  # of the log: where the points are

@@ -8,7 +8,7 @@ from benchmarks.project import AFTER_CREATION, catch_up
 from benchmarks.sizes import Sizes
 from benchmarks.workload import JobLog, job_key, served
 from jobledger.projections.projector import Projector
-from jobledger.projections.treereader import TreeReader
+from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
 from jobledger.service.audit.bundle import read_bundle
 from jobledger.service.audit.check import check_bundle

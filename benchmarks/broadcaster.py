@@ -6,7 +6,7 @@ from typing import Any, Final
 from litestar import Litestar, Request, get, post
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from jobledger.service.running.httpserver import HttpServer
+from jobledger.service.server.http_server import HttpServer
 from jobledger.service.settings import Settings
 
 FEED_PATH: Final = "/feed"

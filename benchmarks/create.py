@@ -7,7 +7,7 @@ from benchmarks.harness import Output, compare, judge, take_turns
 from benchmarks.sizes import Sizes
 from benchmarks.workload import ACTOR, REASON, named_spec, new_drafts, publish, rate_of, served
 from jobledger.store.ledger import Ledger
-from jobledger.store.spec import JobSpec
+from jobledger.store.spec.spec import JobSpec
 
 _CALLERS = 256
 

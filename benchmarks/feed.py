@@ -18,7 +18,7 @@ from benchmarks.httpchild import serving
 from benchmarks.httpload import request
 from benchmarks.sizes import Sizes
 from benchmarks.workload import job_key, state_payload
-from jobledger.store.job import StateType
+from jobledger.store.model.job import StateType
 
 EVENTS: Final = "/api/v1/events"
 _WRITERS: Final = 16  # connections that report; each waits for its answer

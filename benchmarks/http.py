@@ -26,11 +26,11 @@ from benchmarks.workload import (
     served,
 )
 from jobledger.projections.projector import Projector
-from jobledger.service.logaccess import VIEW_FILE
+from jobledger.service.log_access import VIEW_FILE
 from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
 from jobledger.store.jetstream import JetStreamLog
 from jobledger.store.ledger import Ledger
-from jobledger.store.spec import JobSpec, encode_spec
+from jobledger.store.spec.spec import JobSpec, encode_spec
 
 JOBS: Final = "/api/v1/orchestrator/jobs"
 _GET_CONNECTIONS: Final = 16

@@ -18,8 +18,8 @@ from typing import Any
 from litestar import Litestar, Response, get
 
 from benchmarks.broadcaster import serve_broadcaster
-from jobledger.service.running.httpserver import HttpServer
-from jobledger.service.running.serve import serve
+from jobledger.service.server.http_server import HttpServer
+from jobledger.service.server.serve import serve
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import Service
 

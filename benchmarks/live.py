@@ -11,7 +11,7 @@ from benchmarks.harness import Output, judge, percentile
 from benchmarks.sizes import Sizes
 from benchmarks.workload import JobLog, served
 from jobledger.projections.projector import Projector
-from jobledger.store.job import StateType
+from jobledger.store.model.job import StateType
 
 _WARM_SECONDS = 1.0
 _SHARE_ON_TIME = 0.95

@@ -13,7 +13,7 @@ from benchmarks.sizes import Sizes
 from benchmarks.workload import JobLog, served
 from jobledger.projections.projector import Projector
 from jobledger.store.jetstream import JetStreamLog
-from jobledger.store.job import StateType
+from jobledger.store.model.job import StateType
 
 _REPOSITORY = Path(__file__).parents[1]
 _STEP_TIMEOUT_SECONDS = 120.0  # an orphan does not wait for its server for ever

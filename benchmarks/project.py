@@ -18,9 +18,9 @@ from benchmarks.workload import Bench, JobLog, read_whole, served
 from jobledger.projections.batch import Batch
 from jobledger.projections.database import remove_view
 from jobledger.projections.projector import Projector
-from jobledger.store.events import decode_event
-from jobledger.store.job import StateType
 from jobledger.store.log import EventLog
+from jobledger.store.model.events import decode_event
+from jobledger.store.model.job import StateType
 
 CATCH_UP_TIMEOUT_SECONDS = 900.0
 AFTER_CREATION = (StateType.QUEUED, StateType.RUNNING, StateType.COMPLETED)

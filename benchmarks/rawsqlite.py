@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jobledger.projections import viewwriter
+from jobledger.projections import writer as viewwriter
 from jobledger.projections.batch import fold_batch, label_rows, read_all
 from jobledger.projections.database import _pragmas, remove_view
 from jobledger.projections.limits import PAGE_CACHE_BYTES, WAL_CHECKPOINT_PAGES
 from jobledger.projections.rows import RESTATED_COLUMNS, restated_row, row_of
-from jobledger.projections.viewwriter import ViewWriter
-from jobledger.store.events import Record
-from jobledger.store.job import JobStatus
+from jobledger.projections.writer import ViewWriter
+from jobledger.store.model.events import Record
+from jobledger.store.model.job import JobStatus
 
 # An UPDATE of one row in its plainest form; the projector's own is made for many rows at once.
 _KEY, *_RESTATED = RESTATED_COLUMNS

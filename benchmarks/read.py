@@ -17,12 +17,12 @@ from benchmarks.workload import STATES, SWEEP_JOBS, job_key, labels_of, namespac
 from jobledger.projections.batch import fold_batch, read_all
 from jobledger.projections.database import Row, reader_pragmas
 from jobledger.projections.limits import COMMIT_MAX_EVENTS
-from jobledger.projections.query import ListQuery
+from jobledger.projections.query.query import ListQuery
+from jobledger.projections.query.selectors import parse_selector
 from jobledger.projections.rows import job_of
-from jobledger.projections.selectors import parse_selector
 from jobledger.projections.view import View
-from jobledger.projections.viewwriter import ViewWriter
-from jobledger.store.job import JobStatus
+from jobledger.projections.writer import ViewWriter
+from jobledger.store.model.job import JobStatus
 
 _PAGE_JOBS = 50
 

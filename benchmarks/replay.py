@@ -19,12 +19,12 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from benchmarks.harness import Output, compare, judge, take_turns
 from benchmarks.sizes import Sizes
 from benchmarks.workload import Bench, JobLog, served
-from jobledger.service.replay.asked import Asked
-from jobledger.service.replay.forms import Lines
-from jobledger.service.replay.fromlog import LogReplay
-from jobledger.service.replay.target import open_target
-from jobledger.service.replay.telling import Telling
-from jobledger.store.job import StateType
+from jobledger.service.export.exporter import Telling
+from jobledger.service.export.log_source import LogReplay
+from jobledger.service.export.output_file import open_target
+from jobledger.service.export.query import Asked
+from jobledger.service.export.text_format import Lines
+from jobledger.store.model.job import StateType
 
 _PULL_EVENTS: Final = 2_500  # as ours
 _PULL_EXPIRES_NANOSECONDS: Final = 30_000_000_000
@@ -121,7 +121,7 @@ async def _memory(bench: Bench, what: str, output: Output) -> None:
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "jobledger.service.cli",
+        "jobledger.service.cli.main",
         *words,
         cwd=_REPOSITORY,
         env=env,

@@ -17,8 +17,8 @@ from benchmarks.harness import Output, compare, judge, take_turns
 from benchmarks.sizes import Sizes
 from benchmarks.workload import Bench, JobLog, served
 from jobledger import subscribe
-from jobledger.store.events import decode_event
-from jobledger.store.job import StateType
+from jobledger.store.model.events import decode_event
+from jobledger.store.model.job import StateType
 
 _PULL_EVENTS: Final = 1_000  # quicker than 250, and no slower than 2,500
 _PULL_EXPIRES_NANOSECONDS: Final = 30_000_000_000

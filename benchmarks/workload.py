@@ -19,7 +19,10 @@ from msgspec.structs import replace
 from nats.js import JetStreamContext
 
 from jobledger.store.embedded import EmbeddedServer
-from jobledger.store.events import (
+from jobledger.store.jetstream import JetStreamLog
+from jobledger.store.ledger import new_event_id
+from jobledger.store.log import Appended, Draft, EventLog
+from jobledger.store.model.events import (
     SOURCE,
     JobCreated,
     JobEvent,
@@ -29,14 +32,11 @@ from jobledger.store.events import (
     StateData,
     encode_event,
 )
-from jobledger.store.jetstream import JetStreamLog
-from jobledger.store.job import State, StateType
-from jobledger.store.ledger import new_event_id
-from jobledger.store.log import Appended, Draft, EventLog
-from jobledger.store.normalise import normalise
-from jobledger.store.reading import load_spec
-from jobledger.store.spec import JobSpec, encode_spec
-from jobledger.store.subjects import job_subject, named_job_id
+from jobledger.store.model.job import State, StateType
+from jobledger.store.model.subjects import job_subject, named_job_id
+from jobledger.store.spec.normalize import normalise
+from jobledger.store.spec.reader import load_spec
+from jobledger.store.spec.spec import JobSpec, encode_spec
 
 NAMESPACES: Final = 10
 SWEEP_JOBS: Final = 500  # jobs that share a value of the label `sweep`, however many jobs there are

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobledger.service import asyncapi
-from jobledger.service.http.catalogue import OPERATIONS, Operation, Parameter
-from jobledger.service.http.openapi import document
-from jobledger.service.http.problems import KINDS
+from jobledger.service.api.catalogue import OPERATIONS, Operation, Parameter
+from jobledger.service.api.openapi import document
+from jobledger.service.api.problems import KINDS
 
 WIDTH: Final = 118
 PAGE: Final = Path(__file__).parent / "API.md"

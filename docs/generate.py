@@ -1,7 +1,6 @@
-"""Writes the generated pages: `make docs`. `tests/test_docs.py` fails when one is stale.
+"""Writes the generated pages: `make docs`. `tests/docs/test_docs.py` fails when one is stale.
 
-EVENTS.md comes from the Structs of `jobledger.store.events`: names, types and descriptions are theirs, so the
-page can't say anything else than the code does.
+EVENTS.md is derived from the Structs of `jobledger.store.model.events`: their names, types and descriptions.
 """
 
 import inspect
@@ -14,9 +13,9 @@ import msgspec
 from docs.api import api_page, asyncapi_page
 from docs.operations import operations_page
 from jobledger.service import asyncapi
-from jobledger.store import events, limits
-from jobledger.store.job import State, StateType
-from jobledger.store.subjects import ALL_SUBJECTS, SHARD_COUNT, STREAM_NAME, job_subject, named_job_id
+from jobledger.store.model import events, limits
+from jobledger.store.model.job import State, StateType
+from jobledger.store.model.subjects import ALL_SUBJECTS, SHARD_COUNT, STREAM_NAME, job_subject, named_job_id
 
 DOCS = Path(__file__).parent
 _MEANING = {

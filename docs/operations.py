@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from prometheus_client.core import Metric
 
 from jobledger.service.metrics import Metrics
-from jobledger.service.running.monitor import Seen
+from jobledger.service.server.monitor import Seen
 from jobledger.service.settings import SETTINGS, Setting
 
 PAGE = Path(__file__).parent / "OPERATIONS.md"

@@ -16,7 +16,7 @@ PICTURE = Path(__file__).with_name("demo.svg")
 
 def main() -> int:
     """Run the demo, keep what it printed, and draw it."""
-    command = [sys.executable, "-m", "jobledger.service.cli", "demo"]
+    command = [sys.executable, "-m", "jobledger.service.cli.main", "demo"]
     env = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "LINES": "60"}
     env.pop("NO_COLOR", None)
     done = subprocess.run(command, stdout=subprocess.PIPE, env=env, check=True)

@@ -7,8 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobledger.projections.answers import Checkpoint, JobVersion, Page
-    from jobledger.projections.cursor import Order
     from jobledger.projections.errors import (
         AmbiguousId,
         SubscriptionNotFound,
@@ -17,20 +15,26 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from jobledger.projections.projector import Projector, ProjectorState
-    from jobledger.projections.query import ListQuery
-    from jobledger.projections.selectors import parse_selector
-    from jobledger.projections.subscribing.admin import Subscriptions
-    from jobledger.projections.subscribing.api import subscribe
-    from jobledger.projections.subscribing.event import SubscribedEvent
-    from jobledger.projections.subscribing.overview import SubscriptionInfo
-    from jobledger.projections.subscribing.retrying import ParkedJob
-    from jobledger.projections.subscribing.status import SubscriptionState, SubscriptionStatus
-    from jobledger.projections.subscribing.subscription import Subscription
-    from jobledger.projections.treereader import TreeReader, TreeState
+    from jobledger.projections.query.cursor import Order
+    from jobledger.projections.query.query import ListQuery
+    from jobledger.projections.query.selectors import parse_selector
+    from jobledger.projections.results import Checkpoint, JobVersion, Page
+    from jobledger.projections.subscriptions.admin import Subscriptions
+    from jobledger.projections.subscriptions.event import SubscribedEvent
+    from jobledger.projections.subscriptions.info import SubscriptionInfo
+    from jobledger.projections.subscriptions.retry import ParkedJob
+    from jobledger.projections.subscriptions.status import SubscriptionState, SubscriptionStatus
+    from jobledger.projections.subscriptions.subscribe import subscribe
+    from jobledger.projections.subscriptions.subscription import Subscription
+    from jobledger.projections.tree_reader import TreeReader, TreeState
     from jobledger.projections.view import View
     from jobledger.store.command import Receipt
     from jobledger.store.embedded import EmbeddedServer
-    from jobledger.store.errors import (
+    from jobledger.store.jetstream.adapter import JetStreamLog
+    from jobledger.store.jetstream.declarations import StreamSettings
+    from jobledger.store.ledger import Ledger
+    from jobledger.store.memory_log import MemoryLog
+    from jobledger.store.model.errors import (
         Contention,
         EmbeddedServerError,
         InvalidInput,
@@ -59,88 +63,84 @@ if TYPE_CHECKING:
         TooManyTags,
         VersionNotFound,
     )
-    from jobledger.store.history import HistoryItem
-    from jobledger.store.jetstream.adapter import JetStreamLog
-    from jobledger.store.jetstream.declarations import StreamSettings
-    from jobledger.store.job import Job, JobStatus, Quarantine, State, StateType
-    from jobledger.store.ledger import Ledger
-    from jobledger.store.memory_log import MemoryLog
-    from jobledger.store.reading import load_spec
-    from jobledger.store.spec import JobSpec, SpecConfig, Task
-    from jobledger.store.subjects import named_job_id
+    from jobledger.store.model.history import HistoryItem
+    from jobledger.store.model.job import Job, JobStatus, Quarantine, State, StateType
+    from jobledger.store.model.subjects import named_job_id
+    from jobledger.store.spec.reader import load_spec
+    from jobledger.store.spec.spec import JobSpec, SpecConfig, Task
 
 __version__ = "0.1.0"
 
-# name → where it lives; `tests/test_docs.py` pins the list and that each is there.
+# name → where it lives; `tests/docs/test_docs.py` pins the list and that each is there.
 _HOMES = {
     "AmbiguousId": "projections.errors",
-    "Checkpoint": "projections.answers",
-    "Contention": "store.errors",
+    "Checkpoint": "projections.results",
+    "Contention": "store.model.errors",
     "EmbeddedServer": "store.embedded",
-    "EmbeddedServerError": "store.errors",
-    "HistoryItem": "store.history",
-    "InvalidInput": "store.errors",
-    "InvalidSpec": "store.errors",
+    "EmbeddedServerError": "store.model.errors",
+    "HistoryItem": "store.model.history",
+    "InvalidInput": "store.model.errors",
+    "InvalidSpec": "store.model.errors",
     "JetStreamLog": "store.jetstream.adapter",
-    "Job": "store.job",
-    "JobExists": "store.errors",
-    "JobNotFound": "store.errors",
-    "JobNotQuarantined": "store.errors",
-    "JobNotRerunnable": "store.errors",
-    "JobQuarantined": "store.errors",
-    "JobSpec": "store.spec",
-    "JobStatus": "store.job",
-    "JobTerminal": "store.errors",
-    "JobVersion": "projections.answers",
-    "JobledgerError": "store.errors",
+    "Job": "store.model.job",
+    "JobExists": "store.model.errors",
+    "JobNotFound": "store.model.errors",
+    "JobNotQuarantined": "store.model.errors",
+    "JobNotRerunnable": "store.model.errors",
+    "JobQuarantined": "store.model.errors",
+    "JobSpec": "store.spec.spec",
+    "JobStatus": "store.model.job",
+    "JobTerminal": "store.model.errors",
+    "JobVersion": "projections.results",
+    "JobledgerError": "store.model.errors",
     "Ledger": "store.ledger",
-    "ListQuery": "projections.query",
-    "LogBroken": "store.errors",
-    "LogBusy": "store.errors",
-    "LogDamaged": "store.errors",
-    "LogMissing": "store.errors",
-    "LogNotPermitted": "store.errors",
-    "LogRefused": "store.errors",
-    "LogReplaced": "store.errors",
-    "LogTruncated": "store.errors",
-    "LogUnavailable": "store.errors",
-    "LogUnfit": "store.errors",
+    "ListQuery": "projections.query.query",
+    "LogBroken": "store.model.errors",
+    "LogBusy": "store.model.errors",
+    "LogDamaged": "store.model.errors",
+    "LogMissing": "store.model.errors",
+    "LogNotPermitted": "store.model.errors",
+    "LogRefused": "store.model.errors",
+    "LogReplaced": "store.model.errors",
+    "LogTruncated": "store.model.errors",
+    "LogUnavailable": "store.model.errors",
+    "LogUnfit": "store.model.errors",
     "MemoryLog": "store.memory_log",
-    "Order": "projections.cursor",
-    "OutcomeUnknown": "store.errors",
-    "Page": "projections.answers",
-    "ParkedJob": "projections.subscribing.retrying",
+    "Order": "projections.query.cursor",
+    "OutcomeUnknown": "store.model.errors",
+    "Page": "projections.results",
+    "ParkedJob": "projections.subscriptions.retry",
     "Projector": "projections.projector",
     "ProjectorState": "projections.projector",
-    "Quarantine": "store.job",
+    "Quarantine": "store.model.job",
     "Receipt": "store.command",
-    "RevisionMismatch": "store.errors",
-    "SpecConfig": "store.spec",
-    "State": "store.job",
-    "StateType": "store.job",
-    "StoreDamaged": "store.errors",
+    "RevisionMismatch": "store.model.errors",
+    "SpecConfig": "store.spec.spec",
+    "State": "store.model.job",
+    "StateType": "store.model.job",
+    "StoreDamaged": "store.model.errors",
     "StreamSettings": "store.jetstream.declarations",
-    "SubscribedEvent": "projections.subscribing.event",
-    "Subscription": "projections.subscribing.subscription",
-    "SubscriptionDeleted": "store.errors",
-    "SubscriptionInfo": "projections.subscribing.overview",
+    "SubscribedEvent": "projections.subscriptions.event",
+    "Subscription": "projections.subscriptions.subscription",
+    "SubscriptionDeleted": "store.model.errors",
+    "SubscriptionInfo": "projections.subscriptions.info",
     "SubscriptionNotFound": "projections.errors",
-    "SubscriptionState": "projections.subscribing.status",
-    "SubscriptionStatus": "projections.subscribing.status",
-    "Subscriptions": "projections.subscribing.admin",
-    "Task": "store.spec",
-    "TooManyTags": "store.errors",
-    "TreeReader": "projections.treereader",
-    "TreeState": "projections.treereader",
+    "SubscriptionState": "projections.subscriptions.status",
+    "SubscriptionStatus": "projections.subscriptions.status",
+    "Subscriptions": "projections.subscriptions.admin",
+    "Task": "store.spec.spec",
+    "TooManyTags": "store.model.errors",
+    "TreeReader": "projections.tree_reader",
+    "TreeState": "projections.tree_reader",
     "TreeUnavailable": "projections.errors",
-    "VersionNotFound": "store.errors",
+    "VersionNotFound": "store.model.errors",
     "View": "projections.view",
     "ViewError": "projections.errors",
     "WaitTimeout": "projections.errors",
-    "load_spec": "store.reading",
-    "named_job_id": "store.subjects",
-    "parse_selector": "projections.selectors",
-    "subscribe": "projections.subscribing.api",
+    "load_spec": "store.spec.reader",
+    "named_job_id": "store.model.subjects",
+    "parse_selector": "projections.query.selectors",
+    "subscribe": "projections.subscriptions.subscribe",
 }
 
 __all__ = [

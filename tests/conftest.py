@@ -8,10 +8,11 @@ import hypothesis
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, JobSpec, MemoryLog, SpecConfig, StreamSettings, Task
-from jobledger.store import continuity, doubts
+from jobledger.store import continuity
 from jobledger.store.jetstream.declarations import LOG
 from jobledger.store.log import EventLog
-from tests.logs import ask, unchecked
+from jobledger.store.model import truncation as doubts
+from tests.support.logs import ask, unchecked
 
 # The fast suite tries the same examples each time; the slow suite searches with a seed that it prints.
 hypothesis.settings.register_profile("fixed", max_examples=40, derandomize=True, database=None, deadline=None)

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from tests.acceptance.jobs import wire_spec
-from tests.conformance import undocumented
+from tests.support.conformance import undocumented
 
 ROOT = "/api/v1/orchestrator/jobs"
 Json = dict[str, Any]

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from jobledger.service import wiring
-from jobledger.service.http.app import create_app
+from jobledger.service.api.app import create_app
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import Service, open_service
 from tests.acceptance.api import Api

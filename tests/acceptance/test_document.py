@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from jobledger.service.http import catalogue, events, params, reads, writes
-from jobledger.service.http.catalogue import Operation
+from jobledger.service.api import catalogue, events, params, reads, writes
+from jobledger.service.api.catalogue import Operation
 from tests.acceptance.api import Api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -87,7 +87,7 @@ ROWS: Final[dict[str, tuple[str, ...] | str]] = {
         "test_rerunnable_table",
         "test_terminal_states_are_final",
     ),
-    "models/task_test, timeout_test, network_test": "rules of a spec: tests/test_spec_validation.py",
+    "models/task_test, timeout_test, network_test": "rules of a spec: store/spec/test_spec_validation.py",
     "models/paging_token_test": ("test_the_token_carries_the_order", "test_a_wrong_token_is_refused"),
     "models/event_test": "errors of executions: " + EXECUTIONS,
     "publicapi/test/job_test": ("test_put_get_list_history_executions_results_stop",),

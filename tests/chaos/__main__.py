@@ -27,7 +27,7 @@ from tests.chaos.faults import Fault
 from tests.chaos.machine import can_loop, can_mount
 from tests.chaos.run import Options, Round, Run, faults_of
 from tests.chaos.topology import NotRecovered, Single, Storage, ThreeNodes, Topology
-from tests.namespaces import why_no_namespaces
+from tests.support.namespaces import why_no_namespaces
 
 DEFAULT_SEED: Final = 1
 SEGMENT_ROUNDS: Final = 20

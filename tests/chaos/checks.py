@@ -12,14 +12,14 @@ from typing import Final, NamedTuple
 import msgspec
 
 from jobledger import JetStreamLog
-from jobledger.store.events import Record, Recorded, SpecData, StateData, read_record
-from jobledger.store.fold import Anomaly, fold
-from jobledger.store.job import JobStatus
-from jobledger.store.subjects import named_job_id
+from jobledger.store.model.events import Record, Recorded, SpecData, StateData, read_record
+from jobledger.store.model.fold import Anomaly, fold
+from jobledger.store.model.job import JobStatus
+from jobledger.store.model.subjects import named_job_id
 from tests.chaos.history import Call
 from tests.chaos.linearizable import Logged, problems_of_job, problems_of_tokens
-from tests.oracle import checkpoint_of, fold_of, rows_of
-from tests.service_process import clean_env
+from tests.support.oracle import checkpoint_of, fold_of, rows_of
+from tests.support.service_process import clean_env
 
 COMMAND_SECONDS: Final = 120.0
 _SHOWN: Final = 10  # problems of one kind
@@ -186,7 +186,7 @@ def audit_keys(home: Path, url: str) -> list[str]:
 def command(home: Path, *words: str, env: dict[str, str] | None = None) -> Verdict:
     """Run a command of the command line to its end."""
     done = subprocess.run(
-        [sys.executable, "-m", "jobledger.service.cli", *words],
+        [sys.executable, "-m", "jobledger.service.cli.main", *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -37,11 +37,11 @@ from jobledger import (
     named_job_id,
     subscribe,
 )
-from jobledger.store.connectionfile import find_connection
+from jobledger.store.connection_file import find_connection
 from jobledger.store.ledger import new_event_id
-from tests.api import PREFIX, job_body
 from tests.chaos.history import Call, Recorder
 from tests.conftest import make_spec
+from tests.support.api import PREFIX, job_body
 
 TRY_SECONDS: Final = 10.0  # for one HTTP request
 TRIES: Final = 8  # of one call whose outcome is unknown

@@ -22,12 +22,12 @@ from typing import Final
 import httpx
 import msgspec
 
-from jobledger.store.errors import JobledgerError
-from tests.api import PREFIX, job_body
+from jobledger.store.model.errors import JobledgerError
 from tests.chaos import checks
 from tests.chaos.blocks import blocks_of, flip_bit, flip_payload_bit, stream_folders
 from tests.chaos.history import Call
 from tests.chaos.topology import NotRecovered, Single, ThreeNodes, Topology
+from tests.support.api import PREFIX, job_body
 
 EVENTS: Final = 45
 EVENT_BYTES: Final = 500_000  # so that a block of 8 MiB has 16 of them, and the log three blocks

@@ -17,7 +17,7 @@ from typing import Final
 
 from tests.chaos.blocks import corrupt_blocks
 from tests.chaos.topology import Service, Single, ThreeNodes, Topology
-from tests.namespaces import NamespaceCluster
+from tests.support.namespaces import NamespaceCluster
 
 HOLD_SECONDS: Final = (0.5, 3.0)  # how long a pause or an isolation lasts
 FULL_SECONDS: Final = 4.0  # how long a disk stays full

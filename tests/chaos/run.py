@@ -19,8 +19,7 @@ from typing import Final, Self
 import httpx
 import msgspec
 
-from jobledger.store.events import Record
-from tests.api import PREFIX, job_body
+from jobledger.store.model.events import Record
 from tests.chaos import checks
 from tests.chaos.client import Plan
 from tests.chaos.faults import (
@@ -36,9 +35,10 @@ from tests.chaos.faults import (
 )
 from tests.chaos.history import Call, Recorder, read_calls
 from tests.chaos.topology import RECOVERY_SECONDS, NotRecovered, ThreeNodes, Topology
-from tests.namespaces import NamespaceCluster
-from tests.receiving import Receiver, receiving
-from tests.service_process import clean_env
+from tests.support.api import PREFIX, job_body
+from tests.support.namespaces import NamespaceCluster
+from tests.support.receiving import Receiver, receiving
+from tests.support.service_process import clean_env
 
 PROGRESS_SECONDS: Final = 120.0  # for the writes of one burst
 CATCH_UP_SECONDS: Final = 60.0  # for feeds, subscriptions and webhooks, after the last write
@@ -299,7 +299,7 @@ class Run:
             keys = [word for key in self._keys for word in ("--key", key)]
             with (self._directory / "watch.txt").open("ab") as out:
                 self._readers["watch"] = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "jobledger.service.cli", "audit", "watch", *keys, *flags),
+                    *(sys.executable, "-m", "jobledger.service.cli.main", "audit", "watch", *keys, *flags),
                     *("--state", str(self._directory / "watch.state")),
                     stdin=subprocess.DEVNULL,
                     stdout=out,

@@ -21,8 +21,8 @@ from typing import Any, Final
 import httpx
 
 from benchmarks.workload import JobLog
-from tests.api import PREFIX, job_body
 from tests.chaos.topology import Single
+from tests.support.api import PREFIX, job_body
 
 SAMPLE_SECONDS: Final = 10.0
 CREATE_SHARE: Final = 0.2

@@ -10,7 +10,7 @@ from tests.chaos.blocks import blocks_of, corrupt_blocks, flip_bit, problem_of, 
 from tests.chaos.checks import Received, problems_of_feed, problems_of_subscription
 from tests.chaos.history import Call, Recorder, read_calls
 from tests.chaos.linearizable import Logged, problems_of_job
-from tests.logs import fill, whole
+from tests.support.logs import fill, whole
 
 EVENTS = (Logged(10, 1, "e1", "a"), Logged(12, 2, "e2", "b"), Logged(17, 3, "e3", "c"))
 

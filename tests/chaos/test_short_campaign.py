@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.__main__ import DEFAULT_SEED, Report, Segment, run_segment
 from tests.chaos.machine import can_loop
 from tests.chaos.topology import Storage
-from tests.namespaces import why_no_namespaces
+from tests.support.namespaces import why_no_namespaces
 
 SEED = int(os.environ.get("JOBLEDGER_CHAOS_SEED", DEFAULT_SEED))
 SINGLE = (

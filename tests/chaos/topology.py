@@ -17,12 +17,12 @@ from typing import Final, Literal, Self
 import httpx
 
 from jobledger import JetStreamLog, JobledgerError, StreamSettings
-from jobledger.store.connectionfile import find_connection
+from jobledger.store.connection_file import find_connection
 from tests.chaos.machine import DiskImage, SmallDisk
-from tests.cluster import PASSWORD, Cluster, free_ports
-from tests.namespaces import NamespaceCluster, why_no_namespaces
-from tests.proxy import Proxy
-from tests.service_process import clean_env
+from tests.support.cluster import PASSWORD, Cluster, free_ports
+from tests.support.namespaces import NamespaceCluster, why_no_namespaces
+from tests.support.proxy import Proxy
+from tests.support.service_process import clean_env
 
 RECOVERY_SECONDS: Final = 120.0  # for an election and two Python processes, on two busy cores
 POLL_SECONDS: Final = 0.05
@@ -70,7 +70,7 @@ class Service:
         assert self._process is None
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "jobledger.service.cli", "serve", *self._flags],
+                [sys.executable, "-m", "jobledger.service.cli.main", "serve", *self._flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

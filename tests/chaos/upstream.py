@@ -41,7 +41,7 @@ from nats.js.errors import Error as JetStreamError
 
 from tests.chaos.blocks import blocks_of, corrupt_blocks, flip_payload_bit, stream_folders
 from tests.chaos.machine import SmallDisk
-from tests.namespaces import NamespaceCluster, why_no_namespaces
+from tests.support.namespaces import NamespaceCluster, why_no_namespaces
 
 PAYLOAD: Final = b"x" * 700
 STREAM: Final = "S"

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.clients.environments import HERE, python_of
-from tests.service_process import clean_env, running_service
+from tests.support.service_process import clean_env, running_service
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a fresh machine installs the clients first
 SESSION_TIMEOUT_SECONDS = 120

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.clients.golang import copied, go
-from tests.service_process import clean_env, running_service
+from tests.support.service_process import clean_env, running_service
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a fresh machine compiles the client first
 SESSION_TIMEOUT_SECONDS = 120
@@ -45,7 +45,7 @@ def create_token(home: Path) -> str:
     """A token of the service whose data is in this folder."""
     words = ("token", "create", "--name", "go", "--role", "writer", "--all-namespaces")
     made = subprocess.run(
-        [sys.executable, "-m", "jobledger.service.cli", *words, "--data-dir", str(home / "data")],
+        [sys.executable, "-m", "jobledger.service.cli.main", *words, "--data-dir", str(home / "data")],
         capture_output=True,
         text=True,
         check=True,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from jobledger.service.http import openapi
+from jobledger.service.api import openapi
 from tests.clients.environments import HERE, python_of
 from tests.clients.golang import copied, go
 from tests.clients.nodejs import ENV, NODE, install
-from tests.service_process import clean_env, running_service
+from tests.support.service_process import clean_env, running_service
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a fresh machine installs the generators first
 TOOL_TIMEOUT_SECONDS = 180  # each takes a few seconds of CPU time
@@ -96,7 +96,7 @@ def generate(python: Path, generator: str, document: Path, to: Path, options: Se
     ids=lambda words: words[0].partition("/")[0],
 )
 def test_a_validator_accepts_the_document(document: Path, node_tools: Path, words: Sequence[str]) -> None:
-    """The third one, openapi-spec-validator, is in the fast suite (tests/test_openapi.py)."""
+    """The third one, openapi-spec-validator, is in the fast suite (tests/service/api/test_openapi.py)."""
     program, *arguments = words
     env = {**ENV, "REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}
     run(NODE, node_tools / "node_modules" / program, *arguments, document, cwd=node_tools, env=env)

@@ -1,0 +1,111 @@
+"""Folding the jobs in quarantine again, each from its own events: after an upgrade, or a repair of the log.
+
+    quarantined jobs of the view, a page at a time ─► the job's subject up to the checkpoint ─► fold
+        ─► the job's rows are replaced, if they come out otherwise: one transaction for each job
+
+Nothing else is read or written, so it costs as much as the histories of these jobs. Afterwards the view is
+what a rebuild by this release makes of the same log.
+"""
+
+import hashlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Final, NamedTuple
+
+from jobledger.projections.batch import Batch, fold_batch, lost_key, read_all
+from jobledger.projections.limits import HEAL_PAGE_JOBS, QUARANTINE_LOG_LINES
+from jobledger.projections.writer import ViewWriter
+from jobledger.store.job_reader import records_between
+from jobledger.store.log import EventLog
+from jobledger.store.model.errors import LogDamaged
+from jobledger.store.model.events import EVENT_TYPES, Record, event_type
+from jobledger.store.model.job import JobStatus
+from jobledger.store.model.limits import READ_PAGE_EVENTS
+from jobledger.store.model.subjects import job_subject
+
+VOCABULARY: Final = hashlib.sha256(
+    "\n".join(sorted(event_type(kind) for kind in EVENT_TYPES)).encode()
+).hexdigest()[:16]
+"""Names the types of events that this release reads: a view folded by another one is healed when it opens."""
+
+_log = logging.getLogger("jobledger.projector")
+
+
+class Healed(NamedTuple):
+    """What healing a view did.
+
+    Attributes:
+        jobs: that were in quarantine and were folded again.
+        changed: of those, how many have other rows than before.
+        quarantined: how many of them still are in quarantine.
+    """
+
+    jobs: int = 0
+    changed: int = 0
+    quarantined: int = 0
+
+
+async def heal_view(log: EventLog, writer: ViewWriter) -> Healed:
+    """Fold every quarantined job of a view again, up to the view's checkpoint.
+
+    Args:
+        log: of the view.
+        writer: of the view; nothing else is written by it meanwhile.
+
+    Raises:
+        Overtaken: if another projector moved the checkpoint.
+        LogUnavailable: if the log can't be read; what was healed stays so, and it can be called again.
+        ViewError: if the file can't be written.
+    """
+    jobs = changed = quarantined = 0
+    async for status in _quarantined(writer):
+        jobs += 1
+        try:
+            batch, sequences = await _refold(log, status, writer.sequence)
+        except LogDamaged as error:
+            _log.warning("job %s can't be folded again: %s", status.id, error)
+            quarantined += 1
+            continue
+        key = lost_key(status.namespace, status.id)
+        after = batch.statuses.get(status.id) or batch.statuses.get(key)
+        if after == status:
+            quarantined += 1
+            continue
+        await writer.replace(status, batch, sequences)
+        changed += 1
+        quarantined += after is not None and after.quarantine is not None
+        if changed <= QUARANTINE_LOG_LINES:
+            _log.info("job %s in namespace %s was folded again", status.id, status.namespace)
+    return Healed(jobs, changed, quarantined)
+
+
+async def _quarantined(writer: ViewWriter) -> AsyncIterator[JobStatus]:
+    after = 0
+    while page := await writer.quarantined(after, HEAL_PAGE_JOBS):
+        for status in page:
+            yield status
+        after = page[-1].created_sequence
+    last = ("", "")
+    while lost := await writer.lost_jobs(last, HEAL_PAGE_JOBS):
+        for status in lost:
+            yield status
+        last = (lost[-1].id, lost[-1].namespace)
+
+
+async def _refold(log: EventLog, status: JobStatus, up_to: int) -> tuple[Batch, list[int]]:
+    """All of a job's events up to a sequence, folded as if the view had never seen one."""
+    batch = Batch({}, {}, {}, [], [], {}, 0)
+    subject = job_subject(status.namespace, status.id)
+    last = await log.read_last(subject)
+    page: list[Record] = []
+    sequences: list[int] = []
+    if last is not None:
+        async for record in records_between(log, subject, after=0, up_to=min(last.sequence, up_to)):
+            page.append(record)
+            sequences.append(record.sequence)
+            if len(page) == READ_PAGE_EVENTS:
+                fold_batch(read_all(page), {}, onto=batch)
+                page = []
+    if page:
+        fold_batch(read_all(page), {}, onto=batch)
+    return batch, sequences

@@ -1,0 +1,1 @@
+"""List queries: filters, selectors, cursors and the SQL that answers them. Pure."""

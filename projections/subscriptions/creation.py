@@ -1,0 +1,85 @@
+"""Creating a durable subscription: its definition, written once, and the consumers that keep its place.
+
+`subscribe` does it when it opens a subscription for the first time, `Subscriptions.create` for programs that
+may not do it themselves.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+
+from jobledger.projections.subscriptions.definition import (
+    Definition,
+    check_same,
+    check_start,
+    decode_definition,
+)
+from jobledger.projections.subscriptions.parked_jobs import now_ns
+from jobledger.projections.subscriptions.start_position import place_of
+from jobledger.store.consumers import Consumers
+from jobledger.store.keys import NO_ENTRY
+from jobledger.store.log import EventLog
+from jobledger.store.model.errors import LogNotPermitted, LogUnavailable
+from jobledger.store.model.limits import COMMAND_MAX_ATTEMPTS
+from jobledger.store.parking import Records
+from jobledger.store.spec.values import rfc3339
+
+
+async def agree(log: EventLog, records: Records, consumers: Consumers, wanted: Definition) -> Definition:
+    """Return the definition of a subscription: the one that is written, or this one, which is then written.
+
+    Raises:
+        InvalidInput: if it exists with another one.
+        LogUnfit: if an earlier subscription of the name left a consumer that began elsewhere.
+        LogNotPermitted: if there is none, and these credentials may not write one.
+        LogUnavailable: if that can't be found out.
+    """
+    info = await log.info()
+    for _ in range(COMMAND_MAX_ATTEMPTS):
+        entry = await records.get(wanted.key)
+        found = decode_definition(entry.value) if entry is not None else None
+        if found is not None and found.epoch == info.epoch:
+            check_same(wanted, found)
+            return found
+        definition = msgspec.structs.replace(
+            wanted,
+            after=await place_of(log, wanted.start, info),
+            epoch=info.epoch,
+            created=rfc3339(now_ns()),
+        )
+        if found is None:  # otherwise the stream is another one, and its consumers are new
+            await _refuse_left_consumers(consumers, definition)
+        value = definition.encode()
+        expect = entry.revision if entry is not None else NO_ENTRY  # of a stream that is gone: written over
+        try:
+            written = await records.put(wanted.key, value, expect=expect)
+        except LogNotPermitted as error:
+            raise LogNotPermitted(
+                f"the subscription {wanted.name} does not exist, and this NATS user may not create it"
+                f" ({error}): an operator does, with `jobledger subscriptions create {wanted.name}`"
+            ) from error
+        if written is not None and written.value == value:
+            return definition
+    raise LogUnavailable(f"the definition of {wanted.name} is written all the time; try again")
+
+
+async def make_consumers(consumers: Consumers, definition: Definition, parts: Iterable[int]) -> None:
+    """Make the consumers of some parts, or find those that are there.
+
+    Raises:
+        LogNotPermitted: if one is missing, and these credentials may not create it.
+        LogUnfit: if one that is there is not this subscription's.
+    """
+    made = await asyncio.gather(
+        *(consumers.make(definition.consumer(part), note=definition.note(part)) for part in parts)
+    )
+    for info in made:
+        check_start(definition, info)
+
+
+async def _refuse_left_consumers(consumers: Consumers, definition: Definition) -> None:
+    names = [definition.consumer_name(part) for part in range(definition.parts)]
+    for info in await asyncio.gather(*map(consumers.info, names)):
+        if info is not None:
+            check_start(definition, info)

@@ -1,0 +1,366 @@
+"""What jobs became by the events that a reader of the log meets, wherever in the log it begins.
+
+Revision, version and state of an event follow from all events of its job before it. A reader that began in
+the middle, or forgot a job since, reads that job's own events from the log, up to the event: the one fold
+(`store/model/fold`) does the rest. No view is asked, so nothing here can lag behind the events.
+
+    records ─► which jobs are not remembered? ─► read those from the log, several at once ─► fold in order
+
+What is remembered is bounded (`remembering`). A job's events lie all over the log, and the server looks for
+each of them, so reading one job costs as much as reading some FOLDER_SCAN_FACTOR records in a row. Once the
+jobs that were read have cost as much as the whole log up to here, that is read in a row, once: whoever begins
+in the middle of a long log is so never slower than twice the better of the two ways.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Final, Generic, NamedTuple
+
+from jobledger.projections.limits import (
+    FOLDER_MAX_BYTES,
+    FOLDER_MAX_JOBS,
+    FOLDER_MAX_NUMBERS,
+    FOLDER_READS,
+    FOLDER_SCAN_FACTOR,
+    QUARANTINE_LOG_LINES,
+)
+from jobledger.projections.subscriptions.fold_cache import Known, Memory, NumberMemory, WholeMemory
+from jobledger.store.job_reader import records_between
+from jobledger.store.log import EventLog
+from jobledger.store.model.events import JobEvent, Read, Record, Recorded, Unreadable, job_named, read_record
+from jobledger.store.model.fold import Anomaly, fold, fold_job, fold_job_on, fold_on
+from jobledger.store.model.job import Job, JobStatus
+from jobledger.store.model.limits import READ_PAGE_EVENTS
+from jobledger.store.model.subjects import NAMELESS_JOB_ID, job_subject_anywhere, namespace_subjects
+
+_log = logging.getLogger("jobledger.subscriptions")
+
+
+class FoldedEvent(NamedTuple, Generic[Known]):
+    """One event that changed a job.
+
+    Attributes:
+        record: as the log has it.
+        event: what it says.
+        before: the job right before it; None: it came to be by this event.
+        after: the job right after it.
+    """
+
+    record: Record
+    event: JobEvent
+    before: Known | None
+    after: Known
+
+
+class Scope(NamedTuple):
+    """Which records a reader can meet.
+
+    Attributes:
+        subjects: the log's filter for them.
+        covers: whether one that passes that is among them.
+    """
+
+    subjects: str
+    covers: Callable[[Record], bool] = lambda _: True
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it has only a part of what may be on the subjects of one job id, in all namespaces."""
+        return not self.subjects.startswith(_ALL_NAMESPACES)
+
+
+_ALL_NAMESPACES: Final = namespace_subjects(None).removesuffix("*.*")
+_EVERYTHING: Final = Scope(namespace_subjects(None))
+
+
+class Folder(Generic[Known]):
+    """Folds what one reader reads; made by `status_folder`, `job_folder` or `number_folder`.
+
+    Attributes:
+        anomalies: records so far that changed no job: no events of ours, or events that make no sense.
+        frozen: records so far that were left out because their job is quarantined.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        step: Callable[[Known | None, Read], Known | Anomaly],
+        step_on: Callable[[Known | None, Read], Known | None],
+        status_of: Callable[[Known], JobStatus],
+        remember: Callable[[], Memory[Known]],
+        *,
+        from_first: bool,
+        scope: Scope,
+    ) -> None:
+        self.anomalies = 0
+        self.frozen = 0
+        self._noted = 0
+        self._log = log
+        self._step: Callable[[Known | None, Read], Known | Anomaly] = step
+        self._step_on: Callable[[Known | None, Read], Known | None] = step_on
+        self._status_of: Callable[[Known], JobStatus] = status_of
+        self._remember: Callable[[], Memory[Known]] = remember
+        self._memory: Memory[Known] = remember()
+        self._from_first = from_first
+        self._scope = scope
+        self._is_partial = scope.is_partial
+        self._reads = 0  # of jobs
+        self._may_scan = not from_first
+
+    async def fold(self, records: Sequence[Record]) -> list[FoldedEvent[Known]]:
+        """The records that changed jobs, with the jobs before and after.
+
+        Args:
+            records: in the order of the log, after those of the last call. After an error the same ones can
+                be given again.
+
+        Raises:
+            LogUnavailable: if the log can't be read.
+        """
+        read = [read_record(record) for record in records]
+        known = await self._before(records, read)
+        return self._fold_on(records, read, known)
+
+    def _fold_on(
+        self,
+        records: Sequence[Record],
+        read: Sequence[Read],
+        known: dict[str, Known],
+    ) -> list[FoldedEvent[Known]]:
+        step, status_of, told = self._step, self._status_of, list[FoldedEvent[Known]]()
+        for record, recorded in zip(records, read, strict=True):
+            job_id = job_named(recorded)
+            before = known.get(job_id)
+            after = step(before, recorded)
+            if isinstance(after, Anomaly):
+                self.anomalies += 1
+                passed = self._step_on(before, recorded)
+                if passed is not None:
+                    known[job_id] = passed
+            elif after is not before:
+                known[job_id] = after
+                status = status_of(after)
+                if status.sequence == record.sequence and isinstance(recorded, Recorded):
+                    shown = before if before is not None and not status_of(before).is_lost else None
+                    told.append(FoldedEvent(record, recorded.event, shown, after))
+                else:
+                    self.frozen += 1
+                    self._note_frozen(status)
+        self._memory.put_all(known)
+        return told
+
+    async def _before(self, records: Sequence[Record], read: Sequence[Read]) -> dict[str, Known]:
+        """The job of each record, as it was before the first record of it."""
+        known, missing = self._take(records, read)
+        try:
+            if missing and await self._scan_if_cheaper(records[0].sequence, len(missing)):
+                known, missing = self._take(records, read)
+            if missing:
+                known.update(await self._read_all(missing))
+                self._reads += len(missing)
+        except BaseException:
+            self._memory.put_all(known)  # these were not folded
+            raise
+        return known
+
+    def _take(
+        self, records: Sequence[Record], read: Sequence[Read]
+    ) -> tuple[dict[str, Known], dict[str, tuple[str, int]]]:
+        """The jobs that are remembered, and the others: id, and first sequence, by where they are read."""
+        known: dict[str, Known] = {}
+        missing: dict[str, tuple[str, int]] = {}
+        first: dict[str, int] = {}  # foreign records before an event, by subject: they are still to be folded
+        memory = self._memory
+        for record, recorded in zip(records, read, strict=True):
+            job_id = job_named(recorded)
+            if job_id in known:
+                continue
+            found = memory.take(job_id)
+            if found is not None:
+                known[job_id] = found
+            elif isinstance(recorded, Unreadable):
+                first.setdefault(record.subject, record.sequence)  # not worth a read, without an event
+            elif (
+                not self._from_first
+                or memory.may_have_forgotten(job_id)
+                # Another namespace may have had this id first, and its events are not handed in.
+                or (self._is_partial and NAMELESS_JOB_ID.fullmatch(job_id))
+            ):
+                sequence = first.get(record.subject, record.sequence)
+                missing.setdefault(_where(record, job_id), (job_id, sequence))
+        return known, missing
+
+    async def _scan_if_cheaper(self, sequence: int, missing: int) -> bool:
+        """Read all that was before a sequence, if that is cheaper than so many jobs more, one by one."""
+        if not self._may_scan or (self._reads + missing) * FOLDER_SCAN_FACTOR < sequence:
+            return False
+        memory = self._remember()
+        await self._scan(memory, sequence - 1)
+        self._memory, self._from_first, self._may_scan = memory, True, False
+        return True
+
+    async def _scan(self, memory: Memory[Known], up_to: int) -> None:
+        """Fold all records in scope up to a sequence into a memory."""
+        last = await self._log.read_last(self._scope.subjects)
+        if last is None:
+            return
+        covers, page = self._scope.covers, list[Read]()
+        found = records_between(self._log, self._scope.subjects, after=0, up_to=last.sequence)
+        async with aclosing(found):
+            async for record in found:
+                if record.sequence > up_to:
+                    break
+                if covers(record):
+                    recorded = read_record(record)
+                    if not (self._is_partial and NAMELESS_JOB_ID.fullmatch(job_named(recorded))):
+                        page.append(recorded)
+                if len(page) == READ_PAGE_EVENTS:
+                    self._fold_into(memory, page)
+                    page = []
+        self._fold_into(memory, page)
+
+    def _fold_into(self, memory: Memory[Known], page: Sequence[Read]) -> None:
+        known: dict[str, Known | None] = {}
+        lost: set[str] = set()  # the memory was too small for them: they are read if they are met
+        for recorded in page:
+            job_id = job_named(recorded)
+            if job_id not in known:
+                known[job_id] = memory.take(job_id)
+                if known[job_id] is None and memory.may_have_forgotten(job_id):
+                    lost.add(job_id)
+            known[job_id] = self._step_on(known[job_id], recorded)
+        memory.put_all({key: job for key, job in known.items() if job is not None and key not in lost})
+
+    def _note_frozen(self, status: JobStatus) -> None:
+        """One line in the log for each job, up to a limit."""
+        quarantine = status.quarantine
+        if quarantine is None or quarantine.sequence != quarantine.last:
+            return
+        self._noted += 1
+        if self._noted <= QUARANTINE_LOG_LINES:
+            _log.warning(
+                "job %s in namespace %s is quarantined: %s; its events are left out until that is resolved",
+                status.id,
+                status.namespace,
+                quarantine.reason,
+            )
+
+    async def _read_all(self, missing: dict[str, tuple[str, int]]) -> dict[str, Known]:
+        turns = asyncio.Semaphore(FOLDER_READS)
+
+        async def read(subject: str, sequence: int) -> Known | None:
+            async with turns:
+                return await self._read_job(subject, sequence)
+
+        tasks = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                for subject, (job_id, sequence) in missing.items():
+                    tasks.append((job_id, group.create_task(read(subject, sequence))))
+        except BaseExceptionGroup as failed:  # the first tells enough
+            raise failed.exceptions[0] from None
+        return {job_id: found for job_id, task in tasks if (found := task.result()) is not None}
+
+    async def _read_job(self, subject: str, sequence: int) -> Known | None:
+        """The job right before one of its events; up to that one is read, so a lagging replica is seen."""
+        status: Known | None = None
+        async for record in records_between(self._log, subject, after=0, up_to=sequence):
+            if record.sequence < sequence:
+                status = self._step_on(status, read_record(record))
+        return status
+
+
+def status_folder(
+    log: EventLog,
+    *,
+    from_first: bool,
+    scope: Scope = _EVERYTHING,
+    max_jobs: int = FOLDER_MAX_JOBS,
+    max_bytes: int = FOLDER_MAX_BYTES,
+) -> Folder[JobStatus]:
+    """Folds what is known of jobs without their specs.
+
+    Args:
+        log: where jobs that are not remembered are read.
+        from_first: whether every record of the jobs that are met, from the log's first one on, is handed in:
+            a job that was never met does not exist then, and need not be looked for.
+        scope: which records may be handed in.
+        max_jobs: remembered.
+        max_bytes: of those, about.
+    """
+    return Folder(
+        log,
+        fold,
+        fold_on,
+        _status,
+        lambda: WholeMemory(_status, max_jobs, max_bytes),
+        from_first=from_first,
+        scope=scope,
+    )
+
+
+def job_folder(
+    log: EventLog,
+    *,
+    from_first: bool,
+    scope: Scope = _EVERYTHING,
+    max_jobs: int = FOLDER_MAX_JOBS,
+    max_bytes: int = FOLDER_MAX_BYTES,
+) -> Folder[Job]:
+    """Folds whole jobs, with their specs.
+
+    Args:
+        log: where jobs that are not remembered are read.
+        from_first: as of `status_folder`; so are the others.
+        scope: which records may be handed in.
+        max_jobs: remembered.
+        max_bytes: of those, about.
+    """
+    return Folder(
+        log,
+        fold_job,
+        fold_job_on,
+        _status_of_job,
+        lambda: WholeMemory(_status_of_job, max_jobs, max_bytes),
+        from_first=from_first,
+        scope=scope,
+    )
+
+
+def number_folder(
+    log: EventLog,
+    *,
+    from_first: bool,
+    scope: Scope = _EVERYTHING,
+    max_jobs: int = FOLDER_MAX_NUMBERS,
+) -> Folder[JobStatus]:
+    """Folds names, revisions, versions and types of states, of many more jobs: the rest means nothing.
+
+    Args:
+        log: where jobs that are not remembered are read.
+        from_first: as of `status_folder`.
+        scope: which records may be handed in.
+        max_jobs: remembered.
+    """
+    return Folder(
+        log, fold, fold_on, _status, lambda: NumberMemory(max_jobs), from_first=from_first, scope=scope
+    )
+
+
+def _status(status: JobStatus) -> JobStatus:
+    return status
+
+
+def _status_of_job(job: Job) -> JobStatus:
+    return job.status
+
+
+def _where(record: Record, job_id: str) -> str:
+    """Where the events of a record's job are read.
+
+    The id of a job without a name says nothing of its namespace, so writers of other ones may put events for
+    it on subjects of their own. The job is where an event first created one, as in every view.
+    """
+    return job_subject_anywhere(job_id) if NAMELESS_JOB_ID.fullmatch(job_id) else record.subject

@@ -1,0 +1,84 @@
+"""What the records of a bundle say together: whether one was left out, what the job was then. Pure."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from jobledger.store.model.events import Record, Recorded, read_record
+from jobledger.store.model.fold import Anomaly, after_anomaly, fold
+from jobledger.store.model.job import JobStatus
+from jobledger.store.spec.values import INT_MAX
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """What records fold to.
+
+    Attributes:
+        status: the job at their end; None if they never made one. `quarantine` says whether it is frozen.
+        anomalies: how many of them made no sense where they stand, and so changed nothing.
+        problem: why they can't be the whole story up to the last of them; empty if nothing speaks against it.
+        unlinked: how many do not say which record came before them: written by other programs, or by releases
+            before this was kept. Whether one was left out before these, their bundle does not show.
+    """
+
+    status: JobStatus | None
+    anomalies: int
+    problem: str
+    unlinked: int
+
+
+def tell_story(records: Sequence[Record]) -> Story:
+    """Fold records, and follow the chain that they name.
+
+    Args:
+        records: of one subject, oldest first.
+
+    """
+    status: JobStatus | None = None
+    anomalies = unlinked = revision = before = 0
+    problem = ""
+    for record in records:
+        recorded = read_record(record)
+        named = _previous(recorded.event.previous) if isinstance(recorded, Recorded) else None
+        if named is None or (named == 0 and before):
+            unlinked += 1
+        elif named != before and not problem:
+            problem = _gap(record.sequence, named, before)
+        folded = fold(status, recorded)
+        if isinstance(folded, Anomaly):
+            anomalies += 1
+            status = after_anomaly(status, recorded)
+        else:
+            # A tag leaves the revision as it is; no event of ours takes it further than to the next. That of
+            # a job in quarantine goes on beyond it, and an accepted event brings it to light.
+            beyond = _beyond(folded)
+            if beyond is not None and beyond.revision not in {revision, revision + 1} and not problem:
+                problem = f"event {record.sequence} leads from revision {revision} to {beyond.revision}"
+            status, revision = folded, beyond.revision if beyond is not None else revision
+        before = record.sequence
+    status = None if status is not None and status.is_lost and status.quarantine is None else status
+    return Story(status=status, anomalies=anomalies, problem=problem, unlinked=unlinked)
+
+
+def _beyond(status: JobStatus) -> JobStatus | None:
+    return status.quarantine.beyond if status.quarantine is not None else status
+
+
+def names_previous(record: Record) -> bool:
+    """Whether a record says that another one of its subject came before it."""
+    recorded = read_record(record)
+    return isinstance(recorded, Recorded) and bool(recorded.event.previous)
+
+
+def _previous(text: str) -> int | None:
+    """The sequence that an event names; 0: it says that there is none; None: it names none that could be."""
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit()) or text[0] == "0" or len(text) > len(str(INT_MAX)):
+        return None
+    return int(text)
+
+
+def _gap(sequence: int, named: int, before: int) -> str:
+    had = f"the record before it here is {before}" if before else "it is the first one here"
+    return f"event {sequence} says that the job's event before it is {named}, and {had}: events were left out"

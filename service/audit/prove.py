@@ -1,0 +1,159 @@
+"""Making a proof bundle: the newest seal, the job's records from the log, and their ways to the root."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from jobledger.projections.errors import ProofError, TreeUnavailable
+from jobledger.projections.merkle.hashing import leaf_hashes
+from jobledger.projections.tree_reader import TreeReader
+from jobledger.service.audit.bundle import ProvenRecord, make_bundle, too_many_records, write_bundle
+from jobledger.service.audit.checkpoint import Seal, open_seal, read_seal
+from jobledger.service.audit.event_chain import names_previous
+from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.seals.pages import newest_seals
+from jobledger.service.errors import AuditFailed, NotSealed
+from jobledger.service.limits import BUNDLE_MAX_BYTES, BUNDLE_MAX_RECORDS, PROOF_SEALS_MAX
+from jobledger.store.job_reader import records_between
+from jobledger.store.log import EventLog
+from jobledger.store.model.errors import LogBroken
+from jobledger.store.model.events import Record
+from jobledger.store.model.job import JobStatus
+from jobledger.store.model.subjects import job_subject
+from jobledger.store.seals import SealStore
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """A bundle, and what it leaves open.
+
+    Attributes:
+        text: the document.
+        size: how many events its seal covers.
+        uncovered: how many of the job's events came after that, and so are not in it.
+    """
+
+    text: bytes
+    size: int
+    uncovered: int
+
+
+class _Covered(msgspec.Struct, frozen=True):
+    records: list[Record]
+    uncovered: int
+
+
+async def make_proof(
+    log: EventLog,
+    tree: TreeReader,
+    seals: SealStore,
+    job: JobStatus,
+    *,
+    origin: str = "",
+    keys: Sequence[VerifierKey] = (),
+    last: Seal | None = None,
+) -> Proof:
+    """Prove what the newest seal covers of a job.
+
+    Args:
+        log: has the records.
+        tree: over it, at least as far as the newest seal.
+        seals: of the log.
+        job: which.
+        origin: of the log; empty: not known.
+        keys: that are trusted: the newest seal by one of them that fits the tree is taken. Without any, the
+            newest seal, by any key.
+        last: the last seal by a trusted key that the service knows of, should there be very many other notes
+            after it; None: not known.
+
+    Raises:
+        NotSealed: if no seal covers any event of the job.
+        AuditFailed: if the newest seal is none, or not one of this tree.
+        PayloadTooLarge: if the job has more than a bundle can hold.
+        LogUnavailable: if the log does not answer.
+        TreeUnavailable: if the view's tree is not as far as the seal.
+    """
+    seal = await _seal_for(tree, seals, origin, keys, last)
+    covered = await _covered(log, job, seal.size)
+    if not covered.records:
+        raise NotSealed(
+            f"the newest seal covers {seal.size} events, and the first of job {job.id} came later"
+        )
+    if await tree.root(seal.size) != seal.root:
+        raise AuditFailed(
+            f"the newest seal, of {seal.size} events, is not one of the tree that this service has: the log"
+            " was changed, or somebody else sealed; `jobledger audit verify` finds the place"
+        )
+    leaves = leaf_hashes(covered.records)
+    paths = await tree.inclusion([record.sequence - 1 for record in covered.records], seal.size)
+    bundle = make_bundle(
+        origin=seal.origin,
+        namespace=job.namespace,
+        job=job.id,
+        seal=seal.note,
+        records=tuple(
+            ProvenRecord(
+                sequence=record.sequence,
+                time=record.time,
+                subject=record.subject,
+                payload=record.payload,
+                leaf=leaf,
+                proof=tuple(path),
+            )
+            for record, leaf, path in zip(covered.records, leaves, paths, strict=True)
+        ),
+    )
+    return Proof(write_bundle(bundle), seal.size, covered.uncovered)
+
+
+async def _seal_for(
+    tree: TreeReader, seals: SealStore, origin: str, keys: Sequence[VerifierKey], last: Seal | None
+) -> Seal:
+    """The seal that a proof is made up to; see `make_proof`."""
+    if not keys:
+        published = await seals.last()
+        if published is None:
+            raise NotSealed("nothing was sealed yet, so nothing can be proven")
+        return read_seal(published.payload)
+    for record in await newest_seals(seals, before=0, limit=PROOF_SEALS_MAX):
+        try:
+            seal = open_seal(record.payload, keys)
+            if seal.origin == origin and await tree.root(seal.size) == seal.root:
+                return seal
+        except (ProofError, TreeUnavailable):
+            continue
+    if last is None:
+        raise NotSealed("nothing was sealed by a key of this service yet, so nothing can be proven")
+    return last
+
+
+async def _covered(log: EventLog, job: JobStatus, size: int) -> _Covered:
+    """The records of a job that a seal of this size covers, and how many it does not."""
+    subject = job_subject(job.namespace, job.id)
+    last = await log.read_last(subject)
+    if last is None:
+        raise LogBroken(
+            f"the view has the job {job.id}, and the log has no event of it: `jobledger audit verify` tells"
+            " more"
+        )
+    # Finding where a subject begins is the dearest part of reading it, and the view knows that.
+    covered = await _between(log, job, subject, size, after=job.created_sequence - 1, up_to=last.sequence)
+    if covered.records and names_previous(covered.records[0]):
+        # Somebody put something else there before the job was created: that is part of the story, too.
+        covered = await _between(log, job, subject, size, after=0, up_to=last.sequence)
+    return covered
+
+
+async def _between(
+    log: EventLog, job: JobStatus, subject: str, size: int, *, after: int, up_to: int
+) -> _Covered:
+    records: list[Record] = []
+    uncovered = size_bytes = 0
+    async for record in records_between(log, subject, after=after, up_to=up_to):
+        if record.sequence > size:
+            uncovered += 1
+            continue
+        records.append(record)
+        size_bytes += len(record.payload)
+        if len(records) > BUNDLE_MAX_RECORDS or size_bytes > BUNDLE_MAX_BYTES:
+            raise too_many_records(job.id)
+    return _Covered(records, uncovered)

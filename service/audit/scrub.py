@@ -1,0 +1,340 @@
+"""Every replica of the log compared with the Merkle tree, range by range, bounded and resumable.
+
+    for each range: read it from the store of each server ──► hash ──► compare with the tree of a view,
+                    or, without a view, with what the majority of the replicas has
+
+nats-server never compares replicas: one with a damaged block stays so, and answers direct gets and consumers
+as if the event did not exist.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from jobledger.projections.merkle.frontier import Frontier
+from jobledger.projections.merkle.hashing import leaf_hash
+from jobledger.service.access.secret_files import read_trusted, replace_file
+from jobledger.service.audit.findings import Finding, Kind
+from jobledger.service.audit.log_check import SealedTree, Tell, unfit
+from jobledger.service.errors import InvalidSettings
+from jobledger.service.limits import (
+    SCRUB_RANGE_EVENTS,
+    SCRUB_RANGES_MAX,
+    SCRUB_READ_TRIES,
+    SCRUB_RETRY_SECONDS,
+)
+from jobledger.store.jetstream.replicas import Replica
+from jobledger.store.model.errors import InvalidInput, LogUnavailable
+from jobledger.store.model.events import Record
+from jobledger.store.model.subjects import parse_subject
+
+SCRUBBING: Final = "comparing replicas"
+FORMAT: Final = 1
+
+
+class Replicas(Protocol):
+    """The replicas of a log, each readable by itself."""
+
+    async def replicas(self) -> Sequence[Replica]:
+        """Those that there are, the leader first."""
+        ...
+
+    async def read_replica(self, server: str, first: int, last: int) -> Mapping[int, Record]:
+        """A range as one of them has it; what it can't read is not there."""
+        ...
+
+
+class Leaves(Protocol):
+    """The hashes of events, as a view's tree has them."""
+
+    async def leaves(self, first: int, last: int) -> Sequence[bytes]:
+        """Those of a range of sequences that the tree has."""
+        ...
+
+
+class BadRange(msgspec.Struct, frozen=True, array_like=True):
+    """A range that one replica has lost, or has otherwise than the tree."""
+
+    first: int
+    last: int
+    missing: bool
+    job_id: str = ""
+
+
+class ScrubState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a scrub is.
+
+    Attributes:
+        origin: of the log.
+        last: up to which sequence it goes.
+        position: everything up to here was compared.
+        servers: those that keep a replica, the leader first, when the last range was compared.
+        frontier: the edge of the tree at the position.
+        seal: the seal that the tree must fit, once the position is there.
+        bad: by server, ranges that are not as they must be; bounded.
+        more: how many ranges besides, by server.
+        unread: servers that could not be read, with why.
+        undecided: ranges where no view and no majority says which replica is right.
+        format: of the file.
+    """
+
+    origin: str
+    last: int
+    position: int = 0
+    servers: tuple[str, ...] = ()
+    frontier: bytes = Frontier().to_bytes()
+    seal: SealedTree | None = None
+    bad: dict[str, list[BadRange]] = {}
+    more: dict[str, int] = {}
+    unread: dict[str, str] = {}
+    undecided: list[BadRange] = []
+    unfit: str = ""
+    format: int = FORMAT
+
+    @property
+    def done(self) -> bool:
+        """Whether everything was compared."""
+        return self.position >= self.last
+
+
+class Scrub:
+    """One run of a scrub.
+
+    Args:
+        replicas: of the log.
+        state: where to go on.
+        leaves: of a view's tree, at least up to `state.last`; None without one.
+    """
+
+    def __init__(self, replicas: Replicas, state: ScrubState, leaves: Leaves | None) -> None:
+        self.state = state
+        self._replicas = replicas
+        self._leaves = leaves
+        self._frontier = Frontier.from_bytes(state.frontier)
+        self._bad = {server: [*ranges] for server, ranges in state.bad.items()}
+        self._more = Counter(state.more)
+        self._unread = dict(state.unread)
+        self._undecided = [*state.undecided]
+        self._unfit = state.unfit
+        self._servers = state.servers
+
+    async def step(self) -> None:
+        """Compare the next range.
+
+        Raises:
+            LogUnavailable: if the stream has no leader, or no replica can be read.
+            ViewError: if the view can't be read.
+        """
+        state = self.state
+        first = state.position + 1
+        last = min(state.last, state.position + SCRUB_RANGE_EVENTS)
+        if state.seal is not None and state.position < state.seal.size < last:
+            last = state.seal.size
+        read = await self._read(first, last)
+        expected = await self._expected(read, first, last)
+        for server, records in read.items():
+            self._compare(server, records, expected, first)
+        known = [leaf for leaf in expected if leaf is not None]
+        if len(known) == len(expected) and self._frontier.size == state.position:
+            self._frontier.extend(known)
+            if state.seal is not None and self._frontier.size == state.seal.size:
+                root = self._frontier.root()
+                self._unfit = "" if root == state.seal.root else unfit(state.seal, root, 0).message
+        self.state = msgspec.structs.replace(
+            state,
+            position=last,
+            servers=self._servers,
+            frontier=self._frontier.to_bytes(),
+            bad=self._bad,
+            more=dict(self._more),
+            unread=self._unread,
+            undecided=self._undecided,
+            unfit=self._unfit,
+        )
+
+    async def _read(self, first: int, last: int) -> dict[str, Mapping[int, Record]]:
+        found: dict[str, Mapping[int, Record]] = {}
+        replicas = await self._replicas.replicas()
+        self._servers = tuple(replica.server for replica in replicas)
+        for replica in replicas:
+            if replica.offline or not replica.current:
+                why = "its server is offline" if replica.offline else "it is catching up"
+                self._unread[replica.server] = why
+                continue
+            try:
+                found[replica.server] = await self._read_one(replica.server, first, last)
+            except LogUnavailable as error:
+                self._unread[replica.server] = str(error)
+        if not found:
+            raise LogUnavailable("no replica of the log can be read; try again")
+        return found
+
+    async def _read_one(self, server: str, first: int, last: int) -> Mapping[int, Record]:
+        found: dict[int, Record] = {}
+        for tries in range(1, SCRUB_READ_TRIES + 1):
+            try:
+                found |= await self._replicas.read_replica(server, first, last)
+                if len(found) > last - first or tries > 1:
+                    break  # what is missing twice is not just on its way
+            except LogUnavailable:
+                if tries == SCRUB_READ_TRIES:
+                    raise
+            await asyncio.sleep(SCRUB_RETRY_SECONDS)
+        return found
+
+    async def _expected(
+        self, read: Mapping[str, Mapping[int, Record]], first: int, last: int
+    ) -> list[bytes | None]:
+        """The hash that each event must have; None where that can't be decided."""
+        if self._leaves is not None:
+            return [*await self._leaves.leaves(first, last)]
+        expected: list[bytes | None] = []
+        for sequence in range(first, last + 1):
+            votes = Counter(leaf_hash(of[sequence]) for of in read.values() if sequence in of)
+            leaf, count = votes.most_common(1)[0] if votes else (b"", 0)
+            # One that is the only reader of an event is right: nobody can make up what a writer wrote, but
+            # two that differ, and no majority, decide nothing.
+            decided = count and (len(votes) == 1 or count > len(read) // 2)
+            expected.append(leaf if decided else None)
+            if not decided:
+                _extend(self._undecided, BadRange(sequence, sequence, missing=not votes))
+        return expected
+
+    def _compare(
+        self, server: str, records: Mapping[int, Record], expected: Sequence[bytes | None], first: int
+    ) -> None:
+        for sequence, leaf in enumerate(expected, start=first):
+            record = records.get(sequence)
+            if leaf is None or (record is not None and leaf_hash(record) == leaf):
+                continue
+            parts = parse_subject(record.subject) if record is not None else None
+            bad = BadRange(
+                sequence, sequence, missing=record is None, job_id=parts.job_id if parts is not None else ""
+            )
+            self._more[server] += not _extend(self._bad.setdefault(server, []), bad)
+
+
+def _extend(ranges: list[BadRange], bad: BadRange) -> bool:
+    """Add a sequence to ranges, to the last one if it follows it; False if there are too many."""
+    if ranges and ranges[-1].last == bad.first - 1 and ranges[-1].missing == bad.missing:
+        ranges[-1] = msgspec.structs.replace(ranges[-1], last=bad.last)
+    elif len(ranges) < SCRUB_RANGES_MAX:
+        ranges.append(bad)
+    else:
+        return False
+    return True
+
+
+def findings_of(state: ScrubState) -> list[Finding]:
+    """What a scrub found."""
+    found: list[Finding] = []
+    for server, ranges in state.bad.items():
+        for each in ranges:
+            what = (
+                "can't be read there: its block is damaged, or lost"
+                if each.missing
+                else "is not what the tree, or the majority, has"
+            )
+            more = f" (and {state.more[server]} events more)" if state.more.get(server) else ""
+            found.append(
+                Finding(
+                    Kind.REPLICA,
+                    f"the replica on {server or 'the only server'}: {_range(each)} {what}{more}",
+                    sequence=each.first,
+                    last=each.last,
+                    job_id=each.job_id,
+                )
+            )
+    for each in state.undecided:
+        text = (
+            f"{_range(each)} can't be read from any replica"
+            if each.missing
+            else f"{_range(each)} differs between the replicas, and none has a majority: give a view"
+        )
+        found.append(Finding(Kind.HOLE if each.missing else Kind.REPLICA, text, each.first, each.last))
+    if state.unfit:
+        found.append(Finding(Kind.UNFIT, state.unfit))
+    return found
+
+
+def remedy_of(state: ScrubState) -> list[str]:
+    """What replaces the bad replicas, command by command; where that is safe."""
+    bad = [server for server in state.servers if state.bad.get(server)]
+    if not bad:
+        return []
+    if 2 * len(bad) >= len(state.servers):
+        text = "too many replicas are bad to replace one from the others: restore the stream from a backup"
+        return [f"{text} (docs/OPERATIONS.md, Backup and restore)"]
+    lines: list[str] = []
+    count = len(state.servers)
+    for server in bad:
+        lines += [
+            f"to replace the replica on {server}, while all others are up (docs/OPERATIONS.md, Replicas):",
+            f"  1. stop nats-server on {server}",
+            f"  2. nats stream edit JOBS --replicas {count - 1} (as a NATS user who may change streams)",
+            f"  3. start nats-server on {server}: it drops its copy",
+            f"  4. nats stream edit JOBS --replicas {count}: it copies the stream from the others",
+            "  5. run `jobledger audit scrub` again",
+        ]
+    return lines
+
+
+def _range(each: BadRange) -> str:
+    return (
+        f"event {each.first}"
+        if each.first == each.last
+        else f"each of the events {each.first} to {each.last}"
+    )
+
+
+def load_scrub(path: Path, origin: str) -> ScrubState | None:
+    """The state in a file; None if there is none, it is of another log, or that scrub was finished.
+
+    Raises:
+        InvalidSettings: if the file can't be used.
+    """
+    try:
+        state = msgspec.json.decode(read_trusted(path), type=ScrubState)
+        Frontier.from_bytes(state.frontier)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, msgspec.DecodeError, InvalidInput) as error:
+        raise InvalidSettings(f"the scrub's state {path} can't be used ({error}); delete it") from None
+    return None if state.origin != origin or state.done or state.format != FORMAT else state
+
+
+def save_scrub(path: Path, state: ScrubState) -> None:
+    """Replace the file, mode 600.
+
+    Raises:
+        InvalidSettings: if it can't be written.
+    """
+    try:
+        replace_file(path, lambda: msgspec.json.encode(state))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InvalidSettings(f"the scrub's state {path} can't be written: {reason}") from error
+
+
+async def run_scrub(
+    scrub: Scrub, tell: Tell, *, seconds: float | None = None, path: Path | None = None
+) -> ScrubState:
+    """Compare until everything was, or the time is over; the state is kept after each range.
+
+    Raises:
+        LogUnavailable: as `Scrub.step`; what was compared is kept.
+    """
+    deadline = time.monotonic() + seconds if seconds is not None else None
+    while not scrub.state.done:
+        await scrub.step()
+        tell(SCRUBBING, scrub.state.position, scrub.state.last)
+        if path is not None:
+            save_scrub(path, scrub.state)
+        if deadline is not None and time.monotonic() >= deadline:
+            break
+    return scrub.state

@@ -1,0 +1,206 @@
+"""The view held against the log: folded anew with the ordinary projector, then compared row by row.
+
+    checkpoint C ─► fold 1…C into a scratch file ─► a snapshot of the view, at C' ─► fold on to C' ─► compare
+
+The long fold comes first, so the snapshot is short: SQLite tidies up behind none.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, cast
+
+from jobledger.projections.database import Reader
+from jobledger.projections.errors import ViewDamaged, ViewError, WaitTimeout
+from jobledger.projections.projector import Projector
+from jobledger.projections.view import View
+from jobledger.projections.view_diff import compare_views, first_changed_event, tree_is_equal
+from jobledger.projections.writer import PROJECTION_VERSION
+from jobledger.service.audit.findings import Finding, Kind
+from jobledger.service.audit.log_check import Tell
+from jobledger.service.limits import AUDIT_FOLD_TIMEOUT_SECONDS
+from jobledger.store.continuity import wait_continues
+from jobledger.store.log import EventLog, Feed, LogInfo
+from jobledger.store.model.errors import LogBroken, LogTruncated
+from jobledger.store.model.events import Record
+from jobledger.store.model.subjects import parse_subject
+
+FOLDING: Final = "folding the log"
+COMPARING: Final = "comparing the view"
+_CHECKPOINT: Final = "SELECT epoch, sequence, projection, tree_size FROM checkpoint"
+
+
+async def check_view(log: EventLog, path: Path, tell: Tell, *, scratch: Path | None = None) -> list[Finding]:
+    """Compare a view with a fresh fold of the log.
+
+    Args:
+        log: to fold.
+        path: of the view; a service may be running on it.
+        tell: hears how far it is.
+        scratch: a folder with as much room as the view takes; None: that for temporary files.
+
+    Raises:
+        ViewError: if there is no view, or another release made it.
+        LogUnavailable: if the log can't be reached for long.
+    """
+    await (await View.open(path, readers=1)).close()  # says what is wrong if this release can't read it
+    reader = await Reader.open(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix="jobledger-audit-", dir=scratch) as folder:
+            return await _compare(log, reader, Path(folder) / "fresh.sqlite", tell)
+    except ViewDamaged as error:
+        return [Finding(Kind.DAMAGED, str(error))]
+    except LogBroken as error:  # while folding: the records are not all there
+        return [Finding(Kind.HOLE, str(error))]
+    except WaitTimeout as error:
+        text = (
+            f"the log can't be folded, so the view was not compared: nothing came for"
+            f" {AUDIT_FOLD_TIMEOUT_SECONDS:g} s ({error})"
+        )
+        return [Finding(Kind.HOLE, text)]
+    finally:
+        await reader.close()
+
+
+async def _compare(log: EventLog, reader: Reader, fresh_path: Path, tell: Tell) -> list[Finding]:
+    problem, sequence = await _place(log, reader)
+    if problem is not None:
+        return [problem]
+    await _fold(log, fresh_path, sequence, tell)
+    async with _snapshot(reader):
+        problem, sequence = await _place(log, reader)
+        if problem is not None:
+            return [problem]
+        await _fold(log, fresh_path, sequence, tell)
+        tell(COMPARING, 0, 0)
+        fresh = await Reader.open(fresh_path)
+        try:
+            return await _differences(log, reader, fresh)
+        finally:
+            await fresh.close()
+
+
+async def _place(log: EventLog, reader: Reader) -> tuple[Finding | None, int]:
+    """Whether the view is of this log and not ahead of it, and its sequence."""
+    [(epoch, sequence, projection, _)] = await reader.rows(_CHECKPOINT)
+    info = await log.info()  # after the view was read, which a service may be moving
+    if projection != PROJECTION_VERSION:
+        raise ViewError(
+            f"the rows of the view {reader.path} were made by another release (projection {projection}, and"
+            f" this one's is {PROJECTION_VERSION}): audit it with that release, or let a projector bring it"
+            " up to date"
+        )
+    if epoch and epoch != info.epoch:
+        text = (
+            f"the view was made from the stream of {epoch}, and the stream now is of {info.epoch}: it was"
+            " deleted and made again"
+        )
+        return Finding(Kind.REPLACED, text), sequence
+    try:
+        if sequence > info.last_sequence:
+            await wait_continues(log, epoch=info.epoch, after=sequence)
+    except LogTruncated:
+        info = await log.info()
+        text = (
+            f"the view has folded event {sequence}, and the log ends at {info.last_sequence}: the events from"
+            f" {info.last_sequence + 1} on are gone from its end"
+        )
+        return Finding(Kind.TRUNCATION, text, sequence=info.last_sequence + 1), sequence
+    if sequence and await log.read_at(sequence) is None:
+        text = f"the view has folded event {sequence}, and it is missing from the log"
+        return Finding(Kind.HOLE, text, sequence=sequence), sequence
+    return None, sequence
+
+
+async def _differences(log: EventLog, reader: Reader, fresh: Reader) -> list[Finding]:
+    findings: list[Finding] = []
+    [(_, _, _, tree_size)] = await reader.rows(_CHECKPOINT)
+    changed = await first_changed_event(reader, fresh) if tree_size else 0
+    if changed:
+        job = await _job_at(log, changed)
+        of_job = f" (of job {job})" if job else ""
+        text = (
+            f"event {changed}{of_job} is not the one that the view has folded: the log was changed there,"
+            " or the view's tree was"
+        )
+        findings.append(Finding(Kind.REWRITE, text, sequence=changed, job_id=job))
+    for each in await compare_views(reader, fresh):
+        column = f"{each.table}.{each.column}" if each.column else each.table
+        findings.append(Finding(Kind.VIEW, str(each), job_id=each.job_id, column=column))
+    if tree_size and not changed and not await tree_is_equal(reader, fresh):
+        findings.append(Finding(Kind.TREE, "the tree in the view is not that of the log it was made from"))
+    [(sound,)] = await reader.rows("PRAGMA integrity_check(1)")
+    if sound != "ok":
+        findings.append(Finding(Kind.DAMAGED, f"the view's file is damaged: {sound}"))
+    return findings
+
+
+async def _job_at(log: EventLog, sequence: int) -> str:
+    record = await log.read_at(sequence)
+    parts = parse_subject(record.subject) if record is not None else None
+    return parts.job_id if parts is not None else ""
+
+
+@asynccontextmanager
+async def _snapshot(reader: Reader) -> AsyncIterator[None]:
+    await reader.rows("BEGIN")
+    try:
+        yield
+    finally:
+        await reader.rows("ROLLBACK")
+
+
+async def _fold(log: EventLog, path: Path, up_to: int, tell: Tell) -> None:
+    """Let the ordinary projector fold into a file, up to a sequence and no further."""
+    async with Projector(cast("EventLog", _UpTo(log, up_to)), path) as projector:
+        while projector.sequence < up_to:
+            await projector.wait_for(projector.sequence + 1, AUDIT_FOLD_TIMEOUT_SECONDS)
+            tell(FOLDING, projector.sequence, up_to)
+
+
+class _UpTo:
+    """A log as it was when its last event was this one: what a projector needs of it."""
+
+    def __init__(self, log: EventLog, last: int) -> None:
+        self._log = log
+        self._last = last
+
+    async def info(self) -> LogInfo:
+        info = await self._log.info()
+        return LogInfo(info.epoch, info.first_sequence, min(info.last_sequence, self._last))
+
+    async def continues(
+        self, *, epoch: str | None, after: int, same: Callable[[Record], bool] | None = None
+    ) -> LogInfo:
+        info = await self._log.continues(epoch=epoch, after=after, same=same)
+        return LogInfo(info.epoch, info.first_sequence, min(info.last_sequence, self._last))
+
+    async def follow(self, *, after: int, epoch: str | None = None) -> Feed:
+        return cast("Feed", _FeedUpTo(await self._log.follow(after=after, epoch=epoch), self._last, after))
+
+
+class _FeedUpTo:
+    def __init__(self, feed: Feed, last: int, after: int) -> None:
+        self._feed = feed
+        self._last = last
+        self._reached = after
+
+    async def take(self, max_records: int) -> Sequence[Record]:
+        if self._reached < self._last:
+            records = await self._feed.take(max_records)
+            self._reached = records[-1].sequence
+            if self._reached > self._last:
+                records = [record for record in records if record.sequence <= self._last]
+            if records:
+                return records
+        await asyncio.Event().wait()  # for ever: nothing more comes, and the projector is stopped
+        raise AssertionError
+
+    @property
+    def connected(self) -> bool:
+        return self._feed.connected
+
+    async def close(self) -> None:
+        await self._feed.close()

@@ -1,0 +1,176 @@
+"""Blame: for every field of a job, the event since which it has the value that it has. Pure.
+
+A job's events are folded as ever; beside the job stands a second tree of the same shape, which has an event
+where the job has a value. What one event changed is found by the one differ (`structure`), and blamed on it.
+So a value that comes back is blamed on the event that brought it back, and a value that an event repeats
+stays with the event that brought it.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from jobledger.service.errors import PayloadTooLarge
+from jobledger.service.limits import BLAME_MAX_FIELDS, DIFF_MAX_BYTES
+from jobledger.service.structural_diff import Edit, Path, Step, edits, leaves
+from jobledger.store.model.events import Record, read_record
+from jobledger.store.model.fold import fold_job_on
+from jobledger.store.model.history import HistoryItem, tell
+from jobledger.store.model.job import Job, JobStatus
+
+_NOT_OF_THE_SPEC: Final = frozenset({"ID", "State", "Version", "Revision", "CreateTime", "ModifyTime"})
+
+
+class Blamed(msgspec.Struct, frozen=True):
+    """A field and the event that it has its value from.
+
+    Attributes:
+        path: in the job: a field of the spec, of `State`, or of `Tags`.
+        value: a text, a number, or an empty list or object.
+        event: since when.
+    """
+
+    path: Path
+    value: Any
+    event: HistoryItem
+
+
+class _Node:
+    """A place in the tree of events.
+
+    Attributes:
+        sequence: of the event that set the value here; of a list or an object, that changed what is in it.
+        inside: the nodes in it; None for a text or a number.
+    """
+
+    __slots__ = ("inside", "sequence")
+
+    def __init__(self, sequence: int, inside: "dict[str, _Node] | list[_Node] | None") -> None:
+        self.sequence = sequence
+        self.inside = inside
+
+    def at(self, step: Step) -> "_Node":
+        return self.inside[step]  # type: ignore[index]  # the tree has the document's shape
+
+    def sequences(self) -> Iterator[int]:
+        yield self.sequence
+        for node in self.inside.values() if isinstance(self.inside, dict) else self.inside or ():
+            yield from node.sequences()
+
+
+class Blame:
+    """What is known of a job's fields after some of its events; `add` the next ones in their order."""
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self._held: Job | None = None  # also one of which no creating event can be read
+        self._spec: dict[str, Any] = {}
+        self._rest: dict[str, Any] = {}
+        self._tree = _Node(0, {})
+        self._events: dict[int, HistoryItem] = {}
+
+    def add(self, record: Record) -> None:
+        """One more record of the job's subject.
+
+        Raises:
+            PayloadTooLarge: if the job is larger than what is blamed.
+        """
+        before = self._held
+        folded = self._held = fold_job_on(before, read_record(record))
+        if folded is None or folded.status.is_lost:
+            return
+        if before is not None and before.status.is_lost:
+            before = None
+        self.job = folded
+        if folded.status.sequence != record.sequence:
+            return  # an anomaly, or of a frozen job
+        [(item, _)] = tell((record,), before.status if before is not None else None)
+        if before is None or before.status.spec_sequence != folded.status.spec_sequence:
+            self._enter(item, self._spec, spec := _spec_of(folded))
+            self._spec = spec
+        self._enter(item, self._rest, rest := _rest_of(folded.status))
+        self._rest = rest
+        if len(self._events) > 2 * BLAME_MAX_FIELDS:  # a long history must not stay in memory
+            needed = set(self._tree.sequences())
+            self._events = {sequence: item for sequence, item in self._events.items() if sequence in needed}
+
+    def fields(self) -> Iterator[Blamed]:
+        """Every field: those of the spec, then the state, then the tags; none before there is a job."""
+        if self.job is None:
+            return
+        for path, value in leaves({**self._spec, **self._rest}):
+            node = self._tree
+            for step in path:
+                node = node.at(step)
+            yield Blamed(path, value, self._events[node.sequence])
+
+    def _enter(self, item: HistoryItem, old: dict[str, Any], new: dict[str, Any]) -> None:
+        moving: dict[tuple[Path, int], _Node] = {}  # by list and old index: taken out, not yet put back
+        for edit in edits(old, new):
+            self._events[item.sequence] = item
+            _apply(self._tree, edit, item.sequence, moving)
+
+
+def _spec_of(job: Job) -> dict[str, Any]:
+    """The fields of a job's spec.
+
+    Raises:
+        PayloadTooLarge: if it is larger than the named limits.
+    """
+    if len(job.spec) > DIFF_MAX_BYTES:
+        raise PayloadTooLarge(
+            f"version {job.status.version} of the spec has {len(job.spec)} bytes; jobs with specs over"
+            f" {DIFF_MAX_BYTES} are not blamed"
+        )
+    spec = {key: value for key, value in job.to_wire().items() if key not in _NOT_OF_THE_SPEC}
+    count = sum(1 for _ in leaves(spec))
+    if count > BLAME_MAX_FIELDS:
+        raise PayloadTooLarge(
+            f"version {job.status.version} of the spec has {count} fields; jobs with specs over"
+            f" {BLAME_MAX_FIELDS} are not blamed"
+        )
+    return spec
+
+
+def _rest_of(status: JobStatus) -> dict[str, Any]:
+    tags = {"Tags": dict(status.tags)} if status.tags else {}
+    return {"State": msgspec.to_builtins(status.state), **tags}
+
+
+def _apply(tree: _Node, edit: Edit, sequence: int, moving: dict[tuple[Path, int], _Node]) -> None:
+    """Do to the tree of events what an edit does to the document; an element that moved keeps its events."""
+    *way, last = edit.place
+    for step in way:
+        tree = tree.at(step)
+    tree.sequence = sequence  # of what is emptied, this is the event
+    inside = tree.inside
+    if isinstance(inside, list):
+        assert isinstance(last, int)
+        if edit.moved is not None:
+            key = (tuple(way), edit.moved)
+            if edit.verb == "remove":
+                moving[key] = inside.pop(last)
+            else:
+                inside.insert(last, moving.pop(key))
+        elif edit.verb == "add":
+            inside.insert(last, _tree_of(edit.after, sequence))
+        elif edit.verb == "remove":
+            del inside[last]
+        else:
+            inside[last] = _tree_of(edit.after, sequence)
+    else:
+        assert isinstance(inside, dict)
+        assert isinstance(last, str)
+        if edit.verb == "remove":
+            del inside[last]
+        else:
+            inside[last] = _tree_of(edit.after, sequence)
+
+
+def _tree_of(value: Any, sequence: int) -> _Node:
+    if isinstance(value, dict):
+        return _Node(sequence, {key: _tree_of(item, sequence) for key, item in value.items()})
+    if isinstance(value, list):
+        return _Node(sequence, [_tree_of(item, sequence) for item in value])
+    return _Node(sequence, None)

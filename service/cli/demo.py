@@ -1,0 +1,153 @@
+"""`jobledger demo`: the whole of Jobledger at work on real specs, with proof."""
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from jobledger.service.cli.examples import examples
+from jobledger.service.demo.checks import Check, check_all
+from jobledger.service.demo.inputs import NamedSpec, Planned, plan_jobs, read_examples
+from jobledger.service.demo.scenario import NATS_FOLDER, VIEW_FILE, Told, tell
+from jobledger.service.demo.show import StepTeller, check_list, jobs_table, timeline_table
+from jobledger.service.errors import BAD_INPUT_CODE
+from jobledger.service.spec_files import read_spec_file, tell_problems
+
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@click.command(epilog=examples("jobledger demo", "jobledger demo job.yaml --keep demo-data"))
+@click.argument("specs", metavar="[SPEC]...", nargs=-1)
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the log and the view in this directory, which must be new or empty.",
+)
+@click.pass_context
+def demo(ctx: click.Context, specs: tuple[str, ...], keep: Path | None) -> None:
+    """Show Jobledger at work on real job specs, and prove what it promises.
+
+    Starts a nats-server of its own, submits the SPECs (without any: examples that come with Jobledger),
+    updates and races jobs, kills the projector with kill -9, rebuilds the view, and checks the outcome.
+    Nothing else is touched and nothing is left behind. The exit code is 0 if every check passed and 1 if not.
+    """
+    began = time.monotonic()
+    plan = plan_jobs(_good_specs(ctx, specs))
+    err = Console(stderr=True)
+    told = _run(plan, keep, StepTeller(err))
+    if err.is_terminal:
+        err.print()
+    checks = check_all(told.evidence)
+    out = Console(highlight=False)
+    for part in (
+        jobs_table(told, time.time_ns(), out.width),
+        timeline_table(told, out.width),
+        check_list(checks),
+    ):
+        out.print(part)
+        out.print()
+    _sum_up(out, checks, time.monotonic() - began, keep)
+    ctx.exit(0 if all(check.ok for check in checks) else 1)
+
+
+def _good_specs(ctx: click.Context, names: Sequence[str]) -> Sequence[NamedSpec]:
+    """The specs to submit; one that is bad ends the command before anything is started."""
+    if not names:
+        return read_examples()
+    files = [read_spec_file(name) for name in names]
+    for found in files:
+        tell_problems(found, err=True)
+    if any(found.problems for found in files):
+        ctx.exit(BAD_INPUT_CODE)
+    return [NamedSpec(Path(found.file).name, found.spec) for found in files if found.spec is not None]
+
+
+@contextmanager
+def _directory(keep: Path | None) -> Iterator[Path]:
+    """Where the demo works: the directory to keep, or one that is gone afterwards."""
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="jobledger-demo-") as directory:
+            yield Path(directory)
+        return
+    try:
+        keep.mkdir(parents=True, exist_ok=True, mode=0o700)
+        is_empty = not any(keep.iterdir())
+    except OSError as error:
+        raise click.BadParameter(f"{keep}: {error.strerror}", param_hint="--keep") from error
+    if not is_empty:
+        raise click.BadParameter(f"{keep} is not empty; name a new directory", param_hint="--keep")
+    yield keep
+
+
+def _run(plan: Sequence[Planned], keep: Path | None, steps: StepTeller) -> Told:
+    """Run the story; when asked to end, first end in order what it started."""
+    asked: list[signal.Signals] = []
+
+    @contextmanager
+    def step(what: str) -> Iterator[Callable[[str], None]]:
+        # Before Python 3.12, `asyncio.wait_for` (a request to NATS waits in it) loses a cancellation that
+        # comes together with its result; so the story is asked again wherever it turns a page.
+        if asked:
+            raise asyncio.CancelledError
+        with steps(what) as progress:
+            yield progress
+
+    async def story() -> Told:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def end(number: signal.Signals) -> None:
+            if not asked:  # asked again (many ask twice), we are at it already: that must not be cut short
+                asked.append(number)
+                task.cancel()
+
+        for number in _ENDING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: a lost terminal must not end us
+                loop.add_signal_handler(number, end, number)
+        with _directory(keep) as directory:  # in here, so that no signal cuts its removal short
+            return await tell(plan, directory, step)
+
+    try:
+        return asyncio.run(story())
+    except asyncio.CancelledError:
+        click.echo("Aborted: everything that was started has been ended.", err=True)
+        sys.exit(128 + asked[0])
+
+
+def _sum_up(out: Console, checks: Sequence[Check], seconds: float, keep: Path | None) -> None:
+    failed = sum(not check.ok for check in checks)
+    if failed:
+        out.print(f"[bold red]{failed} of {len(checks)} checks failed[/], after {seconds:.1f} s")
+    else:
+        out.print(f"[bold green]All {len(checks)} checks passed[/] in {seconds:.1f} s")
+    if keep is not None:
+        shown = click.format_filename(keep)
+        out.print(
+            f"Kept in {shown}: the view ({VIEW_FILE}) and the log ({NATS_FOLDER})",
+            markup=False,
+            soft_wrap=True,
+        )
+    elif failed:
+        out.print("Run it again with --keep DIR to look at the log and the view.")
+    out.print()
+    program = _program()
+    out.print("Next, with specs of your own:")
+    out.print(f"  {program} job validate FILE...   check them, offline", soft_wrap=True)
+    out.print(f"  {program} demo FILE...           this demo on them", soft_wrap=True)
+
+
+def _program() -> str:
+    """How this command can be called again: by its name if that is on the PATH, else by its place."""
+    if shutil.which("jobledger"):
+        return "jobledger"
+    program = Path(sys.executable).with_name("jobledger")
+    here = Path.cwd()
+    return str(program.relative_to(here) if program.is_relative_to(here) else program)

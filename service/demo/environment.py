@@ -1,0 +1,205 @@
+"""Who and what there is in the demo: two writers, a projector in a process of its own, its view.
+
+Every promise that a writer was given is kept here, so that it can be held against the log at the end.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from pathlib import Path
+
+from jobledger.projections.database import remove_view
+from jobledger.projections.limits import LIST_MAX_LIMIT
+from jobledger.projections.query.query import ListQuery
+from jobledger.projections.view import View
+from jobledger.service.demo.evidence import Attempt, Race, ViewedJob
+from jobledger.service.demo.inputs import NamedSpec
+from jobledger.service.demo.projecting import ProjectorProcess
+from jobledger.store.command import Receipt
+from jobledger.store.ledger import Ledger, new_event_id
+from jobledger.store.log import EventLog
+from jobledger.store.model.errors import RevisionMismatch
+from jobledger.store.model.events import Record
+from jobledger.store.model.job import Job, JobStatus, State, StateType
+from jobledger.store.spec.spec import JobSpec
+
+QUEUED = State(state_type=StateType.QUEUED)
+RUNNING = State(state_type=StateType.RUNNING)
+_SCHEDULERS = ("scheduler-1", "scheduler-2")
+_READ_RECORDS = 1_000
+
+
+class Stage:
+    """Opened by `open`, ended by `close`. The first ledger is the one that users and nodes write through."""
+
+    def __init__(self, url: str, path: Path, logs: Sequence[EventLog]) -> None:
+        self._url = url
+        self._path = path
+        self._log = logs[0]
+        self._projector: ProjectorProcess | None = None
+        self._view: View | None = None
+        self.ledgers = [Ledger(log) for log in logs]
+        self.receipts: list[Receipt] = []
+
+    @property
+    def view(self) -> View:
+        """The view that the projector keeps."""
+        assert self._view is not None  # there is one between `open` and `close`
+        return self._view
+
+    async def keep(self, command: Awaitable[Receipt]) -> Receipt:
+        """Await a command, and remember the receipt if something was appended."""
+        receipt = await command
+        if receipt.changed:
+            self.receipts.append(receipt)
+        return receipt
+
+    # --- commands -----------------------------------------------------------------------------------------
+
+    async def submit(self, file: NamedSpec) -> Receipt:
+        """Create the job of a spec."""
+        return await self.keep(self.ledgers[0].create(file.spec, actor="alice", reason=file.label))
+
+    async def update(self, job: Receipt, spec: JobSpec, reason: str) -> bool:
+        """Give a job a new spec and have it run again; False if the spec is not new."""
+        update = self.ledgers[0].update(
+            job.job_id, spec, namespace=job.namespace, actor="alice", reason=reason
+        )
+        receipt = await self.keep(update)
+        if receipt.changed:
+            await self.queue(job)
+            await self.run(job)
+        return receipt.changed
+
+    async def queue(self, job: Receipt) -> None:
+        """Pending → Queued."""
+        await self._set(job, QUEUED, _SCHEDULERS[0], "waits for a node")
+
+    async def run(self, job: Receipt) -> None:
+        """Queued → Running."""
+        await self._set(job, RUNNING, "node-1", "has capacity")
+
+    async def end(self, job: Receipt, end: State) -> None:
+        """Running → a final state."""
+        if end.state_type is not StateType.STOPPED:
+            await self._set(job, end, "node-1", "its process ended")
+            return
+        stop = self.ledgers[0].stop(job.job_id, namespace=job.namespace, actor="bob", reason="costs too much")
+        await self.keep(stop)
+
+    async def _set(self, job: Receipt, state: State, actor: str, reason: str) -> None:
+        ledger = self.ledgers[0]
+        await self.keep(
+            ledger.set_state(job.job_id, state, namespace=job.namespace, actor=actor, reason=reason)
+        )
+
+    async def race(self, job: Receipt) -> Race:
+        """Let two writers, who have both seen the same revision, queue the same job at once."""
+        read = [await ledger.load(job.job_id, namespace=job.namespace) for ledger in self.ledgers]
+        revision = read[0].status.revision
+        attempts = await asyncio.gather(
+            *(
+                self._attempt(ledger, writer, job, revision)
+                for ledger, writer in zip(self.ledgers, _SCHEDULERS, strict=True)
+            )
+        )
+        return Race(job_id=job.job_id, revision=revision, attempts=tuple(attempts))
+
+    async def _attempt(self, ledger: Ledger, writer: str, job: Receipt, revision: int) -> Attempt:
+        event_id = new_event_id()
+        command = ledger.set_state(
+            job.job_id,
+            State(state_type=StateType.QUEUED, message=f"by {writer}"),
+            namespace=job.namespace,
+            actor=writer,
+            reason="races for the job",
+            expected_revision=revision,
+            event_id=event_id,
+        )
+        try:
+            return Attempt(writer=writer, event_id=event_id, won=await self.keep(command))
+        except RevisionMismatch as lost:
+            missed = tuple(item.event_id for item in lost.missed)
+            return Attempt(writer=writer, event_id=event_id, told_revision=lost.revision, told_missed=missed)
+
+    # --- the projector and its view -----------------------------------------------------------------------
+
+    async def start_projector(self) -> None:
+        """Start it, the first time or again."""
+        self._projector = await ProjectorProcess.start(self._url, self._path)
+
+    async def projected(self, sequence: int) -> None:
+        """Wait until the view reflects a sequence."""
+        assert self._projector is not None
+        await self._projector.caught_up(self.view, sequence)
+
+    async def caught_up(self) -> None:
+        """Wait until the view reflects all that is in the log now."""
+        await self.projected(await self.last_sequence())
+
+    async def kill_projector(self) -> int:
+        """`kill -9`; returns the exit code."""
+        assert self._projector is not None
+        return await self._projector.kill()
+
+    async def glimpse(self) -> dict[str, JobStatus]:
+        """All statuses, as the view has them now."""
+        return {job.status.id: job.status async for job in self._jobs()}
+
+    async def viewed(self) -> tuple[ViewedJob, ...]:
+        """All jobs of the view with every version of their specs."""
+        view = self.view
+        return tuple(
+            [
+                ViewedJob(job, await view.versions(job.status.id, limit=LIST_MAX_LIMIT))
+                async for job in self._jobs()
+            ]
+        )
+
+    async def rebuild(self) -> None:
+        """Delete the view, and have it made anew from the log."""
+        assert self._projector is not None
+        await self._projector.stop()
+        await self.view.close()
+        remove_view(self._path)
+        await self.start_projector()
+        self._view = await View.open(self._path)
+        await self.caught_up()
+
+    async def read_log(self) -> tuple[Record, ...]:
+        """All records that are in the log now."""
+        last_sequence = await self.last_sequence()
+        feed = await self._log.follow(after=0)
+        records: list[Record] = []
+        try:
+            while not records or records[-1].sequence < last_sequence:
+                records += await feed.take(_READ_RECORDS)
+        finally:
+            await feed.close()
+        return tuple(records)
+
+    async def last_sequence(self) -> int:
+        """Of the log."""
+        return (await self._log.info()).last_sequence
+
+    async def _jobs(self) -> AsyncIterator[Job]:
+        cursor: str | None = None
+        while True:
+            page = await self.view.list(ListQuery(limit=LIST_MAX_LIMIT, cursor=cursor))
+            for job in page.jobs:
+                yield job
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def open(self) -> None:
+        """Start the projector, and open the view that it makes."""
+        await self.start_projector()
+        self._view = await View.open(self._path)
+
+    async def close(self) -> None:
+        """End the projector and close the view, whatever state they are in."""
+        if self._view is not None:
+            await self._view.close()
+        # The writer goes last: it is the one that can fold SQLite's write-ahead log back into the file.
+        if self._projector is not None:
+            await self._projector.stop()

@@ -1,0 +1,156 @@
+"""The way of a command to the log itself, past the HTTP service.
+
+    nats_url is set ──────────────────────────► those servers, with the credentials of the settings
+    a service runs on data_dir ───────────────► its embedded server (`store/connection_file`)
+    data_dir holds a log, and nobody runs it ─► an embedded server for the length of the command
+    else ─────────────────────────────────────► an error that says what to set
+
+A service may start or end at any moment of this, so what was in the way is looked at again, for a bounded
+time.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+from jobledger.service.limits import LOG_ACCESS_TIMEOUT_SECONDS, LOG_ACCESS_WAIT_SECONDS
+from jobledger.service.nats_auth import connection_options
+from jobledger.service.settings import Settings
+from jobledger.service.stream_record import evidence_in, known_in
+from jobledger.store.connection_file import find_connection
+from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
+from jobledger.store.embedded.proof import Known
+from jobledger.store.jetstream.adapter import JetStreamLog
+from jobledger.store.jetstream.declarations import StreamSettings
+from jobledger.store.jetstream.stream import AcceptLoss, EvidenceSource, StreamReport
+from jobledger.store.model.errors import EmbeddedServerError, EmbeddedServerInUse, LogUnavailable
+
+Answer = TypeVar("Answer")
+
+VIEW_FILE: Final = "view.sqlite"
+_STORE_FOLDER: Final = "jetstream"  # nats-server's own, once it has stored anything
+
+
+@asynccontextmanager
+async def open_log(
+    settings: Settings, *, create: bool = False, accept_loss: AcceptLoss | None = None
+) -> AsyncIterator[JetStreamLog]:
+    """The log of these settings, until the block ends.
+
+    Args:
+        settings: `nats_url` and what belongs to it, else `data_dir`.
+        create: start an embedded server on `data_dir` although it holds no log.
+        accept_loss: creates a stream that existed and is missing; called with each such loss before.
+
+    Raises:
+        LogMissing: if the log existed, and is missing.
+        LogUnavailable: if there is no way to a log, or its servers do not answer.
+        EmbeddedServerError: if the embedded server on `data_dir` can be neither reached nor started.
+        InvalidSettings: if a file that the settings name is not what they say.
+        LogUnfit: if the server or the stream can't keep the promises.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.nats_url:
+            stream = StreamSettings(replicas=settings.stream_replicas)
+            log = await JetStreamLog.connect(
+                settings.nats_url,
+                stream,
+                evidence=evidence_of(settings),
+                accept_loss=accept_loss,
+                **connection_options(settings),
+            )
+        else:
+            if not create and not log_is_at_hand(settings) and not log_is_kept(settings):
+                raise LogUnavailable(
+                    f"no log to read: nats_url is not set, and data_dir {settings.data_dir} holds none; name"
+                    " the NATS servers with --nats-url, or the directory of the service with --data-dir"
+                )
+
+            async def connect(url: str) -> JetStreamLog:
+                evidence = evidence_of(settings)
+                return await JetStreamLog.connect(url, evidence=evidence, accept_loss=accept_loss)
+
+            log = await _embedded(settings, stack, connect)
+        stack.push_async_callback(log.close)
+        yield log
+
+
+def evidence_of(settings: Settings) -> EvidenceSource:
+    """What the data directory of these settings says of streams that are missing."""
+    data_dir = settings.data_dir
+    return evidence_in(data_dir, store=data_dir / NATS_FOLDER, view=data_dir / VIEW_FILE)
+
+
+async def known_of(settings: Settings) -> dict[str, Known]:
+    """What the data directory of these settings proves about the streams of its embedded server."""
+    return await known_in(settings.data_dir, view=settings.data_dir / VIEW_FILE)
+
+
+def log_is_at_hand(settings: Settings) -> bool:
+    """Whether somebody serves the log already: servers that are named, or a service on `data_dir`.
+
+    Raises:
+        EmbeddedServerError: if something in `data_dir` that is not to be trusted says so.
+    """
+    return bool(settings.nats_url) or find_connection(settings.data_dir / NATS_FOLDER) is not None
+
+
+def log_is_kept(settings: Settings) -> bool:
+    """Whether `data_dir` holds a log, served or not."""
+    return (settings.data_dir / NATS_FOLDER / _STORE_FOLDER).is_dir()
+
+
+async def look_at_streams(settings: Settings) -> tuple[StreamReport, ...]:
+    """The streams that exist, also if the log is missing; nothing is created or changed.
+
+    Raises:
+        LogError: if the servers do not answer, or may not be asked.
+        EmbeddedServerError: if the embedded server on `data_dir` can be neither reached nor started.
+        StoreDamaged: if the embedded server can't read everything that was in its files.
+    """
+    if settings.nats_url:
+        return await JetStreamLog.look(settings.nats_url, **connection_options(settings))
+    if not log_is_kept(settings) and not log_is_at_hand(settings):
+        return ()
+    async with AsyncExitStack() as stack:
+        return await _embedded(settings, stack, JetStreamLog.look)
+
+
+async def _embedded(
+    settings: Settings, stack: AsyncExitStack, connect: Callable[[str], Awaitable[Answer]]
+) -> Answer:
+    """What `connect` returns for the embedded server on `data_dir`, which is started if it does not run."""
+    directory = settings.data_dir / NATS_FOLDER
+    deadline = asyncio.get_running_loop().time() + LOG_ACCESS_TIMEOUT_SECONDS
+    while True:
+        try:
+            url = find_connection(directory)
+            if url is None:
+                _check_owner(directory)
+                known = await known_of(settings)
+                url = (await stack.enter_async_context(EmbeddedServer(directory, known=known))).url
+            return await connect(url)
+        except (EmbeddedServerInUse, LogUnavailable):  # it starts, ends, or is started again just now
+            if asyncio.get_running_loop().time() >= deadline:
+                raise
+        await stack.aclose()
+        await asyncio.sleep(LOG_ACCESS_WAIT_SECONDS)
+
+
+def _check_owner(directory: Path) -> None:
+    """Leave another user's server alone: its files would become ours, and the service could not write them.
+
+    Raises:
+        EmbeddedServerError: it is another user's.
+    """
+    if not directory.exists():
+        return
+    owner = directory.stat().st_uid
+    if owner != os.geteuid():
+        raise EmbeddedServerError(
+            f"{directory} belongs to user {owner}, and no service runs on it: run this as that user, or start"
+            " the service first"
+        )

@@ -1,0 +1,144 @@
+"""The lines that the service writes to standard error: text with a time zone, or a JSON object each.
+
+An access line is written for each request, by the logger `jobledger.access`. It holds the path without its
+query, and no header, so that no token and no secret can be in it.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Final, TextIO
+
+import msgspec
+
+from jobledger.service.limits import ACCESS_PATH_MAX_CHARACTERS
+from jobledger.store.spec.values import rfc3339
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+FORMATS: Final = ("text", "json")
+_MILLISECONDS: Final = 1_000
+_FIELDS: Final = "fields"  # of a record: names and values that JSON has as keys
+_REFUSALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
+# Probes ask every few seconds; an answer that is as it must be is of no interest.
+_PROBES: Final = frozenset({"/livez", "/readyz", "/metrics", "/api/v1/agent/alive"})
+
+_access = logging.getLogger("jobledger.access")
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31 12:00:00.123 +0100 INFO jobledger.service: message`, in the time zone of the process."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
+        """The moment with milliseconds and zone."""
+        moment = datetime.fromtimestamp(record.created, UTC).astimezone()
+        milliseconds = moment.microsecond // _MILLISECONDS
+        return f"{moment:%Y-%m-%d %H:%M:%S}.{milliseconds:03d} {moment:%z}"
+
+
+class JsonFormatter(logging.Formatter):
+    """`{"time": RFC 3339 in UTC, "level": …, "logger": …, "message": …}` and the fields of access lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One object, on one line."""
+        line: dict[str, Any] = {
+            "time": rfc3339(round(record.created * 1e6) * 1_000),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, _FIELDS, {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
+
+
+def configure_logs(level: str, form: str, stream: TextIO | None = None) -> None:
+    """Write the lines of this level and above; of other libraries, warnings and above.
+
+    Args:
+        level: one of `LEVELS`.
+        form: one of `FORMATS`.
+        stream: None: standard error.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(logging.WARNING, level_number(level)))
+    logging.getLogger("jobledger").setLevel(level_number(level))
+
+
+def level_number(level: str) -> int:
+    """The number that `logging` gives to a level."""
+    return logging.getLevelNamesMapping()[level.upper()]
+
+
+def write_access(  # the facts of one request
+    *,
+    request_id: str,
+    principal: str,
+    client: str,
+    method: str,
+    path: str,
+    status: int,
+    seconds: float,
+    wanted: bool,
+) -> None:
+    """Write the access line of a request.
+
+    Refusals (401, 403, 429) are warnings, also if access lines are not wanted, so that an attack is seen.
+
+    Args:
+        request_id: that its answer carries.
+        principal: the name of the token, or the actor of a service without tokens; empty: unknown.
+        client: the address it came from.
+        method: of HTTP.
+        path: without the query.
+        status: of the answer.
+        seconds: from its first byte to the end of the answer.
+        wanted: whether requests that were not refused get a line.
+    """
+    level = logging.INFO
+    if status in _REFUSALS:
+        level = logging.WARNING
+    elif not wanted:
+        return
+    elif path in _PROBES and status == HTTPStatus.OK:
+        level = logging.DEBUG
+    if not _access.isEnabledFor(level):
+        return
+    path = path if len(path) <= ACCESS_PATH_MAX_CHARACTERS else f"{path[:ACCESS_PATH_MAX_CHARACTERS]}…"
+    milliseconds = round(seconds * _MILLISECONDS, 3)
+    fields = {
+        "request_id": request_id,
+        "principal": principal,
+        "client": client,
+        "method": method,
+        "path": path,
+        "status": status,
+        "duration_ms": milliseconds,
+    }
+    _access.log(
+        level,
+        "%s %s %d %.1fms principal=%s client=%s request_id=%s",
+        _word(method),
+        _word(path),
+        status,
+        milliseconds,
+        _word(principal),
+        client or "-",
+        request_id,
+        extra={_FIELDS: fields},
+    )
+
+
+def _word(text: str) -> str:
+    """A text as one word of a line; quoted and escaped where it must be."""
+    if not text:
+        return "-"
+    is_plain = text.isascii() and text.isprintable() and " " not in text and '"' not in text
+    return text if is_plain else ascii(text).replace(" ", "\\x20")

@@ -1,0 +1,252 @@
+"""The HTTP server around an ASGI app: Granian, with its bounds, a port that is ours alone, and an end.
+
+Granian binds with SO_REUSEPORT, so a second service on a port would be let in without a word, and the kernel
+would share the requests between the two: whether the port is free is tried with a plain socket before.
+"""
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import resource
+import socket
+import ssl
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from jobledger.service.errors import InvalidSettings, NotReady
+from jobledger.service.limits import (
+    BIND_TIMEOUT_SECONDS,
+    CONNECTIONS_BACKLOG,
+    CONNECTIONS_LOOK_SECONDS,
+    HEADERS_MAX_BYTES,
+    HEADERS_TIMEOUT_SECONDS,
+    OPEN_FILES_WANTED,
+)
+from jobledger.service.server.connections import ConnectionGuard, connections_max
+from jobledger.service.settings import Settings
+
+_log = logging.getLogger("jobledger.http")
+_POLL_SECONDS = 0.01  # between tries to connect to a server that is starting
+_PORT_TRIES = 5  # a port that was free a moment ago may be taken by another process
+
+
+class HttpServer:
+    """Serves an ASGI app; made by `start`."""
+
+    def __init__(self, app: Any, settings: Settings, address: str, port: int) -> None:
+        self.address = address
+        self.port = port
+        self.under_way = 0
+        self._busy: Counter[int] = Counter()  # clients' ports of requests under way
+        most = connections_max()
+        self._guard = ConnectionGuard(port, most, lambda: frozenset(tuple(self._busy)))
+        self._guarding: asyncio.Task[None] | None = None
+        self._app = app
+        self._server: Any = Server(  # it has no types
+            self._counted,
+            address=address,
+            port=port,
+            interface=Interfaces.ASGINL,
+            http=HTTPModes.http1,  # the bounds below are HTTP/1's
+            http1_settings=HTTP1Settings(
+                header_read_timeout=int(HEADERS_TIMEOUT_SECONDS * 1000), max_buffer_size=HEADERS_MAX_BYTES
+            ),
+            websockets=True,  # for one request: `http/websocket`
+            backlog=CONNECTIONS_BACKLOG,
+            backpressure=most,
+            ssl_cert=settings.tls_cert,
+            ssl_key=settings.tls_key,
+            log_enabled=False,
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, app: Any, settings: Settings, address: str) -> "HttpServer":
+        """Start one, and wait until it accepts connections.
+
+        Raises:
+            NotReady: if it does not, or the port is in use.
+        """
+        for tries_left in reversed(range(_PORT_TRIES)):
+            server = cls(app, settings, address, free_port(address, settings.port))
+            try:
+                await server._begin()
+            except NotReady:
+                if settings.port or not tries_left:
+                    raise
+            else:
+                return server
+        raise AssertionError  # the last try returns or raises
+
+    async def wait_ended(self) -> None:
+        """Wait until it ended: all that was under way was answered, or it broke.
+
+        Raises:
+            Exception: why it broke.
+        """
+        assert self._task is not None
+        await asyncio.shield(self._task)
+
+    def stop_accepting(self) -> None:
+        """Take no new connection; what is under way goes on."""
+        self._server.stop()
+
+    async def cut_off(self) -> None:
+        """End without waiting for what is under way."""
+        self._server.stop()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _begin(self) -> None:
+        self._task = asyncio.create_task(self._server.serve())
+        self._guarding = asyncio.create_task(self._guard_connections())
+        self._task.add_done_callback(lambda _: self._guarding and self._guarding.cancel())
+        try:
+            async with asyncio.timeout(BIND_TIMEOUT_SECONDS):
+                while not await _accepts(_reachable(self.address), self.port):
+                    if self._task.done():
+                        break
+                    await asyncio.sleep(_POLL_SECONDS)
+                else:
+                    return
+        except TimeoutError:
+            pass
+        except BaseException:
+            await self.cut_off()
+            raise
+        await self.cut_off()
+        reason = f"not within {BIND_TIMEOUT_SECONDS:g} s"
+        if self._task.done() and not self._task.cancelled() and self._task.exception() is not None:
+            reason = str(self._task.exception())
+        raise NotReady(f"the HTTP server does not start on {self.address} port {self.port}: {reason}")
+
+    async def _counted(self, scope: Any, receive: Any, send: Any) -> None:
+        client = scope.get("client")
+        port = int(client[1]) if client else 0
+        self.under_way += 1
+        self._busy[port] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.under_way -= 1
+            self._busy[port] -= 1
+            if not self._busy[port]:
+                del self._busy[port]
+
+    async def _guard_connections(self) -> None:
+        while True:
+            await asyncio.sleep(CONNECTIONS_LOOK_SECONDS)
+            try:
+                ended = await asyncio.to_thread(self._guard.look)
+            except Exception:  # noqa: BLE001 - whatever it is, requests are served all the same
+                _log.exception("can't look at the open connections")
+            else:
+                if ended:
+                    _log.warning("%d idle connections were ended to make room for others", ended)
+
+
+def resolve(host: str) -> str:
+    """The one address that a host name or address stands for.
+
+    Raises:
+        InvalidSettings: if it stands for none of this machine's.
+    """
+    bare = host.removeprefix("[").removesuffix("]")
+    try:
+        found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise InvalidSettings(
+            f"host {host!r:.80} stands for no address ({error}); use one of this machine"
+        ) from None
+    # `localhost` may stand for both families: IPv4 is what people mean by it.
+    addresses = sorted((str(sockaddr[0]) for *_, sockaddr in found), key=lambda text: ":" in text)
+    return addresses[0]
+
+
+def free_port(address: str, port: int) -> int:
+    """The port, or a free one for 0; nothing stays bound.
+
+    Raises:
+        NotReady: if it is in use.
+        InvalidSettings: if the address is not this machine's, or the port needs rights.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+            probe.listen(1)  # two may be bound to a port; only one may listen
+        except PermissionError:
+            raise InvalidSettings(
+                f"port {port} needs rights that this process lacks; use one from 1024"
+            ) from None
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise NotReady(
+                    f"port {port} of {address} is in use by another process; stop that one, or choose another"
+                    " port with --port (0 picks a free one)"
+                ) from None
+            raise InvalidSettings(f"can't listen on {address} port {port}: {error.strerror}") from None
+        return int(probe.getsockname()[1])
+
+
+def check_tls(settings: Settings) -> None:
+    """Make sure that certificate and key can be used, before anything is started.
+
+    Raises:
+        InvalidSettings: if not.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return
+    try:
+        # Without a password given, OpenSSL would ask for one at the terminal, and so wait for ever.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.tls_cert, settings.tls_key, password=""
+        )
+    except OSError as error:
+        raise InvalidSettings(
+            f"tls_cert {settings.tls_cert} and tls_key {settings.tls_key} are not a certificate and its key"
+            f" without a password, in PEM ({error.strerror or type(error).__name__})"
+        ) from error
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(OPEN_FILES_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def base_url(settings: Settings, address: str, port: int) -> str:
+    """Where the service is asked from this machine."""
+    host = _reachable(address)
+    scheme = "https" if settings.tls_cert is not None else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _reachable(address: str) -> str:
+    """The address itself; the loopback for one that stands for all of them."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if not found.is_unspecified:
+        return address
+    return "127.0.0.1" if found.version == 4 else "::1"
+
+
+async def _accepts(address: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(address, port)
+    except OSError:
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True

@@ -1,0 +1,111 @@
+"""What a started nats-server says of its streams."""
+
+from typing import NamedTuple
+
+import msgspec
+
+from jobledger.store.embedded.inventory import StreamFiles
+from jobledger.store.embedded.proof import Range, State, ranges_of
+from jobledger.store.jetstream.api import API, STREAM_NOT_FOUND, ApiError
+from jobledger.store.jetstream.connection import Connection
+from jobledger.store.model.errors import EmbeddedServerError
+from jobledger.store.model.limits import HOLES_MAX_ASKED
+
+ACCOUNT = "$G"  # nats-server's name for the account of a server without accounts
+
+
+class _State(msgspec.Struct, frozen=True):
+    messages: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+    num_deleted: int = 0
+    deleted: list[int] | None = None
+
+
+class _Config(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
+class _Info(msgspec.Struct, frozen=True):
+    created: str = ""
+    config: _Config = _Config()
+    state: _State = _State()
+    error: ApiError | None = None
+
+
+class _List(msgspec.Struct, frozen=True):
+    streams: list[_Info] | None = None
+    total: int = 0
+    error: ApiError | None = None
+
+
+_info_decoder = msgspec.json.Decoder(_Info)
+_list_decoder = msgspec.json.Decoder(_List)
+
+
+async def state_of(connection: Connection, stream: StreamFiles, timeout_seconds: float) -> State | None:
+    """The state of a stream; None if the server does not know it.
+
+    Raises:
+        LogUnavailable: if there is no answer in time.
+        EmbeddedServerError: if the answer is an error.
+    """
+    info = await _info(connection, stream.name, b"{}", timeout_seconds)
+    if info is None:
+        return None
+    holes: tuple[Range, ...] | None = ()
+    if info.state.num_deleted > HOLES_MAX_ASKED:
+        holes = None
+    elif info.state.num_deleted and stream.keeps_all:
+        detailed = await _info(connection, stream.name, b'{"deleted_details":true}', timeout_seconds)
+        holes = ranges_of(detailed.state.deleted or ()) if detailed else ()
+    found = info.state
+    return State(info.created, found.first_seq, found.last_seq, found.messages, holes)
+
+
+class Extent(NamedTuple):
+    """A stream as a probe sees it.
+
+    Attributes:
+        created: when the stream was created.
+        last: its last sequence.
+        messages: how many it holds.
+    """
+
+    created: str
+    last: int
+    messages: int
+
+
+async def look(connection: Connection, timeout_seconds: float) -> dict[str, Extent]:
+    """Every stream, by its folder. A probe: every part must answer.
+
+    Raises:
+        LogUnavailable: if there is no answer in time, or JetStream is off.
+    """
+    found: dict[str, Extent] = {}
+    total = 1
+    while len(found) < total:
+        request = msgspec.json.encode({"offset": len(found)})
+        answer = await connection.request(f"{API}.STREAM.LIST", request, timeout_seconds=timeout_seconds)
+        page = _list_decoder.decode(answer.payload)
+        if page.error is not None:
+            raise page.error.as_exception("the list of streams")
+        if not page.streams:
+            break
+        for info in page.streams:
+            found[f"{ACCOUNT}/streams/{info.config.name}"] = Extent(
+                info.created, info.state.last_seq, info.state.messages
+            )
+        total = page.total
+    return found
+
+
+async def _info(connection: Connection, name: str, request: bytes, timeout_seconds: float) -> _Info | None:
+    answer = await connection.request(f"{API}.STREAM.INFO.{name}", request, timeout_seconds=timeout_seconds)
+    info = _info_decoder.decode(answer.payload)
+    if info.error is None:
+        return info
+    if info.error.err_code == STREAM_NOT_FOUND:
+        return None
+    raise EmbeddedServerError(f"nats-server cannot say what stream {name} holds: {info.error.description}")

@@ -1,0 +1,403 @@
+"""A generation: the files of all streams as they were before nats-server was started on them.
+
+At start nats-server truncates a block where it cannot read on, deletes blocks, and even whole streams
+(`server/filestore.go`: `rebuildStateFromBufLocked`; `server/stream.go`: `mset.stop(true, …)`). So its files
+are kept until the start has been proven to have lost nothing (`proof`):
+
+    keep ──► start the server ──► proven ──► remove
+                    └── not proven ──► stop the server ──► put_back
+
+What nats-server 2.15.1 does to a file, and how the file is kept (a reflink where the file system has them;
+otherwise as below):
+
+    blocks that are full ("sealed")   truncated *in place* if damaged          hard link, mode 0400
+    the last two blocks               appended to, truncated in place          copy
+    index.db                          rewritten in place                       copy, and removed
+    meta.inf, meta.sum, obs/, others  replaced                                 copy
+
+- A hard link alone would be destroyed together with the file: a truncation changes the one file that both
+  names mean. So a linked block gets mode 0400, and the server runs without the right to override modes
+  (`process.drop_override`). Whether that works here is tried first; if it does not, all blocks are copied.
+- The last block but one is copied because the server appends to it if the last one turns out to be empty.
+- Without index.db the server reads every record and its checksum: that is the proof that none is damaged.
+- Streams that may remove messages rewrite their blocks, so all of theirs are copied; their index.db stays.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from jobledger.store.embedded.inventory import Block, Inventory, StreamFiles
+from jobledger.store.embedded.process import drop_override
+from jobledger.store.nats_files.blocks import (
+    BLOCK_SUFFIX,
+    HEAD,
+    INDEX_FILE,
+    block_key,
+    decompress,
+    first_sequence,
+    last_sequence,
+    messages,
+    meta_checksum,
+    most_expiring,
+)
+from jobledger.store.nats_files.s2 import S2Error
+from jobledger.store.private_files import FOLDER_MODE, open_private, tighten_all
+
+RECOVERY_FOLDER: Final = "recovery"
+STORE_FOLDER: Final = "jetstream"  # nats-server's own
+META_FILE: Final = "meta.inf"
+SUM_FILE: Final = "meta.sum"
+WRITABLE_BLOCKS: Final = 2  # the last one, and the one before: it is appended to if the last one is empty
+
+_STREAMS: Final = "streams"
+_MESSAGES: Final = "msgs"
+_GENERATION: Final = "generation"
+_INVENTORY: Final = "generation.json"
+_META_COPIES: Final = "meta"
+_FICLONE: Final = 0x40049409  # ioctl_ficlone(2)
+_SEALED_MODE: Final = 0o400
+_WRITABLE_MODE: Final = 0o600
+_NO_LIMITS: Final = {"max_age": 0, "max_msgs": -1, "max_msgs_per_subject": -1}
+
+
+class Generation:
+    """The generation of one embedded server; at most one exists."""
+
+    def __init__(self, directory: Path) -> None:
+        self.store = directory / STORE_FOLDER
+        self.folder = directory / RECOVERY_FOLDER
+        self.kept = self.folder / _GENERATION
+        self._inventory = self.folder / _INVENTORY
+        self._expiring: dict[Path, tuple[tuple[int, int, int], int]] = {}  # of each block, as it was then
+
+    def keep(
+        self, *, full_check_max_bytes: int, may_link: Callable[[Path, Path], bool] | None = None
+    ) -> Inventory:
+        """Keep the files as they are; a generation of a start that was never proven is put back first.
+
+        Args:
+            full_check_max_bytes: a log up to this size is read completely by the server, even if its
+                index is valid.
+            may_link: replaces `server_respects_modes`.
+
+        Raises:
+            OSError: if it cannot be kept, for example because the disk is full. Nothing has changed then.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+        if self._inventory.exists():
+            self.put_back()
+        shutil.rmtree(self.kept, ignore_errors=True)
+        repaired = tuple(self._repair_meta(stream) for stream in self._stream_folders())
+        streams = tuple(self._look(stream) for stream in self._stream_folders())
+        total = sum(block.size for stream in streams for block in stream.blocks)
+        linkable = any(stream.keeps_all and len(stream.blocks) > WRITABLE_BLOCKS for stream in streams)
+        linking = linkable and (may_link or server_respects_modes)(self.store, self.folder)
+        inventory = Inventory(streams, linking, total, tuple(filter(None, repaired)))
+        for stream in streams:
+            self._keep_stream(stream, linking=linking)
+        _sync_folder(self.folder)
+        _write(self._inventory, msgspec.json.encode(inventory))
+        # Only now: until here, what the server would start on has not changed.
+        for stream in streams:
+            self._prepare(stream, linking=linking, full_check=total <= full_check_max_bytes)
+        return inventory
+
+    def put_back(self) -> None:
+        """Put every file back as it was, and remove the generation."""
+        inventory = self.inventory()
+        if inventory is None:
+            return
+        for stream in inventory.streams:
+            kept, live = self.kept / stream.folder, self.store / stream.folder
+            if not kept.is_dir():  # put back already, by a process that was killed here
+                continue
+            shutil.rmtree(live, ignore_errors=True)
+            live.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+            shutil.move(kept, live)
+            _sync_folder(live.parent)
+        self.remove()
+
+    def remove(self) -> None:
+        """Forget the generation: the start was proven."""
+        self._inventory.unlink(missing_ok=True)
+        if self.folder.is_dir():
+            _sync_folder(self.folder)
+        shutil.rmtree(self.kept, ignore_errors=True)
+
+    def inventory(self) -> Inventory | None:
+        """What the generation holds; None if there is none, or an incomplete one."""
+        with suppress(FileNotFoundError, msgspec.DecodeError):
+            return msgspec.json.decode(self._inventory.read_bytes(), type=Inventory)
+        return None
+
+    def copy_to(self, store: Path) -> Inventory:
+        """Copy what is kept, so that a server may write to it; returns what the copy holds.
+
+        Raises:
+            OSError: if it cannot be copied.
+        """
+        inventory = self.inventory()
+        assert inventory is not None
+        shutil.copytree(self.kept, store)
+        streams = []
+        for stream in inventory.streams:
+            blocks = []
+            for block in stream.blocks:
+                path = store / stream.folder / _MESSAGES / f"{block.number}{BLOCK_SUFFIX}"
+                path.chmod(0o600)
+                blocks.append(msgspec.structs.replace(block, inode=path.stat().st_ino))
+            (store / stream.folder / _MESSAGES / INDEX_FILE).unlink(missing_ok=True)
+            streams.append(msgspec.structs.replace(stream, blocks=tuple(blocks)))
+        return msgspec.structs.replace(inventory, streams=tuple(streams))
+
+    def messages(self, stream: StreamFiles, *, kept: bool = False) -> Path:
+        """The folder of a stream's blocks: the one that the server works on, or the one that is kept."""
+        return (self.kept if kept else self.store) / stream.folder / _MESSAGES
+
+    def save_meta(self) -> None:
+        """Keep a copy of each stream's `meta.inf` that is sound, for the day that it is not."""
+        for folder in self._stream_folders():
+            for meta in (folder / META_FILE, *folder.glob(f"obs/*/{META_FILE}")):
+                copy = self.folder / _META_COPIES / meta.relative_to(self.store)
+                with suppress(OSError):
+                    if _is_sound_meta(meta, _meta_name(meta, folder)):
+                        content = meta.read_bytes()
+                        if not copy.exists() or copy.read_bytes() != content:
+                            copy.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+                            _write(copy, content)
+        tighten_all([self.folder])
+
+    def seal(self) -> None:
+        """Take the server's right to write from blocks that it has filled, where it respects modes.
+
+        So it cannot truncate one in place either that it finds damaged while it runs.
+        """
+        for folder in self._stream_folders():
+            if not _keeps_all(_config_of(folder / META_FILE)):
+                continue
+            for _, path in _blocks_of(folder)[:-WRITABLE_BLOCKS]:
+                with suppress(OSError):
+                    path.chmod(_SEALED_MODE)
+
+    def expiring(self) -> dict[str, int]:
+        """At most how many messages of each stream expire, as its blocks are now.
+
+        A block is read only if it changed since the last call. A stream that can't be read is left out.
+        """
+        found: dict[str, int] = {}
+        seen: dict[Path, tuple[tuple[int, int, int], int]] = {}
+        with suppress(OSError):  # a stream is made or deleted just now
+            for folder in self._stream_folders():
+                config = _config_of(folder / META_FILE)
+                blocks = _blocks_of(folder) if config.get("allow_msg_ttl") else []
+                with suppress(OSError):
+                    for _, path in blocks:
+                        seen[path] = self._most_expiring(path)
+                    if config:
+                        found[str(folder.relative_to(self.store))] = sum(seen[path][1] for _, path in blocks)
+        self._expiring = seen
+        return found
+
+    def _most_expiring(self, block: Path) -> tuple[tuple[int, int, int], int]:
+        """What a block looks like, and at most how many of its messages expire."""
+        now = block.stat()
+        state = (now.st_ino, now.st_size, now.st_mtime_ns)
+        before = self._expiring.get(block)
+        return before if before and before[0] == state else (state, most_expiring(block.read_bytes()))
+
+    def _stream_folders(self) -> list[Path]:
+        return sorted(path for path in self.store.glob(f"*/{_STREAMS}/*") if path.is_dir())
+
+    def _look(self, folder: Path) -> StreamFiles:
+        blocks: list[Block] = []
+        for number, path in _blocks_of(folder):
+            found = path.stat()
+            with path.open("rb") as file:
+                first = first_sequence(file.read(HEAD.size))
+            blocks.append(Block(number, found.st_size, found.st_ino, first))
+        last = 0
+        for number, path in _blocks_of(folder)[-WRITABLE_BLOCKS:]:
+            last = last_sequence(path.read_bytes(), last, block_key(folder.name, number))
+        meta = folder / META_FILE
+        config = _config_of(meta)
+        records, expiring = -1, 0
+        if not _keeps_all(config) and config.get("max_age", 0) == 0:
+            records = 0
+            for _, path in _blocks_of(folder):
+                block = path.read_bytes()
+                records += _count(block)
+                expiring += most_expiring(block)
+        problem = "" if _is_sound_meta(meta, folder.name) else _meta_problem(meta)
+        return StreamFiles(
+            folder=str(folder.relative_to(self.store)),
+            name=folder.name,
+            created=str(config.get("Created", "")),  # its own spelling
+            keeps_all=_keeps_all(config),
+            begins=int(config.get("first_seq") or 1),
+            blocks=tuple(blocks),
+            last=last,
+            records=records,
+            expiring=expiring,
+            meta_problem=problem,
+        )
+
+    def _keep_stream(self, stream: StreamFiles, *, linking: bool) -> None:
+        source, target = self.store / stream.folder, self.kept / stream.folder
+        sealed = {
+            f"{block.number}{BLOCK_SUFFIX}" for block in stream.blocks[:-WRITABLE_BLOCKS] if stream.keeps_all
+        }
+        for folder, _, names in os.walk(source):
+            here = target / Path(folder).relative_to(source)
+            here.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+            for name in names:
+                path = Path(folder) / name
+                if path.is_symlink() or not path.is_file():
+                    continue  # nats-server writes neither; it deletes them
+                is_sealed = linking and name in sealed and path.parent.name == _MESSAGES
+                _keep_file(path, here / name, link=is_sealed)
+            _sync_folder(here)
+
+    def _prepare(self, stream: StreamFiles, *, linking: bool, full_check: bool) -> None:
+        folder = self.messages(stream)
+        if full_check and stream.keeps_all:
+            (folder / INDEX_FILE).unlink(missing_ok=True)
+        for block in stream.blocks[
+            -WRITABLE_BLOCKS:
+        ]:  # one of them may have been full before others were lost
+            (folder / f"{block.number}{BLOCK_SUFFIX}").chmod(_WRITABLE_MODE)
+        for block in stream.blocks[:-WRITABLE_BLOCKS] if stream.keeps_all and linking else ():
+            (folder / f"{block.number}{BLOCK_SUFFIX}").chmod(_SEALED_MODE)
+
+    def _repair_meta(self, folder: Path) -> str:
+        """Repair `meta.inf` and `meta.sum`, also of consumers, from the copies; returns what was done."""
+        done: list[str] = []
+        for meta in (folder / META_FILE, *folder.glob(f"obs/*/{META_FILE}")):
+            name = _meta_name(meta, folder)
+            copy = self.folder / _META_COPIES / meta.relative_to(self.store)
+            if _is_sound_meta(meta, name) or not copy.is_file():
+                continue
+            content, problem = copy.read_bytes(), _meta_problem(meta)
+            _write(meta, content)
+            _write(meta.with_name(SUM_FILE), meta_checksum(name, content))
+            done.append(f"{name}: {problem}; restored from the copy of the last sound start")
+        return "; ".join(done)
+
+
+def server_respects_modes(store: Path, folder: Path) -> bool:
+    """Whether files of the store can be linked from a folder, and the server cannot write to those: tried."""
+    trial, link = store / ".trial", folder / ".trial"
+    trial.unlink(missing_ok=True)
+    link.unlink(missing_ok=True)
+    trial.touch(mode=_SEALED_MODE)
+    try:
+        os.link(trial, link)
+        done = subprocess.run(  # noqa: S603 - a fixed command
+            ["/bin/sh", "-c", 'echo x >>"$0"', trial],
+            preexec_fn=drop_override(store),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        return done.returncode != 0 and trial.stat().st_size == 0
+    except OSError:
+        return False
+    finally:
+        trial.unlink(missing_ok=True)
+        link.unlink(missing_ok=True)
+
+
+def _keep_file(source: Path, target: Path, *, link: bool) -> None:
+    with source.open("rb") as read, target.open("xb") as write:
+        if _clone(read.fileno(), write.fileno()):
+            shutil.copystat(source, target)
+            return
+    target.unlink()
+    if link:
+        os.link(source, target)
+        return
+    shutil.copy2(source, target)
+    with target.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def _clone(source: int, target: int) -> bool:
+    """Share the blocks of the disk between two files, copied when one of them is written (btrfs, XFS, …)."""
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def _blocks_of(folder: Path) -> list[tuple[int, Path]]:
+    paths = (folder / _MESSAGES).glob(f"*{BLOCK_SUFFIX}")
+    return sorted((int(path.stem), path) for path in paths if path.stem.isdecimal())
+
+
+def _count(block: bytes) -> int:
+    """How many messages a block holds, as far as it can be read."""
+    with suppress(S2Error):
+        return len(messages(decompress(block)))
+    return 0
+
+
+def _config_of(meta: Path) -> dict[str, Any]:
+    with suppress(OSError, msgspec.DecodeError):
+        found = msgspec.json.decode(meta.read_bytes())
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _keeps_all(config: dict[str, Any]) -> bool:
+    return bool(config.get("deny_delete") and config.get("deny_purge")) and all(
+        config.get(field, off) == off for field, off in _NO_LIMITS.items()
+    )
+
+
+def _meta_name(meta: Path, stream: Path) -> str:
+    return stream.name if meta.parent == stream else f"{stream.name}/{meta.parent.name}"
+
+
+def _is_sound_meta(meta: Path, name: str) -> bool:
+    with suppress(OSError):
+        return meta.with_name(SUM_FILE).read_bytes() == meta_checksum(name, meta.read_bytes())
+    return False
+
+
+def _meta_problem(meta: Path) -> str:
+    for path in (meta, meta.with_name(SUM_FILE)):
+        if not path.is_file():
+            return f"{path.name} is missing"
+    return f"{META_FILE} does not match its checksum in {SUM_FILE}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file, all of it or nothing."""
+    new = path.with_name(f"{path.name}.new")
+    with open_private(new, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

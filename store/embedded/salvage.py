@@ -1,0 +1,184 @@
+"""Makes a damaged log readable, once an operator accepts what cannot be read.
+
+nats-server gives up the rest of a block after the first record that it cannot read. Here only the damaged
+records are given up: the block is written without them, and the sequences stay empty. If the end of the log
+is lost, a mark keeps its sequences from being used again. The damaged files are kept aside, never deleted.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from jobledger.store.embedded.facts import read_known, write_damage, write_known
+from jobledger.store.embedded.generation import RECOVERY_FOLDER, STORE_FOLDER
+from jobledger.store.embedded.lock import lock_directory
+from jobledger.store.embedded.proof import Damage, Known, Range, ranges_of
+from jobledger.store.model.errors import EmbeddedServerError
+from jobledger.store.nats_files.blocks import (
+    BLOCK_SUFFIX,
+    HEAD,
+    INDEX_FILE,
+    block_key,
+    is_compressed,
+    mark_of_sequence,
+    records,
+    sound_records,
+)
+from jobledger.store.private_files import open_private, tighten_all
+
+BLOCKS_NARROWED_MAX: Final = 8  # blocks whose every record is checked for a report: some seconds each
+
+
+def narrow(store: Path, damage: Sequence[Damage]) -> tuple[Damage, ...]:
+    """The damage with the records that really cannot be read, instead of the rest of a block after them.
+
+    Args:
+        store: nats-server's folder, with the files as they were found.
+        damage: what a start would have lost.
+    """
+    found: list[Damage] = []
+    for number, each in enumerate(damage):
+        path = store / each.file
+        if each.witness:
+            found.append(each)
+        elif number < BLOCKS_NARROWED_MAX and each.lost is not None and _is_readable(path):
+            found += _narrow(path, each, each.lost)
+        else:
+            found.append(each)
+    return tuple(found)
+
+
+def give_up(directory: Path, damage: Sequence[Damage]) -> Path:
+    """Rewrite the damaged blocks without what cannot be read, and remember the holes as accepted.
+
+    Where only a witness contradicts, there is nothing to give up here: the witness is.
+
+    Args:
+        directory: of the embedded server, which must not run.
+        damage: as reported by the start that was refused.
+
+    Returns:
+        The folder that the damaged files were moved to.
+
+    Raises:
+        EmbeddedServerInUse: if a server runs there.
+        EmbeddedServerError: if something is damaged that cannot be given up piece by piece.
+    """
+    lock = lock_directory(directory)
+    try:
+        return _give_up(directory, damage)
+    finally:
+        lock.close()
+
+
+def _give_up(directory: Path, damage: Sequence[Damage]) -> Path:
+    store, folder = directory / STORE_FOLDER, directory / RECOVERY_FOLDER
+    damage = [each for each in damage if not each.witness]
+    _refuse_hopeless(store, damage)
+    aside = folder / f"given-up-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    known = read_known(folder)
+    for stream in sorted({_stream_folder(each) for each in damage}):
+        here = [each for each in damage if _stream_folder(each) == stream]
+        for file in sorted({each.file for each in here if (store / each.file).is_file()}):
+            _rewrite(store / file, aside / file)
+        facts = known.get(stream, Known())
+        lost = [each.lost for each in here if each.lost is not None]
+        last = max([facts.last, *(each.last for each in lost)])
+        _mark_end(store / stream, last)
+        (store / stream / "msgs" / INDEX_FILE).unlink(missing_ok=True)
+        accepted = tuple(sorted({*facts.accepted, *lost}))
+        known[stream] = msgspec.structs.replace(facts, last=last, accepted=accepted, messages=0)
+    write_known(folder, known)
+    write_damage(folder, ())
+    tighten_all([folder])
+    return aside
+
+
+def _refuse_hopeless(store: Path, damage: Iterable[Damage]) -> None:
+    for each in damage:
+        path = store / each.file
+        if not each.in_pieces:
+            raise EmbeddedServerError(
+                f"{each}: this cannot be given up piece by piece; restore a backup, or give up the whole"
+                f" stream: move {store / _stream_folder(each)} away, then"
+                " `jobledger streams create --accept-loss`"
+            )
+        if path.is_file() and not _is_readable(path):
+            raise EmbeddedServerError(
+                f"{each}: the block is compressed, and only a complete one can be read; restore a backup"
+            )
+
+
+def _stream_folder(damage: Damage) -> str:
+    return damage.file.partition("/msgs/")[0].removesuffix("/meta.inf")
+
+
+def _is_readable(path: Path) -> bool:
+    if path.suffix != BLOCK_SUFFIX or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return not is_compressed(file.read(HEAD.size))
+
+
+def _key_of(path: Path) -> bytes:
+    return block_key(path.parent.parent.name, int(path.stem))
+
+
+def _narrow(path: Path, damage: Damage, lost: Range) -> list[Damage]:
+    block = path.read_bytes()
+    readable: set[int] = set()
+    end, offset = 0, -1
+    for record in sound_records(block, _key_of(path)):
+        if record.offset != end and offset < 0:
+            offset = end
+        end = record.offset + record.length
+        if record.is_event:
+            readable.add(record.sequence)
+    if offset < 0:
+        offset = end if end < len(block) else damage.offset
+    left = ranges_of(each for each in range(lost.first, lost.last + 1) if each not in readable)
+    rest = [damage] if not left else []
+    return rest + [
+        msgspec.structs.replace(damage, lost=each, offset=offset if each is left[0] else -1) for each in left
+    ]
+
+
+def _rewrite(path: Path, aside: Path) -> None:
+    """Write a block without what cannot be read, and move the damaged one aside."""
+    block = path.read_bytes()
+    sound = b"".join(
+        block[record.offset : record.offset + record.length] for record in sound_records(block, _key_of(path))
+    )
+    aside.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    shutil.copy2(path, aside)
+    _replace(path, sound)
+
+
+def _mark_end(folder: Path, last: int) -> None:
+    """Append a mark after the last block, if it ends before the last sequence that was acknowledged."""
+    blocks = sorted((folder / "msgs").glob(f"*{BLOCK_SUFFIX}"), key=lambda path: int(path.stem))
+    path = blocks[-1] if blocks else folder / "msgs" / f"1{BLOCK_SUFFIX}"
+    block = path.read_bytes() if blocks else b""
+    reached = 0
+    for before in reversed(blocks):
+        for record in records(before.read_bytes()):
+            if record.is_event:
+                reached = max(reached, record.sequence)
+        if reached:
+            break
+    if reached < last:
+        _replace(path, block + mark_of_sequence(last, time.time_ns(), _key_of(path)))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    new = path.with_name(f"{path.name}.new")
+    with open_private(new, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

@@ -1,0 +1,1 @@
+"""Durable consumers on JetStream: creation, holding, pinning, takeover and acknowledgment."""

@@ -1,0 +1,262 @@
+"""Reading one job's records: the leader for "what is last", a batched direct get for the rest."""
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from jobledger.store.jetstream.api import (
+    MESSAGE_NOT_FOUND,
+    MessageReply,
+    StoredMessage,
+    call,
+    nanoseconds_of,
+    status_of,
+)
+from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger.store.model.errors import LogUnavailable
+from jobledger.store.model.events import Record
+from jobledger.store.model.limits import (
+    READ_LEADER_EVENTS,
+    READ_PAGE_BYTES,
+    READ_PAGE_EVENTS,
+    READ_REPLICA_TRIES,
+    REPLICA_LOOK_SECONDS,
+    REPLICA_LOOKS,
+    REQUEST_TIMEOUT_SECONDS,
+)
+from jobledger.store.model.subjects import ALL_SUBJECTS
+from jobledger.store.spec.values import rfc3339
+
+_EXPECTED = re.compile(rb"^Nats-Expected-Last-Subject-Sequence: ([0-9]{1,19})\r$", re.MULTILINE)
+_LOOKS_AT_ONCE = 4
+_SERVER_TIME_MAX = 2**63 - 2  # the server counts nanoseconds in 64 bits
+
+
+async def leader_get(
+    connection: Connection,
+    stream: str,
+    request: dict[str, object],
+    *,
+    timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
+) -> StoredMessage | None:
+    """One message by `last_by_subj` or by `seq` and `next_by_subj`, from the stream's leader: never stale."""
+    verb = f"STREAM.MSG.GET.{stream}"
+    reply = await call(connection, verb, request, MessageReply, timeout_seconds=timeout_seconds)
+    if reply.error is not None:
+        if reply.error.err_code == MESSAGE_NOT_FOUND:
+            return None
+        raise reply.error.as_exception(f"reading from {stream}")
+    return reply.message
+
+
+async def replica_get(
+    connection: Connection,
+    stream: str,
+    request: dict[str, object],
+    *,
+    same: Callable[[Record], bool] | None = None,
+) -> Record | None:
+    """One message as any replica has it: each direct get goes to one of them, and REPLICA_LOOKS are made.
+
+    For what the leader must have and does not: its own block may be damaged, and the others' may not.
+
+    Args:
+        connection: to the server.
+        stream: its name.
+        request: by `seq`, or by `last_by_subj`: then the newest answer counts.
+        same: whether it is the one that is looked for; None: any is.
+
+    Raises:
+        LogUnavailable: if none of those that answer has the message of a `seq`, and not every look is
+            answered: the silent replica may have it. A node that is gone is not asked, so this passes.
+    """
+    body = msgspec.json.encode(request)
+    silent = 0
+
+    async def look() -> Record | None:
+        nonlocal silent
+        try:
+            message = await connection.request(
+                f"$JS.API.DIRECT.GET.{stream}", body, timeout_seconds=REPLICA_LOOK_SECONDS
+            )
+        except LogUnavailable:
+            silent += 1
+            return None
+        if message.headers and "Nats-Sequence" in message.headers:
+            record = _direct_record(message).record
+            return record if same is None or same(record) else None
+        return None
+
+    found: list[Record] = []
+    for _ in range(0, REPLICA_LOOKS, _LOOKS_AT_ONCE):
+        found += [each for each in await asyncio.gather(*(look() for _ in range(_LOOKS_AT_ONCE))) if each]
+        if found and "seq" in request:
+            break
+    if silent and not found and "seq" in request:
+        raise LogUnavailable(
+            f"not every replica of the stream {stream} answers ({silent} of {REPLICA_LOOKS} looks were in"
+            f" vain), and the others lack message {request['seq']}; try again"
+        )
+    return max(found, key=lambda each: each.sequence, default=None)
+
+
+async def first_later(connection: Connection, stream: str, time: int) -> int | None:
+    """The sequence of the first message that the stream took after a time, as its leader has it; None: none.
+
+    Args:
+        connection: to the server.
+        stream: its name.
+        time: Unix nanoseconds.
+    """
+    if time >= _SERVER_TIME_MAX:
+        return None
+    message = await leader_get(connection, stream, {"start_time": rfc3339(max(0, time + 1))})
+    return message.seq if message is not None else None
+
+
+def record_of(message: StoredMessage) -> Record:
+    """A leader's answer as a record."""
+    return Record(message.seq, nanoseconds_of(message.time), message.subject, message.data)
+
+
+async def read_page(
+    connection: Connection, stream: str, subject: str, *, after: int, up_to: int | None
+) -> Sequence[Record]:
+    """A page of a subject's records after a sequence, by a batched direct get (NATS ADR-31).
+
+    Any replica may answer, and one with a damaged block answers as if some records did not exist. Where that
+    shows, the leader and then other replicas are asked: a sequence is missing from a page of the whole log, a
+    record names one before it that is not there, or nothing comes although there is more. It does not show if
+    the last record of a job is missing from a page of several jobs: `jobledger audit scrub` finds that.
+
+    Raises:
+        LogUnavailable: if the page does not arrive whole in time.
+    """
+
+    def lacks_some(page: Sequence[_Read]) -> bool:
+        if not page:
+            return up_to is not None and after < up_to
+        return _lacks_some(page, after, whole=subject == ALL_SUBJECTS)
+
+    page = await _direct_page(connection, stream, subject, after=after)
+    for tries in range(READ_REPLICA_TRIES):
+        if not lacks_some(page):
+            break
+        if tries == 0:
+            other = await _leader_page(connection, stream, subject, after=after, up_to=up_to)
+        else:
+            other = await _direct_page(connection, stream, subject, after=after)
+        page = other if not lacks_some(other) or len(other) > len(page) else page
+    return [each.record for each in page if up_to is None or each.record.sequence <= up_to]
+
+
+class _Read(NamedTuple):
+    """A record, and the last one of its subject that its writer expected; 0: none is known."""
+
+    record: Record
+    before: int
+
+
+def _lacks_some(page: Sequence[_Read], after: int, *, whole: bool) -> bool:
+    """Whether a page shows that a record is missing from it.
+
+    Args:
+        page: of records, in order.
+        after: the sequence that the page follows.
+        whole: whether it is a page of the whole log.
+    """
+    if whole and page and page[-1].record.sequence != after + len(page):
+        return True
+    there = {each.record.sequence for each in page}
+    return any(each.before > after and each.before not in there for each in page)
+
+
+async def _leader_page(
+    connection: Connection, stream: str, subject: str, *, after: int, up_to: int | None
+) -> list[_Read]:
+    """The same from the leader, one by one, so fewer."""
+    page: list[_Read] = []
+    while len(page) < READ_LEADER_EVENTS and (up_to is None or after < up_to):
+        request: dict[str, object] = {"seq": after + 1, "next_by_subj": subject}
+        message = await leader_get(connection, stream, request)
+        if message is None:
+            break
+        found = _EXPECTED.search(message.hdrs)
+        page.append(_Read(record_of(message), int(found[1]) if found else 0))
+        after = message.seq
+    return page
+
+
+async def _direct_page(connection: Connection, stream: str, subject: str, *, after: int) -> list[_Read]:
+    """A page as one of the replicas has it.
+
+    Raises:
+        LogUnavailable: if the page does not arrive whole in time.
+    """
+    return [_direct_record(each) for each in await read_messages(connection, stream, subject, after=after)]
+
+
+async def read_messages(
+    connection: Connection, stream: str, subject: str, *, after: int
+) -> Sequence[Arrived]:
+    """A page of messages as they arrive: the server's headers name sequence, time and subject.
+
+    Raises:
+        LogUnavailable: if the page does not arrive whole in time.
+    """
+    page: list[Arrived] = []
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def receive(message: Arrived) -> None:
+        # A stored message may carry any header; only the server's own words come without a sequence.
+        status = "" if message.headers and "Nats-Sequence" in message.headers else status_of(message)
+        if not status:
+            page.append(message)
+        elif not done.done():
+            if status in ("204", "404"):  # end of batch; nothing there
+                done.set_result(None)
+            else:
+                done.set_exception(
+                    LogUnavailable(f"reading {subject}: the server answers with status {status}")
+                )
+
+    def lose(up: bool) -> None:
+        if not up and not done.done():
+            done.set_exception(LogUnavailable(f"reading {subject}: the connection was lost; try again"))
+
+    prefix = await connection.subscribe(receive)
+    connection.watch(lose)
+    try:
+        request: dict[str, object] = {
+            "seq": after + 1,
+            "next_by_subj": subject,
+            "batch": READ_PAGE_EVENTS,
+            "max_bytes": READ_PAGE_BYTES,
+        }
+        verb = f"$JS.API.DIRECT.GET.{stream}"
+        await connection.publish(verb, msgspec.json.encode(request), f"{prefix}page")
+        async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+            await done
+    except TimeoutError:
+        raise LogUnavailable(
+            f"reading {subject}: no answer within {REQUEST_TIMEOUT_SECONDS:g} s; try again"
+        ) from None
+    finally:
+        connection.unwatch(lose)
+        await connection.unsubscribe(prefix)
+    return page
+
+
+def _direct_record(message: Arrived) -> _Read:
+    headers = message.headers or {}
+    record = Record(
+        int(headers["Nats-Sequence"]),
+        nanoseconds_of(headers["Nats-Time-Stamp"]),
+        headers["Nats-Subject"],
+        message.payload,
+    )
+    before = headers.get("Nats-Expected-Last-Subject-Sequence", "")
+    return _Read(record, int(before) if before.isascii() and before.isdigit() and len(before) < 20 else 0)

@@ -1,0 +1,474 @@
+"""What the log means: one event after another, folded into a job's status.
+
+The fold is total and has no clock: an event that makes no sense is an anomaly, counted by whoever folds, and
+never an exception. What may happen is decided elsewhere (`decide`), and the two share no checks, so that none
+can be moved from one to the other by accident.
+"""
+
+import re
+from typing import Annotated, Literal, assert_never
+
+import msgspec
+
+from jobledger.store.model.events import (
+    JobAccepted,
+    JobCreated,
+    JobEvent,
+    JobStateChanged,
+    JobTagged,
+    JobUpdated,
+    NotUnderstood,
+    Read,
+    Recorded,
+    SpecData,
+    Unreadable,
+    is_too_deep,
+)
+from jobledger.store.model.job import PENDING, Job, JobStatus, Quarantine, Unread
+from jobledger.store.model.limits import (
+    QUARANTINE_MAX_EVENTS,
+    QUARANTINE_REASON_CHARACTERS,
+    TAG_MAX_CHARACTERS,
+    TAGS_MAX_COUNT,
+)
+from jobledger.store.model.subjects import is_identity
+
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+# A letter first: a tag can stand wherever a version's number can, and neither is taken for the other.
+_TAG = re.compile(rf"[A-Za-z][A-Za-z0-9._-]{{0,{TAG_MAX_CHARACTERS - 1}}}", re.ASCII)
+
+
+class SpecHead(msgspec.Struct, frozen=True, rename="pascal", gc=False):
+    """The part of a spec that the fold checks and the view's columns hold; the rest is skipped."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    namespace: Annotated[str, msgspec.Meta(min_length=1)]
+    type: Literal["batch", "service", "daemon", "ops"]
+    count: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    priority: Int64 = 0
+    labels: dict[str, str] = {}
+
+
+_head_decoder = msgspec.json.Decoder(SpecHead)
+_whole_decoder = msgspec.json.Decoder()
+
+_SEQUENCE = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+
+
+class Anomaly(msgspec.Struct, frozen=True):
+    """An event that makes no sense where it stands: it changes nothing but the count of anomalies.
+
+    Attributes:
+        sequence: its position in the stream.
+        job_id: the job whose subject it stands on.
+        reason: why it makes no sense.
+    """
+
+    sequence: int
+    job_id: str
+    reason: str
+
+
+def is_tag(text: str) -> bool:
+    """Whether this can be the name of a version: a letter, then letters, digits and `._-`."""
+    return _TAG.fullmatch(text) is not None
+
+
+def spec_head(spec: msgspec.Raw | bytes) -> SpecHead:
+    """The head of a normalised spec.
+
+    Raises:
+        msgspec.DecodeError: if this is no normalised spec.
+    """
+    return _head_decoder.decode(spec)
+
+
+def fold(status: JobStatus | None, recorded: Read, *, trusted: bool = False) -> JobStatus | Anomaly:
+    """The status after one more event of the same job (None: no event yet), or the anomaly that it is.
+
+    An event at or before the status's sequence was folded before: replaying is harmless and returns the
+    status as is. After an anomaly, `after_anomaly` is the status to go on with; `fold_on` does both.
+
+    An event that can't be understood, or that does not name the event before it, quarantines the job: it
+    stays as it was until an operator accepts that event, or a release that understands it folds it again.
+
+    Args:
+        status: what is known of the job.
+        recorded: its next event.
+        trusted: this process made the event itself, of a spec that it has just judged.
+    """
+    if status is not None and recorded.sequence <= last_read(status):
+        return status
+    if isinstance(recorded, Unreadable):
+        return Anomaly(recorded.sequence, recorded.job_id, recorded.reason)
+    namespace, job_id = _job_of(recorded)
+    if status is not None and namespace != status.namespace:
+        if not status.is_lost:
+            # A writer with rights on another namespace put it on that namespace's subject of this id.
+            return Anomaly(recorded.sequence, job_id, f"the job is not in namespace {namespace!r}")
+        status = None  # nor can a lost job of one namespace hold up that of another
+    if status is not None and status.quarantine is not None:
+        return _fold_frozen(status, status.quarantine, recorded)
+    expected = last_read(status) if status is not None else 0
+    if status is not None and status.is_lost:
+        status = None  # all that was lost is accepted: the job can begin
+    unread: list[Unread] = []
+    folded = _step(status, recorded, expected, unread, trusted=trusted)
+    if not unread:
+        return folded
+    return _frozen(
+        status if status is not None else lost(namespace, job_id),
+        recorded,
+        unread,
+        _beyond(status, folded, recorded),
+    )
+
+
+def fold_on(status: JobStatus | None, recorded: Read) -> JobStatus | None:
+    """The status after one more record of the job's subject, whether or not that is an anomaly."""
+    folded = fold(status, recorded)
+    return after_anomaly(status, recorded) if isinstance(folded, Anomaly) else folded
+
+
+def after_anomaly(status: JobStatus | None, recorded: Read) -> JobStatus | None:
+    """The status after an anomaly. If that is on the job's subject, the job's next event names it."""
+    if status is None or _job_of(recorded) != (status.namespace, status.id):
+        return status
+    quarantine = status.quarantine
+    if quarantine is None:
+        return _passing(status, recorded.sequence)
+    beyond = quarantine.beyond
+    after = msgspec.structs.replace(
+        quarantine,
+        last=recorded.sequence,
+        beyond=_passing(beyond, recorded.sequence) if beyond is not None else None,
+    )
+    return msgspec.structs.replace(status, quarantine=after)
+
+
+def last_read(status: JobStatus) -> int:
+    """The last sequence of the job's subject that was folded, or passed over."""
+    if status.quarantine is not None:
+        return status.quarantine.last
+    return max(status.sequence, status.passed)
+
+
+def fold_job(job: Job | None, recorded: Read, *, trusted: bool = False) -> Job | Anomaly:
+    """`fold` with the spec. A lost job's spec is empty."""
+    before = job.status if job is not None else None
+    folded = fold(before, recorded, trusted=trusted)
+    if isinstance(folded, Anomaly):
+        return folded
+    if folded is before and job is not None:
+        return job
+    return _with_specs(job, folded, recorded)
+
+
+def fold_job_on(job: Job | None, recorded: Read) -> Job | None:
+    """`fold_on` with the spec."""
+    folded = fold_job(job, recorded)
+    if not isinstance(folded, Anomaly):
+        return folded
+    if job is None:
+        return None
+    status = after_anomaly(job.status, recorded)
+    assert status is not None
+    return job if status is job.status else msgspec.structs.replace(job, status=status)
+
+
+def _with_specs(job: Job | None, folded: JobStatus, recorded: Read) -> Job:
+    brought = b""
+    if isinstance(recorded, Recorded) and isinstance(recorded.event.data, SpecData):
+        brought = bytes(recorded.event.data.spec)
+    present = job.spec if job is not None and not folded.is_lost else b""
+    was_frozen = job is not None and job.status.quarantine is not None
+    beyond = (job.spec_beyond or job.spec) if job is not None else b""
+    if folded.quarantine is None:
+        if brought and folded.spec_sequence == recorded.sequence:
+            return Job(status=folded, spec=brought)
+        return Job(status=folded, spec=beyond if was_frozen and not folded.is_lost else present)
+    shadow = folded.quarantine.beyond
+    if shadow is not None and brought and shadow.spec_sequence == recorded.sequence:
+        beyond = brought
+    return Job(status=folded, spec=present, spec_beyond=b"" if beyond == present else beyond)
+
+
+def _job_of(recorded: Read) -> tuple[str, str]:
+    """The namespace and id of the job whose subject a record is on."""
+    if isinstance(recorded, Recorded):
+        return recorded.event.namespace, recorded.event.subject
+    return recorded.namespace, recorded.job_id
+
+
+def _step(
+    status: JobStatus | None,
+    recorded: Recorded | NotUnderstood,
+    expected: int,
+    unread: list[Unread],
+    *,
+    trusted: bool = False,
+) -> JobStatus | Anomaly:
+    """The status after an event of a job that is not frozen; what can't be used is added to `unread`."""
+    if isinstance(recorded, NotUnderstood):
+        unread.append(Unread(recorded.sequence, recorded.reason))
+        return Anomaly(recorded.sequence, recorded.job_id, recorded.reason)
+    event = recorded.event
+    if event.previous:
+        broken = _broken_link(recorded, event.previous, expected)
+        if broken is not None:
+            unread.append(broken)
+            if broken.sequence == recorded.sequence:
+                return Anomaly(recorded.sequence, event.subject, broken.reason)
+    folded = _apply(status, recorded, event, trusted=trusted)
+    if isinstance(folded, NotUnderstood):
+        unread.append(Unread(folded.sequence, folded.reason))
+        return Anomaly(recorded.sequence, event.subject, folded.reason)
+    return folded
+
+
+def _broken_link(recorded: Recorded, previous: str, expected: int) -> Unread | None:
+    """What is wrong with the event that an event names as the one before it; None: nothing."""
+    if previous == str(expected):
+        return None
+    named = int(previous) if _SEQUENCE.fullmatch(previous) else 0
+    if named == 0 or not expected < named < recorded.sequence:
+        before = f"and that is {expected}" if expected else "and there is none"
+        reason = f"event {recorded.sequence} names {previous!r:.40} as the event before it, {before}"
+        return Unread(recorded.sequence, reason)
+    if not expected and isinstance(recorded.event, JobCreated):
+        return None  # foreign records may come before a job; nothing is known of them yet
+    return Unread(
+        named,
+        f"event {named} is missing from the log: event {recorded.sequence} of the job names it as the one"
+        " before it",
+    )
+
+
+def _apply(
+    status: JobStatus | None, recorded: Recorded, event: JobEvent, *, trusted: bool
+) -> JobStatus | Anomaly | NotUnderstood:
+    match event:  # the most frequent first
+        case JobStateChanged():
+            return _state_changed(status, recorded, event)
+        case JobCreated():
+            return _created(status, recorded, event, trusted=trusted)
+        case JobUpdated():
+            return _updated(status, recorded, event, trusted=trusted)
+        case JobTagged():
+            return _tagged(status, recorded, event)
+        case JobAccepted():
+            reason = f"accepts event {event.data.sequence}, which does not quarantine the job"
+            return Anomaly(recorded.sequence, event.subject, reason)
+        case _:
+            assert_never(event)
+
+
+def _fold_frozen(
+    status: JobStatus, quarantine: Quarantine, recorded: Recorded | NotUnderstood
+) -> JobStatus | Anomaly:
+    """One more event of a frozen job: it stays as it is, and what it is beyond the quarantine goes on."""
+    unread: list[Unread] = []
+    beyond = quarantine.beyond
+    folded = _step(beyond, recorded, quarantine.last, unread)
+    accepted = _accepted_by(recorded, quarantine)
+    if accepted is not None:
+        left = tuple(each for each in quarantine.unread if each is not accepted)
+        quarantine = msgspec.structs.replace(quarantine, unread=left)
+        if beyond is not None:
+            # As a tag does: no counter changes but the sequence.
+            beyond = msgspec.structs.replace(beyond, sequence=recorded.sequence, passed=0)
+        if not (left or unread or quarantine.overflows):
+            return beyond if beyond is not None else lost(status.namespace, status.id, recorded.sequence)
+        if not (left or unread):
+            left = (Unread(accepted.sequence, f"more than {QUARANTINE_MAX_EVENTS} events can't be used"),)
+            quarantine = msgspec.structs.replace(quarantine, unread=left)
+    else:
+        if isinstance(folded, Anomaly) and not unread:
+            return folded
+        beyond = _beyond(beyond, folded, recorded)
+    known = {each.sequence for each in quarantine.unread}
+    every = (*quarantine.unread, *(each for each in unread if each.sequence not in known))
+    after = Quarantine(
+        unread=every[:QUARANTINE_MAX_EVENTS],
+        last=recorded.sequence,
+        overflows=quarantine.overflows or len(every) > QUARANTINE_MAX_EVENTS,
+        beyond=beyond,
+    )
+    return msgspec.structs.replace(status, quarantine=after)
+
+
+def _accepted_by(recorded: Recorded | NotUnderstood, quarantine: Quarantine) -> Unread | None:
+    if not (isinstance(recorded, Recorded) and isinstance(recorded.event, JobAccepted)):
+        return None
+    sequence = recorded.event.data.sequence
+    return next((each for each in quarantine.unread if each.sequence == sequence), None)
+
+
+def _frozen(
+    status: JobStatus, recorded: Recorded | NotUnderstood, unread: list[Unread], beyond: JobStatus | None
+) -> JobStatus:
+    quarantine = Quarantine(unread=tuple(unread), last=recorded.sequence, beyond=beyond)
+    return msgspec.structs.replace(status, quarantine=quarantine)
+
+
+def _beyond(
+    status: JobStatus | None, folded: JobStatus | Anomaly, recorded: Recorded | NotUnderstood
+) -> JobStatus | None:
+    """What a job is after an event, if an event that changes nothing is passed over."""
+    if not isinstance(folded, Anomaly):
+        return folded
+    return _passing(status, recorded.sequence) if status is not None else None
+
+
+def _passing(status: JobStatus, sequence: int) -> JobStatus:
+    return msgspec.structs.replace(status, passed=sequence)
+
+
+def lost(namespace: str, job_id: str, passed: int = 0) -> JobStatus:
+    """The status of a job of which no creating event is known.
+
+    Args:
+        namespace: of its subject.
+        job_id: of its subject.
+        passed: the last record of its subject.
+    """
+    return JobStatus(
+        id=job_id,
+        namespace=namespace,
+        name="",
+        state=PENDING,
+        version=0,
+        revision=0,
+        create_time=0,
+        modify_time=0,
+        created_sequence=0,
+        spec_sequence=0,
+        sequence=0,
+        passed=passed,
+    )
+
+
+def _created(
+    status: JobStatus | None, recorded: Recorded, event: JobCreated, *, trusted: bool
+) -> JobStatus | Anomaly | NotUnderstood:
+    if status is not None:
+        return Anomaly(recorded.sequence, event.subject, "created, but the job exists")
+    head = _head_of(recorded, event, trusted=trusted)
+    if not isinstance(head, SpecHead):
+        return head
+    return JobStatus(
+        id=event.subject,
+        namespace=head.namespace,
+        name=head.name,
+        state=PENDING,
+        version=1,
+        revision=1,
+        create_time=recorded.time,
+        modify_time=recorded.time,
+        created_sequence=recorded.sequence,
+        spec_sequence=recorded.sequence,
+        sequence=recorded.sequence,
+    )
+
+
+def _updated(
+    status: JobStatus | None, recorded: Recorded, event: JobUpdated, *, trusted: bool
+) -> JobStatus | Anomaly | NotUnderstood:
+    if status is None:
+        return Anomaly(recorded.sequence, event.subject, "updated, but there is no such job")
+    head = _head_of(recorded, event, trusted=trusted)
+    if not isinstance(head, SpecHead):
+        return head
+    return JobStatus(
+        id=status.id,
+        namespace=status.namespace,
+        name=status.name,
+        state=PENDING,
+        version=status.version + 1,
+        revision=status.revision + 1,
+        create_time=status.create_time,
+        modify_time=max(status.modify_time, recorded.time),
+        created_sequence=status.created_sequence,
+        spec_sequence=recorded.sequence,
+        sequence=recorded.sequence,
+        tags=status.tags,
+    )
+
+
+def _state_changed(
+    status: JobStatus | None, recorded: Recorded, event: JobStateChanged
+) -> JobStatus | Anomaly:
+    if status is None:
+        return Anomaly(recorded.sequence, event.subject, "a state, but there is no such job")
+    state = event.data.state
+    if status.state.state_type.is_terminal:
+        reason = f"{state.state_type} after {status.state.state_type}, which is final"
+        return Anomaly(recorded.sequence, event.subject, reason)
+    return JobStatus(
+        id=status.id,
+        namespace=status.namespace,
+        name=status.name,
+        state=state,
+        version=status.version,
+        revision=status.revision + 1,
+        create_time=status.create_time,
+        modify_time=max(status.modify_time, recorded.time),
+        created_sequence=status.created_sequence,
+        spec_sequence=status.spec_sequence,
+        sequence=recorded.sequence,
+        tags=status.tags,
+    )
+
+
+def _tagged(status: JobStatus | None, recorded: Recorded, event: JobTagged) -> JobStatus | Anomaly:
+    """A tag that is set again to the version that it names is sensible, and changes but the sequence."""
+    if status is None:
+        return Anomaly(recorded.sequence, event.subject, "a tag, but there is no such job")
+    tag, version = event.data.tag, event.data.version
+    reason = _tag_problem(status, tag, version)
+    if reason:
+        return Anomaly(recorded.sequence, event.subject, reason)
+    tags = {**status.tags, tag: version}
+    if version == 0:
+        del tags[tag]
+    tags = dict(sorted(tags.items()))
+    return msgspec.structs.replace(status, tags=tags, sequence=recorded.sequence, passed=0)
+
+
+def _tag_problem(status: JobStatus, tag: str, version: int) -> str:
+    """Why a tag makes no sense for a job; empty if it does."""
+    if not is_tag(tag):
+        return f"{tag!r:.80} is no tag"
+    if version == 0:
+        return "" if tag in status.tags else f"the tag {tag} is removed, but there is none"
+    if not 1 <= version <= status.version:
+        return f"the tag {tag} names version {version!r:.40}, and the job has {status.version}"
+    if tag not in status.tags and len(status.tags) >= TAGS_MAX_COUNT:
+        return f"the tag {tag} is one too many: the job has {len(status.tags)}"
+    return ""
+
+
+def _head_of(
+    recorded: Recorded, event: JobCreated | JobUpdated, *, trusted: bool
+) -> SpecHead | Anomaly | NotUnderstood:
+    """The spec's head, if the spec can be read to its end and belongs to the job that the event names."""
+    spec = bytes(event.data.spec)
+    if trusted:
+        return spec_head(spec)
+    if is_too_deep(spec):
+        return Anomaly(recorded.sequence, event.subject, "not a normalised spec: nested too deeply")
+    try:
+        head = spec_head(spec)
+        # The head skips the rest, whatever it holds: without this a reader of the job would stumble over it.
+        _whole_decoder.decode(spec)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = f"event {recorded.sequence} has a spec that can't be understood: {error}"
+        return NotUnderstood(
+            recorded.sequence, event.namespace, event.subject, reason[:QUARANTINE_REASON_CHARACTERS]
+        )
+    if head.namespace != event.namespace or not is_identity(head.namespace, head.name, event.subject):
+        reason = f"the spec names another job ({head.namespace:.80}/{head.name:.80})"
+        return Anomaly(recorded.sequence, event.subject, reason)
+    return head

@@ -1,0 +1,1 @@
+"""Job specifications: reading, normalization, validation and quantities. Pure."""

@@ -1,0 +1,211 @@
+"""Plain values, that is, what JSON can say: how to show one, where it stands, whether JSON can carry it."""
+
+import json
+import math
+import re
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+from jobledger.store.model.errors import Problem
+from jobledger.store.model.limits import SPEC_MAX_DEPTH, SPEC_MAX_NODES
+
+SHOWN_MAX_CHARACTERS: Final = 60  # of a value in a message
+INT_MIN: Final = -(2**63)  # a signed 64-bit integer, which is what other readers of the log have
+INT_MAX: Final = 2**63 - 1
+UINT_MAX: Final = 2**64 - 1
+
+_UNIX_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_FRACTION: Final = re.compile(r"\.(\d+)", re.ASCII)
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
+
+
+def shown(value: object) -> str:  # noqa: PLR0911 - one line per kind of value
+    """The value as JSON would write it, short enough for a message, printable whatever it holds."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        text = value if len(value) <= SHOWN_MAX_CHARACTERS else value[: SHOWN_MAX_CHARACTERS - 1] + "…"
+        return f'"{text}"' if text.isprintable() else json.dumps(text)
+    if isinstance(value, int):
+        # Python refuses to write out very long integers, and nobody would read them.
+        return str(value) if value.bit_length() <= 192 else f"an integer of {value.bit_length()} bits"
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return f"a value of type {type(value).__name__}"
+
+
+def step(path: str, key: object) -> str:
+    """The path one key further in: `Meta.team`, or `Meta["a.b/c"]` for a key that is no plain word."""
+    if isinstance(key, str) and _PLAIN_KEY.fullmatch(key):
+        return f"{path}.{key}" if path else key
+    return f"{path}[{shown(key)}]"
+
+
+def is_utf8(text: str) -> bool:
+    """Whether the text can be written as UTF-8; half of a surrogate pair, which JSON can spell, can't."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_plain(value: Any, depth: int) -> bool:
+    """Whether JSON carries the value unchanged, except for its texts and keys (the encoder checks those).
+
+    The fast yes: `value_problems` says what is wrong and where. Exact types, since a subclass may encode as
+    anything.
+
+    Args:
+        value: any value of Params.
+        depth: how deep the value itself stands, if it is an object or a list; the document's root is 1.
+    """
+    kind: type = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return bool(INT_MIN <= value <= UINT_MAX)
+    if kind is float:
+        return math.isfinite(value)
+    if depth > SPEC_MAX_DEPTH:
+        return False
+    if kind is dict:
+        value = value.values()
+    elif kind is not list and kind is not tuple:
+        return False
+    return all(type(item) is str or is_plain(item, depth + 1) for item in value)
+
+
+def value_problems(value: Any, path: str = "", depth: int = 1) -> list[Problem]:
+    """Every place inside a Struct or plain value that JSON can't carry, in document order."""
+    if isinstance(value, str):
+        return [] if is_utf8(value) else [_not_utf8(path, value)]
+    if isinstance(value, msgspec.Struct):
+        fields = msgspec.structs.fields(value)
+        items = [(step(path, each.encode_name), getattr(value, each.name)) for each in fields]
+    elif isinstance(value, dict):
+        items = [(step(path, key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return _scalar_problems(value, path)
+    if depth > SPEC_MAX_DEPTH:
+        return [too_deep(path)]
+    keys = value if isinstance(value, dict) else ()
+    problems = [problem for key in keys for problem in _key_problems(key, path)]
+    for place, item in items:
+        problems += value_problems(item, place, depth + 1)
+    return problems
+
+
+def too_deep(path: str) -> Problem:
+    """The problem of a value that is nested deeper than a spec may be."""
+    return Problem(
+        path, f"nested deeper than {SPEC_MAX_DEPTH} levels", "flatten it, or pass it as one string"
+    )
+
+
+def _scalar_problems(value: object, path: str) -> list[Problem]:
+    if value is None or value is msgspec.UNSET or is_plain(value, SPEC_MAX_DEPTH + 1):
+        return []
+    if isinstance(value, int | float):
+        return [
+            Problem(path, f"{shown(value)} is not a number that JSON readers share", "pass it as a string")
+        ]
+    return [Problem(path, f"{shown(value)} can't be written as JSON", "pass it as a string")]
+
+
+def _key_problems(key: object, path: str) -> list[Problem]:
+    if not isinstance(key, str):
+        return [Problem(path, f"the key {shown(key)} is not a string", "put it in quotes")]
+    return [] if is_utf8(key) else [_not_utf8(path, key)]
+
+
+def _not_utf8(path: str, text: str) -> Problem:
+    return Problem(path, f"{shown(text)} holds half of a surrogate pair, which is not text", "remove it")
+
+
+# From how much on a number of nanoseconds is taken for one of another unit.
+_COARSER_UNITS: Final = (("", 10**17), ("microseconds", 10**14), ("milliseconds", 10**11), ("seconds", 10**8))
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """Unix nanoseconds as RFC 3339 in UTC, with all nine digits: who reads it back loses nothing."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{_second(seconds)}.{rest:09d}Z"
+
+
+def rfc3339_nanoseconds(text: str, *, local: bool = False) -> int | None:
+    """A time as Unix nanoseconds, all nine digits of it; None if it is none.
+
+    Args:
+        text: RFC 3339, or any other form of ISO 8601 with date and zone; `t` and `z` may be lower case.
+        local: whether one without a zone is this machine's time; else it is none.
+    """
+    text = text.upper()
+    fraction = _FRACTION.search(text)
+    whole = _FRACTION.sub("", text, count=1)
+    if "T" in whole:  # else a space stands between date and time
+        whole = whole.replace(" ", "+")  # a `+` that was not encoded arrives as a space
+    moment = None
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(whole)
+    if moment is None or (moment.tzinfo is None and not local):
+        return None
+    with suppress(OverflowError, ValueError):  # a zone that leads out of the years that there are
+        since = (moment if moment.tzinfo is not None else moment.astimezone()) - _UNIX_EPOCH
+        seconds = since.days * 86_400 + since.seconds
+        return seconds * 1_000_000_000 + (int(f"{fraction[1]:0<9.9}") if fraction else 0)
+    return None
+
+
+def coarser_unit(number: int) -> str:
+    """The unit that a number given as Unix nanoseconds is more likely in; empty if it may be nanoseconds.
+
+    Nanoseconds of any moment since March 1973 have 18 or 19 digits; seconds have 9 or 10.
+    """
+    magnitude = abs(number)
+    for unit, least in _COARSER_UNITS:
+        if magnitude >= least:
+            return unit
+    return ""
+
+
+@lru_cache(maxsize=1_024)  # events of one second come together, and this is half of telling one again
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+
+
+def too_deep_or_many(value: object) -> Problem | None:
+    """Whether a plain value has more levels or parts than a spec may; ends soon even if it holds itself."""
+    count, level, depth = 0, [value], 0
+    while level:
+        count += len(level)
+        if count > SPEC_MAX_NODES:
+            return Problem("", f"more than {SPEC_MAX_NODES} values", "make the spec smaller")
+        depth += 1
+        below: list[object] = []
+        nested = False
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(item.values())
+                nested = True
+            elif isinstance(item, list | tuple):
+                below.extend(item)
+                nested = True
+        if nested and depth > SPEC_MAX_DEPTH:
+            return too_deep("")
+        level = below
+    return None

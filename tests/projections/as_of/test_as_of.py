@@ -1,0 +1,207 @@
+"""As of a point: whatever the history, the answer is the fold of the prefix, and nothing else."""
+
+import itertools
+import random
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobledger import ListQuery, MemoryLog, Projector, View
+from jobledger.projections.as_of import build, copies, seed
+from jobledger.projections.as_of.job import sequence_of_revision
+from jobledger.projections.as_of.reader import AsOf
+from jobledger.projections.query.cursor import Order
+from jobledger.projections.query.selectors import parse_selector
+from jobledger.store.log import Draft
+from jobledger.store.model.errors import JobNotFound
+from jobledger.store.model.events import Record
+from jobledger.store.model.job import Job, StateType
+from tests.support.histories import append_all, random_drafts, records_of
+from tests.support.oracle import fold_of, rows_of
+
+WAIT_SECONDS = 60.0
+SECOND = 1_000_000_000
+
+
+class History:
+    """A log with its live view, and the copies of it."""
+
+    def __init__(self, log: MemoryLog, view: View, asof: AsOf, records: list[Record]) -> None:
+        self.log = log
+        self.view = view
+        self.asof = asof
+        self.records = records
+
+
+async def log_of(drafts: list[Draft]) -> MemoryLog:
+    """A log of these, a second between two."""
+    ticks = itertools.count(SECOND, SECOND)
+    log = MemoryLog(clock=lambda: next(ticks))
+    await append_all(log, drafts)
+    return log
+
+
+@asynccontextmanager
+async def history(drafts: list[Draft], **bounds: int) -> AsyncIterator[History]:
+    """All of it in a directory that is gone afterwards."""
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        log = await log_of(drafts)
+        projector = await stack.enter_async_context(Projector(log, directory / "view.db"))
+        await projector.wait_for(len(drafts), WAIT_SECONDS)
+        view = await stack.enter_async_context(await View.open(directory / "view.db", readers=1))
+        asof = await stack.enter_async_context(await AsOf.open(log, view, directory / "asof", **bounds))
+        yield History(log, view, asof, await records_of(log))
+
+
+@asynccontextmanager
+async def prefix_view(drafts: list[Draft]) -> AsyncIterator[View]:
+    """The view that a projector makes of these alone."""
+    with tempfile.TemporaryDirectory() as name:
+        log = await log_of(drafts)
+        async with Projector(log, Path(name) / "view.db") as projector:
+            await projector.wait_for(len(drafts), WAIT_SECONDS)
+            async with await View.open(Path(name) / "view.db", readers=1) as view:
+                yield view
+
+
+@st.composite
+def queries(draw: st.DrawFn) -> ListQuery:
+    """Filters and orders of all kinds, with small pages."""
+    times = st.none() | st.integers(0, 40).map(lambda second: second * SECOND)
+    bounds: dict[str, Any] = {
+        f"{axis}_{side}": draw(times) for axis in ("created", "modified") for side in ("from", "to")
+    }
+    for axis in ("created", "modified"):
+        lower, upper = bounds[f"{axis}_from"], bounds[f"{axis}_to"]
+        if lower is not None and upper is not None and lower > upper:
+            bounds[f"{axis}_from"] = None
+    return ListQuery(
+        namespace=draw(st.sampled_from([None, "default", "other"])),
+        states=tuple(draw(st.sets(st.sampled_from(StateType), max_size=2))),
+        selector=parse_selector(draw(st.sampled_from(["", "", "env=a", "env,!tier", "owner in (a,b)"]))),
+        order=draw(st.sampled_from(Order)),
+        descending=draw(st.booleans()),
+        limit=draw(st.integers(1, 4)),
+        **bounds,
+    )
+
+
+async def pages(asked: ListQuery, page_of) -> list[tuple[Job, ...]]:  # type: ignore[no-untyped-def]
+    """All pages of a list."""
+    from msgspec.structs import replace
+
+    found, cursor = [], None
+    while True:
+        page = await page_of(replace(asked, cursor=cursor))
+        found.append(page.jobs)
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+
+
+small = patch.multiple(
+    build, ASOF_NEAR_MAX_EVENTS=8, ASOF_FOLD_EVENTS=3, ASOF_BATCH_JOBS=2, ASOF_LATE_INDEX_EVENTS=6
+)
+near = patch.multiple(copies, ASOF_NEAR_MAX_EVENTS=8, ASOF_NEAR_EVENTS=5)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@given(
+    number=st.integers(0, 2**32),
+    jobs=st.integers(1, 8),
+    events=st.integers(1, 40),
+    reads=st.sampled_from([0, 1, 16, 10_000]),
+    data=st.data(),
+)
+async def test_lists_as_of_a_point_are_those_of_the_prefix(
+    number: int, jobs: int, events: int, reads: int, data: st.DataObject
+) -> None:
+    """For any history, any points in any order, any filters and orders: page by page, spec by spec.
+
+    However a copy is made: from the live view or another copy, job by job or by folding on.
+    """
+    drafts = random_drafts(random.Random(number), jobs, events)
+    with small, near, patch.object(seed, "ASOF_EVENTS_PER_JOB_READ", reads):
+        async with history(drafts) as made:
+            for point in data.draw(st.lists(st.integers(1, events), min_size=1, max_size=3)):
+                asked = data.draw(queries())
+                ours = await pages(asked, lambda query, point=point: made.asof.list(query, point))
+                async with prefix_view(drafts[:point]) as view:
+                    assert ours == await pages(asked, view.list)
+                if point in made.asof.copies.sequences:
+                    async with made.asof.copies.at(point) as copy:
+                        wanted = fold_of(made.records[:point])
+                        found = rows_of(copy.path, ("jobs", "labels"))
+                        assert found == {table: wanted[table] for table in found}
+
+
+@settings(max_examples=25, deadline=None)
+@given(number=st.integers(0, 2**32), jobs=st.integers(1, 4), events=st.integers(1, 40), data=st.data())
+async def test_a_job_as_of_a_point_is_that_of_the_prefix(
+    number: int, jobs: int, events: int, data: st.DataObject
+) -> None:
+    """Status, spec and all; a job that did not exist yet is not found; each revision leads to its event."""
+    drafts = random_drafts(random.Random(number), jobs, events)
+    async with history(drafts) as made:
+        point = data.draw(st.integers(0, events))
+        async with prefix_view(drafts[:point]) as view:
+            for present in (await made.view.list(ListQuery(limit=100))).jobs:
+                job_id = present.status.id
+                for checkpoint in (0, events):
+                    try:
+                        wanted = await view.get_by_id(job_id)
+                    except JobNotFound:
+                        with pytest.raises(JobNotFound, match="did not exist at the sequence"):
+                            await made.asof.job(present, point, checkpoint=checkpoint)
+                    else:
+                        assert await made.asof.job(present, point, checkpoint=checkpoint) == wanted
+                revision = data.draw(st.integers(1, present.status.revision))
+                found = await sequence_of_revision(made.log, present.status, revision)
+                then = await made.asof.job(present, found)
+                assert then.status.revision == revision
+                assert then.status.sequence == found
+                with pytest.raises(JobNotFound, match="has no revision"):
+                    await sequence_of_revision(made.log, present.status, present.status.revision + 1)
+
+
+async def test_before_the_first_event_there_was_nothing() -> None:
+    """The sequence 0 is a point, too: an empty list, and no copy is made for it."""
+    async with history(random_drafts(random.Random(1), 2, 5)) as made:
+        page = await made.asof.list(ListQuery(), 0)
+        assert (page.jobs, page.next_cursor, page.sequence) == ((), None, 0)
+        assert made.asof.copies.sequences == ()
+
+
+async def test_the_present_needs_no_copy() -> None:
+    """As of the last event while nothing else happens, the live view answers."""
+    drafts = random_drafts(random.Random(1), 4, 30)
+    async with history(drafts) as made:
+        assert await made.asof.list(ListQuery(), 30) == await made.view.list(ListQuery())
+        assert made.asof.copies.sequences == ()
+
+
+async def test_a_list_as_of_a_point_pages_on_while_events_arrive() -> None:
+    """Neither loss nor repeat nor anything newer, also when the copy is dropped between two pages."""
+    drafts = random_drafts(random.Random(7), 12, 90)
+    async with history(drafts[:60], max_copies=1) as made:
+        async with prefix_view(drafts[:50]) as view:
+            wanted = await pages(ListQuery(limit=2, order=Order.MODIFIED), view.list)
+        more = iter(range(60, 90))
+
+        async def page_of(query: ListQuery):  # type: ignore[no-untyped-def]
+            page = await made.asof.list(query, 50)
+            await append_all(made.log, drafts[(at := next(more)) : at + 1])
+            await made.asof.list(ListQuery(), at - 30)  # drops the copy as of 50
+            assert made.asof.copies.sequences == (at - 30,)
+            return page
+
+        assert await pages(ListQuery(limit=2, order=Order.MODIFIED), page_of) == wanted

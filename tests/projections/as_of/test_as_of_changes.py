@@ -1,0 +1,167 @@
+"""What changed between two points: exactly the jobs that did, each as its events tell."""
+
+import random
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from jobledger import ListQuery
+from jobledger.projections.as_of import changes
+from jobledger.projections.as_of.changes import Between, JobChange, change_of, changes_between
+from jobledger.projections.query.selectors import parse_selector
+from jobledger.store.model.events import read_record
+from jobledger.store.model.fold import fold_job_on, spec_head
+from jobledger.store.model.job import Job
+from tests.projections.as_of.test_as_of import History, history
+from tests.support.histories import append_all, random_drafts
+
+
+class Life:
+    """A job after each of its events."""
+
+    def __init__(self) -> None:
+        self.moments: list[tuple[int, Job]] = []
+
+    def at(self, point: int) -> Job | None:
+        """The job as of a point."""
+        return next((job for sequence, job in reversed(self.moments) if sequence <= point), None)
+
+
+def lives_of(made: History) -> list[Life]:
+    """All jobs, in the order of their creation, folded record by record."""
+    lives: dict[str, Life] = {}
+    folded: dict[str, Job | None] = {}
+    for record in made.records:
+        life = lives.setdefault(record.subject, Life())
+        after = folded[record.subject] = fold_job_on(folded.get(record.subject), read_record(record))
+        if after is not None and not after.status.is_lost and after.status.sequence == record.sequence:
+            life.moments.append((record.sequence, after))
+    alive = [life for life in lives.values() if life.moments]
+    return sorted(alive, key=lambda life: life.moments[0][0])
+
+
+def _shown(job: Job | None) -> Job | None:
+    """Without the count of foreign records on the job's subject, which is no change of the job."""
+    return job and msgspec.structs.replace(job, status=msgspec.structs.replace(job.status, passed=0))
+
+
+async def pages(made: History, asked: Between) -> list[JobChange]:
+    """All pages."""
+    found: list[JobChange] = []
+    while True:
+        page = await changes_between(made.log, made.view, made.asof.copies, asked)
+        assert len(page.changes) <= asked.limit
+        found += page.changes
+        if page.after is None:
+            return found
+        asked = replace(asked, after=page.after)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(0, 2**32), st.integers(1, 8), st.integers(1, 40)),
+    selector=st.sampled_from(["", "", "env=a", "!tier"]),
+    bounds=st.fixed_dictionaries(
+        {
+            "ASOF_NEAR_MAX_EVENTS": st.sampled_from([0, 10, 100]),
+            "CHANGES_PAGE_JOBS": st.integers(1, 9),
+            "CHANGES_PAGE_EVENTS": st.integers(1, 60),
+            "CHANGES_READS": st.integers(1, 4),
+        }
+    ),
+    data=st.data(),
+)
+async def test_what_changed_is_what_the_two_prefixes_differ_in(
+    sizes: tuple[int, int, int], selector: str, bounds: dict[str, Any], data: st.DataObject
+) -> None:
+    """For any history and any two points, by the live view or by a copy, on pages of any size."""
+    number, jobs, events = sizes
+    drafts = random_drafts(random.Random(number), jobs, events)
+    with patch.multiple(changes, **bounds):
+        async with history(drafts) as made:
+            first, second = sorted(data.draw(st.tuples(st.integers(0, events), st.integers(0, events))))
+            wanted = []
+            for life in lives_of(made):
+                before, after = life.at(first), life.at(second)
+                between = [job for sequence, job in life.moments if first < sequence <= second]
+                if after is not None and between:
+                    was, now = before is not None and _meets(before, selector), _meets(after, selector)
+                    if selector == "" or was or now:
+                        matches = "both" if was and now else "before" if was else "after"
+                        revisions = [job.status.revision for job in between]
+                        wanted.append(
+                            (
+                                _shown(before),
+                                _shown(after),
+                                len(between),
+                                revisions,
+                                (selector and matches) or None,
+                            )
+                        )
+            asked = Between(
+                first=first,
+                second=second,
+                selector=parse_selector(selector),
+                limit=data.draw(st.integers(1, 5)),
+            )
+            found = await pages(made, asked)
+            assert [
+                (
+                    _shown(each.before),
+                    _shown(each.after),
+                    each.events,
+                    [item.revision for item in each.items],
+                    each.matches,
+                )
+                for each in found
+            ] == wanted
+
+
+def _meets(job: Job, selector: str) -> bool:
+    labels = spec_head(job.spec).labels
+    return labels.get("env") == "a" if "env" in selector else "tier" not in labels
+
+
+async def test_changes_page_on_while_events_arrive() -> None:
+    """What comes after the second point changes no page, and no job is lost or told twice."""
+    drafts = random_drafts(random.Random(11), 12, 90)
+    async with history(drafts[:50]) as made:
+        asked = Between(first=10, second=50, limit=2)
+        wanted = await pages(made, replace(asked, limit=100))
+        found: list[JobChange] = []
+        more = iter(drafts[50:])
+        while True:
+            page = await changes_between(made.log, made.view, made.asof.copies, asked)
+            found += page.changes
+            if page.after is None:
+                break
+            asked = replace(asked, after=page.after)
+            await append_all(made.log, [next(more) for _ in range(5)])
+        assert found == wanted
+        assert len(wanted) > 3
+
+
+async def test_a_job_with_many_events_is_told_in_part() -> None:
+    """At the bound all events are told; one more is counted only."""
+    async with history(random_drafts(random.Random(2), 1, 40)) as made:
+        [job] = (await made.view.list(ListQuery())).jobs
+        [life] = lives_of(made)
+        events = len(life.moments)
+        assert events > 5
+        for most in (events, events - 1):
+            with patch.object(changes, "CHANGES_JOB_EVENTS", most):
+                change = await change_of(made.log, job.status, 0, 40)
+            assert change is not None
+            assert (len(change.items), change.events) == (most, events)
+
+
+async def test_only_the_namespaces_that_are_asked_for() -> None:
+    """Others are as if they were not there."""
+    async with history(random_drafts(random.Random(2), 3, 20)) as made:
+        for namespaces, some in ((None, True), ({"default"}, True), ({"other"}, False), (set(), False)):
+            asked = Between(first=0, second=20, limit=9, namespaces=namespaces)
+            assert bool(await pages(made, asked)) is some

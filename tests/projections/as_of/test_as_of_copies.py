@@ -1,0 +1,319 @@
+"""Copies as of a point: built once, kept within bounds, given up when they no longer hold."""
+
+import asyncio
+import random
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from jobledger import ListQuery, MemoryLog, Projector, View
+from jobledger.projections.as_of import build, copies
+from jobledger.projections.as_of.build import build_copy
+from jobledger.projections.as_of.copies import Copies
+from jobledger.projections.errors import AsOfBusy, ViewError, ViewUnwritable
+from jobledger.projections.limits import ASOF_BUILDS_MAX, ASOF_RETRY_SECONDS
+from tests.support.histories import append_all, random_drafts
+
+EVENTS = 60
+WAIT_SECONDS = 60.0
+ANY_SIZE = 10**12
+
+
+@pytest.fixture
+async def log() -> MemoryLog:
+    """A log with a random history."""
+    filled = MemoryLog()
+    await append_all(filled, random_drafts(random.Random(3), 9, EVENTS))
+    return filled
+
+
+@pytest.fixture
+async def view(log: MemoryLog, tmp_path: Path) -> AsyncIterator[View]:
+    """Its live view, with a projector that runs."""
+    async with Projector(log, tmp_path / "view.db") as projector:
+        await projector.wait_for(EVENTS, WAIT_SECONDS)
+        async with await View.open(tmp_path / "view.db", readers=1) as opened:
+            yield opened
+
+
+@pytest.fixture
+async def open_copies(log: MemoryLog, view: View, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Opens copies in one directory, one after the other; the last ones are closed at the end."""
+    opened: list[Copies] = []
+
+    async def open_them(max_copies: int = 99, max_bytes: int = ANY_SIZE) -> Copies:
+        for each in opened:
+            await each.close()
+        opened.append(
+            await Copies.open(log, view, tmp_path / "asof", max_copies=max_copies, max_bytes=max_bytes)
+        )
+        return opened[-1]
+
+    yield open_them
+    for each in opened:
+        await each.close()
+
+
+async def use(made: Copies, sequence: int, client: str = "") -> int:
+    """Look at the view as of a sequence; how many jobs there were."""
+    async with made.at(sequence, client) as view:
+        return len((await view.list(ListQuery(limit=100))).jobs)
+
+
+def files(made: Copies) -> set[str]:
+    """What is in the directory."""
+    return {path.name for path in made._directory.iterdir()}
+
+
+class Gate:
+    """Builds that wait until they may go on; they run in threads, and its parts belong to the test's loop."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+        self._home = asyncio.get_running_loop()
+        self.begun = asyncio.Semaphore(0)
+        self.open = asyncio.Event()
+
+    async def build(self, *arguments: Any) -> None:
+        """In the place of `build_copy`."""
+        self.threads.add(threading.get_ident())
+        self._home.call_soon_threadsafe(self.begun.release)
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.open.wait(), self._home))
+        await build_copy(*arguments)
+
+
+async def test_one_point_is_built_once_however_many_ask(open_copies: Callable[..., Any]) -> None:
+    """Those who come meanwhile wait for the same copy; those who come later find it."""
+    made = await open_copies()
+    counts = await asyncio.gather(*(use(made, 30) for _ in range(20)))
+    assert len(set(counts)) == 1
+    await use(made, 30)
+    assert (made.built, made.sequences) == (1, (30,))
+
+
+async def test_more_points_than_may_wait_are_refused(open_copies: Callable[..., Any]) -> None:
+    """One builds, others wait up to a named number, and one more is told when to come back."""
+    made, gate = await open_copies(), Gate()
+    with patch.object(copies, "build_copy", gate.build):
+        async with asyncio.TaskGroup() as group:
+            for number in range(ASOF_BUILDS_MAX):
+                group.create_task(use(made, 10 + number))
+            await gate.begun.acquire()
+            with pytest.raises(AsOfBusy, match="4 other points") as busy:
+                await use(made, 50)
+            assert busy.value.retry_after_seconds == ASOF_RETRY_SECONDS
+            assert gate.begun.locked()  # one at a time
+            gate.open.set()
+    assert await use(made, 50) > 0
+
+
+async def test_one_clients_builds_delay_no_other_client(open_copies: Callable[..., Any]) -> None:
+    """A client has one build under way and may queue a few; another client's begins beside it."""
+    made, gate = await open_copies(), Gate()
+    with patch.object(copies, "build_copy", gate.build):
+        async with asyncio.TaskGroup() as group:
+            for number in range(ASOF_BUILDS_MAX):
+                group.create_task(use(made, 10 + number, "greedy"))
+            await gate.begun.acquire()
+            with pytest.raises(AsOfBusy, match="4 other points"):
+                await use(made, 50, "greedy")
+            group.create_task(use(made, 40, "modest"))
+            async with asyncio.timeout(WAIT_SECONDS):
+                await gate.begun.acquire()  # the other client's, while four of the first one wait
+            assert gate.begun.locked()
+            gate.open.set()
+
+
+async def test_a_copy_is_made_in_a_thread_of_its_own(open_copies: Callable[..., Any]) -> None:
+    """Folding a long log would otherwise hold up the loop that serves requests."""
+    made, gate = await open_copies(), Gate()
+    gate.open.set()
+    with patch.object(copies, "build_copy", gate.build):
+        await use(made, 30)
+    assert gate.threads
+    assert threading.get_ident() not in gate.threads
+
+
+async def test_the_copies_of_the_client_with_the_most_are_dropped_first(
+    open_copies: Callable[..., Any],
+) -> None:
+    """Looking at many points pushes out the own copies, not those of others."""
+    made = await open_copies(max_copies=3)
+    await use(made, 5, "modest")
+    for point in (10, 20, 30, 40):
+        await use(made, point, "greedy")
+    assert made.sequences == (5, 30, 40)
+
+
+async def test_who_waits_too_long_is_told_and_the_build_goes_on(open_copies: Callable[..., Any]) -> None:
+    """The next one who asks finds what was built."""
+    made, gate = await open_copies(), Gate()
+    with patch.object(copies, "build_copy", gate.build), patch.object(copies, "ASOF_WAIT_SECONDS", 0.01):
+        with pytest.raises(AsOfBusy, match="as of 30 is being made"):
+            await use(made, 30)
+        gate.open.set()
+    await use(made, 30)
+    assert made.built == 1
+
+
+async def test_the_least_used_go_when_there_are_too_many(open_copies: Callable[..., Any]) -> None:
+    """At the bound all stay; one more takes the place of the one that was used longest ago."""
+    made = await open_copies(max_copies=3)
+    for point in (10, 20, 30):
+        await use(made, point)
+    assert made.sequences == (10, 20, 30)
+    await use(made, 10)
+    await use(made, 40)
+    assert made.sequences == (30, 10, 40)
+    assert len(files(made)) == 3
+
+
+async def test_the_least_used_go_when_they_take_too_much(open_copies: Callable[..., Any]) -> None:
+    """At exactly so many bytes all stay, with one byte less one goes; the last one always stays."""
+    made = await open_copies()
+    for point in (20, 20 + 1):
+        await use(made, point)
+    size = made.size_bytes
+    assert (await open_copies(max_bytes=size)).sequences == (20, 21)
+    smaller = await open_copies(max_bytes=size - 1)
+    assert smaller.sequences == (21,)
+    smallest = await open_copies(max_bytes=0)
+    await use(smallest, 40)
+    assert smallest.sequences == (40,)
+    assert len(files(smallest)) == 1
+
+
+async def test_what_is_in_use_stays(open_copies: Callable[..., Any]) -> None:
+    """A reader's copy is dropped when the reader is done, not before."""
+    made = await open_copies(max_copies=1)
+    async with made.at(20) as view:
+        await use(made, 40)
+        assert set(made.sequences) == {20, 40}
+        assert (await view.list()).sequence == 20
+    assert made.sequences == (40,)
+
+
+async def test_an_earlier_run_is_taken_up(open_copies: Callable[..., Any]) -> None:
+    """After a restart the copies are there; what was not finished, or was of something else, is removed."""
+    made = await open_copies()
+    await use(made, 20)
+    directory = made._directory
+    for name in ("building-30.sqlite", "building-30.sqlite-journal", "0123456789abcdef-25.sqlite"):
+        (directory / name).write_bytes(b"half")
+    again = await open_copies()
+    assert (again.sequences, len(files(again))) == ((20,), 1)
+    await use(again, 20)
+    assert again.built == 0
+
+
+async def test_another_log_needs_other_copies(
+    open_copies: Callable[..., Any], tmp_path: Path, view: View
+) -> None:
+    """The same sequence of a stream that was made again is another point."""
+    await use(await open_copies(), 20)
+    other = await Copies.open(MemoryLog(), view, tmp_path / "asof", max_copies=9, max_bytes=ANY_SIZE)
+    assert other.sequences == ()
+    assert files(other) == set()
+
+
+@pytest.mark.parametrize("what", ["PROJECTION_VERSION", "_BOOT_ID"])
+async def test_another_boot_or_meaning_of_rows_needs_other_copies(
+    open_copies: Callable[..., Any], tmp_path: Path, what: str
+) -> None:
+    """A power cut may have torn what was not synced, and another release folds other rows."""
+    await use(await open_copies(), 20)
+    boot = tmp_path / "boot_id"
+    boot.write_text("another boot")
+    with patch.object(copies, what, {"PROJECTION_VERSION": 10_000, "_BOOT_ID": boot}[what]):
+        assert files(await open_copies()) == set()
+
+
+async def test_a_point_in_a_new_region_makes_those_before_it_near(open_copies: Callable[..., Any]) -> None:
+    """A copy is left so many events before it, and a point between the two is folded from there."""
+    asked: list[tuple[int, int]] = []
+
+    async def noted(path: Path, up_to: int, of: build.Ingredients, tell: Callable[[int], None]) -> None:
+        asked.append((of.base_sequence, up_to))
+        await build_copy(path, up_to, of, tell)
+
+    made = await open_copies()
+    with (
+        patch.multiple(copies, ASOF_NEAR_EVENTS=10, ASOF_NEAR_MAX_EVENTS=15, build_copy=noted),
+        patch.object(build, "ASOF_NEAR_MAX_EVENTS", 15),
+    ):
+        for point in (40, 35, 48, 60):
+            await use(made, point)
+    assert asked == [(0, 30), (30, 40), (30, 35), (40, 48), (48, 60)]
+
+
+async def test_a_build_that_fails_leaves_nothing(open_copies: Callable[..., Any]) -> None:
+    """Who asked is told, no file stays, and asking again builds it."""
+    made = await open_copies()
+
+    async def fail(path: Path, *_: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with patch.object(copies, "build_copy", fail), pytest.raises(ViewUnwritable, match="No space left"):
+        await use(made, 20)
+    assert files(made) == set()
+    assert await use(made, 20) > 0
+
+
+@pytest.mark.parametrize("damage", [None, b"garbage", b""])
+async def test_a_file_that_was_removed_or_damaged_is_made_again(
+    open_copies: Callable[..., Any], damage: bytes | None
+) -> None:
+    """At the latest for the second who asks."""
+    made = await open_copies()
+    count = await use(made, 20)
+    made = await open_copies()
+    [path] = made._directory.iterdir()
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage)
+        with pytest.raises(ViewError):
+            await use(made, 20)
+    assert await use(made, 20) == count
+
+
+async def test_the_end_stops_what_is_being_built(open_copies: Callable[..., Any]) -> None:
+    """Closing does not wait for a long build, and leaves no file of it."""
+    made, gate = await open_copies(), Gate()
+    with patch.object(copies, "build_copy", gate.build):
+        waiting = asyncio.create_task(use(made, 30))
+        await gate.begun.acquire()
+        await made.close()
+        with pytest.raises(ViewError, match="closed"):
+            await waiting
+    assert files(made) == set()
+
+
+async def test_the_live_view_goes_on_while_a_copy_is_made(
+    open_copies: Callable[..., Any], log: MemoryLog, view: View
+) -> None:
+    """Making a copy reads the live view and never locks it: its projector writes meanwhile."""
+    made = await open_copies()
+    more = random_drafts(random.Random(4), 9, EVENTS + 20)[EVENTS:]
+    async with asyncio.TaskGroup() as group:
+        for point in range(5, 45, 5):
+            group.create_task(use_all(made, point))
+        await append_all(log, more)
+        await view.wait_for(EVENTS + 20, 30.0)
+    assert len(made.sequences) == 8
+
+
+async def use_all(made: Copies, point: int) -> None:
+    """Ask until there is room."""
+    while True:
+        try:
+            await use(made, point)
+        except AsOfBusy:
+            await asyncio.sleep(0)
+        else:
+            return

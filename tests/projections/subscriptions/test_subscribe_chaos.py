@@ -1,0 +1,157 @@
+"""Everything dies, again and again: each event is handled, each job's in order, and what is parked waits."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from jobledger import EmbeddedServer, JetStreamLog, Subscriptions
+from jobledger.store.embedded import server as embedded
+from jobledger.store.model.errors import EmbeddedServerError
+from tests.support.groups import Group, group, out_of_order
+from tests.support.logs import eventually
+from tests.support.proxy import Proxy
+from tests.support.subscribing import Plan
+from tests.support.writing import Writer
+
+JOBS = 200
+EVENTS = 20_000
+MEMBERS = 4
+KILL_POINTS = 20
+NAME = "chaos"
+AHEAD_EVENTS = 8_000  # that the writer is ahead of the members, so that some is old to them and some is new
+POISONED = (2_001, 2_002, 2_003)  # sequences of one round: events of three jobs
+RETRIES = 3  # after 1, 2 and 4 s
+
+
+class Chaos:
+    """Four members, each behind a proxy of its own, and the ways in which they are hurt."""
+
+    def __init__(self, server: EmbeddedServer, members: Group, proxies: list[Proxy], plan: Plan) -> None:
+        self._server = server
+        self._members = members
+        self._proxies = proxies
+        self._plan = plan
+        self._cut = cycle(proxies)
+        self._place: dict[int, Proxy] = {}  # by pid
+
+    async def start(self) -> None:
+        """Start all members."""
+        for proxy in self._proxies:
+            self._place[await self._members.start(proxy.url, self._plan)] = proxy
+
+    async def kill_process(self) -> None:
+        """Kill the member that told something last, in its handler, and start another in its place."""
+        pid = self._members.in_handler()
+        await self._members.kill(pid)
+        proxy = self._place.pop(pid)
+        self._place[await self._members.start(proxy.url, self._plan)] = proxy
+
+    async def kill_server(self) -> None:
+        """Kill the server; it is started again on the same files."""
+        with contextlib.suppress(ProcessLookupError, EmbeddedServerError):
+            os.kill(self._server.pid, signal.SIGKILL)
+
+    async def cut_connection(self) -> None:
+        """Cut what a member has, in the middle of a message."""
+        next(self._cut).cut()
+
+
+@asynccontextmanager
+async def chaos(server: EmbeddedServer, plan: Plan) -> AsyncIterator[tuple[Chaos, Group]]:
+    """Members that run until the block ends."""
+    async with AsyncExitStack() as stack:
+        proxies = [await stack.enter_async_context(Proxy(server.url)) for _ in range(MEMBERS)]
+        members = await stack.enter_async_context(group())
+        yield Chaos(server, members, proxies, plan), members
+
+
+def kill_points() -> list[int]:
+    """After how many events each of them comes."""
+    return [EVENTS * point // (KILL_POINTS + 1) for point in range(1, KILL_POINTS + 1)]
+
+
+def failing_handlers() -> list[int]:
+    """The sequences at which a handler fails once: every fourth kill point."""
+    return kill_points()[::4]
+
+
+def has_handled(members: Group, events: int) -> bool:
+    """Whether the members have got so far."""
+    return len(members.handled) >= events
+
+
+async def hurt(chaos: Chaos, members: Group) -> None:
+    """The kill points, one after the other, each when the members have got so far."""
+    ways = cycle((None, chaos.kill_process, chaos.kill_server, chaos.cut_connection))
+    for events, way in zip(kill_points(), ways, strict=False):
+        await members.until(partial(has_handled, members, events))
+        if way is not None:  # a handler fails by itself
+            await way()
+
+
+async def write_ahead(writer: Writer, members: Group) -> None:
+    """Write all, never far ahead of the members."""
+    for number in range(EVENTS // JOBS):
+        await members.until(partial(has_handled, members, number * JOBS - AHEAD_EVENTS))
+        await writer.round()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_every_event_is_handled_in_order_whatever_dies(
+    server: EmbeddedServer, jetstream_log: JetStreamLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty kills of handlers, processes, server and connections: nothing is lost, no job out of order.
+
+    Three jobs are poisoned: theirs wait behind the event that fails until an operator says so, and then come
+    in order as well.
+    """
+    monkeypatch.setattr(embedded, "RESTART_WAIT_SECONDS", 0.01)
+    plan = Plan(
+        name=NAME,
+        how={"elastic": True, "start": "beginning", "retries": RETRIES},
+        fails_once=failing_handlers(),
+        fails_always=[*POISONED],
+        marks=str(tmp_path),
+    )
+    writer = Writer(jetstream_log, JOBS)
+    async with chaos(server, plan) as (hurting, members):
+        await hurting.start()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(write_ahead(writer, members))
+            tasks.create_task(hurt(hurting, members))
+        waiting = {
+            sequence
+            for poison in POISONED
+            for sequence in writer.of_job[writer.job_at[poison]]
+            if sequence >= poison
+        }
+        await members.until_handled(set(writer.job_at) - waiting)
+        assert not waiting & members.handled
+        assert {told.sequence for told in members.told if told.sequence in waiting} <= {*POISONED}
+        await let_go(jetstream_log, [writer.job_at[poison] for poison in POISONED], tmp_path)
+        await members.until_handled(writer.job_at)
+        assert members.handled == set(range(1, EVENTS + 1))
+        assert out_of_order(members.told) == []
+        assert {told.sequence: told.revision for told in members.told} == writer.revisions
+
+
+async def let_go(log: JetStreamLog, job_ids: list[str], marks: Path) -> None:
+    """What an operator does once the reason is mended."""
+    subscriptions = Subscriptions(log)
+
+    async def all_parked() -> bool:
+        return {parked.job_id for parked in await subscriptions.parked(NAME)} == set(job_ids)
+
+    await eventually(all_parked, within_seconds=30)
+    (marks / "mended").touch()
+    for job_id in job_ids:
+        await subscriptions.retry(NAME, job_id)

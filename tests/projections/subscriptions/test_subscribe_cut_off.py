@@ -1,0 +1,130 @@
+"""A handler that is cut off has not handled its event, however the block is left."""
+
+import asyncio
+
+import pytest
+
+from jobledger import JetStreamLog, SubscribedEvent, subscribe
+from jobledger.projections.subscriptions import parked_jobs as aside_module
+from jobledger.projections.subscriptions.definition import parked_key
+from jobledger.projections.subscriptions.parked_jobs import SetAside
+from jobledger.projections.subscriptions.retry import ParkedJob, ParkedState
+from jobledger.store.model.errors import LogUnfit
+from jobledger.store.model.limits import RECORD_REMOVED_SECONDS
+from tests.support.writing import Writer
+
+JOBS = 4
+WITHIN_SECONDS = 60
+
+
+@pytest.fixture
+async def writer(jetstream_log: JetStreamLog) -> Writer:
+    """One event of each of four jobs."""
+    writer = Writer(jetstream_log, JOBS)
+    await writer.round()
+    return writer
+
+
+class Hanging:
+    """Handles events up to one, and hangs there the first time."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+        self.hangs = asyncio.Event()
+        self.done = asyncio.Event()
+        self.begun: list[int] = []
+
+    async def __call__(self, event: SubscribedEvent) -> None:
+        """Handle one."""
+        self.begun.append(event.sequence)
+        if event.sequence == self._at and not self.hangs.is_set():
+            self.hangs.set()
+            await asyncio.Event().wait()
+        if event.sequence == JOBS:
+            self.done.set()
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+@pytest.mark.usefixtures("writer")
+async def test_a_cancelled_handler_acknowledges_nothing(
+    jetstream_log: JetStreamLog, *, awaited: bool
+) -> None:
+    """The task that runs it is cancelled, and the block left well: the event comes again."""
+    handler = Hanging(2)
+    async with asyncio.timeout(WITHIN_SECONDS):
+        async with subscribe(jetstream_log, "cut") as events:
+            task = asyncio.create_task(events.run(handler))
+            await handler.hangs.wait()
+            task.cancel()
+            if awaited:
+                await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(task, return_exceptions=True)
+        async with subscribe(jetstream_log, "cut") as events:
+            assert (await anext(events)).sequence == 2
+
+
+@pytest.mark.usefixtures("writer")
+async def test_a_cancelled_handler_gets_its_event_again(jetstream_log: JetStreamLog) -> None:
+    """In the same block, too, and what was before it does not come again."""
+    handler = Hanging(2)
+    async with asyncio.timeout(WITHIN_SECONDS), subscribe(jetstream_log, "cut") as events:
+        task = asyncio.create_task(events.run(handler))
+        await handler.hangs.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        task = asyncio.create_task(events.run(handler))
+        await handler.done.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert handler.begun == [1, 2, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("writer")
+async def test_a_consumer_of_others_is_not_taken_for_ours(jetstream_log: JetStreamLog) -> None:
+    """It would bring other events, or none: refused, and what differs is named."""
+    async with asyncio.timeout(WITHIN_SECONDS):
+        async with subscribe(jetstream_log, "orphan", namespace="elsewhere"):
+            pass
+        records = await jetstream_log.records()
+        entry = await records.get("definition.orphan")
+        assert entry is not None
+        assert await records.remove("definition.orphan", expect=entry.revision)
+        with pytest.raises(
+            LogUnfit, match=r"filter_subjects is \['jobs\.elsewhere.*nats consumer rm JOBS orphan"
+        ):
+            async with subscribe(jetstream_log, "orphan"):
+                pass
+
+
+async def test_a_removal_that_nobody_can_see_any_more_is_noticed(
+    jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was out of touch for longer than removals are told looks at all records again."""
+    now = 1_000.0
+    monkeypatch.setattr(aside_module, "lease_clock", lambda: now)
+    records = await jetstream_log.records()
+    ours, others = SetAside(records, "s", "e"), SetAside(records, "s", "e")
+    for job_id in ("j-1", "j-2"):
+        await others.put(
+            ParkedJob(
+                subscription="s",
+                job_id=job_id,
+                subject="jobs.default.00.j",
+                state=ParkedState.PARKED,
+                sequence=5,
+                after=4,
+                epoch="e",
+            )
+        )
+    await ours.refresh()
+    assert sorted(ours.jobs) == ["j-1", "j-2"]
+    assert await others.remove("j-1")
+    # A day later the server has forgotten the removal, as if this had never been told of it.
+    entry = await records.get(parked_key("s", "j-2"))
+    assert entry is not None
+    ours._seen = entry.revision + 1
+    await ours.refresh()
+    assert "j-1" in ours.jobs
+    now += RECORD_REMOVED_SECONDS
+    await ours.refresh()
+    assert [*ours.jobs] == ["j-2"]

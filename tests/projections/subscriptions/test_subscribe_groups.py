@@ -1,0 +1,218 @@
+"""A group shares a subscription: each job's events go to one member, in order, whoever comes or goes."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobledger import EmbeddedServer, JetStreamLog, Subscription, subscribe
+from jobledger.projections.subscriptions import subscription
+from jobledger.store.jetstream.consumer import holder as consumer
+from jobledger.store.model.subjects import SHARD_COUNT, shard_of
+from tests.support.groups import Told, group, out_of_order
+from tests.support.subscribing import Plan
+from tests.support.writing import Writer
+
+REPLACED_WITHIN_SECONDS = 10.0  # what is promised of a member that dies
+EVERY_SHARD_JOBS = 200
+PARTITIONS = 8
+
+
+class Together:
+    """What the members in this process have told, as those in processes of their own would tell it."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+        self.handled: set[int] = set()
+        self._news = asyncio.Event()
+
+    async def handle_all(self, number: int, events: Subscription) -> None:
+        """Handle what one member is given."""
+        async for event in events:
+            for word in ("begin", "end"):
+                now = time.monotonic_ns()
+                self.told.append(Told(number, word, event.sequence, event.job_id, event.revision, now))
+            self.handled.add(event.sequence)
+            self._news.set()
+
+    async def until_handled(self, sequences: Collection[int]) -> None:
+        """Wait until all of these were handled."""
+        async with asyncio.timeout(30):
+            while not self.handled.issuperset(sequences):
+                self._news.clear()
+                await self._news.wait()
+
+
+@asynccontextmanager
+async def member(
+    server: EmbeddedServer, together: Together, number: int, **how: Any
+) -> AsyncIterator[Subscription]:
+    """A member on a connection of its own, which handles events until the block ends."""
+    log = await JetStreamLog.connect(server.url)
+    try:
+        async with subscribe(log, "shared", **how) as events:
+            task = asyncio.create_task(together.handle_all(number, events))
+            try:
+                yield events
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+    finally:
+        await log.close()
+
+
+async def test_members_share_the_jobs_by_shard(server: EmbeddedServer, jetstream_log: JetStreamLog) -> None:
+    """Of four members each gets a quarter of the shards: every event once, each job's with one of them."""
+    writer, together = Writer(jetstream_log, EVERY_SHARD_JOBS), Together()
+    for _ in range(3):
+        await writer.round()
+    async with AsyncExitStack() as stack:
+        for number in range(1, 5):
+            await stack.enter_async_context(member(server, together, number, members=4, member=number))
+        await together.until_handled(writer.revisions)
+    ended = [told for told in together.told if told.word == "end"]
+    assert sorted(told.sequence for told in ended) == sorted(writer.revisions)
+    shards = [{shard_of(told.job_id) for told in ended if told.pid == number} for number in range(1, 5)]
+    assert [len(each) for each in shards] == [SHARD_COUNT // 4] * 4
+    assert len(set().union(*shards)) == SHARD_COUNT
+    assert out_of_order(together.told) == []
+    assert {told.sequence: told.revision for told in ended} == writer.revisions
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members look at their shares more often than once a second."""
+    monkeypatch.setattr(consumer, "HOLD_CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(consumer, "LET_GO_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(subscription, "HOLD_CHECK_SECONDS", 0.1)
+
+
+async def until_shared(members: list[Subscription], together: Together, writer: Writer) -> None:
+    """Wait until all have an even share; who gets a partition is decided when an event for it comes."""
+    share = [PARTITIONS // len(members)] * len(members)
+    async with asyncio.timeout(60):
+        while [len(each.status.held) for each in members] != share:
+            await writer.round()
+            await together.until_handled(writer.revisions)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.slow
+async def test_members_that_come_and_go_share_evenly(
+    server: EmbeddedServer, jetstream_log: JetStreamLog
+) -> None:
+    """Each that comes is let in, those that go are replaced at once; nothing is lost, no job out of order."""
+    writer, together = Writer(jetstream_log, EVERY_SHARD_JOBS), Together()
+    how = {"elastic": True, "partitions": PARTITIONS}
+    async with member(server, together, 1, **how) as first:
+        await until_shared([first], together, writer)
+        async with AsyncExitStack() as stack:
+            others = [
+                await stack.enter_async_context(member(server, together, number, **how))
+                for number in range(2, 5)
+            ]
+            await until_shared([first, *others], together, writer)
+            assert len({told.pid for told in together.told}) == 4
+        await until_shared([first], together, writer)
+    assert together.handled == set(writer.revisions)
+    assert out_of_order(together.told) == []
+
+
+@pytest.mark.slow
+async def test_a_member_that_dies_is_replaced_within_ten_seconds(
+    server: EmbeddedServer, jetstream_log: JetStreamLog, tmp_path: Path
+) -> None:
+    """Killed in its handler: the others handle its events, each job's in order, none lost."""
+    writer = Writer(jetstream_log, EVERY_SHARD_JOBS)
+    await writer.round()
+    plan = Plan(name="elastic", how={"elastic": True, "start": "beginning"}, marks=str(tmp_path))
+    async with group() as members:
+        for _ in range(3):
+            await members.start(server.url, plan)
+        await members.until_handled(writer.revisions)
+        for _ in range(2):
+            writing = asyncio.create_task(writer.round())
+            await members.kill(members.in_handler())
+            killed = time.monotonic()
+            await writing
+            await members.until_handled(writer.revisions)
+            assert time.monotonic() - killed < REPLACED_WITHIN_SECONDS
+            await members.start(server.url, plan)
+        assert out_of_order(members.told) == []
+        assert {told.sequence: told.revision for told in members.told} == writer.revisions
+
+
+@pytest.mark.slow
+async def test_a_standby_takes_the_place_of_a_member_that_dies(
+    server: EmbeddedServer, jetstream_log: JetStreamLog, tmp_path: Path
+) -> None:
+    """Two processes of one member number: one works, one waits; killed, and the other goes on in order."""
+    writer = Writer(jetstream_log, EVERY_SHARD_JOBS)
+    await writer.round()
+    how = {"members": 2, "start": "beginning"}
+    async with group() as members:
+        for number in (1, 1, 2):
+            plan = Plan(name="fixed", how={**how, "member": number}, marks=str(tmp_path))
+            await members.start(server.url, plan)
+        await members.until_handled(writer.revisions)
+        at_work = {told.pid for told in members.told}
+        assert len(at_work) == 2
+        first = next(pid for pid in members.running if pid in at_work)
+        await members.kill(first)
+        killed = time.monotonic()
+        await writer.round()
+        await members.until_handled(writer.revisions)
+        assert time.monotonic() - killed < REPLACED_WITHIN_SECONDS
+        assert len({told.pid for told in members.told}) == 3
+        assert out_of_order(members.told) == []
+
+
+@pytest.mark.slow
+async def test_a_member_that_was_asleep_handles_nothing_that_it_lost(
+    server: EmbeddedServer, jetstream_log: JetStreamLog, tmp_path: Path
+) -> None:
+    """Stopped in its handler for longer than its hold, with events ready behind it: it begins none."""
+    writer = Writer(jetstream_log, EVERY_SHARD_JOBS)
+    for _ in range(5):
+        await writer.round()
+    last = max(writer.revisions)
+    plan = Plan(name="asleep", pauses_at=EVERY_SHARD_JOBS, marks=str(tmp_path))
+    async with group() as members:
+        asleep = await members.start(server.url, plan)
+        await members.until(lambda: bool(members.told) and members.told[-1].sequence == plan.pauses_at)
+        other = await members.start(server.url, plan)
+        os.kill(asleep, signal.SIGSTOP)
+        await members.until_handled(writer.revisions)
+        told = len(members.told)
+        (tmp_path / "awake").touch()
+        os.kill(asleep, signal.SIGCONT)
+        await members.until(lambda: members.told[-1].pid == asleep)
+        await members.kill(other)
+        await writer.round()
+        await members.until_handled(writer.revisions)  # it is well, and takes over again
+        old = [each for each in members.told[told:] if each.pid == asleep and each.sequence <= last]
+        assert [(each.word, each.sequence) for each in old] == [("end", plan.pauses_at)]
+        assert out_of_order(members.told) == []
+
+
+def told(*lines: tuple[int, str, int]) -> list[Told]:
+    """What processes told of one job, one line after the other."""
+    return [Told(pid, word, sequence, "job", sequence, at) for at, (pid, word, sequence) in enumerate(lines)]
+
+
+def test_the_order_is_judged_by_first_handlings() -> None:
+    """Repeats, and tries that failed or were killed, are no disorder; a later event begun too soon is."""
+    killed = told((1, "begin", 1), (2, "begin", 1), (2, "end", 1), (2, "begin", 2), (2, "end", 2))
+    repeated = told((1, "begin", 1), (1, "end", 1), (1, "begin", 2), (1, "end", 2), (2, "begin", 1))
+    failed = told((1, "begin", 1), (1, "fail", 1), (1, "begin", 1), (1, "end", 1), (1, "begin", 2))
+    assert [out_of_order(each) for each in (killed, repeated, failed)] == [[], [], []]
+    too_soon = told((1, "begin", 1), (2, "begin", 2), (1, "end", 1), (2, "end", 2))
+    passed_over = told((1, "begin", 1), (1, "fail", 1), (1, "begin", 2), (1, "end", 2))
+    swapped = told((1, "begin", 2), (1, "end", 2), (1, "begin", 1), (1, "end", 1))
+    assert [len(out_of_order(each)) for each in (too_soon, passed_over, swapped)] == [1, 1, 1]

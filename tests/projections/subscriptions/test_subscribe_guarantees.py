@@ -1,0 +1,144 @@
+"""A partition after a reset, an operator who writes during a retry, and records of another stream."""
+
+import asyncio
+
+import pytest
+
+from jobledger import JetStreamLog, MemoryLog, SubscribedEvent, subscribe
+from jobledger.projections.subscriptions import retry as retrying
+from jobledger.projections.subscriptions import subscription as subscription_module
+from jobledger.projections.subscriptions.ephemeral_source import FeedSource
+from jobledger.projections.subscriptions.filters import EventFilter
+from jobledger.projections.subscriptions.parked_jobs import SetAside
+from jobledger.projections.subscriptions.partition import Lane
+from jobledger.projections.subscriptions.retry import ParkedJob, ParkedState, retry_now, skipped
+from jobledger.store.model.subjects import ALL_SUBJECTS
+from tests.support.failing import Handler, gone, rewrite, the_record
+from tests.support.logs import eventually
+from tests.support.writing import Writer
+
+JOBS = 4
+EVENTS = 12
+WITHIN_SECONDS = 20
+
+
+class Hearer:
+    """Hands on what the source of a partition says, and whether the partition was kept meanwhile."""
+
+    def __init__(self, lane: Lane, *, kept: bool) -> None:
+        self._lane = lane
+        self._kept = kept
+
+    def news(self) -> None:
+        self._lane.news()
+
+    def began_anew(self, *, place: int, kept: bool) -> None:
+        assert not kept, "so a feed begins"
+        self._lane.began_anew(place=place, kept=self._kept)
+
+
+async def popped(lane: Lane, up_to: int) -> list[int]:
+    """The sequences of the events that the partition hands out, each handled, up to one of them."""
+    found: list[int] = []
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while not found or found[-1] < up_to:
+            await lane.prepare()
+            while (not found or found[-1] < up_to) and (event := lane.pop()) is not None:
+                found.append(event.sequence)
+                lane.done(event)
+            await asyncio.sleep(0)
+    return found
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "held by another meanwhile"])
+async def test_a_partition_drops_what_it_handled_before_a_reset(*, kept: bool) -> None:
+    """Deliveries begin again at an earlier place: what this process handled counts as done, unheld as not."""
+    log = MemoryLog()
+    writer = Writer(log, JOBS)
+    for _ in range(EVENTS // JOBS):
+        await writer.round()
+    epoch = (await log.info()).epoch
+    sources = [FeedSource(log, subjects=ALL_SUBJECTS, after=after, epoch=epoch) for after in (0, 3)]
+    lane = Lane(0, sources[0], log=log, wanted=EventFilter(), with_jobs=False, aside=None, news=lambda: None)
+    await sources[0].start(Hearer(lane, kept=False))
+    assert await popped(lane, 7) == [1, 2, 3, 4, 5, 6, 7]
+    assert lane.ready, "events of the time before the reset are ready"
+    lane.source = sources[1]
+    await sources[1].start(Hearer(lane, kept=kept))
+    wanted = list(range(8 if kept else 4, EVENTS + 1))
+    assert await popped(lane, EVENTS) == wanted
+    assert lane.handled == EVENTS - 3, "what is dropped is acknowledged all the same"
+    for source in sources:
+        await source.close()
+    await log.close()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known at the failure", "found out by writing"])
+@pytest.mark.parametrize("word", ["skip", "retry"])
+async def test_an_operators_word_counts_in_a_retry_that_fails(
+    jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch, word: str, *, known: bool
+) -> None:
+    """The event fails once more after an operator wrote: it is left out, or has all its retries again."""
+    monkeypatch.setattr(retrying, "RETRY_FIRST_SECONDS", 0.05)
+    monkeypatch.setattr(subscription_module, "RECORDS_LOOK_SECONDS", 1_000.0)
+    writer = Writer(jetstream_log, JOBS)
+    for _ in range(EVENTS // JOBS):
+        await writer.round()
+    job = writer.job_at[2]
+    handler = Handler({2: 2})
+    async with subscribe(jetstream_log, "told", retries=1) as events:
+
+        async def handle(event: SubscribedEvent) -> None:
+            if (event.sequence, event.attempt) == (2, 2) and len(handler.tried) > 1 and word not in done:
+                done.append(word)
+                parked = await the_record(jetstream_log, "told", job)
+                assert parked is not None
+                await rewrite(jetstream_log, (skipped if word == "skip" else retry_now)(parked))
+                if known:
+                    assert events._equipment is not None
+                    assert events._equipment.setbacks is not None
+                    await events._equipment.setbacks.aside.refresh()
+            await handler(event)
+
+        done: list[str] = []
+        task = asyncio.create_task(events.run(handle))
+        mine = writer.of_job[job]
+        await handler.until(*(each for each in range(1, EVENTS + 1) if each != 2))
+        await eventually(lambda: gone(jetstream_log, "told", job), within_seconds=WITHIN_SECONDS)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    attempts = [attempt for sequence, attempt in handler.tried if sequence == 2]
+    if word == "skip":
+        assert attempts == [1, 2]
+        assert handler.of_job[job] == mine[1:]
+    else:
+        assert attempts == [1, 2, 1], "not parked after its second failure"
+        assert handler.of_job[job] == mine
+
+
+async def test_records_of_another_stream_count_for_nothing(jetstream_log: JetStreamLog) -> None:
+    """A job set aside on a stream that was made again is not set aside now, and may be written over."""
+    records = await jetstream_log.records()
+    before, now = SetAside(records, "s", "old"), SetAside(records, "s", "new")
+
+    def parked(epoch: str, sequence: int) -> ParkedJob:
+        return ParkedJob(
+            subscription="s",
+            job_id="j-1",
+            subject="jobs.default.00.j-1",
+            state=ParkedState.RETRYING,
+            sequence=sequence,
+            after=sequence - 1,
+            epoch=epoch,
+        )
+
+    assert await before.put(parked("old", 90)) == parked("old", 90)
+    await now.refresh()
+    assert now.jobs == {}
+    assert (now.count(ParkedState.RETRYING), now.next_try(), [*now.due(2**62)]) == (0, None, [])
+    assert await now.put(parked("new", 5)) == parked("new", 5)
+    assert now.jobs == {"j-1": parked("new", 5)}
+    unaware = SetAside(records, "s", "newest")  # wrote before it looked
+    assert await unaware.put(parked("newest", 7)) == parked("newest", 7)
+    await now.refresh()
+    assert await the_record(jetstream_log, "s", "j-1") == parked("newest", 7)

@@ -1,0 +1,186 @@
+"""What is set aside has bounds, survives trouble, and listens to operators."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from jobledger import (
+    EmbeddedServer,
+    InvalidInput,
+    JetStreamLog,
+    LogUnavailable,
+    SubscribedEvent,
+    SubscriptionState,
+    subscribe,
+)
+from jobledger.projections.limits import RETRY_FIRST_SECONDS, RETRY_LAST_SECONDS, SET_ASIDE_ERROR_CHARACTERS
+from jobledger.projections.subscriptions import parked_jobs as aside_module
+from jobledger.projections.subscriptions import retry as retrying
+from jobledger.projections.subscriptions import subscription as subscription_module
+from jobledger.projections.subscriptions.retry import (
+    ParkedJob,
+    ParkedState,
+    decode_parked,
+    failed_again,
+    retry_now,
+    retry_wait_seconds,
+)
+from tests.support.failing import Handler, Running, gone, rewrite, the_record
+from tests.support.logs import eventually
+from tests.support.readers import WITHIN_SECONDS
+from tests.support.writing import Writer
+
+JOBS = 4
+ROUNDS = 5
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries come quickly."""
+    monkeypatch.setattr(retrying, "RETRY_FIRST_SECONDS", 0.05)
+
+
+@pytest.fixture
+async def writer(jetstream_log: JetStreamLog) -> Writer:
+    """Five rounds of four jobs."""
+    writer = Writer(jetstream_log, JOBS)
+    for _ in range(ROUNDS):
+        await writer.round()
+    return writer
+
+
+async def test_who_takes_over_knows_what_is_parked(
+    server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A standby that takes over reads the records first: it hands out nothing of a job that waits."""
+    monkeypatch.setattr(subscription_module, "RECORDS_LOOK_SECONDS", 1_000.0)
+    job = writer.job_at[1]
+    other = await JetStreamLog.connect(server.url)
+    heir = Handler({})
+    async with Running(subscribe(jetstream_log, "heir", retries=0), Handler({1: 99})) as running:
+        await eventually(lambda: running.events.status.parked == 1, within_seconds=30)
+        standby = Running(subscribe(other, "heir", retries=0), heir)
+        await standby.__aenter__()
+        await standby.events.wait_state(SubscriptionState.STANDBY, timeout_seconds=30)
+        running.handler.fails[22] = 99  # set aside while the other one stands by
+        await writer.round()
+        await eventually(lambda: running.events.status.parked == 2, within_seconds=30)
+    await writer.round()
+    waits = {job, writer.job_at[22]}
+    await heir.until(*(each for each in range(25, 29) if writer.job_at[each] not in waits))
+    assert not waits & heir.of_job.keys()
+    await standby.__aexit__()
+    await other.close()
+
+
+async def test_an_operators_word_counts_on_the_way_back(
+    jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to begin anew while its events are handled again, a job does: nobody writes over an operator."""
+    monkeypatch.setattr(subscription_module, "RECORDS_LOOK_SECONDS", 0.0)
+    job = writer.job_at[2]
+    handler = Handler({2: 1})
+
+    async def handle(event: SubscribedEvent) -> None:
+        await handler(event)
+        if event.sequence == writer.of_job[job][2] and len(handler.of_job[job]) == 3:
+            parked = await the_record(jetstream_log, "told", job)
+            assert parked is not None
+            await rewrite(jetstream_log, msgspec.structs.replace(retry_now(parked), after=0))
+
+    async with subscribe(jetstream_log, "told") as events:
+        task = asyncio.create_task(events.run(handle))
+        await handler.until(*range(1, 21))
+        await eventually(lambda: gone(jetstream_log, "told", job), within_seconds=30)
+        first, *_ = writer.of_job[job]
+        again = handler.of_job[job].index(first, 1)
+        assert handler.of_job[job][again:] == writer.of_job[job]
+        assert handler.of_job[job][:again] == writer.of_job[job][:again]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_no_room_for_more(
+    jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the named number of jobs set aside a further failure passes nothing: it is tried in place."""
+    monkeypatch.setattr(aside_module, "SET_ASIDE_MAX_JOBS", 1)
+    handler = Handler({1: 99, 2: 3})
+    async with Running(subscribe(jetstream_log, "full", retries=0), handler) as running:
+        await handler.until(3)
+        assert [each for each in handler.tried if each[0] == 2] == [(2, 1), (2, 2), (2, 3), (2, 4)]
+        assert running.events.status.parked == 1
+        job = writer.job_at[1]
+        await handler.until(*(each for each in range(2, 21) if writer.job_at[each] != job))
+
+
+async def test_fail_by_hand(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """`event.fail` in one's own loop does what `run` does."""
+    found: list[tuple[int, int]] = []
+    async with subscribe(jetstream_log, "by-hand") as events, asyncio.timeout(WITHIN_SECONDS):
+        async for event in events:
+            found.append((event.sequence, event.attempt))
+            if event.sequence == 4 and event.attempt == 1:
+                await event.fail(RuntimeError("not now"))
+            if {each[0] for each in found} == {*range(1, 21)} and len(found) == 21:
+                break
+    assert [each for each in found if each[0] == 4] == [(4, 1), (4, 2)]
+    job = [sequence for sequence, _ in found if writer.job_at[sequence] == writer.job_at[4]]
+    assert job == [4, *writer.of_job[writer.job_at[4]]]
+
+
+async def test_without_a_name_a_failure_is_raised(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """Nothing is kept for an anonymous reader, so nothing can be tried later."""
+    del writer
+    async with subscribe(jetstream_log) as events:
+        with pytest.raises(ValueError, match="3 is poison"):
+            await events.run(Handler({3: 1}))
+    async with subscribe(jetstream_log) as events:
+        event = await anext(events)
+        with pytest.raises(InvalidInput, match="name"):
+            await event.fail(RuntimeError("no"))
+
+
+async def test_a_lost_connection_in_a_failure(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """A failure that can't be written down at once is written down later; the order is kept."""
+    handler = Handler({7: 1})
+    async with Running(subscribe(jetstream_log, "offline"), handler) as running:
+        await handler.until(*range(1, 21))
+        assert dict(handler.of_job) == writer.of_job
+        records = running.events._equipment.setbacks.aside._records  # type: ignore[union-attr]
+        put, failures = records.put, 2
+
+        async def flaky(key: str, value: bytes, *, expect: int) -> object:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise LogUnavailable("not now")
+            return await put(key, value, expect=expect)
+
+        records.put = flaky  # type: ignore[method-assign]
+        handler.fails[22] = 1
+        await writer.round()
+        await handler.until(*range(21, 25))
+        assert failures == 0
+        assert dict(handler.of_job) == writer.of_job
+
+
+def test_waits_grow_up_to_a_bound() -> None:
+    """1 s, 2 s, 4 s, and never more than the bound, however often it fails."""
+    assert [retry_wait_seconds(n) for n in (2, 3, 4)] == [0.1, 0.2, 0.4]
+    assert RETRY_FIRST_SECONDS == 1.0
+    assert retry_wait_seconds(10**6) == RETRY_LAST_SECONDS
+
+
+def test_an_error_is_cut_to_a_bound() -> None:
+    """A handler may say whatever it likes: the record keeps a bounded part, as text."""
+    parked = ParkedJob(
+        subscription="s", job_id="j", subject="jobs.a.00.j", state=ParkedState.RETRYING, sequence=3, after=2
+    )
+    failed = failed_again(parked, ValueError("x" * 10_000 + "\udcff"), retries=1, now=5)
+    assert len(failed.error) == SET_ASIDE_ERROR_CHARACTERS
+    assert decode_parked(failed.encode()) == failed
+    odd = failed_again(parked, ValueError("\udcff"), retries=1, now=5)
+    assert decode_parked(odd.encode()) == odd
+    assert decode_parked(b"{}") is None

@@ -1,0 +1,273 @@
+"""The view is the fold of the log: catching up, live, after a restart or a rebuild, with two projectors."""
+
+import asyncio
+import random
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jobledger import JetStreamLog, Ledger, MemoryLog, Projector, ProjectorState, State, StateType, View
+from jobledger.projections import limits, projector
+from jobledger.projections import writer as viewwriter
+from jobledger.projections.database import remove_view
+from jobledger.projections.errors import WaitTimeout
+from jobledger.store.log import Draft, EventLog
+from jobledger.store.model.errors import LogReplaced, LogTruncated
+from jobledger.store.model.events import JobCreated
+from jobledger.store.model.subjects import job_subject, named_job_id
+from tests.conftest import make_spec
+from tests.support.histories import append_all, draft, random_drafts, records_of, spec_data
+from tests.support.oracle import checkpoint_of, fold_of, rows_of
+
+
+async def project_all(log: EventLog, path: Path) -> None:
+    """Run a projector until everything is in the view."""
+    async with Projector(log, path) as running:
+        await running.wait_for((await log.info()).last_sequence, timeout_seconds=30)
+
+
+@given(seed=st.integers(0, 2**32), jobs=st.integers(1, 12), events=st.integers(1, 120))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_view_equals_the_pure_fold_of_the_log(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, jobs: int, events: int
+) -> None:
+    """Whatever the history and however it falls into batches, the rows are those of the plain fold."""
+    path = tmp_path_factory.mktemp("view") / "view.db"
+    rng = random.Random(seed)
+
+    async def run() -> None:
+        log = MemoryLog(clock=lambda: rng.randint(1, 1_000))  # a stream clock that jumps
+        drafts = random_drafts(rng, jobs, events)
+        cut = rng.randint(0, len(drafts))
+        await append_all(log, drafts[:cut])
+        await project_all(log, path)
+        await append_all(log, drafts[cut:])
+        await project_all(log, path)
+        records = await records_of(log)
+        expected = fold_of(records)
+        assert rows_of(path) == expected
+        assert checkpoint_of(path)[1:] == (len(records), len(expected["anomalies"]))
+
+    asyncio.run(run())
+
+
+async def test_what_was_there_is_caught_up_and_what_comes_is_live(log: EventLog, tmp_path: Path) -> None:
+    """A projector folds the backlog, says live, and shows each later event to a reader that waits for it."""
+    ledger = Ledger(log)
+    for number in range(20):
+        await ledger.create(make_spec(f"job-{number}"))
+    path = tmp_path / "view.db"
+    async with Projector(log, path) as running:
+        await running.wait_live()
+        assert running.state is ProjectorState.LIVE
+        assert running.sequence == 20
+        receipt = await ledger.create(make_spec("live"))
+        await running.wait_for(receipt.sequence)
+        async with await View.open(path) as view:
+            job = await view.get(receipt.job_id)
+            assert job == await ledger.load(receipt.job_id)
+    assert running.error is None
+
+
+async def test_a_read_that_waits_sees_its_own_write(log: EventLog, tmp_path: Path) -> None:
+    """After `wait_for` with the receipt's sequence, the row has the receipt's revision, for every write."""
+    ledger = Ledger(log)
+    path = tmp_path / "view.db"
+    async with Projector(log, path) as running, await View.open(path) as view:
+        receipt = await ledger.create(make_spec("mine"))
+        for state in (StateType.QUEUED, StateType.RUNNING, StateType.COMPLETED):
+            receipt = await ledger.set_state(receipt.job_id, State(state))
+            await running.wait_for(receipt.sequence)
+            status = (await view.get(receipt.job_id)).status
+            assert (status.revision, status.state.state_type) == (receipt.revision, state)
+
+
+async def test_a_restart_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+    """A second run folds only what is new, and the rows are those of one run."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(1), 5, 50))
+    await project_all(log, tmp_path / "twice.db")
+    await append_all(log, [draft(JobCreated, named_job_id("default", "late"), spec_data("late"), 999)])
+    async with Projector(log, tmp_path / "twice.db") as running:
+        assert running.sequence == 50
+        await running.wait_for(51)
+    assert rows_of(tmp_path / "twice.db") == fold_of(await records_of(log))
+
+
+async def test_two_projectors_on_one_file_end_with_the_same_rows(tmp_path: Path) -> None:
+    """The checkpoint guard lets one win each batch; the other goes on behind it; nothing is folded twice."""
+    log = MemoryLog()
+    drafts = random_drafts(random.Random(2), 8, 400)
+    path = tmp_path / "view.db"
+    async with Projector(log, path) as one, Projector(log, path) as two:
+        for start in range(0, 400, 10):
+            await append_all(log, drafts[start : start + 10])
+        await asyncio.gather(one.wait_for(400, 30), two.wait_for(400, 30))
+        assert one.error is None
+        assert two.error is None
+    assert rows_of(path) == fold_of(await records_of(log))
+
+
+async def test_a_deleted_view_is_rebuilt_byte_for_byte(tmp_path: Path) -> None:
+    """Delete the file, project again: the digest of all rows is the same."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(3), 10, 200))
+    path = tmp_path / "view.db"
+    digests = []
+    for _ in range(2):
+        await project_all(log, path)
+        async with await View.open(path) as view:
+            digests.append(await view.digest())
+        remove_view(path)
+    assert digests[0] == digests[1]
+
+
+async def test_replicas_hold_the_same_rows_however_their_batches_fell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of one event and batches of all give the same digest."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(4), 10, 300))
+    digests = set()
+    for size in (1, 7, 300):
+        monkeypatch.setattr(projector, "COMMIT_MAX_EVENTS", size)
+        path = tmp_path / f"{size}.db"
+        await project_all(log, path)
+        async with await View.open(path) as view:
+            digests.add(await view.digest())
+    assert len(digests) == 1
+
+
+async def test_a_small_memory_of_statuses_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Statuses that were forgotten are read back from the view."""
+    monkeypatch.setattr(viewwriter, "FOLD_CACHE_JOBS", 2)
+    monkeypatch.setattr(viewwriter, "LOOKUP_CHUNK", 3)
+    monkeypatch.setattr(projector, "COMMIT_MAX_EVENTS", 5)
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(5), 20, 300))
+    path = tmp_path / "view.db"
+    async with Projector(log, path) as running:
+        await running.wait_for(300, 30)
+        assert len(running._writer._statuses) <= 2
+    assert rows_of(path) == fold_of(await records_of(log))
+
+
+async def test_a_transaction_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Payloads above the limit are split over transactions; one that is larger alone goes alone."""
+    monkeypatch.setattr(projector, "COMMIT_MAX_BYTES", 2_000)
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(6), 10, 100))
+    records = await records_of(log)
+    chunks = projector._chunks(records)
+    assert [record for chunk in chunks for record in chunk] == records
+    assert len(chunks) > 1
+    assert all(len(chunk) == 1 or sum(len(r.payload) for r in chunk) <= 2_000 for chunk in chunks)
+    path = tmp_path / "view.db"
+    await project_all(log, path)
+    assert rows_of(path) == fold_of(records)
+
+
+async def test_anomalies_are_all_counted_and_some_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of anomalies stop at the limit, also across batches; the count goes on."""
+    monkeypatch.setattr(viewwriter, "ANOMALIES_KEPT", 3)
+    monkeypatch.setattr(projector, "COMMIT_MAX_EVENTS", 2)
+    log = MemoryLog()
+    subject = job_subject("default", named_job_id("default", "x"))
+    await append_all(log, [Draft(subject, f"g{number}", b"junk") for number in range(5)])
+    path = tmp_path / "view.db"
+    await project_all(log, path)
+    assert checkpoint_of(path)[1:] == (5, 5)
+    assert [row[0] for row in rows_of(path)["anomalies"]] == [1, 2, 3]
+    assert limits.ANOMALIES_KEPT >= 1_000
+
+
+async def test_an_event_type_of_a_newer_release_freezes_its_job(tmp_path: Path) -> None:
+    """The job's row says since when and why; everything else goes on."""
+    log = MemoryLog()
+    good = draft(JobCreated, named_job_id("default", "a"), spec_data("a"), 1)
+    newer = Draft(good.subject, "n2", good.payload.replace(b"job.created.v1", b"job.created.v9"))
+    other = draft(JobCreated, named_job_id("default", "b"), spec_data("b"), 3)
+    await append_all(log, [good, newer, other])
+    path = tmp_path / "view.db"
+    await project_all(log, path)
+    assert checkpoint_of(path)[1:] == (3, 0)
+    async with await View.open(path) as view:
+        frozen = (await view.get("a")).status.quarantine
+        assert frozen is not None
+        assert frozen.sequence == 2
+        assert re.search(r"event 2 .*job\.created\.v9.*upgrade", frozen.reason)
+        assert (await view.get("b")).status.quarantine is None
+
+
+async def test_a_replaced_log_is_refused(tmp_path: Path) -> None:
+    """A view of another log is not folded on; the message says to rebuild."""
+    first, second = MemoryLog(), MemoryLog()
+    await append_all(first, random_drafts(random.Random(7), 3, 10))
+    await append_all(second, random_drafts(random.Random(8), 3, 20))
+    path = tmp_path / "view.db"
+    await project_all(first, path)
+    with pytest.raises(LogReplaced, match="delete the view's file"):
+        await Projector(second, path).start()
+
+
+async def test_a_truncated_log_is_refused(tmp_path: Path) -> None:
+    """A log that ends before the checkpoint has lost events; the message says so."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(9), 3, 10))
+    path = tmp_path / "view.db"
+    await project_all(log, path)
+    del log._records[6:]
+    with pytest.raises(LogTruncated, match="ends at 6, and 10 was read"):
+        await Projector(log, path).start()
+
+
+async def test_waiting_for_an_event_that_does_not_come_says_where_the_view_is(tmp_path: Path) -> None:
+    """A wait has an end, and its error has the figures."""
+    async with Projector(MemoryLog(), tmp_path / "view.db") as running:
+        with pytest.raises(WaitTimeout, match=r"is at 0 \(live\) and did not reach event 1"):
+            await running.wait_for(1, timeout_seconds=0.01)
+
+
+async def test_a_stop_in_the_middle_of_a_transaction_lets_it_finish(tmp_path: Path) -> None:
+    """Whenever it is stopped, the rows are the fold of exactly the events up to the checkpoint."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(10), 10, 300))
+    records = await records_of(log)
+    path = tmp_path / "view.db"
+    while True:
+        running = await Projector(log, path).start()
+        await running.wait_for(min(running.sequence + 1, 300))
+        await running.stop()
+        sequence = checkpoint_of(path)[1]
+        assert rows_of(path) == fold_of(records[:sequence])
+        if sequence == 300:
+            break
+
+
+async def test_an_outage_of_the_log_is_ridden_out(
+    jetstream_log: JetStreamLog, tmp_path: Path, server: object
+) -> None:
+    """The server is killed and comes back; the projector goes on without a gap or a repeat."""
+    import os
+    import signal
+
+    from jobledger import EmbeddedServer
+
+    assert isinstance(server, EmbeddedServer)
+    ledger = Ledger(jetstream_log)
+    path = tmp_path / "view.db"
+    async with Projector(jetstream_log, path) as running:
+        receipt = await ledger.create(make_spec("before"))
+        await running.wait_for(receipt.sequence)
+        os.kill(server.pid, signal.SIGKILL)
+        receipt = await ledger.set_state(receipt.job_id, State(StateType.RUNNING))
+        await running.wait_for(receipt.sequence, timeout_seconds=30)
+        assert running.error is None
+    assert rows_of(path) == fold_of(await records_of(jetstream_log))

@@ -1,0 +1,241 @@
+"""The view's file: migrated step by step, rebuilt when its meaning changes, refused when it is unfit."""
+
+import random
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from jobledger import MemoryLog, Projector, View
+from jobledger.projections import writer as viewwriter
+from jobledger.projections.database import Reader, Writer
+from jobledger.projections.errors import (
+    ViewBusy,
+    ViewDamaged,
+    ViewError,
+    ViewFromNewerRelease,
+    ViewMissing,
+    ViewUnwritable,
+)
+from jobledger.projections.migrations import migrate, migrations, split_statements
+from tests.projections.test_projector import project_all
+from tests.support.histories import append_all, random_drafts, records_of
+from tests.support.oracle import fold_of, rows_of
+
+
+async def a_view(path: Path) -> MemoryLog:
+    """A view of a small log."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(1), 5, 40))
+    await project_all(log, path)
+    return log
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    """Their order is their number, from 1."""
+    assert [number for number, _, _ in migrations()] == list(range(1, len(migrations()) + 1))
+
+
+async def test_a_migration_and_its_record_are_one_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A migration that fails half-way leaves neither its tables nor its record."""
+    from jobledger.projections import migrations as module
+
+    sql = "CREATE TABLE half (a TEXT) STRICT;\nCREATE TABLE x (a TEXT) STRICT;\nnonsense;"
+    broken = (*migrations(), (2, "0002_broken", sql))
+    monkeypatch.setattr(module, "migrations", lambda: broken)
+    path = tmp_path / "view.db"
+    with pytest.raises(ViewError):
+        await Projector(MemoryLog(), path).start()
+    monkeypatch.undo()
+    connection = sqlite3.connect(path)
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    connection.close()
+    assert not tables & {"half", "x", "jobs"}
+    await a_view(path)  # and the file is as good as new
+
+
+async def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
+    """A file that is up to date is left alone."""
+    writer = await Writer.open(tmp_path / "view.db")
+    await migrate(writer)
+    before = await writer.rows("SELECT sql FROM sqlite_schema")
+    await migrate(writer)
+    assert await writer.rows("SELECT sql FROM sqlite_schema") == before
+    await writer.close()
+
+
+def test_statements_are_split_where_sql_ends_them() -> None:
+    """A semicolon in a comment or a text ends nothing."""
+    script = "-- first; not the end\nCREATE TABLE a (b TEXT DEFAULT ';');\nCREATE INDEX i\n  ON a (b);\n"
+    assert len(split_statements(script)) == 2
+
+
+async def test_a_file_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """Its migration is named, and no row is touched."""
+    path = tmp_path / "view.db"
+    await a_view(path)
+    connection = sqlite3.connect(path)
+    connection.execute("INSERT INTO migrations VALUES (99, '0099_from_the_future')")
+    connection.commit()
+    connection.close()
+    before = rows_of(path)
+    with pytest.raises(ViewFromNewerRelease, match=r"0099_from_the_future.*upgrade"):
+        await Projector(MemoryLog(), path).start()
+    assert rows_of(path) == before
+
+
+async def test_a_file_with_another_meaning_of_the_fold_rebuilds_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raising the projection version empties an older file, and it is folded again from the first event."""
+    path = tmp_path / "view.db"
+    log = await a_view(path)
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE jobs SET message = 'from an older meaning'")
+    connection.commit()
+    connection.close()
+    monkeypatch.setattr(viewwriter, "PROJECTION_VERSION", viewwriter.PROJECTION_VERSION + 1)
+    await project_all(log, path)
+    assert rows_of(path) == fold_of(await records_of(log))
+
+
+@pytest.mark.parametrize(
+    "junk", [b"this is a text, not a database" * 40, b"SQLite format 3\0" + b"\xff" * 8192]
+)
+async def test_a_file_that_is_no_database_is_moved_aside(tmp_path: Path, junk: bytes) -> None:
+    """A reader calls it damaged; a projector keeps it under another name and folds the log into a new one."""
+    path = tmp_path / "view.db"
+    path.write_bytes(junk)
+    with pytest.raises(ViewDamaged, match="a projector rebuilds it"):
+        await Reader.open(path)
+    log = await a_view(path)
+    assert rows_of(path) == fold_of(await records_of(log))
+    kept = tmp_path / "view.db.damaged-1"
+    assert kept.read_bytes() == junk
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_view_damaged_in_the_middle_is_rebuilt_at_the_start(tmp_path: Path) -> None:
+    """Pages overwritten with noise are found when they are read, never taken for rows."""
+    path = tmp_path / "view.db"
+    log = await a_view(path)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(random.Random(1).randbytes(size - 4096))
+    await project_all(log, path)
+    assert rows_of(path) == fold_of(await records_of(log))
+
+
+async def test_a_reader_before_any_projector_is_told_to_start_one(tmp_path: Path) -> None:
+    """A missing file is not made by a reader."""
+    with pytest.raises(ViewMissing, match="start one on this path"):
+        await View.open(tmp_path / "view.db")
+    assert not (tmp_path / "view.db").exists()
+
+
+async def test_a_reader_cannot_write(tmp_path: Path) -> None:
+    """The read connection refuses every change."""
+    path = tmp_path / "view.db"
+    await a_view(path)
+    reader = await Reader.open(path)
+    with pytest.raises(ViewUnwritable):
+        await reader.rows("DELETE FROM jobs")
+    await reader.close()
+
+
+async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """A path below a file is refused with that path."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ViewUnwritable, match="can't make the directory"):
+        await Projector(MemoryLog(), tmp_path / "file" / "view.db").start()
+
+
+async def test_a_lock_that_is_held_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process in a long transaction is reported after the named limit, not waited for for ever."""
+    from jobledger.projections import database
+
+    path = tmp_path / "view.db"
+    await a_view(path)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.05)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ViewBusy, match="which other process"):
+        await Projector(MemoryLog(), path).start()
+    holder.rollback()
+    holder.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "version = 0",
+        "revision = version - 1",
+        "modify_time = create_time - 1",
+        "state = 'Undefined'",
+        "type = 'cron'",
+        "count = -1",
+        "sequence = created_sequence - 1",
+        "name = NULL",
+        "priority = 'high'",
+    ],
+)
+async def test_the_schema_refuses_rows_that_the_fold_could_not_make(tmp_path: Path, change: str) -> None:
+    """The invariants of the fold stand in the schema too."""
+    path = tmp_path / "view.db"
+    await a_view(path)
+    connection = sqlite3.connect(path)
+    with pytest.raises(sqlite3.IntegrityError):
+        connection.execute(f"UPDATE jobs SET {change}")
+    connection.close()
+
+
+async def test_a_failed_transaction_leaves_the_checkpoint_and_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If one statement of a batch fails, none of the batch is in the file."""
+    path = tmp_path / "view.db"
+    log = await a_view(path)
+    before = rows_of(path)
+    monkeypatch.setattr(viewwriter, "_INSERT_SPEC", "INSERT INTO no_such_table VALUES {values}")
+    await append_all(log, random_drafts(random.Random(2), 9, 60)[40:])
+    async with Projector(log, path) as running:
+        with pytest.raises(ViewError, match="no such table"):
+            await running.wait_for((await log.info()).last_sequence)
+    assert rows_of(path) == before
+    monkeypatch.undo()
+    await project_all(log, path)
+    assert rows_of(path) == fold_of(await records_of(log))
+
+
+async def test_a_file_with_a_newer_meaning_of_the_fold_is_refused_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two releases in a rolling upgrade don't empty each other's view."""
+    path = tmp_path / "view.db"
+    log = await a_view(path)
+    before = rows_of(path)
+    monkeypatch.setattr(viewwriter, "PROJECTION_VERSION", viewwriter.PROJECTION_VERSION - 1)
+    with pytest.raises(ViewFromNewerRelease, match="upgrade this Jobledger"):
+        await Projector(log, path).start()
+    assert rows_of(path) == before
+
+
+async def test_a_projector_whose_file_another_release_took_over_stops(tmp_path: Path) -> None:
+    """Its rows would mean something else than those beside them; it writes none."""
+    path = tmp_path / "view.db"
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(1), 5, 20))
+    async with Projector(log, path) as running:
+        await running.wait_for(20)
+        connection = sqlite3.connect(path)
+        connection.execute("UPDATE checkpoint SET projection = projection + 1")
+        connection.commit()
+        connection.close()
+        before = rows_of(path)
+        await append_all(log, random_drafts(random.Random(2), 5, 40)[20:])
+        with pytest.raises(ViewFromNewerRelease, match="another release"):
+            await running.wait_stopped()
+        assert rows_of(path) == before

@@ -1,0 +1,144 @@
+"""The token file as a file: when in doubt it lets nobody in, and changes do not undo each other."""
+
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobledger.service.access.principal import Role
+from jobledger.service.access.tokens import TokenFile
+from jobledger.service.errors import InvalidSettings, NotReady
+from jobledger.service.limits import TOKENS_FILE_MAX_BYTES
+from tests.support.tokening import bearer, late
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> TokenFile:
+    return TokenFile(tmp_path / "state" / "tokens.json", clock=late, look_seconds=0)
+
+
+def put_instead(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_text(""),
+    "cut": lambda path: path.write_text(path.read_text()[:-20]),
+    "another document": lambda path: path.write_text("[]"),
+    "a newer format": lambda path: path.write_text('{"format": 3, "tokens": []}'),
+    "an unknown field": lambda path: path.write_text('{"format": 1, "tokens": [], "open": true}'),
+    "an unknown role": lambda path: path.write_text(path.read_text().replace("admin", "root")),
+    "a hash that is none": lambda path: path.write_text(
+        json.dumps(
+            {"format": 1, "tokens": [{**json.loads(path.read_text())["tokens"][0], "sha256": "x" * 64}]}
+        )
+    ),
+    "not text": lambda path: path.write_bytes(b"\xff\xfe"),
+    "too large": lambda path: path.write_text(" " * (TOKENS_FILE_MAX_BYTES + 1)),
+    "gone": lambda path: path.unlink(),
+    "a folder": lambda path: put_instead(path, Path.mkdir),
+    "a pipe": lambda path: put_instead(path, os.mkfifo),
+    "may be written by others": lambda path: path.chmod(0o620),
+    "a link to itself": lambda path: put_instead(path, lambda it: it.symlink_to(it)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_file_that_cannot_be_trusted_closes_the_service_to_all(
+    tokens: TokenFile, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says why, once; the answer does not; and repaired, it opens again."""
+    _, text = tokens.create("ci", Role.ADMIN)
+    content = tokens.path.read_bytes()
+    principal = tokens.authenticate(bearer(text))
+    damage(tokens.path)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            with pytest.raises(NotReady) as refused:
+                tokens.authenticate(bearer(text))
+            assert not tokens.is_open
+            assert not tokens.is_valid(principal)
+    assert str(tokens.path) not in str(refused.value)
+    assert str(tokens.path) in tokens.fault
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    with pytest.raises(InvalidSettings):
+        tokens.records()
+
+    if tokens.path.is_dir():
+        tokens.path.rmdir()
+    tokens.path.unlink(missing_ok=True)
+    tokens.path.write_bytes(content)
+    assert tokens.authenticate(bearer(text)) == principal
+    assert tokens.fault == ""
+
+
+def test_a_damaged_file_is_not_overwritten(tokens: TokenFile) -> None:
+    """Making a token must not throw away those that are there."""
+    tokens.create("ci", Role.ADMIN)
+    tokens.path.write_text("{")
+    with pytest.raises(InvalidSettings, match="damaged"):
+        tokens.create("more", Role.ADMIN)
+    assert tokens.path.read_text() == "{"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_of_another_user_closes_the_service(tokens: TokenFile) -> None:
+    """Also a link that another user put there, to a file that is ours."""
+    _, text = tokens.create("ci", Role.ADMIN)
+    os.chown(tokens.path, 12_345, -1)
+    with pytest.raises(NotReady):
+        tokens.authenticate(bearer(text))
+    assert "12345" in tokens.fault
+    os.chown(tokens.path, 0, -1)
+    assert tokens.authenticate(bearer(text)).name == "ci"
+    tokens.path.rename(tokens.path.with_name("kept.json"))
+    tokens.path.symlink_to("kept.json")
+    assert tokens.authenticate(bearer(text)).name == "ci"  # ours, as container platforms mount secrets
+    link = tokens.path.with_name("link")
+    link.symlink_to(shutil.copy(tokens.path, tokens.path.with_name("backup.json")))
+    os.chown(link, 12_345, -1, follow_symlinks=False)
+    link.rename(tokens.path)
+    with pytest.raises(NotReady):
+        tokens.authenticate(bearer(text))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_changes_stays_readable_for_the_service(tokens: TokenFile) -> None:
+    """The file keeps its owner; a new one gets that of its folder."""
+    tokens.path.parent.mkdir()
+    os.chown(tokens.path.parent, 12_345, 12_345)
+    tokens.create("ci", Role.ADMIN)
+    assert tokens.path.stat().st_uid == 12_345
+    tokens.create("more", Role.ADMIN)
+    assert tokens.path.stat().st_uid == 12_345
+
+
+def test_a_link_is_not_written_through(tokens: TokenFile, tmp_path: Path) -> None:
+    """The link would be replaced, and the file behind it would not change: neither is wanted."""
+    elsewhere = TokenFile(tmp_path / "elsewhere.json")
+    elsewhere.create("ci", Role.ADMIN)
+    tokens.path.parent.mkdir()
+    tokens.path.symlink_to(elsewhere.path)
+    with pytest.raises(InvalidSettings, match="symbolic link"):
+        tokens.create("more", Role.ADMIN)
+    assert len(elsewhere.records()) == 1
+
+
+def test_changes_at_the_same_time_do_not_undo_each_other(tokens: TokenFile) -> None:
+    """Each takes the lock, reads, and replaces the file as a whole."""
+    threads = [
+        threading.Thread(target=lambda n=n: TokenFile(tokens.path).create(f"t{n}", Role.READER))
+        for n in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {record.name for record in tokens.records()} == {f"t{n}" for n in range(16)}
+    assert sorted(each.name for each in tokens.path.parent.iterdir()) == [".tokens.json.lock", "tokens.json"]

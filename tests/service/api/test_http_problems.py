@@ -1,0 +1,127 @@
+"""Errors leave in one form, and each error of the tree has a status."""
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from litestar.exceptions import MethodNotAllowedException, NotFoundException
+
+from jobledger.projections import errors as view_errors
+from jobledger.service import errors as service_errors
+from jobledger.service.api.problems import INTERNAL, kind_of, problem_response_parts
+from jobledger.store.model import errors
+
+SCOPE = {"path": "/api/v1/orchestrator/jobs/x", "method": "GET", "state": {"request_id": "r-1"}}
+ABSTRACT = {errors.JobledgerError, service_errors.ServiceError}
+OF_THE_CLIENT = {"OutputFailed", "ProofError", "RemoteError", "ServiceUnreachable"}  # never leave the service
+
+
+def tree(cls: type[errors.JobledgerError]) -> Iterator[type[errors.JobledgerError]]:
+    yield cls
+    for child in cls.__subclasses__():
+        yield from tree(child)
+
+
+KINDS = sorted(
+    {
+        cls
+        for cls in tree(errors.JobledgerError)
+        if cls.__module__.endswith(".errors") and cls.__name__ not in OF_THE_CLIENT
+    }
+    - ABSTRACT,
+    key=lambda cls: cls.__name__,
+)
+
+
+def make(cls: type[errors.JobledgerError]) -> errors.JobledgerError:
+    """An error of this class, whatever its constructor takes."""
+    error = cls.__new__(cls)
+    Exception.__init__(error, "what is wrong")
+    fields = {
+        "problems": (),
+        "missed": (),
+        "candidates": (),
+        "revision": 3,
+        "sequence": 4,
+        "retry_after_seconds": 2,
+    }
+    for name, value in (fields | {"job_id": "j-1", "event_id": "e-1"}).items():
+        setattr(error, name, value)
+    return error
+
+
+@pytest.mark.parametrize("cls", KINDS, ids=lambda cls: cls.__name__)
+def test_every_error_of_ours_has_a_status_of_its_own(cls: type[errors.JobledgerError]) -> None:
+    """None of them is an internal error: each says what is wrong, and none of it is lost on the way."""
+    status, headers, body = problem_response_parts(make(cls), SCOPE)
+    problem = msgspec.json.decode(body)
+    assert kind_of(make(cls)) is not INTERNAL
+    assert problem["Message"] == problem["detail"]
+    is_masked = issubclass(cls, view_errors.ViewError) and cls is not view_errors.TreeUnavailable
+    assert problem["Message"] == "what is wrong" or cls is errors.InvalidSpec or is_masked
+    assert (problem["status"], problem["Status"], status) == (status, status, status)
+    assert problem["type"] == f"urn:jobledger:problem:{problem['Code']}"
+    assert (problem["RequestID"], problem["instance"]) == ("r-1", SCOPE["path"])
+    assert dict(headers)[b"content-type"] == b"application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (errors.InvalidSpec([]), 400, "ValidationError"),
+        (errors.InvalidInput(""), 400, "BadRequest"),
+        (view_errors.VersionNotFound(""), 404, "NotFound"),
+        (view_errors.AmbiguousId("", candidates=["j-1"]), 409, "MultipleJobsFound"),
+        (errors.JobExists("", job_id="j-1"), 409, "ResourceInUse"),
+        (errors.JobTerminal(""), 409, "ConflictJobState"),
+        (errors.RevisionMismatch("", job_id="j-1", revision=2), 412, "ConflictJobRevision"),
+        (errors.Contention("", job_id="j-1", revision=2), 409, "ConflictJobRevision"),
+        (errors.OutcomeUnknown("", event_id="e-1"), 503, "OutcomeUnknown"),
+        (errors.LogUnavailable(""), 503, "LogUnavailable"),
+        (service_errors.CursorGone(""), 410, "CursorGone"),
+        (service_errors.IdempotencyKeyReused(""), 422, "IdempotencyKeyReused"),
+        (service_errors.TooManyRequests(""), 429, "TooManyRequests"),
+        (NotFoundException(), 404, "NotFound"),
+        (MethodNotAllowedException(), 405, "MethodNotAllowed"),
+        (ZeroDivisionError("secret"), 500, "InternalError"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_statuses_and_codes_are_a_contract(error: Exception, status: int, code: str) -> None:
+    """Clients test these words; a mistake of ours tells nothing of the inside."""
+    told, _, body = problem_response_parts(error, SCOPE)
+    assert (told, msgspec.json.decode(body)["Code"]) == (status, code)
+    assert b"secret" not in body
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [cls for cls in tree(view_errors.ViewError) if cls is not view_errors.TreeUnavailable],
+    ids=lambda cls: cls.__name__,
+)
+def test_no_path_of_the_server_is_told(
+    cls: type[view_errors.ViewError], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reader hears what is wrong with the view; where its file lies is in the service's log alone."""
+    status, _, body = problem_response_parts(cls("the view /srv/a b/view.db is wrong"), SCOPE)
+    message = msgspec.json.decode(body)["Message"]
+    assert (status, "view" in message, "log" in message) == (503, True, True)
+    assert b"srv" not in body
+    assert b"view.db" not in body
+    assert "request r-1: the view /srv/a b/view.db is wrong" in caplog.text
+
+
+def test_who_is_told_to_come_back_is_told_when() -> None:
+    """429 and 503 carry Retry-After, 401 says how to authenticate."""
+    _, headers, _ = problem_response_parts(service_errors.TooManyRequests("", retry_after_seconds=7), SCOPE)
+    assert (b"retry-after", b"7") in headers
+    _, headers, _ = problem_response_parts(errors.LogUnavailable(""), SCOPE)
+    assert (b"retry-after", b"1") in headers
+    _, headers, _ = problem_response_parts(service_errors.Unauthorized(""), SCOPE)
+    assert (b"www-authenticate", b"Bearer") in headers
+
+
+def test_a_text_that_is_no_unicode_does_not_break_the_answer() -> None:
+    """A path with half of a surrogate pair is written out."""
+    _, _, body = problem_response_parts(errors.JobNotFound("\udcff"), {"path": "/\udcff"})
+    assert msgspec.json.decode(body)["instance"] == "/\\udcff"

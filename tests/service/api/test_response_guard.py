@@ -1,0 +1,119 @@
+"""Answers on their way out: large ones leave in parts, are counted, and wait for nobody for ever."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from litestar.types import Message
+
+from jobledger.service.api import response_guard as outgoing
+from jobledger.service.api.body_budget import Disconnected
+from jobledger.service.api.response_guard import Outgoing, Room
+from jobledger.service.errors import TooManyRequests
+from jobledger.service.limits import ANSWER_PART_BYTES
+from tests.support.api import client_of, job_body, running_api
+
+
+class Taken:
+    """What the server was given."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.stuck = False
+
+    async def send(self, message: Message) -> None:
+        if self.stuck:
+            await asyncio.Event().wait()
+        self.messages.append(message)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [each["body"] for each in self.messages if each["type"] == "http.response.body"]
+
+
+async def answer(out: Outgoing, body: bytes) -> None:
+    headers = [(b"content-length", str(len(body)).encode())]
+    await out.send({"type": "http.response.start", "status": 200, "headers": headers})
+    await out.send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+@pytest.mark.parametrize(
+    ("size", "parts"),
+    [(0, 1), (ANSWER_PART_BYTES, 1), (ANSWER_PART_BYTES + 1, 2), (3 * ANSWER_PART_BYTES, 3)],
+)
+async def test_a_large_answer_leaves_in_parts_and_whole(size: int, parts: int) -> None:
+    """So that a reader who does not read holds back the sender; only the last part ends it."""
+    taken, room = Taken(), Room()
+    out = Outgoing(taken.send, "r", room, head=False)
+    body = b"x" * size
+    await answer(out, body)
+    assert (b"".join(taken.bodies), len(taken.bodies)) == (body, parts)
+    assert [each["more_body"] for each in taken.messages[1:]] == [True] * (parts - 1) + [False]
+    out.release()
+    assert room.held_bytes == 0
+
+
+async def test_answers_that_wait_for_their_readers_are_bounded_together() -> None:
+    """The one that finds no room is refused before anything of it is sent; later there is room again."""
+    size = ANSWER_PART_BYTES + 1
+    room, taken, late = Room(2 * size - 1), Taken(), Taken()
+    first, second = (Outgoing(each.send, "r", room, head=False) for each in (taken, late))
+    await answer(first, b"x" * size)
+    with pytest.raises(TooManyRequests, match="ask for smaller pages"):
+        await answer(second, b"x" * size)
+    assert late.messages == []
+    assert not second.started
+    first.release()
+    await answer(second, b"x" * size)
+
+
+async def test_a_reader_that_is_stuck_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a named time; what it held is free again."""
+    monkeypatch.setattr(outgoing, "SEND_TIMEOUT_SECONDS", 0.01)
+    taken, room = Taken(), Room()
+    out = Outgoing(taken.send, "r", room, head=False)
+    size = ANSWER_PART_BYTES + 1
+    headers = [(b"content-length", str(size).encode())]
+    await out.send({"type": "http.response.start", "status": 200, "headers": headers})
+    taken.stuck = True
+    with pytest.raises(Disconnected):
+        await out.send({"type": "http.response.body", "body": b"x" * size, "more_body": False})
+    out.release()
+    assert room.held_bytes == 0
+
+
+async def test_head_tells_what_get_would(tmp_path: Any) -> None:
+    """The same status and headers, and no body (RFC 9110, 9.3.2)."""
+    async with running_api(tmp_path / "data") as (service, client):
+        await client.put("/jobs", json=job_body())
+        full, head = await client.get("/jobs/etl"), await client.head("/jobs/etl")
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["ETag"] == full.headers["ETag"]
+        assert head.headers["Content-Length"] == full.headers["Content-Length"]
+        assert (await client.head("/jobs/none")).status_code == 404
+        async with client_of(service) as other:
+            assert (await other.head("http://127.0.0.1/docs")).status_code == 200
+
+
+async def test_an_encoded_slash_is_never_taken_for_a_slash(tmp_path: Any) -> None:
+    """`/jobs/a%2Frerun` is the job of that name, and does not rerun the job `a`."""
+    async with running_api(tmp_path / "data") as (_, client):
+        told = (await client.put("/jobs", json=job_body("a/rerun"))).json()
+        await client.put("/jobs", json=job_body("a"))
+        await client.delete("/jobs/a")
+        answer = await client.put("/jobs/a%2Frerun", json=job_body("a/rerun", Priority=3))
+        assert (answer.status_code, answer.json()["JobID"]) == (200, told["JobID"])
+        assert (await client.get("/jobs/a%2frerun/versions")).json()["Items"][0]["Version"] in (1, 2)
+        assert (await client.get("/jobs/a%2F%00rerun")).status_code == 400
+        assert (await client.get("/jobs/a%00rerun")).status_code == 400
+        assert (await client.get("/jobs/a")).json()["Job"]["Version"] == 1
+        assert (await client.get(f"/jobs/{told['JobID']}")).json()["Job"]["Name"] == "a/rerun"
+
+
+@pytest.mark.parametrize("name", ["If-Match", "If-None-Match", "Idempotency-Key"])
+async def test_a_condition_that_was_lost_on_the_way_does_not_count_as_none(tmp_path: Any, name: str) -> None:
+    """An empty header, from an unset variable, say: nothing is written."""
+    async with running_api(tmp_path / "data") as (_, client):
+        answer = await client.put("/jobs", json=job_body(), headers={name: ""})
+        assert (answer.status_code, answer.json()["Code"]) == (400, "BadRequest")
+        assert (await client.get("/jobs")).json()["Items"] == []

@@ -1,0 +1,294 @@
+"""`audit verify` finds what was changed behind the log's back, and names the place."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jobledger import Ledger, State, StateType
+from jobledger.projections.errors import ViewError, ViewMissing
+from jobledger.service.audit.checkpoint import make_seal
+from jobledger.service.audit.findings import Kind
+from jobledger.service.audit.seals.file import SealFile
+from jobledger.store.model.subjects import named_job_id
+from tests.conftest import make_spec
+from tests.support.auditing import (
+    Installation,
+    fill,
+    kinds,
+    make_installation,
+    origin_of_log,
+    project,
+    publish,
+    seal_log,
+    seal_of,
+)
+from tests.support.histories import records_of
+from tests.support.proving import OTHER_SIGNER, SIGNER
+from tests.support.tampering import flip_bit, with_payload, without_last
+
+pytestmark = pytest.mark.usefixtures("quick_proof")
+
+JOB_0, JOB_1 = named_job_id("default", "job-0"), named_job_id("default", "job-1")
+EVENTS = 9
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installation of nine events that tests copy."""
+    return make_installation(tmp_path_factory.mktemp("audited")).directory
+
+
+@pytest.fixture
+def audited(original: Path, tmp_path: Path) -> Installation:
+    """A copy of it, to do anything with."""
+    shutil.copytree(original, tmp_path / "copy", ignore=shutil.ignore_patterns("lock"))
+    return Installation(tmp_path / "copy")
+
+
+async def test_an_honest_installation_has_no_findings(audited: Installation) -> None:
+    """All events are hashed, all seals fit, all rows are as the log says."""
+    found = await audited.verify_stopped()
+    assert found.findings == ()
+    assert (found.log.size, found.log.seals, found.view) == (EVENTS, 2, ())
+
+
+async def test_a_flipped_bit_in_a_stored_payload_is_found(audited: Installation) -> None:
+    """One bit of a record on the server's disk, its checksum mended there: event and job are named."""
+    audited.tamper(with_payload(5, lambda payload: flip_bit(payload, at=payload.index(b"as told"))))
+    found = await audited.verify_stopped()
+    assert kinds(found)[0] is Kind.REWRITE
+    assert (found.findings[0].sequence, found.findings[0].job_id) == (5, JOB_1)
+    assert "event 5" in found.findings[0].message
+    unfit = [finding for finding in found.findings if finding.kind is Kind.UNFIT]
+    assert [finding.sequence for finding in unfit] == [4], "the seal of 3 events fits, so it is behind that"
+
+
+async def test_a_flipped_bit_is_found_without_the_view(audited: Installation) -> None:
+    """By the seals alone, the place is known as far as they are apart."""
+    audited.tamper(with_payload(2, flip_bit))
+    async with audited.log() as log:
+        found = await audited.verify(log)
+        audited.forget_view()
+        with pytest.raises(ViewMissing):
+            await audited.verify(log)
+    unfit = [finding for finding in found.findings if finding.kind is Kind.UNFIT]
+    assert "an event from 1 to 3 was changed" in unfit[0].message
+
+
+async def test_a_missing_last_event_is_found(audited: Installation) -> None:
+    """The log ends before its last seal, and before its view."""
+    audited.tamper(without_last)
+    found = await audited.verify_stopped()
+    assert set(kinds(found)) == {Kind.TRUNCATION}
+    assert {finding.sequence for finding in found.findings} == {EVENTS}
+    assert "the log ends at 8" in found.log.findings[0].message
+
+
+async def test_a_missing_last_event_that_was_replaced_is_found(audited: Installation) -> None:
+    """The log lost its end and grew again: it is as long as before, and another one."""
+    audited.tamper(without_last)
+    async with audited.log() as log:
+        await Ledger(log).create(make_spec("other"))
+        found = await audited.verify(log)
+    assert (found.findings[0].kind, found.findings[0].sequence) == (Kind.REWRITE, EVENTS)
+    assert Kind.UNFIT in kinds(found)
+
+
+async def test_a_hole_in_the_middle_is_found(audited: Installation) -> None:
+    """A record that was taken out is named; what is behind it can't be held against seals."""
+    audited.tamper(lambda records: records[:4] + records[5:])
+    found = await audited.verify_stopped()
+    assert (found.log.findings[0].kind, found.log.findings[0].sequence) == (Kind.HOLE, 5)
+    assert found.log.size == 4
+    assert found.log.seals == 1
+
+
+async def test_a_missing_beginning_is_found(audited: Installation) -> None:
+    """A log that begins later than at 1 has lost events."""
+    audited.tamper(lambda records: records[2:])
+    found = await audited.verify_stopped()
+    assert (found.log.findings[0].kind, found.log.findings[0].sequence) == (Kind.HOLE, 1)
+    assert "events 1 to 2 are missing" in found.log.findings[0].message
+
+
+async def test_a_replaced_history_with_a_recomputed_tree_is_caught_by_the_older_seal(
+    audited: Installation,
+) -> None:
+    """Records changed, view and tree made anew, and sealed with the very key: the older seal still knows."""
+    audited.tamper(with_payload(2, lambda payload: payload.replace(b'"alice"', b'"mallory"')))
+    audited.forget_view()
+    async with audited.log() as log:
+        await project(log, audited.view)
+        await Ledger(log).create(make_spec("other"))
+        await project(log, audited.view)
+        await seal_log(log)
+        found = await audited.verify(log)
+    assert found.view == (), "the view is that of the log, as it is now"
+    assert kinds(found) == [Kind.UNFIT, Kind.UNFIT]
+    assert found.log.seals == 1, "the new seal fits"
+    assert "seal 1 says that its 3 events" in found.log.findings[0].message
+
+
+async def test_a_stream_that_was_made_again_is_found(audited: Installation, tmp_path: Path) -> None:
+    """Another epoch: the view is of the old one, and so are the seals in the file."""
+    async with audited.log() as log:
+        file = tmp_path / "seals.txt"
+        seal = seal_of(await records_of(log), await origin_of_log(log))
+        file.write_text(f"{seal.note}\n{seal.note}\n")
+    shutil.rmtree(audited.directory / "nats")
+    async with audited.log() as log:
+        await fill(log)
+        found = await audited.verify(log, seal_files=[file])
+    assert kinds(found) == [Kind.REPLACED, Kind.REPLACED]
+
+
+async def test_two_seals_that_fork_are_found(audited: Installation) -> None:
+    """Two trees of one size, both signed by the known key."""
+    async with audited.log() as log:
+        forked = make_seal(await origin_of_log(log), EVENTS, bytes(32), (SIGNER,))
+        await publish(log, forked)
+        found = await audited.verify(log)
+    assert kinds(found) == [Kind.FORK]
+    assert "seal 2 and seal 3 cover the same 9 events" in found.findings[0].message
+
+
+async def test_a_seal_that_goes_back_is_found(audited: Installation) -> None:
+    """Seals only grow; one of a size that no other has, behind a larger one, was not made by a sealer."""
+    async with audited.log() as log:
+        await seal_log(log, 5)
+        found = await audited.verify(log)
+    assert kinds(found) == [Kind.UNFIT]
+    assert "fewer than a seal before it" in found.findings[0].message
+
+
+async def test_a_seal_by_another_key_is_found(audited: Installation) -> None:
+    """Of the right tree, and nobody knows who signed it; with its key it is as good as the others."""
+    async with audited.log() as log:
+        await seal_log(log, signers=(OTHER_SIGNER,))
+        found = await audited.verify(log)
+        assert kinds(found) == [Kind.UNKNOWN_KEY]
+        assert "seal 3 (of 9 events) is not signed by a known key" in found.findings[0].message
+        assert (await audited.verify(log, (SIGNER.key, OTHER_SIGNER.key))).findings == ()
+
+
+async def test_what_is_no_seal_among_the_seals_is_found(audited: Installation) -> None:
+    """Somebody else wrote to that stream."""
+    async with audited.log() as log:
+        store = await log.seals((await origin_of_log(log)).removeprefix("jobledger/"))
+        await store.append(b"hello", expect=2)
+        found = await audited.verify(log)
+    assert kinds(found) == [Kind.DAMAGED]
+
+
+@pytest.mark.parametrize(
+    ("sql", "column", "job"),
+    [
+        ("UPDATE jobs SET state = 'Running' WHERE id = ?", "jobs.state", True),
+        ("UPDATE jobs SET message = '' WHERE id = ?", "jobs.message", True),
+        ("UPDATE jobs SET modify_time = modify_time + 1 WHERE id = ?", "jobs.modify_time", True),
+        ("DELETE FROM jobs WHERE id = ?", "jobs", True),
+        (
+            "UPDATE specs SET spec = CAST(spec || ' ' AS BLOB) WHERE sequence = 1 AND ? != ''",
+            "specs.spec",
+            True,
+        ),
+        ("DELETE FROM specs WHERE sequence = 1 AND ? != ''", "specs", True),
+        ("INSERT INTO labels VALUES (1, 'env', ?)", "labels", True),
+        ("INSERT INTO anomalies VALUES (1, ?, 'none')", "anomalies", True),
+        ("UPDATE checkpoint SET anomalies = 1 WHERE ? != ''", "checkpoint.anomalies", False),
+    ],
+)
+async def test_an_edited_row_of_the_view_is_found(
+    audited: Installation, sql: str, column: str, *, job: bool
+) -> None:
+    """Job and column are named, whatever the table."""
+    audited.edit_view(sql, JOB_0)
+    found = await audited.verify_stopped()
+    assert Kind.VIEW in kinds(found)
+    first = next(finding for finding in found.findings if finding.kind is Kind.VIEW)
+    assert first.column == column
+    assert first.job_id == (JOB_0 if job else "")
+
+
+async def test_an_edited_row_says_what_is_there_and_what_the_log_says(audited: Installation) -> None:
+    """The message is enough to mend it by hand; of a long value it has the part that differs."""
+    audited.edit_view("UPDATE jobs SET state = 'Running' WHERE id = ?", JOB_0)
+    audited.edit_view("UPDATE specs SET spec = CAST(replace(spec, 'busybox', 'evilbox') AS BLOB)")
+    texts = [str(finding) for finding in (await audited.verify_stopped()).findings]
+    assert 'column state is "Running", and the log says "Completed"' in texts[0]
+    assert "evilbox" in texts[1]
+    assert "busybox" in texts[1].partition("and the log says")[2]
+
+
+async def test_an_edited_tree_in_the_view_is_found(audited: Installation) -> None:
+    """The tree's own rows are compared as well."""
+    audited.edit_view(
+        "UPDATE tree_tail SET hashes = zeroblob(32) WHERE start = (SELECT min(start) FROM tree_tail)"
+    )
+    found = await audited.verify_stopped()
+    assert found.findings != ()
+    assert set(kinds(found)) <= {Kind.REWRITE, Kind.TREE}
+
+
+async def test_a_damaged_file_is_found(audited: Installation) -> None:
+    """SQLite can't read it: the finding says so, and the log was looked at all the same."""
+    audited.view.write_bytes(b"no database" * 1_000)
+    async with audited.log() as log:
+        with pytest.raises(ViewError, match="damaged"):
+            await audited.verify(log)
+
+
+async def test_a_view_that_is_behind_is_compared_where_it_is(audited: Installation) -> None:
+    """A view need not be at the end of the log, and a service may go on writing meanwhile."""
+    async with audited.log() as log:
+        await Ledger(log).create(make_spec("later"))
+        assert (await audited.verify(log)).findings == ()
+
+
+async def test_the_view_of_another_release_is_refused(audited: Installation) -> None:
+    """Its rows mean something else: nobody can say whether they are right."""
+    audited.edit_view("UPDATE checkpoint SET projection = projection - 1")
+    with pytest.raises(ViewError, match="another release"):
+        await audited.verify_stopped()
+
+
+async def test_an_empty_log_has_nothing_wrong(tmp_path: Path) -> None:
+    """No events, no seals, an empty view."""
+    installation = Installation(tmp_path)
+    async with installation.log() as log:
+        await project(log, installation.view)
+        found = await installation.verify(log)
+    assert (found.findings, found.log.size) == ((), 0)
+
+
+async def test_seals_of_a_file_count_as_well(audited: Installation, tmp_path: Path) -> None:
+    """What the service kept in its own hands catches who cut off the log and the stream of seals together."""
+    file = tmp_path / "seals.txt"
+    async with audited.log() as log:
+        origin = await origin_of_log(log)
+        records = await records_of(log)
+        await Ledger(log).set_state(JOB_0, State(StateType.COMPLETED, "as told"))
+    file.write_text(f"half a se\n\n{seal_of(records, origin, 4).note}\n{seal_of(records, origin).note}\n")
+    audited.tamper(without_last)
+    found = await audited.verify_stopped(seal_files=[file])
+    assert [each.sequence for each in found.log.findings] == [EVENTS]
+    assert found.log.seals == 2, "of 3 and of 4 events"
+
+
+async def test_a_file_of_seals_that_was_written_by_half_says_how_it_is_mended(
+    audited: Installation, tmp_path: Path
+) -> None:
+    """A loss of power in the last signature: a finding that says what to do; none once the next seal came."""
+    file = tmp_path / "seals.txt"
+    async with audited.log() as log:
+        origin = await origin_of_log(log)
+        records = await records_of(log)
+        whole, torn = seal_of(records, origin, 4), seal_of(records, origin)
+        for cut in (1, 40):
+            file.write_text(f"{whole.note}\n{torn.note[:-cut]}")
+            found = await audited.verify(log, seal_files=[file])
+            assert kinds(found) == [Kind.DAMAGED]
+            assert "`jobledger audit seal`" in found.findings[0].message
+        SealFile(file).add(torn)
+        assert (await audited.verify(log, seal_files=[file])).findings == ()

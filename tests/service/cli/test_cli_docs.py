@@ -1,0 +1,59 @@
+"""The examples in docs/CLI.md that need a service are what a service answers."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from jobledger.service.cli.main import cli
+from tests.support.service_process import jobledger, running_service
+
+PAGE = Path(__file__).parents[3] / "docs" / "CLI.md"
+# Ages and times depend on the clock; so does the space before an age.
+_AGE = re.compile(r"(?:^| +)\d+[smh]\b", re.MULTILINE)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}")
+
+
+def examples() -> list[list[tuple[str, str]]]:
+    """Blocks of commands and what each prints."""
+    blocks = re.findall(r"```console service\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return [re.findall(r"\$ jobledger (.*)\n((?:(?!\$ ).*\n)*)", block) for block in blocks]
+
+
+@pytest.mark.slow
+def test_what_the_page_shows_of_a_service_is_what_it_answers(tmp_path: Path) -> None:
+    """All blocks run in order against one fresh service; only ages and times may differ."""
+    assert examples()
+    with running_service(tmp_path) as service:
+        for words, shown in (example for block in examples() for example in block):
+            done = jobledger(tmp_path, *shlex.split(words), url=service.url, env={"LOGNAME": "alice"})
+            assert done.returncode == 0, done.stderr
+            assert without_times(done.stdout) == without_times(shown), done.stdout
+
+
+def without_times(text: str) -> str:
+    return _TIME.sub("TIME", _AGE.sub(" AGE", text))
+
+
+def test_the_page_says_which_commands_about_jobs_have_no_quiet() -> None:
+    """The table of common options names those, and no other."""
+    without = [
+        f"{group} {name}"
+        for group in ("job", "events")
+        for name, command in sorted(members(group).items())
+        if not any(option.name == "quiet" for option in command.params)
+    ]
+    row = next(line for line in PAGE.read_text().splitlines() if line.startswith("| `-q`"))
+    told = re.findall(r"`(\w+ [\w-]+)`", row)
+    assert sorted(told) == sorted(without)
+
+
+def members(group: str) -> dict[str, click.Command]:
+    """The commands of a group, imported."""
+    found = cli.commands[group]
+    assert isinstance(found, click.Group)
+    context = click.Context(found)
+    named = {name: found.get_command(context, name) for name in found.list_commands(context)}
+    return {name: command for name, command in named.items() if command is not None}

@@ -1,0 +1,217 @@
+"""The demo works from end to end, and leaves nothing behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from jobledger.service.cli import demo as command
+from jobledger.service.cli.main import cli
+from jobledger.service.demo.checks import Check
+from jobledger.service.demo.inputs import NamedSpec, example_files, plan_jobs
+from jobledger.service.demo.show import age, plain
+from jobledger.store.embedded import server as embedded
+from jobledger.store.model.errors import EmbeddedServerError
+from jobledger.store.spec.spec import JobSpec
+from tests.support.service_process import default_signals
+
+ROOT = Path(__file__).parents[3]
+SPECS = ROOT / "tests" / "specs"
+CHECKS = 7
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "80", "NO_COLOR": "1"}
+
+
+def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`jobledger demo` as a process, with its temporary directory under `tmp_path`."""
+    return subprocess.run(
+        [sys.executable, "-m", "jobledger.service.cli.main", "demo", *arguments],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def left_behind(tmp_path: Path) -> list[str]:
+    """Files under `tmp_path`, and processes that were started on one."""
+    marks = [str(path) for path in tmp_path.iterdir()]
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = process.read_bytes().decode(errors="replace")
+        except OSError:  # it has ended meanwhile
+            continue
+        if str(tmp_path) in words:
+            marks.append(words)
+    return marks
+
+
+def assert_it_shows_all(output: str) -> None:
+    """The table, the timeline and the check list with every mark set, in 80 columns."""
+    assert re.search(r"^Name +ID +Type +Version +Revision +State +Age$", output, re.MULTILINE)
+    assert re.search(r"^ ?Seq +Time +What +Rev +Ver +Who +Why *$", output, re.MULTILINE)
+    assert len(re.findall(r"^✓ ", output, re.MULTILINE)) == CHECKS
+    assert "✗" not in output
+    assert f"All {CHECKS} checks passed" in output
+    assert "jobledger job validate FILE" in output
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def test_the_demo_passes_on_the_examples(tmp_path: Path) -> None:
+    """Without arguments it runs on the examples, shows an update from a -v2 file, and cleans up."""
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_it_shows_all(done.stdout)
+    assert re.search(r"basic-daemon-job +j-\w{8} +daemon +3 +9 +Running", done.stdout)
+    assert re.search(r"spec → version 2 +4 +2 +alice +daemon-job-v2.yaml", done.stdout)
+    for state in ("Completed", "Failed", "Stopped", "Running"):
+        assert state in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    assert all(line.startswith("demo: ") for line in done.stderr.splitlines())
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_the_demo_passes_on_specs_of_ones_own(tmp_path: Path) -> None:
+    """A JSON spec and one without a name do as well; one job is updated twice all the same."""
+    names = ("bacalhau-testdata-nameless.yaml", "bacalhau-testdata-docker-output.json")
+    done = run(tmp_path, *(str(SPECS / name) for name in names))
+    assert done.returncode == 0, done.stderr
+    assert_it_shows_all(done.stdout)
+    assert "spec → version 3" in done.stdout
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_a_view_and_a_log(tmp_path: Path) -> None:
+    """--keep leaves the files, ended in order; a directory with something in it is refused."""
+    kept = tmp_path / "kept"
+    assert run(tmp_path, "--keep", str(kept), str(SPECS / "bacalhau-testdata-noop.yaml")).returncode == 0
+    assert {"nats", "view.sqlite"} <= {path.name for path in kept.iterdir()}
+    assert not (kept / "view.sqlite-wal").exists()
+    again = run(tmp_path, "--keep", str(kept))
+    assert again.returncode == 2
+    assert "is not empty" in again.stderr
+
+
+def test_a_bad_spec_ends_it_before_anything_is_started(tmp_path: Path) -> None:
+    """All problems of all files are told as `job validate` tells them, and nothing else happens."""
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("Type: batch\nFoo: 1\nTasks: [{Name: main, Engine: {Type: noop}}]\n")
+    workplace = tmp_path / "tmp"
+    workplace.mkdir()
+    done = run(workplace, str(SPECS / "bacalhau-testdata-noop.yaml"), str(bad), str(tmp_path / "none.yaml"))
+    told = CliRunner().invoke(cli, ["job", "validate", str(bad)]).stdout
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] + "\n" == told
+    assert "none.yaml: error: can't be read" in done.stderr
+    assert done.stdout == ""
+    assert "demo:" not in done.stderr
+    assert left_behind(workplace) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", ["start a nats-server", "race "])
+@pytest.mark.slow
+def test_a_signal_leaves_nothing_behind(
+    tmp_path: Path, moment: str, number: signal.Signals, code: int
+) -> None:
+    """Asked to end, even twice, it ends what it started and removes its directory."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobledger.service.cli.main", "demo"],
+        env=environment(tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=default_signals,  # noqa: PLW1509 - plain calls only
+    )
+    assert process.stderr is not None
+    with process, process.stderr as lines:
+        for line in lines:
+            if line.startswith(f"demo: {moment}"):
+                break
+        process.send_signal(number)
+        process.send_signal(number)
+        assert "Aborted" in lines.read()
+    assert process.returncode == code
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_failed_check_is_shown_and_told_by_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A mark, the first problems, how many more, and exit code 1."""
+    checks = [Check("it holds", "1 job", ()), Check("it does not", "2 jobs", ("wrong [x]",) * 7)]
+    monkeypatch.setattr(command, "check_all", lambda _: checks)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    result = CliRunner().invoke(cli, ["demo", str(SPECS / "bacalhau-testdata-noop.yaml")])
+    assert result.exit_code == 1
+    assert "✓ it holds" in result.stdout
+    assert "✗ it does not" in result.stdout
+    assert result.stdout.count("wrong [x]") == 5
+    assert "and 2 more" in result.stdout
+    assert "1 of 2 checks failed" in result.stdout
+
+
+def test_without_a_server_program_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error of the embedded server is the answer, and the temporary directory is gone."""
+
+    def find_nothing() -> Path:
+        raise EmbeddedServerError("no nats-server found: install it")
+
+    monkeypatch.setattr(embedded, "find_program", find_nothing)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    result = CliRunner().invoke(cli, ["demo"])
+    assert isinstance(result.exception, EmbeddedServerError)
+    assert left_behind(tmp_path) == []
+
+
+def test_every_example_is_a_valid_spec() -> None:
+    """`job validate` takes each of them, and a -v2 has the name of its -v1."""
+    paths = [str(path) for path in example_files()]
+    assert CliRunner().invoke(cli, ["job", "validate", *paths]).exit_code == 0
+    assert len(paths) == 9
+
+
+def test_specs_of_one_name_are_one_job() -> None:
+    """A later spec of the same namespace and name is an update; nameless ones are jobs of their own."""
+
+    def file(label: str, **fields: Any) -> NamedSpec:
+        return NamedSpec(label, JobSpec(**fields))
+
+    plan = plan_jobs(
+        [
+            file("a", name="n"),
+            file("b"),
+            file("c", name="n", namespace="default"),
+            file("d", name="n", namespace="other"),
+            file("e"),
+        ]
+    )
+    labels = [(planned.first.label, [update.label for update in planned.updates]) for planned in plan]
+    assert labels == [("a", ["c"]), ("b", []), ("d", []), ("e", [])]
+
+
+def test_names_cannot_speak_to_the_terminal() -> None:
+    """Control characters are shown, not sent; markup is text."""
+    assert plain("\x1b[31m[bold]x\ny\u202e é").plain == "\\x1b[31m[bold]x\\ny\\u202e é"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(-1, "0.0 s"), (0.44, "0.4 s"), (12.3, "12 s"), (119, "119 s"), (180, "3 min")]
+)
+def test_an_age_is_short(seconds: float, shown: str) -> None:
+    """Ages have a unit, and no more digits than anybody reads."""
+    assert age(int(seconds * 1e9)) == shown

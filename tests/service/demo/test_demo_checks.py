@@ -1,0 +1,197 @@
+"""The demo's checks: each passes on sound evidence, and finds what is wrong with broken evidence."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from jobledger.projections.projector import Projector
+from jobledger.projections.view import View
+from jobledger.service.demo.checks import (
+    Check,
+    check_acknowledged,
+    check_all,
+    check_counters,
+    check_killed,
+    check_race,
+    check_rebuilt,
+    check_revisions,
+    check_view,
+)
+from jobledger.service.demo.environment import QUEUED, Stage
+from jobledger.service.demo.evidence import Evidence, Kill, ViewedJob
+from jobledger.service.demo.inputs import NamedSpec
+from jobledger.store.memory_log import MemoryLog
+from jobledger.store.model.job import State, StateType
+from tests.conftest import make_spec
+
+
+@pytest.fixture
+async def evidence(tmp_path: Path) -> AsyncIterator[Evidence]:
+    """Sound evidence: two jobs, a real race, a real view; only the kill is made up."""
+    log = MemoryLog()
+    path = tmp_path / "view.sqlite"
+    async with Projector(log, path) as projector, await View.open(path) as view:
+        stage = Stage("", path, [log, log])
+        stage._view = view
+        one, two = [await stage.submit(NamedSpec(name, make_spec(name))) for name in ("one", "two")]
+        await projector.wait_for(two.sequence)
+        glimpse = await stage.glimpse()
+        race = await stage.race(one)
+        await stage.run(one)
+        await stage.update(one, make_spec("one", priority=1), "a change")
+        await stage.queue(two)
+        await stage.end(two, State(state_type=StateType.STOPPED))
+        await projector.wait_for(await stage.last_sequence())
+        digest = await view.digest()
+        yield Evidence(
+            records=await stage.read_log(),
+            receipts=tuple(stage.receipts),
+            race=race,
+            kill=Kill(exit_code=-9, acknowledged=5, events=10, view_sequence=3, log_sequence=9),
+            checkpoint=await view.checkpoint(),
+            viewed=await stage.viewed(),
+            glimpses=(glimpse,),
+            digest=digest,
+            rebuilt_digest=digest,
+        )
+
+
+def said(check: Check) -> str:
+    """What a failed check says."""
+    assert not check.ok
+    return "\n".join(check.problems)
+
+
+def without(items: tuple[Any, ...], index: int) -> tuple[Any, ...]:
+    return items[:index] + items[index + 1 :]
+
+
+def with_status(viewed: tuple[ViewedJob, ...], **changes: Any) -> tuple[ViewedJob, ...]:
+    """The rows, the first with another status."""
+    first = viewed[0]
+    job = replace(first.job, status=replace(first.job.status, **changes))
+    return (replace(first, job=job), *viewed[1:])
+
+
+async def test_sound_evidence_passes_every_check(evidence: Evidence) -> None:
+    """Nothing is wrong with what really happened."""
+    checks = check_all(evidence)
+    assert [check.problems for check in checks] == [()] * 7
+
+
+async def test_a_gap_in_the_revisions_fails(evidence: Evidence) -> None:
+    """A lost event is found wherever it was: first, in the middle, and a wrong number in a receipt too."""
+    records, receipts = evidence.records, evidence.receipts
+    assert "there is no such job" in said(check_revisions(records[1:], receipts))
+    assert "was told to be revision" in said(check_revisions(without(records, 2), receipts))
+    skipped = replace(receipts[-1], revision=receipts[-1].revision + 1)
+    assert "was told to be revision" in said(check_revisions(records, [*receipts[:-1], skipped]))
+
+
+async def test_a_missing_repeated_or_moved_event_fails(evidence: Evidence) -> None:
+    """Acknowledged is: there, once, where the receipt says; and nothing is there without a receipt."""
+    records, receipts = evidence.records, evidence.receipts
+    assert "in the log 0 times" in said(check_acknowledged(without(records, 3), receipts))
+    repeated = replace(records[3], sequence=len(records) + 1)
+    assert "in the log 2 times" in said(check_acknowledged([*records, repeated], receipts))
+    moved = replace(receipts[0], sequence=99)
+    assert "event 99 is at 1" in said(check_acknowledged(records, [moved, *receipts[1:]]))
+    assert "nobody was told" in said(check_acknowledged(records, receipts[1:]))
+    broken = replace(records[0], payload=b"{}")
+    assert "can't be read" in said(check_acknowledged([broken, *records[1:]], receipts))
+
+
+async def test_two_winners_or_none_fail(evidence: Evidence) -> None:
+    """Exactly one of the writers may have won."""
+    race = evidence.race
+    winner = next(attempt for attempt in race.attempts if attempt.won)
+    loser = next(attempt for attempt in race.attempts if not attempt.won)
+    both = replace(race, attempts=(winner, winner))
+    assert "not one writer won, but 2: scheduler" in said(check_race(evidence.records, both))
+    none = replace(race, attempts=(loser, loser))
+    assert "but 0: nobody" in said(check_race(evidence.records, none))
+
+
+async def test_a_loser_that_wrote_or_was_told_wrong_fails(evidence: Evidence) -> None:
+    """Who lost wrote nothing, and was told the revision and the event that it had missed."""
+    race = evidence.race
+    winner = next(attempt for attempt in race.attempts if attempt.won)
+    loser = next(attempt for attempt in race.attempts if not attempt.won)
+    for change, problem in (
+        ({"event_id": winner.event_id}, "its event is in the log"),
+        ({"told_revision": 7}, "was told revision 7, not 2"),
+        ({"told_missed": ()}, "was told 0 missed events"),
+    ):
+        wrong = replace(race, attempts=(winner, replace(loser, **change)))
+        assert problem in said(check_race(evidence.records, wrong))
+    assert winner.won is not None
+    far = replace(winner, won=replace(winner.won, revision=5))
+    assert "won revision 5" in said(check_race(evidence.records, replace(race, attempts=(far, loser))))
+
+
+async def test_a_kill_that_was_none_fails(evidence: Evidence) -> None:
+    """It must have been signal 9, amid the writing, with something left to catch up on."""
+    kill = evidence.kill
+    assert "exit code 0" in said(check_killed(replace(kill, exit_code=0)))
+    assert "not the middle" in said(check_killed(replace(kill, acknowledged=kill.events)))
+    assert "not the middle" in said(check_killed(replace(kill, acknowledged=0)))
+    assert "the view was at 9" in said(check_killed(replace(kill, view_sequence=kill.log_sequence)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"state": QUEUED},
+        {"version": 9},
+        {"revision": 9},
+        {"create_time": 1},
+        {"modify_time": 1},
+        {"spec_sequence": 1},
+        {"sequence": 1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+async def test_a_row_that_differs_fails(evidence: Evidence, changes: dict[str, Any]) -> None:
+    """Every field of a row is compared with the fold."""
+    viewed = with_status(evidence.viewed, **changes)
+    check = check_view(evidence.records, evidence.checkpoint, viewed)
+    assert f"{next(iter(changes))} differs" in said(check)
+
+
+async def test_a_row_too_many_or_too_few_or_another_spec_fails(evidence: Evidence) -> None:
+    """Rows, specs, versions, checkpoint and anomalies are compared as well."""
+    records, checkpoint, viewed = evidence.records, evidence.checkpoint, evidence.viewed
+    assert "is missing in the view" in said(check_view(records, checkpoint, viewed[1:]))
+    stranger = with_status(viewed, id="j-stranger")[0]
+    assert "not in the log" in said(check_view(records, checkpoint, [*viewed, stranger]))
+    other = replace(viewed[0], job=replace(viewed[0].job, spec=b"{}"))
+    assert "spec differs" in said(check_view(records, checkpoint, [other, *viewed[1:]]))
+    fewer = replace(viewed[0], versions=viewed[0].versions[1:])
+    assert "versions differs" in said(check_view(records, checkpoint, [fewer, *viewed[1:]]))
+    assert "the view is at 1," in said(check_view(records, replace(checkpoint, sequence=1), viewed))
+    assert "counted 3 anomalies" in said(check_view(records, replace(checkpoint, anomalies=3), viewed))
+
+
+async def test_a_counter_or_a_time_against_the_rules_fails(evidence: Evidence) -> None:
+    """Version, Revision and both times are counted from the log; ModifyTime never goes back."""
+    records, viewed, glimpses = evidence.records, evidence.viewed, evidence.glimpses
+    for field, name in (
+        ("version", "Version"),
+        ("revision", "Revision"),
+        ("create_time", "CreateTime"),
+        ("modify_time", "ModifyTime"),
+    ):
+        wrong = with_status(viewed, **{field: 77})
+        assert f"{name} is 77, not" in said(check_counters(records, wrong, glimpses))
+    later = {job_id: replace(status, modify_time=2**62) for job_id, status in glimpses[0].items()}
+    assert "went back" in said(check_counters(records, viewed, [later]))
+
+
+async def test_another_digest_fails(evidence: Evidence) -> None:
+    """A rebuilt view that differs is told by its digest."""
+    check = check_rebuilt("a" * 64, "b" * 64, evidence.checkpoint)
+    assert said(check) == "digest aaaaaaaaaaaa became bbbbbbbbbbbb"

@@ -1,0 +1,308 @@
+"""A replay tells the events of a part of the log, each once, in order, numbered as every reader has them."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow.parquet  # type: ignore[import-untyped]
+import pytest
+
+from jobledger import MemoryLog
+from jobledger.service.cursor import epoch_mark
+from jobledger.service.errors import CursorGone, InvalidSettings, OutputFailed
+from jobledger.service.export import log_source as fromlog
+from jobledger.service.export import parquet
+from jobledger.service.export.exporter import Telling
+from jobledger.service.export.log_source import LogReplay
+from jobledger.service.export.output_file import open_target
+from jobledger.service.export.query import Asked, Chunk, Range
+from jobledger.service.export.text_format import Lines
+from jobledger.service.limits import REPLAY_CHUNK_EVENTS
+from jobledger.store.log import EventLog
+from jobledger.store.model.errors import InvalidInput, JobNotFound
+from jobledger.store.model.events import JobCreated, JobStateChanged, event_type
+from jobledger.store.model.job import StateType
+from jobledger.store.model.subjects import named_job_id
+from tests.support.feeding import truth_of
+from tests.support.histories import append_all, draft, spec_data, state_data
+from tests.support.replaying import Kept, told, write_history
+
+CREATED, STATE = event_type(JobCreated), event_type(JobStateChanged)
+
+
+def numbers(events: Sequence[dict[str, Any]]) -> list[tuple[int, int, int, str]]:
+    return [(int(each["sequence"]), each["revision"], each["version"], each["type"]) for each in events]
+
+
+async def truth(log: EventLog) -> list[tuple[int, int, int, str]]:
+    return [
+        (each.sequence, each.status.revision, each.status.version, each.type) for each in await truth_of(log)
+    ]
+
+
+async def test_the_whole_log_is_told(log: EventLog) -> None:
+    """Every event that changed a job, as its writer put it, with its place; the rest is counted."""
+    await write_history(log)
+    events, telling = await told(log)
+    true = await truth(log)
+    assert numbers(events) == true
+    assert telling.events == len(true)
+    assert telling.anomalies == 200 - len(true) > 0
+    assert telling.cursor == f"{epoch_mark((await log.info()).epoch)}-200"
+    record = await log.read_at(int(events[0]["sequence"]))
+    assert record is not None
+    written = msgspec.json.decode(record.payload)
+    place = ("name", "sequence", "revision", "version", "streamtime")
+    assert list(events[0]) == [*written, *place]
+    mark = epoch_mark((await log.info()).epoch)
+    assert {key: events[0][key] for key in written} == written | {"source": f"/jobledger/{mark}"}
+    assert [each["name"] for each in events] == [each.status.name for each in await truth_of(log)]
+    texts = [each["sequence"] for each in events]
+    assert texts == sorted(texts)
+    assert {len(each) for each in texts} == {20}
+
+
+@pytest.mark.parametrize("factor", [0, 500], ids=["job by job", "all that was before"])
+@pytest.mark.parametrize("after", [1, 57, 199, 200])
+async def test_numbers_are_the_same_from_the_middle(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, after: int, factor: int
+) -> None:
+    """Revision and version do not depend on where the telling begins, nor on how what was before is read."""
+    monkeypatch.setattr(fromlog, "REPLAY_SCAN_FACTOR", factor)
+    await write_history(log)
+    true = [each for each in await truth(log) if each[0] > after]
+    events, telling = await told(log, after=str(after))
+    assert numbers(events) == true
+    assert telling.anomalies == 200 - after - len(true)
+    in_namespace, _ = await told(log, after=str(after), namespace="default")
+    assert numbers(in_namespace) == true
+
+
+async def test_what_was_before_is_read_only_where_that_is_quicker(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit all of it is read, and shown as read; beyond it, only the jobs that are met."""
+    monkeypatch.setattr(fromlog, "REPLAY_SCAN_FACTOR", 3)
+    await write_history(log)
+
+    async def first_read(after: int) -> int:
+        replay = await LogReplay.ask(log, Asked(after=str(after)), now=time.time_ns())
+        async with aclosing(replay.chunks()) as chunks:
+            async for chunk in chunks:
+                assert chunk.reached >= after
+                return chunk.read
+        raise AssertionError("no chunk")
+
+    assert await first_read(150) <= 150
+    assert await first_read(151) > 151
+
+
+async def test_parts_meet_without_loss_or_repeat(log: EventLog) -> None:
+    """Going on from the cursor that was told gives the rest: two parts are the whole."""
+    await write_history(log)
+    first, telling = await told(log, until="90")
+    assert telling.reached == 90
+    second, _ = await told(log, after=telling.cursor)
+    assert numbers(first + second) == await truth(log)
+
+
+async def test_ends_are_included_and_after_is_not(log: EventLog) -> None:
+    """`since` and `until` a sequence hold it, `after` begins behind it; times likewise."""
+    await append_all(
+        log, [draft(JobCreated, named_job_id("default", f"{n}"), spec_data(f"{n}"), n) for n in range(9)]
+    )
+    events, _ = await told(log)
+    stamps = [each["streamtime"] for each in events]
+
+    async def found(**asked: str) -> list[int]:
+        return [int(each["sequence"]) for each in (await told(log, **asked))[0]]
+
+    assert await found(since="3", until="5") == [3, 4, 5]
+    assert await found(after="3", until="5") == [4, 5]
+    assert await found(since="0", until="0") == []
+    assert await found(until="9") == await found() == list(range(1, 10))
+    since = [n + 1 for n, stamp in enumerate(stamps) if stamp >= stamps[3]]
+    until = [n + 1 for n, stamp in enumerate(stamps) if stamp <= stamps[5]]
+    assert await found(since=stamps[3], until=stamps[5]) == sorted({*since} & {*until})
+    assert await found(since="1h") == list(range(1, 10))
+    assert await found(until="1h") == []
+
+
+async def test_it_ends_at_the_end_of_the_log_as_it_was_when_asked(log: EventLog) -> None:
+    """Events that come while it is told are not told; the cursor is behind the last that is."""
+    await write_history(log, events=50)
+    replay = await LogReplay.ask(log, Asked(), now=time.time_ns())
+    await append_all(log, [draft(JobCreated, named_job_id("default", "late"), spec_data("late"), 999)])
+    kept = Kept()
+    telling = Telling(replay.range, kept, lambda _: None)
+    await telling.run(replay.chunks())
+    assert telling.reached == 50
+    assert all(int(msgspec.json.decode(each)["sequence"]) <= 50 for each in kept.documents)
+
+
+async def test_filters_choose_and_change_no_number(log: EventLog) -> None:
+    """Namespace, job, type and actor leave out events; what is left keeps its numbers."""
+    jobs = [("a", "one"), ("a", "two"), ("b", "one")]
+    drafts = []
+    for number, (namespace, name) in enumerate(jobs):
+        job_id = named_job_id(namespace, name)
+        drafts.append(draft(JobCreated, job_id, spec_data(name, namespace), 10 * number, namespace))
+        drafts.append(
+            draft(JobStateChanged, job_id, state_data(StateType.RUNNING), 10 * number + 1, namespace)
+        )
+    await append_all(log, drafts)
+
+    async def found(**asked: Any) -> list[tuple[int, int]]:
+        return [(int(each["sequence"]), each["revision"]) for each in (await told(log, **asked))[0]]
+
+    assert await found(namespace="a") == [(1, 1), (2, 2), (3, 1), (4, 2)]
+    assert await found(namespace="a", job="two") == [(3, 1), (4, 2)]
+    assert await found(job=named_job_id("b", "one")) == [(5, 1), (6, 2)]
+    assert await found(types=frozenset({STATE})) == [(2, 2), (4, 2), (6, 2)]
+    assert await found(types=frozenset({STATE}), namespace="b", after="5") == [(6, 2)]
+    assert await found(namespace="a", until="1") == [(1, 1)]
+    assert await found(actors=frozenset({"tester"}), types=frozenset({CREATED})) == [(1, 1), (3, 1), (5, 1)]
+    assert await found(actors=frozenset({"somebody"})) == []
+    assert await found(namespace="nobody's") == []
+    with pytest.raises(JobNotFound, match="no job 'one' in namespace 'default'"):
+        await told(log, job="one")
+
+
+async def test_points_that_are_not_in_the_log_are_refused(log: EventLog) -> None:
+    """A position of another stream or beyond the end, or a time to come, is an error that says so."""
+    await write_history(log, events=10)
+    with pytest.raises(CursorGone, match="beyond the end of the log, which is at 10"):
+        await told(log, after="11")
+    with pytest.raises(CursorGone, match="another stream"):
+        await told(log, after="0123456789ab-3")
+    with pytest.raises(InvalidInput, match="until is the sequence 11"):
+        await told(log, until="11")
+    with pytest.raises(InvalidInput, match="since is a time that has not come"):
+        await told(log, since="2999-01-01T00:00:00Z")
+    with pytest.raises(InvalidInput, match="a revision is of one job"):
+        await told(log, until="r3")
+
+
+async def test_an_empty_log_is_told_at_once(log: EventLog) -> None:
+    """Where there is nothing to tell, the telling ends, at sequence 0."""
+    events, telling = await told(log)
+    assert (events, telling.reached) == ([], 0)
+
+
+async def test_chunks_are_bounded() -> None:
+    """However long the log, no more than the limit of events is held to be written together."""
+    log = MemoryLog()
+    count = REPLAY_CHUNK_EVENTS + 1
+    spec = spec_data("x")
+    job_id = named_job_id("default", "x")
+    states = (StateType.QUEUED, StateType.RUNNING)
+    drafts = [draft(JobCreated, job_id, spec, 0)]
+    drafts += [draft(JobStateChanged, job_id, state_data(states[n % 2]), n) for n in range(1, count)]
+    await append_all(log, drafts)
+    replay = await LogReplay.ask(log, Asked(), now=time.time_ns())
+    sizes = [len(chunk.documents) async for chunk in replay.chunks()]
+    assert max(sizes) <= REPLAY_CHUNK_EVENTS
+    assert sum(sizes) == count
+
+
+async def test_called_off_it_counts_what_was_written() -> None:
+    """Cancelled in the middle, the cursor is behind exactly what its reader has."""
+    kept = Kept()
+    seen = asyncio.Event()
+
+    async def chunks() -> AsyncGenerator[Chunk, None]:
+        for sequence in range(1, 4):
+            yield Chunk([b"%d" % sequence], sequence)
+        seen.set()
+        await asyncio.Event().wait()
+
+    telling = Telling(Range("0123456789ab", 0, 9), kept, lambda _: None)
+    running = asyncio.create_task(telling.run(chunks()))
+    await seen.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (kept.documents, telling.cursor) == ([b"1", b"2", b"3"], "0123456789ab-3")
+
+
+async def test_a_file_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    """Until the end the old file stays; abandoned, nothing is left; a link stays a link."""
+    path = tmp_path / "events.ndjson"
+    path.write_text("old\n")
+    path.chmod(0o640)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    target = open_target(link)
+    Lines(target).write([b"{}", b"[]"])
+    assert path.read_text() == "old\n"
+    target.abandon()
+    assert path.read_text() == "old\n"
+    assert sorted(tmp_path.iterdir()) == [path, link]
+    target = open_target(link)
+    Lines(target).write([b"{}", b"[]"])
+    target.finish()
+    assert path.read_text() == "{}\n[]\n"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [path, link]
+    with pytest.raises(OutputFailed, match="No such file or directory; nothing there was changed"):
+        open_target(tmp_path / "nowhere" / "x")
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "groups"),
+    [(10, 10**9, [10, 10, 5]), (10**9, 1, [1] * 25), (25, 10**9, [25]), (26, 10**9, [25])],
+)
+def test_row_groups_of_parquet_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, size: int, groups: list[int]
+) -> None:
+    """In rows and in bytes; what is left over is a group of its own, and no row is lost."""
+    monkeypatch.setattr(parquet, "PARQUET_GROUP_ROWS", rows)
+    monkeypatch.setattr(parquet, "PARQUET_GROUP_BYTES", size)
+    path = tmp_path / "events.parquet"
+    target = open_target(path)
+    form = parquet.Parquet(target)
+    document = (
+        b'{"type":"t","id":"e","subject":"j","namespace":"n","data":{},"sequence":%d,"revision":1,"version":1,'
+        b'"streamtime":"2026-01-31T12:00:00.123456789Z"}'
+    )
+    documents = [document % number for number in range(24)]
+    documents.append(documents[0].replace(b'"sequence":0', b'"name":"x","sequence":"%020d"' % 24))
+    form.write(documents[:7])
+    form.write(documents[7:])
+    form.finish()
+    target.finish()
+    file = pyarrow.parquet.ParquetFile(path)
+    found = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+    assert found == groups
+    assert file.read().column("sequence").to_pylist() == list(range(25))
+    assert file.read().column("name").to_pylist() == [None] * 24 + ["x"]
+
+
+async def test_without_pyarrow_parquet_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an extra, and the error names it."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InvalidSettings, match=r"pip install 'jobledger\[parquet\]'"):
+        parquet.Parquet(open_target(tmp_path / "x"))
+
+
+async def test_a_replay_of_one_namespace_tells_no_event_on_a_foreign_job(log: EventLog) -> None:
+    """A job without a name is where it was created first; what another namespace's writer adds is counted."""
+    job_id = "j-0198c0de-0000-7000-8000-000000000001"
+    drafts = [
+        draft(JobCreated, job_id, spec_data(job_id, "a"), 1, "a"),
+        draft(JobCreated, job_id, spec_data(job_id, "b"), 2, "b"),
+        draft(JobStateChanged, job_id, state_data(StateType.RUNNING), 3, "b"),
+    ]
+    await append_all(log, drafts)
+    events, telling = await told(log, namespace="b")
+    assert (events, telling.anomalies) == ([], 2)
+    with pytest.raises(JobNotFound):
+        await told(log, namespace="b", job=job_id)

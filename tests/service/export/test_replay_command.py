@@ -1,0 +1,352 @@
+"""`jobledger events replay`, as a process: by the log or by a service, whole or broken off."""
+
+import asyncio
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet  # type: ignore[import-untyped]
+import pytest
+
+from jobledger import EmbeddedServer, JetStreamLog
+from jobledger.service.cli.replay import _Progress, _Run
+from jobledger.service.cli.shared import Session
+from jobledger.service.client.client import Client, Target
+from jobledger.service.cursor import epoch_mark
+from jobledger.service.export.background_thread import Beside
+from jobledger.service.export.exporter import Telling
+from jobledger.service.export.feed_source import FeedReplay
+from jobledger.service.export.output_file import open_target
+from jobledger.service.export.query import Asked, Chunk, Range
+from jobledger.service.limits import REPLAY_CHUNK_EVENTS
+from jobledger.service.log_access import open_log
+from jobledger.service.settings import Settings
+from jobledger.store.embedded import NATS_FOLDER
+from jobledger.store.model.errors import LogUnavailable
+from jobledger.store.model.events import JobCreated, JobStateChanged, JobTagged, event_type
+from jobledger.store.model.subjects import named_job_id
+from tests.support.histories import draft, spec_data
+from tests.support.replaying import Kept, told, write_history
+from tests.support.service_process import RunningService, clean_env, jobledger, running_service
+
+pytestmark = pytest.mark.slow  # each starts commands of its own
+
+ROOT = Path(__file__).parents[3]
+STATE, TAGGED = event_type(JobStateChanged), event_type(JobTagged)
+MANY = REPLAY_CHUNK_EVENTS + 100  # more than pipes and buffers hold
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a service that has ended, with a history in its log."""
+    directory = tmp_path_factory.mktemp("replay") / "data"
+
+    async def write() -> None:
+        async with EmbeddedServer(directory / NATS_FOLDER, sync="2m") as server:
+            log = await JetStreamLog.connect(server.url)
+            await write_history(log, events=150)
+            names = [f"job-{number}" for number in range(MANY)]
+            drafts = [
+                draft(JobCreated, named_job_id("many", n), spec_data(n, "many"), 1_000 + i, "many")
+                for i, n in enumerate(names)
+            ]
+            await asyncio.gather(*(log.append(each, expect=0) for each in drafts))
+            await log.close()
+
+    asyncio.run(write())
+    return directory
+
+
+def replay(
+    home: Path, *words: str, code: int = 0, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = jobledger(home, "events", "replay", *words, env=env)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def start(home: Path, *words: str, **how: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "jobledger.service.cli.main", "events", "replay", *words]
+    return subprocess.Popen(command, bufsize=0, stderr=subprocess.PIPE, env=clean_env(home), cwd=ROOT, **how)
+
+
+def test_log_and_service_tell_the_same(data_dir: Path, tmp_path: Path) -> None:
+    """Without a service, beside one, and through one: the same bytes, and the same cursor at the end."""
+    data = ("--data-dir", str(data_dir), "-o", "ndjson")
+    alone = replay(tmp_path, *data)
+    cursor = alone.stderr.split("--after ")[1].strip()
+    assert cursor.endswith(f"-{150 + MANY}")
+    with running_service(tmp_path, "--data-dir", str(data_dir)) as service:
+        assert replay(tmp_path, *data).stdout == alone.stdout
+        by_feed = replay(tmp_path, "--url", service.url, "-o", "ndjson")
+        assert by_feed.stdout == alone.stdout
+        assert by_feed.stderr == f"Go on with: --after {cursor}\n"
+        # With nothing said, the service that answers at the configured address is the way.
+        env = {"JOBLEDGER_CONFIG": str(_config(tmp_path, service))}
+        assert replay(tmp_path, "-o", "ndjson", env=env).stdout == alone.stdout
+
+
+async def test_log_and_feed_understand_the_same_questions(data_dir: Path, tmp_path: Path) -> None:
+    """Every filter and point leads to the same events through a service as from the log."""
+    settings = Settings(data_dir=data_dir)
+    with running_service(tmp_path, "--data-dir", str(data_dir)) as service:
+        async with open_log(settings) as log:
+            stamps = [each["streamtime"] for each in (await told(log, until="150"))[0]]
+            mark = epoch_mark((await log.info()).epoch)
+            questions: list[dict[str, Any]] = [
+                {"until": "150"},
+                {"since": stamps[40], "until": "140"},
+                {"since": "100", "until": stamps[-1], "namespace": "default"},
+                {"after": f"{mark}-100", "until": "180"},
+                {"job": "job-1", "namespace": "default"},
+                {"job": "job-1"},
+                {"types": frozenset({STATE}), "until": "1h"},
+                {"types": frozenset({STATE, TAGGED}), "actors": frozenset({"tester"}), "until": "150"},
+                {"actors": frozenset({"nobody"}), "until": "200"},
+                {"since": stamps[-1], "namespace": "default"},
+            ]
+            counts = []
+            for asked in questions:
+                by_log, telling = await told(log, **asked)
+                kept = Kept()
+                with Client(Target(service.url, "", "", None)) as client, Beside() as beside:
+                    replay = await beside.do(
+                        partial(FeedReplay.ask, client, Asked(**asked), now=time.time_ns(), tell=print)
+                    )
+                    other = Telling(replay.range, kept, lambda _: None)
+                    await other.run(replay.chunks())
+                assert [json.loads(each) for each in kept.documents] == by_log, asked
+                assert all(int(each["sequence"]) <= other.reached <= telling.reached for each in by_log), (
+                    asked
+                )
+                counts.append(len(by_log))
+    assert [count > 0 for count in counts] == [True] * 6 + [False, True, False, True]
+
+
+def _config(home: Path, service: RunningService) -> Path:
+    path = home / "config.toml"
+    path.write_text(f'url = "{service.url}"\n')
+    return path
+
+
+def test_lines_for_people_are_those_of_tail(data_dir: Path, tmp_path: Path) -> None:
+    """The default form says of each event what `events tail` says, whole, without colours in a pipe."""
+    with running_service(tmp_path, "--data-dir", str(data_dir)) as service:
+        told = replay(tmp_path, "--data-dir", str(data_dir), "--until", "150").stdout.splitlines()
+        words = ("events", "tail", "--after", "0", "--limit", str(len(told)))
+        assert jobledger(tmp_path, *words, url=service.url).stdout.splitlines() == told
+
+
+def test_a_parquet_file_holds_the_same_events(data_dir: Path, tmp_path: Path) -> None:
+    """Typed columns of the envelope, times to the nanosecond, the data as JSON."""
+    path = tmp_path / "events.parquet"
+    data = ("--data-dir", str(data_dir))
+    replay(tmp_path, *data, "-o", "parquet", "--output-file", str(path))
+    documents = lines(replay(tmp_path, *data, "-o", "ndjson").stdout)
+    table = pyarrow.parquet.read_table(path)
+    assert {field.name: str(field.type) for field in table.schema} == {
+        **dict.fromkeys(("sequence", "revision", "version", "previous"), "int64"),
+        **dict.fromkeys(
+            ("job_id", "message", "name", "actor", "reason", "event_id", "time", "source"), "string"
+        ),
+        **dict.fromkeys(("traceparent", "data"), "string"),
+        **dict.fromkeys(
+            ("type", "namespace", "state"), "dictionary<values=string, indices=int32, ordered=0>"
+        ),
+        "streamtime": "timestamp[ns, tz=UTC]",
+    }
+    assert table.column("sequence").to_pylist() == [int(each["sequence"]) for each in documents]
+    for name, key in (("job_id", "subject"), ("name", "name"), ("type", "type"), ("event_id", "id")):
+        assert table.column(name).to_pylist() == [each[key] for each in documents]
+    assert [json.loads(each) for each in table.column("data").to_pylist()] == [
+        each["data"] for each in documents
+    ]
+    states = [(each["data"].get("State") or {}) for each in documents]
+    assert table.column("state").to_pylist() == [each.get("StateType") for each in states]
+    times = table.column("streamtime").cast("int64").to_pylist()
+    assert [f"{each % 10**9:09d}Z" for each in times] == [each["streamtime"][-10:] for each in documents]
+
+
+def test_a_reader_that_leaves_early_is_no_error(data_dir: Path, tmp_path: Path) -> None:
+    """A pipe that closes ends the replay quietly."""
+    process = start(tmp_path, "--data-dir", str(data_dir), "-o", "ndjson", stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline().startswith(b"{")
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == (b"", 1)
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_called_off_it_says_where_to_go_on(data_dir: Path, tmp_path: Path, how: signal.Signals) -> None:
+    """Also while its reader reads nothing; going on from the cursor, no event is missing."""
+    data = ("--data-dir", str(data_dir), "-o", "ndjson")
+    process = start(tmp_path, *data, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    first = process.stdout.readline()  # it is under way; what follows fills the pipe
+    process.send_signal(how)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+    cursor = errors.decode().split("--after ")[1].strip()
+    begun = (first + rest).decode()
+    whole = begun[: begun.rindex("\n") + 1]
+    reached = int(cursor.rpartition("-")[2])
+    more = replay(tmp_path, *data, "--after", cursor).stdout
+    sequences = [each["sequence"] for each in lines(whole) if int(each["sequence"]) <= reached]
+    sequences += [each["sequence"] for each in lines(more)]
+    assert sequences == [each["sequence"] for each in lines(replay(tmp_path, *data).stdout)]
+    assert reached < 150 + MANY
+
+
+def test_sigterm_ends_it_where_ctrl_c_is_ignored(data_dir: Path, tmp_path: Path) -> None:
+    """As in the background of a script: a shell starts that with SIGINT ignored."""
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = start(tmp_path, "--data-dir", str(data_dir), "-o", "ndjson", stdout=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, b"--after " in errors) == (130, True)
+
+
+def test_called_off_a_file_is_whole_up_to_the_cursor(data_dir: Path, tmp_path: Path) -> None:
+    """A Parquet file that was begun is ended in order, and can be read."""
+    path = tmp_path / "events.parquet"
+    process = start(tmp_path, "--data-dir", str(data_dir), "-o", "parquet", "--output-file", str(path))
+    while not any(tmp_path.glob(".events.parquet.*")) and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    errors = process.stderr.read().decode()
+    process.stderr.close()
+    assert (process.wait(60), "Traceback" in errors) == (130, False)
+    reached = int(errors.split("--after ")[1].rpartition("-")[2])
+    table = pyarrow.parquet.read_table(path)
+    assert all(each <= reached for each in table.column("sequence").to_pylist())
+    assert not any(tmp_path.glob(".events.parquet.*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device to write to")
+def test_a_full_disk_is_told(data_dir: Path, tmp_path: Path) -> None:
+    """What can't be written is an error that names the place, with the cursor of what was written."""
+    with Path("/dev/full").open("wb") as full:
+        process = start(tmp_path, "--data-dir", str(data_dir), "-o", "ndjson", stdout=full)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"Error: can't write to standard output: No space left on device; free some space" in errors
+    assert b"Go on with: --after " in errors
+
+
+@pytest.mark.parametrize("form", ["ndjson", "parquet", "table"])
+async def test_a_file_that_can_not_be_written_leaves_the_old_one(
+    data_dir: Path, tmp_path: Path, form: str
+) -> None:
+    """When there is no room for all of it, the file that was there stays, and nothing is left beside it."""
+    path = tmp_path / "events"
+    path.write_text("old")
+    async with EmbeddedServer(data_dir / "nats") as server:  # the limit is for the output alone
+        process = start(
+            tmp_path,
+            "--nats-url",
+            server.url,
+            "-o",
+            form,
+            "--output-file",
+            str(path),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY)),
+        )
+        _, errors = await asyncio.to_thread(process.communicate, timeout=60)
+    assert process.returncode == 1, errors
+    assert b"can't write to " in errors
+    assert b"nothing there was changed" in errors
+    assert b"Traceback" not in errors
+    assert b"Exception ignored" not in errors
+    assert path.read_text() == "old"
+    assert not [each for each in tmp_path.iterdir() if each.name.startswith(".events")]
+
+
+def test_where_neither_log_nor_service_is_found_both_are_named(tmp_path: Path) -> None:
+    """Exit code 6, and what to set."""
+    env = {"JOBLEDGER_CONFIG": str(tmp_path / "c.toml")}
+    (tmp_path / "c.toml").write_text('url = "http://127.0.0.1:9"\ndata_dir = "nowhere"\n')
+    done = replay(tmp_path, code=6, env=env)
+    assert "--nats-url" in done.stderr
+    assert "--data-dir" in done.stderr
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--after", "1", "--since", "2"), "--after and --since contradict each other"),
+        (("--url", "http://x", "--nats-url", "nats://x"), "--url and --nats-url contradict each other"),
+        (("--url", "http://x", "--data-dir", "x"), "--url and --data-dir contradict each other"),
+        (("--since", "yesterday"), "--since is 'yesterday'"),
+        (("--type", "gone"), "is not one of"),
+        (("-o", "yaml"), "is not one of"),
+    ],
+)
+def test_a_wrong_command_line_is_told(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    """Exit code 2, before anything is opened."""
+    assert said in replay(tmp_path, *words, code=2).stderr
+
+
+async def test_a_log_that_is_lost_on_the_way_leaves_what_was_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file holds all up to the cursor that is told, and the error comes after it."""
+
+    class Lost:
+        range = Range("0123456789ab", 0, 9)
+
+        async def chunks(self) -> AsyncGenerator[Chunk, None]:
+            yield Chunk([b"{}", b"[]"], 2)
+            raise LogUnavailable("out of reach")
+
+    path = tmp_path / "events.ndjson"
+    run = _Run(Session({}), Asked(), "ndjson", path, colors=False)
+    target = open_target(path)
+    form = run._form_on(target)
+    telling = Telling(Lost.range, form, run._progress.show)
+    with pytest.raises(LogUnavailable):
+        await run._tell(telling, Lost(), form, target)  # type: ignore[arg-type]
+    assert path.read_text() == "{}\n[]\n"
+    assert capsys.readouterr().err == "Go on with: --after 0123456789ab-2\n"
+
+
+def test_progress_is_one_line_that_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
+    """How far of what, now and then; nothing is left of it, and nothing is said where no terminal is."""
+    telling = Telling(Range("0123456789ab", 100, 1_100), Kept(), lambda _: None)
+    early = Telling(Range("0123456789ab", 100, 1_100), Kept(), lambda _: None)
+    early.read = 70
+    _Progress(is_shown=True).show(early)
+    assert capsys.readouterr().err == "\rwhat was before: 70 of 100"
+    telling.reached, telling.read, telling.events = 600, 600, 321
+    progress = _Progress(is_shown=True)
+    progress.show(telling)
+    progress.show(telling)  # too soon
+    said = capsys.readouterr().err
+    assert said.startswith("\r50 %: 600 of 1,100, 321 told, ")
+    assert said.count("\r") == 1
+    progress.clear()
+    assert capsys.readouterr().err == f"\r{' ' * (len(said) - 1)}\r"
+    quiet = _Progress(is_shown=False)
+    quiet.show(telling)
+    quiet.clear()
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,207 @@
+"""Live feeds: every event once per cursor, in order, whoever reads, from wherever it begins."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobledger import MemoryLog, parse_selector
+from jobledger.projections.subscriptions.filters import EventFilter, parse_types
+from jobledger.service.feed import catchup
+from jobledger.store.log import EventLog
+from jobledger.store.model.errors import InvalidInput
+from jobledger.store.model.job import StateType
+from tests.support.feeding import (
+    EVERYTHING,
+    Told,
+    events_between,
+    must_say,
+    read_between,
+    read_to,
+    running_hub,
+    said,
+    truth_of,
+)
+from tests.support.histories import append_all, random_drafts
+
+
+async def test_a_live_feed_tells_every_event_once_in_order(log: EventLog, tmp_path: Path) -> None:
+    """What is appended while a feed is open reaches it once, in order, with what the job became by it."""
+    drafts = random_drafts(random.Random(1), jobs=8, events=120)
+    await append_all(log, drafts[:40])
+    async with running_hub(log, tmp_path) as running:
+        async with await running.hub.open(EVERYTHING) as subscription:
+            began = subscription.sequence
+            await append_all(log, drafts[40:])
+            events = await read_to(subscription, (await truth_of(log))[-1].sequence)
+        assert began == 40
+        assert said(events) == must_say([told for told in await truth_of(log) if told.sequence > 40])
+
+
+async def test_a_feed_resumes_at_every_cursor_without_gap_or_repeat(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From each place there is, what comes from the log and then from the ring is all that comes after it."""
+    monkeypatch.setattr(catchup, "FEED_CATCHUP_BYTES", 3_000)  # pages of a few events
+    monkeypatch.setattr(catchup, "FEED_CATCHUP_JOBS", 3)  # most jobs are met again and again
+    await append_all(log, random_drafts(random.Random(2), jobs=12, events=150))
+    truth = await truth_of(log)
+    async with running_hub(log, tmp_path, ring_events=16) as running:
+        for cursor in range(0, 151, 1 if isinstance(log, MemoryLog) else 5):
+            rest = [told for told in truth if told.sequence > cursor]
+            assert await read_between(running.hub, EVERYTHING, cursor, 150) == must_say(rest), cursor
+
+
+async def test_the_ring_takes_over_from_the_log_at_every_seam(tmp_path: Path) -> None:
+    """Wherever the ring begins, a feed that comes from the log misses nothing there and repeats nothing."""
+    log = MemoryLog()
+    drafts = random_drafts(random.Random(4), jobs=6, events=60)
+    await append_all(log, drafts[:20])
+    async with running_hub(log, tmp_path, ring_events=16) as running:
+        for number in range(20, 60):
+            await append_all(log, drafts[number : number + 1])
+            await running.projector.wait_for(number + 1)
+            for cursor in {0, 3, max(0, running.hub.ring.after - 1), running.hub.ring.after}:
+                rest = [told for told in await truth_of(log) if told.sequence > cursor]
+                told = await read_between(running.hub, EVERYTHING, cursor, number + 1)
+                assert told == must_say(rest)
+        assert running.hub.ring.after > 20
+
+
+@pytest.mark.parametrize("ring_events", [16, 1_000])
+async def test_each_filter_lets_through_what_it_says(tmp_path: Path, ring_events: int) -> None:
+    """Namespace, job, type, state and labels, alone and together, live, from the ring and from the log."""
+    log = MemoryLog()
+    drafts = random_drafts(random.Random(5), jobs=8, events=200)
+    async with running_hub(log, tmp_path, ring_events=ring_events) as running:
+        await append_all(log, drafts)
+        await running.projector.wait_for(200)
+        truth = await truth_of(log)
+        job = truth[3].status
+        types = parse_types(["updated", "jobledger.job.state.v1"])
+        selector = parse_selector("env in (a,b),!tier")
+        states = (StateType.RUNNING, StateType.PENDING)
+        filters: list[tuple[EventFilter, Callable[[Told], bool]]] = [
+            (EventFilter(namespaces=frozenset({"default"})), lambda _: True),
+            (EventFilter(namespaces=frozenset({"other", "more"})), lambda _: False),
+            (EventFilter(job=(job.namespace, job.id)), lambda told: told.status.id == job.id),
+            (EventFilter(types=types), lambda told: told.type in types),
+            # A tag says nothing of the state: who waits for one is not told of it again.
+            (
+                EventFilter(states=states),
+                lambda told: (
+                    told.type != "jobledger.job.tagged.v1" and told.status.state.state_type in states
+                ),
+            ),
+            (
+                EventFilter(selector=selector),
+                lambda told: told.matches(_of_a_or_b) is not None,
+            ),
+            (
+                EventFilter(selector=selector, types=types, states=states),
+                lambda told: (
+                    told.matches(_of_a_or_b) is not None
+                    and told.type in types
+                    and told.status.state.state_type in states
+                ),
+            ),
+        ]
+        for feed_filter, passes in filters:
+            for cursor in (0, 57, 150, 197):
+                rest = [told for told in truth if told.sequence > cursor and passes(told)]
+                assert await read_between(running.hub, feed_filter, cursor, 200) == must_say(rest), (
+                    feed_filter
+                )
+
+
+def _of_a_or_b(labels: dict[str, str]) -> bool:
+    return labels.get("env") in {"a", "b"} and "tier" not in labels
+
+
+async def test_labels_are_those_before_and_after_the_event(tmp_path: Path) -> None:
+    """A job whose labels change passes with the events while it had them, those that set and end that too."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(6), jobs=1, events=60))
+    truth = await truth_of(log)
+    seen = {str(sorted(told.labels.items())) for told in truth}
+    assert len(seen) > 2, "the history must change its labels"
+    async with running_hub(log, tmp_path, ring_events=16) as running:
+        for text in ("env=a", "env=b", "!env", "tier!=c,owner"):
+            feed_filter = EventFilter(selector=parse_selector(text))
+            found = await events_between(running.hub, feed_filter, 0, 60)
+            expected: Callable[[dict[str, str]], bool] = {
+                "env=a": lambda labels: labels.get("env") == "a",
+                "env=b": lambda labels: labels.get("env") == "b",
+                "!env": lambda labels: "env" not in labels,
+                "tier!=c,owner": lambda labels: labels.get("tier") != "c" and "owner" in labels,
+            }[text]
+            wanted = [told for told in truth if told.matches(expected) is not None]
+            assert said(found) == must_say(wanted), text
+            assert [event.matches for event in found] == [told.matches(expected) for told in wanted], text
+
+
+async def test_a_replica_that_begins_in_the_middle_tells_the_rest(log: EventLog, tmp_path: Path) -> None:
+    """A cursor of one replica is good on another, also one that has not seen that event yet."""
+    drafts = random_drafts(random.Random(7), jobs=8, events=100)
+    await append_all(log, drafts[:60])
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    async with running_hub(log, tmp_path / "a") as first:
+        async with await first.hub.open(EVERYTHING, after=0) as subscription:
+            before = await read_to(subscription, 50)
+            cursor = subscription.sequence
+        async with (
+            running_hub(log, tmp_path / "b") as second,
+            await second.hub.open(EVERYTHING, after=cursor) as subscription,
+        ):
+            await append_all(log, drafts[60:])
+            after = await read_to(subscription, (await truth_of(log))[-1].sequence)
+    assert said([*before, *after]) == must_say(await truth_of(log))
+
+
+async def test_a_place_that_this_replica_has_not_reached_is_waited_for(tmp_path: Path) -> None:
+    """A feed that begins beyond this replica's view, within the log, tells only what comes after it."""
+    log = MemoryLog()
+    drafts = random_drafts(random.Random(8), jobs=4, events=40)
+    async with running_hub(log, tmp_path) as running:
+        await append_all(log, drafts[:20])  # the projector has not run since: nothing was awaited that waits
+        assert running.hub.sequence < 20
+        async with (
+            await running.hub.open(EVERYTHING, after=20) as given,
+            await running.hub.open(EVERYTHING) as now,
+        ):
+            assert given.sequence == now.sequence == 20
+            await append_all(log, drafts[20:])
+            truth = [told for told in await truth_of(log) if told.sequence > 20]
+            for subscription in (given, now):
+                assert said(await read_to(subscription, truth[-1].sequence)) == must_say(truth)
+
+
+def test_an_unknown_type_is_refused_with_those_there_are() -> None:
+    """A misspelt type would be a feed that is silent for ever."""
+    with pytest.raises(InvalidInput, match=r"'delted' is no event type; use one of created, updated, state"):
+        parse_types(["created", "delted"])
+
+
+@pytest.mark.parametrize("ring_events", [1, 10_000])
+async def test_a_feed_says_where_it_is_as_soon_as_it_has_caught_up(tmp_path: Path, ring_events: int) -> None:
+    """From the log or from the ring: behind the last event, without waiting for a heartbeat's time; once."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(5), jobs=4, events=40))
+    nobody = EventFilter(namespaces=frozenset({"nobody's"}))
+    async with running_hub(log, tmp_path, ring_events=ring_events) as running:
+        for feed_filter in (nobody, EVERYTHING):
+            async with await running.hub.open(feed_filter, after=7) as subscription, asyncio.timeout(60):
+                while await subscription.next():
+                    pass
+                assert subscription.sequence == 40
+                waiting = asyncio.create_task(subscription.next())
+                done, _ = await asyncio.wait({waiting}, timeout=0.1)
+                assert not done
+                waiting.cancel()
+        async with await running.hub.open(EVERYTHING) as subscription:  # from now: it has nothing to catch up
+            waiting = asyncio.create_task(subscription.next())
+            assert not (await asyncio.wait({waiting}, timeout=0.1))[0]
+            waiting.cancel()

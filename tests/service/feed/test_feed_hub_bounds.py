@@ -1,0 +1,226 @@
+"""Live feeds: bounded in number, in memory and in time, and ended for a reason that the reader is told."""
+
+import asyncio
+import random
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from jobledger import MemoryLog
+from jobledger.projections.subscriptions.filters import EventFilter
+from jobledger.service.errors import CursorGone, NotReady, TooManyRequests
+from jobledger.service.feed.connection import Cause, Subscription
+from jobledger.store.log import LogInfo
+from jobledger.store.model.subjects import named_job_id
+from tests.support.feeding import EVERYTHING, must_say, read_to, running_hub, said, truth_of
+from tests.support.histories import append_all, random_drafts
+
+ELSEWHERE = EventFilter(namespaces=frozenset({"elsewhere"}))
+
+
+async def ended(subscription: Subscription) -> str:
+    """Wait for the end of a feed; its reason."""
+    async with asyncio.timeout(10):
+        while await subscription.next() is not None:
+            pass
+    return subscription.reason
+
+
+async def test_a_slow_reader_costs_no_memory_and_harms_nobody(tmp_path: Path) -> None:
+    """While one takes nothing, the others get all, the hub keeps its bound, and the slow one loses none."""
+    log = MemoryLog()
+    async with running_hub(log, tmp_path, ring_events=32) as running:
+        hub = running.hub
+        async with await hub.open(EVERYTHING) as slow, await hub.open(EVERYTHING) as fast:
+            drafts = random_drafts(random.Random(1), jobs=10, events=400)
+            got: list[object] = []
+            for start in range(0, 400, 20):
+                await append_all(log, drafts[start : start + 20])
+                got += said(await read_to(fast, start + 20))
+                assert len(hub.ring) <= 32
+            truth = must_say(await truth_of(log))
+            assert got == truth
+            assert slow.sequence == 0
+            assert said(await read_to(slow, 400)) == truth
+
+
+async def test_the_ring_is_bounded_in_bytes(tmp_path: Path) -> None:
+    """Large events push out older ones sooner; what one feed is sent at once is bounded as well."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(2), jobs=5, events=50))
+    limits = {"ring_bytes": 30_000, "send_bytes": 4_000}
+    async with running_hub(log, tmp_path, **limits) as running:
+        hub = running.hub
+        async with await hub.open(EVERYTHING, after=0) as subscription:
+            drafts = random_drafts(random.Random(4), jobs=5, events=250)[50:]
+            for number in range(0, len(drafts), 10):
+                await append_all(log, drafts[number : number + 10])
+                await running.projector.wait_for(60 + number)
+                kept = list(hub.ring.since(0))
+                assert sum(event.size_bytes for event in kept) <= 30_000
+            subscription.sequence = hub.ring.after
+            events = await subscription.next()
+            assert events
+            assert sum(event.size_bytes for event in events[:-1]) < 4_000
+
+
+async def test_a_reader_that_does_not_come_back_is_cut_off(tmp_path: Path) -> None:
+    """A reader still busy after the send timeout is called off; one that comes back in time is not."""
+    log = MemoryLog()
+    async with (
+        running_hub(
+            log, tmp_path, send_timeout_seconds=0.2, tick_seconds=0.02, heartbeat_seconds=0.05
+        ) as running,
+        await running.hub.open(EVERYTHING) as stuck,
+        await running.hub.open(EVERYTHING) as other,
+    ):
+        called_off = asyncio.Event()
+        stuck.on_stuck = called_off.set
+
+        async def read() -> None:
+            while await other.next() is not None:
+                pass
+
+        reading = asyncio.create_task(read())
+        async with asyncio.timeout(10):
+            await called_off.wait()
+        assert stuck.cause is Cause.SLOW
+        assert other.cause is None
+        other.end(Cause.GONE, "enough")
+        await reading
+
+
+async def test_five_hundred_feeds_get_every_event(tmp_path: Path) -> None:
+    """500 feeds at once, of everything and of one job, each get all that is theirs."""
+    log = MemoryLog()
+    job = named_job_id("default", "job-3")
+    async with running_hub(log, tmp_path) as running, AsyncExitStack() as stack:
+        feeds = [
+            await stack.enter_async_context(
+                await running.hub.open(EVERYTHING if number % 2 else EventFilter(job=("default", job)))
+            )
+            for number in range(500)
+        ]
+        await append_all(log, random_drafts(random.Random(5), jobs=6, events=100))
+        truth = await truth_of(log)
+        of_job = [told for told in truth if told.status.id == job]
+
+        async def read(number: int) -> None:
+            expected = truth if number % 2 else of_job
+            events = await read_to(feeds[number], expected[-1].sequence)
+            assert said(events) == must_say(expected)
+
+        await asyncio.gather(*map(read, range(500)))
+
+
+async def test_a_feed_that_nothing_concerns_moves_on_with_its_heartbeats(tmp_path: Path) -> None:
+    """Heartbeats come while it is silent; each carries a place behind all that did not pass the filter."""
+    log = MemoryLog()
+    async with (
+        running_hub(log, tmp_path, heartbeat_seconds=0.05, tick_seconds=0.01, ring_events=8) as running,
+        await running.hub.open(ELSEWHERE) as subscription,
+    ):
+        places = []
+        for start in range(0, 60, 20):
+            drafts = random_drafts(random.Random(6), jobs=3, events=60)
+            await append_all(log, drafts[start : start + 20])
+            await running.projector.wait_for(start + 20)
+            assert not await subscription.next()
+            places.append(subscription.sequence)
+        assert places == [20, 40, 60]
+
+
+async def test_feeds_are_bounded_by_client_and_in_all(tmp_path: Path) -> None:
+    """One more than a client, or all together, may have is refused; a feed that ends gives its place back."""
+    async with running_hub(MemoryLog(), tmp_path, feeds=3, feeds_per_client=2) as running:
+        hub = running.hub
+        async with await hub.open(EVERYTHING, client="a"):
+            async with await hub.open(EVERYTHING, client="a"):
+                with pytest.raises(TooManyRequests, match="2 feeds of one client"):
+                    await hub.open(EVERYTHING, client="a")
+                async with await hub.open(EVERYTHING, client="b"):
+                    with pytest.raises(TooManyRequests, match="3 feeds are open"):
+                        await hub.open(EVERYTHING, client="c")
+                    assert len(hub) == 3
+            with pytest.raises(CursorGone):
+                await hub.open(EVERYTHING, client="a", after=99)
+            async with await hub.open(EVERYTHING, client="a"), await hub.open(EVERYTHING):
+                assert len(hub) == 2  # what has no client is not counted
+        assert len(hub) == 0
+
+
+async def test_a_drain_closes_every_feed_where_it_is(tmp_path: Path) -> None:
+    """Readers hear of it at once, wherever they wait; their places are kept; no feed is opened any more."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(7), jobs=3, events=20))
+    async with running_hub(log, tmp_path) as running:
+        hub = running.hub
+        async with await hub.open(EVERYTHING) as waiting, await hub.open(EVERYTHING, after=0) as reading:
+            wait = asyncio.create_task(ended(waiting))
+            await asyncio.sleep(0)
+            events = await reading.next()
+            close = asyncio.create_task(hub.close("enough"))
+            assert await wait == "enough"
+            assert waiting.sequence == 20
+            assert await ended(reading) == "enough"
+            assert events is not None
+            # Records behind the last event that changed no job were gone past as well.
+            assert events[-1].sequence <= reading.sequence <= 20
+            assert reading.cause is Cause.DRAINED
+            with pytest.raises(NotReady, match="enough"):
+                await hub.open(EVERYTHING)
+        async with asyncio.timeout(1):
+            await close  # as soon as the last reader has gone, not at its bound
+
+
+async def test_a_drain_does_not_wait_for_a_reader_that_is_stuck(tmp_path: Path) -> None:
+    """A reader that takes nothing is called off at the drain's own bound."""
+    async with (
+        running_hub(MemoryLog(), tmp_path, close_seconds=0.05) as running,
+        await running.hub.open(EVERYTHING) as stuck,
+    ):
+        called_off = asyncio.Event()
+        stuck.on_stuck = called_off.set
+        await running.hub.close()
+        assert called_off.is_set()
+
+
+async def test_a_revoked_token_ends_the_feed(tmp_path: Path) -> None:
+    """Within a tick, also if nothing happens; and no event is told after it."""
+    log = MemoryLog()
+    valid = {"yes"}
+    async with running_hub(log, tmp_path, tick_seconds=0.01) as running:
+        async with await running.hub.open(EVERYTHING, is_valid=lambda: bool(valid)) as silent:
+            waiting = asyncio.create_task(ended(silent))
+            await asyncio.sleep(0)
+            valid.clear()
+            assert await waiting == "the token is no longer valid"
+        async with await running.hub.open(EVERYTHING, is_valid=lambda: bool(valid)) as late:
+            await append_all(log, random_drafts(random.Random(8), jobs=2, events=5))
+            assert await late.next() is None
+            assert late.cause is Cause.REVOKED
+
+
+class _Trimmed(MemoryLog):
+    """A log that has lost its beginning."""
+
+    async def info(self) -> LogInfo:
+        info = await super().info()
+        return LogInfo(info.epoch, 10, info.last_sequence)
+
+
+async def test_a_place_outside_the_log_is_gone(tmp_path: Path) -> None:
+    """Beyond the end, or before the first event kept: refused before anything is told, with what to do."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(9), jobs=3, events=30))
+    async with running_hub(log, tmp_path, ring_events=8) as running:
+        with pytest.raises(CursorGone, match=r"-31 is beyond the end of the stream, 30.* begin anew"):
+            await running.hub.open(EVERYTHING, after=31)
+        trimmed = _Trimmed()
+        trimmed.__dict__.update(log.__dict__)
+        running.hub._log = trimmed
+        with pytest.raises(CursorGone, match=r"-8 are no longer there: the stream begins at 10.* begin anew"):
+            await running.hub.open(EVERYTHING, after=8)
+        async with await running.hub.open(EVERYTHING, after=9) as subscription:
+            assert subscription.sequence == 9

@@ -1,0 +1,257 @@
+"""Live feeds when things go wrong around them: the log out of reach, replaced, or written to by others."""
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from jobledger import JetStreamLog, LogUnavailable, MemoryLog
+from jobledger.projections.batch import Folded
+from jobledger.service.errors import NotReady
+from jobledger.service.feed.connection import Cause, Subscription
+from jobledger.service.feed.events import event_text, feed_event
+from jobledger.store.model.errors import JobledgerError, LogReplaced
+from jobledger.store.model.events import JobCreated, Record, Recorded, read_record
+from jobledger.store.model.fold import fold
+from jobledger.store.model.job import JobStatus
+from jobledger.store.model.subjects import named_job_id
+from tests.support.feeding import EVERYTHING, must_say, read_between, read_to, running_hub, said, truth_of
+from tests.support.histories import append_all, draft, random_drafts, spec_data
+from tests.support.logs import ask
+
+
+async def ended(subscription: Subscription) -> str:
+    """Wait for the end of a feed; its reason."""
+    async with asyncio.timeout(60):
+        while await subscription.next() is not None:
+            pass
+    return subscription.reason
+
+
+class _Shy(MemoryLog):
+    """A log that can't be read for a while."""
+
+    failures = 0
+
+    async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
+        if self.failures:
+            self.failures -= 1
+            raise LogUnavailable("no answer")
+        return await super().read(subject, after=after, up_to=up_to)
+
+
+async def test_a_log_out_of_reach_is_ridden_out(tmp_path: Path) -> None:
+    """A feed that catches up asks again, with heartbeats meanwhile, and then tells all."""
+    log = _Shy()
+    await append_all(log, random_drafts(random.Random(1), jobs=5, events=60))
+    async with running_hub(
+        log, tmp_path, ring_events=8, retry_seconds=0.02, heartbeat_seconds=0.01
+    ) as running:
+        log.failures = 5
+        async with await running.hub.open(EVERYTHING, after=0) as subscription:
+            assert await subscription.next() == ()
+            assert subscription.sequence == 0
+            assert said(await read_to(subscription, 60)) == must_say(await truth_of(log))
+        assert log.failures == 0
+
+
+async def test_what_another_projector_folded_is_read_from_the_log(tmp_path: Path) -> None:
+    """Where the projector can't say what happened, as another on its file was faster, nothing is lost."""
+    log = MemoryLog()
+    drafts = random_drafts(random.Random(2), jobs=6, events=100)
+    async with (
+        running_hub(log, tmp_path, heartbeat_seconds=0.02, tick_seconds=0.01) as running,
+        await running.hub.open(EVERYTHING) as subscription,
+    ):
+        take = running.hub.take
+
+        def forgetful(after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
+            take(after, up_to, None if up_to % 3 == 0 else folded)
+
+        running.hub.take = forgetful  # type: ignore[method-assign]
+        found = []
+        for number in range(0, 100, 4):
+            await append_all(log, drafts[number : number + 4])
+            found += said(await read_to(subscription, number + 4))
+        assert found == must_say(await truth_of(log))
+
+
+async def test_what_the_hub_did_not_hear_of_is_read_from_the_log(tmp_path: Path) -> None:
+    """A step that begins elsewhere than the last one ended leaves no hole in a feed."""
+    log = MemoryLog()
+    drafts = random_drafts(random.Random(5), jobs=6, events=60)
+    async with running_hub(log, tmp_path) as running, await running.hub.open(EVERYTHING) as subscription:
+        take, steps = running.hub.take, count()
+
+        def deaf(after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
+            if next(steps) % 2:
+                take(after, up_to, folded)
+
+        running.hub.take = deaf  # type: ignore[method-assign]
+        for draft_ in drafts:  # each is a step of its own
+            await append_all(log, [draft_])
+            await running.projector.wait_for((await log.info()).last_sequence)
+        assert said(await read_to(subscription, 60)) == must_say(await truth_of(log))
+
+
+async def test_a_place_in_a_log_made_again_is_refused_at_the_door(tmp_path: Path) -> None:
+    """Also before the projector has heard of it: the sequence means another event."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(6), jobs=4, events=30))
+    async with running_hub(log, tmp_path, ring_events=8) as running:
+        running.hub.mark = "0123456789ab"  # as of the log that was there before
+        with pytest.raises(LogReplaced, match="made again"):
+            await running.hub.open(EVERYTHING, after=1)
+
+
+async def test_a_stopped_projector_ends_the_feeds_and_a_new_start_lets_them_in_again(tmp_path: Path) -> None:
+    """Feeds don't go on silently beside a view that stands still."""
+    log = MemoryLog()
+    async with running_hub(log, tmp_path) as running:
+        async with await running.hub.open(EVERYTHING) as subscription:
+            await running.projector.stop()
+            assert "stopping" in await ended(subscription)
+            assert subscription.cause is Cause.DRAINED
+        with pytest.raises(NotReady):
+            await running.hub.open(EVERYTHING)
+        await running.projector.start()
+        async with await running.hub.open(EVERYTHING) as subscription:
+            drafts = random_drafts(random.Random(3), jobs=2, events=10)
+            await append_all(log, drafts)
+            assert said(await read_to(subscription, 10)) == must_say(await truth_of(log))
+
+
+async def test_a_log_made_again_under_a_running_service_ends_the_feeds(
+    jetstream_log: JetStreamLog, tmp_path: Path
+) -> None:
+    """Live ones as soon as the projector hears of it; one that reads the old part at its very next page."""
+    log = jetstream_log
+    await append_all(log, random_drafts(random.Random(4), jobs=4, events=30))
+    async with (
+        running_hub(log, tmp_path, ring_events=8) as running,
+        await running.hub.open(EVERYTHING) as live,
+        await running.hub.open(EVERYTHING, after=0) as old,
+    ):
+        await ask(log, "STREAM.DELETE.JOBS")
+        await ask(log, "STREAM.CREATE.JOBS", {"name": "JOBS", "subjects": ["jobs.>"], "allow_direct": True})
+        assert "made again" in await ended(old)
+        assert "made again" in await ended(live)
+        assert old.cause is live.cause is Cause.BROKEN
+
+
+async def test_a_page_of_the_log_ends_where_the_view_is(tmp_path: Path) -> None:
+    """What the log has beyond this replica's view is left for later: it would be told twice."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(7), jobs=4, events=60))
+    truth = await truth_of(log)
+    async with running_hub(log, tmp_path) as running:
+        events, reached = await running.hub.catch_up(EVERYTHING.subjects).page(5, 30)
+        assert reached == 30
+        assert said(events) == must_say([told for told in truth if 5 < told.sequence <= 30])
+
+
+async def test_a_page_of_another_log_is_thrown_away(tmp_path: Path) -> None:
+    """The log made again while a feed read it: nothing of the new one is told under the old one's cursors."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(8), jobs=4, events=20))
+    async with running_hub(log, tmp_path) as running:
+        running.hub.mark = "0123456789ab"  # of the log that was there before
+        with pytest.raises(LogReplaced, match="made again"):
+            await running.hub.catch_up(EVERYTHING.subjects).page(0, 20)
+
+
+def _created(payload: bytes) -> Folded:
+    """A creation, written by somebody else."""
+    job_id = named_job_id("default", "x")
+    record = Record(
+        1, 1_700_000_000_123_456_789, draft(JobCreated, job_id, spec_data("x"), 1).subject, payload
+    )
+    recorded = read_record(record)
+    assert isinstance(recorded, Recorded)
+    status = fold(None, recorded)
+    assert isinstance(status, JobStatus)
+    return Folded(record, recorded.event, status)
+
+
+def test_an_event_is_one_line_of_json_however_it_was_written() -> None:
+    """Other writers lay out JSON as they like, and may use our names: the stream's word counts."""
+    plain = draft(
+        JobCreated, named_job_id("default", "x"), spec_data("x", labels={"größe": "10 µm"}), 1
+    ).payload
+    for payload in (
+        plain,
+        msgspec.json.format(plain, indent=2),
+        plain + b" \r\n",
+        b'{"sequence":7,"revision":9,"name":"y","matches":"both",' + plain[1:],
+    ):
+        text = event_text(feed_event(_created(payload)), "0123456789ab", "/jobledger/x")
+        first, second, third, *rest = text.decode().split("\n")
+        assert (first, second, rest) == ("id: 0123456789ab-1", "event: jobledger.job.created.v1", ["", ""])
+        data = json.loads(third.removeprefix("data: "))
+        assert (data["sequence"], data["revision"], data["version"]) == (f"{1:020}", 1, 1)
+        assert (data["source"], data["name"]) == ("/jobledger/x", "x")
+        assert "matches" not in data
+        keys = [key for key, _ in json.loads(third.removeprefix("data: "), object_pairs_hook=list)]
+        assert len(keys) == len(set(keys))
+        assert data["streamtime"] == "2023-11-14T22:13:20.123456789Z"
+        assert data["data"] == json.loads(plain)["data"]
+        assert "\r" not in text.decode()
+
+
+async def test_anomalies_are_told_by_no_feed(log: MemoryLog | JetStreamLog, tmp_path: Path) -> None:
+    """What changes no job is no event of a feed, from the ring or from the log; places go on over it."""
+    drafts = random_drafts(random.Random(5), jobs=3, events=80)
+    await append_all(log, drafts)
+    truth = await truth_of(log)
+    assert len(truth) < 80
+    for ring_events in (8, 1_000):
+        directory = tmp_path / str(ring_events)
+        directory.mkdir()
+        async with running_hub(log, directory, ring_events=ring_events) as running:
+            assert await read_between(running.hub, EVERYTHING, 0, 80) == must_say(truth)
+
+
+class _Listener:
+    """A tap that remembers."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, int, int | None]] = []
+        self.began: list[int] = []
+        self.ended: list[JobledgerError | None] = []
+
+    def begin(self, sequence: int) -> None:
+        self.began.append(sequence)
+
+    def take(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
+        self.heard.append((after, up_to, None if folded is None else len(folded)))
+
+    def end(self, error: JobledgerError | None) -> None:
+        self.ended.append(error)
+
+
+async def test_a_projector_tells_its_tap_all_that_it_folds(tmp_path: Path) -> None:
+    """From where it is when the tap is attached, without a gap, until it is stopped."""
+    log = MemoryLog()
+    drafts = random_drafts(random.Random(6), jobs=3, events=50)
+    await append_all(log, drafts[:10])
+    async with running_hub(log, tmp_path) as running:
+        listener = _Listener()
+        running.projector.attach(listener)
+        for number in range(10, 50, 10):
+            await append_all(log, drafts[number : number + 10])
+            await running.projector.wait_for(number + 10)
+        await running.projector.stop()
+        assert listener.began == [10]
+        assert [after for after, _, _ in listener.heard] == [
+            10,
+            *(up_to for _, up_to, _ in listener.heard[:-1]),
+        ]
+        assert sum(count or 0 for _, _, count in listener.heard) == sum(
+            told.sequence > 10 for told in await truth_of(log)
+        )
+        assert listener.ended == [None]

@@ -1,0 +1,142 @@
+"""Log lines: text with a time zone or JSON, an access line for each request, and never a secret."""
+
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobledger.service.access.principal import Role
+from jobledger.service.limits import ACCESS_PATH_MAX_CHARACTERS, REQUESTS_KEPT_FOR_WRITES_PER_CLIENT
+from jobledger.service.logs import FORMATS, LEVELS, configure_logs
+from jobledger.service.settings import SETTINGS
+from tests.support.middleware import Guarded
+from tests.support.service_process import running_service
+
+SECRET = "jl-secret-in-a-query"
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """What is logged; the loggers are afterwards as they were."""
+    root, ours = logging.getLogger(), logging.getLogger("jobledger")
+    before = (root.handlers[:], root.level, ours.level)
+    yield io.StringIO()
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    """The lines of JSON."""
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def guarded(directory: Path, **more: str) -> tuple[Guarded, str]:
+    """A gate with a token of `alice`, and the token."""
+    gate = Guarded(directory, **more)  # type: ignore[arg-type]
+    _, text = gate.tokens.create("alice", Role.READER, None)
+    return gate, text
+
+
+async def test_each_request_has_a_line_with_who_what_status_and_duration(
+    tmp_path: Path, stream: io.StringIO
+) -> None:
+    """The request id is the one of the answer; neither the token nor the query is in it."""
+    configure_logs("info", "json", stream)
+    gate, token = guarded(tmp_path)
+    header = {"authorization": f"Bearer {token}", "x-request-id": "id-1"}
+    answer = await gate.ask(f"/api/v1/orchestrator/jobs?token={SECRET}", header)
+    (line,) = lines(stream)
+    assert answer.headers["x-request-id"] == line["request_id"] == "id-1"
+    assert (line["principal"], line["method"], line["status"]) == ("alice", "GET", 200)
+    assert line["path"] == "/api/v1/orchestrator/jobs"
+    assert isinstance(line["duration_ms"], float)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", str(line["time"]))
+    assert SECRET not in stream.getvalue()
+    assert token not in stream.getvalue()
+
+
+@pytest.mark.parametrize("access_log", ["on", "off"])
+async def test_refusals_leave_a_warning_whatever_the_access_log_is(
+    tmp_path: Path, stream: io.StringIO, access_log: str
+) -> None:
+    """401 and 403; a request that is answered has a line only if access lines are wanted."""
+    configure_logs("info", "json", stream)
+    gate, token = guarded(tmp_path, access_log=access_log)
+    await gate.ask(headers={"authorization": f"Bearer {SECRET}"})
+    _, narrow = gate.tokens.create("bob", Role.READER, ["team"])
+    await gate.ask("/metrics", {"authorization": f"Bearer {narrow}"})
+    await gate.ask(headers={"authorization": f"Bearer {token}"})
+    found = [(line["level"], line["status"]) for line in lines(stream)]
+    assert found == [("warning", 401), ("warning", 403), *([("info", 200)] if access_log == "on" else [])]
+    assert SECRET not in stream.getvalue()
+
+
+async def test_too_many_requests_leave_a_warning(
+    tmp_path: Path, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """429, with the name of who asked too much."""
+    monkeypatch.setattr(
+        "jobledger.service.limits.REQUESTS_MAX_PER_CLIENT", REQUESTS_KEPT_FOR_WRITES_PER_CLIENT
+    )
+    configure_logs("warning", "json", stream)
+    gate, token = guarded(tmp_path, access_log="off")
+    await gate.ask(headers={"authorization": f"Bearer {token}"})
+    assert [(line["status"], line["principal"]) for line in lines(stream)] == [(429, "alice")]
+
+
+async def test_a_text_line_has_the_zone_and_cannot_be_forged(tmp_path: Path, stream: io.StringIO) -> None:
+    """A path with a line break stays on its line; one that is too long is cut."""
+    configure_logs("info", "text", stream)
+    gate, token = guarded(tmp_path)
+    header = {"authorization": f"Bearer {token}"}
+    await gate.ask("/a b\n2026 ERROR forged\x1b[2J", header)
+    await gate.ask("/" + "x" * 5_000, header)
+    first, second = stream.getvalue().splitlines()
+    zone = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [+-]\d{4}"
+    assert re.match(rf"{zone} INFO jobledger\.access: GET '/a\\x20b\\n2026", first)
+    assert "\x1b" not in first
+    assert "principal=alice" in first
+    assert len(second) < ACCESS_PATH_MAX_CHARACTERS + 300
+
+
+async def test_probes_that_succeed_are_for_debugging(tmp_path: Path, stream: io.StringIO) -> None:
+    """They come every few seconds; with `debug` they have a line."""
+    gate, _ = guarded(tmp_path)
+    for level, count in (("info", 0), ("debug", 1)):
+        configure_logs(level, "text", stream)
+        await gate.ask("/livez")
+        assert len(stream.getvalue().splitlines()) == count
+
+
+def test_an_exception_is_part_of_its_json_line(stream: io.StringIO) -> None:
+    """One line is one object, whatever is logged."""
+    configure_logs("error", "json", stream)
+    try:
+        raise ValueError("first\nsecond")  # noqa: TRY301 - its traceback is what is tested
+    except ValueError:
+        logging.getLogger("jobledger.service").exception("it failed")
+    logging.getLogger("jobledger.service").warning("not of this level")
+    (line,) = lines(stream)
+    assert line["message"] == "it failed"
+    assert "ValueError: first\nsecond" in str(line["exception"])
+
+
+def test_the_settings_have_the_levels_and_formats_that_there_are() -> None:
+    """Both are named in one place each."""
+    assert SETTINGS["log_level"].words == LEVELS
+    assert SETTINGS["log_format"].words == FORMATS
+
+
+@pytest.mark.slow
+def test_a_service_logs_as_its_settings_say(tmp_path: Path) -> None:
+    """All lines of the log are JSON; the banner is for people."""
+    with running_service(tmp_path, "--log-format", "json", env={"JOBLEDGER_LOG_LEVEL": "DEBUG"}) as service:
+        pass
+    found = [json.loads(line) for line in service.output if line.startswith("{")]
+    assert any(line["message"].startswith("ready for requests") for line in found)
+    assert any(line.get("path") == "/readyz" and line["level"] == "debug" for line in found)

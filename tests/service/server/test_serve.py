@@ -1,0 +1,215 @@
+"""`jobledger serve` as a process: what it says, what it refuses to begin, and what it rides out."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from jobledger import JetStreamLog
+from jobledger.service.errors import InvalidSettings, NotReady
+from jobledger.service.server.http_server import check_tls, free_port, resolve
+from jobledger.service.server.serve import locked
+from jobledger.service.settings import Settings
+from jobledger.store.log import Draft
+from jobledger.store.model.subjects import job_subject, named_job_id
+from tests.support.api import PREFIX, job_body
+from tests.support.service_process import RunningService, clean_env, running_service
+
+COMMAND = [sys.executable, "-m", "jobledger.service.cli.main", "serve"]
+TIMEOUT_SECONDS = 30.0
+
+
+def serve_refused(home: Path, *flags: str, code: str = "") -> tuple[int, str]:
+    """The exit code and the message of a `serve` that does not begin."""
+    command = COMMAND if not code else [sys.executable, "-c", code, "serve"]
+    done = subprocess.run(
+        [*command, *flags],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+        env=clean_env(home),
+    )
+    return done.returncode, done.stderr
+
+
+def wait_line(service: RunningService, text: str) -> str:
+    """The line of its output that says this; waits for it."""
+    for _ in range(int(TIMEOUT_SECONDS / 0.01)):
+        for line in tuple(service.output):
+            if text in line:
+                return line
+        assert service.process.poll() is None or text in "\n".join(service.output), service.output
+        time.sleep(0.01)
+    raise AssertionError(f"{text!r} was not said: {service.output}")
+
+
+def ready_text(service: RunningService) -> httpx.Response:
+    """What `/readyz?verbose` says."""
+    return httpx.get(f"{service.url}/readyz?verbose", timeout=10)
+
+
+def put_job(service: RunningService, name: str) -> httpx.Response:
+    """Submit a job."""
+    return httpx.put(f"{service.url}{PREFIX}/jobs", json=job_body(name), timeout=TIMEOUT_SECONDS)
+
+
+def test_the_banner_comes_when_requests_are_taken_and_its_lines_work(tmp_path: Path) -> None:
+    """Nobody has to wait after it, it names every place, and what it says to try does what it says."""
+    with running_service(tmp_path, ready=False) as service:
+        assert httpx.get(f"{service.url}/livez").text == "ok\n"
+        wait_line(service, "ready for requests")
+        shown = "\n".join(service.output)
+        for place in ("nats", "view.sqlite", "tokens.json"):
+            assert str(service.data_dir / place) in shown
+        assert f"{service.url}/docs" in shown
+        lines = shown.partition("Try next")[2].splitlines()
+        curl = "\n".join(line for line in lines if "curl" in line or "Content-Type" in line)
+        describe = next(line for line in lines if "describe" in line)
+        script = f"set -e\n{curl}\n{describe}"
+        done = subprocess.run(
+            ["sh", "-c", script], capture_output=True, text=True, check=False, env=clean_env(tmp_path)
+        )
+        assert done.returncode == 0, done.stderr
+        assert '"Revision":1' in done.stdout
+        assert "hello" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_second_service_on_a_data_directory_is_refused(tmp_path: Path) -> None:
+    """It names the directory and the process that has it, and the first one is not disturbed."""
+    with running_service(tmp_path) as service:
+        code, told = serve_refused(tmp_path, "--data-dir", str(service.data_dir), "--port", "0")
+        assert code == 6
+        assert f"{service.data_dir} is in use" in told
+        assert f"process {service.process.pid}" in told
+        assert "Traceback" not in told
+        assert put_job(service, "still-there").status_code == 200
+
+
+def test_a_data_directory_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    """Also without an embedded server: the lock is of the directory, and free again afterwards."""
+    with locked(tmp_path / "data"), pytest.raises(NotReady, match="in use"), locked(tmp_path / "data"):
+        pass
+    with locked(tmp_path / "data"):
+        assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_data_directory_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    """The message names it."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidSettings, match="file"), locked(tmp_path / "file" / "data"):
+        pass
+
+
+def test_a_busy_port_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    """Also one that is shared in the way in which the HTTP server would share it."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        code, told = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), "--port", str(port))
+        assert code == 6
+        assert f"port {port} of 127.0.0.1 is in use" in told
+        assert not (tmp_path / "data").exists()
+    assert free_port("127.0.0.1", port) == port
+
+
+def test_an_address_that_others_can_reach_needs_a_token(tmp_path: Path) -> None:
+    """Nothing is started; the way out is told."""
+    code, told = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), "--host", "0.0.0.0")
+    assert code == 2
+    assert "jobledger token create" in told
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "not an address", "192.0.2.1"])
+def test_a_host_that_is_not_of_this_machine_is_refused(host: str) -> None:
+    """As a setting, not as a stack."""
+    with pytest.raises(InvalidSettings):
+        free_port(resolve(host), 0)
+
+
+def test_a_certificate_that_is_none_is_refused(tmp_path: Path) -> None:
+    """Before anything is started."""
+    (tmp_path / "cert").write_text("no certificate")
+    with pytest.raises(InvalidSettings, match="tls_cert"):
+        check_tls(Settings(tls_cert=tmp_path / "cert", tls_key=tmp_path / "cert"))
+
+
+@pytest.mark.parametrize("package", ["granian", "litestar", "prometheus_client"])
+def test_missing_packages_are_told_with_the_way_to_get_them(tmp_path: Path, package: str) -> None:
+    """An installation without the extras says which ones it needs."""
+    code = f"import sys; sys.modules[{package!r}] = None; from jobledger.service.cli.main import main; main()"
+    status, told = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), code=code)
+    assert status == 2
+    assert "pip install 'jobledger[server,embedded]'" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_a_cluster_that_cannot_be_reached_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    """A start that fails is over: exit code 6, and the directory is free."""
+    port = free_port("127.0.0.1", 0)
+    flags = ("--data-dir", str(tmp_path / "data"), "--port", "0", "--nats-url", f"nats://127.0.0.1:{port}")
+    code, told = serve_refused(tmp_path, *flags)
+    assert code == 6
+    assert f"127.0.0.1:{port}" in told
+    with locked(tmp_path / "data"):
+        pass
+
+
+@pytest.mark.slow
+def test_the_embedded_server_dying_is_ridden_out(tmp_path: Path) -> None:
+    """It is started again, the write that came meanwhile is answered, and the operator is told."""
+    with running_service(tmp_path) as service:
+        os.kill(server_pid(service), signal.SIGKILL)
+        assert put_job(service, "meanwhile").status_code == 200
+        wait_line(service, "restarting the embedded nats-server: it died")
+        assert put_job(service, "after").status_code == 200
+        assert ready_text(service).status_code == 200
+        assert "jobledger_nats_restarts_total 1.0" in httpx.get(f"{service.url}/metrics").text
+
+
+async def append_newer_event(service: RunningService) -> None:
+    """What a newer release could write to the log."""
+    config = json.loads((service.data_dir / "nats" / "nats.conf").read_text())
+    ports = next((service.data_dir / "nats" / "ports").glob("*.ports"))
+    port = json.loads(ports.read_text())["nats"][0].rpartition(":")[2]
+    login = config["authorization"]
+    log = await JetStreamLog.connect(f"nats://{login['user']}:{login['password']}@127.0.0.1:{port}")
+    event = {"specversion": "1.0", "id": "x", "source": "/jobledger", "type": "jobledger.job.newer.v1"}
+    subject = job_subject("default", named_job_id("default", "newer"))
+    await log.append(Draft(subject=subject, event_id="x", payload=json.dumps(event).encode()), expect=0)
+    await log.close()
+
+
+@pytest.mark.slow
+def test_an_event_of_a_newer_release_stops_nothing_but_its_job(tmp_path: Path) -> None:
+    """The service stays ready and names the job that is in quarantine; writes to others are taken."""
+    with running_service(tmp_path) as service:
+        assert put_job(service, "before").status_code == 200
+        asyncio.run(append_newer_event(service))
+        wait_line(service, "is quarantined: event 2 has the type 'jobledger.job.newer.v1'")
+        assert put_job(service, "after").status_code == 200
+        assert put_job(service, "newer").json()["Code"] == "JobQuarantined"
+        assert ready_text(service).status_code == 200
+        metrics = httpx.get(f"{service.url}/metrics").text
+        assert 'jobledger_projector_state{state="stopped"} 0.0' in metrics
+
+
+def server_pid(service: RunningService) -> int:
+    """The process of its embedded nats-server."""
+    children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
+    found = [pid for pid in map(int, children) if Path(f"/proc/{pid}/comm").read_text().startswith("nats")]
+    assert len(found) == 1
+    return found[0]

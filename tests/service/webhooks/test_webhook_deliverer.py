@@ -1,0 +1,232 @@
+"""The deliverer runs what the records want: no more, no less, whatever happens to either."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from jobledger import JetStreamLog
+from jobledger.service.metrics import Metrics
+from jobledger.service.webhooks import deliverer as deliverer_module
+from jobledger.service.webhooks.deliverer import Deliverer
+from jobledger.service.webhooks.records import WebhookState
+from jobledger.service.webhooks.registry import NewWebhook, Webhooks
+from jobledger.service.webhooks.sending import Sender
+from jobledger.service.webhooks.targets import Targets
+from jobledger.store.model.errors import LogUnavailable
+from tests.support.logs import eventually
+from tests.support.receiving import Receiver, answer, receiving
+from tests.support.webhooks import LOCAL, SECRET, Hand, message, registry
+
+WITHIN_SECONDS = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said on another replica comes sooner than in life."""
+    monkeypatch.setattr(deliverer_module, "WEBHOOKS_LOOK_SECONDS", 0.1)
+
+
+class Stage:
+    """A log's webhooks, a deliverer of them, and a receiver."""
+
+    def __init__(self, webhooks: Webhooks, receiver: Receiver, hand: Hand, deliverer: Deliverer) -> None:
+        self.webhooks = webhooks
+        self.receiver = receiver
+        self.hand = hand
+        self.deliverer = deliverer
+
+    async def add(self, name: str = "hook", webhooks: Webhooks | None = None) -> None:
+        """Add one that leads to the receiver."""
+        new = NewWebhook(url=self.receiver.url(f"/{name}"), after=0, name=name, secret=SECRET)
+        await (webhooks or self.webhooks).add(new)
+
+    async def until(self, *names: str) -> None:
+        """Wait until these and no others are delivered."""
+        await eventually(lambda: {*self.deliverer.deliveries} == {*names}, within_seconds=WITHIN_SECONDS)
+
+
+@asynccontextmanager
+async def stage(log: JetStreamLog, draining: asyncio.Event | None = None) -> AsyncIterator[Stage]:
+    """All of it, running."""
+    webhooks, hand = await registry(log), Hand()
+    deliverer = Deliverer(
+        webhooks,
+        hand,
+        Sender(Targets(LOCAL)),
+        Metrics().webhooks,
+        asyncio.Event() if draining is None else draining,
+    )
+    async with receiving() as receiver:
+        deliverer.start()
+        try:
+            yield Stage(webhooks, receiver, hand, deliverer)
+        finally:
+            await deliverer.close()
+
+
+async def test_what_is_added_is_delivered_and_what_is_deleted_is_forgotten(
+    jetstream_log: JetStreamLog,
+) -> None:
+    """At once where it is said, and soon on every other replica."""
+    async with stage(jetstream_log) as play:
+        await play.add("one")
+        other = await registry(jetstream_log)
+        await play.add("two", other)
+        await play.until("one", "two")
+        play.hand.give("one", message(1))
+        play.hand.give("two", message(2))
+        got = await play.receiver.wait_for(2)
+        assert {each.path for each in got} == {"/one", "/two"}
+        await other.remove("one")
+        await play.until("two")
+        await eventually(lambda: play.hand.forgotten == ["one"], within_seconds=WITHIN_SECONDS)
+
+
+async def test_a_paused_webhook_keeps_its_place(jetstream_log: JetStreamLog) -> None:
+    """Nothing is sent, nothing forgotten; resumed, it goes on."""
+    async with stage(jetstream_log) as play:
+        await play.add()
+        await play.until("hook")
+        await play.webhooks.set_state("hook", WebhookState.PAUSED)
+        await play.until()
+        play.hand.give("hook", message())
+        await play.webhooks.set_state("hook", WebhookState.ENABLED)
+        await play.receiver.wait_for(1)
+        assert play.hand.forgotten == []
+
+
+async def test_a_webhook_of_the_same_name_is_another_one(jetstream_log: JetStreamLog) -> None:
+    """Deleted and added again between two looks, the old place is forgotten first."""
+    async with stage(jetstream_log) as play:
+        await play.add()
+        await play.hand.wait_opened(1)
+        other = await registry(jetstream_log)
+        await other.remove("hook")
+        await play.add(webhooks=other)
+        await play.hand.wait_opened(2)
+        assert play.hand.forgotten == ["hook"]
+
+
+async def test_a_new_secret_counts_without_a_new_beginning(jetstream_log: JetStreamLog) -> None:
+    """The delivery goes on where it is."""
+    async with stage(jetstream_log) as play:
+        await play.add()
+        await play.until("hook")
+        await play.webhooks.rotate("hook")
+        await eventually(
+            lambda: len(play.deliverer.deliveries["hook"].webhook.secrets) == 2, within_seconds=WITHIN_SECONDS
+        )
+        play.hand.give("hook", message())
+        (got,) = await play.receiver.wait_for(1)
+        assert got.headers["webhook-signature"].count("v1,") == 2
+        assert play.hand.opened == 1
+
+
+async def test_a_410_disables_the_webhook_on_every_replica(jetstream_log: JetStreamLog) -> None:
+    """And keeps its place: an operator may resume it."""
+    async with stage(jetstream_log) as play:
+        await play.add()
+        play.receiver.say(answer(410))
+        play.hand.give("hook", message())
+        await play.receiver.wait_for(1)
+        await play.until()
+        found = await (await registry(jetstream_log)).get("hook")
+        assert (found.state, found.reason) == (WebhookState.DISABLED, "it answered 410")
+        play.receiver.say(answer(204))
+        await play.webhooks.set_state("hook", WebhookState.ENABLED)
+        await play.receiver.wait_for(2)
+        assert (len(play.receiver.got), play.hand.forgotten) == (2, [])
+
+
+async def test_a_late_410_leaves_a_webhook_that_was_added_again_as_it_is(jetstream_log: JetStreamLog) -> None:
+    """The answer was to the webhook that was deleted; one that is gone for good ends the matter, too."""
+    async with stage(jetstream_log) as play:
+        await play.add()
+        old = await play.webhooks.get("hook")
+        await play.webhooks.remove("hook")
+        await play.deliverer._disable(old, "it answered 410")  # there is none: nothing to do, no loop
+        await play.add()
+        await play.deliverer._disable(old, "it answered 410")
+        found = await play.webhooks.get("hook")
+        assert (found.state, found.reason) == (WebhookState.ENABLED, "")
+        await play.deliverer._disable(found, "it answered 410")
+        assert (await play.webhooks.get("hook")).state is WebhookState.DISABLED
+
+
+@pytest.mark.parametrize("error", [LogUnavailable("the log is away"), ValueError("a mistake of ours")])
+async def test_a_delivery_that_breaks_begins_again(
+    jetstream_log: JetStreamLog, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a wait; the others notice nothing."""
+    monkeypatch.setattr(deliverer_module, "WEBHOOK_RESTART_SECONDS", 0.01)
+    async with stage(jetstream_log) as play:
+        play.hand.breaks = error
+        await play.add()
+        play.hand.give("hook", message())
+        await play.receiver.wait_for(1)
+        assert play.hand.opened == 2
+
+
+async def test_a_look_that_fails_ends_no_delivery(
+    jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs goes on, and the next look is a new one."""
+    async with stage(jetstream_log) as play:
+        await play.add()
+        await play.until("hook")
+        failed = asyncio.Event()
+
+        async def fail() -> None:
+            failed.set()
+            raise LogUnavailable("the log is away")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(play.webhooks, "all", fail)
+            play.webhooks.changed.set()
+            await asyncio.wait_for(failed.wait(), WITHIN_SECONDS)
+            play.hand.give("hook", message())
+            await play.receiver.wait_for(1)
+        await play.add("other")
+        await play.until("hook", "other")
+
+
+async def test_the_drain_finishes_what_is_under_way(jetstream_log: JetStreamLog) -> None:
+    """The delivery whose answer is awaited is not sent twice; the next one is not begun."""
+    draining = asyncio.Event()
+    async with stage(jetstream_log, draining) as play:
+        await play.add()
+        asked, go_on = asyncio.Event(), asyncio.Event()
+        sender = play.deliverer._sender
+        post = sender.post
+
+        async def slowly(*args: object) -> object:
+            asked.set()
+            await go_on.wait()
+            return await post(*args)  # type: ignore[arg-type]
+
+        sender.post = slowly  # type: ignore[assignment, method-assign]
+        play.hand.give("hook", message(1), message(2))
+        await asyncio.wait_for(asked.wait(), WITHIN_SECONDS)
+        draining.set()
+        delivery = play.deliverer.deliveries["hook"]
+        await eventually(lambda: delivery._stopping, within_seconds=WITHIN_SECONDS)
+        go_on.set()
+        await play.deliverer.close()
+        assert [each.headers["webhook-id"] for each in play.receiver.got] == ["id-1"]
+        assert play.hand.failed == []
+
+
+async def test_the_drain_does_not_wait_for_a_target_that_does_not_answer(
+    jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up after its bound, and the event stays unhandled."""
+    monkeypatch.setattr(deliverer_module, "WEBHOOK_DRAIN_SECONDS", 0.05)
+    async with stage(jetstream_log) as play:
+        await play.add()
+        play.receiver.say(None)
+        play.hand.give("hook", message(1))
+        await play.receiver.wait_for(1)
+        await asyncio.wait_for(play.deliverer.close(), WITHIN_SECONDS)
+        assert play.hand._events["hook"].qsize() == 1

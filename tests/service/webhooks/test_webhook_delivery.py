@@ -1,0 +1,214 @@
+"""What a webhook's target does not take is tried again, held, or handed back; a 410 ends it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from standardwebhooks.webhooks import Webhook as Verifier
+
+from jobledger.service import limits
+from jobledger.service.metrics import Metrics
+from jobledger.service.webhooks import delivery as delivery_module
+from jobledger.service.webhooks.delivery import Delivery
+from jobledger.service.webhooks.endpoint import Endpoint
+from jobledger.service.webhooks.records import Secret, Webhook
+from jobledger.service.webhooks.sending import DeliveryFailed, Sender
+from jobledger.service.webhooks.signing import secret_of
+from jobledger.service.webhooks.targets import Targets
+from tests.service.server.test_metrics import figures
+from tests.support.receiving import Arrived, Receiver, answer, receiving
+from tests.support.webhooks import LOCAL, SECRET, make_webhook, message, running
+
+
+async def _nothing(_: Webhook, __: str) -> None:
+    raise AssertionError("nobody said 410")
+
+
+@asynccontextmanager
+async def delivering(
+    gone: Callable[[Webhook, str], Awaitable[None]] = _nothing, **fields: Any
+) -> AsyncIterator[tuple[Delivery, Receiver, Metrics]]:
+    """A delivery to a receiver of the test's own."""
+    sender, metrics = Sender(Targets(LOCAL)), Metrics()
+    async with receiving() as receiver:
+        try:
+            yield (
+                Delivery(make_webhook(receiver.url(), **fields), sender, metrics.webhooks, gone),
+                receiver,
+                metrics,
+            )
+        finally:
+            await sender.close()
+
+
+async def test_an_event_arrives_as_a_signed_cloudevent() -> None:
+    """The reference library verifies it; the event's id is the message's."""
+    async with delivering() as (delivery, receiver, metrics):
+        await delivery.deliver(message(7))
+        (got,) = await receiver.wait_for(1)
+        assert Verifier(SECRET).verify(got.body, got.headers) == {"number": 7}
+        assert got.headers["content-type"] == "application/cloudevents+json"
+        assert got.headers["webhook-id"] == "id-7"
+        told = figures(metrics.text().decode())
+        assert told['jobledger_webhook_tries_total{outcome="taken",webhook="hook"}'] == 1
+        assert told['jobledger_webhook_seconds_count{webhook="hook"}'] == 1
+        assert told['jobledger_webhook_down{webhook="hook"}'] == 0
+
+
+async def test_while_a_secret_is_replaced_the_receiver_may_know_either() -> None:
+    """An expired one signs no more."""
+    new, expired = secret_of(b"n" * 32), secret_of(b"e" * 32)
+    secrets = (Secret(new), Secret(SECRET, 2**62), Secret(expired, 1))
+    async with delivering(secrets=secrets) as (delivery, receiver, _):
+        await delivery.deliver(message())
+        (got,) = await receiver.wait_for(1)
+        for secret in (new, SECRET):
+            Verifier(secret).verify(got.body, got.headers)
+        assert got.headers["webhook-signature"].count("v1,") == 2
+
+
+async def test_an_event_that_is_not_taken_is_handed_back() -> None:
+    """Whatever else the target answers: the subscription tries again, and parks the job at last."""
+    async with delivering() as (delivery, receiver, metrics):
+        for status in (301, 400, 404, 422, 500):
+            receiver.say(answer(status))
+            with pytest.raises(DeliveryFailed, match=str(status)):
+                await delivery.deliver(message(1, "one job"))
+        assert len(receiver.got) == 5
+        assert not delivery.endpoint.is_down  # one job alone never makes a target count as down
+        told = figures(metrics.text().decode())
+        assert told['jobledger_webhook_tries_total{outcome="refused",webhook="hook"}'] == 5
+
+
+async def test_what_an_error_says_tells_no_secret_and_no_address() -> None:
+    """It goes into records, logs and lists."""
+    async with delivering() as (delivery, receiver, _):
+        receiver.say(answer(500, body="secret of the receiver"))
+        with pytest.raises(DeliveryFailed) as caught:
+            await delivery.deliver(message())
+        hook = delivery.webhook
+        said = f"{caught.value} {hook!r} {hook.secrets!r}"
+        for hidden in (SECRET, SECRET.removeprefix("whsec_"), "/hook", "secret of the receiver"):
+            assert hidden not in said
+
+
+async def test_a_target_that_takes_nothing_holds_events_instead_of_failing_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a few jobs in a row the next event waits, and is delivered when the target is back."""
+    monkeypatch.setattr("jobledger.service.webhooks.endpoint.WEBHOOK_OUTAGE_WAIT_SECONDS", 0.01)
+    async with delivering() as (delivery, receiver, metrics):
+        receiver.say(answer(500))
+        for number in range(1, limits.WEBHOOK_OUTAGE_JOBS):
+            with pytest.raises(DeliveryFailed):
+                await delivery.deliver(message(number))
+        assert figures(metrics.text().decode())['jobledger_webhook_down{webhook="hook"}'] == 0
+        async with running(asyncio.create_task(delivery.deliver(message(99)))) as held:
+            await receiver.wait_until(
+                lambda got: sum(each.headers["webhook-id"] == "id-99" for each in got) >= 3
+            )
+            assert not held.done()
+            assert figures(metrics.text().decode())['jobledger_webhook_down{webhook="hook"}'] == 1
+            receiver.say(answer(200))
+            await asyncio.wait_for(held, 60)
+        assert figures(metrics.text().decode())['jobledger_webhook_down{webhook="hook"}'] == 0
+
+
+async def test_an_event_is_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the reason itself; then the next one has its turn."""
+    monkeypatch.setattr(delivery_module, "WEBHOOK_HOLD_MAX_SECONDS", 0.0)
+    async with delivering() as (delivery, receiver, _):
+        receiver.say(answer(503, "Retry-After: 1000"))
+        with pytest.raises(DeliveryFailed):
+            await delivery.deliver(message())
+
+
+async def test_a_target_that_asks_for_a_pause_gets_it() -> None:
+    """The event waits that long, and counts as no failure."""
+    asked = 1
+
+    def once(_: Arrived) -> bytes:
+        return answer(429, f"Retry-After: {asked}") if len(receiver.got) == 1 else answer(204)
+
+    async with delivering() as (delivery, receiver, _):
+        receiver.answering = once
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        await delivery.deliver(message())
+        assert clock() - began >= asked
+        assert [each.headers["webhook-id"] for each in receiver.got] == ["id-1", "id-1"]
+
+
+async def test_a_target_that_is_gone_ends_the_webhook() -> None:
+    """Nothing more is sent, and the event stays unhandled."""
+    told: list[tuple[str, str]] = []
+    done = asyncio.Event()
+
+    async def gone(webhook: Webhook, problem: str) -> None:
+        told.append((webhook.name, problem))
+        done.set()
+
+    async with delivering(gone) as (delivery, receiver, _):
+        receiver.say(answer(410))
+        async with running(asyncio.create_task(delivery.deliver(message()))) as task:
+            await asyncio.wait_for(done.wait(), 60)
+            assert told == [("hook", "it answered 410")]
+            assert not task.done()
+        assert len(receiver.got) == 1
+
+
+async def test_at_the_end_what_is_under_way_is_finished_and_nothing_is_begun() -> None:
+    """An event that is not sent yet stays for the next one."""
+    async with delivering() as (delivery, receiver, _):
+        receiver.say(None)
+        async with running(asyncio.create_task(delivery.deliver(message(1)))) as task:
+            await receiver.wait_for(1)
+            finishing = asyncio.create_task(delivery.finish())
+            done, _ = await asyncio.wait((finishing,), timeout=0.05)
+            assert not done  # the answer is still to come
+            task.cancel()
+            await asyncio.wait_for(finishing, 60)
+        async with running(asyncio.create_task(delivery.deliver(message(2)))) as task:
+            done, _ = await asyncio.wait((task,), timeout=0.05)
+            assert not done
+        assert len(receiver.got) == 1
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_waits_for_a_target_that_is_down_grow_up_to_the_limit() -> None:
+    """And begin anew once it took something."""
+    clock = Clock()
+    endpoint = Endpoint(clock)
+    waits = []
+    for number in range(20):
+        endpoint.failed(f"job-{number}", "it answered 500")
+        waits.append(endpoint.wait_seconds)
+        clock.now += endpoint.wait_seconds
+    quiet = limits.WEBHOOK_OUTAGE_JOBS - 1
+    assert waits[:quiet] == [0.0] * quiet
+    assert waits[quiet : quiet + 3] == [1.0, 2.0, 4.0]
+    assert waits[-1] == limits.WEBHOOK_OUTAGE_MAX_WAIT_SECONDS
+    endpoint.took()
+    assert (endpoint.wait_seconds, endpoint.is_down, endpoint.problem) == (0.0, False, "")
+
+
+def test_one_job_that_fails_again_and_again_is_no_outage() -> None:
+    """Whatever it is that the target does not like about it."""
+    endpoint = Endpoint(Clock())
+    for _ in range(100):
+        endpoint.failed("job", "it answered 500")
+    assert not endpoint.holds
+    endpoint.failed("job", "it answered 503", asked_seconds=5.0)
+    assert (endpoint.holds, endpoint.wait_seconds) == (True, 5.0)
+    endpoint.failed("job", "it answered 500")
+    assert not endpoint.holds

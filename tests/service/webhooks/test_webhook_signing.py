@@ -1,0 +1,96 @@
+"""Webhooks are signed as Standard Webhooks says: its own library verifies what we send."""
+
+import secrets
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from jobledger.service.limits import WEBHOOK_SECRET_MAX_BYTES, WEBHOOK_SECRET_MIN_BYTES
+from jobledger.service.webhooks.signing import read_secret, secret_of, signature
+from jobledger.store.model.errors import InvalidInput
+
+
+def headers(
+    secret: list[str], body: bytes, *, message_id: str = "id-1", at: int | None = None
+) -> dict[str, str]:
+    """What is sent beside a body."""
+    timestamp = int(time.time()) if at is None else at
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature(secret, message_id, timestamp, body),
+    }
+
+
+@given(
+    key=st.binary(min_size=WEBHOOK_SECRET_MIN_BYTES, max_size=WEBHOOK_SECRET_MAX_BYTES),
+    message_id=st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
+    text=st.text(),
+)
+def test_the_reference_library_verifies_our_signatures(key: bytes, message_id: str, text: str) -> None:
+    """Any secret, id and body."""
+    secret, body = secret_of(key), text.encode(errors="replace")
+    Webhook(secret).verify(body, headers([secret], body, message_id=message_id), json_parse=False)
+
+
+def test_a_changed_body_id_or_time_is_not_verified() -> None:
+    """All three are signed, and another secret verifies none of it."""
+    secret, body = secret_of(secrets.token_bytes(32)), b'{"a":1}'
+    good = headers([secret], body)
+    later = str(int(good["webhook-timestamp"]) + 1)
+    for changed, sent in (
+        (b'{"a":2}', good),
+        (body, {**good, "webhook-id": "id-2"}),
+        (body, {**good, "webhook-timestamp": later}),
+        (body, headers([secret_of(secrets.token_bytes(32))], body)),
+    ):
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret).verify(changed, sent)
+
+
+def test_while_a_secret_is_replaced_both_verify() -> None:
+    """One signature for each, in one header."""
+    old, new = (secret_of(secrets.token_bytes(32)) for _ in range(2))
+    body = b"{}"
+    sent = headers([new, old], body)
+    for secret in (old, new):
+        Webhook(secret).verify(body, sent)
+    assert sent["webhook-signature"].count("v1,") == 2
+
+
+def test_the_signature_is_the_one_of_the_standard() -> None:
+    """The example of the standard's own libraries, byte for byte."""
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    body = b'{"test": 2432232314}'
+    assert (
+        signature([secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body)
+        == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    )
+
+
+def test_a_secret_is_taken_in_any_spelling_of_base64_and_nothing_else_is() -> None:
+    """With and without padding; from the least to the most bytes; the refusal does not show it."""
+    key = secrets.token_bytes(WEBHOOK_SECRET_MIN_BYTES + 1)
+    whole = secret_of(key)
+    assert whole.endswith("=")
+    assert read_secret(f" {whole.rstrip('=')}\n") == read_secret(whole) == whole
+    for size in (WEBHOOK_SECRET_MIN_BYTES, WEBHOOK_SECRET_MAX_BYTES):
+        secret = secret_of(bytes(size))
+        assert read_secret(secret) == secret
+    for wrong in (
+        "",
+        "whsec_",
+        "hunter2hunter2hunter2hunter2hunter2hunter2",
+        whole.removeprefix("whsec_"),
+        secret_of(bytes(WEBHOOK_SECRET_MIN_BYTES - 1)),
+        secret_of(bytes(WEBHOOK_SECRET_MAX_BYTES + 1)),
+        f"whsec_{'ü' * 40}",
+        f"whsec_{'A' * 33}",
+        whole[:10] + " " + whole[10:],
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            read_secret(wrong)
+        assert not wrong.strip() or wrong == "whsec_" or wrong not in str(caught.value)

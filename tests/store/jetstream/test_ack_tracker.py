@@ -1,0 +1,148 @@
+"""The place of a subscription: where it goes on, whoever else acknowledges, resets, or loses something."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from jobledger import (
+    EmbeddedServer,
+    JetStreamLog,
+    subscribe,
+)
+from jobledger.store.jetstream.connection import Arrived
+from jobledger.store.jetstream.consumer.ack_tracker import Place
+from jobledger.store.jetstream.consumer.deliveries import Deliveries
+from tests.support.logs import ask, eventually
+from tests.support.readers import (
+    finish,
+    other_process,
+    sequences,
+    source_of,
+    take,
+    take_later,
+    take_to,
+    the_info,
+)
+from tests.support.writing import Writer
+
+NOTE = "parked.wish.%reset-wish"  # where a reset that was done is noted
+TAKEN_OVER_WITHIN_SECONDS = 10.0
+
+
+@pytest.fixture
+async def writer(jetstream_log: JetStreamLog) -> Writer:
+    """Four rounds of five jobs."""
+    writer = Writer(jetstream_log, 5)
+    for _ in range(4):
+        await writer.round()
+    return writer
+
+
+def test_a_place_that_another_moved_is_seen() -> None:
+    """Ahead of what was handled here: at once; behind what the server was told: when it is seen twice."""
+    place = Place()
+    place.begin(10)
+    assert not place.is_astray(10, told=10)
+    assert place.is_astray(11, told=10)
+    assert not place.is_astray(9, told=10)
+    assert place.is_astray(9, told=10)
+
+
+async def test_a_lost_delivery_comes_again(
+    jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gap in the numbers of deliveries: read again from there; no event is missing, none repeated."""
+    del writer
+    dropped = {4, 11}
+    receive = Deliveries._receive
+
+    def lossy(self: Deliveries, message: Arrived) -> None:
+        fields = message.reply.split(".")
+        if len(fields) == 9 and int(fields[5]) in dropped:
+            dropped.discard(int(fields[5]))
+            return
+        receive(self, message)
+
+    monkeypatch.setattr(Deliveries, "_receive", lossy)
+    async with subscribe(jetstream_log, "lossy") as events:
+        assert sequences(await take(events, 20)) == list(range(1, 21))
+    assert not dropped
+
+
+def _with_number(token: str, number: int) -> str:
+    fields = token.split(".")
+    fields[6] = str(number)
+    return ".".join(fields)
+
+
+@pytest.mark.slow
+async def test_a_late_acknowledgement_moves_nobody_elses_place(
+    server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer
+) -> None:
+    """An acknowledgement of a former holder is undone: who dies later leaves what it really did."""
+    del writer
+    async with other_process(server) as log:
+        events = await subscribe(log, "late").__aenter__()
+        (*_, last) = await take(events, 15)
+        late = last.delivery
+        await events._close()  # nothing of it acknowledged but what was asked past
+    async with other_process(server) as log:
+        await log.consumers().reset("late", after=4, note="parked.late.%reset-late")
+        events = await subscribe(log, "late").__aenter__()
+        assert sequences(await take(events, 3)) == [5, 6, 7]
+        token = _with_number(late.token, 900)  # type: ignore[attr-defined]
+        await log._connection.publish(token, b"")
+
+        async def healed(place: Callable[[int], bool]) -> bool:
+            return place((await the_info(log, "late")).acknowledged)
+
+        await eventually(lambda: healed(lambda place: place == 15))
+        await eventually(lambda: healed(lambda place: place == 6), within_seconds=30)
+        found = await take(events, 5)
+        assert sequences(found) == [8, 9, 10, 11, 12]
+        await log._connection.close()
+        await events.__aexit__(None, None, None)
+    async with subscribe(jetstream_log, "late") as events:
+        (first,) = await take(events, 1)
+        assert 7 <= first.sequence <= 12
+
+
+async def test_a_reset_by_hand_is_followed_back(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """`nats consumer reset` to an earlier place: from there on everything comes again, in order."""
+    del writer
+    async with subscribe(jetstream_log, "by-hand") as events:
+        await take_to(events, 20)
+        waiting = take_later(events, 16)
+        source = source_of(events)
+        await eventually(lambda: source._place.seen == 20, within_seconds=30)
+        assert "error" not in await ask(jetstream_log, "CONSUMER.RESET.JOBS.by-hand", {"seq": 5})
+        assert sequences(await waiting) == list(range(5, 21))
+
+
+@pytest.mark.slow
+async def test_an_operators_reset_goes_either_way(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """`Consumers.reset` is done by who holds the subscription: back, and forth."""
+    del writer
+    consumers = jetstream_log.consumers()
+    async with subscribe(jetstream_log, "wish") as events:
+        await take(events, 10)
+        await asyncio.gather(consumers.reset("wish", after=2, note=NOTE), finish(events))
+        assert sequences(await take(events, 3)) == [3, 4, 5]
+        await consumers.reset("wish", after=16, note=NOTE)
+        assert sequences(await take(events, 4)) == [17, 18, 19, 20]
+    await consumers.reset("wish", after=18, note=NOTE)  # nobody holds it: done by the caller
+    assert (await the_info(jetstream_log, "wish")).reset_to is None
+    async with subscribe(jetstream_log, "wish") as events:
+        assert sequences(await take(events, 2)) == [19, 20]
+
+
+async def test_a_reset_of_a_stranger_costs_nothing(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """A process that takes itself for the holder resets the consumer: who holds it goes on."""
+    del writer
+    found: list[int] = []
+    async with subscribe(jetstream_log, "stranger") as events:
+        for _ in range(4):
+            found += sequences(await take(events, 5))
+            await ask(jetstream_log, "CONSUMER.RESET.JOBS.stranger", {})
+    assert found == list(range(1, 21))

@@ -1,0 +1,289 @@
+"""A feed delivers every record once and in order, whatever happens to the server, or says why not."""
+
+import asyncio
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from jobledger import EmbeddedServer, JetStreamLog
+from jobledger.store.embedded import server as embedded
+from jobledger.store.jetstream import log_reader as feed_module
+from jobledger.store.jetstream.connection import Arrived
+from jobledger.store.jetstream.log_reader import JetStreamFeed
+from jobledger.store.log import Appended, Lost
+from jobledger.store.model.errors import LogDamaged, LogReplaced, LogTruncated, LogUnavailable
+from jobledger.store.model.limits import FEED_GAP_TRIES, FEED_IDLE_HEARTBEATS, FEED_MAX_RESTARTS
+from tests.support.logs import append_all, ask, decided, draft, eventually, fill, take_until
+from tests.support.proxy import Proxy
+
+pytestmark = pytest.mark.usefixtures("quick_proof")
+
+
+async def test_killed_server_leaves_no_gap_and_no_repeat(
+    server: EmbeddedServer, jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that follows through kills of the server sees every event once, in order."""
+    monkeypatch.setattr(embedded, "RESTART_WAIT_SECONDS", 0.01)
+    feed = await jetstream_log.follow(after=0)
+    reading = asyncio.create_task(take_until(feed, 300))
+    for part in range(3):
+        last: list[Appended | Lost | BaseException] = []
+        while not any(isinstance(answer, Appended) for answer in last):  # goes on once the server is back
+            drafts = [draft(f"job-{part}-{number}") for number in range(100)]
+            last = await append_all(jetstream_log, drafts)
+        os.kill(server.pid, signal.SIGKILL)
+    assert await reading == list(range(1, 301))
+    assert feed.connected
+    await feed.close()
+
+
+async def test_deleted_consumer_is_made_again(jetstream_log: JetStreamLog) -> None:
+    """An administrator who deletes a reader's consumer costs it nothing."""
+    feed = await jetstream_log.follow(after=0)
+    assert isinstance(feed, JetStreamFeed)
+    await fill(jetstream_log, 10)
+    assert await take_until(feed, 10) == list(range(1, 11))
+    waiting = asyncio.create_task(take_until(feed, 20))
+    old = feed._consumer
+    assert (await ask(jetstream_log, f"CONSUMER.DELETE.JOBS.{old}"))["success"]
+    await fill(jetstream_log, 10, "more")
+    assert await waiting == list(range(11, 21))
+    assert feed._consumer != old
+    await feed.close()
+
+
+async def test_closed_feed_leaves_no_consumer(jetstream_log: JetStreamLog) -> None:
+    """What the server keeps for a reader is freed when it is closed."""
+    feeds = [await jetstream_log.follow(after=0) for _ in range(3)]
+    assert (await ask(jetstream_log, "CONSUMER.NAMES.JOBS"))["total"] == 3
+    for feed in feeds:
+        await feed.close()
+
+    async def freed() -> bool:
+        return bool((await ask(jetstream_log, "CONSUMER.NAMES.JOBS"))["total"] == 0)
+
+    await eventually(freed)
+    assert not jetstream_log._connection._subscriptions.keys() - {jetstream_log._publisher._inbox[:-1]}
+
+
+async def test_stream_made_again_is_refused(server: EmbeddedServer, jetstream_log: JetStreamLog) -> None:
+    """A reader of a stream that is deleted and made again gets LogReplaced, never the new stream's events."""
+    await fill(jetstream_log, 5)
+    feed = await jetstream_log.follow(after=0)
+    assert await take_until(feed, 5) == [1, 2, 3, 4, 5]
+    await ask(jetstream_log, "STREAM.DELETE.JOBS")
+    other = await JetStreamLog.connect(server.url, accept_loss=lambda _: None)
+    await fill(other, 9)
+    for _ in range(2):  # it stays so
+        with pytest.raises(LogReplaced, match="made again"):
+            async with asyncio.timeout(20):
+                await feed.take(10)
+    await feed.close()
+    await other.close()
+
+
+async def test_deleted_stream_is_unavailable(
+    jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While there is no stream a reader is told that, and may ask again."""
+    monkeypatch.setattr(feed_module, "_SILENCE_SECONDS", 0.2)
+    feed = await jetstream_log.follow(after=0)
+    await ask(jetstream_log, "STREAM.DELETE.JOBS")
+    with pytest.raises(LogUnavailable, match="was it deleted"):
+        async with asyncio.timeout(20):
+            await feed.take(1)
+    await feed.close()
+
+
+async def test_truncated_stream_is_refused(tmp_path: Path) -> None:
+    """An older copy in a stream's place: a reader that was further gets LogTruncated, now and later."""
+    server = await EmbeddedServer(tmp_path / "nats").start()
+    log = await JetStreamLog.connect(server.url)
+    await fill(log, 5)
+    await server.stop()
+    shutil.copytree(tmp_path / "nats" / "jetstream", tmp_path / "older")
+    await server.start()
+    await fill(log, 5, "more")
+    feed = await log.follow(after=0)
+    assert await take_until(feed, 10) == list(range(1, 11))
+    epoch = (await log.info()).epoch
+    await server.stop()
+    shutil.rmtree(tmp_path / "nats" / "jetstream")
+    shutil.copytree(tmp_path / "older", tmp_path / "nats" / "jetstream")
+    await server.start()
+    with pytest.raises(LogTruncated, match="ends at 5, and 10 was read"):
+        await decided(lambda: feed.take(1))
+    with pytest.raises(LogTruncated):
+        await decided(lambda: log.follow(after=10, epoch=epoch))
+    await (await log.follow(after=5, epoch=epoch)).close()
+    await feed.close()
+    await log.close()
+    await server.stop()
+
+
+async def test_records_that_the_stream_lists_as_deleted_are_passed(loose: JetStreamLog) -> None:
+    """A hole that the stream itself explains is gone past; everything around it is delivered."""
+    await fill(loose, 20)
+    for sequence in (5, 6, 12):
+        assert (await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence}))["success"]
+    feed = await loose.follow(after=0)
+    assert await take_until(feed, 20) == [n for n in range(1, 21) if n not in {5, 6, 12}]
+    await feed.close()
+
+
+async def test_records_that_only_the_consumer_lacks_are_filled_in(loose: JetStreamLog) -> None:
+    """What the leader has is read from it, one by one; nothing is taken for lost."""
+    await fill(loose, 10)
+    feed = await loose.follow(after=0)
+    assert isinstance(feed, JetStreamFeed)
+    assert await take_until(feed, 10) == list(range(1, 11))
+    feed._sequence, feed._gap_stays = 5, True
+    feed.restart("a test")
+    assert await take_until(feed, 10) == [6, 7, 8, 9, 10]
+    await feed.close()
+
+
+async def test_an_end_that_is_lost_is_told_once_and_the_feed_goes_on(loose: JetStreamLog) -> None:
+    """LogDamaged names the first and last event; what is appended later is read."""
+    await fill(loose, 10)
+    for sequence in (9, 10):
+        await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence})
+    feed = await loose.follow(after=0)
+    assert isinstance(feed, JetStreamFeed)
+    assert await take_until(feed, 8) == list(range(1, 9))
+    feed._idle, feed._ahead_tries = FEED_IDLE_HEARTBEATS, FEED_GAP_TRIES
+    feed._news.set()
+    with pytest.raises(LogDamaged, match=r"events 9 to 10 .* can't be read") as told:
+        await feed.take(10)
+    assert (told.value.sequence, told.value.last) == (9, 10)
+    await fill(loose, 1, "later")
+    assert await take_until(feed, 11) == [11]
+    await feed.close()
+
+
+async def test_a_long_hole_is_named_in_parts(loose: JetStreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call of `take` looks at more than FEED_HOLE_MAX_EVENTS; what follows the hole is delivered."""
+    monkeypatch.setattr(feed_module, "FEED_HOLE_MAX_EVENTS", 4)
+    monkeypatch.setattr(feed_module, "FEED_PROBES", 3)
+    await fill(loose, 20)
+    for sequence in range(9, 18):
+        await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence})
+    feed = await loose.follow(after=8)
+    assert isinstance(feed, JetStreamFeed)
+    feed._buffer.clear()
+    feed._sequence, feed._gap_stays = 8, True
+    feed.restart("a test")
+    named: list[tuple[int, int]] = []
+    for _ in range(2):
+        with pytest.raises(LogDamaged, match="it is not known yet what follows") as found:
+            await feed.take(10)
+        named.append((found.value.sequence, found.value.last))
+    assert named == [(9, 12), (13, 16)]
+    assert await take_until(feed, 20) == [18, 19, 20]
+    await feed.close()
+
+
+async def test_beginning_that_was_removed_is_refused(loose: JetStreamLog) -> None:
+    """A stream that begins after the place to read on from is LogTruncated, for readers new and old."""
+    await fill(loose, 10)
+    feed = await loose.follow(after=0)
+    assert isinstance(feed, JetStreamFeed)
+    await ask(loose, "STREAM.PURGE.JOBS", {"seq": 6})
+    with pytest.raises(LogTruncated, match="begins at 6, and the next event to read is 4"):
+        await decided(lambda: loose.follow(after=3))
+    feed._buffer.clear()
+    feed._sequence = 2
+    feed._on_connection(True)
+    with pytest.raises(LogTruncated, match="begins at 6"):
+        await decided(lambda: feed.take(10))
+    await feed.close()
+
+
+class Dropping(JetStreamFeed):
+    """A feed that loses some messages on their way, once each."""
+
+    dropped = frozenset({3, 4, 9})
+
+    def _receive(self, message: Arrived) -> None:
+        fields = message.reply.split(".")
+        if len(fields) == 9 and int(fields[5]) in self.dropped:
+            self.dropped = self.dropped - {int(fields[5])}
+            return
+        super()._receive(message)
+
+
+async def test_message_lost_on_its_way_is_read_again(jetstream_log: JetStreamLog) -> None:
+    """A gap that a fresh consumer does not show was a loss on the way: the records come after all."""
+    await fill(jetstream_log, 12)
+    feed = Dropping(jetstream_log._connection, "JOBS", after=0, epoch=None)
+    await feed.start()
+    assert await take_until(feed, 12) == list(range(1, 13))
+    await feed.close()
+
+
+async def test_lost_pull_is_noticed_by_the_silence(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that were lost, on a connection that looks well, are made again after missed heartbeats."""
+    monkeypatch.setattr(feed_module, "_SILENCE_SECONDS", 0.2)
+    async with Proxy(server.url) as proxy:
+        log = await JetStreamLog.connect(proxy.url)
+        await fill(log, 3)
+        feed = await log.follow(after=3)
+        assert isinstance(feed, JetStreamFeed)
+        proxy.swallow = True
+        feed._under_way = 0  # as if both requests had come to their end
+        waiting = asyncio.create_task(take_until(feed, 6))
+        await eventually(lambda: feed._under_way > 0)
+        await log._connection._client._flush_pending(force_flush=True)
+        proxy.swallow = False
+        await fill(log, 3, "more")
+        assert await waiting == [4, 5, 6]
+        await feed.close()
+        await log.close()
+
+
+async def test_lost_connection_shows_until_it_is_back(server: EmbeddedServer) -> None:
+    """`connected` is False while a lost connection is ridden out, and reading goes on where it was."""
+    async with Proxy(server.url) as proxy:
+        log = await JetStreamLog.connect(proxy.url)
+        await fill(log, 3)
+        feed = await log.follow(after=0)
+        assert await take_until(feed, 3) == [1, 2, 3]
+        waiting = asyncio.create_task(take_until(feed, 6))
+        proxy.refuse()
+        proxy.cut()
+        await eventually(lambda: not feed.connected)
+        await proxy.listen()
+        await eventually(lambda: feed.connected)
+        await fill(log, 3, "more")
+        assert await waiting == [4, 5, 6]
+        await feed.close()
+        await log.close()
+
+
+async def test_trouble_without_end_is_told(
+    jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a named number of new consumers without an event the reader is told; asking again is safe."""
+    opened: list[int] = []
+
+    class Troubled(JetStreamFeed):
+        async def _open_consumer(self) -> None:
+            opened.append(1)
+            await super()._open_consumer()
+            self._trouble = "a test's trouble"
+
+    feed = Troubled(jetstream_log._connection, "JOBS", after=0, epoch=None)
+    await feed.start()
+    for _ in range(2):
+        with pytest.raises(LogUnavailable, match="a test's trouble"):
+            await feed.take(1)
+    assert len(opened) == 1 + 2 * FEED_MAX_RESTARTS
+    monkeypatch.setattr(Troubled, "_open_consumer", JetStreamFeed._open_consumer)
+    await fill(jetstream_log, 2)
+    assert await take_until(feed, 2) == [1, 2]
+    await feed.close()

@@ -1,0 +1,155 @@
+"""What a ledger remembers is bounded, never goes back, and leaves nothing behind."""
+
+import asyncio
+
+import pytest
+
+from jobledger.store import job_cache as cache
+from jobledger.store.job_cache import JobCache, KeyedLocks, Known
+from jobledger.store.model.errors import LogBusy
+from jobledger.store.model.job import Job, JobStatus, State, StateType
+
+
+def known(
+    sequence: int = 1, *, spec: bytes = b"{}", state: State | None = None, base: Known | None = None
+) -> Known:
+    """A job as it was seen at a sequence."""
+    status = JobStatus(
+        id="j",
+        namespace="default",
+        name="etl",
+        state=state or State(StateType.PENDING),
+        version=1,
+        revision=1,
+        create_time=1,
+        modify_time=1,
+        created_sequence=1,
+        spec_sequence=1,
+        sequence=sequence,
+    )
+    return Known("jobs.default.00.j", Job(status=status, spec=spec), sequence, base)
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    """Above its number of jobs the cache forgets whoever was asked for longest ago."""
+    cache = JobCache(max_jobs=2)
+    cache.put("a", known())
+    cache.put("b", known())
+    assert cache.get("a") is not None
+    cache.put("c", known())
+    assert [job_id for job_id in "abc" if cache.get(job_id) is not None] == ["a", "c"]
+    assert len(cache) == 2
+
+
+@pytest.mark.parametrize(
+    "fat",
+    [
+        known(spec=b"x" * 100_000),
+        known(base=known(spec=b"x" * 100_000)),
+        known(state=State(StateType.FAILED, "x" * 100_000)),
+        known(state=State(StateType.FAILED, details={"x" * 50_000: "x" * 50_000})),
+        known(state=State(StateType.FAILED, "\N{PILE OF POO}" * 25_000)),
+    ],
+    ids=["spec", "spec of the base", "message", "details", "wide characters"],
+)
+def test_bytes_are_bounded_wherever_they_are(fat: Known) -> None:
+    """Specs, messages and details all count: ten times 100 KB are not kept in 500 KB."""
+    cache = JobCache(max_bytes=500_000)
+    for number in range(10):
+        cache.put(str(number), fat)
+    assert len(cache) == 4
+    assert cache.get("9") is fat
+
+
+def test_room_is_given_back() -> None:
+    """However often a job is put and forgotten, the room that it took is free again."""
+    cache = JobCache(max_bytes=250_000)
+    for sequence in range(50):
+        cache.put("a", known(sequence, spec=b"x" * 100_000))
+    cache.put("b", known(spec=b"x" * 100_000))
+    assert len(cache) == 2
+    cache.forget("a")
+    cache.forget("a")
+    cache.put("c", known(spec=b"x" * 100_000))
+    assert len(cache) == 2
+    cache.forget("b")
+    cache.forget("c")
+    assert (len(cache), cache._bytes) == (0, 0)
+
+
+def test_what_is_older_or_nothing_is_not_remembered() -> None:
+    """A reader that comes late takes nothing back, and a job that does not exist takes no place."""
+    cache = JobCache()
+    newer = known(5)
+    cache.put("a", newer)
+    cache.put("a", known(4))
+    cache.put("a", Known("jobs.default.00.j", None, 9))
+    assert cache.get("a") is newer
+    cache.put("b", Known("jobs.default.00.j", None, 9))
+    assert len(cache) == 1
+
+
+async def test_turns_are_taken_one_by_one_and_leave_nothing() -> None:
+    """Holders of one key never overlap, those of two keys do, and nothing is kept in the end."""
+    locks = KeyedLocks()
+    inside: list[str] = []
+    together = 0
+
+    async def turn(key: str) -> None:
+        nonlocal together
+        async with locks.hold(key):
+            assert key not in inside
+            inside.append(key)
+            together = max(together, len(inside))
+            await asyncio.sleep(0)
+            inside.remove(key)
+
+    await asyncio.gather(*(turn(key) for key in "abab" * 5))
+    assert together == 2
+    assert len(locks) == 0
+
+
+async def test_a_cancelled_or_failed_turn_passes_on() -> None:
+    """Who is cancelled while waiting or holding, or fails, blocks nobody and leaves nothing behind."""
+    locks = KeyedLocks()
+    release = asyncio.Event()
+
+    async def hold() -> None:
+        async with locks.hold("a"):
+            await release.wait()
+
+    async def fail() -> None:
+        async with locks.hold("a"):
+            raise ValueError
+
+    tasks = [asyncio.create_task(hold()) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert len(locks) == 1
+    tasks[1].cancel()  # waits
+    tasks[0].cancel()  # holds
+    release.set()
+    results = await asyncio.gather(*tasks, fail(), return_exceptions=True)
+    assert [type(result) for result in results] == [
+        asyncio.CancelledError,
+        asyncio.CancelledError,
+        type(None),
+        ValueError,
+    ]
+    assert len(locks) == 0
+
+
+async def test_commands_that_wait_for_one_job_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than the limit is told LogBusy at once; the others keep their turn, and none is left."""
+    monkeypatch.setattr(cache, "TURNS_MAX_WAITING", 3)
+    locks = KeyedLocks()
+
+    async def take_turn() -> None:
+        async with locks.hold("job"):
+            await asyncio.sleep(0)
+
+    turns = [asyncio.create_task(take_turn()) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(LogBusy, match="3 commands on job job are waiting"):
+        locks.hold("job")
+    await asyncio.gather(*turns)
+    assert len(locks) == 0

@@ -1,0 +1,178 @@
+"""What a caller may say, at its edges: refused in words before anything is written, or kept as it is."""
+
+from typing import Any
+
+import pytest
+
+from jobledger import Ledger, MemoryLog, State, StateType, named_job_id
+from jobledger.store.log import EventLog
+from jobledger.store.model.errors import InvalidInput, JobNotFound
+from jobledger.store.model.limits import (
+    ACTOR_MAX_CHARACTERS,
+    DETAIL_MAX_CHARACTERS,
+    DETAILS_MAX_COUNT,
+    JOB_ID_MAX_CHARACTERS,
+    MESSAGE_MAX_CHARACTERS,
+    NAMESPACE_MAX_BYTES,
+    REASON_MAX_CHARACTERS,
+    STATE_MAX_BYTES,
+)
+from tests.conftest import make_spec
+from tests.support.ledgers import event_id, story
+
+ID = named_job_id("default", "etl")
+RUNNING = State(StateType.RUNNING)
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+HALF = "\ud83d"
+STRANGE = "a.b*c> d%\x00\n é 😀"
+
+
+@pytest.fixture
+async def ledger() -> Ledger:
+    """A ledger with one job."""
+    ledger = Ledger(MemoryLog())
+    await ledger.create(make_spec("etl"))
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("about", "names"),
+    [
+        ({"actor": "x" * (ACTOR_MAX_CHARACTERS + 1)}, "actor has 257 characters, and at most 256"),
+        ({"actor": HALF}, "actor .* half of a surrogate pair"),
+        ({"actor": None}, "actor is None, not a text"),
+        ({"actor": b"alice"}, "actor is b'alice', not a text"),
+        ({"reason": "x" * (REASON_MAX_CHARACTERS + 1)}, "reason has 4097 characters"),
+        ({"reason": 5}, "reason is 5, not a text"),
+        ({"traceparent": TRACE.upper()}, "traceparent .* is not a W3C trace context"),
+        ({"traceparent": TRACE + "\n"}, "traceparent"),
+        ({"traceparent": None}, "traceparent None"),
+        ({"event_id": ""}, "event_id '' is not a UUIDv7"),
+        ({"event_id": event_id(1).upper()}, "event_id .* in lower case"),
+        ({"event_id": event_id(1) + "\n"}, "event_id"),
+        ({"event_id": "0190a5b2-7c3d-4e4f-8a5b-6c7d8e9fa0b1"}, "event_id .* is not a UUIDv7"),
+        ({"event_id": 5}, "event_id 5 is not"),
+        ({"expected_revision": -1}, "expected_revision -1 is not a number from 0"),
+        ({"expected_revision": "1"}, "expected_revision '1' is not"),
+        ({"expected_revision": True}, "expected_revision True is not"),
+        ({"expected_revision": 1.0}, "expected_revision 1.0 is not"),
+    ],
+)
+async def test_a_commands_small_print_is_checked(ledger: Ledger, about: Any, names: str) -> None:
+    """Every command refuses a wrong actor, reason, trace, id or revision by name, and writes nothing."""
+    for command in (
+        ledger.create(make_spec("new"), **about),
+        ledger.apply(make_spec("new"), **about),
+        ledger.update(ID, make_spec(priority=1), **about),
+        ledger.set_state(ID, RUNNING, **about),
+        ledger.stop(ID, **about),
+    ):
+        with pytest.raises(InvalidInput, match=names):
+            await command
+    assert (await ledger._log.info()).last_sequence == 1
+
+
+async def test_an_unknown_keyword_is_an_error(ledger: Ledger) -> None:
+    """A keyword that is misspelt is told, rather than its condition being dropped."""
+    misspelt: Any = {"expected_revison": 7}
+    with pytest.raises(TypeError, match="'expected_revison' is not a keyword of a command; they are actor,"):
+        await ledger.stop(ID, **misspelt)
+
+
+@pytest.mark.parametrize(
+    ("state", "names"),
+    [
+        ("Running", "the state is 'Running', not a State"),
+        (StateType.RUNNING, "not a State"),
+        (State("Running"), "StateType 'Running' is not a state; use one of Pending, Queued"),  # type: ignore[arg-type]
+        (State("Undefined"), "StateType 'Undefined' is not a state"),  # type: ignore[arg-type]
+        (State(StateType.FAILED, "x" * (MESSAGE_MAX_CHARACTERS + 1)), "Message has 16385 characters"),
+        (State(StateType.FAILED, HALF), "Message .* surrogate"),
+        (State(StateType.FAILED, None), "Message is None, not a text"),  # type: ignore[arg-type]
+        (State(StateType.FAILED, "", None), "Details is None, not a mapping"),  # type: ignore[arg-type]
+        (State(StateType.FAILED, "", {"a": 1}), "Details.a is 1, not a text"),  # type: ignore[dict-item]
+        (State(StateType.FAILED, "", {1: "a"}), "a key of Details is 1, not a text"),  # type: ignore[dict-item]
+        (State(StateType.FAILED, "", {"a": "x" * (DETAIL_MAX_CHARACTERS + 1)}), "Details.a has 16385"),
+        (State(StateType.FAILED, "", {"x" * (DETAIL_MAX_CHARACTERS + 1): ""}), "a key of Details has 16385"),
+        (State(StateType.FAILED, "", {str(n): "" for n in range(DETAILS_MAX_COUNT + 1)}), "Details has 257"),
+        (
+            State(StateType.FAILED, "", {str(n): "x" * DETAIL_MAX_CHARACTERS for n in range(48)}),
+            "the state has 7",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_state_is_checked(ledger: Ledger, state: Any, names: str) -> None:
+    """A state that is none, or too large in any part or in all, is refused by name."""
+    with pytest.raises(InvalidInput, match=names):
+        await ledger.set_state(ID, state)
+    assert (await ledger._log.info()).last_sequence == 1
+
+
+async def test_the_largest_that_is_allowed_is_taken(log: EventLog) -> None:
+    """At their limits all texts go into the log together, and come back as they were."""
+    ledger = Ledger(log)
+    actor, reason = "é" * ACTOR_MAX_CHARACTERS, "\x00" * REASON_MAX_CHARACTERS
+    details = {str(n): "x" * DETAIL_MAX_CHARACTERS for n in range(46)}
+    message = "😀" * ((STATE_MAX_BYTES - 46 * (DETAIL_MAX_CHARACTERS + 10)) // 4 - 50)
+    state = State(StateType.FAILED, message[:MESSAGE_MAX_CHARACTERS], details)
+    await ledger.create(make_spec("etl"), actor=actor, reason=reason, traceparent=TRACE)
+    await ledger.set_state(ID, state, actor=actor, reason=reason, traceparent=TRACE)
+    assert (await ledger.load(ID)).status.state == state
+    assert {(item.actor, item.reason) for item in await story(ledger, ID)} == {(actor, reason)}
+
+
+@pytest.mark.parametrize(
+    ("job_id", "namespace", "names"),
+    [
+        ("", None, "the job id is empty"),
+        ("x" * (JOB_ID_MAX_CHARACTERS + 1), None, "job id has 129 characters"),
+        (HALF, None, "job id .* surrogate"),
+        (None, None, "job id is None, not a text"),
+        (ID, "", "the namespace '' is empty"),
+        (ID, "x" * (NAMESPACE_MAX_BYTES + 1), "namespace has 256 characters"),
+        (ID, "é" * 128, "over 255 bytes"),
+        (ID, HALF, "namespace .* surrogate"),
+        (ID, 5, "namespace is 5, not a text"),
+    ],
+)
+async def test_the_words_that_name_a_job_are_checked(
+    ledger: Ledger, job_id: Any, namespace: Any, names: str
+) -> None:
+    """An id or a namespace that could name no job is refused by name, by every command and read."""
+    for command in (
+        ledger.update(job_id, make_spec("etl"), namespace=namespace),
+        ledger.set_state(job_id, RUNNING, namespace=namespace),
+        ledger.stop(job_id, namespace=namespace),
+        ledger.load(job_id, namespace=namespace),
+        anext(ledger.history(job_id, namespace=namespace)),
+    ):
+        with pytest.raises(InvalidInput, match=names):
+            await command
+
+
+@pytest.mark.parametrize(
+    "job_id", ["*", ">", "j.*", "jobs.>", STRANGE, "😀" * JOB_ID_MAX_CHARACTERS, "..", "%2A"]
+)
+async def test_a_strange_id_names_no_other_job(log: EventLog, job_id: str) -> None:
+    """Wildcards, dots and escapes in an id or a namespace are text: they find nothing."""
+    ledger = Ledger(log)
+    await ledger.create(make_spec("etl"))
+    for namespace in (None, "default", job_id[:40]):
+        with pytest.raises(JobNotFound):
+            await ledger.load(job_id, namespace=namespace)
+        with pytest.raises(JobNotFound):
+            await ledger.stop(job_id, namespace=namespace)
+    with pytest.raises(JobNotFound):
+        await ledger.load(ID, namespace="*")
+
+
+async def test_strange_names_are_kept_as_they_are(log: EventLog) -> None:
+    """Texts with controls, quotes, dots, wildcards and emoji go through the log unharmed."""
+    ledger = Ledger(log)
+    receipt = await ledger.create(make_spec("a.b", namespace="n.s*> %é😀"), actor=STRANGE, reason=STRANGE)
+    await ledger.set_state(receipt.job_id, State(StateType.FAILED, STRANGE, {STRANGE: STRANGE}))
+    status = (await Ledger(log).load(receipt.job_id)).status
+    assert (status.namespace, status.name) == ("n.s*> %é😀", "a.b")
+    assert status.state == State(StateType.FAILED, STRANGE, {STRANGE: STRANGE})
+    assert (await story(ledger, receipt.job_id))[0].actor == STRANGE

@@ -1,0 +1,40 @@
+"""The HTTP API in the test's own process: the real app on a real nats-server, without a socket between."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from jobledger.service.api.app import create_app
+from jobledger.service.settings import Settings
+from jobledger.service.wiring import Service, open_service
+
+PREFIX = "/api/v1/orchestrator"
+
+
+@asynccontextmanager
+async def running_api(
+    directory: Path, headers: dict[str, str] | None = None, **settings: Any
+) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
+    """A service in this directory, and a client whose paths begin behind `/api/v1/orchestrator`."""
+    directory.mkdir(exist_ok=True)
+    settings.setdefault("tokens_file", directory / "tokens.json")
+    async with (
+        open_service(Settings(data_dir=directory, **settings)) as service,
+        client_of(service, headers) as client,
+    ):
+        yield service, client
+
+
+def client_of(service: Service, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
+    """Another client of that service."""
+    transport = httpx.ASGITransport(create_app(service))  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=transport, base_url=f"http://127.0.0.1{PREFIX}", headers=headers)
+
+
+def job_body(name: str = "etl", **fields: Any) -> dict[str, Any]:
+    """The body of a submission; say only what the test is about."""
+    task = {"Name": "main", "Engine": {"Type": "docker", "Params": {"Image": "busybox:1.37.0"}}}
+    return {"Job": {"Name": name, "Type": "batch", "Tasks": [task], **fields}}

@@ -1,0 +1,135 @@
+"""A small installation that is audited: a real nats-server, its log, its view, seals by a key of a test."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from jobledger import EmbeddedServer, JetStreamLog, Ledger, Projector, State, StateType
+from jobledger.projections.database import remove_view
+from jobledger.projections.merkle.hashing import leaf_hash
+from jobledger.service.audit.checkpoint import Seal, make_seal, origin_of
+from jobledger.service.audit.findings import Kind
+from jobledger.service.audit.note import Signer, VerifierKey
+from jobledger.service.audit.verify import Verification, verify
+from jobledger.service.cursor import epoch_mark
+from jobledger.service.stream_record import RECORD_FILE
+from jobledger.store.model.events import Record
+from tests.conftest import make_spec
+from tests.support.histories import records_of
+from tests.support.merkle import mth
+from tests.support.proving import SIGNER
+from tests.support.tampering import Change, tamper
+
+KEYS = (SIGNER.key,)
+
+
+class Installation:
+    """One directory, with a server on it while `log` is used."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.view = directory / "view.sqlite"
+
+    @asynccontextmanager
+    async def log(self) -> AsyncIterator[JetStreamLog]:
+        """The log, with its server running."""
+        async with EmbeddedServer(self.directory / "nats") as server:
+            log = await JetStreamLog.connect(server.url)
+            try:
+                yield log
+            finally:
+                await log.close()
+
+    async def verify(
+        self, log: JetStreamLog, keys: Sequence[VerifierKey] = KEYS, **more: Any
+    ) -> Verification:
+        """Audit it, view and all."""
+        return await verify(log, keys, lambda *_: None, view=self.view, **more)
+
+    async def verify_stopped(self, keys: Sequence[VerifierKey] = KEYS, **more: Any) -> Verification:
+        """The same with a server of its own."""
+        async with self.log() as log:
+            return await self.verify(log, keys, **more)
+
+    def tamper(self, change: Change) -> None:
+        """Change the stored records, and what the directory knows of them; the server is stopped."""
+        tamper(self.directory / "nats", change)
+        (self.directory / RECORD_FILE).unlink(missing_ok=True)
+
+    def edit_view(self, sql: str, *parameters: Any) -> None:
+        """Change the view's file; nobody has it open."""
+        with sqlite3.connect(self.view) as connection:
+            assert connection.execute(sql, parameters).rowcount > 0
+        connection.close()
+
+    def forget_view(self) -> None:
+        """Delete the view's file."""
+        remove_view(self.view)
+
+
+async def fill(log: JetStreamLog, jobs: int = 3) -> None:
+    """Three events for each of so many jobs: created, Running, Completed."""
+    ledger = Ledger(log)
+    receipts = [
+        await ledger.create(make_spec(f"job-{n}"), actor="alice", reason="first") for n in range(jobs)
+    ]
+    for state in (StateType.RUNNING, StateType.COMPLETED):
+        for receipt in receipts:
+            await ledger.set_state(receipt.job_id, State(state, "as told"), actor="scheduler")
+
+
+async def project(log: JetStreamLog, view: Path) -> None:
+    """Fold all there is into the view."""
+    async with Projector(log, view) as projector:
+        await projector.wait_live(60)
+
+
+async def origin_of_log(log: JetStreamLog) -> str:
+    """Which log it is."""
+    return origin_of(epoch_mark((await log.info()).epoch))
+
+
+def seal_of(
+    records: Sequence[Record], origin: str, size: int | None = None, signers: Sequence[Signer] = (SIGNER,)
+) -> Seal:
+    """The seal of the first so many records, all of them if none is said."""
+    size = len(records) if size is None else size
+    return make_seal(origin, size, mth([leaf_hash(record) for record in records[:size]]), signers)
+
+
+async def publish(log: JetStreamLog, *seals: Seal) -> None:
+    """Put seals behind those that are published."""
+    store = await log.seals(epoch_mark((await log.info()).epoch))
+    for seal in seals:
+        last = await store.last()
+        assert await store.append(seal.note.encode(), expect=last.sequence if last is not None else 0)
+
+
+async def seal_log(log: JetStreamLog, size: int | None = None, signers: Sequence[Signer] = (SIGNER,)) -> Seal:
+    """Seal the log as it is, or the first so many events of it."""
+    seal = seal_of(await records_of(log), await origin_of_log(log), size, signers)
+    await publish(log, seal)
+    return seal
+
+
+def kinds(verification: Verification) -> list[Kind]:
+    """What was found, in order."""
+    return [finding.kind for finding in verification.findings]
+
+
+def make_installation(directory: Path, jobs: int = 3) -> Installation:
+    """One with a few jobs, a view, and a seal after the third event and after the last."""
+    installation = Installation(directory)
+
+    async def make() -> None:
+        async with installation.log() as log:
+            await fill(log, jobs)
+            await seal_log(log, 3)
+            await seal_log(log)
+            await project(log, installation.view)
+
+    asyncio.run(make())
+    return installation

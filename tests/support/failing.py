@@ -1,0 +1,86 @@
+"""Handlers that fail as they are told, subscriptions that run them, and what is written down of that."""
+
+import asyncio
+from collections import defaultdict
+from typing import Self
+
+from jobledger import (
+    JetStreamLog,
+    SubscribedEvent,
+    Subscription,
+)
+from jobledger.projections.subscriptions.definition import parked_key
+from jobledger.projections.subscriptions.retry import (
+    ParkedJob,
+    decode_parked,
+)
+from tests.support.readers import WITHIN_SECONDS
+
+JOBS = 4
+ROUNDS = 5
+
+
+class Handler:
+    """Fails where and as often as it is told; remembers what it did."""
+
+    def __init__(self, fails: dict[int, int]) -> None:
+        self.fails = fails
+        self.done: list[int] = []
+        self.tried: list[tuple[int, int]] = []
+        self.of_job: dict[str, list[int]] = defaultdict(list)
+        self.news = asyncio.Event()
+
+    async def __call__(self, event: SubscribedEvent) -> None:
+        """Handle one event."""
+        self.tried.append((event.sequence, event.attempt))
+        self.news.set()
+        if self.fails.get(event.sequence, 0) > 0:
+            self.fails[event.sequence] -= 1
+            raise ValueError(f"{event.sequence} is poison")
+        self.done.append(event.sequence)
+        self.of_job[event.job_id].append(event.sequence)
+
+    async def until(self, *wanted: int) -> None:
+        """Wait until these were handled."""
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while not set(wanted) <= {*self.done}:
+                self.news.clear()
+                await self.news.wait()
+
+
+class Running:
+    """A subscription that a handler runs on, until the block ends."""
+
+    def __init__(self, events: Subscription, handler: Handler) -> None:
+        self.events = events
+        self.handler = handler
+
+    async def __aenter__(self) -> Self:
+        await self.events.__aenter__()
+        self._task = asyncio.create_task(self.events.run(self.handler))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self.events.__aexit__(asyncio.CancelledError, None, None)
+
+
+async def the_record(log: JetStreamLog, name: str, job_id: str) -> ParkedJob | None:
+    """What is written down about a job."""
+    entry = await (await log.records()).get(parked_key(name, job_id))
+    return decode_parked(entry.value) if entry is not None else None
+
+
+async def rewrite(log: JetStreamLog, parked: ParkedJob) -> None:
+    """What an operator does."""
+    records = await log.records()
+    key = parked_key(parked.subscription, parked.job_id)
+    entry = await records.get(key)
+    assert entry is not None
+    assert await records.put(key, parked.encode(), expect=entry.revision) is not None
+
+
+async def gone(log: JetStreamLog, name: str, job_id: str) -> bool:
+    """Whether nothing is written down about a job."""
+    return await the_record(log, name, job_id) is None

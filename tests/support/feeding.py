@@ -1,0 +1,128 @@
+"""What the tests of feeds share: a hub on a log, what a feed must say, and reading from one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jobledger.projections.projector import Projector
+from jobledger.projections.subscriptions.filters import EventFilter
+from jobledger.projections.view import View
+from jobledger.service.cursor import epoch_mark
+from jobledger.service.feed.connection import Cause, Subscription
+from jobledger.service.feed.events import FeedEvent
+from jobledger.service.feed.hub import FeedHub, FeedLimits
+from jobledger.store.log import EventLog
+from jobledger.store.model.events import Recorded, SpecData, event_type, job_named, read_record
+from jobledger.store.model.fold import fold_on, spec_head
+from jobledger.store.model.job import JobStatus
+from tests.support.histories import records_of
+
+EVERYTHING = EventFilter()
+
+
+class Hub(NamedTuple):
+    """A hub with what feeds it."""
+
+    hub: FeedHub
+    projector: Projector
+    view: View
+    log: EventLog
+
+
+@asynccontextmanager
+async def running_hub(log: EventLog, directory: Path, **limits: Any) -> AsyncIterator[Hub]:
+    """A hub that has heard of all that is in the log; `limits` are fields of `FeedLimits`."""
+    path = directory / "view.sqlite"
+    async with Projector(log, path) as projector, await View.open(path) as view:
+        hub = FeedHub(log, view, mark=epoch_mark((await log.info()).epoch), limits=FeedLimits(**limits))
+        projector.attach(hub)
+        await projector.wait_live()
+        try:
+            yield Hub(hub, projector, view, log)
+        finally:
+            await hub.close()
+
+
+class Told(NamedTuple):
+    """What a feed must say of one event."""
+
+    sequence: int
+    type: str
+    status: JobStatus
+    labels: dict[str, str]
+    before: dict[str, str] | None = None  # the labels before it; None: it created the job
+
+    def matches(self, passes: Callable[[dict[str, str]], bool]) -> str | None:
+        """When the job met a selector, which is here a function of labels; None: never."""
+        was, now = self.before is not None and passes(self.before), passes(self.labels)
+        return "both" if was and now else "before" if was else "after" if now else None
+
+
+async def truth_of(log: EventLog) -> list[Told]:
+    """Every event that a feed must tell, by folding the whole log from its beginning."""
+    statuses: dict[str, JobStatus] = {}
+    labels: dict[int, dict[str, str]] = {}
+    told: list[Told] = []
+    for record in await records_of(log):
+        recorded = read_record(record)
+        status = fold_on(statuses.get(job_named(recorded)), recorded)
+        if status is None:
+            continue
+        previous = statuses.get(status.id)
+        statuses[status.id] = status
+        if status.sequence != record.sequence or not isinstance(recorded, Recorded):
+            continue
+        if isinstance(recorded.event.data, SpecData):
+            labels[record.sequence] = spec_head(recorded.event.data.spec).labels
+        before = labels[previous.spec_sequence] if previous is not None else None
+        now = labels[status.spec_sequence]
+        told.append(Told(record.sequence, event_type(recorded.event), status, now, before))
+    return told
+
+
+def said(events: Sequence[FeedEvent]) -> list[tuple[int, str, JobStatus]]:
+    """What events say, to compare with the truth."""
+    return [(event.sequence, event.type, event.status) for event in events]
+
+
+def must_say(told: Sequence[Told]) -> list[tuple[int, str, JobStatus]]:
+    """What a feed of these must say."""
+    return [(each.sequence, each.type, each.status) for each in told]
+
+
+async def read_to(subscription: Subscription, sequence: int) -> list[FeedEvent]:
+    """What a feed gives until its place is there."""
+    found: list[FeedEvent] = []
+    async with asyncio.timeout(20):
+        while subscription.sequence < sequence:
+            events = await subscription.next()
+            assert events is not None, subscription.reason
+            found += events
+    return found
+
+
+async def read_between(
+    hub: FeedHub, feed_filter: EventFilter, after: int, up_to: int
+) -> list[tuple[int, str, JobStatus]]:
+    """What a new feed says from one place up to another, which is the end of the log."""
+    return said(await events_between(hub, feed_filter, after, up_to))
+
+
+async def events_between(hub: FeedHub, feed_filter: EventFilter, after: int, up_to: int) -> list[FeedEvent]:
+    """The events of a new feed from one place up to another, which is the end of the log."""
+    found: list[FeedEvent] = []
+    async with asyncio.timeout(20), await hub.open(feed_filter, after=after) as subscription:
+
+        async def read() -> None:
+            while (events := await subscription.next()) is not None:
+                found.extend(events)
+
+        reading = asyncio.create_task(read())
+        # If nothing passes the filter, only its place tells how far it is.
+        while subscription.sequence < up_to:  # noqa: ASYNC110 - a place makes no sound
+            await asyncio.sleep(0)
+        subscription.end(Cause.GONE, "read to the end")
+        await reading
+    return found

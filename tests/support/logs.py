@@ -1,0 +1,154 @@
+"""What the tests of the log share: drafts, the whole of a log, waits, a server of any configuration."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from jobledger import JetStreamLog, StreamSettings
+from jobledger.store.embedded import find_program
+from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger.store.jetstream.publisher import Publisher
+from jobledger.store.jetstream.stream import Streams
+from jobledger.store.log import Appended, Draft, EventLog, Feed, Lost
+from jobledger.store.model.errors import LogBehind, LogUnavailable
+from jobledger.store.model.events import Record
+from jobledger.store.model.subjects import job_subject
+
+Answer = TypeVar("Answer")
+
+ASK_SECONDS = 60.0  # for one answer, through elections
+
+
+def draft(
+    job: str = "job", payload: bytes = b"{}", *, namespace: str = "default", event_id: str = ""
+) -> Draft:
+    """An event of a job, with an id of its own."""
+    return Draft(job_subject(namespace, job), event_id or str(uuid.uuid4()), payload)
+
+
+def force_batches(log: EventLog) -> None:
+    """Make a JetStream log send whatever waits as one atomic batch; nothing to do for another one."""
+    if isinstance(log, JetStreamLog):
+        log._publisher._pace.single_seconds = 1.0
+
+
+async def append_all(
+    log: EventLog, drafts: list[Draft], *, expect: int = 0
+) -> list[Appended | Lost | BaseException]:
+    """Append all at once; the answers, in the order of the drafts."""
+    return await asyncio.gather(*(log.append(each, expect=expect) for each in drafts), return_exceptions=True)
+
+
+async def whole(log: EventLog) -> list[Record]:
+    """Every record of the log, as a feed delivers them."""
+    last = (await log.info()).last_sequence
+    records: list[Record] = []
+    if last:
+        feed = await log.follow(after=0)
+        while not records or records[-1].sequence < last:
+            records.extend(await feed.take(1_000))
+        await feed.close()
+    return records
+
+
+async def take_until(feed: Feed, last: int) -> list[int]:
+    """The sequences that a feed delivers, up to one of them; sooner than missed heartbeats would help."""
+    sequences: list[int] = []
+    async with asyncio.timeout(10):
+        while not sequences or sequences[-1] < last:
+            sequences += [record.sequence for record in await feed.take(1_000)]
+    return sequences
+
+
+async def decided(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """An answer of a log that seems to lack events, asked for until it is certain whether they are lost."""
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(LogBehind):
+                return await ask()
+            await asyncio.sleep(0.02)
+
+
+async def fill(log: JetStreamLog, events: int, prefix: str = "job") -> None:
+    """Append the first events of so many jobs."""
+    answers = await append_all(log, [draft(f"{prefix}-{number}") for number in range(events)])
+    assert all(isinstance(answer, Appended) for answer in answers)
+
+
+async def stored_ids(log: JetStreamLog) -> list[str]:
+    """The event id of every message in the stream, read straight from the server."""
+    ids: list[str] = []
+    for sequence in range(1, (await log.info()).last_sequence + 1):
+        found = await ask(log, "STREAM.MSG.GET.JOBS", {"seq": sequence})
+        headers = msgspec.json.decode(f'"{found["message"].get("hdrs", "")}"', type=bytes).decode()
+        ids += [line[13:] for line in headers.split("\r\n") if line.startswith("Nats-Msg-Id: ")]
+    return ids
+
+
+async def eventually(
+    condition: Callable[[], bool | Awaitable[bool]], *, within_seconds: float = 10.0
+) -> None:
+    """Wait until something outside this process is so; a failure if it never is."""
+    async with asyncio.timeout(within_seconds):
+        while True:
+            now = condition()
+            if now if isinstance(now, bool) else await now:
+                return
+            await asyncio.sleep(0.005)
+
+
+async def ask(log: JetStreamLog, verb: str, request: object = None) -> dict[str, Any]:
+    """Ask the JetStream API as an administrator would; the answer, errors and all.
+
+    Nobody answers while a stream has no leader, which can happen at any time on a busy machine.
+    """
+    async with asyncio.timeout(ASK_SECONDS):
+        while True:
+            with suppress(LogUnavailable):
+                answer = await log._connection.request(f"$JS.API.{verb}", msgspec.json.encode(request or {}))
+                return dict(json.loads(answer.payload))
+            await asyncio.sleep(0.1)
+
+
+async def publish_raw(log: JetStreamLog, subject: str, payload: bytes, **headers: str) -> Arrived:
+    """Publish past the publisher, as any other client could; `_` in a header's name stands for `-`."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await log._connection.request(subject, payload, headers=named or None)
+
+
+def publisher_of(log: EventLog) -> Publisher:
+    """The appending half of a JetStream log."""
+    assert isinstance(log, JetStreamLog)
+    return log._publisher
+
+
+async def unchecked(url: str) -> JetStreamLog:
+    """A log on a stream `JOBS` of any configuration, or of none, which `connect` would refuse or make."""
+    connection = await Connection.open(url)
+    streams = Streams(connection, StreamSettings())
+    return JetStreamLog(connection, streams, await Publisher.start(connection, "JOBS"))
+
+
+@asynccontextmanager
+async def plain_server(directory: Path, **config: object) -> AsyncIterator[str]:
+    """A nats-server of a configuration of the test's own; its address."""
+    directory.mkdir()
+    ports = directory / "ports"
+    ports.mkdir()
+    path = directory / "nats.conf"
+    path.write_text(json.dumps({"listen": "127.0.0.1:-1", "ports_file_dir": str(ports), **config}))
+    with (directory / "out").open("wb") as out:
+        process = await asyncio.create_subprocess_exec(find_program(), "-c", path, stdout=out, stderr=out)
+    try:
+        await eventually(lambda: any(file.stat().st_size for file in ports.glob("*.ports")))
+        (file,) = ports.glob("*.ports")
+        yield str(json.loads(file.read_text())["nats"][0])
+    finally:
+        process.terminate()
+        await process.wait()

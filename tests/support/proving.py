@@ -1,0 +1,80 @@
+"""Bundles made without a server: a real ledger in memory, and proofs by the definition in the RFC."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from jobledger.projections.merkle.hashing import leaf_hash
+from jobledger.projections.merkle.ranges import inclusion_path
+from jobledger.service.audit.bundle import Bundle, ProvenRecord, make_bundle
+from jobledger.service.audit.checkpoint import make_seal
+from jobledger.service.audit.note import Signer
+from jobledger.store.ledger import Ledger
+from jobledger.store.memory_log import MemoryLog
+from jobledger.store.model.events import Record
+from jobledger.store.model.job import State, StateType
+from jobledger.store.model.subjects import job_subject, named_job_id
+from tests.conftest import make_spec
+from tests.support.histories import records_of
+from tests.support.merkle import mth
+
+ORIGIN = "jobledger/0123456789ab"
+SIGNER = Signer.of(ORIGIN, bytes(range(32)))
+OTHER_SIGNER = Signer.of(ORIGIN, bytes(range(1, 33)))
+ETL, REPORT = named_job_id("default", "etl"), named_job_id("default", "report")
+
+
+async def two_jobs() -> list[Record]:
+    """The log of two jobs that change in turn: five events of `etl`, three of `report`."""
+    log = MemoryLog()
+    ledger = Ledger(log)
+    for name in ("etl", "report"):
+        await ledger.create(make_spec(name), actor="alice", reason="first")
+    for state in (StateType.QUEUED, StateType.RUNNING):
+        for job_id in (ETL, REPORT):
+            await ledger.set_state(job_id, State(state), actor="scheduler")
+    await ledger.set_state(ETL, State(StateType.FAILED, "exit code 1"), actor="scheduler")
+    await ledger.update(ETL, make_spec("etl", image="busybox:2"), actor="alice", reason="mended")
+    records = await records_of(log)
+    await log.close()
+    return records
+
+
+def prove(
+    log: Sequence[Record],
+    job_id: str = ETL,
+    *,
+    signers: Sequence[Signer] = (SIGNER,),
+    size: int | None = None,
+    **changes: Any,
+) -> Bundle:
+    """The bundle of a job in a log.
+
+    Args:
+        log: all of its records.
+        job_id: which of its jobs.
+        signers: of the seal.
+        size: of the seal; None: all of the log.
+        changes: what the bundle shall say instead.
+    """
+    size = len(log) if size is None else size
+    leaves = [leaf_hash(record) for record in log[:size]]
+    subject = job_subject("default", job_id)
+    proven = tuple(
+        ProvenRecord(
+            sequence=record.sequence,
+            time=record.time,
+            subject=record.subject,
+            payload=record.payload,
+            leaf=leaves[record.sequence - 1],
+            proof=tuple(
+                mth(leaves[part.start : part.end]) for part in inclusion_path(record.sequence - 1, size)
+            ),
+        )
+        for record in log[:size]
+        if record.subject == subject
+    )
+    seal = make_seal(ORIGIN, size, mth(leaves), signers).note
+    bundle = make_bundle(origin=ORIGIN, namespace="default", job=job_id, seal=seal, records=proven)
+    return msgspec.structs.replace(bundle, **changes)

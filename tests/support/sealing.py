@@ -1,0 +1,79 @@
+"""What the tests of seals share: a sealer on a log of the test's own, with its keys and files."""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobledger import JetStreamLog, Projector, View
+from jobledger.projections.tree_reader import TreeReader
+from jobledger.service.audit.accepted import ACCEPTED_FILE, AcceptedFile
+from jobledger.service.audit.keys import KeyFile
+from jobledger.service.audit.seals.file import SealFile
+from jobledger.service.audit.seals.scan import SCAN_FILE
+from jobledger.service.audit.seals.sealer import SEALS_FILE, Sealer
+from jobledger.store.jetstream.seals import JetStreamSeals
+from tests.support.histories import append_all, random_drafts
+
+ORIGIN = "jobledger/test"
+MARK = "test"
+
+
+@dataclass
+class Sealing:
+    """A replica that seals.
+
+    Attributes:
+        log: whose tree.
+        projector: keeps the tree.
+        sealer: not started.
+        seals: where it publishes.
+        keys: that sign.
+        file: of seals.
+    """
+
+    log: JetStreamLog
+    projector: Projector
+    tree: TreeReader
+    sealer: Sealer
+    seals: JetStreamSeals
+    keys: KeyFile
+    file: SealFile
+
+    async def caught_up(self) -> int:
+        """Wait until the tree has all that the log has; how much that is."""
+        last = (await self.log.info()).last_sequence
+        await self.projector.wait_for(last, 30)
+        return last
+
+
+@asynccontextmanager
+async def sealing(
+    log: JetStreamLog, directory: Path, *, mark: str = MARK, **how: Any
+) -> AsyncIterator[Sealing]:
+    """A replica in this directory; the same directory again is the same replica, restarted."""
+    directory.mkdir(exist_ok=True)
+    path = directory / "view.db"
+    keys, file = KeyFile(directory / "audit" / "keys.json"), SealFile(directory / SEALS_FILE)
+    keys.ensure(ORIGIN)
+    how = {
+        "every_events": 0,
+        "every_seconds": 0.0,
+        "origin": ORIGIN,
+        "accepted": AcceptedFile(directory / ACCEPTED_FILE),
+        "scan_file": directory / SCAN_FILE,
+        **how,
+    }
+    async with Projector(log, path) as projector, await View.open(path) as view:
+        tree, seals = TreeReader(view), await log.seals(mark)
+        sealer = Sealer(log, projector, tree, seals, keys=keys, file=file, **how)
+        yield Sealing(log, projector, tree, sealer, seals, keys, file)
+        await sealer.close()
+
+
+async def more(log: JetStreamLog, upto: int, *, seed: int = 1) -> None:
+    """Append the events of one long history, up to so many of them."""
+    done = (await log.info()).last_sequence
+    await append_all(log, random_drafts(random.Random(seed), 6, upto)[done:])

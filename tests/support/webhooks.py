@@ -1,0 +1,109 @@
+"""What the tests of webhooks share: a registry on a real server, events by hand, records."""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from jobledger import JetStreamLog
+from jobledger.service.webhooks.deliverer import Handle
+from jobledger.service.webhooks.delivery import Message
+from jobledger.service.webhooks.records import Secret, Webhook
+from jobledger.service.webhooks.registry import Webhooks
+from jobledger.service.webhooks.secret_keys import WebhookKeys
+from jobledger.service.webhooks.signing import secret_of
+from jobledger.service.webhooks.targets import Targets
+
+LOCAL = ("127.0.0.0/8",)
+SECRET = secret_of(bytes(range(32)))
+
+
+async def registry(log: JetStreamLog, *allowed: str) -> Webhooks:
+    """The webhooks of a log."""
+    return Webhooks(await log.records(), Targets(allowed or LOCAL), shared_keys())
+
+
+def shared_keys() -> WebhookKeys:
+    """Keys that all registries of one test session share, as replicas do."""
+    keys = WebhookKeys(Path(tempfile.gettempdir()) / f"jobledger-test-{os.getpid()}" / "webhook-keys.json")
+    keys.ensure()
+    return keys
+
+
+def make_webhook(url: str, name: str = "hook", **fields: Any) -> Webhook:
+    """A webhook; say only what the test is about."""
+    told = {"name": name, "url": url, "secrets": (Secret(SECRET),), "after": 0, "created": 1, **fields}
+    return Webhook(**told)
+
+
+def message(number: int = 1, job_id: str = "") -> Message:
+    """An event on its way; of a job of its own unless it says of which."""
+    return Message(f"id-{number}", job_id or f"job-{number}", b'{"number":%d}' % number)
+
+
+class Hand:
+    """A source of events that a test hands over by hand.
+
+    Attributes:
+        forgotten: names of the webhooks whose places were deleted.
+        opened: how often the events of one were asked for.
+        failed: what handlers raised.
+    """
+
+    def __init__(self) -> None:
+        self.forgotten: list[str] = []
+        self.opened = 0
+        self.failed: list[Exception] = []
+        self.breaks: Exception | None = None
+        self._events: dict[str, asyncio.Queue[Message]] = {}
+        self._opening = asyncio.Condition()
+
+    def give(self, name: str, *messages: Message) -> None:
+        """Let these be the next events of a webhook."""
+        for each in messages:
+            self._events.setdefault(name, asyncio.Queue()).put_nowait(each)
+
+    async def wait_opened(self, count: int) -> None:
+        """Wait until events were asked for so often."""
+        async with asyncio.timeout(60), self._opening:
+            await self._opening.wait_for(lambda: self.opened >= count)
+
+    async def run(self, webhook: Webhook, handle: Handle) -> None:
+        """See `Source.run`; an event that is not handled is handed over again, at the next opening."""
+        async with self._opening:
+            self.opened += 1
+            self._opening.notify_all()
+        if self.breaks is not None:
+            error, self.breaks = self.breaks, None
+            raise error
+        queue = self._events.setdefault(webhook.name, asyncio.Queue())
+        while True:
+            each = await queue.get()
+            try:
+                await handle(each)
+            except asyncio.CancelledError:
+                rest = [each]
+                with suppress(asyncio.QueueEmpty):
+                    while True:
+                        rest.append(queue.get_nowait())
+                self.give(webhook.name, *rest)
+                raise
+            except Exception as error:  # noqa: BLE001 - the subscription's part: it takes them all
+                self.failed.append(error)
+
+    async def forget(self, webhook: Webhook) -> None:
+        """See `Source.forget`."""
+        self.forgotten.append(webhook.name)
+
+
+@asynccontextmanager
+async def running(task: asyncio.Task[None]) -> AsyncIterator[asyncio.Task[None]]:
+    """A task that ends with the block."""
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,76 @@
+"""Writes a log of jobs that all change in rounds, and knows what stands where."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+
+from jobledger import LogUnavailable, OutcomeUnknown
+from jobledger.store.log import Appended, Draft, EventLog
+from jobledger.store.model.events import JobCreated, JobStateChanged
+from jobledger.store.model.job import StateType
+from jobledger.store.model.subjects import named_job_id
+from tests.support.histories import draft, spec_data, state_data
+
+PAUSE_SECONDS = (
+    0.05  # before an append is tried again: a tight loop would keep the server from being restarted
+)
+
+
+class Writer:
+    """Puts events on a log that nobody else writes to.
+
+    Args:
+        log: where to.
+        jobs: how many there are; each has one event per round, so a round's sequences are known.
+        message: of each change of state, beside a number.
+        states: that a job goes through after it was created, over and over.
+
+    Attributes:
+        of_job: the sequences of each job, by id.
+        job_at: the job of each sequence.
+        revisions: the revision of its job, of each sequence.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        jobs: int,
+        *,
+        message: str = "",
+        states: Sequence[StateType] = (StateType.QUEUED, StateType.RUNNING),
+    ) -> None:
+        self._log = log
+        self._message = message
+        self._states = states
+        self._ids = [named_job_id("default", f"job-{number}") for number in range(jobs)]
+        self._last = [0] * jobs
+        self.of_job: dict[str, list[int]] = defaultdict(list)
+        self.job_at: dict[int, str] = {}
+        self.revisions: dict[int, int] = {}
+
+    async def round(self) -> None:
+        """One more event of each job, whatever happens to the server meanwhile."""
+        await asyncio.gather(*(self._one(number) for number in range(len(self._ids))))
+
+    async def _one(self, number: int) -> None:
+        job_id = self._ids[number]
+        revision = len(self.of_job[job_id]) + 1
+        item = self._draft(number, revision)
+        while True:
+            try:
+                appended = await self._log.append(item, expect=self._last[number])
+                break
+            except (LogUnavailable, OutcomeUnknown):
+                await asyncio.sleep(PAUSE_SECONDS)
+        assert isinstance(appended, Appended)
+        self._last[number] = appended.sequence
+        self.of_job[job_id].append(appended.sequence)
+        self.job_at[appended.sequence] = job_id
+        self.revisions[appended.sequence] = revision
+
+    def _draft(self, number: int, revision: int) -> Draft:
+        event, job_id = revision * len(self._ids) + number, self._ids[number]
+        if revision == 1:
+            return draft(JobCreated, job_id, spec_data(f"job-{number}"), event)
+        state = self._states[revision % len(self._states)]
+        return draft(JobStateChanged, job_id, state_data(state, f"no {revision} {self._message}"), event)
