@@ -5,7 +5,7 @@ from functools import partial
 from benchmarks.harness import Output, compare, judge, take_turns
 from benchmarks.sizes import Load, Sizes
 from benchmarks.workload import Bench, new_drafts, publish, rate_of, served
-from jobledger.store.log import NO_JOB, Appended, Draft
+from jobledger.store.log import NO_JOB, Appended, PendingEvent
 
 
 async def run(sizes: Sizes, output: Output) -> None:
@@ -35,5 +35,5 @@ async def _append(key: str, load: Load, rounds: int, output: Output) -> None:
     output.report(judge(key, case, found.value, "events/s", baseline=found.baseline, ratio=found.ratio))
 
 
-async def _send(bench: Bench, draft: Draft) -> None:
+async def _send(bench: Bench, draft: PendingEvent) -> None:
     assert isinstance(await bench.log.append(draft, expect=NO_JOB), Appended)

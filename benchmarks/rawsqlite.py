@@ -49,11 +49,11 @@ def prepare(records: Sequence[Record], ends: Sequence[int]) -> Rows:
         batch = fold_batch(read_all(records[start:end]), known)
         known.update(batch.statuses)
         start = end
-        assert not batch.respecified
+        assert not batch.spec_changed
         assert not batch.anomalies
-        restated = [restated_row(status) for status in batch.restated.values()]
+        state_changed = [restated_row(status) for status in batch.state_changed.values()]
         work: list[tuple[str, Sequence[Sequence[Any]]]] = [
-            (_RESTATE_ONE, [(*row[1:], row[0]) for row in restated]),
+            (_RESTATE_ONE, [(*row[1:], row[0]) for row in state_changed]),
             (viewwriter._INSERT_JOB, [row_of(status, head) for status, head in batch.created.values()]),
             (viewwriter._INSERT_SPEC, batch.specs),
             (viewwriter._INSERT_LABEL, label_rows(batch.created.values())),

@@ -19,7 +19,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from benchmarks.harness import Output, compare, judge, take_turns
 from benchmarks.sizes import Sizes
 from benchmarks.workload import Bench, JobLog, served
-from jobledger.service.export.exporter import Telling
+from jobledger.service.export.exporter import Export
 from jobledger.service.export.log_source import LogReplay
 from jobledger.service.export.output_file import open_target
 from jobledger.service.export.query import Asked
@@ -73,7 +73,7 @@ async def _replay_all(bench: Bench, events: int) -> float:
     started = time.perf_counter()
     replay = await LogReplay.ask(bench.log, Asked(), now=time.time_ns())
     target = open_target(path)
-    telling = Telling(replay.range, Lines(target), lambda _: None)
+    telling = Export(replay.range, Lines(target), lambda _: None)
     await telling.run(replay.chunks())
     target.finish()
     seconds = time.perf_counter() - started

@@ -21,7 +21,7 @@ from nats.js import JetStreamContext
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.jetstream import JetStreamLog
 from jobledger.store.ledger import new_event_id
-from jobledger.store.log import Appended, Draft, EventLog
+from jobledger.store.log import Appended, EventLog, PendingEvent
 from jobledger.store.model.events import (
     SOURCE,
     JobCreated,
@@ -34,7 +34,7 @@ from jobledger.store.model.events import (
 )
 from jobledger.store.model.job import State, StateType
 from jobledger.store.model.subjects import job_subject, named_job_id
-from jobledger.store.spec.normalize import normalise
+from jobledger.store.spec.normalize import normalize
 from jobledger.store.spec.reader import load_spec
 from jobledger.store.spec.spec import JobSpec, encode_spec
 
@@ -79,7 +79,7 @@ Tasks:
 SPEC: Final = load_spec(_SPEC_TEXT).spec
 """The spec as a user's tool would hand it in: decoded, not normalised."""
 
-_NORMAL: Final = normalise(SPEC)
+_NORMAL: Final = normalize(SPEC)
 
 
 class JobKey(NamedTuple):
@@ -185,7 +185,7 @@ class JobLog:
 
     async def _append(self, number: int, payload_of: Callable[[int, str], bytes]) -> int:
         event_id = new_event_id()
-        draft = Draft(job_key(number).subject, event_id, payload_of(number, event_id))
+        draft = PendingEvent(job_key(number).subject, event_id, payload_of(number, event_id))
         appended = await self._log.append(draft, expect=self._last[number])
         assert isinstance(appended, Appended)
         self._last[number] = appended.sequence
@@ -230,14 +230,14 @@ async def read_whole(log: EventLog, events: int) -> list[Record]:
     return found
 
 
-def new_drafts(count: int) -> list[Draft]:
+def new_drafts(count: int) -> list[PendingEvent]:
     """First events of as many new jobs, all with one payload: whoever sends them only has to send."""
     payload = created_payload(0, new_event_id())
     event_ids = [new_event_id() for _ in range(count)]
-    return [Draft(job_subject("bench", event_id), event_id, payload) for event_id in event_ids]
+    return [PendingEvent(job_subject("bench", event_id), event_id, payload) for event_id in event_ids]
 
 
-async def publish(jetstream: JetStreamContext, draft: Draft) -> None:
+async def publish(jetstream: JetStreamContext, draft: PendingEvent) -> None:
     """What appending is measured against: the client library's own publish of a job's first event."""
     headers = {"Nats-Msg-Id": draft.event_id, "Nats-Expected-Last-Subject-Sequence": "0"}
     await jetstream.publish(draft.subject, draft.payload, headers=headers)

@@ -62,8 +62,8 @@ class Batch(msgspec.Struct):
     """
 
     created: dict[str, tuple[JobStatus, SpecHead]]
-    respecified: dict[str, tuple[JobStatus, SpecHead]]
-    restated: dict[str, JobStatus]
+    spec_changed: dict[str, tuple[JobStatus, SpecHead]]
+    state_changed: dict[str, JobStatus]
     specs: list[SpecRow]
     anomalies: list[Anomaly]
     statuses: dict[str, JobStatus]
@@ -202,8 +202,8 @@ def resolve_thawed(batch: Batch, specs: Mapping[int, bytes]) -> None:
         if is_new or job_id in batch.created:
             batch.created[job_id] = (status, head)
         else:
-            batch.restated.pop(job_id, None)
-            batch.respecified[job_id] = (status, head)
+            batch.state_changed.pop(job_id, None)
+            batch.spec_changed[job_id] = (status, head)
     batch.thawed.clear()
 
 
@@ -229,13 +229,13 @@ def _note(batch: Batch, before: JobStatus | None, status: JobStatus) -> None:
         elif is_new:
             batch.created[job_id] = (status, spec_head(spec))
         else:
-            batch.restated.pop(job_id, None)
-            batch.respecified[job_id] = (status, spec_head(spec))
+            batch.state_changed.pop(job_id, None)
+            batch.spec_changed[job_id] = (status, spec_head(spec))
     elif job_id in batch.thawed:
         batch.thawed[job_id] = (status, batch.thawed[job_id][1])
     elif job_id in batch.created:
         batch.created[job_id] = (status, batch.created[job_id][1])
-    elif job_id in batch.respecified:
-        batch.respecified[job_id] = (status, batch.respecified[job_id][1])
+    elif job_id in batch.spec_changed:
+        batch.spec_changed[job_id] = (status, batch.spec_changed[job_id][1])
     else:
-        batch.restated[job_id] = status
+        batch.state_changed[job_id] = status

@@ -52,7 +52,7 @@ from jobledger.projections.limits import (
     VIEW_REBUILDS_SECONDS,
     WAIT_DEFAULT_SECONDS,
 )
-from jobledger.projections.writer import Overtaken, ViewWriter
+from jobledger.projections.writer import CheckpointMoved, ViewWriter
 from jobledger.store.log import EventLog, Feed
 from jobledger.store.model.errors import JobledgerError, LogBehind, LogDamaged, LogUnavailable
 from jobledger.store.model.events import Record
@@ -76,7 +76,7 @@ class ProjectorState(enum.StrEnum):
 _TROUBLED: Final = frozenset({ProjectorState.RECONNECTING, ProjectorState.WAITING, ProjectorState.REBUILDING})
 
 
-class Tap(Protocol):
+class ProjectionListener(Protocol):
     """Hears what a projector folds, once it is visible in the view. Its methods take note, and return."""
 
     def begin(self, sequence: int) -> None:
@@ -152,7 +152,7 @@ class Projector:
         self._writing: asyncio.Task[None] | None = None
         self._reported_jobs: set[str] = set()  # in quarantine, with a line in the log; bounded
         self._exclusive = asyncio.Lock()  # held while records are folded, and while jobs are folded again
-        self._tap: Tap | None = None
+        self._tap: ProjectionListener | None = None
         self._gates: list[Gate] = []
         self._suspended: ViewError | None = None  # what the gates were told
         self._distrust: ViewDamaged | None = None  # damage that somebody else found
@@ -161,7 +161,7 @@ class Projector:
         self._io_errors = 0  # in a row
         self._broke = False  # once, by something that may have been the file
 
-    def attach(self, tap: Tap) -> None:
+    def attach(self, tap: ProjectionListener) -> None:
         """From now on tell this one what is folded; what is being written at this moment is the first."""
         self._tap = tap
         tap.begin(self._told)
@@ -321,7 +321,7 @@ class Projector:
     async def _recover(self, error: Exception) -> None:
         """Do what the error needs before folding is tried again; raise it if nothing helps."""
         match error:
-            case Overtaken():
+            case CheckpointMoved():
                 await self._start_over()
             case LogUnavailable():
                 await self._pause(ProjectorState.RECONNECTING, error)
@@ -517,7 +517,7 @@ class Projector:
             await self._written()
             try:
                 return await heal_view(self._log, self._writer)
-            except Overtaken as error:
+            except CheckpointMoved as error:
                 raise ViewError(f"{error}; heal the view again") from error
 
     async def _heal_after_upgrade(self) -> None:

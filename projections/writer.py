@@ -85,7 +85,7 @@ _PUT_DAMAGE = "INSERT OR IGNORE INTO damage (first, last) VALUES {values}"
 _TABLES = ("jobs", "lost_jobs", "specs", "labels", "anomalies", "damage", *TREE_TABLES)
 
 
-class Overtaken(JobledgerError):
+class CheckpointMoved(JobledgerError):
     """Another projector moved this file's checkpoint; nothing of ours was written."""
 
 
@@ -189,7 +189,7 @@ class ViewWriter:
         if self.epoch is None:
             sql = "UPDATE checkpoint SET epoch = ? WHERE only_row = 1 AND epoch IN ('', ?)"
             if await self._writer.execute(sql, (epoch, epoch)) != 1:
-                raise Overtaken(f"another projector has just tied {self._writer.path} to another log")
+                raise CheckpointMoved(f"another projector has just tied {self._writer.path} to another log")
             self.epoch = epoch
 
     async def statuses(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
@@ -257,11 +257,11 @@ class ViewWriter:
         kept = batch.anomalies[: max(0, ANOMALIES_KEPT - self._anomalies)]
         work: list[tuple[str, Sequence[Sequence[object]]]] = [
             (_INSERT_JOB, [row_of(status, head) for status, head in batch.created.values()]),
-            (_RESPECIFY, [respecified_row(status, head) for status, head in batch.respecified.values()]),
-            (_RESTATE, [restated_row(status) for status in batch.restated.values()]),
+            (_RESPECIFY, [respecified_row(status, head) for status, head in batch.spec_changed.values()]),
+            (_RESTATE, [restated_row(status) for status in batch.state_changed.values()]),
             (_INSERT_SPEC, batch.specs if self._keeps_specs else ()),
-            (_DELETE_LABELS, [(status.created_sequence,) for status, _ in batch.respecified.values()]),
-            (_INSERT_LABEL, label_rows(batch.created.values()) + label_rows(batch.respecified.values())),
+            (_DELETE_LABELS, [(status.created_sequence,) for status, _ in batch.spec_changed.values()]),
+            (_INSERT_LABEL, label_rows(batch.created.values()) + label_rows(batch.spec_changed.values())),
             (_INSERT_ANOMALY, [(anomaly.sequence, anomaly.job_id, anomaly.reason) for anomaly in kept]),
             (_PUT_LOST, [lost_row(status) for status in batch.lost.values()]),
             (_DROP_LOST, [tuple(key.split("\0", 1)) for key in batch.found]),
@@ -275,7 +275,7 @@ class ViewWriter:
                 (batch.last_sequence, batch.last_time, anomalies, *tree.mark, tree.tail, *place),
             )
             if moved != 1:
-                raise Overtaken(f"another projector moved the checkpoint of {writer.path}")
+                raise CheckpointMoved(f"another projector moved the checkpoint of {writer.path}")
             await writer.write_all(work)
         self.sequence, self.time = batch.last_sequence, batch.last_time
         self._anomalies, self._mark = anomalies, tree.mark
@@ -309,7 +309,7 @@ class ViewWriter:
             kept = batch.anomalies[: max(0, ANOMALIES_KEPT - others)]
             place = (self.sequence, self.epoch, PROJECTION_VERSION)
             if await writer.execute(_RECOUNT, (count, *place)) != 1:
-                raise Overtaken(f"another projector moved the checkpoint of {writer.path}")
+                raise CheckpointMoved(f"another projector moved the checkpoint of {writer.path}")
             for sequence in sorted(created):
                 for table in ("jobs", "labels", "specs"):
                     await writer.execute(f"DELETE FROM {table} WHERE created_sequence = ?", (sequence,))
@@ -350,7 +350,7 @@ class ViewWriter:
             if row is not None and row[0] == PROJECTION_VERSION:
                 mark = TreeMark(*row[2:])
                 if not self._keeps_tree and mark != NO_TREE:
-                    await self._fell_tree()
+                    await self._drop_tree()
                 if not self._keeps_tree or not _lacks_tree(mark, row[1]):
                     return
             if row is not None and row[0] > PROJECTION_VERSION:
@@ -366,7 +366,7 @@ class ViewWriter:
                 (PROJECTION_VERSION,),
             )
 
-    async def _fell_tree(self) -> None:
+    async def _drop_tree(self) -> None:
         """Take the tree out of a file that shall have none: one that stands still would be a wrong one."""
         for table in TREE_TABLES:
             await self._writer.execute(f"DELETE FROM {table}")

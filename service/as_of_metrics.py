@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from jobledger.projections.as_of.copies import Copies
+from jobledger.projections.as_of.copies import SnapshotCache
 
 
 class AsOfReadings(Collector):
     """What the copies of the view as of earlier points take, read when somebody asks for it."""
 
     def __init__(self) -> None:
-        self._copies: Copies | None = None
+        self._copies: SnapshotCache | None = None
 
-    def watch(self, copies: Copies) -> None:
+    def watch(self, copies: SnapshotCache) -> None:
         """Tell of these."""
         self._copies = copies
 

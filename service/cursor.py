@@ -7,18 +7,18 @@ import re
 from typing import Final
 
 from jobledger.service.errors import CursorGone
-from jobledger.store.log import epoch_mark
+from jobledger.store.log import stream_tag
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import SOURCE
 from jobledger.store.spec.values import INT_MAX
 
 __all__ = [
     "default_source",
-    "epoch_mark",
     "format_cursor",
     "format_sequence",
     "parse_cursor",
     "read_sequence",
+    "stream_tag",
 ]
 
 _CURSOR: Final = re.compile(r"(?:([0-9a-f]{12})-)?([0-9]{1,19})", re.ASCII)
@@ -56,7 +56,7 @@ def format_cursor(mark: str, sequence: int) -> str:
     """The cursor behind an event of the stream.
 
     Args:
-        mark: of the stream, from `epoch_mark`.
+        mark: of the stream, from `stream_tag`.
         sequence: the last event that was seen; 0 for the beginning.
     """
     return f"{mark}-{sequence}"

@@ -99,7 +99,7 @@ class IdempotentWrites:
 
     Args:
         keys: shared by all replicas.
-        mark: names the log (`position.epoch_mark`): answers about another log are no answers.
+        mark: names the log (`position.stream_tag`): answers about another log are no answers.
         new_id: makes event ids (UUIDv7).
         refusal: why the log does not accept appends; empty if it does. Then no new key is claimed.
     """

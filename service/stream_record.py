@@ -32,12 +32,12 @@ from jobledger.store.jetstream.stream import StreamReport
 from jobledger.store.model.errors import LogReplaced, LogTruncated
 from jobledger.store.model.limits import TRUNCATION_GIVE_UP_SECONDS, TRUNCATION_LOOK_SECONDS
 from jobledger.store.model.subjects import STREAM_NAME
-from jobledger.store.model.truncation import Doubts, Place
+from jobledger.store.model.truncation import AckTracker, Doubts
 from jobledger.store.spec.values import rfc3339
 
 RECORD_FILE: Final = "log.json"
 _FORMAT: Final = 1
-_PLACE: Final[Place] = (None, 0)  # the doubts about a stream are about its recorded end alone
+_PLACE: Final[AckTracker] = (None, 0)  # the doubts about a stream are about its recorded end alone
 
 _log = logging.getLogger("jobledger.service")
 

@@ -17,7 +17,7 @@ from jobledger.projections.view import View
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.audit.opening import open_sealer
 from jobledger.service.audit.seals.sealer import Sealer
-from jobledger.service.cursor import default_source, epoch_mark
+from jobledger.service.cursor import default_source, stream_tag
 from jobledger.service.errors import TooManyRequests
 from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.idempotency import IdempotentWrites
@@ -188,7 +188,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         found, was_recorded = await record.verify(log.report_streams)
         record.replace(found)  # not `streams`, which a server that was behind may have reported
         epoch = (await log.info()).epoch
-        mark = epoch_mark(epoch)
+        mark = stream_tag(epoch)
         path = settings.data_dir / VIEW_FILE
         # The log is the recorded one, so a view of another log is a file in the wrong place.
         projector = Projector(log, path, epoch=epoch if was_recorded else None)

@@ -24,7 +24,7 @@ from jobledger.store.model.subjects import UUID7
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class About(TypedDict, total=False):
+class CommandMetadata(TypedDict, total=False):
     """Who commands, why, and on what condition; the keywords that every command takes.
 
     Attributes:
@@ -44,7 +44,7 @@ class About(TypedDict, total=False):
     traceparent: str
 
 
-_ABOUT = frozenset(About.__annotations__)
+_ABOUT = frozenset(CommandMetadata.__annotations__)
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +91,7 @@ def receipt_of(status: JobStatus, event_id: str, *, changed: bool, sequence: int
     )
 
 
-def check_about(about: About) -> None:
+def check_about(about: CommandMetadata) -> None:
     """Check what comes with a command.
 
     Raises:

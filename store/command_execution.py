@@ -14,10 +14,10 @@ from functools import lru_cache
 
 import msgspec
 
-from jobledger.store.command import About, Receipt, receipt_of
-from jobledger.store.job_cache import Known
+from jobledger.store.command import CommandMetadata, Receipt, receipt_of
+from jobledger.store.job_cache import CachedJob
 from jobledger.store.job_reader import JobReader
-from jobledger.store.log import Draft, EventLog, Lost
+from jobledger.store.log import EventLog, PendingEvent, WrongSequence
 from jobledger.store.model.decide import (
     Decision,
     check_not_quarantined,
@@ -70,11 +70,11 @@ class Command(msgspec.Struct, frozen=True):
     namespace: str
     decide: Decide
     event_id: str
-    about: About
+    about: CommandMetadata
     of_frozen: bool = False
 
 
-class Attempt:
+class CommandExecution:
     """A command under way.
 
     Args:
@@ -89,7 +89,7 @@ class Attempt:
         self._log = log
         self._reader = reader
         self._clock = clock
-        nothing = Known(job_subject(command.namespace, command.job_id))
+        nothing = CachedJob(job_subject(command.namespace, command.job_id))
         # If nothing is remembered, it is a new job, as far as we know: the append will tell.
         self._known = reader.cached(command.job_id, command.namespace) or nothing
         self._fresh = False
@@ -111,9 +111,9 @@ class Attempt:
             if isinstance(decision, Receipt):
                 return decision
             event = self._event(decision)
-            draft = Draft(self._known.subject, event.id, encode_event(event))
+            draft = PendingEvent(self._known.subject, event.id, encode_event(event))
             outcome = await self._log.append(draft, expect=self._known.sequence)
-            if not isinstance(outcome, Lost):
+            if not isinstance(outcome, WrongSequence):
                 if self._is_repeatable:
                     return await self._prove()
                 return self._reader.appended(self._known, event, outcome.sequence)
@@ -249,7 +249,7 @@ class Attempt:
             return error
         seen, missed, size = seen_revision or 0, deque[HistoryItem](), 0
         if error.revision > seen:
-            async for item in self._reader.story(after=Known(self._known.subject), up_to=self._known):
+            async for item in self._reader.story(after=CachedJob(self._known.subject), up_to=self._known):
                 if item.revision > seen and not item.anomaly:
                     missed.append(item)
                     size += item.size

@@ -71,14 +71,14 @@ class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
     reset_to: int | None = None
 
 
-class Hearer(Protocol):
+class ConsumerListener(Protocol):
     """Who reads a consumer; its methods take note, and return."""
 
     def news(self) -> None:
         """There is something to read, or something changed: look again."""
         ...
 
-    def began_anew(self, *, place: int, kept: bool) -> None:
+    def on_reset(self, *, place: int, kept: bool) -> None:
         """Deliveries begin anew behind a place; what was taken before counts no more.
 
         Args:
@@ -114,7 +114,7 @@ class DurableConsumer(Protocol):
     wanted: bool
     """Set by the reader: it is to be held even if it has no event to deliver."""
 
-    sated: bool
+    at_quota: bool
     """Set by the reader: it has its share of consumers, and others who wait for this one are to have it."""
 
     @property
@@ -137,7 +137,7 @@ class DurableConsumer(Protocol):
         """Events that are still to come from the server, as last heard."""
         ...
 
-    async def start(self, hearer: Hearer) -> None:
+    async def start(self, hearer: ConsumerListener) -> None:
         """Begin to wait for it."""
         ...
 

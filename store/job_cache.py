@@ -23,7 +23,7 @@ _ENTRY_BYTES = 1_000  # what an entry takes beside its spec, about
 _TAG_BYTES = 200  # the same for one tag
 
 
-class Known(msgspec.Struct, frozen=True):
+class CachedJob(msgspec.Struct, frozen=True):
     """A job's subject as it was seen.
 
     Attributes:
@@ -39,7 +39,7 @@ class Known(msgspec.Struct, frozen=True):
     subject: str
     job: Job | None = None
     sequence: int = 0
-    base: "Known | None" = None
+    base: "CachedJob | None" = None
     time: int = 0
     lost: Job | None = None
 
@@ -106,10 +106,12 @@ def _place_size(place: HistoryPlace) -> int:
 
 
 class JobCache:
-    """Known jobs by id; the least recently used go first. Bounded in number and in bytes."""
+    """Cached jobs by id; the least recently used go first. Bounded in number and in bytes."""
 
     def __init__(self, max_jobs: int = CACHE_MAX_JOBS, max_bytes: int = CACHE_MAX_BYTES) -> None:
-        self._entries: dict[str, tuple[Known, int]] = {}  # with its size; in the order of use, oldest first
+        self._entries: dict[
+            str, tuple[CachedJob, int]
+        ] = {}  # with its size; in the order of use, oldest first
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -117,7 +119,7 @@ class JobCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, job_id: str) -> Known | None:
+    def get(self, job_id: str) -> CachedJob | None:
         """What is known of a job."""
         entry = self._entries.pop(job_id, None)
         if entry is None:
@@ -125,7 +127,7 @@ class JobCache:
         self._entries[job_id] = entry
         return entry[0]
 
-    def put(self, job_id: str, known: Known) -> None:
+    def put(self, job_id: str, known: CachedJob) -> None:
         """Remember, unless something newer is remembered already.
 
         That a job does not exist is not worth a place.
@@ -216,7 +218,7 @@ class _Turn:
             self._locks[self._key] = (lock, users - 1)
 
 
-def _size(known: Known) -> int:
+def _size(known: CachedJob) -> int:
     size = _ENTRY_BYTES
     if known.job is not None:
         size += _job_size(known.job)

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 
 from jobledger.store.command import Receipt, receipt_of
-from jobledger.store.job_cache import HistoryPlace, HistoryPlaces, JobCache, Known
+from jobledger.store.job_cache import CachedJob, HistoryPlace, HistoryPlaces, JobCache
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import (
     InvalidInput,
@@ -33,7 +33,7 @@ class JobReader:
         self._places = HistoryPlaces()
         self._session = log.session
 
-    def cached(self, job_id: str, namespace: str | None) -> Known | None:
+    def cached(self, job_id: str, namespace: str | None) -> CachedJob | None:
         """The job as it was last seen; None if it is not remembered."""
         if self._session != self._log.session:
             # The log was out of reach, and may be another one now, at the same address and sequences.
@@ -48,7 +48,7 @@ class JobReader:
             return known if _is_of_a_name(job_id) else None
         return known if known.subject == job_subject(namespace, job_id) else None
 
-    async def fresh(self, job_id: str, namespace: str | None) -> Known:
+    async def fresh(self, job_id: str, namespace: str | None) -> CachedJob:
         """The job as the log's leader has it now.
 
         Raises:
@@ -71,19 +71,19 @@ class JobReader:
             if last is None or last.sequence < before.sequence:
                 self._cache.forget(job_id)
         if last is None:
-            return Known(job_subject(namespace or "", job_id))
+            return CachedJob(job_subject(namespace or "", job_id))
         known = self._cache.get(job_id)
         if known is None or known.subject != last.subject:
-            known = Known(last.subject)
+            known = CachedJob(last.subject)
         found = await self._fold_on(known.base or known, last)
         if found is None:  # not the records that were folded before: begin anew
             self._cache.forget(job_id)
-            found = await self._fold_on(Known(last.subject), last)
+            found = await self._fold_on(CachedJob(last.subject), last)
         assert found is not None
         self._cache.put(job_id, found)
         return found
 
-    async def _fold_on(self, known: Known, last: Record) -> Known | None:
+    async def _fold_on(self, known: CachedJob, last: Record) -> CachedJob | None:
         """Fold what came after; None if the log does not hold the record that was last before."""
         if known.sequence == last.sequence:
             return known if known.time == last.time else None
@@ -95,10 +95,12 @@ class JobReader:
                 continue
             job = fold_job_on(known.job or known.lost, read_record(record))
             lost = job if job is not None and job.status.is_lost else None
-            known = Known(known.subject, None if lost else job, record.sequence, time=record.time, lost=lost)
+            known = CachedJob(
+                known.subject, None if lost else job, record.sequence, time=record.time, lost=lost
+            )
         return known
 
-    async def story(self, *, after: Known, up_to: Known) -> AsyncIterator[HistoryItem]:
+    async def story(self, *, after: CachedJob, up_to: CachedJob) -> AsyncIterator[HistoryItem]:
         """What happened on a job's subject from one moment to another, oldest first."""
         status = after.status
         async for record in records_between(
@@ -107,7 +109,7 @@ class JobReader:
             ((item, status),) = tell((record,), status)
             yield item
 
-    async def history(self, known: Known, *, after: int) -> AsyncIterator[HistoryItem]:
+    async def history(self, known: CachedJob, *, after: int) -> AsyncIterator[HistoryItem]:
         """What happened to a job after a sequence, up to what is known.
 
         Who reads page by page goes on from the status at the end of the page before, if that is remembered
@@ -133,7 +135,7 @@ class JobReader:
         if last is not None:
             self._places.put(known.subject, last, instead_of=placed)
 
-    async def find_event(self, event_id: str, *, after: Known, up_to: Known) -> HistoryItem | None:
+    async def find_event(self, event_id: str, *, after: CachedJob, up_to: CachedJob) -> HistoryItem | None:
         """The event of this id among those from one moment to another."""
         async for item in self.story(after=after, up_to=up_to):
             if item.event_id == event_id:
@@ -150,13 +152,13 @@ class JobReader:
             job = fold_job_on(job, recorded)
         raise LogUnavailable(f"event {sequence} could not be read again; try again")
 
-    def appended(self, known: Known, event: JobEvent, sequence: int) -> Receipt:
+    def appended(self, known: CachedJob, event: JobEvent, sequence: int) -> Receipt:
         """Fold an event that was just appended, so that the next command can build on it."""
         job = fold_job(known.job or known.lost, Recorded(sequence, 0, event), trusted=True)
         assert isinstance(job, Job)  # the decider never makes an event that the fold takes for an anomaly
         if job.status.is_lost:
             return receipt_of(job.status, event.id, changed=True, sequence=sequence)
-        self._cache.put(event.subject, Known(known.subject, job, sequence, known.base or known))
+        self._cache.put(event.subject, CachedJob(known.subject, job, sequence, known.base or known))
         return receipt_of(job.status, event.id, changed=True, sequence=sequence)
 
     async def _find_last(self, job_id: str) -> Record | None:

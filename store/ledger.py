@@ -8,7 +8,7 @@ from typing import Unpack
 import uuid_utils
 
 from jobledger.store.command import (
-    About,
+    CommandMetadata,
     Receipt,
     check_about,
     check_job_id,
@@ -16,8 +16,8 @@ from jobledger.store.command import (
     check_tag,
     receipt_of,
 )
-from jobledger.store.command_execution import Attempt, Command, Decide, event_id_taken
-from jobledger.store.job_cache import JobCache, KeyedLocks, Known
+from jobledger.store.command_execution import Command, CommandExecution, Decide, event_id_taken
+from jobledger.store.job_cache import CachedJob, JobCache, KeyedLocks
 from jobledger.store.job_reader import JobReader
 from jobledger.store.log import EventLog, refused
 from jobledger.store.model.decide import (
@@ -68,12 +68,12 @@ class Ledger:
         self._reader = JobReader(log, JobCache())
         self._turns = KeyedLocks()
 
-    async def create(self, spec: JobSpec, **about: Unpack[About]) -> Receipt:
+    async def create(self, spec: JobSpec, **about: Unpack[CommandMetadata]) -> Receipt:
         """Create a job from a spec.
 
         Args:
             spec: normalised and validated here. Without a name the job gets a new id, and that as its name.
-            about: see `About`.
+            about: see `CommandMetadata`.
 
         Raises:
             InvalidSpec: every rule that the spec breaks, at once.
@@ -88,7 +88,7 @@ class Ledger:
             job_id, namespace, lambda job: decide_create(job, encoded), event_id, about
         )
 
-    async def apply(self, spec: JobSpec, *, force: bool = False, **about: Unpack[About]) -> Receipt:
+    async def apply(self, spec: JobSpec, *, force: bool = False, **about: Unpack[CommandMetadata]) -> Receipt:
         """Create the job of the spec's namespace and name, or give it this spec if it exists.
 
         Equal after normalisation is a no-op, unless forced. See `create` and `update` for the errors.
@@ -105,7 +105,7 @@ class Ledger:
         *,
         namespace: str | None = None,
         force: bool = False,
-        **about: Unpack[About],
+        **about: Unpack[CommandMetadata],
     ) -> Receipt:
         """Give a job a new spec: +1 version, Pending again from whatever state. An equal spec is a no-op.
 
@@ -114,7 +114,7 @@ class Ledger:
             spec: the whole new spec; name and namespace may be left out, and can't change.
             namespace: the job's namespace, if known: it spares a look-up.
             force: an equal spec makes a new version, too.
-            about: see `About`.
+            about: see `CommandMetadata`.
 
         Raises:
             InvalidSpec: every rule that the spec breaks, at once.
@@ -139,7 +139,7 @@ class Ledger:
         spec: bytes | None = None,
         *,
         namespace: str | None = None,
-        **about: Unpack[About],
+        **about: Unpack[CommandMetadata],
     ) -> Receipt:
         """Begin a job again: a new version, Pending, whether or not its spec differs from the present one.
 
@@ -147,7 +147,7 @@ class Ledger:
             job_id: the full id.
             spec: the normalised JSON of one of the job's own versions; None: of the present one.
             namespace: the job's namespace, if known.
-            about: see `About`.
+            about: see `CommandMetadata`.
 
         Raises:
             JobNotRerunnable: if the job is Pending or Queued.
@@ -160,7 +160,7 @@ class Ledger:
         )
 
     async def revert(
-        self, job_id: str, spec: bytes, *, namespace: str | None = None, **about: Unpack[About]
+        self, job_id: str, spec: bytes, *, namespace: str | None = None, **about: Unpack[CommandMetadata]
     ) -> Receipt:
         """Give a job the spec of one of its versions again, as a new version. The present one is a no-op.
 
@@ -168,7 +168,7 @@ class Ledger:
             job_id: the full id.
             spec: the normalised JSON of that version; it is not judged again.
             namespace: the job's namespace, if known.
-            about: see `About`.
+            about: see `CommandMetadata`.
 
         Raises:
             JobledgerError: as `update`.
@@ -179,7 +179,7 @@ class Ledger:
         return await self._command(job_id, namespace, decide, event_id, about)
 
     async def set_state(
-        self, job_id: str, state: State, *, namespace: str | None = None, **about: Unpack[About]
+        self, job_id: str, state: State, *, namespace: str | None = None, **about: Unpack[CommandMetadata]
     ) -> Receipt:
         """Set a job's state. The same state, message and details again are a no-op.
 
@@ -197,7 +197,9 @@ class Ledger:
         decide: Decide = lambda job: decide_state(job, state, job_id=job_id)  # noqa: E731
         return await self._command(job_id, namespace, decide, event_id, about)
 
-    async def stop(self, job_id: str, *, namespace: str | None = None, **about: Unpack[About]) -> Receipt:
+    async def stop(
+        self, job_id: str, *, namespace: str | None = None, **about: Unpack[CommandMetadata]
+    ) -> Receipt:
         """Stop a job: its state becomes Stopped, with the reason as its message. A stopped job is a no-op.
 
         Raises:
@@ -212,7 +214,13 @@ class Ledger:
         )
 
     async def tag(
-        self, job_id: str, tag: str, version: int, *, namespace: str | None = None, **about: Unpack[About]
+        self,
+        job_id: str,
+        tag: str,
+        version: int,
+        *,
+        namespace: str | None = None,
+        **about: Unpack[CommandMetadata],
     ) -> Receipt:
         """Let a name stand for one of a job's versions; it moves if it stood for another one.
 
@@ -231,7 +239,7 @@ class Ledger:
         return await self._command(job_id, namespace, decide, event_id, about)
 
     async def untag(
-        self, job_id: str, tag: str, *, namespace: str | None = None, **about: Unpack[About]
+        self, job_id: str, tag: str, *, namespace: str | None = None, **about: Unpack[CommandMetadata]
     ) -> Receipt:
         """Take a tag away; one that is not there is a no-op. See `tag` for the errors."""
         event_id = await self._check(about)
@@ -241,7 +249,7 @@ class Ledger:
         return await self._command(job_id, namespace, decide, event_id, about)
 
     async def accept_unreadable(
-        self, job_id: str, sequence: int, *, namespace: str | None = None, **about: Unpack[About]
+        self, job_id: str, sequence: int, *, namespace: str | None = None, **about: Unpack[CommandMetadata]
     ) -> Receipt:
         """Accept that an event which froze a job can't be read: the job goes on without it.
 
@@ -253,7 +261,7 @@ class Ledger:
             job_id: the full id.
             sequence: of the event, as `Quarantine` names it.
             namespace: the job's namespace, if known.
-            about: see `About`.
+            about: see `CommandMetadata`.
 
         Raises:
             JobNotQuarantined: if that event does not freeze the job.
@@ -273,7 +281,7 @@ class Ledger:
             return await self._command(job_id, namespace, decide, event_id, about, of_frozen=True)
         except JobNotQuarantined:
             known = await self._reader.fresh(job_id, namespace)
-            async for item in self._reader.story(after=Known(known.subject), up_to=known):
+            async for item in self._reader.story(after=CachedJob(known.subject), up_to=known):
                 if item.accepted == sequence and not item.anomaly and known.status is not None:
                     return receipt_of(known.status, event_id, changed=False)
             raise
@@ -319,7 +327,7 @@ class Ledger:
 
     # --- the one way of every command ---------------------------------------------------------------------
 
-    async def _check(self, about: About) -> str:
+    async def _check(self, about: CommandMetadata) -> str:
         check_about(about)
         # A command that is repeated may be in the log already, so it is looked for first. Any other one would
         # only find out after its reads that its event can't be appended.
@@ -328,7 +336,7 @@ class Ledger:
             raise refused(refusal)
         return about.get("event_id") or self._new_id()
 
-    async def _find(self, job_id: str, namespace: str | None) -> Known:
+    async def _find(self, job_id: str, namespace: str | None) -> CachedJob:
         check_job_id(job_id, namespace)
         return self._reader.cached(job_id, namespace) or await self._reader.fresh(job_id, namespace)
 
@@ -341,7 +349,7 @@ class Ledger:
             raise not_found(job_id)
         return known.status.namespace
 
-    async def _prepare_new(self, spec: JobSpec, event_id: str, about: About) -> Prepared:
+    async def _prepare_new(self, spec: JobSpec, event_id: str, about: CommandMetadata) -> Prepared:
         """Where a spec belongs that may be a new job's."""
         prepared = prepare_new(spec, event_id)
         if is_nameless_job_id(spec.name):
@@ -361,10 +369,10 @@ class Ledger:
         namespace: str,
         decide: Decide,
         event_id: str,
-        about: About,
+        about: CommandMetadata,
         *,
         of_frozen: bool = False,
     ) -> Receipt:
         command = Command(job_id, namespace, decide, event_id, about, of_frozen)
         async with self._turns.hold(job_id):
-            return await Attempt(command, self._log, self._reader, self._clock).run()
+            return await CommandExecution(command, self._log, self._reader, self._clock).run()

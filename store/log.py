@@ -18,7 +18,7 @@ NO_JOB = 0
 """The expectation that a subject holds nothing yet."""
 
 
-class Draft(msgspec.Struct, frozen=True, gc=False):
+class PendingEvent(msgspec.Struct, frozen=True, gc=False):
     """A message to append.
 
     Attributes:
@@ -38,7 +38,7 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
     sequence: int
 
 
-class Lost(msgspec.Struct, frozen=True, gc=False):
+class WrongSequence(msgspec.Struct, frozen=True, gc=False):
     """It is not in the log: another event of the job came first. A lost race is a value, not an exception.
 
     Attributes:
@@ -63,7 +63,7 @@ class LogInfo(msgspec.Struct, frozen=True):
     last_sequence: int
 
 
-def epoch_mark(epoch: str) -> str:
+def stream_tag(epoch: str) -> str:
     """The part of a cursor that names the log: 12 hex digits made of its epoch."""
     return hashlib.sha256(epoch.encode()).hexdigest()[:_MARK_CHARACTERS]
 
@@ -146,7 +146,7 @@ class Feed(Protocol):
 class EventLog(Protocol):
     """An append-only, totally ordered log with one concurrency boundary per subject."""
 
-    async def append(self, draft: Draft, *, expect: int) -> Appended | Lost:
+    async def append(self, draft: PendingEvent, *, expect: int) -> Appended | WrongSequence:
         """Append if the subject's last sequence is `expect` (`NO_JOB`: if it has none).
 
         The same draft with the same expectation again gives the first answer: a lost acknowledgement is

@@ -7,7 +7,15 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost, check_continues, other_record
+from jobledger.store.log import (
+    Appended,
+    Feed,
+    LogInfo,
+    PendingEvent,
+    WrongSequence,
+    check_continues,
+    other_record,
+)
 from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.limits import READ_PAGE_EVENTS
@@ -32,7 +40,7 @@ class MemoryLog:
         self._epoch = f"memory-{next(_epochs)}"
         self._closed = False
 
-    async def append(self, draft: Draft, *, expect: int) -> Appended | Lost:
+    async def append(self, draft: PendingEvent, *, expect: int) -> Appended | WrongSequence:
         """See `EventLog.append`."""
         self._check_open()
         history = self._by_subject[draft.subject]
@@ -41,7 +49,7 @@ class MemoryLog:
         if earlier is not None and expect in (earlier[0], last):  # an event id is never written twice
             return Appended(earlier[1])
         if last != expect:
-            return Lost(last)
+            return WrongSequence(last)
         record = Record(len(self._records) + 1, self._clock(), draft.subject, draft.payload)
         self._records.append(record)
         history.append(record)

@@ -22,7 +22,7 @@ from jobledger.projections.limits import (
     ASOF_LATE_INDEX_EVENTS,
     ASOF_NEAR_MAX_EVENTS,
 )
-from jobledger.projections.subscriptions.fold_cache import IdFilter
+from jobledger.projections.subscriptions.fold_cache import BloomFilter
 from jobledger.projections.writer import ViewWriter
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import LogDamaged
@@ -38,7 +38,7 @@ _NEXT_IDS: Final = (
 )
 
 
-class Ingredients(NamedTuple):
+class BuildInputs(NamedTuple):
     """What a copy is made of.
 
     Attributes:
@@ -56,7 +56,7 @@ class Ingredients(NamedTuple):
     base_sequence: int
 
 
-async def build_copy(path: Path, up_to: int, of: Ingredients, tell: Callable[[int], None]) -> None:
+async def build_copy(path: Path, up_to: int, of: BuildInputs, tell: Callable[[int], None]) -> None:
     """Make the file of a copy as of a sequence, the cheapest way.
 
     Args:
@@ -104,11 +104,11 @@ async def _open(path: Path, epoch: str, *, late_indexes: bool) -> AsyncIterator[
         await view.close()
 
 
-async def _ids(writer: Writer, view: ViewWriter, up_to: int) -> IdFilter | None:
+async def _ids(writer: Writer, view: ViewWriter, up_to: int) -> BloomFilter | None:
     """The jobs of a copy, if much is to be folded: a new job then need not be looked for in the file."""
     if up_to - view.sequence < ASOF_LATE_INDEX_EVENTS:
         return None
-    ids, after = IdFilter(), 0
+    ids, after = BloomFilter(), 0
     while rows := await writer.rows(_NEXT_IDS, (after, ASOF_FOLD_EVENTS)):
         for _, job_id in rows:
             ids.add(job_id)
@@ -117,7 +117,7 @@ async def _ids(writer: Writer, view: ViewWriter, up_to: int) -> IdFilter | None:
 
 
 async def _fold(
-    view: ViewWriter, of: Ingredients, up_to: int, tell: Callable[[int], None], ids: IdFilter | None
+    view: ViewWriter, of: BuildInputs, up_to: int, tell: Callable[[int], None], ids: BloomFilter | None
 ) -> None:
     """Fold the log on. A job that changes often is written seldom: only what it is in the end counts."""
     if view.sequence >= up_to:
@@ -167,7 +167,7 @@ async def _resolve_thawed(log: EventLog, batch: Batch) -> None:
 
 
 async def _fold_on(
-    view: ViewWriter, batch: Batch | None, records: Sequence[Record], ids: IdFilter | None
+    view: ViewWriter, batch: Batch | None, records: Sequence[Record], ids: BloomFilter | None
 ) -> Batch:
     events = read_all(records)
     await asyncio.sleep(0)  # others have their turn meanwhile

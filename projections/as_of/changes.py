@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from jobledger.projections.as_of.copies import Copies, Waiting
+from jobledger.projections.as_of.copies import PendingAppend, SnapshotCache
 from jobledger.projections.as_of.job import records_as_of
 from jobledger.projections.limits import (
     ASOF_NEAR_MAX_EVENTS,
@@ -99,12 +99,12 @@ class Between(msgspec.Struct, frozen=True, kw_only=True):
 async def changes_between(
     log: EventLog,
     live: View,
-    copies: Copies,
+    copies: SnapshotCache,
     asked: Between,
     *,
     timeout_seconds: float = WAIT_DEFAULT_SECONDS,
     client: str = "",
-    waiting: Waiting = nullcontext,
+    waiting: PendingAppend = nullcontext,
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
 ) -> ChangesPage:
     """One page of the jobs that changed.
@@ -115,7 +115,7 @@ async def changes_between(
         copies: of it.
         asked: which.
         timeout_seconds: how long to wait until the live view has come to the second point.
-        client: who asks; see `Copies.at`.
+        client: who asks; see `SnapshotCache.at`.
         waiting: entered while something is waited for.
         turn: entered to read the jobs' histories, once nothing else has to be waited for.
 

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext,
 from pathlib import Path
 from typing import Final, Self
 
-from jobledger.projections.as_of.build import Ingredients, build_copy
+from jobledger.projections.as_of.build import BuildInputs, build_copy
 from jobledger.projections.as_of.elsewhere import in_thread
 from jobledger.projections.errors import AsOfBusy, ViewError, ViewUnwritable
 from jobledger.projections.fair_queue import FairQueue
@@ -42,7 +42,7 @@ from jobledger.store.log import EventLog
 _BUILDING: Final = "building-"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
-Waiting = Callable[[], AbstractContextManager[None]]
+PendingAppend = Callable[[], AbstractContextManager[None]]
 """Entered while somebody waits, so that it takes no place from those who work."""
 
 _log = logging.getLogger("jobledger.asof")
@@ -67,7 +67,7 @@ class _Copy:
             await view.close()
 
 
-class Copies:
+class SnapshotCache:
     """The copies in one directory, which no other process uses; made by `open`.
 
     Args:
@@ -148,7 +148,7 @@ class Copies:
 
     @asynccontextmanager
     async def at(
-        self, sequence: int, client: str = "", waiting: Waiting = nullcontext
+        self, sequence: int, client: str = "", waiting: PendingAppend = nullcontext
     ) -> AsyncIterator[View]:
         """The view as of a sequence, made if it is not there; it stays while the block runs.
 
@@ -174,7 +174,7 @@ class Copies:
                 await copy.close()  # it was dropped, or the live view was rebuilt, meanwhile
             await self._evict()
 
-    async def _taken(self, sequence: int, client: str, waiting: Waiting) -> _Copy:
+    async def _taken(self, sequence: int, client: str, waiting: PendingAppend) -> _Copy:
         """A copy, with one more user."""
         while (copy := self._kept.get(sequence)) is None or not copy.path.exists():
             if copy is not None:  # somebody removed its file: it is made again
@@ -250,7 +250,7 @@ class Copies:
         # Two builds may leave a copy at one sequence: each has a file of its own.
         path = self._directory / f"{_BUILDING}{asked}-{sequence}.sqlite"
         path.unlink(missing_ok=True)
-        ingredients = Ingredients(
+        ingredients = BuildInputs(
             self._log,
             self._epoch,
             self._view.path,

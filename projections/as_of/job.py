@@ -56,7 +56,7 @@ async def job_as_of(log: EventLog, present: Job, sequence: int, *, checkpoint: i
     async for record in records_as_of(log, status, sequence, last=last):
         job = fold_job_on(job, read_record(record))
     if job is None or job.status.is_lost:
-        raise not_yet(status, sequence)
+        raise did_not_exist(status, sequence)
     return job
 
 
@@ -100,7 +100,7 @@ async def sequence_of_revision(log: EventLog, status: JobStatus, revision: int) 
     )
 
 
-def not_yet(status: JobStatus, sequence: int, time: int | None = None) -> JobNotFound:
+def did_not_exist(status: JobStatus, sequence: int, time: int | None = None) -> JobNotFound:
     """The error for a job that exists, but did not at the point that is asked about.
 
     Args:

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Self
 
-from jobledger.projections.as_of.copies import Copies, Waiting
+from jobledger.projections.as_of.copies import PendingAppend, SnapshotCache
 from jobledger.projections.as_of.job import job_as_of
 from jobledger.projections.limits import ASOF_MAX_BYTES, ASOF_MAX_COPIES, WAIT_DEFAULT_SECONDS
 from jobledger.projections.query.query import ListQuery
@@ -24,7 +24,7 @@ class AsOf:
         copies: of it.
     """
 
-    def __init__(self, log: EventLog, view: View, copies: Copies) -> None:
+    def __init__(self, log: EventLog, view: View, copies: SnapshotCache) -> None:
         self._log = log
         self._view = view
         self.copies = copies
@@ -52,7 +52,7 @@ class AsOf:
             OSError: if the directory can't be used.
             LogUnavailable: if the log does not answer.
         """
-        copies = await Copies.open(log, view, directory, max_copies=max_copies, max_bytes=max_bytes)
+        copies = await SnapshotCache.open(log, view, directory, max_copies=max_copies, max_bytes=max_bytes)
         return cls(log, view, copies)
 
     async def close(self) -> None:
@@ -87,7 +87,7 @@ class AsOf:
         *,
         timeout_seconds: float = WAIT_DEFAULT_SECONDS,
         client: str = "",
-        waiting: Waiting = nullcontext,
+        waiting: PendingAppend = nullcontext,
         turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> Page:
         """One page of jobs as they were when the log ended at a sequence. The first page may take long.
@@ -96,7 +96,7 @@ class AsOf:
             query: as of the live view; a cursor is of a page as of the same sequence.
             sequence: up to the end of the log; 0: there were no jobs.
             timeout_seconds: how long to wait until the live view has come to that sequence.
-            client: who asks; see `Copies.at`.
+            client: who asks; see `SnapshotCache.at`.
             waiting: entered while something is waited for.
             turn: entered to read the page, once nothing else has to be waited for.
 

@@ -13,7 +13,7 @@ from jobledger.projections.limits import (
     SUBSCRIPTION_BUFFER_EVENTS,
     SUBSCRIPTION_CHUNK_EVENTS,
 )
-from jobledger.store.consumers import ConsumerInfo, Delivery, Hearer
+from jobledger.store.consumers import ConsumerInfo, ConsumerListener, Delivery
 from jobledger.store.job_reader import records_between
 from jobledger.store.log import EventLog, Feed
 from jobledger.store.model.errors import LogError, LogUnavailable
@@ -51,7 +51,7 @@ class FeedSource:
         self.info = ConsumerInfo(name="")
         self.held = True
         self.others_waiting = 0
-        self.wanted = self.sated = False
+        self.wanted = self.at_quota = False
 
     @property
     def connected(self) -> bool:
@@ -68,10 +68,10 @@ class FeedSource:
         """Records of the log that were there at the beginning and were not read yet."""
         return max(0, self._end - self._place)
 
-    async def start(self, hearer: Hearer) -> None:
+    async def start(self, hearer: ConsumerListener) -> None:
         """Begin to read."""
         self._hearer = hearer
-        hearer.began_anew(place=self._place, kept=False)
+        hearer.on_reset(place=self._place, kept=False)
         self._end = (await self._log.info()).last_sequence
         self._task = asyncio.create_task(self._run())
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import msgspec
 
 from jobledger.projections.subscriptions.parked_jobs import SetAside
-from jobledger.projections.subscriptions.parking import Setbacks
-from jobledger.projections.subscriptions.partition import Lane
+from jobledger.projections.subscriptions.parking import Parking
+from jobledger.projections.subscriptions.partition import Partition
 from jobledger.projections.subscriptions.rebalance import Balance
 from jobledger.store.log import EventLog
 
@@ -22,9 +22,9 @@ class Equipment(msgspec.Struct, frozen=True, kw_only=True):
         owned: a log to close in the end.
     """
 
-    lanes: Sequence[Lane] = ()
+    lanes: Sequence[Partition] = ()
     parts: int = 1
-    setbacks: Setbacks | None = None
+    setbacks: Parking | None = None
     balance: Balance | None = None
     owned: EventLog | None = None
 

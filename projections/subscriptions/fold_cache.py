@@ -12,7 +12,7 @@ from jobledger.projections.limits import (
 from jobledger.store.model.fold import last_read
 from jobledger.store.model.job import Job, JobStatus, State, StateType
 
-Known = TypeVar("Known", JobStatus, Job)
+CachedJob = TypeVar("CachedJob", JobStatus, Job)
 
 _ENTRY_BYTES: Final = 1_000  # what a remembered job takes beside its texts, about
 _TAG_BYTES: Final = 200
@@ -30,14 +30,14 @@ _NAME_CHARACTERS: Final = 64  # of a packed job, that count as one more
 _NO_TAGS: Final[dict[str, int]] = {}
 
 
-class Memory(Protocol[Known]):
+class Memory(Protocol[CachedJob]):
     """Jobs as they were last seen, by id."""
 
-    def take(self, job_id: str) -> Known | None:
+    def take(self, job_id: str) -> CachedJob | None:
         """Hand over what is known of a job: the caller puts back what it became."""
         ...
 
-    def put_all(self, jobs: dict[str, Known]) -> None:
+    def put_all(self, jobs: dict[str, CachedJob]) -> None:
         """Remember jobs, in the order of their use."""
         ...
 
@@ -46,7 +46,7 @@ class Memory(Protocol[Known]):
         ...
 
 
-class WholeMemory(Generic[Known]):
+class WholeMemory(Generic[CachedJob]):
     """Jobs as they are, bounded in number and in bytes. Those that have ended go first: little comes after.
 
     Args:
@@ -55,17 +55,21 @@ class WholeMemory(Generic[Known]):
         max_bytes: of those, about.
     """
 
-    def __init__(self, status_of: Callable[[Known], JobStatus], max_jobs: int, max_bytes: int) -> None:
-        self._status_of: Callable[[Known], JobStatus] = status_of
+    def __init__(self, status_of: Callable[[CachedJob], JobStatus], max_jobs: int, max_bytes: int) -> None:
+        self._status_of: Callable[[CachedJob], JobStatus] = status_of
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._active: dict[str, tuple[Known, int]] = {}  # with its size; in the order of use, oldest first
-        self._ended: dict[str, tuple[Known, int]] = {}
+        self._active: dict[
+            str, tuple[CachedJob, int]
+        ] = {}  # with its size; in the order of use, oldest first
+        self._ended: dict[str, tuple[CachedJob, int]] = {}
         # Who remembers a part of the jobs forgets a part of them.
-        self._forgotten = IdFilter(FOLDER_FORGOTTEN_BITS * min(max_jobs, FOLDER_MAX_JOBS) // FOLDER_MAX_JOBS)
+        self._forgotten = BloomFilter(
+            FOLDER_FORGOTTEN_BITS * min(max_jobs, FOLDER_MAX_JOBS) // FOLDER_MAX_JOBS
+        )
 
-    def take(self, job_id: str) -> Known | None:
+    def take(self, job_id: str) -> CachedJob | None:
         """See `Memory.take`."""
         entry = self._active.pop(job_id, None) or self._ended.pop(job_id, None)
         if entry is None:
@@ -73,7 +77,7 @@ class WholeMemory(Generic[Known]):
         self._bytes -= entry[1]
         return entry[0]
 
-    def put_all(self, jobs: dict[str, Known]) -> None:
+    def put_all(self, jobs: dict[str, CachedJob]) -> None:
         """See `Memory.put_all`."""
         status_of = self._status_of
         for job_id, job in jobs.items():
@@ -108,7 +112,7 @@ class NumberMemory:
         self._jobs: dict[str, str | JobStatus] = {}  # in the order of use, oldest first
         self._namespaces: list[str] = []
         self._places: dict[str, int] = {}  # of them
-        self._forgotten = IdFilter()
+        self._forgotten = BloomFilter()
 
     def take(self, job_id: str) -> JobStatus | None:
         """See `Memory.take`."""
@@ -209,7 +213,7 @@ def _weight(kept: str | JobStatus) -> int:
     return _STATUS_WEIGHT + len(kept.tags) + len(kept.name) // _NAME_CHARACTERS
 
 
-class IdFilter:
+class BloomFilter:
     """A Bloom filter: a set that takes no more memory as it grows, and says yes too often instead.
 
     With ten million ids in it, one in twenty others is taken for one of them, and is read from the log.

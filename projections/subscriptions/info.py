@@ -11,7 +11,7 @@ from jobledger.projections.subscriptions.definition import Definition
 class Attendance(enum.StrEnum):
     """What a subscription is doing, as the server knows it: the first of these that is so."""
 
-    UNATTENDED = "unattended"  # nobody is there for some of it
+    NO_CONSUMER = "unattended"  # nobody is there for some of it
     CATCHING_UP = "catching_up"  # all of it is read, and it is behind
     PARKED = "parked"  # live, but for jobs that wait for an operator
     LIVE = "live"  # all of it is read, and nothing waits for long
@@ -82,7 +82,7 @@ class SubscriptionInfo(msgspec.Struct, frozen=True, kw_only=True):
     def state(self) -> Attendance:
         """What it is doing."""
         if not all(part.attended for part in self.parts):
-            return Attendance.UNATTENDED
+            return Attendance.NO_CONSUMER
         if self.lag_seconds >= ADMIN_LIVE_SECONDS:
             return Attendance.CATCHING_UP
         return Attendance.PARKED if self.parked else Attendance.LIVE

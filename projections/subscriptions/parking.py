@@ -9,7 +9,7 @@ from jobledger.projections.limits import REPLAYED_EVENTS
 from jobledger.projections.subscriptions.definition import Definition
 from jobledger.projections.subscriptions.event import SubscribedEvent
 from jobledger.projections.subscriptions.parked_jobs import SetAside, now_ns
-from jobledger.projections.subscriptions.partition import Lane
+from jobledger.projections.subscriptions.partition import Partition
 from jobledger.projections.subscriptions.redelivery import Replay
 from jobledger.projections.subscriptions.retry import (
     ParkedJob,
@@ -25,7 +25,7 @@ from jobledger.store.model.limits import RETRY_MAX_WAIT_SECONDS, RETRY_WAIT_SECO
 _SCAN_NANOSECONDS = 50_000_000  # between two looks through the jobs for one whose time has come
 
 
-class Setbacks:
+class Parking:
     """The jobs that one subscription has set aside, and their way back.
 
     Args:
@@ -41,7 +41,7 @@ class Setbacks:
         self._definition = definition
         self._retries = retries
 
-    async def failed(self, lane: Lane, event: SubscribedEvent, error: BaseException) -> bool:
+    async def failed(self, lane: Partition, event: SubscribedEvent, error: BaseException) -> bool:
         """An event's handler failed; False if its job could not be set aside: it is handed out again."""
         replay, now = lane.replay, now_ns()
         parked = replay.parked if replay is not None and replay.handed is event else None
@@ -78,14 +78,14 @@ class Setbacks:
                 return True
         return False
 
-    def want(self, lanes: Sequence[Lane]) -> None:
+    def want(self, lanes: Sequence[Partition]) -> None:
         """Have partitions held whose jobs are to be tried: maybe nobody has them, and no event comes."""
         now = now_ns()
         numbers = {self._definition.part_of(parked.job_id) for parked in self.aside.due(now)}
         for lane in lanes:
             lane.source.wanted = lane.number in numbers
 
-    async def next(self, lane: Lane) -> SubscribedEvent | None:
+    async def next(self, lane: Partition) -> SubscribedEvent | None:
         """The next event of a job of this lane that is on its way back; None if there is none now.
 
         Raises:
@@ -115,7 +115,7 @@ class Setbacks:
         replay.handed = event
         return event
 
-    async def save(self, lane: Lane) -> None:
+    async def save(self, lane: Partition) -> None:
         """Write down how far the job that is on its way back has come.
 
         Raises:
@@ -127,7 +127,7 @@ class Setbacks:
         if self.aside.revision_of(replay.parked.job_id) == replay.revision:
             await self._save(lane, replay)
 
-    def _begin(self, lane: Lane) -> Replay | None:
+    def _begin(self, lane: Partition) -> Replay | None:
         now = now_ns()
         if now - lane.scanned_at < _SCAN_NANOSECONDS:
             return None
@@ -144,7 +144,7 @@ class Setbacks:
         lane.scanned_at = now
         return None
 
-    async def _save(self, lane: Lane, replay: Replay) -> None:
+    async def _save(self, lane: Partition, replay: Replay) -> None:
         replay.unsaved = 0
         if await self.aside.put(replay.parked) == replay.parked:
             replay.revision = self.aside.revision_of(replay.parked.job_id)

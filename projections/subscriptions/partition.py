@@ -31,7 +31,7 @@ from jobledger.store.model.fold import spec_head
 from jobledger.store.model.job import Job, JobStatus
 
 
-class Lane:
+class Partition:
     """One partition as one process reads it.
 
     Args:
@@ -101,11 +101,11 @@ class Lane:
     # --- what the source tells ------------------------------------------------------------------------------
 
     def news(self) -> None:
-        """See `Hearer.news`."""
+        """See `ConsumerListener.news`."""
         self._news()
 
-    def began_anew(self, *, place: int, kept: bool) -> None:
-        """See `Hearer.began_anew`."""
+    def on_reset(self, *, place: int, kept: bool) -> None:
+        """See `ConsumerListener.on_reset`."""
         self.turn += 1
         self.ready.clear()
         self._taken, self._tail, self._folder = (), None, None

@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from jobledger.store.log import EventLog, LogInfo, epoch_mark
+from jobledger.store.log import EventLog, LogInfo, stream_tag
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.spec.values import INT_MAX, rfc3339, rfc3339_nanoseconds
 
@@ -40,7 +40,7 @@ async def place_of(log: EventLog, start: str, info: LogInfo) -> int:
         return info.last_sequence
     found = _PLACE.fullmatch(start)
     if found is not None and int(found[2]) <= INT_MAX:
-        if found[1] is not None and found[1] != epoch_mark(info.epoch):
+        if found[1] is not None and found[1] != stream_tag(info.epoch):
             raise InvalidInput(f"start {start} belongs to another stream: the log was made again")
         if int(found[2]) > info.last_sequence:
             raise InvalidInput(f"start {start} is behind the end of the log, which is {info.last_sequence}")

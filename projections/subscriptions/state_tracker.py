@@ -26,7 +26,7 @@ from jobledger.projections.limits import (
     FOLDER_SCAN_FACTOR,
     QUARANTINE_LOG_LINES,
 )
-from jobledger.projections.subscriptions.fold_cache import Known, Memory, NumberMemory, WholeMemory
+from jobledger.projections.subscriptions.fold_cache import CachedJob, Memory, NumberMemory, WholeMemory
 from jobledger.store.job_reader import records_between
 from jobledger.store.log import EventLog
 from jobledger.store.model.events import JobEvent, Read, Record, Recorded, Unreadable, job_named, read_record
@@ -38,7 +38,7 @@ from jobledger.store.model.subjects import NAMELESS_JOB_ID, job_subject_anywhere
 _log = logging.getLogger("jobledger.subscriptions")
 
 
-class FoldedEvent(NamedTuple, Generic[Known]):
+class FoldedEvent(NamedTuple, Generic[CachedJob]):
     """One event that changed a job.
 
     Attributes:
@@ -50,8 +50,8 @@ class FoldedEvent(NamedTuple, Generic[Known]):
 
     record: Record
     event: JobEvent
-    before: Known | None
-    after: Known
+    before: CachedJob | None
+    after: CachedJob
 
 
 class Scope(NamedTuple):
@@ -75,7 +75,7 @@ _ALL_NAMESPACES: Final = namespace_subjects(None).removesuffix("*.*")
 _EVERYTHING: Final = Scope(namespace_subjects(None))
 
 
-class Folder(Generic[Known]):
+class Folder(Generic[CachedJob]):
     """Folds what one reader reads; made by `status_folder`, `job_folder` or `number_folder`.
 
     Attributes:
@@ -86,10 +86,10 @@ class Folder(Generic[Known]):
     def __init__(
         self,
         log: EventLog,
-        step: Callable[[Known | None, Read], Known | Anomaly],
-        step_on: Callable[[Known | None, Read], Known | None],
-        status_of: Callable[[Known], JobStatus],
-        remember: Callable[[], Memory[Known]],
+        step: Callable[[CachedJob | None, Read], CachedJob | Anomaly],
+        step_on: Callable[[CachedJob | None, Read], CachedJob | None],
+        status_of: Callable[[CachedJob], JobStatus],
+        remember: Callable[[], Memory[CachedJob]],
         *,
         from_first: bool,
         scope: Scope,
@@ -98,18 +98,18 @@ class Folder(Generic[Known]):
         self.frozen = 0
         self._noted = 0
         self._log = log
-        self._step: Callable[[Known | None, Read], Known | Anomaly] = step
-        self._step_on: Callable[[Known | None, Read], Known | None] = step_on
-        self._status_of: Callable[[Known], JobStatus] = status_of
-        self._remember: Callable[[], Memory[Known]] = remember
-        self._memory: Memory[Known] = remember()
+        self._step: Callable[[CachedJob | None, Read], CachedJob | Anomaly] = step
+        self._step_on: Callable[[CachedJob | None, Read], CachedJob | None] = step_on
+        self._status_of: Callable[[CachedJob], JobStatus] = status_of
+        self._remember: Callable[[], Memory[CachedJob]] = remember
+        self._memory: Memory[CachedJob] = remember()
         self._from_first = from_first
         self._scope = scope
         self._is_partial = scope.is_partial
         self._reads = 0  # of jobs
         self._may_scan = not from_first
 
-    async def fold(self, records: Sequence[Record]) -> list[FoldedEvent[Known]]:
+    async def fold(self, records: Sequence[Record]) -> list[FoldedEvent[CachedJob]]:
         """The records that changed jobs, with the jobs before and after.
 
         Args:
@@ -127,9 +127,9 @@ class Folder(Generic[Known]):
         self,
         records: Sequence[Record],
         read: Sequence[Read],
-        known: dict[str, Known],
-    ) -> list[FoldedEvent[Known]]:
-        step, status_of, told = self._step, self._status_of, list[FoldedEvent[Known]]()
+        known: dict[str, CachedJob],
+    ) -> list[FoldedEvent[CachedJob]]:
+        step, status_of, told = self._step, self._status_of, list[FoldedEvent[CachedJob]]()
         for record, recorded in zip(records, read, strict=True):
             job_id = job_named(recorded)
             before = known.get(job_id)
@@ -151,7 +151,7 @@ class Folder(Generic[Known]):
         self._memory.put_all(known)
         return told
 
-    async def _before(self, records: Sequence[Record], read: Sequence[Read]) -> dict[str, Known]:
+    async def _before(self, records: Sequence[Record], read: Sequence[Read]) -> dict[str, CachedJob]:
         """The job of each record, as it was before the first record of it."""
         known, missing = self._take(records, read)
         try:
@@ -167,9 +167,9 @@ class Folder(Generic[Known]):
 
     def _take(
         self, records: Sequence[Record], read: Sequence[Read]
-    ) -> tuple[dict[str, Known], dict[str, tuple[str, int]]]:
+    ) -> tuple[dict[str, CachedJob], dict[str, tuple[str, int]]]:
         """The jobs that are remembered, and the others: id, and first sequence, by where they are read."""
-        known: dict[str, Known] = {}
+        known: dict[str, CachedJob] = {}
         missing: dict[str, tuple[str, int]] = {}
         first: dict[str, int] = {}  # foreign records before an event, by subject: they are still to be folded
         memory = self._memory
@@ -201,7 +201,7 @@ class Folder(Generic[Known]):
         self._memory, self._from_first, self._may_scan = memory, True, False
         return True
 
-    async def _scan(self, memory: Memory[Known], up_to: int) -> None:
+    async def _scan(self, memory: Memory[CachedJob], up_to: int) -> None:
         """Fold all records in scope up to a sequence into a memory."""
         last = await self._log.read_last(self._scope.subjects)
         if last is None:
@@ -221,8 +221,8 @@ class Folder(Generic[Known]):
                     page = []
         self._fold_into(memory, page)
 
-    def _fold_into(self, memory: Memory[Known], page: Sequence[Read]) -> None:
-        known: dict[str, Known | None] = {}
+    def _fold_into(self, memory: Memory[CachedJob], page: Sequence[Read]) -> None:
+        known: dict[str, CachedJob | None] = {}
         lost: set[str] = set()  # the memory was too small for them: they are read if they are met
         for recorded in page:
             job_id = job_named(recorded)
@@ -247,10 +247,10 @@ class Folder(Generic[Known]):
                 quarantine.reason,
             )
 
-    async def _read_all(self, missing: dict[str, tuple[str, int]]) -> dict[str, Known]:
+    async def _read_all(self, missing: dict[str, tuple[str, int]]) -> dict[str, CachedJob]:
         turns = asyncio.Semaphore(FOLDER_READS)
 
-        async def read(subject: str, sequence: int) -> Known | None:
+        async def read(subject: str, sequence: int) -> CachedJob | None:
             async with turns:
                 return await self._read_job(subject, sequence)
 
@@ -263,9 +263,9 @@ class Folder(Generic[Known]):
             raise failed.exceptions[0] from None
         return {job_id: found for job_id, task in tasks if (found := task.result()) is not None}
 
-    async def _read_job(self, subject: str, sequence: int) -> Known | None:
+    async def _read_job(self, subject: str, sequence: int) -> CachedJob | None:
         """The job right before one of its events; up to that one is read, so a lagging replica is seen."""
-        status: Known | None = None
+        status: CachedJob | None = None
         async for record in records_between(self._log, subject, after=0, up_to=sequence):
             if record.sequence < sequence:
                 status = self._step_on(status, read_record(record))

@@ -8,7 +8,7 @@ import msgspec
 
 from jobledger.projections.subscriptions.event import SubscribedEvent
 from jobledger.projections.subscriptions.parked_jobs import SetAside
-from jobledger.projections.subscriptions.partition import Lane
+from jobledger.projections.subscriptions.partition import Partition
 from jobledger.projections.subscriptions.retry import ParkedState
 
 
@@ -49,7 +49,7 @@ class SubscriptionStatus(msgspec.Struct, frozen=True, kw_only=True):
     held: tuple[int, ...] = ()
 
 
-def state_of(lanes: Sequence[Lane], *, is_up: bool, aside: SetAside | None) -> SubscriptionState:
+def state_of(lanes: Sequence[Partition], *, is_up: bool, aside: SetAside | None) -> SubscriptionState:
     """Where a subscription is that reads these lanes.
 
     The first that is so of stopped, reconnecting, standby, catching up, parked, live.
@@ -77,12 +77,12 @@ def state_of(lanes: Sequence[Lane], *, is_up: bool, aside: SetAside | None) -> S
 
 
 def status_of(
-    lanes: Sequence[Lane],
+    lanes: Sequence[Partition],
     *,
     state: SubscriptionState,
     parts: int,
     handled: int,
-    current: tuple[Lane | None, SubscribedEvent | None],
+    current: tuple[Partition | None, SubscribedEvent | None],
     aside: SetAside | None,
 ) -> SubscriptionStatus:
     """A subscription at this moment.
@@ -113,11 +113,11 @@ def status_of(
     )
 
 
-def _place(lane: Lane, current: tuple[Lane | None, SubscribedEvent | None]) -> int:
+def _place(lane: Partition, current: tuple[Partition | None, SubscribedEvent | None]) -> int:
     is_handling = current[0] is lane and current[1] is not None
     return lane.position - 1 if is_handling else lane.position
 
 
-def _has_more(lane: Lane) -> bool:
+def _has_more(lane: Partition) -> bool:
     info = lane.source.info
     return bool(info.pending or info.unacknowledged or not info.created)

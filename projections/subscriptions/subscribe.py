@@ -18,8 +18,8 @@ from jobledger.projections.subscriptions.definition import Definition, define
 from jobledger.projections.subscriptions.ephemeral_source import FeedSource
 from jobledger.projections.subscriptions.equipment import Equipment
 from jobledger.projections.subscriptions.parked_jobs import SetAside
-from jobledger.projections.subscriptions.parking import Setbacks
-from jobledger.projections.subscriptions.partition import Lane
+from jobledger.projections.subscriptions.parking import Parking
+from jobledger.projections.subscriptions.partition import Partition
 from jobledger.projections.subscriptions.rebalance import Balance
 from jobledger.projections.subscriptions.start_position import Start, place_of, said
 from jobledger.projections.subscriptions.subscription import Subscription
@@ -177,7 +177,7 @@ async def _feed(
     info = await log.info()
     after = await place_of(log, wanted.start, info)
     source = FeedSource(log, subjects=wanted.filter().subjects, after=after, epoch=info.epoch)
-    lane = Lane(
+    lane = Partition(
         0,
         source,
         log=log,
@@ -207,7 +207,7 @@ async def _durable(
             max_bytes=SUBSCRIPTION_BUFFER_BYTES // len(parts),
         )
         lanes.append(
-            Lane(
+            Partition(
                 part,
                 source,
                 log=log,
@@ -223,7 +223,7 @@ async def _durable(
     return Equipment(
         lanes=lanes,
         parts=definition.parts,
-        setbacks=Setbacks(log, aside, definition, retries=opened.retries),
+        setbacks=Parking(log, aside, definition, retries=opened.retries),
         balance=Balance(definition.partitions) if definition.partitions else None,
         owned=owned,
     )

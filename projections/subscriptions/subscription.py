@@ -25,7 +25,7 @@ from jobledger.projections.subscriptions.event import SubscribedEvent
 from jobledger.projections.subscriptions.observing import Observed
 from jobledger.projections.subscriptions.parked_jobs import now_ns
 from jobledger.projections.subscriptions.parking import done
-from jobledger.projections.subscriptions.partition import Lane
+from jobledger.projections.subscriptions.partition import Partition
 from jobledger.projections.subscriptions.status import (
     SubscriptionState,
     SubscriptionStatus,
@@ -47,9 +47,9 @@ class Subscription(Observed):
         super().__init__()
         self._equip = equip
         self._equipment = Equipment()
-        self._lanes: Sequence[Lane] = ()
+        self._lanes: Sequence[Partition] = ()
         self._tending: asyncio.Task[None] | None = None
-        self._lane: Lane | None = None  # of the event that is being handled, or was last
+        self._lane: Partition | None = None  # of the event that is being handled, or was last
         self._current: SubscribedEvent | None = None
         self._came = (0, 0)  # its lane's turn and holding then
         self._is_handling = False  # a handler of `run` has it, and may be cut off
@@ -57,8 +57,8 @@ class Subscription(Observed):
         self._look_at = 0.0
         self._replays_first = False
         self._handled = 0
-        self._held: list[Lane] = []  # in the order in which they came
-        self._letting_go: Lane | None = None
+        self._held: list[Partition] = []  # in the order in which they came
+        self._letting_go: Partition | None = None
         self._is_up = True
         self._is_open = False
         self._reader: asyncio.Task[object] | None = None  # waits for the next event, or was given the last
@@ -255,7 +255,7 @@ class Subscription(Observed):
                 lane.live = True
         return None
 
-    async def _from_lane(self, lane: Lane) -> SubscribedEvent | None:
+    async def _from_lane(self, lane: Partition) -> SubscribedEvent | None:
         # The lease is looked at right before an event is handed out: nothing is awaited in between.
         while lease_clock() < lane.source.until:
             event = lane.pop()
@@ -267,7 +267,7 @@ class Subscription(Observed):
             await self._acknowledge_if_due(lane)
         return None
 
-    async def _from_replay(self, lane: Lane) -> SubscribedEvent | None:
+    async def _from_replay(self, lane: Partition) -> SubscribedEvent | None:
         setbacks = self._equipment.setbacks
         if setbacks is None or not setbacks.aside.jobs:
             return None
@@ -280,12 +280,12 @@ class Subscription(Observed):
         self._turn_ends = 0.0
         return self._hand_out(lane, event)
 
-    def _hand_out(self, lane: Lane, event: SubscribedEvent) -> SubscribedEvent:
+    def _hand_out(self, lane: Partition, event: SubscribedEvent) -> SubscribedEvent:
         event.subscription = self
         self._lane, self._current, self._came = lane, event, (lane.turn, lane.holding)
         return event
 
-    async def _acknowledge_if_due(self, lane: Lane) -> None:
+    async def _acknowledge_if_due(self, lane: Partition) -> None:
         if not lane.handled:
             return
         now = lease_clock()
@@ -362,9 +362,9 @@ class Subscription(Observed):
                 self._let_go(self._lanes[number])
             is_sated = balance.is_sated(waiting)
             for lane in self._lanes:
-                lane.source.sated = is_sated
+                lane.source.at_quota = is_sated
 
-    def _let_go(self, lane: Lane) -> None:
+    def _let_go(self, lane: Partition) -> None:
         if lane is self._lane and self._current is not None:
             self._letting_go, self._turn_ends = lane, 0.0  # when its event is done
         else:

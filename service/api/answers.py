@@ -21,7 +21,7 @@ encode = msgspec.json.Encoder().encode
 """Plain values as JSON."""
 
 
-class Ready:
+class RawJSON:
     """JSON that is there already, for the routes that are asked most: an ASGI app by itself.
 
     The framework's own response costs as much as all the rest of reading a job. A handler's return type must

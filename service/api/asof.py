@@ -3,7 +3,7 @@
 import time
 from typing import Final
 
-from jobledger.projections.as_of.job import not_yet, sequence_of_revision
+from jobledger.projections.as_of.job import did_not_exist, sequence_of_revision
 from jobledger.service.api.capacity import queued
 from jobledger.service.api.params import Query
 from jobledger.service.point import (
@@ -49,7 +49,7 @@ async def point_of(
             return await sequence_of_revision(service.log, status, point.revision)
     sequence = await resolve_point(service.log, point, now=now, field=field)
     if field == _AT and status is not None and sequence < status.created_sequence:
-        raise not_yet(status, sequence, point.time if isinstance(point, TimePoint) else None)
+        raise did_not_exist(status, sequence, point.time if isinstance(point, TimePoint) else None)
     return sequence
 
 

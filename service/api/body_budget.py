@@ -27,7 +27,7 @@ class Disconnected(Exception):  # an event, not a mistake
     """The client went away before its request was whole."""
 
 
-class Bodies:
+class BodyBudget:
     """The bodies that are in memory now.
 
     Args:
@@ -122,7 +122,7 @@ class RequestBody:
 
     __slots__ = ("_bodies", "_held_bytes", "_message", "_more", "_receive", "client")
 
-    def __init__(self, receive: Receive, bodies: Bodies) -> None:
+    def __init__(self, receive: Receive, bodies: BodyBudget) -> None:
         self._receive = receive
         self._bodies = bodies
         self._held_bytes = 0

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from jobledger.service.api.answers import Ready
+from jobledger.service.api.answers import RawJSON
 from jobledger.service.api.bodies import Body, spec_of
 from jobledger.service.api.capacity import queued
 from jobledger.service.api.context import (
@@ -51,7 +51,7 @@ def is_comparison(request: AnyRequest, job_id: str, body: Body) -> bool:
     return not (isinstance(job, dict) and lower_keys(job).get("name") == DIFF)
 
 
-async def compare_spec(request: AnyRequest, body: Body) -> Ready:
+async def compare_spec(request: AnyRequest, body: Body) -> RawJSON:
     """Compare a spec with that of the job of its namespace and name. Nothing is written.
 
     With `compare=true`, a spec whose job does not exist (or that has no name) is compared with nothing.
@@ -84,7 +84,7 @@ async def compare_spec(request: AnyRequest, body: Body) -> Ready:
         prepared = prepare_update(read.spec, status)
         present = Named("the present spec", f"version {status.version}", job.spec)
     compared = await compare(service, present, Named("the new spec", "submitted", prepared.spec))
-    return Ready(
+    return RawJSON(
         msgspec.json.encode(
             {
                 "Diff": compared.text,

@@ -20,7 +20,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from jobledger.service.access.loopback import is_loopback
 from jobledger.service.access.principal import ANONYMOUS, Principal, local_principal
 from jobledger.service.api import websocket
-from jobledger.service.api.body_budget import Bodies, Disconnected, RequestBody, check_framing
+from jobledger.service.api.body_budget import BodyBudget, Disconnected, RequestBody, check_framing
 from jobledger.service.api.capacity import Capacity
 from jobledger.service.api.context import ENCODED_SLASH
 from jobledger.service.api.hosts import Hosts
@@ -107,7 +107,7 @@ class Gate:
         # A second lock beside `check_bind`: whatever becomes of the token file, others need a token.
         self._is_local = is_loopback(service.settings.host)
         self._checks_host = bool(service.settings.allowed_hosts)
-        self._bodies = Bodies(BODIES_MAX_BYTES, BODIES_MAX_BYTES_PER_CLIENT)
+        self._bodies = BodyBudget(BODIES_MAX_BYTES, BODIES_MAX_BYTES_PER_CLIENT)
         self._room = Room(ANSWERS_MAX_BYTES, ANSWERS_MAX_BYTES_PER_CLIENT)
         self.capacity = Capacity()
 

@@ -13,7 +13,7 @@ from jobledger.projections.query.selectors import Requirement, parse_selector
 from jobledger.service.access.principal import Principal
 from jobledger.service.api.answers import (
     NO_EXECUTIONS,
-    Ready,
+    RawJSON,
     encode,
     etag,
     job_raw,
@@ -98,7 +98,7 @@ async def list_jobs(request: AnyRequest) -> Response[bytes]:
 
 
 @get("/jobs/{job_id:str}")
-async def get_job(request: AnyRequest, job_id: JobRef) -> Ready:
+async def get_job(request: AnyRequest, job_id: JobRef) -> RawJSON:
     """One job; with its history, if that is asked; or an earlier version of it, or as it was at a point."""
     service, query = service_of(request), query_of(request)
     checkpoint = service.projector.sequence
@@ -114,9 +114,9 @@ async def get_job(request: AnyRequest, job_id: JobRef) -> Ready:
         headers = [(b"etag", tag.encode()), (b"cache-control", b"no-cache")]
         # The tag is of the job alone: its history has grown when one of its versions was tagged.
         if _matches(header(request.scope["headers"], b"if-none-match"), tag) and not include:
-            return Ready(b"", headers, status=304)
+            return RawJSON(b"", headers, status=304)
     if not (version or include or point is not None):
-        return Ready(b'{"Job":%b}' % job.to_json(), headers)
+        return RawJSON(b'{"Job":%b}' % job.to_json(), headers)
     answer: dict[str, Any] = {"Job": job_raw(job)}
     if version:
         answer["Job"] = await version_raw(service, job, version)
@@ -127,7 +127,7 @@ async def get_job(request: AnyRequest, job_id: JobRef) -> Ready:
         answer["Executions"] = NO_EXECUTIONS
     if point is not None:
         answer |= {"Sequence": point, "Cursor": format_cursor(service.mark, point)}
-    return Ready(encode(answer), headers)
+    return RawJSON(encode(answer), headers)
 
 
 @get("/jobs/{job_id:str}/history")

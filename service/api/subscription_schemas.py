@@ -14,7 +14,9 @@ Position = Annotated[
     Meta(pattern=r"^[0-9a-f]{12}-[0-9]+$", description="a position in the stream, with the stream it is of"),
 ]
 NamespaceText = Annotated[str, Meta(description="where a name is looked up; absent: the default one")]
-Told = Annotated[list[str] | None, Meta(description="what may not be as it was meant; null if nothing is")]
+DemoResult = Annotated[
+    list[str] | None, Meta(description="what may not be as it was meant; null if nothing is")
+]
 PointText = Annotated[
     str, Meta(description="behind this point: a cursor, a sequence, `0`, an RFC 3339 time, or an age as `2h`")
 ]
@@ -94,7 +96,7 @@ class WebhookAnswer(msgspec.Struct, rename="pascal"):
     """A webhook, and a secret that was made for it."""
 
     webhook: Webhook
-    warnings: Told | UnsetType = UNSET
+    warnings: DemoResult | UnsetType = UNSET
     secret: Annotated[str | UnsetType, Meta(description="this is the only time that it is told")] = UNSET
 
 

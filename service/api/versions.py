@@ -7,10 +7,10 @@ from typing import Any, Final
 import msgspec
 from litestar import Response, get
 
-from jobledger.projections.as_of.job import last_sequence_of, not_yet, records_as_of
+from jobledger.projections.as_of.job import did_not_exist, last_sequence_of, records_as_of
 from jobledger.projections.limits import LIST_MAX_LIMIT
 from jobledger.projections.results import JobVersion, page_of
-from jobledger.service.api.answers import Ready, encode, job_raw, json_answer, version_wires
+from jobledger.service.api.answers import RawJSON, encode, job_raw, json_answer, version_wires
 from jobledger.service.api.asof import past_of, point_of
 from jobledger.service.api.capacity import queued
 from jobledger.service.api.compare import Named, changes_wire, compare
@@ -92,7 +92,7 @@ async def get_diff(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
 
 
 @get("/jobs/{job_id:str}/blame")
-async def get_blame(request: AnyRequest, job_id: JobRef) -> Ready:
+async def get_blame(request: AnyRequest, job_id: JobRef) -> RawJSON:
     """For every field of a job, the event that it has its value from."""
     service, query = service_of(request), query_of(request)
     job = await find_job(request, job_id, query.text("namespace"))
@@ -117,7 +117,7 @@ async def get_blame(request: AnyRequest, job_id: JobRef) -> Ready:
             f"the answer has {len(body)} bytes, and {BLAME_MAX_BYTES} are the most; name a part of the job as"
             " `path`, say `Tasks[0].Env`"
         )
-    return Ready(body)
+    return RawJSON(body)
 
 
 async def version_raw(service: Service, job: Job, version: int) -> msgspec.Raw:
@@ -185,7 +185,7 @@ async def _blame_at(service: Service, status: JobStatus, point: int | None) -> B
                 records, size = [], 0
         await _add(service, blame, records)
     if blame.job is None:
-        raise not_yet(status, sequence)
+        raise did_not_exist(status, sequence)
     return blame
 
 

@@ -9,7 +9,7 @@ from litestar.params import FromPath
 
 from jobledger.projections.results import JobVersion
 from jobledger.service.access.principal import Principal
-from jobledger.service.api.answers import Ready, encode, etag, receipt_wire
+from jobledger.service.api.answers import RawJSON, encode, etag, receipt_wire
 from jobledger.service.api.bodies import (
     Body,
     flag_of,
@@ -35,7 +35,7 @@ from jobledger.service.api.params import header, parse_revision, sent_header
 from jobledger.service.idempotency import Answer, WriteRequest
 from jobledger.service.versions import version_of
 from jobledger.service.wiring import Service
-from jobledger.store.command import About, Receipt
+from jobledger.store.command import CommandMetadata, Receipt
 from jobledger.store.ledger import Ledger
 from jobledger.store.model.errors import Conflict, InvalidInput, JobledgerError, JobNotFound, RevisionMismatch
 from jobledger.store.model.job import JobStatus
@@ -65,7 +65,7 @@ _FIELDS: Final = {
 }
 """The fields of each command's body."""
 
-Command = Callable[[About], Awaitable[Receipt]]
+Command = Callable[[CommandMetadata], Awaitable[Receipt]]
 
 
 class _Position(msgspec.Struct):
@@ -77,7 +77,7 @@ _position_decoder: Final = msgspec.json.Decoder(_Position)
 
 
 @route("/jobs", http_method=["PUT", "POST"], status_code=200)
-async def submit_job(request: AnyRequest) -> Ready:
+async def submit_job(request: AnyRequest) -> RawJSON:
     """Create the job of a namespace and name, or give it a new spec if it exists."""
     body = read_body(request)
     read = spec_of(body, strict=query_of(request).flag("strict"))
@@ -87,7 +87,7 @@ async def submit_job(request: AnyRequest) -> Ready:
 
     must_exist = (sent_header(request.scope["headers"], b"if-match") or "").strip() == "*"
 
-    async def command(about: About) -> Receipt:
+    async def command(about: CommandMetadata) -> Receipt:
         if must_exist:
             await _require_job(ledger, read.spec.namespace or DEFAULT_NAMESPACE, read.spec.name)
         return await ledger.apply(read.spec, force=force, **about)
@@ -96,7 +96,7 @@ async def submit_job(request: AnyRequest) -> Ready:
 
 
 @put("/jobs/{job_id:str}")
-async def update_job(request: AnyRequest, job_id: JobRef) -> Ready:
+async def update_job(request: AnyRequest, job_id: JobRef) -> RawJSON:
     """Give a job a new spec, or compare one with the job that it names (`is_comparison`)."""
     body = read_body(request)
     if is_comparison(request, job_id, body):
@@ -106,48 +106,48 @@ async def update_job(request: AnyRequest, job_id: JobRef) -> Ready:
     status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
     ledger = service_of(request).ledger
 
-    async def command(about: About) -> Receipt:
+    async def command(about: CommandMetadata) -> Receipt:
         return await ledger.update(status.id, read.spec, namespace=status.namespace, force=force, **about)
 
     return await _answer(request, body, "update", command, _warnings(read), unchanged=NO_CHANGES)
 
 
 @put("/jobs/{job_id:str}/state")
-async def set_job_state(request: AnyRequest, job_id: JobRef) -> Ready:
+async def set_job_state(request: AnyRequest, job_id: JobRef) -> RawJSON:
     """Say what became of a job: how an orchestrator reports."""
     body = read_body(request)
     state = state_of(body)
     status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
     ledger = service_of(request).ledger
 
-    async def command(about: About) -> Receipt:
+    async def command(about: CommandMetadata) -> Receipt:
         return await ledger.set_state(status.id, state, namespace=status.namespace, **about)
 
     return await _answer(request, body, "set_state", command, unchanged=SAME_STATE)
 
 
 @delete("/jobs/{job_id:str}", status_code=200)
-async def stop_job(request: AnyRequest, job_id: JobRef) -> Ready:
+async def stop_job(request: AnyRequest, job_id: JobRef) -> RawJSON:
     """Stop a job."""
     body = read_body(request)
     status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
     ledger = service_of(request).ledger
 
-    async def command(about: About) -> Receipt:
+    async def command(about: CommandMetadata) -> Receipt:
         return await ledger.stop(status.id, namespace=status.namespace, **about)
 
     return await _answer(request, body, "stop", command, unchanged=STOPPED_ALREADY)
 
 
 @put("/jobs/{job_id:str}/rerun")
-async def rerun_job(request: AnyRequest, job_id: JobRef) -> Ready:
+async def rerun_job(request: AnyRequest, job_id: JobRef) -> RawJSON:
     """Begin a job again, as a new version with the spec of the present or of an earlier one."""
     body = read_body(request)
     version = version_text_of(body, "JobVersion")
     status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
     service = service_of(request)
 
-    async def command(about: About) -> Receipt:
+    async def command(about: CommandMetadata) -> Receipt:
         spec = (await _version_meant(service, status, version)).spec if version else None
         return await service.ledger.rerun(status.id, spec, namespace=status.namespace, **about)
 
@@ -155,7 +155,7 @@ async def rerun_job(request: AnyRequest, job_id: JobRef) -> Ready:
 
 
 @put("/jobs/{job_id:str}/revert")
-async def revert_job(request: AnyRequest, job_id: JobRef) -> Ready:
+async def revert_job(request: AnyRequest, job_id: JobRef) -> RawJSON:
     """Give a job the spec of an earlier version, as a new one."""
     body = read_body(request)
     version = version_text_of(body, "JobVersion")
@@ -164,7 +164,7 @@ async def revert_job(request: AnyRequest, job_id: JobRef) -> Ready:
     status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
     service = service_of(request)
 
-    async def command(about: About) -> Receipt:
+    async def command(about: CommandMetadata) -> Receipt:
         found = await _version_meant(service, status, version)
         name = f"version {found.version}" + ("" if version.isdecimal() else f" ({version})")
         about["reason"] = about["reason"] or f"reverted to {name}"
@@ -174,14 +174,14 @@ async def revert_job(request: AnyRequest, job_id: JobRef) -> Ready:
 
 
 @put("/jobs/{job_id:str}/tags/{tag:str}")
-async def tag_job(request: AnyRequest, job_id: JobRef, tag: FromPath[str]) -> Ready:
+async def tag_job(request: AnyRequest, job_id: JobRef, tag: FromPath[str]) -> RawJSON:
     """Let a tag name a version of a job."""
     body = read_body(request)
     version = version_text_of(body, "JobVersion")
     status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
     service = service_of(request)
 
-    async def command(about: About) -> Receipt:
+    async def command(about: CommandMetadata) -> Receipt:
         present = (await service.ledger.load(status.id, namespace=status.namespace)).status
         number = version_of(version, present, "JobVersion") or present.version
         return await service.ledger.tag(status.id, tag, number, namespace=status.namespace, **about)
@@ -190,20 +190,20 @@ async def tag_job(request: AnyRequest, job_id: JobRef, tag: FromPath[str]) -> Re
 
 
 @delete("/jobs/{job_id:str}/tags/{tag:str}", status_code=200)
-async def untag_job(request: AnyRequest, job_id: JobRef, tag: FromPath[str]) -> Ready:
+async def untag_job(request: AnyRequest, job_id: JobRef, tag: FromPath[str]) -> RawJSON:
     """Take a tag away from a job."""
     body = read_body(request)
     status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
     ledger = service_of(request).ledger
 
-    async def command(about: About) -> Receipt:
+    async def command(about: CommandMetadata) -> Receipt:
         return await ledger.untag(status.id, tag, namespace=status.namespace, **about)
 
     return await _answer(request, body, "untag", command, unchanged=NO_TAG)
 
 
 @post("/jobs/{job_id:str}/accept-unreadable", status_code=200)
-async def accept_unreadable(request: AnyRequest, job_id: JobRef) -> Ready:
+async def accept_unreadable(request: AnyRequest, job_id: JobRef) -> RawJSON:
     """Accept that an event which froze a job can't be read."""
     principal_of(request).require_admin()
     body = read_body(request)
@@ -213,7 +213,7 @@ async def accept_unreadable(request: AnyRequest, job_id: JobRef) -> Ready:
     found_id, namespace = await find_frozen_job(request, job_id, _namespace(request, body))
     ledger = service_of(request).ledger
 
-    async def command(about: About) -> Receipt:
+    async def command(about: CommandMetadata) -> Receipt:
         return await ledger.accept_unreadable(found_id, sequence, namespace=namespace, **about)
 
     return await _answer(request, body, "accept_unreadable", command, unchanged=ACCEPTED_ALREADY)
@@ -263,7 +263,7 @@ async def _answer(
     warnings: Iterable[str] = (),
     *,
     unchanged: str = "",
-) -> Ready:
+) -> RawJSON:
     """Run a command once (see `idempotency`), and answer with its receipt.
 
     Args:
@@ -307,12 +307,12 @@ async def _answer(
         # Another replica may have acknowledged it; from now on, so did this one.
         position = _position_decoder.decode(answer.body)
         service.own_writes.note(position.job_id, position.sequence)
-    return Ready(bytes(answer.body), headers)
+    return RawJSON(bytes(answer.body), headers)
 
 
-def _about(request: AnyRequest, body: Body) -> About:
+def _about(request: AnyRequest, body: Body) -> CommandMetadata:
     """Who commands, why, and on what condition."""
-    about: About = {
+    about: CommandMetadata = {
         "actor": principal_of(request).name,
         "reason": text_of(body, "Reason") or query_of(request).text("reason"),
         "expected_revision": _expected_revision(request),

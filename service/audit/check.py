@@ -13,7 +13,7 @@ from jobledger.projections.merkle.hashing import leaf_hash
 from jobledger.projections.merkle.proofs import verify_inclusion
 from jobledger.service.audit.bundle import Bundle
 from jobledger.service.audit.checkpoint import Seal, open_seal
-from jobledger.service.audit.event_chain import Story, tell_story
+from jobledger.service.audit.event_chain import EventChain, tell_story
 from jobledger.service.audit.note import VerifierKey
 from jobledger.store.model.events import Record
 from jobledger.store.model.job import JobStatus
@@ -168,7 +168,7 @@ def _inclusion(bundle: Bundle, seal: Seal | None) -> Check:
     return Check("inclusion", ok=True, text=f"{what} in the sealed tree of {seal.size} events")
 
 
-def _story(bundle: Bundle, records: Sequence[Record]) -> tuple[Story, Check]:
+def _story(bundle: Bundle, records: Sequence[Record]) -> tuple[EventChain, Check]:
     story = tell_story(records)
     status = story.status
     if story.problem:

@@ -10,7 +10,7 @@ from jobledger.store.model.job import JobStatus
 from jobledger.store.spec.values import INT_MAX
 
 
-class Story(msgspec.Struct, frozen=True, kw_only=True):
+class EventChain(msgspec.Struct, frozen=True, kw_only=True):
     """What records fold to.
 
     Attributes:
@@ -27,7 +27,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     unlinked: int
 
 
-def tell_story(records: Sequence[Record]) -> Story:
+def tell_story(records: Sequence[Record]) -> EventChain:
     """Fold records, and follow the chain that they name.
 
     Args:
@@ -57,7 +57,7 @@ def tell_story(records: Sequence[Record]) -> Story:
             status, revision = folded, beyond.revision if beyond is not None else revision
         before = record.sequence
     status = None if status is not None and status.is_lost and status.quarantine is None else status
-    return Story(status=status, anomalies=anomalies, problem=problem, unlinked=unlinked)
+    return EventChain(status=status, anomalies=anomalies, problem=problem, unlinked=unlinked)
 
 
 def _beyond(status: JobStatus) -> JobStatus | None:

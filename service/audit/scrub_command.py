@@ -13,7 +13,7 @@ from jobledger.service.audit.note import VerifierKey
 from jobledger.service.audit.scrub import Scrub, ScrubState, load_scrub, run_scrub
 from jobledger.service.audit.seals.pages import newest_seals
 from jobledger.service.audit.seals.sources import judge_seal
-from jobledger.service.cursor import epoch_mark
+from jobledger.service.cursor import stream_tag
 from jobledger.service.limits import PROOF_SEALS_MAX
 from jobledger.service.log_access import open_log
 from jobledger.service.settings import Settings
@@ -47,7 +47,7 @@ async def scrub_log(
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(open_log(settings))
         info = await log.info()
-        mark = epoch_mark(info.epoch)
+        mark = stream_tag(info.epoch)
         last, tree = info.last_sequence, None
         if view is not None:
             opened = await stack.enter_async_context(await View.open(view, readers=1))

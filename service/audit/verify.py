@@ -11,7 +11,7 @@ from jobledger.service.audit.log_check import LogReport, Tell, check_log
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.audit.seals.sources import MergedSeals, kept, published
 from jobledger.service.audit.view_check import check_view
-from jobledger.service.cursor import epoch_mark
+from jobledger.service.cursor import stream_tag
 from jobledger.store.jetstream.adapter import JetStreamLog
 
 
@@ -58,7 +58,7 @@ async def verify(
         LogUnavailable: if the log does not answer for long.
         ViewError: if there is no view there, or another release made it.
     """
-    mark = epoch_mark((await log.info()).epoch)
+    mark = stream_tag((await log.info()).epoch)
     origin = origin_of(mark)
     rows = [published(await log.seals(mark), keys, origin)]
     rows += [kept(path, keys, origin) for path in seal_files]

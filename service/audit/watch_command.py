@@ -18,7 +18,7 @@ from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.audit.watch import WatchBroken, Watcher
 from jobledger.service.audit.watch_state import WatchState, load_state, save_state
-from jobledger.service.cursor import epoch_mark
+from jobledger.service.cursor import stream_tag
 from jobledger.service.limits import (
     WATCH_ONCE_MAX_TRIES,
     WATCH_RETRY_MAX_SECONDS,
@@ -130,7 +130,7 @@ class Watch:
     async def _session(self, log: JetStreamLog) -> bool:
         """Follow over one connection; True if that was all. False: all is to be read again."""
         epoch = (await log.info()).epoch
-        mark = epoch_mark(epoch)
+        mark = stream_tag(epoch)
         if self._state is None:
             self._say(f"nothing is remembered yet: the log {origin_of(mark)} as it is now is what is trusted")
             self._state = WatchState(origin=origin_of(mark), epoch=epoch, read_again=self._clock())

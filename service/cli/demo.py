@@ -16,7 +16,7 @@ from rich.console import Console
 from jobledger.service.cli.examples import examples
 from jobledger.service.demo.checks import Check, check_all
 from jobledger.service.demo.inputs import NamedSpec, Planned, plan_jobs, read_examples
-from jobledger.service.demo.scenario import NATS_FOLDER, VIEW_FILE, Told, tell
+from jobledger.service.demo.scenario import NATS_FOLDER, VIEW_FILE, DemoResult, tell
 from jobledger.service.demo.show import StepTeller, check_list, jobs_table, timeline_table
 from jobledger.service.errors import BAD_INPUT_CODE
 from jobledger.service.spec_files import read_spec_file, tell_problems
@@ -87,7 +87,7 @@ def _directory(keep: Path | None) -> Iterator[Path]:
     yield keep
 
 
-def _run(plan: Sequence[Planned], keep: Path | None, steps: StepTeller) -> Told:
+def _run(plan: Sequence[Planned], keep: Path | None, steps: StepTeller) -> DemoResult:
     """Run the story; when asked to end, first end in order what it started."""
     asked: list[signal.Signals] = []
 
@@ -100,7 +100,7 @@ def _run(plan: Sequence[Planned], keep: Path | None, steps: StepTeller) -> Told:
         with steps(what) as progress:
             yield progress
 
-    async def story() -> Told:
+    async def story() -> DemoResult:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 

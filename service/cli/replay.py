@@ -27,7 +27,7 @@ from jobledger.service.cli.times import PointText
 from jobledger.service.limits import REPLAY_PROGRESS_SECONDS
 
 if TYPE_CHECKING:
-    from jobledger.service.export.exporter import Telling
+    from jobledger.service.export.exporter import Export
     from jobledger.service.export.feed_source import FeedReplay
     from jobledger.service.export.log_source import LogReplay
     from jobledger.service.export.output_file import Target
@@ -156,23 +156,23 @@ class _Run:
 
     async def run(self, *, by_service: bool) -> int:
         """Tell; returns the exit code."""
-        from jobledger.service.export.exporter import Telling
-        from jobledger.service.export.output_file import ReaderGone, open_target
+        from jobledger.service.export.exporter import Export
+        from jobledger.service.export.output_file import OutputClosed, open_target
 
         async with self._from_service() if by_service else self._from_log() as replay:
             target = open_target(self._path)
             try:
                 form = self._form_on(target)
-                telling = Telling(replay.range, form, self._progress.show)
+                telling = Export(replay.range, form, self._progress.show)
                 return await self._tell(telling, replay, form, target)
-            except ReaderGone:
+            except OutputClosed:
                 target.abandon()
                 return _READER_GONE_CODE
             except BaseException:
                 target.abandon()
                 raise
 
-    async def _tell(self, telling: "Telling", replay: "Replay", form: "Form", target: "Target") -> int:
+    async def _tell(self, telling: "Export", replay: "Replay", form: "Form", target: "Target") -> int:
         """Write it, end what was written, and say where to go on: also where it was broken off."""
         from jobledger.service.errors import OutputFailed
         from jobledger.store.model.errors import JobledgerError
@@ -214,15 +214,15 @@ class _Run:
 
     @asynccontextmanager
     async def _from_service(self) -> AsyncIterator["Replay"]:
-        from jobledger.service.export.background_thread import Beside
+        from jobledger.service.export.background_thread import BackgroundThread
         from jobledger.service.export.feed_source import FeedReplay
 
-        with self._session.client() as client, Beside() as beside:
+        with self._session.client() as client, BackgroundThread() as beside:
             yield await beside.do(lambda: FeedReplay.ask(client, self._asked, now=time.time_ns(), tell=say))
 
     def _form_on(self, target: "Target") -> "Form":
         """What writes in the form that is wanted."""
-        from jobledger.service.export.text_format import Lines, Shown
+        from jobledger.service.export.text_format import Lines, TextFormat
 
         if self._form == "parquet":
             from jobledger.service.export.parquet import Parquet
@@ -230,9 +230,9 @@ class _Run:
             return Parquet(target)
         encoding = sys.stdout.encoding if self._path is None else "utf-8"
         if self._form == "table":
-            return Shown(target, _line_for_people(self._is_on_terminal, colors=self._colors), encoding)
+            return TextFormat(target, _line_for_people(self._is_on_terminal, colors=self._colors), encoding)
         if self._is_on_terminal:  # what others wrote must not speak to it
-            return Shown(target, lambda wire: to_json(wire, compact=True), encoding)
+            return TextFormat(target, lambda wire: to_json(wire, compact=True), encoding)
         return Lines(target)
 
 
@@ -254,7 +254,7 @@ class _Progress:
         self._told = 0.0
         self._line = StatusLine()
 
-    def show(self, telling: "Telling") -> None:
+    def show(self, telling: "Export") -> None:
         """Say it, if it was not said a moment ago."""
         now = time.monotonic()
         if not self._is_shown or now - self._told < REPLAY_PROGRESS_SECONDS:

@@ -51,7 +51,7 @@ class _Create(_Run):
         return super().parse_args(ctx, ["--create-only", *args])
 
 
-class _Wishes(msgspec.Struct, frozen=True):
+class RunOptions(msgspec.Struct, frozen=True):
     """What is wanted besides the specs."""
 
     force: bool
@@ -116,7 +116,7 @@ def run(
         wanted_states(state)
     if wishes["idempotency_key"] and len(files) > 1:
         raise click.UsageError("--idempotency-key is for one file: a key stands for one submission")
-    wished = msgspec.convert(wishes, _Wishes)
+    wished = msgspec.convert(wishes, RunOptions)
     specs = good_specs(ctx, files, session.namespace(namespace))
     output = Output(form, quiet=quiet)
     with session.client() as client:
@@ -133,7 +133,7 @@ def run(
 
 
 def _submit(
-    client: "Client", spec: "JobSpec", wished: _Wishes, output: Output, *, tell: bool
+    client: "Client", spec: "JobSpec", wished: RunOptions, output: Output, *, tell: bool
 ) -> "WriteAnswer":
     try:
         answer = client.submit(
@@ -178,7 +178,7 @@ def _way_on(client: "Client", answer: "WriteAnswer") -> str:
     return f", {job.state.state_type}; `jobledger job rerun {ref}` or `--force` begins it again"
 
 
-def _show_changes(client: "Client", specs: Sequence["JobSpec"], wished: _Wishes, output: Output) -> None:
+def _show_changes(client: "Client", specs: Sequence["JobSpec"], wished: RunOptions, output: Output) -> None:
     for spec in specs:
         answer = client.diff(spec)
         if wished.create_only and answer.version:

@@ -34,7 +34,7 @@ _ENDS = (  # how jobs end, in turn; the last does not
 )
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     """The demo, done: what to show, and what to judge.
 
     Attributes:
@@ -52,7 +52,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     evidence: Evidence
 
 
-async def tell(plan: Sequence[Planned], directory: Path, steps: Steps) -> Told:
+async def tell(plan: Sequence[Planned], directory: Path, steps: Steps) -> DemoResult:
     """Do it all in a directory, on a server of its own; nothing runs any more when this returns or raises.
 
     Raises:
@@ -110,7 +110,7 @@ class _Story:
         self._hero = max(range(len(plan)), key=lambda index: len(plan[index].updates))
         self._jobs: list[Receipt] = []
 
-    async def tell(self) -> Told:
+    async def tell(self) -> DemoResult:
         stage = self._stage
         glimpses = []
         with self._steps(f"submit {_count(len(self._plan), 'job')}"):
@@ -152,7 +152,7 @@ class _Story:
             rebuilt_digest=rebuilt_digest,
         )
         timeline = tuple([item async for item in history])
-        return Told(jobs=jobs, counts=counts, hero=hero, timeline=timeline, evidence=evidence)
+        return DemoResult(jobs=jobs, counts=counts, hero=hero, timeline=timeline, evidence=evidence)
 
     async def _walk(self) -> None:
         """The raced job is Queued already and stays Running; the others each come to an end of their own."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobledger.service.demo.checks import Check
-from jobledger.service.demo.scenario import Told
+from jobledger.service.demo.scenario import DemoResult
 from jobledger.store.model.events import JobCreated, JobUpdated, event_type
 from jobledger.store.model.fold import spec_head
 from jobledger.store.model.history import HistoryItem
@@ -56,7 +56,7 @@ class StepTeller:
         self._console.print(line)
 
 
-def jobs_table(told: Told, now: int, width: int) -> RenderableType:
+def jobs_table(told: DemoResult, now: int, width: int) -> RenderableType:
     """The user's jobs, a screenful of them, and what else there is."""
     table = _table()
     table.add_column("Name", overflow="ellipsis", no_wrap=True, max_width=_rest(width, JOB_COLUMNS_WIDTH))
@@ -84,7 +84,7 @@ def jobs_table(told: Told, now: int, width: int) -> RenderableType:
     )
 
 
-def timeline_table(told: Told, width: int) -> RenderableType:
+def timeline_table(told: DemoResult, width: int) -> RenderableType:
     """One job's events; of a long story the beginning and the end."""
     table = _table()
     table.add_column("Seq", justify="right", no_wrap=True)

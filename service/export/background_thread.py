@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 T = TypeVar("T")
 
 
-class Beside:
+class BackgroundThread:
     """Does what it is given, one after the other, while a block runs: `with Beside() as beside:`."""
 
     def __init__(self) -> None:

@@ -6,13 +6,13 @@ from contextlib import aclosing
 from functools import partial
 
 from jobledger.service.cursor import format_cursor
-from jobledger.service.export.background_thread import Beside
+from jobledger.service.export.background_thread import BackgroundThread
 from jobledger.service.export.query import Chunk, Range
 from jobledger.service.export.text_format import Form
 from jobledger.service.limits import REPLAY_WRITE_GRACE_SECONDS
 
 
-class Telling:
+class Export:
     """One telling under way.
 
     Attributes:
@@ -29,7 +29,7 @@ class Telling:
         watch: called after each chunk that was written.
     """
 
-    def __init__(self, range_: Range, form: Form, watch: Callable[["Telling"], None]) -> None:
+    def __init__(self, range_: Range, form: Form, watch: Callable[["Export"], None]) -> None:
         self.range = range_
         self.reached = range_.after
         self.events = 0
@@ -53,7 +53,7 @@ class Telling:
             JobledgerError: it can't be read on, or not be written.
             ReaderGone: nobody reads any more.
         """
-        with Beside() as beside:
+        with BackgroundThread() as beside:
             try:
                 async with aclosing(chunks):
                     async for chunk in chunks:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobledger.service.client.errors import nanoseconds_of
 from jobledger.service.cursor import format_cursor, parse_cursor
 from jobledger.service.errors import CursorGone
-from jobledger.service.export.background_thread import Beside
+from jobledger.service.export.background_thread import BackgroundThread
 from jobledger.service.export.query import Asked, Chunk, Range
 from jobledger.service.limits import REPLAY_FEED_CHUNK_EVENTS
 from jobledger.service.point import RevisionPoint, SequencePoint, TimePoint, parse_point
@@ -72,7 +72,7 @@ class FeedReplay:
             JobledgerError: the feed is refused, or was out of reach a named number of times in a row.
         """
         chunks = self._chunks()
-        with Beside() as beside:
+        with BackgroundThread() as beside:
             while (chunk := await beside.do(lambda: next(chunks, None))) is not None:
                 yield chunk
 

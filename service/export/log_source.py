@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 
 from jobledger.projections.subscriptions.state_tracker import Scope, number_folder
-from jobledger.service.cursor import default_source, epoch_mark, parse_cursor
+from jobledger.service.cursor import default_source, parse_cursor, stream_tag
 from jobledger.service.errors import CursorGone
 from jobledger.service.export.query import Asked, Chunk, Range
 from jobledger.service.feed.events import placed_event
@@ -57,7 +57,7 @@ class LogReplay:
             LogUnavailable: the log does not answer.
         """
         info = await log.info()
-        mark = epoch_mark(info.epoch)
+        mark = stream_tag(info.epoch)
         subjects = await _subjects(log, asked)
         after = parse_cursor(asked.after, mark) if asked.after else 0
         if after > info.last_sequence:

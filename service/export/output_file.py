@@ -18,7 +18,7 @@ from jobledger.service.errors import OutputFailed
 _STANDARD_OUTPUT: Final = "standard output"
 
 
-class ReaderGone(Exception):  # no error: `head` has read enough
+class OutputClosed(Exception):  # no error: `head` has read enough
     """Nobody reads what is written any more."""
 
 
@@ -47,7 +47,7 @@ class Target:
             while rest:
                 rest = rest[os.write(self._handle, rest) :]
         except BrokenPipeError:
-            raise ReaderGone from None
+            raise OutputClosed from None
         except OSError as error:
             raise self._failed(error) from error
         self.position += len(content)

@@ -48,7 +48,7 @@ def _escaped(document: bytes) -> bytes:
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text).encode()
 
 
-class Shown:
+class TextFormat:
     """A line for each event, made of its document.
 
     Args:

@@ -12,7 +12,7 @@ import msgspec
 from jobledger.projections.batch import Folded
 from jobledger.projections.view import View
 from jobledger.projections.writer import is_small
-from jobledger.service.cursor import epoch_mark
+from jobledger.service.cursor import stream_tag
 from jobledger.service.feed.events import FeedEvent, feed_event
 from jobledger.service.limits import (
     FEED_CATCHUP_BYTES,
@@ -64,7 +64,7 @@ class CatchUp:
             self._last, self._target = last.sequence if last is not None else 0, up_to
         records, reached = await self._read(after, up_to)
         # After the page: what was read before the log was replaced is thrown away as well; that is harmless.
-        if epoch_mark((await self._log.info()).epoch) != self._mark:
+        if stream_tag((await self._log.info()).epoch) != self._mark:
             raise LogReplaced("the stream was deleted and made again: begin anew, without a cursor")
         return await self._fold(records), reached
 

@@ -16,7 +16,7 @@ from jobledger.projections.batch import Folded
 from jobledger.projections.subscriptions.filters import EventFilter
 from jobledger.projections.view import View
 from jobledger.service import limits as named
-from jobledger.service.cursor import default_source, epoch_mark, format_cursor
+from jobledger.service.cursor import default_source, format_cursor, stream_tag
 from jobledger.service.errors import CursorGone, NotReady, TooManyRequests
 from jobledger.service.feed.catchup import CatchUp
 from jobledger.service.feed.connection import Cause, Subscription
@@ -53,7 +53,7 @@ class FeedHub:
     Args:
         log: for what is older than the ring.
         view: the projector's.
-        mark: of the log, from `epoch_mark`.
+        mark: of the log, from `stream_tag`.
         source: the CloudEvents `source` of the events that are sent; empty: the default for that log.
         draining: once it is set, every feed is closed with its cursor.
         limits: the bounds.
@@ -154,15 +154,15 @@ class FeedHub:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
 
-    # --- for the projector: see `Tap` -----------------------------------------------------------------------
+    # --- for the projector: see `ProjectionListener` ---
 
     def begin(self, sequence: int) -> None:
-        """See `Tap.begin`."""
+        """See `ProjectionListener.begin`."""
         self._ended = ""
         self._jump(sequence)
 
     def take(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
-        """See `Tap.take`."""
+        """See `ProjectionListener.take`."""
         if folded is None or after != self.sequence:
             self._jump(up_to)
             return
@@ -175,7 +175,7 @@ class FeedHub:
             self._wake_soon(concerned)
 
     def end(self, error: JobledgerError | None) -> None:
-        """See `Tap.end`."""
+        """See `ProjectionListener.end`."""
         if error is None:
             self._end_all(Cause.DRAINED, _ENDING)
         else:
@@ -217,7 +217,7 @@ class FeedHub:
         if self.ring.after <= after <= self.sequence:
             return after
         info = await self._log.info()
-        if epoch_mark(info.epoch) != self.mark:
+        if stream_tag(info.epoch) != self.mark:
             raise LogReplaced("the stream was deleted and made again under this service; restart it")
         begin = "begin anew, from now, without a cursor, and read the present from the list of jobs"
         cursor = format_cursor(self.mark, after)

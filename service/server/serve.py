@@ -68,7 +68,7 @@ async def serve(settings: Settings, announce: Announce) -> int:
     Raises:
         JobledgerError: why it could not start; nothing is left running.
     """
-    ending = _Ending()
+    ending = ShutdownSignals()
     ending.listen()
     try:
         return await _serve(settings, announce, ending)
@@ -82,7 +82,7 @@ async def serve(settings: Settings, announce: Announce) -> int:
         ending.unlisten()
 
 
-async def _serve(settings: Settings, announce: Announce, ending: "_Ending") -> int:
+async def _serve(settings: Settings, announce: Announce, ending: "ShutdownSignals") -> int:
     allow_many_files()
     address = check_start(settings)
     with locked(settings.data_dir):
@@ -95,7 +95,7 @@ async def _serve(settings: Settings, announce: Announce, ending: "_Ending") -> i
             monitor = monitor_of(service)
             watching = asyncio.create_task(_watch(monitor))
             try:
-                spare_the_collector()
+                freeze_gc()
                 share_the_interpreter()
                 if not ending.asked.is_set():
                     announce(service, http)
@@ -130,7 +130,7 @@ def check_start(settings: Settings) -> str:
     return address
 
 
-def spare_the_collector() -> None:
+def freeze_gc() -> None:
     """Let the garbage collector look at what requests make, seldom, and never at what is here to stay.
 
     All that was imported and started stays to the end; going through it again and again took a sixth of the
@@ -192,7 +192,7 @@ def locked(data_dir: Path) -> Iterator[None]:
         yield
 
 
-class _Ending:
+class ShutdownSignals:
     """The signals that ask the process to end."""
 
     def __init__(self) -> None:
@@ -231,7 +231,7 @@ def end_at_once(code: int, server_pid: int = 0) -> None:
     os._exit(code)
 
 
-async def _until_asked(http: HttpServer, ending: _Ending) -> int:
+async def _until_asked(http: HttpServer, ending: ShutdownSignals) -> int:
     """Serve; returns an exit code of its own if the HTTP server broke."""
     asked = asyncio.create_task(ending.asked.wait())
     ended = asyncio.create_task(http.wait_ended())

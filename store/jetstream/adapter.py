@@ -27,7 +27,7 @@ from jobledger.store.jetstream.stream import (
     stream_info,
 )
 from jobledger.store.local_service import find_local_log
-from jobledger.store.log import Appended, Draft, Feed, LogInfo, Lost
+from jobledger.store.log import Appended, Feed, LogInfo, PendingEvent, WrongSequence
 from jobledger.store.model.errors import LogDamaged
 from jobledger.store.model.events import Record
 
@@ -102,7 +102,7 @@ class JetStreamLog:
         finally:
             await connection.close()
 
-    async def append(self, draft: Draft, *, expect: int) -> Appended | Lost:
+    async def append(self, draft: PendingEvent, *, expect: int) -> Appended | WrongSequence:
         """See `EventLog.append`.
 
         A leader that lacks events would take the first event of a job for a second time.
@@ -111,9 +111,9 @@ class JetStreamLog:
             LogDamaged: if the leader lacks the event that is expected, and another replica has it.
         """
         if expect == 0 and self._lacking and (last := await self.read_last(draft.subject)) is not None:
-            return Lost(last.sequence)
+            return WrongSequence(last.sequence)
         answer = await self._publisher.append(draft, expect=expect)
-        if self._lacking and isinstance(answer, Lost) and answer.sequence < expect:
+        if self._lacking and isinstance(answer, WrongSequence) and answer.sequence < expect:
             await self._check_leader_has(expect)
         return answer
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from jobledger.store.jetstream.connection import Arrived, Connection, NobodyAnswers
+from jobledger.store.jetstream.connection import Connection, Message, NoResponders
 from jobledger.store.model.errors import LogError, LogNotPermitted, LogRefused, LogUnavailable
 from jobledger.store.model.limits import (
     LEADER_CONTACT_SECONDS,
@@ -227,7 +227,7 @@ class ConsumerReply(msgspec.Struct, frozen=True):
     error: ApiError | None = None
 
 
-def status_of(message: Arrived) -> str:
+def status_of(message: Message) -> str:
     """The inline status of a control message (`503`, `404`, …); empty for a message with content."""
     return message.headers.get("Status", "") if message.headers else ""
 
@@ -240,7 +240,7 @@ def nanoseconds_of(rfc3339: str) -> int:
     return seconds * 1_000_000_000 + int(fraction.ljust(9, "0") or "0")
 
 
-def read_ack(message: Arrived) -> PubAck:
+def read_ack(message: Message) -> PubAck:
     """The answer to a published message; one that is not understood counts as "ask again"."""
     status = status_of(message)
     if status:  # 503: nobody listens, so nothing was written
@@ -293,7 +293,7 @@ async def call(
     ask = connection.request_if_permitted if permitted else connection.request
     try:
         message = await ask(f"{API}.{verb}", msgspec.json.encode(request), timeout_seconds=timeout_seconds)
-    except NobodyAnswers as error:
+    except NoResponders as error:
         if permitted and verb != _INFO and await _answers(connection):
             raise LogNotPermitted(
                 f"no answer from {API}.{verb}, though JetStream answers: the NATS account of this user does"

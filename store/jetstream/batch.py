@@ -4,7 +4,7 @@ The server stages the members and writes all or none when the last one, which ca
 """
 
 from jobledger.store.jetstream.connection import Connection, new_token
-from jobledger.store.jetstream.reconcile import Waiting
+from jobledger.store.jetstream.reconcile import PendingAppend
 from jobledger.store.model.limits import BATCH_MAX_BYTES, BATCH_MAX_EVENTS
 
 
@@ -16,21 +16,21 @@ class Batch:
         self._id = new_token()
         self._subjects: set[str] = set()
         self._bytes = 0
-        self.members: list[Waiting] = []
+        self.members: list[PendingAppend] = []
         self.commit_sent = False  # until then nothing of it can be in the log
 
     def has_subject(self, subject: str) -> bool:
         """Whether an event of this subject is in it: the server refuses the expectation of a second one."""
         return subject in self._subjects
 
-    def has_room(self, waiting: Waiting) -> bool:
+    def has_room(self, waiting: PendingAppend) -> bool:
         """Whether one more event keeps it within the limits. The first always does."""
         return not self.members or (
             len(self.members) < BATCH_MAX_EVENTS
             and self._bytes + len(waiting.draft.payload) <= BATCH_MAX_BYTES
         )
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: PendingAppend) -> None:
         """Take one in; it is sent when the next one is taken, or by `commit`."""
         self.members.append(waiting)
         self._subjects.add(waiting.draft.subject)

@@ -18,7 +18,7 @@ _SAMPLE_ACKS = 256  # a busy time longer than this is measured in pieces
 _FORGET = 1 / 4  # the weight of a new measurement
 
 
-class Pace:
+class BatchingPolicy:
     """Two running estimates and the choice between them."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ SEND_BUFFER_BYTES = 16 * 1_048_576
 _PUBLISH_VIOLATION = re.compile(r'permissions violation for publish to "(?P<subject>[^"]+)"')
 
 
-class Arrived(NamedTuple):
+class Message(NamedTuple):
     """A message from NATS, without the library's class around it."""
 
     subject: str
@@ -110,11 +110,11 @@ class _QuickClient(Client):
             await self._flush_pending()
 
 
-class NobodyAnswers(LogUnavailable):
+class NoResponders(LogUnavailable):
     """The server knows of nobody who listens on the subject: the message was dropped, nothing was written."""
 
 
-Handler = Callable[[Arrived], None]
+Handler = Callable[[Message], None]
 """Called for each message, in order, on the event loop; must not block."""
 
 
@@ -247,7 +247,7 @@ class Connection:
         *,
         headers: dict[str, str] | None = None,
         timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
-    ) -> Arrived:
+    ) -> Message:
         """Send a message and wait for its one answer.
 
         Raises:
@@ -265,7 +265,7 @@ class Connection:
             if task is not None and task.cancelling() > cancelled_before:
                 raise asyncio.CancelledError
         except NoRespondersError:
-            raise NobodyAnswers(
+            raise NoResponders(
                 f"nobody answers {subject}: JetStream is off, or the stream has no leader just now"
             ) from None
         except (NatsError, OSError, TimeoutError) as error:
@@ -278,7 +278,7 @@ class Connection:
 
     async def request_if_permitted(
         self, subject: str, payload: bytes, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS
-    ) -> Arrived:
+    ) -> Message:
         """`request`, for one that the NATS user may have no right to: that is found out at once.
 
         The server drops such a message and reports that on the side, so a plain request would wait for its
@@ -374,8 +374,8 @@ class Connection:
                     refused.set_result(None)
 
 
-def _arrived(message: Msg) -> Arrived:
-    return Arrived(message.subject, message.reply, message.data, message.headers)
+def _arrived(message: Msg) -> Message:
+    return Message(message.subject, message.reply, message.data, message.headers)
 
 
 def _no_connection(shown: str, errors: Collection[Exception]) -> str:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from jobledger.store.jetstream.api import IN_FLIGHT_CONFLICT, WRONG_LAST_SEQUENCE, PubAck, read_ack
-from jobledger.store.jetstream.connection import Connection, NobodyAnswers
+from jobledger.store.jetstream.connection import Connection, NoResponders
 from jobledger.store.jetstream.reader import leader_get
 from jobledger.store.jetstream.stream import stream_info
 from jobledger.store.keys import NO_ENTRY, Entry
@@ -57,7 +57,7 @@ async def write_entry(
                 raise ack.error.as_exception(f"writing to {stream}")
             unheard = 0
         except LogUnavailable as error:
-            unheard = unheard + 1 if isinstance(error, NobodyAnswers) else 0
+            unheard = unheard + 1 if isinstance(error, NoResponders) else 0
             if unheard >= _UNHEARD_TRIES and await _has_leader(connection, stream):
                 raise LogNotPermitted(
                     f"no answer from {subject}, though the stream {stream} is there: this NATS user may not"

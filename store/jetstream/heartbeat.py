@@ -23,7 +23,7 @@ from jobledger.store.jetstream.api import (
     call,
     read_ack,
 )
-from jobledger.store.jetstream.connection import Connection, NobodyAnswers
+from jobledger.store.jetstream.connection import Connection, NoResponders
 from jobledger.store.jetstream.declarations import HEARTBEAT, HEARTBEAT_PREFIX
 from jobledger.store.jetstream.reader import leader_get
 from jobledger.store.jetstream.stream import Streams, stream_info
@@ -149,7 +149,7 @@ class LogProbe:
         value = f"{self._beats}".encode().ljust(HEARTBEAT_BYTES)
         try:
             ack = await self._publish(self._subject, value, {})
-        except NobodyAnswers:
+        except NoResponders:
             self._is_open = False  # the stream has no leader, or was deleted: it is looked for next time
             raise
         if ack.error is not None:

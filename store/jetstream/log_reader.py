@@ -16,7 +16,7 @@ from itertools import islice
 import msgspec
 
 from jobledger.store.jetstream.api import ConsumerReply, call, has_others, status_of
-from jobledger.store.jetstream.connection import Arrived, Connection, NobodyAnswers, new_token
+from jobledger.store.jetstream.connection import Connection, Message, NoResponders, new_token
 from jobledger.store.jetstream.continuity import Continuity
 from jobledger.store.jetstream.reader import leader_get, record_of, replica_get
 from jobledger.store.jetstream.stream import log_info, stream_info
@@ -99,7 +99,7 @@ class JetStreamFeed:
         for _ in range(FEED_MAX_RESTARTS):
             try:
                 return await self._open_consumer()
-            except (NobodyAnswers, LogBehind):  # JetStream is off, the stream is gone or short: that lasts
+            except (NoResponders, LogBehind):  # JetStream is off, the stream is gone or short: that lasts
                 raise
             except LogUnavailable:
                 await asyncio.sleep(RETRY_WAIT_SECONDS)
@@ -163,7 +163,7 @@ class JetStreamFeed:
             except LogUnavailable as error:
                 self._trouble = str(error)
 
-    def _receive(self, message: Arrived) -> None:
+    def _receive(self, message: Message) -> None:
         self._news.set()
         if message.subject.startswith(self._inbox):
             self._control(message)
@@ -186,7 +186,7 @@ class JetStreamFeed:
         self._buffer.append(Record(sequence, int(fields[7 + offset]), message.subject, message.payload))
         self._buffered_bytes += len(message.payload)
 
-    def _control(self, message: Arrived) -> None:
+    def _control(self, message: Message) -> None:
         status = status_of(message)
         if status == "100":  # a heartbeat: the silence is that of the log, and the consumer lives
             self._restarts = 0

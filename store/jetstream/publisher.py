@@ -17,11 +17,11 @@ from contextlib import suppress
 
 from jobledger.store.jetstream.api import PubAck, read_ack
 from jobledger.store.jetstream.batch import Batch
-from jobledger.store.jetstream.batching import PROBE_EVENTS, Pace
+from jobledger.store.jetstream.batching import PROBE_EVENTS, BatchingPolicy
 from jobledger.store.jetstream.breaker import Breaker
-from jobledger.store.jetstream.connection import Arrived, Connection
-from jobledger.store.jetstream.reconcile import Settler, Waiting
-from jobledger.store.log import Appended, Draft, Lost, refused
+from jobledger.store.jetstream.connection import Connection, Message
+from jobledger.store.jetstream.reconcile import PendingAppend, Reconciler
+from jobledger.store.log import Appended, PendingEvent, WrongSequence, refused
 from jobledger.store.model.errors import LogBusy, LogError, LogRefused, LogUnavailable
 from jobledger.store.model.limits import (
     ACK_TIMEOUT_SECONDS,
@@ -43,22 +43,22 @@ class Publisher:
 
     def __init__(self, connection: Connection, stream: str) -> None:
         self._connection = connection
-        self._queue: deque[Waiting] = deque()
-        self._in_flight: dict[str, Waiting] = {}
-        self._answers: deque[tuple[Waiting, int]] = deque()  # of the last batch, not yet given
+        self._queue: deque[PendingAppend] = deque()
+        self._in_flight: dict[str, PendingAppend] = {}
+        self._answers: deque[tuple[PendingAppend, int]] = deque()  # of the last batch, not yet given
         self._batch: Batch | None = None  # being sent
         self._batch_reply: asyncio.Future[PubAck | None] | None = None
         self._batch_token = ""
-        self._settling: dict[asyncio.Task[None], Waiting] = {}
+        self._settling: dict[asyncio.Task[None], PendingAppend] = {}
         self._work = asyncio.Event()
         self._drained = asyncio.Event()
-        self._pace = Pace()
+        self._pace = BatchingPolicy()
         self._loop = asyncio.get_running_loop()
         self._now: Callable[[], float] = self._loop.time
         self._tokens = 0
         self._inbox = ""
         self._closed = False
-        self._settler = Settler(connection, stream)
+        self._settler = Reconciler(connection, stream)
         self._breaker = Breaker(self._now())
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -76,7 +76,7 @@ class Publisher:
             task.add_done_callback(publisher._on_end)
         return publisher
 
-    async def append(self, draft: Draft, *, expect: int) -> Appended | Lost:
+    async def append(self, draft: PendingEvent, *, expect: int) -> Appended | WrongSequence:
         """See `EventLog.append`."""
         try:
             waiting = self._admit(draft, expect)
@@ -88,7 +88,7 @@ class Publisher:
         self._work.set()
         return await waiting.result
 
-    def _admit(self, draft: Draft, expect: int) -> Waiting:
+    def _admit(self, draft: PendingEvent, expect: int) -> PendingAppend:
         """An append that may wait for its answer.
 
         Raises:
@@ -115,7 +115,7 @@ class Publisher:
             )
         if asyncio.get_running_loop() is not self._loop:
             raise LogRefused("this log was connected on another event loop; connect one on each loop")
-        waiting = Waiting(draft, expect, self._loop.create_future(), self._now())
+        waiting = PendingAppend(draft, expect, self._loop.create_future(), self._now())
         if problem := self.problem:
             if self.refusal:
                 raise refused(problem)
@@ -190,7 +190,7 @@ class Publisher:
         self._in_flight.clear()
         self._batch = None
 
-    def _pending(self) -> list[Waiting]:
+    def _pending(self) -> list[PendingAppend]:
         """Every append that is not answered yet, wherever it is."""
         members = self._batch.members if self._batch is not None else ()
         given = (waiting for waiting, _ in self._answers)
@@ -263,7 +263,7 @@ class Publisher:
             if not waiting.result.cancelled():
                 await self._send_single(waiting)
 
-    async def _send_single(self, waiting: Waiting) -> None:
+    async def _send_single(self, waiting: PendingAppend) -> None:
         self._tokens += 1
         token = str(self._tokens)
         waiting.sent_at = self._now()
@@ -317,7 +317,7 @@ class Publisher:
 
         At most one event per subject; others stay in the queue. Returns whether any was taken.
         """
-        left: list[Waiting] = []
+        left: list[PendingAppend] = []
         before = len(batch.members)
         try:
             for _ in range(min(PORTION_EVENTS, len(self._queue))):
@@ -350,7 +350,7 @@ class Publisher:
 
     # --- answers --------------------------------------------------------------------------------------------
 
-    def _on_answer(self, message: Arrived) -> None:
+    def _on_answer(self, message: Message) -> None:
         token = message.subject[len(self._inbox) :]
         ack = read_ack(message)
         if token == self._batch_token:
@@ -367,7 +367,7 @@ class Publisher:
         else:
             self._settle(waiting, maybe_written=False, ack=ack)
 
-    def _landed(self, token: str) -> Waiting | None:
+    def _landed(self, token: str) -> PendingAppend | None:
         waiting = self._in_flight.pop(token, None)
         if not self._in_flight:
             self._drained.set()
@@ -425,13 +425,13 @@ class Publisher:
                 waiting.fail(error)
                 task.cancel()
 
-    def _settle(self, waiting: Waiting, *, maybe_written: bool, ack: PubAck | None = None) -> None:
+    def _settle(self, waiting: PendingAppend, *, maybe_written: bool, ack: PubAck | None = None) -> None:
         waiting.maybe_written |= maybe_written
         task = asyncio.create_task(self._settle_one(waiting, ack))
         self._settling[task] = waiting
         task.add_done_callback(self._settling.pop)
 
-    async def _settle_one(self, waiting: Waiting, ack: PubAck | None) -> None:
+    async def _settle_one(self, waiting: PendingAppend, ack: PubAck | None) -> None:
         try:
             waiting.answer(await self._settler.settle(waiting, ack))
         except LogError as error:

@@ -15,7 +15,7 @@ from jobledger.store.jetstream.api import (
     nanoseconds_of,
     status_of,
 )
-from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger.store.jetstream.connection import Connection, Message
 from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.limits import (
@@ -201,16 +201,16 @@ async def _direct_page(connection: Connection, stream: str, subject: str, *, aft
 
 async def read_messages(
     connection: Connection, stream: str, subject: str, *, after: int
-) -> Sequence[Arrived]:
+) -> Sequence[Message]:
     """A page of messages as they arrive: the server's headers name sequence, time and subject.
 
     Raises:
         LogUnavailable: if the page does not arrive whole in time.
     """
-    page: list[Arrived] = []
+    page: list[Message] = []
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def receive(message: Arrived) -> None:
+    def receive(message: Message) -> None:
         # A stored message may carry any header; only the server's own words come without a sequence.
         status = "" if message.headers and "Nats-Sequence" in message.headers else status_of(message)
         if not status:
@@ -250,7 +250,7 @@ async def read_messages(
     return page
 
 
-def _direct_record(message: Arrived) -> _Read:
+def _direct_record(message: Message) -> _Read:
     headers = message.headers or {}
     record = Record(
         int(headers["Nats-Sequence"]),

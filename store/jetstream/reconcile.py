@@ -16,9 +16,9 @@ from jobledger.store.jetstream.api import (
     PubAck,
     read_ack,
 )
-from jobledger.store.jetstream.connection import Connection, NobodyAnswers
+from jobledger.store.jetstream.connection import Connection, NoResponders
 from jobledger.store.jetstream.reader import leader_get
-from jobledger.store.log import Appended, Draft, Lost
+from jobledger.store.log import Appended, PendingEvent, WrongSequence
 from jobledger.store.model.errors import LogError, LogUnavailable, OutcomeUnknown
 from jobledger.store.model.limits import (
     ACK_TIMEOUT_SECONDS,
@@ -28,7 +28,7 @@ from jobledger.store.model.limits import (
 )
 
 
-class Waiting:
+class PendingAppend:
     """One append from the moment it is asked for until it is answered."""
 
     __slots__ = (
@@ -43,7 +43,7 @@ class Waiting:
     )
 
     def __init__(
-        self, draft: Draft, expect: int, result: "asyncio.Future[Appended | Lost]", now: float
+        self, draft: PendingEvent, expect: int, result: "asyncio.Future[Appended | WrongSequence]", now: float
     ) -> None:
         self.draft = draft
         self.expect = expect
@@ -66,7 +66,7 @@ class Waiting:
         self.is_trial = True
         self.deadline = self.since + ACK_TIMEOUT_SECONDS
 
-    def answer(self, outcome: Appended | Lost) -> None:
+    def answer(self, outcome: Appended | WrongSequence) -> None:
         """Give the caller its answer."""
         if not self.result.done():  # a caller that was cancelled harms no other
             self.result.set_result(outcome)
@@ -90,14 +90,14 @@ class Waiting:
         )
 
 
-class Settler:
+class Reconciler:
     """Finds out, within the append's deadline, whether it is in the log."""
 
     def __init__(self, connection: Connection, stream: str) -> None:
         self._connection = connection
         self._stream = stream
 
-    async def settle(self, waiting: Waiting, ack: PubAck | None) -> Appended | Lost:
+    async def settle(self, waiting: PendingAppend, ack: PubAck | None) -> Appended | WrongSequence:
         """The outcome of an append whose first answer was `ack` (None: there was none).
 
         Raises:
@@ -122,7 +122,7 @@ class Settler:
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(2 * wait_seconds, RETRY_MAX_WAIT_SECONDS)
 
-    async def _send_again(self, waiting: Waiting) -> PubAck:
+    async def _send_again(self, waiting: PendingAppend) -> PubAck:
         left_seconds = waiting.deadline - asyncio.get_running_loop().time()
         await self._connection.wait_up(max(left_seconds, 0.0))
         before, waiting.maybe_written = waiting.maybe_written, True
@@ -131,18 +131,18 @@ class Settler:
             message = await self._connection.request(
                 draft.subject, draft.payload, headers=waiting.headers(), timeout_seconds=ACK_TIMEOUT_SECONDS
             )
-        except NobodyAnswers:
+        except NoResponders:
             waiting.maybe_written = before
             raise
         return read_ack(message)
 
-    async def _judge(self, waiting: Waiting, ack: PubAck) -> Appended | Lost | None:
+    async def _judge(self, waiting: PendingAppend, ack: PubAck) -> Appended | WrongSequence | None:
         """What an answer means; None: ask again."""
         error = ack.error
         if error is None:
             return Appended(ack.seq)
         if error.err_code == WRONG_LAST_SEQUENCE:
-            return await self._mine(waiting) or Lost(error.last_sequence or 0)
+            return await self._find_own_message(waiting) or WrongSequence(error.last_sequence or 0)
         if error.err_code == IN_FLIGHT_DUPLICATE:
             waiting.maybe_written = True
             return None
@@ -150,7 +150,7 @@ class Settler:
             return None
         return await self._mine_or_refused(waiting, error)
 
-    async def _mine(self, waiting: Waiting) -> Appended | None:
+    async def _find_own_message(self, waiting: PendingAppend) -> Appended | None:
         """The place of this very event, if it is the first one after the expected sequence.
 
         The first, not the last: another writer may have followed it already.
@@ -161,14 +161,14 @@ class Settler:
             return None
         return Appended(found.seq)
 
-    async def _mine_or_refused(self, waiting: Waiting, error: ApiError) -> Appended:
+    async def _mine_or_refused(self, waiting: PendingAppend, error: ApiError) -> Appended:
         # An earlier try may have been stored before the server began to refuse (it is full now, say).
-        mine = await self._mine(waiting) if waiting.maybe_written else None
+        mine = await self._find_own_message(waiting) if waiting.maybe_written else None
         if mine is None:
             raise error.as_exception("append")
         return mine
 
-    def _check_deadline(self, waiting: Waiting, error: LogError | None) -> None:
+    def _check_deadline(self, waiting: PendingAppend, error: LogError | None) -> None:
         if asyncio.get_running_loop().time() < waiting.deadline:
             return
         event_id = waiting.draft.event_id

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from jobledger.store.jetstream.api import ConsumerReply, call, status_of
-from jobledger.store.jetstream.connection import Arrived, Connection, new_token
+from jobledger.store.jetstream.connection import Connection, Message, new_token
 from jobledger.store.jetstream.stream import stream_info
 from jobledger.store.model.errors import LogError, LogUnavailable
 from jobledger.store.model.events import Record
@@ -171,7 +171,7 @@ class _Pull:
         if self._lost:
             raise LogUnavailable(f"reading {self._stream}: the connection was lost; try again")
 
-    def _receive(self, message: Arrived) -> None:
+    def _receive(self, message: Message) -> None:
         if message.subject.startswith(self._inbox):
             if status_of(message) != "100":
                 self._pulling = False

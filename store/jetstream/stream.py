@@ -29,7 +29,7 @@ from jobledger.store.jetstream.api import (
     call,
     leader_of,
 )
-from jobledger.store.jetstream.connection import Connection, NobodyAnswers
+from jobledger.store.jetstream.connection import Connection, NoResponders
 from jobledger.store.jetstream.declarations import (
     COMPANIONS,
     COMPANIONS_KEY,
@@ -388,7 +388,7 @@ async def _through_elections(ask: Callable[[], Awaitable[Answer]]) -> Answer:
     while True:
         try:
             return await ask()
-        except NobodyAnswers:  # JetStream is off: no wait will change that
+        except NoResponders:  # JetStream is off: no wait will change that
             raise
         except LogUnavailable:
             if asyncio.get_running_loop().time() >= deadline:

@@ -17,7 +17,7 @@ from jobledger.store.model.limits import TRUNCATION_MIN_ANSWERS, TRUNCATION_PROO
 
 _PLACES_MAX = 256  # remembered at once; the oldest doubt begins again
 
-Place = tuple[str | None, int]
+AckTracker = tuple[str | None, int]
 """The epoch of a log, and the last sequence that was read of it."""
 
 
@@ -39,16 +39,16 @@ class Doubts:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._open: dict[Place, _Doubt] = {}
+        self._open: dict[AckTracker, _Doubt] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def clear(self, place: Place) -> None:
+    def clear(self, place: AckTracker) -> None:
         """Take note of an answer that continues what was read up to a place."""
         self._open.pop(place, None)
 
-    def judge(self, place: Place, leader: str) -> bool:
+    def judge(self, place: AckTracker, leader: str) -> bool:
         """Take note of an answer that does not, and return whether the events count as lost.
 
         Args:
@@ -70,7 +70,7 @@ class Doubts:
             and now - doubt.since >= TRUNCATION_PROOF_SECONDS
         )
 
-    def _since(self, place: Place, leader: str, now: float) -> float:
+    def _since(self, place: AckTracker, leader: str, now: float) -> float:
         """When the time of a new doubt began: a log that lacks an event lacks all that came after it."""
         epoch, after = place
         return min(
@@ -82,7 +82,7 @@ class Doubts:
             default=now,
         )
 
-    def behind(self, place: Place, what: str) -> LogBehind:
+    def behind(self, place: AckTracker, what: str) -> LogBehind:
         """The error for an answer that `judge` did not believe.
 
         Args:

@@ -27,7 +27,7 @@ from jobledger.store.spec.spec import (
 _CASE_MATTERS = ("M", "E")
 
 
-def normalise(spec: JobSpec) -> JobSpec:
+def normalize(spec: JobSpec) -> JobSpec:
     """The spec in its one form; doing it twice changes nothing.
 
     The contents of Params, Env, Meta and Labels are the user's and are not touched. An empty Name stays

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from jobledger.store.model.errors import InvalidInput, InvalidSpec
 from jobledger.store.model.job import JobStatus
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE, NAMELESS_JOB_ID, named_job_id, nameless_job_id
-from jobledger.store.spec.normalize import normalise
+from jobledger.store.spec.normalize import normalize
 from jobledger.store.spec.spec import JobSpec, encode_spec
 from jobledger.store.spec.validate import problems_of
 
@@ -78,4 +78,4 @@ def _encode(spec: JobSpec) -> bytes:
     problems = problems_of(spec)  # of what the caller wrote, so that the paths and values are his
     if problems:
         raise InvalidSpec(problems)
-    return encode_spec(normalise(spec))
+    return encode_spec(normalize(spec))

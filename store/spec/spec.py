@@ -1,7 +1,7 @@
 """What a job is, in the user's words: the job model of Bacalhau as frozen Structs, and its JSON.
 
 Attributes are snake_case; on the wire they are Bacalhau's PascalCase (`input_sources` is `InputSources`). The
-Structs say what a spec may hold; `reading` fills them from outside text, `normalise` gives them one form,
+Structs say what a spec may hold; `reading` fills them from outside text, `normalize` gives them one form,
 `validation` judges them.
 
 What is emitted follows Bacalhau: a field that holds its default is left out, except for those that Bacalhau
@@ -109,7 +109,7 @@ class Constraint(_Part, frozen=True, kw_only=True):
     values: tuple[str, ...] = ()
 
 
-# One object each: "left out when empty" is decided by identity, so `normalise` puts these in place of their
+# One object each: "left out when empty" is decided by identity, so `normalize` puts these in place of their
 # equals.
 NO_RESOURCES: Final = Resources()
 NO_NETWORK: Final = Network()

@@ -2,7 +2,7 @@
 
 `submission_problems` is the level of its API, for a spec as it was handed in. `problems_of` adds what its
 store asks of a normalised spec, in the same pass: the ledger calls it, and nothing else, on every write. Both
-are pure and judge the same way before and after `normalise`.
+are pure and judge the same way before and after `normalize`.
 
 On purpose different from Bacalhau: an operator that does not exist is refused, everything has a limit, and so
 is what JSON or the log could not carry (NUL in an identity, half surrogates, numbers beyond 64 bits, NaN).

@@ -29,7 +29,7 @@ from jobledger.service.nats_accounts import parse_subscriber, service_requests, 
 from jobledger.store.jetstream import reconcile as settle
 from jobledger.store.jetstream import stream
 from jobledger.store.jetstream.connection import Connection
-from jobledger.store.log import Appended, Lost
+from jobledger.store.log import Appended, WrongSequence
 from tests.conftest import make_spec
 from tests.support.cluster import Cluster
 from tests.support.ledgers import story
@@ -173,7 +173,7 @@ async def test_of_writers_on_different_nodes_exactly_one_wins(
         job = f"race-{number}"
         answers = await asyncio.gather(*(log.append(draft(job), expect=0) for log in (*logs, *others)))
         (won,) = [answer for answer in answers if isinstance(answer, Appended)]
-        assert [answer for answer in answers if answer is not won] == [Lost(won.sequence)] * 5
+        assert [answer for answer in answers if answer is not won] == [WrongSequence(won.sequence)] * 5
     for log in others:
         await log.close()
 
@@ -187,7 +187,7 @@ async def test_batches_are_atomic_and_answered_truly_on_a_cluster(logs: list[Jet
     places = {}
     for each, given in zip(drafts, answers, strict=True):
         for one, answer in zip(each, given, strict=True):
-            assert isinstance(answer, (Appended, Lost)), answer
+            assert isinstance(answer, (Appended, WrongSequence)), answer
             if isinstance(answer, Appended):
                 places[answer.sequence] = one
     records = await whole(logs[0])

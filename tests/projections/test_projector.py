@@ -14,7 +14,7 @@ from jobledger.projections import limits, projector
 from jobledger.projections import writer as viewwriter
 from jobledger.projections.database import remove_view
 from jobledger.projections.errors import WaitTimeout
-from jobledger.store.log import Draft, EventLog
+from jobledger.store.log import EventLog, PendingEvent
 from jobledger.store.model.errors import LogReplaced, LogTruncated
 from jobledger.store.model.events import JobCreated
 from jobledger.store.model.subjects import job_subject, named_job_id
@@ -180,7 +180,7 @@ async def test_anomalies_are_all_counted_and_some_kept(
     monkeypatch.setattr(projector, "COMMIT_MAX_EVENTS", 2)
     log = MemoryLog()
     subject = job_subject("default", named_job_id("default", "x"))
-    await append_all(log, [Draft(subject, f"g{number}", b"junk") for number in range(5)])
+    await append_all(log, [PendingEvent(subject, f"g{number}", b"junk") for number in range(5)])
     path = tmp_path / "view.db"
     await project_all(log, path)
     assert checkpoint_of(path)[1:] == (5, 5)
@@ -192,7 +192,7 @@ async def test_an_event_type_of_a_newer_release_freezes_its_job(tmp_path: Path) 
     """The job's row says since when and why; everything else goes on."""
     log = MemoryLog()
     good = draft(JobCreated, named_job_id("default", "a"), spec_data("a"), 1)
-    newer = Draft(good.subject, "n2", good.payload.replace(b"job.created.v1", b"job.created.v9"))
+    newer = PendingEvent(good.subject, "n2", good.payload.replace(b"job.created.v1", b"job.created.v9"))
     other = draft(JobCreated, named_job_id("default", "b"), spec_data("b"), 3)
     await append_all(log, [good, newer, other])
     path = tmp_path / "view.db"

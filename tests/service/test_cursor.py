@@ -4,11 +4,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jobledger.service.cursor import epoch_mark, format_cursor, parse_cursor
+from jobledger.service.cursor import format_cursor, parse_cursor, stream_tag
 from jobledger.service.errors import CursorGone
 from jobledger.store.model.errors import InvalidInput
 
-MARK = epoch_mark("2026-01-01T00:00:00Z")
+MARK = stream_tag("2026-01-01T00:00:00Z")
 
 
 @given(st.integers(min_value=0, max_value=2**63 - 1))
@@ -21,7 +21,7 @@ def test_a_cursor_and_a_bare_sequence_name_the_same_place(sequence: int) -> None
 
 def test_a_cursor_of_another_stream_is_gone() -> None:
     """Its sequence would mean another event."""
-    other = format_cursor(epoch_mark("2026-01-02T00:00:00Z"), 5)
+    other = format_cursor(stream_tag("2026-01-02T00:00:00Z"), 5)
     with pytest.raises(CursorGone, match="belongs to another stream"):
         parse_cursor(other, MARK)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jobledger import MemoryLog
 from jobledger.service.cli.times import PointText
-from jobledger.service.cursor import epoch_mark, format_cursor
+from jobledger.service.cursor import format_cursor, stream_tag
 from jobledger.service.errors import CursorGone
 from jobledger.service.point import (
     Point,
@@ -25,7 +25,7 @@ from jobledger.store.model.errors import InvalidInput
 from jobledger.store.spec.values import rfc3339, rfc3339_nanoseconds
 from tests.support.logs import draft
 
-MARK = epoch_mark("2026-01-01T00:00:00Z")
+MARK = stream_tag("2026-01-01T00:00:00Z")
 SECOND = 1_000_000_000
 NOW = 1_770_000_000 * SECOND
 
@@ -74,7 +74,7 @@ def test_a_revision_needs_a_job() -> None:
 
 def test_a_cursor_of_another_stream_is_no_point_here() -> None:
     """Its sequence would mean another event; a reader that does not know its stream takes the number."""
-    other = format_cursor(epoch_mark("2026-01-02T00:00:00Z"), 5)
+    other = format_cursor(stream_tag("2026-01-02T00:00:00Z"), 5)
     with pytest.raises(CursorGone, match="belongs to another stream"):
         parse_point(other, now=NOW, mark=MARK)
     assert parse_point(other, now=NOW) == SequencePoint(5)

@@ -9,7 +9,7 @@ import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, Ledger, MemoryLog, Receipt, State, StateType, named_job_id
 from jobledger.store import command_execution as attempt
-from jobledger.store.log import Appended, Draft, EventLog, Lost
+from jobledger.store.log import Appended, EventLog, PendingEvent, WrongSequence
 from jobledger.store.model.errors import Contention, JobExists, LogUnavailable, OutcomeUnknown
 from jobledger.store.model.events import JobStateChanged
 from jobledger.store.model.limits import COMMAND_MAX_ATTEMPTS, MISSED_MAX_EVENTS
@@ -158,7 +158,7 @@ class Adversary:
     def __getattr__(self, name: str) -> object:
         return getattr(self._log, name)
 
-    async def append(self, item: Draft, *, expect: int) -> Appended | Lost:
+    async def append(self, item: PendingEvent, *, expect: int) -> Appended | WrongSequence:
         """Let another one in, then append."""
         self.races += 1
         state = state_data((StateType.QUEUED, StateType.RUNNING)[self.races % 2], str(self.races))
@@ -196,7 +196,7 @@ async def test_a_race_lost_is_decided_again() -> None:
     class Once(Adversary):
         """Somebody else is first, once."""
 
-        async def append(self, item: Draft, *, expect: int) -> Appended | Lost:
+        async def append(self, item: PendingEvent, *, expect: int) -> Appended | WrongSequence:
             if self.races:
                 return await self._log.append(item, expect=expect)
             return await super().append(item, expect=expect)
@@ -221,7 +221,7 @@ async def test_commands_of_one_ledger_take_turns() -> None:
         def __getattr__(self, name: str) -> object:
             return getattr(log, name)
 
-        async def append(self, item: Draft, *, expect: int) -> Appended | Lost:
+        async def append(self, item: PendingEvent, *, expect: int) -> Appended | WrongSequence:
             self.appends += 1
             await asyncio.sleep(0)
             return await log.append(item, expect=expect)

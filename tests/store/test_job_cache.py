@@ -5,14 +5,14 @@ import asyncio
 import pytest
 
 from jobledger.store import job_cache as cache
-from jobledger.store.job_cache import JobCache, KeyedLocks, Known
+from jobledger.store.job_cache import CachedJob, JobCache, KeyedLocks
 from jobledger.store.model.errors import LogBusy
 from jobledger.store.model.job import Job, JobStatus, State, StateType
 
 
 def known(
-    sequence: int = 1, *, spec: bytes = b"{}", state: State | None = None, base: Known | None = None
-) -> Known:
+    sequence: int = 1, *, spec: bytes = b"{}", state: State | None = None, base: CachedJob | None = None
+) -> CachedJob:
     """A job as it was seen at a sequence."""
     status = JobStatus(
         id="j",
@@ -27,7 +27,7 @@ def known(
         spec_sequence=1,
         sequence=sequence,
     )
-    return Known("jobs.default.00.j", Job(status=status, spec=spec), sequence, base)
+    return CachedJob("jobs.default.00.j", Job(status=status, spec=spec), sequence, base)
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -52,7 +52,7 @@ def test_the_least_recently_used_goes_first() -> None:
     ],
     ids=["spec", "spec of the base", "message", "details", "wide characters"],
 )
-def test_bytes_are_bounded_wherever_they_are(fat: Known) -> None:
+def test_bytes_are_bounded_wherever_they_are(fat: CachedJob) -> None:
     """Specs, messages and details all count: ten times 100 KB are not kept in 500 KB."""
     cache = JobCache(max_bytes=500_000)
     for number in range(10):
@@ -83,9 +83,9 @@ def test_what_is_older_or_nothing_is_not_remembered() -> None:
     newer = known(5)
     cache.put("a", newer)
     cache.put("a", known(4))
-    cache.put("a", Known("jobs.default.00.j", None, 9))
+    cache.put("a", CachedJob("jobs.default.00.j", None, 9))
     assert cache.get("a") is newer
-    cache.put("b", Known("jobs.default.00.j", None, 9))
+    cache.put("b", CachedJob("jobs.default.00.j", None, 9))
     assert len(cache) == 1
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, Ledger, MemoryLog, State, StateType, named_job_id
-from jobledger.store.log import Draft, EventLog
+from jobledger.store.log import EventLog, PendingEvent
 from jobledger.store.model.errors import JobExists, JobNotFound, JobTerminal, LogError
 from jobledger.store.model.events import (
     EventClass,
@@ -52,7 +52,7 @@ async def test_another_namespace_hides_no_job(jetstream_log: JetStreamLog, job_i
     log = jetstream_log
     await Ledger(log).create(make_spec("etl" if job_id == ID else ""), event_id=event_id(1))
     await attack(log, job_id)
-    await put(log, Draft(job_subject("evil", job_id), "unknown", UNKNOWN))
+    await put(log, PendingEvent(job_subject("evil", job_id), "unknown", UNKNOWN))
     remembering = Ledger(log)
     for ledger in (remembering, remembering, Ledger(log)):
         job = await ledger.load(job_id)

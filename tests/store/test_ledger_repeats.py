@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from jobledger import Ledger, MemoryLog, Receipt, State, StateType, named_job_id
-from jobledger.store.log import Appended, Draft, EventLog, Lost
+from jobledger.store.log import Appended, EventLog, PendingEvent, WrongSequence
 from jobledger.store.model.errors import InvalidInput, JobTerminal, LogUnavailable, OutcomeUnknown
 from jobledger.store.model.events import JobStateChanged, Record, decode_event
 from jobledger.store.model.subjects import job_subject
@@ -95,7 +95,7 @@ async def test_an_id_found_late_is_still_found(log: EventLog) -> None:
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))
     late = draft(JobStateChanged, ID, state_data(StateType.QUEUED), 0)
-    first = Draft(
+    first = PendingEvent(
         late.subject, event_id(1), late.payload.replace(late.event_id.encode(), event_id(1).encode())
     )
 
@@ -105,7 +105,7 @@ async def test_an_id_found_late_is_still_found(log: EventLog) -> None:
         def __getattr__(self, name: str) -> object:
             return getattr(log, name)
 
-        async def append(self, item: Draft, *, expect: int) -> Appended | Lost:
+        async def append(self, item: PendingEvent, *, expect: int) -> Appended | WrongSequence:
             if (await log.info()).last_sequence == 1:
                 await put(log, first)
                 await put(log, draft(JobStateChanged, ID, state_data(StateType.RUNNING), 7))
@@ -183,7 +183,7 @@ async def test_an_event_that_cannot_be_read_back_is_told_as_unknown() -> None:
         def __getattr__(self, name: str) -> object:
             return getattr(log, name)
 
-        async def append(self, item: Draft, *, expect: int) -> Appended | Lost:
+        async def append(self, item: PendingEvent, *, expect: int) -> Appended | WrongSequence:
             self.is_blind = True
             return await log.append(item, expect=expect)
 

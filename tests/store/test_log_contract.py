@@ -9,7 +9,7 @@ from nats.aio.client import Client
 
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.jetstream.headers import Headers
-from jobledger.store.log import NO_JOB, Appended, Draft, EventLog, Lost
+from jobledger.store.log import NO_JOB, Appended, EventLog, PendingEvent, WrongSequence
 from jobledger.store.model.errors import LogRefused
 from jobledger.store.model.subjects import job_subject, job_subject_anywhere
 from tests.support.log_contract import LogContract
@@ -31,7 +31,7 @@ async def test_repeat_over_another_connection_gets_the_first_answer(
     await jetstream_log.append(draft(), expect=1)
     other = await JetStreamLog.connect(server.url)
     assert await other.append(event, expect=NO_JOB) == Appended(1)
-    assert await other.append(draft(), expect=NO_JOB) == Lost(2)
+    assert await other.append(draft(), expect=NO_JOB) == WrongSequence(2)
     await other.close()
 
 
@@ -42,7 +42,7 @@ async def test_writers_over_many_connections_race_for_one_winner(server: Embedde
     answers = await asyncio.gather(
         *(logs[number % 5].append(event, expect=NO_JOB) for number, event in enumerate(events))
     )
-    assert sorted(type(answer).__name__ for answer in answers) == ["Appended"] + ["Lost"] * 19
+    assert sorted(type(answer).__name__ for answer in answers) == ["Appended"] + ["WrongSequence"] * 19
     for log in logs:
         await log.close()
 
@@ -111,9 +111,9 @@ async def test_a_filter_reads_all_its_subjects_in_the_order_of_the_stream(log: E
     for number, namespace in enumerate(("a", "b", "a", "c")):
         subject = job_subject(namespace, "wanted")
         last = await log.read_last(subject)
-        item = Draft(subject, f"event-{number}", b"x")
+        item = PendingEvent(subject, f"event-{number}", b"x")
         assert isinstance(await log.append(item, expect=last.sequence if last else NO_JOB), Appended)
-    await log.append(Draft(job_subject("a", "other"), "event-9", b"x"), expect=NO_JOB)
+    await log.append(PendingEvent(job_subject("a", "other"), "event-9", b"x"), expect=NO_JOB)
     found = await log.read(job_subject_anywhere("wanted"), after=1, up_to=4)
     assert [(record.sequence, record.subject) for record in found] == [
         (2, job_subject("b", "wanted")),

@@ -14,7 +14,7 @@ from jobledger.service.audit.checkpoint import Seal, make_seal, origin_of
 from jobledger.service.audit.findings import Kind
 from jobledger.service.audit.note import Signer, VerifierKey
 from jobledger.service.audit.verify import Verification, verify
-from jobledger.service.cursor import epoch_mark
+from jobledger.service.cursor import stream_tag
 from jobledger.service.stream_record import RECORD_FILE
 from jobledger.store.model.events import Record
 from tests.conftest import make_spec
@@ -89,7 +89,7 @@ async def project(log: JetStreamLog, view: Path) -> None:
 
 async def origin_of_log(log: JetStreamLog) -> str:
     """Which log it is."""
-    return origin_of(epoch_mark((await log.info()).epoch))
+    return origin_of(stream_tag((await log.info()).epoch))
 
 
 def seal_of(
@@ -102,7 +102,7 @@ def seal_of(
 
 async def publish(log: JetStreamLog, *seals: Seal) -> None:
     """Put seals behind those that are published."""
-    store = await log.seals(epoch_mark((await log.info()).epoch))
+    store = await log.seals(stream_tag((await log.info()).epoch))
     for seal in seals:
         last = await store.last()
         assert await store.append(seal.note.encode(), expect=last.sequence if last is not None else 0)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jobledger.projections.projector import Projector
 from jobledger.projections.subscriptions.filters import EventFilter
 from jobledger.projections.view import View
-from jobledger.service.cursor import epoch_mark
+from jobledger.service.cursor import stream_tag
 from jobledger.service.feed.connection import Cause, Subscription
 from jobledger.service.feed.events import FeedEvent
 from jobledger.service.feed.hub import FeedHub, FeedLimits
@@ -36,7 +36,7 @@ async def running_hub(log: EventLog, directory: Path, **limits: Any) -> AsyncIte
     """A hub that has heard of all that is in the log; `limits` are fields of `FeedLimits`."""
     path = directory / "view.sqlite"
     async with Projector(log, path) as projector, await View.open(path) as view:
-        hub = FeedHub(log, view, mark=epoch_mark((await log.info()).epoch), limits=FeedLimits(**limits))
+        hub = FeedHub(log, view, mark=stream_tag((await log.info()).epoch), limits=FeedLimits(**limits))
         projector.attach(hub)
         await projector.wait_live()
         try:
@@ -45,7 +45,7 @@ async def running_hub(log: EventLog, directory: Path, **limits: Any) -> AsyncIte
             await hub.close()
 
 
-class Told(NamedTuple):
+class DemoResult(NamedTuple):
     """What a feed must say of one event."""
 
     sequence: int
@@ -60,11 +60,11 @@ class Told(NamedTuple):
         return "both" if was and now else "before" if was else "after" if now else None
 
 
-async def truth_of(log: EventLog) -> list[Told]:
+async def truth_of(log: EventLog) -> list[DemoResult]:
     """Every event that a feed must tell, by folding the whole log from its beginning."""
     statuses: dict[str, JobStatus] = {}
     labels: dict[int, dict[str, str]] = {}
-    told: list[Told] = []
+    told: list[DemoResult] = []
     for record in await records_of(log):
         recorded = read_record(record)
         status = fold_on(statuses.get(job_named(recorded)), recorded)
@@ -78,7 +78,7 @@ async def truth_of(log: EventLog) -> list[Told]:
             labels[record.sequence] = spec_head(recorded.event.data.spec).labels
         before = labels[previous.spec_sequence] if previous is not None else None
         now = labels[status.spec_sequence]
-        told.append(Told(record.sequence, event_type(recorded.event), status, now, before))
+        told.append(DemoResult(record.sequence, event_type(recorded.event), status, now, before))
     return told
 
 
@@ -87,7 +87,7 @@ def said(events: Sequence[FeedEvent]) -> list[tuple[int, str, JobStatus]]:
     return [(event.sequence, event.type, event.status) for event in events]
 
 
-def must_say(told: Sequence[Told]) -> list[tuple[int, str, JobStatus]]:
+def must_say(told: Sequence[DemoResult]) -> list[tuple[int, str, JobStatus]]:
     """What a feed of these must say."""
     return [(each.sequence, each.type, each.status) for each in told]
 

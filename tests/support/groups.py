@@ -15,7 +15,7 @@ import msgspec
 from tests.support.subscribing import Plan
 
 
-class Told(NamedTuple):
+class DemoResult(NamedTuple):
     """One line of one process.
 
     Attributes:
@@ -39,7 +39,7 @@ class Group:
     """The processes that were started, and everything that they told."""
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
+        self.told: list[DemoResult] = []
         self.handled: set[int] = set()
         self.troubles: list[str] = []
         self.running: dict[int, asyncio.subprocess.Process] = {}
@@ -109,7 +109,7 @@ class Group:
                 self.troubles.append(rest)
             else:
                 sequence, job_id, revision, at = rest.split()
-                told = Told(process.pid, word, int(sequence), job_id, int(revision), int(at))
+                told = DemoResult(process.pid, word, int(sequence), job_id, int(revision), int(at))
                 self.told.append(told)
                 if word == "end":
                     self.handled.add(told.sequence)
@@ -126,7 +126,7 @@ async def group() -> AsyncIterator[Group]:
         await members.end()
 
 
-def first_handlings(told: Iterable[Told]) -> dict[int, tuple[int, int]]:
+def first_handlings(told: Iterable[DemoResult]) -> dict[int, tuple[int, int]]:
     """For each event, when its first handling that ended well began and ended.
 
     An event that was begun by a process that was killed, or failed, was not handled.
@@ -143,7 +143,7 @@ def first_handlings(told: Iterable[Told]) -> dict[int, tuple[int, int]]:
     return found
 
 
-def out_of_order(told: Iterable[Told]) -> list[str]:
+def out_of_order(told: Iterable[DemoResult]) -> list[str]:
     """Where an event of a job began to be handled before the one before it had been handled, ever.
 
     Empty if the order per job was kept: whoever looks at first handlings sees each job's events in the order

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from jobledger.store.log import Appended, Draft, EventLog
+from jobledger.store.log import Appended, EventLog, PendingEvent
 from jobledger.store.model.events import (
     SOURCE,
     EventClass,
@@ -22,14 +22,14 @@ from jobledger.store.model.events import (
 )
 from jobledger.store.model.job import State, StateType
 from jobledger.store.model.subjects import job_subject, named_job_id
-from jobledger.store.spec.normalize import normalise
+from jobledger.store.spec.normalize import normalize
 from jobledger.store.spec.spec import encode_spec
 from tests.conftest import make_spec
 
 
 def spec_data(name: str, namespace: str = "default", **fields: Any) -> SpecData:
     """The data of a created or updated event."""
-    spec = normalise(make_spec(name, namespace=namespace, **fields))
+    spec = normalize(make_spec(name, namespace=namespace, **fields))
     return SpecData(msgspec.Raw(encode_spec(spec)))
 
 
@@ -38,7 +38,9 @@ def state_data(state: StateType, message: str = "") -> StateData:
     return StateData(State(state, message))
 
 
-def draft(kind: EventClass, job_id: str, data: EventData, number: int, namespace: str = "default") -> Draft:
+def draft(
+    kind: EventClass, job_id: str, data: EventData, number: int, namespace: str = "default"
+) -> PendingEvent:
     """An event as a draft; its id comes from `number`."""
     event_id = f"00000000-0000-7000-8000-{number:012x}"
     event = kind(
@@ -52,13 +54,13 @@ def draft(kind: EventClass, job_id: str, data: EventData, number: int, namespace
         actor="tester",
         data=data,  # type: ignore[arg-type]
     )
-    return Draft(job_subject(namespace, job_id), event_id, encode_event(event))
+    return PendingEvent(job_subject(namespace, job_id), event_id, encode_event(event))
 
 
-def random_drafts(rng: random.Random, jobs: int, events: int) -> list[Draft]:
+def random_drafts(rng: random.Random, jobs: int, events: int) -> list[PendingEvent]:
     """Events over some jobs, most of them sensible, some not: a state before the job, garbage."""
     names = [f"job-{number}" for number in range(jobs)]
-    drafts: list[Draft] = []
+    drafts: list[PendingEvent] = []
     for number in range(events):
         name = rng.choice(names)
         job_id = named_job_id("default", name)
@@ -71,7 +73,7 @@ def random_drafts(rng: random.Random, jobs: int, events: int) -> list[Draft]:
             tag = TagData(rng.choice(["golden", "a", "z.9", "no tag"]), rng.randint(0, 3))
             drafts.append(draft(JobTagged, job_id, tag, number))
         elif kind == "garbage":
-            drafts.append(Draft(job_subject("default", job_id), f"garbage-{number}", b"{not an event"))
+            drafts.append(PendingEvent(job_subject("default", job_id), f"garbage-{number}", b"{not an event"))
         else:
             event = JobCreated if kind == "created" else JobUpdated
             spec = spec_data(name, priority=rng.randint(0, 5), labels=labels)
@@ -79,7 +81,7 @@ def random_drafts(rng: random.Random, jobs: int, events: int) -> list[Draft]:
     return drafts
 
 
-async def append_all(log: EventLog, drafts: list[Draft]) -> None:
+async def append_all(log: EventLog, drafts: list[PendingEvent]) -> None:
     """Append drafts in order, each after the last of its subject."""
     last: dict[str, int] = {}
     for item in drafts:

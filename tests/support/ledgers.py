@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jobledger import HistoryItem, Ledger
-from jobledger.store.log import Appended, Draft, EventLog
+from jobledger.store.log import Appended, EventLog, PendingEvent
 from jobledger.store.model.events import Record, decode_event
 from jobledger.store.model.subjects import job_subject
 from tests.support.histories import records_of
@@ -16,7 +16,7 @@ def event_id(number: int) -> str:
     return f"0190a5b2-7c3d-7e4f-8a5b-{number:012x}"
 
 
-async def put(log: EventLog, draft: Draft) -> int:
+async def put(log: EventLog, draft: PendingEvent) -> int:
     """Append to a subject behind the ledger's back; returns the sequence."""
     last = await log.read_last(draft.subject)
     outcome = await log.append(draft, expect=last.sequence if last is not None else 0)
@@ -26,7 +26,9 @@ async def put(log: EventLog, draft: Draft) -> int:
 
 async def put_junk(log: EventLog, job_id: str, number: int = 1, namespace: str = "default") -> int:
     """Append what is no event to the subject of a job."""
-    return await put(log, Draft(job_subject(namespace, job_id), f"junk-{namespace}-{number}", b"\xff junk"))
+    return await put(
+        log, PendingEvent(job_subject(namespace, job_id), f"junk-{namespace}-{number}", b"\xff junk")
+    )
 
 
 async def story(ledger: Ledger, job_id: str, **where: str) -> list[HistoryItem]:

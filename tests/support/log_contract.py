@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from jobledger.store.log import NO_JOB, Appended, EventLog, Lost
+from jobledger.store.log import NO_JOB, Appended, EventLog, WrongSequence
 from jobledger.store.model.errors import LogReplaced, LogTruncated, LogUnavailable
 from jobledger.store.model.limits import READ_PAGE_EVENTS
 from jobledger.store.model.subjects import job_subject, job_subject_anywhere, parse_subject
@@ -44,13 +44,13 @@ class AppendContract:
         await log.append(draft("one"), expect=NO_JOB)
         await log.append(draft("two"), expect=NO_JOB)
         await log.append(draft("one"), expect=1)
-        assert await log.append(draft("one"), expect=1) == Lost(3)
-        assert await log.append(draft("one"), expect=NO_JOB) == Lost(3)
+        assert await log.append(draft("one"), expect=1) == WrongSequence(3)
+        assert await log.append(draft("one"), expect=NO_JOB) == WrongSequence(3)
         assert (await log.info()).last_sequence == 3
 
     async def test_expecting_what_is_not_there_yet_is_lost(self, log: EventLog) -> None:
         """An expectation beyond the job's last event is as wrong as one before it."""
-        assert await log.append(draft(), expect=7) == Lost(0)
+        assert await log.append(draft(), expect=7) == WrongSequence(0)
         assert (await log.info()).last_sequence == 0
 
     async def test_same_draft_again_gets_the_first_answer(self, log: EventLog) -> None:
@@ -80,20 +80,26 @@ class AppendContract:
     async def test_one_of_many_first_appends_wins(self, log: EventLog) -> None:
         """Of writers that create one job at once exactly one does; the others lose to its sequence."""
         answers = await append_all(log, [draft() for _ in range(30)])
-        assert sorted(map(repr, answers)) == [repr(Appended(1))] + [repr(Lost(1))] * 29
+        assert sorted(map(repr, answers)) == [repr(Appended(1))] + [repr(WrongSequence(1))] * 29
         assert (await log.info()).last_sequence == 1
 
     async def test_two_events_of_one_job_may_wait_at_once(self, log: EventLog) -> None:
         """Of two events of a job that wait together one is taken and one lost; other jobs don't notice."""
         force_batches(log)
         answers = await append_all(log, [draft("a"), draft("b"), draft("a"), draft("c"), draft("b")])
-        assert [type(answer) for answer in answers] == [Appended, Appended, Lost, Appended, Lost]
+        assert [type(answer) for answer in answers] == [
+            Appended,
+            Appended,
+            WrongSequence,
+            Appended,
+            WrongSequence,
+        ]
         records = {record.sequence: record.subject for record in await whole(log)}
         for job, answer in zip("abc", [answers[0], answers[1], answers[3]], strict=True):
             assert isinstance(answer, Appended)
             assert records[answer.sequence] == job_subject("default", job)
         assert answers[2:5:2] == [
-            Lost(answer.sequence) for answer in answers[:2] if isinstance(answer, Appended)
+            WrongSequence(answer.sequence) for answer in answers[:2] if isinstance(answer, Appended)
         ]
 
     async def test_each_of_a_group_gets_its_own_answer(self, log: EventLog) -> None:
@@ -107,7 +113,7 @@ class AppendContract:
         assert len(records) == 60
         for number, (event, answer) in enumerate(zip(drafts, answers, strict=True)):
             if number % 3 == 0:
-                assert answer == Lost(taken[number // 3].sequence)  # type: ignore[union-attr]
+                assert answer == WrongSequence(taken[number // 3].sequence)  # type: ignore[union-attr]
             else:
                 assert isinstance(answer, Appended)
                 assert records[answer.sequence].payload == event.payload

@@ -12,10 +12,10 @@ import msgspec
 
 from jobledger import JetStreamLog, StreamSettings
 from jobledger.store.embedded import find_program
-from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger.store.jetstream.connection import Connection, Message
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.jetstream.stream import Streams
-from jobledger.store.log import Appended, Draft, EventLog, Feed, Lost
+from jobledger.store.log import Appended, EventLog, Feed, PendingEvent, WrongSequence
 from jobledger.store.model.errors import LogBehind, LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import job_subject
@@ -27,9 +27,9 @@ ASK_SECONDS = 60.0  # for one answer, through elections
 
 def draft(
     job: str = "job", payload: bytes = b"{}", *, namespace: str = "default", event_id: str = ""
-) -> Draft:
+) -> PendingEvent:
     """An event of a job, with an id of its own."""
-    return Draft(job_subject(namespace, job), event_id or str(uuid.uuid4()), payload)
+    return PendingEvent(job_subject(namespace, job), event_id or str(uuid.uuid4()), payload)
 
 
 def force_batches(log: EventLog) -> None:
@@ -39,8 +39,8 @@ def force_batches(log: EventLog) -> None:
 
 
 async def append_all(
-    log: EventLog, drafts: list[Draft], *, expect: int = 0
-) -> list[Appended | Lost | BaseException]:
+    log: EventLog, drafts: list[PendingEvent], *, expect: int = 0
+) -> list[Appended | WrongSequence | BaseException]:
     """Append all at once; the answers, in the order of the drafts."""
     return await asyncio.gather(*(log.append(each, expect=expect) for each in drafts), return_exceptions=True)
 
@@ -116,7 +116,7 @@ async def ask(log: JetStreamLog, verb: str, request: object = None) -> dict[str,
             await asyncio.sleep(0.1)
 
 
-async def publish_raw(log: JetStreamLog, subject: str, payload: bytes, **headers: str) -> Arrived:
+async def publish_raw(log: JetStreamLog, subject: str, payload: bytes, **headers: str) -> Message:
     """Publish past the publisher, as any other client could; `_` in a header's name stands for `-`."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await log._connection.request(subject, payload, headers=named or None)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from jobledger import MemoryLog
-from jobledger.store.log import Appended, Draft, EventLog
+from jobledger.store.log import Appended, EventLog, PendingEvent
 from jobledger.store.model.events import AcceptData, EventClass, EventData, JobAccepted, Record
 from jobledger.store.model.subjects import job_subject
 from tests.support.histories import draft
@@ -81,7 +81,7 @@ class Writer:
         """Append any payload to the job's subject."""
         self._number += 1
         event_id = f"{self._namespace}-{self.job_id}-{self._number}"
-        outcome = await self.log.append(Draft(self.subject, event_id, payload), expect=self.last)
+        outcome = await self.log.append(PendingEvent(self.subject, event_id, payload), expect=self.last)
         assert isinstance(outcome, Appended)
         self.last = outcome.sequence
         return outcome.sequence

@@ -11,7 +11,7 @@ import msgspec
 WAIT_SECONDS = 60.0  # two cores, and other tests beside this one
 
 
-class Arrived(NamedTuple):
+class Message(NamedTuple):
     """One POST.
 
     Attributes:
@@ -31,7 +31,7 @@ class Arrived(NamedTuple):
         return found
 
 
-Answering = Callable[[Arrived], bytes | None]
+Answering = Callable[[Message], bytes | None]
 """The whole answer to a POST; None: none, and the connection stays open."""
 
 
@@ -53,7 +53,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.port = 0
-        self.got: list[Arrived] = []
+        self.got: list[Message] = []
         self.connections = 0
         self.answering: Answering = lambda _: answer(204)
         self._changed = asyncio.Condition()
@@ -66,13 +66,13 @@ class Receiver:
         """Answer this to whatever comes."""
         self.answering = lambda _: told
 
-    async def wait_for(self, count: int) -> list[Arrived]:
+    async def wait_for(self, count: int) -> list[Message]:
         """The first POSTs, once there are so many."""
         async with asyncio.timeout(WAIT_SECONDS), self._changed:
             await self._changed.wait_for(lambda: len(self.got) >= count)
         return self.got[:count]
 
-    async def wait_until(self, enough: Callable[[list[Arrived]], bool]) -> list[Arrived]:
+    async def wait_until(self, enough: Callable[[list[Message]], bool]) -> list[Message]:
         """All POSTs, once they are enough."""
         async with asyncio.timeout(WAIT_SECONDS), self._changed:
             await self._changed.wait_for(lambda: enough(self.got))
@@ -94,11 +94,11 @@ class Receiver:
         writer.close()
 
 
-async def _read(reader: asyncio.StreamReader) -> Arrived:
+async def _read(reader: asyncio.StreamReader) -> Message:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Arrived(head[0].split(" ")[1], headers, body)
+    return Message(head[0].split(" ")[1], headers, body)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from jobledger.service.export.exporter import Telling
+from jobledger.service.export.exporter import Export
 from jobledger.service.export.log_source import LogReplay
 from jobledger.service.export.query import Asked
 from jobledger.store.log import EventLog
@@ -33,10 +33,10 @@ class Kept:
         """Nothing is left to do."""
 
 
-async def told(log: EventLog, **asked: Any) -> tuple[list[dict[str, Any]], Telling]:
+async def told(log: EventLog, **asked: Any) -> tuple[list[dict[str, Any]], Export]:
     """The events that a replay tells, decoded, and how far it came."""
     replay = await LogReplay.ask(log, Asked(**asked), now=time.time_ns())
     kept = Kept()
-    telling = Telling(replay.range, kept, lambda _: None)
+    telling = Export(replay.range, kept, lambda _: None)
     await telling.run(replay.chunks())
     return [msgspec.json.decode(each) for each in kept.documents], telling

@@ -11,7 +11,7 @@ from typing import Any
 from jobledger import JetStreamLog, Ledger, State, StateType, Subscriptions
 from jobledger.store.embedded import find_program
 from jobledger.store.jetstream import declarations
-from jobledger.store.jetstream.connection import Arrived, Connection, NobodyAnswers
+from jobledger.store.jetstream.connection import Connection, Message, NoResponders
 from tests.conftest import make_spec
 from tests.support.cluster import PASSWORD, SUBSCRIBERS
 from tests.support.logs import eventually
@@ -251,7 +251,7 @@ class Attacker:
 
     def __init__(self, connection: Connection, requests: Sequence[str], *, own: str, consumer: str) -> None:
         self.connection = connection
-        self.got: list[Arrived] = []
+        self.got: list[Message] = []
         self._requests = [concrete(each, consumer) for each in requests]
         self._own = own
 
@@ -259,7 +259,7 @@ class Attacker:
         """Hear what is sent to inboxes of the name that attacks use."""
 
         async def deliver(message: Any) -> None:
-            self.got.append(Arrived(message.subject, message.reply, message.data, message.headers))
+            self.got.append(Message(message.subject, message.reply, message.data, message.headers))
 
         await self.connection._client.subscribe("_INBOX.spy.>", cb=deliver)
 
@@ -289,7 +289,7 @@ class Attacker:
             payload = content.encode() if isinstance(content, str) else json.dumps(content).encode()
             try:
                 answer = await self.connection.request(target, payload, timeout_seconds=1)
-            except NobodyAnswers:
+            except NoResponders:
                 continue
             raise AssertionError(f"{target} answered {answer.payload!r:.200}")
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from jobledger import LogUnavailable, OutcomeUnknown
-from jobledger.store.log import Appended, Draft, EventLog
+from jobledger.store.log import Appended, EventLog, PendingEvent
 from jobledger.store.model.events import JobCreated, JobStateChanged
 from jobledger.store.model.job import StateType
 from jobledger.store.model.subjects import named_job_id
@@ -68,7 +68,7 @@ class Writer:
         self.job_at[appended.sequence] = job_id
         self.revisions[appended.sequence] = revision
 
-    def _draft(self, number: int, revision: int) -> Draft:
+    def _draft(self, number: int, revision: int) -> PendingEvent:
         event, job_id = revision * len(self._ids) + number, self._ids[number]
         if revision == 1:
             return draft(JobCreated, job_id, spec_data(f"job-{number}"), event)

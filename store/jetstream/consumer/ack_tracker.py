@@ -3,7 +3,7 @@
 from jobledger.store.consumers import Delivery
 
 
-class Place:
+class AckTracker:
     """The place of one consumer in one process.
 
     Attributes:
@@ -31,7 +31,7 @@ class Place:
         self._token = ""
 
     @property
-    def untold(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether there is something to acknowledge."""
         return bool(self._token)
 
@@ -40,7 +40,7 @@ class Place:
         token, self._token, self.told = self._token, "", self.sequence
         return token
 
-    def is_astray(self, place: int, *, told: int) -> bool:
+    def has_diverged(self, place: int, *, told: int) -> bool:
         """Whether the server's place is not what this process makes of it.
 
         A process that was asleep has acknowledged: the server is ahead of us, or it does not follow any more.

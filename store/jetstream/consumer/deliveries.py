@@ -13,7 +13,7 @@ import msgspec
 
 from jobledger.store.consumers import Delivery
 from jobledger.store.jetstream.api import status_of
-from jobledger.store.jetstream.connection import Arrived
+from jobledger.store.jetstream.connection import Message
 from jobledger.store.jetstream.consumer.api import GROUP, NANOSECONDS, ConsumerApi
 from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.limits import CONSUMER_PULL_BYTES, CONSUMER_PULL_EVENTS
@@ -151,7 +151,7 @@ class Deliveries:
             self._renewal.set_exception(LogUnavailable(trouble))
         self._on_news(True)
 
-    def _receive(self, message: Arrived) -> None:
+    def _receive(self, message: Message) -> None:
         if message.subject.startswith(self._inbox):
             self._control(message)
             return
@@ -178,7 +178,7 @@ class Deliveries:
         if len(buffer) == 1 or not self._under_way:
             self._on_news(not self._under_way)  # that request has brought all: the next one is due
 
-    def _control(self, message: Arrived) -> None:
+    def _control(self, message: Message) -> None:
         status = status_of(message)
         if status == _HEARTBEAT:
             return

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from jobledger.store.consumers import ConsumerInfo, Delivery, Hearer
-from jobledger.store.jetstream.consumer.ack_tracker import Place
+from jobledger.store.consumers import ConsumerInfo, ConsumerListener, Delivery
+from jobledger.store.jetstream.consumer.ack_tracker import AckTracker
 from jobledger.store.jetstream.consumer.api import ConsumerApi, ConsumerState, ResetRequest
 from jobledger.store.jetstream.consumer.deliveries import Deliveries
 from jobledger.store.jetstream.consumer.pin import Line
-from jobledger.store.jetstream.consumer.takeover import Awakened, awaken, have_requests_dropped, pass_on
+from jobledger.store.jetstream.consumer.takeover import Awakened, force_delivery, purge_stale_pulls, yield_pin
 from jobledger.store.lease import lease_clock
 from jobledger.store.model.errors import LogError, LogUnavailable
 from jobledger.store.model.limits import (
@@ -56,7 +56,7 @@ class JetStreamConsumer:
         self._line: Line | None = None  # while it is waited for
         self._pin = ""
         self._lease = 0.0  # until when nobody else can have the pin
-        self._place = Place()
+        self._place = AckTracker()
         self._seen_missing = -1  # deliveries received when the server had sent more; -1: it had not
         self._others = 0  # other processes' requests that wait
         self._attention = asyncio.Event()
@@ -65,7 +65,7 @@ class JetStreamConsumer:
         self._is_up = True
         self._task: asyncio.Task[None] | None = None
         self.until = 0.0
-        self.wanted = self.sated = False
+        self.wanted = self.at_quota = False
         self.info = ConsumerInfo(name=name)
         self.error: LogError | None = None
 
@@ -96,7 +96,7 @@ class JetStreamConsumer:
         """See `DurableConsumer.pending`."""
         return self._deliveries.pending if self._deliveries is not None else self.info.pending
 
-    async def start(self, hearer: Hearer) -> None:
+    async def start(self, hearer: ConsumerListener) -> None:
         """See `DurableConsumer.start`."""
         self._hearer = hearer
         self._connection.watch(self._on_connection)
@@ -117,7 +117,7 @@ class JetStreamConsumer:
 
     async def acknowledge(self) -> None:
         """See `DurableConsumer.acknowledge`."""
-        if self._place.untold and lease_clock() < self.until:
+        if self._place.has_pending and lease_clock() < self.until:
             await self._connection.publish(self._place.tell(), b"")
 
     def let_go(self) -> None:
@@ -138,7 +138,7 @@ class JetStreamConsumer:
             await self._give_back()
         await self._drop()
         with suppress(LogError):
-            await have_requests_dropped(self._api, self._name)
+            await purge_stale_pulls(self._api, self._name)
 
     # --- the loop -------------------------------------------------------------------------------------------
 
@@ -177,10 +177,10 @@ class JetStreamConsumer:
             self._line = Line(self._api, self._name)
             self._pin = await self._line.wait(self._look_while_waiting)
             await self._line.close()
-            if not self.sated or clock() < self._passes_on_at:
+            if not self.at_quota or clock() < self._passes_on_at:
                 return
             self._passes_on_at = clock() + PASS_ON_SECONDS
-            await pass_on(self._api, self._name, self._pin)
+            await yield_pin(self._api, self._name, self._pin)
 
     async def _hold(self) -> None:
         """Take over, and keep it until it is lost."""
@@ -225,7 +225,7 @@ class JetStreamConsumer:
             return await self._begin(kept=False)
         if self._is_missing(deliveries, state):
             await self._let_others_begin()
-        if self._place.is_astray(state.ack_floor.stream_seq, told=told):
+        if self._place.has_diverged(state.ack_floor.stream_seq, told=told):
             return await self._begin(kept=True)
         await self.acknowledge()
         await deliveries.pull()
@@ -300,7 +300,7 @@ class JetStreamConsumer:
         self._seen_missing = -1
         deliveries.pending = reset.num_pending
         self._deliveries = deliveries
-        self._hearer.began_anew(place=self._place.sequence, kept=kept)
+        self._hearer.on_reset(place=self._place.sequence, kept=kept)
         self.until = 0.0 if self._leaving else self._lease
         await deliveries.pull()
         return deliveries
@@ -339,14 +339,16 @@ class JetStreamConsumer:
 
     async def _look_while_waiting(self) -> None:
         state = await self._look()
-        self._awakened = await awaken(self._api, state, self._note, wanted=self.wanted) or self._awakened
+        self._awakened = (
+            await force_delivery(self._api, state, self._note, wanted=self.wanted) or self._awakened
+        )
 
     async def _release(self) -> None:
         """Acknowledge, and let another one have it; only while the lease runs."""
         if self._deliveries is None or lease_clock() >= self._lease:
             return
         self.until = self._lease = 0.0  # once: by the second time it would be another one's hold that ends
-        if self._place.untold:
+        if self._place.has_pending:
             # With an answer, so that it is not overtaken by what makes another process begin.
             with suppress(LogError):
                 await self._connection.request(
@@ -371,7 +373,7 @@ class JetStreamConsumer:
         await self._drop()
         self._place.forget()
         self._lease = 0.0
-        self._hearer.began_anew(place=self._place.sequence, kept=False)
+        self._hearer.on_reset(place=self._place.sequence, kept=False)
 
     async def _fail(self, error: LogError) -> None:
         self.error = error

@@ -7,7 +7,7 @@ from contextlib import suppress
 import msgspec
 
 from jobledger.store.jetstream.api import status_of
-from jobledger.store.jetstream.connection import Arrived
+from jobledger.store.jetstream.connection import Message
 from jobledger.store.jetstream.consumer.api import GROUP, NANOSECONDS, ConsumerApi
 from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.limits import PIN_SECONDS, PIN_WAIT_SECONDS, RETRY_MAX_WAIT_SECONDS
@@ -91,7 +91,7 @@ class Line:
         if inbox:
             await self._connection.unsubscribe(inbox)
 
-    def _receive(self, message: Arrived) -> None:
+    def _receive(self, message: Message) -> None:
         if message.subject.startswith(self._inbox):
             self._status = status_of(message)
         else:

@@ -23,7 +23,9 @@ class Awakened(NamedTuple):
     note: int
 
 
-async def awaken(api: ConsumerApi, state: ConsumerState, note: str, *, wanted: bool) -> Awakened | None:
+async def force_delivery(
+    api: ConsumerApi, state: ConsumerState, note: str, *, wanted: bool
+) -> Awakened | None:
     """Have a consumer given away that nobody has, though no event is to come.
 
     A process that died may have been given all there are, and have handled none: then there is none to give,
@@ -57,7 +59,7 @@ async def awaken(api: ConsumerApi, state: ConsumerState, note: str, *, wanted: b
     return None
 
 
-async def pass_on(api: ConsumerApi, name: str, pin: str) -> None:
+async def yield_pin(api: ConsumerApi, name: str, pin: str) -> None:
     """Let the next one in line have a consumer that was just given to us.
 
     The event that came with it is put back first, because it may be the only one. Nothing was delivered to us
@@ -72,7 +74,7 @@ async def pass_on(api: ConsumerApi, name: str, pin: str) -> None:
         await api.unpin(name)
 
 
-async def have_requests_dropped(api: ConsumerApi, name: str) -> None:
+async def purge_stale_pulls(api: ConsumerApi, name: str) -> None:
     """Have the server forget requests whose inbox is closed.
 
     It may give the pin to one that nobody listens for, and then to nobody else for PIN_SECONDS. When it

@@ -19,7 +19,7 @@ from jobledger.projections.as_of.job import sequence_of_revision
 from jobledger.projections.as_of.reader import AsOf
 from jobledger.projections.query.cursor import Order
 from jobledger.projections.query.selectors import parse_selector
-from jobledger.store.log import Draft
+from jobledger.store.log import PendingEvent
 from jobledger.store.model.errors import JobNotFound
 from jobledger.store.model.events import Record
 from jobledger.store.model.job import Job, StateType
@@ -40,7 +40,7 @@ class History:
         self.records = records
 
 
-async def log_of(drafts: list[Draft]) -> MemoryLog:
+async def log_of(drafts: list[PendingEvent]) -> MemoryLog:
     """A log of these, a second between two."""
     ticks = itertools.count(SECOND, SECOND)
     log = MemoryLog(clock=lambda: next(ticks))
@@ -49,7 +49,7 @@ async def log_of(drafts: list[Draft]) -> MemoryLog:
 
 
 @asynccontextmanager
-async def history(drafts: list[Draft], **bounds: int) -> AsyncIterator[History]:
+async def history(drafts: list[PendingEvent], **bounds: int) -> AsyncIterator[History]:
     """All of it in a directory that is gone afterwards."""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -62,7 +62,7 @@ async def history(drafts: list[Draft], **bounds: int) -> AsyncIterator[History]:
 
 
 @asynccontextmanager
-async def prefix_view(drafts: list[Draft]) -> AsyncIterator[View]:
+async def prefix_view(drafts: list[PendingEvent]) -> AsyncIterator[View]:
     """The view that a projector makes of these alone."""
     with tempfile.TemporaryDirectory() as name:
         log = await log_of(drafts)

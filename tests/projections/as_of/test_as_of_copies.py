@@ -13,7 +13,7 @@ import pytest
 from jobledger import ListQuery, MemoryLog, Projector, View
 from jobledger.projections.as_of import build, copies
 from jobledger.projections.as_of.build import build_copy
-from jobledger.projections.as_of.copies import Copies
+from jobledger.projections.as_of.copies import SnapshotCache
 from jobledger.projections.errors import AsOfBusy, ViewError, ViewUnwritable
 from jobledger.projections.limits import ASOF_BUILDS_MAX, ASOF_RETRY_SECONDS
 from tests.support.histories import append_all, random_drafts
@@ -43,13 +43,13 @@ async def view(log: MemoryLog, tmp_path: Path) -> AsyncIterator[View]:
 @pytest.fixture
 async def open_copies(log: MemoryLog, view: View, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Opens copies in one directory, one after the other; the last ones are closed at the end."""
-    opened: list[Copies] = []
+    opened: list[SnapshotCache] = []
 
-    async def open_them(max_copies: int = 99, max_bytes: int = ANY_SIZE) -> Copies:
+    async def open_them(max_copies: int = 99, max_bytes: int = ANY_SIZE) -> SnapshotCache:
         for each in opened:
             await each.close()
         opened.append(
-            await Copies.open(log, view, tmp_path / "asof", max_copies=max_copies, max_bytes=max_bytes)
+            await SnapshotCache.open(log, view, tmp_path / "asof", max_copies=max_copies, max_bytes=max_bytes)
         )
         return opened[-1]
 
@@ -58,13 +58,13 @@ async def open_copies(log: MemoryLog, view: View, tmp_path: Path) -> AsyncIterat
         await each.close()
 
 
-async def use(made: Copies, sequence: int, client: str = "") -> int:
+async def use(made: SnapshotCache, sequence: int, client: str = "") -> int:
     """Look at the view as of a sequence; how many jobs there were."""
     async with made.at(sequence, client) as view:
         return len((await view.list(ListQuery(limit=100))).jobs)
 
 
-def files(made: Copies) -> set[str]:
+def files(made: SnapshotCache) -> set[str]:
     """What is in the directory."""
     return {path.name for path in made._directory.iterdir()}
 
@@ -215,7 +215,7 @@ async def test_another_log_needs_other_copies(
 ) -> None:
     """The same sequence of a stream that was made again is another point."""
     await use(await open_copies(), 20)
-    other = await Copies.open(MemoryLog(), view, tmp_path / "asof", max_copies=9, max_bytes=ANY_SIZE)
+    other = await SnapshotCache.open(MemoryLog(), view, tmp_path / "asof", max_copies=9, max_bytes=ANY_SIZE)
     assert other.sequences == ()
     assert files(other) == set()
 
@@ -236,7 +236,7 @@ async def test_a_point_in_a_new_region_makes_those_before_it_near(open_copies: C
     """A copy is left so many events before it, and a point between the two is folded from there."""
     asked: list[tuple[int, int]] = []
 
-    async def noted(path: Path, up_to: int, of: build.Ingredients, tell: Callable[[int], None]) -> None:
+    async def noted(path: Path, up_to: int, of: build.BuildInputs, tell: Callable[[int], None]) -> None:
         asked.append((of.base_sequence, up_to))
         await build_copy(path, up_to, of, tell)
 
@@ -308,7 +308,7 @@ async def test_the_live_view_goes_on_while_a_copy_is_made(
     assert len(made.sequences) == 8
 
 
-async def use_all(made: Copies, point: int) -> None:
+async def use_all(made: SnapshotCache, point: int) -> None:
     """Ask until there is room."""
     while True:
         try:

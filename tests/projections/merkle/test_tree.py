@@ -18,7 +18,7 @@ from jobledger.projections.merkle.frontier import root_of
 from jobledger.projections.merkle.hashing import leaf_hashes
 from jobledger.projections.merkle.proofs import verify_consistency, verify_inclusion
 from jobledger.projections.tree_reader import TreeReader, TreeState
-from jobledger.store.log import Draft, EventLog
+from jobledger.store.log import EventLog, PendingEvent
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
 from tests.support.histories import append_all, random_drafts, records_of
@@ -42,7 +42,7 @@ async def filled(events: int, seed: int = 1) -> MemoryLog:
     return log
 
 
-def history(events: int, seed: int = 1) -> list[Draft]:
+def history(events: int, seed: int = 1) -> list[PendingEvent]:
     """Events; those of a longer history of the same seed begin with these."""
     return random_drafts(random.Random(seed), 12, events)
 

@@ -7,7 +7,7 @@ from jobledger.projections.limits import FOLDER_FORGOTTEN_BITS
 from jobledger.projections.subscriptions import fold_cache as remembering
 from jobledger.projections.subscriptions.fold_cache import (
     _COUNTER_MAX,
-    IdFilter,
+    BloomFilter,
     NumberMemory,
     WholeMemory,
 )
@@ -121,7 +121,7 @@ def test_memory_is_bounded_in_bytes() -> None:
 
 def test_the_filter_of_forgotten_jobs_knows_each_of_them() -> None:
     """What was put in is always found; of what was not, next to nothing; empty, it takes no memory."""
-    ids = IdFilter()
+    ids = BloomFilter()
     assert "anything" not in ids
     assert len(ids._bits) == 0
     for number in range(20_000):

@@ -20,7 +20,7 @@ from jobledger.projections.subscriptions.state_tracker import (
     number_folder,
     status_folder,
 )
-from jobledger.store.log import Draft
+from jobledger.store.log import PendingEvent
 from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.events import JobCreated, JobStateChanged, Record, job_named, read_record
 from jobledger.store.model.fold import fold_job_on
@@ -185,7 +185,7 @@ async def test_an_event_of_a_newer_release_before_the_beginning_harms_nobody_els
     ids = [named_job_id("default", name) for name in ("one", "two")]
     drafts = [draft(JobCreated, ids[0], spec_data("one"), 1), draft(JobCreated, ids[1], spec_data("two"), 2)]
     strange = drafts[0].payload.replace(b"jobledger.job.created.v1", b"jobledger.job.from_the_future.v1")
-    drafts.append(Draft(drafts[0].subject, "strange", strange))
+    drafts.append(PendingEvent(drafts[0].subject, "strange", strange))
     drafts += [
         draft(JobStateChanged, each, state_data(StateType.RUNNING), 9 + n) for n, each in enumerate(ids)
     ]

@@ -23,7 +23,7 @@ from jobledger import (
 )
 from jobledger.store.log import EventLog
 from tests.conftest import make_spec
-from tests.support.feeding import Told, truth_of
+from tests.support.feeding import DemoResult, truth_of
 from tests.support.histories import append_all, random_drafts
 from tests.support.logs import ask, eventually
 from tests.support.readers import finish, reading, sequences, take, take_later, take_to
@@ -162,7 +162,7 @@ async def test_filters(jetstream_log: JetStreamLog) -> None:
     await append_all(jetstream_log, random_drafts(random.Random(11), jobs=8, events=150))
     truth = await truth_of(jetstream_log)
     job = truth[0].status
-    cases: dict[str, tuple[dict[str, Any], Callable[[Told], bool]]] = {
+    cases: dict[str, tuple[dict[str, Any], Callable[[DemoResult], bool]]] = {
         "namespace": ({"namespace": "default"}, lambda told: told.status.namespace == "default"),
         "job": ({"job": job.id}, lambda told: told.status.id == job.id),
         "job-in": (

@@ -131,7 +131,7 @@ async def test_how_far_a_subscription_is_can_be_seen_from_anywhere(jetstream_log
         )
         assert await subscriptions.list() == [info]
     await create(jetstream_log, "three")
-    info = await shown(subscriptions, lambda info: info.state is Attendance.UNATTENDED)
+    info = await shown(subscriptions, lambda info: info.state is Attendance.NO_CONSUMER)
     assert (info.gap, info.position) == (1, 2)
     assert info.lag_seconds > 0
 
@@ -296,7 +296,7 @@ async def test_each_part_of_a_group_is_told(jetstream_log: JetStreamLog) -> None
             lambda info: [part.held for part in info.parts] == [False, True] and not info.parts[1].gap,
         )
         assert [part.name for part in info.parts] == ["billing-1of2", "billing-2of2"]
-        assert info.state is Attendance.UNATTENDED
+        assert info.state is Attendance.NO_CONSUMER
         assert len(reader.handled) < 20
     info = await subscriptions.reset("billing", after=0)
     assert info.gap == 20

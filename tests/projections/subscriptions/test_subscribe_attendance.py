@@ -39,8 +39,8 @@ LATE = Part(name="d", held=True, gap=1, lag_seconds=ADMIN_LIVE_SECONDS)
         ((HELD, WAITED_FOR), 0, Attendance.LIVE),
         ((HELD, WAITED_FOR), 1, Attendance.PARKED),
         ((LATE, WAITED_FOR), 1, Attendance.CATCHING_UP),
-        ((LATE, HELD, FORSAKEN), 1, Attendance.UNATTENDED),
-        ((FORSAKEN,), 0, Attendance.UNATTENDED),
+        ((LATE, HELD, FORSAKEN), 1, Attendance.NO_CONSUMER),
+        ((FORSAKEN,), 0, Attendance.NO_CONSUMER),
     ],
 )
 def test_the_first_state_that_is_so_is_told(parts: tuple[Part, ...], parked: int, state: Attendance) -> None:
@@ -56,7 +56,7 @@ async def test_who_waits_for_a_first_event_is_there(jetstream_log: JetStreamLog)
     async with reading(jetstream_log, Reader(), namespace="elsewhere"):
         info = await shown(subscriptions, lambda info: info.state is Attendance.LIVE)
         assert [(part.held, part.waiting) for part in info.parts] == [(False, 1)]
-    await shown(subscriptions, lambda info: info.state is Attendance.UNATTENDED)
+    await shown(subscriptions, lambda info: info.state is Attendance.NO_CONSUMER)
 
 
 async def test_a_group_with_partitions_without_events_is_there(jetstream_log: JetStreamLog) -> None:
@@ -79,7 +79,7 @@ async def test_a_group_with_partitions_without_events_is_there(jetstream_log: Je
         assert [len(member.status.held) for member in members if member.state is states[0]] == [1]
         info = await shown(subscriptions, lambda info: info.state is Attendance.LIVE)
         assert sum(part.held for part in info.parts) == 1
-    await shown(subscriptions, lambda info: info.state is Attendance.UNATTENDED)
+    await shown(subscriptions, lambda info: info.state is Attendance.NO_CONSUMER)
 
 
 async def test_a_parked_job_is_told_by_the_state_and_named(jetstream_log: JetStreamLog) -> None:

@@ -10,7 +10,7 @@ from jobledger import (
     MemoryLog,
     subscribe,
 )
-from jobledger.store.log import epoch_mark
+from jobledger.store.log import stream_tag
 from tests.support.readers import sequences, take
 from tests.support.writing import Writer
 
@@ -30,7 +30,7 @@ async def test_each_start(jetstream_log: JetStreamLog, writer: Writer) -> None:
     at = await jetstream_log.read_at(15)
     assert at is not None
     time = datetime.fromtimestamp(at.time // 1_000 / 1e6, UTC)
-    mark = epoch_mark(info.epoch)
+    mark = stream_tag(info.epoch)
     starts: list[tuple[str | int | datetime, int | None]] = [
         ("beginning", 1),
         (4, 5),

@@ -15,7 +15,7 @@ from jobledger import EmbeddedServer, JetStreamLog, Subscription, subscribe
 from jobledger.projections.subscriptions import subscription
 from jobledger.store.jetstream.consumer import holder as consumer
 from jobledger.store.model.subjects import SHARD_COUNT, shard_of
-from tests.support.groups import Told, group, out_of_order
+from tests.support.groups import DemoResult, group, out_of_order
 from tests.support.subscribing import Plan
 from tests.support.writing import Writer
 
@@ -28,7 +28,7 @@ class Together:
     """What the members in this process have told, as those in processes of their own would tell it."""
 
     def __init__(self) -> None:
-        self.told: list[Told] = []
+        self.told: list[DemoResult] = []
         self.handled: set[int] = set()
         self._news = asyncio.Event()
 
@@ -37,7 +37,7 @@ class Together:
         async for event in events:
             for word in ("begin", "end"):
                 now = time.monotonic_ns()
-                self.told.append(Told(number, word, event.sequence, event.job_id, event.revision, now))
+                self.told.append(DemoResult(number, word, event.sequence, event.job_id, event.revision, now))
             self.handled.add(event.sequence)
             self._news.set()
 
@@ -201,9 +201,11 @@ async def test_a_member_that_was_asleep_handles_nothing_that_it_lost(
         assert out_of_order(members.told) == []
 
 
-def told(*lines: tuple[int, str, int]) -> list[Told]:
+def told(*lines: tuple[int, str, int]) -> list[DemoResult]:
     """What processes told of one job, one line after the other."""
-    return [Told(pid, word, sequence, "job", sequence, at) for at, (pid, word, sequence) in enumerate(lines)]
+    return [
+        DemoResult(pid, word, sequence, "job", sequence, at) for at, (pid, word, sequence) in enumerate(lines)
+    ]
 
 
 def test_the_order_is_judged_by_first_handlings() -> None:

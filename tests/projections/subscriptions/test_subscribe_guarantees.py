@@ -10,7 +10,7 @@ from jobledger.projections.subscriptions import subscription as subscription_mod
 from jobledger.projections.subscriptions.ephemeral_source import FeedSource
 from jobledger.projections.subscriptions.filters import EventFilter
 from jobledger.projections.subscriptions.parked_jobs import SetAside
-from jobledger.projections.subscriptions.partition import Lane
+from jobledger.projections.subscriptions.partition import Partition
 from jobledger.projections.subscriptions.retry import ParkedJob, ParkedState, retry_now, skipped
 from jobledger.store.model.subjects import ALL_SUBJECTS
 from tests.support.failing import Handler, gone, rewrite, the_record
@@ -22,22 +22,22 @@ EVENTS = 12
 WITHIN_SECONDS = 20
 
 
-class Hearer:
+class ConsumerListener:
     """Hands on what the source of a partition says, and whether the partition was kept meanwhile."""
 
-    def __init__(self, lane: Lane, *, kept: bool) -> None:
+    def __init__(self, lane: Partition, *, kept: bool) -> None:
         self._lane = lane
         self._kept = kept
 
     def news(self) -> None:
         self._lane.news()
 
-    def began_anew(self, *, place: int, kept: bool) -> None:
+    def on_reset(self, *, place: int, kept: bool) -> None:
         assert not kept, "so a feed begins"
-        self._lane.began_anew(place=place, kept=self._kept)
+        self._lane.on_reset(place=place, kept=self._kept)
 
 
-async def popped(lane: Lane, up_to: int) -> list[int]:
+async def popped(lane: Partition, up_to: int) -> list[int]:
     """The sequences of the events that the partition hands out, each handled, up to one of them."""
     found: list[int] = []
     async with asyncio.timeout(WITHIN_SECONDS):
@@ -59,12 +59,14 @@ async def test_a_partition_drops_what_it_handled_before_a_reset(*, kept: bool) -
         await writer.round()
     epoch = (await log.info()).epoch
     sources = [FeedSource(log, subjects=ALL_SUBJECTS, after=after, epoch=epoch) for after in (0, 3)]
-    lane = Lane(0, sources[0], log=log, wanted=EventFilter(), with_jobs=False, aside=None, news=lambda: None)
-    await sources[0].start(Hearer(lane, kept=False))
+    lane = Partition(
+        0, sources[0], log=log, wanted=EventFilter(), with_jobs=False, aside=None, news=lambda: None
+    )
+    await sources[0].start(ConsumerListener(lane, kept=False))
     assert await popped(lane, 7) == [1, 2, 3, 4, 5, 6, 7]
     assert lane.ready, "events of the time before the reset are ready"
     lane.source = sources[1]
-    await sources[1].start(Hearer(lane, kept=kept))
+    await sources[1].start(ConsumerListener(lane, kept=kept))
     wanted = list(range(8 if kept else 4, EVENTS + 1))
     assert await popped(lane, EVENTS) == wanted
     assert lane.handled == EVENTS - 3, "what is dropped is acknowledged all the same"

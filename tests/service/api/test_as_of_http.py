@@ -175,14 +175,14 @@ async def test_what_changed_is_told_with_who_and_why(api: tuple[Service, httpx.A
     _, client = api
     answer = await ask(client, DIFF, **{"from": "4"})
     assert (answer["From"]["Sequence"], answer["To"]["Sequence"], answer["NextToken"]) == (4, 8, "")
-    ran, respecified, created = answer["Items"]
+    ran, spec_changed, created = answer["Items"]
     assert (ran["Name"], ran["From"]["Revision"], ran["To"]["Revision"]) == ("j0", 1, 3)
     assert (ran["States"], ran["Changes"]) == (["Running", "Completed"], [])
     assert [(event["Sequence"], event["Reason"]) for event in ran["Events"]] == [(6, "go"), (8, "")]
-    assert respecified["Changes"] == [
+    assert spec_changed["Changes"] == [
         {"Change": "removed", "Path": "Labels", "Before": {"odd": "1"}},
         {"Change": "added", "Path": "Priority", "After": 3},
-    ] or {change["Path"] for change in respecified["Changes"]} == {"Labels", "Priority"}
+    ] or {change["Path"] for change in spec_changed["Changes"]} == {"Labels", "Priority"}
     assert (created["Name"], created["From"], created["To"]["Version"]) == ("j4", None, 1)
 
 

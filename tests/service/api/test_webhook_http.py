@@ -222,7 +222,7 @@ async def test_what_is_wrong_with_a_request_is_told(tmp_path: Path) -> None:
         for body, said in (
             ({}, "URL"),
             ({**good, "Types": ["deleted"]}, "deleted"),
-            ({**good, "States": ["Lost"]}, "Lost"),
+            ({**good, "States": ["WrongSequence"]}, "WrongSequence"),
             ({**good, "Labels": ["a in"]}, "a in"),
             ({**good, "Labels": ["a=b"] * 21}, "Labels"),
             ({**good, "After": "999"}, "After"),

@@ -15,7 +15,7 @@ from jobledger.service.audit.links import Links
 from jobledger.service.audit.log_check import LogReport, SealedTree, check_log
 from jobledger.service.audit.seals.sources import Given
 from jobledger.service.audit.verify import verify
-from jobledger.store.log import Draft, LogInfo
+from jobledger.store.log import LogInfo, PendingEvent
 from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import job_subject
@@ -44,7 +44,9 @@ async def fill_blocks(log: JetStreamLog) -> None:
     """Two blocks of events."""
     for start in range(1, EVENTS + 1, 100):
         at = range(start, start + 100)
-        drafts = [Draft(job_subject("default", f"j-{job_of(n):04}"), f"event-{n}", payload(n)) for n in at]
+        drafts = [
+            PendingEvent(job_subject("default", f"j-{job_of(n):04}"), f"event-{n}", payload(n)) for n in at
+        ]
         before = [max(0, n - JOBS) for n in at]
         await asyncio.gather(*(log.append(d, expect=e) for d, e in zip(drafts, before, strict=True)))
 
@@ -116,7 +118,7 @@ async def test_a_deleted_range_is_named_with_its_jobs(loose: JetStreamLog) -> No
     """The stream itself lists them as deleted; before, the rest was not looked at."""
     for number in range(1, 31):
         previous = f'{{"previous":"{number - 3}"}}' if number > 3 else "{}"
-        draft = Draft(job_subject("default", f"j-{number % 3}"), f"event-{number}", previous.encode())
+        draft = PendingEvent(job_subject("default", f"j-{number % 3}"), f"event-{number}", previous.encode())
         await loose.append(draft, expect=max(0, number - 3))
     for sequence in (8, 9, 20, 30):
         assert (await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence}))["success"]
@@ -172,7 +174,9 @@ class Silent(MemoryLog):
 async def checked(log: MemoryLog, events: int = 40, seals: Sequence[SealedTree] = ()) -> LogReport:
     """What a check of a log with so many events finds."""
     for number in range(1, events + 1):
-        await log.append(Draft(job_subject("default", f"j-{number}"), f"event-{number}", b"{}"), expect=0)
+        await log.append(
+            PendingEvent(job_subject("default", f"j-{number}"), f"event-{number}", b"{}"), expect=0
+        )
     async with asyncio.timeout(20):
         return await check_log(log, Given(seals), lambda *_: None)
 
@@ -271,9 +275,9 @@ def test_the_jobs_that_are_followed_are_bounded(monkeypatch: pytest.MonkeyPatch)
 async def test_a_broken_link_is_a_finding_with_both_events(jetstream_log: JetStreamLog) -> None:
     """The server took an event whose `previous` is not what the log has."""
     subject = job_subject("default", "j-1")
-    await jetstream_log.append(Draft(subject, "a", b"{}"), expect=0)
-    await jetstream_log.append(Draft(job_subject("default", "j-2"), "b", b"{}"), expect=0)
-    await jetstream_log.append(Draft(subject, "c", b'{"previous":"2"}'), expect=1)
+    await jetstream_log.append(PendingEvent(subject, "a", b"{}"), expect=0)
+    await jetstream_log.append(PendingEvent(job_subject("default", "j-2"), "b", b"{}"), expect=0)
+    await jetstream_log.append(PendingEvent(subject, "c", b'{"previous":"2"}'), expect=1)
     report = await check_log(jetstream_log, Given([]), lambda *_: None)
     [found] = report.findings
     assert isinstance(found, Finding)

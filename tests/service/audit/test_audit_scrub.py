@@ -26,7 +26,7 @@ from jobledger.service.audit.scrub import (
 from jobledger.service.errors import InvalidSettings
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.replicas import Replica
-from jobledger.store.log import Draft, Lost
+from jobledger.store.log import PendingEvent, WrongSequence
 from jobledger.store.model.errors import LogDamaged, LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import job_subject
@@ -228,7 +228,9 @@ async def real_scrub(log: JetStreamLog, view: Path | None) -> list[Finding]:
 async def test_the_only_server_is_compared_with_the_tree(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
     """Without a cluster there is one replica."""
     for number in range(1, 31):
-        await jetstream_log.append(Draft(job_subject("default", f"j-{number}"), f"{number}", b"{}"), expect=0)
+        await jetstream_log.append(
+            PendingEvent(job_subject("default", f"j-{number}"), f"{number}", b"{}"), expect=0
+        )
     async with Projector(jetstream_log, tmp_path / "view.db") as projector:
         await projector.wait_for(30, 30)
     assert await real_scrub(jetstream_log, tmp_path / "view.db") == []
@@ -243,7 +245,9 @@ async def fill(log: JetStreamLog, first: int, last: int) -> None:
     """One event each for so many jobs."""
     for start in range(first, last + 1, 100):
         drafts = [
-            Draft(job_subject("default", f"j-{n}"), f"event-{n}", f'{{"n":{n},"pad":"{PAD}"}}'.encode())
+            PendingEvent(
+                job_subject("default", f"j-{n}"), f"event-{n}", f'{{"n":{n},"pad":"{PAD}"}}'.encode()
+            )
             for n in range(start, start + 100)
         ]
         await asyncio.gather(*(log.append(draft, expect=0) for draft in drafts))
@@ -330,8 +334,8 @@ async def check_reads(log: JetStreamLog, found: Finding, view: Path, *, leads: b
     for record in (await log.read_at(damaged), await log.read_last(subject)):
         assert record is not None
         assert (record.sequence, record.subject) == (damaged, subject)
-    again = Draft(subject, "again", b"{}")
-    assert await log.append(again, expect=0) == Lost(damaged)
+    again = PendingEvent(subject, "again", b"{}")
+    assert await log.append(again, expect=0) == WrongSequence(damaged)
     if leads:
         with pytest.raises(LogDamaged, match=f"lacks event {damaged}.*nothing was written"):
             await log.append(again, expect=damaged)

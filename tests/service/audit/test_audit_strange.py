@@ -17,7 +17,7 @@ from jobledger.service.audit.seals import scan as sealscan
 from jobledger.service.audit.seals import sealer as sealer_module
 from jobledger.service.audit.seals.scan import SCAN_FILE, StillReading
 from jobledger.service.audit.seals.sealer import SealAlarm
-from jobledger.service.cursor import epoch_mark
+from jobledger.service.cursor import stream_tag
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import SEAL_ACCEPTED_MAX, SEAL_REASON_MAX_CHARACTERS
 from jobledger.store.jetstream.declarations import SEALS_PREFIX
@@ -314,7 +314,7 @@ async def test_a_log_that_was_recreated_with_changed_events_is_not_signed(
     """A NATS administrator deletes JOBS, creates it again and puts other events there; the view is gone."""
 
     async def origin() -> tuple[str, str]:
-        mark = epoch_mark((await jetstream_log.info()).epoch)
+        mark = stream_tag((await jetstream_log.info()).epoch)
         return mark, origin_of(mark)
 
     mark, old = await origin()

@@ -13,11 +13,11 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 
 from jobledger import MemoryLog
-from jobledger.service.cursor import epoch_mark
+from jobledger.service.cursor import stream_tag
 from jobledger.service.errors import CursorGone, InvalidSettings, OutputFailed
 from jobledger.service.export import log_source as fromlog
 from jobledger.service.export import parquet
-from jobledger.service.export.exporter import Telling
+from jobledger.service.export.exporter import Export
 from jobledger.service.export.log_source import LogReplay
 from jobledger.service.export.output_file import open_target
 from jobledger.service.export.query import Asked, Chunk, Range
@@ -53,13 +53,13 @@ async def test_the_whole_log_is_told(log: EventLog) -> None:
     assert numbers(events) == true
     assert telling.events == len(true)
     assert telling.anomalies == 200 - len(true) > 0
-    assert telling.cursor == f"{epoch_mark((await log.info()).epoch)}-200"
+    assert telling.cursor == f"{stream_tag((await log.info()).epoch)}-200"
     record = await log.read_at(int(events[0]["sequence"]))
     assert record is not None
     written = msgspec.json.decode(record.payload)
     place = ("name", "sequence", "revision", "version", "streamtime")
     assert list(events[0]) == [*written, *place]
-    mark = epoch_mark((await log.info()).epoch)
+    mark = stream_tag((await log.info()).epoch)
     assert {key: events[0][key] for key in written} == written | {"source": f"/jobledger/{mark}"}
     assert [each["name"] for each in events] == [each.status.name for each in await truth_of(log)]
     texts = [each["sequence"] for each in events]
@@ -139,7 +139,7 @@ async def test_it_ends_at_the_end_of_the_log_as_it_was_when_asked(log: EventLog)
     replay = await LogReplay.ask(log, Asked(), now=time.time_ns())
     await append_all(log, [draft(JobCreated, named_job_id("default", "late"), spec_data("late"), 999)])
     kept = Kept()
-    telling = Telling(replay.range, kept, lambda _: None)
+    telling = Export(replay.range, kept, lambda _: None)
     await telling.run(replay.chunks())
     assert telling.reached == 50
     assert all(int(msgspec.json.decode(each)["sequence"]) <= 50 for each in kept.documents)
@@ -221,7 +221,7 @@ async def test_called_off_it_counts_what_was_written() -> None:
         seen.set()
         await asyncio.Event().wait()
 
-    telling = Telling(Range("0123456789ab", 0, 9), kept, lambda _: None)
+    telling = Export(Range("0123456789ab", 0, 9), kept, lambda _: None)
     running = asyncio.create_task(telling.run(chunks()))
     await seen.wait()
     running.cancel()

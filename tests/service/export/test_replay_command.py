@@ -19,9 +19,9 @@ from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.service.cli.replay import _Progress, _Run
 from jobledger.service.cli.shared import Session
 from jobledger.service.client.client import Client, Target
-from jobledger.service.cursor import epoch_mark
-from jobledger.service.export.background_thread import Beside
-from jobledger.service.export.exporter import Telling
+from jobledger.service.cursor import stream_tag
+from jobledger.service.export.background_thread import BackgroundThread
+from jobledger.service.export.exporter import Export
 from jobledger.service.export.feed_source import FeedReplay
 from jobledger.service.export.output_file import open_target
 from jobledger.service.export.query import Asked, Chunk, Range
@@ -103,7 +103,7 @@ async def test_log_and_feed_understand_the_same_questions(data_dir: Path, tmp_pa
     with running_service(tmp_path, "--data-dir", str(data_dir)) as service:
         async with open_log(settings) as log:
             stamps = [each["streamtime"] for each in (await told(log, until="150"))[0]]
-            mark = epoch_mark((await log.info()).epoch)
+            mark = stream_tag((await log.info()).epoch)
             questions: list[dict[str, Any]] = [
                 {"until": "150"},
                 {"since": stamps[40], "until": "140"},
@@ -120,11 +120,11 @@ async def test_log_and_feed_understand_the_same_questions(data_dir: Path, tmp_pa
             for asked in questions:
                 by_log, telling = await told(log, **asked)
                 kept = Kept()
-                with Client(Target(service.url, "", "", None)) as client, Beside() as beside:
+                with Client(Target(service.url, "", "", None)) as client, BackgroundThread() as beside:
                     replay = await beside.do(
                         partial(FeedReplay.ask, client, Asked(**asked), now=time.time_ns(), tell=print)
                     )
-                    other = Telling(replay.range, kept, lambda _: None)
+                    other = Export(replay.range, kept, lambda _: None)
                     await other.run(replay.chunks())
                 assert [json.loads(each) for each in kept.documents] == by_log, asked
                 assert all(int(each["sequence"]) <= other.reached <= telling.reached for each in by_log), (
@@ -312,7 +312,7 @@ async def test_a_log_that_is_lost_on_the_way_leaves_what_was_told(
 ) -> None:
     """The file holds all up to the cursor that is told, and the error comes after it."""
 
-    class Lost:
+    class WrongSequence:
         range = Range("0123456789ab", 0, 9)
 
         async def chunks(self) -> AsyncGenerator[Chunk, None]:
@@ -323,17 +323,17 @@ async def test_a_log_that_is_lost_on_the_way_leaves_what_was_told(
     run = _Run(Session({}), Asked(), "ndjson", path, colors=False)
     target = open_target(path)
     form = run._form_on(target)
-    telling = Telling(Lost.range, form, run._progress.show)
+    telling = Export(WrongSequence.range, form, run._progress.show)
     with pytest.raises(LogUnavailable):
-        await run._tell(telling, Lost(), form, target)  # type: ignore[arg-type]
+        await run._tell(telling, WrongSequence(), form, target)  # type: ignore[arg-type]
     assert path.read_text() == "{}\n[]\n"
     assert capsys.readouterr().err == "Go on with: --after 0123456789ab-2\n"
 
 
 def test_progress_is_one_line_that_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     """How far of what, now and then; nothing is left of it, and nothing is said where no terminal is."""
-    telling = Telling(Range("0123456789ab", 100, 1_100), Kept(), lambda _: None)
-    early = Telling(Range("0123456789ab", 100, 1_100), Kept(), lambda _: None)
+    telling = Export(Range("0123456789ab", 100, 1_100), Kept(), lambda _: None)
+    early = Export(Range("0123456789ab", 100, 1_100), Kept(), lambda _: None)
     early.read = 70
     _Progress(is_shown=True).show(early)
     assert capsys.readouterr().err == "\rwhat was before: 70 of 100"

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, LogUnavailable, OutcomeUnknown
-from jobledger.store.log import Appended, Draft
+from jobledger.store.log import Appended, PendingEvent
 from jobledger.store.model.events import JobCreated, JobStateChanged
 from jobledger.store.model.job import StateType
 from jobledger.store.model.subjects import named_job_id
@@ -28,7 +28,7 @@ READERS = 4
 RATE = 500  # events a second, so that all of it happens in the middle of them
 
 
-def history() -> list[tuple[Draft, int]]:
+def history() -> list[tuple[PendingEvent, int]]:
     """Each event with the number of the event of its job before it; 0 for the first."""
     found = []
     for number in range(1, EVENTS + 1):

@@ -15,7 +15,7 @@ from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import StateType
 from tests.support.feeding import (
     EVERYTHING,
-    Told,
+    DemoResult,
     events_between,
     must_say,
     read_between,
@@ -83,7 +83,7 @@ async def test_each_filter_lets_through_what_it_says(tmp_path: Path, ring_events
         types = parse_types(["updated", "jobledger.job.state.v1"])
         selector = parse_selector("env in (a,b),!tier")
         states = (StateType.RUNNING, StateType.PENDING)
-        filters: list[tuple[EventFilter, Callable[[Told], bool]]] = [
+        filters: list[tuple[EventFilter, Callable[[DemoResult], bool]]] = [
             (EventFilter(namespaces=frozenset({"default"})), lambda _: True),
             (EventFilter(namespaces=frozenset({"other", "more"})), lambda _: False),
             (EventFilter(job=(job.namespace, job.id)), lambda told: told.status.id == job.id),

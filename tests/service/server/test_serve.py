@@ -18,7 +18,7 @@ from jobledger.service.errors import InvalidSettings, NotReady
 from jobledger.service.server.http_server import check_tls, free_port, resolve
 from jobledger.service.server.serve import locked
 from jobledger.service.settings import Settings
-from jobledger.store.log import Draft
+from jobledger.store.log import PendingEvent
 from jobledger.store.model.subjects import job_subject, named_job_id
 from tests.support.api import PREFIX, job_body
 from tests.support.service_process import RunningService, clean_env, running_service
@@ -189,7 +189,9 @@ async def append_newer_event(service: RunningService) -> None:
     log = await JetStreamLog.connect(f"nats://{login['user']}:{login['password']}@127.0.0.1:{port}")
     event = {"specversion": "1.0", "id": "x", "source": "/jobledger", "type": "jobledger.job.newer.v1"}
     subject = job_subject("default", named_job_id("default", "newer"))
-    await log.append(Draft(subject=subject, event_id="x", payload=json.dumps(event).encode()), expect=0)
+    await log.append(
+        PendingEvent(subject=subject, event_id="x", payload=json.dumps(event).encode()), expect=0
+    )
     await log.close()
 
 

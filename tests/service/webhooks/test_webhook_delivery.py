@@ -18,7 +18,7 @@ from jobledger.service.webhooks.sending import DeliveryFailed, Sender
 from jobledger.service.webhooks.signing import secret_of
 from jobledger.service.webhooks.targets import Targets
 from tests.service.server.test_metrics import figures
-from tests.support.receiving import Arrived, Receiver, answer, receiving
+from tests.support.receiving import Message, Receiver, answer, receiving
 from tests.support.webhooks import LOCAL, SECRET, make_webhook, message, running
 
 
@@ -129,7 +129,7 @@ async def test_a_target_that_asks_for_a_pause_gets_it() -> None:
     """The event waits that long, and counts as no failure."""
     asked = 1
 
-    def once(_: Arrived) -> bytes:
+    def once(_: Message) -> bytes:
         return answer(429, f"Retry-After: {asked}") if len(receiver.got) == 1 else answer(204)
 
     async with delivering() as (delivery, receiver, _):

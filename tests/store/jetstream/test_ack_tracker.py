@@ -10,8 +10,8 @@ from jobledger import (
     JetStreamLog,
     subscribe,
 )
-from jobledger.store.jetstream.connection import Arrived
-from jobledger.store.jetstream.consumer.ack_tracker import Place
+from jobledger.store.jetstream.connection import Message
+from jobledger.store.jetstream.consumer.ack_tracker import AckTracker
 from jobledger.store.jetstream.consumer.deliveries import Deliveries
 from tests.support.logs import ask, eventually
 from tests.support.readers import (
@@ -41,12 +41,12 @@ async def writer(jetstream_log: JetStreamLog) -> Writer:
 
 def test_a_place_that_another_moved_is_seen() -> None:
     """Ahead of what was handled here: at once; behind what the server was told: when it is seen twice."""
-    place = Place()
+    place = AckTracker()
     place.begin(10)
-    assert not place.is_astray(10, told=10)
-    assert place.is_astray(11, told=10)
-    assert not place.is_astray(9, told=10)
-    assert place.is_astray(9, told=10)
+    assert not place.has_diverged(10, told=10)
+    assert place.has_diverged(11, told=10)
+    assert not place.has_diverged(9, told=10)
+    assert place.has_diverged(9, told=10)
 
 
 async def test_a_lost_delivery_comes_again(
@@ -57,7 +57,7 @@ async def test_a_lost_delivery_comes_again(
     dropped = {4, 11}
     receive = Deliveries._receive
 
-    def lossy(self: Deliveries, message: Arrived) -> None:
+    def lossy(self: Deliveries, message: Message) -> None:
         fields = message.reply.split(".")
         if len(fields) == 9 and int(fields[5]) in dropped:
             dropped.discard(int(fields[5]))

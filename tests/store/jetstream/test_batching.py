@@ -8,11 +8,11 @@ from jobledger.store.jetstream.batching import (
     BATCH_MUST_WIN_BY,
     PROBE_EVERY_BATCHES,
     SATURATED,
-    Pace,
+    BatchingPolicy,
 )
 
 
-def busy(pace: Pace, events: int, seconds_each: float, start: float = 0.0) -> float:
+def busy(pace: BatchingPolicy, events: int, seconds_each: float, start: float = 0.0) -> float:
     """So many single publishes at once, answered one after the other; returns when the last one was."""
     for number in range(events):
         pace.single_sent(start, number + 1)
@@ -28,12 +28,12 @@ def break_even(single_seconds: float) -> float:
 
 def test_nothing_is_batched_before_something_was_measured() -> None:
     """Until the cost of single publishes is known, all go out one by one."""
-    assert not Pace().prefers_batch(1_000)
+    assert not BatchingPolicy().prefers_batch(1_000)
 
 
 def test_one_event_is_never_a_batch() -> None:
     """One event gains nothing from a batch, however slow the server is."""
-    pace = Pace()
+    pace = BatchingPolicy()
     busy(pace, 100, 1.0)
     assert not pace.prefers_batch(1)
     assert pace.prefers_batch(2)
@@ -42,7 +42,7 @@ def test_one_event_is_never_a_batch() -> None:
 @pytest.mark.parametrize("single_seconds", [0.3e-3, 1e-3, 5e-3])
 def test_server_that_syncs_each_message_gets_batches_from_the_break_even_on(single_seconds: float) -> None:
     """With slow single publishes a batch is preferred from where the model says that it wins clearly."""
-    pace = Pace()
+    pace = BatchingPolicy()
     busy(pace, 256, single_seconds)
     assert pace.single_seconds == pytest.approx(single_seconds)
     edge = break_even(single_seconds)
@@ -52,14 +52,14 @@ def test_server_that_syncs_each_message_gets_batches_from_the_break_even_on(sing
 
 def test_server_that_syncs_rarely_gets_single_publishes() -> None:
     """Where a publish costs about its share of a batch, nothing is batched, however many wait."""
-    pace = Pace()
+    pace = BatchingPolicy()
     busy(pace, 256, BATCH_EACH_SECONDS)
     assert not any(pace.prefers_batch(events) for events in (2, 100, 1_000))
 
 
 def test_few_publishes_under_way_measure_nothing() -> None:
     """A lone publish measures the way there and back, not what one of many costs: it is left out."""
-    pace = Pace()
+    pace = BatchingPolicy()
     now = 0.0
     for _ in range(50):
         now = busy(pace, SATURATED - 1, 0.1, now)
@@ -70,7 +70,7 @@ def test_few_publishes_under_way_measure_nothing() -> None:
 
 def test_long_busy_time_is_measured_in_pieces() -> None:
     """A load without a pause is measured while it lasts."""
-    pace = Pace()
+    pace = BatchingPolicy()
     for number in range(10):
         pace.single_sent(0.0, number + 1)
     for number in range(2_000):  # one is answered, another goes out
@@ -81,7 +81,7 @@ def test_long_busy_time_is_measured_in_pieces() -> None:
 
 def test_estimates_follow_a_server_that_changes() -> None:
     """A disk that becomes fast, or slow, changes the choice after a few measurements, not after the first."""
-    pace = Pace()
+    pace = BatchingPolicy()
     now = busy(pace, 256, 1e-3)
     assert pace.prefers_batch(100)
     now = busy(pace, 16, 1e-5, now)
@@ -93,7 +93,7 @@ def test_estimates_follow_a_server_that_changes() -> None:
 
 def test_slow_batches_are_given_up() -> None:
     """Batches that turn out to cost more than thought need more events to be worth it."""
-    pace = Pace()
+    pace = BatchingPolicy()
     busy(pace, 256, 1e-3)
     assert pace.prefers_batch(100)
     for _ in range(30):
@@ -106,7 +106,7 @@ def test_slow_batches_are_given_up() -> None:
 
 def test_fixed_cost_is_never_negative() -> None:
     """A batch that is answered sooner than the model thinks possible makes it free, not a gain."""
-    pace = Pace()
+    pace = BatchingPolicy()
     for _ in range(50):
         pace.batch_acknowledged(0.0, 1_000)
     assert 0 <= pace.batch_fixed_seconds < 1e-4
@@ -114,7 +114,7 @@ def test_fixed_cost_is_never_negative() -> None:
 
 def test_single_publishes_are_looked_at_again_now_and_then() -> None:
     """After so many batches in a row some events go out singly, once, to measure that again."""
-    pace = Pace()
+    pace = BatchingPolicy()
     for _ in range(PROBE_EVERY_BATCHES):
         assert not pace.probe_due()
         pace.batch_acknowledged(0.004, 100)
@@ -124,7 +124,7 @@ def test_single_publishes_are_looked_at_again_now_and_then() -> None:
 
 def test_one_slow_batch_does_not_end_batching_for_good() -> None:
     """A batch that took long by chance turns the choice to singles; their measurements turn it back."""
-    pace = Pace()
+    pace = BatchingPolicy()
     now = 0.0
 
     def busy_time() -> None:

@@ -14,7 +14,7 @@ from jobledger.store.jetstream import breaker as breaker_module
 from jobledger.store.jetstream import publisher as publisher_module
 from jobledger.store.jetstream import reconcile as settle_module
 from jobledger.store.jetstream.breaker import Breaker
-from jobledger.store.log import NO_JOB, Appended, Lost
+from jobledger.store.log import NO_JOB, Appended, WrongSequence
 from jobledger.store.model.limits import APPENDS_SILENCE_SECONDS, APPENDS_TRIAL_SECONDS, SUSPENSION_SECONDS
 from tests.conftest import make_spec
 from tests.support.disks import fill, small_disk
@@ -163,7 +163,7 @@ async def test_conflicts_are_answers_and_keep_the_log_open(jetstream_log: JetStr
     loop = asyncio.get_running_loop()
     end = loop.time() + 1.0
     while loop.time() < end:
-        assert isinstance(await jetstream_log.append(draft("taken"), expect=7), Lost)
+        assert isinstance(await jetstream_log.append(draft("taken"), expect=7), WrongSequence)
     assert not publisher_of(jetstream_log).problem
 
 
@@ -268,7 +268,7 @@ async def test_full_disk_is_a_silent_log(full_log: tuple[JetStreamLog, Path]) ->
     await log.append(draft("taken"), expect=NO_JOB)
     fill(disk)
     appending = asyncio.create_task(log.append(draft("lost", bytes(65_536)), expect=NO_JOB))
-    assert isinstance(await log.append(draft("taken"), expect=7), Lost), "conflicts are answered"
+    assert isinstance(await log.append(draft("taken"), expect=7), WrongSequence), "conflicts are answered"
     await is_open(log)
     await refused_at_once(log, "no append was acknowledged")
     with pytest.raises(OutcomeUnknown):

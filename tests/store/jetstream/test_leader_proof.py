@@ -8,7 +8,7 @@ import pytest
 
 from jobledger import Ledger, MemoryLog
 from jobledger.store.jetstream.api import ClusterInfo, ReplicaInfo, StreamInfo, leader_of
-from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger.store.jetstream.connection import Connection, Message
 from jobledger.store.jetstream.continuity import Continuity
 from jobledger.store.jetstream.reader import replica_get
 from jobledger.store.jetstream.stream import log_info
@@ -123,11 +123,11 @@ def three_replicas(*answers: dict[str, str] | None) -> Connection:
     looks = count()
 
     class Replicas:
-        async def request(self, *_: object, **__: object) -> Arrived:
+        async def request(self, *_: object, **__: object) -> Message:
             headers = answers[next(looks) % len(answers)]
             if headers is None:
                 raise LogUnavailable("no answer")
-            return Arrived("", "", b"{}", headers)
+            return Message("", "", b"{}", headers)
 
     return cast("Connection", cast("Any", Replicas()))
 

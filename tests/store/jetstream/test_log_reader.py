@@ -11,9 +11,9 @@ import pytest
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.embedded import server as embedded
 from jobledger.store.jetstream import log_reader as feed_module
-from jobledger.store.jetstream.connection import Arrived
+from jobledger.store.jetstream.connection import Message
 from jobledger.store.jetstream.log_reader import JetStreamFeed
-from jobledger.store.log import Appended, Lost
+from jobledger.store.log import Appended, WrongSequence
 from jobledger.store.model.errors import LogDamaged, LogReplaced, LogTruncated, LogUnavailable
 from jobledger.store.model.limits import FEED_GAP_TRIES, FEED_IDLE_HEARTBEATS, FEED_MAX_RESTARTS
 from tests.support.logs import append_all, ask, decided, draft, eventually, fill, take_until
@@ -30,7 +30,7 @@ async def test_killed_server_leaves_no_gap_and_no_repeat(
     feed = await jetstream_log.follow(after=0)
     reading = asyncio.create_task(take_until(feed, 300))
     for part in range(3):
-        last: list[Appended | Lost | BaseException] = []
+        last: list[Appended | WrongSequence | BaseException] = []
         while not any(isinstance(answer, Appended) for answer in last):  # goes on once the server is back
             drafts = [draft(f"job-{part}-{number}") for number in range(100)]
             last = await append_all(jetstream_log, drafts)
@@ -207,7 +207,7 @@ class Dropping(JetStreamFeed):
 
     dropped = frozenset({3, 4, 9})
 
-    def _receive(self, message: Arrived) -> None:
+    def _receive(self, message: Message) -> None:
         fields = message.reply.split(".")
         if len(fields) == 9 and int(fields[5]) in self.dropped:
             self.dropped = self.dropped - {int(fields[5])}

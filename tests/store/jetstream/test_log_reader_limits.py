@@ -9,7 +9,7 @@ import pytest
 
 from jobledger import JetStreamLog
 from jobledger.store.jetstream import log_reader as feed_module
-from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger.store.jetstream.connection import Connection, Message
 from jobledger.store.jetstream.log_reader import JetStreamFeed
 from jobledger.store.jetstream.publisher import HEADERS_MAX_BYTES
 from jobledger.store.log import NO_JOB, Appended
@@ -95,5 +95,5 @@ async def test_sequence_and_time_are_read_with_and_without_a_domain(reply: str) 
     connection = cast("Connection", SimpleNamespace(max_payload=1_048_576))
     feed = JetStreamFeed(connection, "JOBS", after=6, epoch=None)
     feed._inbox = "_INBOX.x."
-    feed._receive(Arrived("jobs.default.00.job", reply, b"content", None))
+    feed._receive(Message("jobs.default.00.job", reply, b"content", None))
     assert list(feed._buffer) == [Record(7, 1_700_000_000_123_456_789, "jobs.default.00.job", b"content")]

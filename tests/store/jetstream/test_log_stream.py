@@ -13,7 +13,7 @@ from jobledger.store.jetstream import stream as stream_module
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.declarations import LOG
 from jobledger.store.jetstream.publisher import HEADERS_MAX_BYTES
-from jobledger.store.log import NO_JOB, Appended, Lost
+from jobledger.store.log import NO_JOB, Appended, WrongSequence
 from jobledger.store.model.errors import LogBusy, LogRefused, LogUnavailable, LogUnfit
 from jobledger.store.model.limits import (
     BATCH_MAX_BYTES,
@@ -286,7 +286,13 @@ async def test_batch_holds_one_event_of_a_job(jetstream_log: JetStreamLog, batch
     force_batches(jetstream_log)
     drafts = [draft("a"), draft("a"), draft("b"), draft("a"), draft("c")]
     answers = await append_all(jetstream_log, drafts)
-    assert [type(answer) for answer in answers] == [Appended, Lost, Appended, Lost, Appended]
+    assert [type(answer) for answer in answers] == [
+        Appended,
+        WrongSequence,
+        Appended,
+        WrongSequence,
+        Appended,
+    ]
     assert batch_sizes[0] == 3
     assert publisher_of(jetstream_log)._pace._batches == 1  # taken as it was
 

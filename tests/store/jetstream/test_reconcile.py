@@ -14,7 +14,7 @@ from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.embedded import server as embedded
 from jobledger.store.jetstream import publisher as publisher_module
 from jobledger.store.jetstream import reconcile as settle_module
-from jobledger.store.log import NO_JOB, Appended, Draft, Lost
+from jobledger.store.log import NO_JOB, Appended, PendingEvent, WrongSequence
 from jobledger.store.model.errors import LogUnavailable, OutcomeUnknown
 from jobledger.store.model.limits import ACK_TIMEOUT_SECONDS
 from tests.support.logs import append_all, ask, draft, eventually, force_batches, publisher_of, stored_ids
@@ -50,7 +50,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publisher_module, "_SWEEP_SECONDS", 0.02)
 
 
-def check_appended_once(answers: Sequence[object], drafts: Sequence[Draft], ids: Sequence[str]) -> None:
+def check_appended_once(
+    answers: Sequence[object], drafts: Sequence[PendingEvent], ids: Sequence[str]
+) -> None:
     """Each was acknowledged, at the sequence where it is, and is in the log exactly once."""
     assert sorted(ids) == sorted(event.event_id for event in drafts)
     for event, answer in zip(drafts, answers, strict=True):
@@ -124,7 +126,7 @@ async def test_foreign_event_that_came_first_is_a_lost_race(
     await jetstream_log.append(foreign, expect=NO_JOB)
     proxy.swallow = False
     proxy.cut()
-    assert await answering == Lost(1)
+    assert await answering == WrongSequence(1)
     assert await stored_ids(jetstream_log) == [foreign.event_id]
 
 
@@ -239,7 +241,7 @@ class Load:
         last = NO_JOB
         while not self._stop:
             event = draft(job, self._random.randbytes(self._random.randrange(1, 2_000)))
-            answer: Appended | Lost | None = None
+            answer: Appended | WrongSequence | None = None
             while answer is None:
                 try:
                     answer = await self.log.append(event, expect=last)

@@ -11,7 +11,7 @@ import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.jetstream.api import status_of
-from jobledger.store.jetstream.connection import Arrived, Connection
+from jobledger.store.jetstream.connection import Connection, Message
 from tests.support.otherlanguages import SECTION, WAIT_SECONDS, write_jobs
 
 
@@ -28,7 +28,7 @@ class Reader:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.arrived: asyncio.Queue[Arrived] = asyncio.Queue()
+        self.arrived: asyncio.Queue[Message] = asyncio.Queue()
         self.inbox = ""
 
     async def ask_for(self, subject: str, body: object) -> None:
@@ -45,7 +45,7 @@ class Reader:
         await self.fall_silent()
         await say(self, subject, body)
 
-    async def event(self) -> tuple[int, int, Arrived]:
+    async def event(self) -> tuple[int, int, Message]:
         """The next event: its sequence in the stream, and in the consumer."""
         while True:
             message = await self.next()
@@ -60,12 +60,12 @@ class Reader:
             if status != "100":
                 return status
 
-    async def next(self) -> Arrived:
+    async def next(self) -> Message:
         async with asyncio.timeout(WAIT_SECONDS):
             return await self.arrived.get()
 
 
-def pin_of(message: Arrived) -> str:
+def pin_of(message: Message) -> str:
     assert message.headers
     return message.headers["Nats-Pin-Id"]
 

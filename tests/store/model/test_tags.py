@@ -305,7 +305,7 @@ async def test_the_view_has_the_tags_of_the_fold(tmp_path: Path, seed: int) -> N
         size = rng.randint(1, 20)
         batch = fold_batch([read_record(record) for record in records[:size]], known)
         known |= batch.statuses
-        touched = batch.created.keys() | batch.respecified.keys() | batch.restated.keys()
+        touched = batch.created.keys() | batch.spec_changed.keys() | batch.state_changed.keys()
         assert touched == batch.statuses.keys()
         records = records[size:]
     assert {row[1]: row[JOB_COLUMNS.index("tags")] for row in expected["jobs"]} == {

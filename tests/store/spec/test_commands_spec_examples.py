@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from jobledger import JobSpec, Ledger, MemoryLog, State, StateType, load_spec
-from jobledger.store.spec.normalize import normalise
+from jobledger.store.spec.normalize import normalize
 from jobledger.store.spec.spec import decode_spec, encode_spec
 
 FILES = sorted(
@@ -27,9 +27,9 @@ async def test_what_is_created_is_what_was_read(spec: JobSpec) -> None:
     receipt = await ledger.create(spec)
     job = await ledger.load(receipt.job_id)
     named = msgspec.structs.replace(spec, name=spec.name or receipt.job_id)
-    assert job.spec == encode_spec(normalise(named))
+    assert job.spec == encode_spec(normalize(named))
     stored = decode_spec(job.spec)
-    assert encode_spec(normalise(stored)) == job.spec
+    assert encode_spec(normalize(stored)) == job.spec
     assert (job.status.name, job.status.namespace) == (stored.name, stored.namespace)
     wire = job.to_wire()
     assert encode_spec(msgspec.json.decode(msgspec.json.encode(wire), type=JobSpec)) == job.spec

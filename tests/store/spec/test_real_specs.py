@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from jobledger.store.model.errors import InvalidSpec
 from jobledger.store.spec.formats import format_of
-from jobledger.store.spec.normalize import normalise
+from jobledger.store.spec.normalize import normalize
 from jobledger.store.spec.reader import load_spec
 from jobledger.store.spec.spec import decode_spec, encode_spec
 from jobledger.store.spec.validate import problems_of
@@ -46,7 +46,7 @@ def test_the_table_names_every_file() -> None:
 def test_a_spec_of_the_project_is_valid(file: str, expected: tuple[str, int, str]) -> None:
     """It loads strictly without a warning, may be stored once named, and survives the wire."""
     read = load_spec((SPECS / file).read_bytes(), format=format_of(file))
-    spec = normalise(read.spec)
+    spec = normalize(read.spec)
     assert read.warnings == ()
     assert (spec.type, spec.count, spec.tasks[0].engine.type) == expected
     assert problems_of(replace(spec, name=spec.name or "j-1")) == []

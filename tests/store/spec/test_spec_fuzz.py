@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from jobledger.store.model.errors import InvalidSpec
 from jobledger.store.spec.formats import Format, parse
-from jobledger.store.spec.normalize import normalise
+from jobledger.store.spec.normalize import normalize
 from jobledger.store.spec.reader import load_spec, read_spec
 from jobledger.store.spec.spec import (
     NETWORK_TYPES,
@@ -140,7 +140,7 @@ def read_or_refuse(value: object, *, strict: bool) -> JobSpec | None:
         return None
     if submission_problems(spec):
         return None
-    named = normalise(replace(spec, name=spec.name or "j-1"))
+    named = normalize(replace(spec, name=spec.name or "j-1"))
     if not problems_of(named):
         assert decode_spec(encode_spec(named)) == named
     return spec
@@ -213,14 +213,14 @@ def test_a_good_spec_survives_every_step(value: Any) -> None:
     """Read, normalise, encode, decode gives the same spec, and doing any of it twice the same bytes."""
     spec = read_spec(value, strict=True).spec
     assert submission_problems(spec) == []
-    once = normalise(replace(spec, name=spec.name or "j-1"))
+    once = normalize(replace(spec, name=spec.name or "j-1"))
     assert problems_of(once) == []
     raw = encode_spec(once)
     assert decode_spec(raw) == once
     assert encode_spec(decode_spec(raw)) == raw
-    assert encode_spec(normalise(once)) == raw
-    assert encode_spec(normalise(decode_spec(raw))) == raw
-    assert encode_spec(normalise(replace(load_spec(json.dumps(value)).spec, name=once.name))) == raw
+    assert encode_spec(normalize(once)) == raw
+    assert encode_spec(normalize(decode_spec(raw))) == raw
+    assert encode_spec(normalize(replace(load_spec(json.dumps(value)).spec, name=once.name))) == raw
     assert encode_spec(read_spec(json.loads(raw), strict=True).spec) == raw
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, UnsetType
 
-from jobledger.store.spec.normalize import normalise
+from jobledger.store.spec.normalize import normalize
 from jobledger.store.spec.spec import (
     InputSource,
     JobSpec,
@@ -23,7 +23,7 @@ TASK = Task(name="main", engine=SpecConfig(type="noop"))
 
 
 def normal_task(**fields: Any) -> Task:
-    return normalise(JobSpec(type="batch", tasks=(Task(name="main", **fields),))).tasks[0]
+    return normalize(JobSpec(type="batch", tasks=(Task(name="main", **fields),))).tasks[0]
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,18 @@ def normal_task(**fields: Any) -> Task:
 )
 def test_a_missing_count_is_not_zero(job_type: str, count: int | UnsetType, after: int) -> None:
     """A missing Count is 1 for batch and service, an explicit 0 stays 0; daemon and ops jobs have none."""
-    assert normalise(JobSpec(type=job_type, count=count)).count == after
+    assert normalize(JobSpec(type=job_type, count=count)).count == after
 
 
 @pytest.mark.parametrize(("job_type", "count"), [("daemon", 3), ("ops", -1), ("batch", -5)])
 def test_a_count_that_is_refused_is_not_hidden(job_type: str, count: int | UnsetType) -> None:
     """Normalising does not turn a Count that validation refuses into one that it accepts."""
-    assert normalise(JobSpec(type=job_type, count=count)).count == count
+    assert normalize(JobSpec(type=job_type, count=count)).count == count
 
 
 def test_an_empty_namespace_is_the_default_and_an_empty_name_stays() -> None:
     """The namespace has a default; the name is the ledger's to fill in."""
-    spec = normalise(JobSpec(type="batch"))
+    spec = normalize(JobSpec(type="batch"))
     assert (spec.namespace, spec.name) == ("default", "")
 
 
@@ -88,7 +88,7 @@ def test_what_is_the_users_own_is_not_touched() -> None:
         labels=own,
         tasks=(Task(name=" n ", env=own, meta=own, engine=SpecConfig(type="x", params={" K ": [" V "]})),),
     )
-    done = normalise(spec)
+    done = normalize(spec)
     assert (done.meta, done.labels, done.tasks[0].env, done.tasks[0].meta) == (own, own, own, own)
     assert done.tasks[0].engine.params == {" K ": [" V "]}
 
@@ -96,15 +96,15 @@ def test_what_is_the_users_own_is_not_touched() -> None:
 def test_normalising_twice_changes_nothing() -> None:
     """Normalising is idempotent, to the byte."""
     spec = JobSpec(type="ops", count=1, tasks=(Task(resources=Resources(cpu=" 1 ", memory="1 GB")),))
-    once = normalise(spec)
-    assert encode_spec(normalise(once)) == encode_spec(once)
+    once = normalize(spec)
+    assert encode_spec(normalize(once)) == encode_spec(once)
 
 
 def test_empty_parts_and_missing_parts_are_the_same_bytes() -> None:
     """A spec with empty objects and one without them are equal bytes after normalising."""
     empty = Task(name="main", resources=Resources(cpu="  "), network=Network(), timeouts=Timeouts(), env={})
-    written = encode_spec(normalise(JobSpec(type="batch", tasks=(empty,))))
-    assert written == encode_spec(normalise(JobSpec(type="batch", tasks=(Task(name="main"),))))
+    written = encode_spec(normalize(JobSpec(type="batch", tasks=(empty,))))
+    assert written == encode_spec(normalize(JobSpec(type="batch", tasks=(Task(name="main"),))))
     assert b"Resources" not in written
     assert b"Network" not in written
     assert b"Timeouts" not in written
@@ -112,7 +112,7 @@ def test_empty_parts_and_missing_parts_are_the_same_bytes() -> None:
 
 def test_identity_type_and_count_are_always_written() -> None:
     """The JSON always has Name, Namespace, Type and Count, and a task's Name, Engine and Publisher."""
-    assert encode_spec(normalise(JobSpec(type="batch", tasks=(TASK,)))) == (
+    assert encode_spec(normalize(JobSpec(type="batch", tasks=(TASK,)))) == (
         b'{"Name":"","Namespace":"default","Type":"batch","Count":1,'
         b'"Tasks":[{"Name":"main","Engine":{"Type":"noop"},"Publisher":{"Type":""}}]}'
     )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from jobledger.store.spec.normalize import normalise
+from jobledger.store.spec.normalize import normalize
 from jobledger.store.spec.spec import (
     Constraint,
     InputSource,
@@ -200,7 +200,7 @@ def test_a_broken_store_rule_is_told_by_the_second_level_only(spec: JobSpec, pat
 def test_what_no_rule_forbids_is_valid(spec: JobSpec) -> None:
     """Specs at the edge of the rules have no problems, before and after normalising."""
     assert submission_problems(spec) == []
-    assert problems_of(normalise(spec)) == []
+    assert problems_of(normalize(spec)) == []
 
 
 @pytest.mark.parametrize("spec", [spec for spec, _, _ in SUBMISSION_RULES + STORE_RULES])
@@ -208,7 +208,7 @@ def test_normalising_never_hides_a_problem(spec: JobSpec) -> None:
     """A spec that is refused is also refused after normalising, at the same places."""
     before = [problem.path for problem in problems_of(spec)]
     if spec.name:
-        assert [problem.path for problem in problems_of(normalise(spec))] == before
+        assert [problem.path for problem in problems_of(normalize(spec))] == before
 
 
 def test_all_problems_come_at_once_in_document_order() -> None:
@@ -273,7 +273,7 @@ def test_lists_may_stand_for_tuples() -> None:
     """A spec built in Python with lists is valid, and is the same job."""
     listed = job(tasks=[replace(GOOD.tasks[0], input_sources=[SOURCE])], constraints=[])
     assert problems_of(listed) == []
-    assert encode_spec(normalise(listed)) == encode_spec(normalise(task(input_sources=(SOURCE,))))
+    assert encode_spec(normalize(listed)) == encode_spec(normalize(task(input_sources=(SOURCE,))))
 
 
 def test_a_value_that_holds_itself_is_refused() -> None:
