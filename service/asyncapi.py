@@ -139,7 +139,7 @@ def _messages() -> dict[str, Any]:
         messages[kind.__name__] = {**told, "headers": {"$ref": _REF.format(name="Headers")}}
         messages[f"Sent{kind.__name__}"] = {
             **told,
-            "payload": {"allOf": [told["payload"], {"$ref": _REF.format(name="AckTracker")}]},
+            "payload": {"allOf": [told["payload"], {"$ref": _REF.format(name="Place")}]},
         }
     messages["Close"] = {
         "name": "close",
@@ -166,7 +166,7 @@ def _schemas() -> dict[str, Any]:
         },
         "required": ["Nats-Msg-Id"],
     }
-    found["AckTracker"] = {
+    found["Place"] = {
         "type": "object",
         "properties": DELIVERED,
         "required": list(_PLACE),

@@ -99,7 +99,7 @@ def index() -> Response[bytes]:
             "AsyncAPI": "/asyncapi.json",
             "Jobs": "/api/v1/orchestrator/jobs",
             "Events": "/api/v1/events",
-            "RawJSON": "/readyz?verbose",
+            "Ready": "/readyz?verbose",
             "Metrics": "/metrics",
         }
     )

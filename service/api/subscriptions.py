@@ -177,7 +177,7 @@ def _part_wire(service: Service, part: Part) -> dict[str, Any]:
         "Position": format_cursor(service.mark, part.position),
         "Gap": part.gap,
         "Held": part.held,
-        "PendingAppend": part.waiting,
+        "Waiting": part.waiting,
     }
 
 

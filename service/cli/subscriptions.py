@@ -341,7 +341,7 @@ def _print(found: Mapping[str, Any]) -> None:
         Column("Position", right=True),
         Column("Gap", right=True),
         Column("Held"),
-        Column("PendingAppend", right=True),
+        Column("Waiting", right=True),
     ]
     print_table(
         columns,
@@ -350,8 +350,8 @@ def _print(found: Mapping[str, Any]) -> None:
                 _text(each, "Name"),
                 _text(each, "Position"),
                 str(each.get("Gap")),
-                "yes" if each.get("Held") else Cell("no", "" if each.get("PendingAppend") else "yellow"),
-                str(each.get("PendingAppend")),
+                "yes" if each.get("Held") else Cell("no", "" if each.get("Waiting") else "yellow"),
+                str(each.get("Waiting")),
             ]
             for each in found.get("Partitions") or ()
         ],
