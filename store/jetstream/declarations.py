@@ -9,7 +9,7 @@
 
 The log's name is a setting; the other names begin with it. `stream` creates, checks and repairs streams from
 these declarations. No stream is compressed: nats-server 2.15.1 destroys a compressed one after `kill -9`
-(`docs/decisions/0017-no-compression-and-no-second-log.md`).
+(`docs/decisions/0019-no-compression-and-no-second-log.md`).
 """
 
 from collections.abc import Iterator, Mapping
