@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from jobledger.projections.query.query import ListQuery
     from jobledger.projections.query.selectors import parse_selector
     from jobledger.projections.results import Checkpoint, JobVersion, Page
-    from jobledger.projections.subscriptions.admin import Subscriptions
+    from jobledger.projections.subscriptions.admin import SubscriptionInfo, Subscriptions
     from jobledger.projections.subscriptions.event import SubscribedEvent
-    from jobledger.projections.subscriptions.info import SubscriptionInfo
-    from jobledger.projections.subscriptions.retry import ParkedJob
-    from jobledger.projections.subscriptions.status import SubscriptionState, SubscriptionStatus
+    from jobledger.projections.subscriptions.parked_jobs import ParkedJob
     from jobledger.projections.subscriptions.subscribe import subscribe
-    from jobledger.projections.subscriptions.subscription import Subscription
+    from jobledger.projections.subscriptions.subscription import (
+        Subscription,
+        SubscriptionState,
+        SubscriptionStatus,
+    )
     from jobledger.projections.tree_reader import TreeReader, TreeState
     from jobledger.projections.view import View
     from jobledger.store.command import Receipt
@@ -109,7 +111,7 @@ _HOMES = {
     "Order": "projections.query.cursor",
     "OutcomeUnknown": "store.model.errors",
     "Page": "projections.results",
-    "ParkedJob": "projections.subscriptions.retry",
+    "ParkedJob": "projections.subscriptions.parked_jobs",
     "Projector": "projections.projector",
     "ProjectorState": "projections.projector",
     "Quarantine": "store.model.job",
@@ -123,10 +125,10 @@ _HOMES = {
     "SubscribedEvent": "projections.subscriptions.event",
     "Subscription": "projections.subscriptions.subscription",
     "SubscriptionDeleted": "store.model.errors",
-    "SubscriptionInfo": "projections.subscriptions.info",
+    "SubscriptionInfo": "projections.subscriptions.admin",
     "SubscriptionNotFound": "projections.errors",
-    "SubscriptionState": "projections.subscriptions.status",
-    "SubscriptionStatus": "projections.subscriptions.status",
+    "SubscriptionState": "projections.subscriptions.subscription",
+    "SubscriptionStatus": "projections.subscriptions.subscription",
     "Subscriptions": "projections.subscriptions.admin",
     "Task": "store.spec.spec",
     "TooManyTags": "store.model.errors",

@@ -11,8 +11,7 @@ from typing import Final, NamedTuple
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from jobledger.projections.subscriptions.admin import Subscriptions
-from jobledger.projections.subscriptions.info import Attendance, SubscriptionInfo
+from jobledger.projections.subscriptions.admin import Attendance, SubscriptionInfo, Subscriptions
 from jobledger.service.limits import (
     METRIC_LABEL_VALUES_MAX,
     SUBSCRIPTIONS_LOOK_SECONDS,

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jobledger.projections.as_of.reader import AsOf
 from jobledger.projections.errors import ViewDamaged, WaitTimeout
@@ -34,8 +35,10 @@ from jobledger.service.metrics import Metrics
 from jobledger.service.nats_auth import connection_options
 from jobledger.service.settings import Settings
 from jobledger.service.stream_record import RECORD_FILE, StreamRecord
-from jobledger.service.webhooks.opening import OpenWebhooks, open_webhooks
+from jobledger.service.webhooks.deliverer import Deliverer, SubscribedSource
+from jobledger.service.webhooks.registry import Webhooks
 from jobledger.service.webhooks.secret_keys import WebhookKeys
+from jobledger.service.webhooks.sender import Sender
 from jobledger.service.webhooks.targets import Targets
 from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
 from jobledger.store.jetstream.adapter import JetStreamLog
@@ -48,6 +51,14 @@ from jobledger.store.model.subjects import STREAM_NAME
 _log = logging.getLogger("jobledger.service")
 
 ASOF_FOLDER = "asof"
+
+
+class OpenWebhooks(NamedTuple):
+    """The webhooks of a running service."""
+
+    registry: Webhooks
+    sender: Sender
+    deliverer: Deliverer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,17 +227,16 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         await projector.serve(asof.copies)
         metrics.asof.watch(asof.copies)
         subscriptions = _open_subscriptions(stack, log, metrics)
-        keys = WebhookKeys(settings.webhook_keys_file)
-        opening = open_webhooks(
+        webhooks = await _open_webhooks(
+            stack,
             log,
             subscriptions,
-            targets,
-            metrics.webhooks,
-            draining,
-            keys=keys,
+            metrics,
+            settings=settings,
+            targets=targets,
+            draining=draining,
             source=source,
         )
-        webhooks = await stack.enter_async_context(opening)
         yield Service(
             settings=settings,
             log=log,
@@ -285,6 +295,29 @@ async def _open_asof(stack: AsyncExitStack, settings: Settings, log: JetStreamLo
         max_bytes=settings.asof_max_bytes,
     )
     return await stack.enter_async_context(opened)
+
+
+async def _open_webhooks(
+    stack: AsyncExitStack,
+    log: JetStreamLog,
+    subscriptions: Subscriptions,
+    metrics: Metrics,
+    *,
+    settings: Settings,
+    targets: Targets,
+    draining: asyncio.Event,
+    source: str,
+) -> OpenWebhooks:
+    keys = WebhookKeys(settings.webhook_keys_file)
+    keys.ensure()
+    # In a stream of their own: subscribers may read the subscriptions' records, and these contain secrets.
+    registry, sender = Webhooks(await log.records("WEBHOOKS"), targets, keys), Sender(targets)
+    deliverer = Deliverer(
+        registry, SubscribedSource(log, subscriptions, source), sender, metrics.webhooks, draining
+    )
+    deliverer.start()
+    stack.push_async_callback(deliverer.close)
+    return OpenWebhooks(registry, sender, deliverer)
 
 
 def _open_subscriptions(stack: AsyncExitStack, log: JetStreamLog, metrics: Metrics) -> Subscriptions:

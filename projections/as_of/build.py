@@ -22,7 +22,7 @@ from jobledger.projections.limits import (
     ASOF_LATE_INDEX_EVENTS,
     ASOF_NEAR_MAX_EVENTS,
 )
-from jobledger.projections.subscriptions.fold_cache import BloomFilter
+from jobledger.projections.subscriptions.state_tracker import BloomFilter
 from jobledger.projections.writer import ViewWriter
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import LogDamaged

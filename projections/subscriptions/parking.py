@@ -8,15 +8,16 @@ import msgspec
 from jobledger.projections.limits import REPLAYED_EVENTS
 from jobledger.projections.subscriptions.definition import Definition
 from jobledger.projections.subscriptions.event import SubscribedEvent
-from jobledger.projections.subscriptions.parked_jobs import SetAside, now_ns
-from jobledger.projections.subscriptions.partition import Partition
-from jobledger.projections.subscriptions.redelivery import Replay
-from jobledger.projections.subscriptions.retry import (
+from jobledger.projections.subscriptions.parked_jobs import (
     ParkedJob,
     ParkedState,
+    SetAside,
     failed_again,
+    now_ns,
     retry_wait_seconds,
 )
+from jobledger.projections.subscriptions.partition import Partition
+from jobledger.projections.subscriptions.redelivery import Replay
 from jobledger.store.lease import lease_clock
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import LogUnavailable

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 
 from jobledger.projections.subscriptions.event import SubscribedEvent
-from jobledger.projections.subscriptions.retry import ParkedJob
+from jobledger.projections.subscriptions.parked_jobs import ParkedJob
 from jobledger.projections.subscriptions.state_tracker import FoldedEvent
 from jobledger.store.job_reader import records_between
 from jobledger.store.log import EventLog

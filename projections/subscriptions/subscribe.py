@@ -13,16 +13,14 @@ from jobledger.projections.limits import (
     SUBSCRIPTION_MEMBERS_MAX,
     SUBSCRIPTION_PARTITIONS,
 )
-from jobledger.projections.subscriptions.creation import agree, make_consumers
+from jobledger.projections.subscriptions.creation import Start, agree, make_consumers, place_of, said
 from jobledger.projections.subscriptions.definition import Definition, define
 from jobledger.projections.subscriptions.ephemeral_source import FeedSource
-from jobledger.projections.subscriptions.equipment import Equipment
 from jobledger.projections.subscriptions.parked_jobs import SetAside
 from jobledger.projections.subscriptions.parking import Parking
 from jobledger.projections.subscriptions.partition import Partition
 from jobledger.projections.subscriptions.rebalance import Balance
-from jobledger.projections.subscriptions.start_position import Start, place_of, said
-from jobledger.projections.subscriptions.subscription import Subscription
+from jobledger.projections.subscriptions.subscription import Equipment, Subscription
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import InvalidInput

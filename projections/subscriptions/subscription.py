@@ -9,32 +9,211 @@ What is handled is acknowledged: when the next event is asked for, the one befor
 """
 
 import asyncio
+import enum
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Self
 
+import msgspec
+
+from jobledger.projections.errors import WaitTimeout
 from jobledger.projections.limits import (
     ACKNOWLEDGE_EVENTS,
     ACKNOWLEDGE_SECONDS,
     LET_GO_PARTITIONS,
     RECORDS_LOOK_SECONDS,
     SUBSCRIPTION_TURN_SECONDS,
+    WAIT_DEFAULT_SECONDS,
 )
-from jobledger.projections.subscriptions.equipment import Equipment
 from jobledger.projections.subscriptions.event import SubscribedEvent
-from jobledger.projections.subscriptions.observing import Observed
-from jobledger.projections.subscriptions.parked_jobs import now_ns
-from jobledger.projections.subscriptions.parking import done
+from jobledger.projections.subscriptions.parked_jobs import ParkedState, SetAside, now_ns
+from jobledger.projections.subscriptions.parking import Parking, done
 from jobledger.projections.subscriptions.partition import Partition
-from jobledger.projections.subscriptions.status import (
-    SubscriptionState,
-    SubscriptionStatus,
-    state_of,
-    status_of,
-)
+from jobledger.projections.subscriptions.rebalance import Balance
 from jobledger.store.lease import lease_clock
+from jobledger.store.log import EventLog
 from jobledger.store.model.errors import InvalidInput, JobledgerError, LogUnavailable
 from jobledger.store.model.limits import HOLD_CHECK_SECONDS, RETRY_MAX_WAIT_SECONDS, RETRY_WAIT_SECONDS
+
+
+class Equipment(msgspec.Struct, frozen=True, kw_only=True):
+    """What `subscribe` makes when a subscription is entered.
+
+    Attributes:
+        lanes: one per partition that this process may hold.
+        parts: how many partitions there are in all.
+        setbacks: what becomes of events that fail; None: nothing, there is no name.
+        balance: judges which partition to let go; None: partitions are not shared in this way.
+        owned: a log to close in the end.
+    """
+
+    lanes: Sequence[Partition] = ()
+    parts: int = 1
+    setbacks: Parking | None = None
+    balance: Balance | None = None
+    owned: EventLog | None = None
+
+    @property
+    def aside(self) -> SetAside | None:
+        """The jobs that are set aside; None: none can be."""
+        return self.setbacks.aside if self.setbacks is not None else None
+
+
+class SubscriptionState(enum.StrEnum):
+    """Where a subscription is."""
+
+    CATCHING_UP = "catching_up"  # handles what was there when it began, or came while it was away
+    LIVE = "live"  # has handled all there was; handles what comes
+    PARKED = "parked"  # the same, but for jobs that wait for an operator
+    RECONNECTING = "reconnecting"  # the log can't be heard; tries again, for ever
+    STANDBY = "standby"  # other processes have what there is of it; takes over when one is gone
+    STOPPED = "stopped"  # closed, or can't go on: the loop over it raises why
+
+
+class SubscriptionStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscription at one moment; numbers are of the partitions that this process holds.
+
+    Attributes:
+        state: what it is doing.
+        position: the sequence up to which all is handled or set aside; 0: nothing yet.
+        gap: events to come, as last heard; at most, with filters that the server does not know.
+        lag_seconds: how old the last handled event is, while there are more to come; 0 when there are none.
+        handled: events handled since it was opened, repeats among them.
+        retrying: jobs set aside that are tried again by themselves.
+        parked: jobs set aside that wait for an operator.
+        partitions: that it has in all.
+        held: the partitions that this process holds, from 1.
+    """
+
+    state: SubscriptionState
+    position: int = 0
+    gap: int = 0
+    lag_seconds: float = 0.0
+    handled: int = 0
+    retrying: int = 0
+    parked: int = 0
+    partitions: int = 1
+    held: tuple[int, ...] = ()
+
+
+def state_of(lanes: Sequence[Partition], *, is_up: bool, aside: SetAside | None) -> SubscriptionState:
+    """Where a subscription is that reads these lanes.
+
+    The first that is so of stopped, reconnecting, standby, catching up, parked, live.
+
+    Args:
+        lanes: of this process.
+        is_up: whether what was last read from the log, beside the lanes, could be read.
+        aside: the jobs set aside.
+    """
+    if any(lane.source.error is not None for lane in lanes):
+        return SubscriptionState.STOPPED
+    if not is_up or not all(lane.source.connected for lane in lanes):
+        return SubscriptionState.RECONNECTING
+    held = [lane for lane in lanes if lane.source.held]
+    # The server gives a partition away when it has an event for it: an empty one that nobody holds is as good
+    # as held.
+    free = [lane for lane in lanes if not lane.source.held and not lane.source.info.holder]
+    has_more = any(_has_more(lane) for lane in free)
+    if not held and not has_more and len(free) < len(lanes):
+        return SubscriptionState.STANDBY
+    if has_more or not all(lane.live for lane in held):
+        return SubscriptionState.CATCHING_UP
+    is_parked = aside is not None and aside.count(ParkedState.PARKED) > 0
+    return SubscriptionState.PARKED if is_parked else SubscriptionState.LIVE
+
+
+def status_of(
+    lanes: Sequence[Partition],
+    *,
+    state: SubscriptionState,
+    parts: int,
+    handled: int,
+    current: tuple[Partition | None, SubscribedEvent | None],
+    aside: SetAside | None,
+) -> SubscriptionStatus:
+    """A subscription at this moment.
+
+    Args:
+        lanes: of this process.
+        state: where it is.
+        parts: how many partitions there are in all.
+        handled: events so far.
+        current: the event that is being handled, and its lane.
+        aside: the jobs set aside.
+    """
+    held = [lane for lane in lanes if lane.source.held]
+    behind = [lane for lane in held if lane.source.pending or lane.waiting]
+    places = [_place(lane, current) for lane in behind]
+    gap = sum(lane.source.pending + lane.waiting for lane in behind)
+    times = [lane.time for lane in behind if lane.time]
+    return SubscriptionStatus(
+        state=state,
+        position=min(places) if places else max((_place(lane, current) for lane in held), default=0),
+        gap=gap + (current[1] is not None),
+        lag_seconds=max(0.0, (time.time_ns() - min(times)) / 1e9) if times else 0.0,
+        handled=handled,
+        retrying=aside.count(ParkedState.RETRYING) if aside is not None else 0,
+        parked=aside.count(ParkedState.PARKED) if aside is not None else 0,
+        partitions=parts,
+        held=tuple(lane.number + 1 for lane in held),
+    )
+
+
+def _place(lane: Partition, current: tuple[Partition | None, SubscribedEvent | None]) -> int:
+    is_handling = current[0] is lane and current[1] is not None
+    return lane.position - 1 if is_handling else lane.position
+
+
+def _has_more(lane: Partition) -> bool:
+    info = lane.source.info
+    return bool(info.pending or info.unacknowledged or not info.created)
+
+
+class Observed:
+    """Something with a state that others wait for."""
+
+    def __init__(self) -> None:
+        self._news = asyncio.Event()  # for who reads
+        self._changed = asyncio.Event()  # for who waits
+        self._known = SubscriptionState.STOPPED
+
+    @property
+    def state(self) -> SubscriptionState:
+        """Where it is."""
+        raise NotImplementedError
+
+    async def wait_state(
+        self, *states: SubscriptionState, timeout_seconds: float = WAIT_DEFAULT_SECONDS
+    ) -> None:
+        """Wait until it is in one of these states; somebody else must be reading it meanwhile.
+
+        Raises:
+            WaitTimeout: if it is not in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while self.state not in states:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            wanted = " or ".join(states)
+            raise WaitTimeout(
+                f"the subscription is {self.state} and was not {wanted} within {timeout_seconds:g} s"
+            ) from None
+
+    def news(self) -> None:
+        """There is something to look at."""
+        self._news.set()
+        self._changed.set()
+
+    def _tell(self) -> None:
+        state = self.state
+        if state is not self._known:
+            self._known = state
+            self._changed.set()
+
 
 _SECOND = 1_000_000_000
 Handler = Callable[[SubscribedEvent], Awaitable[object]]

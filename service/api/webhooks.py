@@ -18,10 +18,9 @@ from jobledger.service.errors import WebhookExists
 from jobledger.service.limits import WEBHOOK_LABELS_MAX_COUNT, WEBHOOK_OVERLAP_SECONDS
 from jobledger.service.point import parse_point, resolve_point
 from jobledger.service.webhooks.delivery import Delivery, Message, try_once
-from jobledger.service.webhooks.message import test_event
+from jobledger.service.webhooks.message import MASK, test_event
 from jobledger.service.webhooks.records import Webhook, WebhookState
 from jobledger.service.webhooks.registry import NewWebhook, Written
-from jobledger.service.webhooks.signing import MASK
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.spec.values import rfc3339

@@ -9,15 +9,83 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from jobledger.service.errors import TargetRefused
-from jobledger.service.limits import WEBHOOK_HOLD_MAX_SECONDS
-from jobledger.service.webhooks.endpoint import Endpoint
+from jobledger.service.limits import (
+    WEBHOOK_HOLD_MAX_SECONDS,
+    WEBHOOK_OUTAGE_JOBS,
+    WEBHOOK_OUTAGE_MAX_WAIT_SECONDS,
+    WEBHOOK_OUTAGE_WAIT_SECONDS,
+)
 from jobledger.service.webhooks.message import message_headers
 from jobledger.service.webhooks.metrics import WebhookFigures
 from jobledger.service.webhooks.records import Webhook
-from jobledger.service.webhooks.sending import Answer, DeliveryFailed, Sender
+from jobledger.service.webhooks.sender import Answer, DeliveryFailed, Sender
+
+_NEVER: Final = float("-inf")
+
+
+class Endpoint:
+    """A target as this process knows it.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or asyncio.get_running_loop().time
+        self._failing: set[str] = set()  # jobs whose events failed since the last one that was taken
+        self._not_before = _NEVER
+        self._wait_seconds = WEBHOOK_OUTAGE_WAIT_SECONDS
+        self._asked_to_wait = False
+        self.problem = ""  # why the last event was not taken; empty if it was
+
+    @property
+    def is_down(self) -> bool:
+        """Whether nothing is taken any more."""
+        return len(self._failing) >= WEBHOOK_OUTAGE_JOBS
+
+    @property
+    def holds(self) -> bool:
+        """Whether an event that was not taken is to be sent again when the target may be asked again.
+
+        Else it is the event's problem.
+        """
+        return self.is_down or self._asked_to_wait
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long from now the target is to be left alone."""
+        return max(0.0, self._not_before - self._clock())
+
+    def took(self) -> None:
+        """An event was taken."""
+        self._failing.clear()
+        self._not_before = _NEVER
+        self._wait_seconds = WEBHOOK_OUTAGE_WAIT_SECONDS
+        self._asked_to_wait = False
+        self.problem = ""
+
+    def failed(self, job_id: str, problem: str, asked_seconds: float = 0.0) -> None:
+        """An event was not taken.
+
+        Args:
+            job_id: of its job.
+            problem: why, for people.
+            asked_seconds: how long the target asks to be left alone; 0: it does not.
+        """
+        self.problem = problem
+        if len(self._failing) < WEBHOOK_OUTAGE_JOBS:  # more of them would say nothing more
+            self._failing.add(job_id)
+        self._asked_to_wait = asked_seconds > 0
+        seconds = asked_seconds
+        if self.is_down:
+            seconds = max(seconds, self._wait_seconds)
+            self._wait_seconds = min(2 * self._wait_seconds, WEBHOOK_OUTAGE_MAX_WAIT_SECONDS)
+        if seconds:
+            self._not_before = self._clock() + seconds
+
 
 _log = logging.getLogger("jobledger.webhooks")
 

@@ -20,6 +20,7 @@ from jobledger.service.limits import (
     WEBHOOK_SECRET_BYTES,
     WEBHOOKS_MAX_COUNT,
 )
+from jobledger.service.webhooks.message import read_secret, secret_of
 from jobledger.service.webhooks.records import (
     NAME,
     SUBSCRIPTION_PREFIX,
@@ -34,7 +35,6 @@ from jobledger.service.webhooks.records import (
     with_secret,
 )
 from jobledger.service.webhooks.secret_keys import WebhookKeys
-from jobledger.service.webhooks.signing import read_secret, secret_of
 from jobledger.service.webhooks.targets import Target, Targets, parse_url
 from jobledger.store.keys import NO_ENTRY, Entry
 from jobledger.store.parking import Records

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from jobledger.projections.limits import FOLDER_FORGOTTEN_BITS
-from jobledger.projections.subscriptions import fold_cache as remembering
-from jobledger.projections.subscriptions.fold_cache import (
+from jobledger.projections.subscriptions import state_tracker as remembering
+from jobledger.projections.subscriptions.state_tracker import (
     _COUNTER_MAX,
     BloomFilter,
     NumberMemory,

@@ -9,13 +9,11 @@ import pytest
 from jobledger import MemoryLog
 from jobledger.projections.limits import FOLDER_READS
 from jobledger.projections.subscriptions import state_tracker as folding
-from jobledger.projections.subscriptions.fold_cache import (
-    WholeMemory,
-)
 from jobledger.projections.subscriptions.state_tracker import (
     FoldedEvent,
     Folder,
     Scope,
+    WholeMemory,
     job_folder,
     number_folder,
     status_folder,

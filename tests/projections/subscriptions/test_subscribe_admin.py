@@ -25,8 +25,8 @@ from jobledger import (
     subscribe,
 )
 from jobledger.projections.limits import ADMIN_WRITE_TRIES
-from jobledger.projections.subscriptions.info import Attendance
-from jobledger.projections.subscriptions.retry import ParkedState
+from jobledger.projections.subscriptions.admin import Attendance
+from jobledger.projections.subscriptions.parked_jobs import ParkedState
 from tests.conftest import make_spec
 from tests.support.logs import eventually
 

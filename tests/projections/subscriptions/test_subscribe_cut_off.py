@@ -7,8 +7,7 @@ import pytest
 from jobledger import JetStreamLog, SubscribedEvent, subscribe
 from jobledger.projections.subscriptions import parked_jobs as aside_module
 from jobledger.projections.subscriptions.definition import parked_key
-from jobledger.projections.subscriptions.parked_jobs import SetAside
-from jobledger.projections.subscriptions.retry import ParkedJob, ParkedState
+from jobledger.projections.subscriptions.parked_jobs import ParkedJob, ParkedState, SetAside
 from jobledger.store.model.errors import LogUnfit
 from jobledger.store.model.limits import RECORD_REMOVED_SECONDS
 from tests.support.writing import Writer

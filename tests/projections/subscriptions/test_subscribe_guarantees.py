@@ -5,13 +5,18 @@ import asyncio
 import pytest
 
 from jobledger import JetStreamLog, MemoryLog, SubscribedEvent, subscribe
-from jobledger.projections.subscriptions import retry as retrying
+from jobledger.projections.subscriptions import parked_jobs as retrying
 from jobledger.projections.subscriptions import subscription as subscription_module
 from jobledger.projections.subscriptions.ephemeral_source import FeedSource
 from jobledger.projections.subscriptions.filters import EventFilter
-from jobledger.projections.subscriptions.parked_jobs import SetAside
+from jobledger.projections.subscriptions.parked_jobs import (
+    ParkedJob,
+    ParkedState,
+    SetAside,
+    retry_now,
+    skipped,
+)
 from jobledger.projections.subscriptions.partition import Partition
-from jobledger.projections.subscriptions.retry import ParkedJob, ParkedState, retry_now, skipped
 from jobledger.store.model.subjects import ALL_SUBJECTS
 from tests.support.failing import Handler, gone, rewrite, the_record
 from tests.support.logs import eventually

@@ -16,9 +16,9 @@ from jobledger import (
 )
 from jobledger.projections.limits import RETRY_FIRST_SECONDS, RETRY_LAST_SECONDS, SET_ASIDE_ERROR_CHARACTERS
 from jobledger.projections.subscriptions import parked_jobs as aside_module
-from jobledger.projections.subscriptions import retry as retrying
+from jobledger.projections.subscriptions import parked_jobs as retrying
 from jobledger.projections.subscriptions import subscription as subscription_module
-from jobledger.projections.subscriptions.retry import (
+from jobledger.projections.subscriptions.parked_jobs import (
     ParkedJob,
     ParkedState,
     decode_parked,

@@ -9,9 +9,9 @@ from jobledger import (
     SubscribedEvent,
     subscribe,
 )
+from jobledger.projections.subscriptions import parked_jobs as retrying
 from jobledger.projections.subscriptions import parking as setbacks
-from jobledger.projections.subscriptions import retry as retrying
-from jobledger.projections.subscriptions.retry import (
+from jobledger.projections.subscriptions.parked_jobs import (
     ParkedState,
     retry_now,
     skipped,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook as Verifier
 
-from jobledger.service.webhooks.signing import read_secret
+from jobledger.service.webhooks.message import read_secret
 from tests.support.operating import Operator
 from tests.support.scripted import QuietHandler, served
 from tests.support.service_process import RunningService, running_service

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobledger import LogUnavailable, SubscriptionInfo, subscribe
+from jobledger.projections.subscriptions.admin import Part
 from jobledger.projections.subscriptions.definition import Definition
-from jobledger.projections.subscriptions.info import Part
 from jobledger.service.limits import METRIC_LABEL_VALUES_MAX, SUBSCRIPTIONS_LOOK_SECONDS
 from jobledger.service.metrics import Metrics
 from tests.service.server.test_metrics import URL, figures

@@ -12,7 +12,7 @@ from jobledger.service.webhooks import deliverer as deliverer_module
 from jobledger.service.webhooks.deliverer import Deliverer
 from jobledger.service.webhooks.records import WebhookState
 from jobledger.service.webhooks.registry import NewWebhook, Webhooks
-from jobledger.service.webhooks.sending import Sender
+from jobledger.service.webhooks.sender import Sender
 from jobledger.service.webhooks.targets import Targets
 from jobledger.store.model.errors import LogUnavailable
 from tests.support.logs import eventually

@@ -11,11 +11,10 @@ from standardwebhooks.webhooks import Webhook as Verifier
 from jobledger.service import limits
 from jobledger.service.metrics import Metrics
 from jobledger.service.webhooks import delivery as delivery_module
-from jobledger.service.webhooks.delivery import Delivery
-from jobledger.service.webhooks.endpoint import Endpoint
+from jobledger.service.webhooks.delivery import Delivery, Endpoint
+from jobledger.service.webhooks.message import secret_of
 from jobledger.service.webhooks.records import Secret, Webhook
-from jobledger.service.webhooks.sending import DeliveryFailed, Sender
-from jobledger.service.webhooks.signing import secret_of
+from jobledger.service.webhooks.sender import DeliveryFailed, Sender
 from jobledger.service.webhooks.targets import Targets
 from tests.service.server.test_metrics import figures
 from tests.support.receiving import Message, Receiver, answer, receiving
@@ -98,7 +97,7 @@ async def test_a_target_that_takes_nothing_holds_events_instead_of_failing_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After a few jobs in a row the next event waits, and is delivered when the target is back."""
-    monkeypatch.setattr("jobledger.service.webhooks.endpoint.WEBHOOK_OUTAGE_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("jobledger.service.webhooks.delivery.WEBHOOK_OUTAGE_WAIT_SECONDS", 0.01)
     async with delivering() as (delivery, receiver, metrics):
         receiver.say(answer(500))
         for number in range(1, limits.WEBHOOK_OUTAGE_JOBS):

@@ -9,6 +9,7 @@ import pytest
 from jobledger import InvalidInput, JetStreamLog
 from jobledger.service import limits
 from jobledger.service.errors import TargetRefused, WebhookExists, WebhookNotFound
+from jobledger.service.webhooks.message import read_secret
 from jobledger.service.webhooks.records import (
     Secret,
     Webhook,
@@ -18,7 +19,6 @@ from jobledger.service.webhooks.records import (
     name_of,
 )
 from jobledger.service.webhooks.registry import NewWebhook, Webhooks, Written
-from jobledger.service.webhooks.signing import read_secret
 from jobledger.service.webhooks.targets import Targets, parse_url
 from jobledger.store.model.errors import LogUnfit
 from tests.support.webhooks import LOCAL, SECRET, make_webhook, registry, shared_keys

@@ -13,7 +13,7 @@ import pytest
 
 from jobledger.service.errors import TargetRefused
 from jobledger.service.limits import WEBHOOK_RETRY_AFTER_MAX_SECONDS
-from jobledger.service.webhooks.sending import DeliveryFailed, Sender, retry_after_seconds
+from jobledger.service.webhooks.sender import DeliveryFailed, Sender, retry_after_seconds
 from jobledger.service.webhooks.targets import Targets, parse_url
 from tests.support.natsservers import make_certificates
 from tests.support.receiving import answer, receiving

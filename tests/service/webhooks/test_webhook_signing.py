@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from jobledger.service.limits import WEBHOOK_SECRET_MAX_BYTES, WEBHOOK_SECRET_MIN_BYTES
-from jobledger.service.webhooks.signing import read_secret, secret_of, signature
+from jobledger.service.webhooks.message import read_secret, secret_of, signature
 from jobledger.store.model.errors import InvalidInput
 
 
