@@ -11,10 +11,10 @@ from jobledger.projections.projector import Projector
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
 from jobledger.service.audit.bundle import read_bundle
-from jobledger.service.audit.check import check_bundle
+from jobledger.service.audit.bundle_check import check_bundle
 from jobledger.service.audit.checkpoint import make_seal
 from jobledger.service.audit.note import Signer
-from jobledger.service.audit.prove import make_proof
+from jobledger.service.audit.proof import make_proof
 
 _ORIGIN, _MARK = "jobledger/benchmark", "benchmark"
 

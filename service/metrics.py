@@ -5,7 +5,8 @@ No label takes a value that a client can make up: methods and routes are the kno
 """
 
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
@@ -21,12 +22,90 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from jobledger import __version__
+from jobledger.projections.as_of.copies import SnapshotCache
 from jobledger.projections.projector import ProjectorState
-from jobledger.service.as_of_metrics import AsOfReadings
-from jobledger.service.audit.seals.metrics import SealReadings
+from jobledger.service.audit.sealer import Sealer, SealState
 from jobledger.service.limits import METRIC_LABEL_VALUES_MAX
 from jobledger.service.subscription_metrics import SubscriptionReadings
 from jobledger.service.webhooks.metrics import WebhookFigures
+
+
+class SealReadings(Collector):
+    """Tells of a service's sealer; of nothing, until it is told which one.
+
+    Args:
+        clock: Unix seconds, as the stream of seals has them.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._sealer: Sealer | None = None
+
+    def watch(self, sealer: Sealer) -> None:
+        """Tell of this one."""
+        self._sealer = sealer
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing ahead: the figures are made when they are asked for."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures of this moment."""
+        state = self._sealer.state if self._sealer is not None else SealState()
+        last = state.last
+        failures = CounterMetricFamily("jobledger_seal_failures", "Times that a seal could not be made.")
+        failures.add_metric((), state.failures)
+        yield failures
+        ignored = CounterMetricFamily(
+            "jobledger_seal_notes_ignored",
+            "Notes on the stream of seals that do not count: by an unknown key, or damaged.",
+            labels=("reason",),
+        )
+        for reason, count in (self._sealer.ignored if self._sealer is not None else {}).items():
+            ignored.add_metric((reason,), count)
+        yield ignored
+        for name, meaning, value in (
+            (
+                "seal_alarm",
+                "1 if the log does not fit a seal, or replaces one that was sealed before.",
+                float(bool(state.alarm)),
+            ),
+            ("seal_events", "Events that the last seal covers.", last.seal.size if last else 0),
+            (
+                "seal_age_seconds",
+                "Time since the last seal was published; it grows while nothing happens.",
+                max(0.0, self._clock() - last.time / 1e9) if last else 0.0,
+            ),
+        ):
+            yield GaugeMetricFamily(f"jobledger_{name}", meaning, value=value)
+
+
+class AsOfReadings(Collector):
+    """What the copies of the view as of earlier points take, read when somebody asks for it."""
+
+    def __init__(self) -> None:
+        self._copies: SnapshotCache | None = None
+
+    def watch(self, copies: SnapshotCache) -> None:
+        """Tell of these."""
+        self._copies = copies
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing ahead: the figures are made when they are asked for."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures as they are now."""
+        copies = self._copies
+        kept, size_bytes, built = (
+            (len(copies.sequences), copies.size_bytes, copies.built) if copies is not None else (0, 0, 0)
+        )
+        yield GaugeMetricFamily(
+            "jobledger_asof_copies", "Copies of the view as of earlier points that are kept.", value=kept
+        )
+        yield GaugeMetricFamily("jobledger_asof_bytes", "Size of these copies.", value=size_bytes)
+        yield CounterMetricFamily("jobledger_asof_built", "Such copies made since the start.", value=built)
+
 
 if TYPE_CHECKING:
     from jobledger.service.server.monitor import Monitor

@@ -21,8 +21,8 @@ import msgspec
 from jobledger.projections.errors import ViewError
 from jobledger.projections.view import View
 from jobledger.service.access.secret_files import read_trusted, replace_file
-from jobledger.service.audit.seals.file import SealFile
-from jobledger.service.audit.seals.sealer import SEALS_FILE
+from jobledger.service.audit.sealer import SEALS_FILE
+from jobledger.service.audit.seals import SealFile
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import STREAM_RECORD_SECONDS
 from jobledger.store.disk_space import cause_of

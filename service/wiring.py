@@ -16,8 +16,12 @@ from jobledger.projections.subscriptions.admin import Subscriptions
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
 from jobledger.service.access.tokens import TokenFile
-from jobledger.service.audit.opening import open_sealer
-from jobledger.service.audit.seals.sealer import Sealer
+from jobledger.service.audit.accepted import ACCEPTED_FILE, AcceptedFile
+from jobledger.service.audit.checkpoint import origin_of
+from jobledger.service.audit.keys import KeyFile, read_keys
+from jobledger.service.audit.seal_scan import SCAN_FILE
+from jobledger.service.audit.sealer import SEALS_FILE, Sealer
+from jobledger.service.audit.seals import SealFile
 from jobledger.service.cursor import default_source, stream_tag
 from jobledger.service.errors import TooManyRequests
 from jobledger.service.feed.hub import FeedHub, FeedLimits
@@ -47,6 +51,37 @@ from jobledger.store.jetstream.heartbeat import LogProbe, replica_id
 from jobledger.store.jetstream.stream import StreamReport
 from jobledger.store.ledger import Ledger
 from jobledger.store.model.subjects import STREAM_NAME
+
+
+async def open_sealer(
+    settings: Settings, log: JetStreamLog, projector: Projector, tree: TreeReader, mark: str
+) -> Sealer:
+    """A sealer, ready to be started; at the first start of all, its first key is made.
+
+    Raises:
+        InvalidSettings: if the file of keys is not ours alone, damaged, or can't be made.
+        LogUnavailable: if the log's server does not answer.
+        LogUnfit: if the stream of seals can't keep the promises.
+    """
+    origin = origin_of(mark)
+    keys = KeyFile(settings.audit_keys_file)
+    keys.ensure(origin)
+    read_keys(settings.audit_trusted_keys)  # a mistake there is said at the start
+    return Sealer(
+        log,
+        projector,
+        tree,
+        await log.seals(mark),
+        keys=keys,
+        file=SealFile(settings.data_dir / SEALS_FILE),
+        accepted=AcceptedFile(settings.data_dir / ACCEPTED_FILE),
+        scan_file=settings.data_dir / SCAN_FILE,
+        trusted_keys=settings.audit_trusted_keys,
+        origin=origin,
+        every_events=settings.seal_every_events,
+        every_seconds=settings.seal_every_seconds,
+    )
+
 
 _log = logging.getLogger("jobledger.service")
 

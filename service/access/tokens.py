@@ -7,9 +7,11 @@ to all: a damaged file never opens it.
 
 import hashlib
 import hmac
+import ipaddress
 import logging
 import math
 import re
+import socket
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -18,7 +20,6 @@ from typing import Final
 
 import msgspec
 
-from jobledger.service.access.loopback import is_loopback
 from jobledger.service.access.principal import Principal, Role
 from jobledger.service.access.secret_files import FileMark, file_mark, read_trusted, replace_file
 from jobledger.service.access.token_records import (
@@ -37,6 +38,36 @@ from jobledger.service.limits import (
     TOKENS_LOOK_SECONDS,
 )
 from jobledger.store.model.errors import InvalidInput
+
+
+def is_loopback(host: str) -> bool:
+    """Whether all addresses that `host` stands for are of the loopback; a name that stands for none is not.
+
+    Args:
+        host: an address, in brackets or not, or a name.
+    """
+    if not host:
+        return False  # all addresses of the machine
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        return _is_loopback_address(bare)
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    try:
+        return bool(found) and all(_is_loopback_address(str(sockaddr[0])) for *_, sockaddr in found)
+    except ValueError:
+        return False
+
+
+def _is_loopback_address(text: str) -> bool:
+    address = ipaddress.ip_address(text)
+    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1; Python 3.11 does not look inside
+    return bool((mapped or address).is_loopback)
+
 
 FORMAT: Final = 2  # 1 knows no tokens that expire; a release that reads only 1 must not take them for lasting
 _FORMATS: Final = frozenset({1, FORMAT})

@@ -17,8 +17,8 @@ from urllib.parse import unquote
 import uuid_utils
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from jobledger.service.access.loopback import is_loopback
 from jobledger.service.access.principal import ANONYMOUS, Principal, local_principal
+from jobledger.service.access.tokens import is_loopback
 from jobledger.service.api import websocket
 from jobledger.service.api.body_budget import BodyBudget, Disconnected, RequestBody, check_framing
 from jobledger.service.api.capacity import Capacity

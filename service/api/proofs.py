@@ -11,7 +11,7 @@ from jobledger.service.api.answers import JSON, json_answer
 from jobledger.service.api.capacity import queued, waiting
 from jobledger.service.api.context import AnyRequest, find_job, query_of, service_of
 from jobledger.service.audit.checkpoint import read_seal
-from jobledger.service.audit.prove import make_proof
+from jobledger.service.audit.proof import make_proof
 from jobledger.service.limits import PROOF_WAIT_SECONDS
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput

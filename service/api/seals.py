@@ -10,7 +10,7 @@ from jobledger.projections.errors import ProofError
 from jobledger.service.api.answers import json_answer
 from jobledger.service.api.context import AnyRequest, await_position, principal_of, query_of, service_of
 from jobledger.service.audit.checkpoint import named_keys, read_seal
-from jobledger.service.audit.seals.pages import newest_seals
+from jobledger.service.audit.seals import newest_seals
 from jobledger.service.errors import InvalidSettings, NotReady
 from jobledger.service.limits import SEALS_DEFAULT_LIMIT, SEALS_MAX_LIMIT
 from jobledger.store.model.errors import InvalidInput

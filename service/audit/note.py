@@ -12,14 +12,60 @@ import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from types import ModuleType
 from typing import Final, Self
 
 import msgspec
 
 from jobledger.projections.errors import ProofError
-from jobledger.service.audit.ed25519 import PUBLIC_BYTES, is_signed, public_of, sign
 from jobledger.service.limits import NOTE_MAX_BYTES, NOTE_MAX_SIGNATURES
 from jobledger.store.model.errors import InvalidInput
+
+SEED_BYTES = 32
+PUBLIC_BYTES = 32
+
+
+def new_seed() -> bytes:
+    """A new private key."""
+    return bytes(_library().Ed25519PrivateKey.generate().private_bytes_raw())
+
+
+def public_of(seed: bytes) -> bytes:
+    """The public key of a private one."""
+    return bytes(_library().Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw())
+
+
+def sign(seed: bytes, message: bytes) -> bytes:
+    """The signature of a message."""
+    return bytes(_library().Ed25519PrivateKey.from_private_bytes(seed).sign(message))
+
+
+def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether this is the signature of a message by the private key of a public one."""
+    library = _library()
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        library.Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _library() -> ModuleType:
+    """The library, imported late: the store, the view and most commands do without it.
+
+    Raises:
+        InvalidInput: if it is not installed, with how to install it.
+    """
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise InvalidInput(
+            "signatures need the package `cryptography`: install it with `pip install 'jobledger[audit]'`"
+        ) from error
+    return ed25519
+
 
 _TYPE: Final = b"\x01"  # Ed25519
 _ID_BYTES: Final = 4

@@ -12,7 +12,7 @@ from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import plain
 
 if TYPE_CHECKING:
-    from jobledger.service.audit.check import Verdict
+    from jobledger.service.audit.bundle_check import Verdict
 
 
 @click.command(
@@ -36,8 +36,8 @@ def check(
     at all.
     """
     from jobledger.service.audit.bundle import read_bundle
-    from jobledger.service.audit.check import check_bundle
-    from jobledger.service.audit.trusted_keys import read_keys
+    from jobledger.service.audit.bundle_check import check_bundle
+    from jobledger.service.audit.keys import read_keys
 
     trusted = read_keys(keys)
     verdict = check_bundle(read_bundle(_content(bundle)), trusted, job=job, origin=origin)

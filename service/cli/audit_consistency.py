@@ -51,8 +51,8 @@ def consistency(
     the service, or from the log with --log, and is verified here: neither needs to be trusted. The exit code
     is 0 if B extends A, and 9 if that was not shown.
     """
-    from jobledger.service.audit.consistency import check_order
-    from jobledger.service.audit.trusted_keys import read_keys
+    from jobledger.service.audit.checkpoint import check_order
+    from jobledger.service.audit.keys import read_keys
 
     trusted = read_keys(keys)
     with ExitStack() as stack:
@@ -95,7 +95,7 @@ def _opened(
 
 def _in_file(path: Path) -> str:
     """The one seal in a file, or the last of several."""
-    from jobledger.service.audit.seals.sources import notes_in
+    from jobledger.service.audit.seals import notes_in
     from jobledger.store.model.errors import InvalidInput
 
     note = ""
@@ -128,7 +128,7 @@ def _published(text: str, client: "Client | None") -> str:
 
 
 def _by_service(old: "Seal", new: "Seal", client: "Client") -> "Finding | None":
-    from jobledger.service.audit.consistency import check_extends
+    from jobledger.service.audit.checkpoint import check_extends
     from jobledger.service.client.audit import Audits
 
     answer = Audits(client).consistency(old.size, new.size)
@@ -138,7 +138,7 @@ def _by_service(old: "Seal", new: "Seal", client: "Client") -> "Finding | None":
 def _by_log(old: "Seal", new: "Seal", session: Session) -> "Finding | None":
     """Hash the log, and hold both seals against it."""
     from jobledger.service.audit.log_check import SealedTree, check_log
-    from jobledger.service.audit.seals.sources import Given
+    from jobledger.service.audit.seals import Given
     from jobledger.service.log_access import open_log
 
     progress = Progress()

@@ -68,8 +68,8 @@ def scrub(
         raise click.UsageError("--view and --no-view contradict each other; give one of them")
     if seconds is not None and state_file is None:
         raise click.UsageError("--for needs --state FILE, from which the next run goes on")
-    from jobledger.service.audit.scrub_command import scrub_log
-    from jobledger.service.audit.trusted_keys import read_keys
+    from jobledger.service.audit.keys import read_keys
+    from jobledger.service.audit.scrub import scrub_log
     from jobledger.service.log_access import VIEW_FILE
 
     default = session.settings.data_dir / VIEW_FILE

@@ -21,7 +21,7 @@ from jobledger.service.cli.shared import Session
 from jobledger.service.cli.text import say
 
 if TYPE_CHECKING:
-    from jobledger.service.audit.verify import Verification
+    from jobledger.service.audit.verification import Verification
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -70,7 +70,7 @@ def verify(
     progress = Progress()
 
     async def run() -> "Verification":
-        from jobledger.service.audit.verify import verify as run_verification
+        from jobledger.service.audit.verification import verify as run_verification
         from jobledger.service.log_access import open_log
 
         async with open_log(session.settings) as log:
@@ -95,7 +95,7 @@ def _view_of(session: Session) -> Path | None:
 
 def _seals_of(session: Session) -> list[Path]:
     """The seals that a service on this directory has kept."""
-    from jobledger.service.audit.seals.sealer import SEALS_FILE
+    from jobledger.service.audit.sealer import SEALS_FILE
 
     path = session.settings.data_dir / SEALS_FILE
     return [path] if path.exists() else []

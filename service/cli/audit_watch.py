@@ -73,9 +73,8 @@ def watch(
         )
     if webhook and not webhook.startswith(("http://", "https://")):
         raise click.UsageError(f"--webhook {webhook!r} is no URL; write https://host/path")
-    from jobledger.service.audit.alarms import Gauges
-    from jobledger.service.audit.trusted_keys import read_keys
-    from jobledger.service.audit.watch_command import Watch, WatchOptions
+    from jobledger.service.audit.keys import read_keys
+    from jobledger.service.audit.watch_command import Gauges, Watch, WatchOptions
 
     options = WatchOptions(
         keys=read_keys(keys),

@@ -40,8 +40,7 @@ def trusted_keys(keys: tuple[str, ...], settings: "Settings") -> tuple["Verifier
     Raises:
         InvalidInput: if a key is invalid, or there is no key at all.
     """
-    from jobledger.service.audit.keys import KeyFile
-    from jobledger.service.audit.trusted_keys import read_keys
+    from jobledger.service.audit.keys import KeyFile, read_keys
 
     if keys:
         return read_keys(keys)

@@ -12,7 +12,7 @@ from jobledger.service.cli.shared import Session, connected
 from jobledger.service.cli.text import say
 
 if TYPE_CHECKING:
-    from jobledger.service.nats_accounts import Subscriber
+    from jobledger.service.nats_auth import Subscriber
 
 
 @click.group(epilog=examples("jobledger nats url", "jobledger nats accounts"))
@@ -40,7 +40,7 @@ def url(*, form: str, session: Session) -> None:
     """
     import shlex
 
-    from jobledger.service.nats_address import nats_address
+    from jobledger.service.nats_auth import nats_address
 
     address = nats_address(session.settings)
     if form == "json":
@@ -78,7 +78,7 @@ def accounts(*, named: tuple[str, ...], from_service: bool, nkeys: Path | None, 
     environment variable of nats-server, which the configuration names. With it, seeds that are there already
     are kept, so that the same command can add a subscription later; no secret is printed.
     """
-    from jobledger.service.nats_accounts import accounts_config, parse_subscriber, users_of
+    from jobledger.service.nats_auth import accounts_config, parse_subscriber, users_of
 
     found = {each.name: each for each in map(parse_subscriber, named)}
     if from_service:
@@ -93,7 +93,7 @@ def accounts(*, named: tuple[str, ...], from_service: bool, nkeys: Path | None, 
 
 
 def _of_service(session: Session) -> "list[Subscriber]":
-    from jobledger.service.nats_accounts import parse_subscriber
+    from jobledger.service.nats_auth import parse_subscriber
     from jobledger.service.webhooks.records import SUBSCRIPTION_PREFIX
 
     with session.operators() as operators:

@@ -37,8 +37,8 @@ def serve(**flags: Any) -> None:
 
 def _run(loaded: LoadedSettings) -> int:
     try:
-        from jobledger.service.server.banner import banner
         from jobledger.service.server.http_server import HttpServer, base_url
+        from jobledger.service.server.serve import banner
         from jobledger.service.server.serve import serve as run_service
         from jobledger.service.wiring import Service
     except ModuleNotFoundError as error:

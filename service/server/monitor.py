@@ -22,8 +22,7 @@ from jobledger.service.limits import (
     STALL_SECONDS,
     STREAMS_LOOK_SECONDS,
 )
-from jobledger.service.server.checks import CHECKS, Result, appends_stop, run_checks
-from jobledger.service.server.disks import Disks, DiskSpace
+from jobledger.service.server.checks import CHECKS, Disks, DiskSpace, Result, appends_stop, run_checks
 from jobledger.store.jetstream.heartbeat import LogCondition
 from jobledger.store.jetstream.stream import StreamReport
 from jobledger.store.model.errors import JobledgerError, LogRefused

@@ -25,7 +25,7 @@ from jobledger import (
     Subscriptions,
     subscribe,
 )
-from jobledger.service.nats_accounts import parse_subscriber, service_requests, subscriber_requests
+from jobledger.service.nats_auth import parse_subscriber, service_requests, subscriber_requests
 from jobledger.store.jetstream import reconcile as settle
 from jobledger.store.jetstream import stream
 from jobledger.store.jetstream.connection import Connection

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from jobledger import InvalidInput, JetStreamLog
-from jobledger.service.nats_accounts import (
+from jobledger.service.nats_auth import (
     Subscriber,
     accounts_config,
     parse_subscriber,

@@ -13,7 +13,7 @@ from jobledger.projections.merkle.hashing import leaf_hash
 from jobledger.service.audit.checkpoint import Seal, make_seal, origin_of
 from jobledger.service.audit.findings import Kind
 from jobledger.service.audit.note import Signer, VerifierKey
-from jobledger.service.audit.verify import Verification, verify
+from jobledger.service.audit.verification import Verification, verify
 from jobledger.service.cursor import stream_tag
 from jobledger.service.stream_record import RECORD_FILE
 from jobledger.store.model.events import Record

@@ -11,9 +11,9 @@ from jobledger import JetStreamLog, Projector, View
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.service.audit.accepted import ACCEPTED_FILE, AcceptedFile
 from jobledger.service.audit.keys import KeyFile
-from jobledger.service.audit.seals.file import SealFile
-from jobledger.service.audit.seals.scan import SCAN_FILE
-from jobledger.service.audit.seals.sealer import SEALS_FILE, Sealer
+from jobledger.service.audit.seal_scan import SCAN_FILE
+from jobledger.service.audit.sealer import SEALS_FILE, Sealer
+from jobledger.service.audit.seals import SealFile
 from jobledger.store.jetstream.seals import JetStreamSeals
 from tests.support.histories import append_all, random_drafts
 

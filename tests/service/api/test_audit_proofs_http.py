@@ -10,7 +10,7 @@ import pytest
 from jobledger.projections.merkle.proofs import verify_consistency
 from jobledger.service.access.principal import Role
 from jobledger.service.audit.bundle import read_bundle
-from jobledger.service.audit.check import check_bundle
+from jobledger.service.audit.bundle_check import check_bundle
 from jobledger.service.audit.checkpoint import make_seal, read_seal
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.wiring import Service

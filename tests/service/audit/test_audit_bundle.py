@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobledger.service.audit.bundle import ProvenRecord, read_bundle, write_bundle
-from jobledger.service.audit.check import Verdict, check_bundle
+from jobledger.service.audit.bundle_check import Verdict, check_bundle
 from jobledger.service.errors import PayloadTooLarge
 from jobledger.service.limits import BUNDLE_MAX_BYTES, BUNDLE_MAX_RECORDS
 from jobledger.store.model.errors import InvalidInput
@@ -268,7 +268,7 @@ def test_a_bundle_without_a_job_is_told(records: list[Record]) -> None:
 def test_checking_needs_no_nats_no_sqlite_and_no_service() -> None:
     """The offline checker imports none of them."""
     code = (
-        "import sys, jobledger.service.audit.check, jobledger.service.audit.bundle;"
+        "import sys, jobledger.service.audit.bundle_check, jobledger.service.audit.bundle;"
         "print(sorted({'nats', 'aiosqlite', 'sqlite3', 'litestar', 'httpx', 'asyncio'} & set(sys.modules)))"
     )
     done = subprocess.run(

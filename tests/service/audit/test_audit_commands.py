@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from jobledger.service.audit.checkpoint import open_seal
 from jobledger.service.audit.keys import KeyFile
 from jobledger.service.audit.note import VerifierKey
-from jobledger.service.audit.seals.file import split_notes
+from jobledger.service.audit.seals import split_notes
 from jobledger.service.cli.audit_keys import key
 from jobledger.service.cli.auditing import trusted_keys
 from jobledger.service.cli.shared import Session

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, MemoryLog
-from jobledger.service.audit import links as links_module
+from jobledger.service.audit import event_chain as links_module
 from jobledger.service.audit import walk as walk_module
+from jobledger.service.audit.event_chain import Links
 from jobledger.service.audit.findings import Finding, Kind
-from jobledger.service.audit.links import Links
 from jobledger.service.audit.log_check import LogReport, SealedTree, check_log
-from jobledger.service.audit.seals.sources import Given
-from jobledger.service.audit.verify import verify
+from jobledger.service.audit.seals import Given
+from jobledger.service.audit.verification import verify
 from jobledger.store.log import LogInfo, PendingEvent
 from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.events import Record

@@ -11,18 +11,17 @@ from jobledger import MemoryLog
 from jobledger.projections.merkle.frontier import root_of
 from jobledger.projections.merkle.hashing import leaf_hash
 from jobledger.service.audit import log_check as logcheck
+from jobledger.service.audit import seals as sealrows
 from jobledger.service.audit import tree_tracker as witness
 from jobledger.service.audit import walk
 from jobledger.service.audit.bundle import read_bundle
 from jobledger.service.audit.checkpoint import make_seal
 from jobledger.service.audit.findings import Finding, Kind
+from jobledger.service.audit.keys import read_keys
 from jobledger.service.audit.log_check import LogReport, SealedTree, check_log
 from jobledger.service.audit.note import Signer
-from jobledger.service.audit.seals import sources as sealrows
-from jobledger.service.audit.seals.file import split_notes
-from jobledger.service.audit.seals.sources import Given, MergedSeals, kept, notes_in
+from jobledger.service.audit.seals import Given, MergedSeals, kept, notes_in, split_notes
 from jobledger.service.audit.tree_tracker import Witness
-from jobledger.service.audit.trusted_keys import read_keys
 from jobledger.service.audit.walk import last_record
 from jobledger.service.limits import (
     AUDIT_CHECK_KEY_FILE_MAX_BYTES,

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import pytest
 
-from jobledger.service.audit.alarms import send_alarm
+from jobledger.service.audit.watch_command import send_alarm
 from jobledger.service.limits import WATCH_WEBHOOK_MAX_TRIES
 from tests.support.operating import Operator
 from tests.support.proving import SIGNER

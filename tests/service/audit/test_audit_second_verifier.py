@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobledger.service.audit.alarms import Gauges
 from jobledger.service.audit.bundle import Bundle, ProvenRecord, read_bundle, write_bundle
-from jobledger.service.audit.check import check_bundle
+from jobledger.service.audit.bundle_check import check_bundle
 from jobledger.service.audit.findings import Kind
+from jobledger.service.audit.watch_command import Gauges
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
 from tests.support.proving import OTHER_SIGNER, REPORT, SIGNER, prove, two_jobs

@@ -10,13 +10,13 @@ import pytest
 from jobledger import JetStreamLog
 from jobledger.projections.database import remove_view
 from jobledger.projections.merkle.hashing import EMPTY_ROOT
+from jobledger.service.audit import seal_scan as sealscan
+from jobledger.service.audit import sealer as sealer_module
 from jobledger.service.audit.accepted import ACCEPTED_FILE, AcceptedFile
 from jobledger.service.audit.checkpoint import make_seal, origin_of, read_seal
 from jobledger.service.audit.note import Signer
-from jobledger.service.audit.seals import scan as sealscan
-from jobledger.service.audit.seals import sealer as sealer_module
-from jobledger.service.audit.seals.scan import SCAN_FILE, StillReading
-from jobledger.service.audit.seals.sealer import SealAlarm
+from jobledger.service.audit.seal_scan import SCAN_FILE, StillReading
+from jobledger.service.audit.sealer import SealAlarm
 from jobledger.service.cursor import stream_tag
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import SEAL_ACCEPTED_MAX, SEAL_REASON_MAX_CHARACTERS

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from jobledger import Ledger
-from jobledger.service.audit import watch as watch_module
+from jobledger.service.audit import watcher as watch_module
 from jobledger.service.audit.checkpoint import make_seal
 from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.watch_command import Watch, WatchOptions
-from jobledger.service.audit.watch_state import load_state
+from jobledger.service.audit.watcher import load_state
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.settings import Settings
 from tests.conftest import make_spec

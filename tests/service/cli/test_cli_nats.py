@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobledger.service.nats_accounts import accounts_config, parse_subscriber
+from jobledger.service.nats_auth import accounts_config, parse_subscriber
 from tests.support.operating import Operator
 from tests.support.service_process import RunningService, running_service
 

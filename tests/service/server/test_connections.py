@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobledger.service import limits
-from jobledger.service.server import connections
+from jobledger.service.server import http_server as connections
 from jobledger.service.server import http_server as httpserver
 from tests.support.api import PREFIX, job_body
 from tests.support.sse import feed, served_api

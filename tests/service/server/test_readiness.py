@@ -15,8 +15,7 @@ from msgspec import structs
 from jobledger import LogUnavailable
 from jobledger.projections.results import Troubles
 from jobledger.service.limits import DISK_MIN_FREE_FRACTION
-from jobledger.service.server.checks import CHECKS, appends_stop
-from jobledger.service.server.disks import Disks, DiskSpace
+from jobledger.service.server.checks import CHECKS, Disks, DiskSpace, appends_stop
 from jobledger.service.server.monitor import Seen, monitor_of
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import Service
@@ -317,7 +316,7 @@ async def test_disk_that_hangs_is_named_and_blocks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network mount that does not answer holds one thread, however often it is looked at."""
-    monkeypatch.setattr("jobledger.service.server.disks.OBSERVE_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("jobledger.service.server.checks.OBSERVE_TIMEOUT_SECONDS", 0.1)
     released = threading.Event()
     statvfs = os.statvfs
 

@@ -11,7 +11,7 @@ from jobledger.service.audit.bundle import ProvenRecord, make_bundle, too_many_r
 from jobledger.service.audit.checkpoint import Seal, open_seal, read_seal
 from jobledger.service.audit.event_chain import names_previous
 from jobledger.service.audit.note import VerifierKey
-from jobledger.service.audit.seals.pages import newest_seals
+from jobledger.service.audit.seals import newest_seals
 from jobledger.service.errors import AuditFailed, NotSealed
 from jobledger.service.limits import BUNDLE_MAX_BYTES, BUNDLE_MAX_RECORDS, PROOF_SEALS_MAX
 from jobledger.store.job_reader import records_between

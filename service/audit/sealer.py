@@ -24,11 +24,10 @@ from jobledger.projections.projector import Projector
 from jobledger.projections.tree_reader import TreeReader, TreeState
 from jobledger.service.audit.accepted import AcceptedFile
 from jobledger.service.audit.checkpoint import Seal, make_seal, succession
-from jobledger.service.audit.keys import KeyFile
+from jobledger.service.audit.keys import KeyFile, read_keys
 from jobledger.service.audit.note import VerifierKey
-from jobledger.service.audit.seals.file import SealFile
-from jobledger.service.audit.seals.scan import Scan, Sealed, SealScan, StillReading
-from jobledger.service.audit.trusted_keys import read_keys
+from jobledger.service.audit.seal_scan import Scan, Sealed, SealScan, StillReading
+from jobledger.service.audit.seals import SealFile
 from jobledger.service.errors import AuditFailed, NotSealed
 from jobledger.service.limits import SEAL_LOOK_SECONDS, SEAL_MAX_TRIES, SEAL_RETRY_SECONDS
 from jobledger.store.log import EventLog

@@ -1,9 +1,4 @@
-"""The view held against the log: folded anew with the ordinary projector, then compared row by row.
-
-    checkpoint C ─► fold 1…C into a scratch file ─► a snapshot of the view, at C' ─► fold on to C' ─► compare
-
-The long fold comes first, so the snapshot is short: SQLite tidies up behind none.
-"""
+"""The whole audit of an installation, by somebody who may read its log: log, seals and view together."""
 
 import asyncio
 import tempfile
@@ -12,16 +7,23 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, cast
 
+import msgspec
+
 from jobledger.projections.database import Reader
 from jobledger.projections.errors import ViewDamaged, ViewError, WaitTimeout
 from jobledger.projections.projector import Projector
 from jobledger.projections.view import View
 from jobledger.projections.view_diff import compare_views, first_changed_event, tree_is_equal
 from jobledger.projections.writer import PROJECTION_VERSION
+from jobledger.service.audit.checkpoint import origin_of
 from jobledger.service.audit.findings import Finding, Kind
-from jobledger.service.audit.log_check import Tell
+from jobledger.service.audit.log_check import LogReport, Tell, check_log
+from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.seals import MergedSeals, kept, published
+from jobledger.service.cursor import stream_tag
 from jobledger.service.limits import AUDIT_FOLD_TIMEOUT_SECONDS
 from jobledger.store.continuity import wait_continues
+from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.log import EventLog, Feed, LogInfo
 from jobledger.store.model.errors import LogBroken, LogTruncated
 from jobledger.store.model.events import Record
@@ -204,3 +206,55 @@ class _FeedUpTo:
 
     async def close(self) -> None:
         await self._feed.close()
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked, and what was found.
+
+    Attributes:
+        origin: of the log.
+        log: what hashing it came to.
+        view: findings about the view; None: it was not looked at.
+    """
+
+    origin: str
+    log: LogReport
+    view: tuple[Finding, ...] | None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All of them; what is most telling first: an exact place before a range."""
+        return (*(self.view or ()), *self.log.findings)
+
+
+async def verify(
+    log: JetStreamLog,
+    keys: Sequence[VerifierKey],
+    tell: Tell,
+    *,
+    seal_files: Sequence[Path] = (),
+    view: Path | None = None,
+    scratch: Path | None = None,
+) -> Verification:
+    """Audit.
+
+    Args:
+        log: to read, from its first event to its last.
+        keys: those that seals may be signed with.
+        tell: hears how far it is.
+        seal_files: with more seals than those that are published beside the log.
+        view: to compare with a fresh fold of the log; None: none.
+        scratch: a folder for that fold.
+
+    Raises:
+        InvalidInput: if a file of seals can't be read.
+        LogUnavailable: if the log does not answer for long.
+        ViewError: if there is no view there, or another release made it.
+    """
+    mark = stream_tag((await log.info()).epoch)
+    origin = origin_of(mark)
+    rows = [published(await log.seals(mark), keys, origin)]
+    rows += [kept(path, keys, origin) for path in seal_files]
+    report = await check_log(log, MergedSeals(rows), tell)
+    found = None if view is None else tuple(await check_view(log, view, tell, scratch=scratch))
+    return Verification(origin=origin, log=report, view=found)
