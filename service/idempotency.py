@@ -31,7 +31,7 @@ from msgspec.structs import replace
 from jobledger.service.errors import IdempotencyKeyReused
 from jobledger.service.limits import ANSWER_MAX_BYTES, ANSWER_MAX_TRIES, IDEMPOTENCY_KEY_MAX_CHARACTERS
 from jobledger.store.job_cache import KeyedLocks
-from jobledger.store.keys import NO_ENTRY, Entry, KeyStore
+from jobledger.store.kv import NO_ENTRY, Entry, KeyValue
 from jobledger.store.ledger import new_event_id
 from jobledger.store.log import refused
 from jobledger.store.model.errors import InvalidInput, LogError, LogUnavailable
@@ -106,7 +106,7 @@ class IdempotentWrites:
 
     def __init__(
         self,
-        keys: KeyStore,
+        keys: KeyValue,
         mark: str,
         *,
         new_id: Callable[[], str] = new_event_id,

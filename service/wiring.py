@@ -289,7 +289,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             mark=mark,
             server=server,
             own_writes=OwnWrites(projector),
-            idempotent=IdempotentWrites(await log.keys(), mark, refusal=lambda: log.refusal),
+            idempotent=IdempotentWrites(await log.key_value("KEYS"), mark, refusal=lambda: log.refusal),
             tree=tree,
             sealer=sealer,
             subscriptions=subscriptions,
@@ -346,7 +346,7 @@ async def _open_webhooks(
     keys = WebhookKeys(settings.webhook_keys_file)
     keys.ensure()
     # In a stream of their own: subscribers may read the subscriptions' records, and these contain secrets.
-    registry, sender = Webhooks(await log.records("WEBHOOKS"), targets, keys), Sender(targets)
+    registry, sender = Webhooks(await log.key_value("WEBHOOKS"), targets, keys), Sender(targets)
     deliverer = Deliverer(
         registry, SubscribedSource(log, subscriptions, source), sender, metrics.webhooks, draining
     )

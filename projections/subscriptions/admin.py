@@ -40,10 +40,9 @@ from jobledger.projections.subscriptions.parked_jobs import (
 )
 from jobledger.store.consumers import ConsumerInfo
 from jobledger.store.jetstream.adapter import JetStreamLog
-from jobledger.store.keys import Entry
+from jobledger.store.kv import Entry, KeyValue
 from jobledger.store.model.errors import InvalidInput, JobNotFound, LogUnavailable
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE, named_job_id
-from jobledger.store.parking import Records
 
 
 class Attendance(enum.StrEnum):
@@ -144,7 +143,7 @@ class Subscriptions:
         self._clock = clock
         self._consumers = log.consumers()
         self._calls = asyncio.Semaphore(ADMIN_CALLS)
-        self._opened: Records | None = None
+        self._opened: KeyValue | None = None
 
     async def list(self) -> Sequence[SubscriptionInfo]:
         """All there are, by name.
@@ -315,9 +314,9 @@ class Subscriptions:
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    async def _records(self) -> Records:
+    async def _records(self) -> KeyValue:
         if self._opened is None:
-            self._opened = await self._log.records()
+            self._opened = await self._log.key_value("SUBSCRIPTIONS")
         return self._opened
 
     async def _definitions(self) -> dict[str, Definition]:
@@ -447,7 +446,7 @@ def _parts(definition: Definition) -> list[str]:
     return [definition.consumer_name(part) for part in range(definition.parts)]
 
 
-async def _rewrite_one(records: Records, job: ParkedJob, change: Callable[[ParkedJob], ParkedJob]) -> None:
+async def _rewrite_one(records: KeyValue, job: ParkedJob, change: Callable[[ParkedJob], ParkedJob]) -> None:
     """Change a record; who reads the subscription may write it at the same time."""
     key = parked_key(job.subscription, job.job_id)
     for _ in range(ADMIN_WRITE_TRIES):
@@ -466,9 +465,9 @@ def _decoded(entry: Entry | None) -> ParkedJob | None:
     return decode_parked(entry.value) if entry is not None else None
 
 
-async def _remove(records: Records, key: str) -> None:
+async def _remove(records: KeyValue, key: str) -> None:
     for _ in range(ADMIN_WRITE_TRIES):
         entry = await records.get(key)
-        if entry is None or await records.remove(key, expect=entry.revision):
+        if entry is None or await records.delete(key, expect=entry.revision):
             return
     raise LogUnavailable(f"the record {key} changes all the time; try again")

@@ -20,11 +20,10 @@ from jobledger.projections.subscriptions.definition import (
 )
 from jobledger.projections.subscriptions.parked_jobs import now_ns
 from jobledger.store.consumers import Consumers
-from jobledger.store.keys import NO_ENTRY
+from jobledger.store.kv import NO_ENTRY, KeyValue
 from jobledger.store.log import EventLog, LogInfo, stream_tag
 from jobledger.store.model.errors import InvalidInput, LogNotPermitted, LogUnavailable
 from jobledger.store.model.limits import COMMAND_MAX_ATTEMPTS
-from jobledger.store.parking import Records
 from jobledger.store.spec.values import INT_MAX, rfc3339, rfc3339_nanoseconds
 
 Start = str | int | datetime
@@ -73,7 +72,7 @@ async def place_of(log: EventLog, start: str, info: LogInfo) -> int:
     return await log.sequence_at(at - 1)
 
 
-async def agree(log: EventLog, records: Records, consumers: Consumers, wanted: Definition) -> Definition:
+async def agree(log: EventLog, records: KeyValue, consumers: Consumers, wanted: Definition) -> Definition:
     """Return the definition of a subscription: the one that is written, or this one, which is then written.
 
     Raises:

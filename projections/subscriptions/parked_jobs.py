@@ -14,10 +14,9 @@ from jobledger.projections.limits import (
     SET_ASIDE_MAX_JOBS,
 )
 from jobledger.projections.subscriptions.definition import parked_key, parked_prefix
-from jobledger.store.keys import NO_ENTRY
+from jobledger.store.kv import NO_ENTRY, KeyValue
 from jobledger.store.lease import lease_clock
 from jobledger.store.model.limits import RECORD_REMOVED_SECONDS
-from jobledger.store.parking import Records
 
 _NANOSECONDS: Final = 1_000_000_000
 
@@ -130,7 +129,7 @@ class SetAside:
         epoch: of the stream; what was written about another one counts for nothing.
     """
 
-    def __init__(self, records: Records, name: str, epoch: str) -> None:
+    def __init__(self, records: KeyValue, name: str, epoch: str) -> None:
         self._records = records
         self._name = name
         self._epoch = epoch
@@ -176,7 +175,7 @@ class SetAside:
         if anew:
             self._keep({change.key for change in changes})
         for change in changes:
-            parked = decode_parked(change.entry.value) if not change.removed else None
+            parked = decode_parked(change.entry.value) if not change.is_deleted else None
             job_id = parked.job_id if parked is not None else self._job_of(change.key)
             if job_id is not None and change.entry.revision >= self._revisions.get(job_id, 0):
                 self._adopt(job_id, parked, change.entry.revision)
@@ -209,7 +208,7 @@ class SetAside:
             LogUnavailable: if it could not be written.
         """
         expect = self._revisions.get(job_id, NO_ENTRY)
-        if await self._records.remove(parked_key(self._name, job_id), expect=expect):
+        if await self._records.delete(parked_key(self._name, job_id), expect=expect):
             self._forget(job_id)
             return True
         await self.refresh()

@@ -190,7 +190,7 @@ async def _feed(
 async def _durable(
     log: JetStreamLog, owned: EventLog | None, opened: _Opened, subscription: Subscription
 ) -> Equipment:
-    records, consumers = await log.records(), log.consumers()
+    records, consumers = await log.key_value("SUBSCRIPTIONS"), log.consumers()
     definition = await agree(log, records, consumers, opened.wanted)
     aside = SetAside(records, definition.name, definition.epoch)
     parts = [opened.member - 1] if definition.members else list(range(definition.parts))

@@ -15,12 +15,12 @@ from jobledger.service.audit.seals import newest_seals
 from jobledger.service.errors import AuditFailed, NotSealed
 from jobledger.service.limits import BUNDLE_MAX_BYTES, BUNDLE_MAX_RECORDS, PROOF_SEALS_MAX
 from jobledger.store.job_reader import records_between
+from jobledger.store.kv import KeyHistory
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import LogBroken
 from jobledger.store.model.events import Record
 from jobledger.store.model.job import JobStatus
 from jobledger.store.model.subjects import job_subject
-from jobledger.store.seals import SealStore
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class _Covered(msgspec.Struct, frozen=True):
 async def make_proof(
     log: EventLog,
     tree: TreeReader,
-    seals: SealStore,
+    seals: KeyHistory,
     job: JobStatus,
     *,
     origin: str = "",
@@ -106,7 +106,7 @@ async def make_proof(
 
 
 async def _seal_for(
-    tree: TreeReader, seals: SealStore, origin: str, keys: Sequence[VerifierKey], last: Seal | None
+    tree: TreeReader, seals: KeyHistory, origin: str, keys: Sequence[VerifierKey], last: Seal | None
 ) -> Seal:
     """The seal that a proof is made up to; see `make_proof`."""
     if not keys:

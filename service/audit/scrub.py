@@ -40,10 +40,10 @@ from jobledger.service.limits import (
 from jobledger.service.log_access import open_log
 from jobledger.service.settings import Settings
 from jobledger.store.jetstream.replicas import Replica
+from jobledger.store.kv import KeyHistory
 from jobledger.store.model.errors import InvalidInput, LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import parse_subject
-from jobledger.store.seals import SealStore
 
 SCRUBBING: Final = "comparing replicas"
 FORMAT: Final = 1
@@ -399,7 +399,7 @@ async def _tree_size(opened: View, path: Path, epoch: str) -> int:
 
 
 async def _newest_seal(
-    seals: SealStore, keys: Sequence[VerifierKey], origin: str, last: int
+    seals: KeyHistory, keys: Sequence[VerifierKey], origin: str, last: int
 ) -> SealedTree | None:
     for record in await newest_seals(seals, before=0, limit=PROOF_SEALS_MAX):
         seal = judge_seal(f"seal {record.sequence}", record.payload, keys, origin)

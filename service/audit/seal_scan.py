@@ -22,8 +22,8 @@ from jobledger.service.audit.checkpoint import Seal, named_keys, open_seal
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.errors import InvalidSettings, NotSealed
 from jobledger.service.limits import SEAL_ORIGINS_MAX, SEAL_SCAN_NOTES
+from jobledger.store.kv import KeyHistory
 from jobledger.store.model.events import Record
-from jobledger.store.seals import SealStore
 
 _log = logging.getLogger("jobledger.audit")
 
@@ -88,7 +88,7 @@ class SealScan:
         ignored: notes skipped since the start: by an unknown key, or not seals at all.
     """
 
-    def __init__(self, seals: SealStore, path: Path, origin: str) -> None:
+    def __init__(self, seals: KeyHistory, path: Path, origin: str) -> None:
         self.ignored = {"unknown_key": 0, "damaged": 0}
         self._seals = seals
         self._path = path

@@ -30,9 +30,9 @@ from jobledger.service.audit.seal_scan import Scan, Sealed, SealScan, StillReadi
 from jobledger.service.audit.seals import SealFile
 from jobledger.service.errors import AuditFailed, NotSealed
 from jobledger.service.limits import SEAL_LOOK_SECONDS, SEAL_MAX_TRIES, SEAL_RETRY_SECONDS
+from jobledger.store.kv import NO_ENTRY, KeyHistory
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import JobledgerError, LogTruncated, LogUnavailable
-from jobledger.store.seals import NO_SEAL, SealStore
 
 _log = logging.getLogger("jobledger.audit")
 
@@ -83,7 +83,7 @@ class Sealer:
         log: EventLog,
         projector: Projector,
         tree: TreeReader,
-        seals: SealStore,
+        seals: KeyHistory,
         *,
         keys: KeyFile,
         file: SealFile,
@@ -221,7 +221,7 @@ class Sealer:
             root = await self._tree.root(state.size)
             seal = make_seal(self.origin, state.size, root, self.keys.signers(), more)
             found = await self.seals.append(
-                seal.note.encode(), expect=newest.sequence if newest is not None else NO_SEAL
+                seal.note.encode(), expect=newest.sequence if newest is not None else NO_ENTRY
             )
             if found is not None and found.payload == seal.note.encode():
                 self._keep(seal, kept)

@@ -23,10 +23,10 @@ from jobledger.service.limits import (
     NOTE_MAX_BYTES,
     SEALS_FILE_TAIL_BYTES,
 )
+from jobledger.store.kv import KeyHistory
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
 from jobledger.store.private_files import FILE_MODE, tighten
-from jobledger.store.seals import SealStore
 
 _SIGNATURE: Final = "\N{EM DASH} "
 _NOTE_END: Final = re.compile(
@@ -183,7 +183,7 @@ def judge_seal(name: str, note: bytes, keys: Sequence[VerifierKey], origin: str)
     return SealedTree(name, seal.size, seal.root)
 
 
-async def published(store: SealStore, keys: Sequence[VerifierKey], origin: str) -> Row:
+async def published(store: KeyHistory, keys: Sequence[VerifierKey], origin: str) -> Row:
     """The seals of the stream that there are when this begins."""
     last = await store.last()
     if last is None:
@@ -200,7 +200,7 @@ async def published(store: SealStore, keys: Sequence[VerifierKey], origin: str) 
         after = page[-1].sequence
 
 
-async def _page(store: SealStore, after: int, last: int) -> Sequence[Record]:
+async def _page(store: KeyHistory, after: int, last: int) -> Sequence[Record]:
     for _ in range(AUDIT_READ_MAX_TRIES):
         page = await store.read(after=after, up_to=last)
         if page:
@@ -310,7 +310,7 @@ class Given:
         return next(self._seals, None)
 
 
-async def newest_seals(seals: SealStore, *, before: int, limit: int) -> list[Record]:
+async def newest_seals(seals: KeyHistory, *, before: int, limit: int) -> list[Record]:
     """The newest seals before a sequence of their stream.
 
     Args:
@@ -335,7 +335,7 @@ async def newest_seals(seals: SealStore, *, before: int, limit: int) -> list[Rec
     return found[:limit]
 
 
-async def _between(seals: SealStore, after: int, up_to: int) -> list[Record]:
+async def _between(seals: KeyHistory, after: int, up_to: int) -> list[Record]:
     records: list[Record] = []
     while page := await seals.read(after=after, up_to=up_to):
         records += page

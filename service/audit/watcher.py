@@ -26,11 +26,11 @@ from jobledger.service.audit.tree_tracker import Mark, Witness
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import AUDIT_TAKE_EVENTS, WATCH_SEALS_SECONDS, WATCH_STALL_SECONDS
 from jobledger.store.continuity import wait_continues
+from jobledger.store.kv import KeyHistory
 from jobledger.store.log import EventLog, Feed, LogInfo
 from jobledger.store.model.errors import InvalidInput, LogBroken, LogGap, LogReplaced, LogTruncated
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import ALL_SUBJECTS
-from jobledger.store.seals import SealStore
 
 STATE_FORMAT: Final = "jobledger-watch"
 VERSION: Final = 1
@@ -150,7 +150,7 @@ class Watcher:
     def __init__(
         self,
         log: EventLog,
-        seals: SealStore,
+        seals: KeyHistory,
         keys: Sequence[VerifierKey],
         state: WatchState,
         *,

@@ -36,8 +36,7 @@ from jobledger.service.webhooks.records import (
 )
 from jobledger.service.webhooks.secret_keys import WebhookKeys
 from jobledger.service.webhooks.targets import Target, Targets, parse_url
-from jobledger.store.keys import NO_ENTRY, Entry
-from jobledger.store.parking import Records
+from jobledger.store.kv import NO_ENTRY, Entry, KeyValue
 
 PREFIX: Final = "webhooks"
 """Records of webhooks have keys that begin with this and a dot."""
@@ -106,7 +105,7 @@ class Webhooks:
 
     def __init__(
         self,
-        records: Records,
+        records: KeyValue,
         targets: Targets,
         keys: WebhookKeys,
         *,
@@ -217,7 +216,7 @@ class Webhooks:
             LogUnavailable: if that can't be written.
         """
         webhook, revision = await self._one(name)
-        if not await self._records.remove(_key(name), expect=revision):
+        if not await self._records.delete(_key(name), expect=revision):
             raise _changed_meanwhile(name)
         self.changed.set()
         return webhook

@@ -10,14 +10,12 @@ from jobledger.store.jetstream.continuity import Continuity
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.digest import StreamDigest, digest
 from jobledger.store.jetstream.heartbeat import LogProbe
-from jobledger.store.jetstream.keys import JetStreamKeys
+from jobledger.store.jetstream.kv import JetStreamKeyHistory, JetStreamKeyValue
 from jobledger.store.jetstream.log_reader import JetStreamFeed
-from jobledger.store.jetstream.parking import JetStreamRecords
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.jetstream.reader import first_later, leader_get, read_page, record_of, replica_get
 from jobledger.store.jetstream.refill import rewrite_replicas
 from jobledger.store.jetstream.replicas import Replica, read_replica, replicas_of
-from jobledger.store.jetstream.seals import JetStreamSeals
 from jobledger.store.jetstream.stream import (
     AcceptLoss,
     EvidenceSource,
@@ -283,32 +281,22 @@ class JetStreamLog:
             else:
                 tell(f"{report.name}: nothing is compressed")
 
-    async def keys(self) -> JetStreamKeys:
-        """The stream of keys beside this log, over the same connection; created if it never was there.
-
-        Raises:
-            LogMissing: if that stream existed, and is missing.
-            LogUnavailable: if the server does not answer.
-            LogUnfit: if that stream exists and can't keep the promises.
-        """
-        return await JetStreamKeys.open(self._connection, self._streams)
-
     def consumers(self) -> JetStreamConsumers:
         """The durable consumers of this log, over the same connection."""
         return JetStreamConsumers(self._connection, self._stream)
 
-    async def records(self, of: str = "SUBSCRIPTIONS") -> JetStreamRecords:
-        """Records beside this log, over the same connection; created if they never were there.
+    async def key_value(self, bucket: str) -> JetStreamKeyValue:
+        """A bucket next to this log, over the same connection; created if it never existed.
 
         Args:
-            of: what they are of; each kind has a stream of its own, and so rights of its own.
+            bucket: KEYS, SUBSCRIPTIONS or WEBHOOKS; each has a stream, and so permissions, of its own.
 
         Raises:
-            LogMissing: if that stream existed, and is missing.
-            LogUnavailable: if the server does not answer.
-            LogUnfit: if that stream exists and can't keep the promises.
+            LogMissing: that stream existed, and is missing.
+            LogUnavailable: the server does not answer.
+            LogUnfit: that stream exists and cannot keep the promises.
         """
-        return await JetStreamRecords.open(self._connection, self._streams, of)
+        return await JetStreamKeyValue.open(self._connection, self._streams, bucket)
 
     def probe(self, replica: str) -> LogProbe:
         """Test appends and reads of this log, over the same connection.
@@ -323,7 +311,7 @@ class JetStreamLog:
         """What appends: whether it is suspended, and since when the log has been silent."""
         return self._publisher
 
-    async def seals(self, mark: str) -> JetStreamSeals:
+    async def seals(self, mark: str) -> JetStreamKeyHistory:
         """The seals of this log, over the same connection; created if they never were there.
 
         Args:
@@ -334,7 +322,7 @@ class JetStreamLog:
             LogUnavailable: if the server does not answer.
             LogUnfit: if that stream exists and can't keep the promises.
         """
-        return await JetStreamSeals.open(self._connection, self._streams, mark)
+        return await JetStreamKeyHistory.open(self._connection, self._streams, mark)
 
     async def close(self) -> None:
         """See `EventLog.close`."""

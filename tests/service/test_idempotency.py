@@ -9,7 +9,7 @@ from jobledger import MemoryLog
 from jobledger.service.errors import IdempotencyKeyReused
 from jobledger.service.idempotency import Answer, IdempotentWrites
 from jobledger.service.limits import ANSWER_MAX_BYTES
-from jobledger.store.keys import MemoryKeys
+from jobledger.store.kv import MemoryKeyValue
 from jobledger.store.model.errors import InvalidInput, JobTerminal, LogUnavailable
 from tests.conftest import make_spec
 from tests.support.replicas import REQUEST, Replica
@@ -18,13 +18,13 @@ PADDING = "x" * ANSWER_MAX_BYTES
 
 
 @pytest.fixture
-def keys() -> MemoryKeys:
+def keys() -> MemoryKeyValue:
     """Keys in memory."""
-    return MemoryKeys()
+    return MemoryKeyValue()
 
 
 @pytest.fixture
-def replica(keys: MemoryKeys) -> Replica:
+def replica(keys: MemoryKeyValue) -> Replica:
     """One process on a log in memory."""
     return Replica(MemoryLog(), keys)
 
@@ -87,7 +87,7 @@ async def test_keys_of_one_principal_are_not_anothers(replica: Replica) -> None:
     assert replica.runs == 2
 
 
-async def test_answers_about_another_log_are_not_given(keys: MemoryKeys) -> None:
+async def test_answers_about_another_log_are_not_given(keys: MemoryKeyValue) -> None:
     """After the log was made again, a key begins anew: its old answer speaks of a job that is gone."""
     await Replica(MemoryLog(), keys, "old").writes.once(REQUEST, Replica(MemoryLog(), keys).apply())
     replica = Replica(MemoryLog(), keys, "new")
@@ -143,7 +143,7 @@ async def test_an_answer_over_the_limit_is_not_kept_and_still_the_same(replica: 
     assert replica.runs == 2
 
 
-async def test_a_record_of_a_newer_release_is_not_guessed_at(replica: Replica, keys: MemoryKeys) -> None:
+async def test_a_record_of_a_newer_release_is_not_guessed_at(replica: Replica, keys: MemoryKeyValue) -> None:
     """What is not understood is neither an answer nor a free key."""
     await replica.writes.once(REQUEST, replica.apply())
     (name,) = keys._entries
@@ -152,7 +152,7 @@ async def test_a_record_of_a_newer_release_is_not_guessed_at(replica: Replica, k
         await replica.writes.once(REQUEST, replica.apply())
 
 
-async def test_the_record_is_a_storage_format(keys: MemoryKeys) -> None:
+async def test_the_record_is_a_storage_format(keys: MemoryKeyValue) -> None:
     """Replicas of several releases read each other's: these bytes mean the same for ever."""
     replica = Replica(MemoryLog(), keys)
     replica.writes = IdempotentWrites(keys, "log", new_id=lambda: "0190a5b2-7c3d-7e4f-8a5b-000000000001")

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from jobledger import EmbeddedServer, JetStreamLog, Ledger, MemoryLog
 from jobledger.service.idempotency import Answer
-from jobledger.store.keys import MemoryKeys
+from jobledger.store.kv import MemoryKeyValue
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import LogRefused, LogUnavailable
 from jobledger.store.model.job import State, StateType
@@ -20,13 +20,13 @@ from tests.support.replicas import REQUEST, Crash, FragileKeys, Replica
 
 
 @pytest.fixture
-def keys() -> MemoryKeys:
+def keys() -> MemoryKeyValue:
     """Keys in memory."""
-    return MemoryKeys()
+    return MemoryKeyValue()
 
 
 @pytest.fixture
-def replica(keys: MemoryKeys) -> Replica:
+def replica(keys: MemoryKeyValue) -> Replica:
     """One process on a log in memory."""
     return Replica(MemoryLog(), keys)
 
@@ -38,7 +38,7 @@ async def test_a_crash_anywhere_leads_to_one_event_and_the_same_answer(
     log: EventLog, at: int, *, done: bool, named: bool
 ) -> None:
     """Wherever the first process ends, the next one gives the answer that the first would have given."""
-    spec, keys = make_spec("one" if named else ""), MemoryKeys()
+    spec, keys = make_spec("one" if named else ""), MemoryKeyValue()
     dying = Replica(log, FragileKeys(keys, at=at, done=done, error=Crash()))
     with pytest.raises(Crash):
         await dying.writes.once(REQUEST, dying.apply(spec))
@@ -57,7 +57,7 @@ async def test_a_crash_anywhere_leads_to_one_event_and_the_same_answer(
 
 async def test_an_answer_outlives_the_record_of_its_key() -> None:
     """A command that takes longer than a key is kept answers for itself, whoever has the key by then."""
-    log, keys = MemoryLog(), MemoryKeys()
+    log, keys = MemoryLog(), MemoryKeyValue()
     slow, quick = Replica(log, keys), Replica(log, keys)
 
     async def for_a_day(event_id: str | None) -> Answer:
@@ -72,7 +72,7 @@ async def test_an_answer_outlives_the_record_of_its_key() -> None:
 
 async def test_a_crash_within_the_command_leads_to_one_event(log: EventLog) -> None:
     """The event was written and nobody knows: the next process finds it by the id of the claim."""
-    keys = MemoryKeys()
+    keys = MemoryKeyValue()
     dying = Replica(log, keys)
 
     async def crash(event_id: str | None) -> Answer:
@@ -112,7 +112,7 @@ async def test_two_at_once_in_one_process_run_one_command(replica: Replica) -> N
 async def test_two_at_once_on_two_replicas_make_one_event(server: EmbeddedServer, *, named: bool) -> None:
     """Whatever the order in which they pass each other: one event for each key, one answer for all."""
     logs = [await JetStreamLog.connect(server.url) for _ in range(3)]
-    replicas = [Replica(log, await log.keys()) for log in logs]
+    replicas = [Replica(log, await log.key_value("KEYS")) for log in logs]
     for number in range(20):
         request = replace(REQUEST, key=f"k-{number}")
         spec = make_spec(f"job-{number}" if named else "")
@@ -125,7 +125,7 @@ async def test_two_at_once_on_two_replicas_make_one_event(server: EmbeddedServer
         await log.close()
 
 
-async def test_an_event_replaces_a_no_op_that_another_replica_kept(keys: MemoryKeys) -> None:
+async def test_an_event_replaces_a_no_op_that_another_replica_kept(keys: MemoryKeyValue) -> None:
     """Of two answers to one key, the one stays that tells of the event that was written."""
     log = MemoryLog()
     ours, theirs = Replica(log, keys), Replica(log, keys)
@@ -143,7 +143,7 @@ async def test_an_event_replaces_a_no_op_that_another_replica_kept(keys: MemoryK
     assert len(await whole(log)) == 3
 
 
-async def test_of_two_no_ops_the_first_that_was_kept_is_the_answer(keys: MemoryKeys) -> None:
+async def test_of_two_no_ops_the_first_that_was_kept_is_the_answer(keys: MemoryKeyValue) -> None:
     """Nothing was written by either; both say the same."""
     log = MemoryLog()
     ours, theirs = Replica(log, keys), Replica(log, keys)
@@ -159,7 +159,7 @@ async def test_of_two_no_ops_the_first_that_was_kept_is_the_answer(keys: MemoryK
 
 @pytest.mark.parametrize("error", [LogUnavailable("down"), LogRefused("full")])
 async def test_keys_out_of_reach_mean_that_nothing_is_written(
-    keys: MemoryKeys, error: LogUnavailable
+    keys: MemoryKeyValue, error: LogUnavailable
 ) -> None:
     """A request that can't be known again is not begun; the caller may try again."""
     replica = Replica(MemoryLog(), FragileKeys(keys, at=1, done=False, error=error))
@@ -168,7 +168,7 @@ async def test_keys_out_of_reach_mean_that_nothing_is_written(
     assert replica.runs == 0
 
 
-async def test_keys_lost_after_the_event_do_not_hide_it(keys: MemoryKeys) -> None:
+async def test_keys_lost_after_the_event_do_not_hide_it(keys: MemoryKeyValue) -> None:
     """What was written is told; the log knows it by its id, so the next answer is the same."""
     log = MemoryLog()
     replica = Replica(log, FragileKeys(keys, at=2, done=False, error=LogUnavailable("down")))
@@ -181,7 +181,7 @@ async def test_keys_lost_after_the_event_do_not_hide_it(keys: MemoryKeys) -> Non
     assert len(await whole(log)) == 2
 
 
-async def test_keys_lost_after_a_no_op_are_an_error(keys: MemoryKeys) -> None:
+async def test_keys_lost_after_a_no_op_are_an_error(keys: MemoryKeyValue) -> None:
     """Nobody would know of it later, and the next answer could be another one."""
     replica = Replica(MemoryLog(), FragileKeys(keys, at=2, done=False, error=LogUnavailable("down")))
     await replica.ledger.apply(make_spec("one"))
@@ -195,7 +195,7 @@ async def test_a_replayed_answer_survives_a_restart_of_everything(tmp_path: Path
     for _ in range(2):
         async with EmbeddedServer(tmp_path / "nats") as server:
             log = await JetStreamLog.connect(server.url)
-            replica = Replica(log, await log.keys())
+            replica = Replica(log, await log.key_value("KEYS"))
             answers.append(await replica.writes.once(REQUEST, replica.apply()))
             await log.close()
     assert answers[1] == replace(answers[0], replayed=True)

@@ -68,13 +68,13 @@ class Running:
 
 async def the_record(log: JetStreamLog, name: str, job_id: str) -> ParkedJob | None:
     """What is written down about a job."""
-    entry = await (await log.records()).get(parked_key(name, job_id))
+    entry = await (await log.key_value("SUBSCRIPTIONS")).get(parked_key(name, job_id))
     return decode_parked(entry.value) if entry is not None else None
 
 
 async def rewrite(log: JetStreamLog, parked: ParkedJob) -> None:
     """What an operator does."""
-    records = await log.records()
+    records = await log.key_value("SUBSCRIPTIONS")
     key = parked_key(parked.subscription, parked.job_id)
     entry = await records.get(key)
     assert entry is not None

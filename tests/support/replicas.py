@@ -1,12 +1,13 @@
 """What the tests of idempotency share: processes on one log, and keys that fail."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from jobledger import JobSpec, Ledger
 from jobledger.service.idempotency import Answer, Command, IdempotentWrites, WriteRequest
-from jobledger.store.keys import Entry, KeyStore
+from jobledger.store.kv import Change, Entry, KeyValue
 from jobledger.store.log import EventLog
 from tests.conftest import make_spec
 
@@ -20,7 +21,7 @@ class Crash(BaseException):
 class Replica:
     """A ledger and its keys, as one process has them; counts how often a command is run."""
 
-    def __init__(self, log: EventLog, keys: KeyStore, mark: str = "log") -> None:
+    def __init__(self, log: EventLog, keys: KeyValue, mark: str = "log") -> None:
         self.ledger = Ledger(log)
         self.writes = IdempotentWrites(keys, mark)
         self.runs = 0
@@ -42,9 +43,9 @@ class Replica:
 
 
 class FragileKeys:
-    """Keys that fail once, before or after a write of theirs is done."""
+    """A bucket whose write number `at` fails, before or after it is stored."""
 
-    def __init__(self, keys: KeyStore, *, at: int, done: bool, error: BaseException) -> None:
+    def __init__(self, keys: KeyValue, *, at: int, done: bool, error: BaseException) -> None:
         self._keys = keys
         self._left = at
         self._done = done
@@ -61,3 +62,9 @@ class FragileKeys:
         if self._left == 0:
             raise self._error
         return entry
+
+    async def delete(self, key: str, *, expect: int) -> bool:
+        return await self._keys.delete(key, expect=expect)
+
+    async def changes(self, prefix: str, *, after: int = 0) -> tuple[Sequence[Change], int]:
+        return await self._keys.changes(prefix, after=after)

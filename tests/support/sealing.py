@@ -14,7 +14,7 @@ from jobledger.service.audit.keys import KeyFile
 from jobledger.service.audit.seal_scan import SCAN_FILE
 from jobledger.service.audit.sealer import SEALS_FILE, Sealer
 from jobledger.service.audit.seals import SealFile
-from jobledger.store.jetstream.seals import JetStreamSeals
+from jobledger.store.jetstream.kv import JetStreamKeyHistory
 from tests.support.histories import append_all, random_drafts
 
 ORIGIN = "jobledger/test"
@@ -38,7 +38,7 @@ class Sealing:
     projector: Projector
     tree: TreeReader
     sealer: Sealer
-    seals: JetStreamSeals
+    seals: JetStreamKeyHistory
     keys: KeyFile
     file: SealFile
 

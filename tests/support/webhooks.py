@@ -23,7 +23,7 @@ SECRET = secret_of(bytes(range(32)))
 
 async def registry(log: JetStreamLog, *allowed: str) -> Webhooks:
     """The webhooks of a log."""
-    return Webhooks(await log.records(), Targets(allowed or LOCAL), shared_keys())
+    return Webhooks(await log.key_value("SUBSCRIPTIONS"), Targets(allowed or LOCAL), shared_keys())
 
 
 def shared_keys() -> WebhookKeys:

@@ -12,10 +12,10 @@ from jobledger.store.consumers import ConsumerInfo, ConsumerSpec
 from jobledger.store.jetstream.api import API, ApiError, call
 from jobledger.store.jetstream.connection import Connection, new_token
 from jobledger.store.jetstream.declarations import SUBSCRIPTIONS
-from jobledger.store.jetstream.parking import JetStreamRecords
+from jobledger.store.jetstream.kv import JetStreamKeyValue
 from jobledger.store.jetstream.reader import leader_get
 from jobledger.store.jetstream.stream import log_info, stream_info
-from jobledger.store.keys import NO_ENTRY
+from jobledger.store.kv import NO_ENTRY
 from jobledger.store.model.errors import (
     LogNotPermitted,
     LogReplaced,
@@ -142,7 +142,7 @@ class ConsumerApi:
     def __init__(self, connection: Connection, stream: str) -> None:
         self.connection = connection
         self.stream = stream
-        self._notes = JetStreamRecords(connection, SUBSCRIPTIONS.name(stream))
+        self._notes = JetStreamKeyValue(connection, SUBSCRIPTIONS.name(stream))
 
     async def create(self, spec: ConsumerSpec) -> tuple[ConsumerState, ResetRequest | None]:
         """Return the consumer of that name, made if it is missing.

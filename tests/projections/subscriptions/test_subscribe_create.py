@@ -97,10 +97,10 @@ async def test_subscribe_does_not_read_a_plain_subscription(jetstream_log: JetSt
 
 async def forget_definition(log: JetStreamLog, name: str) -> None:
     """As if the stream of records had been lost: the consumer is left alone."""
-    records = await log.records()
+    records = await log.key_value("SUBSCRIPTIONS")
     entry = await records.get(f"definition.{name}")
     assert entry is not None
-    assert await records.remove(f"definition.{name}", expect=entry.revision)
+    assert await records.delete(f"definition.{name}", expect=entry.revision)
 
 
 @pytest.mark.parametrize("start", [4, "now"])

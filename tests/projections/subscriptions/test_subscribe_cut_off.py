@@ -84,10 +84,10 @@ async def test_a_consumer_of_others_is_not_taken_for_ours(jetstream_log: JetStre
     async with asyncio.timeout(WITHIN_SECONDS):
         async with subscribe(jetstream_log, "orphan", namespace="elsewhere"):
             pass
-        records = await jetstream_log.records()
+        records = await jetstream_log.key_value("SUBSCRIPTIONS")
         entry = await records.get("definition.orphan")
         assert entry is not None
-        assert await records.remove("definition.orphan", expect=entry.revision)
+        assert await records.delete("definition.orphan", expect=entry.revision)
         with pytest.raises(
             LogUnfit, match=r"filter_subjects is \['jobs\.elsewhere.*nats consumer rm JOBS orphan"
         ):
@@ -101,7 +101,7 @@ async def test_a_removal_that_nobody_can_see_any_more_is_noticed(
     """Who was out of touch for longer than removals are told looks at all records again."""
     now = 1_000.0
     monkeypatch.setattr(aside_module, "lease_clock", lambda: now)
-    records = await jetstream_log.records()
+    records = await jetstream_log.key_value("SUBSCRIPTIONS")
     ours, others = SetAside(records, "s", "e"), SetAside(records, "s", "e")
     for job_id in ("j-1", "j-2"):
         await others.put(

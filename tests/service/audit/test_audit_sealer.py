@@ -18,13 +18,13 @@ from jobledger.service.audit.sealer import SealAlarm
 from jobledger.service.audit.seals import SealFile, split_notes
 from jobledger.service.errors import NotSealed
 from jobledger.store.jetstream.declarations import SEALS, StreamSettings
-from jobledger.store.jetstream.seals import JetStreamSeals
+from jobledger.store.jetstream.kv import JetStreamKeyHistory
 from jobledger.store.model.errors import LogBehind, LogUnavailable, LogUnfit
 from tests.support.logs import ask, decided, eventually, whole
 from tests.support.sealing import MARK, ORIGIN, Sealing, more, sealing
 
 
-async def published(seals: JetStreamSeals) -> list[int]:
+async def published(seals: JetStreamKeyHistory) -> list[int]:
     """The sizes of all seals on the stream, in order."""
     return [read_seal(record.payload).size for record in await seals.read()]
 

@@ -102,7 +102,9 @@ async def test_a_secret_that_is_made_is_told_once_and_one_that_is_brought_never(
 async def test_a_new_secret_signs_beside_the_old_one_for_a_while(jetstream_log: JetStreamLog) -> None:
     """As long as was said; with no overlap at all the old one ends at once."""
     now = time.time_ns()
-    webhooks = Webhooks(await jetstream_log.records(), Targets(LOCAL), shared_keys(), clock=lambda: now)
+    webhooks = Webhooks(
+        await jetstream_log.key_value("SUBSCRIPTIONS"), Targets(LOCAL), shared_keys(), clock=lambda: now
+    )
     old = (await webhooks.add(new("hook"))).secret
     rotated = await webhooks.rotate("hook", overlap_seconds=60)
     assert rotated.webhook.signing(now + 59 * 10**9) == [rotated.secret, old]

@@ -24,14 +24,14 @@ def keys_in(folder: Path) -> WebhookKeys:
 
 async def stored(log: JetStreamLog) -> bytes:
     """The record of the webhook, as the stream has it."""
-    entry = await (await log.records()).get("webhooks.hook")
+    entry = await (await log.key_value("SUBSCRIPTIONS")).get("webhooks.hook")
     assert entry is not None
     return entry.value
 
 
 async def test_the_stream_holds_no_secret_in_clear(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
     """Added, rotated with an overlap, and written by an earlier release: all is encrypted, and read back."""
-    records = await jetstream_log.records()
+    records = await jetstream_log.key_value("SUBSCRIPTIONS")
     webhooks = Webhooks(records, Targets(LOCAL), keys_in(tmp_path))
     added = await webhooks.add(NewWebhook(name="hook", url="http://127.0.0.1:1/", after=0))
     rotated = await webhooks.rotate("hook", SECRET, overlap_seconds=60)
@@ -55,7 +55,7 @@ async def test_the_stream_holds_no_secret_in_clear(jetstream_log: JetStreamLog, 
 async def test_a_new_key_encrypts_what_is_there_again(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
     """The old key still opens what it encrypted; afterwards it is needed no more."""
     keys = keys_in(tmp_path)
-    webhooks = Webhooks(await jetstream_log.records(), Targets(LOCAL), keys)
+    webhooks = Webhooks(await jetstream_log.key_value("SUBSCRIPTIONS"), Targets(LOCAL), keys)
     await webhooks.add(NewWebhook(name="hook", url="http://127.0.0.1:1/", after=0, secret=SECRET))
     old = keys.records()[0].id
     new = WebhookKeys(keys.path).rotate().id  # by the command, in another process
@@ -71,7 +71,7 @@ async def test_a_replica_without_the_key_signs_nothing_and_says_what_to_do(
 ) -> None:
     """It leaves the secret as it is for those that have the key; a new secret is a way out."""
     (tmp_path / "other").mkdir()
-    records = await jetstream_log.records()
+    records = await jetstream_log.key_value("SUBSCRIPTIONS")
     webhooks = Webhooks(records, Targets(LOCAL), keys_in(tmp_path))
     other = Webhooks(records, Targets(LOCAL), keys_in(tmp_path / "other"))
     await webhooks.add(NewWebhook(name="hook", url="http://127.0.0.1:1/", after=0, secret=SECRET))

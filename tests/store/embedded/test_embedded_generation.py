@@ -22,7 +22,7 @@ from jobledger.store.embedded.facts import read_damage, read_known
 from jobledger.store.embedded.generation import RECOVERY_FOLDER
 from jobledger.store.embedded.proof import Known, Range
 from jobledger.store.embedded.salvage import give_up
-from jobledger.store.keys import NO_ENTRY
+from jobledger.store.kv import NO_ENTRY
 from jobledger.store.log import NO_JOB, Appended
 from jobledger.store.model.errors import EmbeddedServerError, StoreDamaged
 from jobledger.store.nats_files.blocks import HEAD, records
@@ -397,7 +397,7 @@ async def test_a_lost_block_of_replaced_records_is_damage(tmp_path: Path) -> Non
     blocks = tmp_path / "jetstream/$G/streams/JOBS_SUBSCRIPTIONS/msgs"
     async with EmbeddedServer(tmp_path) as server:
         log = await JetStreamLog.connect(server.url)
-        records = await log.records()
+        records = await log.key_value("SUBSCRIPTIONS")
         for name in ("one", "two"):
             await records.put(name, b"kept", expect=NO_ENTRY)
         await log.close()
@@ -416,7 +416,7 @@ async def test_a_lost_block_of_replaced_records_is_damage(tmp_path: Path) -> Non
     give_up(tmp_path, read_damage(tmp_path / RECOVERY_FOLDER))
     async with EmbeddedServer(tmp_path) as server:
         log = await JetStreamLog.connect(server.url)
-        assert await (await log.records()).get("one") is None
+        assert await (await log.key_value("SUBSCRIPTIONS")).get("one") is None
         await log.close()
 
 
@@ -429,7 +429,7 @@ async def test_a_removed_record_does_not_count_as_held(tmp_path: Path) -> None:
 
     async with EmbeddedServer(tmp_path) as server:
         log = await JetStreamLog.connect(server.url)
-        records = await log.records()
+        records = await log.key_value("SUBSCRIPTIONS")
         for key in ("one", "two"):
             await records.put(key, b"kept", expect=NO_ENTRY)
 
@@ -439,7 +439,7 @@ async def test_a_removed_record_does_not_count_as_held(tmp_path: Path) -> None:
         await eventually(both)
         entry = await records.get("one")
         assert entry is not None
-        await records.remove("one", expect=entry.revision)
+        await records.delete("one", expect=entry.revision)
         await log.close()
 
         async def only_one() -> bool:

@@ -24,7 +24,7 @@ from jobledger.store.jetstream.blocks import (
 from jobledger.store.jetstream.declarations import STREAMS, StreamSettings
 from jobledger.store.jetstream.digest import StreamDigest
 from jobledger.store.jetstream.rewrite import rewrite_embedded, rewrite_store
-from jobledger.store.keys import NO_ENTRY
+from jobledger.store.kv import NO_ENTRY
 from jobledger.store.log import Appended
 from jobledger.store.model.errors import LogBroken
 from jobledger.store.nats_files.blocks import decompress
@@ -52,7 +52,7 @@ async def compressed_log(directory: Path, events: int = 240) -> dict[str, Stream
         for start in range(0, events, 40):
             drafts = [draft(f"j-{n}", chance.choice(PAYLOADS)(chance)) for n in range(start, start + 40)]
             await append_all(admin, drafts)
-        keys = await admin.keys()
+        keys = await admin.key_value("KEYS")
         for number in range(50):
             await keys.put(f"key-{number}", b"answer", expect=NO_ENTRY)
         found = await admin.digest_streams(NAMES)

@@ -1,6 +1,7 @@
 """Every stream of ours is declared once, has the log's replicas, no compression, and is created only once."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -176,13 +177,13 @@ async def test_stream_that_vanishes_while_it_is_used_is_not_created(
 ) -> None:
     """Also without an event in the log: this process has used it."""
     await ask(jetstream_log, f"STREAM.DELETE.{name}")
-    opened = {
-        "JOBS_KEYS": jetstream_log.keys,
-        "JOBS_SUBSCRIPTIONS": jetstream_log.records,
+    opened: dict[str, Callable[[], Awaitable[object]]] = {
+        "JOBS_KEYS": lambda: jetstream_log.key_value("KEYS"),
+        "JOBS_SUBSCRIPTIONS": lambda: jetstream_log.key_value("SUBSCRIPTIONS"),
         "JOBS_SEALS": lambda: jetstream_log.seals("mark"),
     }
     with pytest.raises(LogMissing, match="this process has used it"):
-        await opened[name]()  # type: ignore[operator]
+        await opened[name]()
 
 
 async def test_log_that_vanishes_at_runtime_is_not_created(jetstream_log: JetStreamLog) -> None:

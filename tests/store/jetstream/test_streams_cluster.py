@@ -58,7 +58,7 @@ async def test_every_stream_has_the_replicas_of_the_log(cluster: Cluster) -> Non
     """Also when a library user with settings of its own connects next, and opens its records first."""
     log = await JetStreamLog.connect(cluster.operator_url, SETTINGS)
     subscriber = await JetStreamLog.connect(cluster.url)  # its settings say 1
-    await subscriber.records()
+    await subscriber.key_value("SUBSCRIPTIONS")
     assert await replicas_of(log) == dict.fromkeys(NAMES, 3)
     await subscriber.close()
     await log.close()
@@ -70,7 +70,7 @@ async def test_subscriber_takes_the_replicas_from_the_log(cluster: Cluster, oper
     assert "error" not in await ask(operator, "STREAM.CREATE.JOBS", config)
     await append_all(operator, [draft("one")])
     subscriber = await JetStreamLog.connect(cluster.operator_url)  # its settings say 1
-    await subscriber.records()
+    await subscriber.key_value("SUBSCRIPTIONS")
     info = await ask(operator, f"STREAM.INFO.{SUBSCRIPTIONS.name('JOBS')}")
     assert info["config"]["num_replicas"] == 3
     await subscriber.close()
