@@ -15,7 +15,7 @@ from jobledger.store.model.events import (
 )
 from jobledger.store.model.history import HistoryItem
 from jobledger.store.model.job import StateType
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.timestamps import format_rfc3339
 
 _SUBMISSION: Final = {event_type(JobCreated): "Job submitted", event_type(JobUpdated): "Job updated"}
 _RERUN: Final = "Job rerun requested"
@@ -32,7 +32,7 @@ def history_item(job_id: str, item: HistoryItem, mark: str = "") -> dict[str, An
         item: the event.
         mark: of the stream, for the cursor; empty: no cursor.
     """
-    time = rfc3339(item.time)
+    time = format_rfc3339(item.time)
     told: dict[str, Any] = {
         "SeqNum": item.revision,
         "Type": "JobLevel",

@@ -43,7 +43,6 @@ ANSWER_MAX_TRIES = 8  # to keep an answer while other replicas keep theirs under
 # --- who may ask, and how much at once ----------------------------------------------------------------------
 TOKENS_LOOK_SECONDS = 0.005  # how long a look at the token file counts, so how late a revocation may come
 TOKENS_MAX_COUNT = 1_000  # kept, also revoked ones
-TOKENS_FILE_MAX_BYTES = 2 * 1_048_576
 TOKEN_NAME_MAX_CHARACTERS = 128  # it becomes the actor of events, so below ACTOR_MAX_CHARACTERS
 TOKEN_NAMESPACES_MAX_COUNT = 64
 TOKEN_EXPIRES_MIN_SECONDS = 1.0

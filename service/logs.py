@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from jobledger.service.limits import ACCESS_PATH_MAX_CHARACTERS
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.timestamps import format_rfc3339
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("text", "json")
@@ -45,7 +45,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One object, on one line."""
         line: dict[str, Any] = {
-            "time": rfc3339(round(record.created * 1e6) * 1_000),
+            "time": format_rfc3339(round(record.created * 1e6) * 1_000),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 from jobledger.service.cursor import format_cursor, parse_cursor
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import InvalidInput
-from jobledger.store.spec.values import INT_MAX, rfc3339_nanoseconds
+from jobledger.store.spec.values import INT_MAX
+from jobledger.store.timestamps import parse_rfc3339
 
 _NANOSECONDS: Final = 1_000_000_000
 _FUTURE_MAX_NANOSECONDS: Final = 60 * _NANOSECONDS  # the clocks of who asks and of the stream may differ
@@ -81,7 +82,7 @@ def parse_point(
     ago = duration_seconds(text)
     if ago is not None:
         return TimePoint(max(0, now - round(ago * _NANOSECONDS)))
-    time = rfc3339_nanoseconds(text, local=local)
+    time = parse_rfc3339(text, local=local)
     if time is None:
         more = ", or a revision as r3" if revisions else ""
         raise InvalidInput(f"{field} is {text!r:.60}; use {_FORMS}{more}")

@@ -20,7 +20,6 @@ import msgspec
 
 from jobledger.projections.errors import ViewError
 from jobledger.projections.view import View
-from jobledger.service.access.secret_files import read_trusted, replace_file
 from jobledger.service.audit.sealer import SEALS_FILE
 from jobledger.service.audit.seals import SealFile
 from jobledger.service.errors import InvalidSettings
@@ -33,7 +32,8 @@ from jobledger.store.model.errors import LogReplaced, LogTruncated
 from jobledger.store.model.limits import TRUNCATION_GIVE_UP_SECONDS, TRUNCATION_LOOK_SECONDS
 from jobledger.store.model.subjects import STREAM_NAME
 from jobledger.store.model.truncation import AckTracker, Doubts
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.private_files import read_trusted, replace_file
+from jobledger.store.timestamps import format_rfc3339
 
 RECORD_FILE: Final = "log.json"
 _FORMAT: Final = 1
@@ -185,7 +185,7 @@ class StreamRecord:
         Raises:
             InvalidSettings: if the file can't be written.
         """
-        now = rfc3339(self._clock())
+        now = format_rfc3339(self._clock())
         self._streams = {
             each.name: SeenStream(created=each.created, last_sequence=each.last_sequence, seen=now)
             for each in reports
@@ -205,7 +205,7 @@ class StreamRecord:
             return
         self._written_at = clock()
         self._streams[name] = SeenStream(
-            created=known.created, last_sequence=last_sequence, seen=rfc3339(self._clock())
+            created=known.created, last_sequence=last_sequence, seen=format_rfc3339(self._clock())
         )
         try:
             await asyncio.to_thread(self._write)

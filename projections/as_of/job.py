@@ -10,7 +10,7 @@ from jobledger.store.model.fold import fold_job_on, last_read
 from jobledger.store.model.history import tell
 from jobledger.store.model.job import Job, JobStatus
 from jobledger.store.model.subjects import job_subject
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.timestamps import format_rfc3339
 
 
 async def records_as_of(
@@ -110,7 +110,7 @@ def did_not_exist(status: JobStatus, sequence: int, time: int | None = None) -> 
     """
     at, created = f"the sequence {sequence}", ""
     if time is not None:
-        at, created = rfc3339(time), f" at {rfc3339(status.create_time)}"
+        at, created = format_rfc3339(time), f" at {format_rfc3339(status.create_time)}"
     return JobNotFound(
         f"job {status.id} did not exist at {at}: it was created{created} by event {status.created_sequence}"
     )

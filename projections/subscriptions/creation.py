@@ -24,7 +24,8 @@ from jobledger.store.kv import NO_ENTRY, KeyValue
 from jobledger.store.log import EventLog, LogInfo, stream_tag
 from jobledger.store.model.errors import InvalidInput, LogNotPermitted, LogUnavailable
 from jobledger.store.model.limits import COMMAND_MAX_ATTEMPTS
-from jobledger.store.spec.values import INT_MAX, rfc3339, rfc3339_nanoseconds
+from jobledger.store.spec.values import INT_MAX
+from jobledger.store.timestamps import format_rfc3339, parse_rfc3339
 
 Start = str | int | datetime
 _PLACE: Final = re.compile(r"(?:([0-9a-f]{12})-)?([0-9]{1,19})", re.ASCII)
@@ -40,7 +41,7 @@ def said(start: Start) -> str:
         if start.tzinfo is None:
             raise InvalidInput(f"start {start} has no zone; say which, `datetime.now(UTC)` for one")
         since = start - datetime.fromtimestamp(0, UTC)
-        return rfc3339((since // timedelta(microseconds=1)) * 1_000)
+        return format_rfc3339((since // timedelta(microseconds=1)) * 1_000)
     if isinstance(start, bool) or (isinstance(start, int) and not 0 <= start <= INT_MAX):
         raise InvalidInput(f"start {start!r} is no sequence")
     return str(start)
@@ -63,7 +64,7 @@ async def place_of(log: EventLog, start: str, info: LogInfo) -> int:
         if int(found[2]) > info.last_sequence:
             raise InvalidInput(f"start {start} is behind the end of the log, which is {info.last_sequence}")
         return int(found[2])
-    at = rfc3339_nanoseconds(start)
+    at = parse_rfc3339(start)
     if at is None:
         raise InvalidInput(
             f"start {start!r:.60} is no place: say `beginning`, `now`, a sequence, a cursor, or a time with"
@@ -92,7 +93,7 @@ async def agree(log: EventLog, records: KeyValue, consumers: Consumers, wanted: 
             wanted,
             after=await place_of(log, wanted.start, info),
             epoch=info.epoch,
-            created=rfc3339(now_ns()),
+            created=format_rfc3339(now_ns()),
         )
         if found is None:  # otherwise the stream is another one, and its consumers are new
             await _refuse_left_consumers(consumers, definition)

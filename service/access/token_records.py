@@ -16,7 +16,7 @@ from jobledger.service.limits import (
 )
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.limits import NAMESPACE_MAX_BYTES
-from jobledger.store.spec.values import rfc3339_nanoseconds
+from jobledger.store.timestamps import parse_rfc3339
 
 _ID_CHARACTERS: Final = 8
 _ID_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -51,7 +51,7 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def expires_at(self) -> int | None:
         """When it expires, in Unix nanoseconds; None: never."""
-        return None if self.expires is None else rfc3339_nanoseconds(self.expires)
+        return None if self.expires is None else parse_rfc3339(self.expires)
 
     def counts(self, now: int) -> bool:
         """Whether it lets a request in at a time, in Unix nanoseconds."""

@@ -21,7 +21,6 @@ from typing import Final
 import msgspec
 
 from jobledger.service.access.principal import Principal, Role
-from jobledger.service.access.secret_files import FileMark, file_mark, read_trusted, replace_file
 from jobledger.service.access.token_records import (
     TokenRecord,
     check_scope,
@@ -38,6 +37,7 @@ from jobledger.service.limits import (
     TOKENS_LOOK_SECONDS,
 )
 from jobledger.store.model.errors import InvalidInput
+from jobledger.store.private_files import FileMark, file_mark, read_trusted, replace_file
 
 
 def is_loopback(host: str) -> bool:

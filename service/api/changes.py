@@ -37,7 +37,8 @@ from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.history import HistoryItem
 from jobledger.store.model.job import Job, JobStatus
 from jobledger.store.slices import give_way
-from jobledger.store.spec.values import INT_MAX, rfc3339
+from jobledger.store.spec.values import INT_MAX
+from jobledger.store.timestamps import format_rfc3339
 
 Pair = tuple[bytes, bytes]
 
@@ -186,7 +187,7 @@ def _then(job: Job) -> dict[str, Any]:
 def _event(item: HistoryItem) -> dict[str, Any]:
     told: dict[str, Any] = {
         "Sequence": item.sequence,
-        "Time": rfc3339(item.time),
+        "Time": format_rfc3339(item.time),
         "EventID": item.event_id,
         "EventType": item.type,
         "Version": item.version,

@@ -13,7 +13,7 @@ from jobledger.service.api.context import AnyRequest, principal_of, service_of
 from jobledger.service.metrics import CONTENT_TYPE
 from jobledger.service.server.checks import Result
 from jobledger.service.server.monitor import monitor_of
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.timestamps import format_rfc3339
 
 _TEXT: Final = "text/plain"
 _NOT_KEPT: Final = {"Cache-Control": "no-store"}
@@ -31,7 +31,7 @@ def _version() -> dict[str, str]:
         "Minor": minor,
         "GitVersion": f"v{__version__}",
         "GitCommit": "unknown",
-        "BuildDate": rfc3339(installed),
+        "BuildDate": format_rfc3339(installed),
         "GOOS": platform.system().lower() or "unknown",
         "GOARCH": _GO_ARCHITECTURES.get(machine, machine or "unknown"),
     }

@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl
 from jobledger.service.limits import QUERY_MAX_PARAMETERS
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import StateType
-from jobledger.store.spec.values import INT_MAX, coarser_unit, rfc3339_nanoseconds
+from jobledger.store.spec.values import INT_MAX
+from jobledger.store.timestamps import coarser_unit, parse_rfc3339
 
 _TRUE: Final = frozenset({"true", "1", "t", "yes"})
 _FALSE: Final = frozenset({"false", "0", "f", "no"})
@@ -129,7 +130,7 @@ def parse_time(value: str, field: str) -> int:
                 " 2026-01-31T12:00:00Z"
             )
         return number
-    time = rfc3339_nanoseconds(value)
+    time = parse_rfc3339(value)
     if time is None:
         raise InvalidInput(
             f"{field} is {value!r:.60}; use RFC 3339 with an offset, as 2026-01-31T12:00:00Z, or Unix"

@@ -15,7 +15,8 @@ from jobledger.service.errors import InvalidSettings, NotReady
 from jobledger.service.limits import SEALS_DEFAULT_LIMIT, SEALS_MAX_LIMIT
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
-from jobledger.store.spec.values import INT_MAX, rfc3339
+from jobledger.store.spec.values import INT_MAX
+from jobledger.store.timestamps import format_rfc3339
 
 _log = logging.getLogger("jobledger.audit")
 
@@ -76,7 +77,7 @@ async def seal_now(request: AnyRequest) -> Response[bytes]:
 
 
 def _wire(record: Record) -> dict[str, Any]:
-    told = {"Sequence": record.sequence, "Time": rfc3339(record.time)}
+    told = {"Sequence": record.sequence, "Time": format_rfc3339(record.time)}
     note = record.payload.decode(errors="replace")
     try:
         seal, keys = read_seal(record.payload), named_keys(record.payload)

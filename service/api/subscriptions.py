@@ -18,7 +18,7 @@ from jobledger.service.point import parse_point, resolve_point
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.subjects import parse_subject
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.timestamps import format_rfc3339
 
 PATH: Final = "/api/v1/subscriptions"
 _FIELDS: Final = {
@@ -193,8 +193,10 @@ def _parked_wire(service: Service, job: ParkedJob, name: str) -> dict[str, Any]:
         "Sequence": job.sequence,
         "Attempts": job.attempts,
         "Error": job.error,
-        "Since": rfc3339(job.since),
-        "NextTry": rfc3339(job.next_try) if job.state is ParkedState.RETRYING and job.next_try else None,
+        "Since": format_rfc3339(job.since),
+        "NextTry": format_rfc3339(job.next_try)
+        if job.state is ParkedState.RETRYING and job.next_try
+        else None,
     }
 
 

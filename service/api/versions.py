@@ -26,7 +26,8 @@ from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
 from jobledger.store.model.job import Job, JobStatus
 from jobledger.store.slices import give_way
-from jobledger.store.spec.values import INT_MAX, rfc3339
+from jobledger.store.spec.values import INT_MAX
+from jobledger.store.timestamps import format_rfc3339
 
 
 @get("/jobs/{job_id:str}/versions")
@@ -152,7 +153,7 @@ def _version_wire(version: int, span: VersionSpan, tags: Sequence[str]) -> dict[
     return {
         "Version": version,
         "Tags": tags,
-        "Time": rfc3339(first.time),
+        "Time": format_rfc3339(first.time),
         "Sequence": first.sequence,
         "EventID": first.event_id,
         "EventType": first.type,
@@ -215,7 +216,7 @@ def _blamed_wire(blamed: Blamed) -> dict[str, Any]:
         "Value": blamed.value,
         "Actor": event.actor,
         "Reason": event.reason,
-        "Time": rfc3339(event.time),
+        "Time": format_rfc3339(event.time),
         "Sequence": event.sequence,
         "EventID": event.event_id,
         "EventType": event.type,

@@ -23,7 +23,7 @@ from jobledger.service.webhooks.records import Webhook, WebhookState
 from jobledger.service.webhooks.registry import NewWebhook, Written
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.timestamps import format_rfc3339
 
 PATH: Final = "/api/v1/webhooks"
 _FIELDS: Final = {
@@ -189,11 +189,11 @@ def _wire(service: Service, webhook: Webhook, *, whole: bool) -> dict[str, Any]:
         "Labels": list(webhook.labels),
         "After": format_cursor(service.mark, webhook.after),
         "Secrets": [
-            {"Secret": MASK, "Expires": rfc3339(secret.expires) if secret.expires else None}
+            {"Secret": MASK, "Expires": format_rfc3339(secret.expires) if secret.expires else None}
             for secret in webhook.secrets
             if not secret.expires or secret.expires > time.time_ns()
         ],
-        "Created": rfc3339(webhook.created),
+        "Created": format_rfc3339(webhook.created),
         "CreatedBy": webhook.created_by,
         "Subscription": webhook.subscription,
         "Down": delivery is not None and delivery.endpoint.is_down,

@@ -11,11 +11,11 @@ from typing import Final
 
 import msgspec
 
-from jobledger.service.access.secret_files import read_trusted, replace_file
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import SEAL_ACCEPTED_MAX, SEAL_REASON_MAX_CHARACTERS
 from jobledger.store.model.errors import InvalidInput
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.private_files import read_trusted, replace_file
+from jobledger.store.timestamps import format_rfc3339
 
 FORMAT: Final = 1
 ACCEPTED_FILE: Final = Path("audit", "accepted.json")  # below the service's directory
@@ -79,7 +79,7 @@ class AcceptedFile:
         reason = reason.strip()
         if not reason or len(reason) > SEAL_REASON_MAX_CHARACTERS or not reason.isprintable():
             raise InvalidInput(f"reason must be one line of 1 to {SEAL_REASON_MAX_CHARACTERS} characters")
-        made = Accepted(old=old, new=new, time=rfc3339(self._clock()), actor=actor, reason=reason)
+        made = Accepted(old=old, new=new, time=format_rfc3339(self._clock()), actor=actor, reason=reason)
 
         def write() -> bytes:
             kept = [each for each in self._records() if (each.old, each.new) != (old, new)]

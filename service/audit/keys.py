@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 
-from jobledger.service.access.secret_files import FileMark, file_mark, read_trusted, replace_file
 from jobledger.service.audit.note import SEED_BYTES, Signer, VerifierKey, new_seed
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import (
@@ -24,7 +23,8 @@ from jobledger.service.limits import (
     KEY_OVERLAP_MAX_DAYS,
 )
 from jobledger.store.model.errors import InvalidInput
-from jobledger.store.spec.values import rfc3339, rfc3339_nanoseconds
+from jobledger.store.private_files import FileMark, file_mark, read_trusted, replace_file
+from jobledger.store.timestamps import format_rfc3339, parse_rfc3339
 
 FORMAT: Final = 1
 _SECOND: Final = 1_000_000_000
@@ -172,7 +172,7 @@ class KeyFile:
         if distrust and overlap_seconds:
             raise InvalidInput("a key that is not trusted any more can't sign for an overlap: use overlap 0")
         now = self._clock()
-        end = rfc3339(now + int(overlap_seconds * _SECOND))
+        end = format_rfc3339(now + int(overlap_seconds * _SECOND))
         new: list[AuditKey] = []
 
         def turn(keys: tuple[AuditKey, ...]) -> tuple[AuditKey, ...]:
@@ -208,7 +208,7 @@ class KeyFile:
                 f"the key's name has {len(name)} characters, more than {AUDIT_KEY_NAME_MAX_CHARACTERS}"
             )
         signer = Signer.of(name, new_seed())
-        return AuditKey(key=str(signer.key), seed=signer.seed, created=rfc3339(self._clock()))
+        return AuditKey(key=str(signer.key), seed=signer.seed, created=format_rfc3339(self._clock()))
 
     def _change(self, change: Callable[[tuple[AuditKey, ...]], tuple[AuditKey, ...]]) -> None:
         def write() -> bytes:
@@ -268,7 +268,7 @@ def _nanoseconds(text: str) -> int:
     Raises:
         ValueError: if it is none.
     """
-    time_ns = rfc3339_nanoseconds(text)
+    time_ns = parse_rfc3339(text)
     if time_ns is None:
         raise ValueError(f"is damaged: {text!r:.40} is no time with a zone")
     return time_ns

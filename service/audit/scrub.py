@@ -22,7 +22,6 @@ from jobledger.projections.merkle.frontier import Frontier
 from jobledger.projections.merkle.hashing import leaf_hash
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
-from jobledger.service.access.secret_files import read_trusted, replace_file
 from jobledger.service.audit.checkpoint import origin_of
 from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.log_check import SealedTree, Tell, unfit
@@ -44,6 +43,7 @@ from jobledger.store.kv import KeyHistory
 from jobledger.store.model.errors import InvalidInput, LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import parse_subject
+from jobledger.store.private_files import read_trusted, replace_file
 
 SCRUBBING: Final = "comparing replicas"
 FORMAT: Final = 1

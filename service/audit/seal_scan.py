@@ -17,13 +17,13 @@ from typing import Final
 import msgspec
 
 from jobledger.projections.errors import ProofError
-from jobledger.service.access.secret_files import read_trusted, replace_file
 from jobledger.service.audit.checkpoint import Seal, named_keys, open_seal
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.errors import InvalidSettings, NotSealed
 from jobledger.service.limits import SEAL_ORIGINS_MAX, SEAL_SCAN_NOTES
 from jobledger.store.kv import KeyHistory
 from jobledger.store.model.events import Record
+from jobledger.store.private_files import read_trusted, replace_file
 
 _log = logging.getLogger("jobledger.audit")
 

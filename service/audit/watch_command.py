@@ -32,7 +32,7 @@ from jobledger.service.log_access import log_is_at_hand, open_log
 from jobledger.service.settings import Settings
 from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.model.errors import EmbeddedServerError, LogUnavailable
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.timestamps import format_rfc3339
 
 ALARM_TYPE: Final = "jobledger.audit.alarm.v1"
 
@@ -119,7 +119,7 @@ def alarm_event(finding: Finding, origin: str, now: int) -> dict[str, Any]:
         "id": str(uuid4()),
         "source": f"/jobledger/watch/{origin}",
         "type": ALARM_TYPE,
-        "time": rfc3339(now),
+        "time": format_rfc3339(now),
         "datacontenttype": "application/json",
         "data": {
             "Kind": finding.kind.value,
@@ -304,12 +304,12 @@ class Watch:
     @property
     def _read_at(self) -> str:
         assert self._state is not None
-        return rfc3339(self._state.read_again)
+        return format_rfc3339(self._state.read_again)
 
     @property
     def _next_reading(self) -> str:
         assert self._state is not None
-        return rfc3339(self._state.read_again + int(self._options.again_seconds * _NANOSECONDS))
+        return format_rfc3339(self._state.read_again + int(self._options.again_seconds * _NANOSECONDS))
 
     def _is_due(self) -> bool:
         """Whether all is to be read again."""

@@ -17,7 +17,6 @@ import msgspec
 
 from jobledger.projections.merkle.frontier import Frontier
 from jobledger.projections.merkle.hashing import leaf_hash, leaf_hashes
-from jobledger.service.access.secret_files import read_trusted, replace_file
 from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.log_check import SealedTree, unfit
 from jobledger.service.audit.note import VerifierKey
@@ -31,6 +30,7 @@ from jobledger.store.log import EventLog, Feed, LogInfo
 from jobledger.store.model.errors import InvalidInput, LogBroken, LogGap, LogReplaced, LogTruncated
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import ALL_SUBJECTS
+from jobledger.store.private_files import read_trusted, replace_file
 
 STATE_FORMAT: Final = "jobledger-watch"
 VERSION: Final = 1

@@ -17,7 +17,7 @@ from jobledger.service.cli.shared import end_on_sigterm
 from jobledger.service.cli.text import BOLD, Cell, plain, say, styled
 from jobledger.service.cli.times import exact
 from jobledger.service.limits import WATCH_SECONDS
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.timestamps import format_rfc3339
 
 if TYPE_CHECKING:
     from jobledger.service.client.client import Client
@@ -135,5 +135,5 @@ def _text(item: Mapping[str, Any], key: str) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     if isinstance(value, int) and key in _NANOSECOND_KEYS:
-        return rfc3339(value)
+        return format_rfc3339(value)
     return str(value)

@@ -9,7 +9,7 @@ import click
 
 from jobledger.service.point import TimePoint, duration_seconds, parse_point
 from jobledger.store.model.errors import JobledgerError
-from jobledger.store.spec.values import coarser_unit, rfc3339, rfc3339_nanoseconds
+from jobledger.store.timestamps import coarser_unit, format_rfc3339, parse_rfc3339
 
 _NANOSECONDS: Final = 1_000_000_000
 _NUMBER: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?", re.ASCII)
@@ -35,7 +35,7 @@ def exact(nanoseconds: int) -> str:
 
 def exact_of(wire: object) -> str:
     """The same of RFC 3339; `-` without a time."""
-    moment = rfc3339_nanoseconds(wire) if isinstance(wire, str) and wire else None
+    moment = parse_rfc3339(wire) if isinstance(wire, str) and wire else None
     return "-" if moment is None else exact(moment)
 
 
@@ -75,7 +75,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
         ago = None if _NUMBER.fullmatch(text) else seconds_of(text)
         if ago is not None:
             return time.time_ns() - round(ago * _NANOSECONDS)
-        moment = rfc3339_nanoseconds(text, local=True)
+        moment = parse_rfc3339(text, local=True)
         if moment is None:
             self.fail(
                 f"{value!r} is no time; write 2026-01-31, 2026-01-31T12:00:00Z, an age such as 2h or 3d,"
@@ -104,6 +104,6 @@ class PointText(click.ParamType):  # type: ignore[type-arg]
             return text
         try:
             point = parse_point(text, now=time.time_ns(), field=field, revisions=self._revisions, local=True)
-            return rfc3339(point.time) if isinstance(point, TimePoint) and text != "now" else text
+            return format_rfc3339(point.time) if isinstance(point, TimePoint) and text != "now" else text
         except (JobledgerError, ValueError, OverflowError) as error:
             self.fail(str(error), param, ctx)

@@ -31,7 +31,7 @@ from jobledger.store.model.errors import JobledgerError, Problem
 from jobledger.store.model.history import HistoryItem
 from jobledger.store.model.job import State
 from jobledger.store.model.limits import MISSED_MAX_EVENTS, SPEC_MAX_PROBLEMS
-from jobledger.store.spec.values import rfc3339_nanoseconds
+from jobledger.store.timestamps import parse_rfc3339
 
 _SHOWN_CHARACTERS: Final = 200  # of an answer that is no problem document
 _PRECONDITION_FAILED: Final = 412
@@ -158,7 +158,7 @@ def _missed(wire: Mapping[str, Any]) -> HistoryItem:
 
 def nanoseconds_of(time: str) -> int:
     """RFC 3339 as Unix nanoseconds, all nine digits of them; 0 if it is not that."""
-    return rfc3339_nanoseconds(time) or 0
+    return parse_rfc3339(time) or 0
 
 
 # What to do, said for the command line where the service says it for HTTP; empty: the message says it.

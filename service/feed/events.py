@@ -9,7 +9,7 @@ from jobledger.projections.subscriptions.filters import Match
 from jobledger.service.cursor import format_cursor, format_sequence
 from jobledger.store.model.events import event_type
 from jobledger.store.model.job import JobStatus
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.timestamps import format_rfc3339
 
 _EXTRA_BYTES: Final = 1_000  # what an event takes beside its payload, about
 _RECONNECT_MILLISECONDS: Final = 1_000
@@ -120,7 +120,7 @@ def placed_event(
             format_sequence(sequence),
             status.revision,
             status.version,
-            rfc3339(time),
+            format_rfc3339(time),
             matches if matches is not None else msgspec.UNSET,
         )
     )

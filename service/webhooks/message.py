@@ -13,7 +13,7 @@ import msgspec
 from jobledger import __version__
 from jobledger.service.limits import WEBHOOK_SECRET_MAX_BYTES, WEBHOOK_SECRET_MIN_BYTES
 from jobledger.store.model.errors import InvalidInput
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.timestamps import format_rfc3339
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105  # what secrets begin with, no secret
 MASK: Final = f"{SECRET_PREFIX}********"
@@ -122,7 +122,7 @@ def test_event(name: str, event_id: str, now: int, source: str) -> bytes:
             "source": source,
             "type": TEST_TYPE,
             "subject": name,
-            "time": rfc3339(now),
+            "time": format_rfc3339(now),
             "datacontenttype": "application/json",
             "data": {"Webhook": name},
         }

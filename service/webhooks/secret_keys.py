@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from jobledger.service.access.secret_files import FileMark, file_mark, read_trusted, replace_file
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import WEBHOOK_KEYS_MAX_COUNT
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.private_files import FileMark, file_mark, read_trusted, replace_file
+from jobledger.store.timestamps import format_rfc3339
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -164,7 +164,7 @@ class WebhookKeys:
         return bool(keys) and sealed.startswith(f"{_VERSION}.{keys[-1].id}.")
 
     def _new(self) -> WebhookKey:
-        return WebhookKey(key=os.urandom(_KEY_BYTES), created=rfc3339(self._clock()))
+        return WebhookKey(key=os.urandom(_KEY_BYTES), created=format_rfc3339(self._clock()))
 
     def _change(self, change: Callable[[tuple[WebhookKey, ...]], tuple[WebhookKey, ...]]) -> None:
         def write() -> bytes:

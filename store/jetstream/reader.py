@@ -28,7 +28,7 @@ from jobledger.store.model.limits import (
     REQUEST_TIMEOUT_SECONDS,
 )
 from jobledger.store.model.subjects import ALL_SUBJECTS
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.timestamps import format_rfc3339
 
 _EXPECTED = re.compile(rb"^Nats-Expected-Last-Subject-Sequence: ([0-9]{1,19})\r$", re.MULTILINE)
 _LOOKS_AT_ONCE = 4
@@ -113,7 +113,7 @@ async def first_later(connection: Connection, stream: str, time: int) -> int | N
     """
     if time >= _SERVER_TIME_MAX:
         return None
-    message = await leader_get(connection, stream, {"start_time": rfc3339(max(0, time + 1))})
+    message = await leader_get(connection, stream, {"start_time": format_rfc3339(max(0, time + 1))})
     return message.seq if message is not None else None
 
 

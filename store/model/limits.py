@@ -109,6 +109,9 @@ KEYS_TIMEOUT_SECONDS = 10.0  # for all tries of writing one record
 # --- heartbeats ---------------------------------------------------------------------------------------------
 HEARTBEAT_MAX_AGE_SECONDS = 24 * 3_600  # the heartbeat of a service that is gone is forgotten
 
+# --- private files ------------------------------------------------------------------------------------------
+PRIVATE_FILE_MAX_BYTES = 2 * 1_048_576  # of a file of tokens, keys or state
+
 # --- the embedded server ------------------------------------------------------------------------------------
 CONNECTION_FILE_MAX_BYTES = 4_096  # of the file that says how to reach it
 START_BYTES_PER_SECOND = 20 * 1_048_576  # read at start, on a slow disk; added to the timeout of a start

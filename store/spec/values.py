@@ -3,9 +3,6 @@
 import json
 import math
 import re
-from contextlib import suppress
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -18,8 +15,6 @@ INT_MIN: Final = -(2**63)  # a signed 64-bit integer, which is what other reader
 INT_MAX: Final = 2**63 - 1
 UINT_MAX: Final = 2**64 - 1
 
-_UNIX_EPOCH: Final = datetime.fromtimestamp(0, UTC)
-_FRACTION: Final = re.compile(r"\.(\d+)", re.ASCII)
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
 
 
@@ -135,57 +130,6 @@ def _key_problems(key: object, path: str) -> list[Problem]:
 
 def _not_utf8(path: str, text: str) -> Problem:
     return Problem(path, f"{shown(text)} holds half of a surrogate pair, which is not text", "remove it")
-
-
-# From how much on a number of nanoseconds is taken for one of another unit.
-_COARSER_UNITS: Final = (("", 10**17), ("microseconds", 10**14), ("milliseconds", 10**11), ("seconds", 10**8))
-
-
-def rfc3339(nanoseconds: int) -> str:
-    """Unix nanoseconds as RFC 3339 in UTC, with all nine digits: who reads it back loses nothing."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{_second(seconds)}.{rest:09d}Z"
-
-
-def rfc3339_nanoseconds(text: str, *, local: bool = False) -> int | None:
-    """A time as Unix nanoseconds, all nine digits of it; None if it is none.
-
-    Args:
-        text: RFC 3339, or any other form of ISO 8601 with date and zone; `t` and `z` may be lower case.
-        local: whether one without a zone is this machine's time; else it is none.
-    """
-    text = text.upper()
-    fraction = _FRACTION.search(text)
-    whole = _FRACTION.sub("", text, count=1)
-    if "T" in whole:  # else a space stands between date and time
-        whole = whole.replace(" ", "+")  # a `+` that was not encoded arrives as a space
-    moment = None
-    with suppress(ValueError):
-        moment = datetime.fromisoformat(whole)
-    if moment is None or (moment.tzinfo is None and not local):
-        return None
-    with suppress(OverflowError, ValueError):  # a zone that leads out of the years that there are
-        since = (moment if moment.tzinfo is not None else moment.astimezone()) - _UNIX_EPOCH
-        seconds = since.days * 86_400 + since.seconds
-        return seconds * 1_000_000_000 + (int(f"{fraction[1]:0<9.9}") if fraction else 0)
-    return None
-
-
-def coarser_unit(number: int) -> str:
-    """The unit that a number given as Unix nanoseconds is more likely in; empty if it may be nanoseconds.
-
-    Nanoseconds of any moment since March 1973 have 18 or 19 digits; seconds have 9 or 10.
-    """
-    magnitude = abs(number)
-    for unit, least in _COARSER_UNITS:
-        if magnitude >= least:
-            return unit
-    return ""
-
-
-@lru_cache(maxsize=1_024)  # events of one second come together, and this is half of telling one again
-def _second(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def too_deep_or_many(value: object) -> Problem | None:

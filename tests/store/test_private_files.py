@@ -1,16 +1,28 @@
 """Every file that the service creates is readable by its owner alone, in any directory, under any umask."""
 
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from jobledger.projections.database import Writer
 from jobledger.service.export.output_file import open_target
-from jobledger.store.private_files import exposure, make_private, open_private, tighten_all
+from jobledger.store.model.limits import PRIVATE_FILE_MAX_BYTES
+from jobledger.store.private_files import (
+    PrivateDocument,
+    exposure,
+    make_private,
+    open_private,
+    read_trusted,
+    replace_file,
+    tighten_all,
+)
 from tests.support.api import job_body
 from tests.support.service_process import running_service
 
@@ -117,3 +129,93 @@ def test_files_for_the_user_keep_the_umask(tmp_path: Path) -> None:
     target.write(b"{}\n")
     target.finish()
     assert stat.S_IMODE((tmp_path / "out.ndjson").stat().st_mode) == 0o644
+
+
+class _Document(msgspec.Struct, frozen=True):
+    format: int
+    names: tuple[str, ...] = ()
+
+
+class _Failure(Exception):
+    pass
+
+
+def _document(path: Path, **options: Any) -> PrivateDocument[_Document]:
+    return PrivateDocument(path, _Document, title="test file", error=_Failure, **options)
+
+
+def _with(name: str) -> Callable[[_Document | None], _Document]:
+    return lambda now: _Document(1, (*(now.names if now else ()), name))
+
+
+@pytest.mark.usefixtures("_umask_022")
+def test_a_document_is_shared_by_its_users(tmp_path: Path) -> None:
+    """A change by one is read by the other at once; the file and its directory are private."""
+    path = tmp_path / "deep" / "document.json"
+    one, other = _document(path), _document(path)
+    assert one.read() is None
+    one.update(_with("a"))
+    assert other.read() == _Document(1, ("a",))
+    other.update(_with("b"))
+    assert one.read() == _Document(1, ("a", "b"))
+    assert one.read() is one.read()
+    assert path.read_bytes().endswith(b"}\n")
+    assert exposed(tmp_path) == []
+
+
+def test_a_failed_change_leaves_the_document(tmp_path: Path) -> None:
+    """Whether the change raises or its result is too large."""
+    path = tmp_path / "document.json"
+    document = _document(path)
+    document.update(_with("a"))
+
+    def fail(_: _Document | None) -> _Document:
+        raise KeyError("a mistake")
+
+    with pytest.raises(KeyError):
+        document.update(fail)
+    with pytest.raises(_Failure, match=r"test file .*document\.json can't be written"):
+        document.update(_with("x" * PRIVATE_FILE_MAX_BYTES))
+    assert document.read() == _Document(1, ("a",))
+    assert [each.name for each in tmp_path.iterdir() if each.name != ".document.json.lock"] == [path.name]
+
+
+def _refuse(document: _Document) -> None:
+    raise ValueError(f"names {len(document.names)} unknown tools: remove them")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "options", "message"),
+    [
+        (b"{", 0o600, {}, "is damaged: restore it from a backup"),
+        (b"\xff", 0o600, {"remedy": "delete it"}, "is damaged: delete it"),
+        (b'{"format":2}', 0o600, {}, "has format 2; this release reads up to 1: upgrade"),
+        (b'{"format":1,"names":["a"]}', 0o600, {"check": _refuse}, "names 1 unknown tools"),
+        (b'{"format":1}', 0o620, {}, "can be written by other users (mode 620): chmod 600 it"),
+        (b'{"format":1}', 0o640, {"secret": True}, "can be read by other users (mode 640): chmod 600 it"),
+        (b" " * (PRIVATE_FILE_MAX_BYTES + 1), 0o600, {}, f"has more than {PRIVATE_FILE_MAX_BYTES} bytes"),
+    ],
+)
+def test_a_document_that_cannot_be_trusted_is_refused(
+    tmp_path: Path, content: bytes, mode: int, options: dict[str, Any], message: str
+) -> None:
+    """With the path, what is wrong, and what to do; never with the content. A repaired file is read again."""
+    path = tmp_path / "document.json"
+    path.write_bytes(content)
+    path.chmod(mode)
+    document = _document(path, **options)
+    for _ in range(2):
+        with pytest.raises(_Failure, match=re.escape(f"the test file {path} {message}")):
+            document.read()
+    path.unlink()
+    assert document.read() is None
+
+
+def test_only_a_regular_file_is_trusted(tmp_path: Path) -> None:
+    """A named pipe does not block the reader, and a symbolic link is not replaced."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is not a regular file"):
+        read_trusted(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is a symbolic link"):
+        replace_file(tmp_path / "link", lambda: b"")

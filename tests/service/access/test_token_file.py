@@ -13,7 +13,7 @@ import pytest
 from jobledger.service.access.principal import Role
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.errors import InvalidSettings, NotReady
-from jobledger.service.limits import TOKENS_FILE_MAX_BYTES
+from jobledger.store.model.limits import PRIVATE_FILE_MAX_BYTES
 from tests.support.tokening import bearer, late
 
 
@@ -40,11 +40,11 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
         )
     ),
     "not text": lambda path: path.write_bytes(b"\xff\xfe"),
-    "too large": lambda path: path.write_text(" " * (TOKENS_FILE_MAX_BYTES + 1)),
+    "too large": lambda path: path.write_text(" " * (PRIVATE_FILE_MAX_BYTES + 1)),
     "gone": lambda path: path.unlink(),
     "a folder": lambda path: put_instead(path, Path.mkdir),
     "a pipe": lambda path: put_instead(path, os.mkfifo),
-    "may be written by others": lambda path: path.chmod(0o620),
+    "can be written by other users": lambda path: path.chmod(0o620),
     "a link to itself": lambda path: put_instead(path, lambda it: it.symlink_to(it)),
 }
 

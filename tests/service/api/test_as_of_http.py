@@ -15,7 +15,7 @@ from jobledger.service.access.principal import Role
 from jobledger.service.cursor import format_cursor
 from jobledger.service.limits import VERSIONS_SCANS_MAX
 from jobledger.service.wiring import Service
-from jobledger.store.spec.values import rfc3339
+from jobledger.store.timestamps import format_rfc3339
 from tests.support.api import client_of, job_body, running_api
 
 DIFF = "http://127.0.0.1/api/v1/diff"
@@ -55,14 +55,14 @@ async def test_every_form_of_a_point_leads_to_the_job_as_it_was(
     service, client = api
     record = await service.log.read_at(6)
     assert record is not None
-    for at in ("6", "7", format_cursor(service.mark, 6), rfc3339(record.time), "r2", "revision:2"):
+    for at in ("6", "7", format_cursor(service.mark, 6), format_rfc3339(record.time), "r2", "revision:2"):
         answer = await ask(client, "/jobs/j0", at=at, include="history")
         assert answer["Job"]["State"]["StateType"] == "Running"
         assert answer["Job"]["Revision"] == 2
         assert answer["Sequence"] == (7 if at == "7" else 6)
         assert [item["Revision"] for item in answer["History"]["Items"]] == [1, 2]
         assert answer["History"]["NextToken"] == ""
-    before = rfc3339(record.time - 1)
+    before = format_rfc3339(record.time - 1)
     assert (await ask(client, "/jobs/j0", at=before))["Job"]["State"]["StateType"] == "Pending"
     now = await ask(client, "/jobs/j0", at="now")
     assert (now["Job"]["Revision"], now["Sequence"]) == (3, 8)

@@ -8,7 +8,7 @@ from jobledger.service.api.params import Query, parse_revision, parse_time
 from jobledger.service.limits import QUERY_MAX_PARAMETERS
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import StateType
-from jobledger.store.spec.values import coarser_unit, rfc3339
+from jobledger.store.timestamps import coarser_unit, format_rfc3339
 
 
 def test_an_empty_value_is_an_absent_one() -> None:
@@ -90,8 +90,8 @@ def test_any_bytes_are_a_query_or_are_refused(raw: bytes) -> None:
 @given(st.integers(min_value=0, max_value=4_102_444_800_000_000_000))
 def test_a_time_reads_back_as_it_was_written(nanoseconds: int) -> None:
     """RFC 3339 with nine digits keeps every nanosecond; bare nanoseconds are taken, too."""
-    assert parse_time(rfc3339(nanoseconds), "t") == nanoseconds
-    assert parse_time(rfc3339(nanoseconds).lower(), "t") == nanoseconds
+    assert parse_time(format_rfc3339(nanoseconds), "t") == nanoseconds
+    assert parse_time(format_rfc3339(nanoseconds).lower(), "t") == nanoseconds
     if not coarser_unit(nanoseconds):
         assert parse_time(str(nanoseconds), "t") == nanoseconds
 

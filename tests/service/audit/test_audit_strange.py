@@ -300,7 +300,7 @@ def test_the_file_of_confirmations_is_bounded_and_must_be_ours_alone(tmp_path: P
     with pytest.raises(InvalidInput, match="the maximum"):
         file.add(old=OLD, new=ORIGIN, actor="a", reason="r")
     file.path.chmod(0o666)
-    with pytest.raises(InvalidSettings, match="may be written by others"):
+    with pytest.raises(InvalidSettings, match="can be written by other users"):
         file.of(ORIGIN)
     file.path.chmod(0o600)
     file.path.write_text("[]")

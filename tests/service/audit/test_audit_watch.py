@@ -228,7 +228,7 @@ def test_a_state_that_is_none_is_refused(watcher: Watcher, content: bytes) -> No
 def test_a_state_that_others_may_write_is_refused(watcher: Watcher) -> None:
     """Whoever changes it could hide a rewrite."""
     watcher.state_file.chmod(0o666)
-    with pytest.raises(InvalidSettings, match="may be written by others"):
+    with pytest.raises(InvalidSettings, match="can be written by other users"):
         watcher.watch()
 
 
