@@ -22,7 +22,7 @@ from benchmarks.workload import job_key, named_spec
 from jobledger.projections.projector import ProjectorState
 from jobledger.projections.view import View
 from jobledger.service import wiring
-from jobledger.service.demo.projecting import ProjectorProcess
+from jobledger.service.demo.projector_process import ProjectorProcess
 from jobledger.store.embedded import EmbeddedServer
 
 _JOBS = 10_000

@@ -17,8 +17,7 @@ from jobledger.projections.as_of.reader import AsOf
 from jobledger.projections.errors import AsOfBusy
 from jobledger.projections.limits import ASOF_NEAR_EVENTS
 from jobledger.projections.projector import Projector
-from jobledger.projections.query.cursor import Order
-from jobledger.projections.query.query import ListQuery
+from jobledger.projections.query.query import ListQuery, Order
 from jobledger.projections.view import View
 
 _SHARES: Final = (0.25, 0.5, 0.9)  # of the log: where the points are

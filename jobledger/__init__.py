@@ -15,8 +15,7 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from jobledger.projections.projector import Projector, ProjectorState
-    from jobledger.projections.query.cursor import Order
-    from jobledger.projections.query.query import ListQuery
+    from jobledger.projections.query.query import ListQuery, Order
     from jobledger.projections.query.selectors import parse_selector
     from jobledger.projections.results import Checkpoint, JobVersion, Page
     from jobledger.projections.subscriptions.admin import SubscriptionInfo, Subscriptions

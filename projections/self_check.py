@@ -19,7 +19,7 @@ from jobledger.projections.database import Reader
 from jobledger.projections.errors import ViewDamaged, ViewError
 from jobledger.projections.limits import VIEW_CHECK_EVENTS, VIEW_CHECK_ROWS
 from jobledger.projections.merkle.hashing import leaf_hash
-from jobledger.projections.merkle.tiles import TILE_WIDTH, split_hashes
+from jobledger.projections.merkle.tree import TILE_WIDTH, split_hashes
 from jobledger.projections.projector import Projector, ProjectorState
 from jobledger.projections.rows import STATUS_COLUMNS, job_of
 from jobledger.store.job_reader import records_between

@@ -11,7 +11,7 @@ import msgspec
 from jobledger.projections.errors import TreeUnavailable, ViewDamaged
 from jobledger.projections.limits import PROOFS_AT_ONCE
 from jobledger.projections.merkle.hashing import HASH_BYTES, pair_up
-from jobledger.projections.merkle.ranges import (
+from jobledger.projections.merkle.proofs import (
     Node,
     Range,
     consistency_path,
@@ -19,7 +19,7 @@ from jobledger.projections.merkle.ranges import (
     range_root,
     subtrees,
 )
-from jobledger.projections.merkle.tiles import (
+from jobledger.projections.merkle.tree import (
     TILE_WIDTH,
     Tiles,
     place_of,

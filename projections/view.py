@@ -12,7 +12,6 @@ import msgspec
 
 from jobledger.projections.batch import Hole
 from jobledger.projections.database import Reader
-from jobledger.projections.digest import digest_of
 from jobledger.projections.errors import AmbiguousId, VersionNotFound, ViewDamaged, WaitTimeout
 from jobledger.projections.limits import (
     CANDIDATES_SHOWN,
@@ -26,11 +25,11 @@ from jobledger.projections.limits import (
     WAIT_POLL_SECONDS,
 )
 from jobledger.projections.pool import ReaderPool
-from jobledger.projections.query.cursor import Order, Position, encode_cursor
 from jobledger.projections.query.planner import choose_driver, count_statement, drivers_of, page_statement
-from jobledger.projections.query.query import ListQuery, check_limit
+from jobledger.projections.query.query import ListQuery, Order, Position, check_limit, encode_cursor
 from jobledger.projections.results import Checkpoint, JobVersion, Page, Troubles, page_of, size_of_job
 from jobledger.projections.rows import STATUS_COLUMNS, Row, job_of, lost_status_of, status_of
+from jobledger.projections.view_diff import digest_of
 from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.fold import Anomaly
 from jobledger.store.model.job import Job, JobStatus, StateType

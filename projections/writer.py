@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from jobledger.projections.batch import Batch, label_rows, lost_key, resolve_thawed
 from jobledger.projections.database import Writer
-from jobledger.projections.errors import ViewError, ViewFromNewerRelease
+from jobledger.projections.errors import ViewDamaged, ViewError, ViewFromNewerRelease
 from jobledger.projections.limits import (
     ANOMALIES_KEPT,
     FOLD_CACHE_JOBS,
@@ -16,7 +17,19 @@ from jobledger.projections.limits import (
     FOLD_CACHE_TAGS,
     LOOKUP_CHUNK,
 )
-from jobledger.projections.merkle.tree import NO_STEP, NO_TREE, TREE_TABLES, TreeKeeper, TreeMark, TreeStep
+from jobledger.projections.merkle.hashing import HASH_BYTES
+from jobledger.projections.merkle.tree import (
+    NO_STEP,
+    NO_TREE,
+    TILE_LEVELS,
+    TILE_WIDTH,
+    TREE_TABLES,
+    TileEdge,
+    TreeKeeper,
+    TreeMark,
+    TreeStep,
+    split_hashes,
+)
 from jobledger.projections.migrations import migrate
 from jobledger.projections.rows import (
     JOB_COLUMNS,
@@ -30,10 +43,35 @@ from jobledger.projections.rows import (
     row_of,
     status_of,
 )
-from jobledger.projections.tree_file import load_tree
 from jobledger.store.model.errors import JobledgerError
 from jobledger.store.model.events import Record
 from jobledger.store.model.job import JobStatus
+
+_TAIL: Final = "SELECT hashes FROM tree_tail ORDER BY start"
+_TILE: Final = "SELECT hashes FROM tree_tiles WHERE level = ? AND position = ?"
+
+
+async def load_tree(writer: Writer, mark: TreeMark) -> TreeKeeper:
+    """The tree that a view's file holds, to go on from; inside the transaction that read its mark.
+
+    Raises:
+        ViewDamaged: if it does not hold what its checkpoint says.
+    """
+    rows = [b"".join([row[0] for row in await writer.rows(_TAIL)])]
+    above = mark.size >> TILE_LEVELS
+    while above:
+        tile = await writer.row(_TILE, (len(rows), above >> TILE_LEVELS)) if above % TILE_WIDTH else None
+        rows.append(tile[0] if tile else b"")
+        above >>= TILE_LEVELS
+    for level, hashes in enumerate(rows):
+        count = (mark.size >> (TILE_LEVELS * level)) % TILE_WIDTH
+        if len(hashes) != count * HASH_BYTES:
+            raise ViewDamaged(
+                f"the Merkle tree in the view {writer.path} has {len(hashes) // HASH_BYTES} hashes where its"
+                f" checkpoint says {count}; delete the file: it is rebuilt from the log"
+            )
+    return TreeKeeper(TileEdge(mark.size, tuple(tuple(split_hashes(row)) for row in rows)), mark.missing)
+
 
 PROJECTION_VERSION = 3
 """Raise it when the fold or the rows come to mean something else: older files then rebuild themselves."""

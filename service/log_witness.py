@@ -20,7 +20,7 @@ import msgspec
 
 from jobledger.projections.errors import ProofError, ViewError
 from jobledger.projections.merkle.hashing import HASH_BYTES, leaf_hashes
-from jobledger.projections.merkle.tiles import TILE_WIDTH, split_hashes
+from jobledger.projections.merkle.tree import TILE_WIDTH, split_hashes
 from jobledger.projections.tree_reader import TreeMark, TreeReader
 from jobledger.projections.view import View
 from jobledger.service.limits import LOG_PROOF_SECONDS

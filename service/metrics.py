@@ -22,7 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from jobledger import __version__
-from jobledger.projections.as_of.copies import SnapshotCache
+from jobledger.projections.as_of.snapshots import SnapshotCache
 from jobledger.projections.projector import ProjectorState
 from jobledger.service.audit.sealer import Sealer, SealState
 from jobledger.service.limits import METRIC_LABEL_VALUES_MAX

@@ -7,26 +7,111 @@ lists need are made at the end.
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-from jobledger.projections.as_of.seed import seed_copy
+from jobledger.projections.as_of.job import records_as_of
 from jobledger.projections.batch import Batch, fold_batch, jobs_named, read_all, resolve_thawed
-from jobledger.projections.database import Writer
+from jobledger.projections.database import Writer, attach_statement
 from jobledger.projections.limits import (
     ASOF_BATCH_BYTES,
     ASOF_BATCH_JOBS,
+    ASOF_EVENTS_PER_JOB_READ,
     ASOF_FOLD_EVENTS,
     ASOF_LATE_INDEX_EVENTS,
     ASOF_NEAR_MAX_EVENTS,
+    ASOF_READS,
+    ASOF_READS_MAX_JOBS,
 )
+from jobledger.projections.rows import JOB_COLUMNS, STATUS_COLUMNS, lost_status_of, status_of
 from jobledger.projections.subscriptions.state_tracker import BloomFilter
 from jobledger.projections.writer import ViewWriter
-from jobledger.store.log import EventLog
+from jobledger.store.log import EventLog, Feed
 from jobledger.store.model.errors import LogDamaged
 from jobledger.store.model.events import JobCreated, Record, Recorded, SpecData, read_record
+from jobledger.store.model.fold import last_read
+from jobledger.store.model.job import JobStatus
+
+_COLUMNS: Final = ", ".join(JOB_COLUMNS)
+# A frozen job's row says what it is now: what it was at a point, only its events say.
+_CHANGED: Final = (
+    "FROM live.jobs WHERE created_sequence <= ?1 AND (sequence > ?1 OR passed > ?1 OR quarantine != '')"
+)
+_COUNT_LOST: Final = "SELECT count(*), coalesce(min(sequence), ?1 + 1) FROM live.lost_jobs WHERE sequence > 0"
+_READ_LOST: Final = (
+    "SELECT namespace, id, sequence, passed, quarantine FROM live.lost_jobs WHERE sequence > 0"
+)
+_COUNT_CHANGED: Final = f"SELECT count(*), coalesce(min(created_sequence), ?1 + 1) {_CHANGED}"
+_READ_CHANGED: Final = f"SELECT {', '.join(STATUS_COLUMNS)} {_CHANGED}"
+_TAKE_JOBS: Final = (
+    f"INSERT INTO main.jobs ({_COLUMNS}) SELECT {_COLUMNS} FROM live.jobs"
+    " WHERE created_sequence <= ?1 AND sequence <= ?1 AND passed <= ?1 AND quarantine = ''"
+    " ORDER BY created_sequence"
+)
+_TAKE_LABELS: Final = (
+    "INSERT INTO main.labels (created_sequence, key, value) SELECT created_sequence, key, value"
+    " FROM live.labels WHERE created_sequence IN (SELECT created_sequence FROM main.jobs)"
+    " ORDER BY key, value, created_sequence"
+)
+
+
+async def seed_copy(
+    log: EventLog, view: ViewWriter, writer: Writer, live: Path, *, up_to: int, most_events: int
+) -> bool:
+    """Begin an empty copy with the live view; the log is to be folded on from where `view.sequence` is then.
+
+    Args:
+        log: of the view.
+        view: the copy, empty, tied to the log.
+        writer: its connection.
+        live: the live view's file, which has come to the point.
+        up_to: the sequence that the copy is to be as of.
+        most_events: what else there is to fold, from another copy on.
+
+    Returns:
+        Whether that pays; if not, the copy is still empty.
+
+    Raises:
+        ViewError: if one of the files can't be used.
+        LogUnavailable: if the log does not answer.
+    """
+    statuses: list[JobStatus] = []
+    await writer.execute(attach_statement(live))
+    try:
+        async with writer.transaction():  # all of it reads one snapshot of the live view
+            [(changed, oldest)] = await writer.rows(_COUNT_CHANGED, (up_to,))
+            [(lost, oldest_lost)] = await writer.rows(_COUNT_LOST, (up_to,))
+            changed, oldest = changed + lost, min(oldest, oldest_lost)
+            span, reads = up_to + 1 - oldest, changed * ASOF_EVENTS_PER_JOB_READ
+            if min(span, reads) > most_events:
+                return False
+            await writer.execute(_TAKE_JOBS, (up_to,))
+            await writer.execute(_TAKE_LABELS)
+            by_job = reads < span and changed <= ASOF_READS_MAX_JOBS
+            if by_job:
+                statuses = [status_of(row) for row in await writer.rows(_READ_CHANGED, (up_to,))]
+                statuses += [lost_status_of(row) for row in await writer.rows(_READ_LOST)]
+    finally:
+        await writer.execute("DETACH DATABASE live")
+    batch = Batch({}, {}, {}, [], [], {}, 0)
+    for start in range(0, len(statuses), ASOF_READS):
+        some = statuses[start : start + ASOF_READS]
+        for records in await asyncio.gather(*(_prefix(log, status, up_to) for status in some)):
+            if records:
+                fold_batch(read_all(records), {}, onto=batch)
+            batch.specs.clear()
+    batch.anomalies.clear()
+    batch.last_sequence = up_to if by_job or not changed else oldest - 1
+    await view.write(batch)
+    return True
+
+
+async def _prefix(log: EventLog, status: JobStatus, up_to: int) -> list[Record]:
+    return [record async for record in records_as_of(log, status, up_to, last=last_read(status))]
+
 
 _LIST_INDEXES: Final = (
     "SELECT name, sql FROM main.sqlite_schema"
@@ -189,3 +274,121 @@ async def _fold_on(
     batch.specs.clear()  # a copy has none, nor anomalies
     batch.anomalies.clear()
     return batch
+
+
+T = TypeVar("T")
+
+
+async def in_thread(work: Callable[[EventLog], Coroutine[Any, Any, T]], log: EventLog, *, name: str) -> T:
+    """The result of a coroutine that runs in a thread of its own.
+
+    Args:
+        work: makes the coroutine; it gets a log that can be used there, to read and to follow.
+        log: of the loop that calls.
+        name: of the thread.
+
+    Raises:
+        Exception: whatever the coroutine raises.
+    """
+    distant = cast("EventLog", _DistantLog(log, asyncio.get_running_loop()))
+    errand = _Errand(lambda: work(distant))
+    threading.Thread(target=errand.run, name=name, daemon=True).start()
+    try:
+        return await asyncio.shield(errand.ended)
+    except asyncio.CancelledError:
+        errand.cancel()
+        await asyncio.wait({errand.ended})
+        raise
+
+
+class _Errand(Generic[T]):
+    """A coroutine that another thread runs for this loop."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._work = work
+        self._home = asyncio.get_running_loop()
+        self._lock = threading.Lock()  # of the next two
+        self._is_cancelled = False
+        self._task: asyncio.Task[T] | None = None
+        self.ended: asyncio.Future[T] = self._home.create_future()
+
+    def run(self) -> None:
+        """Run it, in the thread."""
+        result: T | None = None
+        error: BaseException | None = None
+        try:
+            result = asyncio.run(self._begin())
+        except BaseException as raised:  # noqa: BLE001 - it is raised where the result is awaited
+            error = raised
+        with suppress(RuntimeError):  # the loop at home was closed: nobody waits
+            self._home.call_soon_threadsafe(self._settle, result, error)
+
+    def cancel(self) -> None:
+        """Let it end; `ended` says when it has."""
+        with self._lock:
+            self._is_cancelled = True
+            if self._task is not None and not self.ended.done():
+                with suppress(RuntimeError):  # its loop has just ended
+                    self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+    async def _begin(self) -> T:
+        with self._lock:
+            self._task = cast("asyncio.Task[T]", asyncio.current_task())
+            if self._is_cancelled:
+                raise asyncio.CancelledError
+        return await self._work()
+
+    def _settle(self, result: T | None, error: BaseException | None) -> None:
+        if self.ended.done():
+            return
+        if error is None:
+            self.ended.set_result(cast("T", result))
+        elif isinstance(error, asyncio.CancelledError):
+            self.ended.cancel()
+        else:
+            self.ended.set_exception(error)
+
+
+class _Distant:
+    """Lets a coroutine of another loop be awaited in this one."""
+
+    def __init__(self, home: asyncio.AbstractEventLoop) -> None:
+        self._home = home
+
+    async def _at_home(self, asked: Callable[[], Awaitable[T]]) -> T:
+        async def ask() -> T:
+            return await asked()
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ask(), self._home))
+
+
+class _DistantLog(_Distant):
+    """What a build uses of a log that lives in another loop; see `EventLog`."""
+
+    def __init__(self, log: EventLog, home: asyncio.AbstractEventLoop) -> None:
+        super().__init__(home)
+        self._log = log
+
+    async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
+        return await self._at_home(lambda: self._log.read(subject, after=after, up_to=up_to))
+
+    async def read_last(self, subject: str) -> Record | None:
+        return await self._at_home(lambda: self._log.read_last(subject))
+
+    async def follow(self, *, after: int, epoch: str | None = None) -> "_DistantFeed":
+        feed = await self._at_home(lambda: self._log.follow(after=after, epoch=epoch))
+        return _DistantFeed(feed, self._home)
+
+
+class _DistantFeed(_Distant):
+    """What a build uses of a feed that lives in another loop; see `Feed`."""
+
+    def __init__(self, feed: Feed, home: asyncio.AbstractEventLoop) -> None:
+        super().__init__(home)
+        self._feed = feed
+
+    async def take(self, max_records: int) -> Sequence[Record]:
+        return await self._at_home(lambda: self._feed.take(max_records))
+
+    async def close(self) -> None:
+        await self._at_home(self._feed.close)

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from jobledger.projections.as_of.copies import PendingAppend, SnapshotCache
 from jobledger.projections.as_of.job import records_as_of
+from jobledger.projections.as_of.snapshots import SnapshotCache, WaitScope
 from jobledger.projections.limits import (
     ASOF_NEAR_MAX_EVENTS,
     CHANGES_JOB_BYTES,
@@ -104,7 +104,7 @@ async def changes_between(
     *,
     timeout_seconds: float = WAIT_DEFAULT_SECONDS,
     client: str = "",
-    waiting: PendingAppend = nullcontext,
+    waiting: WaitScope = nullcontext,
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
 ) -> ChangesPage:
     """One page of the jobs that changed.

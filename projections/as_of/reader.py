@@ -5,8 +5,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Self
 
-from jobledger.projections.as_of.copies import PendingAppend, SnapshotCache
 from jobledger.projections.as_of.job import job_as_of
+from jobledger.projections.as_of.snapshots import SnapshotCache, WaitScope
 from jobledger.projections.limits import ASOF_MAX_BYTES, ASOF_MAX_COPIES, WAIT_DEFAULT_SECONDS
 from jobledger.projections.query.query import ListQuery
 from jobledger.projections.results import Page
@@ -87,7 +87,7 @@ class AsOf:
         *,
         timeout_seconds: float = WAIT_DEFAULT_SECONDS,
         client: str = "",
-        waiting: PendingAppend = nullcontext,
+        waiting: WaitScope = nullcontext,
         turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> Page:
         """One page of jobs as they were when the log ended at a sequence. The first page may take long.

@@ -21,8 +21,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from jobledger.projections.limits import RARE_MAX_ROWS, SHORT_WALK_ROWS, WALK_MAX_ARMS
-from jobledger.projections.query.cursor import Order, Position
-from jobledger.projections.query.query import ListQuery
+from jobledger.projections.query.query import ListQuery, Order, Position
 from jobledger.projections.query.selectors import Operator, Requirement, parse_int64
 from jobledger.projections.rows import STATUS_COLUMNS
 

@@ -18,8 +18,8 @@ from jobledger.service.access.principal import Principal
 from jobledger.service.api.context import AnyRequest, find_job, principal_of, query_of, service_of
 from jobledger.service.api.params import ALL_NAMESPACES, Query, header
 from jobledger.service.cursor import parse_cursor
-from jobledger.service.feed.connection import Cause, Subscription
 from jobledger.service.feed.events import close_text, event_text, greeting_text, heartbeat_text
+from jobledger.service.feed.hub import Cause, FeedConnection
 from jobledger.service.wiring import Service
 
 _HEADERS: Final = (
@@ -60,47 +60,47 @@ class _Stream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until it ends; what is wrong with the request is raised before anything is sent."""
         service, principal = self._service, self._principal
-        subscription = await service.hub.open(
+        connection = await service.hub.open(
             self._filter,
             after=self._after,
             client=_client_of(principal, scope),
             is_valid=lambda: service.tokens.is_valid(principal),
         )
-        async with subscription:
+        async with connection:
             service.metrics.feed_opened()
             try:
-                async with ended_with(receive, subscription), _cut_off_if_stuck(subscription):
-                    await self._write(subscription, send)
+                async with ended_with(receive, connection), _cut_off_if_stuck(connection):
+                    await self._write(connection, send)
             finally:
-                service.metrics.feed_closed(subscription.cause or Cause.GONE)
+                service.metrics.feed_closed(connection.cause or Cause.GONE)
 
-    async def _write(self, subscription: Subscription, send: Send) -> None:
+    async def _write(self, connection: FeedConnection, send: Send) -> None:
         hub = self._service.hub
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await _send(send, greeting_text(hub.cursor(subscription)))
-        while (events := await subscription.next()) is not None:
+        await _send(send, greeting_text(hub.cursor(connection)))
+        while (events := await connection.next()) is not None:
             if events:
                 await _send(send, b"".join([event_text(event, hub.mark, hub.source) for event in events]))
                 self._service.metrics.feed_sent(len(events))
             else:
-                await _send(send, heartbeat_text(hub.cursor(subscription)))
-        if subscription.cause is not Cause.GONE:
-            await _send(send, close_text(subscription.reason, hub.cursor(subscription)), more=False)
+                await _send(send, heartbeat_text(hub.cursor(connection)))
+        if connection.cause is not Cause.GONE:
+            await _send(send, close_text(connection.reason, hub.cursor(connection)), more=False)
 
 
 @asynccontextmanager
-async def ended_with(receive: Receive, subscription: Subscription) -> AsyncIterator[None]:
+async def ended_with(receive: Receive, connection: FeedConnection) -> AsyncIterator[None]:
     """End a feed when its client goes away.
 
     Args:
         receive: of the request, whose body was read.
-        subscription: the feed that is read within this block.
+        connection: the feed that is read within this block.
     """
 
     async def wait_for_the_end() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        subscription.end(Cause.GONE, "the client is gone")
+        connection.end(Cause.GONE, "the client is gone")
 
     watcher = asyncio.create_task(wait_for_the_end())
     try:
@@ -110,7 +110,7 @@ async def ended_with(receive: Receive, subscription: Subscription) -> AsyncItera
 
 
 @asynccontextmanager
-async def _cut_off_if_stuck(subscription: Subscription) -> AsyncIterator[None]:
+async def _cut_off_if_stuck(connection: FeedConnection) -> AsyncIterator[None]:
     """Leave this block when the client takes nothing for too long; the server then ends the connection."""
     task = asyncio.current_task()
     assert task is not None
@@ -122,14 +122,14 @@ async def _cut_off_if_stuck(subscription: Subscription) -> AsyncIterator[None]:
             stuck = True
             task.cancel()
 
-    subscription.on_stuck = cancel
+    connection.on_stuck = cancel
     try:
         yield
     except asyncio.CancelledError:
         if not stuck or task.uncancel():
             raise  # somebody else wants this task to end
     finally:
-        subscription.on_stuck = None
+        connection.on_stuck = None
 
 
 async def _send(send: Send, body: bytes, *, more: bool = True) -> None:

@@ -7,8 +7,7 @@ from litestar import Response, get
 
 from jobledger.projections.errors import VersionNotFound
 from jobledger.projections.limits import LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT
-from jobledger.projections.query.cursor import Order, order_of_cursor
-from jobledger.projections.query.query import ListQuery
+from jobledger.projections.query.query import ListQuery, Order, order_of_cursor
 from jobledger.projections.query.selectors import Requirement, parse_selector
 from jobledger.service.access.principal import Principal
 from jobledger.service.api.answers import (

@@ -25,7 +25,7 @@ from jobledger.service.api.context import (
 from jobledger.service.api.events import ended_with
 from jobledger.service.api.params import Query, parse_state
 from jobledger.service.errors import NotReady, Timeout, Unauthorized
-from jobledger.service.feed.connection import Cause, Subscription
+from jobledger.service.feed.hub import Cause, FeedConnection
 from jobledger.service.limits import WAIT_STATE_DEFAULT_SECONDS, WAIT_STATE_MAX_SECONDS
 from jobledger.store.model.errors import InvalidInput, JobTerminal
 from jobledger.store.model.job import Job, JobStatus, StateType
@@ -93,7 +93,7 @@ def _reached(status: JobStatus, wanted: frozenset[StateType]) -> bool:
 
 
 async def _next_reached(
-    status: JobStatus, changes: Subscription, wanted: frozenset[StateType], timeout_seconds: float
+    status: JobStatus, changes: FeedConnection, wanted: frozenset[StateType], timeout_seconds: float
 ) -> JobStatus:
     """The job's status when it is where it is wanted."""
     try:

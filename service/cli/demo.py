@@ -15,9 +15,9 @@ from rich.console import Console
 
 from jobledger.service.cli.examples import examples
 from jobledger.service.demo.checks import Check, check_all
-from jobledger.service.demo.inputs import NamedSpec, Planned, plan_jobs, read_examples
-from jobledger.service.demo.scenario import NATS_FOLDER, VIEW_FILE, DemoResult, tell
-from jobledger.service.demo.show import StepTeller, check_list, jobs_table, timeline_table
+from jobledger.service.demo.environment import NamedSpec, Planned, plan_jobs, read_examples
+from jobledger.service.demo.scenario import NATS_FOLDER, VIEW_FILE, DemoResult, run_scenario
+from jobledger.service.demo.show import StepReporter, check_list, jobs_table, timeline_table
 from jobledger.service.errors import BAD_INPUT_CODE
 from jobledger.service.spec_files import read_spec_file, tell_problems
 
@@ -42,14 +42,14 @@ def demo(ctx: click.Context, specs: tuple[str, ...], keep: Path | None) -> None:
     began = time.monotonic()
     plan = plan_jobs(_good_specs(ctx, specs))
     err = Console(stderr=True)
-    told = _run(plan, keep, StepTeller(err))
+    result = _run(plan, keep, StepReporter(err))
     if err.is_terminal:
         err.print()
-    checks = check_all(told.evidence)
+    checks = check_all(result.evidence)
     out = Console(highlight=False)
     for part in (
-        jobs_table(told, time.time_ns(), out.width),
-        timeline_table(told, out.width),
+        jobs_table(result, time.time_ns(), out.width),
+        timeline_table(result, out.width),
         check_list(checks),
     ):
         out.print(part)
@@ -87,7 +87,7 @@ def _directory(keep: Path | None) -> Iterator[Path]:
     yield keep
 
 
-def _run(plan: Sequence[Planned], keep: Path | None, steps: StepTeller) -> DemoResult:
+def _run(plan: Sequence[Planned], keep: Path | None, steps: StepReporter) -> DemoResult:
     """Run the story; when asked to end, first end in order what it started."""
     asked: list[signal.Signals] = []
 
@@ -113,7 +113,7 @@ def _run(plan: Sequence[Planned], keep: Path | None, steps: StepTeller) -> DemoR
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: a lost terminal must not end us
                 loop.add_signal_handler(number, end, number)
         with _directory(keep) as directory:  # in here, so that no signal cuts its removal short
-            return await tell(plan, directory, step)
+            return await run_scenario(plan, directory, step)
 
     try:
         return asyncio.run(story())

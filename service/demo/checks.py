@@ -11,13 +11,90 @@ from itertools import pairwise
 import msgspec
 
 from jobledger.projections.results import Checkpoint, JobVersion
-from jobledger.service.demo.evidence import Evidence, Kill, Race, ViewedJob
 from jobledger.store.command import Receipt
 from jobledger.store.model.events import JobCreated, JobUpdated, Record, Recorded, read_record
 from jobledger.store.model.fold import Anomaly, fold_job
 from jobledger.store.model.history import tell
 from jobledger.store.model.job import Job, JobStatus
 from jobledger.store.model.subjects import parse_subject
+
+
+class RaceAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One writer's part in a race.
+
+    Attributes:
+        writer: its actor.
+        event_id: the id that its event has, or would have had.
+        won: what it was told if it won.
+        told_revision: the current revision, as a loser was told; None if it won.
+        told_missed: the ids of the events that it had not seen, as a loser was told.
+    """
+
+    writer: str
+    event_id: str
+    won: Receipt | None = None
+    seen_revision: int | None = None
+    seen_missed: tuple[str, ...] = ()
+
+
+class Race(msgspec.Struct, frozen=True, kw_only=True):
+    """Writers that all decided on the same revision of one job."""
+
+    job_id: str
+    revision: int
+    attempts: tuple[RaceAttempt, ...]
+
+
+class Kill(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of the first projector.
+
+    Attributes:
+        exit_code: of the process, as Python tells it: the negative of the signal.
+        acknowledged: events of the load that were acknowledged at that moment.
+        events: events of the load in all.
+        view_sequence: where the view stood when the process was gone.
+        log_sequence: the last sequence of the log when the projector was started again.
+    """
+
+    exit_code: int
+    acknowledged: int
+    events: int
+    view_sequence: int
+    log_sequence: int
+
+
+class ViewedJob(msgspec.Struct, frozen=True):
+    """A job as the view has it, with every version of its spec."""
+
+    job: Job
+    versions: tuple[JobVersion, ...]
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the checks look at.
+
+    Attributes:
+        records: the whole log, read at the end.
+        receipts: of every event that a writer was told is written.
+        race: the race of two writers.
+        kill: the `kill -9` of the projector.
+        checkpoint: how far the view is that survived it.
+        viewed: all its jobs, in the order of creation.
+        glimpses: statuses by job id, as the view had them at moments on the way, oldest first.
+        digest: of the view that survived.
+        rebuilt_digest: of the view that was made anew after that one was deleted.
+    """
+
+    records: tuple[Record, ...]
+    receipts: tuple[Receipt, ...]
+    race: Race
+    kill: Kill
+    checkpoint: Checkpoint
+    viewed: tuple[ViewedJob, ...]
+    snapshots: tuple[Mapping[str, JobStatus], ...]
+    digest: str
+    rebuilt_digest: str
+
 
 SIGKILL_EXIT_CODE = -9
 
@@ -50,7 +127,7 @@ def check_all(evidence: Evidence) -> list[Check]:
         check_race(records, evidence.race),
         check_killed(evidence.kill),
         check_view(records, evidence.checkpoint, evidence.viewed),
-        check_counters(records, evidence.viewed, evidence.glimpses),
+        check_counters(records, evidence.viewed, evidence.snapshots),
         check_rebuilt(evidence.digest, evidence.rebuilt_digest, evidence.checkpoint),
     ]
 
@@ -119,16 +196,16 @@ def check_race(records: Iterable[Record], race: Race) -> Check:
             continue
         if attempt.event_id in in_log:
             problems.append(f"{attempt.writer} was told that it lost, and its event is in the log")
-        if attempt.told_revision != race.revision + 1:
+        if attempt.seen_revision != race.revision + 1:
             problems.append(
-                f"{attempt.writer} was told revision {attempt.told_revision}, not {race.revision + 1}"
+                f"{attempt.writer} was told revision {attempt.seen_revision}, not {race.revision + 1}"
             )
-        if attempt.told_missed != tuple(winner.event_id for winner in winners):
+        if attempt.seen_missed != tuple(winner.event_id for winner in winners):
             problems.append(
-                f"{attempt.writer} was told {len(attempt.told_missed)} missed events, not the winner's"
+                f"{attempt.writer} was told {len(attempt.seen_missed)} missed events, not the winner's"
             )
     losers = [attempt for attempt in race.attempts if attempt.won is None]
-    figures = "; ".join(f"{loser.writer} was told: now revision {loser.told_revision}" for loser in losers)
+    figures = "; ".join(f"{loser.writer} was told: now revision {loser.seen_revision}" for loser in losers)
     return Check("Exactly one of two racing writers won", figures, tuple(problems))
 
 
@@ -177,7 +254,7 @@ def check_view(records: Sequence[Record], checkpoint: Checkpoint, viewed: Iterab
 
 
 def check_counters(
-    records: Iterable[Record], viewed: Iterable[ViewedJob], glimpses: Sequence[Mapping[str, JobStatus]]
+    records: Iterable[Record], viewed: Iterable[ViewedJob], snapshots: Sequence[Mapping[str, JobStatus]]
 ) -> Check:
     """Version, Revision and the times follow their rules, counted from the log without the fold."""
     problems: list[str] = []
@@ -198,12 +275,12 @@ def check_counters(
             for name, (actual, expected) in rules.items()
             if actual != expected
         ]
-    for before, after in pairwise((*glimpses, now)):
+    for before, after in pairwise((*snapshots, now)):
         for job_id, status in before.items():
             later = after.get(job_id)
             if later is None or later.modify_time < status.modify_time:
                 problems.append(f"{job_id}: ModifyTime went back, or the job vanished")
-    figures = f"{_count(len(now), 'job')}, seen at {len(glimpses) + 1} moments"
+    figures = f"{_count(len(now), 'job')}, seen at {len(snapshots) + 1} moments"
     return Check("Counters and times keep their rules", figures, tuple(problems))
 
 

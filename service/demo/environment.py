@@ -5,22 +5,65 @@ Every promise that a writer was given is kept here, so that it can be held again
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
+
+import msgspec
 
 from jobledger.projections.database import remove_view
 from jobledger.projections.limits import LIST_MAX_LIMIT
 from jobledger.projections.query.query import ListQuery
 from jobledger.projections.view import View
-from jobledger.service.demo.evidence import Attempt, Race, ViewedJob
-from jobledger.service.demo.inputs import NamedSpec
-from jobledger.service.demo.projecting import ProjectorProcess
+from jobledger.service.demo.checks import Race, RaceAttempt, ViewedJob
+from jobledger.service.demo.projector_process import ProjectorProcess
 from jobledger.store.command import Receipt
 from jobledger.store.ledger import Ledger, new_event_id
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import RevisionMismatch
 from jobledger.store.model.events import Record
 from jobledger.store.model.job import Job, JobStatus, State, StateType
+from jobledger.store.model.subjects import DEFAULT_NAMESPACE
+from jobledger.store.spec.reader import load_spec
 from jobledger.store.spec.spec import JobSpec
+
+
+class NamedSpec(msgspec.Struct, frozen=True):
+    """A good spec, and the short name of the file that it came from."""
+
+    label: str
+    spec: JobSpec
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """A job to be: its first spec, and the specs that came after it under the same namespace and name."""
+
+    first: NamedSpec
+    updates: tuple[NamedSpec, ...] = ()
+
+
+def example_files() -> list[Traversable]:
+    """The specs that come with Jobledger; a wheel has them inside the package, a checkout beside it."""
+    package = files("jobledger")
+    folder = package.joinpath("examples")
+    if not folder.is_dir():
+        folder = Path(str(package)).parent / "examples"
+    return sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda e: e.name)
+
+
+def read_examples() -> list[NamedSpec]:
+    """The examples, read."""
+    return [NamedSpec(file.name, load_spec(file.read_bytes()).spec) for file in example_files()]
+
+
+def plan_jobs(specs: Sequence[NamedSpec]) -> list[Planned]:
+    """One job per namespace and name, in the order of first appearance; without a name, a job of its own."""
+    groups: dict[object, list[NamedSpec]] = {}
+    for index, named in enumerate(specs):
+        name, namespace = named.spec.name, named.spec.namespace or DEFAULT_NAMESPACE
+        groups.setdefault((namespace, name) if name else index, []).append(named)
+    return [Planned(group[0], tuple(group[1:])) for group in groups.values()]
+
 
 QUEUED = State(state_type=StateType.QUEUED)
 RUNNING = State(state_type=StateType.RUNNING)
@@ -28,7 +71,7 @@ _SCHEDULERS = ("scheduler-1", "scheduler-2")
 _READ_RECORDS = 1_000
 
 
-class Stage:
+class Environment:
     """Opened by `open`, ended by `close`. The first ledger is the one that users and nodes write through."""
 
     def __init__(self, url: str, path: Path, logs: Sequence[EventLog]) -> None:
@@ -104,7 +147,7 @@ class Stage:
         )
         return Race(job_id=job.job_id, revision=revision, attempts=tuple(attempts))
 
-    async def _attempt(self, ledger: Ledger, writer: str, job: Receipt, revision: int) -> Attempt:
+    async def _attempt(self, ledger: Ledger, writer: str, job: Receipt, revision: int) -> RaceAttempt:
         event_id = new_event_id()
         command = ledger.set_state(
             job.job_id,
@@ -116,10 +159,12 @@ class Stage:
             event_id=event_id,
         )
         try:
-            return Attempt(writer=writer, event_id=event_id, won=await self.keep(command))
+            return RaceAttempt(writer=writer, event_id=event_id, won=await self.keep(command))
         except RevisionMismatch as lost:
             missed = tuple(item.event_id for item in lost.missed)
-            return Attempt(writer=writer, event_id=event_id, told_revision=lost.revision, told_missed=missed)
+            return RaceAttempt(
+                writer=writer, event_id=event_id, seen_revision=lost.revision, seen_missed=missed
+            )
 
     # --- the projector and its view -----------------------------------------------------------------------
 
@@ -141,7 +186,7 @@ class Stage:
         assert self._projector is not None
         return await self._projector.kill()
 
-    async def glimpse(self) -> dict[str, JobStatus]:
+    async def snapshot(self) -> dict[str, JobStatus]:
         """All statuses, as the view has them now."""
         return {job.status.id: job.status async for job in self._jobs()}
 

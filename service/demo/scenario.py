@@ -1,22 +1,100 @@
 """What the demo does, in order. It judges nothing: what it saw goes into the evidence."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from jobledger.service.demo.environment import RUNNING, Stage
-from jobledger.service.demo.evidence import Evidence, Kill
-from jobledger.service.demo.inputs import Planned
-from jobledger.service.demo.load import EVENTS, Load
+from jobledger.service.demo.checks import Evidence, Kill
+from jobledger.service.demo.environment import RUNNING, Environment, Planned
 from jobledger.store.command import Receipt
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.jetstream import JetStreamLog
+from jobledger.store.ledger import Ledger
 from jobledger.store.model.history import HistoryItem
 from jobledger.store.model.job import Job, State, StateType
+from jobledger.store.spec.spec import JobSpec, SpecConfig, Task
+
+JOBS = 300
+EVENTS_PER_JOB = 5
+EVENTS = JOBS * EVENTS_PER_JOB
+_HALF = EVENTS // 2
+
+_SPEC = JobSpec(type="batch", count=1, tasks=(Task(name="main", engine=SpecConfig(type="noop")),))
+_BEFORE = (
+    State(state_type=StateType.QUEUED),
+    State(state_type=StateType.RUNNING),
+    State(state_type=StateType.RUNNING, message="half done"),
+)
+_FINAL_STATES = (
+    State(state_type=StateType.COMPLETED),
+    State(state_type=StateType.COMPLETED),
+    State(state_type=StateType.COMPLETED),
+    State(state_type=StateType.FAILED, message="exit code 1"),
+    State(state_type=StateType.STOPPED, message="no longer needed"),
+)
+
+Keep = Callable[[Awaitable[Receipt]], Awaitable[Receipt]]
+"""Awaits a command and keeps its receipt."""
+
+
+class Load:
+    """The load, and the moments in it that others wait for.
+
+    Args:
+        ledgers: the jobs are shared out among these.
+        keep: sees every receipt.
+        on_written: told how many events are acknowledged so far.
+    """
+
+    def __init__(self, ledgers: Sequence[Ledger], keep: Keep, on_written: Callable[[int], None]) -> None:
+        self._ledgers = ledgers
+        self._keep = keep
+        self._on_written = on_written
+        self._acknowledged = 0
+        self._half = asyncio.Event()
+        self._may_end = asyncio.Event()
+
+    @property
+    def acknowledged(self) -> int:
+        """Events that are acknowledged so far, of `EVENTS`."""
+        return self._acknowledged
+
+    async def half(self) -> None:
+        """Wait until half of it is written."""
+        await self._half.wait()
+
+    def let_end(self) -> None:
+        """Let the jobs end; until then each holds its last event back, so that there is a middle."""
+        self._may_end.set()
+
+    async def run(self) -> None:
+        """Write it, all jobs at once."""
+        async with asyncio.TaskGroup() as group:
+            for index in range(JOBS):
+                ledger = self._ledgers[index % len(self._ledgers)]
+                group.create_task(self._job(ledger, _FINAL_STATES[index % len(_FINAL_STATES)]))
+
+    async def _job(self, ledger: Ledger, end: State) -> None:
+        created = await self._written(ledger.create(_SPEC, actor="load", reason="a job of the demo's load"))
+        for state in (*_BEFORE, end):
+            if state is end:
+                await self._may_end.wait()
+            await self._written(
+                ledger.set_state(created.job_id, state, namespace=created.namespace, actor="load")
+            )
+
+    async def _written(self, command: Awaitable[Receipt]) -> Receipt:
+        receipt = await self._keep(command)
+        self._acknowledged += 1
+        self._on_written(self._acknowledged)
+        if self._acknowledged >= _HALF:
+            self._half.set()
+        return receipt
+
 
 UPDATES = 2  # of the job that is updated on purpose
 VIEW_FILE = "view.sqlite"
@@ -47,12 +125,12 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
 
     jobs: tuple[Job, ...]
     counts: dict[StateType, int]
-    hero: Job
+    sample_job: Job
     timeline: tuple[HistoryItem, ...]
     evidence: Evidence
 
 
-async def tell(plan: Sequence[Planned], directory: Path, steps: Steps) -> DemoResult:
+async def run_scenario(plan: Sequence[Planned], directory: Path, steps: Steps) -> DemoResult:
     """Do it all in a directory, on a server of its own; nothing runs any more when this returns or raises.
 
     Raises:
@@ -62,15 +140,15 @@ async def tell(plan: Sequence[Planned], directory: Path, steps: Steps) -> DemoRe
     stack = AsyncExitStack()
     try:
         with steps("start a nats-server, connect two writers, start a projector"):
-            stage = await _start(stack, directory)
-        return await _Story(plan, stage, steps).tell()
+            environment = await _start(stack, directory)
+        return await _Scenario(plan, environment, steps).run()
     except BaseExceptionGroup as group:
         raise _first(group) from group
     finally:
         await _finish(stack.aclose())
 
 
-async def _start(stack: AsyncExitStack, directory: Path) -> Stage:
+async def _start(stack: AsyncExitStack, directory: Path) -> Environment:
     """Start all that runs; the stack ends it, also if this is cancelled half-way."""
     server = EmbeddedServer(directory / NATS_FOLDER)
     stack.push_async_callback(server.stop)
@@ -79,10 +157,10 @@ async def _start(stack: AsyncExitStack, directory: Path) -> Stage:
     for _ in range(2):
         logs.append(await JetStreamLog.connect(server.url))
         stack.push_async_callback(logs[-1].close)
-    stage = Stage(server.url, directory / VIEW_FILE, logs)
-    stack.push_async_callback(stage.close)
-    await stage.open()
-    return stage
+    environment = Environment(server.url, directory / VIEW_FILE, logs)
+    stack.push_async_callback(environment.close)
+    await environment.open()
+    return environment
 
 
 async def _finish(ending: Coroutine[Any, Any, None]) -> None:
@@ -99,83 +177,87 @@ async def _finish(ending: Coroutine[Any, Any, None]) -> None:
         raise cancelled
 
 
-class _Story:
-    """The chapters; `tell` is the order."""
+class _Scenario:
+    """The steps, in the order of `run`."""
 
-    def __init__(self, plan: Sequence[Planned], stage: Stage, steps: Steps) -> None:
+    def __init__(self, plan: Sequence[Planned], environment: Environment, steps: Steps) -> None:
         self._plan = plan
-        self._stage = stage
+        self._environment = environment
         self._steps = steps
         # The job with the most specs shows the most; max takes the first of equals.
-        self._hero = max(range(len(plan)), key=lambda index: len(plan[index].updates))
+        self._sample_index = max(range(len(plan)), key=lambda index: len(plan[index].updates))
         self._jobs: list[Receipt] = []
 
-    async def tell(self) -> DemoResult:
-        stage = self._stage
-        glimpses = []
+    async def run(self) -> DemoResult:
+        environment = self._environment
+        snapshots = []
         with self._steps(f"submit {_count(len(self._plan), 'job')}"):
-            self._jobs = [await stage.submit(planned.first) for planned in self._plan]
-            await stage.caught_up()
-            glimpses.append(await stage.glimpse())
+            self._jobs = [await environment.submit(planned.first) for planned in self._plan]
+            await environment.caught_up()
+            snapshots.append(await environment.snapshot())
         with self._steps("race two writers for one job"):
-            race = await stage.race(self._jobs[self._hero])
+            race = await environment.race(self._jobs[self._sample_index])
         with self._steps("walk the jobs through their states"):
             await self._walk()
-            await stage.caught_up()
-            glimpses.append(await stage.glimpse())
+            await environment.caught_up()
+            snapshots.append(await environment.snapshot())
         with self._steps(f"write {EVENTS:,} more events; meanwhile kill -9 the projector") as progress:
             kill = await self._kill(progress)
         with self._steps("start the projector again and let it catch up"):
-            glimpses.append(await stage.glimpse())
-            await stage.start_projector()
-            await stage.caught_up()
+            snapshots.append(await environment.snapshot())
+            await environment.start_projector()
+            await environment.caught_up()
         with self._steps("read the log and the view"):
-            records, viewed = await stage.read_log(), await stage.viewed()
-            counts, checkpoint = await stage.view.counts(), await stage.view.checkpoint()
-            digest = await stage.view.digest()
+            records, viewed = await environment.read_log(), await environment.viewed()
+            counts, checkpoint = await environment.view.counts(), await environment.view.checkpoint()
+            digest = await environment.view.digest()
         with self._steps("delete the view and rebuild it from the log"):
-            await stage.rebuild()
-            rebuilt_digest = await stage.view.digest()
+            await environment.rebuild()
+            rebuilt_digest = await environment.view.digest()
         wanted = {job.job_id for job in self._jobs}
         jobs = tuple(each.job for each in viewed if each.job.status.id in wanted)
-        hero = max(jobs, key=lambda job: job.status.revision)
-        history = stage.ledgers[0].history(hero.status.id, namespace=hero.status.namespace)
+        sample_job = max(jobs, key=lambda job: job.status.revision)
+        history = environment.ledgers[0].history(sample_job.status.id, namespace=sample_job.status.namespace)
         evidence = Evidence(
             records=records,
-            receipts=tuple(stage.receipts),
+            receipts=tuple(environment.receipts),
             race=race,
             kill=kill,
             checkpoint=checkpoint,
             viewed=viewed,
-            glimpses=tuple(glimpses),
+            snapshots=tuple(snapshots),
             digest=digest,
             rebuilt_digest=rebuilt_digest,
         )
         timeline = tuple([item async for item in history])
-        return DemoResult(jobs=jobs, counts=counts, hero=hero, timeline=timeline, evidence=evidence)
+        return DemoResult(
+            jobs=jobs, counts=counts, sample_job=sample_job, timeline=timeline, evidence=evidence
+        )
 
     async def _walk(self) -> None:
         """The raced job is Queued already and stays Running; the others each come to an end of their own."""
-        hero = self._jobs[self._hero]
-        await self._stage.run(hero)
-        others = [job for job in self._jobs if job is not hero]
+        sample_job = self._jobs[self._sample_index]
+        await self._environment.run(sample_job)
+        others = [job for job in self._jobs if job is not sample_job]
         for index, job in enumerate(others):
-            await self._stage.queue(job)
-            await self._stage.run(job)
-            await self._stage.end(job, _ENDS[index % len(_ENDS)])
+            await self._environment.queue(job)
+            await self._environment.run(job)
+            await self._environment.end(job, _ENDS[index % len(_ENDS)])
 
     async def _kill(self, progress: Callable[[str], None]) -> Kill:
         """Kill the projector in the middle of a load; the user's jobs change while there is none."""
-        stage = self._stage
-        before = await stage.last_sequence()
-        load = Load(stage.ledgers, stage.keep, lambda written: progress(f"{written:,} of {EVENTS:,}"))
+        environment = self._environment
+        before = await environment.last_sequence()
+        load = Load(
+            environment.ledgers, environment.keep, lambda written: progress(f"{written:,} of {EVENTS:,}")
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run())
             await load.half()
-            await stage.projected(before + 1)
+            await environment.projected(before + 1)
             acknowledged = load.acknowledged
-            exit_code = await stage.kill_projector()
-            view_sequence = (await stage.view.checkpoint()).sequence
+            exit_code = await environment.kill_projector()
+            view_sequence = (await environment.view.checkpoint()).sequence
             load.let_end()
             await self._update()
         return Kill(
@@ -183,7 +265,7 @@ class _Story:
             acknowledged=acknowledged,
             events=EVENTS,
             view_sequence=view_sequence,
-            log_sequence=await stage.last_sequence(),
+            log_sequence=await environment.last_sequence(),
         )
 
     async def _update(self) -> None:
@@ -193,11 +275,11 @@ class _Story:
             spec = planned.first.spec
             for file in planned.updates:
                 spec = file.spec
-                updates += await self._stage.update(job, spec, file.label)
-            while index == self._hero and updates < UPDATES:
+                updates += await self._environment.update(job, spec, file.label)
+            while index == self._sample_index and updates < UPDATES:
                 priority = spec.priority + (1 if spec.priority < _PRIORITY_MAX else -1)
                 spec = msgspec.structs.replace(spec, priority=priority)
-                updates += await self._stage.update(job, spec, f"priority {priority}")
+                updates += await self._environment.update(job, spec, f"priority {priority}")
 
 
 def _count(number: int, what: str) -> str:

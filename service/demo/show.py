@@ -36,7 +36,7 @@ _STATE_STYLES = {
 }
 
 
-class StepTeller:
+class StepReporter:
     """Tells on a console which step is under way: a spinner on a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
@@ -56,7 +56,7 @@ class StepTeller:
         self._console.print(line)
 
 
-def jobs_table(told: DemoResult, now: int, width: int) -> RenderableType:
+def jobs_table(result: DemoResult, now: int, width: int) -> RenderableType:
     """The user's jobs, a screenful of them, and what else there is."""
     table = _table()
     table.add_column("Name", overflow="ellipsis", no_wrap=True, max_width=_rest(width, JOB_COLUMNS_WIDTH))
@@ -66,7 +66,7 @@ def jobs_table(told: DemoResult, now: int, width: int) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("State", no_wrap=True)
     table.add_column("Age", justify="right", no_wrap=True)
-    for job in told.jobs[:JOB_ROWS]:
+    for job in result.jobs[:JOB_ROWS]:
         status = job.status
         table.add_row(
             plain(status.name),
@@ -77,14 +77,14 @@ def jobs_table(told: DemoResult, now: int, width: int) -> RenderableType:
             _state(status.state.state_type),
             age(now - status.create_time),
         )
-    more = sum(told.counts.values()) - min(len(told.jobs), JOB_ROWS)
-    counts = ", ".join(f"{count} {state}" for state, count in told.counts.items() if count)
+    more = sum(result.counts.values()) - min(len(result.jobs), JOB_ROWS)
+    counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)
     return Group(
         _title("Jobs, as the view has them"), table, Text(f"… and {more} more. In all: {counts}", "dim")
     )
 
 
-def timeline_table(told: DemoResult, width: int) -> RenderableType:
+def timeline_table(result: DemoResult, width: int) -> RenderableType:
     """One job's events; of a long story the beginning and the end."""
     table = _table()
     table.add_column("Seq", justify="right", no_wrap=True)
@@ -94,7 +94,7 @@ def timeline_table(told: DemoResult, width: int) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("Who", no_wrap=True)
     table.add_column("Why", overflow="ellipsis", no_wrap=True, max_width=_rest(width, TIMELINE_COLUMNS_WIDTH))
-    items = told.timeline
+    items = result.timeline
     half = TIMELINE_ROWS // 2
     shown = items if len(items) <= TIMELINE_ROWS else (*items[:half], None, *items[-half:])
     for item in shown:
@@ -110,7 +110,7 @@ def timeline_table(told: DemoResult, width: int) -> RenderableType:
             plain(item.actor),
             plain(item.reason),
         )
-    return Group(_title(f"Timeline of {told.hero.status.name}"), table)
+    return Group(_title(f"Timeline of {result.sample_job.status.name}"), table)
 
 
 def check_list(checks: Sequence[Check]) -> RenderableType:

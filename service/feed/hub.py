@@ -7,24 +7,216 @@ made into text once, when the first reader needs it.
 """
 
 import asyncio
+import enum
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import Self
 
 import msgspec
+from msgspec.structs import replace
 
 from jobledger.projections.batch import Folded
-from jobledger.projections.subscriptions.filters import EventFilter
+from jobledger.projections.errors import ViewRebuilding
+from jobledger.projections.subscriptions.filters import EventFilter, match_labels
 from jobledger.projections.view import View
 from jobledger.service import limits as named
 from jobledger.service.cursor import default_source, format_cursor, stream_tag
 from jobledger.service.errors import CursorGone, NotReady, TooManyRequests
-from jobledger.service.feed.catchup import CatchUp
-from jobledger.service.feed.connection import Cause, Subscription
-from jobledger.service.feed.events import feed_event
-from jobledger.service.feed.labels import labels_after, labels_before
-from jobledger.service.feed.ring import Ring
+from jobledger.service.feed.catchup import CatchUp, labels_after, labels_before
+from jobledger.service.feed.events import FeedEvent, Ring, event_text, feed_event
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import JobledgerError, LogReplaced, LogUnavailable
+from jobledger.store.model.limits import READ_PAGE_EVENTS
+
+
+class Cause(enum.StrEnum):
+    """Why a feed ended, for who counts them."""
+
+    GONE = "gone"  # its reader closed it
+    DRAINED = "drained"  # the service is stopping
+    SLOW = "slow"  # the reader did not take its events in time
+    REVOKED = "revoked"  # the token is no longer valid
+    BROKEN = "broken"  # the log or the view can't be read on
+
+
+class FeedConnection:
+    """Made by `FeedHub.open`; used as `async with`, which gives its place back. For one reader at a time.
+
+    Attributes:
+        filter: what it lets through.
+        sequence: all up to here was handed over, or did not pass the filter.
+        cause: why it ended; None while it goes on.
+        reason: the same, for people.
+        on_stuck: called when the reader does not come back in time for more.
+    """
+
+    def __init__(
+        self, hub: "FeedHub", feed_filter: EventFilter, sequence: int, is_valid: Callable[[], bool] | None
+    ) -> None:
+        self.filter = feed_filter
+        self.sequence = sequence
+        self.cause: Cause | None = None
+        self.reason = ""
+        self.on_stuck: Callable[[], object] | None = None
+        self._hub = hub
+        self._is_valid = is_valid
+        self._clock = asyncio.get_running_loop().time
+        self._spoke = self._clock()  # when the reader was last given something to send
+        self._away = True  # the reader is busy sending
+        self._catch_up: CatchUp | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._idle = False  # nothing that may pass has come since it began to wait
+        self._is_catching_up = sequence < hub.sequence
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end(Cause.GONE, "closed by its reader")
+        self._hub.forget(self)
+
+    async def next(self) -> Sequence[FeedEvent] | None:
+        """The next events that pass; none: time for a heartbeat; None: it ended, and `reason` says why.
+
+        A feed that began in the past says where it is as soon as it has come to the present: who waits for
+        the end of what there is need not wait for more.
+        """
+        self._away = False
+        try:
+            while self._goes_on():
+                found = await self._try_to_take() if self.sequence < self._hub.sequence else ()
+                if found or self._is_silent():
+                    return found
+                if self._is_catching_up and self.sequence >= self._hub.sequence:
+                    self._is_catching_up = False
+                    return ()
+                if self.sequence >= self._hub.sequence:
+                    await self._wait()
+            return None
+        finally:
+            self._away = True
+            self._spoke = self._clock()
+
+    def end(self, cause: Cause, reason: str) -> None:
+        """End it; the reader hears of it when it asks for more. The first reason counts."""
+        if self.cause is None:
+            self._skip_to(self._hub.sequence)
+            self.cause, self.reason = cause, reason
+        self.wake()
+
+    # --- for the hub ----------------------------------------------------------------------------------------
+
+    def notice(self, after: int) -> None:
+        """Something that may pass has come, behind this sequence; `wake` follows."""
+        self._skip_to(after)
+        self._idle = False
+
+    def wake(self) -> None:
+        """Let it look for what has come, if it waits."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def look(self, now: float) -> None:
+        """Look after it: is its token still good, its reader there, a heartbeat due?"""
+        if not self._goes_on():
+            return
+        if self._away and now - self._spoke >= self._hub.limits.send_timeout_seconds:
+            self.end(Cause.SLOW, "the reader did not take its events in time")
+            self.give_up()
+        elif self._is_silent():
+            self._skip_to(self._hub.sequence)
+            self.wake()
+
+    def give_up(self) -> None:
+        """Call off a reader that is still busy sending."""
+        if self._away and self.on_stuck is not None:
+            self.on_stuck()
+
+    # --- the way --------------------------------------------------------------------------------------------
+
+    async def _try_to_take(self) -> Sequence[FeedEvent]:
+        try:
+            return await self._take()
+        except (LogUnavailable, ViewRebuilding):
+            # It is ridden out, with heartbeats: a browser that were told to come back would be refused then.
+            self._catch_up = None
+            await self._wait(self._hub.limits.retry_seconds)
+        except JobledgerError as error:
+            self.end(Cause.BROKEN, f"the service can't read on: {error}")
+        return ()
+
+    async def _take(self) -> Sequence[FeedEvent]:
+        """What passes of the next events, which are in the ring or in the log."""
+        hub = self._hub
+        if self.sequence >= hub.ring.after:
+            self._catch_up = None
+            return await self._from_ring()
+        if self._catch_up is None:
+            self._catch_up = hub.catch_up(self.filter.subjects)
+        async with hub.catch_ups:
+            events, reached = await self._catch_up.page(self.sequence, hub.sequence)
+        passed = await self._labelled([event for event in events if self.filter.passes(event)])
+        self.sequence = reached
+        return passed
+
+    async def _from_ring(self) -> Sequence[FeedEvent]:
+        """What passes of the ring's next events, as much as is sent at once."""
+        passes, selects = self.filter.passes, bool(self.filter.selector)
+        found: list[FeedEvent] = []
+        size, reached = 0, self._hub.sequence
+        for event in self._hub.ring.since(self.sequence):
+            if not passes(event):
+                continue
+            found.append(event)
+            size += event.size_bytes
+            if size >= self._hub.limits.send_bytes or (selects and len(found) == READ_PAGE_EVENTS):
+                reached = event.sequence
+                break
+        passed = await self._labelled(found)
+        self.sequence = reached
+        return passed
+
+    async def _labelled(self, events: list[FeedEvent]) -> list[FeedEvent]:
+        """Those of them whose jobs had the labels that are asked for, before or after; each says which."""
+        selector, hub = self.filter.selector, self._hub
+        if not (selector and events):
+            return events
+        after = await hub.labels.of(event.status.spec_sequence for event in events)
+        before = await hub.labels_before.of(event.sequence for event in events if event.is_update)
+        found = []
+        for event in events:
+            labels = after[event.status.spec_sequence]
+            was = before[event.sequence] if event.is_update else None if event.is_creation else labels
+            match = match_labels(selector, was, labels)
+            if match is not None:
+                event_text(event, hub.mark, hub.source)  # made once, for all feeds
+                found.append(replace(event, matches=match))
+        return found
+
+    def _goes_on(self) -> bool:
+        if self.cause is None and self._is_valid is not None and not self._is_valid():
+            self.end(Cause.REVOKED, "the token is no longer valid")
+        return self.cause is None
+
+    def _is_silent(self) -> bool:
+        return self._clock() - self._spoke >= self._hub.limits.heartbeat_seconds
+
+    async def _wait(self, timeout_seconds: float | None = None) -> None:
+        """Until something that may pass comes, a heartbeat is due, or it ends."""
+        self._idle = timeout_seconds is None
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            if timeout_seconds is None:
+                await self._waiter
+            else:
+                await asyncio.wait([self._waiter], timeout=timeout_seconds)
+        finally:
+            self._waiter, self._idle = None, False
+
+    def _skip_to(self, sequence: int) -> None:
+        if self._idle and self.cause is None:
+            self.sequence = max(self.sequence, sequence)
+
 
 _ENDING = "the service is stopping; connect again, here or to another replica"
 _Scope = tuple[str, str]  # what it is a scope of, and its name
@@ -81,11 +273,11 @@ class FeedHub:
         self._view = view
         self._draining = draining or asyncio.Event()
         self._ended = "the projector has not begun"  # why no feed can be opened; empty: it can
-        self._scopes: dict[_Scope, set[Subscription]] = defaultdict(set)
-        self._clients: dict[Subscription, str | None] = {}  # every open feed, and whose it is
+        self._scopes: dict[_Scope, set[FeedConnection]] = defaultdict(set)
+        self._clients: dict[FeedConnection, str | None] = {}  # every open feed, and whose it is
         self._held: Counter[str] = Counter()  # feeds by client
         self._keeper: asyncio.Task[None] | None = None
-        self._to_wake: set[Subscription] = set()
+        self._to_wake: set[FeedConnection] = set()
         self._waking: asyncio.TimerHandle | None = None
         self._woken_at = 0.0
         self._left = asyncio.Event()  # one feed has just gone
@@ -101,8 +293,8 @@ class FeedHub:
         after: int | None = None,
         client: str | None = None,
         is_valid: Callable[[], bool] | None = None,
-    ) -> Subscription:
-        """A feed from a place on; use it as `async with await hub.open(…) as subscription`.
+    ) -> FeedConnection:
+        """A feed from a place on; use it as `async with await hub.open(…) as connection`.
 
         Args:
             feed_filter: what it lets through.
@@ -125,19 +317,19 @@ class FeedHub:
         except BaseException:
             self._uncount(client)
             raise
-        subscription = Subscription(self, feed_filter, start, is_valid)
+        connection = FeedConnection(self, feed_filter, start, is_valid)
         if self._refusal():  # meanwhile
-            subscription.end(Cause.DRAINED, self._refusal())
-        self._clients[subscription] = client
+            connection.end(Cause.DRAINED, self._refusal())
+        self._clients[connection] = client
         for scope in _scopes_of(feed_filter):
-            self._scopes[scope].add(subscription)
+            self._scopes[scope].add(connection)
         if self._keeper is None or self._keeper.done():
             self._keeper = asyncio.create_task(self._keep())
-        return subscription
+        return connection
 
-    def cursor(self, subscription: Subscription) -> str:
+    def cursor(self, connection: FeedConnection) -> str:
         """Where a feed is."""
-        return format_cursor(self.mark, subscription.sequence)
+        return format_cursor(self.mark, connection.sequence)
 
     async def close(self, reason: str = _ENDING) -> None:
         """End every feed, open no more, and wait until the readers have heard of it, within a bound."""
@@ -146,8 +338,8 @@ class FeedHub:
             async with asyncio.timeout(self.limits.close_seconds):
                 await self._empty()
         except TimeoutError:
-            for subscription in tuple(self._clients):
-                subscription.give_up()
+            for connection in tuple(self._clients):
+                connection.give_up()
         if self._waking is not None:
             self._waking.cancel()
         if self._keeper is not None:
@@ -170,8 +362,8 @@ class FeedHub:
         self.sequence = up_to
         if self._scopes:
             concerned = self._concerned(folded)
-            for subscription in concerned:
-                subscription.notice(after)
+            for connection in concerned:
+                connection.notice(after)
             self._wake_soon(concerned)
 
     def end(self, error: JobledgerError | None) -> None:
@@ -187,15 +379,15 @@ class FeedHub:
         """A reader of what is older than the ring."""
         return CatchUp(self._log, self._view, mark=self.mark, subjects=subjects)
 
-    def forget(self, subscription: Subscription) -> None:
+    def forget(self, connection: FeedConnection) -> None:
         """Its reader is gone. Forgetting twice is harmless."""
-        if subscription not in self._clients:
+        if connection not in self._clients:
             return
-        self._uncount(self._clients.pop(subscription))
-        self._to_wake.discard(subscription)
-        for scope in _scopes_of(subscription.filter):
+        self._uncount(self._clients.pop(connection))
+        self._to_wake.discard(connection)
+        for scope in _scopes_of(connection.filter):
             members = self._scopes[scope]
-            members.discard(subscription)
+            members.discard(connection)
             if not members:
                 del self._scopes[scope]
         self._left.set()
@@ -235,11 +427,11 @@ class FeedHub:
         """Go on from a place, without what lies before it: feeds that are not there yet read the log."""
         before, self.sequence = self.sequence, sequence
         self.ring.restart(sequence)
-        for subscription in self._clients:
-            subscription.notice(before)
+        for connection in self._clients:
+            connection.notice(before)
         self._wake_soon(self._clients)
 
-    def _wake_soon(self, concerned: Iterable[Subscription]) -> None:
+    def _wake_soon(self, concerned: Iterable[FeedConnection]) -> None:
         """Wake feeds: at once if it is quiet, and together a moment later if not.
 
         A send costs as much for one event as for several, and sends to many readers are nearly all that this
@@ -258,10 +450,10 @@ class FeedHub:
     def _wake_now(self) -> None:
         self._waking, self._woken_at = None, asyncio.get_running_loop().time()
         to_wake, self._to_wake = self._to_wake, set()
-        for subscription in to_wake:
-            subscription.wake()
+        for connection in to_wake:
+            connection.wake()
 
-    def _concerned(self, folded: Iterable[Folded]) -> set[Subscription]:
+    def _concerned(self, folded: Iterable[Folded]) -> set[FeedConnection]:
         """The feeds that any of these may be for."""
         scopes = self._scopes
         found = set(scopes.get(_EVERYTHING, ()))
@@ -291,8 +483,8 @@ class FeedHub:
 
     def _end_all(self, cause: Cause, reason: str) -> None:
         self._ended = self._ended or reason
-        for subscription in self._clients:
-            subscription.end(cause, reason)
+        for connection in self._clients:
+            connection.end(cause, reason)
 
     async def _empty(self) -> None:
         while self._clients:
@@ -308,8 +500,8 @@ class FeedHub:
                     await self._draining.wait()
             except TimeoutError:
                 now = clock()
-                for subscription in tuple(self._clients):
-                    subscription.look(now)
+                for connection in tuple(self._clients):
+                    connection.look(now)
             else:
                 self._end_all(Cause.DRAINED, _ENDING)
                 return

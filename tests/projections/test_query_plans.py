@@ -7,7 +7,6 @@ import pytest
 
 from jobledger.projections import view
 from jobledger.projections.limits import LIST_DEFAULT_LIMIT, RARE_MAX_ROWS
-from jobledger.projections.query.cursor import Order, Position, encode_cursor
 from jobledger.projections.query.planner import (
     Driver,
     LabelDriver,
@@ -18,7 +17,7 @@ from jobledger.projections.query.planner import (
     drivers_of,
     page_statement,
 )
-from jobledger.projections.query.query import ListQuery
+from jobledger.projections.query.query import ListQuery, Order, Position, encode_cursor
 from jobledger.projections.query.selectors import parse_selector
 from jobledger.store.model.job import StateType
 from tests.support.viewfile import ViewFile

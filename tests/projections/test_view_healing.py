@@ -26,7 +26,7 @@ from jobledger.projections.errors import (
     ViewUnwritable,
 )
 from jobledger.projections.limits import VIEW_DAMAGED_KEPT, VIEW_REBUILDS_MAX, WAL_KEPT_BYTES
-from jobledger.projections.merkle.tiles import TILE_WIDTH
+from jobledger.projections.merkle.tree import TILE_WIDTH
 from jobledger.projections.self_check import SelfCheck
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.store.model.errors import JobledgerError

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from jobledger.projections.errors import InvalidCursor
 from jobledger.projections.limits import CURSOR_MAX_CHARACTERS, WALK_MAX_ARMS
-from jobledger.projections.query.cursor import Order, Position, decode_cursor, encode_cursor
 from jobledger.projections.query.planner import drivers_of
-from jobledger.projections.query.query import ListQuery
+from jobledger.projections.query.query import ListQuery, Order, Position, decode_cursor, encode_cursor
 from jobledger.projections.query.selectors import parse_selector
 from jobledger.projections.view import View
 from jobledger.store.model.errors import InvalidInput

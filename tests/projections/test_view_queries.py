@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobledger.projections import digest
+from jobledger.projections import view_diff as digest
 from jobledger.projections.errors import (
     AmbiguousId,
     VersionNotFound,

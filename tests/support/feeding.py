@@ -10,9 +10,8 @@ from jobledger.projections.projector import Projector
 from jobledger.projections.subscriptions.filters import EventFilter
 from jobledger.projections.view import View
 from jobledger.service.cursor import stream_tag
-from jobledger.service.feed.connection import Cause, Subscription
 from jobledger.service.feed.events import FeedEvent
-from jobledger.service.feed.hub import FeedHub, FeedLimits
+from jobledger.service.feed.hub import Cause, FeedConnection, FeedHub, FeedLimits
 from jobledger.store.log import EventLog
 from jobledger.store.model.events import Recorded, SpecData, event_type, job_named, read_record
 from jobledger.store.model.fold import fold_on, spec_head
@@ -92,13 +91,13 @@ def must_say(told: Sequence[DemoResult]) -> list[tuple[int, str, JobStatus]]:
     return [(each.sequence, each.type, each.status) for each in told]
 
 
-async def read_to(subscription: Subscription, sequence: int) -> list[FeedEvent]:
+async def read_to(connection: FeedConnection, sequence: int) -> list[FeedEvent]:
     """What a feed gives until its place is there."""
     found: list[FeedEvent] = []
     async with asyncio.timeout(20):
-        while subscription.sequence < sequence:
-            events = await subscription.next()
-            assert events is not None, subscription.reason
+        while connection.sequence < sequence:
+            events = await connection.next()
+            assert events is not None, connection.reason
             found += events
     return found
 
@@ -113,16 +112,16 @@ async def read_between(
 async def events_between(hub: FeedHub, feed_filter: EventFilter, after: int, up_to: int) -> list[FeedEvent]:
     """The events of a new feed from one place up to another, which is the end of the log."""
     found: list[FeedEvent] = []
-    async with asyncio.timeout(20), await hub.open(feed_filter, after=after) as subscription:
+    async with asyncio.timeout(20), await hub.open(feed_filter, after=after) as connection:
 
         async def read() -> None:
-            while (events := await subscription.next()) is not None:
+            while (events := await connection.next()) is not None:
                 found.extend(events)
 
         reading = asyncio.create_task(read())
         # If nothing passes the filter, only its place tells how far it is.
-        while subscription.sequence < up_to:  # noqa: ASYNC110 - a place makes no sound
+        while connection.sequence < up_to:  # noqa: ASYNC110 - a place makes no sound
             await asyncio.sleep(0)
-        subscription.end(Cause.GONE, "read to the end")
+        connection.end(Cause.GONE, "read to the end")
         await reading
     return found

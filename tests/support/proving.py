@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from jobledger.projections.merkle.hashing import leaf_hash
-from jobledger.projections.merkle.ranges import inclusion_path
+from jobledger.projections.merkle.proofs import inclusion_path
 from jobledger.service.audit.bundle import Bundle, ProvenRecord, make_bundle
 from jobledger.service.audit.checkpoint import make_seal
 from jobledger.service.audit.note import Signer

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobledger import ListQuery, MemoryLog, Projector, View
-from jobledger.projections.as_of import build, copies, seed
+from jobledger.projections.as_of import build, snapshots
+from jobledger.projections.as_of import build as seed
 from jobledger.projections.as_of.job import sequence_of_revision
 from jobledger.projections.as_of.reader import AsOf
-from jobledger.projections.query.cursor import Order
+from jobledger.projections.query.query import Order
 from jobledger.projections.query.selectors import parse_selector
 from jobledger.store.log import PendingEvent
 from jobledger.store.model.errors import JobNotFound
@@ -110,7 +111,7 @@ async def pages(asked: ListQuery, page_of) -> list[tuple[Job, ...]]:  # type: ig
 small = patch.multiple(
     build, ASOF_NEAR_MAX_EVENTS=8, ASOF_FOLD_EVENTS=3, ASOF_BATCH_JOBS=2, ASOF_LATE_INDEX_EVENTS=6
 )
-near = patch.multiple(copies, ASOF_NEAR_MAX_EVENTS=8, ASOF_NEAR_EVENTS=5)
+near = patch.multiple(snapshots, ASOF_NEAR_MAX_EVENTS=8, ASOF_NEAR_EVENTS=5)
 
 
 @pytest.mark.slow

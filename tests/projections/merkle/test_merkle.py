@@ -17,8 +17,12 @@ from jobledger.projections.merkle.hashing import (
     node_hash,
     record_bytes,
 )
-from jobledger.projections.merkle.proofs import verify_consistency, verify_inclusion
-from jobledger.projections.merkle.ranges import consistency_path, inclusion_path
+from jobledger.projections.merkle.proofs import (
+    consistency_path,
+    inclusion_path,
+    verify_consistency,
+    verify_inclusion,
+)
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
 from tests.support.merkle import mth, numbered

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobledger.projections.merkle.frontier import Frontier, root_of
-from jobledger.projections.merkle.ranges import Node, Range, range_root
-from jobledger.projections.merkle.tiles import TILE_WIDTH, TileEdge, Tiles
+from jobledger.projections.merkle.proofs import Node, Range, range_root
+from jobledger.projections.merkle.tree import TILE_WIDTH, TileEdge, Tiles
 from jobledger.store.model.errors import InvalidInput
 from tests.support.merkle import mth, numbered
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from jobledger.service.cli import demo as command
 from jobledger.service.cli.main import cli
 from jobledger.service.demo.checks import Check
-from jobledger.service.demo.inputs import NamedSpec, example_files, plan_jobs
+from jobledger.service.demo.environment import NamedSpec, example_files, plan_jobs
 from jobledger.service.demo.show import age, plain
 from jobledger.store.embedded import server as embedded
 from jobledger.store.model.errors import EmbeddedServerError

@@ -11,6 +11,9 @@ from jobledger.projections.projector import Projector
 from jobledger.projections.view import View
 from jobledger.service.demo.checks import (
     Check,
+    Evidence,
+    Kill,
+    ViewedJob,
     check_acknowledged,
     check_all,
     check_counters,
@@ -20,9 +23,7 @@ from jobledger.service.demo.checks import (
     check_revisions,
     check_view,
 )
-from jobledger.service.demo.environment import QUEUED, Stage
-from jobledger.service.demo.evidence import Evidence, Kill, ViewedJob
-from jobledger.service.demo.inputs import NamedSpec
+from jobledger.service.demo.environment import QUEUED, Environment, NamedSpec
 from jobledger.store.memory_log import MemoryLog
 from jobledger.store.model.job import State, StateType
 from tests.conftest import make_spec
@@ -34,11 +35,11 @@ async def evidence(tmp_path: Path) -> AsyncIterator[Evidence]:
     log = MemoryLog()
     path = tmp_path / "view.sqlite"
     async with Projector(log, path) as projector, await View.open(path) as view:
-        stage = Stage("", path, [log, log])
+        stage = Environment("", path, [log, log])
         stage._view = view
         one, two = [await stage.submit(NamedSpec(name, make_spec(name))) for name in ("one", "two")]
         await projector.wait_for(two.sequence)
-        glimpse = await stage.glimpse()
+        snapshot = await stage.snapshot()
         race = await stage.race(one)
         await stage.run(one)
         await stage.update(one, make_spec("one", priority=1), "a change")
@@ -53,7 +54,7 @@ async def evidence(tmp_path: Path) -> AsyncIterator[Evidence]:
             kill=Kill(exit_code=-9, acknowledged=5, events=10, view_sequence=3, log_sequence=9),
             checkpoint=await view.checkpoint(),
             viewed=await stage.viewed(),
-            glimpses=(glimpse,),
+            snapshots=(snapshot,),
             digest=digest,
             rebuilt_digest=digest,
         )
@@ -122,8 +123,8 @@ async def test_a_loser_that_wrote_or_was_told_wrong_fails(evidence: Evidence) ->
     loser = next(attempt for attempt in race.attempts if not attempt.won)
     for change, problem in (
         ({"event_id": winner.event_id}, "its event is in the log"),
-        ({"told_revision": 7}, "was told revision 7, not 2"),
-        ({"told_missed": ()}, "was told 0 missed events"),
+        ({"seen_revision": 7}, "was told revision 7, not 2"),
+        ({"seen_missed": ()}, "was told 0 missed events"),
     ):
         wrong = replace(race, attempts=(winner, replace(loser, **change)))
         assert problem in said(check_race(evidence.records, wrong))
@@ -178,7 +179,7 @@ async def test_a_row_too_many_or_too_few_or_another_spec_fails(evidence: Evidenc
 
 async def test_a_counter_or_a_time_against_the_rules_fails(evidence: Evidence) -> None:
     """Version, Revision and both times are counted from the log; ModifyTime never goes back."""
-    records, viewed, glimpses = evidence.records, evidence.viewed, evidence.glimpses
+    records, viewed, snapshots = evidence.records, evidence.viewed, evidence.snapshots
     for field, name in (
         ("version", "Version"),
         ("revision", "Revision"),
@@ -186,8 +187,8 @@ async def test_a_counter_or_a_time_against_the_rules_fails(evidence: Evidence) -
         ("modify_time", "ModifyTime"),
     ):
         wrong = with_status(viewed, **{field: 77})
-        assert f"{name} is 77, not" in said(check_counters(records, wrong, glimpses))
-    later = {job_id: replace(status, modify_time=2**62) for job_id, status in glimpses[0].items()}
+        assert f"{name} is 77, not" in said(check_counters(records, wrong, snapshots))
+    later = {job_id: replace(status, modify_time=2**62) for job_id, status in snapshots[0].items()}
     assert "went back" in said(check_counters(records, viewed, [later]))
 
 

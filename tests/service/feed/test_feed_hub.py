@@ -32,10 +32,10 @@ async def test_a_live_feed_tells_every_event_once_in_order(log: EventLog, tmp_pa
     drafts = random_drafts(random.Random(1), jobs=8, events=120)
     await append_all(log, drafts[:40])
     async with running_hub(log, tmp_path) as running:
-        async with await running.hub.open(EVERYTHING) as subscription:
-            began = subscription.sequence
+        async with await running.hub.open(EVERYTHING) as connection:
+            began = connection.sequence
             await append_all(log, drafts[40:])
-            events = await read_to(subscription, (await truth_of(log))[-1].sequence)
+            events = await read_to(connection, (await truth_of(log))[-1].sequence)
         assert began == 40
         assert said(events) == must_say([told for told in await truth_of(log) if told.sequence > 40])
 
@@ -149,15 +149,15 @@ async def test_a_replica_that_begins_in_the_middle_tells_the_rest(log: EventLog,
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     async with running_hub(log, tmp_path / "a") as first:
-        async with await first.hub.open(EVERYTHING, after=0) as subscription:
-            before = await read_to(subscription, 50)
-            cursor = subscription.sequence
+        async with await first.hub.open(EVERYTHING, after=0) as connection:
+            before = await read_to(connection, 50)
+            cursor = connection.sequence
         async with (
             running_hub(log, tmp_path / "b") as second,
-            await second.hub.open(EVERYTHING, after=cursor) as subscription,
+            await second.hub.open(EVERYTHING, after=cursor) as connection,
         ):
             await append_all(log, drafts[60:])
-            after = await read_to(subscription, (await truth_of(log))[-1].sequence)
+            after = await read_to(connection, (await truth_of(log))[-1].sequence)
     assert said([*before, *after]) == must_say(await truth_of(log))
 
 
@@ -175,8 +175,8 @@ async def test_a_place_that_this_replica_has_not_reached_is_waited_for(tmp_path:
             assert given.sequence == now.sequence == 20
             await append_all(log, drafts[20:])
             truth = [told for told in await truth_of(log) if told.sequence > 20]
-            for subscription in (given, now):
-                assert said(await read_to(subscription, truth[-1].sequence)) == must_say(truth)
+            for connection in (given, now):
+                assert said(await read_to(connection, truth[-1].sequence)) == must_say(truth)
 
 
 def test_an_unknown_type_is_refused_with_those_there_are() -> None:
@@ -193,15 +193,15 @@ async def test_a_feed_says_where_it_is_as_soon_as_it_has_caught_up(tmp_path: Pat
     nobody = EventFilter(namespaces=frozenset({"nobody's"}))
     async with running_hub(log, tmp_path, ring_events=ring_events) as running:
         for feed_filter in (nobody, EVERYTHING):
-            async with await running.hub.open(feed_filter, after=7) as subscription, asyncio.timeout(60):
-                while await subscription.next():
+            async with await running.hub.open(feed_filter, after=7) as connection, asyncio.timeout(60):
+                while await connection.next():
                     pass
-                assert subscription.sequence == 40
-                waiting = asyncio.create_task(subscription.next())
+                assert connection.sequence == 40
+                waiting = asyncio.create_task(connection.next())
                 done, _ = await asyncio.wait({waiting}, timeout=0.1)
                 assert not done
                 waiting.cancel()
-        async with await running.hub.open(EVERYTHING) as subscription:  # from now: it has nothing to catch up
-            waiting = asyncio.create_task(subscription.next())
+        async with await running.hub.open(EVERYTHING) as connection:  # from now: it has nothing to catch up
+            waiting = asyncio.create_task(connection.next())
             assert not (await asyncio.wait({waiting}, timeout=0.1))[0]
             waiting.cancel()

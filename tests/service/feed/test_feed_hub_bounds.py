@@ -10,7 +10,7 @@ import pytest
 from jobledger import MemoryLog
 from jobledger.projections.subscriptions.filters import EventFilter
 from jobledger.service.errors import CursorGone, NotReady, TooManyRequests
-from jobledger.service.feed.connection import Cause, Subscription
+from jobledger.service.feed.hub import Cause, FeedConnection
 from jobledger.store.log import LogInfo
 from jobledger.store.model.subjects import named_job_id
 from tests.support.feeding import EVERYTHING, must_say, read_to, running_hub, said, truth_of
@@ -19,12 +19,12 @@ from tests.support.histories import append_all, random_drafts
 ELSEWHERE = EventFilter(namespaces=frozenset({"elsewhere"}))
 
 
-async def ended(subscription: Subscription) -> str:
+async def ended(connection: FeedConnection) -> str:
     """Wait for the end of a feed; its reason."""
     async with asyncio.timeout(10):
-        while await subscription.next() is not None:
+        while await connection.next() is not None:
             pass
-    return subscription.reason
+    return connection.reason
 
 
 async def test_a_slow_reader_costs_no_memory_and_harms_nobody(tmp_path: Path) -> None:
@@ -52,15 +52,15 @@ async def test_the_ring_is_bounded_in_bytes(tmp_path: Path) -> None:
     limits = {"ring_bytes": 30_000, "send_bytes": 4_000}
     async with running_hub(log, tmp_path, **limits) as running:
         hub = running.hub
-        async with await hub.open(EVERYTHING, after=0) as subscription:
+        async with await hub.open(EVERYTHING, after=0) as connection:
             drafts = random_drafts(random.Random(4), jobs=5, events=250)[50:]
             for number in range(0, len(drafts), 10):
                 await append_all(log, drafts[number : number + 10])
                 await running.projector.wait_for(60 + number)
                 kept = list(hub.ring.since(0))
                 assert sum(event.size_bytes for event in kept) <= 30_000
-            subscription.sequence = hub.ring.after
-            events = await subscription.next()
+            connection.sequence = hub.ring.after
+            events = await connection.next()
             assert events
             assert sum(event.size_bytes for event in events[:-1]) < 4_000
 
@@ -119,15 +119,15 @@ async def test_a_feed_that_nothing_concerns_moves_on_with_its_heartbeats(tmp_pat
     log = MemoryLog()
     async with (
         running_hub(log, tmp_path, heartbeat_seconds=0.05, tick_seconds=0.01, ring_events=8) as running,
-        await running.hub.open(ELSEWHERE) as subscription,
+        await running.hub.open(ELSEWHERE) as connection,
     ):
         places = []
         for start in range(0, 60, 20):
             drafts = random_drafts(random.Random(6), jobs=3, events=60)
             await append_all(log, drafts[start : start + 20])
             await running.projector.wait_for(start + 20)
-            assert not await subscription.next()
-            places.append(subscription.sequence)
+            assert not await connection.next()
+            places.append(connection.sequence)
         assert places == [20, 40, 60]
 
 
@@ -222,5 +222,5 @@ async def test_a_place_outside_the_log_is_gone(tmp_path: Path) -> None:
         running.hub._log = trimmed
         with pytest.raises(CursorGone, match=r"-8 are no longer there: the stream begins at 10.* begin anew"):
             await running.hub.open(EVERYTHING, after=8)
-        async with await running.hub.open(EVERYTHING, after=9) as subscription:
-            assert subscription.sequence == 9
+        async with await running.hub.open(EVERYTHING, after=9) as connection:
+            assert connection.sequence == 9

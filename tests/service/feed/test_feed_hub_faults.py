@@ -13,8 +13,8 @@ import pytest
 from jobledger import JetStreamLog, LogUnavailable, MemoryLog
 from jobledger.projections.batch import Folded
 from jobledger.service.errors import NotReady
-from jobledger.service.feed.connection import Cause, Subscription
 from jobledger.service.feed.events import event_text, feed_event
+from jobledger.service.feed.hub import Cause, FeedConnection
 from jobledger.store.model.errors import JobledgerError, LogReplaced
 from jobledger.store.model.events import JobCreated, Record, Recorded, read_record
 from jobledger.store.model.fold import fold
@@ -25,12 +25,12 @@ from tests.support.histories import append_all, draft, random_drafts, spec_data
 from tests.support.logs import ask
 
 
-async def ended(subscription: Subscription) -> str:
+async def ended(connection: FeedConnection) -> str:
     """Wait for the end of a feed; its reason."""
     async with asyncio.timeout(60):
-        while await subscription.next() is not None:
+        while await connection.next() is not None:
             pass
-    return subscription.reason
+    return connection.reason
 
 
 class _Shy(MemoryLog):
@@ -53,10 +53,10 @@ async def test_a_log_out_of_reach_is_ridden_out(tmp_path: Path) -> None:
         log, tmp_path, ring_events=8, retry_seconds=0.02, heartbeat_seconds=0.01
     ) as running:
         log.failures = 5
-        async with await running.hub.open(EVERYTHING, after=0) as subscription:
-            assert await subscription.next() == ()
-            assert subscription.sequence == 0
-            assert said(await read_to(subscription, 60)) == must_say(await truth_of(log))
+        async with await running.hub.open(EVERYTHING, after=0) as connection:
+            assert await connection.next() == ()
+            assert connection.sequence == 0
+            assert said(await read_to(connection, 60)) == must_say(await truth_of(log))
         assert log.failures == 0
 
 
@@ -66,7 +66,7 @@ async def test_what_another_projector_folded_is_read_from_the_log(tmp_path: Path
     drafts = random_drafts(random.Random(2), jobs=6, events=100)
     async with (
         running_hub(log, tmp_path, heartbeat_seconds=0.02, tick_seconds=0.01) as running,
-        await running.hub.open(EVERYTHING) as subscription,
+        await running.hub.open(EVERYTHING) as connection,
     ):
         take = running.hub.take
 
@@ -77,7 +77,7 @@ async def test_what_another_projector_folded_is_read_from_the_log(tmp_path: Path
         found = []
         for number in range(0, 100, 4):
             await append_all(log, drafts[number : number + 4])
-            found += said(await read_to(subscription, number + 4))
+            found += said(await read_to(connection, number + 4))
         assert found == must_say(await truth_of(log))
 
 
@@ -85,7 +85,7 @@ async def test_what_the_hub_did_not_hear_of_is_read_from_the_log(tmp_path: Path)
     """A step that begins elsewhere than the last one ended leaves no hole in a feed."""
     log = MemoryLog()
     drafts = random_drafts(random.Random(5), jobs=6, events=60)
-    async with running_hub(log, tmp_path) as running, await running.hub.open(EVERYTHING) as subscription:
+    async with running_hub(log, tmp_path) as running, await running.hub.open(EVERYTHING) as connection:
         take, steps = running.hub.take, count()
 
         def deaf(after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
@@ -96,7 +96,7 @@ async def test_what_the_hub_did_not_hear_of_is_read_from_the_log(tmp_path: Path)
         for draft_ in drafts:  # each is a step of its own
             await append_all(log, [draft_])
             await running.projector.wait_for((await log.info()).last_sequence)
-        assert said(await read_to(subscription, 60)) == must_say(await truth_of(log))
+        assert said(await read_to(connection, 60)) == must_say(await truth_of(log))
 
 
 async def test_a_place_in_a_log_made_again_is_refused_at_the_door(tmp_path: Path) -> None:
@@ -113,17 +113,17 @@ async def test_a_stopped_projector_ends_the_feeds_and_a_new_start_lets_them_in_a
     """Feeds don't go on silently beside a view that stands still."""
     log = MemoryLog()
     async with running_hub(log, tmp_path) as running:
-        async with await running.hub.open(EVERYTHING) as subscription:
+        async with await running.hub.open(EVERYTHING) as connection:
             await running.projector.stop()
-            assert "stopping" in await ended(subscription)
-            assert subscription.cause is Cause.DRAINED
+            assert "stopping" in await ended(connection)
+            assert connection.cause is Cause.DRAINED
         with pytest.raises(NotReady):
             await running.hub.open(EVERYTHING)
         await running.projector.start()
-        async with await running.hub.open(EVERYTHING) as subscription:
+        async with await running.hub.open(EVERYTHING) as connection:
             drafts = random_drafts(random.Random(3), jobs=2, events=10)
             await append_all(log, drafts)
-            assert said(await read_to(subscription, 10)) == must_say(await truth_of(log))
+            assert said(await read_to(connection, 10)) == must_say(await truth_of(log))
 
 
 async def test_a_log_made_again_under_a_running_service_ends_the_feeds(

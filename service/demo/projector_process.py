@@ -1,7 +1,7 @@
-"""A projector in a process of its own, and the handle by which the demo starts, kills and stops it.
+"""A projector in its own process, and the handle that starts, kills and stops it.
 
-Run as a program (`python -m …projecting VIEW`), this module is that process. It ends when its standard input
-does: so it can be asked to stop, and it does not outlive a parent that is gone, however that went.
+Run as a program (`python -m jobledger.service.demo.projector_process VIEW`), this module is that process. It
+ends when its standard input closes, so it can be asked to stop and does not outlive its parent.
 """
 
 import asyncio

@@ -11,9 +11,9 @@ from unittest.mock import patch
 import pytest
 
 from jobledger import ListQuery, MemoryLog, Projector, View
-from jobledger.projections.as_of import build, copies
+from jobledger.projections.as_of import build, snapshots
 from jobledger.projections.as_of.build import build_copy
-from jobledger.projections.as_of.copies import SnapshotCache
+from jobledger.projections.as_of.snapshots import SnapshotCache
 from jobledger.projections.errors import AsOfBusy, ViewError, ViewUnwritable
 from jobledger.projections.limits import ASOF_BUILDS_MAX, ASOF_RETRY_SECONDS
 from tests.support.histories import append_all, random_drafts
@@ -98,7 +98,7 @@ async def test_one_point_is_built_once_however_many_ask(open_copies: Callable[..
 async def test_more_points_than_may_wait_are_refused(open_copies: Callable[..., Any]) -> None:
     """One builds, others wait up to a named number, and one more is told when to come back."""
     made, gate = await open_copies(), Gate()
-    with patch.object(copies, "build_copy", gate.build):
+    with patch.object(snapshots, "build_copy", gate.build):
         async with asyncio.TaskGroup() as group:
             for number in range(ASOF_BUILDS_MAX):
                 group.create_task(use(made, 10 + number))
@@ -114,7 +114,7 @@ async def test_more_points_than_may_wait_are_refused(open_copies: Callable[..., 
 async def test_one_clients_builds_delay_no_other_client(open_copies: Callable[..., Any]) -> None:
     """A client has one build under way and may queue a few; another client's begins beside it."""
     made, gate = await open_copies(), Gate()
-    with patch.object(copies, "build_copy", gate.build):
+    with patch.object(snapshots, "build_copy", gate.build):
         async with asyncio.TaskGroup() as group:
             for number in range(ASOF_BUILDS_MAX):
                 group.create_task(use(made, 10 + number, "greedy"))
@@ -132,7 +132,7 @@ async def test_a_copy_is_made_in_a_thread_of_its_own(open_copies: Callable[..., 
     """Folding a long log would otherwise hold up the loop that serves requests."""
     made, gate = await open_copies(), Gate()
     gate.open.set()
-    with patch.object(copies, "build_copy", gate.build):
+    with patch.object(snapshots, "build_copy", gate.build):
         await use(made, 30)
     assert gate.threads
     assert threading.get_ident() not in gate.threads
@@ -152,7 +152,10 @@ async def test_the_copies_of_the_client_with_the_most_are_dropped_first(
 async def test_who_waits_too_long_is_told_and_the_build_goes_on(open_copies: Callable[..., Any]) -> None:
     """The next one who asks finds what was built."""
     made, gate = await open_copies(), Gate()
-    with patch.object(copies, "build_copy", gate.build), patch.object(copies, "ASOF_WAIT_SECONDS", 0.01):
+    with (
+        patch.object(snapshots, "build_copy", gate.build),
+        patch.object(snapshots, "ASOF_WAIT_SECONDS", 0.01),
+    ):
         with pytest.raises(AsOfBusy, match="as of 30 is being made"):
             await use(made, 30)
         gate.open.set()
@@ -228,7 +231,7 @@ async def test_another_boot_or_meaning_of_rows_needs_other_copies(
     await use(await open_copies(), 20)
     boot = tmp_path / "boot_id"
     boot.write_text("another boot")
-    with patch.object(copies, what, {"PROJECTION_VERSION": 10_000, "_BOOT_ID": boot}[what]):
+    with patch.object(snapshots, what, {"PROJECTION_VERSION": 10_000, "_BOOT_ID": boot}[what]):
         assert files(await open_copies()) == set()
 
 
@@ -242,7 +245,7 @@ async def test_a_point_in_a_new_region_makes_those_before_it_near(open_copies: C
 
     made = await open_copies()
     with (
-        patch.multiple(copies, ASOF_NEAR_EVENTS=10, ASOF_NEAR_MAX_EVENTS=15, build_copy=noted),
+        patch.multiple(snapshots, ASOF_NEAR_EVENTS=10, ASOF_NEAR_MAX_EVENTS=15, build_copy=noted),
         patch.object(build, "ASOF_NEAR_MAX_EVENTS", 15),
     ):
         for point in (40, 35, 48, 60):
@@ -258,7 +261,7 @@ async def test_a_build_that_fails_leaves_nothing(open_copies: Callable[..., Any]
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    with patch.object(copies, "build_copy", fail), pytest.raises(ViewUnwritable, match="No space left"):
+    with patch.object(snapshots, "build_copy", fail), pytest.raises(ViewUnwritable, match="No space left"):
         await use(made, 20)
     assert files(made) == set()
     assert await use(made, 20) > 0
@@ -285,7 +288,7 @@ async def test_a_file_that_was_removed_or_damaged_is_made_again(
 async def test_the_end_stops_what_is_being_built(open_copies: Callable[..., Any]) -> None:
     """Closing does not wait for a long build, and leaves no file of it."""
     made, gate = await open_copies(), Gate()
-    with patch.object(copies, "build_copy", gate.build):
+    with patch.object(snapshots, "build_copy", gate.build):
         waiting = asyncio.create_task(use(made, 30))
         await gate.begun.acquire()
         await made.close()

@@ -20,8 +20,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext,
 from pathlib import Path
 from typing import Final, Self
 
-from jobledger.projections.as_of.build import BuildInputs, build_copy
-from jobledger.projections.as_of.elsewhere import in_thread
+from jobledger.projections.as_of.build import BuildInputs, build_copy, in_thread
 from jobledger.projections.errors import AsOfBusy, ViewError, ViewUnwritable
 from jobledger.projections.fair_queue import FairQueue
 from jobledger.projections.limits import (
@@ -42,7 +41,7 @@ from jobledger.store.log import EventLog
 _BUILDING: Final = "building-"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
-PendingAppend = Callable[[], AbstractContextManager[None]]
+WaitScope = Callable[[], AbstractContextManager[None]]
 """Entered while somebody waits, so that it takes no place from those who work."""
 
 _log = logging.getLogger("jobledger.asof")
@@ -148,7 +147,7 @@ class SnapshotCache:
 
     @asynccontextmanager
     async def at(
-        self, sequence: int, client: str = "", waiting: PendingAppend = nullcontext
+        self, sequence: int, client: str = "", waiting: WaitScope = nullcontext
     ) -> AsyncIterator[View]:
         """The view as of a sequence, made if it is not there; it stays while the block runs.
 
@@ -174,7 +173,7 @@ class SnapshotCache:
                 await copy.close()  # it was dropped, or the live view was rebuilt, meanwhile
             await self._evict()
 
-    async def _taken(self, sequence: int, client: str, waiting: PendingAppend) -> _Copy:
+    async def _taken(self, sequence: int, client: str, waiting: WaitScope) -> _Copy:
         """A copy, with one more user."""
         while (copy := self._kept.get(sequence)) is None or not copy.path.exists():
             if copy is not None:  # somebody removed its file: it is made again
