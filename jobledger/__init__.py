@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from jobledger.projections.view import View
     from jobledger.store.command import Receipt
     from jobledger.store.embedded import EmbeddedServer
-    from jobledger.store.jetstream.adapter import JetStreamLog
     from jobledger.store.jetstream.declarations import StreamSettings
+    from jobledger.store.jetstream.log import JetStreamLog
     from jobledger.store.ledger import Ledger
     from jobledger.store.memory_log import MemoryLog
     from jobledger.store.model.errors import (
@@ -82,7 +82,7 @@ _HOMES = {
     "HistoryItem": "store.model.history",
     "InvalidInput": "store.model.errors",
     "InvalidSpec": "store.model.errors",
-    "JetStreamLog": "store.jetstream.adapter",
+    "JetStreamLog": "store.jetstream.log",
     "Job": "store.model.job",
     "JobExists": "store.model.errors",
     "JobNotFound": "store.model.errors",

@@ -23,8 +23,8 @@ from jobledger.service.stream_record import evidence_in, known_in
 from jobledger.store.connection_file import find_connection
 from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
 from jobledger.store.embedded.proof import Known
-from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.jetstream.declarations import StreamSettings
+from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.jetstream.stream import AcceptLoss, EvidenceSource, StreamReport
 from jobledger.store.model.errors import EmbeddedServerError, EmbeddedServerInUse, LogUnavailable
 

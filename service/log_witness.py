@@ -24,8 +24,7 @@ from jobledger.projections.merkle.tree import TILE_WIDTH, split_hashes
 from jobledger.projections.tree_reader import TreeMark, TreeReader
 from jobledger.projections.view import View
 from jobledger.service.limits import LOG_PROOF_SECONDS
-from jobledger.store.embedded.inventory import StreamFiles
-from jobledger.store.embedded.proof import Damage, Range, block_file
+from jobledger.store.embedded.proof import Damage, Range, StreamFiles, block_file
 from jobledger.store.model.events import Record
 
 _log = logging.getLogger("jobledger.service")

@@ -45,9 +45,9 @@ from jobledger.service.webhooks.secret_keys import WebhookKeys
 from jobledger.service.webhooks.sender import Sender
 from jobledger.service.webhooks.targets import Targets
 from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
-from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.heartbeat import LogProbe, replica_id
+from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.jetstream.stream import StreamReport
 from jobledger.store.ledger import Ledger
 from jobledger.store.model.subjects import STREAM_NAME

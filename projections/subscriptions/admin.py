@@ -38,8 +38,8 @@ from jobledger.projections.subscriptions.parked_jobs import (
     retry_now,
     skipped,
 )
-from jobledger.store.consumers import ConsumerInfo
-from jobledger.store.jetstream.adapter import JetStreamLog
+from jobledger.store.consumer import ConsumerInfo
+from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.kv import Entry, KeyValue
 from jobledger.store.model.errors import InvalidInput, JobNotFound, LogUnavailable
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE, named_job_id

@@ -19,7 +19,7 @@ from jobledger.projections.subscriptions.definition import (
     decode_definition,
 )
 from jobledger.projections.subscriptions.parked_jobs import now_ns
-from jobledger.store.consumers import Consumers
+from jobledger.store.consumer import Consumers
 from jobledger.store.kv import NO_ENTRY, KeyValue
 from jobledger.store.log import EventLog, LogInfo, stream_tag
 from jobledger.store.model.errors import InvalidInput, LogNotPermitted, LogUnavailable

@@ -8,7 +8,7 @@ import msgspec
 from jobledger.projections.limits import SUBSCRIPTION_MEMBERS_MAX, SUBSCRIPTION_NAME_MAX_CHARACTERS
 from jobledger.projections.query.selectors import parse_selector
 from jobledger.projections.subscriptions.filters import EventFilter, parse_states, parse_types
-from jobledger.store.consumers import ConsumerInfo, ConsumerSpec
+from jobledger.store.consumer import ConsumerInfo, ConsumerSpec
 from jobledger.store.model.errors import InvalidInput, LogUnfit
 from jobledger.store.model.subjects import (
     ALL_SUBJECTS,

@@ -13,7 +13,7 @@ from jobledger.projections.limits import (
     SUBSCRIPTION_BUFFER_EVENTS,
     SUBSCRIPTION_CHUNK_EVENTS,
 )
-from jobledger.store.consumers import ConsumerInfo, ConsumerListener, Delivery
+from jobledger.store.consumer import ConsumerInfo, ConsumerListener, Delivery
 from jobledger.store.job_reader import records_between
 from jobledger.store.log import EventLog, Feed
 from jobledger.store.model.errors import LogError, LogUnavailable

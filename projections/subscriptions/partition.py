@@ -24,7 +24,7 @@ from jobledger.projections.subscriptions.state_tracker import (
     job_folder,
     status_folder,
 )
-from jobledger.store.consumers import Delivery, DurableConsumer
+from jobledger.store.consumer import Delivery, DurableConsumer
 from jobledger.store.log import EventLog
 from jobledger.store.model.events import Record
 from jobledger.store.model.fold import spec_head

@@ -21,7 +21,7 @@ from jobledger.projections.subscriptions.parking import Parking
 from jobledger.projections.subscriptions.partition import Partition
 from jobledger.projections.subscriptions.rebalance import Balance
 from jobledger.projections.subscriptions.subscription import Equipment, Subscription
-from jobledger.store.jetstream.adapter import JetStreamLog
+from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import StateType

@@ -23,7 +23,7 @@ from jobledger.service.audit.seals import MergedSeals, kept, published
 from jobledger.service.cursor import stream_tag
 from jobledger.service.limits import AUDIT_FOLD_TIMEOUT_SECONDS
 from jobledger.store.continuity import wait_continues
-from jobledger.store.jetstream.adapter import JetStreamLog
+from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.log import EventLog, Feed, LogInfo
 from jobledger.store.model.errors import LogBroken, LogTruncated
 from jobledger.store.model.events import Record

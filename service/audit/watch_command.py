@@ -30,7 +30,7 @@ from jobledger.service.limits import (
 )
 from jobledger.service.log_access import log_is_at_hand, open_log
 from jobledger.service.settings import Settings
-from jobledger.store.jetstream.adapter import JetStreamLog
+from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.model.errors import EmbeddedServerError, LogUnavailable
 from jobledger.store.timestamps import format_rfc3339
 

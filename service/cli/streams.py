@@ -18,7 +18,7 @@ from jobledger.service.cli.text import Column, print_table, say
 if TYPE_CHECKING:
     from jobledger.service.settings import Settings
     from jobledger.service.stream_record import StreamRecord
-    from jobledger.store.jetstream.adapter import JetStreamLog
+    from jobledger.store.jetstream.log import JetStreamLog
     from jobledger.store.jetstream.stream import StreamReport
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -204,9 +204,9 @@ async def _accept_damage(settings: "Settings", *, yes: bool) -> None:
     from jobledger.service.log_witness import ViewWitness
     from jobledger.service.server.serve import locked
     from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
-    from jobledger.store.embedded.facts import read_damage
     from jobledger.store.embedded.generation import RECOVERY_FOLDER
     from jobledger.store.embedded.salvage import give_up
+    from jobledger.store.embedded.stream_states import read_damage
     from jobledger.store.model.errors import StoreDamaged
     from jobledger.store.model.subjects import STREAM_NAME
 
@@ -247,7 +247,7 @@ async def _rewrite_embedded(settings: "Settings") -> int:
     from jobledger.service.log_access import evidence_of
     from jobledger.service.server.serve import locked
     from jobledger.store.embedded import NATS_FOLDER
-    from jobledger.store.jetstream.adapter import JetStreamLog
+    from jobledger.store.jetstream.log import JetStreamLog
     from jobledger.store.jetstream.rewrite import rewrite_embedded
     from jobledger.store.model.subjects import STREAM_NAME
 
@@ -339,7 +339,7 @@ def _compressed_blocks(settings: "Settings | None", names: Sequence[str]) -> dic
     if settings is None or settings.nats_url:
         return None
     from jobledger.store.embedded import NATS_FOLDER
-    from jobledger.store.jetstream.blocks import find_blocks
+    from jobledger.store.jetstream.rewrite import find_blocks
 
     counts: dict[str, int] = {}
     for block in find_blocks(settings.data_dir / NATS_FOLDER, names):

@@ -35,7 +35,7 @@ from jobledger.service.webhooks.metrics import WebhookFigures
 from jobledger.service.webhooks.records import Webhook, WebhookState
 from jobledger.service.webhooks.registry import Webhooks
 from jobledger.service.webhooks.sender import Sender
-from jobledger.store.jetstream.adapter import JetStreamLog
+from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.model.errors import InvalidInput, JobledgerError
 
 _log: Final = logging.getLogger("jobledger.webhooks")

@@ -35,8 +35,8 @@ from typing import Any, Final
 
 import msgspec
 
-from jobledger.store.embedded.inventory import Block, Inventory, StreamFiles
 from jobledger.store.embedded.process import drop_override
+from jobledger.store.embedded.proof import Block, Inventory, StreamFiles
 from jobledger.store.nats_files.blocks import (
     BLOCK_SUFFIX,
     HEAD,

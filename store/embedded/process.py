@@ -1,18 +1,26 @@
 """Which nats-server is started, and what it may do."""
 
 import ctypes
+import errno
+import fcntl
+import logging
 import os
 import shutil
 import signal
 import sys
 import sysconfig
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
+import msgspec
 from platformdirs import user_state_path
 
-from jobledger.store.model.errors import EmbeddedServerError
+from jobledger.store.model.errors import EmbeddedServerError, EmbeddedServerInUse
+from jobledger.store.model.limits import ORPHAN_KILL_SECONDS, ORPHAN_STOP_SECONDS
+from jobledger.store.private_files import open_private
 
 NATS_FOLDER: Final = "nats"  # below the data directory of a service
 _PR_SET_PDEATHSIG: Final = 1
@@ -80,4 +88,200 @@ def _belongs_to_root(folder: Path) -> bool:
         (Path(at) / name).lstat().st_uid == 0
         for at, _, names in os.walk(folder.parent)
         for name in ("", *names)
+    )
+
+
+CONFIG_FILE: Final = "nats.conf"
+_PROC: Final = Path("/proc")
+_LOOK_SECONDS: Final = 0.01
+_PID_MAX_DIGITS: Final = 20
+
+_log = logging.getLogger("jobledger.store")
+
+
+class Orphan(msgspec.Struct, frozen=True):
+    """A nats-server whose owner is dead.
+
+    Attributes:
+        pid: its process.
+        state: as Linux names it: `R`, `S`, `D`, `T` (stopped), …
+    """
+
+    pid: int
+    state: str
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped it (SIGSTOP)."""
+        return self.state == "T"
+
+
+def lock_directory(directory: Path) -> IO[str]:
+    """Lock the directory of an embedded server; see `take_lock`."""
+    return take_lock(directory / "lock", directory / CONFIG_FILE)
+
+
+def take_lock(path: Path, config: Path) -> IO[str]:
+    """Lock a directory for this process; an orphan that holds it is ended. Blocks for a bounded time.
+
+    Args:
+        path: the lock file; holds the pid of the owner.
+        config: the configuration file that a nats-server on this directory was started with.
+
+    Raises:
+        EmbeddedServerInUse: if it is in use; the message names the process that really holds it.
+        OSError: if the file cannot be made.
+    """
+    file = open_private(path, "a+")
+    try:
+        _acquire(file, path, config)
+    except BaseException:
+        file.close()
+        raise
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _acquire(file: IO[str], path: Path, config: Path) -> None:
+    if _try_lock(file):
+        return
+    file.seek(0)
+    text = file.read(_PID_MAX_DIGITS).strip()
+    owner = int(text) if text.isdecimal() else 0
+    if owner and (owner == os.getpid() or _has_open(owner, path)):
+        raise _in_use(path, f"another Jobledger (process {owner})")
+    orphans = find_orphans(config, owner)
+    if not orphans:
+        # The owner may have ended just now, or live where we cannot see it (another container).
+        if _lock_within(file, ORPHAN_STOP_SECONDS):
+            return
+        raise _in_use(
+            path, f"another Jobledger (process {text or 'unknown'}, which cannot be seen from here)"
+        )
+    for orphan in orphans:
+        _end(orphan, config)
+    if not _lock_within(file, ORPHAN_KILL_SECONDS):
+        shown = ", ".join(f"nats-server process {each.pid} (state {each.state})" for each in orphans)
+        raise _in_use(path, f"{shown}, whose owner is dead and which cannot be ended")
+
+
+def find_orphans(config: Path, owner: int) -> list[Orphan]:
+    """The nats-servers that run with this configuration file and whose owner is dead.
+
+    Args:
+        config: absolute path of the file.
+        owner: the process that started them; one that is its child still is no orphan.
+    """
+    found: list[Orphan] = []
+    for folder in _PROC.glob("[0-9]*"):
+        with suppress(OSError, IndexError, ValueError):
+            pid = int(folder.name)
+            if not _runs_with(pid, config):
+                continue
+            state, parent = _state_of(pid)
+            if state not in "ZX" and not (parent == owner and _is_alive(owner)):
+                found.append(Orphan(pid, state))
+    return found
+
+
+def _end(orphan: Orphan, config: Path) -> None:
+    """End an orphan in order: SIGTERM, and SIGCONT so that a stopped one sees it; SIGKILL after a while."""
+    try:
+        handle = os.pidfd_open(orphan.pid)
+    except OSError:  # it is gone
+        return
+    try:
+        if not _runs_with(orphan.pid, config):  # the pid was given to another process meanwhile
+            return
+        _log.warning(
+            "ending the nats-server that an earlier Jobledger left running%s (process %d)",
+            " and stopped" if orphan.is_stopped else "",
+            orphan.pid,
+        )
+        with suppress(OSError):
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            signal.pidfd_send_signal(handle, signal.SIGCONT)
+        if not _ends_within(orphan.pid, config, ORPHAN_STOP_SECONDS):
+            with suppress(OSError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            _ends_within(orphan.pid, config, ORPHAN_KILL_SECONDS)
+    finally:
+        os.close(handle)
+
+
+def _ends_within(pid: int, config: Path, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while _runs_with(pid, config):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True
+
+
+def _lock_within(file: IO[str], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not _try_lock(file):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _runs_with(pid: int, config: Path) -> bool:
+    with suppress(OSError):
+        arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+        return Path(os.fsdecode(arguments[0])).name == "nats-server" and os.fsencode(config) in arguments
+    return False
+
+
+def _state_of(pid: int) -> tuple[str, int]:
+    fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return fields[0], int(fields[1])
+
+
+def _is_alive(pid: int) -> bool:
+    with suppress(OSError, IndexError, ValueError):
+        return _state_of(pid)[0] not in "ZX"
+    return False
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Whether a process has the file open; where that cannot be seen, whether the process exists."""
+    if not _PROC.is_dir():
+        return _exists(pid)
+    wanted = path.stat()
+    try:
+        links = list((_PROC / str(pid) / "fd").iterdir())
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    for link in links:
+        with suppress(OSError):
+            if os.path.samestat(link.stat(), wanted):
+                return True
+    return False
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
+
+
+def _in_use(path: Path, holder: str) -> EmbeddedServerInUse:
+    return EmbeddedServerInUse(
+        f"{path.parent} is in use by {holder}; stop that one, or choose another directory"
     )

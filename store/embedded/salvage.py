@@ -14,10 +14,10 @@ from typing import Final
 
 import msgspec
 
-from jobledger.store.embedded.facts import read_known, write_damage, write_known
 from jobledger.store.embedded.generation import RECOVERY_FOLDER, STORE_FOLDER
-from jobledger.store.embedded.lock import lock_directory
+from jobledger.store.embedded.process import lock_directory
 from jobledger.store.embedded.proof import Damage, Known, Range, ranges_of
+from jobledger.store.embedded.stream_states import read_known, write_damage, write_known
 from jobledger.store.model.errors import EmbeddedServerError
 from jobledger.store.nats_files.blocks import (
     BLOCK_SUFFIX,

@@ -31,26 +31,34 @@ import msgspec
 
 from jobledger.store.connection_file import ConnectionFile
 from jobledger.store.disk_space import cause_of, free_bytes, full_disk
-from jobledger.store.embedded import asking
-from jobledger.store.embedded.asking import Extent
-from jobledger.store.embedded.facts import read_known, write_damage, write_known
+from jobledger.store.embedded import stream_states
 from jobledger.store.embedded.generation import (
     RECOVERY_FOLDER,
     STORE_FOLDER,
     Generation,
     server_respects_modes,
 )
-from jobledger.store.embedded.inventory import Inventory, StreamFiles
-from jobledger.store.embedded.lock import CONFIG_FILE, lock_directory
 from jobledger.store.embedded.process import (
+    CONFIG_FILE,
     NATS_FOLDER,
     default_directory,
     drop_override,
     end_with_parent,
     find_program,
+    lock_directory,
 )
-from jobledger.store.embedded.proof import Damage, Known, State, Witness, describe, find_damage
+from jobledger.store.embedded.proof import (
+    Damage,
+    Inventory,
+    Known,
+    State,
+    StreamFiles,
+    Witness,
+    describe,
+    find_damage,
+)
 from jobledger.store.embedded.salvage import narrow
+from jobledger.store.embedded.stream_states import Extent, read_known, write_damage, write_known
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.model.errors import EmbeddedServerError, JobledgerError, StoreDamaged
 from jobledger.store.model.events import Record
@@ -529,7 +537,7 @@ class EmbeddedServer:
                     async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS):
                         if connection is None:
                             connection = await Connection.open(self.url, name="jobledger-supervisor")
-                        now = await asking.look(connection, HEALTH_TIMEOUT_SECONDS)
+                        now = await stream_states.look(connection, HEALTH_TIMEOUT_SECONDS)
                     failures = 0
                 except (JobledgerError, TimeoutError, msgspec.DecodeError, OSError):
                     failures += 1
@@ -658,7 +666,7 @@ async def _ask(url: str, inventory: Inventory, timeout_seconds: float) -> dict[s
     try:
         states: dict[str, State] = {}
         for stream in inventory.streams:
-            state = await asking.state_of(connection, stream, timeout_seconds)
+            state = await stream_states.state_of(connection, stream, timeout_seconds)
             if state is not None:
                 states[stream.folder] = state
         return states

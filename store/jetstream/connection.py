@@ -9,7 +9,7 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -20,9 +20,48 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.nuid import NUID
 
-from jobledger.store.jetstream.headers import Headers
 from jobledger.store.model.errors import LogNotPermitted, LogUnavailable
 from jobledger.store.model.limits import REQUEST_TIMEOUT_SECONDS
+
+
+class Headers(Mapping[str, str]):
+    """Headers that are parsed when somebody looks: of a million delivered events nobody ever does.
+
+    Args:
+        raw: the header block as it came: `NATS/1.0[ status[ description]]`, then `Key: value` lines.
+    """
+
+    __slots__ = ("_parsed", "_raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._parsed: dict[str, str] | None = None
+
+    def __getitem__(self, key: str) -> str:
+        return self._items()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items())
+
+    def __len__(self) -> int:
+        return len(self._items())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def _items(self) -> dict[str, str]:
+        if self._parsed is None:
+            first, *lines = bytes(self._raw).decode(errors="replace").split("\r\n")
+            pairs = (line.partition(":") for line in lines)
+            self._parsed = {key: value.strip() for key, colon, value in pairs if colon}
+            _, _, inline = first.partition(" ")
+            status, _, description = inline.partition(" ")
+            if status:  # set last: a header of this name must not pass for the server's own word
+                self._parsed |= {"Status": status, "Description": description}
+            else:
+                self._parsed.pop("Status", None)
+        return self._parsed
+
 
 CONNECT_TIMEOUT_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 0.1

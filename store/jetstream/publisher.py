@@ -16,20 +16,67 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from jobledger.store.jetstream.api import PubAck, read_ack
-from jobledger.store.jetstream.batch import Batch
 from jobledger.store.jetstream.batching import PROBE_EVENTS, BatchingPolicy
 from jobledger.store.jetstream.breaker import Breaker
-from jobledger.store.jetstream.connection import Connection, Message
+from jobledger.store.jetstream.connection import Connection, Message, new_token
 from jobledger.store.jetstream.reconcile import PendingAppend, Reconciler
 from jobledger.store.log import Appended, PendingEvent, WrongSequence, refused
 from jobledger.store.model.errors import LogBusy, LogError, LogRefused, LogUnavailable
 from jobledger.store.model.limits import (
     ACK_TIMEOUT_SECONDS,
     APPENDS_SILENCE_SECONDS,
+    BATCH_MAX_BYTES,
+    BATCH_MAX_EVENTS,
     PENDING_MAX_APPENDS,
     SINGLES_MAX_IN_FLIGHT,
     SUSPENSION_SECONDS,
 )
+
+
+class Batch:
+    """An atomic batch while it is being filled and sent."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._id = new_token()
+        self._subjects: set[str] = set()
+        self._bytes = 0
+        self.members: list[PendingAppend] = []
+        self.commit_sent = False  # until then nothing of it can be in the log
+
+    def has_subject(self, subject: str) -> bool:
+        """Whether an event of this subject is in it: the server refuses the expectation of a second one."""
+        return subject in self._subjects
+
+    def has_room(self, waiting: PendingAppend) -> bool:
+        """Whether one more event keeps it within the limits. The first always does."""
+        return not self.members or (
+            len(self.members) < BATCH_MAX_EVENTS
+            and self._bytes + len(waiting.draft.payload) <= BATCH_MAX_BYTES
+        )
+
+    def add(self, waiting: PendingAppend) -> None:
+        """Take one in; it is sent when the next one is taken, or by `commit`."""
+        self.members.append(waiting)
+        self._subjects.add(waiting.draft.subject)
+        self._bytes += len(waiting.draft.payload)
+
+    async def commit(self, reply: str, now: float) -> None:
+        """Send the last member, which makes the server write all of them and answer to `reply`."""
+        self.commit_sent = True
+        await self.send(len(self.members), now, reply)
+
+    async def send(self, number: int, now: float, reply: str = "") -> None:
+        """Send a member, counted from 1; with a `reply` it carries the commit."""
+        waiting = self.members[number - 1]
+        waiting.sent_at = now
+        headers = waiting.headers()
+        headers["Nats-Batch-Id"] = self._id
+        headers["Nats-Batch-Sequence"] = str(number)
+        if reply:
+            headers["Nats-Batch-Commit"] = "1"
+        await self._connection.publish(waiting.draft.subject, waiting.draft.payload, reply, headers)
+
 
 CLOSE_TIMEOUT_SECONDS = 10.0
 HEADERS_MAX_BYTES = 1_024  # ours take some 300; the server counts them into max_payload

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 
 from jobledger import EmbeddedServer, JetStreamLog
-from jobledger.store.jetstream.headers import Headers
+from jobledger.store.jetstream.connection import Headers
 from jobledger.store.log import NO_JOB, Appended, EventLog, PendingEvent, WrongSequence
 from jobledger.store.model.errors import LogRefused
 from jobledger.store.model.subjects import job_subject, job_subject_anywhere

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from jobledger import EmbeddedServer, JetStreamLog, SubscribedEvent, Subscription
-from jobledger.store.consumers import ConsumerInfo
+from jobledger.store.consumer import ConsumerInfo
 from jobledger.store.jetstream.consumer.holder import JetStreamConsumer
 
 WITHIN_SECONDS = 30.0

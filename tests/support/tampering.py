@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from jobledger.store.embedded.facts import write_known
 from jobledger.store.embedded.generation import RECOVERY_FOLDER
 from jobledger.store.embedded.proof import Known, ranges_of
+from jobledger.store.embedded.stream_states import write_known
 from jobledger.store.nats_files.highwayhash import highwayhash64
 
 _HEAD = struct.Struct("<IQqH")  # length with the flag of headers, sequence, time, length of the subject

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from jobledger.store.consumers import ConsumerInfo, ConsumerSpec
+from jobledger.store.consumer import ConsumerInfo, ConsumerSpec
 from jobledger.store.jetstream.api import API, ApiError, call
 from jobledger.store.jetstream.connection import Connection, new_token
 from jobledger.store.jetstream.declarations import SUBSCRIPTIONS

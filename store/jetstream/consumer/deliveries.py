@@ -11,7 +11,7 @@ from typing import Self
 
 import msgspec
 
-from jobledger.store.consumers import Delivery
+from jobledger.store.consumer import Delivery
 from jobledger.store.jetstream.api import status_of
 from jobledger.store.jetstream.connection import Message
 from jobledger.store.jetstream.consumer.api import GROUP, NANOSECONDS, ConsumerApi

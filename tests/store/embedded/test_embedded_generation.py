@@ -18,10 +18,10 @@ import pytest
 from jobledger import EmbeddedServer, JetStreamLog, StreamSettings
 from jobledger.store.embedded import generation
 from jobledger.store.embedded import server as embedded
-from jobledger.store.embedded.facts import read_damage, read_known
 from jobledger.store.embedded.generation import RECOVERY_FOLDER
 from jobledger.store.embedded.proof import Known, Range
 from jobledger.store.embedded.salvage import give_up
+from jobledger.store.embedded.stream_states import read_damage, read_known
 from jobledger.store.kv import NO_ENTRY
 from jobledger.store.log import NO_JOB, Appended
 from jobledger.store.model.errors import EmbeddedServerError, StoreDamaged

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
-from jobledger.store.embedded import lock
+from jobledger.store.embedded import process as lock
 from jobledger.store.embedded import server as embedded
-from jobledger.store.embedded.facts import read_known
 from jobledger.store.embedded.generation import RECOVERY_FOLDER
+from jobledger.store.embedded.stream_states import read_known
 from jobledger.store.log import NO_JOB, Appended
 from jobledger.store.model.errors import EmbeddedServerError
 from tests.support.logs import draft, eventually, fill

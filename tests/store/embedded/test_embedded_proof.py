@@ -2,8 +2,18 @@
 
 import pytest
 
-from jobledger.store.embedded.inventory import Block, Inventory, StreamFiles
-from jobledger.store.embedded.proof import Damage, Known, Range, State, find_damage, ranges_of, without
+from jobledger.store.embedded.proof import (
+    Block,
+    Damage,
+    Inventory,
+    Known,
+    Range,
+    State,
+    StreamFiles,
+    find_damage,
+    ranges_of,
+    without,
+)
 from jobledger.store.nats_files.blocks import (
     CHECKSUM,
     HAS_HEADERS,

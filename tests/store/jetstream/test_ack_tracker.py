@@ -11,8 +11,8 @@ from jobledger import (
     subscribe,
 )
 from jobledger.store.jetstream.connection import Message
-from jobledger.store.jetstream.consumer.ack_tracker import AckTracker
 from jobledger.store.jetstream.consumer.deliveries import Deliveries
+from jobledger.store.jetstream.consumer.holder import AckTracker
 from tests.support.logs import ask, eventually
 from tests.support.readers import (
     finish,

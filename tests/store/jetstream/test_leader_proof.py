@@ -9,7 +9,7 @@ import pytest
 from jobledger import Ledger, MemoryLog
 from jobledger.store.jetstream.api import ClusterInfo, ReplicaInfo, StreamInfo, leader_of
 from jobledger.store.jetstream.connection import Connection, Message
-from jobledger.store.jetstream.continuity import Continuity
+from jobledger.store.jetstream.log_reader import Continuity
 from jobledger.store.jetstream.reader import replica_get
 from jobledger.store.jetstream.stream import log_info
 from jobledger.store.log import LogInfo

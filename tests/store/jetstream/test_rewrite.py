@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
-from jobledger.store.jetstream import blocks as blocks_module
-from jobledger.store.jetstream.blocks import (
+from jobledger.store.jetstream import rewrite as blocks_module
+from jobledger.store.jetstream.declarations import STREAMS, StreamSettings
+from jobledger.store.jetstream.reader import StreamDigest
+from jobledger.store.jetstream.rewrite import (
     KEPT_FOLDER,
     check_kept,
     drop_kept,
     find_blocks,
     put_back,
     rewrite_blocks,
+    rewrite_embedded,
+    rewrite_store,
 )
-from jobledger.store.jetstream.declarations import STREAMS, StreamSettings
-from jobledger.store.jetstream.digest import StreamDigest
-from jobledger.store.jetstream.rewrite import rewrite_embedded, rewrite_store
 from jobledger.store.kv import NO_ENTRY
 from jobledger.store.log import Appended
 from jobledger.store.model.errors import LogBroken
@@ -118,7 +119,7 @@ async def test_rewritten_log_survives_a_kill(tmp_path: Path) -> None:
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from jobledger.store.jetstream import blocks
+from jobledger.store.jetstream import rewrite as blocks
 left = int(sys.argv[2])
 def step(name):
     original = getattr(blocks.os if name in ("fsync",) else blocks.Path, name)

@@ -9,8 +9,8 @@ import pytest
 
 from jobledger import JetStreamLog, StreamSettings
 from jobledger.store.jetstream import refill
-from jobledger.store.jetstream.blocks import find_blocks
 from jobledger.store.jetstream.declarations import LOG, STREAMS, SUBSCRIPTIONS
+from jobledger.store.jetstream.rewrite import find_blocks
 from jobledger.store.log import Appended
 from jobledger.store.model.errors import LogNotPermitted, LogUnavailable
 from tests.support.cluster import Cluster

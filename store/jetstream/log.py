@@ -5,15 +5,21 @@ from typing import Any
 
 from jobledger.store.jetstream.api import StreamInfo, has_others
 from jobledger.store.jetstream.connection import Connection
-from jobledger.store.jetstream.consumer.adapter import JetStreamConsumers
-from jobledger.store.jetstream.continuity import Continuity
+from jobledger.store.jetstream.consumer.consumers import JetStreamConsumers
 from jobledger.store.jetstream.declarations import StreamSettings
-from jobledger.store.jetstream.digest import StreamDigest, digest
 from jobledger.store.jetstream.heartbeat import LogProbe
 from jobledger.store.jetstream.kv import JetStreamKeyHistory, JetStreamKeyValue
-from jobledger.store.jetstream.log_reader import JetStreamFeed
+from jobledger.store.jetstream.log_reader import Continuity, JetStreamFeed
 from jobledger.store.jetstream.publisher import Publisher
-from jobledger.store.jetstream.reader import first_later, leader_get, read_page, record_of, replica_get
+from jobledger.store.jetstream.reader import (
+    StreamDigest,
+    digest,
+    first_later,
+    leader_get,
+    read_page,
+    record_of,
+    replica_get,
+)
 from jobledger.store.jetstream.refill import rewrite_replicas
 from jobledger.store.jetstream.replicas import Replica, read_replica, replicas_of
 from jobledger.store.jetstream.stream import (

@@ -1,15 +1,17 @@
 """What a started nats-server says of its streams."""
 
-from typing import NamedTuple
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import msgspec
 
-from jobledger.store.embedded.inventory import StreamFiles
-from jobledger.store.embedded.proof import Range, State, ranges_of
+from jobledger.store.embedded.proof import Damage, Known, Range, State, StreamFiles, ranges_of
 from jobledger.store.jetstream.api import API, STREAM_NOT_FOUND, ApiError
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.model.errors import EmbeddedServerError
 from jobledger.store.model.limits import HOLES_MAX_ASKED
+from jobledger.store.private_files import open_private
 
 ACCOUNT = "$G"  # nats-server's name for the account of a server without accounts
 
@@ -109,3 +111,49 @@ async def _info(connection: Connection, name: str, request: bytes, timeout_secon
     if info.error.err_code == STREAM_NOT_FOUND:
         return None
     raise EmbeddedServerError(f"nats-server cannot say what stream {name} holds: {info.error.description}")
+
+
+KNOWN_FILE: Final = "known.json"
+DAMAGE_FILE: Final = "damage.json"
+
+
+def read_known(folder: Path) -> dict[str, Known]:
+    """What is known of each stream, by its folder; nothing if the file is missing or unreadable."""
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode((folder / KNOWN_FILE).read_bytes(), type=dict[str, Known])
+    return {}
+
+
+def write_known(folder: Path, known: dict[str, Known]) -> None:
+    """Replace what is known.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    _write(folder / KNOWN_FILE, msgspec.json.encode(known))
+
+
+def read_damage(folder: Path) -> tuple[Damage, ...]:
+    """The report of the last start that was refused; empty if none was, or if it was settled."""
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode((folder / DAMAGE_FILE).read_bytes(), type=tuple[Damage, ...])
+    return ()
+
+
+def write_damage(folder: Path, damage: tuple[Damage, ...]) -> None:
+    """Replace the report; an empty one removes it.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    if damage:
+        _write(folder / DAMAGE_FILE, msgspec.json.format(msgspec.json.encode(damage), indent=1))
+    else:
+        (folder / DAMAGE_FILE).unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    new = path.with_name(f"{path.name}.new")
+    with open_private(new, "wb") as file:
+        file.write(content)
+    new.replace(path)

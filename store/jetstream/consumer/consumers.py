@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from jobledger.store.consumers import ConsumerInfo, ConsumerSpec
+from jobledger.store.consumer import ConsumerInfo, ConsumerSpec
 from jobledger.store.jetstream.connection import Connection, new_token
 from jobledger.store.jetstream.consumer.api import ConsumerApi, ResetRequest
 from jobledger.store.jetstream.consumer.holder import JetStreamConsumer
