@@ -33,9 +33,10 @@ from jobledger.projections.view_diff import digest_of
 from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.fold import Anomaly
 from jobledger.store.model.job import Job, JobStatus, StateType
+from jobledger.store.model.limits import INT_MAX
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE, named_job_id
-from jobledger.store.slices import give_way
-from jobledger.store.spec.values import INT_MAX, is_utf8
+from jobledger.store.spec.values import is_utf8
+from jobledger.store.yield_point import yield_point
 
 _ID_PREFIX: Final = "j-"
 _FULL_ID_CHARACTERS: Final = 38  # the prefix and a UUID
@@ -274,7 +275,7 @@ class View:
         found: list[Job] = []
         for row in rows[: query.limit]:
             if row[1] is not None:
-                await give_way()
+                await yield_point()
                 found.append(self._job(row[1:]))
         jobs = page_of(tuple(found), size_of_job)
         more = not is_whole or len(rows) > query.limit or len(jobs) < len(found)

@@ -10,7 +10,7 @@ from jobledger.service.errors import CursorGone
 from jobledger.store.log import stream_tag
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import SOURCE
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 
 __all__ = [
     "default_source",

@@ -1,7 +1,7 @@
 """The way of a command to the log itself, past the HTTP service.
 
     nats_url is set ──────────────────────────► those servers, with the credentials of the settings
-    a service runs on data_dir ───────────────► its embedded server (`store/connection_file`)
+    a service runs on data_dir ───────────────► its embedded server (`store/local_service`)
     data_dir holds a log, and nobody runs it ─► an embedded server for the length of the command
     else ─────────────────────────────────────► an error that says what to set
 
@@ -20,12 +20,12 @@ from jobledger.service.limits import LOG_ACCESS_TIMEOUT_SECONDS, LOG_ACCESS_WAIT
 from jobledger.service.nats_auth import connection_options
 from jobledger.service.settings import Settings
 from jobledger.service.stream_record import evidence_in, known_in
-from jobledger.store.connection_file import find_connection
 from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
 from jobledger.store.embedded.proof import Known
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.jetstream.stream import AcceptLoss, EvidenceSource, StreamReport
+from jobledger.store.local_service import find_connection
 from jobledger.store.model.errors import EmbeddedServerError, EmbeddedServerInUse, LogUnavailable
 
 Answer = TypeVar("Answer")

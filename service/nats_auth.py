@@ -23,9 +23,9 @@ from jobledger.projections.subscriptions.definition import Definition, define
 from jobledger.service.access.secret_files import exposed, read_secret
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.settings import Settings
-from jobledger.store.connection_file import find_connection
 from jobledger.store.embedded import NATS_FOLDER
 from jobledger.store.jetstream.declarations import STREAMS, SUBSCRIPTIONS
+from jobledger.store.local_service import find_connection
 from jobledger.store.model.errors import InvalidInput, LogUnavailable
 from jobledger.store.model.subjects import STREAM_NAME
 

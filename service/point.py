@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from jobledger.service.cursor import format_cursor, parse_cursor
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import InvalidInput
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 from jobledger.store.timestamps import parse_rfc3339
 
 _NANOSECONDS: Final = 1_000_000_000

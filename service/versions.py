@@ -9,7 +9,7 @@ from jobledger.store.model.errors import InvalidInput, VersionNotFound
 from jobledger.store.model.fold import is_tag
 from jobledger.store.model.history import HistoryItem
 from jobledger.store.model.job import JobStatus
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 
 _NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 

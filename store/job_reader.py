@@ -21,7 +21,7 @@ from jobledger.store.model.history import HistoryItem, tell
 from jobledger.store.model.job import Job
 from jobledger.store.model.limits import FIND_JOB_MAX_EVENTS, READ_MAX_TRIES, RETRY_WAIT_SECONDS
 from jobledger.store.model.subjects import NAMELESS_JOB_ID, job_subject, job_subject_anywhere
-from jobledger.store.slices import give_way
+from jobledger.store.yield_point import yield_point
 
 
 class JobReader:
@@ -229,7 +229,7 @@ async def records_between(
     while after < up_to:
         page = await log.read(subject, after=after, up_to=up_to)
         for record in page:
-            await give_way()  # what is done with a record may take long, and a page has many
+            await yield_point()  # what is done with a record may take long, and a page has many
             yield record
         if page:
             after, tries = page[-1].sequence, 0

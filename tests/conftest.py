@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, JobSpec, MemoryLog, SpecConfig, StreamSettings, Task
-from jobledger.store import continuity
+from jobledger.store import log as continuity
 from jobledger.store.jetstream.declarations import LOG
 from jobledger.store.log import EventLog
 from jobledger.store.model import truncation as doubts

@@ -14,8 +14,9 @@ from jobledger.projections.query.selectors import Requirement, check_requirement
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.fold import Int64
 from jobledger.store.model.job import StateType
+from jobledger.store.model.limits import INT_MAX, INT_MIN
 from jobledger.store.spec.spec import JOB_TYPES
-from jobledger.store.spec.values import INT_MAX, INT_MIN, is_utf8
+from jobledger.store.spec.values import is_utf8
 
 _REMEDY: Final = "pass the one that the page before gave, as it is, or leave it out for the first page"
 

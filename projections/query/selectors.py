@@ -29,7 +29,8 @@ from jobledger.projections.limits import (
     SELECTOR_MAX_REQUIREMENTS,
     SELECTOR_MAX_VALUES,
 )
-from jobledger.store.spec.values import INT_MAX, INT_MIN, is_utf8
+from jobledger.store.model.limits import INT_MAX, INT_MIN
+from jobledger.store.spec.values import is_utf8
 
 GRAMMAR: Final = "k, !k, k=v, k!=v, k>1, k<1, k in (a,b), k notin (a), joined by commas"
 

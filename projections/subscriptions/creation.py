@@ -23,8 +23,7 @@ from jobledger.store.consumer import Consumers
 from jobledger.store.kv import NO_ENTRY, KeyValue
 from jobledger.store.log import EventLog, LogInfo, stream_tag
 from jobledger.store.model.errors import InvalidInput, LogNotPermitted, LogUnavailable
-from jobledger.store.model.limits import COMMAND_MAX_ATTEMPTS
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import COMMAND_MAX_ATTEMPTS, INT_MAX
 from jobledger.store.timestamps import format_rfc3339, parse_rfc3339
 
 Start = str | int | datetime

@@ -9,7 +9,7 @@ Each of the three has a budget of its own, of which one client gets a fraction. 
 sends slowly, takes no slot from those who work; and reads leave some slots to writes. Feeds have their own
 budget (`FeedHub`); health and metrics are not counted at all.
 
-All requests share one interpreter, and a read that takes long is cut into slices (`store/slices`). While
+All requests share one interpreter, and a read that takes long is cut into slices (`store/yield_point`). While
 writes are under way, or were a moment ago, all such reads together get one slice after another, clients in
 rotation, and before each of them a pause that is a few times as long. So the latency of most writes does not
 change, whatever somebody else reads, and no read is ever stopped. Copies as of a point are built in
@@ -27,7 +27,7 @@ from typing import Final
 from jobledger.projections.fair_queue import FairQueue
 from jobledger.service import limits as named
 from jobledger.service.errors import TooManyRequests
-from jobledger.store.slices import way
+from jobledger.store.yield_point import yield_hook
 
 
 class Budget:
@@ -114,11 +114,11 @@ class Capacity:
         """While a request is answered; within it, `waiting` gives the slot to others."""
         self.work.take(client, may_use_reserve=is_write)
         turn = _Turn(self, client, is_write=is_write)
-        token, way_token = _turn.set(turn), way.set(None if is_write else turn.give_way)
+        token, hook_token = _turn.set(turn), yield_hook.set(None if is_write else turn.yield_point)
         try:
             yield
         finally:
-            way.reset(way_token)
+            yield_hook.reset(hook_token)
             _turn.reset(token)
             turn.end()
             self.work.give(client)
@@ -128,7 +128,7 @@ class Capacity:
         self._writes += change
         self._write_at = perf_counter()
 
-    async def give_way(self, client: str, slice_seconds: float) -> None:
+    async def yield_point(self, client: str, slice_seconds: float) -> None:
         """Wait until a long read may have its next slice.
 
         Args:
@@ -180,11 +180,11 @@ class _Turn:
     def end(self) -> None:
         self._count(-1)
 
-    async def give_way(self) -> None:
+    async def yield_point(self) -> None:
         """Between two steps of a read: once it has used up a slice, let writes go first."""
         seconds = perf_counter() - self._began
         if seconds >= named.LONG_READ_SLICE_SECONDS:
-            await self._capacity.give_way(self.client, seconds)
+            await self._capacity.yield_point(self.client, seconds)
             self._began = perf_counter()
 
     def _count(self, change: int) -> None:

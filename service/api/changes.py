@@ -36,9 +36,9 @@ from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.history import HistoryItem
 from jobledger.store.model.job import Job, JobStatus
-from jobledger.store.slices import give_way
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 from jobledger.store.timestamps import format_rfc3339
+from jobledger.store.yield_point import yield_point
 
 Pair = tuple[bytes, bytes]
 
@@ -136,7 +136,7 @@ async def _compared(service: Service, changes: Sequence[JobChange]) -> list[list
         async with queued(service.comparing):
             some = pairs[start : start + CHANGES_COMPARED_AT_ONCE]
             compared += await asyncio.to_thread(_compare_all, some)
-        await give_way()  # not within the turn: others would wait for this pause
+        await yield_point()  # not within the turn: others would wait for this pause
     return compared
 
 

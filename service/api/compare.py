@@ -25,8 +25,8 @@ from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.job import JobStatus
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE
-from jobledger.store.slices import give_way
-from jobledger.store.spec.prepare import prepare_new, prepare_update
+from jobledger.store.spec.normalize import prepare_new, prepare_update
+from jobledger.store.yield_point import yield_point
 
 _VERBS: Final = {"add": "added", "remove": "removed", "replace": "changed"}
 _NO_EVENT: Final = "00000000-0000-0000-0000-000000000000"  # of a job without a name: its id is not known yet
@@ -128,7 +128,7 @@ async def compare(service: Service, old: Named, new: Named) -> Compared:
     # them have ended.
     async with queued(service.comparing):
         compared = await asyncio.to_thread(_compare, old, new)
-    await give_way()  # not within the turn: others would wait for this pause
+    await yield_point()  # not within the turn: others would wait for this pause
     return compared
 
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 from jobledger.service.limits import QUERY_MAX_PARAMETERS
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import StateType
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 from jobledger.store.timestamps import coarser_unit, parse_rfc3339
 
 _TRUE: Final = frozenset({"true", "1", "t", "yes"})

@@ -15,7 +15,7 @@ from jobledger.service.audit.proof import make_proof
 from jobledger.service.limits import PROOF_WAIT_SECONDS
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 
 _log = logging.getLogger("jobledger.audit")
 

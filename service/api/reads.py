@@ -46,7 +46,7 @@ from jobledger.service.versions import version_of
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import Job
-from jobledger.store.slices import give_way
+from jobledger.store.yield_point import yield_point
 
 _ORDERS: Final = {
     "created_at": Order.CREATED,
@@ -84,7 +84,7 @@ async def list_jobs(request: AnyRequest) -> Response[bytes]:
         sequence, after = point, pin(point, after, service.mark)
     items = []
     for job in page.jobs:
-        await give_way()
+        await yield_point()
         items.append(job_raw(job))
     return json_answer(
         {

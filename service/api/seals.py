@@ -15,7 +15,7 @@ from jobledger.service.errors import InvalidSettings, NotReady
 from jobledger.service.limits import SEALS_DEFAULT_LIMIT, SEALS_MAX_LIMIT
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 from jobledger.store.timestamps import format_rfc3339
 
 _log = logging.getLogger("jobledger.audit")

@@ -25,9 +25,9 @@ from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
 from jobledger.store.model.job import Job, JobStatus
-from jobledger.store.slices import give_way
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 from jobledger.store.timestamps import format_rfc3339
+from jobledger.store.yield_point import yield_point
 
 
 @get("/jobs/{job_id:str}/versions")
@@ -195,7 +195,7 @@ async def _add(service: Service, blame: Blame, records: list[Record]) -> None:
     if records:
         async with queued(service.comparing):
             await asyncio.to_thread(_add_all, blame, records)
-        await give_way()  # not within the turn: others would wait for this pause
+        await yield_point()  # not within the turn: others would wait for this pause
 
 
 def _add_all(blame: Blame, records: list[Record]) -> None:

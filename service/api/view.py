@@ -9,7 +9,7 @@ from jobledger.service.api.answers import json_answer
 from jobledger.service.api.context import AnyRequest, await_position, principal_of, query_of, service_of
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import JobStatus, Quarantine
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 
 _LOST: Final = "lost:"
 

@@ -22,7 +22,7 @@ from jobledger.service.limits import (
 )
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 
 FORMAT: Final = "jobledger-proof"
 VERSION: Final = 1

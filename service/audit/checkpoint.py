@@ -21,7 +21,7 @@ from jobledger.projections.merkle.proofs import verify_consistency
 from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.note import Note, Signer, VerifierKey, parse_note, sign_note, verify_note
 from jobledger.store.model.errors import InvalidInput
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 
 _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 SUCCEEDS: Final = "succeeds"  # an extension line: `succeeds <origin> <size> <root> <time> <actor> <reason>`

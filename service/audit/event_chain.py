@@ -8,8 +8,8 @@ from jobledger.service.limits import AUDIT_LINKS_MAX
 from jobledger.store.model.events import Record, Recorded, read_record
 from jobledger.store.model.fold import Anomaly, after_anomaly, fold
 from jobledger.store.model.job import JobStatus
+from jobledger.store.model.limits import INT_MAX
 from jobledger.store.model.subjects import parse_subject
-from jobledger.store.spec.values import INT_MAX
 
 
 class EventChain(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,9 +10,8 @@ from jobledger.projections.merkle.frontier import Frontier
 from jobledger.projections.merkle.hashing import leaf_hashes
 from jobledger.service.audit.event_chain import BrokenLink, Links
 from jobledger.service.audit.findings import Finding, Kind
-from jobledger.service.audit.walk import Hole, Walk
+from jobledger.service.audit.walk import Hole, Walk, wait_continues
 from jobledger.service.limits import AUDIT_FINDINGS_MAX, AUDIT_HOLE_JOBS, AUDIT_SEALED_ROOTS_KEPT
-from jobledger.store.continuity import wait_continues
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import LogReplaced, LogTruncated, LogUnavailable
 from jobledger.store.model.events import Record

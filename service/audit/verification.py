@@ -20,9 +20,9 @@ from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.log_check import LogReport, Tell, check_log
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.audit.seals import MergedSeals, kept, published
+from jobledger.service.audit.walk import wait_continues
 from jobledger.service.cursor import stream_tag
 from jobledger.service.limits import AUDIT_FOLD_TIMEOUT_SECONDS
-from jobledger.store.continuity import wait_continues
 from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.log import EventLog, Feed, LogInfo
 from jobledger.store.model.errors import LogBroken, LogTruncated

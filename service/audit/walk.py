@@ -10,7 +10,7 @@ silence alone says nothing: only the leader's own answer for one sequence does.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -25,8 +25,9 @@ from jobledger.service.limits import (
     AUDIT_UNANSWERED_TRIES,
 )
 from jobledger.store.log import EventLog, Feed, LogInfo
-from jobledger.store.model.errors import LogGap, LogTruncated, LogUnavailable
+from jobledger.store.model.errors import LogBehind, LogGap, LogTruncated, LogUnavailable
 from jobledger.store.model.events import Record
+from jobledger.store.model.limits import TRUNCATION_GIVE_UP_SECONDS, TRUNCATION_LOOK_SECONDS
 from jobledger.store.model.subjects import ALL_SUBJECTS
 
 
@@ -199,3 +200,23 @@ def _without_gap(records: Sequence[Record], last: int) -> Sequence[Record]:
     if records[count - 1].sequence == start + count - 1:  # sequences only rise, so none is missing
         return records[:count]
     return next(records[:at] for at, record in enumerate(records) if record.sequence != start + at)
+
+
+async def wait_continues(
+    log: EventLog, *, epoch: str | None, after: int, same: Callable[[Record], bool] | None = None
+) -> LogInfo:
+    """Call `EventLog.continues` until it has a verdict: for a caller that has nothing else to do meanwhile.
+
+    Raises:
+        LogBehind: if there is no verdict within TRUNCATION_GIVE_UP_SECONDS.
+        LogError: as `EventLog.continues`.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + TRUNCATION_GIVE_UP_SECONDS
+    while True:
+        try:
+            return await log.continues(epoch=epoch, after=after, same=same)
+        except LogBehind:
+            if clock() >= deadline:
+                raise
+        await asyncio.sleep(TRUNCATION_LOOK_SECONDS)

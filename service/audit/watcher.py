@@ -22,9 +22,9 @@ from jobledger.service.audit.log_check import SealedTree, unfit
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.audit.seals import judge_seal
 from jobledger.service.audit.tree_tracker import Mark, Witness
+from jobledger.service.audit.walk import wait_continues
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import AUDIT_TAKE_EVENTS, WATCH_SEALS_SECONDS, WATCH_STALL_SECONDS
-from jobledger.store.continuity import wait_continues
 from jobledger.store.kv import KeyHistory
 from jobledger.store.log import EventLog, Feed, LogInfo
 from jobledger.store.model.errors import InvalidInput, LogBroken, LogGap, LogReplaced, LogTruncated

@@ -11,7 +11,7 @@ import msgspec
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.export.output_file import Target
 from jobledger.service.limits import PARQUET_GROUP_BYTES, PARQUET_GROUP_ROWS
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 
 COMPRESSION: Final = "zstd"
 

@@ -11,7 +11,8 @@ facts       what is known of the streams from before the start, on disk
 salvage     makes a damaged log readable, when an operator accepts the loss
 """
 
-from jobledger.store.embedded.process import NATS_FOLDER, default_directory, find_program
+from jobledger.store.embedded.process import find_program
 from jobledger.store.embedded.server import EmbeddedServer
+from jobledger.store.local_service import NATS_FOLDER, default_directory
 
 __all__ = ["NATS_FOLDER", "EmbeddedServer", "default_directory", "find_program"]

@@ -16,21 +16,14 @@ from pathlib import Path
 from typing import IO, Final
 
 import msgspec
-from platformdirs import user_state_path
 
 from jobledger.store.model.errors import EmbeddedServerError, EmbeddedServerInUse
 from jobledger.store.model.limits import ORPHAN_KILL_SECONDS, ORPHAN_STOP_SECONDS
 from jobledger.store.private_files import open_private
 
-NATS_FOLDER: Final = "nats"  # below the data directory of a service
 _PR_SET_PDEATHSIG: Final = 1
 _PR_CAPBSET_DROP: Final = 24
 _CAP_DAC_OVERRIDE: Final = 1
-
-
-def default_directory() -> Path:
-    """Where the embedded server keeps its stream: under the XDG state directory (or the platform's like)."""
-    return user_state_path("jobledger") / NATS_FOLDER
 
 
 def find_program() -> Path:

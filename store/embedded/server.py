@@ -29,7 +29,6 @@ from typing import IO, Final, ParamSpec, Self, TypeVar
 
 import msgspec
 
-from jobledger.store.connection_file import ConnectionFile
 from jobledger.store.disk_space import cause_of, free_bytes, full_disk
 from jobledger.store.embedded import stream_states
 from jobledger.store.embedded.generation import (
@@ -40,8 +39,6 @@ from jobledger.store.embedded.generation import (
 )
 from jobledger.store.embedded.process import (
     CONFIG_FILE,
-    NATS_FOLDER,
-    default_directory,
     drop_override,
     end_with_parent,
     find_program,
@@ -60,6 +57,7 @@ from jobledger.store.embedded.proof import (
 from jobledger.store.embedded.salvage import narrow
 from jobledger.store.embedded.stream_states import Extent, read_known, write_damage, write_known
 from jobledger.store.jetstream.connection import Connection
+from jobledger.store.local_service import NATS_FOLDER, ConnectionFile, default_directory
 from jobledger.store.model.errors import EmbeddedServerError, JobledgerError, StoreDamaged
 from jobledger.store.model.events import Record
 from jobledger.store.model.limits import (

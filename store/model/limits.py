@@ -1,5 +1,10 @@
 """Every bound of the write side, by name; timings of the protocol stand beside their code."""
 
+# --- numbers ------------------------------------------------------------------------------------------------
+INT_MIN = -(2**63)  # a signed 64-bit integer, the integer type of other readers of the log
+INT_MAX = 2**63 - 1
+UINT_MAX = 2**64 - 1
+
 # --- what a spec may hold -----------------------------------------------------------------------------------
 SPEC_FILE_MAX_BYTES = 1_048_576  # a spec as a person hands it in, before it is parsed
 SPEC_MAX_BYTES = (

@@ -8,12 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from jobledger.store.model.errors import Problem
-from jobledger.store.model.limits import SPEC_MAX_DEPTH, SPEC_MAX_NODES
+from jobledger.store.model.limits import INT_MIN, SPEC_MAX_DEPTH, SPEC_MAX_NODES, UINT_MAX
 
 SHOWN_MAX_CHARACTERS: Final = 60  # of a value in a message
-INT_MIN: Final = -(2**63)  # a signed 64-bit integer, which is what other readers of the log have
-INT_MAX: Final = 2**63 - 1
-UINT_MAX: Final = 2**64 - 1
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
 

@@ -37,8 +37,8 @@ from jobledger import (
     named_job_id,
     subscribe,
 )
-from jobledger.store.connection_file import find_connection
 from jobledger.store.ledger import new_event_id
+from jobledger.store.local_service import find_connection
 from tests.chaos.history import Call, Recorder
 from tests.conftest import make_spec
 from tests.support.api import PREFIX, job_body

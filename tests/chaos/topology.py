@@ -17,7 +17,7 @@ from typing import Final, Literal, Self
 import httpx
 
 from jobledger import JetStreamLog, JobledgerError, StreamSettings
-from jobledger.store.connection_file import find_connection
+from jobledger.store.local_service import find_connection
 from tests.chaos.machine import DiskImage, SmallDisk
 from tests.support.cluster import PASSWORD, Cluster, free_ports
 from tests.support.namespaces import NamespaceCluster, why_no_namespaces

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, Ledger, MemoryLog, Receipt, State, StateType, named_job_id
-from jobledger.store import command_execution as attempt
+from jobledger.store import ledger as attempt
 from jobledger.store.log import Appended, EventLog, PendingEvent, WrongSequence
 from jobledger.store.model.errors import Contention, JobExists, LogUnavailable, OutcomeUnknown
 from jobledger.store.model.events import JobStateChanged

@@ -14,7 +14,7 @@ from jobledger.service import limits
 from jobledger.service.access.principal import Role
 from jobledger.service.api.capacity import Capacity, queued, waiting
 from jobledger.service.errors import TooManyRequests
-from jobledger.store.slices import give_way
+from jobledger.store.yield_point import yield_point
 from tests.support.middleware import JSON, Answer, Guarded
 
 TIMEOUT_SECONDS = 20.0
@@ -214,7 +214,7 @@ class Long:
     async def _work(self, capacity: Capacity, client: str, *, is_write: bool) -> None:
         with capacity.working(client, is_write=is_write):
             while not self.stopped and self.steps < 1_000:
-                await give_way()
+                await yield_point()
                 self.steps += 1
                 end = perf_counter() + self.slice_seconds
                 while perf_counter() < end:
@@ -307,7 +307,7 @@ async def test_work_that_a_request_left_pauses_as_well() -> None:
     async def build() -> None:
         nonlocal steps
         while not stop.is_set():
-            await give_way()
+            await yield_point()
             steps += 1
 
     with capacity.working("first", is_write=False):

@@ -16,7 +16,7 @@ from jobledger.service.limits import (
     KEY_OVERLAP_MAX_DAYS,
 )
 from jobledger.store.model.errors import InvalidInput
-from jobledger.store.spec.values import INT_MAX
+from jobledger.store.model.limits import INT_MAX
 
 DAY = 86_400
 NOW = 1_760_000_000_000_000_000

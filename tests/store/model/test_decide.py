@@ -30,8 +30,7 @@ from jobledger.store.model.errors import (
 from jobledger.store.model.events import JobCreated, JobStateChanged, JobUpdated, SpecData, StateData
 from jobledger.store.model.job import Job, JobStatus, State, StateType
 from jobledger.store.model.subjects import named_job_id
-from jobledger.store.spec.normalize import normalize
-from jobledger.store.spec.prepare import is_nameless_job_id, prepare_new, prepare_update
+from jobledger.store.spec.normalize import is_nameless_job_id, normalize, prepare_new, prepare_update
 from jobledger.store.spec.spec import JobSpec, Resources, SpecConfig, Task, encode_spec
 from tests.conftest import make_spec
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobledger.store.model.errors import InvalidSpec
-from jobledger.store.spec import field_reader as reading_fields
+from jobledger.store.spec import reader as reading_fields
 from jobledger.store.spec.reader import read_spec
 
 EXACT: dict[str, Any] = {
