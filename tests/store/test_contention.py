@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, Ledger, MemoryLog, Receipt, State, StateType, named_job_id
-from jobledger.store import ledger as attempt
 from jobledger.store.log import Appended, EventLog, PendingEvent, WrongSequence
 from jobledger.store.model.errors import Contention, JobExists, LogUnavailable, OutcomeUnknown
 from jobledger.store.model.events import JobStateChanged
@@ -171,7 +170,7 @@ async def test_giving_up_tells_where_the_job_is_and_what_was_missed(
     remembers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a named number of lost races nothing was written; the error tells the events since the start."""
-    monkeypatch.setattr(attempt, "COMMAND_MAX_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("jobledger.store.ledger.COMMAND_MAX_WAIT_SECONDS", 0.0)
     log = MemoryLog()
     await Ledger(log).create(make_spec("etl"))
     adversary = Adversary(log)
