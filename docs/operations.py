@@ -5,11 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 from prometheus_client.core import Metric
 
 from jobledger.service.metrics import Metrics
-from jobledger.service.server.monitor import Seen
+from jobledger.service.server.checks import Observation
+from jobledger.service.server.monitor import Monitor
 from jobledger.service.settings import SETTINGS, Setting
 
 PAGE = Path(__file__).parent / "OPERATIONS.md"
@@ -32,11 +34,12 @@ def operations_page() -> str:
 
 
 def metric_families() -> Sequence[Metric]:
-    """Every metric that a service tells."""
+    """Every metric of a service."""
     metrics = Metrics()
-    metrics.monitor = SimpleNamespace(
-        seen=Seen(), is_ready=False, server_restarts=0, feed_restarts=0, checks=[]
-    )  # type: ignore[assignment]
+    monitor = SimpleNamespace(
+        latest=Observation(), is_ready=False, server_restarts=0, feed_restarts=0, checks=[]
+    )
+    metrics.state.watch(cast("Monitor", monitor))
     return list(metrics.registry.collect())
 
 

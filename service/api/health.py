@@ -12,7 +12,6 @@ from jobledger.service.api.answers import json_answer
 from jobledger.service.api.context import AnyRequest, principal_of, service_of
 from jobledger.service.metrics import CONTENT_TYPE
 from jobledger.service.server.checks import Result
-from jobledger.service.server.monitor import monitor_of
 from jobledger.store.timestamps import format_rfc3339
 
 _TEXT: Final = "text/plain"
@@ -53,8 +52,8 @@ async def readyz(request: AnyRequest) -> Response[bytes]:
     `verbose` (with or without a value) lists all of them. Reasons hold addresses and paths, so they are for
     those who may see the figures of the whole installation.
     """
-    monitor = monitor_of(service_of(request))
-    await monitor.look()
+    monitor = service_of(request).monitor
+    await monitor.observe()
     checks, is_ready = monitor.checks, monitor.is_ready
     is_verbose = _is_verbose(request.scope["query_string"])
     if is_ready and not is_verbose:
@@ -70,7 +69,7 @@ async def metrics(request: AnyRequest) -> Response[bytes]:
     """Everything that is counted and measured, for Prometheus."""
     principal_of(request).require_observe()
     service = service_of(request)
-    await monitor_of(service).look()
+    await service.monitor.observe()
     await service.metrics.subscriptions.look()
     return Response(service.metrics.text(), media_type=CONTENT_TYPE, headers=_NOT_KEPT)
 

@@ -1,20 +1,27 @@
-"""The checks of `/readyz`, in one registry: each has a name, a reason, a metric, and a line in the log.
+"""The readiness checks of `/readyz`, in one registry, and the observation they examine.
 
-A check is a function of what the monitor last observed. It asks nothing itself, so it is cheap, and every
-reader (`/readyz`, `/metrics`, the log) sees the same result. What must be asked is asked in `monitor`, with
-bounds. To add a check: observe what it needs there, and add a line to CHECKS.
+A check is a function of what the monitor last observed. It performs no I/O, so it is cheap, and `/readyz`,
+`/metrics` and the log all see the same result. The monitor performs the I/O, with bounds. To add a check:
+observe what it needs in `monitor`, and add a line to CHECKS.
 """
+
+# ruff: noqa: D102 - `Service` describes the members of the protocol
 
 import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from jobledger.projections.projector import ProjectorState
+from jobledger.projections.projector import Projector, ProjectorState
+from jobledger.projections.results import Troubles
+from jobledger.projections.self_check import SelfCheck
+from jobledger.projections.view import View
+from jobledger.service.access.tokens import TokenFile
+from jobledger.service.audit.sealer import Sealer
 from jobledger.service.limits import (
     DISK_MIN_FREE_FRACTION,
     DISK_STOP_FREE_FRACTION,
@@ -22,25 +29,135 @@ from jobledger.service.limits import (
     LOG_MIN_FREE_FRACTION,
     OBSERVE_TIMEOUT_SECONDS,
 )
+from jobledger.service.settings import Settings
+from jobledger.service.stream_record import StreamRecord
+from jobledger.store.embedded import EmbeddedServer
+from jobledger.store.jetstream.adapter import JetStreamLog
+from jobledger.store.jetstream.heartbeat import LogCondition, LogProbe
+from jobledger.store.jetstream.stream import StreamReport
 
-if TYPE_CHECKING:
-    from jobledger.service.server.monitor import Seen
-    from jobledger.service.settings import Settings
-    from jobledger.service.wiring import Service
 
-Examine = Callable[["Service", "Seen"], str]
-"""Returns what is wrong; empty if nothing is."""
+class Monitored(Protocol):
+    """The parts of a `Service` that the monitor and the checks read."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def log(self) -> JetStreamLog: ...
+    @property
+    def streams(self) -> tuple[StreamReport, ...]: ...
+    @property
+    def record(self) -> StreamRecord: ...
+    @property
+    def probe(self) -> LogProbe: ...
+    @property
+    def projector(self) -> Projector: ...
+    @property
+    def view(self) -> View: ...
+    @property
+    def selfcheck(self) -> SelfCheck: ...
+    @property
+    def tokens(self) -> TokenFile: ...
+    @property
+    def server(self) -> EmbeddedServer | None: ...
+    @property
+    def sealer(self) -> Sealer: ...
+    @property
+    def draining(self) -> asyncio.Event: ...
+
+
+class DiskSpace(msgspec.Struct, frozen=True):
+    """The space of one file system.
+
+    Attributes:
+        path: a directory on it.
+        free_bytes: available to this process.
+        size_bytes: total size.
+        holds_log: whether the embedded log is on it.
+    """
+
+    path: Path
+    free_bytes: int
+    size_bytes: int
+    holds_log: bool = False
+
+    def required_bytes(self, setting: int) -> int:
+        """Free space that readiness requires: the setting, or a fraction of a small file system."""
+        return min(setting, int(self.size_bytes * DISK_MIN_FREE_FRACTION))
+
+    def stop_bytes(self, setting: int) -> int:
+        """Free space below which appends stop: the setting, or a fraction of a small file system."""
+        return min(setting, int(self.size_bytes * DISK_STOP_FREE_FRACTION))
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the log, the projector, the view and the disks at one moment.
+
+    Attributes:
+        log_error: why the log did not answer; empty if it did.
+        streams: all Jobledger streams, the log first, at most STREAMS_LOOK_SECONDS old.
+        log_sequence: the log's last sequence when it last answered.
+        append_error: why a test append failed; empty if it succeeded.
+        read_error: why the log's last event could not be read; empty if it could.
+        condition: the last report of the log's leader.
+        condition_error: why there is no current report; empty if there is.
+        late: replicas that are offline, or have not been current for REPLICA_LATE_SECONDS.
+        caught_up: whether the view has been level with the log at least once since the start.
+        gap: events in the log that are not yet in the view.
+        lag_seconds: age of the oldest of those; 0 if there are none.
+        stall: why the view does not advance although the log is ahead; empty if it advances.
+        anomalies: events in the view that were invalid for the state of their job.
+        troubles: quarantined jobs, and events that are missing from the log.
+        disks: space of the file systems that the service writes to.
+        disk_error: why that could not be determined; empty if it could.
+        view_rebuilds: how often the view's file was damaged or lost, and rebuilt.
+        clock_steps: events whose stream time is earlier than that of the event before.
+    """
+
+    log_error: str = ""
+    streams: tuple[StreamReport, ...] = ()
+    log_sequence: int = 0
+    append_error: str = ""
+    read_error: str = ""
+    condition: LogCondition | None = None
+    condition_error: str = ""
+    late: tuple[str, ...] = ()
+    projector: ProjectorState = ProjectorState.CATCHING_UP
+    caught_up: bool = False
+    view_sequence: int = 0
+    gap: int = 0
+    lag_seconds: float = 0.0
+    stall: str = ""
+    anomalies: int = 0
+    troubles: Troubles = Troubles()
+    view_bytes: int = 0
+    disks: tuple[DiskSpace, ...] = ()
+    disk_error: str = ""
+    view_rebuilds: int = 0
+    clock_steps: int = 0
+
+    @property
+    def damaged_events(self) -> int:
+        """Events missing from the log: those that the view met, or more if the leader counts more.
+
+        Events below the view's checkpoint are not read again, so only the leader's count includes them.
+        """
+        missing = self.condition.missing_events if self.condition is not None else 0
+        return max(self.troubles.damaged_events, missing)
+
+
+Examine = Callable[[Monitored, Observation], str]
+"""Returns the problem; empty if there is none."""
 
 
 class Check(NamedTuple):
-    """One check.
+    """One readiness check.
 
     Attributes:
         name: shown by `/readyz?verbose`; the label of `jobledger_check_failed`.
-        examine: what is wrong.
-        counts: whether the service is not ready if it fails; if not, it is shown as a warning.
-        logged: whether the monitor logs when it begins to fail and when it recovers; False if the part that
-            it is about logs that itself.
+        examine: returns the problem.
+        counts: whether the service is not ready while the check fails; otherwise it is a warning.
+        logged: whether the monitor logs failure and recovery; False if the examined component logs them.
     """
 
     name: str
@@ -50,105 +167,106 @@ class Check(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a check found."""
+    """The result of a check."""
 
     name: str
     problem: str
-    """What is wrong; empty if nothing is."""
+    """Empty if the check passed."""
     counts: bool = True
 
 
-def run_checks(service: "Service", seen: "Seen") -> list[Result]:
-    """All checks, in the order of the registry."""
-    return [Result(check.name, check.examine(service, seen), check.counts) for check in CHECKS]
+def run_checks(service: Monitored, observed: Observation) -> list[Result]:
+    """Returns the results of all checks, in the order of the registry."""
+    return [Result(check.name, check.examine(service, observed), check.counts) for check in CHECKS]
 
 
-def _projector(service: "Service", seen: "Seen") -> str:
-    if seen.projector is ProjectorState.STOPPED or service.projector.error is not None:
-        return f"stopped: {service.projector.error or 'it was asked to'}"
+def _projector(service: Monitored, observed: Observation) -> str:
+    if observed.projector is ProjectorState.STOPPED or service.projector.error is not None:
+        return f"stopped: {service.projector.error or 'it was asked to stop'}"
     trouble = service.projector.trouble
-    if seen.projector is ProjectorState.RECONNECTING:
+    if observed.projector is ProjectorState.RECONNECTING:
         return f"reconnecting: {trouble or 'no answer from the log'}"
-    if seen.projector is ProjectorState.WAITING:
+    if observed.projector is ProjectorState.WAITING:
         return f"waiting: {trouble}"
-    if seen.projector is ProjectorState.REBUILDING:
-        return f"rebuilding, at {seen.view_sequence} of {seen.log_sequence}: {trouble}"
+    if observed.projector is ProjectorState.REBUILDING:
+        return f"rebuilding, at {observed.view_sequence} of {observed.log_sequence}: {trouble}"
     return ""
 
 
-def _view(service: "Service", seen: "Seen") -> str:
+def _view(service: Monitored, observed: Observation) -> str:
     most = service.settings.ready_max_gap
-    if not seen.caught_up:
-        return f"not caught up yet: at {seen.view_sequence} of {seen.log_sequence}"
-    if seen.gap > most:
-        return f"{seen.gap} events behind, more than {most} (ready_max_gap)"
+    if not observed.caught_up:
+        return f"not caught up yet: at {observed.view_sequence} of {observed.log_sequence}"
+    if observed.gap > most:
+        return f"{observed.gap} events behind, more than {most} (ready_max_gap)"
     return ""
 
 
-def _stream_problems(seen: "Seen") -> Iterator[str]:
-    for each in seen.streams:
-        yield from each.problems
+def _stream_problems(observed: Observation) -> Iterator[str]:
+    for stream in observed.streams:
+        yield from stream.problems
 
 
-def _compression(_: "Service", seen: "Seen") -> str:
-    names = [each.name for each in seen.streams if each.once_compressed]
+def _compression(_: Monitored, observed: Observation) -> str:
+    names = [stream.name for stream in observed.streams if stream.once_compressed]
     if not names:
         return ""
     return (
-        f"{', '.join(names)}: blocks may be compressed, and a kill of nats-server can destroy them;"
+        f"{', '.join(names)}: blocks may be compressed, and killing nats-server can destroy them;"
         " rewrite them with `jobledger streams rewrite`"
     )
 
 
-def _append(service: "Service", seen: "Seen") -> str:
-    return seen.append_error or service.log.publisher.problem
+def _append(service: Monitored, observed: Observation) -> str:
+    return observed.append_error or service.log.publisher.problem
 
 
-def _read(_: "Service", seen: "Seen") -> str:
-    """The last event of the log; one that the view recorded as missing is the subject of `damage`.
+def _read(_: Monitored, observed: Observation) -> str:
+    """Ignores an event that the view recorded as missing: `damage` reports that.
 
-    Without this exception a log that lost its last events would keep the service away from the clients whose
-    next write is what gives the log a readable end.
+    Otherwise a log that lost its last events would keep clients away whose next write is what gives the log a
+    readable end again.
     """
-    condition = seen.condition
-    is_recorded = condition is not None and seen.troubles.last_damaged == condition.last_sequence
-    return "" if is_recorded else seen.read_error
+    condition = observed.condition
+    is_recorded = condition is not None and observed.troubles.last_damaged == condition.last_sequence
+    return "" if is_recorded else observed.read_error
 
 
-def _disk(service: "Service", seen: "Seen") -> str:
-    if problem := appends_stop(service.settings, seen.disks) or seen.disk_error:
+def _disk(service: Monitored, observed: Observation) -> str:
+    if problem := full_disk_reason(service.settings, observed.disks) or observed.disk_error:
         return problem
     setting = service.settings.disk_min_free_bytes
-    for disk in seen.disks:
-        if disk.free_bytes < disk.least(setting):
-            return _low(disk, disk.least(setting), "disk_min_free_bytes")
+    for disk in observed.disks:
+        if disk.free_bytes < disk.required_bytes(setting):
+            return _low_space(disk, disk.required_bytes(setting), "disk_min_free_bytes")
     return ""
 
 
-def appends_stop(settings: "Settings", disks: Iterable["DiskSpace"]) -> str:
-    """Why appends to the embedded log must stop: its disk is all but full. Empty if they need not.
+def full_disk_reason(settings: Settings, disks: Iterable[DiskSpace]) -> str:
+    """Returns why appends to the embedded log must stop because its disk is nearly full; empty if not.
 
-    What nats-server can't write makes it refuse all later writes, until it is restarted; a little room keeps
-    it, and the view beside it, going.
+    After a failed write nats-server refuses all later ones until it is restarted. The reserve keeps it and
+    the view on the same disk running.
     """
     setting = settings.disk_stop_free_bytes
     for disk in disks:
-        if disk.holds_log and disk.free_bytes < disk.stop(setting):
-            return _low(disk, disk.stop(setting), "disk_stop_free_bytes")
+        if disk.holds_log and disk.free_bytes < disk.stop_bytes(setting):
+            return _low_space(disk, disk.stop_bytes(setting), "disk_stop_free_bytes")
     return ""
 
 
-def _low(disk: "DiskSpace", least: int, setting: str) -> str:
-    return f"the disk of {disk.path} has {_size(disk.free_bytes)} free, less than {_size(least)} ({setting})"
+def _low_space(disk: DiskSpace, required: int, setting: str) -> str:
+    free = _format_size(disk.free_bytes)
+    return f"the disk of {disk.path} has {free} free, less than {_format_size(required)} ({setting})"
 
 
-def _size(count: int) -> str:
+def _format_size(count: int) -> str:
     return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
 
 
-def _capacity(_: "Service", seen: "Seen") -> str:
-    """Limits that the server enforces: of the stream, and of its account."""
-    condition = seen.condition
+def _capacity(_: Monitored, observed: Observation) -> str:
+    """Checks the limits that the server enforces: of the stream, and of its account."""
+    condition = observed.condition
     if condition is None:
         return ""
     for what, used, limit in (
@@ -156,64 +274,70 @@ def _capacity(_: "Service", seen: "Seen") -> str:
         ("the NATS account's storage limit", condition.storage_bytes, condition.max_storage_bytes),
     ):
         if limit > 0 and limit - used < min(LOG_MIN_FREE_BYTES, limit * LOG_MIN_FREE_FRACTION):
-            return f"{_size(used)} of {_size(limit)} are used, so appends are (soon) refused: raise {what}"
+            share = f"{_format_size(used)} of {_format_size(limit)}"
+            return f"{share} are used, so appends are or will soon be refused: raise {what}"
     return ""
 
 
-def _quorum(_: "Service", seen: "Seen") -> str:
-    condition = seen.condition
+def _quorum(_: Monitored, observed: Observation) -> str:
+    condition = observed.condition
     if condition is None or not condition.replicas:
         return ""
     total = 1 + len(condition.replicas)
     majority = total // 2 + 1
-    offline = [each.name for each in condition.replicas if each.is_gone]
-    current = 1 + sum(each.current and not each.is_gone for each in condition.replicas)
-    if seen.condition_error:
+    offline = [replica.name for replica in condition.replicas if replica.is_gone]
+    current = 1 + sum(replica.current and not replica.is_gone for replica in condition.replicas)
+    if observed.condition_error:
         last = f"{current} of {total} were" + (f" ({', '.join(offline)} offline)" if offline else "")
         return (
             f"no leader of the log answers, so fewer than {majority} of {total} replicas are current; when"
-            f" one last answered, {last}: {seen.condition_error}"
+            f" one last answered, {last}: {observed.condition_error}"
         )
     if total - len(offline) < majority:
         return (
             f"{current} of {total} replicas of the log are current ({', '.join(offline)} offline): no"
-            " majority, so nothing can be acknowledged"
+            " majority, so no write can be acknowledged"
         )
     return ""
 
 
-def _replicas(_: "Service", seen: "Seen") -> str:
-    condition = seen.condition
-    if condition is None or not seen.late or seen.condition_error:
+def _replicas(_: Monitored, observed: Observation) -> str:
+    condition = observed.condition
+    if condition is None or not observed.late or observed.condition_error:
         return ""
     total = 1 + len(condition.replicas)
-    return f"{', '.join(seen.late)} offline or late: {total - len(seen.late)} of {total} replicas are current"
+    current = total - len(observed.late)
+    return f"{', '.join(observed.late)} offline or late: {current} of {total} replicas are current"
 
 
-def _damage(_: "Service", seen: "Seen") -> str:
-    troubles = seen.troubles
-    unmet = seen.damaged_events - troubles.damaged_events
-    if unmet:
+def _damage(_: Monitored, observed: Observation) -> str:
+    troubles = observed.troubles
+    already_read = observed.damaged_events - troubles.damaged_events
+    if already_read:
         return (
-            f"{seen.damaged_events} events are missing from the log; {unmet} of them were read before, so the"
-            " view has them: keep the view, name them with `jobledger audit verify`, and restore the log from"
-            " a backup"
+            f"{observed.damaged_events} events are missing from the log; {already_read} of them were read"
+            " before, so the view has them: keep the view, list them with `jobledger audit verify`, and"
+            " restore the log from a backup"
         )
     if not troubles.damaged_events:
         return ""
     return (
         f"{troubles.damaged_events} events are missing from the log, the first is {troubles.first_damaged}"
-        " (`jobledger view damage`); what was before stays provable, everything else goes on"
+        " (`jobledger view damage`); earlier events can still be proven, and the service continues"
     )
 
 
-def _quarantine(_: "Service", seen: "Seen") -> str:
-    count = seen.troubles.quarantined
+def _quarantine(_: Monitored, observed: Observation) -> str:
+    count = observed.troubles.quarantined
     return f"{count} jobs are in quarantine (`jobledger view quarantine`)" if count else ""
 
 
+def _draining(service: Monitored, _: Observation) -> str:
+    return "the service is shutting down" if service.draining.is_set() else ""
+
+
 CHECKS: Final = (
-    Check("log", lambda _, seen: seen.log_error, logged=False),
+    Check("log", lambda _, observed: observed.log_error, logged=False),
     Check("nats", lambda service, _: service.server.problem if service.server else "", logged=False),
     Check("append", _append),
     Check("read", _read),
@@ -222,7 +346,7 @@ CHECKS: Final = (
     Check("capacity", _capacity),
     Check("disk", _disk),
     Check("projector", _projector, logged=False),
-    Check("stall", lambda _, seen: seen.stall),
+    Check("stall", lambda _, observed: observed.stall),
     Check("view", _view, logged=False),
     Check("tokens", lambda service, _: service.tokens.fault, logged=False),
     Check(
@@ -233,66 +357,46 @@ CHECKS: Final = (
     ),
     Check("view_rows", lambda service, _: service.selfcheck.problem, counts=False, logged=False),
     Check("compression", _compression, counts=False),
-    Check("streams", lambda _, seen: "; ".join(_stream_problems(seen)), counts=False),
-    # Alarms: to take the service away for them would take the other jobs away, too.
+    Check("streams", lambda _, observed: "; ".join(_stream_problems(observed)), counts=False),
+    # Alarms only: a service that is not ready would take the undamaged jobs away as well.
     Check("damage", _damage, counts=False),
     Check("quarantine", _quarantine, counts=False),
-    Check("draining", lambda service, _: "the service is ending" * service.draining.is_set(), logged=False),
+    Check(
+        "draining",
+        lambda service, _: "the service is shutting down" * service.draining.is_set(),
+        logged=False,
+    ),
 )
-"""Every check, in the order in which they are shown."""
-
-
-class DiskSpace(msgspec.Struct, frozen=True):
-    """One file system.
-
-    Attributes:
-        path: a directory on it.
-        free_bytes: that we may use.
-        size_bytes: of all of it.
-        holds_log: whether the embedded log is on it.
-    """
-
-    path: Path
-    free_bytes: int
-    size_bytes: int
-    holds_log: bool = False
-
-    def least(self, setting: int) -> int:
-        """How much must be free for the service to be ready: the setting, or less on a small file system."""
-        return min(setting, int(self.size_bytes * DISK_MIN_FREE_FRACTION))
-
-    def stop(self, setting: int) -> int:
-        """Below how much appends are refused: the setting, or less on a small file system."""
-        return min(setting, int(self.size_bytes * DISK_STOP_FREE_FRACTION))
+"""Every check, in the order of `/readyz?verbose`."""
 
 
 class Disks:
-    """Looks at file systems, in a thread of its own.
+    """Reads the free space of file systems in a thread, so that a hung network mount blocks nothing.
 
     Args:
-        paths: directories on them; a file system is looked at once.
-        log: where the embedded log is; None without one.
+        paths: directories; each file system is reported once.
+        log: the directory of the embedded log; None without one.
     """
 
     def __init__(self, paths: Sequence[Path], log: Path | None = None) -> None:
         self._paths = ([log] if log is not None else []) + list(paths)
         self._log = log
-        self._is_looking = False
+        self._is_reading = False
 
-    async def look(self) -> list[DiskSpace]:
-        """The space of each.
+    async def read(self) -> list[DiskSpace]:
+        """Returns the space of each file system.
 
         Raises:
-            TimeoutError: if one does not answer within OBSERVE_TIMEOUT_SECONDS: a network mount hangs, say.
-            OSError: if one can't be looked at.
+            TimeoutError: a file system did not answer within OBSERVE_TIMEOUT_SECONDS.
+            OSError: a file system can't be read.
         """
-        if self._is_looking:
-            raise TimeoutError  # the thread of an earlier look hangs; one is enough
+        if self._is_reading:
+            raise TimeoutError  # the thread of an earlier call hangs; one is enough
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[DiskSpace]] = loop.create_future()
 
-        def settle(spaces: list[DiskSpace] | OSError) -> None:
-            self._is_looking = False
+        def resolve(spaces: list[DiskSpace] | OSError) -> None:
+            self._is_reading = False
             if done.done():
                 return
             if isinstance(spaces, OSError):
@@ -300,19 +404,19 @@ class Disks:
             else:
                 done.set_result(spaces)
 
-        def look() -> None:
+        def read() -> None:
             try:
-                answer: list[DiskSpace] | OSError = _spaces(self._paths, self._log)
+                result: list[DiskSpace] | OSError = _spaces(self._paths, self._log)
             except OSError as error:
-                answer = error
+                result = error
             try:
-                loop.call_soon_threadsafe(settle, answer)
+                loop.call_soon_threadsafe(resolve, result)
             except RuntimeError:  # the loop was closed meanwhile
                 return
 
-        # A daemon, not the loop's pool: at the end, that would be waited for.
-        self._is_looking = True
-        threading.Thread(target=look, name="jobledger-disks", daemon=True).start()
+        # A daemon thread, because the loop's thread pool is joined at shutdown.
+        self._is_reading = True
+        threading.Thread(target=read, name="jobledger-disks", daemon=True).start()
         async with asyncio.timeout(OBSERVE_TIMEOUT_SECONDS):
             return await done
 

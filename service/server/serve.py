@@ -1,13 +1,13 @@
-"""Runs the service: starts it in order, tells when it can be asked, ends it in order.
+"""Runs the service: starts its parts in order, announces when it is ready, and shuts down in reverse order.
 
     starting ──► serving ──► draining ──► ended
-        └── a signal, or an error: what was started is ended, in the opposite order
+        └── a signal or an error: the parts already started are stopped, in reverse order
 
-The first SIGTERM, SIGINT or SIGHUP drains: no new connections, requests under way are answered, feeds are
-closed with their cursor. That is over within `drain_timeout_seconds`, plus END_TIMEOUT_SECONDS for log and
-view. A second signal ends the process at once. If the projector stops by itself, the service stays: writes go
-on, /readyz says no and why, and a person decides (most often the view must be rebuilt, and a restart alone
-would not mend it).
+The first SIGTERM, SIGINT or SIGHUP drains: no new connections, requests in flight are answered, feeds are
+closed with their cursor. This takes at most `drain_timeout_seconds`, plus END_TIMEOUT_SECONDS for the log and
+the view. A second signal ends the process immediately. If the projector stops by itself, the service keeps
+running: writes continue, /readyz fails with the reason, and an operator decides (usually the view must be
+rebuilt, which a restart alone does not do).
 """
 
 import asyncio
@@ -40,7 +40,7 @@ from jobledger.service.limits import (
 )
 from jobledger.service.log_access import VIEW_FILE
 from jobledger.service.server.http_server import HttpServer, allow_many_files, check_tls, free_port, resolve
-from jobledger.service.server.monitor import Monitor, monitor_of
+from jobledger.service.server.monitor import Monitor
 from jobledger.service.settings import SETTINGS, LoadedSettings, Settings
 from jobledger.service.wiring import ASOF_FOLDER, Service, open_service
 from jobledger.store.disk_space import cause_of
@@ -50,8 +50,8 @@ from jobledger.store.private_files import FOLDER_MODE, exposure, open_private, t
 
 LOCK_FILE: Final = "lock"
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_LOOK_SECONDS: Final = 0.05
-_CUT_OFF: Final = 1  # the exit code if something under way was not answered
+_POLL_SECONDS: Final = 0.05
+_INCOMPLETE_CODE: Final = 1  # a request in flight was not answered
 
 _log = logging.getLogger("jobledger.service")
 
@@ -59,27 +59,27 @@ Announce = Callable[[Service, HttpServer], None]
 
 
 async def serve(settings: Settings, announce: Announce) -> int:
-    """Serve until a signal says otherwise; for a process of its own, which it ends if something hangs.
+    """Serves until a signal; needs a process of its own, which it kills if the shutdown hangs.
 
     Args:
-        settings: checked.
-        announce: called once, when requests are taken.
+        settings: already validated.
+        announce: called once, when requests are accepted.
 
     Returns:
-        What the process shall end with: 0 if all that was under way was answered.
+        The exit code of the process: 0 if every request in flight was answered.
 
     Raises:
-        JobledgerError: why it could not start; nothing is left running.
+        JobledgerError: the service could not start; nothing is left running.
     """
     ending = ShutdownSignals()
     ending.listen()
     try:
         return await _serve(settings, announce, ending)
     except (asyncio.CancelledError, JobledgerError):
-        # The NATS client may swallow the cancellation of an attempt to connect, which then fails by itself.
-        if not ending.asked.is_set() or ending.starting is None:
+        # The NATS client may swallow the cancellation of a connection attempt, which then fails by itself.
+        if not ending.requested.is_set() or ending.starting is None:
             raise
-        _log.info("ended: before it was ready")
+        _log.info("ended before it was ready")
         return 0
     finally:
         ending.unlisten()
@@ -95,32 +95,30 @@ async def _serve(settings: Settings, announce: Announce, ending: "ShutdownSignal
             ending.server_pid = lambda: _server_pid(service)
             http = await HttpServer.start(create_app(service), settings, address)
             ending.starting = None
-            monitor = monitor_of(service)
-            watching = asyncio.create_task(_watch(monitor))
+            observing = asyncio.create_task(_observe(service.monitor))
             try:
                 freeze_gc()
-                share_the_interpreter()
-                if not ending.asked.is_set():
+                shorten_thread_switches()
+                if not ending.requested.is_set():
                     announce(service, http)
                     _log.info("ready for requests on %s port %d", http.address, http.port)
-                broke = await _until_asked(http, ending)
+                failure_code = await _until_requested(http, ending)
                 code = await _drain(service, http, settings.drain_timeout_seconds)
             finally:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
-                await monitor.close()
+                observing.cancel()
+                await asyncio.gather(observing, return_exceptions=True)
                 await http.cut_off()
-    _log.info("ended: exit code %d", broke or code)
-    return broke or code
+    _log.info("ended: exit code %d", failure_code or code)
+    return failure_code or code
 
 
 def check_start(settings: Settings) -> str:
-    """Refuse what can't work, before anything is started; returns the address to listen on.
+    """Checks the preconditions before anything is started; returns the address to listen on.
 
     Raises:
-        InvalidSettings: if host, certificate or tokens don't allow it.
-        NotReady: if the port is in use.
-        EmbeddedServerError: if there is no nats-server to embed.
+        InvalidSettings: the host, certificate or tokens can't be used.
+        NotReady: the port is in use.
+        EmbeddedServerError: there is no nats-server to embed.
     """
     address = resolve(settings.host)
     check_bind(settings.host, TokenFile(settings.tokens_file))
@@ -134,27 +132,27 @@ def check_start(settings: Settings) -> str:
 
 
 def freeze_gc() -> None:
-    """Let the garbage collector look at what requests make, seldom, and never at what is here to stay.
+    """Excludes all existing objects from garbage collection, and collects new ones less often.
 
-    All that was imported and started stays to the end; going through it again and again took a sixth of the
-    rate of reads (`python -m benchmarks http`). Requests leave few cycles behind.
+    Imported modules and started parts live until the end; traversing them repeatedly cost a sixth of the read
+    rate (`python -m benchmarks http`). Requests leave few cycles.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
-def share_the_interpreter() -> None:
-    """Let the event loop interrupt threads that compute, soon.
+def shorten_thread_switches() -> None:
+    """Lets the event loop take the interpreter lock from computing threads sooner.
 
-    Each time the loop has waited for a socket it needs the interpreter again, some ten times for one write;
-    by default a thread that compares specs keeps it for 5 ms each time.
+    The loop needs the lock again after each wait for a socket, about ten times per write; by default a thread
+    that compares specs keeps it for 5 ms each time.
     """
     sys.setswitchinterval(THREAD_SWITCH_SECONDS)
 
 
 def _keep_private(settings: Settings) -> None:
-    """Remove other users' rights from files of an older release, and warn about an open folder."""
+    """Removes other users' access to files of older releases, and warns about an accessible folder."""
     folder = settings.data_dir
     files = (settings.tokens_file, settings.audit_keys_file, settings.webhook_keys_file)
     locks = folder.glob(".*.lock")
@@ -165,13 +163,13 @@ def _keep_private(settings: Settings) -> None:
 
 @contextmanager
 def locked(data_dir: Path) -> Iterator[None]:
-    """Hold a data directory for this process alone.
+    """Locks a data directory for this process.
 
-    Two projectors on one view would do no harm, and no good; two embedded servers on one store would.
+    Two projectors on one view would only duplicate work, but two embedded servers would corrupt the store.
 
     Raises:
-        NotReady: if another process has it.
-        InvalidSettings: if it can't be used.
+        NotReady: another process holds the lock.
+        InvalidSettings: the directory can't be used.
     """
     path = data_dir / LOCK_FILE
     try:
@@ -189,71 +187,73 @@ def locked(data_dir: Path) -> Iterator[None]:
                 f"data_dir {data_dir} is in use by another Jobledger (process {holder}); stop that one, or"
                 " choose another directory with --data-dir"
             ) from None
-        with suppress(OSError):  # on a full disk the lock holds as well; only its holder has no name then
+        with suppress(OSError):  # on a full disk the lock still holds; only its holder is not recorded
             file.truncate(0)
             os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 
 class ShutdownSignals:
-    """The signals that ask the process to end."""
+    """The signals that request a shutdown."""
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
+        self.requested = asyncio.Event()
         self.starting: asyncio.Task[object] | None = asyncio.current_task()
         self.server_pid: Callable[[], int] = lambda: 0
 
     def listen(self) -> None:
-        """Take the signals, but not those that our parent told us to ignore (`nohup`)."""
+        """Handles the signals, except those that the parent process set to be ignored (`nohup`)."""
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self._on_signal, number)
 
     def unlisten(self) -> None:
-        """Leave the signals alone again."""
+        """Removes the handlers."""
         for number in _SIGNALS:
             asyncio.get_running_loop().remove_signal_handler(number)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if not self.asked.is_set():
-            _log.info("asked to end (%s); once more ends it at once", number.name)
-            self.asked.set()
+        if not self.requested.is_set():
+            _log.info("shutting down (%s); a second signal ends the process immediately", number.name)
+            self.requested.set()
             if self.starting is not None:
                 self.starting.cancel()
             return
-        _log.warning("asked twice (%s): ending at once, nothing more is answered", number.name)
-        end_at_once(128 + number, self.server_pid())
+        _log.warning(
+            "second signal (%s): ending immediately without answering requests in flight", number.name
+        )
+        kill_process(128 + number, self.server_pid())
 
 
-def end_at_once(code: int, server_pid: int = 0) -> None:
-    """End the process without another word; what is acknowledged is on disk already."""
+def kill_process(code: int, server_pid: int = 0) -> None:
+    """Ends the process immediately; acknowledged writes are already on disk."""
     if server_pid:
         with suppress(ProcessLookupError):
             os.kill(server_pid, signal.SIGTERM)
     os._exit(code)
 
 
-async def _until_asked(http: HttpServer, ending: ShutdownSignals) -> int:
-    """Serve; returns an exit code of its own if the HTTP server broke."""
-    asked = asyncio.create_task(ending.asked.wait())
+async def _until_requested(http: HttpServer, ending: ShutdownSignals) -> int:
+    """Waits for a shutdown request; returns a nonzero exit code if the HTTP server failed."""
+    requested = asyncio.create_task(ending.requested.wait())
     ended = asyncio.create_task(http.wait_ended())
     try:
-        await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({requested, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             return 0
-        _log.error("the HTTP server broke: %s", ended.exception() or "it ended without being asked")
+        _log.error("the HTTP server failed: %s", ended.exception() or "it ended unexpectedly")
         return 1
     finally:
-        asked.cancel()
+        requested.cancel()
         ended.cancel()
-        await asyncio.gather(asked, ended, return_exceptions=True)
+        await asyncio.gather(requested, ended, return_exceptions=True)
 
 
 async def _drain(service: Service, http: HttpServer, timeout_seconds: float) -> int:
-    """Answer what is under way, within the bound; returns the exit code."""
-    _end_anyway_after(timeout_seconds + END_TIMEOUT_SECONDS, service)
-    _log.info("draining: %d requests and feeds under way, at most %g s", http.under_way, timeout_seconds)
+    """Answers the requests in flight within the timeout; returns the exit code."""
+    _kill_after(timeout_seconds + END_TIMEOUT_SECONDS, service)
+    _log.info("draining: %d requests and feeds in flight, at most %g s", http.under_way, timeout_seconds)
     service.draining.set()
     http.stop_accepting()
     try:
@@ -261,37 +261,37 @@ async def _drain(service: Service, http: HttpServer, timeout_seconds: float) -> 
             await service.hub.close()
             await _wait_ended(http)
     except TimeoutError:
-        _log.warning("cut off: %d requests and feeds did not end in time", http.under_way)
-        return _CUT_OFF
-    except Exception:  # noqa: BLE001 - whatever it is, the rest must be ended as well
-        _log.exception("the HTTP server did not end well")
-        return _CUT_OFF
-    _log.info("drained: all that was under way is answered")
+        _log.warning("drain timed out: %d requests and feeds did not end in time", http.under_way)
+        return _INCOMPLETE_CODE
+    except Exception:  # noqa: BLE001 - the other parts must be stopped as well
+        _log.exception("the HTTP server failed during the drain")
+        return _INCOMPLETE_CODE
+    _log.info("drained: every request in flight was answered")
     return 0
 
 
 async def _wait_ended(http: HttpServer) -> None:
-    """Wait for all that is under way; who does not read an answer that is ready is not waited for long."""
+    """Waits for the requests in flight, and only briefly for clients that do not read their response."""
     loop, ended = asyncio.get_running_loop(), asyncio.create_task(http.wait_ended())
     idle_since: float | None = None
     try:
         while not ended.done():
-            await asyncio.wait((ended,), timeout=_LOOK_SECONDS)
+            await asyncio.wait((ended,), timeout=_POLL_SECONDS)
             idle_since = None if http.under_way else idle_since or loop.time()
             if idle_since is not None and loop.time() - idle_since > UNSENT_GRACE_SECONDS:
-                _log.info("connections whose answers nobody reads are left behind")
+                _log.info("closing connections whose clients do not read their response")
                 return
         await ended
     finally:
         ended.cancel()
 
 
-def _end_anyway_after(seconds: float, service: Service) -> None:
-    """Whatever hangs, even the loop: the process ends."""
+def _kill_after(seconds: float, service: Service) -> None:
+    """Kills the process after a timeout, even if the event loop hangs."""
 
     def end() -> None:
-        _log.error("not ended within %g s: ending at once", seconds)
-        end_at_once(_CUT_OFF, _server_pid(service))
+        _log.error("shutdown took longer than %g s: ending immediately", seconds)
+        kill_process(_INCOMPLETE_CODE, _server_pid(service))
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -306,13 +306,13 @@ def _server_pid(service: Service) -> int:
     return 0
 
 
-async def _watch(monitor: Monitor) -> None:
-    """Keep an eye on it, so that the log has a line when something changes, also if nobody asks."""
+async def _observe(monitor: Monitor) -> None:
+    """Observes periodically, so that changes are logged even without probes."""
     while True:
         try:
-            await monitor.look()
-        except Exception:  # noqa: BLE001 - a mistake of ours must not blind the operator for good
-            _log.exception("can't look at the state of the service")
+            await monitor.observe()
+        except Exception:  # noqa: BLE001 - a bug must not end the monitoring
+            _log.exception("can't observe the state of the service")
         await asyncio.sleep(OBSERVE_SECONDS)
 
 
@@ -323,12 +323,12 @@ _JOB: Final = (
 
 
 def banner(loaded: LoadedSettings, service: Service, url: str) -> str:
-    """The text, without secrets.
+    """Returns the text that `jobledger serve` prints when it is ready; it contains no secrets.
 
     Args:
-        loaded: the settings and where they came from.
-        service: that is served.
-        url: where it is asked from this machine.
+        loaded: the settings and their origins.
+        service: the running service.
+        url: its base URL on this machine.
     """
     settings = loaded.settings
     facts = (
@@ -342,7 +342,7 @@ def banner(loaded: LoadedSettings, service: Service, url: str) -> str:
         ("settings", str(loaded.config_file or "defaults, flags and environment (`jobledger config show`)")),
         ("health", f"{url}/readyz?verbose and {url}/metrics"),
     )
-    lines = [f"Jobledger {__version__} takes requests at {url}", ""]
+    lines = [f"Jobledger {__version__} is ready at {url}", ""]
     lines += [f"  {name:<9} {text}" for name, text in facts]
     lines += ["", "Try next, in another terminal:", "", *(f"  {line}" for line in _next(service, url)), ""]
     return "\n".join(lines)
@@ -356,7 +356,7 @@ def _log_place(service: Service) -> str:
 
 
 def _connect(loaded: LoadedSettings) -> str:
-    """How a program of the user's own gets to the log; the embedded server changes port."""
+    """How the user's programs connect to the log: the embedded server changes its port."""
     is_flag = loaded.origins["data_dir"] == "flag"
     flags = f" --data-dir {shlex.quote(str(loaded.settings.data_dir))}" if is_flag else ""
     return f"`{program_name()} nats url{flags}` prints URL, user and password of the log, for your programs"
@@ -365,7 +365,7 @@ def _connect(loaded: LoadedSettings) -> str:
 def _tokens(service: Service) -> str:
     path = service.settings.tokens_file
     if service.tokens.is_open:
-        return f"none: whoever is on this machine may do everything (they would be in {path})"
+        return f"none: every user of this machine has full access (tokens would be in {path})"
     return str(path)
 
 
@@ -384,7 +384,7 @@ def _next(service: Service, url: str) -> list[str]:
 
 
 def program_name() -> str:
-    """How this command can be called again: by its name if that is on the PATH, else by its place."""
+    """How to run this command: by name if it is on the PATH, else by path."""
     if shutil.which("jobledger"):
         return "jobledger"
     program = Path(sys.executable).with_name("jobledger")

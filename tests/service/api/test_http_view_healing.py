@@ -16,7 +16,6 @@ from jobledger import ProjectorState
 from jobledger.projections import projector
 from jobledger.service import wiring
 from jobledger.service.feed.hub import FeedHub
-from jobledger.service.server.monitor import monitor_of
 from jobledger.service.wiring import Service
 from jobledger.store.log import Feed
 from tests.support.api import PREFIX, job_body, running_api
@@ -72,7 +71,7 @@ async def test_single_jobs_come_from_the_log_while_the_view_is_rebuilt(tmp_path:
                 assert answer.status_code == 503
                 assert "being rebuilt from the log" in answer.text
                 assert str(tmp_path) not in answer.text
-            monitor_of(service)._looked_at = float("-inf")
+            service.monitor._observed_at = float("-inf")
             ready = await client.get(f"{ROOT}/readyz?verbose")
             assert ready.status_code == 503
             assert "[-]projector failed: rebuilding, at 0 of " in ready.text
@@ -125,7 +124,7 @@ async def test_a_full_disk_under_the_view_is_waited_for(
                 await client.put("/jobs", json=job_body(f"job-{number}", Meta={"x": "y" * 4_000}))
             await eventually(lambda: service.projector.state is ProjectorState.WAITING)
             assert (await client.get("/jobs/job-99")).status_code == 200
-            monitor_of(service)._looked_at = float("-inf")
+            service.monitor._observed_at = float("-inf")
             ready = await client.get(f"{ROOT}/readyz?verbose")
             assert ready.status_code == 503
             assert "[-]projector failed: waiting: " in ready.text

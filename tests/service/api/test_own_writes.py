@@ -8,7 +8,7 @@ from jobledger.projections.errors import WaitTimeout
 from jobledger.projections.projector import Projector, ProjectorState
 from jobledger.service import wiring
 from jobledger.service.limits import OWN_WRITE_WAIT_SECONDS
-from jobledger.service.wiring import OwnWrites
+from jobledger.service.own_writes import OwnWrites
 
 
 class Behind:

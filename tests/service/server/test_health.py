@@ -10,7 +10,7 @@ import pytest
 from jobledger import Ledger, LogUnavailable, ProjectorState
 from jobledger.service.limits import OBSERVE_SECONDS
 from jobledger.service.server.checks import CHECKS
-from jobledger.service.server.monitor import Monitor, monitor_of
+from jobledger.service.server.monitor import Monitor
 from jobledger.service.wiring import Service
 from jobledger.store.log import LogInfo
 from tests.conftest import make_spec
@@ -69,7 +69,7 @@ async def test_a_service_that_drains_is_not_ready_and_lives(tmp_path: Path) -> N
         service.draining.set()
         answer = await client.get(f"{ROOT}/readyz")
         assert answer.status_code == 503
-        assert answer.text == "[-]draining failed: the service is ending\nreadyz check failed\n"
+        assert answer.text == "[-]draining failed: the service is shutting down\nreadyz check failed\n"
         assert (await client.get(f"{ROOT}/livez")).status_code == 200
 
 
@@ -112,7 +112,7 @@ async def test_a_view_that_never_caught_up_is_not_ready(
         ):
             monkeypatch.setattr(service.projector, "_state", state)
             clock.later()
-            await monitor.look()
+            await monitor.observe()
             assert [check.name for check in monitor.checks if check.problem] == problems
         monkeypatch.setattr(service.projector, "_state", ProjectorState.LIVE)
 
@@ -149,7 +149,7 @@ async def test_tokens_that_cannot_be_read_are_told(tmp_path: Path) -> None:
         service.tokens.path.write_text("damaged")
         service.tokens.path.chmod(0o600)
         assert (await client.get(f"{ROOT}/readyz")).status_code == 503
-        assert [check.name for check in monitor_of(service).checks if check.problem] == ["tokens"]
+        assert [check.name for check in service.monitor.checks if check.problem] == ["tokens"]
 
 
 async def test_many_probes_cost_the_log_one_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,9 +213,9 @@ async def test_the_age_of_what_is_not_in_the_view_is_told(
     """The lag is the age of the oldest event that the view lacks, and 0 without any."""
     async with running_api(tmp_path) as (service, _):
         monitor = await _monitor_of_a_stopped_projector(service, monkeypatch)
-        assert monitor.seen.gap == 2
-        assert 3600 < monitor.seen.lag_seconds < 3660
-        assert monitor.seen.log_sequence == monitor.seen.view_sequence + 2
+        assert monitor.latest.gap == 2
+        assert 3600 < monitor.latest.lag_seconds < 3660
+        assert monitor.latest.log_sequence == monitor.latest.view_sequence + 2
 
 
 async def _monitor_of_a_stopped_projector(service: Service, monkeypatch: pytest.MonkeyPatch) -> Monitor:
@@ -229,7 +229,7 @@ async def _monitor_of_a_stopped_projector(service: Service, monkeypatch: pytest.
     now = time.time
     monkeypatch.setattr("jobledger.service.server.monitor.time.time", lambda: now() + 3600)
     monitor = Monitor(service)
-    await monitor.look()
+    await monitor.observe()
     return monitor
 
 
@@ -242,4 +242,4 @@ def _role(name: str) -> Any:
 async def test_a_service_has_one_monitor(tmp_path: Path) -> None:
     """Probes, metrics and the operator's log tell of one look."""
     async with running_api(tmp_path) as (service, _):
-        assert monitor_of(service) is monitor_of(service) is service.metrics.monitor
+        assert service.monitor is service.monitor

@@ -15,8 +15,7 @@ from msgspec import structs
 from jobledger import LogUnavailable
 from jobledger.projections.results import Troubles
 from jobledger.service.limits import DISK_MIN_FREE_FRACTION
-from jobledger.service.server.checks import CHECKS, Disks, DiskSpace, appends_stop
-from jobledger.service.server.monitor import Seen, monitor_of
+from jobledger.service.server.checks import CHECKS, Disks, DiskSpace, Observation, full_disk_reason
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import Service
 from jobledger.store.jetstream.declarations import COMPRESSED_KEY
@@ -93,12 +92,12 @@ class Watched:
 async def watched(directory: Path, **settings: Any) -> AsyncIterator[Watched]:
     """A ready service with one job, and its monitor at work."""
     async with running_api(directory, **settings) as (service, client):
-        monitor = monitor_of(service)
+        monitor = service.monitor
 
         async def watch() -> None:
             while True:
                 with suppress(Exception):
-                    await monitor.look()
+                    await monitor.observe()
                 await asyncio.sleep(0.05)
 
         watching = asyncio.create_task(watch())
@@ -243,8 +242,8 @@ async def test_stalled_feed_is_restarted_and_goes_on(
         await connection._subscriptions[feed._inbox.removesuffix(".")].unsubscribe()
         sequence = (await at.write("second")).json()["Sequence"]
         await at.service.projector.wait_for(sequence, FAULT_SECONDS)
-        assert any("the feed is restarted" in line for line in caplog.messages)
-        assert monitor_of(at.service).feed_restarts >= 1
+        assert any("restarting the log reader" in line for line in caplog.messages)
+        assert at.service.monitor.feed_restarts >= 1
         await at.recovers()
 
 
@@ -255,10 +254,10 @@ async def test_event_that_cannot_be_read_is_named(
     """Also for a view that never caught up: the watchdog says at which event it waits."""
     monkeypatch.setattr("jobledger.service.server.monitor.STALL_SECONDS", 0.5)
     async with watched(tmp_path) as at:
-        monitor, projector = monitor_of(at.service), at.service.projector
+        monitor, projector = at.service.monitor, at.service.projector
         await projector.wait_live()
         if not caught_up:
-            monitor.seen = type(monitor.seen)()
+            monitor.latest = type(monitor.latest)()
         last = (await at.service.log.info()).last_sequence
         await projector.wait_for(last)
         monkeypatch.setattr(projector, "_sequence", last - 1)
@@ -328,14 +327,14 @@ async def test_disk_that_hangs_is_named_and_blocks_nothing(
     disks, before = Disks([tmp_path]), threading.active_count()
     for _ in range(3):
         with pytest.raises(TimeoutError):
-            await disks.look()
+            await disks.read()
     assert threading.active_count() == before + 1
     released.set()
     found: list[DiskSpace] = []
 
     async def answers() -> bool:
         with suppress(TimeoutError):
-            found[:] = await disks.look()
+            found[:] = await disks.read()
         return bool(found)
 
     await eventually(answers)
@@ -346,12 +345,12 @@ def test_small_disk_has_marks_that_fit_it() -> None:
     """The settings are for disks of a usual size; a tenth of a small one is enough."""
     settings = Settings()
     small = DiskSpace(Path("/"), 30_000_000, 100_000_000, holds_log=True)
-    assert small.least(settings.disk_min_free_bytes) == 100_000_000 * DISK_MIN_FREE_FRACTION
-    assert not appends_stop(settings, [small])
+    assert small.required_bytes(settings.disk_min_free_bytes) == 100_000_000 * DISK_MIN_FREE_FRACTION
+    assert not full_disk_reason(settings, [small])
     large = DiskSpace(Path("/"), 30_000_000, 100_000_000_000, holds_log=True)
-    assert "30.0 MB free, less than 67.1 MB (disk_stop_free_bytes)" in appends_stop(settings, [large])
+    assert "30.0 MB free, less than 67.1 MB (disk_stop_free_bytes)" in full_disk_reason(settings, [large])
     elsewhere = DiskSpace(Path("/"), 0, 100_000_000_000)
-    assert not appends_stop(settings, [elsewhere])
+    assert not full_disk_reason(settings, [elsewhere])
 
 
 async def test_many_looks_make_one_test_append(tmp_path: Path) -> None:
@@ -373,7 +372,7 @@ async def test_many_looks_make_one_test_append(tmp_path: Path) -> None:
 async def test_election_does_not_suspend_appends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Heartbeats that fail for less than the bound leave appends waiting, as they always did."""
     async with running_api(tmp_path) as (service, _):
-        monitor = monitor_of(service)
+        monitor = service.monitor
 
         async def fails() -> None:
             raise LogUnavailable("no leader")
@@ -385,16 +384,16 @@ async def test_election_does_not_suspend_appends(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(service.probe, "beat", fails)
         for seconds in (0.0, 5.0, 9.0):
             ahead = seconds
-            await monitor.look()
+            await monitor.observe()
             assert not service.log.refusal
             assert any(check.name == "append" and check.problem for check in monitor.checks)
         ahead = 11.5
-        await monitor.look()
+        await monitor.observe()
         assert service.log.refusal == "no leader"
         # An append that is acknowledged proves that the log works: only the heartbeats do not.
         service.log.publisher._breaker.acknowledge(service.log.publisher._now())
         ahead = 13.0
-        await monitor.look()
+        await monitor.observe()
         assert not service.log.refusal
 
 
@@ -411,7 +410,7 @@ def test_a_last_event_that_is_recorded_as_missing_does_not_make_the_service_unre
     condition = LogCondition(last_sequence=43, missing_events=9, size_bytes=1, max_bytes=-1)
     service = cast("Service", None)
     lost = "event 43 is the last one of the stream JOBS and can't be read"
-    unmet = Seen(condition=condition, read_error=lost)
+    unmet = Observation(condition=condition, read_error=lost)
     assert read.examine(service, unmet) == lost
     earlier = Troubles(damaged_events=1, holes=1, first_damaged=3, last_damaged=3)
     assert read.examine(service, structs.replace(unmet, troubles=earlier)) == lost
@@ -430,8 +429,8 @@ def test_events_lost_below_the_checkpoint_of_the_view_are_a_warning() -> None:
     damage = next(check for check in CHECKS if check.name == "damage")
     condition = LogCondition(last_sequence=45, missing_events=9, size_bytes=1, max_bytes=-1)
     service = cast("Service", None)
-    assert damage.examine(service, Seen(condition=condition)).startswith("9 events are missing")
-    met = Seen(condition=condition, troubles=Troubles(damaged_events=9, holes=1, first_damaged=24))
+    assert damage.examine(service, Observation(condition=condition)).startswith("9 events are missing")
+    met = Observation(condition=condition, troubles=Troubles(damaged_events=9, holes=1, first_damaged=24))
     assert "the first is 24" in damage.examine(service, met)
     whole = LogCondition(last_sequence=45, size_bytes=1, max_bytes=-1)
-    assert damage.examine(service, Seen(condition=whole)) == ""
+    assert damage.examine(service, Observation(condition=whole)) == ""

@@ -112,7 +112,7 @@ def test_a_request_that_does_not_end_is_cut_off_at_the_bound(tmp_path: Path) -> 
     ):
         service.process.terminate()
         assert ended(service) == 1
-        assert "cut off: 1 requests" in "\n".join(service.output)
+        assert "drain timed out: 1 requests" in "\n".join(service.output)
 
 
 @pytest.mark.slow
