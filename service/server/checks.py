@@ -32,8 +32,8 @@ from jobledger.service.limits import (
 from jobledger.service.settings import Settings
 from jobledger.service.stream_record import StreamRecord
 from jobledger.store.embedded import EmbeddedServer
-from jobledger.store.jetstream.adapter import JetStreamLog
 from jobledger.store.jetstream.heartbeat import LogCondition, LogProbe
+from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.jetstream.stream import StreamReport
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from jobledger.projections.errors import WaitTimeout
 from jobledger.projections.projector import Projector, ProjectorState
-from jobledger.service import wiring
+from jobledger.service import own_writes
 from jobledger.service.limits import OWN_WRITE_WAIT_SECONDS
 from jobledger.service.own_writes import OwnWrites
 
@@ -74,7 +74,7 @@ def test_a_view_lacks_what_was_answered_until_it_is_there() -> None:
 
 def test_jobs_beyond_the_limit_are_remembered_by_one_position(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more than the limit: until the view has the oldest's event, every job is read from the log."""
-    monkeypatch.setattr(wiring, "OWN_WRITES_MAX_JOBS", 3)
+    monkeypatch.setattr(own_writes, "OWN_WRITES_MAX_JOBS", 3)
     behind = Behind()
     own = OwnWrites(cast("Projector", behind))
     for sequence in (3, 4, 5):
