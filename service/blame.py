@@ -16,7 +16,7 @@ from jobledger.service.limits import BLAME_MAX_FIELDS, DIFF_MAX_BYTES
 from jobledger.service.structural_diff import Edit, Path, Step, edits, leaves
 from jobledger.store.model.events import Record, read_record
 from jobledger.store.model.fold import fold_job_on
-from jobledger.store.model.history import HistoryItem, tell
+from jobledger.store.model.history import HistoryItem, build_history_item
 from jobledger.store.model.job import Job, JobStatus
 
 _NOT_OF_THE_SPEC: Final = frozenset({"ID", "State", "Version", "Revision", "CreateTime", "ModifyTime"})
@@ -85,7 +85,7 @@ class Blame:
         self.job = folded
         if folded.status.sequence != record.sequence:
             return  # an anomaly, or of a frozen job
-        [(item, _)] = tell((record,), before.status if before is not None else None)
+        item, _ = build_history_item(record, before.status if before is not None else None)
         if before is None or before.status.spec_sequence != folded.status.spec_sequence:
             self._enter(item, self._spec, spec := _spec_of(folded))
             self._spec = spec

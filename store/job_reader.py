@@ -17,7 +17,7 @@ from jobledger.store.model.errors import (
 )
 from jobledger.store.model.events import JobEvent, Record, Recorded, read_record
 from jobledger.store.model.fold import Anomaly, fold, fold_job, fold_job_on
-from jobledger.store.model.history import HistoryItem, tell
+from jobledger.store.model.history import HistoryItem, build_history_item
 from jobledger.store.model.job import Job
 from jobledger.store.model.limits import FIND_JOB_MAX_EVENTS, READ_MAX_TRIES, RETRY_WAIT_SECONDS
 from jobledger.store.model.subjects import NAMELESS_JOB_ID, job_subject, job_subject_anywhere
@@ -106,7 +106,7 @@ class JobReader:
         async for record in records_between(
             self._log, up_to.subject, after=after.sequence, up_to=up_to.sequence
         ):
-            ((item, status),) = tell((record,), status)
+            item, status = build_history_item(record, status)
             yield item
 
     async def history(self, known: CachedJob, *, after: int) -> AsyncIterator[HistoryItem]:
@@ -124,7 +124,7 @@ class JobReader:
         begin, placed = after if place is not None else 0, 0
         last: HistoryPlace | None = None
         async for record in records_between(self._log, known.subject, after=begin, up_to=known.sequence):
-            ((item, following),) = tell((record,), status)
+            item, following = build_history_item(record, status)
             if record.sequence > after:
                 if last is not None:
                     self._places.put(known.subject, last, instead_of=placed)

@@ -33,7 +33,7 @@ from jobledger.projections.view import View
 from jobledger.store.log import EventLog
 from jobledger.store.model.events import read_record
 from jobledger.store.model.fold import fold_job_on, last_read, spec_head
-from jobledger.store.model.history import HistoryItem, tell
+from jobledger.store.model.history import HistoryItem, build_history_item
 from jobledger.store.model.job import Job, JobStatus, StateType
 
 _CANDIDATES: Final = (
@@ -222,7 +222,7 @@ async def _change(log: EventLog, status: JobStatus, asked: Between) -> tuple[Job
             continue  # it changed nothing that shows
         events += 1
         if len(items) < CHANGES_JOB_EVENTS and (not items or size <= CHANGES_JOB_BYTES):
-            ((item, _),) = tell((record,), was)
+            item, _ = build_history_item(record, was)
             items.append(item)
             size += item.size
             if not states or states[-1] != job.status.state.state_type:

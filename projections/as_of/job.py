@@ -7,7 +7,7 @@ from jobledger.store.log import EventLog
 from jobledger.store.model.errors import JobNotFound
 from jobledger.store.model.events import Record, read_record
 from jobledger.store.model.fold import fold_job_on, last_read
-from jobledger.store.model.history import tell
+from jobledger.store.model.history import build_history_item
 from jobledger.store.model.job import Job, JobStatus
 from jobledger.store.model.subjects import job_subject
 from jobledger.store.timestamps import format_rfc3339
@@ -91,7 +91,7 @@ async def sequence_of_revision(log: EventLog, status: JobStatus, revision: int) 
     if last is not None:
         before: JobStatus | None = None
         async for record in records_between(log, subject, after=0, up_to=last.sequence):
-            ((item, before),) = tell((record,), before)
+            item, before = build_history_item(record, before)
             if item.revision == revision and not (item.anomaly or item.quarantine):
                 return record.sequence
     raise JobNotFound(

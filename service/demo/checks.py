@@ -14,7 +14,7 @@ from jobledger.projections.results import Checkpoint, JobVersion
 from jobledger.store.command import Receipt
 from jobledger.store.model.events import JobCreated, JobUpdated, Record, Recorded, read_record
 from jobledger.store.model.fold import Anomaly, fold_job
-from jobledger.store.model.history import tell
+from jobledger.store.model.history import build_history_item
 from jobledger.store.model.job import Job, JobStatus
 from jobledger.store.model.subjects import parse_subject
 
@@ -139,7 +139,10 @@ def check_revisions(records: Sequence[Record], receipts: Iterable[Receipt]) -> C
     longest = 0
     jobs = _by_job(records)
     for job_id, of_job in jobs.items():
-        history = [item for item, _ in tell(of_job)]
+        history, status = [], None
+        for record in of_job:
+            item, status = build_history_item(record, status)
+            history.append(item)
         longest = max(longest, len(history))
         for expected, item in enumerate(history, start=1):
             if item.revision != expected:

@@ -1,52 +1,52 @@
-"""Everything that can go wrong on the write side, as one tree.
+"""The errors of the write side, as one tree.
 
     JobledgerError
-    ├── InvalidInput                  the caller's words are wrong; nothing was written
-    │   └── InvalidSpec               a job spec breaks rules; carries every problem at once
-    ├── JobNotFound                   no such job in the log
-    │   └── VersionNotFound           the job exists, that version or tag of it does not
-    ├── Refused                       well-formed, but the job's state forbids it; nothing was written
+    ├── InvalidInput                  an argument is wrong; nothing was written
+    │   └── InvalidSpec               a job spec breaks rules; carries every problem
+    ├── JobNotFound                   the log has no such job
+    │   └── VersionNotFound           the job exists, but not that version or tag
+    ├── Refused                       well-formed, but the state of the job forbids it; nothing was written
     │   ├── JobExists                 create on a name that is taken
     │   ├── JobQuarantined            the job is frozen: an event of it can't be read
-    │   ├── JobNotQuarantined         an event is to be accepted as unreadable, and does not freeze the job
-    │   ├── JobTerminal               a state change on a job that has ended
-    │   ├── JobNotRerunnable          a rerun of a job that has not begun
-    │   └── TooManyTags               one tag more than a job may have
-    ├── Conflict                      the job moved on; nothing was written
+    │   ├── JobNotQuarantined         the event to accept as unreadable does not freeze the job
+    │   ├── JobTerminal               a state change on a finished job
+    │   ├── JobNotRerunnable          a rerun of a job that has not started
+    │   └── TooManyTags               the job has the maximum number of tags
+    ├── Conflict                      the job has changed; nothing was written
     │   ├── RevisionMismatch          the expected revision is not the current one
-    │   └── Contention                the race was lost a named number of times in a row
-    ├── LogError                      the log, not the job
+    │   └── Contention                the race was lost a fixed number of times in a row
+    ├── LogError                      the problem is the log, not the job
     │   ├── LogUnavailable            it could not be reached; nothing was written
-    │   │   └── LogBehind             the answer lacks events that were read before; not proven lost
-    │   ├── OutcomeUnknown            sent, never answered, not to be settled: ask again with this event id
+    │   │   └── LogBehind             its answer lacks events that were read before; not proven lost
+    │   ├── OutcomeUnknown            sent, and never answered: repeat it with this event id
     │   ├── LogBusy                   too many appends are waiting; nothing was written
-    │   ├── LogRefused                the server refuses the append for good (full, too large, not allowed)
+    │   ├── LogRefused                the server will never take this append (too large, full, forbidden)
     │   ├── LogUnfit                  the server or the stream cannot keep our promises
     │   ├── LogNotPermitted           the NATS user lacks a right
-    │   └── LogBroken                 the log is not the one that was read before, or not whole
+    │   ├── SubscriptionDeleted       a durable subscription was deleted while it was read
+    │   └── LogBroken                 the log is not the one that was read before, or has lost events
     │       ├── LogMissing            a stream that existed does not exist any more
-    │       ├── LogReplaced           the stream was deleted and made again
-    │       ├── LogTruncated          events that were read before, or were to be read next, are gone
-    │       ├── LogGap                events are missing in the middle
-    │       ├── LogDamaged            an event that the log must hold can't be read
-    │       └── StoreDamaged          files of the embedded server's streams are damaged or missing
+    │       ├── LogReplaced           the stream was deleted and created again
+    │       ├── LogTruncated          events at the start or the end are gone
+    │       ├── LogGap                events in the middle are gone
+    │       ├── LogDamaged            an event can't be read
+    │       └── StoreDamaged          files of the embedded server are damaged or missing
     └── EmbeddedServerError           the embedded nats-server could not be found, started or reached
-        └── EmbeddedServerInUse       its directory is held by another process
+        └── EmbeddedServerInUse       another process uses its directory
 
-Every message says what is wrong and what to do. Doors translate the tree once (exit code, HTTP status).
+Every message names what is wrong and what to do. `service/errors.py` maps the tree to exit codes and HTTP
+statuses.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from jobledger.store.model.history import HistoryItem
+from jobledger.store.model.history import HistoryItem
 
 
 class JobledgerError(Exception):
-    """The root: catch this to catch everything that Jobledger raises on purpose."""
+    """The base class of every error that Jobledger raises on purpose."""
 
 
 class InvalidInput(JobledgerError):
@@ -54,11 +54,11 @@ class InvalidInput(JobledgerError):
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that is wrong with a spec.
+    """One problem of a spec.
 
     Attributes:
-        path: where, as the user would write it: `Tasks[0].Engine.Type`; empty for the whole document.
-        message: what is wrong, including the value.
+        path: of the field, as the user writes it: `Tasks[0].Engine.Type`; empty for the whole document.
+        message: what is wrong, with the value.
         remedy: what to do about it.
     """
 
@@ -67,16 +67,16 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     remedy: str = ""
 
     def __str__(self) -> str:
-        """`path: message; remedy` on one line."""
+        """Return `path: message; remedy`."""
         text = f"{self.path}: {self.message}" if self.path else self.message
         return f"{text}; {self.remedy}" if self.remedy else text
 
 
 class InvalidSpec(InvalidInput):
-    """A job spec breaks one rule or several.
+    """A job spec breaks rules.
 
     Attributes:
-        problems: every problem found, in the order of the document.
+        problems: all of them, in the order of the document.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -85,22 +85,22 @@ class InvalidSpec(InvalidInput):
 
 
 class JobNotFound(JobledgerError):
-    """The log holds no job of this id, or of this namespace and name."""
+    """The log has no job with this id, or with this namespace and name."""
 
 
 class VersionNotFound(JobNotFound):
-    """The job exists, and that version of its spec, or that tag, does not."""
+    """The job exists, but not that version of its spec, or that tag."""
 
 
 class Refused(JobledgerError):
-    """The command makes sense, but not for this job as it is now. Nothing was written."""
+    """The command is well-formed, but the current state of the job forbids it. Nothing was written."""
 
 
 class JobExists(Refused):
-    """`create` on a namespace and name that already have a job.
+    """`create` on a namespace and name that a job already has.
 
     Attributes:
-        job_id: the id of the job that is there.
+        job_id: the id of the existing job.
     """
 
     def __init__(self, message: str, *, job_id: str) -> None:
@@ -109,12 +109,10 @@ class JobExists(Refused):
 
 
 class JobQuarantined(Refused):
-    """The job is frozen, because an event of it can't be read: what it is now is not known.
+    """The job is frozen: an event of it can't be read, so its current state is unknown.
 
     Attributes:
-        job_id: the job.
-        namespace: of the job.
-        sequence: since which event it is frozen.
+        sequence: the first event that can't be read.
         cause: why.
     """
 
@@ -127,29 +125,29 @@ class JobQuarantined(Refused):
 
 
 class JobNotQuarantined(Refused):
-    """An event that is to be accepted as unreadable does not freeze the job."""
+    """The event to accept as unreadable does not freeze the job."""
 
 
 class JobTerminal(Refused):
-    """A state change on a job that is Completed, Failed or Stopped; only a new spec version re-opens it."""
+    """A state change on a job that is Completed, Failed or Stopped; only a new version reopens it."""
 
 
 class JobNotRerunnable(Refused):
-    """A rerun of a job that is Pending or Queued: it is to be begun anyway."""
+    """A rerun of a job that is Pending or Queued, and so will start anyway."""
 
 
 class TooManyTags(Refused):
-    """The job has as many tags as a job may have; remove one first."""
+    """The job has the maximum number of tags."""
 
 
 class Conflict(JobledgerError):
-    """The job is not as the caller thought. Nothing was written.
+    """The job has changed since the caller read it. Nothing was written.
 
     Attributes:
-        job_id: the job.
-        revision: its current revision.
-        sequence: of its last event; a read that waits for it sees that revision. 0: there is no such job.
-        missed: the events that the caller had not seen, oldest first (bounded; the newest are kept).
+        revision: the current revision of the job.
+        sequence: of the job's last event; a read that waits for it sees that revision. 0: the job does not
+            exist.
+        missed: the events that the caller has not seen, oldest first; bounded, the newest are kept.
     """
 
     def __init__(
@@ -159,7 +157,7 @@ class Conflict(JobledgerError):
         job_id: str,
         revision: int,
         sequence: int = 0,
-        missed: "Sequence[HistoryItem]" = (),
+        missed: Sequence[HistoryItem] = (),
     ) -> None:
         self.job_id = job_id
         self.revision = revision
@@ -169,34 +167,34 @@ class Conflict(JobledgerError):
 
 
 class RevisionMismatch(Conflict):
-    """The job's revision is not the expected one."""
+    """The revision of the job is not the expected one."""
 
 
 class Contention(Conflict):
-    """Other writers won a named number of times in a row; try again later."""
+    """Other writers won the race a fixed number of times in a row; try again later."""
 
 
 class LogError(JobledgerError):
-    """Something about the log rather than about a job."""
+    """The problem is the log, not a job."""
 
 
 class LogUnavailable(LogError):
-    """The log could not be reached in time. Nothing was written: it is safe to try again."""
+    """The log could not be reached in time. Nothing was written; it is safe to try again."""
 
 
 class LogBehind(LogUnavailable):
-    """The log's answer lacks events that were read before, and that they are lost is not proven.
+    """The answer of the log lacks events that were read before; it is not proven that they are lost.
 
-    Most often a server answers before it has caught up with the others. Asking again is safe: in the end the
+    Usually a server answers before it has caught up with the others. It is safe to ask again: eventually the
     answer has the events, or `LogTruncated` is raised (`store/model/truncation.py`).
     """
 
 
 class OutcomeUnknown(LogError):
-    """The event was sent, and neither an answer nor a later look told whether it was written.
+    """The event was sent, and it is unknown whether it was written.
 
     Attributes:
-        event_id: pass it again, as it is, and the second attempt is the first one if that was written.
+        event_id: repeat the command with this id; if the first attempt was written, that is its answer.
     """
 
     def __init__(self, message: str, *, event_id: str) -> None:
@@ -205,15 +203,15 @@ class OutcomeUnknown(LogError):
 
 
 class LogBusy(LogError):
-    """More appends are waiting than the named limit. Nothing was written: slow down and try again."""
+    """Too many appends are waiting. Nothing was written; slow down and try again."""
 
 
 class LogRefused(LogError):
-    """The server refuses this append and would refuse it again. Nothing was written."""
+    """The server will never take this append. Nothing was written."""
 
 
 class LogUnfit(LogError):
-    """The server or its stream lacks something that our promises need; the message names the field."""
+    """The server or the stream lacks a setting that our promises need; the message names the field."""
 
 
 class LogNotPermitted(LogError):
@@ -221,11 +219,11 @@ class LogNotPermitted(LogError):
 
 
 class SubscriptionDeleted(LogError):
-    """Somebody deleted a durable subscription, or its consumer on the server, while it was read."""
+    """A durable subscription, or its consumer on the server, was deleted while it was read."""
 
 
 class LogBroken(LogError):
-    """What is read now does not continue what was read before; going on would give a wrong answer."""
+    """The log does not continue what was read before; reading on would give wrong results."""
 
 
 class LogMissing(LogBroken):
@@ -233,7 +231,7 @@ class LogMissing(LogBroken):
 
     Attributes:
         stream: its name.
-        evidence: what says that it existed.
+        evidence: what shows that it existed.
     """
 
     def __init__(self, message: str, *, stream: str, evidence: Sequence[str]) -> None:
@@ -243,11 +241,11 @@ class LogMissing(LogBroken):
 
 
 class _OtherLog(LogBroken):
-    """A stream that is not the one that was read, or not all of it.
+    """A stream is not the one that was read before, or lacks a part of it.
 
     Attributes:
-        stream: its name; empty if it is the log.
-        difference: what differs, without the ways out.
+        stream: its name; empty for the log.
+        difference: what differs, without what to do.
     """
 
     def __init__(self, message: str, *, stream: str = "", difference: str = "") -> None:
@@ -257,23 +255,23 @@ class _OtherLog(LogBroken):
 
 
 class LogReplaced(_OtherLog):
-    """The stream was deleted and made again: its sequences mean other events."""
+    """The stream was deleted and created again: its sequences identify other events."""
 
 
 class LogTruncated(_OtherLog):
-    """The stream ends before the place that was read up to, or begins after the place to read on from."""
+    """The stream ends before the last event that was read, or starts after the next event to read."""
 
 
 class LogGap(LogBroken):
-    """Events are missing in the middle of the log."""
+    """Events in the middle of the log are missing."""
 
 
 class LogDamaged(LogBroken):
-    """An event that the log must hold can't be read: a stored block is damaged, or missing.
+    """An event can't be read: a stored block is damaged or missing.
 
     Attributes:
         sequence: of the event.
-        last: of the last of several in a row.
+        last: of the last event, if several in a row can't be read.
     """
 
     def __init__(self, message: str, *, sequence: int, last: int = 0) -> None:
@@ -283,7 +281,7 @@ class LogDamaged(LogBroken):
 
 
 class StoreDamaged(LogBroken):
-    """Files of the embedded server's streams are damaged or missing; they are left as they were found.
+    """Files of the embedded server's streams are damaged or missing; they were not changed.
 
     Attributes:
         damage: one line for each file or range of sequences.
@@ -295,8 +293,8 @@ class StoreDamaged(LogBroken):
 
 
 class EmbeddedServerError(JobledgerError):
-    """The embedded nats-server is missing, does not start, or can't be reached."""
+    """The embedded nats-server is not installed, does not start, or can't be reached."""
 
 
 class EmbeddedServerInUse(EmbeddedServerError):
-    """The embedded nats-server's directory is held by another process."""
+    """Another process uses the directory of the embedded nats-server."""

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from jobledger.store.model.job import State
-from jobledger.store.model.limits import QUARANTINE_REASON_CHARACTERS
+from jobledger.store.model.limits import INT_MAX, QUARANTINE_REASON_CHARACTERS
 from jobledger.store.model.subjects import job_subject, parse_subject
 
 SOURCE = "/jobledger"
@@ -41,13 +41,13 @@ class TagData(msgspec.Struct, frozen=True, rename="pascal", gc=False):
     """A tag, and the version that it names from now on; version 0 removes it."""
 
     tag: str
-    version: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    version: Annotated[int, msgspec.Meta(ge=0, le=INT_MAX)]
 
 
 class AcceptData(msgspec.Struct, frozen=True, rename="pascal", gc=False):
     """The sequence of an event of the job that is accepted as unreadable."""
 
-    sequence: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+    sequence: Annotated[int, msgspec.Meta(ge=1, le=INT_MAX)]
 
 
 class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", gc=False):

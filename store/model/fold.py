@@ -9,6 +9,7 @@ import re
 from typing import Annotated, Literal, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from jobledger.store.model.events import (
     JobAccepted,
@@ -26,6 +27,8 @@ from jobledger.store.model.events import (
 )
 from jobledger.store.model.job import PENDING, Job, JobStatus, Quarantine, Unread
 from jobledger.store.model.limits import (
+    INT_MAX,
+    INT_MIN,
     QUARANTINE_MAX_EVENTS,
     QUARANTINE_REASON_CHARACTERS,
     TAG_MAX_CHARACTERS,
@@ -33,8 +36,7 @@ from jobledger.store.model.limits import (
 )
 from jobledger.store.model.subjects import is_identity
 
-Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-
+Int64 = Annotated[int, msgspec.Meta(ge=INT_MIN, le=INT_MAX)]
 
 # A letter first: a tag can stand wherever a version's number can, and neither is taken for the other.
 _TAG = re.compile(rf"[A-Za-z][A-Za-z0-9._-]{{0,{TAG_MAX_CHARACTERS - 1}}}", re.ASCII)
@@ -46,7 +48,7 @@ class SpecHead(msgspec.Struct, frozen=True, rename="pascal", gc=False):
     name: Annotated[str, msgspec.Meta(min_length=1)]
     namespace: Annotated[str, msgspec.Meta(min_length=1)]
     type: Literal["batch", "service", "daemon", "ops"]
-    count: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    count: Annotated[int, msgspec.Meta(ge=0, le=INT_MAX)]
     priority: Int64 = 0
     labels: dict[str, str] = {}
 
@@ -140,12 +142,12 @@ def after_anomaly(status: JobStatus | None, recorded: Read) -> JobStatus | None:
     if quarantine is None:
         return _passing(status, recorded.sequence)
     beyond = quarantine.beyond
-    after = msgspec.structs.replace(
+    after = replace(
         quarantine,
         last=recorded.sequence,
         beyond=_passing(beyond, recorded.sequence) if beyond is not None else None,
     )
-    return msgspec.structs.replace(status, quarantine=after)
+    return replace(status, quarantine=after)
 
 
 def last_read(status: JobStatus) -> int:
@@ -175,7 +177,7 @@ def fold_job_on(job: Job | None, recorded: Read) -> Job | None:
         return None
     status = after_anomaly(job.status, recorded)
     assert status is not None
-    return job if status is job.status else msgspec.structs.replace(job, status=status)
+    return job if status is job.status else replace(job, status=status)
 
 
 def _with_specs(job: Job | None, folded: JobStatus, recorded: Read) -> Job:
@@ -275,15 +277,15 @@ def _fold_frozen(
     accepted = _accepted_by(recorded, quarantine)
     if accepted is not None:
         left = tuple(each for each in quarantine.unread if each is not accepted)
-        quarantine = msgspec.structs.replace(quarantine, unread=left)
+        quarantine = replace(quarantine, unread=left)
         if beyond is not None:
             # As a tag does: no counter changes but the sequence.
-            beyond = msgspec.structs.replace(beyond, sequence=recorded.sequence, passed=0)
+            beyond = replace(beyond, sequence=recorded.sequence, passed=0)
         if not (left or unread or quarantine.overflows):
             return beyond if beyond is not None else lost(status.namespace, status.id, recorded.sequence)
         if not (left or unread):
             left = (Unread(accepted.sequence, f"more than {QUARANTINE_MAX_EVENTS} events can't be used"),)
-            quarantine = msgspec.structs.replace(quarantine, unread=left)
+            quarantine = replace(quarantine, unread=left)
     else:
         if isinstance(folded, Anomaly) and not unread:
             return folded
@@ -296,7 +298,7 @@ def _fold_frozen(
         overflows=quarantine.overflows or len(every) > QUARANTINE_MAX_EVENTS,
         beyond=beyond,
     )
-    return msgspec.structs.replace(status, quarantine=after)
+    return replace(status, quarantine=after)
 
 
 def _accepted_by(recorded: Recorded | NotUnderstood, quarantine: Quarantine) -> Unread | None:
@@ -310,7 +312,7 @@ def _frozen(
     status: JobStatus, recorded: Recorded | NotUnderstood, unread: list[Unread], beyond: JobStatus | None
 ) -> JobStatus:
     quarantine = Quarantine(unread=tuple(unread), last=recorded.sequence, beyond=beyond)
-    return msgspec.structs.replace(status, quarantine=quarantine)
+    return replace(status, quarantine=quarantine)
 
 
 def _beyond(
@@ -323,7 +325,7 @@ def _beyond(
 
 
 def _passing(status: JobStatus, sequence: int) -> JobStatus:
-    return msgspec.structs.replace(status, passed=sequence)
+    return replace(status, passed=sequence)
 
 
 def lost(namespace: str, job_id: str, passed: int = 0) -> JobStatus:
@@ -381,19 +383,15 @@ def _updated(
     head = _head_of(recorded, event, trusted=trusted)
     if not isinstance(head, SpecHead):
         return head
-    return JobStatus(
-        id=status.id,
-        namespace=status.namespace,
-        name=status.name,
+    return replace(
+        status,
         state=PENDING,
         version=status.version + 1,
         revision=status.revision + 1,
-        create_time=status.create_time,
         modify_time=max(status.modify_time, recorded.time),
-        created_sequence=status.created_sequence,
         spec_sequence=recorded.sequence,
         sequence=recorded.sequence,
-        tags=status.tags,
+        passed=0,
     )
 
 
@@ -406,19 +404,13 @@ def _state_changed(
     if status.state.state_type.is_terminal:
         reason = f"{state.state_type} after {status.state.state_type}, which is final"
         return Anomaly(recorded.sequence, event.subject, reason)
-    return JobStatus(
-        id=status.id,
-        namespace=status.namespace,
-        name=status.name,
+    return replace(
+        status,
         state=state,
-        version=status.version,
         revision=status.revision + 1,
-        create_time=status.create_time,
         modify_time=max(status.modify_time, recorded.time),
-        created_sequence=status.created_sequence,
-        spec_sequence=status.spec_sequence,
         sequence=recorded.sequence,
-        tags=status.tags,
+        passed=0,
     )
 
 
@@ -434,7 +426,7 @@ def _tagged(status: JobStatus | None, recorded: Recorded, event: JobTagged) -> J
     if version == 0:
         del tags[tag]
     tags = dict(sorted(tags.items()))
-    return msgspec.structs.replace(status, tags=tags, sequence=recorded.sequence, passed=0)
+    return replace(status, tags=tags, sequence=recorded.sequence, passed=0)
 
 
 def _tag_problem(status: JobStatus, tag: str, version: int) -> str:

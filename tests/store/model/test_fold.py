@@ -16,7 +16,7 @@ from jobledger.store.model.events import (
     read_record,
 )
 from jobledger.store.model.fold import Anomaly, fold, fold_job
-from jobledger.store.model.history import tell
+from jobledger.store.model.history import HistoryItem, build_history_item
 from jobledger.store.model.job import PENDING, Job, JobStatus, State, StateType
 from jobledger.store.model.subjects import job_subject, named_job_id, nameless_job_id
 from tests.support.histories import draft, spec_data, state_data
@@ -288,7 +288,7 @@ def test_the_wire_form_is_of_the_job_whatever_the_spec_claims() -> None:
     }
 
 
-def test_a_story_tells_each_event_with_what_it_did() -> None:
+def test_history_items_describe_each_event_and_its_effect() -> None:
     """History items carry who, what, and the counters after each event; an anomaly changes none."""
     drafts = [
         draft(JobStateChanged, ID, state_data(StateType.RUNNING), 1),
@@ -300,7 +300,11 @@ def test_a_story_tells_each_event_with_what_it_did() -> None:
         Record(number, number, item.subject, item.payload) for number, item in enumerate(drafts, start=1)
     ]
     records.append(Record(5, 5, records[0].subject, b"junk"))
-    items = [item for item, _ in tell(records)]
+    items: list[HistoryItem] = []
+    status: JobStatus | None = None
+    for record in records:
+        item, status = build_history_item(record, status)
+        items.append(item)
     assert [(item.revision, item.version, bool(item.anomaly)) for item in items] == [
         (0, 0, True),
         (1, 1, False),
