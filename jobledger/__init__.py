@@ -107,7 +107,7 @@ _HOMES = {
     "LogUnavailable": "store.model.errors",
     "LogUnfit": "store.model.errors",
     "MemoryLog": "store.memory_log",
-    "Order": "projections.query.cursor",
+    "Order": "projections.query.query",
     "OutcomeUnknown": "store.model.errors",
     "Page": "projections.results",
     "ParkedJob": "projections.subscriptions.parked_jobs",
