@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jobledger.projections.results import Checkpoint, JobVersion, Page
     from jobledger.projections.subscriptions.admin import SubscriptionInfo, Subscriptions
     from jobledger.projections.subscriptions.event import SubscribedEvent
-    from jobledger.projections.subscriptions.parked_jobs import ParkedJob
+    from jobledger.projections.subscriptions.parking import ParkedJob
     from jobledger.projections.subscriptions.subscribe import subscribe
     from jobledger.projections.subscriptions.subscription import (
         Subscription,
@@ -110,7 +110,7 @@ _HOMES = {
     "Order": "projections.query.query",
     "OutcomeUnknown": "store.model.errors",
     "Page": "projections.results",
-    "ParkedJob": "projections.subscriptions.parked_jobs",
+    "ParkedJob": "projections.subscriptions.parking",
     "Projector": "projections.projector",
     "ProjectorState": "projections.projector",
     "Quarantine": "store.model.job",

@@ -31,7 +31,7 @@ from jobledger.projections.subscriptions.definition import (
     parked_key,
     parked_prefix,
 )
-from jobledger.projections.subscriptions.parked_jobs import (
+from jobledger.projections.subscriptions.parking import (
     ParkedJob,
     ParkedState,
     decode_parked,
@@ -312,7 +312,7 @@ class Subscriptions:
         await self._delete_parts(definition)  # who opened it meanwhile made them again
         return len(jobs)
 
-    # --- reading ------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------------------
 
     async def _records(self) -> KeyValue:
         if self._opened is None:
@@ -413,7 +413,7 @@ class Subscriptions:
             record = await self._log.read_next(subject, after=after)
         return record.time if record is not None else 0
 
-    # --- writing ------------------------------------------------------------------------------------------
+    # --- writing --------------------------------------------------------------------------------------------
 
     async def _rewrite(self, jobs: Iterable[ParkedJob], change: Callable[[ParkedJob], ParkedJob]) -> None:
         async def write(job: ParkedJob) -> None:

@@ -6,6 +6,7 @@ may not do it themselves.
 
 import asyncio
 import re
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -18,7 +19,6 @@ from jobledger.projections.subscriptions.definition import (
     check_start,
     decode_definition,
 )
-from jobledger.projections.subscriptions.parked_jobs import now_ns
 from jobledger.store.consumer import Consumers
 from jobledger.store.kv import NO_ENTRY, KeyValue
 from jobledger.store.log import EventLog, LogInfo, stream_tag
@@ -92,7 +92,7 @@ async def agree(log: EventLog, records: KeyValue, consumers: Consumers, wanted: 
             wanted,
             after=await place_of(log, wanted.start, info),
             epoch=info.epoch,
-            created=format_rfc3339(now_ns()),
+            created=format_rfc3339(time.time_ns()),
         )
         if found is None:  # otherwise the stream is another one, and its consumers are new
             await _refuse_left_consumers(consumers, definition)

@@ -1,6 +1,6 @@
-"""One event as a subscriber gets it."""
+"""One event as a subscriber receives it."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
@@ -17,25 +17,34 @@ from jobledger.store.model.events import (
 )
 from jobledger.store.model.job import Job, JobStatus, State
 
-if TYPE_CHECKING:
-    from jobledger.projections.subscriptions.subscription import Subscription
+
+class Acknowledger(Protocol):
+    """The subscription that handed out an event."""
+
+    async def ack(self, event: "SubscribedEvent") -> None:
+        """See `SubscribedEvent.ack`."""
+        ...
+
+    async def fail(self, event: "SubscribedEvent", error: BaseException) -> None:
+        """See `SubscribedEvent.fail`."""
+        ...
 
 
 class SubscribedEvent(msgspec.Struct, eq=False):
-    """An event, with what the job became by it.
+    """An event, with its job after it.
 
     Attributes:
-        sequence: its position in the stream; by it repeats are known.
-        time: the stream's, Unix nanoseconds.
-        status: of the job right after it.
-        event: as it was written: a CloudEvent.
-        delivery: the record that it was read from.
-        matches: when the job met the labels of the subscription: before the event, after it, or both; None
-            if the subscription asks for no labels.
-        attempt: 1, or more if its handler failed before.
-        before: the job right before it, with `with_jobs`; None if it came to be by this event.
-        after: the job right after it, with `with_jobs`.
-        subscription: whose it is.
+        sequence: the event's position in the stream; identifies repeated deliveries.
+        time: when the stream stored the event, Unix nanoseconds.
+        status: the job's status right after the event.
+        event: the CloudEvent as it was written.
+        delivery: the record that the event was read from.
+        matches: whether the job matched the subscription's label selector before the event, after it, or
+            both; None for a subscription without a selector.
+        attempt: 1 for the first attempt, one more after each failure.
+        before: the job before the event, with `with_jobs`; None if the event created it.
+        after: the job after the event, with `with_jobs`.
+        subscription: the subscription that handed it out.
     """
 
     sequence: int
@@ -47,26 +56,26 @@ class SubscribedEvent(msgspec.Struct, eq=False):
     attempt: int = 1
     before: Job | None = None
     after: Job | None = None
-    subscription: "Subscription | None" = None
+    subscription: Acknowledger | None = None
 
     @property
     def payload(self) -> bytes:
-        """The CloudEvent as it stands in the log."""
+        """The CloudEvent's bytes as stored in the log."""
         return self.delivery.payload
 
     @property
     def type(self) -> str:
-        """The CloudEvents type: `jobledger.job.state.v1`, say."""
+        """The CloudEvents type, for example `jobledger.job.state.v1`."""
         return event_type(self.event)
 
     @property
     def id(self) -> str:
-        """The event's id: a UUIDv7."""
+        """The event's id, a UUIDv7."""
         return self.event.id
 
     @property
     def job_id(self) -> str:
-        """The job."""
+        """The job's id."""
         return self.event.subject
 
     @property
@@ -81,32 +90,32 @@ class SubscribedEvent(msgspec.Struct, eq=False):
 
     @property
     def revision(self) -> int:
-        """The job's revision after it."""
+        """The job's revision after the event."""
         return self.status.revision
 
     @property
     def version(self) -> int:
-        """The job's version after it."""
+        """The job's version after the event."""
         return self.status.version
 
     @property
     def state(self) -> State:
-        """The job's state after it."""
+        """The job's state after the event."""
         return self.status.state
 
     @property
     def actor(self) -> str:
-        """Who; empty if nobody said."""
+        """Who submitted the command; empty if not given."""
         return self.event.actor
 
     @property
     def reason(self) -> str:
-        """Why; empty if nobody said."""
+        """Why the command was submitted; empty if not given."""
         return self.event.reason
 
     @property
     def spec(self) -> bytes | None:
-        """The new spec as JSON, of an event that sets one; `load_spec` and `Job` open it."""
+        """The new spec as JSON, for an event that sets one; `load_spec` and `Job` read it."""
         match self.event:
             case JobCreated(data=data) | JobUpdated(data=data):
                 return bytes(data.spec)
@@ -114,19 +123,19 @@ class SubscribedEvent(msgspec.Struct, eq=False):
                 return None
 
     async def ack(self) -> None:
-        """This event is handled: tell the server at once, instead of when the next one is asked for.
+        """Acknowledge this event now, instead of when the next one is requested.
 
         Raises:
-            LogUnavailable: if it could not be sent; the event may come again.
+            LogUnavailable: if the acknowledgement could not be sent; the event may be delivered again.
         """
         if self.subscription is not None:
-            await self.subscription.done(self)
+            await self.subscription.ack(self)
 
     async def fail(self, error: BaseException) -> None:
-        """This event could not be handled: set its job aside, and try again later.
+        """Report that this event could not be handled: its job is retried later, then parked.
 
         Raises:
-            InvalidInput: if the subscription has no name, and so nowhere to write that down.
+            InvalidInput: if the subscription has no name, so that the failure cannot be recorded.
         """
         if self.subscription is not None:
-            await self.subscription.failed(self, error)
+            await self.subscription.fail(self, error)

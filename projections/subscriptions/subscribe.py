@@ -3,25 +3,17 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
 from jobledger.projections.limits import (
     RETRIES_DEFAULT,
     RETRIES_MAX,
-    SUBSCRIPTION_BUFFER_BYTES,
-    SUBSCRIPTION_BUFFER_EVENTS,
     SUBSCRIPTION_MEMBERS_MAX,
     SUBSCRIPTION_PARTITIONS,
 )
-from jobledger.projections.subscriptions.creation import Start, agree, make_consumers, place_of, said
-from jobledger.projections.subscriptions.definition import Definition, define
-from jobledger.projections.subscriptions.ephemeral_source import FeedSource
-from jobledger.projections.subscriptions.parked_jobs import SetAside
-from jobledger.projections.subscriptions.parking import Parking
-from jobledger.projections.subscriptions.partition import Partition
-from jobledger.projections.subscriptions.rebalance import Balance
-from jobledger.projections.subscriptions.subscription import Equipment, Subscription
-from jobledger.store.jetstream.log import JetStreamLog
+from jobledger.projections.subscriptions.creation import Start, said
+from jobledger.projections.subscriptions.definition import define
+from jobledger.projections.subscriptions.subscription import Subscription
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import StateType
@@ -93,7 +85,7 @@ def subscribe(
     _check_sharing(name, members=members, member=member, partitions=partitions if elastic else None)
     if not 0 <= retries <= RETRIES_MAX:
         raise InvalidInput(f"retries is {retries!r}; it may be 0 to {RETRIES_MAX}")
-    wanted = define(
+    definition = define(
         name=name or _NOBODY,
         namespace=namespace,
         job=job,
@@ -104,37 +96,14 @@ def subscribe(
         members=members,
         partitions=partitions if elastic else 0,
     )
-    opened = _Opened(log, wanted, bool(name), member, with_jobs, retries)
-    return Subscription(opened.equip)
-
-
-class _Opened(NamedTuple):
-    """What `subscribe` was told, until the subscription is entered."""
-
-    log: EventLog | str | None
-    wanted: Definition
-    is_named: bool
-    member: int
-    with_jobs: bool
-    retries: int
-
-    async def equip(self, subscription: Subscription) -> Equipment:
-        """Connect if need be, and make what the subscription works with."""
-        if self.is_named and not isinstance(self.log, JetStreamLog | str | None):
-            raise InvalidInput("a subscription with a name needs a log on NATS JetStream")
-        owned: JetStreamLog | None = None
-        if isinstance(self.log, str | None):
-            log: EventLog = (owned := await JetStreamLog.connect(self.log))
-        else:
-            log = self.log
-        try:
-            if self.is_named and isinstance(log, JetStreamLog):
-                return await _durable(log, owned, self, subscription)
-            return await _feed(log, owned, self, subscription)
-        except BaseException:
-            if owned is not None:
-                await owned.close()
-            raise
+    return Subscription(
+        log,
+        definition,
+        is_durable=bool(name),
+        member=member,
+        with_jobs=with_jobs,
+        retries=retries,
+    )
 
 
 def _check_kinds(arguments: Mapping[str, tuple[object, Any, str]]) -> None:
@@ -166,62 +135,3 @@ def _check_sharing(name: str, *, members: int, member: int, partitions: int | No
         raise InvalidInput(f"partitions is {partitions!r}; it may be 1 to {SUBSCRIPTION_MEMBERS_MAX}")
     if not name and (elastic or members):
         raise InvalidInput("members and elastic need a name: what they share is kept on the server under it")
-
-
-async def _feed(
-    log: EventLog, owned: EventLog | None, opened: _Opened, subscription: Subscription
-) -> Equipment:
-    wanted = opened.wanted
-    info = await log.info()
-    after = await place_of(log, wanted.start, info)
-    source = FeedSource(log, subjects=wanted.filter().subjects, after=after, epoch=info.epoch)
-    lane = Partition(
-        0,
-        source,
-        log=log,
-        wanted=wanted.filter(),
-        with_jobs=opened.with_jobs,
-        aside=None,
-        news=subscription.news,
-    )
-    return Equipment(lanes=[lane], owned=owned)
-
-
-async def _durable(
-    log: JetStreamLog, owned: EventLog | None, opened: _Opened, subscription: Subscription
-) -> Equipment:
-    records, consumers = await log.key_value("SUBSCRIPTIONS"), log.consumers()
-    definition = await agree(log, records, consumers, opened.wanted)
-    aside = SetAside(records, definition.name, definition.epoch)
-    parts = [opened.member - 1] if definition.members else list(range(definition.parts))
-    await make_consumers(consumers, definition, parts)
-    lanes = []
-    for part in parts:
-        source = consumers.open(
-            definition.consumer_name(part),
-            note=definition.note(part),
-            epoch=definition.epoch,
-            max_events=max(2, SUBSCRIPTION_BUFFER_EVENTS // len(parts)),
-            max_bytes=SUBSCRIPTION_BUFFER_BYTES // len(parts),
-        )
-        lanes.append(
-            Partition(
-                part,
-                source,
-                log=log,
-                wanted=definition.filter(),
-                shards=definition.shards(part),
-                covered=definition.covered(part),
-                share=len(parts),
-                with_jobs=opened.with_jobs,
-                aside=aside,
-                news=subscription.news,
-            )
-        )
-    return Equipment(
-        lanes=lanes,
-        parts=definition.parts,
-        setbacks=Parking(log, aside, definition, retries=opened.retries),
-        balance=Balance(definition.partitions) if definition.partitions else None,
-        owned=owned,
-    )

@@ -1,11 +1,27 @@
-"""A subscription: one event at a time, over all partitions that this process holds.
+"""A subscription: hands out one event at a time, over all partitions that this process reads.
 
-    catching_up ──► live ──► reconnecting ──► catching_up …
-         ▲  └─────────┴────► standby (others hold what there is) ──► catching_up
-         └── opened          stopped (closed, or an error that only a person can mend)
-    parked is live, but for jobs that wait for an operator
+What it shows (`SubscriptionState`) follows from its partitions (`partition.py` has their state machine):
 
-What is handled is acknowledged: when the next event is asked for, the one before is done. See DESIGN.md.
+    STOPPED ──open──► CATCHING_UP ──every held partition is live──► LIVE, or PARKED: jobs wait for an operator
+                        ▲   ▲  └─── other processes hold every partition ──► STANDBY
+                        │   └────── a partition is taken over ─────────────────┘
+                        └── RECONNECTING: from any state, while the log is unreachable
+    STOPPED again: closed, or an error that needs a person
+
+Its reader (`_Reader`):
+
+                        ┌──────────── ack, fail ───────────────┐
+                        ▼                                      │
+    CLOSED ──open──► IDLE ──__anext__──► WAITING ──event──► HANDED_OUT ◄──► IN_HANDLER (of `run`)
+                                            ▲                  │
+                                            └──── __anext__ ───┘  acknowledges the event before
+    CLOSED from any of them
+
+The loop over all of it:
+
+    let go what others are to have ─► refresh the retry queue ─► next event of the next partition ─► handler
+                                                                     │ none
+                                                                     └─► acknowledge, wait for a change
 """
 
 import asyncio
@@ -19,71 +35,56 @@ import msgspec
 
 from jobledger.projections.errors import WaitTimeout
 from jobledger.projections.limits import (
-    ACKNOWLEDGE_EVENTS,
-    ACKNOWLEDGE_SECONDS,
     LET_GO_PARTITIONS,
     RECORDS_LOOK_SECONDS,
+    SUBSCRIPTION_BUFFER_BYTES,
+    SUBSCRIPTION_BUFFER_EVENTS,
     SUBSCRIPTION_TURN_SECONDS,
     WAIT_DEFAULT_SECONDS,
 )
+from jobledger.projections.subscriptions.creation import agree, make_consumers, place_of
+from jobledger.projections.subscriptions.definition import Definition
+from jobledger.projections.subscriptions.ephemeral_source import FeedSource
 from jobledger.projections.subscriptions.event import SubscribedEvent
-from jobledger.projections.subscriptions.parked_jobs import ParkedState, SetAside, now_ns
-from jobledger.projections.subscriptions.parking import Parking, done
-from jobledger.projections.subscriptions.partition import Partition
+from jobledger.projections.subscriptions.parking import ParkedState, RetryQueue
+from jobledger.projections.subscriptions.partition import EventBuilder, Partition, PartitionState
 from jobledger.projections.subscriptions.rebalance import Balance
+from jobledger.store.backoff import Backoff
+from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.lease import lease_clock
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import InvalidInput, JobledgerError, LogUnavailable
 from jobledger.store.model.limits import HOLD_CHECK_SECONDS, RETRY_MAX_WAIT_SECONDS, RETRY_WAIT_SECONDS
+from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 
-
-class Equipment(msgspec.Struct, frozen=True, kw_only=True):
-    """What `subscribe` makes when a subscription is entered.
-
-    Attributes:
-        lanes: one per partition that this process may hold.
-        parts: how many partitions there are in all.
-        setbacks: what becomes of events that fail; None: nothing, there is no name.
-        balance: judges which partition to let go; None: partitions are not shared in this way.
-        owned: a log to close in the end.
-    """
-
-    lanes: Sequence[Partition] = ()
-    parts: int = 1
-    setbacks: Parking | None = None
-    balance: Balance | None = None
-    owned: EventLog | None = None
-
-    @property
-    def aside(self) -> SetAside | None:
-        """The jobs that are set aside; None: none can be."""
-        return self.setbacks.aside if self.setbacks is not None else None
+Handler = Callable[[SubscribedEvent], Awaitable[object]]
 
 
 class SubscriptionState(enum.StrEnum):
-    """Where a subscription is."""
+    """What a subscription is doing in this process."""
 
-    CATCHING_UP = "catching_up"  # handles what was there when it began, or came while it was away
-    LIVE = "live"  # has handled all there was; handles what comes
-    PARKED = "parked"  # the same, but for jobs that wait for an operator
-    RECONNECTING = "reconnecting"  # the log can't be heard; tries again, for ever
-    STANDBY = "standby"  # other processes have what there is of it; takes over when one is gone
-    STOPPED = "stopped"  # closed, or can't go on: the loop over it raises why
+    CATCHING_UP = "catching_up"  # handling events that were there when it was opened, or while it was away
+    LIVE = "live"  # has handled all events; waits for new ones
+    PARKED = "parked"  # live, with jobs that wait for an operator
+    RECONNECTING = "reconnecting"  # the log is unreachable; retried until it is reachable
+    STANDBY = "standby"  # other processes hold every partition with events; takes over when one of them ends
+    STOPPED = "stopped"  # closed, or failed: the loop over it raises the error
 
 
 class SubscriptionStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A subscription at one moment; numbers are of the partitions that this process holds.
+    """A subscription at one moment; counts are of the partitions that this process holds.
 
     Attributes:
         state: what it is doing.
-        position: the sequence up to which all is handled or set aside; 0: nothing yet.
-        gap: events to come, as last heard; at most, with filters that the server does not know.
-        lag_seconds: how old the last handled event is, while there are more to come; 0 when there are none.
-        handled: events handled since it was opened, repeats among them.
-        retrying: jobs set aside that are tried again by themselves.
-        parked: jobs set aside that wait for an operator.
-        partitions: that it has in all.
-        held: the partitions that this process holds, from 1.
+        position: the sequence up to which every event is handled or in the retry queue; 0 at the beginning.
+        gap: events not handled yet, as last reported by the server; an upper bound for filters that the
+            server does not apply.
+        lag_seconds: age of the last handled event while there are more; otherwise 0.
+        handled: events handled since it was opened, repeated ones included.
+        retrying: jobs that are retried by themselves.
+        parked: jobs that wait for an operator.
+        partitions: number of partitions.
+        held: numbers of the partitions that this process holds, from 1.
     """
 
     state: SubscriptionState
@@ -97,455 +98,429 @@ class SubscriptionStatus(msgspec.Struct, frozen=True, kw_only=True):
     held: tuple[int, ...] = ()
 
 
-def state_of(lanes: Sequence[Partition], *, is_up: bool, aside: SetAside | None) -> SubscriptionState:
-    """Where a subscription is that reads these lanes.
+class _Reader(enum.Enum):
+    """What the task that reads the subscription is doing."""
 
-    The first that is so of stopped, reconnecting, standby, catching up, parked, live.
-
-    Args:
-        lanes: of this process.
-        is_up: whether what was last read from the log, beside the lanes, could be read.
-        aside: the jobs set aside.
-    """
-    if any(lane.source.error is not None for lane in lanes):
-        return SubscriptionState.STOPPED
-    if not is_up or not all(lane.source.connected for lane in lanes):
-        return SubscriptionState.RECONNECTING
-    held = [lane for lane in lanes if lane.source.held]
-    # The server gives a partition away when it has an event for it: an empty one that nobody holds is as good
-    # as held.
-    free = [lane for lane in lanes if not lane.source.held and not lane.source.info.holder]
-    has_more = any(_has_more(lane) for lane in free)
-    if not held and not has_more and len(free) < len(lanes):
-        return SubscriptionState.STANDBY
-    if has_more or not all(lane.live for lane in held):
-        return SubscriptionState.CATCHING_UP
-    is_parked = aside is not None and aside.count(ParkedState.PARKED) > 0
-    return SubscriptionState.PARKED if is_parked else SubscriptionState.LIVE
+    CLOSED = enum.auto()
+    IDLE = enum.auto()  # no event is handed out
+    WAITING = enum.auto()  # a task waits for the next event
+    HANDED_OUT = enum.auto()  # an event is handed out; asking for the next one acknowledges it
+    IN_HANDLER = enum.auto()  # handed out to the handler of `run`, which may be cancelled or fail
 
 
-def status_of(
-    lanes: Sequence[Partition],
-    *,
-    state: SubscriptionState,
-    parts: int,
-    handled: int,
-    current: tuple[Partition | None, SubscribedEvent | None],
-    aside: SetAside | None,
-) -> SubscriptionStatus:
-    """A subscription at this moment.
+class Subscription:
+    """Events of a log, one after another; created by `subscribe`, used as `async with … as events`.
 
     Args:
-        lanes: of this process.
-        state: where it is.
-        parts: how many partitions there are in all.
-        handled: events so far.
-        current: the event that is being handled, and its lane.
-        aside: the jobs set aside.
+        log: the log, or the URL of its nats-server, or None for the log of this machine's service.
+        definition: filters, start and sharing.
+        is_durable: whether the position is kept on the server, under the definition's name.
+        member: the member of a fixed group, from 1; 0: there is no such group.
+        with_jobs: whether events carry their job before and after.
+        retries: retries of a failed event before its job is parked.
     """
-    held = [lane for lane in lanes if lane.source.held]
-    behind = [lane for lane in held if lane.source.pending or lane.waiting]
-    places = [_place(lane, current) for lane in behind]
-    gap = sum(lane.source.pending + lane.waiting for lane in behind)
-    times = [lane.time for lane in behind if lane.time]
-    return SubscriptionStatus(
-        state=state,
-        position=min(places) if places else max((_place(lane, current) for lane in held), default=0),
-        gap=gap + (current[1] is not None),
-        lag_seconds=max(0.0, (time.time_ns() - min(times)) / 1e9) if times else 0.0,
-        handled=handled,
-        retrying=aside.count(ParkedState.RETRYING) if aside is not None else 0,
-        parked=aside.count(ParkedState.PARKED) if aside is not None else 0,
-        partitions=parts,
-        held=tuple(lane.number + 1 for lane in held),
-    )
 
+    def __init__(
+        self,
+        log: EventLog | str | None,
+        definition: Definition,
+        *,
+        is_durable: bool,
+        member: int = 0,
+        with_jobs: bool,
+        retries: int,
+    ) -> None:
+        self._log = log
+        self._definition = definition
+        self._is_durable = is_durable
+        self._member = member
+        self._with_jobs = with_jobs
+        self._retries = retries
+        # Set when it is opened.
+        self._own_log: JetStreamLog | None = None
+        self._partitions: Sequence[Partition] = ()
+        self._queue: RetryQueue | None = None
+        self._balance: Balance | None = None
+        self._tending: asyncio.Task[None] | None = None
+        # The reader.
+        self._reader = _Reader.CLOSED
+        self._task: asyncio.Task[object] | None = None  # of the reader
+        self._partition: Partition | None = None  # of the event that is handed out, or was last
+        self._letting_go: Partition | None = None  # once its event is handled
+        self._turn_ends = 0.0
+        self._refresh_at = 0.0
+        self._redelivered_first = False
+        self._is_up = True  # the log was reachable when the reader last used it
+        self._handled = 0
+        self._changed = asyncio.Event()  # for the reader
+        self._state_changed = asyncio.Event()  # for `wait_state`
+        self._known_state = SubscriptionState.STOPPED
 
-def _place(lane: Partition, current: tuple[Partition | None, SubscribedEvent | None]) -> int:
-    is_handling = current[0] is lane and current[1] is not None
-    return lane.position - 1 if is_handling else lane.position
+    # --- opening and closing --------------------------------------------------------------------------------
 
+    async def __aenter__(self) -> Self:
+        if self._reader is not _Reader.CLOSED:
+            raise InvalidInput("this subscription is already open: use it, or create another one")
+        self._reader, self._task, self._partition, self._partitions = _Reader.IDLE, None, None, ()
+        try:
+            await self._open()
+        except BaseException:
+            await self._close()
+            raise
+        self._notify_if_state_changed()
+        self._tending = asyncio.create_task(self._tend())
+        return self
 
-def _has_more(lane: Partition) -> bool:
-    info = lane.source.info
-    return bool(info.pending or info.unacknowledged or not info.created)
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._reader is _Reader.HANDED_OUT:
+            self._complete()
+        await self._close()
 
+    async def _open(self) -> None:
+        log = self._log
+        if isinstance(log, str | None):
+            log = self._own_log = await JetStreamLog.connect(log)
+        if not self._is_durable:
+            self._partitions = [await self._ephemeral_partition(log)]
+        elif isinstance(log, JetStreamLog):
+            self._partitions = await self._durable_partitions(log)
+        else:
+            raise InvalidInput("a subscription with a name needs a log on NATS JetStream")
+        for partition in self._partitions:
+            await partition.start()
 
-class Observed:
-    """Something with a state that others wait for."""
+    async def _ephemeral_partition(self, log: EventLog) -> Partition:
+        event_filter = self._definition.filter()
+        info = await log.info()
+        after = await place_of(log, self._definition.start, info)
+        source = FeedSource(log, subjects=event_filter.subjects, after=after, epoch=info.epoch)
+        events = EventBuilder(log, event_filter, with_jobs=self._with_jobs)
+        return Partition(0, source, events, on_change=self._on_change)
 
-    def __init__(self) -> None:
-        self._news = asyncio.Event()  # for who reads
-        self._changed = asyncio.Event()  # for who waits
-        self._known = SubscriptionState.STOPPED
+    async def _durable_partitions(self, log: JetStreamLog) -> Sequence[Partition]:
+        records, consumers = await log.key_value("SUBSCRIPTIONS"), log.consumers()
+        definition = self._definition = await agree(log, records, consumers, self._definition)
+        parts = [self._member - 1] if definition.members else list(range(definition.parts))
+        await make_consumers(consumers, definition, parts)
+        self._queue = RetryQueue(records, definition.name, definition.epoch, retries=self._retries)
+        self._balance = Balance(definition.partitions) if definition.partitions else None
+        event_filter = definition.filter()
+        return [
+            Partition(
+                part,
+                consumers.open(
+                    definition.consumer_name(part),
+                    note=definition.note(part),
+                    epoch=definition.epoch,
+                    max_events=max(2, SUBSCRIPTION_BUFFER_EVENTS // len(parts)),
+                    max_bytes=SUBSCRIPTION_BUFFER_BYTES // len(parts),
+                ),
+                EventBuilder(
+                    log,
+                    event_filter,
+                    with_jobs=self._with_jobs,
+                    shards=definition.shards(part),
+                    reachable_shards=definition.covered(part),
+                    share=len(parts),
+                ),
+                on_change=self._on_change,
+                queue=self._queue,
+                part_of=definition.part_of,
+            )
+            for part in parts
+        ]
+
+    async def _close(self) -> None:
+        self._reader = _Reader.CLOSED
+        if self._partition is not None:
+            self._partition.withdraw()
+        if self._tending is not None:
+            self._tending.cancel()
+            await asyncio.gather(self._tending, return_exceptions=True)
+            self._tending = None
+        for partition in self._partitions:
+            with suppress(JobledgerError):
+                await partition.save()
+        await asyncio.gather(*(each.close() for each in self._partitions), return_exceptions=True)
+        self._notify_if_state_changed()
+        own_log, self._own_log = self._own_log, None
+        if own_log is not None:
+            await own_log.close()
+
+    # --- the reader -----------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SubscribedEvent:
+        """The next event; acknowledges the one before.
+
+        Raises:
+            InvalidInput: if another task handles an event of this subscription, or waits for one.
+            JobledgerError: if the subscription cannot continue.
+        """
+        task = asyncio.current_task()
+        if task is not self._task:
+            self._refuse_second_reader()
+            self._task = task
+        partition = self._partition
+        if partition is not None:
+            if partition.event is not None:
+                self._complete()
+            if (now := lease_clock()) < self._turn_ends:
+                event = partition.next_ready(now)
+                if event is not None:
+                    return self._hand_out(partition, event)
+        self._enter(_Reader.WAITING)
+        try:
+            return await self._next()
+        finally:
+            if self._reader is _Reader.WAITING:
+                self._reader = _Reader.IDLE
+
+    async def run(self, handler: Handler) -> None:
+        """Call `handler` with each event; one that fails is retried, and its job's later events wait for it.
+
+        Raises:
+            JobledgerError: if the subscription cannot continue.
+            Exception: what the handler raised, if the subscription has no name.
+        """
+        async for event in self:
+            self._enter(_Reader.IN_HANDLER)
+            try:
+                try:
+                    await handler(event)
+                except Exception as error:
+                    if self._queue is None:
+                        raise
+                    await self.fail(event, error)
+            except BaseException:
+                partition = self._partition
+                if partition is not None and partition.event is event:
+                    partition.take_back()
+                    self._enter(_Reader.IDLE)
+                raise
+            finally:
+                if self._reader is _Reader.IN_HANDLER:
+                    self._reader = _Reader.HANDED_OUT
+
+    async def ack(self, event: SubscribedEvent) -> None:
+        """See `SubscribedEvent.ack`."""
+        partition = self._partition
+        if partition is not None and event is partition.event:
+            self._complete()
+            self._enter(_Reader.IDLE)
+            await partition.acknowledge()
+            await partition.save()
+
+    async def fail(self, event: SubscribedEvent, error: BaseException) -> None:
+        """See `SubscribedEvent.fail`."""
+        if self._queue is None:
+            raise InvalidInput("only a subscription with a name retries failed events: give it a name")
+        partition = self._partition
+        if partition is not None and event is partition.event:
+            await partition.fail(self._queue, error)
+            self._enter(_Reader.IDLE)
+
+    def _refuse_second_reader(self) -> None:
+        """Asking for the next event acknowledges the one before: only the task that has it may do so."""
+        task = self._task
+        if task is None or task.done() or self._reader in (_Reader.CLOSED, _Reader.IDLE):
+            return
+        what = "waits for the next event" if self._reader is _Reader.WAITING else "handles an event"
+        raise InvalidInput(
+            f"another task ({task.get_name()}) {what} of this subscription: read it in one task, or open one"
+            " subscription per task (with members or elastic they share the jobs); to continue in another"
+            " task, acknowledge the event first: `await event.ack()`"
+        )
+
+    def _hand_out(self, partition: Partition, event: SubscribedEvent) -> SubscribedEvent:
+        event.subscription = self
+        self._partition = partition
+        self._enter(_Reader.HANDED_OUT)
+        return event
+
+    def _enter(self, reader: _Reader) -> None:
+        """Change the reader's state, unless the subscription was closed in the meantime."""
+        if self._reader is not _Reader.CLOSED:
+            self._reader = reader
 
     @property
-    def state(self) -> SubscriptionState:
-        """Where it is."""
-        raise NotImplementedError
+    def _event(self) -> SubscribedEvent | None:
+        """The event that is handed out."""
+        return self._partition.event if self._partition is not None else None
+
+    def _complete(self) -> None:
+        if self._partition is not None:
+            self._partition.complete()
+            self._handled += 1
+
+    # --- the loop -------------------------------------------------------------------------------------------
+
+    async def _next(self) -> SubscribedEvent:
+        backoff = Backoff(RETRY_WAIT_SECONDS, RETRY_MAX_WAIT_SECONDS)
+        while True:
+            self._changed.clear()
+            self._raise_if_stopped()
+            try:
+                if lease_clock() >= self._turn_ends:
+                    self._turn_ends = 0.0
+                    await asyncio.sleep(0)  # lets other tasks run
+                    await self._tend_between_events()
+                event = await self._next_of_any()
+            except LogUnavailable:
+                self._is_up = False
+                self._notify_if_state_changed()
+                await backoff.sleep()
+                continue
+            self._is_up = True
+            backoff.reset()
+            if event is not None:
+                return event
+            self._notify_if_state_changed()
+            await self._wait_for_change()
+
+    async def _next_of_any(self) -> SubscribedEvent | None:
+        """The next event, of the partitions in turn."""
+        partitions = self._partitions
+        first = partitions.index(self._partition) + 1 if self._partition is not None else 0
+        self._redelivered_first = not self._redelivered_first
+        for partition in (*partitions[first:], *partitions[:first]):
+            event = await partition.next(redelivered_first=self._redelivered_first)
+            if event is not None:
+                # A redelivered event ends the turn, so that the other partitions are not kept waiting.
+                turn_seconds = 0.0 if partition.is_redelivering else SUBSCRIPTION_TURN_SECONDS
+                self._turn_ends = lease_clock() + turn_seconds
+                return self._hand_out(partition, event)
+        for partition in partitions:
+            await partition.settle()
+        return None
+
+    async def _tend_between_events(self) -> None:
+        if self._letting_go is not None:
+            partition, self._letting_go = self._letting_go, None
+            partition.let_go()
+        now = lease_clock()
+        if self._queue is not None and now >= self._refresh_at:
+            self._refresh_at = now + RECORDS_LOOK_SECONDS
+            await self._queue.refresh()
+
+    async def _wait_for_change(self) -> None:
+        """Wait for a change, or for the time of the next retry."""
+        seconds = RECORDS_LOOK_SECONDS
+        next_try = self._queue.next_try() if self._queue is not None else None
+        if next_try is not None:
+            until_try = (next_try - time.time_ns()) / NANOSECONDS_PER_SECOND
+            seconds = min(seconds, max(RETRY_WAIT_SECONDS, until_try))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    def _raise_if_stopped(self) -> None:
+        if self._reader is _Reader.CLOSED:
+            raise InvalidInput("this subscription is closed; open it: `async with subscribe(…) as events`")
+        for partition in self._partitions:
+            if partition.error is not None:
+                raise partition.error
+
+    # --- sharing partitions ---------------------------------------------------------------------------------
+
+    async def _tend(self) -> None:
+        """What goes on beside the reader, however long a handler takes."""
+        while True:
+            await asyncio.sleep(HOLD_CHECK_SECONDS)
+            if self._queue is not None:
+                due = {self._definition.part_of(job.job_id) for job in self._queue.due(time.time_ns())}
+                for partition in self._partitions:
+                    partition.set_claimed(claimed=partition.number in due)
+            if self._balance is not None:
+                self._rebalance(self._balance)
+
+    def _rebalance(self, balance: Balance) -> None:
+        held = sorted((each for each in self._partitions if each.is_held), key=lambda each: each.held_since)
+        waiting = {partition.number: partition.others_waiting for partition in held}
+        for _ in range(LET_GO_PARTITIONS):
+            number = balance.let_go(waiting)
+            if number is None:
+                break
+            del waiting[number]
+            self._let_go(self._partitions[number])
+        is_reached = balance.is_sated(waiting)
+        for partition in self._partitions:
+            partition.set_quota_reached(reached=is_reached)
+
+    def _let_go(self, partition: Partition) -> None:
+        if partition.event is not None:
+            self._letting_go, self._turn_ends = partition, 0.0  # when its event is handled
+        else:
+            partition.let_go()
+        self._changed.set()
+
+    # --- what it shows --------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> SubscriptionState:  # noqa: PLR0911 - conditions in the order of their precedence
+        """What it is doing now: the first that applies of the states below."""
+        if self._reader is _Reader.CLOSED:
+            return SubscriptionState.STOPPED
+        states = {partition.state for partition in self._partitions}
+        if PartitionState.STOPPED in states:
+            return SubscriptionState.STOPPED
+        if not self._is_up or PartitionState.DISCONNECTED in states:
+            return SubscriptionState.RECONNECTING
+        if PartitionState.STANDBY in states and states <= {PartitionState.STANDBY, PartitionState.EMPTY}:
+            return SubscriptionState.STANDBY
+        if states & {PartitionState.CATCHING_UP, PartitionState.UNCLAIMED}:
+            return SubscriptionState.CATCHING_UP
+        if self._queue is not None and self._queue.count(ParkedState.PARKED):
+            return SubscriptionState.PARKED
+        return SubscriptionState.LIVE
+
+    @property
+    def status(self) -> SubscriptionStatus:
+        """What it is doing now, with its figures."""
+        held = [partition for partition in self._partitions if partition.is_held]
+        behind = [partition for partition in held if partition.backlog]
+        positions = [partition.position for partition in behind]
+        times = [partition.last_time for partition in behind if partition.last_time]
+        queue = self._queue
+        return SubscriptionStatus(
+            state=self.state,
+            position=min(positions) if positions else max((each.position for each in held), default=0),
+            gap=sum(partition.backlog for partition in behind) + (self._event is not None),
+            lag_seconds=max(0.0, (time.time_ns() - min(times)) / NANOSECONDS_PER_SECOND) if times else 0.0,
+            handled=self._handled,
+            retrying=queue.count(ParkedState.RETRYING) if queue is not None else 0,
+            parked=queue.count(ParkedState.PARKED) if queue is not None else 0,
+            partitions=self._definition.parts,
+            held=tuple(partition.number + 1 for partition in held),
+        )
 
     async def wait_state(
         self, *states: SubscriptionState, timeout_seconds: float = WAIT_DEFAULT_SECONDS
     ) -> None:
-        """Wait until it is in one of these states; somebody else must be reading it meanwhile.
+        """Wait until it is in one of these states; another task must read it meanwhile.
 
         Raises:
-            WaitTimeout: if it is not in time.
+            WaitTimeout: if it did not reach one in time.
         """
         try:
             async with asyncio.timeout(timeout_seconds):
                 while self.state not in states:
-                    self._changed.clear()
-                    await self._changed.wait()
+                    self._state_changed.clear()
+                    await self._state_changed.wait()
         except TimeoutError:
             wanted = " or ".join(states)
             raise WaitTimeout(
                 f"the subscription is {self.state} and was not {wanted} within {timeout_seconds:g} s"
             ) from None
 
-    def news(self) -> None:
-        """There is something to look at."""
-        self._news.set()
+    def _on_change(self) -> None:
         self._changed.set()
+        self._state_changed.set()
 
-    def _tell(self) -> None:
+    def _notify_if_state_changed(self) -> None:
         state = self.state
-        if state is not self._known:
-            self._known = state
-            self._changed.set()
-
-
-_SECOND = 1_000_000_000
-Handler = Callable[[SubscribedEvent], Awaitable[object]]
-
-
-class Subscription(Observed):
-    """Events of a log, one after the other; made by `subscribe`, used as `async with … as events`."""
-
-    def __init__(self, equip: Callable[["Subscription"], Awaitable[Equipment]]) -> None:
-        super().__init__()
-        self._equip = equip
-        self._equipment = Equipment()
-        self._lanes: Sequence[Partition] = ()
-        self._tending: asyncio.Task[None] | None = None
-        self._lane: Partition | None = None  # of the event that is being handled, or was last
-        self._current: SubscribedEvent | None = None
-        self._came = (0, 0)  # its lane's turn and holding then
-        self._is_handling = False  # a handler of `run` has it, and may be cut off
-        self._turn_ends = 0.0
-        self._look_at = 0.0
-        self._replays_first = False
-        self._handled = 0
-        self._held: list[Partition] = []  # in the order in which they came
-        self._letting_go: Partition | None = None
-        self._is_up = True
-        self._is_open = False
-        self._reader: asyncio.Task[object] | None = None  # waits for the next event, or was given the last
-        self._is_asking = False
-
-    async def __aenter__(self) -> Self:
-        if self._is_open:
-            raise InvalidInput("this subscription is open; use it as it is, or make another one")
-        self._is_open = True
-        self._lane = self._current = self._reader = None
-        try:
-            self._equipment = await self._equip(self)
-            self._lanes = self._equipment.lanes
-            for lane in self._lanes:
-                await lane.source.start(lane)
-        except BaseException:
-            await self._close()
-            raise
-        self._tell()
-        self._tending = asyncio.create_task(self._tend())
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and not self._is_handling:
-            self._finish()
-        await self._close()
-
-    async def _close(self) -> None:
-        self._current, self._is_open = None, False
-        if self._tending is not None:
-            self._tending.cancel()
-            await asyncio.gather(self._tending, return_exceptions=True)
-            self._tending = None
-        if self._equipment.setbacks is not None:
-            for lane in self._lanes:
-                with suppress(JobledgerError):
-                    await self._equipment.setbacks.save(lane)
-        await asyncio.gather(*(lane.source.close() for lane in self._lanes), return_exceptions=True)
-        for lane in self._lanes:
-            lane.ready.clear()
-        self._tell()
-        if self._equipment.owned is not None:
-            await self._equipment.owned.close()
-
-    # --- events ---------------------------------------------------------------------------------------------
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SubscribedEvent:
-        """The next event; the one before is done.
-
-        Raises:
-            InvalidInput: if another task has an event of it that is not done, or waits for one.
-            JobledgerError: if the subscription can't go on.
-        """
-        task = asyncio.current_task()
-        if task is not self._reader:
-            self._refuse_second_reader()
-            self._reader = task
-        if self._current is not None:
-            self._finish()
-        lane = self._lane
-        if lane is not None and (now := lease_clock()) < self._turn_ends and now < lane.source.until:
-            event = lane.pop()
-            if event is not None:
-                return self._hand_out(lane, event)
-        self._is_asking = True
-        try:
-            return await self._next()
-        finally:
-            self._is_asking = False
-
-    def _refuse_second_reader(self) -> None:
-        """Asking for the next event acknowledges the one before: only the task that has it may do so."""
-        reader = self._reader
-        if reader is None or reader.done():
-            return
-        if self._is_asking or self._current is not None:
-            what = "waits for the next event" if self._is_asking else "handles an event"
-            raise InvalidInput(
-                f"another task ({reader.get_name()}) {what} of this subscription: let one task read it, or"
-                " open one subscription for each (with members or elastic they share the jobs); to go on in"
-                " another task, acknowledge the event first: `await event.ack()`"
-            )
-
-    async def run(self, handler: Handler) -> None:
-        """Hand each event to `handler`; one that fails is tried again, and its job's later ones wait for it.
-
-        Raises:
-            JobledgerError: if the subscription can't go on.
-            Exception: what the handler raised, if the subscription has no name.
-        """
-        async for event in self:
-            self._is_handling = True
-            try:
-                try:
-                    await handler(event)
-                except Exception as error:
-                    if self._equipment.setbacks is None:
-                        raise
-                    await self.failed(event, error)
-            except BaseException:  # cut off: it is not done, and comes again
-                if self._lane is not None and event is self._current:
-                    self._current = None
-                    self._lane.take_back(event, self._came)
-                raise
-            finally:
-                self._is_handling = False
-
-    async def done(self, event: SubscribedEvent) -> None:
-        """See `SubscribedEvent.ack`."""
-        lane, setbacks = self._lane, self._equipment.setbacks
-        if event is self._current and lane is not None:
-            self._finish()
-            await lane.source.acknowledge()
-            if setbacks is not None:
-                await setbacks.save(lane)
-
-    async def failed(self, event: SubscribedEvent, error: BaseException) -> None:
-        """See `SubscribedEvent.fail`."""
-        setbacks, lane = self._equipment.setbacks, self._lane
-        if setbacks is None:
-            raise InvalidInput("only a subscription with a name can set a job aside: give it one")
-        if event is not self._current or lane is None:
-            return
-        if lane.holding != self._came[1]:
-            self._current = None  # whoever has it now handles the event again
-            return
-        replayed = lane.replay is not None and lane.replay.handed is event
-        if await setbacks.failed(lane, event, error) and not replayed and lane.turn == self._came[0]:
-            lane.done(event)
-        self._current = None
-
-    def _finish(self) -> None:
-        """The event that was handed out last is done."""
-        event, lane = self._current, self._lane
-        if event is None or lane is None:
-            return
-        self._current = None
-        self._handled += 1
-        replay = lane.replay
-        if replay is not None and replay.handed is event:
-            done(replay, event)
-        elif lane.turn == self._came[0] and event.delivery is not None:
-            lane.done(event)
-
-    # --- what is next ---------------------------------------------------------------------------------------
-
-    async def _next(self) -> SubscribedEvent:
-        wait_seconds = RETRY_WAIT_SECONDS
-        while True:
-            self._news.clear()
-            self._check()
-            try:
-                if lease_clock() >= self._turn_ends:
-                    self._turn_ends = 0.0
-                    await asyncio.sleep(0)  # let others have their turn
-                    await self._look()
-                event = await self._pick()
-            except LogUnavailable:
-                self._is_up = False
-                self._tell()
-                await asyncio.sleep(wait_seconds)
-                wait_seconds = min(2 * wait_seconds, RETRY_MAX_WAIT_SECONDS)
-                continue
-            self._is_up = True
-            wait_seconds = RETRY_WAIT_SECONDS
-            if event is not None:
-                return event
-            self._tell()
-            await self._wait()
-
-    async def _pick(self) -> SubscribedEvent | None:
-        """The next event of the next lane that has one; acknowledges on the way."""
-        lanes = self._lanes
-        first = lanes.index(self._lane) + 1 if self._lane is not None else 0
-        self._replays_first = not self._replays_first
-        for lane in (*lanes[first:], *lanes[:first]):
-            await self._acknowledge_if_due(lane)
-            now = lease_clock()
-            if now >= lane.source.until:
-                continue
-            for replays in (self._replays_first, not self._replays_first):
-                if not replays and (lane.is_idle or now < lane.not_before):
-                    continue
-                event = await (self._from_replay(lane) if replays else self._from_lane(lane))
-                if event is not None:
-                    return event
-        for lane in lanes:
-            await lane.source.acknowledge()
-            lane.handled = 0
-            if lane.source.held and not (lane.source.pending or lane.waiting):
-                lane.live = True
-        return None
-
-    async def _from_lane(self, lane: Partition) -> SubscribedEvent | None:
-        # The lease is looked at right before an event is handed out: nothing is awaited in between.
-        while lease_clock() < lane.source.until:
-            event = lane.pop()
-            if event is not None:
-                self._turn_ends = lease_clock() + SUBSCRIPTION_TURN_SECONDS
-                return self._hand_out(lane, event)
-            if not await lane.prepare():
-                return None
-            await self._acknowledge_if_due(lane)
-        return None
-
-    async def _from_replay(self, lane: Partition) -> SubscribedEvent | None:
-        setbacks = self._equipment.setbacks
-        if setbacks is None or not setbacks.aside.jobs:
-            return None
-        event = await setbacks.next(lane)
-        if event is None:
-            return None
-        if lease_clock() >= lane.source.until:
-            lane.replay = None  # begun again, from what is written down
-            return None
-        self._turn_ends = 0.0
-        return self._hand_out(lane, event)
-
-    def _hand_out(self, lane: Partition, event: SubscribedEvent) -> SubscribedEvent:
-        event.subscription = self
-        self._lane, self._current, self._came = lane, event, (lane.turn, lane.holding)
-        return event
-
-    async def _acknowledge_if_due(self, lane: Partition) -> None:
-        if not lane.handled:
-            return
-        now = lease_clock()
-        if lane.handled >= ACKNOWLEDGE_EVENTS or now - lane.acknowledged_at >= ACKNOWLEDGE_SECONDS:
-            lane.handled, lane.acknowledged_at = 0, now
-            await lane.source.acknowledge()
-
-    async def _look(self) -> None:
-        """Let go what is to be let go, and hear of what operators wrote, now and then."""
-        if self._letting_go is not None:
-            lane, self._letting_go = self._letting_go, None
-            lane.source.let_go()
-        now = lease_clock()
-        if self._equipment.setbacks is not None and now >= self._look_at:
-            self._look_at = now + RECORDS_LOOK_SECONDS
-            await self._equipment.setbacks.aside.refresh()
-
-    async def _wait(self) -> None:
-        """Wait for news, or for the time of the next try."""
-        seconds = RECORDS_LOOK_SECONDS
-        if self._equipment.setbacks is not None:
-            next_try = self._equipment.setbacks.aside.next_try()
-            if next_try is not None:
-                seconds = min(seconds, max(RETRY_WAIT_SECONDS, (next_try - now_ns()) / _SECOND))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
-
-    def _check(self) -> None:
-        if not self._is_open:
-            raise InvalidInput("this subscription is closed; open it: `async with subscribe(…) as events`")
-        for lane in self._lanes:
-            if lane.source.error is not None:
-                raise lane.source.error
-
-    # --- what it is doing -----------------------------------------------------------------------------------
-
-    @property
-    def status(self) -> SubscriptionStatus:
-        """What it is doing now."""
-        return status_of(
-            self._lanes,
-            state=self.state,
-            parts=self._equipment.parts,
-            handled=self._handled,
-            current=(self._lane, self._current),
-            aside=self._equipment.aside,
-        )
-
-    @property
-    def state(self) -> SubscriptionState:
-        """Where it is."""
-        if not self._is_open:
-            return SubscriptionState.STOPPED
-        return state_of(self._lanes, is_up=self._is_up, aside=self._equipment.aside)
-
-    async def _tend(self) -> None:
-        """What goes on while a handler takes its time: the share of the partitions."""
-        while True:
-            await asyncio.sleep(HOLD_CHECK_SECONDS)
-            self._held = [lane for lane in self._held if lane.source.held]
-            self._held += [lane for lane in self._lanes if lane.source.held and lane not in self._held]
-            if self._equipment.setbacks is not None:
-                self._equipment.setbacks.want(self._lanes)
-            balance = self._equipment.balance
-            if balance is None:
-                continue
-            waiting = {lane.number: lane.source.others_waiting for lane in self._held}
-            for _ in range(LET_GO_PARTITIONS):
-                number = balance.let_go(waiting)
-                if number is None:
-                    break
-                del waiting[number]
-                self._let_go(self._lanes[number])
-            is_sated = balance.is_sated(waiting)
-            for lane in self._lanes:
-                lane.source.at_quota = is_sated
-
-    def _let_go(self, lane: Partition) -> None:
-        if lane is self._lane and self._current is not None:
-            self._letting_go, self._turn_ends = lane, 0.0  # when its event is done
-        else:
-            lane.source.let_go()
-        self._news.set()
+        if state is not self._known_state:
+            self._known_state = state
+            self._state_changed.set()

@@ -8,7 +8,7 @@ from litestar.params import FromPath
 
 from jobledger.projections.subscriptions.admin import Part, SubscriptionInfo
 from jobledger.projections.subscriptions.definition import Definition
-from jobledger.projections.subscriptions.parked_jobs import ParkedJob, ParkedState
+from jobledger.projections.subscriptions.parking import ParkedJob, ParkedState
 from jobledger.service.api.answers import json_answer
 from jobledger.service.api.bodies import Body, flag_of, number_of, read_body, text_of, texts_of
 from jobledger.service.api.context import AnyRequest, principal_of, query_of, service_of

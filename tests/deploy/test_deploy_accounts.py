@@ -148,7 +148,7 @@ async def test_a_reset_that_the_service_did_not_see_through_is_done_once(
         assert await is_asked_for()
     async with subscribe(log, "billing") as events, asyncio.timeout(WAIT_SECONDS):
         assert (await anext(events)).sequence == 6
-        await events.done(events._current)  # type: ignore[arg-type]
+        await events.ack(events._event)  # type: ignore[arg-type]
     info = await subscriptions.show("billing")
     assert info.position >= 5
     assert not await is_asked_for()

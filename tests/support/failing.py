@@ -10,7 +10,7 @@ from jobledger import (
     Subscription,
 )
 from jobledger.projections.subscriptions.definition import parked_key
-from jobledger.projections.subscriptions.parked_jobs import (
+from jobledger.projections.subscriptions.parking import (
     ParkedJob,
     decode_parked,
 )

@@ -31,8 +31,8 @@ async def take_to(events: Subscription, sequence: int) -> list[SubscribedEvent]:
 
 async def finish(events: Subscription) -> None:
     """The last event is done, and the server knows it."""
-    assert events._current is not None
-    await events._current.ack()
+    assert events._event is not None
+    await events._event.ack()
 
 
 def sequences(found: list[SubscribedEvent]) -> list[int]:
@@ -42,7 +42,7 @@ def sequences(found: list[SubscribedEvent]) -> list[int]:
 
 def take_later(events: Subscription, count: int) -> "asyncio.Task[list[SubscribedEvent]]":
     """The next so many events, waited for in the background by the task that handled the last one."""
-    events._reader = None  # this test's own task does not go on reading
+    events._task = None  # this test's own task does not go on reading
     return asyncio.create_task(take(events, count))
 
 
@@ -95,7 +95,7 @@ async def other_process(server: EmbeddedServer, *, accept_loss: bool = False) ->
 
 def source_of(events: Subscription) -> JetStreamConsumer:
     """The consumer that a subscription which is not shared reads."""
-    source = events._lanes[0].source
+    source = events._partitions[0]._source
     assert isinstance(source, JetStreamConsumer)
     return source
 

@@ -26,7 +26,7 @@ from jobledger import (
 )
 from jobledger.projections.limits import ADMIN_WRITE_TRIES
 from jobledger.projections.subscriptions.admin import Attendance
-from jobledger.projections.subscriptions.parked_jobs import ParkedState
+from jobledger.projections.subscriptions.parking import ParkedState
 from tests.conftest import make_spec
 from tests.support.logs import eventually
 

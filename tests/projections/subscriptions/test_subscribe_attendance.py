@@ -17,7 +17,7 @@ from jobledger import (
 from jobledger.projections.limits import ADMIN_LIVE_SECONDS
 from jobledger.projections.subscriptions.admin import Attendance, Part
 from jobledger.projections.subscriptions.definition import Definition
-from jobledger.projections.subscriptions.parked_jobs import ParkedState
+from jobledger.projections.subscriptions.parking import ParkedState
 from tests.conftest import make_spec
 from tests.projections.subscriptions.test_subscribe_admin import (
     WITHIN_SECONDS,

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from jobledger import JetStreamLog, SubscribedEvent, subscribe
-from jobledger.projections.subscriptions import parked_jobs as aside_module
+from jobledger.projections.subscriptions import parking as aside_module
 from jobledger.projections.subscriptions.definition import parked_key
-from jobledger.projections.subscriptions.parked_jobs import ParkedJob, ParkedState, SetAside
+from jobledger.projections.subscriptions.parking import ParkedJob, ParkedState, RetryQueue
 from jobledger.store.model.errors import LogUnfit
 from jobledger.store.model.limits import RECORD_REMOVED_SECONDS
 from tests.support.writing import Writer
@@ -102,7 +102,7 @@ async def test_a_removal_that_nobody_can_see_any_more_is_noticed(
     now = 1_000.0
     monkeypatch.setattr(aside_module, "lease_clock", lambda: now)
     records = await jetstream_log.key_value("SUBSCRIPTIONS")
-    ours, others = SetAside(records, "s", "e"), SetAside(records, "s", "e")
+    ours, others = RetryQueue(records, "s", "e"), RetryQueue(records, "s", "e")
     for job_id in ("j-1", "j-2"):
         await others.put(
             ParkedJob(
@@ -121,7 +121,7 @@ async def test_a_removal_that_nobody_can_see_any_more_is_noticed(
     # A day later the server has forgotten the removal, as if this had never been told of it.
     entry = await records.get(parked_key("s", "j-2"))
     assert entry is not None
-    ours._seen = entry.revision + 1
+    ours._refreshed_up_to = entry.revision + 1
     await ours.refresh()
     assert "j-1" in ours.jobs
     now += RECORD_REMOVED_SECONDS

@@ -5,18 +5,18 @@ import asyncio
 import pytest
 
 from jobledger import JetStreamLog, MemoryLog, SubscribedEvent, subscribe
-from jobledger.projections.subscriptions import parked_jobs as retrying
+from jobledger.projections.subscriptions import parking as retrying
 from jobledger.projections.subscriptions import subscription as subscription_module
 from jobledger.projections.subscriptions.ephemeral_source import FeedSource
 from jobledger.projections.subscriptions.filters import EventFilter
-from jobledger.projections.subscriptions.parked_jobs import (
+from jobledger.projections.subscriptions.parking import (
     ParkedJob,
     ParkedState,
-    SetAside,
+    RetryQueue,
     retry_now,
     skipped,
 )
-from jobledger.projections.subscriptions.partition import Partition
+from jobledger.projections.subscriptions.partition import EventBuilder, Partition
 from jobledger.store.model.subjects import ALL_SUBJECTS
 from tests.support.failing import Handler, gone, rewrite, the_record
 from tests.support.logs import eventually
@@ -30,27 +30,28 @@ WITHIN_SECONDS = 20
 class ConsumerListener:
     """Hands on what the source of a partition says, and whether the partition was kept meanwhile."""
 
-    def __init__(self, lane: Partition, *, kept: bool) -> None:
-        self._lane = lane
+    def __init__(self, partition: Partition, *, kept: bool) -> None:
+        self._partition = partition
         self._kept = kept
 
     def news(self) -> None:
-        self._lane.news()
+        self._partition.news()
 
     def on_reset(self, *, place: int, kept: bool) -> None:
         assert not kept, "so a feed begins"
-        self._lane.on_reset(place=place, kept=self._kept)
+        self._partition.on_reset(place=place, kept=self._kept)
 
 
-async def popped(lane: Partition, up_to: int) -> list[int]:
+async def popped(partition: Partition, up_to: int) -> list[int]:
     """The sequences of the events that the partition hands out, each handled, up to one of them."""
     found: list[int] = []
     async with asyncio.timeout(WITHIN_SECONDS):
         while not found or found[-1] < up_to:
-            await lane.prepare()
-            while (not found or found[-1] < up_to) and (event := lane.pop()) is not None:
+            while (not found or found[-1] < up_to) and (
+                event := await partition.next(redelivered_first=False)
+            ) is not None:
                 found.append(event.sequence)
-                lane.done(event)
+                partition.complete()
             await asyncio.sleep(0)
     return found
 
@@ -64,17 +65,16 @@ async def test_a_partition_drops_what_it_handled_before_a_reset(*, kept: bool) -
         await writer.round()
     epoch = (await log.info()).epoch
     sources = [FeedSource(log, subjects=ALL_SUBJECTS, after=after, epoch=epoch) for after in (0, 3)]
-    lane = Partition(
-        0, sources[0], log=log, wanted=EventFilter(), with_jobs=False, aside=None, news=lambda: None
-    )
-    await sources[0].start(ConsumerListener(lane, kept=False))
-    assert await popped(lane, 7) == [1, 2, 3, 4, 5, 6, 7]
-    assert lane.ready, "events of the time before the reset are ready"
-    lane.source = sources[1]
-    await sources[1].start(ConsumerListener(lane, kept=kept))
+    builder = EventBuilder(log, EventFilter(), with_jobs=False)
+    partition = Partition(0, sources[0], builder, on_change=lambda: None)
+    await sources[0].start(ConsumerListener(partition, kept=False))
+    assert await popped(partition, 7) == [1, 2, 3, 4, 5, 6, 7]
+    assert partition._ready, "events of the time before the reset are ready"
+    partition._source = sources[1]
+    await sources[1].start(ConsumerListener(partition, kept=kept))
     wanted = list(range(8 if kept else 4, EVENTS + 1))
-    assert await popped(lane, EVENTS) == wanted
-    assert lane.handled == EVENTS - 3, "what is dropped is acknowledged all the same"
+    assert await popped(partition, EVENTS) == wanted
+    assert partition._unacknowledged == EVENTS - 3, "what is dropped is acknowledged all the same"
     for source in sources:
         await source.close()
     await log.close()
@@ -102,9 +102,8 @@ async def test_an_operators_word_counts_in_a_retry_that_fails(
                 assert parked is not None
                 await rewrite(jetstream_log, (skipped if word == "skip" else retry_now)(parked))
                 if known:
-                    assert events._equipment is not None
-                    assert events._equipment.setbacks is not None
-                    await events._equipment.setbacks.aside.refresh()
+                    assert events._queue is not None
+                    await events._queue.refresh()
             await handler(event)
 
         done: list[str] = []
@@ -126,7 +125,7 @@ async def test_an_operators_word_counts_in_a_retry_that_fails(
 async def test_records_of_another_stream_count_for_nothing(jetstream_log: JetStreamLog) -> None:
     """A job set aside on a stream that was made again is not set aside now, and may be written over."""
     records = await jetstream_log.key_value("SUBSCRIPTIONS")
-    before, now = SetAside(records, "s", "old"), SetAside(records, "s", "new")
+    before, now = RetryQueue(records, "s", "old"), RetryQueue(records, "s", "new")
 
     def parked(epoch: str, sequence: int) -> ParkedJob:
         return ParkedJob(
@@ -145,7 +144,7 @@ async def test_records_of_another_stream_count_for_nothing(jetstream_log: JetStr
     assert (now.count(ParkedState.RETRYING), now.next_try(), [*now.due(2**62)]) == (0, None, [])
     assert await now.put(parked("new", 5)) == parked("new", 5)
     assert now.jobs == {"j-1": parked("new", 5)}
-    unaware = SetAside(records, "s", "newest")  # wrote before it looked
+    unaware = RetryQueue(records, "s", "newest")  # wrote before it looked
     assert await unaware.put(parked("newest", 7)) == parked("newest", 7)
     await now.refresh()
     assert await the_record(jetstream_log, "s", "j-1") == parked("newest", 7)

@@ -15,10 +15,10 @@ from jobledger import (
     subscribe,
 )
 from jobledger.projections.limits import RETRY_FIRST_SECONDS, RETRY_LAST_SECONDS, SET_ASIDE_ERROR_CHARACTERS
-from jobledger.projections.subscriptions import parked_jobs as aside_module
-from jobledger.projections.subscriptions import parked_jobs as retrying
+from jobledger.projections.subscriptions import parking as aside_module
+from jobledger.projections.subscriptions import parking as retrying
 from jobledger.projections.subscriptions import subscription as subscription_module
-from jobledger.projections.subscriptions.parked_jobs import (
+from jobledger.projections.subscriptions.parking import (
     ParkedJob,
     ParkedState,
     decode_parked,
@@ -148,7 +148,7 @@ async def test_a_lost_connection_in_a_failure(jetstream_log: JetStreamLog, write
     async with Running(subscribe(jetstream_log, "offline"), handler) as running:
         await handler.until(*range(1, 21))
         assert dict(handler.of_job) == writer.of_job
-        records = running.events._equipment.setbacks.aside._records  # type: ignore[union-attr]
+        records = running.events._queue._records  # type: ignore[union-attr]
         put, failures = records.put, 2
 
         async def flaky(key: str, value: bytes, *, expect: int) -> object:

@@ -9,9 +9,9 @@ from jobledger import (
     SubscribedEvent,
     subscribe,
 )
-from jobledger.projections.subscriptions import parked_jobs as retrying
+from jobledger.projections.subscriptions import parking as retrying
 from jobledger.projections.subscriptions import parking as setbacks
-from jobledger.projections.subscriptions.parked_jobs import (
+from jobledger.projections.subscriptions.parking import (
     ParkedState,
     retry_now,
     skipped,

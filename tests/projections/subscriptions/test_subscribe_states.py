@@ -16,7 +16,7 @@ from jobledger import (
     SubscriptionState,
     subscribe,
 )
-from jobledger.projections.subscriptions import parked_jobs as retrying
+from jobledger.projections.subscriptions import parking as retrying
 from jobledger.projections.subscriptions import subscription as subscription_module
 from jobledger.store.jetstream.consumer import api as consumer_api
 from jobledger.store.jetstream.consumer import holder as consumer

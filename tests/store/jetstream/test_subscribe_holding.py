@@ -167,7 +167,7 @@ async def test_whoever_slept_handles_nothing_from_its_buffer(
 
         monkeypatch.setattr(JetStreamConsumer, "_prove", proving)
         source.until = lease_clock() - 1  # as the clock says after a sleep
-        assert events._lanes[0].ready  # it has more
+        assert events._partitions[0]._ready  # it has more
         (event,) = await take(events, 1)
         assert proofs
         assert event.sequence == 3
@@ -230,7 +230,7 @@ async def test_nothing_is_handled_out_of_touch(server: EmbeddedServer) -> None:
             proxy.refuse()
             proxy.cut()
             await eventually(lambda: not mine._connection.is_up)
-            assert events._lanes[0].ready
+            assert events._partitions[0]._ready
             waiting = take_later(events, 1)
             await events.wait_state(SubscriptionState.RECONNECTING, timeout_seconds=30)
             assert not waiting.done()
