@@ -53,7 +53,7 @@ from jobledger.projections.limits import (
     WAIT_DEFAULT_SECONDS,
 )
 from jobledger.projections.writer import CheckpointMoved, ViewWriter
-from jobledger.store.log import EventLog, Feed
+from jobledger.store.log import EventLog, LogReader
 from jobledger.store.model.errors import JobledgerError, LogBehind, LogDamaged, LogUnavailable
 from jobledger.store.model.events import Record
 
@@ -143,7 +143,7 @@ class Projector:
         self._error: JobledgerError | None = None
         self._trouble = ""
         self._opened: ViewWriter | None = None
-        self._feed: Feed | None = None
+        self._feed: LogReader | None = None
         self._epoch: str | None = None  # of the log
         self._changed = asyncio.Condition()
         self._target = 0
@@ -477,7 +477,7 @@ class Projector:
 
     # --- folding --------------------------------------------------------------------------------------------
 
-    async def _follow(self, feed: Feed) -> None:
+    async def _follow(self, feed: LogReader) -> None:
         """Fold what comes, until trouble."""
         while True:
             if self._state in (ProjectorState.RECONNECTING, ProjectorState.WAITING):
@@ -612,7 +612,7 @@ class Projector:
             await asyncio.shield(self._writing)
             self._writing = None
 
-    async def _open_feed(self) -> Feed:
+    async def _open_feed(self) -> LogReader:
         writer = self._writer
         time = writer.time
         info = await self._log.continues(

@@ -1,7 +1,7 @@
-"""Durable consumers of the log: a place that the server keeps, and deliveries from there on. A port.
+"""Durable consumers of the log: the server keeps a position and delivers from there. A port.
 
-`jetstream.consumer` and `jetstream.consumers` implement it. One process at a time holds one, others
-wait. See DESIGN.md in `projections/subscriptions`.
+`jetstream.consumer` implements it. One process at a time holds a consumer, the others wait for it. See
+`projections/subscriptions/DESIGN.md`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,20 +17,20 @@ class Delivery(Record, frozen=True, gc=False):
     """A record as a consumer delivers it.
 
     Attributes:
-        token: acknowledges this one and all before it.
+        token: acknowledges this record and all before it.
     """
 
     token: str = ""
 
 
 class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes a consumer.
+    """The configuration of a consumer.
 
     Attributes:
         name: of the consumer.
-        subjects: the filters; none overlaps another one.
-        after: the place where it begins: the first event has a higher sequence.
-        labels: for people and for other programs; kept beside it.
+        subjects: the filters; they do not overlap.
+        after: the first event has a higher sequence.
+        labels: metadata for people and other programs.
         plain: for a program in another language: each event is acknowledged by itself, one after the other.
     """
 
@@ -47,14 +47,14 @@ class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: of the consumer.
         subjects: its filters.
-        labels: as given when it was made.
+        labels: as given when it was created.
         created: RFC 3339.
-        acknowledged: the sequence up to which all is handled.
+        acknowledged: all events up to this sequence are handled.
         delivered: the last sequence delivered.
         unacknowledged: events delivered and not acknowledged.
         pending: events not yet delivered.
-        waiting: requests for events that wait; of all processes together.
-        holder: names the process that holds it; empty if none does.
+        waiting: pull requests of all processes that wait for events.
+        holder: identifies the process that holds it; empty without one.
         reset_to: the sequence of a requested reset, until that request is removed; None without one.
     """
 
@@ -72,33 +72,33 @@ class ConsumerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConsumerListener(Protocol):
-    """Who reads a consumer; its methods take note, and return."""
+    """The reader of a consumer. Its methods only take note, and return at once."""
 
-    def news(self) -> None:
-        """There is something to read, or something changed: look again."""
+    def on_change(self) -> None:
+        """Events can be taken, or a property of the consumer changed."""
         ...
 
-    def on_reset(self, *, place: int, kept: bool) -> None:
-        """Deliveries begin anew behind a place; what was taken before counts no more.
+    def on_reset(self, *, position: int, kept: bool) -> None:
+        """Deliveries start again after a position; events taken before are void.
 
         Args:
-            place: the sequence.
-            kept: whether it was held all the time: what was handled since the place was handled here.
+            position: the sequence.
+            kept: the consumer was held without interruption, so events handled since then were handled here.
         """
         ...
 
 
 class DurableConsumer(Protocol):
-    """One process's access to one consumer: it waits until it holds it, and then delivers."""
+    """One process's access to one consumer: waits until this process holds it, then delivers."""
 
     @property
-    def until(self) -> float:
-        """Until when what was taken may be handled, by `lease_clock`; 0 while it is not held."""
+    def lease_expires_at(self) -> float:
+        """Events that were taken may be handled until then, by `lease_clock`; 0 while it is not held."""
         ...
 
     @property
     def connected(self) -> bool:
-        """Whether the log can be heard right now."""
+        """Whether the log is reachable right now."""
         ...
 
     @property
@@ -108,14 +108,14 @@ class DurableConsumer(Protocol):
 
     @property
     def info(self) -> ConsumerInfo:
-        """As it was last seen, at most a few seconds ago."""
+        """Its state, at most a few seconds old."""
         ...
 
-    wanted: bool
-    """Set by the reader: it is to be held even if it has no event to deliver."""
+    claim_idle: bool
+    """Set by the reader: hold it even if it has no event to deliver."""
 
     at_quota: bool
-    """Set by the reader: it has its share of consumers, and others who wait for this one are to have it."""
+    """Set by the reader: this process holds its share of consumers, so others that wait come first."""
 
     @property
     def others_waiting(self) -> int:
@@ -124,7 +124,7 @@ class DurableConsumer(Protocol):
 
     @property
     def error(self) -> LogError | None:
-        """Why it can't go on; None while it can."""
+        """Why it stopped for good; None while it works."""
         ...
 
     @property
@@ -134,82 +134,82 @@ class DurableConsumer(Protocol):
 
     @property
     def pending(self) -> int:
-        """Events that are still to come from the server, as last heard."""
+        """Events that the server has not sent yet, as last reported."""
         ...
 
-    async def start(self, hearer: ConsumerListener) -> None:
-        """Begin to wait for it."""
+    async def start(self, listener: ConsumerListener) -> None:
+        """Starts to wait for it."""
         ...
 
     def take(self, max_events: int, max_bytes: int) -> Sequence[Delivery]:
-        """The next deliveries, in order, without waiting for any; at least one if there are."""
+        """Returns the next deliveries in order, without waiting; at least one if there are any."""
         ...
 
     async def replenish(self) -> None:
-        """Ask the server for what there is room for; to be called after `take`."""
+        """Requests as many events as there is room for; call it after `take`."""
         ...
 
-    def handled(self, delivery: Delivery) -> None:
-        """All up to this one is handled; told to the server by `acknowledge`."""
+    def mark_handled(self, delivery: Delivery) -> None:
+        """Records that all events up to this one are handled; `acknowledge` sends it to the server."""
         ...
 
     async def acknowledge(self) -> None:
-        """Tell the server how far all is handled, without waiting for its answer."""
+        """Sends to the server which events are handled, without waiting for its answer."""
         ...
 
-    def let_go(self) -> None:
-        """Acknowledge, let another process have it, and wait for it again; nothing more is handled here."""
+    def release(self) -> None:
+        """Acknowledges, gives it to another process, and waits for it again; nothing more is handled here."""
         ...
 
     async def close(self) -> None:
-        """Acknowledge, let another process have it, and stop."""
+        """Acknowledges, gives it to another process, and stops."""
         ...
 
 
 class Consumers(Protocol):
     """The durable consumers of a log."""
 
-    async def make(self, spec: ConsumerSpec, *, note: str) -> ConsumerInfo:
-        """Return the consumer of that name, made if it is missing, whatever its labels are.
+    async def create(self, spec: ConsumerSpec, *, note: str) -> ConsumerInfo:
+        """Returns the consumer of that name, created if it is missing; an existing one keeps its labels.
 
         Args:
             spec: of the consumer.
-            note: key of the record in which a reset that was done is noted.
+            note: key of the entry that records a completed reset.
 
         Raises:
-            LogNotPermitted: if it is missing, and these credentials may not create it.
-            LogUnfit: if the one that exists delivers something else.
+            LogNotPermitted: it is missing, and these credentials may not create it.
+            LogUnfit: the existing one delivers something else.
         """
         ...
 
     def open(self, name: str, *, note: str, epoch: str, max_events: int, max_bytes: int) -> DurableConsumer:
-        """Access to a consumer of that name.
+        """Returns access to a consumer.
 
         Args:
             name: of the consumer.
-            note: as of `make`.
-            epoch: of the stream that it was made on.
-            max_events: the most that may wait here to be taken.
-            max_bytes: the same in bytes; one large event more may be there.
+            note: as for `create`.
+            epoch: of the stream that it was created on.
+            max_events: the most events that may be buffered here.
+            max_bytes: the most bytes that may be buffered here; one large event may exceed it.
         """
         ...
 
     async def info(self, name: str) -> ConsumerInfo | None:
-        """A consumer as its leader has it; None if there is none."""
+        """Returns a consumer as its leader has it; None without one."""
         ...
 
     async def list(self) -> Sequence[ConsumerInfo]:
-        """All durable consumers of the log that carry labels of ours."""
+        """Returns all durable consumers of the log that Jobledger created."""
         ...
 
     async def reset(self, name: str, *, after: int, note: str) -> None:
-        """Make it begin again after a sequence, whichever process holds it; needs the right to create it."""
+        """Makes it start again after a sequence, whichever process holds it; needs the right to create it."""
         ...
 
-    async def settle(self, name: str, *, note: str) -> ConsumerInfo | None:
-        """As `info`; a requested reset that was done meanwhile is removed first."""
+    async def reconcile(self, name: str, *, note: str) -> ConsumerInfo | None:
+        """Like `info`, but first removes a requested reset that was completed."""
         ...
 
     async def delete(self, name: str) -> bool:
-        """Delete it; False if there was none."""
+        """Deletes it; False if there was none."""
         ...

@@ -114,7 +114,7 @@ def refused(reason: str) -> LogUnavailable:
     return LogUnavailable(f"the log does not accept appends: {reason}; nothing was written; try again later")
 
 
-class Feed(Protocol):
+class LogReader(Protocol):
     """A reader of the whole log in order, from one place on, for ever."""
 
     async def take(self, max_records: int) -> Sequence[Record]:
@@ -238,7 +238,7 @@ class EventLog(Protocol):
         """
         ...
 
-    async def follow(self, *, after: int, epoch: str | None = None) -> Feed:
+    async def follow(self, *, after: int, epoch: str | None = None) -> LogReader:
         """Read everything after a sequence, and go on as more arrives.
 
         Raises:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from jobledger.store.log import (
     Appended,
-    Feed,
     LogInfo,
+    LogReader,
     PendingEvent,
     WrongSequence,
     check_continues,
@@ -119,10 +119,10 @@ class MemoryLog:
             raise other_record(after)
         return info
 
-    async def follow(self, *, after: int, epoch: str | None = None) -> Feed:
+    async def follow(self, *, after: int, epoch: str | None = None) -> LogReader:
         """See `EventLog.follow`."""
         await self.continues(epoch=epoch, after=after)
-        return _MemoryFeed(self, after)
+        return _MemoryLogReader(self, after)
 
     async def close(self) -> None:
         """See `EventLog.close`."""
@@ -161,7 +161,7 @@ def _sequence(record: Record) -> int:
     return record.sequence
 
 
-class _MemoryFeed:
+class _MemoryLogReader:
     def __init__(self, log: MemoryLog, after: int) -> None:
         self._log = log
         self._sequence = after

@@ -29,7 +29,7 @@ from jobledger.projections.limits import (
 from jobledger.projections.rows import JOB_COLUMNS, STATUS_COLUMNS, lost_status_of, status_of
 from jobledger.projections.subscriptions.state_tracker import BloomFilter
 from jobledger.projections.writer import ViewWriter
-from jobledger.store.log import EventLog, Feed
+from jobledger.store.log import EventLog, LogReader
 from jobledger.store.model.errors import LogDamaged
 from jobledger.store.model.events import JobCreated, Record, Recorded, SpecData, read_record
 from jobledger.store.model.fold import last_read
@@ -381,9 +381,9 @@ class _DistantLog(_Distant):
 
 
 class _DistantFeed(_Distant):
-    """What a build uses of a feed that lives in another loop; see `Feed`."""
+    """What a build uses of a feed that lives in another loop; see `LogReader`."""
 
-    def __init__(self, feed: Feed, home: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, feed: LogReader, home: asyncio.AbstractEventLoop) -> None:
         super().__init__(home)
         self._feed = feed
 

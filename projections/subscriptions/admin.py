@@ -387,7 +387,7 @@ class Subscriptions:
     async def _part(self, name: str, note: str, info: ConsumerInfo | None) -> Part:
         if info is not None and info.reset_to is not None:
             # The request of a reset that was interrupted: it may have been done since.
-            info = await self._consumers.settle(name, note=note)
+            info = await self._consumers.reconcile(name, note=note)
         if info is None:  # it was made by nobody yet, or is being deleted
             return Part(name=name)
         gap = info.pending + info.unacknowledged
@@ -425,7 +425,7 @@ class Subscriptions:
 
     async def _reset_part(self, definition: Definition, part: int, after: int) -> None:
         note = definition.note(part)
-        await self._consumers.make(definition.consumer(part), note=note)  # a member may not have come yet
+        await self._consumers.create(definition.consumer(part), note=note)  # a member may not have come yet
         await self._consumers.reset(definition.consumer_name(part), after=after, note=note)
 
     async def _delete_left(self, name: str) -> bool:

@@ -118,7 +118,7 @@ async def make_consumers(consumers: Consumers, definition: Definition, parts: It
         LogUnfit: if one that is there is not this subscription's.
     """
     made = await asyncio.gather(
-        *(consumers.make(definition.consumer(part), note=definition.note(part)) for part in parts)
+        *(consumers.create(definition.consumer(part), note=definition.note(part)) for part in parts)
     )
     for info in made:
         check_start(definition, info)

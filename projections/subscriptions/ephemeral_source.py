@@ -15,7 +15,7 @@ from jobledger.projections.limits import (
 )
 from jobledger.store.consumer import ConsumerInfo, ConsumerListener, Delivery
 from jobledger.store.job_reader import records_between
-from jobledger.store.log import EventLog, Feed
+from jobledger.store.log import EventLog, LogReader
 from jobledger.store.model.errors import LogError, LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import ALL_SUBJECTS, namespace_subjects, subject_matches
@@ -42,16 +42,16 @@ class FeedSource:
         self._buffer: deque[Delivery] = deque()
         self._buffered_bytes = 0
         self._room = asyncio.Event()
-        self._feed: Feed | None = None
+        self._feed: LogReader | None = None
         self._is_up = True
         self._task: asyncio.Task[None] | None = None
         self._caught_up = False
-        self.until = math.inf
+        self.lease_expires_at = math.inf
         self.error: LogError | None = None
         self.info = ConsumerInfo(name="")
         self.held = True
         self.others_waiting = 0
-        self.wanted = self.at_quota = False
+        self.claim_idle = self.at_quota = False
 
     @property
     def connected(self) -> bool:
@@ -68,10 +68,10 @@ class FeedSource:
         """Records of the log that were there at the beginning and were not read yet."""
         return max(0, self._end - self._place)
 
-    async def start(self, hearer: ConsumerListener) -> None:
+    async def start(self, listener: ConsumerListener) -> None:
         """Begin to read."""
-        self._hearer = hearer
-        hearer.on_reset(place=self._place, kept=False)
+        self._listener = listener
+        listener.on_reset(position=self._place, kept=False)
         self._end = (await self._log.info()).last_sequence
         self._task = asyncio.create_task(self._run())
 
@@ -90,13 +90,13 @@ class FeedSource:
     async def replenish(self) -> None:
         """The log is read on by itself."""
 
-    def handled(self, delivery: Delivery) -> None:
+    def mark_handled(self, delivery: Delivery) -> None:
         """Nobody is told."""
 
     async def acknowledge(self) -> None:
         """Nobody is told."""
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """There is nothing to let go."""
 
     async def close(self) -> None:
@@ -117,7 +117,7 @@ class FeedSource:
                         await self._put(record)
                 except LogUnavailable:
                     self._is_up = False
-                    self._hearer.news()
+                    self._listener.on_change()
                     await self._close_feed()
                     await asyncio.sleep(wait_seconds)
                     wait_seconds = min(2 * wait_seconds, RECONNECT_MAX_WAIT_SECONDS)
@@ -126,7 +126,7 @@ class FeedSource:
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader must hear of it
             self.error = LogError(f"reading the log broke: {error!r}")
             self.error.__cause__ = error
-        self._hearer.news()
+        self._listener.on_change()
 
     async def _records(self) -> AsyncIterator[Record]:
         """What matches, from the present place on, for ever."""
@@ -142,7 +142,7 @@ class FeedSource:
                     yield record
                 end = max(end, last.sequence)
             self._caught_up, self._place = True, max(self._place, end)
-            self._hearer.news()
+            self._listener.on_change()
         self._feed = await self._log.follow(after=self._place, epoch=self._epoch)
         while True:
             for record in await self._feed.take(SUBSCRIPTION_CHUNK_EVENTS):
@@ -150,7 +150,7 @@ class FeedSource:
                 if self._everything or subject_matches(self._tokens, record.subject):
                     yield record
             self._is_up = True
-            self._hearer.news()
+            self._listener.on_change()
 
     async def _put(self, record: Record) -> None:
         while (
@@ -162,7 +162,7 @@ class FeedSource:
         self._buffered_bytes += len(record.payload)
         self._buffer.append(Delivery(record.sequence, record.time, record.subject, record.payload))
         if len(self._buffer) == 1:
-            self._hearer.news()
+            self._listener.on_change()
 
     async def _close_feed(self) -> None:
         feed, self._feed = self._feed, None

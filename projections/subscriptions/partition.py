@@ -345,11 +345,11 @@ class Partition:
         await self._source.close()
         self._ready.clear()
 
-    def news(self) -> None:
-        """See `ConsumerListener.news`."""
+    def on_change(self) -> None:
+        """See `ConsumerListener.on_change`."""
         self._on_change()
 
-    def on_reset(self, *, place: int, kept: bool) -> None:
+    def on_reset(self, *, position: int, kept: bool) -> None:
         """See `ConsumerListener.on_reset`."""
         self._resets += 1
         self._ready.clear()
@@ -357,11 +357,11 @@ class Partition:
         self._events.reset()
         self._unacknowledged = 0
         if kept:
-            self._position = max(self._position, place)
+            self._position = max(self._position, position)
             if self._hand_out is HandOut.DELIVERED:
                 self._hand_out = HandOut.RESTARTED
         else:
-            self._position = place
+            self._position = position
             self._held_since = lease_clock()
             self._redelivery = None
             self._is_queue_read = self._queue is None
@@ -384,7 +384,7 @@ class Partition:
 
     def let_go(self) -> None:
         """Let another process have it; call this while no event of it is handed out."""
-        self._source.let_go()
+        self._source.release()
 
     def set_quota_reached(self, *, reached: bool) -> None:
         """Pass the partition on if it is assigned to this process, which holds its share already."""
@@ -392,7 +392,7 @@ class Partition:
 
     def set_claimed(self, *, claimed: bool) -> None:
         """Have it assigned to some process even without a new event: a job of it is to be retried."""
-        self._source.wanted = claimed
+        self._source.claim_idle = claimed
 
     # --- transitions of the event that is handed out --------------------------------------------------------
 
@@ -401,7 +401,7 @@ class Partition:
 
         The lease is checked here, and nothing is awaited before the handler gets the event.
         """
-        if now >= self._source.until:
+        if now >= self._source.lease_expires_at:
             return None
         ready = self._ready
         while ready:
@@ -534,14 +534,14 @@ class Partition:
     def _mark_handled(self, delivery: Record) -> None:
         assert isinstance(delivery, Delivery)
         self._unacknowledged += 1
-        self._source.handled(delivery)
+        self._source.mark_handled(delivery)
 
     # --- where events come from -----------------------------------------------------------------------------
 
     async def _next_delivered(self) -> SubscribedEvent | None:
         if self._is_idle or lease_clock() < self._not_before:
             return None
-        while (now := lease_clock()) < self._source.until:
+        while (now := lease_clock()) < self._source.lease_expires_at:
             event = self.next_ready(now)
             if event is not None:
                 return event
@@ -573,7 +573,7 @@ class Partition:
         return True
 
     async def _next_redelivered(self) -> SubscribedEvent | None:
-        if not self._queued or lease_clock() >= self._source.until:
+        if not self._queued or lease_clock() >= self._source.lease_expires_at:
             return None
         redelivery = self._redelivery = self._redelivery or self._due_redelivery()
         if redelivery is None:
@@ -585,7 +585,7 @@ class Partition:
                 return None  # the partition was lost meanwhile
             if event is None:
                 await redelivery.finish()
-            elif lease_clock() < self._source.until:
+            elif lease_clock() < self._source.lease_expires_at:
                 self._event, self._hand_out = event, HandOut.REDELIVERED
                 return event
         finally:

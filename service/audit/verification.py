@@ -24,7 +24,7 @@ from jobledger.service.audit.walk import wait_continues
 from jobledger.service.cursor import stream_tag
 from jobledger.service.limits import AUDIT_FOLD_TIMEOUT_SECONDS
 from jobledger.store.jetstream.log import JetStreamLog
-from jobledger.store.log import EventLog, Feed, LogInfo
+from jobledger.store.log import EventLog, LogInfo, LogReader
 from jobledger.store.model.errors import LogBroken, LogTruncated
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import parse_subject
@@ -179,12 +179,14 @@ class _UpTo:
         info = await self._log.continues(epoch=epoch, after=after, same=same)
         return LogInfo(info.epoch, info.first_sequence, min(info.last_sequence, self._last))
 
-    async def follow(self, *, after: int, epoch: str | None = None) -> Feed:
-        return cast("Feed", _FeedUpTo(await self._log.follow(after=after, epoch=epoch), self._last, after))
+    async def follow(self, *, after: int, epoch: str | None = None) -> LogReader:
+        return cast(
+            "LogReader", _FeedUpTo(await self._log.follow(after=after, epoch=epoch), self._last, after)
+        )
 
 
 class _FeedUpTo:
-    def __init__(self, feed: Feed, last: int, after: int) -> None:
+    def __init__(self, feed: LogReader, last: int, after: int) -> None:
         self._feed = feed
         self._last = last
         self._reached = after

@@ -24,7 +24,7 @@ from jobledger.service.limits import (
     AUDIT_TAKE_EVENTS,
     AUDIT_UNANSWERED_TRIES,
 )
-from jobledger.store.log import EventLog, Feed, LogInfo
+from jobledger.store.log import EventLog, LogInfo, LogReader
 from jobledger.store.model.errors import LogBehind, LogGap, LogTruncated, LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.limits import TRUNCATION_GIVE_UP_SECONDS, TRUNCATION_LOOK_SECONDS
@@ -55,7 +55,7 @@ class Walk:
         self._epoch = info.epoch
         self._last = info.last_sequence
         self._end: int | None = None  # the last sequence that can be read
-        self._feed: Feed | None = None
+        self._feed: LogReader | None = None
         self._taken: list[Record] = []  # of the feed, after a hole
         # Events that are still to be read one by one: no feed begins before the first one of the stream.
         self._by_leader = int(info.first_sequence > 1)
@@ -176,7 +176,7 @@ async def last_record(log: EventLog, last: int) -> int:
     return 0
 
 
-async def patiently(feed: Feed) -> Sequence[Record]:
+async def patiently(feed: LogReader) -> Sequence[Record]:
     """The next records of a feed, however often the connection is lost meanwhile, within a bound.
 
     Raises:

@@ -26,7 +26,7 @@ from jobledger.service.audit.walk import wait_continues
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import AUDIT_TAKE_EVENTS, WATCH_SEALS_SECONDS, WATCH_STALL_SECONDS
 from jobledger.store.kv import KeyHistory
-from jobledger.store.log import EventLog, Feed, LogInfo
+from jobledger.store.log import EventLog, LogInfo, LogReader
 from jobledger.store.model.errors import InvalidInput, LogBroken, LogGap, LogReplaced, LogTruncated
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import ALL_SUBJECTS
@@ -164,7 +164,7 @@ class Watcher:
         self._clock = clock
         self._witness = Witness.at_anchor(state.anchor, state.marks)
         self._leaf = state.leaf
-        self._feed: Feed | None = None
+        self._feed: LogReader | None = None
         self._taking: asyncio.Task[Sequence[Record]] | None = None
         self._expected: list[Mark] = []  # roots that must come up again, in the order of sizes
         self._trusted = 0  # the size up to which they did

@@ -9,7 +9,7 @@ from jobledger.store.jetstream.consumer.consumers import JetStreamConsumers
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.heartbeat import LogProbe
 from jobledger.store.jetstream.kv import JetStreamKeyHistory, JetStreamKeyValue
-from jobledger.store.jetstream.log_reader import Continuity, JetStreamFeed
+from jobledger.store.jetstream.log_reader import Continuity, JetStreamLogReader
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.jetstream.reader import (
     StreamDigest,
@@ -31,7 +31,7 @@ from jobledger.store.jetstream.stream import (
     stream_info,
 )
 from jobledger.store.local_service import find_local_log
-from jobledger.store.log import Appended, Feed, LogInfo, PendingEvent, WrongSequence
+from jobledger.store.log import Appended, LogInfo, LogReader, PendingEvent, WrongSequence
 from jobledger.store.model.errors import LogDamaged
 from jobledger.store.model.events import Record
 
@@ -208,9 +208,9 @@ class JetStreamLog:
         """See `EventLog.continues`."""
         return await self._continuity.check(epoch=epoch, after=after, same=same)
 
-    async def follow(self, *, after: int, epoch: str | None = None) -> Feed:
+    async def follow(self, *, after: int, epoch: str | None = None) -> LogReader:
         """See `EventLog.follow`."""
-        feed = JetStreamFeed(
+        feed = JetStreamLogReader(
             self._connection, self._stream, after=after, epoch=epoch, continuity=self._continuity
         )
         await feed.start()

@@ -1,20 +1,27 @@
-"""Reading the log from the store of one server of a cluster.
+"""Reads the log from the store of one server of a cluster.
 
-A direct get is answered by any replica, and `STREAM.MSG.GET` by the leader alone. But a consumer with one
-replica reads from the store of the server that it was put on (nats-server, `createGroupForConsumer`: a random
-peer of the stream's), and the answer to its creation names that server. So consumers are created until one is
-on the server that is wanted.
+Any replica answers a direct get, and the leader alone answers `STREAM.MSG.GET`. But a consumer with one
+replica reads from the store of the server that it was placed on (nats-server, `createGroupForConsumer`: a
+random peer of the stream's), and the answer to its creation names that server. So consumers are created until
+one is on the requested server.
 """
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
-from jobledger.store.jetstream.api import ConsumerReply, call, status_of
-from jobledger.store.jetstream.connection import Connection, Message, new_token
+from jobledger.store.jetstream.connection import Connection, Message
+from jobledger.store.jetstream.pull_session import (
+    SEQUENCE,
+    TIME,
+    PullSession,
+    create_reader,
+    delete_reader,
+)
 from jobledger.store.jetstream.stream import stream_info
-from jobledger.store.model.errors import LogError, LogUnavailable
+from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.limits import (
     REPLICA_PLACE_TRIES,
@@ -23,18 +30,17 @@ from jobledger.store.model.limits import (
     REPLICA_STALLS_MAX,
 )
 
-_NANOSECONDS = 1_000_000_000
-_CONSUMER_IDLE_SECONDS = 30  # the server forgets one that was left behind
+_CONSUMER_IDLE_SECONDS: Final = 30
 
 
 class Replica(msgspec.Struct, frozen=True):
     """A copy of the log.
 
     Attributes:
-        server: the name of the server that keeps it; empty for a server without a cluster.
-        leads: whether it leads the others.
-        current: whether it has everything, as far as the leader knows.
-        offline: whether its server can't be reached, as far as the leader knows.
+        server: the name of its server; empty without a cluster.
+        leads: whether it is the leader.
+        current: whether it has all events, as far as the leader knows.
+        offline: whether its server is unreachable, as far as the leader knows.
     """
 
     server: str
@@ -44,10 +50,10 @@ class Replica(msgspec.Struct, frozen=True):
 
 
 async def replicas_of(connection: Connection, stream: str) -> tuple[Replica, ...]:
-    """The replicas of a stream, the leader first.
+    """Returns the replicas of a stream, the leader first.
 
     Raises:
-        LogUnavailable: if the stream has no leader, or does not answer.
+        LogUnavailable: the stream has no leader, or does not answer.
     """
     info = await stream_info(connection, stream)
     if info.error is not None:
@@ -56,7 +62,7 @@ async def replicas_of(connection: Connection, stream: str) -> tuple[Replica, ...
     if cluster is None or (not cluster.leader and not cluster.replicas):
         return (Replica(""),)
     if not cluster.leader:
-        raise LogUnavailable(f"the stream {stream} has no leader just now; try again")
+        raise LogUnavailable(f"the stream {stream} has no leader at the moment; try again")
     others = (
         Replica(each.name, leads=False, current=each.current, offline=each.offline)
         for each in cluster.replicas
@@ -67,132 +73,106 @@ async def replicas_of(connection: Connection, stream: str) -> tuple[Replica, ...
 async def read_replica(
     connection: Connection, stream: str, server: str, first: int, last: int
 ) -> dict[int, Record]:
-    """Records of a range as the store of one server has them, by sequence; what it can't read is not there.
+    """Returns a range of records as the store of one server has them, without those that it cannot read.
 
     Args:
         connection: to any server of the cluster.
         stream: its name.
-        server: the server's name, as `replicas_of` has it.
+        server: the server's name, as in `Replica`.
         first: of the range.
-        last: of the range; the caller bounds how many that are.
+        last: of the range; the caller limits its length.
 
     Raises:
-        LogUnavailable: if no consumer can be put on that server, or it does not answer.
+        LogUnavailable: no consumer can be placed on that server, or it does not answer.
     """
     found: dict[int, Record] = {}
     after = first - 1
     for _ in range(REPLICA_STALLS_MAX):
-        records = await _Pull(connection, stream, last).read(server, after)
+        records = await _ReplicaReader(connection, stream, after, last).read(server)
         found |= {record.sequence: record for record in records}
         after = records[-1].sequence if records else after
         if after >= last:
             break
-        after += 1  # it does not get past this one
+        after += 1  # the server cannot read past this one
     return found
 
 
-class _Pull:
+class _ReplicaReader(PullSession[Record]):
     """One consumer on one server, for one range."""
 
-    def __init__(self, connection: Connection, stream: str, last: int) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, stream: str, after: int, last: int) -> None:
+        super().__init__(
+            connection,
+            events=last - after,
+            max_bytes=max(REPLICA_READ_BYTES, 2 * connection.max_payload),
+            max_requests=1,
+            options={},
+            expires_seconds=REPLICA_READ_SECONDS,
+        )
         self._stream = stream
+        self._after = after
         self._last = last
         self._records: list[Record] = []
-        self._pulling = False
-        self._lost = False
-        self._news = asyncio.Event()
-        self._inbox = ""
+        self._changed = asyncio.Event()
 
-    async def read(self, server: str, after: int) -> Sequence[Record]:
-        """What comes after a sequence, until the range ends, or for REPLICA_READ_SECONDS nothing comes."""
-        self._inbox = await self._connection.subscribe(self._receive)
+    async def read(self, server: str) -> Sequence[Record]:
+        """Reads to the end of the range, or until nothing has arrived for REPLICA_READ_SECONDS."""
         self._connection.watch(self._on_connection)
         consumer = ""
         try:
-            consumer = await self._place(server, after + 1)
-            await self._take(consumer, after)
+            consumer = await self._place(server)
+            await self._open(self._stream, consumer)
+            await self._read()
         finally:
             self._connection.unwatch(self._on_connection)
-            await self._connection.unsubscribe(self._inbox)
-            await self._delete(consumer)
+            await self._close()
+            await delete_reader(self._connection, self._stream, consumer)
         return [record for record in self._records if record.sequence <= self._last]
 
-    async def _place(self, server: str, start: int) -> str:
+    async def _place(self, server: str) -> str:
         for _ in range(REPLICA_PLACE_TRIES):
-            consumer = new_token()
-            config = {
-                "name": consumer,
-                "deliver_policy": "by_start_sequence",
-                "opt_start_seq": start,
-                "ack_policy": "none",
-                "mem_storage": True,
-                "num_replicas": 1,
-                "inactive_threshold": _CONSUMER_IDLE_SECONDS * _NANOSECONDS,
-            }
-            request = {"stream_name": self._stream, "config": config}
-            reply = await call(
-                self._connection, f"CONSUMER.CREATE.{self._stream}.{consumer}", request, ConsumerReply
+            reply = await create_reader(
+                self._connection,
+                self._stream,
+                start=self._after + 1,
+                idle_seconds=_CONSUMER_IDLE_SECONDS,
+                purpose=f"reading {self._stream} on {server or 'the server'}",
             )
-            if reply.error is not None:
-                raise reply.error.as_exception(f"reading {self._stream} on {server or 'the server'}")
             # A server without a cluster names none here.
             if reply.cluster is None or not reply.cluster.leader or reply.cluster.leader == server:
-                return consumer
-            await self._delete(consumer)
+                return reply.name
+            await delete_reader(self._connection, self._stream, reply.name)
         raise LogUnavailable(
-            f"none of {REPLICA_PLACE_TRIES} consumers was put on {server}: its server is gone, or does not"
-            f" keep {self._stream}"
+            f"none of {REPLICA_PLACE_TRIES} consumers was placed on {server}: the server is down, or has no"
+            f" replica of {self._stream}"
         )
 
-    async def _take(self, consumer: str, after: int) -> None:
-        seen = after
-        while seen < self._last and not self._lost:
-            if not self._pulling:
-                self._pulling = True
-                request = {
-                    "batch": self._last - seen,
-                    "max_bytes": max(REPLICA_READ_BYTES, 2 * self._connection.max_payload),
-                    "expires": int(REPLICA_READ_SECONDS * _NANOSECONDS),
-                }
-                verb = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
-                await self._connection.publish(verb, msgspec.json.encode(request), f"{self._inbox}pull")
-            self._news.clear()
+    async def _read(self) -> None:
+        while not self._records or self._records[-1].sequence < self._last:
+            await self.pull()
+            self._changed.clear()
             before = len(self._records)
             try:
                 async with asyncio.timeout(REPLICA_READ_SECONDS):
-                    await self._news.wait()
+                    await self._changed.wait()
             except TimeoutError:
                 return
-            if self._records:
-                seen = self._records[-1].sequence
-            if not self._pulling and len(self._records) == before:  # the request ended without a record
-                return
-        if self._lost:
-            raise LogUnavailable(f"reading {self._stream}: the connection was lost; try again")
+            if self._failure:  # which does not mean that the server cannot read the next record
+                raise LogUnavailable(f"reading {self._stream}: {self._failure}; try again")
+            if not self._under_way and len(self._records) == before:
+                return  # the request ended without a record
 
-    def _receive(self, message: Message) -> None:
-        if message.subject.startswith(self._inbox):
-            if status_of(message) != "100":
-                self._pulling = False
-        else:
-            fields = message.reply.split(".")
-            offset = 0 if len(fields) == 9 else 2  # as in `feed`
-            record = Record(
-                int(fields[5 + offset]), int(fields[7 + offset]), message.subject, message.payload
-            )
-            self._records.append(record)
-        self._news.set()
+    def _deliver(self, message: Message, fields: list[str]) -> None:
+        self._records.append(
+            Record(int(fields[SEQUENCE]), int(fields[TIME]), message.subject, message.payload)
+        )
+        self._changed.set()
+
+    def _on_status(self, message: Message) -> None:
+        super()._on_status(message)
+        self._changed.set()
 
     def _on_connection(self, up: bool) -> None:
         if not up:
-            self._lost = True
-            self._news.set()
-
-    async def _delete(self, consumer: str) -> None:
-        if not consumer or not self._connection.is_up:
-            return
-        try:
-            await self._connection.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{consumer}", b"")
-        except LogError:
-            return  # the server forgets it by itself
+            self._fail("the connection was lost")
+            self._changed.set()

@@ -15,7 +15,7 @@ from jobledger.store.embedded import find_program
 from jobledger.store.jetstream.connection import Connection, Message
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.jetstream.stream import Streams
-from jobledger.store.log import Appended, EventLog, Feed, PendingEvent, WrongSequence
+from jobledger.store.log import Appended, EventLog, LogReader, PendingEvent, WrongSequence
 from jobledger.store.model.errors import LogBehind, LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import job_subject
@@ -57,7 +57,7 @@ async def whole(log: EventLog) -> list[Record]:
     return records
 
 
-async def take_until(feed: Feed, last: int) -> list[int]:
+async def take_until(feed: LogReader, last: int) -> list[int]:
     """The sequences that a feed delivers, up to one of them; sooner than missed heartbeats would help."""
     sequences: list[int] = []
     async with asyncio.timeout(10):

@@ -1,10 +1,10 @@
-"""The API of durable consumers in its own messages: the client library lacks most of these fields.
+"""The JetStream API of durable consumers: pinned clients (NATS ADR-42), resets (ADR-60).
 
-NATS ADR-42 (pinned clients), ADR-60 (reset). Acknowledging one event acknowledges all before it, and the
-server never delivers again by itself: whoever takes a consumer over resets it.
+The client library lacks most of these fields. An acknowledgment covers all events before it, and the server
+never delivers an event again by itself: the process that takes a consumer over resets it.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -33,38 +33,38 @@ from jobledger.store.model.limits import (
     REQUEST_TIMEOUT_SECONDS,
 )
 from jobledger.store.model.subjects import ALL_SUBJECTS
+from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 
-GROUP = "m"  # the one priority group that our consumers have
-_RESET_LABEL = "jobledger.reset"  # a requested reset: the sequence after which to begin again
-_RESET_ID_LABEL = "jobledger.reset.id"  # the id of that request
-OURS_LABEL = "jobledger"  # every consumer of ours carries it
+GROUP: Final = "m"  # the only priority group of a consumer
+_RESET_LABEL: Final = "jobledger.reset"  # the sequence after which a requested reset starts
+_RESET_ID_LABEL: Final = "jobledger.reset.id"  # the id of that request
+OURS_LABEL: Final = "jobledger"  # marks the consumers that Jobledger created
 
-# What a consumer can't be read without, as it is meant: the rest may be of another release.
-_ESSENTIAL = ("filter_subjects", "deliver_policy", "ack_policy", "priority_groups", "priority_policy")
+# Fields that decide what is delivered; the others may have the values of another release.
+_ESSENTIAL: Final = ("filter_subjects", "deliver_policy", "ack_policy", "priority_groups", "priority_policy")
 
-CONSUMER_NOT_FOUND = 10014
-CONSUMER_EXISTS = 10148
-NANOSECONDS = 1_000_000_000
-_FOR_EVER_NANOSECONDS = 365 * 24 * 3_600 * NANOSECONDS  # redelivery by the clock is not wanted
+CONSUMER_NOT_FOUND: Final = 10014
+CONSUMER_EXISTS: Final = 10148
+_NO_REDELIVERY_NANOSECONDS: Final = 365 * 24 * 3_600 * NANOSECONDS_PER_SECOND
 
 
 class ResetRequest(msgspec.Struct, frozen=True):
-    """A reset that somebody asked for.
+    """A requested reset.
 
     Only the service and operators write it, as labels of the consumer. The process that holds the consumer
-    does it and writes its id into a note, which is one of the few records that a subscriber may write. So a
-    request is done once, whichever process holds the consumer, and its labels can be removed later.
+    does it and writes its id into a note, one of the few entries that a subscriber may write. So a request is
+    done once, whichever process holds the consumer, and its labels can be removed later.
 
     Attributes:
         id: unique.
-        after: the sequence after which to begin again.
+        after: deliveries start again after this sequence.
     """
 
     id: str
     after: int
 
 
-class _Place(msgspec.Struct, frozen=True):
+class _Position(msgspec.Struct, frozen=True):
     consumer_seq: int = 0
     stream_seq: int = 0
 
@@ -79,8 +79,8 @@ class ConsumerState(msgspec.Struct, frozen=True):
     name: str = ""
     created: str = ""
     config: dict[str, Any] = {}
-    delivered: _Place = _Place()
-    ack_floor: _Place = _Place()
+    delivered: _Position = _Position()
+    ack_floor: _Position = _Position()
     num_ack_pending: int = 0
     num_waiting: int = 0
     num_pending: int = 0
@@ -89,25 +89,25 @@ class ConsumerState(msgspec.Struct, frozen=True):
 
     @property
     def pin(self) -> str:
-        """The id of the client that is pinned; empty if none is."""
+        """The id of the pinned client; empty without one."""
         return self.priority_groups[0].pinned_client_id if self.priority_groups else ""
 
     @property
     def labels(self) -> dict[str, str]:
-        """What was put beside it."""
+        """The consumer's metadata."""
         labels: dict[str, str] = self.config.get("metadata") or {}
         return labels
 
     @property
     def reset(self) -> ResetRequest | None:
-        """The reset that was asked for last; it may have been done."""
+        """The reset that was requested last; it may be completed."""
         text = self.labels.get(_RESET_LABEL, "")
         if not text.isdecimal():
             return None
         return ResetRequest(self.labels.get(_RESET_ID_LABEL, text), int(text))  # release 0.1 wrote no id
 
-    def told(self) -> ConsumerInfo:
-        """The same in the words of the port."""
+    def to_info(self) -> ConsumerInfo:
+        """The same as a Struct of the port."""
         single = self.config.get("filter_subject")
         subjects = (single,) if single else tuple(self.config.get("filter_subjects") or ())
         return ConsumerInfo(
@@ -137,7 +137,7 @@ class _Done(msgspec.Struct, frozen=True):
 
 
 class ConsumerApi:
-    """Questions about the consumers of one stream."""
+    """Requests about the consumers of one stream."""
 
     def __init__(self, connection: Connection, stream: str) -> None:
         self.connection = connection
@@ -145,17 +145,17 @@ class ConsumerApi:
         self._notes = JetStreamKeyValue(connection, SUBSCRIPTIONS.name(stream))
 
     async def create(self, spec: ConsumerSpec) -> tuple[ConsumerState, ResetRequest | None]:
-        """Return the consumer of that name, made if it is missing.
+        """Returns the consumer of that name, created if it is missing.
 
-        It is looked for first, so that a user who may not create consumers can open one that exists.
+        It is looked up first, so that a user without the right to create consumers can open an existing one.
 
         Returns:
-            The consumer, and, if it was made here, the reset that takes it to its start.
+            The consumer, and, if it was created here, the reset that moves it to its start.
 
         Raises:
-            LogUnfit: if the consumer that exists delivers something else.
-            LogNotPermitted: if it is missing, and this user may not create it.
-            LogError: if it can't be made.
+            LogUnfit: the existing consumer delivers something else.
+            LogNotPermitted: it is missing, and this user may not create it.
+            LogError: it cannot be created.
         """
         found = await self.info(spec.name, permitted=True)
         if found is not None:
@@ -183,18 +183,18 @@ class ConsumerApi:
             made, request = await self._info(spec.name), None
             self._check(made, spec)
         if made.error is not None:
-            raise made.error.as_exception(f"making the consumer {spec.name}")
+            raise made.error.as_exception(f"creating the consumer {spec.name}")
         return made, request
 
     def _check(self, found: ConsumerState, spec: ConsumerSpec) -> None:
-        """Refuse a consumer of the name that would deliver something else, or in another way.
+        """Refuses a consumer that delivers something else, or in another way.
 
         Raises:
-            LogUnfit: naming what differs.
+            LogUnfit: names the fields that differ.
         """
         if found.error is not None:
             return
-        config = {**found.config, "filter_subjects": [*found.told().subjects]}
+        config = {**found.config, "filter_subjects": [*found.to_info().subjects]}
         wanted = _config(spec, {})
         wrong = [
             f"{field} is {config.get(field)!r:.200} and must be {wanted.get(field)!r:.200}"
@@ -203,16 +203,16 @@ class ConsumerApi:
         ]
         if wrong:
             raise LogUnfit(
-                f"the stream {self.stream} has a consumer {spec.name} that is not this subscription's:"
-                f" {'; '.join(wrong)}. Take another name, or delete it with"
+                f"the consumer {spec.name} of the stream {self.stream} does not belong to this subscription:"
+                f" {'; '.join(wrong)}; use another name, or delete the consumer with"
                 f" `nats consumer rm {self.stream} {spec.name}`"
             )
 
     async def request_reset(self, state: ConsumerState, request: ResetRequest | None) -> None:
-        """Write a request for a reset beside a consumer, in place of the one that is there; None: remove it.
+        """Writes a requested reset into the consumer's metadata, in place of an earlier one; None removes it.
 
         Raises:
-            LogError: if that can't be done.
+            LogError: the request failed.
         """
         kept = {
             key: value
@@ -225,28 +225,28 @@ class ConsumerApi:
             raise made.error.as_exception(f"changing the consumer {state.name}")
 
     async def is_done(self, request: ResetRequest, note: str) -> bool:
-        """Whether the note says that this reset was done.
+        """Whether the note records that this reset is completed.
 
         Raises:
-            LogError: if the note can't be read.
+            LogError: the note cannot be read.
         """
         entry = await self._notes.get(note)
         return entry is not None and entry.value == request.id.encode()
 
     async def note_revision(self, note: str) -> int:
-        """The revision of a note; another one means that a reset was done since.
+        """The revision of a note, which changes with every completed reset.
 
         Raises:
-            LogError: if the note can't be read.
+            LogError: the note cannot be read.
         """
         entry = await self._notes.get(note)
         return entry.revision if entry is not None else NO_ENTRY
 
     async def note_done(self, request: ResetRequest, note: str) -> None:
-        """Write into the note that this reset was done.
+        """Records in the note that this reset is completed.
 
         Raises:
-            LogError: if that can't be written.
+            LogError: the note cannot be written.
         """
         value = request.id.encode()
         for _ in range(READ_MAX_TRIES):
@@ -256,16 +256,16 @@ class ConsumerApi:
             )
             if written is not None and written.value == value:
                 return
-        raise LogUnavailable(f"the record {note} changes all the time; try again")
+        raise LogUnavailable(f"the note {note} is written by others all the time; try again")
 
     async def last_event(self, state: ConsumerState) -> int:
-        """The sequence of the last event of the log that a consumer delivers; 0 without one.
+        """The sequence of the last event of the log that matches a consumer's filters; 0 without one.
 
         Raises:
-            LogUnavailable: if the leader does not answer.
+            LogUnavailable: the leader does not answer.
         """
         requests: list[dict[str, object]] = [
-            {"last_by_subj": subject} for subject in state.told().subjects or (ALL_SUBJECTS,)
+            {"last_by_subj": subject} for subject in state.to_info().subjects or (ALL_SUBJECTS,)
         ]
         found = [await leader_get(self.connection, self.stream, request) for request in requests]
         return max((message.seq for message in found if message is not None), default=0)
@@ -273,45 +273,45 @@ class ConsumerApi:
     async def info(
         self, name: str, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS, permitted: bool = False
     ) -> ConsumerState | None:
-        """A consumer as its leader has it; None if there is none.
+        """Returns a consumer as its leader has it; None without one.
 
         Args:
             name: of the consumer.
             timeout_seconds: for the answer.
-            permitted: as of `call`.
+            permitted: as for `call`.
 
         Raises:
-            LogNotPermitted: if `permitted` is set and the NATS user may not.
-            LogUnavailable: if there is no answer, or no stream.
+            LogNotPermitted: `permitted` is set, and the NATS user lacks the right.
+            LogUnavailable: there is no answer, or no stream.
         """
         state = await self._info(name, timeout_seconds, permitted=permitted)
         if state.error is None:
             return state
         if state.error.err_code == CONSUMER_NOT_FOUND:
             return None
-        # Without a stream there is no consumer either: `log_info` says which it is.
+        # The consumer may be missing because its stream is: then `log_info` raises the right error.
         log_info(await stream_info(self.connection, self.stream), self.stream)
         raise state.error.as_exception(f"the consumer {name}")
 
     async def missing(self, name: str, epoch: str) -> Exception:
-        """Why a consumer that was there is gone: the error to raise."""
+        """Returns the error to raise for a consumer that existed and is missing."""
         info = log_info(await stream_info(self.connection, self.stream), self.stream)
         if info.epoch != epoch:
             return LogReplaced(
-                f"the stream {self.stream} was deleted and made again (it was {epoch} and is {info.epoch}),"
+                f"the stream {self.stream} was deleted and created again (epoch {epoch}, now {info.epoch}),"
                 f" and the subscription's consumer {name} with it: its sequences now mean other events; open"
-                " the subscription again to begin anew, or restore the stream from a backup"
+                " the subscription again to start over, or restore the stream from a backup"
             )
         return SubscriptionDeleted(
-            f"somebody deleted the consumer {name} of the stream {self.stream}, and with it the"
-            " subscription's place; open the subscription again to begin anew from its start"
+            f"the consumer {name} of the stream {self.stream} was deleted, and with it the subscription's"
+            " position; open the subscription again to begin from its start"
         )
 
     async def reset(self, name: str, *, after: int | None) -> ConsumerState:
-        """Begin anew behind a sequence; None: behind the acknowledged place.
+        """Makes deliveries start again after a sequence; None: after the acknowledged position.
 
         Raises:
-            LogError: if that can't be done.
+            LogError: the request failed.
         """
         request = {} if after is None else {"seq": after + 1}
         verb = f"CONSUMER.RESET.{self.stream}.{name}"
@@ -321,21 +321,21 @@ class ConsumerApi:
         return state
 
     async def unpin(self, name: str) -> None:
-        """Let whoever waits next have it.
+        """Ends the pin, so that the next request that waits gets the consumer.
 
         Raises:
-            LogError: if that can't be done.
+            LogError: the request failed.
         """
         verb = f"CONSUMER.UNPIN.{self.stream}.{name}"
         done = await call(self.connection, verb, {"group": GROUP}, _Done)
         if done.error is not None:
-            raise done.error.as_exception(f"letting go of the consumer {name}")
+            raise done.error.as_exception(f"unpinning the consumer {name}")
 
     async def delete(self, name: str) -> bool:
-        """Delete a consumer; False if there was none.
+        """Deletes a consumer; False if there was none.
 
         Raises:
-            LogError: if that can't be done.
+            LogError: the request failed.
         """
         done = await call(self.connection, f"CONSUMER.DELETE.{self.stream}.{name}", {}, _Done)
         if done.error is not None and done.error.err_code != CONSUMER_NOT_FOUND:
@@ -343,10 +343,10 @@ class ConsumerApi:
         return done.success
 
     async def list(self) -> list[ConsumerState]:
-        """All consumers of ours, at most CONSUMERS_MAX.
+        """Returns the consumers that Jobledger created, at most CONSUMERS_MAX.
 
         Raises:
-            LogError: if they can't be listed.
+            LogError: the request failed.
         """
         found: list[ConsumerState] = []
         offset = 0
@@ -373,10 +373,6 @@ class ConsumerApi:
             self.connection, verb, {}, ConsumerState, timeout_seconds=timeout_seconds, permitted=permitted
         )
 
-    def next_subject(self, name: str) -> str:
-        """Where requests for events go."""
-        return f"{API}.CONSUMER.MSG.NEXT.{self.stream}.{name}"
-
 
 def _reset_labels(request: ResetRequest | None) -> dict[str, str]:
     return {_RESET_LABEL: str(request.after), _RESET_ID_LABEL: request.id} if request is not None else {}
@@ -389,10 +385,10 @@ def _config(spec: ConsumerSpec, labels: dict[str, str]) -> dict[str, Any]:
         "name": spec.name,
         "durable_name": spec.name,
         "description": "Jobledger: a subscription",
-        # From the beginning, so that a reset may go anywhere; where it really begins stands in a label first.
+        # All, so that a reset can go anywhere; a label holds the real start until the first reset.
         "deliver_policy": "all",
         "ack_policy": "all",
-        "ack_wait": _FOR_EVER_NANOSECONDS,
+        "ack_wait": _NO_REDELIVERY_NANOSECONDS,
         "max_deliver": -1,
         "max_ack_pending": CONSUMER_MAX_UNACKNOWLEDGED,
         "max_waiting": CONSUMER_MAX_WAITING,
@@ -401,21 +397,21 @@ def _config(spec: ConsumerSpec, labels: dict[str, str]) -> dict[str, Any]:
         "metadata": labels,
         "priority_groups": [GROUP],
         "priority_policy": "pinned_client",
-        "priority_timeout": int(PIN_SECONDS * NANOSECONDS),
+        "priority_timeout": int(PIN_SECONDS * NANOSECONDS_PER_SECOND),
     }
 
 
 def _plain_config(spec: ConsumerSpec, labels: dict[str, str]) -> dict[str, Any]:
-    """For any client of JetStream: one event at a time, delivered again until it is acknowledged."""
+    """For any JetStream client: one event at a time, delivered again until it is acknowledged."""
     return {
         "name": spec.name,
         "durable_name": spec.name,
         "description": "Jobledger: a subscription of a program in another language",
         "deliver_policy": "all",
         "ack_policy": "explicit",
-        "ack_wait": int(PLAIN_ACK_WAIT_SECONDS * NANOSECONDS),
+        "ack_wait": int(PLAIN_ACK_WAIT_SECONDS * NANOSECONDS_PER_SECOND),
         "max_deliver": -1,
-        "max_ack_pending": 1,  # the next event comes when this one is acknowledged: order, also after a crash
+        "max_ack_pending": 1,  # keeps the order of events, also after a crash
         "max_waiting": CONSUMER_MAX_WAITING,
         "replay_policy": "instant",
         "filter_subjects": list(spec.subjects),

@@ -1,11 +1,11 @@
-"""Holding a durable consumer: waiting for the pin, taking over, proving again and again that it is ours.
+"""Holds a durable consumer: waits for the pin, takes over, and keeps proving that this process has it.
 
     waiting ──pinned──► taking over (proof, reset) ──► held ──► held …
        ▲                        ▲                        │ │
        │                        └── a gap in the numbers ┘ │
-       └── another one has it, a lost connection, no proof ┘
+       └── another client has it, a lost connection, no proof ┘
 
-See DESIGN.md in `projections/subscriptions` for why this is enough.
+`projections/subscriptions/DESIGN.md` explains why this is enough.
 """
 
 import asyncio
@@ -13,16 +13,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from jobledger.store.backoff import Backoff
 from jobledger.store.consumer import ConsumerInfo, ConsumerListener, Delivery
-from jobledger.store.jetstream.consumer.api import ConsumerApi, ConsumerState, ResetRequest
-from jobledger.store.jetstream.consumer.deliveries import Deliveries
+from jobledger.store.jetstream.consumer.api import GROUP, ConsumerApi, ConsumerState, ResetRequest
 from jobledger.store.jetstream.consumer.pin import (
-    Awakened,
-    Line,
+    ForcedDelivery,
+    PinRequest,
     force_delivery,
     purge_stale_pulls,
     yield_pin,
 )
+from jobledger.store.jetstream.pull_session import PinnedSession
 from jobledger.store.lease import lease_clock
 from jobledger.store.model.errors import LogError, LogUnavailable
 from jobledger.store.model.limits import (
@@ -38,31 +39,35 @@ from jobledger.store.model.limits import (
 )
 
 
+class _Lost(Exception):
+    """This process does not have the pin any more."""
+
+
 class AckTracker:
-    """The place of one consumer in one process.
+    """Which events of a consumer are handled: as this process knows, and as it acknowledged to the server.
 
     Attributes:
-        sequence: all up to here is handled, as far as this process knows.
-        told: the same, as the server was told last.
-        seen: the server's own place, as last seen.
+        sequence: all events up to here are handled, as far as this process knows.
+        sent: the same, as acknowledged last.
+        seen: the server's own position, as last seen.
     """
 
     def __init__(self) -> None:
-        self.sequence = self.told = self.seen = 0
-        self._token = ""  # acknowledges the sequence; empty: nothing to acknowledge
-        self._behind = 0  # looks in a row that found the server behind what it was told
+        self.sequence = self.sent = self.seen = 0
+        self._token = ""  # acknowledges `sequence`; empty: nothing to acknowledge
+        self._behind = 0  # consecutive checks that found the server behind what was acknowledged
 
     def begin(self, sequence: int) -> None:
-        """Deliveries begin anew behind a sequence."""
-        self.sequence = self.told = self.seen = sequence
+        """Deliveries start again after a sequence."""
+        self.sequence = self.sent = self.seen = sequence
         self._token, self._behind = "", 0
 
-    def handled(self, delivery: Delivery) -> None:
-        """All up to this one is handled."""
+    def mark_handled(self, delivery: Delivery) -> None:
+        """All events up to this one are handled."""
         self.sequence, self._token = delivery.sequence, delivery.token
 
     def forget(self) -> None:
-        """Somebody else may have it now: nothing more is to be acknowledged."""
+        """Another process may have the consumer now: nothing more is acknowledged."""
         self._token = ""
 
     @property
@@ -70,32 +75,28 @@ class AckTracker:
         """Whether there is something to acknowledge."""
         return bool(self._token)
 
-    def tell(self) -> str:
-        """What to send to the server; it counts as told."""
-        token, self._token, self.told = self._token, "", self.sequence
+    def take(self) -> str:
+        """Returns the acknowledgment to send, which counts as sent."""
+        token, self._token, self.sent = self._token, "", self.sequence
         return token
 
-    def has_diverged(self, place: int, *, told: int) -> bool:
-        """Whether the server's place is not what this process makes of it.
+    def has_diverged(self, position: int, *, sent: int) -> bool:
+        """Whether the server's position contradicts what this process handled and acknowledged.
 
-        A process that was asleep has acknowledged: the server is ahead of us, or it does not follow any more.
-        The latter seen twice is no matter of a moment.
+        The server is ahead: another process acknowledged, one that was asleep for example. Or it is behind in
+        two consecutive checks, which is more than an acknowledgment under way.
 
         Args:
-            place: the server's.
-            told: what it had been told before it was asked.
+            position: the server's.
+            sent: what had been acknowledged before the server was asked.
         """
-        self.seen = place
-        self._behind = self._behind + 1 if place < told else 0
-        return place > self.sequence or self._behind > 1
-
-
-class _Lost(Exception):
-    """The pin is not ours any more."""
+        self.seen = position
+        self._behind = self._behind + 1 if position < sent else 0
+        return position > self.sequence or self._behind > 1
 
 
 class JetStreamConsumer:
-    """`DurableConsumer` on JetStream; made by `JetStreamConsumers.open`."""
+    """`DurableConsumer` on JetStream; returned by `JetStreamConsumers.open`."""
 
     def __init__(
         self, api: ConsumerApi, name: str, *, note: str, epoch: str, max_events: int, max_bytes: int
@@ -104,33 +105,33 @@ class JetStreamConsumer:
         self._connection = api.connection
         self._name = name
         self._note = note
-        self._awakened: Awakened | None = None  # this process asked for an event, to be given the pin
-        self._done = ""  # the id of the last reset that is known to be done
         self._epoch = epoch
         self._limits = (max_events, max_bytes)
-        self._deliveries: Deliveries | None = None  # of the present turn; None while it is not held
-        self._line: Line | None = None  # while it is waited for
+        self._forced: ForcedDelivery | None = None  # this process requested an event, to get the pin
+        self._done_reset = ""  # the id of the last reset that is known to be completed
+        self._session: PinnedSession | None = None  # None while the consumer is not held
+        self._pin_request: PinRequest | None = None  # while it is waited for
         self._pin = ""
-        self._lease = 0.0  # until when nobody else can have the pin
-        self._place = AckTracker()
-        self._seen_missing = -1  # deliveries received when the server had sent more; -1: it had not
-        self._others = 0  # other processes' requests that wait
+        self._pin_expires_at = 0.0  # no other client can have the pin until then
+        self._acks = AckTracker()
+        self._missing_at = -1  # deliveries received when the server had sent more; -1: it had not
+        self._others = 0  # pull requests of other processes
         self._attention = asyncio.Event()
-        self._leaving = False
-        self._passes_on_at = 0.0  # not sooner, however sated
+        self._is_leaving = False
+        self._yields_at = 0.0  # not sooner, even if at quota
         self._is_up = True
         self._task: asyncio.Task[None] | None = None
-        self.until = 0.0
-        self.wanted = self.at_quota = False
+        self.lease_expires_at = 0.0
+        self.claim_idle = self.at_quota = False
         self.info = ConsumerInfo(name=name)
         self.error: LogError | None = None
 
-    # --- what the reader asks -------------------------------------------------------------------------------
+    # --- the reader's side ----------------------------------------------------------------------------------
 
     @property
     def held(self) -> bool:
         """See `DurableConsumer.held`."""
-        return self._deliveries is not None
+        return self._session is not None
 
     @property
     def connected(self) -> bool:
@@ -145,42 +146,42 @@ class JetStreamConsumer:
     @property
     def buffered(self) -> int:
         """See `DurableConsumer.buffered`."""
-        return len(self._deliveries) if self._deliveries is not None else 0
+        return len(self._session) if self._session is not None else 0
 
     @property
     def pending(self) -> int:
         """See `DurableConsumer.pending`."""
-        return self._deliveries.pending if self._deliveries is not None else self.info.pending
+        return self._session.pending if self._session is not None else self.info.pending
 
-    async def start(self, hearer: ConsumerListener) -> None:
+    async def start(self, listener: ConsumerListener) -> None:
         """See `DurableConsumer.start`."""
-        self._hearer = hearer
+        self._listener = listener
         self._connection.watch(self._on_connection)
         self._task = asyncio.create_task(self._run())
 
     def take(self, max_events: int, max_bytes: int) -> Sequence[Delivery]:
         """See `DurableConsumer.take`."""
-        return self._deliveries.take(max_events, max_bytes) if self._deliveries is not None else ()
+        return self._session.take(max_events, max_bytes) if self._session is not None else ()
 
     async def replenish(self) -> None:
         """See `DurableConsumer.replenish`."""
-        if self._deliveries is not None:
-            await self._deliveries.pull()
+        if self._session is not None:
+            await self._session.pull()
 
-    def handled(self, delivery: Delivery) -> None:
-        """See `DurableConsumer.handled`."""
-        self._place.handled(delivery)
+    def mark_handled(self, delivery: Delivery) -> None:
+        """See `DurableConsumer.mark_handled`."""
+        self._acks.mark_handled(delivery)
 
     async def acknowledge(self) -> None:
         """See `DurableConsumer.acknowledge`."""
-        if self._place.has_pending and lease_clock() < self.until:
-            await self._connection.publish(self._place.tell(), b"")
+        if self._acks.has_pending and lease_clock() < self.lease_expires_at:
+            await self._connection.publish(self._acks.take(), b"")
 
-    def let_go(self) -> None:
-        """See `DurableConsumer.let_go`."""
-        if self._deliveries is not None:
-            self._leaving = True
-            self.until = 0.0
+    def release(self) -> None:
+        """See `DurableConsumer.release`."""
+        if self._session is not None:
+            self._is_leaving = True
+            self.lease_expires_at = 0.0
             self._attention.set()
 
     async def close(self) -> None:
@@ -190,8 +191,8 @@ class JetStreamConsumer:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         with suppress(LogError):
-            await self._release()
-            await self._give_back()
+            await self._unpin()
+            await self._return_late_pin()
         await self._drop()
         with suppress(LogError):
             await purge_stale_pulls(self._api, self._name)
@@ -199,7 +200,7 @@ class JetStreamConsumer:
     # --- the loop -------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        wait_seconds = RETRY_WAIT_SECONDS
+        backoff = Backoff(RETRY_WAIT_SECONDS, RETRY_MAX_WAIT_SECONDS)
         try:
             while True:
                 try:
@@ -210,37 +211,36 @@ class JetStreamConsumer:
                 except LogUnavailable:
                     await self._lose()
                     self._is_up = False
-                    self._hearer.news()
-                    await asyncio.sleep(wait_seconds)
-                    wait_seconds = min(2 * wait_seconds, RETRY_MAX_WAIT_SECONDS)
+                    self._listener.on_change()
+                    await backoff.sleep()
                     continue
-                wait_seconds = RETRY_WAIT_SECONDS
+                backoff.reset()
         except LogError as error:
             await self._fail(error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reader must hear of it
-            broken = LogError(f"reading the consumer {self._name} broke: {error!r}")
+        except Exception as error:  # noqa: BLE001 - the reader must learn of every error
+            broken = LogError(f"reading the consumer {self._name} failed: {error!r}")
             broken.__cause__ = error
             await self._fail(broken)
 
     async def _wait(self) -> None:
-        """Wait until this client is pinned."""
-        if self._leaving:
-            self._leaving = False
+        """Waits until this client is pinned."""
+        if self._is_leaving:
+            self._is_leaving = False
             await asyncio.sleep(LET_GO_WAIT_SECONDS)
         await self._connection.wait_up(REQUEST_TIMEOUT_SECONDS)
         clock = asyncio.get_running_loop().time
         while True:
-            self._line = Line(self._api, self._name)
-            self._pin = await self._line.wait(self._look_while_waiting)
-            await self._line.close()
-            if not self.at_quota or clock() < self._passes_on_at:
+            self._pin_request = PinRequest(self._api, self._name)
+            self._pin = await self._pin_request.wait(self._look_while_waiting)
+            await self._pin_request.close()
+            if not self.at_quota or clock() < self._yields_at:
                 return
-            self._passes_on_at = clock() + PASS_ON_SECONDS
+            self._yields_at = clock() + PASS_ON_SECONDS
             await yield_pin(self._api, self._name, self._pin)
 
     async def _hold(self) -> None:
-        """Take over, and keep it until it is lost."""
-        deliveries = await self._begin(kept=False)
+        """Takes over, and keeps the consumer until it is lost."""
+        session = await self._begin(kept=False)
         clock = asyncio.get_running_loop().time
         check_at = clock() + HOLD_CHECK_SECONDS
         while True:
@@ -248,211 +248,214 @@ class JetStreamConsumer:
                 async with asyncio.timeout(max(0.0, check_at - clock())):
                     await self._attention.wait()
             self._attention.clear()
-            if self._leaving:
-                await self._release()
+            if self._is_leaving:
+                await self._unpin()
                 raise _Lost
-            if deliveries.lost:
+            if session.is_superseded:
                 raise _Lost
-            if deliveries.trouble:
-                deliveries = await self._mend(deliveries)
+            if session.failure:
+                session = await self._recover(session)
             elif clock() >= check_at:
-                deliveries = await self._check(deliveries)
-            else:  # a request came to its end
-                await deliveries.pull()
+                session = await self._check(session)
+            else:  # a request ended
+                await session.pull()
                 continue
             check_at = clock() + HOLD_CHECK_SECONDS
 
-    async def _mend(self, deliveries: Deliveries) -> Deliveries:
-        """Begin anew after a gap, or a connection that was lost for a moment."""
-        self.until = 0.0
+    async def _recover(self, session: PinnedSession) -> PinnedSession:
+        """Starts again after a gap, or after a connection that was lost for a moment."""
+        self.lease_expires_at = 0.0
         await self._connection.wait_up(PIN_SECONDS)
-        if not deliveries.broken and not deliveries.received:
-            await self._let_others_begin()
+        if not session.is_disconnected and not session.received:
+            await self._take_again()
         state = await self._look()
-        # The server's place went back, and with no connection lost: somebody has reset it by hand.
-        by_hand = not deliveries.broken and state.ack_floor.stream_seq < self._place.seen
+        # The server's position moved back without a lost connection: an operator has reset it directly.
+        by_hand = not session.is_disconnected and state.ack_floor.stream_seq < self._acks.seen
         return await self._begin(kept=not by_hand)
 
-    async def _check(self, deliveries: Deliveries) -> Deliveries:
-        """Prove that the consumer is still ours, and see that the server's place is what was acknowledged."""
-        told = self._place.told
-        state = await self._prove(deliveries)
-        if await self._reset_wanted(state) is not None:
+    async def _check(self, session: PinnedSession) -> PinnedSession:
+        """Proves that this process has the consumer, and that the server has what was acknowledged."""
+        sent = self._acks.sent
+        state = await self._prove(session)
+        if await self._requested_reset(state) is not None:
             return await self._begin(kept=False)
-        if self._is_missing(deliveries, state):
-            await self._let_others_begin()
-        if self._place.has_diverged(state.ack_floor.stream_seq, told=told):
+        if self._is_missing(session, state):
+            await self._take_again()
+        if self._acks.has_diverged(state.ack_floor.stream_seq, sent=sent):
             return await self._begin(kept=True)
         await self.acknowledge()
-        await deliveries.pull()
-        return deliveries
+        await session.pull()
+        return session
 
-    def _is_missing(self, deliveries: Deliveries, state: ConsumerState) -> bool:
-        """Whether what the server sent goes elsewhere: at two looks in a row it had sent more than came."""
-        received, before = deliveries.received, self._seen_missing
-        self._seen_missing = received if state.delivered.consumer_seq > received else -1
-        return self._seen_missing >= 0 and self._seen_missing == before
+    def _is_missing(self, session: PinnedSession, state: ConsumerState) -> bool:
+        """Whether deliveries go elsewhere: in two consecutive checks the server had sent more than came."""
+        received, before = session.received, self._missing_at
+        self._missing_at = received if state.delivered.consumer_seq > received else -1
+        return self._missing_at >= 0 and self._missing_at == before
 
-    async def _let_others_begin(self) -> NoReturn:
-        """Give the consumer back and take it again, so that requests of closed inboxes count no more.
+    async def _take_again(self) -> NoReturn:
+        """Gives the consumer back and waits for it again, so that requests of closed inboxes are void.
 
-        Through a service import the server does not see for seconds that an inbox was closed, and may send
-        events to a request that waits there. It answers no request that names a former pin.
+        Through a service import the server does not notice for seconds that an inbox was closed, and may send
+        events to a request that waits there. It answers no request with the id of an earlier pin.
 
         Raises:
             _Lost: always.
         """
-        await self._release()
+        await self._unpin()
         raise _Lost
 
-    async def _prove(self, deliveries: Deliveries) -> ConsumerState:
-        """Move the lease on.
+    async def _prove(self, session: PinnedSession) -> ConsumerState:
+        """Extends the lease.
 
         Raises:
-            _Lost: if another one has the pin, or nobody.
+            _Lost: another client has the pin, or none has.
         """
-        sent = lease_clock()
-        if not await deliveries.renew(HOLD_CHECK_TIMEOUT_SECONDS):
+        sent_at = lease_clock()
+        if not await session.renew(HOLD_CHECK_TIMEOUT_SECONDS):
             raise _Lost
         state = await self._look()
         if state.pin != self._pin:
             raise _Lost
-        self._lease = sent + PIN_SECONDS - PIN_MARGIN_SECONDS
-        if not self._leaving and deliveries is self._deliveries and not deliveries.trouble:
-            self.until = self._lease
+        self._pin_expires_at = sent_at + PIN_SECONDS - PIN_MARGIN_SECONDS
+        if not self._is_leaving and session is self._session and not session.failure:
+            self.lease_expires_at = self._pin_expires_at
         return state
 
-    async def _begin(self, *, kept: bool) -> Deliveries:
-        """Reset the consumer, and read it in an inbox of its own.
+    async def _begin(self, *, kept: bool) -> PinnedSession:
+        """Resets the consumer, and reads it in an inbox of its own.
 
         Args:
-            kept: whether to go on behind what was handled here; otherwise where the server says.
+            kept: continue after what was handled here; otherwise at the server's position.
         """
         await self._drop()
-        deliveries = await Deliveries(
-            self._api, self._name, self._pin, limits=self._limits, on_news=self._on_news
-        ).open()
+        session = PinnedSession(
+            self._connection, self._pin, group=GROUP, limits=self._limits, on_change=self._on_change
+        )
+        await session.open(self._api.stream, self._name)
         try:
-            state = await self._prove(deliveries)
-            wanted = await self._reset_wanted(state)
-            kept = kept and wanted is None
-            place = wanted.after if wanted is not None else self._place.sequence if kept else None
-            awakened, self._awakened = self._awakened, None
+            state = await self._prove(session)
+            request = await self._requested_reset(state)
+            kept = kept and request is None
+            after = request.after if request is not None else self._acks.sequence if kept else None
+            forced, self._forced = self._forced, None
             if (
-                awakened is not None
-                and place is None
-                and awakened.left_at == state.ack_floor.stream_seq
-                and awakened.note == await self._api.note_revision(self._note)
+                forced is not None
+                and after is None
+                and forced.reset_to == state.ack_floor.stream_seq
+                and forced.note == await self._api.note_revision(self._note)
             ):
-                place = awakened.place  # the event that brought the pin was handled before
-            reset = await self._api.reset(self._name, after=place)
-            if wanted is not None:
-                await self._api.note_done(wanted, self._note)
-                self._done = wanted.id
+                after = forced.acknowledged  # the event that brought the pin was handled before
+            reset = await self._api.reset(self._name, after=after)
+            if request is not None:
+                await self._api.note_done(request, self._note)
+                self._done_reset = request.id
         except BaseException:
-            await deliveries.close()
+            await session.close()
             raise
-        self._place.begin(reset.ack_floor.stream_seq)
-        self._seen_missing = -1
-        deliveries.pending = reset.num_pending
-        self._deliveries = deliveries
-        self._hearer.on_reset(place=self._place.sequence, kept=kept)
-        self.until = 0.0 if self._leaving else self._lease
-        await deliveries.pull()
-        return deliveries
+        self._acks.begin(reset.ack_floor.stream_seq)
+        self._missing_at = -1
+        session.pending = reset.num_pending
+        self._session = session
+        self._listener.on_reset(position=self._acks.sequence, kept=kept)
+        self.lease_expires_at = 0.0 if self._is_leaving else self._pin_expires_at
+        await session.pull()
+        return session
 
-    async def _reset_wanted(self, state: ConsumerState) -> ResetRequest | None:
-        """The reset that was asked for and is not done yet."""
+    async def _requested_reset(self, state: ConsumerState) -> ResetRequest | None:
+        """The reset that was requested and is not completed yet."""
         request = state.reset
-        if request is None or request.id == self._done:
+        if request is None or request.id == self._done_reset:
             return None
         if not await self._api.is_done(request, self._note):
             return request
-        self._done = request.id
+        self._done_reset = request.id
         return None
 
     async def _look(self) -> ConsumerState:
         """The consumer as it is now.
 
         Raises:
-            LogError: if it is gone.
+            LogError: it is missing.
         """
-        own = self._requests
+        own = self._own_requests
         state = await self._api.info(self._name, timeout_seconds=HOLD_CHECK_TIMEOUT_SECONDS)
         if state is None:
             raise await self._api.missing(self._name, self._epoch)
-        # If our own one came or went meanwhile: rather one too few than one too many, who would be let in.
-        self._others = max(0, state.num_waiting - max(own, self._requests))
-        self.info = state.told()
+        # If the own request started or ended in between: rather one too few than one too many, which would
+        # make this process yield the consumer to nobody.
+        self._others = max(0, state.num_waiting - max(own, self._own_requests))
+        self.info = state.to_info()
         self._is_up = True
-        self._hearer.news()
+        self._listener.on_change()
         return state
 
     @property
-    def _requests(self) -> int:
+    def _own_requests(self) -> int:
         """Own requests for events that wait at the server."""
-        return self._deliveries.requests if self._deliveries is not None else 0
+        return self._session.requests if self._session is not None else 0
 
     async def _look_while_waiting(self) -> None:
         state = await self._look()
-        self._awakened = (
-            await force_delivery(self._api, state, self._note, wanted=self.wanted) or self._awakened
-        )
+        forced = await force_delivery(self._api, state, self._note, claim_idle=self.claim_idle)
+        self._forced = forced or self._forced
 
-    async def _release(self) -> None:
-        """Acknowledge, and let another one have it; only while the lease runs."""
-        if self._deliveries is None or lease_clock() >= self._lease:
+    async def _unpin(self) -> None:
+        """Acknowledges, and gives the consumer to another process; only while the pin is certain."""
+        if self._session is None or lease_clock() >= self._pin_expires_at:
             return
-        self.until = self._lease = 0.0  # once: by the second time it would be another one's hold that ends
-        if self._place.has_pending:
-            # With an answer, so that it is not overtaken by what makes another process begin.
+        # Once: a second time would end the hold of another process.
+        self.lease_expires_at = self._pin_expires_at = 0.0
+        if self._acks.has_pending:
+            # As a request, so that the acknowledgment arrives before another process starts.
             with suppress(LogError):
                 await self._connection.request(
-                    self._place.tell(), b"", timeout_seconds=HOLD_CHECK_TIMEOUT_SECONDS
+                    self._acks.take(), b"", timeout_seconds=HOLD_CHECK_TIMEOUT_SECONDS
                 )
         await self._api.unpin(self._name)
 
-    async def _give_back(self) -> None:
-        """Give back a pin that came, or was coming, when nobody wanted it any more."""
-        if self._deliveries is not None or not self._connection.is_up:
+    async def _return_late_pin(self) -> None:
+        """Gives back a pin that arrived, or was on its way, when it was no longer wanted."""
+        if self._session is not None or not self._connection.is_up:
             return
         others, pin = self.info.holder, self._pin
         state = await self._api.info(self._name, timeout_seconds=HOLD_CHECK_TIMEOUT_SECONDS)
-        if state is not None and self._line is not None and (not state.pin or state.pin != others):
-            pin = await self._line.last_word(seconds=RETRY_MAX_WAIT_SECONDS if state.num_pending else 0.0)
+        if state is not None and self._pin_request is not None and (not state.pin or state.pin != others):
+            wait_seconds = RETRY_MAX_WAIT_SECONDS if state.num_pending else 0.0
+            pin = await self._pin_request.wait_for_late_pin(wait_seconds)
             state = await self._api.info(self._name, timeout_seconds=HOLD_CHECK_TIMEOUT_SECONDS)
         if state is not None and state.pin and state.pin == pin:
             await self._api.unpin(self._name)
 
     async def _lose(self) -> None:
-        """Nothing that was taken counts any more."""
+        """Makes all events void that were taken."""
         await self._drop()
-        self._place.forget()
-        self._lease = 0.0
-        self._hearer.on_reset(place=self._place.sequence, kept=False)
+        self._acks.forget()
+        self._pin_expires_at = 0.0
+        self._listener.on_reset(position=self._acks.sequence, kept=False)
 
     async def _fail(self, error: LogError) -> None:
         self.error = error
         await self._lose()
-        self._hearer.news()
+        self._listener.on_change()
 
     async def _drop(self) -> None:
-        deliveries, self._deliveries = self._deliveries, None
-        line, self._line = self._line, None
-        self.until = 0.0
-        if deliveries is not None:
-            await deliveries.close()
-        if line is not None:
-            await line.close()
+        session, self._session = self._session, None
+        pin_request, self._pin_request = self._pin_request, None
+        self.lease_expires_at = 0.0
+        if session is not None:
+            await session.close()
+        if pin_request is not None:
+            await pin_request.close()
 
-    def _on_news(self, urgent: bool) -> None:
-        if urgent:
+    def _on_change(self, is_urgent: bool) -> None:
+        if is_urgent:
             self._attention.set()
-        self._hearer.news()
+        self._listener.on_change()
 
     def _on_connection(self, _up: bool) -> None:
-        self.until = 0.0  # nothing more is handled until the pin is proved
-        if self._deliveries is not None:
-            self._deliveries.end("the connection was lost", broken=True)
+        self.lease_expires_at = 0.0  # nothing more is handled until the pin is proven
+        if self._session is not None:
+            self._session.disconnect()
         self._attention.set()
-        self._hearer.news()
+        self._listener.on_change()

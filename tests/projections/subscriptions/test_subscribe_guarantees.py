@@ -34,12 +34,12 @@ class ConsumerListener:
         self._partition = partition
         self._kept = kept
 
-    def news(self) -> None:
-        self._partition.news()
+    def on_change(self) -> None:
+        self._partition.on_change()
 
-    def on_reset(self, *, place: int, kept: bool) -> None:
+    def on_reset(self, *, position: int, kept: bool) -> None:
         assert not kept, "so a feed begins"
-        self._partition.on_reset(place=place, kept=self._kept)
+        self._partition.on_reset(position=position, kept=self._kept)
 
 
 async def popped(partition: Partition, up_to: int) -> list[int]:

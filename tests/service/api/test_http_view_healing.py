@@ -17,7 +17,7 @@ from jobledger.projections import projector
 from jobledger.service import wiring
 from jobledger.service.feed.hub import FeedHub
 from jobledger.service.wiring import Service
-from jobledger.store.log import Feed
+from jobledger.store.log import LogReader
 from tests.support.api import PREFIX, job_body, running_api
 from tests.support.disks import fill, small_disk
 from tests.support.logs import eventually
@@ -38,7 +38,7 @@ async def rebuilding(service: Service) -> AsyncIterator[None]:
     go_on = asyncio.Event()
     follow = service.log.follow
 
-    async def held(*, after: int, epoch: str | None = None) -> Feed:
+    async def held(*, after: int, epoch: str | None = None) -> LogReader:
         await go_on.wait()
         return await follow(after=after, epoch=epoch)
 

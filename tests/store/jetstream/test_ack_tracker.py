@@ -11,8 +11,8 @@ from jobledger import (
     subscribe,
 )
 from jobledger.store.jetstream.connection import Message
-from jobledger.store.jetstream.consumer.deliveries import Deliveries
 from jobledger.store.jetstream.consumer.holder import AckTracker
+from jobledger.store.jetstream.pull_session import PinnedSession
 from tests.support.logs import ask, eventually
 from tests.support.readers import (
     finish,
@@ -43,10 +43,10 @@ def test_a_place_that_another_moved_is_seen() -> None:
     """Ahead of what was handled here: at once; behind what the server was told: when it is seen twice."""
     place = AckTracker()
     place.begin(10)
-    assert not place.has_diverged(10, told=10)
-    assert place.has_diverged(11, told=10)
-    assert not place.has_diverged(9, told=10)
-    assert place.has_diverged(9, told=10)
+    assert not place.has_diverged(10, sent=10)
+    assert place.has_diverged(11, sent=10)
+    assert not place.has_diverged(9, sent=10)
+    assert place.has_diverged(9, sent=10)
 
 
 async def test_a_lost_delivery_comes_again(
@@ -55,16 +55,16 @@ async def test_a_lost_delivery_comes_again(
     """A gap in the numbers of deliveries: read again from there; no event is missing, none repeated."""
     del writer
     dropped = {4, 11}
-    receive = Deliveries._receive
+    receive = PinnedSession._receive
 
-    def lossy(self: Deliveries, message: Message) -> None:
+    def lossy(self: PinnedSession, message: Message) -> None:
         fields = message.reply.split(".")
         if len(fields) == 9 and int(fields[5]) in dropped:
             dropped.discard(int(fields[5]))
             return
         receive(self, message)
 
-    monkeypatch.setattr(Deliveries, "_receive", lossy)
+    monkeypatch.setattr(PinnedSession, "_receive", lossy)
     async with subscribe(jetstream_log, "lossy") as events:
         assert sequences(await take(events, 20)) == list(range(1, 21))
     assert not dropped
@@ -115,7 +115,7 @@ async def test_a_reset_by_hand_is_followed_back(jetstream_log: JetStreamLog, wri
         await take_to(events, 20)
         waiting = take_later(events, 16)
         source = source_of(events)
-        await eventually(lambda: source._place.seen == 20, within_seconds=30)
+        await eventually(lambda: source._acks.seen == 20, within_seconds=30)
         assert "error" not in await ask(jetstream_log, "CONSUMER.RESET.JOBS.by-hand", {"seq": 5})
         assert sequences(await waiting) == list(range(5, 21))
 

@@ -10,9 +10,9 @@ import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.embedded import server as embedded
-from jobledger.store.jetstream import log_reader as feed_module
+from jobledger.store.jetstream import log_reader as log_reader_module
 from jobledger.store.jetstream.connection import Message
-from jobledger.store.jetstream.log_reader import JetStreamFeed
+from jobledger.store.jetstream.log_reader import JetStreamLogReader
 from jobledger.store.log import Appended, WrongSequence
 from jobledger.store.model.errors import LogDamaged, LogReplaced, LogTruncated, LogUnavailable
 from jobledger.store.model.limits import FEED_GAP_TRIES, FEED_IDLE_HEARTBEATS, FEED_MAX_RESTARTS
@@ -43,7 +43,7 @@ async def test_killed_server_leaves_no_gap_and_no_repeat(
 async def test_deleted_consumer_is_made_again(jetstream_log: JetStreamLog) -> None:
     """An administrator who deletes a reader's consumer costs it nothing."""
     feed = await jetstream_log.follow(after=0)
-    assert isinstance(feed, JetStreamFeed)
+    assert isinstance(feed, JetStreamLogReader)
     await fill(jetstream_log, 10)
     assert await take_until(feed, 10) == list(range(1, 11))
     waiting = asyncio.create_task(take_until(feed, 20))
@@ -89,7 +89,7 @@ async def test_deleted_stream_is_unavailable(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While there is no stream a reader is told that, and may ask again."""
-    monkeypatch.setattr(feed_module, "_SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(log_reader_module, "_SILENCE_SECONDS", 0.2)
     feed = await jetstream_log.follow(after=0)
     await ask(jetstream_log, "STREAM.DELETE.JOBS")
     with pytest.raises(LogUnavailable, match="was it deleted"):
@@ -138,9 +138,9 @@ async def test_records_that_only_the_consumer_lacks_are_filled_in(loose: JetStre
     """What the leader has is read from it, one by one; nothing is taken for lost."""
     await fill(loose, 10)
     feed = await loose.follow(after=0)
-    assert isinstance(feed, JetStreamFeed)
+    assert isinstance(feed, JetStreamLogReader)
     assert await take_until(feed, 10) == list(range(1, 11))
-    feed._sequence, feed._gap_stays = 5, True
+    feed._sequence, feed._gap_is_final = 5, True
     feed.restart("a test")
     assert await take_until(feed, 10) == [6, 7, 8, 9, 10]
     await feed.close()
@@ -152,11 +152,11 @@ async def test_an_end_that_is_lost_is_told_once_and_the_feed_goes_on(loose: JetS
     for sequence in (9, 10):
         await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence})
     feed = await loose.follow(after=0)
-    assert isinstance(feed, JetStreamFeed)
+    assert isinstance(feed, JetStreamLogReader)
     assert await take_until(feed, 8) == list(range(1, 9))
     feed._idle, feed._ahead_tries = FEED_IDLE_HEARTBEATS, FEED_GAP_TRIES
-    feed._news.set()
-    with pytest.raises(LogDamaged, match=r"events 9 to 10 .* can't be read") as told:
+    feed._changed.set()
+    with pytest.raises(LogDamaged, match=r"events 9 to 10 .* cannot be read") as told:
         await feed.take(10)
     assert (told.value.sequence, told.value.last) == (9, 10)
     await fill(loose, 1, "later")
@@ -166,15 +166,15 @@ async def test_an_end_that_is_lost_is_told_once_and_the_feed_goes_on(loose: JetS
 
 async def test_a_long_hole_is_named_in_parts(loose: JetStreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """No call of `take` looks at more than FEED_HOLE_MAX_EVENTS; what follows the hole is delivered."""
-    monkeypatch.setattr(feed_module, "FEED_HOLE_MAX_EVENTS", 4)
-    monkeypatch.setattr(feed_module, "FEED_PROBES", 3)
+    monkeypatch.setattr(log_reader_module, "FEED_HOLE_MAX_EVENTS", 4)
+    monkeypatch.setattr(log_reader_module, "FEED_PROBES", 3)
     await fill(loose, 20)
     for sequence in range(9, 18):
         await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence})
     feed = await loose.follow(after=8)
-    assert isinstance(feed, JetStreamFeed)
+    assert isinstance(feed, JetStreamLogReader)
     feed._buffer.clear()
-    feed._sequence, feed._gap_stays = 8, True
+    feed._sequence, feed._gap_is_final = 8, True
     feed.restart("a test")
     named: list[tuple[int, int]] = []
     for _ in range(2):
@@ -190,7 +190,7 @@ async def test_beginning_that_was_removed_is_refused(loose: JetStreamLog) -> Non
     """A stream that begins after the place to read on from is LogTruncated, for readers new and old."""
     await fill(loose, 10)
     feed = await loose.follow(after=0)
-    assert isinstance(feed, JetStreamFeed)
+    assert isinstance(feed, JetStreamLogReader)
     await ask(loose, "STREAM.PURGE.JOBS", {"seq": 6})
     with pytest.raises(LogTruncated, match="begins at 6, and the next event to read is 4"):
         await decided(lambda: loose.follow(after=3))
@@ -202,7 +202,7 @@ async def test_beginning_that_was_removed_is_refused(loose: JetStreamLog) -> Non
     await feed.close()
 
 
-class Dropping(JetStreamFeed):
+class Dropping(JetStreamLogReader):
     """A feed that loses some messages on their way, once each."""
 
     dropped = frozenset({3, 4, 9})
@@ -228,12 +228,12 @@ async def test_lost_pull_is_noticed_by_the_silence(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests that were lost, on a connection that looks well, are made again after missed heartbeats."""
-    monkeypatch.setattr(feed_module, "_SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(log_reader_module, "_SILENCE_SECONDS", 0.2)
     async with Proxy(server.url) as proxy:
         log = await JetStreamLog.connect(proxy.url)
         await fill(log, 3)
         feed = await log.follow(after=3)
-        assert isinstance(feed, JetStreamFeed)
+        assert isinstance(feed, JetStreamLogReader)
         proxy.swallow = True
         feed._under_way = 0  # as if both requests had come to their end
         waiting = asyncio.create_task(take_until(feed, 6))
@@ -271,11 +271,11 @@ async def test_trouble_without_end_is_told(
     """After a named number of new consumers without an event the reader is told; asking again is safe."""
     opened: list[int] = []
 
-    class Troubled(JetStreamFeed):
+    class Troubled(JetStreamLogReader):
         async def _open_consumer(self) -> None:
             opened.append(1)
             await super()._open_consumer()
-            self._trouble = "a test's trouble"
+            self._failure = "a test's trouble"
 
     feed = Troubled(jetstream_log._connection, "JOBS", after=0, epoch=None)
     await feed.start()
@@ -283,7 +283,7 @@ async def test_trouble_without_end_is_told(
         with pytest.raises(LogUnavailable, match="a test's trouble"):
             await feed.take(1)
     assert len(opened) == 1 + 2 * FEED_MAX_RESTARTS
-    monkeypatch.setattr(Troubled, "_open_consumer", JetStreamFeed._open_consumer)
+    monkeypatch.setattr(Troubled, "_open_consumer", JetStreamLogReader._open_consumer)
     await fill(jetstream_log, 2)
     assert await take_until(feed, 2) == [1, 2]
     await feed.close()

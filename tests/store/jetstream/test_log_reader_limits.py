@@ -8,9 +8,9 @@ from typing import cast
 import pytest
 
 from jobledger import JetStreamLog
-from jobledger.store.jetstream import log_reader as feed_module
+from jobledger.store.jetstream import log_reader as log_reader_module
 from jobledger.store.jetstream.connection import Connection, Message
-from jobledger.store.jetstream.log_reader import JetStreamFeed
+from jobledger.store.jetstream.log_reader import JetStreamLogReader
 from jobledger.store.jetstream.publisher import HEADERS_MAX_BYTES
 from jobledger.store.log import NO_JOB, Appended
 from jobledger.store.model.events import Record
@@ -23,10 +23,10 @@ async def test_reader_that_is_slow_keeps_two_pulls_in_memory(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long the log, a reader that takes nothing, or little, holds two requests' worth of records."""
-    monkeypatch.setattr(feed_module, "FEED_PULL_EVENTS", 50)
+    monkeypatch.setattr(log_reader_module, "FEED_PULL_EVENTS", 50)
     await fill(jetstream_log, 400)
     feed = await jetstream_log.follow(after=0)
-    assert isinstance(feed, JetStreamFeed)
+    assert isinstance(feed, JetStreamLogReader)
     await eventually(lambda: len(feed._buffer) == 100)
     consumer = f"CONSUMER.INFO.JOBS.{feed._consumer}"
     assert (await ask(jetstream_log, consumer))["delivered"]["stream_seq"] == 100
@@ -42,7 +42,7 @@ async def test_reader_that_is_slow_keeps_few_large_records(jetstream_log: JetStr
     """With large records the bound is one of bytes: two pulls', and one that a slow reader has begun on."""
     await append_all(jetstream_log, [draft(f"job-{number}", b"x" * 900_000) for number in range(50)])
     feed = await jetstream_log.follow(after=0)
-    assert isinstance(feed, JetStreamFeed)
+    assert isinstance(feed, JetStreamLogReader)
     for sequence in range(1, 51):
         (record,) = await feed.take(1)
         assert record.sequence == sequence
@@ -93,7 +93,7 @@ async def test_header_named_status_is_content(jetstream_log: JetStreamLog) -> No
 async def test_sequence_and_time_are_read_with_and_without_a_domain(reply: str) -> None:
     """The place of a record is found in the acknowledgement subject of either form."""
     connection = cast("Connection", SimpleNamespace(max_payload=1_048_576))
-    feed = JetStreamFeed(connection, "JOBS", after=6, epoch=None)
+    feed = JetStreamLogReader(connection, "JOBS", after=6, epoch=None)
     feed._inbox = "_INBOX.x."
     feed._receive(Message("jobs.default.00.job", reply, b"content", None))
     assert list(feed._buffer) == [Record(7, 1_700_000_000_123_456_789, "jobs.default.00.job", b"content")]

@@ -15,8 +15,8 @@ from jobledger import (
     subscribe,
 )
 from jobledger.store.embedded import server as embedded
-from jobledger.store.jetstream.consumer.deliveries import Deliveries
 from jobledger.store.jetstream.consumer.holder import JetStreamConsumer
+from jobledger.store.jetstream.pull_session import PinnedSession
 from jobledger.store.lease import lease_clock
 from jobledger.store.model.limits import HOLD_CHECK_SECONDS, PIN_MARGIN_SECONDS, PIN_SECONDS
 from tests.support.logs import ask, eventually
@@ -140,10 +140,10 @@ async def test_the_lease_ends_before_the_hold(jetstream_log: JetStreamLog, write
     async with subscribe(jetstream_log, "lease") as events:
         await take(events, 1)
         source = source_of(events)
-        assert source.until <= lease_clock() + PIN_SECONDS - PIN_MARGIN_SECONDS
-        before = source.until
-        await eventually(lambda: source.until > before, within_seconds=30)
-        assert source.until <= lease_clock() + PIN_SECONDS - PIN_MARGIN_SECONDS
+        assert source.lease_expires_at <= lease_clock() + PIN_SECONDS - PIN_MARGIN_SECONDS
+        before = source.lease_expires_at
+        await eventually(lambda: source.lease_expires_at > before, within_seconds=30)
+        assert source.lease_expires_at <= lease_clock() + PIN_SECONDS - PIN_MARGIN_SECONDS
         info = await ask(jetstream_log, "CONSUMER.INFO.JOBS.lease")
         assert info["config"]["priority_timeout"] == PIN_SECONDS * 1e9
         assert 3 * HOLD_CHECK_SECONDS < PIN_SECONDS - PIN_MARGIN_SECONDS
@@ -160,13 +160,13 @@ async def test_whoever_slept_handles_nothing_from_its_buffer(
         proofs: list[float] = []
         prove = JetStreamConsumer._prove
 
-        async def proving(self: JetStreamConsumer, deliveries: Deliveries) -> object:
-            state = await prove(self, deliveries)
+        async def proving(self: JetStreamConsumer, session: PinnedSession) -> object:
+            state = await prove(self, session)
             proofs.append(lease_clock())
             return state
 
         monkeypatch.setattr(JetStreamConsumer, "_prove", proving)
-        source.until = lease_clock() - 1  # as the clock says after a sleep
+        source.lease_expires_at = lease_clock() - 1  # as the clock says after a sleep
         assert events._partitions[0]._ready  # it has more
         (event,) = await take(events, 1)
         assert proofs
