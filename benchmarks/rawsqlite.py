@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobledger.projections import writer as viewwriter
-from jobledger.projections.batch import fold_batch, label_rows, read_all
+from jobledger.projections.batch import fold_batch, label_rows, read_events
 from jobledger.projections.database import _pragmas, remove_view
 from jobledger.projections.limits import PAGE_CACHE_BYTES, WAL_CHECKPOINT_PAGES
-from jobledger.projections.rows import RESTATED_COLUMNS, restated_row, row_of
+from jobledger.projections.rows import STATE_CHANGE_COLUMNS, job_row, state_change_row
 from jobledger.projections.writer import ViewWriter
 from jobledger.store.model.events import Record
 from jobledger.store.model.job import JobStatus
 
 # An UPDATE of one row in its plainest form; the projector's own is made for many rows at once.
-_KEY, *_RESTATED = RESTATED_COLUMNS
-_RESTATE_ONE = f"UPDATE jobs SET {', '.join(f'{column} = ?' for column in _RESTATED)} WHERE {_KEY} = ?"
+_KEY, *_CHANGED = STATE_CHANGE_COLUMNS
+_UPDATE_ONE = f"UPDATE jobs SET {', '.join(f'{column} = ?' for column in _CHANGED)} WHERE {_KEY} = ?"
 _MOVE_CHECKPOINT = "UPDATE checkpoint SET sequence = ?"
 
 
@@ -46,15 +46,15 @@ def prepare(records: Sequence[Record], ends: Sequence[int]) -> Rows:
     transactions: Rows = []
     start = 0
     for end in ends:
-        batch = fold_batch(read_all(records[start:end]), known)
+        batch = fold_batch(read_events(records[start:end]), known)
         known.update(batch.statuses)
         start = end
         assert not batch.spec_changed
         assert not batch.anomalies
-        state_changed = [restated_row(status) for status in batch.state_changed.values()]
+        state_changed = [state_change_row(status) for status in batch.state_changed.values()]
         work: list[tuple[str, Sequence[Sequence[Any]]]] = [
-            (_RESTATE_ONE, [(*row[1:], row[0]) for row in state_changed]),
-            (viewwriter._INSERT_JOB, [row_of(status, head) for status, head in batch.created.values()]),
+            (_UPDATE_ONE, [(*row[1:], row[0]) for row in state_changed]),
+            (viewwriter._INSERT_JOB, [job_row(status, head) for status, head in batch.created.values()]),
             (viewwriter._INSERT_SPEC, batch.specs),
             (viewwriter._INSERT_LABEL, label_rows(batch.created.values())),
         ]

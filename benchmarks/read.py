@@ -14,7 +14,7 @@ import aiosqlite
 from benchmarks.harness import Output, compare, judge, percentile, take_turns
 from benchmarks.sizes import Sizes
 from benchmarks.workload import STATES, SWEEP_JOBS, job_key, labels_of, namespace_of, records
-from jobledger.projections.batch import fold_batch, read_all
+from jobledger.projections.batch import fold_batch, read_events
 from jobledger.projections.database import Row, reader_pragmas
 from jobledger.projections.limits import COMMIT_MAX_EVENTS
 from jobledger.projections.query.query import ListQuery
@@ -48,7 +48,7 @@ async def make_view(path: Path, jobs: int) -> None:
         # A cut may fall between a job's two events: what was folded last is all that the next part needs.
         known: dict[str, JobStatus] = {}
         while chunk := list(islice(waiting, COMMIT_MAX_EVENTS)):
-            batch = fold_batch(read_all(chunk), known)
+            batch = fold_batch(read_events(chunk), known)
             known = batch.statuses
             await writer.write(batch)
     finally:

@@ -1,7 +1,7 @@
-"""SQLite, through the only module that imports `aiosqlite`: one writer, and readers that cannot write.
+"""SQLite connections: one writer, and readers that cannot write. The only module that imports `aiosqlite`.
 
-Transactions are spelled out (`BEGIN IMMEDIATE`), and each statement is one trip to the connection's thread,
-so a batch is a few trips, not one per row.
+Transactions are explicit (`BEGIN IMMEDIATE`). Each statement is one trip to the connection's thread, so a
+batch is a few trips, not one per row.
 """
 
 import asyncio
@@ -38,12 +38,12 @@ from jobledger.store.private_files import FOLDER_MODE, make_private, tighten
 
 Row = tuple[Any, ...]
 
-# I/O errors that say that the file does not have what it should.
+# I/O errors that mean that the content of the file is damaged.
 _READ_ERRORS = ("SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_CORRUPTFS", "SQLITE_IOERR_DATA")
 
 
 class Reader:
-    """A connection that cannot write; made by `open`."""
+    """A connection that cannot write; created by `open`."""
 
     def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
         self.path = path
@@ -55,14 +55,14 @@ class Reader:
 
         Args:
             path: the file.
-            live: for a copy that nobody writes any more and that has no specs: the view that has them.
+            live: for an immutable snapshot without specs: the view that has them.
 
         Raises:
-            ViewMissing: if there is no such file.
-            ViewDamaged: if it is no database.
+            ViewMissing: if the file does not exist.
+            ViewDamaged: if the file is not a database.
         """
         if not path.exists():
-            raise ViewMissing(f"there is no view at {path}; a projector makes it: start one on this path")
+            raise ViewMissing(f"no view at {path}; start a projector on this path to create it")
         connection = await _connect(path, "ro" if live is None else "ro&immutable=1")
         reader = cls(path, connection)
         await _prepare(connection, path, (*_attach(live), *reader_pragmas()))
@@ -70,7 +70,7 @@ class Reader:
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows of a query, in one trip."""
-        # `translated` spelled out: every read comes through here, and a generator costs two microseconds.
+        # `translated` is inlined: every read takes this path, and a generator costs two microseconds.
         try:
             return list(await self._connection.execute_fetchall(sql, parameters))  # type: ignore[arg-type]
         except sqlite3.DatabaseError as error:
@@ -79,11 +79,11 @@ class Reader:
     async def page(
         self, sql: str, parameters: Sequence[Any] = (), *, max_bytes: int
     ) -> tuple[list[Row], bool]:
-        """The first rows of a query, until they take more than `max_bytes`; and whether that is all."""
+        """The first rows of a query, until they exceed `max_bytes`, and whether these are all rows."""
         connection: Any = self._connection
         execute, raw = connection._execute, connection._conn  # noqa: SLF001
         try:
-            # The public calls fetch all rows, or take a trip for each portion of them.
+            # The public calls fetch all rows, or take one trip per chunk.
             rows: tuple[list[Row], bool] = await execute(_fetch_page, raw, sql, parameters, max_bytes)
         except sqlite3.DatabaseError as error:
             raise _translate(error, self.path) from error
@@ -114,10 +114,10 @@ def _fetch_page(
 
 
 class PointReader:
-    """A connection for searches that end at one row, made on the event loop itself; made by `open`.
+    """A connection for single-row lookups on the event loop itself; created by `open`.
 
-    A trip to a thread and back, with the wait for the interpreter's lock on either side, costs ten times what
-    such a search does (`docs/decisions/0008`).
+    A round trip to a thread, which waits for the interpreter lock twice, costs ten times as much as such a
+    lookup (`docs/decisions/0008`).
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -126,14 +126,10 @@ class PointReader:
 
     @classmethod
     def open(cls, path: Path, live: Path | None = None) -> "PointReader":
-        """Open a view's file for reading, on the thread that will read.
-
-        Args:
-            path: the file.
-            live: see `Reader.open`.
+        """Open a view's file for reading, on the thread that will read; `live` is as in `Reader.open`.
 
         Raises:
-            ViewError: if it can't be used.
+            ViewError: if the file cannot be used.
         """
         with translated(path):
             uri = f"{path.absolute().as_uri()}?mode=ro{'' if live is None else '&immutable=1'}"
@@ -148,10 +144,10 @@ class PointReader:
         return cls(path, connection)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row] | None:
-        """All rows of a query; None if the file is locked just now: the event loop must not wait for it.
+        """All rows of a query; None if the file is locked, because the event loop must not wait.
 
         Raises:
-            ViewError: if the file can't be read.
+            ViewError: if the file cannot be read.
         """
         try:
             return self._connection.execute(sql, parameters).fetchall()
@@ -167,104 +163,104 @@ class PointReader:
 
 
 class Writer(Reader):
-    """The connection that writes; made by `open`. SQLite has one writer at a time, so one is enough."""
+    """The connection that writes; created by `open`. SQLite allows one writer at a time."""
 
     def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
         super().__init__(path, connection)
         self._busy = asyncio.Lock()  # a transaction, or a checkpoint
-        self._files: dict[str, tuple[int, int]] = {}  # device and inode of what belongs to this database
-        self._size = 0  # of the main file: it only grows
+        self._files: dict[str, tuple[int, int]] = {}  # device and inode of each file, by suffix
+        self._size = 0  # bytes of the main file, which only grows
 
     @classmethod
     async def open(cls, path: Path, *, durable: bool = True) -> "Writer":  # type: ignore[override]
-        """Open a view's file for writing, made if it is missing.
+        """Open a view's file for writing; create it if it is missing.
 
         Args:
             path: the file.
-            durable: whether what is written outlives a crash, and others may read meanwhile; else a file that
-                is not finished is worth nothing, and written faster.
+            durable: whether writes survive a crash and other connections may read concurrently. If not,
+                writes are faster, and a file that is not finished is worthless.
 
         Raises:
-            ViewDamaged: if it is no database.
-            ViewUnwritable: if it, or its directory, can't be written.
-            ViewBusy: if another process keeps it locked.
+            ViewDamaged: if the file is not a database.
+            ViewUnwritable: if the file or its directory cannot be written.
+            ViewBusy: if another process keeps the file locked.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         except OSError as error:
             raise ViewUnwritable(
-                f"can't make the directory {path.parent} for the view: {error.strerror}"
+                f"cannot create the directory {path.parent} for the view: {error.strerror}"
             ) from error
-        with suppress(OSError):  # SQLite says below what is wrong
+        with suppress(OSError):  # SQLite reports the error below
             if not path.is_file() and (path.exists() or path.is_symlink()):
-                raise ViewDamaged(f"the view {path} was replaced by something that is no file")
+                raise ViewDamaged(f"the view {path} was replaced by something that is not a regular file")
             make_private(path)
-        for suffix in ("-wal", "-shm"):  # from an older release; new ones get the mode of the main file
+        for suffix in ("-wal", "-shm"):  # an older release may have created them
             tighten(Path(f"{path}{suffix}"))
         connection = await _connect(path, "rwc")
         writer = cls(path, connection)
         wal = (
             "PRAGMA journal_mode = WAL",
-            # NORMAL: power loss may take the last transactions, whole; their events are folded again from the
-            # log.
+            # NORMAL: a power failure may lose the last transactions, but never part of one; their events are
+            # folded again from the log.
             "PRAGMA synchronous = NORMAL",
             f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}",
             f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}",
         )
-        # Of `main` alone: without a name they hold for files that are attached later, too.
+        # Restricted to `main`: without a schema name they also apply to files attached later.
         fast = ("PRAGMA main.journal_mode = OFF", "PRAGMA main.synchronous = OFF")
         await _prepare(connection, path, _pragmas(PAGE_CACHE_BYTES, *(wal if durable else fast)))
         return writer
 
     def check_files(self) -> None:
-        """Make sure that the files on disk are still those that are open; costs three calls of `stat`.
+        """Check that the files on disk are still the open ones, with three calls of `stat`.
 
-        SQLite goes on with a file that was removed or replaced, as if it were there.
+        SQLite keeps working on a file that was removed or replaced as if it were in place.
 
         Raises:
             ViewMissing: if the view's file is gone.
-            ViewReplaced: if it is another one.
-            ViewDamaged: if it was cut short, or lost what SQLite keeps beside it.
+            ViewReplaced: if another file is in its place.
+            ViewDamaged: if the file was truncated, or its `-wal` or `-shm` file was removed or replaced.
         """
         for suffix in ("", "-wal", "-shm"):
             try:
-                found = os.stat(f"{self.path}{suffix}")  # noqa: PTH116 - once a second, and quicker than a Path
+                found = os.stat(f"{self.path}{suffix}")  # noqa: PTH116 - faster than Path
             except FileNotFoundError:
                 if suffix and suffix not in self._files:
                     continue
                 raise (_lost(self.path, suffix) if suffix else _removed(self.path)) from None
             except OSError as error:
                 raise ViewUnwritable(
-                    f"the view {self.path} can't be looked at: {error.strerror or error}"
+                    f"cannot stat the view {self.path}: {error.strerror or error}"
                 ) from error
             place = (found.st_dev, found.st_ino)
             if self._files.setdefault(suffix, place) != place:
                 raise (
                     _lost(self.path, suffix)
                     if suffix
-                    else ViewReplaced(f"another file was put in the place of the view {self.path}")
+                    else ViewReplaced(f"the view {self.path} was replaced by another file")
                 )
             if not suffix:
                 if found.st_size < self._size:
                     raise ViewDamaged(
-                        f"the view {self.path} was cut short: from {self._size} bytes to {found.st_size}"
+                        f"the view {self.path} was truncated from {self._size} bytes to {found.st_size}"
                     )
                 self._size = found.st_size
 
     async def trim_log(self) -> bool:
-        """Cut the write-ahead log if it is longer than WAL_KEPT_BYTES and no reader needs it.
+        """Truncate the write-ahead log if it exceeds WAL_KEPT_BYTES and no reader needs it.
 
         Returns:
-            Whether it is short now.
+            Whether the log is within the limit now.
 
         Raises:
-            ViewError: if SQLite can't.
+            ViewError: if SQLite cannot truncate it.
         """
         log = Path(f"{self.path}-wal")
         if self._busy.locked() or not log.exists() or log.stat().st_size <= WAL_KEPT_BYTES:
             return True
         async with self._busy:
-            # Without waiting for readers: it is tried again.
+            # Do not wait for readers: the projector tries again.
             await self.rows("PRAGMA busy_timeout = 0")
             try:
                 [(is_busy, _, _)] = await self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -281,17 +277,15 @@ class Writer(Reader):
     async def write_all(self, work: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
         """Run statements over many rows each, inside a transaction.
 
-        Many rows go in as one statement with many VALUES: SQLite then works through them without returning to
-        Python for each, which would make its thread and the event loop fight for the interpreter's lock, row
-        by row. And all statements are handed over at once, so that the thread need not wait for a busy event
-        loop between two of them.
+        Many rows are one statement with many VALUES: SQLite then processes them without returning to Python
+        for each row, where its thread would compete with the event loop for the interpreter lock. All
+        statements are queued at once, so that the thread does not wait for a busy event loop between them.
 
         Args:
-            work: pairs of SQL, with `{values}` where the rows go as `(?, ?), (?, ?), …`, and rows of the same
-                width.
+            work: pairs of SQL, with `{values}` in place of `(?, ?), (?, ?), …`, and rows of the same width.
 
         Raises:
-            ViewError: if one fails; the others may have run, so the transaction must be rolled back.
+            ViewError: if a statement fails; others may have run, so the transaction must be rolled back.
         """
         trips: list[Awaitable[Any]] = []
         for sql, rows in work:
@@ -312,15 +306,15 @@ class Writer(Reader):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """All or nothing. The write lock is taken at once, so nothing read inside can be overtaken."""
+        """A transaction that takes the write lock immediately, so that what it reads cannot become stale."""
         async with self._busy:
             await self.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 await self.execute("COMMIT")
             except BaseException:
-                # Shielded: a cancelled task must still leave the connection outside a transaction.
-                with suppress(sqlite3.Error):  # the first error counts
+                # Shielded: a cancelled task must not leave the connection inside a transaction.
+                with suppress(sqlite3.Error):  # raise the first error
                     await asyncio.shield(self._connection.rollback())
                 raise
 
@@ -333,7 +327,7 @@ def _values(columns: int, rows: int) -> str:
 
 @contextmanager
 def translated(path: Path) -> Any:
-    """SQLite's errors as ours, with what to do."""
+    """Translate SQLite's errors to `ViewError`."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -341,21 +335,22 @@ def translated(path: Path) -> Any:
 
 
 def remove_view(path: Path) -> None:
-    """Delete a view's file and what SQLite keeps beside it. Nobody may have it open."""
+    """Delete a view's file with its `-wal` and `-shm` files. No connection may be open."""
     for suffix in ("", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
-def set_aside(path: Path) -> Path | None:
-    """Move a damaged view's file aside, for whoever wants to find out what happened; mode 600.
+def move_damaged(path: Path) -> Path | None:
+    """Rename a damaged view's file to `….damaged-N`, with mode 600, so that the damage can be analyzed.
 
-    The newest VIEW_DAMAGED_KEPT are kept. If the disk has no room for the new view beside it, it is deleted.
+    The newest VIEW_DAMAGED_KEPT such files are kept. If the disk lacks room for a new view as well, the
+    damaged file is deleted.
 
     Returns:
-        Where it is now; None if it was deleted, or was not there.
+        The new path; None if the file was deleted or did not exist.
 
     Raises:
-        ViewUnwritable: if the directory can't be written.
+        ViewUnwritable: if the directory cannot be written.
     """
     prefix = f"{path.name}.damaged-"
     try:
@@ -379,11 +374,11 @@ def set_aside(path: Path) -> Path | None:
             kept.append(newest)
         remove_view(path)
         for old in kept[:-VIEW_DAMAGED_KEPT]:
-            if not (aside := path.with_name(f"{prefix}{old}")).is_dir():  # what others put there is not ours
-                remove_view(aside)
+            if not (damaged := path.with_name(f"{prefix}{old}")).is_dir():  # not created by a projector
+                remove_view(damaged)
     except OSError as error:
         raise ViewUnwritable(
-            f"the damaged view {path} can't be moved aside ({error.strerror or error}); check permissions"
+            f"cannot rename the damaged view {path} ({error.strerror or error}); check permissions"
         ) from error
     return target
 
@@ -393,7 +388,7 @@ def _removed(path: Path) -> ViewMissing:
 
 
 def _lost(path: Path, suffix: str) -> ViewDamaged:
-    return ViewDamaged(f"{path.name}{suffix}, a part of the view {path}, was removed or replaced")
+    return ViewDamaged(f"{path.name}{suffix}, which belongs to the view {path}, was removed or replaced")
 
 
 async def _connect(path: Path, mode: str) -> aiosqlite.Connection:
@@ -402,9 +397,9 @@ async def _connect(path: Path, mode: str) -> aiosqlite.Connection:
         connection = aiosqlite.connect(
             uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS, cached_statements=256
         )
-        # A view that was never closed must not keep the interpreter from exiting: its transactions are whole
-        # or not there, whenever the process ends.
-        connection._thread.daemon = True  # noqa: SLF001 - the library has no setting for it
+        # A view that was never closed must not keep the interpreter from exiting: transactions are atomic
+        # whenever the process ends.
+        connection._thread.daemon = True  # noqa: SLF001 - the library has no option for it
         return await connection
 
 
@@ -413,7 +408,7 @@ def _attach(live: Path | None) -> tuple[str, ...]:
 
 
 def attach_statement(live: Path) -> str:
-    """What makes a live view's tables readable as `live.…`, and those that this file lacks by their names."""
+    """The statement that attaches a live view as `live`; tables missing here resolve to it by bare name."""
     uri = f"{live.absolute().as_uri()}?mode=ro".replace("'", "''")
     return f"ATTACH DATABASE '{uri}' AS live"
 
@@ -423,19 +418,17 @@ async def _prepare(connection: aiosqlite.Connection, path: Path, pragmas: Sequen
         with translated(path):
             for pragma in pragmas:
                 await connection.execute(pragma)
-            await connection.execute_fetchall(
-                "SELECT count(*) FROM sqlite_schema"
-            )  # reads the file for the first time
+            await connection.execute_fetchall("SELECT count(*) FROM sqlite_schema")  # first read of the file
     except BaseException:
         await connection.close()
         raise
 
 
 def reader_pragmas() -> tuple[str, ...]:
-    """How a connection that only reads is set up.
+    """The pragmas of a connection that only reads.
 
-    It maps no memory (`mmap_size`): a file that is cut short, or a bad block of the disk, would end the
-    process with SIGBUS instead of a failed read.
+    Memory mapping is off (`mmap_size`): with it, a truncated file or a bad disk block ends the process with
+    SIGBUS instead of failing one read.
     """
     return _pragmas(READER_PAGE_CACHE_BYTES, "PRAGMA mmap_size = 0", "PRAGMA query_only = ON")
 
@@ -455,15 +448,15 @@ def _translate(error: sqlite3.DatabaseError, path: Path) -> ViewError:
         return ViewDamaged(f"the view {path} is damaged ({error}); a projector rebuilds it from the log")
     if name.startswith("SQLITE_CONSTRAINT"):
         return ViewDamaged(
-            f"the rows of the view {path} contradict the log ({error}); a projector rebuilds it from the log"
+            f"rows of the view {path} contradict the log ({error}); a projector rebuilds it from the log"
         )
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return ViewBusy(
-            f"the view {path} was locked for over {BUSY_TIMEOUT_SECONDS:g} s; which other process has it?"
+            f"the view {path} was locked for more than {BUSY_TIMEOUT_SECONDS:g} s by another process"
         )
     if name.startswith(("SQLITE_READONLY", "SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
         unwritable = ViewUnwritable(
-            f"the view {path} can't be opened or written ({error}); check space and permissions"
+            f"cannot open or write the view {path} ({error}); check disk space and permissions"
         )
         unwritable.may_be_damage = name.startswith("SQLITE_IOERR")
         return unwritable

@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
-from jobledger.projections.batch import Batch, fold_batch, lost_key, read_all
+from jobledger.projections.batch import Batch, fold_batch, lost_key, read_events
 from jobledger.projections.limits import HEAL_PAGE_JOBS, QUARANTINE_LOG_LINES
 from jobledger.projections.writer import ViewWriter
 from jobledger.store.job_reader import records_between
@@ -71,7 +71,7 @@ async def heal_view(log: EventLog, writer: ViewWriter) -> Healed:
         if after == status:
             quarantined += 1
             continue
-        await writer.replace(status, batch, sequences)
+        await writer.replace_job(status, batch, sequences)
         changed += 1
         quarantined += after is not None and after.quarantine is not None
         if changed <= QUARANTINE_LOG_LINES:
@@ -94,7 +94,7 @@ async def _quarantined(writer: ViewWriter) -> AsyncIterator[JobStatus]:
 
 async def _refold(log: EventLog, status: JobStatus, up_to: int) -> tuple[Batch, list[int]]:
     """All of a job's events up to a sequence, folded as if the view had never seen one."""
-    batch = Batch({}, {}, {}, [], [], {}, 0)
+    batch = Batch()
     subject = job_subject(status.namespace, status.id)
     last = await log.read_last(subject)
     page: list[Record] = []
@@ -104,8 +104,8 @@ async def _refold(log: EventLog, status: JobStatus, up_to: int) -> tuple[Batch, 
             page.append(record)
             sequences.append(record.sequence)
             if len(page) == READ_PAGE_EVENTS:
-                fold_batch(read_all(page), {}, onto=batch)
+                fold_batch(read_events(page), {}, onto=batch)
                 page = []
     if page:
-        fold_batch(read_all(page), {}, onto=batch)
+        fold_batch(read_events(page), {}, onto=batch)
     return batch, sequences

@@ -1,4 +1,4 @@
-"""The read connections of one view: one on the event loop, and a few threads that share what is asked."""
+"""The read connections of one view: one on the event loop, and a few threads that share the statements."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +16,15 @@ _TABLES: Final = frozenset({"checkpoint", "jobs", "specs", "labels", "anomalies"
 
 
 class ReaderPool:
-    """Read connections, shared rather than lent; made by `open`.
+    """Shared read connections; created by `open`.
 
-    What ends at one row is read at once, on the event loop: going to a thread costs ten times as much. Other
-    short statements are packed onto few threads: Python runs one thread at a time, and handing over between
-    them costs as much as a short statement does. A long one, which SQLite spends without Python, gets a
-    thread that is idle, so that the short ones behind it go elsewhere.
+    Single-row lookups run on the event loop: a trip to a thread costs ten times as much. Other short
+    statements are packed onto few threads: Python runs one thread at a time, and switching between them costs
+    as much as a short statement. A long statement, which SQLite executes without Python, gets the least busy
+    thread, and short ones avoid that thread.
 
-    A thread with statements waiting goes on to the next without asking the event loop, which lending would
-    not allow. So no transaction may be opened here: others would read inside it.
+    Statements are queued on a connection without waiting for the previous one to return to the event loop, so
+    a caller must not open a transaction: others would read inside it.
 
     Attributes:
         on_damage: called when a read finds damage.
@@ -43,45 +43,36 @@ class ReaderPool:
         self.path = path
         self._live = live
         self._count = len(readers)
-        self._suspended: ViewError | None = None  # why nothing can be read just now
+        self._suspended: ViewError | None = None  # the error that reads raise while suspended
         self._point = point
         self._readers: Sequence[Reader] = tuple(readers)
-        # Given to each and not answered; a long one counts as a full pack.
+        # Pending statements of each reader; a long one counts as READER_PACK_STATEMENTS.
         self._waiting = [0] * len(self._readers)
 
     @classmethod
     async def open(cls, path: Path, readers: int, live: Path | None = None) -> Self:
-        """Open a view's file this many times, and check that this release can read it.
-
-        Args:
-            path: the file.
-            readers: how many times.
-            live: see `Reader.open`.
+        """Open `readers` connections to a view's file, and check its schema; `live` is as in `Reader.open`.
 
         Raises:
-            ViewMissing: if no projector has made it yet.
+            ViewMissing: if no projector has created the view yet.
             ViewFromNewerRelease: if its schema is newer than this release.
-            ViewError: if its schema is older, or the file can't be used.
-            InvalidInput: for more readers than `READERS_MAX`, or none.
+            ViewError: if its schema is older, or the file cannot be used.
+            InvalidInput: if `readers` is out of range.
         """
         if not 1 <= readers <= READERS_MAX:
-            raise InvalidInput(f"readers is {readers!r:.40}; use 1 to {READERS_MAX}")
+            raise InvalidInput(f"readers must be 1..{READERS_MAX}, got {readers!r:.40}")
         return cls(path, *await _open_all(path, readers, live), live=live)
 
     async def suspend(self, why: ViewError) -> None:
-        """Let the file go, and answer whatever is asked with an error, until `resume`.
-
-        Args:
-            why: the error.
-        """
+        """Close the file; until `resume`, reads raise this error."""
         self._suspended = why
-        await self._let_go()
+        await self.close()
 
     async def resume(self) -> None:
         """Open the file that is at the path now.
 
         Raises:
-            ViewError: if it can't be used; the pool stays suspended.
+            ViewError: if the file cannot be used; the pool stays suspended.
         """
         if self._suspended is None:
             return
@@ -90,10 +81,10 @@ class ReaderPool:
         self._suspended = None
 
     async def point_rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """All rows of a statement that finds one row by its key, or a few: nothing else runs meanwhile.
+        """All rows of a lookup by key, which blocks the event loop.
 
         Raises:
-            ViewError: if the pool is closed, or the file can't be read.
+            ViewError: if the pool is closed, or the file cannot be read.
         """
         try:
             found = self._point.rows(sql, parameters) if self._point is not None else None
@@ -103,17 +94,17 @@ class ReaderPool:
         return found if found is not None else await self.rows(sql, parameters)
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """All rows of one short statement: a search that ends at a few rows.
+        """All rows of a short statement: an index search that finds a few rows.
 
         Raises:
-            ViewError: if the pool is closed, or the file can't be read.
+            ViewError: if the pool is closed, or the file cannot be read.
         """
         waiting = self._waiting
         if not waiting:
             raise self._closed()
-        # The first with room, before the one with the most: its page cache is the warmest.
-        for index, given in enumerate(waiting):  # noqa: B007 - used below
-            if given < READER_PACK_STATEMENTS:
+        # The first reader with room: its page cache is the warmest.
+        for index, pending in enumerate(waiting):  # noqa: B007 - used below
+            if pending < READER_PACK_STATEMENTS:
                 break
         else:
             index = waiting.index(min(waiting))
@@ -127,10 +118,10 @@ class ReaderPool:
             waiting[index] -= 1
 
     async def long_rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """All rows of one statement that may take long.
+        """All rows of a statement that may take long.
 
         Raises:
-            ViewError: if the pool is closed, or the file can't be read.
+            ViewError: if the pool is closed, or the file cannot be read.
         """
         with self._least_busy() as reader:
             return await reader.rows(sql, parameters)
@@ -138,17 +129,17 @@ class ReaderPool:
     async def page_rows(
         self, sql: str, parameters: Sequence[Any] = (), *, max_bytes: int
     ) -> tuple[list[Row], bool]:
-        """As many rows of a statement as `max_bytes` hold (and one more), and whether that is all of them.
+        """The first rows of a statement, until they exceed `max_bytes`, and whether these are all rows.
 
         Raises:
-            ViewError: if the pool is closed, or the file can't be read.
+            ViewError: if the pool is closed, or the file cannot be read.
         """
         with self._least_busy() as reader:
             return await reader.page(sql, parameters, max_bytes=max_bytes)
 
     @contextmanager
     def _least_busy(self) -> Iterator[Reader]:
-        """The reader with the least to do, counted as busy meanwhile; damage that it meets is reported."""
+        """Use the least busy reader for a long statement; report damage."""
         waiting = self._waiting
         if not waiting:
             raise self._closed()
@@ -168,15 +159,12 @@ class ReaderPool:
         return ViewError(f"the view {self.path} is closed; open it again")
 
     def report_damage(self, error: ViewDamaged) -> None:
-        """Pass on damage that was found in what was read."""
+        """Pass damage found in a row to `on_damage`."""
         if self.on_damage is not None and self._suspended is None:
             self.on_damage(error)
 
     async def close(self) -> None:
-        """Answer what was asked, and close. Closing twice is harmless."""
-        await self._let_go()
-
-    async def _let_go(self) -> None:
+        """Finish pending reads and close. Idempotent."""
         readers, self._readers, self._waiting = self._readers, (), []
         if self._point is not None:
             self._point.close()
@@ -198,9 +186,9 @@ async def _open_all(path: Path, readers: int, live: Path | None) -> tuple[Sequen
 
 
 async def _check_schema(reader: Reader, wanted: frozenset[str]) -> None:
-    """Refuse a file that this release can't read, before the first question finds out."""
+    """Reject a file that this release cannot read."""
     path = reader.path
-    missing = f"{path} holds no view yet; a projector makes it: start one on this path"
+    missing = f"{path} does not contain a view yet; start a projector on this path to create it"
     tables = {name for (name,) in await reader.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if not tables >= wanted:
         raise ViewMissing(missing)
@@ -212,11 +200,12 @@ async def _check_schema(reader: Reader, wanted: frozenset[str]) -> None:
         raise ViewMissing(missing)
     if number > newest:
         raise ViewFromNewerRelease(
-            f"a newer Jobledger made the view {path}; upgrade this one, or use another file"
+            f"the view {path} was created by a newer Jobledger; upgrade this one, or use another file"
         )
     if number < newest:
         raise ViewError(
-            f"an older Jobledger made the view {path}; a projector of this release brings it up to date"
+            f"the view {path} was created by an older Jobledger;"
+            " start a projector of this release to migrate it"
         )
 
 

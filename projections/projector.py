@@ -1,12 +1,12 @@
-"""The projector: reads the log, folds it, and keeps the view, for ever.
+"""The projector reads the log, folds it, and keeps the view up to date.
 
-    catching_up ──► live ──► reconnecting ──► catching_up …    no answer of the log
-         │            ├────► waiting ───────► catching_up …    the file can't be written: no space, locked
-         │            └────► rebuilding ────► catching_up …    the file is damaged, cut short, lost, replaced
-         └──► stopped (asked to, or an error that a person must resolve)
+    catching_up ──► live ──► reconnecting ──► catching_up …    the log does not answer
+         │            ├────► waiting ───────► catching_up …    the file cannot be written: disk full, locked
+         │            └────► rebuilding ────► catching_up …    the file is damaged, truncated, lost or replaced
+         └──► stopped (requested, or an error that an operator must resolve)
 
-Rows and checkpoint move in one transaction, and the checkpoint is guarded by its old value: a crash repeats a
-batch or does not, and two projectors on one file can't both win. See DESIGN.md beside this file.
+Rows and checkpoint move in one transaction, guarded by the previous checkpoint: a crash repeats a batch or does
+not, and of two projectors on one file only one can commit. See DESIGN.md in this folder.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from jobledger.projections.batch import (
     Batch,
     Folded,
     Hole,
+    find_clock_steps,
+    find_holes,
     fold_batch,
-    holes_in,
-    jobs_named,
-    read_all,
-    steps_back,
+    job_ids_in,
+    read_events,
 )
-from jobledger.projections.database import set_aside
+from jobledger.projections.database import move_damaged
 from jobledger.projections.errors import (
     ViewBusy,
     ViewDamaged,
@@ -53,9 +53,11 @@ from jobledger.projections.limits import (
     WAIT_DEFAULT_SECONDS,
 )
 from jobledger.projections.writer import CheckpointMoved, ViewWriter
+from jobledger.store.backoff import Backoff
 from jobledger.store.log import EventLog, LogReader
 from jobledger.store.model.errors import JobledgerError, LogBehind, LogDamaged, LogUnavailable
 from jobledger.store.model.events import Record
+from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 
 _log = logging.getLogger("jobledger.view")
 
@@ -63,68 +65,66 @@ _log = logging.getLogger("jobledger.view")
 class ProjectorState(enum.StrEnum):
     """What a projector is doing."""
 
-    CATCHING_UP = "catching_up"  # folding what was there when it began, or came while it was away
-    LIVE = "live"  # has folded all there was; folds what comes
-    RECONNECTING = (
-        "reconnecting"  # no answer of the log, or one that lacks events; tries again, see `trouble`
-    )
-    WAITING = "waiting"  # the view's file can't be written; tries again, see `trouble`
-    REBUILDING = "rebuilding"  # the file was damaged or lost; folds the log again, see `trouble`
-    STOPPED = "stopped"  # asked to stop, or can't go on: see `error`
+    CATCHING_UP = "catching_up"  # folding what was in the log when it started or reconnected
+    LIVE = "live"  # folding new events as they arrive
+    RECONNECTING = "reconnecting"  # retrying: the log does not answer, or lacks events; see `trouble`
+    WAITING = "waiting"  # retrying: the view's file cannot be written; see `trouble`
+    REBUILDING = "rebuilding"  # folding the log again: the file was damaged or lost; see `trouble`
+    STOPPED = "stopped"  # stopped on request, or by `error`
 
 
 _TROUBLED: Final = frozenset({ProjectorState.RECONNECTING, ProjectorState.WAITING, ProjectorState.REBUILDING})
 
 
 class ProjectionListener(Protocol):
-    """Hears what a projector folds, once it is visible in the view. Its methods take note, and return."""
+    """Receives what a projector folds, once it is visible in the view. Its methods must return quickly."""
 
-    def begin(self, sequence: int) -> None:
-        """The view is at this sequence; what comes is told."""
+    def on_start(self, sequence: int) -> None:
+        """The view is at this sequence; `on_advance` continues from here."""
         ...
 
-    def take(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
-        """The view went on, from one sequence up to another.
+    def on_advance(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
+        """The view advanced.
 
         Args:
-            after: where it was.
-            up_to: where it is.
-            folded: all that changed a job on that way, in order; None if it is not known, because another
-                projector did it.
+            after: the previous sequence.
+            up_to: the new sequence.
+            folded: the events in between that changed a job, in order; None if they are unknown, because
+                another projector applied them.
         """
         ...
 
-    def end(self, error: JobledgerError | None) -> None:
-        """The projector is stopped, by itself (and why) or because it was asked to (None)."""
+    def on_stop(self, error: JobledgerError | None) -> None:
+        """The projector stopped, on request (None) or because of an error."""
         ...
 
 
-class Gate(Protocol):
-    """Somebody who reads the view's file, and must let it go while it is rebuilt."""
+class ViewReader(Protocol):
+    """A reader of the view's file that must close it during a rebuild."""
 
     async def suspend(self, why: ViewError) -> None:
-        """Let the file go; answer with this error until `resume`."""
+        """Close the file; reads raise this error until `resume`."""
         ...
 
     async def resume(self) -> None:
-        """Open the file that is there now: it has all that the one before had."""
+        """Open the file that is at the path now; it contains all that the previous one did."""
         ...
 
 
 class Projector:
-    """Keeps one SQLite file up with one log; `async with Projector(log, path) as projector`.
+    """Keeps one SQLite file up to date with one log: `async with Projector(log, path) as projector`.
 
     Args:
-        log: what to fold.
-        path: the view's file, made if it is missing, rebuilt if its rows mean something else to this release.
-        tree: whether the Merkle tree over the log is kept as well, for proofs. A file that was begun without
-            it is rebuilt; from one that has it and shall not, it is taken out.
-        epoch: of the log, if it is known for certain: a file of another log is then moved aside and rebuilt.
-            None: such a file is `LogReplaced`, because either of the two may be the wrong one.
+        log: the log to fold.
+        path: the view's file; created if missing, rebuilt if its rows have an older meaning.
+        tree: whether the view keeps the Merkle tree of the log, for proofs. A view created without the tree is
+            rebuilt; from a view that has it and should not, the tree is deleted.
+        epoch: of the log, if it is known for certain: a view of another log is then moved away and rebuilt.
+            If None, such a view raises `LogReplaced`, because either of the two can be the wrong one.
 
     Attributes:
-        rebuilds: how often the file was found damaged or lost, and was begun again.
-        clock_steps: at how many of the events that it read the stream's time went back.
+        rebuilds: number of times that the file was damaged or lost and was rebuilt.
+        clock_steps: number of events before which the stream's time went back.
     """
 
     def __init__(self, log: EventLog, path: Path, *, tree: bool = True, epoch: str | None = None) -> None:
@@ -135,67 +135,66 @@ class Projector:
         self._path = path
         self._keeps_tree = tree
         self._state = ProjectorState.CATCHING_UP
-        self._sequence = 0  # written, visible
-        self._told = 0  # the highest sequence that ever was visible here: `_sequence`, but while rebuilding
-        self._folded = 0  # folded, perhaps still being written
-        self._time = 0  # the stream's, of that event; 0: not known
-        self._clock_checked = 0  # up to which event the stream's time was looked at
+        self._sequence = 0  # committed and visible
+        self._announced = 0  # the highest sequence that was ever visible: `_sequence`, except while rebuilding
+        self._folded = 0  # folded, possibly not committed yet
+        self._time = 0  # stream time of that event; 0 if unknown
+        self._clock_checked = 0  # the last event whose stream time was checked
         self._error: JobledgerError | None = None
         self._trouble = ""
         self._opened: ViewWriter | None = None
-        self._feed: LogReader | None = None
+        self._reader: LogReader | None = None
         self._epoch: str | None = None  # of the log
         self._changed = asyncio.Condition()
         self._target = 0
-        self._wait_seconds = RECONNECT_WAIT_SECONDS  # before the log, or the file, is tried again
+        self._backoff = Backoff(RECONNECT_WAIT_SECONDS, RECONNECT_MAX_WAIT_SECONDS)
         self._task: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
-        self._reported_jobs: set[str] = set()  # in quarantine, with a line in the log; bounded
-        self._exclusive = asyncio.Lock()  # held while records are folded, and while jobs are folded again
-        self._tap: ProjectionListener | None = None
-        self._gates: list[Gate] = []
-        self._suspended: ViewError | None = None  # what the gates were told
-        self._distrust: ViewDamaged | None = None  # damage that somebody else found
+        self._reported_jobs: set[str] = set()  # quarantined jobs that were logged; bounded
+        self._exclusive = asyncio.Lock()  # held while records are folded, and while jobs are refolded
+        self._listener: ProjectionListener | None = None
+        self._view_readers: list[ViewReader] = []
+        self._suspended: ViewError | None = None  # the error that suspended readers raise
+        self._reported_damage: ViewDamaged | None = None  # damage found by a reader
         self._found_damage = asyncio.Event()
-        self._began: deque[float] = deque(maxlen=VIEW_REBUILDS_MAX)  # when rebuilds began
-        self._io_errors = 0  # in a row
-        self._broke = False  # once, by something that may have been the file
+        self._rebuild_times: deque[float] = deque(maxlen=VIEW_REBUILDS_MAX)
+        self._io_errors = 0  # consecutive
+        self._rebuilt_after_bug = False
 
-    def attach(self, tap: ProjectionListener) -> None:
-        """From now on tell this one what is folded; what is being written at this moment is the first."""
-        self._tap = tap
-        tap.begin(self._told)
+    def attach(self, listener: ProjectionListener) -> None:
+        """Report every batch to this listener, starting with the one that is being written."""
+        self._listener = listener
+        listener.on_start(self._announced)
         if self._state is ProjectorState.STOPPED:
-            tap.end(self._error)
+            listener.on_stop(self._error)
 
-    async def serve(self, gate: Gate) -> None:
-        """From now on, suspend this reader of the file while the file is rebuilt."""
-        self._gates.append(gate)
+    async def add_view_reader(self, reader: ViewReader) -> None:
+        """Suspend this reader of the file during every rebuild."""
+        self._view_readers.append(reader)
         if self._suspended is not None:
-            await gate.suspend(self._suspended)
+            await reader.suspend(self._suspended)
 
     def report_damage(self, error: ViewDamaged) -> None:
-        """Rebuild the file: somebody who read it found damage."""
+        """Rebuild the file because a reader found damage."""
         if self._suspended is None:
-            self._distrust = error
+            self._reported_damage = error
             self._found_damage.set()
 
     async def start(self) -> Self:
-        """Open the view, check that the log continues it, and begin.
+        """Open the view, check that the log continues it, and start.
 
-        A log that seems to lack what the view has is no error here: the projector begins `reconnecting`, and
-        stops for good if the loss is proven. A file that is damaged is moved aside: the projector begins
-        `rebuilding`.
+        A log that appears to lack events of the view is no error here: the projector starts as `reconnecting`,
+        and stops if the loss is proven. A damaged file is moved away: the projector starts as `rebuilding`.
 
         Raises:
-            ViewError: if the file can't be used.
+            ViewError: if the file cannot be used.
             LogBroken: if the log is not the one that the view was made from.
             LogUnavailable: if the log does not answer.
         """
         if self._task is not None:
-            raise ViewError(f"this projector of {self._path} is running; stop it first, or use it as it is")
+            raise ViewError(f"the projector of {self._path} is already running; stop it first")
         self._error, self._writing, self._trouble = None, None, ""
-        self._sequence = self._told = 0
+        self._sequence = self._announced = 0
         self._epoch = self._known_epoch
         self._state = ProjectorState.CATCHING_UP
         try:
@@ -203,34 +202,34 @@ class Projector:
         except BaseException:
             await self._close_files()
             raise
-        if self._tap is not None:
-            self._tap.begin(self._told)
+        if self._listener is not None:
+            self._listener.on_start(self._announced)
         self._task = asyncio.create_task(self._run())
         return self
 
     async def _start(self) -> None:
         try:
-            if self._distrust is not None:  # reported before the start
-                raise self._distrust
+            if self._reported_damage is not None:  # reported before the start
+                raise self._reported_damage
             await self._open_view()
         except ViewDamaged as error:
-            await self._begin_again(error)
+            await self._start_rebuild(error)
             await self._open_view()
-            # Readers are to have all that there is before they are let in, as they had before.
-            self._told = (await self._log.info()).last_sequence
+            # Readers resume only when the new view has all events that are in the log now.
+            self._announced = (await self._log.info()).last_sequence
         try:
-            self._feed = await self._open_feed()
+            self._reader = await self._open_reader()
         except LogBehind as error:
             self._state, self._trouble = ProjectorState.RECONNECTING, str(error)
 
     async def stop(self) -> None:
-        """Finish the transaction under way, and close. Stopping twice is harmless."""
+        """Finish the transaction in progress, and close. Idempotent."""
         if self._task is None:
             return
         self._task.cancel()
         await asyncio.gather(self._task, *filter(None, (self._writing,)), return_exceptions=True)
         await self._close_files()
-        self._task = None  # last: a stop that is cancelled can be repeated
+        self._task = None  # last: a cancelled stop can be repeated
         await self._enter(ProjectorState.STOPPED)
 
     async def __aenter__(self) -> Self:
@@ -241,39 +240,39 @@ class Projector:
 
     @property
     def state(self) -> ProjectorState:
-        """What it is doing now."""
+        """The current state."""
         return self._state
 
     @property
     def sequence(self) -> int:
-        """The last sequence that is folded and visible in the view."""
+        """The last sequence that is visible in the view."""
         return self._sequence
 
     @property
     def error(self) -> JobledgerError | None:
-        """Why it stopped by itself; None if it did not."""
+        """The error that stopped the projector; None if there is none."""
         return self._error
 
     @property
     def trouble(self) -> str:
-        """Why it is reconnecting, waiting or rebuilding; empty if it is not."""
+        """Why the projector is reconnecting, waiting or rebuilding; otherwise empty."""
         return self._trouble if self._state in _TROUBLED else ""
 
-    def restart_feed(self, reason: str) -> None:
-        """Read on from where it is with a new consumer: the present one delivers nothing.
+    def restart_reader(self, reason: str) -> None:
+        """Replace the log's consumer, which delivers nothing, and continue at the same position.
 
         Args:
-            reason: of that, for an error if it does not help.
+            reason: for the error if this does not help.
         """
-        if self._feed is not None:
-            self._feed.restart(reason)
+        if self._reader is not None:
+            self._reader.restart(reason)
 
     async def wait_for(self, sequence: int, timeout_seconds: float = WAIT_DEFAULT_SECONDS) -> None:
-        """Wait until a sequence is visible in the view: how a reader reads its own write.
+        """Wait until a sequence is visible in the view, for example to read one's own write.
 
         Raises:
-            WaitTimeout: if it is not in time.
-            JobledgerError: if the projector can't go on.
+            WaitTimeout: if the view does not reach it in time.
+            JobledgerError: if the projector stopped.
         """
         await self._wait(lambda: self._sequence >= sequence, timeout_seconds, f"event {sequence}")
 
@@ -281,48 +280,46 @@ class Projector:
         """Wait until everything that was in the log is in the view.
 
         Raises:
-            WaitTimeout: if it is not in time.
-            JobledgerError: if the projector can't go on.
+            WaitTimeout: if the view does not get there in time.
+            JobledgerError: if the projector stopped.
         """
         await self._wait(lambda: self._state is ProjectorState.LIVE, timeout_seconds, "the end of the log")
 
-    # --- the loop
-    # ---------------------------------------------------------------------------------------------
-
     async def wait_stopped(self) -> None:
-        """Wait until the projector is stopped, by `stop` or by itself.
+        """Wait until the projector stops.
 
         Raises:
-            JobledgerError: why it stopped by itself.
+            JobledgerError: the error that stopped it.
         """
         async with self._changed:
             await self._changed.wait_for(lambda: self._state is ProjectorState.STOPPED)
         if self._error is not None:
             raise self._error
 
+    # --- the loop ---------------------------------------------------------------------------------------------
+
     async def _run(self) -> None:
         try:
             while True:
                 try:
-                    await self._guarded()
-                except Exception as error:  # noqa: BLE001 - raised again if nothing can be done
+                    await self._run_until_error()
+                except Exception as error:  # noqa: BLE001 - raised again if it cannot be handled
                     await self._recover(error)
         except JobledgerError as error:
             self._error = error
             await self._enter(ProjectorState.STOPPED)
-        except Exception as error:  # noqa: BLE001 - whatever it is, readers must hear of it
-            # A mistake of ours must not leave readers waiting for a projector that is gone.
+        except Exception as error:  # noqa: BLE001 - a bug must not leave callers waiting for a dead projector
             self._error = JobledgerError(
-                f"the projector of {self._path} broke at {self._sequence}: {error!r}"
+                f"the projector of {self._path} failed at event {self._sequence}: {error!r}"
             )
             self._error.__cause__ = error
             await self._enter(ProjectorState.STOPPED)
 
     async def _recover(self, error: Exception) -> None:
-        """Do what the error needs before folding is tried again; raise it if nothing helps."""
+        """Prepare the next try; raise the error if a retry cannot help."""
         match error:
             case CheckpointMoved():
-                await self._start_over()
+                await self._reload()
             case LogUnavailable():
                 await self._pause(ProjectorState.RECONNECTING, error)
             case ViewDamaged() | ViewMissing():
@@ -331,18 +328,17 @@ class Projector:
                 await self._retry_file(error)
             case JobledgerError():
                 raise error
-            case _ if self._broke or not self._sequence:
+            case _ if self._rebuilt_after_bug or not self._sequence:
                 raise error
             case _:
-                # Rows that SQLite can read may still hold what no fold can have written. Once: it may be a
-                # mistake of ours instead.
-                self._broke = True
-                what = f"folding onto the view {self._path} broke at {self._sequence}: {error!r}"
+                # Rows that SQLite can read may contain what no fold has written. Rebuild once only: it may be a
+                # bug instead.
+                self._rebuilt_after_bug = True
+                what = f"folding onto the view {self._path} failed at event {self._sequence}: {error!r}"
                 await self._rebuild(ViewDamaged(what))
 
-    async def _guarded(self) -> None:
-        """Open what is not open and fold, until trouble, or until the file is not what it was."""
-        tasks = [asyncio.create_task(self._work()), asyncio.create_task(self._guard())]
+    async def _run_until_error(self) -> None:
+        tasks = [asyncio.create_task(self._work()), asyncio.create_task(self._watch_file())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             failed = next(task for task in reversed(tasks) if task.done())
@@ -355,22 +351,22 @@ class Projector:
     async def _work(self) -> None:
         if self._opened is None:
             await self._open_view()
-        if self._feed is None:
-            self._feed = await self._open_feed()
+        if self._reader is None:
+            self._reader = await self._open_reader()
         await self._heal_after_upgrade()
-        await self._follow(self._feed)
+        await self._follow(self._reader)
 
-    async def _guard(self) -> None:
-        """Look after the file; never returns.
+    async def _watch_file(self) -> None:
+        """Check the file periodically; never returns.
 
         Raises:
-            ViewError: if it is gone, another one, or damaged.
+            ViewError: if the file is missing, replaced or damaged.
         """
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(VIEW_LOOK_SECONDS):
                     await self._found_damage.wait()
-            if (found := self._distrust) is not None:
+            if (found := self._reported_damage) is not None:
                 raise found
             if self._opened is not None:
                 self._opened.check_files()
@@ -382,16 +378,15 @@ class Projector:
         assert self._opened is not None
         return self._opened
 
-    # --- trouble --------------------------------------------------------------------------------------------
+    # --- recovery ---------------------------------------------------------------------------------------------
 
     async def _pause(self, state: ProjectorState, error: JobledgerError) -> None:
         self._trouble = str(error)
         await self._enter(state)
-        await asyncio.sleep(self._wait_seconds)
-        self._wait_seconds = min(2 * self._wait_seconds, RECONNECT_MAX_WAIT_SECONDS)
+        await asyncio.sleep(self._backoff.next_seconds())
 
     async def _retry_file(self, error: ViewUnwritable | ViewBusy) -> None:
-        """The file can't be written just now: let it go, and try again from its checkpoint."""
+        """Close the file, and retry from its checkpoint later."""
         is_io_error = isinstance(error, ViewUnwritable) and error.may_be_damage
         self._io_errors = self._io_errors + 1 if is_io_error else 0
         if self._io_errors > VIEW_IO_ERRORS_MAX:
@@ -403,54 +398,57 @@ class Projector:
     async def _rebuild(self, error: ViewDamaged | ViewMissing) -> None:
         try:
             await self._close_files()
-            await self._begin_again(error)
+            await self._start_rebuild(error)
         except ViewUnwritable as unwritable:
             await self._pause(ProjectorState.WAITING, unwritable)
 
-    async def _begin_again(self, error: ViewDamaged | ViewMissing) -> None:
-        """Move the file out of the way, so that the next one begins empty, and suspend whoever reads it.
+    async def _start_rebuild(self, error: ViewDamaged | ViewMissing) -> None:
+        """Suspend the readers and move the file away, so that the next one starts empty.
 
         Raises:
-            ViewUnwritable: if it can't be moved.
-            ViewError: if that was done too often.
+            ViewUnwritable: if the file cannot be moved.
+            ViewError: if there were too many rebuilds.
         """
         now = asyncio.get_running_loop().time()
-        if len(self._began) == VIEW_REBUILDS_MAX and now - self._began[0] < VIEW_REBUILDS_SECONDS:
+        if (
+            len(self._rebuild_times) == VIEW_REBUILDS_MAX
+            and now - self._rebuild_times[0] < VIEW_REBUILDS_SECONDS
+        ):
             raise ViewError(
                 f"the view {self._path} was rebuilt {VIEW_REBUILDS_MAX} times within"
-                f" {VIEW_REBUILDS_SECONDS:g} s, and again: {error}; check the disk, and whether another"
-                " process changes the file"
+                f" {VIEW_REBUILDS_SECONDS:g} s and is damaged again: {error}; check the disk, and whether"
+                " another process changes the file"
             ) from error
-        self._suspended = ViewRebuilding(f"the view is being rebuilt from the log ({error}); ask again")
-        for gate in self._gates:
-            await gate.suspend(self._suspended)
+        self._suspended = ViewRebuilding(f"the view is being rebuilt from the log ({error}); try again later")
+        for reader in self._view_readers:
+            await reader.suspend(self._suspended)
         kept = None
-        if not isinstance(error, ViewMissing):  # a file that was put in its place is used, if it is a view
-            kept = await asyncio.to_thread(set_aside, self._path)
-        self._began.append(now)
+        if not isinstance(error, ViewMissing):  # a file that replaced it is used, if it is a valid view
+            kept = await asyncio.to_thread(move_damaged, self._path)
+        self._rebuild_times.append(now)
         self.rebuilds += 1
         where = f"; the old file is {kept.name}" if kept is not None else ""
         _log.warning("rebuilding the view from the log: %s%s", error, where)
-        self._distrust = None
+        self._reported_damage = None
         self._found_damage.clear()
         self._trouble = str(error)
         self._sequence = 0
         await self._enter(ProjectorState.REBUILDING)
 
-    async def _let_readers_in(self) -> None:
+    async def _resume_readers(self) -> None:
         if self._suspended is None:
             return
-        for gate in self._gates:
-            await gate.resume()
+        for reader in self._view_readers:
+            await reader.resume()
         self._suspended = None
-        _log.info("the view is rebuilt, up to %d", self._sequence)
+        _log.info("the view is rebuilt up to event %d", self._sequence)
 
     async def _open_view(self) -> None:
-        """Open the file, and go on from its checkpoint.
+        """Open the file, and continue from its checkpoint.
 
         Raises:
-            ViewDamaged: if it can't be read, or was put in the place of the file of this log.
-            ViewError: if it can't be used.
+            ViewDamaged: if the file cannot be read, or was replaced by the view of another log.
+            ViewError: if the file cannot be used.
         """
         writer = await ViewWriter.open(self._path, tree=self._keeps_tree)
         if self._epoch is not None and writer.epoch not in (None, self._epoch):
@@ -463,11 +461,11 @@ class Projector:
         writer.check_files()
         async with self._changed:
             self._sequence = writer.sequence
-            self._told = max(self._told, writer.sequence)
+            self._announced = max(self._announced, writer.sequence)
 
     async def _close_files(self) -> None:
-        """Let the log and the file go."""
-        await self._close_feed()
+        """Close the reader of the log and the file."""
+        await self._close_reader()
         writing, self._writing = self._writing, None
         if writing is not None:
             await asyncio.gather(writing, return_exceptions=True)
@@ -475,41 +473,41 @@ class Projector:
         if writer is not None:
             await writer.close()
 
-    # --- folding --------------------------------------------------------------------------------------------
+    # --- folding ----------------------------------------------------------------------------------------------
 
-    async def _follow(self, feed: LogReader) -> None:
-        """Fold what comes, until trouble."""
+    async def _follow(self, reader: LogReader) -> None:
+        """Fold records as they arrive; returns only by an error."""
         while True:
             if self._state in (ProjectorState.RECONNECTING, ProjectorState.WAITING):
                 self._target = (await self._log.info()).last_sequence
                 is_whole = self._suspended is None
                 await self._enter(ProjectorState.CATCHING_UP if is_whole else ProjectorState.REBUILDING)
             if self._folded >= self._target:
-                # All that was there is folded: what is being written must be seen before we wait for more.
+                # All that was in the log is folded: commit it before waiting for more.
                 await self._written()
                 if self._state in (ProjectorState.CATCHING_UP, ProjectorState.REBUILDING):
-                    self._wait_seconds = RECONNECT_WAIT_SECONDS
+                    self._backoff.reset()
                     self._io_errors = 0
-                    await self._let_readers_in()
+                    await self._resume_readers()
                     await self._enter(ProjectorState.LIVE)
             try:
-                records = await feed.take(COMMIT_MAX_EVENTS)
+                records = await reader.take(COMMIT_MAX_EVENTS)
             except LogDamaged as damage:
                 async with self._exclusive:
-                    await self._pass(damage.last)
+                    await self._skip_damage(damage.last)
                 continue
             for chunk in _chunks(records):
                 async with self._exclusive:
                     await self._project(chunk)
 
     async def heal(self) -> Healed:
-        """Fold the jobs in quarantine again, from their own events: after a repair of the log, say.
+        """Refold the jobs in quarantine from their own events, for example after the log was repaired.
 
-        Everything else goes on; a projector of another release does it by itself when it begins.
+        The view stays readable. After an upgrade, a projector heals the view when it starts.
 
         Raises:
-            ViewError: if this projector is stopped, or another one moved on in the same file; try again.
-            LogUnavailable: if the log can't be read; try again.
+            ViewError: if this projector is stopped, or another one moved the checkpoint; try again.
+            LogUnavailable: if the log cannot be read; try again.
         """
         if self._task is None or self._state is ProjectorState.STOPPED:
             raise ViewError(f"the projector of {self._path} is stopped; start it first")
@@ -523,66 +521,66 @@ class Projector:
     async def _heal_after_upgrade(self) -> None:
         async with self._exclusive:
             await self._written()
-            if await self._writer.knows(VOCABULARY):
+            if await self._writer.has_vocabulary(VOCABULARY):
                 return
             healed = await heal_view(self._log, self._writer)
-            await self._writer.learn(VOCABULARY)
+            await self._writer.set_vocabulary(VOCABULARY)
         if healed.jobs:
             _log.info(
-                "this release reads other events than the one before: %d quarantined jobs were folded again,"
-                " %d changed, %d still are in quarantine",
+                "this release reads other events than the previous one: %d quarantined jobs were refolded, %d"
+                " changed, %d are still in quarantine",
                 *healed,
             )
 
     async def _project(self, records: Sequence[Record]) -> None:
-        """Fold a batch while the one before is being written, then write it."""
-        events = read_all(records)
-        known = await self._writer.statuses(jobs_named(events))
-        batch = fold_batch(events, known, records if self._tap is not None else ())
+        """Fold a batch while the previous one is written, then write it."""
+        events = read_events(records)
+        known = await self._writer.statuses(job_ids_in(events))
+        batch = fold_batch(events, known, records if self._listener is not None else ())
         batch.last_time = records[-1].time
         self._check_clock(records)
-        batch.holes = holes_in(records, self._folded)
+        batch.holes = find_holes(records, self._folded)
         self._report(batch)
-        batch.tree = self._writer.grow(records)
+        batch.tree = self._writer.append_to_tree(records)
         await self._written()
         self._writer.remember(batch.statuses)
         self._folded = batch.last_sequence
-        # A task of its own: a stop in mid-transaction lets it finish instead of tearing it.
+        # A separate task: a stop during the transaction lets it finish.
         self._writing = asyncio.create_task(self._write(batch))
 
     def _check_clock(self, records: Sequence[Record]) -> None:
-        """Count each event at which the stream's time goes back, once; one line in the log for each."""
-        for step in steps_back(records, self._time):
-            if step.sequence <= self._clock_checked:  # it was folded before
+        """Count and log each event before which the stream's time went back, once."""
+        for step in find_clock_steps(records, self._time):
+            if step.sequence <= self._clock_checked:  # folded before
                 continue
             self.clock_steps += 1
             if self.clock_steps <= CLOCK_LOG_LINES:
                 _log.warning(
                     "the stream's time goes back by %.3f s at event %d: the clock of a NATS server was set"
-                    " back, or that of another leader is behind; a job's ModifyTime keeps the largest time",
-                    step.nanoseconds / 1e9,
+                    " back, or the clock of a new leader is behind; a job's ModifyTime keeps the largest time",
+                    step.nanoseconds / NANOSECONDS_PER_SECOND,
                     step.sequence,
                 )
         self._time = records[-1].time
         self._clock_checked = max(self._clock_checked, records[-1].sequence)
 
-    async def _pass(self, up_to: int) -> None:
-        """Go on after events at the end of the log that can't be read: nothing comes after them yet."""
-        batch = Batch({}, {}, {}, [], [], {}, up_to)
+    async def _skip_damage(self, up_to: int) -> None:
+        """Continue after events at the end of the log that cannot be read."""
+        batch = Batch(last_sequence=up_to)
         batch.holes = [Hole(self._folded + 1, up_to)]
-        batch.folded = [] if self._tap is not None else None
-        batch.tree = self._writer.grow((), up_to)
+        batch.folded = [] if self._listener is not None else None
+        batch.tree = self._writer.append_to_tree((), up_to)
         self._report(batch)
         await self._written()
         self._folded = up_to
         self._writing = asyncio.create_task(self._write(batch))
 
     def _report(self, batch: Batch) -> None:
-        """One line in the log for each hole, and for each job that is quarantined, up to a limit."""
+        """Log each hole and each newly quarantined job, up to a limit."""
         for hole in batch.holes:
             _log.error(
-                "the log is damaged: events %d to %d are missing; the view goes on after them, jobs that miss"
-                " one are quarantined (`jobledger view damage`)",
+                "the log is damaged: events %d to %d are missing; the view continues after them, and jobs that"
+                " miss one are quarantined (`jobledger view damage`)",
                 *hole,
             )
         for status in batch.statuses.values():
@@ -604,15 +602,15 @@ class Projector:
 
     async def _write(self, batch: Batch) -> None:
         await self._writer.write(batch)
-        await self._reach(batch.last_sequence, batch.folded)
+        await self._advance(batch.last_sequence, batch.folded)
 
     async def _written(self) -> None:
-        """Wait for the batch that is being written, and hear what became of it."""
+        """Wait for the batch that is being written; raises its error."""
         if self._writing is not None:
             await asyncio.shield(self._writing)
             self._writing = None
 
-    async def _open_feed(self) -> LogReader:
+    async def _open_reader(self) -> LogReader:
         writer = self._writer
         time = writer.time
         info = await self._log.continues(
@@ -626,36 +624,36 @@ class Projector:
         self._folded, self._time = self._sequence, time
         return await self._log.follow(after=self._sequence, epoch=info.epoch)
 
-    async def _start_over(self) -> None:
-        """Another projector on this file was faster: go on from where it is."""
+    async def _reload(self) -> None:
+        """Continue from the checkpoint to which another projector moved this file."""
         self._writing = None
-        await self._close_feed()
-        await self._reach(await self._writer.reload())
+        await self._close_reader()
+        await self._advance(await self._writer.reload())
 
-    async def _close_feed(self) -> None:
-        feed, self._feed = self._feed, None
-        if feed is not None:
-            await feed.close()
+    async def _close_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.close()
 
-    async def _reach(self, sequence: int, folded: Sequence[Folded] | None = None) -> None:
+    async def _advance(self, sequence: int, folded: Sequence[Folded] | None = None) -> None:
         async with self._changed:
             self._sequence = sequence
             self._changed.notify_all()
-        told = self._told
-        if sequence <= told:  # rebuilding: all of that was told before
+        announced = self._announced
+        if sequence <= announced:  # rebuilding: the listener has received all of this before
             return
-        self._told = sequence
-        if self._tap is not None:
-            if folded is not None and folded and folded[0].record.sequence <= told:
-                folded = [each for each in folded if each.record.sequence > told]
-            self._tap.take(told, sequence, folded)
+        self._announced = sequence
+        if self._listener is not None:
+            if folded is not None and folded and folded[0].record.sequence <= announced:
+                folded = [each for each in folded if each.record.sequence > announced]
+            self._listener.on_advance(announced, sequence, folded)
 
     async def _enter(self, state: ProjectorState) -> None:
         async with self._changed:
             self._state = state
             self._changed.notify_all()
-        if self._tap is not None and state is ProjectorState.STOPPED:
-            self._tap.end(self._error)
+        if self._listener is not None and state is ProjectorState.STOPPED:
+            self._listener.on_stop(self._error)
 
     async def _wait(self, reached: Callable[[], bool], timeout_seconds: float, what: str) -> None:
         async with self._changed:
@@ -665,14 +663,16 @@ class Projector:
             except TimeoutError:
                 raise WaitTimeout(
                     f"the view is at {self._sequence} ({self._state}) and did not reach {what} within"
-                    f" {timeout_seconds:g} s; wait longer, or see why the projector is behind"
+                    f" {timeout_seconds:g} s; wait longer, or find out why the projector is behind"
                 ) from None
         if not reached():
-            raise self._error or WaitTimeout(f"the projector is stopped at {self._sequence}; start it again")
+            raise self._error or WaitTimeout(
+                f"the projector is stopped at event {self._sequence}; start it again"
+            )
 
 
 def _chunks(records: Sequence[Record]) -> list[Sequence[Record]]:
-    """Records in portions whose payloads stay under the limit of a transaction (or that are one record)."""
+    """Split records so that the payloads of each chunk, unless it is one record, fit into a transaction."""
     chunks: list[Sequence[Record]] = []
     start = size = 0
     for index, record in enumerate(records):

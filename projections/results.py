@@ -1,4 +1,4 @@
-"""What the view answers, besides jobs. Pure."""
+"""Results of view queries. Pure."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,8 +13,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     """One page of a list.
 
     Attributes:
-        jobs: in the order asked for.
-        next_cursor: what to ask the next page with; None if there is none.
+        jobs: in list order.
+        next_cursor: the cursor of the next page; None on the last page.
         sequence: the last event that the page reflects.
     """
 
@@ -28,9 +28,9 @@ class JobVersion(msgspec.Struct, frozen=True):
 
     Attributes:
         version: from 1.
-        sequence: of the event that brought it.
-        time: of that event, the stream's, Unix nanoseconds.
-        spec: the normalised spec as JSON.
+        sequence: of the event that set it.
+        time: stream time of that event, Unix nanoseconds.
+        spec: the normalized spec as JSON.
     """
 
     version: int
@@ -39,33 +39,13 @@ class JobVersion(msgspec.Struct, frozen=True):
     spec: bytes
 
 
-_Found = TypeVar("_Found")
-
-
-def page_of(
-    found: tuple[_Found, ...], size_of: Callable[[_Found], int], *, max_bytes: int = PAGE_MAX_BYTES
-) -> tuple[_Found, ...]:
-    """As many of these, from the first on, as fit into one page; at least one, if there is one."""
-    size = 0
-    for count, each in enumerate(found):
-        size += size_of(each)
-        if size > max_bytes and count:
-            return found[:count]
-    return found
-
-
-def size_of_job(job: Job) -> int:
-    """What a job adds to a page, in bytes, about."""
-    return len(job.spec) + job.status.state.size
-
-
 class Checkpoint(msgspec.Struct, frozen=True):
-    """How far the view is.
+    """The position of a view.
 
     Attributes:
-        epoch: names the log that it is made from; empty if it has not met one yet.
-        sequence: the last event folded.
-        anomalies: events so far that made no sense, in all.
+        epoch: of the log that the view is made from; empty if the view has not read any log yet.
+        sequence: the last event applied.
+        anomalies: total number of events that contradicted the state of their job.
     """
 
     epoch: str
@@ -74,14 +54,14 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 class Troubles(msgspec.Struct, frozen=True):
-    """What of the log a view could not read.
+    """Counts of what a view could not read from the log.
 
     Attributes:
-        quarantined: jobs that are frozen, also those of which nothing but the subject is known.
-        damaged_events: sequences that are missing from the log, in all.
-        holes: ranges of them.
-        first_damaged: the first of them; 0: none.
-        last_damaged: the last of them; 0: none.
+        quarantined: jobs in quarantine, including lost ones.
+        damaged_events: sequences missing from the log.
+        holes: ranges of missing sequences.
+        first_damaged: the first missing sequence; 0 if there is none.
+        last_damaged: the last missing sequence; 0 if there is none.
     """
 
     quarantined: int = 0
@@ -89,3 +69,23 @@ class Troubles(msgspec.Struct, frozen=True):
     holes: int = 0
     first_damaged: int = 0
     last_damaged: int = 0
+
+
+_Item = TypeVar("_Item")
+
+
+def fit_page(
+    items: tuple[_Item, ...], size_of: Callable[[_Item], int], *, max_bytes: int = PAGE_MAX_BYTES
+) -> tuple[_Item, ...]:
+    """The longest prefix of items that fits into `max_bytes`, but at least one item."""
+    size = 0
+    for count, item in enumerate(items):
+        size += size_of(item)
+        if size > max_bytes and count:
+            return items[:count]
+    return items
+
+
+def size_of_job(job: Job) -> int:
+    """The approximate number of bytes that a job adds to a page."""
+    return len(job.spec) + job.status.state.size

@@ -1,4 +1,4 @@
-"""The one place that knows how a job becomes a row of the view, and a row a job again. Pure."""
+"""Conversion between jobs and rows of the view. Pure."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -29,7 +29,7 @@ JOB_COLUMNS: Final = (
     "passed",
     "quarantine",
 )
-"""The columns of the table `jobs`, in its order; what `row_of` returns."""
+"""The columns of the table `jobs`, in schema order. The digest of a view depends on this order."""
 
 STATUS_COLUMNS: Final = (
     "id",
@@ -49,40 +49,50 @@ STATUS_COLUMNS: Final = (
     "passed",
     "quarantine",
 )
-"""The columns that make a `JobStatus`; what `status_of` takes, and `job_of` with the spec behind them."""
+"""The columns that `status_of` reads; `job_of` reads the spec after them."""
 
-RESPECIFIED_COLUMNS: Final = (
+# A write replaces all columns, those that a new spec changes, or those that a new state or tag changes. Each
+# list extends the next smaller one, so each row is built from the smaller row; all of them start with the
+# key.
+STATE_CHANGE_COLUMNS: Final = (
     "created_sequence",
+    "state",
+    "message",
+    "details",
+    "revision",
+    "modify_time",
+    "sequence",
+    "tags",
+    "passed",
+    "quarantine",
+)
+SPEC_CHANGE_COLUMNS: Final = (
+    *STATE_CHANGE_COLUMNS,
     "type",
     "priority",
     "count",
-    "state",
-    "message",
-    "details",
     "version",
-    "revision",
-    "modify_time",
     "spec_sequence",
-    "sequence",
-    "tags",
-    "passed",
-    "quarantine",
 )
-"""The columns that a new spec changes, behind the key; what `respecified_row` returns."""
+JOB_ROW_COLUMNS: Final = (*SPEC_CHANGE_COLUMNS, "id", "namespace", "name", "create_time")
 
-RESTATED_COLUMNS: Final = (
-    "created_sequence",
-    "state",
-    "message",
-    "details",
-    "revision",
-    "modify_time",
-    "sequence",
-    "tags",
-    "passed",
-    "quarantine",
+LOST_COLUMNS: Final = ("namespace", "id", "sequence", "passed", "quarantine")
+"""The columns of the table `lost_jobs`: jobs whose creating event cannot be read."""
+
+_STATUS_LIST: Final = ", ".join(STATUS_COLUMNS)
+_LOST_LIST: Final = ", ".join(LOST_COLUMNS)
+
+SELECT_STATUSES: Final = f"SELECT {_STATUS_LIST} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+SELECT_LOST: Final = f"SELECT {_LOST_LIST} FROM lost_jobs WHERE id IN (SELECT value FROM json_each(?))"
+SELECT_QUARANTINED: Final = (
+    f"SELECT {_STATUS_LIST} FROM jobs WHERE quarantine != '' AND created_sequence > ?"
+    " ORDER BY created_sequence LIMIT ?"
 )
-"""The columns that a new state or tag changes, behind the key; what `restated_row` returns."""
+SELECT_LOST_PAGE: Final = (
+    f"SELECT {_LOST_LIST} FROM lost_jobs"
+    " WHERE sequence > 0 AND (id, namespace) > (?, ?) ORDER BY id, namespace LIMIT ?"
+)
+SELECT_SPECS: Final = "SELECT sequence, spec FROM specs WHERE sequence IN (SELECT value FROM json_each(?))"
 
 NO_DETAILS: Final = ""
 NO_TAGS: Final = ""
@@ -94,99 +104,66 @@ _details_encoder = msgspec.json.Encoder(order="deterministic")
 _details_decoder: Final = msgspec.json.Decoder(dict[str, str])
 _quarantine_decoder: Final = msgspec.json.Decoder(Quarantine)
 _tags_decoder: Final = msgspec.json.Decoder(dict[str, int])
-# Most states say nothing but their type, and a frozen State can be shared by all jobs that are in it.
+# Most states have neither message nor details; all jobs in such a state share one frozen State.
 _PLAIN_STATES: Final = {kind.value: State(state_type=kind) for kind in StateType}
 
 
-def row_of(status: JobStatus, head: SpecHead) -> tuple[Any, ...]:
-    """A job as a row of the table `jobs`: its status, and the columns that its current spec fills."""
-    state = status.state
+def job_row(status: JobStatus, head: SpecHead) -> tuple[Any, ...]:
+    """The values of `JOB_ROW_COLUMNS`: a whole row of `jobs`."""
+    return (*spec_change_row(status, head), status.id, status.namespace, status.name, status.create_time)
+
+
+def spec_change_row(status: JobStatus, head: SpecHead) -> tuple[Any, ...]:
+    """The values of `SPEC_CHANGE_COLUMNS`."""
     return (
-        status.created_sequence,
-        status.id,
-        status.namespace,
-        status.name,
+        *state_change_row(status),
         head.type,
         head.priority,
         head.count,
-        state.state_type.value,
-        state.message,
-        details_of(state),
         status.version,
-        status.revision,
-        status.create_time,
-        status.modify_time,
         status.spec_sequence,
-        status.sequence,
-        tags_of(status),
-        status.passed,
-        quarantine_of(status),
     )
 
 
-def respecified_row(status: JobStatus, head: SpecHead) -> tuple[Any, ...]:
-    """What a new spec changes in a job's row."""
-    state = status.state
-    return (
-        status.created_sequence,
-        head.type,
-        head.priority,
-        head.count,
-        state.state_type.value,
-        state.message,
-        details_of(state),
-        status.version,
-        status.revision,
-        status.modify_time,
-        status.spec_sequence,
-        status.sequence,
-        tags_of(status),
-        status.passed,
-        quarantine_of(status),
-    )
-
-
-def restated_row(status: JobStatus) -> tuple[Any, ...]:
-    """What a new state or tag changes in a job's row."""
+def state_change_row(status: JobStatus) -> tuple[Any, ...]:
+    """The values of `STATE_CHANGE_COLUMNS`."""
     state = status.state
     return (
         status.created_sequence,
         state.state_type.value,
         state.message,
-        details_of(state),
+        encode_details(state),
         status.revision,
         status.modify_time,
         status.sequence,
-        tags_of(status),
+        _encode_tags(status),
         status.passed,
-        quarantine_of(status),
+        _encode_quarantine(status),
     )
 
 
-def details_of(state: State) -> str:
-    """The column `details`: JSON with sorted keys, so that equal views have equal bytes; empty for none."""
+def encode_details(state: State) -> str:
+    """The column `details`: JSON with sorted keys, so that equal views have equal bytes; empty if unset."""
     return _details_encoder.encode(state.details).decode() if state.details else NO_DETAILS
 
 
-def tags_of(status: JobStatus) -> str:
-    """The column `tags`: JSON with sorted keys; empty for none."""
+def _encode_tags(status: JobStatus) -> str:
     return _details_encoder.encode(status.tags).decode() if status.tags else NO_TAGS
 
 
-def quarantine_of(status: JobStatus) -> str:
-    """The column `quarantine`: JSON, also with what the job is beyond it; empty for none."""
+def _encode_quarantine(status: JobStatus) -> str:
     quarantine = status.quarantine
     return _details_encoder.encode(quarantine).decode() if quarantine is not None else NO_QUARANTINE
 
 
 def lost_row(status: JobStatus) -> tuple[Any, ...]:
-    """A job of which no creating event can be read, as a row of the table `lost_jobs`."""
+    """A row of the table `lost_jobs`: a job whose creating event cannot be read."""
     sequence = status.quarantine.sequence if status.quarantine is not None else 0
-    return (status.namespace, status.id, sequence, status.passed, quarantine_of(status))
+    return (status.namespace, status.id, sequence, status.passed, _encode_quarantine(status))
 
 
 def lost_status_of(row: Row) -> JobStatus:
-    """The status in a row of `lost_jobs`."""
+    """The status of a row of `lost_jobs`."""
     namespace, job_id, _, passed, quarantine = row
     return msgspec.structs.replace(
         lost(namespace, job_id, passed),
@@ -195,7 +172,7 @@ def lost_status_of(row: Row) -> JobStatus:
 
 
 def status_of(row: Row) -> JobStatus:
-    """The status in a row of `STATUS_COLUMNS`; columns behind them are left alone."""
+    """The status of a row that starts with `STATUS_COLUMNS`."""
     kind, message, details = row[3], row[4], row[5]
     if message or details:
         state = State(
@@ -224,5 +201,5 @@ def status_of(row: Row) -> JobStatus:
 
 
 def job_of(row: Row) -> Job:
-    """The job in a row of `STATUS_COLUMNS` followed by the spec."""
+    """The job of a row with `STATUS_COLUMNS` followed by the spec."""
     return Job(status=status_of(row), spec=row[len(STATUS_COLUMNS)])

@@ -1,7 +1,4 @@
-"""Roots and proofs from a view's file.
-
-A tree only grows, so what it was at any size up to the checkpoint's can be told from what it is now.
-"""
+"""Roots and proofs from a view's file, at every size up to the checkpoint: a tree only grows."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
@@ -36,7 +33,7 @@ _WANTED: Final = (
     " UNION ALL SELECT -1, start, hashes FROM tree_tail"
     " UNION ALL SELECT -2, tree_size, NULL FROM checkpoint"
 )
-_MARK: Final = "SELECT tree_size, sequence, epoch, time FROM checkpoint"
+_HEAD: Final = "SELECT tree_size, sequence, epoch, time FROM checkpoint"
 _LEAVES: Final = (
     "SELECT level, position, hashes FROM tree_tiles WHERE level = 0 AND position = ?"
     " UNION ALL SELECT level, position, hashes FROM tree_tiles WHERE level = 1 AND position = ?"
@@ -47,11 +44,11 @@ _SIZE: Final = -2
 
 
 class TreeState(msgspec.Struct, frozen=True):
-    """How far a view's tree is.
+    """The extent of a view's tree.
 
     Attributes:
-        size: leaves; leaf `sequence - 1` is the record at that sequence.
-        missing: the first sequence that the log has lost, before which the tree ends for good; 0: none.
+        size: number of leaves; leaf `sequence - 1` is the record at that sequence.
+        missing: the first sequence that the log has lost, where the tree ends permanently; 0 if none.
         sequence: the view's checkpoint.
     """
 
@@ -60,14 +57,14 @@ class TreeState(msgspec.Struct, frozen=True):
     sequence: int
 
 
-class TreeMark(NamedTuple):
-    """Which log a tree is of, and how far it is.
+class TreeHead(NamedTuple):
+    """The extent of a tree, and the log it belongs to.
 
     Attributes:
-        size: leaves.
+        size: number of leaves.
         sequence: the view's checkpoint.
-        epoch: of the log; empty if the view has not read any.
-        time: of the record at the checkpoint, Unix nanoseconds.
+        epoch: of the log; empty if the view has not read any log.
+        time: stream time of the record at the checkpoint, Unix nanoseconds.
     """
 
     size: int
@@ -77,48 +74,44 @@ class TreeMark(NamedTuple):
 
 
 class TreeReader:
-    """Roots and proofs from a view, at any size up to its checkpoint.
-
-    Args:
-        view: open, with a projector of this process or of another one that keeps its tree.
-    """
+    """Roots and proofs from an open view, whose projector maintains the tree."""
 
     def __init__(self, view: View) -> None:
         self._path = view.path
         self._pool = view.pool
 
     async def state(self) -> TreeState:
-        """How far the tree is."""
+        """The extent of the tree."""
         return TreeState(*(await self._pool.point_rows(_STATE))[0])
 
     async def root(self, size: int) -> bytes:
-        """The root of the tree when it had this many leaves.
+        """The root of the tree of this size.
 
         Raises:
-            TreeUnavailable: if it has not that many.
+            TreeUnavailable: if the tree has fewer leaves.
         """
         [root] = await self._roots([Range(0, size)], size)
         return root
 
     async def leaves(self, first: int, last: int) -> list[bytes]:
-        """The hashes of the records at a range of sequences; the caller bounds how many.
+        """The hashes of the records from `first` to `last`; the caller bounds the number.
 
         Raises:
-            TreeUnavailable: if the tree has not that many leaves.
+            TreeUnavailable: if the tree has fewer leaves.
         """
         return await self._roots([Range(at - 1, at) for at in range(first, last + 1)], last)
 
-    async def mark(self) -> TreeMark:
-        """The tree with its log and its end, of one moment."""
-        [(size, sequence, epoch, time)] = await self._pool.point_rows(_MARK)
-        return TreeMark(size, sequence, epoch or "", time)
+    async def head(self) -> TreeHead:
+        """The extent of the tree with its log, in one snapshot."""
+        [(size, sequence, epoch, time)] = await self._pool.point_rows(_HEAD)
+        return TreeHead(size, sequence, epoch or "", time)
 
     async def tile(self, position: int) -> tuple[bytes, bool | None]:
-        """The hashes of the leaves `position * TILE_WIDTH` and after, and whether the tree confirms them.
+        """The hashes of the leaves from `position * TILE_WIDTH`, and whether the tree confirms them.
 
         Returns:
-            The hashes, side by side, and whether the row above has their root; None if they are in the
-            incomplete tile at the end of the tree, which has none above it.
+            The hashes, concatenated, and whether the level above has their root; None if they are in the
+            incomplete last tile, whose root is not stored.
         """
         rows = await self._pool.rows(_LEAVES, (position, position // TILE_WIDTH, position * TILE_WIDTH))
         tiles = {kind: hashes for kind, _, hashes in rows if kind >= 0}
@@ -131,24 +124,20 @@ class TreeReader:
         return leaves, [tiles.get(1, b"")[at : at + HASH_BYTES]] == row
 
     async def consistency(self, old_size: int, new_size: int) -> list[bytes]:
-        """The proof that the tree of one size begins with the one of a smaller size.
+        """The proof that the tree of `old_size` is a prefix of the tree of `new_size`.
 
         Raises:
-            InvalidInput: if the first is larger than the second, or negative.
-            TreeUnavailable: if the tree has not that many leaves.
+            InvalidInput: if `old_size` is not within 0 and `new_size`.
+            TreeUnavailable: if the tree has fewer leaves.
         """
         return await self._roots(consistency_path(old_size, new_size), new_size)
 
     async def inclusion(self, indexes: Sequence[int], size: int) -> list[list[bytes]]:
-        """The proofs that leaves are in the tree of this size, in the order asked for.
-
-        Args:
-            indexes: of the leaves, from 0; the caller bounds how many it asks for.
-            size: of the tree, in leaves.
+        """The proofs that the tree of this size has these leaves; the caller bounds the number.
 
         Raises:
-            InvalidInput: if a tree of this size has no such leaf.
-            TreeUnavailable: if the tree has not that many leaves.
+            InvalidInput: if an index is not within 0 and `size` - 1.
+            TreeUnavailable: if the tree has fewer leaves.
         """
         proofs: list[list[bytes]] = []
         for start in range(0, len(indexes), PROOFS_AT_ONCE):
@@ -158,23 +147,23 @@ class TreeReader:
         return proofs
 
     async def _roots(self, ranges: Sequence[Range], size: int) -> list[bytes]:
-        """The roots of ranges of leaves, all read in one trip."""
+        """The roots of ranges of leaves, with one read."""
         tiles = await self._tiles((node for leaves in ranges for node in subtrees(leaves)), size)
         try:
             return [range_root(leaves, tiles.node_at) for leaves in ranges]
         except KeyError as error:
             damage = ViewDamaged(
-                f"the Merkle tree in the view {self._path} lacks {error.args[0]}; a projector rebuilds it"
-                " from the log"
+                f"the Merkle tree in the view {self._path} has no node {error.args[0]}; a projector rebuilds"
+                " it from the log"
             )
             self._pool.report_damage(damage)
             raise damage from error
 
     async def _tiles(self, nodes: Iterable[Node], size: int) -> Tiles:
-        """The tiles that hold these nodes.
+        """The tiles that contain these nodes.
 
         Raises:
-            TreeUnavailable: if the tree has not that many leaves.
+            TreeUnavailable: if the tree has fewer leaves than `size`.
         """
         wanted = sorted({place_of(node)[0] for node in nodes})
         rows = await self._pool.rows(_WANTED, (msgspec.json.encode(wanted).decode(),))
@@ -190,11 +179,11 @@ class TreeReader:
     def _unavailable(self, state: TreeState, size: int) -> TreeUnavailable:
         if state.missing:
             why = (
-                f"event {state.missing} is missing from the log, so the tree ends at {state.size} for good;"
-                " restore the stream from a backup that has it"
+                f"event {state.missing} is missing from the log, so the tree ends at {state.size};"
+                " restore the stream from a backup that has the event"
             )
         elif state.size < state.sequence:
-            why = "this view keeps no tree; start its projector with tree=True"
+            why = "this view has no tree; start its projector with tree=True"
         else:
-            why = f"it has {state.size}; wait for the view to catch up, or ask for a size that it has"
-        return TreeUnavailable(f"the Merkle tree of this view has no {size} leaves: {why}")
+            why = f"it has {state.size}; wait for the view to catch up, or use a smaller size"
+        return TreeUnavailable(f"the Merkle tree of this view has fewer than {size} leaves: {why}")

@@ -1,7 +1,6 @@
-"""Comparing a view, row by row, with another that was just folded from the log: which row differs first.
+"""Comparing views: a digest of all rows, and the first difference per table.
 
-Both are read in the order of their keys, a bounded number of rows at once, so it takes little memory however
-large they are.
+Rows are read in key order, a bounded number at a time, so memory use does not depend on the size of the view.
 """
 
 import hashlib
@@ -13,12 +12,12 @@ import msgspec
 from jobledger.projections.database import Reader, Row
 from jobledger.projections.limits import DIGEST_CHUNK_ROWS, DIGEST_CHUNK_SPECS
 from jobledger.projections.merkle.tree import TILE_WIDTH, split_hashes
-from jobledger.projections.rows import JOB_COLUMNS
+from jobledger.projections.rows import JOB_COLUMNS, LOST_COLUMNS
 from jobledger.store.spec.values import SHOWN_MAX_CHARACTERS, shown
 
 
 class Table(NamedTuple):
-    """What is read of a table: the key gives the order, and the place to go on from."""
+    """A table to compare; the key gives the order and the position of a chunk."""
 
     name: str
     columns: tuple[str, ...]
@@ -30,6 +29,8 @@ class Table(NamedTuple):
         return tuple(row[self.columns.index(column)] for column in self.key)
 
 
+# What may differ between equal replicas is left out: the log's epoch, the damage found, the version of the
+# projection, the migrations, and the page layout.
 TABLES: Final = (
     Table("jobs", JOB_COLUMNS, ("created_sequence",), DIGEST_CHUNK_ROWS),
     Table(
@@ -46,22 +47,29 @@ TABLES: Final = (
     ),
     Table(
         "lost_jobs",
-        ("namespace", "id", "sequence", "passed", "quarantine"),
+        LOST_COLUMNS,
         ("id", "namespace"),
         DIGEST_CHUNK_ROWS,
     ),
     Table("anomalies", ("sequence", "job_id", "reason"), ("sequence",), DIGEST_CHUNK_ROWS),
 )
+_TILES: Final = Table(
+    "tree_tiles", ("level", "position", "hashes"), ("level", "position"), DIGEST_CHUNK_SPECS
+)
+_TAIL: Final = "SELECT hashes FROM tree_tail ORDER BY start"
 
-# MessagePack says each value's type and length, so different rows never give the same bytes.
+_NOTHING: Final = "nothing"
+_A_ROW: Final = "a row"
+_CONTEXT_CHARACTERS: Final = 20  # shown before the first difference of a long value
+
+# MessagePack encodes the type and length of each value, so different rows never have the same bytes.
 _encoder = msgspec.msgpack.Encoder()
 
 
 async def digest_of(reader: Reader) -> str:
-    """The digest of what a reader sees, as hexadecimal SHA-256. It reads all rows, a bounded number at once.
+    """The SHA-256 digest, in hex, over all rows of `TABLES` and the checkpoint's sequence and anomaly count.
 
-    Args:
-        reader: a connection that nobody else uses meanwhile: the digest holds one snapshot open on it.
+    The reader must be used by nobody else meanwhile: the digest keeps one snapshot open on it.
     """
     digest = hashlib.sha256()
     await reader.rows("BEGIN")
@@ -71,7 +79,7 @@ async def digest_of(reader: Reader) -> str:
         for table in TABLES:
             digest.update(_encoder.encode(table.name))
             last: Row | None = None
-            while rows := await next_rows(reader, table, last):
+            while rows := await _next_rows(reader, table, last):
                 digest.update(b"".join(map(_encoder.encode, rows)))
                 last = table.key_of(rows[-1])
     finally:
@@ -79,14 +87,8 @@ async def digest_of(reader: Reader) -> str:
     return digest.hexdigest()
 
 
-async def next_rows(reader: Reader, table: Table, after: Row | None) -> list[Row]:
-    """The next rows behind a key, in its order; the first ones for None.
-
-    Args:
-        reader: where to read.
-        table: one of `TABLES`.
-        after: the key of the last row that was read.
-    """
+async def _next_rows(reader: Reader, table: Table, after: Row | None) -> list[Row]:
+    """The next rows in key order, after a key or from the start."""
     key = ", ".join(table.key)
     where = f" WHERE ({key}) > ({', '.join('?' * len(table.key))})" if after is not None else ""
     sql = (
@@ -96,15 +98,15 @@ async def next_rows(reader: Reader, table: Table, after: Row | None) -> list[Row
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """The first row of a table that is not as the log says.
+    """The first row of a table in which a view differs from the log.
 
     Attributes:
-        table: of the view.
-        key: the row's, with the names of its columns.
-        job_id: the job that the row belongs to; empty if it is of no job that either view knows.
-        column: the first that differs; empty: the whole row is missing, or is one too many.
-        found: what the view has there, short enough for a message; `nothing` for a row that is missing.
-        wanted: what the log says.
+        table: name of the table.
+        key: values of the row's key, by column.
+        job_id: the job of the row; empty if neither view has a job for it.
+        column: the first column that differs; empty if the row is missing or extra.
+        found: the value in the view, shortened; `nothing` for a missing row.
+        wanted: the value according to the log, shortened.
     """
 
     table: str
@@ -115,28 +117,18 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     wanted: str
 
     def __str__(self) -> str:
-        """All of it on one line."""
         where = ", ".join(f"{name} {shown(value)}" for name, value in self.key.items())
         job = f" of job {self.job_id}" if self.job_id else ""
         what = f"column {self.column}" if self.column else "the row"
-        return f"table {self.table}, row {where}{job}: {what} is {self.found}, and the log says {self.wanted}"
-
-
-_NOTHING: Final = "nothing"
-_A_ROW: Final = "a row"
-_CONTEXT_CHARACTERS: Final = 20  # of what is equal, before the place where a long value differs
-_TILES: Final = Table(
-    "tree_tiles", ("level", "position", "hashes"), ("level", "position"), DIGEST_CHUNK_SPECS
-)
-_TAIL: Final = "SELECT hashes FROM tree_tail ORDER BY start"
+        return f"table {self.table}, row {where}{job}: {what} is {self.found}, but should be {self.wanted}"
 
 
 async def compare_views(view: Reader, fresh: Reader) -> list[Difference]:
-    """The first difference of each table; none if all rows are equal.
+    """The first difference of each table; empty if all rows are equal.
 
     Args:
-        view: what is checked; a snapshot of it at the same sequence as the other.
-        fresh: what the log says, folded just now.
+        view: the view to check, at the same sequence as `fresh`.
+        fresh: a view folded from the log just now.
     """
     differences: list[Difference] = []
     [ours], [theirs] = [await each.rows("SELECT anomalies FROM checkpoint") for each in (view, fresh)]
@@ -161,20 +153,19 @@ async def compare_views(view: Reader, fresh: Reader) -> list[Difference]:
 async def _first_difference(view: Reader, fresh: Reader, table: Table) -> Difference | None:
     last: Row | None = None
     while True:
-        ours, theirs = await next_rows(view, table, last), await next_rows(fresh, table, last)
+        ours, theirs = await _next_rows(view, table, last), await _next_rows(fresh, table, last)
         if ours != theirs:
-            # All rows before these are equal, so the first pair that is not tells.
             pair = next(pair for pair in zip_longest(ours, theirs) if pair[0] != pair[1])
-            return await _told(view, fresh, table, *pair)
+            return await _describe(view, fresh, table, *pair)
         if not ours:
             return None
         last = table.key_of(ours[-1])
 
 
-async def _told(
+async def _describe(
     view: Reader, fresh: Reader, table: Table, ours: Row | None, theirs: Row | None
 ) -> Difference:
-    """What is different between two rows that stand at the same place."""
+    """The difference between the first two rows that are not equal."""
     column = ""
     if ours is None or (theirs is not None and table.key_of(theirs) < table.key_of(ours)):
         assert theirs is not None
@@ -209,7 +200,7 @@ async def _job_of(view: Reader, fresh: Reader, row: dict[str, Any]) -> str:
 
 
 def _values(ours: Any, theirs: Any) -> tuple[str, str]:
-    """Both values for a message; of long ones the part where they begin to differ."""
+    """Both values for a message; long ones from shortly before the first difference."""
     texts = [
         each.decode("utf-8", "backslashreplace") if isinstance(each, bytes) else each
         for each in (ours, theirs)
@@ -223,21 +214,21 @@ def _values(ours: Any, theirs: Any) -> tuple[str, str]:
 
 
 async def first_changed_event(view: Reader, fresh: Reader) -> int:
-    """The first sequence whose record was another one when the view folded it; 0: none, or it keeps no tree.
+    """The first sequence whose record changed since the view folded it; 0 if none did, or without a tree.
 
-    A view remembers the hash of each record that it has folded, in the leaves of its tree.
+    The leaves of a view's tree are the hashes of the records that it has folded.
 
     Args:
-        view: what is checked.
-        fresh: what the log says now.
+        view: the view to check.
+        fresh: a view folded from the log just now.
     """
     last: Row | None = None
     while True:
-        ours, theirs = await next_rows(view, _TILES, last), await next_rows(fresh, _TILES, last)
+        ours, theirs = await _next_rows(view, _TILES, last), await _next_rows(fresh, _TILES, last)
         for row, wanted in zip(ours, theirs, strict=False):
             if row[0] > 0 or row[:2] != wanted[:2]:
                 break
-            at = _first_other(row[2], wanted[2])
+            at = _first_difference_in(row[2], wanted[2])
             if at is not None:
                 return int(row[1]) * TILE_WIDTH + at + 1
         if not ours or not theirs or ours[-1][0] > 0:
@@ -245,12 +236,12 @@ async def first_changed_event(view: Reader, fresh: Reader) -> int:
         last = _TILES.key_of(ours[-1])
     ends = [b"".join([row[0] for row in await each.rows(_TAIL)]) for each in (view, fresh)]
     [(size,)] = await fresh.rows("SELECT tree_size FROM checkpoint")
-    at = _first_other(*ends) if all(ends) else None
+    at = _first_difference_in(*ends) if all(ends) else None
     return size - size % TILE_WIDTH + at + 1 if at is not None else 0
 
 
 async def tree_is_equal(view: Reader, fresh: Reader) -> bool:
-    """Whether two views at one sequence hold the same tree; one that keeps none holds none."""
+    """Whether two views at the same sequence have the same tree, or both have none."""
     sizes = [await each.rows("SELECT tree_size, tree_missing FROM checkpoint") for each in (view, fresh)]
     ends = [b"".join([row[0] for row in await each.rows(_TAIL)]) for each in (view, fresh)]
     return (
@@ -258,6 +249,6 @@ async def tree_is_equal(view: Reader, fresh: Reader) -> bool:
     )
 
 
-def _first_other(ours: bytes, theirs: bytes) -> int | None:
+def _first_difference_in(ours: bytes, theirs: bytes) -> int | None:
     pairs = zip(split_hashes(ours), split_hashes(theirs), strict=False)
     return next((at for at, pair in enumerate(pairs) if pair[0] != pair[1]), None)

@@ -21,7 +21,7 @@ import msgspec
 from jobledger.projections.errors import ProofError, ViewError
 from jobledger.projections.merkle.hashing import HASH_BYTES, leaf_hashes
 from jobledger.projections.merkle.tree import TILE_WIDTH, split_hashes
-from jobledger.projections.tree_reader import TreeMark, TreeReader
+from jobledger.projections.tree_reader import TreeHead, TreeReader
 from jobledger.projections.view import View
 from jobledger.service.limits import LOG_PROOF_SECONDS
 from jobledger.store.embedded.proof import Damage, Range, StreamFiles, block_file
@@ -60,10 +60,10 @@ class ViewWitness:
         try:
             async with await View.open(self._path, readers=1) as view:
                 tree = TreeReader(view)
-                mark = await tree.mark()
-                if not mark.size or mark.epoch != stream.created:
+                head = await tree.head()
+                if not head.size or head.epoch != stream.created:
                     return ()
-                return await self._compare(stream, read, tree, mark)
+                return await self._compare(stream, read, tree, head)
         except ViewError:  # the projector reports it, and rebuilds the file
             return ()
         except Exception:  # noqa: BLE001 - a bug must not stop the log, nor end what restarts nats-server
@@ -71,26 +71,26 @@ class ViewWitness:
             return ()
 
     async def _compare(
-        self, stream: StreamFiles, read: Callable[[int], Sequence[Record]], tree: TreeReader, mark: TreeMark
+        self, stream: StreamFiles, read: Callable[[int], Sequence[Record]], tree: TreeReader, head: TreeHead
     ) -> Sequence[Damage]:
         clock = asyncio.get_running_loop().time
         deadline = clock() + LOG_PROOF_SECONDS
         found: list[Damage] = []
         is_other_end = False
         for block in reversed(stream.blocks):
-            if block.first > mark.size:
+            if block.first > head.size:
                 continue
             if clock() >= deadline:
                 _log.info(
                     "the log is compared with the view's tree from event %d on; comparing more would take"
                     " longer than %g s (`jobledger audit verify` does it)",
-                    mark.size - self.compared + 1,
+                    head.size - self.compared + 1,
                     LOG_PROOF_SECONDS,
                 )
                 break
             held = await asyncio.to_thread(read, block.number)
-            records = [each for each in held if each.sequence <= mark.size]
-            is_other_end |= any(each.sequence == mark.sequence and each.time != mark.time for each in records)
+            records = [each for each in held if each.sequence <= head.size]
+            is_other_end |= any(each.sequence == head.sequence and each.time != head.time for each in records)
             if other := await self._differing(records, tree, is_other_end=is_other_end):
                 what = _WHAT.format(path=self._path)
                 file = block_file(stream, block.number)

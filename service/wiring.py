@@ -233,7 +233,7 @@ async def _open_view(
     await stack.enter_async_context(projector)
     view = await stack.enter_async_context(await View.open(path))
     view.pool.on_damage = projector.report_damage
-    await projector.serve(view.pool)
+    await projector.add_view_reader(view.pool)
     return projector, view
 
 
@@ -315,7 +315,7 @@ async def _open_asof(
         max_bytes=settings.asof_max_bytes,
     )
     asof = await stack.enter_async_context(opened)
-    await projector.serve(asof.copies)
+    await projector.add_view_reader(asof.copies)
     metrics.asof.watch(asof.copies)
     return asof
 

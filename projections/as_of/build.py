@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from jobledger.projections.as_of.job import records_as_of
-from jobledger.projections.batch import Batch, fold_batch, jobs_named, read_all, resolve_thawed
+from jobledger.projections.batch import Batch, fold_batch, job_ids_in, read_events, resolve_released
 from jobledger.projections.database import Writer, attach_statement
 from jobledger.projections.limits import (
     ASOF_BATCH_BYTES,
@@ -26,7 +26,7 @@ from jobledger.projections.limits import (
     ASOF_READS,
     ASOF_READS_MAX_JOBS,
 )
-from jobledger.projections.rows import JOB_COLUMNS, STATUS_COLUMNS, lost_status_of, status_of
+from jobledger.projections.rows import JOB_COLUMNS, LOST_COLUMNS, STATUS_COLUMNS, lost_status_of, status_of
 from jobledger.projections.subscriptions.state_tracker import BloomFilter
 from jobledger.projections.writer import ViewWriter
 from jobledger.store.log import EventLog, LogReader
@@ -41,9 +41,7 @@ _CHANGED: Final = (
     "FROM live.jobs WHERE created_sequence <= ?1 AND (sequence > ?1 OR passed > ?1 OR quarantine != '')"
 )
 _COUNT_LOST: Final = "SELECT count(*), coalesce(min(sequence), ?1 + 1) FROM live.lost_jobs WHERE sequence > 0"
-_READ_LOST: Final = (
-    "SELECT namespace, id, sequence, passed, quarantine FROM live.lost_jobs WHERE sequence > 0"
-)
+_READ_LOST: Final = f"SELECT {', '.join(LOST_COLUMNS)} FROM live.lost_jobs WHERE sequence > 0"
 _COUNT_CHANGED: Final = f"SELECT count(*), coalesce(min(created_sequence), ?1 + 1) {_CHANGED}"
 _READ_CHANGED: Final = f"SELECT {', '.join(STATUS_COLUMNS)} {_CHANGED}"
 _TAKE_JOBS: Final = (
@@ -96,12 +94,12 @@ async def seed_copy(
                 statuses += [lost_status_of(row) for row in await writer.rows(_READ_LOST)]
     finally:
         await writer.execute("DETACH DATABASE live")
-    batch = Batch({}, {}, {}, [], [], {}, 0)
+    batch = Batch()
     for start in range(0, len(statuses), ASOF_READS):
         some = statuses[start : start + ASOF_READS]
         for records in await asyncio.gather(*(_prefix(log, status, up_to) for status in some)):
             if records:
-                fold_batch(read_all(records), {}, onto=batch)
+                fold_batch(read_events(records), {}, onto=batch)
             batch.specs.clear()
     batch.anomalies.clear()
     batch.last_sequence = up_to if by_job or not changed else oldest - 1
@@ -174,7 +172,7 @@ async def build_copy(path: Path, up_to: int, of: BuildInputs, tell: Callable[[in
 async def _open(path: Path, epoch: str, *, late_indexes: bool) -> AsyncIterator[tuple[Writer, ViewWriter]]:
     """A copy's file to write; a new one is made ready, and the lists' indexes may come at the end."""
     writer = await Writer.open(path, durable=False)
-    view = await ViewWriter.over(writer, specs=False)
+    view = await ViewWriter.from_connection(writer, specs=False)
     try:
         if view.epoch is None:
             await view.adopt(epoch)
@@ -225,7 +223,7 @@ async def _fold(
             if batch is not None and (is_full or reached >= up_to):
                 if writing is not None:
                     await writing
-                await _resolve_thawed(of.log, batch)
+                await _resolve_released(of.log, batch)
                 view.remember(batch.statuses)
                 writing = asyncio.create_task(view.write(batch))  # the next one is folded meanwhile
                 batch, size = None, 0
@@ -237,10 +235,10 @@ async def _fold(
         await feed.close()
 
 
-async def _resolve_thawed(log: EventLog, batch: Batch) -> None:
+async def _resolve_released(log: EventLog, batch: Batch) -> None:
     """Read the specs of jobs that are no longer frozen from the log: a copy has none."""
     specs: dict[int, bytes] = {}
-    for status, _ in batch.thawed.values():
+    for status, _ in batch.released.values():
         record = await log.read_at(status.spec_sequence)
         read = read_record(record) if record is not None else None
         if not (isinstance(read, Recorded) and isinstance(read.event.data, SpecData)):
@@ -248,15 +246,15 @@ async def _resolve_thawed(log: EventLog, batch: Batch) -> None:
                 f"event {status.spec_sequence} of the log can't be read again", sequence=status.spec_sequence
             )
         specs[status.spec_sequence] = bytes(read.event.data.spec)
-    resolve_thawed(batch, specs)
+    resolve_released(batch, specs)
 
 
 async def _fold_on(
     view: ViewWriter, batch: Batch | None, records: Sequence[Record], ids: BloomFilter | None
 ) -> Batch:
-    events = read_all(records)
+    events = read_events(records)
     await asyncio.sleep(0)  # others have their turn meanwhile
-    jobs = jobs_named(events)
+    jobs = job_ids_in(events)
     if batch is not None:
         jobs -= batch.statuses.keys()
     if ids is not None:

@@ -1,1 +1,1 @@
-"""The Merkle tree over the log, as RFC 6962 and RFC 9162 define it: pure, and nothing of the view in it."""
+"""The Merkle tree over the log, as defined by RFC 6962 and RFC 9162. Pure."""

@@ -1,6 +1,6 @@
-"""A tree that grows at its end and remembers no more than its right edge: some 60 hashes at most.
+"""A growing tree that stores only its right edge, at most about 60 hashes.
 
-Enough to tell the root after each leaf, and nothing else: for an auditor who reads a log from end to end.
+This is enough for the root after each leaf: an auditor that reads a log from end to end needs no more.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,22 +16,22 @@ class Frontier:
     """The right edge of a tree.
 
     Attributes:
-        size: how many leaves were appended.
+        size: number of leaves.
     """
 
     def __init__(self, size: int = 0, edge: Sequence[bytes] = ()) -> None:
         """A tree of this size, whose complete subtrees have these roots, from left to right.
 
         Raises:
-            InvalidInput: if that many leaves fall into another number of subtrees.
+            InvalidInput: if a tree of this size does not have this many complete subtrees.
         """
         if size < 0 or len(edge) != size.bit_count() or any(len(each) != HASH_BYTES for each in edge):
-            raise InvalidInput(f"{len(edge)} hashes are not the edge of a tree of {size!r:.40} leaves")
+            raise InvalidInput(f"the edge of a tree of {size!r:.40} leaves does not consist of these {len(edge)} hashes")
         self.size = size
         self._edge = list(edge)
 
     def append(self, leaf: bytes) -> None:
-        """Add the hash of the next leaf."""
+        """Append the hash of a leaf."""
         edge, size = self._edge, self.size
         while size & 1:  # two complete subtrees of one size become one of the next
             leaf = node_hash(edge.pop(), leaf)
@@ -40,12 +40,12 @@ class Frontier:
         self.size += 1
 
     def extend(self, leaves: Iterable[bytes]) -> None:
-        """Add the hashes of the next leaves."""
+        """Append the hashes of leaves."""
         for leaf in leaves:
             self.append(leaf)
 
     def root(self) -> bytes:
-        """The root of the tree as it is now."""
+        """The root of the tree."""
         if not self._edge:
             return EMPTY_ROOT
         root = self._edge[-1]
@@ -54,25 +54,27 @@ class Frontier:
         return root
 
     def to_bytes(self) -> bytes:
-        """The edge as it can be kept: the size in 8 bytes, big-endian, and the hashes."""
+        """Encode the edge: the size in 8 bytes, big-endian, then the hashes."""
         return self.size.to_bytes(_SIZE_BYTES, "big") + b"".join(self._edge)
 
     @classmethod
     def from_bytes(cls, kept: bytes) -> Self:
-        """The edge that `to_bytes` kept.
+        """Decode what `to_bytes` returned.
 
         Raises:
-            InvalidInput: if these bytes are none.
+            InvalidInput: if the bytes are not an edge.
         """
         hashes = kept[_SIZE_BYTES:]
         if len(kept) < _SIZE_BYTES or len(hashes) % HASH_BYTES:
-            raise InvalidInput(f"{len(kept)} bytes are not the edge of a tree")
+            raise InvalidInput(
+                f"{len(kept)} bytes are not the edge of a tree: expected 8 plus a multiple of {HASH_BYTES}"
+            )
         edge = [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
         return cls(int.from_bytes(kept[:_SIZE_BYTES], "big"), edge)
 
 
 def root_of(leaves: Iterable[bytes]) -> bytes:
-    """The root of the tree over these leaves' hashes."""
+    """The root of the tree over the hashes of leaves."""
     frontier = Frontier()
     frontier.extend(leaves)
     return frontier.root()

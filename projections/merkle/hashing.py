@@ -1,6 +1,6 @@
-"""The three hashes of the tree, and the bytes of a record that a leaf is the hash of.
+"""The hashes of the tree, and the encoding of a record as a leaf.
 
-A leaf and a node are hashed behind different first bytes, so that neither can pass for the other (RFC 6962,
+Leaves and nodes are hashed with different prefixes, so that one cannot be presented as the other (RFC 6962,
 section 2.1). docs/AUDIT.md has the encoding with a worked example.
 """
 
@@ -14,21 +14,21 @@ from jobledger.store.model.events import Record
 
 HASH_BYTES: Final = 32
 EMPTY_ROOT: Final = sha256(b"").digest()
-"""The root of the tree without leaves."""
+"""The root of the empty tree."""
 
 _LEAF: Final = b"\x00"
 _NODE: Final = b"\x01"
-# Sequence, stream time (Unix nanoseconds), length of the subject in bytes; all big-endian. The payload is
-# last, and so needs no length.
+# Sequence, stream time (Unix nanoseconds), length of the subject in bytes; all big-endian. The payload comes
+# last, so it needs no length.
 _HEAD: Final = struct.Struct(">QQH")
-_LEAF_HEAD: Final = struct.Struct(">BQQH")  # the same, behind the byte of a leaf
+_LEAF_HEAD: Final = struct.Struct(">BQQH")  # the same, after the prefix of a leaf
 
 
 def record_bytes(record: Record) -> bytes:
-    """A record as the tree knows it: no two different records have the same bytes.
+    """The content of a record's leaf; different records have different bytes.
 
     Raises:
-        ProofError: for a record that no log can hold: a number out of range, a subject that is too long.
+        ProofError: if no log can hold the record: a number is out of range, or the subject too long.
     """
     try:
         subject = record.subject.encode()
@@ -41,16 +41,16 @@ def leaf_hash(record: Record) -> bytes:
     """The hash of a record's leaf.
 
     Raises:
-        ProofError: for a record that no log can hold.
+        ProofError: if no log can hold the record.
     """
     return hash_leaf(record_bytes(record))
 
 
 def leaf_hashes(records: Iterable[Record]) -> list[bytes]:
-    """The hashes of many records' leaves: `leaf_hash` without a call and a copy for each.
+    """The hashes of many records' leaves; avoids a call and a copy per record.
 
     Raises:
-        ProofError: for a record that no log can hold.
+        ProofError: if no log can hold the record.
     """
     pack, digest_of = _LEAF_HEAD.pack, sha256
     hashes: list[bytes] = []
@@ -65,17 +65,17 @@ def leaf_hashes(records: Iterable[Record]) -> list[bytes]:
 
 
 def hash_leaf(entry: bytes) -> bytes:
-    """The hash of the leaf that holds these bytes."""
+    """The hash of a leaf with this content."""
     return sha256(_LEAF + entry).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """The hash of a node above two others."""
+    """The hash of the parent of two nodes."""
     return sha256(_NODE + left + right).digest()
 
 
 def pair_up(hashes: list[bytes]) -> list[bytes]:
-    """The nodes above each two of a row; the last of an odd number has no pair, and is left out."""
+    """The parents of each pair of nodes in a row; an unpaired last node is dropped."""
     digest_of = sha256
     pairs = zip(hashes[::2], hashes[1::2], strict=False)
     return [digest_of(b"\x01" + left + right).digest() for left, right in pairs]
@@ -83,6 +83,6 @@ def pair_up(hashes: list[bytes]) -> list[bytes]:
 
 def _no_record(record: Record) -> ProofError:
     return ProofError(
-        f"no log holds a record of sequence {record.sequence!r:.40}, time {record.time!r:.40} and a subject"
-        f" of {len(record.subject)} characters: it has no place in the tree"
+        f"invalid record: no log holds sequence {record.sequence!r:.40} with time {record.time!r:.40} and a"
+        f" subject of {len(record.subject)} characters"
     )

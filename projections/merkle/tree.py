@@ -1,7 +1,11 @@
-"""The tree as the projector keeps it: it grows in the checkpoint's transaction, or not at all. Pure.
+"""The Merkle tree in tiles, and its growth batch by batch. Pure.
 
-Leaf `sequence - 1` is the record at that sequence. A stream that lists a sequence as deleted has no such
-record, so nothing after it can have its place: the tree ends there for good, says so, and the view goes on.
+A tile is 256 hashes wide and 8 levels high, as in C2SP `tlog-tiles`. A tile of level 0 holds the hashes of
+leaves, a tile of level 1 the roots of 256 complete tiles of level 0, and so on. The levels between are not
+stored; they are hashed again when a proof needs them.
+
+Leaf `sequence - 1` is the record at that sequence. If the stream lost a sequence, no later record can have
+its position, so the tree ends there permanently; the view continues without it.
 """
 
 from collections.abc import Sequence
@@ -16,7 +20,7 @@ TILE_WIDTH: Final = 1 << TILE_LEVELS
 
 
 class TileRow(NamedTuple):
-    """A tile, or as much of it as there is."""
+    """A tile, possibly incomplete."""
 
     level: int
     position: int
@@ -24,13 +28,13 @@ class TileRow(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """What appending leaves comes to.
+    """The result of appending leaves.
 
     Attributes:
-        edge: the tree's edge afterwards.
-        tiles: those that are complete now, and those of level 1 and above that have more hashes than before.
-        tail: hashes of leaves that stand in no complete tile, to be kept behind what is kept of them already.
-        is_new_tail: whether nothing of what is kept of them already is still in the tail.
+        edge: the new right edge of the tree.
+        tiles: tiles that are complete now, and tiles of level 1 and above that grew.
+        tail: new hashes of leaves outside complete tiles, to append to those stored.
+        is_new_tail: whether the stored tail is obsolete, because its leaves are in complete tiles now.
     """
 
     edge: "TileEdge"
@@ -40,7 +44,7 @@ class Growth(NamedTuple):
 
 
 class TileEdge(NamedTuple):
-    """The incomplete tiles at the right edge of a tree: a value, which growing leaves as it is.
+    """The incomplete tiles at the right edge of a tree. Immutable: `grow` returns a new edge.
 
     Attributes:
         size: leaves in the tree.
@@ -51,16 +55,16 @@ class TileEdge(NamedTuple):
     rows: tuple[tuple[bytes, ...], ...] = ((),)
 
     def grow(self, leaves: Sequence[bytes]) -> Growth:
-        """The tree with more leaves' hashes at its end."""
+        """Append the hashes of leaves."""
         first = self.rows[0]
-        if len(first) + len(leaves) < TILE_WIDTH:  # one event that just came: nothing else is touched
+        if len(first) + len(leaves) < TILE_WIDTH:  # the common case: one live event
             edge = TileEdge(self.size + len(leaves), ((*first, *leaves), *self.rows[1:]))
             return Growth(edge, [], b"".join(leaves), is_new_tail=False)
         rows: list[tuple[bytes, ...]] = []
         tiles: list[TileRow] = []
-        level, came = 0, leaves
-        while came or level < len(self.rows):
-            hashes = [*(self.rows[level] if level < len(self.rows) else ()), *came]
+        level, added = 0, leaves
+        while added or level < len(self.rows):
+            hashes = [*(self.rows[level] if level < len(self.rows) else ()), *added]
             position = self.size >> (TILE_LEVELS * (level + 1))
             roots: list[bytes] = []
             for at in range(0, len(hashes) - TILE_WIDTH + 1, TILE_WIDTH):
@@ -68,16 +72,16 @@ class TileEdge(NamedTuple):
                 tiles.append(TileRow(level, position + len(roots), b"".join(tile)))
                 roots.append(_root_of_tile(tile))
             rest = hashes[len(roots) * TILE_WIDTH :]
-            if level and came and rest:
+            if level and added and rest:
                 tiles.append(TileRow(level, position + len(roots), b"".join(rest)))
             rows.append(tuple(rest))
-            level, came = level + 1, roots
+            level, added = level + 1, roots
         edge = TileEdge(self.size + len(leaves), tuple(rows))
         return Growth(edge, tiles, b"".join(rows[0]), is_new_tail=True)
 
 
 class Tiles:
-    """Some tiles of a tree, from which the nodes in them can be told.
+    """Nodes of a tree, computed from some of its tiles.
 
     Args:
         tiles: the hashes of each tile, by level and position.
@@ -90,7 +94,7 @@ class Tiles:
         """The hash of a complete subtree.
 
         Raises:
-            KeyError: if it does not stand in one of these tiles.
+            KeyError: if it is in none of these tiles.
         """
         place, height, at = place_of(node)
         rows = self._tiles[place]
@@ -102,7 +106,7 @@ class Tiles:
 
 
 def place_of(node: Node) -> tuple[tuple[int, int], int, int]:
-    """Where a node stands: level and position of its tile, the height in it, the place at that height."""
+    """The level and position of a node's tile, and the node's height and index in the tile."""
     level, height = divmod(node.level, TILE_LEVELS)
     width = TILE_LEVELS - height
     return (level, node.position >> width), height, node.position & ((1 << width) - 1)
@@ -130,12 +134,12 @@ _DROP_TAIL: Final = "DELETE FROM tree_tail WHERE start < {values}"
 Work = list[tuple[str, Sequence[Sequence[object]]]]
 
 
-class TreeMark(NamedTuple):
-    """What the checkpoint says of the tree.
+class TreeExtent(NamedTuple):
+    """The extent of a tree, as the checkpoint records it.
 
     Attributes:
-        size: leaves.
-        missing: the first sequence that the log has lost; 0: none.
+        size: number of leaves.
+        missing: the first sequence that the log has lost; 0 if none.
     """
 
     size: int
@@ -143,58 +147,58 @@ class TreeMark(NamedTuple):
 
 
 class TreeStep(NamedTuple):
-    """What one batch adds to the tree.
+    """The changes that one batch makes to the tree.
 
     Attributes:
-        mark: what the checkpoint is to say then.
-        tail: new hashes of leaves that stand in no complete tile; the checkpoint takes them along.
-        work: statements with their rows, for the batch's transaction; none for most live events.
+        extent: after the batch, for the checkpoint.
+        tail: new hashes of leaves outside complete tiles, written with the checkpoint.
+        work: statements with their rows, for the batch's transaction; empty for most live events.
     """
 
-    mark: TreeMark
+    extent: TreeExtent
     tail: bytes
     work: Work
 
 
-NO_TREE: Final = TreeMark(0, 0)
+NO_TREE: Final = TreeExtent(0, 0)
 NO_STEP: Final = TreeStep(NO_TREE, b"", [])
 
 
 class TreeKeeper:
-    """The tree's right edge in memory, ahead of the file by what is being written; `load_tree` makes it."""
+    """The right edge of the tree in memory; ahead of the file while a batch is written."""
 
     def __init__(self, edge: TileEdge, missing: int) -> None:
         self._edge = edge
         self._missing = missing
 
     def step(self, records: Sequence[Record], up_to: int = 0) -> TreeStep:
-        """Append records; if writing the step fails, the tree must be loaded again.
+        """Append records. If writing the step fails, the tree must be loaded again.
 
         Args:
-            records: all that follow what was appended before, in order.
-            up_to: without any, the last sequence that is missing after it.
+            records: all records after those appended before, in order.
+            up_to: without records, the last of the sequences that are missing next.
         """
         if not records and not self._missing and up_to > self._edge.size:
             self._missing = self._edge.size + 1
         whole = self._until_hole(records) if records and not self._missing else ()
         growth = self._edge.grow(leaf_hashes(whole))
         self._edge = growth.edge
-        return TreeStep(TreeMark(self._edge.size, self._missing), growth.tail, _work(growth))
+        return TreeStep(TreeExtent(self._edge.size, self._missing), growth.tail, _work(growth))
 
     def _until_hole(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Those of these records before which none is missing; notes the first that is."""
+        """The records before the first missing sequence, which is recorded."""
         first = self._edge.size + 1
-        if records[-1].sequence == first + len(records) - 1:  # sequences only rise, so none is left out
+        if records[-1].sequence == first + len(records) - 1:  # sequences only increase, so none is missing
             return records
         for index, record in enumerate(records):
             if record.sequence != first + index:
                 self._missing = first + index
                 return records[:index]
-        raise AssertionError(f"records {first} to {records[-1].sequence} do not rise")
+        raise AssertionError(f"records {first} to {records[-1].sequence} are not in order")
 
 
 def _work(growth: Growth) -> Work:
-    """The statements that keep what a tree grew by, but its tail."""
+    """The statements that store a growth, except its tail."""
     if not growth.is_new_tail:
         return []
     start = growth.edge.size - growth.edge.size % TILE_WIDTH

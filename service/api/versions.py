@@ -9,7 +9,7 @@ from litestar import Response, get
 
 from jobledger.projections.as_of.job import did_not_exist, last_sequence_of, records_as_of
 from jobledger.projections.limits import LIST_MAX_LIMIT
-from jobledger.projections.results import JobVersion, page_of
+from jobledger.projections.results import JobVersion, fit_page
 from jobledger.service.api.answers import RawJSON, encode, job_raw, json_answer, version_wires
 from jobledger.service.api.asof import past_of, point_of
 from jobledger.service.api.capacity import queued
@@ -39,7 +39,7 @@ async def get_versions(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
     after = query.integer("next_token", 0)
     versions = await service.view.versions(job.status.id, after=after, limit=limit)
     spans = await spans_of(service, job.status)
-    versions = page_of(versions, lambda version: _size_of(version, spans.get(version.version)))
+    versions = fit_page(versions, lambda version: _size_of(version, spans.get(version.version)))
     tags = tags_by_version(job.status)
     more = bool(versions) and versions[-1].version < job.status.version
     return json_answer(

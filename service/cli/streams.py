@@ -83,7 +83,7 @@ def create(*, accept_loss: bool, rewritten: bool, form: str, session: Session) -
 
 
 async def _create(settings: "Settings", *, accept_loss: bool, rewritten: bool) -> "Sequence[StreamReport]":
-    from jobledger.projections.database import set_aside
+    from jobledger.projections.database import move_damaged
     from jobledger.service.log_access import VIEW_FILE
     from jobledger.store.model.errors import LogMissing, LogTruncated
     from jobledger.store.model.subjects import STREAM_NAME
@@ -102,7 +102,7 @@ async def _create(settings: "Settings", *, accept_loss: bool, rewritten: bool) -
             if each.stream not in created:
                 say(f"Giving up what is missing: {each.difference}")
             if isinstance(each, LogTruncated) and each.stream == STREAM_NAME:
-                set_aside(view)  # it has events that the log lacks; the service makes another one
+                move_damaged(view)  # it has events that the log lacks; the service makes another one
         found = await log.prepare_streams()
         if rewritten:
             await log.note_rewritten()
@@ -199,7 +199,7 @@ def accept_damage(*, yes: bool, **flags: Any) -> None:
 
 
 async def _accept_damage(settings: "Settings", *, yes: bool) -> None:
-    from jobledger.projections.database import set_aside
+    from jobledger.projections.database import move_damaged
     from jobledger.service.log_access import VIEW_FILE, known_of
     from jobledger.service.log_witness import ViewWitness
     from jobledger.service.server.serve import locked
@@ -230,7 +230,7 @@ async def _accept_damage(settings: "Settings", *, yes: bool) -> None:
             say(f"{events} messages would be given up; run this with --yes to do it")
             raise click.exceptions.Exit(1)
         for path in witnesses:
-            say(f"{path} is moved to {await asyncio.to_thread(set_aside, Path(path))}")
+            say(f"{path} is moved to {await asyncio.to_thread(move_damaged, Path(path))}")
         aside = give_up(directory, damage)
         known = await known_of(settings)
         async with EmbeddedServer(directory, known=known):  # proves that everything else is there

@@ -12,7 +12,7 @@ import msgspec
 
 from jobledger.projections.batch import Folded
 from jobledger.projections.view import View
-from jobledger.projections.writer import is_small
+from jobledger.projections.writer import is_cacheable
 from jobledger.service.cursor import stream_tag
 from jobledger.service.feed.events import FeedEvent, feed_event
 from jobledger.service.limits import (
@@ -141,7 +141,7 @@ class CatchUp:
         known = self._statuses
         for job_id, status in statuses.items():
             known.pop(job_id, None)
-            if is_small(status):
+            if is_cacheable(status):
                 known[job_id] = status
         for job_id in list(known)[: max(0, len(known) - FEED_CATCHUP_JOBS)]:
             del known[job_id]

@@ -348,13 +348,13 @@ class FeedHub:
 
     # --- for the projector: see `ProjectionListener` ---
 
-    def begin(self, sequence: int) -> None:
-        """See `ProjectionListener.begin`."""
+    def on_start(self, sequence: int) -> None:
+        """See `ProjectionListener.on_start`."""
         self._ended = ""
         self._jump(sequence)
 
-    def take(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
-        """See `ProjectionListener.take`."""
+    def on_advance(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
+        """See `ProjectionListener.on_advance`."""
         if folded is None or after != self.sequence:
             self._jump(up_to)
             return
@@ -366,8 +366,8 @@ class FeedHub:
                 connection.notice(after)
             self._wake_soon(concerned)
 
-    def end(self, error: JobledgerError | None) -> None:
-        """See `ProjectionListener.end`."""
+    def on_stop(self, error: JobledgerError | None) -> None:
+        """See `ProjectionListener.on_stop`."""
         if error is None:
             self._end_all(Cause.DRAINED, _ENDING)
         else:

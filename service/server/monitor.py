@@ -176,7 +176,7 @@ class Monitor:
             self._restarted_at = now
             self.feed_restarts += 1
             _log.warning("%s: restarting the log reader", stall)
-            projector.restart_feed(stall)
+            projector.restart_reader(stall)
         return stall
 
     async def _observe_streams(self, before: Observation) -> dict[str, Any]:

@@ -29,7 +29,7 @@ async def test_a_mistake_of_ours_stops_the_projector_with_its_reason(
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(1), 2, 3))
     async with Projector(log, tmp_path / "view.db") as running:
-        with pytest.raises(JobledgerError, match=r"broke at 0: .*no such number"):
+        with pytest.raises(JobledgerError, match=r"failed at event 0: .*no such number"):
             await running.wait_for(3)
         assert running.state is ProjectorState.STOPPED
 

@@ -149,7 +149,7 @@ async def test_a_reader_cannot_write(tmp_path: Path) -> None:
 async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """A path below a file is refused with that path."""
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ViewUnwritable, match="can't make the directory"):
+    with pytest.raises(ViewUnwritable, match="cannot create the directory"):
         await Projector(MemoryLog(), tmp_path / "file" / "view.db").start()
 
 

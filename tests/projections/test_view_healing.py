@@ -17,7 +17,7 @@ from jobledger import Ledger, MemoryLog, Projector, ProjectorState, View
 from jobledger.projections import database, projector
 from jobledger.projections import self_check as selfcheck
 from jobledger.projections.batch import Folded
-from jobledger.projections.database import Writer, set_aside
+from jobledger.projections.database import Writer, move_damaged
 from jobledger.projections.errors import (
     ViewDamaged,
     ViewError,
@@ -59,15 +59,15 @@ class Heard:
         self.sequences: list[int] = []
         self.reached = 0
 
-    def begin(self, sequence: int) -> None:
+    def on_start(self, sequence: int) -> None:
         self.begun = self.reached = sequence
 
-    def take(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
+    def on_advance(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
         assert after == self.reached
         self.reached = up_to
         self.sequences += [each.record.sequence for each in folded or ()]
 
-    def end(self, error: JobledgerError | None) -> None:
+    def on_stop(self, error: JobledgerError | None) -> None:
         pass
 
 
@@ -110,7 +110,7 @@ async def running(path: Path, events: int = EVENTS) -> AsyncIterator[Running]:
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(1), 30, EVENTS + LATER)[:events])
     async with Projector(log, path) as keeps, await View.open(path) as view:
-        await keeps.serve(view.pool)
+        await keeps.add_view_reader(view.pool)
         view.pool.on_damage = keeps.report_damage
         await keeps.wait_live()
         heard = Heard()
@@ -347,7 +347,7 @@ def test_files_that_were_moved_aside_are_bounded(tmp_path: Path) -> None:
         path.write_text(f"{number}")
         path.with_name("view.db-wal").write_text(f"log {number}")
         path.with_name("view.db-shm").write_text("")
-        kept = set_aside(path)
+        kept = move_damaged(path)
         assert kept == tmp_path / f"view.db.damaged-{number}"
         assert not path.exists()
     names = sorted(file.name for file in tmp_path.iterdir())
@@ -357,7 +357,7 @@ def test_files_that_were_moved_aside_are_bounded(tmp_path: Path) -> None:
         "view.db.damaged-4",
         "view.db.damaged-4-wal",
     ]
-    assert set_aside(path) is None
+    assert move_damaged(path) is None
 
 
 async def test_rows_that_contradict_the_log_are_rebuilt(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from jobledger.projections.errors import (
 )
 from jobledger.projections.limits import CANDIDATES_SHOWN, LIST_MAX_LIMIT, READERS_MAX, WAIT_MAX_SECONDS
 from jobledger.projections.query.query import ListQuery
-from jobledger.projections.rows import STATUS_COLUMNS, details_of, job_of, status_of
+from jobledger.projections.rows import STATUS_COLUMNS, encode_details, job_of, status_of
 from jobledger.projections.view import View
 from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.job import State, StateType
@@ -212,7 +212,7 @@ async def test_a_status_survives_its_row(file: ViewFile, view: View) -> None:
     status = (await view.get(job_id)).status
     assert status.state == state
     assert (status.create_time, status.modify_time) == (5, 9)
-    assert details_of(state) == '{"a":"1\\u0000","b":"2"}'
+    assert encode_details(state) == '{"a":"1\\u0000","b":"2"}'
     [row] = file.execute(f"SELECT {', '.join(STATUS_COLUMNS)}, x'' FROM jobs")
     assert status_of(row) == job_of(row).status == status
 

@@ -8,7 +8,7 @@ import pytest
 
 from jobledger import JobledgerError, MemoryLog, Projector, StateType, View
 from jobledger.projections import projector
-from jobledger.projections.batch import Folded, steps_back
+from jobledger.projections.batch import Folded, find_clock_steps
 from jobledger.projections.database import remove_view
 from jobledger.store.model.events import JobCreated, JobStateChanged, Record
 from jobledger.store.model.subjects import named_job_id
@@ -28,14 +28,14 @@ class Heard:
     def __init__(self) -> None:
         self.modified: list[int] = []
 
-    def begin(self, sequence: int) -> None:
+    def on_start(self, sequence: int) -> None:
         pass
 
-    def take(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
+    def on_advance(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
         assert after < up_to
         self.modified += [each.status.modify_time for each in folded or ()]
 
-    def end(self, error: JobledgerError | None) -> None:
+    def on_stop(self, error: JobledgerError | None) -> None:
         pass
 
 
@@ -117,8 +117,8 @@ async def test_lines_are_bounded_and_steps_are_counted(
 def test_equal_times_and_an_unknown_time_before_are_no_step() -> None:
     """A batch has one time for all its events."""
     records = [Record(number, 5, "jobs.default.00.a", b"{}") for number in (1, 2)]
-    assert steps_back(records, 0) == steps_back(records, 5) == []
-    assert steps_back(records, 6) == [(1, 1)]
+    assert find_clock_steps(records, 0) == find_clock_steps(records, 5) == []
+    assert find_clock_steps(records, 6) == [(1, 1)]
 
 
 async def test_steps_back_are_a_metric(tmp_path: Path) -> None:

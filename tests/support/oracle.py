@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jobledger.projections.limits import ANOMALIES_KEPT
-from jobledger.projections.rows import JOB_COLUMNS, lost_row, row_of
+from jobledger.projections.rows import JOB_ROW_COLUMNS, job_row, lost_row
 from jobledger.store.model.events import Record, Recorded, SpecData, read_record
 from jobledger.store.model.fold import Anomaly, fold, fold_on, spec_head
 from jobledger.store.model.job import JobStatus
@@ -14,7 +14,7 @@ from jobledger.store.model.job import JobStatus
 Tables = dict[str, list[tuple[Any, ...]]]
 
 _ORDERS = {
-    "jobs": f"SELECT {', '.join(JOB_COLUMNS)} FROM jobs ORDER BY created_sequence",
+    "jobs": f"SELECT {', '.join(JOB_ROW_COLUMNS)} FROM jobs ORDER BY created_sequence",
     "specs": "SELECT sequence, created_sequence, version, time, spec FROM specs ORDER BY sequence",
     "lost_jobs": "SELECT namespace, id, sequence, passed, quarantine FROM lost_jobs ORDER BY id, namespace",
     "labels": "SELECT created_sequence, key, value FROM labels ORDER BY created_sequence, key, value",
@@ -57,7 +57,7 @@ def fold_of(records: Iterable[Record]) -> Tables:
         for key, value in head.labels.items()
     ]
     return {
-        "jobs": sorted(row_of(status, heads[job_id]) for job_id, status in statuses.items()),
+        "jobs": sorted(job_row(status, heads[job_id]) for job_id, status in statuses.items()),
         "lost_jobs": [lost_row(lost[key]) for key in sorted(lost, key=lambda key: key[::-1])],
         "specs": specs,
         "labels": sorted(labels),

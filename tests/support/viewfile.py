@@ -1,4 +1,4 @@
-"""A view's file made by hand: the schema from the migrations, rows through `row_of`, no projector."""
+"""A view's file made by hand: the schema from the migrations, rows through `job_row`, no projector."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Any
 from jobledger.projections.migrations import migrations
 from jobledger.projections.query.planner import page_statement
 from jobledger.projections.query.query import ListQuery
-from jobledger.projections.rows import JOB_COLUMNS, row_of
+from jobledger.projections.rows import JOB_ROW_COLUMNS, job_row
 from jobledger.store.model.fold import SpecHead
 from jobledger.store.model.job import JobStatus, State, StateType
 from jobledger.store.model.subjects import named_job_id
@@ -69,8 +69,10 @@ class ViewFile:
             sequence=sequence,
         )
         head = SpecHead(name=name, namespace=namespace, type=job_type, count=1, labels=labels or {})
-        marks = ", ".join("?" * len(JOB_COLUMNS))
-        self.execute(f"INSERT INTO jobs VALUES ({marks})", *row_of(status, head))
+        marks = ", ".join("?" * len(JOB_ROW_COLUMNS))
+        self.execute(
+            f"INSERT INTO jobs ({', '.join(JOB_ROW_COLUMNS)}) VALUES ({marks})", *job_row(status, head)
+        )
         self.add_spec(sequence, sequence, 1)
         for key, value in head.labels.items():
             self.execute("INSERT INTO labels VALUES (?, ?, ?)", sequence, key, value)

@@ -155,7 +155,7 @@ async def test_a_view_without_a_tree_is_rebuilt_when_it_shall_have_one(tmp_path:
     path = tmp_path / "view.db"
     await project_all(log, path, tree=False)
     async with await View.open(path) as view:
-        with pytest.raises(TreeUnavailable, match="keeps no tree"):
+        with pytest.raises(TreeUnavailable, match="has no tree"):
             await TreeReader(view).root(300)
         digest = await view.digest()
     await project_all(log, path)

@@ -216,9 +216,9 @@ async def test_an_edited_row_says_what_is_there_and_what_the_log_says(audited: I
     audited.edit_view("UPDATE jobs SET state = 'Running' WHERE id = ?", JOB_0)
     audited.edit_view("UPDATE specs SET spec = CAST(replace(spec, 'busybox', 'evilbox') AS BLOB)")
     texts = [str(finding) for finding in (await audited.verify_stopped()).findings]
-    assert 'column state is "Running", and the log says "Completed"' in texts[0]
+    assert 'column state is "Running", but should be "Completed"' in texts[0]
     assert "evilbox" in texts[1]
-    assert "busybox" in texts[1].partition("and the log says")[2]
+    assert "busybox" in texts[1].partition("but should be")[2]
 
 
 async def test_an_edited_tree_in_the_view_is_found(audited: Installation) -> None:

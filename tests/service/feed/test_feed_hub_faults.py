@@ -224,13 +224,13 @@ class _Listener:
         self.began: list[int] = []
         self.ended: list[JobledgerError | None] = []
 
-    def begin(self, sequence: int) -> None:
+    def on_start(self, sequence: int) -> None:
         self.began.append(sequence)
 
-    def take(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
+    def on_advance(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
         self.heard.append((after, up_to, None if folded is None else len(folded)))
 
-    def end(self, error: JobledgerError | None) -> None:
+    def on_stop(self, error: JobledgerError | None) -> None:
         self.ended.append(error)
 
 

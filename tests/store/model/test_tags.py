@@ -11,7 +11,7 @@ import pytest
 from jobledger import InvalidInput, JobNotFound, Ledger, MemoryLog, Projector, State, StateType, View
 from jobledger.projections import writer as viewwriter
 from jobledger.projections.batch import fold_batch
-from jobledger.projections.rows import JOB_COLUMNS
+from jobledger.projections.rows import JOB_ROW_COLUMNS
 from jobledger.store.model.decide import Decision, decide_tag, decide_untag
 from jobledger.store.model.errors import RevisionMismatch, TooManyTags, VersionNotFound
 from jobledger.store.model.events import (
@@ -296,7 +296,7 @@ async def test_the_view_has_the_tags_of_the_fold(tmp_path: Path, seed: int) -> N
     await append_all(log, random_drafts(rng, jobs=4, events=150))
     records = await records_of(log)
     expected = fold_of(records)
-    assert any(row[JOB_COLUMNS.index("tags")] for row in expected["jobs"])
+    assert any(row[JOB_ROW_COLUMNS.index("tags")] for row in expected["jobs"])
     async with Projector(log, path) as projector:
         await projector.wait_for(len(records))
     assert rows_of(path) == expected
@@ -308,7 +308,7 @@ async def test_the_view_has_the_tags_of_the_fold(tmp_path: Path, seed: int) -> N
         touched = batch.created.keys() | batch.spec_changed.keys() | batch.state_changed.keys()
         assert touched == batch.statuses.keys()
         records = records[size:]
-    assert {row[1]: row[JOB_COLUMNS.index("tags")] for row in expected["jobs"]} == {
+    assert {row[1]: row[JOB_ROW_COLUMNS.index("tags")] for row in expected["jobs"]} == {
         each.id: msgspec.json.encode(each.tags).decode() if each.tags else "" for each in known.values()
     }
 
