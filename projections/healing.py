@@ -1,10 +1,10 @@
-"""Folding the jobs in quarantine again, each from its own events: after an upgrade, or a repair of the log.
+"""Refolding the jobs in quarantine after an upgrade or a repair of the log.
 
-    quarantined jobs of the view, a page at a time ─► the job's subject up to the checkpoint ─► fold
-        ─► the job's rows are replaced, if they come out otherwise: one transaction for each job
+    quarantined jobs, page by page ─► read the job's subject up to the checkpoint ─► fold
+        ─► replace the job's rows if they differ, in one transaction per job
 
-Nothing else is read or written, so it costs as much as the histories of these jobs. Afterwards the view is
-what a rebuild by this release makes of the same log.
+Only the histories of these jobs are read. Afterwards the view equals one that this release rebuilds from the
+same log.
 """
 
 import hashlib
@@ -26,18 +26,18 @@ from jobledger.store.model.subjects import job_subject
 VOCABULARY: Final = hashlib.sha256(
     "\n".join(sorted(event_type(kind) for kind in EVENT_TYPES)).encode()
 ).hexdigest()[:16]
-"""Names the types of events that this release reads: a view folded by another one is healed when it opens."""
+"""Identifies the event types of this release; a view folded with other event types is healed when opened."""
 
 _log = logging.getLogger("jobledger.projector")
 
 
 class Healed(NamedTuple):
-    """What healing a view did.
+    """The result of healing a view.
 
     Attributes:
-        jobs: that were in quarantine and were folded again.
-        changed: of those, how many have other rows than before.
-        quarantined: how many of them still are in quarantine.
+        jobs: refolded jobs.
+        changed: jobs whose rows changed.
+        quarantined: jobs that are still in quarantine.
     """
 
     jobs: int = 0
@@ -46,16 +46,12 @@ class Healed(NamedTuple):
 
 
 async def heal_view(log: EventLog, writer: ViewWriter) -> Healed:
-    """Fold every quarantined job of a view again, up to the view's checkpoint.
-
-    Args:
-        log: of the view.
-        writer: of the view; nothing else is written by it meanwhile.
+    """Refold every quarantined job of a view up to the view's checkpoint. The writer must be idle otherwise.
 
     Raises:
-        Overtaken: if another projector moved the checkpoint.
-        LogUnavailable: if the log can't be read; what was healed stays so, and it can be called again.
-        ViewError: if the file can't be written.
+        CheckpointMoved: if another projector moved the checkpoint.
+        LogUnavailable: if the log cannot be read; jobs healed so far stay healed, and a retry is safe.
+        ViewError: if the file cannot be written.
     """
     jobs = changed = quarantined = 0
     async for status in _quarantined(writer):
@@ -63,7 +59,7 @@ async def heal_view(log: EventLog, writer: ViewWriter) -> Healed:
         try:
             batch, sequences = await _refold(log, status, writer.sequence)
         except LogDamaged as error:
-            _log.warning("job %s can't be folded again: %s", status.id, error)
+            _log.warning("job %s cannot be refolded: %s", status.id, error)
             quarantined += 1
             continue
         key = lost_key(status.namespace, status.id)
@@ -75,7 +71,7 @@ async def heal_view(log: EventLog, writer: ViewWriter) -> Healed:
         changed += 1
         quarantined += after is not None and after.quarantine is not None
         if changed <= QUARANTINE_LOG_LINES:
-            _log.info("job %s in namespace %s was folded again", status.id, status.namespace)
+            _log.info("job %s in namespace %s was refolded", status.id, status.namespace)
     return Healed(jobs, changed, quarantined)
 
 
@@ -93,7 +89,7 @@ async def _quarantined(writer: ViewWriter) -> AsyncIterator[JobStatus]:
 
 
 async def _refold(log: EventLog, status: JobStatus, up_to: int) -> tuple[Batch, list[int]]:
-    """All of a job's events up to a sequence, folded as if the view had never seen one."""
+    """Fold all of a job's events up to a sequence from scratch; returns their sequences, too."""
     batch = Batch()
     subject = job_subject(status.namespace, status.id)
     last = await log.read_last(subject)

@@ -2,11 +2,11 @@
 
     catching_up ──► live ──► reconnecting ──► catching_up …    the log does not answer
          │            ├────► waiting ───────► catching_up …    the file cannot be written: disk full, locked
-         │            └────► rebuilding ────► catching_up …    the file is damaged, truncated, lost or replaced
-         └──► stopped (requested, or an error that an operator must resolve)
+         │            └────► rebuilding ────► catching_up …    the file is damaged, truncated, lost or
+         replaced └──► stopped (requested, or an error that an operator must resolve)
 
-Rows and checkpoint move in one transaction, guarded by the previous checkpoint: a crash repeats a batch or does
-not, and of two projectors on one file only one can commit. See DESIGN.md in this folder.
+Rows and checkpoint move in one transaction, guarded by the previous checkpoint: a crash repeats a batch or
+does not, and of two projectors on one file only one can commit. See DESIGN.md in this folder.
 """
 
 import asyncio
@@ -117,8 +117,8 @@ class Projector:
     Args:
         log: the log to fold.
         path: the view's file; created if missing, rebuilt if its rows have an older meaning.
-        tree: whether the view keeps the Merkle tree of the log, for proofs. A view created without the tree is
-            rebuilt; from a view that has it and should not, the tree is deleted.
+        tree: whether the view keeps the Merkle tree of the log, for proofs. A view created without the tree
+            is rebuilt; from a view that has it and should not, the tree is deleted.
         epoch: of the log, if it is known for certain: a view of another log is then moved away and rebuilt.
             If None, such a view raises `LogReplaced`, because either of the two can be the wrong one.
 
@@ -136,7 +136,9 @@ class Projector:
         self._keeps_tree = tree
         self._state = ProjectorState.CATCHING_UP
         self._sequence = 0  # committed and visible
-        self._announced = 0  # the highest sequence that was ever visible: `_sequence`, except while rebuilding
+        self._announced = (
+            0  # the highest sequence that was ever visible: `_sequence`, except while rebuilding
+        )
         self._folded = 0  # folded, possibly not committed yet
         self._time = 0  # stream time of that event; 0 if unknown
         self._clock_checked = 0  # the last event whose stream time was checked
@@ -183,8 +185,9 @@ class Projector:
     async def start(self) -> Self:
         """Open the view, check that the log continues it, and start.
 
-        A log that appears to lack events of the view is no error here: the projector starts as `reconnecting`,
-        and stops if the loss is proven. A damaged file is moved away: the projector starts as `rebuilding`.
+        A log that appears to lack events of the view is no error here: the projector starts as
+        `reconnecting`, and stops if the loss is proven. A damaged file is moved away: the projector starts as
+        `rebuilding`.
 
         Raises:
             ViewError: if the file cannot be used.
@@ -296,7 +299,7 @@ class Projector:
         if self._error is not None:
             raise self._error
 
-    # --- the loop ---------------------------------------------------------------------------------------------
+    # --- the loop -------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         try:
@@ -331,8 +334,8 @@ class Projector:
             case _ if self._rebuilt_after_bug or not self._sequence:
                 raise error
             case _:
-                # Rows that SQLite can read may contain what no fold has written. Rebuild once only: it may be a
-                # bug instead.
+                # Rows that SQLite can read may contain what no fold has written. Rebuild once only: it may be
+                # a bug instead.
                 self._rebuilt_after_bug = True
                 what = f"folding onto the view {self._path} failed at event {self._sequence}: {error!r}"
                 await self._rebuild(ViewDamaged(what))
@@ -378,7 +381,7 @@ class Projector:
         assert self._opened is not None
         return self._opened
 
-    # --- recovery ---------------------------------------------------------------------------------------------
+    # --- recovery -------------------------------------------------------------------------------------------
 
     async def _pause(self, state: ProjectorState, error: JobledgerError) -> None:
         self._trouble = str(error)
@@ -473,7 +476,7 @@ class Projector:
         if writer is not None:
             await writer.close()
 
-    # --- folding ----------------------------------------------------------------------------------------------
+    # --- folding --------------------------------------------------------------------------------------------
 
     async def _follow(self, reader: LogReader) -> None:
         """Fold records as they arrive; returns only by an error."""
@@ -557,7 +560,7 @@ class Projector:
             if self.clock_steps <= CLOCK_LOG_LINES:
                 _log.warning(
                     "the stream's time goes back by %.3f s at event %d: the clock of a NATS server was set"
-                    " back, or the clock of a new leader is behind; a job's ModifyTime keeps the largest time",
+                    " back, or the clock of a new leader is behind; ModifyTime keeps the largest time",
                     step.nanoseconds / NANOSECONDS_PER_SECOND,
                     step.sequence,
                 )
@@ -579,8 +582,8 @@ class Projector:
         """Log each hole and each newly quarantined job, up to a limit."""
         for hole in batch.holes:
             _log.error(
-                "the log is damaged: events %d to %d are missing; the view continues after them, and jobs that"
-                " miss one are quarantined (`jobledger view damage`)",
+                "the log is damaged: events %d to %d are missing; the view continues after them, and jobs"
+                " that miss one are quarantined (`jobledger view damage`)",
                 *hole,
             )
         for status in batch.statuses.values():

@@ -1,10 +1,10 @@
-"""The background check of a view: finds damaged pages and wrong rows before a reader does.
+"""The background check of a view, which finds damaged pages and wrong rows before a reader does.
 
-    every so often: each table by SQLite's quick_check ──► some jobs, folded again ──► rebuild if one is wrong
+    periodically: SQLite's quick_check of each table ──► refold a sample of jobs ──► rebuild if a row is wrong
 
-A job counts as wrong only if the view's own Merkle tree confirms that the log still has the events that the
-view folded, from the job's first one to its last one, whatever jobs they are of: a log that was changed, or
-lost an event, is found by `audit verify`, which needs the view as it is.
+A row counts as wrong only if the view's Merkle tree confirms that the log still has the records that the view
+folded, from the job's first event to its last, including those of other jobs. A log that was changed or lost
+an event is reported by `audit verify`, which needs the view unchanged.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ _TABLES: Final = (
 )
 _JOB_AFTER: Final = (
     f"SELECT {', '.join(f'j.{column}' for column in STATUS_COLUMNS)}, s.spec,"
-    # In the same statement, so that the projector can't write between the job and its labels.
+    # In the same statement, so that the projector cannot write between reading the job and its labels.
     " (SELECT json_group_array(json_array(l.key, l.value)) FROM labels AS l"
     " WHERE l.created_sequence = j.created_sequence)"
     " FROM jobs AS j JOIN specs AS s ON s.sequence = j.spec_sequence"
     " WHERE j.created_sequence > ? ORDER BY j.created_sequence LIMIT 1"
 )
-# One statement is one snapshot: hashes that move from the tail to a tile are in exactly one of them.
+# One statement is one snapshot: a hash that moves from the tail to a tile is in exactly one of them.
 _LEAVES: Final = (
     f"SELECT position * {TILE_WIDTH}, hashes FROM tree_tiles WHERE level = 0 AND position BETWEEN ?1 AND ?2"
     f" UNION ALL SELECT start, hashes FROM tree_tail WHERE start < (?2 + 1) * {TILE_WIDTH}"
@@ -51,17 +51,17 @@ _log = logging.getLogger("jobledger.view")
 
 
 class SelfCheck:
-    """Checks the file of one projector, and has it rebuilt if it is damaged.
+    """Checks a view periodically, and reports damage to its projector.
 
     Args:
         log: of the view.
-        projector: of the file; hears of damage.
-        path: the file.
-        every_seconds: between two checks; 0: never.
+        projector: of the view.
+        path: the view's file.
+        every_seconds: interval between checks; 0 disables them.
 
     Attributes:
-        checks: how many were finished.
-        problem: what the last one found that a rebuild does not solve; empty if nothing.
+        checks: number of finished checks.
+        problem: a problem found by the last check that a rebuild does not solve; empty if none.
     """
 
     def __init__(self, log: EventLog, projector: Projector, path: Path, *, every_seconds: float) -> None:
@@ -71,16 +71,16 @@ class SelfCheck:
         self._projector = projector
         self._path = path
         self._every_seconds = every_seconds
-        self._random = random.Random()  # noqa: S311 - chooses samples; nothing secret
+        self._random = random.Random()  # noqa: S311 - chooses samples, not secrets
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, unless it is never to check."""
+        """Start, unless checks are disabled."""
         if self._every_seconds and self._task is None:
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -95,32 +95,32 @@ class SelfCheck:
             try:
                 await self.check()
             except ViewDamaged as error:
-                if self._projector.rebuilds == rebuilds:  # else it was the file before
+                if self._projector.rebuilds == rebuilds:  # otherwise the damaged file is already replaced
                     self._projector.report_damage(error)
-            except JobledgerError as error:  # the log or the file can't be read now: others report that
-                _log.info("the check of the view was not finished: %s", error)
+            except JobledgerError as error:  # reported elsewhere
+                _log.info("the check of the view did not finish: %s", error)
             except Exception:  # noqa: BLE001 - a bug must not end the checks
-                _log.exception("the check of the view broke")
+                _log.exception("the check of the view failed")
 
     async def check(self) -> None:
         """Check once.
 
         Raises:
-            ViewDamaged: what is wrong.
-            ViewError: if the file can't be read now.
-            LogError: if the log can't be read now.
+            ViewDamaged: if the view is damaged.
+            ViewError: if the file cannot be read now.
+            LogError: if the log cannot be read now.
         """
         reader = await Reader.open(self._path)
         try:
             for (table,) in await reader.rows(_TABLES):
-                # Table by table: a read of all of it would keep the write-ahead log from being cut.
+                # Table by table: one long read would keep the write-ahead log from being truncated.
                 found = await _first(reader, f"PRAGMA quick_check('{table}')")
                 if found != "ok":
-                    # SQLite 3.40 reports NULL values in a healthy table WITHOUT ROWID whose key has another
-                    # order than its columns; its slower check does not.
+                    # SQLite 3.40's quick_check reports NULL values in a healthy table WITHOUT ROWID whose key
+                    # order differs from its column order; integrity_check does not.
                     found = await _first(reader, f"PRAGMA integrity_check('{table}')")
                 if found != "ok":
-                    raise ViewDamaged(f"the view {self._path} is damaged, in the table {table}: {found:.200}")
+                    raise ViewDamaged(f"the table {table} of the view {self._path} is damaged: {found:.200}")
             [(last,)] = await reader.rows("SELECT sequence FROM checkpoint")
             self.problem = ""
             for after in self._random.sample(range(last), min(VIEW_CHECK_ROWS, last)):
@@ -139,9 +139,9 @@ class SelfCheck:
             wanted = set(spec_head(job.spec).labels.items())
         except ViewError:
             raise
-        except Exception as error:  # whatever a damaged row makes of its decoder
+        except Exception as error:  # a damaged row can raise anything
             raise ViewDamaged(
-                f"the view {self._path} has a row that can't be read, after event {after}: {error!r}"
+                f"the view {self._path} has a row after event {after} that cannot be decoded: {error!r}"
             ) from error
         records = await self._events_of(job)
         if not records:
@@ -154,15 +154,15 @@ class SelfCheck:
         changed = await self._changed_event(reader, job.status.created_sequence, records[-1].sequence)
         if changed:
             self.problem = (
-                f"the log and the view differ in job {job.status.id}, and event {changed} is not"
+                f"the log and the view differ in job {job.status.id}, and event {changed} of the log is not"
                 " the one that the view folded: run `jobledger audit verify`"
             )
             _log.error("%s", self.problem)
             return
-        raise ViewDamaged(f"the view {self._path} has other rows of job {job.status.id} than its events give")
+        raise ViewDamaged(f"the rows of job {job.status.id} in the view {self._path} differ from its events")
 
     async def _events_of(self, job: Job) -> list[Record]:
-        """The job's events up to the one that its row is at; empty if the log can't give them all."""
+        """The job's records up to the last one in its row; empty if one is missing or too many."""
         status = job.status
         found: list[Record] = []
         async for record in records_between(
@@ -172,26 +172,26 @@ class SelfCheck:
             up_to=last_read(status),
         ):
             recorded = read_record(record)
-            named = recorded.event.previous if isinstance(recorded, Recorded) else ""
-            if named.isdecimal() and found and int(named) > found[-1].sequence:
-                return []  # one is missing: damage of the log
+            previous = recorded.event.previous if isinstance(recorded, Recorded) else ""
+            if previous.isdecimal() and found and int(previous) > found[-1].sequence:
+                return []  # the log lost one
             found.append(record)
             if len(found) > VIEW_CHECK_EVENTS:
                 return []
         return found if found and found[-1].sequence == last_read(status) else []
 
     async def _changed_event(self, reader: Reader, first: int, last: int) -> int:
-        """The first sequence in a range at which the log hasn't the record that the view folded; 0 if none.
+        """The first sequence in a range whose record is not the one that the view folded; 0 if all are.
 
-        All of the range is read, not only the job's own events: the log may have lost one of them, or have it
-        on the subject of another job now. That takes less than the rebuild that would follow. A view without
-        a tree, or whose tree ends at a hole in the log, knows no better.
+        All records of the range are read, not only the job's: the log may have lost one of the job's events,
+        or have it on another subject now. This is cheaper than the rebuild that would follow. Without a tree,
+        or after its end, no change can be detected.
         """
-        feed = await self._log.follow(after=first - 1)
+        log_reader = await self._log.follow(after=first - 1)
         try:
             after = first - 1
             while after < last:
-                records = {record.sequence: record for record in await feed.take(TILE_WIDTH)}
+                records = {record.sequence: record for record in await log_reader.take(TILE_WIDTH)}
                 up_to = min(last, max(records))
                 for sequence, wanted in (await _leaves(reader, after + 1, up_to)).items():
                     record = records.get(sequence)
@@ -199,12 +199,12 @@ class SelfCheck:
                         return sequence
                 after = up_to
         finally:
-            await feed.close()
+            await log_reader.close()
         return 0
 
 
 async def _leaves(reader: Reader, first: int, last: int) -> dict[int, bytes]:
-    """The hashes that the view's tree has of the records in a range of sequences."""
+    """The leaves of the view's tree for a range of sequences."""
     rows = await reader.rows(_LEAVES, ((first - 1) // TILE_WIDTH, (last - 1) // TILE_WIDTH))
     leaves = {start + at: leaf for start, hashes in rows for at, leaf in enumerate(split_hashes(hashes), 1)}
     return {sequence: leaves[sequence] for sequence in range(first, last + 1) if sequence in leaves}

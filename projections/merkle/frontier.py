@@ -26,7 +26,9 @@ class Frontier:
             InvalidInput: if a tree of this size does not have this many complete subtrees.
         """
         if size < 0 or len(edge) != size.bit_count() or any(len(each) != HASH_BYTES for each in edge):
-            raise InvalidInput(f"the edge of a tree of {size!r:.40} leaves does not consist of these {len(edge)} hashes")
+            raise InvalidInput(
+                f"the edge of a tree of {size!r:.40} leaves does not consist of these {len(edge)} hashes"
+            )
         self.size = size
         self._edge = list(edge)
 

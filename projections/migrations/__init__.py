@@ -1,4 +1,4 @@
-"""The view's schema as ordered SQL files, each applied with its record in one transaction."""
+"""The view's schema as ordered SQL files."""
 
 import sqlite3
 from importlib.resources import files
@@ -8,7 +8,7 @@ from jobledger.projections.errors import ViewFromNewerRelease
 
 
 def migrations() -> tuple[tuple[int, str, str], ...]:
-    """Every migration as (number, name, SQL), in order; the files are named `0001_what.sql`."""
+    """Every migration as (number, name, SQL), in order; the files are named `0001_name.sql`."""
     found = sorted(entry.name for entry in files(__name__).iterdir() if entry.name.endswith(".sql"))
     return tuple(
         (int(name.split("_", 1)[0]), name.removesuffix(".sql"), files(__name__).joinpath(name).read_text())
@@ -17,10 +17,10 @@ def migrations() -> tuple[tuple[int, str, str], ...]:
 
 
 async def migrate(writer: Writer) -> None:
-    """Bring a file to this release's schema.
+    """Apply the missing migrations, in one transaction.
 
     Raises:
-        ViewFromNewerRelease: if it has a migration that this release does not know.
+        ViewFromNewerRelease: if the file has a migration that this release does not know.
     """
     async with writer.transaction():
         await writer.execute(
@@ -33,8 +33,8 @@ async def migrate(writer: Writer) -> None:
         newer = [name for number, name in done.items() if number > known[-1][0]]
         if newer:
             raise ViewFromNewerRelease(
-                f"the view {writer.path} has the migration {newer[0]!r}, which this release does not know:"
-                " a newer Jobledger made it; upgrade this one, or use another file"
+                f"the view {writer.path} has the migration {newer[0]!r} of a newer release; upgrade this"
+                " Jobledger, or use another file"
             )
         for number, name, sql in known:
             if number not in done:
@@ -44,7 +44,7 @@ async def migrate(writer: Writer) -> None:
 
 
 def split_statements(script: str) -> list[str]:
-    """The statements of a script; `executescript` would commit the transaction that they must share."""
+    """The statements of a script; `executescript` would commit the surrounding transaction."""
     statements: list[str] = []
     current = ""
     for line in script.splitlines(keepends=True):

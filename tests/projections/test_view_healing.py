@@ -335,7 +335,7 @@ async def test_a_spec_that_is_no_json_is_damage_of_the_view(tmp_path: Path) -> N
     async with await View.open(path) as opened:
         found: list[ViewDamaged] = []
         opened.pool.on_damage = found.append
-        with pytest.raises(ViewDamaged, match="damaged spec of job"):
+        with pytest.raises(ViewDamaged, match=r"^the spec of job .* is damaged"):
             await opened.get_by_name("default", "one")
         assert len(found) == 1
 
@@ -493,7 +493,7 @@ async def test_a_log_that_was_changed_is_not_taken_for_a_damaged_view(
         before = rows_of(it.path)
         check = SelfCheck(it.log, it.projector, it.path, every_seconds=0)
         await check.check()
-        assert f"event {meant.sequence} is not the one that the view folded" in check.problem
+        assert f"event {meant.sequence} of the log is not the one that the view folded" in check.problem
         assert "run `jobledger audit verify`" in check.problem
         assert rows_of(it.path) == before
         assert it.projector.rebuilds == 0

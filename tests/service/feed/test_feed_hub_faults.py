@@ -68,12 +68,12 @@ async def test_what_another_projector_folded_is_read_from_the_log(tmp_path: Path
         running_hub(log, tmp_path, heartbeat_seconds=0.02, tick_seconds=0.01) as running,
         await running.hub.open(EVERYTHING) as connection,
     ):
-        take = running.hub.take
+        take = running.hub.on_advance
 
         def forgetful(after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
             take(after, up_to, None if up_to % 3 == 0 else folded)
 
-        running.hub.take = forgetful  # type: ignore[method-assign]
+        running.hub.on_advance = forgetful  # type: ignore[method-assign]
         found = []
         for number in range(0, 100, 4):
             await append_all(log, drafts[number : number + 4])
@@ -86,13 +86,13 @@ async def test_what_the_hub_did_not_hear_of_is_read_from_the_log(tmp_path: Path)
     log = MemoryLog()
     drafts = random_drafts(random.Random(5), jobs=6, events=60)
     async with running_hub(log, tmp_path) as running, await running.hub.open(EVERYTHING) as connection:
-        take, steps = running.hub.take, count()
+        take, steps = running.hub.on_advance, count()
 
         def deaf(after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
             if next(steps) % 2:
                 take(after, up_to, folded)
 
-        running.hub.take = deaf  # type: ignore[method-assign]
+        running.hub.on_advance = deaf  # type: ignore[method-assign]
         for draft_ in drafts:  # each is a step of its own
             await append_all(log, [draft_])
             await running.projector.wait_for((await log.info()).last_sequence)

@@ -236,7 +236,7 @@ async def test_stalled_feed_is_restarted_and_goes_on(
     monkeypatch.setattr("jobledger.service.server.monitor.STALL_SECONDS", 1.0)
     monkeypatch.setattr("jobledger.store.jetstream.log_reader._SILENCE_SECONDS", 60.0)
     async with watched(tmp_path) as at:
-        feed: Any = at.service.projector._feed
+        feed: Any = at.service.projector._reader
         connection = at.service.log._connection
         # What arrives for the present consumer is lost; its silence would be noticed later.
         await connection._subscriptions[feed._inbox.removesuffix(".")].unsubscribe()

@@ -308,9 +308,9 @@ async def test_the_view_has_the_tags_of_the_fold(tmp_path: Path, seed: int) -> N
         touched = batch.created.keys() | batch.spec_changed.keys() | batch.state_changed.keys()
         assert touched == batch.statuses.keys()
         records = records[size:]
-    assert {row[1]: row[JOB_ROW_COLUMNS.index("tags")] for row in expected["jobs"]} == {
-        each.id: msgspec.json.encode(each.tags).decode() if each.tags else "" for each in known.values()
-    }
+    assert {
+        row[JOB_ROW_COLUMNS.index("id")]: row[JOB_ROW_COLUMNS.index("tags")] for row in expected["jobs"]
+    } == {each.id: msgspec.json.encode(each.tags).decode() if each.tags else "" for each in known.values()}
 
 
 async def test_nonsense_on_the_subject_does_not_stop_the_tags() -> None:
