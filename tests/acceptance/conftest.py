@@ -8,7 +8,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from jobledger.service import wiring
+from jobledger.service import own_writes
 from jobledger.service.api.app import create_app
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import Service, open_service
@@ -21,7 +21,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     folder: Path = tmp_path_factory.mktemp("service")
     with pytest.MonkeyPatch.context() as patched:
         # A read waits so long for what was just written, and other tests run beside these.
-        patched.setattr(wiring, "OWN_WRITE_WAIT_SECONDS", 30.0)
+        patched.setattr(own_writes, "OWN_WRITE_WAIT_SECONDS", 30.0)
         async with open_service(Settings(data_dir=folder)) as running:
             yield running
 

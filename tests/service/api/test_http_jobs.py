@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobledger import Ledger, State, StateType, named_job_id
-from jobledger.service import wiring
+from jobledger.service import own_writes
 from jobledger.service.api import compare, reads
 from jobledger.service.wiring import Service
 from jobledger.store.model.events import Record
@@ -91,7 +91,7 @@ async def test_a_job_that_was_answered_here_is_not_read_from_a_view_that_lacks_i
         await go_on.wait()
         await project(records)
 
-    monkeypatch.setattr(wiring, "OWN_WRITE_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(own_writes, "OWN_WRITE_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(service.projector, "_project", held)
     running, where = {"StateType": "Running"}, {"namespace": "lag"}
     try:

@@ -106,21 +106,21 @@ def test_both_say_the_same_of_a_bundle_with_bytes_changed(records: list[Record],
     assert ours(document) == theirs(document)
 
 
-def test_the_page_tells_every_key_of_a_bundle() -> None:
+def test_the_page_documents_every_key_of_a_bundle() -> None:
     """Keys of the document and of its records are in the tables, and no others."""
-    section = PAGE.partition("### The format")[2].partition("### How to verify one")[0]
+    section = PAGE.partition("### Format")[2].partition("### Verification")[0]
     told = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     assert told == [*Bundle.__struct_fields__, *ProvenRecord.__struct_fields__]
 
 
-def test_the_page_tells_every_check_finding_and_metric(records: list[Record]) -> None:
+def test_the_page_documents_every_check_finding_and_metric(records: list[Record]) -> None:
     """What the commands can print is explained, and nothing that they can't."""
-    checks = PAGE.partition("## A job's proof")[2].partition("### The format")[0]
+    checks = PAGE.partition("## Proof of a job")[2].partition("### Format")[0]
     verdict = check_bundle(prove(records), (SIGNER.key,))
     assert re.findall(r"^\| `(\w+)` \|", checks, re.MULTILINE) == [each.name for each in verdict.checks]
-    kinds = PAGE.partition("## Auditing an installation")[2].partition("## Watching")[0]
+    kinds = PAGE.partition("## Audit an installation")[2].partition("## Watch a log")[0]
     assert sorted(re.findall(r"^\| `(\w+)` \|", kinds, re.MULTILINE)) == sorted(kind.value for kind in Kind)
-    metrics = PAGE.partition("## Watching")[2].partition("## What is proven")[0]
+    metrics = PAGE.partition("## Watch a log")[2].partition("## What is proven")[0]
     told = re.findall(r"^\| `(jobledger_watch_\w+)", metrics, re.MULTILINE)
     exposed = {family.name for family in Gauges().registry.collect()}
     assert {name.removesuffix("_total") for name in told} == exposed
