@@ -1,4 +1,4 @@
-# The service alone: the log is a NATS cluster's (JOBLEDGER_NATS_URL). See docs/DEPLOY.md.
+# The service only: the log is on a NATS cluster (JOBLEDGER_NATS_URL). See docs/DEPLOY.md.
 FROM python:3.13.16-slim-trixie AS build
 WORKDIR /src
 RUN python -m venv /opt/build && python -m venv /opt/jobledger
@@ -19,7 +19,7 @@ FROM python:3.13.16-slim-trixie
 LABEL org.opencontainers.image.title="Jobledger" \
       org.opencontainers.image.description="An event-sourced store for the state of jobs" \
       org.opencontainers.image.licenses="Apache-2.0"
-# A fixed uid, so that files on volumes have an owner that can be named. New volumes take over these directories' owner.
+# A fixed uid, so that files on volumes have a known owner. New volumes inherit the owner of these directories.
 RUN groupadd --gid 10001 jobledger \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/jobledger --shell /usr/sbin/nologin jobledger \
     && install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/jobledger /var/lib/jobledger-tokens
@@ -34,7 +34,7 @@ USER 10001:10001
 WORKDIR /var/lib/jobledger
 EXPOSE 1234
 STOPSIGNAL SIGTERM
-# Ready, not only alive; with a certificate of its own (JOBLEDGER_TLS_CERT) the service needs another check.
+# Readiness, not only liveness. A service with its own certificate (JOBLEDGER_TLS_CERT) needs another check.
 HEALTHCHECK --interval=5s --timeout=4s --start-period=20s --retries=6 \
     CMD ["python", "-c", "import os, urllib.request as web; web.urlopen('http://127.0.0.1:' + os.environ['JOBLEDGER_PORT'] + '/readyz', timeout=3)"]
 ENTRYPOINT ["jobledger"]

@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 STAMP := $(VENV)/.installed
-# Of the fast tests: more than two cores, because most of them wait for a server or a disk much of the time.
+# For the fast tests: more than two, because most of them spend much time waiting for a server or a disk.
 WORKERS ?= 4
-# Tests start hundreds of processes; each would compile the whole package again.
+# Tests start hundreds of processes; without bytecode each would compile the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
-# Of the property tests in the slow suite; printed, so that a failure can be repeated with SEED=…
+# For the property tests of the slow suite; printed, so that a failure can be repeated with SEED=…
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
 .PHONY: help setup run demo test test-lowest test-slow test-search test-faults chaos chromium check format bench lock docs picture clean
@@ -32,13 +32,13 @@ setup: $(STAMP) ## install everything into .venv
 run: $(STAMP) ## start the service (RUN="--port 8080" adds flags)
 	@exec $(BIN)/jobledger serve $(RUN)
 
-demo: $(STAMP) ## run the main job: real specs, a real nats-server, a real SQLite file
+demo: $(STAMP) ## a self-checking tour: real specs, a real nats-server, a real SQLite file
 	@$(BIN)/jobledger demo
 
 test: $(STAMP) ## the test suite, in parallel, with fixed seeds
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ONLY)
 
-# What the lowest versions that pyproject.toml allows can break: each dependency has a test here that uses it.
+# Tests that use each dependency, to run with the lowest versions that pyproject.toml allows.
 LOWEST := .venv-lowest
 LOWEST_TESTS := $(addprefix tests/,service/cli/test_cli_events.py service/cli/test_cli_terminal.py \
 	service/server/test_settings.py service/webhooks/test_webhook_sending.py \
@@ -47,7 +47,7 @@ LOWEST_TESTS := $(addprefix tests/,service/cli/test_cli_events.py service/cli/te
 	store/model/test_events.py store/embedded/test_embedded.py store/test_log_contract.py \
 	projections/test_view_file.py service/api/test_openapi.py)
 
-test-lowest: $(STAMP) ## a part of the test suite with the lowest versions of every dependency
+test-lowest: $(STAMP) ## a part of the test suite with the lowest allowed version of every dependency
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
 	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --require-hashes --no-deps -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --require-hashes --no-deps -r tests/lowest.lock
@@ -77,17 +77,17 @@ check: $(STAMP) ## ruff, mypy (strict), import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(STAMP) ## put the code into its one format
+format: $(STAMP) ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## the benchmarks, each beside its baseline (BENCH="append --quick" narrows it)
+bench: $(STAMP) ## the benchmarks, each with its baseline (BENCH="append --quick" narrows it)
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 docs: $(STAMP) ## regenerate the generated pages
 	@$(BIN)/python -m docs.generate
 
-picture: $(STAMP) ## draw the picture in the README anew, from a real run
+picture: $(STAMP) ## redraw the picture in the README, from a real run
 	@$(BIN)/python -m docs.picture
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -100,5 +100,5 @@ lock: $(STAMP) ## pin every dependency, with hashes
 		pyproject.toml -o tests/lowest.lock
 	@echo "hatchling>=1.27" | $(COMPILE) - -o deploy/build.lock
 
-clean: ## remove what `make` made
+clean: ## remove everything that `make` created
 	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

@@ -1,4 +1,4 @@
-"""Writes the tables of OPERATIONS.md (settings, metrics) between their marks: `python -m docs.operations`."""
+"""Generate the tables of OPERATIONS.md (settings, metrics) between their markers."""
 
 import re
 import sys
@@ -18,7 +18,7 @@ PAGE = Path(__file__).parent / "OPERATIONS.md"
 
 
 def operations_page() -> str:
-    """The page as it is, with its tables as they should be."""
+    """Return the page with fresh tables."""
     text = PAGE.read_text()
     for name, table in (
         ("server settings", _settings("server")),
@@ -29,7 +29,7 @@ def operations_page() -> str:
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
         text, count = pattern.subn(lambda _, b=begin, t=table, e=end: f"{b}\n{t}\n\n{e}", text)  # type: ignore[misc]
         if count != 1:
-            raise ValueError(f"OPERATIONS.md has {count} places for {name}")
+            raise ValueError(f"OPERATIONS.md must have one table of {name}, has {count}")
     return text
 
 
@@ -44,7 +44,7 @@ def metric_families() -> Sequence[Metric]:
 
 
 def _settings(section: str) -> str:
-    rows = ["| setting | default | what it is | a value is |", "|---|---|---|---|"]
+    rows = ["| setting | default | meaning | value |", "|---|---|---|---|"]
     rows += [_row(setting) for setting in SETTINGS.values() if setting.section == section]
     return "\n".join(rows)
 
@@ -56,7 +56,7 @@ def _row(setting: Setting) -> str:
 
 
 def _metrics() -> str:
-    rows = ["| metric | kind | labels | what it is |", "|---|---|---|---|"]
+    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
     for family in metric_families():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = ", ".join(f"`{label}`" for label in _LABELS.get(name, ()))
@@ -64,7 +64,7 @@ def _metrics() -> str:
     return "\n".join(rows)
 
 
-# A metric with labels has no samples to read them from before the first one is counted.
+# A labeled metric has no samples, and so no label names to read, before its first count.
 _LABELS = {
     "jobledger_http_requests_total": ("method", "route", "status"),
     "jobledger_http_request_seconds": ("method", "route"),

@@ -1,4 +1,4 @@
-"""Draws docs/demo.svg, the picture in the README: a real run of the demo (`make picture`)."""
+"""Draw docs/demo.svg, the picture in the README, from a real run of the demo (`make picture`)."""
 
 import io
 import os
@@ -15,7 +15,7 @@ PICTURE = Path(__file__).with_name("demo.svg")
 
 
 def main() -> int:
-    """Run the demo, keep what it printed, and draw it."""
+    """Run the demo and draw its output."""
     command = [sys.executable, "-m", "jobledger.service.cli.main", "demo"]
     env = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "LINES": "60"}
     env.pop("NO_COLOR", None)
@@ -26,7 +26,7 @@ def main() -> int:
     console.print(Text("$ make demo", style="bold"))
     console.print(Text.from_ansi(done.stdout.decode().rstrip()))
     svg = console.export_svg(title="jobledger demo")
-    # Fonts from elsewhere would make a picture that looks different without a network; any monospace will do.
+    # Downloaded fonts would make the picture look different without a network; any monospace font will do.
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     PICTURE.write_text(re.sub(r"font-family: [^;]*Fira Code[^;]*;", "font-family: monospace;", svg))
     return 0
