@@ -31,13 +31,13 @@ from jobledger.store.jetstream.stream import StreamReport
 from jobledger.store.model.errors import LogReplaced, LogTruncated
 from jobledger.store.model.limits import TRUNCATION_GIVE_UP_SECONDS, TRUNCATION_LOOK_SECONDS
 from jobledger.store.model.subjects import STREAM_NAME
-from jobledger.store.model.truncation import AckTracker, Doubts
+from jobledger.store.model.truncation import Doubts, LogPosition
 from jobledger.store.private_files import read_trusted, replace_file
 from jobledger.store.timestamps import format_rfc3339
 
 RECORD_FILE: Final = "log.json"
 _FORMAT: Final = 1
-_PLACE: Final[AckTracker] = (None, 0)  # the doubts about a stream are about its recorded end alone
+_PLACE: Final[LogPosition] = (None, 0)  # the doubts about a stream are about its recorded end alone
 
 _log = logging.getLogger("jobledger.service")
 

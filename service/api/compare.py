@@ -22,10 +22,10 @@ from jobledger.service.errors import PayloadTooLarge
 from jobledger.service.limits import DIFF_MAX_BYTES, DIFF_MAX_LINES
 from jobledger.service.structural_diff import Edit, edits, patch_of, path_text
 from jobledger.service.wiring import Service
+from jobledger.store.command import prepare_new, prepare_update
 from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.job import JobStatus
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE
-from jobledger.store.spec.normalize import prepare_new, prepare_update
 from jobledger.store.yield_point import yield_point
 
 _VERBS: Final = {"add": "added", "remove": "removed", "replace": "changed"}

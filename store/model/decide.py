@@ -1,8 +1,8 @@
-"""What may happen to a job: one command, one event, or none because it is already so.
+"""The decisions: for one command on one job, the event to append, or None if nothing changes.
 
-Pure: a decision sees the job as the log has it and returns the event to append. It refuses by raising; it
-never folds. The transition rule stands here and nowhere else: a job that is not terminal may go to any other
-state; terminal is final, except that a new spec version re-opens the job.
+Pure: a decision gets the job as it is in the log and returns an event or raises; it never folds. The
+transition rule is here only: a job that is not terminal may move to any other state; a terminal state is
+final, except that a new spec version reopens the job.
 """
 
 from typing import NamedTuple
@@ -47,10 +47,10 @@ class Decision(NamedTuple):
 
 
 def check_not_quarantined(status: JobStatus) -> None:
-    """Refuse a job that is frozen: what it is now is not known, so nothing can be decided.
+    """Refuse a frozen job: its current state is unknown.
 
     Raises:
-        JobQuarantined: with the first event that can't be read, and why.
+        JobQuarantined: with the first event that can't be read.
     """
     quarantine = status.quarantine
     if quarantine is not None:
@@ -70,7 +70,7 @@ def decide_accept(job: Job | None, sequence: int, *, job_id: str) -> Decision:
     """Accept that an event which froze the job can't be read.
 
     Raises:
-        JobNotFound: if there is no such job.
+        JobNotFound: if the job does not exist.
         JobNotQuarantined: if that event does not freeze the job.
     """
     if job is None:
@@ -84,10 +84,10 @@ def decide_accept(job: Job | None, sequence: int, *, job_id: str) -> Decision:
 
 
 def decide_create(job: Job | None, spec: bytes) -> Decision:
-    """A new job with this normalised spec.
+    """Create a job with a normalized spec.
 
     Raises:
-        JobExists: if its namespace and name are taken.
+        JobExists: if a job has its namespace and name.
     """
     if job is not None:
         status = job.status
@@ -100,16 +100,10 @@ def decide_create(job: Job | None, spec: bytes) -> Decision:
 
 
 def decide_update(job: Job | None, spec: bytes, *, job_id: str, force: bool = False) -> Decision | None:
-    """A new spec for a job that exists; None if it equals the current one after normalisation.
-
-    Args:
-        job: as the log has it.
-        spec: the normalised new spec.
-        job_id: for the error.
-        force: make a new version of an equal spec, too: the job begins again.
+    """Give a job a new normalized spec; None if it equals the current one, unless forced.
 
     Raises:
-        JobNotFound: if there is no such job.
+        JobNotFound: if the job does not exist.
     """
     if job is None:
         raise not_found(job_id)
@@ -119,36 +113,36 @@ def decide_update(job: Job | None, spec: bytes, *, job_id: str, force: bool = Fa
 
 
 def decide_apply(job: Job | None, spec: bytes, *, job_id: str, force: bool = False) -> Decision | None:
-    """Create the job, or update it if it exists; None if it exists with this very spec (unless forced)."""
+    """Create the job, or update it if it exists. See `decide_create` and `decide_update`."""
     if job is None:
         return decide_create(None, spec)
     return decide_update(job, spec, job_id=job_id, force=force)
 
 
 def decide_rerun(job: Job | None, spec: bytes | None, *, job_id: str) -> Decision:
-    """Begin a job again, as a new version with the spec of an earlier one (None: of the present one).
+    """Start a job again, as a new version with the spec of an earlier one (None: the current one).
 
     Raises:
-        JobNotFound: if there is no such job.
-        JobNotRerunnable: if it is still to be begun.
+        JobNotFound: if the job does not exist.
+        JobNotRerunnable: if it has not started.
     """
     if job is None:
         raise not_found(job_id)
     state_type = job.status.state.state_type
     if not (state_type.is_terminal or state_type is StateType.RUNNING):
         raise JobNotRerunnable(
-            f"job {job_id} is {state_type} and cannot be rerun: it has not begun yet; wait until it runs or"
-            " has ended, or stop it first"
+            f"job {job_id} is {state_type} and cannot be rerun: it has not started; wait until it is running"
+            " or finished, or stop it first"
         )
     return Decision(JobUpdated, SpecData(msgspec.Raw(job.spec if spec is None else spec), rerun=True))
 
 
 def decide_state(job: Job | None, state: State, *, job_id: str) -> Decision | None:
-    """A new state; None if the job already has this very state: type, message and details.
+    """Change the state of a job; None if type, message and details are equal to the current ones.
 
     Raises:
-        JobNotFound: if there is no such job.
-        JobTerminal: if the job has ended in a state that differs in any of them.
+        JobNotFound: if the job does not exist.
+        JobTerminal: if the job is terminal.
     """
     if job is None:
         raise not_found(job_id)
@@ -158,17 +152,17 @@ def decide_state(job: Job | None, state: State, *, job_id: str) -> Decision | No
     if current.state_type.is_terminal:
         raise JobTerminal(
             f"job {job_id} is in terminal state {current.state_type} and cannot transition to"
-            f" {state.state_type}; only a new spec or a rerun re-opens it"
+            f" {state.state_type}; only a new spec or a rerun reopens it"
         )
     return Decision(JobStateChanged, StateData(state))
 
 
 def decide_stop(job: Job | None, reason: str, *, job_id: str) -> Decision | None:
-    """Stop a job; None if it is stopped already, whatever reason was given then.
+    """Stop a job; None if it is already Stopped, for any reason.
 
     Raises:
-        JobNotFound: if there is no such job.
-        JobTerminal: if the job has Completed or Failed: it can't be stopped any more.
+        JobNotFound: if the job does not exist.
+        JobTerminal: if the job is Completed or Failed.
     """
     if job is not None and job.status.state.state_type is StateType.STOPPED:
         return None
@@ -176,12 +170,12 @@ def decide_stop(job: Job | None, reason: str, *, job_id: str) -> Decision | None
 
 
 def decide_tag(job: Job | None, tag: str, version: int, *, job_id: str) -> Decision | None:
-    """Let a tag name a version; None if it does.
+    """Set a tag to a version; None if it already names that version.
 
     Raises:
-        JobNotFound: if there is no such job.
+        JobNotFound: if the job does not exist.
         VersionNotFound: if the job has no such version.
-        TooManyTags: if it is a new one, and the job has as many as it may have.
+        TooManyTags: if the job has the maximum number of tags.
     """
     if job is None:
         raise not_found(job_id)
@@ -194,17 +188,16 @@ def decide_tag(job: Job | None, tag: str, version: int, *, job_id: str) -> Decis
         return None
     if tag not in status.tags and len(status.tags) >= TAGS_MAX_COUNT:
         raise TooManyTags(
-            f"job {job_id} has {len(status.tags)} tags, and at most {TAGS_MAX_COUNT} are taken;"
-            " remove one first"
+            f"job {job_id} has {len(status.tags)} tags, the maximum is {TAGS_MAX_COUNT}; remove one first"
         )
     return Decision(JobTagged, TagData(tag, version))
 
 
 def decide_untag(job: Job | None, tag: str, *, job_id: str) -> Decision | None:
-    """Take a tag away; None if there is none.
+    """Remove a tag; None if the job does not have it.
 
     Raises:
-        JobNotFound: if there is no such job.
+        JobNotFound: if the job does not exist.
     """
     if job is None:
         raise not_found(job_id)
@@ -212,16 +205,16 @@ def decide_untag(job: Job | None, tag: str, *, job_id: str) -> Decision | None:
 
 
 def check_revision(job: Job | None, expected_revision: int | None, *, job_id: str) -> None:
-    """Hold a command to the revision that its caller read (None: any).
+    """Check the revision that a command expects (None: any); a job that does not exist has revision 0.
 
     Raises:
-        RevisionMismatch: if the job is at another revision; a job that does not exist is at 0.
+        RevisionMismatch: if the job has another revision.
     """
     current = job.status.revision if job is not None else 0
     if expected_revision is not None and current != expected_revision:
         raise RevisionMismatch(
             f"job {job_id} has revision {current} but expected {expected_revision};"
-            " read it again, and decide on what it is now",
+            " read the job again and repeat the command with its current revision",
             job_id=job_id,
             revision=current,
             sequence=job.status.sequence if job is not None else 0,
@@ -229,7 +222,7 @@ def check_revision(job: Job | None, expected_revision: int | None, *, job_id: st
 
 
 def contention(job: Job | None, *, job_id: str) -> Contention:
-    """The error for a command that lost the race too often."""
+    """Return the error for a command that lost the race too often."""
     return Contention(
         f"job {job_id}: {COMMAND_MAX_ATTEMPTS} attempts lost the race against other writers;"
         " nothing was written; try again later",
@@ -240,27 +233,24 @@ def contention(job: Job | None, *, job_id: str) -> Contention:
 
 
 def not_found(job_id: str) -> JobNotFound:
-    """The error for a job that the log does not hold."""
+    """Return the error for a job that is not in the log."""
     return JobNotFound(
-        f"job not found: {job_id}; check the id (named_job_id gives that of a namespace and name)"
+        f"job not found: {job_id}; check the id (named_job_id returns the id of a namespace and name)"
     )
 
 
 def is_same_data(current: EventData, new: EventData) -> bool:
-    """Whether two events carry the same; specs are compared by what they mean."""
+    """Return whether two events have equal data; specs are compared by their meaning."""
     if isinstance(current, SpecData) and isinstance(new, SpecData):
         return current.rerun == new.rerun and _same_spec(bytes(current.spec), bytes(new.spec))
     return current == new
 
 
 def _same_spec(current: bytes, new: bytes) -> bool:
-    """Whether two normalised specs say the same.
-
-    Equal bytes nearly always tell; another writer's order may differ.
-    """
+    """Return whether two normalized specs are equal; another writer may order keys differently."""
     if current == new:
         return True
     try:
         return encode_spec(decode_spec(current)) == new
     except msgspec.DecodeError:
-        return False  # what another writer put there is no spec to us; a good one mends the job
+        return False  # another writer's invalid spec, which a valid one replaces

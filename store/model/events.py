@@ -1,9 +1,10 @@
-"""What can happen to a job, as CloudEvents 1.0 JSON documents.
+"""The events of a job, as CloudEvents 1.0 JSON documents.
 
-This is a storage format. Type names and field names never change meaning, a new field has a default, readers
-ignore unknown fields, and `tests/golden/` keeps the bytes of every event ever written.
+This is a storage format: type and field names never change their meaning, a new field has a default, readers
+ignore unknown fields, and `tests/golden/` keeps the bytes of every event ever written. Views store the
+reasons why a record can't be read, so changing such a text needs a new `PROJECTION_VERSION`.
 
-`gc=False`: events hold no cycles, and a projector that catches up makes a million of them.
+`gc=False`: events have no reference cycles, and a projector that catches up creates millions of them.
 """
 
 import re
@@ -20,11 +21,11 @@ TYPE_PREFIX = "jobledger."
 
 
 class SpecData(msgspec.Struct, frozen=True, rename="pascal", gc=False, omit_defaults=True):
-    """The whole normalised spec, left unread: most readers do not look inside.
+    """The whole normalized spec, not decoded: most readers do not need its fields.
 
     Attributes:
         spec: as JSON.
-        rerun: whether a rerun was asked for; it changes nothing about the job, and histories name it.
+        rerun: whether the command was a rerun; for the history only.
     """
 
     spec: msgspec.Raw
@@ -38,14 +39,14 @@ class StateData(msgspec.Struct, frozen=True, rename="pascal", gc=False):
 
 
 class TagData(msgspec.Struct, frozen=True, rename="pascal", gc=False):
-    """A tag, and the version that it names from now on; version 0 removes it."""
+    """A tag and the version that it names; version 0 removes the tag."""
 
     tag: str
     version: Annotated[int, msgspec.Meta(ge=0, le=INT_MAX)]
 
 
 class AcceptData(msgspec.Struct, frozen=True, rename="pascal", gc=False):
-    """The sequence of an event of the job that is accepted as unreadable."""
+    """The sequence of the event that is accepted as unreadable."""
 
     sequence: Annotated[int, msgspec.Meta(ge=1, le=INT_MAX)]
 
@@ -55,16 +56,15 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
     Attributes:
         id: a UUIDv7, also the message's `Nats-Msg-Id`.
-        subject: the job's id.
-        time: RFC 3339, the writer's clock; informative: the stream's time is the one that counts.
-        namespace: the job's namespace.
-        actor: who; empty if nobody said.
-        reason: why; empty if nobody said.
+        subject: the id of the job.
+        time: RFC 3339, the writer's clock; informative, the stream time is authoritative.
+        actor: who sent the command; empty if not given.
+        reason: why; empty if not given.
         traceparent: W3C trace context of the command; empty if there was none.
-        name: the job's name, so that a reader of this event alone can show it; empty in events of earlier
-            releases. The name that counts is in the spec that created the job.
-        previous: the sequence of the record before this one on the job's subject, as the writer expected it
-            and the log held it to; decimal; empty for the first. By it a reader sees that none was left out.
+        name: the name of the job, for readers of this event alone; empty in events of earlier releases. The
+            spec that created the job is authoritative.
+        previous: sequence of the record before this one on the job's subject, which the append expected;
+            decimal, empty for the first. Readers detect a missing event by it.
     """
 
     specversion: Literal["1.0"]
@@ -82,31 +82,31 @@ class _CloudEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class JobCreated(_CloudEvent, frozen=True, kw_only=True, gc=False, tag="jobledger.job.created.v1"):
-    """A job came to be, with this spec, Pending."""
+    """The job was created with this spec, Pending."""
 
     data: SpecData
 
 
 class JobUpdated(_CloudEvent, frozen=True, kw_only=True, gc=False, tag="jobledger.job.updated.v1"):
-    """The job has a new spec; it is Pending again, whatever it was."""
+    """The job has a new spec and is Pending again."""
 
     data: SpecData
 
 
 class JobStateChanged(_CloudEvent, frozen=True, kw_only=True, gc=False, tag="jobledger.job.state.v1"):
-    """The job went to this state."""
+    """The state of the job changed."""
 
     data: StateData
 
 
 class JobTagged(_CloudEvent, frozen=True, kw_only=True, gc=False, tag="jobledger.job.tagged.v1"):
-    """A name for one of the job's versions was set, moved or removed; the job itself stays as it is."""
+    """A name of one of the job's versions was set, moved or removed; the job itself is unchanged."""
 
     data: TagData
 
 
 class JobAccepted(_CloudEvent, frozen=True, kw_only=True, gc=False, tag="jobledger.job.accepted.v1"):
-    """An operator accepts that an event of the job can't be read: the job goes on without it."""
+    """An operator accepted that an event of the job can't be read; the job continues without it."""
 
     data: AcceptData
 
@@ -119,18 +119,18 @@ EVENT_TYPES: tuple[EventClass, ...] = (JobCreated, JobUpdated, JobStateChanged, 
 
 
 def event_type(event: JobEvent | type[JobEvent]) -> str:
-    """The CloudEvents `type` of an event or of its class."""
+    """Return the CloudEvents `type` of an event or of its class."""
     return str(event.__struct_config__.tag)
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One message as the log keeps it.
+    """A message of the log.
 
     Attributes:
-        sequence: position in the stream, from 1.
-        time: the stream's own timestamp, Unix nanoseconds.
-        subject: the NATS subject it was appended to.
-        payload: the CloudEvent's bytes.
+        sequence: in the stream, from 1.
+        time: stream time, Unix nanoseconds.
+        subject: the NATS subject.
+        payload: the CloudEvent.
     """
 
     sequence: int
@@ -140,7 +140,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """An event with the place and time that the stream gave it."""
+    """An event with its sequence and stream time."""
 
     sequence: int
     time: int
@@ -148,16 +148,10 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 
 class NotUnderstood(msgspec.Struct, frozen=True, gc=False):
-    """A record that is an event of its subject's job by its own words, and that this release can't read.
+    """A record that claims to be an event of the job on whose subject it is, and that can't be read.
 
-    It quarantines the job. Who may append to a job's subject may change the job, so this gives nobody power
-    over a job of another namespace.
-
-    Attributes:
-        sequence: its position.
-        namespace: the job's.
-        job_id: the job.
-        reason: what is wrong with it.
+    It quarantines the job. This gives a writer no power over other jobs: a writer with the right to append to
+    a subject can change that job anyway.
     """
 
     sequence: int
@@ -167,13 +161,11 @@ class NotUnderstood(msgspec.Struct, frozen=True, gc=False):
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """A record that is not an event of a job. It is counted, and it changes nothing.
+    """A record that is not an event of a job: counted, without any effect.
 
     Attributes:
-        sequence: its position.
-        job_id: the job of its subject; empty if the subject is not that of a job.
-        reason: what is wrong with it.
-        namespace: of its subject; empty as `job_id`.
+        job_id: the job of its subject; empty if it is not the subject of a job.
+        namespace: of its subject; empty in the same case.
     """
 
     sequence: int
@@ -183,16 +175,16 @@ class Unreadable(msgspec.Struct, frozen=True):
 
 
 Read = Recorded | NotUnderstood | Unreadable
-"""What a record of the log is to its reader."""
+"""A record of the log after decoding."""
 
 
 def job_named(read: Read) -> str:
-    """The id of the job on whose subject a record is; empty if it is not on one."""
+    """Return the id of the job on whose subject a record is; empty if it is not the subject of a job."""
     return read.event.subject if isinstance(read, Recorded) else read.job_id
 
 
 class _Claim(msgspec.Struct):
-    """What makes a record a Jobledger event, whatever else it has. A later envelope may not name the job."""
+    """The fields that identify a Jobledger event. The envelope of a later release may not name the job."""
 
     type: str
     namespace: str | None = None
@@ -207,30 +199,30 @@ _claim_decoder = msgspec.json.Decoder(_Claim)
 
 
 def encode_event(event: JobEvent) -> bytes:
-    """The event as it goes into the log."""
+    """Return the payload of an event."""
     return _encoder.encode(event)
 
 
 def decode_event(payload: bytes) -> JobEvent:
-    """The event that `encode_event` wrote.
+    """Return the event of a payload.
 
     Raises:
-        msgspec.DecodeError: if the payload is not one of our events.
+        msgspec.DecodeError: if it is not a Jobledger event.
     """
     return _decoder.decode(payload)
 
 
-# Part of the fold's meaning: how deep a decoder can go depends on the caller's stack, and the fold must not.
-# Validation stops long before (SPEC_MAX_DEPTH).
+# Part of the fold's meaning. The depth that the decoder reaches depends on the caller's stack, and the result
+# of the fold must not. Validation refuses far less depth (SPEC_MAX_DEPTH).
 EVENT_MAX_DEPTH = 256
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
 
 
 def read_record(record: Record) -> Read:
-    """The event of a record, or what the record is instead. Never raises: one bad message stops no reader.
+    """Decode a record. Never raises: one bad message must not stop a reader.
 
-    A record that claims to be an event of its subject's job, and can't be read, is `NotUnderstood`: a newer
-    release wrote it, or something that has no meaning. Everything else is foreign: `Unreadable`.
+    A record that claims to be an event of its subject's job and can't be read is `NotUnderstood`: invalid, or
+    written by a newer release. Any other record without an event is foreign: `Unreadable`.
     """
     payload = record.payload
     if is_too_deep(payload):
@@ -239,8 +231,8 @@ def read_record(record: Record) -> Read:
         event = _decoder.decode(payload)
     except _NOT_DECODED as error:
         return _not_understood(record, str(error)) or _unreadable(record, f"not an event: {error}")
-    # The very subject, shard and all: an event of the job anywhere else would be seen by readers of the whole
-    # log, and not by those of the job.
+    # The exact subject with its shard: readers of the whole log would see an event of the job on any other
+    # subject, and readers of the job would not.
     if record.subject != job_subject(event.namespace, event.subject):
         return _unreadable(record, f"the event names another job: {event.namespace}/{event.subject}")
     return Recorded(record.sequence, record.time, event)
@@ -277,9 +269,9 @@ def _not_understood(record: Record, error: str) -> NotUnderstood | None:
 
 
 def is_too_deep(document: bytes) -> bool:
-    """Whether a JSON document is nested deeper than any event or spec."""
+    """Return whether a JSON document is nested deeper than EVENT_MAX_DEPTH."""
     if document.count(b"{") + document.count(b"[") <= EVENT_MAX_DEPTH:
-        return False  # nearly always
+        return False  # the usual case
     depth = 0
     for found in _STRING_OR_BRACKET.finditer(document):
         token = found[0]

@@ -1,8 +1,17 @@
-"""What the log means: one event after another, folded into a job's status.
+"""The fold: the meaning of the log, one event after another, as the status of a job.
 
-The fold is total and has no clock: an event that makes no sense is an anomaly, counted by whoever folds, and
-never an exception. What may happen is decided elsewhere (`decide`), and the two share no checks, so that none
-can be moved from one to the other by accident.
+The fold is total and has no clock: an event that makes no sense is an anomaly, which the caller counts, and
+never an exception. `decide` refuses what must not happen; the two share no checks, so that none can move from
+one to the other by accident.
+
+    status ──► its next event ──┬─ fits ─────────────────────► the new status
+                                ├─ makes no sense ───────────► Anomaly; the status is unchanged
+                                └─ can't be read, or one
+                                   before it is missing ─────► the same status with a Quarantine ("frozen")
+    frozen ──► an event that accepts the last unread one ────► `Quarantine.beyond`, folded without them
+
+Views store the reasons of anomalies and quarantines: changing such a text, like any other change of the
+meaning, needs a new `PROJECTION_VERSION`.
 """
 
 import re
@@ -38,12 +47,12 @@ from jobledger.store.model.subjects import is_identity
 
 Int64 = Annotated[int, msgspec.Meta(ge=INT_MIN, le=INT_MAX)]
 
-# A letter first: a tag can stand wherever a version's number can, and neither is taken for the other.
+# A letter first: a tag is accepted wherever a version number is, and the two must not be confused.
 _TAG = re.compile(rf"[A-Za-z][A-Za-z0-9._-]{{0,{TAG_MAX_CHARACTERS - 1}}}", re.ASCII)
 
 
 class SpecHead(msgspec.Struct, frozen=True, rename="pascal", gc=False):
-    """The part of a spec that the fold checks and the view's columns hold; the rest is skipped."""
+    """The fields of a spec that the fold checks and that views have columns for."""
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
     namespace: Annotated[str, msgspec.Meta(min_length=1)]
@@ -60,11 +69,11 @@ _SEQUENCE = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 
 
 class Anomaly(msgspec.Struct, frozen=True):
-    """An event that makes no sense where it stands: it changes nothing but the count of anomalies.
+    """An event that makes no sense at its position, and changes nothing but the count of anomalies.
 
     Attributes:
-        sequence: its position in the stream.
-        job_id: the job whose subject it stands on.
+        sequence: of the event.
+        job_id: the job of its subject.
         reason: why it makes no sense.
     """
 
@@ -74,32 +83,32 @@ class Anomaly(msgspec.Struct, frozen=True):
 
 
 def is_tag(text: str) -> bool:
-    """Whether this can be the name of a version: a letter, then letters, digits and `._-`."""
+    """Return whether a text is a valid tag: a letter, then letters, digits and `._-`."""
     return _TAG.fullmatch(text) is not None
 
 
 def spec_head(spec: msgspec.Raw | bytes) -> SpecHead:
-    """The head of a normalised spec.
+    """Decode the head of a normalized spec.
 
     Raises:
-        msgspec.DecodeError: if this is no normalised spec.
+        msgspec.DecodeError: if it is not a normalized spec.
     """
     return _head_decoder.decode(spec)
 
 
 def fold(status: JobStatus | None, recorded: Read, *, trusted: bool = False) -> JobStatus | Anomaly:
-    """The status after one more event of the same job (None: no event yet), or the anomaly that it is.
+    """Fold the next event of a job.
 
-    An event at or before the status's sequence was folded before: replaying is harmless and returns the
-    status as is. After an anomaly, `after_anomaly` is the status to go on with; `fold_on` does both.
+    An event at or before the sequence of the status was folded before: replaying it is harmless and returns
+    the status unchanged. After an anomaly, continue with `after_anomaly`; `fold_on` does both.
 
-    An event that can't be understood, or that does not name the event before it, quarantines the job: it
-    stays as it was until an operator accepts that event, or a release that understands it folds it again.
+    An event that can't be read, or that does not name the event before it, quarantines the job: its status
+    stays the same until an operator accepts that event, or a release that can read it folds it again.
 
     Args:
-        status: what is known of the job.
-        recorded: its next event.
-        trusted: this process made the event itself, of a spec that it has just judged.
+        status: of the job; None before its first event.
+        recorded: the next record on its subject.
+        trusted: this process created the event from a spec that it has just validated.
     """
     if status is not None and recorded.sequence <= last_read(status):
         return status
@@ -108,14 +117,14 @@ def fold(status: JobStatus | None, recorded: Read, *, trusted: bool = False) -> 
     namespace, job_id = _job_of(recorded)
     if status is not None and namespace != status.namespace:
         if not status.is_lost:
-            # A writer with rights on another namespace put it on that namespace's subject of this id.
+            # A writer with rights on another namespace used that namespace's subject with this id.
             return Anomaly(recorded.sequence, job_id, f"the job is not in namespace {namespace!r}")
-        status = None  # nor can a lost job of one namespace hold up that of another
+        status = None  # a lost job of one namespace must not block the job of another
     if status is not None and status.quarantine is not None:
         return _fold_frozen(status, status.quarantine, recorded)
     expected = last_read(status) if status is not None else 0
     if status is not None and status.is_lost:
-        status = None  # all that was lost is accepted: the job can begin
+        status = None  # all lost events are accepted: the job can be created
     unread: list[Unread] = []
     folded = _step(status, recorded, expected, unread, trusted=trusted)
     if not unread:
@@ -129,13 +138,13 @@ def fold(status: JobStatus | None, recorded: Read, *, trusted: bool = False) -> 
 
 
 def fold_on(status: JobStatus | None, recorded: Read) -> JobStatus | None:
-    """The status after one more record of the job's subject, whether or not that is an anomaly."""
+    """Return the status after the next record on the job's subject, also if that is an anomaly."""
     folded = fold(status, recorded)
     return after_anomaly(status, recorded) if isinstance(folded, Anomaly) else folded
 
 
 def after_anomaly(status: JobStatus | None, recorded: Read) -> JobStatus | None:
-    """The status after an anomaly. If that is on the job's subject, the job's next event names it."""
+    """Return the status after an anomaly. The job's next event names it if it is on the job's subject."""
     if status is None or _job_of(recorded) != (status.namespace, status.id):
         return status
     quarantine = status.quarantine
@@ -151,14 +160,14 @@ def after_anomaly(status: JobStatus | None, recorded: Read) -> JobStatus | None:
 
 
 def last_read(status: JobStatus) -> int:
-    """The last sequence of the job's subject that was folded, or passed over."""
+    """Return the last sequence of the job's subject that was folded or skipped."""
     if status.quarantine is not None:
         return status.quarantine.last
     return max(status.sequence, status.passed)
 
 
 def fold_job(job: Job | None, recorded: Read, *, trusted: bool = False) -> Job | Anomaly:
-    """`fold` with the spec. A lost job's spec is empty."""
+    """Fold the next event of a job with its spec; the spec of a lost job is empty. See `fold`."""
     before = job.status if job is not None else None
     folded = fold(before, recorded, trusted=trusted)
     if isinstance(folded, Anomaly):
@@ -169,7 +178,7 @@ def fold_job(job: Job | None, recorded: Read, *, trusted: bool = False) -> Job |
 
 
 def fold_job_on(job: Job | None, recorded: Read) -> Job | None:
-    """`fold_on` with the spec."""
+    """Return the job after the next record on its subject. See `fold_on`."""
     folded = fold_job(job, recorded)
     if not isinstance(folded, Anomaly):
         return folded
@@ -198,7 +207,6 @@ def _with_specs(job: Job | None, folded: JobStatus, recorded: Read) -> Job:
 
 
 def _job_of(recorded: Read) -> tuple[str, str]:
-    """The namespace and id of the job whose subject a record is on."""
     if isinstance(recorded, Recorded):
         return recorded.event.namespace, recorded.event.subject
     return recorded.namespace, recorded.job_id
@@ -212,7 +220,7 @@ def _step(
     *,
     trusted: bool = False,
 ) -> JobStatus | Anomaly:
-    """The status after an event of a job that is not frozen; what can't be used is added to `unread`."""
+    """Fold an event of a job that is not frozen; events that can't be used are added to `unread`."""
     if isinstance(recorded, NotUnderstood):
         unread.append(Unread(recorded.sequence, recorded.reason))
         return Anomaly(recorded.sequence, recorded.job_id, recorded.reason)
@@ -231,7 +239,7 @@ def _step(
 
 
 def _broken_link(recorded: Recorded, previous: str, expected: int) -> Unread | None:
-    """What is wrong with the event that an event names as the one before it; None: nothing."""
+    """Return what is wrong with the event that an event names as its predecessor; None if nothing is."""
     if previous == str(expected):
         return None
     named = int(previous) if _SEQUENCE.fullmatch(previous) else 0
@@ -240,7 +248,7 @@ def _broken_link(recorded: Recorded, previous: str, expected: int) -> Unread | N
         reason = f"event {recorded.sequence} names {previous!r:.40} as the event before it, {before}"
         return Unread(recorded.sequence, reason)
     if not expected and isinstance(recorded.event, JobCreated):
-        return None  # foreign records may come before a job; nothing is known of them yet
+        return None  # foreign records can precede a job; they are not in its status
     return Unread(
         named,
         f"event {named} is missing from the log: event {recorded.sequence} of the job names it as the one"
@@ -251,7 +259,7 @@ def _broken_link(recorded: Recorded, previous: str, expected: int) -> Unread | N
 def _apply(
     status: JobStatus | None, recorded: Recorded, event: JobEvent, *, trusted: bool
 ) -> JobStatus | Anomaly | NotUnderstood:
-    match event:  # the most frequent first
+    match event:  # the most frequent type first
         case JobStateChanged():
             return _state_changed(status, recorded, event)
         case JobCreated():
@@ -270,7 +278,7 @@ def _apply(
 def _fold_frozen(
     status: JobStatus, quarantine: Quarantine, recorded: Recorded | NotUnderstood
 ) -> JobStatus | Anomaly:
-    """One more event of a frozen job: it stays as it is, and what it is beyond the quarantine goes on."""
+    """Fold an event of a frozen job: the status stays the same, and `Quarantine.beyond` advances."""
     unread: list[Unread] = []
     beyond = quarantine.beyond
     folded = _step(beyond, recorded, quarantine.last, unread)
@@ -279,7 +287,7 @@ def _fold_frozen(
         left = tuple(each for each in quarantine.unread if each is not accepted)
         quarantine = replace(quarantine, unread=left)
         if beyond is not None:
-            # As a tag does: no counter changes but the sequence.
+            # As with a tag, no counter changes but the sequence.
             beyond = replace(beyond, sequence=recorded.sequence, passed=0)
         if not (left or unread or quarantine.overflows):
             return beyond if beyond is not None else lost(status.namespace, status.id, recorded.sequence)
@@ -318,7 +326,7 @@ def _frozen(
 def _beyond(
     status: JobStatus | None, folded: JobStatus | Anomaly, recorded: Recorded | NotUnderstood
 ) -> JobStatus | None:
-    """What a job is after an event, if an event that changes nothing is passed over."""
+    """Return the status after an event, skipping an anomaly."""
     if not isinstance(folded, Anomaly):
         return folded
     return _passing(status, recorded.sequence) if status is not None else None
@@ -329,12 +337,12 @@ def _passing(status: JobStatus, sequence: int) -> JobStatus:
 
 
 def lost(namespace: str, job_id: str, passed: int = 0) -> JobStatus:
-    """The status of a job of which no creating event is known.
+    """Return the status of a job without an event that creates it.
 
     Args:
         namespace: of its subject.
         job_id: of its subject.
-        passed: the last record of its subject.
+        passed: the last record on its subject.
     """
     return JobStatus(
         id=job_id,
@@ -415,7 +423,6 @@ def _state_changed(
 
 
 def _tagged(status: JobStatus | None, recorded: Recorded, event: JobTagged) -> JobStatus | Anomaly:
-    """A tag that is set again to the version that it names is sensible, and changes but the sequence."""
     if status is None:
         return Anomaly(recorded.sequence, event.subject, "a tag, but there is no such job")
     tag, version = event.data.tag, event.data.version
@@ -430,7 +437,7 @@ def _tagged(status: JobStatus | None, recorded: Recorded, event: JobTagged) -> J
 
 
 def _tag_problem(status: JobStatus, tag: str, version: int) -> str:
-    """Why a tag makes no sense for a job; empty if it does."""
+    """Return why a tag makes no sense for a job; empty if it does."""
     if not is_tag(tag):
         return f"{tag!r:.80} is no tag"
     if version == 0:
@@ -445,7 +452,7 @@ def _tag_problem(status: JobStatus, tag: str, version: int) -> str:
 def _head_of(
     recorded: Recorded, event: JobCreated | JobUpdated, *, trusted: bool
 ) -> SpecHead | Anomaly | NotUnderstood:
-    """The spec's head, if the spec can be read to its end and belongs to the job that the event names."""
+    """Return the head of an event's spec, if the whole spec can be read and belongs to the event's job."""
     spec = bytes(event.data.spec)
     if trusted:
         return spec_head(spec)
@@ -453,7 +460,7 @@ def _head_of(
         return Anomaly(recorded.sequence, event.subject, "not a normalised spec: nested too deeply")
     try:
         head = spec_head(spec)
-        # The head skips the rest, whatever it holds: without this a reader of the job would stumble over it.
+        # The head skips the other fields: without this, readers of the whole spec would fail later.
         _whole_decoder.decode(spec)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         reason = f"event {recorded.sequence} has a spec that can't be understood: {error}"

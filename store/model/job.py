@@ -1,4 +1,4 @@
-"""What a job is at one moment: its state, and the counters that the log derives."""
+"""A job at one point of the log: its state, its counters and its spec."""
 
 import enum
 from typing import Any
@@ -7,32 +7,31 @@ import msgspec
 
 
 class StateType(enum.StrEnum):
-    """Where a job is in its life. `Undefined` exists in Bacalhau's model and is never written."""
+    """The state of a job. `Undefined` exists in Bacalhau's model and is never written."""
 
-    PENDING = "Pending"  # known, not yet looked at; also the state after every new spec version
-    QUEUED = "Queued"  # looked at, waits for capacity
-    RUNNING = "Running"  # at least one execution is wanted or under way
-    COMPLETED = "Completed"  # ended well; final
-    FAILED = "Failed"  # ended badly; final, the message says why
-    STOPPED = "Stopped"  # ended on request; final, the message says whose reason
+    PENDING = "Pending"  # not yet scheduled; also the state after every new spec version
+    QUEUED = "Queued"  # scheduled, waiting for capacity
+    RUNNING = "Running"  # at least one execution is desired or in progress
+    COMPLETED = "Completed"  # succeeded; terminal
+    FAILED = "Failed"  # failed; terminal, the message says why
+    STOPPED = "Stopped"  # stopped on request; terminal, the message has the reason
 
     @property
     def is_terminal(self) -> bool:
-        """Whether only a new spec version leads out of this state."""
+        """Whether only a new spec version changes this state."""
         return self is _COMPLETED or self is _FAILED or self is _STOPPED
 
 
-# By identity: an Enum's hash is Python code, and the fold asks for every event.
+# Compared by identity: the hash of an Enum is Python code, and the fold checks every event.
 _COMPLETED, _FAILED, _STOPPED = StateType.COMPLETED, StateType.FAILED, StateType.STOPPED
 
 
 class State(msgspec.Struct, frozen=True, omit_defaults=True, rename="pascal", gc=False):
-    """A state as it stands on the wire: `{"StateType": …, "Message": …, "Details": {…}}`.
+    """A state, on the wire `{"StateType": …, "Message": …, "Details": {…}}`.
 
     Attributes:
-        state_type: where the job is.
-        message: for people; empty if there is nothing to say.
-        details: for machines; contents are the caller's.
+        message: for people.
+        details: for programs; the contents belong to the caller.
     """
 
     state_type: StateType
@@ -41,7 +40,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True, rename="pascal", gc
 
     @property
     def size(self) -> int:
-        """Characters of message and details: what a state adds to a page, about."""
+        """Characters of message and details: about what the state adds to a page."""
         return len(self.message) + sum(len(key) + len(value) for key, value in self.details.items())
 
 
@@ -49,10 +48,10 @@ PENDING = State(state_type=StateType.PENDING)
 
 
 class Unread(msgspec.Struct, frozen=True, rename="pascal", gc=False):
-    """An event of a job that its readers can't use.
+    """An event of a job that can't be used.
 
     Attributes:
-        sequence: of the event; of one that is missing from the log, the sequence that a later event names.
+        sequence: of the event; if it is missing from the log, the sequence that a later event names.
         reason: what is wrong with it.
     """
 
@@ -64,11 +63,11 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Why a job is frozen, and what it becomes if the events that froze it are accepted as unreadable.
 
     Attributes:
-        unread: the events that froze the job and are not accepted, in the order of their discovery; never
-            empty, and at most `QUARANTINE_MAX_EVENTS`.
-        overflows: whether there are more of them; the job then stays frozen until an upgrade heals it.
-        last: the last sequence of the job's subject that was read.
-        beyond: the job as it is without these events; None: there is no job without them.
+        unread: the events that froze the job and are not accepted, in order of discovery; at least one, at
+            most `QUARANTINE_MAX_EVENTS`.
+        overflows: there are more of them; the job stays frozen until a release that reads them folds it.
+        last: the last sequence of the job's subject that was folded.
+        beyond: the job without these events; None if it does not exist without them.
     """
 
     unread: tuple[Unread, ...]
@@ -78,33 +77,31 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def sequence(self) -> int:
-        """Since when the job is frozen: the first event that can't be used."""
+        """The first event that can't be used."""
         return self.unread[0].sequence
 
     @property
     def reason(self) -> str:
-        """Why the job is frozen."""
+        """Why the first of these events can't be used."""
         return self.unread[0].reason
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the fold knows of a job. It has no spec: that is fat, and the sequence that set it is enough.
+    """A job without its spec, which is large: `spec_sequence` identifies the event that has it.
 
     Attributes:
-        id: the job's id.
-        namespace: with `name`, the job's identity; neither ever changes.
-        name: the job's name; a job submitted without one has its id here.
-        state: as the last event left it.
-        version: 1 when created, +1 with each change of the specification.
-        revision: 1 when created, +1 with each change of specification or state.
-        create_time: Unix nanoseconds, the stream's time of the first event.
-        modify_time: Unix nanoseconds, the largest stream time so far: it never goes back.
-        created_sequence: the stream sequence of the first event.
-        spec_sequence: the stream sequence of the event that set the current spec.
-        sequence: the stream sequence of the last event folded.
-        tags: names for versions, in the order of the names; a tag changes no counter but the sequence.
+        namespace: with `name`, the identity of the job; neither ever changes.
+        name: the id, for a job submitted without a name.
+        version: 1 when created, +1 with each change of the spec.
+        revision: 1 when created, +1 with each change of spec or state.
+        create_time: stream time of the first event, Unix nanoseconds.
+        modify_time: largest stream time so far, Unix nanoseconds: it never decreases.
+        created_sequence: stream sequence of the first event.
+        spec_sequence: stream sequence of the event that set the current spec.
+        sequence: stream sequence of the last event.
+        tags: names of versions, in the order of the names; a tag changes no counter but the sequence.
         passed: the last record of the job's subject that is an anomaly, if it is after `sequence`; else 0.
-        quarantine: why the job is frozen, if it is: all else is as it was before.
+        quarantine: why the job is frozen; the other fields are then those from before.
     """
 
     id: str
@@ -124,17 +121,16 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def is_lost(self) -> bool:
-        """Whether no event that creates the job could be read: nothing but its subject is known."""
+        """Whether no event that creates the job can be read: only its subject is known."""
         return self.revision == 0
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job with its specification: what `Ledger.load` and the view's `get` return.
+    """A job with its spec, as returned by `Ledger.load` and by the view.
 
     Attributes:
-        status: identity, state and counters.
-        spec: the normalised specification as JSON; `spec.decode_spec` opens it.
-        spec_beyond: of a frozen job, the spec that goes with `Quarantine.beyond`; empty: the same.
+        spec: the normalized spec as JSON; see `spec.decode_spec`.
+        spec_beyond: for a frozen job, the spec that belongs to `Quarantine.beyond`; empty: the same one.
     """
 
     status: JobStatus
@@ -142,12 +138,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     spec_beyond: bytes = b""
 
     def to_wire(self) -> dict[str, Any]:
-        """The job as Bacalhau's `Job` object: one flat mapping with PascalCase keys."""
+        """Return the job as Bacalhau's `Job` object: one flat mapping with PascalCase keys."""
         wire: dict[str, Any] = msgspec.json.decode(self.to_json())
         return wire
 
     def to_json(self) -> bytes:
-        """`to_wire` as JSON, without taking the spec's fields apart. Every key is there, as in Bacalhau."""
+        """Return `to_wire` as JSON, with every key, as in Bacalhau; the fields of the spec are copied."""
         spec, status = _spec_decoder.decode(self.spec), self.status
         return _encoder.encode(
             _Wire(
@@ -172,12 +168,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QuarantineWire(msgspec.Struct, frozen=True, rename="pascal"):
-    """The field `Quarantine` of a frozen job, as the API shows it.
+    """The field `Quarantine` of a frozen job in the API.
 
     Attributes:
-        sequence: since which event the job is frozen.
+        sequence: the first event that froze the job.
         reason: why.
-        unread: every event that froze it, with its reason.
+        unread: all events that froze it.
     """
 
     sequence: int
@@ -194,7 +190,7 @@ _LIST, _MAP = msgspec.Raw(b"[]"), msgspec.Raw(b"{}")
 
 
 class _SpecFields(msgspec.Struct, rename="pascal", gc=False):
-    """A spec's fields as they stand in its JSON, with what a missing one means."""
+    """The fields of a spec as raw JSON, with the defaults of missing ones."""
 
     name: msgspec.Raw = _NOTHING
     namespace: msgspec.Raw = _NOTHING
@@ -208,7 +204,7 @@ class _SpecFields(msgspec.Struct, rename="pascal", gc=False):
 
 
 class _Wire(msgspec.Struct, rename="pascal", gc=False):
-    """A job as it stands on the wire."""
+    """A job on the wire."""
 
     id: str = msgspec.field(name="ID")
     name: msgspec.Raw

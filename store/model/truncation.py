@@ -1,13 +1,13 @@
-"""Whether events are lost: a verdict over time, from answers that lack them.
+"""The verdict whether events are lost, over time, from answers of the log that lack them.
 
     the answer continues what was read ──► no doubt
-    it lacks events ──► doubt: LogBehind ──► the same leader, current, lacks them for TRUNCATION_PROOF_SECONDS
+    it lacks events ──► doubt: LogBehind ──► the same current leader lacks them for TRUNCATION_PROOF_SECONDS
         ▲                     │                  └─► lost: LogTruncated
-        └── another leader, or one that is not current: the time begins again
+        └── another leader, or one that is not current: the time starts again
 
-A stream that lost its leader is answered for by each of its replicas, which may be hundreds of events short,
-and a leader that was cut off goes on answering until it notices. `jetstream/DESIGN.md`, "When events count as
-lost", has the argument why such an answer proves nothing, and why this verdict does.
+Any replica answers for a stream without a leader and can lack hundreds of events, and a leader that was cut
+off keeps answering until it notices. `jetstream/DESIGN.md`, "When events count as lost", explains why such an
+answer proves nothing and why this verdict does.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from collections.abc import Callable
 from jobledger.store.model.errors import LogBehind
 from jobledger.store.model.limits import TRUNCATION_MIN_ANSWERS, TRUNCATION_PROOF_SECONDS
 
-_PLACES_MAX = 256  # remembered at once; the oldest doubt begins again
+_DOUBTS_MAX = 256  # kept at once; the oldest doubt starts again
 
-AckTracker = tuple[str | None, int]
-"""The epoch of a log, and the last sequence that was read of it."""
+LogPosition = tuple[str | None, int]
+"""The epoch of a log (None: any) and the last sequence that was read."""
 
 
 class _Doubt:
@@ -31,37 +31,37 @@ class _Doubt:
 
 
 class Doubts:
-    """The doubts about one log, shared by all its readers: the verdict on a place is the same for all.
+    """The doubts about one log, shared by its readers: the verdict on a position is the same for all.
 
     Args:
-        clock: monotonic, seconds.
+        clock: monotonic, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._open: dict[AckTracker, _Doubt] = {}
+        self._open: dict[LogPosition, _Doubt] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def clear(self, place: AckTracker) -> None:
-        """Take note of an answer that continues what was read up to a place."""
-        self._open.pop(place, None)
+    def clear(self, position: LogPosition) -> None:
+        """Record an answer that continues what was read up to a position."""
+        self._open.pop(position, None)
 
-    def judge(self, place: AckTracker, leader: str) -> bool:
-        """Take note of an answer that does not, and return whether the events count as lost.
+    def judge(self, position: LogPosition, leader: str) -> bool:
+        """Record an answer that does not, and return whether the events count as lost.
 
         Args:
-            place: up to which was read.
-            leader: names the leader that answered and the beginning of its term; empty if the answer does not
-                show that it comes from a leader that is current.
+            position: up to which was read.
+            leader: identifies the leader that answered and its term; empty if the answer does not prove that
+                it comes from a current leader.
         """
         now = self._clock()
-        doubt = self._open.pop(place, None)
+        doubt = self._open.pop(position, None)
         if doubt is None or not leader or doubt.leader != leader:
-            doubt = _Doubt(leader, self._since(place, leader, now))
-        self._open[place] = doubt
-        if len(self._open) > _PLACES_MAX:
+            doubt = _Doubt(leader, self._since(position, leader, now))
+        self._open[position] = doubt
+        if len(self._open) > _DOUBTS_MAX:
             del self._open[next(iter(self._open))]
         doubt.answers += 1
         return (
@@ -70,9 +70,9 @@ class Doubts:
             and now - doubt.since >= TRUNCATION_PROOF_SECONDS
         )
 
-    def _since(self, place: AckTracker, leader: str, now: float) -> float:
-        """When the time of a new doubt began: a log that lacks an event lacks all that came after it."""
-        epoch, after = place
+    def _since(self, position: LogPosition, leader: str, now: float) -> float:
+        """Return the start of a new doubt: a log that lacks an event lacks all later ones too."""
+        epoch, after = position
         return min(
             (
                 doubt.since
@@ -82,19 +82,19 @@ class Doubts:
             default=now,
         )
 
-    def behind(self, place: AckTracker, what: str) -> LogBehind:
-        """The error for an answer that `judge` did not believe.
+    def behind(self, position: LogPosition, what: str) -> LogBehind:
+        """Return the error for an answer that `judge` did not accept as proof.
 
         Args:
-            place: up to which was read.
+            position: up to which was read.
             what: what the answer lacks.
         """
-        doubt = self._open.get(place)
+        doubt = self._open.get(position)
         if doubt is None or not doubt.leader:
-            why = "the answer did not come from a leader that is in contact with a majority"
+            why = "the answer is not from a leader in contact with a majority"
         else:
             why = (
-                f"the leader has answered so for {self._clock() - doubt.since:.0f} s and is believed after"
+                f"the leader has lacked them for {self._clock() - doubt.since:.0f} s, and it is proven after"
                 f" {TRUNCATION_PROOF_SECONDS:g} s"
             )
         return LogBehind(f"{what}; not counted as lost yet: {why}")

@@ -17,9 +17,6 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import UNSET, UnsetType, field
 
-from jobledger.store.model.errors import Problem
-from jobledger.store.spec.values import shown, step
-
 JOB_TYPES: Final = ("batch", "service", "daemon", "ops")
 RUNS_EVERYWHERE: Final = frozenset(
     {"daemon", "ops"}
@@ -257,34 +254,3 @@ def _kind(annotation: Any) -> Kind:
     if origin is tuple:
         return Kind(list, item=_kind(arguments[0]))
     return Kind(annotation)
-
-
-def shape_problems(spec: JobSpec) -> list[Problem]:
-    """Every attribute that is not of its declared type: msgspec does not check what Python code passes in."""
-    return _mismatches(spec, Kind(JobSpec), "")
-
-
-def _mismatches(value: Any, kind: Kind, path: str) -> list[Problem]:
-    if kind.base is list:
-        fits, items = (
-            isinstance(value, list | tuple),
-            enumerate(value) if isinstance(value, list | tuple) else (),
-        )
-        inside = [(item, kind.item, f"{path}[{index}]") for index, item in items]
-    elif kind.base is dict:
-        fits, own = isinstance(value, dict), kind.item is None  # the user's own values are not ours to type
-        inside = (
-            [(item, kind.item, step(path, key)) for key, item in value.items()] if fits and not own else []
-        )
-    elif issubclass(kind.base, msgspec.Struct):
-        fits = isinstance(value, kind.base)
-        fields = fields_of(kind.base).values() if fits else ()
-        inside = [(getattr(value, each.attribute), each.kind, step(path, each.key)) for each in fields]
-    else:
-        unset = value is msgspec.UNSET and kind.optional
-        fits = unset or (isinstance(value, kind.base) and not (kind.base is int and isinstance(value, bool)))
-        inside = []
-    if not fits:
-        message = f"expected {kind.base.__name__}, got {shown(value)}"
-        return [Problem(path, message, "build the spec from values of the declared types")]
-    return [each for item, its, place in inside if its for each in _mismatches(item, its, place)]

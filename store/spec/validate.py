@@ -11,11 +11,12 @@ is what JSON or the log could not carry (NUL in an identity, half surrogates, nu
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
-from jobledger.store.model.errors import Problem
+from jobledger.store.model.errors import InvalidSpec, Problem
 from jobledger.store.model.limits import (
     DOMAIN_MAX_CHARACTERS,
     INT_MAX,
@@ -27,6 +28,7 @@ from jobledger.store.model.limits import (
     SPEC_MAX_BYTES,
     TASKS_MAX_COUNT,
 )
+from jobledger.store.spec.normalize import normalize
 from jobledger.store.spec.quantities import parse_bytes, parse_cpu, parse_gpu
 from jobledger.store.spec.spec import (
     JOB_TYPES,
@@ -39,6 +41,7 @@ from jobledger.store.spec.spec import (
     Constraint,
     InputSource,
     JobSpec,
+    Kind,
     Network,
     Port,
     Resources,
@@ -47,9 +50,14 @@ from jobledger.store.spec.spec import (
     Timeouts,
     decode_spec,
     encode_spec,
-    shape_problems,
+    fields_of,
 )
 from jobledger.store.spec.values import is_plain, shown, step, value_problems
+
+_PARAMS_DEPTH = 5  # job > Tasks > task > Engine > Params
+_SOURCE_PARAMS_DEPTH = 7  # job > Tasks > task > InputSources > source > Source > Params
+_NEEDS_VALUES = frozenset({"in", "notin"})
+_NEEDS_NO_VALUES = frozenset({"exists", "!"})
 
 _ENV_NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # the fast yes; Bacalhau also accepts letters beyond ASCII
 _ENV_RESERVED = "BACALHAU_"
@@ -69,7 +77,210 @@ _RESOURCES: tuple[tuple[str, str, Callable[[str], float | None]], ...] = (
 )
 
 
-def task_problems(task: Task, path: str, *, stored: bool) -> list[Problem]:
+def submission_problems(spec: JobSpec) -> list[Problem]:
+    """Return why Bacalhau's API would refuse a spec as submitted; Name and Namespace may be empty."""
+    return _check(spec, stored=False)[0]
+
+
+def problems_of(spec: JobSpec) -> list[Problem]:
+    """Return why the ledger would refuse a spec: both levels of validation. Its Name must be set."""
+    return _check(spec, stored=True)[0]
+
+
+def encode_valid(spec: JobSpec) -> bytes:
+    """Return the normal form of a valid spec as JSON.
+
+    Raises:
+        InvalidSpec: with all problems, with the values and paths of the spec as passed.
+    """
+    problems, raw = _check(spec, stored=True)
+    if problems:
+        raise InvalidSpec(problems)
+    return raw
+
+
+def _check(spec: JobSpec, *, stored: bool) -> tuple[list[Problem], bytes]:
+    """Return the problems of a spec, and its normal form as JSON if there are none."""
+    raw = _encode_typed(spec)
+    problems: list[Problem] = []
+    if raw is None:
+        problems = value_problems(spec)
+        reported = {problem.path for problem in problems}
+        mistyped = _type_problems(spec)
+        if mistyped:
+            return problems + [each for each in mistyped if each.path not in reported], b""
+        if not problems:  # a list where a tuple is declared is fine
+            try:
+                raw = encode_spec(normalize(spec))
+            except (AttributeError, ValueError, TypeError, RecursionError):
+                problems = [Problem("", "the spec can't be written as JSON", "use plain values only")]
+    if raw is not None and len(raw) > SPEC_MAX_BYTES:
+        size = f"the spec is {len(raw)} bytes of JSON; the limit is {SPEC_MAX_BYTES}"
+        problems = [Problem("", size, "put the data into an input source")]
+    rules = _rule_problems(spec, stored=stored)
+    if problems:  # a value that can't be written is reported once, and not by each rule again
+        reported = {problem.path for problem in problems}
+        rules = problems + [rule for rule in rules if rule.path not in reported]
+    return rules, raw or b""
+
+
+def _rule_problems(spec: JobSpec, *, stored: bool) -> list[Problem]:
+    rules = _identity_problems(spec, stored=stored)
+    rules += _count_problems(spec)
+    for index, constraint in enumerate(spec.constraints):
+        rules += _constra_int_problems(constraint, f"Constraints[{index}]")
+    if spec.meta:
+        rules += _map_problems(spec.meta, "Meta")
+    if spec.labels:
+        rules += _map_problems(spec.labels, "Labels")
+    if not spec.tasks:
+        rules.append(Problem("Tasks", "missing job tasks", "add one task with a Name and an Engine"))
+    elif len(spec.tasks) > TASKS_MAX_COUNT:
+        rules.append(
+            Problem("Tasks", f"{len(spec.tasks)} tasks; the limit is {TASKS_MAX_COUNT}", "split the job")
+        )
+    for index, task in enumerate(spec.tasks):
+        rules += _task_problems(task, f"Tasks[{index}]", stored=stored)
+    return rules
+
+
+def _encode_typed(spec: JobSpec) -> bytes | None:
+    """Return the normal form of a spec as JSON; None if a value is not of its type or not plain JSON.
+
+    Encoding, decoding and comparing is the fastest complete check of what Python code passes in: msgspec does
+    not check constructors.
+    """
+    try:
+        normal = normalize(spec)
+        raw = encode_spec(normal)
+        is_sound = decode_spec(raw) == normal and all(_params_are_plain(task) for task in normal.tasks)
+    except (AttributeError, ValueError, TypeError, RecursionError):  # msgspec's errors are ValueErrors
+        return None
+    return raw if is_sound else None
+
+
+def _params_are_plain(task: Task) -> bool:
+    for params in (task.engine.params, task.publisher.params):
+        if params and not is_plain(params, _PARAMS_DEPTH):
+            return False
+    return all(is_plain(each.source.params, _SOURCE_PARAMS_DEPTH) for each in task.input_sources)
+
+
+def _type_problems(spec: JobSpec) -> list[Problem]:
+    """Every attribute that is not of its declared type: msgspec does not check what Python code passes in."""
+    return _mismatches(spec, Kind(JobSpec), "")
+
+
+def _mismatches(value: Any, kind: Kind, path: str) -> list[Problem]:
+    if kind.base is list:
+        fits, items = (
+            isinstance(value, list | tuple),
+            enumerate(value) if isinstance(value, list | tuple) else (),
+        )
+        inside = [(item, kind.item, f"{path}[{index}]") for index, item in items]
+    elif kind.base is dict:
+        fits, own = isinstance(value, dict), kind.item is None  # the user's own values are not ours to type
+        inside = (
+            [(item, kind.item, step(path, key)) for key, item in value.items()] if fits and not own else []
+        )
+    elif issubclass(kind.base, msgspec.Struct):
+        fits = isinstance(value, kind.base)
+        fields = fields_of(kind.base).values() if fits else ()
+        inside = [(getattr(value, each.attribute), each.kind, step(path, each.key)) for each in fields]
+    else:
+        unset = value is msgspec.UNSET and kind.optional
+        fits = unset or (isinstance(value, kind.base) and not (kind.base is int and isinstance(value, bool)))
+        inside = []
+    if not fits:
+        message = f"expected {kind.base.__name__}, got {shown(value)}"
+        return [Problem(path, message, "build the spec from values of the declared types")]
+    return [each for item, its, place in inside if its for each in _mismatches(item, its, place)]
+
+
+def _identity_problems(spec: JobSpec, *, stored: bool) -> list[Problem]:
+    problems: list[Problem] = []
+    name, namespace = spec.name, spec.namespace
+    if "\0" in name:
+        problems.append(Problem("Name", f"{shown(name)} contains a NUL character", "remove it"))
+    if len(name) > NAME_MAX_CHARACTERS:
+        size = f"the name is {len(name)} characters; the limit is {NAME_MAX_CHARACTERS}"
+        problems.append(Problem("Name", size, "shorten it"))
+    if stored and not name.strip():
+        problems.append(
+            Problem("Name", f"missing job name: {shown(name)}", "write a name, or leave Name out")
+        )
+    if "\0" in namespace:
+        problems.append(Problem("Namespace", f"{shown(namespace)} contains a NUL character", "remove it"))
+    if len(namespace.encode(errors="replace")) > NAMESPACE_MAX_BYTES:
+        size = f"the namespace is longer than the limit of {NAMESPACE_MAX_BYTES} bytes"
+        problems.append(Problem("Namespace", size, "shorten it"))
+    if stored and not namespace.strip():
+        problems.append(
+            Problem(
+                "Namespace",
+                f"job must be in a namespace, got {shown(namespace)}",
+                "write one, or leave it out",
+            )
+        )
+    if spec.type not in JOB_TYPES:
+        what = f"invalid job type: {shown(spec.type)}" if spec.type else "missing job type"
+        problems.append(Problem("Type", what, f"use one of {', '.join(JOB_TYPES)}"))
+    return problems
+
+
+def _count_problems(spec: JobSpec) -> list[Problem]:
+    problems = _int_problems(spec.priority, "Priority")
+    count = spec.count
+    if count is UNSET:
+        return problems
+    problems += _int_problems(count, "Count")
+    if count < 0:
+        problems.append(Problem("Count", f"job count must be >= 0, got {shown(count)}", "use 0 or more"))
+    elif count > 1 and spec.type in RUNS_EVERYWHERE:
+        what = f"jobs of type {spec.type} run once on every matching node: count can't be {shown(count)}"
+        problems.append(Problem("Count", what, "leave Count out"))
+    return problems
+
+
+def _constra_int_problems(constraint: Constraint, path: str) -> list[Problem]:
+    problems: list[Problem] = []
+    operator, values = constraint.operator, len(constraint.values)
+    if not constraint.key.strip():
+        problems.append(Problem(f"{path}.Key", f"blank key {shown(constraint.key)}", "name a node label"))
+    if operator not in OPERATORS:
+        what = f"{shown(operator)} is not an operator" if operator else "missing operator"
+        problems.append(Problem(f"{path}.Operator", what, f"use one of {' '.join(OPERATORS)}"))
+    elif operator in _NEEDS_VALUES:
+        if not values:
+            problems.append(Problem(f"{path}.Values", f"{shown(operator)} needs values", "list at least one"))
+    elif operator in _NEEDS_NO_VALUES:
+        if values:
+            what = f"{shown(operator)} takes no values, got {values}"
+            problems.append(Problem(f"{path}.Values", what, "remove Values, or use the operator in"))
+    elif values != 1:
+        what = f"{shown(operator)} takes exactly one value, got {values}"
+        problems.append(Problem(f"{path}.Values", what, "list one, or use the operator in"))
+    return problems
+
+
+def _map_problems(entries: dict[str, str], path: str) -> list[Problem]:
+    """Labels and Meta have no rules in Bacalhau, only our limits."""
+    problems: list[Problem] = []
+    if len(entries) > LABELS_MAX_COUNT:
+        what = f"{len(entries)} entries; the limit is {LABELS_MAX_COUNT}"
+        problems.append(Problem(path, what, "keep what you search by"))
+    for key, value in entries.items():
+        for what, text in (("key", key), ("value", value)):
+            if len(text) > LABEL_MAX_CHARACTERS:
+                size = f"the {what} is {len(text)} characters; the limit is {LABEL_MAX_CHARACTERS}"
+                problems.append(Problem(step(path, key), size, "shorten it"))
+    return problems
+
+
+# --- tasks --------------------------------------------------------------------------------------------------
+
+
+def _task_problems(task: Task, path: str, *, stored: bool) -> list[Problem]:
     """What is wrong with one task.
 
     Args:
@@ -113,7 +324,7 @@ def _head_problems(task: Task, path: str, *, stored: bool) -> list[Problem]:
     return problems
 
 
-def int_problems(value: int, path: str) -> list[Problem]:
+def _int_problems(value: int, path: str) -> list[Problem]:
     """A number of the job model must fit a signed 64-bit integer, which is what other readers have."""
     if INT_MIN <= value <= INT_MAX:
         return []
@@ -272,7 +483,7 @@ def _timeout_problems(timeouts: Timeouts, path: str, *, stored: bool) -> list[Pr
     execution, queue, total = timeouts.execution_timeout, timeouts.queue_timeout, timeouts.total_timeout
     problems: list[Problem] = []
     for key, seconds in (("ExecutionTimeout", execution), ("QueueTimeout", queue), ("TotalTimeout", total)):
-        problems += int_problems(seconds, f"{path}.{key}")
+        problems += _int_problems(seconds, f"{path}.{key}")
         if seconds < 0:
             problems.append(
                 Problem(f"{path}.{key}", f"{shown(seconds)} seconds is negative", "use 0 for no limit")
@@ -289,164 +500,3 @@ def _is_ip(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-_PARAMS_DEPTH = 5  # job > Tasks > task > Engine > Params
-_SOURCE_PARAMS_DEPTH = 7  # job > Tasks > task > InputSources > source > Source > Params
-_NEEDS_VALUES = frozenset({"in", "notin"})
-_NEEDS_NO_VALUES = frozenset({"exists", "!"})
-
-
-def submission_problems(spec: JobSpec) -> list[Problem]:
-    """Why Bacalhau's API would refuse the spec as submitted; empty if it would not.
-
-    Name and Namespace may be empty: the ledger fills them in.
-    """
-    return _problems(spec, stored=False)
-
-
-def problems_of(spec: JobSpec) -> list[Problem]:
-    """Why the ledger must not store the spec; empty if it may: both levels of validation, in one pass.
-
-    For the normalised spec with its Name filled in.
-    """
-    return _problems(spec, stored=True)
-
-
-def _problems(spec: JobSpec, *, stored: bool) -> list[Problem]:
-    problems, readable = _carrying_problems(spec)
-    if not readable:
-        return problems
-    # A place that can't be written is told once, not once more by each rule that looks at it.
-    told = {problem.path for problem in problems}
-    rules = _identity_problems(spec, stored=stored)
-    rules += _count_problems(spec)
-    for index, constraint in enumerate(spec.constraints):
-        rules += _constraint_problems(constraint, f"Constraints[{index}]")
-    if spec.meta:
-        rules += _map_problems(spec.meta, "Meta")
-    if spec.labels:
-        rules += _map_problems(spec.labels, "Labels")
-    if not spec.tasks:
-        rules.append(Problem("Tasks", "missing job tasks", "add one task with a Name and an Engine"))
-    elif len(spec.tasks) > TASKS_MAX_COUNT:
-        rules.append(
-            Problem("Tasks", f"{len(spec.tasks)} tasks; the limit is {TASKS_MAX_COUNT}", "split the job")
-        )
-    for index, task in enumerate(spec.tasks):
-        rules += task_problems(task, f"Tasks[{index}]", stored=stored)
-    return problems + [rule for rule in rules if rule.path not in told] if problems else rules
-
-
-def _carrying_problems(spec: JobSpec) -> tuple[list[Problem], bool]:
-    """What keeps the spec from being written and read back, and whether its attributes are of their types.
-
-    Writing it, reading it back and comparing is the cheapest complete check. It finds what Python code passed
-    in with a wrong type (msgspec does not check constructors), half surrogates, and the size.
-    """
-    try:
-        raw = encode_spec(spec)
-        sound = decode_spec(raw) == spec and all(_params_are_plain(task) for task in spec.tasks)
-    except (ValueError, TypeError, RecursionError, msgspec.MsgspecError):
-        raw, sound = b"", False
-    if not sound:
-        problems = value_problems(spec)
-        told = {problem.path for problem in problems}
-        mistyped = shape_problems(spec)
-        if (
-            not raw and not problems and not mistyped
-        ):  # nothing is known to get here; never let it pass as valid
-            problems.append(Problem("", "the spec can't be written as JSON", "use plain values only"))
-        if problems or mistyped:
-            return problems + [each for each in mistyped if each.path not in told], not mistyped
-    if len(raw) > SPEC_MAX_BYTES:
-        size = f"the spec is {len(raw)} bytes of JSON; the limit is {SPEC_MAX_BYTES}"
-        return [Problem("", size, "put the data into an input source")], True
-    return [], True
-
-
-def _params_are_plain(task: Task) -> bool:
-    for params in (task.engine.params, task.publisher.params):
-        if params and not is_plain(params, _PARAMS_DEPTH):
-            return False
-    return all(is_plain(each.source.params, _SOURCE_PARAMS_DEPTH) for each in task.input_sources)
-
-
-def _identity_problems(spec: JobSpec, *, stored: bool) -> list[Problem]:
-    problems: list[Problem] = []
-    name, namespace = spec.name, spec.namespace
-    if "\0" in name:
-        problems.append(Problem("Name", f"{shown(name)} contains a NUL character", "remove it"))
-    if len(name) > NAME_MAX_CHARACTERS:
-        size = f"the name is {len(name)} characters; the limit is {NAME_MAX_CHARACTERS}"
-        problems.append(Problem("Name", size, "shorten it"))
-    if stored and not name.strip():
-        problems.append(
-            Problem("Name", f"missing job name: {shown(name)}", "write a name, or leave Name out")
-        )
-    if "\0" in namespace:
-        problems.append(Problem("Namespace", f"{shown(namespace)} contains a NUL character", "remove it"))
-    if len(namespace.encode(errors="replace")) > NAMESPACE_MAX_BYTES:
-        size = f"the namespace is longer than the limit of {NAMESPACE_MAX_BYTES} bytes"
-        problems.append(Problem("Namespace", size, "shorten it"))
-    if stored and not namespace.strip():
-        problems.append(
-            Problem(
-                "Namespace",
-                f"job must be in a namespace, got {shown(namespace)}",
-                "write one, or leave it out",
-            )
-        )
-    if spec.type not in JOB_TYPES:
-        what = f"invalid job type: {shown(spec.type)}" if spec.type else "missing job type"
-        problems.append(Problem("Type", what, f"use one of {', '.join(JOB_TYPES)}"))
-    return problems
-
-
-def _count_problems(spec: JobSpec) -> list[Problem]:
-    problems = int_problems(spec.priority, "Priority")
-    count = spec.count
-    if count is UNSET:
-        return problems
-    problems += int_problems(count, "Count")
-    if count < 0:
-        problems.append(Problem("Count", f"job count must be >= 0, got {shown(count)}", "use 0 or more"))
-    elif count > 1 and spec.type in RUNS_EVERYWHERE:
-        what = f"jobs of type {spec.type} run once on every matching node: count can't be {shown(count)}"
-        problems.append(Problem("Count", what, "leave Count out"))
-    return problems
-
-
-def _constraint_problems(constraint: Constraint, path: str) -> list[Problem]:
-    problems: list[Problem] = []
-    operator, values = constraint.operator, len(constraint.values)
-    if not constraint.key.strip():
-        problems.append(Problem(f"{path}.Key", f"blank key {shown(constraint.key)}", "name a node label"))
-    if operator not in OPERATORS:
-        what = f"{shown(operator)} is not an operator" if operator else "missing operator"
-        problems.append(Problem(f"{path}.Operator", what, f"use one of {' '.join(OPERATORS)}"))
-    elif operator in _NEEDS_VALUES:
-        if not values:
-            problems.append(Problem(f"{path}.Values", f"{shown(operator)} needs values", "list at least one"))
-    elif operator in _NEEDS_NO_VALUES:
-        if values:
-            what = f"{shown(operator)} takes no values, got {values}"
-            problems.append(Problem(f"{path}.Values", what, "remove Values, or use the operator in"))
-    elif values != 1:
-        what = f"{shown(operator)} takes exactly one value, got {values}"
-        problems.append(Problem(f"{path}.Values", what, "list one, or use the operator in"))
-    return problems
-
-
-def _map_problems(entries: dict[str, str], path: str) -> list[Problem]:
-    """Labels and Meta have no rules in Bacalhau, only our limits."""
-    problems: list[Problem] = []
-    if len(entries) > LABELS_MAX_COUNT:
-        what = f"{len(entries)} entries; the limit is {LABELS_MAX_COUNT}"
-        problems.append(Problem(path, what, "keep what you search by"))
-    for key, value in entries.items():
-        for what, text in (("key", key), ("value", value)):
-            if len(text) > LABEL_MAX_CHARACTERS:
-                size = f"the {what} is {len(text)} characters; the limit is {LABEL_MAX_CHARACTERS}"
-                problems.append(Problem(step(path, key), size, "shorten it"))
-    return problems

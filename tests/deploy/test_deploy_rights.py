@@ -43,7 +43,7 @@ OWN_RECORD = "JOBS_SUBSCRIPTIONS.parked.billing.mine"
 OWN = ("JOBS_SUBSCRIPTIONS.parked.billing.", "JOBS/billing")
 
 
-class AckTracker(NamedTuple):
+class Deployment(NamedTuple):
     """A running server.
 
     Attributes:
@@ -61,29 +61,29 @@ class AckTracker(NamedTuple):
         return await state_of(self.operator._connection, but=but)
 
 
-async def _opened(directory: Path, accounts: str) -> AsyncIterator[AckTracker]:
+async def _opened(directory: Path, accounts: str) -> AsyncIterator[Deployment]:
     async with one_server(directory, accounts) as address:
         operator = await JetStreamLog.connect(address, user="operator", password=PASSWORD)
         await prepare(operator)
-        yield AckTracker(address, operator)
+        yield Deployment(address, operator)
         await operator.close()
 
 
 @pytest.fixture
-async def old(tmp_path: Path) -> AsyncIterator[AckTracker]:
+async def old(tmp_path: Path) -> AsyncIterator[Deployment]:
     """One account for all, as it was deployed before."""
     async for place in _opened(tmp_path / "old", OLD):
         yield place
 
 
 @pytest.fixture
-async def deployed(tmp_path: Path) -> AsyncIterator[AckTracker]:
+async def deployed(tmp_path: Path) -> AsyncIterator[Deployment]:
     """The accounts of `deploy/nats/accounts-example.conf`."""
     async for place in _opened(tmp_path / "new", (CONFIGS / "accounts-example.conf").read_text()):
         yield place
 
 
-async def billing(place: AckTracker) -> Attacker:
+async def billing(place: Deployment) -> Attacker:
     """The subscriber of the page, who attacks."""
     connection = await place.connect("billing")
     attacker = Attacker(connection, subscriber_requests(BILLING), own=OWN_RECORD, consumer="billing")
@@ -99,7 +99,7 @@ def test_the_deployed_accounts_are_what_the_command_prints() -> None:
 
 
 @pytest.mark.parametrize("target", [each for each in laundering() if each not in HARMLESS])
-async def test_each_attack_would_succeed_within_one_account(old: AckTracker, target: str) -> None:
+async def test_each_attack_would_succeed_within_one_account(old: Deployment, target: str) -> None:
     """The attacks are real: with the former configuration each one does its harm."""
     attacker = await billing(old)
     before = await old.state(*OWN)
@@ -115,7 +115,7 @@ async def test_each_attack_would_succeed_within_one_account(old: AckTracker, tar
     await attacker.connection.close()
 
 
-async def test_no_answer_to_a_subscriber_goes_where_it_may_not_publish(deployed: AckTracker) -> None:
+async def test_no_answer_to_a_subscriber_goes_where_it_may_not_publish(deployed: Deployment) -> None:
     """Every allowed request with every forbidden reply subject: nothing is changed, nothing is learned."""
     attacker = await billing(deployed)
     before = await deployed.state(*OWN)
@@ -127,7 +127,7 @@ async def test_no_answer_to_a_subscriber_goes_where_it_may_not_publish(deployed:
     await attacker.connection.close()
 
 
-async def test_the_service_could_delete_the_log_within_one_account(old: AckTracker) -> None:
+async def test_the_service_could_delete_the_log_within_one_account(old: Deployment) -> None:
     """A deny list does not hold: a stream that republishes sends what the list forbids."""
     service = await old.connect("jobledger")
     await ask(service, "$JS.API.STREAM.CREATE.KILLER", destructive()["$JS.API.STREAM.CREATE.KILLER"])
@@ -140,7 +140,7 @@ async def test_the_service_could_delete_the_log_within_one_account(old: AckTrack
     await service.close()
 
 
-async def the_service(place: AckTracker) -> Attacker:
+async def the_service(place: Deployment) -> Attacker:
     """Somebody who has the service's credentials."""
     connection = await place.connect("jobledger")
     own = "JOBS_SUBSCRIPTIONS.stored.by.attacker"
@@ -149,7 +149,7 @@ async def the_service(place: AckTracker) -> Attacker:
     return attacker
 
 
-async def test_no_answer_to_the_service_administers_a_stream(deployed: AckTracker) -> None:
+async def test_no_answer_to_the_service_administers_a_stream(deployed: Deployment) -> None:
     """Every request that the service may send, with every administrative subject as the reply subject."""
     attacker = await the_service(deployed)
     before = await deployed.state(*STORED)
@@ -164,7 +164,7 @@ async def test_no_answer_to_the_service_administers_a_stream(deployed: AckTracke
     "more", [{}, {"idle_heartbeat": 100_000_000, "flow_control": True}, {"headers_only": True}]
 )
 async def test_no_consumer_of_the_service_delivers_to_a_subject_that_administers(
-    deployed: AckTracker, more: dict[str, object]
+    deployed: Deployment, more: dict[str, object]
 ) -> None:
     """A body that names a subject: `deliver_subject` of a push consumer, which the service may create."""
     attacker = await the_service(deployed)
@@ -184,7 +184,7 @@ async def test_no_consumer_of_the_service_delivers_to_a_subject_that_administers
 
 
 @pytest.mark.parametrize("user", ["node-billing", "shipping", "audit"])
-async def test_other_forms_of_subscribers_reach_no_more(deployed: AckTracker, user: str) -> None:
+async def test_other_forms_of_subscribers_reach_no_more(deployed: Deployment, user: str) -> None:
     """A member, an elastic group, a program in another language: each request with each reply subject."""
     (subscriber,) = [each for each in EXAMPLE if each.name == user]
     connection = await deployed.connect(user)

@@ -68,13 +68,13 @@ def test_room_is_given_back() -> None:
         cache.put("a", known(sequence, spec=b"x" * 100_000))
     cache.put("b", known(spec=b"x" * 100_000))
     assert len(cache) == 2
-    cache.forget("a")
-    cache.forget("a")
+    cache.pop("a")
+    cache.pop("a")
     cache.put("c", known(spec=b"x" * 100_000))
     assert len(cache) == 2
-    cache.forget("b")
-    cache.forget("c")
-    assert (len(cache), cache._bytes) == (0, 0)
+    cache.pop("b")
+    cache.pop("c")
+    assert (len(cache), cache.size_bytes) == (0, 0)
 
 
 def test_what_is_older_or_nothing_is_not_remembered() -> None:

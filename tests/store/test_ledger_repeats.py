@@ -131,7 +131,7 @@ async def test_an_id_of_another_jobs_event_is_refused(log: EventLog) -> None:
         ledger.apply(make_spec("new", namespace="elsewhere"), event_id=event_id(1)),
     ):
         with pytest.raises(
-            InvalidInput, match=f"event_id {event_id(1)} is taken by another event; make a new"
+            InvalidInput, match=f"event_id {event_id(1)} is taken by another event; use a new"
         ):
             await command
     assert (await log.info()).last_sequence == 2

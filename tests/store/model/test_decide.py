@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from jobledger.store.command import is_nameless_job_id, prepare_new, prepare_update
 from jobledger.store.model.decide import (
     Decision,
     check_revision,
@@ -30,7 +31,7 @@ from jobledger.store.model.errors import (
 from jobledger.store.model.events import JobCreated, JobStateChanged, JobUpdated, SpecData, StateData
 from jobledger.store.model.job import Job, JobStatus, State, StateType
 from jobledger.store.model.subjects import named_job_id
-from jobledger.store.spec.normalize import is_nameless_job_id, normalize, prepare_new, prepare_update
+from jobledger.store.spec.normalize import normalize
 from jobledger.store.spec.spec import JobSpec, Resources, SpecConfig, Task, encode_spec
 from tests.conftest import make_spec
 
@@ -248,9 +249,7 @@ def test_stopping_a_stopped_job_is_a_no_op() -> None:
 @pytest.mark.parametrize("current", [StateType.COMPLETED, StateType.FAILED])
 def test_what_has_ended_by_itself_cannot_be_stopped(current: StateType) -> None:
     """Given a Completed or Failed job, when it is stopped, then that is refused."""
-    with pytest.raises(
-        JobTerminal, match=f"terminal state {current}.*only a new spec or a rerun re-opens it"
-    ):
+    with pytest.raises(JobTerminal, match=f"terminal state {current}.*only a new spec or a rerun reopens it"):
         decide_stop(job(current), "", job_id=ID)
 
 
@@ -268,7 +267,7 @@ def test_any_or_the_right_revision_passes(expected: int | None) -> None:
 def test_another_revision_is_a_conflict(expected: int) -> None:
     """Given a job at revision 3, when another is expected, then the conflict tells both."""
     with pytest.raises(
-        RevisionMismatch, match=f"has revision 3 but expected {expected}; read it again"
+        RevisionMismatch, match=f"has revision 3 but expected {expected}; read the job again"
     ) as conflict:
         check_revision(job(), expected, job_id=ID)
     assert (conflict.value.job_id, conflict.value.revision) == (ID, 3)
@@ -309,12 +308,12 @@ def test_name_and_namespace_never_change(fields: dict[str, str]) -> None:
 def test_an_update_takes_over_the_names_that_it_leaves_out() -> None:
     """Given an update without name and namespace, its spec carries the job's."""
     taken = prepare_update(make_spec(""), job().status)
-    assert taken == (ID, "default", SPEC)
+    assert taken == (ID, "default", "etl", SPEC)
 
 
 def test_a_new_spec_has_its_place() -> None:
     """A named job's id follows from namespace and name; a nameless one's from its first event."""
-    assert prepare_new(make_spec("etl"), EVENT_ID) == (ID, "default", SPEC)
+    assert prepare_new(make_spec("etl"), EVENT_ID) == (ID, "default", "etl", SPEC)
     nameless = prepare_new(make_spec(""), EVENT_ID)
     assert nameless.job_id == f"j-{EVENT_ID}"
     assert f'"Name":"j-{EVENT_ID}"'.encode() in nameless.spec

@@ -80,8 +80,8 @@ def test_the_error_says_what_is_waited_for() -> None:
     doubts.judge(PLACE, LEADER)
     now = 7.0
     assert str(doubts.behind(PLACE, "the stream ends at 5")) == (
-        "the stream ends at 5; not counted as lost yet: the leader has answered so for 7 s and is believed"
+        "the stream ends at 5; not counted as lost yet: the leader has lacked them for 7 s, and it is proven"
         " after 30 s"
     )
     doubts.judge(PLACE, UNPROVEN)
-    assert "not come from a leader that is in contact with a majority" in str(doubts.behind(PLACE, "x"))
+    assert "the answer is not from a leader in contact with a majority" in str(doubts.behind(PLACE, "x"))
