@@ -1,7 +1,7 @@
-"""What operators see of durable subscriptions, and what they can do: list, show, retry, skip, reset, delete.
+"""Durable subscriptions for operators: create, list, show, retry, skip, reset, delete.
 
-Everything is read from the server and written there: no process that reads a subscription is asked. Those who
-read it see a changed record within `RECORDS_LOOK_SECONDS`, and a reset within `HOLD_CHECK_SECONDS`.
+Everything is read from and written to the NATS server; no process that reads a subscription is asked. Those
+processes see a changed record within `RECORDS_LOOK_SECONDS`, and a reset within `HOLD_CHECK_SECONDS`.
 """
 
 import asyncio
@@ -21,13 +21,19 @@ from jobledger.projections.limits import (
     ADMIN_WRITE_TRIES,
     CANDIDATES_SHOWN,
 )
-from jobledger.projections.subscriptions.creation import Start, agree, make_consumers, said
+from jobledger.projections.subscriptions.creation import (
+    Start,
+    ensure_consumers,
+    ensure_definition,
+    format_start,
+)
 from jobledger.projections.subscriptions.definition import (
     LABEL,
     Definition,
     check_name,
     decode_definition,
     define,
+    definition_key,
     parked_key,
     parked_prefix,
 )
@@ -43,27 +49,31 @@ from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.kv import Entry, KeyValue
 from jobledger.store.model.errors import InvalidInput, JobNotFound, LogUnavailable
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE, named_job_id
+from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
+
+_DEFINITIONS: Final = "definition"
+_PARKED: Final = "parked"
 
 
 class Attendance(enum.StrEnum):
-    """What a subscription is doing, as the server knows it: the first of these that is so."""
+    """State of a subscription as the server knows it: the first of these that applies."""
 
-    NO_CONSUMER = "unattended"  # nobody is there for some of it
-    CATCHING_UP = "catching_up"  # all of it is read, and it is behind
-    PARKED = "parked"  # live, but for jobs that wait for an operator
-    LIVE = "live"  # all of it is read, and nothing waits for long
+    NO_CONSUMER = "unattended"  # no process reads some of its parts
+    CATCHING_UP = "catching_up"  # every part is read, and it is behind
+    PARKED = "parked"  # live, with jobs that wait for an operator
+    LIVE = "live"  # every part is read, and no event waits for long
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """What one process at a time reads of a subscription.
+    """The part of a subscription that one process at a time reads.
 
     Attributes:
-        name: of its consumer.
-        position: the sequence up to which all is handled or set aside.
-        gap: events that are not handled yet; with filters that the server does not know, at most.
+        name: name of its consumer.
+        position: the sequence up to which every event is handled or in the retry queue.
+        gap: events not handled yet; an upper bound for filters that the server does not apply.
         lag_seconds: age of the oldest of them.
         held: whether a process reads it.
-        waiting: processes that wait to read it, at most.
+        waiting: upper bound of the processes that wait to read it.
     """
 
     name: str
@@ -75,7 +85,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def attended(self) -> bool:
-        """Whether a process is there for it: the server gives it to one only once it has an event for it."""
+        """Whether a process reads it or waits: the server assigns it with its next event."""
         return self.held or self.waiting > 0
 
 
@@ -83,10 +93,10 @@ class SubscriptionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A durable subscription as operators see it.
 
     Attributes:
-        definition: what it is.
-        parts: one, or one for each member or partition.
-        retrying: jobs set aside that are tried again by themselves.
-        parked: jobs set aside that wait for an operator.
+        definition: its definition.
+        parts: one, or one per member or partition.
+        retrying: jobs that are retried by themselves.
+        parked: jobs that wait for an operator.
     """
 
     definition: Definition
@@ -96,28 +106,28 @@ class SubscriptionInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The subscription's name."""
         return self.definition.name
 
     @property
     def position(self) -> int:
-        """The sequence up to which all is handled or set aside."""
+        """The sequence up to which every event is handled or in the retry queue."""
         return min(part.position for part in self.parts)
 
     @property
     def gap(self) -> int:
-        """Events that are not handled yet; with filters that the server does not know, at most."""
+        """Events not handled yet; an upper bound for filters that the server does not apply."""
         gaps = [part.gap for part in self.parts]
-        return max(gaps) if self.definition.members else sum(gaps)  # each member reads those of all
+        return max(gaps) if self.definition.members else sum(gaps)  # each member reads the events of all
 
     @property
     def lag_seconds(self) -> float:
-        """Age of the oldest event that is not handled yet; 0 without any."""
+        """Age of the oldest event not handled yet; 0 if there is none."""
         return max(part.lag_seconds for part in self.parts)
 
     @property
     def state(self) -> Attendance:
-        """What it is doing."""
+        """State as the server knows it."""
         if not all(part.attended for part in self.parts):
             return Attendance.NO_CONSUMER
         if self.lag_seconds >= ADMIN_LIVE_SECONDS:
@@ -125,16 +135,11 @@ class SubscriptionInfo(msgspec.Struct, frozen=True, kw_only=True):
         return Attendance.PARKED if self.parked else Attendance.LIVE
 
 
-_NANOSECONDS: Final = 1_000_000_000
-_DEFINITIONS: Final = "definition"
-_PARKED: Final = "parked"
-
-
 class Subscriptions:
     """The durable subscriptions of a log.
 
     Args:
-        log: whose they are.
+        log: the log.
         clock: Unix nanoseconds.
     """
 
@@ -146,33 +151,34 @@ class Subscriptions:
         self._opened: KeyValue | None = None
 
     async def list(self) -> Sequence[SubscriptionInfo]:
-        """All there are, by name.
+        """All subscriptions, by name.
 
         Raises:
             LogUnavailable: if the server does not answer.
         """
         definitions, parked = await self._definitions(), await self._counts()
         consumers = {info.name: info for info in await self._consumers.list()} if definitions else {}
-        told = (self._told(each, consumers, parked[name]) for name, each in sorted(definitions.items()))
-        return await asyncio.gather(*told)
+        return await asyncio.gather(
+            *(self._info(each, consumers, parked[name]) for name, each in sorted(definitions.items()))
+        )
 
     async def show(self, name: str) -> SubscriptionInfo:
-        """One of them.
+        """One subscription.
 
         Raises:
-            SubscriptionNotFound: if there is none of that name.
+            SubscriptionNotFound: if it does not exist.
             LogUnavailable: if the server does not answer.
         """
         definition = await self._definition(name)
         counts = Counter(job.state for job in await self._parked(name))
-        found = await asyncio.gather(*map(self._consumers.info, _parts(definition)))
-        return await self._told(definition, {info.name: info for info in found if info}, counts)
+        found = await asyncio.gather(*map(self._consumers.info, definition.consumer_names))
+        return await self._info(definition, {info.name: info for info in found if info}, counts)
 
     async def parked(self, name: str) -> Sequence[ParkedJob]:
-        """The jobs that it has set aside, those that failed first first; those that are tried again, too.
+        """The jobs in its retry queue, retrying and parked, in the order in which they first failed.
 
         Raises:
-            SubscriptionNotFound: if there is none of that name.
+            SubscriptionNotFound: if it does not exist.
             LogUnavailable: if the server does not answer.
         """
         await self._definition(name)
@@ -192,93 +198,92 @@ class Subscriptions:
         partitions: int = 0,
         plain: bool = False,
     ) -> SubscriptionInfo:
-        """Create a subscription for a program that may not do it: its definition, and all its consumers.
+        """Create a subscription, with all its consumers, for a program that lacks the rights to do so.
 
-        The same again changes nothing.
+        Arguments that are not described here are those of `subscribe`. Calling it again changes nothing.
 
         Args:
-            name: of the subscription.
-            namespace: as of `subscribe`.
-            job: as of `subscribe`.
-            types: as of `subscribe`.
-            states: as of `subscribe`.
-            labels: as of `subscribe`.
-            start: as of `subscribe`.
-            members: how many processes share it, each with its own part; 0: it is not shared in this way.
-            partitions: of an elastic group, usually SUBSCRIPTION_PARTITIONS; 0: it is not shared in this way.
+            name: name of the subscription.
+            namespace: see `subscribe`.
+            job: see `subscribe`.
+            types: see `subscribe`.
+            states: see `subscribe`.
+            labels: see `subscribe`.
+            start: see `subscribe`.
+            members: size of a fixed group; 0: not a fixed group.
+            partitions: of an elastic group, usually SUBSCRIPTION_PARTITIONS; 0: not an elastic group.
             plain: for a program in another language, without `subscribe`.
 
         Raises:
-            InvalidInput: naming what is wrong, also if it exists and is another one.
-            LogUnfit: if a consumer of its name is another one's.
-            LogNotPermitted: if these credentials may not create it.
-            LogUnavailable: if the server does not answer; the same again goes on with it.
+            InvalidInput: naming the invalid argument, or the one that differs from the existing subscription.
+            LogUnfit: if a consumer of its name belongs to another subscription.
+            LogNotPermitted: if the credentials do not allow creating it.
+            LogUnavailable: if the server does not answer; call it again to continue.
         """
         if members and partitions:
-            raise InvalidInput("members and partitions exclude each other: leave one out")
-        wanted = define(
+            raise InvalidInput("members excludes partitions: omit one of them")
+        requested = define(
             name=name,
             namespace=namespace,
             job=job,
             types=tuple(types),
             states=tuple(states),
             labels=labels,
-            start=said(start),
+            start=format_start(start),
             members=members,
             partitions=partitions,
             plain=plain,
         )
-        definition = await agree(self._log, await self._records(), self._consumers, wanted)
-        await make_consumers(self._consumers, definition, range(definition.parts))
+        definition = await ensure_definition(self._log, await self._records(), self._consumers, requested)
+        await ensure_consumers(self._consumers, definition, range(definition.parts))
         return await self.show(name)
 
     async def retry(self, name: str, job: str = "", *, namespace: str = "") -> int:
-        """Have a job's failed event handled again at once, then its later ones.
+        """Have a job's failed event handled again now, with all its retries, and then its later events.
 
         Args:
-            name: of the subscription.
-            job: its name, its id, or the beginning of its id that no other one has; empty: all that are set
-                aside.
-            namespace: where a name is looked up; empty: the default namespace.
+            name: name of the subscription.
+            job: name, id or unique id prefix of the job; empty: every job in the retry queue.
+            namespace: where a job's name is looked up; empty: the default namespace.
 
         Returns:
-            How many jobs that are.
+            The number of jobs.
 
         Raises:
-            SubscriptionNotFound: if there is none of that name.
-            JobNotFound: if it has not set that job aside.
-            AmbiguousId: if it has set aside several jobs whose ids begin so.
-            LogUnavailable: if that can't be written.
+            SubscriptionNotFound: if the subscription does not exist.
+            JobNotFound: if the job is not in its retry queue.
+            AmbiguousId: if several jobs in the retry queue have this id prefix.
+            LogUnavailable: if the records cannot be written.
         """
         jobs = await self._jobs(name, job, namespace)
         await self._rewrite(jobs, retry_now)
         return len(jobs)
 
     async def skip(self, name: str, job: str, *, namespace: str = "") -> int:
-        """Give up a job's failed event, and have its later ones handled.
+        """Give up a job's failed event, and have its later events handled.
 
         Raises:
-            As `retry`.
-            InvalidInput: if no job is named: nobody gives up all of them in one go.
+            InvalidInput: if no job is given: there is no way to skip every job at once.
+            SubscriptionNotFound: and the other errors of `retry`.
         """
         if not job:
-            raise InvalidInput("no job is named; say whose event is to be given up")
+            raise InvalidInput("job is missing: name the job whose event to skip")
         jobs = await self._jobs(name, job, namespace)
         await self._rewrite(jobs, skipped)
         return len(jobs)
 
     async def reset(self, name: str, *, after: int) -> SubscriptionInfo:
-        """Make it begin anew behind a sequence, and so do the jobs that it has set aside.
+        """Have a subscription, and the jobs in its retry queue, start again after a sequence.
 
         Raises:
-            SubscriptionNotFound: if there is none of that name.
-            LogUnavailable: if the server does not answer, or who reads it did not begin anew in time.
+            SubscriptionNotFound: if it does not exist.
+            LogUnavailable: if the server does not answer, or its reader did not start again in time.
         """
         if after < 0:
-            raise InvalidInput(f"after is {after}; use a sequence from 0")
+            raise InvalidInput(f"after must be a sequence from 0, got {after}")
         definition = await self._definition(name)
-        # A job that is set aside is not read with the others: its own record says where it goes on. Written
-        # before the reset or after it, all its events behind that place are handled.
+        # Events of a job in the retry queue are not delivered with the others: its record has its position.
+        # Whether that is written before the reset or after it, every event after the sequence is handled.
         await self._rewrite(
             await self._parked(name), lambda job: msgspec.structs.replace(retry_now(job), after=after)
         )
@@ -286,14 +291,14 @@ class Subscriptions:
         return await self.show(name)
 
     async def delete(self, name: str) -> int:
-        """Delete it: its place, and the jobs that it has set aside. Who reads it is told so by an error.
+        """Delete a subscription: its position and its retry queue. A process that reads it gets an error.
 
         Returns:
-            How many jobs it had set aside.
+            The number of jobs that were in its retry queue.
 
         Raises:
-            SubscriptionNotFound: if there is none of that name.
-            LogUnavailable: if the server does not answer; the same again goes on with it.
+            SubscriptionNotFound: if it does not exist.
+            LogUnavailable: if the server does not answer; call it again to continue.
         """
         records = await self._records()
         try:
@@ -303,13 +308,13 @@ class Subscriptions:
                 raise
             return 0
         jobs = await self._parked(name)
-        await self._delete_parts(definition)
+        await self._delete_consumers(definition)
         for job in jobs:
-            await _remove(records, parked_key(name, job.job_id))
+            await _delete_record(records, parked_key(name, job.job_id))
         for part in range(definition.parts):
-            await _remove(records, definition.note(part))
-        await _remove(records, definition.key)
-        await self._delete_parts(definition)  # who opened it meanwhile made them again
+            await _delete_record(records, definition.note(part))
+        await _delete_record(records, definition.key)
+        await self._delete_consumers(definition)  # a process that opened it meanwhile created them again
         return len(jobs)
 
     # --- reading --------------------------------------------------------------------------------------------
@@ -326,12 +331,12 @@ class Subscriptions:
 
     async def _definition(self, name: str) -> Definition:
         found = None
-        with suppress(InvalidInput):  # what can't name one names none
+        with suppress(InvalidInput):  # nothing has an invalid name
             check_name(name)
-            entry = await (await self._records()).get(f"{_DEFINITIONS}.{name}")
+            entry = await (await self._records()).get(definition_key(name))
             found = decode_definition(entry.value) if entry is not None else None
         if found is None:
-            raise SubscriptionNotFound(f"there is no durable subscription {name!r:.80}")
+            raise SubscriptionNotFound(f"durable subscription {name!r:.80} does not exist")
         return found
 
     async def _parked(self, name: str) -> Sequence[ParkedJob]:
@@ -348,32 +353,32 @@ class Subscriptions:
         return counts
 
     async def _jobs(self, name: str, ref: str, namespace: str) -> Sequence[ParkedJob]:
-        """All that are set aside, or the one that is meant."""
+        """The job that a reference names, or all of them without one."""
         await self._definition(name)
         if not ref:
             return await self._parked(name)
-        # A job's id is a function of its name, or is its name; as elsewhere, a name wins over an equal id.
+        # A job's id is a function of its name, or is its name; as elsewhere, a name precedes an equal id.
         for job_id in (named_job_id(namespace or DEFAULT_NAMESPACE, ref), ref):
-            job = _decoded(await (await self._records()).get(parked_key(name, job_id)))
+            job = _decode(await (await self._records()).get(parked_key(name, job_id)))
             if job is not None:
                 return [job]
         found = [job for job in await self._parked(name) if job.job_id.startswith(ref)]
         if not found:
             raise JobNotFound(
-                f"the subscription {name} has set aside no job {ref!r:.80}; `jobledger subscriptions parked"
-                f" {name}` lists those that it has"
+                f"job {ref!r:.80} is not in the retry queue of {name}: list those that are with"
+                f" `jobledger subscriptions parked {name}`"
             )
         if len(found) > 1:
             raise AmbiguousId(
-                f"the ids of {len(found)} jobs that {name} has set aside begin with {ref!r:.80}",
+                f"{len(found)} jobs in the retry queue of {name} have ids that start with {ref!r:.80}",
                 candidates=[job.job_id for job in found[:CANDIDATES_SHOWN]],
             )
         return found
 
-    async def _told(
+    async def _info(
         self, definition: Definition, consumers: Mapping[str, ConsumerInfo], counts: Counter[ParkedState]
     ) -> SubscriptionInfo:
-        numbered = enumerate(_parts(definition))
+        numbered = enumerate(definition.consumer_names)
         parts = await asyncio.gather(
             *(self._part(name, definition.note(part), consumers.get(name)) for part, name in numbered)
         )
@@ -386,9 +391,9 @@ class Subscriptions:
 
     async def _part(self, name: str, note: str, info: ConsumerInfo | None) -> Part:
         if info is not None and info.reset_to is not None:
-            # The request of a reset that was interrupted: it may have been done since.
+            # A reset was requested and interrupted: it may have been done since.
             info = await self._consumers.reconcile(name, note=note)
-        if info is None:  # it was made by nobody yet, or is being deleted
+        if info is None:  # not created yet, or being deleted
             return Part(name=name)
         gap = info.pending + info.unacknowledged
         return Part(
@@ -401,12 +406,12 @@ class Subscriptions:
         )
 
     async def _lag_seconds(self, info: ConsumerInfo) -> float:
-        """Age of the first event behind a consumer's place that it is for."""
+        """Age of the consumer's first event after its position."""
         times = await asyncio.gather(
             *(self._first_time(subject, info.acknowledged) for subject in info.subjects)
         )
         oldest = min((at for at in times if at), default=self._clock())
-        return max(0.0, (self._clock() - oldest) / _NANOSECONDS)
+        return max(0.0, (self._clock() - oldest) / NANOSECONDS_PER_SECOND)
 
     async def _first_time(self, subject: str, after: int) -> int:
         async with self._calls:
@@ -425,11 +430,13 @@ class Subscriptions:
 
     async def _reset_part(self, definition: Definition, part: int, after: int) -> None:
         note = definition.note(part)
-        await self._consumers.create(definition.consumer(part), note=note)  # a member may not have come yet
+        await self._consumers.create(
+            definition.consumer(part), note=note
+        )  # its member may not have started yet
         await self._consumers.reset(definition.consumer_name(part), after=after, note=note)
 
     async def _delete_left(self, name: str) -> bool:
-        """Delete consumers that a subscription without a definition left; False if there are none."""
+        """Delete the consumers of a subscription that lost its definition; False if there are none."""
         left = []
         for info in await self._consumers.list():
             definition = decode_definition(info.labels.get(LABEL, ""))
@@ -438,36 +445,32 @@ class Subscriptions:
         await asyncio.gather(*map(self._consumers.delete, left))
         return bool(left)
 
-    async def _delete_parts(self, definition: Definition) -> None:
-        await asyncio.gather(*map(self._consumers.delete, _parts(definition)))
-
-
-def _parts(definition: Definition) -> list[str]:
-    return [definition.consumer_name(part) for part in range(definition.parts)]
+    async def _delete_consumers(self, definition: Definition) -> None:
+        await asyncio.gather(*map(self._consumers.delete, definition.consumer_names))
 
 
 async def _rewrite_one(records: KeyValue, job: ParkedJob, change: Callable[[ParkedJob], ParkedJob]) -> None:
-    """Change a record; who reads the subscription may write it at the same time."""
+    """Change a record that the subscription's reader may write at the same time."""
     key = parked_key(job.subscription, job.job_id)
     for _ in range(ADMIN_WRITE_TRIES):
         entry = await records.get(key)
-        found = _decoded(entry)
+        found = _decode(entry)
         if entry is None or found is None:
-            return  # it was handled meanwhile, or is not ours to understand
+            return  # handled in the meantime, or written by a newer release
         value = change(found).encode()
         now = await records.put(key, value, expect=entry.revision)
         if now is not None and now.value == value:
             return
-    raise LogUnavailable(f"the record of the job {job.job_id} changes all the time; try again")
+    raise LogUnavailable(f"the record of job {job.job_id} keeps changing: try again")
 
 
-def _decoded(entry: Entry | None) -> ParkedJob | None:
-    return decode_parked(entry.value) if entry is not None else None
-
-
-async def _remove(records: KeyValue, key: str) -> None:
+async def _delete_record(records: KeyValue, key: str) -> None:
     for _ in range(ADMIN_WRITE_TRIES):
         entry = await records.get(key)
         if entry is None or await records.delete(key, expect=entry.revision):
             return
-    raise LogUnavailable(f"the record {key} changes all the time; try again")
+    raise LogUnavailable(f"the record {key} keeps changing: try again")
+
+
+def _decode(entry: Entry | None) -> ParkedJob | None:
+    return decode_parked(entry.value) if entry is not None else None

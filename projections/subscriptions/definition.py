@@ -1,4 +1,4 @@
-"""What a durable subscription is: written once, when it is first opened, and compared ever after. Pure."""
+"""The definition of a durable subscription: written when it is first opened, compared afterwards. Pure."""
 
 import re
 from typing import Final
@@ -24,27 +24,28 @@ from jobledger.store.model.subjects import (
 from jobledger.store.spec.values import is_utf8
 
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{SUBSCRIPTION_NAME_MAX_CHARACTERS - 1}}}", re.ASCII)
-_LIKE_A_PARTITION: Final = re.compile(r".*-[0-9]+of[0-9]+e?", re.ASCII)
-LABEL: Final = "jobledger"  # beside each consumer: the definition as JSON
+_PARTITION_SUFFIX: Final = re.compile(r".*-[0-9]+of[0-9]+e?", re.ASCII)
+LABEL: Final = "jobledger"
+"""Metadata key of a consumer: its subscription's definition as JSON."""
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A durable subscription.
+    """A durable subscription, as stored.
 
     Attributes:
-        name: of the subscription.
-        namespace: only events of its jobs; empty: of all.
-        job: only events of the job of this id; empty: of all.
-        types: only these CloudEvents types.
-        states: only events that bring the job into one of these.
-        labels: a label selector; only events of jobs that meet it.
-        start: where it began, as it was said.
-        after: the same as a sequence: the first event has a higher one.
-        members: that share it, each with its own part; 0: it is not shared in this way.
-        partitions: that members share as they come and go; 0: it is not shared in this way.
-        plain: for a program in another language; `subscribe` does not read it.
-        epoch: of the stream.
-        created: RFC 3339, the clock of whoever opened it first.
+        name: name of the subscription.
+        namespace: only events of this namespace; empty: of all.
+        job: only events of the job with this id; empty: of all.
+        types: only these CloudEvents types; empty: all.
+        states: only events after which the job is in one of these states; empty: all.
+        labels: label selector; only events of matching jobs.
+        start: where it starts, as requested.
+        after: the sequence that `start` resolved to; the first event has a higher one.
+        members: size of a fixed group, each member with its own part; 0: not a fixed group.
+        partitions: partitions that the members of an elastic group share; 0: not an elastic group.
+        plain: for a program in another language, without `subscribe`.
+        epoch: epoch of the stream.
+        created: RFC 3339 time of creation, by the creator's clock.
     """
 
     name: str
@@ -62,21 +63,25 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created: str = ""
 
     def encode(self) -> bytes:
-        """As it is kept."""
+        """Encode the definition for storage."""
         return _encoder.encode(self)
 
     @property
     def key(self) -> str:
-        """Of its record."""
-        return f"definition.{self.name}"
+        """The key of its record."""
+        return definition_key(self.name)
 
     @property
     def parts(self) -> int:
-        """How many consumers it has."""
+        """The number of its consumers."""
         return self.members or self.partitions or 1
 
     def filter(self) -> EventFilter:
-        """What it lets through."""
+        """The filter of its events.
+
+        Raises:
+            InvalidInput: if the label selector is invalid.
+        """
         return EventFilter(
             namespaces=frozenset({self.namespace}) if self.namespace else None,
             job=(self.namespace or None, self.job) if self.job else None,
@@ -86,7 +91,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
     def consumer(self, part: int) -> ConsumerSpec:
-        """What makes the consumer of one part, counted from 0."""
+        """The consumer of a part, counted from 0."""
         return ConsumerSpec(
             name=self.consumer_name(part),
             subjects=self._subjects(part),
@@ -96,46 +101,48 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
     def note(self, part: int) -> str:
-        """The key of the record in which the last reset of one part is noted.
+        """The key of the record that notes the last reset of a part.
 
-        It is among the records that a subscriber may write, and is no job's: in a job's token `%` begins an
-        escape.
+        It has the prefix that subscribers may write to. It cannot be the key of a job: in a job's token `%`
+        starts an escape.
         """
         return f"{parked_prefix(self.name)}.%reset-{self.consumer_name(part)}"
 
     def consumer_name(self, part: int) -> str:
-        """The name of the consumer of one part."""
+        """The name of the consumer of a part."""
         if self.parts == 1 and not self.partitions:
             return self.name
         return f"{self.name}-{part + 1}of{self.parts}{'e' if self.partitions else ''}"
+
+    @property
+    def consumer_names(self) -> list[str]:
+        """The names of all its consumers."""
+        return [self.consumer_name(part) for part in range(self.parts)]
 
     def part_of(self, job_id: str) -> int:
         """The part that a job's events belong to."""
         return int(shard_of(job_id)) % self.parts
 
     def shards(self, part: int) -> frozenset[str] | None:
-        """The shard tokens whose events a part handles, of those that its consumer delivers; None: all."""
-        if not self.members:
-            return None
-        return frozenset(shard_token(shard) for shard in range(part, SHARD_COUNT, self.members))
+        """The shard tokens that a part handles, of those that its consumer delivers; None: all."""
+        return self._shards_of(part) if self.members else None
 
-    def covered(self, part: int) -> frozenset[str] | None:
-        """The shard tokens of the jobs that a part can meet; None: all."""
-        if self.parts == 1:
-            return None
+    def reachable_shards(self, part: int) -> frozenset[str] | None:
+        """The shard tokens of the jobs that a part can get; None: all."""
+        return self._shards_of(part) if self.parts > 1 else None
+
+    def _shards_of(self, part: int) -> frozenset[str]:
         return frozenset(shard_token(shard) for shard in range(part, SHARD_COUNT, self.parts))
 
     def _subjects(self, part: int) -> tuple[str, ...]:
         namespace = self.namespace or None
         if self.job:
             return (job_subject(namespace, self.job) if namespace else job_subject_anywhere(self.job),)
-        if self.plain and self.members:  # such a program does not know shards: the server filters them
+        if self.partitions or (self.plain and self.members):  # a plain member does not know shards
             return tuple(shard_subjects(namespace, shard) for shard in range(part, SHARD_COUNT, self.parts))
-        if not self.partitions:
-            # A member reads the others' events, too, and drops them (`shards`): with several filters the
-            # server looks through all jobs of a block for each single event: many times slower.
-            return (namespace_subjects(namespace) if namespace else ALL_SUBJECTS,)
-        return tuple(shard_subjects(namespace, shard) for shard in range(part, SHARD_COUNT, self.parts))
+        # A member also reads the events of the others, and drops them (`shards`): with several filters per
+        # consumer the server searches all jobs of a block for each event, which is many times slower.
+        return (namespace_subjects(namespace) if namespace else ALL_SUBJECTS,)
 
 
 _encoder: Final = msgspec.json.Encoder()
@@ -158,27 +165,30 @@ def define(
     partitions: int,
     plain: bool = False,
 ) -> Definition:
-    """A definition of what a caller says.
+    """Validate the arguments of a subscription, and return its definition.
 
     Raises:
-        InvalidInput: naming what is wrong.
+        InvalidInput: naming the invalid argument.
     """
     check_name(name)
     for field, number in (("members", members), ("partitions", partitions)):
         if not 0 <= number <= SUBSCRIPTION_MEMBERS_MAX:
-            raise InvalidInput(f"{field} is {number!r}; it may be 1 to {SUBSCRIPTION_MEMBERS_MAX}")
+            raise InvalidInput(f"{field} must be 1..{SUBSCRIPTION_MEMBERS_MAX}, got {number!r}")
     for field, text in (("namespace", namespace), ("job", job)):
         if text and not is_utf8(text):
-            raise InvalidInput(f"{field} is {text!r:.80}, which is no UTF-8 text: nothing has that name")
+            raise InvalidInput(
+                f"invalid {field} {text!r:.80}: it is not valid UTF-8, so nothing has that name"
+            )
     if job and (members or partitions):
-        raise InvalidInput("job and members (or elastic): one job's events go to one member; leave one out")
+        raise InvalidInput(
+            "job excludes members and elastic: one member would get every event; omit one of them"
+        )
     if plain and (types or states or labels):
         raise InvalidInput(
-            "a plain subscription is filtered by the server, which knows namespace and job only: leave types,"
-            " states and labels out"
+            "the server filters a plain subscription by namespace and job only: omit types, states and labels"
         )
     if plain and partitions:
-        raise InvalidInput("plain and elastic exclude each other: use members for a plain group")
+        raise InvalidInput("plain excludes elastic: use members for a plain group")
     definition = Definition(
         name=name,
         namespace=namespace or "",
@@ -196,63 +206,68 @@ def define(
 
 
 def check_name(name: str) -> None:
-    """Refuse what can't name a subscription.
+    """Check the name of a subscription.
 
     Raises:
-        InvalidInput: if it can't.
+        InvalidInput: if it is invalid.
     """
-    if not _NAME.fullmatch(name) or _LIKE_A_PARTITION.fullmatch(name):
+    if not _NAME.fullmatch(name) or _PARTITION_SUFFIX.fullmatch(name):
         raise InvalidInput(
-            f"the subscription's name {name!r:.80} won't do: 1 to {SUBSCRIPTION_NAME_MAX_CHARACTERS} letters,"
-            " digits, `-` and `_`, a letter or digit first, and no end like `-1of4`"
+            f"invalid subscription name {name!r:.80}: use 1 to {SUBSCRIPTION_NAME_MAX_CHARACTERS} letters,"
+            " digits, `-` and `_`, starting with a letter or digit, and not ending like `-1of4`"
         )
 
 
 def decode_definition(text: bytes | str) -> Definition | None:
-    """What `Definition.encode` wrote; None if it did not."""
+    """Decode a stored definition; None if the text is not one."""
     try:
         return _decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
-def check_same(wanted: Definition, found: Definition) -> None:
-    """Refuse to open a subscription under a definition that is not its own.
+def check_same(requested: Definition, stored: Definition) -> None:
+    """Check that a subscription is opened with the arguments that it was created with.
 
     Raises:
         InvalidInput: naming the first field that differs.
     """
     for field in _COMPARED:
-        said, kept = getattr(wanted, field), getattr(found, field)
-        if said != kept:
+        wanted, found = getattr(requested, field), getattr(stored, field)
+        if wanted != found:
             raise InvalidInput(
-                f"the subscription {wanted.name} exists with {field} {kept!r:.80}, not {said!r:.80}: open it"
-                " as it is, take another name, or delete it (which forgets its place)"
+                f"the subscription {requested.name} exists with {field} {found!r:.80}, not {wanted!r:.80}:"
+                " open it as it is, use another name, or delete it (which deletes its position)"
             )
 
 
 def check_start(definition: Definition, consumer: ConsumerInfo) -> None:
-    """Refuse a consumer that an earlier subscription of the name left, and that began at another place.
+    """Check that a consumer is not left from an earlier subscription of this name with another start.
 
     Raises:
-        LogUnfit: naming both places.
+        LogUnfit: naming both starts.
     """
     left = decode_definition(consumer.labels.get(LABEL, ""))
     start, after = (left.start, left.after) if left is not None else ("beginning", 0)
     if (start, after) != (definition.start, definition.after):
         raise LogUnfit(
             f"the consumer {consumer.name} is left from an earlier subscription {definition.name}, which"
-            f" began at {start!r:.80} (after sequence {after}); this one begins at {definition.start!r:.80}"
-            f" (after sequence {definition.after}). Delete what is left with `jobledger subscriptions delete"
-            f" {definition.name}`, or take another name"
+            f" started at {start!r:.80} (after sequence {after}); this one starts at {definition.start!r:.80}"
+            f" (after sequence {definition.after}): delete it with `jobledger subscriptions delete"
+            f" {definition.name}`, or use another name"
         )
 
 
+def definition_key(name: str) -> str:
+    """The key of a subscription's definition."""
+    return f"definition.{name}"
+
+
 def parked_key(name: str, job_id: str) -> str:
-    """The key of the record of a job that was set aside."""
+    """The key of a job in a subscription's retry queue."""
     return f"{parked_prefix(name)}.{token(job_id)}"
 
 
 def parked_prefix(name: str) -> str:
-    """What the keys of all such records of a subscription begin with."""
+    """The prefix of the keys of a subscription's retry queue."""
     return f"parked.{name}"

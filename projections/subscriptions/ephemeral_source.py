@@ -1,4 +1,4 @@
-"""The source of a subscription without a name: the log from a place on, and nothing kept on the server."""
+"""The source of a subscription without a name: reads the log from a position on, and stores none."""
 
 import asyncio
 import math
@@ -13,6 +13,7 @@ from jobledger.projections.limits import (
     SUBSCRIPTION_BUFFER_EVENTS,
     SUBSCRIPTION_CHUNK_EVENTS,
 )
+from jobledger.store.backoff import Backoff
 from jobledger.store.consumer import ConsumerInfo, ConsumerListener, Delivery
 from jobledger.store.job_reader import records_between
 from jobledger.store.log import EventLog, LogReader
@@ -21,14 +22,14 @@ from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import ALL_SUBJECTS, namespace_subjects, subject_matches
 
 
-class FeedSource:
-    """Deliveries from the log itself.
+class EphemeralSource:
+    """A `DurableConsumer` that reads the log and acknowledges nothing.
 
     Args:
-        log: to read.
-        subjects: the filter for what is delivered.
-        after: the place where it begins.
-        epoch: of the log.
+        log: the log.
+        subjects: subject filter of the deliveries.
+        after: the sequence to start after.
+        epoch: epoch of the log.
     """
 
     def __init__(self, log: EventLog, *, subjects: str, after: int, epoch: str) -> None:
@@ -36,13 +37,13 @@ class FeedSource:
         self._tokens = subjects.split(".")
         self._subjects = subjects
         self._everything = subjects in (ALL_SUBJECTS, namespace_subjects(None))
-        self._place = after  # of the last record that was read
+        self._position = after  # sequence of the last record read
         self._epoch = epoch
-        self._end = after  # of the log, when it was looked at
+        self._end = after  # last sequence of the log when the source was started
         self._buffer: deque[Delivery] = deque()
         self._buffered_bytes = 0
         self._room = asyncio.Event()
-        self._feed: LogReader | None = None
+        self._reader: LogReader | None = None
         self._is_up = True
         self._task: asyncio.Task[None] | None = None
         self._caught_up = False
@@ -55,28 +56,28 @@ class FeedSource:
 
     @property
     def connected(self) -> bool:
-        """Whether the log can be heard right now."""
-        return self._is_up and (self._feed is None or self._feed.connected)
+        """See `DurableConsumer.connected`."""
+        return self._is_up and (self._reader is None or self._reader.connected)
 
     @property
     def buffered(self) -> int:
-        """Events that can be taken."""
+        """See `DurableConsumer.buffered`."""
         return len(self._buffer)
 
     @property
     def pending(self) -> int:
-        """Records of the log that were there at the beginning and were not read yet."""
-        return max(0, self._end - self._place)
+        """Records that were in the log at the start and are not read yet."""
+        return max(0, self._end - self._position)
 
     async def start(self, listener: ConsumerListener) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._listener = listener
-        listener.on_reset(position=self._place, kept=False)
+        listener.on_reset(position=self._position, kept=False)
         self._end = (await self._log.info()).last_sequence
         self._task = asyncio.create_task(self._run())
 
     def take(self, max_events: int, max_bytes: int) -> Sequence[Delivery]:
-        """The next deliveries, in order, without waiting for any."""
+        """See `DurableConsumer.take`."""
         taken: list[Delivery] = []
         buffer, size = self._buffer, 0
         while buffer and len(taken) < max_events and size < max_bytes:
@@ -88,65 +89,64 @@ class FeedSource:
         return taken
 
     async def replenish(self) -> None:
-        """The log is read on by itself."""
+        """Nothing to do: the log is read ahead in the background."""
 
     def mark_handled(self, delivery: Delivery) -> None:
-        """Nobody is told."""
+        """Nothing to do: no position is stored."""
 
     async def acknowledge(self) -> None:
-        """Nobody is told."""
+        """Nothing to do: no position is stored."""
 
     def release(self) -> None:
-        """There is nothing to let go."""
+        """Nothing to do: no other process waits for this source."""
 
     async def close(self) -> None:
         """Stop reading."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._close_feed()
+        await self._close_reader()
 
     async def _run(self) -> None:
-        wait_seconds = RECONNECT_WAIT_SECONDS
+        backoff = Backoff(RECONNECT_WAIT_SECONDS, RECONNECT_MAX_WAIT_SECONDS)
         try:
             while True:
                 try:
                     async for record in self._records():
                         self._is_up = True
-                        wait_seconds = RECONNECT_WAIT_SECONDS
+                        backoff.reset()
                         await self._put(record)
                 except LogUnavailable:
                     self._is_up = False
                     self._listener.on_change()
-                    await self._close_feed()
-                    await asyncio.sleep(wait_seconds)
-                    wait_seconds = min(2 * wait_seconds, RECONNECT_MAX_WAIT_SECONDS)
+                    await self._close_reader()
+                    await backoff.sleep()
         except LogError as error:
             self.error = error
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reader must hear of it
-            self.error = LogError(f"reading the log broke: {error!r}")
+        except Exception as error:  # noqa: BLE001 - the reader must see it
+            self.error = LogError(f"reading the log failed: {error!r}")
             self.error.__cause__ = error
         self._listener.on_change()
 
     async def _records(self) -> AsyncIterator[Record]:
-        """What matches, from the present place on, for ever."""
+        """The matching records from the present position on; never ends."""
         if not self._everything and not self._caught_up:
-            # A few of many: they are read by their subjects, up to where the log ends now.
+            # A few records of many: read by subject up to the present end of the log, which is faster.
             end = (await self._log.info()).last_sequence
             last = await self._log.read_last(self._subjects)
-            if last is not None and last.sequence > self._place:
+            if last is not None and last.sequence > self._position:
                 async for record in records_between(
-                    self._log, self._subjects, after=self._place, up_to=last.sequence
+                    self._log, self._subjects, after=self._position, up_to=last.sequence
                 ):
-                    self._place = record.sequence
+                    self._position = record.sequence
                     yield record
                 end = max(end, last.sequence)
-            self._caught_up, self._place = True, max(self._place, end)
+            self._caught_up, self._position = True, max(self._position, end)
             self._listener.on_change()
-        self._feed = await self._log.follow(after=self._place, epoch=self._epoch)
+        self._reader = await self._log.follow(after=self._position, epoch=self._epoch)
         while True:
-            for record in await self._feed.take(SUBSCRIPTION_CHUNK_EVENTS):
-                self._place = record.sequence
+            for record in await self._reader.take(SUBSCRIPTION_CHUNK_EVENTS):
+                self._position = record.sequence
                 if self._everything or subject_matches(self._tokens, record.subject):
                     yield record
             self._is_up = True
@@ -164,8 +164,8 @@ class FeedSource:
         if len(self._buffer) == 1:
             self._listener.on_change()
 
-    async def _close_feed(self) -> None:
-        feed, self._feed = self._feed, None
-        if feed is not None:
+    async def _close_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
             with suppress(LogError):
-                await feed.close()
+                await reader.close()

@@ -1,8 +1,8 @@
-"""Which events a feed or a subscription lets through. Pure, but for the labels, which the caller looks up.
+"""Filters of the events of a feed or a subscription. Pure; the caller looks up labels.
 
-`types` and `states` look at the event: what it is, and which state it sets. Labels belong to the job and can
-change, so a selector looks at the job before *and* after the event: an update that removes a label is
-delivered to the subscribers of that label, which else would keep the job as it was for ever.
+`types` and `states` look at the event. Labels belong to the job and can change, so a selector looks at the
+job before *and* after the event: an update that removes a label is delivered to the subscribers of that
+label, who otherwise would keep the job as it was forever.
 """
 
 import enum
@@ -35,37 +35,36 @@ _TAGGED: Final = _TYPES["tagged"]
 
 
 class Match(enum.StrEnum):
-    """When a job met a label selector: before an event, after it, or both."""
+    """When a job matched a label selector: before an event, after it, or both."""
 
-    BEFORE = "before"  # the event took the job out of the selection; later events are not delivered
-    AFTER = "after"  # the event brought the job into the selection
+    BEFORE = "before"  # the event removed the job from the selection; its later events are not delivered
+    AFTER = "after"  # the event added the job to the selection
     BOTH = "both"
 
 
 class Filtered(Protocol):
-    """An event, as far as a filter looks at it."""
+    """The part of an event that a filter looks at."""
 
     @property
     def type(self) -> str:
-        """Its CloudEvents type."""
+        """The CloudEvents type."""
         ...
 
     @property
     def status(self) -> JobStatus:
-        """Of the job after it."""
+        """The job's status after the event."""
         ...
 
 
 class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """All conditions must hold; an empty tuple or None asks nothing.
+    """Conditions that an event must meet, all of them; an empty tuple or None is no condition.
 
     Attributes:
-        namespaces: only events of their jobs.
-        job: only events of the job of this namespace (None: whatever it is) and id.
+        namespaces: only events of these namespaces.
+        job: only events of the job with this namespace (None: any) and id.
         types: only these CloudEvents types.
-        states: only events that bring the job into one of these, or say so again; a tag does neither.
-        selector: only events of jobs whose labels meet this before the event, after it, or both: see
-            `match_labels`.
+        states: only events that set one of these states, or confirm it; a tag does neither.
+        selector: only events of jobs whose labels match before the event, after it, or both (`match_labels`).
     """
 
     namespaces: frozenset[str] | None = None
@@ -75,7 +74,7 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     selector: tuple[Requirement, ...] = ()
 
     def passes(self, event: Filtered) -> bool:
-        """Whether all but the labels lets an event through."""
+        """Whether the event meets all conditions except `selector`."""
         status = event.status
         return (
             (self.namespaces is None or status.namespace in self.namespaces)
@@ -86,12 +85,12 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def asks_nothing(self) -> bool:
-        """Whether everything passes, apart from what the log itself filters and from the labels."""
+        """Whether there is no condition except those that `subjects` covers, and `selector`."""
         return not (self.types or self.states)
 
     @property
     def subjects(self) -> str:
-        """The log's filter for what may pass; the narrowest that there is."""
+        """The narrowest subject filter that covers every event that passes."""
         if self.job is not None:
             namespace, job_id = self.job
             return job_subject_anywhere(job_id) if namespace is None else job_subject(namespace, job_id)
@@ -103,46 +102,46 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
 def match_labels(
     selector: Sequence[Requirement], before: Mapping[str, str] | None, after: Mapping[str, str]
 ) -> Match | None:
-    """When the job met the selector; None if neither before nor after the event, which then does not pass.
+    """When the job matched the selector; None if neither before nor after the event: it does not pass.
 
     Args:
-        selector: all of it must hold.
-        before: the job's labels right before the event; None if the event created the job.
-        after: its labels right after it.
+        selector: the requirements, all of which must hold.
+        before: the job's labels before the event; None if the event created the job.
+        after: the job's labels after the event.
     """
-    was = before is not None and matches(selector, before)
+    matched_before = before is not None and matches(selector, before)
     if matches(selector, after):
-        return Match.BOTH if was else Match.AFTER
-    return Match.BEFORE if was else None
+        return Match.BOTH if matched_before else Match.AFTER
+    return Match.BEFORE if matched_before else None
 
 
 def parse_types(texts: Iterable[str]) -> tuple[str, ...]:
-    """Event types by their full names or their short ones.
+    """Parse event types given by full or short name.
 
     Raises:
-        InvalidInput: if there is no such type.
+        InvalidInput: if one does not exist.
     """
     found = []
     for text in texts:
         full = _TYPES.get(text.lower(), text)
         if full not in _TYPES.values():
             known = ", ".join((*_TYPES, *_TYPES.values()))
-            raise InvalidInput(f"type: {text!r:.60} is no event type; use one of {known}")
+            raise InvalidInput(f"type: unknown event type {text!r:.60}: use one of {known}")
         found.append(full)
     return tuple(dict.fromkeys(found))
 
 
 def parse_states(texts: Iterable[str]) -> tuple[StateType, ...]:
-    """States by their names, in any case.
+    """Parse names of states, in any case.
 
     Raises:
-        InvalidInput: if there is no such state.
+        InvalidInput: if one does not exist.
     """
     known = {state.lower(): state for state in StateType}
     found = []
     for text in texts:
         state = known.get(text.lower())
         if state is None:
-            raise InvalidInput(f"state: {text!r:.60} is no state; use one of {', '.join(StateType)}")
+            raise InvalidInput(f"state: unknown state {text!r:.60}: use one of {', '.join(StateType)}")
         found.append(state)
     return tuple(dict.fromkeys(found))

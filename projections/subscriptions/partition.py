@@ -382,13 +382,13 @@ class Partition:
         if self._source.held and not self.backlog:
             self._is_caught_up = True
 
-    def let_go(self) -> None:
-        """Let another process have it; call this while no event of it is handed out."""
+    def release(self) -> None:
+        """Give it to another process that waits; call this while no event of it is handed out."""
         self._source.release()
 
-    def set_quota_reached(self, *, reached: bool) -> None:
+    def set_at_quota(self, *, at_quota: bool) -> None:
         """Pass the partition on if it is assigned to this process, which holds its share already."""
-        self._source.at_quota = reached
+        self._source.at_quota = at_quota
 
     def set_claimed(self, *, claimed: bool) -> None:
         """Have it assigned to some process even without a new event: a job of it is to be retried."""
@@ -439,12 +439,12 @@ class Partition:
                 return event
         return None
 
-    def complete(self) -> None:
-        """The event was handled."""
+    def complete(self) -> bool:
+        """The event was handled; False if none is handed out."""
         event, state = self._event, self._hand_out
-        self.withdraw()
         if event is None:
-            return
+            return False
+        self._event, self._hand_out = None, HandOut.NONE
         if state is HandOut.DELIVERED:
             self._last_time = event.time
             self._mark_handled(event.delivery)
@@ -452,6 +452,7 @@ class Partition:
             self._redelivery.handled(event)
         # RESTARTED: it is delivered again, is at or before the position, and so counts as handled.
         # LOST: the process that holds the partition now decides.
+        return True
 
     async def fail(self, queue: RetryQueue, error: BaseException) -> None:
         """The event's handler failed: its job enters the retry queue, or goes back to it."""

@@ -1,78 +1,74 @@
-"""Which partitions a member of an elastic group lets go, from what it sees alone: nobody assigns anything.
+"""Which partitions a member of an elastic group releases. No coordinator assigns partitions. Pure.
 
-    every member waits on every partition; the server gives each to one of those who wait
+    every member waits for every partition; the server assigns each one to a waiting member
         │
-        └── holding more than ceil(partitions / members)? ─► let the newest one go; wait again, but later
+        └── holds more than ceil(partitions / members)? ─► release the newest one; wait again, but later
 
-A member sees who waits on the partitions that it holds, and so how many members there are. One that holds
-nothing sees nobody, and needs not: it has nothing to let go. Three rules make this settle:
+A member sees how many others wait for the partitions that it holds, and so how many members there are. A
+member that holds none sees no other, and has nothing to release. Three rules make the group settle:
 
-- A member lets go only what is above its share, so the shares of all hold every partition, and one that has
-  its share never moves: nothing swings to and fro.
-- It lets go one at a time, and only after two looks in a row that agree: one may see what is not so.
-- One who has its share and is given another partition passes it on at once, before reading it, to the next in
-  line; so it comes to one who has not. Only once in a while, though: if all believe that they have their
-  shares, because somebody is counted who is not there, the partition must be somebody's.
+- A member releases only partitions above its share. The shares together cover every partition, and a member
+  at its share releases nothing, so no partition moves back and forth.
+- It releases one partition at a time, and only after two observations in a row agree: one may be wrong.
+- A member at its share that is assigned another partition passes it on before reading it, so that it
+  reaches a member below its share. It does so only once in a while: if every member believes that it is at
+  its share, because a member is counted that no longer exists, some member must keep the partition.
 
-What the server does, as measured: it gives a partition that is let go to one of those who wait, once its next
-event comes; until then it is nobody's. That one is mostly whoever came last: two who have their shares would
-hand a partition to and fro for ever, and never to a third. Requests that carry a former pin count as waiting
-until the server comes by them, so whoever lets go closes the inbox of its requests. Those of a connection
-that ended are not counted.
+Measured behavior of the server: it assigns a released partition to a waiting member with the partition's
+next event; until then the partition is unassigned. It mostly picks the member that came last: without the
+third rule two members at their shares would hand a partition to each other and never to a third one.
+Requests with a former pin count as waiting until the server processes them, so a member that releases a
+partition closes the inbox of its requests. Requests of closed connections are not counted.
 """
 
 from collections.abc import Mapping
 from statistics import median_low
+from typing import Final
 
-LOOKS_TO_BE_SURE = 2
-"""Looks in a row that must find too much held, before anything is let go."""
+OBSERVATIONS_TO_BE_SURE: Final = 2
+"""Observations in a row that must find too many partitions held before one is released."""
 
 
 def fair_share(partitions: int, members: int) -> int:
-    """The most partitions that one of so many members keeps."""
+    """The most partitions that one of the members keeps."""
     return -(-partitions // members)
 
 
 def members_seen(waiting: Mapping[int, int]) -> int:
-    """How many members there are, oneself included.
+    """How many members there are, this one included.
 
     Args:
-        waiting: for each partition that one holds, how many others wait there. The middle counts: a request
-            that is just being renewed is missing from one, one that is given up may still stand in another.
+        waiting: for each held partition, how many others wait for it. The median counts: a request that is
+            being renewed is missing from one partition, an abandoned one may still count in another.
     """
     return 1 + median_low(waiting.values()) if waiting else 1
 
 
 class Balance:
-    """One member's judgement, asked once per look.
+    """The decisions of one member; call it once per observation.
 
     Args:
-        partitions: of the group.
+        partitions: number of partitions of the group.
     """
 
     def __init__(self, partitions: int) -> None:
         self._partitions = partitions
-        self._looks = 0  # in a row that found too much held
+        self._observations = 0  # in a row that found too many held
 
-    def is_sated(self, waiting: Mapping[int, int]) -> bool:
-        """Whether the member has its share, and passes on what it is given beyond it.
-
-        Args:
-            waiting: as of `let_go`.
-        """
+    def is_at_quota(self, waiting: Mapping[int, int]) -> bool:
+        """Whether the member holds its share, and passes on further partitions; `waiting` as of `release`."""
         return len(waiting) >= fair_share(self._partitions, members_seen(waiting))
 
-    def let_go(self, waiting: Mapping[int, int]) -> int | None:
-        """The partition to let go now, after the event under way is finished; None: keep all.
+    def release(self, waiting: Mapping[int, int]) -> int | None:
+        """The partition to release once its current event is handled; None: keep all.
 
         Args:
-            waiting: the partitions held, in the order in which they came, each with how many others wait
-                there.
+            waiting: the held partitions, oldest first, each with the number of others that wait for it.
         """
         if len(waiting) <= fair_share(self._partitions, members_seen(waiting)):
-            self._looks = 0
+            self._observations = 0
             return None
-        self._looks += 1
-        if self._looks < LOOKS_TO_BE_SURE:
+        self._observations += 1
+        if self._observations < OBSERVATIONS_TO_BE_SURE:
             return None
-        return next(reversed(waiting))  # the newest: least of it is remembered
+        return next(reversed(waiting))  # the newest one: the least of its jobs is cached

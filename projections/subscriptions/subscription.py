@@ -19,7 +19,7 @@ Its reader (`_Reader`):
 
 The loop over all of it:
 
-    let go what others are to have ─► refresh the retry queue ─► next event of the next partition ─► handler
+    release a partition if due ──► refresh the retry queue ─► next event of the next partition ─► handler
                                                                      │ none
                                                                      └─► acknowledge, wait for a change
 """
@@ -42,9 +42,9 @@ from jobledger.projections.limits import (
     SUBSCRIPTION_TURN_SECONDS,
     WAIT_DEFAULT_SECONDS,
 )
-from jobledger.projections.subscriptions.creation import agree, make_consumers, place_of
+from jobledger.projections.subscriptions.creation import ensure_consumers, ensure_definition, resolve_start
 from jobledger.projections.subscriptions.definition import Definition
-from jobledger.projections.subscriptions.ephemeral_source import FeedSource
+from jobledger.projections.subscriptions.ephemeral_source import EphemeralSource
 from jobledger.projections.subscriptions.event import SubscribedEvent
 from jobledger.projections.subscriptions.parking import ParkedState, RetryQueue
 from jobledger.projections.subscriptions.partition import EventBuilder, Partition, PartitionState
@@ -146,7 +146,7 @@ class Subscription:
         self._reader = _Reader.CLOSED
         self._task: asyncio.Task[object] | None = None  # of the reader
         self._partition: Partition | None = None  # of the event that is handed out, or was last
-        self._letting_go: Partition | None = None  # once its event is handled
+        self._to_release: Partition | None = None  # once its event is handled
         self._turn_ends = 0.0
         self._refresh_at = 0.0
         self._redelivered_first = False
@@ -192,16 +192,16 @@ class Subscription:
     async def _ephemeral_partition(self, log: EventLog) -> Partition:
         event_filter = self._definition.filter()
         info = await log.info()
-        after = await place_of(log, self._definition.start, info)
-        source = FeedSource(log, subjects=event_filter.subjects, after=after, epoch=info.epoch)
+        after = await resolve_start(log, self._definition.start, info)
+        source = EphemeralSource(log, subjects=event_filter.subjects, after=after, epoch=info.epoch)
         events = EventBuilder(log, event_filter, with_jobs=self._with_jobs)
         return Partition(0, source, events, on_change=self._on_change)
 
     async def _durable_partitions(self, log: JetStreamLog) -> Sequence[Partition]:
         records, consumers = await log.key_value("SUBSCRIPTIONS"), log.consumers()
-        definition = self._definition = await agree(log, records, consumers, self._definition)
+        definition = self._definition = await ensure_definition(log, records, consumers, self._definition)
         parts = [self._member - 1] if definition.members else list(range(definition.parts))
-        await make_consumers(consumers, definition, parts)
+        await ensure_consumers(consumers, definition, parts)
         self._queue = RetryQueue(records, definition.name, definition.epoch, retries=self._retries)
         self._balance = Balance(definition.partitions) if definition.partitions else None
         event_filter = definition.filter()
@@ -220,7 +220,7 @@ class Subscription:
                     event_filter,
                     with_jobs=self._with_jobs,
                     shards=definition.shards(part),
-                    reachable_shards=definition.covered(part),
+                    reachable_shards=definition.reachable_shards(part),
                     share=len(parts),
                 ),
                 on_change=self._on_change,
@@ -265,8 +265,8 @@ class Subscription:
             self._task = task
         partition = self._partition
         if partition is not None:
-            if partition.event is not None:
-                self._complete()
+            if partition.complete():
+                self._handled += 1
             if (now := lease_clock()) < self._turn_ends:
                 event = partition.next_ready(now)
                 if event is not None:
@@ -337,7 +337,8 @@ class Subscription:
     def _hand_out(self, partition: Partition, event: SubscribedEvent) -> SubscribedEvent:
         event.subscription = self
         self._partition = partition
-        self._enter(_Reader.HANDED_OUT)
+        if self._reader is not _Reader.HANDED_OUT:
+            self._enter(_Reader.HANDED_OUT)
         return event
 
     def _enter(self, reader: _Reader) -> None:
@@ -351,8 +352,7 @@ class Subscription:
         return self._partition.event if self._partition is not None else None
 
     def _complete(self) -> None:
-        if self._partition is not None:
-            self._partition.complete()
+        if self._partition is not None and self._partition.complete():
             self._handled += 1
 
     # --- the loop -------------------------------------------------------------------------------------------
@@ -397,9 +397,9 @@ class Subscription:
         return None
 
     async def _tend_between_events(self) -> None:
-        if self._letting_go is not None:
-            partition, self._letting_go = self._letting_go, None
-            partition.let_go()
+        if self._to_release is not None:
+            partition, self._to_release = self._to_release, None
+            partition.release()
         now = lease_clock()
         if self._queue is not None and now >= self._refresh_at:
             self._refresh_at = now + RECORDS_LOOK_SECONDS
@@ -440,20 +440,20 @@ class Subscription:
         held = sorted((each for each in self._partitions if each.is_held), key=lambda each: each.held_since)
         waiting = {partition.number: partition.others_waiting for partition in held}
         for _ in range(LET_GO_PARTITIONS):
-            number = balance.let_go(waiting)
+            number = balance.release(waiting)
             if number is None:
                 break
             del waiting[number]
-            self._let_go(self._partitions[number])
-        is_reached = balance.is_sated(waiting)
+            self._release(self._partitions[number])
+        is_at_quota = balance.is_at_quota(waiting)
         for partition in self._partitions:
-            partition.set_quota_reached(reached=is_reached)
+            partition.set_at_quota(at_quota=is_at_quota)
 
-    def _let_go(self, partition: Partition) -> None:
+    def _release(self, partition: Partition) -> None:
         if partition.event is not None:
-            self._letting_go, self._turn_ends = partition, 0.0  # when its event is handled
+            self._to_release, self._turn_ends = partition, 0.0  # when its event is handled
         else:
-            partition.let_go()
+            partition.release()
         self._changed.set()
 
     # --- what it shows --------------------------------------------------------------------------------------

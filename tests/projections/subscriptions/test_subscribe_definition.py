@@ -61,20 +61,20 @@ async def test_now_is_when_it_was_first_opened(jetstream_log: JetStreamLog, writ
 
 
 @pytest.mark.parametrize(
-    ("start", "says"),
+    ("start", "message"),
     [
-        ("yesterday", "no place"),
-        (21, "behind the end"),
+        ("yesterday", "invalid start"),
+        (21, "beyond the end"),
         ("0123456789ab-3", "another stream"),
-        ("2026-01-01T00:00:00", "no place"),
+        ("2026-01-01T00:00:00", "invalid start"),
     ],
 )
 @pytest.mark.usefixtures("writer")
 async def test_a_start_that_is_none_is_refused(
-    jetstream_log: JetStreamLog, start: str | int, says: str
+    jetstream_log: JetStreamLog, start: str | int, message: str
 ) -> None:
     """What names no place of this log is refused, and nothing is made."""
-    with pytest.raises(InvalidInput, match=says):
+    with pytest.raises(InvalidInput, match=message):
         async with subscribe(jetstream_log, "nowhere", start=start):
             pass
     assert await jetstream_log.consumers().list() == []
@@ -100,29 +100,29 @@ async def test_another_definition_is_refused(jetstream_log: JetStreamLog) -> Non
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("how", "message"),
     [
         ({"name": "no spaces"}, "name"),
         ({"name": "x" * 65}, "name"),
-        ({"name": "billing-1of4"}, "no end like"),
+        ({"name": "billing-1of4"}, "not ending like"),
         ({"members": 4}, "member"),
         ({"members": 4, "member": 5}, "member"),
         ({"members": 33, "member": 1}, "members"),
         ({"elastic": True, "members": 2, "member": 1}, "exclude"),
-        ({"elastic": True, "job": "j-1"}, "one job"),
+        ({"elastic": True, "job": "j-1"}, "job excludes"),
         ({"name": "", "elastic": True}, "need a name"),
         ({"retries": -1}, "retries"),
         ({"retries": 101}, "retries"),
-        ({"types": ["stat"]}, "no event type"),
-        ({"states": ["Sleeping"]}, "no state"),
+        ({"types": ["stat"]}, "unknown event type"),
+        ({"states": ["Sleeping"]}, "unknown state"),
         ({"labels": "a=("}, "selector"),
-        ({"namespace": "\ud800"}, "namespace is .* no UTF-8"),
-        ({"job": "\ud800"}, "job is .* no UTF-8"),
-        ({"start": datetime(2026, 1, 1)}, "no zone"),  # noqa: DTZ001 - that is the point
-        ({"start": -1}, "no sequence"),
+        ({"namespace": "\ud800"}, "invalid namespace .* UTF-8"),
+        ({"job": "\ud800"}, "invalid job .* UTF-8"),
+        ({"start": datetime(2026, 1, 1)}, "no time zone"),  # noqa: DTZ001 - that is the point
+        ({"start": -1}, "invalid start -1"),
     ],
 )
-async def test_wrong_arguments_are_named(how: dict[str, object], says: str) -> None:
+async def test_wrong_arguments_are_named(how: dict[str, object], message: str) -> None:
     """What makes no sense is refused before anything is asked of a server."""
-    with pytest.raises(InvalidInput, match=says):
+    with pytest.raises(InvalidInput, match=message):
         subscribe(MemoryLog(), **{"name": "right", **how})  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import pytest
 from jobledger import JetStreamLog, MemoryLog, SubscribedEvent, subscribe
 from jobledger.projections.subscriptions import parking as retrying
 from jobledger.projections.subscriptions import subscription as subscription_module
-from jobledger.projections.subscriptions.ephemeral_source import FeedSource
+from jobledger.projections.subscriptions.ephemeral_source import EphemeralSource
 from jobledger.projections.subscriptions.filters import EventFilter
 from jobledger.projections.subscriptions.parking import (
     ParkedJob,
@@ -64,7 +64,7 @@ async def test_a_partition_drops_what_it_handled_before_a_reset(*, kept: bool) -
     for _ in range(EVENTS // JOBS):
         await writer.round()
     epoch = (await log.info()).epoch
-    sources = [FeedSource(log, subjects=ALL_SUBJECTS, after=after, epoch=epoch) for after in (0, 3)]
+    sources = [EphemeralSource(log, subjects=ALL_SUBJECTS, after=after, epoch=epoch) for after in (0, 3)]
     builder = EventBuilder(log, EventFilter(), with_jobs=False)
     partition = Partition(0, sources[0], builder, on_change=lambda: None)
     await sources[0].start(ConsumerListener(partition, kept=False))

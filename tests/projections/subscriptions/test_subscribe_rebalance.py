@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobledger.projections.subscriptions.rebalance import LOOKS_TO_BE_SURE, Balance, fair_share, members_seen
+from jobledger.projections.subscriptions.rebalance import (
+    OBSERVATIONS_TO_BE_SURE,
+    Balance,
+    fair_share,
+    members_seen,
+)
 
 SETTLES_WITHIN_LOOKS = 300
 PASSES_ON_AGAIN = 0.2  # of the looks of all: a while is over
@@ -48,11 +53,11 @@ class Group:
             others = {
                 partition: max(0, each + self._rng.choice((-1, 1))) for partition, each in others.items()
             }
-        partition = self.members[member].let_go(others)
+        partition = self.members[member].release(others)
         if partition is not None:
             self.moves += 1
             del self.held[member][partition], others[partition]
-        is_sated = self.members[member].is_sated(others)
+        is_sated = self.members[member].is_at_quota(others)
         self._sated = self._sated | {member} if is_sated else self._sated - {member}
         if partition is not None:
             self._give(away=member)
@@ -137,14 +142,16 @@ def test_the_shares_hold_every_partition() -> None:
 def test_who_has_its_share_is_sated() -> None:
     """With its share or more, and not with less: what it is given then is for others."""
     balance = Balance(8)
-    assert [balance.is_sated(dict.fromkeys(range(held), 2)) for held in range(6)] == [False] * 3 + [True] * 3
-    assert not balance.is_sated({})
+    assert [balance.is_at_quota(dict.fromkeys(range(held), 2)) for held in range(6)] == [False] * 3 + [
+        True
+    ] * 3
+    assert not balance.is_at_quota({})
 
 
 def test_a_member_alone_keeps_everything() -> None:
     """Nobody waits, so nobody is there to let anything go for."""
     balance = Balance(8)
-    assert {balance.let_go(dict.fromkeys(range(8), 0)) for _ in range(5)} == {None}
+    assert {balance.release(dict.fromkeys(range(8), 0)) for _ in range(5)} == {None}
     assert members_seen({}) == 1
 
 
@@ -153,11 +160,13 @@ def test_one_look_is_not_enough() -> None:
     balance = Balance(8)
     over, well = dict.fromkeys(range(8), 1), dict.fromkeys(range(8), 0)
     for _ in range(5):
-        assert [balance.let_go(over) for _ in range(LOOKS_TO_BE_SURE - 1)] == [None] * (LOOKS_TO_BE_SURE - 1)
-        assert balance.let_go(well) is None
-    for _ in range(LOOKS_TO_BE_SURE - 1):
-        balance.let_go(over)
-    assert balance.let_go(over) is not None
+        assert [balance.release(over) for _ in range(OBSERVATIONS_TO_BE_SURE - 1)] == [None] * (
+            OBSERVATIONS_TO_BE_SURE - 1
+        )
+        assert balance.release(well) is None
+    for _ in range(OBSERVATIONS_TO_BE_SURE - 1):
+        balance.release(over)
+    assert balance.release(over) is not None
 
 
 @pytest.mark.parametrize("held", [5, 6, 8])
@@ -167,7 +176,7 @@ def test_one_is_let_go_at_a_time_and_it_is_the_newest(held: int) -> None:
     holding = dict.fromkeys(reversed(range(held)), 1)
     gone = []
     for _ in range(20):
-        partition = balance.let_go(holding)
+        partition = balance.release(holding)
         if partition is not None:
             gone.append(partition)
             del holding[partition]

@@ -181,7 +181,9 @@ async def test_a_place_that_this_replica_has_not_reached_is_waited_for(tmp_path:
 
 def test_an_unknown_type_is_refused_with_those_there_are() -> None:
     """A misspelt type would be a feed that is silent for ever."""
-    with pytest.raises(InvalidInput, match=r"'delted' is no event type; use one of created, updated, state"):
+    with pytest.raises(
+        InvalidInput, match=r"unknown event type 'delted': use one of created, updated, state"
+    ):
         parse_types(["created", "delted"])
 
 
