@@ -28,10 +28,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -50,7 +50,7 @@ from jobledger.store.nats_files.blocks import (
     most_expiring,
 )
 from jobledger.store.nats_files.s2 import S2Error
-from jobledger.store.private_files import FOLDER_MODE, open_private, tighten_all
+from jobledger.store.private_files import FOLDER_MODE, FileMark, file_mark, open_private, tighten_all
 
 RECOVERY_FOLDER: Final = "recovery"
 STORE_FOLDER: Final = "jetstream"  # nats-server's own
@@ -69,6 +69,9 @@ _WRITABLE_MODE: Final = 0o600
 _NO_LIMITS: Final = {"max_age": 0, "max_msgs": -1, "max_msgs_per_subject": -1}
 
 
+T = TypeVar("T")
+
+
 class Generation:
     """The generation of one embedded server; at most one exists."""
 
@@ -77,7 +80,8 @@ class Generation:
         self.folder = directory / RECOVERY_FOLDER
         self.kept = self.folder / _GENERATION
         self._inventory = self.folder / _INVENTORY
-        self._expiring: dict[Path, tuple[tuple[int, int, int], int]] = {}  # of each block, as it was then
+        self._configs = _PerFile(_config_of)
+        self._expiring = _PerFile(lambda block: most_expiring(block.read_bytes()))
 
     def keep(
         self, *, full_check_max_bytes: int, may_link: Callable[[Path, Path], bool] | None = None
@@ -105,7 +109,7 @@ class Generation:
         for stream in streams:
             self._keep_stream(stream, linking=linking)
         _sync_folder(self.folder)
-        _write(self._inventory, msgspec.json.encode(inventory))
+        write_durably(self._inventory, msgspec.json.encode(inventory))
         # Only now: until here, what the server would start on has not changed.
         for stream in streams:
             self._prepare(stream, linking=linking, full_check=total <= full_check_max_bytes)
@@ -173,7 +177,7 @@ class Generation:
                         content = meta.read_bytes()
                         if not copy.exists() or copy.read_bytes() != content:
                             copy.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-                            _write(copy, content)
+                            write_durably(copy, content)
         tighten_all([self.folder])
 
     def seal(self) -> None:
@@ -189,30 +193,24 @@ class Generation:
                     path.chmod(_SEALED_MODE)
 
     def expiring(self) -> dict[str, int]:
-        """At most how many messages of each stream expire, as its blocks are now.
+        """The most messages of each stream that can expire, as its blocks are now.
 
-        A block is read only if it changed since the last call. A stream that can't be read is left out.
+        A file is read only if it changed since the last call. A stream that cannot be read is left out.
         """
         found: dict[str, int] = {}
-        seen: dict[Path, tuple[tuple[int, int, int], int]] = {}
-        with suppress(OSError):  # a stream is made or deleted just now
+        with suppress(OSError):  # a stream is being created or deleted
             for folder in self._stream_folders():
-                config = _config_of(folder / META_FILE)
-                blocks = _blocks_of(folder) if config.get("allow_msg_ttl") else []
+                config = self._configs.get(folder / META_FILE)
                 with suppress(OSError):
-                    for _, path in blocks:
-                        seen[path] = self._most_expiring(path)
                     if config:
-                        found[str(folder.relative_to(self.store))] = sum(seen[path][1] for _, path in blocks)
-        self._expiring = seen
+                        blocks = _blocks_of(folder) if config.get("allow_msg_ttl") else ()
+                        found[str(folder.relative_to(self.store))] = self._count_expiring(blocks)
+        self._configs.forget_unused()
+        self._expiring.forget_unused()
         return found
 
-    def _most_expiring(self, block: Path) -> tuple[tuple[int, int, int], int]:
-        """What a block looks like, and at most how many of its messages expire."""
-        now = block.stat()
-        state = (now.st_ino, now.st_size, now.st_mtime_ns)
-        before = self._expiring.get(block)
-        return before if before and before[0] == state else (state, most_expiring(block.read_bytes()))
+    def _count_expiring(self, blocks: Iterable[tuple[int, Path]]) -> int:
+        return sum(self._expiring.get(path) for _, path in blocks)
 
     def _stream_folders(self) -> list[Path]:
         return sorted(path for path in self.store.glob(f"*/{_STREAMS}/*") if path.is_dir())
@@ -231,11 +229,8 @@ class Generation:
         config = _config_of(meta)
         records, expiring = -1, 0
         if not _keeps_all(config) and config.get("max_age", 0) == 0:
-            records = 0
-            for _, path in _blocks_of(folder):
-                block = path.read_bytes()
-                records += _count(block)
-                expiring += most_expiring(block)
+            records = sum(_count(path.read_bytes()) for _, path in _blocks_of(folder))
+            expiring = self._count_expiring(_blocks_of(folder))
         problem = "" if _is_sound_meta(meta, folder.name) else _meta_problem(meta)
         return StreamFiles(
             folder=str(folder.relative_to(self.store)),
@@ -286,10 +281,36 @@ class Generation:
             if _is_sound_meta(meta, name) or not copy.is_file():
                 continue
             content, problem = copy.read_bytes(), _meta_problem(meta)
-            _write(meta, content)
-            _write(meta.with_name(SUM_FILE), meta_checksum(name, content))
+            write_durably(meta, content)
+            write_durably(meta.with_name(SUM_FILE), meta_checksum(name, content))
             done.append(f"{name}: {problem}; restored from the copy of the last sound start")
         return "; ".join(done)
+
+
+class _PerFile(Generic[T]):
+    """What a function makes of a file, computed again only when the file changed."""
+
+    def __init__(self, compute: Callable[[Path], T]) -> None:
+        self._compute = compute
+        self._known: dict[Path, tuple[FileMark, T]] = {}
+        self._used: set[Path] = set()
+
+    def get(self, path: Path) -> T:
+        """Returns the value; raises what the function raises."""
+        mark = file_mark(path)
+        self._used.add(path)
+        known = self._known.get(path)
+        if known is not None and known[0] == mark:
+            return known[1]
+        value = self._compute(path)
+        if mark is not None:
+            self._known[path] = mark, value
+        return value
+
+    def forget_unused(self) -> None:
+        """Drops the files that were not asked for since the last call."""
+        self._known = {path: known for path, known in self._known.items() if path in self._used}
+        self._used.clear()
 
 
 def server_respects_modes(store: Path, folder: Path) -> bool:
@@ -384,7 +405,7 @@ def _meta_problem(meta: Path) -> str:
     return f"{META_FILE} does not match its checksum in {SUM_FILE}"
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes) -> None:
     """Replace a file, all of it or nothing."""
     new = path.with_name(f"{path.name}.new")
     with open_private(new, "wb") as file:

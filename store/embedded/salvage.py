@@ -5,7 +5,6 @@ records are given up: the block is written without them, and the sequences stay 
 is lost, a mark keeps its sequences from being used again. The damaged files are kept aside, never deleted.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -14,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from jobledger.store.embedded.generation import RECOVERY_FOLDER, STORE_FOLDER
+from jobledger.store.embedded.generation import RECOVERY_FOLDER, STORE_FOLDER, write_durably
 from jobledger.store.embedded.process import lock_directory
 from jobledger.store.embedded.proof import Damage, Known, Range, ranges_of
 from jobledger.store.embedded.stream_states import read_known, write_damage, write_known
@@ -29,7 +28,7 @@ from jobledger.store.nats_files.blocks import (
     records,
     sound_records,
 )
-from jobledger.store.private_files import open_private, tighten_all
+from jobledger.store.private_files import tighten_all
 
 BLOCKS_NARROWED_MAX: Final = 8  # blocks whose every record is checked for a report: some seconds each
 
@@ -156,7 +155,7 @@ def _rewrite(path: Path, aside: Path) -> None:
     )
     aside.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     shutil.copy2(path, aside)
-    _replace(path, sound)
+    write_durably(path, sound)
 
 
 def _mark_end(folder: Path, last: int) -> None:
@@ -172,13 +171,4 @@ def _mark_end(folder: Path, last: int) -> None:
         if reached:
             break
     if reached < last:
-        _replace(path, block + mark_of_sequence(last, time.time_ns(), _key_of(path)))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    new = path.with_name(f"{path.name}.new")
-    with open_private(new, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+        write_durably(path, block + mark_of_sequence(last, time.time_ns(), _key_of(path)))

@@ -29,6 +29,7 @@ from typing import IO, Final, ParamSpec, Self, TypeVar
 
 import msgspec
 
+from jobledger.store.backoff import Backoff
 from jobledger.store.disk_space import cause_of, free_bytes, full_disk
 from jobledger.store.embedded import stream_states
 from jobledger.store.embedded.generation import (
@@ -491,7 +492,7 @@ class EmbeddedServer:
     async def _keep(self, program: Path) -> None:
         """Restart it whenever it dies, until its log turns out to be damaged."""
         loop = asyncio.get_running_loop()
-        wait_seconds = RESTART_WAIT_SECONDS
+        backoff = Backoff(RESTART_WAIT_SECONDS, RESTART_MAX_WAIT_SECONDS)
         while True:
             began = loop.time()
             assert self._process is not None
@@ -500,10 +501,9 @@ class EmbeddedServer:
             self.problem = self._reason or f"it died (exit code {code})"
             _log.warning("restarting the embedded nats-server: %s", self.problem)
             if loop.time() - began > _HEALTHY_SECONDS:
-                wait_seconds = RESTART_WAIT_SECONDS
+                backoff.reset()
             while True:
-                await asyncio.sleep(wait_seconds)
-                wait_seconds = min(2 * wait_seconds, RESTART_MAX_WAIT_SECONDS)
+                await backoff.sleep()
                 try:
                     await self._launch_proven(program, private=True)
                     break

@@ -1,7 +1,6 @@
 """The JetStream API's messages that we speak, as Structs (NATS ADR-1, ADR-8, ADR-31, ADR-50)."""
 
 import re
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -230,14 +229,6 @@ class ConsumerReply(msgspec.Struct, frozen=True):
 def status_of(message: Message) -> str:
     """The inline status of a control message (`503`, `404`, …); empty for a message with content."""
     return message.headers.get("Status", "") if message.headers else ""
-
-
-def nanoseconds_of(rfc3339: str) -> int:
-    """A server timestamp (`2026-01-02T03:04:05.123456789Z`, up to nine decimals) as Unix nanoseconds."""
-    # datetime keeps microseconds only; the stream's time has nanoseconds, and both reading paths must agree.
-    head, _, fraction = rfc3339.removesuffix("Z").partition(".")
-    seconds = int(datetime.fromisoformat(head).replace(tzinfo=UTC).timestamp())
-    return seconds * 1_000_000_000 + int(fraction.ljust(9, "0") or "0")
 
 
 def read_ack(message: Message) -> PubAck:

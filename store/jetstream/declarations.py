@@ -24,6 +24,7 @@ from jobledger.store.model.limits import (
     KEYS_MIN_AGE_SECONDS,
 )
 from jobledger.store.model.subjects import ALL_SUBJECTS, STREAM_NAME
+from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 
 NO_COMPRESSION: Final = "none"
 KEYS_PREFIX: Final = "jobledger.keys."  # outside `jobs.>`: no reader of the log sees these
@@ -45,8 +46,6 @@ REPLICAS_KEY: Final = "jobledger.replicas"
 
 OLD_REPLICAS_KEY: Final = "jobledger.old-replicas"
 """The servers whose replicas a rewrite has not replaced yet, separated by spaces."""
-
-_SECOND: Final = 1_000_000_000
 
 
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +115,7 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
         }
         if not self.suffix:
             config["max_bytes"] = log.max_bytes
-            config["duplicate_window"] = log.duplicate_window_seconds * _SECOND
+            config["duplicate_window"] = log.duplicate_window_seconds * NANOSECONDS_PER_SECOND
             config["metadata"] = {COMPANIONS_KEY: " ".join(companion_names(log.name))}
         return config
 
@@ -140,7 +139,7 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
         for field, promise in self.forbidden.items():
             if config.get(field):
                 yield f"{field} is {config[field]!r} and must be off: {promise}"
-        age_seconds = config.get("max_age", 0) / _SECOND
+        age_seconds = config.get("max_age", 0) / NANOSECONDS_PER_SECOND
         if 0 < age_seconds < self.min_age_seconds:
             yield (
                 f"max_age is {age_seconds:g} s and must be {self.min_age_seconds} s or more: its records"
@@ -196,7 +195,7 @@ KEYS: Final = StreamDeclaration(
     subject=f"{KEYS_PREFIX}*",
     required={**_durable("an answer"), "max_msgs": (-1, "a new key must not push out an old one")},
     forbidden={**_OWN_MESSAGES, "discard_new_per_subject": "a key's record is replaced"},
-    defaults={"max_age": KEYS_MAX_AGE_SECONDS * _SECOND, "max_msgs_per_subject": 1},
+    defaults={"max_age": KEYS_MAX_AGE_SECONDS * NANOSECONDS_PER_SECOND, "max_msgs_per_subject": 1},
     min_age_seconds=KEYS_MIN_AGE_SECONDS,
 )
 SEALS: Final = StreamDeclaration(
@@ -244,7 +243,7 @@ HEARTBEAT: Final = StreamDeclaration(
         "allow_direct": (True, "heartbeats are read by direct get"),
     },
     forbidden={**_OWN_MESSAGES, "discard_new_per_subject": "a heartbeat is replaced"},
-    defaults={"max_age": HEARTBEAT_MAX_AGE_SECONDS * _SECOND, "max_msgs": -1},
+    defaults={"max_age": HEARTBEAT_MAX_AGE_SECONDS * NANOSECONDS_PER_SECOND, "max_msgs": -1},
     keeps_records=False,
 )
 

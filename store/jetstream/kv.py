@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from jobledger.store.backoff import Backoff
 from jobledger.store.jetstream.api import IN_FLIGHT_CONFLICT, WRONG_LAST_SEQUENCE, PubAck, read_ack
 from jobledger.store.jetstream.connection import Connection, NoResponders
 from jobledger.store.jetstream.declarations import (
@@ -35,7 +36,7 @@ from jobledger.store.model.limits import (
 )
 
 _BUCKETS: Final = {each.suffix.removeprefix("_"): each for each in (KEYS, SUBSCRIPTIONS, WEBHOOKS)}
-_UNHEARD_TRIES: Final = 4  # about 0.4 s: every server knows a newly elected leader by then
+_UNHEARD_TRIES: Final = 5  # at least 0.35 s: every server knows a newly elected leader by then
 
 
 class JetStreamKeyValue:
@@ -211,7 +212,7 @@ async def _write(
     """
     clock = asyncio.get_running_loop().time
     deadline = clock() + KEYS_TIMEOUT_SECONDS
-    wait_seconds = RETRY_WAIT_SECONDS
+    backoff = Backoff(RETRY_WAIT_SECONDS, RETRY_MAX_WAIT_SECONDS)
     unheard = 0  # tries in a row that had no responder
     while True:
         # The expectation makes it safe to send the message again after a lost answer; reading the subject
@@ -240,8 +241,7 @@ async def _write(
             raise LogUnavailable(
                 f"the stream {stream} gave no final answer within {KEYS_TIMEOUT_SECONDS:g} s; try again"
             )
-        await asyncio.sleep(wait_seconds)
-        wait_seconds = min(2 * wait_seconds, RETRY_MAX_WAIT_SECONDS)
+        await backoff.sleep()
 
 
 async def _has_leader(connection: Connection, stream: str) -> bool:

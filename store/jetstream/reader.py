@@ -13,11 +13,10 @@ from jobledger.store.jetstream.api import (
     MessageReply,
     StoredMessage,
     call,
-    nanoseconds_of,
     status_of,
 )
 from jobledger.store.jetstream.connection import Connection, Message
-from jobledger.store.model.errors import LogUnavailable
+from jobledger.store.model.errors import LogError, LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.limits import (
     READ_LEADER_EVENTS,
@@ -29,7 +28,7 @@ from jobledger.store.model.limits import (
     REQUEST_TIMEOUT_SECONDS,
 )
 from jobledger.store.model.subjects import ALL_SUBJECTS
-from jobledger.store.timestamps import format_rfc3339
+from jobledger.store.timestamps import format_rfc3339, parse_rfc3339
 
 _EXPECTED = re.compile(rb"^Nats-Expected-Last-Subject-Sequence: ([0-9]{1,19})\r$", re.MULTILINE)
 _LOOKS_AT_ONCE = 4
@@ -120,7 +119,7 @@ async def first_later(connection: Connection, stream: str, time: int) -> int | N
 
 def record_of(message: StoredMessage) -> Record:
     """A leader's answer as a record."""
-    return Record(message.seq, nanoseconds_of(message.time), message.subject, message.data)
+    return Record(message.seq, _nanoseconds(message.time), message.subject, message.data)
 
 
 async def read_page(
@@ -255,7 +254,7 @@ def _direct_record(message: Message) -> _Read:
     headers = message.headers or {}
     record = Record(
         int(headers["Nats-Sequence"]),
-        nanoseconds_of(headers["Nats-Time-Stamp"]),
+        _nanoseconds(headers["Nats-Time-Stamp"]),
         headers["Nats-Subject"],
         message.payload,
     )
@@ -315,3 +314,11 @@ async def _messages(connection: Connection, stream: str) -> AsyncIterator[tuple[
     while message := await leader_get(connection, stream, {"seq": last + 1, "next_by_subj": ">"}):
         last = message.seq
         yield f"{message.seq} {message.time} {message.subject}".encode(), message.hdrs, message.data
+
+
+def _nanoseconds(timestamp: str) -> int:
+    """A timestamp of the server."""
+    time = parse_rfc3339(timestamp)
+    if time is None:
+        raise LogError(f"the server sent the invalid timestamp {timestamp!r:.60}; check its version")
+    return time

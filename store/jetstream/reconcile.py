@@ -8,6 +8,7 @@ says `duplicate` outright.
 
 import asyncio
 
+from jobledger.store.backoff import Backoff
 from jobledger.store.jetstream.api import (
     IN_FLIGHT_CONFLICT,
     IN_FLIGHT_DUPLICATE,
@@ -105,7 +106,7 @@ class Reconciler:
             LogUnavailable: it was never sent anywhere.
             OutcomeUnknown: nothing told, until the deadline.
         """
-        wait_seconds = RETRY_WAIT_SECONDS
+        backoff = Backoff(RETRY_WAIT_SECONDS, RETRY_MAX_WAIT_SECONDS)
         while True:
             try:
                 if ack is None:
@@ -119,8 +120,7 @@ class Reconciler:
             else:
                 self._check_deadline(waiting, None)
             ack = None
-            await asyncio.sleep(wait_seconds)
-            wait_seconds = min(2 * wait_seconds, RETRY_MAX_WAIT_SECONDS)
+            await backoff.sleep()
 
     async def _send_again(self, waiting: PendingAppend) -> PubAck:
         left_seconds = waiting.deadline - asyncio.get_running_loop().time()

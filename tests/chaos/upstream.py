@@ -29,8 +29,8 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -204,6 +204,22 @@ async def state(client: Client) -> dict[str, Any]:
     return dict(answer.get("state") or {"error": answer.get("error")})
 
 
+@asynccontextmanager
+async def started(
+    directory: Path, count: int, compression: str = "none"
+) -> AsyncIterator[tuple[Servers, Client, dict[str, Any]]]:
+    """Servers with the stream of the case on all of them, a client, and the stream's configuration."""
+    with Servers(directory, count) as servers:
+        client = await servers.connect()
+        try:
+            config = await create(client, count, compression)
+            say("stream", json.dumps(config))
+            say("config", json.dumps(servers.config(1)))
+            yield servers, client, config
+        finally:
+            await client.close()
+
+
 def say(what: str, text: object) -> None:
     """One labelled line or block."""
     print(f"{what:>9}: {text}", flush=True)
@@ -212,10 +228,7 @@ def say(what: str, text: object) -> None:
 async def s2_kill(directory: Path, rng: random.Random, rounds: int) -> bool:  # noqa: C901 - one experiment
     """R3, s2, 20 to 60 publishes a second, `kill -9` of two or three nodes, restart."""
     acknowledged: list[int] = []
-    with Servers(directory, 3) as servers:
-        client = await servers.connect()
-        say("stream", json.dumps(await create(client, 3, "s2")))
-        say("config", json.dumps(servers.config(1)))
+    async with started(directory, 3, "s2") as (servers, client, _config):
         running = True
 
         async def writer() -> None:
@@ -252,17 +265,13 @@ async def s2_kill(directory: Path, rng: random.Random, rounds: int) -> bool:  # 
         for task in writers:
             task.cancel()
         await asyncio.gather(*writers, return_exceptions=True)
-        await client.close()
     say("expected", "every block can be read after kill -9")
     return found
 
 
 async def flipped(directory: Path, rng: random.Random, compression: str) -> bool:
     """R1: a flipped bit in a block, `kill -9`, restart."""
-    with Servers(directory, 1) as servers:
-        client = await servers.connect()
-        say("stream", json.dumps(await create(client, 1, compression)))
-        say("config", json.dumps(servers.config(1)))
+    async with started(directory, 1, compression) as (servers, client, _config):
         # Blocks are compressed when they are full (8 MiB).
         last = await publish(client, 12_500 if compression == "s2" else 1_000)
         await asyncio.sleep(1.0)
@@ -280,7 +289,6 @@ async def flipped(directory: Path, rng: random.Random, compression: str) -> bool
         say("actual", f"blocks now: {left}")
         for line in servers.log("WRN", "ERR"):
             say("log", line)
-        await client.close()
     return bool(after.get("messages", 0) != last)
 
 
@@ -296,10 +304,7 @@ async def flip(directory: Path, rng: random.Random, _: int) -> bool:
 
 async def meta(directory: Path, _: random.Random, __: int) -> bool:
     """R1: a damaged meta.inf; the stream is skipped, and the same name can be created over its blocks."""
-    with Servers(directory, 1) as servers:
-        client = await servers.connect()
-        config = await create(client, 1, "none")
-        say("config", json.dumps(servers.config(1)))
+    async with started(directory, 1) as (servers, client, config):
         last = await publish(client, 200)
         servers.kill(1)
         (folder,) = stream_folders(servers.store(1), STREAM)
@@ -317,16 +322,12 @@ async def meta(directory: Path, _: random.Random, __: int) -> bool:
         say("actual", f"blocks on disk: {[each.name for each in blocks_of(servers.store(1), STREAM)]}")
         again = await request(client, f"STREAM.CREATE.{STREAM}", config)
         say("actual", f"STREAM.CREATE: {json.dumps(again.get('state') or again)}")
-        await client.close()
     return "error" in after
 
 
 async def replica(directory: Path, rng: random.Random, _: int) -> bool:
     """R3: a flipped bit on a follower, kill -9, restart: the copy is not healed, and reads of it fail."""
-    with Servers(directory, 3) as servers:
-        client = await servers.connect()
-        say("stream", json.dumps(await create(client, 3, "none")))
-        say("config", json.dumps(servers.config(1)))
+    async with started(directory, 3) as (servers, client, _config):
         last = await publish(
             client, 30_000
         )  # three blocks of 8 MiB: the last one is replayed from the Raft log
@@ -353,7 +354,6 @@ async def replica(directory: Path, rng: random.Random, _: int) -> bool:
         for line in servers.log("WRN", "ERR"):
             if f"n{victim}:" in line:
                 say("log", line)
-        await client.close()
     return misses > 0
 
 
@@ -481,11 +481,7 @@ async def disk_full(directory: Path, _: random.Random, __: int) -> bool:
 
 async def update(directory: Path, _: random.Random, __: int) -> bool:
     """R1: a stream with s2 is updated to `none`; blocks that are filled afterwards are compressed anyway."""
-    with Servers(directory, 1) as servers:
-        client = await servers.connect()
-        config = await create(client, 1, "s2")
-        say("stream", json.dumps(config))
-        say("config", json.dumps(servers.config(1)))
+    async with started(directory, 1, "s2") as (servers, client, config):
         await publish(client, 1_000)
         answer = await request(client, f"STREAM.UPDATE.{STREAM}", config | {"compression": "none"})
         say("done", f"STREAM.UPDATE: compression is {answer['config']['compression']!r} now")
@@ -498,7 +494,6 @@ async def update(directory: Path, _: random.Random, __: int) -> bool:
         await publish(client, 30_000)
         await asyncio.sleep(3.0)
         after = _compressed(servers)
-        await client.close()
     say("expected", "no block that is filled after the update is compressed")
     say("actual", f"compressed blocks, of those filled after the update: {before}; after a restart: {after}")
     return bool(before)
@@ -510,10 +505,7 @@ def _compressed(servers: Servers) -> list[str]:
 
 async def in_place(directory: Path, rng: random.Random, _: int) -> bool:
     """R1: a bit of a sealed block is flipped; the start truncates that very file, hard links included."""
-    with Servers(directory, 1) as servers:
-        client = await servers.connect()
-        say("stream", json.dumps(await create(client, 1, "none")))
-        say("config", json.dumps(servers.config(1)))
+    async with started(directory, 1) as (servers, client, _config):
         last = await publish(client, 30_000)
         servers.kill(1)
         block = blocks_of(servers.store(1), STREAM)[0]
@@ -530,7 +522,6 @@ async def in_place(directory: Path, rng: random.Random, _: int) -> bool:
         servers.start(1)
         after = await state(client)
         left = kept.stat().st_size
-        await client.close()
     say("expected", "the file stays as it is, or is replaced by another one; what can't be read is reported")
     say("actual", f"a hard link that was made before the start has {left} of {size} bytes")
     say("actual", json.dumps({name: after.get(name) for name in ("messages", "num_deleted", "lost")}))
@@ -539,10 +530,7 @@ async def in_place(directory: Path, rng: random.Random, _: int) -> bool:
 
 async def lost_block(directory: Path, _: random.Random, __: int) -> bool:
     """R1: a block is deleted under a running server: the next message after it is not found."""
-    with Servers(directory, 1) as servers:
-        client = await servers.connect()
-        say("stream", json.dumps(await create(client, 1, "none")))
-        say("config", json.dumps(servers.config(1)))
+    async with started(directory, 1) as (servers, client, _config):
         last = await publish(client, 40_000)
         blocks = blocks_of(servers.store(1), STREAM)
         blocks[1].unlink()
@@ -558,7 +546,6 @@ async def lost_block(directory: Path, _: random.Random, __: int) -> bool:
             await asyncio.sleep(1.0)
         there = await request(client, f"STREAM.MSG.GET.{STREAM}", {"seq": last})
         info = await state(client)
-        await client.close()
     say("expected", "the first message after the lost ones, or an error that names the block")
     say("actual", f"next_by_subj from {last // 3}: {json.dumps(found.get('error') or 'found')}")
     say("actual", f"message {last} by its sequence: {json.dumps(there.get('error') or 'found')}")
@@ -571,14 +558,10 @@ async def lost_block(directory: Path, _: random.Random, __: int) -> bool:
 
 async def peer_remove(directory: Path, _: random.Random, __: int) -> bool:
     """R3 on three nodes: a peer of the stream can't be removed, so a bad copy can't be replaced that way."""
-    with Servers(directory, 3) as servers:
-        client = await servers.connect()
-        say("stream", json.dumps(await create(client, 3, "none")))
-        say("config", json.dumps(servers.config(1)))
+    async with started(directory, 3) as (_servers, client, _config):
         info = await request(client, f"STREAM.INFO.{STREAM}", {})
         peer = info["cluster"]["replicas"][0]["name"]
         answer = await request(client, f"STREAM.PEER.REMOVE.{STREAM}", {"peer": peer})
-        await client.close()
     say("done", f"STREAM.PEER.REMOVE of {peer}, while all three nodes are up")
     say("expected", "the peer is removed, and its copy is made again")
     say("actual", json.dumps(answer.get("error") or answer))
