@@ -63,7 +63,7 @@ async def open_log(
                 **connection_options(settings),
             )
         else:
-            if not create and not log_is_at_hand(settings) and not log_is_kept(settings):
+            if not create and not log_is_served(settings) and not log_exists(settings):
                 raise LogUnavailable(
                     f"no log to read: nats_url is not set, and data_dir {settings.data_dir} holds none; name"
                     " the NATS servers with --nats-url, or the directory of the service with --data-dir"
@@ -89,7 +89,7 @@ async def known_of(settings: Settings) -> dict[str, Known]:
     return await known_in(settings.data_dir, view=settings.data_dir / VIEW_FILE)
 
 
-def log_is_at_hand(settings: Settings) -> bool:
+def log_is_served(settings: Settings) -> bool:
     """Whether somebody serves the log already: servers that are named, or a service on `data_dir`.
 
     Raises:
@@ -98,12 +98,12 @@ def log_is_at_hand(settings: Settings) -> bool:
     return bool(settings.nats_url) or find_connection(settings.data_dir / NATS_FOLDER) is not None
 
 
-def log_is_kept(settings: Settings) -> bool:
+def log_exists(settings: Settings) -> bool:
     """Whether `data_dir` holds a log, served or not."""
     return (settings.data_dir / NATS_FOLDER / _STORE_FOLDER).is_dir()
 
 
-async def look_at_streams(settings: Settings) -> tuple[StreamReport, ...]:
+async def report_streams_of(settings: Settings) -> tuple[StreamReport, ...]:
     """The streams that exist, also if the log is missing; nothing is created or changed.
 
     Raises:
@@ -113,7 +113,7 @@ async def look_at_streams(settings: Settings) -> tuple[StreamReport, ...]:
     """
     if settings.nats_url:
         return await JetStreamLog.look(settings.nats_url, **connection_options(settings))
-    if not log_is_kept(settings) and not log_is_at_hand(settings):
+    if not log_exists(settings) and not log_is_served(settings):
         return ()
     async with AsyncExitStack() as stack:
         return await _embedded(settings, stack, JetStreamLog.look)

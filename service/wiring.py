@@ -16,7 +16,7 @@ from jobledger.projections.subscriptions.admin import Subscriptions
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
 from jobledger.service.access.tokens import TokenFile
-from jobledger.service.audit.accepted import ACCEPTED_FILE, AcceptedFile
+from jobledger.service.audit.accepted_logs import ACCEPTED_FILE, AcceptedFile
 from jobledger.service.audit.checkpoint import origin_of
 from jobledger.service.audit.keys import KeyFile, read_keys
 from jobledger.service.audit.seal_scan import SCAN_FILE

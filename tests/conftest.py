@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, JobSpec, MemoryLog, SpecConfig, StreamSettings, Task
-from jobledger.service.audit import walk
+from jobledger.service.audit import log_pass
 from jobledger.store.jetstream.declarations import LOG
 from jobledger.store.log import EventLog
 from jobledger.store.model import truncation as doubts
@@ -31,7 +31,7 @@ async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
 def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lost events are believed after a moment instead of half a minute, by as many answers."""
     monkeypatch.setattr(doubts, "TRUNCATION_PROOF_SECONDS", 0.2)
-    monkeypatch.setattr(walk, "TRUNCATION_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(log_pass, "TRUNCATION_LOOK_SECONDS", 0.05)
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
-"""A proof bundle: one job's records, where each stands in the tree, and the seal that signs the tree. Pure.
+"""The format of a proof bundle: one job's records, their proofs in the tree, and the seal of the tree. Pure.
 
-The document is JSON, described in docs/AUDIT.md so that a second reader can be written from that page alone.
-Ours is strict: a key that is missing, unknown or there twice, a number that is no whole one, base64 that
-another encoder would not have written, anything beyond a named limit: each is refused, and the message says
-where.
+The document is JSON; docs/AUDIT.md describes it so that a second reader can be written from that page alone.
+The reader is strict: it rejects a missing, unknown or duplicate key, a number that is not an integer,
+non-canonical base64, and anything beyond a named limit, and the message names the place.
 """
 
 import json
@@ -32,15 +31,15 @@ _Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
 
 class ProvenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One record of the job, exactly as the log has it, and its way to the root.
+    """One record of the job, exactly as in the log, and its inclusion proof.
 
     Attributes:
-        sequence: its position in the stream; its leaf is the one before, since leaves count from 0.
-        time: the stream's own timestamp, Unix nanoseconds.
+        sequence: its position in the stream; the index of its leaf is one less.
+        time: the stream time, Unix nanoseconds.
         subject: the NATS subject it was appended to.
         payload: the CloudEvent's bytes.
-        leaf: the leaf's hash; a second reader can see by it whether it encodes records as we do.
-        proof: the hashes beside the way from the leaf up to the root.
+        leaf: the leaf's hash; it shows a second reader whether it encodes records the same way.
+        proof: the sibling hashes from the leaf up to the root.
     """
 
     sequence: Annotated[int, Meta(ge=1, le=INT_MAX)]
@@ -52,7 +51,7 @@ class ProvenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def record(self) -> Record:
-        """The record alone."""
+        """The record without its proof."""
         return Record(self.sequence, self.time, self.subject, self.payload)
 
 
@@ -62,11 +61,11 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         format: always `FORMAT`.
         version: of the format, `VERSION`.
-        origin: names the log, as the seal does.
+        origin: of the log, as in the seal.
         namespace: of the job.
         job: the job's id.
-        seal: the text of a signed note (C2SP) with a checkpoint of the tree.
-        records: of the job, oldest first: all that the tree holds.
+        seal: a signed note (C2SP) with a checkpoint of the tree.
+        records: all records of the job in the tree, oldest first.
     """
 
     format: str
@@ -81,10 +80,10 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def make_bundle(
     *, origin: str, namespace: str, job: str, seal: str, records: tuple[ProvenRecord, ...]
 ) -> Bundle:
-    """A bundle of this release's format.
+    """Return a bundle.
 
     Raises:
-        PayloadTooLarge: if the job has more records than a bundle may hold.
+        PayloadTooLarge: the job has more than BUNDLE_MAX_RECORDS records.
     """
     if len(records) > BUNDLE_MAX_RECORDS:
         raise too_many_records(job)
@@ -100,18 +99,18 @@ def make_bundle(
 
 
 def too_many_records(job: str) -> PayloadTooLarge:
-    """The error for a job that no bundle can hold."""
+    """Return the error for a job that is too large for a bundle."""
     return PayloadTooLarge(
-        f"job {job} has more than {BUNDLE_MAX_RECORDS} records, or they take more than {BUNDLE_MAX_BYTES}"
-        " bytes: no bundle holds that; `jobledger audit verify` checks the log itself"
+        f"job {job} has more than {BUNDLE_MAX_RECORDS} records or {BUNDLE_MAX_BYTES} bytes, the maximum of a"
+        " bundle; verify the log itself with `jobledger audit verify`"
     )
 
 
 def write_bundle(bundle: Bundle) -> bytes:
-    """The document, a record to a line, so that two of them can be compared by eye.
+    """Return the document, with one record per line so that two bundles can be compared with `diff`.
 
     Raises:
-        PayloadTooLarge: if it would be larger than a reader takes.
+        PayloadTooLarge: it would have more than BUNDLE_MAX_BYTES.
     """
     head = _encoder.encode(msgspec.structs.replace(bundle, records=()))
     assert head.endswith(_NO_RECORDS)
@@ -123,13 +122,13 @@ def write_bundle(bundle: Bundle) -> bytes:
 
 
 def read_bundle(text: bytes) -> Bundle:
-    """The bundle that a document holds; nothing of it is proven yet.
+    """Parse a document; the bundle is not verified yet.
 
     Raises:
-        InvalidInput: if it is no bundle of a format that this release knows, naming the place.
+        InvalidInput: it is not a bundle of a format that this release reads.
     """
     if len(text) > BUNDLE_MAX_BYTES:
-        raise InvalidInput(f"the bundle has {len(text)} bytes, and at most {BUNDLE_MAX_BYTES} are taken")
+        raise InvalidInput(f"the bundle must have at most {BUNDLE_MAX_BYTES} bytes, got {len(text)}")
     document = _read_json(text)
     _check_format(document)
     try:
@@ -137,12 +136,12 @@ def read_bundle(text: bytes) -> Bundle:
         bundle = msgspec.convert(document, Bundle)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the bundle is not of format {FORMAT} {VERSION}: {error}") from None
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
-        raise InvalidInput("the bundle holds text that is not Unicode") from None
-    # base64 has several spellings of the same bytes: one of them is RFC 4648's, and comes out as it came in.
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can express
+        raise InvalidInput("the bundle contains text that is not Unicode") from None
+    # Only the canonical base64 of RFC 4648 survives a round trip unchanged.
     if msgspec.json.decode(_encoder.encode(bundle)) != document:
         raise InvalidInput(
-            "the bundle holds base64 that is not spelled as RFC 4648 says; get the bundle again"
+            "the bundle contains base64 that is not canonical (RFC 4648); get the bundle again"
         )
     return bundle
 
@@ -150,26 +149,26 @@ def read_bundle(text: bytes) -> Bundle:
 def _read_json(text: bytes) -> Any:
     try:
         return json.loads(
-            text.decode("utf-8"),  # by itself json would also take UTF-16 and UTF-32
+            text.decode("utf-8"),  # json would also accept UTF-16 and UTF-32
             object_pairs_hook=_unique,
             parse_float=_refuse,
             parse_constant=_refuse,
         )
     except RecursionError:
-        raise InvalidInput("the bundle is nested too deeply to be one") from None
+        raise InvalidInput("the bundle is nested too deeply") from None
     except ValueError as error:
-        raise InvalidInput(f"the bundle is no JSON document: {error}") from None
+        raise InvalidInput(f"the bundle is not a JSON document: {error}") from None
 
 
 def _check_format(document: Any) -> None:
-    """Say first what it is, if it is something else: the rest of the message would be a riddle."""
+    """Check the format first: errors in the rest of another format would be misleading."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise InvalidInput(f"this is no proof bundle: its format is not {FORMAT!r}")
+        raise InvalidInput(f"this is not a proof bundle: its format must be {FORMAT!r}")
     version = document.get("version")
     if type(version) is not int or version != VERSION:
         raise InvalidInput(
-            f"the bundle has version {version!r:.40} of its format, and this release reads {VERSION}:"
-            " a newer Jobledger made it; upgrade this one"
+            f"the bundle has format version {version!r:.40}, but this release reads {VERSION}: a newer"
+            " Jobledger made it; upgrade this one"
         )
 
 
@@ -177,12 +176,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"the key {twice!r:.60} is there twice")
+        raise ValueError(f"duplicate key {twice!r:.60}")
     return found
 
 
 def _refuse(text: str) -> Any:
-    raise ValueError(f"{text:.40} is no whole number")
+    raise ValueError(f"{text:.40} is not an integer")
 
 
 _encoder: Final = msgspec.json.Encoder()

@@ -1,7 +1,7 @@
-"""Checking a proof bundle with nothing but keys: no NATS, no SQLite, no service. Pure.
+"""Verifies a proof bundle with nothing but keys: no NATS, no SQLite, no service. Pure.
 
-Everything that the verdict tells was signed by a known key, through the tree: of the bundle's other words
-each is held against that.
+A known key signed, through the tree, everything that the verdict states; the other fields of the bundle are
+compared with that.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jobledger.projections.merkle.hashing import leaf_hash
 from jobledger.projections.merkle.proofs import verify_inclusion
 from jobledger.service.audit.bundle import Bundle
 from jobledger.service.audit.checkpoint import Seal, open_seal
-from jobledger.service.audit.event_chain import EventChain, tell_story
+from jobledger.service.audit.event_chain import EventChain, build_event_chain
 from jobledger.service.audit.note import VerifierKey
 from jobledger.store.model.events import Record
 from jobledger.store.model.job import JobStatus
@@ -21,12 +21,12 @@ from jobledger.store.model.subjects import job_subject
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One question, and its answer.
+    """The result of one check.
 
     Attributes:
-        name: a word for it; docs/AUDIT.md tells what each shows.
-        ok: whether it is as it must be.
-        text: what was found, in one sentence.
+        name: of the check; docs/AUDIT.md describes each.
+        ok: whether it passed.
+        text: the result, in one sentence.
     """
 
     name: str
@@ -38,19 +38,19 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a bundle proves.
 
     Attributes:
-        ok: whether all checks are good; nothing else here counts if they are not.
-        checks: in the order in which they were made.
+        ok: whether all checks passed; if not, nothing else here is proven.
+        checks: in the order of execution.
         origin: of the log.
         signers: the known keys that signed the seal, by name.
-        size: how many events the seal covers.
+        size: the number of events that the seal covers.
         job: the job's id.
         namespace: of the job.
-        events: how many of the job's the bundle has.
+        events: the number of the job's events in the bundle.
         last_sequence: of the newest of them.
         last_time: its stream time, Unix nanoseconds.
-        status: the job after it; None if it can't be told.
-        unlinked: how many events do not name the one before them, so that nobody can tell from the bundle
-            whether one was left out there.
+        status: the job after it; None if it can't be determined.
+        unlinked: the number of events that name no predecessor, so that the bundle does not show whether one
+            was omitted before them.
     """
 
     ok: bool
@@ -68,20 +68,20 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_bundle(bundle: Bundle, keys: Sequence[VerifierKey], *, job: str = "", origin: str = "") -> Verdict:
-    """Hold a bundle against keys.
+    """Verify a bundle.
 
     Args:
-        bundle: as it was read.
-        keys: those that are trusted; the seal must be signed by one of them at least.
-        job: the id of the job that it should be about; empty: whichever it says.
-        origin: of the log that it should be of; empty: whichever it says.
+        bundle: from `read_bundle`.
+        keys: trusted; at least one of them must have signed the seal.
+        job: the id of the expected job; empty: any.
+        origin: of the expected log; empty: any.
     """
     seal, seal_check = _open(bundle.seal, keys)
     records = [proven.record for proven in bundle.records]
     checks = [seal_check, _origin(bundle, seal, origin), _about(bundle, job), _order(bundle, seal)]
     checks.append(_inclusion(bundle, seal))
-    story, story_check = _story(bundle, records)
-    checks.append(story_check)
+    chain, chain_check = _event_chain(bundle, records)
+    checks.append(chain_check)
     ok = all(check.ok for check in checks)
     return Verdict(
         ok=ok,
@@ -94,8 +94,8 @@ def check_bundle(bundle: Bundle, keys: Sequence[VerifierKey], *, job: str = "", 
         events=len(records),
         last_sequence=records[-1].sequence,
         last_time=records[-1].time,
-        status=story.status,
-        unlinked=story.unlinked,
+        status=chain.status,
+        unlinked=chain.unlinked,
     )
 
 
@@ -108,22 +108,22 @@ def _open(note: str, keys: Sequence[VerifierKey]) -> tuple[Seal | None, Check]:
     return seal, Check("seal", ok=True, text=f"signed by {signers}; it covers {seal.size} events")
 
 
-def _origin(bundle: Bundle, seal: Seal | None, wanted: str) -> Check:
+def _origin(bundle: Bundle, seal: Seal | None, expected: str) -> Check:
     if seal is None:
-        return Check("origin", ok=False, text="not checked: the seal tells nothing")
+        return Check("origin", ok=False, text="not checked: the seal is not valid")
     if seal.origin != bundle.origin:
-        text = f"the bundle says it is of {bundle.origin!r:.200}, and its seal is of {seal.origin!r:.200}"
+        text = f"the bundle states the log {bundle.origin!r:.200}, but its seal is of {seal.origin!r:.200}"
         return Check("origin", ok=False, text=text)
-    if wanted and seal.origin != wanted:
-        text = f"the bundle is of the log {seal.origin!r:.200}, and {wanted!r:.200} was asked for"
+    if expected and seal.origin != expected:
+        text = f"the bundle is of the log {seal.origin!r:.200}, expected {expected!r:.200}"
         return Check("origin", ok=False, text=text)
     return Check("origin", ok=True, text=f"bundle and seal are of the log {seal.origin}")
 
 
 def _about(bundle: Bundle, job: str) -> Check:
-    """All records are on the one subject of the one job, and it is the job that was asked for."""
+    """Check that all records are on the subject of the expected job."""
     if job and bundle.job != job:
-        text = f"the bundle is about the job {bundle.job!r:.200}, and {job!r:.200} was asked for"
+        text = f"the bundle is about the job {bundle.job!r:.200}, expected {job!r:.200}"
         return Check("job", ok=False, text=text)
     subject = job_subject(bundle.namespace, bundle.job)
     for proven in bundle.records:
@@ -140,23 +140,26 @@ def _order(bundle: Bundle, seal: Seal | None) -> Check:
     before = 0
     for proven in bundle.records:
         if proven.sequence <= before:
-            text = f"event {proven.sequence} comes after event {before}: sequences must rise"
+            text = f"event {proven.sequence} comes after event {before}: sequences must increase"
             return Check("order", ok=False, text=text)
         before = proven.sequence
     if seal is not None and before > seal.size:
         text = f"event {before} is beyond the seal, which covers {seal.size} events"
         return Check("order", ok=False, text=text)
-    return Check("order", ok=True, text=f"sequences rise from {bundle.records[0].sequence} to {before}")
+    return Check("order", ok=True, text=f"sequences increase from {bundle.records[0].sequence} to {before}")
 
 
 def _inclusion(bundle: Bundle, seal: Seal | None) -> Check:
     if seal is None:
-        return Check("inclusion", ok=False, text="not checked: the seal tells nothing")
+        return Check("inclusion", ok=False, text="not checked: the seal is not valid")
     for proven in bundle.records:
         try:
             leaf = leaf_hash(proven.record)
             if leaf != proven.leaf:
-                text = f"event {proven.sequence} has the hash {leaf.hex()}, and {proven.leaf.hex()} is stated"
+                text = (
+                    f"event {proven.sequence} has the hash {leaf.hex()}, but the bundle states"
+                    f" {proven.leaf.hex()}"
+                )
                 return Check("inclusion", ok=False, text=text)
             verify_inclusion(leaf, proven.sequence - 1, seal.size, proven.proof, seal.root)
         except ProofError as error:
@@ -168,21 +171,21 @@ def _inclusion(bundle: Bundle, seal: Seal | None) -> Check:
     return Check("inclusion", ok=True, text=f"{what} in the sealed tree of {seal.size} events")
 
 
-def _story(bundle: Bundle, records: Sequence[Record]) -> tuple[EventChain, Check]:
-    story = tell_story(records)
-    status = story.status
-    if story.problem:
-        return story, Check("story", ok=False, text=story.problem)
+def _event_chain(bundle: Bundle, records: Sequence[Record]) -> tuple[EventChain, Check]:
+    chain = build_event_chain(records)
+    status = chain.status
+    if chain.problem:
+        return chain, Check("story", ok=False, text=chain.problem)
     if status is not None and status.quarantine is not None:
-        return story, Check("story", ok=False, text=f"the job is quarantined: {status.quarantine.reason}")
+        return chain, Check("story", ok=False, text=f"the job is quarantined: {status.quarantine.reason}")
     if status is None:
-        return story, Check("story", ok=False, text="the records make no job: none of them creates it")
+        return chain, Check("story", ok=False, text="no record creates the job")
     if status.id != bundle.job or status.namespace != bundle.namespace:
-        text = f"the records are those of the job {status.id} in namespace {status.namespace!r:.200}"
-        return story, Check("story", ok=False, text=text)
+        text = f"the records are of the job {status.id} in namespace {status.namespace!r:.200}"
+        return chain, Check("story", ok=False, text=text)
     text = f"revisions 1 to {status.revision} without a gap; the job is {status.state.state_type} at the end"
-    if story.anomalies:
-        text += f"; records that made no sense, and changed nothing: {story.anomalies}"
-    if story.unlinked:
-        text += f"; records that do not name the one before them: {story.unlinked}"
-    return story, Check("story", ok=True, text=text)
+    if chain.anomalies:
+        text += f"; invalid records, which changed nothing: {chain.anomalies}"
+    if chain.unlinked:
+        text += f"; records that name no predecessor: {chain.unlinked}"
+    return chain, Check("story", ok=True, text=text)

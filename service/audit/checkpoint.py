@@ -1,6 +1,6 @@
-"""Seals: signed checkpoints of the log's tree, as C2SP defines them (c2sp.org/tlog-checkpoint). Pure.
+"""Seals: signed checkpoints of the log's Merkle tree (c2sp.org/tlog-checkpoint), and their consistency. Pure.
 
-jobledger/3f9c0a7b51de          the origin: which log
+jobledger/3f9c0a7b51de          the origin: identifies the log
 20852163                        its size, in events
 CsUYapGGPo4dkMgIAUqom/…=        the root of the tree over them, in base64
 
@@ -29,15 +29,15 @@ _ROOT: Final = re.compile(r"[A-Za-z0-9+/]{43}=", re.ASCII)
 
 
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
-    """What a seal says.
+    """The content of a seal.
 
     Attributes:
         origin: of the log.
-        size: how many events it covers: those at the sequences 1 to `size`.
+        size: the number of events covered: those at the sequences 1 to `size`.
         root: of the tree over them.
-        signers: known keys that signed it, as `<name>+<id>`; empty if that was not looked at.
-        note: all of it, as it is published.
-        more: the lines after the root, as they are: extensions, such as `SUCCEEDS`.
+        signers: the known keys that signed it, as `<name>+<id>`; empty if not verified.
+        note: the whole note, as published.
+        more: the lines after the root: extensions, such as `SUCCEEDS`.
     """
 
     origin: str
@@ -49,25 +49,25 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def succeeds(self) -> tuple[str, ...]:
-        """The origins of earlier logs that this one replaces, as an operator confirmed; see `succession`."""
+        """The origins of the earlier logs that this one replaces; see `succession`."""
         return tuple(line.split(" ")[1] for line in self.more if line.startswith(f"{SUCCEEDS} "))
 
 
 def origin_of(mark: str) -> str:
-    """The origin of a log, from the mark of its stream: the same on every replica."""
+    """Return the origin of a log from the tag of its stream; it is the same on every replica."""
     return f"jobledger/{mark}"
 
 
 def make_seal(
     origin: str, size: int, root: bytes, signers: Sequence[Signer], more: Sequence[str] = ()
 ) -> Seal:
-    """Sign a tree, and extension lines after it.
+    """Sign a tree, with extension lines after it.
 
     Raises:
-        InvalidInput: if these words can't be a seal's, or nobody signs.
+        InvalidInput: an argument is not valid in a seal, or there is no signer.
     """
     if not origin or "\n" in origin or not 0 <= size <= INT_MAX or len(root) != HASH_BYTES:
-        raise InvalidInput(f"no seal can say origin {origin!r:.80}, size {size!r:.40}, root {root.hex():.80}")
+        raise InvalidInput(f"invalid seal: origin {origin!r:.80}, size {size!r:.40}, root {root.hex():.80}")
     lines = (origin, str(size), b64encode(root).decode(), *more)
     if any(not line or "\n" in line for line in more):
         raise InvalidInput("an extension line of a seal must not be empty or contain a newline")
@@ -77,32 +77,32 @@ def make_seal(
 
 
 def succession(before: Seal, accepted: str, actor: str, reason: str) -> str:
-    """The extension line that records who confirmed that this log replaces an earlier one, and why.
+    """Return the extension line that records who confirmed that this log replaces an earlier one, and why.
 
     Args:
         before: the last seal of the earlier log.
-        accepted: when, RFC 3339.
-        actor: who.
-        reason: why, on one line.
+        accepted: the time of the confirmation, RFC 3339.
+        actor: who confirmed it.
+        reason: one line.
     """
     root = b64encode(before.root).decode()
     return f"{SUCCEEDS} {before.origin} {before.size} {root} {accepted} {actor} {reason}"
 
 
 def read_seal(note: str | bytes) -> Seal:
-    """What a note says, if it is a seal; who signed it is not looked at.
+    """Parse a seal without verifying its signatures.
 
     Raises:
-        ProofError: if it is none.
+        ProofError: it is not a seal.
     """
     return _seal_of(parse_note(note), note)
 
 
 def open_seal(note: str | bytes, keys: Iterable[VerifierKey]) -> Seal:
-    """What a seal says, once a known key has vouched for it.
+    """Parse a seal and verify that a known key signed it.
 
     Raises:
-        ProofError: if it is none, no known key signed it, or a signature by one of them is wrong.
+        ProofError: it is not a seal, no known key signed it, or a signature by a known key is wrong.
     """
     parsed = parse_note(note)
     signers = tuple(key.short for key in verify_note(parsed, keys))
@@ -110,25 +110,29 @@ def open_seal(note: str | bytes, keys: Iterable[VerifierKey]) -> Seal:
 
 
 def named_keys(note: str | bytes) -> tuple[str, ...]:
-    """The keys that a note says have signed it, as `<name>+<id>`, whether they did or not.
+    """Return the keys that a note names as its signers, as `<name>+<id>`, unverified.
 
     Raises:
-        ProofError: if it is no note.
+        ProofError: it is not a note.
     """
     return tuple(f"{each.name}+{each.id.hex()}" for each in parse_note(note).signatures)
 
 
 def _seal_of(parsed: Note, note: str | bytes) -> Seal:
     lines = parsed.text.removesuffix("\n").split("\n")
-    # Lines behind the third are for extensions; what they say is nothing to us.
+    # Lines after the third are extensions, and ignored here.
     if len(lines) < 3 or not all(lines):
-        raise ProofError("this note is no seal: it needs lines with origin, size and root, and no empty ones")
+        raise ProofError(
+            "this note is not a seal: it must have lines with origin, size and root, and no empty ones"
+        )
     origin, size, root = lines[:3]
     if _SIZE.fullmatch(size) is None or int(size) > INT_MAX:
-        raise ProofError(f"this note is no seal: its second line is {size!r:.80}, not a size")
+        raise ProofError(f"this note is not a seal: its second line must be a size, got {size!r:.80}")
     decoded = _root_of(root)
     if decoded is None:
-        raise ProofError(f"this note is no seal: its third line is {root!r:.80}, not a root in base64")
+        raise ProofError(
+            f"this note is not a seal: its third line must be a root in base64, got {root!r:.80}"
+        )
     text = note if isinstance(note, str) else note.decode()
     return Seal(origin=origin, size=int(size), root=decoded, note=text, more=tuple(lines[3:]))
 
@@ -141,10 +145,10 @@ def _root_of(text: str) -> bytes | None:
 
 
 def check_order(old: Seal, new: Seal) -> Finding | None:
-    """What two seals say by themselves, before there is any proof.
+    """Compare two seals without a proof; returns a fork if they have the same size and different roots.
 
     Raises:
-        InvalidInput: if they are of different logs, or in the wrong order.
+        InvalidInput: they are of different logs, or in the wrong order.
     """
     if old.origin != new.origin:
         raise InvalidInput(
@@ -153,13 +157,13 @@ def check_order(old: Seal, new: Seal) -> Finding | None:
         )
     if old.size > new.size:
         raise InvalidInput(
-            f"the first seal covers {old.size} events and the second {new.size}: name the older one first"
+            f"the first seal covers {old.size} events and the second {new.size}: pass the older one first"
         )
     if old.size == new.size and old.root != new.root:
         return Finding(
             Kind.FORK,
-            f"both seals cover {old.size} events, and their roots are {old.root.hex()} and {new.root.hex()}:"
-            " whoever signed them has told two different pasts",
+            f"both seals cover {old.size} events, but their roots are {old.root.hex()} and {new.root.hex()}:"
+            " the signer sealed two different histories",
             sequence=old.size,
         )
     return None
@@ -168,28 +172,28 @@ def check_order(old: Seal, new: Seal) -> Finding | None:
 def check_extends(
     old: Seal, new: Seal, proof: Sequence[bytes], *, old_root: bytes, new_root: bytes
 ) -> Finding | None:
-    """Whether a proof shows that one seal extends another.
+    """Verify a proof that one seal extends another: its tree starts with all events of the earlier one.
 
     Args:
-        old: the earlier seal, opened with a known key.
+        old: the earlier seal, verified with a known key.
         new: the later one, likewise.
-        proof: by somebody who need not be trusted.
-        old_root: what that somebody's own tree comes to at the size of the earlier seal.
-        new_root: the same at that of the later one.
+        proof: from a server that need not be trusted.
+        old_root: the root of that server's tree at the size of the earlier seal.
+        new_root: the root of that server's tree at the size of the later seal.
     """
     try:
         verify_consistency(old.size, old.root, new.size, new.root, proof)
     except ProofError as error:
         wrong = [
-            f"the root at {seal.size} is {root.hex()} in its tree and {seal.root.hex()} in the seal"
+            f"the root at {seal.size} is {root.hex()} in the server's tree and {seal.root.hex()} in the seal"
             for seal, root in ((old, old_root), (new, new_root))
             if root != seal.root
         ]
         why = "; ".join(wrong) or str(error)
         return Finding(
             Kind.FORK,
-            f"it was not shown that the seal of {new.size} events extends the one of {old.size}: {why}."
-            " Either two different pasts were sealed, or whoever was asked for the proof has another log",
+            f"the seal of {new.size} events does not provably extend the one of {old.size}: {why}. Either two"
+            " different histories were sealed, or the server that made the proof has another log",
             sequence=old.size,
         )
     return None

@@ -1,4 +1,7 @@
-"""What the records of a bundle say together: whether one was left out, what the job was then. Pure."""
+"""The chain of a job's events: each names its predecessor in `previous`, so an omitted one shows. Pure.
+
+`build_event_chain` folds and checks the records of a proof bundle. `LinkChecker` checks all jobs of a log.
+"""
 
 from collections.abc import Sequence
 
@@ -13,14 +16,14 @@ from jobledger.store.model.subjects import parse_subject
 
 
 class EventChain(msgspec.Struct, frozen=True, kw_only=True):
-    """What records fold to.
+    """The result of folding a job's records.
 
     Attributes:
-        status: the job at their end; None if they never made one. `quarantine` says whether it is frozen.
-        anomalies: how many of them made no sense where they stand, and so changed nothing.
-        problem: why they can't be the whole story up to the last of them; empty if nothing speaks against it.
-        unlinked: how many do not say which record came before them: written by other programs, or by releases
-            before this was kept. Whether one was left out before these, their bundle does not show.
+        status: the job after them; None if they never create one. `quarantine` is set if it is frozen.
+        anomalies: the number of records that were invalid for the state of the job, and changed nothing.
+        problem: why the records can't be complete; empty if they can.
+        unlinked: the number of records that name no predecessor: other programs, or old releases, wrote them.
+            The bundle does not show whether a record was omitted before these.
     """
 
     status: JobStatus | None
@@ -29,19 +32,14 @@ class EventChain(msgspec.Struct, frozen=True, kw_only=True):
     unlinked: int
 
 
-def tell_story(records: Sequence[Record]) -> EventChain:
-    """Fold records, and follow the chain that they name.
-
-    Args:
-        records: of one subject, oldest first.
-
-    """
+def build_event_chain(records: Sequence[Record]) -> EventChain:
+    """Fold the records of one subject, oldest first, and follow the predecessors that they name."""
     status: JobStatus | None = None
     anomalies = unlinked = revision = before = 0
     problem = ""
     for record in records:
         recorded = read_record(record)
-        named = _previous(recorded.event.previous) if isinstance(recorded, Recorded) else None
+        named = _predecessor(recorded.event.previous) if isinstance(recorded, Recorded) else None
         if named is None or (named == 0 and before):
             unlinked += 1
         elif named != before and not problem:
@@ -51,8 +49,8 @@ def tell_story(records: Sequence[Record]) -> EventChain:
             anomalies += 1
             status = after_anomaly(status, recorded)
         else:
-            # A tag leaves the revision as it is; no event of ours takes it further than to the next. That of
-            # a job in quarantine goes on beyond it, and an accepted event brings it to light.
+            # A tag keeps the revision; every other event raises it by one at most. While a job is in
+            # quarantine, its revision continues in `beyond`, which an accepted event makes current.
             beyond = _beyond(folded)
             if beyond is not None and beyond.revision not in {revision, revision + 1} and not problem:
                 problem = f"event {record.sequence} leads from revision {revision} to {beyond.revision}"
@@ -62,18 +60,23 @@ def tell_story(records: Sequence[Record]) -> EventChain:
     return EventChain(status=status, anomalies=anomalies, problem=problem, unlinked=unlinked)
 
 
-def _beyond(status: JobStatus) -> JobStatus | None:
-    return status.quarantine.beyond if status.quarantine is not None else status
-
-
 def names_previous(record: Record) -> bool:
-    """Whether a record says that another one of its subject came before it."""
+    """Whether a record names a predecessor."""
     recorded = read_record(record)
     return isinstance(recorded, Recorded) and bool(recorded.event.previous)
 
 
-def _previous(text: str) -> int | None:
-    """The sequence that an event names; 0: it says that there is none; None: it names none that could be."""
+def _beyond(status: JobStatus) -> JobStatus | None:
+    return status.quarantine.beyond if status.quarantine is not None else status
+
+
+def _gap(sequence: int, named: int, before: int) -> str:
+    had = f"the record before it in the bundle is {before}" if before else "it is the first in the bundle"
+    return f"event {sequence} names event {named} as its predecessor, but {had}: events were omitted"
+
+
+def _predecessor(text: str) -> int | None:
+    """The sequence in `previous`; 0 if it is empty (the first event), None if it is not a sequence."""
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()) or text[0] == "0" or len(text) > len(str(INT_MAX)):
@@ -81,26 +84,21 @@ def _previous(text: str) -> int | None:
     return int(text)
 
 
-def _gap(sequence: int, named: int, before: int) -> str:
-    had = f"the record before it here is {before}" if before else "it is the first one here"
-    return f"event {sequence} says that the job's event before it is {named}, and {had}: events were left out"
-
-
-class _Named(msgspec.Struct, gc=False):
+class _Link(msgspec.Struct, gc=False):
     previous: str = ""
 
 
-_decoder = msgspec.json.Decoder(_Named)
+_decoder = msgspec.json.Decoder(_Link)
 
 
 class BrokenLink(msgspec.Struct, frozen=True):
-    """An event that names another one than the log has before it.
+    """An event that names another predecessor than the log has.
 
     Attributes:
         sequence: of the event.
-        named: what it names.
-        had: the last event of the job that was read before it; 0: none.
-        job_id: of the job; empty if the subject names none.
+        named: the sequence it names.
+        had: the job's last event before it; 0 if there is none.
+        job_id: of the job; empty if the subject is not a job's.
     """
 
     sequence: int
@@ -109,14 +107,14 @@ class BrokenLink(msgspec.Struct, frozen=True):
     job_id: str
 
 
-class Links:
-    """Follows the events of every job.
+class LinkChecker:
+    """Checks the predecessor of every event of a log.
 
-    Of more than AUDIT_LINKS_MAX jobs, those that were quiet longest are forgotten, and the next event of such
-    a job is not checked.
+    Remembers the last event of AUDIT_LINKS_MAX jobs. Beyond that it forgets the jobs without events for the
+    longest time, and does not check the next event of such a job.
 
     Attributes:
-        unchecked: events that could not be checked for that reason.
+        unchecked: the number of events that were not checked for that reason.
     """
 
     def __init__(self) -> None:
@@ -125,7 +123,7 @@ class Links:
         self._forgot = False
 
     def read(self, records: Sequence[Record]) -> list[BrokenLink]:
-        """Follow records, in the order of the log; those that name another event than they follow."""
+        """Check the next records of the log, and return the broken links."""
         broken: list[BrokenLink] = []
         last = self._last
         for record in records:
@@ -134,9 +132,9 @@ class Links:
             if len(last) > AUDIT_LINKS_MAX:
                 del last[next(iter(last))]
                 self._forgot = True
-            named = _named_sequence(record.payload)
+            named = _named_by(record.payload)
             if not named or named == had:
-                continue  # events of early releases, and of other programs, name none
+                continue  # events of old releases and of other programs name none
             if had is None and self._forgot:
                 self.unchecked += 1
                 continue
@@ -146,12 +144,9 @@ class Links:
         return broken
 
 
-def _named_sequence(payload: bytes) -> int:
-    """The sequence that an event names; 0 if it names none, or is no event of ours."""
+def _named_by(payload: bytes) -> int:
+    """The sequence that an event names; 0 if none, or if the payload is not an event."""
     try:
-        text = _decoder.decode(payload).previous
+        return _predecessor(_decoder.decode(payload).previous) or 0
     except (msgspec.DecodeError, UnicodeDecodeError):
         return 0
-    if not (text.isascii() and text.isdigit()) or text[0] == "0" or len(text) > len(str(INT_MAX)):
-        return 0
-    return int(text)

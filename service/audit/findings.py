@@ -1,4 +1,4 @@
-"""What an audit can find, in one vocabulary for all the commands of audits. Pure."""
+"""Findings: what the audit commands report, in one vocabulary. Pure."""
 
 from enum import StrEnum
 
@@ -6,33 +6,33 @@ import msgspec
 
 
 class Kind(StrEnum):
-    """What is wrong; the words of the metric, the webhook and docs/AUDIT.md."""
+    """The kind of a finding, as the metric, the webhook and docs/AUDIT.md name it."""
 
-    REWRITE = "rewrite"  # a record is not the one that was there before
-    TRUNCATION = "truncation"  # records that were there before are gone from the log's end
+    REWRITE = "rewrite"  # a record differs from the one that was there before
+    TRUNCATION = "truncation"  # records at the end of the log are missing
     HOLE = "hole"  # records are missing, or can't be read
-    LINK = "link"  # an event names another one before it than the log has
-    REPLACED = "replaced"  # it is another log: the stream was deleted and made again
-    FORK = "fork"  # two seals by a known key, of which neither extends the other
-    UNFIT = "unfit"  # a seal by a known key whose root is not that of the log
-    UNKNOWN_KEY = "unknown_key"  # a seal that no known key has signed
-    REPLICA = "replica"  # one copy of the log has lost events, or has others
-    DAMAGED = "damaged"  # a seal, or a view's file, that can't be read
-    STALE = "stale"  # no seal for longer than asked
-    VIEW = "view"  # a row of the view is not what the log says
-    TREE = "tree"  # the view's own tree is not that of the log
+    LINK = "link"  # an event names another predecessor than the log has
+    REPLACED = "replaced"  # another log: the stream was deleted and created again
+    FORK = "fork"  # two seals by a known key, neither of which extends the other
+    UNFIT = "unfit"  # a seal by a known key with another root than the log has
+    UNKNOWN_KEY = "unknown_key"  # a seal that no known key signed
+    REPLICA = "replica"  # one copy of the log lost events, or has different ones
+    DAMAGED = "damaged"  # a seal or a view file that can't be read
+    STALE = "stale"  # no seal for longer than requested
+    VIEW = "view"  # a row of the view differs from the log
+    TREE = "tree"  # the tree of the view differs from that of the log
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that is wrong.
+    """One problem.
 
     Attributes:
-        kind: what.
+        kind: the kind of problem.
         message: where and how, in one sentence.
-        sequence: the first event concerned; 0: it is about none in particular.
-        last: the last event concerned, where it is a range; 0: it is not.
-        job_id: the job concerned; empty: none in particular.
-        column: `table.column` of the view; empty: it is not about one.
+        sequence: the first affected event; 0 if none in particular.
+        last: the last affected event of a range; 0 if it is not a range.
+        job_id: the affected job; empty if none in particular.
+        column: the affected `table.column` of the view; empty if none.
     """
 
     kind: Kind

@@ -1,9 +1,9 @@
-"""The keys that seals are signed with: a file of mode 600, made at the first start, rotated with an overlap.
+"""The keys that sign seals: in a private file, created at the first start, rotated with an overlap.
 
-    signs ──► retires at a set time: until then it signs beside its successor ──► is listed, and signs no more
+    signs ──► retires at a set time; until then both it and its successor sign ──► is listed, no longer signs
 
-Whoever has the new key alone can check seals from the rotation on; whoever has the old one alone can until
-its end. Of a key that has retired only the public half is kept, so that old seals can be checked for ever.
+A holder of only the new key can verify seals from the rotation on; a holder of only the old one, until it
+retires. The public half of a retired key is kept, so that old seals can always be verified.
 """
 
 import time
@@ -23,11 +23,10 @@ from jobledger.service.limits import (
     KEY_OVERLAP_MAX_DAYS,
 )
 from jobledger.store.model.errors import InvalidInput
-from jobledger.store.private_files import FileMark, file_mark, read_trusted, replace_file
-from jobledger.store.timestamps import format_rfc3339, parse_rfc3339
+from jobledger.store.private_files import PrivateDocument
+from jobledger.store.timestamps import NANOSECONDS_PER_SECOND, format_rfc3339, parse_rfc3339
 
 FORMAT: Final = 1
-_SECOND: Final = 1_000_000_000
 _DAY_SECONDS: Final = 86_400
 
 
@@ -36,10 +35,10 @@ class AuditKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         key: the public half, as a vkey.
-        seed: the private half; None once it has retired.
-        distrusted: whether its seals count no more, because somebody else may have it.
+        seed: the private half; None after it retired.
+        distrusted: whether its seals no longer count, because the key may have been stolen.
         created: RFC 3339.
-        retires: RFC 3339, when it stops to sign; None: it signs until it is rotated.
+        retires: RFC 3339, when it stops signing; None until it is rotated.
     """
 
     key: str
@@ -49,7 +48,7 @@ class AuditKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     distrusted: bool = False
 
     def __repr__(self) -> str:
-        """Without the seed, for logs and tracebacks."""
+        """Omit the seed from logs and tracebacks."""
         return f"AuditKey({self.key})"
 
     @property
@@ -68,7 +67,10 @@ class _Document(msgspec.Struct, frozen=True):
 
 
 class KeyFile:
-    """The file of keys; every method looks at it again, so that a rotation counts at once.
+    """The file of keys; changes by other processes take effect immediately.
+
+    Every method raises InvalidSettings if the file can't be read or written, others can read it, or it is
+    damaged.
 
     Args:
         path: of the file.
@@ -78,33 +80,25 @@ class KeyFile:
     def __init__(self, path: Path, clock: Callable[[], int] = time.time_ns) -> None:
         self.path = path
         self._clock = clock
-        self._mark: FileMark | None = None
-        self._keys: tuple[AuditKey, ...] = ()
+        self._file = PrivateDocument(
+            path,
+            _Document,
+            title="file of audit keys",
+            error=InvalidSettings,
+            secret=True,
+            formats=(FORMAT,),
+            check=_check,
+        )
 
     def records(self) -> tuple[AuditKey, ...]:
-        """All keys, oldest first; empty if there is no file.
-
-        Raises:
-            InvalidSettings: if the file can't be read, is not ours alone, or is damaged.
-        """
-        try:
-            mark = file_mark(self.path)
-            if mark is None:
-                return ()
-            if mark != self._mark:
-                self._keys = _read(self.path)
-                self._mark = mark
-        except OSError as error:
-            raise self._failed("can't be read", error) from error
-        except ValueError as error:
-            raise InvalidSettings(f"the file of audit keys {self.path} {error}") from None
-        return self._keys
+        """Return all keys, oldest first; none if there is no file."""
+        return _keys(self._file.read())
 
     def signers(self) -> list[Signer]:
-        """The keys that sign now, the newest first.
+        """Return the keys that sign now, the newest first.
 
         Raises:
-            InvalidSettings: as `records`; or if there is none.
+            InvalidSettings: also if there is none.
         """
         now = self._clock()
         found = [
@@ -115,32 +109,27 @@ class KeyFile:
         if not found:
             raise InvalidSettings(
                 f"the file of audit keys {self.path} has no key that signs:"
-                " `jobledger audit key create` makes one"
+                " create one with `jobledger audit key create`"
             )
         return found
 
     def ensure(self, name: str) -> None:
-        """Make the file, with a first key, if it is missing.
-
-        Raises:
-            InvalidSettings: as `records`; or if it can't be written.
-        """
+        """Create the file with a first key if it does not exist."""
         if not self.records():
             self._change(lambda keys: keys or (self._new(name),))
 
     def create(self, name: str) -> AuditKey:
-        """Make the first key.
+        """Create the first key.
 
         Raises:
-            InvalidInput: if the file has keys already, or for a name that can be none.
-            InvalidSettings: as `records`; or if it can't be written.
+            InvalidInput: the file already has keys, or the name is not valid.
         """
         new = self._new(name)
 
         def first(keys: tuple[AuditKey, ...]) -> tuple[AuditKey, ...]:
             if keys:
                 raise InvalidInput(
-                    f"{self.path} has keys already; `jobledger audit key rotate` makes a new one"
+                    f"{self.path} already has keys; replace them with `jobledger audit key rotate`"
                 )
             return (new,)
 
@@ -148,40 +137,37 @@ class KeyFile:
         return new
 
     def trusted(self) -> tuple[VerifierKey, ...]:
-        """The public keys whose seals count, also those that sign no more.
-
-        Raises:
-            InvalidSettings: as `records`.
-        """
+        """Return the public keys whose seals count, including those that no longer sign."""
         return tuple(each.public for each in self.records() if not each.distrusted)
 
     def rotate(self, overlap_seconds: float, name: str = "", *, distrust: bool = False) -> AuditKey:
-        """Make a new key; those that sign now retire when the overlap is over.
+        """Create a new key; those that sign now retire after the overlap.
 
         Args:
-            overlap_seconds: how long both sign; 0: the old ones stop at once.
-            name: of the new key; empty: that of the newest.
-            distrust: the old keys sign no more from now on, and their seals count no more: one was stolen.
+            overlap_seconds: how long both sign; 0: the old ones stop immediately.
+            name: of the new key; empty: that of the newest one.
+            distrust: the old keys stop signing and their seals no longer count, because one was stolen.
 
         Raises:
-            InvalidInput: if there is no key yet, or an argument is wrong.
-            InvalidSettings: as `records`; or if it can't be written.
+            InvalidInput: there is no key yet, or an argument is not valid.
         """
         if not 0 <= overlap_seconds <= KEY_OVERLAP_MAX_DAYS * _DAY_SECONDS:
-            raise InvalidInput(f"an overlap is 0 to {KEY_OVERLAP_MAX_DAYS} days, not {overlap_seconds:g} s")
+            raise InvalidInput(f"overlap must be 0..{KEY_OVERLAP_MAX_DAYS} days, got {overlap_seconds:g} s")
         if distrust and overlap_seconds:
-            raise InvalidInput("a key that is not trusted any more can't sign for an overlap: use overlap 0")
+            raise InvalidInput(
+                f"a distrusted key can't sign for an overlap of {overlap_seconds:g} s: use overlap 0"
+            )
         now = self._clock()
-        end = format_rfc3339(now + int(overlap_seconds * _SECOND))
+        end = format_rfc3339(now + int(overlap_seconds * NANOSECONDS_PER_SECOND))
         new: list[AuditKey] = []
 
         def turn(keys: tuple[AuditKey, ...]) -> tuple[AuditKey, ...]:
             if not keys:
                 raise InvalidInput(
-                    f"{self.path} has no key to rotate; `jobledger audit key create` makes one"
+                    f"{self.path} has no key to rotate: create one with `jobledger audit key create`"
                 )
             if len(keys) >= AUDIT_KEYS_MAX:
-                raise InvalidInput(f"{self.path} has {len(keys)} keys, and no more are taken")
+                raise InvalidInput(f"{self.path} has {len(keys)} keys, the maximum")
             new[:] = [self._new(name or keys[-1].public.name)]
             ended = (each if each.retires else msgspec.structs.replace(each, retires=end) for each in keys)
             kept = (_without_seed(each, now) for each in ended)
@@ -192,12 +178,8 @@ class KeyFile:
         self._change(turn)
         return new[0]
 
-    def forget_retired(self) -> None:
-        """Drop the private halves of keys that have retired, if there are any.
-
-        Raises:
-            InvalidSettings: as `records`; or if it can't be written.
-        """
+    def drop_retired_seeds(self) -> None:
+        """Delete the private halves of retired keys, if there are any."""
         now = self._clock()
         if any(each.seed is not None and not each.signs_at(now) for each in self.records()):
             self._change(lambda keys: tuple(_without_seed(each, now) for each in keys))
@@ -205,57 +187,33 @@ class KeyFile:
     def _new(self, name: str) -> AuditKey:
         if len(name) > AUDIT_KEY_NAME_MAX_CHARACTERS:
             raise InvalidInput(
-                f"the key's name has {len(name)} characters, more than {AUDIT_KEY_NAME_MAX_CHARACTERS}"
+                f"the key's name must have at most {AUDIT_KEY_NAME_MAX_CHARACTERS} characters, got"
+                f" {len(name)}"
             )
         signer = Signer.of(name, new_seed())
         return AuditKey(key=str(signer.key), seed=signer.seed, created=format_rfc3339(self._clock()))
 
     def _change(self, change: Callable[[tuple[AuditKey, ...]], tuple[AuditKey, ...]]) -> None:
-        def write() -> bytes:
-            self._mark = None
-            document = msgspec.json.encode(_Document(FORMAT, change(self.records())))
-            return msgspec.json.format(document, indent=1) + b"\n"
-
-        try:
-            replace_file(self.path, write)
-        except OSError as error:
-            raise self._failed("can't be written", error) from error
-
-    def _failed(self, what: str, error: OSError) -> InvalidSettings:
-        reason = error.strerror or type(error).__name__
-        return InvalidSettings(f"the file of audit keys {self.path} {what}: {reason}")
+        self._file.update(lambda document: _Document(FORMAT, change(_keys(document))))
 
 
-def _read(path: Path) -> tuple[AuditKey, ...]:
-    """The keys of a file.
+def _keys(document: _Document | None) -> tuple[AuditKey, ...]:
+    return document.keys if document is not None else ()
 
-    Raises:
-        ValueError: what is wrong with it, to be read after its path.
-        OSError: if it can't be read.
-    """
-    content = read_trusted(path, secret=True)
-    try:
-        document = msgspec.json.decode(content, type=_Document)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise ValueError("is damaged: restore it from a backup") from None  # the content is never told
-    if document.format != FORMAT:
-        raise ValueError(f"has format {document.format}, and this release knows {FORMAT}: upgrade")
+
+def _check(document: _Document) -> None:
+    """Validate keys; the text of the ValueError continues a sentence that starts with the file's path."""
     for each in document.keys:
-        _check(each)
-    return document.keys
-
-
-def _check(each: AuditKey) -> None:
-    try:
-        public = each.public
-        for told in (each.created, each.retires or each.created):
-            _nanoseconds(told)
-        if each.seed is not None and len(each.seed) != SEED_BYTES:
-            raise ValueError(f"is damaged: the private key of {public.short} has {len(each.seed)} bytes")
-        if each.seed is not None and Signer.of(public.name, each.seed).key != public:
-            raise ValueError(f"is damaged: the private key of {public.short} is another one's")
-    except InvalidInput as error:
-        raise ValueError(f"is damaged: {error}") from None
+        try:
+            public = each.public
+            for time_text in (each.created, each.retires or each.created):
+                _nanoseconds(time_text)
+            if each.seed is not None and len(each.seed) != SEED_BYTES:
+                raise ValueError(f"is damaged: the private key of {public.short} has {len(each.seed)} bytes")
+            if each.seed is not None and Signer.of(public.name, each.seed).key != public:
+                raise ValueError(f"is damaged: the private key of {public.short} belongs to another key")
+        except InvalidInput as error:
+            raise ValueError(f"is damaged: {error}") from None
 
 
 def _without_seed(each: AuditKey, now: int) -> AuditKey:
@@ -263,50 +221,45 @@ def _without_seed(each: AuditKey, now: int) -> AuditKey:
 
 
 def _nanoseconds(text: str) -> int:
-    """Unix nanoseconds of an RFC 3339 time that we wrote.
-
-    Raises:
-        ValueError: if it is none.
-    """
     time_ns = parse_rfc3339(text)
     if time_ns is None:
-        raise ValueError(f"is damaged: {text!r:.40} is no time with a zone")
+        raise ValueError(f"is damaged: {text!r:.40} is not a time with a zone")
     return time_ns
 
 
 def read_keys(given: Iterable[str]) -> tuple[VerifierKey, ...]:
-    """Keys, each of them a vkey, or the path of a file with one on each line.
+    """Return trusted keys, each given as a vkey or as the path of a file with one per line.
 
-    Lines that are empty or begin with `#` are passed over, so that a file can say whose keys they are.
+    Empty lines and lines that start with `#` are skipped, so that a file can name the owners.
 
     Raises:
-        InvalidInput: if one is neither, a file can't be read or has no key, or there are too many.
+        InvalidInput: one is neither, a file can't be read or has no key, or there are too many.
     """
     keys: dict[VerifierKey, None] = {}
     for each in given:
         path = Path(each)
-        # A vkey may hold slashes, and no file of ours a plus: what is there counts as a file.
-        for text in _lines(path) if "+" not in each or path.exists() else [each]:
+        # A vkey may contain slashes, and a path rarely a plus: an existing path counts as a file.
+        for text in _key_lines(path) if "+" not in each or path.exists() else [each]:
             keys[VerifierKey.parse(text)] = None
     if len(keys) > AUDIT_CHECK_KEYS_MAX:
-        raise InvalidInput(f"{len(keys)} keys were given, and at most {AUDIT_CHECK_KEYS_MAX} are taken")
+        raise InvalidInput(f"at most {AUDIT_CHECK_KEYS_MAX} keys are allowed, got {len(keys)}")
     return tuple(keys)
 
 
-def _lines(path: Path) -> list[str]:
+def _key_lines(path: Path) -> list[str]:
     try:
         with path.open("rb") as file:
             content = file.read(AUDIT_CHECK_KEY_FILE_MAX_BYTES + 1)
         text = content.decode()
     except OSError as error:
         raise InvalidInput(
-            f"the key {str(path)!r:.200} is neither a vkey nor a file that can be read: {error.strerror}"
+            f"the key {str(path)!r:.200} is neither a vkey nor a readable file: {error.strerror}"
         ) from error
     except UnicodeDecodeError:
-        raise InvalidInput(f"the file of keys {path} is no text") from None
+        raise InvalidInput(f"the key file {path} is not UTF-8 text") from None
     if len(content) > AUDIT_CHECK_KEY_FILE_MAX_BYTES:
-        raise InvalidInput(f"the file of keys {path} has more than {AUDIT_CHECK_KEY_FILE_MAX_BYTES} bytes")
+        raise InvalidInput(f"the key file {path} has more than {AUDIT_CHECK_KEY_FILE_MAX_BYTES} bytes")
     found = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
     if not found:
-        raise InvalidInput(f"the file of keys {path} has none")
+        raise InvalidInput(f"the key file {path} contains no key")
     return found

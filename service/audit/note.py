@@ -1,11 +1,11 @@
-"""Signed notes as C2SP defines them (c2sp.org/signed-note): a text, and signatures that name their keys.
+"""Signed notes (c2sp.org/signed-note), with Ed25519 signatures (RFC 8032): a text and its signatures. Pure.
 
     text, ends with a newline
                                                      an empty line
-    — <key name> base64(4 bytes key id, signature)   one line for each key
+    — <key name> base64(4 bytes key id, signature)   one line per key
 
-A signature by a key that is not known tells nothing, so it is passed over: that is what lets keys rotate, and
-others sign along. One that says it is by a known key and is not makes the whole note worthless. Pure.
+Signatures by unknown keys are ignored, so that keys can rotate and others can cosign. A wrong signature that
+names a known key makes the whole note invalid.
 """
 
 import binascii
@@ -26,22 +26,22 @@ PUBLIC_BYTES = 32
 
 
 def new_seed() -> bytes:
-    """A new private key."""
+    """Return a new private key."""
     return bytes(_library().Ed25519PrivateKey.generate().private_bytes_raw())
 
 
 def public_of(seed: bytes) -> bytes:
-    """The public key of a private one."""
+    """Return the public key of a private key."""
     return bytes(_library().Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw())
 
 
 def sign(seed: bytes, message: bytes) -> bytes:
-    """The signature of a message."""
+    """Return the signature of a message."""
     return bytes(_library().Ed25519PrivateKey.from_private_bytes(seed).sign(message))
 
 
 def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
-    """Whether this is the signature of a message by the private key of a public one."""
+    """Whether a signature of a message is valid for a public key."""
     library = _library()
     from cryptography.exceptions import InvalidSignature
 
@@ -53,10 +53,10 @@ def is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
 
 
 def _library() -> ModuleType:
-    """The library, imported late: the store, the view and most commands do without it.
+    """Import `cryptography` on first use: the store, the view and most commands do not need it.
 
     Raises:
-        InvalidInput: if it is not installed, with how to install it.
+        InvalidInput: it is not installed.
     """
     try:
         from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -73,10 +73,10 @@ _DASH: Final = "\N{EM DASH}"
 
 
 class VerifierKey(msgspec.Struct, frozen=True):
-    """A public key with the name under which it signs.
+    """A public key and its name.
 
     Attributes:
-        name: says whose it is; together with the key's id it tells the key.
+        name: of the owner.
         public: the Ed25519 public key.
     """
 
@@ -84,77 +84,76 @@ class VerifierKey(msgspec.Struct, frozen=True):
     public: bytes
 
     def __post_init__(self) -> None:
-        """Hold it to the rules.
+        """Validate name and key.
 
         Raises:
-            InvalidInput: for a name or a key that can be none.
+            InvalidInput: one of them is not valid.
         """
         check_name(self.name)
         if len(self.public) != PUBLIC_BYTES:
-            raise InvalidInput(f"an Ed25519 public key has {PUBLIC_BYTES} bytes, not {len(self.public)}")
+            raise InvalidInput(
+                f"an Ed25519 public key must have {PUBLIC_BYTES} bytes, got {len(self.public)}"
+            )
 
     @property
     def id(self) -> bytes:
-        """The four bytes by which signatures name the key."""
+        """The four bytes that identify the key in signatures."""
         return sha256(self.name.encode() + b"\n" + _TYPE + self.public).digest()[:_ID_BYTES]
 
     @property
     def short(self) -> str:
-        """Name and id, as people are told: `<name>+<id>`."""
+        """`<name>+<id>`, for messages."""
         return f"{self.name}+{self.id.hex()}"
 
     def __str__(self) -> str:
-        """The key as it is handed on: `<name>+<id>+<base64>`, a vkey."""
+        """The vkey: `<name>+<id>+<base64>`."""
         return f"{self.short}+{b64encode(_TYPE + self.public).decode()}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The key that a vkey is the text of.
+        """Parse a vkey.
 
         Raises:
-            InvalidInput: if it is none, or not of the one kind that is known, Ed25519.
+            InvalidInput: it is not a vkey, or not an Ed25519 key.
         """
         name, _, rest = text.strip().partition("+")
-        told_id, _, encoded = rest.partition("+")
+        stated_id, _, encoded = rest.partition("+")
         kind_and_key = _decoded(encoded)
         if kind_and_key is None or kind_and_key[:1] != _TYPE:
             raise InvalidInput(
-                f"{text!r:.120} is no Ed25519 verifier key; write it as `jobledger audit key show` tells it:"
+                f"invalid Ed25519 verifier key {text!r:.120}: use the output of `jobledger audit key show`,"
                 " <name>+<8 hex digits>+<base64>"
             )
         key = cls(name, kind_and_key[1:])
-        if key.id.hex() != told_id:
-            raise InvalidInput(f"the key {text!r:.120} has the id {key.id.hex()}: a character of it is wrong")
+        if key.id.hex() != stated_id:
+            raise InvalidInput(
+                f"the key {text!r:.120} does not match its id {key.id.hex()}: it contains a typo"
+            )
         return key
 
 
 class Signer(msgspec.Struct, frozen=True):
-    """A private key.
-
-    Attributes:
-        key: the public half.
-        seed: the private half; it is never shown.
-    """
+    """A key pair; `seed` is the private key."""
 
     key: VerifierKey
     seed: bytes
 
     @classmethod
     def of(cls, name: str, seed: bytes) -> Self:
-        """The key of a name and a seed.
+        """Return the signer of a name and a seed.
 
         Raises:
-            InvalidInput: for a name that can be none.
+            InvalidInput: the name is not valid.
         """
         return cls(VerifierKey(name, public_of(seed)), seed)
 
     def __repr__(self) -> str:
-        """Without the seed, for logs and tracebacks."""
+        """Omit the seed from logs and tracebacks."""
         return f"Signer({self.key.short})"
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """One line under a note."""
+    """One signature line of a note."""
 
     name: str
     id: bytes
@@ -162,29 +161,24 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class Note(msgspec.Struct, frozen=True):
-    """A note that was taken apart; whether its signatures are good is not said.
-
-    Attributes:
-        text: what is signed, with its last newline.
-        signatures: in the order of the lines.
-    """
+    """A parsed note with unverified signatures; `text` is the signed text with its last newline."""
 
     text: str
     signatures: tuple[Signature, ...]
 
 
 def sign_note(text: str, signers: Sequence[Signer]) -> str:
-    """The note of a text, signed by each of these.
+    """Return the note of a text, signed by every signer.
 
     Raises:
-        InvalidInput: if there is nothing to sign, or nobody to do it.
+        InvalidInput: the text is not valid, or the number of signers is out of range.
     """
     if not text.endswith("\n") or not _is_clean(text):
         raise InvalidInput(
-            f"{text!r:.80} can't be signed: it needs a newline at its end and no other controls"
+            f"can't sign {text!r:.80}: it must end with a newline and contain no other control characters"
         )
     if not 1 <= len(signers) <= NOTE_MAX_SIGNATURES:
-        raise InvalidInput(f"{len(signers)} keys can't sign a note; use 1 to {NOTE_MAX_SIGNATURES}")
+        raise InvalidInput(f"signers must be 1..{NOTE_MAX_SIGNATURES}, got {len(signers)}")
     message = text.encode()
     lines = (
         f"{_DASH} {signer.key.name} {b64encode(signer.key.id + sign(signer.seed, message)).decode()}\n"
@@ -194,26 +188,25 @@ def sign_note(text: str, signers: Sequence[Signer]) -> str:
 
 
 def parse_note(note: str | bytes) -> Note:
-    """Take a note apart.
+    """Parse a note.
 
     Raises:
-        ProofError: if it is none.
+        ProofError: it is not a signed note.
     """
     try:
         whole = note.encode() if isinstance(note, str) else note
         decoded = whole.decode()
     except UnicodeError:
-        raise ProofError("this is no signed note: it is not UTF-8") from None
+        raise ProofError("not a signed note: it is not UTF-8") from None
     if len(whole) > NOTE_MAX_BYTES:
         raise ProofError(f"this note has {len(whole)} bytes, more than {NOTE_MAX_BYTES}")
     if not _is_clean(decoded):
-        raise ProofError("this is no signed note: it holds control characters")
+        raise ProofError("not a signed note: it contains control characters")
     text, separator, signed = decoded.rpartition("\n\n")
     lines = signed.split("\n")
     if not separator or not text or lines.pop() or not lines:
         raise ProofError(
-            "this is no signed note: it needs a text, an empty line, and lines with signatures, each with its"
-            " newline"
+            "not a signed note: it must have a text, an empty line, and signature lines, each with a newline"
         )
     if len(lines) > NOTE_MAX_SIGNATURES:
         raise ProofError(f"this note has {len(lines)} signatures, more than {NOTE_MAX_SIGNATURES}")
@@ -221,10 +214,10 @@ def parse_note(note: str | bytes) -> Note:
 
 
 def verify_note(note: Note, keys: Iterable[VerifierKey]) -> tuple[VerifierKey, ...]:
-    """The known keys that signed a note, in the order of its lines.
+    """Return the known keys that signed a note, in the order of its lines.
 
     Raises:
-        ProofError: if none of them did, or a signature that says it is by one of them is not.
+        ProofError: no known key signed it, or a signature that names a known key is wrong.
     """
     known = {(key.name, key.id): key for key in keys}
     message = note.text.encode()
@@ -234,24 +227,24 @@ def verify_note(note: Note, keys: Iterable[VerifierKey]) -> tuple[VerifierKey, .
         if key is None or key in signers:
             continue
         if not is_signed(key.public, each.signature, message):
-            raise ProofError(f"the signature by {key.short} is not that key's over this text")
+            raise ProofError(f"the signature by {key.short} is wrong for this text")
         signers.append(key)
     if not signers:
         named = ", ".join(f"{each.name}+{each.id.hex()}" for each in note.signatures)
-        raise ProofError(f"no known key signed this note; those that did: {named:.300}")
+        raise ProofError(f"no known key signed this note; its signers: {named:.300}")
     return tuple(signers)
 
 
 def check_name(name: str) -> None:
-    """Refuse what can be no key's name.
+    """Validate the name of a key.
 
     Raises:
-        InvalidInput: with the rule.
+        InvalidInput: it is empty, or contains spaces, `+` or control characters.
     """
-    # A name that no reader takes would make each seal under it one that nobody can read, for good.
+    # With a name that readers reject, every seal signed under it would stay unreadable.
     if not name or "+" in name or any(each.isspace() or not each.isprintable() for each in name):
         raise InvalidInput(
-            f"{name!a:.80} is no name for a key; use something like example.com/jobs, without spaces and `+`"
+            f"invalid key name {name!a:.80}: use a name such as example.com/jobs, without spaces and `+`"
         )
 
 
@@ -259,16 +252,16 @@ def _parse_signature(line: str) -> Signature:
     parts = line.split(" ")
     decoded = _decoded(parts[-1])
     if len(parts) != 3 or parts[0] != _DASH or decoded is None or len(decoded) <= _ID_BYTES:
-        raise ProofError(f"this is no signed note: {line!r:.120} is no line of a signature")
+        raise ProofError(f"not a signed note: {line!r:.120} is not a signature line")
     try:
         check_name(parts[1])
     except InvalidInput as error:
-        raise ProofError(f"this is no signed note: {error}") from None
+        raise ProofError(f"not a signed note: {error}") from None
     return Signature(parts[1], decoded[:_ID_BYTES], decoded[_ID_BYTES:])
 
 
 def _decoded(encoded: str) -> bytes | None:
-    """What stands in base64, if it is written as an encoder writes it; else two notes could be one."""
+    """Decode canonical base64; None for any other spelling, which would give one note several texts."""
     try:
         decoded = b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):

@@ -1,4 +1,4 @@
-"""Making a proof bundle: the newest seal, the job's records from the log, and their ways to the root."""
+"""Makes a proof bundle: the newest seal, the job's records from the log, and their inclusion proofs."""
 
 from collections.abc import Sequence
 
@@ -24,12 +24,12 @@ from jobledger.store.model.subjects import job_subject
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """A bundle, and what it leaves open.
+    """A bundle.
 
     Attributes:
         text: the document.
-        size: how many events its seal covers.
-        uncovered: how many of the job's events came after that, and so are not in it.
+        size: the number of events that its seal covers.
+        uncovered: the number of the job's events after that, which are not in it.
     """
 
     text: bytes
@@ -52,36 +52,35 @@ async def make_proof(
     keys: Sequence[VerifierKey] = (),
     last: Seal | None = None,
 ) -> Proof:
-    """Prove what the newest seal covers of a job.
+    """Prove the events of a job that the newest seal covers.
 
     Args:
-        log: has the records.
-        tree: over it, at least as far as the newest seal.
+        log: with the records.
+        tree: over it, at least as large as the newest seal.
         seals: of the log.
-        job: which.
+        job: to prove.
         origin: of the log; empty: not known.
-        keys: that are trusted: the newest seal by one of them that fits the tree is taken. Without any, the
-            newest seal, by any key.
-        last: the last seal by a trusted key that the service knows of, should there be very many other notes
-            after it; None: not known.
+        keys: trusted; the newest seal by one of them that fits the tree is used. Without any, the newest seal
+            by any key.
+        last: the last known seal by a trusted key, used if too many other notes follow it; None: not known.
 
     Raises:
-        NotSealed: if no seal covers any event of the job.
-        AuditFailed: if the newest seal is none, or not one of this tree.
-        PayloadTooLarge: if the job has more than a bundle can hold.
-        LogUnavailable: if the log does not answer.
-        TreeUnavailable: if the view's tree is not as far as the seal.
+        NotSealed: no seal covers an event of the job.
+        AuditFailed: the newest note is not a seal, or does not fit this tree.
+        PayloadTooLarge: the job is too large for a bundle.
+        LogUnavailable: the log does not answer.
+        TreeUnavailable: the view's tree is smaller than the seal.
     """
     seal = await _seal_for(tree, seals, origin, keys, last)
     covered = await _covered(log, job, seal.size)
     if not covered.records:
         raise NotSealed(
-            f"the newest seal covers {seal.size} events, and the first of job {job.id} came later"
+            f"the newest seal covers {seal.size} events, but the first of job {job.id} came later"
         )
     if await tree.root(seal.size) != seal.root:
         raise AuditFailed(
-            f"the newest seal, of {seal.size} events, is not one of the tree that this service has: the log"
-            " was changed, or somebody else sealed; `jobledger audit verify` finds the place"
+            f"the newest seal, of {seal.size} events, does not fit the tree of this service: the log was"
+            " changed, or another log was sealed; find the place with `jobledger audit verify`"
         )
     leaves = leaf_hashes(covered.records)
     paths = await tree.inclusion([record.sequence - 1 for record in covered.records], seal.size)
@@ -108,7 +107,7 @@ async def make_proof(
 async def _seal_for(
     tree: TreeReader, seals: KeyHistory, origin: str, keys: Sequence[VerifierKey], last: Seal | None
 ) -> Seal:
-    """The seal that a proof is made up to; see `make_proof`."""
+    """Return the seal to prove up to; see `make_proof`."""
     if not keys:
         published = await seals.last()
         if published is None:
@@ -122,23 +121,23 @@ async def _seal_for(
         except (ProofError, TreeUnavailable):
             continue
     if last is None:
-        raise NotSealed("nothing was sealed by a key of this service yet, so nothing can be proven")
+        raise NotSealed("no key that this service trusts has sealed anything yet, so nothing can be proven")
     return last
 
 
 async def _covered(log: EventLog, job: JobStatus, size: int) -> _Covered:
-    """The records of a job that a seal of this size covers, and how many it does not."""
+    """Return the records of a job up to the size of a seal, and the number of later ones."""
     subject = job_subject(job.namespace, job.id)
     last = await log.read_last(subject)
     if last is None:
         raise LogBroken(
-            f"the view has the job {job.id}, and the log has no event of it: `jobledger audit verify` tells"
-            " more"
+            f"the view has the job {job.id}, but the log has no event of it: find the damage with `jobledger"
+            " audit verify`"
         )
-    # Finding where a subject begins is the dearest part of reading it, and the view knows that.
+    # Finding the first record of a subject is the most expensive part of the read, and the view knows it.
     covered = await _between(log, job, subject, size, after=job.created_sequence - 1, up_to=last.sequence)
     if covered.records and names_previous(covered.records[0]):
-        # Somebody put something else there before the job was created: that is part of the story, too.
+        # Another program wrote on the subject before the job was created; these records belong to the chain.
         covered = await _between(log, job, subject, size, after=0, up_to=last.sequence)
     return covered
 

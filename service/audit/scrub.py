@@ -1,10 +1,10 @@
-"""Every replica of the log compared with the Merkle tree, range by range, bounded and resumable.
+"""Compares every replica of the log with the Merkle tree, range by range, bounded and resumable.
 
-    for each range: read it from the store of each server ──► hash ──► compare with the tree of a view,
-                    or, without a view, with what the majority of the replicas has
+    for each range: read it from each server's store ──► hash ──► compare with the tree of a view, or without
+                    a view with the majority of the replicas
 
-nats-server never compares replicas: one with a damaged block stays so, and answers direct gets and consumers
-as if the event did not exist.
+nats-server never compares replicas: one with a damaged block stays damaged, and answers direct gets and
+consumers as if the event did not exist.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
 from jobledger.service.audit.checkpoint import origin_of
 from jobledger.service.audit.findings import Finding, Kind
-from jobledger.service.audit.log_check import SealedTree, Tell, unfit
+from jobledger.service.audit.log_pass import Progress, SealedTree, unfit
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.audit.seals import judge_seal, newest_seals
+from jobledger.service.audit.state_file import StateFile
 from jobledger.service.cursor import stream_tag
-from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import (
     PROOF_SEALS_MAX,
     SCRUB_RANGE_EVENTS,
@@ -40,37 +40,36 @@ from jobledger.service.log_access import open_log
 from jobledger.service.settings import Settings
 from jobledger.store.jetstream.replicas import Replica
 from jobledger.store.kv import KeyHistory
-from jobledger.store.model.errors import InvalidInput, LogUnavailable
+from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import parse_subject
-from jobledger.store.private_files import read_trusted, replace_file
 
 SCRUBBING: Final = "comparing replicas"
 FORMAT: Final = 1
 
 
 class Replicas(Protocol):
-    """The replicas of a log, each readable by itself."""
+    """The replicas of a log, each readable separately."""
 
     async def replicas(self) -> Sequence[Replica]:
-        """Those that there are, the leader first."""
+        """Return all replicas, the leader first."""
         ...
 
     async def read_replica(self, server: str, first: int, last: int) -> Mapping[int, Record]:
-        """A range as one of them has it; what it can't read is not there."""
+        """Return a range as one replica has it, without the events that it can't read."""
         ...
 
 
 class Leaves(Protocol):
-    """The hashes of events, as a view's tree has them."""
+    """The leaf hashes of a view's tree."""
 
     async def leaves(self, first: int, last: int) -> Sequence[bytes]:
-        """Those of a range of sequences that the tree has."""
+        """Return those of a range of sequences that the tree has."""
         ...
 
 
 class BadRange(msgspec.Struct, frozen=True, array_like=True):
-    """A range that one replica has lost, or has otherwise than the tree."""
+    """A range that one replica lost, or that differs from the tree."""
 
     first: int
     last: int
@@ -79,19 +78,19 @@ class BadRange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ScrubState(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a scrub is.
+    """The progress and the results of a scrub; the content of its state file.
 
     Attributes:
         origin: of the log.
-        last: up to which sequence it goes.
+        last: the sequence to compare up to.
         position: everything up to here was compared.
-        servers: those that keep a replica, the leader first, when the last range was compared.
-        frontier: the edge of the tree at the position.
-        seal: the seal that the tree must fit, once the position is there.
-        bad: by server, ranges that are not as they must be; bounded.
-        more: how many ranges besides, by server.
-        unread: servers that could not be read, with why.
-        undecided: ranges where no view and no majority says which replica is right.
+        servers: with a replica, the leader first, at the last range.
+        frontier: the right edge of the tree at the position.
+        seal: compared with the tree when the position reaches it.
+        bad: bad ranges by server, up to SCRUB_RANGES_MAX.
+        more: the number of further bad events, by server.
+        unread: servers that could not be read, with the reason.
+        undecided: ranges without a view or a majority to decide which replica is right.
         format: of the file.
     """
 
@@ -115,12 +114,12 @@ class ScrubState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scrub:
-    """One run of a scrub.
+    """Compares range after range.
 
     Args:
         replicas: of the log.
-        state: where to go on.
-        leaves: of a view's tree, at least up to `state.last`; None without one.
+        state: where to continue.
+        leaves: of a view's tree, at least up to `state.last`; None without a view.
     """
 
     def __init__(self, replicas: Replicas, state: ScrubState, leaves: Leaves | None) -> None:
@@ -139,8 +138,8 @@ class Scrub:
         """Compare the next range.
 
         Raises:
-            LogUnavailable: if the stream has no leader, or no replica can be read.
-            ViewError: if the view can't be read.
+            LogUnavailable: the stream has no leader, or no replica can be read.
+            ViewError: the view can't be read.
         """
         state = self.state
         first = state.position + 1
@@ -192,7 +191,7 @@ class Scrub:
             try:
                 found |= await self._replicas.read_replica(server, first, last)
                 if len(found) > last - first or tries > 1:
-                    break  # what is missing twice is not just on its way
+                    break  # missing twice: not a replica that lags
             except LogUnavailable:
                 if tries == SCRUB_READ_TRIES:
                     raise
@@ -202,15 +201,15 @@ class Scrub:
     async def _expected(
         self, read: Mapping[str, Mapping[int, Record]], first: int, last: int
     ) -> list[bytes | None]:
-        """The hash that each event must have; None where that can't be decided."""
+        """Return the expected hash of each event; None where it can't be decided."""
         if self._leaves is not None:
             return [*await self._leaves.leaves(first, last)]
         expected: list[bytes | None] = []
         for sequence in range(first, last + 1):
             votes = Counter(leaf_hash(of[sequence]) for of in read.values() if sequence in of)
             leaf, count = votes.most_common(1)[0] if votes else (b"", 0)
-            # One that is the only reader of an event is right: nobody can make up what a writer wrote, but
-            # two that differ, and no majority, decide nothing.
+            # A single replica with an event is right: damage does not produce a valid record. Two that differ
+            # without a majority decide nothing.
             decided = count and (len(votes) == 1 or count > len(read) // 2)
             expected.append(leaf if decided else None)
             if not decided:
@@ -232,7 +231,7 @@ class Scrub:
 
 
 def _extend(ranges: list[BadRange], bad: BadRange) -> bool:
-    """Add a sequence to ranges, to the last one if it follows it; False if there are too many."""
+    """Append a sequence, or extend the last range by it; False if there are too many ranges."""
     if ranges and ranges[-1].last == bad.first - 1 and ranges[-1].missing == bad.missing:
         ranges[-1] = msgspec.structs.replace(ranges[-1], last=bad.last)
     elif len(ranges) < SCRUB_RANGES_MAX:
@@ -243,16 +242,16 @@ def _extend(ranges: list[BadRange], bad: BadRange) -> bool:
 
 
 def findings_of(state: ScrubState) -> list[Finding]:
-    """What a scrub found."""
+    """Return the findings of a scrub."""
     found: list[Finding] = []
     for server, ranges in state.bad.items():
         for each in ranges:
             what = (
-                "can't be read there: its block is damaged, or lost"
+                "can't be read there: its block is damaged or lost"
                 if each.missing
-                else "is not what the tree, or the majority, has"
+                else "differs from the tree or the majority"
             )
-            more = f" (and {state.more[server]} events more)" if state.more.get(server) else ""
+            more = f" (and {state.more[server]} more events)" if state.more.get(server) else ""
             found.append(
                 Finding(
                     Kind.REPLICA,
@@ -266,7 +265,7 @@ def findings_of(state: ScrubState) -> list[Finding]:
         text = (
             f"{_range(each)} can't be read from any replica"
             if each.missing
-            else f"{_range(each)} differs between the replicas, and none has a majority: give a view"
+            else f"{_range(each)} differs between the replicas, without a majority: pass a view with --view"
         )
         found.append(Finding(Kind.HOLE if each.missing else Kind.REPLICA, text, each.first, each.last))
     if state.unfit:
@@ -275,18 +274,18 @@ def findings_of(state: ScrubState) -> list[Finding]:
 
 
 def remedy_of(state: ScrubState) -> list[str]:
-    """What replaces the bad replicas, command by command; where that is safe."""
+    """Return the commands that replace the bad replicas, where that is safe."""
     bad = [server for server in state.servers if state.bad.get(server)]
     if not bad:
         return []
     if 2 * len(bad) >= len(state.servers):
-        text = "too many replicas are bad to replace one from the others: restore the stream from a backup"
+        text = "too many replicas are bad to replace them from the others: restore the stream from a backup"
         return [f"{text} (docs/OPERATIONS.md, Backup and restore)"]
     lines: list[str] = []
     count = len(state.servers)
     for server in bad:
         lines += [
-            f"to replace the replica on {server}, while all others are up (docs/OPERATIONS.md, Replicas):",
+            f"to replace the replica on {server} while all others are up (docs/OPERATIONS.md, Replicas):",
             f"  1. stop nats-server on {server}",
             f"  2. nats stream edit JOBS --replicas {count - 1} (as a NATS user who may change streams)",
             f"  3. start nats-server on {server}: it drops its copy",
@@ -304,49 +303,45 @@ def _range(each: BadRange) -> str:
     )
 
 
-def load_scrub(path: Path, origin: str) -> ScrubState | None:
-    """The state in a file; None if there is none, it is of another log, or that scrub was finished.
+def scrub_state_file(path: Path) -> StateFile[ScrubState]:
+    """Return the state file of a scrub."""
+    return StateFile(
+        path,
+        ScrubState,
+        title="scrub's state file",
+        remedy="delete it",
+        check=lambda state: Frontier.from_bytes(state.frontier),
+    )
+
+
+def resumable_scrub(file: StateFile[ScrubState], origin: str) -> ScrubState | None:
+    """Return the saved state of an unfinished scrub of this log; None if there is none.
 
     Raises:
-        InvalidSettings: if the file can't be used.
+        InvalidSettings: the file can't be used.
     """
-    try:
-        state = msgspec.json.decode(read_trusted(path), type=ScrubState)
-        Frontier.from_bytes(state.frontier)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, msgspec.DecodeError, InvalidInput) as error:
-        raise InvalidSettings(f"the scrub's state {path} can't be used ({error}); delete it") from None
-    return None if state.origin != origin or state.done or state.format != FORMAT else state
-
-
-def save_scrub(path: Path, state: ScrubState) -> None:
-    """Replace the file, mode 600.
-
-    Raises:
-        InvalidSettings: if it can't be written.
-    """
-    try:
-        replace_file(path, lambda: msgspec.json.encode(state))
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InvalidSettings(f"the scrub's state {path} can't be written: {reason}") from error
+    state = file.load()
+    return None if state is None or state.origin != origin or state.done or state.format != FORMAT else state
 
 
 async def run_scrub(
-    scrub: Scrub, tell: Tell, *, seconds: float | None = None, path: Path | None = None
+    scrub: Scrub,
+    progress: Progress,
+    *,
+    seconds: float | None = None,
+    file: StateFile[ScrubState] | None = None,
 ) -> ScrubState:
-    """Compare until everything was, or the time is over; the state is kept after each range.
+    """Compare to the end, or for a time; the state is saved after each range.
 
     Raises:
-        LogUnavailable: as `Scrub.step`; what was compared is kept.
+        LogUnavailable: as `Scrub.step`; the progress is saved.
     """
     deadline = time.monotonic() + seconds if seconds is not None else None
     while not scrub.state.done:
         await scrub.step()
-        tell(SCRUBBING, scrub.state.position, scrub.state.last)
-        if path is not None:
-            save_scrub(path, scrub.state)
+        progress(SCRUBBING, scrub.state.position, scrub.state.last)
+        if file is not None:
+            file.save(scrub.state)
         if deadline is not None and time.monotonic() >= deadline:
             break
     return scrub.state
@@ -355,7 +350,7 @@ async def run_scrub(
 async def scrub_log(
     settings: Settings,
     keys: Sequence[VerifierKey],
-    tell: Tell,
+    progress: Progress,
     *,
     view: Path | None,
     state_file: Path | None,
@@ -364,17 +359,17 @@ async def scrub_log(
     """Compare every replica of a log with the tree.
 
     Args:
-        settings: say where the log is.
-        keys: that a seal may be signed with; without any, no seal is compared.
-        tell: hears how far it is.
-        view: with the tree; None: the majority of the replicas counts.
-        state_file: where the place is kept; None: nowhere.
-        seconds: how long to go on; None: to the end.
+        settings: for the connection to the log.
+        keys: trusted to sign seals; without any, no seal is compared.
+        progress: reports progress.
+        view: a view with the tree; None: the majority of the replicas decides.
+        state_file: where the progress is saved; None: nowhere.
+        seconds: time limit; None: to the end.
 
     Raises:
-        InvalidSettings: if the file of the place can't be used.
-        LogUnavailable: if the log can't be reached.
-        ViewError: if the view can't be used, or is of another log.
+        InvalidSettings: the state file can't be used.
+        LogUnavailable: the log can't be reached.
+        ViewError: the view can't be used, or is of another log.
     """
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(open_log(settings))
@@ -384,17 +379,18 @@ async def scrub_log(
         if view is not None:
             opened = await stack.enter_async_context(await View.open(view, readers=1))
             last, tree = min(last, await _tree_size(opened, view, info.epoch)), TreeReader(opened)
-        state = load_scrub(state_file, origin_of(mark)) if state_file is not None else None
+        file = scrub_state_file(state_file) if state_file is not None else None
+        state = resumable_scrub(file, origin_of(mark)) if file is not None else None
         if state is None or (view is not None and state.last > last):
             seal = await _newest_seal(await log.seals(mark), keys, origin_of(mark), last) if keys else None
             state = ScrubState(origin=origin_of(mark), last=last, seal=seal)
-        return await run_scrub(Scrub(log, state, tree), tell, seconds=seconds, path=state_file)
+        return await run_scrub(Scrub(log, state, tree), progress, seconds=seconds, file=file)
 
 
 async def _tree_size(opened: View, path: Path, epoch: str) -> int:
     place = await opened.checkpoint()
     if place.epoch and place.epoch != epoch:
-        raise ViewError(f"the view {path} is of another log, of {place.epoch}; this one is of {epoch}")
+        raise ViewError(f"the view {path} is of another log (epoch {place.epoch}; this log: {epoch})")
     return (await TreeReader(opened).state()).size
 
 

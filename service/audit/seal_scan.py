@@ -1,8 +1,9 @@
-"""Reading the stream of seals once, forward, and remembering what trusted keys signed there.
+"""Reads the stream of seals once, forward, and remembers what trusted keys signed there.
 
-Anyone who may publish there can add notes. So a note counts only with a signature by a trusted key; others
-are counted and skipped. The place is kept in a file, so that each note is examined once, in bounded portions,
-however many there are: junk delays the sealing by the time that it takes to read it, and never stops it.
+Other NATS users may be able to publish on the stream, so a note counts only with a signature by a trusted
+key; others are counted and skipped. The position is saved in a file, so each note is examined once, in
+bounded
+portions: junk delays sealing by the time needed to read it, and never stops it.
 
 The file is a cache: without it, or with other trusted keys, the stream is read again from its beginning.
 """
@@ -27,17 +28,17 @@ from jobledger.store.private_files import read_trusted, replace_file
 
 _log = logging.getLogger("jobledger.audit")
 
-SCAN_FILE: Final = Path("audit", "scan.json")  # below the service's directory
+SCAN_FILE: Final = Path("audit", "scan.json")  # below the data directory
 FORMAT: Final = 1
 
 
 class Sealed(msgspec.Struct, frozen=True):
-    """A published seal, with its place.
+    """A published seal.
 
     Attributes:
-        seal: what it says.
+        seal: its content.
         sequence: its position in the stream of seals.
-        time: when it was published, Unix nanoseconds, as the stream of seals has it.
+        time: when it was published: the stream time, Unix nanoseconds.
     """
 
     seal: Seal
@@ -46,22 +47,22 @@ class Sealed(msgspec.Struct, frozen=True):
 
 
 class StillReading(NotSealed):
-    """The stream of seals has more notes than are examined in one go; the next call goes on."""
+    """The stream of seals has more notes than one call examines; the next call continues."""
 
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of the stream of seals.
+    """What is known of the stream of seals; the content of the file.
 
     Attributes:
-        origin: of the log that is sealed; `last`, `odd` and `succeeds` are about it.
-        epoch: of that stream.
+        origin: the log to seal; `last`, `odd` and `succeeds` are about it.
+        epoch: of the stream.
         keys: fingerprint of the trusted keys.
-        sequence: the last note that was examined.
-        last: the largest seal of this log by a trusted key; of two that cover as much, the first.
-        odd: seals of this log by a trusted key that cover no more than one before them; still to be compared
+        sequence: the last note examined.
+        last: the largest seal of this log by a trusted key; of two of one size, the first.
+        odd: seals of this log by a trusted key that are not larger than an earlier one; still to be compared
             with the tree.
         others: the largest seal of each other log by a trusted key.
-        succeeds: origins that a trusted seal of this log says it replaces.
+        succeeds: origins of the logs that this one replaces, according to a trusted seal.
         format: of the file.
     """
 
@@ -81,11 +82,11 @@ class SealScan:
 
     Args:
         seals: the stream.
-        path: of the file that keeps the place.
-        origin: of the log that is sealed.
+        path: of the file.
+        origin: of the log to seal.
 
     Attributes:
-        ignored: notes skipped since the start: by an unknown key, or not seals at all.
+        ignored: the number of notes skipped since the start, by reason.
     """
 
     def __init__(self, seals: KeyHistory, path: Path, origin: str) -> None:
@@ -94,36 +95,36 @@ class SealScan:
         self._path = path
         self._origin = origin
         self._scan: Scan | None = None
-        self._warned: set[str] = set()  # a few words each, one log line each
+        self._warned: set[str] = set()  # reasons that were logged
 
     async def read(self, keys: Sequence[VerifierKey]) -> Scan:
-        """Examine what was published since the last call.
-
-        Args:
-            keys: that are trusted.
+        """Examine the notes published since the last call.
 
         Raises:
-            StillReading: if there is more than one call examines.
-            LogUnavailable: if the stream can't be read.
+            StillReading: there are more than one call examines.
+            LogUnavailable: the stream can't be read.
         """
         scan = self._scan if self._scan is not None else _load(self._path)
         info, fingerprint = await self._seals.info(), _fingerprint(keys)
         if (scan.keys, scan.origin) != (fingerprint, self._origin):
-            scan = Scan(keys=fingerprint, origin=self._origin)  # other keys, or the log was created again
+            scan = Scan(
+                keys=fingerprint, origin=self._origin
+            )  # other trusted keys, or the log was created again
         if scan.epoch != info.epoch or info.last_sequence < scan.sequence:
-            # Restored, created again, or a new leader that is not current. Reading it again is always safe: a
-            # seal is only published after the newest note, and the seal file has what this service knows.
+            # The stream was restored or created again, or a new leader is not current. Reading it again is
+            # always safe: a seal is only published after the newest note, and the seal file has this
+            # service's.
             scan = msgspec.structs.replace(scan, epoch=info.epoch, sequence=0, last=None, odd=())
         start = scan
         try:
             while scan.sequence < info.last_sequence:
                 if scan.sequence - start.sequence >= SEAL_SCAN_NOTES:
                     raise StillReading(
-                        f"{scan.sequence} of {info.last_sequence} notes on the stream of seals were examined;"
-                        " it goes on"
+                        f"{scan.sequence} of {info.last_sequence} notes on the stream of seals were examined"
+                        " so far"
                     )
                 page = await self._seals.read_all(after=scan.sequence)
-                if not page:  # what is left can't be read: damage, which `audit verify` names
+                if not page:  # the rest can't be read; `audit verify` reports the damage
                     scan = msgspec.structs.replace(scan, sequence=info.last_sequence)
                     break
                 scan = await asyncio.to_thread(self._examine, scan, page, keys)
@@ -133,8 +134,8 @@ class SealScan:
                 _save(self._path, scan)
         return scan
 
-    def fits(self, seal: Seal) -> None:
-        """Note that an odd seal was compared with the tree, and is of this log's past."""
+    def mark_fitting(self, seal: Seal) -> None:
+        """Record that an odd seal fits the tree."""
         if self._scan is not None:
             odd = tuple(each for each in self._scan.odd if each != seal)
             self._scan = msgspec.structs.replace(self._scan, odd=odd)
@@ -178,7 +179,7 @@ class SealScan:
         if what not in self._warned and len(self._warned) < SEAL_ORIGINS_MAX:
             self._warned.add(what)
             _log.warning(
-                "the note at %d of the stream of seals is ignored: it %s (%s). If it is by another replica,"
+                "ignoring the note at %d of the stream of seals: it %s (%s). If another replica signed it,"
                 " add its key to audit_trusted_keys",
                 record.sequence,
                 what,

@@ -1,13 +1,13 @@
-"""The sealer: signs the log's tree every so often, and only if it extends what was sealed before.
+"""The sealer: signs the log's Merkle tree periodically, if it extends what was sealed before.
 
-    watching ──► due (so many events, or so much time, and the tree grew) ──► looks at the last seal
-        ▲                                                                       │
-        ├── the tree extends it: signed, published behind it, kept in the file ─┤
-        ├── another replica was faster: looks again ────────────────────────────┤
-        └── it does not, or another log was sealed before: ALARM, and nothing is signed
+    waiting ──► due (enough events or time, and the tree grew) ──► compare with the last seal
+        ▲                                                            │
+        ├── the tree extends it: sign, publish, append to the file ──┤
+        ├── another replica published first: compare again ──────────┤
+        └── it does not, or another log was sealed before: ALARM, nothing is signed
 
-The last seal is looked at on the stream and in this replica's file: whoever cuts off the ends of the log and
-of the stream of seals together is found out by the file. On the stream only trusted keys count (`sealscan`).
+The last seal is read from the stream and from this replica's file: the file reveals a truncation of both the
+log and the stream of seals. On the stream only seals by trusted keys count (`seal_scan`).
 """
 
 import asyncio
@@ -22,7 +22,7 @@ import msgspec
 
 from jobledger.projections.projector import Projector
 from jobledger.projections.tree_reader import TreeReader, TreeState
-from jobledger.service.audit.accepted import AcceptedFile
+from jobledger.service.audit.accepted_logs import AcceptedFile
 from jobledger.service.audit.checkpoint import Seal, make_seal, succession
 from jobledger.service.audit.keys import KeyFile, read_keys
 from jobledger.service.audit.note import VerifierKey
@@ -36,21 +36,21 @@ from jobledger.store.model.errors import JobledgerError, LogTruncated, LogUnavai
 
 _log = logging.getLogger("jobledger.audit")
 
-SEALS_FILE: Final = Path("audit", "seals.txt")  # below the service's directory
+SEALS_FILE: Final = Path("audit", "seals.txt")  # below the data directory
 
 
 class SealAlarm(AuditFailed):
-    """The tree does not extend a seal that was published: the past of the log was changed, or cut off."""
+    """The tree does not extend a published seal: the past of the log was changed or truncated."""
 
 
 class SealState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the sealer knows.
+    """The state of the sealer.
 
     Attributes:
-        last: the largest seal of this log by a trusted key; None: none yet.
-        failures: how often a seal could not be made.
-        problem: why the last try failed; empty if it did not.
-        alarm: why nothing is signed any more: the past does not fit a seal. Empty if it does.
+        last: the largest seal of this log by a trusted key; None before the first.
+        failures: the number of failed attempts to make a seal.
+        problem: why the last attempt failed; empty if it succeeded.
+        alarm: why nothing is signed any more; empty if the log fits its seals.
     """
 
     last: Sealed | None = None
@@ -60,22 +60,22 @@ class SealState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sealer:
-    """Seals one log's tree; `start` it, or ask it for one seal.
+    """Seals the tree of one log, periodically after `start` or on request with `seal`.
 
     Args:
-        log: whose tree.
-        projector: keeps the tree.
-        tree: tells its roots.
-        seals: where seals are published.
-        keys: that sign.
-        file: where seals are kept as well.
-        accepted: what operators confirmed.
-        scan_file: where the place on the stream of seals is kept.
-        trusted_keys: of other replicas, each a vkey or a file of them.
+        log: to seal.
+        projector: maintains the tree.
+        tree: computes its roots.
+        seals: the stream to publish on.
+        keys: to sign with.
+        file: to append seals to.
+        accepted: operator confirmations.
+        scan_file: the file of `SealScan`.
+        trusted_keys: of other replicas, each a vkey or a file of vkeys.
         origin: of the log.
-        every_events: seal when so many events came; 0: not for that.
-        every_seconds: seal when so much time passed, and something came; 0: not for that.
-        clock: seconds, rising.
+        every_events: seal after so many new events; 0: not by number.
+        every_seconds: seal after this time if there are new events; 0: not by time.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -115,43 +115,43 @@ class Sealer:
 
     @property
     def ignored(self) -> Mapping[str, int]:
-        """Notes on the stream of seals that were ignored since the start, by reason."""
+        """The number of notes ignored on the stream of seals since the start, by reason."""
         return self._scan.ignored
 
     def start(self) -> None:
-        """Begin to seal, unless both measures are 0: then this replica leaves it to others."""
+        """Start to seal periodically, unless both intervals are 0: then other replicas seal."""
         if self._task is None and (self._every_events or self._every_seconds):
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Stop. A seal that is being made is given up; the next start makes it."""
+        """Stop; a seal in progress is abandoned."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
     async def seal(self) -> Sealed:
-        """Seal what the tree has now; the last seal, if it covers all of that.
+        """Seal the current tree, and return the seal; the last one if it covers the whole tree.
 
         Raises:
-            SealAlarm: if the tree does not extend the last seal.
-            NotSealed: if there is nothing to seal, or the tree is not yet as large as the last seal.
-            InvalidSettings: if no key signs, or a file can't be used.
-            LogUnavailable: if the log's server does not answer.
-            ViewError: if the view can't be read.
+            SealAlarm: the tree does not extend the last seal.
+            NotSealed: there is nothing to seal, or the tree is not yet as large as the last seal.
+            InvalidSettings: no key signs, or a file can't be used.
+            LogUnavailable: the log's server does not answer.
+            ViewError: the view can't be read.
         """
         async with self._sealing:
             try:
                 found = await self._seal()
             except SealAlarm as alarm:
-                self._note(alarm, str(alarm))
+                self._record_failure(alarm, str(alarm))
                 raise
             except JobledgerError as error:
-                self._note(error, self.state.alarm)
+                self._record_failure(error, self.state.alarm)
                 raise
             self._since = self._clock()
             if self.state.alarm:
-                _log.warning("the log fits its last seal again; sealing goes on")
+                _log.warning("the log fits its last seal again; sealing resumes")
             self.state = msgspec.structs.replace(self.state, last=found, problem="", alarm="")
             return found
 
@@ -166,19 +166,19 @@ class Sealer:
                 continue
             except NotSealed:
                 await asyncio.sleep(SEAL_RETRY_SECONDS)
-            except JobledgerError:  # noted by `seal`
+            except JobledgerError:  # recorded by `seal`
                 await asyncio.sleep(SEAL_RETRY_SECONDS)
-            except Exception as error:  # noqa: BLE001 - a mistake of ours must not end the sealing
-                _log.exception("sealing broke; it is tried again")
-                self._note(error, self.state.alarm)
+            except Exception as error:  # noqa: BLE001 - a bug must not end the sealing
+                _log.exception("sealing failed; trying again")
+                self._record_failure(error, self.state.alarm)
                 await asyncio.sleep(SEAL_RETRY_SECONDS)
 
     def _is_due(self) -> bool:
-        """Whether enough came, or enough time passed with something to seal."""
+        """Whether there are enough new events, or any after enough time."""
         last = self.state.last
         size = self._projector.sequence
         came = size - (last.seal.size if last is not None else 0)
-        if last is None or self.state.problem:  # after a start: see whether the past still fits
+        if last is None or self.state.problem:  # after a start: check whether the past still fits
             return size > 0 or last is not None
         if came <= 0:
             return False
@@ -189,16 +189,16 @@ class Sealer:
         )
 
     def trusted(self) -> tuple[VerifierKey, ...]:
-        """The keys whose seals count: this service's own, and those that `audit_trusted_keys` names.
+        """Return the keys whose seals count: this service's own, and those of `audit_trusted_keys`.
 
         Raises:
-            InvalidInput: if a file of keys can't be used.
+            InvalidInput: a key file can't be used.
         """
         return tuple(dict.fromkeys((*self.keys.trusted(), *read_keys(self._others_keys))))
 
     async def _seal(self) -> Sealed:
-        with suppress(JobledgerError):  # a file that is only readable, say: they sign no more anyway
-            self.keys.forget_retired()
+        with suppress(JobledgerError):  # for example a read-only file; retired keys do not sign anyway
+            self.keys.drop_retired_seeds()
         for _ in range(SEAL_MAX_TRIES):
             state = await self._tree.state()
             newest = await self.seals.last()
@@ -208,7 +208,7 @@ class Sealer:
             kept, last = files.get(self.origin), scan.last
             for seal in scan.odd:
                 await self._check_extends(seal, state)
-                self._scan.fits(seal)
+                self._scan.mark_fitting(seal)
             for before in (kept, last.seal if last is not None else None):
                 if before is not None:
                     await self._check_extends(before, state)
@@ -230,25 +230,25 @@ class Sealer:
         raise LogUnavailable(f"{SEAL_MAX_TRIES} times in a row another replica sealed first; try again")
 
     async def _successions(self, scan: Scan, files: dict[str, Seal], state: TreeState) -> list[str]:
-        """Lines for the next seal about earlier logs that an operator confirmed to be replaced.
+        """Return the extension lines of the next seal about replaced logs.
 
         Raises:
-            SealAlarm: if another log was sealed before, and it is not confirmed that this one replaces it.
+            SealAlarm: another log was sealed before, and no operator confirmed that this one replaces it.
         """
         others = {**files, **scan.others}
         others.pop(self.origin, None)
-        accepted = self._accepted.of(self.origin)
+        accepted = self._accepted.replaced_by(self.origin)
         lines: list[str] = []
         for origin, seal in others.items():
             if origin in scan.succeeds:
                 continue
             if origin not in accepted:
-                raise SealAlarm(await self._replaced(seal, state))
+                raise SealAlarm(await self._replacement_alarm(seal, state))
             by = accepted[origin]
             lines.append(succession(seal, by.time, by.actor, by.reason))
         return lines
 
-    async def _replaced(self, seal: Seal, state: TreeState) -> str:
+    async def _replacement_alarm(self, seal: Seal, state: TreeState) -> str:
         if state.size < seal.size:
             found = f"it has only {state.size} events so far"
         elif await self._tree.root(seal.size) == seal.root:
@@ -256,19 +256,19 @@ class Sealer:
         else:
             found = f"its first {seal.size} events are not those that were sealed"
         return (
-            f"this log is {self.origin}, and seals exist of another one, {seal.origin!r:.80}, over"
+            f"this log is {self.origin}, but seals exist of another one, {seal.origin!r:.80}, over"
             f" {seal.size} events: the stream was deleted and created again, or replaced; {found}. Find out"
             f" why; then confirm with `jobledger audit accept-log --old {seal.origin:.80} --new {self.origin}"
             " --reason TEXT`"
         )
 
     async def _check_extends(self, before: Seal, state: TreeState) -> None:
-        """Make sure that the tree begins with what was sealed before.
+        """Check that the tree extends a seal.
 
         Raises:
-            SealAlarm: if it does not.
-            NotSealed: if it is not as large yet, and may become it.
-            LogBehind: if the log seems to end before the seal, and that is not proven.
+            SealAlarm: it does not.
+            NotSealed: it is smaller, and may still grow.
+            LogBehind: the log seems to end before the seal, which is not proven yet.
         """
         size = state.size
         if before.size > size:
@@ -278,42 +278,45 @@ class Sealer:
             except LogTruncated as error:
                 end = (await self._log.info()).last_sequence
                 raise SealAlarm(
-                    f"a seal covers {before.size} events and the log ends at {end}: its end was cut off;"
-                    " find out what happened, and restore the stream from a backup"
+                    f"a seal covers {before.size} events, but the log ends at {end}: its end is missing; find"
+                    " out what happened, and restore the stream from a backup"
                 ) from error
-            raise NotSealed(f"the tree has {size} events and the last seal {before.size}: wait for it")
+            raise NotSealed(
+                f"the tree has {size} events and the last seal {before.size}: try again when the view has"
+                " them"
+            )
         root = await self._tree.root(before.size)
         if root != before.root:
             raise SealAlarm(
                 f"the first {before.size} events are not those that were sealed: the root of their tree is"
-                f" {root.hex()} and the seal says {before.root.hex()}; `jobledger audit verify` finds"
-                " the place"
+                f" {root.hex()}, but the seal states {before.root.hex()}; find the place with `jobledger"
+                " audit verify`"
             )
 
     def _keep(self, seal: Seal, kept: Seal | None) -> None:
         if kept is None or kept.size < seal.size:
             self._file.add(seal)
 
-    def _note(self, error: Exception, alarm: str) -> None:
+    def _record_failure(self, error: Exception, alarm: str) -> None:
         before = self.state
         counts = not isinstance(error, NotSealed)
         self.state = msgspec.structs.replace(
             before, failures=before.failures + counts, problem=str(error) if counts else "", alarm=alarm
         )
         if alarm and alarm != before.alarm:
-            _log.error("ALARM: %s. Nothing more is sealed", alarm)
+            _log.error("ALARM: %s. Sealing is stopped", alarm)
         elif counts and not alarm and str(error) != before.problem:
             _log.warning("can't seal: %s", error)
 
 
 def _check_whole(state: TreeState) -> None:
-    """Make sure that the tree can grow.
+    """Check that the tree does not end before a hole in the log.
 
     Raises:
-        SealAlarm: if it ends before a hole in the log.
+        SealAlarm: it does.
     """
     if state.missing:
         raise SealAlarm(
-            f"event {state.missing} is missing from the log: the tree ends before it, and nothing after it"
-            " can be sealed; restore the stream from a backup that has it"
+            f"event {state.missing} is missing from the log: the tree ends before it, and later events can't"
+            " be sealed; restore the stream from a backup that has it"
         )

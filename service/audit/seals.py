@@ -1,6 +1,7 @@
-"""The file of seals: a copy in the service's own hands, which whoever has the log's server can't change.
+"""Where seals are published and kept: pages and sources of seals, and the seal file.
 
-Notes, one after the other, each followed by an empty line: to be read, copied and mailed as it is.
+The seal file is the service's own copy, which an administrator of the NATS server can't change. It contains
+the notes one after the other, each followed by an empty line, as plain text.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import BinaryIO, Final
 from jobledger.projections.errors import ProofError
 from jobledger.service.audit.checkpoint import Seal, open_seal, read_seal
 from jobledger.service.audit.findings import Finding, Kind
-from jobledger.service.audit.log_check import SealedTree
+from jobledger.service.audit.log_pass import SealedTree
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import (
@@ -29,19 +30,18 @@ from jobledger.store.model.events import Record
 from jobledger.store.private_files import FILE_MODE, tighten
 
 _SIGNATURE: Final = "\N{EM DASH} "
-_NOTE_END: Final = re.compile(
-    rb"^\xe2\x80\x94 [^\n]*\n\n", re.MULTILINE
-)  # the last signature, and its empty line
+# The last signature of a note, and the empty line after it.
+_NOTE_END: Final = re.compile(rb"^\xe2\x80\x94 [^\n]*\n\n", re.MULTILINE)
 
 
 def split_notes(text: str) -> Iterator[str]:
-    """The notes of a text with several, one after the other; what is none is passed over.
+    """Yield the notes of a text, and skip everything else.
 
-    A note is lines that are not empty, an empty one, and lines of signatures. The text is gone through once,
-    line by line: who can write to the file must not hold up the service with it.
+    A note is non-empty lines, an empty line, and signature lines. The text is scanned once, line by line, so
+    that a writer of the file can't block the service with it.
     """
     above: list[str] = []  # lines since the last empty one
-    body: list[str] = []  # such lines, with an empty one behind them
+    body: list[str] = []  # such lines, followed by an empty one
     signatures: list[str] = []
     for line in io.StringIO(text, newline="\n"):
         if body and line.startswith(_SIGNATURE) and line.endswith("\n"):
@@ -60,29 +60,17 @@ def split_notes(text: str) -> Iterator[str]:
 
 
 class SealFile:
-    """A file that seals are added to; it is made when the first one comes.
-
-    Args:
-        path: of the file.
-    """
+    """The seal file; the first seal creates it. Every method raises InvalidSettings if it can't be used."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def last(self, origin: str) -> Seal | None:
-        """The last whole seal of this origin; None if there is none.
-
-        Raises:
-            InvalidSettings: if the file can't be read.
-        """
+        """Return the last complete seal of an origin; None if there is none."""
         return self.newest().get(origin)
 
     def newest(self) -> dict[str, Seal]:
-        """The last whole seal of each origin in the newest SEALS_FILE_TAIL_BYTES of the file.
-
-        Raises:
-            InvalidSettings: if the file can't be read.
-        """
+        """Return the last complete seal of each origin in the last SEALS_FILE_TAIL_BYTES of the file."""
         try:
             with self.path.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - SEALS_FILE_TAIL_BYTES))
@@ -95,53 +83,47 @@ class SealFile:
         for note in split_notes(text):
             try:
                 seal = read_seal(note)
-            except ProofError:  # a line that was written by half, or by somebody else
+            except ProofError:  # written incompletely, or by another program
                 continue
             found[seal.origin] = seal
         return found
 
     def add(self, seal: Seal) -> None:
-        """Add a seal, and have it on disk.
-
-        Raises:
-            InvalidSettings: if the file can't be written.
-        """
+        """Append a seal, and sync it to disk."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             with os.fdopen(os.open(self.path, flags, FILE_MODE), "r+b") as file:
-                tighten(self.path)  # older releases made it readable for all
-                file.write(_mend_end(file, seal.origin) + seal.note.encode() + b"\n")
+                tighten(self.path)  # older releases made it readable by all users
+                file.write(_repair_end(file, seal.origin) + seal.note.encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise self._failed("can't be written", error) from error
 
     def _failed(self, what: str, error: OSError) -> InvalidSettings:
-        return InvalidSettings(
-            f"the file of seals {self.path} {what}: {error.strerror or type(error).__name__}"
-        )
+        return InvalidSettings(f"the seal file {self.path} {what}: {error.strerror or type(error).__name__}")
 
 
-def _mend_end(file: BinaryIO, origin: str) -> bytes:
-    """Make an end behind which a note can be written: what to write before it.
+def _repair_end(file: BinaryIO, origin: str) -> bytes:
+    """Repair the end of the file; returns the bytes to write before the next note.
 
-    A crash may have left half a note there. It is cut off: the stream of seals has all of it. What somebody
-    else put there stays, apart from what comes.
+    An incomplete note, left by a crash, is cut off: the stream of seals has the complete one. Text by others
+    stays, separated from the next note.
     """
     size = file.seek(0, os.SEEK_END)
     start = file.seek(max(0, size - SEALS_FILE_TAIL_BYTES))
     tail = file.read()
     end = max((found.end() for found in _NOTE_END.finditer(tail)), default=0)
-    rest = tail[end:].rstrip(b"\0")  # after a loss of power, zeros may stand for what was not written
+    rest = tail[end:].rstrip(b"\0")  # after a power loss, zeros may replace unwritten data
     ours = f"{origin}\n".encode()
     if (end or not start) and (rest.startswith(ours) or ours.startswith(rest)):
-        is_whole = _is_note(rest)  # its empty line alone is missing
+        is_whole = _is_note(rest)  # only its empty line is missing
         file.truncate(start + end + (len(rest) if is_whole else 0))
         file.seek(0, os.SEEK_END)
         return b"\n" if is_whole else b""
-    # Else what comes must not be taken for the rest of it, nor half a signature for a whole one, which never
-    # ends with a space.
+    # The next note must not look like the rest of that text, nor half a signature like a complete one, which
+    # never ends with a space.
     return b" \n\n" if tail and not tail.endswith(b"\n\n") else b""
 
 
@@ -153,38 +135,38 @@ def _is_note(text: bytes) -> bool:
     return True
 
 
-Row = AsyncIterator[SealedTree | Finding]
+Source = AsyncIterator[SealedTree | Finding]
 
 
 def judge_seal(name: str, note: bytes, keys: Sequence[VerifierKey], origin: str) -> SealedTree | Finding:
-    """A seal whose words can be counted on, or what is wrong with it.
+    """Verify a seal; returns its tree, or a finding.
 
     Args:
-        name: what to call it in a message.
-        note: its text.
-        keys: those that are known.
-        origin: of the log that it must be of.
+        name: for messages.
+        note: the text of the seal.
+        keys: trusted to sign it.
+        origin: the log that it must be of.
     """
     try:
-        told = read_seal(note)
+        unverified = read_seal(note)
     except ProofError as error:
         return Finding(Kind.DAMAGED, f"{name} can't be read: {error}")
     try:
         seal = open_seal(note, keys)
     except ProofError as error:
-        text = f"{name} (of {told.size} events) is not signed by a known key: {error}"
-        return Finding(Kind.UNKNOWN_KEY, text, sequence=told.size)
+        text = f"{name} (of {unverified.size} events) is not signed by a known key: {error}"
+        return Finding(Kind.UNKNOWN_KEY, text, sequence=unverified.size)
     if seal.origin != origin:
         text = (
-            f"{name} is of the log {seal.origin!r:.200}, and this one is {origin}: the stream was deleted"
-            " and made again, or the seal belongs elsewhere"
+            f"{name} is of the log {seal.origin!r:.200}, but this one is {origin}: the stream was deleted and"
+            " created again, or the seal is of another installation"
         )
         return Finding(Kind.REPLACED, text, sequence=seal.size)
     return SealedTree(name, seal.size, seal.root)
 
 
-async def published(store: KeyHistory, keys: Sequence[VerifierKey], origin: str) -> Row:
-    """The seals of the stream that there are when this begins."""
+async def published_seals(store: KeyHistory, keys: Sequence[VerifierKey], origin: str) -> Source:
+    """Yield the seals that were on the stream when this started."""
     last = await store.last()
     if last is None:
         return
@@ -205,19 +187,19 @@ async def _page(store: KeyHistory, after: int, last: int) -> Sequence[Record]:
         page = await store.read(after=after, up_to=last)
         if page:
             return page
-        await asyncio.sleep(AUDIT_READ_WAIT_SECONDS)  # a replica that lags answered
+        await asyncio.sleep(AUDIT_READ_WAIT_SECONDS)  # a lagging replica answered
     return ()
 
 
-async def kept(path: Path, keys: Sequence[VerifierKey], origin: str) -> Row:
-    """The seals of a file, such as the one that a service keeps."""
+async def seals_in_file(path: Path, keys: Sequence[VerifierKey], origin: str) -> Source:
+    """Yield the seals of a file, such as the seal file of a service."""
     others: dict[str, Finding] = {}
     succeeded: set[str] = set()
     for number, note in enumerate(notes_in(path), start=1):
-        if not note.endswith("\n"):  # none follows it
+        if not note.endswith("\n"):  # the last one
             text = (
-                f"the last seal of {path.name} was written by half, as a loss of power leaves it: the service"
-                " mends its file with the next seal; `jobledger audit seal` makes one"
+                f"the last seal of {path.name} is incomplete, as after a power loss: the service repairs its"
+                " file with the next seal; make one with `jobledger audit seal`"
             )
             yield Finding(Kind.DAMAGED, text)
             return
@@ -229,36 +211,36 @@ async def kept(path: Path, keys: Sequence[VerifierKey], origin: str) -> Row:
             succeeded |= {*open_seal(note, keys).succeeds}
         yield found
     for other, finding in others.items():
-        if other not in succeeded:  # else an operator confirmed, under a trusted key, that it was replaced
+        if other not in succeeded:  # no seal by a trusted key confirms the replacement
             yield finding
 
 
 def notes_in(path: Path) -> Iterator[str]:
-    """The notes of a file with any number of them, one in memory at a time.
+    """Yield the notes of a file of any size, one in memory at a time.
 
     Raises:
-        InvalidInput: if the file can't be read, or holds something that is no seal.
+        InvalidInput: the file can't be read, or contains something that is not a seal.
     """
     lines: list[str] = []
     size = 0
     try:
         with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
             while line := file.readline(NOTE_MAX_BYTES):
-                if line == "\n" and lines and lines[-1].startswith(_SIGNATURE):  # that ends a note
+                if line == "\n" and lines and lines[-1].startswith(_SIGNATURE):  # the end of a note
                     yield from _note_at_end(lines)
                     lines, size = [], 0
                     continue
                 lines.append(line)
                 size += len(line)
                 if size > 2 * NOTE_MAX_BYTES:
-                    raise InvalidInput(f"{path} holds something that is no seal: no note is that long")
+                    raise InvalidInput(f"{path} contains something that is not a seal: no note is that long")
     except OSError as error:
-        raise InvalidInput(f"the file of seals {path} can't be read: {error.strerror}") from error
+        raise InvalidInput(f"the seal file {path} can't be read: {error.strerror}") from error
     yield from _note_at_end(lines)
 
 
 def _note_at_end(lines: list[str]) -> Iterator[str]:
-    """The note that lines end with, if they do: signatures, an empty line, and text without empty lines."""
+    """Yield the note at the end of the lines, if there is one."""
     end = len(lines)
     while end and lines[end - 1].startswith(_SIGNATURE):
         end -= 1
@@ -270,27 +252,27 @@ def _note_at_end(lines: list[str]) -> Iterator[str]:
 
 
 class MergedSeals:
-    """Several rows as one, in the order of sizes."""
+    """Merges several sources in the order of sizes; a `SealSource`."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows = list(rows)
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self._sources = list(sources)
         self._heads: list[SealedTree | Finding | None] | None = None
 
     async def next(self) -> SealedTree | Finding | None:
-        """See `Seals.next`."""
+        """See `SealSource.next`."""
         if self._heads is None:
-            self._heads = [await _next(row) for row in self._rows]
+            self._heads = [await _next(source) for source in self._sources]
         there = [(_size(head), at) for at, head in enumerate(self._heads) if head is not None]
         if not there:
             return None
         _, at = min(there)
         found = self._heads[at]
-        self._heads[at] = await _next(self._rows[at])
+        self._heads[at] = await _next(self._sources[at])
         return found
 
 
-async def _next(row: Row) -> SealedTree | Finding | None:
-    async for found in row:
+async def _next(source: Source) -> SealedTree | Finding | None:
+    async for found in source:
         return found
     return None
 
@@ -299,27 +281,27 @@ def _size(head: SealedTree | Finding) -> int:
     return head.size if isinstance(head, SealedTree) else -1
 
 
-class Given:
-    """Seals that are at hand."""
+class SealList:
+    """Seals in memory; a `SealSource`."""
 
     def __init__(self, seals: Iterable[SealedTree]) -> None:
         self._seals = iter(seals)
 
     async def next(self) -> SealedTree | Finding | None:
-        """See `Seals.next`."""
+        """See `SealSource.next`."""
         return next(self._seals, None)
 
 
 async def newest_seals(seals: KeyHistory, *, before: int, limit: int) -> list[Record]:
-    """The newest seals before a sequence of their stream.
+    """Return the newest seals of a stream, newest first.
 
     Args:
-        seals: where they are published.
-        before: only those before this sequence; 0: from the newest on.
-        limit: how many at most.
+        seals: the stream.
+        before: only those before this sequence; 0: all.
+        limit: the maximum number.
 
     Raises:
-        LogUnavailable: if the server can't be reached.
+        LogUnavailable: the server can't be reached.
     """
     last = await seals.last()
     oldest = await seals.read() if last is not None else ()
@@ -327,7 +309,7 @@ async def newest_seals(seals: KeyHistory, *, before: int, limit: int) -> list[Re
         return []
     end = min(before - 1, last.sequence) if before else last.sequence
     found: list[Record] = []
-    # Seals of other epochs of the log may stand in between, so a step back may find fewer than it is long.
+    # Seals of other epochs of the log may be in between, so a step may return fewer than its length.
     while end >= oldest[0].sequence and len(found) < limit:
         start = max(0, end - limit)
         found += reversed(await _between(seals, start, end))

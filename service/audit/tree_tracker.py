@@ -1,13 +1,13 @@
-"""What an auditor remembers of a log: enough to notice later that its past was changed. Pure.
+"""The Merkle tree of a log as an auditor remembers it: enough to notice a later change of the past. Pure.
 
-    anchor ──── pending ────► size            the leaves that were read
+    anchor ──── pending ────► size            the leaves read so far
       │            │
-      └ a seal fitted here    hashes since then: the next seal is most likely of a size in between
+      └ last seal  └ hashes since then: the size of the next seal is most likely in between
 
-A seal comes after the events that it covers, so the tree of its size must be told when the reader is beyond
-it already: the right edge is kept at the last seal, and the hashes of what came after it are kept beside it,
-up to a named limit. Marks, a bounded number of roots along the way, tell between which two events a past was
-changed.
+A seal is published after the events that it covers, so the root at its size must be computable when the
+reader is already beyond that size. The tracker therefore keeps the right edge of the tree at the last seal
+(the anchor), and up to a limit the leaf hashes after it. Marks, a bounded number of roots along the way,
+narrow down where a past was changed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,17 +20,17 @@ from jobledger.service.limits import WITNESS_MARKS_MAX, WITNESS_PENDING_MAX_LEAV
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The root of the tree at a size, as it was when the log was read that far."""
+    """The root of the tree at a size, when the log was read that far."""
 
     size: int
     root: bytes
 
 
-class Witness:
-    """Reads leaves in order, and tells the roots of trees of sizes that it has not gone past.
+class TreeTracker:
+    """Reads leaves in order, and computes roots of sizes not before the anchor.
 
     Attributes:
-        marks: roots along the way, in the order of their sizes; the last is the anchor's.
+        marks: roots along the way, by size; the last one is the anchor's.
     """
 
     def __init__(self, anchor: Frontier | None = None, marks: Sequence[Mark] = ()) -> None:
@@ -41,25 +41,25 @@ class Witness:
 
     @property
     def anchor_size(self) -> int:
-        """The smallest size that `root_at` can still tell."""
+        """The smallest size that `root_at` can compute."""
         return self._anchor.size
 
     @property
     def size(self) -> int:
-        """How many leaves were read."""
+        """The number of leaves read."""
         return self._newest.size
 
-    def add(self, leaves: Iterable[bytes]) -> None:
-        """Read on; beyond the limit of what is kept, the oldest can be sealed no more."""
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Append leaves; beyond the limit of pending hashes the anchor advances."""
         before = len(self._pending)
         self._pending.extend(leaves)
         self._newest.extend(self._pending[before:])
         excess = len(self._pending) - WITNESS_PENDING_MAX_LEAVES
         if excess > 0:
-            self.settle(self._anchor.size + excess)
+            self.advance_anchor(self._anchor.size + excess)
 
-    def settle(self, size: int) -> None:
-        """Go on to a size: nobody will ask for a smaller one."""
+    def advance_anchor(self, size: int) -> None:
+        """Advance the anchor to a size; smaller ones can't be computed afterwards."""
         count = size - self._anchor.size
         if count > 0:
             assert count <= len(self._pending)
@@ -68,29 +68,29 @@ class Witness:
             self._mark()
 
     def root_at(self, size: int) -> bytes | None:
-        """The root of the tree of this size; None if it is smaller than the anchor, and no mark has it.
+        """Return the root at a size that was reached, and advance the anchor to it.
 
-        The size must have been reached. It becomes the anchor.
+        None for a size before the anchor without a mark.
         """
         if size < self._anchor.size:
             return next((mark.root for mark in reversed(self.marks) if mark.size == size), None)
-        self.settle(size)
+        self.advance_anchor(size)
         return self._anchor.root()
 
     def root(self) -> bytes:
-        """The root of all that was read; the anchor stays."""
+        """Return the root of all leaves read; the anchor does not move."""
         return self._newest.root()
 
     def anchor_bytes(self) -> bytes:
-        """The anchor as it can be kept."""
+        """Return the anchor for `at_anchor`."""
         return self._anchor.to_bytes()
 
     @classmethod
     def at_anchor(cls, anchor: bytes, marks: Sequence[Mark]) -> Self:
-        """A witness that has read up to the anchor that `anchor_bytes` kept.
+        """Return a tracker that has read up to the anchor of `anchor_bytes`.
 
         Raises:
-            InvalidInput: if these bytes are none.
+            InvalidInput: the bytes are not an anchor.
         """
         return cls(Frontier.from_bytes(anchor), marks)
 
@@ -98,7 +98,7 @@ class Witness:
         marks = self.marks
         marks.append(Mark(self._anchor.size, self._anchor.root()))
         if len(marks) > WITNESS_MARKS_MAX:
-            # Those that stay are spread over all of the past, and half of the room is free again.
+            # Keep marks spread over the whole past, and free half of the capacity.
             apart = 2 * self._anchor.size // WITNESS_MARKS_MAX
             spread = marks[:1]
             for mark in marks[1:-1]:

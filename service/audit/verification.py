@@ -1,4 +1,11 @@
-"""The whole audit of an installation, by somebody who may read its log: log, seals and view together."""
+"""The audit of an installation by a reader of its log: the log, the seals and the view together.
+
+The view is compared row by row with a fresh fold of the log by the ordinary projector:
+
+    checkpoint C ──► fold 1…C into a scratch file ──► snapshot of the view at C' ──► fold to C' ──► compare
+
+The long fold comes first, so that the snapshot, which blocks SQLite's checkpoints, is short.
+"""
 
 import asyncio
 import tempfile
@@ -17,10 +24,10 @@ from jobledger.projections.view_diff import compare_views, first_changed_event, 
 from jobledger.projections.writer import PROJECTION_VERSION
 from jobledger.service.audit.checkpoint import origin_of
 from jobledger.service.audit.findings import Finding, Kind
-from jobledger.service.audit.log_check import LogReport, Tell, check_log
+from jobledger.service.audit.log_check import LogReport, check_log
+from jobledger.service.audit.log_pass import Progress, wait_continues
 from jobledger.service.audit.note import VerifierKey
-from jobledger.service.audit.seals import MergedSeals, kept, published
-from jobledger.service.audit.walk import wait_continues
+from jobledger.service.audit.seals import MergedSeals, published_seals, seals_in_file
 from jobledger.service.cursor import stream_tag
 from jobledger.service.limits import AUDIT_FOLD_TIMEOUT_SECONDS
 from jobledger.store.jetstream.log import JetStreamLog
@@ -34,31 +41,33 @@ COMPARING: Final = "comparing the view"
 _CHECKPOINT: Final = "SELECT epoch, sequence, projection, tree_size FROM checkpoint"
 
 
-async def check_view(log: EventLog, path: Path, tell: Tell, *, scratch: Path | None = None) -> list[Finding]:
+async def check_view(
+    log: EventLog, path: Path, progress: Progress, *, scratch: Path | None = None
+) -> list[Finding]:
     """Compare a view with a fresh fold of the log.
 
     Args:
         log: to fold.
         path: of the view; a service may be running on it.
-        tell: hears how far it is.
-        scratch: a folder with as much room as the view takes; None: that for temporary files.
+        progress: reports progress.
+        scratch: a directory with space for a second view; None: the one for temporary files.
 
     Raises:
-        ViewError: if there is no view, or another release made it.
-        LogUnavailable: if the log can't be reached for long.
+        ViewError: there is no view, or another release made it.
+        LogUnavailable: the log can't be reached for long.
     """
-    await (await View.open(path, readers=1)).close()  # says what is wrong if this release can't read it
+    await (await View.open(path, readers=1)).close()  # reports why if this release can't read it
     reader = await Reader.open(path)
     try:
         with tempfile.TemporaryDirectory(prefix="jobledger-audit-", dir=scratch) as folder:
-            return await _compare(log, reader, Path(folder) / "fresh.sqlite", tell)
+            return await _compare(log, reader, Path(folder) / "fresh.sqlite", progress)
     except ViewDamaged as error:
         return [Finding(Kind.DAMAGED, str(error))]
-    except LogBroken as error:  # while folding: the records are not all there
+    except LogBroken as error:  # while folding: records are missing
         return [Finding(Kind.HOLE, str(error))]
     except WaitTimeout as error:
         text = (
-            f"the log can't be folded, so the view was not compared: nothing came for"
+            f"the log can't be folded, so the view was not compared: no event arrived for"
             f" {AUDIT_FOLD_TIMEOUT_SECONDS:g} s ({error})"
         )
         return [Finding(Kind.HOLE, text)]
@@ -66,17 +75,17 @@ async def check_view(log: EventLog, path: Path, tell: Tell, *, scratch: Path | N
         await reader.close()
 
 
-async def _compare(log: EventLog, reader: Reader, fresh_path: Path, tell: Tell) -> list[Finding]:
+async def _compare(log: EventLog, reader: Reader, fresh_path: Path, progress: Progress) -> list[Finding]:
     problem, sequence = await _place(log, reader)
     if problem is not None:
         return [problem]
-    await _fold(log, fresh_path, sequence, tell)
+    await _fold(log, fresh_path, sequence, progress)
     async with _snapshot(reader):
         problem, sequence = await _place(log, reader)
         if problem is not None:
             return [problem]
-        await _fold(log, fresh_path, sequence, tell)
-        tell(COMPARING, 0, 0)
+        await _fold(log, fresh_path, sequence, progress)
+        progress(COMPARING, 0, 0)
         fresh = await Reader.open(fresh_path)
         try:
             return await _differences(log, reader, fresh)
@@ -85,19 +94,18 @@ async def _compare(log: EventLog, reader: Reader, fresh_path: Path, tell: Tell) 
 
 
 async def _place(log: EventLog, reader: Reader) -> tuple[Finding | None, int]:
-    """Whether the view is of this log and not ahead of it, and its sequence."""
+    """Return a finding if the view is of another log or ahead of it, and the view's sequence."""
     [(epoch, sequence, projection, _)] = await reader.rows(_CHECKPOINT)
-    info = await log.info()  # after the view was read, which a service may be moving
+    info = await log.info()  # after the view was read, which a service may advance
     if projection != PROJECTION_VERSION:
         raise ViewError(
-            f"the rows of the view {reader.path} were made by another release (projection {projection}, and"
-            f" this one's is {PROJECTION_VERSION}): audit it with that release, or let a projector bring it"
-            " up to date"
+            f"another release made the rows of the view {reader.path} (projection {projection}, this release:"
+            f" {PROJECTION_VERSION}): audit it with that release, or let a service of this release rebuild it"
         )
     if epoch and epoch != info.epoch:
         text = (
-            f"the view was made from the stream of {epoch}, and the stream now is of {info.epoch}: it was"
-            " deleted and made again"
+            f"the view was made from a stream with the epoch {epoch}, but that of the stream is {info.epoch}:"
+            " it was deleted and created again"
         )
         return Finding(Kind.REPLACED, text), sequence
     try:
@@ -106,12 +114,12 @@ async def _place(log: EventLog, reader: Reader) -> tuple[Finding | None, int]:
     except LogTruncated:
         info = await log.info()
         text = (
-            f"the view has folded event {sequence}, and the log ends at {info.last_sequence}: the events from"
-            f" {info.last_sequence + 1} on are gone from its end"
+            f"the view has folded event {sequence}, but the log ends at {info.last_sequence}: the events from"
+            f" {info.last_sequence + 1} on are missing"
         )
         return Finding(Kind.TRUNCATION, text, sequence=info.last_sequence + 1), sequence
     if sequence and await log.read_at(sequence) is None:
-        text = f"the view has folded event {sequence}, and it is missing from the log"
+        text = f"the view has folded event {sequence}, but it is missing from the log"
         return Finding(Kind.HOLE, text, sequence=sequence), sequence
     return None, sequence
 
@@ -124,15 +132,15 @@ async def _differences(log: EventLog, reader: Reader, fresh: Reader) -> list[Fin
         job = await _job_at(log, changed)
         of_job = f" (of job {job})" if job else ""
         text = (
-            f"event {changed}{of_job} is not the one that the view has folded: the log was changed there,"
-            " or the view's tree was"
+            f"event {changed}{of_job} differs from the one that the view has folded: the log or the view's"
+            " tree was changed there"
         )
         findings.append(Finding(Kind.REWRITE, text, sequence=changed, job_id=job))
     for each in await compare_views(reader, fresh):
         column = f"{each.table}.{each.column}" if each.column else each.table
         findings.append(Finding(Kind.VIEW, str(each), job_id=each.job_id, column=column))
     if tree_size and not changed and not await tree_is_equal(reader, fresh):
-        findings.append(Finding(Kind.TREE, "the tree in the view is not that of the log it was made from"))
+        findings.append(Finding(Kind.TREE, "the tree in the view differs from that of the log"))
     [(sound,)] = await reader.rows("PRAGMA integrity_check(1)")
     if sound != "ok":
         findings.append(Finding(Kind.DAMAGED, f"the view's file is damaged: {sound}"))
@@ -154,16 +162,16 @@ async def _snapshot(reader: Reader) -> AsyncIterator[None]:
         await reader.rows("ROLLBACK")
 
 
-async def _fold(log: EventLog, path: Path, up_to: int, tell: Tell) -> None:
-    """Let the ordinary projector fold into a file, up to a sequence and no further."""
+async def _fold(log: EventLog, path: Path, up_to: int, progress: Progress) -> None:
+    """Fold into a file up to a sequence, with the ordinary projector."""
     async with Projector(cast("EventLog", _UpTo(log, up_to)), path) as projector:
         while projector.sequence < up_to:
             await projector.wait_for(projector.sequence + 1, AUDIT_FOLD_TIMEOUT_SECONDS)
-            tell(FOLDING, projector.sequence, up_to)
+            progress(FOLDING, projector.sequence, up_to)
 
 
 class _UpTo:
-    """A log as it was when its last event was this one: what a projector needs of it."""
+    """A log truncated at a sequence, as far as a projector needs it."""
 
     def __init__(self, log: EventLog, last: int) -> None:
         self._log = log
@@ -181,42 +189,42 @@ class _UpTo:
 
     async def follow(self, *, after: int, epoch: str | None = None) -> LogReader:
         return cast(
-            "LogReader", _FeedUpTo(await self._log.follow(after=after, epoch=epoch), self._last, after)
+            "LogReader", _ReaderUpTo(await self._log.follow(after=after, epoch=epoch), self._last, after)
         )
 
 
-class _FeedUpTo:
-    def __init__(self, feed: LogReader, last: int, after: int) -> None:
-        self._feed = feed
+class _ReaderUpTo:
+    def __init__(self, reader: LogReader, last: int, after: int) -> None:
+        self._reader = reader
         self._last = last
         self._reached = after
 
     async def take(self, max_records: int) -> Sequence[Record]:
         if self._reached < self._last:
-            records = await self._feed.take(max_records)
+            records = await self._reader.take(max_records)
             self._reached = records[-1].sequence
             if self._reached > self._last:
                 records = [record for record in records if record.sequence <= self._last]
             if records:
                 return records
-        await asyncio.Event().wait()  # for ever: nothing more comes, and the projector is stopped
+        await asyncio.Event().wait()  # forever: there are no more events, and the projector is stopped
         raise AssertionError
 
     @property
     def connected(self) -> bool:
-        return self._feed.connected
+        return self._reader.connected
 
     async def close(self) -> None:
-        await self._feed.close()
+        await self._reader.close()
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked, and what was found.
+    """The result of an audit.
 
     Attributes:
         origin: of the log.
-        log: what hashing it came to.
-        view: findings about the view; None: it was not looked at.
+        log: the report about log and seals.
+        view: findings about the view; None if it was not examined.
     """
 
     origin: str
@@ -225,38 +233,38 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All of them; what is most telling first: an exact place before a range."""
+        """All findings, the most specific first: those about the view name an exact place."""
         return (*(self.view or ()), *self.log.findings)
 
 
 async def verify(
     log: JetStreamLog,
     keys: Sequence[VerifierKey],
-    tell: Tell,
+    progress: Progress,
     *,
     seal_files: Sequence[Path] = (),
     view: Path | None = None,
     scratch: Path | None = None,
 ) -> Verification:
-    """Audit.
+    """Audit a log, its seals and a view.
 
     Args:
-        log: to read, from its first event to its last.
-        keys: those that seals may be signed with.
-        tell: hears how far it is.
-        seal_files: with more seals than those that are published beside the log.
+        log: to read from its first event to its last.
+        keys: trusted to sign seals.
+        progress: reports progress.
+        seal_files: with seals in addition to the published ones.
         view: to compare with a fresh fold of the log; None: none.
-        scratch: a folder for that fold.
+        scratch: a directory for that fold.
 
     Raises:
-        InvalidInput: if a file of seals can't be read.
-        LogUnavailable: if the log does not answer for long.
-        ViewError: if there is no view there, or another release made it.
+        InvalidInput: a file of seals can't be read.
+        LogUnavailable: the log does not answer for long.
+        ViewError: the view does not exist, or another release made it.
     """
     mark = stream_tag((await log.info()).epoch)
     origin = origin_of(mark)
-    rows = [published(await log.seals(mark), keys, origin)]
-    rows += [kept(path, keys, origin) for path in seal_files]
-    report = await check_log(log, MergedSeals(rows), tell)
-    found = None if view is None else tuple(await check_view(log, view, tell, scratch=scratch))
+    sources = [published_seals(await log.seals(mark), keys, origin)]
+    sources += [seals_in_file(path, keys, origin) for path in seal_files]
+    report = await check_log(log, MergedSeals(sources), progress)
+    found = None if view is None else tuple(await check_view(log, view, progress, scratch=scratch))
     return Verification(origin=origin, log=report, view=found)

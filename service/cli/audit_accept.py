@@ -29,7 +29,7 @@ def accept_log(*, old: str, new: str, reason: str, settings: "Settings") -> None
     """
     import getpass
 
-    from jobledger.service.audit.accepted import ACCEPTED_FILE, AcceptedFile
+    from jobledger.service.audit.accepted_logs import ACCEPTED_FILE, AcceptedFile
 
     try:
         actor = getpass.getuser()

@@ -137,15 +137,16 @@ def _by_service(old: "Seal", new: "Seal", client: "Client") -> "Finding | None":
 
 def _by_log(old: "Seal", new: "Seal", session: Session) -> "Finding | None":
     """Hash the log, and hold both seals against it."""
-    from jobledger.service.audit.log_check import SealedTree, check_log
-    from jobledger.service.audit.seals import Given
+    from jobledger.service.audit.log_check import check_log
+    from jobledger.service.audit.log_pass import SealedTree
+    from jobledger.service.audit.seals import SealList
     from jobledger.service.log_access import open_log
 
     progress = Progress()
 
     async def run() -> "Finding | None":
         async with open_log(session.settings) as log:
-            seals = Given([SealedTree("A", old.size, old.root), SealedTree("B", new.size, new.root)])
+            seals = SealList([SealedTree("A", old.size, old.root), SealedTree("B", new.size, new.root)])
             report = await check_log(log, seals, progress.tell)
             return report.findings[0] if report.findings else None
 

@@ -74,7 +74,7 @@ def watch(
     if webhook and not webhook.startswith(("http://", "https://")):
         raise click.UsageError(f"--webhook {webhook!r} is no URL; write https://host/path")
     from jobledger.service.audit.keys import read_keys
-    from jobledger.service.audit.watch_command import Gauges, Watch, WatchOptions
+    from jobledger.service.audit.watch_command import Watch, WatchMetrics, WatchOptions
 
     options = WatchOptions(
         keys=read_keys(keys),
@@ -88,10 +88,10 @@ def watch(
     )
     end_on_sigterm()
     with ExitStack() as stack:
-        gauges = Gauges() if metrics_port is not None or metrics_file is not None else None
-        if gauges is not None and metrics_port is not None:
-            stack.callback(gauges.serve(metrics_port))
-        watching = Watch(session.settings, options, say, gauges)
+        metrics = WatchMetrics() if metrics_port is not None or metrics_file is not None else None
+        if metrics is not None and metrics_port is not None:
+            stack.callback(metrics.serve(metrics_port))
+        watching = Watch(session.settings, options, say, metrics)
         try:
             alarms = asyncio.run(watching.run())
         except KeyboardInterrupt:

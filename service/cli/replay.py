@@ -141,13 +141,13 @@ class _Run:
 
     def goes_by_service(self) -> bool:
         """Whether to go through the service: it was named, or the log is not served here and it answers."""
-        from jobledger.service.log_access import log_is_at_hand
+        from jobledger.service.log_access import log_is_served
         from jobledger.store.model.errors import JobledgerError
 
         preferred = prefers_service(self._session.loaded)
         if preferred is not None:
             return preferred
-        if log_is_at_hand(self._session.settings):
+        if log_is_served(self._session.settings):
             return False
         with suppress(JobledgerError), self._session.client() as client:
             client.version()

@@ -114,10 +114,10 @@ async def _create(settings: "Settings", *, accept_loss: bool, rewritten: bool) -
 
 def _record_of(settings: "Settings") -> "StreamRecord | None":
     """What the data directory knows of the streams; None if it has a log of its own, and another is asked."""
-    from jobledger.service.log_access import log_is_kept
+    from jobledger.service.log_access import log_exists
     from jobledger.service.stream_record import RECORD_FILE, StreamRecord
 
-    if settings.nats_url and log_is_kept(settings):
+    if settings.nats_url and log_exists(settings):
         return None
     return StreamRecord(settings.data_dir / RECORD_FILE)
 
@@ -136,11 +136,11 @@ def show(*, form: str, session: Session) -> None:
     settings = session.settings
 
     async def run() -> "tuple[Sequence[StreamReport], list[str]]":
-        from jobledger.service.log_access import evidence_of, look_at_streams
+        from jobledger.service.log_access import evidence_of, report_streams_of
         from jobledger.store.jetstream.declarations import STREAMS
         from jobledger.store.model.subjects import STREAM_NAME
 
-        found, evidence = await look_at_streams(settings), evidence_of(settings)
+        found, evidence = await report_streams_of(settings), evidence_of(settings)
         record = _record_of(settings)
         problems = [str(each) for each in record.differences(found)] if record is not None else []
         for name in (each.name(STREAM_NAME) for each in STREAMS):

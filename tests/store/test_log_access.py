@@ -15,7 +15,7 @@ import pytest
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.service import log_access as logaccess
 from jobledger.service.limits import LOG_ACCESS_TIMEOUT_SECONDS
-from jobledger.service.log_access import log_is_at_hand, log_is_kept, open_log
+from jobledger.service.log_access import log_exists, log_is_served, open_log
 from jobledger.service.settings import Settings
 from jobledger.store.embedded import NATS_FOLDER
 from jobledger.store.embedded import server as embedded
@@ -161,7 +161,7 @@ async def test_log_of_a_running_service_is_opened(tmp_path: Path) -> None:
     async with EmbeddedServer(tmp_path / NATS_FOLDER) as server:
         writer = await JetStreamLog.connect(server.url)
         await fill(writer, 3)
-        assert log_is_at_hand(settings)
+        assert log_is_served(settings)
         async with open_log(settings) as log:
             assert (await log.info()).last_sequence == 3
         await writer.close()
@@ -174,12 +174,12 @@ async def test_log_that_nobody_serves_is_served_for_the_command(tmp_path: Path) 
         writer = await JetStreamLog.connect(server.url)
         await fill(writer, 3)
         await writer.close()
-    assert log_is_kept(settings)
-    assert not log_is_at_hand(settings)
+    assert log_exists(settings)
+    assert not log_is_served(settings)
     async with open_log(settings) as log:
         assert (await log.info()).last_sequence == 3
-        assert log_is_at_hand(settings)
-    assert not log_is_at_hand(settings)
+        assert log_is_served(settings)
+    assert not log_is_served(settings)
 
 
 async def test_without_a_log_nothing_is_made(tmp_path: Path) -> None:
@@ -252,6 +252,6 @@ async def test_servers_that_are_named_are_used(tmp_path: Path) -> None:
             nats_password="secret-of-the-test",
             data_dir=tmp_path / "nowhere",
         )
-        assert log_is_at_hand(settings)
+        assert log_is_served(settings)
         async with open_log(settings) as log:
             assert (await log.info()).last_sequence == 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from jobledger import JetStreamLog, Projector, View
 from jobledger.projections.tree_reader import TreeReader
-from jobledger.service.audit.accepted import ACCEPTED_FILE, AcceptedFile
+from jobledger.service.audit.accepted_logs import ACCEPTED_FILE, AcceptedFile
 from jobledger.service.audit.keys import KeyFile
 from jobledger.service.audit.seal_scan import SCAN_FILE
 from jobledger.service.audit.sealer import SEALS_FILE, Sealer

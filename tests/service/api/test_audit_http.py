@@ -116,7 +116,7 @@ async def test_what_is_no_seal_is_listed_as_such(tmp_path: Path) -> None:
         await publish_raw(service.log, f"jobledger.seals.{service.mark}", b"gar\xffbage")
         [item] = (await client.get(SEALS)).json()["Items"]
         assert (item["Size"], item["Keys"]) == (0, [])
-        assert "no signed note" in item["Problem"]
+        assert "not a signed note" in item["Problem"]
 
 
 async def test_metrics_tell_the_last_seal(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, MemoryLog
 from jobledger.service.audit import event_chain as links_module
-from jobledger.service.audit import walk as walk_module
-from jobledger.service.audit.event_chain import Links
+from jobledger.service.audit import log_pass as walk_module
+from jobledger.service.audit.event_chain import LinkChecker
 from jobledger.service.audit.findings import Finding, Kind
-from jobledger.service.audit.log_check import LogReport, SealedTree, check_log
-from jobledger.service.audit.seals import Given
+from jobledger.service.audit.log_check import LogReport, check_log
+from jobledger.service.audit.log_pass import SealedTree
+from jobledger.service.audit.seals import SealList
 from jobledger.service.audit.verification import verify
 from jobledger.store.log import LogInfo, PendingEvent
 from jobledger.store.model.errors import LogUnavailable
@@ -122,7 +123,7 @@ async def test_a_deleted_range_is_named_with_its_jobs(loose: JetStreamLog) -> No
         await loose.append(draft, expect=max(0, number - 3))
     for sequence in (8, 9, 20, 30):
         assert (await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence}))["success"]
-    report = await check_log(loose, Given([]), lambda *_: None)
+    report = await check_log(loose, SealList([]), lambda *_: None)
     assert [(each.kind, each.sequence, each.last) for each in report.findings] == [
         (Kind.HOLE, 8, 9),
         (Kind.HOLE, 20, 20),
@@ -178,7 +179,7 @@ async def checked(log: MemoryLog, events: int = 40, seals: Sequence[SealedTree] 
             PendingEvent(job_subject("default", f"j-{number}"), f"event-{number}", b"{}"), expect=0
         )
     async with asyncio.timeout(20):
-        return await check_log(log, Given(seals), lambda *_: None)
+        return await check_log(log, SealList(seals), lambda *_: None)
 
 
 @pytest.fixture
@@ -230,7 +231,7 @@ async def test_a_log_that_does_not_answer_at_all_is_no_finding(monkeypatch: pyte
 
     asked: list[int] = []
     monkeypatch.setattr(log, "info", info)
-    with pytest.raises(LogUnavailable, match="for event 20 or at all"):
+    with pytest.raises(LogUnavailable, match="does not answer requests for event 20"):
         await checked(log)
 
 
@@ -250,7 +251,7 @@ def record(sequence: int, job: int, previous: object = None) -> Record:
 
 def test_an_event_that_names_another_one_before_it_is_found() -> None:
     """Left out, changed, or of another job; what names none, or is no event of ours, is not."""
-    links = Links()
+    links = LinkChecker()
     assert links.read([record(1, 1), record(2, 2), record(3, 1, '"1"'), record(4, 2, '"2"')]) == []
     for wrong, had in (('"1"', 3), ('"2"', 5), ('"99"', 6)):
         [link] = links.read([record(had + 2 if had == 3 else had + 1, 1, wrong)])
@@ -265,7 +266,7 @@ def test_an_event_that_names_another_one_before_it_is_found() -> None:
 def test_the_jobs_that_are_followed_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that were quiet longest are forgotten, and counted when they come again: no false alarm."""
     monkeypatch.setattr(links_module, "AUDIT_LINKS_MAX", 2)
-    links = Links()
+    links = LinkChecker()
     assert links.read([record(1, 1), record(2, 2), record(3, 3), record(4, 1, '"1"')]) == []
     assert links.unchecked == 1
     [link] = links.read([record(5, 1, '"3"')])
@@ -278,7 +279,7 @@ async def test_a_broken_link_is_a_finding_with_both_events(jetstream_log: JetStr
     await jetstream_log.append(PendingEvent(subject, "a", b"{}"), expect=0)
     await jetstream_log.append(PendingEvent(job_subject("default", "j-2"), "b", b"{}"), expect=0)
     await jetstream_log.append(PendingEvent(subject, "c", b'{"previous":"2"}'), expect=1)
-    report = await check_log(jetstream_log, Given([]), lambda *_: None)
+    report = await check_log(jetstream_log, SealList([]), lambda *_: None)
     [found] = report.findings
     assert isinstance(found, Finding)
     assert (found.kind, found.sequence, found.last, found.job_id) == (Kind.LINK, 2, 3, "j-1")

@@ -89,7 +89,7 @@ def test_signatures_of_known_keys_are_checked_and_others_passed_over() -> None:
 def test_a_known_key_s_wrong_signature_spoils_the_note() -> None:
     """Whatever else is good: a note that a known key is said to have signed, and has not, is refused."""
     wrong = f"{PETER_LINE[:60]}ABCD{PETER_LINE[60:]}"
-    with pytest.raises(ProofError, match=r"PeterNeumann\+c74f20a3 is not"):
+    with pytest.raises(ProofError, match=r"PeterNeumann\+c74f20a3 is wrong"):
         verify_note(parse_note(f"{TEXT}\n{wrong}{ENOCH_LINE}"), [PETER, ENOCH])
     changed = parse_note(f"{TEXT.replace('answer', 'Answer')}\n{PETER_LINE}")
     with pytest.raises(ProofError):
@@ -162,13 +162,13 @@ def test_a_note_that_can_not_be_signed_is_refused() -> None:
     """No newline at its end, controls, no signer, too many: the caller's mistake."""
     signer = Signer.of("PeterNeumann", PETER_SEED)
     for text in ("abc", "a\tb\n"):
-        with pytest.raises(InvalidInput, match="can't be signed"):
+        with pytest.raises(InvalidInput, match="can't sign"):
             sign_note(text, [signer])
     for signers in ([], [signer] * (NOTE_MAX_SIGNATURES + 1)):
-        with pytest.raises(InvalidInput, match="can't sign a note"):
+        with pytest.raises(InvalidInput, match=r"signers must be 1\.\.100"):
             sign_note(TEXT, signers)
     for name in ("", "a b", "a+b", "a\N{NO-BREAK SPACE}b"):
-        with pytest.raises(InvalidInput, match="no name for a key"):
+        with pytest.raises(InvalidInput, match="invalid key name"):
             Signer.of(name, PETER_SEED)
 
 
@@ -211,7 +211,7 @@ def test_extension_lines_are_passed_over() -> None:
 )
 def test_a_note_that_is_no_seal_is_refused(lines: tuple[str, ...]) -> None:
     """Signed by a known key, and still no seal: a line too few, a size or a root that is none."""
-    with pytest.raises(ProofError, match=r"no seal|no signed note"):
+    with pytest.raises(ProofError, match=r"not a seal|not a signed note"):
         open_seal(seal_of(*lines), [PETER])
 
 
@@ -221,7 +221,7 @@ def test_a_note_that_is_no_seal_is_refused(lines: tuple[str, ...]) -> None:
 )
 def test_a_seal_that_says_nothing_is_not_made(origin: str, size: int, root: bytes) -> None:
     """An origin that is none, a negative size, a root of another length."""
-    with pytest.raises(InvalidInput, match="no seal can say"):
+    with pytest.raises(InvalidInput, match="invalid seal"):
         make_seal(origin, size, root, [Signer.of("one", b"\x01" * 32)])
 
 

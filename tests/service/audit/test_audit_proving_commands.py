@@ -85,7 +85,7 @@ def test_what_is_wrong_with_a_proof_is_told_with_exit_code_9(
     told = json.loads(operator("audit", "check", str(path), "--key", keys, "-o", "json", code=9).stdout)
     assert (told["OK"], told["Proven"]) == (False, None), "nothing is told that is not proven"
     path.write_text("{}")
-    assert "no proof bundle" in operator("audit", "check", str(path), "--key", keys, code=2).stderr
+    assert "not a proof bundle" in operator("audit", "check", str(path), "--key", keys, code=2).stderr
 
 
 def test_later_events_that_no_seal_covers_are_told(operator: Operator, tmp_path: Path, keys: str) -> None:
@@ -120,7 +120,7 @@ def test_one_seal_extends_another(
         assert f"the {sizes[1]} events of B begin with the {sizes[0]} of A" in done.stdout
     assert operator.json("audit", "consistency", *sizes, "--key", keys)["OK"] is True
     assert (
-        "name the older one first"
+        "pass the older one first"
         in operator("audit", "consistency", str(new), str(old), "--key", keys, code=2).stderr
     )
     assert (
@@ -141,7 +141,7 @@ def test_two_seals_that_fork_are_told(operator: Operator, tmp_path: Path, keys: 
     both = ("--key", keys, "--key", str(SIGNER.key))
     for size, words in (
         (honest.size, "both seals cover"),
-        (honest.size - 1, "it was not shown that the seal"),
+        (honest.size - 1, "does not provably extend"),
     ):
         other.write_text(make_seal(honest.origin, size, bytes(32), (SIGNER,)).note)
         shown = operator("audit", "consistency", str(other), "newest", *both, code=9).stdout

@@ -13,15 +13,15 @@ from jobledger.projections.merkle.hashing import leaf_hash
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.service.audit import scrub as scrub_module
 from jobledger.service.audit.findings import Finding, Kind
-from jobledger.service.audit.log_check import SealedTree
+from jobledger.service.audit.log_pass import SealedTree
 from jobledger.service.audit.scrub import (
     Scrub,
     ScrubState,
     findings_of,
-    load_scrub,
     remedy_of,
+    resumable_scrub,
     run_scrub,
-    save_scrub,
+    scrub_state_file,
 )
 from jobledger.service.errors import InvalidSettings
 from jobledger.store.jetstream.declarations import StreamSettings
@@ -174,30 +174,31 @@ async def test_an_event_that_arrives_late_is_not_missing() -> None:
 async def test_a_scrub_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """After the time, or a lost log: what was compared and found is kept; a finished one begins again."""
     path = tmp_path / "scrub.json"
+    file = scrub_state_file(path)
     cells = Cells(30)
     del cells.stores["n2"][3]
     scrub = Scrub(cells, ScrubState(origin=ORIGIN, last=30), Tree())
-    state = await run_scrub(scrub, lambda *_: None, seconds=0.0, path=path)
+    state = await run_scrub(scrub, lambda *_: None, seconds=0.0, file=file)
     assert (state.position, state.done) == (8, False)
     cells.deaf |= {*SERVERS}
-    kept = load_scrub(path, ORIGIN)
+    kept = resumable_scrub(file, ORIGIN)
     assert kept == state
     with pytest.raises(LogUnavailable):
-        await run_scrub(Scrub(cells, kept, Tree()), lambda *_: None, path=path)
+        await run_scrub(Scrub(cells, kept, Tree()), lambda *_: None, file=file)
     cells.deaf.clear()
     cells.reads.clear()
-    kept = load_scrub(path, ORIGIN)
+    kept = resumable_scrub(file, ORIGIN)
     assert kept is not None
-    state = await run_scrub(Scrub(cells, kept, Tree()), lambda *_: None, path=path)
+    state = await run_scrub(Scrub(cells, kept, Tree()), lambda *_: None, file=file)
     assert min(first for _, first, _ in cells.reads) == 9
     assert told(state) == [(Kind.REPLICA, 3, 3)]
     assert path.stat().st_mode & 0o777 == 0o600
-    assert load_scrub(path, ORIGIN) is None
-    save_scrub(path, kept)
-    assert load_scrub(path, "jobledger/other") is None
+    assert resumable_scrub(file, ORIGIN) is None
+    file.save(kept)
+    assert resumable_scrub(file, "jobledger/other") is None
     path.write_text("{")
     with pytest.raises(InvalidSettings, match="delete it"):
-        load_scrub(path, ORIGIN)
+        resumable_scrub(file, ORIGIN)
 
 
 async def test_bad_ranges_are_named_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +209,7 @@ async def test_bad_ranges_are_named_up_to_a_bound(monkeypatch: pytest.MonkeyPatc
         del cells.stores["n2"][sequence]
     state = await scrubbed(cells, Tree())
     assert (len(state.bad["n2"]), state.more["n2"]) == (3, 12)
-    assert "(and 12 events more)" in findings_of(state)[0].message
+    assert "(and 12 more events)" in findings_of(state)[0].message
 
 
 # --- real servers ------------------------------------------------------------------------------------------

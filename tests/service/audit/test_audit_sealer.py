@@ -171,11 +171,11 @@ async def test_a_log_whose_end_was_cut_off_is_not_signed(one: Sealing) -> None:
     with pytest.raises(LogBehind, match="not counted as lost yet"):
         await one.sealer.seal()
     assert not one.sealer.state.alarm
-    with pytest.raises(SealAlarm, match="covers 21 events and the log ends at 20"):
+    with pytest.raises(SealAlarm, match="covers 21 events, but the log ends at 20"):
         await decided(one.sealer.seal)
     one.file.path.unlink()
     await one.seals.append(beyond.note.encode(), expect=0)
-    with pytest.raises(SealAlarm, match="covers 21 events and the log ends at 20"):
+    with pytest.raises(SealAlarm, match="covers 21 events, but the log ends at 20"):
         await decided(one.sealer.seal)
     assert await published(one.seals) == [21]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jobledger.service.audit.bundle import Bundle, ProvenRecord, read_bundle, write_bundle
 from jobledger.service.audit.bundle_check import check_bundle
 from jobledger.service.audit.findings import Kind
-from jobledger.service.audit.watch_command import Gauges
+from jobledger.service.audit.watch_command import WatchMetrics
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
 from tests.support.proving import OTHER_SIGNER, REPORT, SIGNER, prove, two_jobs
@@ -122,5 +122,5 @@ def test_the_page_documents_every_check_finding_and_metric(records: list[Record]
     assert sorted(re.findall(r"^\| `(\w+)` \|", kinds, re.MULTILINE)) == sorted(kind.value for kind in Kind)
     metrics = PAGE.partition("## Watch a log")[2].partition("## What is proven")[0]
     told = re.findall(r"^\| `(jobledger_watch_\w+)", metrics, re.MULTILINE)
-    exposed = {family.name for family in Gauges().registry.collect()}
+    exposed = {family.name for family in WatchMetrics().registry.collect()}
     assert {name.removesuffix("_total") for name in told} == exposed

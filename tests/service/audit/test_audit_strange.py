@@ -12,7 +12,7 @@ from jobledger.projections.database import remove_view
 from jobledger.projections.merkle.hashing import EMPTY_ROOT
 from jobledger.service.audit import seal_scan as sealscan
 from jobledger.service.audit import sealer as sealer_module
-from jobledger.service.audit.accepted import ACCEPTED_FILE, AcceptedFile
+from jobledger.service.audit.accepted_logs import ACCEPTED_FILE, AcceptedFile
 from jobledger.service.audit.checkpoint import make_seal, origin_of, read_seal
 from jobledger.service.audit.note import Signer
 from jobledger.service.audit.seal_scan import SCAN_FILE, StillReading
@@ -155,7 +155,7 @@ async def test_seals_of_a_replica_count_once_its_key_is_trusted(
         second = await a.sealer.seal()
         assert await b.sealer.seal() == second
         keys.write_text("not a key\n")
-        with pytest.raises(InvalidInput, match="no Ed25519 verifier key"):
+        with pytest.raises(InvalidInput, match="invalid Ed25519 verifier key"):
             await b.sealer.seal()
 
 
@@ -289,7 +289,7 @@ def test_a_confirmation_that_could_not_be_signed_is_refused(tmp_path: Path, wron
     with pytest.raises(InvalidInput):
         file.add(**{**words, **wrong})
     file.add(**words)
-    assert [*file.of(ORIGIN)] == [OLD]
+    assert [*file.replaced_by(ORIGIN)] == [OLD]
 
 
 def test_the_file_of_confirmations_is_bounded_and_must_be_ours_alone(tmp_path: Path) -> None:
@@ -301,11 +301,11 @@ def test_the_file_of_confirmations_is_bounded_and_must_be_ours_alone(tmp_path: P
         file.add(old=OLD, new=ORIGIN, actor="a", reason="r")
     file.path.chmod(0o666)
     with pytest.raises(InvalidSettings, match="can be written by other users"):
-        file.of(ORIGIN)
+        file.replaced_by(ORIGIN)
     file.path.chmod(0o600)
     file.path.write_text("[]")
     with pytest.raises(InvalidSettings, match="is damaged"):
-        file.of(ORIGIN)
+        file.replaced_by(ORIGIN)
 
 
 async def test_a_log_that_was_recreated_with_changed_events_is_not_signed(

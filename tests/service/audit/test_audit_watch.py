@@ -12,7 +12,7 @@ from jobledger.service.audit import watcher as watch_module
 from jobledger.service.audit.checkpoint import make_seal
 from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.watch_command import Watch, WatchOptions
-from jobledger.service.audit.watcher import load_state
+from jobledger.service.audit.watcher import watch_state_file
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.settings import Settings
 from tests.conftest import make_spec
@@ -83,7 +83,7 @@ async def test_a_watcher_of_an_honest_log_has_nothing_to_say(watcher: Watcher) -
         await Ledger(log).create(make_spec("later"))
         await seal_log(log)
     assert await watcher.once() == []
-    state = load_state(watcher.state_file)
+    state = watch_state_file(watcher.state_file).load()
     assert state is not None
     assert (state.size, state.sealed_size, state.seals) == (EVENTS + 1, EVENTS + 1, 3)
     assert watcher.state_file.stat().st_mode & 0o777 == 0o600
@@ -221,7 +221,7 @@ async def test_a_first_run_looks_at_everything(watcher: Watcher) -> None:
 def test_a_state_that_is_none_is_refused(watcher: Watcher, content: bytes) -> None:
     """It is not taken for "nothing remembered yet": that would forget the past."""
     watcher.state_file.write_bytes(content)
-    with pytest.raises(InvalidSettings, match="no watcher's state"):
+    with pytest.raises(InvalidSettings, match=r"watcher's state file .* is damaged"):
         watcher.watch()
 
 
@@ -256,7 +256,7 @@ async def test_a_watcher_that_stays_survives_a_restart_of_the_server(watcher: Wa
 
 async def _reads(watcher: Watcher, size: int, *, sealed: int = 0) -> None:
     def is_there() -> bool:
-        state = load_state(watcher.state_file)
+        state = watch_state_file(watcher.state_file).load()
         return state is not None and state.size >= size and state.sealed_size >= sealed
 
     await eventually(is_there, within_seconds=60)
@@ -289,7 +289,7 @@ async def test_a_reading_that_was_interrupted_counts_as_not_done(
 ) -> None:
     """Else a restart in the middle would put off the next one by the whole interval."""
     monkeypatch.setattr(watch_module, "AUDIT_TAKE_EVENTS", 2)
-    state = load_state(watcher.state_file)
+    state = watch_state_file(watcher.state_file).load()
     assert state is not None
     async with watcher.installation.log() as log:
         following = watch_module.Watcher(
@@ -308,20 +308,20 @@ async def test_an_event_that_can_not_be_read_is_noticed_although_the_feed_is_sil
 ) -> None:
     """What the leader can't read is an alarm; else another feed is opened, and it goes on."""
     monkeypatch.setattr(watch_module, "WATCH_STALL_SECONDS", 0.1)
-    state = load_state(watcher.state_file)
+    state = watch_state_file(watcher.state_file).load()
     assert state is not None
     async with watcher.installation.log() as log:
         seals = await log.seals(state.origin.partition("/")[2])
         following = watch_module.Watcher(log, seals, (SIGNER.key,), state)
         await following.begin(again=False)
-        assert following._feed is not None
+        assert following._reader is not None
         silent = asyncio.Event()
-        following._feed.take = lambda _: silent.wait()  # type: ignore[assignment,method-assign,return-value]
+        following._reader.take = lambda _: silent.wait()  # type: ignore[assignment,method-assign,return-value]
         for name in ("one", "two"):
             await Ledger(log).create(make_spec(name))
-        while following._witness.size < EVENTS + 2:  # another feed is opened, and it is not silent
+        while following._tree.size < EVENTS + 2:  # another feed is opened, and it is not silent
             await following.step(0.05)
-        following._feed.take = lambda _: silent.wait()  # type: ignore[assignment,method-assign,return-value]
+        following._reader.take = lambda _: silent.wait()  # type: ignore[assignment,method-assign,return-value]
         for name in ("three", "four"):
             await Ledger(log).create(make_spec(name))
         read_at = log.read_at
