@@ -1,1 +1,1 @@
-"""Proof: seals over the log's tree, the keys that sign them, and what a stranger can check with them."""
+"""Proof of the log: seals, the keys that sign them, proof bundles, and the audit commands."""
