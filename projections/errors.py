@@ -1,23 +1,23 @@
-"""Everything that can go wrong on the read side, under the one root of `store.errors`.
+"""The errors of the read side. The root and the base classes are in `store.model.errors`.
 
 JobledgerError
 ├── InvalidInput
 │   ├── InvalidSelector           a label selector that does not parse
-│   └── InvalidCursor             a list's cursor that is not ours, or of another list
+│   └── InvalidCursor             a list cursor that is invalid, or belongs to another list
 ├── JobNotFound
-│   └── VersionNotFound           the job exists, that version of it does not (of `store.errors`)
-├── AmbiguousId                   a short id that several jobs begin with; carries the candidates
-├── SubscriptionNotFound          there is no durable subscription of that name
+│   └── VersionNotFound           the job has no such version (in `store.model.errors`)
+├── AmbiguousId                   a short id that matches several jobs; has the candidates
+├── SubscriptionNotFound          no durable subscription has this name
 ├── WaitTimeout                   the view did not reach a sequence in time
-├── ProofError                    a proof does not show what it is said to
-├── AsOfBusy                      the view as of a point is not ready yet, or too many points are asked for
+├── ProofError                    a proof does not show what it claims
+├── AsOfBusy                      the snapshot for a point is not ready, or too many are being built
 └── ViewError                     the SQLite file
-    ├── TreeUnavailable           the view has no Merkle tree, or none of that size
-    ├── ViewMissing               a reader came before any projector made the file
-    │   └── ViewReplaced          another file is in its place
-    ├── ViewDamaged               SQLite can't read it, or its rows contradict the log: it is rebuilt
-    ├── ViewRebuilding            it is being rebuilt from the log; ask again
-    ├── ViewFromNewerRelease      made by a newer Jobledger
+    ├── TreeUnavailable           the view has no Merkle tree of that size
+    ├── ViewMissing               no projector has created the file yet
+    │   └── ViewReplaced          another file replaced it
+    ├── ViewDamaged               the file cannot be read, or contradicts the log: it is rebuilt
+    ├── ViewRebuilding            the view is being rebuilt from the log; try again later
+    ├── ViewFromNewerRelease      created by a newer Jobledger
     ├── ViewBusy                  another process keeps it locked
     └── ViewUnwritable            read-only file or directory, full disk
 """
@@ -32,14 +32,14 @@ class InvalidSelector(InvalidInput):
 
 
 class InvalidCursor(InvalidInput):
-    """A list cursor is not one of ours, or belongs to a list with another order."""
+    """A list cursor is invalid, or belongs to a list with another order."""
 
 
 class AmbiguousId(JobledgerError):
-    """Several jobs begin with this short id.
+    """Several job ids start with this short id.
 
     Attributes:
-        candidates: the ids of the first few.
+        candidates: the first few ids.
     """
 
     def __init__(self, message: str, *, candidates: Sequence[str]) -> None:
@@ -48,18 +48,18 @@ class AmbiguousId(JobledgerError):
 
 
 class SubscriptionNotFound(JobledgerError):
-    """There is no durable subscription of that name."""
+    """No durable subscription has this name."""
 
 
 class WaitTimeout(JobledgerError):
-    """The view did not reach the sequence in time; it may be catching up, or no projector runs."""
+    """The view did not reach the sequence in time; it is catching up, or no projector is running."""
 
 
 class AsOfBusy(JobledgerError):
-    """The view as of a point is being made, or waits for others that are; ask again.
+    """The snapshot for a point is being built or waits for other builds; try again later.
 
     Attributes:
-        retry_after_seconds: when.
+        retry_after_seconds: recommended wait.
     """
 
     def __init__(self, message: str, *, retry_after_seconds: int) -> None:
@@ -68,46 +68,46 @@ class AsOfBusy(JobledgerError):
 
 
 class ViewError(JobledgerError):
-    """Something about the SQLite file rather than about a job."""
+    """A problem with the view's SQLite file."""
 
 
 class ProofError(JobledgerError):
-    """A proof, a root or a record does not check out: what it is said to show is not shown."""
+    """A proof, a root or a record is invalid."""
 
 
 class TreeUnavailable(ViewError):
-    """The view has no Merkle tree of that size: not yet, not behind a hole in the log, or none at all."""
+    """The view has no Merkle tree of that size: not yet, not beyond a hole in the log, or no tree."""
 
 
 class ViewMissing(ViewError):
-    """There is no view: start a projector on that path. A running projector makes it again."""
+    """The view does not exist: start a projector on that path. A running projector creates it again."""
 
 
 class ViewReplaced(ViewMissing):
-    """Another file was put in the place of the one that is open."""
+    """Another file replaced the open one."""
 
 
 class ViewDamaged(ViewError):
-    """The file is not a database, or its content is damaged. A projector moves it aside and rebuilds it."""
+    """The file is not a database, or its content is damaged. A projector renames and rebuilds it."""
 
 
 class ViewRebuilding(ViewError):
-    """The view is being rebuilt from the log, and does not have yet what it had before."""
+    """The view is being rebuilt from the log and is not yet complete."""
 
 
 class ViewFromNewerRelease(ViewError):
-    """The file was made by a newer Jobledger; upgrade this one, or use another file."""
+    """The file was created by a newer Jobledger; upgrade this one, or use another file."""
 
 
 class ViewBusy(ViewError):
-    """Another process kept the file locked for longer than the named limit."""
+    """Another process kept the file locked for longer than BUSY_TIMEOUT_SECONDS."""
 
 
 class ViewUnwritable(ViewError):
-    """The file can't be written: permissions, a read-only file system, or no space.
+    """The file cannot be written: permissions, a read-only file system, or a full disk.
 
     Attributes:
-        may_be_damage: whether it is an I/O error, which a file can have for good.
+        may_be_damage: whether it is an I/O error, which may be permanent.
     """
 
     may_be_damage = False

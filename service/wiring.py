@@ -315,8 +315,8 @@ async def _open_asof(
         max_bytes=settings.asof_max_bytes,
     )
     asof = await stack.enter_async_context(opened)
-    await projector.add_view_reader(asof.copies)
-    metrics.asof.watch(asof.copies)
+    await projector.add_view_reader(asof.snapshots)
+    metrics.asof.watch(asof.snapshots)
     return asof
 
 

@@ -1,1 +1,1 @@
-"""What was at an earlier point of the log: one job, lists, and what changed between two points."""
+"""Queries as of an earlier point of the log: one job, lists, and the changes between two points."""

@@ -1,9 +1,9 @@
-"""Which jobs changed between two points of the log, and how: page by page, in the order of their creation.
+"""The jobs that changed between two points of the log, and their changes, page by page in order of creation.
 
-A job changed if its last event up to the second point is behind the first one. The view as of the second
-point tells that at once; the live view does as well, as long as the second point is near the present: it has
-all of these jobs, and a few that changed later only, which their events tell. How a job changed is folded
-from its own events.
+A job changed if its last event up to the second point is after the first point. The view as of the second
+point gives these jobs directly. If the second point is near the end of the log, the live view is used
+instead: it has these jobs and some that changed only later, which their events show. The changes of a job are
+folded from its own events.
 """
 
 import asyncio
@@ -44,16 +44,16 @@ _CANDIDATES: Final = (
 
 
 class JobChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one job between two points.
+    """The changes of one job between two points.
 
     Attributes:
         before: the job at the first point; None if it did not exist yet.
         after: the job at the second point.
-        items: its events in between, oldest first; bounded, see `events`.
-        states: that it passed through, without repetition in a row; as bounded as the items.
-        events: how many there were in between.
-        matches: when the job met the labels that are asked for: at the first point, the second one, or both;
-            None if none are.
+        items: its events in between, oldest first; bounded, unlike `events`.
+        states: its successive states in `items`, without consecutive duplicates.
+        events: number of events in between.
+        matches: whether the job matches the selector at the first point, the second, or both; None without a
+            selector.
     """
 
     before: Job | None
@@ -65,27 +65,27 @@ class JobChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChangesPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of changed jobs; it may hold fewer than were asked for, or none, and not be the last.
+    """A page of changed jobs. A page that is not the last may have fewer than `limit` jobs, or none.
 
     Attributes:
-        changes: in the order in which the jobs were created.
-        after: the creating sequence to go on behind; None: that was all.
+        changes: in the order of creation of the jobs.
+        after: `ChangesQuery.after` of the next page; None on the last page.
     """
 
     changes: tuple[JobChange, ...]
     after: int | None
 
 
-class Between(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked.
+class ChangesQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """A query for changed jobs.
 
     Attributes:
-        first: the sequence of the first point.
-        second: that of the second one, not before it.
-        namespaces: only jobs of these; None: all.
-        selector: only jobs whose labels meet this at the first point, at the second one, or both.
-        limit: jobs on the page.
-        after: `ChangesPage.after` of the page before; 0: the first page.
+        first: sequence of the first point.
+        second: sequence of the second point, not before the first.
+        namespaces: only jobs of these namespaces; None for all.
+        selector: only jobs that match at the first point, the second, or both.
+        limit: maximum number of jobs on the page.
+        after: `ChangesPage.after` of the previous page; 0 for the first page.
     """
 
     first: int
@@ -99,59 +99,59 @@ class Between(msgspec.Struct, frozen=True, kw_only=True):
 async def changes_between(
     log: EventLog,
     live: View,
-    copies: SnapshotCache,
-    asked: Between,
+    snapshots: SnapshotCache,
+    query: ChangesQuery,
     *,
     timeout_seconds: float = WAIT_DEFAULT_SECONDS,
     client: str = "",
     waiting: WaitScope = nullcontext,
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
 ) -> ChangesPage:
-    """One page of the jobs that changed.
+    """One page of changed jobs.
 
     Args:
-        log: what is folded.
+        log: of the view.
         live: the live view.
-        copies: of it.
-        asked: which.
-        timeout_seconds: how long to wait until the live view has come to the second point.
-        client: who asks; see `SnapshotCache.at`.
-        waiting: entered while something is waited for.
-        turn: entered to read the jobs' histories, once nothing else has to be waited for.
+        snapshots: of the live view.
+        query: the query.
+        timeout_seconds: maximum wait for the live view to reach the second point.
+        client: see `SnapshotCache.at`.
+        waiting: entered while waiting.
+        turn: entered to read the jobs' histories, when no further wait is needed.
 
     Raises:
-        AsOfBusy: if the view as of the second point is needed and can't be made ready within a bound.
-        WaitTimeout: if the live view does not come to the second point in time.
-        ViewError: if a view can't be read.
-        LogError: if the log can't be read.
+        AsOfBusy: if the view as of the second point is needed and cannot be built in time.
+        WaitTimeout: if the live view does not reach the second point in time.
+        ViewError: if a view cannot be read.
+        LogError: if the log cannot be read.
     """
-    if asked.first >= asked.second:
+    if query.first >= query.second:
         return ChangesPage(changes=(), after=None)
     checkpoint = (await live.checkpoint()).sequence
-    if checkpoint < asked.second:
+    if checkpoint < query.second:
         with waiting():
-            await live.wait_for(asked.second, timeout_seconds)
+            await live.wait_for(query.second, timeout_seconds)
         checkpoint = (await live.checkpoint()).sequence
     found: list[JobChange] = []
-    after, read, size = asked.after, 0, 0
+    after, read, size = query.after, 0, 0
     async with AsyncExitStack() as stack:
         view = live
-        if checkpoint - asked.second > ASOF_NEAR_MAX_EVENTS:
-            view = await stack.enter_async_context(copies.at(asked.second, client, waiting))
+        if checkpoint - query.second > ASOF_NEAR_MAX_EVENTS:
+            view = await stack.enter_async_context(snapshots.at(query.second, client, waiting))
         await stack.enter_async_context(turn())
-        statuses = await _candidates(view, asked)
-        looked_at = statuses[:CHANGES_PAGE_JOBS]
-        for start in range(0, len(looked_at), CHANGES_READS):
-            some = looked_at[start : start + CHANGES_READS]
+        statuses = await _candidates(view, query)
+        examined = statuses[:CHANGES_PAGE_JOBS]
+        for start in range(0, len(examined), CHANGES_READS):
+            some = examined[start : start + CHANGES_READS]
             for status, (change, count) in zip(
-                some, await asyncio.gather(*(_change(log, each, asked) for each in some)), strict=True
+                some, await asyncio.gather(*(_change(log, each, query) for each in some)), strict=True
             ):
                 read += count
                 if change is not None:
-                    change = _matched(change, asked.selector)  # noqa: PLW2901
+                    change = _matched(change, query.selector)  # noqa: PLW2901
                 if change is not None:
                     size += _size_of(change)
-                    if len(found) == asked.limit or (found and size > CHANGES_PAGE_BYTES):
+                    if len(found) == query.limit or (found and size > CHANGES_PAGE_BYTES):
                         return ChangesPage(changes=tuple(found), after=after)
                     found.append(change)
                 after = status.created_sequence
@@ -162,23 +162,23 @@ async def changes_between(
 
 
 async def change_of(log: EventLog, status: JobStatus, first: int, second: int) -> JobChange | None:
-    """What became of one job between two points; None if nothing did.
+    """The changes of one job between two points; None if it did not change.
 
     Args:
-        log: what is folded.
-        status: of the job, as the view has it or newer.
-        first: the sequence of the first point.
-        second: that of the second one.
+        log: of the view.
+        status: of the job, from the view or newer.
+        first: sequence of the first point.
+        second: sequence of the second point.
 
     Raises:
-        LogError: if the log can't be read.
+        LogError: if the log cannot be read.
     """
-    change, _ = await _change(log, status, Between(first=first, second=second, limit=1))
+    change, _ = await _change(log, status, ChangesQuery(first=first, second=second, limit=1))
     return change
 
 
 def _matched(change: JobChange, selector: Sequence[Requirement]) -> JobChange | None:
-    """The change, with when the job met the selector; None if it did at neither point."""
+    """Set `matches`; None if the job matches the selector at neither point."""
     if not selector:
         return change
     before = spec_head(change.before.spec).labels if change.before is not None else None
@@ -187,39 +187,39 @@ def _matched(change: JobChange, selector: Sequence[Requirement]) -> JobChange | 
 
 
 def _size_of(change: JobChange) -> int:
-    """What a change adds to a page, in bytes, about."""
+    """The approximate number of bytes that a change adds to a page."""
     jobs = sum(size_of_job(job) for job in (change.before, change.after) if job is not None)
     return jobs + sum(item.size for item in change.items)
 
 
-async def _candidates(view: View, asked: Between) -> Sequence[JobStatus]:
-    """A page of them and one more; more than are looked at, so that the last page is known for one."""
+async def _candidates(view: View, query: ChangesQuery) -> Sequence[JobStatus]:
+    """The jobs that may have changed: one more than are examined, to detect the last page."""
     within = ""
     names: tuple[str, ...] = ()
-    if asked.namespaces is not None:
-        names = tuple(asked.namespaces)
+    if query.namespaces is not None:
+        names = tuple(query.namespaces)
         within = f" AND namespace IN ({', '.join(f'?{5 + at}' for at in range(len(names)))})"
-    parameters: tuple[Any, ...] = (asked.after, asked.second, asked.first, CHANGES_PAGE_JOBS + 1, *names)
+    parameters: tuple[Any, ...] = (query.after, query.second, query.first, CHANGES_PAGE_JOBS + 1, *names)
     rows = await view.pool.long_rows(_CANDIDATES.format(within=within), parameters)
     return [status_of(row) for row in rows]
 
 
-async def _change(log: EventLog, status: JobStatus, asked: Between) -> tuple[JobChange | None, int]:
-    """What became of a job, and how many records that took."""
+async def _change(log: EventLog, status: JobStatus, query: ChangesQuery) -> tuple[JobChange | None, int]:
+    """The changes of a job, and the number of records read."""
     before: Job | None = None
     job: Job | None = None
     items: list[HistoryItem] = []
     states: list[StateType] = []
     events = count = size = 0
-    async for record in records_as_of(log, status, asked.second, last=last_read(status)):
+    async for record in records_as_of(log, status, query.second, last=last_read(status)):
         count += 1
         was = job.status if job is not None else None
         job = fold_job_on(job, read_record(record))
-        if record.sequence <= asked.first:
+        if record.sequence <= query.first:
             before = job
             continue
         if job is None or job.status.is_lost or job.status.sequence != record.sequence:
-            continue  # it changed nothing that shows
+            continue  # it changed nothing visible
         events += 1
         if len(items) < CHANGES_JOB_EVENTS and (not items or size <= CHANGES_JOB_BYTES):
             item, _ = build_history_item(record, was)

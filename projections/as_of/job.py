@@ -1,4 +1,4 @@
-"""One job as of a point: its own events up to there, folded. It costs the read of one subject."""
+"""One job as of a point: its events up to the point, folded. The cost is one read of the job's subject."""
 
 from collections.abc import AsyncIterator
 
@@ -21,12 +21,12 @@ async def records_as_of(
     Args:
         log: the log.
         status: of the job, at any time.
-        sequence: the last that counts.
-        last: of the job's records, one at `sequence` or behind it, or the very last: it is how a replica that
-            lags is known, and waited for.
+        sequence: the point.
+        last: the sequence of one of the job's records at or after the point, or of its last one: a replica
+            that does not have it lags, and is waited for.
 
     Raises:
-        LogUnavailable: if the log can't be read.
+        LogUnavailable: if the log cannot be read.
     """
     subject = job_subject(status.namespace, status.id)
     async for record in records_between(log, subject, after=0, up_to=last):
@@ -36,21 +36,21 @@ async def records_as_of(
 
 
 async def job_as_of(log: EventLog, present: Job, sequence: int, *, checkpoint: int) -> Job:
-    """A job as it was when the log ended at a sequence.
+    """A job as of a sequence.
 
     Args:
         log: the log.
-        present: the job as the view has it.
+        present: the job in the view.
         sequence: the point.
-        checkpoint: how far the view was when it was asked, or less.
+        checkpoint: the view's checkpoint when `present` was read, or an earlier one.
 
     Raises:
-        JobNotFound: if it did not exist yet.
-        LogUnavailable: if the log can't be read.
+        JobNotFound: if the job did not exist yet.
+        LogUnavailable: if the log cannot be read.
     """
     status = present.status
     if last_read(status) <= sequence <= checkpoint and status.quarantine is None:
-        return present  # nothing has happened to it since
+        return present  # unchanged since the point
     job: Job | None = None
     last = await last_sequence_of(log, status, sequence)
     async for record in records_as_of(log, status, sequence, last=last):
@@ -61,12 +61,12 @@ async def job_as_of(log: EventLog, present: Job, sequence: int, *, checkpoint: i
 
 
 async def last_sequence_of(log: EventLog, status: JobStatus, sequence: int) -> int:
-    """A job's record to read up to, to have all up to a sequence: one behind it, else the last there is.
+    """The `last` argument of `records_as_of` for a point.
 
     Args:
         log: the log.
-        status: of the job, as the view has it.
-        sequence: up to which all is wanted.
+        status: of the job, in the view.
+        sequence: the point.
     """
     if status.sequence >= sequence:
         return status.sequence
@@ -75,16 +75,11 @@ async def last_sequence_of(log: EventLog, status: JobStatus, sequence: int) -> i
 
 
 async def sequence_of_revision(log: EventLog, status: JobStatus, revision: int) -> int:
-    """The sequence of the event that made a revision of a job.
-
-    Args:
-        log: the log.
-        status: of the job, as the view has it.
-        revision: from 1.
+    """The sequence of the event that created a revision of a job.
 
     Raises:
         JobNotFound: if the job has no such revision.
-        LogUnavailable: if the log can't be read.
+        LogUnavailable: if the log cannot be read.
     """
     subject = job_subject(status.namespace, status.id)
     last = await log.read_last(subject)
@@ -95,18 +90,18 @@ async def sequence_of_revision(log: EventLog, status: JobStatus, revision: int) 
             if item.revision == revision and not (item.anomaly or item.quarantine):
                 return record.sequence
     raise JobNotFound(
-        f"job {status.id} has no revision {revision}; it is at revision {status.revision}, and its history"
-        " tells them all"
+        f"job {status.id} has no revision {revision}; its current revision is {status.revision}, and its"
+        " history lists all revisions"
     )
 
 
 def did_not_exist(status: JobStatus, sequence: int, time: int | None = None) -> JobNotFound:
-    """The error for a job that exists, but did not at the point that is asked about.
+    """The error for a job that did not exist yet at a point.
 
     Args:
         status: of the job.
         sequence: the point.
-        time: Unix nanoseconds, if a time was asked about: then the error speaks of times.
+        time: the point as Unix nanoseconds, if it was requested as a time; the message then has times.
     """
     at, created = f"the sequence {sequence}", ""
     if time is not None:

@@ -1,4 +1,4 @@
-"""What was at a point: the public face of this folder."""
+"""`AsOf`: queries as of an earlier point of the log."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -16,18 +16,18 @@ from jobledger.store.model.job import Job
 
 
 class AsOf:
-    """Reads as of a sequence; `async with await AsOf.open(log, view, directory) as asof`.
+    """Queries as of a sequence: `async with await AsOf.open(log, view, directory) as as_of`.
 
     Args:
         log: of the view.
         view: the live view.
-        copies: of it.
+        snapshots: of the live view.
     """
 
-    def __init__(self, log: EventLog, view: View, copies: SnapshotCache) -> None:
+    def __init__(self, log: EventLog, view: View, snapshots: SnapshotCache) -> None:
         self._log = log
         self._view = view
-        self.copies = copies
+        self.snapshots = snapshots
 
     @classmethod
     async def open(
@@ -39,25 +39,25 @@ class AsOf:
         max_copies: int = ASOF_MAX_COPIES,
         max_bytes: int = ASOF_MAX_BYTES,
     ) -> Self:
-        """Open it over a live view, which a projector keeps up.
+        """Open a snapshot cache for a live view.
 
         Args:
             log: of the view.
-            view: the live view; it stays the caller's.
-            directory: for copies of it, used by nobody else; made if it is missing.
-            max_copies: kept at most, from 1.
-            max_bytes: that they may take together; the one that was used last stays, whatever its size.
+            view: the live view, which a projector maintains; the caller closes it.
+            directory: of the snapshots, for exclusive use; created if missing.
+            max_copies: maximum number of snapshots, from 1.
+            max_bytes: maximum total size; the most recently used snapshot is kept regardless of size.
 
         Raises:
-            OSError: if the directory can't be used.
+            OSError: if the directory cannot be used.
             LogUnavailable: if the log does not answer.
         """
-        copies = await SnapshotCache.open(log, view, directory, max_copies=max_copies, max_bytes=max_bytes)
-        return cls(log, view, copies)
+        snapshots = await SnapshotCache.open(log, view, directory, max_copies=max_copies, max_bytes=max_bytes)
+        return cls(log, view, snapshots)
 
     async def close(self) -> None:
-        """Stop what is being built. Closing twice is harmless."""
-        await self.copies.close()
+        """Cancel builds and close the snapshots. Idempotent."""
+        await self.snapshots.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,17 +66,17 @@ class AsOf:
         await self.close()
 
     async def job(self, present: Job, sequence: int, *, checkpoint: int = 0) -> Job:
-        """A job as it was when the log ended at a sequence; some milliseconds.
+        """A job as of a sequence; takes a few milliseconds.
 
         Args:
-            present: the job as the view has it.
-            sequence: up to the end of the log.
-            checkpoint: how far the view was before `present` was read; 0: not known. It saves a read of the
-                log where nothing has happened to the job since the point.
+            present: the job in the view.
+            sequence: not beyond the end of the log.
+            checkpoint: the view's checkpoint before `present` was read, or 0; it saves a read of the log if
+                the job has not changed since the point.
 
         Raises:
-            JobNotFound: if it did not exist yet.
-            LogUnavailable: if the log can't be read.
+            JobNotFound: if the job did not exist yet.
+            LogUnavailable: if the log cannot be read.
         """
         return await job_as_of(self._log, present, sequence, checkpoint=checkpoint)
 
@@ -90,31 +90,31 @@ class AsOf:
         waiting: WaitScope = nullcontext,
         turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> Page:
-        """One page of jobs as they were when the log ended at a sequence. The first page may take long.
+        """One page of a list as of a sequence. The first page may take long.
 
         Args:
-            query: as of the live view; a cursor is of a page as of the same sequence.
-            sequence: up to the end of the log; 0: there were no jobs.
-            timeout_seconds: how long to wait until the live view has come to that sequence.
-            client: who asks; see `SnapshotCache.at`.
-            waiting: entered while something is waited for.
-            turn: entered to read the page, once nothing else has to be waited for.
+            query: as for the live view; a cursor must be from a page as of the same sequence.
+            sequence: not beyond the end of the log; at 0 there are no jobs.
+            timeout_seconds: maximum wait for the live view to reach the sequence.
+            client: see `SnapshotCache.at`.
+            waiting: entered while waiting.
+            turn: entered to read the page, when no further wait is needed.
 
         Raises:
-            AsOfBusy: if it can't be made ready within a bound; ask again.
-            WaitTimeout: if the live view does not come to the sequence in time.
-            ViewError: if the copy can't be made.
-            LogError: if the log can't be read.
+            AsOfBusy: if the snapshot cannot be built in time; try again.
+            WaitTimeout: if the live view does not reach the sequence in time.
+            ViewError: if the snapshot cannot be built.
+            LogError: if the log cannot be read.
         """
         if sequence == 0:
             return Page(jobs=(), next_cursor=None, sequence=0)
         checkpoint = (await self._view.checkpoint()).sequence
         if checkpoint == sequence:
             page = await self._view.list(query)
-            if page.sequence == sequence:  # nothing has happened since
+            if page.sequence == sequence:  # nothing was appended since the point
                 return page
         if checkpoint < sequence:
             with waiting():
                 await self._view.wait_for(sequence, timeout_seconds)
-        async with self.copies.at(sequence, client, waiting) as copy, turn():
-            return await copy.list(query)
+        async with self.snapshots.at(sequence, client, waiting) as snapshot, turn():
+            return await snapshot.list(query)

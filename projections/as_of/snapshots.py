@@ -1,13 +1,13 @@
-"""Copies of the view as of a point: made when they are asked for, kept within bounds, the least used dropped.
+"""`SnapshotCache`: views as of a point, built on demand and bounded in number and bytes.
 
-    nothing ──► building (`building-…`) ──► kept ──► dropped
-                    └── a crash, an error: the file is worth nothing, and removed (a crash: at the next start)
+    (none) ──► building (`building-….sqlite`) ──► kept ──► evicted
+                    └── an error or a crash: the file is removed (after a crash, at the next start)
 
-Each point is built once however many ask for it. A client has one build at a time, and ASOF_BUILDS_AT_ONCE
-run at once, so one client's builds delay no other's; those who would wait too long get `AsOfBusy`. A build
-runs in a thread (`elsewhere`). When copies are dropped, those of the client with the most go first. A copy
-never changes, so its readers need no locks. A file says in its name what it was made of: the log, the meaning
-of the rows, and the boot of the machine, since nothing was synced and a power cut may have torn it.
+A point is built once, however many requests wait for it. A client has one running build, and
+ASOF_BUILDS_AT_ONCE run at once, so one client's builds do not delay another's. A request that waits too long
+gets `AsOfBusy`. The least recently used snapshot of the client that has the most is evicted first. A snapshot
+never changes, so its readers need no locks. Its file name depends on the log, the meaning of the rows, and
+the boot id of the machine, because files are not synced and a power failure may corrupt them.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext,
 from pathlib import Path
 from typing import Final, Self
 
-from jobledger.projections.as_of.build import BuildInputs, build_copy, in_thread
+from jobledger.projections.as_of.build import BuildInputs, build_snapshot, run_in_thread
 from jobledger.projections.errors import AsOfBusy, ViewError, ViewUnwritable
 from jobledger.projections.fair_queue import FairQueue
 from jobledger.projections.limits import (
@@ -42,21 +42,21 @@ _BUILDING: Final = "building-"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 WaitScope = Callable[[], AbstractContextManager[None]]
-"""Entered while somebody waits, so that it takes no place from those who work."""
+"""A context entered while a request waits, so that it does not occupy capacity."""
 
 _log = logging.getLogger("jobledger.asof")
 
 
-class _Copy:
-    """One that is kept."""
+class _Snapshot:
+    """A snapshot in the cache."""
 
     def __init__(self, path: Path, sequence: int, client: str = "") -> None:
         self.path = path
-        self.client = client  # it was built for
+        self.client = client  # that requested the build
         self.sequence = sequence
         self.size_bytes = path.stat().st_size
         self.users = 0
-        self.stale = False  # its connections read another live view than the present one
+        self.stale = False  # its connections have a live view attached that was replaced
         self.view: View | None = None
         self.opening = asyncio.Lock()
 
@@ -67,15 +67,15 @@ class _Copy:
 
 
 class SnapshotCache:
-    """The copies in one directory, which no other process uses; made by `open`.
+    """The snapshots in one directory, which no other process uses; created by `open`.
 
     Args:
         log: of the view.
         epoch: of the log.
         view: the live view.
-        directory: where they are.
-        max_copies: kept at most.
-        max_bytes: that they may take together; the one that was used last stays, whatever its size.
+        directory: of the files.
+        max_copies: maximum number of snapshots.
+        max_bytes: maximum total size; the most recently used snapshot is kept regardless of size.
     """
 
     def __init__(
@@ -88,125 +88,124 @@ class SnapshotCache:
         self._max_copies = max_copies
         self._max_bytes = max_bytes
         self._prefix = _prefix(epoch)
-        self._kept: dict[int, _Copy] = {}  # by sequence; the one that was used last is the last
+        self._kept: dict[int, _Snapshot] = {}  # by sequence; least recently used first
         self._builds: dict[int, asyncio.Task[None]] = {}
-        self._reached: dict[int, int] = {}  # of the builds under way
-        self._builders: dict[int, str] = {}  # the clients that these are for
+        self._reached: dict[int, int] = {}  # progress of the builds, by requested sequence
+        self._builders: dict[int, str] = {}  # the clients that requested them
         self._turns = FairQueue(
             ASOF_BUILDS_AT_ONCE, per_client=1, waiting_per_client=ASOF_BUILDS_MAX, refusal=_too_many
         )
-        self.built = 0  # so far
+        self.built = 0  # number of finished builds
         self._suspended: ViewError | None = None
 
     @classmethod
     async def open(
         cls, log: EventLog, view: View, directory: Path, *, max_copies: int, max_bytes: int
     ) -> Self:
-        """Take up what an earlier run has left, if it still holds; the rest is removed.
+        """Reuse the valid snapshots of an earlier run; delete other files.
 
         Raises:
-            OSError: if the directory can't be used.
+            OSError: if the directory cannot be used.
             LogUnavailable: if the log does not answer.
         """
         epoch = (await log.info()).epoch
-        copies = cls(log, epoch, view, directory, max_copies=max_copies, max_bytes=max_bytes)
-        copies._take_up()
-        await copies._evict()
-        return copies
+        snapshots = cls(log, epoch, view, directory, max_copies=max_copies, max_bytes=max_bytes)
+        snapshots._load_existing()
+        await snapshots._evict()
+        return snapshots
 
     async def close(self) -> None:
-        """Stop what is being built, and let go of the files. Closing twice is harmless."""
+        """Cancel builds and close files. Idempotent."""
         builds = [*self._builds.values()]
         for build in builds:
             build.cancel()
         await asyncio.gather(*builds, return_exceptions=True)
-        for copy in self._kept.values():
-            await copy.close()
+        for snapshot in self._kept.values():
+            await snapshot.close()
 
     async def suspend(self, why: ViewError) -> None:
-        """See `Gate.suspend`: the copies read their specs from the live view."""
+        """See `ViewReader.suspend`: snapshots read specs from the live view."""
         self._suspended = why
-        for copy in self._kept.values():
-            copy.stale = True
-            if not copy.users:
-                await copy.close()
+        for snapshot in self._kept.values():
+            snapshot.stale = True
+            if not snapshot.users:
+                await snapshot.close()
 
     async def resume(self) -> None:
-        """See `Gate.resume`."""
+        """See `ViewReader.resume`."""
         self._suspended = None
 
     @property
     def sequences(self) -> tuple[int, ...]:
-        """What the copies are as of; the one that was used last is the last."""
+        """The sequences of the snapshots, least recently used first."""
         return tuple(self._kept)
 
     @property
     def size_bytes(self) -> int:
-        """Of all copies that are kept."""
-        return sum(copy.size_bytes for copy in self._kept.values())
+        """Total size of the snapshots."""
+        return sum(snapshot.size_bytes for snapshot in self._kept.values())
 
     @asynccontextmanager
     async def at(
         self, sequence: int, client: str = "", waiting: WaitScope = nullcontext
     ) -> AsyncIterator[View]:
-        """The view as of a sequence, made if it is not there; it stays while the block runs.
+        """The view as of a sequence, built if missing; it is kept while the block runs.
 
         Args:
-            sequence: from 1 to what the live view has come to.
-            client: who asks; builds are bounded and take turns by client.
-            waiting: entered while a build is waited for.
+            sequence: from 1 to the live view's checkpoint.
+            client: the requesting client; builds are limited and scheduled per client.
+            waiting: entered while a build is awaited.
 
         Raises:
-            AsOfBusy: if too many are being built for this client or at all, or this one takes longer than one
-                may wait for it.
-            ViewError: if it can't be made.
-            LogError: if the log can't be read.
+            AsOfBusy: if there are too many builds for this client or in total, or the build takes too long.
+            ViewError: if the snapshot cannot be built.
+            LogError: if the log cannot be read.
         """
         if self._suspended is not None:
             raise type(self._suspended)(str(self._suspended))
-        copy = await self._taken(sequence, client, waiting)
+        snapshot = await self._acquire(sequence, client, waiting)
         try:
-            yield await self._opened(copy)
+            yield await self._open_view(snapshot)
         finally:
-            copy.users -= 1
-            if not copy.users and (copy.stale or self._kept.get(copy.sequence) is not copy):
-                await copy.close()  # it was dropped, or the live view was rebuilt, meanwhile
+            snapshot.users -= 1
+            if not snapshot.users and (snapshot.stale or self._kept.get(snapshot.sequence) is not snapshot):
+                await snapshot.close()  # it was evicted, or the live view rebuilt, meanwhile
             await self._evict()
 
-    async def _taken(self, sequence: int, client: str, waiting: WaitScope) -> _Copy:
-        """A copy, with one more user."""
-        while (copy := self._kept.get(sequence)) is None or not copy.path.exists():
-            if copy is not None:  # somebody removed its file: it is made again
-                await self._drop(copy)
+    async def _acquire(self, sequence: int, client: str, waiting: WaitScope) -> _Snapshot:
+        """A snapshot with its user count incremented."""
+        while (snapshot := self._kept.get(sequence)) is None or not snapshot.path.exists():
+            if snapshot is not None:  # the file was removed: build it again
+                await self._drop(snapshot)
             with waiting():
-                await self._built(sequence, client)
-        copy.users += 1
-        self._kept[sequence] = self._kept.pop(sequence)  # used last
-        return copy
+                await self._await_build(sequence, client)
+        snapshot.users += 1
+        self._kept[sequence] = self._kept.pop(sequence)  # most recently used
+        return snapshot
 
-    async def _opened(self, copy: _Copy) -> View:
-        async with copy.opening:
-            if copy.view is None:
+    async def _open_view(self, snapshot: _Snapshot) -> View:
+        async with snapshot.opening:
+            if snapshot.view is None:
                 try:
-                    copy.view = await View.open(copy.path, readers=ASOF_READERS, live=self._view.path)
+                    snapshot.view = await View.open(snapshot.path, readers=ASOF_READERS, live=self._view.path)
                 except ViewError:
-                    await self._drop(copy)  # whatever is wrong with it: the next one who asks gets another
+                    await self._drop(snapshot)  # the next request builds a new one
                     raise
-        return copy.view
+        return snapshot.view
 
-    async def _drop(self, copy: _Copy) -> None:
-        if self._kept.get(copy.sequence) is copy:
-            del self._kept[copy.sequence]
-            copy.path.unlink(missing_ok=True)
-        if not copy.users:
-            await copy.close()
+    async def _drop(self, snapshot: _Snapshot) -> None:
+        if self._kept.get(snapshot.sequence) is snapshot:
+            del self._kept[snapshot.sequence]
+            snapshot.path.unlink(missing_ok=True)
+        if not snapshot.users:
+            await snapshot.close()
 
-    async def _built(self, sequence: int, client: str) -> None:
-        """Wait for a build, begun here if nobody else has, no longer than one may."""
+    async def _await_build(self, sequence: int, client: str) -> None:
+        """Wait for the build of a point for a limited time; start it if necessary."""
         build = self._builds.get(sequence)
         if build is None:
-            mine = sum(each == client for each in self._builders.values())
-            for count, most in ((mine, ASOF_BUILDS_MAX), (len(self._builds), ASOF_BUILDS_MAX_TOTAL)):
+            own = sum(each == client for each in self._builders.values())
+            for count, most in ((own, ASOF_BUILDS_MAX), (len(self._builds), ASOF_BUILDS_MAX_TOTAL)):
                 if count >= most:
                     raise _too_many(count)
             build = self._builds[sequence] = asyncio.create_task(self._build(sequence, client))
@@ -217,39 +216,39 @@ class SnapshotCache:
                 await asyncio.shield(build)
         except TimeoutError:
             raise AsOfBusy(
-                f"the view as of {sequence} is being made, and has come to {self._reached.get(sequence, 0)};"
-                " that goes on: ask again in a while",
+                f"the view as of {sequence} is being built and is at {self._reached.get(sequence, 0)};"
+                " the build continues: try again later",
                 retry_after_seconds=ASOF_RETRY_SECONDS,
             ) from None
         except asyncio.CancelledError:
             if not build.cancelled():
-                raise  # it is the asker who was cancelled
-            raise ViewError(f"the copies in {self._directory} are closed; open them again") from None
+                raise  # the caller was cancelled
+            raise ViewError(f"the snapshots in {self._directory} are closed") from None
 
     def _ended(self, sequence: int, build: asyncio.Task[None]) -> None:
         del self._builds[sequence], self._builders[sequence]
         if not build.cancelled() and (error := build.exception()) is not None:
-            _log.warning("the view as of %d could not be made: %s", sequence, error)
+            _log.warning("the view as of %d could not be built: %s", sequence, error)
 
     async def _build(self, sequence: int, client: str) -> None:
         async with self._turns.turn(client):
             base = self._below(sequence)
             distance = sequence - (base.sequence if base is not None else 0)
             if distance > ASOF_NEAR_MAX_EVENTS and self._max_copies > 1:
-                # So that points before this one are near to something, too.
+                # An extra snapshot, so that points shortly before this one have a near base, too.
                 await self._make(sequence - ASOF_NEAR_EVENTS, client, asked=sequence)
             await self._make(sequence, client, asked=sequence)
 
     async def _make(self, sequence: int, client: str, *, asked: int) -> None:
-        if sequence in self._kept:  # another build left it here meanwhile
+        if sequence in self._kept:  # built by another task meanwhile
             return
         base = self._below(sequence)
         if base is not None:
-            base.users += 1  # not to be dropped meanwhile
-        # Two builds may leave a copy at one sequence: each has a file of its own.
+            base.users += 1  # protects it from eviction
+        # Two builds may create a snapshot of the same sequence, so each has its own file.
         path = self._directory / f"{_BUILDING}{asked}-{sequence}.sqlite"
         path.unlink(missing_ok=True)
-        ingredients = BuildInputs(
+        inputs = BuildInputs(
             self._log,
             self._epoch,
             self._view.path,
@@ -257,11 +256,11 @@ class SnapshotCache:
             base.sequence if base is not None else 0,
         )
         try:
-            await in_thread(
-                lambda log: build_copy(
+            await run_in_thread(
+                lambda log: build_snapshot(
                     path,
                     sequence,
-                    ingredients._replace(log=log),
+                    inputs._replace(log=log),
                     lambda reached: self._reached.update({asked: reached}),
                 ),
                 self._log,
@@ -270,12 +269,12 @@ class SnapshotCache:
             if sequence not in self._kept:
                 final = self._directory / f"{self._prefix}{sequence}.sqlite"
                 path.rename(final)
-                self._kept[sequence] = _Copy(final, sequence, client)
+                self._kept[sequence] = _Snapshot(final, sequence, client)
                 self.built += 1
         except OSError as error:
             raise ViewUnwritable(
-                f"the view as of {sequence} can't be made in {self._directory}: {error.strerror or error};"
-                " check space and permissions"
+                f"cannot build the view as of {sequence} in {self._directory}: {error.strerror or error};"
+                " check disk space and permissions"
             ) from error
         finally:
             self._reached.pop(asked, None)
@@ -284,49 +283,55 @@ class SnapshotCache:
                 base.users -= 1
         await self._evict()
 
-    def _below(self, sequence: int) -> _Copy | None:
-        """The nearest copy at a sequence or before."""
+    def _below(self, sequence: int) -> _Snapshot | None:
+        """The nearest snapshot at or before a sequence."""
         return max(
-            (copy for copy in self._kept.values() if copy.sequence <= sequence and copy.path.exists()),
-            key=lambda copy: copy.sequence,
+            (
+                snapshot
+                for snapshot in self._kept.values()
+                if snapshot.sequence <= sequence and snapshot.path.exists()
+            ),
+            key=lambda snapshot: snapshot.sequence,
             default=None,
         )
 
     async def _evict(self) -> None:
-        """Drop until the bounds hold what was used longest ago of the client with the most copies.
+        """Evict the least recently used snapshots of the client with the most, until the limits hold.
 
-        What is in use, and the last one, stays.
+        Snapshots in use and the most recently used one are kept.
         """
         while len(self._kept) > self._max_copies or self.size_bytes > self._max_bytes:
-            counts = Counter(copy.client for copy in self._kept.values())
-            victims = [copy for copy in [*self._kept.values()][:-1] if not copy.users]
+            counts = Counter(snapshot.client for snapshot in self._kept.values())
+            victims = [snapshot for snapshot in [*self._kept.values()][:-1] if not snapshot.users]
             if not victims:
                 return
-            await self._drop(max(victims, key=lambda copy: counts[copy.client]))  # of equal ones the first
+            await self._drop(
+                max(victims, key=lambda snapshot: counts[snapshot.client])
+            )  # max returns the first of equals
 
-    def _take_up(self) -> None:
+    def _load_existing(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        found: list[_Copy] = []
+        found: list[_Snapshot] = []
         for path in self._directory.glob("*.sqlite*"):
             number = path.name.removeprefix(self._prefix).removesuffix(".sqlite")
             if path.name.startswith(self._prefix) and number.isdecimal():
-                found.append(_Copy(path, int(number)))
+                found.append(_Snapshot(path, int(number)))
             else:
                 path.unlink(missing_ok=True)
-        for copy in sorted(found, key=lambda copy: copy.path.stat().st_mtime):
-            self._kept[copy.sequence] = copy
+        for snapshot in sorted(found, key=lambda snapshot: snapshot.path.stat().st_mtime):
+            self._kept[snapshot.sequence] = snapshot
 
 
 def _too_many(count: int) -> AsOfBusy:
     return AsOfBusy(
-        f"{count} other points are being made ready; ask again in a while",
+        f"{count} other points are being built; try again later",
         retry_after_seconds=ASOF_RETRY_SECONDS,
     )
 
 
 def _prefix(epoch: str) -> str:
-    """What the name of a file that holds begins with."""
-    boot = str(uuid.uuid4())  # where the system does not say: nothing outlives the process
+    """The prefix of the names of valid files."""
+    boot = str(uuid.uuid4())  # without a boot id, files do not outlive the process
     with suppress(OSError):
         boot = _BOOT_ID.read_text().strip()
     made_of = f"{epoch} {PROJECTION_VERSION} {migrations()[-1][0]} {boot}"

@@ -1,1 +1,1 @@
-"""List queries: filters, selectors, cursors and the SQL that answers them. Pure."""
+"""List queries: filters, label selectors, cursors and their SQL. Pure."""

@@ -1,17 +1,18 @@
-"""The SQL that answers a list from an index, and the choice of that index. Pure: it builds text.
+"""The SQL of a list query, and the choice of its index. Pure.
 
-A page is found in one of two ways, and a small planner decides between them:
+A page is found with one of two plans:
 
-- **walk**: go along the index of the list's order, test each job, stop when the page is full. Right when
-  matches are common: the work is limit / (share of jobs that match), whatever the size of the view.
-- **drive**: collect what the rarest condition finds in its own index, test those, sort them. Right when they
-  are few.
+- **walk**: scan the index of the list's order, test each job, stop when the page is full. Best when matches
+are
+  common: the work is limit / (fraction of jobs that match), independent of the size of the view.
+- **drive**: collect the rows of the most selective condition from its own index, test and sort them. Best
+  when they are few.
 
-Nothing tells beforehand how common a label is, so it is counted, but only up to `RARE_MAX_ROWS`. SQLite's own
-planner has no say in this: it guesses without statistics, and with them plans, and so response times, would
+The rows of each condition are counted up to `RARE_MAX_ROWS` to choose between them. SQLite's own planner is
+not used for this: it guesses without statistics, and with statistics plans, and thus response times, would
 differ between replicas. A unary `+` before a column keeps SQLite from using an index on it.
 
-What no index helps with: several conditions that are common each and rare together. Then the walk is long.
+No index helps with several conditions that are each common but rare in combination: the walk is then long.
 """
 
 from collections.abc import Sequence
@@ -28,9 +29,9 @@ from jobledger.projections.rows import STATUS_COLUMNS
 _TIME_COLUMNS: Final = {Order.CREATED: "create_time", Order.MODIFIED: "modify_time"}
 _COLUMNS: Final = ", ".join(f"j.{column}" for column in STATUS_COLUMNS)
 
-# A label's value as an integer, for `>` and `<`: the same texts as `parse_int64` takes. The cast alone would
-# read `12abc` as 12 and take a number beyond 64 bits for the largest; and SQLite's text functions end at a
-# NUL, which a value may hold.
+# Whether a label's value is an integer, for `>` and `<`: the same texts that `parse_int64` accepts. A cast
+# alone reads `12abc` as 12 and clamps numbers beyond 64 bits; and SQLite's text functions stop at a NUL,
+# which a value may contain.
 _UNSIGNED: Final = "substr(l.value, 1 + (l.value GLOB '[+-]*'))"
 _DIGITS: Final = f"ltrim({_UNSIGNED}, '0')"
 _IS_INT64: Final = (
@@ -41,28 +42,28 @@ _IS_INT64: Final = (
 
 
 class Statement(NamedTuple):
-    """SQL and what goes into its `?1`, `?2`, …."""
+    """SQL and the parameters `?1`, `?2`, …."""
 
     sql: str
     parameters: tuple[Any, ...]
 
 
 class LabelDriver(msgspec.Struct, frozen=True):
-    """Collect what one requirement finds in the index of labels."""
+    """Collect the rows of one requirement from the index of labels."""
 
     requirement: Requirement
 
 
 class ScopeDriver(msgspec.Struct, frozen=True):
-    """Collect a namespace's jobs in some states. In the order `created`, that is what a walk does anyway."""
+    """Collect the jobs of some namespaces and states. In the order `created`, a walk does the same."""
 
 
 class QuarantineDriver(msgspec.Struct, frozen=True):
-    """Collect the jobs that are in quarantine; they have an index of their own."""
+    """Collect the jobs in quarantine, which have their own index."""
 
 
 class RangeDriver(msgspec.Struct, frozen=True):
-    """Collect the jobs of a time range on the axis that the list is not sorted by."""
+    """Collect the jobs in a range of the time that the list is not sorted by."""
 
     axis: Order
 
@@ -71,7 +72,7 @@ Driver = LabelDriver | ScopeDriver | RangeDriver | QuarantineDriver
 
 
 def drivers_of(query: ListQuery) -> tuple[Driver, ...]:
-    """The conditions that are worth counting; none if the index of the order serves all there is."""
+    """The conditions to count; empty if the index of the order serves the query."""
     drivers: list[Driver] = [LabelDriver(found) for found in query.selector if found.operator.needs_key]
     if query.quarantined:
         drivers.append(QuarantineDriver())
@@ -85,14 +86,14 @@ def drivers_of(query: ListQuery) -> tuple[Driver, ...]:
 
 
 def count_statement(query: ListQuery, drivers: Sequence[Driver]) -> Statement:
-    """One row: the largest key of all jobs, then how many rows each driver finds, counted up to the limit."""
+    """One row: the largest key of all jobs, then the number of rows of each driver, up to a limit."""
     builder = _Builder(query)
     counts = ["(SELECT max(created_sequence) FROM jobs)"]
     for driver in drivers:
         source, conditions = builder.source(driver)
         where, most = " AND ".join(conditions), RARE_MAX_ROWS
         if isinstance(driver, ScopeDriver) and query.order == Order.CREATED:
-            # The walk goes along this index anyway: what matters is whether it is too short to beat.
+            # The walk uses this index anyway; what matters is whether it is shorter than any driver.
             most = SHORT_WALK_ROWS
         counts.append(f"(SELECT count(*) FROM (SELECT 1 FROM {source} WHERE {where} LIMIT {most}))")
     return builder.statement(f"SELECT {', '.join(counts)}")
@@ -101,23 +102,23 @@ def count_statement(query: ListQuery, drivers: Sequence[Driver]) -> Statement:
 def choose_driver(
     query: ListQuery, drivers: Sequence[Driver], counted: Sequence[int | None]
 ) -> Driver | None:
-    """The driver that is cheaper than walking, if one is.
+    """The cheapest driver, or None to walk.
 
-    Driving costs as many rows as the driver finds. Walking costs about limit * jobs / found, so the two meet
-    where found is the square root of limit * jobs. The largest key stands for the number of jobs: it is never
-    smaller.
+    Driving costs as many rows as the driver finds. Walking costs about limit * jobs / found, so they break
+    even where found is the square root of limit * jobs. The largest key approximates the number of jobs from
+    above.
 
     Args:
-        query: the list.
-        drivers: what was counted.
-        counted: the row that `count_statement` gave.
+        query: the list query.
+        drivers: from `drivers_of`.
+        counted: the row of `count_statement`.
     """
     largest, *counts = counted
     if largest is None or not drivers:
         return None
     is_walked = query.order == Order.CREATED and isinstance(drivers[-1], ScopeDriver)
     if is_walked and (counts.pop() or 0) < SHORT_WALK_ROWS:
-        return None  # a walk along the scope's own index, already in order
+        return None  # a walk of the scope's index, already in order
     found, index = min((count or 0, index) for index, count in enumerate(counts))
     if found > min(RARE_MAX_ROWS - 1, isqrt((query.limit + 1) * largest)):
         return None
@@ -125,25 +126,25 @@ def choose_driver(
 
 
 def page_statement(query: ListQuery, driver: Driver | None) -> Statement:
-    """The page and one job more, which tells that there is another page.
+    """The page, and one more job if there is another page.
 
-    Rows hold the checkpoint's sequence, `STATUS_COLUMNS` and the spec; a page without jobs is one row with
-    NULLs behind the sequence. That all of it is one statement makes it one snapshot. What is tested and
-    sorted are keys; rows and specs are joined last, to the page only.
+    Rows have the checkpoint's sequence, `STATUS_COLUMNS` and the spec; an empty page is one row with NULLs
+    after the sequence. One statement is one snapshot. Only keys are tested and sorted; rows and specs are
+    joined last, for the page only.
     """
     builder = _Builder(query)
     keys = builder.walk() if driver is None else builder.drive(driver)
-    way = _way(query)
+    direction = _direction(query)
     return builder.statement(
         f"SELECT c.sequence, {_COLUMNS}, s.spec FROM checkpoint AS c LEFT JOIN ({keys}) AS k ON true"
         " LEFT JOIN jobs AS j ON j.created_sequence = k.created_sequence"
         " LEFT JOIN specs AS s ON s.sequence = j.spec_sequence"
-        f" ORDER BY k.time {way}, k.created_sequence {way}"
+        f" ORDER BY k.time {direction}, k.created_sequence {direction}"
     )
 
 
 class _Builder:
-    """SQL for one query; parameters are numbered, so that the arms of a union share them."""
+    """Builds the SQL of one query; parameters are numbered, so that the arms of a union share them."""
 
     def __init__(self, query: ListQuery) -> None:
         self._query = query
@@ -154,7 +155,7 @@ class _Builder:
         return Statement(sql, tuple(self._parameters))
 
     def walk(self) -> str:
-        """Along the index of the order; each namespace and state has an arm, and SQLite merges them."""
+        """Scan the index of the order, with one arm per namespace and state, which SQLite merges."""
         query = self._query
         states, namespaces = query.asked_states(), query.asked_namespaces()
         if query.order == Order.MODIFIED:
@@ -170,10 +171,10 @@ class _Builder:
         return self._ordered("jobs AS j", arms, f"j.{self._time}")
 
     def drive(self, driver: Driver) -> str:
-        """By what the driver finds, tested and sorted."""
+        """Test and sort the rows of a driver."""
         source, conditions = self.source(driver)
         if isinstance(driver, LabelDriver):
-            # CROSS JOIN: SQLite keeps this order of the two. A job has a key once, so no job comes twice.
+            # CROSS JOIN fixes the join order. A job has each label key once, so no job is returned twice.
             source += " CROSS JOIN jobs AS j ON j.created_sequence = d.created_sequence"
         if not isinstance(driver, ScopeDriver):
             conditions += self._scope("+")
@@ -181,7 +182,7 @@ class _Builder:
         return self._ordered(source, [conditions], f"+j.{self._time}")
 
     def source(self, driver: Driver) -> tuple[str, list[str]]:
-        """The table that a driver reads, and the conditions that its index serves."""
+        """The table that a driver reads, and the conditions served by its index."""
         if isinstance(driver, ScopeDriver):
             return "jobs AS j", self._scope("")
         if isinstance(driver, RangeDriver):
@@ -197,8 +198,8 @@ class _Builder:
     def _ordered(self, source: str, arms: Sequence[Sequence[str]], time: str) -> str:
         select = f"SELECT {time} AS time, j.created_sequence FROM {source}"
         selects = [f"{select} WHERE {' AND '.join(arm)}" if arm else select for arm in arms]
-        way, limit = _way(self._query), self._add(self._query.limit + 1)
-        return f"{' UNION ALL '.join(selects)} ORDER BY 1 {way}, 2 {way} LIMIT {limit}"
+        direction, limit = _direction(self._query), self._add(self._query.limit + 1)
+        return f"{' UNION ALL '.join(selects)} ORDER BY 1 {direction}, 2 {direction} LIMIT {limit}"
 
     def _namespace(self, plus: str) -> list[str]:
         namespaces = self._query.asked_namespaces()
@@ -213,7 +214,7 @@ class _Builder:
         return [*self._namespace(plus), *([f"{plus}j.state IN ({self._list(states)})"] if states else [])]
 
     def _own_bounds(self, plus: str) -> list[str]:
-        """The list's own time range, and the cursor; one bound a side, or SQLite could seek by the other."""
+        """The range of the sort time, and the cursor; one bound per side, so that SQLite seeks by it."""
         query = self._query
         lower, upper = query.bounds(query.order)
         after = query.after()
@@ -221,14 +222,14 @@ class _Builder:
         if after is None:
             cursor = []
         elif query.descending and (upper is None or after.time < upper):
-            upper, cursor = None, [f"{columns} < {self._place(after)}"]
+            upper, cursor = None, [f"{columns} < {self._position(after)}"]
         elif not query.descending and (lower is None or after.time >= lower):
-            lower, cursor = None, [f"{columns} > {self._place(after)}"]
+            lower, cursor = None, [f"{columns} > {self._position(after)}"]
         else:
-            cursor = []  # it stands outside the range, before all of it
+            cursor = []  # before the whole range
         return [*cursor, *self._range(query.order, plus, lower, upper)]
 
-    def _place(self, position: Position) -> str:
+    def _position(self, position: Position) -> str:
         return f"({self._add(position.time)}, {self._add(position.created_sequence)})"
 
     def _range(self, axis: Order, plus: str, lower: int | None, upper: int | None) -> list[str]:
@@ -237,7 +238,7 @@ class _Builder:
         return conditions if upper is None else [*conditions, f"{column} < {self._add(upper)}"]
 
     def _filters(self, without: Driver | None = None) -> list[str]:
-        """Types, labels, the other time range: tested job by job, unless the driver has settled them."""
+        """Conditions tested job by job: types, labels, the other time range, unless covered by the driver."""
         query = self._query
         other = _other(query.order)
         conditions = [] if isinstance(without, RangeDriver) else self._range(other, "+", *query.bounds(other))
@@ -245,16 +246,16 @@ class _Builder:
             conditions.append(f"+j.quarantine {'!=' if query.quarantined else '='} ''")
         if query.types:
             conditions.append(f"j.type IN ({self._list(query.types)})")
-        settled = (
+        covered = (
             without.requirement
             if isinstance(without, LabelDriver)
             and without.requirement.operator in (Operator.EXISTS, Operator.IN)
             else None
         )
-        return conditions + [self._label(found) for found in query.selector if found is not settled]
+        return conditions + [self._label(found) for found in query.selector if found is not covered]
 
     def _label(self, requirement: Requirement) -> str:
-        """A test of one job's labels: a search of the index by job and key, whatever the number of values."""
+        """A test of one job's labels: one lookup in the index by job and key."""
         operator = requirement.operator
         inside = f"l.created_sequence = j.created_sequence AND l.key = {self._add(requirement.key)}"
         if operator in (Operator.IN, Operator.NOT_IN):
@@ -280,5 +281,5 @@ def _other(order: Order) -> Order:
     return Order.CREATED if order == Order.MODIFIED else Order.MODIFIED
 
 
-def _way(query: ListQuery) -> str:
+def _direction(query: ListQuery) -> str:
     return "DESC" if query.descending else "ASC"

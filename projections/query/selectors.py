@@ -1,19 +1,19 @@
-"""Label selectors: the Kubernetes grammar, read into requirements that a job's labels meet or do not. Pure.
+"""Label selectors with the Kubernetes grammar. Pure.
 
-    selector     = [ requirement { "," requirement } ]            all of them must hold; none: every job
-    requirement  = key                            the label is there
-                 | "!" key                        it is not
-                 | key ( "=" | "==" ) [ value ]   it is there and has this value; `k=` means ""
-                 | key "!=" [ value ]             it is missing, or has another value
-                 | key "in" list                  it is there, with one of these values; `in ()` means ("")
-                 | key "notin" list               it is missing, or has none of these values
-                 | key ( ">" | "<" ) number       both are 64-bit integers, and it is above (below)
+    selector     = [ requirement { "," requirement } ]            all must hold; empty: every job
+    requirement  = key                            the label exists
+                 | "!" key                        it does not exist
+                 | key ( "=" | "==" ) [ value ]   it exists and has this value; `k=` means ""
+                 | key "!=" [ value ]             it does not exist, or has another value
+                 | key "in" list                  it exists, with one of these values; `in ()` means ("")
+                 | key "notin" list               it does not exist, or has none of these values
+                 | key ( ">" | "<" ) number       both are 64-bit integers, and it is greater (less)
     list         = "(" [ value ] { "," [ value ] } ")"
 
-A job's labels are arbitrary text, so keys and values are taken more generously than Kubernetes does: anything
-but whitespace and `, ( ) = ! < >`. A label with one of those in its key or value can be found by a
-`Requirement` built in Python, not by text. `in` and `notin` are words of the grammar only behind a key. That
-`>` needs a number is Kubernetes's rule; the words `gt` and `lt` are no operators in text, there as here.
+Labels of jobs are arbitrary text, so keys and values are less restricted than in Kubernetes: anything except
+whitespace and `, ( ) = ! < >`. A label that contains one of these is selected with a `Requirement` built in
+Python. `in` and `notin` are keywords only after a key. As in Kubernetes, `>` requires a number, and `gt` and
+`lt` are not operators in text.
 """
 
 import enum
@@ -34,22 +34,22 @@ from jobledger.store.spec.values import is_utf8
 
 GRAMMAR: Final = "k, !k, k=v, k!=v, k>1, k<1, k in (a,b), k notin (a), joined by commas"
 
-_SHOWN_CHARACTERS: Final = 60  # of what is wrong, in a message
+_SHOWN_CHARACTERS: Final = 60  # of invalid input, in a message
 _TOKEN: Final = re.compile(r"\s*(==|!=|[=!<>,()]|[^\s,()=!<>]+)")
 _SIGNS: Final = frozenset({"==", "!=", "=", "!", "<", ">", ",", "(", ")"})
 _INTEGER: Final = re.compile(r"([+-]?)([0-9]+)")
-_INT64_DIGITS: Final = 19  # of the largest; longer texts need no parsing to be out of range
+_INT64_DIGITS: Final = 19  # of the largest; longer texts are out of range
 
 
 class Operator(enum.StrEnum):
-    """What a requirement asks of the label of its key."""
+    """The operator of a requirement."""
 
-    EXISTS = "exists"  # it is there
-    MISSING = "!"  # it is not
-    IN = "in"  # it is there, with one of the values; also `=` and `==`
-    NOT_IN = "notin"  # it is missing, or has none of the values; also `!=`
-    GREATER = ">"  # it is there, an integer, and above the value
-    LESS = "<"  # it is there, an integer, and below the value
+    EXISTS = "exists"  # the label exists
+    MISSING = "!"  # the label does not exist
+    IN = "in"  # the label exists, with one of the values; also `=` and `==`
+    NOT_IN = "notin"  # the label does not exist, or has none of the values; also `!=`
+    GREATER = ">"  # the label exists, is an integer, and is greater than the value
+    LESS = "<"  # the label exists, is an integer, and is less than the value
 
     @property
     def needs_key(self) -> bool:
@@ -61,9 +61,9 @@ class Requirement(msgspec.Struct, frozen=True):
     """One condition on a job's labels.
 
     Attributes:
-        key: the label's key.
-        operator: what is asked of it.
-        values: none for presence tests, one for `>` and `<`, else one or more, without repetition.
+        key: of the label.
+        operator: the test.
+        values: none for existence tests, one for `>` and `<`, otherwise one or more, without duplicates.
     """
 
     key: str
@@ -72,34 +72,35 @@ class Requirement(msgspec.Struct, frozen=True):
 
 
 def parse_selector(text: str) -> tuple[Requirement, ...]:
-    """The requirements of a selector; none for a blank one, which every job meets.
+    """Parse a selector; a blank one has no requirements and matches every job.
 
     Raises:
-        InvalidSelector: if it does not parse or breaks a limit; the message names the place and the grammar.
+        InvalidSelector: if it does not parse or exceeds a limit; the message has the position and the
+        grammar.
     """
     if len(text) > SELECTOR_MAX_CHARACTERS:
         raise InvalidSelector(
-            f"the label selector is {len(text)} characters; the limit is {SELECTOR_MAX_CHARACTERS}:"
-            " ask for less at once"
+            f"the label selector must have at most {SELECTOR_MAX_CHARACTERS} characters, got {len(text)};"
+            " use a shorter selector"
         )
     if not is_utf8(text):
         raise InvalidSelector(
-            "the label selector is not valid text (half a surrogate pair); write it in UTF-8"
+            "the label selector is not valid Unicode text (half a surrogate pair); use UTF-8"
         )
     return check_requirements(_Parser(text).requirements())
 
 
 def check_requirements(requirements: Iterable[Requirement]) -> tuple[Requirement, ...]:
-    """The requirements, if they are within the limits and say as many values as their operators take.
+    """Check requirements and return them.
 
     Raises:
-        InvalidSelector: if not.
+        InvalidSelector: if they exceed a limit, or an operator has the wrong number of values.
     """
     checked = tuple(requirements)
     if len(checked) > SELECTOR_MAX_REQUIREMENTS:
         raise InvalidSelector(
-            f"the label selector has {len(checked)} requirements; the limit is {SELECTOR_MAX_REQUIREMENTS}:"
-            " ask for fewer at once"
+            f"the label selector must have at most {SELECTOR_MAX_REQUIREMENTS} requirements,"
+            f" got {len(checked)}; use fewer"
         )
     for requirement in checked:
         _check(requirement)
@@ -112,7 +113,7 @@ def matches(requirements: Iterable[Requirement], labels: Mapping[str, str]) -> b
 
 
 def parse_int64(text: str) -> int | None:
-    """The text as a 64-bit integer in decimal; a sign and leading zeros may be there. None if it is none."""
+    """Parse a decimal 64-bit integer, with optional sign and leading zeros; None if it is not one."""
     found = _INTEGER.fullmatch(text)
     if found is None:
         return None
@@ -143,8 +144,8 @@ def _check(requirement: Requirement) -> None:
     key, operator, values = requirement.key, requirement.operator, requirement.values
     if len(values) > SELECTOR_MAX_VALUES:
         raise InvalidSelector(
-            f"label {_shown(key)} is compared with {len(values)} values; the limit is {SELECTOR_MAX_VALUES}:"
-            " ask for fewer at once"
+            f"label {_shown(key)} must be compared with at most {SELECTOR_MAX_VALUES} values,"
+            f" got {len(values)}; use fewer"
         )
     match operator:
         case Operator.EXISTS | Operator.MISSING:
@@ -155,20 +156,20 @@ def _check(requirement: Requirement) -> None:
             right = bool(values)
     if not right:
         raise InvalidSelector(
-            f"label {_shown(key)}: {operator} does not take {len(values)} values; write {GRAMMAR}"
+            f"label {_shown(key)}: operator {operator} does not accept {len(values)} values; use {GRAMMAR}"
         )
     if not all(map(is_utf8, (key, *values))):
         raise InvalidSelector(
-            f"label {_shown(key)}: not valid text (half a surrogate pair); write it in UTF-8"
+            f"label {_shown(key)}: not valid Unicode text (half a surrogate pair); use UTF-8"
         )
 
 
 class _Parser:
-    """A cursor over the tokens of one selector."""
+    """A recursive descent parser."""
 
     def __init__(self, text: str) -> None:
         self._text = text
-        # Every character but trailing whitespace is part of some token, so nothing is skipped in silence.
+        # Every character except trailing whitespace is part of a token, so nothing is skipped silently.
         self._tokens = [(found[1], found.start(1)) for found in _TOKEN.finditer(text)]
         self._next = 0
 
@@ -184,7 +185,7 @@ class _Parser:
     def _requirement(self) -> Requirement:
         if self._peek() == "!":
             self._next += 1
-            return Requirement(self._word("a key behind the !"), Operator.MISSING)
+            return Requirement(self._word("a key after the !"), Operator.MISSING)
         key = self._word("a key")
         match self._peek():
             case "" | ",":
@@ -213,7 +214,7 @@ class _Parser:
         return (number,)
 
     def _values(self) -> tuple[str, ...]:
-        """A list in parentheses; an empty place in it, as in `(a,)` or `()`, is the empty value."""
+        """A list in parentheses; an empty element, as in `(a,)` or `()`, is the empty value."""
         self._next += 1
         self._take("(", "a list of values in parentheses")
         values: list[str] = []
@@ -246,7 +247,7 @@ class _Parser:
         found = _shown(token) if token else "the end"
         return InvalidSelector(
             f"label selector {_shown(self._text)}: expected {expected} at character {place + 1},"
-            f" found {found}; write {GRAMMAR}"
+            f" found {found}; use {GRAMMAR}"
         )
 
 

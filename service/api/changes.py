@@ -7,7 +7,13 @@ from typing import Any, Final
 import msgspec
 from litestar import Response, get
 
-from jobledger.projections.as_of.changes import Between, ChangesPage, JobChange, change_of, changes_between
+from jobledger.projections.as_of.changes import (
+    ChangesPage,
+    ChangesQuery,
+    JobChange,
+    change_of,
+    changes_between,
+)
 from jobledger.projections.query.selectors import parse_selector
 from jobledger.service.api.answers import json_answer
 from jobledger.service.api.asof import check_pinned, point_of
@@ -59,7 +65,7 @@ async def get_changes(request: AnyRequest) -> Response[bytes]:
             principal.require_read(namespace)
             namespaces = frozenset((namespace,))
     first, second, after = await _points(service, query, status)
-    asked = Between(
+    asked = ChangesQuery(
         first=first,
         second=second,
         namespaces=namespaces,
@@ -101,12 +107,12 @@ async def _points(service: Service, query: Query, status: JobStatus | None) -> t
     return first, second, 0
 
 
-async def _page(service: Service, asked: Between, status: JobStatus | None) -> ChangesPage:
+async def _page(service: Service, asked: ChangesQuery, status: JobStatus | None) -> ChangesPage:
     if status is None:
         return await changes_between(
             service.log,
             service.view,
-            service.asof.copies,
+            service.asof.snapshots,
             asked,
             client=client_of_request(),
             waiting=waiting,

@@ -138,8 +138,8 @@ async def test_lists_as_of_a_point_are_those_of_the_prefix(
                 ours = await pages(asked, lambda query, point=point: made.asof.list(query, point))
                 async with prefix_view(drafts[:point]) as view:
                     assert ours == await pages(asked, view.list)
-                if point in made.asof.copies.sequences:
-                    async with made.asof.copies.at(point) as copy:
+                if point in made.asof.snapshots.sequences:
+                    async with made.asof.snapshots.at(point) as copy:
                         wanted = fold_of(made.records[:point])
                         found = rows_of(copy.path, ("jobs", "labels"))
                         assert found == {table: wanted[table] for table in found}
@@ -179,7 +179,7 @@ async def test_before_the_first_event_there_was_nothing() -> None:
     async with history(random_drafts(random.Random(1), 2, 5)) as made:
         page = await made.asof.list(ListQuery(), 0)
         assert (page.jobs, page.next_cursor, page.sequence) == ((), None, 0)
-        assert made.asof.copies.sequences == ()
+        assert made.asof.snapshots.sequences == ()
 
 
 async def test_the_present_needs_no_copy() -> None:
@@ -187,7 +187,7 @@ async def test_the_present_needs_no_copy() -> None:
     drafts = random_drafts(random.Random(1), 4, 30)
     async with history(drafts) as made:
         assert await made.asof.list(ListQuery(), 30) == await made.view.list(ListQuery())
-        assert made.asof.copies.sequences == ()
+        assert made.asof.snapshots.sequences == ()
 
 
 async def test_a_list_as_of_a_point_pages_on_while_events_arrive() -> None:
@@ -202,7 +202,7 @@ async def test_a_list_as_of_a_point_pages_on_while_events_arrive() -> None:
             page = await made.asof.list(query, 50)
             await append_all(made.log, drafts[(at := next(more)) : at + 1])
             await made.asof.list(ListQuery(), at - 30)  # drops the copy as of 50
-            assert made.asof.copies.sequences == (at - 30,)
+            assert made.asof.snapshots.sequences == (at - 30,)
             return page
 
         assert await pages(ListQuery(limit=2, order=Order.MODIFIED), page_of) == wanted

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from jobledger import ListQuery
 from jobledger.projections.as_of import changes
-from jobledger.projections.as_of.changes import Between, JobChange, change_of, changes_between
+from jobledger.projections.as_of.changes import ChangesQuery, JobChange, change_of, changes_between
 from jobledger.projections.query.selectors import parse_selector
 from jobledger.store.model.events import read_record
 from jobledger.store.model.fold import fold_job_on, spec_head
@@ -49,11 +49,11 @@ def _shown(job: Job | None) -> Job | None:
     return job and msgspec.structs.replace(job, status=msgspec.structs.replace(job.status, passed=0))
 
 
-async def pages(made: History, asked: Between) -> list[JobChange]:
+async def pages(made: History, asked: ChangesQuery) -> list[JobChange]:
     """All pages."""
     found: list[JobChange] = []
     while True:
-        page = await changes_between(made.log, made.view, made.asof.copies, asked)
+        page = await changes_between(made.log, made.view, made.asof.snapshots, asked)
         assert len(page.changes) <= asked.limit
         found += page.changes
         if page.after is None:
@@ -102,7 +102,7 @@ async def test_what_changed_is_what_the_two_prefixes_differ_in(
                                 (selector and matches) or None,
                             )
                         )
-            asked = Between(
+            asked = ChangesQuery(
                 first=first,
                 second=second,
                 selector=parse_selector(selector),
@@ -130,12 +130,12 @@ async def test_changes_page_on_while_events_arrive() -> None:
     """What comes after the second point changes no page, and no job is lost or told twice."""
     drafts = random_drafts(random.Random(11), 12, 90)
     async with history(drafts[:50]) as made:
-        asked = Between(first=10, second=50, limit=2)
+        asked = ChangesQuery(first=10, second=50, limit=2)
         wanted = await pages(made, replace(asked, limit=100))
         found: list[JobChange] = []
         more = iter(drafts[50:])
         while True:
-            page = await changes_between(made.log, made.view, made.asof.copies, asked)
+            page = await changes_between(made.log, made.view, made.asof.snapshots, asked)
             found += page.changes
             if page.after is None:
                 break
@@ -163,5 +163,5 @@ async def test_only_the_namespaces_that_are_asked_for() -> None:
     """Others are as if they were not there."""
     async with history(random_drafts(random.Random(2), 3, 20)) as made:
         for namespaces, some in ((None, True), ({"default"}, True), ({"other"}, False), (set(), False)):
-            asked = Between(first=0, second=20, limit=9, namespaces=namespaces)
+            asked = ChangesQuery(first=0, second=20, limit=9, namespaces=namespaces)
             assert bool(await pages(made, asked)) is some

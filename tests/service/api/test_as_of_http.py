@@ -164,7 +164,7 @@ async def test_who_comes_too_soon_is_told_when_to_come_back(
     """503 with Retry-After, and a code that programs can test."""
     service, client = api
     busy = AsOfBusy("the view as of 5 is being made", retry_after_seconds=5)
-    with patch.object(service.asof.copies, "_built", side_effect=busy):
+    with patch.object(service.asof.snapshots, "_await_build", side_effect=busy):
         answer = await client.get("/jobs", params={"at": "5"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert answer.json()["Code"] == "AsOfBusy"
