@@ -1,1 +1,1 @@
-"""What Jobledger promises to be, measured: every figure beside its baseline, in the same run."""
+"""Benchmarks: every figure is measured together with its baseline, in the same run."""

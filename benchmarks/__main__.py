@@ -1,6 +1,6 @@
-"""The command: `python -m benchmarks [NAME…] [--json] [--quick]`.
+"""`python -m benchmarks [NAME…] [--json] [--quick]`: run benchmarks.
 
-Exit code 0 if every bound holds, 1 if one does not, 2 for a wrong command line, 130 if interrupted.
+Exits with 0 if every bound holds, 1 if one does not, 2 for invalid arguments, 130 if interrupted.
 """
 
 import argparse
@@ -13,68 +13,74 @@ from typing import Final
 
 from benchmarks import (
     append,
-    asof,
+    as_of,
     audit,
-    create,
+    disk_space,
+    export,
     feed,
     http,
-    live,
     memory,
     neighbor,
-    project,
-    read,
-    replay,
-    subscribe,
-    tree,
+    projection,
+    projector_process,
+    reads,
+    subscription,
 )
 from benchmarks.harness import Output
 from benchmarks.sizes import FULL, QUICK, Sizes
 
-BENCHMARKS: Final[dict[str, Callable[[Sizes, Output], Awaitable[None]]]] = {
+Run = Callable[[Sizes, Output], Awaitable[None]]
+
+BENCHMARKS: Final[dict[str, Run]] = {
     "append": append.run,
-    "create": create.run,
-    "project": project.run,
-    "tree": tree.run,
-    "live": live.run,
-    "read": read.run,
+    "create": append.run_create,
+    "project": projection.run,
+    "tree": projection.run_tree,
+    "live": projection.run_live,
+    "read": reads.run,
     "memory": memory.run,
     "http": http.run,
     "neighbor": neighbor.run,
     "feed": feed.run,
-    "replay": replay.run,
-    "subscribe": subscribe.run,
-    "asof": asof.run,
+    "replay": export.run,
+    "subscribe": subscription.run,
+    "asof": as_of.run,
     "audit": audit.run,
 }
+EXPERIMENTS: Final[dict[str, Run]] = {"apart": projector_process.run, "diskspace": disk_space.run}
+"""Measurements without a bound; they run only when they are named."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked; returns the exit code."""
+    """Run the named benchmarks; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure Jobledger, each case beside its baseline. Files go to the directory for"
+        description="Measure Jobledger, each case with its baseline. Files are written to the directory for"
         " temporary files: set TMPDIR to measure another disk.",
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)} (default: all)"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"one of {', '.join(BENCHMARKS)} (default: all of these); or {' or '.join(EXPERIMENTS)}",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object per case and line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per case and line")
     parser.add_argument(
-        "--quick", action="store_true", help="smaller and shorter: each NAME under 45 seconds"
+        "--quick", action="store_true", help="smaller sizes: each NAME takes less than 45 seconds"
     )
-    asked = parser.parse_args(arguments)
-    unknown = [name for name in asked.names if name not in BENCHMARKS]
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if name not in BENCHMARKS | EXPERIMENTS]
     if unknown:
-        parser.error(f"no benchmark {unknown[0]!r}; use {', '.join(BENCHMARKS)}")
-    output = Output(as_json=asked.json)
+        parser.error(f"unknown benchmark {unknown[0]!r}: use {', '.join(BENCHMARKS | EXPERIMENTS)}")
+    output = Output(as_json=options.json)
     try:
-        for name in dict.fromkeys(asked.names or BENCHMARKS):
+        for name in dict.fromkeys(options.names or BENCHMARKS):
             started = time.perf_counter()
-            output.say(f"{name}: begins")
-            asyncio.run(_run(name, QUICK if asked.quick else FULL, output))
+            output.say(f"{name}: started")
+            asyncio.run(_run(name, QUICK if options.quick else FULL, output))
             output.say(f"{name}: took {time.perf_counter() - started:.0f} s")
     except (KeyboardInterrupt, asyncio.CancelledError):
-        output.say("interrupted; servers and temporary files are gone")
+        output.say("interrupted; servers and temporary files were removed")
         return 130
     output.finish()
     return 0 if all(case.ok for case in output.cases) else 1
@@ -83,9 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _run(name: str, sizes: Sizes, output: Output) -> None:
     task = asyncio.current_task()
     assert task is not None
-    # Ended politely by whoever started us, we clean up as after Ctrl-C.
+    # SIGTERM cleans up like Ctrl-C.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await BENCHMARKS[name](sizes, output)
+    await (BENCHMARKS | EXPERIMENTS)[name](sizes, output)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""`audit`: what the proof of one job costs in a large log, from the question to the document."""
+"""`audit`: the proof of one job in a large log, from request to document."""
 
 import random
 import time
 
 from benchmarks.harness import Output, judge, percentile, take_turns
-from benchmarks.project import AFTER_CREATION, catch_up
+from benchmarks.projection import catch_up
 from benchmarks.sizes import Sizes
-from benchmarks.workload import JobLog, job_key, served
+from benchmarks.workload import fill_log, job_key, served
 from jobledger.projections.projector import Projector
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
@@ -20,19 +20,14 @@ _ORIGIN, _MARK = "jobledger/benchmark", "benchmark"
 
 
 async def run(sizes: Sizes, output: Output) -> None:
-    """Proofs of random jobs, one after the other; each is checked, and that is timed as well."""
+    """Measure proofs of random jobs, one after the other; each is verified, which is timed too."""
     jobs = sizes.audit_jobs
     signer = Signer.of(_ORIGIN, bytes(32))
     chance = random.Random(11)
     async with served("2m") as bench:
         path = bench.directory / "view.db"
-        filler = JobLog(bench.log, jobs)
-        output.say(f"audit: filling a log with {4 * jobs:,} events")
-        await filler.create(range(jobs))
-        for state in AFTER_CREATION:  # the four events of a job are far apart
-            await filler.change(range(jobs), state)
-        events = filler.last_sequence
-        output.say("audit: folding it, with its tree")
+        events = await fill_log(bench, jobs, output, "audit")
+        output.say("audit: projecting it, with its tree")
         await catch_up(Projector(bench.log, path), events)
         seals = await bench.log.seals(_MARK)
         checks: list[float] = []
@@ -55,7 +50,7 @@ async def run(sizes: Sizes, output: Output) -> None:
                     assert verdict.events == 4
                 return 1e3 * percentile(took, 0.5)
 
-            await take_turns(1, proofs)  # warm
+            await take_turns(1, proofs)  # warm-up
             checks.clear()
             [figures] = await take_turns(sizes.rounds, proofs)
     case = f"the proof of one job of 4 events in a log of {events:,}, {sizes.audit_calls:,} a round, p50"

@@ -1,4 +1,4 @@
-"""`feed`: how soon what is reported reaches a hundred readers, beside a bare broadcaster."""
+"""`feed`: the delay from a report to a hundred feeds, next to that of a bare broadcaster."""
 
 import asyncio
 import re
@@ -11,28 +11,27 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.broadcaster import FEED_PATH, PUBLISH_PATH
 from benchmarks.harness import Output, judge, percentile
 from benchmarks.http import JOBS, fill
-from benchmarks.httpchild import serving
-from benchmarks.httpload import request
+from benchmarks.http_load import request
+from benchmarks.http_server import FEED_PATH, PUBLISH_PATH, serving
 from benchmarks.sizes import Sizes
 from benchmarks.workload import job_key, state_payload
 from jobledger.store.model.job import StateType
 
 EVENTS: Final = "/api/v1/events"
-_WRITERS: Final = 16  # connections that report; each waits for its answer
+_WRITERS: Final = 16  # connections that report; each waits for the response
 _JOBS: Final = 100
-_LATE_SECONDS: Final = 30.0  # after the last report, until every reader must have it
+_LATE_SECONDS: Final = 30.0  # from the last report until every reader has it
 _MARK: Final = re.compile(rb'"Message":"no (\d+)"')
 
 Sent = dict[int, float]
 Report = Callable[[int], bytes]
-"""The request that reports an event of this number."""
+"""Returns the request that reports the event of this number."""
 
 
 async def run(sizes: Sizes, output: Output) -> None:
-    """Events at a steady rate over HTTP; the time of each from the request's start to each reader."""
+    """Report events at a steady rate over HTTP; measure from the start of each request to each reader."""
     figures: dict[str, list[tuple[float, float]]] = {"broadcaster": [], "feed": []}
     with TemporaryDirectory(prefix="jobledger-bench-") as directory:
         await fill(Path(directory), _JOBS)
@@ -77,18 +76,18 @@ def _bare(port: int) -> Report:
 
 
 async def _round(port: int, path: str, report: Report, sizes: Sizes, turn: int) -> list[float]:
-    """Seconds from report to reader, of every event and reader."""
+    """Return the seconds from report to reader, for every event and reader."""
     loop = asyncio.get_running_loop()
     sent: Sent = {}
     total = int(sizes.feed_rate * sizes.feed_round_seconds)
-    numbers = range(turn * total, (turn + 1) * total)  # a state that is there already would be no event
+    numbers = range(turn * total, (turn + 1) * total)  # an unchanged state would not be an event
     readers = []
     try:
         for _ in range(sizes.feed_readers):
             _, reader = await loop.create_connection(lambda: _Reader(sent, total), "127.0.0.1", port)
             readers.append(reader)
             reader.begin(request("GET", path, port=port))
-        await asyncio.gather(*(reader.begun for reader in readers))
+        await asyncio.gather(*(reader.started for reader in readers))
         await _report_all(port, report, sent, numbers, sizes.feed_rate)
         async with asyncio.timeout(_LATE_SECONDS):
             await asyncio.gather(*(reader.done for reader in readers))
@@ -99,7 +98,7 @@ async def _round(port: int, path: str, report: Report, sizes: Sizes, turn: int) 
 
 
 async def _report_all(port: int, report: Report, sent: Sent, numbers: range, rate: int) -> None:
-    """Report these events, each at its time, however long the answers take."""
+    """Report these events, each at its scheduled time, however long the responses take."""
     due: asyncio.Queue[int | None] = asyncio.Queue()
 
     async def writer() -> None:
@@ -128,11 +127,11 @@ async def _report_all(port: int, report: Report, sent: Sent, numbers: range, rat
 
 
 class _Reader(asyncio.Protocol):
-    """One feed: notes when each event came."""
+    """One feed, which records when each event arrived."""
 
     def __init__(self, sent: Sent, total: int) -> None:
         loop = asyncio.get_running_loop()
-        self.begun: asyncio.Future[None] = loop.create_future()
+        self.started: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
         self.seconds: list[float] = []
         self._sent = sent
@@ -154,19 +153,19 @@ class _Reader(asyncio.Protocol):
         self._rest = rest
         if not end:
             return
-        if not self.begun.done():  # the first heartbeat
-            self.begun.set_result(None)
+        if not self.started.done():  # the first heartbeat
+            self.started.set_result(None)
         self.seconds += [now - self._sent[int(found)] for found in _MARK.findall(whole)]
         if len(self.seconds) == self._total and not self.done.done():
             self.done.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for future in (self.begun, self.done):
+        for future in (self.started, self.done):
             if not future.done():
                 future.set_exception(RuntimeError(f"a feed was lost: {exc}, {self._rest[:600]!r}"))
 
     def close(self) -> None:
-        """Hang up."""
+        """Abort the connection."""
         self.done.cancel()
-        self.begun.cancel()
+        self.started.cancel()
         self._transport.abort()

@@ -1,7 +1,7 @@
-"""Cases, their bounds, and how they are measured and told: nothing here knows what is measured.
+"""Cases, their bounds, and how they are measured and reported, independent of what is measured.
 
-A machine is never equally fast twice, so a figure alone says little. Each case takes turns with its baseline
-(baseline, ours, baseline, ours …), and what counts is the median of the ratios of neighbours.
+The speed of a machine varies, so a figure alone means little. Each case alternates with its baseline
+(baseline, ours, baseline, ours …), and the result is the median of the ratios of adjacent runs.
 """
 
 import gc
@@ -14,16 +14,11 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 Measure = Callable[[], Awaitable[float]]
-"""One turn of one side; returns its figure, such as events per second."""
+"""One run of one side; returns its figure, such as events per second."""
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """What a case must reach.
-
-    Attributes:
-        side: whether it is the least or the most.
-        limit: of the ratio to the baseline, or of the value where there is no baseline.
-    """
+    """A bound on the ratio to the baseline, or on the value of a case without a baseline."""
 
     side: Literal[">=", "<="]
     limit: float
@@ -32,7 +27,7 @@ class Bound(msgspec.Struct, frozen=True):
         return f"{self.side} {self.limit:g}"
 
     def holds(self, figure: float) -> bool:
-        """Whether a figure is within."""
+        """Whether the figure is within the bound."""
         return figure >= self.limit if self.side == ">=" else figure <= self.limit
 
 
@@ -74,17 +69,14 @@ BOUNDS: Final = {
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the result; these fields, in this order, are the `--json` format.
+    """One line of the result. These fields, in this order, are the `--json` format.
 
     Attributes:
-        name: which benchmark.
-        case: what was measured, with the sizes that were really used.
-        value: our figure.
+        case: what was measured, with the sizes that were used.
         unit: of `value` and `baseline`.
-        baseline: the figure of what we compare with; None if the bound is on the value itself.
+        baseline: the figure of the other side; None if the bound is on the value itself.
         ratio: value to baseline, the median over the rounds; None without a baseline.
         bound: on the ratio, or on the value if there is no baseline.
-        ok: whether the bound holds.
     """
 
     name: str
@@ -98,7 +90,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Compared(NamedTuple):
-    """Two sides that took turns: their medians, and the median of the ratios of neighbours."""
+    """The medians of two alternating sides, and the median of the ratios of adjacent runs."""
 
     value: float
     baseline: float
@@ -114,16 +106,7 @@ def judge(
     baseline: float | None = None,
     ratio: float | None = None,
 ) -> Case:
-    """A case, held against its bound. Figures are rounded first: what is judged is what is printed.
-
-    Args:
-        key: in `BOUNDS`.
-        case: what was measured.
-        value: our figure.
-        unit: of both figures.
-        baseline: what it is compared with.
-        ratio: of the two.
-    """
+    """Return a case with its verdict by `BOUNDS[key]`. The judged figures are the printed, rounded ones."""
     bound = BOUNDS[key]
     value, baseline, ratio = round(value, 3), _rounded(baseline), _rounded(ratio)
     return Case(
@@ -139,63 +122,66 @@ def judge(
 
 
 async def take_turns(rounds: int, *sides: Measure) -> list[list[float]]:
-    """The figures of each side over the rounds; within a round the sides run one after the other.
+    """Run the sides alternately; returns the figures of each side.
 
-    Each starts from a collected heap, so that nobody pays for the garbage of the one before.
+    The heap is collected before each run, so that no side pays for the garbage of another.
     """
     figures: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds):
-        for side, its in zip(sides, figures, strict=True):
+        for side, own in zip(sides, figures, strict=True):
             gc.collect()
-            its.append(await side())
+            own.append(await side())
     return figures
 
 
 def compare(ours: Sequence[float], baseline: Sequence[float]) -> Compared:
-    """The medians of both sides and of their ratios, round by round."""
+    """Return the medians of both sides and of their ratios by round."""
     ratios = [a / b for a, b in zip(ours, baseline, strict=True)]
     return Compared(statistics.median(ours), statistics.median(baseline), statistics.median(ratios))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of the values does not exceed."""
+    """Return the smallest value that at least this share of the values does not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
 
 
 class Output:
-    """Where results and progress go: results to stdout, progress to stderr.
-
-    Args:
-        as_json: one JSON object per case and line, as soon as it is known; otherwise a table at the end.
-    """
+    """Writes results to stdout, as JSON lines at once or as a table at the end, and progress to stderr."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self.cases: list[Case] = []
 
     def say(self, text: str) -> None:
-        """Tell what is going on."""
+        """Print progress."""
         print(f"  {text}", file=sys.stderr, flush=True)
 
     def report(self, case: Case) -> None:
-        """Take in a result."""
+        """Record a result."""
         self.cases.append(case)
         if self._as_json:
             print(json.dumps(msgspec.structs.asdict(case)), flush=True)
         else:
-            self.say(f"{case.name}: {case.case}: {_told(case)}")
+            self.say(f"{case.name}: {case.case}: {_summary(case)}")
+
+    def compare(
+        self, key: str, case: str, ours: Sequence[float], baseline: Sequence[float], unit: str
+    ) -> None:
+        """Report a case from the figures of two sides that took turns."""
+        found = compare(ours, baseline)
+        self.report(judge(key, case, found.value, unit, baseline=found.baseline, ratio=found.ratio))
 
     def finish(self) -> None:
-        """Print the table, unless every line is out already."""
+        """Print the table, unless the results were printed as JSON."""
         if not self._as_json and self.cases:
             print("\n".join(table(self.cases)), flush=True)
 
 
 def table(cases: Sequence[Case]) -> list[str]:
-    """The cases as aligned lines."""
-    heads = ("name", "case", "value", "baseline", "unit", "ratio", "bound", "")
-    rows = [heads] + [
+    """Return the cases as aligned lines."""
+    header = ("name", "case", "value", "baseline", "unit", "ratio", "bound", "")
+    rows = [header] + [
         (
             case.name,
             case.case,
@@ -208,7 +194,7 @@ def table(cases: Sequence[Case]) -> list[str]:
         )
         for case in cases
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     right = {2, 3, 5}
     return [
         "  ".join(
@@ -219,9 +205,9 @@ def table(cases: Sequence[Case]) -> list[str]:
     ]
 
 
-def _told(case: Case) -> str:
-    beside = "" if case.baseline is None else f" against {_figure(case.baseline)}: {case.ratio:.2f}"
-    return f"{_figure(case.value)} {case.unit}{beside} ({case.bound}: {'ok' if case.ok else 'NOT OK'})"
+def _summary(case: Case) -> str:
+    against = "" if case.baseline is None else f" against {_figure(case.baseline)}: {case.ratio:.2f}"
+    return f"{_figure(case.value)} {case.unit}{against} ({case.bound}: {'ok' if case.ok else 'NOT OK'})"
 
 
 def _figure(value: float | None) -> str:

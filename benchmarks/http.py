@@ -1,4 +1,4 @@
-"""`http`: what the doors cost on top of the framework, the library, and a larger view."""
+"""`http`: requests to the service, against the bare framework, the library, and a smaller view."""
 
 import random
 import time
@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.harness import Measure, Output, compare, judge, percentile, take_turns
-from benchmarks.httpchild import FIXED_PATH, serving
-from benchmarks.httpload import ask, load, request
+from benchmarks.harness import Measure, Output, percentile, take_turns
+from benchmarks.http_load import fetch, load, request
+from benchmarks.http_server import FIXED_PATH, serving
 from benchmarks.sizes import Sizes
 from benchmarks.workload import (
     ACTOR,
@@ -40,7 +40,7 @@ _CATCH_UP_SECONDS: Final = 600.0
 
 
 async def run(sizes: Sizes, output: Output) -> None:
-    """Real services in processes of their own, each on a directory of its own."""
+    """Measure real services in their own processes, each on its own directory."""
     with TemporaryDirectory(prefix="jobledger-bench-") as directory:
         small, large, empty = (Path(directory) / name for name in ("small", "large", "empty"))
         for path, jobs in ((small, sizes.http_small_jobs), (large, sizes.http_large_jobs)):
@@ -55,7 +55,7 @@ async def run(sizes: Sizes, output: Output) -> None:
 
 
 async def fill(data_dir: Path, jobs: int) -> None:
-    """The log and the view of a service that has this many jobs."""
+    """Create the log and the view of a service with this many jobs."""
     async with EmbeddedServer(data_dir / NATS_FOLDER, sync="2m") as server:
         log = await JetStreamLog.connect(server.url)
         try:
@@ -70,27 +70,23 @@ async def fill(data_dir: Path, jobs: int) -> None:
 async def _gets(port: int, sizes: Sizes, output: Output) -> None:
     chance = random.Random(1)
     ids = [job_key(chance.randrange(sizes.http_small_jobs)).job_id for _ in range(sizes.http_get.ours)]
-    body = await ask(port, f"{JOBS}/{ids[0]}")
+    body = await fetch(port, f"{JOBS}/{ids[0]}")
     async with serving(body=body.decode()) as fixed_port:
         fixed = [request("GET", f"{FIXED_PATH}/{ids[0]}", port=fixed_port)] * sizes.http_get.baseline
         ours = [request("GET", f"{JOBS}/{job_id}", port=port) for job_id in ids]
         sides = (
-            _rate("the fixed answer", fixed_port, fixed, _GET_CONNECTIONS, output),
+            _rate("the fixed response", fixed_port, fixed, _GET_CONNECTIONS, output),
             _rate("get", port, ours, _GET_CONNECTIONS, output),
         )
         await take_turns(1, *sides)
         of_fixed, of_ours = await take_turns(sizes.rounds, *sides)
-    found = compare(of_ours, of_fixed)
-    output.report(
-        judge(
-            "http/get",
-            f"GET /jobs/{{id}} at {sizes.http_small_jobs:,} jobs, {_GET_CONNECTIONS} connections,"
-            f" {sizes.http_get.ours:,} a round, against {len(body):,} fixed bytes from the same framework",
-            found.value,
-            "gets/s",
-            baseline=found.baseline,
-            ratio=found.ratio,
-        )
+    output.compare(
+        "http/get",
+        f"GET /jobs/{{id}} at {sizes.http_small_jobs:,} jobs, {_GET_CONNECTIONS} connections,"
+        f" {sizes.http_get.ours:,} a round, against {len(body):,} fixed bytes from the same framework",
+        of_ours,
+        of_fixed,
+        "gets/s",
     )
 
 
@@ -98,7 +94,7 @@ async def _puts(port: int, sizes: Sizes, output: Output) -> None:
     numbers = count()
 
     async def put() -> float:
-        # Made before the clock starts, as are the baseline's specs.
+        # Prepared before the clock starts, like the specs of the baseline.
         puts = [
             request("PUT", JOBS, body_of(named_spec(next(numbers))), port=port)
             for _ in range(sizes.http_put.ours)
@@ -117,22 +113,18 @@ async def _puts(port: int, sizes: Sizes, output: Output) -> None:
 
         await take_turns(1, library, put)
         of_library, of_ours = await take_turns(sizes.rounds, library, put)
-    found = compare(of_ours, of_library)
-    output.report(
-        judge(
-            "http/put",
-            f"PUT /jobs of new jobs, sync_interval always, {_PUT_CONNECTIONS} connections,"
-            f" {sizes.http_put.ours:,} a round, against the library's create with {_PUT_CONNECTIONS} callers",
-            found.value,
-            "jobs/s",
-            baseline=found.baseline,
-            ratio=found.ratio,
-        )
+    output.compare(
+        "http/put",
+        f"PUT /jobs of new jobs, sync_interval always, {_PUT_CONNECTIONS} connections,"
+        f" {sizes.http_put.ours:,} a round, against the library's create with {_PUT_CONNECTIONS} callers",
+        of_ours,
+        of_library,
+        "jobs/s",
     )
 
 
 def body_of(spec: JobSpec) -> bytes:
-    """What `PUT /jobs` takes."""
+    """Return a request body for `PUT /jobs`."""
     return msgspec.json.encode({"Job": msgspec.Raw(encode_spec(spec)), "Reason": REASON})
 
 
@@ -143,17 +135,13 @@ async def _pages(small_port: int, large_port: int, sizes: Sizes, output: Output)
     ]
     await take_turns(1, *sides)
     of_small, of_large = await take_turns(sizes.rounds, *sides)
-    found = compare(of_large, of_small)
-    output.report(
-        judge(
-            "http/page/large",
-            f"GET /jobs, a page of {_PAGE_JOBS} by namespace and a label of every other job,"
-            f" at {sizes.http_large_jobs:,} jobs, against {sizes.http_small_jobs:,}, p50",
-            found.value,
-            "ms",
-            baseline=found.baseline,
-            ratio=found.ratio,
-        )
+    output.compare(
+        "http/page/large",
+        f"GET /jobs, a page of {_PAGE_JOBS} by namespace and a label of every other job,"
+        f" at {sizes.http_large_jobs:,} jobs, against {sizes.http_small_jobs:,}, p50",
+        of_large,
+        of_small,
+        "ms",
     )
 
 
@@ -169,7 +157,7 @@ def _page_requests(port: int, jobs: int, calls: int) -> list[bytes]:
 
 
 def _p50(port: int, requests: Sequence[bytes]) -> Measure:
-    """The median time of an answer, one request after the other, ms."""
+    """Measure the median response time, one request after the other, in ms."""
 
     async def measure() -> float:
         _, seconds = await load(port, requests, 1)
@@ -179,12 +167,12 @@ def _p50(port: int, requests: Sequence[bytes]) -> Measure:
 
 
 def _rate(what: str, port: int, requests: Sequence[bytes], connections: int, output: Output) -> Measure:
-    """Answers a second."""
+    """Measure responses per second."""
 
     async def measure() -> float:
-        before, began = time.process_time(), time.perf_counter()
+        before, started = time.process_time(), time.perf_counter()
         rate, seconds = await load(port, requests, connections)
-        busy = (time.process_time() - before) / (time.perf_counter() - began)
+        busy = (time.process_time() - before) / (time.perf_counter() - started)
         p50, p99 = (1e3 * percentile(seconds, share) for share in (0.5, 0.99))
         output.say(
             f"http: {what}: {rate:,.0f}/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms; the load took {busy:.0%} of a"

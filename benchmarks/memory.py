@@ -1,4 +1,4 @@
-"""`memory`: what a projector keeps in memory while it reads a long log, in a process of its own."""
+"""`memory`: the memory of a projector that reads a long log, in its own process."""
 
 import asyncio
 import json
@@ -16,11 +16,11 @@ from jobledger.store.jetstream import JetStreamLog
 from jobledger.store.model.job import StateType
 
 _REPOSITORY = Path(__file__).parents[1]
-_STEP_TIMEOUT_SECONDS = 120.0  # an orphan does not wait for its server for ever
+_STEP_TIMEOUT_SECONDS = 120.0  # an orphan does not wait for its server forever
 
 
 async def run(sizes: Sizes, output: Output) -> None:
-    """Fill a log, let a child project it, and look at the child."""
+    """Fill a log, project it in a child process, and sample the memory of the child."""
     jobs, hot = sizes.memory_jobs, sizes.hot_jobs
     async with served("2m") as bench:
         output.say(f"memory: filling a log with {jobs:,} jobs")
@@ -34,22 +34,22 @@ async def run(sizes: Sizes, output: Output) -> None:
             "last": filler.last_sequence,
             "every": sizes.memory_every,
         }
-        looks = [look async for look in _looks(task)]
-    for look in looks[:: max(1, len(looks) // 8)]:
+        samples = [sample async for sample in _samples(task)]
+    for sample in samples[:: max(1, len(samples) // 8)]:
         output.say(
-            f"memory: at {look['sequence']:,}: {look['all']:.0f} MB"
-            f" ({look['anonymous']:.0f} its own, {look['file']:.0f} of mapped files)"
+            f"memory: at {sample['sequence']:,}: {sample['all']:.0f} MB"
+            f" ({sample['anonymous']:.0f} anonymous, {sample['file']:.0f} mapped files)"
         )
-    half = len(looks) // 2
-    early, late = (max(look["all"] for look in part) for part in (looks[:half], looks[half:]))
+    half = len(samples) // 2
+    early, late = (max(sample["all"] for sample in part) for part in (samples[:half], samples[half:]))
     what = f"a projector over {filler.last_sequence:,} events of {jobs:,} jobs"
     output.report(judge("memory/most", f"resident memory of {what}, the most", max(early, late), "MB"))
     case = f"resident memory of {what}, the most in the second half, against the first"
     output.report(judge("memory/flat", case, late, "MB", baseline=early, ratio=late / early))
 
 
-async def _looks(task: dict[str, Any]) -> AsyncIterator[dict[str, float]]:
-    """What the child sees of its own memory, line by line."""
+async def _samples(task: dict[str, Any]) -> AsyncIterator[dict[str, float]]:
+    """Yield the samples that the child prints, one per line."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -61,13 +61,13 @@ async def _looks(task: dict[str, Any]) -> AsyncIterator[dict[str, float]]:
     assert child.stdin is not None
     assert child.stdout is not None
     try:
-        # By stdin: the address holds a password, and arguments are for all to see.
+        # On stdin: the URL contains a password, and arguments are visible to other users.
         child.stdin.write(json.dumps(task).encode() + b"\n")
         await child.stdin.drain()
         async for line in child.stdout:
             yield json.loads(line)
         if await child.wait() != 0:
-            raise RuntimeError("the projecting process failed; its own message is above")
+            raise RuntimeError("the projecting process failed; see its message above")
     finally:
         if child.returncode is None:
             child.kill()
@@ -75,7 +75,7 @@ async def _looks(task: dict[str, Any]) -> AsyncIterator[dict[str, float]]:
 
 
 async def _project(task: dict[str, Any]) -> None:
-    """The child: project, and look at the memory on the way."""
+    """Project, and sample the memory on the way; runs in the child."""
     log = await JetStreamLog.connect(task["url"])
     try:
         async with Projector(log, Path(task["path"])) as projector:
@@ -89,7 +89,7 @@ async def _project(task: dict[str, Any]) -> None:
 
 
 def _resident() -> dict[str, float]:
-    """MB: all that is resident; of that, what is ours, and what is of files (SQLite's memory map)."""
+    """Return the resident MB: all, anonymous, and mapped files (SQLite's memory map)."""
     _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
     page = os.sysconf("SC_PAGE_SIZE") / 1e6
     return {

@@ -1,14 +1,14 @@
-"""`neighbor`: what one client's heavy reads do to the latency of another client's writes.
+"""`neighbor`: the effect of one client's heavy reads on the latency of another client's writes.
 
 Two tokens, one service. The quiet client writes, one request after the other. The noisy one keeps
 connections busy with one kind of heavy read at a time, and with all kinds at once: blame, version lists and
 diffs of large specs, scans of lists, comparisons of points.
 
-The noisy client, the service and its nats-server also take the machine's time. What that costs is measured by
-sending the same noise to a second service with the same jobs, beside the first one: this is the baseline, and
-the ratio is the price of sharing a service. The latency without any noise is printed as well.
+The noisy client, the service and its nats-server also use the machine. That cost is measured by sending the
+same noise to a second service with the same jobs on the same machine: this is the baseline, and the ratio
+is the cost of sharing a service. The latency without any noise is printed too.
 
-Run as a program, it is the noise.
+Run as a program, it is the noisy client.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ import msgspec
 
 from benchmarks.harness import Output, judge, percentile
 from benchmarks.http import JOBS, body_of, fill
-from benchmarks.httpchild import serving
-from benchmarks.httpload import load, request
+from benchmarks.http_load import load, request
+from benchmarks.http_server import serving
 from benchmarks.sizes import Sizes
 from benchmarks.workload import named_spec
 from jobledger.service.access.principal import Role
@@ -35,14 +35,14 @@ from jobledger.service.access.tokens import TokenFile
 
 _REPOSITORY: Final = Path(__file__).parents[1]
 _CONNECTIONS: Final = 16  # of the noisy client
-_FAT_BYTES: Final = 100_000  # of a spec that is compared and blamed; 128 KiB are the most
+_FAT_BYTES: Final = 100_000  # of a spec that is compared and blamed; the limit is 128 KiB
 _FAT_VARIABLES: Final = 400
 _WARM_UP_SECONDS: Final = 0.3
 _REFUSED_SECONDS: Final = 0.05  # before a refused request is repeated
 
 
 async def run(sizes: Sizes, output: Output) -> None:
-    """Real services in processes of their own."""
+    """Measure real services in their own processes."""
     with TemporaryDirectory(prefix="jobledger-bench-") as directory:
         one, other = Path(directory) / "one", Path(directory) / "other"
         output.say(f"neighbor: filling a service with {sizes.neighbor_jobs:,} jobs")
@@ -77,7 +77,7 @@ def _noises() -> dict[str, list[str]]:
 
 
 class _Noise:
-    """A client in a process of its own, that asks without a pause."""
+    """A client in its own process that sends requests without a pause."""
 
     def __init__(self, child: asyncio.subprocess.Process, token: str) -> None:
         self._child = child
@@ -85,7 +85,7 @@ class _Noise:
 
     @asynccontextmanager
     async def at(self, port: int, kind: str) -> AsyncIterator[None]:
-        """Ask the service at this port, from its first answer on."""
+        """Send noise to the service at this port, from its first response on."""
         await self._say(port, kind)
         await asyncio.sleep(_WARM_UP_SECONDS)
         yield
@@ -97,7 +97,7 @@ class _Noise:
         self._child.stdin.write(msgspec.json.encode((port, self._token, kind)) + b"\n")
         await self._child.stdin.drain()
         if not await self._child.stdout.readline():
-            raise RuntimeError("the noisy client ended; its own message is above")
+            raise RuntimeError("the noisy client exited; see its message above")
 
 
 @asynccontextmanager
@@ -118,7 +118,7 @@ async def _noisy(token: str) -> AsyncIterator[_Noise]:
 
 
 async def _make_noise() -> None:
-    """Do what each line of standard input says, until it ends."""
+    """Execute the task of each line of standard input, until it is closed."""
     tasks: list[asyncio.Task[None]] = []
     while line := await asyncio.to_thread(sys.stdin.buffer.readline):
         port, token, kind = msgspec.json.decode(line, type=tuple[int, str, str])
@@ -128,7 +128,7 @@ async def _make_noise() -> None:
             await asyncio.wait(tasks)
         answered = asyncio.Event()
         tasks = [
-            asyncio.create_task(_ask(port, token, _noises()[kind], answered, random.Random(number)))
+            asyncio.create_task(_request_all(port, token, _noises()[kind], answered, random.Random(number)))
             for number in range(_CONNECTIONS if kind else 0)
         ]
         if tasks:
@@ -136,10 +136,10 @@ async def _make_noise() -> None:
         print("done", flush=True)
 
 
-async def _ask(
+async def _request_all(
     port: int, token: str, paths: Sequence[str], answered: asyncio.Event, chance: random.Random
 ) -> None:
-    """Ask for these paths, whatever is answered."""
+    """Request these paths, whatever the responses."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 26)
     try:
         while True:
@@ -175,11 +175,13 @@ async def _compare(ports: tuple[int, int], token: str, noise: _Noise, sizes: Siz
     for kind in _noises():
         alone = await write()
         async with noise.at(other_port, kind):
-            beside = await write()
+            elsewhere = await write()
         async with noise.at(port, kind):
             shared = await write()
         for share, name in ((0.5, "p50"), (0.99, "p99")):
-            quietly, before, after = (1e3 * percentile(seconds, share) for seconds in (alone, beside, shared))
+            quietly, before, after = (
+                1e3 * percentile(seconds, share) for seconds in (alone, elsewhere, shared)
+            )
             output.report(
                 judge(
                     f"neighbor/{name}",
@@ -194,7 +196,7 @@ async def _compare(ports: tuple[int, int], token: str, noise: _Noise, sizes: Siz
 
 
 async def _prepare(port: int, token: str, sizes: Sizes) -> None:
-    """Jobs that are costly to compare, to blame, and to tell the history of."""
+    """Create jobs that are expensive to compare, to blame and to list the history of."""
     fill_up = "x" * (_FAT_BYTES // _FAT_VARIABLES - 20)
 
     def fat(version: int) -> bytes:

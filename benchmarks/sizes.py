@@ -1,4 +1,4 @@
-"""How much each benchmark does, in full and quickly. The bounds are the same; the case says the size."""
+"""The sizes of each benchmark, full and quick. The bounds are the same; each case names its size."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Load(msgspec.Struct, frozen=True):
-    """How many messages a round sends on each side; the faster side gets more, to take as long."""
+    """The messages per round of each side; the faster side gets more, to take equally long."""
 
     baseline: int
     ours: int
@@ -16,37 +16,38 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     """One set of sizes.
 
     Attributes:
-        rounds: turns of each side.
+        rounds: runs of each side.
         append: messages by case, as in `harness.BOUNDS`.
         create: messages of a round.
-        project_jobs: jobs of the log that is caught up on; each has four events.
+        project_jobs: jobs of the log to catch up on; each has four events.
         large_jobs: jobs in the large view of `project`.
         hot_jobs: the newest jobs, there and in `memory`, which get the updates.
-        live_rate: events a second.
+        live_rate: events per second.
         live_round_seconds: how long a round lasts.
         read_small_jobs: jobs in the small view.
         read_large_jobs: jobs in the large view.
         read_calls: calls of a round.
         memory_jobs: jobs of the log over which the memory is watched.
-        memory_every: events between two looks at the memory.
-        http_get: requests of a round: for the fixed answer, for a job.
+        memory_every: events between two samples of the memory.
+        http_get: requests of a round: for the fixed response, for a job.
         http_put: jobs of a round: by the library, by the service.
         http_pages: pages of a round.
         http_small_jobs: jobs of the small service.
         http_large_jobs: jobs of the large service.
-        neighbor_jobs: jobs of the service whose clients disturb each other.
+        neighbor_jobs: jobs of the shared service.
         neighbor_versions: of a job there with large specs; another job has ten times as many states.
         neighbor_writes: writes of a round there.
-        feed_rate: events a second.
-        feed_readers: who follow them.
+        feed_rate: events per second.
+        feed_readers: number of feeds.
         feed_round_seconds: how long a round lasts.
-        replay_jobs: jobs of the log that is told again; each has four events.
-        replay_rounds: turns of each side: they are long.
-        subscribe_jobs: jobs of the log that a durable subscription catches up on; each has four events.
-        asof_jobs: jobs of the logs that are looked back on; each has four events.
-        asof_calls: jobs that are looked at.
-        audit_jobs: jobs of the log of which single ones are proven; each has four events.
+        replay_jobs: jobs of the exported log; each has four events.
+        replay_rounds: runs of each side, which are long.
+        subscribe_jobs: jobs of the log that a subscription catches up on; each has four events.
+        asof_jobs: jobs of the logs; each has four events.
+        asof_calls: jobs that are read.
+        audit_jobs: jobs of the log; each has four events.
         audit_calls: proofs of a round.
+        disk_space_jobs: jobs of the log whose disk space is measured.
     """
 
     rounds: int
@@ -80,6 +81,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     asof_calls: int
     audit_jobs: int
     audit_calls: int
+    disk_space_jobs: int
 
 
 FULL: Final = Sizes(
@@ -119,6 +121,7 @@ FULL: Final = Sizes(
     asof_calls=1_000,
     audit_jobs=250_000,
     audit_calls=500,
+    disk_space_jobs=12_000,
 )
 
 QUICK: Final = Sizes(
@@ -158,4 +161,5 @@ QUICK: Final = Sizes(
     asof_calls=200,
     audit_jobs=20_000,
     audit_calls=200,
+    disk_space_jobs=3_000,
 )

@@ -1,6 +1,6 @@
-"""What the benchmarks work on: a real job spec, the events of its job, and a log or a list full of them.
+"""The data of the benchmarks: a real job spec, events of numbered jobs, and logs filled with them.
 
-Jobs are numbered. Everything about a job follows from its number, so runs differ in event ids only.
+Everything about a job is a function of its number, so runs differ only in event ids.
 """
 
 import asyncio
@@ -16,8 +16,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 import nats
 from msgspec.structs import replace
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig
 
+from benchmarks.harness import Output
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.jetstream import JetStreamLog
 from jobledger.store.ledger import new_event_id
@@ -39,11 +42,13 @@ from jobledger.store.spec.reader import load_spec
 from jobledger.store.spec.spec import JobSpec, encode_spec
 
 NAMESPACES: Final = 10
-SWEEP_JOBS: Final = 500  # jobs that share a value of the label `sweep`, however many jobs there are
-FILL_CALLERS: Final = 1_000  # as many as one atomic batch takes: the fastest way to fill a log
+SWEEP_JOBS: Final = 500  # jobs that share a value of the label `sweep`, whatever the number of jobs
+FILL_CALLERS: Final = 1_000  # the size of an atomic batch: the fastest way to fill a log
+_PULL_EXPIRES_NANOSECONDS: Final = 30_000_000_000
 ACTOR: Final = "scheduler"
 REASON: Final = "nightly"
 STATES: Final = tuple(StateType)
+AFTER_CREATION: Final = (StateType.QUEUED, StateType.RUNNING, StateType.COMPLETED)
 
 Item = TypeVar("Item")
 
@@ -77,13 +82,13 @@ Tasks:
 """
 
 SPEC: Final = load_spec(_SPEC_TEXT).spec
-"""The spec as a user's tool would hand it in: decoded, not normalised."""
+"""The spec as a user submits it: decoded, not normalized."""
 
 _NORMAL: Final = normalize(SPEC)
 
 
 class JobKey(NamedTuple):
-    """A job's identity and where its events go."""
+    """A job's identity and the subject of its events."""
 
     namespace: str
     name: str
@@ -92,19 +97,19 @@ class JobKey(NamedTuple):
 
 
 def job_key(number: int) -> JobKey:
-    """The identity of a numbered job."""
+    """Return the identity of a numbered job."""
     namespace, name = namespace_of(number), f"job-{number:07d}"
     job_id = named_job_id(namespace, name)
     return JobKey(namespace, name, job_id, job_subject(namespace, job_id))
 
 
 def namespace_of(number: int) -> str:
-    """One of `NAMESPACES`."""
+    """Return the namespace of a numbered job."""
     return f"team{number % NAMESPACES}"
 
 
 def labels_of(number: int) -> dict[str, str]:
-    """A label of every other job, one of every thousandth, and one of `SWEEP_JOBS` jobs."""
+    """Return labels: one of every other job, one of every thousandth, and one of `SWEEP_JOBS` jobs."""
     return {
         "env": ("prod", "dev")[number // NAMESPACES % 2],
         "owner": f"user{number // 7 % 1000:03d}",
@@ -113,30 +118,30 @@ def labels_of(number: int) -> dict[str, str]:
 
 
 def named_spec(number: int) -> JobSpec:
-    """The spec of a numbered job, for the ledger to normalise and judge."""
+    """Return the spec of a numbered job, not yet normalized or validated."""
     return replace(SPEC, name=f"job-{number:07d}", namespace=namespace_of(number), labels=labels_of(number))
 
 
 def created_payload(number: int, event_id: str) -> bytes:
-    """The event that creates a numbered job: about 900 bytes."""
+    """Return the creation event of a numbered job: about 900 bytes."""
     key = job_key(number)
     spec = encode_spec(replace(_NORMAL, name=key.name, namespace=key.namespace, labels=labels_of(number)))
     return _encoded(JobCreated, key, event_id, SpecData(msgspec.Raw(spec)), reason=REASON)
 
 
 def state_payload(number: int, event_id: str, state: StateType) -> bytes:
-    """The event that a numbered job went to a state: some 320 bytes, most of them its envelope."""
+    """Return a state event of a numbered job: about 320 bytes, most of them its envelope."""
     return _encoded(JobStateChanged, job_key(number), event_id, StateData(State(state)))
 
 
 def records(jobs: int, state_of: Callable[[int], StateType]) -> Iterator[Record]:
-    """What a log of these jobs would hold, each created and at once in its state, without a server."""
+    """Yield the records of a log of these jobs, each created and then set to its state, without a server."""
     sequence = 0
     started = 1_700_000_000_000_000_000
     for number in range(jobs):
         subject = job_key(number).subject
         sequence += 1
-        event_id = f"{sequence:032x}"  # nobody reads it, and UUIDs take time
+        event_id = f"{sequence:032x}"  # it is not read, and UUIDs take time
         yield Record(sequence, started + sequence * 1_000_000, subject, created_payload(number, event_id))
         state = state_of(number)
         if state is not StateType.PENDING:
@@ -194,7 +199,7 @@ class JobLog:
 
 
 class Bench(NamedTuple):
-    """A server of our own with a log on it, and a client library's connection to the same."""
+    """A server with a log, and a connection of the client library to it."""
 
     directory: Path
     url: str
@@ -204,7 +209,7 @@ class Bench(NamedTuple):
 
 @asynccontextmanager
 async def served(sync: str) -> AsyncIterator[Bench]:
-    """A server on a temporary directory, gone with all that it wrote when the block ends, however it ends."""
+    """Run a server on a temporary directory that is removed at the end."""
     with TemporaryDirectory(prefix="jobledger-bench-") as directory:
         async with EmbeddedServer(Path(directory) / "nats", sync=sync) as server:
             log = await JetStreamLog.connect(server.url)
@@ -218,8 +223,21 @@ async def served(sync: str) -> AsyncIterator[Bench]:
                 await log.close()
 
 
+async def fill_log(bench: Bench, jobs: int, output: Output, name: str) -> int:
+    """Append four events of each job to an empty log; returns the last sequence.
+
+    One state after the other, so that the events of a job are far apart.
+    """
+    output.say(f"{name}: filling a log with {4 * jobs:,} events")
+    filler = JobLog(bench.log, jobs)
+    await filler.create(range(jobs))
+    for state in AFTER_CREATION:
+        await filler.change(range(jobs), state)
+    return filler.last_sequence
+
+
 async def read_whole(log: EventLog, events: int) -> list[Record]:
-    """All records of a log that holds this many."""
+    """Return all records of a log that has this many."""
     found: list[Record] = []
     feed = await log.follow(after=0)
     try:
@@ -231,20 +249,20 @@ async def read_whole(log: EventLog, events: int) -> list[Record]:
 
 
 def new_drafts(count: int) -> list[PendingEvent]:
-    """First events of as many new jobs, all with one payload: whoever sends them only has to send."""
+    """Return first events of new jobs, all with one payload, so that only sending is measured."""
     payload = created_payload(0, new_event_id())
     event_ids = [new_event_id() for _ in range(count)]
     return [PendingEvent(job_subject("bench", event_id), event_id, payload) for event_id in event_ids]
 
 
 async def publish(jetstream: JetStreamContext, draft: PendingEvent) -> None:
-    """What appending is measured against: the client library's own publish of a job's first event."""
+    """Publish a job's first event with the client library: the baseline of appending."""
     headers = {"Nats-Msg-Id": draft.event_id, "Nats-Expected-Last-Subject-Sequence": "0"}
     await jetstream.publish(draft.subject, draft.payload, headers=headers)
 
 
 async def rate_of(items: Sequence[Item], callers: int, send: Callable[[Item], Awaitable[None]]) -> float:
-    """Items a second when this many callers share them, each sending its next when its last is answered."""
+    """Return items per second when callers share them, each sending the next after a response to the last."""
     waiting = iter(items)
 
     async def caller() -> None:
@@ -279,3 +297,43 @@ def _encoded(
             data=data,  # type: ignore[arg-type]  # callers pair kind and data; mypy sees two unions
         )
     )
+
+
+async def pull_all(
+    bench: Bench,
+    config: ConsumerConfig,
+    batch: int,
+    events: int,
+    handle: Callable[[Msg], Awaitable[None]] | None = None,
+) -> float:
+    """Seconds until a hand-written pull loop has received and handled this many events.
+
+    Two pull requests are in flight. The consumer stays, for the caller to look at and to delete.
+    """
+    connection, name = bench.jetstream._nc, config.durable_name
+    request = msgspec.json.encode({"batch": batch, "expires": _PULL_EXPIRES_NANOSECONDS})
+    inbox = connection.new_inbox()
+    done = asyncio.get_running_loop().create_future()
+    received = 0
+
+    async def receive(message: Msg) -> None:
+        nonlocal received
+        if handle is not None:
+            await handle(message)
+        received += 1
+        if received % batch == 0:
+            await connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.JOBS.{name}", request, inbox)
+        if received == events:
+            done.set_result(None)
+
+    started = time.perf_counter()
+    await bench.jetstream.add_consumer("JOBS", config)
+    subscription = await connection.subscribe(inbox, cb=receive, pending_msgs_limit=0, pending_bytes_limit=0)
+    for _ in range(2):
+        await connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.JOBS.{name}", request, inbox)
+    await done
+    if handle is not None:  # it may have sent acknowledgements
+        await connection.flush()
+    seconds = time.perf_counter() - started
+    await subscription.unsubscribe()
+    return seconds

@@ -1,7 +1,6 @@
-"""An experiment, not a benchmark: is the projector better off in a process of its own?
+"""`apart`: reads under a write load, with the projector in the serving process and in its own process.
 
-`python -m benchmarks.apart` prints reads under a write load, once with the projector in the serving process
-(as it is) and once with it in a process of its own. See `docs/decisions/0008`.
+An experiment without a bound, for `docs/decisions/0008`.
 """
 
 import asyncio
@@ -14,10 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-from benchmarks.harness import percentile
+from benchmarks.harness import Output, percentile
 from benchmarks.http import JOBS, body_of, fill
-from benchmarks.httpchild import serving
-from benchmarks.httpload import load, request
+from benchmarks.http_load import load, request
+from benchmarks.http_server import serving
+from benchmarks.sizes import Sizes
 from benchmarks.workload import job_key, named_spec
 from jobledger.projections.projector import ProjectorState
 from jobledger.projections.view import View
@@ -28,12 +28,12 @@ from jobledger.store.embedded import EmbeddedServer
 _JOBS = 10_000
 _READS = 8_000
 _WRITES = 3_000
-_CONNECTIONS = 8  # of readers, and as many of writers
+_CONNECTIONS = 8  # of readers, and the same number of writers
 _ROUNDS = 5
 
 
 class _Apart:
-    """What the service asks of a projector, asked of a view that another process projects."""
+    """The part of a projector that the service uses, on a view that another process projects."""
 
     state = ProjectorState.LIVE
     error = None
@@ -53,14 +53,14 @@ class _Apart:
 
     @property
     def sequence(self) -> int:
-        """Nobody tells: each read that needs to know has to look."""
+        """Always unknown: each read that needs the position reads it from the file."""
         return 0
 
     async def wait_for(self, sequence: int, timeout_seconds: float) -> None:
         await self._view.wait_for(sequence, timeout_seconds)
 
     def attach(self, _: object) -> None:
-        """Feeds hear nothing; the experiment has none."""
+        """Ignore listeners: the experiment has no feeds."""
 
 
 @asynccontextmanager
@@ -71,13 +71,13 @@ async def _noting_server(directory: Path) -> AsyncIterator[EmbeddedServer]:
 
 
 def set_projector_apart() -> None:
-    """From now on services of this process have their projector elsewhere."""
+    """Make services of this process use a projector in another process."""
     patched: Any = wiring
     patched.Projector, patched.EmbeddedServer = _Apart, _noting_server
 
 
-async def main() -> None:
-    """Take turns, and print the medians."""
+async def run(_sizes: Sizes, output: Output) -> None:
+    """Alternate between both and print the medians."""
     with TemporaryDirectory(prefix="jobledger-bench-") as directory:
         together, apart = Path(directory) / "together", Path(directory) / "apart"
         for path in (together, apart):
@@ -93,7 +93,7 @@ async def main() -> None:
                 figures["apart"].append(await _round(other_port, numbers))
     for name, rounds in figures.items():
         reads, p50, p99, writes, write_p50 = map(statistics.median, zip(*rounds[1:], strict=True))
-        print(
+        output.say(
             f"{name}: {reads:,.0f} reads/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms;"
             f" {writes:,.0f} writes/s, p50 {write_p50:.1f} ms"
         )
@@ -110,7 +110,3 @@ async def _round(port: int, numbers: "count[int]") -> list[float]:
     )
     p50, p99 = (1e3 * percentile(read_seconds, share) for share in (0.5, 0.99))
     return [read_rate, p50, p99, write_rate, 1e3 * percentile(write_seconds, 0.5)]
-
-
-if __name__ == "__main__":
-    asyncio.run(main())

@@ -1,7 +1,7 @@
-"""An HTTP server in a process of its own: `jobledger serve` itself, or a bare handler to compare it with.
+"""An HTTP server in its own process: `jobledger serve`, or a bare handler or broadcaster to compare it with.
 
-Run as a program it reads its task from the first line of standard input, prints its port, and ends when
-standard input does: so it outlives nobody.
+Run as a program, it reads its task from the first line of standard input, prints its port, and exits when
+standard input is closed, so it never outlives its parent.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from litestar import Litestar, Response, get
+from litestar import Litestar, Request, Response, get, post
+from litestar.types import ASGIApp, Receive, Scope, Send
 
-from benchmarks.broadcaster import serve_broadcaster
 from jobledger.service.server.http_server import HttpServer
 from jobledger.service.server.serve import serve
 from jobledger.service.settings import Settings
@@ -29,16 +29,16 @@ FIXED_PATH = "/fixed"
 
 @asynccontextmanager
 async def serving(**task: str) -> AsyncIterator[int]:
-    """A server that is up; its port.
+    """Run a server; yields its port.
 
     Args:
         task: `data_dir` for the service on that directory (and `apart` for the experiment of that name), or
-            `body` for a handler that answers this, or `broadcast` for a bare feed.
+            `body` for a handler that returns it, or `broadcast` for a bare feed.
     """
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "benchmarks.httpchild",
+        "benchmarks.http_server",
         cwd=_REPOSITORY,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -50,7 +50,7 @@ async def serving(**task: str) -> AsyncIterator[int]:
         await child.stdin.drain()
         line = await child.stdout.readline()
         if not line:
-            raise RuntimeError("the HTTP server did not start; its own message is above")
+            raise RuntimeError("the HTTP server did not start; see its message above")
         yield int(line)
         child.stdin.close()
         await child.wait()
@@ -61,7 +61,7 @@ async def serving(**task: str) -> AsyncIterator[int]:
 
 
 async def _fixed(body: bytes) -> None:
-    """The least that a service could do: an answer of this framework on this server, made of nothing."""
+    """Serve a fixed response with the same framework and server."""
 
     @get(f"{FIXED_PATH}/{{job_id:str}}")
     async def answer(job_id: str) -> Response[bytes]:
@@ -87,7 +87,7 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Serve until standard input is closed."""
     task: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if "body" in task:
@@ -96,10 +96,52 @@ def main() -> None:
         asyncio.run(serve_broadcaster())
     else:
         if "apart" in task:
-            from benchmarks.apart import set_projector_apart  # it imports this module
+            from benchmarks.projector_process import set_projector_apart  # it imports this module
 
             set_projector_apart()
         asyncio.run(_service(Path(task["data_dir"])))
+
+
+FEED_PATH: Final = "/feed"
+PUBLISH_PATH: Final = "/publish"
+
+
+def broadcaster() -> Litestar:
+    """Return an app that sends every posted message to all listeners, and stores nothing."""
+    listeners: set[asyncio.Queue[bytes]] = set()
+
+    @post(PUBLISH_PATH, status_code=200)
+    async def publish(request: Request[Any, Any, Any]) -> bytes:
+        text = b"event: message\ndata: %b\n\n" % await request.body()
+        for listener in listeners:
+            listener.put_nowait(text)
+        return b"{}"
+
+    async def listen(_scope: Scope, _receive: Receive, send: Send) -> None:
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        listeners.add(queue)
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        text = b": hello\n\n"
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": text, "more_body": True})
+                text = await queue.get()
+        finally:
+            listeners.discard(queue)
+
+    @get(FEED_PATH)
+    async def feed() -> ASGIApp:
+        return listen
+
+    return Litestar([publish, feed], openapi_config=None, logging_config=None)
+
+
+async def serve_broadcaster() -> None:
+    """Serve it on a free port, which is printed, until the process exits."""
+    http = await HttpServer.start(broadcaster(), Settings(port=0), "127.0.0.1")
+    print(http.port, flush=True)
+    await http.wait_ended()
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""What a log without compression costs on disk: `python -m benchmarks.diskspace [--jobs 12000]`.
+"""`diskspace`: the disk space of a log without compression, compared with s2. It has no bound.
 
-It has no bound, so it is not one of `python -m benchmarks`. It writes the real specs of `tests/specs`, each
-job with its creation and three states, to the log as Jobledger creates it, copies the events to a stream with
-s2, and prints the bytes of the blocks of both.
+It writes the real specs of `tests/specs`, each job with its creation and three states, to an ordinary log,
+copies the events to a stream with s2, and prints the bytes of the blocks of both.
 """
 
-import argparse
-import asyncio
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from benchmarks.harness import Output
+from benchmarks.sizes import Sizes
 from benchmarks.workload import Bench, rate_of, read_whole, served
 from jobledger import JobSpec, Ledger, State, StateType, load_spec
 
@@ -21,8 +20,9 @@ SPECS: Final = Path(__file__).parent.parent / "tests" / "specs"
 COPY: Final = "COPY"
 
 
-async def run(jobs: int) -> None:
+async def run(sizes: Sizes, output: Output) -> None:
     """Write, copy, and print both sizes."""
+    jobs = sizes.disk_space_jobs
     specs = [load_spec(path.read_text()).spec for path in sorted(SPECS.glob("*.*")) if path.suffix != ".md"]
     async with served("2m") as bench:
         ledger = Ledger(bench.log)
@@ -35,10 +35,10 @@ async def run(jobs: int) -> None:
 
         await rate_of(range(jobs), CALLERS, write)
         events = jobs * (1 + len(STATES))
-        await _copy(bench, events)
+        await _copy(bench, events, output)
 
 
-async def _copy(bench: Bench, events: int) -> None:
+async def _copy(bench: Bench, events: int, output: Output) -> None:
     await bench.jetstream.add_stream(name=COPY, subjects=[f"{COPY}.>"], compression="s2")
 
     async def copy(item: tuple[str, bytes]) -> None:
@@ -48,8 +48,8 @@ async def _copy(bench: Bench, events: int) -> None:
     records = [(each.subject, each.payload) for each in await read_whole(bench.log, events)]
     await rate_of(records, CALLERS, copy)
     whole, compressed = (_block_bytes(bench.directory, name) for name in ("JOBS", COPY))
-    print(
-        f"{events:,} events: {whole / 1e6:.1f} MB without compression ({whole / events:,.0f} bytes an event),"
+    output.say(
+        f"{events:,} events: {whole / 1e6:.1f} MB without compression ({whole / events:,.0f} B per event),"
         f" {compressed / 1e6:.1f} MB with s2 ({compressed / events:,.0f}),"
         f" a factor of {whole / compressed:.1f}"
     )
@@ -59,9 +59,3 @@ def _block_bytes(directory: Path, stream: str) -> int:
     return sum(
         path.stat().st_size for path in directory.glob(f"nats/jetstream/*/streams/{stream}/msgs/*.blk")
     )
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.diskspace", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=12_000)
-    asyncio.run(run(parser.parse_args().jobs))

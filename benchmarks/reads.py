@@ -1,4 +1,4 @@
-"""`read`: what the query layer costs on top of SQLite, and whether many more jobs makes it slower."""
+"""`read`: the query layer against plain SQLite, and a large view against a small one."""
 
 import random
 import time
@@ -11,7 +11,7 @@ from typing import Any
 
 import aiosqlite
 
-from benchmarks.harness import Output, compare, judge, percentile, take_turns
+from benchmarks.harness import Output, percentile, take_turns
 from benchmarks.sizes import Sizes
 from benchmarks.workload import STATES, SWEEP_JOBS, job_key, labels_of, namespace_of, records
 from jobledger.projections.batch import fold_batch, read_events
@@ -28,24 +28,24 @@ _PAGE_JOBS = 50
 
 
 async def run(sizes: Sizes, output: Output) -> None:
-    """The three reads, on files that are made without a log: the rows are the same."""
+    """Measure three reads, on files created without a log; the rows are the same."""
     with TemporaryDirectory(prefix="jobledger-bench-") as directory:
         small, large = Path(directory) / "small.db", Path(directory) / "large.db"
         for path, jobs in ((small, sizes.read_small_jobs), (large, sizes.read_large_jobs)):
-            output.say(f"read: making a view of {jobs:,} jobs")
+            output.say(f"read: creating a view of {jobs:,} jobs")
             await make_view(path, jobs)
         await _against_raw(small, sizes, output)
         await _large_against_small(small, large, sizes, output)
 
 
 async def make_view(path: Path, jobs: int) -> None:
-    """A view of this many jobs, each in a random state, written as a projector writes it."""
+    """Create a view of this many jobs, each in a random state, with the projector's writer."""
     chance = random.Random(7)
     waiting = records(jobs, lambda _: chance.choice(STATES))
     writer = await ViewWriter.open(path)
     try:
         await writer.adopt("benchmark")
-        # A cut may fall between a job's two events: what was folded last is all that the next part needs.
+        # A chunk may end between the two events of a job: the next one needs only the last statuses.
         known: dict[str, JobStatus] = {}
         while chunk := list(islice(waiting, COMMIT_MAX_EVENTS)):
             batch = fold_batch(read_events(chunk), known)
@@ -82,12 +82,11 @@ async def _against_raw(path: Path, sizes: Sizes, output: Output) -> None:
             of_raw, of_ours = await take_turns(sizes.rounds, raw, ours)
     finally:
         await connection.close()
-    found = compare(of_ours, of_raw)
     case = (
         f"get by id at {sizes.read_small_jobs:,} jobs, one after the other, {sizes.read_calls:,} a round,"
         " against aiosqlite with the same select and decode"
     )
-    output.report(judge("read/get", case, found.value, "gets/s", baseline=found.baseline, ratio=found.ratio))
+    output.compare("read/get", case, of_ours, of_raw, "gets/s")
 
 
 async def _statement_of_get(view: View, job_id: str) -> tuple[str, Sequence[Any]]:
@@ -104,7 +103,7 @@ async def _statement_of_get(view: View, job_id: str) -> tuple[str, Sequence[Any]
         await view.get_by_id(job_id)
     finally:
         view._point_rows = rows
-    [statement] = seen  # more than one would be no fair comparison
+    [statement] = seen  # with more than one the comparison would not be fair
     return statement
 
 
@@ -123,9 +122,8 @@ async def _large_against_small(small: Path, large: Path, sizes: Sizes, output: O
             ]
             await take_turns(1, *sides)
             of_small, of_large = await take_turns(sizes.rounds, *sides)
-            found = compare(of_large, of_small)
             case = f"{what}, {at}, p50"
-            output.report(judge(key, case, found.value, "us", baseline=found.baseline, ratio=found.ratio))
+            output.compare(key, case, of_large, of_small, "us")
 
 
 _Call = Callable[[], Awaitable[object]]
@@ -146,7 +144,7 @@ def _rare_pages(view: View, jobs: int, calls: int) -> Sequence[_Call]:
 
 
 def _pages(view: View, jobs: int, calls: int, label: str) -> Sequence[_Call]:
-    """Lists of what a random job could be in, over the whole file."""
+    """Return calls of lists that match a random job of the view."""
     chance = random.Random(3)
     queries = []
     for _ in range(calls):

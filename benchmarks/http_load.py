@@ -1,6 +1,7 @@
-"""A load on an HTTP server: keep-alive connections that send their next request when the last is answered.
+"""An HTTP load generator: keep-alive connections that send the next request after each response.
 
-It knows no more of HTTP than it needs, so that it costs some 15 µs a request and never is what is measured.
+It implements only the HTTP that it needs, and costs about 15 µs per request, so that it is not what is
+measured.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ _OK: Final = b" 200 "
 
 
 def request(method: str, path: str, body: bytes = b"", *, port: int, token: str = "") -> bytes:
-    """A request as it goes over the wire."""
+    """Return the bytes of a request."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Accept: application/json"]
     if token:
         lines.append(f"Authorization: Bearer {token}")
@@ -24,18 +25,13 @@ def request(method: str, path: str, body: bytes = b"", *, port: int, token: str 
 
 
 async def load(port: int, requests: Sequence[bytes], connections: int) -> tuple[float, list[float]]:
-    """Send all requests over this many connections.
-
-    Args:
-        port: of the server, on the loopback.
-        requests: each is sent once.
-        connections: open at once, each with one request under way.
+    """Send each request once, over connections with one request in flight each.
 
     Returns:
-        Requests a second from the first one sent to the last one answered; and how long each took, seconds.
+        Requests per second from the first request to the last response, and the seconds of each.
 
     Raises:
-        RuntimeError: if an answer is not a 200, or a connection is lost.
+        RuntimeError: a response is not a 200, or a connection is lost.
     """
     loop = asyncio.get_running_loop()
     waiting, seconds = iter(requests), list[float]()
@@ -54,8 +50,8 @@ async def load(port: int, requests: Sequence[bytes], connections: int) -> tuple[
     return len(requests) / (time.perf_counter() - started), seconds
 
 
-async def ask(port: int, path: str) -> bytes:
-    """The body of one answer."""
+async def fetch(port: int, path: str) -> bytes:
+    """Return the body of one response."""
     loop = asyncio.get_running_loop()
     one = iter([request("GET", path, port=port)])
     _, caller = await loop.create_connection(lambda: _Caller(one, []), "127.0.0.1", port)
@@ -77,7 +73,7 @@ class _Caller(asyncio.Protocol):
         self._seconds = seconds
         self._transport: asyncio.Transport
         self._received = b""
-        self._whole = 0  # bytes of the answer that is coming in; 0: not known yet
+        self._whole = 0  # bytes of the response being received; 0: not known yet
         self._sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -85,7 +81,7 @@ class _Caller(asyncio.Protocol):
         self._transport = transport
 
     def send_next(self) -> None:
-        """Send a request, if there is one left."""
+        """Send the next request, if there is one."""
         following = next(self._waiting, None)
         if following is None:
             self._end(None)
@@ -114,7 +110,7 @@ class _Caller(asyncio.Protocol):
         self._end(RuntimeError(f"the connection was lost: {exc}"))
 
     def close(self) -> None:
-        """Hang up."""
+        """Abort the connection."""
         self._end(None)
         self._transport.abort()
 

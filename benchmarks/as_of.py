@@ -1,7 +1,7 @@
-"""`asof`: what was: one job, a list as of a point that nobody asked for before, and of points near that one.
+"""`asof`: one job as of a point, the first list as of a new point, and lists of points near it.
 
-Two logs, since what a first answer costs depends on how many jobs live on: in the one, each job has ended
-before long; in the other, the worst there is, every job changes until the end.
+Two logs, because the first list costs more the more jobs keep changing: in one, jobs end early; in the other,
+the worst case, every job changes until the end of the log.
 """
 
 import random
@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from benchmarks.harness import Output, judge, percentile
-from benchmarks.project import AFTER_CREATION, CATCH_UP_TIMEOUT_SECONDS
+from benchmarks.projection import CATCH_UP_TIMEOUT_SECONDS
 from benchmarks.sizes import Sizes
-from benchmarks.workload import Bench, JobLog, job_key, namespace_of, served
+from benchmarks.workload import AFTER_CREATION, Bench, JobLog, job_key, namespace_of, served
 from jobledger.projections.as_of.reader import AsOf
 from jobledger.projections.errors import AsOfBusy
 from jobledger.projections.limits import ASOF_NEAR_EVENTS
@@ -20,18 +20,18 @@ from jobledger.projections.projector import Projector
 from jobledger.projections.query.query import ListQuery, Order
 from jobledger.projections.view import View
 
-_SHARES: Final = (0.25, 0.5, 0.9)  # of the log: where the points are
-_WINDOWS: Final = 25  # of jobs that live at the same time, where jobs end
+_SHARES: Final = (0.25, 0.5, 0.9)  # of the log, for the points
+_WINDOWS: Final = 25  # groups of jobs that run at the same time, if jobs end
 _PAGE: Final = ListQuery(namespace=namespace_of(0), order=Order.MODIFIED, descending=True, limit=50)
 
 
 async def run(sizes: Sizes, output: Output) -> None:
-    """The four cases; the worst of all points counts."""
+    """Measure four cases; the worst of all points counts."""
     jobs = sizes.asof_jobs
     near: list[float] = []
     for key, what, windows in (
         ("asof/first", "jobs that end", _WINDOWS),
-        ("asof/first/alive", "jobs that all live on", 1),
+        ("asof/first/alive", "jobs that never end", 1),
     ):
         async with served("2m") as bench:
             output.say(f"asof: filling a log with {4 * jobs:,} events of {what}")
@@ -55,12 +55,12 @@ async def run(sizes: Sizes, output: Output) -> None:
         case = f"first page as of a new point of {events:,} events, {what} (projecting all: {whole:.1f} s)"
         output.report(judge(key, case, max(first), "s"))
     distance = _distance(events)
-    case = f"first page as of a point up to {distance:,} events before or after one that was asked for"
+    case = f"first page as of a point up to {distance:,} events before or after an earlier one"
     output.report(judge("asof/near", f"{case}, of {events:,}", max(near) * 1_000, "ms"))
 
 
 async def _one_job(sizes: Sizes, output: Output, bench: Bench, view: View, events: int) -> None:
-    """Any job, as of any point since its creation."""
+    """Measure any job as of any point since its creation."""
     chance = random.Random(1)
     times: list[float] = []
     async with await AsOf.open(bench.log, view, bench.directory / "unused") as asof:
@@ -75,12 +75,12 @@ async def _one_job(sizes: Sizes, output: Output, bench: Bench, view: View, event
 
 
 async def _lists(bench: Bench, view: View, share: float, near: list[float], output: Output) -> float:
-    """Seconds to the first answer as of a point, on an empty directory; those of points near it are noted."""
+    """Return the seconds of the first list as of a point, without copies; append those of points near it."""
     events = (await view.checkpoint()).sequence
     point = round(share * events)
     async with await AsOf.open(bench.log, view, bench.directory / f"asof-{point}") as asof:
         first = await _seconds(asof, point)
-        after = [await _seconds(asof, each) for each in _neighbours(point, _distance(events))]
+        after = [await _seconds(asof, each) for each in _nearby_points(point, _distance(events))]
     near += after
     output.say(f"asof: as of {point:,}: {first:.1f} s, near it {max(after):.2f} s at most")
     return first
@@ -91,7 +91,7 @@ async def _seconds(asof: AsOf, point: int) -> float:
     while True:
         try:
             page = await asof.list(_PAGE, point)
-        except AsOfBusy:  # it goes on, and counts
+        except AsOfBusy:  # the build continues, and its time counts
             continue
         assert page.sequence == point
         return time.perf_counter() - started
@@ -101,8 +101,5 @@ def _distance(events: int) -> int:
     return min(ASOF_NEAR_EVENTS, events // 20)
 
 
-def _neighbours(point: int, distance: int) -> Iterable[int]:
+def _nearby_points(point: int, distance: int) -> Iterable[int]:
     return (point - distance, point + distance, point - distance // 2, point - 1, point + 1)
-
-
-__all__ = ["run"]

@@ -1,0 +1,299 @@
+"""`project`, `tree`, `live`: catching up on a log, the cost of the Merkle tree, and the delay of a live view.
+
+`project` has two baselines: reading without processing, and SQLite alone writing the same rows.
+"""
+
+import asyncio
+import gc
+import sqlite3
+import statistics
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import count, cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from benchmarks.harness import Output, judge, percentile, take_turns
+from benchmarks.sizes import Sizes
+from benchmarks.workload import Bench, JobLog, fill_log, read_whole, served
+from jobledger.projections import writer as viewwriter
+from jobledger.projections.batch import Batch, fold_batch, label_rows, read_events
+from jobledger.projections.database import _pragmas, remove_view
+from jobledger.projections.limits import PAGE_CACHE_BYTES, WAL_CHECKPOINT_PAGES
+from jobledger.projections.projector import Projector
+from jobledger.projections.rows import STATE_CHANGE_COLUMNS, job_row, state_change_row
+from jobledger.projections.writer import ViewWriter
+from jobledger.store.log import EventLog
+from jobledger.store.model.events import Record, decode_event
+from jobledger.store.model.job import JobStatus, StateType
+
+CATCH_UP_TIMEOUT_SECONDS = 900.0
+_FETCH_EVENTS = 1_000
+
+
+async def run(sizes: Sizes, output: Output) -> None:
+    """Measure three cases; the first figure is the baseline of the last."""
+    first = await _empty_view(sizes, output)
+    await _large_view(sizes, output, first)
+
+
+async def catch_up(projector: Projector, last_sequence: int) -> float:
+    """Return the seconds from starting a projector to a view of the whole log."""
+    started = time.perf_counter()
+    await projector.start()
+    try:
+        await projector.wait_live(CATCH_UP_TIMEOUT_SECONDS)
+        seconds = time.perf_counter() - started
+        assert projector.sequence == last_sequence
+    finally:
+        await projector.stop()
+    return seconds
+
+
+class _RecordingProjector(Projector):
+    """A projector that records where its transactions end, so that the baseline uses the same sizes."""
+
+    def __init__(self, log: EventLog, path: Path) -> None:
+        super().__init__(log, path)
+        self.ends: list[int] = []
+
+    async def _write(self, batch: Batch) -> None:
+        self.ends.append(batch.last_sequence)
+        await super()._write(batch)
+
+
+async def _empty_view(sizes: Sizes, output: Output) -> float:
+    jobs = sizes.project_jobs
+    async with served("2m") as bench:
+        view = bench.directory / "view.db"
+        raw = bench.directory / "raw.db"
+        events = await fill_log(bench, jobs, output, "project")
+        recording = _RecordingProjector(bench.log, view)
+        await catch_up(recording, events)  # warm-up
+        rows = prepare(await read_whole(bench.log, events), recording.ends)
+        gc.freeze()  # the prepared rows of the baseline must not slow down the collector
+
+        async def fetch() -> float:
+            return events / await _fetch_all(bench, events)
+
+        async def sqlite3() -> float:
+            await fresh_file(raw)
+            return events / write_rows(raw, rows)
+
+        async def ours() -> float:
+            remove_view(view)
+            return events / await catch_up(Projector(bench.log, view), events)
+
+        of_fetch, of_sqlite3, of_ours = await take_turns(sizes.rounds, fetch, sqlite3, ours)
+        gc.unfreeze()
+    what = f"catch up on {events:,} events ({jobs:,} jobs x 4) into a committed view, against"
+    for key, baseline, name in (
+        ("project/fetch", of_fetch, f"fetch({_FETCH_EVENTS}) that only receives and decodes"),
+        ("project/sqlite3", of_sqlite3, "sqlite3 writing the same rows by executemany"),
+    ):
+        output.compare(
+            key,
+            f"{what} {name}",
+            of_ours,
+            baseline,
+            "events/s",
+        )
+    return statistics.median(of_ours)
+
+
+async def _fetch_all(bench: Bench, events: int) -> float:
+    config = ConsumerConfig(ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL)
+    subscription = await bench.jetstream.pull_subscribe("jobs.>", stream="JOBS", config=config)
+    started = time.perf_counter()
+    received = 0
+    while received < events:
+        for message in await subscription.fetch(_FETCH_EVENTS, timeout=10):
+            decode_event(message.data)
+            received += 1
+    seconds = time.perf_counter() - started
+    await subscription.unsubscribe()
+    return seconds
+
+
+async def _large_view(sizes: Sizes, output: Output, first: float) -> None:
+    jobs, hot = sizes.large_jobs, sizes.hot_jobs
+    newest = range(jobs - hot, jobs)
+    figures: list[float] = []
+    states = cycle((StateType.QUEUED, StateType.RUNNING))
+    async with served("2m") as bench:
+        view = bench.directory / "view.db"
+        filler = JobLog(bench.log, jobs)
+        output.say(f"project: filling a log with {jobs:,} jobs")
+        await filler.create(range(jobs))
+        output.say(f"project: catching up on {jobs:,} jobs")
+        seconds = await catch_up(Projector(bench.log, view), filler.last_sequence)
+        output.say(f"project: done, {jobs / seconds:,.0f} events/s")
+        for number in range(sizes.rounds + 1):
+            before = filler.last_sequence
+            for _ in range(3):
+                await filler.change(newest, next(states))
+            gc.collect()
+            # A new projector has an empty cache, as after a restart.
+            seconds = await catch_up(Projector(bench.log, view), filler.last_sequence)
+            if number > 0:  # the first is the warm-up
+                figures.append((filler.last_sequence - before) / seconds)
+    value = statistics.median(figures)
+    case = f"updates to the newest {hot:,} of {jobs:,} jobs ({3 * hot:,} events), against the first figure"
+    output.report(judge("project/large", case, value, "events/s", baseline=first, ratio=value / first))
+
+
+# An UPDATE of one row in its plainest form; the projector's own updates many rows at once.
+_KEY, *_CHANGED = STATE_CHANGE_COLUMNS
+_UPDATE_ONE = f"UPDATE jobs SET {', '.join(f'{column} = ?' for column in _CHANGED)} WHERE {_KEY} = ?"
+_MOVE_CHECKPOINT = "UPDATE checkpoint SET sequence = ?"
+
+
+class Statement(NamedTuple):
+    """SQL, and the rows of parameters that `executemany` runs it with."""
+
+    sql: str
+    rows: Sequence[Sequence[Any]]
+
+
+Rows = list[list[Statement]]
+"""Everything to write, by transaction."""
+
+
+def prepare(records: Sequence[Record], ends: Sequence[int]) -> Rows:
+    """Return the writes of these records, for `executemany`.
+
+    Args:
+        records: the whole log, in order, without a gap.
+        ends: the last sequence of each transaction.
+    """
+    known: dict[str, JobStatus] = {}
+    transactions: Rows = []
+    start = 0
+    for end in ends:
+        batch = fold_batch(read_events(records[start:end]), known)
+        known.update(batch.statuses)
+        start = end
+        assert not batch.spec_changed
+        assert not batch.anomalies
+        state_changed = [state_change_row(status) for status in batch.state_changed.values()]
+        work: list[tuple[str, Sequence[Sequence[Any]]]] = [
+            (_UPDATE_ONE, [(*row[1:], row[0]) for row in state_changed]),
+            (viewwriter._INSERT_JOB, [job_row(status, head) for status, head in batch.created.values()]),
+            (viewwriter._INSERT_SPEC, batch.specs),
+            (viewwriter._INSERT_LABEL, label_rows(batch.created.values())),
+        ]
+        statements = [Statement(_MOVE_CHECKPOINT, [(batch.last_sequence,)])]
+        for sql, rows in work:
+            if rows:
+                values = f"({', '.join('?' * len(rows[0]))})"
+                statements.append(Statement(sql.format(values=values), rows))
+        transactions.append(statements)
+    return transactions
+
+
+async def fresh_file(path: Path) -> None:
+    """Create an empty view of the current schema with the projector's own writer."""
+    remove_view(path)
+    writer = await ViewWriter.open(path)
+    await writer.close()
+
+
+def write_rows(path: Path, rows: Rows) -> float:
+    """Return the seconds from the first BEGIN to the last COMMIT, with the view's pragmas, on one thread."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        for pragma in _pragmas(PAGE_CACHE_BYTES):
+            connection.execute(pragma)
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
+        started = time.perf_counter()
+        for statements in rows:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in statements:
+                connection.executemany(statement.sql, statement.rows)
+            connection.execute("COMMIT")
+        return time.perf_counter() - started
+    finally:
+        connection.close()
+
+
+async def run_tree(sizes: Sizes, output: Output) -> None:
+    """Measure catching up with the Merkle tree against the same without it."""
+    jobs = sizes.project_jobs
+    async with served("2m") as bench:
+        view = bench.directory / "view.db"
+        events = await fill_log(bench, jobs, output, "tree")
+
+        async def rate(*, tree: bool) -> float:
+            remove_view(view)
+            gc.collect()
+            return events / await catch_up(Projector(bench.log, view, tree=tree), events)
+
+        await rate(tree=True)  # warm-up
+        without, with_tree = await take_turns(sizes.rounds, lambda: rate(tree=False), lambda: rate(tree=True))
+    output.compare(
+        "tree/project",
+        f"catch up on {events:,} events ({jobs:,} jobs x 4) with the Merkle tree, against without",
+        with_tree,
+        without,
+        "events/s",
+    )
+
+
+_WARM_SECONDS = 1.0
+_SHARE_ON_TIME = 0.95
+
+
+async def run_live(sizes: Sizes, output: Output) -> None:
+    """Append at a steady rate and measure the time from each acknowledgement to the event in the view."""
+    seconds = sizes.live_round_seconds
+    async with served("always") as bench, Projector(bench.log, bench.directory / "view.db") as projector:
+        total = int(sizes.live_rate * (sizes.rounds * seconds + _WARM_SECONDS))
+        changing = total // 2 + 1
+        filler = JobLog(bench.log, 2 * changing)
+        await filler.create(range(changing))  # the jobs whose state changes
+        await projector.wait_for(filler.last_sequence, 60)
+        numbers = count()
+
+        async def one(waits: list[float]) -> None:
+            number = next(numbers)
+            if number % 2:
+                sequence = await filler.change_one(number // 2, StateType.RUNNING)
+            else:
+                sequence = await filler.create_one(changing + number // 2)
+            acknowledged = time.perf_counter()
+            await projector.wait_for(sequence)
+            waits.append(time.perf_counter() - acknowledged)
+
+        await _paced(sizes.live_rate, _WARM_SECONDS, one)
+        rounds = [await _paced(sizes.live_rate, seconds, one) for _ in range(sizes.rounds)]
+    figures = [(1e3 * percentile(waits, 0.5), 1e3 * percentile(waits, 0.99)) for waits in rounds]
+    output.say("live: p50/p99 ms by round: " + ", ".join(f"{p50:.2f}/{p99:.1f}" for p50, p99 in figures))
+    what = f"acknowledged to visible at {sizes.live_rate:,} events/s, {sizes.rounds} rounds of {seconds:g} s"
+    for key, column in (("live/p50", 0), ("live/p99", 1)):
+        value = statistics.median(figure[column] for figure in figures)
+        output.report(judge(key, f"{what}, {key.rpartition('/')[2]}", value, "ms"))
+
+
+async def _paced(
+    rate: int, seconds: float, one: Callable[[list[float]], Coroutine[Any, Any, None]]
+) -> list[float]:
+    """Start one call per tick; a slow response does not delay other calls."""
+    waits: list[float] = []
+    clock = asyncio.get_running_loop().time
+    total = int(rate * seconds)
+    started = clock()
+    async with asyncio.TaskGroup() as group:
+        for number in range(total):
+            early = started + number / rate - clock()
+            if early > 0:
+                await asyncio.sleep(early)
+            group.create_task(one(waits))
+        took = clock() - started
+    if total / took < _SHARE_ON_TIME * rate:
+        raise RuntimeError(
+            f"only {total / took:,.0f} of {rate:,} events/s could be sent; measure on a less busy machine"
+        )
+    return waits
