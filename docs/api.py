@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobledger.service import asyncapi
-from jobledger.service.api.catalogue import OPERATIONS, Operation, Parameter
-from jobledger.service.api.openapi import document
+from jobledger.service.api.app import OPERATIONS
+from jobledger.service.api.openapi import description_of, document
+from jobledger.service.api.operation import Operation, Parameter
 from jobledger.service.api.problems import KINDS
 
 WIDTH: Final = 118
@@ -27,9 +28,7 @@ def asyncapi_page() -> str:
 
 def _problems() -> str:
     rows = ["## Codes", "", "| status | code | hint |", "|---|---|---|"]
-    seen = dict.fromkeys((kind.status, kind.code, kind.hint) for _, kind in KINDS)
-    framework = [(405, "MethodNotAllowed", "Look at /docs for the methods of this route")]
-    for status, code, hint in sorted([*seen, *framework]):
+    for status, code, hint in sorted({(kind.status, kind.code, kind.hint) for _, kind in KINDS}):
         rows.append(f"| {status} | `{code}` | {hint} |")
     return "\n".join(rows)
 
@@ -47,21 +46,21 @@ def _routes() -> str:
 
 def _route(operation: Operation) -> str:
     lines = [f"#### `{operation.method} {operation.path}`", "", f"{operation.summary}."]
-    if operation.text:
-        lines += ["", *textwrap.wrap(" ".join(operation.text.split()), WIDTH)]
+    if description := description_of(operation):
+        lines += ["", *textwrap.wrap(" ".join(description.split()), WIDTH)]
     if operation.parameters:
         lines += ["", "| parameter | in | meaning |", "|---|---|---|"]
         lines += [_parameter(parameter) for parameter in operation.parameters]
     if operation.body:
-        fields = document()["components"]["schemas"][operation.body.__name__]["properties"]
+        fields = document(OPERATIONS)["components"]["schemas"][operation.body.__name__]["properties"]
         lines += ["", f"Body: {', '.join(_field(name, fields[name]) for name in fields)}."]
-    lines += ["", f"Answers: {_answers(operation)}."]
+    lines += ["", f"Responses: {_responses(operation)}."]
     return "\n".join(lines)
 
 
 def _parameter(parameter: Parameter) -> str:
-    needed = " (needed)" if parameter.needed and parameter.place != "path" else ""
-    return f"| `{parameter.name}`{needed} | {parameter.place} | {parameter.description} |"
+    required = " (required)" if parameter.required and parameter.place != "path" else ""
+    return f"| `{parameter.name}`{required} | {parameter.place} | {parameter.description} |"
 
 
 def _field(name: str, schema: dict[str, Any]) -> str:
@@ -69,10 +68,10 @@ def _field(name: str, schema: dict[str, Any]) -> str:
     return f"`{name}` ({description})" if description else f"`{name}`"
 
 
-def _answers(operation: Operation) -> str:
+def _responses(operation: Operation) -> str:
     kind = operation.answer if isinstance(operation.answer, str) else operation.answer.__name__
     headers = "".join(f", header `{name}` ({text})" for name, text in operation.headers)
-    described = document()["paths"][operation.path][operation.method.lower()]
+    described = document(OPERATIONS)["paths"][operation.path][operation.method.lower()]
     others = [status for status in described["responses"] if status != "200"]
     success = [f"200 {kind}{headers}"] if operation.answer else []
     return "; ".join([*success, *others])

@@ -1,92 +1,178 @@
-"""The app: every route, behind the gate."""
+"""The app: all operations, their routes, and the dispatch of a request to its handler."""
 
-import logging
-from functools import cache
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from litestar import Litestar, Request, Response, Router
-from litestar.routes import HTTPRoute
+import msgspec
 
-from jobledger.service.api import reads
-from jobledger.service.api.bacalhau_auth import HANDLERS as AUTH_HANDLERS
-from jobledger.service.api.catalogue.parts import API
-from jobledger.service.api.changes import HANDLERS as CHANGE_HANDLERS
-from jobledger.service.api.docs import HANDLERS as DOCS_HANDLERS
-from jobledger.service.api.events import HANDLERS as EVENT_HANDLERS
-from jobledger.service.api.health import HANDLERS as HEALTH_HANDLERS
+from jobledger.service.api import (
+    audit,
+    changes,
+    docs,
+    events,
+    health,
+    jobs,
+    subscriptions,
+    versions,
+    view,
+    webhooks,
+    writes,
+)
+from jobledger.service.api.asgi import Message, Receive, Scope, Send, send_response
 from jobledger.service.api.middleware import Gate
-from jobledger.service.api.problems import INTERNAL, MEDIA_TYPE, kind_of, problem_response_parts
-from jobledger.service.api.proofs import HANDLERS as PROOF_HANDLERS
-from jobledger.service.api.seals import HANDLERS as SEAL_HANDLERS
-from jobledger.service.api.subscriptions import HANDLERS as SUBSCRIPTION_HANDLERS
-from jobledger.service.api.versions import HANDLERS as VERSION_HANDLERS
-from jobledger.service.api.view import HANDLERS as VIEW_HANDLERS
-from jobledger.service.api.wait import HANDLERS as WAIT_HANDLERS
-from jobledger.service.api.webhooks import HANDLERS as WEBHOOK_HANDLERS
-from jobledger.service.api.writes import HANDLERS as WRITE_HANDLERS
+from jobledger.service.api.operation import Operation, Permission
+from jobledger.service.api.problems import (
+    MethodNotAllowed,
+    RouteNotFound,
+    is_internal,
+    log_failure,
+    problem_response_parts,
+)
+from jobledger.service.api.request import ENCODED_SLASH, Request
+from jobledger.service.api.response import Response, Stream, encode
 from jobledger.service.wiring import Service
 
-_log = logging.getLogger("jobledger.http")
+OPERATIONS: Final[tuple[Operation, ...]] = tuple(
+    operation
+    for module in (
+        writes,
+        jobs,
+        versions,
+        changes,
+        events,
+        subscriptions,
+        webhooks,
+        audit,
+        view,
+        health,
+        docs,
+    )
+    for operation in module.operations.operations
+)
+"""Every operation, in the order of the documents."""
 
 
 def create_app(service: Service) -> Gate:
     """The ASGI app of a running service."""
-    routes = _routes()
-    return Gate(routes, service, _allowed(routes))
+    return Gate(Router(OPERATIONS), service, OPERATIONS)
 
 
-def _allowed(app: Litestar) -> dict[str, str]:
-    """The value of `Allow` for each route, by its template; HEAD wherever there is GET."""
-    methods: dict[str, set[str]] = {}
-    for route in app.routes:
-        if isinstance(route, HTTPRoute):
-            found = methods.setdefault(route.path_format, set())
-            found |= {*route.methods, "OPTIONS"} | ({"HEAD"} if "GET" in route.methods else set())
-    return {template: ", ".join(sorted(found)) for template, found in methods.items()}
+class _Node:
+    """A place in the tree of paths: what follows it, and the operations of the path that ends here."""
+
+    __slots__ = ("children", "methods", "parameter", "template")
+
+    def __init__(self) -> None:
+        self.children: dict[str, _Node] = {}
+        self.parameter: _Node | None = None  # any other segment
+        self.methods: dict[str, Operation] = {}
+        self.template = ""
+
+    @property
+    def allow(self) -> bytes:
+        """The value of `Allow`; HEAD wherever there is GET."""
+        methods = {*self.methods, "OPTIONS"} | ({"HEAD"} if "GET" in self.methods else set())
+        return ", ".join(sorted(methods)).encode()
 
 
-@cache
-def _routes() -> Litestar:
-    """The routes alone, without the gate: they trust its `principal` and `service`, and keep nothing."""
-    orchestrator = Router(
-        API,
-        route_handlers=[*WRITE_HANDLERS, *reads.HANDLERS, *VERSION_HANDLERS, *WAIT_HANDLERS],
-    )
-    audit = Router("/api/v1/audit", route_handlers=[*SEAL_HANDLERS, *PROOF_HANDLERS])
-    return Litestar(
-        [
-            orchestrator,
-            audit,
-            Router("/api/v1/view", route_handlers=VIEW_HANDLERS),
-            *CHANGE_HANDLERS,
-            *EVENT_HANDLERS,
-            *SUBSCRIPTION_HANDLERS,
-            *WEBHOOK_HANDLERS,
-            *HEALTH_HANDLERS,
-            *AUTH_HANDLERS,
-            *DOCS_HANDLERS,
-        ],
-        exception_handlers={Exception: _answer_error},
-        openapi_config=None,  # ours is made by `openapi`
-        request_max_body_size=None,  # the gate bounds it
-        logging_config=None,
-        debug=False,
-    )
+class _Match(NamedTuple):
+    node: _Node
+    values: list[str]
+    path: str
 
 
-def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Any exception as a problem document; one that is a mistake of ours is logged with its stack."""
-    if kind_of(error) is INTERNAL:
-        request_id = request.scope.get("state", {}).get("request_id", "")
-        _log.error("request %s %s failed", request_id, request.scope["path"], exc_info=error)
-    status, headers, body = problem_response_parts(error, request.scope)
-    return Response(
-        body,
-        status_code=status,
-        media_type=MEDIA_TYPE,
-        headers={
-            name.decode(): value.decode()
-            for name, value in headers
-            if name not in {b"content-length", b"content-type"}
-        },
-    )
+class Router:
+    """The operations as an ASGI app. It trusts what the gate puts into `scope["state"]`.
+
+    Empty segments of a path are ignored: `//metrics/` is `/metrics`.
+    """
+
+    def __init__(self, operations: tuple[Operation, ...]) -> None:
+        self._operations = operations
+        self._root = _Node()
+        for operation in operations:
+            if operation.is_routed:
+                self._add(operation)
+
+    def _add(self, operation: Operation) -> None:
+        node = self._root
+        for segment in filter(None, operation.path.split("/")):
+            if segment.startswith("{"):
+                node.parameter = node = node.parameter or _Node()
+            else:
+                node = node.children.setdefault(segment, _Node())
+        node.methods[operation.method] = operation
+        node.template = operation.route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that the gate let in."""
+        started = False
+
+        async def sent(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            response = await self._respond(scope, receive)
+            if not isinstance(response, Response):
+                await response(scope, receive, sent)
+                return
+        except Exception as error:
+            if started:
+                raise
+            if is_internal(error):
+                log_failure(error, scope)
+            await send_response(send, *problem_response_parts(error, scope))
+            return
+        await send_response(send, response.status, response.headers, response.body)
+
+    async def _respond(self, scope: Scope, receive: Receive) -> Response | Stream:
+        node, values, path = self._find(scope["path"])
+        method: str = scope["method"]
+        operation = node.methods.get(method)
+        if operation is None:
+            if method != "OPTIONS":
+                raise MethodNotAllowed(method, scope["path"], node.allow)
+            scope["path_template"] = node.template
+            return Response(b"", [(b"allow", node.allow)], status=204)
+        scope["path"], scope["path_template"] = path, node.template
+        names = [segment[1:-1] for segment in operation.path.split("/") if segment.startswith("{")]
+        request: Request[Any] = Request(
+            operation,
+            {name: value.replace(ENCODED_SLASH, "/") for name, value in zip(names, values, strict=True)},
+            scope,
+            receive,
+            self._operations,
+        )
+        check_permission(request)
+        answer = await operation.handler(request)
+        return Response(encode(answer)) if isinstance(answer, msgspec.Struct) else answer
+
+    def _find(self, path: str) -> _Match:
+        node, values = self._root, []
+        segments = [segment for segment in path.split("/") if segment]
+        for segment in segments:
+            child = node.children.get(segment)
+            if child is None:
+                child = node.parameter
+                if child is None:
+                    raise RouteNotFound(path)
+                values.append(segment)
+            node = child
+        if not node.methods:
+            raise RouteNotFound(path)
+        return _Match(node, values, "/" + "/".join(segments))
+
+
+def check_permission(request: Request[Any]) -> None:
+    """Check what can be checked before the job and its namespace are known.
+
+    Raises:
+        Forbidden: if the caller may not use the operation at all.
+    """
+    operation = request.operation
+    permission = operation.query_permission if request.query_string else operation.permission
+    if permission is Permission.ADMIN:
+        request.principal.require_admin()
+    elif permission is Permission.OBSERVE:
+        request.principal.require_observe()

@@ -4,10 +4,9 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final
 
-from litestar.types import HTTPReceiveMessage, HTTPRequestEvent, Receive
-
+from jobledger.service.api.asgi import Message, Receive
 from jobledger.service.errors import PayloadTooLarge, TooManyRequests, UnsupportedMediaType
 from jobledger.service.limits import (
     BODY_MAX_BYTES,
@@ -126,7 +125,7 @@ class RequestBody:
         self._receive = receive
         self._bodies = bodies
         self._held_bytes = 0
-        self._message: HTTPRequestEvent | None = None
+        self._message: Message | None = None
         self._more = True
         self.client = ""
 
@@ -169,10 +168,10 @@ class RequestBody:
             self._held_bytes += len(part)
             parts.append(part)
 
-    async def receive(self) -> HTTPReceiveMessage:
+    async def receive(self) -> Message:
         """For the app: the body that was read; then whatever comes, such as the client's going."""
         message, self._message = self._message, None
-        return message if message is not None else cast("HTTPReceiveMessage", await self._receive())
+        return message if message is not None else await self._receive()
 
     async def discard(self) -> None:
         """Take what is still to come, within a bound, and forget it; for the app it is empty then.

@@ -1,4 +1,4 @@
-"""`PUT /jobs/diff`: what submitting a spec would change, as text for people and as a JSON patch."""
+"""Comparing specs, as text and as structural changes; and `PUT /jobs/diff`."""
 
 import asyncio
 import difflib
@@ -7,20 +7,13 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from jobledger.service.api.answers import RawJSON
-from jobledger.service.api.bodies import Body, spec_of
 from jobledger.service.api.capacity import queued
-from jobledger.service.api.context import (
-    AnyRequest,
-    await_position,
-    principal_of,
-    query_of,
-    service_of,
-)
-from jobledger.service.api.params import lower_keys
+from jobledger.service.api.request import Request
 from jobledger.service.errors import PayloadTooLarge
 from jobledger.service.limits import DIFF_MAX_BYTES, DIFF_MAX_LINES
 from jobledger.service.structural_diff import Edit, edits, patch_of, path_text
+from jobledger.service.wire.jobs import DiffRequest
+from jobledger.service.wire.versions import Change, DiffAnswer
 from jobledger.service.wiring import Service
 from jobledger.store.command import prepare_new, prepare_update
 from jobledger.store.model.errors import InvalidInput, JobNotFound
@@ -28,49 +21,46 @@ from jobledger.store.model.job import JobStatus
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE
 from jobledger.store.yield_point import yield_point
 
-_VERBS: Final = {"add": "added", "remove": "removed", "replace": "changed"}
-_NO_EVENT: Final = "00000000-0000-0000-0000-000000000000"  # of a job without a name: its id is not known yet
+_NO_EVENT: Final = "00000000-0000-0000-0000-000000000000"  # a job without a name has no id yet
 
 DIFF: Final = "diff"
-"""`PUT /jobs/diff` compares, as in Bacalhau, where this is no id of a job."""
+"""`PUT /jobs/diff` compares, as in Bacalhau, where no job has this id."""
 
-_BACALHAU_CLIENT: Final = "X-Bacalhau-Git-Version"
+_BACALHAU_CLIENT: Final = b"x-bacalhau-git-version"
 
 
-def is_comparison(request: AnyRequest, job_id: str, body: Body) -> bool:
-    """Whether `PUT /jobs/{job_id}` compares a spec instead of giving it to the job named `diff`.
+def is_comparison(request: Request[Any]) -> bool:
+    """Whether `PUT /jobs/diff` compares a spec instead of updating the job named `diff`.
 
-    A job may have that name. It is updated by a spec that names it; Bacalhau's clients never update by path,
-    and `compare=true` says what is meant.
+    A job may have that name. A spec that names it updates it; Bacalhau's clients never update by path, and
+    `compare=true` is explicit.
     """
-    if job_id != DIFF:
+    if request.values["id"] != DIFF:
         return False
-    if query_of(request).flag("compare") or _BACALHAU_CLIENT in request.headers:
+    if request.query.flag("compare") or request.header(_BACALHAU_CLIENT):
         return True
-    job = body.get("Job")
-    return not (isinstance(job, dict) and lower_keys(job).get("name") == DIFF)
+    job = request.fields.get("job")
+    return not (isinstance(job, dict) and any(key.lower() == "name" and job[key] == DIFF for key in job))
 
 
-async def compare_spec(request: AnyRequest, body: Body) -> RawJSON:
-    """Compare a spec with that of the job of its namespace and name. Nothing is written.
+async def compare_spec(request: Request[Any]) -> DiffAnswer:
+    """Compare a spec with that of the job of its namespace and name.
 
     With `compare=true`, a spec whose job does not exist (or that has no name) is compared with nothing.
     Bacalhau's clients get the 404 that Bacalhau answers.
     """
-    query = query_of(request)
-    read = spec_of(body, strict=query.flag("strict"))
-    name, namespace = read.spec.name, read.spec.namespace
-    is_dry_run = query.flag("compare")
+    service = request.service
+    body: DiffRequest = request.decode(DiffRequest, strict=request.query.flag("strict"))
+    name, namespace = body.job.name, body.job.namespace
+    is_dry_run = request.query.flag("compare")
     if not name and not is_dry_run:
         raise InvalidInput("the Job has no Name; a spec is compared with the job of its namespace and name")
-    service = service_of(request)
-    await await_position(service, query)
-    may_read = principal_of(request).may_read(namespace or DEFAULT_NAMESPACE)
+    await request.await_position()
     not_found = JobNotFound(f"no job in namespace {namespace or 'default'!r:.80} has the name {name!r:.80}")
-    if not may_read:
+    if not request.principal.may_read(namespace or DEFAULT_NAMESPACE):
         raise not_found
     status: JobStatus | None = None
-    present = Named("nothing", "nothing", b"{}")
+    present = NamedSpec("nothing", "nothing", b"{}")
     try:
         if not name:
             raise not_found
@@ -78,70 +68,63 @@ async def compare_spec(request: AnyRequest, body: Body) -> RawJSON:
     except JobNotFound:
         if not is_dry_run:
             raise
-        prepared = prepare_new(read.spec, _NO_EVENT)
+        prepared = prepare_new(body.job, _NO_EVENT)
     else:
         status = job.status
-        prepared = prepare_update(read.spec, status)
-        present = Named("the present spec", f"version {status.version}", job.spec)
-    compared = await compare(service, present, Named("the new spec", "submitted", prepared.spec))
-    return RawJSON(
-        msgspec.json.encode(
-            {
-                "Diff": compared.text,
-                "Patch": patch_of(compared.edits),
-                "Changes": changes_wire(compared.edits),
-                "Warnings": [str(warning) for warning in read.warnings] or None,
-                "JobID": prepared.job_id if name else "",
-                "Version": status.version if status is not None else 0,
-            }
-        )
+        prepared = prepare_update(body.job, status)
+        present = NamedSpec("the present spec", f"version {status.version}", job.spec)
+    comparison = await compare(service, present, NamedSpec("the new spec", "submitted", prepared.spec))
+    return DiffAnswer(
+        comparison.text,
+        patch_of(comparison.edits),
+        changes_of(comparison.edits),
+        request.warnings or None,
+        prepared.job_id if name else "",
+        status.version if status is not None else 0,
     )
 
 
-class Named(NamedTuple):
-    """A normalised spec, and what it is called: in an error, and at the head of a text diff."""
+class NamedSpec(NamedTuple):
+    """A normalized spec, with its name in errors and at the top of a text diff."""
 
     name: str
     label: str
     spec: bytes
 
 
-class Compared(NamedTuple):
-    """How two specs differ: a unified diff of their JSON, and what leads from one to the other."""
+class Comparison(NamedTuple):
+    """How two specs differ: a unified diff of their JSON, and the edits from one to the other."""
 
     text: str
     edits: list[Edit]
 
 
-async def compare(service: Service, old: Named, new: Named) -> Compared:
-    """Compare two specs, without holding up the other requests.
+async def compare(service: Service, old: NamedSpec, new: NamedSpec) -> Comparison:
+    """Compare two specs without delaying other requests.
 
     Raises:
         PayloadTooLarge: if it would take too long.
     """
     for what, _, spec in (old, new):
         if len(spec) > DIFF_MAX_BYTES:
-            raise PayloadTooLarge(
-                f"{what} has {len(spec)} bytes; specs over {DIFF_MAX_BYTES} are not compared"
-            )
-    # In a thread, and one pair at a time: a thread can't be called off, and the process ends only when all of
-    # them have ended.
+            raise PayloadTooLarge(f"{what} has {len(spec)} bytes; at most {DIFF_MAX_BYTES} are compared")
+    # In a thread, one pair at a time: a thread cannot be cancelled, and the process ends only after it.
     async with queued(service.comparing):
-        compared = await asyncio.to_thread(_compare, old, new)
-    await yield_point()  # not within the turn: others would wait for this pause
-    return compared
+        comparison = await asyncio.to_thread(_compare, old, new)
+    await yield_point()  # outside of the turn, for which others wait
+    return comparison
 
 
-def _compare(old: Named, new: Named) -> Compared:
+def _compare(old: NamedSpec, new: NamedSpec) -> Comparison:
     before, after = msgspec.json.decode(old.spec), msgspec.json.decode(new.spec)
     old_lines, new_lines = _lines(before), _lines(after)
     for what, lines in ((old.name, old_lines), (new.name, new_lines)):
         if len(lines) > DIFF_MAX_LINES:
             raise PayloadTooLarge(
-                f"{what} has {len(lines)} lines as JSON; specs over {DIFF_MAX_LINES} are not compared"
+                f"{what} has {len(lines)} lines of JSON; at most {DIFF_MAX_LINES} are compared"
             )
-    told = difflib.unified_diff(old_lines, new_lines, old.label, new.label, lineterm="")
-    return Compared("\n".join(told), edits(before, after))
+    text = difflib.unified_diff(old_lines, new_lines, old.label, new.label, lineterm="")
+    return Comparison("\n".join(text), edits(before, after))
 
 
 def _lines(spec: Any) -> list[str]:
@@ -149,19 +132,18 @@ def _lines(spec: Any) -> list[str]:
     return msgspec.json.format(encoded, indent=2).decode().splitlines()
 
 
-def changes_wire(changes: Iterable[Edit]) -> list[dict[str, Any]]:
+def changes_of(found: Iterable[Edit]) -> list[Change]:
     """The places where two specs differ; a move is one of them."""
-    return [_change_wire(edit) for edit in changes if edit.moved is None or edit.verb == "add"]
+    return [_change(edit) for edit in found if edit.moved is None or edit.verb == "add"]
 
 
-def _change_wire(edit: Edit) -> dict[str, Any]:
+def _change(edit: Edit) -> Change:
     path = path_text(edit.path)
     if edit.moved is not None:
         origin = path_text((*edit.path[:-1], edit.moved))
-        return {"Change": "moved", "Path": path, "From": origin, "Before": edit.after, "After": edit.after}
-    wire: dict[str, Any] = {"Change": _VERBS[edit.verb], "Path": path}
-    if edit.verb != "add":
-        wire["Before"] = edit.before
-    if edit.verb != "remove":
-        wire["After"] = edit.after
-    return wire
+        return Change("moved", path, origin, edit.after, edit.after)
+    if edit.verb == "add":
+        return Change("added", path, after=edit.after)
+    if edit.verb == "remove":
+        return Change("removed", path, before=edit.before)
+    return Change("changed", path, before=edit.before, after=edit.after)

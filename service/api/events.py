@@ -1,52 +1,99 @@
 """The live feed: `GET /api/v1/events`, as Server-Sent Events.
 
-The answer is written on the raw ASGI `send`, one call for all that has come since the last: a reader that
-takes nothing holds up its own feed only, and it is noticed when a reader goes away.
+Written with the raw ASGI `send`, one call for everything that is new: a slow reader delays only its own feed,
+and a reader that disconnects is noticed.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
-from litestar import get
-from litestar.types import ASGIApp, Receive, Scope, Send
-
-from jobledger.projections.query.selectors import parse_selector
 from jobledger.projections.subscriptions.filters import EventFilter, parse_types
 from jobledger.service.access.principal import Principal
-from jobledger.service.api.context import AnyRequest, find_job, principal_of, query_of, service_of
-from jobledger.service.api.params import ALL_NAMESPACES, Query, header
+from jobledger.service.api.asgi import Receive, Scope, Send
+from jobledger.service.api.operation import Availability, OperationGroup, Parameter, Permission
+from jobledger.service.api.parameters import STATES, TEXT, TEXTS, WAIT
+from jobledger.service.api.query import ALL_NAMESPACES
+from jobledger.service.api.request import Request
+from jobledger.service.api.response import Stream
 from jobledger.service.cursor import parse_cursor
 from jobledger.service.feed.events import close_text, event_text, greeting_text, heartbeat_text
 from jobledger.service.feed.hub import Cause, FeedConnection
+from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
+from jobledger.store.model.events import EVENT_TYPES, event_type
 
 _HEADERS: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),  # nginx would otherwise collect events before it sends them on
+    (b"x-accel-buffering", b"no"),  # or nginx buffers events
 )
 
 
-@get("/api/v1/events")
-async def follow_events(request: AnyRequest) -> ASGIApp:
-    """Events as they happen, from a place on."""
-    service, principal, query = service_of(request), principal_of(request), query_of(request)
-    feed_filter = await _filter(request, query, principal)
-    text = header(request.scope["headers"], b"last-event-id") or query.text("after")
-    after = parse_cursor(text, service.mark) if text else None
-    return _Stream(service, principal, feed_filter, after)
+operations = OperationGroup("Live feed")
 
 
-class _Stream:
-    """One feed as an answer.
+@operations.declare(
+    "GET",
+    paths.EVENTS,
+    "events",
+    Permission.READ,
+    (
+        Parameter(
+            "namespace", TEXT, "only events of its jobs; absent or `*`: of all that the token may read"
+        ),
+        Parameter(
+            "job",
+            TEXT,
+            "only events of this job: its name in the namespace, id, or unique short id",
+            errors=(404, 409),
+        ),
+        Parameter(
+            "type",
+            {
+                "type": "array",
+                "items": {"type": "string", "examples": [event_type(kind) for kind in EVENT_TYPES]},
+            },
+            "any of these types, also as `created`, `updated`, `state`, `tagged`, `accepted`; repeatable, or"
+            " separated by commas",
+        ),
+        Parameter(
+            "state",
+            STATES,
+            "only events that move the job into one of these states; tagging moves it nowhere",
+        ),
+        Parameter("labels", TEXTS, "a selector that the job matches before or after the event; repeatable"),
+        Parameter("after", TEXT, "a cursor or a sequence; `0`: from the beginning; absent: from now on"),
+        Parameter(
+            "Last-Event-ID", TEXT, "as `after`, and overrides it; browsers send it automatically", "header"
+        ),
+        *WAIT,
+    ),
+    answer="text/event-stream",
+    availability=Availability.FEED,
+)
+async def follow_events(request: Request[None]) -> Stream:
+    """Follow events as they happen.
+
+    Server-Sent Events, for `EventSource` and everything else that reads lines. Each has `id:` (its cursor),
+    `event:` (its type) and `data:` (the CloudEvent, with `name`, `sequence`, `revision`, `version`,
+    `streamtime`, and `matches` if labels are given). A comment every 15 s keeps the connection alive, and one
+    marks the end of the catch-up. Reconnect with the last `id` in `Last-Event-ID`, to any replica: no event
+    is lost or repeated. Before the service ends a feed it sends `event: close` with the reason and the
+    cursor.
+    """
+    feed_filter = await _filter(request)
+    text = request.header(b"last-event-id") or request.query.text("after")
+    after = parse_cursor(text, request.service.mark) if text else None
+    return _Feed(request.service, request.principal, feed_filter, after)
+
+
+class _Feed:
+    """One feed as a response.
 
     Args:
-        service: whose events.
-        principal: who reads.
-        feed_filter: what it lets through.
-        after: the sequence behind which it begins; None: from now.
+        after: the sequence after which it begins; None: from now on.
     """
 
     def __init__(
@@ -58,7 +105,7 @@ class _Stream:
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until it ends; what is wrong with the request is raised before anything is sent."""
+        """Send events until the feed ends. Errors of the request are raised before anything is sent."""
         service, principal = self._service, self._principal
         connection = await service.hub.open(
             self._filter,
@@ -90,19 +137,14 @@ class _Stream:
 
 @asynccontextmanager
 async def ended_with(receive: Receive, connection: FeedConnection) -> AsyncIterator[None]:
-    """End a feed when its client goes away.
+    """End the feed that is read within this block when its client disconnects."""
 
-    Args:
-        receive: of the request, whose body was read.
-        connection: the feed that is read within this block.
-    """
-
-    async def wait_for_the_end() -> None:
+    async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         connection.end(Cause.GONE, "the client is gone")
 
-    watcher = asyncio.create_task(wait_for_the_end())
+    watcher = asyncio.create_task(watch())
     try:
         yield
     finally:
@@ -111,7 +153,7 @@ async def ended_with(receive: Receive, connection: FeedConnection) -> AsyncItera
 
 @asynccontextmanager
 async def _cut_off_if_stuck(connection: FeedConnection) -> AsyncIterator[None]:
-    """Leave this block when the client takes nothing for too long; the server then ends the connection."""
+    """Leave this block when the client reads nothing for too long; the server then closes the connection."""
     task = asyncio.current_task()
     assert task is not None
     stuck = False
@@ -127,7 +169,7 @@ async def _cut_off_if_stuck(connection: FeedConnection) -> AsyncIterator[None]:
         yield
     except asyncio.CancelledError:
         if not stuck or task.uncancel():
-            raise  # somebody else wants this task to end
+            raise  # cancelled by someone else
     finally:
         connection.on_stuck = None
 
@@ -137,30 +179,25 @@ async def _send(send: Send, body: bytes, *, more: bool = True) -> None:
 
 
 def _client_of(principal: Principal, scope: Scope) -> str:
-    """Who holds a feed, for the limits: a token, or an address in a service without tokens."""
+    """The owner of a feed, for its limits: a token, or an address if the service has no tokens."""
     client = scope.get("client")
     return principal.token_id or (client[0] if client else "")
 
 
-async def _filter(request: AnyRequest, query: Query, principal: Principal) -> EventFilter:
-    asked = query.text("namespace")
-    namespaces = principal.visible
-    if asked and asked != ALL_NAMESPACES:
-        principal.require_read(asked)
-        namespaces = frozenset((asked,))
+async def _filter(request: Request[None]) -> EventFilter:
+    query, namespace, namespaces = request.query, request.query.text("namespace"), request.principal.visible
+    if namespace and namespace != ALL_NAMESPACES:
+        request.require(namespace)
+        namespaces = frozenset((namespace,))
     job: tuple[str, str] | None = None
     if query.text("job"):
-        status = (await find_job(request, query.text("job"), "" if asked == ALL_NAMESPACES else asked)).status
+        where = "" if namespace == ALL_NAMESPACES else namespace
+        status = (await request.find_job(query.text("job"), where)).status
         job, namespaces = (status.namespace, status.id), None
     return EventFilter(
         namespaces=namespaces,
         job=job,
         types=parse_types(query.texts("type")),
         states=query.states(),
-        selector=tuple(
-            requirement for text in query.repeated("labels") for requirement in parse_selector(text)
-        ),
+        selector=query.selector(),
     )
-
-
-HANDLERS: Final[tuple[Any, ...]] = (follow_events,)

@@ -11,20 +11,21 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from time import perf_counter
-from typing import Final, cast
+from typing import Final
 from urllib.parse import unquote
 
 import uuid_utils
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from jobledger.service.access.principal import ANONYMOUS, Principal, local_principal
 from jobledger.service.access.tokens import is_loopback
 from jobledger.service.api import websocket
+from jobledger.service.api.asgi import App, Message, Receive, Scope, Send, accept_lifespan, send_response
 from jobledger.service.api.body_budget import BodyBudget, Disconnected, RequestBody, check_framing
 from jobledger.service.api.capacity import Capacity
-from jobledger.service.api.context import ENCODED_SLASH
 from jobledger.service.api.hosts import Hosts
-from jobledger.service.api.problems import INTERNAL, kind_of, problem_response_parts
+from jobledger.service.api.operation import Availability, Operation, Permission
+from jobledger.service.api.problems import is_internal, log_failure, problem_response_parts
+from jobledger.service.api.request import ENCODED_SLASH
 from jobledger.service.api.response_guard import Outgoing, Room
 from jobledger.service.errors import NotReady, Unauthorized
 from jobledger.service.limits import (
@@ -38,28 +39,6 @@ from jobledger.service.logs import write_access
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.limits import ACTOR_MAX_CHARACTERS
-
-# Asked by machines that have no token, also while the service drains; they tell nothing of any job.
-HEALTH_PATHS: Final = frozenset({"/livez", "/readyz", "/api/v1/agent/alive"})
-# The description of the API is the same everywhere, and public; so is the release, which it names.
-OPEN_PATHS: Final = HEALTH_PATHS | {
-    "/",
-    "/docs",
-    "/openapi.json",
-    "/asyncapi.json",
-    "/version",
-    "/api/v1/agent/version",
-    # Bacalhau's clients ask how to log in before they have anything to log in with.
-    "/api/v1/agent/authconfig",
-    "/api/v1/auth",
-    "/api/v1/auth/clientkey",
-}
-# They tell of all namespaces together.
-OBSERVER_PATHS: Final = frozenset({"/metrics", "/readyz"})
-# Not counted here: health must be answered under load, and feeds have a bound of their own.
-DRAIN_PATHS: Final = HEALTH_PATHS | {"/metrics"}
-FEED_PATH: Final = "/api/v1/events"
-UNCOUNTED_PATHS: Final = DRAIN_PATHS | {FEED_PATH}
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # Twice in one request, they could mean one thing to us and another to a proxy before us.
@@ -80,25 +59,47 @@ _SINGLE: Final = frozenset(
     }
 )
 _EMPTY_SEGMENT: Final = re.compile(r"//|.+/$", re.DOTALL)
+_HOST: Final = re.compile(rb"[0-9A-Za-z!$&'()*+,;=._~:\[\]@%-]*")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,%d}" % REQUEST_ID_MAX_CHARACTERS)
 _CLIENT_GONE: Final = 499  # what proxies write down for a client that did not wait; it is never sent
 
 _log = logging.getLogger("jobledger.http")
 
 
+class _Paths:
+    """The paths that the gate treats differently, by what their operations declare."""
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        self.public: set[str] = set()
+        self.always: set[str] = set()
+        self.feeds: set[str] = set()
+        self.observer: set[str] = set()
+        for operation in operations:
+            if operation.permission is Permission.PUBLIC:
+                self.public.add(operation.path)
+            if operation.availability is Availability.FEED:
+                self.feeds.add(operation.path)
+            if operation.availability is Availability.ALWAYS:
+                self.always.add(operation.path)
+                if operation.query_permission is Permission.OBSERVE:
+                    self.observer.add(operation.path)
+        # Sent by machines that have no token, some with HTTP/1.0; they reveal nothing of any job.
+        self.probes = self.public & self.always
+        self.uncounted = self.always | self.feeds
+
+
 class Gate:
     """The ASGI app of a service: the routes, guarded.
 
     Args:
-        app: the routes; they trust what the gate says in `scope["state"]`.
-        service: it belongs to.
-        allowed: the value of `Allow` for each route, by its template.
+        app: answers what is let in; it trusts `scope["state"]`.
+        operations: declare which paths are public, which are feeds, and which are always answered.
     """
 
-    def __init__(self, app: ASGIApp, service: Service, allowed: Mapping[str, str] | None = None) -> None:
+    def __init__(self, app: App, service: Service, operations: Iterable[Operation]) -> None:
         self._app = app
         self._service = service
-        self._allowed = allowed or {}
+        self._paths = _Paths(operations)
         self._tokens = service.tokens
         self._draining = service.draining
         self._metrics = service.metrics
@@ -120,14 +121,14 @@ class Gate:
         """Answer one request."""
         kind: str = scope["type"]
         if kind == "lifespan":
-            await self._app(scope, receive, send)
+            await accept_lifespan(receive, send)
             return
         if kind == "websocket":
             await websocket.answer(scope, receive, send, self._answer)
             return
-        await self._answer(cast("HTTPScope", scope), receive, send)
+        await self._answer(scope, receive, send)
 
-    async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter()
         headers, repeated = _single_headers(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id"))
@@ -135,7 +136,7 @@ class Gate:
         scope["state"] = {"request_id": request_id, "service": self._service}
         method, path = scope["method"], scope["path"]  # as they came; both are changed below
         answer = Outgoing(send, request_id, self._room, head=method == "HEAD")
-        if method == "HEAD" and scope["path"] != FEED_PATH:  # an endless answer has no head to tell
+        if method == "HEAD" and scope["path"] not in self._paths.feeds:  # an endless response has no length
             scope["method"] = "GET"
         body = None if method in _READS else RequestBody(receive, self._bodies)
         try:
@@ -145,11 +146,11 @@ class Gate:
             if body is not None:
                 receive = await self._read_body(body, client, scope, headers)
             send = self._checked_again(answer, principal, scope) if body is None else answer.send
-            if scope["path"] in UNCOUNTED_PATHS:
-                await self._pass(scope, receive, send)
+            if scope["path"] in self._paths.uncounted:
+                await self._app(scope, receive, send)
             else:
                 with self.capacity.working(client, is_write=body is not None):
-                    await self._pass(scope, receive, send)
+                    await self._app(scope, receive, send)
         except Disconnected:
             if not answer.started:
                 # The server says the same of a client that left and of one whose chunks are malformed: the
@@ -157,7 +158,7 @@ class Gate:
                 error = InvalidInput(
                     "the body did not arrive whole, or its chunks are malformed (RFC 9112, 7.1)"
                 )
-                await _send_problem(error, scope, answer)
+                await send_response(answer.send, *problem_response_parts(error, scope))
             answer.status = _CLIENT_GONE
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer and we a record
             await _refuse(error, scope, body, answer)
@@ -179,13 +180,15 @@ class Gate:
                 wanted=self._logs_access,
             )
 
-    def _check(self, scope: HTTPScope, headers: Mapping[bytes, bytes], repeated: str) -> Principal:
+    def _check(self, scope: Scope, headers: Mapping[bytes, bytes], repeated: str) -> Principal:
         path = scope["path"]
-        if self._draining.is_set() and path not in DRAIN_PATHS:
+        if self._draining.is_set() and path not in self._paths.always:
             raise NotReady("the service is ending; nothing was written: ask another replica, or again")
         if repeated == "host" or (b"host" not in headers and scope.get("http_version") == "1.1"):
             raise InvalidInput("the header Host is there once in HTTP/1.1 (RFC 9112, 3.2); send it once")
         principal = self._admit(scope, path, headers)
+        if (host := headers.get(b"host")) is not None and _HOST.fullmatch(host) is None:
+            raise InvalidInput("the header Host has characters that no host name has")
         if repeated:
             raise InvalidInput(f"the header {repeated} is there more than once; send it once")
         if not path.startswith("/"):
@@ -196,31 +199,31 @@ class Gate:
         if b"%2f" in raw_path.lower():
             scope["path"] = path = _path_with_slashes(raw_path)
         if scope["method"] not in _READS and _EMPTY_SEGMENT.search(path) is not None:
-            # The routes drop it: `PUT /jobs/` would submit a job instead of changing one with an empty id.
+            # The router ignores it: `PUT /jobs/` would submit a job instead of changing one with an empty id.
             raise JobNotFound("the path has an empty segment, and nothing has an empty name; write the name")
         return principal
 
-    def _admit(self, scope: HTTPScope, path: str, headers: Mapping[bytes, bytes]) -> Principal:
+    def _admit(self, scope: Scope, path: str, headers: Mapping[bytes, bytes]) -> Principal:
         """Who asks, if they may ask at all."""
         host = headers.get(b"host")
         if self._tokens.is_open:
-            if not self._is_local and path not in HEALTH_PATHS:
+            if not self._is_local and path not in self._paths.probes:
                 raise NotReady("there is no token yet, and without one only this machine may ask")
-            if host is not None or path not in HEALTH_PATHS:  # HTTP/1.0 need not send one
+            if host is not None or path not in self._paths.probes:  # HTTP/1.0 need not send one
                 self._hosts.check_host(host)
             self._hosts.check_page(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
             return local_principal(_actor(headers.get(b"jobledger-actor")))
-        if self._checks_host and path not in HEALTH_PATHS:
+        if self._checks_host and path not in self._paths.probes:
             self._hosts.check_host(host)
-        if path in OPEN_PATHS and not (path == "/readyz" and _asks_verbose(scope["query_string"])):
+        if path in self._paths.public and not (scope["query_string"] and path in self._paths.observer):
             return ANONYMOUS
         principal = self._tokens.lookup(headers.get(b"authorization"))
-        if not principal.may_observe and _plain_path(path) in OBSERVER_PATHS:
+        if not principal.may_observe and _plain_path(path) in self._paths.observer:
             principal.require_observe()
         return principal
 
     async def _read_body(
-        self, body: RequestBody, client: str, scope: HTTPScope, headers: Mapping[bytes, bytes]
+        self, body: RequestBody, client: str, scope: Scope, headers: Mapping[bytes, bytes]
     ) -> Receive:
         """Read the body of a write; its sender may be slow, and takes no slot from those who work."""
         body.client = client
@@ -236,12 +239,7 @@ class Gate:
         self._tokens.require_valid(principal)
         return body.receive
 
-    async def _pass(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "OPTIONS":
-            send = self._with_allow(send, scope)
-        await self._app(scope, receive, send)
-
-    def _checked_again(self, answer: Outgoing, principal: Principal, scope: HTTPScope) -> Send:
+    def _checked_again(self, answer: Outgoing, principal: Principal, scope: Scope) -> Send:
         """Let the answer to a read begin only if its token is still good: it may have waited long."""
         if principal is ANONYMOUS:
             return answer.send
@@ -254,43 +252,24 @@ class Gate:
                     self._tokens.require_valid(principal)
                 except (Unauthorized, NotReady) as error:
                     refused = True
-                    await _send_problem(error, scope, answer)
+                    await send_response(answer.send, *problem_response_parts(error, scope))
             if not refused:
                 await answer.send(message)
 
         return sent
 
-    def _with_allow(self, send: Send, scope: HTTPScope) -> Send:
-        """Name every method of the path: the framework names those of one handler."""
 
-        async def sent(message: Message) -> None:
-            allow = self._allowed.get(scope.get("path_template") or "")
-            if message["type"] == "http.response.start" and allow is not None:
-                kept = [each for each in message["headers"] if each[0].lower() != b"allow"]
-                message = {**message, "headers": [*kept, (b"allow", allow.encode())]}
-            await send(message)
-
-        return sent
-
-
-async def _refuse(error: Exception, scope: HTTPScope, body: RequestBody | None, answer: Outgoing) -> None:
-    if kind_of(error) is INTERNAL or answer.started:
-        request_id = scope["state"]["request_id"]
-        _log.error("request %s %s failed", request_id, ascii(scope["path"]), exc_info=error)
+async def _refuse(error: Exception, scope: Scope, body: RequestBody | None, answer: Outgoing) -> None:
+    if is_internal(error) or answer.started:
+        log_failure(error, scope)
     if answer.started:
-        return  # half an answer can't be taken back; the server ends the connection
+        return  # half a response cannot be taken back; the server closes the connection
     if body is not None:
         await body.discard()
-    await _send_problem(error, scope, answer)
+    await send_response(answer.send, *problem_response_parts(error, scope))
 
 
-async def _send_problem(error: Exception, scope: HTTPScope, answer: Outgoing) -> None:
-    status, headers, document = problem_response_parts(error, scope)
-    await answer.send({"type": "http.response.start", "status": status, "headers": headers})
-    await answer.send({"type": "http.response.body", "body": document, "more_body": False})
-
-
-def _client_of(principal: Principal, scope: HTTPScope) -> str:
+def _client_of(principal: Principal, scope: Scope) -> str:
     """Whose share of the capacity a request takes; without tokens all are on this machine, and share all."""
     if principal is not ANONYMOUS:
         return principal.token_id
@@ -330,10 +309,6 @@ def _actor(given: bytes | None) -> str:
             " printed"
         )
     return actor
-
-
-def _asks_verbose(query: bytes) -> bool:
-    return bool(query)  # whatever else it may say: only the plain question is for everybody
 
 
 def _path_with_slashes(raw_path: bytes) -> str:

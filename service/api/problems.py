@@ -9,7 +9,6 @@ from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from litestar.exceptions import HTTPException
 
 from jobledger.projections import errors as view_errors
 from jobledger.service import errors as service_errors
@@ -20,6 +19,21 @@ MEDIA_TYPE: Final = "application/problem+json"
 COMPONENT: Final = "Jobledger"
 URN: Final = "urn:jobledger:problem:"
 RETRY_AFTER_SECONDS: Final = 1
+
+
+class RouteNotFound(service_errors.ServiceError):
+    """No operation has this path."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"no operation has the path {path}")
+
+
+class MethodNotAllowed(service_errors.ServiceError):
+    """The path has operations, but none with this method."""
+
+    def __init__(self, method: str, path: str, allow: bytes) -> None:
+        super().__init__(f"{path} does not allow {method}")
+        self.allow = allow
 
 
 class Kind(NamedTuple):
@@ -110,6 +124,8 @@ KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
         Kind(415, "UnsupportedMediaType"),
     ),
     (service_errors.TooManyRequests, Kind(429, "TooManyRequests")),
+    (RouteNotFound, Kind(404, "NotFound", "See /docs for the available paths")),
+    (MethodNotAllowed, Kind(405, "MethodNotAllowed", "See /docs for the methods of this path")),
     (service_errors.NoLogs, Kind(404, "NotFound", "Read them where the job runs")),
     (service_errors.WebhookNotFound, Kind(404, "WebhookNotFound", "List the webhooks to see what there is")),
     (service_errors.WebhookExists, Kind(409, "WebhookExists")),
@@ -125,13 +141,6 @@ KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
         Kind(409, "NotSealed", "Wait for the next seal, or let an admin make one: POST /api/v1/audit/seals"),
     ),
 )
-_FRAMEWORK: Final = {
-    400: Kind(400, "BadRequest"),
-    404: Kind(404, "NotFound", "Look at /docs for the routes that there are"),
-    405: Kind(405, "MethodNotAllowed", "Look at /docs for the methods of this route"),
-    413: Kind(413, "PayloadTooLarge"),
-    415: Kind(415, "UnsupportedMediaType"),
-}
 INTERNAL: Final = Kind(
     500, "InternalError", "This is a mistake of Jobledger; the service's log has the request's ID"
 )
@@ -156,8 +165,6 @@ def kind_of(error: BaseException) -> Kind:
     for cls, kind in KINDS:
         if isinstance(error, cls):
             return kind
-    if isinstance(error, HTTPException):
-        return _FRAMEWORK.get(error.status_code) or Kind(error.status_code, "BadRequest")
     return INTERNAL
 
 
@@ -181,24 +188,25 @@ def problem_response_parts(
         headers.append((b"retry-after", str(error.retry_after_seconds).encode()))
     elif kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
-    if isinstance(error, HTTPException) and error.headers:
-        headers += [
-            (b"allow", _allow(value).encode())
-            for name, value in error.headers.items()
-            if name.lower() == "allow"
-        ]
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allow))
     return kind.status, headers, body
 
 
-def _allow(methods: str) -> str:
-    """The methods of a path, in order; HEAD wherever there is GET."""
-    found = {method.strip() for method in methods.split(",")}
-    return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))
+def is_internal(error: BaseException) -> bool:
+    """Whether an error is a defect of Jobledger."""
+    return kind_of(error) is INTERNAL
+
+
+def log_failure(error: BaseException, scope: Mapping[str, Any]) -> None:
+    """Log an error that the client learns nothing about, with its stack."""
+    request_id = scope.get("state", {}).get("request_id", "")
+    _log.error("request %s %s failed", request_id, ascii(scope["path"]), exc_info=error)
 
 
 def problem_document(error: BaseException, kind: Kind, scope: Mapping[str, Any]) -> dict[str, Any]:
     """The problem as plain values."""
-    message = _message_of(error, kind, scope)
+    message = _message_of(error, kind)
     document: dict[str, Any] = {
         "type": URN + kind.code,
         "title": HTTPStatus(kind.status).phrase,
@@ -244,13 +252,9 @@ def _more(error: BaseException) -> dict[str, Any]:
     return {}
 
 
-def _message_of(error: BaseException, kind: Kind, scope: Mapping[str, Any]) -> str:
+def _message_of(error: BaseException, kind: Kind) -> str:
     if kind is INTERNAL:
         return "Internal server error"
-    if isinstance(error, HTTPException):
-        if kind.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
-            return _printable(f"there is no {scope.get('method', '')} {scope.get('path', '')}")
-        return _printable(error.detail or HTTPStatus(kind.status).phrase)
     if _is_masked(error):
         words = next(words for cls, words in _VIEW_WORDS if isinstance(error, cls))
         return f"{words}; the service's log has the request's ID and says more"

@@ -9,8 +9,7 @@ import asyncio
 from collections import Counter
 from typing import Final
 
-from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Message, Send
-
+from jobledger.service.api.asgi import Message, Send
 from jobledger.service.api.body_budget import Disconnected
 from jobledger.service.errors import TooManyRequests
 from jobledger.service.limits import (
@@ -116,7 +115,7 @@ class Outgoing:
         self._room.release(self._held_bytes, self.client)
         self._held_bytes = 0
 
-    def _start(self, message: HTTPResponseStartEvent) -> HTTPResponseStartEvent:
+    def _start(self, message: Message) -> Message:
         said = dict(message["headers"])
         size = int(said.get(b"content-length", b"0"))
         if size > ANSWER_PART_BYTES and not self._head:
@@ -127,7 +126,7 @@ class Outgoing:
         headers += [each for each in _HEADERS if each[0] not in said]
         return {"type": "http.response.start", "status": self.status, "headers": headers}
 
-    async def _send_in_parts(self, message: HTTPResponseBodyEvent) -> None:
+    async def _send_in_parts(self, message: Message) -> None:
         content = message["body"]
         for start in range(0, len(content), ANSWER_PART_BYTES):
             end = start + ANSWER_PART_BYTES

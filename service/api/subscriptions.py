@@ -1,154 +1,202 @@
-"""Durable subscriptions: the routes that tell of them, and by which operators mend them."""
+"""Durable subscriptions: listing, creating and repairing them."""
 
-import time
-from typing import Any, Final
-
-from litestar import Response, delete, get, post, put
-from litestar.params import FromPath
+from typing import Final
 
 from jobledger.projections.subscriptions.admin import Part, SubscriptionInfo
 from jobledger.projections.subscriptions.definition import Definition
 from jobledger.projections.subscriptions.parking import ParkedJob, ParkedState
-from jobledger.service.api.answers import json_answer
-from jobledger.service.api.bodies import Body, flag_of, number_of, read_body, text_of, texts_of
-from jobledger.service.api.context import AnyRequest, principal_of, query_of, service_of
+from jobledger.service.api.as_of import body_point
+from jobledger.service.api.operation import OperationGroup, Parameter, Permission
+from jobledger.service.api.parameters import TEXT, limit
+from jobledger.service.api.request import Request
 from jobledger.service.cursor import format_cursor
 from jobledger.service.limits import PARKED_DEFAULT_LIMIT, PARKED_MAX_LIMIT
-from jobledger.service.point import parse_point, resolve_point
+from jobledger.service.wire import paths
+from jobledger.service.wire import subscriptions as wire
 from jobledger.service.wiring import Service
-from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.subjects import parse_subject
 from jobledger.store.timestamps import format_rfc3339
 
-PATH: Final = "/api/v1/subscriptions"
-_FIELDS: Final = {
-    "create": (
-        *("Name", "Namespace", "Job", "Types", "States", "Labels", "Start", "Members", "Partitions", "Plain"),
-    ),
-    "retry": ("JobID", "Namespace"),
-    "skip": ("JobID", "Namespace"),
-    "reset": ("After",),
-}
-Name = FromPath[str]
+_NAME: Final = Parameter("name", TEXT, "of the subscription", "path", required=True, errors=(404,))
+
+operations = OperationGroup("Subscriptions")
 
 
-@get(PATH)
-async def list_subscriptions(request: AnyRequest) -> Response[bytes]:
-    """All durable subscriptions, by name."""
-    principal_of(request).require_observe()
-    service = service_of(request)
-    found = await service.subscriptions.list()
-    return json_answer({"Items": [_wire(service, info) for info in found]})
-
-
-@post(PATH, status_code=200)
-async def create_subscription(request: AnyRequest) -> Response[bytes]:
-    """Create one, for a program that may not do it itself."""
-    principal_of(request).require_admin()
-    service, body = service_of(request), _read(request, "create")
-    if not text_of(body, "Name"):
-        raise InvalidInput('the body has no Name; send {"Name": "billing"}')
-    info = await service.subscriptions.create(
-        text_of(body, "Name"),
-        namespace=text_of(body, "Namespace"),
-        job=text_of(body, "Job"),
-        types=texts_of(body, "Types"),
-        states=texts_of(body, "States"),
-        labels=text_of(body, "Labels"),
-        start=text_of(body, "Start") or "beginning",
-        members=number_of(body, "Members"),
-        partitions=number_of(body, "Partitions"),
-        plain=flag_of(body, "Plain"),
+@operations.declare(
+    "GET", paths.SUBSCRIPTIONS, "listSubscriptions", Permission.OBSERVE, answer=wire.SubscriptionList
+)
+async def list_subscriptions(request: Request[None]) -> wire.SubscriptionList:
+    """List the durable subscriptions and their progress."""
+    service = request.service
+    return wire.SubscriptionList(
+        [_subscription(service, each) for each in await service.subscriptions.list()]
     )
-    return json_answer({"Subscription": _wire(service, info)})
 
 
-@get(f"{PATH}/{{name:str}}")
-async def get_subscription(request: AnyRequest, name: Name) -> Response[bytes]:
-    """One of them."""
-    principal_of(request).require_observe()
-    service = service_of(request)
-    return json_answer({"Subscription": _wire(service, await service.subscriptions.show(name))})
+@operations.declare(
+    "POST",
+    paths.SUBSCRIPTIONS,
+    "createSubscription",
+    Permission.ADMIN,
+    body=wire.SubscriptionRequest,
+    refuses_unknown_fields=True,
+    answer=wire.SubscriptionAnswer,
+    errors=(409,),
+    example={"Name": "billing", "Types": ["state"], "States": ["Completed", "Failed"]},
+)
+async def create_subscription(request: Request[wire.SubscriptionRequest]) -> wire.SubscriptionAnswer:
+    """Create a durable subscription, for a program that may not create it itself.
+
+    Creates its definition and all its consumers; repeating the request changes nothing. The program opens it
+    with the same name, filter, start and sharing.
+    """
+    body = request.body
+    info = await request.service.subscriptions.create(
+        body.name,
+        namespace=body.namespace,
+        job=body.job,
+        types=body.types,
+        states=body.states,
+        labels=body.labels,
+        start=body.start or "beginning",
+        members=body.members,
+        partitions=body.partitions,
+        plain=body.plain,
+    )
+    return wire.SubscriptionAnswer(_subscription(request.service, info))
 
 
-@get(f"{PATH}/{{name:str}}/parked")
-async def list_parked_jobs(request: AnyRequest, name: Name) -> Response[bytes]:
-    """The jobs that it has set aside."""
-    principal_of(request).require_observe()
-    service = service_of(request)
-    limit = query_of(request).integer("limit", PARKED_DEFAULT_LIMIT, most=PARKED_MAX_LIMIT)
-    found = await service.subscriptions.parked(name)
-    shown = found[: limit or PARKED_MAX_LIMIT]
+@operations.declare(
+    "GET",
+    paths.SUBSCRIPTION,
+    "getSubscription",
+    Permission.OBSERVE,
+    (_NAME,),
+    answer=wire.SubscriptionAnswer,
+)
+async def get_subscription(request: Request[None]) -> wire.SubscriptionAnswer:
+    """Get a durable subscription."""
+    info = await request.service.subscriptions.show(request.values["name"])
+    return wire.SubscriptionAnswer(_subscription(request.service, info))
+
+
+@operations.declare(
+    "GET",
+    paths.SUBSCRIPTION_PARKED,
+    "listParkedJobs",
+    Permission.OBSERVE,
+    (_NAME, limit(PARKED_DEFAULT_LIMIT, PARKED_MAX_LIMIT, "jobs")),
+    answer=wire.ParkedList,
+)
+async def list_parked_jobs(request: Request[None]) -> wire.ParkedList:
+    """List the jobs that a subscription has parked because handling one of their events failed."""
+    service = request.service
+    limit = request.query.limit(PARKED_DEFAULT_LIMIT, PARKED_MAX_LIMIT)
+    found = await service.subscriptions.parked(request.values["name"])
+    shown = found[:limit]
     jobs = await service.view.statuses(job.job_id for job in shown)
     names = {job_id: status.name for job_id, status in jobs.items()}
-    items = [_parked_wire(service, job, names.get(job.job_id, "")) for job in shown]
-    return json_answer({"Items": items, "Total": len(found)})
+    items = [_parked_job(service, job, names.get(job.job_id, "")) for job in shown]
+    return wire.ParkedList(items, len(found))
 
 
-@post(f"{PATH}/{{name:str}}/retry", status_code=200)
-async def retry_parked_jobs(request: AnyRequest, name: Name) -> Response[bytes]:
-    """Handle failed events again, now."""
-    principal_of(request).require_admin()
-    body = _read(request, "retry")
-    job, namespace = text_of(body, "JobID"), text_of(body, "Namespace")
-    jobs = await service_of(request).subscriptions.retry(name, job, namespace=namespace)
-    return json_answer({"Jobs": jobs})
+@operations.declare(
+    "POST",
+    paths.SUBSCRIPTION_RETRY,
+    "retryParkedJobs",
+    Permission.ADMIN,
+    (_NAME,),
+    body=wire.RetryRequest,
+    refuses_unknown_fields=True,
+    answer=wire.Changed,
+    errors=(409,),
+    example={"JobID": "j-cfc229d6-1c37-5cf0-a71d-0a1260047606"},
+)
+async def retry_parked_jobs(request: Request[wire.RetryRequest]) -> wire.Changed:
+    """Handle a job's failed event again now, then its later events."""
+    body, subscriptions = request.body, request.service.subscriptions
+    return wire.Changed(
+        await subscriptions.retry(request.values["name"], body.job_id, namespace=body.namespace)
+    )
 
 
-@post(f"{PATH}/{{name:str}}/skip", status_code=200)
-async def skip_parked_event(request: AnyRequest, name: Name) -> Response[bytes]:
-    """Give up a job's failed event."""
-    principal_of(request).require_admin()
-    body = _read(request, "skip")
-    job, namespace = text_of(body, "JobID"), text_of(body, "Namespace")
-    jobs = await service_of(request).subscriptions.skip(name, job, namespace=namespace)
-    return json_answer({"Jobs": jobs})
+@operations.declare(
+    "POST",
+    paths.SUBSCRIPTION_SKIP,
+    "skipParkedEvent",
+    Permission.ADMIN,
+    (_NAME,),
+    body=wire.SkipRequest,
+    refuses_unknown_fields=True,
+    answer=wire.Changed,
+    errors=(409,),
+    example={"JobID": "j-cfc229d6-1c37-5cf0-a71d-0a1260047606"},
+)
+async def skip_parked_event(request: Request[wire.SkipRequest]) -> wire.Changed:
+    """Skip a job's failed event, and continue with its later events."""
+    body, subscriptions = request.body, request.service.subscriptions
+    return wire.Changed(
+        await subscriptions.skip(request.values["name"], body.job_id, namespace=body.namespace)
+    )
 
 
-@put(f"{PATH}/{{name:str}}/position")
-async def reset_subscription(request: AnyRequest, name: Name) -> Response[bytes]:
-    """Make it begin anew behind a point."""
-    principal_of(request).require_admin()
-    service, body = service_of(request), _read(request, "reset")
-    text, now = text_of(body, "After"), time.time_ns()
-    if not text:
-        raise InvalidInput('the body has no After; send {"After": "0"} to begin with the first event')
-    point = parse_point(text, now=now, mark=service.mark, field="After")
-    after = await resolve_point(service.log, point, now=now, field="After")
-    return json_answer({"Subscription": _wire(service, await service.subscriptions.reset(name, after=after))})
+@operations.declare(
+    "PUT",
+    paths.SUBSCRIPTION_POSITION,
+    "resetSubscription",
+    Permission.ADMIN,
+    (_NAME,),
+    body=wire.ResetRequest,
+    refuses_unknown_fields=True,
+    answer=wire.SubscriptionAnswer,
+    errors=(409,),
+    example={"After": "0"},
+)
+async def reset_subscription(request: Request[wire.ResetRequest]) -> wire.SubscriptionAnswer:
+    """Restart a subscription after a point of the log.
+
+    All events after that point are handled, again if they were before, and none up to it. Parked jobs restart
+    there, too.
+    """
+    service = request.service
+    after = await body_point(service, request.body.after, "After")
+    info = await service.subscriptions.reset(request.values["name"], after=after)
+    return wire.SubscriptionAnswer(_subscription(service, info))
 
 
-@delete(f"{PATH}/{{name:str}}", status_code=200)
-async def delete_subscription(request: AnyRequest, name: Name) -> Response[bytes]:
-    """Delete it."""
-    principal_of(request).require_admin()
-    service = service_of(request)
+@operations.declare(
+    "DELETE",
+    paths.SUBSCRIPTION,
+    "deleteSubscription",
+    Permission.ADMIN,
+    (_NAME,),
+    answer=wire.Changed,
+    errors=(409,),
+)
+async def delete_subscription(request: Request[None]) -> wire.Changed:
+    """Delete a durable subscription: its position, and its parked jobs.
+
+    That of a webhook is refused: delete the webhook.
+    """
+    service, name = request.service, request.values["name"]
     await service.webhooks.registry.refuse_if_delivered(name)
-    return json_answer({"Jobs": await service.subscriptions.delete(name)})
+    return wire.Changed(await service.subscriptions.delete(name))
 
 
-def _read(request: AnyRequest, name: str) -> Body:
-    """The body; a field that nobody knows is refused: the command would do something else than was meant."""
-    body = read_body(request)
-    if unknown := body.unknown(_FIELDS[name]):
-        raise InvalidInput("; ".join(unknown))
-    return body
-
-
-def _wire(service: Service, info: SubscriptionInfo) -> dict[str, Any]:
+def _subscription(service: Service, info: SubscriptionInfo) -> wire.Subscription:
     definition = info.definition
-    return {
-        "Name": info.name,
-        "State": str(info.state),
-        "Gap": info.gap,
-        "LagSeconds": round(info.lag_seconds, 3),
-        "Parked": info.parked,
-        "Retrying": info.retrying,
-        "Form": _form(definition),
-        "Filter": _filter(definition),
-        "Created": definition.created,
-        "Partitions": [_part_wire(service, part) for part in info.parts],
-    }
+    return wire.Subscription(
+        name=info.name,
+        state=str(info.state),
+        gap=info.gap,
+        lag_seconds=round(info.lag_seconds, 3),
+        parked=info.parked,
+        retrying=info.retrying,
+        form=_form(definition),
+        filter=_filter(definition),
+        created=definition.created,
+        partitions=[_partition(service, part) for part in info.parts],
+    )
 
 
 def _form(definition: Definition) -> str:
@@ -160,53 +208,36 @@ def _form(definition: Definition) -> str:
 
 
 def _filter(definition: Definition) -> dict[str, object]:
-    """What it asks for; what it does not ask is left out."""
-    asked = {
+    """The conditions of its filter; those that do not apply are omitted."""
+    conditions = {
         "Namespace": definition.namespace,
         "Job": definition.job,
         "Types": list(definition.types),
         "States": list(definition.states),
         "Labels": definition.labels,
     }
-    return {name: value for name, value in asked.items() if value}
+    return {name: value for name, value in conditions.items() if value}
 
 
-def _part_wire(service: Service, part: Part) -> dict[str, Any]:
-    return {
-        "Name": part.name,
-        "Position": format_cursor(service.mark, part.position),
-        "Gap": part.gap,
-        "Held": part.held,
-        "Waiting": part.waiting,
-    }
+def _partition(service: Service, part: Part) -> wire.Partition:
+    return wire.Partition(
+        part.name, format_cursor(service.mark, part.position), part.gap, part.held, part.waiting
+    )
 
 
-def _parked_wire(service: Service, job: ParkedJob, name: str) -> dict[str, Any]:
-    where = parse_subject(job.subject)
-    return {
-        "JobID": job.job_id,
-        "Name": name,
-        "Namespace": where.namespace if where is not None else "",
-        "State": str(job.state),
-        "Type": job.type,
-        "Position": format_cursor(service.mark, job.sequence),
-        "Sequence": job.sequence,
-        "Attempts": job.attempts,
-        "Error": job.error,
-        "Since": format_rfc3339(job.since),
-        "NextTry": format_rfc3339(job.next_try)
-        if job.state is ParkedState.RETRYING and job.next_try
-        else None,
-    }
-
-
-HANDLERS: Final[tuple[Any, ...]] = (
-    list_subscriptions,
-    create_subscription,
-    get_subscription,
-    list_parked_jobs,
-    retry_parked_jobs,
-    skip_parked_event,
-    reset_subscription,
-    delete_subscription,
-)
+def _parked_job(service: Service, job: ParkedJob, name: str) -> wire.ParkedJob:
+    subject = parse_subject(job.subject)
+    is_retrying = job.state is ParkedState.RETRYING and job.next_try
+    return wire.ParkedJob(
+        job_id=job.job_id,
+        name=name,
+        namespace=subject.namespace if subject is not None else "",
+        state=str(job.state),
+        type=job.type,
+        position=format_cursor(service.mark, job.sequence),
+        sequence=job.sequence,
+        attempts=job.attempts,
+        error=job.error,
+        since=format_rfc3339(job.since),
+        next_try=format_rfc3339(job.next_try) if is_retrying else None,
+    )

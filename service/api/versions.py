@@ -1,141 +1,223 @@
-"""A job's versions, told: which there are, how two differ, their tags, and which field is whose."""
+"""A job's versions: the list, their tags, how two differ, and which event set each field."""
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import cast
 
 import msgspec
-from litestar import Response, get
 
 from jobledger.projections.as_of.job import did_not_exist, last_sequence_of, records_as_of
 from jobledger.projections.limits import LIST_MAX_LIMIT
 from jobledger.projections.results import JobVersion, fit_page
-from jobledger.service.api.answers import RawJSON, encode, job_raw, json_answer, version_wires
-from jobledger.service.api.asof import past_of, point_of
+from jobledger.service.api.as_of import past_of, point_of
 from jobledger.service.api.capacity import queued
-from jobledger.service.api.compare import Named, changes_wire, compare
-from jobledger.service.api.context import AnyRequest, JobRef, find_job, query_of, service_of
+from jobledger.service.api.compare import NamedSpec, changes_of, compare
+from jobledger.service.api.operation import OperationGroup, Parameter, Permission
+from jobledger.service.api.parameters import (
+    ID,
+    JOB_AT,
+    NAMESPACE,
+    NEXT_TOKEN,
+    TEXT,
+    VERSION,
+    WAIT,
+    limit,
+)
+from jobledger.service.api.request import Request
+from jobledger.service.api.response import Response, encode
 from jobledger.service.blame import Blame, Blamed
 from jobledger.service.cursor import format_cursor
 from jobledger.service.errors import PayloadTooLarge
 from jobledger.service.limits import BLAME_CHUNK_BYTES, BLAME_CHUNK_EVENTS, BLAME_MAX_BYTES
 from jobledger.service.structural_diff import patch_of, path_text, pointer
 from jobledger.service.versions import VersionSpan, VersionSpans, tags_by_version, version_of
+from jobledger.service.wire import paths
+from jobledger.service.wire import versions as wire
+from jobledger.service.wire.jobs import Job as JobJSON
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
-from jobledger.store.model.job import Job, JobStatus
+from jobledger.store.model.job import Job, JobStatus, State
 from jobledger.store.model.limits import INT_MAX
 from jobledger.store.timestamps import format_rfc3339
 from jobledger.store.yield_point import yield_point
 
+operations = OperationGroup("Reads")
 
-@get("/jobs/{job_id:str}/versions")
-async def get_versions(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
-    """The versions of a job, ascending, each with its spec and the state in which it was left."""
-    service, query = service_of(request), query_of(request)
-    job = await find_job(request, job_id, query.text("namespace"))
-    limit = query.integer("limit", LIST_MAX_LIMIT, most=LIST_MAX_LIMIT) or LIST_MAX_LIMIT
+
+@operations.declare(
+    "GET",
+    paths.JOB_VERSIONS,
+    "jobVersions",
+    Permission.READ,
+    (ID, NAMESPACE, limit(LIST_MAX_LIMIT, LIST_MAX_LIMIT, "versions"), NEXT_TOKEN, *WAIT),
+    answer=wire.Versions,
+)
+async def get_versions(request: Request[None]) -> wire.Versions:
+    """Read a job's versions.
+
+    Ascending; each with its spec, and its last state and revision. `Versions` has the tags of each, and who
+    created it, when and why.
+    """
+    service, query = request.service, request.query
+    job = await request.job()
+    limit = query.limit(LIST_MAX_LIMIT, LIST_MAX_LIMIT)
     after = query.integer("next_token", 0)
     versions = await service.view.versions(job.status.id, after=after, limit=limit)
-    spans = await spans_of(service, job.status)
+    spans = await _spans_of(service, job.status)
     versions = fit_page(versions, lambda version: _size_of(version, spans.get(version.version)))
     tags = tags_by_version(job.status)
     more = bool(versions) and versions[-1].version < job.status.version
-    return json_answer(
-        {
-            "Items": version_wires(job, versions, spans),
-            # Beside them: an item is a job, and Bacalhau's has no place for it.
-            "Versions": [
-                _version_wire(each.version, spans[each.version], tags.get(each.version, []))
-                for each in versions
-                if each.version in spans
-            ],
-            "NextToken": str(versions[-1].version) if more else "",
-        }
+    return wire.Versions(
+        _versions_json(job, versions, spans),
+        # In a list of their own: an item is a job, and Bacalhau's has no field for them.
+        [
+            _version_facts(each.version, spans[each.version], tags.get(each.version, []))
+            for each in versions
+            if each.version in spans
+        ],
+        str(versions[-1].version) if more else "",
     )
 
 
-@get("/jobs/{job_id:str}/tags")
-async def get_tags(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
-    """The tags of a job, in the order of their names."""
-    service, query = service_of(request), query_of(request)
-    checkpoint = service.projector.sequence
-    job = await find_job(request, job_id, query.text("namespace"))
-    point = await point_of(service, query, status=job.status)
+@operations.declare(
+    "GET", paths.JOB_TAGS, "jobTags", Permission.READ, (ID, NAMESPACE, JOB_AT, *WAIT), answer=wire.Tags
+)
+async def get_tags(request: Request[None]) -> wire.Tags:
+    """Read a job's tags.
+
+    The names of its versions, ordered by name.
+    """
+    checkpoint = request.service.projector.sequence
+    job = await request.job()
+    point = await point_of(request, status=job.status)
     if point is not None:
-        job = await past_of(service, job, point, checkpoint)
-    items = [{"Tag": tag, "JobVersion": version} for tag, version in job.status.tags.items()]
-    return json_answer({"JobID": job.status.id, "Items": items})
+        job = await past_of(request.service, job, point, checkpoint)
+    items = [wire.TagItem(tag, version) for tag, version in job.status.tags.items()]
+    return wire.Tags(job.status.id, items)
 
 
-@get("/jobs/{job_id:str}/diff")
-async def get_diff(request: AnyRequest, job_id: JobRef) -> Response[bytes]:
-    """How two versions of a job's spec differ."""
-    service, query = service_of(request), query_of(request)
-    job = await find_job(request, job_id, query.text("namespace"))
+@operations.declare(
+    "GET",
+    paths.JOB_DIFF,
+    "diffVersions",
+    Permission.READ,
+    (
+        ID,
+        NAMESPACE,
+        Parameter("from", VERSION, "the first version, by its number or a tag", required=True),
+        Parameter("to", VERSION, "the second version; 0 or absent: the latest"),
+        *WAIT,
+    ),
+    answer=wire.VersionsDiff,
+    errors=(413,),
+)
+async def get_diff(request: Request[None]) -> wire.VersionsDiff:
+    """Compare two versions of a job.
+
+    As a list of changes, as text, and as a JSON patch. Elements of lists are matched by name if all have one.
+    Specs over 128 KiB or 4,000 lines of JSON are refused with 413.
+    """
+    job = await request.job()
     status = job.status
-    if not query.text("from"):
-        raise InvalidInput("from: say which version to compare, by its number or a tag")
-    numbers = [version_of(query.text(name), status, name) or status.version for name in ("from", "to")]
-    old, new = [await _named(service, job, number) for number in numbers]
-    compared = await compare(service, old, new)
-    return json_answer(
-        {
-            "JobID": status.id,
-            "From": numbers[0],
-            "To": numbers[1],
-            "Diff": compared.text,
-            "Patch": patch_of(compared.edits),
-            "Changes": changes_wire(compared.edits),
-        }
+    if not request.query.text("from"):
+        raise InvalidInput("from is required: the number of a version, or a tag")
+    first, second = (
+        version_of(request.query.text(name), status, name) or status.version for name in ("from", "to")
     )
+    old, new = await _named_spec(request.service, job, first), await _named_spec(request.service, job, second)
+    comparison = await compare(request.service, old, new)
+    patch, changes = patch_of(comparison.edits), changes_of(comparison.edits)
+    return wire.VersionsDiff(status.id, first, second, comparison.text, patch, changes)
 
 
-@get("/jobs/{job_id:str}/blame")
-async def get_blame(request: AnyRequest, job_id: JobRef) -> RawJSON:
-    """For every field of a job, the event that it has its value from."""
-    service, query = service_of(request), query_of(request)
-    job = await find_job(request, job_id, query.text("namespace"))
-    point = await point_of(service, query, status=job.status)
+@operations.declare(
+    "GET",
+    paths.JOB_BLAME,
+    "blameJob",
+    Permission.READ,
+    (
+        ID,
+        NAMESPACE,
+        Parameter("at", TEXT, "as of this point: a time, an age such as `2h`, a sequence, a cursor, or `r3`"),
+        Parameter("path", TEXT, "only this field and what it contains, such as `Tasks[0].Env`"),
+        *WAIT,
+    ),
+    answer=wire.Blame,
+    errors=(413,),
+)
+async def get_blame(request: Request[None]) -> Response:
+    """Find who last set each field of a job.
+
+    For every field of the spec, of the state, and for every tag: its value, and the event that set that
+    value, with who and why. A value that returned, by a revert for example, is attributed to the event that
+    brought it back; an event that only repeats a value does not count. Read from the log itself. Jobs with a
+    spec over 128 KiB or 4,000 fields are refused with 413.
+    """
+    service = request.service
+    job = await request.job()
+    point = await point_of(request, status=job.status)
     blame = await _blame_at(service, job.status, point)
-    found = blame.job
-    assert found is not None
-    place = query.text("path")
-    items = [_blamed_wire(each) for each in blame.fields() if _is_in(path_text(each.path), place)]
+    assert blame.job is not None
+    status, place = blame.job.status, request.query.text("path")
+    items = [_blame_item(each) for each in blame.fields() if _is_in(path_text(each.path), place)]
     body = encode(
-        {
-            "JobID": found.status.id,
-            "Version": found.status.version,
-            "Revision": found.status.revision,
-            "Sequence": found.status.sequence,
-            "Cursor": format_cursor(service.mark, found.status.sequence),
-            "Items": items,
-        }
+        wire.Blame(
+            status.id,
+            status.version,
+            status.revision,
+            status.sequence,
+            format_cursor(service.mark, status.sequence),
+            items,
+        )
     )
     if len(body) > BLAME_MAX_BYTES:
         raise PayloadTooLarge(
-            f"the answer has {len(body)} bytes, and {BLAME_MAX_BYTES} are the most; name a part of the job as"
-            " `path`, say `Tasks[0].Env`"
+            f"the response has {len(body)} bytes, at most {BLAME_MAX_BYTES} are allowed; name a part of the"
+            " job as `path`, such as `Tasks[0].Env`"
         )
-    return RawJSON(body)
+    return Response(body)
 
 
-async def version_raw(service: Service, job: Job, version: int) -> msgspec.Raw:
+def job_json(job: Job) -> JobJSON:
+    """The job as JSON that is complete already; typed as the Struct that it is the JSON of."""
+    return cast("JobJSON", msgspec.Raw(job.to_json()))
+
+
+async def version_json(service: Service, job: Job, version: int) -> JobJSON:
     """One version of a job, as a job.
 
     Raises:
-        VersionNotFound: if there is no such version.
+        VersionNotFound: if it does not exist.
     """
     if version == job.status.version:
-        return job_raw(job)
+        return job_json(job)
     found = await service.view.version(job.status.id, version)
-    [wire] = version_wires(job, (found,), await spans_of(service, job.status)) or [job_raw(job)]
-    return wire
+    [json] = _versions_json(job, (found,), await _spans_of(service, job.status)) or [job_json(job)]
+    return json
 
 
-async def spans_of(service: Service, status: JobStatus) -> dict[int, VersionSpan]:
-    """The lives of a job's versions, from its whole history."""
+def _versions_json(job: Job, versions: Sequence[JobVersion], spans: dict[int, VersionSpan]) -> list[JobJSON]:
+    """Versions of a job as jobs: each with its spec, and its last state."""
+    found = []
+    for version in versions:
+        span = spans.get(version.version)
+        if span is None:  # the view is ahead of the history that was read
+            continue
+        item = span.last
+        status = msgspec.structs.replace(
+            job.status,
+            version=version.version,
+            revision=item.revision,
+            state=item.state or State(job.status.state.state_type),
+            modify_time=min(max(item.time, version.time), job.status.modify_time),
+        )
+        found.append(job_json(Job(status=status, spec=version.spec)))
+    return found
+
+
+async def _spans_of(service: Service, status: JobStatus) -> dict[int, VersionSpan]:
+    """The first and last event of each version, from the job's whole history."""
     gathered = VersionSpans()
     async with queued(service.scans):
         async for item in service.ledger.history(status.id, namespace=status.namespace):
@@ -148,30 +230,33 @@ def _size_of(version: JobVersion, span: VersionSpan | None) -> int:
     return len(version.spec) + (state.size if state is not None else 0)
 
 
-def _version_wire(version: int, span: VersionSpan, tags: Sequence[str]) -> dict[str, Any]:
+def _version_facts(version: int, span: VersionSpan, tags: list[str]) -> wire.VersionFacts:
     first = span.first
-    return {
-        "Version": version,
-        "Tags": tags,
-        "Time": format_rfc3339(first.time),
-        "Sequence": first.sequence,
-        "EventID": first.event_id,
-        "EventType": first.type,
-        "Actor": first.actor,
-        "Reason": first.reason,
-    }
+    return wire.VersionFacts(
+        version=version,
+        tags=tags,
+        time=format_rfc3339(first.time),
+        sequence=first.sequence,
+        event_id=first.event_id,
+        event_type=first.type,
+        actor=first.actor,
+        reason=first.reason,
+    )
 
 
-async def _named(service: Service, job: Job, version: int) -> Named:
+async def _named_spec(service: Service, job: Job, version: int) -> NamedSpec:
     if version == job.status.version:
         spec = job.spec
     else:
         spec = (await service.view.version(job.status.id, version)).spec
-    return Named(f"version {version}", f"version {version}", spec)
+    return NamedSpec(f"version {version}", f"version {version}", spec)
+
+
+# --- blame --------------------------------------------------------------------------------------------------
 
 
 async def _blame_at(service: Service, status: JobStatus, point: int | None) -> Blame:
-    """The blame of a job at a point; at its last event, if none is named."""
+    """The blame of a job at a point, or at its last event."""
     sequence = INT_MAX if point is None else point
     blame = Blame()
     async with queued(service.scans):
@@ -191,11 +276,11 @@ async def _blame_at(service: Service, status: JobStatus, point: int | None) -> B
 
 
 async def _add(service: Service, blame: Blame, records: list[Record]) -> None:
-    """Add records in a thread, in turn with whoever compares specs."""
+    """Add records in a thread, taking turns with the comparisons of specs."""
     if records:
         async with queued(service.comparing):
             await asyncio.to_thread(_add_all, blame, records)
-        await yield_point()  # not within the turn: others would wait for this pause
+        await yield_point()  # outside of the turn, for which others wait
 
 
 def _add_all(blame: Blame, records: list[Record]) -> None:
@@ -204,25 +289,22 @@ def _add_all(blame: Blame, records: list[Record]) -> None:
 
 
 def _is_in(path: str, place: str) -> bool:
-    """Whether a path is this place, or leads into it; every path is in the empty one."""
+    """Whether a path is this place or inside it; every path is in the empty one."""
     return path.startswith(place) and path[len(place) : len(place) + 1] in ("", ".", "[") if place else True
 
 
-def _blamed_wire(blamed: Blamed) -> dict[str, Any]:
+def _blame_item(blamed: Blamed) -> wire.BlameItem:
     event = blamed.event
-    return {
-        "Path": path_text(blamed.path),
-        "Pointer": pointer(blamed.path),
-        "Value": blamed.value,
-        "Actor": event.actor,
-        "Reason": event.reason,
-        "Time": format_rfc3339(event.time),
-        "Sequence": event.sequence,
-        "EventID": event.event_id,
-        "EventType": event.type,
-        "Version": event.version,
-        "Revision": event.revision,
-    }
-
-
-HANDLERS: Final[tuple[Any, ...]] = (get_versions, get_tags, get_diff, get_blame)
+    return wire.BlameItem(
+        path=path_text(blamed.path),
+        pointer=pointer(blamed.path),
+        value=blamed.value,
+        actor=event.actor,
+        reason=event.reason,
+        time=format_rfc3339(event.time),
+        sequence=event.sequence,
+        event_id=event.event_id,
+        event_type=event.type,
+        version=event.version,
+        revision=event.revision,
+    )

@@ -1,143 +1,185 @@
-"""Webhooks: the routes that add, change, test and tell them. Secrets go out once, when they are made."""
+"""Webhooks: adding, changing and testing them. A secret is shown once, when it is created."""
 
 import asyncio
 import time
 from typing import Any, Final
 
 import uuid_utils
-from litestar import Response, delete, get, post, put
-from litestar.params import FromPath
 
 from jobledger.projections.query.selectors import parse_selector
 from jobledger.projections.subscriptions.filters import parse_states, parse_types
-from jobledger.service.api.answers import json_answer
-from jobledger.service.api.bodies import Body, number_of, read_body, text_of, texts_of
-from jobledger.service.api.context import AnyRequest, principal_of, service_of
+from jobledger.service.api.as_of import body_point
+from jobledger.service.api.operation import OperationGroup, Parameter, Permission
+from jobledger.service.api.parameters import STRICT, TEXT
+from jobledger.service.api.request import Request
 from jobledger.service.cursor import format_cursor
 from jobledger.service.errors import WebhookExists
-from jobledger.service.limits import WEBHOOK_LABELS_MAX_COUNT, WEBHOOK_OVERLAP_SECONDS
-from jobledger.service.point import parse_point, resolve_point
+from jobledger.service.limits import WEBHOOK_LABELS_MAX_COUNT
 from jobledger.service.webhooks.delivery import Delivery, Message, try_once
 from jobledger.service.webhooks.message import MASK, test_event
 from jobledger.service.webhooks.records import Webhook, WebhookState
 from jobledger.service.webhooks.registry import NewWebhook, Written
+from jobledger.service.wire import paths
+from jobledger.service.wire import webhooks as wire
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.timestamps import format_rfc3339
 
-PATH: Final = "/api/v1/webhooks"
-_FIELDS: Final = {
-    "addWebhook": ("URL", "Name", "Secret", "Types", "States", "Namespace", "Labels", "After"),
-    "rotateWebhookSecret": ("Secret", "OverlapSeconds"),
-    "setWebhookState": ("State",),
-}
 _STATES: Final = {"enabled": WebhookState.ENABLED, "paused": WebhookState.PAUSED}
-_SAID: Final = "an admin said so"
+_PAUSED_BY_ADMIN: Final = "paused by an admin"
+_NAME: Final = Parameter("name", TEXT, "of the webhook", "path", required=True, errors=(404,))
 
-Name = FromPath[str]
+operations = OperationGroup("Webhooks")
 
 
-@get(PATH)
-async def list_webhooks(request: AnyRequest) -> Response[bytes]:
-    """All webhooks, by name."""
-    service, principal = service_of(request), principal_of(request)
-    principal.require_observe()
+@operations.declare("GET", paths.WEBHOOKS, "listWebhooks", Permission.OBSERVE, answer=wire.WebhookList)
+async def list_webhooks(request: Request[None]) -> wire.WebhookList:
+    """List the webhooks.
+
+    Secrets are masked; the paths of URLs are shown to admins only.
+    """
+    service, is_admin = request.service, request.principal.is_admin
     webhooks = await service.webhooks.registry.all()
-    return json_answer({"Items": [_wire(service, each, whole=_is_admin(request)) for each in webhooks]})
+    return wire.WebhookList([_webhook(service, each, with_path=is_admin) for each in webhooks])
 
 
-@post(PATH, status_code=200)
-async def add_webhook(request: AnyRequest) -> Response[bytes]:
-    """Add one."""
-    principal_of(request).require_admin()
-    service, body = service_of(request), read_body(request)
+@operations.declare(
+    "POST",
+    paths.WEBHOOKS,
+    "addWebhook",
+    Permission.ADMIN,
+    (STRICT,),
+    body=wire.WebhookRequest,
+    answer=wire.WebhookAnswer,
+    errors=(409,),
+    example={"URL": "https://hooks.example.com/jobs", "Types": ["state"], "States": ["Failed"]},
+)
+async def add_webhook(request: Request[wire.WebhookRequest]) -> wire.WebhookAnswer:
+    """Add a webhook: events are POSTed to a URL as CloudEvents, signed as in Standard Webhooks.
+
+    A URL that leads to anything but the public Internet is refused, unless the setting `webhook_allow` names
+    it. A generated secret is in this response and nowhere else.
+    """
+    service, body = request.service, request.body
     new = NewWebhook(
-        url=text_of(body, "URL"),
-        name=text_of(body, "Name"),
-        secret=text_of(body, "Secret"),
-        types=parse_types(texts_of(body, "Types")),
-        states=parse_states(texts_of(body, "States")),
-        namespace=text_of(body, "Namespace"),
-        labels=_labels(body),
-        after=await _after(service, text_of(body, "After")),
-        created_by=principal_of(request).name,
+        url=body.url,
+        name=body.name,
+        secret=body.secret,
+        types=parse_types(body.types),
+        states=parse_states(body.states),
+        namespace=body.namespace,
+        labels=_labels(body.labels),
+        after=await _after(service, body.after),
+        created_by=request.principal.name,
     )
-    if not new.url:
-        raise InvalidInput('the body has no URL; send {"URL": "https://…"}')
-    return _told(service, body, "addWebhook", await service.webhooks.registry.add(new))
+    return _answer(request, await service.webhooks.registry.add(new))
 
 
-@get(f"{PATH}/{{name:str}}")
-async def get_webhook(request: AnyRequest, name: Name) -> Response[bytes]:
-    """One webhook."""
-    principal_of(request).require_observe()
-    service = service_of(request)
-    webhook = await service.webhooks.registry.get(name)
-    return json_answer({"Webhook": _wire(service, webhook, whole=_is_admin(request))})
+@operations.declare(
+    "GET", paths.WEBHOOK, "getWebhook", Permission.OBSERVE, (_NAME,), answer=wire.WebhookAnswer
+)
+async def get_webhook(request: Request[None]) -> wire.WebhookAnswer:
+    """Get a webhook."""
+    service, is_admin = request.service, request.principal.is_admin
+    webhook = await service.webhooks.registry.get(request.values["name"])
+    return wire.WebhookAnswer(_webhook(service, webhook, with_path=is_admin))
 
 
-@delete(f"{PATH}/{{name:str}}", status_code=200)
-async def delete_webhook(request: AnyRequest, name: Name) -> Response[bytes]:
-    """Remove one, its place in the log and its parked jobs."""
-    principal_of(request).require_admin()
-    service = service_of(request)
-    return json_answer({"Webhook": _wire(service, await service.webhooks.registry.remove(name), whole=True)})
+@operations.declare(
+    "DELETE",
+    paths.WEBHOOK,
+    "deleteWebhook",
+    Permission.ADMIN,
+    (_NAME,),
+    answer=wire.WebhookAnswer,
+    errors=(409,),
+)
+async def delete_webhook(request: Request[None]) -> wire.WebhookAnswer:
+    """Delete a webhook, its position in the log, and its parked jobs."""
+    service = request.service
+    webhook = await service.webhooks.registry.remove(request.values["name"])
+    return wire.WebhookAnswer(_webhook(service, webhook, with_path=True))
 
 
-@put(f"{PATH}/{{name:str}}/state")
-async def set_webhook_state(request: AnyRequest, name: Name) -> Response[bytes]:
-    """Pause it, or let it send on."""
-    principal_of(request).require_admin()
-    service, body = service_of(request), read_body(request)
-    state = _STATES.get(text_of(body, "State").lower())
+@operations.declare(
+    "PUT",
+    paths.WEBHOOK_STATE,
+    "setWebhookState",
+    Permission.ADMIN,
+    (_NAME, STRICT),
+    body=wire.WebhookStateRequest,
+    answer=wire.WebhookAnswer,
+    errors=(409,),
+    example={"State": "paused"},
+)
+async def set_webhook_state(request: Request[wire.WebhookStateRequest]) -> wire.WebhookAnswer:
+    """Pause a webhook, or resume it from its position.
+
+    Resuming also enables a webhook that was disabled because its target answered 410.
+    """
+    state = _STATES.get(request.body.state.lower())
     if state is None:
-        raise InvalidInput(f"State is {text_of(body, 'State')!r:.60}; use one of {', '.join(_STATES)}")
-    reason = "" if state is WebhookState.ENABLED else _SAID
-    webhook = await service.webhooks.registry.set_state(name, state, reason)
-    return _told(service, body, "setWebhookState", Written(webhook))
+        raise InvalidInput(f"State must be one of {', '.join(_STATES)}, got {request.body.state!r:.60}")
+    reason = "" if state is WebhookState.ENABLED else _PAUSED_BY_ADMIN
+    webhook = await request.service.webhooks.registry.set_state(request.values["name"], state, reason)
+    return _answer(request, Written(webhook))
 
 
-@put(f"{PATH}/{{name:str}}/secret")
-async def rotate_webhook_secret(request: AnyRequest, name: Name) -> Response[bytes]:
-    """Sign with a new secret, and for a while with the present ones, too."""
-    principal_of(request).require_admin()
-    service, body = service_of(request), read_body(request)
-    absent = body.get("OverlapSeconds") is None
-    seconds = WEBHOOK_OVERLAP_SECONDS if absent else number_of(body, "OverlapSeconds")
-    rotated = await service.webhooks.registry.rotate(name, text_of(body, "Secret"), overlap_seconds=seconds)
-    return _told(service, body, "rotateWebhookSecret", rotated)
+@operations.declare(
+    "PUT",
+    paths.WEBHOOK_SECRET,
+    "rotateWebhookSecret",
+    Permission.ADMIN,
+    (_NAME, STRICT),
+    body=wire.WebhookSecretRequest,
+    answer=wire.WebhookAnswer,
+    errors=(409,),
+    example={"OverlapSeconds": 86400},
+)
+async def rotate_webhook_secret(request: Request[wire.WebhookSecretRequest]) -> wire.WebhookAnswer:
+    """Sign with a new secret, and for some time with the current ones as well."""
+    body, registry = request.body, request.service.webhooks.registry
+    rotated = await registry.rotate(request.values["name"], body.secret, overlap_seconds=body.overlap_seconds)
+    return _answer(request, rotated)
 
 
-@post(f"{PATH}/{{name:str}}/test", status_code=200)
-async def test_webhook(request: AnyRequest, name: Name) -> Response[bytes]:
-    """Send an event that says nothing, now, and tell what became of it."""
-    principal_of(request).require_admin()
-    service = service_of(request)
+@operations.declare(
+    "POST",
+    paths.WEBHOOK_TEST,
+    "testWebhook",
+    Permission.ADMIN,
+    (_NAME,),
+    answer=wire.WebhookTest,
+    errors=(409,),
+)
+async def test_webhook(request: Request[None]) -> wire.WebhookTest:
+    """Send a test event now, and report the result.
+
+    The event's type is `jobledger.webhook.test.v1`; it is not in the log.
+    """
+    service, name = request.service, request.values["name"]
     webhook = await service.webhooks.registry.get(name)
     if webhook.locked:
-        raise WebhookExists(f"the webhook {name} can't be signed for: {webhook.locked}")
+        raise WebhookExists(f"events of the webhook {name} cannot be signed: {webhook.locked}")
     event_id = str(uuid_utils.uuid7())
     message = Message(event_id, "", test_event(name, event_id, time.time_ns(), service.hub.source))
     clock = asyncio.get_running_loop().time
     began = clock()
     outcome = await try_once(service.webhooks.sender, webhook, message)
-    return json_answer(
-        {
-            "Delivered": outcome.word == "taken",
-            "Status": outcome.answer.status if outcome.answer is not None else None,
-            "Problem": outcome.problem,
-            "EventID": event_id,
-            "Seconds": round(clock() - began, 3),
-        }
+    return wire.WebhookTest(
+        delivered=outcome.word == "taken",
+        status=outcome.answer.status if outcome.answer is not None else None,
+        problem=outcome.problem,
+        event_id=event_id,
+        seconds=round(clock() - began, 3),
     )
 
 
-def _labels(body: Body) -> tuple[str, ...]:
-    """Selectors as they were written; each is one."""
-    labels = texts_of(body, "Labels")
+def _labels(labels: list[str]) -> tuple[str, ...]:
+    """Selectors as they were written, each checked."""
     if len(labels) > WEBHOOK_LABELS_MAX_COUNT:
         raise InvalidInput(
-            f"Labels has {len(labels)} selectors; at most {WEBHOOK_LABELS_MAX_COUNT} are taken"
+            f"Labels has {len(labels)} selectors; at most {WEBHOOK_LABELS_MAX_COUNT} are allowed"
         )
     for text in labels:
         parse_selector(text)
@@ -145,68 +187,41 @@ def _labels(body: Body) -> tuple[str, ...]:
 
 
 async def _after(service: Service, text: str) -> int:
-    """Where it begins; behind all that there is, if nobody says."""
+    """The position of a new webhook; the end of the log by default."""
     if not text:
         return (await service.log.info()).last_sequence
-    now = time.time_ns()
-    point = parse_point(text, now=now, mark=service.mark, field="After")
-    return await resolve_point(service.log, point, now=now, field="After")
+    return await body_point(service, text, "After")
 
 
-def _is_admin(request: AnyRequest) -> bool:
-    return principal_of(request).is_admin
-
-
-def _told(service: Service, body: Body, name: str, written: Written) -> Response[bytes]:
-    warnings = [*body.unknown(_FIELDS[name]), *written.warnings]
-    answer: dict[str, Any] = {
-        "Webhook": _wire(service, written.webhook, whole=True),
-        "Warnings": warnings or None,
-    }
+def _answer(request: Request[Any], written: Written) -> wire.WebhookAnswer:
+    warnings = [*request.warnings, *written.warnings]
+    answer = wire.WebhookAnswer(_webhook(request.service, written.webhook, with_path=True), warnings or None)
     if written.secret:
-        answer["Secret"] = written.secret
-    return json_answer(answer)
+        answer.secret = written.secret
+    return answer
 
 
-def _wire(service: Service, webhook: Webhook, *, whole: bool) -> dict[str, Any]:
-    """A webhook as it is told.
-
-    Args:
-        service: that tells.
-        webhook: as it is kept.
-        whole: with the path and query of the URL, which may be what protects the target.
-    """
-    target = webhook.target
+def _webhook(service: Service, webhook: Webhook, *, with_path: bool) -> wire.Webhook:
+    """A webhook; the path and query of its URL may be what protects the target."""
     delivery: Delivery | None = service.webhooks.deliverer.deliveries.get(webhook.name)
-    return {
-        "Name": webhook.name,
-        "URL": webhook.url if whole else f"{target.shown}/…",
-        "State": str(webhook.state),
-        "Reason": webhook.reason,
-        "Types": list(webhook.types),
-        "States": list(webhook.states),
-        "Namespace": webhook.namespace,
-        "Labels": list(webhook.labels),
-        "After": format_cursor(service.mark, webhook.after),
-        "Secrets": [
-            {"Secret": MASK, "Expires": format_rfc3339(secret.expires) if secret.expires else None}
+    return wire.Webhook(
+        name=webhook.name,
+        url=webhook.url if with_path else f"{webhook.target.shown}/…",
+        state=str(webhook.state),
+        reason=webhook.reason,
+        types=list(webhook.types),
+        states=[str(each) for each in webhook.states],
+        namespace=webhook.namespace,
+        labels=list(webhook.labels),
+        after=format_cursor(service.mark, webhook.after),
+        secrets=[
+            wire.SecretShown(MASK, format_rfc3339(secret.expires) if secret.expires else None)
             for secret in webhook.secrets
             if not secret.expires or secret.expires > time.time_ns()
         ],
-        "Created": format_rfc3339(webhook.created),
-        "CreatedBy": webhook.created_by,
-        "Subscription": webhook.subscription,
-        "Down": delivery is not None and delivery.endpoint.is_down,
-        "Problem": webhook.locked or (delivery.endpoint.problem if delivery is not None else ""),
-    }
-
-
-HANDLERS: Final[tuple[Any, ...]] = (
-    list_webhooks,
-    add_webhook,
-    get_webhook,
-    delete_webhook,
-    set_webhook_state,
-    rotate_webhook_secret,
-    test_webhook,
-)
+        created=format_rfc3339(webhook.created),
+        created_by=webhook.created_by,
+        subscription=webhook.subscription,
+        down=delivery is not None and delivery.endpoint.is_down,
+        problem=webhook.locked or (delivery.endpoint.problem if delivery is not None else ""),
+    )

@@ -5,13 +5,13 @@ handshake is accepted, and the problem is sent as the one message of a log strea
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, cast
+from http import HTTPStatus
+from typing import Any, Final
 
 import msgspec
-from litestar.status_codes import HTTP_400_BAD_REQUEST
-from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
-from jobledger.service.api.catalogue.parts import API
+from jobledger.service.api.asgi import Message, Receive, Scope, Send
+from jobledger.service.wire import paths
 
 _NORMAL_CLOSURE: Final = 1000
 _POLICY_VIOLATION: Final = 1008
@@ -19,7 +19,7 @@ _EMPTY_LINE: Final = {"Type": 0, "Line": ""}  # Bacalhau's ExecutionLog
 
 
 async def answer(
-    scope: Scope, receive: Receive, send: Send, http: Callable[[HTTPScope, Receive, Send], Awaitable[None]]
+    scope: Scope, receive: Receive, send: Send, http: Callable[[Scope, Receive, Send], Awaitable[None]]
 ) -> None:
     """Answer a WebSocket handshake for a job's logs as the same request over HTTP is answered; refuse others.
 
@@ -31,8 +31,8 @@ async def answer(
     """
     await receive()  # websocket.connect
     path = scope["path"]
-    if not (path.startswith(f"{API}/jobs/") and path.endswith("/logs")):
-        await send(cast("Message", {"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""}))
+    if not (path.startswith(f"{paths.JOBS}/") and path.endswith("/logs")):
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})
         return
     status, body = 0, b""
 
@@ -40,18 +40,18 @@ async def answer(
         nonlocal status, body
         if message["type"] == "http.response.start":
             status = message["status"]
-        elif message["type"] == "http.response.body" and status >= HTTP_400_BAD_REQUEST:
+        elif message["type"] == "http.response.body" and status >= HTTPStatus.BAD_REQUEST:
             body += message["body"]
 
-    await http(cast("HTTPScope", {**scope, "type": "http", "method": "GET"}), _no_body, keep)
+    await http({**scope, "type": "http", "method": "GET"}, _no_body, keep)
     if not body:  # the path was that of something else, as of a job named `logs`
-        await send(cast("Message", {"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""}))
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})
         return
     problem: dict[str, Any] = msgspec.json.decode(body)
     message = {"value": _EMPTY_LINE, "error": f"{problem['Message']}. {problem.get('Hint', '')}".rstrip()}
-    await send(cast("Message", {"type": "websocket.accept", "subprotocol": None, "headers": []}))
-    await send(cast("Message", {"type": "websocket.send", "text": msgspec.json.encode(message).decode()}))
-    await send(cast("Message", {"type": "websocket.close", "code": _NORMAL_CLOSURE, "reason": ""}))
+    await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
+    await send({"type": "websocket.send", "text": msgspec.json.encode(message).decode()})
+    await send({"type": "websocket.close", "code": _NORMAL_CLOSURE, "reason": ""})
 
 
 async def _no_body() -> Any:

@@ -1,71 +1,67 @@
-"""Changing jobs: the routes that append events. Each is some facts of the request, and one command."""
+"""Writing jobs: the operations that append events. Each reads its request and runs one command."""
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
-from litestar import delete, post, put, route
-from litestar.params import FromPath
 
 from jobledger.projections.results import JobVersion
 from jobledger.service.access.principal import Principal
-from jobledger.service.api.answers import RawJSON, encode, etag, receipt_wire
-from jobledger.service.api.bodies import (
-    Body,
-    flag_of,
-    number_of,
-    read_body,
-    spec_of,
-    state_of,
-    text_of,
-    version_text_of,
-)
 from jobledger.service.api.capacity import waiting
 from jobledger.service.api.compare import compare_spec, is_comparison
-from jobledger.service.api.context import (
-    AnyRequest,
-    JobRef,
-    find_frozen_job,
-    find_job_to_change,
-    principal_of,
-    query_of,
-    service_of,
+from jobledger.service.api.operation import OperationGroup, Parameter, Permission
+from jobledger.service.api.parameters import (
+    CONDITIONS,
+    ETAG,
+    FLAG,
+    ID,
+    NAMESPACE,
+    REASON,
+    STRICT,
+    TAG,
+    WAIT,
 )
-from jobledger.service.api.params import header, parse_revision, sent_header
+from jobledger.service.api.query import parse_revision, parse_state
+from jobledger.service.api.request import Request
+from jobledger.service.api.response import Response, encode, etag
+from jobledger.service.cursor import format_cursor
 from jobledger.service.idempotency import Answer, WriteRequest
-from jobledger.service.versions import version_of
+from jobledger.service.versions import check_version_text, version_of
+from jobledger.service.wire import jobs as wire
+from jobledger.service.wire import paths
+from jobledger.service.wire.versions import DiffAnswer
 from jobledger.service.wiring import Service
 from jobledger.store.command import CommandMetadata, Receipt
 from jobledger.store.ledger import Ledger
 from jobledger.store.model.errors import Conflict, InvalidInput, JobledgerError, JobNotFound, RevisionMismatch
-from jobledger.store.model.job import JobStatus
+from jobledger.store.model.job import JobStatus, State
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE, named_job_id
-from jobledger.store.spec.reader import ReadSpec
 
 NO_CHANGES: Final = (
-    "no changes detected for new job spec: nothing was written; send Force to make a new version all the same"
+    "no changes detected for new job spec: nothing was written; send Force to make a new version anyway"
 )
-STOPPED_ALREADY: Final = "the job is stopped already: nothing was written"
-SAME_STATE: Final = "the job has this very state already: nothing was written"
-SAME_VERSION: Final = "the job has the spec of that version already: nothing was written"
-SAME_TAG: Final = "the tag names this version already: nothing was written"
-ACCEPTED_ALREADY: Final = "that event was accepted already: nothing was written"
+STOPPED_ALREADY: Final = "the job is already stopped: nothing was written"
+SAME_STATE: Final = "the job already has this state: nothing was written"
+SAME_VERSION: Final = "the job already has the spec of that version: nothing was written"
+SAME_TAG: Final = "the tag already names this version: nothing was written"
+ACCEPTED_ALREADY: Final = "that event was already accepted: nothing was written"
 NO_TAG: Final = "the job has no such tag: nothing was written"
 
-_FIELDS: Final = {
-    "submit": ("Job", "Force", "Reason", "Namespace"),
-    "update": ("Job", "Force", "Reason", "Namespace"),
-    "set_state": ("StateType", "Message", "Details", "Reason", "Namespace"),
-    "stop": ("Reason", "Namespace"),
-    "rerun": ("JobVersion", "Reason", "Namespace"),
-    "revert": ("JobVersion", "Reason", "Namespace"),
-    "tag": ("JobVersion", "Reason", "Namespace"),
-    "untag": ("Reason", "Namespace"),
-    "accept_unreadable": ("Sequence", "Reason", "Namespace"),
+_HEADERS: Final = (*ETAG, ("Idempotency-Replayed", "`true`: the response to the first request with this key"))
+_SPEC: Final = {
+    "Name": "hello",
+    "Type": "batch",
+    "Count": 1,
+    "Labels": {"env": "prod"},
+    "Tasks": [{"Name": "main", "Engine": {"Type": "docker", "Params": {"Image": "busybox:1.37.0"}}}],
 }
-"""The fields of each command's body."""
+_OF_A_JOB: Final = (ID, NAMESPACE, STRICT, REASON, *WAIT, *CONDITIONS)
+_OF_A_TAG: Final = (ID, TAG, NAMESPACE, STRICT, REASON, *WAIT, *CONDITIONS)
+
+operations = OperationGroup("Writes")
 
 Command = Callable[[CommandMetadata], Awaitable[Receipt]]
+W = TypeVar("W", bound=wire.JobWrite)
 
 
 class _Position(msgspec.Struct):
@@ -76,155 +72,320 @@ class _Position(msgspec.Struct):
 _position_decoder: Final = msgspec.json.Decoder(_Position)
 
 
-@route("/jobs", http_method=["PUT", "POST"], status_code=200)
-async def submit_job(request: AnyRequest) -> RawJSON:
-    """Create the job of a namespace and name, or give it a new spec if it exists."""
-    body = read_body(request)
-    read = spec_of(body, strict=query_of(request).flag("strict"))
-    force = flag_of(body, "Force")
-    principal_of(request).require_write(read.spec.namespace or DEFAULT_NAMESPACE)
-    ledger = service_of(request).ledger
+@operations.declare(
+    "POST",
+    paths.JOBS,
+    "postJob",
+    Permission.WRITE,
+    (STRICT, REASON, *CONDITIONS),
+    body=wire.SubmitRequest,
+    answer=wire.WriteAnswer,
+    headers=_HEADERS,
+    example={"Job": _SPEC, "Reason": "first try"},
+)
+@operations.declare(
+    "PUT",
+    paths.JOBS,
+    "putJob",
+    Permission.WRITE,
+    (STRICT, REASON, *CONDITIONS),
+    body=wire.SubmitRequest,
+    answer=wire.WriteAnswer,
+    headers=_HEADERS,
+    example={"Job": _SPEC, "Reason": "first try"},
+)
+async def submit_job(request: Request[wire.SubmitRequest]) -> Response:
+    """Create or update a job.
 
-    must_exist = (sent_header(request.scope["headers"], b"if-match") or "").strip() == "*"
+    Creates the job, or gives the job of that namespace and name this spec: Version and Revision +1, Pending
+    again. A spec that is equal after normalization writes nothing, with a warning; `Force` makes a new
+    version anyway. Keys are read case-insensitively. Fields that the service sets (ID, State, Version, …) are
+    ignored with a warning.
+    """
+    spec, force = request.body.job, request.body.force
+    namespace = spec.namespace or DEFAULT_NAMESPACE
+    request.require(namespace)
+    ledger = request.service.ledger
+    must_exist = (request.condition(b"if-match") or "").strip() == "*"
 
-    async def command(about: CommandMetadata) -> Receipt:
+    async def command(metadata: CommandMetadata) -> Receipt:
         if must_exist:
-            await _require_job(ledger, read.spec.namespace or DEFAULT_NAMESPACE, read.spec.name)
-        return await ledger.apply(read.spec, force=force, **about)
+            await _require_job(ledger, namespace, spec.name)
+        return await ledger.apply(spec, force=force, **metadata)
 
-    return await _answer(request, body, "submit", command, _warnings(read), unchanged=NO_CHANGES)
-
-
-@put("/jobs/{job_id:str}")
-async def update_job(request: AnyRequest, job_id: JobRef) -> RawJSON:
-    """Give a job a new spec, or compare one with the job that it names (`is_comparison`)."""
-    body = read_body(request)
-    if is_comparison(request, job_id, body):
-        return await compare_spec(request, body)
-    read = spec_of(body, strict=query_of(request).flag("strict"))
-    force = flag_of(body, "Force")
-    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
-    ledger = service_of(request).ledger
-
-    async def command(about: CommandMetadata) -> Receipt:
-        return await ledger.update(status.id, read.spec, namespace=status.namespace, force=force, **about)
-
-    return await _answer(request, body, "update", command, _warnings(read), unchanged=NO_CHANGES)
+    return await _write(request, "submit", command, unchanged=NO_CHANGES)
 
 
-@put("/jobs/{job_id:str}/state")
-async def set_job_state(request: AnyRequest, job_id: JobRef) -> RawJSON:
-    """Say what became of a job: how an orchestrator reports."""
-    body = read_body(request)
-    state = state_of(body)
-    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
-    ledger = service_of(request).ledger
+@operations.declare(
+    "PUT",
+    paths.JOBS_DIFF,
+    "diffJob",
+    Permission.READ,
+    (
+        STRICT,
+        Parameter(
+            "compare",
+            FLAG,
+            "compare also a spec with the name `diff`, and one whose job does not exist: `Version` is 0, and"
+            " everything is new",
+        ),
+        *WAIT,
+    ),
+    body=wire.DiffRequest,
+    answer=DiffAnswer,
+    errors=(404,),
+    example={"Job": _SPEC},
+    is_routed=False,
+)
+async def diff_job(request: Request[Any]) -> DiffAnswer:
+    """Preview what a submission would change.
 
-    async def command(about: CommandMetadata) -> Receipt:
-        return await ledger.set_state(status.id, state, namespace=status.namespace, **about)
-
-    return await _answer(request, body, "set_state", command, unchanged=SAME_STATE)
-
-
-@delete("/jobs/{job_id:str}", status_code=200)
-async def stop_job(request: AnyRequest, job_id: JobRef) -> RawJSON:
-    """Stop a job."""
-    body = read_body(request)
-    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
-    ledger = service_of(request).ledger
-
-    async def command(about: CommandMetadata) -> Receipt:
-        return await ledger.stop(status.id, namespace=status.namespace, **about)
-
-    return await _answer(request, body, "stop", command, unchanged=STOPPED_ALREADY)
-
-
-@put("/jobs/{job_id:str}/rerun")
-async def rerun_job(request: AnyRequest, job_id: JobRef) -> RawJSON:
-    """Begin a job again, as a new version with the spec of the present or of an earlier one."""
-    body = read_body(request)
-    version = version_text_of(body, "JobVersion")
-    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
-    service = service_of(request)
-
-    async def command(about: CommandMetadata) -> Receipt:
-        spec = (await _version_meant(service, status, version)).spec if version else None
-        return await service.ledger.rerun(status.id, spec, namespace=status.namespace, **about)
-
-    return await _answer(request, body, "rerun", command)
+    Compares the spec with that of the job of its name. Nothing is written, with one exception: a spec with
+    the name `diff` updates the job of that name, unless `compare` is true or the client is Bacalhau's. Specs
+    over 128 KiB or 4,000 lines of JSON are refused with 413.
+    """
+    return await compare_spec(request)
 
 
-@put("/jobs/{job_id:str}/revert")
-async def revert_job(request: AnyRequest, job_id: JobRef) -> RawJSON:
-    """Give a job the spec of an earlier version, as a new one."""
-    body = read_body(request)
-    version = version_text_of(body, "JobVersion")
+@operations.declare(
+    "PUT",
+    paths.JOB,
+    "updateJob",
+    Permission.WRITE,
+    _OF_A_JOB,
+    body=wire.SubmitRequest,
+    answer=wire.WriteAnswer,
+    headers=_HEADERS,
+    example={"Job": _SPEC},
+)
+async def update_job(request: Request[wire.SubmitRequest]) -> Response | DiffAnswer:
+    """Give a job a new spec.
+
+    Name and namespace may be omitted from the spec, and cannot change.
+    """
+    if is_comparison(request):
+        return await diff_job(request)
+    spec, force = request.body.job, request.body.force
+    status = (await request.job()).status
+    ledger = request.service.ledger
+
+    async def command(metadata: CommandMetadata) -> Receipt:
+        return await ledger.update(status.id, spec, namespace=status.namespace, force=force, **metadata)
+
+    return await _write(request, "update", command, unchanged=NO_CHANGES)
+
+
+@operations.declare(
+    "PUT",
+    paths.JOB_STATE,
+    "setJobState",
+    Permission.WRITE,
+    _OF_A_JOB,
+    body=wire.StateRequest,
+    answer=wire.WriteAnswer,
+    headers=_HEADERS,
+    example={"StateType": "Running", "Message": "on node-1"},
+)
+async def set_job_state(request: Request[wire.StateRequest]) -> Response:
+    """Report a job's state.
+
+    This is how an orchestrator reports. Any state may follow one that is not terminal; after Completed,
+    Failed or Stopped only a new spec or a rerun reopens the job (409).
+    """
+    body = request.body
+    state = State(parse_state(body.state_type, "StateType"), body.message, body.details)
+    status = (await request.job()).status
+    ledger = request.service.ledger
+
+    async def command(metadata: CommandMetadata) -> Receipt:
+        return await ledger.set_state(status.id, state, namespace=status.namespace, **metadata)
+
+    return await _write(request, "set_state", command, unchanged=SAME_STATE)
+
+
+@operations.declare(
+    "DELETE",
+    paths.JOB,
+    "stopJob",
+    Permission.WRITE,
+    _OF_A_JOB,
+    body=wire.StopRequest,
+    answer=wire.WriteAnswer,
+    headers=_HEADERS,
+    example={"Reason": "no longer needed"},
+)
+async def stop_job(request: Request[wire.StopRequest]) -> Response:
+    """Stop a job.
+
+    The state becomes Stopped, with the reason as its message. A stopped job stays as it is; a Completed or
+    Failed one is a conflict (409). The reason comes from the query or the body.
+    """
+    status = (await request.job()).status
+    ledger = request.service.ledger
+
+    async def command(metadata: CommandMetadata) -> Receipt:
+        return await ledger.stop(status.id, namespace=status.namespace, **metadata)
+
+    return await _write(request, "stop", command, unchanged=STOPPED_ALREADY)
+
+
+@operations.declare(
+    "PUT",
+    paths.JOB_RERUN,
+    "rerunJob",
+    Permission.WRITE,
+    _OF_A_JOB,
+    body=wire.RerunRequest,
+    answer=wire.RerunAnswer,
+    headers=_HEADERS,
+    example={"JobVersion": 1, "Reason": "the input is complete now"},
+)
+async def rerun_job(request: Request[wire.RerunRequest]) -> Response:
+    """Run a job again.
+
+    A new version, with the spec of the latest or of an older version. A job that is Pending or Queued has not
+    started yet: a conflict (409).
+    """
+    version = _version_text(request.body.job_version)
+    status = (await request.job()).status
+    service = request.service
+
+    async def command(metadata: CommandMetadata) -> Receipt:
+        spec = (await _find_version(service, status, version)).spec if version else None
+        return await service.ledger.rerun(status.id, spec, namespace=status.namespace, **metadata)
+
+    return await _write(request, "rerun", command)
+
+
+@operations.declare(
+    "PUT",
+    paths.JOB_REVERT,
+    "revertJob",
+    Permission.WRITE,
+    _OF_A_JOB,
+    body=wire.RevertRequest,
+    answer=wire.WriteAnswer,
+    headers=_HEADERS,
+    example={"JobVersion": 1, "Reason": "the new image does not start"},
+)
+async def revert_job(request: Request[wire.RevertRequest]) -> Response:
+    """Return to an earlier version.
+
+    Makes a new version with the spec of an earlier one: the history stays complete. If the job has that spec
+    already, nothing is written, with a warning. Without a reason, the event names the version.
+    """
+    version = _version_text(request.body.job_version)
     if not version:
-        raise InvalidInput("JobVersion: say which version to go back to, by its number or a tag")
-    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
-    service = service_of(request)
+        raise InvalidInput("JobVersion is required: the number of an earlier version, or a tag")
+    status = (await request.job()).status
+    service = request.service
 
-    async def command(about: CommandMetadata) -> Receipt:
-        found = await _version_meant(service, status, version)
+    async def command(metadata: CommandMetadata) -> Receipt:
+        found = await _find_version(service, status, version)
         name = f"version {found.version}" + ("" if version.isdecimal() else f" ({version})")
-        about["reason"] = about["reason"] or f"reverted to {name}"
-        return await service.ledger.revert(status.id, found.spec, namespace=status.namespace, **about)
+        metadata["reason"] = metadata["reason"] or f"reverted to {name}"
+        return await service.ledger.revert(status.id, found.spec, namespace=status.namespace, **metadata)
 
-    return await _answer(request, body, "revert", command, unchanged=SAME_VERSION)
+    return await _write(request, "revert", command, unchanged=SAME_VERSION)
 
 
-@put("/jobs/{job_id:str}/tags/{tag:str}")
-async def tag_job(request: AnyRequest, job_id: JobRef, tag: FromPath[str]) -> RawJSON:
-    """Let a tag name a version of a job."""
-    body = read_body(request)
-    version = version_text_of(body, "JobVersion")
-    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
-    service = service_of(request)
+@operations.declare(
+    "POST",
+    paths.JOB_ACCEPT,
+    "acceptUnreadable",
+    Permission.ADMIN,
+    _OF_A_JOB,
+    body=wire.AcceptRequest,
+    answer=wire.WriteAnswer,
+    headers=_HEADERS,
+    example={"Sequence": 4711, "Reason": "lost with the disk of node-2"},
+)
+async def accept_unreadable(request: Request[wire.AcceptRequest]) -> Response:
+    """Accept that an event of a job cannot be read.
 
-    async def command(about: CommandMetadata) -> Receipt:
-        present = (await service.ledger.load(status.id, namespace=status.namespace)).status
+    A job in quarantine continues without the event: it becomes what its other events make of it, including
+    later ones. While other events freeze it, it stays in quarantine. An event that does not freeze the job is
+    refused (409); one that was already accepted writes nothing, with a warning.
+    """
+    sequence = request.body.sequence
+    job_id, namespace = await request.frozen_job()
+    ledger = request.service.ledger
+
+    async def command(metadata: CommandMetadata) -> Receipt:
+        return await ledger.accept_unreadable(job_id, sequence, namespace=namespace, **metadata)
+
+    return await _write(request, "accept_unreadable", command, unchanged=ACCEPTED_ALREADY)
+
+
+@operations.declare(
+    "PUT",
+    paths.JOB_TAG,
+    "tagJob",
+    Permission.WRITE,
+    _OF_A_TAG,
+    body=wire.TagRequest,
+    answer=wire.WriteAnswer,
+    headers=_HEADERS,
+    example={"JobVersion": 1, "Reason": "ran for a week"},
+)
+async def tag_job(request: Request[wire.TagRequest]) -> Response:
+    """Tag a version of a job, or move the tag to another version.
+
+    A tag may be used wherever a version number may. Tagging is an event of the job, with who and why;
+    version, revision and ETag do not change, because the job does not. A job has at most 64 tags (409 beyond
+    that).
+    """
+    version, tag = _version_text(request.body.job_version), request.values["tag"]
+    status = (await request.job()).status
+    ledger = request.service.ledger
+
+    async def command(metadata: CommandMetadata) -> Receipt:
+        present = (await ledger.load(status.id, namespace=status.namespace)).status
         number = version_of(version, present, "JobVersion") or present.version
-        return await service.ledger.tag(status.id, tag, number, namespace=status.namespace, **about)
+        return await ledger.tag(status.id, tag, number, namespace=status.namespace, **metadata)
 
-    return await _answer(request, body, "tag", command, unchanged=SAME_TAG)
-
-
-@delete("/jobs/{job_id:str}/tags/{tag:str}", status_code=200)
-async def untag_job(request: AnyRequest, job_id: JobRef, tag: FromPath[str]) -> RawJSON:
-    """Take a tag away from a job."""
-    body = read_body(request)
-    status = (await find_job_to_change(request, job_id, _namespace(request, body))).status
-    ledger = service_of(request).ledger
-
-    async def command(about: CommandMetadata) -> Receipt:
-        return await ledger.untag(status.id, tag, namespace=status.namespace, **about)
-
-    return await _answer(request, body, "untag", command, unchanged=NO_TAG)
+    return await _write(request, "tag", command, unchanged=SAME_TAG)
 
 
-@post("/jobs/{job_id:str}/accept-unreadable", status_code=200)
-async def accept_unreadable(request: AnyRequest, job_id: JobRef) -> RawJSON:
-    """Accept that an event which froze a job can't be read."""
-    principal_of(request).require_admin()
-    body = read_body(request)
-    sequence = number_of(body, "Sequence")
-    if not sequence:
-        raise InvalidInput("Sequence: say which event is accepted, as the job's Quarantine names it")
-    found_id, namespace = await find_frozen_job(request, job_id, _namespace(request, body))
-    ledger = service_of(request).ledger
+@operations.declare(
+    "DELETE",
+    paths.JOB_TAG,
+    "untagJob",
+    Permission.WRITE,
+    _OF_A_TAG,
+    body=wire.StopRequest,
+    answer=wire.WriteAnswer,
+    headers=_HEADERS,
+    example={"Reason": "superseded"},
+)
+async def untag_job(request: Request[wire.StopRequest]) -> Response:
+    """Remove a tag.
 
-    async def command(about: CommandMetadata) -> Receipt:
-        return await ledger.accept_unreadable(found_id, sequence, namespace=namespace, **about)
+    If the job does not have the tag, nothing is written, with a warning.
+    """
+    tag = request.values["tag"]
+    status = (await request.job()).status
+    ledger = request.service.ledger
 
-    return await _answer(request, body, "accept_unreadable", command, unchanged=ACCEPTED_ALREADY)
+    async def command(metadata: CommandMetadata) -> Receipt:
+        return await ledger.untag(status.id, tag, namespace=status.namespace, **metadata)
+
+    return await _write(request, "untag", command, unchanged=NO_TAG)
 
 
-async def _version_meant(service: Service, status: JobStatus, text: str) -> JobVersion:
-    """The version that a write names, by the log's own word: this view may not know of it or its tag yet.
+def _version_text(version: int | str) -> str:
+    """The number of a version or a tag, as text; empty for 0."""
+    text = str(version)
+    check_version_text(text, "JobVersion")
+    return text if text.strip("0") else ""
+
+
+async def _find_version(service: Service, status: JobStatus, text: str) -> JobVersion:
+    """The version that a write names, according to the log: this view may not have it or its tag yet.
 
     Raises:
-        VersionNotFound: if the log has none of that number, or no such tag.
-        WaitTimeout: if the view stays behind.
+        VersionNotFound: if the log has no such version or tag.
+        WaitTimeout: if the view does not catch up.
     """
     present = (await service.ledger.load(status.id, namespace=status.namespace)).status
     number = version_of(text, present, "JobVersion")
@@ -235,7 +396,7 @@ async def _version_meant(service: Service, status: JobStatus, text: str) -> JobV
 
 
 async def _require_job(ledger: Ledger, namespace: str, name: str) -> None:
-    """Hold `If-Match: *` to what it says (RFC 9110, 13.1.1); a job that exists stays.
+    """Enforce `If-Match: *` (RFC 9110, 13.1.1).
 
     Raises:
         RevisionMismatch: if there is no job of that name.
@@ -245,58 +406,41 @@ async def _require_job(ledger: Ledger, namespace: str, name: str) -> None:
         await ledger.load(job_id, namespace=namespace)
     except JobNotFound:
         raise RevisionMismatch(
-            f"no job in namespace {namespace!r:.80} has the name {name!r:.80}, and If-Match is `*`; leave it"
-            " out to create the job",
+            f"no job in namespace {namespace!r:.80} has the name {name!r:.80}, and If-Match is `*`; omit it"
+            " to create the job",
             job_id=job_id,
             revision=0,
         ) from None
 
 
-# --- the one way of every write ---------------------------------------------------------------------------
+# --- what every write does ----------------------------------------------------------------------------------
 
 
-async def _answer(
-    request: AnyRequest,
-    body: Body,
-    name: str,
-    command: Command,
-    warnings: Iterable[str] = (),
-    *,
-    unchanged: str = "",
-) -> RawJSON:
-    """Run a command once (see `idempotency`), and answer with its receipt.
+async def _write(request: Request[W], name: str, command: Command, *, unchanged: str = "") -> Response:
+    """Run a command once (see `idempotency`), and respond with its receipt.
 
-    Args:
-        request: who asks, and on what condition.
-        body: what it says.
-        name: of the command, for the metrics.
-        command: what is to be done, with who, why and on what condition.
-        warnings: what was dropped from the spec.
-        unchanged: what to say if nothing had to be written.
+    `name` is the command's name in the metrics, `unchanged` the warning if nothing had to be written.
     """
-    service = service_of(request)
-    about = _about(request, body)
-    warnings = [*body.unknown(_FIELDS[name]), *warnings]
-    if warnings and query_of(request).flag("strict"):
-        raise InvalidInput("; ".join(warnings))
-
-    principal = principal_of(request)
+    service, principal = request.service, request.principal
+    warnings, metadata = request.warnings, _metadata(request)
 
     async def run(event_id: str | None) -> Answer:
-        service.tokens.require_valid(principal)  # looking for the job, and for the key's turn, took a while
-        receipt = await command({**about, "event_id": event_id})
+        service.tokens.require_valid(principal)  # finding the job and waiting for the key took time
+        receipt = await command({**metadata, "event_id": event_id})
         service.own_writes.note(receipt.job_id, receipt.sequence)
-        told = warnings if receipt.changed or not unchanged else [*warnings, unchanged]
-        more: dict[str, object] = {"JobVersion": receipt.version} if name == "rerun" else {}
-        wire = receipt_wire(receipt, service.mark, told, **more)
-        return Answer(body=msgspec.Raw(encode(wire)), etag=etag(receipt.revision), changed=receipt.changed)
+        answer = _answer(
+            request,
+            receipt,
+            warnings if receipt.changed or not unchanged else [*warnings, unchanged],
+        )
+        return Answer(body=msgspec.Raw(encode(answer)), etag=etag(receipt.revision), changed=receipt.changed)
 
     try:
-        answer = await service.idempotent.once(_write_request(request, body), run, waiting=waiting)
+        answer = await service.idempotent.once(_write_request(request), run, waiting=waiting)
         if answer.replayed:
             service.tokens.require_valid(principal)
     except JobledgerError as error:
-        if isinstance(error, Conflict):  # "read the job again" must not show what the caller knew before
+        if isinstance(error, Conflict):  # reading the job again must not return what the caller had before
             service.own_writes.note(error.job_id, error.sequence)
         service.metrics.write(name, type(error).__name__)
         raise
@@ -304,78 +448,69 @@ async def _answer(
     headers = [(b"etag", answer.etag.encode())]
     if answer.replayed:
         headers.append((b"idempotency-replayed", b"true"))
-        # Another replica may have acknowledged it; from now on, so did this one.
+        # Another replica may have acknowledged it; from now on, this one has as well.
         position = _position_decoder.decode(answer.body)
         service.own_writes.note(position.job_id, position.sequence)
-    return RawJSON(bytes(answer.body), headers)
+    return Response(bytes(answer.body), headers)
 
 
-def _about(request: AnyRequest, body: Body) -> CommandMetadata:
-    """Who commands, why, and on what condition."""
-    about: CommandMetadata = {
-        "actor": principal_of(request).name,
-        "reason": text_of(body, "Reason") or query_of(request).text("reason"),
+def _answer(request: Request[W], receipt: Receipt, warnings: list[str]) -> wire.WriteAnswer:
+    facts: dict[str, Any] = {
+        "job_id": receipt.job_id,
+        # Nothing is scheduled here: the event is what a caller can refer to later.
+        "evaluation_id": receipt.event_id if receipt.changed else "",
+        "warnings": warnings or None,
+        "version": receipt.version,
+        "revision": receipt.revision,
+        "sequence": receipt.sequence,
+        "cursor": format_cursor(request.service.mark, receipt.sequence),
+    }
+    if request.operation.answer is wire.RerunAnswer:
+        return wire.RerunAnswer(**facts, job_version=receipt.version)
+    return wire.WriteAnswer(**facts)
+
+
+def _metadata(request: Request[W]) -> CommandMetadata:
+    """Who writes, why, and on what condition."""
+    metadata: CommandMetadata = {
+        "actor": request.principal.name,
+        "reason": request.body.reason or request.query.text("reason"),
         "expected_revision": _expected_revision(request),
     }
-    traceparent = header(request.scope["headers"], b"traceparent")
+    traceparent = request.header(b"traceparent")
     if traceparent:
-        about["traceparent"] = traceparent
-    return about
+        metadata["traceparent"] = traceparent
+    return metadata
 
 
-def _expected_revision(request: AnyRequest) -> int | None:
-    """The revision that the caller decided on; 0 if the job must not exist; None for any."""
-    headers = request.scope["headers"]
-    if_match = sent_header(headers, b"if-match")
-    if_none_match = sent_header(headers, b"if-none-match")
+def _expected_revision(request: Request[W]) -> int | None:
+    """The revision that the caller expects; 0 if the job must not exist; None for any."""
+    if_match, if_none_match = request.condition(b"if-match"), request.condition(b"if-none-match")
     if if_match and if_none_match:
         raise InvalidInput("If-Match and If-None-Match contradict each other; send one of them")
     if if_none_match:
         if if_none_match.strip() != "*":
-            raise InvalidInput(f"If-None-Match is {if_none_match!r:.60}; on a write only `*` is taken")
+            raise InvalidInput(f"If-None-Match of a write must be `*`, got {if_none_match!r:.60}")
         return 0
     return parse_revision(if_match) if if_match else None
 
 
-def _write_request(request: AnyRequest, body: Body) -> WriteRequest:
-    """What makes this request the same as another: what it says, however it is written."""
-    headers, method = request.scope["headers"], request.scope["method"]
+def _write_request(request: Request[W]) -> WriteRequest:
+    """What makes two requests the same, however they are written. Stored records of keys depend on it."""
     return WriteRequest(
-        key=sent_header(headers, b"idempotency-key"),
-        principal=_key_owner(principal_of(request)),
-        method="PUT" if method == "POST" else method,  # two words for one route
-        path=request.scope["path"],
-        query=request.scope["query_string"],
-        if_match=header(headers, b"if-match"),
-        if_none_match=header(headers, b"if-none-match"),
-        body=msgspec.json.encode(body.fields, order="deterministic"),
+        key=request.condition(b"idempotency-key"),
+        principal=_key_owner(request.principal),
+        method="PUT" if request.method == "POST" else request.method,  # PUT and POST /jobs are the same
+        path=request.path,
+        query=request.query_string,
+        if_match=request.header(b"if-match"),
+        if_none_match=request.header(b"if-none-match"),
+        body=msgspec.json.encode(request.fields, order="deterministic"),
     )
 
 
 def _key_owner(principal: Principal) -> str:
-    """Whose idempotency keys these are: tokens of one name and different namespaces share none."""
+    """The owner of idempotency keys: tokens of one name and different namespaces do not share them."""
     if principal.namespaces is None:
         return principal.name
     return "\n".join((principal.name, *sorted(principal.namespaces)))
-
-
-def _namespace(request: AnyRequest, body: Body) -> str:
-    """Where a name is looked up: query, else body; empty for the default namespace."""
-    return query_of(request).text("namespace") or text_of(body, "Namespace")
-
-
-def _warnings(read: ReadSpec) -> list[str]:
-    return [str(warning) for warning in read.warnings]
-
-
-HANDLERS: Final[tuple[Any, ...]] = (
-    submit_job,
-    update_job,
-    set_job_state,
-    stop_job,
-    rerun_job,
-    revert_job,
-    tag_job,
-    untag_job,
-    accept_unreadable,
-)

@@ -51,10 +51,8 @@ class SubmitRequest(JobWrite, rename="pascal", kw_only=True):
     force: Annotated[bool, Meta(description="make a new version even if the spec is the current one")] = False
 
 
-class DiffRequest(msgspec.Struct, rename="pascal"):
-    """A spec to compare with that of the job of the same name."""
-
-    job: JobSpec
+class DiffRequest(SubmitRequest, rename="pascal", kw_only=True):
+    """A spec to compare with that of the job of its name: the body of a submission, but only `Job` counts."""
 
 
 class StateRequest(JobWrite, rename="pascal", kw_only=True):

@@ -30,7 +30,7 @@ async def running_api(
 
 def client_of(service: Service, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
     """Another client of that service."""
-    transport = httpx.ASGITransport(create_app(service))  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(create_app(service))
     return httpx.AsyncClient(transport=transport, base_url=f"http://127.0.0.1{PREFIX}", headers=headers)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from jobledger.service.api.app import OPERATIONS
 from jobledger.service.api.openapi import document
 
 
@@ -37,7 +38,7 @@ def undocumented(response: httpx.Response) -> list[str]:
 
 @cache
 def _document() -> dict[str, Any]:
-    return document()
+    return document(OPERATIONS)
 
 
 def _operation(method: str, path: str) -> dict[str, Any] | None:

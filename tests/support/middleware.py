@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from jobledger.service.access.principal import Principal
 from jobledger.service.access.tokens import TokenFile
+from jobledger.service.api.app import OPERATIONS
 from jobledger.service.api.middleware import Gate
 from jobledger.service.wiring import Service
 
@@ -71,7 +72,7 @@ class Guarded:
             ),
         )
         self._app = app or echo
-        self.gate = Gate(self._observed, cast("Service", service))
+        self.gate = Gate(self._observed, cast("Service", service), OPERATIONS)
 
     async def _observed(self, scope: Any, receive: Any, send: Any) -> None:
         self.scopes.append(scope)

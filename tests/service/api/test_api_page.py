@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from docs.api import BEGIN
-from jobledger.service.api.catalogue import OPERATIONS
+from jobledger.service.api.app import OPERATIONS
 from jobledger.service.api.problems import KINDS
-from tests.service.api.test_openapi import routes_of_the_app
 from tests.support.service_process import RunningService, running_service
 
 ROOT = Path(__file__).parents[3]
@@ -88,10 +87,10 @@ def test_what_a_page_shows_is_compared_key_by_key() -> None:
 
 
 def test_every_route_has_a_section() -> None:
-    """The headings under "Routes" are the routes that the app has."""
+    """The headings below "Routes" are the operations."""
     _, _, reference = (ROOT / "docs" / "API.md").read_text().partition(BEGIN)
     told = re.findall(r"^#### `([A-Z]+) ([^`]+)`$", reference, re.MULTILINE)
-    assert {(method, re.sub(r"\{\w+\}", "{}", path)) for method, path in told} == routes_of_the_app()
+    assert told == [(operation.method, operation.path) for operation in OPERATIONS]
 
 
 def test_every_parameter_status_and_code_is_told() -> None:
@@ -100,8 +99,8 @@ def test_every_parameter_status_and_code_is_told() -> None:
     for operation in OPERATIONS:
         section = page.partition(f"#### `{operation.method} {operation.path}`")[2].partition("\n####")[0]
         for parameter in operation.parameters:
-            assert f"| `{parameter.name}`" in section, f"{operation.name}: {parameter.name}"
+            assert f"| `{parameter.name}`" in section, f"{operation.id}: {parameter.name}"
         for status in operation.errors:
-            assert f" {status}" in section, f"{operation.name}: {status}"
+            assert f" {status}" in section, f"{operation.id}: {status}"
     for _, kind in KINDS:
         assert f"| {kind.status} | `{kind.code}` |" in page

@@ -123,7 +123,7 @@ async def test_a_token_and_a_point_that_are_at_odds_are_refused(
     _, client = api
     token = (await ask(client, "/jobs", at="5", limit=2))["NextToken"]
     told = await ask(client, "/jobs", at="4", limit=2, next_token=token, code=400)
-    assert "as of 5, and at says 4" in told["detail"]
+    assert "as of 5, and at is 4" in told["detail"]
     token = (await ask(client, "/jobs", limit=2))["NextToken"]
     assert "without `at`" in (await ask(client, "/jobs", at="4", next_token=token, code=400))["detail"]
     await ask(client, "/jobs", next_token="0123456789ab-5.abc", code=410)
@@ -215,7 +215,7 @@ async def test_a_diff_is_refused_for_what_makes_no_sense(
 ) -> None:
     """No beginning, an end before it, a token of something else."""
     _, client = api
-    assert "from is missing" in (await ask(client, DIFF, code=400))["detail"]
+    assert "from is required" in (await ask(client, DIFF, code=400))["detail"]
     assert "swap them" in (await ask(client, DIFF, **{"from": "5", "to": "4"}, code=400))["detail"]
     for token in ("5", "abc", "x.y.z", f"{api[0].mark}-1.{api[0].mark}-2.x", f"{api[0].mark}-1.5"):
         assert "next_token" in (await ask(client, DIFF, next_token=token, code=400))["detail"]

@@ -124,13 +124,13 @@ async def test_a_proof_of_consistency_holds_for_all_sizes(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("path", "query", "words"),
     [
-        (PROOF, {}, "job is missing"),
-        (CONSISTENCY, {"from": "1"}, "to is missing"),
-        (CONSISTENCY, {"to": "1"}, "from is missing"),
-        (CONSISTENCY, {"from": "1", "to": "2"}, "the tree has 1 events"),
-        (CONSISTENCY, {"from": "1", "to": "0"}, "from must not be larger"),
-        (CONSISTENCY, {"from": "-1", "to": "1"}, "use a whole number"),
-        (CONSISTENCY, {"from": "x", "to": "1"}, "use a whole number"),
+        (PROOF, {}, "job is required"),
+        (CONSISTENCY, {"from": "1"}, "to is required"),
+        (CONSISTENCY, {"to": "1"}, "from is required"),
+        (CONSISTENCY, {"from": "1", "to": "2"}, "at most the size of the tree, 1; got 1 and 2"),
+        (CONSISTENCY, {"from": "1", "to": "0"}, "from and to must be in order"),
+        (CONSISTENCY, {"from": "-1", "to": "1"}, "must be an integer from 0"),
+        (CONSISTENCY, {"from": "x", "to": "1"}, "must be an integer from 0"),
     ],
 )
 async def test_wrong_questions_are_told(tmp_path: Path, path: str, query: dict[str, str], words: str) -> None:

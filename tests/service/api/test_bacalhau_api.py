@@ -185,7 +185,7 @@ async def over_websocket(service: Service, path: str, token: str = "") -> list[d
     headers = [(b"host", b"127.0.0.1"), *([(b"authorization", f"Bearer {token}".encode())] if token else [])]
     scope = {"type": "websocket", "path": path, "raw_path": path.encode(), "query_string": b"follow=true"}
     scope |= {"http_version": "1.1", "headers": headers, "client": ("127.0.0.1", 1), "scheme": "ws"}
-    await create_app(service)(scope, receive, send)  # type: ignore[arg-type]
+    await create_app(service)(scope, receive, send)
     return sent
 
 
@@ -197,10 +197,10 @@ async def test_logs_asked_for_over_a_websocket_are_refused_in_words_that_the_cli
     sequence = (await client.put("/jobs", json=job_body())).json()["Sequence"]
     refused = await client.get("/jobs/etl/logs", params={"wait_for": str(sequence)})
     assert refused.status_code == 404
-    assert "Jobledger keeps the states of jobs" in refused.json()["detail"]
+    assert "Jobledger does not store the output of executions" in refused.json()["detail"]
     accepted, message, closed = await over_websocket(service, f"{PREFIX}/jobs/etl/logs")
     assert accepted["type"] == "websocket.accept"
-    assert "Jobledger keeps the states of jobs" in json.loads(message["text"])["error"]
+    assert "Jobledger does not store the output of executions" in json.loads(message["text"])["error"]
     assert json.loads(message["text"])["value"] == {"Type": 0, "Line": ""}
     assert (closed["type"], closed["code"]) == ("websocket.close", 1000)
     _, missing, _ = await over_websocket(service, f"{PREFIX}/jobs/other/logs")
@@ -263,6 +263,6 @@ async def test_a_history_since_other_units_than_seconds_is_refused(
     query = {"since": str(1_796_053_958_476_586_276)[:digits], "wait_for": str(sequence)}
     refused = await client.get("/jobs/etl/history", params=query)
     assert refused.status_code == 400
-    assert "send Unix seconds" in refused.json()["detail"]
+    assert "must be Unix seconds" in refused.json()["detail"]
     kept = await client.get("/jobs/etl/history", params={**query, "since": "1796053958"[:9]})
     assert len(kept.json()["Items"]) == 1

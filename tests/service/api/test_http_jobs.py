@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from jobledger import Ledger, State, StateType, named_job_id
 from jobledger.service import own_writes
-from jobledger.service.api import compare, reads
+from jobledger.service.api import compare, jobs
 from jobledger.service.wiring import Service
 from jobledger.store.model.events import Record
 from tests.support.api import job_body, running_api
@@ -222,8 +222,8 @@ async def test_a_history_without_a_limit_has_a_page_and_with_0_the_longest(
     job_id = (await submit(client, "pages"))["JobID"]
     for number in range(4):
         await client.put(f"/jobs/{job_id}/state", json={"StateType": "Running", "Message": str(number)})
-    monkeypatch.setattr(reads, "HISTORY_DEFAULT_LIMIT", 2)
-    monkeypatch.setattr(reads, "HISTORY_MAX_LIMIT", 4)
+    monkeypatch.setattr(jobs, "HISTORY_DEFAULT_LIMIT", 2)
+    monkeypatch.setattr(jobs, "HISTORY_MAX_LIMIT", 4)
     for query, status, items in (
         ("", 200, 2),
         ("?limit=0", 200, 4),

@@ -4,11 +4,16 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from litestar.exceptions import MethodNotAllowedException, NotFoundException
 
 from jobledger.projections import errors as view_errors
 from jobledger.service import errors as service_errors
-from jobledger.service.api.problems import INTERNAL, kind_of, problem_response_parts
+from jobledger.service.api.problems import (
+    INTERNAL,
+    MethodNotAllowed,
+    RouteNotFound,
+    kind_of,
+    problem_response_parts,
+)
 from jobledger.store.model import errors
 
 SCOPE = {"path": "/api/v1/orchestrator/jobs/x", "method": "GET", "state": {"request_id": "r-1"}}
@@ -81,8 +86,8 @@ def test_every_error_of_ours_has_a_status_of_its_own(cls: type[errors.JobledgerE
         (service_errors.CursorGone(""), 410, "CursorGone"),
         (service_errors.IdempotencyKeyReused(""), 422, "IdempotencyKeyReused"),
         (service_errors.TooManyRequests(""), 429, "TooManyRequests"),
-        (NotFoundException(), 404, "NotFound"),
-        (MethodNotAllowedException(), 405, "MethodNotAllowed"),
+        (RouteNotFound("/x"), 404, "NotFound"),
+        (MethodNotAllowed("PUT", "/x", b"GET"), 405, "MethodNotAllowed"),
         (ZeroDivisionError("secret"), 500, "InternalError"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

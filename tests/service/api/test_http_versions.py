@@ -44,7 +44,7 @@ async def test_a_tag_is_written_moved_and_removed(client: httpx.AsyncClient) -> 
     again = await tag(client, path, "golden", 2)
     assert (again["EvaluationID"], again["Warnings"]) == (
         "",
-        ["the tag names this version already: nothing was written"],
+        ["the tag already names this version: nothing was written"],
     )
     await tag(client, path, "golden", 0)  # the latest
     await tag(client, path, "also", "golden")  # what the other names
@@ -190,7 +190,7 @@ async def test_a_revert_is_a_new_version_with_the_old_spec(client: httpx.AsyncCl
     assert new["State"]["StateType"] == "Pending"
     assert found["Versions"][3]["Reason"] == "reverted to version 1"
     again = ok(await client.put(f"{path}/revert", json={"JobVersion": 1}))
-    assert again["Warnings"] == ["the job has the spec of that version already: nothing was written"]
+    assert again["Warnings"] == ["the job already has the spec of that version: nothing was written"]
     await tag(client, path, "second", 2)
     ok(await client.put(f"{path}/revert", json={"JobVersion": "second"}))
     ok(await client.put(f"{path}/revert", json={"JobVersion": 3, "Reason": "mine"}))

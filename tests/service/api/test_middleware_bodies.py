@@ -152,7 +152,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     monkeypatch.setattr("jobledger.service.api.body_budget.DISCARD_TIMEOUT_SECONDS", 0.01)
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "PUT", "path": "/x", "query_string": b"", "headers": headers}
-    await guarded.gate(scope, receive, send)  # type: ignore[arg-type]
+    await guarded.gate(scope, receive, send)
     assert sent[0]["status"] == 400
     assert b"did not arrive" in sent[1]["body"]
     assert guarded.scopes == []

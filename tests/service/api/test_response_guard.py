@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from litestar.types import Message
 
 from jobledger.service.api import response_guard as outgoing
+from jobledger.service.api.asgi import Message
 from jobledger.service.api.body_budget import Disconnected
 from jobledger.service.api.response_guard import Outgoing, Room
 from jobledger.service.errors import TooManyRequests

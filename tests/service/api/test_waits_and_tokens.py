@@ -36,7 +36,7 @@ class Api:
     def with_token(self, text: str) -> httpx.AsyncClient:
         """A client with this token."""
         return httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.gate),  # type: ignore[arg-type]
+            transport=httpx.ASGITransport(self.gate),
             base_url=f"http://127.0.0.1{PREFIX}",
             headers={"Authorization": f"Bearer {text}"},
             timeout=TIMEOUT_SECONDS,
