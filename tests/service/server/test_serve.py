@@ -146,7 +146,7 @@ def test_a_certificate_that_is_none_is_refused(tmp_path: Path) -> None:
         check_tls(Settings(tls_cert=tmp_path / "cert", tls_key=tmp_path / "cert"))
 
 
-@pytest.mark.parametrize("package", ["granian", "litestar", "prometheus_client"])
+@pytest.mark.parametrize("package", ["granian", "prometheus_client"])
 def test_missing_packages_are_told_with_the_way_to_get_them(tmp_path: Path, package: str) -> None:
     """An installation without the extras says which ones it needs."""
     code = f"import sys; sys.modules[{package!r}] = None; from jobledger.service.cli.main import main; main()"
