@@ -52,13 +52,13 @@ DIGEST_CHUNK_ROWS = 2_000  # rows per read
 DIGEST_CHUNK_SPECS = 64  # the same for specs, which are large
 
 # --- folding what a reader reads ----------------------------------------------------------------------------
-FOLDER_MAX_JOBS = 65_536  # remembered by one reader; what became of others is read from the log
-FOLDER_MAX_BYTES = 128 * 1_048_576
-FOLDER_MAX_NUMBERS = 500_000  # jobs of which a replay remembers name and numbers; some 230 bytes each
-FOLDER_MAX_NAMESPACES = 10_000  # known by number for that; jobs of others count as four
-FOLDER_READS = 32  # jobs that one reader reads from the log at once
-FOLDER_SCAN_FACTOR = 50  # records read in a row at the price of one job: measured, 30 to 100
-FOLDER_FORGOTTEN_BITS = 64 * 1_048_576  # of the filter that knows which jobs were forgotten: 8 MB, if any was
+TRACKER_MAX_JOBS = 65_536  # remembered by one reader; what became of others is read from the log
+TRACKER_MAX_BYTES = 128 * 1_048_576
+TRACKER_MAX_NUMBERS = 500_000  # jobs of which a replay remembers name and numbers; some 230 bytes each
+TRACKER_MAX_NAMESPACES = 10_000  # known by number for that; jobs of others count as four
+TRACKER_READS = 32  # jobs that one reader reads from the log at once
+TRACKER_SCAN_FACTOR = 50  # records read in a row at the price of one job: measured, 30 to 100
+TRACKER_EVICTED_BITS = 64 * 1_048_576  # of the filter that knows which jobs were forgotten: 8 MB, if any was
 
 # --- as of an earlier point ---------------------------------------------------------------------------------
 ASOF_FOLD_EVENTS = 2_500  # folded into a snapshot without yielding to the event loop
@@ -95,26 +95,26 @@ PROOFS_AT_ONCE = 32  # inclusion proofs per read: about a hundred tiles, at most
 
 # --- subscriptions ------------------------------------------------------------------------------------------
 SUBSCRIPTION_NAME_MAX_CHARACTERS = 64
-SUBSCRIPTION_PARTITIONS = 32  # of an elastic one: one per shard, which the server filters quickest
-SUBSCRIPTION_MEMBERS_MAX = 32  # members or partitions: there are so many shards
-SUBSCRIPTION_BUFFER_EVENTS = 4_000  # that wait for the handler, over all partitions
-SUBSCRIPTION_BUFFER_BYTES = 8 * 1_048_576  # the same; one large event more per partition may be there
-SUBSCRIPTION_CHUNK_EVENTS = 250  # folded at once: so many events are ready to be handled at most …
-SUBSCRIPTION_CHUNK_BYTES = 1_048_576  # … and about as much
-SUBSCRIPTION_TURN_SECONDS = 0.02  # the handler's, before others in this process have theirs
-ACKNOWLEDGE_EVENTS = 500  # handled, before the server is told, while others are ready …
-ACKNOWLEDGE_SECONDS = 0.1  # … or so long
-LET_GO_PARTITIONS = 4  # of an elastic one, at one look
-RETRIES_DEFAULT = 5  # of an event that failed, before its job is parked
+SUBSCRIPTION_PARTITIONS = 32  # of an elastic group: one per shard, which the server filters fastest
+SUBSCRIPTION_MEMBERS_MAX = 32  # members or partitions: the number of shards
+SUBSCRIPTION_BUFFER_EVENTS = 4_000  # buffered for the handler, over all partitions
+SUBSCRIPTION_BUFFER_BYTES = 8 * 1_048_576  # the same; plus at most one large event per partition
+SUBSCRIPTION_CHUNK_EVENTS = 250  # folded at once: the most events that are ready to be handled …
+SUBSCRIPTION_CHUNK_BYTES = 1_048_576  # … and their approximate size
+SUBSCRIPTION_TURN_SECONDS = 0.02  # of a partition, before other tasks and partitions get their turn
+ACKNOWLEDGE_EVENTS = 500  # handled before an acknowledgement is sent, while more are ready …
+ACKNOWLEDGE_SECONDS = 0.1  # … or this time
+RELEASE_MAX_PARTITIONS = 4  # that an elastic member releases at once
+RETRIES_DEFAULT = 5  # of a failed event before its job is parked
 RETRIES_MAX = 100
-RETRY_FIRST_SECONDS = 1.0  # before the first retry; doubles up to the next line
+RETRY_FIRST_SECONDS = 1.0  # before the first retry; doubles up to RETRY_LAST_SECONDS
 RETRY_LAST_SECONDS = 300.0
-RECORDS_LOOK_SECONDS = 1.0  # between two looks at what operators and other members wrote
-REPLAYED_EVENTS = 100  # of a job that was set aside, handled, before that is written down
-SET_ASIDE_MAX_JOBS = 10_000  # by one subscription; then nothing more is passed until one is done
-SET_ASIDE_ERROR_CHARACTERS = 1_000  # of what a handler said
+RETRY_QUEUE_REFRESH_SECONDS = 1.0  # between two reads of what operators and other members wrote
+REDELIVERY_SAVE_EVENTS = 100  # redelivered events of a job before the progress is saved
+RETRY_QUEUE_MAX_JOBS = 10_000  # per subscription; then a failed event is retried in place
+PARKED_ERROR_MAX_CHARACTERS = 1_000  # of a handler's error
 
 # --- subscriptions, as operators see them -------------------------------------------------------------------
-ADMIN_CALLS = 16  # questions and writes under way at once
+ADMIN_CALLS = 16  # concurrent reads and writes
 ADMIN_LIVE_SECONDS = 5.0  # a subscription whose oldest event is younger counts as live
-ADMIN_WRITE_TRIES = 10  # of one record that somebody else writes at the same time
+ADMIN_WRITE_TRIES = 10  # of one record that is written concurrently

@@ -1,7 +1,7 @@
 """Durable subscriptions for operators: create, list, show, retry, skip, reset, delete.
 
 Everything is read from and written to the NATS server; no process that reads a subscription is asked. Those
-processes see a changed record within `RECORDS_LOOK_SECONDS`, and a reset within `HOLD_CHECK_SECONDS`.
+processes see a changed record within `RETRY_QUEUE_REFRESH_SECONDS`, and a reset within `HOLD_CHECK_SECONDS`.
 """
 
 import asyncio

@@ -22,12 +22,12 @@ from typing import Final
 import msgspec
 
 from jobledger.projections.limits import (
-    REPLAYED_EVENTS,
+    PARKED_ERROR_MAX_CHARACTERS,
+    REDELIVERY_SAVE_EVENTS,
     RETRIES_DEFAULT,
     RETRY_FIRST_SECONDS,
     RETRY_LAST_SECONDS,
-    SET_ASIDE_ERROR_CHARACTERS,
-    SET_ASIDE_MAX_JOBS,
+    RETRY_QUEUE_MAX_JOBS,
 )
 from jobledger.projections.subscriptions.definition import parked_key, parked_prefix
 from jobledger.projections.subscriptions.event import SubscribedEvent
@@ -129,7 +129,7 @@ def skipped(parked: ParkedJob) -> ParkedJob:
 
 def _describe(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}".encode("utf-8", "replace").decode()
-    return text if len(text) <= SET_ASIDE_ERROR_CHARACTERS else f"{text[: SET_ASIDE_ERROR_CHARACTERS - 1]}…"
+    return text if len(text) <= PARKED_ERROR_MAX_CHARACTERS else f"{text[: PARKED_ERROR_MAX_CHARACTERS - 1]}…"
 
 
 # --- the retry queue ----------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class RetryQueue:
     @property
     def is_full(self) -> bool:
         """Whether no further job can be added."""
-        return len(self._jobs) >= SET_ASIDE_MAX_JOBS
+        return len(self._jobs) >= RETRY_QUEUE_MAX_JOBS
 
     def count(self, state: ParkedState) -> int:
         """Number of jobs in a state."""
@@ -317,7 +317,7 @@ class Redelivery:
         Raises:
             LogUnavailable: if the log cannot be read; create a new redelivery to try again.
         """
-        if self._unsaved >= REPLAYED_EVENTS:
+        if self._unsaved >= REDELIVERY_SAVE_EVENTS:
             await self.save()
         if not self.is_current:
             return None

@@ -35,10 +35,10 @@ from typing import Final
 from jobledger.projections.limits import (
     ACKNOWLEDGE_EVENTS,
     ACKNOWLEDGE_SECONDS,
-    FOLDER_MAX_BYTES,
-    FOLDER_MAX_JOBS,
     SUBSCRIPTION_CHUNK_BYTES,
     SUBSCRIPTION_CHUNK_EVENTS,
+    TRACKER_MAX_BYTES,
+    TRACKER_MAX_JOBS,
 )
 from jobledger.projections.subscriptions.event import SubscribedEvent
 from jobledger.projections.subscriptions.filters import EventFilter, match_labels
@@ -50,10 +50,10 @@ from jobledger.projections.subscriptions.parking import (
 )
 from jobledger.projections.subscriptions.state_tracker import (
     FoldedEvent,
-    Folder,
     Scope,
-    job_folder,
-    status_folder,
+    StateTracker,
+    job_tracker,
+    status_tracker,
 )
 from jobledger.store.backoff import Backoff
 from jobledger.store.consumer import Delivery, DurableConsumer
@@ -123,7 +123,7 @@ class EventBuilder:
         self._shards = shards
         self._reachable_shards = reachable_shards
         self._share = share
-        self._folder: Folder[JobStatus] | Folder[Job] | None = None
+        self._folder: StateTracker[JobStatus] | StateTracker[Job] | None = None
 
     def reset(self) -> None:
         """Forget all jobs: deliveries start again."""
@@ -140,13 +140,13 @@ class EventBuilder:
             LogUnavailable: if the log cannot be read; the same deliveries can be passed again.
         """
         if self._folder is None:
-            make = job_folder if self._folds_jobs else status_folder
+            make = job_tracker if self._folds_jobs else status_tracker
             self._folder = make(
                 self._log,
                 from_first=from_first,
                 scope=Scope(self._filter.subjects, self._is_reachable),
-                max_jobs=FOLDER_MAX_JOBS // self._share,
-                max_bytes=FOLDER_MAX_BYTES // self._share,
+                max_jobs=TRACKER_MAX_JOBS // self._share,
+                max_bytes=TRACKER_MAX_BYTES // self._share,
             )
         if self._shards is not None:
             deliveries = [each for each in deliveries if _shard(each.subject) in self._shards]

@@ -1,15 +1,15 @@
-"""What jobs became by the events that a reader of the log meets, wherever in the log it begins.
+"""The state of jobs before and after each event, for a reader that starts anywhere in the log.
 
-Revision, version and state of an event follow from all events of its job before it. A reader that began in
-the middle, or forgot a job since, reads that job's own events from the log, up to the event: the one fold
-(`store/model/fold`) does the rest. No view is asked, so nothing here can lag behind the events.
+Revision, version and state after an event follow from all earlier events of its job. For a job that is not in
+its cache, a tracker reads the job's own events from the log and folds them (`store/model/fold`). It does not
+use the view, so it cannot lag behind the events.
 
-    records ─► which jobs are not remembered? ─► read those from the log, several at once ─► fold in order
+    records ─► which jobs are not cached? ─► read them from the log, several at once ─► fold in order
 
-What is remembered is bounded (`remembering`). A job's events lie all over the log, and the server looks for
-each of them, so reading one job costs as much as reading some FOLDER_SCAN_FACTOR records in a row. Once the
-jobs that were read have cost as much as the whole log up to here, that is read in a row, once: whoever begins
-in the middle of a long log is so never slower than twice the better of the two ways.
+The cache is bounded. A job's events are spread over the log, so reading one job costs the server as much as
+about TRACKER_SCAN_FACTOR records in a row. Once the jobs that were read one by one have cost as much as the
+whole log up to here, the tracker reads that in a row, once. A reader that starts in the middle of a long log
+therefore takes at most twice as long as the better of the two ways.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from contextlib import aclosing
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from jobledger.projections.limits import (
-    FOLDER_FORGOTTEN_BITS,
-    FOLDER_MAX_BYTES,
-    FOLDER_MAX_JOBS,
-    FOLDER_MAX_NAMESPACES,
-    FOLDER_MAX_NUMBERS,
-    FOLDER_READS,
-    FOLDER_SCAN_FACTOR,
     QUARANTINE_LOG_LINES,
+    TRACKER_EVICTED_BITS,
+    TRACKER_MAX_BYTES,
+    TRACKER_MAX_JOBS,
+    TRACKER_MAX_NAMESPACES,
+    TRACKER_MAX_NUMBERS,
+    TRACKER_READS,
+    TRACKER_SCAN_FACTOR,
 )
 from jobledger.store.job_reader import records_between
 from jobledger.store.log import EventLog
@@ -38,11 +38,11 @@ from jobledger.store.model.subjects import NAMELESS_JOB_ID, job_subject_anywhere
 
 CachedJob = TypeVar("CachedJob", JobStatus, Job)
 
-_ENTRY_BYTES: Final = 1_000  # what a remembered job takes beside its texts, about
+_ENTRY_BYTES: Final = 1_000  # approximate size of a cached job without its strings
 _TAG_BYTES: Final = 200
-_PROBES: Final = 4  # bits of one id
+_PROBES: Final = 4  # bits per id
 
-# A job in one text: an integer in hexadecimal (namespace, sequence, revision, version, state), and its name.
+# A packed job is a string: a hexadecimal integer (namespace, sequence, revision, version, state), and a name.
 _STATES: Final = tuple(State(each) for each in StateType)
 _STATE_NUMBERS: Final = {each: number for number, each in enumerate(StateType)}
 _STATE_MASK: Final = 0xF
@@ -50,33 +50,33 @@ _VERSION_AT, _REVISION_AT, _SEQUENCE_AT, _NAMESPACE_AT = 4, 36, 68, 116
 _COUNTER_MAX: Final = 2**32 - 1
 _SEQUENCE_MAX: Final = 2**48 - 1
 _STATUS_WEIGHT: Final = 4
-_NAME_CHARACTERS: Final = 64  # of a packed job, that count as one more
+_NAME_CHARACTERS: Final = 64  # of a name that count as one more packed job
 _NO_TAGS: Final[dict[str, int]] = {}
 
 
-class Memory(Protocol[CachedJob]):
-    """Jobs as they were last seen, by id."""
+class FoldCache(Protocol[CachedJob]):
+    """Jobs after their last event, by id."""
 
     def take(self, job_id: str) -> CachedJob | None:
-        """Hand over what is known of a job: the caller puts back what it became."""
+        """Remove and return a job; the caller puts back its next state."""
         ...
 
     def put_all(self, jobs: dict[str, CachedJob]) -> None:
-        """Remember jobs, in the order of their use."""
+        """Add jobs, the most recently used last."""
         ...
 
-    def may_have_forgotten(self, job_id: str) -> bool:
-        """Whether this job may have been put here once; False is certain."""
+    def may_have_evicted(self, job_id: str) -> bool:
+        """Whether the job may have been in the cache; False is certain."""
         ...
 
 
-class WholeMemory(Generic[CachedJob]):
-    """Jobs as they are, bounded in number and in bytes. Those that have ended go first: little comes after.
+class WholeCache(Generic[CachedJob]):
+    """Whole statuses or jobs, bounded in number and size. Evicts terminal jobs first: few events follow.
 
     Args:
-        status_of: the status of what is kept.
-        max_jobs: kept.
-        max_bytes: of those, about.
+        status_of: the status of an entry.
+        max_jobs: the most jobs.
+        max_bytes: their approximate size.
     """
 
     def __init__(self, status_of: Callable[[CachedJob], JobStatus], max_jobs: int, max_bytes: int) -> None:
@@ -84,17 +84,15 @@ class WholeMemory(Generic[CachedJob]):
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._active: dict[
-            str, tuple[CachedJob, int]
-        ] = {}  # with its size; in the order of use, oldest first
+        self._active: dict[str, tuple[CachedJob, int]] = {}  # with its size; least recently used first
         self._ended: dict[str, tuple[CachedJob, int]] = {}
-        # Who remembers a part of the jobs forgets a part of them.
-        self._forgotten = BloomFilter(
-            FOLDER_FORGOTTEN_BITS * min(max_jobs, FOLDER_MAX_JOBS) // FOLDER_MAX_JOBS
+        # A smaller cache also evicts fewer jobs.
+        self._evicted = BloomFilter(
+            TRACKER_EVICTED_BITS * min(max_jobs, TRACKER_MAX_JOBS) // TRACKER_MAX_JOBS
         )
 
     def take(self, job_id: str) -> CachedJob | None:
-        """See `Memory.take`."""
+        """See `FoldCache.take`."""
         entry = self._active.pop(job_id, None) or self._ended.pop(job_id, None)
         if entry is None:
             return None
@@ -102,7 +100,7 @@ class WholeMemory(Generic[CachedJob]):
         return entry[0]
 
     def put_all(self, jobs: dict[str, CachedJob]) -> None:
-        """See `Memory.put_all`."""
+        """See `FoldCache.put_all`."""
         status_of = self._status_of
         for job_id, job in jobs.items():
             status = status_of(job)
@@ -113,33 +111,33 @@ class WholeMemory(Generic[CachedJob]):
             oldest = self._ended or self._active
             job_id = next(iter(oldest))
             self._bytes -= oldest.pop(job_id)[1]
-            self._forgotten.add(job_id)
+            self._evicted.add(job_id)
 
-    def may_have_forgotten(self, job_id: str) -> bool:
-        """See `Memory.may_have_forgotten`."""
-        return job_id in self._forgotten
+    def may_have_evicted(self, job_id: str) -> bool:
+        """See `FoldCache.may_have_evicted`."""
+        return job_id in self._evicted
 
 
-class NumberMemory:
-    """Of each job what the fold needs to number its next event, in a fifth of the memory of its status.
+class CompactCache:
+    """The fields that the fold needs to number a job's next event, in a fifth of the memory of a status.
 
-    What is handed over has the job's id, namespace, name, version, revision, tags and the type of its state,
-    and as its sequence that of the last record of its subject; all else of it means nothing.
+    A returned status has the job's id, namespace, name, version, revision, tags and state type; its sequence
+    is that of the last record of its subject. Its other fields have no meaning.
 
     Args:
-        max_jobs: kept; one that can't be packed counts as several, by the memory that it takes.
+        max_jobs: the most jobs; one that cannot be packed counts as several, in proportion to its size.
     """
 
-    def __init__(self, max_jobs: int = FOLDER_MAX_NUMBERS) -> None:
+    def __init__(self, max_jobs: int = TRACKER_MAX_NUMBERS) -> None:
         self._max_weight = max_jobs
         self._weight = 0
-        self._jobs: dict[str, str | JobStatus] = {}  # in the order of use, oldest first
+        self._jobs: dict[str, str | JobStatus] = {}  # least recently used first
         self._namespaces: list[str] = []
         self._places: dict[str, int] = {}  # of them
-        self._forgotten = BloomFilter()
+        self._evicted = BloomFilter()
 
     def take(self, job_id: str) -> JobStatus | None:
-        """See `Memory.take`."""
+        """See `FoldCache.take`."""
         kept = self._jobs.pop(job_id, None)
         if kept is None:
             return None
@@ -159,28 +157,28 @@ class NumberMemory:
         )
 
     def put_all(self, jobs: dict[str, JobStatus]) -> None:
-        """See `Memory.put_all`."""
+        """See `FoldCache.put_all`."""
         for job_id, status in jobs.items():
             kept = self._jobs[job_id] = self._packed(status)
             self._weight += _weight(kept)
         while self._weight > self._max_weight:
             job_id = next(iter(self._jobs))
             self._weight -= _weight(self._jobs.pop(job_id))
-            self._forgotten.add(job_id)
+            self._evicted.add(job_id)
 
-    def may_have_forgotten(self, job_id: str) -> bool:
-        """See `Memory.may_have_forgotten`."""
-        return job_id in self._forgotten
+    def may_have_evicted(self, job_id: str) -> bool:
+        """See `FoldCache.may_have_evicted`."""
+        return job_id in self._evicted
 
     def _packed(self, status: JobStatus) -> str | JobStatus:
         state = _STATE_NUMBERS[status.state.state_type]
         place = self._places.get(status.namespace, -1)
-        if place < 0 and len(self._namespaces) < FOLDER_MAX_NAMESPACES:
+        if place < 0 and len(self._namespaces) < TRACKER_MAX_NAMESPACES:
             place = self._places[status.namespace] = len(self._namespaces)
             self._namespaces.append(status.namespace)
         if status.quarantine is not None or status.is_lost:
             return status
-        sequence = last_read(status)  # what the next event names as the one before it
+        sequence = last_read(status)  # the `previous` of the next event
         is_large = status.revision > _COUNTER_MAX or sequence > _SEQUENCE_MAX
         if place < 0 or status.tags or is_large:
             return _numbered(
@@ -231,28 +229,28 @@ def _numbered(
 
 
 def _weight(kept: str | JobStatus) -> int:
-    """How many packed jobs with a short name take as much memory."""
+    """The number of packed jobs with a short name that take the same memory."""
     if isinstance(kept, str):
         return 1 + len(kept) // _NAME_CHARACTERS
     return _STATUS_WEIGHT + len(kept.tags) + len(kept.name) // _NAME_CHARACTERS
 
 
 class BloomFilter:
-    """A Bloom filter: a set that takes no more memory as it grows, and says yes too often instead.
+    """A set of ids in constant memory, with false positives.
 
-    With ten million ids in it, one in twenty others is taken for one of them, and is read from the log.
+    With ten million ids, one in twenty other ids is a false positive, and its job is read from the log.
 
     Args:
-        bits: how many it has.
+        bits: its size.
     """
 
-    def __init__(self, bits: int = FOLDER_FORGOTTEN_BITS) -> None:
+    def __init__(self, bits: int = TRACKER_EVICTED_BITS) -> None:
         self._bytes = max(1, bits // 8)
         self._bits = bytearray()
 
     def add(self, text: str) -> None:
-        """Put an id in."""
-        if not self._bits:  # most readers never forget a job
+        """Add an id."""
+        if not self._bits:  # most readers never evict a job
             self._bits = bytearray(self._bytes)
         for place in _places(text, 8 * self._bytes):
             self._bits[place >> 3] |= 1 << (place & 7)
@@ -273,7 +271,7 @@ def _places(text: str, bits: int) -> list[int]:
 def _size(status: JobStatus, job: JobStatus | Job) -> int:
     size = _ENTRY_BYTES + (len(job.spec) if isinstance(job, Job) else 0)
     state = status.state
-    if state.message or state.details or status.tags:  # seldom
+    if state.message or state.details or status.tags:  # rare
         details = sum(len(key) + len(value) for key, value in state.details.items())
         size += len(state.message) + details + _TAG_BYTES * len(status.tags)
     return size
@@ -286,10 +284,10 @@ class FoldedEvent(NamedTuple, Generic[CachedJob]):
     """One event that changed a job.
 
     Attributes:
-        record: as the log has it.
-        event: what it says.
-        before: the job right before it; None: it came to be by this event.
-        after: the job right after it.
+        record: the record.
+        event: its event.
+        before: the job before the event; None if the event created it.
+        after: the job after the event.
     """
 
     record: Record
@@ -299,11 +297,11 @@ class FoldedEvent(NamedTuple, Generic[CachedJob]):
 
 
 class Scope(NamedTuple):
-    """Which records a reader can meet.
+    """The records that a reader can get.
 
     Attributes:
-        subjects: the log's filter for them.
-        covers: whether one that passes that is among them.
+        subjects: subject filter of the records.
+        covers: whether a record that passes `subjects` is one of them.
     """
 
     subjects: str
@@ -311,7 +309,7 @@ class Scope(NamedTuple):
 
     @property
     def is_partial(self) -> bool:
-        """Whether it has only a part of what may be on the subjects of one job id, in all namespaces."""
+        """Whether events of one job id may be on subjects outside the scope, in other namespaces."""
         return not self.subjects.startswith(_ALL_NAMESPACES)
 
 
@@ -319,12 +317,12 @@ _ALL_NAMESPACES: Final = namespace_subjects(None).removesuffix("*.*")
 _EVERYTHING: Final = Scope(namespace_subjects(None))
 
 
-class Folder(Generic[CachedJob]):
-    """Folds what one reader reads; made by `status_folder`, `job_folder` or `number_folder`.
+class StateTracker(Generic[CachedJob]):
+    """Folds the records of one reader; created by `status_tracker`, `job_tracker` or `number_tracker`.
 
     Attributes:
-        anomalies: records so far that changed no job: no events of ours, or events that make no sense.
-        frozen: records so far that were left out because their job is quarantined.
+        anomalies: records so far that changed no job: foreign records, and events without effect.
+        frozen: records so far that were ignored because their job is quarantined.
     """
 
     def __init__(
@@ -333,7 +331,7 @@ class Folder(Generic[CachedJob]):
         step: Callable[[CachedJob | None, Read], CachedJob | Anomaly],
         step_on: Callable[[CachedJob | None, Read], CachedJob | None],
         status_of: Callable[[CachedJob], JobStatus],
-        remember: Callable[[], Memory[CachedJob]],
+        new_cache: Callable[[], FoldCache[CachedJob]],
         *,
         from_first: bool,
         scope: Scope,
@@ -345,8 +343,8 @@ class Folder(Generic[CachedJob]):
         self._step: Callable[[CachedJob | None, Read], CachedJob | Anomaly] = step
         self._step_on: Callable[[CachedJob | None, Read], CachedJob | None] = step_on
         self._status_of: Callable[[CachedJob], JobStatus] = status_of
-        self._remember: Callable[[], Memory[CachedJob]] = remember
-        self._memory: Memory[CachedJob] = remember()
+        self._new_cache: Callable[[], FoldCache[CachedJob]] = new_cache
+        self._cache: FoldCache[CachedJob] = new_cache()
         self._from_first = from_first
         self._scope = scope
         self._is_partial = scope.is_partial
@@ -354,11 +352,10 @@ class Folder(Generic[CachedJob]):
         self._may_scan = not from_first
 
     async def fold(self, records: Sequence[Record]) -> list[FoldedEvent[CachedJob]]:
-        """The records that changed jobs, with the jobs before and after.
+        """The records that changed a job, each with the job before and after.
 
         Args:
-            records: in the order of the log, after those of the last call. After an error the same ones can
-                be given again.
+            records: in log order, after those of the last call. After an error they can be passed again.
 
         Raises:
             LogUnavailable: if the log can't be read.
@@ -373,7 +370,7 @@ class Folder(Generic[CachedJob]):
         read: Sequence[Read],
         known: dict[str, CachedJob],
     ) -> list[FoldedEvent[CachedJob]]:
-        step, status_of, told = self._step, self._status_of, list[FoldedEvent[CachedJob]]()
+        step, status_of, folded = self._step, self._status_of, list[FoldedEvent[CachedJob]]()
         for record, recorded in zip(records, read, strict=True):
             job_id = job_named(recorded)
             before = known.get(job_id)
@@ -387,16 +384,16 @@ class Folder(Generic[CachedJob]):
                 known[job_id] = after
                 status = status_of(after)
                 if status.sequence == record.sequence and isinstance(recorded, Recorded):
-                    shown = before if before is not None and not status_of(before).is_lost else None
-                    told.append(FoldedEvent(record, recorded.event, shown, after))
+                    visible = before if before is not None and not status_of(before).is_lost else None
+                    folded.append(FoldedEvent(record, recorded.event, visible, after))
                 else:
                     self.frozen += 1
                     self._note_frozen(status)
-        self._memory.put_all(known)
-        return told
+        self._cache.put_all(known)
+        return folded
 
     async def _before(self, records: Sequence[Record], read: Sequence[Read]) -> dict[str, CachedJob]:
-        """The job of each record, as it was before the first record of it."""
+        """The jobs of the records, each before its first record."""
         known, missing = self._take(records, read)
         try:
             if missing and await self._scan_if_cheaper(records[0].sequence, len(missing)):
@@ -405,48 +402,48 @@ class Folder(Generic[CachedJob]):
                 known.update(await self._read_all(missing))
                 self._reads += len(missing)
         except BaseException:
-            self._memory.put_all(known)  # these were not folded
+            self._cache.put_all(known)  # they were not folded
             raise
         return known
 
     def _take(
         self, records: Sequence[Record], read: Sequence[Read]
     ) -> tuple[dict[str, CachedJob], dict[str, tuple[str, int]]]:
-        """The jobs that are remembered, and the others: id, and first sequence, by where they are read."""
+        """The cached jobs, and the missing ones: id and first sequence, by the subject to read."""
         known: dict[str, CachedJob] = {}
         missing: dict[str, tuple[str, int]] = {}
-        first: dict[str, int] = {}  # foreign records before an event, by subject: they are still to be folded
-        memory = self._memory
+        first: dict[str, int] = {}  # of foreign records before the first event of a subject
+        cache = self._cache
         for record, recorded in zip(records, read, strict=True):
             job_id = job_named(recorded)
             if job_id in known:
                 continue
-            found = memory.take(job_id)
+            found = cache.take(job_id)
             if found is not None:
                 known[job_id] = found
             elif isinstance(recorded, Unreadable):
-                first.setdefault(record.subject, record.sequence)  # not worth a read, without an event
+                first.setdefault(record.subject, record.sequence)  # no event: the job need not be read
             elif (
                 not self._from_first
-                or memory.may_have_forgotten(job_id)
-                # Another namespace may have had this id first, and its events are not handed in.
+                or cache.may_have_evicted(job_id)
+                # Another namespace may have used this id first, in events outside the scope.
                 or (self._is_partial and NAMELESS_JOB_ID.fullmatch(job_id))
             ):
                 sequence = first.get(record.subject, record.sequence)
-                missing.setdefault(_where(record, job_id), (job_id, sequence))
+                missing.setdefault(_subject_of(record, job_id), (job_id, sequence))
         return known, missing
 
     async def _scan_if_cheaper(self, sequence: int, missing: int) -> bool:
-        """Read all that was before a sequence, if that is cheaper than so many jobs more, one by one."""
-        if not self._may_scan or (self._reads + missing) * FOLDER_SCAN_FACTOR < sequence:
+        """Read everything before a sequence if that is cheaper than reading the missing jobs one by one."""
+        if not self._may_scan or (self._reads + missing) * TRACKER_SCAN_FACTOR < sequence:
             return False
-        memory = self._remember()
-        await self._scan(memory, sequence - 1)
-        self._memory, self._from_first, self._may_scan = memory, True, False
+        cache = self._new_cache()
+        await self._scan(cache, sequence - 1)
+        self._cache, self._from_first, self._may_scan = cache, True, False
         return True
 
-    async def _scan(self, memory: Memory[CachedJob], up_to: int) -> None:
-        """Fold all records in scope up to a sequence into a memory."""
+    async def _scan(self, cache: FoldCache[CachedJob], up_to: int) -> None:
+        """Fold all records in scope up to a sequence into a cache."""
         last = await self._log.read_last(self._scope.subjects)
         if last is None:
             return
@@ -461,38 +458,38 @@ class Folder(Generic[CachedJob]):
                     if not (self._is_partial and NAMELESS_JOB_ID.fullmatch(job_named(recorded))):
                         page.append(recorded)
                 if len(page) == READ_PAGE_EVENTS:
-                    self._fold_into(memory, page)
+                    self._fold_into(cache, page)
                     page = []
-        self._fold_into(memory, page)
+        self._fold_into(cache, page)
 
-    def _fold_into(self, memory: Memory[CachedJob], page: Sequence[Read]) -> None:
+    def _fold_into(self, cache: FoldCache[CachedJob], page: Sequence[Read]) -> None:
         known: dict[str, CachedJob | None] = {}
-        lost: set[str] = set()  # the memory was too small for them: they are read if they are met
+        evicted: set[str] = set()  # they are read from the log if one of their events comes
         for recorded in page:
             job_id = job_named(recorded)
             if job_id not in known:
-                known[job_id] = memory.take(job_id)
-                if known[job_id] is None and memory.may_have_forgotten(job_id):
-                    lost.add(job_id)
+                known[job_id] = cache.take(job_id)
+                if known[job_id] is None and cache.may_have_evicted(job_id):
+                    evicted.add(job_id)
             known[job_id] = self._step_on(known[job_id], recorded)
-        memory.put_all({key: job for key, job in known.items() if job is not None and key not in lost})
+        cache.put_all({key: job for key, job in known.items() if job is not None and key not in evicted})
 
     def _note_frozen(self, status: JobStatus) -> None:
-        """One line in the log for each job, up to a limit."""
+        """Log one line per job, up to a limit."""
         quarantine = status.quarantine
         if quarantine is None or quarantine.sequence != quarantine.last:
             return
         self._noted += 1
         if self._noted <= QUARANTINE_LOG_LINES:
             _log.warning(
-                "job %s in namespace %s is quarantined: %s; its events are left out until that is resolved",
+                "job %s in namespace %s is quarantined: %s; its events are ignored until that is resolved",
                 status.id,
                 status.namespace,
                 quarantine.reason,
             )
 
     async def _read_all(self, missing: dict[str, tuple[str, int]]) -> dict[str, CachedJob]:
-        turns = asyncio.Semaphore(FOLDER_READS)
+        turns = asyncio.Semaphore(TRACKER_READS)
 
         async def read(subject: str, sequence: int) -> CachedJob | None:
             async with turns:
@@ -503,12 +500,12 @@ class Folder(Generic[CachedJob]):
             async with asyncio.TaskGroup() as group:
                 for subject, (job_id, sequence) in missing.items():
                     tasks.append((job_id, group.create_task(read(subject, sequence))))
-        except BaseExceptionGroup as failed:  # the first tells enough
+        except BaseExceptionGroup as failed:  # the first one is enough to report
             raise failed.exceptions[0] from None
         return {job_id: found for job_id, task in tasks if (found := task.result()) is not None}
 
     async def _read_job(self, subject: str, sequence: int) -> CachedJob | None:
-        """The job right before one of its events; up to that one is read, so a lagging replica is seen."""
+        """The job before one of its events; that event is read too, so that a lagging replica is noticed."""
         status: CachedJob | None = None
         async for record in records_between(self._log, subject, after=0, up_to=sequence):
             if record.sequence < sequence:
@@ -516,80 +513,80 @@ class Folder(Generic[CachedJob]):
         return status
 
 
-def status_folder(
+def status_tracker(
     log: EventLog,
     *,
     from_first: bool,
     scope: Scope = _EVERYTHING,
-    max_jobs: int = FOLDER_MAX_JOBS,
-    max_bytes: int = FOLDER_MAX_BYTES,
-) -> Folder[JobStatus]:
-    """Folds what is known of jobs without their specs.
+    max_jobs: int = TRACKER_MAX_JOBS,
+    max_bytes: int = TRACKER_MAX_BYTES,
+) -> StateTracker[JobStatus]:
+    """A tracker of statuses, without specs.
 
     Args:
-        log: where jobs that are not remembered are read.
-        from_first: whether every record of the jobs that are met, from the log's first one on, is handed in:
-            a job that was never met does not exist then, and need not be looked for.
-        scope: which records may be handed in.
-        max_jobs: remembered.
-        max_bytes: of those, about.
+        log: where jobs are read that are not cached.
+        from_first: whether the records passed start with the log's first one, so that a job that was never
+            passed does not exist and need not be read.
+        scope: the records that may be passed.
+        max_jobs: the most jobs in the cache.
+        max_bytes: their approximate size.
     """
-    return Folder(
+    return StateTracker(
         log,
         fold,
         fold_on,
         _status,
-        lambda: WholeMemory(_status, max_jobs, max_bytes),
+        lambda: WholeCache(_status, max_jobs, max_bytes),
         from_first=from_first,
         scope=scope,
     )
 
 
-def job_folder(
+def job_tracker(
     log: EventLog,
     *,
     from_first: bool,
     scope: Scope = _EVERYTHING,
-    max_jobs: int = FOLDER_MAX_JOBS,
-    max_bytes: int = FOLDER_MAX_BYTES,
-) -> Folder[Job]:
-    """Folds whole jobs, with their specs.
+    max_jobs: int = TRACKER_MAX_JOBS,
+    max_bytes: int = TRACKER_MAX_BYTES,
+) -> StateTracker[Job]:
+    """A tracker of whole jobs, with specs; arguments as of `status_tracker`.
 
     Args:
-        log: where jobs that are not remembered are read.
-        from_first: as of `status_folder`; so are the others.
-        scope: which records may be handed in.
-        max_jobs: remembered.
-        max_bytes: of those, about.
+        log: see `status_tracker`.
+        from_first: see `status_tracker`.
+        scope: see `status_tracker`.
+        max_jobs: see `status_tracker`.
+        max_bytes: see `status_tracker`.
     """
-    return Folder(
+    return StateTracker(
         log,
         fold_job,
         fold_job_on,
         _status_of_job,
-        lambda: WholeMemory(_status_of_job, max_jobs, max_bytes),
+        lambda: WholeCache(_status_of_job, max_jobs, max_bytes),
         from_first=from_first,
         scope=scope,
     )
 
 
-def number_folder(
+def number_tracker(
     log: EventLog,
     *,
     from_first: bool,
     scope: Scope = _EVERYTHING,
-    max_jobs: int = FOLDER_MAX_NUMBERS,
-) -> Folder[JobStatus]:
-    """Folds names, revisions, versions and types of states, of many more jobs: the rest means nothing.
+    max_jobs: int = TRACKER_MAX_NUMBERS,
+) -> StateTracker[JobStatus]:
+    """A tracker of many more jobs, in which only names, revisions, versions and state types have a meaning.
 
     Args:
-        log: where jobs that are not remembered are read.
-        from_first: as of `status_folder`.
-        scope: which records may be handed in.
-        max_jobs: remembered.
+        log: see `status_tracker`.
+        from_first: see `status_tracker`.
+        scope: see `status_tracker`.
+        max_jobs: the most jobs in the cache.
     """
-    return Folder(
-        log, fold, fold_on, _status, lambda: NumberMemory(max_jobs), from_first=from_first, scope=scope
+    return StateTracker(
+        log, fold, fold_on, _status, lambda: CompactCache(max_jobs), from_first=from_first, scope=scope
     )
 
 
@@ -601,10 +598,10 @@ def _status_of_job(job: Job) -> JobStatus:
     return job.status
 
 
-def _where(record: Record, job_id: str) -> str:
-    """Where the events of a record's job are read.
+def _subject_of(record: Record, job_id: str) -> str:
+    """The subject from which a record's job is read.
 
-    The id of a job without a name says nothing of its namespace, so writers of other ones may put events for
-    it on subjects of their own. The job is where an event first created one, as in every view.
+    The id of a nameless job does not depend on its namespace, so writers of other namespaces can publish
+    events with that id. The job belongs to the namespace whose event created it first, as in every view.
     """
     return job_subject_anywhere(job_id) if NAMELESS_JOB_ID.fullmatch(job_id) else record.subject

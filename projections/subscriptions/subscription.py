@@ -35,8 +35,8 @@ import msgspec
 
 from jobledger.projections.errors import WaitTimeout
 from jobledger.projections.limits import (
-    LET_GO_PARTITIONS,
-    RECORDS_LOOK_SECONDS,
+    RELEASE_MAX_PARTITIONS,
+    RETRY_QUEUE_REFRESH_SECONDS,
     SUBSCRIPTION_BUFFER_BYTES,
     SUBSCRIPTION_BUFFER_EVENTS,
     SUBSCRIPTION_TURN_SECONDS,
@@ -402,12 +402,12 @@ class Subscription:
             partition.release()
         now = lease_clock()
         if self._queue is not None and now >= self._refresh_at:
-            self._refresh_at = now + RECORDS_LOOK_SECONDS
+            self._refresh_at = now + RETRY_QUEUE_REFRESH_SECONDS
             await self._queue.refresh()
 
     async def _wait_for_change(self) -> None:
         """Wait for a change, or for the time of the next retry."""
-        seconds = RECORDS_LOOK_SECONDS
+        seconds = RETRY_QUEUE_REFRESH_SECONDS
         next_try = self._queue.next_try() if self._queue is not None else None
         if next_try is not None:
             until_try = (next_try - time.time_ns()) / NANOSECONDS_PER_SECOND
@@ -439,7 +439,7 @@ class Subscription:
     def _rebalance(self, balance: Balance) -> None:
         held = sorted((each for each in self._partitions if each.is_held), key=lambda each: each.held_since)
         waiting = {partition.number: partition.others_waiting for partition in held}
-        for _ in range(LET_GO_PARTITIONS):
+        for _ in range(RELEASE_MAX_PARTITIONS):
             number = balance.release(waiting)
             if number is None:
                 break

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 
-from jobledger.projections.subscriptions.state_tracker import Scope, number_folder
+from jobledger.projections.subscriptions.state_tracker import Scope, number_tracker
 from jobledger.service.cursor import default_source, parse_cursor, stream_tag
 from jobledger.service.errors import CursorGone
 from jobledger.service.export.query import Asked, Chunk, Range
@@ -81,7 +81,7 @@ class LogReplay:
         """
         passes, is_all = self._asked.passes, not (self._asked.types or self._asked.actors)
         scope = Scope(self._subjects or namespace_subjects(None))
-        folder = number_folder(self._log, from_first=self._begin == 0, scope=scope)
+        folder = number_tracker(self._log, from_first=self._begin == 0, scope=scope)
         after, before = self.range.after, 0
         async with aclosing(self._pages()) as pages:
             async for page in pages:

@@ -3,13 +3,13 @@
 import msgspec
 import pytest
 
-from jobledger.projections.limits import FOLDER_FORGOTTEN_BITS
-from jobledger.projections.subscriptions import state_tracker as remembering
+from jobledger.projections.limits import TRACKER_EVICTED_BITS
+from jobledger.projections.subscriptions import state_tracker
 from jobledger.projections.subscriptions.state_tracker import (
     _COUNTER_MAX,
     BloomFilter,
-    NumberMemory,
-    WholeMemory,
+    CompactCache,
+    WholeCache,
 )
 from jobledger.store.model.job import Job, JobStatus, State, StateType
 
@@ -17,7 +17,7 @@ from jobledger.store.model.job import Job, JobStatus, State, StateType
 def test_numbers_are_kept_up_to_their_largest() -> None:
     """What is packed comes back as it was, for every state and namespace; what does not fit is kept whole."""
     for memory_of in (1, _COUNTER_MAX, _COUNTER_MAX + 1, 2**62):
-        memory = NumberMemory()
+        memory = CompactCache()
         statuses = {
             f"{namespace}-{state}": job_status(
                 state, namespace, revision=memory_of, version=min(memory_of, 7)
@@ -41,7 +41,7 @@ def test_numbers_are_kept_up_to_their_largest() -> None:
 
 def test_a_name_that_is_the_id_comes_back_and_long_names_count_as_several() -> None:
     """Names with spaces and of any letters are kept; the bound is one of memory."""
-    memory = NumberMemory(8)
+    memory = CompactCache(8)
     for name in ("j-1", "a b  c", "ü", "7f 1"):
         memory.put_all({"j-1": msgspec.structs.replace(job_status(StateType.RUNNING), id="j-1", name=name)})
         found = memory.take("j-1")
@@ -71,7 +71,7 @@ def job_status(
     )
 
 
-def known_of(memory: NumberMemory | WholeMemory[JobStatus], count: int) -> list[str]:
+def known_of(memory: CompactCache | WholeCache[JobStatus], count: int) -> list[str]:
     """Six jobs put in, one ended, one used again; those that are still known afterwards."""
     for number in range(5):
         memory.put_all({f"j-{number}": job_status(StateType.RUNNING)})
@@ -82,27 +82,27 @@ def known_of(memory: NumberMemory | WholeMemory[JobStatus], count: int) -> list[
     names = ("j-0", "j-1", "j-2", "j-3", "j-4", "j-ended")
     known = [name for name in names if memory.take(name)]
     assert len(known) == count
-    assert all(memory.may_have_forgotten(name) for name in names if name not in known)
-    assert not any(memory.may_have_forgotten(name) for name in known)
+    assert all(memory.may_have_evicted(name) for name in names if name not in known)
+    assert not any(memory.may_have_evicted(name) for name in known)
     return known
 
 
 def test_memory_is_bounded_in_number() -> None:
     """Beyond the bound those are forgotten that were not used for longest; of whole ones, ended first."""
-    assert known_of(NumberMemory(4), 4) == ["j-2", "j-3", "j-4", "j-ended"]
-    assert known_of(NumberMemory(5), 5) == ["j-1", "j-2", "j-3", "j-4", "j-ended"]
-    whole: WholeMemory[JobStatus] = WholeMemory(lambda each: each, 4, 10**9)
+    assert known_of(CompactCache(4), 4) == ["j-2", "j-3", "j-4", "j-ended"]
+    assert known_of(CompactCache(5), 5) == ["j-1", "j-2", "j-3", "j-4", "j-ended"]
+    whole: WholeCache[JobStatus] = WholeCache(lambda each: each, 4, 10**9)
     assert known_of(whole, 4) == ["j-1", "j-2", "j-3", "j-4"]
 
 
 def test_jobs_that_can_not_be_packed_count_as_several(monkeypatch: pytest.MonkeyPatch) -> None:
     """By their tags, and jobs of more namespaces than are numbered: the bound is one of memory."""
-    memory = NumberMemory(20)
+    memory = CompactCache(20)
     tagged = msgspec.structs.replace(job_status(StateType.RUNNING), tags={"a": 1, "b": 1})
     memory.put_all({f"j-{number}": tagged for number in range(10)})
     assert [number for number in range(10) if memory.take(f"j-{number}")] == [7, 8, 9]
-    monkeypatch.setattr(remembering, "FOLDER_MAX_NAMESPACES", 2)
-    memory = NumberMemory(8)
+    monkeypatch.setattr(state_tracker, "TRACKER_MAX_NAMESPACES", 2)
+    memory = CompactCache(8)
     for namespace in ("a", "b", "c", "d"):
         memory.put_all({namespace: job_status(StateType.QUEUED, namespace)})
     found = [memory.take(each) for each in ("a", "b", "c", "d")]
@@ -112,20 +112,20 @@ def test_jobs_that_can_not_be_packed_count_as_several(monkeypatch: pytest.Monkey
 
 def test_memory_is_bounded_in_bytes() -> None:
     """Jobs with long specs are kept in a smaller number: specs and messages count."""
-    memory: WholeMemory[Job] = WholeMemory(lambda job: job.status, 100, 50_000)
+    memory: WholeCache[Job] = WholeCache(lambda job: job.status, 100, 50_000)
     for number in range(10):
         memory.put_all({f"j-{number}": Job(status=job_status(StateType.RUNNING), spec=b"x" * 9_000)})
     assert [number for number in range(10) if memory.take(f"j-{number}")] == [5, 6, 7, 8, 9]
     assert memory._bytes == 0
 
 
-def test_the_filter_of_forgotten_jobs_knows_each_of_them() -> None:
+def test_the_filter_of_evicted_jobs_knows_each_of_them() -> None:
     """What was put in is always found; of what was not, next to nothing; empty, it takes no memory."""
     ids = BloomFilter()
     assert "anything" not in ids
     assert len(ids._bits) == 0
     for number in range(20_000):
         ids.add(f"j-{number}")
-    assert len(ids._bits) == FOLDER_FORGOTTEN_BITS // 8
+    assert len(ids._bits) == TRACKER_EVICTED_BITS // 8
     assert all(f"j-{number}" in ids for number in range(20_000))
     assert sum(f"k-{number}" in ids for number in range(20_000)) < 20

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import pytest
 
 from jobledger import MemoryLog
-from jobledger.projections.limits import FOLDER_READS
-from jobledger.projections.subscriptions import state_tracker as folding
+from jobledger.projections.limits import TRACKER_READS
+from jobledger.projections.subscriptions import state_tracker
 from jobledger.projections.subscriptions.state_tracker import (
     FoldedEvent,
-    Folder,
     Scope,
-    WholeMemory,
-    job_folder,
-    number_folder,
-    status_folder,
+    StateTracker,
+    WholeCache,
+    job_tracker,
+    number_tracker,
+    status_tracker,
 )
 from jobledger.store.log import PendingEvent
 from jobledger.store.model.errors import LogUnavailable
@@ -71,7 +71,7 @@ def said(events: Sequence[FoldedEvent[Job]]) -> list[tuple[int, Job | None, Job]
 
 
 async def fold_in_pages(
-    folder: Folder[Job], records: Sequence[Record], size: int
+    folder: StateTracker[Job], records: Sequence[Record], size: int
 ) -> list[tuple[int, Job | None, Job]]:
     told: list[FoldedEvent[Job]] = []
     for start in range(0, len(records), size):
@@ -88,7 +88,7 @@ async def history(seed: int) -> tuple[Counting, list[Record]]:
 @pytest.fixture(params=[0, 2, 1_000], ids=["job by job", "both ways", "all at once"])
 def factor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How much cheaper it counts to read all that was before in a row."""
-    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", request.param)
+    monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", request.param)
     return int(request.param)
 
 
@@ -101,7 +101,7 @@ async def test_jobs_before_and_after_are_the_same_from_every_beginning(seed: int
     rng = random.Random(seed)
     for start in (0, *(rng.randrange(len(records)) for _ in range(5))):
         told = await fold_in_pages(
-            job_folder(log, from_first=start == 0), records[start:], rng.randint(1, 70)
+            job_tracker(log, from_first=start == 0), records[start:], rng.randint(1, 70)
         )
         assert told == [each for each in truth if each[0] > start]
 
@@ -109,12 +109,12 @@ async def test_jobs_before_and_after_are_the_same_from_every_beginning(seed: int
 @pytest.mark.usefixtures("factor")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("max_jobs", [0, 1, 5])
-async def test_what_was_forgotten_is_read_again(seed: int, max_jobs: int) -> None:
+async def test_what_was_evicted_is_read_again(seed: int, max_jobs: int) -> None:
     """A memory for fewer jobs than there are changes nothing but the reads."""
     log, records = await history(seed)
     truth = truth_of(records)
     for from_first in (True, False):
-        folder = job_folder(log, from_first=from_first, max_jobs=max_jobs)
+        folder = job_tracker(log, from_first=from_first, max_jobs=max_jobs)
         assert await fold_in_pages(folder, records, 20) == truth
         assert folder.anomalies == len(records) - len(truth)
 
@@ -128,7 +128,7 @@ async def test_numbers_alone_are_the_same(seed: int, max_jobs: int) -> None:
     truth = [(at, after.status) for at, _, after in truth_of(records)]
     wanted = [(at, each.revision, each.version, each.state.state_type, each.tags) for at, each in truth]
     for from_first in (True, False):
-        folder = number_folder(log, from_first=from_first, max_jobs=max_jobs)
+        folder = number_tracker(log, from_first=from_first, max_jobs=max_jobs)
         told: list[FoldedEvent[JobStatus]] = []
         for start in range(0, len(records), 20):
             told += await folder.fold(records[start : start + 20])
@@ -141,12 +141,12 @@ async def test_numbers_alone_are_the_same(seed: int, max_jobs: int) -> None:
 
 async def test_jobs_that_were_never_met_cost_no_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader of everything from the first record on reads a job again only if it may have forgotten it."""
-    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", 0)
+    monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", 0)
     log, records = await history(1)
     truth = truth_of(records)
-    await fold_in_pages(job_folder(log, from_first=True), records, 50)
+    await fold_in_pages(job_tracker(log, from_first=True), records, 50)
     assert log.reads == 0
-    await fold_in_pages(job_folder(log, from_first=False), records, 50)
+    await fold_in_pages(job_tracker(log, from_first=False), records, 50)
     assert 0 < log.reads <= JOBS + len(records) - len(truth)
 
 
@@ -154,7 +154,7 @@ async def test_all_that_was_before_is_read_once_it_is_the_cheaper_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Jobs are read one by one until they have cost as much; then all is, once, and no job any more."""
-    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", 10)
+    monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", 10)
     log = Counting()
     names = [f"job-{number}" for number in range(60)]
     ids = [named_job_id("default", name) for name in names]
@@ -162,7 +162,7 @@ async def test_all_that_was_before_is_read_once_it_is_the_cheaper_way(
     drafts += [draft(JobStateChanged, ids[n], state_data(StateType.RUNNING), 100 + n) for n in range(60)]
     await append_all(log, drafts)
     records = await records_of(log)
-    folder = status_folder(log, from_first=False)
+    folder = status_tracker(log, from_first=False)
     reads = []
     for record in records[100:]:  # each of another job
         told = await folder.fold([record])
@@ -178,7 +178,7 @@ async def test_an_event_of_a_newer_release_before_the_beginning_harms_nobody_els
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An event of a newer release before the reader's place freezes its job, and no other."""
-    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", 1_000)
+    monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", 1_000)
     log = Counting()
     ids = [named_job_id("default", name) for name in ("one", "two")]
     drafts = [draft(JobCreated, ids[0], spec_data("one"), 1), draft(JobCreated, ids[1], spec_data("two"), 2)]
@@ -191,14 +191,14 @@ async def test_an_event_of_a_newer_release_before_the_beginning_harms_nobody_els
     feed = await log.follow(after=3)
     of_one, of_two = await feed.take(10)
     await feed.close()
-    folder = status_folder(log, from_first=False)
+    folder = status_tracker(log, from_first=False)
     assert [each.after.revision for each in await folder.fold([of_two])] == [2]
     assert await folder.fold([of_one]) == []
 
 
 async def test_only_what_can_be_met_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all that was before, jobs outside of the reader's scope take no place."""
-    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", 1_000)
+    monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", 1_000)
     log = Counting()
     names = [f"job-{number}" for number in range(20)]
     ids = [named_job_id("default", name) for name in names]
@@ -208,17 +208,17 @@ async def test_only_what_can_be_met_is_remembered(monkeypatch: pytest.MonkeyPatc
     mine = {job_subject("default", job_id) for job_id in ids[:3]}
     scope = Scope(namespace_subjects("default"), lambda record: record.subject in mine)
     records = [record for record in await records_of(log) if record.subject in mine]
-    folder = status_folder(log, from_first=False, scope=scope, max_jobs=3)
+    folder = status_tracker(log, from_first=False, scope=scope, max_jobs=3)
     told = await folder.fold(records[3:])
     assert [each.after.revision for each in told] == [2, 2, 2]
-    assert not any(folder._memory.may_have_forgotten(job_id) for job_id in ids)
+    assert not any(folder._cache.may_have_evicted(job_id) for job_id in ids)
 
 
 async def test_reads_run_at_once_up_to_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs that must be read are read several at once, and never more than the limit says."""
-    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", 0)
+    monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", 0)
     log = Counting()
-    many = 3 * FOLDER_READS
+    many = 3 * TRACKER_READS
     names = [f"job-{number}" for number in range(many)]
     await append_all(
         log,
@@ -227,9 +227,9 @@ async def test_reads_run_at_once_up_to_the_bound(monkeypatch: pytest.MonkeyPatch
             for n, each in enumerate(names)
         ],
     )
-    told = await status_folder(log, from_first=False).fold(await records_of(log))
+    told = await status_tracker(log, from_first=False).fold(await records_of(log))
     assert len(told) == many
-    assert log.most_at_once == FOLDER_READS
+    assert log.most_at_once == TRACKER_READS
 
 
 @pytest.mark.usefixtures("factor")
@@ -237,13 +237,13 @@ async def test_a_failed_read_changes_nothing() -> None:
     """After an error the same records can be folded again, and nothing was lost or counted twice."""
     log, records = await history(2)
     truth = truth_of(records)
-    folder = job_folder(log, from_first=False)
+    folder = job_tracker(log, from_first=False)
     half = len(records) // 2
     told = await fold_in_pages(folder, records[:half], half)
     anomalies = folder.anomalies
-    assert isinstance(folder._memory, WholeMemory)
-    forgotten, _ = folder._memory._active.popitem()  # so that something must be read
-    folder._memory._forgotten.add(forgotten)
+    assert isinstance(folder._cache, WholeCache)
+    forgotten, _ = folder._cache._active.popitem()  # so that something must be read
+    folder._cache._evicted.add(forgotten)
     log.fails = True
     with pytest.raises(LogUnavailable):
         await folder.fold(records[half:])
@@ -265,7 +265,7 @@ async def test_a_job_without_a_name_is_the_one_that_was_created_first() -> None:
     await append_all(log, drafts)
     records = await records_of(log)
     for start in range(4):
-        told = await fold_in_pages(job_folder(log, from_first=False), records[start:], 10)
+        told = await fold_in_pages(job_tracker(log, from_first=False), records[start:], 10)
         assert [sequence for sequence, _, _ in told] == ([1, 4] if start == 0 else [4])
 
 
@@ -290,7 +290,7 @@ async def test_a_reader_of_one_namespace_takes_no_foreign_event_for_a_job_withou
     assert [sequence for sequence, _, _ in truth] == [3, 6]
     for start in range(len(records)):
         for size in (1, 2, 10):
-            folder = job_folder(log, from_first=start == 0, scope=scope)
+            folder = job_tracker(log, from_first=start == 0, scope=scope)
             begin = records[start].sequence
             assert await fold_in_pages(folder, records[start:], size) == [
                 each for each in truth if each[0] >= begin
@@ -309,6 +309,6 @@ async def test_a_job_without_a_name_is_looked_for_once() -> None:
         for n, each in enumerate((*ids, named))
     ]
     await append_all(log, drafts)
-    folder = status_folder(log, from_first=True, scope=Scope(namespace_subjects("default")))
+    folder = status_tracker(log, from_first=True, scope=Scope(namespace_subjects("default")))
     told = [each for record in await records_of(log) for each in await folder.fold([record])]
     assert (len(told), log.reads) == (len(drafts), len(ids))

@@ -54,7 +54,7 @@ def test_the_numbers_are_those_of_the_code() -> None:
         f"within about {PIN_SECONDS:g} s",
         f"for {PIN_SECONDS - PIN_MARGIN_SECONDS:g} s or more",
         f"for up to {HOLD_CHECK_SECONDS:g} s",
-        f"At most {limits.SET_ASIDE_MAX_JOBS:,} jobs",
+        f"At most {limits.RETRY_QUEUE_MAX_JOBS:,} jobs",
         f"at most {limits.RETRY_LAST_SECONDS / 60:g} minutes apart",
         f"before its job is parked; {limits.RETRIES_DEFAULT} |",
     ):

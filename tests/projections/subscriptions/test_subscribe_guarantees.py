@@ -87,7 +87,7 @@ async def test_an_operators_word_counts_in_a_retry_that_fails(
 ) -> None:
     """The event fails once more after an operator wrote: it is left out, or has all its retries again."""
     monkeypatch.setattr(retrying, "RETRY_FIRST_SECONDS", 0.05)
-    monkeypatch.setattr(subscription_module, "RECORDS_LOOK_SECONDS", 1_000.0)
+    monkeypatch.setattr(subscription_module, "RETRY_QUEUE_REFRESH_SECONDS", 1_000.0)
     writer = Writer(jetstream_log, JOBS)
     for _ in range(EVENTS // JOBS):
         await writer.round()

@@ -14,7 +14,7 @@ from jobledger import (
     SubscriptionState,
     subscribe,
 )
-from jobledger.projections.limits import RETRY_FIRST_SECONDS, RETRY_LAST_SECONDS, SET_ASIDE_ERROR_CHARACTERS
+from jobledger.projections.limits import PARKED_ERROR_MAX_CHARACTERS, RETRY_FIRST_SECONDS, RETRY_LAST_SECONDS
 from jobledger.projections.subscriptions import parking as aside_module
 from jobledger.projections.subscriptions import parking as retrying
 from jobledger.projections.subscriptions import subscription as subscription_module
@@ -54,7 +54,7 @@ async def test_who_takes_over_knows_what_is_parked(
     server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A standby that takes over reads the records first: it hands out nothing of a job that waits."""
-    monkeypatch.setattr(subscription_module, "RECORDS_LOOK_SECONDS", 1_000.0)
+    monkeypatch.setattr(subscription_module, "RETRY_QUEUE_REFRESH_SECONDS", 1_000.0)
     job = writer.job_at[1]
     other = await JetStreamLog.connect(server.url)
     heir = Handler({})
@@ -78,7 +78,7 @@ async def test_an_operators_word_counts_on_the_way_back(
     jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Told to begin anew while its events are handled again, a job does: nobody writes over an operator."""
-    monkeypatch.setattr(subscription_module, "RECORDS_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(subscription_module, "RETRY_QUEUE_REFRESH_SECONDS", 0.0)
     job = writer.job_at[2]
     handler = Handler({2: 1})
 
@@ -105,7 +105,7 @@ async def test_no_room_for_more(
     jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the named number of jobs set aside a further failure passes nothing: it is tried in place."""
-    monkeypatch.setattr(aside_module, "SET_ASIDE_MAX_JOBS", 1)
+    monkeypatch.setattr(aside_module, "RETRY_QUEUE_MAX_JOBS", 1)
     handler = Handler({1: 99, 2: 3})
     async with Running(subscribe(jetstream_log, "full", retries=0), handler) as running:
         await handler.until(3)
@@ -179,7 +179,7 @@ def test_an_error_is_cut_to_a_bound() -> None:
         subscription="s", job_id="j", subject="jobs.a.00.j", state=ParkedState.RETRYING, sequence=3, after=2
     )
     failed = failed_again(parked, ValueError("x" * 10_000 + "\udcff"), retries=1, now=5)
-    assert len(failed.error) == SET_ASIDE_ERROR_CHARACTERS
+    assert len(failed.error) == PARKED_ERROR_MAX_CHARACTERS
     assert decode_parked(failed.encode()) == failed
     odd = failed_again(parked, ValueError("\udcff"), retries=1, now=5)
     assert decode_parked(odd.encode()) == odd

@@ -136,7 +136,7 @@ async def test_events_written_while_the_job_comes_back(
     jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More events of the job while its old ones are handled again: none is lost, none comes out of order."""
-    monkeypatch.setattr(setbacks, "REPLAYED_EVENTS", 2)
+    monkeypatch.setattr(setbacks, "REDELIVERY_SAVE_EVENTS", 2)
     handler = Handler({1: 3, 2: 2, 9: 1, 17: 2})
     async with Running(subscribe(jetstream_log, "meanwhile"), handler):
         for _ in range(10):

@@ -101,7 +101,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer_api, "PIN_SECONDS", 2.0)
     monkeypatch.setattr(pinning, "_LOOK_SECONDS", 0.2)
     monkeypatch.setattr(subscription_module, "HOLD_CHECK_SECONDS", 0.1)
-    monkeypatch.setattr(subscription_module, "RECORDS_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(subscription_module, "RETRY_QUEUE_REFRESH_SECONDS", 0.1)
     monkeypatch.setattr(retrying, "RETRY_FIRST_SECONDS", 0.1)
 
 

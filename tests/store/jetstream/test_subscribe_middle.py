@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobledger import JetStreamLog, subscribe
-from jobledger.projections.subscriptions import state_tracker as folding
+from jobledger.projections.subscriptions import state_tracker
 from tests.support.feeding import truth_of
 from tests.support.replaying import write_history
 
@@ -61,7 +61,7 @@ async def test_numbers_do_not_depend_on_the_beginning(
     factor: int,
 ) -> None:
     """Alone and in every form of a group, whichever way the jobs before it are read."""
-    monkeypatch.setattr(folding, "FOLDER_SCAN_FACTOR", factor)
+    monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", factor)
     await write_history(jetstream_log, events=EVENTS, jobs=30)
     truth = {
         (told.sequence, told.status.revision, told.status.version)
