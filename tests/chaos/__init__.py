@@ -1,5 +1,5 @@
-"""Faults against the whole system: real servers, real processes, real files, and checkers of every promise.
+"""Fault injection against the whole real system, with a checker for every guarantee.
 
 `make chaos` runs a long campaign (`python -m tests.chaos --help`); the test modules of this folder are its
-short runs in the slow suite. What was measured is in docs/RELIABILITY.md.
+short runs in the slow suite. docs/RELIABILITY.md has the measurements.
 """

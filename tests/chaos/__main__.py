@@ -1,8 +1,8 @@
-"""The long run: `make chaos CHAOS="--rounds 200 --seed 7 --topology cluster"`.
+"""Run a campaign: `make chaos CHAOS="--rounds 200 --seed 7 --topology cluster"`.
 
-It prints its seed. Rounds are cut into segments, each a new system with a seed of its own, so that a failure
-is repeated by running that segment alone. When something is wrong, the history, the logs of all processes and
-the command that repeats it are in the directory that is printed, and the exit code is 1.
+It prints its seed. Rounds are divided into segments, each a new system with its own seed, so that a failure
+is repeated by running that segment alone. On a failure the printed directory has the history, the logs of
+all processes and the command that repeats it, and the exit code is 1.
 """
 
 import argparse
@@ -39,15 +39,7 @@ KILLS: Final = {
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """Some rounds on one system.
-
-    Attributes:
-        topology: `single` or `cluster`.
-        storage: what the log is on.
-        seed: of the segment.
-        rounds: how many.
-        faults: kinds to choose from; empty: all that are possible.
-    """
+    """Rounds on one system. No `faults` means all that the system supports."""
 
     topology: str
     storage: Storage
@@ -58,7 +50,7 @@ class Segment(msgspec.Struct, frozen=True):
 
     @property
     def repeat(self) -> str:
-        """The command that does the same again."""
+        """The command that repeats this segment."""
         faults = f" --faults {','.join(self.faults)}" if self.faults else ""
         return (
             f'make chaos CHAOS="--topology {self.topology} --storage {self.storage} --seed {self.seed}'
@@ -67,7 +59,7 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """What all segments together measured."""
+    """The measurements of all segments."""
 
     machine: str
     seed: int
@@ -81,25 +73,25 @@ class Report(msgspec.Struct):
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--topology", choices=("single", "cluster", "both"), default="both")
     parser.add_argument("--storage", choices=("plain", "small", "images", "all"), default="all")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("JOBLEDGER_CHAOS_SEED", DEFAULT_SEED)))
     parser.add_argument("--rounds", type=int, default=40, help="per topology and storage")
-    parser.add_argument(
-        "--faults", default="", help="only these kinds (or cases of damage), separated by commas"
-    )
+    parser.add_argument("--faults", default="", help="only these kinds (or cases of damage), comma-separated")
     parser.add_argument("--kills", action="store_true", help="only the kill rounds that destroyed s2 streams")
     parser.add_argument("--damage", action="store_true", help="only damage to the files of the log")
     parser.add_argument("--no-readers", action="store_true", help="without feeds, subscriptions and webhooks")
-    parser.add_argument("--directory", type=Path, default=None, help="of the runs; kept if one fails")
-    parser.add_argument("--report", type=Path, default=None, help="write all measurements there (JSON)")
+    parser.add_argument(
+        "--directory", type=Path, default=None, help="directory of the runs; kept if one fails"
+    )
+    parser.add_argument("--report", type=Path, default=None, help="file for all measurements (JSON)")
     return parser.parse_args(words)
 
 
 def segments(given: argparse.Namespace) -> Iterator[Segment]:
-    """What the command line asks for."""
+    """Yield the segments of the command line."""
     topologies = ("single", "cluster") if given.topology == "both" else (given.topology,)
     storages: tuple[Storage, ...] = (
         ("plain", "small", "images") if given.storage == "all" else (given.storage,)
@@ -119,12 +111,12 @@ def segments(given: argparse.Namespace) -> Iterator[Segment]:
 
 
 def make_topology(name: str, storage: Storage, directory: Path) -> Topology:
-    """A system that is not started yet."""
+    """Return a system that is not started."""
     return Single(directory, storage) if name == "single" else ThreeNodes(directory, storage)
 
 
 def chosen(segment: Segment, possible: dict[str, Fault]) -> Iterator[tuple[str, Fault]]:
-    """The faults of a segment: each kind about equally often, in an order that its seed decides."""
+    """Yield the faults of a segment: each kind about equally often, in an order determined by its seed."""
     rng = Random(segment.seed)
     names = [name for name in segment.faults if name in possible] or [*possible]
     left: list[str] = []
@@ -135,7 +127,7 @@ def chosen(segment: Segment, possible: dict[str, Fault]) -> Iterator[tuple[str, 
 
 
 async def run_segment(segment: Segment, directory: Path, report: Report) -> list[str]:
-    """One system, its rounds, its checks; returns what is wrong."""
+    """Run the rounds and checks of one system; returns the findings."""
     label = f"{segment.topology}/{segment.storage} seed {segment.seed}"
     topology = make_topology(segment.topology, segment.storage, directory)
     findings: list[str] = []
@@ -168,12 +160,12 @@ async def run_segment(segment: Segment, directory: Path, report: Report) -> list
 
 
 async def main(given: argparse.Namespace) -> int:
-    """Run everything that is asked for; the exit code."""
+    """Run the campaign; returns the exit code."""
     print(f"seed {given.seed}", flush=True)
     base = given.directory or Path(tempfile.mkdtemp(prefix="jobledger-chaos-"))
     report = Report(machine=_machine(), seed=given.seed)
     failed = False
-    begun = time.monotonic()
+    started = time.monotonic()
     names = tuple(filter(None, given.faults.split(",")))
     if given.damage:
         for result in await damage.run_all(given.topology, names, given.seed, base):
@@ -200,14 +192,14 @@ async def main(given: argparse.Namespace) -> int:
     if given.report:
         given.report.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
     print(json.dumps(summary(report), indent=1))
-    print(f"{'FAILED' if failed else 'passed'} in {time.monotonic() - begun:.0f} s, seed {given.seed}")
+    print(f"{'FAILED' if failed else 'passed'} in {time.monotonic() - started:.0f} s, seed {given.seed}")
     if not failed and given.directory is None:
         shutil.rmtree(base, ignore_errors=True)
     return int(failed)
 
 
 def summary(report: Report) -> dict[str, Any]:
-    """Rounds, recovery and outage by topology and kind, and what became of the calls."""
+    """Return rounds, recovery and outage by topology and kind, and the outcomes of the calls."""
     kinds: dict[str, list[Round]] = {}
     for topology, done in report.rounds:
         kinds.setdefault(f"{topology} {done.fault}", []).append(done)

@@ -1,8 +1,8 @@
-"""The message blocks of nats-server's file store: found, checked for structure, and damaged on purpose.
+"""Find, check and damage the message blocks of nats-server's file store.
 
-A block is a row of records, each with its length in front (nats-server `server/filestore.go`,
-`writeMsgRecordLocked`). A block that the server compressed begins with `cmp`, the algorithm, and the original
-size, followed by one S2 stream and the last record's checksum. Raw records after that stream make the block
+A block is a sequence of length-prefixed records (nats-server `server/filestore.go`,
+`writeMsgRecordLocked`). A compressed block starts with `cmp`, the algorithm, and the original size,
+followed by one S2 stream and the last record's checksum. Raw records after that stream make the block
 unreadable: nats-server then fails with `s2: corrupt input` and removes the stream.
 """
 
@@ -22,7 +22,7 @@ _TOMBSTONE: Final = 1 << 63
 
 
 class Span(NamedTuple):
-    """One stored record: where it is in its block."""
+    """The position of a record in its block."""
 
     sequence: int
     offset: int
@@ -30,23 +30,23 @@ class Span(NamedTuple):
 
 
 def stream_folders(store: Path, stream: str = "JOBS") -> list[Path]:
-    """The folders of a stream's messages below a server's store directory, whatever the account."""
+    """Return the message directories of a stream below a server's store directory, for every account."""
     return sorted(store.glob(f"jetstream/*/streams/{stream}/msgs")) if store.exists() else []
 
 
 def blocks_of(store: Path, stream: str = "JOBS") -> list[Path]:
-    """The blocks of a stream, oldest first."""
+    """Return the blocks of a stream, oldest first."""
     found = [block for folder in stream_folders(store, stream) for block in folder.glob("*.blk")]
     return sorted(found, key=lambda block: int(block.stem))
 
 
 def is_compressed(block: bytes) -> bool:
-    """Whether a block begins as a compressed one."""
+    """Whether the block is compressed."""
     return block.startswith(_MAGIC)
 
 
 def problem_of(block: bytes) -> str:
-    """What is wrong with the structure of a block; empty if nothing is.
+    """Return the problem in the structure of a block, or an empty string.
 
     The last record of an uncompressed block may be incomplete after `kill -9`: that write was not
     acknowledged, and the server removes it at the next start.
@@ -55,7 +55,7 @@ def problem_of(block: bytes) -> str:
 
 
 def corrupt_blocks(store: Path, stream: str = "JOBS") -> list[str]:
-    """Every block of a stopped server whose structure is wrong, with the reason."""
+    """Return the problem of every block of a stopped server with a wrong structure."""
     found = []
     for block in blocks_of(store, stream):
         problem = problem_of(block.read_bytes())
@@ -65,7 +65,7 @@ def corrupt_blocks(store: Path, stream: str = "JOBS") -> list[str]:
 
 
 def records(block: bytes) -> Iterator[Span]:
-    """The records of an uncompressed block, oldest first; an incomplete last one is left out."""
+    """Return the records of an uncompressed block, oldest first, without an incomplete last one."""
     at = 0
     while at + _HEAD.size <= len(block):
         length, sequence, _, _ = _HEAD.unpack_from(block, at)
@@ -107,7 +107,7 @@ def _problem_of_raw(block: bytes) -> str:
         if length < _HEAD.size + subject_length + _CHECKSUM_BYTES or length > _MAX_RECORD_BYTES:
             return f"no record at byte {at} of {len(block)} (length {length})"
         if at + length > len(block):
-            return ""  # the write that the kill interrupted
+            return ""  # the write interrupted by the kill
         if not sequence & _TOMBSTONE:
             if sequence <= previous:
                 return f"sequence {sequence} after {previous} at byte {at}"

@@ -1,4 +1,4 @@
-"""What must hold after a run: each function returns what is wrong, one line each."""
+"""Checks after a run; each function returns its findings, one line each."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ class _Meta(msgspec.Struct, rename="pascal"):
 
 
 class Received(NamedTuple):
-    """What a reader got, in the order in which it came."""
+    """An event received by a reader."""
 
     sequence: int
     job_id: str
@@ -38,7 +38,7 @@ class Received(NamedTuple):
 
 
 async def read_all(log: JetStreamLog) -> list[Record]:
-    """Every record of the log, oldest first, read one sequence at a time in large pages."""
+    """Return every record of the log, oldest first."""
     last = (await log.info()).last_sequence
     records: list[Record] = []
     if last:
@@ -50,7 +50,7 @@ async def read_all(log: JetStreamLog) -> list[Record]:
 
 
 def problems_of_log(records: Sequence[Record], calls: Iterable[Call]) -> list[str]:
-    """The log against the history: complete, exactly once, revisions 1..N, linearizable per job."""
+    """Check the log against the history: complete, exactly once, revisions 1..N, linearizable per job."""
     sequences = [record.sequence for record in records]
     found = []
     if sequences != list(range(1, len(records) + 1)):
@@ -93,7 +93,7 @@ def _token_of(recorded: Recorded) -> str:
 
 
 def problems_of_reads(calls: Iterable[Call]) -> list[str]:
-    """Reads of a view that waited for a position which their client was answered, and did not see it."""
+    """Find reads of a view that waited for an acknowledged position and returned an older state."""
     return [
         f"a read saw revision {call.revision}, and waited for the position of {call.floor}: {call}"
         for call in calls
@@ -102,7 +102,7 @@ def problems_of_reads(calls: Iterable[Call]) -> list[str]:
 
 
 def problems_of_views(records: Sequence[Record], views: Iterable[Path]) -> list[str]:
-    """Each view against a fold of the log, row by row; equal to the fold means equal to each other."""
+    """Compare each view with a fold of the log, row by row; equal to the fold means equal to each other."""
     expected = fold_of(records)
     found = []
     for view in views:
@@ -122,7 +122,7 @@ def problems_of_views(records: Sequence[Record], views: Iterable[Path]) -> list[
 
 
 def read_received(path: Path) -> list[Received]:
-    """What a reader process wrote; a line that a kill cut is left out."""
+    """Return the events that a reader process wrote, without a line truncated by a kill."""
     if not path.exists():
         return []
     return [
@@ -134,7 +134,7 @@ def read_received(path: Path) -> list[Received]:
 
 
 def problems_of_feed(name: str, received: Iterable[Received], records: Sequence[Record]) -> list[str]:
-    """A feed that resumes at its cursor: every event once, in the order of the log."""
+    """Check a feed that resumes at its cursor: every event once, in log order."""
     expected = [record.sequence for record in records]
     sequences = [each.sequence for each in received if each.sequence <= len(records)]
     if sequences == expected:
@@ -145,7 +145,7 @@ def problems_of_feed(name: str, received: Iterable[Received], records: Sequence[
 
 
 def problems_of_subscription(name: str, received: Iterable[Received], records: Sequence[Record]) -> list[str]:
-    """A subscription: every event at least once; first handlings in order per job."""
+    """Check a subscription: every event at least once; first handlings in order per job."""
     seen: set[int] = set()
     newest: dict[str, int] = {}
     found = []
@@ -161,7 +161,7 @@ def problems_of_subscription(name: str, received: Iterable[Received], records: S
 
 
 class Verdict(NamedTuple):
-    """What `jobledger audit verify` said."""
+    """The result of `jobledger audit verify`."""
 
     exit_code: int
     text: str
@@ -177,14 +177,14 @@ def audit_verify(
 
 
 def audit_keys(home: Path, url: str) -> list[str]:
-    """The public keys of a service."""
+    """Return the public keys of a service."""
     shown = command(home, "audit", "key", "show", "--quiet", "--url", url)
     assert shown.exit_code == 0, shown.text
     return shown.text.split()
 
 
 def command(home: Path, *words: str, env: dict[str, str] | None = None) -> Verdict:
-    """Run a command of the command line to its end."""
+    """Run a command and wait for it."""
     done = subprocess.run(
         [sys.executable, "-m", "jobledger.service.cli.main", *words],
         stdin=subprocess.DEVNULL,
@@ -200,7 +200,7 @@ def command(home: Path, *words: str, env: dict[str, str] | None = None) -> Verdi
 
 
 def save_findings(directory: Path, findings: Sequence[str], repeat: str) -> Path:
-    """Write what was found, and how to repeat it, beside the history."""
+    """Write the findings and the command that repeats them next to the history."""
     path = directory / "findings.json"
     path.write_text(json.dumps({"repeat": repeat, "findings": list(findings)}, indent=1))
     return path

@@ -1,8 +1,8 @@
-"""One client in a process of its own: `python -m tests.chaos.client '{"kind": …}'`.
+"""A client in its own process: `python -m tests.chaos.client '{"kind": …}'`.
 
-It works until it is ended by SIGTERM (then it finishes what it began), writes its calls, or the sequences
-that it received, to a file, and survives every fault: it tries again, with the same idempotency key or event
-id, as a well-behaved client does.
+It works until SIGTERM (then it completes its calls), writes its calls, or the received sequences, to a
+file, and survives every fault: it retries with the same idempotency key or event id, as a well-behaved
+client does.
 """
 
 import asyncio
@@ -45,29 +45,26 @@ from tests.support.api import PREFIX, job_body
 
 TRY_SECONDS: Final = 10.0  # for one HTTP request
 TRIES: Final = 8  # of one call whose outcome is unknown
-PAUSE_SECONDS: Final = 0.2  # before a call is sent again
-REOPEN_SECONDS: Final = 2.0  # of failures before a library client connects again
+PAUSE_SECONDS: Final = 0.2  # before a call is repeated
+REOPEN_SECONDS: Final = 2.0  # of failures before a library client reconnects
 _VERBS: Final = ("create", "apply", "update", "state", "stop", "read")
 _WEIGHTS: Final = (2, 3, 2, 10, 1, 4)
 _STATES: Final = (StateType.QUEUED, StateType.RUNNING, StateType.RUNNING, StateType.COMPLETED)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client does.
+    """The task of a client.
 
     Attributes:
         kind: `http` or `library` (writes), `feed` (Server-Sent Events), `subscription`.
-        name: of the client; of the subscription.
-        file: what it writes: calls, or `<sequence> <job id> <revision>` lines.
-        seed: of its choices.
-        urls: of the services, for `http` and `feed`.
-        nats_url: with credentials, for the others; empty: of the embedded server in `server_directory`.
-        server_directory: of an embedded server, whose address changes when its service is started again.
-        replicas: of the log.
-        jobs: how many jobs the writers share; a name is `job-<number>`.
-        workers: calls at a time.
-        pause_seconds: between two calls of a worker, at the mean.
-        elastic: of the subscription.
+        name: the client, or the subscription.
+        file: output: calls, or `<sequence> <job id> <revision>` lines.
+        urls: the services, for `http` and `feed`.
+        nats_url: with credentials, for the others; empty: the embedded server in `server_directory`.
+        server_directory: an embedded server, whose address changes when its service restarts.
+        jobs: number of jobs shared by the writers, named `job-<number>`.
+        workers: concurrent calls.
+        pause_seconds: mean pause between two calls of a worker.
     """
 
     kind: str
@@ -95,7 +92,7 @@ class Stopped:
         return self._event.is_set()
 
     async def within(self, seconds: float) -> bool:
-        """Wait so long, or until it is set."""
+        """Wait for this time, or until it is set."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._event.wait()
@@ -103,16 +100,16 @@ class Stopped:
 
 
 class Writer:
-    """The workers of one client: each picks a verb and a job, calls, and records."""
+    """The workers of one client: each chooses a verb and a job, calls, and records the call."""
 
-    def __init__(self, plan: Plan, door: "HttpDoor | LibraryDoor", stopped: Stopped) -> None:
+    def __init__(self, plan: Plan, calls: "HttpCalls | LibraryCalls", stopped: Stopped) -> None:
         self._plan = plan
-        self._door = door
+        self._calls = calls
         self._stopped = stopped
         self._recorder = Recorder(Path(plan.file))
         self._number = 0
-        self._seen: dict[str, int] = {}  # the newest revision that this client was answered, by job
-        self._floors: dict[str, int] = {}  # the newest whose position it knows, and passes when it reads
+        self._seen: dict[str, int] = {}  # the newest revision returned to this client, by job
+        self._floors: dict[str, int] = {}  # the newest revision with a known position, which reads pass
 
     async def run(self) -> None:
         """Work until stopped."""
@@ -123,7 +120,7 @@ class Writer:
     async def _work(self, rng: random.Random) -> None:
         while not await self._stopped.within(rng.uniform(0, 2 * self._plan.pause_seconds)):
             (verb,) = rng.choices(_VERBS, _WEIGHTS)
-            # Few jobs are hot, so that writers meet on them.
+            # Few jobs are hot, so that writers conflict.
             job = f"job-{min(rng.randrange(self._plan.jobs), rng.randrange(self._plan.jobs))}"
             self._number += 1
             call = Call(
@@ -139,16 +136,16 @@ class Writer:
                 call.expected = self._seen.get(job)
             with_key = rng.random() < 0.7
             self._recorder.begin(call)
-            await self._door.call(call, rng, with_key=with_key)
+            await self._calls.call(call, rng, with_key=with_key)
             self._recorder.end(call)
             if call.outcome == "ok" or call.revision:
                 self._seen[job] = max(self._seen.get(job, 0), call.revision)
-                if call.sequence:  # a read over HTTP has none: the next one may be on a replica that lags
+                if call.sequence:  # an HTTP read returns none: the next one may use a lagging replica
                     self._floors[job] = max(self._floors.get(job, 0), call.revision)
 
 
-class HttpDoor:
-    """Calls over HTTP, each to one of the services."""
+class HttpCalls:
+    """Calls over HTTP to any of the services."""
 
     def __init__(self, plan: Plan, stopped: Stopped) -> None:
         self._urls = plan.urls
@@ -157,7 +154,7 @@ class HttpDoor:
         self._last_sequence: dict[str, int] = {}
 
     async def call(self, call: Call, rng: random.Random, *, with_key: bool) -> None:  # noqa: C901 - the outcomes
-        """Make a call; with a key it is sent again until its outcome is known."""
+        """Make a call; with a key it is repeated until its outcome is known."""
         method, path, body, parameters = self._request(call, rng)
         headers = {"Jobledger-Actor": call.client}
         if call.verb != "read":
@@ -177,7 +174,7 @@ class HttpDoor:
             except httpx.TransportError as error:
                 call.error = repr(error)
                 if isinstance(error, httpx.ConnectError) and attempt == 1:
-                    call.outcome = "refused"  # it was not sent at all
+                    call.outcome = "refused"  # it was not sent
                     return
             else:
                 if self._take(call, response, sure=attempt == 1):
@@ -205,21 +202,21 @@ class HttpDoor:
         )
 
     def _take(self, call: Call, response: httpx.Response, *, sure: bool) -> bool:
-        """Take an answer; False: it says that the outcome is unknown, or that trying again may help."""
+        """Record a response; returns False if the outcome is unknown or the call should be retried."""
         try:
-            told = response.json()
+            body = response.json()
         except ValueError:
-            told = {}
+            body = {}
         if response.status_code == httpx.codes.OK:
             call.outcome = "ok"
-            told = told.get("Job", told) if call.verb == "read" else told
-            call.revision = int(told["Revision"])
-            call.event_id = told.get("EvaluationID", "")
-            call.sequence = int(told.get("Sequence", 0))
+            body = body.get("Job", body) if call.verb == "read" else body
+            call.revision = int(body["Revision"])
+            call.event_id = body.get("EvaluationID", "")
+            call.sequence = int(body.get("Sequence", 0))
             call.changed = bool(call.event_id) and call.verb != "read"
             self._pass_from_now_on(call)
             return True
-        code = told.get("Code", "") if isinstance(told, dict) else ""
+        code = body.get("Code", "") if isinstance(body, dict) else ""
         call.error = f"{response.status_code} {code}"
         if code == "OutcomeUnknown" or response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
             nothing_written = code in ("LogUnavailable", "LogBusy", "LogRefused", "NotReady")
@@ -227,21 +224,21 @@ class HttpDoor:
                 call.outcome = "refused"
                 return True
             return False
-        # After a try without an answer, a refusal may be due to what that try wrote.
+        # After an attempt without a response, a refusal may be due to what that attempt wrote.
         if sure:
             call.outcome = "refused"
             if response.status_code == httpx.codes.PRECONDITION_FAILED:
-                call.revision, call.sequence = int(told["Revision"]), int(told["Sequence"])
+                call.revision, call.sequence = int(body["Revision"]), int(body["Sequence"])
                 self._pass_from_now_on(call)
         return True
 
     def _pass_from_now_on(self, call: Call) -> None:
-        """Remember the position of an answer, which the next read of the job waits for."""
+        """Store the position of a response, which the next read of the job waits for."""
         self._last_sequence[call.job] = max(self._last_sequence.get(call.job, 0), call.sequence)
 
 
-class LibraryDoor:
-    """Calls straight on the log."""
+class LibraryCalls:
+    """Calls directly on the log."""
 
     def __init__(self, plan: Plan, stopped: Stopped) -> None:
         self._plan = plan
@@ -252,7 +249,7 @@ class LibraryDoor:
         self._opening = asyncio.Lock()
 
     async def call(self, call: Call, rng: random.Random, *, with_key: bool) -> None:  # noqa: C901 - the outcomes
-        """Make a call; one whose outcome is unknown is sent again with the same event id."""
+        """Make a call; while its outcome is unknown it is repeated with the same event id."""
         event_id = new_event_id()
         verb = self._verb(call, rng)
         for attempt in range(1, TRIES + 1):
@@ -278,7 +275,7 @@ class LibraryDoor:
                 if attempt == 1:
                     call.outcome = "refused"
                 return
-            except JobledgerError as error:  # the log does not take it: nothing was written
+            except JobledgerError as error:  # the log does not accept it: nothing was written
                 call.error = repr(error)[:200]
                 self._failed()
                 if attempt == 1:
@@ -328,7 +325,7 @@ class LibraryDoor:
         self._failing_since = self._failing_since or now
 
     async def _connected(self) -> Ledger:
-        """The ledger; on a new connection if the old one has failed for long."""
+        """Return the ledger, on a new connection if the old one has failed for long."""
         async with self._opening:
             failing = time.monotonic() - self._failing_since if self._failing_since else 0.0
             if self._ledger is None or failing > REOPEN_SECONDS:
@@ -351,10 +348,10 @@ def _spec(call: Call, rng: random.Random) -> JobSpec:
 
 
 def nats_url(plan: Plan) -> str:
-    """Where the log's server is now.
+    """Return the current URL of the log.
 
     Raises:
-        JobledgerError: if an embedded server does not run.
+        JobledgerError: the embedded server is not running.
     """
     if plan.nats_url:
         return plan.nats_url
@@ -365,18 +362,18 @@ def nats_url(plan: Plan) -> str:
 
 
 class LogNotFound(JobledgerError):
-    """There is no server to connect to just now."""
+    """No server is running at the moment."""
 
 
 async def open_log(plan: Plan) -> JetStreamLog:
-    """Connect; the stream must be there: only the service makes it."""
+    """Connect to an existing stream: only the service creates it."""
     from jobledger import StreamSettings
 
     return await JetStreamLog.connect(nats_url(plan), StreamSettings(replicas=plan.replicas))
 
 
 async def follow_feed(plan: Plan, stopped: Stopped) -> None:
-    """Read the feed of all events, over every service in turn, from where it was."""
+    """Read the feed of all events, alternating between the services, resuming at its cursor."""
     after, turn = "0", 0
     with Path(plan.file).open("ab", buffering=0) as file:  # noqa: ASYNC230 - lines of some bytes
         while not stopped:
@@ -410,7 +407,7 @@ async def _messages(response: httpx.Response) -> Any:
 
 
 async def handle_subscription(plan: Plan, stopped: Stopped) -> None:
-    """Handle every event of a durable subscription; ended in the middle by SIGTERM."""
+    """Handle every event of a durable subscription, until SIGTERM."""
     with Path(plan.file).open("ab", buffering=0) as file:  # noqa: ASYNC230 - lines of some bytes
 
         async def handle(event: SubscribedEvent) -> None:
@@ -438,7 +435,7 @@ async def handle_subscription(plan: Plan, stopped: Stopped) -> None:
 
 
 async def _until_moved(plan: Plan, address: str, stopped: Stopped) -> None:
-    """Wait until stopped, or until an embedded server has another address since its service was restarted."""
+    """Wait until stopped, or until the address of the embedded server has changed."""
     while not await stopped.within(0.5):
         with suppress(JobledgerError):
             if nats_url(plan) != address:
@@ -446,16 +443,16 @@ async def _until_moved(plan: Plan, address: str, stopped: Stopped) -> None:
 
 
 async def main(plan: Plan) -> None:
-    """Do what the plan says until SIGTERM."""
+    """Execute the plan until SIGTERM."""
     stopped = Stopped()
     if plan.kind == "feed":
         await follow_feed(plan, stopped)
     elif plan.kind == "subscription":
         await handle_subscription(plan, stopped)
     else:
-        door = HttpDoor(plan, stopped) if plan.kind == "http" else LibraryDoor(plan, stopped)
-        await Writer(plan, door, stopped).run()
-    os._exit(0)  # a connection that hangs in a fault must not keep the process
+        calls = HttpCalls(plan, stopped) if plan.kind == "http" else LibraryCalls(plan, stopped)
+        await Writer(plan, calls, stopped).run()
+    os._exit(0)  # a connection that hangs in a fault must not keep the process alive
 
 
 if __name__ == "__main__":

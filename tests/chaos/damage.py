@@ -1,14 +1,14 @@
-"""Damage to the files of the log: the right answer is a report or a repair, and never silence.
+"""Damage to the files of the log must be repaired or reported, never ignored.
 
-Each case writes a log of several blocks, ends everything by `kill -9`, damages one file, starts again, and
-judges what an operator sees:
+Each case writes a log of several blocks, kills everything with `kill -9`, damages one file, starts again,
+and checks what an operator sees:
 
 - `intact`: every acknowledged event is there, exactly once, and `audit verify` agrees;
-- `refused`: the service does not start, and says which stream is damaged;
+- `refused`: the service does not start, and names the damaged stream;
 - `reported`: the service runs, `/readyz` fails or warns with a reason, and `audit verify` names the damage.
 
-Anything else is silent damage: a problem. On one replica of three the log itself must stay intact, and
-`audit scrub` must find that replica healed (`intact`) or name it (`reported`).
+Anything else is silent damage: a finding. With one damaged replica of three the log itself must stay
+intact, and `audit scrub` must find that replica healed (`intact`) or name it (`reported`).
 """
 
 import asyncio
@@ -40,14 +40,14 @@ _BAD_REPLICA: Final = 9
 
 
 class Result(msgspec.Struct):
-    """What became of one case.
+    """The result of one case.
 
     Attributes:
         name: topology and case.
         outcome: `intact`, `refused` or `reported`; empty if there is a problem.
-        seconds: from the start until that was certain.
-        report: what the operator is shown.
-        problem: why the answer is wrong; empty if it is right.
+        seconds: from the start until the outcome was certain.
+        report: the output for the operator.
+        problem: why the outcome is wrong; empty if it is right.
     """
 
     name: str
@@ -58,29 +58,29 @@ class Result(msgspec.Struct):
 
 
 Damage = Callable[[Path, Random], None]
-"""Damages something in a store directory of a server that is down."""
+"""Damages a file in the store directory of a stopped server."""
 
 
 def flip_in_the_middle(store: Path, rng: Random) -> None:
-    """A bit of a record in the middle block."""
+    """Flip a bit of a record in the middle block."""
     blocks = blocks_of(store)
     flip_payload_bit(blocks[len(blocks) // 2], rng)
 
 
 def flip_in_the_last_block(store: Path, rng: Random) -> None:
-    """A bit of a record in the block that is still written to."""
+    """Flip a bit of a record in the last block."""
     flip_payload_bit(blocks_of(store)[-1], rng)
 
 
 def cut_last_block(store: Path, rng: Random) -> None:
-    """A part of the block that is still written to."""
+    """Truncate the last block."""
     block = blocks_of(store)[-1]
     with block.open("r+b") as file:
         file.truncate(int(block.stat().st_size * rng.uniform(0.2, 0.8)))
 
 
 def cut_middle_block(store: Path, rng: Random) -> None:
-    """A part of the middle block."""
+    """Truncate the middle block."""
     blocks = blocks_of(store)
     block = blocks[len(blocks) // 2]
     with block.open("r+b") as file:
@@ -88,43 +88,43 @@ def cut_middle_block(store: Path, rng: Random) -> None:
 
 
 def delete_middle_block(store: Path, _: Random) -> None:
-    """The whole middle block."""
+    """Delete the middle block."""
     blocks = blocks_of(store)
     blocks[len(blocks) // 2].unlink()
 
 
 def delete_last_block(store: Path, _: Random) -> None:
-    """The whole block that is still written to."""
+    """Delete the last block."""
     blocks_of(store)[-1].unlink()
 
 
 def delete_first_block(store: Path, _: Random) -> None:
-    """The whole first block."""
+    """Delete the first block."""
     blocks_of(store)[0].unlink()
 
 
 def flip_meta(store: Path, rng: Random) -> None:
-    """A bit of the stream's description."""
+    """Flip a bit of the stream's description."""
     (folder,) = stream_folders(store)
     path = folder.parent / "meta.inf"
     flip_bit(path, rng.randrange(path.stat().st_size))
 
 
 def flip_meta_sum(store: Path, rng: Random) -> None:
-    """A bit of the checksum of the stream's description."""
+    """Flip a bit of the checksum of the stream's description."""
     (folder,) = stream_folders(store)
     path = folder.parent / "meta.sum"
     flip_bit(path, rng.randrange(path.stat().st_size))
 
 
 def delete_meta(store: Path, _: Random) -> None:
-    """The stream's description."""
+    """Delete the stream's description."""
     (folder,) = stream_folders(store)
     (folder.parent / "meta.inf").unlink()
 
 
 def flip_index(store: Path, rng: Random) -> None:
-    """A bit of the index, which the server can make again."""
+    """Flip a bit of the index, which the server can recreate."""
     (folder,) = stream_folders(store)
     path = folder / "index.db"
     if path.exists():
@@ -132,13 +132,13 @@ def flip_index(store: Path, rng: Random) -> None:
 
 
 def delete_stream(store: Path, _: Random) -> None:
-    """The whole stream, as the server itself does when it cannot read it."""
+    """Delete the stream, as the server itself does when it cannot read it."""
     (folder,) = stream_folders(store)
     shutil.rmtree(folder.parent)
 
 
 def delete_everything(store: Path, _: Random) -> None:
-    """All streams of the server."""
+    """Delete all streams of the server."""
     shutil.rmtree(store / "jetstream")
 
 
@@ -160,7 +160,7 @@ CASES: Final[dict[str, Damage]] = {
 
 
 async def run_all(topology: str, cases: Sequence[str], seed: int, base: Path) -> list[Result]:
-    """The cases (empty: all), each on a system of its own; prints one line each."""
+    """Run the cases (empty: all), each on its own system, and print one line each."""
     results = []
     for name in ("single", "cluster") if topology == "both" else (topology,):
         for case in cases or CASES:
@@ -174,7 +174,7 @@ async def run_all(topology: str, cases: Sequence[str], seed: int, base: Path) ->
 
 
 async def run_case(topology: str, case: str, seed: int, directory: Path) -> Result:
-    """One case; the directory is kept if the answer is wrong."""
+    """Run one case; the directory is kept if the outcome is wrong."""
     shutil.rmtree(directory, ignore_errors=True)
     result = Result(f"{topology} {case}")
     rng = Random(f"{seed}-{case}")
@@ -204,7 +204,7 @@ async def run_case(topology: str, case: str, seed: int, directory: Path) -> Resu
 
 
 async def _fill(system: Topology) -> list[Call]:
-    """A log of several blocks; what was acknowledged."""
+    """Write a log of several blocks; returns the acknowledged calls."""
     calls: list[Call] = []
     async with httpx.AsyncClient(timeout=60.0, trust_env=False) as client:
         for number in range(EVENTS):
@@ -213,7 +213,7 @@ async def _fill(system: Topology) -> list[Call]:
             body = job_body(f"job-{number % 5}", Meta={"call": token, **padding})
             response = await client.put(f"{system.urls[0]}{PREFIX}/jobs", json=body)
             assert response.status_code == httpx.codes.OK, response.text
-            told = response.json()
+            body = response.json()
             calls.append(
                 Call(
                     token=token,
@@ -221,9 +221,9 @@ async def _fill(system: Topology) -> list[Call]:
                     verb="apply",
                     job=f"job-{number % 5}",
                     outcome="ok",
-                    revision=told["Revision"],
-                    sequence=told["Sequence"],
-                    event_id=told["EvaluationID"],
+                    revision=body["Revision"],
+                    sequence=body["Sequence"],
+                    event_id=body["EvaluationID"],
                 )
             )
     sealed = await asyncio.to_thread(
@@ -236,12 +236,12 @@ async def _fill(system: Topology) -> list[Call]:
 async def _judge_single(  # noqa: C901 - the outcomes
     system: Single, calls: list[Call], keys: list[str], result: Result
 ) -> None:
-    begun = time.monotonic()
+    started = time.monotonic()
     service = system.service
     logged = len(service.log())
     service.start()
-    state, since = "", begun
-    while time.monotonic() - begun < WATCH_SECONDS:
+    state, since = "", started
+    while time.monotonic() - started < WATCH_SECONDS:
         code, text = await service.readiness()
         exited = service.exit_code()
         now = f"exit {exited}" if exited is not None else str(code)
@@ -250,7 +250,7 @@ async def _judge_single(  # noqa: C901 - the outcomes
         if exited is not None or (code and time.monotonic() - since > STEADY_SECONDS):
             break
         await asyncio.sleep(POLL_SECONDS)
-    result.seconds = since - begun
+    result.seconds = since - started
     new_log = service.log()[logged:]
     if exited is not None:
         result.outcome = "refused"
@@ -280,10 +280,10 @@ async def _judge_single(  # noqa: C901 - the outcomes
 async def _judge_replica(
     system: ThreeNodes, node: int, calls: list[Call], keys: list[str], result: Result
 ) -> None:
-    begun = time.monotonic()
+    started = time.monotonic()
     await system.cluster.start(node)
     await system.wait_ready()
-    result.seconds = time.monotonic() - begun
+    result.seconds = time.monotonic() - started
     missing = await _missing_from(system, calls)
     if missing:
         result.problem = missing
@@ -296,7 +296,7 @@ async def _judge_replica(
     if verdict.exit_code:
         result.problem = f"audit verify of an intact log: {verdict}"
         return
-    # nats-server heals some damage from the other replicas, and other damage never: then it must be named.
+    # nats-server heals some damage from the other replicas, and other damage never: then it must be reported.
     view = ["--view", str(system.services[0].view)]
     scrubbed = await asyncio.to_thread(
         checks.command, system.directory, "audit", "scrub", *view, *flags, env=env
@@ -311,7 +311,7 @@ async def _judge_replica(
 
 
 async def _missing_from(system: Topology, calls: list[Call]) -> str:
-    """Which acknowledged events cannot be read from the log; empty: none."""
+    """Return a finding if acknowledged events cannot be read from the log."""
     try:
         async with asyncio.timeout(30.0):
             log = await system.open_log()

@@ -1,8 +1,8 @@
-"""The faults, by topology: each is injected while the clients work, and heals itself.
+"""The faults, by topology. Each is injected while the clients work, and heals itself.
 
-A fault is a coroutine function of a `Hurt`. It may not lose anything: what was acknowledged before, during
-and after it is checked at the end of the run. Damage to files, whose right answer may be a refusal, is in
-`damage.py`.
+A fault is a coroutine function of a `FaultTarget`. It must not lose anything: everything acknowledged
+before, during and after it is checked at the end of the run. Damage to files, which may be answered by a
+refusal, is in `damage.py`.
 """
 
 import asyncio
@@ -23,14 +23,8 @@ HOLD_SECONDS: Final = (0.5, 3.0)  # how long a pause or an isolation lasts
 FULL_SECONDS: Final = 4.0  # how long a disk stays full
 
 
-class Hurt:
-    """A system that is being hurt, and what was found on its disks meanwhile.
-
-    Attributes:
-        topology: the system.
-        rng: chooses.
-        findings: what was wrong on a disk right after a kill.
-    """
+class FaultTarget:
+    """A system under faults, and the findings on its disks right after a kill."""
 
     def __init__(self, topology: Topology, rng: Random) -> None:
         self.topology = topology
@@ -50,181 +44,181 @@ class Hurt:
         return self.topology
 
     async def hold(self) -> None:
-        """Let a fault last."""
+        """Wait for the duration of a fault."""
         await asyncio.sleep(self.rng.uniform(*HOLD_SECONDS))
 
     def inspect(self, *names: str) -> None:
-        """Look at the blocks of servers that are down."""
+        """Check the blocks of stopped servers."""
         for name, store in self.topology.stores().items():
             if name in names:
                 self.findings += [f"{name}: {problem}" for problem in corrupt_blocks(store)]
 
 
-async def kill_server(hurt: Hurt) -> None:
-    """`kill -9` of the embedded nats-server; the service starts it again."""
-    hurt.single.kill_server()
-    hurt.inspect("embedded")
+async def kill_server(target: FaultTarget) -> None:
+    """`kill -9` of the embedded nats-server; the service restarts it."""
+    target.single.kill_server()
+    target.inspect("embedded")
 
 
-async def kill_both(hurt: Hurt) -> None:
-    """`kill -9` of service and embedded server at once; the service is started again."""
-    hurt.single.kill_both()
-    hurt.inspect("embedded")
-    hurt.single.service.start()
+async def kill_both(target: FaultTarget) -> None:
+    """`kill -9` of service and embedded server at once; the service is restarted."""
+    target.single.kill_both()
+    target.inspect("embedded")
+    target.single.service.start()
 
 
-async def pause_server(hurt: Hurt) -> None:
+async def pause_server(target: FaultTarget) -> None:
     """SIGSTOP and SIGCONT of the embedded server."""
-    pid = hurt.single.service.embedded_pid()
+    pid = target.single.service.embedded_pid()
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
-        await hurt.hold()
+        await target.hold()
         os.kill(pid, signal.SIGCONT)
 
 
-async def kill_service_of_paused_server(hurt: Hurt) -> None:
-    """`kill -9` of the service while its server is stopped by SIGSTOP; both must come back by themselves."""
-    pid = hurt.single.service.embedded_pid()
-    hurt.single.kill_at_end(pid)
+async def kill_service_of_paused_server(target: FaultTarget) -> None:
+    """`kill -9` of the service while its server is stopped by SIGSTOP; both must recover automatically."""
+    pid = target.single.service.embedded_pid()
+    target.single.kill_at_end(pid)
     os.kill(pid, signal.SIGSTOP)
-    hurt.single.service.kill()
-    hurt.single.service.start()
+    target.single.service.kill()
+    target.single.service.start()
 
 
-async def kill_one(hurt: Hurt) -> None:
+async def kill_one(target: FaultTarget) -> None:
     """`kill -9` of any node."""
-    await _kill(hurt, hurt.rng.choice((1, 2, 3)))
+    await _kill(target, target.rng.choice((1, 2, 3)))
 
 
-async def kill_leader(hurt: Hurt) -> None:
+async def kill_leader(target: FaultTarget) -> None:
     """`kill -9` of the log's leader."""
-    await _kill(hurt, await hurt.nodes.cluster.leader())
+    await _kill(target, await target.nodes.cluster.leader())
 
 
-async def kill_several(hurt: Hurt) -> None:
+async def kill_several(target: FaultTarget) -> None:
     """`kill -9` of two or all three nodes at once."""
-    await _kill(hurt, *hurt.rng.sample((1, 2, 3), hurt.rng.choice((2, 3))))
+    await _kill(target, *target.rng.sample((1, 2, 3), target.rng.choice((2, 3))))
 
 
-async def _kill(hurt: Hurt, *nodes: int) -> None:
-    await hurt.nodes.kill_nodes(*nodes)
-    hurt.inspect(*(f"node-{node}" for node in nodes))
+async def _kill(target: FaultTarget, *nodes: int) -> None:
+    await target.nodes.kill_nodes(*nodes)
+    target.inspect(*(f"node-{node}" for node in nodes))
     if len(nodes) == 1:
-        await hurt.hold()
-    await hurt.nodes.cluster.start(*nodes)
+        await target.hold()
+    await target.nodes.cluster.start(*nodes)
 
 
-async def pause_leader(hurt: Hurt) -> None:
+async def pause_leader(target: FaultTarget) -> None:
     """SIGSTOP and SIGCONT of the leader."""
-    await _pause(hurt, await hurt.nodes.cluster.leader())
+    await _pause(target, await target.nodes.cluster.leader())
 
 
-async def pause_several(hurt: Hurt) -> None:
+async def pause_several(target: FaultTarget) -> None:
     """SIGSTOP and SIGCONT of two or all three nodes."""
-    await _pause(hurt, *hurt.rng.sample((1, 2, 3), hurt.rng.choice((2, 3))))
+    await _pause(target, *target.rng.sample((1, 2, 3), target.rng.choice((2, 3))))
 
 
-async def _pause(hurt: Hurt, *nodes: int) -> None:
+async def _pause(target: FaultTarget, *nodes: int) -> None:
     for node in nodes:
-        hurt.nodes.signal_node(node, signal.SIGSTOP)
+        target.nodes.signal_node(node, signal.SIGSTOP)
     try:
-        await hurt.hold()
+        await target.hold()
     finally:
         for node in nodes:
-            hurt.nodes.signal_node(node, signal.SIGCONT)
+            target.nodes.signal_node(node, signal.SIGCONT)
 
 
-async def isolate_leader(hurt: Hurt) -> None:
-    """The leader's network is gone for seconds."""
-    await _isolate(hurt, await hurt.nodes.cluster.leader())
+async def isolate_leader(target: FaultTarget) -> None:
+    """Isolate the leader from the network for seconds."""
+    await _isolate(target, await target.nodes.cluster.leader())
 
 
-async def isolate_follower(hurt: Hurt) -> None:
-    """A follower's network is gone for seconds."""
-    leader = await hurt.nodes.cluster.leader()
-    await _isolate(hurt, hurt.rng.choice([node for node in (1, 2, 3) if node != leader]))
+async def isolate_follower(target: FaultTarget) -> None:
+    """Isolate a follower from the network for seconds."""
+    leader = await target.nodes.cluster.leader()
+    await _isolate(target, target.rng.choice([node for node in (1, 2, 3) if node != leader]))
 
 
-async def isolate_follower_then_leader(hurt: Hurt) -> None:
-    """A follower that lags is followed by the leader's isolation: the new leader may lag.
+async def isolate_follower_then_leader(target: FaultTarget) -> None:
+    """Isolate a follower until it lags, then the leader: the new leader may lag.
 
-    This made a healthy log look truncated (issue 8, F3).
+    This once made a healthy log look truncated.
     """
-    network = hurt.nodes.cluster
+    network = target.nodes.cluster
     assert isinstance(network, NamespaceCluster)
-    leader = await hurt.nodes.cluster.leader()
-    follower = hurt.rng.choice([node for node in (1, 2, 3) if node != leader])
+    leader = await target.nodes.cluster.leader()
+    follower = target.rng.choice([node for node in (1, 2, 3) if node != leader])
     network.isolate(follower)
     try:
-        await asyncio.sleep(hurt.rng.uniform(3.0, 6.0))
+        await asyncio.sleep(target.rng.uniform(3.0, 6.0))
     finally:
         network.reconnect(follower)
-    hurt.nodes.cut_connections()
-    await _isolate(hurt, leader)
+    target.nodes.cut_connections()
+    await _isolate(target, leader)
 
 
-async def _isolate(hurt: Hurt, node: int) -> None:
-    network = hurt.nodes.cluster
+async def _isolate(target: FaultTarget, node: int) -> None:
+    network = target.nodes.cluster
     assert isinstance(network, NamespaceCluster)
     network.isolate(node)
     try:
-        await hurt.hold()
+        await target.hold()
     finally:
         network.reconnect(node)
 
 
-async def cut_connections(hurt: Hurt) -> None:
-    """Every connection between services and nodes is cut, several times."""
-    for _ in range(hurt.rng.randrange(1, 5)):
-        hurt.nodes.cut_connections()
-        await asyncio.sleep(hurt.rng.uniform(0.0, 0.3))
+async def cut_connections(target: FaultTarget) -> None:
+    """Cut every connection between services and nodes, several times."""
+    for _ in range(target.rng.randrange(1, 5)):
+        target.nodes.cut_connections()
+        await asyncio.sleep(target.rng.uniform(0.0, 0.3))
 
 
-async def kill_service(hurt: Hurt) -> None:
-    """`kill -9` of a service; it is started again."""
-    service = _any_service(hurt)
+async def kill_service(target: FaultTarget) -> None:
+    """`kill -9` of a service; it is restarted."""
+    service = _any_service(target)
     service.kill()
     service.start()
 
 
-async def pause_service(hurt: Hurt) -> None:
+async def pause_service(target: FaultTarget) -> None:
     """SIGSTOP and SIGCONT of a service."""
-    service = _any_service(hurt)
+    service = _any_service(target)
     os.kill(service.pid, signal.SIGSTOP)
     try:
-        await hurt.hold()
+        await target.hold()
     finally:
         os.kill(service.pid, signal.SIGCONT)
 
 
-async def full_log_disk(hurt: Hurt) -> None:
-    """The disk of the log is full for seconds."""
-    await _fill(hurt, "log")
+async def full_log_disk(target: FaultTarget) -> None:
+    """Fill the disk of the log for seconds."""
+    await _fill(target, "log")
 
 
-async def full_view_disk(hurt: Hurt) -> None:
-    """The disk of a view is full for seconds."""
-    await _fill(hurt, "view")
+async def full_view_disk(target: FaultTarget) -> None:
+    """Fill the disk of a view for seconds."""
+    await _fill(target, "view")
 
 
-async def full_disk_of_one_node(hurt: Hurt) -> None:
-    """The disk of one node is full for seconds; an operator restarts the node, as nats-server requires."""
-    await _fill_nodes(hurt, hurt.rng.sample((1, 2, 3), 1))
+async def full_disk_of_one_node(target: FaultTarget) -> None:
+    """Fill the disk of one node for seconds, then restart the node, as nats-server requires."""
+    await _fill_nodes(target, target.rng.sample((1, 2, 3), 1))
 
 
-async def full_disk_of_two_nodes(hurt: Hurt) -> None:
-    """The disks of two nodes are full for seconds: no quorum; both are restarted."""
-    await _fill_nodes(hurt, hurt.rng.sample((1, 2, 3), 2))
+async def full_disk_of_two_nodes(target: FaultTarget) -> None:
+    """Fill the disks of two nodes for seconds, which takes the quorum, then restart both."""
+    await _fill_nodes(target, target.rng.sample((1, 2, 3), 2))
 
 
-async def _fill_nodes(hurt: Hurt, nodes: list[int]) -> None:
-    await _fill(hurt, *(f"node-{node}" for node in nodes))
-    await hurt.nodes.kill_nodes(*nodes)
-    await hurt.nodes.cluster.start(*nodes)
+async def _fill_nodes(target: FaultTarget, nodes: list[int]) -> None:
+    await _fill(target, *(f"node-{node}" for node in nodes))
+    await target.nodes.kill_nodes(*nodes)
+    await target.nodes.cluster.start(*nodes)
 
 
-async def _fill(hurt: Hurt, *names: str) -> None:
-    disks = [hurt.topology.disks[name] for name in names]
+async def _fill(target: FaultTarget, *names: str) -> None:
+    disks = [target.topology.disks[name] for name in names]
     for disk in disks:
         disk.fill()
     try:
@@ -234,48 +228,48 @@ async def _fill(hurt: Hurt, *names: str) -> None:
             disk.free()
 
 
-async def power_loss(hurt: Hurt) -> None:
-    """Everything ends at once, and the disks hold what was synced and no more."""
-    topology = hurt.topology
+async def power_loss(target: FaultTarget) -> None:
+    """Kill everything at once; the disks keep only what was synced."""
+    topology = target.topology
     if isinstance(topology, Single):
         topology.kill_both()
     else:
-        await hurt.nodes.kill_nodes(1, 2, 3)
+        await target.nodes.kill_nodes(1, 2, 3)
     copies = {name: image.snapshot() for name, image in topology.images.items()}
     for name, copy in copies.items():
         topology.images[name].restore(copy)
     if isinstance(topology, Single):
         topology.service.start()
     else:
-        await hurt.nodes.cluster.start()
+        await target.nodes.cluster.start()
 
 
-async def delete_view(hurt: Hurt) -> None:
-    """The file of a view is deleted while its service runs."""
-    for path in _files_of_view(_any_service(hurt)):
+async def delete_view(target: FaultTarget) -> None:
+    """Delete the file of a view while its service runs."""
+    for path in _files_of_view(_any_service(target)):
         path.unlink(missing_ok=True)
 
 
-async def truncate_view(hurt: Hurt) -> None:
-    """The file of a view is cut while its service runs."""
-    view = _any_service(hurt).view
+async def truncate_view(target: FaultTarget) -> None:
+    """Truncate the file of a view while its service runs."""
+    view = _any_service(target).view
     with view.open("r+b") as file:
-        file.truncate(hurt.rng.randrange(0, view.stat().st_size))
+        file.truncate(target.rng.randrange(0, view.stat().st_size))
 
 
-async def flip_view(hurt: Hurt) -> None:
-    """Pages of a view's file are overwritten with noise while its service runs."""
-    view = _any_service(hurt).view
+async def flip_view(target: FaultTarget) -> None:
+    """Overwrite pages of a view's file with noise while its service runs."""
+    view = _any_service(target).view
     size = view.stat().st_size
     with view.open("r+b") as file:
         for _ in range(4):
-            file.seek(hurt.rng.randrange(0, max(1, size - 512)))
-            file.write(hurt.rng.randbytes(512))
+            file.seek(target.rng.randrange(0, max(1, size - 512)))
+            file.write(target.rng.randbytes(512))
 
 
-async def replace_view(hurt: Hurt) -> None:
-    """The file of a view is replaced by an empty database while its service runs."""
-    service = _any_service(hurt)
+async def replace_view(target: FaultTarget) -> None:
+    """Replace the file of a view by an empty database while its service runs."""
+    service = _any_service(target)
     other = service.view.with_name("other.sqlite")
     connection = sqlite3.connect(other)
     connection.execute("CREATE TABLE other (x)")
@@ -284,15 +278,15 @@ async def replace_view(hurt: Hurt) -> None:
     other.replace(service.view)
 
 
-def _any_service(hurt: Hurt) -> Service:
-    return hurt.rng.choice(hurt.topology.services)
+def _any_service(target: FaultTarget) -> Service:
+    return target.rng.choice(target.topology.services)
 
 
 def _files_of_view(service: Service) -> list[Path]:
     return [service.view.with_name(f"{service.view.name}{suffix}") for suffix in ("", "-wal", "-shm")]
 
 
-Fault = Callable[[Hurt], Awaitable[None]]
+Fault = Callable[[FaultTarget], Awaitable[None]]
 
 SINGLE: Final[dict[str, Fault]] = {
     "kill-server": kill_server,

@@ -1,7 +1,7 @@
-"""What the clients of a run did: every call with the time of its begin and of its answer, one JSON line each.
+"""The calls of the clients of a run with the times of request and response, one JSON line each.
 
-A call is written before it is sent, and its answer when it came. A client that is killed in between leaves a
-call without an answer: whether its event is in the log is unknown, but it is there at most once.
+A call is written before it is sent, and again with its response. A client that is killed in between leaves
+a call without a response: whether its event is in the log is unknown, but it is there at most once.
 """
 
 import time
@@ -16,25 +16,20 @@ FOREVER: Final = 1e18  # JSON has no infinity
 
 
 class Call(msgspec.Struct, kw_only=True):
-    """One call of a client, and what became of it.
+    """One call of a client and its outcome.
 
     Attributes:
-        token: names the call; the event that it appends carries it.
-        client: which client process.
+        token: identifies the call; the event that it appends carries it.
         verb: `create`, `apply`, `update`, `state`, `stop`, or `read`.
-        job: the job's name.
-        expected: the revision that the call expects; 0: that there is no such job; None: none.
-        begun: when it was sent; seconds of the machine's monotonic clock.
-        ended: when the answer came; `FOREVER` without an answer.
+        expected: the expected revision; 0: the job must not exist; None: no expectation.
+        started: when it was sent, in seconds of the machine's monotonic clock.
+        ended: when the response arrived; `FOREVER` without a response.
         outcome: `ok`: acknowledged; `refused`: nothing was written; `unknown`: neither is certain.
-        changed: of an acknowledged write, whether an event was appended.
-        revision: the job's revision in the answer; of a refusal that names one, that one; 0: none.
-        sequence: of the event, in the answer; of a refusal that names a revision, of its event; 0: none.
-        event_id: of the event, in the answer.
-        floor: of a read: the revision that it must have seen at least: the newest of which its client was
-            answered the position before it sent the read.
-        strong: of a read: whether it was answered from the log, so that it is part of the one order.
-        error: of a call that was not acknowledged.
+        changed: whether an acknowledged write appended an event.
+        revision: the job's revision in the response or refusal; 0: none.
+        sequence: the sequence of that revision's event; 0: none.
+        floor: the least revision that a read must return: the newest one whose position its client knew.
+        strong: whether a read was answered from the log, so that it is part of the total order.
         tries: how often it was sent.
     """
 
@@ -43,7 +38,7 @@ class Call(msgspec.Struct, kw_only=True):
     verb: str
     job: str
     expected: int | None = None
-    begun: float = 0.0
+    started: float = 0.0
     ended: float = FOREVER
     outcome: Outcome = "unknown"
     changed: bool = True
@@ -62,18 +57,18 @@ class Call(msgspec.Struct, kw_only=True):
 
 
 class Recorder:
-    """Appends calls to a file, as they begin and as they end."""
+    """Appends calls to a file, when they start and when they end."""
 
     def __init__(self, path: Path) -> None:
         self._file: IO[bytes] = path.open("ab", buffering=0)
 
     def begin(self, call: Call) -> None:
-        """Write a call down before it is sent."""
-        call.begun = time.monotonic()
+        """Record a call before it is sent."""
+        call.started = time.monotonic()
         self._write(call)
 
     def end(self, call: Call) -> None:
-        """Write its answer down."""
+        """Record its response."""
         if call.outcome != "unknown":
             call.ended = time.monotonic()
         self._write(call)
@@ -87,10 +82,10 @@ class Recorder:
 
 
 def read_calls(paths: Iterable[Path]) -> list[Call]:
-    """Every call in these files, as its last line has it, in the order of their begins."""
+    """Return every call in these files, by its last line, in the order of the starts."""
     calls: dict[str, Call] = {}
     for path in paths:
-        for line in path.read_bytes().split(b"\n")[:-1]:  # what has no end of line was cut by a kill
+        for line in path.read_bytes().split(b"\n")[:-1]:  # a line without an end was truncated by a kill
             call = msgspec.json.decode(line, type=Call)
             calls[call.token] = call
-    return sorted(calls.values(), key=lambda call: call.begun)
+    return sorted(calls.values(), key=lambda call: call.started)

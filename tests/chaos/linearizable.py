@@ -1,17 +1,17 @@
-"""Whether what the clients saw of each job is one order of events: a checker of linearizability.
+"""A linearizability checker: the clients' observations of each job must fit one order of events.
 
 A job is a register with compare-and-swap whose value is its revision. Finding an order that explains a
-history is exponential in general (Wing and Gong, 1993; Jepsen's Knossos). Here it is not needed: the log is
-the order, and each event names its call. So the question is whether *that* order explains the history:
+history is exponential in general (Wing and Gong, 1993; Jepsen's Knossos). It is not needed here: the log is
+the order, and each event names its call. So the check is whether *that* order explains the history:
 
-1. every acknowledged write is the event of the revision that its answer names, once;
-2. a refused write is no event; one without an answer is at most one;
-3. a write that expected revision r made revision r + 1;
-4. the order agrees with time: a call that ended before another began is not after it in the order.
+1. every acknowledged write is the event of the revision that its response names, once;
+2. a refused write has no event; one without a response has at most one;
+3. a write that expected revision r created revision r + 1;
+4. the order agrees with time: a call that ended before another started is not after it in the order.
 
-An answer that writes nothing (a strong read, a no-op, a refusal that names the job's revision) is a read: it
-is placed after the event of that revision and before the next. Rule 4 needs one pass: by rising place, a
-call may not end before the latest begin of any call with a lower place.
+A response that writes nothing (a strong read, a no-op, a refusal that names the job's revision) is a read:
+it is placed after the event of that revision and before the next. Rule 4 needs one pass: by increasing
+place, a call must not end before the latest start of any call with a lower place.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ from tests.chaos.history import FOREVER, Call
 
 
 class Logged(NamedTuple):
-    """An event of a job, as the log has it."""
+    """An event of a job in the log."""
 
     sequence: int
     revision: int
@@ -32,12 +32,12 @@ class Logged(NamedTuple):
 
 
 def problems_of_job(job: str, events: Iterable[Logged], calls: Iterable[Call]) -> list[str]:
-    """What contradicts the one order of a job's events; empty if the history is linearizable.
+    """Return the contradictions of a job's history; empty if it is linearizable.
 
     Args:
         job: its name.
-        events: those of the job that make revisions, in the order of the log.
-        calls: those on the job.
+        events: its events that create revisions, in log order.
+        calls: the calls on the job.
     """
     events = tuple(events)
     by_token: dict[str, list[Logged]] = {}
@@ -62,12 +62,7 @@ def problems_of_job(job: str, events: Iterable[Logged], calls: Iterable[Call]) -
 
 
 def problems_of_tokens(events: Mapping[str, int], calls: Iterable[Call]) -> list[str]:
-    """Events that no call explains.
-
-    Args:
-        events: the sequence of each event, by token.
-        calls: all calls.
-    """
+    """Return the events that no call explains, given the sequence of each event by token."""
     known = {call.token for call in calls}
     return [
         f"the event at {sequence} is of no call: {token!r}"
@@ -77,7 +72,7 @@ def problems_of_tokens(events: Mapping[str, int], calls: Iterable[Call]) -> list
 
 
 def _is_strong_answer(call: Call) -> bool:
-    """Whether it is an answer without an event that was decided on the log."""
+    """Whether the call wrote nothing and was decided on the log."""
     if call.verb == "read":
         return call.strong and call.outcome == "ok"
     return call.outcome == "refused" or (call.outcome == "ok" and not call.changed)
@@ -107,16 +102,16 @@ def _problems_of_call(call: Call, mine: list[Logged]) -> list[str]:
 
 def _against_time(placed: list[tuple[tuple[int, int], Call]]) -> list[str]:
     found = []
-    latest: Call | None = None  # the latest begin of the calls with a lower place
+    latest: Call | None = None  # the latest start of the calls with a lower place
     for _, group in groupby(sorted(placed, key=itemgetter(0)), key=itemgetter(0)):
         calls = [call for _, call in group]
         if latest is not None:
             found += [
-                f"the order contradicts time: {call} ended before {latest} began, and is after it"
+                f"the order contradicts time: {call} ended before {latest} started, and is after it"
                 for call in calls
-                if call.ended != FOREVER and call.ended < latest.begun
+                if call.ended != FOREVER and call.ended < latest.started
             ]
-        begun = max(calls, key=lambda call: call.begun)
-        if latest is None or begun.begun > latest.begun:
-            latest = begun
+        started = max(calls, key=lambda call: call.started)
+        if latest is None or started.started > latest.started:
+            latest = started
     return found

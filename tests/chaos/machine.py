@@ -1,8 +1,8 @@
-"""Small disks and disk images, which need root on Linux; each can be asked for.
+"""Small disks and disk images, which need root on Linux.
 
 A power loss is simulated with a file system (ext4) in an image file on a loop device. The image, copied at
-the moment of the kill, is what was handed to the device: pages that were written and not synced are not in
-it; what the server acknowledged after its fsync must be. It does not show what a disk loses whose cache
+the moment of the kill, has what was handed to the device: not the pages that were written and not synced,
+but everything that the server acknowledged after its fsync. It does not show what a disk loses whose cache
 ignores flushes.
 """
 
@@ -43,7 +43,7 @@ def can_loop() -> bool:
 
 
 class SmallDisk:
-    """A tmpfs of a few megabytes at a folder, until `remove`; it can be filled up."""
+    """A tmpfs of a few megabytes at a folder, until `remove`; it can be filled."""
 
     def __init__(self, folder: Path, megabytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ class SmallDisk:
         self.folder = folder
 
     def fill(self) -> None:
-        """Take all space that is left."""
+        """Use all remaining space."""
         with (self.folder / _FILLER).open("ab", buffering=0) as file:
             size = _MEGABYTE
             while size:
@@ -61,16 +61,16 @@ class SmallDisk:
                     size //= 2
 
     def free(self) -> None:
-        """Give the space back."""
+        """Free the space."""
         (self.folder / _FILLER).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Unmount it; its files are gone."""
+        """Unmount it, which removes its files."""
         _run("umount", "--lazy", self.folder)
 
 
 class DiskImage:
-    """An ext4 file system in a file, mounted at a folder, whose state at the moment of a kill can be kept."""
+    """An ext4 file system in an image file, whose state at the moment of a kill can be copied."""
 
     def __init__(self, folder: Path, megabytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,14 +82,14 @@ class DiskImage:
         self._mount()
 
     def snapshot(self) -> Path:
-        """Copy what the device has been given so far; unsynced pages are missing, as after a power loss."""
+        """Copy what the device has received; unsynced pages are missing, as after a power loss."""
         copy = self._image.with_suffix(".snapshot")
         # Not frozen: that would write the dirty pages. All writers are dead, so nothing changes meanwhile.
         _run("cp", "--sparse=always", self._image, copy)
         return copy
 
     def restore(self, snapshot: Path) -> None:
-        """Unmount what there is, and mount the copy instead: the machine comes back from the power loss."""
+        """Mount the copy instead of the current image: the machine restarts after the power loss."""
         _run("umount", self.folder)
         snapshot.replace(self._image)
         self._mount()

@@ -1,8 +1,8 @@
-"""One run: a system, its clients, rounds of faults, and at the end every check.
+"""One run: a system, its clients, rounds of faults, and all checks at the end.
 
 A round waits for some acknowledged writes, injects a fault, and writes a probe through every service until
-it is acknowledged: from the end of the fault to that moment is the recovery time. The probe's sequence must
-be beyond everything acknowledged before; so a lost tail is found in the round that lost it.
+it is acknowledged: the time from the end of the fault to that moment is the recovery time. The probe's
+sequence must be beyond everything acknowledged before, so a lost tail is found in the round that lost it.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from tests.chaos.faults import (
     SINGLE,
     VIEW,
     Fault,
-    Hurt,
+    FaultTarget,
 )
 from tests.chaos.history import Call, Recorder, read_calls
 from tests.chaos.topology import RECOVERY_SECONDS, NotRecovered, ThreeNodes, Topology
@@ -49,13 +49,11 @@ _ROOT: Final = Path(__file__).parent.parent.parent
 
 
 class Round(msgspec.Struct, frozen=True):
-    """What one round measured.
+    """The measurements of one round.
 
     Attributes:
-        number: of the round, from 1.
-        fault: its kind.
         recovery_seconds: from the end of the fault until a write was acknowledged by every service.
-        outage_seconds: the longest time without an acknowledged write, from the begin of the fault on.
+        outage_seconds: the longest time without an acknowledged write, from the start of the fault.
     """
 
     number: int
@@ -65,13 +63,13 @@ class Round(msgspec.Struct, frozen=True):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What takes part in a run.
+    """The participants of a run.
 
     Attributes:
         writers: client processes; every second one uses the library.
-        workers: calls at a time, each.
-        pause_seconds: between two calls of a worker, at the mean.
-        readers: whether feeds, subscriptions, a webhook and `audit watch` take part.
+        workers: concurrent calls of each.
+        pause_seconds: mean pause between two calls of a worker.
+        readers: whether feeds, subscriptions, a webhook and `audit watch` run.
     """
 
     writers: int = 2
@@ -81,7 +79,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress:
-    """Acknowledged writes so far, as the clients' files say; reads only what is new."""
+    """The acknowledged writes so far, read incrementally from the clients' files."""
 
     def __init__(self) -> None:
         self._offsets: dict[Path, int] = {}
@@ -90,7 +88,7 @@ class Progress:
         self.ends: list[float] = []
 
     def read(self, paths: Sequence[Path]) -> None:
-        """Take in what was written since."""
+        """Read what was written since."""
         for path in paths:
             if not path.exists():
                 continue
@@ -108,7 +106,7 @@ class Progress:
 
 
 class Run:
-    """`async with Run(topology, seed) as run`; then rounds, then `finish`."""
+    """`async with Run(topology, seed) as run`: rounds, then `finish`."""
 
     def __init__(self, topology: Topology, seed: int, options: Options | None = None) -> None:
         self.topology = topology
@@ -129,7 +127,7 @@ class Run:
         self._keys: list[str] = []
 
     async def __aenter__(self) -> Self:
-        await self.probe()  # the stream is there, and the first job
+        await self.probe()  # creates the stream and the first job
         if self.options.readers:
             self._receiver = await self._receiving.__aenter__()
             await self._start_readers()
@@ -147,39 +145,39 @@ class Run:
             await self._receiving.__aexit__(None, None, None)
 
     async def round(self, name: str, fault: Fault) -> Round:
-        """A burst of writes, a fault, and the recovery from it.
+        """Run a burst of writes, a fault, and the recovery from it.
 
         Raises:
-            NotRecovered: if the system does not come back.
+            NotRecovered: the system does not recover in time.
         """
         await self._burst()
-        hurt = Hurt(self.topology, self._rng)
-        begun = time.monotonic()
-        await fault(hurt)
+        target = FaultTarget(self.topology, self._rng)
+        started = time.monotonic()
+        await fault(target)
         healed = time.monotonic()
         before = self.progress.last_sequence
         await self.topology.wait_ready()
-        sequences = [await self.probe(door) for door in range(len(self.topology.services))]
+        sequences = [await self.probe(service_index) for service_index in range(len(self.topology.services))]
         ended = time.monotonic()
-        self.findings += [f"round {len(self.rounds) + 1}, {name}: {each}" for each in hurt.findings]
+        self.findings += [f"round {len(self.rounds) + 1}, {name}: {each}" for each in target.findings]
         if min(sequences) <= before:
             self.findings.append(
                 f"round {len(self.rounds) + 1}, {name}: {before} was acknowledged, and afterwards {sequences}"
             )
         self.progress.read(self._histories)
-        done = Round(len(self.rounds) + 1, name, ended - healed, self._outage(begun, ended))
+        done = Round(len(self.rounds) + 1, name, ended - healed, self._outage(started, ended))
         self.rounds.append(done)
         return done
 
-    async def probe(self, door: int = 0) -> int:
+    async def probe(self, service_index: int = 0) -> int:
         """Write through one service until it is acknowledged; returns the event's sequence.
 
         Raises:
-            NotRecovered: if it is not in time.
+            NotRecovered: it is not acknowledged in time.
         """
         deadline = time.monotonic() + RECOVERY_SECONDS
         last = ""
-        service = self.topology.services[door]
+        service = self.topology.services[service_index]
         async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
             while time.monotonic() < deadline:
                 number = next(self._probe_number)
@@ -193,10 +191,10 @@ class Run:
                 else:
                     last = response.text
                     if response.status_code == httpx.codes.OK:
-                        told = response.json()
+                        body = response.json()
                         call.outcome = "ok"
-                        call.revision, call.sequence = told["Revision"], told["Sequence"]
-                        call.event_id = told["EvaluationID"]
+                        call.revision, call.sequence = body["Revision"], body["Sequence"]
+                        call.event_id = body["EvaluationID"]
                         self._probes.end(call)
                         return call.sequence
                 service.restart_if_ended()
@@ -205,11 +203,11 @@ class Run:
         raise NotRecovered(f"no write is acknowledged by {service.data_dir.name}: {last}\n{tail}")
 
     async def finish(self) -> list[str]:
-        """Stop the writers, wait for the readers, and check everything; returns what is wrong."""
+        """Stop the writers, wait for the readers, and run all checks; returns the findings."""
         await self._stop_writers()
         await self.topology.wait_ready()
-        for door in range(len(self.topology.services)):
-            await self.probe(door)
+        for service_index in range(len(self.topology.services)):
+            await self.probe(service_index)
         records = await self._settled_records()
         calls = self.calls()
         findings = [*self.findings, *checks.problems_of_log(records, calls), *checks.problems_of_reads(calls)]
@@ -222,7 +220,7 @@ class Run:
         return findings
 
     def calls(self) -> list[Call]:
-        """Every call so far, also the probes'."""
+        """Return every call so far, including the probes."""
         return read_calls([*self._histories, self._directory / "calls-probe.jsonl"])
 
     async def _burst(self) -> None:
@@ -234,10 +232,10 @@ class Run:
             await asyncio.sleep(0.02)
             self.progress.read(self._histories)
 
-    def _outage(self, begun: float, ended: float) -> float:
-        """The longest time between two acknowledgements, of those around a fault."""
-        before = max((end for end in self.progress.ends if end <= begun), default=begun)
-        within = sorted(end for end in self.progress.ends if begun < end <= ended)
+    def _outage(self, started: float, ended: float) -> float:
+        """Return the longest time between two acknowledgements around a fault."""
+        before = max((end for end in self.progress.ends if end <= started), default=started)
+        within = sorted(end for end in self.progress.ends if started < end <= ended)
         return max(after - each for each, after in itertools.pairwise([before, *within, ended]))
 
     async def _start_client(self, plan: Plan) -> asyncio.subprocess.Process:
@@ -320,9 +318,9 @@ class Run:
                 self.findings.append("a client did not end its last call in time")
 
     async def _settled_records(self) -> list[Record]:
-        """Every record, once each view is exactly there.
+        """Return every record when each view has reached exactly that position.
 
-        A service may still be settling an append whose client gave up; so the log may grow once more.
+        A service may still be reconciling an append whose client gave up, so the log may grow once more.
         """
         log = await self.topology.open_log()
         try:
@@ -387,7 +385,7 @@ class Run:
 
 
 def faults_of(topology: Topology) -> dict[str, Fault]:
-    """The faults that this topology, on this machine and this storage, can have."""
+    """Return the faults that this topology, machine and storage support."""
     cluster = isinstance(topology, ThreeNodes)
     if topology.storage == "small":
         return FULL_CLUSTER if cluster else FULL_SINGLE
@@ -401,7 +399,7 @@ def faults_of(topology: Topology) -> dict[str, Fault]:
 
 
 def measured(rounds: Sequence[Round]) -> dict[str, list[Round]]:
-    """Rounds by their fault."""
+    """Return the rounds by fault."""
     found: dict[str, list[Round]] = defaultdict(list)
     for each in rounds:
         found[each.fault].append(each)

@@ -1,9 +1,9 @@
-"""The memory of one service under a constant load: `python -m tests.chaos.soak --minutes 30`.
+"""The memory of one service under constant load: `python -m tests.chaos.soak --minutes 30`.
 
 Writes (one in five creates a job, the others change the state of a recent one), reads, lists and a feed, at
-constant rates. Every ten seconds the resident memory of the service and of its nats-server is taken from the
-kernel: anonymous memory is the process's own; mapped file pages are the view's, which the kernel takes back
-when it needs them.
+constant rates. Every ten seconds the resident memory of the service and of its nats-server is sampled:
+anonymous memory is the process's own; mapped file pages are the view's, which the kernel reclaims when it
+needs memory.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from tests.support.api import PREFIX, job_body
 SAMPLE_SECONDS: Final = 10.0
 CREATE_SHARE: Final = 0.2
 RECENT_JOBS: Final = 2_000
-FILL_JOBS: Final = 70_000  # more than the projector's cache of statuses holds
+FILL_JOBS: Final = 70_000  # more than the projector's cache of statuses
 _MEGABYTE_KB: Final = 1_024
 
 
 def memory_of(pid: int) -> dict[str, float]:
-    """Resident memory of a process in MB, by its kind."""
+    """Return the resident memory of a process in MB, by kind."""
     found = {}
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -42,7 +42,7 @@ def memory_of(pid: int) -> dict[str, float]:
 
 
 class Load:
-    """Calls at constant rates; counts what was answered."""
+    """Calls at constant rates; counts the responses."""
 
     def __init__(self, url: str, rng: random.Random, most_jobs: int) -> None:
         self._client = httpx.AsyncClient(base_url=url, timeout=30.0, trust_env=False)
@@ -52,7 +52,7 @@ class Load:
         self.counts: dict[str, int] = {"write": 0, "read": 0, "list": 0, "fed": 0, "failed": 0}
 
     async def at_rate(self, per_second: float, verb: str) -> None:
-        """Call so often, for ever; a call that is late is not made up for."""
+        """Call at this rate, forever; late calls are not made up for."""
         calls = {"write": self._write, "read": self._read, "list": self._list}
         loop = asyncio.get_running_loop()
         due = loop.time()
@@ -96,7 +96,7 @@ class Load:
 
 
 async def fill(system: Single, jobs: int) -> None:
-    """Fill the projector's cache, which is bounded by a number of jobs, straight from the log."""
+    """Fill the projector's cache, which is bounded by a number of jobs, directly from the log."""
     log = await system.open_log()
     try:
         await JobLog(log, jobs).create(range(jobs))
@@ -106,7 +106,7 @@ async def fill(system: Single, jobs: int) -> None:
 
 
 async def soak(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run it; the samples."""
+    """Run the load; returns the samples."""
     samples: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="jobledger-soak-") as scratch:
         async with Single(Path(scratch)) as system:
@@ -117,11 +117,11 @@ async def soak(given: argparse.Namespace) -> list[dict[str, Any]]:
             tasks += [asyncio.create_task(load.at_rate(20.0, "read"))]
             tasks += [asyncio.create_task(load.at_rate(1.0, "list"))]
             tasks += [asyncio.create_task(load.feed())]
-            begun = time.monotonic()
-            while time.monotonic() - begun < 60 * given.minutes:
+            started = time.monotonic()
+            while time.monotonic() - started < 60 * given.minutes:
                 await asyncio.sleep(SAMPLE_SECONDS)
                 sample = {
-                    "seconds": round(time.monotonic() - begun),
+                    "seconds": round(time.monotonic() - started),
                     "jobs": load.jobs,
                     **load.counts,
                     "service": memory_of(system.service.pid),
@@ -141,7 +141,7 @@ async def soak(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--writes", type=float, default=50.0, help="per second")

@@ -1,4 +1,4 @@
-"""The table of docs/RELIABILITY.md, from reports (`--report`): `python -m tests.chaos.table REPORT.json…`."""
+"""Print the table of docs/RELIABILITY.md: `python -m tests.chaos.table REPORT.json…` (from `--report`)."""
 
 import sys
 from collections import defaultdict
@@ -13,7 +13,7 @@ from tests.chaos.run import Round
 
 
 def table(reports: Sequence[Report]) -> str:
-    """A row for each topology and fault, and a line with the sums."""
+    """Return a row for each topology and fault, and a line with the sums."""
     kinds: dict[tuple[str, str], list[Round]] = defaultdict(list)
     for report in reports:
         for topology, done in report.rounds:

@@ -1,4 +1,4 @@
-"""The checkers find what they are for; a checker that passes everything would prove nothing."""
+"""The checkers find violations; a checker that accepts everything would prove nothing."""
 
 import random
 from pathlib import Path
@@ -15,14 +15,14 @@ from tests.support.logs import fill, whole
 EVENTS = (Logged(10, 1, "e1", "a"), Logged(12, 2, "e2", "b"), Logged(17, 3, "e3", "c"))
 
 
-def write(token: str, revision: int, begun: float, ended: float, **more: object) -> Call:
-    """An acknowledged write."""
+def write(token: str, revision: int, started: float, ended: float, **more: object) -> Call:
+    """Return an acknowledged write."""
     fields = {"outcome": "ok", "verb": "state", "job": "j", "client": "x", **more}
-    return Call(token=token, revision=revision, begun=begun, ended=ended, **fields)  # type: ignore[arg-type]
+    return Call(token=token, revision=revision, started=started, ended=ended, **fields)  # type: ignore[arg-type]
 
 
 def history() -> dict[str, Call]:
-    """Three writes one after another, and a read between the last two."""
+    """Return three consecutive writes, and a read between the last two."""
     return {
         "a": write("a", 1, 0, 1, sequence=10, event_id="e1", expected=0),
         "b": write("b", 2, 2, 3, sequence=12, event_id="e2", expected=1),
@@ -31,8 +31,8 @@ def history() -> dict[str, Call]:
     }
 
 
-def test_a_history_that_the_log_explains_has_no_problem() -> None:
-    """Also with a call that was refused, and one whose outcome nobody knows."""
+def test_a_history_explained_by_the_log_passes() -> None:
+    """A refused call and a call with an unknown outcome are allowed."""
     calls = history()
     calls["d"] = write("d", 3, 8, 9, outcome="refused", expected=2)
     calls["e"] = write("e", 0, 8, 9, outcome="unknown")
@@ -50,15 +50,15 @@ def test_a_history_that_the_log_explains_has_no_problem() -> None:
         ("c", {"event_id": "e9"}, "with the id e3"),
         ("c", {"expected": 1}, "it made revision 3"),
         ("r", {"revision": 1}, "contradicts time"),  # a stale read
-        ("r", {"revision": 3}, "contradicts time"),  # of what was written later
+        ("r", {"revision": 3}, "contradicts time"),  # of a later write
         ("r", {"revision": 4}, "names revision 4 of 3"),
-        ("b", {"begun": 8.0, "ended": 9.0}, "contradicts time"),
+        ("b", {"started": 8.0, "ended": 9.0}, "contradicts time"),
     ],
 )
-def test_a_history_that_the_log_contradicts_is_reported(
+def test_a_history_contradicted_by_the_log_is_reported(
     token: str, change: dict[str, object], problem: str
 ) -> None:
-    """One answer that cannot be right, each time."""
+    """Each case has one impossible response."""
     calls = history()
     for field, value in change.items():
         setattr(calls[token], field, value)
@@ -66,22 +66,22 @@ def test_a_history_that_the_log_contradicts_is_reported(
     assert any(problem in each for each in found), found
 
 
-def test_an_event_that_is_in_the_log_twice_is_reported() -> None:
-    """Also if its call never had an answer."""
+def test_a_duplicate_event_is_reported() -> None:
+    """The call never had a response."""
     calls = history()
     calls["c"].outcome = "unknown"
     found = problems_of_job("j", [*EVENTS, Logged(18, 4, "e3", "c")], calls.values())
     assert any("in the log 2 times" in each for each in found)
 
 
-def test_revisions_with_a_gap_are_reported() -> None:
-    """One event less than there must be."""
+def test_a_gap_in_revisions_is_reported() -> None:
+    """One event is missing."""
     found = problems_of_job("j", [EVENTS[0], EVENTS[2]], [history()["a"]])
     assert any("has revision 3, and is number 2" in each for each in found)
 
 
 async def test_missing_and_disordered_deliveries_are_reported(jetstream_log: JetStreamLog) -> None:
-    """Of feeds, which repeat nothing, and of subscriptions, which may."""
+    """Feeds must not repeat events; subscriptions may."""
     await fill(jetstream_log, 4)
     log = await whole(jetstream_log)
     got = [Received(record.sequence, record.subject, 0) for record in log]
@@ -94,8 +94,8 @@ async def test_missing_and_disordered_deliveries_are_reported(jetstream_log: Jet
     assert problems_of_subscription("s", [same[1], same[0], *same[2:]], log)
 
 
-def test_a_call_whose_answer_a_kill_cut_is_unknown(tmp_path: Path) -> None:
-    """Its begin was written before it was sent."""
+def test_a_call_without_a_recorded_response_is_unknown(tmp_path: Path) -> None:
+    """The start of a call is written before it is sent."""
     path = tmp_path / "calls.jsonl"
     recorder = Recorder(path)
     call = write("a", 1, 0, 0)
@@ -109,7 +109,7 @@ def test_a_call_whose_answer_a_kill_cut_is_unknown(tmp_path: Path) -> None:
 
 
 async def test_a_block_of_a_real_server_is_read_and_its_damage_is_found(tmp_path: Path) -> None:
-    """Every record; raw records after a compressed block; bytes that are no record."""
+    """Complete records pass; raw records after a compressed block and other bytes do not."""
     async with EmbeddedServer(tmp_path) as server:
         log = await JetStreamLog.connect(server.url)
         await fill(log, 20)
@@ -118,7 +118,7 @@ async def test_a_block_of_a_real_server_is_read_and_its_damage_is_found(tmp_path
     content = path.read_bytes()
     assert corrupt_blocks(tmp_path) == []
     assert [span.sequence for span in records(content)] == list(range(1, 21))
-    assert problem_of(content[:-5]) == ""  # a write that a kill interrupted
+    assert problem_of(content[:-5]) == ""  # a write interrupted by a kill
     assert "no record at byte" in problem_of(content[:100] + bytes(200) + content[300:])
     second = next(span for span in records(content) if span.sequence == 2)
     assert "sequence 1 after 1" in problem_of(content[: second.offset] + content)

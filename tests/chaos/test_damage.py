@@ -1,4 +1,4 @@
-"""Damage to the files of the log is repaired, refused or reported, never silent."""
+"""Damage to the files of the log is repaired, refused or reported, never ignored."""
 
 import os
 from pathlib import Path
@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
         ("cluster", "flip-in-the-middle"),
     ],
 )
-async def test_damage_to_the_log_is_never_silent(topology: str, case: str, tmp_path: Path) -> None:
-    """The service repairs it, refuses to start, or says what is damaged."""
+async def test_damage_to_the_log_is_never_ignored(topology: str, case: str, tmp_path: Path) -> None:
+    """The service repairs it, refuses to start, or names the damage."""
     result = await run_case(topology, case, SEED, tmp_path / "run")
     assert not result.problem, result
     assert result.outcome

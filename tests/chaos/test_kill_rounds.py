@@ -1,4 +1,4 @@
-"""`kill -9` of every server under writes, again and again: the rounds that destroyed compressed streams.
+"""Repeated `kill -9` of every server under writes: the rounds that destroyed compressed streams.
 
 With `compression: s2` on nats-server 2.15.1, the cluster's rounds found records appended after a compressed
 block in round 7 (seed 1). A longer run: `make chaos CHAOS="--kills --rounds 60"`.

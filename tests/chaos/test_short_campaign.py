@@ -1,8 +1,8 @@
-"""The short campaign of CI: some faults of each kind, in under three minutes.
+"""The short campaign of CI: some faults of each kind, in under three minutes. The long one is `make chaos`.
 
-The long one is `make chaos`. The kinds are listed here so that the time is bounded; `faults.py` has them all.
-Most of the time is spent on starting processes, so there are few systems, and the readers (feed,
-subscriptions, webhook, audit) take part in two of them.
+The kinds are listed here so that the time is bounded; `faults.py` has all of them. Most of the time is
+spent on starting processes, so there are few systems, and the readers (feed, subscriptions, webhook, audit)
+run on two of them.
 """
 
 import os
@@ -41,10 +41,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
-async def test_faults_under_load_break_no_promise(
+async def test_faults_under_load_break_no_guarantee(
     topology: str, storage: Storage, faults: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """Log, views, feeds, subscriptions, webhook and audit agree with what the clients were answered."""
+    """Log, views, feeds, subscriptions, webhook and audit agree with the responses to the clients."""
     if storage == "images" and not can_loop():
         pytest.skip("mounting a disk image needs root and loop devices")
     if why_no_namespaces():

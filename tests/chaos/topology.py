@@ -1,7 +1,4 @@
-"""The system under test: one service with its embedded server, or three nodes with two services.
-
-Both answer the same questions, so that a run does not know which of them it hurts.
-"""
+"""The system under test: one service with its embedded server, or three nodes with two services."""
 
 import asyncio
 import os
@@ -33,11 +30,11 @@ _ROOT: Final = Path(__file__).parent.parent.parent
 
 
 class NotRecovered(AssertionError):
-    """The system did not come back in time."""
+    """The system did not recover in time."""
 
 
 class Service:
-    """`jobledger serve` on a port that it keeps, as a supervisor runs it: killed, paused, started again."""
+    """`jobledger serve` on a fixed port, as run by a supervisor: killed, paused, restarted."""
 
     def __init__(
         self, home: Path, name: str, port: int, flags: Sequence[str], env: dict[str, str] | None = None
@@ -52,21 +49,21 @@ class Service:
 
     @property
     def view(self) -> Path:
-        """Its view's file."""
+        """The file of its view."""
         return self.data_dir / "view.sqlite"
 
     @property
     def pid(self) -> int:
-        """Of the process that runs."""
+        """The id of the running process."""
         assert self._process is not None
         return self._process.pid
 
     def log(self) -> str:
-        """What it wrote so far, over all its starts."""
+        """Its output so far, over all starts."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def start(self) -> None:
-        """Start it; does not wait."""
+        """Start it, without waiting."""
         assert self._process is None
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -79,7 +76,7 @@ class Service:
             )
 
     def embedded_pid(self) -> int:
-        """The nats-server that it started; 0: none runs."""
+        """Return the process id of its nats-server; 0: none is running."""
         if self._process is None:
             return 0
         with suppress(OSError):
@@ -90,14 +87,14 @@ class Service:
         return 0
 
     def kill(self) -> None:
-        """End it as `kill -9` does; a paused one as well."""
+        """Kill it, also if it is paused."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     async def stop(self, within_seconds: float = 40.0) -> None:
-        """End it in order, or at once if it does not end."""
+        """Shut it down in order, or kill it if that takes too long."""
         if self._process is None:
             return
         self._process.terminate()
@@ -107,17 +104,17 @@ class Service:
         self.kill()
 
     def exit_code(self) -> int | None:
-        """The exit code if it ended by itself, else None."""
+        """Return the exit code if it exited by itself, else None."""
         return None if self._process is None else self._process.poll()
 
     def restart_if_ended(self) -> None:
-        """What a supervisor does."""
+        """Restart it if it exited, as a supervisor does."""
         if self._process is not None and self._process.poll() is not None:
             self._process = None
             self.start()
 
     async def readiness(self) -> tuple[int, str]:
-        """The status and text of `/readyz`; 0 if there is no answer."""
+        """Return the status and text of `/readyz`; 0 without a response."""
         try:
             async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
                 response = await client.get(f"{self.url}/readyz", params={"verbose": ""})
@@ -129,7 +126,7 @@ class Service:
         """Wait until it is ready.
 
         Raises:
-            NotRecovered: if it is not in time; if it ends, and is not `supervised`.
+            NotRecovered: it is not ready in time, or exits and is not `supervised`.
         """
         deadline = time.monotonic() + within_seconds
         answer: tuple[int, str] = (0, "")
@@ -148,16 +145,14 @@ class Service:
 
 
 class Topology:
-    """What both have.
+    """The common part of both topologies.
 
     Args:
-        directory: of everything.
-        storage: on what the log is: a plain folder, `small` disks that can be filled, or disk `images`.
+        directory: of all files.
+        storage: of the log: a plain folder, `small` disks that can be filled, or disk `images`.
 
     Attributes:
-        services: in their order.
-        replicas: of the log.
-        disks: small disks, by what is on them: `log`, `view`, `node-1`, ….
+        disks: small disks, by their contents: `log`, `view`, `node-1`, ….
         images: disk images, by the same names.
     """
 
@@ -193,7 +188,7 @@ class Topology:
         raise NotImplementedError
 
     def _mount(self, name: str, folder: Path) -> None:
-        """Put the kind of storage at a folder, before the system starts."""
+        """Mount the storage at a folder, before the system starts."""
         if self.storage == "small":
             self.disks[name] = SmallDisk(folder, SMALL_DISK_MEGABYTES)
             self._stack.callback(self.disks[name].remove)
@@ -203,19 +198,19 @@ class Topology:
 
     @property
     def urls(self) -> list[str]:
-        """Of the services."""
+        """The URLs of the services."""
         return [service.url for service in self.services]
 
     def nats_url(self) -> str:
-        """Where the log is now, with credentials; empty if nowhere."""
+        """The current URL of the log, with credentials; empty if it is down."""
         raise NotImplementedError
 
     def stores(self) -> dict[str, Path]:
-        """The store directory of each server, by name."""
+        """Return the store directory of each server, by name."""
         raise NotImplementedError
 
     async def open_log(self) -> JetStreamLog:
-        """A connection to the log, past every service; tried until it works."""
+        """Return a direct connection to the log, retrying until it works."""
         deadline = time.monotonic() + RECOVERY_SECONDS
         while True:
             url = self.nats_url()
@@ -228,15 +223,15 @@ class Topology:
             await asyncio.sleep(POLL_SECONDS)
 
     async def wait_ready(self, within_seconds: float = RECOVERY_SECONDS) -> None:
-        """Wait until every service is ready; one that ended is started again, as a supervisor does."""
+        """Wait until every service is ready, restarting those that exited."""
         await asyncio.gather(*(service.wait_ready(within_seconds) for service in self.services))
 
     def logs(self) -> dict[str, str]:
-        """What every process wrote, by name."""
+        """Return the output of every process, by name."""
         return {service.data_dir.name: service.log() for service in self.services}
 
     def command_flags(self) -> tuple[list[str], dict[str, str]]:
-        """Flags and environment by which commands such as `audit verify` reach the log."""
+        """Return the flags and environment for commands that read the log, such as `audit verify`."""
         raise NotImplementedError
 
 
@@ -247,12 +242,12 @@ class Single(Topology):
 
     @property
     def service(self) -> Service:
-        """The only one."""
+        """The only service."""
         return self.services[0]
 
     @property
     def server_directory(self) -> Path:
-        """Of the embedded server."""
+        """The directory of the embedded server."""
         return self.service.data_dir / "nats"
 
     async def _set_up(self) -> None:
@@ -277,14 +272,14 @@ class Single(Topology):
         return ["--data-dir", str(self.service.data_dir)], {}
 
     def kill_server(self) -> None:
-        """`kill -9` of the embedded server; the service starts it again."""
+        """`kill -9` of the embedded server; the service restarts it."""
         pid = self.service.embedded_pid()
         if pid:
             os.kill(pid, signal.SIGKILL)
 
     def kill_at_end(self, pid: int) -> None:
-        """Make sure that a server which may outlive its service ends with the run."""
-        handle = os.pidfd_open(pid)  # names this process, even if its number is used again
+        """Kill a server that may outlive its service at the end of the run."""
+        handle = os.pidfd_open(pid)  # identifies this process, even if its id is reused
 
         def end() -> None:
             with suppress(ProcessLookupError):
@@ -294,16 +289,16 @@ class Single(Topology):
         self._stack.callback(end)
 
     def kill_both(self) -> None:
-        """`kill -9` of both at once: first the server, or the kernel would end it in order."""
+        """`kill -9` of both at once: the server first, or the kernel would shut it down in order."""
         pid = self.service.embedded_pid()
-        os.kill(self.service.pid, signal.SIGSTOP)  # so that it does not start the server again meanwhile
+        os.kill(self.service.pid, signal.SIGSTOP)  # so that it does not restart the server meanwhile
         if pid:
             os.kill(pid, signal.SIGKILL)
         self.service.kill()
 
 
 class ThreeNodes(Topology):
-    """Three nodes, in namespaces of their own where that is allowed, and two services behind proxies."""
+    """Three nodes, in network namespaces where allowed, and two services that connect through proxies."""
 
     name = "cluster"
     replicas = 3
@@ -321,10 +316,10 @@ class ThreeNodes(Topology):
         await self._stack.enter_async_context(self.cluster)
         for node in (1, 2, 3):
             self.proxies[node] = await self._stack.enter_async_context(Proxy(self.cluster.url_of(node)))
-        doors = ",".join(f"nats://{proxy.url.rpartition('@')[2]}" for proxy in self.proxies.values())
+        urls = ",".join(f"nats://{proxy.url.rpartition('@')[2]}" for proxy in self.proxies.values())
         keys = self.directory / "keys.json"
         flags = (
-            *("--nats-url", doors, "--nats-user", "jobledger", "--stream-replicas", "3"),
+            *("--nats-url", urls, "--nats-user", "jobledger", "--stream-replicas", "3"),
             *("--audit-keys-file", str(keys), "--webhook-allow", "127.0.0.1"),
             *("--seal-every-events", "200", "--seal-every-seconds", "5"),
         )
@@ -357,6 +352,6 @@ class ThreeNodes(Topology):
         os.kill(self.cluster.pids()[node], number)
 
     def cut_connections(self) -> None:
-        """Cut every connection between services and nodes; they may be made again at once."""
+        """Cut every connection between services and nodes; new ones are allowed at once."""
         for proxy in self.proxies.values():
             proxy.cut()

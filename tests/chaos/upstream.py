@@ -49,7 +49,7 @@ READY_SECONDS: Final = 60.0
 
 
 class Servers:
-    """Stock servers with JetStream, one or a cluster of three."""
+    """Stock nats-servers with JetStream: one, or a cluster of three."""
 
     def __init__(self, directory: Path, count: int) -> None:
         self.directory = directory
@@ -70,20 +70,20 @@ class Servers:
 
     @property
     def numbers(self) -> range:
-        """Of the nodes, from 1."""
+        """The numbers of the nodes, from 1."""
         return range(1, self.count + 1)
 
     @property
     def urls(self) -> list[str]:
-        """Of all nodes."""
+        """The URLs of all nodes."""
         return [f"nats://127.0.0.1:{self._ports[number - 1]}" for number in self.numbers]
 
     def store(self, number: int) -> Path:
-        """The store directory of a node."""
+        """Return the store directory of a node."""
         return self.directory / f"n{number}"
 
     def config(self, number: int) -> dict[str, Any]:
-        """The configuration of a node (nats-server reads JSON)."""
+        """Write the configuration of a node (nats-server reads JSON)."""
         config: dict[str, Any] = {
             "server_name": f"n{number}",
             "listen": f"127.0.0.1:{self._ports[number - 1]}",
@@ -111,7 +111,7 @@ class Servers:
         process.wait()
 
     def log(self, *words: str) -> list[str]:
-        """Lines of all logs that have one of these words."""
+        """Return the lines of all logs that contain one of these words."""
         lines = []
         for number in self.numbers:
             text = (self.directory / f"n{number}.log").read_text(errors="replace")
@@ -121,7 +121,7 @@ class Servers:
         return lines
 
     async def connect(self) -> Client:
-        """A client of all nodes, that comes back for ever."""
+        """A client of all nodes that reconnects forever."""
         deadline = time.monotonic() + READY_SECONDS
         while True:
             try:
@@ -139,7 +139,7 @@ class Servers:
 
 
 async def _quiet(_: Exception) -> None:
-    """Errors of a connection are part of the experiment."""
+    """Ignore connection errors, which are part of the experiment."""
 
 
 def _free_ports(count: int) -> list[int]:
@@ -153,7 +153,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 async def request(client: Client, subject: str, body: object, within_seconds: float = 30.0) -> dict[str, Any]:
-    """A request of the JetStream API, tried until it is answered."""
+    """Send a JetStream API request until it is answered."""
     deadline = time.monotonic() + within_seconds
     while True:
         try:
@@ -166,7 +166,7 @@ async def request(client: Client, subject: str, body: object, within_seconds: fl
 
 
 async def create(client: Client, replicas: int, compression: str, name: str = STREAM) -> dict[str, Any]:
-    """The stream of every case."""
+    """Create the stream of every case."""
     config = {
         "name": name,
         "subjects": [f"{name.lower()}.>"],
@@ -188,7 +188,7 @@ async def create(client: Client, replicas: int, compression: str, name: str = ST
 
 
 async def publish(client: Client, count: int, start: int = 0) -> int:
-    """Publish messages, some at a time; the last acknowledged sequence."""
+    """Publish messages, some at a time; returns the last acknowledged sequence."""
     stream = client.jetstream(timeout=10.0)
     last = 0
     for first in range(start, start + count, 100):
@@ -199,7 +199,7 @@ async def publish(client: Client, count: int, start: int = 0) -> int:
 
 
 async def state(client: Client) -> dict[str, Any]:
-    """Of the stream, as its leader says; the error if it says one."""
+    """Return the stream's info from its leader, or its error."""
     answer = await request(client, f"STREAM.INFO.{STREAM}", {"deleted_details": True})
     return dict(answer.get("state") or {"error": answer.get("error")})
 
@@ -208,7 +208,7 @@ async def state(client: Client) -> dict[str, Any]:
 async def started(
     directory: Path, count: int, compression: str = "none"
 ) -> AsyncIterator[tuple[Servers, Client, dict[str, Any]]]:
-    """Servers with the stream of the case on all of them, a client, and the stream's configuration."""
+    """Start servers with the stream of the case, and a client."""
     with Servers(directory, count) as servers:
         client = await servers.connect()
         try:
@@ -221,7 +221,7 @@ async def started(
 
 
 def say(what: str, text: object) -> None:
-    """One labelled line or block."""
+    """Print a labeled line or block."""
     print(f"{what:>9}: {text}", flush=True)
 
 
@@ -293,12 +293,12 @@ async def flipped(directory: Path, rng: random.Random, compression: str) -> bool
 
 
 async def s2_flip(directory: Path, rng: random.Random, _: int) -> bool:
-    """With compression."""
+    """`flip` with compression."""
     return await flipped(directory, rng, "s2")
 
 
 async def flip(directory: Path, rng: random.Random, _: int) -> bool:
-    """Without."""
+    """`flip` without compression."""
     return await flipped(directory, rng, "none")
 
 
@@ -392,10 +392,10 @@ async def stale_info(directory: Path, rng: random.Random, rounds: int) -> bool:
                 known = acknowledged[0]
                 with suppress(nats.errors.Error, asyncio.TimeoutError):
                     answer = await asker.request(f"$JS.API.STREAM.INFO.{STREAM}", b"", timeout=1.0)
-                    told = json.loads(answer.data)
-                    last = told.get("state", {}).get("last_seq", known)
+                    body = json.loads(answer.data)
+                    last = body.get("state", {}).get("last_seq", known)
                     if last < known:
-                        cluster = told.get("cluster", {})
+                        cluster = body.get("cluster", {})
                         stale.append((known, last, cluster.get("leader_since", "")))
                 await asyncio.sleep(0.005)
 
@@ -426,7 +426,7 @@ async def stale_info(directory: Path, rng: random.Random, rounds: int) -> bool:
     leaderless = sum(not since for _, _, since in stale)
     say(
         "actual",
-        f"{len(stale)} answers were behind; the worst: {worst} (acknowledged, last_seq, leader_since)",
+        f"{len(stale)} answers lagged; the worst: {worst} (acknowledged, last_seq, leader_since)",
     )
     say(
         "actual", f"{leaderless} of them have no cluster.leader_since: a replica answered that knew no leader"
@@ -435,7 +435,7 @@ async def stale_info(directory: Path, rng: random.Random, rounds: int) -> bool:
 
 
 async def disk_full(directory: Path, _: random.Random, __: int) -> bool:
-    """R1 on a small tmpfs: no space, space again."""
+    """R1 on a small tmpfs: a full disk, then space again."""
     store = directory / "n1"
     disk = SmallDisk(store, 24)
     try:
@@ -459,7 +459,7 @@ async def disk_full(directory: Path, _: random.Random, __: int) -> bool:
                 after = str((await client.jetstream(timeout=5.0).publish("s.1", PAYLOAD)).seq)
             except (nats.errors.Error, JetStreamError) as error:
                 after = repr(error)
-            say("expected", "full: an error that says so; with space again: publishes work")
+            say("expected", "full: an error; with space again: publishes work")
             say("actual", f"full: {outcomes}")
             say("actual", f"5 s after space returned: {after}")
             idle = (await client.jetstream(timeout=5.0).publish("idle.1", PAYLOAD)).seq
@@ -584,7 +584,7 @@ CASES: Final[dict[str, Callable[[Path, random.Random, int], Coroutine[Any, Any, 
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """The command line; exit code 0 if every case that ran reproduced its fault."""
+    """Run the command; exit code 0 if every case that ran reproduced its bug."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos.upstream",
         description=__doc__,
