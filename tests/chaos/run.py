@@ -36,8 +36,8 @@ from tests.chaos.faults import (
 from tests.chaos.history import Call, Recorder, read_calls
 from tests.chaos.topology import RECOVERY_SECONDS, NotRecovered, ThreeNodes, Topology
 from tests.support.api import PREFIX, job_body
+from tests.support.http_servers import Receiver, receiving
 from tests.support.namespaces import NamespaceCluster
-from tests.support.receiving import Receiver, receiving
 from tests.support.service_process import clean_env
 
 PROGRESS_SECONDS: Final = 120.0  # for the writes of one burst

@@ -21,8 +21,8 @@ from jobledger import (
 from tests.conftest import make_spec
 from tests.support.api import job_body, running_api
 from tests.support.cluster import CONFIGS, PASSWORD
+from tests.support.http_servers import receiving
 from tests.support.logs import ask, eventually
-from tests.support.receiving import receiving
 from tests.support.rights import WAIT_SECONDS, one_server
 from tests.support.webhooks import LOCAL
 

@@ -15,9 +15,9 @@ from jobledger.service.nats_auth import connection_options
 from jobledger.service.settings import Settings
 from jobledger.store.model.errors import LogError, LogUnavailable
 from tests.support.api import job_body, running_api
+from tests.support.http_servers import receiving
 from tests.support.logs import ask, eventually
-from tests.support.natsservers import Operator, make_certificates, nats_server, new_nkey
-from tests.support.receiving import receiving
+from tests.support.nats_servers import Operator, make_certificates, nats_server, new_nkey
 from tests.support.webhooks import LOCAL
 
 PASSWORD = "correct horse battery staple"

@@ -12,8 +12,8 @@ from jobledger.store.model.job import StateType
 from jobledger.store.model.subjects import named_job_id
 from tests.conftest import make_spec
 from tests.support.histories import spec_data, state_data
-from tests.support.natsservers import nats_server
-from tests.support.quarantining import Writer
+from tests.support.nats_servers import nats_server
+from tests.support.unreadable_events import Writer
 
 pytestmark = pytest.mark.slow
 

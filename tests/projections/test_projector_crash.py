@@ -27,7 +27,7 @@ async def projecting(url: str, path: Path) -> AsyncIterator[asyncio.subprocess.P
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.support.projecting",
+        "tests.support.projector_process",
         str(path),
         env={**os.environ, "NATS_URL": url},
         stdout=asyncio.subprocess.PIPE,

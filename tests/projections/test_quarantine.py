@@ -28,7 +28,7 @@ from tests.conftest import make_spec
 from tests.support.api import running_api
 from tests.support.histories import records_of, spec_data, state_data
 from tests.support.oracle import fold_of, rows_of
-from tests.support.quarantining import HoleyLog, Writer
+from tests.support.unreadable_events import HoleyLog, Writer
 
 ID = named_job_id("default", "etl")
 ROOT = "http://127.0.0.1"

@@ -20,7 +20,7 @@ from jobledger.projections.query.planner import (
 from jobledger.projections.query.query import ListQuery, Order, Position, encode_cursor
 from jobledger.projections.query.selectors import parse_selector
 from jobledger.store.model.job import StateType
-from tests.support.viewfile import ViewFile
+from tests.support.view_file import ViewFile
 
 CREATED, MODIFIED = Order.CREATED, Order.MODIFIED
 ONE, TWO = (StateType.RUNNING,), (StateType.RUNNING, StateType.FAILED)

@@ -23,7 +23,7 @@ from jobledger.projections.query.selectors import (
     parse_int64,
     parse_selector,
 )
-from tests.support.viewfile import ViewFile
+from tests.support.view_file import ViewFile
 
 IN, NOT_IN, EXISTS, MISSING = Operator.IN, Operator.NOT_IN, Operator.EXISTS, Operator.MISSING
 

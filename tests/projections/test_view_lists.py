@@ -20,7 +20,7 @@ from jobledger.projections.query.selectors import parse_selector
 from jobledger.projections.view import View
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import StateType
-from tests.support.viewfile import ViewFile
+from tests.support.view_file import ViewFile
 
 CREATED, MODIFIED = Order.CREATED, Order.MODIFIED
 STATES = tuple(StateType)

@@ -21,7 +21,7 @@ from jobledger.projections.rows import STATUS_COLUMNS, encode_details, job_of, s
 from jobledger.projections.view import View
 from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.job import State, StateType
-from tests.support.viewfile import ViewFile
+from tests.support.view_file import ViewFile
 
 NAMELESS = "j-01890000-0000-7000-8000-00000000000a"
 

@@ -12,7 +12,7 @@ import pytest
 
 from jobledger import JetStreamLog, LogUnavailable
 from jobledger.store.local_service import find_local_log
-from tests.support.operating import Operator
+from tests.support.command_line import Operator
 from tests.support.service_process import RunningService, clean_env, running_service
 
 DATA_DIR = Path(".local/state/jobledger")  # the default, at home

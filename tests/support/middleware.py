@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,3 +157,13 @@ async def echo(_: Any, receive: Any, send: Any) -> None:
     body = message.get("body", b"")
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def late() -> int:
+    """A clock for which every file is old: an unchanged stat then means an unchanged file."""
+    return time.time_ns() + 3_600_000_000_000
+
+
+def bearer(text: str) -> bytes:
+    """The header `Authorization` with this token."""
+    return f"Bearer {text}".encode()

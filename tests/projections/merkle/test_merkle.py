@@ -25,7 +25,7 @@ from jobledger.projections.merkle.proofs import (
 )
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
-from tests.support.merkle import mth, numbered
+from tests.support.proofs import mth, numbered
 
 # The vectors of Certificate Transparency, as its implementations share them (transparency-dev/merkle).
 INPUTS = [

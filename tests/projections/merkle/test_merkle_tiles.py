@@ -8,7 +8,7 @@ from jobledger.projections.merkle.frontier import Frontier, root_of
 from jobledger.projections.merkle.proofs import Node, Range, range_root
 from jobledger.projections.merkle.tree import TILE_WIDTH, TileEdge, Tiles
 from jobledger.store.model.errors import InvalidInput
-from tests.support.merkle import mth, numbered
+from tests.support.proofs import mth, numbered
 
 
 @given(st.integers(0, 700), st.data())

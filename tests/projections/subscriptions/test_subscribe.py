@@ -23,11 +23,11 @@ from jobledger import (
 )
 from jobledger.store.log import EventLog
 from tests.conftest import make_spec
-from tests.support.feeding import DemoResult, truth_of
+from tests.support.feed_hub import DemoResult, truth_of
 from tests.support.histories import append_all, random_drafts
+from tests.support.log_writer import Writer
 from tests.support.logs import ask, eventually
 from tests.support.readers import finish, reading, sequences, take, take_later, take_to
-from tests.support.writing import Writer
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ import pytest
 from jobledger import EmbeddedServer, JetStreamLog, Subscriptions
 from jobledger.store.embedded import server as embedded
 from jobledger.store.model.errors import EmbeddedServerError
-from tests.support.groups import Group, group, out_of_order
+from tests.support.log_writer import Writer
 from tests.support.logs import eventually
 from tests.support.proxy import Proxy
-from tests.support.subscribing import Plan
-from tests.support.writing import Writer
+from tests.support.subscriber_group import Group, group, out_of_order
+from tests.support.subscriber_process import Plan
 
 JOBS = 200
 EVENTS = 20_000

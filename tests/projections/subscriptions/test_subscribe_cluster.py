@@ -9,9 +9,9 @@ import pytest
 
 from jobledger import JetStreamLog, StreamSettings, SubscribedEvent, subscribe
 from tests.support.cluster import Cluster
+from tests.support.log_writer import Writer
 from tests.support.logs import ask, eventually
 from tests.support.readers import reading, sequences
-from tests.support.writing import Writer
 
 ROUND = 100
 

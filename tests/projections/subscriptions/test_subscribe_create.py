@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from jobledger import InvalidInput, JetStreamLog, LogUnfit, SubscriptionNotFound, Subscriptions, subscribe
+from tests.support.log_writer import Writer
 from tests.support.logs import ask
 from tests.support.readers import sequences, take, take_later
-from tests.support.writing import Writer
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from jobledger.projections.subscriptions.definition import parked_key
 from jobledger.projections.subscriptions.parking import ParkedJob, ParkedState, RetryQueue
 from jobledger.store.model.errors import LogUnfit
 from jobledger.store.model.limits import RECORD_REMOVED_SECONDS
-from tests.support.writing import Writer
+from tests.support.log_writer import Writer
 
 JOBS = 4
 WITHIN_SECONDS = 60

@@ -11,8 +11,8 @@ from jobledger import (
     subscribe,
 )
 from jobledger.store.log import stream_tag
+from tests.support.log_writer import Writer
 from tests.support.readers import sequences, take
-from tests.support.writing import Writer
 
 
 @pytest.fixture

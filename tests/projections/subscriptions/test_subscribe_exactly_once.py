@@ -13,8 +13,8 @@ import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, Subscriptions
 from jobledger.store.model.job import StateType
+from tests.support.log_writer import Writer
 from tests.support.logs import eventually
-from tests.support.writing import Writer
 
 PAGE = (Path(__file__).parents[3] / "docs" / "SUBSCRIBE.md").read_text()
 JOBS = 400

@@ -15,9 +15,9 @@ from jobledger import EmbeddedServer, JetStreamLog, Subscription, subscribe
 from jobledger.projections.subscriptions import subscription
 from jobledger.store.jetstream.consumer import holder as consumer
 from jobledger.store.model.subjects import SHARD_COUNT, shard_of
-from tests.support.groups import DemoResult, group, out_of_order
-from tests.support.subscribing import Plan
-from tests.support.writing import Writer
+from tests.support.log_writer import Writer
+from tests.support.subscriber_group import DemoResult, group, out_of_order
+from tests.support.subscriber_process import Plan
 
 REPLACED_WITHIN_SECONDS = 10.0  # what is promised of a member that dies
 EVERY_SHARD_JOBS = 200

@@ -18,9 +18,9 @@ from jobledger.projections.subscriptions.parking import (
 )
 from jobledger.projections.subscriptions.partition import EventBuilder, Partition
 from jobledger.store.model.subjects import ALL_SUBJECTS
-from tests.support.failing import Handler, gone, rewrite, the_record
+from tests.support.failing_handlers import Handler, gone, rewrite, the_record
+from tests.support.log_writer import Writer
 from tests.support.logs import eventually
-from tests.support.writing import Writer
 
 JOBS = 4
 EVENTS = 12

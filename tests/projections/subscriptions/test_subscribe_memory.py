@@ -7,9 +7,9 @@ import pytest
 from msgspec.structs import replace
 
 from jobledger import EmbeddedServer, JetStreamLog
-from tests.support.groups import group
-from tests.support.subscribing import Plan
-from tests.support.writing import Writer
+from tests.support.log_writer import Writer
+from tests.support.subscriber_group import group
+from tests.support.subscriber_process import Plan
 
 JOBS = 500
 MESSAGE_CHARACTERS = 8_000

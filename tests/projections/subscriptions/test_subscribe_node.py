@@ -17,7 +17,7 @@ from jobledger.store.model.subjects import shard_of
 from tests.clients.nodejs import NODE, install
 from tests.support.cluster import CONFIGS, PASSWORD
 from tests.support.logs import ask, eventually
-from tests.support.otherlanguages import ROOT, SECTION, WAIT_SECONDS, write_jobs
+from tests.support.other_languages import ROOT, SECTION, WAIT_SECONDS, write_jobs
 from tests.support.rights import one_server
 
 

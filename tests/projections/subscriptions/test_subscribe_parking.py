@@ -26,10 +26,10 @@ from jobledger.projections.subscriptions.parking import (
     retry_now,
     retry_wait_seconds,
 )
-from tests.support.failing import Handler, Running, gone, rewrite, the_record
+from tests.support.failing_handlers import Handler, Running, gone, rewrite, the_record
+from tests.support.log_writer import Writer
 from tests.support.logs import eventually
 from tests.support.readers import WITHIN_SECONDS
-from tests.support.writing import Writer
 
 JOBS = 4
 ROUNDS = 5

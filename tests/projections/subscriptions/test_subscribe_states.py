@@ -21,9 +21,9 @@ from jobledger.projections.subscriptions import subscription as subscription_mod
 from jobledger.store.jetstream.consumer import api as consumer_api
 from jobledger.store.jetstream.consumer import holder as consumer
 from jobledger.store.jetstream.consumer import pin as pinning
+from tests.support.log_writer import Writer
 from tests.support.logs import ask, eventually
 from tests.support.proxy import Proxy
-from tests.support.writing import Writer
 
 NAME = "states"
 SECONDS = 30.0  # for what takes a moment

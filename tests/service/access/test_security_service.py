@@ -15,7 +15,7 @@ from jobledger.service.access.principal import Role
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.limits import BODY_MAX_BYTES
 from tests.support.api import PREFIX, job_body, running_api
-from tests.support.natsservers import make_certificates
+from tests.support.nats_servers import make_certificates
 from tests.support.service_process import clean_env, running_service
 
 

@@ -14,7 +14,7 @@ from jobledger.service.access.principal import Role
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.errors import InvalidSettings, NotReady
 from jobledger.store.model.limits import PRIVATE_FILE_MAX_BYTES
-from tests.support.tokening import bearer, late
+from tests.support.middleware import bearer, late
 
 
 @pytest.fixture

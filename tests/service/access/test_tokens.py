@@ -13,7 +13,7 @@ from jobledger.service.access.tokens import TokenFile, check_bind
 from jobledger.service.errors import InvalidSettings, Unauthorized
 from jobledger.service.limits import TOKEN_NAME_MAX_CHARACTERS
 from jobledger.store.model.errors import InvalidInput
-from tests.support.tokening import bearer, late
+from tests.support.middleware import bearer, late
 
 
 @pytest.fixture

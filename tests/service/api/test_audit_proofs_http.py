@@ -18,8 +18,8 @@ from jobledger.store.model.job import StateType
 from jobledger.store.model.subjects import job_subject, named_job_id
 from tests.support.api import client_of, job_body, running_api
 from tests.support.logs import publish_raw
-from tests.support.proving import SIGNER
-from tests.support.secondverifier import verify
+from tests.support.proofs import SIGNER
+from tests.support.second_verifier import verify
 
 AUDIT = "http://127.0.0.1/api/v1/audit"
 PROOF, CONSISTENCY, SEALS = f"{AUDIT}/proof", f"{AUDIT}/consistency", f"{AUDIT}/seals"

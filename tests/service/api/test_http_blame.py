@@ -10,8 +10,7 @@ from jobledger.service.api import versions
 from jobledger.service.blame import Blame
 from jobledger.service.wiring import Service
 from jobledger.store.model.events import Record
-from tests.support.api import running_api
-from tests.support.versioning import ok, submitted, tag
+from tests.support.api import ok, running_api, submitted, tag
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -13,8 +13,7 @@ from jobledger.service.access.principal import Role
 from jobledger.service.api import compare
 from jobledger.service.wiring import Service
 from jobledger.store.model.limits import TAGS_MAX_COUNT
-from tests.support.api import client_of, job_body, running_api
-from tests.support.versioning import ok, submitted, tag
+from tests.support.api import client_of, job_body, ok, running_api, submitted, tag
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

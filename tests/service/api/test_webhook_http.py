@@ -12,8 +12,8 @@ from jobledger import EmbeddedServer
 from jobledger.service.access.principal import Role
 from jobledger.service.wiring import Service
 from tests.support.api import client_of, job_body, running_api
+from tests.support.http_servers import Receiver, answer, receiving
 from tests.support.logs import eventually
-from tests.support.receiving import Receiver, answer, receiving
 from tests.support.webhooks import LOCAL, SECRET
 
 pytestmark = pytest.mark.slow  # services and receivers: seconds each

@@ -16,7 +16,7 @@ from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
 from jobledger.store.model.job import StateType
 from jobledger.store.model.subjects import job_subject
-from tests.support.proving import ETL, ORIGIN, OTHER_SIGNER, REPORT, SIGNER, prove, two_jobs
+from tests.support.proofs import ETL, ORIGIN, OTHER_SIGNER, REPORT, SIGNER, prove, two_jobs
 
 KEYS = (SIGNER.key,)
 

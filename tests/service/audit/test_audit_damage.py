@@ -20,7 +20,7 @@ from jobledger.store.log import LogInfo, PendingEvent
 from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import job_subject
-from tests.support.auditing import KEYS, Installation, kinds, seal_log
+from tests.support.audited_log import KEYS, Installation, kinds, seal_log
 from tests.support.histories import records_of
 from tests.support.logs import ask
 

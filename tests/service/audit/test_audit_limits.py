@@ -32,8 +32,7 @@ from jobledger.service.limits import (
 )
 from jobledger.store.model.errors import InvalidInput, LogGap, LogUnavailable
 from tests.support.histories import append_all, random_drafts, records_of
-from tests.support.merkle import numbered
-from tests.support.proving import ORIGIN, SIGNER
+from tests.support.proofs import ORIGIN, SIGNER, numbered
 
 
 @settings(max_examples=30, deadline=None)

@@ -11,8 +11,8 @@ import pytest
 
 from jobledger.service.audit.watch_command import send_alarm
 from jobledger.service.limits import WATCH_WEBHOOK_MAX_TRIES
-from tests.support.operating import Operator
-from tests.support.proving import SIGNER
+from tests.support.command_line import Operator
+from tests.support.proofs import SIGNER
 from tests.support.service_process import RunningService, running_service
 
 

@@ -21,7 +21,7 @@ from jobledger.store.jetstream.declarations import SEALS, StreamSettings
 from jobledger.store.jetstream.kv import JetStreamKeyHistory
 from jobledger.store.model.errors import LogBehind, LogUnavailable, LogUnfit
 from tests.support.logs import ask, decided, eventually, whole
-from tests.support.sealing import MARK, ORIGIN, Sealing, more, sealing
+from tests.support.sealers import MARK, ORIGIN, Sealing, more, sealing
 
 
 async def published(seals: JetStreamKeyHistory) -> list[int]:

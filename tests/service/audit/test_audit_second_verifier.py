@@ -16,8 +16,8 @@ from jobledger.service.audit.findings import Kind
 from jobledger.service.audit.watch_command import WatchMetrics
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
-from tests.support.proving import OTHER_SIGNER, REPORT, SIGNER, prove, two_jobs
-from tests.support.secondverifier import NotProvenError, verify
+from tests.support.proofs import OTHER_SIGNER, REPORT, SIGNER, prove, two_jobs
+from tests.support.second_verifier import NotProvenError, verify
 
 PAGE = (Path(__file__).parents[3] / "docs" / "AUDIT.md").read_text()
 VKEY = str(SIGNER.key)

@@ -23,7 +23,7 @@ from jobledger.service.limits import SEAL_ACCEPTED_MAX, SEAL_REASON_MAX_CHARACTE
 from jobledger.store.jetstream.declarations import SEALS_PREFIX
 from jobledger.store.model.errors import InvalidInput
 from tests.support.logs import ask, eventually, publish_raw
-from tests.support.sealing import MARK, ORIGIN, Sealing, more, sealing
+from tests.support.sealers import MARK, ORIGIN, Sealing, more, sealing
 
 STRANGER = Signer.of("stranger", b"\x02" * 32)
 OLD = "jobledger/0123456789ab"

@@ -12,7 +12,7 @@ from jobledger.service.audit.findings import Kind
 from jobledger.service.audit.seals import SealFile
 from jobledger.store.model.subjects import named_job_id
 from tests.conftest import make_spec
-from tests.support.auditing import (
+from tests.support.audited_log import (
     Installation,
     fill,
     kinds,
@@ -24,8 +24,8 @@ from tests.support.auditing import (
     seal_of,
 )
 from tests.support.histories import records_of
-from tests.support.proving import OTHER_SIGNER, SIGNER
-from tests.support.tampering import flip_bit, with_payload, without_last
+from tests.support.proofs import OTHER_SIGNER, SIGNER
+from tests.support.stored_records import flip_bit, with_payload, without_last
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 

@@ -16,11 +16,18 @@ from jobledger.service.audit.watcher import watch_state_file
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.settings import Settings
 from tests.conftest import make_spec
-from tests.support.auditing import Installation, make_installation, origin_of_log, publish, seal_log, seal_of
+from tests.support.audited_log import (
+    Installation,
+    make_installation,
+    origin_of_log,
+    publish,
+    seal_log,
+    seal_of,
+)
 from tests.support.histories import records_of
 from tests.support.logs import eventually
-from tests.support.proving import OTHER_SIGNER, SIGNER
-from tests.support.tampering import flip_bit, with_payload, without_last
+from tests.support.proofs import OTHER_SIGNER, SIGNER
+from tests.support.stored_records import flip_bit, with_payload, without_last
 
 pytestmark = [
     pytest.mark.slow,  # auditors in processes of their own

@@ -14,7 +14,7 @@ from jobledger.service.errors import PayloadTooLarge, RemoteError, ServiceUnreac
 from jobledger.service.limits import CLIENT_WRITE_MAX_TRIES
 from jobledger.store.model.errors import InvalidInput, OutcomeUnknown
 from tests.conftest import make_spec
-from tests.support.scripted import QuietHandler, served
+from tests.support.http_servers import QuietHandler, served
 
 RECEIPT = {"JobID": "j-1", "EvaluationID": "e", "Warnings": None, "Version": 1, "Revision": 1, "Sequence": 1}
 JOB = {

@@ -15,7 +15,7 @@ from jobledger.service.client.feed import Feed
 from jobledger.service.client.transport import Target, Transport
 from jobledger.service.errors import CursorGone, ServiceUnreachable
 from jobledger.service.limits import CLIENT_FEED_MAX_TRIES
-from tests.support.scripted import QuietHandler, served
+from tests.support.http_servers import QuietHandler, served
 from tests.support.service_process import clean_env, default_signals, jobledger, running_service
 
 ROOT = Path(__file__).parents[3]

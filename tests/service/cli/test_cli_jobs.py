@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.operating import Operator
+from tests.support.command_line import Operator
 from tests.support.service_process import RunningService, clean_env, jobledger, running_service
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobledger.service.nats_auth import accounts_config, parse_subscriber
-from tests.support.operating import Operator
+from tests.support.command_line import Operator
 from tests.support.service_process import RunningService, running_service
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.operating import Operator
+from tests.support.command_line import Operator
 from tests.support.service_process import RunningService, running_service
 
 

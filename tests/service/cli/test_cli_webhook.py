@@ -11,8 +11,8 @@ import pytest
 from standardwebhooks.webhooks import Webhook as Verifier
 
 from jobledger.service.webhooks.message import read_secret
-from tests.support.operating import Operator
-from tests.support.scripted import QuietHandler, served
+from tests.support.command_line import Operator
+from tests.support.http_servers import QuietHandler, served
 from tests.support.service_process import RunningService, running_service
 from tests.support.webhooks import SECRET
 

@@ -28,9 +28,9 @@ from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.events import JobCreated, JobStateChanged, event_type
 from jobledger.store.model.job import StateType
 from jobledger.store.model.subjects import named_job_id
-from tests.support.feeding import truth_of
+from tests.support.exports import Kept, told, write_history
+from tests.support.feed_hub import truth_of
 from tests.support.histories import append_all, draft, spec_data, state_data
-from tests.support.replaying import Kept, told, write_history
 
 CREATED, STATE = event_type(JobCreated), event_type(JobStateChanged)
 

@@ -32,8 +32,8 @@ from jobledger.store.embedded import NATS_FOLDER
 from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.events import JobCreated, JobStateChanged, JobTagged, event_type
 from jobledger.store.model.subjects import named_job_id
+from tests.support.exports import Kept, told, write_history
 from tests.support.histories import draft, spec_data
-from tests.support.replaying import Kept, told, write_history
 from tests.support.service_process import RunningService, clean_env, jobledger, running_service
 
 pytestmark = pytest.mark.slow  # each starts commands of its own

@@ -13,7 +13,7 @@ from jobledger.service.feed import catchup
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import StateType
-from tests.support.feeding import (
+from tests.support.feed_hub import (
     EVERYTHING,
     DemoResult,
     events_between,

@@ -13,7 +13,7 @@ from jobledger.service.errors import CursorGone, NotReady, TooManyRequests
 from jobledger.service.feed.hub import Cause, FeedConnection
 from jobledger.store.log import LogInfo
 from jobledger.store.model.subjects import named_job_id
-from tests.support.feeding import EVERYTHING, must_say, read_to, running_hub, said, truth_of
+from tests.support.feed_hub import EVERYTHING, must_say, read_to, running_hub, said, truth_of
 from tests.support.histories import append_all, random_drafts
 
 ELSEWHERE = EventFilter(namespaces=frozenset({"elsewhere"}))

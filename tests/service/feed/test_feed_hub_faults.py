@@ -20,7 +20,7 @@ from jobledger.store.model.events import JobCreated, Record, Recorded, read_reco
 from jobledger.store.model.fold import fold
 from jobledger.store.model.job import JobStatus
 from jobledger.store.model.subjects import named_job_id
-from tests.support.feeding import EVERYTHING, must_say, read_between, read_to, running_hub, said, truth_of
+from tests.support.feed_hub import EVERYTHING, must_say, read_between, read_to, running_hub, said, truth_of
 from tests.support.histories import append_all, draft, random_drafts, spec_data
 from tests.support.logs import ask
 

@@ -25,7 +25,7 @@ from tests.store.jetstream.test_breaker import stopped
 from tests.support.api import job_body, running_api
 from tests.support.disks import fill, small_disk
 from tests.support.logs import ask, eventually
-from tests.support.natsservers import nats_server
+from tests.support.nats_servers import nats_server
 
 ROOT = "http://127.0.0.1"
 FAULT_SECONDS = 10.0  # what is promised, from the fault to /readyz

@@ -15,8 +15,8 @@ from jobledger.service.webhooks.registry import NewWebhook, Webhooks
 from jobledger.service.webhooks.sender import Sender
 from jobledger.service.webhooks.targets import Targets
 from jobledger.store.model.errors import LogUnavailable
+from tests.support.http_servers import Receiver, answer, receiving
 from tests.support.logs import eventually
-from tests.support.receiving import Receiver, answer, receiving
 from tests.support.webhooks import LOCAL, SECRET, Hand, message, registry
 
 WITHIN_SECONDS = 60.0

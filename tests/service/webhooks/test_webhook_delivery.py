@@ -17,7 +17,7 @@ from jobledger.service.webhooks.records import Secret, Webhook
 from jobledger.service.webhooks.sender import DeliveryFailed, Sender
 from jobledger.service.webhooks.targets import Targets
 from tests.service.server.test_metrics import figures
-from tests.support.receiving import Message, Receiver, answer, receiving
+from tests.support.http_servers import Message, Receiver, answer, receiving
 from tests.support.webhooks import LOCAL, SECRET, make_webhook, message, running
 
 

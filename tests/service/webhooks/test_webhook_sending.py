@@ -15,8 +15,8 @@ from jobledger.service.errors import TargetRefused
 from jobledger.service.limits import WEBHOOK_RETRY_AFTER_MAX_SECONDS
 from jobledger.service.webhooks.sender import DeliveryFailed, Sender, retry_after_seconds
 from jobledger.service.webhooks.targets import Targets, parse_url
-from tests.support.natsservers import make_certificates
-from tests.support.receiving import answer, receiving
+from tests.support.http_servers import answer, receiving
+from tests.support.nats_servers import make_certificates
 
 LOCAL = ("127.0.0.0/8",)
 

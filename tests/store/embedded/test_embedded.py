@@ -19,7 +19,7 @@ from jobledger.store.embedded.generation import Generation
 from jobledger.store.log import NO_JOB, Appended
 from jobledger.store.model.errors import EmbeddedServerError
 from tests.support.logs import draft, eventually, whole
-from tests.support.natsservers import start_owner
+from tests.support.nats_servers import start_owner
 
 
 async def test_second_start_on_a_directory_is_refused(server: EmbeddedServer) -> None:

@@ -20,7 +20,7 @@ from jobledger.store.embedded.stream_states import read_known
 from jobledger.store.log import NO_JOB, Appended
 from jobledger.store.model.errors import EmbeddedServerError
 from tests.support.logs import draft, eventually, fill
-from tests.support.natsservers import start_owner
+from tests.support.nats_servers import start_owner
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 may_mount = pytest.mark.skipif(

@@ -13,6 +13,7 @@ from jobledger import (
 from jobledger.store.jetstream.connection import Message
 from jobledger.store.jetstream.consumer.holder import AckTracker
 from jobledger.store.jetstream.pull_session import PinnedSession
+from tests.support.log_writer import Writer
 from tests.support.logs import ask, eventually
 from tests.support.readers import (
     finish,
@@ -24,7 +25,6 @@ from tests.support.readers import (
     take_to,
     the_info,
 )
-from tests.support.writing import Writer
 
 NOTE = "parked.wish.%reset-wish"  # where a reset that was done is noted
 TAKEN_OVER_WITHIN_SECONDS = 10.0

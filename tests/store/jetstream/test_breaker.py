@@ -19,7 +19,7 @@ from jobledger.store.model.limits import APPENDS_SILENCE_SECONDS, APPENDS_TRIAL_
 from tests.conftest import make_spec
 from tests.support.disks import fill, small_disk
 from tests.support.logs import append_all, ask, draft, eventually, publisher_of
-from tests.support.natsservers import nats_server
+from tests.support.nats_servers import nats_server
 from tests.support.proxy import Proxy
 
 AT_ONCE_SECONDS = 0.2

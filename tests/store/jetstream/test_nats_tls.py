@@ -10,7 +10,7 @@ from jobledger import JetStreamLog
 from jobledger.service.nats_auth import connection_options
 from jobledger.service.settings import Settings
 from jobledger.store.model.errors import LogUnavailable
-from tests.support.natsservers import make_certificates, nats_server
+from tests.support.nats_servers import make_certificates, nats_server
 
 RECONNECT_TIMEOUT_SECONDS = 20.0
 

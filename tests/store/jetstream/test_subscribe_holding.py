@@ -19,6 +19,7 @@ from jobledger.store.jetstream.consumer.holder import JetStreamConsumer
 from jobledger.store.jetstream.pull_session import PinnedSession
 from jobledger.store.lease import lease_clock
 from jobledger.store.model.limits import HOLD_CHECK_SECONDS, PIN_MARGIN_SECONDS, PIN_SECONDS
+from tests.support.log_writer import Writer
 from tests.support.logs import ask, eventually
 from tests.support.proxy import Proxy
 from tests.support.readers import (
@@ -31,7 +32,6 @@ from tests.support.readers import (
     take_later,
     take_to,
 )
-from tests.support.writing import Writer
 
 pytestmark = pytest.mark.slow  # takeovers take seconds
 

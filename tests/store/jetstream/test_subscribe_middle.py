@@ -8,8 +8,8 @@ import pytest
 
 from jobledger import JetStreamLog, subscribe
 from jobledger.projections.subscriptions import state_tracker
-from tests.support.feeding import truth_of
-from tests.support.replaying import write_history
+from tests.support.exports import write_history
+from tests.support.feed_hub import truth_of
 
 EVENTS = 240
 MIDDLE = 100

@@ -12,7 +12,7 @@ import pytest
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.jetstream.api import status_of
 from jobledger.store.jetstream.connection import Connection, Message
-from tests.support.otherlanguages import SECTION, WAIT_SECONDS, write_jobs
+from tests.support.other_languages import SECTION, WAIT_SECONDS, write_jobs
 
 
 def requests() -> list[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tests.support.subscribing import Plan
+from tests.support.subscriber_process import Plan
 
 
 class DemoResult(NamedTuple):
@@ -52,7 +52,7 @@ class Group:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "tests.support.subscribing",
+            "tests.support.subscriber_process",
             msgspec.json.encode(plan).decode(),
             env={**os.environ, "NATS_URL": url},
             stdout=asyncio.subprocess.PIPE,

@@ -19,9 +19,8 @@ from jobledger.service.stream_record import RECORD_FILE
 from jobledger.store.model.events import Record
 from tests.conftest import make_spec
 from tests.support.histories import records_of
-from tests.support.merkle import mth
-from tests.support.proving import SIGNER
-from tests.support.tampering import Change, tamper
+from tests.support.proofs import SIGNER, mth
+from tests.support.stored_records import Change, tamper
 
 KEYS = (SIGNER.key,)
 

@@ -1,6 +1,6 @@
 """A projector in a process of its own, for tests that kill it.
 
-`NATS_URL=… python -m tests.support.projecting VIEW` prints the sequence each time it has advanced.
+`NATS_URL=… python -m tests.support.projector_process VIEW` prints the sequence each time it has advanced.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """A member of a subscription in a process of its own, for tests that kill it.
 
-`NATS_URL=… python -m tests.support.subscribing '{"name": …}'` writes a line at the start and at the end of
+`NATS_URL=… python -m tests.support.subscriber_process '{"name": …}'` writes a line at the start and at the end of
 each event that it handles, with the machine's monotonic clock in nanoseconds, by which tests judge the order.
 """
 

@@ -1,11 +1,12 @@
 """Bundles made without a server: a real ledger in memory, and proofs by the definition in the RFC."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import msgspec
 
-from jobledger.projections.merkle.hashing import leaf_hash
+from jobledger.projections.merkle.hashing import hash_leaf, leaf_hash
 from jobledger.projections.merkle.proofs import inclusion_path
 from jobledger.service.audit.bundle import Bundle, ProvenRecord, make_bundle
 from jobledger.service.audit.checkpoint import make_seal
@@ -17,7 +18,6 @@ from jobledger.store.model.job import State, StateType
 from jobledger.store.model.subjects import job_subject, named_job_id
 from tests.conftest import make_spec
 from tests.support.histories import records_of
-from tests.support.merkle import mth
 
 ORIGIN = "jobledger/0123456789ab"
 SIGNER = Signer.of(ORIGIN, bytes(range(32)))
@@ -78,3 +78,20 @@ def prove(
     seal = make_seal(ORIGIN, size, mth(leaves), signers).note
     bundle = make_bundle(origin=ORIGIN, namespace="default", job=job_id, seal=seal, records=proven)
     return msgspec.structs.replace(bundle, **changes)
+
+
+def mth(leaves: Sequence[bytes]) -> bytes:
+    """The Merkle Tree Hash, word for word as RFC 6962 defines it in section 2.1."""
+    if not leaves:
+        return sha256(b"").digest()
+    if len(leaves) == 1:
+        return leaves[0]
+    k = 1
+    while 2 * k < len(leaves):
+        k *= 2
+    return sha256(b"\x01" + mth(leaves[:k]) + mth(leaves[k:])).digest()
+
+
+def numbered(count: int) -> list[bytes]:
+    """Leaves that are all different."""
+    return [hash_leaf(number.to_bytes(4, "big")) for number in range(count)]
