@@ -28,7 +28,7 @@ def asyncapi_page() -> str:
 
 def _problems() -> str:
     rows = ["## Codes", "", "| status | code | hint |", "|---|---|---|"]
-    for status, code, hint in sorted({(kind.status, kind.code, kind.hint) for _, kind in KINDS}):
+    for status, code, hint in sorted({(kind.status, kind.code, kind.hint) for kind in KINDS}):
         rows.append(f"| {status} | `{code}` | {hint} |")
     return "\n".join(rows)
 

@@ -21,14 +21,13 @@ from jobledger.service.api.asgi import Message, Receive, Scope, Send, send_respo
 from jobledger.service.api.middleware import Gate
 from jobledger.service.api.operation import Operation, Permission
 from jobledger.service.api.problems import (
-    MethodNotAllowed,
-    RouteNotFound,
     is_internal,
     log_failure,
     problem_response_parts,
 )
 from jobledger.service.api.request import ENCODED_SLASH, Request
 from jobledger.service.api.response import Response, Stream, encode
+from jobledger.service.errors import MethodNotAllowed, RouteNotFound
 from jobledger.service.wiring import Service
 
 OPERATIONS: Final[tuple[Operation, ...]] = tuple(

@@ -199,7 +199,7 @@ def _schemas(operations: tuple[Operation, ...]) -> dict[str, Any]:
 def _codes() -> dict[int, list[str]]:
     """The codes that problems of each status can have."""
     codes: dict[int, list[str]] = defaultdict(list)
-    for _, kind in KINDS:
+    for kind in KINDS:
         if kind.code not in codes[kind.status]:
             codes[kind.status].append(kind.code)
     return dict(sorted(codes.items()))

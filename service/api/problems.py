@@ -6,12 +6,13 @@ The document also carries the fields of Bacalhau's error body, so that its clien
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from jobledger.projections import errors as view_errors
 from jobledger.service import errors as service_errors
+from jobledger.service.errors import ERROR_KINDS, INTERNAL, ErrorKind, MethodNotAllowed, error_kind
 from jobledger.service.history import history_item
 from jobledger.store.model import errors
 
@@ -21,129 +22,8 @@ URN: Final = "urn:jobledger:problem:"
 RETRY_AFTER_SECONDS: Final = 1
 
 
-class RouteNotFound(service_errors.ServiceError):
-    """No operation has this path."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(f"no operation has the path {path}")
-
-
-class MethodNotAllowed(service_errors.ServiceError):
-    """The path has operations, but none with this method."""
-
-    def __init__(self, method: str, path: str, allow: bytes) -> None:
-        super().__init__(f"{path} does not allow {method}")
-        self.allow = allow
-
-
-class Kind(NamedTuple):
-    """How an error leaves.
-
-    Attributes:
-        status: of HTTP.
-        code: the word that programs test; also the end of the problem's `type`.
-        hint: what to do, if the message does not say it.
-    """
-
-    status: int
-    code: str
-    hint: str = ""
-
-
-_NOTHING_WRITTEN: Final = "Nothing was written: try again"
-
-# The first that fits.
-KINDS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
-    (
-        errors.InvalidSpec,
-        Kind(400, "ValidationError", "Correct each problem; `jobledger job validate` checks offline"),
-    ),
-    (errors.InvalidInput, Kind(400, "BadRequest")),
-    (
-        errors.JobNotFound,
-        Kind(404, "NotFound", "List the jobs to see what there is; a new job may need `wait_for`"),
-    ),
-    (errors.JobExists, Kind(409, "ResourceInUse")),
-    (
-        errors.JobQuarantined,
-        Kind(409, "JobQuarantined", "An operator must look: `jobledger view quarantine`"),
-    ),
-    (errors.JobNotQuarantined, Kind(409, "JobNotQuarantined")),
-    (errors.Refused, Kind(409, "ConflictJobState")),
-    (
-        errors.RevisionMismatch,
-        Kind(
-            412,
-            "ConflictJobRevision",
-            "Read the job again, on another replica with `wait_for=<Sequence>`, and decide on what it is now",
-        ),
-    ),
-    (errors.Conflict, Kind(409, "ConflictJobRevision", "Other writers were faster; try again")),
-    (errors.OutcomeUnknown, Kind(503, "OutcomeUnknown", "Ask again with the same Idempotency-Key")),
-    (errors.LogBusy, Kind(503, "LogBusy", _NOTHING_WRITTEN)),
-    (errors.LogUnavailable, Kind(503, "LogUnavailable", _NOTHING_WRITTEN)),
-    (
-        errors.LogRefused,
-        Kind(503, "LogRefused", "An operator must look at the log's server; nothing was written"),
-    ),
-    (
-        errors.LogMissing,
-        Kind(503, "LogMissing", "An operator must restore the stream; nothing was written"),
-    ),
-    (
-        errors.LogNotPermitted,
-        Kind(503, "LogNotPermitted", "An operator must grant the right; nothing was written"),
-    ),
-    (
-        errors.StoreDamaged,
-        Kind(503, "StoreDamaged", "An operator must restore the files; nothing was written"),
-    ),
-    (errors.LogDamaged, Kind(503, "LogDamaged", "An operator must look: `jobledger view damage`")),
-    (errors.LogError, Kind(503, "LogUnfit", "An operator must look at the log; nothing was written")),
-    (errors.EmbeddedServerError, Kind(503, "LogUnavailable", _NOTHING_WRITTEN)),
-    (view_errors.AmbiguousId, Kind(409, "MultipleJobsFound", "Use the full job ID")),
-    (
-        view_errors.WaitTimeout,
-        Kind(504, "Timeout", "The view is behind; wait longer, or look at /readyz?verbose"),
-    ),
-    (view_errors.AsOfBusy, Kind(503, "AsOfBusy")),
-    (
-        view_errors.ViewError,
-        Kind(503, "ViewUnavailable", "An operator must look at the view; it can be rebuilt"),
-    ),
-    (service_errors.Unauthorized, Kind(401, "Unauthorized", "Send `Authorization: Bearer TOKEN`")),
-    (service_errors.Forbidden, Kind(403, "Forbidden")),
-    (service_errors.CursorGone, Kind(410, "CursorGone")),
-    (
-        service_errors.IdempotencyKeyReused,
-        Kind(422, "IdempotencyKeyReused", "Make a new key for each request"),
-    ),
-    (service_errors.PayloadTooLarge, Kind(413, "PayloadTooLarge")),
-    (
-        service_errors.UnsupportedMediaType,
-        Kind(415, "UnsupportedMediaType"),
-    ),
-    (service_errors.TooManyRequests, Kind(429, "TooManyRequests")),
-    (RouteNotFound, Kind(404, "NotFound", "See /docs for the available paths")),
-    (MethodNotAllowed, Kind(405, "MethodNotAllowed", "See /docs for the methods of this path")),
-    (service_errors.NoLogs, Kind(404, "NotFound", "Read them where the job runs")),
-    (service_errors.WebhookNotFound, Kind(404, "WebhookNotFound", "List the webhooks to see what there is")),
-    (service_errors.WebhookExists, Kind(409, "WebhookExists")),
-    (
-        view_errors.SubscriptionNotFound,
-        Kind(404, "SubscriptionNotFound", "List the subscriptions to see what there is"),
-    ),
-    (service_errors.Timeout, Kind(504, "Timeout")),
-    (service_errors.NotReady, Kind(503, "NotReady")),
-    (service_errors.AuditFailed, Kind(409, "AuditFailed", "An operator must look: `jobledger audit verify`")),
-    (
-        service_errors.NotSealed,
-        Kind(409, "NotSealed", "Wait for the next seal, or let an admin make one: POST /api/v1/audit/seals"),
-    ),
-)
-INTERNAL: Final = Kind(
-    500, "InternalError", "This is a mistake of Jobledger; the service's log has the request's ID"
-)
+KINDS: Final = tuple(dict.fromkeys(kind for kind in ERROR_KINDS.values() if kind.code != INTERNAL.code))
+"""The kinds of errors that a client can meet and act on."""
 
 # What is wrong with the view is told in these words; its own tell paths of this machine. The first that fits.
 _VIEW_WORDS: Final[tuple[tuple[type[view_errors.ViewError], str], ...]] = (
@@ -160,12 +40,10 @@ _log = logging.getLogger("jobledger.http")
 _encoder = msgspec.json.Encoder()
 
 
-def kind_of(error: BaseException) -> Kind:
+def kind_of(error: BaseException) -> ErrorKind:
     """How this error leaves; anything unforeseen is a 500 that tells nothing of the inside."""
-    for cls, kind in KINDS:
-        if isinstance(error, cls):
-            return kind
-    return INTERNAL
+    kind = error_kind(type(error))
+    return INTERNAL if kind.code == INTERNAL.code else kind
 
 
 def problem_response_parts(
@@ -204,7 +82,7 @@ def log_failure(error: BaseException, scope: Mapping[str, Any]) -> None:
     _log.error("request %s %s failed", request_id, ascii(scope["path"]), exc_info=error)
 
 
-def problem_document(error: BaseException, kind: Kind, scope: Mapping[str, Any]) -> dict[str, Any]:
+def problem_document(error: BaseException, kind: ErrorKind, scope: Mapping[str, Any]) -> dict[str, Any]:
     """The problem as plain values."""
     message = _message_of(error, kind)
     document: dict[str, Any] = {
@@ -252,7 +130,7 @@ def _more(error: BaseException) -> dict[str, Any]:
     return {}
 
 
-def _message_of(error: BaseException, kind: Kind) -> str:
+def _message_of(error: BaseException, kind: ErrorKind) -> str:
     if kind is INTERNAL:
         return "Internal server error"
     if _is_masked(error):

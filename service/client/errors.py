@@ -1,31 +1,13 @@
-"""Answers that say no, as the errors that a local call would have raised: the one place that translates back.
-
-The table is the other way round of the one that `http/problems` has, so that `exit_code` needs no second one.
-"""
+"""Translates problem documents back into the errors of a local call, with the table in `service/errors`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
-from jobledger.projections.errors import AmbiguousId, AsOfBusy, SubscriptionNotFound, ViewError
+from jobledger.projections.errors import AmbiguousId, AsOfBusy
 from jobledger.projections.limits import ASOF_RETRY_SECONDS
-from jobledger.service.errors import (
-    AuditFailed,
-    CursorGone,
-    Forbidden,
-    IdempotencyKeyReused,
-    NotReady,
-    NotSealed,
-    PayloadTooLarge,
-    RemoteError,
-    Timeout,
-    TooManyRequests,
-    Unauthorized,
-    UnsupportedMediaType,
-    WebhookExists,
-    WebhookNotFound,
-)
+from jobledger.service.errors import ERROR_KINDS, INTERNAL, RemoteError, TooManyRequests
 from jobledger.store.model import errors
 from jobledger.store.model.errors import JobledgerError, Problem
 from jobledger.store.model.history import HistoryItem
@@ -78,11 +60,15 @@ def error_of(status: int, body: bytes, retry_after: str = "") -> JobledgerError:
         retry_after: that header, in seconds.
     """
     answered = _read(status, body)
-    make = _BY_CODE.get(answered.code, _remote)
-    error = make(answered)
+    cls = _BY_CODE.get(answered.code)
+    if cls is None:
+        error, hint = _remote_error(answered), None
+    else:
+        build = _BUILDERS.get(cls)
+        error, hint = build(answered) if build else cls(answered.message), ERROR_KINDS[cls].cli_hint
     if isinstance(error, TooManyRequests | AsOfBusy) and retry_after.isdecimal():
         error.retry_after_seconds = int(retry_after)
-    hint = _HINTS.get(answered.code, answered.text("Hint"))
+    hint = answered.text("Hint") if hint is None else hint
     if hint:
         error.add_note(hint)
     request_id = answered.text("RequestID")
@@ -105,7 +91,7 @@ def _read(status: int, body: bytes) -> Answered:
     return Answered(status=status, code=known.text("Code"), message=message, wire=wire)
 
 
-def _remote(answered: Answered) -> JobledgerError:
+def _remote_error(answered: Answered) -> JobledgerError:
     if not answered.code:
         return RemoteError(f"{answered.message}; is this the address of a Jobledger service?")
     return RemoteError(f"{answered.message} (HTTP {answered.status}, {answered.code})")
@@ -161,63 +147,26 @@ def nanoseconds_of(time: str) -> int:
     return parse_rfc3339(time) or 0
 
 
-# What to do, said for the command line where the service says it for HTTP; empty: the message says it.
-_HINTS: Final = {
-    "ValidationError": "",
-    "NotFound": "",
-    "ConflictJobRevision": "",
-    "Unauthorized": "Show a token: --token-file FILE, or JOBLEDGER_TOKEN_FILE",
-    "Timeout": "",
-    "WebhookNotFound": "`jobledger webhook list` shows what there is",
-    "SubscriptionNotFound": "`jobledger subscriptions list` shows what there is",
-    "MultipleJobsFound": "Use more of the id, or all of it",
-    "OutcomeUnknown": "Look at the job before you repeat it; `job run` repeats safely with --idempotency-key",
-}
-
-
-def _plain(kind: type[JobledgerError]) -> Callable[[Answered], JobledgerError]:
-    return lambda answered: kind(answered.message)
-
-
-_BY_CODE: Final[Mapping[str, Callable[[Answered], JobledgerError]]] = {
-    "ValidationError": _invalid_spec,
-    "BadRequest": _plain(errors.InvalidInput),
-    "NotFound": _plain(errors.JobNotFound),
-    "MultipleJobsFound": lambda answered: AmbiguousId(
+_BUILDERS: Final[Mapping[type[JobledgerError], Callable[[Answered], JobledgerError]]] = {
+    errors.InvalidSpec: _invalid_spec,
+    AmbiguousId: lambda answered: AmbiguousId(
         answered.message, candidates=[str(each) for each in answered.wire.get("Candidates") or ()]
     ),
-    "ResourceInUse": lambda answered: errors.JobExists(answered.message, job_id=answered.text("JobID")),
-    "ConflictJobState": _plain(errors.JobTerminal),
-    "JobQuarantined": lambda answered: errors.JobQuarantined(
+    errors.JobExists: lambda answered: errors.JobExists(answered.message, job_id=answered.text("JobID")),
+    errors.JobQuarantined: lambda answered: errors.JobQuarantined(
         answered.message, job_id=answered.text("JobID"), namespace="", sequence=0, cause=""
     ),
-    "JobNotQuarantined": _plain(errors.JobNotQuarantined),
-    "LogDamaged": lambda answered: errors.LogDamaged(answered.message, sequence=0),
-    "ConflictJobRevision": _conflict,
-    "LogUnavailable": _plain(errors.LogUnavailable),
-    "LogBusy": _plain(errors.LogBusy),
-    "LogRefused": _plain(errors.LogRefused),
-    "LogMissing": lambda answered: errors.LogMissing(answered.message, stream="", evidence=()),
-    "StoreDamaged": _plain(errors.StoreDamaged),
-    "LogNotPermitted": _plain(errors.LogNotPermitted),
-    "LogUnfit": _plain(errors.LogUnfit),
-    "ViewUnavailable": _plain(ViewError),
-    "OutcomeUnknown": lambda answered: errors.OutcomeUnknown(
+    errors.LogDamaged: lambda answered: errors.LogDamaged(answered.message, sequence=0),
+    errors.RevisionMismatch: _conflict,
+    errors.LogMissing: lambda answered: errors.LogMissing(answered.message, stream="", evidence=()),
+    errors.OutcomeUnknown: lambda answered: errors.OutcomeUnknown(
         answered.message, event_id=answered.text("EventID")
     ),
-    "Unauthorized": _plain(Unauthorized),
-    "Forbidden": _plain(Forbidden),
-    "CursorGone": _plain(CursorGone),
-    "IdempotencyKeyReused": _plain(IdempotencyKeyReused),
-    "PayloadTooLarge": _plain(PayloadTooLarge),
-    "UnsupportedMediaType": _plain(UnsupportedMediaType),
-    "TooManyRequests": _plain(TooManyRequests),
-    "AsOfBusy": lambda answered: AsOfBusy(answered.message, retry_after_seconds=ASOF_RETRY_SECONDS),
-    "WebhookNotFound": _plain(WebhookNotFound),
-    "WebhookExists": _plain(WebhookExists),
-    "SubscriptionNotFound": _plain(SubscriptionNotFound),
-    "Timeout": _plain(Timeout),
-    "NotReady": _plain(NotReady),
-    "NotSealed": _plain(NotSealed),
-    "AuditFailed": _plain(AuditFailed),
+    AsOfBusy: lambda answered: AsOfBusy(answered.message, retry_after_seconds=ASOF_RETRY_SECONDS),
 }
+"""The classes whose constructor takes more than the message."""
+
+_BY_CODE: Final[Mapping[str, type[JobledgerError]]] = {
+    kind.code: cls for cls, kind in reversed(tuple(ERROR_KINDS.items())) if kind.code != INTERNAL.code
+}
+"""The first class of each code: `reversed` lets it win."""

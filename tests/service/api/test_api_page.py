@@ -102,5 +102,5 @@ def test_every_parameter_status_and_code_is_told() -> None:
             assert f"| `{parameter.name}`" in section, f"{operation.id}: {parameter.name}"
         for status in operation.errors:
             assert f" {status}" in section, f"{operation.id}: {status}"
-    for _, kind in KINDS:
+    for kind in KINDS:
         assert f"| {kind.status} | `{kind.code}` |" in page

@@ -1,19 +1,17 @@
 """Errors leave in one form, and each error of the tree has a status."""
 
+import inspect
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from jobledger.projections import errors as view_errors
 from jobledger.service import errors as service_errors
-from jobledger.service.api.problems import (
-    INTERNAL,
-    MethodNotAllowed,
-    RouteNotFound,
-    kind_of,
-    problem_response_parts,
-)
+from jobledger.service.api.problems import kind_of, problem_response_parts
+from jobledger.service.errors import INTERNAL, MethodNotAllowed, RouteNotFound
 from jobledger.store.model import errors
 
 SCOPE = {"path": "/api/v1/orchestrator/jobs/x", "method": "GET", "state": {"request_id": "r-1"}}
@@ -49,10 +47,25 @@ def make(cls: type[errors.JobledgerError]) -> errors.JobledgerError:
         "revision": 3,
         "sequence": 4,
         "retry_after_seconds": 2,
+        "allow": b"GET",
     }
     for name, value in (fields | {"job_id": "j-1", "event_id": "e-1"}).items():
         setattr(error, name, value)
     return error
+
+
+def test_every_class_of_the_error_tree_has_exactly_one_entry() -> None:
+    """The table names each public class of the three `errors` modules once, and nothing else."""
+    public = {
+        cls
+        for cls in tree(errors.JobledgerError)
+        if cls.__module__.endswith(".errors") and not cls.__name__.startswith("_")
+    }
+    assert set(service_errors.ERROR_KINDS) == public
+    source = Path(inspect.getfile(service_errors)).read_text()
+    table = source.partition("ERROR_KINDS: Final")[2].partition("\n}\n")[0]
+    entries = re.findall(r"^    (?:store\.|view\.)?(\w+): ", table, re.MULTILINE)
+    assert sorted(entries) == sorted(cls.__name__ for cls in public)
 
 
 @pytest.mark.parametrize("cls", KINDS, ids=lambda cls: cls.__name__)
