@@ -18,10 +18,10 @@ from benchmarks.harness import Output, judge, take_turns
 from benchmarks.sizes import Sizes
 from benchmarks.workload import Bench, fill_log, pull_all, served
 from jobledger.service.export.exporter import Export
-from jobledger.service.export.log_source import LogReplay
-from jobledger.service.export.output_file import open_target
-from jobledger.service.export.query import Asked
-from jobledger.service.export.text_format import Lines
+from jobledger.service.export.output_file import open_output
+from jobledger.service.export.query import ExportQuery
+from jobledger.service.export.sources import LogSource
+from jobledger.service.export.text_format import JSONLines
 
 _PULL_EVENTS: Final = 2_500  # as ours
 _REPOSITORY: Final = Path(__file__).parents[1]
@@ -57,9 +57,9 @@ async def _replay_all(bench: Bench, events: int) -> float:
     """Return the seconds until the file is complete and synced."""
     path = bench.directory / "events.ndjson"
     started = time.perf_counter()
-    replay = await LogReplay.ask(bench.log, Asked(), now=time.time_ns())
-    target = open_target(path)
-    export = Export(replay.range, Lines(target), lambda _: None)
+    replay = await LogSource.open(bench.log, ExportQuery(), now=time.time_ns())
+    target = open_output(path)
+    export = Export(replay.range, JSONLines(target), lambda _: None)
     await export.run(replay.chunks())
     target.finish()
     seconds = time.perf_counter() - started

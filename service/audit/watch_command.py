@@ -135,7 +135,7 @@ def alarm_event(finding: Finding, origin: str, now: int) -> dict[str, Any]:
 
 def send_alarm(url: str, event: dict[str, Any], *, sleep: Callable[[float], None] = time.sleep) -> str:
     """POST an alarm; returns why it could not be delivered, or an empty text."""
-    from jobledger.service.client.lean import httpx
+    import httpx
 
     problem = ""
     for attempt in range(WATCH_WEBHOOK_MAX_TRIES):

@@ -1,4 +1,4 @@
-"""`jobledger completion`: the script that makes a shell complete commands, options and jobs."""
+"""`jobledger completion`: shell completion of commands, options and jobs."""
 
 import re
 from typing import Final
@@ -6,10 +6,10 @@ from typing import Final
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
-from jobledger.service.cli.examples import examples
+from jobledger.service.cli.options import examples
 
 _PROGRAM = "jobledger"
-_VARIABLE = "_JOBLEDGER_COMPLETE"  # click's convention: the script sets it and calls the program
+_VARIABLE = "_JOBLEDGER_COMPLETE"  # click's convention: the script sets it and runs the program
 
 
 _PLAIN_WORD: Final = re.compile(r"[\w@%+=:,./-]+")
@@ -18,10 +18,7 @@ _SPECIAL: Final = re.compile(r"[^\w@%+=:,./-]")
 
 @add_completion_class
 class QuotingBashComplete(BashComplete):
-    """bash inserts a completion as it is: a name with a space has to be quoted already.
-
-    zsh and fish quote by themselves.
-    """
+    """Quotes completions: bash inserts them unchanged, while zsh and fish quote them."""
 
     name = "bash"
     source_template = BashComplete.source_template.replace("read type value", "read -r type value").replace(
@@ -29,7 +26,7 @@ class QuotingBashComplete(BashComplete):
     )
 
     def format_completion(self, item: CompletionItem) -> str:
-        """The kind, and the value with a backslash before each character that bash would read."""
+        """The kind and the value, with a backslash before each special character."""
         value = str(item.value)
         if item.type == "plain" and not _PLAIN_WORD.fullmatch(value):
             value = _SPECIAL.sub(lambda found: f"\\{found[0]}", value)
@@ -40,11 +37,11 @@ class QuotingBashComplete(BashComplete):
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script that completes commands.
+    """Print a shell completion script.
 
-    For bash: `eval "$(jobledger completion bash)"` in ~/.bashrc; zsh the same with zsh in ~/.zshrc; for fish:
-    `jobledger completion fish > ~/.config/fish/completions/jobledger.fish`. Names and ids of jobs are
-    completed, too, if the service answers.
+    For bash, put `eval "$(jobledger completion bash)"` into ~/.bashrc; for zsh, the same with `zsh` into
+    ~/.zshrc; for fish, run `jobledger completion fish > ~/.config/fish/completions/jobledger.fish`. Names and
+    IDs of jobs are completed if the service can be reached.
     """
     kind = get_completion_class(shell)
     assert kind is not None

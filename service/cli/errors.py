@@ -1,4 +1,4 @@
-"""An error as a person reads it: what is wrong, each problem or missed event on its line, what to do."""
+"""Prints errors: what is wrong, each problem or missed event on its own line, and hints."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from jobledger.service.cli.shared import event_word
+from jobledger.service.cli.options import event_word
 from jobledger.service.cli.text import say
 from jobledger.service.cli.times import age
 from jobledger.store.model.errors import Conflict, InvalidSpec, JobledgerError
@@ -19,15 +19,15 @@ _FLAGS: Final = (*_FOLDER_FLAGS, *(f"--nats-{each}" for each in _NATS))
 _REPAIRS: Final = re.compile(
     r"`jobledger (?:streams (?:(create|show|rewrite)|accept-damage)|audit accept-log)(?: [^`]*)?`"
 )
-"""The commands that an error names as a way out; group 1: one that takes all of `_FLAGS`."""
+"""The commands that messages recommend; group 1: a command that takes all of `_FLAGS`."""
 
 
 def with_flags(text: str, arguments: Sequence[str]) -> str:
-    """Complete the commands that a message names, so that they act on the log of the command that failed.
+    """Add flags of the failed command to the commands in its message, so that they use the same log.
 
     Args:
         text: of the message.
-        arguments: of the command that failed.
+        arguments: of the failed command.
     """
     flags: dict[str, str] = {}
     for at, argument in enumerate(arguments):
@@ -45,22 +45,22 @@ def with_flags(text: str, arguments: Sequence[str]) -> str:
     return _REPAIRS.sub(complete, text)
 
 
-def tell_error(error: JobledgerError) -> None:
-    """Say it on standard error."""
+def print_error(error: JobledgerError) -> None:
+    """Print an error on standard error."""
     if isinstance(error, InvalidSpec):
         count = len(error.problems)
-        say(f"Error: the spec is not valid: {count} problem{'s' if count != 1 else ''}")
+        say(f"Error: the spec is invalid: {count} problem{'s' if count != 1 else ''}")
         for problem in error.problems:
             say(f"  {problem}")
     else:
         say(f"Error: {with_flags(str(error), sys.argv[1:])}")
     if isinstance(error, Conflict) and error.missed:
-        say(f"What happened since, up to revision {error.revision}:")
+        say(f"Events since then, up to revision {error.revision}:")
         now = time.time_ns()
         for item in error.missed:
             say(f"  {_missed(item, now)}")
     for note in getattr(error, "__notes__", ()):
-        if not _words(note) <= _words(str(error)):  # else it says nothing new
+        if not _words(note) <= _words(str(error)):  # otherwise it repeats the message
             say(f"Hint: {note}")
 
 

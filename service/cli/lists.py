@@ -1,7 +1,4 @@
-"""A list in every format of `-o`, and `--watch`: it is shown again whenever it changed.
-
-People get tables, scripts names and comma-separated values, programs documents.
-"""
+"""Prints lists in every format of `-o` and single resources as labeled lines; implements `--watch`."""
 
 import csv
 import re
@@ -12,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
 import click
 
+from jobledger.service.cli.options import end_on_sigterm
 from jobledger.service.cli.output import FORMATS, Output, output_option
-from jobledger.service.cli.shared import end_on_sigterm
-from jobledger.service.cli.text import BOLD, Cell, plain, say, styled
+from jobledger.service.cli.text import BOLD, Cell, Column, Row, plain, print_table, say, styled
 from jobledger.service.cli.times import exact
 from jobledger.service.limits import WATCH_SECONDS
 from jobledger.store.timestamps import format_rfc3339
@@ -22,23 +19,24 @@ from jobledger.store.timestamps import format_rfc3339
 if TYPE_CHECKING:
     from jobledger.service.client.client import Client
 
+UNKNOWN: Final = Cell("-", "bright_black")
 _NANOSECOND_KEYS: Final = frozenset({"CreateTime", "ModifyTime"})  # Bacalhau's fields
 _WORD_END: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 T = TypeVar("T")
 
 list_output_option = output_option(*FORMATS, "wide", "name", "csv")
 watch_option = click.option(
-    "-w", "--watch", "watched", is_flag=True, help="Show it again whenever it changed, until Ctrl-C."
+    "-w", "--watch", "watched", is_flag=True, help="Show it again after each change, until Ctrl-C."
 )
 
 
 class Shape(NamedTuple):
-    """What the formats other than tables and documents show of each item.
+    """The keys of an item that the formats `--quiet`, `name` and `csv` print.
 
     Attributes:
-        id: the key of what `--quiet` prints.
-        name: the key of what `-o name` prints.
-        columns: the keys of comma-separated values; `State.StateType` is a key of the object `State`.
+        id: printed by `--quiet`.
+        name: printed by `-o name`.
+        columns: printed by `-o csv`; `State.StateType` is a key of the object `State`.
     """
 
     id: str
@@ -50,42 +48,56 @@ def print_list(
     output: Output,
     items: Sequence[Mapping[str, Any]],
     shape: Shape,
-    table: Callable[[bool], None],
+    columns: Sequence[Column],
+    rows: Callable[[], Iterable[Row]],
     *,
     empty: str,
     documents: Sequence[Any] | None = None,
     **more: object,
 ) -> None:
-    """Print a list in the format that is wanted.
+    """Print a list in the requested format.
 
     Args:
-        output: how.
+        output: the format.
         items: as on the wire.
-        shape: what is shown of them.
-        table: prints the table for people; whole, for `-o wide`, if true.
-        empty: what is said to people of a list without items.
-        documents: what programs get, if that is not the items.
-        more: beside the items, for programs.
+        shape: the keys that the short formats print.
+        columns: of the table.
+        rows: builds the rows of the table; called only if a table is printed.
+        empty: the message if the list is empty; for people only.
+        documents: what programs receive, if not `items`.
+        more: further fields of the document.
     """
     if output.quiet or output.form == "name":
         for item in items:
-            click.echo(plain(_text(item, shape.id if output.quiet else shape.name)))
+            click.echo(plain(_value(item, shape.id if output.quiet else shape.name)))
     elif output.form == "csv":
         print_csv(items, shape.columns)
     elif output.for_machines:
         output.page(list(items if documents is None else documents), **more)
     elif items:
-        table(output.form == "wide")
+        print_table(columns, rows(), whole=output.form == "wide")
     else:
         say(empty)
 
 
 def print_csv(items: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Print comma-separated values: a head line, and a line for each item; times are RFC 3339."""
+    """Print comma-separated values: a header, and one line per item; times are RFC 3339."""
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow([_heading(column) for column in columns])
     for item in items:
-        rows.writerow([plain(_text(item, column)) for column in columns])
+        rows.writerow([plain(_value(item, column)) for column in columns])
+
+
+def print_fields(fields: Iterable[tuple[str, str | Cell]], *, width: int) -> None:
+    """Print labeled lines; the labels are padded to `width`."""
+    for label, value in fields:
+        click.echo(styled(Cell(f"{label:<{width}}", BOLD)) + styled(value))
+
+
+def text_field(wire: Mapping[str, Any], name: str) -> str:
+    """A text field of a response; empty if it is absent or not text."""
+    value = wire.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def watch(
@@ -96,22 +108,22 @@ def watch(
     for_people: bool,
     facts: Callable[[T], object] = lambda found: found,
 ) -> NoReturn:
-    """Show something, and again whenever it changed, until the command is interrupted.
+    """Show a result, and again after each change, until the command is interrupted.
 
     Args:
-        client: whom `read` asks; its interruptions are waited for.
-        read: gets it.
+        client: used by `read`; a lost connection is retried.
+        read: reads the result.
         show: prints it.
-        for_people: with the time before each but the first.
-        facts: of an answer, what is shown again when it is not equal to that of the last answer.
+        for_people: whether to print the time before each result but the first.
+        facts: the part of a result that is compared.
     """
     end_on_sigterm()
-    last = client.through_interruptions(read)
+    last = client.with_retries(read)
     show(last)
     while True:
         sys.stdout.flush()
         time.sleep(WATCH_SECONDS)
-        found = client.through_interruptions(read)
+        found = client.with_retries(read)
         if facts(found) != facts(last):
             if for_people:
                 click.echo("\n" + styled(Cell(exact(time.time_ns()), BOLD)))
@@ -124,7 +136,7 @@ def _heading(column: str) -> str:
     return _WORD_END.sub("_", name).lower()
 
 
-def _text(item: Mapping[str, Any], key: str) -> str:
+def _value(item: Mapping[str, Any], key: str) -> str:
     value: Any = item
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

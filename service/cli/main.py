@@ -1,6 +1,6 @@
-"""The command `jobledger`: which commands there are, and how errors leave.
+"""The command `jobledger`: its groups of commands, and the exit codes of errors.
 
-Commands are named here and imported when asked for, so that `jobledger --help` and the quick ones stay quick.
+Commands are listed here and imported only when they run, so that the command line starts fast.
 """
 
 import os
@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 import click
 
 from jobledger import __version__
-from jobledger.service.cli.examples import examples
+from jobledger.service.cli.options import examples
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-_PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended: 128 + 13
-_INTERRUPTED = 130  # as a shell tells of a program that SIGINT ended: 128 + 2
+_PIPE_CLOSED = 141  # as a shell reports a program ended by SIGPIPE: 128 + 13
+_INTERRUPTED = 130  # as a shell reports a program ended by SIGINT: 128 + 2
 
 
 class Lazy(NamedTuple):
-    """A command that is imported when it is asked for.
+    """A command that is imported when it runs.
 
     Attributes:
         where: `module:attribute`.
-        summary: the first sentence of its help, so that a list of commands need not import it.
+        summary: the first sentence of its help, so that a list of commands does not import it.
     """
 
     where: str
@@ -35,12 +35,7 @@ class Lazy(NamedTuple):
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are asked for.
-
-    Attributes:
-        lazy: the commands by name.
-        aliases: other names of commands, which lists do not show.
-    """
+    """A group of lazy commands; lists do not show the aliases."""
 
     def __init__(
         self,
@@ -54,11 +49,11 @@ class LazyGroup(click.Group):
         self.aliases = aliases or {}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse arguments that are not text, before any command uses them; file names may be any bytes."""
+        """Reject arguments that are not text; file names may be any bytes."""
         for arg in args:
             if not _is_text(arg) and not os.path.exists(arg.rpartition("=")[2]):  # noqa: PTH110 - fast start
                 shown = arg.encode("ascii", "backslashreplace").decode()
-                raise click.UsageError(f"the argument {shown} is not UTF-8; write it in UTF-8", ctx)
+                raise click.UsageError(f"the argument {shown} is not UTF-8", ctx)
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -66,7 +61,7 @@ class LazyGroup(click.Group):
         return sorted({*super().list_commands(ctx), *self.lazy})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name; this is where it is imported."""
+        """Import the command with this name or alias."""
         cmd_name = self.aliases.get(cmd_name, cmd_name)
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
@@ -78,7 +73,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; of one that there is not, say which was meant. click knows only imported ones."""
+        """Find the command; suggest similar names, since click knows only imported commands."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
@@ -87,8 +82,8 @@ class LazyGroup(click.Group):
             near = get_close_matches(args[0], self.list_commands(ctx))
             if not near:
                 raise
-            meant = " or ".join(map(repr, near))
-            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {meant}?", ctx) from None
+            similar = " or ".join(map(repr, near))
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {similar}?", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands in a help text, without importing them."""
@@ -98,7 +93,7 @@ class LazyGroup(click.Group):
                 formatter.write_dl(rows)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
-        """Names of commands that begin so, without importing them; else what click knows."""
+        """Names of commands with this prefix; for options, the completions of click."""
         from click.shell_completion import CompletionItem
 
         if incomplete.startswith("-"):
@@ -114,7 +109,7 @@ class LazyGroup(click.Group):
 
 
 def _is_text(arg: str) -> bool:
-    """Whether an argument is text: Python reads bytes that are not UTF-8 as lone surrogates."""
+    """Whether an argument is UTF-8; Python reads other bytes as lone surrogates."""
     try:
         arg.encode()
     except UnicodeEncodeError:
@@ -123,33 +118,33 @@ def _is_text(arg: str) -> bool:
 
 
 _HELP_MAX_WIDTH = 100
-_COMMANDS = "jobledger.service.cli"
+
+
+def _lazy(**commands: tuple[str, str]) -> dict[str, Lazy]:
+    """Commands by name (`_` for `-`): `module:attribute` in this package, and the summary."""
+    return {
+        name.replace("_", "-"): Lazy(f"jobledger.service.cli.{where}", summary)
+        for name, (where, summary) in commands.items()
+    }
 
 
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _HELP_MAX_WIDTH},
-    lazy={
-        "completion": Lazy(f"{_COMMANDS}.completion:completion", "Print the script that completes commands."),
-        "config": Lazy(f"{_COMMANDS}.config:config", "Look at the settings."),
-        "demo": Lazy(
-            f"{_COMMANDS}.demo:demo",
-            "Show Jobledger at work on real job specs, and prove what it promises.",
-        ),
-        "diff": Lazy(f"{_COMMANDS}.logdiff:diff", "Show which jobs changed between two points, and how."),
-        "nats": Lazy(
-            f"{_COMMANDS}.nats:nats", "Connect to the nats-server that keeps the log, and configure it."
-        ),
-        "serve": Lazy(f"{_COMMANDS}.serve:serve", "Serve writes, reads and live feeds over HTTP."),
-        "streams": Lazy(f"{_COMMANDS}.streams:streams", "Create, check and rewrite the streams of the log."),
-        "subscriptions": Lazy(
-            f"{_COMMANDS}.subscriptions:subscriptions", "Look at durable subscriptions, and mend them."
-        ),
-        "token": Lazy(f"{_COMMANDS}.token:token", "Make, list and revoke the tokens of a service."),
-        "view": Lazy(f"{_COMMANDS}.view:view", "Look at what of the log could not be read."),
-        "version": Lazy(f"{_COMMANDS}.version:version", "Show the versions of client and service."),
-        "webhook": Lazy(f"{_COMMANDS}.webhook:webhook", "Send events to a URL, signed."),
-    },
+    lazy=_lazy(
+        completion=("completion:completion", "Print a shell completion script."),
+        config=("serve:config", "Show the settings."),
+        demo=("demo:demo", "Run a demonstration on real job specs, and check its results."),
+        diff=("diff:diff_log", "Show which jobs changed between two points, and how."),
+        nats=("nats:nats", "Print addresses and configuration of nats-server."),
+        serve=("serve:serve", "Run the HTTP service."),
+        streams=("streams:streams", "Create, check and rewrite the streams of the log."),
+        subscriptions=("subscriptions:subscriptions", "Manage durable subscriptions."),
+        token=("token:token", "Create, list and revoke tokens."),
+        view=("view:view", "Show the parts of the log that the view could not read."),
+        version=("version:version", "Show the versions of the client and the service."),
+        webhook=("webhook:webhook", "Manage webhooks, which send signed events to a URL."),
+    ),
     epilog=examples(
         "jobledger serve",
         "jobledger job run job.yaml --reason 'first try'",
@@ -165,32 +160,25 @@ def cli() -> None:
 @cli.group(
     cls=LazyGroup,
     aliases={"get": "describe", "show": "describe"},
-    lazy={
-        "accept-unreadable": Lazy(
-            f"{_COMMANDS}.accept:accept_unreadable", "Accept that an event of a job can't be read."
-        ),
-        "create": Lazy(f"{_COMMANDS}.run:create", "Submit new jobs: `job run --create-only`."),
-        "blame": Lazy(f"{_COMMANDS}.blame:blame", "Show who last set each field of a job, when, and why."),
-        "describe": Lazy(f"{_COMMANDS}.describe:describe", "Show a job and its timeline."),
-        "diff": Lazy(
-            f"{_COMMANDS}.diff:diff",
-            "Show how a spec differs from the one that its job has, or how two versions of a job differ.",
-        ),
-        "history": Lazy(f"{_COMMANDS}.history:history", "Show what happened to a job, oldest first."),
-        "list": Lazy(f"{_COMMANDS}.listing:list_jobs", "List jobs, newest first."),
-        "rerun": Lazy(f"{_COMMANDS}.change:rerun", "Run a job again, as a new version."),
-        "revert": Lazy(
-            f"{_COMMANDS}.versioning:revert", "Give a job the spec of an earlier version, as a new version."
-        ),
-        "run": Lazy(f"{_COMMANDS}.run:run", "Submit jobs: create them, or give them a new spec."),
-        "set-state": Lazy(f"{_COMMANDS}.change:set_state", "Say which state a job has come to."),
-        "stop": Lazy(f"{_COMMANDS}.change:stop", "Stop a job."),
-        "tag": Lazy(f"{_COMMANDS}.versioning:tag", "Give a version of a job a name, or take the name away."),
-        "update": Lazy(f"{_COMMANDS}.change:update", "Give a job a new spec."),
-        "validate": Lazy(f"{_COMMANDS}.validate:validate", "Check job specs in YAML, JSON or TOML, offline."),
-        "versions": Lazy(f"{_COMMANDS}.history:versions", "List the versions of a job's spec."),
-        "wait": Lazy(f"{_COMMANDS}.wait:wait", "Wait until a job has come to a state."),
-    },
+    lazy=_lazy(
+        accept_unreadable=("job_change:accept_unreadable", "Accept an event that cannot be read."),
+        blame=("job_history:blame", "Show who last set each field of a job, and why."),
+        create=("job_submit:create", "Submit new jobs: `job run --create-only`."),
+        describe=("job_history:describe", "Show a job and its timeline."),
+        diff=("diff:diff_job", "Compare a spec with its job, or two versions of a job."),
+        history=("job_history:history", "Show the events of a job, oldest first."),
+        list=("job_list:list_jobs", "List jobs, newest first."),
+        rerun=("job_change:rerun", "Run a job again, as a new version."),
+        revert=("job_change:revert", "Restore the spec of an earlier version, as a new version."),
+        run=("job_submit:run", "Submit jobs: create them, or update their specs."),
+        set_state=("job_change:set_state", "Set the state of a job."),
+        stop=("job_change:stop", "Stop a job."),
+        tag=("job_change:tag", "Tag a version of a job, or remove a tag."),
+        update=("job_submit:update", "Update the spec of a job."),
+        validate=("job_submit:validate", "Check job specs offline."),
+        versions=("job_history:versions", "List the versions of a job's spec."),
+        wait=("job_change:wait", "Wait until a job reaches a state."),
+    ),
     epilog=examples(
         "jobledger job validate job.yaml",
         "jobledger job run job.yaml --wait",
@@ -199,45 +187,35 @@ def cli() -> None:
     ),
 )
 def job() -> None:
-    """Work with jobs and their specs."""
+    """Manage jobs and their specs."""
 
 
 @cli.group(
     cls=LazyGroup,
-    lazy={
-        "replay": Lazy(f"{_COMMANDS}.replay:replay", "Tell the log's events again, from point to point."),
-        "tail": Lazy(f"{_COMMANDS}.tail:tail", "Follow the events of all jobs."),
-    },
+    lazy=_lazy(
+        replay=("events:replay", "Export past events of the log."),
+        tail=("events:tail", "Follow the events of all jobs."),
+    ),
     epilog=examples("jobledger events tail --after 0", "jobledger events replay --since 2h -o ndjson"),
 )
 def events() -> None:
-    """Follow what happens, and tell again what happened."""
+    """Follow events, and export past ones."""
 
 
 @cli.group(
     cls=LazyGroup,
-    lazy={
-        "accept-log": Lazy(
-            f"{_COMMANDS}.audit_accept:accept_log", "Confirm that a log replaces one that was sealed before."
-        ),
-        "check": Lazy(f"{_COMMANDS}.audit_check:check", "Check a proof bundle, offline."),
-        "consistency": Lazy(
-            f"{_COMMANDS}.audit_consistency:consistency", "Prove that one seal extends another."
-        ),
-        "key": Lazy(
-            f"{_COMMANDS}.audit_keys:key", "Show, make and rotate the keys that seals are signed with."
-        ),
-        "prove": Lazy(f"{_COMMANDS}.audit_prove:prove", "Write the proof of a job's events into a file."),
-        "scrub": Lazy(
-            f"{_COMMANDS}.audit_scrub:scrub", "Compare every replica of the log with the Merkle tree."
-        ),
-        "seal": Lazy(f"{_COMMANDS}.audit_seals:seal", "Seal the log as it is now; needs an admin's token."),
-        "seals": Lazy(f"{_COMMANDS}.audit_seals:seals", "List the seals, newest first."),
-        "verify": Lazy(f"{_COMMANDS}.audit_verify:verify", "Hold log, seals and view against each other."),
-        "watch": Lazy(
-            f"{_COMMANDS}.audit_watch:watch", "Watch a log, and raise an alarm if its past changes."
-        ),
-    },
+    lazy=_lazy(
+        accept_log=("audit_keys:accept_log", "Confirm that a log replaces one that was sealed before."),
+        check=("audit_proofs:check", "Check a proof bundle offline."),
+        consistency=("audit_proofs:consistency", "Prove that one seal extends another."),
+        key=("audit_keys:key", "Show, create and rotate the keys that sign seals."),
+        prove=("audit_proofs:prove", "Write a proof of a job's events to a file."),
+        scrub=("audit_log:scrub", "Compare every replica of the log with the Merkle tree."),
+        seal=("audit_keys:seal", "Seal the log now; requires an admin token."),
+        seals=("audit_keys:seals", "List the seals, newest first."),
+        verify=("audit_log:verify", "Check the log, the seals and the view against each other."),
+        watch=("audit_log:watch", "Watch a log, and raise an alarm if its past changes."),
+    ),
     epilog=examples(
         "jobledger audit seal",
         "jobledger audit prove my-job --output-file my-job.proof",
@@ -245,42 +223,40 @@ def events() -> None:
     ),
 )
 def audit() -> None:
-    """Seal the log, and prove what is in it."""
+    """Seal the log, and prove what it contains."""
 
 
 def _color() -> bool | None:
-    """Whether output has colors: NO_COLOR counts more than FORCE_COLOR; None: a terminal has them."""
+    """Whether to use colors: NO_COLOR overrides FORCE_COLOR; None: on terminals only."""
     if os.environ.get("NO_COLOR"):
         return False
     return True if os.environ.get("FORCE_COLOR", "0") not in {"", "0"} else None
 
 
 def _end_on_closed_pipe() -> None:
-    """End quietly, with the exit code of a program that SIGPIPE ended, as other tools do."""
-    # The interpreter flushes once more at its end; what is left must have somewhere to go.
+    """Exit without a message, like a program ended by SIGPIPE."""
+    # The interpreter flushes at exit; the rest of the output needs a destination.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(_PIPE_CLOSED)
 
 
 class _SafeStream:
-    """Standard output or error, through which nobody's text can speak to the terminal.
+    """Standard output or error without control characters.
 
-    Commands escape what they did not make (`text.plain`); this is the second lock, for file names in errors
-    of the system, ids of a hostile service, and whatever is forgotten. Colors pass, and only to terminals.
+    Commands escape the text of others (`text.plain`); this is the second defense, for file names in system
+    errors, IDs of a hostile service, and omissions. Colors are passed on to terminals only.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write it, with what is not printable as escapes."""
         if not text.isprintable():
             kept = _STYLED if self._stream.isatty() or _color() else _LAID_OUT
             text = kept.sub(_passed, text)
         return self._stream.write(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write each."""
         for line in lines:
             self.write(line)
 
@@ -292,16 +268,16 @@ def _passed(found: re.Match[str]) -> str:
     return found[0] if found[1] or found[0].isprintable() else repr(found[0])[1:-1]
 
 
-# What passes is group 1; every other character is one that may not be printable.
+# Group 1 is passed on; any other character is escaped if it is not printable.
 _LAYOUT = r"[\n\t\r]|[ -~\xa0-\u00ac\u00ae-\u034f]+"
 _LAID_OUT = re.compile(rf"({_LAYOUT})|.", re.DOTALL)
 _STYLED = re.compile(rf"(\x1b\[[0-9;]*m|\x1b\[\?25[hl]|{_LAYOUT})|.", re.DOTALL)
 
 
 def main() -> None:
-    """Run the command line; the errors that Jobledger raises on purpose become a message and an exit code."""
+    """Run the command line; a `JobledgerError` becomes a message and an exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # A name in a spec may hold what the terminal's encoding can't write; that is no reason to fail.
+        # Text that the terminal's encoding cannot represent is escaped rather than failing.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     if "_JOBLEDGER_COMPLETE" in os.environ:
         import jobledger.service.cli.completion  # noqa: F401 - registers our completion for bash
@@ -314,7 +290,7 @@ def main() -> None:
     except BrokenPipeError:
         _end_on_closed_pipe()
     except SystemExit:
-        if sys.stdout is not stdout:  # click replaces it when the pipe is closed, and would end with 1
+        if sys.stdout is not stdout:  # click replaces it when the pipe is closed, and would exit with 1
             _end_on_closed_pipe()
         raise
     except click.ClickException as error:
@@ -323,14 +299,14 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(_INTERRUPTED)
     except Exception as error:
-        from jobledger.service.errors import exit_code  # the store is imported only when something is wrong
+        from jobledger.service.errors import exit_code  # imports the store, only for errors
         from jobledger.store.model.errors import JobledgerError
 
         if not isinstance(error, JobledgerError):
             raise
-        from jobledger.service.cli.errors import tell_error
+        from jobledger.service.cli.errors import print_error
 
-        tell_error(error)
+        print_error(error)
         sys.exit(exit_code(error))
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -1,14 +1,12 @@
-"""`jobledger nats`: configuration for the nats-server that keeps the log."""
+"""`jobledger nats`: addresses and configuration of the nats-server that keeps the log."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from jobledger.service.cli.examples import examples
-from jobledger.service.cli.logoptions import reading_log
+from jobledger.service.cli.options import Session, connected, examples, reading_log
 from jobledger.service.cli.output import to_json
-from jobledger.service.cli.shared import Session, connected
 from jobledger.service.cli.text import say
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group(epilog=examples("jobledger nats url", "jobledger nats accounts"))
 def nats() -> None:
-    """Connect to the nats-server that keeps the log, and configure it."""
+    """Print addresses and configuration of nats-server."""
 
 
 @nats.command(epilog=examples("jobledger nats url", "jobledger nats url -o env"))
@@ -28,15 +26,15 @@ def nats() -> None:
     type=click.Choice(["url", "json", "env"]),
     default="url",
     show_default=True,
-    help="One URL with everything in it; its parts as JSON; or as lines for `eval` in a shell.",
+    help="One complete URL; its parts as JSON; or as lines for `eval` in a shell.",
 )
 @reading_log
 def url(*, form: str, session: Session) -> None:
-    """Print how to connect to the NATS servers that keep the log.
+    """Print the address of the NATS servers that keep the log.
 
-    This is the embedded nats-server of the service that runs on the data directory, which has another port
-    and password at every start, or the servers of `nats_url` with the credentials of the settings. The output
-    includes the password. Clients that ignore a user and a password in a URL (nats.js does) need the parts.
+    These are the embedded nats-server of the service that runs on the data directory, with a new port and
+    password at every start, or the servers of `nats_url` with the credentials of the settings. The output
+    contains the password. Clients that ignore user and password in a URL, such as nats.js, need the parts.
     """
     import shlex
 
@@ -59,24 +57,24 @@ def url(*, form: str, session: Session) -> None:
     "named",
     multiple=True,
     metavar="NAME[:FORM]",
-    help="Give it an account: `billing`, `shipping:4` (members), `audit:32e` (elastic), `node:plain`.",
+    help="With an account: `billing`, `shipping:4` (members), `audit:32e` (elastic), `node:plain`.",
 )
 @click.option(
-    "--from-service", is_flag=True, help="Also each subscription that the service has, but for webhooks'."
+    "--from-service", is_flag=True, help="Include the subscriptions of the service, except webhooks."
 )
 @click.option(
     "--nkeys",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIRECTORY",
-    help="Log in with nkeys: their seeds are written into this directory, one file per user, mode 0600.",
+    help="Use nkeys; write their seeds to this directory, one file per user, mode 0600.",
 )
 @connected
 def accounts(*, named: tuple[str, ...], from_service: bool, nkeys: Path | None, session: Session) -> None:
     """Print the accounts of the log, of the service, and of subscriptions.
 
-    It is the content of `deploy/nats/accounts.conf`. Without --nkeys each user's password comes from an
-    environment variable of nats-server, which the configuration names. With it, seeds that are there already
-    are kept, so that the same command can add a subscription later; no secret is printed.
+    This is the content of `deploy/nats/accounts.conf`. Without --nkeys, each user's password is read from an
+    environment variable of nats-server that the configuration names. With --nkeys, existing seeds are kept,
+    so that the same command can add a subscription later; no secret is printed.
     """
     from jobledger.service.nats_auth import accounts_config, parse_subscriber, users_of
 
@@ -89,15 +87,15 @@ def accounts(*, named: tuple[str, ...], from_service: bool, nkeys: Path | None, 
     click.echo(accounts_config(subscribers, keys), nl=False)
     if keys is None:
         variables = ["NATS_OPERATOR_PASSWORD", "NATS_PASSWORD", *(each.variable for each in subscribers)]
-        say(f"Set for nats-server: {', '.join(variables)}")
+        say(f"Set these variables for nats-server: {', '.join(variables)}")
 
 
 def _of_service(session: Session) -> "list[Subscriber]":
     from jobledger.service.nats_auth import parse_subscriber
     from jobledger.service.webhooks.records import SUBSCRIPTION_PREFIX
 
-    with session.operators() as operators:
-        found = operators.subscriptions()
+    with session.admin() as admin:
+        found = admin.subscriptions()
     forms = {"alone": "", "members": ":{}", "elastic": ":{}e", "plain": ":plain"}
     return [
         parse_subscriber(f"{each['Name']}{_suffix(forms, each)}")
@@ -115,7 +113,7 @@ def _suffix(forms: dict[str, str], subscription: dict[str, object]) -> str:
 
 
 def _nkeys(directory: Path, users: tuple[str, ...]) -> dict[str, str]:
-    """The public keys of users; the seeds that are missing are made."""
+    """The public keys of users; creates missing seeds."""
     from jobledger.service.nats_auth import public_nkey
 
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)

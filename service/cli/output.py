@@ -1,4 +1,4 @@
-"""What a command prints for machines: JSON, YAML, or a line of JSON each; and the option that chooses."""
+"""Output for programs: JSON, YAML, or one JSON document per line; and the options that choose it."""
 
 import json
 import sys
@@ -7,18 +7,18 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from jobledger.service.cli.shared import SharedOption
+from jobledger.service.cli.options import SharedOption
 
 FORMATS: Final = ("table", "json", "yaml", "ndjson")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Output:
-    """How the user wants to be told.
+    """The output format of a command.
 
     Args:
-        form: one of `FORMATS`.
-        quiet: ids only.
+        form: one of `FORMATS`, or a format of lists (`wide`, `name`, `csv`).
+        quiet: print IDs only.
     """
 
     def __init__(self, form: str, *, quiet: bool = False) -> None:
@@ -28,21 +28,21 @@ class Output:
 
     @property
     def for_machines(self) -> bool:
-        """Whether what came is to be printed as it came."""
+        """Whether to print documents."""
         return self.form in FORMATS[1:] and not self.quiet
 
     @property
     def for_people(self) -> bool:
-        """Whether a table is wanted."""
+        """Whether to print a table."""
         return self.form in {"table", "wide"} and not self.quiet
 
     @property
     def by_line(self) -> bool:
-        """Whether each item stands on a line of its own."""
+        """Whether to print each item on its own line."""
         return self.form == "ndjson" and not self.quiet
 
     def document(self, wire: object) -> None:
-        """One document; of several, YAML's have `---` between them."""
+        """Print one document; YAML documents are separated by `---`."""
         if self.form == "yaml":
             click.echo(("---\n" if self._documents else "") + to_yaml(wire), nl=False)
         else:
@@ -51,7 +51,7 @@ class Output:
         sys.stdout.flush()
 
     def page(self, items: list[Any], **more: object) -> None:
-        """A list: one document with `Items`, or a line for each of them."""
+        """Print a list: one document with `Items`, or one line per item."""
         if self.by_line:
             for item in items:
                 self.document(item)
@@ -60,7 +60,7 @@ class Output:
 
 
 def output_option(*forms: str) -> Callable[[F], F]:
-    """`-o/--output`; the command gets it as `form`."""
+    """`-o/--output`; the command receives it as `form`."""
     return click.option(
         "-o",
         "--output",
@@ -69,15 +69,15 @@ def output_option(*forms: str) -> Callable[[F], F]:
         default="table",
         show_default=True,
         cls=SharedOption,
-        help="For people, or for machines.",
+        help="Output format.",
     )
 
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, cls=SharedOption, help="Print ids only.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, cls=SharedOption, help="Print IDs only.")
 
 
 def to_json(wire: object, *, compact: bool) -> str:
-    """JSON, without characters that would speak to a terminal: they are escaped, which changes no value."""
+    """JSON without control characters, which a terminal would interpret; escaping them changes no value."""
     indent, separators = (None, (",", ":")) if compact else (2, (",", ": "))
     text = json.dumps(wire, ensure_ascii=False, indent=indent, separators=separators)
     if text.replace("\n", "").isprintable():
@@ -86,8 +86,8 @@ def to_json(wire: object, *, compact: bool) -> str:
 
 
 def to_yaml(wire: object) -> str:
-    """YAML, with the keys in the order in which they came, and the same care."""
-    import yaml  # slow to import, and only who asks for YAML needs it
+    """YAML with keys in their order, without control characters."""
+    import yaml  # slow to import
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     text: str = yaml.dump(wire, Dumper=dumper, sort_keys=False, allow_unicode=True, width=1_000)

@@ -1,19 +1,18 @@
-"""`jobledger streams`: the streams that Jobledger keeps on NATS, for their operator."""
+"""`jobledger streams`: create, check and repair the streams that Jobledger keeps on NATS."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobledger.service.cli.examples import examples
+from jobledger.service.cli.options import Session, examples, with_settings
 from jobledger.service.cli.output import Output, output_option
-from jobledger.service.cli.settingflags import some_flags
-from jobledger.service.cli.shared import Session
 from jobledger.service.cli.text import Column, print_table, say
+from jobledger.service.errors import ERROR_KINDS
+from jobledger.store.model.errors import LogError
 
 if TYPE_CHECKING:
     from jobledger.service.settings import Settings
@@ -21,9 +20,7 @@ if TYPE_CHECKING:
     from jobledger.store.jetstream.log import JetStreamLog
     from jobledger.store.jetstream.stream import StreamReport
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_FLAGS: Final = (
+_stream_settings = with_settings(
     "data_dir",
     "nats_url",
     "nats_user",
@@ -35,17 +32,6 @@ _FLAGS: Final = (
     "nats_tls_key",
     "stream_replicas",
 )
-
-
-def _of_streams(function: F) -> F:
-    """Give a command the flags that say where the streams are, and what they lead to as `session`."""
-
-    @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        flags = {name: kwargs.pop(name) for name in ("config", *_FLAGS)}
-        return function(*args, session=Session(flags), **kwargs)
-
-    return some_flags(*_FLAGS)(run)  # type: ignore[return-value]
 
 
 @click.group(epilog=examples("jobledger streams show", "jobledger streams create"))
@@ -62,22 +48,22 @@ def streams() -> None:
 @click.option(
     "--accept-loss",
     is_flag=True,
-    help="Print what is given up of a stream that is missing or another one, then go on without it.",
+    help="Print what is lost with a stream that is missing or was replaced, then continue without it.",
 )
 @click.option(
     "--rewritten",
     is_flag=True,
-    help="Note that the blocks were rewritten with --store-dir, so that readiness stops warning.",
+    help="Record that the blocks were rewritten with --store-dir, which ends the warning of readiness.",
 )
 @output_option("table", "json")
-@_of_streams
+@_stream_settings
 def create(*, accept_loss: bool, rewritten: bool, form: str, session: Session) -> None:
-    """Create the streams that are missing, and repair compression and replicas.
+    """Create missing streams, and repair their compression and replicas.
 
-    For a NATS user who may create and change streams, where the user of the service may not. A stream that
-    existed and is missing, or is not the one that was recorded in --data-dir, is refused. With --accept-loss
-    what is given up is printed first, and then the streams are used as they are. The exit code is 6 if
-    something could not be repaired.
+    Run it as a NATS user with the permission to create and change streams if the user of the service lacks
+    it. A stream that existed and is missing, or differs from the one recorded in --data-dir, is an error.
+    With --accept-loss, what is lost is printed first, and then the streams are used as they are. The exit
+    code is 6 if something could not be repaired.
     """
     _print(asyncio.run(_create(session.settings, accept_loss=accept_loss, rewritten=rewritten)), Output(form))
 
@@ -91,18 +77,18 @@ async def _create(settings: "Settings", *, accept_loss: bool, rewritten: bool) -
     record, view = _record_of(settings), settings.data_dir / VIEW_FILE
     created: set[str] = set()
 
-    def give_up(missing: LogMissing) -> None:
+    def accept_loss_of(missing: LogMissing) -> None:
         created.add(missing.stream)
-        say(f"Giving up everything that {missing.stream} held: {'; '.join(missing.evidence)}")
+        say(f"Lost: everything in {missing.stream}: {'; '.join(missing.evidence)}")
 
-    async with _connected(settings, create=True, accept_loss=give_up if accept_loss else None) as log:
+    async with _connected(settings, create=True, accept_loss=accept_loss_of if accept_loss else None) as log:
         if record is not None and not accept_loss:
             await record.verify(log.report_streams)
         for each in record.differences(await log.report_streams()) if record is not None else ():
             if each.stream not in created:
-                say(f"Giving up what is missing: {each.difference}")
+                say(f"Lost: {each.difference}")
             if isinstance(each, LogTruncated) and each.stream == STREAM_NAME:
-                move_damaged(view)  # it has events that the log lacks; the service makes another one
+                move_damaged(view)  # it contains events that the log lacks; the service builds a new one
         found = await log.prepare_streams()
         if rewritten:
             await log.note_rewritten()
@@ -113,7 +99,7 @@ async def _create(settings: "Settings", *, accept_loss: bool, rewritten: bool) -
 
 
 def _record_of(settings: "Settings") -> "StreamRecord | None":
-    """What the data directory knows of the streams; None if it has a log of its own, and another is asked."""
+    """The record of the streams in the data directory; None if that directory belongs to another log."""
     from jobledger.service.log_access import log_exists
     from jobledger.service.stream_record import RECORD_FILE, StreamRecord
 
@@ -124,14 +110,14 @@ def _record_of(settings: "Settings") -> "StreamRecord | None":
 
 @streams.command(epilog=examples("jobledger streams show", "jobledger streams show -o json"))
 @output_option("table", "json")
-@_of_streams
+@_stream_settings
 def show(*, form: str, session: Session) -> None:
     """Show every stream: replicas, compression, messages and bytes.
 
-    Nothing is created or changed. `compressed` counts the blocks on disk that are compressed, where the store
-    is in --data-dir; elsewhere it is `maybe` for a stream that was compressed once. The exit code is 6 if a
-    stream is missing (then everything that says that it existed is printed), is not the one that was recorded
-    in --data-dir, is compressed, or has fewer replicas than the log.
+    Changes nothing. `Compressed` counts the compressed blocks on disk if the store is in --data-dir;
+    otherwise it is `maybe` for a stream that once was compressed. The exit code is 6 if a stream is missing
+    (the evidence that it existed is printed), differs from the one recorded in --data-dir, is compressed, or
+    has fewer replicas than the log.
     """
     settings = session.settings
 
@@ -145,8 +131,9 @@ def show(*, form: str, session: Session) -> None:
         problems = [str(each) for each in record.differences(found)] if record is not None else []
         for name in (each.name(STREAM_NAME) for each in STREAMS):
             if name not in {each.name for each in found}:
-                signs = "; ".join(await evidence(name))
-                problems.append(f"{name} is missing" + (f", and existed: {signs}" if signs else ""))
+                found_evidence = "; ".join(await evidence(name))
+                existed = f", and existed: {found_evidence}" if found_evidence else ""
+                problems.append(f"{name} is missing{existed}")
         return found, problems
 
     reports, problems = asyncio.run(run())
@@ -157,45 +144,44 @@ def show(*, form: str, session: Session) -> None:
 @click.option(
     "--store-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The store_dir of a nats-server that is stopped; it holds a folder `jetstream`.",
+    help="The store_dir of a stopped nats-server; it contains the directory `jetstream`.",
 )
-@_of_streams
+@_stream_settings
 def rewrite(*, store_dir: Path | None, session: Session) -> None:
-    """Rewrite blocks that are still compressed.
+    """Rewrite compressed blocks without compression.
 
-    Without NATS servers: the embedded log in --data-dir, while no service runs on it. With --nats-url: every
-    replica is replaced by a fresh one, one at a time, while the cluster is used. With --store-dir: the files
-    of a nats-server that is stopped. A rewrite that was interrupted is finished by running it again.
+    By default, rewrites the embedded log in --data-dir; the service must be stopped. With --nats-url,
+    replaces every replica by a new one, one at a time, while the cluster is in use. With --store-dir,
+    rewrites the files of a stopped nats-server. Run an interrupted rewrite again to finish it.
     """
     from jobledger.store.jetstream.rewrite import rewrite_store
     from jobledger.store.model.subjects import STREAM_NAME
 
     if store_dir is not None:
         count = rewrite_store(store_dir, STREAM_NAME, say)
-        say(f"{count} blocks were rewritten; start nats-server, then `jobledger streams create --rewritten`")
+        say(f"{count} blocks rewritten; start nats-server, then run `jobledger streams create --rewritten`")
         return
     settings = session.settings
     if settings.nats_url:
         asyncio.run(_rewrite_replicas(settings))
         return
-    say(f"{asyncio.run(_rewrite_embedded(settings))} blocks were rewritten")
+    say(f"{asyncio.run(_rewrite_embedded(settings))} blocks rewritten")
 
 
 @streams.command(
     "accept-damage", epilog=examples("jobledger streams accept-damage --data-dir /var/lib/jobledger")
 )
-@click.option("--yes", is_flag=True, help="Give it up; without this, it is only shown.")
-@some_flags("data_dir")
-def accept_damage(*, yes: bool, **flags: Any) -> None:
-    """Give up what cannot be read of a damaged embedded log, and keep the rest.
+@click.option("--yes", is_flag=True, help="Do it; otherwise the loss is only shown.")
+@with_settings("data_dir")
+def accept_damage(*, yes: bool, session: Session) -> None:
+    """Discard the unreadable part of a damaged embedded log, and keep the rest.
 
-    The service refuses to start if nats-server cannot read everything that was in its files. This command
-    shows which files and which sequences are damaged or missing; with --yes it rewrites the damaged blocks
-    without them. Their sequences stay empty and are never used again, so everything else keeps its place. The
-    damaged files are kept in `nats/recovery`. Restore a backup instead, if there is one. The service must be
-    stopped.
+    The service does not start if nats-server cannot read all of its files. This command shows which files and
+    sequences are damaged or missing; with --yes it rewrites the damaged blocks without them. Their sequences
+    stay empty, so all other events keep theirs. The damaged files are kept in `nats/recovery`. Restore a
+    backup instead if you have one. The service must be stopped.
     """
-    asyncio.run(_accept_damage(Session(flags).settings, yes=yes))
+    asyncio.run(_accept_damage(session.settings, yes=yes))
 
 
 async def _accept_damage(settings: "Settings", *, yes: bool) -> None:
@@ -216,7 +202,7 @@ async def _accept_damage(settings: "Settings", *, yes: bool) -> None:
         known = await known_of(settings)
         try:
             async with EmbeddedServer(directory, known=known, witness=witness):
-                say("Nothing is damaged")
+                say("No damage found")
                 return
         except StoreDamaged:
             damage = read_damage(directory / RECOVERY_FOLDER)
@@ -226,15 +212,15 @@ async def _accept_damage(settings: "Settings", *, yes: bool) -> None:
         witnesses = sorted({each.witness for each in damage if each.witness})
         if not yes:
             for path in witnesses:
-                say(f"{path} would be moved aside, and made again from this log, if this is the right one")
-            say(f"{events} messages would be given up; run this with --yes to do it")
+                say(f"{path} would be moved to a backup and rebuilt from this log, if this is the right log")
+            say(f"{events} messages would be discarded; repeat the command with --yes to do it")
             raise click.exceptions.Exit(1)
         for path in witnesses:
-            say(f"{path} is moved to {await asyncio.to_thread(move_damaged, Path(path))}")
-        aside = give_up(directory, damage)
+            say(f"{path} was moved to {await asyncio.to_thread(move_damaged, Path(path))}")
+        kept = give_up(directory, damage)
         known = await known_of(settings)
-        async with EmbeddedServer(directory, known=known):  # proves that everything else is there
-            say(f"{events} messages given up; the damaged files are in {aside}")
+        async with EmbeddedServer(directory, known=known):  # checks that everything else can be read
+            say(f"{events} messages discarded; the damaged files are in {kept}")
 
 
 async def _rewrite_replicas(settings: "Settings") -> None:
@@ -272,7 +258,7 @@ def _print(
     settings: "Settings | None" = None,
     problems: Sequence[str] = (),
 ) -> None:
-    """The table, the problems, and the exit code."""
+    """Print the table and the problems; ends with an exit code if there are problems."""
     blocks = _compressed_blocks(settings, [each.name for each in reports])
     problems = [*problems]
     for each in reports:
@@ -325,7 +311,7 @@ def _print(
         for problem in problems:
             say(problem)
     if problems:
-        click.get_current_context().exit(6)
+        click.get_current_context().exit(ERROR_KINDS[LogError].exit_code)
 
 
 def _blocks_left(report: "StreamReport", blocks: dict[str, int] | None) -> str:
@@ -335,7 +321,7 @@ def _blocks_left(report: "StreamReport", blocks: dict[str, int] | None) -> str:
 
 
 def _compressed_blocks(settings: "Settings | None", names: Sequence[str]) -> dict[str, int] | None:
-    """How many blocks of each stream are compressed, if the store is on this machine."""
+    """The number of compressed blocks of each stream; None if the store is on another machine."""
     if settings is None or settings.nats_url:
         return None
     from jobledger.store.embedded import NATS_FOLDER

@@ -1,46 +1,55 @@
-"""`jobledger subscriptions`: what durable subscriptions are up to, and how to mend them."""
+"""`jobledger subscriptions`: list, create, repair and delete durable subscriptions."""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import click
 
-from jobledger.service.cli.examples import examples
-from jobledger.service.cli.filter_text import created, events, lag
-from jobledger.service.cli.lists import Shape, list_output_option, print_list
-from jobledger.service.cli.output import Output, output_option, quiet_option
-from jobledger.service.cli.shared import (
-    EVENT_WORDS,
+from jobledger.service.cli.lists import (
+    UNKNOWN,
+    Shape,
+    list_output_option,
+    print_fields,
+    print_list,
+    text_field,
+)
+from jobledger.service.cli.options import (
     Session,
-    StateChoice,
     WholeNumber,
     complete_jobs,
+    confirm,
     connected,
+    event_state_filter,
+    event_type_filter,
+    event_word,
+    examples,
     job_argument,
+    labels_filter,
+    limit_option,
+    name_argument,
     namespace_filter,
     namespace_option,
+    yes_option,
 )
-from jobledger.service.cli.text import BOLD, Cell, Column, plain, print_table, say, styled
-from jobledger.service.cli.times import age
-from jobledger.service.client.errors import nanoseconds_of
+from jobledger.service.cli.output import Output, output_option, quiet_option
+from jobledger.service.cli.text import Cell, Column, Row, print_table, say
+from jobledger.service.cli.times import age, exact_of, nanoseconds_of
 from jobledger.service.limits import PARKED_DEFAULT_LIMIT, PARKED_MAX_LIMIT
+from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 
-_STATE_STYLES = {"live": "green", "catching_up": "cyan", "unattended": "yellow", "parked": "red"}
-_LABEL_WIDTH = 11
-_LISTED = Shape(
+_STATE_STYLES: Final = {"live": "green", "catching_up": "cyan", "unattended": "yellow", "parked": "red"}
+_LABEL_WIDTH: Final = 11
+_LISTED: Final = Shape(
     id="Name",
     name="Name",
     columns=("Name", "State", "Gap", "LagSeconds", "Retrying", "Parked", "Form", "Created"),
 )
-_PARKED = Shape(
+_PARKED: Final = Shape(
     id="JobID",
     name="Name",
     columns=("JobID", "Name", "Namespace", "State", "Sequence", "Attempts", "Since", "Error"),
 )
-
-_name = click.argument("name", metavar="NAME")
-_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.group(
@@ -51,10 +60,10 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask.")
     )
 )
 def subscriptions() -> None:
-    """Look at durable subscriptions, and mend them.
+    """Manage durable subscriptions.
 
-    A job whose event could not be handled is set aside: it is tried again, and then parked until somebody
-    says retry or skip. All other jobs go on. Changing anything needs an admin's token.
+    If an event of a job cannot be handled, it is retried, and then the job is parked until `retry` or `skip`.
+    The events of other jobs are delivered meanwhile. Changes require an admin token.
     """
 
 
@@ -64,28 +73,22 @@ def subscriptions() -> None:
         "jobledger subscriptions create mirror --elastic --start now",
     )
 )
-@_name
-@click.option(
-    "--type", "types", multiple=True, type=click.Choice(EVENT_WORDS), help="Only events of these types."
-)
-@click.option(
-    "--state", "states", multiple=True, metavar="STATE", type=StateChoice(), help="Only into these states."
-)
+@name_argument
+@event_type_filter
+@event_state_filter
 @namespace_filter
-@click.option("--job", default="", metavar="ID", help="Only events of the job of this id.")
-@click.option(
-    "-l", "--selector", "labels", default="", metavar="TEXT", help="Only jobs with labels: `env=prod`."
-)
+@click.option("--job", default="", metavar="ID", help="Only events of the job with this ID.")
+@labels_filter
 @click.option(
     "--start",
     default="beginning",
     show_default=True,
     metavar="POINT",
-    help="Begin at the `beginning`, `now`, or after a cursor, a sequence, or a time.",
+    help="Start at the `beginning`, `now`, or after a cursor, a sequence, or a time.",
 )
-@click.option("--members", type=WholeNumber(), help="Share it among so many processes.")
-@click.option("--elastic", is_flag=True, help="Share it among processes that come and go.")
-@click.option("--partitions", type=WholeNumber(), help="Of an elastic group.  [default: 32]")
+@click.option("--members", type=WholeNumber(), help="Share it among this many processes.")
+@click.option("--elastic", is_flag=True, help="Share it among processes that join and leave.")
+@click.option("--partitions", type=WholeNumber(), help="Partitions of an elastic group.  [default: 32]")
 @click.option("--plain", is_flag=True, help="For a JetStream client without this library.")
 @output_option("table", "json", "yaml")
 @connected
@@ -96,7 +99,7 @@ def create(
     states: tuple[str, ...],
     namespace: str | None,
     job: str,
-    labels: str,
+    labels: tuple[str, ...],
     start: str,
     members: int | None,
     elastic: bool,
@@ -105,34 +108,31 @@ def create(
     form: str,
     session: Session,
 ) -> None:
-    """Create a subscription for a program that may not create it itself.
+    """Create a subscription for a program that lacks the permission.
 
-    Makes its definition and all its consumers. The program opens it with the same name and options. The same
-    again changes nothing. `jobledger nats accounts` prints the rights that the program needs.
+    Creates its definition and its consumers. The program opens it with the same name and options. Repeating
+    the command changes nothing. `jobledger nats accounts` prints the permissions that the program needs.
     """
     from jobledger.projections.limits import SUBSCRIPTION_PARTITIONS
 
     if partitions and not elastic:
-        raise click.UsageError("--partitions needs --elastic")
+        raise click.UsageError("--partitions requires --elastic")
     body = {
         "Name": name,
         "Namespace": namespace or "",
         "Job": job,
         "Types": list(types),
         "States": list(states),
-        "Labels": labels,
+        "Labels": ",".join(labels),
         "Start": start,
         "Members": members or 0,
         "Partitions": (partitions or SUBSCRIPTION_PARTITIONS) if elastic else 0,
         "Plain": plain,
     }
     output = Output(form)
-    with session.operators() as operators:
-        found = operators.create_subscription(body)
-    if output.for_machines:
-        output.document(found)
-    else:
-        _print(found)
+    with session.admin() as admin:
+        found = admin.create_subscription(body)
+    _print(found, output)
 
 
 @subscriptions.command(
@@ -142,42 +142,38 @@ def create(
 @quiet_option
 @connected
 def list_subscriptions(*, form: str, quiet: bool, session: Session) -> None:
-    """List the durable subscriptions, with how far each is."""
-    output = Output(form, quiet=quiet)
-    with session.operators() as operators:
-        found = operators.subscriptions()
+    """List the durable subscriptions with their progress."""
+    with session.admin() as admin:
+        found = admin.subscriptions()
     print_list(
-        output, found, _LISTED, lambda whole: _print_all(found, whole), empty="No durable subscriptions"
+        Output(form, quiet=quiet),
+        found,
+        _LISTED,
+        (
+            Column("Name"),
+            Column("State"),
+            Column("Gap", right=True),
+            Column("Lag", right=True, leaves=1),
+            Column("Retrying", right=True, leaves=3),
+            Column("Parked", right=True),
+            Column("Form", leaves=4),
+            Column("Events", flexible=True, leaves=2),
+        ),
+        lambda: map(_row, found),
+        empty="No durable subscriptions.",
     )
 
 
-def _print_all(found: Sequence[Mapping[str, Any]], whole: bool) -> None:
-    columns = [
-        Column("Name"),
-        Column("State"),
-        Column("Gap", right=True),
-        Column("Lag", right=True, leaves=1),
-        Column("Retrying", right=True, leaves=3),
-        Column("Parked", right=True),
-        Column("Form", leaves=4),
-        Column("Events", flexible=True, leaves=2),
-    ]
-    print_table(columns, [_row(each) for each in found], whole=whole)
-
-
 @subscriptions.command(epilog=examples("jobledger subscriptions show billing"))
-@_name
+@name_argument
 @output_option("table", "json", "yaml")
 @connected
 def show(*, name: str, form: str, session: Session) -> None:
-    """Show a subscription, and each part of it."""
+    """Show a subscription and its partitions."""
     output = Output(form)
-    with session.operators() as operators:
-        found = operators.subscription(name)
-    if output.for_machines:
-        output.document(found)
-        return
-    _print(found)
+    with session.admin() as admin:
+        found = admin.subscription(name)
+    _print(found, output)
 
 
 @subscriptions.command(
@@ -185,34 +181,38 @@ def show(*, name: str, form: str, session: Session) -> None:
         "jobledger subscriptions parked billing", "jobledger subscriptions parked billing -o name"
     )
 )
-@_name
-@click.option(
-    "--limit",
-    type=WholeNumber(PARKED_MAX_LIMIT),
-    default=PARKED_DEFAULT_LIMIT,
-    show_default=True,
-    help="At most so many.",
-)
+@name_argument
+@limit_option(PARKED_DEFAULT_LIMIT, PARKED_MAX_LIMIT)
 @list_output_option
 @quiet_option
 @connected
 def parked(*, name: str, limit: int, form: str, quiet: bool, session: Session) -> None:
-    """List the jobs that are set aside, because an event of theirs could not be handled."""
-    output = Output(form, quiet=quiet)
-    with session.operators() as operators:
-        answer = operators.parked(name, limit)
-    found = answer.get("Items") or []
+    """List the jobs whose event could not be handled."""
+    with session.admin() as admin:
+        page = admin.parked(name, limit)
+    found = page.get("Items") or []
+    several = len({text_field(each, "Namespace") for each in found}) > 1
     print_list(
-        output,
+        Output(form, quiet=quiet),
         found,
         _PARKED,
-        lambda whole: _print_parked(found, whole),
-        empty=f"{name} has set no job aside",
-        Total=answer.get("Total"),
+        (
+            Column("ID"),
+            Column("Name", flexible=True),
+            *([Column("Namespace", flexible=True, leaves=3)] if several else []),
+            Column("State"),
+            Column("Sequence", right=True, leaves=2),
+            Column("Tries", right=True),
+            Column("For", right=True, leaves=1),
+            Column("Error", flexible=True, least=20),
+        ),
+        lambda: _parked_rows(found, several),
+        empty=f"{name} has no retrying or parked jobs.",
+        Total=page.get("Total"),
     )
-    total = answer.get("Total") or 0
+    total = page.get("Total") or 0
     if total > len(found):
-        say(f"There are {total}: --limit for more of them.")
+        say(f"There are {total} in all: use a larger --limit.")
 
 
 @subscriptions.command(
@@ -220,38 +220,38 @@ def parked(*, name: str, limit: int, form: str, quiet: bool, session: Session) -
         "jobledger subscriptions retry billing my-job", "jobledger subscriptions retry billing --all"
     )
 )
-@_name
+@name_argument
 @click.argument("job", metavar="[JOB]", required=False, default="", shell_complete=complete_jobs)
 @namespace_option
-@click.option("--all", "everything", is_flag=True, help="All jobs that are set aside.")
+@click.option("--all", "everything", is_flag=True, help="All retrying and parked jobs.")
 @connected
 def retry(*, name: str, job: str, namespace: str | None, everything: bool, session: Session) -> None:
-    """Handle a job's event again now, then its later ones.
+    """Retry the event of a job now, then deliver its later events.
 
-    JOB is a name, an id, or the beginning of an id.
+    JOB is a name, an ID, or the beginning of an ID.
     """
     if bool(job) == everything:
-        raise click.UsageError("which job? Say JOB, or --all")
-    with session.operators() as operators:
-        count = operators.retry(name, job, session.namespace(namespace))
-    say(f"{_jobs(count)} of {name} will be tried again now")
+        raise click.UsageError("a job is required: use JOB or --all, not both")
+    with session.admin() as admin:
+        count = admin.retry(name, job, session.namespace(namespace))
+    say(f"{name}: retrying {'1 job' if count == 1 else f'{count} jobs'}")
 
 
 @subscriptions.command(epilog=examples("jobledger subscriptions skip billing my-job"))
-@_name
+@name_argument
 @job_argument
 @namespace_option
-@_yes
+@yes_option
 @connected
 def skip(*, name: str, job: str, namespace: str | None, yes: bool, session: Session) -> None:
-    """Give up a job's event, and go on with its later ones.
+    """Skip the event of a job, then deliver its later events.
 
-    JOB is a name, an id, or the beginning of an id.
+    JOB is a name, an ID, or the beginning of an ID.
     """
-    _confirm(yes, f"Give up the event of {job} that {name} could not handle?")
-    with session.operators() as operators:
-        operators.skip(name, job, session.namespace(namespace))
-    say(f"{job} goes on behind that event")
+    confirm(yes, f"Skip the event of {job} that {name} could not handle?")
+    with session.admin() as admin:
+        admin.skip(name, job, session.namespace(namespace))
+    say(f"{job}: event skipped; later events will be delivered")
 
 
 @subscriptions.command(
@@ -260,95 +260,103 @@ def skip(*, name: str, job: str, namespace: str | None, yes: bool, session: Sess
         "jobledger subscriptions reset billing --after 2026-01-31 --yes",
     )
 )
-@_name
+@name_argument
 @click.option(
-    "--after", required=True, metavar="POINT", help="Behind a cursor, a sequence (0: all), or a time."
+    "--after",
+    required=True,
+    metavar="POINT",
+    help="Restart after a cursor, a sequence (0: all events), or a time.",
 )
-@_yes
+@yes_option
 @connected
 def reset(*, name: str, after: str, yes: bool, session: Session) -> None:
-    """Make a subscription begin anew behind a point.
+    """Restart a subscription after a point.
 
-    Events behind the point are handled again; up to it none is any more. Jobs that were set aside are not any
-    longer.
+    Events after the point are delivered again; events up to it are not delivered any more. Retrying and
+    parked jobs are released.
     """
-    _confirm(yes, f"Make {name} begin anew after {after}?")
-    with session.operators() as operators:
-        found = operators.reset(name, after)
-    say(f"{name} begins anew: {found.get('Gap')} events to come")
+    confirm(yes, f"Restart {name} after {after}?")
+    with session.admin() as admin:
+        found = admin.reset(name, after)
+    say(f"{name} restarted: {found.get('Gap')} events to deliver")
 
 
 @subscriptions.command(epilog=examples("jobledger subscriptions delete billing --yes"))
-@_name
-@_yes
+@name_argument
+@yes_option
 @connected
 def delete(*, name: str, yes: bool, session: Session) -> None:
-    """Delete a subscription: its place, and the jobs that it has set aside."""
-    _confirm(yes, f"Delete {name}, its place, and the jobs that it has set aside?")
-    with session.operators() as operators:
-        operators.delete(name)
+    """Delete a subscription, its position, and its parked jobs."""
+    confirm(yes, f"Delete {name}, its position, and its parked jobs?")
+    with session.admin() as admin:
+        admin.delete(name)
     say(f"{name} deleted")
 
 
-def _confirm(yes: bool, question: str) -> None:
-    if not yes:
-        click.confirm(plain(question), abort=True, err=True)
+def lag_text(found: Mapping[str, Any]) -> str:
+    """The age of the oldest event that is not handled yet: `12s`, `5m`."""
+    seconds = found.get("LagSeconds")
+    return age(0, int(seconds * NANOSECONDS_PER_SECOND)) if isinstance(seconds, int | float) else "-"
 
 
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
-
-
-def _state(found: Mapping[str, Any]) -> Cell:
-    state = _text(found, "State")
-    return Cell(state, _STATE_STYLES.get(state, ""))
-
-
-def _parked(found: Mapping[str, Any]) -> Cell:
-    return Cell(str(found.get("Parked")), "red" if found.get("Parked") else "")
+def filter_text(wire: Mapping[str, Any]) -> str:
+    """The events that a filter selects: `state into Failed in prod with env=prod`, or `all`."""
+    types = [event_word(str(each)) for each in wire.get("Types") or ()]
+    labels = wire.get("Labels") or ""
+    parts = {
+        "into": " or ".join(map(str, wire.get("States") or ())),
+        "in": wire.get("Namespace"),
+        "of": wire.get("Job"),
+        "with": labels if isinstance(labels, str) else ",".join(map(str, labels)),
+    }
+    return " ".join([", ".join(types) or "all", *(f"{word} {text}" for word, text in parts.items() if text)])
 
 
 def _row(found: Mapping[str, Any]) -> list[str | Cell]:
+    state = text_field(found, "State")
     return [
-        _text(found, "Name"),
-        _state(found),
+        text_field(found, "Name"),
+        Cell(state, _STATE_STYLES.get(state, "")),
         str(found.get("Gap")),
-        lag(found),
+        lag_text(found),
         str(found.get("Retrying")),
-        _parked(found),
-        _text(found, "Form"),
-        events(found.get("Filter") or {}),
+        Cell(str(found.get("Parked")), "red" if found.get("Parked") else ""),
+        text_field(found, "Form"),
+        filter_text(found.get("Filter") or {}),
     ]
 
 
-def _print(found: Mapping[str, Any]) -> None:
-    name, state, gap, age_of_oldest, retrying, parked_jobs, form, filtered = _row(found)
-    lines: list[tuple[str, str | Cell]] = [
-        ("Name", name),
-        ("State", state),
-        ("Gap", f"{gap} events, {age_of_oldest}"),
-        ("Retrying", retrying),
-        ("Parked", parked_jobs),
-        ("Form", form),
-        ("Events", filtered),
-        ("Created", created(found)),
-    ]
-    for label, value in lines:
-        click.echo(styled(Cell(f"{label:<{_LABEL_WIDTH}}", BOLD)) + styled(value))
+def _print(found: Mapping[str, Any], output: Output) -> None:
+    if output.for_machines:
+        output.document(found)
+        return
+    name, state, gap, lag, retrying, parked_jobs, form, events = _row(found)
+    print_fields(
+        [
+            ("Name", name),
+            ("State", state),
+            ("Gap", f"{gap} events, {lag}"),
+            ("Retrying", retrying),
+            ("Parked", parked_jobs),
+            ("Form", form),
+            ("Events", events),
+            ("Created", exact_of(found.get("Created"))),
+        ],
+        width=_LABEL_WIDTH,
+    )
     click.echo()
-    columns = [
-        Column("Part"),
-        Column("Position", right=True),
-        Column("Gap", right=True),
-        Column("Held"),
-        Column("Waiting", right=True),
-    ]
     print_table(
-        columns,
+        (
+            Column("Part"),
+            Column("Position", right=True),
+            Column("Gap", right=True),
+            Column("Held"),
+            Column("Waiting", right=True),
+        ),
         [
             [
-                _text(each, "Name"),
-                _text(each, "Position"),
+                text_field(each, "Name"),
+                text_field(each, "Position"),
                 str(each.get("Gap")),
                 "yes" if each.get("Held") else Cell("no", "" if each.get("Waiting") else "yellow"),
                 str(each.get("Waiting")),
@@ -358,41 +366,23 @@ def _print(found: Mapping[str, Any]) -> None:
     )
 
 
-def _print_parked(found: Sequence[Mapping[str, Any]], whole: bool) -> None:
-    from jobledger.service.cli.jobtable import UNKNOWN, short_ids
+def _parked_rows(found: list[Mapping[str, Any]], several: bool) -> list[Row]:
+    from jobledger.service.cli.job_list import short_ids
 
-    short, now = short_ids([_text(each, "JobID") for each in found]), time.time_ns()
-    several = len({_text(each, "Namespace") for each in found}) > 1
-    columns = [
-        Column("ID"),
-        Column("Name", flexible=True),
-        *([Column("Namespace", flexible=True, leaves=3)] if several else []),
-        Column("State"),
-        Column("Sequence", right=True, leaves=2),
-        Column("Tries", right=True),
-        Column("For", right=True, leaves=1),
-        Column("Error", flexible=True, least=20),
-    ]
-    rows: list[list[str | Cell]] = []
+    short, now = short_ids([text_field(each, "JobID") for each in found]), time.time_ns()
+    rows: list[Row] = []
     for each in found:
-        job_id, name = _text(each, "JobID"), _text(each, "Name")
-        shown = UNKNOWN if name in {"", job_id} else name
-        where = [_text(each, "Namespace")] if several else []
-        rows.append([short[job_id], shown, *where, *_parked_row(each, now)])
-    print_table(columns, rows, whole=whole)
-
-
-def _parked_row(found: Mapping[str, Any], now: int) -> list[str | Cell]:
-    state = _text(found, "State")
-    return [
-        Cell(state, "red" if state == "parked" else "yellow"),
-        str(found.get("Sequence")),
-        str(found.get("Attempts")),
-        age(nanoseconds_of(_text(found, "Since")), now),
-        _text(found, "Error"),
-    ]
-
-
-def _text(wire: Mapping[str, Any], name: str) -> str:
-    value = wire.get(name)
-    return value if isinstance(value, str) else ""
+        job_id, name, state = (text_field(each, key) for key in ("JobID", "Name", "State"))
+        rows.append(
+            (
+                short[job_id],
+                UNKNOWN if name in {"", job_id} else name,
+                *([text_field(each, "Namespace")] if several else []),
+                Cell(state, "red" if state == "parked" else "yellow"),
+                str(each.get("Sequence")),
+                str(each.get("Attempts")),
+                age(nanoseconds_of(text_field(each, "Since")), now),
+                text_field(each, "Error"),
+            )
+        )
+    return rows

@@ -1,10 +1,12 @@
-"""Text on its way to a terminal: what others wrote must not speak to it. And tables of it.
+"""Text for terminals: escaping, colors, the status line, and tables.
 
-On a terminal tables are rich's, fitted to its width. Elsewhere (a pipe, a file) they are plain columns of
-whole values, which `grep`, `awk` and `cut` can use, and rich is not even imported.
+Text written by others must not control the terminal, so it is escaped. On a terminal, tables are rendered by
+rich and fitted to the width; elsewhere (a pipe, a file) they are plain columns of whole values for `grep`,
+`awk` and `cut`, and rich is not imported.
 """
 
 import sys
+import time
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
@@ -25,7 +27,7 @@ _GAP: Final = 2
 
 
 class Cell(NamedTuple):
-    """A value and its style, a colour or `BOLD`; a plain `str` has none."""
+    """A value and its style: a color or `BOLD`."""
 
     text: str
     style: str = ""
@@ -35,13 +37,13 @@ class Column(NamedTuple):
     """A column of a table.
 
     Attributes:
-        name: its head.
-        right: whether it stands to the right, as numbers do.
-        flexible: whether its values are cut where a terminal is narrow; those of others are shown whole.
-        short: its head where a terminal is narrow.
-        least: as how many columns of the terminal it keeps of its values, if others can leave for it.
-        middle: whether its values are cut in the middle, as of paths, whose end says most.
-        leaves: when it is left out where even that is too wide: 1 first; 0: never.
+        name: the heading.
+        right: whether it is right-aligned.
+        flexible: whether its values are shortened on a narrow terminal; other columns are shown whole.
+        short: the heading on a narrow terminal.
+        least: the minimum width of its values, as long as other columns can be omitted instead.
+        middle: whether its values are shortened in the middle, such as paths.
+        leaves: the order in which columns are omitted if the table is still too wide: 1 first; 0: never.
     """
 
     name: str
@@ -57,24 +59,24 @@ Row = Sequence[str | Cell]
 
 
 def plain(text: str) -> str:
-    """Somebody's text on one line: what would move the cursor or speak to the terminal is written out."""
+    """Text on one line, with control characters escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def plain_lines(text: str) -> str:
-    """The same for a text of several lines, and tabs."""
+    """Text on several lines, with control characters escaped and tabs expanded."""
     return "\n".join(plain(line.expandtabs(4)) for line in text.split("\n"))
 
 
 def state_cell(state: str) -> Cell:
-    """A state in its colour."""
+    """A state in its color."""
     return Cell(state, STATE_STYLES.get(state, ""))
 
 
 def styled(cell: str | Cell) -> str:
-    """A cell as it can be echoed: click takes the colours away where they do not belong."""
+    """A cell as text for `click.echo`, which removes colors where the output has none."""
     if isinstance(cell, str) or not cell.style:
         return plain(cell if isinstance(cell, str) else cell.text)
     if cell.style == BOLD:
@@ -83,7 +85,7 @@ def styled(cell: str | Cell) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    """A text in at most so many columns of a terminal; an ellipsis stands for what is cut."""
+    """A text in at most `width` terminal columns; an ellipsis replaces the rest."""
     if text_width(text) <= width:
         return text
     kept = text
@@ -93,7 +95,7 @@ def cut(text: str, width: int) -> str:
 
 
 def cut_middle(text: str, width: int) -> str:
-    """The beginning and the end of a text in at most so many columns, with an ellipsis between them."""
+    """The beginning and the end of a text in at most `width` terminal columns, with an ellipsis between."""
     if text_width(text) <= width:
         return text
     head = cut(text, max(width // 2, 1))
@@ -106,35 +108,48 @@ def cut_middle(text: str, width: int) -> str:
 
 
 def say(message: str) -> None:
-    """A line on standard error: progress, warnings, what to do next."""
+    """Print a line on standard error: progress, warnings, hints."""
     click.echo(plain_lines(message), err=True)
 
 
 class StatusLine:
-    """A line on standard error that is written over."""
+    """A line on standard error that is overwritten.
 
-    def __init__(self) -> None:
+    Args:
+        is_shown: None: if standard error is a terminal.
+        interval_seconds: the time between updates, for `is_due`.
+    """
+
+    def __init__(self, *, is_shown: bool | None = None, interval_seconds: float = 0.0) -> None:
+        self._is_shown = sys.stderr.isatty() if is_shown is None else is_shown
+        self._interval_seconds = interval_seconds
+        self._updated = 0.0
         self._width = 0
 
+    def is_due(self, *, force: bool = False) -> bool:
+        """Whether to update the line: it is shown, and the interval has passed; `force`: regardless of it."""
+        return self._is_shown and (force or time.monotonic() - self._updated >= self._interval_seconds)
+
     def show(self, text: str) -> None:
-        """Write it over what stood there."""
+        """Write the text over the previous one."""
+        self._updated = time.monotonic()
         click.echo(f"\r{plain(text):<{self._width}}", nl=False, err=True)
         self._width = len(text)
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self._width:
             self.show("")
             click.echo("\r", nl=False, err=True)
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Row], *, whole: bool = False) -> None:
-    """A table on standard output; on a terminal fitted to its width, unless it is to be shown whole."""
+    """Print a table; on a terminal it is fitted to the width, unless `whole`."""
     texts = [[_cell(cell) for cell in row] for row in rows]
     if sys.stdout.isatty() and not whole:
         _print_fitted(columns, texts)
         return
-    widths = _wanted(columns, texts)
+    widths = _full_widths(columns, texts)
     head = [Cell(column.name) for column in columns]
     for row in (head, *texts):
         padded = (
@@ -154,7 +169,7 @@ def _padded(text: str, width: int, *, right: bool) -> str:
 
 
 def text_width(text: str) -> int:
-    """Columns of a terminal that a text takes."""
+    """The number of terminal columns of a text."""
     if text.isascii():
         return len(text)
     return sum(
@@ -163,7 +178,7 @@ def text_width(text: str) -> int:
 
 
 def _print_fitted(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
-    from rich.console import Console  # slow to import, and only for terminals
+    from rich.console import Console  # slow to import
     from rich.table import Table
     from rich.text import Text
 
@@ -192,11 +207,11 @@ def _print_fitted(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> 
 def fitted(
     columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int
 ) -> tuple[Sequence[Column], Sequence[Sequence[Cell]]]:
-    """As many of the columns as a terminal of this width can show without cutting what must be whole."""
-    if _all(_wanted(columns, rows)) > width:
+    """Omit columns until those that are not flexible fit the width."""
+    if _table_width(_full_widths(columns, rows)) > width:
         columns = [column._replace(name=column.short or column.name) for column in columns]
     for leaver in sorted((each for each in columns if each.leaves), key=lambda each: each.leaves):
-        if _least(columns, rows) <= width:
+        if _min_width(columns, rows) <= width:
             break
         gone = columns.index(leaver)
         columns = [*columns[:gone], *columns[gone + 1 :]]
@@ -204,30 +219,32 @@ def fitted(
     return columns, rows
 
 
-def _wanted(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> list[int]:
-    """How wide each column is with all its values whole."""
+def _full_widths(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> list[int]:
+    """The width of each column with whole values."""
     return [
         max([text_width(column.name), *(text_width(row[at].text) for row in rows)])
         for at, column in enumerate(columns)
     ]
 
 
-def _least(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> int:
-    widths = zip(columns, _wanted(columns, rows), strict=True)
-    return _all([min(wanted, column.least) if column.flexible else wanted for column, wanted in widths])
+def _min_width(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> int:
+    widths = zip(columns, _full_widths(columns, rows), strict=True)
+    return _table_width(
+        [min(wanted, column.least) if column.flexible else wanted for column, wanted in widths]
+    )
 
 
-def _all(widths: Sequence[int]) -> int:
+def _table_width(widths: Sequence[int]) -> int:
     return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def _limits(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> list[int | None]:
-    """How wide the flexible columns may be: they share what the others leave."""
-    wanted = _wanted(columns, rows)
+    """The maximum widths of the flexible columns, which share the space of the others."""
+    wanted = _full_widths(columns, rows)
     flexible = [at for at, column in enumerate(columns) if column.flexible]
-    left = width - _all(wanted) + sum(wanted[at] for at in flexible)
+    left = width - _table_width(wanted) + sum(wanted[at] for at in flexible)
     limits: list[int | None] = [None] * len(columns)
-    # The narrowest first: what it does not need is for the others.
+    # The narrowest first: what it does not need remains for the others.
     order = sorted(flexible, key=lambda each: wanted[each])
     for done, at in enumerate(order):
         kept = sum(min(wanted[other], columns[other].least) for other in order[done + 1 :])

@@ -1,41 +1,40 @@
-"""`jobledger version`: which releases are talking to each other."""
+"""`jobledger version`: the releases of the client and the service."""
 
 import click
 
 from jobledger import __version__
-from jobledger.service.cli.examples import examples
+from jobledger.service.cli.options import Session, connected, examples
 from jobledger.service.cli.output import Output, output_option
-from jobledger.service.cli.shared import Session, connected
 from jobledger.service.cli.text import plain
 
 
 @click.command(epilog=examples("jobledger version", "jobledger version --client"))
-@click.option("--client", "client_only", is_flag=True, help="Of this command only; ask no service.")
+@click.option("--client", "client_only", is_flag=True, help="Show the client only; do not call the service.")
 @output_option("table", "json", "yaml")
 @connected
 def version(*, client_only: bool, form: str, session: Session) -> None:
-    """Show the versions of client and service.
+    """Show the versions of the client and the service.
 
-    That no service answers is told, and is no failure.
+    A service that does not respond is reported, and is not an error.
     """
-    told: dict[str, object] = {"Client": {"Version": __version__}}
+    document: dict[str, object] = {"Client": {"Version": __version__}}
     lines = [f"Client   {__version__}"]
     if not client_only:
-        from jobledger.service.errors import RemoteError, Timeout  # what only the question needs
-        from jobledger.service.settings_sources import without_userinfo
+        from jobledger.service.errors import RemoteError, Timeout
+        from jobledger.service.settings import without_userinfo
 
         url = without_userinfo(session.settings.url)
         try:
             with session.client() as client:
                 service = client.version()
         except (RemoteError, Timeout) as error:
-            told["Service"] = None
-            lines.append(f"Service  no answer ({error})")
+            document["Service"] = None
+            lines.append(f"Service  no response ({error})")
         else:
-            told["Service"] = {"URL": url, **service}
+            document["Service"] = {"URL": url, **service}
             lines.append(f"Service  {str(service.get('GitVersion', '?')).removeprefix('v')} at {url}")
     if form == "table":
         for line in lines:
             click.echo(plain(line))
         return
-    Output(form).document(told)
+    Output(form).document(document)

@@ -1,1 +1,1 @@
-"""A client of our own HTTP API, synchronous and typed: what the command line asks the service with."""
+"""A synchronous client of the HTTP API, for the command line and scripts."""

@@ -1,28 +1,44 @@
-"""What operators ask of the service: webhooks and durable subscriptions. One method per route.
+"""The operations of operators: subscriptions, webhooks, seals and proofs, and the state of the view.
 
-Answers are plain values as they came: they are shown, and nothing here decides by them.
+Most results are plain values: they are only shown.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import quote
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 
 from jobledger.projections.errors import SubscriptionNotFound
+from jobledger.projections.limits import LIST_MAX_LIMIT
 from jobledger.service.client.client import Client
 from jobledger.service.errors import RemoteError, WebhookNotFound
+from jobledger.service.limits import SEALS_MAX_LIMIT
 from jobledger.service.webhooks.records import SUBSCRIPTION_PREFIX
+from jobledger.service.wire import paths
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.spec.values import is_utf8
 
-_WEBHOOKS: Final = "/api/v1/webhooks"
-_SUBSCRIPTIONS: Final = "/api/v1/subscriptions"
+UNCOVERED_HEADER = "jobledger-uncovered"
 Wire = dict[str, Any]
 
 
-class Operators:
-    """Asks by way of a client; raises what `Transport.ask` raises."""
+class ProofBundle(msgspec.Struct, frozen=True):
+    """A proof bundle; `uncovered` counts the job's events after its seal."""
+
+    content: bytes
+    uncovered: int
+
+
+class ConsistencyProof(msgspec.Struct, frozen=True, rename="pascal"):
+    """The roots of two sizes of the tree, and the proof that one extends the other. Not verified here."""
+
+    from_root: bytes
+    to_root: bytes
+    proof: tuple[bytes, ...]
+
+
+class AdminClient:
+    """Raises what `Transport.request` raises."""
 
     def __init__(self, client: Client) -> None:
         self._transport = client.transport
@@ -30,120 +46,180 @@ class Operators:
     # --- webhooks -----------------------------------------------------------------------------------------
 
     def webhooks(self) -> list[Wire]:
-        """All of them."""
-        return _items(self._ask("GET", _WEBHOOKS))
+        """All webhooks."""
+        return _items(self._request("GET", paths.WEBHOOKS))
 
     def webhook(self, name: str) -> Wire:
-        """One of them."""
-        return _part(self._ask_webhook("GET", name, ""), "Webhook")
+        """One webhook."""
+        return _part(self._webhook("GET", paths.WEBHOOK, name), "Webhook")
 
     def add_webhook(self, body: Mapping[str, object]) -> Wire:
-        """Add one; the answer has the secret, if one was made."""
-        return self._ask("POST", _WEBHOOKS, body)
+        """Add a webhook; the response contains a generated secret."""
+        return self._request("POST", paths.WEBHOOKS, body)
 
     def delete_webhook(self, name: str) -> Wire:
-        """Remove one."""
-        return self._ask_webhook("DELETE", name, "")
+        """Delete a webhook."""
+        return self._webhook("DELETE", paths.WEBHOOK, name)
 
     def set_webhook_state(self, name: str, state: str) -> Wire:
-        """`enabled` or `paused`."""
-        return self._ask_webhook("PUT", name, "/state", {"State": state})
+        """Set the state: `enabled` or `paused`."""
+        return self._webhook("PUT", paths.WEBHOOK_STATE, name, {"State": state})
 
     def rotate_webhook_secret(self, name: str, secret: str, overlap_seconds: float | None) -> Wire:
-        """A new secret; the answer has it, if it was made."""
+        """Set a new secret; the response contains a generated one."""
         body = {"Secret": secret, "OverlapSeconds": None if overlap_seconds is None else int(overlap_seconds)}
-        return self._ask_webhook("PUT", name, "/secret", body)
+        return self._webhook("PUT", paths.WEBHOOK_SECRET, name, body)
 
     def test_webhook(self, name: str) -> Wire:
-        """Send a test event; what became of it."""
-        return self._ask_webhook("POST", name, "/test")
+        """Send a test event; returns its result."""
+        return self._webhook("POST", paths.WEBHOOK_TEST, name)
 
     # --- subscriptions ------------------------------------------------------------------------------------
 
     def subscriptions(self) -> list[Wire]:
-        """All durable ones."""
-        return _items(self._ask("GET", _SUBSCRIPTIONS))
+        """All durable subscriptions."""
+        return _items(self._request("GET", paths.SUBSCRIPTIONS))
 
     def subscription(self, name: str) -> Wire:
-        """One of them."""
-        return _part(self._ask_subscription("GET", name, ""), "Subscription")
-
-    def create_subscription(self, body: Mapping[str, object]) -> Wire:
-        """Create one; the same again changes nothing."""
-        return _part(self._ask("POST", _SUBSCRIPTIONS, body), "Subscription")
+        """One subscription."""
+        return _part(self._subscription("GET", paths.SUBSCRIPTION, name), "Subscription")
 
     def find_subscription(self, name: str) -> Wire | None:
-        """One of them; None if there is none."""
+        """One subscription; None if it does not exist."""
         try:
             return self.subscription(name)
         except SubscriptionNotFound:
             return None
 
+    def create_subscription(self, body: Mapping[str, object]) -> Wire:
+        """Create a subscription; repeating it changes nothing."""
+        return _part(self._request("POST", paths.SUBSCRIPTIONS, body), "Subscription")
+
     def parked(self, name: str, limit: int) -> Wire:
-        """The jobs that one has set aside: `Items`, and how many there are: `Total`."""
-        return self._ask_subscription("GET", name, "/parked", query={"limit": limit})
+        """The retrying and parked jobs: `Items`, and their number: `Total`."""
+        return self._subscription("GET", paths.SUBSCRIPTION_PARKED, name, query={"limit": limit})
 
     def retry(self, name: str, job: str, namespace: str) -> int:
-        """Let a job's failed event be handled again now, or those of all jobs; how many."""
+        """Retry the failed event of a job, or of all jobs if `job` is empty; returns the number of jobs."""
         body = {"JobID": job, "Namespace": namespace}
-        return _count(self._ask_subscription("POST", name, "/retry", body))
+        return _count(self._subscription("POST", paths.SUBSCRIPTION_RETRY, name, body))
 
     def skip(self, name: str, job: str, namespace: str) -> int:
-        """Give up a job's failed event."""
+        """Skip the failed event of a job."""
         body = {"JobID": job, "Namespace": namespace}
-        return _count(self._ask_subscription("POST", name, "/skip", body))
+        return _count(self._subscription("POST", paths.SUBSCRIPTION_SKIP, name, body))
 
     def reset(self, name: str, after: str) -> Wire:
-        """Make one begin anew behind a point."""
-        return _part(self._ask_subscription("PUT", name, "/position", {"After": after}), "Subscription")
+        """Restart a subscription after a point."""
+        wire = self._subscription("PUT", paths.SUBSCRIPTION_POSITION, name, {"After": after})
+        return _part(wire, "Subscription")
 
     def delete(self, name: str) -> int:
-        """Delete one; how many jobs it had set aside."""
-        return _count(self._ask_subscription("DELETE", name, ""))
+        """Delete a subscription; returns the number of its retrying and parked jobs."""
+        return _count(self._subscription("DELETE", paths.SUBSCRIPTION, name))
 
-    def _ask_webhook(self, method: str, name: str, end: str, body: object = None) -> Wire:
-        """Ask about a webhook by its name, or by that of its subscription."""
+    # --- audit --------------------------------------------------------------------------------------------
+
+    def keys(self) -> list[Wire]:
+        """The public keys, oldest first."""
+        return _items(self._request("GET", paths.AUDIT_KEYS))
+
+    def seal(self) -> Wire:
+        """Seal the log now; requires an admin token."""
+        return self._request("POST", paths.AUDIT_SEALS, {})
+
+    def seals(self, limit: int | None) -> Iterator[Wire]:
+        """The seals, newest first, at most `limit`."""
+        for page in self._pages(paths.AUDIT_SEALS, SEALS_MAX_LIMIT, limit):
+            yield from _items(page)
+
+    def proof(self, job: str, *, namespace: str = "") -> ProofBundle:
+        """The proof bundle of a job, by the newest seal."""
+        query = {"job": job, "namespace": namespace}
+        content, headers = self._transport.fetch(paths.AUDIT_PROOF, query=query)
+        count = headers.get(UNCOVERED_HEADER, "0")
+        return ProofBundle(content, int(count) if count.isdecimal() else 0)
+
+    def consistency(self, old_size: int, new_size: int) -> ConsistencyProof:
+        """The proof that the tree of one size extends that of another."""
+        wire = self._request("GET", paths.AUDIT_CONSISTENCY, query={"from": old_size, "to": new_size})
         try:
-            return self._ask(method, _path(_WEBHOOKS, name, end), body)
+            return msgspec.convert(wire, ConsistencyProof)
+        except msgspec.ValidationError as error:
+            raise RemoteError(f"the response is not a consistency proof: {error}") from None
+
+    # --- the view -----------------------------------------------------------------------------------------
+
+    def quarantined(self) -> Iterator[Wire]:
+        """The jobs in quarantine."""
+        for page in self._pages(paths.VIEW_QUARANTINE, LIST_MAX_LIMIT):
+            yield from _items(page)
+
+    def damage(self) -> Iterator[Wire]:
+        """Pages of the ranges of events that are missing from the log."""
+        return self._pages(paths.VIEW_DAMAGE, LIST_MAX_LIMIT)
+
+    def heal(self) -> Wire:
+        """Fold the jobs in quarantine again; requires an admin token."""
+        return self._request("POST", paths.VIEW_HEAL, {})
+
+    # --- requests -----------------------------------------------------------------------------------------
+
+    def _webhook(self, method: str, template: str, name: str, body: object = None) -> Wire:
+        """A request for a webhook by its name, or by the name of its subscription."""
+        try:
+            return self._request(method, _path(template, name), body)
         except WebhookNotFound:
             bare = name.removeprefix(SUBSCRIPTION_PREFIX)
             if bare in {"", name}:
                 raise
-            return self._ask(method, _path(_WEBHOOKS, bare, end), body)
+            return self._request(method, _path(template, bare), body)
 
-    def _ask_subscription(
-        self, method: str, name: str, end: str, body: object = None, query: Mapping[str, Any] | None = None
+    def _subscription(
+        self,
+        method: str,
+        template: str,
+        name: str,
+        body: object = None,
+        query: Mapping[str, Any] | None = None,
     ) -> Wire:
-        """Ask about a subscription by its name, or by that of the webhook that it belongs to."""
+        """A request for a subscription by its name, or by the name of its webhook."""
         try:
-            return self._ask(method, _path(_SUBSCRIPTIONS, name, end), body, query)
+            return self._request(method, _path(template, name), body, query)
         except SubscriptionNotFound as missing:
             if name.startswith(SUBSCRIPTION_PREFIX):
                 raise
             try:
-                path = _path(_SUBSCRIPTIONS, SUBSCRIPTION_PREFIX + name, end)
-                return self._ask(method, path, body, query)
+                return self._request(method, _path(template, SUBSCRIPTION_PREFIX + name), body, query)
             except (SubscriptionNotFound, InvalidInput):
                 raise missing from None
 
-    def _ask(
+    def _pages(self, path: str, page_size: int, limit: int | None = None) -> Iterator[Wire]:
+        token = ""
+        while limit is None or limit > 0:
+            count = page_size if limit is None else min(limit, page_size)
+            page = self._request("GET", path, query={"limit": count, "next_token": token})
+            items = _items(page)
+            yield page
+            if limit is not None:
+                limit -= len(items)
+            token = str(page.get("NextToken") or "")
+            if not token:
+                return
+
+    def _request(
         self, method: str, path: str, body: object = None, query: Mapping[str, Any] | None = None
     ) -> Wire:
-        wire = self._transport.ask(method, path, body=body, query=query)
+        wire = self._transport.request(method, path, body=body, query=query)
         if not isinstance(wire, dict):
             raise _unexpected()
         return wire
 
 
-def _path(base: str, name: str, end: str = "") -> str:
-    """Where one of them is asked for.
-
-    Raises:
-        InvalidInput: there is none of such a name.
-    """
+def _path(template: str, name: str) -> str:
     if not name or "/" in name or name in {".", ".."} or "\0" in name or not is_utf8(name):
-        raise InvalidInput(f"{name!r:.80} is no name")
-    return f"{base}/{quote(name, safe='')}{end}"
+        raise InvalidInput(f"invalid name {name!r:.80}: use the name of a webhook or subscription")
+    return paths.expand(template, name=name)
 
 
 def _items(wire: Wire) -> list[Wire]:
@@ -167,5 +243,5 @@ def _count(wire: Wire) -> int:
 
 def _unexpected() -> RemoteError:
     return RemoteError(
-        "the service's answer is not what this release expects of it; `jobledger version` compares the two"
+        "the response is not what this release expects; `jobledger version` compares client and service"
     )

@@ -1,31 +1,31 @@
-"""What can be asked of the service, as methods with types: one per route that the command line needs."""
+"""The client of the HTTP API: one method per operation on jobs, versions and events."""
 
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import quote
 
 import msgspec
 
-from jobledger.service.client.answers import (
-    DiffAnswer,
-    HistoryPage,
-    JobAnswer,
-    JobPage,
-    WriteAnswer,
-    read_answer,
-    read_history,
-    read_job,
-    read_jobs,
-)
 from jobledger.service.client.feed import Feed
-from jobledger.service.client.interruptions import PASSING, Interruptions
-from jobledger.service.client.transport import Target, Transport
-from jobledger.service.client.versions import VersionCalls
+from jobledger.service.client.responses import (
+    BlameResponse,
+    ChangesPage,
+    DiffResponse,
+    HistoryPage,
+    JobPage,
+    JobResponse,
+    TagsResponse,
+    VersionsDiffResponse,
+    WriteResponse,
+    read_items,
+    read_response,
+)
+from jobledger.service.client.transport import TRANSIENT, Retries, Target, Transport
 from jobledger.service.errors import RemoteError, Timeout
 from jobledger.service.limits import (
     CLIENT_ANSWER_TIMEOUT_SECONDS,
+    CLIENT_PAGE_CHANGES,
     CLIENT_PAGE_HISTORY,
     CLIENT_PAGE_JOBS,
     CLIENT_PROBE_TIMEOUT_SECONDS,
@@ -33,48 +33,42 @@ from jobledger.service.limits import (
     CLIENT_WAIT_SECONDS,
     CLIENT_WRITE_MAX_TRIES,
 )
+from jobledger.service.wire import paths
 from jobledger.store.model.errors import InvalidInput, JobNotFound, OutcomeUnknown
 from jobledger.store.model.job import StateType
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE, named_job_id
 from jobledger.store.spec.spec import JobSpec, encode_spec
 from jobledger.store.spec.values import is_utf8
 
-_JOBS: Final = "/api/v1/orchestrator/jobs"
-_VERSION: Final = "/api/v1/agent/version"
 TERMINAL: Final = tuple(state.value for state in StateType if state.is_terminal)
+T = TypeVar("T")
+PageT = TypeVar("PageT", JobPage, ChangesPage)
 
 
-Answered = TypeVar("Answered")
+class Client:
+    """A client of one service. Every method raises what `Transport.request` raises.
 
-
-class Client(VersionCalls):
-    """Asks one service. Every method raises what `Transport.ask` raises.
-
-    Jobs are meant by `ref`: full id, unique short id, or the name in `namespace` (empty: the default one).
+    `ref` is a full ID, a unique prefix of an ID, or a name in `namespace` (empty: the default namespace). A
+    version is its number or a tag; empty: the latest.
     """
 
     def __init__(self, target: Target, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._transport = Transport(target)
+        self.transport = Transport(target)
         self._sleep = sleep
-        self._typed: dict[str, str] = {}  # the names that were asked for by their ids
+        self._refs: dict[str, str] = {}  # names that were requested by ID
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._transport.close()
+        self.transport.close()
 
     @property
     def url(self) -> str:
-        """Where the service is."""
-        return self._transport.url
+        """The address of the service, without credentials."""
+        return self.transport.url
 
-    @property
-    def transport(self) -> Transport:
-        """For what other modules of this folder ask."""
-        return self._transport
-
-    # --- writing ------------------------------------------------------------------------------------------
+    # --- writes -------------------------------------------------------------------------------------------
 
     def submit(
         self,
@@ -84,19 +78,19 @@ class Client(VersionCalls):
         force: bool = False,
         key: str = "",
         create_only: bool = False,
-    ) -> WriteAnswer:
-        """Create the job of the spec's namespace and name, or give it this spec if it exists.
+    ) -> WriteResponse:
+        """Create the job with the spec's namespace and name, or update its spec.
 
         Args:
             spec: as the user wrote it.
-            reason: why; kept in the event.
-            force: a new version also if the spec is the present one.
-            key: the idempotency key; empty: one is made.
-            create_only: refuse if there is a job of that name.
+            reason: kept in the event.
+            force: create a new version even if the spec is equal.
+            key: the idempotency key; empty: a random one.
+            create_only: fail if the job exists.
         """
         headers = {"If-None-Match": "*"} if create_only else {}
         body = {"Job": _raw(spec), "Force": force, "Reason": reason}
-        return self._write("PUT", _JOBS, body=body, headers=headers, key=key)
+        return self._write("PUT", paths.JOBS, body=body, headers=headers, key=key)
 
     def update(
         self,
@@ -107,12 +101,11 @@ class Client(VersionCalls):
         revision: int | None = None,
         force: bool = False,
         reason: str = "",
-    ) -> WriteAnswer:
-        """Give a job a new spec; with a revision, only if it is still at that one."""
+    ) -> WriteResponse:
+        """Update the spec of a job; with `revision`, only if the job still has it."""
         body = {"Job": _raw(spec), "Force": force, "Reason": reason}
-        return self._write(
-            "PUT", self._path(ref, namespace=namespace), body=body, namespace=namespace, revision=revision
-        )
+        path = self._path(paths.JOB, ref, namespace)
+        return self._write("PUT", path, body=body, namespace=namespace, revision=revision)
 
     def set_state(
         self,
@@ -124,57 +117,86 @@ class Client(VersionCalls):
         details: Mapping[str, str] | None = None,
         reason: str = "",
         revision: int | None = None,
-    ) -> WriteAnswer:
-        """Say which state a job has come to; with a revision, only if it is still at that one."""
+    ) -> WriteResponse:
+        """Set the state of a job; with `revision`, only if the job still has it."""
         body = {"StateType": state, "Message": message, "Details": dict(details or {}), "Reason": reason}
-        return self._write(
-            "PUT",
-            self._path(ref, "/state", namespace=namespace),
-            body=body,
-            namespace=namespace,
-            revision=revision,
-        )
+        path = self._path(paths.JOB_STATE, ref, namespace)
+        return self._write("PUT", path, body=body, namespace=namespace, revision=revision)
 
-    def stop(self, ref: str, *, namespace: str = "", reason: str = "") -> WriteAnswer:
-        """Stop a job; one that is stopped already stays as it is."""
-        return self._write(
-            "DELETE", self._path(ref, namespace=namespace), body={"reason": reason}, namespace=namespace
-        )
+    def stop(self, ref: str, *, namespace: str = "", reason: str = "") -> WriteResponse:
+        """Stop a job; stopping a stopped job changes nothing."""
+        path = self._path(paths.JOB, ref, namespace)
+        return self._write("DELETE", path, body={"reason": reason}, namespace=namespace)
 
-    def diff(self, spec: JobSpec) -> DiffAnswer:
-        """How a spec differs from the one that the job of its name has."""
-        query = {"compare": "true"}  # a job may have the name `diff`
-        wire = self._ask("PUT", f"{_JOBS}/diff", query=query, body={"Job": _raw(spec)})
-        return read_answer(wire, DiffAnswer)
+    def rerun(self, ref: str, *, namespace: str = "", version: str = "", reason: str = "") -> WriteResponse:
+        """Run a job again, with the spec of a version."""
+        path = self._path(paths.JOB_RERUN, ref, namespace)
+        return self._write_version("PUT", path, namespace, version=version, reason=reason)
 
-    # --- reading ------------------------------------------------------------------------------------------
+    def revert(
+        self, ref: str, version: str, *, namespace: str = "", reason: str = "", revision: int | None = None
+    ) -> WriteResponse:
+        """Restore the spec of an earlier version; with `revision`, only if the job still has it."""
+        path = self._path(paths.JOB_REVERT, ref, namespace)
+        return self._write_version("PUT", path, namespace, version=version, reason=reason, revision=revision)
+
+    def tag(
+        self,
+        ref: str,
+        version: str,
+        tag: str,
+        *,
+        namespace: str = "",
+        reason: str = "",
+        revision: int | None = None,
+    ) -> WriteResponse:
+        """Tag a version."""
+        path = self._path(paths.JOB_TAG, ref, namespace, tag=tag)
+        return self._write_version("PUT", path, namespace, version=version, reason=reason, revision=revision)
+
+    def untag(
+        self, ref: str, tag: str, *, namespace: str = "", reason: str = "", revision: int | None = None
+    ) -> WriteResponse:
+        """Remove a tag."""
+        path = self._path(paths.JOB_TAG, ref, namespace, tag=tag)
+        return self._write_version("DELETE", path, namespace, reason=reason, revision=revision)
+
+    def accept_unreadable(
+        self, ref: str, sequence: int, *, namespace: str = "", reason: str = ""
+    ) -> WriteResponse:
+        """Accept that an event which froze a job cannot be read; requires an admin token."""
+        body = {"Sequence": sequence, "Reason": reason, "Namespace": namespace}
+        path = self._path(paths.JOB_ACCEPT, ref, namespace)
+        return self._write("POST", path, body=body, namespace=namespace)
+
+    # --- reads --------------------------------------------------------------------------------------------
 
     def job(
         self, ref: str, *, namespace: str = "", wait_for: str = "", version: str = "", at: str = ""
-    ) -> JobAnswer:
-        """One job; with a version, by its number or a tag, as its spec was then; or as of a point."""
+    ) -> JobResponse:
+        """A job; with the spec of a version, or as of a point."""
         query = {"namespace": namespace, "wait_for": wait_for, "job_version": version or None, "at": at}
-        return read_job(self._ask("GET", self._path(ref, namespace=namespace), query=query))
+        return _read_job(self._request("GET", self._path(paths.JOB, ref, namespace), query=query))
 
-    def jobs(self, query: Mapping[str, Any], *, timeout_seconds: float | None = None) -> JobPage:
-        """A page of jobs; the query is the API's."""
-        return read_jobs(
-            self._ask(
-                "GET", _JOBS, query=query, timeout_seconds=timeout_seconds or CLIENT_ANSWER_TIMEOUT_SECONDS
-            )
+    def jobs(
+        self, query: Mapping[str, Any], *, timeout_seconds: float = CLIENT_ANSWER_TIMEOUT_SECONDS
+    ) -> JobPage:
+        """One page of jobs; `query` has the parameters of the API."""
+        return read_items(
+            self._request("GET", paths.JOBS, query=query, timeout_seconds=timeout_seconds), JobPage
         )
 
     def job_pages(self, query: Mapping[str, Any], *, limit: int | None) -> Iterator[JobPage]:
-        """Pages of jobs until there are no more, or as many jobs as the limit says."""
-        token, left = query.get("next_token", ""), limit
-        while left is None or left > 0:
-            size = CLIENT_PAGE_JOBS if left is None else min(left, CLIENT_PAGE_JOBS)
-            page = self.jobs({**query, "limit": size, "next_token": token})
-            yield page
-            token = page.next_token
-            left = left - len(page.items) if left is not None else None
-            if not token:
-                return
+        """Pages of jobs, until all or `limit` jobs are read."""
+        return self._pages(self.jobs, query, CLIENT_PAGE_JOBS, limit)
+
+    def change_pages(self, query: Mapping[str, Any], *, limit: int | None) -> Iterator[ChangesPage]:
+        """Pages of the jobs that changed between two points, until all or `limit` jobs are read."""
+
+        def read(page_query: Mapping[str, Any]) -> ChangesPage:
+            return read_response(self._request("GET", paths.CHANGES, query=page_query), ChangesPage)
+
+        return self._pages(read, query, CLIENT_PAGE_CHANGES, limit)
 
     def history(
         self,
@@ -187,7 +209,7 @@ class Client(VersionCalls):
         token: str = "",
         at: str = "",
     ) -> HistoryPage:
-        """A page of a job's history, oldest first, up to a point; of all versions, or of one."""
+        """One page of a job's history, oldest first, up to a point; of all versions or of one."""
         query = {
             "namespace": namespace,
             "job_version": version or None,
@@ -197,7 +219,45 @@ class Client(VersionCalls):
             "next_token": token,
             "at": at,
         }
-        return read_history(self._ask("GET", self._path(ref, "/history", namespace=namespace), query=query))
+        path = self._path(paths.JOB_HISTORY, ref, namespace)
+        return read_items(self._request("GET", path, query=query), HistoryPage)
+
+    def versions(self, ref: str, *, namespace: str = "") -> Iterator[JobPage]:
+        """Pages of a job's versions, ascending: the job as it was with each of its specs."""
+        path = self._path(paths.JOB_VERSIONS, ref, namespace)
+
+        def read(query: Mapping[str, Any]) -> JobPage:
+            return read_items(self._request("GET", path, query=query), JobPage)
+
+        return self._pages(read, {"namespace": namespace}, CLIENT_PAGE_JOBS, None)
+
+    def tags(self, ref: str, *, namespace: str = "", at: str = "") -> TagsResponse:
+        """The tags of a job, now or as of a point."""
+        path = self._path(paths.JOB_TAGS, ref, namespace)
+        return read_response(
+            self._request("GET", path, query={"namespace": namespace, "at": at}), TagsResponse
+        )
+
+    def diff(self, spec: JobSpec) -> DiffResponse:
+        """How a spec differs from that of the job with its name."""
+        query = {"compare": "true"}  # otherwise the path would mean a job with the name `diff`
+        wire = self._request("PUT", paths.JOBS_DIFF, query=query, body={"Job": _raw(spec)})
+        return read_response(wire, DiffResponse)
+
+    def diff_versions(
+        self, ref: str, old: str, new: str = "", *, namespace: str = ""
+    ) -> VersionsDiffResponse:
+        """How two versions of a job's spec differ."""
+        query = {"namespace": namespace, "from": old, "to": new}
+        path = self._path(paths.JOB_DIFF, ref, namespace)
+        return read_response(self._request("GET", path, query=query), VersionsDiffResponse)
+
+    def blame(self, ref: str, *, namespace: str = "", at: str = "", path: str = "") -> BlameResponse:
+        """The event that set each field of a job, or of the part at `path`."""
+        query = {"namespace": namespace, "at": at, "path": path}
+        return read_items(
+            self._request("GET", self._path(paths.JOB_BLAME, ref, namespace), query=query), BlameResponse
+        )
 
     def wait(
         self,
@@ -206,114 +266,150 @@ class Client(VersionCalls):
         *,
         timeout_seconds: float,
         namespace: str = "",
-        after: WriteAnswer | None = None,
+        after: WriteResponse | None = None,
         clock: Callable[[], float] = time.monotonic,
-    ) -> JobAnswer:
+    ) -> JobResponse:
         """Wait until a job is in one of these states or has ended.
 
         Args:
             ref: the job.
-            states: by name.
-            timeout_seconds: for all of it; the service is asked as often as that takes.
+            states: their names.
+            timeout_seconds: for the whole wait, which may take several requests.
             namespace: of the name.
-            after: a write of ours: only a state that is as new as this one counts.
+            after: a write; only states that are at least as new count.
             clock: seconds.
 
         Raises:
-            Timeout: it did not come to that in time.
-            ServiceUnreachable: the service never answered. Once it has, the wait goes on while it is away.
+            Timeout: the job did not reach a state in time.
+            ServiceUnreachable: the service never responded; later interruptions are retried.
         """
         deadline = clock() + timeout_seconds
-        interruptions = Interruptions(self._transport, max_tries=None)
-        # Any end ends the wait: what is waited for can't come any more.
-        query = {
-            "namespace": namespace,
-            "state": ",".join(dict.fromkeys((*states, *TERMINAL))),
-        }
+        retries = Retries(self.transport, max_tries=None)
+        # A job that has ended reaches no other state.
+        query = {"namespace": namespace, "state": ",".join(dict.fromkeys((*states, *TERMINAL)))}
         while True:
             left = max(0.0, deadline - clock())
             share = min(left, CLIENT_WAIT_SECONDS)
             try:
-                if after is not None:  # the state before our write is not meant, wherever it is asked for
+                if after is not None:  # the replica that responds must have applied the write
                     self.job(ref, namespace=namespace, wait_for=str(after.sequence))
                 found = self._wait_once(ref, namespace, query, share)
                 if found is None and left > share:
                     continue
                 job = found or self.job(ref, namespace=namespace)
-            except PASSING as error:
-                wait_seconds = interruptions.wait_seconds(error)
+            except TRANSIENT as error:
+                wait_seconds = retries.wait_seconds(error)
                 if clock() + wait_seconds >= deadline:
                     raise Timeout(
-                        f"the service did not answer before the {timeout_seconds:.10g} s were over: {error}"
+                        f"the service did not respond within {timeout_seconds:.10g} s: {error}"
                     ) from error
                 self._sleep(wait_seconds)
                 continue
-            interruptions.over()
+            retries.reset()
             is_new = after is None or job.revision >= after.revision
             if is_new and job.state.state_type in (*states, *TERMINAL):
                 return job
-            if found is None:  # all of the time is over
-                raise _late(job, states, timeout_seconds)
+            if found is None:  # the deadline has passed
+                goal = "end" if states == TERMINAL else f"become {' or '.join(states)}"
+                raise Timeout(
+                    f"job {job.id} is {job.state.state_type} (revision {job.revision}) and did not {goal}"
+                    f" within {timeout_seconds:.10g} s; wait longer, or follow its events"
+                )
 
     def _wait_once(
         self, ref: str, namespace: str, query: Mapping[str, str], seconds: float
-    ) -> JobAnswer | None:
-        """One request's share of a wait; None: the job is not in one of the states yet."""
+    ) -> JobResponse | None:
+        """One request of a wait; None: the job is not in one of the states yet."""
         try:
-            wire = self._ask(
+            wire = self._request(
                 "GET",
-                self._path(ref, "/wait", namespace=namespace),
+                self._path(paths.JOB_WAIT, ref, namespace),
                 query={**query, "timeout": f"{max(1, round(seconds * 1000))}ms"},
                 timeout_seconds=seconds + CLIENT_ANSWER_TIMEOUT_SECONDS,
             )
         except Timeout:
             return None
-        return read_job(wire)
+        return _read_job(wire)
 
-    def through_interruptions(self, ask: Callable[[], Answered]) -> Answered:
-        """Ask again while the service is away, a named number of times; not if it never answered."""
-        interruptions = Interruptions(self._transport)
+    def with_retries(self, read: Callable[[], T]) -> T:
+        """Call `read`, and again after a transient error; not if the service never responded."""
+        retries: Retries | None = None
         while True:
             try:
-                return ask()
-            except PASSING as error:
-                self._sleep(interruptions.wait_seconds(error))
+                return read()
+            except TRANSIENT as error:
+                retries = retries or Retries(self.transport)
+                self._sleep(retries.wait_seconds(error))
 
-    def feed(self, query: Mapping[str, Any], *, after: str, tell: Callable[[str], None]) -> Feed:
-        """The live feed; the query is the API's."""
-        return Feed(self._transport, query, after=after, tell=tell)
+    def feed(self, query: Mapping[str, Any], *, after: str, report: Callable[[str], None]) -> Feed:
+        """The live feed; `query` has the parameters of the API."""
+        return Feed(self.transport, query, after=after, report=report)
 
     def version(self) -> dict[str, Any]:
-        """What the service says of itself."""
-        wire = self._ask("GET", _VERSION, timeout_seconds=CLIENT_PROBE_TIMEOUT_SECONDS)
+        """The version of the service."""
+        wire = self._request("GET", paths.AGENT_VERSION, timeout_seconds=CLIENT_PROBE_TIMEOUT_SECONDS)
         if not isinstance(wire, dict):
-            raise RemoteError(f"{self.url} does not tell its version; is it a Jobledger service?")
+            raise RemoteError(f"{self.url} does not report its version; is it a Jobledger service?")
         return wire
 
-    def _ask(self, method: str, path: str, **how: Any) -> Any:
-        """As `Transport.ask`; a job that is not found is told by the word that was typed."""
+    # --- requests -----------------------------------------------------------------------------------------
+
+    def _request(self, method: str, path: str, **options: Any) -> Any:
+        """`Transport.request`; if a job is not found, the error names it as the caller did."""
         try:
-            return self._transport.ask(method, path, **how)
+            return self.transport.request(method, path, **options)
         except JobNotFound as error:
             message = str(error)
-            for job_id, ref in self._typed.items():
+            for job_id, ref in self._refs.items():
                 message = message.replace(repr(job_id), repr(ref)).replace(job_id, ref)
             error.args = (message,)
             raise
 
-    def _path(self, ref: str, end: str = "", *, namespace: str = "") -> str:
-        """Where a job is asked for. A name that would be part of the path's structure is asked for by its id.
+    def _pages(
+        self,
+        read: Callable[[Mapping[str, Any]], PageT],
+        query: Mapping[str, Any],
+        page_size: int,
+        limit: int | None,
+    ) -> Iterator[PageT]:
+        token, left = query.get("next_token", ""), limit
+        while left is None or left > 0:
+            size = page_size if left is None else min(left, page_size)
+            page = read({**query, "limit": size, "next_token": token})
+            yield page
+            token = page.next_token
+            left = left - len(page.items) if left is not None else None
+            if not token:
+                return
+
+    def _path(self, template: str, ref: str, namespace: str, **values: str) -> str:
+        """The path of a job. A name that would change the structure of the path is replaced by its ID.
 
         Raises:
-            InvalidInput: there is no such name.
+            InvalidInput: no job can have such a name.
         """
         if not ref or "\0" in ref or not is_utf8(ref):
-            raise InvalidInput(f"{ref!r:.80} is no job; pass a name, an id, or the beginning of an id")
+            raise InvalidInput(f"invalid job {ref!r:.80}: use a name, an ID, or the beginning of an ID")
         if "/" in ref or ref in {".", ".."}:
             job_id = named_job_id(namespace or DEFAULT_NAMESPACE, ref)
-            self._typed[job_id] = ref
+            self._refs[job_id] = ref
             ref = job_id
-        return f"{_JOBS}/{quote(ref, safe='')}{end}"
+        return paths.expand(template, id=ref, **values)
+
+    def _write_version(
+        self,
+        method: str,
+        path: str,
+        namespace: str,
+        *,
+        version: str = "",
+        reason: str,
+        revision: int | None = None,
+    ) -> WriteResponse:
+        body: dict[str, object] = {"Reason": reason, "Namespace": namespace}
+        if version:
+            body["JobVersion"] = int(version) if version.isdecimal() else version
+        return self._write(method, path, body=body, namespace=namespace, revision=revision)
 
     def _write(
         self,
@@ -325,35 +421,29 @@ class Client(VersionCalls):
         revision: int | None = None,
         headers: Mapping[str, str] | None = None,
         key: str = "",
-    ) -> WriteAnswer:
-        """Write; if the answer is lost, ask for it again with the same key, which writes nothing twice.
+    ) -> WriteResponse:
+        """Write; if the response is lost, repeat the request with the same key, which writes nothing twice.
 
         Raises:
-            OutcomeUnknown: the answer stayed away.
+            OutcomeUnknown: no response arrived.
         """
-        key = key or str(uuid.uuid4())
-        sent = {**(headers or {}), "Idempotency-Key": key}
+        sent = {**(headers or {}), "Idempotency-Key": key or str(uuid.uuid4())}
         if revision is not None:
             sent["If-Match"] = f'"{revision}"'
         query = {"namespace": namespace}
         for attempt in range(1, CLIENT_WRITE_MAX_TRIES + 1):
             try:
-                wire = self._ask(method, path, query=query, body=body, headers=sent)
-                return read_answer(wire, WriteAnswer)
+                wire = self._request(method, path, query=query, body=body, headers=sent)
+                return read_response(wire, WriteResponse)
             except OutcomeUnknown:
                 if attempt == CLIENT_WRITE_MAX_TRIES:
                     raise
                 self._sleep(CLIENT_RETRY_WAIT_SECONDS * attempt)
-        raise AssertionError  # the last try returns or raises
+        raise AssertionError  # the last attempt returns or raises
 
 
-def _late(job: JobAnswer, states: tuple[str, ...], timeout_seconds: float) -> Timeout:
-    """A wait that was in vain, in the words of who asked."""
-    wanted = "end" if states == TERMINAL else f"become {' or '.join(states)}"
-    return Timeout(
-        f"job {job.id} is {job.state.state_type} (revision {job.revision}) and did not {wanted} within"
-        f" {timeout_seconds:.10g} s; wait longer, or follow its events"
-    )
+def _read_job(wire: object) -> JobResponse:
+    return read_response(wire.get("Job") if isinstance(wire, Mapping) else None, JobResponse)
 
 
 def _raw(spec: JobSpec) -> msgspec.Raw:

@@ -1,1 +1,1 @@
-"""Events told again, from one point of the log to another: `jobledger events replay`."""
+"""Exports past events, from one point of the log to another: `jobledger events replay`."""

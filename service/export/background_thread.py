@@ -1,8 +1,8 @@
-"""A thread beside the event loop, which nobody has to wait for at the end.
+"""A daemon thread for blocking calls.
 
-What blocks there (a reader that stops reading, a service that says nothing) does not stop the loop, and so
-not the connection to the log either; and Ctrl-C ends the process although it blocks: the threads of an
-executor would be waited for.
+A blocked call (a reader of a pipe that stops reading, a service that sends nothing) stops neither the event
+loop, and with it the connection to the log, nor the end of the process: an executor would wait for its
+threads, a daemon thread is not waited for.
 """
 
 import asyncio
@@ -15,40 +15,40 @@ T = TypeVar("T")
 
 
 class BackgroundThread:
-    """Does what it is given, one after the other, while a block runs: `with Beside() as beside:`."""
+    """Runs calls one after the other: `with BackgroundThread() as thread: await thread.run(call)`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._work: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = SimpleQueue()
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._run, name="beside", daemon=True).start()
+        threading.Thread(target=self._work, name="export", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._work.put(None)
+        self._calls.put(None)
 
-    def do(self, what: Callable[[], T]) -> asyncio.Future[T]:
-        """Have something done; its result or error is the future's. Cancelling that does not call it off."""
+    def run(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        """Queue a call; cancelling the future does not cancel the call."""
         done: asyncio.Future[T] = self._loop.create_future()
-        self._work.put((what, done))
+        self._calls.put((call, done))
         return done
 
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            what, done = work
+    def _work(self) -> None:
+        while (work := self._calls.get()) is not None:
+            call, done = work
             result, error = None, None
             try:
-                result = what()
-            except BaseException as raised:  # noqa: BLE001  # it is the caller's, whatever it is
+                result = call()
+            except BaseException as raised:  # noqa: BLE001  # the caller handles it
                 error = raised
             try:
-                self._loop.call_soon_threadsafe(_tell, done, result, error)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(_resolve, done, result, error)
+            except RuntimeError:  # the loop is closed
                 return
 
 
-def _tell(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+def _resolve(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
     if done.done():
         return
     if error is None:

@@ -1,4 +1,4 @@
-"""How far a telling came: what was written, and where to go on."""
+"""Writes the chunks of a source in a format, and counts its progress."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -7,85 +7,86 @@ from functools import partial
 
 from jobledger.service.cursor import format_cursor
 from jobledger.service.export.background_thread import BackgroundThread
-from jobledger.service.export.query import Chunk, Range
-from jobledger.service.export.text_format import Form
+from jobledger.service.export.query import Chunk, ExportRange
+from jobledger.service.export.text_format import EventFormat
 from jobledger.service.limits import REPLAY_WRITE_GRACE_SECONDS
 
 
 class Export:
-    """One telling under way.
+    """One export.
 
     Attributes:
-        range: where it began and is to end.
-        reached: all up to this sequence was written, or is not asked for.
-        events: how many were written.
-        anomalies: records that changed no job, and so were left out.
-        read: all up to this sequence was read; before the beginning, for what the jobs were then.
-        is_stuck: whether its reader did not take what was written last.
+        range: the range in the log.
+        reached: every matching event up to this sequence is written.
+        events: written so far.
+        anomalies: records that changed no job, and are omitted.
+        read: the last sequence that was read; it may be before the range, to build the state of the jobs.
+        is_blocked: whether the reader of the output did not accept the last chunk.
 
     Args:
-        range_: where it begins and ends.
-        form: what writes it.
-        watch: called after each chunk that was written.
+        range_: the range in the log.
+        format_: writes the events.
+        on_progress: called after each chunk.
     """
 
-    def __init__(self, range_: Range, form: Form, watch: Callable[["Export"], None]) -> None:
+    def __init__(
+        self, range_: ExportRange, format_: EventFormat, on_progress: Callable[["Export"], None]
+    ) -> None:
         self.range = range_
         self.reached = range_.after
         self.events = 0
         self.anomalies = 0
         self.read = 0
-        self.is_stuck = False
-        self._form = form
-        self._watch = watch
-        self._under_way: tuple[asyncio.Future[None], Chunk] | None = None
+        self.is_blocked = False
+        self._format = format_
+        self._on_progress = on_progress
+        self._pending: tuple[asyncio.Future[None], Chunk] | None = None
 
     @property
     def cursor(self) -> str:
-        """Where to go on."""
-        return format_cursor(self.range.mark, self.reached)
+        """The cursor to resume from."""
+        return format_cursor(self.range.stream_tag, self.reached)
 
     async def run(self, chunks: AsyncGenerator[Chunk, None]) -> None:
-        """Write all of it; one chunk is written while the next is read.
+        """Write all chunks; each is written while the next one is read.
 
         Raises:
-            CancelledError: it was called off; what was under way is written, if its reader takes it.
-            JobledgerError: it can't be read on, or not be written.
-            ReaderGone: nobody reads any more.
+            CancelledError: cancelled; the pending chunk is written if the reader accepts it.
+            JobledgerError: reading or writing failed.
+            OutputClosed: the reader closed the output.
         """
-        with BackgroundThread() as beside:
+        with BackgroundThread() as thread:
             try:
                 async with aclosing(chunks):
                     async for chunk in chunks:
-                        await self._written()
-                        done = beside.do(partial(self._form.write, chunk.documents))
-                        self._under_way = done, chunk
-                await self._written()
+                        await self._wait_for_pending()
+                        done = thread.run(partial(self._format.write, chunk.documents))
+                        self._pending = done, chunk
+                await self._wait_for_pending()
             except BaseException:
-                await self._let_end()
+                await self._finish_pending()
                 raise
 
-    async def _written(self) -> None:
-        """Wait until what was given last is written."""
-        if self._under_way is not None:
-            done, chunk = self._under_way
+    async def _wait_for_pending(self) -> None:
+        if self._pending is not None:
+            done, chunk = self._pending
             await asyncio.shield(done)
-            self._under_way = None
-            self._note(chunk)
+            self._pending = None
+            self._count(chunk)
 
-    async def _let_end(self) -> None:
-        """It is over, for another reason: what is being written is counted if it is written soon."""
-        if self._under_way is None:
+    async def _finish_pending(self) -> None:
+        """After an error: count the pending chunk if it is written within the grace period."""
+        if self._pending is None:
             return
-        done, chunk = self._under_way
+        done, chunk = self._pending
         await asyncio.wait([done], timeout=REPLAY_WRITE_GRACE_SECONDS)
-        self.is_stuck = not done.done()
+        self.is_blocked = not done.done()
         if done.done() and done.exception() is None:
-            self._note(chunk)
+            self._count(chunk)
 
-    def _note(self, chunk: Chunk) -> None:
+    def _count(self, chunk: Chunk) -> None:
         self.reached = chunk.reached
         self.events += len(chunk.documents)
         self.anomalies = chunk.anomalies
         self.read = chunk.read
-        self._watch(self)
+        self._on_progress(self)

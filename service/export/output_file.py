@@ -1,7 +1,7 @@
-"""Where a telling is written: standard output, or a file that others see when it is whole.
+"""The output of an export: standard output, or a file that appears when it is complete.
 
-A regular file is written beside its name and takes the name at the end, so that nobody reads half of it and a
-failure leaves the old one. What is no regular file (`/dev/stdout`, a named pipe) is written as it is.
+A regular file is written under a temporary name and renamed at the end, so that no reader sees a part of it
+and a failure keeps the previous file. Other files (`/dev/stdout`, a named pipe) are written directly.
 """
 
 import errno
@@ -18,12 +18,12 @@ from jobledger.service.errors import OutputFailed
 _STANDARD_OUTPUT: Final = "standard output"
 
 
-class OutputClosed(Exception):  # no error: `head` has read enough
-    """Nobody reads what is written any more."""
+class OutputClosed(Exception):  # not an error: `head` has read enough
+    """The reader closed the output."""
 
 
-class Target:
-    """Bytes out; opened by `open_target`, ended by `finish` or `abandon`.
+class OutputFile:
+    """An output for bytes; opened by `open_output`, ended by `finish` or `abandon`.
 
     Attributes:
         position: bytes written so far.
@@ -36,11 +36,11 @@ class Target:
         self._temporary = temporary
 
     def write(self, content: bytes) -> None:
-        """Write all of it.
+        """Write all bytes.
 
         Raises:
-            ReaderGone: the other end of a pipe is closed.
-            OutputFailed: it can't be written; what is at fault is named.
+            OutputClosed: the other end of a pipe is closed.
+            OutputFailed: the output cannot be written.
         """
         rest = memoryview(content)
         try:
@@ -53,10 +53,10 @@ class Target:
         self.position += len(content)
 
     def finish(self) -> None:
-        """All is written: a file takes its name.
+        """Close the output; a file gets its final name.
 
         Raises:
-            OutputFailed: it can't.
+            OutputFailed: the file cannot be written or renamed.
         """
         if self._path is None:
             return
@@ -70,7 +70,7 @@ class Target:
             raise self._failed(error) from error
 
     def abandon(self) -> None:
-        """It failed: a file that was begun is removed, and one that was there before stays."""
+        """Remove an incomplete file; a previous file stays."""
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
         if self._path is not None:
@@ -81,31 +81,31 @@ class Target:
         return _failed(self._path or _STANDARD_OUTPUT, error, kept=self._temporary is not None)
 
 
-def open_target(path: Path | None) -> Target:
-    """Begin to write.
+def open_output(path: Path | None) -> OutputFile:
+    """Open an output.
 
     Args:
         path: of the file; None: standard output.
 
     Raises:
-        OutputFailed: there can be no such file.
+        OutputFailed: the file cannot be created.
     """
     if path is None:
         sys.stdout.flush()
-        return Target(sys.stdout.fileno())
+        return OutputFile(sys.stdout.fileno())
     try:
-        real = path.resolve()  # a link stays, and what it leads to is replaced
+        real = path.resolve()  # a link stays; its target is replaced
         if real.exists() and not stat.S_ISREG(real.stat().st_mode):
-            return Target(os.open(real, os.O_WRONLY), path)
+            return OutputFile(os.open(real, os.O_WRONLY), path)
         handle, name = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
         os.fchmod(handle, _mode(real))
     except OSError as error:
         raise _failed(path, error, kept=True) from error
-    return Target(handle, real, Path(name))
+    return OutputFile(handle, real, Path(name))
 
 
 def _mode(path: Path) -> int:
-    """The mode of the file that is there, else that of a new one."""
+    """The mode of the existing file, else that of a new one."""
     with suppress(FileNotFoundError):
         return stat.S_IMODE(path.stat().st_mode)
     mask = os.umask(0)
@@ -115,6 +115,6 @@ def _mode(path: Path) -> int:
 
 def _failed(where: Path | str, error: OSError, *, kept: bool) -> OutputFailed:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    advice = "free some space, or write somewhere else" if full else "name a file that you may write"
+    advice = "free some space, or write to another place" if full else "choose a file that you may write"
     state = "; nothing there was changed" if kept else ""
     return OutputFailed(f"can't write to {where}: {error.strerror or error}{state}; {advice}")

@@ -1,6 +1,6 @@
-"""Events as a Parquet file: the envelope in typed columns, the data as JSON.
+"""Writes events as a Parquet file: the envelope in typed columns, the data as JSON.
 
-Row groups are bounded in rows and in bytes: one is in memory at a time, however long the log is.
+Row groups are bounded in rows and bytes; one is in memory at a time.
 """
 
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from typing import Any, Final
 import msgspec
 
 from jobledger.service.errors import InvalidSettings
-from jobledger.service.export.output_file import Target
+from jobledger.service.export.output_file import OutputFile
 from jobledger.service.limits import PARQUET_GROUP_BYTES, PARQUET_GROUP_ROWS
 from jobledger.store.model.limits import INT_MAX
 
 COMPRESSION: Final = "zstd"
 
 _TIME: Final = "streamtime"
-_WORDS: Final = ("type", "namespace", "state")  # few values, many times
+_WORDS: Final = ("type", "namespace", "state")  # few distinct values
 _NUMBERS: Final = ("sequence", "revision", "version", "previous")
 COLUMNS: Final = (
     "sequence",
@@ -38,7 +38,7 @@ COLUMNS: Final = (
     "previous",
     "data",
 )
-"""The columns, in their order; docs/CLI.md says what each holds."""
+"""The columns in order; docs/CLI.md describes them."""
 
 
 class _State(msgspec.Struct, rename="pascal", gc=False):
@@ -51,14 +51,14 @@ class _Spec(msgspec.Struct, rename="pascal", gc=False):
 
 
 class _Data(msgspec.Struct, rename="pascal", gc=False):
-    """What of the data has a column of its own."""
+    """The parts of the data that have columns."""
 
     state: _State | None = None
     spec: _Spec | None = None
 
 
 class _Event(msgspec.Struct, gc=False):
-    """A document, as far as it has columns."""
+    """The parts of a document that have columns."""
 
     sequence: int | str  # a number in documents of earlier releases
     revision: int
@@ -87,13 +87,13 @@ class Parquet:
     """Writes one Parquet file.
 
     Args:
-        target: where to; no terminal.
+        output: not a terminal.
 
     Raises:
         InvalidSettings: pyarrow is not installed.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, output: OutputFile) -> None:
         try:
             import pyarrow as pa  # type: ignore[import-untyped]  # an extra, and slow to import
             from pyarrow import parquet
@@ -103,13 +103,13 @@ class Parquet:
             ) from None
         self._pa: Any = pa
         self._schema = _schema(pa)
-        self._file = pa.PythonFile(_File(target), mode="w")
+        self._file = pa.PythonFile(_File(output), mode="w")
         self._writer = parquet.ParquetWriter(self._file, self._schema, compression=COMPRESSION)
         self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
 
     def write(self, documents: Sequence[bytes]) -> None:
-        """See `Form.write`."""
+        """See `EventFormat.write`."""
         for document in documents:
             self._rows.append(_row(document))
             self._bytes += len(document)
@@ -117,7 +117,7 @@ class Parquet:
                 self._end_group()
 
     def finish(self) -> None:
-        """See `Form.finish`."""
+        """See `EventFormat.finish`."""
         if self._rows:
             self._end_group()
         self._writer.close()
@@ -128,7 +128,7 @@ class Parquet:
         columns = dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
         arrays = []
         for field in self._schema:
-            values = columns.pop(field.name)  # each column goes as soon as it is an array
+            values = columns.pop(field.name)  # frees each column once it is an array
             plain = pa.array(values, pa.string() if field.name not in _NUMBERS else pa.int64())
             arrays.append(plain if plain.type == field.type else plain.cast(field.type))
         batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
@@ -172,29 +172,28 @@ def _schema(pa: Any) -> Any:
 
 
 class _File:
-    """A target as pyarrow wants a file: it writes, and asks where it is."""
+    """The file interface that pyarrow expects of an output."""
 
     closed = False
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self, output: OutputFile) -> None:
+        self._output = output
         self._failed = False
 
     def write(self, content: Any) -> int:
-        """Write all of it; nothing more once that failed: a writer that is thrown away still says goodbye."""
+        """Write all bytes; ignored after a failure, because a discarded writer still writes its footer."""
         if not self._failed:
             self._failed = True
-            self._target.write(content)
+            self._output.write(content)
             self._failed = False
         return len(content)
 
     def tell(self) -> int:
-        """Where it is."""
-        return self._target.position
+        return self._output.position
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Nothing is buffered."""
 
     def close(self) -> None:
-        """The target is closed by whoever opened it."""
+        """The opener closes the output."""
         self.closed = True

@@ -1,21 +1,19 @@
-"""What is to be told again, as the user asked it. Pure."""
+"""What to export: the query, its range in the log, and the chunks that a source yields. Pure."""
 
 from typing import NamedTuple
 
 import msgspec
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """One question; texts as they were given, empty where nothing was.
+class ExportQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The filters of an export, as the user gave them; empty: not given.
 
     Attributes:
-        after: a cursor or a sequence: what came behind it.
-        since: a point: what came then or later.
-        until: a point: what came up to then, that one included.
-        namespace: only of jobs of this one.
-        job: only of this job, by name or id.
-        types: only events of any of these CloudEvents types.
-        actors: only events of any of these.
+        after: a cursor or a sequence; events after it.
+        since: a point; events at it or later.
+        until: a point; events up to and including it.
+        job: a name or an ID.
+        types: CloudEvents types.
     """
 
     after: str = ""
@@ -26,33 +24,27 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     types: frozenset[str] = frozenset()
     actors: frozenset[str] = frozenset()
 
-    def passes(self, kind: str, actor: str) -> bool:
-        """Whether an event of this type and actor is told."""
-        return (not self.types or kind in self.types) and (not self.actors or actor in self.actors)
+    def matches(self, event_type: str, actor: str) -> bool:
+        """Whether to export an event of this type and actor."""
+        return (not self.types or event_type in self.types) and (not self.actors or actor in self.actors)
 
 
-class Range(NamedTuple):
-    """Where the telling begins and ends.
+class ExportRange(NamedTuple):
+    """The events after the sequence `after`, up to and including `end`; `stream_tag` is part of cursors."""
 
-    Attributes:
-        mark: of the stream, for cursors.
-        after: the sequence behind which it begins.
-        end: the last sequence.
-    """
-
-    mark: str
+    stream_tag: str
     after: int
     end: int
 
 
 class Chunk(NamedTuple):
-    """Events that are told together.
+    """Events that are written together.
 
     Attributes:
-        documents: the CloudEvents with their place in the stream, one line of JSON each.
-        reached: all up to this sequence was told, or is not asked for.
-        anomalies: records up to there that changed no job, and so are left out.
-        read: all up to this sequence was read, what is not told included.
+        documents: CloudEvents with their position in the stream, one line of JSON each.
+        reached: every matching event up to this sequence is in this chunk or an earlier one.
+        anomalies: records up to there that changed no job, and are omitted.
+        read: the last sequence that was read, including events that are not exported.
     """
 
     documents: list[bytes]

@@ -1,4 +1,4 @@
-"""The forms in which events are told: lines of JSON, and lines for people; `parquet` is the third."""
+"""Writes events as lines of JSON or as lines for people; `parquet` has the third format."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -6,40 +6,40 @@ from typing import Any, Protocol
 
 import msgspec
 
-from jobledger.service.export.output_file import Target
+from jobledger.service.export.output_file import OutputFile
 
-Line = Callable[[Mapping[str, Any]], str]
+LineFormatter = Callable[[Mapping[str, Any]], str]
 
 
-class Form(Protocol):
-    """Writes documents to a target. Calls come from one thread at a time, which need not be the main one."""
+class EventFormat(Protocol):
+    """Writes documents to an output. Calls come from one thread at a time, not always the same one."""
 
     def write(self, documents: Sequence[bytes]) -> None:
-        """Tell these."""
+        """Write these documents."""
         ...
 
     def finish(self) -> None:
-        """Write what is still to be written; the target is finished by whoever opened it."""
+        """Write what is buffered; the caller closes the output."""
         ...
 
 
-class Lines:
-    """A document on each line, as it came; what would speak to a terminal is escaped, as JSON can."""
+class JSONLines:
+    """One document per line, unchanged but for control characters, which are escaped."""
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self, output: OutputFile) -> None:
+        self._output = output
 
     def write(self, documents: Sequence[bytes]) -> None:
-        """See `Form.write`."""
+        """See `EventFormat.write`."""
         if documents:
-            self._target.write(b"\n".join([*map(_escaped, documents), b""]))
+            self._output.write(b"\n".join([*map(_escape, documents), b""]))
 
     def finish(self) -> None:
-        """See `Form.finish`."""
+        """See `EventFormat.finish`."""
 
 
-def _escaped(document: bytes) -> bytes:
-    """The same JSON without C1, bidi and other characters that are not printable: within texts only."""
+def _escape(document: bytes) -> bytes:
+    """Escape C1, bidi and other characters that are not printable; they occur within strings only."""
     if document.isascii() and b"\x7f" not in document:  # JSON has no other raw control characters
         return document
     text = document.decode()
@@ -49,23 +49,23 @@ def _escaped(document: bytes) -> bytes:
 
 
 class TextFormat:
-    """A line for each event, made of its document.
+    """One line per event.
 
     Args:
-        target: where to.
-        line: makes it.
-        encoding: of the target; what it does not have is written as an escape.
+        output: where to write.
+        format_line: makes the line from the document.
+        encoding: of the output; characters that it lacks are escaped.
     """
 
-    def __init__(self, target: Target, line: Line, encoding: str = "utf-8") -> None:
-        self._target = target
-        self._line = line
+    def __init__(self, output: OutputFile, format_line: LineFormatter, encoding: str = "utf-8") -> None:
+        self._output = output
+        self._format_line = format_line
         self._encoding = encoding
 
     def write(self, documents: Sequence[bytes]) -> None:
-        """See `Form.write`."""
-        text = "".join([f"{self._line(msgspec.json.decode(each))}\n" for each in documents])
-        self._target.write(text.encode(self._encoding, "backslashreplace"))
+        """See `EventFormat.write`."""
+        text = "".join([f"{self._format_line(msgspec.json.decode(each))}\n" for each in documents])
+        self._output.write(text.encode(self._encoding, "backslashreplace"))
 
     def finish(self) -> None:
-        """See `Form.finish`."""
+        """See `EventFormat.finish`."""

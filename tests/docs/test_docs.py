@@ -13,7 +13,7 @@ import pytest
 import jobledger
 from docs.generate import PAGES
 from jobledger.service.cli.main import cli
-from jobledger.service.cli.shared import SharedOption
+from jobledger.service.cli.options import SharedOption
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("store", "projections", "service")  # `Path.rglob` does not follow the links of `jobledger/`

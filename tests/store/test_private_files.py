@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from jobledger.projections.database import Writer
-from jobledger.service.export.output_file import open_target
+from jobledger.service.export.output_file import open_output
 from jobledger.store.model.limits import PRIVATE_FILE_MAX_BYTES
 from jobledger.store.private_files import (
     PrivateDocument,
@@ -125,7 +125,7 @@ def test_tightening_does_not_follow_links(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_umask_022")
 def test_files_for_the_user_keep_the_umask(tmp_path: Path) -> None:
     """What a command writes where the user says is the user's own: a replay, say."""
-    target = open_target(tmp_path / "out.ndjson")
+    target = open_output(tmp_path / "out.ndjson")
     target.write(b"{}\n")
     target.finish()
     assert stat.S_IMODE((tmp_path / "out.ndjson").stat().st_mode) == 0o644

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from jobledger.service.export.exporter import Export
-from jobledger.service.export.log_source import LogReplay
-from jobledger.service.export.query import Asked
+from jobledger.service.export.query import ExportQuery
+from jobledger.service.export.sources import LogSource
 from jobledger.store.log import EventLog
 from tests.support.histories import append_all, random_drafts
 
@@ -35,7 +35,7 @@ class Kept:
 
 async def told(log: EventLog, **asked: Any) -> tuple[list[dict[str, Any]], Export]:
     """The events that a replay tells, decoded, and how far it came."""
-    replay = await LogReplay.ask(log, Asked(**asked), now=time.time_ns())
+    replay = await LogSource.open(log, ExportQuery(**asked), now=time.time_ns())
     kept = Kept()
     telling = Export(replay.range, kept, lambda _: None)
     await telling.run(replay.chunks())

@@ -12,8 +12,8 @@ from jobledger.service.audit.keys import KeyFile
 from jobledger.service.audit.note import VerifierKey
 from jobledger.service.audit.seals import split_notes
 from jobledger.service.cli.audit_keys import key
-from jobledger.service.cli.auditing import trusted_keys
-from jobledger.service.cli.shared import Session
+from jobledger.service.cli.audit_log import trusted_keys
+from jobledger.service.cli.options import Session
 from jobledger.store.model.errors import InvalidInput
 from tests.support.service_process import jobledger, running_service
 

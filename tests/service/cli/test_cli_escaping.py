@@ -11,7 +11,7 @@ import pytest
 
 from jobledger.service.cli.main import _SafeStream
 from jobledger.service.client.transport import Target, Transport
-from jobledger.service.export.text_format import Lines
+from jobledger.service.export.text_format import JSONLines
 from jobledger.service.settings import load_settings
 from jobledger.store.model.errors import InvalidInput
 from tests.support.service_process import clean_env
@@ -100,7 +100,7 @@ def test_replayed_events_are_json_without_characters_that_speak_to_a_terminal() 
     target = Kept()
     texts = [EVIL, "Zoë 😀", "\x7f", "plain"]
     documents = [json.dumps({"reason": text}, ensure_ascii=False).encode() for text in texts]
-    Lines(target).write(documents)  # type: ignore[arg-type]
+    JSONLines(target).write(documents)  # type: ignore[arg-type]
     lines = target.written.decode()
     assert is_plain(lines), ascii(lines)
     assert [json.loads(line)["reason"] for line in lines.splitlines()] == texts

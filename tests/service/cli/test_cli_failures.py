@@ -5,8 +5,9 @@ import pytest
 
 from jobledger.projections.errors import AmbiguousId, VersionNotFound, ViewBusy, WaitTimeout
 from jobledger.service import errors as service_errors
-from jobledger.service.cli.errors import tell_error, with_flags
-from jobledger.service.client.errors import error_of, nanoseconds_of
+from jobledger.service.cli.errors import print_error, with_flags
+from jobledger.service.cli.times import nanoseconds_of
+from jobledger.service.client.errors import error_of
 from jobledger.service.errors import RemoteError, TooManyRequests, exit_code
 from jobledger.store.model import errors
 from jobledger.store.model.errors import JobledgerError, Problem
@@ -89,11 +90,11 @@ def test_what_an_error_carries_comes_back_with_it() -> None:
 def test_an_error_is_told_line_by_line_and_harmlessly(capsys: pytest.CaptureFixture[str]) -> None:
     """Problems and missed events stand on lines of their own; control characters are written out."""
     for at in (1, 8):
-        tell_error(over_the_wire(ERRORS[at]))
-    tell_error(errors.JobNotFound("no job \x1b[2J"))
+        print_error(over_the_wire(ERRORS[at]))
+    print_error(errors.JobNotFound("no job \x1b[2J"))
     lines = capsys.readouterr().err.splitlines()
-    assert lines[:3] == ["Error: the spec is not valid: 2 problems", "  Type: missing; add it", "  bad"]
-    assert lines[3:5] == ["Error: has revision 2", "What happened since, up to revision 2:"]
+    assert lines[:3] == ["Error: the spec is invalid: 2 problems", "  Type: missing; add it", "  bad"]
+    assert lines[3:5] == ["Error: has revision 2", "Events since then, up to revision 2:"]
     assert lines[5].startswith("  revision 2 (version 1): state to Running by scheduler, ")
     assert lines[5].endswith(" ago: placed")
     assert lines[6:] == ["Error: no job \\x1b[2J"]
@@ -104,8 +105,8 @@ def test_advice_is_given_once(capsys: pytest.CaptureFixture[str]) -> None:
     error = errors.LogBusy("busy: nothing was written; try again")
     error.add_note("Nothing was written: try again")
     error.add_note("Look elsewhere")
-    tell_error(error)
-    tell_error(over_the_wire(WaitTimeout("behind; wait longer")))
+    print_error(error)
+    print_error(over_the_wire(WaitTimeout("behind; wait longer")))
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"Error: {error}", "Hint: Look elsewhere", "Error: behind; wait longer"]
 

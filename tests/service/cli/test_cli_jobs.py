@@ -42,7 +42,7 @@ def test_a_submission_creates_then_updates_then_changes_nothing(operator: Operat
     assert len(job_id) == 38
     assert "version 3" in operator("job", "run", changed, "--force").stdout
     there = operator("job", "run", changed, "--create-only", code=5).stderr
-    assert "already (version 3, revision 3); to update it, use `jobledger job run` without" in there
+    assert "already exists (version 3, revision 3); to update it, use `jobledger job run` without" in there
     assert "has revision" not in there
 
 
@@ -88,7 +88,7 @@ def test_a_dry_run_with_create_only_is_refused_where_the_job_exists(operator: Op
     operator("job", "run", file, "--create-only", "--dry-run")
     operator("job", "run", file)
     there = operator("job", "run", file, "--create-only", "--dry-run", code=5).stderr
-    assert "already (revision 1)" in there
+    assert "already exists (revision 1)" in there
 
 
 def test_one_key_writes_once(operator: Operator) -> None:
@@ -135,7 +135,7 @@ def test_states_are_reported_and_conflicts_tell_what_was_missed(operator: Operat
     assert update.stdout.endswith("updated: version 2, revision 3\n")
     operator("job", "set-state", "states", "running", "--detail", "x", code=2)
     wrong = operator("job", "set-state", "states", "running", "--if-revision", "x", code=2)
-    assert "invalid number 'x': use a whole number from 1" in wrong.stderr
+    assert "invalid number 'x': use a positive integer" in wrong.stderr
     assert "Pending, Queued, Running" in operator("job", "list", "--state", "foo", code=2).stderr
     assert "Did you mean 'list'?" in operator("job", "lst", code=2).stderr
 
@@ -211,7 +211,7 @@ def test_a_list_is_filtered_paged_and_says_when_there_is_more(operator: Operator
     assert names("--order-by", "modified", "--limit", "1") == ["job-3"]
     assert names("--created-from", "1h", "--modified-to", "1h") == []
     page = operator("job", "list", "-n", namespace, "--limit", "2")
-    assert page.stderr.startswith("There are more: --all for all of them, --next-token ")
+    assert page.stderr.startswith("There are more: use --all, or --next-token ")
     token = page.stderr.split("--next-token ")[1].split()[0]
     assert names("--limit", "2", "--next-token", token) == ["job-2", "job-1"]
     ids = operator("job", "list", "-n", namespace, "--all", "-q").stdout.split()
@@ -237,7 +237,7 @@ def test_a_wait_ends_with_the_state_or_says_why_not(operator: Operator) -> None:
     operator("job", "set-state", "waited", "Failed", "--message", "disk full")
     ended = operator("job", "wait", "waited", code=4)
     assert "is Failed: disk full" in ended.stdout
-    assert "Completed can't come any more" in ended.stderr
+    assert "cannot become Completed" in ended.stderr
     assert operator.json("job", "wait", "waited", "--for", "terminal")["State"]["StateType"] == "Failed"
     operator("job", "wait", "waited", "--for", "nonsense", code=2)
 
@@ -269,14 +269,14 @@ def test_the_versions_of_both_sides_are_told(operator: Operator) -> None:
     assert operator.json("version")["Service"]["URL"] == operator.url
     alone = operator("version", "--url", "http://127.0.0.1:9")
     assert alone.stdout.splitlines()[1].startswith(
-        "Service  no answer (no service answers at http://127.0.0.1:9"
+        "Service  no response (the service at http://127.0.0.1:9 cannot be reached"
     )
 
 
 def test_no_service_is_exit_code_6_with_the_way_to_one(operator: Operator) -> None:
     """The address is named, and the command that starts a service."""
     done = operator("job", "list", "--url", "http://127.0.0.1:9", code=6)
-    assert "no service answers at http://127.0.0.1:9: connection refused" in done.stderr
+    assert "the service at http://127.0.0.1:9 cannot be reached: connection refused" in done.stderr
     assert "jobledger serve" in done.stderr
     operator("job", "list", "--url", "ftp://x", code=2)
 

@@ -79,7 +79,7 @@ def test_names_are_completed_without_importing_the_commands(tmp_path: Path) -> N
             {"_JOBLEDGER_COMPLETE": "zsh_complete", "COMP_WORDS": "jobledger job", "COMP_CWORD": "1"},
         ),
     )
-    assert "job\nWork with jobs and their specs." in done.stdout
+    assert "job\nManage jobs and their specs." in done.stdout
     assert done.stderr.splitlines()[-1] == "imported:"
 
 

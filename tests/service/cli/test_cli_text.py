@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from jobledger.projections.subscriptions.filters import parse_types
-from jobledger.service.cli.changes import changed_paths
-from jobledger.service.cli.jobtable import print_jobs, short_ids
+from jobledger.service.cli.diff import changed_paths
+from jobledger.service.cli.job_list import jobs_table, short_ids
+from jobledger.service.cli.options import EVENT_WORDS, STATES, TYPES, event_word
 from jobledger.service.cli.output import to_json, to_yaml
-from jobledger.service.cli.shared import EVENT_WORDS, STATES, TYPES, event_word
 from jobledger.service.cli.text import (
     STATE_STYLES,
     Cell,
@@ -23,7 +23,7 @@ from jobledger.service.cli.text import (
     print_table,
 )
 from jobledger.service.cli.times import Duration, Moment, age, exact, seconds_of
-from jobledger.service.client.answers import read_job
+from jobledger.service.client.responses import JobResponse, read_response
 from jobledger.store.model.events import EVENT_TYPES, event_type
 from jobledger.store.model.job import StateType
 from jobledger.store.model.subjects import named_job_id
@@ -107,10 +107,10 @@ def test_long_names_get_what_the_terminal_has(
     wire |= {"CreateTime": 0, "ModifyTime": 0}
     more = {"ID": named_job_id("default", "a"), "State": {"StateType": "Completed"}, "Count": 1}
     other = {**wire, **more, "Name": "b", "Namespace": "x", "ID": named_job_id("default", "b")}
-    jobs = [read_job({"Job": job}) for job in ({**wire, **more}, other)]
+    jobs = [read_response(job, JobResponse) for job in ({**wire, **more}, other)]
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(width))
-    print_jobs(jobs, 0)
+    print_table(*jobs_table(jobs, 0))
     lines = [line.rstrip() for line in click.unstyle(capsys.readouterr().out).splitlines()]
     assert max(map(len, lines)) == width, lines
     assert lines[1].count("n") + 1 == name_width, lines
@@ -174,6 +174,6 @@ def test_what_a_version_changed_is_told_as_paths() -> None:
     old = {"Version": 1, "Labels": {"a": "1"}, "Tasks": [{"Name": "m", "Params": {"n": 1}}]}
     new = {"Version": 2, "Labels": {"b": "1"}, "Tasks": [{"Name": "m", "Params": {"n": True}}]}
     assert changed_paths(old, new) == "Labels.a, Labels.b, Tasks[0].Params.n"
-    assert changed_paths(old, {**old, "Version": 9}) == "nothing: begun again"
+    assert changed_paths(old, {**old, "Version": 9}) == "nothing (rerun)"
     many = {"Meta": {str(number): "x" for number in range(7)}}
     assert changed_paths({"Meta": {}}, many).endswith("Meta.4 and 2 more")

@@ -22,7 +22,7 @@ def test_an_answer_that_differs_only_in_its_position_is_not_shown_again(
         except StopIteration:
             raise KeyboardInterrupt from None
 
-    client: Any = SimpleNamespace(through_interruptions=lambda read: read())
+    client: Any = SimpleNamespace(with_retries=lambda read: read())
     monkeypatch.setattr(lists, "end_on_sigterm", lambda: None)
     with pytest.raises(KeyboardInterrupt):
         lists.watch(client, read, shown.append, for_people=False, facts=lambda found: found[0])

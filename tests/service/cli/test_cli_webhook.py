@@ -75,16 +75,16 @@ def test_a_secret_that_is_made_is_all_of_standard_output(operator: Operator, inb
     done = operator("webhook", "add", inbox.url, "--name", "made", "--type", "state", "--state", "failed")
     secret = done.stdout.strip()
     assert read_secret(secret) == secret
-    assert "only time" in done.stderr
+    assert "only this once" in done.stderr
     tested = operator("webhook", "test", "made")
-    assert tested.stdout.startswith("made: taken, with 204")
+    assert tested.stdout.startswith("made: accepted with status 204")
     Verifier(secret).verify(inbox.got[0][1], inbox.got[0][0])
     shown = operator("webhook", "show", "made").stdout + operator("webhook", "list").stdout
     assert "whsec_********" in shown
     assert "state into Failed" in shown
     assert secret not in shown
     inbox.refuses = lambda _: True
-    assert "not taken: it answered 500" in operator("webhook", "test", "made", code=1).stdout
+    assert "not accepted: it answered 500" in operator("webhook", "test", "made", code=1).stdout
     operator("webhook", "delete", "made", "--yes")
 
 
@@ -195,7 +195,7 @@ def test_a_job_that_is_stuck_is_seen_and_mended(operator: Operator, inbox: Inbox
     assert "yes" in shown
     operator("job", "set-state", "stuck", "Running")
     for ref in ("stuck", job_id, job_id[:10]):
-        assert "1 job of" in operator("subscriptions", "retry", name, ref).stderr
+        assert "retrying 1 job" in operator("subscriptions", "retry", name, ref).stderr
     hint = operator("subscriptions", "retry", name, "stuck", "-n", "elsewhere", code=3).stderr
     assert f"`jobledger subscriptions parked {name}`" in hint
     refused = operator("subscriptions", "delete", name, "--yes", code=5).stderr
@@ -205,7 +205,7 @@ def test_a_job_that_is_stuck_is_seen_and_mended(operator: Operator, inbox: Inbox
     assert json.loads(inbox.got[-1][1])["type"] == "jobledger.job.state.v1"
     inbox.refuses = lambda _: False
     before = len(inbox.got)
-    assert "begins anew" in operator("subscriptions", "reset", name, "--after", "0", "--yes").stderr
+    assert "restarted" in operator("subscriptions", "reset", name, "--after", "0", "--yes").stderr
     until(lambda: len(inbox.got) >= before + 2)
     operator("webhook", "delete", "story", "--yes")
     until(lambda: operator.json("subscriptions", "list")["Items"] == [])

@@ -55,7 +55,7 @@ def test_lost_stream_is_given_up_only_by_the_flag(tmp_path: Path, name: str) -> 
         assert not (tmp_path / STREAMS_FOLDER / name).exists()
     accepted = run(tmp_path, "create", "--accept-loss")
     assert accepted.exit_code == 0
-    assert f"Giving up everything that {name} held" in accepted.output
+    assert f"Lost: everything in {name}" in accepted.output
     assert "last sequence 1107" in accepted.output
     assert json.loads(record.read_text())["streams"][name]["last_sequence"] == 0
     assert run(tmp_path, "create").exit_code == 0
@@ -66,7 +66,7 @@ def test_rewrite_of_a_log_without_compression_changes_nothing(tmp_path: Path) ->
     assert run(tmp_path, "create").exit_code == 0
     done = run(tmp_path, "rewrite")
     assert done.exit_code == 0, done.output
-    assert "0 blocks were rewritten" in done.output
+    assert "0 blocks rewritten" in done.output
     assert run(tmp_path, "show").exit_code == 0
 
 
@@ -92,7 +92,7 @@ def test_what_is_given_up_is_printed_before_a_stream_is_created(
     shutil.rmtree(tmp_path / STREAMS_FOLDER / "JOBS")
 
     def interrupted(text: str) -> None:
-        assert text.startswith("Giving up everything that JOBS held: the stream JOBS_KEYS")
+        assert text.startswith("Lost: everything in JOBS: the stream JOBS_KEYS")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(streams, "say", interrupted)

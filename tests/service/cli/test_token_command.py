@@ -24,7 +24,7 @@ def test_a_new_token_is_all_of_standard_output(tmp_path: Path) -> None:
     principal = TokenFile(tmp_path / "tokens.json").authenticate(f"Bearer {text}".encode())
     assert (principal.name, principal.namespaces) == ("ci", frozenset({"a", "b"}))
     assert text not in made.stderr
-    assert "only time" in made.stderr
+    assert "only this once" in made.stderr
 
 
 def test_for_machines_a_new_token_is_a_document(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_that_there_is_no_token_is_said(tmp_path: Path) -> None:
     """With the path that was looked at; for machines the list is empty."""
     done = run(tmp_path, "list")
     assert (done.stdout, done.exit_code) == ("", 0)
-    assert done.stderr == f"No tokens in {tmp_path}/tokens.json: the service asks for none\n"
+    assert done.stderr == f"No tokens in {tmp_path}/tokens.json: the service requires none.\n"
     assert json.loads(run(tmp_path, "list", "-o", "json").stdout) == {"Items": []}
 
 

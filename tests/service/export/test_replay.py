@@ -15,13 +15,12 @@ import pytest
 from jobledger import MemoryLog
 from jobledger.service.cursor import stream_tag
 from jobledger.service.errors import CursorGone, InvalidSettings, OutputFailed
-from jobledger.service.export import log_source as fromlog
-from jobledger.service.export import parquet
+from jobledger.service.export import parquet, sources
 from jobledger.service.export.exporter import Export
-from jobledger.service.export.log_source import LogReplay
-from jobledger.service.export.output_file import open_target
-from jobledger.service.export.query import Asked, Chunk, Range
-from jobledger.service.export.text_format import Lines
+from jobledger.service.export.output_file import open_output
+from jobledger.service.export.query import Chunk, ExportQuery, ExportRange
+from jobledger.service.export.sources import LogSource
+from jobledger.service.export.text_format import JSONLines
 from jobledger.service.limits import REPLAY_CHUNK_EVENTS
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import InvalidInput, JobNotFound
@@ -73,7 +72,7 @@ async def test_numbers_are_the_same_from_the_middle(
     log: EventLog, monkeypatch: pytest.MonkeyPatch, after: int, factor: int
 ) -> None:
     """Revision and version do not depend on where the telling begins, nor on how what was before is read."""
-    monkeypatch.setattr(fromlog, "REPLAY_SCAN_FACTOR", factor)
+    monkeypatch.setattr(sources, "REPLAY_SCAN_FACTOR", factor)
     await write_history(log)
     true = [each for each in await truth(log) if each[0] > after]
     events, telling = await told(log, after=str(after))
@@ -87,11 +86,11 @@ async def test_what_was_before_is_read_only_where_that_is_quicker(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the limit all of it is read, and shown as read; beyond it, only the jobs that are met."""
-    monkeypatch.setattr(fromlog, "REPLAY_SCAN_FACTOR", 3)
+    monkeypatch.setattr(sources, "REPLAY_SCAN_FACTOR", 3)
     await write_history(log)
 
     async def first_read(after: int) -> int:
-        replay = await LogReplay.ask(log, Asked(after=str(after)), now=time.time_ns())
+        replay = await LogSource.open(log, ExportQuery(after=str(after)), now=time.time_ns())
         async with aclosing(replay.chunks()) as chunks:
             async for chunk in chunks:
                 assert chunk.reached >= after
@@ -136,7 +135,7 @@ async def test_ends_are_included_and_after_is_not(log: EventLog) -> None:
 async def test_it_ends_at_the_end_of_the_log_as_it_was_when_asked(log: EventLog) -> None:
     """Events that come while it is told are not told; the cursor is behind the last that is."""
     await write_history(log, events=50)
-    replay = await LogReplay.ask(log, Asked(), now=time.time_ns())
+    replay = await LogSource.open(log, ExportQuery(), now=time.time_ns())
     await append_all(log, [draft(JobCreated, named_job_id("default", "late"), spec_data("late"), 999)])
     kept = Kept()
     telling = Export(replay.range, kept, lambda _: None)
@@ -169,14 +168,14 @@ async def test_filters_choose_and_change_no_number(log: EventLog) -> None:
     assert await found(actors=frozenset({"tester"}), types=frozenset({CREATED})) == [(1, 1), (3, 1), (5, 1)]
     assert await found(actors=frozenset({"somebody"})) == []
     assert await found(namespace="nobody's") == []
-    with pytest.raises(JobNotFound, match="no job 'one' in namespace 'default'"):
+    with pytest.raises(JobNotFound, match="job 'one' not found in namespace 'default'"):
         await told(log, job="one")
 
 
 async def test_points_that_are_not_in_the_log_are_refused(log: EventLog) -> None:
     """A position of another stream or beyond the end, or a time to come, is an error that says so."""
     await write_history(log, events=10)
-    with pytest.raises(CursorGone, match="beyond the end of the log, which is at 10"):
+    with pytest.raises(CursorGone, match=r"beyond the end of the log \(last sequence: 10\)"):
         await told(log, after="11")
     with pytest.raises(CursorGone, match="another stream"):
         await told(log, after="0123456789ab-3")
@@ -204,7 +203,7 @@ async def test_chunks_are_bounded() -> None:
     drafts = [draft(JobCreated, job_id, spec, 0)]
     drafts += [draft(JobStateChanged, job_id, state_data(states[n % 2]), n) for n in range(1, count)]
     await append_all(log, drafts)
-    replay = await LogReplay.ask(log, Asked(), now=time.time_ns())
+    replay = await LogSource.open(log, ExportQuery(), now=time.time_ns())
     sizes = [len(chunk.documents) async for chunk in replay.chunks()]
     assert max(sizes) <= REPLAY_CHUNK_EVENTS
     assert sum(sizes) == count
@@ -221,7 +220,7 @@ async def test_called_off_it_counts_what_was_written() -> None:
         seen.set()
         await asyncio.Event().wait()
 
-    telling = Export(Range("0123456789ab", 0, 9), kept, lambda _: None)
+    telling = Export(ExportRange("0123456789ab", 0, 9), kept, lambda _: None)
     running = asyncio.create_task(telling.run(chunks()))
     await seen.wait()
     running.cancel()
@@ -237,21 +236,21 @@ async def test_a_file_is_there_when_it_is_whole(tmp_path: Path) -> None:
     path.chmod(0o640)
     link = tmp_path / "link"
     link.symlink_to(path)
-    target = open_target(link)
-    Lines(target).write([b"{}", b"[]"])
+    target = open_output(link)
+    JSONLines(target).write([b"{}", b"[]"])
     assert path.read_text() == "old\n"
     target.abandon()
     assert path.read_text() == "old\n"
     assert sorted(tmp_path.iterdir()) == [path, link]
-    target = open_target(link)
-    Lines(target).write([b"{}", b"[]"])
+    target = open_output(link)
+    JSONLines(target).write([b"{}", b"[]"])
     target.finish()
     assert path.read_text() == "{}\n[]\n"
     assert path.stat().st_mode & 0o777 == 0o640
     assert link.is_symlink()
     assert sorted(tmp_path.iterdir()) == [path, link]
     with pytest.raises(OutputFailed, match="No such file or directory; nothing there was changed"):
-        open_target(tmp_path / "nowhere" / "x")
+        open_output(tmp_path / "nowhere" / "x")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +264,7 @@ def test_row_groups_of_parquet_are_bounded(
     monkeypatch.setattr(parquet, "PARQUET_GROUP_ROWS", rows)
     monkeypatch.setattr(parquet, "PARQUET_GROUP_BYTES", size)
     path = tmp_path / "events.parquet"
-    target = open_target(path)
+    target = open_output(path)
     form = parquet.Parquet(target)
     document = (
         b'{"type":"t","id":"e","subject":"j","namespace":"n","data":{},"sequence":%d,"revision":1,"version":1,'
@@ -290,7 +289,7 @@ async def test_without_pyarrow_parquet_says_what_to_install(
     """It is an extra, and the error names it."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InvalidSettings, match=r"pip install 'jobledger\[parquet\]'"):
-        parquet.Parquet(open_target(tmp_path / "x"))
+        parquet.Parquet(open_output(tmp_path / "x"))
 
 
 async def test_a_replay_of_one_namespace_tells_no_event_on_a_foreign_job(log: EventLog) -> None:

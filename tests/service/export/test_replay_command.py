@@ -16,15 +16,15 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
-from jobledger.service.cli.replay import _Progress, _Run
-from jobledger.service.cli.shared import Session
+from jobledger.service.cli.events import _Progress, _Replay
+from jobledger.service.cli.options import Session
 from jobledger.service.client.client import Client, Target
 from jobledger.service.cursor import stream_tag
 from jobledger.service.export.background_thread import BackgroundThread
 from jobledger.service.export.exporter import Export
-from jobledger.service.export.feed_source import FeedReplay
-from jobledger.service.export.output_file import open_target
-from jobledger.service.export.query import Asked, Chunk, Range
+from jobledger.service.export.output_file import open_output
+from jobledger.service.export.query import Chunk, ExportQuery, ExportRange
+from jobledger.service.export.sources import FeedSource
 from jobledger.service.limits import REPLAY_CHUNK_EVENTS
 from jobledger.service.log_access import open_log
 from jobledger.service.settings import Settings
@@ -91,7 +91,7 @@ def test_log_and_service_tell_the_same(data_dir: Path, tmp_path: Path) -> None:
         assert replay(tmp_path, *data).stdout == alone.stdout
         by_feed = replay(tmp_path, "--url", service.url, "-o", "ndjson")
         assert by_feed.stdout == alone.stdout
-        assert by_feed.stderr == f"Go on with: --after {cursor}\n"
+        assert by_feed.stderr == f"Resume with: --after {cursor}\n"
         # With nothing said, the service that answers at the configured address is the way.
         env = {"JOBLEDGER_CONFIG": str(_config(tmp_path, service))}
         assert replay(tmp_path, "-o", "ndjson", env=env).stdout == alone.stdout
@@ -120,9 +120,11 @@ async def test_log_and_feed_understand_the_same_questions(data_dir: Path, tmp_pa
             for asked in questions:
                 by_log, telling = await told(log, **asked)
                 kept = Kept()
-                with Client(Target(service.url, "", "", None)) as client, BackgroundThread() as beside:
-                    replay = await beside.do(
-                        partial(FeedReplay.ask, client, Asked(**asked), now=time.time_ns(), tell=print)
+                with Client(Target(service.url, "", "", None)) as client, BackgroundThread() as thread:
+                    replay = await thread.run(
+                        partial(
+                            FeedSource.open, client, ExportQuery(**asked), now=time.time_ns(), report=print
+                        )
                     )
                     other = Export(replay.range, kept, lambda _: None)
                     await other.run(replay.chunks())
@@ -250,7 +252,7 @@ def test_a_full_disk_is_told(data_dir: Path, tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert b"Error: can't write to standard output: No space left on device; free some space" in errors
-    assert b"Go on with: --after " in errors
+    assert b"Resume with: --after " in errors
 
 
 @pytest.mark.parametrize("form", ["ndjson", "parquet", "table"])
@@ -313,27 +315,27 @@ async def test_a_log_that_is_lost_on_the_way_leaves_what_was_told(
     """The file holds all up to the cursor that is told, and the error comes after it."""
 
     class WrongSequence:
-        range = Range("0123456789ab", 0, 9)
+        range = ExportRange("0123456789ab", 0, 9)
 
         async def chunks(self) -> AsyncGenerator[Chunk, None]:
             yield Chunk([b"{}", b"[]"], 2)
             raise LogUnavailable("out of reach")
 
     path = tmp_path / "events.ndjson"
-    run = _Run(Session({}), Asked(), "ndjson", path, colors=False)
-    target = open_target(path)
-    form = run._form_on(target)
+    run = _Replay(Session({}), ExportQuery(), "ndjson", path, colors=False)
+    target = open_output(path)
+    form = run._format(target)
     telling = Export(WrongSequence.range, form, run._progress.show)
     with pytest.raises(LogUnavailable):
-        await run._tell(telling, WrongSequence(), form, target)  # type: ignore[arg-type]
+        await run._export(telling, WrongSequence(), form, target)  # type: ignore[arg-type]
     assert path.read_text() == "{}\n[]\n"
-    assert capsys.readouterr().err == "Go on with: --after 0123456789ab-2\n"
+    assert capsys.readouterr().err == "Resume with: --after 0123456789ab-2\n"
 
 
 def test_progress_is_one_line_that_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
     """How far of what, now and then; nothing is left of it, and nothing is said where no terminal is."""
-    telling = Export(Range("0123456789ab", 100, 1_100), Kept(), lambda _: None)
-    early = Export(Range("0123456789ab", 100, 1_100), Kept(), lambda _: None)
+    telling = Export(ExportRange("0123456789ab", 100, 1_100), Kept(), lambda _: None)
+    early = Export(ExportRange("0123456789ab", 100, 1_100), Kept(), lambda _: None)
     early.read = 70
     _Progress(is_shown=True).show(early)
     assert capsys.readouterr().err == "\rwhat was before: 70 of 100"

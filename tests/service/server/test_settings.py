@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from jobledger.service.cli.config import config
+from jobledger.service.cli.serve import config
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.settings import SETTINGS, LoadedSettings, Settings, load_settings
 
