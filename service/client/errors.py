@@ -7,7 +7,7 @@ import msgspec
 
 from jobledger.projections.errors import AmbiguousId, AsOfBusy
 from jobledger.projections.limits import ASOF_RETRY_SECONDS
-from jobledger.service.errors import ERROR_KINDS, INTERNAL, RemoteError, TooManyRequests
+from jobledger.service.errors import ERROR_KINDS, INTERNAL, MethodNotAllowed, RemoteError, TooManyRequests
 from jobledger.store.model import errors
 from jobledger.store.model.errors import JobledgerError, Problem
 from jobledger.store.model.history import HistoryItem
@@ -143,6 +143,7 @@ _BUILDERS: Final[Mapping[type[JobledgerError], Callable[[_Problem], JobledgerErr
     ),
     errors.LogDamaged: lambda problem: errors.LogDamaged(problem.message, sequence=0),
     errors.RevisionMismatch: _conflict,
+    MethodNotAllowed: _remote_error,  # the service is another release
     errors.LogMissing: lambda problem: errors.LogMissing(problem.message, stream="", evidence=()),
     errors.OutcomeUnknown: lambda problem: errors.OutcomeUnknown(
         problem.message, event_id=problem.text("EventID")
