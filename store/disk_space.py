@@ -1,4 +1,4 @@
-"""How much space the disk of a path has, and what to do when it is full."""
+"""The space on the disk of a path, and the messages for a full disk."""
 
 import errno
 import os
@@ -9,29 +9,29 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def free_bytes(path: Path) -> int:
-    """Space that we may use on the disk of a path, or of its nearest parent that exists."""
+    """Return the free space on the disk of a path, or of its nearest existing parent."""
     return _space(path)[0]
 
 
 def is_full(error: OSError) -> bool:
-    """Whether an operation failed because the disk, or our quota on it, is full."""
+    """Return whether an operation failed because the disk or our quota is full."""
     return error.errno in _FULL
 
 
 def cause_of(error: OSError, path: Path) -> str:
-    """Why a file or directory can't be used, and what to do."""
+    """Return why a file or directory can't be used, and what to do."""
     if is_full(error):
         return full_disk(path)
-    return f"{error.strerror or error}; choose a directory that you may write to"
+    return f"{error.strerror or error}; use a directory with write permission"
 
 
 def full_disk(path: Path, needed_bytes: int = 0) -> str:
-    """That the disk of a path is full, with its size, and what to do."""
+    """Return a message that the disk of a path is full, with its size and what to do."""
     free, size = _space(path)
     needed = f", and {_megabytes(needed_bytes)} are needed" if needed_bytes else ""
     return (
-        f"the disk of {path} is full: {_megabytes(free)} of {_megabytes(size)} are free{needed}; make room"
-        " there, or choose a directory on another disk"
+        f"the disk of {path} is full: {_megabytes(free)} of {_megabytes(size)} are free{needed}; free some"
+        " space, or use a directory on another disk"
     )
 
 

@@ -1,6 +1,6 @@
-"""The log as the rest of the store sees it: a port.
+"""The port of the log. Its adapters are `memory_log` and `jetstream`.
 
-`memory_log` and `jetstream` implement it; every adapter passes `tests/support/log_contract.py`.
+Every adapter passes the conformance suite `tests/support/log_contract.py`.
 """
 
 import hashlib
@@ -12,18 +12,18 @@ import msgspec
 from jobledger.store.model.errors import LogReplaced, LogTruncated, LogUnavailable
 from jobledger.store.model.events import Record
 
-_MARK_CHARACTERS = 12
+_TAG_CHARACTERS = 12
 
 NO_JOB = 0
-"""The expectation that a subject holds nothing yet."""
+"""The expected last sequence of a subject without records."""
 
 
 class PendingEvent(msgspec.Struct, frozen=True, gc=False):
-    """A message to append.
+    """An event to append.
 
     Attributes:
-        subject: the job's subject.
-        event_id: the event's id; the log knows a repeated append by it.
+        subject: of the job.
+        event_id: by which the log recognizes a repeated append.
         payload: the encoded event.
     """
 
@@ -33,13 +33,13 @@ class PendingEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
-    """It is in the log, at this sequence, durably."""
+    """The event is in the log, durably, with this sequence."""
 
     sequence: int
 
 
 class WrongSequence(msgspec.Struct, frozen=True, gc=False):
-    """It is not in the log: another event of the job came first. A lost race is a value, not an exception.
+    """The event is not in the log, because another event of the job came first: the race is lost.
 
     Attributes:
         sequence: the last sequence of the job's subject; read up to it before deciding again.
@@ -49,12 +49,11 @@ class WrongSequence(msgspec.Struct, frozen=True, gc=False):
 
 
 class LogInfo(msgspec.Struct, frozen=True):
-    """The log as a whole.
+    """The epoch and the bounds of the log.
 
     Attributes:
-        epoch: names this stream; one that is deleted and made again has another.
-        first_sequence: of the oldest record kept; 1 unless something was trimmed (last + 1 if nothing is
-            kept).
+        epoch: identifies the stream; one that is deleted and created again has another epoch.
+        first_sequence: of the oldest record; last + 1 if there is none.
         last_sequence: of the newest record; 0 if there never was one.
     """
 
@@ -64,29 +63,29 @@ class LogInfo(msgspec.Struct, frozen=True):
 
 
 def stream_tag(epoch: str) -> str:
-    """The part of a cursor that names the log: 12 hex digits made of its epoch."""
-    return hashlib.sha256(epoch.encode()).hexdigest()[:_MARK_CHARACTERS]
+    """Return the part of a cursor that identifies the log: 12 hex digits of the hash of its epoch."""
+    return hashlib.sha256(epoch.encode()).hexdigest()[:_TAG_CHARACTERS]
 
 
 def check_continues(info: LogInfo, *, epoch: str | None, after: int) -> None:
-    """Make sure that a description of the log continues what was read before.
+    """Check that the bounds of the log continue what was read before.
 
-    `EventLog.continues` also judges whether that description is to be believed: call that.
+    Use `EventLog.continues`, which also decides whether the bounds can be trusted.
 
     Args:
-        info: the log as it is now.
-        epoch: the epoch of the log that was read before; None: nothing was read before.
+        info: the current log.
+        epoch: of the log that was read before; None: any.
         after: the last sequence that was read.
 
     Raises:
         LogReplaced: if it is another log.
-        LogTruncated: if the log has lost events on either side of that place.
+        LogTruncated: if events before or after that sequence are lost.
     """
     rebuild = "a view of it must be rebuilt: delete the view's file and start again"
     if epoch is not None and info.epoch != epoch:
         raise LogReplaced(
-            f"the stream was deleted and made again (it was {epoch} and is {info.epoch}): its sequences now"
-            f" mean other events; {rebuild}, or restore the stream from a backup"
+            f"the stream was deleted and created again (epoch {epoch} before, {info.epoch} now): its"
+            f" sequences identify other events; {rebuild}, or restore the stream from a backup"
         )
     if info.last_sequence < after:
         raise LogTruncated(
@@ -95,105 +94,105 @@ def check_continues(info: LogInfo, *, epoch: str | None, after: int) -> None:
         )
     if info.first_sequence > after + 1:
         raise LogTruncated(
-            f"the stream begins at {info.first_sequence}, and the next event to read is {after + 1}: its"
-            " beginning was removed; restore the stream from a backup"
+            f"the stream starts at {info.first_sequence}, and the next event to read is {after + 1}: its"
+            " start was removed; restore the stream from a backup"
         )
 
 
 def other_record(sequence: int) -> LogTruncated:
-    """The error for a log that holds another record than the one that was read at a sequence before."""
+    """Return the error for a log that has another record at a sequence than the one that was read before."""
     return LogTruncated(
         f"the record at {sequence} is not the one that was read before: the stream lost its end and grew"
-        " again (restored from a backup, say); a view of it must be rebuilt: delete the view's file"
-        " and start again"
+        " again, for example after a restore from a backup; a view of it must be rebuilt: delete the view's"
+        " file and start again"
     )
 
 
 def refused(reason: str) -> LogUnavailable:
-    """The error for an append that is refused at once, because it could not succeed."""
+    """Return the error for an append that is refused because it can't succeed."""
     return LogUnavailable(f"the log does not accept appends: {reason}; nothing was written; try again later")
 
 
 class LogReader(Protocol):
-    """A reader of the whole log in order, from one place on, for ever."""
+    """Reads the whole log in order, from one sequence on, without end."""
 
     async def take(self, max_records: int) -> Sequence[Record]:
-        """The next records, at least one and at most this many: what has arrived, or waits for the next.
+        """Wait for the next records; return at least one and at most this many.
 
-        Sequences only rise. One that is missing is not in the log any more: that is damage.
+        Sequences only increase. A missing one is not in the log any more: that is damage.
 
         Raises:
-            LogUnavailable: if the log could not be reached for a named number of tries; asking again is safe.
-            LogDamaged: if the log's last events can't be read. Asking again waits for what comes after them.
-            LogBroken: if the log is no longer the one that was read before, or not whole.
+            LogUnavailable: if the log was unreachable for a fixed number of attempts; it is safe to retry.
+            LogDamaged: if the last events can't be read. Calling again waits for the events after them.
+            LogBroken: if the log is not the one that was read before, or has lost events.
         """
         ...
 
     @property
     def connected(self) -> bool:
-        """Whether the log can be heard right now; False while a lost connection is being ridden out."""
+        """Whether the log is reachable now; False while a lost connection is restored."""
         ...
 
     def restart(self, reason: str) -> None:
-        """Ask the log again for what comes next, as after a lost connection; nothing is lost or repeated."""
+        """Request the next records again, as after a lost connection; nothing is lost or repeated."""
         ...
 
     async def close(self) -> None:
-        """Stop reading and free what the log keeps for this feed."""
+        """Stop reading and free the resources of the log for this feed."""
         ...
 
 
 class EventLog(Protocol):
     """An append-only, totally ordered log with one concurrency boundary per subject."""
 
-    async def append(self, draft: PendingEvent, *, expect: int) -> Appended | WrongSequence:
-        """Append if the subject's last sequence is `expect` (`NO_JOB`: if it has none).
+    async def append(self, event: PendingEvent, *, expect: int) -> Appended | WrongSequence:
+        """Append if the subject's last sequence is `expect` (`NO_JOB`: if it has no records).
 
-        The same draft with the same expectation again gives the first answer: a lost acknowledgement is
-        settled, not guessed. There is no "whatever is there" expectation, because an append without one can't
-        be settled. Cancelling one caller harms no other; whether the cancelled event is written is open.
+        The same event with the same expectation again returns the first result: a lost acknowledgement is
+        reconciled. There is no append without an expectation, because it could not be reconciled. Cancelling
+        one caller has no effect on others; whether the cancelled event is written is unknown.
 
         Raises:
-            LogUnavailable: it could not be sent, or the log does not accept appends; nothing was written.
-            OutcomeUnknown: it was sent, and no answer or later look told what became of it.
-            LogBusy: too many appends are waiting; nothing was written.
-            LogRefused: the log will never take it (too large, full, not allowed); nothing was written.
+            LogUnavailable: if it could not be sent, or the log does not accept appends; nothing was written.
+            OutcomeUnknown: if it was sent, and it is unknown whether it was written.
+            LogBusy: if too many appends are waiting; nothing was written.
+            LogRefused: if the log will never take it (too large, full, forbidden); nothing was written.
         """
         ...
 
     @property
     def refusal(self) -> str:
-        """Why an append would be refused at once, because it could not succeed; empty if it would be sent."""
+        """Why the log does not accept appends now; empty if it does."""
         ...
 
     async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
-        """A page of a subject's records after a sequence, oldest first; empty if there are none.
+        """Return a page of a subject's records after a sequence, oldest first; empty if there are none.
 
-        Of a filter with wildcards it is a page of all subjects that match, in the order of the stream.
+        For a filter with wildcards, the page has the records of all matching subjects in stream order.
 
-        May be answered by a replica that lags, so it may stop early: `read_last` says where the end is.
+        A replica that lags can answer, so the page can end early: `read_last` returns the end.
         """
         ...
 
     async def read_last(self, subject: str) -> Record | None:
-        """The last record of a subject, or of a filter with `*`, as the leader has it: never stale."""
+        """Return the last record of a subject, or of a filter with `*`, from the leader: never stale."""
         ...
 
     async def read_at(self, sequence: int) -> Record | None:
-        """The record at a sequence as the leader has it; None if there is none."""
+        """Return the record at a sequence from the leader; None if it does not exist."""
         ...
 
     async def read_next(self, subject: str, *, after: int) -> Record | None:
-        """The first record after a sequence that a filter of subjects lets through, as the leader has it.
+        """Return the first record after a sequence that matches a filter of subjects, from the leader.
 
-        A record that the leader can't read is passed over. None: there is none.
+        A record that the leader can't read is skipped. None if there is no such record.
         """
         ...
 
     async def confirm_current(self) -> None:
-        """Make sure that what was just read was not read from a leader that others have replaced meanwhile.
+        """Check that the last read was not answered by a leader that has been replaced since.
 
-        Call it after a read and before an answer that nothing else guards: an append is guarded by its
+        Call it after a read and before a result that nothing else guards: an append is guarded by its
         expectation, a refusal is not.
 
         Raises:
@@ -202,51 +201,51 @@ class EventLog(Protocol):
         ...
 
     async def sequence_at(self, time: int) -> int:
-        """The sequence of the last record that the log took at or before a time, Unix nanoseconds; 0: none.
+        """Return the sequence before the first record with a later stream time, from the leader; 0 if none.
 
-        The answer is the leader's, and ends before the first record that is later: all up to it is what the
-        log held then.
+        Args:
+            time: Unix nanoseconds. The records up to the result are what the log had at that time.
         """
         ...
 
     @property
     def session(self) -> int:
-        """Rises whenever the log was out of reach: what was remembered before may be of another log now."""
+        """Increases each time the log was unreachable: caches from before can be of another log."""
         ...
 
     async def info(self) -> LogInfo:
-        """The log's epoch and bounds, as the leader has them."""
+        """Return epoch and bounds of the log, from the leader."""
         ...
 
     async def continues(
         self, *, epoch: str | None, after: int, same: Callable[[Record], bool] | None = None
     ) -> LogInfo:
-        """Make sure that this log continues what was read before, and return its bounds.
+        """Check that this log continues what was read before, and return its bounds.
 
         Args:
             epoch: of the log that was read; None: any.
             after: the last sequence that was read.
-            same: whether a record is the one that was read at that sequence; None: do not look at it. A
-                record that is missing in the middle of the log is damage, and is not judged here.
+            same: whether a record is the one that was read at that sequence; None: do not check. A missing
+                record in the middle of the log is damage, and not checked here.
 
         Raises:
-            LogBehind: if events are missing and it is not proven that they are lost. Ask again: within about
-                TRUNCATION_PROOF_SECONDS of a log with a leader they are there, or the next error is raised.
+            LogBehind: if events are missing and it is not proven that they are lost. Call again: within about
+                TRUNCATION_PROOF_SECONDS of a log with a leader they are there, or LogTruncated is raised.
             LogReplaced: if it is another log.
-            LogTruncated: if events that were read before, or the next one, are lost for certain.
+            LogTruncated: if it is proven that events that were read before, or the next one, are lost.
             LogUnavailable: if the log does not answer.
         """
         ...
 
     async def follow(self, *, after: int, epoch: str | None = None) -> LogReader:
-        """Read everything after a sequence, and go on as more arrives.
+        """Read the records after a sequence, and new ones as they are appended.
 
         Raises:
-            LogBehind: if that place is not in this log yet (see `continues`).
-            LogBroken: if that place is not in this log for certain.
+            LogBehind: if this log does not have that sequence yet (see `continues`).
+            LogBroken: if it is proven that this log does not have it.
         """
         ...
 
     async def close(self) -> None:
-        """Let go: appends under way are answered first, within a bound."""
+        """Release the log after the pending appends, within a time limit."""
         ...

@@ -1,4 +1,4 @@
-"""The log in a process's memory: for tests and experiments, never a place to keep anything."""
+"""A log in the memory of the process, for tests and experiments."""
 
 import asyncio
 import itertools
@@ -28,7 +28,7 @@ class MemoryLog:
     """`EventLog` over a list.
 
     Args:
-        clock: the stream's time for each append, Unix nanoseconds.
+        clock: stream time of each append, Unix nanoseconds.
     """
 
     def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
@@ -36,24 +36,24 @@ class MemoryLog:
         self._records: list[Record] = []
         self._by_subject: dict[str, list[Record]] = defaultdict(list)
         self._event_ids: dict[str, tuple[int, int]] = {}  # event id → (expectation, sequence)
-        self._grown = asyncio.Event()  # of the records there are now; each append makes a new one
+        self._grown = asyncio.Event()  # set by the next append, which replaces it
         self._epoch = f"memory-{next(_epochs)}"
         self._closed = False
 
-    async def append(self, draft: PendingEvent, *, expect: int) -> Appended | WrongSequence:
+    async def append(self, event: PendingEvent, *, expect: int) -> Appended | WrongSequence:
         """See `EventLog.append`."""
         self._check_open()
-        history = self._by_subject[draft.subject]
+        history = self._by_subject[event.subject]
         last = history[-1].sequence if history else 0
-        earlier = self._event_ids.get(draft.event_id)
+        earlier = self._event_ids.get(event.event_id)
         if earlier is not None and expect in (earlier[0], last):  # an event id is never written twice
             return Appended(earlier[1])
         if last != expect:
             return WrongSequence(last)
-        record = Record(len(self._records) + 1, self._clock(), draft.subject, draft.payload)
+        record = Record(len(self._records) + 1, self._clock(), event.subject, event.payload)
         self._records.append(record)
         history.append(record)
-        self._event_ids[draft.event_id] = (expect, record.sequence)
+        self._event_ids[event.event_id] = (expect, record.sequence)
         self._wake()
         return Appended(record.sequence)
 
@@ -101,7 +101,7 @@ class MemoryLog:
 
     @property
     def session(self) -> int:
-        """See `EventLog.session`: a process's memory is never out of reach."""
+        """See `EventLog.session`: memory is always reachable."""
         return 0
 
     async def info(self) -> LogInfo:
@@ -112,7 +112,7 @@ class MemoryLog:
     async def continues(
         self, *, epoch: str | None, after: int, same: Callable[[Record], bool] | None = None
     ) -> LogInfo:
-        """See `EventLog.continues`; a list in memory has no replica that could be behind another."""
+        """See `EventLog.continues`: there is no replica that can lag."""
         info = await self.info()
         check_continues(info, epoch=epoch, after=after)
         if same is not None and after and not same(self._records[after - 1]):
@@ -130,19 +130,19 @@ class MemoryLog:
         self._wake()
 
     def _matching(self, subject: str) -> list[list[Record]]:
-        """The histories of a subject, or of all that a filter matches."""
+        """Return the histories of a subject, or of all subjects that match a filter."""
         if subject == ALL_SUBJECTS:
             return [history for history in self._by_subject.values() if history]
         if "*" not in subject:
             history = self._by_subject.get(subject)
             return [history] if history else []
-        wanted = subject.split(".")
+        tokens = subject.split(".")
         return [
-            history for name, history in self._by_subject.items() if history and subject_matches(wanted, name)
+            history for name, history in self._by_subject.items() if history and subject_matches(tokens, name)
         ]
 
     async def wait_beyond(self, sequence: int, max_records: int) -> Sequence[Record]:
-        """Records after a sequence, waiting until there is one."""
+        """Wait for records after a sequence and return them."""
         while not self._closed and len(self._records) <= sequence:
             await self._grown.wait()
         self._check_open()

@@ -98,11 +98,11 @@ def shard_subjects(namespace: str | None, shard: int) -> str:
     return f"{SUBJECT_ROOT}.{'*' if namespace is None else token(namespace)}.{_SHARDS[shard]}.*"
 
 
-def subject_matches(wanted: Sequence[str], subject: str) -> bool:
+def subject_matches(filter_tokens: Sequence[str], subject: str) -> bool:
     """Return whether a subject matches the tokens of a filter; `*` matches any one token."""
     tokens = subject.split(".")
-    return len(wanted) == len(tokens) and all(
-        want in ("*", token) for want, token in zip(wanted, tokens, strict=True)
+    return len(filter_tokens) == len(tokens) and all(
+        each in ("*", token) for each, token in zip(filter_tokens, tokens, strict=True)
     )
 
 

@@ -1,9 +1,4 @@
-"""Spec text (YAML, JSON, TOML) to plain values: whatever the bytes, the answer is a mapping or InvalidSpec.
-
-YAML is read twice. The first pass looks at the parser's events only, which costs no memory, and refuses what
-would be dangerous or lossy to build: deep nesting, aliases that multiply, duplicate keys, foreign tags. Only
-then are values made.
-"""
+"""Spec text (YAML, JSON, TOML) to plain values: for any bytes, the result is a mapping or InvalidSpec."""
 
 import json
 import re
@@ -22,28 +17,27 @@ Format = Literal["yaml", "json", "toml"]
 _FORMATS: Final[dict[str, Format]] = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
 _BOM = "\ufeff"
 
-# A dotted TOML key nests as deep as it has parts, and tomllib takes time and memory in the square of them: a
-# hundred kilobytes of `a.a.a.…` would take gigabytes. No match begins inside a word, which keeps the search
-# itself linear.
+# A dotted TOML key nests as deep as it has parts, and tomllib takes quadratic time and memory: 100 KB of
+# `a.a.a.…` would take gigabytes. No match starts inside a word, so the search itself is linear.
 _WORD = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY: Final = re.compile(rf"(?<![A-Za-z0-9_-]){_WORD}(?:[ \t]*+\.[ \t]*+{_WORD}){{{SPEC_MAX_DEPTH}}}")
 
 
 def format_of(filename: str) -> Format | None:
-    """The format that a file's name tells; None if it tells none."""
+    """Return the format of a file by its suffix; None if the suffix is unknown."""
     return _FORMATS.get(PurePath(filename).suffix.lower())
 
 
 def parse(text: bytes | str, *, format: Format | None = None) -> dict[Any, Any]:  # noqa: A002
-    """The plain values of a spec's text.
+    """Return the plain values of a spec's text.
 
     Args:
         text: at most SPEC_FILE_MAX_BYTES of UTF-8, with or without a byte order mark.
-        format: None guesses: JSON if the text begins with `{` or `[`, else YAML.
+        format: None: JSON if the text starts with `{` or `[`, otherwise YAML.
 
     Raises:
-        InvalidSpec: not such text; says the line and column where the parser knows them. If the text looks
-            like a template that was not rendered, that comes first.
+        InvalidSpec: with line and column if the parser knows them; first of all if the text looks like a
+            template that was not rendered.
     """
     decoded = _decode(text)
     if format is None:
@@ -55,11 +49,11 @@ def parse(text: bytes | str, *, format: Format | None = None) -> dict[Any, Any]:
 
 
 def template_problems(text: bytes | str) -> list[Problem]:
-    """A hint if the text looks like a Go template; Bacalhau's `job run` renders those, Jobledger does not."""
+    """Return a problem if the text looks like a Go template, which Bacalhau's `job run` renders."""
     marks = ("{{", "}}") if isinstance(text, str) else (b"{{", b"}}")
     if not all(mark in text for mark in marks):  # type: ignore[operator]  # both are of text's own type
         return []
-    what = "this looks like a Go template: it holds {{ … }}"
+    what = "this looks like a Go template: it contains {{ … }}"
     remedy = "render it first, as Bacalhau's `job run` does with -V and -E: Jobledger does not"
     return [Problem("", what, remedy)]
 
@@ -78,7 +72,7 @@ def _decode(text: bytes | str) -> str:
         line = text[: error.start].count(b"\n") + 1 if isinstance(text, bytes) else 1
         _refuse(f"line {line}: the text is not UTF-8 (byte {error.start})", "save it as UTF-8")
     if len(raw) > SPEC_FILE_MAX_BYTES:
-        size = f"the text has more than {SPEC_FILE_MAX_BYTES} bytes"  # it may have been read no further
+        size = f"the text has more than {SPEC_FILE_MAX_BYTES} bytes"  # the caller may have read no further
         _refuse(size, "put the data into an input source")
     return decoded.removeprefix(_BOM)
 
@@ -87,16 +81,16 @@ def _mapping(value: object) -> dict[Any, Any]:
     if value is None:
         _refuse("the document is empty", "describe a job: Type and Tasks are needed")
     if not isinstance(value, dict):
-        _refuse(f"a job is an object with fields, got {shown(value)}", "begin with Name:, Type: and Tasks:")
+        _refuse(f"a job is an object with fields, got {shown(value)}", "start with Name:, Type: and Tasks:")
     return value
 
 
 class _DuplicateKeyError(ValueError):
-    """An object of the document has the same key twice."""
+    """An object of the document has a key twice."""
 
     def __init__(self, key: str) -> None:
         self.key = key
-        super().__init__(f"the key {shown(key)} is there twice in one object")
+        super().__init__(f"the key {shown(key)} appears twice in one object")
 
 
 def _parse_json(text: str) -> object:
@@ -111,12 +105,12 @@ def _parse_json(text: str) -> object:
         _refuse(str(error), "keep one of them")
     except RecursionError:
         raise InvalidSpec([too_deep("")]) from None
-    except ValueError:  # Python's own limit for reading one
+    except ValueError:  # Python's limit for integers
         _refuse("an integer has thousands of digits", "pass it as a string")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """The object of these members; JSON allows a key twice and every reader picks another one."""
+    """Refuse duplicate keys: JSON allows them, and readers differ in which one they use."""
     members = dict(pairs)
     if len(members) != len(pairs):
         repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -125,9 +119,9 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def repeated_key(text: bytes) -> str | None:
-    """A key that an object of this JSON text has twice, at any depth; None if each is there once.
+    """Return a key that an object of a JSON text has twice, at any depth; None if there is none.
 
-    For text that another decoder accepted: decoders keep one of the two values and drop the other silently.
+    For text that another decoder accepted: most keep one of the two values and drop the other silently.
     """
     try:
         json.loads(text, object_pairs_hook=_unique)
@@ -149,7 +143,7 @@ def _parse_toml(text: str) -> object:
         _refuse(f"not TOML: {error}", "correct it there")
     except RecursionError:
         raise InvalidSpec([too_deep("")]) from None
-    except ValueError:  # Python's own limit for reading one
+    except ValueError:  # Python's limit for integers
         _refuse("an integer has thousands of digits", "pass it as a string")
     problem = too_deep_or_many(values)
     if problem is not None:
@@ -158,7 +152,7 @@ def _parse_toml(text: str) -> object:
 
 
 def _dates_as_text(value: Any) -> Any:
-    """TOML's dates as text, which is what a spec can hold; the values are known to be shallow."""
+    """Convert dates of TOML to text; the depth of the values is already checked."""
     if isinstance(value, dict):
         return {key: _dates_as_text(item) for key, item in value.items()}
     if isinstance(value, list):

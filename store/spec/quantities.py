@@ -1,19 +1,19 @@
-"""The grammar of resource texts: `500m` of CPU, `1.5 GB` of memory or disk, `2` GPUs.
+"""The grammar of resources: `500m` of CPU, `1.5 GB` of memory or disk, `2` GPUs.
 
-CPU is a Kubernetes quantity, memory and disk are "humanized" bytes (as the go-humanize library reads them),
-GPU is an unsigned decimal: the three grammars of Bacalhau. White space is ignored everywhere, since
-normalisation removes it. Every function returns None for an empty text, which means "not said", and raises
-ValueError with a reason that names the accepted forms.
+As in Bacalhau, CPU is a Kubernetes quantity, memory and disk are "humanized" bytes (of the go-humanize
+library), and GPU is an unsigned decimal. White space is ignored, because normalization removes it. Every
+function returns None for an empty text ("not specified") and raises ValueError with the accepted forms.
 """
 
 import math
 import re
 from typing import Final
 
-UINT64_MAX: Final = 2**64 - 1  # Bacalhau keeps bytes and GPUs in this
-TEXT_MAX_CHARACTERS: Final = 64  # no quantity needs more; keeps a megabyte of digits from being parsed
+from jobledger.store.model.limits import UINT_MAX
 
-# [0-9], not \d: \d also means the digits of other scripts.
+TEXT_MAX_CHARACTERS: Final = 64  # no quantity needs more; prevents parsing a megabyte of digits
+
+# [0-9], because \d also matches digits of other scripts.
 _CPU = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(e[+-]?[0-9]+|[numkgtp]|[kmgtpe]i)?", re.IGNORECASE)
 _CPU_UNITS: Final = {
     unit: 10.0**power
@@ -25,13 +25,12 @@ _GPU = re.compile(r"[0-9]+")
 
 
 def parse_cpu(text: str) -> float | None:
-    """Cores.
+    """Return a number of cores.
 
-    The units `M` and `E` (a million, 10^18) are refused: specs are stored in lower case, where `M` would mean
-    milli.
+    The units `M` and `E` (10^6, 10^18) are refused: specs are stored in lower case, where `m` is milli.
 
     Raises:
-        ValueError: not a quantity, negative, or too large to be a number.
+        ValueError: if it is not a quantity, negative, or too large for a float.
     """
     text = _compact(text)
     if not text:
@@ -44,7 +43,7 @@ def parse_cpu(text: str) -> float | None:
     if match is None:
         raise ValueError("not a CPU quantity; write 500m, 0.5 or 2")
     number, unit = match[1], (match[2] or "").lower()
-    # `1ei` is a unit, `1e3` an exponent: only an exponent ends in a digit.
+    # `1ei` has a unit, `1e3` an exponent: only an exponent ends with a digit.
     cores = float(number + unit) if unit[-1:].isdigit() else float(number) * _CPU_UNITS[unit]
     if not math.isfinite(cores):
         raise ValueError("too large for a CPU quantity; write a smaller one")
@@ -54,10 +53,10 @@ def parse_cpu(text: str) -> float | None:
 
 
 def parse_bytes(text: str) -> int | None:
-    """Bytes of memory or disk: `kB` and `k` are 1000, `KiB` and `Ki` are 1024; any fraction is cut off.
+    """Return bytes of memory or disk: `kB` and `k` are 1000, `KiB` and `Ki` are 1024; fractions are cut off.
 
     Raises:
-        ValueError: not a size, or more than 64 bits hold.
+        ValueError: if it is not a size, or exceeds 64 bits.
     """
     text = _compact(text)
     if not text:
@@ -69,16 +68,16 @@ def parse_bytes(text: str) -> int | None:
     factor = (1024 if "i" in unit else 1000) ** _BYTE_POWERS[unit.rstrip("ib")]
     number = match[1].replace(",", "")
     size = int(number) * factor if number.isdecimal() else int(float(number) * factor)
-    if size > UINT64_MAX:
-        raise ValueError("too large: sizes end below 16 EiB; write a smaller one")
+    if size > UINT_MAX:
+        raise ValueError("too large: the maximum is below 16 EiB; write a smaller size")
     return size
 
 
 def parse_gpu(text: str) -> int | None:
-    """How many GPUs.
+    """Return a number of GPUs.
 
     Raises:
-        ValueError: not a whole number from 0, or more than 64 bits hold.
+        ValueError: if it is not a whole number from 0, or exceeds 64 bits.
     """
     text = _compact(text)
     if not text:
@@ -86,7 +85,7 @@ def parse_gpu(text: str) -> int | None:
     if not _GPU.fullmatch(text):
         raise ValueError("not a number of GPUs; write a whole number such as 1")
     count = int(text)
-    if count > UINT64_MAX:
+    if count > UINT_MAX:
         raise ValueError("too many GPUs; write a smaller number")
     return count
 

@@ -1,13 +1,11 @@
-"""What a job is, in the user's words: the job model of Bacalhau as frozen Structs, and its JSON.
+"""The specification of a job: the job model of Bacalhau as frozen Structs, and its JSON.
 
-Attributes are snake_case; on the wire they are Bacalhau's PascalCase (`input_sources` is `InputSources`). The
-Structs say what a spec may hold; `reading` fills them from outside text, `normalize` gives them one form,
-`validation` judges them.
+Attributes are snake_case, and Bacalhau's PascalCase on the wire (`input_sources` is `InputSources`). `reader`
+creates these Structs from text, `normalize` gives them their normal form, and `validate` checks them.
 
-What is emitted follows Bacalhau: a field that holds its default is left out, except for those that Bacalhau
-always writes. msgspec leaves a field out when its value *is* the default object, and never when the default
-comes from a factory such as `str`; that is why "always written" is spelled `field(default_factory=...)`
-below.
+As in Bacalhau, a field with its default value is omitted, except for those that Bacalhau always writes.
+msgspec omits a field if its value *is* the default object, and never if the default comes from a factory such
+as `str`; hence `field(default_factory=...)` for each field that is always written.
 """
 
 from functools import cache
@@ -18,13 +16,11 @@ import msgspec
 from msgspec import UNSET, UnsetType, field
 
 JOB_TYPES: Final = ("batch", "service", "daemon", "ops")
-RUNS_EVERYWHERE: Final = frozenset(
-    {"daemon", "ops"}
-)  # on every matching node, so Count means nothing for them
+RUNS_EVERYWHERE: Final = frozenset({"daemon", "ops"})  # on every matching node, so they have no Count
 NETWORK_TYPES: Final = ("Default", "None", "Host", "Full", "HTTP", "Bridge")
 OPERATORS: Final = ("in", "notin", "exists", "!", "gt", "lt", "=", "==", "!=")
 
-# Marks for the reader, kept in the type so that no reading rule is written per field.
+# Metadata for the reader, part of the type so that no field needs a rule of its own.
 ACCEPTS_NUMBERS: Final = "accepts_numbers"  # `CPU: 1` means "1"
 CHOICES: Final = "choices"  # one of these words, in any case, written as listed
 Quantity = Annotated[str, msgspec.Meta(extra={ACCEPTS_NUMBERS: True})]
@@ -39,15 +35,15 @@ def _wire_name(attribute: str) -> str:
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_wire_name):
-    """What all parts of a spec share; msgspec passes these settings on to subclasses."""
+    """The base of all parts of a spec; subclasses inherit its settings."""
 
 
 class SpecConfig(_Part, frozen=True, kw_only=True):
-    """An engine, a source or a publisher: which kind, and that kind's own settings.
+    """An engine, a source or a publisher.
 
     Attributes:
-        type: compared without case and surrounding space; which types exist is for the compute nodes to know.
-        params: the user's, passed on as they are.
+        type: compared without case and surrounding space; the compute nodes define which types exist.
+        params: of that type, passed on unchanged.
     """
 
     type: str = field(default_factory=str)
@@ -55,7 +51,7 @@ class SpecConfig(_Part, frozen=True, kw_only=True):
 
 
 class InputSource(_Part, frozen=True, kw_only=True):
-    """Data that is put at `target` inside the task's file system before it starts."""
+    """Data that is placed at `target` in the task's file system before it starts."""
 
     source: SpecConfig = field(default_factory=SpecConfig)
     alias: str = field(default_factory=str)
@@ -63,14 +59,14 @@ class InputSource(_Part, frozen=True, kw_only=True):
 
 
 class ResultPath(_Part, frozen=True, kw_only=True):
-    """A folder of the task's file system that is published under a name when it ends."""
+    """A directory of the task's file system that is published under a name when the task ends."""
 
     name: str = field(default_factory=str)
     path: str = field(default_factory=str)
 
 
 class Resources(_Part, frozen=True, kw_only=True):
-    """What a task needs, as text in the grammar of `quantities`; empty is "not said"."""
+    """The resources that a task requires, in the grammar of `quantities`; empty: not specified."""
 
     cpu: Quantity = ""
     memory: Quantity = ""
@@ -79,7 +75,7 @@ class Resources(_Part, frozen=True, kw_only=True):
 
 
 class Port(_Part, frozen=True, kw_only=True):
-    """A port that the task is given: `static` on the node, `target` inside the task; 0 is "any"."""
+    """A port of the task: `static` on the node, `target` inside the task; 0 is any port."""
 
     name: str = field(default_factory=str)
     static: int = 0
@@ -88,7 +84,7 @@ class Port(_Part, frozen=True, kw_only=True):
 
 
 class Network(_Part, frozen=True, kw_only=True):
-    """Which network the task sees: one of `NETWORK_TYPES`."""
+    """The network of the task: one of `NETWORK_TYPES`."""
 
     type: NetworkType = field(default_factory=lambda: "Default")
     domains: tuple[str, ...] = ()
@@ -96,7 +92,7 @@ class Network(_Part, frozen=True, kw_only=True):
 
 
 class Timeouts(_Part, frozen=True, kw_only=True):
-    """How long the task may run, wait, and both together, in seconds; 0 is no limit."""
+    """The maximum time that the task runs, waits, and both together, in seconds; 0: unlimited."""
 
     execution_timeout: int = 0
     queue_timeout: int = 0
@@ -104,22 +100,21 @@ class Timeouts(_Part, frozen=True, kw_only=True):
 
 
 class Constraint(_Part, frozen=True, kw_only=True):
-    """A condition on the labels of a node, as in a Kubernetes selector."""
+    """A requirement on the labels of a node, as in a Kubernetes selector."""
 
     key: str = field(default_factory=str)
     operator: str = field(default_factory=str)
     values: tuple[str, ...] = ()
 
 
-# One object each: "left out when empty" is decided by identity, so `normalize` puts these in place of their
-# equals.
+# One object each: msgspec omits them by identity, so `normalize` uses these for all equal values.
 NO_RESOURCES: Final = Resources()
 NO_NETWORK: Final = Network()
 NO_TIMEOUTS: Final = Timeouts()
 
 
 class Task(_Part, frozen=True, kw_only=True):
-    """One thing to run, with what goes in, what comes out and what it needs."""
+    """One program to run, with its inputs, results and resources."""
 
     name: str = field(default_factory=str)
     engine: SpecConfig = field(default_factory=SpecConfig)
@@ -134,18 +129,18 @@ class Task(_Part, frozen=True, kw_only=True):
 
 
 class JobSpec(_Part, frozen=True, kw_only=True):
-    """A job as the user describes it; id, state, version, revision and times are the ledger's.
+    """A job as the user describes it; the ledger adds id, state, version, revision and times.
 
     Attributes:
-        name: with the namespace the job's identity; empty until the ledger fills in the id it generated.
+        name: with the namespace, the identity of the job; empty: the ledger uses the id.
         namespace: empty means `DEFAULT_NAMESPACE`.
         type: one of `JOB_TYPES`.
         priority: higher runs first.
-        count: how many executions. Missing is not 0: missing means 1, 0 means "scaled to zero".
-        constraints: which nodes may run it; all must hold.
-        meta: the user's notes.
-        labels: the user's labels, by which jobs are found.
-        tasks: the first is the one that Bacalhau runs.
+        count: number of executions. A missing count means 1; 0 means "scaled to zero".
+        constraints: on the nodes that run it; all must match.
+        meta: notes of the user.
+        labels: of the user, to select jobs by.
+        tasks: Bacalhau runs the first one.
     """
 
     name: str = field(default_factory=str)
@@ -164,37 +159,35 @@ _decoder = msgspec.json.Decoder(JobSpec)
 
 
 def encode_spec(spec: JobSpec) -> bytes:
-    """The spec as JSON; equal normalised specs are equal bytes, and only those.
+    """Return a spec as JSON: normalized specs are equal if and only if these bytes are.
 
-    Fields come in the order of the Structs and the keys of maps are sorted. Compare these bytes, not the
-    Structs, to learn whether a spec changed: to Python `1 == 1.0 == True`, but in `Params` they are three
-    different settings.
+    Fields have the order of the Structs, and the keys of maps are sorted. Do not compare the Structs: in
+    Python `1 == 1.0 == True`, but in `Params` they are three different settings.
 
     Raises:
-        TypeError, ValueError, RecursionError: `Params` holds what JSON cannot carry; `validation` finds it
-        first.
+        TypeError, ValueError, RecursionError: if `Params` has a value that is not JSON.
     """
     return _encoder.encode(spec)
 
 
 def decode_spec(raw: bytes) -> JobSpec:
-    """A spec from `encode_spec`'s JSON. For text from outside use `reading`, which forgives and explains.
+    """Return the spec of JSON from `encode_spec`. For text from outside, use `reader`.
 
     Raises:
-        msgspec.DecodeError: `raw` is not such JSON.
+        msgspec.DecodeError: if it is not such JSON.
     """
     return _decoder.decode(raw)
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """What a field accepts.
+    """The values that a field accepts.
 
     Attributes:
-        base: str, int, dict (keys of text), list, or a Struct.
-        item: the Kind of a list's items, or of a map's values (None: any value, the user's own).
-        numbers: whether a number may stand for the text.
-        choices: the only words accepted.
-        optional: whether it may be UNSET, which is not the same as its default.
+        base: str, int, dict (with string keys), list, or a Struct.
+        item: of the items of a list or the values of a map; None: any value of the user.
+        numbers: whether a number is accepted for the text.
+        choices: the only accepted values.
+        optional: whether it can be UNSET, which differs from its default.
     """
 
     base: type
@@ -205,7 +198,7 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 class Field(msgspec.Struct, frozen=True):
-    """A field of a Struct: its attribute, its key on the wire, and what it accepts."""
+    """A field of a Struct, with its key on the wire."""
 
     attribute: str
     key: str
@@ -214,14 +207,14 @@ class Field(msgspec.Struct, frozen=True):
 
 @cache
 def fields_of(struct: type[msgspec.Struct]) -> dict[str, Field]:
-    """The fields of a Struct by their key in lower case."""
+    """Return the fields of a Struct by key in lower case."""
     fields = [Field(each.name, each.encode_name, _kind(each.type)) for each in msgspec.structs.fields(struct)]
     return {each.key.lower(): each for each in fields}
 
 
 @cache
 def exact_form(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """A Struct that takes the keys and words of this one spelled as on the wire, and nothing else."""
+    """Return a Struct that accepts only the keys and choices of this one, exactly as on the wire."""
     fields = [
         (each.attribute, _exact_type(each.kind), msgspec.field(name=each.key, default=None))
         for each in fields_of(struct).values()

@@ -1,11 +1,10 @@
-"""Which specs are jobs: Bacalhau's two levels of validation, with every problem told at once.
+"""Validation of specs: Bacalhau's two levels, with all problems reported at once.
 
-`submission_problems` is the level of its API, for a spec as it was handed in. `problems_of` adds what its
-store asks of a normalised spec, in the same pass: the ledger calls it, and nothing else, on every write. Both
-are pure and judge the same way before and after `normalize`.
+`submission_problems` is the level of its API, for a spec as submitted; `problems_of` adds the level of its
+store. The result is the same before and after `normalize`.
 
-On purpose different from Bacalhau: an operator that does not exist is refused, everything has a limit, and so
-is what JSON or the log could not carry (NUL in an identity, half surrogates, numbers beyond 64 bits, NaN).
+Intended differences from Bacalhau: everything has a limit, and an unknown operator is refused, as are values
+that JSON or the log can't represent (NUL in an identity, half surrogates, numbers beyond 64 bits, NaN).
 """
 
 import ipaddress
@@ -59,12 +58,12 @@ _SOURCE_PARAMS_DEPTH = 7  # job > Tasks > task > InputSources > source > Source 
 _NEEDS_VALUES = frozenset({"in", "notin"})
 _NEEDS_NO_VALUES = frozenset({"exists", "!"})
 
-_ENV_NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # the fast yes; Bacalhau also accepts letters beyond ASCII
+_ENV_NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # the usual case; Bacalhau also accepts letters beyond ASCII
 _ENV_RESERVED = "BACALHAU_"
-# As in Bacalhau, a dotted name anywhere in the text will do; a bare address or a range (10.0.0.0/8) has none.
+# As in Bacalhau, a dotted name anywhere in the text is enough; an address or a range (10.0.0.0/8) has none.
 _DOMAIN = re.compile(r"(?:[a-z0-9]+(?:-[a-z0-9]+)*\.)+[a-z]{2,}", re.IGNORECASE)
 _PORT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PORT_NAME_MAX_CHARACTERS = 256 - len("BACALHAU_HOST_PORT_")  # it becomes a variable of this prefix
+_PORT_NAME_MAX_CHARACTERS = 256 - len("BACALHAU_HOST_PORT_")  # it becomes a variable with this prefix
 _PORT_MAX = 65_535
 _PORT_UNPRIVILEGED = 1_024
 _SHARES_HOST = frozenset({"Host", "Full"})
@@ -112,7 +111,7 @@ def _check(spec: JobSpec, *, stored: bool) -> tuple[list[Problem], bytes]:
         if not problems:  # a list where a tuple is declared is fine
             try:
                 raw = encode_spec(normalize(spec))
-            except (AttributeError, ValueError, TypeError, RecursionError):
+            except (AttributeError, ValueError, TypeError, RecursionError, msgspec.MsgspecError):
                 problems = [Problem("", "the spec can't be written as JSON", "use plain values only")]
     if raw is not None and len(raw) > SPEC_MAX_BYTES:
         size = f"the spec is {len(raw)} bytes of JSON; the limit is {SPEC_MAX_BYTES}"
@@ -154,7 +153,7 @@ def _encode_typed(spec: JobSpec) -> bytes | None:
         normal = normalize(spec)
         raw = encode_spec(normal)
         is_sound = decode_spec(raw) == normal and all(_params_are_plain(task) for task in normal.tasks)
-    except (AttributeError, ValueError, TypeError, RecursionError):  # msgspec's errors are ValueErrors
+    except (AttributeError, ValueError, TypeError, RecursionError, msgspec.MsgspecError):
         return None
     return raw if is_sound else None
 
@@ -167,7 +166,7 @@ def _params_are_plain(task: Task) -> bool:
 
 
 def _type_problems(spec: JobSpec) -> list[Problem]:
-    """Every attribute that is not of its declared type: msgspec does not check what Python code passes in."""
+    """Return a problem for each attribute that has another type than declared."""
     return _mismatches(spec, Kind(JobSpec), "")
 
 
@@ -179,7 +178,7 @@ def _mismatches(value: Any, kind: Kind, path: str) -> list[Problem]:
         )
         inside = [(item, kind.item, f"{path}[{index}]") for index, item in items]
     elif kind.base is dict:
-        fits, own = isinstance(value, dict), kind.item is None  # the user's own values are not ours to type
+        fits, own = isinstance(value, dict), kind.item is None  # of any type, if they belong to the user
         inside = (
             [(item, kind.item, step(path, key)) for key, item in value.items()] if fits and not own else []
         )
@@ -264,7 +263,7 @@ def _constra_int_problems(constraint: Constraint, path: str) -> list[Problem]:
 
 
 def _map_problems(entries: dict[str, str], path: str) -> list[Problem]:
-    """Labels and Meta have no rules in Bacalhau, only our limits."""
+    """Labels and Meta have only our limits; Bacalhau has no rules for them."""
     problems: list[Problem] = []
     if len(entries) > LABELS_MAX_COUNT:
         what = f"{len(entries)} entries; the limit is {LABELS_MAX_COUNT}"
@@ -281,13 +280,7 @@ def _map_problems(entries: dict[str, str], path: str) -> list[Problem]:
 
 
 def _task_problems(task: Task, path: str, *, stored: bool) -> list[Problem]:
-    """What is wrong with one task.
 
-    Args:
-        task: the task.
-        path: where it stands in the spec, such as `Tasks[0]`.
-        stored: also apply the rules of Bacalhau's store, which concern several fields at once.
-    """
     problems = _head_problems(task, path, stored=stored)
     for name, value in task.env.items():
         if not value or not _ENV_NAME.fullmatch(name) or name.startswith(_ENV_RESERVED):
@@ -306,7 +299,7 @@ def _task_problems(task: Task, path: str, *, stored: bool) -> list[Problem]:
 
 
 def _head_problems(task: Task, path: str, *, stored: bool) -> list[Problem]:
-    """What every task must say: its name, its engine, and a publisher if it has results."""
+    """Check the fields that every task has: name, engine, and a publisher if there are results."""
     problems: list[Problem] = []
     if not task.name.strip():
         problems.append(
@@ -325,7 +318,7 @@ def _head_problems(task: Task, path: str, *, stored: bool) -> list[Problem]:
 
 
 def _int_problems(value: int, path: str) -> list[Problem]:
-    """A number of the job model must fit a signed 64-bit integer, which is what other readers have."""
+
     if INT_MIN <= value <= INT_MAX:
         return []
     return [Problem(path, f"{shown(value)} does not fit 64 bits", f"use a number up to {INT_MAX}")]
@@ -341,12 +334,12 @@ def _env_problems(name: str, value: str, path: str) -> list[Problem]:
             Problem(place, f"{shown(name)} is not all upper case", f"write {shown(name.upper())}")
         )
     elif not name[0].isalpha():
-        problems.append(Problem(place, f"{shown(name)} does not begin with a letter", "rename the variable"))
+        problems.append(Problem(place, f"{shown(name)} does not start with a letter", "rename the variable"))
     elif not all(char.isalpha() or char.isdecimal() or char == "_" for char in name):
-        what = f"{shown(name)} may hold only letters, digits and _"
+        what = f"{shown(name)} can have only letters, digits and _"
         problems.append(Problem(place, what, "rename the variable"))
     elif name.startswith(_ENV_RESERVED):
-        what = f"{shown(name)} begins with {_ENV_RESERVED}, which is reserved"
+        what = f"{shown(name)} starts with {_ENV_RESERVED}, which is reserved"
         problems.append(Problem(place, what, "rename the variable"))
     if not value:
         problems.append(Problem(place, 'the value is empty: ""', "give it a value, or remove the variable"))
@@ -354,7 +347,7 @@ def _env_problems(name: str, value: str, path: str) -> list[Problem]:
 
 
 def _repeated(items: Iterable[tuple[str, str | int]], what: str) -> list[Problem]:
-    """A problem at each path whose value an earlier one already has; empty values may repeat."""
+    """Return a problem for each path with the value of an earlier one; empty values can repeat."""
     first: dict[str | int, str] = {}
     problems: list[Problem] = []
     for path, value in items:
@@ -375,7 +368,7 @@ def _input_source_problems(sources: tuple[InputSource, ...], path: str) -> list[
             )
         if not source.target.strip():
             what = f"blank target {shown(source.target)}"
-            problems.append(Problem(f"{path}[{index}].Target", what, "say where the task finds the data"))
+            problems.append(Problem(f"{path}[{index}].Target", what, "set the path of the data in the task"))
     if len(sources) > 1:
         aliases = [(f"{path}[{i}].Alias", source.alias.strip()) for i, source in enumerate(sources)]
         targets = [(f"{path}[{i}].Target", source.target.strip()) for i, source in enumerate(sources)]
@@ -396,7 +389,7 @@ def _result_path_problems(results: tuple[ResultPath, ...], path: str) -> list[Pr
             )
         elif not folder.startswith("/"):
             what = f"{shown(result.path)} is not an absolute path"
-            problems.append(Problem(f"{path}[{index}].Path", what, "begin it with /"))
+            problems.append(Problem(f"{path}[{index}].Path", what, "start it with /"))
     if len(results) > 1:
         names = [(f"{path}[{i}].Name", result.name.strip()) for i, result in enumerate(results)]
         paths = [(f"{path}[{i}].Path", result.path.strip()) for i, result in enumerate(results)]
@@ -450,16 +443,18 @@ def _port_problems(port: Port, path: str, kind: str) -> list[Problem]:
     problems: list[Problem] = []
     if not _PORT_NAME.fullmatch(port.name):
         what = f"{shown(port.name)} is not a port name"
-        problems.append(Problem(f"{path}.Name", what, "use letters, digits and _, and no digit first"))
+        problems.append(Problem(f"{path}.Name", what, "use letters, digits and _, not starting with a digit"))
     elif len(port.name) > _PORT_NAME_MAX_CHARACTERS:
         what = f"the name is {len(port.name)} characters; the limit is {_PORT_NAME_MAX_CHARACTERS}"
         problems.append(Problem(f"{path}.Name", what, "shorten it"))
     if port.static and not _PORT_UNPRIVILEGED <= port.static <= _PORT_MAX:
-        what = f"{shown(port.static)} is not from {_PORT_UNPRIVILEGED} to {_PORT_MAX}"
-        problems.append(Problem(f"{path}.Static", what, "change it, or leave it out to be given one"))
+        what = f"the port must be {_PORT_UNPRIVILEGED}..{_PORT_MAX}, got {shown(port.static)}"
+        problems.append(Problem(f"{path}.Static", what, "change it, or leave it out for any free port"))
     if not 0 <= port.target <= _PORT_MAX:
         problems.append(
-            Problem(f"{path}.Target", f"{shown(port.target)} is not from 0 to {_PORT_MAX}", "change it")
+            Problem(
+                f"{path}.Target", f"the port must be 0..{_PORT_MAX}, got {shown(port.target)}", "change it"
+            )
         )
     elif port.target and kind in _SHARES_HOST:
         what = f"{shown(port.target)} can't be set: a network of type {kind} maps no ports"

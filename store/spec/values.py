@@ -1,4 +1,4 @@
-"""Plain values, that is, what JSON can say: how to show one, where it stands, whether JSON can carry it."""
+"""Plain values, as in JSON: their text and path in a message, and whether JSON can represent them."""
 
 import json
 import math
@@ -16,7 +16,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
 
 
 def shown(value: object) -> str:  # noqa: PLR0911 - one line per kind of value
-    """The value as JSON would write it, short enough for a message, printable whatever it holds."""
+    """Return the value as JSON for a message: shortened, and printable."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -25,7 +25,7 @@ def shown(value: object) -> str:  # noqa: PLR0911 - one line per kind of value
         text = value if len(value) <= SHOWN_MAX_CHARACTERS else value[: SHOWN_MAX_CHARACTERS - 1] + "…"
         return f'"{text}"' if text.isprintable() else json.dumps(text)
     if isinstance(value, int):
-        # Python refuses to write out very long integers, and nobody would read them.
+        # Python refuses to format very long integers.
         return str(value) if value.bit_length() <= 192 else f"an integer of {value.bit_length()} bits"
     if isinstance(value, float):
         return repr(value)
@@ -37,14 +37,14 @@ def shown(value: object) -> str:  # noqa: PLR0911 - one line per kind of value
 
 
 def step(path: str, key: object) -> str:
-    """The path one key further in: `Meta.team`, or `Meta["a.b/c"]` for a key that is no plain word."""
+    """Return the path of a key: `Meta.team`, or `Meta["a.b/c"]` if the key is not a plain word."""
     if isinstance(key, str) and _PLAIN_KEY.fullmatch(key):
         return f"{path}.{key}" if path else key
     return f"{path}[{shown(key)}]"
 
 
 def is_utf8(text: str) -> bool:
-    """Whether the text can be written as UTF-8; half of a surrogate pair, which JSON can spell, can't."""
+    """Return whether a text can be encoded as UTF-8; half of a surrogate pair, valid in JSON, can't."""
     if text.isascii():
         return True
     try:
@@ -55,14 +55,14 @@ def is_utf8(text: str) -> bool:
 
 
 def is_plain(value: Any, depth: int) -> bool:
-    """Whether JSON carries the value unchanged, except for its texts and keys (the encoder checks those).
+    """Return whether JSON represents a value exactly, except for its strings, which the encoder checks.
 
-    The fast yes: `value_problems` says what is wrong and where. Exact types, since a subclass may encode as
-    anything.
+    This is the fast check; `value_problems` reports what is wrong. Types must be exact, because a subclass
+    can be encoded in any way.
 
     Args:
         value: any value of Params.
-        depth: how deep the value itself stands, if it is an object or a list; the document's root is 1.
+        depth: of the value, if it is an object or a list; the document has depth 1.
     """
     kind: type = type(value)
     if kind is str or kind is bool or value is None:
@@ -81,7 +81,7 @@ def is_plain(value: Any, depth: int) -> bool:
 
 
 def value_problems(value: Any, path: str = "", depth: int = 1) -> list[Problem]:
-    """Every place inside a Struct or plain value that JSON can't carry, in document order."""
+    """Return a problem for each part of a Struct or plain value that JSON can't represent, in order."""
     if isinstance(value, str):
         return [] if is_utf8(value) else [_not_utf8(path, value)]
     if isinstance(value, msgspec.Struct):
@@ -103,7 +103,7 @@ def value_problems(value: Any, path: str = "", depth: int = 1) -> list[Problem]:
 
 
 def too_deep(path: str) -> Problem:
-    """The problem of a value that is nested deeper than a spec may be."""
+    """Return the problem of a value that is nested deeper than SPEC_MAX_DEPTH."""
     return Problem(
         path, f"nested deeper than {SPEC_MAX_DEPTH} levels", "flatten it, or pass it as one string"
     )
@@ -114,7 +114,9 @@ def _scalar_problems(value: object, path: str) -> list[Problem]:
         return []
     if isinstance(value, int | float):
         return [
-            Problem(path, f"{shown(value)} is not a number that JSON readers share", "pass it as a string")
+            Problem(
+                path, f"{shown(value)} is not a number that all JSON readers accept", "pass it as a string"
+            )
         ]
     return [Problem(path, f"{shown(value)} can't be written as JSON", "pass it as a string")]
 
@@ -126,11 +128,11 @@ def _key_problems(key: object, path: str) -> list[Problem]:
 
 
 def _not_utf8(path: str, text: str) -> Problem:
-    return Problem(path, f"{shown(text)} holds half of a surrogate pair, which is not text", "remove it")
+    return Problem(path, f"{shown(text)} contains half of a surrogate pair, which is not text", "remove it")
 
 
 def too_deep_or_many(value: object) -> Problem | None:
-    """Whether a plain value has more levels or parts than a spec may; ends soon even if it holds itself."""
+    """Return a problem if a plain value has too many levels or parts; also ends if it contains itself."""
     count, level, depth = 0, [value], 0
     while level:
         count += len(level)

@@ -1,9 +1,13 @@
-"""YAML text to plain values, in two passes: look at the events and refuse, then build.
+"""YAML text to plain values.
 
-It reads what Bacalhau reads (the Go package sigs.k8s.io/yaml): yes and no are booleans, `010` and `0o10`
-are 8, `1e3` is a number; `22:22`, `2024-01-01`, `=` and `<<` as a value are text. Where that package
-surprises, this one differs: `y` and `n` are text, a key may not appear twice, a merged key never replaces one
-that is written out, and tags other than those of text, numbers, booleans, null, maps and lists are refused.
+    text ──► parser events ──► refuse deep nesting, multiplied aliases,     (constant memory)
+                               duplicate keys, foreign tags
+         └─► parser events ──► values
+
+The values are those of Bacalhau (the Go package sigs.k8s.io/yaml): yes and no are booleans, `010` and `0o10`
+are 8, `1e3` is a number; `22:22`, `2024-01-01`, `=` and `<<` as a value are text. Intended differences: `y`
+and `n` are text, a key must not appear twice, a merged key never replaces an explicit one, and only the tags
+of text, numbers, booleans, null, maps and lists are accepted.
 """
 
 import math
@@ -23,21 +27,21 @@ _PLAIN_TAGS: Final = frozenset(
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml may be missing
-    """PyYAML's safe loader without timestamps and with Go's numbers; every error has its line and column."""
+    """PyYAML's safe loader without timestamps and with Go's numbers; every error has line and column."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Read an integer as Go does: `010` is octal, and `08`, which is not, is decimal."""
+        """Read an integer as Go does: `010` is octal, and `08`, which can't be, is decimal."""
         return self._number(lambda each: _integer(self.construct_scalar(each)), node)  # type: ignore[no-any-return]
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float | str:
-        """Read a number; one that no float can hold (`1e999`) stays text, as in Go."""
+        """Read a number; one that is too large for a float (`1e999`) stays text, as in Go."""
         value = self._number(super().construct_yaml_float, node)
         if math.isinf(value) and "inf" not in node.value.lower():
             return str(node.value)
         return value  # type: ignore[no-any-return]
 
     def construct_yaml_bool(self, node: yaml.ScalarNode) -> bool:
-        """PyYAML lets a KeyError out (`!!bool maybe`)."""
+        """Read a boolean; PyYAML raises KeyError for `!!bool maybe`."""
         return self._number(super().construct_yaml_bool, node)  # type: ignore[no-any-return]
 
     @staticmethod
@@ -54,7 +58,7 @@ for _kind in ("int", "float", "bool"):
 
 
 def _integer(text: str) -> int:
-    """The integer that `_INT` matched, or that the tag `!!int` asks for."""
+    """Return the integer of a text that `_INT` matched or that has the tag `!!int`."""
     plain = text.replace("_", "")
     digits = plain.lstrip("+-")
     if digits[:1] == "0" and digits.isdigit():
@@ -69,20 +73,20 @@ _FLOAT = (
     r"^(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*\.[0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?_*[0-9][0-9_]*)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
-# `=` is text: PyYAML resolves it to the tag `value`, for which it has no constructor.
+# `=` is text: PyYAML resolves it to the tag `value`, which has no constructor.
 _REPLACED = {_CORE + kind for kind in ("timestamp", "int", "float", "value")}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-# `<<` is a merge as a key, and text everywhere else.
+# `<<` merges if it is a key; everywhere else it is text.
 _Loader.add_constructor(_CORE + "merge", _Loader.construct_yaml_str)
 _Loader.add_implicit_resolver(_CORE + "int", re.compile(_INT), list("-+0123456789"))
 _Loader.add_implicit_resolver(_CORE + "float", re.compile(_FLOAT), list("-+0123456789."))
 
 
 class _Open:
-    """A mapping or list whose end has not been read yet."""
+    """A mapping or list before its end."""
 
     __slots__ = ("anchor", "depth_below", "is_mapping", "keys", "nodes_before", "wants_key")
 
@@ -96,7 +100,7 @@ class _Open:
 
 
 class _Inspector:
-    """The first pass: counts what the document would become; an alias counts as what it stands for."""
+    """The first pass: counts the values of the document, with aliases expanded."""
 
     def __init__(self) -> None:
         self.open: list[_Open] = []
@@ -105,16 +109,16 @@ class _Inspector:
         self.anchors: dict[str, tuple[int, int]] = {}  # name -> nodes, levels
 
     def inspect(self, event: yaml.Event) -> None:
-        """Look at the next event.
+        """Check the next event.
 
         Raises:
-            InvalidSpec: the document must not be built.
+            InvalidSpec: if the document is refused.
         """
         match event:
             case yaml.DocumentStartEvent():
                 self.documents += 1
                 if self.documents > 1:
-                    _refuse_at(event, "a second document begins", "put each job into a file of its own")
+                    _refuse_at(event, "a second document starts here", "put each job into a file of its own")
             case yaml.AliasEvent():
                 self._alias(event)
             case yaml.ScalarEvent():
@@ -135,14 +139,14 @@ class _Inspector:
 
     def _alias(self, event: yaml.AliasEvent) -> None:
         if any(each.anchor == event.anchor for each in self.open):
-            _refuse_at(event, f"the alias *{event.anchor} holds itself", "write the value out")
+            _refuse_at(event, f"the alias *{event.anchor} contains itself", "write the value out")
         self._key_or_value(event, None)
-        # An alias of nothing is refused by the second pass.
+        # The second pass refuses an undefined alias.
         nodes, levels = self.anchors.get(event.anchor or "", (1, 0))
         self._add(event, nodes=nodes, levels=levels)
 
     def _key_or_value(self, event: yaml.Event, text: str | None) -> None:
-        """Keep track of where in a mapping we are; `text` is None for what is no scalar."""
+        """Track keys and values of the open mapping; `text` is None unless the event is a scalar."""
         if not self.open or not self.open[-1].is_mapping:
             return
         parent = self.open[-1]
@@ -152,14 +156,14 @@ class _Inspector:
                     event, "a key must be plain text", "write the key out as a word or a quoted string"
                 )
             if text in parent.keys:
-                _refuse_at(event, f"the key {shown(text)} is there twice in one mapping", "keep one of them")
+                _refuse_at(event, f"the key {shown(text)} appears twice in one mapping", "keep one of them")
             parent.keys.add(text)
         parent.wants_key = not parent.wants_key
 
     def _add(self, event: yaml.Event, *, nodes: int, levels: int) -> None:
         self.nodes += nodes
         if self.nodes > SPEC_MAX_NODES:
-            what = f"more than {SPEC_MAX_NODES} values, aliases counted as what they stand for"
+            what = f"more than {SPEC_MAX_NODES} values with aliases expanded"
             _refuse_at(event, what, "make the spec smaller")
         if len(self.open) + levels > SPEC_MAX_DEPTH:
             _refuse_at(event, f"nested deeper than {SPEC_MAX_DEPTH} levels", "flatten it")
@@ -180,10 +184,10 @@ class _Inspector:
 
 
 def parse_yaml(text: str) -> object:
-    """The plain values of a YAML document; None if it is empty.
+    """Return the plain values of a YAML document; None if it is empty.
 
     Raises:
-        InvalidSpec: not YAML, or not YAML that a spec may be made of; with the line and column.
+        InvalidSpec: if it is not YAML, or not accepted for a spec; with line and column.
     """
     inspector = _Inspector()
     try:

@@ -297,7 +297,7 @@ class FollowContract:
         await log.append(draft(), expect=NO_JOB)
         epoch = (await log.info()).epoch
         await (await log.follow(after=1, epoch=epoch)).close()
-        with pytest.raises(LogReplaced, match="made again"):
+        with pytest.raises(LogReplaced, match="created again"):
             await log.follow(after=1, epoch="another")
 
 

@@ -131,7 +131,7 @@ async def test_what_names_no_version_is_refused(client: httpx.AsyncClient) -> No
     ok(await client.get(f"{path}/diff"), 400)
     for name in ("3", "no tag", "a" * 65, "%20"):
         assert (
-            "can't be a tag"
+            "invalid tag"
             in (ok(await client.put(f"{path}/tags/{name}", json={"JobVersion": 1}), 400))["detail"]
         )
     history = ok(await client.get(f"{path}/history?all_job_versions=true"))

@@ -139,7 +139,7 @@ async def test_unusable_directory_is_told(tmp_path: Path) -> None:
     """A directory that can't be made or is a file is named, with what to do."""
     (tmp_path / "file").touch()
     for directory in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(EmbeddedServerError, match="choose a directory that you may write to") as caught:
+        with pytest.raises(EmbeddedServerError, match="use a directory with write permission") as caught:
             await EmbeddedServer(directory).start()
         assert str(directory) in str(caught.value)
 
@@ -148,7 +148,7 @@ async def test_unusable_directory_is_told(tmp_path: Path) -> None:
 async def test_unwritable_directory_is_told(tmp_path: Path) -> None:
     """A directory that we may not write to is named, with what to do."""
     (tmp_path / "nats").mkdir(mode=0o500)
-    with pytest.raises(EmbeddedServerError, match="choose a directory that you may write to"):
+    with pytest.raises(EmbeddedServerError, match="use a directory with write permission"):
         await EmbeddedServer(tmp_path / "nats").start()
 
 
@@ -161,7 +161,7 @@ async def test_a_disk_that_cannot_be_looked_at_is_told(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(embedded, "free_bytes", refuse)
-    with pytest.raises(EmbeddedServerError, match="choose a directory that you may write to") as caught:
+    with pytest.raises(EmbeddedServerError, match="use a directory with write permission") as caught:
         await EmbeddedServer(tmp_path / "nats").start()
     assert str(tmp_path / "nats") in str(caught.value)
     assert not any(tmp_path.iterdir())
@@ -174,7 +174,7 @@ async def test_first_start_on_a_full_disk_creates_nothing(
     monkeypatch.setattr(embedded, "FIRST_START_BYTES", 10**18)
     folder = tmp_path / "service" / "nats"
     with pytest.raises(
-        EmbeddedServerError, match=rf"the disk of {folder} is full: .* MB of .* make room there"
+        EmbeddedServerError, match=rf"the disk of {folder} is full: .* MB of .* free some space"
     ):
         await EmbeddedServer(folder).start()
     assert not any(tmp_path.iterdir())

@@ -78,7 +78,7 @@ async def test_stream_made_again_is_refused(server: EmbeddedServer, jetstream_lo
     other = await JetStreamLog.connect(server.url, accept_loss=lambda _: None)
     await fill(other, 9)
     for _ in range(2):  # it stays so
-        with pytest.raises(LogReplaced, match="made again"):
+        with pytest.raises(LogReplaced, match="created again"):
             async with asyncio.timeout(20):
                 await feed.take(10)
     await feed.close()

@@ -220,7 +220,7 @@ async def test_what_can_be_no_tag_is_refused(tag: Any) -> None:
     """Nothing is written, and what a tag is made of is said."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl"))
-    with pytest.raises(InvalidInput, match="invalid tag .*: use a letter"):
+    with pytest.raises(InvalidInput, match=r"invalid tag .*: use a letter"):
         await ledger.tag(ID, tag, 1)
     with pytest.raises(InvalidInput, match="invalid tag"):
         await ledger.untag(ID, tag)

@@ -1,11 +1,13 @@
-"""Every rule of both levels of validation, at its place, with its text."""
+"""Every rule of both levels of validation, with the path and the text of its problem."""
 
 from datetime import date
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from jobledger.store.model.errors import InvalidSpec
 from jobledger.store.spec.normalize import normalize
 from jobledger.store.spec.spec import (
     Constraint,
@@ -20,11 +22,12 @@ from jobledger.store.spec.spec import (
     Timeouts,
     encode_spec,
 )
-from jobledger.store.spec.validate import problems_of, submission_problems
+from jobledger.store.spec.validate import encode_valid, problems_of, submission_problems
 
 ENGINE = SpecConfig(type="docker", params={"Image": "busybox"})
 GOOD = JobSpec(name="n", namespace="default", type="batch", tasks=(Task(name="main", engine=ENGINE),))
 SOURCE = InputSource(source=SpecConfig(type="s3"), alias="a", target="/a")
+BYTES: Any = b"1"
 WRONG: Any = {"A": 1}
 ALSO_WRONG: Any = Task()
 RESULT = ResultPath(name="out", path="/out")
@@ -80,8 +83,8 @@ SUBMISSION_RULES = [
     (task(engine=SpecConfig(type=" ")), "Tasks[0].Engine.Type", "missing spec type"),
     (task(env={"": "x"}), 'Tasks[0].Env[""]', "no name"),
     (task(env={"foo": "x"}), "Tasks[0].Env.foo", "not all upper case"),
-    (task(env={"1A": "x"}), "Tasks[0].Env.1A", "begin with a letter"),
-    (task(env={"_A": "x"}), "Tasks[0].Env._A", "begin with a letter"),
+    (task(env={"1A": "x"}), "Tasks[0].Env.1A", "start with a letter"),
+    (task(env={"_A": "x"}), "Tasks[0].Env._A", "start with a letter"),
     (task(env={"A-B": "x"}), "Tasks[0].Env.A-B", "only letters, digits and _"),
     (task(env={"BACALHAU_X": "x"}), "Tasks[0].Env.BACALHAU_X", "reserved"),
     (task(env={"A": ""}), "Tasks[0].Env.A", "empty"),
@@ -180,7 +183,7 @@ VALID = [
 
 
 @pytest.mark.parametrize(("spec", "path", "text"), SUBMISSION_RULES)
-def test_a_broken_submission_rule_is_told_once_at_its_place(spec: JobSpec, path: str, text: str) -> None:
+def test_a_broken_submission_rule_is_reported_once_with_its_path(spec: JobSpec, path: str, text: str) -> None:
     """Both levels refuse it, with one problem whose path, value and remedy are there."""
     for problems in (submission_problems(spec), problems_of(spec)):
         assert [problem.path for problem in problems] == [path]
@@ -189,7 +192,9 @@ def test_a_broken_submission_rule_is_told_once_at_its_place(spec: JobSpec, path:
 
 
 @pytest.mark.parametrize(("spec", "path", "text"), STORE_RULES)
-def test_a_broken_store_rule_is_told_by_the_second_level_only(spec: JobSpec, path: str, text: str) -> None:
+def test_a_broken_store_rule_is_reported_by_the_second_level_only(
+    spec: JobSpec, path: str, text: str
+) -> None:
     """The API's level accepts it and the store's refuses it."""
     assert submission_problems(spec) == []
     assert [problem.path for problem in problems_of(spec)] == [path]
@@ -197,22 +202,22 @@ def test_a_broken_store_rule_is_told_by_the_second_level_only(spec: JobSpec, pat
 
 
 @pytest.mark.parametrize("spec", VALID)
-def test_what_no_rule_forbids_is_valid(spec: JobSpec) -> None:
-    """Specs at the edge of the rules have no problems, before and after normalising."""
+def test_a_spec_that_breaks_no_rule_is_valid(spec: JobSpec) -> None:
+    """Specs at the edge of the rules have no problems, before and after normalization."""
     assert submission_problems(spec) == []
     assert problems_of(normalize(spec)) == []
 
 
 @pytest.mark.parametrize("spec", [spec for spec, _, _ in SUBMISSION_RULES + STORE_RULES])
-def test_normalising_never_hides_a_problem(spec: JobSpec) -> None:
-    """A spec that is refused is also refused after normalising, at the same places."""
+def test_normalization_never_hides_a_problem(spec: JobSpec) -> None:
+    """A spec that is refused is also refused after normalization, with the same paths."""
     before = [problem.path for problem in problems_of(spec)]
     if spec.name:
         assert [problem.path for problem in problems_of(normalize(spec))] == before
 
 
-def test_all_problems_come_at_once_in_document_order() -> None:
-    """Rules of every part are told together, from the top of the document to its end."""
+def test_all_problems_are_reported_in_document_order() -> None:
+    """Problems of every part are reported together, from the top of the document to its end."""
     spec = job(
         name="",
         type="x",
@@ -234,15 +239,15 @@ def test_all_problems_come_at_once_in_document_order() -> None:
     ]
 
 
-def test_what_json_cannot_carry_does_not_hide_broken_rules() -> None:
-    """A NaN in Params and a missing type are told together."""
+def test_a_value_that_is_not_json_does_not_hide_broken_rules() -> None:
+    """A NaN in Params and a missing type are reported together."""
     assert {each.path for each in submission_problems(replace(params(float("nan")), type=""))} == {
         "Tasks[0].Engine.Params.p",
         "Type",
     }
 
 
-def test_a_place_that_cannot_be_written_is_told_once() -> None:
+def test_a_value_that_cannot_be_encoded_is_reported_once() -> None:
     """A name of half surrogates that is also too long is one problem."""
     assert [each.path for each in problems_of(job(name="\ud800" * 2_000))] == ["Name"]
 
@@ -262,21 +267,32 @@ def test_a_place_that_cannot_be_written_is_told_once() -> None:
         (job(priority=True), "Priority"),
         (job(name=5, namespace="\ud800"), "Namespace"),
         (job(name=object()), "Name"),
+        (job(type="daemon", count=True), "Count"),
+        (job(type="daemon", count=1.0), "Count"),
+        (job(constraints="abc"), "Constraints"),
+        (job(constraints={}), "Constraints"),
+        (network(type="HTTP", domains="example.com"), "Tasks[0].Network.Domains"),
+        (network(type="HTTP", domains={"example.com": 1}), "Tasks[0].Network.Domains"),
+        (network(ports="abc"), "Tasks[0].Network.Ports"),
+        (task(resources=SimpleNamespace(cpu="1", memory="", disk="", gpu="")), "Tasks[0].Resources"),
+        (task(resources=Resources(cpu=BYTES)), "Tasks[0].Resources.CPU"),
     ],
 )
 def test_a_spec_built_with_wrong_types_is_refused_and_raises_nothing(spec: JobSpec, path: str) -> None:
-    """Msgspec does not check constructors; validation does, and says where."""
+    """Msgspec does not check constructors; validation does, and normalization must not hide it."""
     assert path in [problem.path for problem in problems_of(spec)]
+    with pytest.raises(InvalidSpec):
+        encode_valid(spec)
 
 
-def test_lists_may_stand_for_tuples() -> None:
+def test_lists_are_accepted_for_tuples() -> None:
     """A spec built in Python with lists is valid, and is the same job."""
     listed = job(tasks=[replace(GOOD.tasks[0], input_sources=[SOURCE])], constraints=[])
     assert problems_of(listed) == []
     assert encode_spec(normalize(listed)) == encode_spec(normalize(task(input_sources=(SOURCE,))))
 
 
-def test_a_value_that_holds_itself_is_refused() -> None:
+def test_a_value_that_contains_itself_is_refused() -> None:
     """A cycle in Params ends at the depth limit."""
     loop: list[object] = []
     loop.append(loop)
