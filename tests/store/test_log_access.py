@@ -147,11 +147,11 @@ async def test_file_that_says_nothing_is_refused(tmp_path: Path) -> None:
         find_connection(tmp_path)
     path.unlink()
     os.mkfifo(path, 0o600)
-    with pytest.raises(EmbeddedServerError, match="no regular file"):
+    with pytest.raises(EmbeddedServerError, match="not a regular file"):
         find_connection(tmp_path)
     path.unlink()
     path.mkdir(0o700)
-    with pytest.raises(EmbeddedServerError, match="no regular file"):
+    with pytest.raises(EmbeddedServerError, match="not a regular file"):
         find_connection(tmp_path)
 
 

@@ -192,7 +192,7 @@ async def test_beginning_that_was_removed_is_refused(loose: JetStreamLog) -> Non
     feed = await loose.follow(after=0)
     assert isinstance(feed, JetStreamLogReader)
     await ask(loose, "STREAM.PURGE.JOBS", {"seq": 6})
-    with pytest.raises(LogTruncated, match="begins at 6, and the next event to read is 4"):
+    with pytest.raises(LogTruncated, match="starts at 6, and the next event to read is 4"):
         await decided(lambda: loose.follow(after=3))
     feed._buffer.clear()
     feed._sequence = 2
