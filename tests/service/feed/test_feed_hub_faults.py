@@ -139,8 +139,8 @@ async def test_a_log_made_again_under_a_running_service_ends_the_feeds(
     ):
         await ask(log, "STREAM.DELETE.JOBS")
         await ask(log, "STREAM.CREATE.JOBS", {"name": "JOBS", "subjects": ["jobs.>"], "allow_direct": True})
-        assert "created again" in await ended(old)
-        assert "created again" in await ended(live)
+        assert "the stream was deleted and" in await ended(old)
+        assert "the stream was deleted and" in await ended(live)
         assert old.cause is live.cause is Cause.BROKEN
 
 

@@ -197,7 +197,7 @@ async def test_beginning_that_was_removed_is_refused(loose: JetStreamLog) -> Non
     feed._buffer.clear()
     feed._sequence = 2
     feed._on_connection(True)
-    with pytest.raises(LogTruncated, match="begins at 6"):
+    with pytest.raises(LogTruncated, match="starts at 6"):
         await decided(lambda: feed.take(10))
     await feed.close()
 
