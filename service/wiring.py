@@ -258,7 +258,7 @@ def _open_hub(
     draining: asyncio.Event,
 ) -> FeedHub:
     limits = FeedLimits(feeds_per_client=settings.feeds_per_client)
-    hub = FeedHub(log, view, mark=mark, source=source, draining=draining, limits=limits)
+    hub = FeedHub(log, view, tag=mark, source=source, draining=draining, limits=limits)
     stack.push_async_callback(hub.close)
     return hub
 

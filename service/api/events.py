@@ -127,7 +127,9 @@ class _Feed:
         await _send(send, greeting_text(hub.cursor(connection)))
         while (events := await connection.next()) is not None:
             if events:
-                await _send(send, b"".join([event_text(event, hub.mark, hub.source) for event in events]))
+                await _send(
+                    send, b"".join([event_text(event, hub.stream_tag, hub.source) for event in events])
+                )
                 self._service.metrics.feed_sent(len(events))
             else:
                 await _send(send, heartbeat_text(hub.cursor(connection)))

@@ -16,7 +16,7 @@ from rich.console import Console
 from jobledger.service.cli.options import examples
 from jobledger.service.cli.spec_files import read_valid_specs
 from jobledger.service.demo.checks import Check, check_all
-from jobledger.service.demo.environment import NamedSpec, Planned, plan_jobs, read_examples
+from jobledger.service.demo.environment import NamedSpec, PlannedJob, plan_jobs, read_examples
 from jobledger.service.demo.scenario import NATS_FOLDER, VIEW_FILE, DemoResult, run_scenario
 from jobledger.service.demo.show import StepReporter, check_list, jobs_table, timeline_table
 
@@ -81,7 +81,7 @@ def _directory(keep: Path | None) -> Iterator[Path]:
     yield keep
 
 
-def _run(plan: Sequence[Planned], keep: Path | None, steps: StepReporter) -> DemoResult:
+def _run(plan: Sequence[PlannedJob], keep: Path | None, steps: StepReporter) -> DemoResult:
     """Run the story; when asked to end, first end in order what it started."""
     asked: list[signal.Signals] = []
 

@@ -1,7 +1,7 @@
-"""`jobledger demo`: the whole of Jobledger at work on real specs, and the proof of it.
+"""`jobledger demo`: runs all of Jobledger on real specs and checks the outcome.
 
-    inputs ─► story (with load, projecting) ─► evidence ─► checks ─► show
+    environment ─► scenario ─► evidence ─► checks ─► show
 
-The story only does things and keeps what it saw; the checks only judge that, so each can be tested with
-evidence that is wrong; showing comes last and decides nothing.
+The scenario only acts and records evidence; the checks only judge the evidence, so each can be tested with
+wrong evidence; `show` only prints.
 """

@@ -1,7 +1,7 @@
-"""The check list: each check takes evidence and finds what is wrong with it.
+"""The evidence that the scenario records, and the checks of it. Pure.
 
-Pure, so each can be shown wrong evidence. Each holds two things against each other that came about apart:
-receipts and log, view and a fold in memory, the fold's counters and plain counting.
+Each check compares two independent sources: receipts and log, view and an in-memory fold, the counters of the
+fold and plain counting.
 """
 
 from collections import defaultdict
@@ -20,14 +20,14 @@ from jobledger.store.model.subjects import parse_subject
 
 
 class RaceAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One writer's part in a race.
+    """One writer's attempt in a race.
 
     Attributes:
         writer: its actor.
-        event_id: the id that its event has, or would have had.
-        won: what it was told if it won.
-        told_revision: the current revision, as a loser was told; None if it won.
-        told_missed: the ids of the events that it had not seen, as a loser was told.
+        event_id: of its event, even if that was not written.
+        won: the receipt, if it won.
+        seen_revision: the current revision in the error of a loser; None if it won.
+        seen_missed: the ids of the missed events in the error of a loser.
     """
 
     writer: str
@@ -38,7 +38,7 @@ class RaceAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Race(msgspec.Struct, frozen=True, kw_only=True):
-    """Writers that all decided on the same revision of one job."""
+    """Concurrent writers that expect the same revision of one job."""
 
     job_id: str
     revision: int
@@ -46,14 +46,14 @@ class Race(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kill(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of the first projector.
+    """The `kill -9` of the first projector.
 
     Attributes:
-        exit_code: of the process, as Python tells it: the negative of the signal.
-        acknowledged: events of the load that were acknowledged at that moment.
-        events: events of the load in all.
-        view_sequence: where the view stood when the process was gone.
-        log_sequence: the last sequence of the log when the projector was started again.
+        exit_code: of the process; Python returns the negative signal number.
+        acknowledged: events of the load acknowledged at that moment.
+        events: total events of the load.
+        view_sequence: of the view after the process ended.
+        log_sequence: the last sequence of the log when the projector was restarted.
     """
 
     exit_code: int
@@ -64,25 +64,25 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ViewedJob(msgspec.Struct, frozen=True):
-    """A job as the view has it, with every version of its spec."""
+    """A job in the view, with every version of its spec."""
 
     job: Job
     versions: tuple[JobVersion, ...]
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the checks look at.
+    """The input of the checks.
 
     Attributes:
         records: the whole log, read at the end.
-        receipts: of every event that a writer was told is written.
+        receipts: of every acknowledged event.
         race: the race of two writers.
         kill: the `kill -9` of the projector.
-        checkpoint: how far the view is that survived it.
+        checkpoint: of the view that was killed and restarted.
         viewed: all its jobs, in the order of creation.
-        glimpses: statuses by job id, as the view had them at moments on the way, oldest first.
-        digest: of the view that survived.
-        rebuilt_digest: of the view that was made anew after that one was deleted.
+        snapshots: statuses by job id in the view at earlier moments, oldest first.
+        digest: of that view.
+        rebuilt_digest: of the view that was rebuilt after it was deleted.
     """
 
     records: tuple[Record, ...]
@@ -100,12 +100,12 @@ SIGKILL_EXIT_CODE = -9
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One line of the list.
+    """The result of one check.
 
     Attributes:
-        claim: what must hold.
-        figures: what was looked at.
-        problems: what does not hold; none: the check passed.
+        claim: what was checked.
+        figures: counts of what was examined.
+        problems: violations; empty if the check passed.
     """
 
     claim: str
@@ -119,7 +119,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def check_all(evidence: Evidence) -> list[Check]:
-    """Every check, in the order of the story."""
+    """Every check, in the order of the scenario."""
     records = evidence.records
     return [
         check_revisions(records, evidence.receipts),
@@ -133,9 +133,9 @@ def check_all(evidence: Evidence) -> list[Check]:
 
 
 def check_revisions(records: Sequence[Record], receipts: Iterable[Receipt]) -> Check:
-    """Per job, the log gives the revisions 1…N, and the writers were told the same ones."""
+    """Per job, the log has the revisions 1…N, and the receipts have the same."""
     problems: list[str] = []
-    told = {(receipt.job_id, receipt.sequence): receipt.revision for receipt in receipts}
+    from_receipts = {(receipt.job_id, receipt.sequence): receipt.revision for receipt in receipts}
     longest = 0
     jobs = _by_job(records)
     for job_id, of_job in jobs.items():
@@ -150,17 +150,17 @@ def check_revisions(records: Sequence[Record], receipts: Iterable[Receipt]) -> C
                 problems.append(
                     f"{job_id}: event {item.sequence} is revision {item.revision}, not {expected}{reason}"
                 )
-            was_told = told.get((job_id, item.sequence), expected)
-            if was_told != expected:
+            received = from_receipts.get((job_id, item.sequence), expected)
+            if received != expected:
                 problems.append(
-                    f"{job_id}: event {item.sequence} was told to be revision {was_told}, not {expected}"
+                    f"{job_id}: the receipt of event {item.sequence} has revision {received}, not {expected}"
                 )
     figures = f"{_count(len(jobs), 'job')}, {_count(len(records), 'event')}, longest 1…{longest}"
     return Check("Revisions are 1…N, without a gap", figures, tuple(problems))
 
 
 def check_acknowledged(records: Sequence[Record], receipts: Sequence[Receipt]) -> Check:
-    """Each receipt's event is in the log once, where the receipt says; and the log holds nothing else."""
+    """The event of each receipt is in the log once, at its sequence, and the log has no other events."""
     problems: list[str] = []
     found: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
     for record in records:
@@ -168,7 +168,7 @@ def check_acknowledged(records: Sequence[Record], receipts: Sequence[Receipt]) -
         if isinstance(recorded, Recorded):
             found[recorded.event.id].append((recorded.sequence, recorded.event.subject))
         else:
-            problems.append(f"event {record.sequence} can't be read: {recorded.reason}")
+            problems.append(f"event {record.sequence} cannot be read: {recorded.reason}")
     for receipt in receipts:
         places = found.pop(receipt.event_id, [])
         if len(places) != 1:
@@ -177,18 +177,18 @@ def check_acknowledged(records: Sequence[Record], receipts: Sequence[Receipt]) -
             problems.append(
                 f"acknowledged event {receipt.sequence} is at {places[0][0]}, of job {places[0][1]}"
             )
-    problems += [f"event {places[0][0]} is in the log, and nobody was told so" for places in found.values()]
+    problems += [f"event {places[0][0]} is in the log without a receipt" for places in found.values()]
     figures = f"{_count(len(receipts), 'receipt')}, {_count(len(records), 'event')} in the log"
     return Check("Each acknowledged event is there once", figures, tuple(problems))
 
 
 def check_race(records: Iterable[Record], race: Race) -> Check:
-    """One writer won, the others wrote nothing and were told what they had missed."""
+    """One writer won; the others wrote nothing, and their errors have the events they missed."""
     problems: list[str] = []
     winners = [attempt for attempt in race.attempts if attempt.won is not None]
     if len(winners) != 1:
-        names = ", ".join(attempt.writer for attempt in winners) or "nobody"
-        problems.append(f"not one writer won, but {len(winners)}: {names}")
+        names = ", ".join(attempt.writer for attempt in winners) or "none"
+        problems.append(f"{len(winners)} writers won instead of one: {names}")
     in_log = {recorded.event.id for recorded in map(read_record, records) if isinstance(recorded, Recorded)}
     for attempt in race.attempts:
         if attempt.won is not None:
@@ -198,36 +198,40 @@ def check_race(records: Iterable[Record], race: Race) -> Check:
                 )
             continue
         if attempt.event_id in in_log:
-            problems.append(f"{attempt.writer} was told that it lost, and its event is in the log")
+            problems.append(f"{attempt.writer} got an error, but its event is in the log")
         if attempt.seen_revision != race.revision + 1:
             problems.append(
-                f"{attempt.writer} was told revision {attempt.seen_revision}, not {race.revision + 1}"
+                f"the error of {attempt.writer} has revision {attempt.seen_revision}, not {race.revision + 1}"
             )
         if attempt.seen_missed != tuple(winner.event_id for winner in winners):
             problems.append(
-                f"{attempt.writer} was told {len(attempt.seen_missed)} missed events, not the winner's"
+                f"the error of {attempt.writer} has {len(attempt.seen_missed)} missed events, not the winner"
             )
     losers = [attempt for attempt in race.attempts if attempt.won is None]
-    figures = "; ".join(f"{loser.writer} was told: now revision {loser.seen_revision}" for loser in losers)
+    figures = "; ".join(f"{loser.writer} lost: now revision {loser.seen_revision}" for loser in losers)
     return Check("Exactly one of two racing writers won", figures, tuple(problems))
 
 
 def check_killed(kill: Kill) -> Check:
-    """The projector really died in the middle, by `kill -9`, and came to lack events."""
+    """`kill -9` ended the projector in the middle of the load, and the view fell behind."""
     problems: list[str] = []
     if kill.exit_code != SIGKILL_EXIT_CODE:
-        problems.append(f"it ended with exit code {kill.exit_code}, not by kill -9")
+        problems.append(f"the projector ended with exit code {kill.exit_code}, not by kill -9")
     if not 0 < kill.acknowledged < kill.events:
-        problems.append(f"{kill.acknowledged} of {kill.events} events were written: that is not the middle")
+        problems.append(
+            f"{kill.acknowledged} of {kill.events} events were written at the kill: not in the middle"
+        )
     if not 0 < kill.view_sequence < kill.log_sequence:
-        problems.append(f"the view was at {kill.view_sequence} and the log ended at {kill.log_sequence}")
+        problems.append(
+            f"the view was at {kill.view_sequence}, and the log ended at {kill.log_sequence}: not behind"
+        )
     behind = kill.log_sequence - kill.view_sequence
     figures = f"{kill.acknowledged:,} of {kill.events:,} written; fell {behind:,} behind"
     return Check("kill -9 hit the projector amid a load", figures, tuple(problems))
 
 
 def check_view(records: Sequence[Record], checkpoint: Checkpoint, viewed: Iterable[ViewedJob]) -> Check:
-    """The view has what a fold of the whole log in memory has: every job, field and version."""
+    """The view equals an in-memory fold of the whole log in every job, field and version."""
     problems: list[str] = []
     last_sequence = records[-1].sequence if records else 0
     if checkpoint.sequence != last_sequence:
@@ -236,13 +240,13 @@ def check_view(records: Sequence[Record], checkpoint: Checkpoint, viewed: Iterab
     if checkpoint.anomalies != anomalies:
         problems.append(f"the view counted {checkpoint.anomalies} anomalies, the fold {anomalies}")
     rows = {each.job.status.id: each for each in viewed}
-    problems += [f"{job_id} is in the view, and not in the log" for job_id in rows.keys() - folded.keys()]
+    problems += [f"{job_id} is in the view but not in the log" for job_id in rows.keys() - folded.keys()]
     versions = 0
     for job_id, expected in folded.items():
         versions += len(expected.versions)
         row = rows.get(job_id)
         if row is None:
-            problems.append(f"{job_id} is missing in the view")
+            problems.append(f"{job_id} is missing from the view")
             continue
         names = [
             name
@@ -259,7 +263,7 @@ def check_view(records: Sequence[Record], checkpoint: Checkpoint, viewed: Iterab
 def check_counters(
     records: Iterable[Record], viewed: Iterable[ViewedJob], snapshots: Sequence[Mapping[str, JobStatus]]
 ) -> Check:
-    """Version, Revision and the times follow their rules, counted from the log without the fold."""
+    """Version, Revision and the times follow their rules, as counted from the log without the fold."""
     problems: list[str] = []
     by_job = _by_job(records)
     now = {each.job.status.id: each.job.status for each in viewed}
@@ -282,20 +286,20 @@ def check_counters(
         for job_id, status in before.items():
             later = after.get(job_id)
             if later is None or later.modify_time < status.modify_time:
-                problems.append(f"{job_id}: ModifyTime went back, or the job vanished")
-    figures = f"{_count(len(now), 'job')}, seen at {len(snapshots) + 1} moments"
+                problems.append(f"{job_id}: ModifyTime decreased, or the job disappeared")
+    figures = f"{_count(len(now), 'job')}, in {len(snapshots) + 1} snapshots"
     return Check("Counters and times keep their rules", figures, tuple(problems))
 
 
 def check_rebuilt(digest: str, rebuilt_digest: str, checkpoint: Checkpoint) -> Check:
-    """The view that was made anew is the one that was deleted."""
+    """The rebuilt view equals the deleted one."""
     problems = [] if digest == rebuilt_digest else [f"digest {digest[:12]} became {rebuilt_digest[:12]}"]
     figures = f"at event {checkpoint.sequence:,}, digest {digest[:12]}"
     return Check("The rebuilt view equals the first one", figures, tuple(problems))
 
 
 def _fold_all(records: Iterable[Record]) -> tuple[dict[str, ViewedJob], int]:
-    """All jobs of a log with all their versions, and the number of events that made no sense."""
+    """All jobs of a log with their versions, and the number of anomalies."""
     jobs: dict[str, Job] = {}
     versions: defaultdict[str, list[JobVersion]] = defaultdict(list)
     anomalies = 0

@@ -1,6 +1,6 @@
-"""Who and what there is in the demo: two writers, a projector in a process of its own, its view.
+"""The environment of the demo: the specs, two writers, a projector in its own process, and its view.
 
-Every promise that a writer was given is kept here, so that it can be held against the log at the end.
+Every receipt is kept, to be compared with the log at the end.
 """
 
 import asyncio
@@ -29,21 +29,21 @@ from jobledger.store.spec.spec import JobSpec
 
 
 class NamedSpec(msgspec.Struct, frozen=True):
-    """A good spec, and the short name of the file that it came from."""
+    """A valid spec, and the name of its file."""
 
     label: str
     spec: JobSpec
 
 
-class Planned(msgspec.Struct, frozen=True):
-    """A job to be: its first spec, and the specs that came after it under the same namespace and name."""
+class PlannedJob(msgspec.Struct, frozen=True):
+    """A job to submit: its first spec, and later specs with the same namespace and name."""
 
     first: NamedSpec
     updates: tuple[NamedSpec, ...] = ()
 
 
 def example_files() -> list[Traversable]:
-    """The specs that come with Jobledger; a wheel has them inside the package, a checkout beside it."""
+    """The example specs; a wheel has them in the package, a checkout next to it."""
     package = files("jobledger")
     folder = package.joinpath("examples")
     if not folder.is_dir():
@@ -52,17 +52,17 @@ def example_files() -> list[Traversable]:
 
 
 def read_examples() -> list[NamedSpec]:
-    """The examples, read."""
+    """Read the example specs."""
     return [NamedSpec(file.name, load_spec(file.read_bytes()).spec) for file in example_files()]
 
 
-def plan_jobs(specs: Sequence[NamedSpec]) -> list[Planned]:
-    """One job per namespace and name, in the order of first appearance; without a name, a job of its own."""
+def plan_jobs(specs: Sequence[NamedSpec]) -> list[PlannedJob]:
+    """One job per namespace and name, in order of first occurrence; an unnamed spec is a separate job."""
     groups: dict[object, list[NamedSpec]] = {}
     for index, named in enumerate(specs):
         name, namespace = named.spec.name, named.spec.namespace or DEFAULT_NAMESPACE
         groups.setdefault((namespace, name) if name else index, []).append(named)
-    return [Planned(group[0], tuple(group[1:])) for group in groups.values()]
+    return [PlannedJob(group[0], tuple(group[1:])) for group in groups.values()]
 
 
 QUEUED = State(state_type=StateType.QUEUED)
@@ -72,7 +72,7 @@ _READ_RECORDS = 1_000
 
 
 class Environment:
-    """Opened by `open`, ended by `close`. The first ledger is the one that users and nodes write through."""
+    """Two ledgers, a projector process and its view. Users and nodes write with the first ledger."""
 
     def __init__(self, url: str, path: Path, logs: Sequence[EventLog]) -> None:
         self._url = url
@@ -85,12 +85,12 @@ class Environment:
 
     @property
     def view(self) -> View:
-        """The view that the projector keeps."""
-        assert self._view is not None  # there is one between `open` and `close`
+        """The projector's view."""
+        assert self._view is not None  # set between `open` and `close`
         return self._view
 
     async def keep(self, command: Awaitable[Receipt]) -> Receipt:
-        """Await a command, and remember the receipt if something was appended."""
+        """Await a command, and keep the receipt if an event was appended."""
         receipt = await command
         if receipt.changed:
             self.receipts.append(receipt)
@@ -99,11 +99,11 @@ class Environment:
     # --- commands -----------------------------------------------------------------------------------------
 
     async def submit(self, file: NamedSpec) -> Receipt:
-        """Create the job of a spec."""
+        """Create a job from a spec."""
         return await self.keep(self.ledgers[0].create(file.spec, actor="alice", reason=file.label))
 
     async def update(self, job: Receipt, spec: JobSpec, reason: str) -> bool:
-        """Give a job a new spec and have it run again; False if the spec is not new."""
+        """Update a job's spec and run it again; False if the spec did not change."""
         update = self.ledgers[0].update(
             job.job_id, spec, namespace=job.namespace, actor="alice", reason=reason
         )
@@ -136,18 +136,18 @@ class Environment:
         )
 
     async def race(self, job: Receipt) -> Race:
-        """Let two writers, who have both seen the same revision, queue the same job at once."""
+        """Let two writers queue the same job concurrently, both expecting the same revision."""
         read = [await ledger.load(job.job_id, namespace=job.namespace) for ledger in self.ledgers]
         revision = read[0].status.revision
         attempts = await asyncio.gather(
             *(
-                self._attempt(ledger, writer, job, revision)
+                self._try_to_queue(ledger, writer, job, revision)
                 for ledger, writer in zip(self.ledgers, _SCHEDULERS, strict=True)
             )
         )
         return Race(job_id=job.job_id, revision=revision, attempts=tuple(attempts))
 
-    async def _attempt(self, ledger: Ledger, writer: str, job: Receipt, revision: int) -> RaceAttempt:
+    async def _try_to_queue(self, ledger: Ledger, writer: str, job: Receipt, revision: int) -> RaceAttempt:
         event_id = new_event_id()
         command = ledger.set_state(
             job.job_id,
@@ -169,29 +169,29 @@ class Environment:
     # --- the projector and its view -----------------------------------------------------------------------
 
     async def start_projector(self) -> None:
-        """Start it, the first time or again."""
+        """Start or restart the projector."""
         self._projector = await ProjectorProcess.start(self._url, self._path)
 
-    async def projected(self, sequence: int) -> None:
+    async def wait_for(self, sequence: int) -> None:
         """Wait until the view reflects a sequence."""
         assert self._projector is not None
-        await self._projector.caught_up(self.view, sequence)
+        await self._projector.wait_for(self.view, sequence)
 
-    async def caught_up(self) -> None:
-        """Wait until the view reflects all that is in the log now."""
-        await self.projected(await self.last_sequence())
+    async def catch_up(self) -> None:
+        """Wait until the view has reached the end of the log."""
+        await self.wait_for(await self.last_sequence())
 
     async def kill_projector(self) -> int:
-        """`kill -9`; returns the exit code."""
+        """`kill -9` the projector; returns the exit code."""
         assert self._projector is not None
         return await self._projector.kill()
 
     async def snapshot(self) -> dict[str, JobStatus]:
-        """All statuses, as the view has them now."""
+        """All statuses in the view."""
         return {job.status.id: job.status async for job in self._jobs()}
 
     async def viewed(self) -> tuple[ViewedJob, ...]:
-        """All jobs of the view with every version of their specs."""
+        """All jobs in the view with every version of their specs."""
         view = self.view
         return tuple(
             [
@@ -201,29 +201,29 @@ class Environment:
         )
 
     async def rebuild(self) -> None:
-        """Delete the view, and have it made anew from the log."""
+        """Delete the view, and rebuild it from the log."""
         assert self._projector is not None
         await self._projector.stop()
         await self.view.close()
         remove_view(self._path)
         await self.start_projector()
         self._view = await View.open(self._path)
-        await self.caught_up()
+        await self.catch_up()
 
     async def read_log(self) -> tuple[Record, ...]:
-        """All records that are in the log now."""
+        """All records in the log."""
         last_sequence = await self.last_sequence()
-        feed = await self._log.follow(after=0)
+        log_reader = await self._log.follow(after=0)
         records: list[Record] = []
         try:
             while not records or records[-1].sequence < last_sequence:
-                records += await feed.take(_READ_RECORDS)
+                records += await log_reader.take(_READ_RECORDS)
         finally:
-            await feed.close()
+            await log_reader.close()
         return tuple(records)
 
     async def last_sequence(self) -> int:
-        """Of the log."""
+        """The last sequence of the log."""
         return (await self._log.info()).last_sequence
 
     async def _jobs(self) -> AsyncIterator[Job]:
@@ -237,14 +237,14 @@ class Environment:
                 return
 
     async def open(self) -> None:
-        """Start the projector, and open the view that it makes."""
+        """Start the projector and open its view."""
         await self.start_projector()
         self._view = await View.open(self._path)
 
     async def close(self) -> None:
-        """End the projector and close the view, whatever state they are in."""
+        """Stop the projector and close the view."""
         if self._view is not None:
             await self._view.close()
-        # The writer goes last: it is the one that can fold SQLite's write-ahead log back into the file.
+        # The writer closes last, so that SQLite merges the write-ahead log into the file.
         if self._projector is not None:
             await self._projector.stop()

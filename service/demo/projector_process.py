@@ -18,14 +18,14 @@ from jobledger.store.jetstream import JetStreamLog
 from jobledger.store.model.errors import JobledgerError
 from jobledger.store.private_files import open_private
 
-URL_VARIABLE = "JOBLEDGER_DEMO_NATS_URL"  # not an argument: everybody on a machine can read those
+URL_VARIABLE = "JOBLEDGER_DEMO_NATS_URL"  # not an argument, which every user of the machine can read
 CATCH_UP_SECONDS = 30.0
 STOP_SECONDS = 10.0
 _READY = b"ready\n"
 
 
 class ProjectorProcess:
-    """A running projector process; made by `start`."""
+    """A running projector process; created by `start`."""
 
     def __init__(self, process: asyncio.subprocess.Process, log_file: Path) -> None:
         self._process = process
@@ -33,13 +33,13 @@ class ProjectorProcess:
 
     @classmethod
     async def start(cls, url: str, view: Path) -> "ProjectorProcess":
-        """Start one on a view, and wait until it projects.
+        """Start the process, and wait until it is projecting.
 
         Raises:
-            JobledgerError: if it ends instead.
+            JobledgerError: if the process ends.
         """
         log_file = view.with_name("projector.log")
-        # The child must find the same package, and nothing in the user's working directory instead of it.
+        # The child must import the same package, and nothing from the working directory.
         home = str(Path(jobledger.__file__).parent.parent)
         paths = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
         with open_private(log_file, "ab") as errors:
@@ -53,7 +53,7 @@ class ProjectorProcess:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
                 env={**os.environ, URL_VARIABLE: url, "PYTHONPATH": paths},
-                start_new_session=True,  # Ctrl-C in a terminal is for us; we end it in order
+                start_new_session=True,  # Ctrl-C in a terminal goes to the parent, which stops the child
             )
         handle = cls(process, log_file)
         try:
@@ -69,15 +69,15 @@ class ProjectorProcess:
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """The process id."""
         return self._process.pid
 
-    async def caught_up(self, view: View, sequence: int) -> None:
+    async def wait_for(self, view: View, sequence: int) -> None:
         """Wait until its view reflects a sequence.
 
         Raises:
-            WaitTimeout: if that takes too long.
-            JobledgerError: if the process ends instead.
+            WaitTimeout: if the view does not reach it in time.
+            JobledgerError: if the process ends.
         """
         waiting = asyncio.create_task(view.wait_for(sequence, CATCH_UP_SECONDS))
         ending = asyncio.create_task(self._process.wait())
@@ -92,30 +92,30 @@ class ProjectorProcess:
             await asyncio.gather(waiting, ending, return_exceptions=True)
 
     async def kill(self) -> int:
-        """`kill -9`; returns the exit code. Killing twice is harmless."""
+        """`kill -9`; returns the exit code. Idempotent."""
         with suppress(ProcessLookupError):
             self._process.kill()
         code = await self._process.wait()
-        self._hang_up()
+        self._close_stdin()
         return code
 
     async def stop(self) -> None:
-        """Let it finish what it writes, and end."""
-        self._hang_up()
+        """Let it finish its transaction, and stop it."""
+        self._close_stdin()
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._process.wait()
         except TimeoutError:
             await self.kill()
 
-    def _hang_up(self) -> None:
+    def _close_stdin(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
 
     def _ended(self) -> JobledgerError:
         lines = self._log_file.read_text(errors="replace").splitlines()
-        said = lines[-1] if lines else f"exit code {self._process.returncode}, and not a word"
-        return JobledgerError(f"the demo's projector process ended by itself: {said}")
+        cause = lines[-1] if lines else f"exit code {self._process.returncode}, without output"
+        return JobledgerError(f"the demo's projector process ended unexpectedly: {cause}")
 
 
 async def _project(url: str, path: Path) -> None:
@@ -144,7 +144,7 @@ async def _end_of_stdin() -> None:
 
 
 def main() -> None:
-    """Project until standard input ends."""
+    """Project until standard input closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         asyncio.run(_project(os.environ[URL_VARIABLE], Path(sys.argv[1])))

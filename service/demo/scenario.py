@@ -1,4 +1,4 @@
-"""What the demo does, in order. It judges nothing: what it saw goes into the evidence."""
+"""The steps of the demo, in order, and its load. It judges nothing: it records evidence."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from jobledger.service.demo.checks import Evidence, Kill
-from jobledger.service.demo.environment import RUNNING, Environment, Planned
+from jobledger.service.demo.environment import RUNNING, Environment, PlannedJob
 from jobledger.store.command import Receipt
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.jetstream import JetStreamLog
@@ -42,12 +42,12 @@ Keep = Callable[[Awaitable[Receipt]], Awaitable[Receipt]]
 
 
 class Load:
-    """The load, and the moments in it that others wait for.
+    """Many small unnamed jobs, so that the projector can be killed in the middle.
 
     Args:
-        ledgers: the jobs are shared out among these.
-        keep: sees every receipt.
-        on_written: told how many events are acknowledged so far.
+        ledgers: the jobs are distributed over these.
+        keep: called with every command.
+        on_written: called with the number of acknowledged events.
     """
 
     def __init__(self, ledgers: Sequence[Ledger], keep: Keep, on_written: Callable[[int], None]) -> None:
@@ -56,23 +56,23 @@ class Load:
         self._on_written = on_written
         self._acknowledged = 0
         self._half = asyncio.Event()
-        self._may_end = asyncio.Event()
+        self._may_finish = asyncio.Event()
 
     @property
     def acknowledged(self) -> int:
-        """Events that are acknowledged so far, of `EVENTS`."""
+        """Number of acknowledged events, of `EVENTS`."""
         return self._acknowledged
 
-    async def half(self) -> None:
+    async def wait_for_half(self) -> None:
         """Wait until half of it is written."""
         await self._half.wait()
 
-    def let_end(self) -> None:
-        """Let the jobs end; until then each holds its last event back, so that there is a middle."""
-        self._may_end.set()
+    def finish(self) -> None:
+        """Let the jobs finish; until then each job waits before its last event."""
+        self._may_finish.set()
 
     async def run(self) -> None:
-        """Write it, all jobs at once."""
+        """Write all jobs concurrently."""
         async with asyncio.TaskGroup() as group:
             for index in range(JOBS):
                 ledger = self._ledgers[index % len(self._ledgers)]
@@ -82,7 +82,7 @@ class Load:
         created = await self._written(ledger.create(_SPEC, actor="load", reason="a job of the demo's load"))
         for state in (*_BEFORE, end):
             if state is end:
-                await self._may_end.wait()
+                await self._may_finish.wait()
             await self._written(
                 ledger.set_state(created.job_id, state, namespace=created.namespace, actor="load")
             )
@@ -96,15 +96,15 @@ class Load:
         return receipt
 
 
-UPDATES = 2  # of the job that is updated on purpose
+UPDATES = 2  # at least, of the sample job
 VIEW_FILE = "view.sqlite"
 NATS_FOLDER = "nats"
-_PRIORITY_MAX = 100  # raised up to here, lowered from there: both are new specs
+_PRIORITY_MAX = 100  # raised up to here, then lowered: each is a new spec
 
 Steps = Callable[[str], AbstractContextManager[Callable[[str], None]]]
-"""Tells that a step is under way, until it is left; what it yields tells how far the step is."""
+"""Reports a step while its context is active; the yielded function reports the progress of the step."""
 
-_ENDS = (  # how jobs end, in turn; the last does not
+_ENDS = (  # final states, in rotation; the last job keeps running
     State(state_type=StateType.COMPLETED, message="exit code 0"),
     State(state_type=StateType.FAILED, message="exit code 137: out of memory"),
     State(state_type=StateType.STOPPED),
@@ -113,12 +113,12 @@ _ENDS = (  # how jobs end, in turn; the last does not
 
 
 class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The demo, done: what to show, and what to judge.
+    """The result of the demo.
 
     Attributes:
-        jobs: of the user's specs, as the view has them, in the order of creation.
+        jobs: the user's jobs in the view, in the order of creation.
         counts: of all jobs in the view, by state.
-        hero: the most eventful of the user's jobs.
+        sample_job: the user's job with the most events.
         timeline: its events.
         evidence: for the checks.
     """
@@ -130,12 +130,12 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     evidence: Evidence
 
 
-async def run_scenario(plan: Sequence[Planned], directory: Path, steps: Steps) -> DemoResult:
-    """Do it all in a directory, on a server of its own; nothing runs any more when this returns or raises.
+async def run_scenario(plan: Sequence[PlannedJob], directory: Path, steps: Steps) -> DemoResult:
+    """Run the demo in a directory with its own nats-server; stops everything before it returns or raises.
 
     Raises:
         EmbeddedServerError: if the server is missing or does not start.
-        JobledgerError: whatever else can go wrong.
+        JobledgerError: if anything else fails.
     """
     stack = AsyncExitStack()
     try:
@@ -149,7 +149,7 @@ async def run_scenario(plan: Sequence[Planned], directory: Path, steps: Steps) -
 
 
 async def _start(stack: AsyncExitStack, directory: Path) -> Environment:
-    """Start all that runs; the stack ends it, also if this is cancelled half-way."""
+    """Start everything; the stack stops it, even if this is cancelled midway."""
     server = EmbeddedServer(directory / NATS_FOLDER)
     stack.push_async_callback(server.stop)
     await server.start()
@@ -164,7 +164,7 @@ async def _start(stack: AsyncExitStack, directory: Path) -> Environment:
 
 
 async def _finish(ending: Coroutine[Any, Any, None]) -> None:
-    """Await this to its end even if we are cancelled meanwhile: what it does not end would outlive us."""
+    """Await the cleanup even if cancelled: processes that it does not stop would outlive this one."""
     task = asyncio.create_task(ending)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -180,11 +180,11 @@ async def _finish(ending: Coroutine[Any, Any, None]) -> None:
 class _Scenario:
     """The steps, in the order of `run`."""
 
-    def __init__(self, plan: Sequence[Planned], environment: Environment, steps: Steps) -> None:
+    def __init__(self, plan: Sequence[PlannedJob], environment: Environment, steps: Steps) -> None:
         self._plan = plan
         self._environment = environment
         self._steps = steps
-        # The job with the most specs shows the most; max takes the first of equals.
+        # The job with the most specs; max returns the first of equals.
         self._sample_index = max(range(len(plan)), key=lambda index: len(plan[index].updates))
         self._jobs: list[Receipt] = []
 
@@ -193,20 +193,20 @@ class _Scenario:
         snapshots = []
         with self._steps(f"submit {_count(len(self._plan), 'job')}"):
             self._jobs = [await environment.submit(planned.first) for planned in self._plan]
-            await environment.caught_up()
+            await environment.catch_up()
             snapshots.append(await environment.snapshot())
         with self._steps("race two writers for one job"):
             race = await environment.race(self._jobs[self._sample_index])
         with self._steps("walk the jobs through their states"):
             await self._walk()
-            await environment.caught_up()
+            await environment.catch_up()
             snapshots.append(await environment.snapshot())
         with self._steps(f"write {EVENTS:,} more events; meanwhile kill -9 the projector") as progress:
             kill = await self._kill(progress)
         with self._steps("start the projector again and let it catch up"):
             snapshots.append(await environment.snapshot())
             await environment.start_projector()
-            await environment.caught_up()
+            await environment.catch_up()
         with self._steps("read the log and the view"):
             records, viewed = await environment.read_log(), await environment.viewed()
             counts, checkpoint = await environment.view.counts(), await environment.view.checkpoint()
@@ -235,7 +235,7 @@ class _Scenario:
         )
 
     async def _walk(self) -> None:
-        """The raced job is Queued already and stays Running; the others each come to an end of their own."""
+        """The raced job is already Queued and stays Running; the others reach different final states."""
         sample_job = self._jobs[self._sample_index]
         await self._environment.run(sample_job)
         others = [job for job in self._jobs if job is not sample_job]
@@ -245,7 +245,7 @@ class _Scenario:
             await self._environment.end(job, _ENDS[index % len(_ENDS)])
 
     async def _kill(self, progress: Callable[[str], None]) -> Kill:
-        """Kill the projector in the middle of a load; the user's jobs change while there is none."""
+        """Kill the projector in the middle of a load, and update the user's jobs without a projector."""
         environment = self._environment
         before = await environment.last_sequence()
         load = Load(
@@ -253,12 +253,12 @@ class _Scenario:
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(load.run())
-            await load.half()
-            await environment.projected(before + 1)
+            await load.wait_for_half()
+            await environment.wait_for(before + 1)
             acknowledged = load.acknowledged
             exit_code = await environment.kill_projector()
             view_sequence = (await environment.view.checkpoint()).sequence
-            load.let_end()
+            load.finish()
             await self._update()
         return Kill(
             exit_code=exit_code,
@@ -269,7 +269,7 @@ class _Scenario:
         )
 
     async def _update(self) -> None:
-        """Give jobs their later specs, and the hero more of them until it was updated often enough."""
+        """Apply later specs, and update the sample job until it has enough updates."""
         for index, (planned, job) in enumerate(zip(self._plan, self._jobs, strict=True)):
             updates = 0
             spec = planned.first.spec
@@ -287,7 +287,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What went wrong first: a task group wraps it, and the doors translate only the thing itself."""
+    """The first error: task groups wrap it, and callers only translate plain errors."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1,4 +1,4 @@
-"""What the demo looks like: steps on standard error while it works, then tables and the check list."""
+"""The output of the demo: steps on standard error, then tables and the checks."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +16,15 @@ from jobledger.store.model.events import JobCreated, JobUpdated, event_type
 from jobledger.store.model.fold import spec_head
 from jobledger.store.model.history import HistoryItem
 from jobledger.store.model.job import StateType
+from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 
 JOB_ROWS = 15
 TIMELINE_ROWS = 24
 PROBLEM_ROWS = 5
-JOB_COLUMNS_WIDTH = 58  # of all columns but the name
-TIMELINE_COLUMNS_WIDTH = 61  # of all columns but the reason
+JOB_COLUMNS_WIDTH = 58  # of all columns except the name
+TIMELINE_COLUMNS_WIDTH = 61  # of all columns except the reason
 REST_MIN_WIDTH = 10
-SHORT_ID_CHARACTERS = 10  # `j-` and eight more: what `View.get` takes for an id
-_NANOSECONDS = 1_000_000_000
+SHORT_ID_CHARACTERS = 10  # `j-` and eight characters; `View.get` accepts it
 
 _STATE_STYLES = {
     StateType.PENDING: "dim",
@@ -37,27 +37,27 @@ _STATE_STYLES = {
 
 
 class StepReporter:
-    """Tells on a console which step is under way: a spinner on a terminal, plain lines elsewhere."""
+    """Reports steps on a console: a spinner on a terminal, otherwise plain lines."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[Callable[[str], None]]:
-        """One step; what it yields takes how far the step is."""
+        """Report a step; the yielded function reports its progress."""
         if not self._console.is_terminal:
             self._console.print(f"demo: {what}", soft_wrap=True, highlight=False)
             yield lambda _: None
             return
         began = time.monotonic()
         with self._console.status(what) as status:
-            yield lambda how_far: status.update(f"{what} ({how_far})")
+            yield lambda progress: status.update(f"{what} ({progress})")
         line = Text.assemble(("· ", "dim"), what, (f"  {time.monotonic() - began:.1f} s", "dim"))
         self._console.print(line)
 
 
 def jobs_table(result: DemoResult, now: int, width: int) -> RenderableType:
-    """The user's jobs, a screenful of them, and what else there is."""
+    """The first of the user's jobs, and counts of all jobs."""
     table = _table()
     table.add_column("Name", overflow="ellipsis", no_wrap=True, max_width=_rest(width, JOB_COLUMNS_WIDTH))
     table.add_column("ID", no_wrap=True)
@@ -85,7 +85,7 @@ def jobs_table(result: DemoResult, now: int, width: int) -> RenderableType:
 
 
 def timeline_table(result: DemoResult, width: int) -> RenderableType:
-    """One job's events; of a long story the beginning and the end."""
+    """One job's events; of a long history the start and the end."""
     table = _table()
     table.add_column("Seq", justify="right", no_wrap=True)
     table.add_column("Time", no_wrap=True)
@@ -103,7 +103,9 @@ def timeline_table(result: DemoResult, width: int) -> RenderableType:
             continue
         table.add_row(
             str(item.sequence),
-            datetime.fromtimestamp(item.time / _NANOSECONDS).astimezone().strftime("%H:%M:%S.%f")[:-3],
+            datetime.fromtimestamp(item.time / NANOSECONDS_PER_SECOND)
+            .astimezone()
+            .strftime("%H:%M:%S.%f")[:-3],
             _what(item),
             str(item.revision),
             str(item.version),
@@ -114,7 +116,7 @@ def timeline_table(result: DemoResult, width: int) -> RenderableType:
 
 
 def check_list(checks: Sequence[Check]) -> RenderableType:
-    """Each check with its mark and figures, and the first problems of one that failed."""
+    """Each check with its result and figures, and the first problems of failed ones."""
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column()
@@ -130,15 +132,15 @@ def check_list(checks: Sequence[Check]) -> RenderableType:
 
 
 def age(nanoseconds: int) -> str:
-    """A duration for people: `0.4 s`, `12 s`, `3 min`."""
-    seconds = max(0, nanoseconds) / _NANOSECONDS
+    """Format a duration: `0.4 s`, `12 s`, `3 min`."""
+    seconds = max(0, nanoseconds) / NANOSECONDS_PER_SECOND
     if seconds < 10:
         return f"{seconds:.1f} s"
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def plain(text: str) -> Text:
-    """The user's text as it is, but for what would move the cursor or speak to the terminal."""
+    """The user's text with control characters escaped."""
     return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
 
@@ -154,7 +156,7 @@ def _title(text: str) -> Text:
 
 
 def _rest(width: int, taken: int) -> int:
-    """What is left for the one column whose texts may be long: it is cut, so that the others are whole."""
+    """The width of the column with long texts, which are truncated so that other columns are not."""
     return max(REST_MIN_WIDTH, width - taken)
 
 

@@ -11,7 +11,7 @@ from jobledger.service.cursor import default_source, format_cursor, parse_cursor
 from jobledger.service.errors import CursorGone
 from jobledger.service.export.background_thread import BackgroundThread
 from jobledger.service.export.query import Chunk, ExportQuery, ExportRange
-from jobledger.service.feed.events import placed_event
+from jobledger.service.feed.events import deliverable_event
 from jobledger.service.limits import REPLAY_CHUNK_EVENTS, REPLAY_FEED_CHUNK_EVENTS, REPLAY_SCAN_FACTOR
 from jobledger.service.point import RevisionPoint, SequencePoint, TimePoint, parse_point, resolve_point
 from jobledger.store.job_reader import records_between
@@ -105,7 +105,7 @@ class LogSource:
                         yield Chunk([], after, read=last)
                         continue
                     documents = [
-                        placed_event(
+                        deliverable_event(
                             record.payload, record.sequence, record.time, status, source=self._source
                         )
                         for record, event, _, status in folded

@@ -1,4 +1,4 @@
-"""One event of a feed, and the text that Server-Sent Events make of everything that a feed says. Pure."""
+"""Events of the feed, their Server-Sent Events text, and the ring of the last events. Pure."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -14,15 +14,15 @@ from jobledger.store.model.events import event_type
 from jobledger.store.model.job import JobStatus
 from jobledger.store.timestamps import format_rfc3339
 
-_EXTRA_BYTES: Final = 1_000  # what an event takes beside its payload, about
+_EXTRA_BYTES: Final = 1_000  # approximate memory of an event without its payload
 _RECONNECT_MILLISECONDS: Final = 1_000
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-class _Placed(msgspec.Struct, gc=False):
-    """What a delivered event has besides what its writer put there."""
+class _Extensions(msgspec.Struct, gc=False):
+    """The extension attributes that are added to a delivered event."""
 
     name: str
     sequence: str
@@ -32,21 +32,21 @@ class _Placed(msgspec.Struct, gc=False):
     matches: Match | msgspec.UnsetType = msgspec.UNSET
 
 
-_PLACED: Final = _Placed.__struct_fields__
+_EXTENSION_NAMES: Final = _Extensions.__struct_fields__
 
 
 class FeedEvent(msgspec.Struct):
-    """An event, with what the job became by it.
+    """An event with the job's status after it.
 
     Attributes:
         sequence: its position in the stream.
-        type: its CloudEvents type.
-        status: of the job after it.
-        time: the stream's, Unix nanoseconds.
-        payload: the CloudEvent's bytes; empty once the event was written as text.
-        size_bytes: what it takes in memory, about.
-        text: the event as it is sent, made when the first reader needs it.
-        matches: when the job met the labels that the feed asks for; None if it asks for none.
+        type: CloudEvents type.
+        status: of the job after the event.
+        time: stream time, Unix nanoseconds.
+        payload: the CloudEvent; empty after encoding to `text`.
+        size_bytes: approximate memory.
+        text: the encoded event, created when the first connection needs it.
+        matches: whether the job matches the selector before or after the event; None without a selector.
     """
 
     sequence: int
@@ -60,17 +60,17 @@ class FeedEvent(msgspec.Struct):
 
     @property
     def is_creation(self) -> bool:
-        """Whether it created the job."""
+        """Whether the event created the job."""
         return self.sequence == self.status.created_sequence
 
     @property
     def is_update(self) -> bool:
-        """Whether it gave the job another spec."""
+        """Whether the event changed the job's spec."""
         return self.sequence == self.status.spec_sequence and not self.is_creation
 
 
 def feed_event(folded: Folded) -> FeedEvent:
-    """What the projector folded, as feeds keep it."""
+    """Convert an event from the projector."""
     record = folded.record
     size_bytes = _EXTRA_BYTES + len(record.payload)
     return FeedEvent(
@@ -78,19 +78,19 @@ def feed_event(folded: Folded) -> FeedEvent:
     )
 
 
-def event_text(event: FeedEvent, mark: str, source: str) -> bytes:
-    """The event as it is sent; made once, but for `matches`, which differs from feed to feed.
+def event_text(event: FeedEvent, tag: str, source: str) -> bytes:
+    """The encoded event; cached in the event except for `matches`, which differs between connections.
 
     Args:
-        event: with its payload.
-        mark: of the stream, for the cursor.
-        source: what the CloudEvent names as its source.
+        event: the event.
+        tag: of the stream, for the cursor.
+        source: the CloudEvents source.
     """
     if not event.text:
         event.text = b"id: %b\nevent: %b\ndata: %b\n\n" % (
-            format_cursor(mark, event.sequence).encode(),
+            format_cursor(tag, event.sequence).encode(),
             event.type.encode(),
-            placed_event(event.payload, event.sequence, event.time, event.status, source=source),
+            deliverable_event(event.payload, event.sequence, event.time, event.status, source=source),
         )
         event.payload = b""
     if event.matches is None:
@@ -98,27 +98,27 @@ def event_text(event: FeedEvent, mark: str, source: str) -> bytes:
     return b'%b,"matches":"%b"}\n\n' % (event.text.removesuffix(b"}\n\n"), event.matches.encode())
 
 
-def placed_event(
+def deliverable_event(
     payload: bytes, sequence: int, time: int, status: JobStatus, *, source: str, matches: Match | None = None
 ) -> bytes:
-    """A CloudEvent as it is delivered, on one line: with the job's name and the event's place, as extensions.
+    """A CloudEvent as delivered, on one line, with the job's name and the event's position as extensions.
 
-    What the stream and the fold know replaces what the writer may have put there; no key comes twice.
+    Values from the stream and the fold replace those of the writer, so no key occurs twice.
 
     Args:
-        payload: the event as its writer put it.
+        payload: the event as written.
         sequence: its position.
-        time: the stream's, Unix nanoseconds.
-        status: of the job after it.
+        time: stream time, Unix nanoseconds.
+        status: of the job after the event.
         source: the CloudEvents source of this installation.
-        matches: when the job met the labels that are asked for; None: none are, and nothing is said.
+        matches: whether the job matches the selector before or after; None to omit the extension.
     """
     fields = _decode(_one_line(payload))
-    for key in _PLACED:
+    for key in _EXTENSION_NAMES:
         fields.pop(key, None)
     fields["source"] = msgspec.Raw(_encode(source))
-    placed = _encode(
-        _Placed(
+    extensions = _encode(
+        _Extensions(
             status.name,
             format_sequence(sequence),
             status.revision,
@@ -127,30 +127,30 @@ def placed_event(
             matches if matches is not None else msgspec.UNSET,
         )
     )
-    return b"%b,%b" % (_encode(fields)[:-1], placed[1:])
+    return b"%b,%b" % (_encode(fields)[:-1], extensions[1:])
 
 
 def greeting_text(cursor: str) -> bytes:
-    """What a feed begins with: how soon to come back when it breaks, and the first heartbeat."""
+    """The start of a stream: the reconnection delay and the first heartbeat."""
     return b"retry: %d\n%b" % (_RECONNECT_MILLISECONDS, heartbeat_text(cursor))
 
 
 def heartbeat_text(cursor: str) -> bytes:
-    """A comment that keeps the connection alive, and moves on the place of a reader whom nothing concerns.
+    """A comment that keeps the connection alive, and an `id` that advances the reader's position.
 
-    An `id` without data is no event: a browser's EventSource takes it as its last event ID and tells nobody.
+    An `id` without data sets the last event ID of a browser's EventSource and dispatches no event.
     """
     return b": heartbeat %b\nid: %b\n\n" % (cursor.encode(), cursor.encode())
 
 
 def close_text(reason: str, cursor: str) -> bytes:
-    """The last thing that a feed says."""
+    """The last event of a stream."""
     data = _encode({"reason": reason, "cursor": cursor})
     return b"id: %b\nevent: close\ndata: %b\n\n" % (cursor.encode(), data)
 
 
 def _one_line(payload: bytes) -> bytes:
-    """The payload's JSON object, ending in its brace; other writers may have laid it out in lines."""
+    """The payload as one line that ends with a brace; other writers may have formatted it."""
     if not payload.isascii():
         payload = payload.decode("utf-8", "replace").encode()
     if b"\n" in payload or b"\r" in payload or payload[-1:] != b"}":
@@ -158,17 +158,17 @@ def _one_line(payload: bytes) -> bytes:
     return payload
 
 
-_SLACK: Final = 8  # the oldest are let go in portions of an eighth: removing them one by one is slow
+_SLACK: Final = 8  # the oldest eighth is removed at once, because removing single events is slow
 
 _sequence: Final = attrgetter("sequence")
 
 
 class Ring:
-    """Events in order, bounded in number and in bytes; it always has all after `after`.
+    """The last events, in order, stored once for all connections; contains all events after `after`.
 
     Args:
-        max_events: kept at most.
-        max_bytes: of memory, about.
+        max_events: maximum number of events.
+        max_bytes: approximate maximum memory.
     """
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
@@ -176,14 +176,14 @@ class Ring:
         self._max_bytes = max_bytes
         self._events: list[FeedEvent] = []
         self._bytes = 0
-        self.after = 0  # the last sequence that is not in here
+        self.after = 0  # all later events are in the ring
 
     def restart(self, after: int) -> None:
-        """Begin anew behind a sequence."""
+        """Discard all events and start after a sequence."""
         self._events, self._bytes, self.after = [], 0, after
 
     def extend(self, events: Iterable[FeedEvent]) -> None:
-        """Take in the next events, and let go of the oldest if there are too many."""
+        """Append events, and remove the oldest if there are too many."""
         for event in events:
             self._events.append(event)
             self._bytes += event.size_bytes
@@ -204,7 +204,7 @@ class Ring:
         self._bytes -= freed
 
     def since(self, sequence: int) -> Iterator[FeedEvent]:
-        """The events behind a sequence, oldest first; to be taken before anything else is awaited."""
+        """The events after a sequence, oldest first; consume it without awaiting in between."""
         events = self._events
         for index in range(bisect_right(events, sequence, key=_sequence), len(events)):
             yield events[index]

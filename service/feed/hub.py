@@ -1,9 +1,15 @@
-"""The hub: hears every event once, from the projector, and lets any number of feeds read it.
+"""The live feed: `FeedHub` receives each event once from the projector, and readers connect to it.
 
-    projector ──► take ──► ring ──► wakes the feeds whose scope it is in ──► each reads on from its own place
+    projector ──► on_advance ──► ring ──► wake connections with a matching scope ──► each reads from its
+    position
 
-An event reaches feeds after it is visible in this process's view. It is kept once, whoever reads it, and is
-made into text once, when the first reader needs it.
+An event reaches connections after it is visible in this process's view. It is stored once and encoded once,
+when the first connection needs it. A `FeedConnection` has a position in the stream and no queue, so a slow
+reader takes no memory:
+
+    before the ring ──► pages from the log ──► the ring ──► waiting ──► the ring …
+                               ▲                 │
+                               └── fell out of the ring (a slow reader)
 """
 
 import asyncio
@@ -22,7 +28,7 @@ from jobledger.projections.view import View
 from jobledger.service import limits as named
 from jobledger.service.cursor import default_source, format_cursor, stream_tag
 from jobledger.service.errors import CursorGone, NotReady, TooManyRequests
-from jobledger.service.feed.catchup import CatchUp, labels_after, labels_before
+from jobledger.service.feed.catchup import CatchUp, SpecLabels
 from jobledger.service.feed.events import FeedEvent, Ring, event_text, feed_event
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import JobledgerError, LogReplaced, LogUnavailable
@@ -30,24 +36,24 @@ from jobledger.store.model.limits import READ_PAGE_EVENTS
 
 
 class Cause(enum.StrEnum):
-    """Why a feed ended, for who counts them."""
+    """Why a connection ended, as a metric label."""
 
-    GONE = "gone"  # its reader closed it
+    GONE = "gone"  # closed by its reader
     DRAINED = "drained"  # the service is stopping
-    SLOW = "slow"  # the reader did not take its events in time
+    SLOW = "slow"  # the reader did not accept its events in time
     REVOKED = "revoked"  # the token is no longer valid
-    BROKEN = "broken"  # the log or the view can't be read on
+    BROKEN = "broken"  # the log or the view cannot be read
 
 
 class FeedConnection:
-    """Made by `FeedHub.open`; used as `async with`, which gives its place back. For one reader at a time.
+    """One reader's connection; created by `FeedHub.open`, and closed by `async with`.
 
     Attributes:
-        filter: what it lets through.
-        sequence: all up to here was handed over, or did not pass the filter.
-        cause: why it ended; None while it goes on.
-        reason: the same, for people.
-        on_stuck: called when the reader does not come back in time for more.
+        filter: selects events.
+        sequence: all matching events up to here were returned.
+        cause: why the connection ended; None while it is open.
+        reason: the cause as a message.
+        on_stuck: called when the reader does not request more events in time.
     """
 
     def __init__(
@@ -61,11 +67,11 @@ class FeedConnection:
         self._hub = hub
         self._is_valid = is_valid
         self._clock = asyncio.get_running_loop().time
-        self._spoke = self._clock()  # when the reader was last given something to send
-        self._away = True  # the reader is busy sending
+        self._last_sent = self._clock()  # when `next` last returned
+        self._is_sending = True  # the reader is sending what `next` returned
         self._catch_up: CatchUp | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._idle = False  # nothing that may pass has come since it began to wait
+        self._is_idle = False  # it waits, and no matching event has arrived since
         self._is_catching_up = sequence < hub.sequence
 
     async def __aenter__(self) -> Self:
@@ -76,16 +82,16 @@ class FeedConnection:
         self._hub.forget(self)
 
     async def next(self) -> Sequence[FeedEvent] | None:
-        """The next events that pass; none: time for a heartbeat; None: it ended, and `reason` says why.
+        """The next matching events; empty for a heartbeat; None if the connection ended, see `reason`.
 
-        A feed that began in the past says where it is as soon as it has come to the present: who waits for
-        the end of what there is need not wait for more.
+        A connection that started in the past returns a heartbeat when it has caught up, so that a reader that
+        waits for the end of the stream does not wait for the next event.
         """
-        self._away = False
+        self._is_sending = False
         try:
-            while self._goes_on():
-                found = await self._try_to_take() if self.sequence < self._hub.sequence else ()
-                if found or self._is_silent():
+            while self._is_open():
+                found = await self._take_or_retry() if self.sequence < self._hub.sequence else ()
+                if found or self._is_heartbeat_due():
                     return found
                 if self._is_catching_up and self.sequence >= self._hub.sequence:
                     self._is_catching_up = False
@@ -94,11 +100,11 @@ class FeedConnection:
                     await self._wait()
             return None
         finally:
-            self._away = True
-            self._spoke = self._clock()
+            self._is_sending = True
+            self._last_sent = self._clock()
 
     def end(self, cause: Cause, reason: str) -> None:
-        """End it; the reader hears of it when it asks for more. The first reason counts."""
+        """End the connection: `next` then returns None. The first cause is kept."""
         if self.cause is None:
             self._skip_to(self._hub.sequence)
             self.cause, self.reason = cause, reason
@@ -107,46 +113,46 @@ class FeedConnection:
     # --- for the hub ----------------------------------------------------------------------------------------
 
     def notice(self, after: int) -> None:
-        """Something that may pass has come, behind this sequence; `wake` follows."""
+        """An event that may match has arrived after this sequence; `wake` follows."""
         self._skip_to(after)
-        self._idle = False
+        self._is_idle = False
 
     def wake(self) -> None:
-        """Let it look for what has come, if it waits."""
+        """Resume `next` if it waits."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def look(self, now: float) -> None:
-        """Look after it: is its token still good, its reader there, a heartbeat due?"""
-        if not self._goes_on():
+    def check(self, now: float) -> None:
+        """Check the token, the reader's timeout and the heartbeat."""
+        if not self._is_open():
             return
-        if self._away and now - self._spoke >= self._hub.limits.send_timeout_seconds:
-            self.end(Cause.SLOW, "the reader did not take its events in time")
-            self.give_up()
-        elif self._is_silent():
+        if self._is_sending and now - self._last_sent >= self._hub.limits.send_timeout_seconds:
+            self.end(Cause.SLOW, "the reader did not accept its events in time")
+            self.abort()
+        elif self._is_heartbeat_due():
             self._skip_to(self._hub.sequence)
             self.wake()
 
-    def give_up(self) -> None:
-        """Call off a reader that is still busy sending."""
-        if self._away and self.on_stuck is not None:
+    def abort(self) -> None:
+        """Interrupt a reader that is still sending."""
+        if self._is_sending and self.on_stuck is not None:
             self.on_stuck()
 
-    # --- the way --------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------------------
 
-    async def _try_to_take(self) -> Sequence[FeedEvent]:
+    async def _take_or_retry(self) -> Sequence[FeedEvent]:
         try:
             return await self._take()
         except (LogUnavailable, ViewRebuilding):
-            # It is ridden out, with heartbeats: a browser that were told to come back would be refused then.
+            # Keep the connection, with heartbeats: a browser that reconnects now would be refused.
             self._catch_up = None
             await self._wait(self._hub.limits.retry_seconds)
         except JobledgerError as error:
-            self.end(Cause.BROKEN, f"the service can't read on: {error}")
+            self.end(Cause.BROKEN, f"the service cannot read the log or the view: {error}")
         return ()
 
     async def _take(self) -> Sequence[FeedEvent]:
-        """What passes of the next events, which are in the ring or in the log."""
+        """The matching events of the next chunk, from the ring or the log."""
         hub = self._hub
         if self.sequence >= hub.ring.after:
             self._catch_up = None
@@ -155,12 +161,12 @@ class FeedConnection:
             self._catch_up = hub.catch_up(self.filter.subjects)
         async with hub.catch_ups:
             events, reached = await self._catch_up.page(self.sequence, hub.sequence)
-        passed = await self._labelled([event for event in events if self.filter.passes(event)])
+        passed = await self._match_labels([event for event in events if self.filter.passes(event)])
         self.sequence = reached
         return passed
 
     async def _from_ring(self) -> Sequence[FeedEvent]:
-        """What passes of the ring's next events, as much as is sent at once."""
+        """The matching events of the ring, up to the limit of one send."""
         passes, selects = self.filter.passes, bool(self.filter.selector)
         found: list[FeedEvent] = []
         size, reached = 0, self._hub.sequence
@@ -172,12 +178,12 @@ class FeedConnection:
             if size >= self._hub.limits.send_bytes or (selects and len(found) == READ_PAGE_EVENTS):
                 reached = event.sequence
                 break
-        passed = await self._labelled(found)
+        passed = await self._match_labels(found)
         self.sequence = reached
         return passed
 
-    async def _labelled(self, events: list[FeedEvent]) -> list[FeedEvent]:
-        """Those of them whose jobs had the labels that are asked for, before or after; each says which."""
+    async def _match_labels(self, events: list[FeedEvent]) -> list[FeedEvent]:
+        """The events whose jobs match the selector before or after them, with `matches` set."""
         selector, hub = self.filter.selector, self._hub
         if not (selector and events):
             return events
@@ -189,21 +195,21 @@ class FeedConnection:
             was = before[event.sequence] if event.is_update else None if event.is_creation else labels
             match = match_labels(selector, was, labels)
             if match is not None:
-                event_text(event, hub.mark, hub.source)  # made once, for all feeds
+                event_text(event, hub.stream_tag, hub.source)  # encode once, for all connections
                 found.append(replace(event, matches=match))
         return found
 
-    def _goes_on(self) -> bool:
+    def _is_open(self) -> bool:
         if self.cause is None and self._is_valid is not None and not self._is_valid():
             self.end(Cause.REVOKED, "the token is no longer valid")
         return self.cause is None
 
-    def _is_silent(self) -> bool:
-        return self._clock() - self._spoke >= self._hub.limits.heartbeat_seconds
+    def _is_heartbeat_due(self) -> bool:
+        return self._clock() - self._last_sent >= self._hub.limits.heartbeat_seconds
 
     async def _wait(self, timeout_seconds: float | None = None) -> None:
-        """Until something that may pass comes, a heartbeat is due, or it ends."""
-        self._idle = timeout_seconds is None
+        """Wait for `wake` or the timeout."""
+        self._is_idle = timeout_seconds is None
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             if timeout_seconds is None:
@@ -211,20 +217,20 @@ class FeedConnection:
             else:
                 await asyncio.wait([self._waiter], timeout=timeout_seconds)
         finally:
-            self._waiter, self._idle = None, False
+            self._waiter, self._is_idle = None, False
 
     def _skip_to(self, sequence: int) -> None:
-        if self._idle and self.cause is None:
+        if self._is_idle and self.cause is None:
             self.sequence = max(self.sequence, sequence)
 
 
-_ENDING = "the service is stopping; connect again, here or to another replica"
-_Scope = tuple[str, str]  # what it is a scope of, and its name
+_STOPPING = "the service is stopping; reconnect, here or to another replica"
+_Scope = tuple[str, str]  # kind and name
 _EVERYTHING: _Scope = ("", "")
 
 
 class FeedLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The bounds of feeds; `limits.py` says what each is for. Tests set them lower."""
+    """The limits of the feed, see `limits.py`; tests lower them."""
 
     feeds: int = named.FEEDS_MAX
     feeds_per_client: int = named.FEEDS_MAX_PER_CLIENT
@@ -240,15 +246,15 @@ class FeedLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FeedHub:
-    """The feeds of one process; attach it to the projector (`projector.attach(hub)`) before it is used.
+    """The feed of one process; attach it to the projector (`projector.attach(hub)`) first.
 
     Args:
-        log: for what is older than the ring.
-        view: the projector's.
-        mark: of the log, from `stream_tag`.
-        source: the CloudEvents `source` of the events that are sent; empty: the default for that log.
-        draining: once it is set, every feed is closed with its cursor.
-        limits: the bounds.
+        log: for events older than the ring.
+        view: of the projector.
+        tag: of the stream, from `stream_tag`.
+        source: the CloudEvents `source` of sent events; empty for the default.
+        draining: when set, every connection is closed with its cursor.
+        limits: the limits.
     """
 
     def __init__(
@@ -256,35 +262,35 @@ class FeedHub:
         log: EventLog,
         view: View,
         *,
-        mark: str,
+        tag: str,
         source: str = "",
         draining: asyncio.Event | None = None,
         limits: FeedLimits | None = None,
     ) -> None:
-        self.mark = mark
-        self.source = source or default_source(mark)
+        self.stream_tag = tag
+        self.source = source or default_source(tag)
         self.limits = limits or FeedLimits()
         self.ring = Ring(self.limits.ring_events, self.limits.ring_bytes)
-        self.sequence = 0  # of the last event that was heard of
-        self.labels = labels_after(view)
-        self.labels_before = labels_before(view)
+        self.sequence = 0  # of the last event received
+        self.labels = SpecLabels(view.specs_at)
+        self.labels_before = SpecLabels(view.specs_before)
         self.catch_ups = asyncio.Semaphore(named.FEED_CATCHUPS_MAX)
         self._log = log
         self._view = view
         self._draining = draining or asyncio.Event()
-        self._ended = "the projector has not begun"  # why no feed can be opened; empty: it can
+        self._ended = "the projector has not started"  # why connections are refused; empty if they are not
         self._scopes: dict[_Scope, set[FeedConnection]] = defaultdict(set)
-        self._clients: dict[FeedConnection, str | None] = {}  # every open feed, and whose it is
-        self._held: Counter[str] = Counter()  # feeds by client
-        self._keeper: asyncio.Task[None] | None = None
+        self._clients: dict[FeedConnection, str | None] = {}  # open connections, with their clients
+        self._counts: Counter[str] = Counter()  # connections by client
+        self._checker: asyncio.Task[None] | None = None
         self._to_wake: set[FeedConnection] = set()
         self._waking: asyncio.TimerHandle | None = None
-        self._woken_at = 0.0
-        self._left = asyncio.Event()  # one feed has just gone
+        self._last_wake = 0.0
+        self._closed = asyncio.Event()  # set when a connection closes
 
     def __len__(self) -> int:
-        """How many feeds are open."""
-        return self._held.total()
+        """Number of counted connections."""
+        return self._counts.total()
 
     async def open(
         self,
@@ -294,19 +300,19 @@ class FeedHub:
         client: str | None = None,
         is_valid: Callable[[], bool] | None = None,
     ) -> FeedConnection:
-        """A feed from a place on; use it as `async with await hub.open(…) as connection`.
+        """Open a connection: `async with await hub.open(…) as connection`.
 
         Args:
-            feed_filter: what it lets through.
-            after: the sequence behind which it begins; None: from now.
-            client: who holds it, for the limits; None: it is not counted.
-            is_valid: whether who opened it may still read; it is asked often.
+            feed_filter: selects events.
+            after: the sequence to start after; None for the end of the log.
+            client: counted for the limits; None if the connection does not count.
+            is_valid: whether the client may still read; called often.
 
         Raises:
-            TooManyRequests: if this client, or all together, have as many as they may.
+            TooManyRequests: if this client, or all together, have too many connections.
             CursorGone: if `after` is not within the log.
-            NotReady: if the service is stopping, or its projector is.
-            LogUnavailable: if `after` can't be checked.
+            NotReady: if the service or its projector is stopping.
+            LogUnavailable: if `after` cannot be checked.
         """
         if self._refusal():
             raise NotReady(self._refusal())
@@ -323,30 +329,30 @@ class FeedHub:
         self._clients[connection] = client
         for scope in _scopes_of(feed_filter):
             self._scopes[scope].add(connection)
-        if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._keep())
+        if self._checker is None or self._checker.done():
+            self._checker = asyncio.create_task(self._check_connections())
         return connection
 
     def cursor(self, connection: FeedConnection) -> str:
-        """Where a feed is."""
-        return format_cursor(self.mark, connection.sequence)
+        """The cursor of a connection's position."""
+        return format_cursor(self.stream_tag, connection.sequence)
 
-    async def close(self, reason: str = _ENDING) -> None:
-        """End every feed, open no more, and wait until the readers have heard of it, within a bound."""
+    async def close(self, reason: str = _STOPPING) -> None:
+        """End all connections, refuse new ones, and wait a limited time for readers to close theirs."""
         self._end_all(Cause.DRAINED, reason)
         try:
             async with asyncio.timeout(self.limits.close_seconds):
-                await self._empty()
+                await self._wait_until_empty()
         except TimeoutError:
             for connection in tuple(self._clients):
-                connection.give_up()
+                connection.abort()
         if self._waking is not None:
             self._waking.cancel()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._checker is not None:
+            self._checker.cancel()
+            await asyncio.gather(self._checker, return_exceptions=True)
 
-    # --- for the projector: see `ProjectionListener` ---
+    # --- for the projector ----------------------------------------------------------------------------------
 
     def on_start(self, sequence: int) -> None:
         """See `ProjectionListener.on_start`."""
@@ -361,26 +367,26 @@ class FeedHub:
         self.ring.extend(map(feed_event, folded))
         self.sequence = up_to
         if self._scopes:
-            concerned = self._concerned(folded)
-            for connection in concerned:
+            matching = self._matching(folded)
+            for connection in matching:
                 connection.notice(after)
-            self._wake_soon(concerned)
+            self._wake_soon(matching)
 
     def on_stop(self, error: JobledgerError | None) -> None:
         """See `ProjectionListener.on_stop`."""
         if error is None:
-            self._end_all(Cause.DRAINED, _ENDING)
+            self._end_all(Cause.DRAINED, _STOPPING)
         else:
-            self._end_all(Cause.BROKEN, f"the service can't read on: {error}")
+            self._end_all(Cause.BROKEN, f"the service cannot read the log or the view: {error}")
 
-    # --- for subscriptions ----------------------------------------------------------------------------------
+    # --- for connections ----------------------------------------------------------------------------------
 
     def catch_up(self, subjects: str) -> CatchUp:
-        """A reader of what is older than the ring."""
-        return CatchUp(self._log, self._view, mark=self.mark, subjects=subjects)
+        """A reader of events older than the ring."""
+        return CatchUp(self._log, self._view, tag=self.stream_tag, subjects=subjects)
 
     def forget(self, connection: FeedConnection) -> None:
-        """Its reader is gone. Forgetting twice is harmless."""
+        """Remove a closed connection. Idempotent."""
         if connection not in self._clients:
             return
         self._uncount(self._clients.pop(connection))
@@ -390,16 +396,16 @@ class FeedHub:
             members.discard(connection)
             if not members:
                 del self._scopes[scope]
-        self._left.set()
+        self._closed.set()
 
     def _refusal(self) -> str:
-        """Why no feed can be opened; empty: it can."""
-        return self._ended or (_ENDING if self._draining.is_set() else "")
+        """Why connections are refused; empty if they are not."""
+        return self._ended or (_STOPPING if self._draining.is_set() else "")
 
-    # --- places ---------------------------------------------------------------------------------------------
+    # --- positions ------------------------------------------------------------------------------------------
 
     async def _now(self) -> int:
-        """The end of the log: this replica may be behind it, and what it has yet to hear of is not new."""
+        """The end of the log; this replica may be behind it, and what it still lacks is not new."""
         try:
             return max(self.sequence, (await self._log.info()).last_sequence)
         except LogUnavailable:
@@ -409,52 +415,54 @@ class FeedHub:
         if self.ring.after <= after <= self.sequence:
             return after
         info = await self._log.info()
-        if stream_tag(info.epoch) != self.mark:
-            raise LogReplaced("the stream was deleted and made again under this service; restart it")
-        begin = "begin anew, from now, without a cursor, and read the present from the list of jobs"
-        cursor = format_cursor(self.mark, after)
+        if stream_tag(info.epoch) != self.stream_tag:
+            raise LogReplaced("the stream was deleted and recreated; restart this service")
+        remedy = "start without a cursor, and list the jobs for their present state"
+        cursor = format_cursor(self.stream_tag, after)
         last = max(self.sequence, info.last_sequence)
         if after > last:
-            raise CursorGone(f"{cursor} is beyond the end of the stream, {last}: its end was lost; {begin}")
+            raise CursorGone(
+                f"{cursor} is beyond the end of the stream (last sequence: {last}), which lost events;"
+                f" {remedy}"
+            )
         if info.first_sequence > after + 1:
             raise CursorGone(
-                f"the events after {cursor} are no longer there: the stream begins at {info.first_sequence};"
-                f" {begin}"
+                f"the events after {cursor} were deleted: the stream starts at"
+                f" {info.first_sequence}; {remedy}"
             )
         return after
 
     def _jump(self, sequence: int) -> None:
-        """Go on from a place, without what lies before it: feeds that are not there yet read the log."""
+        """Continue from a sequence without the events before it, which connections then read from the log."""
         before, self.sequence = self.sequence, sequence
         self.ring.restart(sequence)
         for connection in self._clients:
             connection.notice(before)
         self._wake_soon(self._clients)
 
-    def _wake_soon(self, concerned: Iterable[FeedConnection]) -> None:
-        """Wake feeds: at once if it is quiet, and together a moment later if not.
+    def _wake_soon(self, matching: Iterable[FeedConnection]) -> None:
+        """Wake connections: immediately, or together after a short delay if the last wake was recent.
 
-        A send costs as much for one event as for several, and sends to many readers are nearly all that this
-        process does.
+        A send costs the same for one event as for several, and with many readers sends dominate the load.
         """
-        self._to_wake.update(concerned)
+        self._to_wake.update(matching)
         if not self._to_wake or self._waking is not None:
             return
         loop = asyncio.get_running_loop()
-        at = self._woken_at + self.limits.gather_seconds
+        at = self._last_wake + self.limits.gather_seconds
         if at <= loop.time():
             self._wake_now()
         else:
             self._waking = loop.call_at(at, self._wake_now)
 
     def _wake_now(self) -> None:
-        self._waking, self._woken_at = None, asyncio.get_running_loop().time()
+        self._waking, self._last_wake = None, asyncio.get_running_loop().time()
         to_wake, self._to_wake = self._to_wake, set()
         for connection in to_wake:
             connection.wake()
 
-    def _concerned(self, folded: Iterable[Folded]) -> set[FeedConnection]:
-        """The feeds that any of these may be for."""
+    def _matching(self, folded: Iterable[Folded]) -> set[FeedConnection]:
+        """The connections whose scope contains any of these events."""
         scopes = self._scopes
         found = set(scopes.get(_EVERYTHING, ()))
         touched = {("namespace", each.status.namespace) for each in folded}
@@ -463,36 +471,38 @@ class FeedHub:
             found |= scopes[scope]
         return found
 
-    # --- keeping --------------------------------------------------------------------------------------------
+    # --- bookkeeping ----------------------------------------------------------------------------------------
 
     def _count(self, client: str) -> None:
-        if self._held.total() >= self.limits.feeds:
-            raise TooManyRequests(f"{self.limits.feeds} feeds are open in this process; try another replica")
-        if self._held[client] >= self.limits.feeds_per_client:
+        if self._counts.total() >= self.limits.feeds:
             raise TooManyRequests(
-                f"{self.limits.feeds_per_client} feeds of one client are open; close some, or ask for more in"
-                " one feed"
+                f"this process has {self.limits.feeds} open feeds, the maximum; try another replica"
             )
-        self._held[client] += 1
+        if self._counts[client] >= self.limits.feeds_per_client:
+            raise TooManyRequests(
+                f"this client has {self.limits.feeds_per_client} open feeds, the maximum; close some, or use"
+                " a wider filter"
+            )
+        self._counts[client] += 1
 
     def _uncount(self, client: str | None) -> None:
         if client is not None:
-            self._held[client] -= 1
-            if not self._held[client]:
-                del self._held[client]
+            self._counts[client] -= 1
+            if not self._counts[client]:
+                del self._counts[client]
 
     def _end_all(self, cause: Cause, reason: str) -> None:
         self._ended = self._ended or reason
         for connection in self._clients:
             connection.end(cause, reason)
 
-    async def _empty(self) -> None:
+    async def _wait_until_empty(self) -> None:
         while self._clients:
-            self._left.clear()
-            await self._left.wait()
+            self._closed.clear()
+            await self._closed.wait()
 
-    async def _keep(self) -> None:
-        """Look after all feeds, once in a while: one timer for all of them, rather than several for each."""
+    async def _check_connections(self) -> None:
+        """Check all connections periodically, with one timer for all."""
         clock = asyncio.get_running_loop().time
         while self._clients:
             try:
@@ -501,14 +511,14 @@ class FeedHub:
             except TimeoutError:
                 now = clock()
                 for connection in tuple(self._clients):
-                    connection.look(now)
+                    connection.check(now)
             else:
-                self._end_all(Cause.DRAINED, _ENDING)
+                self._end_all(Cause.DRAINED, _STOPPING)
                 return
 
 
 def _scopes_of(feed_filter: EventFilter) -> list[_Scope]:
-    """Where an event must be for a feed to be woken by it."""
+    """The scopes whose events wake a connection with this filter."""
     if feed_filter.job is not None:
         return [("job", feed_filter.job[1])]
     if feed_filter.namespaces is not None:

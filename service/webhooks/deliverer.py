@@ -21,7 +21,7 @@ from jobledger.projections.subscriptions.admin import Subscriptions
 from jobledger.projections.subscriptions.event import SubscribedEvent
 from jobledger.projections.subscriptions.subscribe import subscribe
 from jobledger.service.errors import WebhookNotFound
-from jobledger.service.feed.events import placed_event
+from jobledger.service.feed.events import deliverable_event
 from jobledger.service.limits import (
     WEBHOOK_DRAIN_SECONDS,
     WEBHOOK_RESTART_MAX_SECONDS,
@@ -267,7 +267,7 @@ class SubscribedSource:
 
 
 def _message(event: SubscribedEvent, source: str) -> Message:
-    body = placed_event(
+    body = deliverable_event(
         event.payload, event.sequence, event.time, event.status, source=source, matches=event.matches
     )
     return Message(message_id(event.id, event.sequence), event.job_id, body)

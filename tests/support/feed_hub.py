@@ -35,7 +35,7 @@ async def running_hub(log: EventLog, directory: Path, **limits: Any) -> AsyncIte
     """A hub that has heard of all that is in the log; `limits` are fields of `FeedLimits`."""
     path = directory / "view.sqlite"
     async with Projector(log, path) as projector, await View.open(path) as view:
-        hub = FeedHub(log, view, mark=stream_tag((await log.info()).epoch), limits=FeedLimits(**limits))
+        hub = FeedHub(log, view, tag=stream_tag((await log.info()).epoch), limits=FeedLimits(**limits))
         projector.attach(hub)
         await projector.wait_live()
         try:

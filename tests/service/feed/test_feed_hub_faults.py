@@ -104,8 +104,8 @@ async def test_a_place_in_a_log_made_again_is_refused_at_the_door(tmp_path: Path
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(6), jobs=4, events=30))
     async with running_hub(log, tmp_path, ring_events=8) as running:
-        running.hub.mark = "0123456789ab"  # as of the log that was there before
-        with pytest.raises(LogReplaced, match="made again"):
+        running.hub.stream_tag = "0123456789ab"  # as of the log that was there before
+        with pytest.raises(LogReplaced, match="was deleted and recreated"):
             await running.hub.open(EVERYTHING, after=1)
 
 
@@ -160,8 +160,8 @@ async def test_a_page_of_another_log_is_thrown_away(tmp_path: Path) -> None:
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(8), jobs=4, events=20))
     async with running_hub(log, tmp_path) as running:
-        running.hub.mark = "0123456789ab"  # of the log that was there before
-        with pytest.raises(LogReplaced, match="made again"):
+        running.hub.stream_tag = "0123456789ab"  # of the log that was there before
+        with pytest.raises(LogReplaced, match="was deleted and recreated"):
             await running.hub.catch_up(EVERYTHING.subjects).page(0, 20)
 
 
