@@ -1,1 +1,1 @@
-"""The write side: what may be said about a job, and the log it is said to. See `jobledger/__init__.py`."""
+"""The write side: the job model, specs, commands, and the log. See `jobledger/__init__.py`."""

@@ -1,10 +1,10 @@
-"""Files and directories that only their owner can read, whatever the umask.
+"""Files and directories that only their owner can read, with any umask.
 
 A umask protects only files that this process creates while it is set. SQLite gives `-wal` and `-shm` the mode
 of the main file, and an existing file keeps its mode, so both are set explicitly here.
 
 A private file is replaced as a whole (a reader sees the old content or the new one, also after a power loss),
-read with a size limit, and trusted only if nobody else can have written it.
+read with a size limit, and trusted only if no other user can have written it.
 """
 
 import errno

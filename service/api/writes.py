@@ -497,15 +497,17 @@ def _expected_revision(request: Request[W]) -> int | None:
 
 def _write_request(request: Request[W]) -> WriteRequest:
     """What makes two requests the same, however they are written. Stored records of keys depend on it."""
+    key = request.condition(b"idempotency-key")
     return WriteRequest(
-        key=request.condition(b"idempotency-key"),
+        key=key,
         principal=_key_owner(request.principal),
         method="PUT" if request.method == "POST" else request.method,  # PUT and POST /jobs are the same
         path=request.path,
         query=request.query_string,
         if_match=request.header(b"if-match"),
         if_none_match=request.header(b"if-none-match"),
-        body=msgspec.json.encode(request.fields, order="deterministic"),
+        # Only a key's record needs it, and this is a pass over the whole body.
+        body=b"" if key is None else msgspec.json.encode(request.fields, order="deterministic"),
     )
 
 

@@ -5,7 +5,7 @@ creates these Structs from text, `normalize` gives them their normal form, and `
 
 As in Bacalhau, a field with its default value is omitted, except for those that Bacalhau always writes.
 msgspec omits a field if its value *is* the default object, and never if the default comes from a factory such
-as `str`; hence `field(default_factory=...)` for each field that is always written.
+as `str`, so each field that is always written has a `default_factory`.
 """
 
 from functools import cache
