@@ -28,7 +28,7 @@ from jobledger.service.audit.sealer import Sealer, SealState
 from jobledger.service.limits import METRIC_LABEL_VALUES_MAX
 from jobledger.service.server.monitor import Monitor
 from jobledger.service.subscription_metrics import SubscriptionReadings
-from jobledger.service.webhooks.metrics import WebhookFigures
+from jobledger.service.webhooks.metrics import WebhookMetrics
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 OTHER: Final = "other"
@@ -91,7 +91,7 @@ class Metrics:
         self.subscriptions = SubscriptionReadings()
         for collector in (self.state, self.seals, self.asof):
             self.registry.register(collector)
-        self.webhooks = WebhookFigures(self.registry, self._bounded, _BUCKETS_SECONDS)
+        self.webhooks = WebhookMetrics(self.registry, self._bounded, _BUCKETS_SECONDS)
         self.registry.register(self.subscriptions)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -1,6 +1,6 @@
-"""What durable subscriptions are up to, as metrics: looked at with a bounded rate, however often it is asked.
+"""Metrics of durable subscriptions, read from the server at a bounded rate, however often they are scraped.
 
-A service tells of all subscriptions of its log, also of those that others read.
+A service reports every subscription of its log, whichever process reads it.
 """
 
 import asyncio
@@ -23,81 +23,94 @@ OTHER: Final = "other"
 
 
 class SubscriptionReadings(Collector):
-    """Tells of a log's subscriptions; of none, until it is told of which log."""
+    """Collects the metrics of a log's subscriptions; none before `watch`."""
 
     def __init__(self) -> None:
-        self.seen: Sequence[SubscriptionInfo] = ()
+        self._infos: Sequence[SubscriptionInfo] = ()
         self._subscriptions: Subscriptions | None = None
-        self._looking: asyncio.Task[None] | None = None
-        self._looked_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+        self._read_at = float("-inf")
 
     def watch(self, subscriptions: Subscriptions) -> None:
-        """Tell of these."""
+        """Report these subscriptions."""
         self._subscriptions = subscriptions
 
     async def look(self) -> None:
-        """Look at them, unless that was done no longer than SUBSCRIPTIONS_LOOK_SECONDS ago."""
-        if self._looking is None or self._looking.done():
-            if asyncio.get_running_loop().time() - self._looked_at < SUBSCRIPTIONS_LOOK_SECONDS:
+        """Read them from the server, unless that was done less than SUBSCRIPTIONS_LOOK_SECONDS ago."""
+        if self._reading is None or self._reading.done():
+            if asyncio.get_running_loop().time() - self._read_at < SUBSCRIPTIONS_LOOK_SECONDS:
                 return
-            self._looking = asyncio.create_task(self._look())
-        await asyncio.shield(self._looking)  # others wait for the same look
+            self._reading = asyncio.create_task(self._read())
+        await asyncio.shield(self._reading)  # concurrent callers share one read
 
     async def close(self) -> None:
-        """End a look that is under way."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        """Cancel a read in progress."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
 
-    async def _look(self) -> None:
+    async def _read(self) -> None:
         if self._subscriptions is not None:
-            with suppress(JobledgerError, TimeoutError):  # then what was seen last is told on
+            with suppress(JobledgerError, TimeoutError):  # keep what was read last
                 async with asyncio.timeout(SUBSCRIPTIONS_LOOK_TIMEOUT_SECONDS):
-                    self.seen = await self._subscriptions.list()
-        self._looked_at = asyncio.get_running_loop().time()
+                    self._infos = await self._subscriptions.list()
+        self._read_at = asyncio.get_running_loop().time()
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing ahead: the figures are made when they are asked for."""
+        """Nothing: the metrics are created by `collect`."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """What was seen last."""
-        named = self.seen[:METRIC_LABEL_VALUES_MAX]
-        others = self.seen[METRIC_LABEL_VALUES_MAX:]
+        """The metrics of what was read last."""
+        named = self._infos[:METRIC_LABEL_VALUES_MAX]
+        others = self._infos[METRIC_LABEL_VALUES_MAX:]
         state = GaugeMetricFamily(
             "jobledger_subscription_state",
-            "1 for the state a durable subscription is in: `unattended`, `catching_up`, `parked`, `live`.",
+            "1 for the state of a durable subscription: `unattended`, `catching_up`, `parked`, `live`.",
             labels=("subscription", "state"),
         )
         for info in named:
             for each in Attendance:
                 state.add_metric((info.name, each.value), float(info.state is each))
         yield state
-        for name, meaning, read, together in _FIGURES:
-            family = GaugeMetricFamily(f"jobledger_subscription_{name}", meaning, labels=("subscription",))
+        for name, help_text, read, combine in _MEASURES:
+            family = GaugeMetricFamily(f"jobledger_subscription_{name}", help_text, labels=("subscription",))
             for info in named:
                 family.add_metric((info.name,), read(info))
             if others:
-                family.add_metric((OTHER,), together([read(info) for info in others]))
+                family.add_metric((OTHER,), combine([read(info) for info in others]))
             yield family
 
 
-class _Figure(NamedTuple):
-    """One figure of a subscription, and what it is for several of them together."""
+class _Measure(NamedTuple):
+    """A metric of one subscription, and how it combines for several."""
 
     name: str
-    meaning: str
+    help_text: str
     read: Callable[[SubscriptionInfo], float]
-    together: Callable[[Iterable[float]], float]
+    combine: Callable[[Iterable[float]], float]
 
 
-_FIGURES: Final = (
-    _Figure(
+_MEASURES: Final = (
+    _Measure(
         "gap_events", "Events that a durable subscription has not handled yet.", lambda info: info.gap, sum
     ),
-    _Figure("lag_seconds", "Age of the oldest of these.", lambda info: info.lag_seconds, max),
-    _Figure(
-        "parked_jobs", "Jobs that it has set aside until an operator decides.", lambda info: info.parked, sum
+    _Measure(
+        "lag_seconds",
+        "Age of the oldest event that a durable subscription has not handled yet.",
+        lambda info: info.lag_seconds,
+        max,
     ),
-    _Figure("retrying_jobs", "Jobs whose event it tries again by itself.", lambda info: info.retrying, sum),
+    _Measure(
+        "parked_jobs",
+        "Parked jobs of a durable subscription, which wait for an operator.",
+        lambda info: info.parked,
+        sum,
+    ),
+    _Measure(
+        "retrying_jobs",
+        "Jobs that a durable subscription retries by itself.",
+        lambda info: info.retrying,
+        sum,
+    ),
 )

@@ -15,8 +15,8 @@ from jobledger.service.api.request import Request
 from jobledger.service.cursor import format_cursor
 from jobledger.service.errors import WebhookExists
 from jobledger.service.limits import WEBHOOK_LABELS_MAX_COUNT
-from jobledger.service.webhooks.delivery import Delivery, Message, try_once
-from jobledger.service.webhooks.message import MASK, test_event
+from jobledger.service.webhooks.delivery import Delivery, OutcomeKind, try_once
+from jobledger.service.webhooks.message import MASK, Message, test_event
 from jobledger.service.webhooks.records import Webhook, WebhookState
 from jobledger.service.webhooks.registry import NewWebhook, Written
 from jobledger.service.wire import paths
@@ -167,7 +167,7 @@ async def test_webhook(request: Request[None]) -> wire.WebhookTest:
     began = clock()
     outcome = await try_once(service.webhooks.sender, webhook, message)
     return wire.WebhookTest(
-        delivered=outcome.word == "taken",
+        delivered=outcome.kind is OutcomeKind.TAKEN,
         status=outcome.answer.status if outcome.answer is not None else None,
         problem=outcome.problem,
         event_id=event_id,

@@ -1,14 +1,24 @@
-"""One webhook's delivery: the handler of its subscription.
+"""Delivery of one webhook's events: the handler of its subscription, and the state of its target.
 
-An event is taken when the target answers 2xx. What is not taken is either held here, because nothing is
-taken any more or the target asks for a pause (`endpoint`), or handed back as a failure, which the
-subscription tries again, and parks its job at the end. A 410 ends the webhook.
+An event is taken if the target answers 2xx. Otherwise it is held here while the target is down or asks for a
+pause, or raised as a failure: the subscription retries the event, and parks its job in the end. 410 ends the
+webhook.
+
+The target (`Endpoint`):
+
+    up ── events of WEBHOOK_OUTAGE_JOBS jobs fail in a row ──► down ── an event is taken ──► up
+
+If a target does not take an event, the event may be the reason: its job is retried and parked, and all other
+jobs go on. If the target takes no event at all, the target is the reason: the event is held and retried with
+growing waits, so that nothing is parked because a target was down for a night. An event is held for
+WEBHOOK_HOLD_MAX_SECONDS at most: it may be the reason after all.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from typing import Final, NamedTuple, NoReturn
 
 from jobledger.service.errors import TargetRefused
@@ -18,102 +28,36 @@ from jobledger.service.limits import (
     WEBHOOK_OUTAGE_MAX_WAIT_SECONDS,
     WEBHOOK_OUTAGE_WAIT_SECONDS,
 )
-from jobledger.service.webhooks.message import message_headers
-from jobledger.service.webhooks.metrics import WebhookFigures
+from jobledger.service.webhooks.message import Message, message_headers
+from jobledger.service.webhooks.metrics import WebhookMetrics
 from jobledger.service.webhooks.records import Webhook
 from jobledger.service.webhooks.sender import Answer, DeliveryFailed, Sender
+from jobledger.store.backoff import Backoff
+
+_log = logging.getLogger("jobledger.webhooks")
 
 _NEVER: Final = float("-inf")
 
 
-class Endpoint:
-    """A target as this process knows it.
+class OutcomeKind(StrEnum):
+    """What became of one attempt."""
 
-    Args:
-        clock: seconds, monotonic.
-    """
-
-    def __init__(self, clock: Callable[[], float] | None = None) -> None:
-        self._clock = clock or asyncio.get_running_loop().time
-        self._failing: set[str] = set()  # jobs whose events failed since the last one that was taken
-        self._not_before = _NEVER
-        self._wait_seconds = WEBHOOK_OUTAGE_WAIT_SECONDS
-        self._asked_to_wait = False
-        self.problem = ""  # why the last event was not taken; empty if it was
-
-    @property
-    def is_down(self) -> bool:
-        """Whether nothing is taken any more."""
-        return len(self._failing) >= WEBHOOK_OUTAGE_JOBS
-
-    @property
-    def holds(self) -> bool:
-        """Whether an event that was not taken is to be sent again when the target may be asked again.
-
-        Else it is the event's problem.
-        """
-        return self.is_down or self._asked_to_wait
-
-    @property
-    def wait_seconds(self) -> float:
-        """How long from now the target is to be left alone."""
-        return max(0.0, self._not_before - self._clock())
-
-    def took(self) -> None:
-        """An event was taken."""
-        self._failing.clear()
-        self._not_before = _NEVER
-        self._wait_seconds = WEBHOOK_OUTAGE_WAIT_SECONDS
-        self._asked_to_wait = False
-        self.problem = ""
-
-    def failed(self, job_id: str, problem: str, asked_seconds: float = 0.0) -> None:
-        """An event was not taken.
-
-        Args:
-            job_id: of its job.
-            problem: why, for people.
-            asked_seconds: how long the target asks to be left alone; 0: it does not.
-        """
-        self.problem = problem
-        if len(self._failing) < WEBHOOK_OUTAGE_JOBS:  # more of them would say nothing more
-            self._failing.add(job_id)
-        self._asked_to_wait = asked_seconds > 0
-        seconds = asked_seconds
-        if self.is_down:
-            seconds = max(seconds, self._wait_seconds)
-            self._wait_seconds = min(2 * self._wait_seconds, WEBHOOK_OUTAGE_MAX_WAIT_SECONDS)
-        if seconds:
-            self._not_before = self._clock() + seconds
-
-
-_log = logging.getLogger("jobledger.webhooks")
-
-
-class Message(NamedTuple):
-    """An event on its way to a webhook.
-
-    Attributes:
-        id: what a receiver knows it by.
-        job_id: of the job that it is about.
-        body: as it is sent.
-    """
-
-    id: str
-    job_id: str
-    body: bytes
+    TAKEN = "taken"
+    REFUSED = "refused"  # another answer
+    FAILED = "failed"  # no answer
+    GONE = "gone"  # 410
 
 
 class Outcome(NamedTuple):
-    """What became of one try.
+    """The result of one attempt.
 
     Attributes:
-        word: `taken`, `refused` (another answer), `failed` (none), `gone` (410).
+        kind: what became of it.
         answer: None if there was none.
-        problem: what is wrong, for people; empty if it was taken.
+        problem: what is wrong, for people; empty if the event was taken.
     """
 
-    word: str
+    kind: OutcomeKind
     answer: Answer | None
     problem: str
 
@@ -121,115 +65,178 @@ class Outcome(NamedTuple):
 async def try_once(
     sender: Sender, webhook: Webhook, message: Message, *, now: Callable[[], int] = time.time_ns
 ) -> Outcome:
-    """Send a message to a webhook.
-
-    Args:
-        sender: sends.
-        webhook: where to, and what to sign with.
-        message: what.
-        now: Unix nanoseconds.
-    """
+    """Send a message to a webhook once."""
     at = now()
     headers = message_headers(webhook.signing(at), message.id, at, message.body)
     try:
         answer = await sender.post(webhook.target, message.body, headers)
     except (DeliveryFailed, TargetRefused) as error:
-        return Outcome("failed", None, str(error))
+        return Outcome(OutcomeKind.FAILED, None, str(error))
     if answer.is_taken:
-        return Outcome("taken", answer, "")
-    return Outcome("gone" if answer.is_gone else "refused", answer, answer.problem)
+        return Outcome(OutcomeKind.TAKEN, answer, "")
+    return Outcome(OutcomeKind.GONE if answer.is_gone else OutcomeKind.REFUSED, answer, answer.problem)
+
+
+class Endpoint:
+    """A webhook's target as this process knows it.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or asyncio.get_running_loop().time
+        self._failing: set[str] = set()  # jobs whose events failed since the last one that was taken
+        self._backoff = Backoff(WEBHOOK_OUTAGE_WAIT_SECONDS, WEBHOOK_OUTAGE_MAX_WAIT_SECONDS)
+        self._not_before = _NEVER
+        self._asks_to_wait = False
+        self._problem = ""
+
+    @property
+    def problem(self) -> str:
+        """Why the last event was not taken; empty if it was."""
+        return self._problem
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the target takes no events."""
+        return len(self._failing) >= WEBHOOK_OUTAGE_JOBS
+
+    @property
+    def holds(self) -> bool:
+        """Whether an event that was not taken is held; otherwise it counts as failed."""
+        return self.is_down or self._asks_to_wait
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long to wait before the next attempt."""
+        return max(0.0, self._not_before - self._clock())
+
+    def taken(self) -> None:
+        """Note that an event was taken."""
+        self._failing.clear()
+        self._backoff.reset()
+        self._not_before = _NEVER
+        self._asks_to_wait = False
+        self._problem = ""
+
+    def failed(self, job_id: str, problem: str, asked_seconds: float = 0.0) -> None:
+        """Note that an event was not taken.
+
+        Args:
+            job_id: id of its job.
+            problem: why, for people.
+            asked_seconds: the pause that the target asks for; 0 for none.
+        """
+        self._problem = problem
+        if not self.is_down:  # bounds the set
+            self._failing.add(job_id)
+        self._asks_to_wait = asked_seconds > 0
+        seconds = max(asked_seconds, self._backoff.next_seconds() if self.is_down else 0.0)
+        if seconds:
+            self._not_before = self._clock() + seconds
 
 
 class Delivery:
     """Delivers the events of one webhook, one after another.
 
     Args:
-        webhook: as it is kept.
-        sender: sends.
-        figures: counts.
-        gone: called when the target says that it is gone, with why; the delivery is to be ended then.
-
-    Attributes:
-        webhook: as it is kept now; replaced when its record changes.
-        endpoint: what is known of its target.
+        webhook: the webhook.
+        sender: sends the messages.
+        metrics: counts the attempts.
+        on_gone: called with the reason when the target answers 410; it is to end the delivery.
     """
 
     def __init__(
         self,
         webhook: Webhook,
         sender: Sender,
-        figures: WebhookFigures,
-        gone: Callable[[Webhook, str], Awaitable[None]],
+        metrics: WebhookMetrics,
+        on_gone: Callable[[Webhook, str], Awaitable[None]],
     ) -> None:
-        self.webhook = webhook
-        self.endpoint = Endpoint()
+        self._webhook = webhook
+        self._endpoint = Endpoint()
         self._sender = sender
-        self._figures = figures
-        self._gone = gone
+        self._metrics = metrics
+        self._on_gone = on_gone
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
 
+    @property
+    def webhook(self) -> Webhook:
+        """The webhook, as last updated."""
+        return self._webhook
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The state of its target."""
+        return self._endpoint
+
+    def update(self, webhook: Webhook) -> None:
+        """Continue with a changed record: its secrets, for example."""
+        self._webhook = webhook
+
     async def deliver(self, message: Message) -> None:
-        """Deliver one event; comes back when it is taken.
+        """Deliver one event; returns when it is taken.
 
         Raises:
-            DeliveryFailed: if it is not, and the fault may be the event's.
+            DeliveryFailed: if it is not taken, and the event may be the reason.
         """
         clock = asyncio.get_running_loop().time
         began = clock()
         while True:
-            await asyncio.sleep(self.endpoint.wait_seconds)
+            await asyncio.sleep(self._endpoint.wait_seconds)
             outcome = await self._try(message)
-            if outcome.word == "taken":
-                self._took()
+            if outcome.kind is OutcomeKind.TAKEN:
+                self._note_taken()
                 return
-            if outcome.word == "gone":
-                await self._gone(self.webhook, outcome.problem)
-                await _for_ever()
-            asked = outcome.answer.retry_after_seconds if outcome.answer is not None else 0.0
-            self._failed(message.job_id, outcome.problem, asked)
-            if not self.endpoint.holds or clock() - began >= WEBHOOK_HOLD_MAX_SECONDS:
+            if outcome.kind is OutcomeKind.GONE:
+                await self._on_gone(self._webhook, outcome.problem)
+                await _wait_for_cancellation()
+            asked_seconds = outcome.answer.retry_after_seconds if outcome.answer is not None else 0.0
+            self._note_failed(message.job_id, outcome.problem, asked_seconds)
+            if not self._endpoint.holds or clock() - began >= WEBHOOK_HOLD_MAX_SECONDS:
                 raise DeliveryFailed(outcome.problem)
 
     async def finish(self) -> None:
-        """Begin no more deliveries, and wait for the one under way; whoever calls bounds that."""
+        """Start no further attempt, and wait for the one in progress; the caller bounds the wait."""
         self._stopping = True
         await self._idle.wait()
 
     async def _try(self, message: Message) -> Outcome:
         if self._stopping:
-            await _for_ever()
+            await _wait_for_cancellation()
         self._idle.clear()
         began = asyncio.get_running_loop().time()
         try:
-            outcome = await try_once(self._sender, self.webhook, message)
+            outcome = await try_once(self._sender, self._webhook, message)
         finally:
             self._idle.set()
         seconds = asyncio.get_running_loop().time() - began
-        self._figures.tried(self.webhook.name, outcome.word, seconds)
+        self._metrics.count_attempt(self._webhook.name, outcome.kind, seconds)
         return outcome
 
-    def _took(self) -> None:
-        was_down = self.endpoint.is_down
-        self.endpoint.took()
+    def _note_taken(self) -> None:
+        was_down = self._endpoint.is_down
+        self._endpoint.taken()
         if was_down:
-            _log.info("webhook %s: its target takes events again", self.webhook.name)
-        self._figures.down(self.webhook.name, down=False)
+            _log.info("webhook %s: its target accepts events again", self._webhook.name)
+        self._metrics.set_down(self._webhook.name, down=False)
 
-    def _failed(self, job_id: str, problem: str, asked_seconds: float) -> None:
-        was_down = self.endpoint.is_down
-        self.endpoint.failed(job_id, problem, asked_seconds)
-        if self.endpoint.is_down and not was_down:
+    def _note_failed(self, job_id: str, problem: str, asked_seconds: float) -> None:
+        was_down = self._endpoint.is_down
+        self._endpoint.failed(job_id, problem, asked_seconds)
+        if self._endpoint.is_down and not was_down:
             _log.warning(
-                "webhook %s: its target takes nothing any more (%s); it is asked again, with growing waits",
-                self.webhook.name,
+                "webhook %s: its target accepts no events (%s); retrying with growing waits",
+                self._webhook.name,
                 problem,
             )
-        self._figures.down(self.webhook.name, down=self.endpoint.is_down)
+        self._metrics.set_down(self._webhook.name, down=self._endpoint.is_down)
 
 
-async def _for_ever() -> NoReturn:
-    """Wait to be cancelled: the event stays unacknowledged, and comes first the next time."""
+async def _wait_for_cancellation() -> NoReturn:
+    """The event stays unacknowledged, and is the first one the next time."""
     await asyncio.Event().wait()
     raise AssertionError

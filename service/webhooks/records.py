@@ -1,6 +1,6 @@
-"""A webhook as it is kept: a storage format, so fields are only added, and have defaults.
+"""The record of a webhook: a storage format, so new fields have defaults and none is removed.
 
-What it says is kept under its name beside the log; where it stands in the log is its subscription's matter.
+The record is stored by name in a bucket next to the log. The webhook's position is that of its subscription.
 """
 
 import re
@@ -20,27 +20,28 @@ from jobledger.service.limits import (
 from jobledger.service.webhooks.secret_keys import WebhookKeys, key_id_of
 from jobledger.service.webhooks.targets import Target, parse_url
 from jobledger.store.model.errors import InvalidInput, LogUnfit
+from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 
 SUBSCRIPTION_PREFIX: Final = "webhook-"
 NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", re.ASCII)
-_NANOSECONDS: Final = 1_000_000_000
 
 
 class WebhookState(StrEnum):
     """Whether events are sent."""
 
     ENABLED = "enabled"
-    PAUSED = "paused"  # somebody said so; its place is kept
-    DISABLED = "disabled"  # its target said that it is gone (410); its place is kept
+    PAUSED = "paused"  # by an admin; its position is kept
+    DISABLED = "disabled"  # its target answered 410; its position is kept
 
 
 class Secret(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What deliveries are signed with.
+    """A secret that signs deliveries.
 
     Attributes:
-        text: `whsec_…`; empty if it can't be decrypted. Records of earlier releases have it in clear.
-        expires: until when, Unix nanoseconds; 0: for ever.
-        sealed: the same, encrypted (`secretkeys`).
+        text: `whsec_…`; empty if it cannot be decrypted. Records of earlier releases contain it in clear
+            text.
+        expires: Unix nanoseconds; 0 for never.
+        sealed: the encrypted text (`secret_keys`).
     """
 
     text: str = ""
@@ -48,7 +49,7 @@ class Secret(msgspec.Struct, frozen=True, omit_defaults=True):
     sealed: str = ""
 
     def __repr__(self) -> str:
-        """Without it."""
+        """Without the secret."""
         return f"Secret(expires={self.expires})"
 
 
@@ -56,18 +57,18 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One webhook.
 
     Attributes:
-        name: of it.
-        url: where events are sent.
-        secrets: what they are signed with; the newest first.
-        after: the sequence behind which it begins.
-        types: only these event types, by their full names; empty: all.
-        states: only events that leave the job in one of these; empty: all.
-        namespace: only of its jobs; empty: of all.
-        labels: selectors that the job must meet.
-        created: when, Unix nanoseconds.
-        created_by: who made it; empty if nobody said.
+        name: name of the webhook.
+        url: target URL.
+        secrets: the secrets that sign, newest first.
+        after: the sequence to start after.
+        types: only these CloudEvents types; empty: all.
+        states: only events after which the job is in one of these states; empty: all.
+        namespace: only events of this namespace; empty: of all.
+        labels: label selectors that the job must match.
+        created: Unix nanoseconds.
+        created_by: who created it; empty if not known.
         state: whether events are sent.
-        reason: why they are not.
+        reason: why they are not sent.
     """
 
     name: str
@@ -84,12 +85,12 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
 
     def __repr__(self) -> str:
-        """Without secrets, and without the part of the URL that may be one."""
+        """Without secrets, and without the part of the URL that may be secret."""
         return f"Webhook({self.name!r}, {self.target.shown!r}, {self.state})"
 
     @property
     def target(self) -> Target:
-        """Where events are sent, in parts."""
+        """The parsed URL."""
         return parse_url(self.url)
 
     @property
@@ -98,12 +99,12 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return SUBSCRIPTION_PREFIX + self.name
 
     def signing(self, now: int) -> list[str]:
-        """The secrets that count now (Unix nanoseconds), the newest first."""
+        """The secrets that sign now (Unix nanoseconds), newest first."""
         return [each.text for each in self.secrets if each.text and (not each.expires or each.expires > now)]
 
     @property
     def locked(self) -> str:
-        """Why nothing can be signed; empty if it can."""
+        """Why nothing can be signed; empty if something can."""
         newest = self.secrets[0] if self.secrets else Secret()
         if newest.text:
             return ""
@@ -117,7 +118,7 @@ _decoder: Final = msgspec.json.Decoder(Webhook)
 
 
 def encode_webhook(webhook: Webhook, keys: WebhookKeys) -> bytes:
-    """The record, with all secrets encrypted by the newest key; those that can't be read stay as they are.
+    """Encode a record, with all secrets encrypted by the newest key; unreadable ones stay as they are.
 
     Raises:
         InvalidSettings: if there is no key.
@@ -130,7 +131,7 @@ def encode_webhook(webhook: Webhook, keys: WebhookKeys) -> bytes:
 
 
 def is_encrypted(record: bytes, keys: WebhookKeys) -> bool:
-    """Whether the newest key encrypted each secret of a record; one that can't be read counts as if."""
+    """Whether the newest key encrypted every secret of a record that can be read."""
     webhook = decode_webhook(record, keys)
     written = _decoder.decode(record)
     return all(
@@ -140,16 +141,16 @@ def is_encrypted(record: bytes, keys: WebhookKeys) -> bool:
 
 
 def decode_webhook(record: bytes, keys: WebhookKeys) -> Webhook:
-    """The webhook of a record; a secret that no key opens has an empty text (`Webhook.locked`).
+    """Decode a record; a secret that no key can decrypt has an empty text (`Webhook.locked`).
 
     Raises:
-        LogUnfit: if it is none that this release understands; what it says is not in the message.
+        LogUnfit: if this release cannot read it; the message does not contain the record.
     """
     try:
         webhook = _decoder.decode(record)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise LogUnfit(
-            "a webhook's record is not understood; if a newer Jobledger wrote it, upgrade this one"
+            "a webhook record cannot be read: if a newer release of Jobledger wrote it, upgrade this one"
         ) from None
     opened = tuple(
         Secret(text, each.expires) if (text := keys.decrypt(each.sealed, webhook.name)) else each
@@ -159,22 +160,22 @@ def decode_webhook(record: bytes, keys: WebhookKeys) -> Webhook:
 
 
 def check_name(name: str) -> str:
-    """A webhook's name.
+    """Check a webhook's name, and return it.
 
     Raises:
-        InvalidInput: if it is none.
+        InvalidInput: if it is invalid.
     """
     if len(name) > WEBHOOK_NAME_MAX_CHARACTERS or not NAME.fullmatch(name):
         raise InvalidInput(
-            f"Name {name!r:.80} is no name of a webhook: use up to {WEBHOOK_NAME_MAX_CHARACTERS} small"
-            " letters, digits and hyphens, with no hyphen at either end"
+            f"invalid Name {name!r:.80}: use 1 to {WEBHOOK_NAME_MAX_CHARACTERS} lower-case letters, digits"
+            " and hyphens, without a hyphen at either end"
         )
     check_subscription_name(SUBSCRIPTION_PREFIX + name)
     return name
 
 
 def name_of(target: Target) -> str:
-    """The name of a webhook that was given none: its host's, as far as that can be one."""
+    """The default name of a webhook: made from its host."""
     text = re.sub(r"[^a-z0-9]+", "-", target.host)[:WEBHOOK_NAME_MAX_CHARACTERS].strip("-")
     try:
         return check_name(text)
@@ -183,23 +184,23 @@ def name_of(target: Target) -> str:
 
 
 def with_secret(webhook: Webhook, text: str, *, overlap_seconds: float, now: int) -> Webhook:
-    """A webhook whose new secret signs from now on, and the present ones beside it for a while.
+    """The webhook with a new secret; the current ones continue to sign for a while.
 
     Args:
-        webhook: as it is.
+        webhook: the webhook.
         text: the new secret.
-        overlap_seconds: for how long the present ones still sign.
+        overlap_seconds: how long the current secrets continue to sign.
         now: Unix nanoseconds.
 
     Raises:
-        InvalidInput: if that is too long.
-        WebhookExists: if too many of them would sign at once.
+        InvalidInput: if the overlap is too long.
+        WebhookExists: if too many secrets would sign at once.
     """
     if not 0 <= overlap_seconds <= WEBHOOK_OVERLAP_MAX_SECONDS:
         raise InvalidInput(
-            f"the overlap is {overlap_seconds:g} s; it may be up to {WEBHOOK_OVERLAP_MAX_SECONDS:g} s"
+            f"the overlap must be 0..{WEBHOOK_OVERLAP_MAX_SECONDS:g} s, got {overlap_seconds:g} s"
         )
-    until = now + int(overlap_seconds * _NANOSECONDS)
+    until = now + int(overlap_seconds * NANOSECONDS_PER_SECOND)
     kept = [
         replace(secret, expires=min(until, secret.expires or until))
         for secret in webhook.secrets
@@ -207,7 +208,7 @@ def with_secret(webhook: Webhook, text: str, *, overlap_seconds: float, now: int
     ]
     if len(kept) >= WEBHOOK_SECRETS_MAX_COUNT:
         raise WebhookExists(
-            f"{len(kept)} secrets sign for the webhook {webhook.name!r}, and no more can: wait until one has"
-            " expired, or end all of them with an overlap of 0"
+            f"the webhook {webhook.name!r} has {len(kept)} secrets, the most it can have: wait until one"
+            " expires, or end all of them with an overlap of 0"
         )
     return replace(webhook, secrets=(Secret(text), *kept))

@@ -1,6 +1,6 @@
-"""The webhooks of a log: added, changed and removed, each as one record that every replica reads.
+"""The webhooks of a log: added, changed and deleted, each as one record that every replica reads.
 
-A record is written on the condition that it is as it was read, so of two admins one is told of the other.
+A write is conditional on the revision that was read, so of two admins who change a webhook one gets an error.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from jobledger.service.limits import (
     WEBHOOK_SECRET_BYTES,
     WEBHOOKS_MAX_COUNT,
 )
-from jobledger.service.webhooks.message import read_secret, secret_of
+from jobledger.service.webhooks.message import format_secret, parse_secret
 from jobledger.service.webhooks.records import (
     NAME,
     SUBSCRIPTION_PREFIX,
@@ -39,22 +39,22 @@ from jobledger.service.webhooks.targets import Target, Targets, parse_url
 from jobledger.store.kv import NO_ENTRY, Entry, KeyValue
 
 PREFIX: Final = "webhooks"
-"""Records of webhooks have keys that begin with this and a dot."""
+"""The keys of webhook records start with this and a dot."""
 
 
 class NewWebhook(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody asks for.
+    """A webhook to add; fields that are not described here are those of `Webhook`.
 
     Attributes:
-        url: where events are to be sent.
-        after: the sequence behind which it begins.
-        name: of it; empty: made of the host's.
-        secret: to sign with; empty: one is made.
-        types: only these, by their full names.
-        states: only events that leave the job in one of these.
-        namespace: only of its jobs.
-        labels: selectors that the job must meet.
-        created_by: who asks.
+        url: target URL.
+        after: the sequence to start after.
+        name: empty: made from the host.
+        secret: empty: generated.
+        types: see `Webhook`.
+        states: see `Webhook`.
+        namespace: see `Webhook`.
+        labels: see `Webhook`.
+        created_by: who adds it.
     """
 
     url: str
@@ -68,17 +68,17 @@ class NewWebhook(msgspec.Struct, frozen=True, kw_only=True):
     created_by: str = ""
 
     def __repr__(self) -> str:
-        """Without what must stay secret."""
+        """Without secrets."""
         return f"NewWebhook({self.name!r})"
 
 
 class Written(NamedTuple):
-    """A webhook that was added, or has a new secret.
+    """A webhook that was added, or got a new secret.
 
     Attributes:
-        webhook: as it is now.
-        secret: the one that was made for it; empty if somebody brought one. This is when it is told.
-        warnings: what may not be as it was meant.
+        webhook: the webhook.
+        secret: the generated secret, which is shown only once; empty if the caller provided one.
+        warnings: possible mistakes.
     """
 
     webhook: Webhook
@@ -94,13 +94,13 @@ class Webhooks:
     """All webhooks of one log.
 
     Args:
-        records: where they are kept.
-        targets: where they may be sent.
-        keys: that their secrets are encrypted with.
+        records: storage of the records.
+        targets: the allowed targets.
+        keys: encrypt their secrets.
         clock: Unix nanoseconds.
 
     Attributes:
-        changed: set whenever one was changed here.
+        changed: set when a webhook is changed here.
     """
 
     def __init__(
@@ -118,30 +118,30 @@ class Webhooks:
         self.changed = asyncio.Event()
 
     async def all(self) -> list[Webhook]:
-        """All there are, by name.
+        """All webhooks, by name.
 
         Raises:
-            LogUnavailable: if the records can't be read.
-            LogUnfit: if one of them is not understood.
+            LogUnavailable: if the records cannot be read.
+            LogUnfit: if this release cannot read one of them.
         """
         entries = await self._entries()
         return [decode_webhook(entry.value, self._keys) for _, entry in sorted(entries.items())]
 
     async def get(self, name: str) -> Webhook:
-        """The one of this name.
+        """The webhook of a name.
 
         Raises:
-            WebhookNotFound: if there is none.
-            LogUnavailable: if the records can't be read.
+            WebhookNotFound: if it does not exist.
+            LogUnavailable: if the records cannot be read.
         """
         return (await self._one(name))[0]
 
     async def refuse_if_delivered(self, subscription: str) -> None:
-        """Refuse to delete the subscription of a webhook: it would be made again, and begin anew.
+        """Refuse to delete the subscription of a webhook: it would be created again, and start over.
 
         Raises:
-            WebhookExists: if there is a webhook that this subscription is of.
-            LogUnavailable: if the records can't be read.
+            WebhookExists: if the subscription belongs to a webhook.
+            LogUnavailable: if the records cannot be read.
         """
         name = subscription.removeprefix(SUBSCRIPTION_PREFIX)
         if name == subscription:
@@ -149,32 +149,30 @@ class Webhooks:
         with suppress(WebhookNotFound):
             await self._one(name)
             raise WebhookExists(
-                f"the subscription {subscription} is of the webhook {name}; to be rid of both:"
+                f"the subscription {subscription} belongs to the webhook {name}: delete both with"
                 f" `jobledger webhook delete {name}`"
             )
 
     async def add(self, new: NewWebhook) -> Written:
-        """Add one.
+        """Add a webhook.
 
         Raises:
-            InvalidInput: if name, URL or secret is none.
-            TargetRefused: if events may not be sent there.
-            WebhookExists: if there is one of that name, or there are too many.
-            LogUnavailable: if it can't be written.
+            InvalidInput: if name, URL or secret is invalid.
+            TargetRefused: if the target is not allowed.
+            WebhookExists: if one of that name exists, or there are too many.
+            LogUnavailable: if it cannot be written.
         """
         target = parse_url(new.url)
-        secret = read_secret(new.secret) if new.secret else _new_secret()
+        secret = parse_secret(new.secret) if new.secret else _new_secret()
         if new.name:
             check_name(new.name)
-        warnings = await self._look_at(target)
+        warnings = await self._check_target(target)
         taken = (await self._entries()).keys()
         if len(taken) >= WEBHOOKS_MAX_COUNT:
-            raise WebhookExists(f"there are {len(taken)} webhooks, and no more can be; delete one first")
+            raise WebhookExists(f"there are {len(taken)} webhooks, the most there can be: delete one first")
         name = new.name or _free(name_of(target), taken)
         if name in taken:
-            raise WebhookExists(
-                f"there is a webhook {name!r} already; delete it, or give this one another name"
-            )
+            raise WebhookExists(f"the webhook {name!r} exists: delete it, or use another name")
         webhook = Webhook(
             name=name,
             url=new.url,
@@ -191,53 +189,53 @@ class Webhooks:
         return Written(webhook, "" if new.secret else secret, warnings)
 
     async def encrypt(self) -> int:
-        """Encrypt secrets that are in clear, or by an older key, with the newest; returns how many records.
+        """Encrypt secrets in clear text, or of an older key, with the newest; returns the record count.
 
         Raises:
-            LogUnavailable: if the records can't be read or written.
-            LogUnfit: if one of them is not understood.
-            InvalidSettings: if the file of keys can't be read.
+            LogUnavailable: if the records cannot be read or written.
+            LogUnfit: if this release cannot read one of them.
+            InvalidSettings: if the file of keys cannot be read.
         """
         written = 0
         for _, entry in sorted((await self._entries()).items()):
             if is_encrypted(entry.value, self._keys):
                 continue
-            with suppress(WebhookExists):  # changed meanwhile: the next look sees to it
+            with suppress(WebhookExists):  # changed in the meantime: done the next time
                 await self._write(decode_webhook(entry.value, self._keys), entry.revision)
                 written += 1
         return written
 
     async def remove(self, name: str) -> Webhook:
-        """Remove one; its subscription is its deliverers' to end.
+        """Delete a webhook; the deliverers delete its subscription.
 
         Raises:
-            WebhookNotFound: if there is none.
-            WebhookExists: if somebody else changed it just now.
-            LogUnavailable: if that can't be written.
+            WebhookNotFound: if it does not exist.
+            WebhookExists: if it was changed in the meantime.
+            LogUnavailable: if it cannot be written.
         """
         webhook, revision = await self._one(name)
         if not await self._records.delete(_key(name), expect=revision):
-            raise _changed_meanwhile(name)
+            raise _changed_concurrently(name)
         self.changed.set()
         return webhook
 
     async def rotate(
         self, name: str, secret: str = "", *, overlap_seconds: float = WEBHOOK_OVERLAP_SECONDS
     ) -> Written:
-        """Sign with a new secret, and for a while with the present ones, too.
+        """Sign with a new secret; the current ones continue to sign for a while.
 
         Args:
-            name: of the webhook.
-            secret: the new one; empty: one is made.
-            overlap_seconds: for how long the present ones still sign.
+            name: name of the webhook.
+            secret: the new secret; empty: generated.
+            overlap_seconds: how long the current ones continue to sign.
 
         Raises:
-            InvalidInput: if the secret is none, or the overlap too long.
-            WebhookNotFound: if there is none of that name.
-            WebhookExists: if too many secrets sign, or somebody else changed it just now.
-            LogUnavailable: if that can't be written.
+            InvalidInput: if the secret is invalid, or the overlap too long.
+            WebhookNotFound: if it does not exist.
+            WebhookExists: if too many secrets would sign, or it was changed in the meantime.
+            LogUnavailable: if it cannot be written.
         """
-        text = read_secret(secret) if secret else _new_secret()
+        text = parse_secret(secret) if secret else _new_secret()
         webhook, revision = await self._one(name)
         rotated = with_secret(webhook, text, overlap_seconds=overlap_seconds, now=self._clock())
         await self._write(rotated, revision)
@@ -246,18 +244,18 @@ class Webhooks:
     async def set_state(
         self, name: str, state: WebhookState, reason: str = "", *, of: Webhook | None = None
     ) -> Webhook:
-        """Send events, or send none and keep the place.
+        """Start or stop sending events; the position is kept.
 
         Args:
-            name: of the webhook.
-            state: the new one.
-            reason: why nothing is sent.
-            of: only if it still is this webhook: one that was added later under the name stays as it is.
+            name: name of the webhook.
+            state: the new state.
+            reason: why events are not sent.
+            of: change only this webhook, not one that was added later under its name.
 
         Raises:
-            WebhookNotFound: if there is none of that name.
-            WebhookExists: if somebody else changed it just now.
-            LogUnavailable: if that can't be written.
+            WebhookNotFound: if it does not exist.
+            WebhookExists: if it was changed in the meantime.
+            LogUnavailable: if it cannot be written.
         """
         webhook, revision = await self._one(name)
         if webhook.state is state or (of is not None and webhook.created != of.created):
@@ -266,32 +264,32 @@ class Webhooks:
         await self._write(changed, revision)
         return changed
 
-    async def _look_at(self, target: Target) -> Sequence[str]:
-        """Refuse at once what each delivery would be refused for; a name may come to mean something later."""
+    async def _check_target(self, target: Target) -> Sequence[str]:
+        """Refuse a target that every delivery would refuse; a name that does not resolve is a warning."""
         try:
             async with asyncio.timeout(WEBHOOK_CONNECT_TIMEOUT_SECONDS):
                 await self._targets.addresses(target)
         except (OSError, TimeoutError):
-            return (f"{target.host} can't be resolved just now; events wait until it can",)
+            return (f"{target.host} cannot be resolved now: events wait until it can",)
         return ()
 
     async def _entries(self) -> dict[str, Entry]:
-        """What stands under every name."""
+        """The record of every name."""
         changes, _ = await self._records.changes(PREFIX)
         return {change.key.removeprefix(f"{PREFIX}."): change.entry for change in changes}
 
     async def _one(self, name: str) -> tuple[Webhook, int]:
-        is_name = NAME.fullmatch(name) is not None  # nothing else is looked up: it becomes part of a subject
+        is_name = NAME.fullmatch(name) is not None  # only names are looked up: they become part of a subject
         entry = await self._records.get(_key(name)) if is_name else None
         if entry is None:
-            raise WebhookNotFound(f"there is no webhook {name!r:.80}")
+            raise WebhookNotFound(f"webhook {name!r:.80} does not exist")
         return decode_webhook(entry.value, self._keys), entry.revision
 
     async def _write(self, webhook: Webhook, expect: int) -> None:
         value = encode_webhook(webhook, self._keys)
         entry = await self._records.put(_key(webhook.name), value, expect=expect)
         if entry is None or entry.value != value:
-            raise _changed_meanwhile(webhook.name)
+            raise _changed_concurrently(webhook.name)
         self.changed.set()
 
 
@@ -299,14 +297,14 @@ def _key(name: str) -> str:
     return f"{PREFIX}.{name}"
 
 
-def _changed_meanwhile(name: str) -> WebhookExists:
+def _changed_concurrently(name: str) -> WebhookExists:
     return WebhookExists(
-        f"somebody else changed the webhook {name!r} just now; nothing was written: look at it again"
+        f"the webhook {name!r} was changed in the meantime; nothing was written: check it and try again"
     )
 
 
 def _free(name: str, taken: Collection[str]) -> str:
-    """The name, or the name with the first number that makes it another one."""
+    """The name, with the first number that makes it unique if it is taken."""
     if name not in taken:
         return name
     numbered = (f"{name[:-4].rstrip('-') if len(name) > 40 else name}-{number}" for number in range(2, 1_000))
@@ -314,4 +312,4 @@ def _free(name: str, taken: Collection[str]) -> str:
 
 
 def _new_secret() -> str:
-    return secret_of(secrets.token_bytes(WEBHOOK_SECRET_BYTES))
+    return format_secret(secrets.token_bytes(WEBHOOK_SECRET_BYTES))

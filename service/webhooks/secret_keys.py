@@ -1,7 +1,7 @@
-"""The keys that webhook secrets are encrypted with: a file of mode 600, made at the first start.
+"""The keys that encrypt webhook secrets: a private file, created at the first start.
 
-The newest key encrypts; all of them decrypt. Secrets are kept on a NATS stream, so a reader of that stream,
-its files or its backups gets nothing without this file. Every replica needs the same file.
+The newest key encrypts; each of them decrypts. Secrets are stored in a NATS bucket, so the files, backups and
+readers of that bucket reveal nothing without this file. Every replica needs the same file.
 
     v1.<key id>.<base64 of nonce and AES-256-GCM ciphertext>, bound to the webhook's name
 """
@@ -19,10 +19,10 @@ import msgspec
 
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import WEBHOOK_KEYS_MAX_COUNT
-from jobledger.store.private_files import FileMark, file_mark, read_trusted, replace_file
+from jobledger.store.private_files import PrivateDocument
 from jobledger.store.timestamps import format_rfc3339
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported when a secret is encrypted: the command line starts without it
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 FORMAT: Final = 1
@@ -49,7 +49,7 @@ class WebhookKey(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def id(self) -> str:
-        """What encrypted secrets name it by: 16 hexadecimal digits of its SHA-256."""
+        """The key's name in encrypted secrets: 16 hexadecimal digits of its SHA-256."""
         return hashlib.sha256(self.key).hexdigest()[:_ID_DIGITS]
 
 
@@ -59,71 +59,50 @@ class _Document(msgspec.Struct, frozen=True):
 
 
 class WebhookKeys:
-    """The file of keys; every method looks at it again, so that a rotation counts at once.
+    """The file of keys. Every call looks at the file again, so that a rotation takes effect at once.
+
+    Every method raises InvalidSettings if the file cannot be read or written, other users have rights to it,
+    or it is damaged.
 
     Args:
-        path: of the file.
+        path: path of the file.
         clock: Unix nanoseconds.
     """
 
     def __init__(self, path: Path, clock: Callable[[], int] = time.time_ns) -> None:
         self.path = path
         self._clock = clock
-        self._mark: FileMark | None = None
-        self._keys: tuple[WebhookKey, ...] = ()
+        self._file = PrivateDocument(
+            path,
+            _Document,
+            title="file of webhook keys",
+            error=InvalidSettings,
+            secret=True,
+            formats=(FORMAT,),
+            check=_check,
+        )
 
     def records(self) -> tuple[WebhookKey, ...]:
-        """All keys, oldest first; empty if there is no file.
-
-        Raises:
-            InvalidSettings: if the file can't be read, is not ours alone, or is damaged.
-        """
-        try:
-            mark = file_mark(self.path)
-            if mark is None:
-                return ()
-            if mark != self._mark:
-                self._keys = _read(self.path)
-                self._mark = mark
-        except OSError as error:
-            raise self._failed("can't be read", error) from error
-        except ValueError as error:
-            raise InvalidSettings(f"the file of webhook keys {self.path} {error}") from None
-        return self._keys
+        """All keys, oldest first; empty if there is no file."""
+        return _keys_of(self._file.read())
 
     def ensure(self) -> None:
-        """Make the file, with a first key, if it is missing.
-
-        Raises:
-            InvalidSettings: as `records`; or if it can't be written.
-        """
+        """Create the file with a first key if it does not exist."""
         if not self.records():
             self._change(lambda keys: keys or (self._new(),))
 
     def rotate(self) -> WebhookKey:
-        """Add a key, which encrypts from now on; of more than WEBHOOK_KEYS_MAX_COUNT the oldest is dropped.
-
-        Raises:
-            InvalidSettings: as `ensure`.
-        """
+        """Add a key, which encrypts from now on; beyond WEBHOOK_KEYS_MAX_COUNT the oldest key is deleted."""
         new = self._new()
         self._change(lambda keys: (*keys, new)[-WEBHOOK_KEYS_MAX_COUNT:])
         return new
 
     def encrypt(self, secret: str, name: str) -> str:
-        """A secret as it is kept.
-
-        Args:
-            secret: `whsec_…`.
-            name: of the webhook; it can be decrypted for this one only.
-
-        Raises:
-            InvalidSettings: if there is no key, or the file can't be read.
-        """
+        """Encrypt the secret of a webhook; it can be decrypted for a webhook of this name only."""
         keys = self.records()
         if not keys:
             raise InvalidSettings(
-                f"the file of webhook keys {self.path} is missing: restart the service, or copy it from"
+                f"the file of webhook keys {self.path} is missing: restart the service, or copy the file from"
                 " a replica"
             )
         nonce = os.urandom(_NONCE_BYTES)
@@ -131,11 +110,7 @@ class WebhookKeys:
         return f"{_VERSION}.{keys[-1].id}.{base64.b64encode(sealed).decode()}"
 
     def decrypt(self, sealed: str, name: str) -> str | None:
-        """The secret that `encrypt` wrote; None if no key of the file opens it.
-
-        Raises:
-            InvalidSettings: if the file can't be read.
-        """
+        """Decrypt the result of `encrypt`; None if no key of the file can."""
         from cryptography.exceptions import InvalidTag
 
         version, key_id, encoded = [*sealed.split(".", 2), "", ""][:3]
@@ -159,7 +134,7 @@ class WebhookKeys:
         return None
 
     def is_current(self, sealed: str) -> bool:
-        """Whether the newest key encrypted it."""
+        """Whether the newest key encrypted the secret."""
         keys = self.records()
         return bool(keys) and sealed.startswith(f"{_VERSION}.{keys[-1].id}.")
 
@@ -167,19 +142,7 @@ class WebhookKeys:
         return WebhookKey(key=os.urandom(_KEY_BYTES), created=format_rfc3339(self._clock()))
 
     def _change(self, change: Callable[[tuple[WebhookKey, ...]], tuple[WebhookKey, ...]]) -> None:
-        def write() -> bytes:
-            self._mark = None
-            document = msgspec.json.encode(_Document(FORMAT, change(self.records())))
-            return msgspec.json.format(document, indent=1) + b"\n"
-
-        try:
-            replace_file(self.path, write)
-        except OSError as error:
-            raise self._failed("can't be written", error) from error
-
-    def _failed(self, what: str, error: OSError) -> InvalidSettings:
-        reason = error.strerror or type(error).__name__
-        return InvalidSettings(f"the file of webhook keys {self.path} {what}: {reason}")
+        self._file.update(lambda document: _Document(FORMAT, change(_keys_of(document))))
 
 
 def key_id_of(sealed: str) -> str:
@@ -187,26 +150,16 @@ def key_id_of(sealed: str) -> str:
     return sealed.split(".", 2)[1] if sealed.count(".") == 2 else "?"
 
 
+def _keys_of(document: _Document | None) -> tuple[WebhookKey, ...]:
+    return document.keys if document is not None else ()
+
+
+def _check(document: _Document) -> None:
+    if any(len(each.key) != _KEY_BYTES for each in document.keys):
+        raise ValueError(f"is damaged: a key does not have {_KEY_BYTES} bytes; restore it from a backup")
+
+
 def _cipher(key: WebhookKey) -> "AESGCM":
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     return AESGCM(key.key)
-
-
-def _read(path: Path) -> tuple[WebhookKey, ...]:
-    """The keys of a file.
-
-    Raises:
-        ValueError: what is wrong with it, to be read after its path.
-        OSError: if it can't be read.
-    """
-    content = read_trusted(path, secret=True)
-    try:
-        document = msgspec.json.decode(content, type=_Document)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise ValueError("is damaged: restore it from a backup") from None  # the content is never shown
-    if document.format != FORMAT:
-        raise ValueError(f"has format {document.format}, and this release knows {FORMAT}: upgrade")
-    if any(len(each.key) != _KEY_BYTES for each in document.keys):
-        raise ValueError(f"is damaged: a key is not of {_KEY_BYTES} bytes; restore it from a backup")
-    return document.keys

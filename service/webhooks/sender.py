@@ -1,7 +1,7 @@
-"""One POST to a webhook's target: to an address that was checked, and within a time.
+"""One POST to a webhook's target, to a checked address and with a timeout.
 
-The answer is read no further than need be. No proxy of the environment is used, and no redirection followed:
-both would go around the check.
+Only the head of the answer is read. Proxies of the environment are not used, and redirections not followed:
+both would bypass the check of the address.
 """
 
 import asyncio
@@ -27,22 +27,22 @@ from jobledger.service.limits import (
 from jobledger.service.webhooks.targets import Target, Targets
 
 _SECONDS: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?", re.ASCII)
-# Answers after which the target asks to be left alone for a while.
+# Answers with which a target asks for a pause.
 _ASKS_TO_WAIT: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 
 class DeliveryFailed(Exception):
-    """A webhook's target did not take an event; the message says why, and never where."""
+    """A webhook's target did not take an event; the message has the reason, and never the URL."""
 
 
 class Answer(NamedTuple):
-    """What a target answered.
+    """The answer of a target.
 
     Attributes:
-        status: of HTTP.
-        retry_after_seconds: how long it asks to be left alone, bounded; 0: it does not ask.
+        status: HTTP status.
+        retry_after_seconds: the pause that it asks for, bounded; 0 for none.
     """
 
     status: int
@@ -50,29 +50,29 @@ class Answer(NamedTuple):
 
     @property
     def is_taken(self) -> bool:
-        """Whether the event arrived."""
+        """Whether the event was taken."""
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
     @property
     def is_gone(self) -> bool:
-        """Whether the target says that it will never take another one."""
+        """Whether the target will never take another event."""
         return self.status == HTTPStatus.GONE
 
     @property
     def problem(self) -> str:
         """What is wrong, for people."""
         if HTTPStatus.MULTIPLE_CHOICES <= self.status < HTTPStatus.BAD_REQUEST:
-            return f"it answered {self.status}, a redirection, which is not followed: name the final URL"
+            return f"it answered {self.status}, a redirection, which is not followed: use the final URL"
         return f"it answered {self.status}"
 
 
 class Sender:
-    """Sends; closed by `close`.
+    """Sends messages; close it with `close`.
 
     Args:
-        targets: which addresses may be connected to.
-        tls: how servers are checked; None: with the system's certificates (or those of `SSL_CERT_FILE`).
-        timeout_seconds: of one POST, all together.
+        targets: the allowed addresses.
+        tls: verifies servers; None: with the system's certificates (or those of `SSL_CERT_FILE`).
+        timeout_seconds: of one whole POST.
     """
 
     def __init__(
@@ -89,24 +89,24 @@ class Sender:
             max_connections=WEBHOOK_CONNECTIONS_MAX,
             max_keepalive_connections=0,
         )
-        # No connection is used twice: what a receiver sent beyond its first response would be taken for the
-        # response to the next event, which may be another webhook's (a 410 disables that).
-        # One for each scheme: what an address is checked for depends on it.
+        # No connection is used twice: bytes that a receiver sent after its first response would be read as
+        # the response to the next event, perhaps of another webhook (which a 410 would disable). One pool per
+        # scheme, because the check of an address depends on it.
         self._pools = {
             scheme: make(network_backend=_CheckedNetwork(targets, scheme)) for scheme in ("https", "http")
         }
 
     async def post(self, target: Target, body: bytes, headers: Headers) -> Answer:
-        """Send, and read the answer's head.
+        """Send a POST, and read the head of the answer.
 
         Args:
-            target: where to.
-            body: what.
-            headers: besides `Host` and `Content-Length`.
+            target: the target.
+            body: the body.
+            headers: in addition to `Host` and `Content-Length`.
 
         Raises:
-            TargetRefused: if it may not be connected to.
-            DeliveryFailed: if there was no answer; whether the body arrived is not known.
+            TargetRefused: if the target is not allowed.
+            DeliveryFailed: if there was no answer; the body may have arrived.
         """
         try:
             async with asyncio.timeout(self._timeout_seconds), AsyncExitStack() as stack:
@@ -124,11 +124,11 @@ class Sender:
                         extensions={"timeout": timeouts},
                     )
                 )
-                return _answer(response)  # the head says all; the body is not read
+                return _answer(response)  # the body is not read
         except TimeoutError:
             raise DeliveryFailed(f"no answer within {self._timeout_seconds:g} s") from None
         except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-            raise DeliveryFailed(_said(error)) from None
+            raise DeliveryFailed(_describe(error)) from None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -137,7 +137,7 @@ class Sender:
 
 
 class _CheckedNetwork(httpcore.AsyncNetworkBackend):
-    """Connects to addresses that were checked, and to nothing else."""
+    """Connects only to addresses that were checked."""
 
     def __init__(self, targets: Targets, scheme: str) -> None:
         self._targets = targets
@@ -148,15 +148,15 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109  # as httpcore has it
+        timeout: float | None = None,  # noqa: ASYNC109  # the signature of httpcore
         local_address: str | None = None,
         socket_options: Any = None,
     ) -> httpcore.AsyncNetworkStream:
-        """A connection to the first address of a host that takes one; TLS on it is checked for the host."""
-        # An own timeout: there may be none that the library would hold the resolver to.
+        """Connect to the first address of a host that accepts; TLS is verified for the host name."""
+        # httpcore does not apply its timeout to the resolver.
         async with asyncio.timeout(timeout):
             addresses = await self._targets.addresses(Target(self._scheme, host, port, ""))
-        problem: Exception = httpcore.ConnectError("the name has no address")
+        problem: Exception = httpcore.ConnectError("the host name has no address")
         for address in addresses:
             try:
                 return await self._network.connect_tcp(
@@ -167,8 +167,8 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         raise problem
 
     async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
-        """Never."""
-        raise TargetRefused("a webhook is sent to no socket of this machine")
+        """Refuse."""
+        raise TargetRefused("a webhook cannot be sent to a Unix socket")
 
 
 def _answer(response: httpcore.Response) -> Answer:
@@ -179,13 +179,13 @@ def _answer(response: httpcore.Response) -> Answer:
 
 
 def retry_after_seconds(text: str, date: str = "") -> float:
-    """How long a target asks to be left alone, at most WEBHOOK_RETRY_AFTER_MAX_SECONDS; 0: it does not ask.
+    """The pause that a target asks for, at most WEBHOOK_RETRY_AFTER_MAX_SECONDS; 0 for none.
 
-    RFC 9110 section 10.2.3 has whole seconds or an HTTP date; fractions of a second are sent, too.
+    RFC 9110 section 10.2.3 allows whole seconds or an HTTP date; some servers send fractions of a second.
 
     Args:
         text: the header `Retry-After`.
-        date: the header `Date`: the target's clock, from which its dates are counted; empty: our own.
+        date: the header `Date`, the clock that an HTTP date is relative to; empty: this machine's clock.
     """
     if _SECONDS.fullmatch(text):
         return min(float(text), WEBHOOK_RETRY_AFTER_MAX_SECONDS)
@@ -197,7 +197,7 @@ def retry_after_seconds(text: str, date: str = "") -> float:
 
 
 def _http_date(text: str) -> datetime | None:
-    """A date in any of the forms of HTTP; None if it is none. They are all in UTC."""
+    """Parse an HTTP date in any of its forms, which are all in UTC; None if it is not one."""
     try:
         found = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
@@ -206,16 +206,16 @@ def _http_date(text: str) -> datetime | None:
 
 
 def _header(response: httpcore.Response, name: bytes) -> str:
-    """A header's value; empty if it is absent."""
+    """The value of a header; empty if it is absent."""
     values = [value for key, value in response.headers if key.lower() == name]
     return values[0].decode("latin-1").strip() if values else ""
 
 
-def _said(error: Exception) -> str:
-    """Why there is no answer, without the address: who reads it knows the webhook."""
+def _describe(error: Exception) -> str:
+    """Why there is no answer, without the address, which may be secret."""
     if isinstance(error, httpcore.ConnectTimeout):
         return f"no connection within {WEBHOOK_CONNECT_TIMEOUT_SECONDS:g} s"
     text = str(error) or type(error).__name__
     if isinstance(error, (httpcore.ConnectError, OSError)):
         return f"no connection: {text:.200}"
-    return f"the connection broke: {text:.200}"
+    return f"the connection failed: {text:.200}"

@@ -1,10 +1,10 @@
-"""Where a webhook may be sent: what its URL may be, and which addresses may be connected to.
+"""The targets that a webhook may have: its URL, and the addresses that may be connected to.
 
-A webhook makes this service send requests where somebody tells it to, from inside the network that it runs
-in. So only addresses of the public Internet are taken, and others only if the setting `webhook_allow` names
-them. What counts is the address that is connected to: a name is resolved here, *all* its addresses are
-checked, and the connection goes to one of those very addresses, so a name that means something else a moment
-later (DNS rebinding) gains nothing.
+A webhook makes this service send requests to a URL that a user chose, from inside the network that it runs
+in. Therefore only addresses of the public Internet are allowed, and others only if the setting
+`webhook_allow` names them. The address that is connected to is checked: a host name is resolved here, *all*
+its addresses are checked, and the connection goes to one of them, so that a name that resolves differently a
+moment later (DNS rebinding) gains nothing.
 """
 
 import asyncio
@@ -25,17 +25,17 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _PORTS: Final = {"https": 443, "http": 80}
 _VISIBLE: Final = re.compile(r"[!-~]+")
 _HOST: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
-# What the registries of IANA call special, and one address that a cloud answers its machines on. Written out,
-# since what `ipaddress` calls global changes with the release of Python.
+# The special-purpose registries of IANA, and the address on which a cloud serves its machines. Spelled out,
+# because `ipaddress.is_global` changes between releases of Python.
 _NOT_PUBLIC_4: Final = tuple(
     ipaddress.IPv4Network(network)
     for network in (
         "0.0.0.0/8",  # this network
         "10.0.0.0/8",  # private
-        "100.64.0.0/10",  # shared by customers of a carrier (CGNAT)
+        "100.64.0.0/10",  # carrier-grade NAT
         "127.0.0.0/8",  # loopback
-        "168.63.129.16/32",  # the platform of a large cloud
-        "169.254.0.0/16",  # link-local, and the metadata of most clouds
+        "168.63.129.16/32",  # platform services of a large cloud
+        "169.254.0.0/16",  # link-local; metadata services of most clouds
         "172.16.0.0/12",  # private
         "192.0.0.0/24",  # protocol assignments
         "192.0.2.0/24",  # documentation
@@ -49,12 +49,12 @@ _NOT_PUBLIC_4: Final = tuple(
     )
 )
 # Of IPv6 only global unicast is public: loopback, unique local, link-local, multicast, IPv4-mapped and NAT64
-# addresses are all outside of it. In it are some that lead to IPv4 addresses, or nowhere.
+# addresses are outside of it. It contains some networks that lead to IPv4 addresses, or nowhere.
 _PUBLIC_6: Final = ipaddress.IPv6Network("2000::/3")
 _NOT_PUBLIC_6: Final = tuple(
     ipaddress.IPv6Network(network)
     for network in (
-        "2001::/23",  # protocol assignments, with Teredo
+        "2001::/23",  # protocol assignments, including Teredo
         "2001:db8::/32",  # documentation
         "2002::/16",  # 6to4
         "3fff::/20",  # documentation
@@ -63,13 +63,13 @@ _NOT_PUBLIC_6: Final = tuple(
 
 
 class Target(NamedTuple):
-    """A webhook's URL in parts, so that nobody has to read it a second time, in another way.
+    """A parsed URL. It is parsed once, so that the check and the request cannot disagree.
 
     Attributes:
         scheme: `https` or `http`.
-        host: a name, or an address without brackets; in lower case.
-        port: of it.
-        path: with the query, as it is sent.
+        host: a host name, or an address without brackets; in lower case.
+        port: the port.
+        path: path and query, as sent.
     """
 
     scheme: str
@@ -79,38 +79,40 @@ class Target(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """Where it is, for messages: path and query may hold what others must not know."""
+        """The URL for messages: without path and query, which may be secret."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}"
 
 
 def parse_url(url: str) -> Target:
-    """The parts of a webhook's URL.
+    """Parse a webhook's URL.
 
     Raises:
-        InvalidInput: with what is wrong, and without the URL.
+        InvalidInput: with the reason, and without the URL.
     """
     if len(url) > WEBHOOK_URL_MAX_CHARACTERS:
-        raise InvalidInput(f"URL has more than {WEBHOOK_URL_MAX_CHARACTERS:,} characters")
+        raise InvalidInput(f"URL is too long: use at most {WEBHOOK_URL_MAX_CHARACTERS:,} characters")
     if not _VISIBLE.fullmatch(url) or "\\" in url:
         raise InvalidInput(
-            "URL is none: it has a space, a backslash, or other than ASCII characters; percent-encode them,"
-            " and write a name of other letters in Punycode"
+            "invalid URL: it contains a space, a backslash or a non-ASCII character: percent-encode it, and"
+            " write an internationalized host name in Punycode"
         )
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        raise InvalidInput("URL is none: its host or port can't be understood") from None
+        raise InvalidInput(
+            "invalid URL: host or port cannot be parsed: use https://host[:port]/path"
+        ) from None
     if parts.scheme not in _PORTS:
-        raise InvalidInput("URL is not of https (or, where it is allowed, of http)")
+        raise InvalidInput("invalid URL: use https (or http, where webhook_allow names the host)")
     if "@" in parts.netloc:
-        raise InvalidInput("URL has a user or a password; receivers know us by the signature")
+        raise InvalidInput("URL contains a user or a password: remove it; receivers verify the signature")
     if "#" in url:
-        raise InvalidInput("URL has a fragment, which is never sent; leave it out")
+        raise InvalidInput("URL has a fragment, which is never sent: remove it")
     if not _is_host(host) or ("[" in parts.netloc) != (":" in host) or port == 0:
-        raise InvalidInput("URL names no host that can be asked; write https://host[:port]/path")
+        raise InvalidInput("invalid URL: it has no valid host: use https://host[:port]/path")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, host.removesuffix("."), port or _PORTS[parts.scheme], path)
 
@@ -122,17 +124,17 @@ def _is_host(host: str) -> bool:
         ipaddress.IPv6Address(host)
     except ValueError:
         return False
-    return "%" not in host  # a zone means an interface of this very machine
+    return "%" not in host  # a zone names an interface of this machine
 
 
 class Targets:
-    """Which targets are taken.
+    """The allowed targets.
 
     Args:
-        allowed: of the setting `webhook_allow`: networks, addresses and names of hosts.
+        allowed: the setting `webhook_allow`: networks, addresses and host names.
 
     Raises:
-        InvalidSettings: if one of them is none of these.
+        InvalidSettings: if one of them is invalid.
     """
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
@@ -144,17 +146,17 @@ class Targets:
             except ValueError:
                 if not _HOST.fullmatch(text) or text.replace(".", "").isdigit():
                     raise InvalidSettings(
-                        f"webhook_allow: {text!r:.80} is no network, address or host; write 10.1.0.0/16,"
-                        " ::1 or hooks.example"
+                        f"webhook_allow: invalid entry {text!r:.80}: use a network, an address or a host"
+                        " name, such as 10.1.0.0/16, ::1 or hooks.example"
                     ) from None
                 self._hosts.add(text.lower().removesuffix("."))
 
     async def addresses(self, target: Target) -> Sequence[Address]:
-        """The addresses to connect to, in the resolver's order; each of them may be connected to.
+        """The addresses of a target, in the resolver's order; each of them is allowed.
 
         Raises:
-            TargetRefused: if one of them may not be.
-            OSError: if the name can't be resolved.
+            TargetRefused: if one of them is not.
+            OSError: if the host name cannot be resolved.
         """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
@@ -164,28 +166,28 @@ class Targets:
         return addresses[:WEBHOOK_ADDRESSES_MAX_COUNT]
 
     def check(self, target: Target, address: Address) -> None:
-        """Refuse an address.
+        """Check an address of a target.
 
         Raises:
-            TargetRefused: with the way out.
+            TargetRefused: if it is not allowed.
         """
         if target.host in self._hosts or any(address in network for network in self._networks):
             return
         named = target.host if target.host == str(address) else f"{target.host} ({address})"
         if not is_public(address):
             raise TargetRefused(
-                f"{named} is not an address of the public Internet, and webhooks are sent nowhere else; if it"
-                " is meant, name it in the setting webhook_allow"
+                f"{named} is not an address of the public Internet: to send webhooks there, add it to the"
+                " setting webhook_allow"
             )
         if target.scheme != "https":
             raise TargetRefused(
-                f"{target.shown} would be sent events in the open; use https, or name the host in the setting"
+                f"{target.shown} would get events unencrypted: use https, or add the host to the setting"
                 " webhook_allow"
             )
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the public Internet, and leads to no other one."""
+    """Whether an address belongs to the public Internet, and does not lead to another address."""
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
     return address in _PUBLIC_6 and not any(address in network for network in _NOT_PUBLIC_6)

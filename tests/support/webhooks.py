@@ -10,15 +10,14 @@ from typing import Any
 
 from jobledger import JetStreamLog
 from jobledger.service.webhooks.deliverer import Handle
-from jobledger.service.webhooks.delivery import Message
-from jobledger.service.webhooks.message import secret_of
+from jobledger.service.webhooks.message import Message, format_secret
 from jobledger.service.webhooks.records import Secret, Webhook
 from jobledger.service.webhooks.registry import Webhooks
 from jobledger.service.webhooks.secret_keys import WebhookKeys
 from jobledger.service.webhooks.targets import Targets
 
 LOCAL = ("127.0.0.0/8",)
-SECRET = secret_of(bytes(range(32)))
+SECRET = format_secret(bytes(range(32)))
 
 
 async def registry(log: JetStreamLog, *allowed: str) -> Webhooks:

@@ -185,7 +185,7 @@ async def test_a_skipped_event_is_given_up_and_its_job_goes_on(jetstream_log: Je
         assert await subscriptions.skip("billing", bad) == 1
         await reader.until(2)
         await shown(subscriptions, lambda info: info.parked + info.retrying == 0)
-    with pytest.raises(InvalidInput, match="no job is named"):
+    with pytest.raises(InvalidInput, match="job is missing"):
         await subscriptions.skip("billing", "")
 
 

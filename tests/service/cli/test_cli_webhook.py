@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook as Verifier
 
-from jobledger.service.webhooks.message import read_secret
+from jobledger.service.webhooks.message import parse_secret
 from tests.support.command_line import Operator
 from tests.support.http_servers import QuietHandler, served
 from tests.support.service_process import RunningService, running_service
@@ -74,7 +74,7 @@ def test_a_secret_that_is_made_is_all_of_standard_output(operator: Operator, inb
     """For a file or a variable; the receiver verifies with it."""
     done = operator("webhook", "add", inbox.url, "--name", "made", "--type", "state", "--state", "failed")
     secret = done.stdout.strip()
-    assert read_secret(secret) == secret
+    assert parse_secret(secret) == secret
     assert "only this once" in done.stderr
     tested = operator("webhook", "test", "made")
     assert tested.stdout.startswith("made: accepted with status 204")
@@ -109,7 +109,7 @@ def test_a_secret_that_is_brought_is_never_printed(operator: Operator, inbox: In
 def test_machines_are_told_everything(operator: Operator, inbox: Inbox) -> None:
     """As the API says it; names alone with --quiet."""
     added = operator.json("webhook", "add", inbox.url, "--name", "machine", "--from-beginning", "-l", "a=b")
-    assert read_secret(added["Secret"])
+    assert parse_secret(added["Secret"])
     assert added["Webhook"]["After"].endswith("-0")
     found = operator.json("webhook", "show", "machine")
     assert found == operator.json("webhook", "list")["Items"][0]

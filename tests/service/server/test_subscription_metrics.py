@@ -67,7 +67,7 @@ async def test_a_real_subscription_is_told(tmp_path: Path) -> None:
 async def test_states_and_counts_are_told() -> None:
     """Each in its own series."""
     metrics = Metrics()
-    metrics.subscriptions.seen = [
+    metrics.subscriptions._infos = [
         info("live"),
         info("behind", gap=9, lag_seconds=60.0, parked=3),
         info("alone", held=False),
@@ -90,10 +90,10 @@ async def test_states_and_counts_are_told() -> None:
 async def test_more_names_than_the_limit_are_told_as_one() -> None:
     """With the sum of their events and jobs, and the worst of their lags."""
     metrics = Metrics()
-    metrics.subscriptions.seen = [info(f"s{number}", gap=1) for number in range(METRIC_LABEL_VALUES_MAX)]
+    metrics.subscriptions._infos = [info(f"s{number}", gap=1) for number in range(METRIC_LABEL_VALUES_MAX)]
     assert not [key for key in told(metrics) if "other" in key]
-    metrics.subscriptions.seen = [
-        *metrics.subscriptions.seen,
+    metrics.subscriptions._infos = [
+        *metrics.subscriptions._infos,
         info("x", gap=2, lag_seconds=1.0),
         info("y", gap=3, lag_seconds=7.0),
     ]
@@ -109,10 +109,10 @@ async def test_however_many_ask_the_log_is_asked_seldom(monkeypatch: pytest.Monk
     readings.watch(counted)  # type: ignore[arg-type]
     await asyncio.gather(*(readings.look() for _ in range(50)))
     await readings.look()
-    assert (counted.asked, len(readings.seen)) == (1, 1)
+    assert (counted.asked, len(readings._infos)) == (1, 1)
     counted.is_down = True
     later = asyncio.get_running_loop().time() + SUBSCRIPTIONS_LOOK_SECONDS
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: later)
     await readings.look()
-    assert (counted.asked, len(readings.seen)) == (2, 1)
+    assert (counted.asked, len(readings._infos)) == (2, 1)
     await readings.close()

@@ -12,7 +12,7 @@ from jobledger.service import limits
 from jobledger.service.metrics import Metrics
 from jobledger.service.webhooks import delivery as delivery_module
 from jobledger.service.webhooks.delivery import Delivery, Endpoint
-from jobledger.service.webhooks.message import secret_of
+from jobledger.service.webhooks.message import format_secret
 from jobledger.service.webhooks.records import Secret, Webhook
 from jobledger.service.webhooks.sender import DeliveryFailed, Sender
 from jobledger.service.webhooks.targets import Targets
@@ -58,7 +58,7 @@ async def test_an_event_arrives_as_a_signed_cloudevent() -> None:
 
 async def test_while_a_secret_is_replaced_the_receiver_may_know_either() -> None:
     """An expired one signs no more."""
-    new, expired = secret_of(b"n" * 32), secret_of(b"e" * 32)
+    new, expired = format_secret(b"n" * 32), format_secret(b"e" * 32)
     secrets = (Secret(new), Secret(SECRET, 2**62), Secret(expired, 1))
     async with delivering(secrets=secrets) as (delivery, receiver, _):
         await delivery.deliver(message())
@@ -195,9 +195,11 @@ def test_the_waits_for_a_target_that_is_down_grow_up_to_the_limit() -> None:
         clock.now += endpoint.wait_seconds
     quiet = limits.WEBHOOK_OUTAGE_JOBS - 1
     assert waits[:quiet] == [0.0] * quiet
-    assert waits[quiet : quiet + 3] == [1.0, 2.0, 4.0]
-    assert waits[-1] == limits.WEBHOOK_OUTAGE_MAX_WAIT_SECONDS
-    endpoint.took()
+    for wait_seconds, longest in zip(waits[quiet:], (1.0, 2.0, 4.0), strict=False):
+        assert longest / 2 <= wait_seconds <= longest
+    longest = limits.WEBHOOK_OUTAGE_MAX_WAIT_SECONDS
+    assert longest / 2 <= waits[-1] <= longest
+    endpoint.taken()
     assert (endpoint.wait_seconds, endpoint.is_down, endpoint.problem) == (0.0, False, "")
 
 

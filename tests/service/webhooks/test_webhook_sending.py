@@ -87,7 +87,7 @@ async def test_a_redirection_is_not_followed() -> None:
             receiver.say(answer(status, f"Location: {other.url()}"))
             got = await sender.post(parse_url(receiver.url()), b"{}", [])
             assert (got.status, got.is_taken) == (status, False)
-            assert "name the final URL" in got.problem
+            assert "use the final URL" in got.problem
         assert other.connections == 0
 
 

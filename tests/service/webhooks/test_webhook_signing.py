@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from jobledger.service.limits import WEBHOOK_SECRET_MAX_BYTES, WEBHOOK_SECRET_MIN_BYTES
-from jobledger.service.webhooks.message import read_secret, secret_of, signature
+from jobledger.service.webhooks.message import format_secret, parse_secret, sign
 from jobledger.store.model.errors import InvalidInput
 
 
@@ -21,7 +21,7 @@ def headers(
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": signature(secret, message_id, timestamp, body),
+        "webhook-signature": sign(secret, message_id, timestamp, body),
     }
 
 
@@ -32,20 +32,20 @@ def headers(
 )
 def test_the_reference_library_verifies_our_signatures(key: bytes, message_id: str, text: str) -> None:
     """Any secret, id and body."""
-    secret, body = secret_of(key), text.encode(errors="replace")
+    secret, body = format_secret(key), text.encode(errors="replace")
     Webhook(secret).verify(body, headers([secret], body, message_id=message_id), json_parse=False)
 
 
 def test_a_changed_body_id_or_time_is_not_verified() -> None:
     """All three are signed, and another secret verifies none of it."""
-    secret, body = secret_of(secrets.token_bytes(32)), b'{"a":1}'
+    secret, body = format_secret(secrets.token_bytes(32)), b'{"a":1}'
     good = headers([secret], body)
     later = str(int(good["webhook-timestamp"]) + 1)
     for changed, sent in (
         (b'{"a":2}', good),
         (body, {**good, "webhook-id": "id-2"}),
         (body, {**good, "webhook-timestamp": later}),
-        (body, headers([secret_of(secrets.token_bytes(32))], body)),
+        (body, headers([format_secret(secrets.token_bytes(32))], body)),
     ):
         with pytest.raises(WebhookVerificationError):
             Webhook(secret).verify(changed, sent)
@@ -53,7 +53,7 @@ def test_a_changed_body_id_or_time_is_not_verified() -> None:
 
 def test_while_a_secret_is_replaced_both_verify() -> None:
     """One signature for each, in one header."""
-    old, new = (secret_of(secrets.token_bytes(32)) for _ in range(2))
+    old, new = (format_secret(secrets.token_bytes(32)) for _ in range(2))
     body = b"{}"
     sent = headers([new, old], body)
     for secret in (old, new):
@@ -66,7 +66,7 @@ def test_the_signature_is_the_one_of_the_standard() -> None:
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     body = b'{"test": 2432232314}'
     assert (
-        signature([secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body)
+        sign([secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body)
         == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
     )
 
@@ -74,23 +74,23 @@ def test_the_signature_is_the_one_of_the_standard() -> None:
 def test_a_secret_is_taken_in_any_spelling_of_base64_and_nothing_else_is() -> None:
     """With and without padding; from the least to the most bytes; the refusal does not show it."""
     key = secrets.token_bytes(WEBHOOK_SECRET_MIN_BYTES + 1)
-    whole = secret_of(key)
+    whole = format_secret(key)
     assert whole.endswith("=")
-    assert read_secret(f" {whole.rstrip('=')}\n") == read_secret(whole) == whole
+    assert parse_secret(f" {whole.rstrip('=')}\n") == parse_secret(whole) == whole
     for size in (WEBHOOK_SECRET_MIN_BYTES, WEBHOOK_SECRET_MAX_BYTES):
-        secret = secret_of(bytes(size))
-        assert read_secret(secret) == secret
+        secret = format_secret(bytes(size))
+        assert parse_secret(secret) == secret
     for wrong in (
         "",
         "whsec_",
         "hunter2hunter2hunter2hunter2hunter2hunter2",
         whole.removeprefix("whsec_"),
-        secret_of(bytes(WEBHOOK_SECRET_MIN_BYTES - 1)),
-        secret_of(bytes(WEBHOOK_SECRET_MAX_BYTES + 1)),
+        format_secret(bytes(WEBHOOK_SECRET_MIN_BYTES - 1)),
+        format_secret(bytes(WEBHOOK_SECRET_MAX_BYTES + 1)),
         f"whsec_{'ü' * 40}",
         f"whsec_{'A' * 33}",
         whole[:10] + " " + whole[10:],
     ):
         with pytest.raises(InvalidInput) as caught:
-            read_secret(wrong)
+            parse_secret(wrong)
         assert not wrong.strip() or wrong == "whsec_" or wrong not in str(caught.value)
