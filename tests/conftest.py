@@ -1,4 +1,4 @@
-"""What several tests need: a real server each, logs on it, and jobs to put there."""
+"""Shared fixtures: real servers, logs, and jobs."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from jobledger.store.log import EventLog
 from jobledger.store.model import truncation as doubts
 from tests.support.logs import ask, unchecked
 
-# The fast suite tries the same examples each time; the slow suite searches with a seed that it prints.
+# The fast suite uses fixed examples; the slow suite searches with a seed that it prints.
 hypothesis.settings.register_profile("fixed", max_examples=40, derandomize=True, database=None, deadline=None)
 hypothesis.settings.register_profile("search", max_examples=500, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("fixed")
@@ -22,21 +22,21 @@ hypothesis.settings.load_profile("fixed")
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    """A real nats-server of the test's own."""
+    """Run a real nats-server for the test."""
     async with EmbeddedServer(tmp_path / "nats") as running:
         yield running
 
 
 @pytest.fixture
 def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lost events are believed after a moment instead of half a minute, by as many answers."""
+    """Shorten the time after which lost events are believed, with the same number of responses."""
     monkeypatch.setattr(doubts, "TRUNCATION_PROOF_SECONDS", 0.2)
     monkeypatch.setattr(log_pass, "TRUNCATION_LOOK_SECONDS", 0.05)
 
 
 @pytest.fixture
 async def jetstream_log(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
-    """A log on that server."""
+    """Connect a log to the server."""
     log = await JetStreamLog.connect(server.url)
     yield log
     await log.close()
@@ -44,7 +44,7 @@ async def jetstream_log(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
 
 @pytest.fixture
 async def loose(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
-    """A log on a stream that lets records be deleted, which `connect` would refuse; it has no companions."""
+    """Connect a log to a stream that allows deletion, without checks and without the other streams."""
     log = await unchecked(server.url)
     config = LOG.config(StreamSettings(), replicas=1) | {
         "deny_delete": False,
@@ -58,7 +58,7 @@ async def loose(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
 
 @pytest.fixture(params=["memory", "jetstream"])
 async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EventLog]:
-    """Each adapter in turn."""
+    """Yield each adapter."""
     if request.param == "memory":
         memory = MemoryLog()
         yield memory
@@ -71,6 +71,6 @@ async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[E
 
 
 def make_spec(name: str = "", image: str = "busybox:1.37.0", **fields: Any) -> JobSpec:
-    """A small valid spec; say only what the test is about."""
+    """Return a small valid spec with these fields."""
     task = Task(name="main", engine=SpecConfig(type="docker", params={"Image": image}))
     return JobSpec(**{"name": name, "type": "batch", "tasks": (task,), **fields})

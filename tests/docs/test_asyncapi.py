@@ -26,7 +26,7 @@ for error in validator.iter_errors(json.load(open(sys.argv[2]))):
 
 
 def references(value: Any) -> Iterator[str]:
-    """Every `$ref` in a document."""
+    """Yield every `$ref` in a document."""
     if isinstance(value, dict):
         if "$ref" in value:
             yield value["$ref"]
@@ -38,7 +38,7 @@ def references(value: Any) -> Iterator[str]:
 
 
 def test_every_event_is_a_message_of_both_channels() -> None:
-    """The subjects and the feed carry each type; the feed also its last message."""
+    """The subjects and the feed have each type; the feed also its last message."""
     messages = DOCUMENT["components"]["messages"]
     types = {event_type(kind) for kind in EVENT_TYPES}
     named = {
@@ -49,7 +49,7 @@ def test_every_event_is_a_message_of_both_channels() -> None:
 
 
 def test_references_lead_somewhere() -> None:
-    """Every `$ref` is in the document."""
+    """Every `$ref` resolves in the document."""
     found = list(references(DOCUMENT))
     assert found
     for reference in found:
@@ -60,7 +60,7 @@ def test_references_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("kind", EVENT_TYPES, ids=event_type)
 def test_the_schema_of_an_event_has_the_fields_of_the_golden_ones(kind: Any) -> None:
-    """Each field that was ever written is in the schema, and the required ones are in the smallest event."""
+    """Each field ever written is in the schema, and the required ones are in the smallest event."""
     schema = DOCUMENT["components"]["schemas"][kind.__name__]
     word = event_type(kind).split(".")[2]
     full, small = (
@@ -75,7 +75,7 @@ def test_the_schema_of_an_event_has_the_fields_of_the_golden_ones(kind: Any) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # a fresh machine installs the validator first
 def test_it_is_a_valid_asyncapi_3_document(request: pytest.FixtureRequest) -> None:
-    """The AsyncAPI initiative's own JSON Schema of 3.0.0 finds nothing to object to, and finds a mistake."""
+    """The AsyncAPI 3.0.0 JSON Schema accepts the document, and rejects a broken one."""
     python = python_of("schemathesis.txt", Path(request.config.cache.mkdir("environments")))
     broken = Path(request.config.cache.mkdir("asyncapi")) / "broken.json"
     broken.write_text(json.dumps(DOCUMENT | {"operations": {"append": {"action": "shout"}}}))

@@ -1,4 +1,4 @@
-"""The docs say what the code does: generated pages are fresh, examples run, names that are told exist."""
+"""The docs match the code: generated pages are current, examples run, documented names exist."""
 
 import asyncio
 import re
@@ -22,12 +22,12 @@ PAGES_WITH_PATHS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_generated_page_is_fresh(name: str) -> None:
-    """The page in the repository is what the generator writes now (`make docs` mends it)."""
+    """The page in the repository equals the output of the generator (`make docs` updates it)."""
     assert (ROOT / "docs" / name).read_text() == PAGES[name]()
 
 
 def test_the_code_of_the_library_page_runs(tmp_path: Path) -> None:
-    """All Python blocks of LIBRARY.md, in order, are one program that ends well."""
+    """The Python blocks of LIBRARY.md, in order, are one program that succeeds."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "LIBRARY.md").read_text(), re.DOTALL)
     program = tmp_path / "library.py"
     program.write_text("\n".join(blocks))
@@ -51,7 +51,7 @@ PUBLIC_NAMES = (
 
 
 def commands() -> list[str]:
-    """Every command of the command line, as it is typed."""
+    """Return every command of the command line."""
     found: list[str] = []
 
     def walk(command: click.Command, words: list[str]) -> None:
@@ -70,7 +70,7 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_is_documented(command: str) -> None:
-    """CLI.md has a section for it that names each of its options."""
+    """CLI.md has a section for the command that names each option."""
     page = (ROOT / "docs" / "CLI.md").read_text()
     _, heading, section = page.partition(f"## `{command}")
     assert heading, f"docs/CLI.md has no section for {command}"
@@ -85,12 +85,14 @@ def test_every_command_is_documented(command: str) -> None:
     for parameter in target.params:
         if isinstance(parameter, click.Option):
             where = shared if isinstance(parameter, SharedOption) else section
-            assert any(name in where for name in parameter.opts), f"{command}: {parameter.opts} is not told"
+            assert any(name in where for name in parameter.opts), (
+                f"{command}: {parameter.opts} is not documented"
+            )
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "CLI.md"], ids=lambda page: page.name)
-def test_what_a_page_shows_of_the_command_line_is_what_it_prints(page: Path) -> None:
-    """Each console example, run in the repository, prints the lines below it."""
+def test_documented_console_output_is_what_the_command_prints(page: Path) -> None:
+    """Each console example, run in the repository, prints the documented lines."""
     examples = re.findall(r"```console\n\$ (?:\.venv/bin/)?jobledger (.*)\n((?:.*\n)*?)```", page.read_text())
     assert examples
     for words, shown in examples:
@@ -100,7 +102,7 @@ def test_what_a_page_shows_of_the_command_line_is_what_it_prints(page: Path) -> 
 
 
 def test_tests_that_the_code_names_exist() -> None:
-    """A comment or docstring that points to a test points to one that is there."""
+    """Every test named in a comment or docstring exists."""
     for source in (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
         for path in re.findall(r"`(tests/[\w/.]+\w)`", source.read_text()):
             assert (ROOT / path).exists(), f"{source.name} names {path}"
@@ -108,7 +110,7 @@ def test_tests_that_the_code_names_exist() -> None:
 
 @pytest.mark.parametrize("page", PAGES_WITH_PATHS, ids=lambda page: page.name)
 def test_paths_and_targets_that_a_page_names_exist(page: Path) -> None:
-    """Files in backquotes or links, and `make` targets, are there."""
+    """Files in backquotes or links, and `make` targets, exist."""
     text = page.read_text()
     folders = "|".join((*FOLDERS, "jobledger", "tests", "docs", "benchmarks", "deploy", "examples"))
     named = re.findall(rf"`((?:{folders})/[\w./-]+\.\w+)`", text)
@@ -123,7 +125,7 @@ def test_paths_and_targets_that_a_page_names_exist(page: Path) -> None:
 
 
 def test_every_public_name_exists_and_the_list_is_pinned() -> None:
-    """`jobledger.__all__` is the catalogue; a name that comes or goes is a decision, seen here."""
+    """`jobledger.__all__` is pinned, so that a change of the public names is deliberate."""
     assert sorted(jobledger.__all__) == jobledger.__all__
     assert set(jobledger._HOMES) == set(jobledger.__all__)
     for name in jobledger.__all__:
@@ -141,7 +143,7 @@ def test_no_page_or_file_names_a_package_index() -> None:
     assert "index-url" not in lock
 
 
-async def test_the_catalogue_is_light() -> None:
+async def test_importing_the_package_loads_no_heavy_module() -> None:
     """Importing `jobledger` alone imports neither the client library nor SQLite's."""
     code = "import sys, jobledger; print(sorted({'nats', 'aiosqlite', 'yaml'} & set(sys.modules)))"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
@@ -149,8 +151,8 @@ async def test_the_catalogue_is_light() -> None:
     assert output.strip() == b"[]"
 
 
-def test_the_readme_works_on_a_package_index() -> None:
-    """Links and the picture are absolute, and each that is in this repository is there."""
+def test_the_readme_has_absolute_links() -> None:
+    """Links and the picture are absolute, and those into this repository exist."""
     text = (ROOT / "README.md").read_text()
     links = re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", text)
     assert len(links) > 10
@@ -163,7 +165,7 @@ def test_the_readme_works_on_a_package_index() -> None:
         assert place is None or (ROOT / place[1].partition("#")[0]).exists(), link
 
 
-def test_the_package_says_where_the_project_is() -> None:
+def test_the_package_metadata_links_the_project() -> None:
     """Documentation, changes, issues, and how to report a vulnerability."""
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
     assert {"Homepage", "Documentation", "Changelog", "Issues", "Security"} <= urls.keys()

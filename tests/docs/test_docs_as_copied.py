@@ -1,7 +1,7 @@
-"""A reader who copies every line of README.md and docs/ has no failure: the blocks run as they are printed.
+"""The code blocks of README.md and docs/ run as printed.
 
-A shell block that needs more than a clone and the service of `make run` begins with the comment `# needs …`;
-these are not run here, and counted below. `make` lines are not run either: CI runs those targets.
+A shell block that needs more than a clone and the service of `make run` starts with the comment `# needs
+…`; these are counted below instead of run. `make` lines are not run either: CI runs those targets.
 """
 
 import re
@@ -22,10 +22,10 @@ DATA_DIR = Path(".local/state/jobledger")  # the default, at home
 MARK = "# needs "
 LINKED = (".venv", "docs", "examples", "tests")  # what the commands use of a clone
 
-# Pages whose shell blocks are run, on a service each. docs/API.md has a test of its own, which also compares
-# the answers (tests/service/api/test_api_page.py).
+# Pages whose shell blocks are run, on one service each. docs/API.md has its own test, which also compares
+# the responses (tests/service/api/test_api_page.py).
 PAGES = ("docs/CLI.md", "docs/SUBSCRIBE.md", "docs/AUDIT.md", "docs/OPERATIONS.md", "docs/SECURITY.md")
-# Blocks of each page that begin with the mark.
+# Number of blocks of each page that start with the mark.
 NEEDS = {
     "docs/AUDIT.md": 3,
     "docs/CLI.md": 1,
@@ -36,7 +36,7 @@ NEEDS = {
 
 
 class Block(NamedTuple):
-    """A fenced block: what stands before it on the page, its language, and its lines."""
+    """A fenced block: the text before it, its language, and its lines."""
 
     before: str
     language: str
@@ -44,7 +44,7 @@ class Block(NamedTuple):
 
 
 def blocks_of(page: str) -> Iterator[Block]:
-    """The fenced blocks of a page, in order."""
+    """Yield the fenced blocks of a page."""
     text = (ROOT / page).read_text()
     for found in re.finditer(r"^```(.*)\n((?:.*\n)*?)^```$", text, re.MULTILINE):
         yield Block(text[: found.start()], found[1], found[2])
@@ -55,7 +55,7 @@ def all_pages() -> list[str]:
 
 
 class Reader:
-    """Somebody in a clone, with a service that runs on the default data directory."""
+    """A user in a clone, with a service that runs on the default data directory."""
 
     def __init__(self, home: Path, folder: Path, service: RunningService) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ class Reader:
         (folder / ".curlrc").write_text("fail-with-body\n")  # an error of the service is a failure here
 
     def run(self, script: str) -> str:
-        """Run lines of shell, up to the first that fails; the standard output."""
+        """Run shell lines up to the first failure; returns the standard output."""
         done = subprocess.run(
             ["bash", "-euxo", "pipefail", "-c", script.replace(ADDRESS, self._service.url)],
             capture_output=True,
@@ -81,7 +81,7 @@ class Reader:
         return done.stdout
 
     def start(self, program: str) -> subprocess.Popen[str]:
-        """Start a Python program that was saved here."""
+        """Start a saved Python program."""
         return subprocess.Popen(
             [sys.executable, program],
             stdout=subprocess.PIPE,
@@ -103,16 +103,16 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 
 def runnable(block: Block) -> str:
-    """The lines of a shell block that are run; empty if there are none."""
+    """Return the lines of a shell block to run; empty if there are none."""
     if block.language != "sh" or block.text.startswith(MARK):
         return ""
     return "".join(line for line in block.text.splitlines(keepends=True) if not line.startswith("make "))
 
 
-@pytest.mark.timeout(300)  # some twenty processes, one after the other
+@pytest.mark.timeout(300)  # about twenty processes, one after the other
 @pytest.mark.slow
 def test_the_readme_runs_as_copied(reader: Reader) -> None:
-    """Shell blocks and programs, in order, on a new service; a subscriber gets an event, Ctrl-C ends it."""
+    """Shell blocks and programs run in order on a new service; a subscriber gets an event, Ctrl-C ends it."""
     script = ""
     for block in blocks_of("README.md"):
         script += runnable(block)
@@ -140,19 +140,19 @@ def test_the_readme_runs_as_copied(reader: Reader) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_the_shell_blocks_of_a_page_run_as_copied(page: str, reader: Reader) -> None:
-    """In order, on a service that has the README's first job."""
+    """The blocks run in order on a service with the README's first job."""
     script = "".join(filter(None, map(runnable, blocks_of(page))))
     assert script
     reader.run(_first_job() + script)
 
 
 def _first_job() -> str:
-    """The README's block that submits `hello`."""
+    """Return the README's block that submits `hello`."""
     return next(text for block in blocks_of("README.md") if "/jobs/hello/state" in (text := runnable(block)))
 
 
-def test_blocks_that_are_not_run_say_what_they_need() -> None:
-    """Each is marked, and their number is known: a new one is a decision."""
+def test_blocks_that_are_not_run_state_what_they_need() -> None:
+    """Each such block is marked, and their number is pinned."""
     found = {
         page: count
         for page in all_pages()
@@ -162,6 +162,6 @@ def test_blocks_that_are_not_run_say_what_they_need() -> None:
     for page in all_pages():
         for block in blocks_of(page):
             if "…" in block.text and block.language == "sh":
-                assert block.text.startswith(MARK), f"{page}: nobody can copy {block.text}"
+                assert block.text.startswith(MARK), f"{page}: cannot be copied: {block.text}"
             if page not in (*PAGES, "README.md", "docs/API.md"):
                 assert not runnable(block), f"{page}: no test runs {block.text}"

@@ -1,4 +1,4 @@
-"""The HTTP API in the test's own process: the real app on a real nats-server, without a socket between."""
+"""The HTTP API in the test's process: the real app on a real nats-server, without a socket."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ PREFIX = "/api/v1/orchestrator"
 async def running_api(
     directory: Path, headers: dict[str, str] | None = None, **settings: Any
 ) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
-    """A service in this directory, and a client whose paths begin behind `/api/v1/orchestrator`."""
+    """Run a service in this directory; yields it and a client whose base path is `/api/v1/orchestrator`."""
     directory.mkdir(exist_ok=True)
     settings.setdefault("tokens_file", directory / "tokens.json")
     async with (
@@ -29,13 +29,13 @@ async def running_api(
 
 
 def client_of(service: Service, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
-    """Another client of that service."""
+    """Return a client of the service."""
     transport = httpx.ASGITransport(create_app(service))
     return httpx.AsyncClient(transport=transport, base_url=f"http://127.0.0.1{PREFIX}", headers=headers)
 
 
 def job_body(name: str = "etl", **fields: Any) -> dict[str, Any]:
-    """The body of a submission; say only what the test is about."""
+    """Return the body of a submission with these fields."""
     task = {"Name": "main", "Engine": {"Type": "docker", "Params": {"Image": "busybox:1.37.0"}}}
     return {"Job": {"Name": name, "Type": "batch", "Tasks": [task], **fields}}
 
@@ -46,11 +46,11 @@ def ok(answer: httpx.Response, status: int = 200) -> Any:
 
 
 async def submitted(client: httpx.AsyncClient, name: str, *priorities: int) -> str:
-    """A job with a version of each priority; its path."""
+    """Submit a job with a version of each priority; returns its path."""
     for number, priority in enumerate(priorities or (1, 2, 3), start=1):
         body = {**job_body(name, Priority=priority, Labels={"v": str(number)}), "Reason": f"try {number}"}
-        told = ok(await client.put("/jobs", json=body))
-    return f"/jobs/{told['JobID']}"
+        body = ok(await client.put("/jobs", json=body))
+    return f"/jobs/{body['JobID']}"
 
 
 async def tag(client: httpx.AsyncClient, path: str, name: str, version: int | str, **more: Any) -> Any:

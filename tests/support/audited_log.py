@@ -1,4 +1,4 @@
-"""A small installation that is audited: a real nats-server, its log, its view, seals by a key of a test."""
+"""A small installation to audit: a real nats-server, its log, its view, and seals by a test key."""
 
 import asyncio
 import sqlite3
@@ -26,7 +26,7 @@ KEYS = (SIGNER.key,)
 
 
 class Installation:
-    """One directory, with a server on it while `log` is used."""
+    """An installation in one directory; its server runs while `log` is used."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -34,7 +34,7 @@ class Installation:
 
     @asynccontextmanager
     async def log(self) -> AsyncIterator[JetStreamLog]:
-        """The log, with its server running."""
+        """Start the server and connect to the log."""
         async with EmbeddedServer(self.directory / "nats") as server:
             log = await JetStreamLog.connect(server.url)
             try:
@@ -45,21 +45,21 @@ class Installation:
     async def verify(
         self, log: JetStreamLog, keys: Sequence[VerifierKey] = KEYS, **more: Any
     ) -> Verification:
-        """Audit it, view and all."""
+        """Audit the log and the view."""
         return await verify(log, keys, lambda *_: None, view=self.view, **more)
 
     async def verify_stopped(self, keys: Sequence[VerifierKey] = KEYS, **more: Any) -> Verification:
-        """The same with a server of its own."""
+        """Start a server and audit the log and the view."""
         async with self.log() as log:
             return await self.verify(log, keys, **more)
 
     def tamper(self, change: Change) -> None:
-        """Change the stored records, and what the directory knows of them; the server is stopped."""
+        """Change the stored records while the server is stopped, and the recorded facts about them."""
         tamper(self.directory / "nats", change)
         (self.directory / RECORD_FILE).unlink(missing_ok=True)
 
     def edit_view(self, sql: str, *parameters: Any) -> None:
-        """Change the view's file; nobody has it open."""
+        """Change the view's file while it is closed."""
         with sqlite3.connect(self.view) as connection:
             assert connection.execute(sql, parameters).rowcount > 0
         connection.close()
@@ -70,7 +70,7 @@ class Installation:
 
 
 async def fill(log: JetStreamLog, jobs: int = 3) -> None:
-    """Three events for each of so many jobs: created, Running, Completed."""
+    """Append three events of each job: created, Running, Completed."""
     ledger = Ledger(log)
     receipts = [
         await ledger.create(make_spec(f"job-{n}"), actor="alice", reason="first") for n in range(jobs)
@@ -81,26 +81,26 @@ async def fill(log: JetStreamLog, jobs: int = 3) -> None:
 
 
 async def project(log: JetStreamLog, view: Path) -> None:
-    """Fold all there is into the view."""
+    """Project the whole log into the view."""
     async with Projector(log, view) as projector:
         await projector.wait_live(60)
 
 
 async def origin_of_log(log: JetStreamLog) -> str:
-    """Which log it is."""
+    """The origin of the log."""
     return origin_of(stream_tag((await log.info()).epoch))
 
 
 def seal_of(
     records: Sequence[Record], origin: str, size: int | None = None, signers: Sequence[Signer] = (SIGNER,)
 ) -> Seal:
-    """The seal of the first so many records, all of them if none is said."""
+    """Return a seal of the first records, by default of all."""
     size = len(records) if size is None else size
     return make_seal(origin, size, mth([leaf_hash(record) for record in records[:size]]), signers)
 
 
 async def publish(log: JetStreamLog, *seals: Seal) -> None:
-    """Put seals behind those that are published."""
+    """Publish seals after the existing ones."""
     store = await log.seals(stream_tag((await log.info()).epoch))
     for seal in seals:
         last = await store.last()
@@ -108,19 +108,19 @@ async def publish(log: JetStreamLog, *seals: Seal) -> None:
 
 
 async def seal_log(log: JetStreamLog, size: int | None = None, signers: Sequence[Signer] = (SIGNER,)) -> Seal:
-    """Seal the log as it is, or the first so many events of it."""
+    """Seal the first events of the log, by default all."""
     seal = seal_of(await records_of(log), await origin_of_log(log), size, signers)
     await publish(log, seal)
     return seal
 
 
 def kinds(verification: Verification) -> list[Kind]:
-    """What was found, in order."""
+    """Return the kinds of the findings, in order."""
     return [finding.kind for finding in verification.findings]
 
 
 def make_installation(directory: Path, jobs: int = 3) -> Installation:
-    """One with a few jobs, a view, and a seal after the third event and after the last."""
+    """Create an installation with a few jobs, a view, and seals after the third and the last event."""
     installation = Installation(directory)
 
     async def make() -> None:

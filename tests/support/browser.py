@@ -21,7 +21,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ANSWER_TIMEOUT_SECONDS = 60.0  # the first start on a busy machine is slow
 MESSAGE_MAX_BYTES = 16 * 1_048_576
 
-# Chromium reads from descriptor 3 and writes to 4. (A shell can't say it: dash knows one digit only.)
+# Chromium reads from descriptor 3 and writes to 4. dash supports only single-digit descriptors.
 _WITH_PIPES = """
 import fcntl, os, sys
 reads, writes = (fcntl.fcntl(int(each), fcntl.F_DUPFD, 10) for each in sys.argv[1:3])
@@ -32,10 +32,10 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class Browser:
-    """One browser with one page.
+    """A browser with one page.
 
     Args:
-        folder: for its profile; its own home, so that nothing of the user's is touched.
+        folder: its profile and home, so that the user's files are not touched.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -97,13 +97,13 @@ class Browser:
             os.close(self._writer)
 
     async def open(self, url: str) -> None:
-        """Go to a page, and come back when it has loaded."""
+        """Open a page and wait until it has loaded."""
         answer = await self._call("Page.navigate", url=url)
         assert not answer.get("errorText"), answer
         await self._until(lambda message: message.get("method") == "Page.loadEventFired")
 
     async def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page; a promise is awaited."""
+        """Return the value of a JavaScript expression in the page; a promise is awaited."""
         answer = await self._call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )

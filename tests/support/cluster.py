@@ -1,4 +1,4 @@
-"""Three real nats-servers as one cluster on loopback, from the very files that docker-compose.yml mounts."""
+"""Three real nats-servers as a cluster on loopback, with the files that docker-compose.yml mounts."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ CONFIGS = Path(__file__).parents[2] / "deploy" / "nats"
 SUBSCRIBERS = tuple(  # the variables of subscribers' passwords
     f"NATS_{name}_PASSWORD" for name in ("BILLING", "SHIPPING", "AUDIT", "NODE_BILLING")
 )
-PASSWORD = "12e5"  # a number to a configuration file that forgets its quotes
+PASSWORD = "12e5"  # a configuration file without the quotes would read it as a number
 OPERATOR_PASSWORD = "0x7k"
 CLUSTER_PASSWORD = "routes-1"
 READY_SECONDS = 30.0  # until three nodes have a leader, on a machine that is busy with other tests
@@ -33,10 +33,10 @@ STOP_SECONDS = 20.0
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on just now, all different.
+    """Return distinct free ports of 127.0.0.1.
 
-    Below those that the kernel gives away for outgoing connections: a node that is started again must find
-    its port free, and a client that knocks at a dead node could else be given that port, and meet itself.
+    They are below the kernel's range for outgoing connections: a restarted node must find its port free,
+    and a client that connects to a dead node could otherwise get that port and connect to itself.
     """
     with ExitStack() as stack:
         found: list[int] = []
@@ -49,15 +49,15 @@ def free_ports(count: int) -> list[int]:
 
 
 class Cluster:
-    """`async with Cluster(directory) as cluster`; the nodes are 1, 2 and 3, as in their files' names."""
+    """`async with Cluster(directory) as cluster`; the nodes are 1, 2 and 3, as in their file names."""
 
     def __init__(self, directory: Path, *, accounts: str = "accounts.conf", streams: bool = True) -> None:
-        """Of three nodes.
+        """Configure three nodes.
 
         Args:
-            directory: for their files.
-            accounts: the file of accounts, of those that are deployed.
-            streams: whether the operator makes the streams at the start, as he must before a service starts.
+            directory: for the files of the nodes.
+            accounts: which of the deployed account files to use.
+            streams: whether to create the streams as the operator, which a service needs.
         """
         self._directory = directory
         self._configs = directory / "config"
@@ -75,33 +75,33 @@ class Cluster:
 
     @property
     def addresses(self) -> str:
-        """Of all nodes, without credentials, as the setting `nats_url` takes them."""
+        """The URLs of all nodes without credentials, for the setting `nats_url`."""
         return ",".join(f"nats://{self.address_of(node)}" for node in self._client)
 
     @property
     def url(self) -> str:
-        """Of all nodes, with the service's credentials."""
+        """The URLs of all nodes with the service's credentials."""
         return self.url_of(1, 2, 3)
 
     def url_of(self, *nodes: int, user: str = "jobledger", password: str = PASSWORD) -> str:
-        """Of some nodes, with credentials."""
+        """Return the URLs of some nodes with credentials."""
         return ",".join(f"nats://{user}:{password}@{self.address_of(node)}" for node in nodes)
 
     def address_of(self, node: int) -> str:
-        """Where clients reach a node: host and port."""
+        """Return host and port of a node."""
         return f"{self._hosts[node]}:{self._client[node]}"
 
     def store_of(self, node: int) -> Path:
-        """The store directory of a node."""
+        """Return the store directory of a node."""
         return self._directory / f"nats-{node}"
 
     @property
     def operator_url(self) -> str:
-        """Of all nodes, for one who may change and remove streams."""
+        """The URLs of all nodes with the credentials of the operator."""
         return self.url_of(1, 2, 3, user="operator", password=OPERATOR_PASSWORD)
 
     async def start(self, *nodes: int) -> None:
-        """Start some nodes, or all; return when they are ready to serve."""
+        """Start some nodes, by default all, and wait until they are ready."""
         for node in nodes or (1, 2, 3):
             await self._launch(node)
         await self.wait_ready()
@@ -111,12 +111,12 @@ class Cluster:
         return {node: process.pid for node, process in self._processes.items()}
 
     async def kill(self, node: int) -> None:
-        """End a node as a power cut would: at once."""
+        """Kill a node."""
         self._processes[node].kill()
         await self._processes.pop(node).wait()
 
     async def stop(self) -> None:
-        """End all nodes in order."""
+        """Shut down all nodes."""
         for process in self._processes.values():
             process.terminate()
         try:
@@ -141,7 +141,7 @@ class Cluster:
         return self
 
     async def make_streams(self) -> None:
-        """Make the streams of a log of three copies, as the operator."""
+        """Create the streams with three replicas, as the operator."""
         operator = await JetStreamLog.connect(self.operator_url, StreamSettings(replicas=3))
         try:
             await operator.prepare_streams()
@@ -153,12 +153,12 @@ class Cluster:
         await self._http.aclose()
 
     async def wait_ready(self, within_seconds: float = READY_SECONDS) -> None:
-        """Wait until every running node is healthy: knows the leader, and has what the others have."""
+        """Wait until every running node is healthy: it knows the leader and is current."""
         for node in tuple(self._processes):
             await eventually(partial(self._healthy, node), within_seconds=within_seconds)
 
     async def leader(self, stream: str = "JOBS") -> int:
-        """The node that leads a stream, as every running node sees it; waits until they agree."""
+        """Return the node that leads a stream, once all running nodes agree."""
         found: list[int] = []
 
         async def agreed() -> bool:
@@ -170,7 +170,7 @@ class Cluster:
         return found[0]
 
     async def meta_leader(self) -> int:
-        """The node that leads the cluster itself: who answers for the account and new streams."""
+        """Return the meta leader, which answers for the account and new streams."""
         found: list[int] = []
 
         async def agreed() -> bool:
@@ -183,16 +183,16 @@ class Cluster:
         return found[0]
 
     async def is_alone(self, node: int) -> bool:
-        """Whether a node has found out that it has no majority; until then it answers as if it led."""
+        """Whether a node has noticed that it lost the majority; before that it answers like a leader."""
         return not await self._healthy(node) and not await self._leader_by(node, "JOBS")
 
     async def monitor(self, node: int, path: str) -> dict[str, Any]:
-        """What a node tells about itself: `/varz`, `/jsz`, and so on."""
+        """Return a monitoring document of a node: `/varz`, `/jsz`, and so on."""
         answer = await self._http.get(f"http://{self._hosts[node]}:{self._monitor[node]}{path}")
         return dict(json.loads(answer.text))
 
     def log_of(self, node: int) -> str:
-        """What a node wrote so far."""
+        """Return the log of a node."""
         return (self._directory / f"nats-{node}.log").read_text(errors="replace")
 
     async def _launch(self, node: int) -> None:
@@ -206,7 +206,7 @@ class Cluster:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                preexec_fn=end_with_parent(),  # plain calls only, as the embedded server's
+                preexec_fn=end_with_parent(),  # plain calls only, like the embedded server's
             )
 
     def _environment(self, node: int) -> dict[str, object]:
@@ -235,7 +235,7 @@ class Cluster:
             return False
 
     async def _leader_by(self, node: int, stream: str) -> int:
-        """The leader of a stream as one node sees it; 0: none."""
+        """Return the leader of a stream as seen by one node; 0: none."""
         try:
             seen = await self.monitor(node, "/jsz?accounts=true&streams=true")
         except (httpx.HTTPError, ValueError):
@@ -248,5 +248,5 @@ class Cluster:
 
 
 def _quoted(value: object) -> str:
-    """A value as nats-server's configuration reads it: JSON, whose strings are never taken for numbers."""
+    """Return a value for nats-server's configuration: JSON, whose strings are never read as numbers."""
     return json.dumps(value)

@@ -1,4 +1,4 @@
-"""An operator: types commands at the command line, in the test's own process."""
+"""The command line, called in the test's process."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from tests.support.service_process import RunningService, clean_env
 
 
 def typed(home: Path, *words: str, url: str, stdin: str = "") -> CompletedProcess[str]:
-    """As `jobledger`, in this very process: the whole of `main`, without the time that a start takes."""
+    """Run `jobledger` in this process: the whole `main`, without the start of an interpreter."""
     streams = [io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8") for text in (stdin, "", "")]
     env = clean_env(home, {"JOBLEDGER_URL": url})
     with (
@@ -38,7 +38,7 @@ def typed(home: Path, *words: str, url: str, stdin: str = "") -> CompletedProces
 
 
 class Operator:
-    """Types commands."""
+    """Runs commands."""
 
     def __init__(self, service: RunningService, home: Path) -> None:
         self.url = service.url
@@ -54,7 +54,7 @@ class Operator:
         return json.loads(self(*words, "-o", "json").stdout)
 
     def spec(self, name: str, **fields: Any) -> str:
-        """A spec file; its path."""
+        """Write a spec file; returns its path."""
         job = {"Name": name, "Type": "batch", "Tasks": [{"Name": "main", "Engine": {"Type": "noop"}}]}
         path = self.home / f"{len(list(self.home.iterdir()))}.yaml"
         path.write_text(yaml.safe_dump({**job, **fields}))

@@ -1,7 +1,7 @@
-"""Whether an answer is one that `/openapi.json` tells of: its route, status, media type, and every key in it.
+"""Check that a response is described by `/openapi.json`: route, status, media type, and every key.
 
-A schema validator would also check types; schemathesis does that, in the slow tests. What it does not see is
-a key that the document does not know, and that is what gets forgotten.
+A schema validator would also check types; schemathesis does that in the slow tests. It does not detect
+undocumented keys, which are what gets forgotten.
 """
 
 import json
@@ -17,11 +17,11 @@ from jobledger.service.api.openapi import document
 
 
 def undocumented(response: httpx.Response) -> list[str]:
-    """What about this answer the document does not say."""
+    """Return what the document does not describe about this response."""
     method, path = response.request.method, response.request.url.raw_path.decode().partition("?")[0]
     operation = _operation(method.lower(), path)
     if operation is None:
-        return []  # no route of ours: a 404 or a 405, the same everywhere
+        return []  # an unknown route: a 404 or a 405, the same everywhere
     answer = operation["responses"].get(str(response.status_code))
     if answer is None:
         return [f"{method} {path}: status {response.status_code}"]
@@ -42,7 +42,7 @@ def _document() -> dict[str, Any]:
 
 
 def _operation(method: str, path: str) -> dict[str, Any] | None:
-    # A path without parameters is meant before one with: `/jobs/diff` before `/jobs/{id}`.
+    # A path without parameters takes precedence: `/jobs/diff` before `/jobs/{id}`.
     for template in sorted(_document()["paths"], key=lambda each: each.count("{")):
         if (
             re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
@@ -72,7 +72,7 @@ def _unknown(value: Any, schema: dict[str, Any], where: str) -> Iterator[str]:
             yield f"{where}.{name} is missing"
         for name, item in value.items():
             if name == "Status" and "status" in schema["properties"]:
-                continue  # of a problem: Bacalhau's name for `status`; generators can't have both
+                continue  # of a problem: Bacalhau's name for `status`; generators cannot handle both
             if name in schema["properties"]:
                 yield from _unknown(item, schema["properties"][name], f"{where}.{name}")
             else:

@@ -1,4 +1,4 @@
-"""A small file system of the test's own, to be filled."""
+"""A small file system that a test can fill."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 @contextmanager
 def small_disk(path: Path, *, megabytes: int) -> Iterator[Path]:
-    """A tmpfs of this size, mounted here; the test is skipped where mounting is not permitted."""
+    """Mount a tmpfs of this size; the test is skipped where mounting is not permitted."""
     path.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)]
     try:
@@ -29,7 +29,7 @@ def small_disk(path: Path, *, megabytes: int) -> Iterator[Path]:
 
 
 def fill(disk: Path, *, leave_bytes: int = 0) -> Path:
-    """Fill a disk, up to what shall be left; returns the file to remove to make room again."""
+    """Fill a disk except for some bytes; returns the file to remove to free the space."""
     filler = disk / "filler"
     with filler.open("wb") as file:
         while True:
@@ -38,5 +38,5 @@ def fill(disk: Path, *, leave_bytes: int = 0) -> Path:
             if more <= 0:
                 return filler
             end = file.seek(0, os.SEEK_END)
-            with suppress(OSError):  # somebody else took some of it meanwhile
+            with suppress(OSError):  # another process used some of it meanwhile
                 os.posix_fallocate(file.fileno(), end, more)

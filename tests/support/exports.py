@@ -1,4 +1,4 @@
-"""What the tests of replays share: a history on a log, and a telling of it."""
+"""A history on a log, and its export."""
 
 import random
 import time
@@ -15,28 +15,28 @@ from tests.support.histories import append_all, random_drafts
 
 
 async def write_history(log: EventLog, *, seed: int = 0, jobs: int = 8, events: int = 200) -> None:
-    """Random events of some jobs; some make no sense."""
+    """Append random events of some jobs; some are invalid."""
     await append_all(log, random_drafts(random.Random(seed), jobs, events))
 
 
 class Kept:
-    """A form that keeps what it is told."""
+    """An export format that keeps the events."""
 
     def __init__(self) -> None:
         self.documents: list[bytes] = []
 
     def write(self, documents: Sequence[bytes]) -> None:
-        """Keep them."""
+        """Keep the events."""
         self.documents += documents
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Finish."""
 
 
-async def told(log: EventLog, **asked: Any) -> tuple[list[dict[str, Any]], Export]:
-    """The events that a replay tells, decoded, and how far it came."""
+async def exported(log: EventLog, **asked: Any) -> tuple[list[dict[str, Any]], Export]:
+    """Return the decoded events of an export, and the export."""
     replay = await LogSource.open(log, ExportQuery(**asked), now=time.time_ns())
     kept = Kept()
-    telling = Export(replay.range, kept, lambda _: None)
-    await telling.run(replay.chunks())
-    return [msgspec.json.decode(each) for each in kept.documents], telling
+    export = Export(replay.range, kept, lambda _: None)
+    await export.run(replay.chunks())
+    return [msgspec.json.decode(each) for each in kept.documents], export

@@ -1,4 +1,4 @@
-"""Handlers that fail as they are told, subscriptions that run them, and what is written down of that."""
+"""Handlers that fail on demand, subscriptions that run them, and their parking records."""
 
 import asyncio
 from collections import defaultdict
@@ -21,7 +21,7 @@ ROUNDS = 5
 
 
 class Handler:
-    """Fails where and as often as it is told; remembers what it did."""
+    """A handler that fails at configured events, and records its calls."""
 
     def __init__(self, fails: dict[int, int]) -> None:
         self.fails = fails
@@ -41,7 +41,7 @@ class Handler:
         self.of_job[event.job_id].append(event.sequence)
 
     async def until(self, *wanted: int) -> None:
-        """Wait until these were handled."""
+        """Wait until these events were handled."""
         async with asyncio.timeout(WITHIN_SECONDS):
             while not set(wanted) <= {*self.done}:
                 self.news.clear()
@@ -49,7 +49,7 @@ class Handler:
 
 
 class Running:
-    """A subscription that a handler runs on, until the block ends."""
+    """Run a handler on a subscription until the block ends."""
 
     def __init__(self, events: Subscription, handler: Handler) -> None:
         self.events = events
@@ -67,13 +67,13 @@ class Running:
 
 
 async def the_record(log: JetStreamLog, name: str, job_id: str) -> ParkedJob | None:
-    """What is written down about a job."""
+    """Return the parking record of a job."""
     entry = await (await log.key_value("SUBSCRIPTIONS")).get(parked_key(name, job_id))
     return decode_parked(entry.value) if entry is not None else None
 
 
 async def rewrite(log: JetStreamLog, parked: ParkedJob) -> None:
-    """What an operator does."""
+    """Return the admin interface of subscriptions."""
     records = await log.key_value("SUBSCRIPTIONS")
     key = parked_key(parked.subscription, parked.job_id)
     entry = await records.get(key)
@@ -82,5 +82,5 @@ async def rewrite(log: JetStreamLog, parked: ParkedJob) -> None:
 
 
 async def gone(log: JetStreamLog, name: str, job_id: str) -> bool:
-    """Whether nothing is written down about a job."""
+    """Whether a job has no parking record."""
     return await the_record(log, name, job_id) is None

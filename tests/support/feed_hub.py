@@ -1,4 +1,4 @@
-"""What the tests of feeds share: a hub on a log, what a feed must say, and reading from one."""
+"""A feed hub on a log, the expected events of a feed, and reading from one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,7 +22,7 @@ EVERYTHING = EventFilter()
 
 
 class Hub(NamedTuple):
-    """A hub with what feeds it."""
+    """A hub with its log and projector."""
 
     hub: FeedHub
     projector: Projector
@@ -32,7 +32,7 @@ class Hub(NamedTuple):
 
 @asynccontextmanager
 async def running_hub(log: EventLog, directory: Path, **limits: Any) -> AsyncIterator[Hub]:
-    """A hub that has heard of all that is in the log; `limits` are fields of `FeedLimits`."""
+    """Run a hub that has received the whole log; `limits` are fields of `FeedLimits`."""
     path = directory / "view.sqlite"
     async with Projector(log, path) as projector, await View.open(path) as view:
         hub = FeedHub(log, view, tag=stream_tag((await log.info()).epoch), limits=FeedLimits(**limits))
@@ -45,7 +45,7 @@ async def running_hub(log: EventLog, directory: Path, **limits: Any) -> AsyncIte
 
 
 class DemoResult(NamedTuple):
-    """What a feed must say of one event."""
+    """The expected content of one event."""
 
     sequence: int
     type: str
@@ -54,13 +54,13 @@ class DemoResult(NamedTuple):
     before: dict[str, str] | None = None  # the labels before it; None: it created the job
 
     def matches(self, passes: Callable[[dict[str, str]], bool]) -> str | None:
-        """When the job met a selector, which is here a function of labels; None: never."""
+        """Return when the job matched a selector, given as a function of labels; None: never."""
         was, now = self.before is not None and passes(self.before), passes(self.labels)
         return "both" if was and now else "before" if was else "after" if now else None
 
 
 async def truth_of(log: EventLog) -> list[DemoResult]:
-    """Every event that a feed must tell, by folding the whole log from its beginning."""
+    """Return every expected event, by folding the whole log."""
     statuses: dict[str, JobStatus] = {}
     labels: dict[int, dict[str, str]] = {}
     told: list[DemoResult] = []
@@ -82,17 +82,17 @@ async def truth_of(log: EventLog) -> list[DemoResult]:
 
 
 def said(events: Sequence[FeedEvent]) -> list[tuple[int, str, JobStatus]]:
-    """What events say, to compare with the truth."""
+    """Return the content of events, for comparison."""
     return [(event.sequence, event.type, event.status) for event in events]
 
 
 def must_say(told: Sequence[DemoResult]) -> list[tuple[int, str, JobStatus]]:
-    """What a feed of these must say."""
+    """Return the expected content of a filtered feed."""
     return [(each.sequence, each.type, each.status) for each in told]
 
 
 async def read_to(connection: FeedConnection, sequence: int) -> list[FeedEvent]:
-    """What a feed gives until its place is there."""
+    """Return the events of a feed up to a position."""
     found: list[FeedEvent] = []
     async with asyncio.timeout(20):
         while connection.sequence < sequence:
@@ -105,12 +105,12 @@ async def read_to(connection: FeedConnection, sequence: int) -> list[FeedEvent]:
 async def read_between(
     hub: FeedHub, feed_filter: EventFilter, after: int, up_to: int
 ) -> list[tuple[int, str, JobStatus]]:
-    """What a new feed says from one place up to another, which is the end of the log."""
+    """Return the content of a new feed from one position to the end of the log."""
     return said(await events_between(hub, feed_filter, after, up_to))
 
 
 async def events_between(hub: FeedHub, feed_filter: EventFilter, after: int, up_to: int) -> list[FeedEvent]:
-    """The events of a new feed from one place up to another, which is the end of the log."""
+    """Return the events of a new feed from one position to the end of the log."""
     found: list[FeedEvent] = []
     async with asyncio.timeout(20), await hub.open(feed_filter, after=after) as connection:
 
@@ -119,7 +119,7 @@ async def events_between(hub: FeedHub, feed_filter: EventFilter, after: int, up_
                 found.extend(events)
 
         reading = asyncio.create_task(read())
-        # If nothing passes the filter, only its place tells how far it is.
+        # If no event passes the filter, only the position shows the progress.
         while connection.sequence < up_to:  # noqa: ASYNC110 - a place makes no sound
             await asyncio.sleep(0)
         connection.end(Cause.GONE, "read to the end")

@@ -1,4 +1,4 @@
-"""Histories to fold: events put on a log directly, right ones and wrong ones."""
+"""Histories to fold: valid and invalid events appended directly to a log."""
 
 import random
 from typing import Any
@@ -28,20 +28,20 @@ from tests.conftest import make_spec
 
 
 def spec_data(name: str, namespace: str = "default", **fields: Any) -> SpecData:
-    """The data of a created or updated event."""
+    """Return the data of a created or updated event."""
     spec = normalize(make_spec(name, namespace=namespace, **fields))
     return SpecData(msgspec.Raw(encode_spec(spec)))
 
 
 def state_data(state: StateType, message: str = "") -> StateData:
-    """The data of a state event."""
+    """Return the data of a state event."""
     return StateData(State(state, message))
 
 
 def draft(
     kind: EventClass, job_id: str, data: EventData, number: int, namespace: str = "default"
 ) -> PendingEvent:
-    """An event as a draft; its id comes from `number`."""
+    """Return a pending event whose id is derived from `number`."""
     event_id = f"00000000-0000-7000-8000-{number:012x}"
     event = kind(
         specversion="1.0",
@@ -58,7 +58,7 @@ def draft(
 
 
 def random_drafts(rng: random.Random, jobs: int, events: int) -> list[PendingEvent]:
-    """Events over some jobs, most of them sensible, some not: a state before the job, garbage."""
+    """Return events of some jobs, mostly valid; others are a state before the job, or garbage."""
     names = [f"job-{number}" for number in range(jobs)]
     drafts: list[PendingEvent] = []
     for number in range(events):
@@ -82,7 +82,7 @@ def random_drafts(rng: random.Random, jobs: int, events: int) -> list[PendingEve
 
 
 async def append_all(log: EventLog, drafts: list[PendingEvent]) -> None:
-    """Append drafts in order, each after the last of its subject."""
+    """Append events in order, each after the last of its subject."""
     last: dict[str, int] = {}
     for item in drafts:
         known = last.get(item.subject)
@@ -95,7 +95,7 @@ async def append_all(log: EventLog, drafts: list[PendingEvent]) -> None:
 
 
 async def records_of(log: EventLog) -> list[Record]:
-    """Everything in a log."""
+    """Return all records of a log."""
     records: list[Record] = []
     last = (await log.info()).last_sequence
     feed = await log.follow(after=0)

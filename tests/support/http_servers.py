@@ -1,4 +1,4 @@
-"""A receiver of webhooks, for tests: a real HTTP server on a free port, that answers what a test wants."""
+"""Real HTTP servers on free ports: a webhook receiver, and one for scripted responses."""
 
 import asyncio
 import ssl
@@ -10,17 +10,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-WAIT_SECONDS = 60.0  # two cores, and other tests beside this one
+WAIT_SECONDS = 60.0  # two cores, shared with other tests
 
 
 class Message(NamedTuple):
-    """One POST.
-
-    Attributes:
-        path: with the query.
-        headers: by their names in lower case.
-        body: as it came.
-    """
+    """A received POST, with header names in lower case."""
 
     path: str
     headers: dict[str, str]
@@ -34,23 +28,22 @@ class Message(NamedTuple):
 
 
 Answering = Callable[[Message], bytes | None]
-"""The whole answer to a POST; None: none, and the connection stays open."""
+"""The complete response to a POST; None: no response, and the connection stays open."""
 
 
 def answer(status: int, *headers: str, body: str = "") -> bytes:
-    """An answer's bytes."""
+    """Return the bytes of a response."""
     lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", *headers]
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
 
 class Receiver:
-    """What came, and what is answered.
+    """Records the received POSTs and sends the configured response.
 
     Attributes:
-        port: where it listens, on 127.0.0.1.
         got: every POST so far, in order.
-        connections: that were opened so far.
-        answering: what is answered; 204 unless a test says otherwise.
+        connections: opened so far.
+        answering: the response; 204 by default.
     """
 
     def __init__(self) -> None:
@@ -61,27 +54,27 @@ class Receiver:
         self._changed = asyncio.Condition()
 
     def url(self, path: str = "/hook", host: str = "127.0.0.1") -> str:
-        """Its address."""
+        """The URL of the receiver."""
         return f"http://{host}:{self.port}{path}"
 
     def say(self, told: bytes | None) -> None:
-        """Answer this to whatever comes."""
+        """Set the response to every POST."""
         self.answering = lambda _: told
 
     async def wait_for(self, count: int) -> list[Message]:
-        """The first POSTs, once there are so many."""
+        """Wait for a number of POSTs and return them."""
         async with asyncio.timeout(WAIT_SECONDS), self._changed:
             await self._changed.wait_for(lambda: len(self.got) >= count)
         return self.got[:count]
 
     async def wait_until(self, enough: Callable[[list[Message]], bool]) -> list[Message]:
-        """All POSTs, once they are enough."""
+        """Wait until the POSTs satisfy a condition and return them."""
         async with asyncio.timeout(WAIT_SECONDS), self._changed:
             await self._changed.wait_for(lambda: enough(self.got))
         return self.got
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """Serve a connection."""
         self.connections += 1
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
@@ -105,7 +98,7 @@ async def _read(reader: asyncio.StreamReader) -> Message:
 
 @asynccontextmanager
 async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
-    """A receiver, until the block ends."""
+    """Run a receiver until the block ends."""
     receiver = Receiver()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -126,15 +119,15 @@ async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver
 
 
 class QuietHandler(BaseHTTPRequestHandler):
-    """Answers, and says nothing of it."""
+    """A handler without log output."""
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @contextmanager
 def served(handler: type[QuietHandler]) -> Iterator[str]:
-    """Where it listens; it is gone afterwards."""
+    """Run a server with this handler; yields its URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()

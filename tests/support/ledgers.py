@@ -1,4 +1,4 @@
-"""What the tests of the ledger share: what is in a log, and writing to it behind the ledger's back."""
+"""Reading a log, and writing to it without the ledger."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ __all__ = ["event_id", "event_ids", "put", "put_junk", "records_of", "story"]
 
 
 def event_id(number: int) -> str:
-    """A UUIDv7 that a caller might give."""
+    """Return a UUIDv7 for use as an event id."""
     return f"0190a5b2-7c3d-7e4f-8a5b-{number:012x}"
 
 
 async def put(log: EventLog, draft: PendingEvent) -> int:
-    """Append to a subject behind the ledger's back; returns the sequence."""
+    """Append to a subject without the ledger; returns the sequence."""
     last = await log.read_last(draft.subject)
     outcome = await log.append(draft, expect=last.sequence if last is not None else 0)
     assert isinstance(outcome, Appended)
@@ -25,17 +25,17 @@ async def put(log: EventLog, draft: PendingEvent) -> int:
 
 
 async def put_junk(log: EventLog, job_id: str, number: int = 1, namespace: str = "default") -> int:
-    """Append what is no event to the subject of a job."""
+    """Append a record that is not an event to the subject of a job."""
     return await put(
         log, PendingEvent(job_subject(namespace, job_id), f"junk-{namespace}-{number}", b"\xff junk")
     )
 
 
 async def story(ledger: Ledger, job_id: str, **where: str) -> list[HistoryItem]:
-    """A job's whole history."""
+    """Return a job's whole history."""
     return [item async for item in ledger.history(job_id, **where)]  # type: ignore[arg-type]
 
 
 def event_ids(records: Sequence[Record]) -> list[str]:
-    """The ids of the events in records."""
+    """Return the event ids of records."""
     return [decode_event(record.payload).id for record in records]

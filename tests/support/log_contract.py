@@ -1,4 +1,4 @@
-"""The meaning of `EventLog`: every adapter passes these, as they stand."""
+"""The contract of `EventLog`: every adapter passes these tests unchanged."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ NAMESPACES = [
 
 
 class AppendContract:
-    """What `append` answers."""
+    """The results of `append`."""
 
     async def test_first_append_gets_sequence_1(self, log: EventLog) -> None:
         """The first event of a log has the sequence 1, and the log ends there."""
@@ -34,13 +34,13 @@ class AppendContract:
         assert (await log.info()).last_sequence == 1
 
     async def test_following_append_names_the_sequence_it_read(self, log: EventLog) -> None:
-        """An append that expects the job's own last sequence is taken, whatever other jobs did since."""
+        """An append that expects the job's last sequence is accepted, whatever other jobs did since."""
         await log.append(draft("one"), expect=NO_JOB)
         await log.append(draft("two"), expect=NO_JOB)
         assert await log.append(draft("one"), expect=1) == Appended(3)
 
     async def test_lost_carries_the_last_sequence_of_the_job(self, log: EventLog) -> None:
-        """Who loses a race learns how far to read, and nothing of the lost event is in the log."""
+        """The loser of a race gets the sequence to read up to, and its event is not in the log."""
         await log.append(draft("one"), expect=NO_JOB)
         await log.append(draft("two"), expect=NO_JOB)
         await log.append(draft("one"), expect=1)
@@ -49,19 +49,19 @@ class AppendContract:
         assert (await log.info()).last_sequence == 3
 
     async def test_expecting_what_is_not_there_yet_is_lost(self, log: EventLog) -> None:
-        """An expectation beyond the job's last event is as wrong as one before it."""
+        """An expectation beyond the job's last event is rejected like one before it."""
         assert await log.append(draft(), expect=7) == WrongSequence(0)
         assert (await log.info()).last_sequence == 0
 
     async def test_same_draft_again_gets_the_first_answer(self, log: EventLog) -> None:
-        """Repeating an append after a lost answer writes nothing, and answers as the first time."""
+        """Repeating an append after a lost response writes nothing and returns the first result."""
         event = draft()
         first = await log.append(event, expect=NO_JOB)
         assert await log.append(event, expect=NO_JOB) == first == Appended(1)
         assert (await log.info()).last_sequence == 1
 
     async def test_same_draft_again_gets_the_first_answer_after_others_followed(self, log: EventLog) -> None:
-        """The first answer stays the answer when other writers have already built on it."""
+        """The first result stays the same after later events of other writers."""
         event = draft()
         await log.append(event, expect=NO_JOB)
         await log.append(draft(), expect=1)
@@ -71,20 +71,20 @@ class AppendContract:
         assert (await log.info()).last_sequence == 4
 
     async def test_event_id_is_never_written_twice(self, log: EventLog) -> None:
-        """An event that is in the log is not written again, even by who expects itself as the last."""
+        """An existing event is not written again, even by a writer that expects it as the last."""
         event = draft()
         await log.append(event, expect=NO_JOB)
         assert await log.append(event, expect=1) == Appended(1)
         assert (await log.info()).last_sequence == 1
 
     async def test_one_of_many_first_appends_wins(self, log: EventLog) -> None:
-        """Of writers that create one job at once exactly one does; the others lose to its sequence."""
+        """Of concurrent creators of a job exactly one wins; the others get its sequence."""
         answers = await append_all(log, [draft() for _ in range(30)])
         assert sorted(map(repr, answers)) == [repr(Appended(1))] + [repr(WrongSequence(1))] * 29
         assert (await log.info()).last_sequence == 1
 
     async def test_two_events_of_one_job_may_wait_at_once(self, log: EventLog) -> None:
-        """Of two events of a job that wait together one is taken and one lost; other jobs don't notice."""
+        """Of two queued events of a job one is accepted and one rejected; other jobs are not affected."""
         force_batches(log)
         answers = await append_all(log, [draft("a"), draft("b"), draft("a"), draft("c"), draft("b")])
         assert [type(answer) for answer in answers] == [
@@ -103,7 +103,7 @@ class AppendContract:
         ]
 
     async def test_each_of_a_group_gets_its_own_answer(self, log: EventLog) -> None:
-        """Of many appends that go out together each is told of itself, also when some of them conflict."""
+        """Each of many concurrent appends gets its own result, also when some conflict."""
         force_batches(log)
         taken = await append_all(log, [draft(f"job-{number}") for number in range(0, 60, 3)])
         assert all(isinstance(answer, Appended) for answer in taken)
@@ -120,7 +120,7 @@ class AppendContract:
 
     @pytest.mark.parametrize("batches", [False, True])
     async def test_cancelled_before_sending_harms_no_other(self, log: EventLog, batches: bool) -> None:
-        """A caller that gives up while its event waits leaves the others their answers."""
+        """A caller cancelled while its event is queued does not affect the results of others."""
         if batches:
             force_batches(log)
         tasks = [asyncio.create_task(log.append(draft(f"job-{n}"), expect=NO_JOB)) for n in range(40)]
@@ -133,11 +133,11 @@ class AppendContract:
 
     @pytest.mark.parametrize("batches", [False, True])
     async def test_cancelled_under_way_harms_no_other(self, log: EventLog, batches: bool) -> None:
-        """A caller that gives up while its event is under way leaves the others their answers."""
+        """A caller cancelled while its event is in flight does not affect the results of others."""
         if batches:
             force_batches(log)
         tasks = [asyncio.create_task(log.append(draft(f"job-{n}"), expect=NO_JOB)) for n in range(40)]
-        for _ in range(3):  # turns of the event loop: enough to send, too few for all answers
+        for _ in range(3):  # turns of the event loop: enough to send, too few for all results
             await asyncio.sleep(0)
         cancelled = [task for task in tasks[::2] if task.cancel()]
         answers = await asyncio.gather(*tasks, return_exceptions=True)
@@ -148,10 +148,10 @@ class AppendContract:
 
 
 class ReadContract:
-    """What the readers return."""
+    """The results of the readers."""
 
     async def test_read_pages_to_the_end(self, log: EventLog) -> None:
-        """A long history comes in pages, oldest first, and reading on after the last one finds nothing."""
+        """A long history is returned in pages, oldest first; reading after the last one returns nothing."""
         total = READ_PAGE_EVENTS + 20
         for number in range(total):
             assert await log.append(draft(payload=b"%d" % number), expect=number) == Appended(number + 1)
@@ -162,7 +162,7 @@ class ReadContract:
         assert not await log.read(job_subject("default", "job"), after=total)
 
     async def test_read_keeps_to_its_bounds(self, log: EventLog) -> None:
-        """`after` is not part of a page, `up_to` is; events of other jobs never are."""
+        """`after` is exclusive, `up_to` inclusive; events of other jobs are never returned."""
         for expect in (0, 1, 3, 5):
             await log.append(draft(), expect=expect)
             await log.append(draft(f"other-{expect}"), expect=NO_JOB)
@@ -179,7 +179,7 @@ class ReadContract:
         assert await sequences(after=99) == []
 
     async def test_unknown_job_has_nothing(self, log: EventLog) -> None:
-        """A job that nobody wrote about has no records and no last one, in an empty log and in another."""
+        """An unknown job has no records and no last record, in an empty log and in another."""
         for _ in range(2):
             assert list(await log.read(job_subject("default", "nobody"))) == []
             assert await log.read_last(job_subject("default", "nobody")) is None
@@ -187,7 +187,7 @@ class ReadContract:
             await log.append(draft(), expect=0)
 
     async def test_read_last_finds_a_job_in_whichever_namespace(self, log: EventLog) -> None:
-        """The filter for a job anywhere gives its last record, and never that of another job."""
+        """The filter for a job in any namespace returns its last record, and never that of another job."""
         await log.append(draft("wanted", b"1", namespace="some.where"), expect=NO_JOB)
         await log.append(draft("other", namespace="some.where"), expect=NO_JOB)
         await log.append(draft("wanted", b"2", namespace="some.where"), expect=1)
@@ -198,7 +198,7 @@ class ReadContract:
         assert parse_subject(found.subject) == ("some.where", "wanted")
 
     async def test_info_tells_the_bounds(self, log: EventLog) -> None:
-        """A log begins at 1, ends at its last record, and keeps its epoch."""
+        """A log starts at 1, ends at its last record, and keeps its epoch."""
         empty = await log.info()
         assert (empty.first_sequence, empty.last_sequence) == (1, 0)
         await log.append(draft("a"), expect=NO_JOB)
@@ -208,7 +208,7 @@ class ReadContract:
         assert info.epoch == empty.epoch
 
     async def test_record_is_the_same_whichever_way_it_is_read(self, log: EventLog) -> None:
-        """A page, the last record and the feed agree on every field, the nanoseconds of the time included."""
+        """A page, the last record and the reader agree on every field, including nanoseconds."""
         for number in range(20):
             await log.append(draft(f"job-{number}", b"\x00\xff bytes", namespace="näme.space"), expect=NO_JOB)
         for record in await whole(log):
@@ -218,7 +218,7 @@ class ReadContract:
 
     @pytest.mark.parametrize("namespace", NAMESPACES)
     async def test_any_namespace_is_one_of_its_own(self, log: EventLog, namespace: str) -> None:
-        """A namespace of any characters is a token of its own, and comes back as it was."""
+        """A namespace of any characters is one token, and is returned unchanged."""
         other = draft("job", b"other", namespace="default2")
         event = draft("job", b"its", namespace=namespace)
         assert await log.append(other, expect=NO_JOB) == Appended(1)
@@ -230,10 +230,10 @@ class ReadContract:
 
 
 class FollowContract:
-    """What a feed delivers."""
+    """The records of a log reader."""
 
     async def test_feed_begins_where_it_was_told(self, log: EventLog) -> None:
-        """A feed delivers what comes after its start, in order, and nothing before it."""
+        """A reader delivers the records after its start, in order, and none before it."""
         await append_all(log, [draft(f"job-{number}") for number in range(10)])
         for after in (0, 4, 9):
             feed = await log.follow(after=after)
@@ -244,7 +244,7 @@ class FollowContract:
             await feed.close()
 
     async def test_feed_delivers_what_arrives(self, log: EventLog) -> None:
-        """A feed at the end of the log waits, and delivers each event once it is appended."""
+        """A reader at the end of the log waits, and delivers each event once it is appended."""
         await log.append(draft("before"), expect=NO_JOB)
         feed = await log.follow(after=1)
         waiting = asyncio.create_task(feed.take(10))
@@ -263,7 +263,7 @@ class FollowContract:
         await feed.close()
 
     async def test_take_keeps_to_its_most(self, log: EventLog) -> None:
-        """A reader gets as many records as it asked for and no more, and none is lost between two takes."""
+        """A reader returns at most the requested number of records, and loses none between two calls."""
         await append_all(log, [draft(f"job-{number}") for number in range(25)])
         feed = await log.follow(after=0)
         seen: list[int] = []
@@ -275,7 +275,7 @@ class FollowContract:
         await feed.close()
 
     async def test_two_feeds_read_for_themselves(self, log: EventLog) -> None:
-        """Each reader has its own place; one that reads takes nothing from another."""
+        """Each reader has its own position, and does not affect others."""
         await append_all(log, [draft(f"job-{number}") for number in range(6)])
         one, two = await log.follow(after=0), await log.follow(after=3)
         assert (await one.take(1))[0].sequence == 1
@@ -287,13 +287,13 @@ class FollowContract:
         await two.close()
 
     async def test_feed_beyond_the_end_is_refused(self, log: EventLog) -> None:
-        """A log that ends before the place to read on from has lost events: LogTruncated, no silent wait."""
+        """A log that ends before the start position has lost events: LogTruncated, not a silent wait."""
         await log.append(draft(), expect=NO_JOB)
         with pytest.raises(LogTruncated, match="ends at 1, and 2 was read"):
             await decided(lambda: log.follow(after=2))
 
     async def test_feed_of_another_epoch_is_refused(self, log: EventLog) -> None:
-        """A log that is not the one that was read before is refused, even if the place exists in it."""
+        """A different log is refused, even if the position exists in it."""
         await log.append(draft(), expect=NO_JOB)
         epoch = (await log.info()).epoch
         await (await log.follow(after=1, epoch=epoch)).close()
@@ -302,10 +302,10 @@ class FollowContract:
 
 
 class CloseContract:
-    """What is left of a closed log."""
+    """The behavior of a closed log."""
 
     async def test_closed_log_says_so(self, log: EventLog) -> None:
-        """Whatever is asked of a closed log is LogUnavailable, at once, and closing again is harmless."""
+        """Every call on a closed log is LogUnavailable at once, and closing again has no effect."""
         await log.append(draft(), expect=NO_JOB)
         feed = await log.follow(after=1)
         await log.close()
@@ -324,7 +324,7 @@ class CloseContract:
         await log.close()
 
     async def test_feed_that_waits_is_told_of_the_close(self, log: EventLog) -> None:
-        """A reader that waits for the next event does not wait for one that a closed log can't bring."""
+        """A waiting reader is released when the log is closed."""
         feed = await log.follow(after=0)
         waiting = asyncio.create_task(feed.take(1))
         await asyncio.sleep(0)
@@ -334,7 +334,7 @@ class CloseContract:
                 await waiting
 
     async def test_close_answers_what_is_under_way(self, log: EventLog) -> None:
-        """Who appended before the close gets the answer, not an error."""
+        """An append before the close gets its result, not an error."""
         force_batches(log)
         tasks = [asyncio.create_task(log.append(draft(f"job-{n}"), expect=NO_JOB)) for n in range(100)]
         await asyncio.sleep(0)
@@ -343,4 +343,4 @@ class CloseContract:
 
 
 class LogContract(AppendContract, ReadContract, FollowContract, CloseContract):
-    """The whole contract."""
+    """The complete contract."""

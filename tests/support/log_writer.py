@@ -1,4 +1,4 @@
-"""Writes a log of jobs that all change in rounds, and knows what stands where."""
+"""Writes a log of jobs that all change in rounds, and records every position."""
 
 import asyncio
 from collections import defaultdict
@@ -11,24 +11,21 @@ from jobledger.store.model.job import StateType
 from jobledger.store.model.subjects import named_job_id
 from tests.support.histories import draft, spec_data, state_data
 
-PAUSE_SECONDS = (
-    0.05  # before an append is tried again: a tight loop would keep the server from being restarted
-)
+PAUSE_SECONDS = 0.05  # before an append is retried: a tight loop would delay the restart of the server
 
 
 class Writer:
-    """Puts events on a log that nobody else writes to.
+    """Appends events to a log without other writers.
 
     Args:
-        log: where to.
-        jobs: how many there are; each has one event per round, so a round's sequences are known.
-        message: of each change of state, beside a number.
-        states: that a job goes through after it was created, over and over.
+        jobs: their number; each has one event per round, so the sequences of a round are known.
+        message: of each state change, followed by a number.
+        states: the states of a job after its creation, repeatedly.
 
     Attributes:
         of_job: the sequences of each job, by id.
         job_at: the job of each sequence.
-        revisions: the revision of its job, of each sequence.
+        revisions: the revision of each sequence.
     """
 
     def __init__(
@@ -49,7 +46,7 @@ class Writer:
         self.revisions: dict[int, int] = {}
 
     async def round(self) -> None:
-        """One more event of each job, whatever happens to the server meanwhile."""
+        """Append one more event of each job, through restarts of the server."""
         await asyncio.gather(*(self._one(number) for number in range(len(self._ids))))
 
     async def _one(self, number: int) -> None:

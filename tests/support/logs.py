@@ -1,4 +1,4 @@
-"""What the tests of the log share: drafts, the whole of a log, waits, a server of any configuration."""
+"""Pending events, reading a whole log, waits, and servers of any configuration."""
 
 import asyncio
 import json
@@ -22,18 +22,18 @@ from jobledger.store.model.subjects import job_subject
 
 Answer = TypeVar("Answer")
 
-ASK_SECONDS = 60.0  # for one answer, through elections
+ASK_SECONDS = 60.0  # for one response, through elections
 
 
 def draft(
     job: str = "job", payload: bytes = b"{}", *, namespace: str = "default", event_id: str = ""
 ) -> PendingEvent:
-    """An event of a job, with an id of its own."""
+    """Return an event of a job, with a new id."""
     return PendingEvent(job_subject(namespace, job), event_id or str(uuid.uuid4()), payload)
 
 
 def force_batches(log: EventLog) -> None:
-    """Make a JetStream log send whatever waits as one atomic batch; nothing to do for another one."""
+    """Make a JetStream log send queued events as one atomic batch; no effect on other logs."""
     if isinstance(log, JetStreamLog):
         log._publisher._pace.single_seconds = 1.0
 
@@ -41,12 +41,12 @@ def force_batches(log: EventLog) -> None:
 async def append_all(
     log: EventLog, drafts: list[PendingEvent], *, expect: int = 0
 ) -> list[Appended | WrongSequence | BaseException]:
-    """Append all at once; the answers, in the order of the drafts."""
+    """Append all concurrently; returns the results in order."""
     return await asyncio.gather(*(log.append(each, expect=expect) for each in drafts), return_exceptions=True)
 
 
 async def whole(log: EventLog) -> list[Record]:
-    """Every record of the log, as a feed delivers them."""
+    """Return every record of the log, through a reader."""
     last = (await log.info()).last_sequence
     records: list[Record] = []
     if last:
@@ -58,7 +58,7 @@ async def whole(log: EventLog) -> list[Record]:
 
 
 async def take_until(feed: LogReader, last: int) -> list[int]:
-    """The sequences that a feed delivers, up to one of them; sooner than missed heartbeats would help."""
+    """Return the sequences from a reader up to one, with a timeout shorter than missed heartbeats."""
     sequences: list[int] = []
     async with asyncio.timeout(10):
         while not sequences or sequences[-1] < last:
@@ -67,7 +67,7 @@ async def take_until(feed: LogReader, last: int) -> list[int]:
 
 
 async def decided(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """An answer of a log that seems to lack events, asked for until it is certain whether they are lost."""
+    """Repeat a call on a log that seems to lack events until it is certain whether they are lost."""
     async with asyncio.timeout(20):
         while True:
             with suppress(LogBehind):
@@ -76,13 +76,13 @@ async def decided(ask: Callable[[], Awaitable[Answer]]) -> Answer:
 
 
 async def fill(log: JetStreamLog, events: int, prefix: str = "job") -> None:
-    """Append the first events of so many jobs."""
+    """Append the first events of this many jobs."""
     answers = await append_all(log, [draft(f"{prefix}-{number}") for number in range(events)])
     assert all(isinstance(answer, Appended) for answer in answers)
 
 
 async def stored_ids(log: JetStreamLog) -> list[str]:
-    """The event id of every message in the stream, read straight from the server."""
+    """Return the event id of every message in the stream, read directly from the server."""
     ids: list[str] = []
     for sequence in range(1, (await log.info()).last_sequence + 1):
         found = await ask(log, "STREAM.MSG.GET.JOBS", {"seq": sequence})
@@ -94,7 +94,7 @@ async def stored_ids(log: JetStreamLog) -> list[str]:
 async def eventually(
     condition: Callable[[], bool | Awaitable[bool]], *, within_seconds: float = 10.0
 ) -> None:
-    """Wait until something outside this process is so; a failure if it never is."""
+    """Wait until a condition outside this process holds; fails after a timeout."""
     async with asyncio.timeout(within_seconds):
         while True:
             now = condition()
@@ -104,9 +104,9 @@ async def eventually(
 
 
 async def ask(log: JetStreamLog, verb: str, request: object = None) -> dict[str, Any]:
-    """Ask the JetStream API as an administrator would; the answer, errors and all.
+    """Send a JetStream API request as an administrator; returns the response, including errors.
 
-    Nobody answers while a stream has no leader, which can happen at any time on a busy machine.
+    There is no response while a stream has no leader, which can happen at any time on a busy machine.
     """
     async with asyncio.timeout(ASK_SECONDS):
         while True:
@@ -117,19 +117,19 @@ async def ask(log: JetStreamLog, verb: str, request: object = None) -> dict[str,
 
 
 async def publish_raw(log: JetStreamLog, subject: str, payload: bytes, **headers: str) -> Message:
-    """Publish past the publisher, as any other client could; `_` in a header's name stands for `-`."""
+    """Publish without the publisher, as any client could; `_` in a header's name stands for `-`."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await log._connection.request(subject, payload, headers=named or None)
 
 
 def publisher_of(log: EventLog) -> Publisher:
-    """The appending half of a JetStream log."""
+    """Return the publisher of a JetStream log."""
     assert isinstance(log, JetStreamLog)
     return log._publisher
 
 
 async def unchecked(url: str) -> JetStreamLog:
-    """A log on a stream `JOBS` of any configuration, or of none, which `connect` would refuse or make."""
+    """Return a log on a stream `JOBS` of any configuration, or on none, without the checks of `connect`."""
     connection = await Connection.open(url)
     streams = Streams(connection, StreamSettings())
     return JetStreamLog(connection, streams, await Publisher.start(connection, "JOBS"))
@@ -137,7 +137,7 @@ async def unchecked(url: str) -> JetStreamLog:
 
 @asynccontextmanager
 async def plain_server(directory: Path, **config: object) -> AsyncIterator[str]:
-    """A nats-server of a configuration of the test's own; its address."""
+    """Run a nats-server with this configuration; yields its URL."""
     directory.mkdir()
     ports = directory / "ports"
     ports.mkdir()

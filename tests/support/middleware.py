@@ -1,4 +1,4 @@
-"""The gate around a tiny app, asked without a socket."""
+"""The middleware around a tiny app, called without a socket."""
 
 import asyncio
 import json
@@ -19,13 +19,7 @@ JSON = {"content-type": "application/json"}
 
 
 class Answer(NamedTuple):
-    """What came back.
-
-    Attributes:
-        status: of HTTP.
-        headers: by name; each is there once.
-        body: as it came.
-    """
+    """A response."""
 
     status: int
     headers: dict[str, str]
@@ -33,21 +27,19 @@ class Answer(NamedTuple):
 
     @property
     def problem(self) -> dict[str, Any]:
-        """The problem document."""
+        """The problem document in the body."""
         assert self.headers["content-type"] == "application/problem+json"
         found: dict[str, Any] = json.loads(self.body)
         return found
 
 
 class Guarded:
-    """A gate, its app and what they saw.
+    """The middleware, its app and what the app received.
 
     Args:
         directory: for the token file.
-        host: that it says it listens on.
-        allowed_hosts: as in the settings.
-        access_log: as in the settings.
-        app: in place of one that answers 200 with the body it got.
+        host: the listening address.
+        app: instead of one that returns 200 with the request body.
     """
 
     def __init__(
@@ -61,7 +53,9 @@ class Guarded:
     ) -> None:
         self.tokens = TokenFile(directory / "tokens.json", look_seconds=0)
         self.draining = asyncio.Event()
-        self.silent: asyncio.Event | None = None  # until when a client that has not sent all says nothing
+        self.silent: asyncio.Event | None = (
+            None  # how long a client that has not sent everything stays silent
+        )
         self.scopes: list[dict[str, Any]] = []
         self.counted: list[tuple[str, str, int]] = []
         service = SimpleNamespace(
@@ -81,7 +75,7 @@ class Guarded:
 
     @property
     def principal(self) -> Principal:
-        """Who the app was last told that asks."""
+        """The principal of the last request to the app."""
         found: Principal = self.scopes[-1]["state"]["principal"]
         return found
 
@@ -98,18 +92,18 @@ class Guarded:
         address: str = "127.0.0.1",
         pause: int = 0,
     ) -> Answer:
-        """Send a request; a body of several parts says nothing about its length.
+        """Send a request; a body of several parts has no declared length.
 
         Args:
             path: with its query.
-            headers: besides `Host`.
-            method: of HTTP.
-            body: as a whole or in parts.
+        method: the HTTP method.
+        body: whole or in parts.
+        http_version: of the request.
+        address: of the client.
+            headers: in addition to `Host`.
             host: the header; None: none.
-            ends: False: the client goes away when the body's parts are sent.
-            http_version: of the request.
-            address: of the client.
-            pause: `silent` is waited for before so many parts are left.
+            ends: False: the client disconnects after the parts of the body.
+            pause: `silent` is awaited before this many parts are left.
         """
         pairs = list(headers.items() if isinstance(headers, dict) else headers)
         if host is not None:
@@ -152,7 +146,7 @@ class Guarded:
 
 
 async def echo(_: Any, receive: Any, send: Any) -> None:
-    """Answer with the body that came."""
+    """Return the request body."""
     message = await receive()
     body = message.get("body", b"")
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -160,10 +154,10 @@ async def echo(_: Any, receive: Any, send: Any) -> None:
 
 
 def late() -> int:
-    """A clock for which every file is old: an unchanged stat then means an unchanged file."""
+    """A clock for which every file is old, so that an unchanged stat means an unchanged file."""
     return time.time_ns() + 3_600_000_000_000
 
 
 def bearer(text: str) -> bytes:
-    """The header `Authorization` with this token."""
+    """Return an `Authorization` header with this token."""
     return f"Bearer {text}".encode()

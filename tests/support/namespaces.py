@@ -1,4 +1,4 @@
-"""Three nats-servers in network namespaces, so that a node can be isolated as a broken cable would do it."""
+"""Three nats-servers in network namespaces, so that a node can be isolated like by a broken cable."""
 
 import os
 import random
@@ -17,7 +17,7 @@ def _ip(*arguments: str) -> None:
 
 @cache
 def why_no_namespaces() -> str:
-    """Why network namespaces can't be used here; empty if they can."""
+    """Return why network namespaces cannot be used here; empty if they can."""
     name = f"jlprobe{os.getpid()}"
     try:
         _ip("netns", "add", name)
@@ -32,7 +32,7 @@ def why_no_namespaces() -> str:
 
 
 class NamespaceCluster(Cluster):
-    """`Cluster` with one network namespace per node, all on one bridge that the test is on as well."""
+    """A `Cluster` with one network namespace per node, all on one bridge with the test."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -67,11 +67,11 @@ class NamespaceCluster(Cluster):
             self._remove()
 
     def isolate(self, node: int) -> None:
-        """Pull a node's cable: packets vanish, connections stay open."""
+        """Isolate a node: packets are lost, connections stay open."""
         _ip("link", "set", f"{self._tag}v{node}", "down")
 
     def reconnect(self, node: int) -> None:
-        """Plug it in again."""
+        """Reconnect a node."""
         _ip("link", "set", f"{self._tag}v{node}", "up")
 
     def _remove(self) -> None:

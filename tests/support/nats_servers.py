@@ -1,4 +1,4 @@
-"""Real nats-servers that ask for credentials or speak TLS, and certificates for them."""
+"""Real nats-servers with authentication or TLS, and certificates for them."""
 
 import asyncio
 import base64
@@ -34,17 +34,12 @@ asyncio.run(main())
 
 @asynccontextmanager
 async def nats_server(directory: Path, **config: Any) -> AsyncIterator[int]:
-    """A nats-server with JetStream and this configuration, on a port that it picks; gives the port.
-
-    Args:
-        directory: for its files; made if missing.
-        config: more of the server's configuration.
-    """
+    """Run a nats-server with JetStream and this configuration; yields its port."""
     directory.mkdir(parents=True, exist_ok=True)
     ports = directory / "ports"
     ports.mkdir(exist_ok=True)
     file = directory / "nats.conf"
-    # nats-server reads JSON as configuration.
+    # nats-server accepts JSON as configuration.
     file.write_text(
         json.dumps(
             {
@@ -68,7 +63,7 @@ async def nats_server(directory: Path, **config: Any) -> AsyncIterator[int]:
 
 
 async def start_owner(directory: Path) -> tuple[asyncio.subprocess.Process, int]:
-    """A process that owns an embedded server, and the pid of that server."""
+    """Start a process that owns an embedded server; returns it and the pid of that server."""
     owner = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _OWNER, directory, stdout=asyncio.subprocess.PIPE
     )
@@ -77,7 +72,7 @@ async def start_owner(directory: Path) -> tuple[asyncio.subprocess.Process, int]
 
 
 async def _port(process: asyncio.subprocess.Process, ports: Path, log: Path) -> int:
-    """The server writes its port into a file; there is nothing else to wait on."""
+    """Wait for the file to which the server writes its port."""
     while True:
         assert process.returncode is None, log.read_text()
         for file in ports.glob("*.ports"):
@@ -88,7 +83,7 @@ async def _port(process: asyncio.subprocess.Process, ports: Path, log: Path) -> 
 
 
 def make_certificates(directory: Path) -> None:
-    """`ca.pem`, `server.pem` and `client.pem`, each with its `.key`; for 127.0.0.1 and localhost."""
+    """Create `ca.pem`, `server.pem` and `client.pem`, each with its `.key`, for 127.0.0.1 and localhost."""
     directory.mkdir(parents=True, exist_ok=True)
     _openssl(directory, "req", "-x509", "-subj", "/CN=test CA", "-keyout", "ca.key", "-out", "ca.pem")
     for name in ("server", "client"):
@@ -112,13 +107,13 @@ def _openssl(directory: Path, command: str, *more: str) -> None:
 
 
 def new_nkey(prefix: int = nkeys.PREFIX_BYTE_USER) -> tuple[str, str]:
-    """A seed and its public key."""
+    """Return a seed and its public key."""
     seed = nkeys.encode_seed(secrets.token_bytes(32), prefix)
     return seed.decode(), nkeys.from_seed(bytearray(seed)).public_key.decode()
 
 
 class Operator:
-    """A decentralised set-up: an operator, an account with JetStream, and credentials of its users."""
+    """A decentralized setup: an operator, an account with JetStream, and credentials of its users."""
 
     def __init__(self) -> None:
         self._operator, self.operator_key = new_nkey(nkeys.PREFIX_BYTE_OPERATOR)
@@ -126,7 +121,7 @@ class Operator:
         self._system, self.system_key = new_nkey(nkeys.PREFIX_BYTE_ACCOUNT)
 
     def config(self) -> dict[str, Any]:
-        """What the server must know."""
+        """The configuration of the server."""
         limits = {"subs": -1, "conn": -1, "leaf": -1, "imports": -1, "exports": -1, "data": -1, "payload": -1}
         storage = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1, "wildcards": True}
         claims = {"type": "account", "version": 2}
@@ -143,7 +138,7 @@ class Operator:
         }
 
     def credentials(self, *, expires_in_seconds: int | None = None) -> str:
-        """A credentials file of a new user, as `nsc generate creds` writes it."""
+        """Create a credentials file of a new user, in the format of `nsc generate creds`."""
         seed, public = new_nkey()
         limits = {"subs": -1, "data": -1, "payload": -1}
         claims = {"type": "user", "version": 2, "pub": {}, "sub": {}, **limits}

@@ -1,4 +1,4 @@
-"""What the view must hold, computed the plain way: all records folded in memory, one by one."""
+"""The expected contents of a view, computed by folding all records in memory, one by one."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ _ORDERS = {
 
 
 def fold_of(records: Iterable[Record]) -> Tables:
-    """The rows that these records come to."""
+    """Return the expected rows of these records."""
     statuses: dict[str, JobStatus] = {}
     lost: dict[tuple[str, str], JobStatus] = {}
     bodies: dict[int, bytes] = {}
@@ -66,7 +66,7 @@ def fold_of(records: Iterable[Record]) -> Tables:
 
 
 def rows_of(path: Path, tables: Iterable[str] = tuple(_ORDERS)) -> Tables:
-    """The rows that a view holds, in all of its tables or in these."""
+    """Return the rows of a view, of all tables or of these."""
     connection = sqlite3.connect(path)
     try:
         return {table: connection.execute(_ORDERS[table]).fetchall() for table in tables}
@@ -75,7 +75,7 @@ def rows_of(path: Path, tables: Iterable[str] = tuple(_ORDERS)) -> Tables:
 
 
 def checkpoint_of(path: Path) -> tuple[str, int, int]:
-    """Epoch, sequence and count of anomalies of a view."""
+    """Return epoch, sequence and anomaly count of a view."""
     connection = sqlite3.connect(path)
     try:
         row: tuple[str, int, int] = connection.execute(

@@ -1,4 +1,4 @@
-"""What the tests of "Other languages" in docs/SUBSCRIBE.md share: the section itself, and a log to read."""
+"""The section "Other languages" of docs/SUBSCRIBE.md, and a log to read."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _STATES = (StateType.QUEUED, StateType.RUNNING, StateType.COMPLETED)
 
 
 async def write_jobs(log: JetStreamLog, prefix: str) -> None:
-    """Jobs, each from its creation to its end; their events are mixed."""
+    """Append the interleaved events of jobs, each from its creation to its end."""
     ledger = Ledger(log)
     receipts = [await ledger.create(make_spec(f"{prefix}-{number}")) for number in range(_JOBS)]
     for state in _STATES:

@@ -1,4 +1,4 @@
-"""A projector in a process of its own, for tests that kill it.
+"""A projector in its own process, for tests that kill it.
 
 `NATS_URL=… python -m tests.support.projector_process VIEW` prints the sequence each time it has advanced.
 """

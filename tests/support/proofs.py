@@ -1,4 +1,4 @@
-"""Bundles made without a server: a real ledger in memory, and proofs by the definition in the RFC."""
+"""Bundles made without a server, and the RFC's definition of the Merkle tree."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -26,7 +26,7 @@ ETL, REPORT = named_job_id("default", "etl"), named_job_id("default", "report")
 
 
 async def two_jobs() -> list[Record]:
-    """The log of two jobs that change in turn: five events of `etl`, three of `report`."""
+    """Return the log of two jobs that change alternately: five events of `etl`, three of `report`."""
     log = MemoryLog()
     ledger = Ledger(log)
     for name in ("etl", "report"):
@@ -49,14 +49,14 @@ def prove(
     size: int | None = None,
     **changes: Any,
 ) -> Bundle:
-    """The bundle of a job in a log.
+    """Return the bundle of a job in a log.
 
     Args:
         log: all of its records.
-        job_id: which of its jobs.
+        job_id: which job.
         signers: of the seal.
-        size: of the seal; None: all of the log.
-        changes: what the bundle shall say instead.
+        size: of the seal; None: the whole log.
+        changes: fields to replace.
     """
     size = len(log) if size is None else size
     leaves = [leaf_hash(record) for record in log[:size]]
@@ -81,7 +81,7 @@ def prove(
 
 
 def mth(leaves: Sequence[bytes]) -> bytes:
-    """The Merkle Tree Hash, word for word as RFC 6962 defines it in section 2.1."""
+    """Return the Merkle Tree Hash as defined in RFC 6962, section 2.1."""
     if not leaves:
         return sha256(b"").digest()
     if len(leaves) == 1:
@@ -93,5 +93,5 @@ def mth(leaves: Sequence[bytes]) -> bytes:
 
 
 def numbered(count: int) -> list[bytes]:
-    """Leaves that are all different."""
+    """Return distinct leaves."""
     return [hash_leaf(number.to_bytes(4, "big")) for number in range(count)]

@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server, which loses what a test wants lost."""
+"""A TCP proxy that withholds, drops or cuts traffic on demand."""
 
 import asyncio
 from contextlib import suppress
@@ -8,27 +8,25 @@ _CHUNK_BYTES = 65_536
 
 
 class Proxy:
-    """Forwards both ways until told otherwise; used as `async with Proxy(url) as proxy`.
-
-    Args:
-        url: of the server, with credentials.
-    """
+    """`async with Proxy(url) as proxy` forwards in both directions, until configured otherwise."""
 
     def __init__(self, url: str) -> None:
         self._scheme, _, address = url.rpartition("@")
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._listener: asyncio.Server | None = None
-        self._own_port = 0  # the system picks one; kept from then on
+        self._own_port = 0  # chosen by the system, and kept
         self._writers: set[asyncio.StreamWriter] = set()
         self._all: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._withhold = False
         self._to_client: list[tuple[asyncio.StreamWriter, bytes]] = []
         self._news = asyncio.Event()
-        self.swallow = False  # client → server: read and thrown away
+        self.swallow = False  # client → server: read and dropped
         self.delay_seconds = 0.0  # server → client
-        self.cut_after_bytes: int | None = None  # client → server: so many more, then all is cut
+        self.cut_after_bytes: int | None = (
+            None  # client → server: this many more bytes, then all connections are cut
+        )
         self.connections = 0
 
     async def __aenter__(self) -> Self:
@@ -45,41 +43,41 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where a client connects instead."""
+        """The URL for the client."""
         return f"{self._scheme}@127.0.0.1:{self._own_port}"
 
     def refuse(self) -> None:
-        """Take no new connections."""
+        """Refuse new connections."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
 
     async def listen(self) -> None:
-        """Take new connections (again)."""
+        """Accept new connections (again)."""
         if self._listener is None:
             self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self._own_port)
             self._own_port = self._listener.sockets[0].getsockname()[1]
 
     def withhold(self) -> None:
-        """From now on keep what the server says from the client; what the client says still goes through."""
+        """Withhold data from the server; data from the client is still forwarded."""
         self._withhold = True
 
     def release(self) -> None:
-        """Give the client what was withheld, and go on."""
+        """Deliver the withheld data and continue."""
         self._withhold = False
         for writer, data in self._to_client:
             writer.write(data)
         self._to_client.clear()
 
     async def withheld(self, text: bytes, times: int = 1) -> None:
-        """Wait until the server has said something so many times that the client does not know of."""
+        """Wait until this many chunks from the server have been withheld."""
         async with asyncio.timeout(10):
             while b"".join(data for _, data in self._to_client).count(text) < times:
                 self._news.clear()
                 await self._news.wait()
 
     def cut(self) -> None:
-        """Cut every connection; what was withheld is lost. New connections are as usual."""
+        """Cut every connection and drop the withheld data. New connections are accepted."""
         self._withhold = False
         self._to_client.clear()
         for writer in tuple(self._writers):
@@ -112,7 +110,7 @@ class Proxy:
                 await writer.drain()
                 if self.cut_after_bytes == 0:
                     self.cut_after_bytes = None
-                    writer.close()  # in order: the server gets the bytes before the end
+                    writer.close()  # in order: the server receives the bytes before the end
                     await writer.wait_closed()
                     self.cut()
         self._end(writer)

@@ -1,4 +1,4 @@
-"""Reading subscriptions in tests: so many events, or up to a sequence, within a bound."""
+"""Read a number of events of a subscription, or up to a sequence, with a timeout."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ WITHIN_SECONDS = 30.0
 
 
 async def take(events: Subscription, count: int) -> list[SubscribedEvent]:
-    """The next so many events; the last one of them is not done yet."""
+    """Return the next events; the last one is not acknowledged."""
     found: list[SubscribedEvent] = []
     async with asyncio.timeout(WITHIN_SECONDS):
         while len(found) < count:
@@ -21,7 +21,7 @@ async def take(events: Subscription, count: int) -> list[SubscribedEvent]:
 
 
 async def take_to(events: Subscription, sequence: int) -> list[SubscribedEvent]:
-    """The next events, up to this sequence; that one is not done yet."""
+    """Return the next events up to this sequence; the last one is not acknowledged."""
     found: list[SubscribedEvent] = []
     async with asyncio.timeout(WITHIN_SECONDS):
         while not found or found[-1].sequence < sequence:
@@ -30,19 +30,19 @@ async def take_to(events: Subscription, sequence: int) -> list[SubscribedEvent]:
 
 
 async def finish(events: Subscription) -> None:
-    """The last event is done, and the server knows it."""
+    """Acknowledge the last event and wait until the server knows it."""
     assert events._event is not None
     await events._event.ack()
 
 
 def sequences(found: list[SubscribedEvent]) -> list[int]:
-    """Of events."""
+    """Return the sequences of events."""
     return [event.sequence for event in found]
 
 
 def take_later(events: Subscription, count: int) -> "asyncio.Task[list[SubscribedEvent]]":
-    """The next so many events, waited for in the background by the task that handled the last one."""
-    events._task = None  # this test's own task does not go on reading
+    """Return a task for the next events, in the task that handled the last one."""
+    events._task = None  # the test's task stops reading
     return asyncio.create_task(take(events, count))
 
 
@@ -55,13 +55,13 @@ class Reader:
         self._news = asyncio.Event()
 
     async def read(self) -> None:
-        """Handle all that comes."""
+        """Handle every event."""
         async for event in self.events:
             self.found.append(event)
             self._news.set()
 
     async def until(self, sequence: int) -> None:
-        """Wait until an event is handed out, or one behind it."""
+        """Wait until this event, or a later one, is delivered."""
         async with asyncio.timeout(WITHIN_SECONDS):
             while not self.found or max(sequences(self.found)) < sequence:
                 self._news.clear()
@@ -70,7 +70,7 @@ class Reader:
 
 @asynccontextmanager
 async def reading(events: Subscription) -> AsyncIterator[Reader]:
-    """A subscription that is entered, read and left."""
+    """Open a subscription, read it and close it."""
     async with events:
         reader = Reader(events)
         task = asyncio.create_task(reader.read())
@@ -85,7 +85,7 @@ async def reading(events: Subscription) -> AsyncIterator[Reader]:
 
 @asynccontextmanager
 async def other_process(server: EmbeddedServer, *, accept_loss: bool = False) -> AsyncIterator[JetStreamLog]:
-    """A log on a connection of its own, as another process has it."""
+    """Return a log on its own connection, like another process."""
     log = await JetStreamLog.connect(server.url, accept_loss=(lambda _: None) if accept_loss else None)
     try:
         yield log
@@ -94,14 +94,14 @@ async def other_process(server: EmbeddedServer, *, accept_loss: bool = False) ->
 
 
 def source_of(events: Subscription) -> JetStreamConsumer:
-    """The consumer that a subscription which is not shared reads."""
+    """Return the consumer of an unshared subscription."""
     source = events._partitions[0]._source
     assert isinstance(source, JetStreamConsumer)
     return source
 
 
 async def the_info(log: JetStreamLog, name: str) -> ConsumerInfo:
-    """A consumer that is there, as the server has it."""
+    """Return the server's info of a consumer."""
     info = await log.consumers().info(name)
     assert info is not None
     return info

@@ -1,4 +1,4 @@
-"""What the tests of idempotency share: processes on one log, and keys that fail."""
+"""Replicas on one log with idempotency keys, and key stores that fail."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +15,11 @@ REQUEST = WriteRequest(key="k-1", principal="alice", method="PUT", path="/jobs",
 
 
 class Crash(BaseException):
-    """The process ends here."""
+    """The simulated process crash."""
 
 
 class Replica:
-    """A ledger and its keys, as one process has them; counts how often a command is run."""
+    """The ledger and keys of one process; counts the executed commands."""
 
     def __init__(self, log: EventLog, keys: KeyValue, mark: str = "log") -> None:
         self.ledger = Ledger(log)
@@ -27,7 +27,7 @@ class Replica:
         self.runs = 0
 
     def apply(self, spec: JobSpec | None = None, **more: Any) -> Command:
-        """A command that applies a spec, as the handler of `PUT /jobs` does."""
+        """Return a command that applies a spec, like the handler of `PUT /jobs`."""
 
         async def command(event_id: str | None) -> Answer:
             self.runs += 1
@@ -43,7 +43,7 @@ class Replica:
 
 
 class FragileKeys:
-    """A bucket whose write number `at` fails, before or after it is stored."""
+    """A key-value store whose write number `at` fails, before or after it is stored."""
 
     def __init__(self, keys: KeyValue, *, at: int, done: bool, error: BaseException) -> None:
         self._keys = keys

@@ -1,4 +1,4 @@
-"""Attacks on the log by its own clients: requests whose answer is to go where the client may not publish."""
+"""Attacks on the log by its clients: requests whose response goes to a forbidden subject."""
 
 import asyncio
 import json
@@ -19,15 +19,15 @@ from tests.support.logs import eventually
 SECRET = b'{"secret":"whsec_only-the-service-may-read-this"}'
 WAIT_SECONDS = 60.0
 
-# What the service may write itself, under names that no other test looks at.
+# Subjects that the service may write, with names that no other test uses.
 STORED = (
     *("jobs.stored.", "jobledger.keys.stored", "jobledger.seals.stored", "jobledger.heartbeat.stored"),
     *("JOBS_SUBSCRIPTIONS.stored.", "JOBS_WEBHOOKS.stored."),
 )
 STREAMS = tuple(each.name("JOBS") for each in declarations.STREAMS)
 
-# As deployed before: all users in the account of the log, the service with a list of what it may not do, and
-# a subscriber with the rights that the page gave to it.
+# The earlier deployment: all users in the account of the log, the service with a list of denied subjects, and
+# a subscriber with the documented permissions.
 OLD = """
 accounts {
   JOBLEDGER {
@@ -69,7 +69,7 @@ VARIABLES = ("NATS_OPERATOR_PASSWORD", "NATS_PASSWORD", *SUBSCRIBERS)
 
 @asynccontextmanager
 async def one_server(directory: Path, accounts: str) -> AsyncIterator[str]:
-    """A nats-server with these accounts; its address."""
+    """Run a nats-server with these accounts; yields its URL."""
     ports = directory / "ports"
     ports.mkdir(parents=True)
     (directory / "nats.conf").write_text(
@@ -100,7 +100,7 @@ async def one_server(directory: Path, accounts: str) -> AsyncIterator[str]:
 
 
 async def prepare(operator: JetStreamLog) -> None:
-    """All streams, jobs, two subscriptions, a webhook with its secret, a key and a seal."""
+    """Create all streams, jobs, two subscriptions, a webhook with its secret, a key and a seal."""
     await operator.prepare_streams()
     ledger = Ledger(operator)
     for name in ("one", "two"):
@@ -121,17 +121,17 @@ async def ask(connection: Connection, subject: str, body: object = None) -> dict
 
 
 async def state_of(operator: Connection, *, but: Sequence[str] = ()) -> dict[str, object]:
-    """All that an attack could change: streams, their configuration and records, and consumers' places.
+    """Return everything that an attack could change: streams, records and consumer positions.
 
     Args:
-        operator: who may see it.
-        but: beginnings of subjects, and of `<stream>/<consumer>`, that are the attacker's own.
+        operator: the client that reads it.
+        but: prefixes of the attacker's own subjects, and of `<stream>/<consumer>`.
     """
     names = (await ask(operator, "$JS.API.STREAM.NAMES"))["streams"] or []
     found: dict[str, object] = {}
     for name in sorted(names):
         info = await ask(operator, f"$JS.API.STREAM.INFO.{name}", {"subjects_filter": ">"})
-        if "state" not in info:  # deleted just now
+        if "state" not in info:  # deleted meanwhile
             continue
         subjects = info["state"].get("subjects") or {}
         last = {}
@@ -149,7 +149,7 @@ async def state_of(operator: Connection, *, but: Sequence[str] = ()) -> dict[str
 
 
 def laundering() -> dict[str, object]:
-    """Subjects that no subscriber may publish to, each with the content that would do harm there."""
+    """Return subjects that no subscriber may publish to, each with a harmful payload."""
     spy = {"deliver_subject": "_INBOX.spy.webhooks", "ack_policy": "none", "name": "spy"}
     return {
         "jobs.default.00.forged": {"type": "jobledger.job.created.v1", "actor": "the boss"},
@@ -177,7 +177,7 @@ HARMLESS = (
 
 
 def destructive() -> dict[str, object]:
-    """Subjects that administer a stream: the operator's alone."""
+    """Subjects that administer a stream, for the operator only."""
     thief = {"name": "THIEF", "sources": [{"name": "JOBS_WEBHOOKS"}]}
     log = {
         "name": "JOBS",
@@ -214,18 +214,18 @@ def destructive() -> dict[str, object]:
 
 
 def bodies(subject: str, own: str) -> Iterable[bytes]:
-    """Requests that a subject answers; with each kind of answer that it has.
+    """Return requests to a subject, one for each kind of response.
 
     Args:
         subject: of the request.
-        own: a subject that the attacker may write, and that holds what is to be sent; empty: none.
+        own: a subject that the attacker may write, with the payload to send; empty: none.
     """
     stream = own.partition(".")[0]
     if own and subject.endswith((f"MSG.GET.{stream}", f"DIRECT.GET.{stream}")):
-        yield json.dumps({"last_by_subj": own}).encode()  # the answer is what the attacker wrote
+        yield json.dumps({"last_by_subj": own}).encode()  # the response is the payload of the attacker
     if "STREAM.MSG.GET" in subject or "DIRECT.GET" in subject:
         yield json.dumps({"seq": 1}).encode()
-        yield json.dumps({"seq": 4_000_000}).encode()  # an empty answer: enough for STREAM.DELETE
+        yield json.dumps({"seq": 4_000_000}).encode()  # an empty response: enough for STREAM.DELETE
     elif "MSG.NEXT" in subject:
         yield json.dumps({"batch": 1, "no_wait": True, "group": "m"}).encode()
         yield json.dumps({"batch": 1, "no_wait": True}).encode()
@@ -238,7 +238,7 @@ def bodies(subject: str, own: str) -> Iterable[bytes]:
 
 
 def concrete(subject: str, consumer: str) -> str:
-    """A subject that a right allows, without wildcards."""
+    """Return a subject without wildcards that a permission allows."""
     if subject.startswith("$JS.ACK."):
         return f"$JS.ACK.JOBS.{consumer}.1.1.1.1.0"
     if "CONSUMER" in subject:
@@ -247,7 +247,7 @@ def concrete(subject: str, consumer: str) -> str:
 
 
 class Attacker:
-    """A client that wants more than it may."""
+    """A client that exceeds its permissions."""
 
     def __init__(self, connection: Connection, requests: Sequence[str], *, own: str, consumer: str) -> None:
         self.connection = connection
@@ -256,7 +256,7 @@ class Attacker:
         self._own = own
 
     async def listen(self) -> None:
-        """Hear what is sent to inboxes of the name that attacks use."""
+        """Collect messages to the inboxes used by the attacks."""
 
         async def deliver(message: Any) -> None:
             self.got.append(Message(message.subject, message.reply, message.data, message.headers))
@@ -264,7 +264,7 @@ class Attacker:
         await self.connection._client.subscribe("_INBOX.spy.>", cb=deliver)
 
     async def attack(self, targets: dict[str, object]) -> int:
-        """Every request that is allowed, with every target as its reply subject; how many were sent."""
+        """Send every allowed request with every target as reply subject; returns the number sent."""
         count = 0
         for target, content in targets.items():
             payload = content.encode() if isinstance(content, str) else json.dumps(content).encode()
@@ -279,12 +279,12 @@ class Attacker:
         return count
 
     async def store(self, payload: bytes) -> None:
-        """Put a payload where it can be fetched from, if there is such a place."""
+        """Store a payload where it can be requested from, if possible."""
         if self._own:
             await self.connection.request(self._own, payload)
 
     async def direct(self, targets: dict[str, object]) -> None:
-        """Just publish what is not allowed; with an inbox for the answer, which must not come."""
+        """Publish forbidden messages with an inbox for the response, which must not arrive."""
         for target, content in targets.items():
             payload = content.encode() if isinstance(content, str) else json.dumps(content).encode()
             try:
@@ -294,6 +294,6 @@ class Attacker:
             raise AssertionError(f"{target} answered {answer.payload!r:.200}")
 
     async def settle(self) -> None:
-        """Wait until the server has worked on all that was sent."""
+        """Wait until the server has processed everything sent."""
         await self.connection._client.flush()
         await ask(self.connection, "$JS.API.STREAM.INFO.JOBS")

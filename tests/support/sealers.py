@@ -1,4 +1,4 @@
-"""What the tests of seals share: a sealer on a log of the test's own, with its keys and files."""
+"""A sealer on a log, with its keys and files."""
 
 import random
 from collections.abc import AsyncIterator
@@ -23,16 +23,7 @@ MARK = "test"
 
 @dataclass
 class Sealing:
-    """A replica that seals.
-
-    Attributes:
-        log: whose tree.
-        projector: keeps the tree.
-        sealer: not started.
-        seals: where it publishes.
-        keys: that sign.
-        file: of seals.
-    """
+    """A sealing replica; its sealer is not started."""
 
     log: JetStreamLog
     projector: Projector
@@ -43,7 +34,7 @@ class Sealing:
     file: SealFile
 
     async def caught_up(self) -> int:
-        """Wait until the tree has all that the log has; how much that is."""
+        """Wait until the tree has the whole log; returns its size."""
         last = (await self.log.info()).last_sequence
         await self.projector.wait_for(last, 30)
         return last
@@ -53,7 +44,7 @@ class Sealing:
 async def sealing(
     log: JetStreamLog, directory: Path, *, mark: str = MARK, **how: Any
 ) -> AsyncIterator[Sealing]:
-    """A replica in this directory; the same directory again is the same replica, restarted."""
+    """Run a replica in this directory; reusing the directory restarts the same replica."""
     directory.mkdir(exist_ok=True)
     path = directory / "view.db"
     keys, file = KeyFile(directory / "audit" / "keys.json"), SealFile(directory / SEALS_FILE)
@@ -74,6 +65,6 @@ async def sealing(
 
 
 async def more(log: JetStreamLog, upto: int, *, seed: int = 1) -> None:
-    """Append the events of one long history, up to so many of them."""
+    """Append events of one long history up to this number."""
     done = (await log.info()).last_sequence
     await append_all(log, random_drafts(random.Random(seed), 6, upto)[done:])

@@ -1,6 +1,6 @@
-"""A second verifier of proof bundles, made from docs/AUDIT.md (and docs/EVENTS.md for events) alone.
+"""A second verifier of proof bundles, written from docs/AUDIT.md (and docs/EVENTS.md for events) only.
 
-It shares no code with Jobledger: the tests hold both against each other, and so the page against the code.
+It shares no code with Jobledger: tests compare both, and thereby the page with the code.
 """
 
 import json
@@ -21,7 +21,7 @@ class NotProvenError(Exception):
 
 
 def verify(document: bytes, vkey: str) -> dict[str, Any]:
-    """What a bundle proves: job, namespace, origin, size, and the records' sequences and times."""
+    """Return what a bundle proves: job, namespace, origin, size, and sequences and times of records."""
     bundle = read(document)
     origin, size, root = open_note(bundle["seal"], vkey)
     need(origin == bundle["origin"], "origin")
@@ -43,7 +43,7 @@ def verify(document: bytes, vkey: str) -> dict[str, Any]:
 
 
 def read(document: bytes) -> dict[str, Any]:
-    """The document, as strictly as the page says."""
+    """Parse the document as strictly as specified."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         need(len(dict(pairs)) == len(pairs), "a key twice")
@@ -80,7 +80,7 @@ def read(document: bytes) -> dict[str, Any]:
 
 
 def open_note(note: str, vkey: str) -> tuple[str, int, bytes]:
-    """Origin, size and root, if the key signed them."""
+    """Return origin, size and root, if the key signed them."""
     name, key_id, encoded = vkey.split("+", 2)
     kind_and_key = b64decode(encoded)
     need(kind_and_key[0] == 1, "kind of key")
@@ -107,7 +107,7 @@ def open_note(note: str, vkey: str) -> tuple[str, int, bytes]:
 
 
 def subject_of(namespace: str, job: str) -> str:
-    """The subject of a job."""
+    """Return the subject of a job."""
     shard = sha256(job.encode()).digest()[0] % 32
 
     def token(text: str) -> str:
@@ -117,7 +117,7 @@ def subject_of(namespace: str, job: str) -> str:
 
 
 def check_place(record: dict[str, Any], size: int, root: bytes) -> None:
-    """The record is in the tree."""
+    """Verify that the record is in the tree."""
     subject = record["subject"].encode()
     head = record["sequence"].to_bytes(8, "big") + record["time"].to_bytes(8, "big")
     h = sha256(b"\0" + head + len(subject).to_bytes(2, "big") + subject + record["payload"]).digest()
@@ -136,7 +136,7 @@ def check_place(record: dict[str, Any], size: int, root: bytes) -> None:
 
 
 def revision_of(bundle: dict[str, Any]) -> int:
-    """The job's revision at the end, by a fold that knows no more than which events raise it."""
+    """Return the job's last revision, by a fold that only knows which events increase it."""
     revision = before = 0
     for record in bundle["records"]:
         try:
@@ -155,7 +155,7 @@ def revision_of(bundle: dict[str, Any]) -> int:
 
 
 def text_of(value: Any) -> str:
-    """A text."""
+    """Check a string."""
     need(isinstance(value, str) and 1 <= len(value) <= 16_384, "text")
     try:
         value.encode()
@@ -165,7 +165,7 @@ def text_of(value: Any) -> str:
 
 
 def bytes_of(value: Any) -> bytes:
-    """Bytes in base64, as an encoder writes them."""
+    """Decode canonical base64."""
     need(isinstance(value, str), "base64")
     try:
         decoded = b64decode(value, validate=True)
@@ -176,13 +176,13 @@ def bytes_of(value: Any) -> bytes:
 
 
 def hash_of(value: Any) -> bytes:
-    """A hash in base64."""
+    """Decode a hash."""
     decoded = bytes_of(value)
     need(len(decoded) == 32, "hash")
     return decoded
 
 
 def need(holds: bool, what: str) -> None:
-    """Refuse if something does not hold."""
+    """Raise if the condition does not hold."""
     if not holds:
         raise NotProvenError(what)

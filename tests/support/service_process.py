@@ -1,9 +1,9 @@
-"""A real service in a process of its own, for tests: started on a free port, ready when it is handed over.
+"""A real service in its own process, on a free port, ready when it is yielded.
 
     with running_service(tmp_path) as service:
         httpx.get(f"{service.url}/readyz")
 
-It is stopped by SIGTERM, and a service that does not end by itself fails the test that used it.
+It is stopped by SIGTERM, and a service that does not exit by itself fails the test.
 """
 
 import os
@@ -20,21 +20,21 @@ from typing import NamedTuple
 
 import httpx
 
-START_TIMEOUT_SECONDS = 60.0  # two cores, and other tests beside this one
+START_TIMEOUT_SECONDS = 60.0  # two cores, shared with other tests
 STOP_TIMEOUT_SECONDS = 30.0
 POLL_SECONDS = 0.05
-_SHOWING = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"}  # how the caller's own terminal is to be used
+_SHOWING = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"}  # the terminal settings of the caller
 _URL = re.compile(r"https?://(?:\[[0-9a-f:]+\]|[\w.-]+):\d+")
 
 
 class RunningService(NamedTuple):
-    """A service that answered `/readyz` with 200.
+    """A running service.
 
     Attributes:
-        url: where it listens, without a slash at the end.
+        url: its URL, without a trailing slash.
         process: its process; a test may kill it.
-        data_dir: where it keeps log and view.
-        output: the lines that it wrote so far, standard output and error as they came.
+        data_dir: the directory of its log and view.
+        output: its lines so far, from standard output and error.
     """
 
     url: str
@@ -44,7 +44,7 @@ class RunningService(NamedTuple):
 
 
 def clean_env(home: Path, env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment without what would configure Jobledger, at home in a directory of the test's own."""
+    """Return the environment without Jobledger's variables, with another home directory."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -54,7 +54,7 @@ def clean_env(home: Path, env: Mapping[str, str] | None = None) -> dict[str, str
 
 
 def default_signals() -> None:
-    """Undo what the caller of the tests ignores (`nohup` ignores SIGHUP): children would inherit it."""
+    """Reset ignored signals, which children would inherit (`nohup` ignores SIGHUP)."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
 
@@ -66,10 +66,10 @@ def running_service(
     """Run `jobledger serve` until the block ends.
 
     Args:
-        tmp_path: the home of the process; its data goes to `tmp_path / "data"` unless a flag says otherwise.
-        flags: more flags of `serve`. `--port` and `--data-dir` are given unless they are among them.
-        env: more environment variables; those of the caller's own `JOBLEDGER_*` are not passed on.
-        ready: wait until it is ready; False: only until it says where it listens.
+        tmp_path: the home of the process; its data is in `tmp_path / "data"` unless a flag says otherwise.
+        flags: more flags of `serve`, in addition to `--port` and `--data-dir`.
+        env: more environment variables; `JOBLEDGER_*` of the caller are not passed on.
+        ready: wait until it is ready; False: only until it prints its URL.
     """
     data_dir = Path(flags[flags.index("--data-dir") + 1]) if "--data-dir" in flags else tmp_path / "data"
     chosen = [*flags]
@@ -99,7 +99,7 @@ def running_service(
 
 
 class _Output:
-    """Reads what a process writes, so that it never waits for a reader, and sees where it listens."""
+    """Reads the output of a process, so that it never blocks, and finds its URL."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.lines: list[str] = []
@@ -120,14 +120,14 @@ class _Output:
         self._seen.set()
 
     def wait_for_url(self) -> str:
-        """The first URL that the process names."""
+        """Return the first URL that the process prints."""
         self._seen.wait(START_TIMEOUT_SECONDS)
         if not self._url:
             raise AssertionError(f"the service did not say where it listens:\n{self.text()}")
         return self._url
 
     def close(self) -> None:
-        """Wait until all was read; the process has ended."""
+        """Wait until the output of the exited process is read."""
         self._thread.join(STOP_TIMEOUT_SECONDS)
         assert self._process.stdout is not None
         self._process.stdout.close()
@@ -137,7 +137,7 @@ class _Output:
 
 
 def _wait_until_ready(service: RunningService) -> None:
-    """Ask `/readyz` until it says yes; there is nothing else to wait on from outside of the process."""
+    """Poll `/readyz` until the service is ready."""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     answer = "no answer"
     with httpx.Client(base_url=service.url, verify=False, trust_env=False, timeout=5.0) as client:
@@ -169,13 +169,13 @@ def _stop(process: subprocess.Popen[str], output: _Output) -> None:
 def jobledger(
     home: Path, *words: str, url: str = "", stdin: str = "", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of the command line to its end, as a user would whose home is that directory.
+    """Run a command as a user with this home directory.
 
     Args:
-        home: where it finds no settings of anybody else.
+        home: the home directory.
         words: the command, its arguments and options.
-        url: of the service; empty: the default one.
-        stdin: what it can read.
+        url: of the service; empty: the default.
+        stdin: its standard input.
         env: more environment variables.
     """
     more = {"JOBLEDGER_URL": url} if url else {}

@@ -1,4 +1,4 @@
-"""Server-Sent Events as a reader that knows the specification sees them, and a service with a real socket."""
+"""A Server-Sent Events client that follows the specification, and a service with a real socket."""
 
 import asyncio
 import json
@@ -16,13 +16,7 @@ from tests.support.api import running_api
 
 
 class Message(NamedTuple):
-    """One event of a feed.
-
-    Attributes:
-        id: its cursor.
-        event: its type.
-        data: decoded.
-    """
+    """An event of a feed."""
 
     id: str
     event: str
@@ -30,15 +24,15 @@ class Message(NamedTuple):
 
     @property
     def sequence(self) -> int:
-        """The position that its cursor names."""
+        """The sequence of its cursor."""
         return int(self.id.rpartition("-")[2])
 
 
 class Reader:
-    """A feed over HTTP, read as an EventSource does.
+    """A feed over HTTP, read like an EventSource.
 
     Attributes:
-        last_id: the last event ID: where to come back.
+        last_id: the last event ID, to resume from.
         comments: every comment so far.
     """
 
@@ -49,7 +43,7 @@ class Reader:
         self._lines = response.aiter_lines()
 
     async def next(self) -> Message | None:
-        """The next event; None at the end."""
+        """Return the next event; None at the end."""
         event, given = "", self.last_id
         data: list[str] = []
         async for line in self._lines:
@@ -71,7 +65,7 @@ class Reader:
         return None
 
     async def take(self, count: int) -> list[Message]:
-        """The next so many events."""
+        """Return the next events."""
         found: list[Message] = []
         async with asyncio.timeout(30):
             while len(found) < count:
@@ -85,7 +79,7 @@ class Reader:
 async def served_api(
     directory: Path, headers: dict[str, str] | None = None, **settings: Any
 ) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
-    """A service on a socket of its own, and a client of it; paths begin with `/`."""
+    """Run a service on a socket; yields it and a client whose base path is `/`."""
     async with running_api(directory, headers, port=0, **settings) as (service, _):
         http = await HttpServer.start(create_app(service), service.settings, "127.0.0.1")
         try:
@@ -102,7 +96,7 @@ async def served_api(
 
 @asynccontextmanager
 async def feed(client: httpx.AsyncClient, last_event_id: str = "", **query: Any) -> AsyncIterator[Reader]:
-    """An open feed."""
+    """Open a feed."""
     headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
     async with client.stream("GET", "/api/v1/events", params=query, headers=headers) as response:
         assert response.status_code == 200, await response.aread()

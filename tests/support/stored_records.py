@@ -1,9 +1,8 @@
-"""What an operator with access to the disk can do: change files of a nats-server so that it notices nothing.
+"""Change the files of a nats-server so that it does not notice, as an operator with access to the disk can.
 
-A message block is a row of records (nats-server `server/filestore.go`), each ending with a keyed checksum
-whose key is no secret. With that mended, the server serves the changed record as if it had always been so:
-same sequence, same time, same stream. Only blocks that are still being filled are uncompressed, so keep logs
-small.
+A message block is a sequence of records (nats-server `server/filestore.go`), each with a keyed checksum
+whose key is not secret. With a recomputed checksum the server serves the changed record unchanged in
+sequence, time and stream. Only the block being written is uncompressed, so keep logs small.
 """
 
 import hashlib
@@ -24,7 +23,7 @@ _CHECKSUM = struct.Struct("<Q")
 
 
 class StoredRecord(msgspec.Struct, frozen=True):
-    """A record of a block; `headers` as they stand there, with their length in front."""
+    """A record of a block; `headers` includes the length prefix."""
 
     sequence: int
     time: int
@@ -37,11 +36,11 @@ Change = Callable[[list[StoredRecord]], list[StoredRecord]]
 
 
 def tamper(server_directory: Path, change: Change, *, stream: str = "JOBS") -> None:
-    """Change what a stopped nats-server has stored.
+    """Change the stored records of a stopped nats-server.
 
     Args:
         server_directory: of the embedded server.
-        change: gets the records of the stream, oldest first, and returns what shall be there instead.
+        change: receives the records of the stream, oldest first, and returns the new ones.
         stream: its name.
     """
     folder = server_directory / "jetstream" / "$G" / "streams" / stream / "msgs"
@@ -49,9 +48,9 @@ def tamper(server_directory: Path, change: Change, *, stream: str = "JOBS") -> N
     key = hashlib.sha256(f"{stream}-{block.stem}".encode()).digest()
     changed = change(_read(block.read_bytes(), key))
     block.write_bytes(b"".join(_encode(record, key) for record in changed))
-    # What the server remembers of its blocks; without it, it reads them.
+    # The server's index of its blocks; without it, the server reads them.
     (folder / "index.db").unlink(missing_ok=True)
-    # What we remember of the stream; who can change the one can change the other.
+    # Jobledger's record of the stream; an attacker who can change one can change the other.
     left = {record.sequence for record in changed}
     holes = ranges_of(sequence for sequence in range(1, max(left, default=0)) if sequence not in left)
     recovery = server_directory / RECOVERY_FOLDER
@@ -60,7 +59,7 @@ def tamper(server_directory: Path, change: Change, *, stream: str = "JOBS") -> N
 
 
 def with_payload(sequence: int, edit: Callable[[bytes], bytes]) -> Change:
-    """The change of one record's payload."""
+    """Return a change of one record's payload."""
 
     def change(records: list[StoredRecord]) -> list[StoredRecord]:
         return [
@@ -74,14 +73,14 @@ def with_payload(sequence: int, edit: Callable[[bytes], bytes]) -> Change:
 
 
 def flip_bit(payload: bytes, *, at: int = -10, bit: int = 0) -> bytes:
-    """The payload with one bit flipped."""
+    """Return the payload with one bit flipped."""
     changed = bytearray(payload)
     changed[at] ^= 1 << bit
     return bytes(changed)
 
 
 def without_last(records: list[StoredRecord], count: int = 1) -> list[StoredRecord]:
-    """All records but the newest."""
+    """Return all records but the newest."""
     return records[:-count]
 
 
@@ -107,7 +106,7 @@ def _encode(record: StoredRecord, key: bytes) -> bytes:
     length = _HEAD.size + len(record.subject) + len(record.headers) + len(record.payload) + _CHECKSUM.size
     flags = _HAS_HEADERS if record.headers else 0
     head = _HEAD.pack(length | flags, record.sequence, record.time, len(record.subject))
-    # The checksum covers sequence, time, subject, headers and payload, and no lengths.
+    # The checksum covers sequence, time, subject, headers and payload, but not the lengths.
     hashed = head[4:20] + record.subject + record.headers[4:] + record.payload
     checksum = _CHECKSUM.pack(highwayhash64(key, hashed))
     return head + record.subject + record.headers + record.payload + checksum

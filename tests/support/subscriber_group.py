@@ -1,4 +1,4 @@
-"""Groups of subscribers in processes of their own: started, watched, killed, and judged by what they tell."""
+"""Groups of subscriber processes: start, watch and kill them, and judge their output."""
 
 import asyncio
 import contextlib
@@ -16,15 +16,12 @@ from tests.support.subscriber_process import Plan
 
 
 class DemoResult(NamedTuple):
-    """One line of one process.
+    """A line of output of one process.
 
     Attributes:
-        pid: of the process.
         word: `begin`, `end` or `fail`.
-        sequence: of the event.
-        job_id: of its job.
-        revision: of the job after it.
-        at: when, on the machine's monotonic clock; nanoseconds.
+        revision: of the job after the event.
+        at: nanoseconds of the machine's monotonic clock.
     """
 
     pid: int
@@ -36,7 +33,7 @@ class DemoResult(NamedTuple):
 
 
 class Group:
-    """The processes that were started, and everything that they told."""
+    """The started processes and their output."""
 
     def __init__(self) -> None:
         self.told: list[DemoResult] = []
@@ -48,7 +45,7 @@ class Group:
         self._news = asyncio.Event()
 
     async def start(self, url: str, plan: Plan) -> int:
-        """Start one more process; gives its pid."""
+        """Start one more process; returns its pid."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -64,20 +61,20 @@ class Group:
         return process.pid
 
     async def kill(self, pid: int) -> None:
-        """End a process as `kill -9` does, and read what it had told."""
+        """Kill a process and read its remaining output."""
         process = self.running.pop(pid)
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
 
     async def end(self) -> None:
-        """Kill all that run."""
+        """Kill all running processes."""
         for pid in tuple(self.running):
             await self.kill(pid)
         await asyncio.gather(*self._reading)
 
     async def until(self, condition: Callable[[], bool], *, within_seconds: float = 60.0) -> None:
-        """Wait until what was told makes something true."""
+        """Wait until the output satisfies a condition."""
         try:
             async with asyncio.timeout(within_seconds):
                 while not condition():
@@ -96,7 +93,7 @@ class Group:
             raise AssertionError(f"{error}; {len(missing)} not: {missing[:5]} …") from None
 
     def in_handler(self) -> int:
-        """The running process that told something last: it is in the middle of it."""
+        """Return the running process with the latest output."""
         return next(told.pid for told in reversed(self.told) if told.pid in self.running)
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
@@ -118,7 +115,7 @@ class Group:
 
 @asynccontextmanager
 async def group() -> AsyncIterator[Group]:
-    """A group whose processes are gone when the block ends."""
+    """Run a group whose processes are killed at the end of the block."""
     members = Group()
     try:
         yield members
@@ -127,9 +124,9 @@ async def group() -> AsyncIterator[Group]:
 
 
 def first_handlings(told: Iterable[DemoResult]) -> dict[int, tuple[int, int]]:
-    """For each event, when its first handling that ended well began and ended.
+    """Return the start and end of the first successful handling of each event.
 
-    An event that was begun by a process that was killed, or failed, was not handled.
+    An event whose process was killed or failed was not handled.
     """
     begun: dict[tuple[int, int], int] = {}
     found: dict[int, tuple[int, int]] = {}
@@ -144,14 +141,13 @@ def first_handlings(told: Iterable[DemoResult]) -> dict[int, tuple[int, int]]:
 
 
 def out_of_order(told: Iterable[DemoResult]) -> list[str]:
-    """Where an event of a job began to be handled before the one before it had been handled, ever.
+    """Return where an event was started before the job's previous event had ever been handled.
 
-    Empty if the order per job was kept: whoever looks at first handlings sees each job's events in the order
-    of the log, one after the other.
+    Empty if the order per job was kept, judged by first handlings.
     """
     told = tuple(told)
     spans = first_handlings(told)
-    begun: dict[int, int] = {}  # the first try of each event, also of one that failed
+    begun: dict[int, int] = {}  # the first attempt at each event, also a failed one
     of_job: dict[str, set[int]] = defaultdict(set)
     for each in told:
         if each.word == "begin":

@@ -1,7 +1,7 @@
-"""A member of a subscription in a process of its own, for tests that kill it.
+"""A subscription member in its own process, for tests that kill it.
 
-`NATS_URL=… python -m tests.support.subscriber_process '{"name": …}'` writes a line at the start and at the end of
-each event that it handles, with the machine's monotonic clock in nanoseconds, by which tests judge the order.
+`NATS_URL=… python -m tests.support.subscriber_process '{"name": …}'` writes a line at the start and at the
+end of each event, with the machine's monotonic clock in nanoseconds, by which tests judge the order.
 """
 
 import asyncio
@@ -17,17 +17,16 @@ from jobledger import JobledgerError, SubscribedEvent, subscribe
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the process does.
+    """The task of the process.
 
     Attributes:
-        name: of the subscription.
         how: more arguments of `subscribe`.
-        run: hand the handler over (`run`), so that what fails is tried again and parked; else `async for`.
-        fails_once: sequences whose handler fails the first time, whichever process that is in.
+        run: use `run`, so that failures are retried and parked; else `async for`.
+        fails_once: sequences whose handler fails the first time, in any process.
         fails_always: sequences whose handler fails until there is a file `mended`.
         hangs_at: the sequence whose handler never ends; 0: none.
-        pauses_at: the sequence whose handler takes until there is a file `awake`, the first time; 0: none.
-        marks: a directory for what the processes know together.
+        pauses_at: the sequence whose handler waits for a file `awake`, the first time; 0: none.
+        marks: a directory shared by the processes.
     """
 
     name: str
@@ -41,14 +40,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Handler:
-    """Handles events by telling of them."""
+    """A handler that prints events."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._marks = Path(plan.marks)
 
     async def __call__(self, event: SubscribedEvent) -> None:
-        """Handle one; fails and hangs where the plan says so."""
+        """Handle an event; fails and hangs as configured."""
         say("begin", event)
         if event.sequence == self._plan.hangs_at:
             await asyncio.Event().wait()
@@ -76,13 +75,13 @@ class Handler:
 
 
 def say(word: str, event: SubscribedEvent) -> None:
-    """One line in one write: whoever is killed in the middle has written it or not."""
+    """Write a line in one call, so that a kill never truncates it."""
     now = time.monotonic_ns()
     os.write(1, f"{word} {event.sequence} {event.job_id} {event.revision} {now}\n".encode())
 
 
 async def main(plan: Plan) -> None:
-    """Handle until killed; comes back after every trouble."""
+    """Handle events until killed, reopening after every error."""
     handle = Handler(plan)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Logs with events that a release can't read, and with holes."""
+"""Logs with unreadable events and with holes."""
 
 from collections.abc import Sequence
 
@@ -19,25 +19,25 @@ class HoleyLog(MemoryLog):
         self.lost: set[int] = set()
 
     def left(self) -> list[Record]:
-        """All that can be read."""
+        """Return all readable records."""
         return [record for record in self._records if record.sequence not in self.lost]
 
     async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
-        """What is left of a page."""
+        """Return the remaining records of a page."""
         page = await super().read(subject, after=after, up_to=up_to)
         return [record for record in page if record.sequence not in self.lost]
 
     async def read_last(self, subject: str) -> Record | None:
-        """The last record that is left."""
+        """Return the last remaining record."""
         page = await self.read(subject)
         return page[-1] if page else None
 
     async def read_at(self, sequence: int) -> Record | None:
-        """The record, if it is left."""
+        """Return the record, if it remains."""
         return None if sequence in self.lost else await super().read_at(sequence)
 
     async def wait_beyond(self, sequence: int, max_records: int) -> Sequence[Record]:
-        """What is left of the next records."""
+        """Return the remaining next records."""
         while True:
             records = await super().wait_beyond(sequence, max_records)
             left = [record for record in records if record.sequence not in self.lost]
@@ -47,7 +47,7 @@ class HoleyLog(MemoryLog):
 
 
 class Writer:
-    """Appends events of one job as another writer does: each names the one before it."""
+    """Appends events of one job like another writer: each names the previous one."""
 
     def __init__(self, log: EventLog, job_id: str, namespace: str = "default") -> None:
         self.log = log
@@ -62,14 +62,14 @@ class Writer:
         return await self.write_raw(self.payload(kind, data, previous=previous))
 
     def payload(self, kind: EventClass, data: EventData, *, previous: int | None = None) -> bytes:
-        """An event as it goes into the log."""
+        """Return an encoded event."""
         written = draft(kind, self.job_id, data, 1, self._namespace)
         wire = msgspec.json.decode(written.payload)
         before = self.last if previous is None else previous
         return msgspec.json.encode(wire | ({"previous": str(before)} if before else {}))
 
     async def write_unknown(self, kind: str = "jobledger.job.paused.v1", **fields: object) -> int:
-        """Append a well-formed event of a type that no release knows."""
+        """Append a well-formed event of an unknown type."""
         wire = msgspec.json.decode(self.payload(JobAccepted, AcceptData(1)))
         return await self.write_raw(msgspec.json.encode(wire | {"type": kind, "data": {"Why": "x"}} | fields))
 

@@ -1,4 +1,4 @@
-"""A view's file made by hand: the schema from the migrations, rows through `job_row`, no projector."""
+"""A view's file without a projector: the schema from the migrations, rows from `job_row`."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from jobledger.store.model.subjects import named_job_id
 
 
 class ViewFile:
-    """The file, and the connection that plays the projector."""
+    """The file, and a connection that writes like a projector."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,7 +52,7 @@ class ViewFile:
         created: int | None = None,
         modified: int | None = None,
     ) -> str:
-        """A job created by the event of this sequence, at that time if none is said; returns its id."""
+        """Add a job created by the event of this sequence; returns its id."""
         name = name if name is not None else job_id or f"job-{sequence}"
         created = sequence if created is None else created
         status = JobStatus(
@@ -80,27 +80,27 @@ class ViewFile:
         return status.id
 
     def add_spec(self, created_sequence: int, sequence: int, version: int) -> None:
-        """A version of a job's spec, and that version alone."""
+        """Add a version of a job's spec."""
         spec = b'{"v":%d}' % version
         self.execute(
             "INSERT INTO specs VALUES (?, ?, ?, ?, ?)", sequence, created_sequence, version, sequence, spec
         )
 
     def checkpoint(self, sequence: int) -> None:
-        """Say that the events up to this one are folded."""
+        """Set the checkpoint."""
         self.execute("UPDATE checkpoint SET sequence = ?", sequence)
 
     def touch(self, created_sequence: int, modified: int) -> None:
-        """Let a job change."""
+        """Change a job."""
         self.execute("UPDATE jobs SET modify_time = ? WHERE created_sequence = ?", modified, created_sequence)
 
     def keys(self, query: ListQuery, driver: Any = None) -> list[int]:
-        """The created sequences on the first page, found with this driver."""
+        """Return the creation sequences on the first page of a list with this query plan."""
         rows = self.execute(*_spread(page_statement(query, driver)))
         return [row[11] for row in rows if row[11] is not None]
 
     def plan(self, statement: tuple[str, Iterable[Any]]) -> list[str]:
-        """What SQLite says it will do."""
+        """Return SQLite's query plan."""
         sql, parameters = statement
         return [row[3] for row in self.execute(f"EXPLAIN QUERY PLAN {sql}", *parameters)]
 

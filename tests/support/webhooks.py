@@ -1,4 +1,4 @@
-"""What the tests of webhooks share: a registry on a real server, events by hand, records."""
+"""A webhook registry on a real server, events, and records."""
 
 import asyncio
 import os
@@ -21,35 +21,35 @@ SECRET = format_secret(bytes(range(32)))
 
 
 async def registry(log: JetStreamLog, *allowed: str) -> Webhooks:
-    """The webhooks of a log."""
+    """Open the webhook registry of a log."""
     return Webhooks(await log.key_value("SUBSCRIPTIONS"), Targets(allowed or LOCAL), shared_keys())
 
 
 def shared_keys() -> WebhookKeys:
-    """Keys that all registries of one test session share, as replicas do."""
+    """Keys shared by all registries of a test session, like by replicas."""
     keys = WebhookKeys(Path(tempfile.gettempdir()) / f"jobledger-test-{os.getpid()}" / "webhook-keys.json")
     keys.ensure()
     return keys
 
 
 def make_webhook(url: str, name: str = "hook", **fields: Any) -> Webhook:
-    """A webhook; say only what the test is about."""
+    """Return a webhook with these fields."""
     told = {"name": name, "url": url, "secrets": (Secret(SECRET),), "after": 0, "created": 1, **fields}
     return Webhook(**told)
 
 
 def message(number: int = 1, job_id: str = "") -> Message:
-    """An event on its way; of a job of its own unless it says of which."""
+    """Return an event, by default of a new job."""
     return Message(f"id-{number}", job_id or f"job-{number}", b'{"number":%d}' % number)
 
 
 class Hand:
-    """A source of events that a test hands over by hand.
+    """A source of events that the test provides.
 
     Attributes:
-        forgotten: names of the webhooks whose places were deleted.
-        opened: how often the events of one were asked for.
-        failed: what handlers raised.
+        forgotten: webhooks whose positions were deleted.
+        opened: how often the events of a webhook were requested.
+        failed: errors of handlers.
     """
 
     def __init__(self) -> None:
@@ -61,17 +61,17 @@ class Hand:
         self._opening = asyncio.Condition()
 
     def give(self, name: str, *messages: Message) -> None:
-        """Let these be the next events of a webhook."""
+        """Provide the next events of a webhook."""
         for each in messages:
             self._events.setdefault(name, asyncio.Queue()).put_nowait(each)
 
     async def wait_opened(self, count: int) -> None:
-        """Wait until events were asked for so often."""
+        """Wait until events were requested this often."""
         async with asyncio.timeout(60), self._opening:
             await self._opening.wait_for(lambda: self.opened >= count)
 
     async def run(self, webhook: Webhook, handle: Handle) -> None:
-        """See `Source.run`; an event that is not handled is handed over again, at the next opening."""
+        """See `Source.run`; an unhandled event is delivered again at the next opening."""
         async with self._opening:
             self.opened += 1
             self._opening.notify_all()
@@ -100,7 +100,7 @@ class Hand:
 
 @asynccontextmanager
 async def running(task: asyncio.Task[None]) -> AsyncIterator[asyncio.Task[None]]:
-    """A task that ends with the block."""
+    """Run a task until the end of the block."""
     try:
         yield task
     finally:

@@ -27,7 +27,7 @@ from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.events import JobCreated, JobStateChanged, event_type
 from jobledger.store.model.job import StateType
 from jobledger.store.model.subjects import named_job_id
-from tests.support.exports import Kept, told, write_history
+from tests.support.exports import Kept, exported, write_history
 from tests.support.feed_hub import truth_of
 from tests.support.histories import append_all, draft, spec_data, state_data
 
@@ -47,7 +47,7 @@ async def truth(log: EventLog) -> list[tuple[int, int, int, str]]:
 async def test_the_whole_log_is_told(log: EventLog) -> None:
     """Every event that changed a job, as its writer put it, with its place; the rest is counted."""
     await write_history(log)
-    events, telling = await told(log)
+    events, telling = await exported(log)
     true = await truth(log)
     assert numbers(events) == true
     assert telling.events == len(true)
@@ -75,10 +75,10 @@ async def test_numbers_are_the_same_from_the_middle(
     monkeypatch.setattr(sources, "REPLAY_SCAN_FACTOR", factor)
     await write_history(log)
     true = [each for each in await truth(log) if each[0] > after]
-    events, telling = await told(log, after=str(after))
+    events, telling = await exported(log, after=str(after))
     assert numbers(events) == true
     assert telling.anomalies == 200 - after - len(true)
-    in_namespace, _ = await told(log, after=str(after), namespace="default")
+    in_namespace, _ = await exported(log, after=str(after), namespace="default")
     assert numbers(in_namespace) == true
 
 
@@ -104,9 +104,9 @@ async def test_what_was_before_is_read_only_where_that_is_quicker(
 async def test_parts_meet_without_loss_or_repeat(log: EventLog) -> None:
     """Going on from the cursor that was told gives the rest: two parts are the whole."""
     await write_history(log)
-    first, telling = await told(log, until="90")
+    first, telling = await exported(log, until="90")
     assert telling.reached == 90
-    second, _ = await told(log, after=telling.cursor)
+    second, _ = await exported(log, after=telling.cursor)
     assert numbers(first + second) == await truth(log)
 
 
@@ -115,11 +115,11 @@ async def test_ends_are_included_and_after_is_not(log: EventLog) -> None:
     await append_all(
         log, [draft(JobCreated, named_job_id("default", f"{n}"), spec_data(f"{n}"), n) for n in range(9)]
     )
-    events, _ = await told(log)
+    events, _ = await exported(log)
     stamps = [each["streamtime"] for each in events]
 
     async def found(**asked: str) -> list[int]:
-        return [int(each["sequence"]) for each in (await told(log, **asked))[0]]
+        return [int(each["sequence"]) for each in (await exported(log, **asked))[0]]
 
     assert await found(since="3", until="5") == [3, 4, 5]
     assert await found(after="3", until="5") == [4, 5]
@@ -157,7 +157,7 @@ async def test_filters_choose_and_change_no_number(log: EventLog) -> None:
     await append_all(log, drafts)
 
     async def found(**asked: Any) -> list[tuple[int, int]]:
-        return [(int(each["sequence"]), each["revision"]) for each in (await told(log, **asked))[0]]
+        return [(int(each["sequence"]), each["revision"]) for each in (await exported(log, **asked))[0]]
 
     assert await found(namespace="a") == [(1, 1), (2, 2), (3, 1), (4, 2)]
     assert await found(namespace="a", job="two") == [(3, 1), (4, 2)]
@@ -169,27 +169,27 @@ async def test_filters_choose_and_change_no_number(log: EventLog) -> None:
     assert await found(actors=frozenset({"somebody"})) == []
     assert await found(namespace="nobody's") == []
     with pytest.raises(JobNotFound, match="job 'one' not found in namespace 'default'"):
-        await told(log, job="one")
+        await exported(log, job="one")
 
 
 async def test_points_that_are_not_in_the_log_are_refused(log: EventLog) -> None:
     """A position of another stream or beyond the end, or a time to come, is an error that says so."""
     await write_history(log, events=10)
     with pytest.raises(CursorGone, match=r"beyond the end of the log \(last sequence: 10\)"):
-        await told(log, after="11")
+        await exported(log, after="11")
     with pytest.raises(CursorGone, match="another stream"):
-        await told(log, after="0123456789ab-3")
+        await exported(log, after="0123456789ab-3")
     with pytest.raises(InvalidInput, match="until is the sequence 11"):
-        await told(log, until="11")
+        await exported(log, until="11")
     with pytest.raises(InvalidInput, match="since is a time that has not come"):
-        await told(log, since="2999-01-01T00:00:00Z")
+        await exported(log, since="2999-01-01T00:00:00Z")
     with pytest.raises(InvalidInput, match="a revision is of one job"):
-        await told(log, until="r3")
+        await exported(log, until="r3")
 
 
 async def test_an_empty_log_is_told_at_once(log: EventLog) -> None:
     """Where there is nothing to tell, the telling ends, at sequence 0."""
-    events, telling = await told(log)
+    events, telling = await exported(log)
     assert (events, telling.reached) == ([], 0)
 
 
@@ -301,7 +301,7 @@ async def test_a_replay_of_one_namespace_tells_no_event_on_a_foreign_job(log: Ev
         draft(JobStateChanged, job_id, state_data(StateType.RUNNING), 3, "b"),
     ]
     await append_all(log, drafts)
-    events, telling = await told(log, namespace="b")
+    events, telling = await exported(log, namespace="b")
     assert (events, telling.anomalies) == ([], 2)
     with pytest.raises(JobNotFound):
-        await told(log, namespace="b", job=job_id)
+        await exported(log, namespace="b", job=job_id)

@@ -32,7 +32,7 @@ from jobledger.store.embedded import NATS_FOLDER
 from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.events import JobCreated, JobStateChanged, JobTagged, event_type
 from jobledger.store.model.subjects import named_job_id
-from tests.support.exports import Kept, told, write_history
+from tests.support.exports import Kept, exported, write_history
 from tests.support.histories import draft, spec_data
 from tests.support.service_process import RunningService, clean_env, jobledger, running_service
 
@@ -102,7 +102,7 @@ async def test_log_and_feed_understand_the_same_questions(data_dir: Path, tmp_pa
     settings = Settings(data_dir=data_dir)
     with running_service(tmp_path, "--data-dir", str(data_dir)) as service:
         async with open_log(settings) as log:
-            stamps = [each["streamtime"] for each in (await told(log, until="150"))[0]]
+            stamps = [each["streamtime"] for each in (await exported(log, until="150"))[0]]
             mark = stream_tag((await log.info()).epoch)
             questions: list[dict[str, Any]] = [
                 {"until": "150"},
@@ -118,7 +118,7 @@ async def test_log_and_feed_understand_the_same_questions(data_dir: Path, tmp_pa
             ]
             counts = []
             for asked in questions:
-                by_log, telling = await told(log, **asked)
+                by_log, telling = await exported(log, **asked)
                 kept = Kept()
                 with Client(Target(service.url, "", "", None)) as client, BackgroundThread() as thread:
                     replay = await thread.run(
