@@ -77,7 +77,7 @@ async def fill(log: JetStreamLog, jobs: int = 3) -> None:
     ]
     for state in (StateType.RUNNING, StateType.COMPLETED):
         for receipt in receipts:
-            await ledger.set_state(receipt.job_id, State(state, "as told"), actor="scheduler")
+            await ledger.set_state(receipt.job_id, State(state, "reported"), actor="scheduler")
 
 
 async def project(log: JetStreamLog, view: Path) -> None:

@@ -44,7 +44,7 @@ async def running_hub(log: EventLog, directory: Path, **limits: Any) -> AsyncIte
             await hub.close()
 
 
-class DemoResult(NamedTuple):
+class ExpectedEvent(NamedTuple):
     """The expected content of one event."""
 
     sequence: int
@@ -59,11 +59,11 @@ class DemoResult(NamedTuple):
         return "both" if was and now else "before" if was else "after" if now else None
 
 
-async def truth_of(log: EventLog) -> list[DemoResult]:
+async def truth_of(log: EventLog) -> list[ExpectedEvent]:
     """Return every expected event, by folding the whole log."""
     statuses: dict[str, JobStatus] = {}
     labels: dict[int, dict[str, str]] = {}
-    told: list[DemoResult] = []
+    expected: list[ExpectedEvent] = []
     for record in await records_of(log):
         recorded = read_record(record)
         status = fold_on(statuses.get(job_named(recorded)), recorded)
@@ -77,18 +77,18 @@ async def truth_of(log: EventLog) -> list[DemoResult]:
             labels[record.sequence] = spec_head(recorded.event.data.spec).labels
         before = labels[previous.spec_sequence] if previous is not None else None
         now = labels[status.spec_sequence]
-        told.append(DemoResult(record.sequence, event_type(recorded.event), status, now, before))
-    return told
+        expected.append(ExpectedEvent(record.sequence, event_type(recorded.event), status, now, before))
+    return expected
 
 
-def said(events: Sequence[FeedEvent]) -> list[tuple[int, str, JobStatus]]:
+def content_of(events: Sequence[FeedEvent]) -> list[tuple[int, str, JobStatus]]:
     """Return the content of events, for comparison."""
     return [(event.sequence, event.type, event.status) for event in events]
 
 
-def must_say(told: Sequence[DemoResult]) -> list[tuple[int, str, JobStatus]]:
+def expected_content(expected: Sequence[ExpectedEvent]) -> list[tuple[int, str, JobStatus]]:
     """Return the expected content of a filtered feed."""
-    return [(each.sequence, each.type, each.status) for each in told]
+    return [(each.sequence, each.type, each.status) for each in expected]
 
 
 async def read_to(connection: FeedConnection, sequence: int) -> list[FeedEvent]:
@@ -106,7 +106,7 @@ async def read_between(
     hub: FeedHub, feed_filter: EventFilter, after: int, up_to: int
 ) -> list[tuple[int, str, JobStatus]]:
     """Return the content of a new feed from one position to the end of the log."""
-    return said(await events_between(hub, feed_filter, after, up_to))
+    return content_of(await events_between(hub, feed_filter, after, up_to))
 
 
 async def events_between(hub: FeedHub, feed_filter: EventFilter, after: int, up_to: int) -> list[FeedEvent]:

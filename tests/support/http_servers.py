@@ -57,9 +57,9 @@ class Receiver:
         """The URL of the receiver."""
         return f"http://{host}:{self.port}{path}"
 
-    def say(self, told: bytes | None) -> None:
+    def say(self, response: bytes | None) -> None:
         """Set the response to every POST."""
-        self.answering = lambda _: told
+        self.answering = lambda _: response
 
     async def wait_for(self, count: int) -> list[Message]:
         """Wait for a number of POSTs and return them."""
@@ -82,9 +82,9 @@ class Receiver:
                 async with self._changed:
                     self.got.append(got)
                     self._changed.notify_all()
-                told = self.answering(got)
-                if told is not None:
-                    writer.write(told)
+                response = self.answering(got)
+                if response is not None:
+                    writer.write(response)
                     await writer.drain()
         writer.close()
 

@@ -96,6 +96,10 @@ class Guarded:
 
         Args:
             path: with its query.
+            method: the HTTP method.
+            body: whole or in parts.
+            http_version: of the request.
+            address: of the client.
         method: the HTTP method.
         body: whole or in parts.
         http_version: of the request.

@@ -15,7 +15,7 @@ import msgspec
 from tests.support.subscriber_process import Plan
 
 
-class DemoResult(NamedTuple):
+class OutputLine(NamedTuple):
     """A line of output of one process.
 
     Attributes:
@@ -36,7 +36,7 @@ class Group:
     """The started processes and their output."""
 
     def __init__(self) -> None:
-        self.told: list[DemoResult] = []
+        self.lines: list[OutputLine] = []
         self.handled: set[int] = set()
         self.troubles: list[str] = []
         self.running: dict[int, asyncio.subprocess.Process] = {}
@@ -94,7 +94,7 @@ class Group:
 
     def in_handler(self) -> int:
         """Return the running process with the latest output."""
-        return next(told.pid for told in reversed(self.told) if told.pid in self.running)
+        return next(line.pid for line in reversed(self.lines) if line.pid in self.running)
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -106,10 +106,10 @@ class Group:
                 self.troubles.append(rest)
             else:
                 sequence, job_id, revision, at = rest.split()
-                told = DemoResult(process.pid, word, int(sequence), job_id, int(revision), int(at))
-                self.told.append(told)
+                parsed = OutputLine(process.pid, word, int(sequence), job_id, int(revision), int(at))
+                self.lines.append(parsed)
                 if word == "end":
-                    self.handled.add(told.sequence)
+                    self.handled.add(parsed.sequence)
             self._news.set()
 
 
@@ -123,42 +123,42 @@ async def group() -> AsyncIterator[Group]:
         await members.end()
 
 
-def first_handlings(told: Iterable[DemoResult]) -> dict[int, tuple[int, int]]:
+def first_handlings(lines: Iterable[OutputLine]) -> dict[int, tuple[int, int]]:
     """Return the start and end of the first successful handling of each event.
 
     An event whose process was killed or failed was not handled.
     """
-    begun: dict[tuple[int, int], int] = {}
+    started: dict[tuple[int, int], int] = {}
     found: dict[int, tuple[int, int]] = {}
-    for each in told:
+    for each in lines:
         if each.word == "begin":
-            begun[each.pid, each.sequence] = each.at
+            started[each.pid, each.sequence] = each.at
         elif each.word == "end":
-            span = (begun.pop((each.pid, each.sequence)), each.at)
+            span = (started.pop((each.pid, each.sequence)), each.at)
             if each.sequence not in found or span[1] < found[each.sequence][1]:
                 found[each.sequence] = span
     return found
 
 
-def out_of_order(told: Iterable[DemoResult]) -> list[str]:
+def out_of_order(lines: Iterable[OutputLine]) -> list[str]:
     """Return where an event was started before the job's previous event had ever been handled.
 
     Empty if the order per job was kept, judged by first handlings.
     """
-    told = tuple(told)
-    spans = first_handlings(told)
-    begun: dict[int, int] = {}  # the first attempt at each event, also a failed one
+    lines = tuple(lines)
+    spans = first_handlings(lines)
+    started: dict[int, int] = {}  # the first attempt at each event, also a failed one
     of_job: dict[str, set[int]] = defaultdict(set)
-    for each in told:
+    for each in lines:
         if each.word == "begin":
-            begun[each.sequence] = min(begun.get(each.sequence, each.at), each.at)
+            started[each.sequence] = min(started.get(each.sequence, each.at), each.at)
             of_job[each.job_id].add(each.sequence)
     wrong = []
     for job_id, sequences in of_job.items():
         ordered = sorted(sequences)
         for before, after in pairwise(ordered):
             if before not in spans:
-                wrong.append(f"{job_id}: {after} was begun, and {before} was never handled")
-            elif begun[after] < spans[before][1]:
-                wrong.append(f"{job_id}: {after} was begun before {before} was handled")
+                wrong.append(f"{job_id}: {after} was started, and {before} was never handled")
+            elif started[after] < spans[before][1]:
+                wrong.append(f"{job_id}: {after} was started before {before} was handled")
     return wrong

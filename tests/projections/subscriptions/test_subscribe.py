@@ -23,7 +23,7 @@ from jobledger import (
 )
 from jobledger.store.log import EventLog
 from tests.conftest import make_spec
-from tests.support.feed_hub import DemoResult, truth_of
+from tests.support.feed_hub import ExpectedEvent, truth_of
 from tests.support.histories import append_all, random_drafts
 from tests.support.log_writer import Writer
 from tests.support.logs import ask, eventually
@@ -162,7 +162,7 @@ async def test_filters(jetstream_log: JetStreamLog) -> None:
     await append_all(jetstream_log, random_drafts(random.Random(11), jobs=8, events=150))
     truth = await truth_of(jetstream_log)
     job = truth[0].status
-    cases: dict[str, tuple[dict[str, Any], Callable[[DemoResult], bool]]] = {
+    cases: dict[str, tuple[dict[str, Any], Callable[[ExpectedEvent], bool]]] = {
         "namespace": ({"namespace": "default"}, lambda told: told.status.namespace == "default"),
         "job": ({"job": job.id}, lambda told: told.status.id == job.id),
         "job-in": (

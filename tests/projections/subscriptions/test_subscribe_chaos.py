@@ -48,7 +48,7 @@ class Chaos:
             self._place[await self._members.start(proxy.url, self._plan)] = proxy
 
     async def kill_process(self) -> None:
-        """Kill the member that told something last, in its handler, and start another in its place."""
+        """Kill the member that line something last, in its handler, and start another in its place."""
         pid = self._members.in_handler()
         await self._members.kill(pid)
         proxy = self._place.pop(pid)
@@ -136,12 +136,12 @@ async def test_every_event_is_handled_in_order_whatever_dies(
         }
         await members.until_handled(set(writer.job_at) - waiting)
         assert not waiting & members.handled
-        assert {told.sequence for told in members.told if told.sequence in waiting} <= {*POISONED}
+        assert {line.sequence for line in members.lines if line.sequence in waiting} <= {*POISONED}
         await let_go(jetstream_log, [writer.job_at[poison] for poison in POISONED], tmp_path)
         await members.until_handled(writer.job_at)
         assert members.handled == set(range(1, EVENTS + 1))
-        assert out_of_order(members.told) == []
-        assert {told.sequence: told.revision for told in members.told} == writer.revisions
+        assert out_of_order(members.lines) == []
+        assert {line.sequence: line.revision for line in members.lines} == writer.revisions
 
 
 async def let_go(log: JetStreamLog, job_ids: list[str], marks: Path) -> None:

@@ -16,7 +16,7 @@ from jobledger.projections.subscriptions import subscription
 from jobledger.store.jetstream.consumer import holder as consumer
 from jobledger.store.model.subjects import SHARD_COUNT, shard_of
 from tests.support.log_writer import Writer
-from tests.support.subscriber_group import DemoResult, group, out_of_order
+from tests.support.subscriber_group import OutputLine, group, out_of_order
 from tests.support.subscriber_process import Plan
 
 REPLACED_WITHIN_SECONDS = 10.0  # what is promised of a member that dies
@@ -25,10 +25,10 @@ PARTITIONS = 8
 
 
 class Together:
-    """What the members in this process have told, as those in processes of their own would tell it."""
+    """What the members in this process have line, as those in processes of their own would tell it."""
 
     def __init__(self) -> None:
-        self.told: list[DemoResult] = []
+        self.lines: list[OutputLine] = []
         self.handled: set[int] = set()
         self._news = asyncio.Event()
 
@@ -37,7 +37,7 @@ class Together:
         async for event in events:
             for word in ("begin", "end"):
                 now = time.monotonic_ns()
-                self.told.append(DemoResult(number, word, event.sequence, event.job_id, event.revision, now))
+                self.lines.append(OutputLine(number, word, event.sequence, event.job_id, event.revision, now))
             self.handled.add(event.sequence)
             self._news.set()
 
@@ -76,13 +76,13 @@ async def test_members_share_the_jobs_by_shard(server: EmbeddedServer, jetstream
         for number in range(1, 5):
             await stack.enter_async_context(member(server, together, number, members=4, member=number))
         await together.until_handled(writer.revisions)
-    ended = [told for told in together.told if told.word == "end"]
-    assert sorted(told.sequence for told in ended) == sorted(writer.revisions)
-    shards = [{shard_of(told.job_id) for told in ended if told.pid == number} for number in range(1, 5)]
+    ended = [line for line in together.lines if line.word == "end"]
+    assert sorted(line.sequence for line in ended) == sorted(writer.revisions)
+    shards = [{shard_of(line.job_id) for line in ended if line.pid == number} for number in range(1, 5)]
     assert [len(each) for each in shards] == [SHARD_COUNT // 4] * 4
     assert len(set().union(*shards)) == SHARD_COUNT
-    assert out_of_order(together.told) == []
-    assert {told.sequence: told.revision for told in ended} == writer.revisions
+    assert out_of_order(together.lines) == []
+    assert {line.sequence: line.revision for line in ended} == writer.revisions
 
 
 @pytest.fixture
@@ -118,10 +118,10 @@ async def test_members_that_come_and_go_share_evenly(
                 for number in range(2, 5)
             ]
             await until_shared([first, *others], together, writer)
-            assert len({told.pid for told in together.told}) == 4
+            assert len({line.pid for line in together.lines}) == 4
         await until_shared([first], together, writer)
     assert together.handled == set(writer.revisions)
-    assert out_of_order(together.told) == []
+    assert out_of_order(together.lines) == []
 
 
 @pytest.mark.slow
@@ -144,8 +144,8 @@ async def test_a_member_that_dies_is_replaced_within_ten_seconds(
             await members.until_handled(writer.revisions)
             assert time.monotonic() - killed < REPLACED_WITHIN_SECONDS
             await members.start(server.url, plan)
-        assert out_of_order(members.told) == []
-        assert {told.sequence: told.revision for told in members.told} == writer.revisions
+        assert out_of_order(members.lines) == []
+        assert {line.sequence: line.revision for line in members.lines} == writer.revisions
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ async def test_a_standby_takes_the_place_of_a_member_that_dies(
             plan = Plan(name="fixed", how={**how, "member": number}, marks=str(tmp_path))
             await members.start(server.url, plan)
         await members.until_handled(writer.revisions)
-        at_work = {told.pid for told in members.told}
+        at_work = {line.pid for line in members.lines}
         assert len(at_work) == 2
         first = next(pid for pid in members.running if pid in at_work)
         await members.kill(first)
@@ -169,8 +169,8 @@ async def test_a_standby_takes_the_place_of_a_member_that_dies(
         await writer.round()
         await members.until_handled(writer.revisions)
         assert time.monotonic() - killed < REPLACED_WITHIN_SECONDS
-        assert len({told.pid for told in members.told}) == 3
-        assert out_of_order(members.told) == []
+        assert len({line.pid for line in members.lines}) == 3
+        assert out_of_order(members.lines) == []
 
 
 @pytest.mark.slow
@@ -185,36 +185,36 @@ async def test_a_member_that_was_asleep_handles_nothing_that_it_lost(
     plan = Plan(name="asleep", pauses_at=EVERY_SHARD_JOBS, marks=str(tmp_path))
     async with group() as members:
         asleep = await members.start(server.url, plan)
-        await members.until(lambda: bool(members.told) and members.told[-1].sequence == plan.pauses_at)
+        await members.until(lambda: bool(members.lines) and members.lines[-1].sequence == plan.pauses_at)
         other = await members.start(server.url, plan)
         os.kill(asleep, signal.SIGSTOP)
         await members.until_handled(writer.revisions)
-        told = len(members.told)
+        line = len(members.lines)
         (tmp_path / "awake").touch()
         os.kill(asleep, signal.SIGCONT)
-        await members.until(lambda: members.told[-1].pid == asleep)
+        await members.until(lambda: members.lines[-1].pid == asleep)
         await members.kill(other)
         await writer.round()
         await members.until_handled(writer.revisions)  # it is well, and takes over again
-        old = [each for each in members.told[told:] if each.pid == asleep and each.sequence <= last]
+        old = [each for each in members.lines[line:] if each.pid == asleep and each.sequence <= last]
         assert [(each.word, each.sequence) for each in old] == [("end", plan.pauses_at)]
-        assert out_of_order(members.told) == []
+        assert out_of_order(members.lines) == []
 
 
-def told(*lines: tuple[int, str, int]) -> list[DemoResult]:
-    """What processes told of one job, one line after the other."""
+def line(*lines: tuple[int, str, int]) -> list[OutputLine]:
+    """What processes line of one job, one line after the other."""
     return [
-        DemoResult(pid, word, sequence, "job", sequence, at) for at, (pid, word, sequence) in enumerate(lines)
+        OutputLine(pid, word, sequence, "job", sequence, at) for at, (pid, word, sequence) in enumerate(lines)
     ]
 
 
 def test_the_order_is_judged_by_first_handlings() -> None:
     """Repeats, and tries that failed or were killed, are no disorder; a later event begun too soon is."""
-    killed = told((1, "begin", 1), (2, "begin", 1), (2, "end", 1), (2, "begin", 2), (2, "end", 2))
-    repeated = told((1, "begin", 1), (1, "end", 1), (1, "begin", 2), (1, "end", 2), (2, "begin", 1))
-    failed = told((1, "begin", 1), (1, "fail", 1), (1, "begin", 1), (1, "end", 1), (1, "begin", 2))
+    killed = line((1, "begin", 1), (2, "begin", 1), (2, "end", 1), (2, "begin", 2), (2, "end", 2))
+    repeated = line((1, "begin", 1), (1, "end", 1), (1, "begin", 2), (1, "end", 2), (2, "begin", 1))
+    failed = line((1, "begin", 1), (1, "fail", 1), (1, "begin", 1), (1, "end", 1), (1, "begin", 2))
     assert [out_of_order(each) for each in (killed, repeated, failed)] == [[], [], []]
-    too_soon = told((1, "begin", 1), (2, "begin", 2), (1, "end", 1), (2, "end", 2))
-    passed_over = told((1, "begin", 1), (1, "fail", 1), (1, "begin", 2), (1, "end", 2))
-    swapped = told((1, "begin", 2), (1, "end", 2), (1, "begin", 1), (1, "end", 1))
+    too_soon = line((1, "begin", 1), (2, "begin", 2), (1, "end", 1), (2, "end", 2))
+    passed_over = line((1, "begin", 1), (1, "fail", 1), (1, "begin", 2), (1, "end", 2))
+    swapped = line((1, "begin", 2), (1, "end", 2), (1, "begin", 1), (1, "end", 1))
     assert [len(out_of_order(each)) for each in (too_soon, passed_over, swapped)] == [1, 1, 1]

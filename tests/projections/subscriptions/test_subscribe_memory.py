@@ -33,7 +33,7 @@ async def test_memory_is_flat_while_a_handler_hangs(
     plan = Plan(name="hanging", how={"start": "beginning"}, hangs_at=JOBS // 2, marks=str(tmp_path))
     async with group() as members:
         pid = await members.start(server.url, plan)
-        await members.until(lambda: bool(members.told) and members.told[-1].sequence == plan.hangs_at)
+        await members.until(lambda: bool(members.lines) and members.lines[-1].sequence == plan.hangs_at)
         at_first = resident_bytes(pid)
         for _ in range(ROUNDS // 2):
             await writer.round()
@@ -43,7 +43,7 @@ async def test_memory_is_flat_while_a_handler_hangs(
         at_last = resident_bytes(pid)
         assert at_last - half < FLAT_BYTES
         assert at_last - at_first < MOST_BYTES
-        assert members.told[-1].sequence == plan.hangs_at
+        assert members.lines[-1].sequence == plan.hangs_at
         await members.kill(pid)
         await members.start(server.url, replace(plan, hangs_at=0))
         await members.until_handled(writer.revisions)

@@ -15,13 +15,13 @@ from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import StateType
 from tests.support.feed_hub import (
     EVERYTHING,
-    DemoResult,
+    ExpectedEvent,
+    content_of,
     events_between,
-    must_say,
+    expected_content,
     read_between,
     read_to,
     running_hub,
-    said,
     truth_of,
 )
 from tests.support.histories import append_all, random_drafts
@@ -37,7 +37,9 @@ async def test_a_live_feed_tells_every_event_once_in_order(log: EventLog, tmp_pa
             await append_all(log, drafts[40:])
             events = await read_to(connection, (await truth_of(log))[-1].sequence)
         assert began == 40
-        assert said(events) == must_say([told for told in await truth_of(log) if told.sequence > 40])
+        assert content_of(events) == expected_content(
+            [told for told in await truth_of(log) if told.sequence > 40]
+        )
 
 
 async def test_a_feed_resumes_at_every_cursor_without_gap_or_repeat(
@@ -51,7 +53,7 @@ async def test_a_feed_resumes_at_every_cursor_without_gap_or_repeat(
     async with running_hub(log, tmp_path, ring_events=16) as running:
         for cursor in range(0, 151, 1 if isinstance(log, MemoryLog) else 5):
             rest = [told for told in truth if told.sequence > cursor]
-            assert await read_between(running.hub, EVERYTHING, cursor, 150) == must_say(rest), cursor
+            assert await read_between(running.hub, EVERYTHING, cursor, 150) == expected_content(rest), cursor
 
 
 async def test_the_ring_takes_over_from_the_log_at_every_seam(tmp_path: Path) -> None:
@@ -66,7 +68,7 @@ async def test_the_ring_takes_over_from_the_log_at_every_seam(tmp_path: Path) ->
             for cursor in {0, 3, max(0, running.hub.ring.after - 1), running.hub.ring.after}:
                 rest = [told for told in await truth_of(log) if told.sequence > cursor]
                 told = await read_between(running.hub, EVERYTHING, cursor, number + 1)
-                assert told == must_say(rest)
+                assert told == expected_content(rest)
         assert running.hub.ring.after > 20
 
 
@@ -83,7 +85,7 @@ async def test_each_filter_lets_through_what_it_says(tmp_path: Path, ring_events
         types = parse_types(["updated", "jobledger.job.state.v1"])
         selector = parse_selector("env in (a,b),!tier")
         states = (StateType.RUNNING, StateType.PENDING)
-        filters: list[tuple[EventFilter, Callable[[DemoResult], bool]]] = [
+        filters: list[tuple[EventFilter, Callable[[ExpectedEvent], bool]]] = [
             (EventFilter(namespaces=frozenset({"default"})), lambda _: True),
             (EventFilter(namespaces=frozenset({"other", "more"})), lambda _: False),
             (EventFilter(job=(job.namespace, job.id)), lambda told: told.status.id == job.id),
@@ -111,7 +113,7 @@ async def test_each_filter_lets_through_what_it_says(tmp_path: Path, ring_events
         for feed_filter, passes in filters:
             for cursor in (0, 57, 150, 197):
                 rest = [told for told in truth if told.sequence > cursor and passes(told)]
-                assert await read_between(running.hub, feed_filter, cursor, 200) == must_say(rest), (
+                assert await read_between(running.hub, feed_filter, cursor, 200) == expected_content(rest), (
                     feed_filter
                 )
 
@@ -138,7 +140,7 @@ async def test_labels_are_those_before_and_after_the_event(tmp_path: Path) -> No
                 "tier!=c,owner": lambda labels: labels.get("tier") != "c" and "owner" in labels,
             }[text]
             wanted = [told for told in truth if told.matches(expected) is not None]
-            assert said(found) == must_say(wanted), text
+            assert content_of(found) == expected_content(wanted), text
             assert [event.matches for event in found] == [told.matches(expected) for told in wanted], text
 
 
@@ -158,7 +160,7 @@ async def test_a_replica_that_begins_in_the_middle_tells_the_rest(log: EventLog,
         ):
             await append_all(log, drafts[60:])
             after = await read_to(connection, (await truth_of(log))[-1].sequence)
-    assert said([*before, *after]) == must_say(await truth_of(log))
+    assert content_of([*before, *after]) == expected_content(await truth_of(log))
 
 
 async def test_a_place_that_this_replica_has_not_reached_is_waited_for(tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ async def test_a_place_that_this_replica_has_not_reached_is_waited_for(tmp_path:
             await append_all(log, drafts[20:])
             truth = [told for told in await truth_of(log) if told.sequence > 20]
             for connection in (given, now):
-                assert said(await read_to(connection, truth[-1].sequence)) == must_say(truth)
+                assert content_of(await read_to(connection, truth[-1].sequence)) == expected_content(truth)
 
 
 def test_an_unknown_type_is_refused_with_those_there_are() -> None:

@@ -13,7 +13,7 @@ from jobledger.service.errors import CursorGone, NotReady, TooManyRequests
 from jobledger.service.feed.hub import Cause, FeedConnection
 from jobledger.store.log import LogInfo
 from jobledger.store.model.subjects import named_job_id
-from tests.support.feed_hub import EVERYTHING, must_say, read_to, running_hub, said, truth_of
+from tests.support.feed_hub import EVERYTHING, content_of, expected_content, read_to, running_hub, truth_of
 from tests.support.histories import append_all, random_drafts
 
 ELSEWHERE = EventFilter(namespaces=frozenset({"elsewhere"}))
@@ -37,12 +37,12 @@ async def test_a_slow_reader_costs_no_memory_and_harms_nobody(tmp_path: Path) ->
             got: list[object] = []
             for start in range(0, 400, 20):
                 await append_all(log, drafts[start : start + 20])
-                got += said(await read_to(fast, start + 20))
+                got += content_of(await read_to(fast, start + 20))
                 assert len(hub.ring) <= 32
-            truth = must_say(await truth_of(log))
+            truth = expected_content(await truth_of(log))
             assert got == truth
             assert slow.sequence == 0
-            assert said(await read_to(slow, 400)) == truth
+            assert content_of(await read_to(slow, 400)) == truth
 
 
 async def test_the_ring_is_bounded_in_bytes(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ async def test_five_hundred_feeds_get_every_event(tmp_path: Path) -> None:
         async def read(number: int) -> None:
             expected = truth if number % 2 else of_job
             events = await read_to(feeds[number], expected[-1].sequence)
-            assert said(events) == must_say(expected)
+            assert content_of(events) == expected_content(expected)
 
         await asyncio.gather(*map(read, range(500)))
 

@@ -20,7 +20,15 @@ from jobledger.store.model.events import JobCreated, Record, Recorded, read_reco
 from jobledger.store.model.fold import fold
 from jobledger.store.model.job import JobStatus
 from jobledger.store.model.subjects import named_job_id
-from tests.support.feed_hub import EVERYTHING, must_say, read_between, read_to, running_hub, said, truth_of
+from tests.support.feed_hub import (
+    EVERYTHING,
+    content_of,
+    expected_content,
+    read_between,
+    read_to,
+    running_hub,
+    truth_of,
+)
 from tests.support.histories import append_all, draft, random_drafts, spec_data
 from tests.support.logs import ask
 
@@ -56,7 +64,7 @@ async def test_a_log_out_of_reach_is_ridden_out(tmp_path: Path) -> None:
         async with await running.hub.open(EVERYTHING, after=0) as connection:
             assert await connection.next() == ()
             assert connection.sequence == 0
-            assert said(await read_to(connection, 60)) == must_say(await truth_of(log))
+            assert content_of(await read_to(connection, 60)) == expected_content(await truth_of(log))
         assert log.failures == 0
 
 
@@ -77,8 +85,8 @@ async def test_what_another_projector_folded_is_read_from_the_log(tmp_path: Path
         found = []
         for number in range(0, 100, 4):
             await append_all(log, drafts[number : number + 4])
-            found += said(await read_to(connection, number + 4))
-        assert found == must_say(await truth_of(log))
+            found += content_of(await read_to(connection, number + 4))
+        assert found == expected_content(await truth_of(log))
 
 
 async def test_what_the_hub_did_not_hear_of_is_read_from_the_log(tmp_path: Path) -> None:
@@ -96,7 +104,7 @@ async def test_what_the_hub_did_not_hear_of_is_read_from_the_log(tmp_path: Path)
         for draft_ in drafts:  # each is a step of its own
             await append_all(log, [draft_])
             await running.projector.wait_for((await log.info()).last_sequence)
-        assert said(await read_to(connection, 60)) == must_say(await truth_of(log))
+        assert content_of(await read_to(connection, 60)) == expected_content(await truth_of(log))
 
 
 async def test_a_place_in_a_log_made_again_is_refused_at_the_door(tmp_path: Path) -> None:
@@ -123,7 +131,7 @@ async def test_a_stopped_projector_ends_the_feeds_and_a_new_start_lets_them_in_a
         async with await running.hub.open(EVERYTHING) as connection:
             drafts = random_drafts(random.Random(3), jobs=2, events=10)
             await append_all(log, drafts)
-            assert said(await read_to(connection, 10)) == must_say(await truth_of(log))
+            assert content_of(await read_to(connection, 10)) == expected_content(await truth_of(log))
 
 
 async def test_a_log_made_again_under_a_running_service_ends_the_feeds(
@@ -152,7 +160,7 @@ async def test_a_page_of_the_log_ends_where_the_view_is(tmp_path: Path) -> None:
     async with running_hub(log, tmp_path) as running:
         events, reached = await running.hub.catch_up(EVERYTHING.subjects).page(5, 30)
         assert reached == 30
-        assert said(events) == must_say([told for told in truth if 5 < told.sequence <= 30])
+        assert content_of(events) == expected_content([told for told in truth if 5 < told.sequence <= 30])
 
 
 async def test_a_page_of_another_log_is_thrown_away(tmp_path: Path) -> None:
@@ -213,7 +221,7 @@ async def test_anomalies_are_told_by_no_feed(log: MemoryLog | JetStreamLog, tmp_
         directory = tmp_path / str(ring_events)
         directory.mkdir()
         async with running_hub(log, directory, ring_events=ring_events) as running:
-            assert await read_between(running.hub, EVERYTHING, 0, 80) == must_say(truth)
+            assert await read_between(running.hub, EVERYTHING, 0, 80) == expected_content(truth)
 
 
 class _Listener:
