@@ -1,8 +1,8 @@
-"""Every setting, in one table, and what may not be said together.
+"""The settings: one table, their sources (flags, environment, a TOML file), and contradictions.
 
 The fields of `Settings` are the table: flags, environment variables, keys of the TOML file, `jobledger config
-show` and the table of docs/OPERATIONS.md are made from them. The command line imports this at every start, so
-it imports little.
+show` and the table in docs/OPERATIONS.md are derived from them. The command line imports this module at every
+start, so it imports little.
 """
 
 import re
@@ -25,18 +25,18 @@ from jobledger.service.limits import (
 )
 
 ENV_PREFIX: Final = "JOBLEDGER_"
-CONFIG: Final = "config"  # `--config` and JOBLEDGER_CONFIG name the TOML file; no setting itself
-DEFAULT: Final = "default"  # the origin of a value that nobody set
+CONFIG: Final = "config"  # `--config` and JOBLEDGER_CONFIG name the TOML file; not a setting
+DEFAULT: Final = "default"  # the origin of a value that was not set
 CONFIG_MAX_BYTES: Final = 1_048_576
 FILE_NAME: Final = "config.toml"
 
-# What URLs say before their hosts, up to the last `@` of each: a password may have `/`, `,` and `@`, too.
+# The user information of URLs, up to the last `@` of each: a password may contain `/`, `,` and `@`.
 _USERINFO: Final = re.compile(r"(?<=//)(?:(?!,[a-z]+://).)*(?=@)", re.DOTALL)
 _MASK: Final = "********"
 
 
 def without_userinfo(url: str) -> str:
-    """URLs as they may be shown: user and password are masked."""
+    """URLs with user and password masked."""
     return _USERINFO.sub(_MASK, url)
 
 
@@ -45,34 +45,34 @@ class Setting(NamedTuple):
 
     name: str
     section: str
-    """Whom it concerns: `server` or `client`."""
+    """`server` or `client`."""
     description: str
     kind: type
     """`str`, `int`, `float`, `Path`, or `tuple` for a list of texts."""
     type: Any
-    """The annotated type that values are checked against."""
+    """The annotated type for `msgspec.convert`."""
     default: object
-    """None: none, or made from other settings when they are put together."""
+    """None: none, or derived from other settings."""
     default_text: str
-    """As the documentation tells it."""
+    """For the documentation."""
     wanted: str
-    """What a value must be."""
+    """A phrase that describes valid values."""
     secret: bool
     words: tuple[str, ...] = ()
-    """The only values that it may have, in lower case; empty: others."""
+    """The only valid values, in lower case; empty: no such list."""
 
     @property
     def flag(self) -> str:
-        """As it is written on a command line."""
+        """The flag on the command line."""
         return f"--{self.name.replace('_', '-')}"
 
     @property
     def env(self) -> str:
-        """Its environment variable."""
+        """The environment variable."""
         return f"{ENV_PREFIX}{self.name.upper()}"
 
     def shown(self, value: object) -> str:
-        """A value as text for people, without what must stay secret."""
+        """A value as text, with secrets masked."""
         if value is None or value == "":
             return ""
         if self.secret:
@@ -82,16 +82,16 @@ class Setting(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A value and who said it: `flag`, a variable's name, a file's path, or `default`."""
+    """A value and its origin: `flag`, an environment variable, the path of the TOML file, or `default`."""
 
     value: Any
     origin: str
     strength: int = 0
-    """Larger wins: 3 flag, 2 environment, 1 file, 0 default."""
+    """The precedence: 3 flag, 2 environment, 1 file, 0 default."""
 
 
 def strength_of(origin: str) -> int:
-    """How much who said a value counts, by the name of the origin; as `Found.strength`."""
+    """The precedence of an origin; as `Found.strength`."""
     named = {"flag": 3, DEFAULT: 0}
     return named.get(origin, 2 if origin.startswith(ENV_PREFIX) else 1)
 
@@ -99,7 +99,7 @@ def strength_of(origin: str) -> int:
 def gather(
     table: Mapping[str, Setting], flags: Mapping[str, object], env: Mapping[str, str]
 ) -> tuple[dict[str, Found], list[str], Path | None]:
-    """The strongest value of each setting that somebody set, what is wrong, and the TOML file that was read.
+    """The value of each setting with the highest precedence, all problems, and the TOML file that was read.
 
     Args:
         table: by name.
@@ -126,9 +126,9 @@ def gather(
             try:
                 checked = _value(setting, value, base, is_text=strength != 1)
             except ValueError:
-                told = "" if setting.secret else f" is {setting.shown(value)!r:.80}, which"
+                shown = "" if setting.secret else f", got {setting.shown(value)!r:.80}"
                 problems.append(
-                    f"{name} ({origin or setting.env}){told} is not {setting.wanted}{_links(value)}"
+                    f"{name} ({origin or setting.env}) must be {setting.wanted}{shown}{_links(value)}"
                 )
                 continue
             found[name] = Found(checked, origin or setting.env, strength)
@@ -143,20 +143,22 @@ def _read_file(
     path = path.absolute()
     if not named and not path.exists():
         return None, {}
-    import tomllib  # only who has a file pays for it
+    import tomllib  # only needed with a file
 
     by = "--config" if flags.get(CONFIG) else f"{ENV_PREFIX}CONFIG" if named else "the default place"
     try:
         with path.open("rb") as file:
             data = file.read(CONFIG_MAX_BYTES + 1)
         if len(data) > CONFIG_MAX_BYTES:
-            problems.append(f"{path} ({by}) is over {CONFIG_MAX_BYTES:,} bytes; that is no file of settings")
+            problems.append(
+                f"{path} ({by}) is larger than {CONFIG_MAX_BYTES:,} bytes; use a file with settings"
+            )
             return path, {}
         return path, tomllib.loads(data.decode())
     except OSError as error:
         problems.append(f"config ({by}): can't read {path}: {error.strerror or error}")
-    except ValueError as error:  # of the decoding, too
-        problems.append(f"config ({by}): {path} is no TOML: {error}")
+    except ValueError as error:  # also from decoding
+        problems.append(f"config ({by}): {path} is not valid TOML: {error}")
     return path, {}
 
 
@@ -171,7 +173,7 @@ def _in_environment(
         if name == CONFIG and variable.isupper():
             continue
         if name in table and not variable.isupper():
-            problems.append(f"{variable} is no setting; write {table[name].env}")
+            problems.append(f"unknown setting {variable}; use {table[name].env}")
         elif name not in table:
             problems.append(_unknown(name, variable, table) + _links(env[variable], variable))
         else:
@@ -186,11 +188,11 @@ def _unknown(name: str, origin: str, table: Mapping[str, Setting]) -> str:
     shown = origin if origin.startswith(ENV_PREFIX) else f"{name} ({origin})"
     upper = origin.startswith(ENV_PREFIX)
     advice = f"did you mean {table[near[0]].env if upper and near[0] in table else near[0]}?" if near else ""
-    return f"{shown} is no setting; {advice or '`jobledger config show` lists all'}"
+    return f"unknown setting {shown}; {advice or '`jobledger config show` lists all'}"
 
 
 def _links(value: object, variable: str = "") -> str:
-    """Kubernetes puts variables about a service named `jobledger` into every pod beside it."""
+    """A hint: Kubernetes sets variables for a service named `jobledger` in every pod of its namespace."""
     if str(value).startswith("tcp://") or re.search(r"_SERVICE_(HOST|PORT)|_PORT_\d+_", variable):
         return " (did Kubernetes set it? `enableServiceLinks: false` in the pod's spec stops that)"
     return ""
@@ -200,7 +202,7 @@ def _value(setting: Setting, value: object, base: Path, *, is_text: bool) -> obj
     """The checked value.
 
     Raises:
-        ValueError: if it is not what is wanted.
+        ValueError: the value is invalid.
     """
     if setting.kind is Path:
         if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
@@ -235,7 +237,7 @@ __all__ = [
 ]
 
 
-# The characters that RFC 3986 takes in a URI reference; empty: not set.
+# The characters of a URI reference (RFC 3986); empty: not set.
 _URI_REFERENCE: Final = r"^(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*$"
 
 
@@ -253,7 +255,7 @@ def _client(description: str, **more: Any) -> Meta:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings, checked: made by `load_settings` (a test may make one by hand)."""
+    """All settings; made by `load_settings`, which checks them."""
 
     # --- the service
     host: Annotated[str, _server("address to listen on", min_length=1)] = "127.0.0.1"
@@ -265,32 +267,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = msgspec.field(default_factory=lambda: user_state_path("jobledger"))
     nats_url: Annotated[
-        str, _server("NATS servers, `nats://host:port,…`; empty: an embedded one is started")
+        str, _server("NATS servers, `nats://host:port,…`; empty: an embedded nats-server is started")
     ] = ""
     nats_user: Annotated[str, _server("user at the NATS servers")] = ""
     nats_password: Annotated[str, _server("password of that user", secret=True)] = ""
     nats_password_file: Annotated[Path | None, _server("file with the password of that user")] = None
     nats_nkey_file: Annotated[Path | None, _server("file with the nkey seed to log in with")] = None
     nats_creds_file: Annotated[Path | None, _server("credentials file (JWT and nkey) to log in with")] = None
-    nats_tls_ca: Annotated[
-        Path | None, _server("CA certificates that the NATS servers' are checked with")
-    ] = None
+    nats_tls_ca: Annotated[Path | None, _server("CA certificates to verify the NATS servers with")] = None
     nats_tls_cert: Annotated[Path | None, _server("client certificate for the NATS servers")] = None
     nats_tls_key: Annotated[Path | None, _server("key of that certificate")] = None
     stream_replicas: Annotated[
-        int, _server("copies of the log in the NATS cluster, when it is made", ge=1, le=5)
+        int, _server("replicas of the log in the NATS cluster, used when it is created", ge=1, le=5)
     ] = 1
-    tls_cert: Annotated[Path | None, _server("certificate (PEM, with its chain): serve HTTPS")] = None
+    tls_cert: Annotated[Path | None, _server("certificate (PEM, with its chain) to serve HTTPS")] = None
     tls_key: Annotated[Path | None, _server("key of that certificate (PEM)")] = None
     tokens_file: Annotated[Path, _server("file with the hashed tokens", default="data_dir/tokens.json")] = (
         msgspec.field(default_factory=Path)
     )
     allowed_hosts: Annotated[
-        tuple[str, ...], _server("names by which clients may call this service, besides its address")
+        tuple[str, ...],
+        _server("host names that clients may use for this service, in addition to its address"),
     ] = ()
     webhook_allow: Annotated[
         tuple[str, ...],
-        _server("hosts, addresses and networks that webhooks may be sent to although they are not public"),
+        _server("hosts, addresses and networks that are not public, but allowed as targets of webhooks"),
     ] = ()
     webhook_keys_file: Annotated[
         Path,
@@ -302,25 +303,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     event_source: Annotated[
         str,
         _server(
-            "CloudEvents `source` of delivered events, a URI reference that names this installation",
-            default="/jobledger/<mark of the stream>",
+            "CloudEvents `source` of delivered events, a URI reference that identifies this installation",
+            default="/jobledger/<stream tag>",
             pattern=_URI_REFERENCE,
         ),
     ] = ""
     drain_timeout_seconds: Annotated[
-        float, _server("at an end: how long requests under way may take to finish", ge=0.1, le=600.0)
+        float, _server("time that running requests have to finish when the service stops", ge=0.1, le=600.0)
     ] = 10.0
-    feeds_per_client: Annotated[int, _server("live feeds that one client may hold", ge=1, le=100_000)] = (
+    feeds_per_client: Annotated[int, _server("live feeds that one client may open", ge=1, le=100_000)] = (
         FEEDS_MAX_PER_CLIENT
     )
     ready_max_gap: Annotated[
-        int, _server("events that the view may be behind and count as ready", ge=0, le=1_000_000_000)
+        int, _server("events by which the view may be behind and still be ready", ge=0, le=1_000_000_000)
     ] = 1000
     disk_min_free_bytes: Annotated[
         int,
         _server(
-            "free bytes on each file system that is written to, below which the service is not ready;"
-            " at most a tenth of the file system counts",
+            "free bytes on each written file system below which the service is not ready;"
+            " at most a tenth of the file system is required",
             ge=0,
             le=1_000_000_000_000_000,
         ),
@@ -328,17 +329,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     disk_stop_free_bytes: Annotated[
         int,
         _server(
-            "free bytes on the embedded log's file system, below which appends are refused;"
-            " at most a fortieth of the file system counts",
+            "free bytes on the embedded log's file system below which appends are rejected;"
+            " at most a fortieth of the file system is required",
             ge=0,
             le=1_000_000_000_000_000,
         ),
     ] = DISK_STOP_FREE_BYTES
     seal_every_events: Annotated[
-        int, _server("seal the log after so many events; 0: not for that", ge=0, le=1_000_000_000)
+        int, _server("seal the log after this many events; 0: no limit", ge=0, le=1_000_000_000)
     ] = 10_000
     seal_every_seconds: Annotated[
-        float, _server("seal what came after so long; 0: not for that", ge=0.0, le=86_400.0)
+        float, _server("seal new events after this time; 0: no limit", ge=0.0, le=86_400.0)
     ] = 60.0
     audit_keys_file: Annotated[
         Path, _server("file with the keys that sign seals", default="data_dir/audit/keys.json")
@@ -346,45 +347,45 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     audit_trusted_keys: Annotated[
         tuple[str, ...],
         _server(
-            "public keys whose seals count besides those in audit_keys_file, each a vkey or a file of them"
+            "public keys that are trusted in addition to those in audit_keys_file: vkeys, or files with them"
         ),
     ] = ()
     asof_max_copies: Annotated[
-        int, _server("copies of the view as of earlier points that are kept", ge=1, le=1_000)
+        int, _server("copies of the view as of earlier points that are cached", ge=1, le=1_000)
     ] = ASOF_MAX_COPIES
     asof_max_bytes: Annotated[
         int,
         _server(
-            "bytes that these may take; the one that was used last is kept, whatever its size",
+            "maximum size of these copies in bytes; the one used last is always kept",
             ge=0,
             le=1_000_000_000_000,
         ),
     ] = ASOF_MAX_BYTES
     view_check_seconds: Annotated[
         float,
-        _server("seconds between two checks of the view's file for damage; 0: never", ge=0.0, le=604_800.0),
+        _server("seconds between checks of the view's file for damage; 0: never", ge=0.0, le=604_800.0),
     ] = VIEW_CHECK_SECONDS
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], _server("lines of this level and above are logged")
+        Literal["debug", "info", "warning", "error"], _server("minimum level of log lines")
     ] = "info"
     log_format: Annotated[
-        Literal["text", "json"], _server("how log lines are written: text with a time zone, or JSON")
+        Literal["text", "json"], _server("format of log lines: text with a time zone, or JSON")
     ] = "text"
     access_log: Annotated[
         Literal["on", "off"],
-        _server("a line for each request; off: only for those that were refused with 401, 403 or 429"),
+        _server("log a line for each request; off: only for those rejected with 401, 403 or 429"),
     ] = "on"
     # --- the command line
-    url: Annotated[str, _client("the service to talk to", pattern="^https?://.")] = "http://127.0.0.1:1234"
-    token: Annotated[str, _client("token to talk to it with", secret=True)] = ""
+    url: Annotated[str, _client("URL of the service", pattern="^https?://.")] = "http://127.0.0.1:1234"
+    token: Annotated[str, _client("token for the service", secret=True)] = ""
     token_file: Annotated[Path | None, _client("file with that token")] = None
     namespace: Annotated[
-        str, _client("namespace of commands that name none; without it `default` for one job, all for lists")
+        str, _client("default namespace of commands; without it `default` for one job, all for lists")
     ] = ""
-    tls_ca: Annotated[Path | None, _client("CA certificates that the service's is checked with")] = None
+    tls_ca: Annotated[Path | None, _client("CA certificates to verify the service with")] = None
 
     def __post_init__(self) -> None:
-        """Make what other settings decide."""
+        """Derive the paths in the data directory."""
         if self.tokens_file == Path():
             msgspec.structs.force_setattr(self, "tokens_file", self.data_dir / "tokens.json")
         if self.audit_keys_file == Path():
@@ -393,18 +394,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "webhook_keys_file", self.data_dir / "webhook-keys.json")
 
     def __repr__(self) -> str:
-        """Without secrets, for logs and tracebacks."""
+        """Omits secrets, because logs and tracebacks show it."""
         shown = (f"{name}={row.shown(getattr(self, name))!r}" for name, row in SETTINGS.items())
         return f"Settings({', '.join(shown)})"
 
 
 class LoadedSettings(msgspec.Struct, frozen=True):
-    """The settings and who said them.
+    """The settings and their origins.
 
     Attributes:
         settings: checked.
         origins: by name: `flag`, the environment variable, the path of the TOML file, or `default`.
-        config_file: the TOML file that was read; None: there is none.
+        config_file: the TOML file that was read, if any.
     """
 
     settings: Settings
@@ -413,17 +414,17 @@ class LoadedSettings(msgspec.Struct, frozen=True):
 
 
 def load_settings(flags: Mapping[str, object], env: Mapping[str, str]) -> LoadedSettings:
-    """Read, check and put together.
+    """Read the settings from all sources, and check them.
 
     Args:
         flags: by the names of the settings; None: not given. `config` names the TOML file.
         env: the environment, `os.environ`.
 
     Raises:
-        InvalidSettings: naming every setting that is unknown, wrong, or contradicts another, and who said it.
+        InvalidSettings: names every setting that is unknown, invalid or contradicts another.
     """
     found, problems, file = gather(SETTINGS, flags, env)
-    found = _without_weaker(found)
+    found = _without_overridden(found)
     problems += _contradictions(found)
     if problems:
         raise InvalidSettings("\n".join(problems))
@@ -433,11 +434,11 @@ def load_settings(flags: Mapping[str, object], env: Mapping[str, str]) -> Loaded
     )
 
 
-# Two ways to say one thing: of different strength, the stronger one counts; else they contradict each other.
+# Two settings with one meaning: the one with the higher precedence is used; equal ones are a contradiction.
 _EITHER: Final = (("token", "token_file"), ("nats_password", "nats_password_file"))
-# Ways to log in to NATS; there can be one.
+# Credentials for NATS; only one kind can be used.
 _LOGINS: Final = ("nats_user", "nats_nkey_file", "nats_creds_file")
-# The first makes no sense without one of the others.
+# The first requires one of the others.
 _NEEDS: Final = (
     ("nats_user", ("nats_password", "nats_password_file")),
     ("nats_password", ("nats_user",)),
@@ -449,42 +450,42 @@ _NEEDS: Final = (
 )
 
 
-def _without_weaker(found: dict[str, Found]) -> dict[str, Found]:
-    weaker = {
+def _without_overridden(found: dict[str, Found]) -> dict[str, Found]:
+    overridden = {
         min(pair, key=lambda name: found[name].strength)
         for pair in _EITHER
         if _is_set(found, pair[0]) and _is_set(found, pair[1])
         if found[pair[0]].strength != found[pair[1]].strength
     }
-    return {name: each for name, each in found.items() if name not in weaker}
+    return {name: each for name, each in found.items() if name not in overridden}
 
 
 def _contradictions(found: Mapping[str, Found]) -> Iterator[str]:
     for one, other in (*_EITHER, *combinations(_LOGINS, 2)):
         if _is_set(found, one) and _is_set(found, other):
-            yield f"{_told(found, one)} and {_told(found, other)} contradict each other: keep one of them"
+            yield f"{_named(found, one)} and {_named(found, other)} contradict each other: use one of them"
     for one, needed in _NEEDS:
         if _is_set(found, one) and not any(_is_set(found, name) for name in needed):
-            others = " or ".join(_told(found, name) for name in needed)
-            yield f"{_told(found, one)} needs {others}: set both, or neither"
+            others = " or ".join(_named(found, name) for name in needed)
+            yield f"{_named(found, one)} requires {others}: set both, or neither"
     yield from _against_url(found)
 
 
 def _against_url(found: Mapping[str, Found]) -> Iterator[str]:
-    url = _told(found, "nats_url")
+    url = _named(found, "nats_url")
     if not _is_set(found, "nats_url"):
         for name in SETTINGS:
             if name.startswith("nats_") and _is_set(found, name):
-                yield f"{_told(found, name)} needs {url}: the embedded nats-server takes no such setting"
+                yield f"{_named(found, name)} requires {url}: the embedded nats-server does not support it"
         if _is_set(found, "stream_replicas") and found["stream_replicas"].value > 1:
-            yield f"{_told(found, 'stream_replicas')} needs {url}: the embedded nats-server keeps one copy"
+            yield f"{_named(found, 'stream_replicas')} requires {url}: the embedded log has one copy"
     elif "@" in str(found["nats_url"].value):
         for name in _LOGINS:
             if _is_set(found, name):
-                yield f"{url} holds credentials and contradicts {_told(found, name)}: keep one of them"
+                yield f"{url} contains credentials and contradicts {_named(found, name)}: use one of them"
 
 
-def _told(found: Mapping[str, Found], name: str) -> str:
+def _named(found: Mapping[str, Found], name: str) -> str:
     return f"{name} ({found[name].origin if name in found else 'not set'})"
 
 
@@ -515,7 +516,7 @@ def _row(field: Any) -> Setting:
 
 def _wanted(kind: type, meta: Meta) -> str:
     if kind in {int, float}:
-        number = "a whole number" if kind is int else "a number"
+        number = "an integer" if kind is int else "a number"
         return (
             f"{number} from {meta.ge:,g} to {meta.le:,g}"
             if kind is float
@@ -523,16 +524,16 @@ def _wanted(kind: type, meta: Meta) -> str:
         )
     if meta.pattern:
         return (
-            "a URI reference: letters, digits, punctuation of URIs, %-escapes"
+            "a URI reference: letters, digits, URI punctuation, %-escapes"
             if meta.pattern == _URI_REFERENCE
             else "a URL, http://… or https://…"
         )
     if kind is str:
-        return "a text that is not empty" if meta.min_length else "a text on one line"
+        return "a text that is not empty" if meta.min_length else "a single line of text"
     return "a path" if kind is Path else "a list of texts"
 
 
 SETTINGS: Final[Mapping[str, Setting]] = {
     field.name: _row(field) for field in msgspec.structs.fields(Settings)
 }
-"""The table, by name, in the order of the documentation."""
+"""By name, in the order of the documentation."""

@@ -1,1 +1,1 @@
-"""The commands of `jobledger`, a module each; `cli` imports one only when it is asked for."""
+"""The command line: one module per group of commands, imported when a command runs."""

@@ -45,9 +45,10 @@ def key() -> None:
 @quiet_option
 @connected
 def show(*, form: str, quiet: bool, session: Session) -> None:
-    """Show the public keys of a service, including retired keys and those of other replicas.
+    """Show the public keys of a service.
 
-    Seals by keys that are not listed as trusted are not accepted.
+    Includes retired keys and those of other replicas. Seals by keys that are not listed as trusted are not
+    accepted.
 
     With --quiet, only the keys are printed, one per line, as the `--key` option of other commands takes them.
     """
@@ -90,9 +91,10 @@ def _key_file(session: Session) -> "KeyFile":
 )
 @_service_files
 def create(*, name: str, session: Session) -> None:
-    """Create the first key before the service does, and show its public key.
+    """Create the first key, and print its public key.
 
-    Use it to choose the name of the key, or to share one key between replicas: copy the file to each.
+    Otherwise the service creates it. Use this command to choose the name of the key, or to share one key
+    between replicas: copy the file to each.
     """
     keys = _key_file(session)
     click.echo(keys.create(name).key)

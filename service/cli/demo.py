@@ -38,7 +38,7 @@ def demo(ctx: click.Context, specs: tuple[str, ...], keep: Path | None) -> None:
     lets writers race, kills the projector with kill -9, rebuilds the view, and checks the result. Uses and
     leaves no other files. The exit code is 0 if every check passed, else 1.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     plan = plan_jobs(_good_specs(ctx, specs))
     err = Console(stderr=True)
     result = _run(plan, keep, StepReporter(err))
@@ -53,7 +53,7 @@ def demo(ctx: click.Context, specs: tuple[str, ...], keep: Path | None) -> None:
     ):
         out.print(part)
         out.print()
-    _sum_up(out, checks, time.monotonic() - began, keep)
+    _print_summary(out, checks, time.monotonic() - started, keep)
     ctx.exit(0 if all(check.ok for check in checks) else 1)
 
 
@@ -66,7 +66,7 @@ def _good_specs(ctx: click.Context, names: Sequence[str]) -> Sequence[NamedSpec]
 
 @contextmanager
 def _directory(keep: Path | None) -> Iterator[Path]:
-    """Where the demo works: the directory to keep, or one that is gone afterwards."""
+    """The directory to keep, or a temporary one."""
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="jobledger-demo-") as directory:
             yield Path(directory)
@@ -77,46 +77,46 @@ def _directory(keep: Path | None) -> Iterator[Path]:
     except OSError as error:
         raise click.BadParameter(f"{keep}: {error.strerror}", param_hint="--keep") from error
     if not is_empty:
-        raise click.BadParameter(f"{keep} is not empty; name a new directory", param_hint="--keep")
+        raise click.BadParameter(f"{keep} is not empty: use a new directory", param_hint="--keep")
     yield keep
 
 
 def _run(plan: Sequence[PlannedJob], keep: Path | None, steps: StepReporter) -> DemoResult:
-    """Run the story; when asked to end, first end in order what it started."""
-    asked: list[signal.Signals] = []
+    """Run the scenario; a signal first stops what it started."""
+    received: list[signal.Signals] = []
 
     @contextmanager
     def step(what: str) -> Iterator[Callable[[str], None]]:
-        # Before Python 3.12, `asyncio.wait_for` (a request to NATS waits in it) loses a cancellation that
-        # comes together with its result; so the story is asked again wherever it turns a page.
-        if asked:
+        # Before Python 3.12, `asyncio.wait_for`, which requests to NATS use, loses a cancellation that
+        # arrives together with its result; therefore each step checks for a signal.
+        if received:
             raise asyncio.CancelledError
         with steps(what) as progress:
             yield progress
 
-    async def story() -> DemoResult:
+    async def run() -> DemoResult:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
         def end(number: signal.Signals) -> None:
-            if not asked:  # asked again (many ask twice), we are at it already: that must not be cut short
-                asked.append(number)
+            if not received:  # a second signal must not interrupt the cleanup
+                received.append(number)
                 task.cancel()
 
         for number in _ENDING_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: a lost terminal must not end us
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
                 loop.add_signal_handler(number, end, number)
-        with _directory(keep) as directory:  # in here, so that no signal cuts its removal short
+        with _directory(keep) as directory:  # inside the task, so that no signal interrupts its removal
             return await run_scenario(plan, directory, step)
 
     try:
-        return asyncio.run(story())
+        return asyncio.run(run())
     except asyncio.CancelledError:
-        click.echo("Aborted: everything that was started has been ended.", err=True)
-        sys.exit(128 + asked[0])
+        click.echo("Aborted: everything that was started is stopped.", err=True)
+        sys.exit(128 + received[0])
 
 
-def _sum_up(out: Console, checks: Sequence[Check], seconds: float, keep: Path | None) -> None:
+def _print_summary(out: Console, checks: Sequence[Check], seconds: float, keep: Path | None) -> None:
     failed = sum(not check.ok for check in checks)
     if failed:
         out.print(f"[bold red]{failed} of {len(checks)} checks failed[/], after {seconds:.1f} s")
@@ -130,16 +130,16 @@ def _sum_up(out: Console, checks: Sequence[Check], seconds: float, keep: Path | 
             soft_wrap=True,
         )
     elif failed:
-        out.print("Run it again with --keep DIR to look at the log and the view.")
+        out.print("Repeat it with --keep DIR to inspect the log and the view.")
     out.print()
     program = _program()
-    out.print("Next, with specs of your own:")
-    out.print(f"  {program} job validate FILE...   check them, offline", soft_wrap=True)
+    out.print("Next, with your own specs:")
+    out.print(f"  {program} job validate FILE...   check them offline", soft_wrap=True)
     out.print(f"  {program} demo FILE...           this demo on them", soft_wrap=True)
 
 
 def _program() -> str:
-    """How this command can be called again: by its name if that is on the PATH, else by its place."""
+    """The command to repeat: its name if that is on the PATH, else its path."""
     if shutil.which("jobledger"):
         return "jobledger"
     program = Path(sys.executable).with_name("jobledger")

@@ -72,7 +72,7 @@ _MOMENT: Final = Moment()
     type=click.Choice(["include", "only", "exclude"]),
     default="include",
     show_default=True,
-    help="Jobs that are frozen because an event of theirs cannot be read.",
+    help="Jobs that are frozen because of an event that cannot be read.",
 )
 @click.option("--created-from", type=_MOMENT, metavar="TIME", help="Created then or later; `2h` is an age.")
 @click.option("--created-to", type=_MOMENT, metavar="TIME", help="Created before.")

@@ -70,7 +70,7 @@ def url(*, form: str, session: Session) -> None:
 )
 @connected
 def accounts(*, named: tuple[str, ...], from_service: bool, nkeys: Path | None, session: Session) -> None:
-    """Print the accounts of the log, of the service, and of subscriptions.
+    """Print the accounts of the log, the service and subscriptions.
 
     This is the content of `deploy/nats/accounts.conf`. Without --nkeys, each user's password is read from an
     environment variable of nats-server that the configuration names. With --nkeys, existing seeds are kept,

@@ -58,12 +58,12 @@ def streams() -> None:
 @output_option("table", "json")
 @_stream_settings
 def create(*, accept_loss: bool, rewritten: bool, form: str, session: Session) -> None:
-    """Create missing streams, and repair their compression and replicas.
+    """Create missing streams, and repair their settings.
 
-    Run it as a NATS user with the permission to create and change streams if the user of the service lacks
-    it. A stream that existed and is missing, or differs from the one recorded in --data-dir, is an error.
-    With --accept-loss, what is lost is printed first, and then the streams are used as they are. The exit
-    code is 6 if something could not be repaired.
+    Repairs compression and replicas. Run it as a NATS user with the permission to create and change streams
+    if the user of the service lacks it. A stream that existed and is missing, or differs from the one
+    recorded in --data-dir, is an error. With --accept-loss, what is lost is printed first, and then the
+    streams are used as they are. The exit code is 6 if something could not be repaired.
     """
     _print(asyncio.run(_create(session.settings, accept_loss=accept_loss, rewritten=rewritten)), Output(form))
 
@@ -112,7 +112,7 @@ def _record_of(settings: "Settings") -> "StreamRecord | None":
 @output_option("table", "json")
 @_stream_settings
 def show(*, form: str, session: Session) -> None:
-    """Show every stream: replicas, compression, messages and bytes.
+    """Show every stream with its replicas, messages and bytes.
 
     Changes nothing. `Compressed` counts the compressed blocks on disk if the store is in --data-dir;
     otherwise it is `maybe` for a stream that once was compressed. The exit code is 6 if a stream is missing
@@ -174,7 +174,7 @@ def rewrite(*, store_dir: Path | None, session: Session) -> None:
 @click.option("--yes", is_flag=True, help="Do it; otherwise the loss is only shown.")
 @with_settings("data_dir")
 def accept_damage(*, yes: bool, session: Session) -> None:
-    """Discard the unreadable part of a damaged embedded log, and keep the rest.
+    """Discard the damaged part of an embedded log.
 
     The service does not start if nats-server cannot read all of its files. This command shows which files and
     sequences are damaged or missing; with --yes it rewrites the damaged blocks without them. Their sequences

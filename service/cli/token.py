@@ -100,7 +100,10 @@ def create(
 @quiet_option
 @_service_files
 def list_tokens(*, form: str, quiet: bool, session: Session) -> None:
-    """List all tokens, including revoked and expired ones, without their secrets."""
+    """List all tokens.
+
+    Includes revoked and expired ones; never shows the tokens themselves.
+    """
     tokens = _token_file(session)
     records = tokens.records()
     print_list(

@@ -67,11 +67,11 @@ def _quarantine_row(job: Mapping[str, Any], unread: Mapping[str, Any]) -> Row:
 @quiet_option
 @connected
 def damage(*, form: str, quiet: bool, session: Session) -> None:
-    """List the events that are missing from the log, and the jobs that lack one.
+    """List the events that are missing from the log.
 
-    Shows the ranges of sequences that the log no longer contained when the view read it. Events before the
-    first range can be proven; the log cannot be sealed beyond it. Restore the stream from a replica or a
-    backup, then run `jobledger view heal`. Requires a token for all namespaces.
+    Shows which jobs lack an event, and the ranges of sequences that the log no longer contained when the view
+    read it. Events before the first range can be proven; the log cannot be sealed beyond it. Restore the
+    stream from a replica or a backup, then run `jobledger view heal`. Requires a token for all namespaces.
     """
     output = Output(form, quiet=quiet)
     with session.admin() as admin:
@@ -108,10 +108,10 @@ def _damage_row(item: Mapping[str, Any]) -> Row:
 @output_option("table", "json", "yaml")
 @connected
 def heal(*, form: str, session: Session) -> None:
-    """Fold the jobs in quarantine again, from their events in the log.
+    """Fold the jobs in quarantine again.
 
-    Use it after a repair of the log; the service stays available. A service that can read other event types
-    than its predecessor does this when it starts. Requires an admin token.
+    Reads their events from the log. Use it after a repair of the log; the service stays available. A service
+    that can read other event types than its predecessor does this when it starts. Requires an admin token.
     """
     output = Output(form)
     with session.admin() as admin:

@@ -287,7 +287,7 @@ def _key_file(session: Session) -> "WebhookKeys":
 @key.command("show", epilog=examples("jobledger webhook key show"))
 @_key_settings
 def show_keys(*, session: Session) -> None:
-    """Show the IDs of the keys, newest first; the newest one encrypts."""
+    """Show the IDs of the keys, newest first."""
     for each in reversed(_key_file(session).records()):
         click.echo(f"{each.id}  {each.created}")
 
@@ -295,9 +295,10 @@ def show_keys(*, session: Session) -> None:
 @key.command("rotate", epilog=examples("jobledger webhook key rotate --data-dir /var/lib/jobledger"))
 @_key_settings
 def rotate_keys(*, session: Session) -> None:
-    """Add a key; the service encrypts all secrets with it within a minute.
+    """Add a key for encryption.
 
-    Copy the file to every replica that does not share it. The file keeps at most eight keys.
+    The service encrypts all secrets with it within a minute. Copy the file to every replica that does not
+    share it. The file keeps at most eight keys.
     """
     keys = _key_file(session)
     click.echo(keys.rotate().id)

@@ -172,7 +172,7 @@ class _HeartbeatReader:
 
 
 def _sequence(cursor: str) -> int:
-    """The sequence in a cursor; -1 if there is none."""
+    """The sequence in a cursor; -1 if it has none."""
     digits = cursor.rpartition("-")[2]
     return int(digits) if digits.isdecimal() else -1
 

@@ -109,10 +109,10 @@ def test_an_unknown_setting_is_refused_wherever_it_is(home: Path) -> None:
     """With its name, where it was said, and the nearest that exists; all at once."""
     path = write_config(home, "prot = 1\n[server]\nport = 1\n")
     told = refused({"hots": "x"}, {"JOBLEDGER_PRT": "1", "JOBLEDGER_HOST": ""})
-    assert f"prot ({path}) is no setting; did you mean port?" in told
-    assert f"server ({path}) is no setting" in told
-    assert "JOBLEDGER_PRT is no setting; did you mean JOBLEDGER_PORT?" in told
-    assert "hots (flag) is no setting; did you mean host?" in told
+    assert f"unknown setting prot ({path}); did you mean port?" in told
+    assert f"unknown setting server ({path})" in told
+    assert "unknown setting JOBLEDGER_PRT; did you mean JOBLEDGER_PORT?" in told
+    assert "unknown setting hots (flag); did you mean host?" in told
     assert "JOBLEDGER_HOST" not in told, "an empty variable counts as not set"
 
 
@@ -144,7 +144,7 @@ def test_a_value_that_is_out_of_bounds_is_refused(name: str, value: str) -> None
     """The message names the setting, the value, the origin, and what is wanted."""
     told = refused({name: value})
     assert told.startswith(f"{name} (flag)")
-    assert f"is not {SETTINGS[name].wanted}" in told
+    assert f"must be {SETTINGS[name].wanted}" in told
 
 
 @pytest.mark.parametrize(
