@@ -1,4 +1,4 @@
-"""`http`: requests to the service, against the bare framework, the library, and a smaller view."""
+"""`http`: requests to the service, against a fixed response, the library, and a smaller view."""
 
 import random
 import time
@@ -83,7 +83,7 @@ async def _gets(port: int, sizes: Sizes, output: Output) -> None:
     output.compare(
         "http/get",
         f"GET /jobs/{{id}} at {sizes.http_small_jobs:,} jobs, {_GET_CONNECTIONS} connections,"
-        f" {sizes.http_get.ours:,} a round, against {len(body):,} fixed bytes from the same framework",
+        f" {sizes.http_get.ours:,} a round, against {len(body):,} fixed bytes from the same router",
         of_ours,
         of_fixed,
         "gets/s",

@@ -15,9 +15,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from litestar import Litestar, Request, Response, get, post
-from litestar.types import ASGIApp, Receive, Scope, Send
-
+from jobledger.service.access.principal import ANONYMOUS
+from jobledger.service.api.app import Router
+from jobledger.service.api.asgi import App, Receive, Scope, Send, send_response
+from jobledger.service.api.operation import OperationGroup, Permission
+from jobledger.service.api.request import Request
+from jobledger.service.api.response import Response
 from jobledger.service.server.http_server import HttpServer
 from jobledger.service.server.serve import serve
 from jobledger.service.settings import Settings
@@ -61,14 +64,21 @@ async def serving(**task: str) -> AsyncIterator[int]:
 
 
 async def _fixed(body: bytes) -> None:
-    """Serve a fixed response with the same framework and server."""
+    """Serve a fixed response with the same router and server."""
+    group = OperationGroup("Fixed")
 
-    @get(f"{FIXED_PATH}/{{job_id:str}}")
-    async def answer(job_id: str) -> Response[bytes]:
-        assert job_id
-        return Response(body, media_type="application/json")
+    @group.declare("GET", f"{FIXED_PATH}/{{id}}", "fixed", Permission.PUBLIC)
+    async def answer(request: Request[None]) -> Response:
+        """Answer."""
+        assert request.values["id"]
+        return Response(body)
 
-    app = Litestar([answer], openapi_config=None, logging_config=None)
+    router = Router(tuple(group.operations))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"] = {"service": None, "principal": ANONYMOUS}
+        await router(scope, receive, send)
+
     http = await HttpServer.start(app, Settings(port=0), "127.0.0.1")
     print(http.port, flush=True)
     await http.wait_ended()
@@ -106,18 +116,22 @@ FEED_PATH: Final = "/feed"
 PUBLISH_PATH: Final = "/publish"
 
 
-def broadcaster() -> Litestar:
+def broadcaster() -> App:
     """Return an app that sends every posted message to all listeners, and stores nothing."""
     listeners: set[asyncio.Queue[bytes]] = set()
 
-    @post(PUBLISH_PATH, status_code=200)
-    async def publish(request: Request[Any, Any, Any]) -> bytes:
-        text = b"event: message\ndata: %b\n\n" % await request.body()
+    async def publish(receive: Receive, send: Send) -> None:
+        parts, more = [], True
+        while more:
+            message = await receive()
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        text = b"event: message\ndata: %b\n\n" % b"".join(parts)
         for listener in listeners:
             listener.put_nowait(text)
-        return b"{}"
+        await send_response(send, 200, [(b"content-length", b"2")], b"{}")
 
-    async def listen(_scope: Scope, _receive: Receive, send: Send) -> None:
+    async def listen(send: Send) -> None:
         queue: asyncio.Queue[bytes] = asyncio.Queue()
         listeners.add(queue)
         headers = [(b"content-type", b"text/event-stream")]
@@ -130,11 +144,13 @@ def broadcaster() -> Litestar:
         finally:
             listeners.discard(queue)
 
-    @get(FEED_PATH)
-    async def feed() -> ASGIApp:
-        return listen
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == PUBLISH_PATH:
+            await publish(receive, send)
+        else:
+            await listen(send)
 
-    return Litestar([publish, feed], openapi_config=None, logging_config=None)
+    return app
 
 
 async def serve_broadcaster() -> None:

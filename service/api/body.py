@@ -6,6 +6,7 @@ with its path. A key that appears twice is refused at any depth: decoders keep o
 
 import difflib
 import re
+from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
@@ -19,7 +20,7 @@ from jobledger.store.spec.spec import JobSpec
 from jobledger.store.spec.values import shown, step
 
 # Bacalhau's clients send these in every body; they have no meaning here.
-IGNORED_FIELDS: Final = ("IdempotencyToken", "Credential")
+IGNORED_FIELDS: Final = frozenset({"idempotencytoken", "credential"})
 _FIELD_MAX_CHARACTERS: Final = 64
 _MESSAGE: Final = re.compile(r"Expected (.*?)(?:, got `[^`]*`)?(?: - at `\$(.*)`)?")
 _INDEX: Final = re.compile(r"\[(\d+|\.\.\.)\]")
@@ -87,13 +88,13 @@ def decode_body(fields: dict[str, object], struct: type[B], *, strict: bool) -> 
         InvalidSpec: with every problem, if the body has a spec and that has one.
         InvalidInput: with every problem otherwise.
     """
-    declared = msgspec.structs.fields(struct)
-    warnings = _unknown_fields(fields, [field.encode_name for field in declared])
+    declared = _fields_of(struct)
+    warnings = _unknown_fields(fields, declared)
     problems: list[Problem] = []
     spec_problems: tuple[Problem, ...] = ()
     values: dict[str, Any] = {}
-    for field in declared:
-        value = fields.get(field.encode_name.lower())
+    for key, field in declared.items():
+        value = fields.get(key)
         if value is None:
             if field.required:
                 problems.append(Problem(field.encode_name, "required", "add it to the body"))
@@ -115,6 +116,12 @@ def decode_body(fields: dict[str, object], struct: type[B], *, strict: bool) -> 
     if problems:
         raise InvalidInput("; ".join(map(str, problems)))
     return Decoded(struct(**values), warnings)
+
+
+@cache
+def _fields_of(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """The fields of a Struct by their key in lower case; msgspec takes long to list them."""
+    return {field.encode_name.lower(): field for field in msgspec.structs.fields(struct)}
 
 
 def _convert(value: Any, kind: Any, warnings: list[str], *, strict: bool) -> Any:
@@ -140,12 +147,16 @@ def _problem(path: str, value: Any, error: msgspec.ValidationError) -> Problem:
     return Problem(path, f"must be {expected}, got {shown(value)}")
 
 
-def _unknown_fields(fields: dict[str, object], known: list[str]) -> list[str]:
+def _unknown_fields(fields: dict[str, object], declared: dict[str, msgspec.structs.FieldInfo]) -> list[str]:
     """A warning for each field that is not declared, with the field that was probably meant."""
-    names = {name.lower(): name for name in (*known, *IGNORED_FIELDS)}
+    unknown = fields.keys() - declared.keys() - IGNORED_FIELDS
+    if not unknown:
+        return []
+    names = {key: field.encode_name for key, field in declared.items()}
+    listed = ", ".join(names.values())
     warnings = []
-    for key in fields.keys() - names.keys():
+    for key in unknown:
         near = difflib.get_close_matches(key[:_FIELD_MAX_CHARACTERS], names, n=1)
-        remedy = f"did you mean `{names[near[0]]}`?" if near else f"the fields are {', '.join(known)}"
+        remedy = f"did you mean `{names[near[0]]}`?" if near else f"the fields are {listed}"
         warnings.append(f"{key[:_FIELD_MAX_CHARACTERS]}: not a field of this request; {remedy}")
     return sorted(warnings)[:UNKNOWN_FIELDS_TOLD]

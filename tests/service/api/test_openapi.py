@@ -209,7 +209,7 @@ def test_a_schema_becomes_portable(schema: dict[str, Any], same: dict[str, Any])
     "path", ["/docs", "/livez", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json"]
 )
 async def test_a_media_type_is_sent_with_one_charset(tmp_path: Path, path: str) -> None:
-    """Litestar adds one to text by itself."""
+    """Including those that are text."""
     async with running_api(tmp_path / "data") as (_, client):
         answer = await client.get(f"http://127.0.0.1{path}")
         assert answer.headers["content-type"].count("charset") <= 1

