@@ -1,7 +1,7 @@
-"""The AsyncAPI 3.0 document of the events, made from the Structs of `store.events`. Pure.
+"""The AsyncAPI 3.0 document of the events, derived from the Structs of `store.model.events`. Pure.
 
-It describes what Jobledger sends: every event once to its NATS subject, and the same events to who follows
-`GET /api/v1/events`. `make docs` writes it to docs/asyncapi.json; the service serves it at `/asyncapi.json`.
+It describes the events on NATS subjects and on `GET /api/v1/events`. `make docs` writes it to
+docs/asyncapi.json; the service serves it at `/asyncapi.json`.
 """
 
 from functools import cache
@@ -22,9 +22,9 @@ _EXAMPLE: Final = job_subject("default", named_job_id("default", "hello"))
 _TEXT: Final = {"type": "string"}
 _INFO: Final = f"""\
 Every change of a job is one CloudEvents 1.0 JSON document. It is appended to the NATS JetStream stream
-`{STREAM_NAME}`, and sent to those who follow the HTTP feed. The order, the sequence and the time that count
-are the stream's. The same sequence seen twice is the same event."""
-# What is added to a delivered event: the job's name, and the place that the stream gave it.
+`{STREAM_NAME}`, and sent to the readers of the HTTP feed. Order, sequence and time are those of the stream.
+Two deliveries with the same sequence are the same event."""
+# Added to a delivered event: the job's name, and its position in the stream.
 _PLACE: Final = {
     "name": {"type": "string", "description": "the job's name"},
     "sequence": {
@@ -35,22 +35,22 @@ _PLACE: Final = {
     },
     "revision": {"type": "integer", "description": "the job's revision after the event"},
     "version": {"type": "integer", "description": "the job's version after the event"},
-    "streamtime": {"type": "string", "description": "when the stream took the event"},
+    "streamtime": {"type": "string", "description": "when the event was appended to the stream"},
 }
 
 _MATCHES: Final = {
     "type": "string",
     "enum": [*Match],
-    "description": "only where labels are asked for: whether the job met them before the event (which took"
-    " it out of the selection), after it (which brought it in), or both",
+    "description": "only in requests with labels: whether the job matched them before the event (which"
+    " removed it from the selection), after it (which added it), or both",
 }
 
 DELIVERED: Final = {**_PLACE, "matches": _MATCHES}
-"""The fields of a delivered event besides those in the log; docs/EVENTS.md lists them."""
+"""The fields of a delivered event that are not in the log; docs/EVENTS.md lists them."""
 
 
 def document_bytes() -> bytes:
-    """The document as JSON, as it stands in docs/asyncapi.json."""
+    """Return the document as JSON, as in docs/asyncapi.json."""
     return _bytes()
 
 
@@ -60,7 +60,7 @@ def _bytes() -> bytes:
 
 
 def document() -> dict[str, Any]:
-    """The document as plain values."""
+    """Return the document as plain values."""
     names = [kind.__name__ for kind in EVENT_TYPES]
     return {
         "asyncapi": VERSION,
@@ -90,7 +90,7 @@ def document() -> dict[str, Any]:
             "follow": {
                 "action": "send",
                 "channel": {"$ref": "#/channels/feed"},
-                "summary": "Each event is sent, in the order of the stream, to every feed that asks for it",
+                "summary": "Each event is sent, in the order of the stream, to every feed that requests it",
                 "messages": [{"$ref": f"#/channels/feed/messages/{name}"} for name in (*names, "Close")],
             },
         },
@@ -130,20 +130,20 @@ def _feed(names: list[str]) -> dict[str, Any]:
 def _messages() -> dict[str, Any]:
     messages: dict[str, Any] = {}
     for kind in EVENT_TYPES:
-        told: dict[str, Any] = {
+        message: dict[str, Any] = {
             "name": event_type(kind),
             "title": _summary(kind),
             "contentType": JSON,
             "payload": {"$ref": _REF.format(name=kind.__name__)},
         }
-        messages[kind.__name__] = {**told, "headers": {"$ref": _REF.format(name="Headers")}}
+        messages[kind.__name__] = {**message, "headers": {"$ref": _REF.format(name="Headers")}}
         messages[f"Sent{kind.__name__}"] = {
-            **told,
-            "payload": {"allOf": [told["payload"], {"$ref": _REF.format(name="Place")}]},
+            **message,
+            "payload": {"allOf": [message["payload"], {"$ref": _REF.format(name="Place")}]},
         }
     messages["Close"] = {
         "name": "close",
-        "title": "The last message of a feed that the service ends; connect again with the cursor",
+        "title": "The last message of a feed that the service closes; reconnect with the cursor",
         "contentType": JSON,
         "payload": {"$ref": _REF.format(name="Close")},
     }
@@ -152,9 +152,8 @@ def _messages() -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     _, found = msgspec.json.schema_components((*EVENT_TYPES, JobSpec), ref_template=_REF)
-    found["SpecData"]["properties"]["Spec"] = {
-        "$ref": _REF.format(name="JobSpec")
-    }  # a Raw says nothing of it
+    # The type of the field is Raw, which has no schema.
+    found["SpecData"]["properties"]["Spec"] = {"$ref": _REF.format(name="JobSpec")}
     found["Headers"] = {
         "type": "object",
         "properties": {
@@ -174,8 +173,8 @@ def _schemas() -> dict[str, Any]:
     found["Close"] = {
         "type": "object",
         "properties": {
-            "reason": {**_TEXT, "description": "why the service ends the feed"},
-            "cursor": {**_TEXT, "description": "where to go on: `Last-Event-ID` or `after`"},
+            "reason": {**_TEXT, "description": "why the service closes the feed"},
+            "cursor": {**_TEXT, "description": "where to resume: `Last-Event-ID` or `after`"},
         },
         "required": ["reason", "cursor"],
     }

@@ -1,9 +1,8 @@
-"""Blame: for every field of a job, the event since which it has the value that it has. Pure.
+"""Blame: for every field of a job, the event that set its current value. Pure.
 
-A job's events are folded as ever; beside the job stands a second tree of the same shape, which has an event
-where the job has a value. What one event changed is found by the one differ (`structure`), and blamed on it.
-So a value that comes back is blamed on the event that brought it back, and a value that an event repeats
-stays with the event that brought it.
+While the job's events are folded, a second tree of the same shape holds an event for each value of the job.
+The structural diff determines what each event changed. A value that is restored is blamed on the event that
+restored it; a value that an event repeats stays with the event that set it.
 """
 
 from collections.abc import Iterator
@@ -23,12 +22,12 @@ _NOT_OF_THE_SPEC: Final = frozenset({"ID", "State", "Version", "Revision", "Crea
 
 
 class Blamed(msgspec.Struct, frozen=True):
-    """A field and the event that it has its value from.
+    """A field, and the event that set its value.
 
     Attributes:
         path: in the job: a field of the spec, of `State`, or of `Tags`.
         value: a text, a number, or an empty list or object.
-        event: since when.
+        event: that set it.
     """
 
     path: Path
@@ -37,11 +36,11 @@ class Blamed(msgspec.Struct, frozen=True):
 
 
 class _Node:
-    """A place in the tree of events.
+    """A node of the tree of events.
 
     Attributes:
-        sequence: of the event that set the value here; of a list or an object, that changed what is in it.
-        inside: the nodes in it; None for a text or a number.
+        sequence: of the event that set this value, or changed the content of this list or object.
+        inside: the child nodes; None for a text or a number.
     """
 
     __slots__ = ("inside", "sequence")
@@ -60,21 +59,21 @@ class _Node:
 
 
 class Blame:
-    """What is known of a job's fields after some of its events; `add` the next ones in their order."""
+    """Blames the fields of a job on its events, which are passed to `add` in order."""
 
     def __init__(self) -> None:
         self.job: Job | None = None
-        self._held: Job | None = None  # also one of which no creating event can be read
+        self._held: Job | None = None  # also a job whose creating event can't be read
         self._spec: dict[str, Any] = {}
         self._rest: dict[str, Any] = {}
         self._tree = _Node(0, {})
         self._events: dict[int, HistoryItem] = {}
 
     def add(self, record: Record) -> None:
-        """One more record of the job's subject.
+        """Add the next record of the job's subject.
 
         Raises:
-            PayloadTooLarge: if the job is larger than what is blamed.
+            PayloadTooLarge: the spec is too large.
         """
         before = self._held
         folded = self._held = fold_job_on(before, read_record(record))
@@ -84,19 +83,19 @@ class Blame:
             before = None
         self.job = folded
         if folded.status.sequence != record.sequence:
-            return  # an anomaly, or of a frozen job
+            return  # an anomaly, or an event of a frozen job
         item, _ = build_history_item(record, before.status if before is not None else None)
         if before is None or before.status.spec_sequence != folded.status.spec_sequence:
             self._enter(item, self._spec, spec := _spec_of(folded))
             self._spec = spec
         self._enter(item, self._rest, rest := _rest_of(folded.status))
         self._rest = rest
-        if len(self._events) > 2 * BLAME_MAX_FIELDS:  # a long history must not stay in memory
+        if len(self._events) > 2 * BLAME_MAX_FIELDS:  # do not keep a long history in memory
             needed = set(self._tree.sequences())
             self._events = {sequence: item for sequence, item in self._events.items() if sequence in needed}
 
     def fields(self) -> Iterator[Blamed]:
-        """Every field: those of the spec, then the state, then the tags; none before there is a job."""
+        """Yield every field: of the spec, then of the state, then the tags; none before there is a job."""
         if self.job is None:
             return
         for path, value in leaves({**self._spec, **self._rest}):
@@ -106,29 +105,29 @@ class Blame:
             yield Blamed(path, value, self._events[node.sequence])
 
     def _enter(self, item: HistoryItem, old: dict[str, Any], new: dict[str, Any]) -> None:
-        moving: dict[tuple[Path, int], _Node] = {}  # by list and old index: taken out, not yet put back
+        moving: dict[tuple[Path, int], _Node] = {}  # by list and old index: removed, not yet inserted again
         for edit in edits(old, new):
             self._events[item.sequence] = item
             _apply(self._tree, edit, item.sequence, moving)
 
 
 def _spec_of(job: Job) -> dict[str, Any]:
-    """The fields of a job's spec.
+    """Return the fields of a job's spec.
 
     Raises:
-        PayloadTooLarge: if it is larger than the named limits.
+        PayloadTooLarge: it exceeds DIFF_MAX_BYTES or BLAME_MAX_FIELDS.
     """
     if len(job.spec) > DIFF_MAX_BYTES:
         raise PayloadTooLarge(
-            f"version {job.status.version} of the spec has {len(job.spec)} bytes; jobs with specs over"
-            f" {DIFF_MAX_BYTES} are not blamed"
+            f"version {job.status.version} of the spec has {len(job.spec)} bytes; blame supports at most"
+            f" {DIFF_MAX_BYTES}"
         )
     spec = {key: value for key, value in job.to_wire().items() if key not in _NOT_OF_THE_SPEC}
     count = sum(1 for _ in leaves(spec))
     if count > BLAME_MAX_FIELDS:
         raise PayloadTooLarge(
-            f"version {job.status.version} of the spec has {count} fields; jobs with specs over"
-            f" {BLAME_MAX_FIELDS} are not blamed"
+            f"version {job.status.version} of the spec has {count} fields; blame supports at most"
+            f" {BLAME_MAX_FIELDS}"
         )
     return spec
 
@@ -139,11 +138,11 @@ def _rest_of(status: JobStatus) -> dict[str, Any]:
 
 
 def _apply(tree: _Node, edit: Edit, sequence: int, moving: dict[tuple[Path, int], _Node]) -> None:
-    """Do to the tree of events what an edit does to the document; an element that moved keeps its events."""
+    """Apply an edit of the document to the tree of events; a moved element keeps its events."""
     *way, last = edit.place
     for step in way:
         tree = tree.at(step)
-    tree.sequence = sequence  # of what is emptied, this is the event
+    tree.sequence = sequence  # the event of a container that becomes empty
     inside = tree.inside
     if isinstance(inside, list):
         assert isinstance(last, int)

@@ -1,6 +1,6 @@
-"""A position in the stream as text: the cursor that feed, lists, histories and command line share. Pure.
+"""Cursors: positions in the stream as text, shared by feed, lists, histories and command line. Pure.
 
-Here, too: how a delivered CloudEvent names the installation (`source`) and its place (`sequence`).
+Also the `source` and the `sequence` of a delivered CloudEvent.
 """
 
 import re
@@ -24,65 +24,61 @@ __all__ = [
 _CURSOR: Final = re.compile(r"(?:([0-9a-f]{12})-)?([0-9]{1,19})", re.ASCII)
 
 
-# The CloudEvents extension `sequence` is a string that sorts like the position: so many digits hold any.
+# The CloudEvents extension `sequence` is a string that sorts like the position; this fits any.
 _SEQUENCE_DIGITS: Final = 20
 
 
 def default_source(mark: str) -> str:
-    """The CloudEvents `source` of delivered events, unless the setting `event_source` names one.
+    """Return the CloudEvents `source` of delivered events, unless the setting `event_source` is set.
 
     Args:
-        mark: of the stream, so that events of two installations can be told apart.
+        mark: the tag of the stream, which distinguishes installations.
     """
     return f"{SOURCE}/{mark}"
 
 
 def format_sequence(sequence: int) -> str:
-    """The CloudEvents extension `sequence`: decimal, padded with zeros, so that strings sort like numbers."""
+    """Return the CloudEvents extension `sequence`: zero-padded, so that strings sort like numbers."""
     return f"{sequence:0{_SEQUENCE_DIGITS}}"
 
 
 def read_sequence(value: object) -> int | None:
-    """The position in a delivered event, as this release writes it (text) or earlier ones did (a number).
-
-    None if it is neither.
-    """
+    """Parse the `sequence` of a delivered event: a string, or a number from an older release; else None."""
     if isinstance(value, str) and len(value) <= _SEQUENCE_DIGITS and value.isascii() and value.isdecimal():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def format_cursor(mark: str, sequence: int) -> str:
-    """The cursor behind an event of the stream.
+    """Return the cursor after an event.
 
     Args:
-        mark: of the stream, from `stream_tag`.
-        sequence: the last event that was seen; 0 for the beginning.
+        mark: the tag of the stream.
+        sequence: of the event; 0 for the beginning.
     """
     return f"{mark}-{sequence}"
 
 
 def parse_cursor(text: str, mark: str, *, field: str = "after") -> int:
-    """The sequence that a cursor names; a bare sequence is taken as one of the present stream.
+    """Parse a cursor, or a bare sequence of the current stream.
 
     Args:
-        text: a cursor, or a number from 0.
-        mark: of the present stream.
-        field: what to call it in the error.
+        text: to parse.
+        mark: the tag of the current stream.
+        field: the name in errors.
 
     Raises:
-        InvalidInput: if it is neither.
-        CursorGone: if it belongs to another stream.
+        InvalidInput: it is neither.
+        CursorGone: it belongs to another stream.
     """
     found = _CURSOR.fullmatch(text)
     if found is None or int(found[2]) > INT_MAX:
         raise InvalidInput(
-            f"{field} {text!r:.60} is no position; pass a cursor as it was given, a sequence, or 0 for the"
-            " beginning"
+            f"invalid {field} {text!r:.60}: use a cursor from a response, a sequence, or 0 for the beginning"
         )
     if found[1] is not None and found[1] != mark:
         raise CursorGone(
-            f"{field} {text} belongs to another stream (this one is {mark}): the log was made again, or this"
-            " is another installation; begin anew with after=0, or from now without it"
+            f"{field} {text} belongs to another stream (this one is {mark}): the log was created again, or"
+            " this is another installation; start over with after=0, or omit it to start from now"
         )
     return int(found[2])

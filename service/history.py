@@ -1,4 +1,4 @@
-"""A job's history as the API shows it: Bacalhau's history items, with what the ledger knows besides. Pure."""
+"""A job's history in the API: Bacalhau's history items with additional fields. Pure."""
 
 from typing import Any, Final
 
@@ -25,15 +25,15 @@ _ACCEPTED: Final = event_type(JobAccepted)
 
 
 def history_item(job_id: str, item: HistoryItem, mark: str = "") -> dict[str, Any]:
-    """One event of a job.
+    """Return one event of a job.
 
     Args:
-        job_id: the job's.
+        job_id: of the job.
         item: the event.
-        mark: of the stream, for the cursor; empty: no cursor.
+        mark: the tag of the stream, for the cursor; empty: no cursor.
     """
     time = format_rfc3339(item.time)
-    told: dict[str, Any] = {
+    wire: dict[str, Any] = {
         "SeqNum": item.revision,
         "Type": "JobLevel",
         "JobID": job_id,
@@ -49,23 +49,23 @@ def history_item(job_id: str, item: HistoryItem, mark: str = "") -> dict[str, An
         "Reason": item.reason,
     }
     if item.tag:
-        told |= {"Tag": item.tag, "TagVersion": item.tag_version}
+        wire |= {"Tag": item.tag, "TagVersion": item.tag_version}
     if item.quarantine:
-        told["Quarantine"] = item.anomaly or item.quarantine
+        wire["Quarantine"] = item.anomaly or item.quarantine
     if item.accepted:
-        told["AcceptedSequence"] = item.accepted
+        wire["AcceptedSequence"] = item.accepted
     if mark:
-        told["Cursor"] = format_cursor(mark, item.sequence)
-    return told
+        wire["Cursor"] = format_cursor(mark, item.sequence)
+    return wire
 
 
 def tag_words(tag: str, version: int) -> str:
-    """What a tag's event did, for people."""
+    """Return a description of a tag's event."""
     return f"Version {version} tagged {tag}" if version else f"Tag {tag} removed"
 
 
 def _event(item: HistoryItem, time: str) -> dict[str, Any]:
-    """The part that Bacalhau's clients show."""
+    """Return the part that Bacalhau's clients show."""
     if item.type == _TAGGED:
         return {
             "Topic": "Tag",
@@ -94,7 +94,7 @@ def _event(item: HistoryItem, time: str) -> dict[str, Any]:
     name, words = item.state.state_type.value, item.state.message
     details = {**item.state.details, "NewState": name}
     if item.state.state_type is StateType.FAILED:
-        details["IsError"] = "true"  # else `bacalhau job run` does not show why
+        details["IsError"] = "true"  # otherwise `bacalhau job run` does not show the reason
     if item.reason:
         details["Reason"] = item.reason
     return {

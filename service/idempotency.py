@@ -1,22 +1,22 @@
-"""A request sent twice is done once: the `Idempotency-Key` header of every write.
+"""Executes a repeated request once: the `Idempotency-Key` header of every write.
 
-    claim ───────────► command ───────────► keep
+    claim ───────────► command ───────────► store
     key ─► event id    event id ─► answer   key ─► answer
 
-The key is claimed with an event id before anything else happens, so whoever comes with the same key, on
-whatever replica and after whatever crash, commands with the *same* event id, and the ledger gives the first
-answer once that event is in the log. What is kept at the end only spares the second one the work, and holds
-the answers of commands that changed nothing, which the log does not know.
+The key is claimed with an event id before the command runs. A repeated request with the same key, on any
+replica and after any crash, therefore runs the command with the *same* event id, and the ledger returns the
+first answer once that event is in the log. The stored answer saves the second execution, and covers commands
+that changed nothing, of which the log has no event.
 
-    key seen before                         then
-    for another request                     IdempotencyKeyReused, whatever became of the first
+    state of the key                        result
+    used for another request                IdempotencyKeyReused, whether the first succeeded or not
     with an answer                          that answer
     claimed, no answer (crash, error, or    the command again, with the event id of the claim
-    another replica is at it just now)
+    in progress on another replica)
 
-Errors are never kept: the same request may be tried again with its key, and is then judged anew. The key
-stays bound to the request that it first came with, even if that failed: a failed request may have been sent
-twice, and the second one may be under way. A request that is changed takes a new key.
+Errors are never stored: a retry with the key is evaluated again. The key stays bound to its first request,
+even if that failed: it may have been sent twice, and the second copy may be in progress. A changed request
+needs a new key.
 """
 
 import hashlib
@@ -40,17 +40,17 @@ _VISIBLE: Final = re.compile(f"[!-~]{{1,{IDEMPOTENCY_KEY_MAX_CHARACTERS}}}")
 
 
 class WriteRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes one write request the same as another.
+    """The identity of a write request.
 
     Attributes:
-        key: the `Idempotency-Key` header; None if there was none.
-        principal: who asks; one principal's keys are not another's.
+        key: the `Idempotency-Key` header; None without one.
+        principal: the sender; principals have separate keys.
         method: the HTTP method.
-        path: as it was sent, without the query.
-        query: as it was sent.
-        if_match: the `If-Match` header; empty if there was none.
-        if_none_match: the `If-None-Match` header; empty if there was none.
-        body: as it was sent.
+        path: as sent, without the query.
+        query: as sent.
+        if_match: the `If-Match` header; empty without one.
+        if_none_match: the `If-None-Match` header; empty without one.
+        body: as sent.
     """
 
     key: str | None
@@ -64,13 +64,13 @@ class WriteRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A success, as it goes over the wire.
+    """A successful response.
 
     Attributes:
         body: a JSON document.
         changed: whether an event was written.
         etag: the `ETag` header; empty for none.
-        replayed: whether it is the kept answer of an earlier request (`Idempotency-Replayed: true`).
+        replayed: whether it is the stored answer of an earlier request (`Idempotency-Replayed: true`).
     """
 
     body: msgspec.Raw
@@ -80,11 +80,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 Command = Callable[[str | None], Awaitable[Answer]]
-"""Does the work, with the event id to use (None: make one); whatever it raises is the caller's answer."""
+"""Executes the command with an event id (None: a new one); its exceptions go to the caller."""
 
 
 class _Kept(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The record of a key. A storage format: fields are only added, and have defaults."""
+    """The record of a key. A storage format: fields are only added, with defaults."""
 
     fingerprint: str
     event_id: str
@@ -95,13 +95,14 @@ _decoder = msgspec.json.Decoder(_Kept)
 
 
 class IdempotentWrites:
-    """Runs write commands, each key's once.
+    """Runs write commands, once per key.
 
     Args:
         keys: shared by all replicas.
-        mark: names the log (`position.stream_tag`): answers about another log are no answers.
+        mark: the tag of the stream: answers about another log do not count.
         new_id: makes event ids (UUIDv7).
-        refusal: why the log does not accept appends; empty if it does. Then no new key is claimed.
+        refusal: returns why the log refuses appends, in which case no new key is claimed; empty if it
+            accepts.
     """
 
     def __init__(
@@ -125,31 +126,31 @@ class IdempotentWrites:
         *,
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Answer:
-        """Run the command, or give the answer that it gave before.
+        """Run the command, or return its earlier answer.
 
         Args:
-            request: which the command is for.
-            command: does it.
-            waiting: entered while another request with the same key is under way in this process.
+            request: of the command.
+            command: to run.
+            waiting: entered while another request with the same key is in progress in this process.
 
         Raises:
-            InvalidInput: if the key is too long, or has other than visible ASCII characters.
-            IdempotencyKeyReused: if the key was used for another request.
-            LogUnavailable: if the keys can't be reached; nothing was written by this request.
-            JobledgerError: whatever the command raises; ask again with the same key.
+            InvalidInput: the key is too long, or has characters other than visible ASCII.
+            IdempotencyKeyReused: the key was used for another request.
+            LogUnavailable: the keys can't be reached; this request wrote nothing.
+            JobledgerError: raised by the command; retry with the same key.
         """
         if request.key is None:
             return await command(None)
         name = self._name(request)
-        # In one process the second one waits for the first one's answer.
+        # Within one process the second request waits for the first one's answer.
         async with self._turns.hold(name, waiting):
             mine = _Kept(_fingerprint(request), self._new_id())
             entry = await self._claim(name, mine)
             kept = _read(entry)
             if kept.fingerprint != mine.fingerprint:
                 raise IdempotencyKeyReused(
-                    f"the Idempotency-Key {request.key[:80]!r} was used before, for another request; nothing"
-                    " was written; send the first request again as it was, or this one with a new key"
+                    f"the Idempotency-Key {request.key[:80]!r} was used for another request; nothing was"
+                    " written; send the first request unchanged, or this one with a new key"
                 )
             if kept.answer is not None:
                 return replace(kept.answer, replayed=True)
@@ -157,20 +158,18 @@ class IdempotentWrites:
             return await self._keep(name, entry, replace(kept, answer=answer))
 
     def _name(self, request: WriteRequest) -> str:
-        """What the key's record is kept under."""
+        """Return the name of the key's record."""
         key = request.key or ""
         if _VISIBLE.fullmatch(key) is None:
             raise InvalidInput(
-                f"the Idempotency-Key {key[:80]!r} is no key; pass 1 to {IDEMPOTENCY_KEY_MAX_CHARACTERS}"
-                " visible ASCII characters, such as a UUID"
+                f"invalid Idempotency-Key {key[:80]!r}: use 1..{IDEMPOTENCY_KEY_MAX_CHARACTERS} visible ASCII"
+                " characters, such as a UUID"
             )
         return _digest(self._mark.encode(), _bytes(request.principal), key.encode())
 
     async def _claim(self, name: str, mine: _Kept) -> Entry:
         try:
-            if (
-                refusal := self._refusal()
-            ):  # a key that was seen before has an answer, or an event to look for
+            if refusal := self._refusal():  # a known key has an answer, or an event to look for
                 entry = await self._keys.get(name)
                 if entry is None:
                     raise refused(refusal)
@@ -180,15 +179,15 @@ class IdempotentWrites:
             raise LogUnavailable(
                 f"the Idempotency-Key can't be looked up, so nothing was written; try again ({error})"
             ) from error
-        assert entry is not None  # where nothing stands, ours does now
+        assert entry is not None  # there was no entry, so it is this one now
         return entry
 
     async def _keep(self, name: str, entry: Entry, kept: _Kept) -> Answer:
-        """Keep the answer; returns the one to give.
+        """Store the answer; returns the one to send.
 
-        Another replica that ran the same command may have kept one first, which is then the answer. Only
-        that an event was written is always true, so it replaces an answer that says the contrary: the other
-        one came to a no-op just before this one's event.
+        Another replica that ran the same command may have stored one first, which is then the answer. An
+        answer that an event was written replaces one that nothing changed: the other replica's command was a
+        no-op just before this one's event.
         """
         answer = kept.answer
         assert answer is not None
@@ -201,13 +200,13 @@ class IdempotentWrites:
                 if now is None or now.value == value:
                     return answer
                 other, entry = _read(now), now
-                if other.event_id != kept.event_id:  # forgotten after a day, and claimed again
+                if other.event_id != kept.event_id:  # expired after a day, and claimed again
                     return answer
                 if other.answer is not None and (other.answer.changed or not answer.changed):
                     return replace(other.answer, replayed=True)
         except LogError:
-            # The log knows the event by its id, so the same request again gets this answer. It knows nothing
-            # of a no-op, of which the next answer may be another one.
+            # The log finds the event by its id, so a retry gets this answer. It has no record of a no-op,
+            # whose next answer may differ.
             if not answer.changed:
                 raise
         return answer
@@ -218,8 +217,8 @@ def _read(entry: Entry) -> _Kept:
         return _decoder.decode(entry.value)
     except msgspec.DecodeError as error:
         raise LogUnavailable(
-            f"what is kept under this Idempotency-Key is not understood ({error}); nothing was written; if a"
-            " newer Jobledger wrote it, upgrade this one, or send the request with a new key"
+            f"the record of this Idempotency-Key can't be read ({error}); nothing was written; if a newer"
+            " Jobledger wrote it, upgrade this one, or send the request with a new key"
         ) from error
 
 
@@ -235,11 +234,11 @@ def _fingerprint(request: WriteRequest) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode(errors="surrogatepass")  # it is hashed, whatever it is; others judge it
+    return text.encode(errors="surrogatepass")  # only hashed here; validated elsewhere
 
 
 def _digest(*parts: bytes) -> str:
-    """SHA-256 of the parts, each with its length before it: no two lists of parts look the same."""
+    """Return the SHA-256 of the parts, each prefixed with its length so that lists are unambiguous."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "big"))

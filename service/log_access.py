@@ -1,12 +1,11 @@
-"""The way of a command to the log itself, past the HTTP service.
+"""Opens the log for a command, without the HTTP service.
 
-    nats_url is set ──────────────────────────► those servers, with the credentials of the settings
-    a service runs on data_dir ───────────────► its embedded server (`store/local_service`)
-    data_dir holds a log, and nobody runs it ─► an embedded server for the length of the command
-    else ─────────────────────────────────────► an error that says what to set
+    nats_url is set ──────────────────────────────► those servers, with the credentials of the settings
+    a service runs on data_dir ───────────────────► its embedded server (`store/local_service`)
+    data_dir contains a log, and no service runs ─► an embedded server for the duration of the command
+    otherwise ────────────────────────────────────► an error that names the settings
 
-A service may start or end at any moment of this, so what was in the way is looked at again, for a bounded
-time.
+A service may start or stop meanwhile, so a conflict with one is retried for a bounded time.
 """
 
 import asyncio
@@ -31,26 +30,26 @@ from jobledger.store.model.errors import EmbeddedServerError, EmbeddedServerInUs
 Answer = TypeVar("Answer")
 
 VIEW_FILE: Final = "view.sqlite"
-_STORE_FOLDER: Final = "jetstream"  # nats-server's own, once it has stored anything
+_STORE_FOLDER: Final = "jetstream"  # created by nats-server with the first stream
 
 
 @asynccontextmanager
 async def open_log(
     settings: Settings, *, create: bool = False, accept_loss: AcceptLoss | None = None
 ) -> AsyncIterator[JetStreamLog]:
-    """The log of these settings, until the block ends.
+    """Open the log of these settings for the block.
 
     Args:
-        settings: `nats_url` and what belongs to it, else `data_dir`.
-        create: start an embedded server on `data_dir` although it holds no log.
-        accept_loss: creates a stream that existed and is missing; called with each such loss before.
+        settings: `nats_url` and the other settings of the connection, otherwise `data_dir`.
+        create: start an embedded server on `data_dir` even if it contains no log.
+        accept_loss: called with each lost stream; then a new one is created.
 
     Raises:
-        LogMissing: if the log existed, and is missing.
-        LogUnavailable: if there is no way to a log, or its servers do not answer.
-        EmbeddedServerError: if the embedded server on `data_dir` can be neither reached nor started.
-        InvalidSettings: if a file that the settings name is not what they say.
-        LogUnfit: if the server or the stream can't keep the promises.
+        LogMissing: the log existed, and is missing.
+        LogUnavailable: there is no log, or its servers do not answer.
+        EmbeddedServerError: the embedded server on `data_dir` can be neither reached nor started.
+        InvalidSettings: a file that a setting names can't be used.
+        LogUnfit: the server or the stream can't keep the guarantees.
     """
     async with AsyncExitStack() as stack:
         if settings.nats_url:
@@ -65,8 +64,8 @@ async def open_log(
         else:
             if not create and not log_is_served(settings) and not log_exists(settings):
                 raise LogUnavailable(
-                    f"no log to read: nats_url is not set, and data_dir {settings.data_dir} holds none; name"
-                    " the NATS servers with --nats-url, or the directory of the service with --data-dir"
+                    f"no log to read: nats_url is not set, and data_dir {settings.data_dir} contains none;"
+                    " pass the NATS servers with --nats-url, or the service's directory with --data-dir"
                 )
 
             async def connect(url: str) -> JetStreamLog:
@@ -85,31 +84,31 @@ def evidence_of(settings: Settings) -> EvidenceSource:
 
 
 async def known_of(settings: Settings) -> dict[str, Known]:
-    """What the data directory of these settings proves about the streams of its embedded server."""
+    """Return what the data directory proves about the streams of its embedded server."""
     return await known_in(settings.data_dir, view=settings.data_dir / VIEW_FILE)
 
 
 def log_is_served(settings: Settings) -> bool:
-    """Whether somebody serves the log already: servers that are named, or a service on `data_dir`.
+    """Whether the log is served: by the servers of `nats_url`, or by a service on `data_dir`.
 
     Raises:
-        EmbeddedServerError: if something in `data_dir` that is not to be trusted says so.
+        EmbeddedServerError: the connection file in `data_dir` can't be trusted.
     """
     return bool(settings.nats_url) or find_connection(settings.data_dir / NATS_FOLDER) is not None
 
 
 def log_exists(settings: Settings) -> bool:
-    """Whether `data_dir` holds a log, served or not."""
+    """Whether `data_dir` contains a log."""
     return (settings.data_dir / NATS_FOLDER / _STORE_FOLDER).is_dir()
 
 
 async def report_streams_of(settings: Settings) -> tuple[StreamReport, ...]:
-    """The streams that exist, also if the log is missing; nothing is created or changed.
+    """Return the existing streams, even if the log is missing; nothing is created or changed.
 
     Raises:
-        LogError: if the servers do not answer, or may not be asked.
-        EmbeddedServerError: if the embedded server on `data_dir` can be neither reached nor started.
-        StoreDamaged: if the embedded server can't read everything that was in its files.
+        LogError: the servers do not answer, or refuse the request.
+        EmbeddedServerError: the embedded server on `data_dir` can be neither reached nor started.
+        StoreDamaged: the embedded server can't read all of its files.
     """
     if settings.nats_url:
         return await JetStreamLog.look(settings.nats_url, **connection_options(settings))
@@ -122,7 +121,7 @@ async def report_streams_of(settings: Settings) -> tuple[StreamReport, ...]:
 async def _embedded(
     settings: Settings, stack: AsyncExitStack, connect: Callable[[str], Awaitable[Answer]]
 ) -> Answer:
-    """What `connect` returns for the embedded server on `data_dir`, which is started if it does not run."""
+    """Call `connect` with the embedded server on `data_dir`; the server is started if it does not run."""
     directory = settings.data_dir / NATS_FOLDER
     deadline = asyncio.get_running_loop().time() + LOG_ACCESS_TIMEOUT_SECONDS
     while True:
@@ -133,7 +132,7 @@ async def _embedded(
                 known = await known_of(settings)
                 url = (await stack.enter_async_context(EmbeddedServer(directory, known=known))).url
             return await connect(url)
-        except (EmbeddedServerInUse, LogUnavailable):  # it starts, ends, or is started again just now
+        except (EmbeddedServerInUse, LogUnavailable):  # it is just starting, stopping or restarting
             if asyncio.get_running_loop().time() >= deadline:
                 raise
         await stack.aclose()
@@ -141,16 +140,16 @@ async def _embedded(
 
 
 def _check_owner(directory: Path) -> None:
-    """Leave another user's server alone: its files would become ours, and the service could not write them.
+    """Check the owner: files written as another user would be unwritable for the service.
 
     Raises:
-        EmbeddedServerError: it is another user's.
+        EmbeddedServerError: the directory belongs to another user.
     """
     if not directory.exists():
         return
     owner = directory.stat().st_uid
     if owner != os.geteuid():
         raise EmbeddedServerError(
-            f"{directory} belongs to user {owner}, and no service runs on it: run this as that user, or start"
-            " the service first"
+            f"{directory} belongs to user {owner}, and no service runs on it: run the command as that user,"
+            " or start the service first"
         )

@@ -1,13 +1,13 @@
-"""The view as a witness of the embedded log: its Merkle tree is compared with the files at each start.
+"""Compares the files of the embedded log with the Merkle tree of the view at each start.
 
-    blocks, the newest first ──► hashes of their records ──► equal to the leaves of the view's tree?
-        ├── yes: the next block, until LOG_PROOF_SECONDS are over
-        └── no, and the tree confirms its leaves: the log is not the one that the view was made from
-            no, and it does not: the view is damaged, and is rebuilt
+    blocks, newest first ──► hashes of their records ──► equal to the leaves of the view's tree?
+        ├── yes: the next block, for up to LOG_PROOF_SECONDS
+        ├── no, and the tree confirms its leaves: the log is not the one that the view was made from
+        └── no, and it does not: the view is damaged, and is rebuilt
 
-nats-server verifies the checksum of each record, which says that a record is whole, not that it is the one
-that was there: the files of another log, an older copy of a block, or records in another order pass. Equal
-leaves up to the checkpoint mean an equal root.
+nats-server verifies the checksum of each record, which proves that the record is complete, not that it is the
+original: files of another log, an older copy of a block, or reordered records pass. Equal leaves up to the
+checkpoint imply an equal root.
 """
 
 import asyncio
@@ -29,19 +29,19 @@ from jobledger.store.model.events import Record
 
 _log = logging.getLogger("jobledger.service")
 
-_WHAT: Final = "holds other events than the view {path} was made from"
+_PROBLEM: Final = "contains other events than the view {path} was made from"
 
 
 class ViewWitness:
     """Compares the log with the tree of a view; a `Witness` of the embedded server.
 
     Args:
-        path: of the view; a file that is missing or can't be read witnesses nothing.
+        path: of the view; nothing is compared if it is missing or can't be read.
         stream: the name of the log's stream.
 
     Attributes:
-        problem: why the view, and not the log, is damaged; empty if nothing says so.
-        compared: how many events were compared the last time.
+        problem: why the view, not the log, is damaged; empty if it is not.
+        compared: the number of events compared by the last call.
     """
 
     def __init__(self, path: Path, stream: str) -> None:
@@ -64,9 +64,9 @@ class ViewWitness:
                 if not head.size or head.epoch != stream.created:
                     return ()
                 return await self._compare(stream, read, tree, head)
-        except ViewError:  # the projector reports it, and rebuilds the file
+        except ViewError:  # the projector reports it and rebuilds the file
             return ()
-        except Exception:  # noqa: BLE001 - a bug must not stop the log, nor end what restarts nats-server
+        except Exception:  # noqa: BLE001 - a bug must stop neither the log nor the restarts of nats-server
             _log.exception("the log could not be compared with the tree of the view %s", self._path)
             return ()
 
@@ -82,8 +82,9 @@ class ViewWitness:
                 continue
             if clock() >= deadline:
                 _log.info(
-                    "the log is compared with the view's tree from event %d on; comparing more would take"
-                    " longer than %g s (`jobledger audit verify` does it)",
+                    "compared the log with the view's tree from event %d on within %g s; `jobledger audit"
+                    " verify`"
+                    " compares all events",
                     head.size - self.compared + 1,
                     LOG_PROOF_SECONDS,
                 )
@@ -92,7 +93,7 @@ class ViewWitness:
             records = [each for each in held if each.sequence <= head.size]
             is_other_end |= any(each.sequence == head.sequence and each.time != head.time for each in records)
             if other := await self._differing(records, tree, is_other_end=is_other_end):
-                what = _WHAT.format(path=self._path)
+                what = _PROBLEM.format(path=self._path)
                 file = block_file(stream, block.number)
                 damage = Damage(stream.name, what, file, lost=Range(other[0], other[-1]), in_pieces=False)
                 found.append(msgspec.structs.replace(damage, witness=str(self._path)))
@@ -102,10 +103,10 @@ class ViewWitness:
     async def _differing(
         self, records: Sequence[Record], tree: TreeReader, *, is_other_end: bool
     ) -> list[int]:
-        """The sequences of the records that are not the leaves of the tree."""
+        """Return the sequences of the records that differ from the leaves of the tree."""
         try:
             hashes = await asyncio.to_thread(leaf_hashes, records)
-        except ProofError:  # a record that no log of ours can hold
+        except ProofError:  # not a valid record of this log
             return [each.sequence for each in records]
         by_tile: dict[int, list[tuple[int, bytes]]] = {}
         for record, found in zip(records, hashes, strict=True):
@@ -113,12 +114,12 @@ class ViewWitness:
         differing: list[int] = []
         for position, leaves in by_tile.items():
             kept, is_confirmed = await tree.tile(position)
-            wanted = split_hashes(kept)
-            if len(kept) % HASH_BYTES or len(wanted) < max(leaves)[0] - position * TILE_WIDTH:
+            expected = split_hashes(kept)
+            if len(kept) % HASH_BYTES or len(expected) < max(leaves)[0] - position * TILE_WIDTH:
                 self.problem = f"the tree in the view {self._path} lacks leaves of tile {position}"
                 continue
-            other = [at for at, leaf in leaves if wanted[at - 1 - position * TILE_WIDTH] != leaf]
-            # The last, incomplete tile is confirmed by nothing but the checkpoint's time of the last record.
+            other = [at for at, leaf in leaves if expected[at - 1 - position * TILE_WIDTH] != leaf]
+            # Only the checkpoint's time of the last record confirms the last, incomplete tile.
             if other and not (is_other_end if is_confirmed is None else is_confirmed):
                 self.problem = f"the tree in the view {self._path} has damaged leaves in tile {position}"
             else:

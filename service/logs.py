@@ -1,7 +1,7 @@
-"""The lines that the service writes to standard error: text with a time zone, or a JSON object each.
+"""The log lines on standard error: text with a time zone, or one JSON object per line.
 
-An access line is written for each request, by the logger `jobledger.access`. It holds the path without its
-query, and no header, so that no token and no secret can be in it.
+The logger `jobledger.access` writes a line for each request. It contains the path without its query and no
+header, so it can't contain a token or a secret.
 """
 
 import logging
@@ -18,9 +18,9 @@ from jobledger.store.timestamps import format_rfc3339
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("text", "json")
 _MILLISECONDS: Final = 1_000
-_FIELDS: Final = "fields"  # of a record: names and values that JSON has as keys
+_FIELDS: Final = "fields"  # attribute of a record: the fields of the JSON line
 _REFUSALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
-# Probes ask every few seconds; an answer that is as it must be is of no interest.
+# Probes arrive every few seconds; their successes are only logged at level debug.
 _PROBES: Final = frozenset({"/livez", "/readyz", "/metrics", "/api/v1/agent/alive"})
 
 _access = logging.getLogger("jobledger.access")
@@ -33,7 +33,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
-        """The moment with milliseconds and zone."""
+        """Return the time with milliseconds and zone."""
         moment = datetime.fromtimestamp(record.created, UTC).astimezone()
         milliseconds = moment.microsecond // _MILLISECONDS
         return f"{moment:%Y-%m-%d %H:%M:%S}.{milliseconds:03d} {moment:%z}"
@@ -43,7 +43,7 @@ class JsonFormatter(logging.Formatter):
     """`{"time": RFC 3339 in UTC, "level": …, "logger": …, "message": …}` and the fields of access lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One object, on one line."""
+        """Return one object on one line."""
         line: dict[str, Any] = {
             "time": format_rfc3339(round(record.created * 1e6) * 1_000),
             "level": record.levelname.lower(),
@@ -57,12 +57,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logs(level: str, form: str, stream: TextIO | None = None) -> None:
-    """Write the lines of this level and above; of other libraries, warnings and above.
+    """Log this level and above; for other libraries, at least warnings.
 
     Args:
         level: one of `LEVELS`.
         form: one of `FORMATS`.
-        stream: None: standard error.
+        stream: to write to; None: standard error.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
@@ -73,7 +73,7 @@ def configure_logs(level: str, form: str, stream: TextIO | None = None) -> None:
 
 
 def level_number(level: str) -> int:
-    """The number that `logging` gives to a level."""
+    """Return the number of a level in `logging`."""
     return logging.getLevelNamesMapping()[level.upper()]
 
 
@@ -88,19 +88,19 @@ def write_access(  # the facts of one request
     seconds: float,
     wanted: bool,
 ) -> None:
-    """Write the access line of a request.
+    """Log the access line of a request.
 
-    Refusals (401, 403, 429) are warnings, also if access lines are not wanted, so that an attack is seen.
+    Refusals (401, 403, 429) are always logged, as warnings, so that an attack is visible.
 
     Args:
-        request_id: that its answer carries.
-        principal: the name of the token, or the actor of a service without tokens; empty: unknown.
-        client: the address it came from.
-        method: of HTTP.
+        request_id: as in the response.
+        principal: the name of the token, or the stated actor without tokens; empty if unknown.
+        client: address of the client.
+        method: the HTTP method.
         path: without the query.
-        status: of the answer.
-        seconds: from its first byte to the end of the answer.
-        wanted: whether requests that were not refused get a line.
+        status: of the response.
+        seconds: from the first byte of the request to the end of the response.
+        wanted: whether requests that were not refused are logged.
     """
     level = logging.INFO
     if status in _REFUSALS:
@@ -137,7 +137,7 @@ def write_access(  # the facts of one request
 
 
 def _word(text: str) -> str:
-    """A text as one word of a line; quoted and escaped where it must be."""
+    """Return a text as one word, quoted and escaped if necessary."""
     if not text:
         return "-"
     is_plain = text.isascii() and text.isprintable() and " " not in text and '"' not in text

@@ -1,7 +1,19 @@
-"""How the service logs in to NATS: settings in, options of the connection out.
+"""Authentication with NATS: how the service logs in, its address for other programs, and server accounts.
 
-Password and credentials files are read again at every reconnect, so that they can be changed under a running
-service; while one of them can't be read, what it last said goes on. No secret is ever in a message.
+Password and credentials files are read again at every reconnect, so they can be changed while the service
+runs; while a file can't be read, its last content is used. Messages never contain a secret.
+
+`accounts_config` generates the accounts of a nats-server that keep clients of the log from administering it:
+
+    LOG       owns the streams; its only user is the operator
+    SERVICE   the service: no JetStream; reaches LOG only through the service imports below
+    SUBSCRIBER_<name>   one for each subscription: the same, with fewer imports
+
+Within one account, a user who may publish a single JetStream request may publish anything: the server checks
+the subject of a request but not its reply subject, and sends the answer there with the rights of the account.
+Through a service import the server replaces the reply subject, so the answer stays in the importing account.
+`service_requests` and `subscriber_requests` are the only place that lists the requests of each role;
+`deploy/nats/accounts.conf` and the tests of rights derive from them.
 """
 
 import base64
@@ -41,23 +53,20 @@ _log = logging.getLogger(__name__)
 
 
 class _Login(NamedTuple):
-    """What a credentials file holds."""
+    """The content of a credentials file."""
 
     jwt: bytes
     seed: bytes
 
     def __repr__(self) -> str:
-        return "_Login(…)"  # a traceback with values must not show it
+        return "_Login(…)"  # a traceback with values must not contain it
 
 
 def connection_options(settings: Settings) -> dict[str, Any]:
-    """Credentials and TLS, as `JetStreamLog.connect` takes them.
-
-    Args:
-        settings: `nats_url` and all that begins with `nats_`; they do not contradict each other.
+    """Return credentials and TLS options for `JetStreamLog.connect`.
 
     Raises:
-        InvalidSettings: if a file can't be read or is not what its setting says.
+        InvalidSettings: a file can't be read, or does not contain what its setting requires.
     """
     options: dict[str, Any] = {}
     if settings.nats_user:
@@ -89,23 +98,21 @@ def _password(settings: Settings) -> str | Callable[[], str]:
 
 
 def _read_seed(path: Path) -> str:
-    """The seed in an nkey file; lines that begin with # are comments, as in the ones that `nk` writes."""
+    """Read the seed of an nkey file; lines that start with # are comments, as `nk` writes them."""
     _warn(path, "nats_nkey_file")
     lines = [line.strip() for line in read_secret(path, "nats_nkey_file").splitlines()]
     seeds = [line for line in lines if line and not line.startswith(b"#")]
     if len(seeds) != 1:
-        raise InvalidSettings(f"nats_nkey_file {path} holds no nkey; put the seed of a user (SU…) there")
+        raise InvalidSettings(f"nats_nkey_file {path} must contain one nkey: the seed of a user (SU…)")
     _check_seed(seeds[0], f"nats_nkey_file {path}")
     return seeds[0].decode()
 
 
 def public_nkey(path: Path) -> str:
-    """The public key of a user whose seed is in a file, as `nats_nkey_file` takes it; made if it is missing.
-
-    A new file has mode 0600.
+    """Return the public key of an nkey file for `nats_nkey_file`; a missing file is created with mode 0600.
 
     Raises:
-        InvalidSettings: if the file can't be read or written, or holds no seed of a user.
+        InvalidSettings: the file can't be read or written, or does not contain the seed of a user.
     """
     nkeys = _nkeys()
     seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
@@ -122,15 +129,15 @@ def public_nkey(path: Path) -> str:
 
 
 def _credentials(path: Path) -> dict[str, Any]:
-    """The library reads such files itself, and never returns from one that has no JWT in it."""
+    """Read the file here: the library never returns from one without a JWT."""
     _warn(path, "nats_creds_file")
 
     def read() -> _Login:
         found = _CREDENTIALS.search(read_secret(path, "nats_creds_file"))
         if found is None:
             raise InvalidSettings(
-                f"nats_creds_file {path} holds no credentials; put there what `nsc generate creds` writes:"
-                " a JWT and an nkey seed"
+                f"nats_creds_file {path} must contain credentials: a JWT and an nkey seed, as `nsc generate"
+                " creds` writes them"
             )
         _check_seed(found["seed"], f"nats_creds_file {path}")
         return _Login(found["jwt"], found["seed"])
@@ -144,7 +151,7 @@ def _credentials(path: Path) -> dict[str, Any]:
 
 
 def _last_good(read: Callable[[], _T]) -> Callable[[], _T]:
-    """`read` once now, and again at every call; what it last returned while it fails."""
+    """Call `read` now and at every call; while it fails, return its last result."""
     good = read()
 
     def current() -> _T:
@@ -152,7 +159,7 @@ def _last_good(read: Callable[[], _T]) -> Callable[[], _T]:
         try:
             good = read()
         except InvalidSettings as error:
-            _log.warning("%s; logging in with what it said before", error)
+            _log.warning("%s; logging in with its previous content", error)
         return good
 
     return current
@@ -163,10 +170,10 @@ def _check_seed(seed: bytes, where: str) -> None:
         public = _key_pair(seed).public_key
     except InvalidSettings:
         raise
-    except Exception:  # noqa: BLE001  # of the library, of several kinds; none may carry the seed further
-        raise InvalidSettings(f"{where} holds no valid nkey seed; make one anew") from None
+    except Exception:  # noqa: BLE001  # several types; none may carry the seed further
+        raise InvalidSettings(f"{where} contains an invalid nkey seed; create a new one") from None
     if not public.startswith(b"U"):
-        raise InvalidSettings(f"{where} holds an nkey that is no user's; use the seed of a user (SU…)")
+        raise InvalidSettings(f"{where} contains an nkey of another type; use the seed of a user (SU…)")
 
 
 def _key_pair(seed: bytes) -> Any:
@@ -175,7 +182,7 @@ def _key_pair(seed: bytes) -> Any:
 
 def _nkeys() -> Any:
     try:
-        import nkeys  # type: ignore[import-untyped]  # an extra: only who logs in this way needs it
+        import nkeys  # type: ignore[import-untyped]  # an extra, only for this kind of login
     except ImportError:
         raise InvalidSettings(
             "nkeys and credentials files need the package nkeys: `pip install 'jobledger[server]'`"
@@ -184,19 +191,19 @@ def _nkeys() -> Any:
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:
-    wanted = settings.nats_tls_ca is not None or settings.nats_tls_cert is not None
-    if not wanted and "tls://" not in settings.nats_url.lower():
+    is_configured = settings.nats_tls_ca is not None or settings.nats_tls_cert is not None
+    if not is_configured and "tls://" not in settings.nats_url.lower():
         return None
     try:
         context = ssl.create_default_context(cafile=settings.nats_tls_ca)
     except OSError as error:
         raise InvalidSettings(
-            f"nats_tls_ca {settings.nats_tls_ca} holds no CA certificates that can be read ({_why(error)})"
+            f"nats_tls_ca {settings.nats_tls_ca} contains no readable CA certificates ({_why(error)})"
         ) from error
     if settings.nats_tls_cert is not None and settings.nats_tls_key is not None:
         _warn(settings.nats_tls_key, "nats_tls_key")
         try:
-            # Without a password given, OpenSSL would ask for one at the terminal, and so wait for ever.
+            # Without a password argument OpenSSL prompts on the terminal, and blocks forever.
             context.load_cert_chain(settings.nats_tls_cert, settings.nats_tls_key, password="")
         except OSError as error:
             raise InvalidSettings(
@@ -227,13 +234,13 @@ _FILES: Final = {
 
 
 class NatsAddress(NamedTuple):
-    """Servers and credentials.
+    """The address of the log for other programs.
 
     Attributes:
         servers: URLs without credentials.
-        user: empty: none, or files are used instead.
+        user: empty if there is none, or files are used instead.
         password: of the user.
-        files: paths of the credentials and of TLS, by the name of the setting.
+        files: paths of credentials and TLS files, by the name of the setting.
     """
 
     servers: tuple[str, ...]
@@ -242,25 +249,25 @@ class NatsAddress(NamedTuple):
     files: dict[str, str]
 
     def __repr__(self) -> str:
-        return "NatsAddress(…)"  # a traceback with values must not show it
+        return "NatsAddress(…)"  # a traceback with values must not contain it
 
     @property
     def url(self) -> str:
-        """The servers, with commas between them, each with user and password, percent-encoded."""
+        """The servers, comma-separated, each with percent-encoded user and password."""
         if not self.user:
             return ",".join(self.servers)
         login = quote(self.user, safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
         return ",".join(each.replace("://", f"://{login}@", 1) for each in self.servers)
 
     def wire(self) -> dict[str, Any]:
-        """The parts, for JSON."""
+        """Return the parts as JSON values."""
         parts: dict[str, Any] = {"url": self.url, "servers": list(self.servers)}
         if self.user:
             parts |= {"user": self.user, "password": self.password}
         return parts | self.files
 
     def variables(self) -> dict[str, str]:
-        """The parts as environment variables, named as those of the `nats` command."""
+        """Return the parts as the environment variables of the `nats` command."""
         found = {"NATS_URL": ",".join(self.servers)}
         if self.user:
             found |= {"NATS_USER": self.user, "NATS_PASSWORD": self.password}
@@ -268,18 +275,18 @@ class NatsAddress(NamedTuple):
 
 
 def nats_address(settings: Settings) -> NatsAddress:
-    """The servers of `nats_url`, else the embedded server of the service that runs on `data_dir`.
+    """Return the servers of `nats_url`, otherwise the embedded server of the service running on `data_dir`.
 
     Raises:
-        LogUnavailable: if neither is there.
-        EmbeddedServerError: if the connection file is not trusted.
-        InvalidSettings: if the password file can't be read.
+        LogUnavailable: there is neither.
+        EmbeddedServerError: the connection file is not trusted.
+        InvalidSettings: the password file can't be read.
     """
     url = settings.nats_url or find_connection(settings.data_dir / NATS_FOLDER)
     if url is None:
         raise LogUnavailable(
             f"no service with an embedded log is running on {settings.data_dir}: start `jobledger serve`, or"
-            " name its directory with --data-dir, or the NATS servers with --nats-url"
+            " pass its directory with --data-dir, or the NATS servers with --nats-url"
         )
     user, password = settings.nats_user, ""
     if user:
@@ -305,17 +312,17 @@ _SUBSCRIBER: Final = "SUBSCRIBER_"
 _API: Final = "$JS.API"
 _FORM: Final = re.compile(r"([^:]*)(?::([0-9]{1,4})(e?))?(?::(plain))?", re.ASCII)
 
-# Requests that are answered with more than one message.
+# Requests with more than one response message.
 _STREAMED: Final = (f"{_API}.CONSUMER.MSG.NEXT.", f"{_API}.DIRECT.GET.")
 
 
 class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
-    """A subscription that a program with an account of its own reads.
+    """A subscription whose program has its own account.
 
     Attributes:
         name: of the subscription.
-        consumers: that keep its place: one, or one for each member or partition.
-        plain: read by a program in another language: it needs fewer rights.
+        consumers: its durable consumers: one, or one per member or partition.
+        plain: read by a program in another language, which needs fewer rights.
     """
 
     name: str
@@ -329,18 +336,12 @@ class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def variable(self) -> str:
-        """The environment variable that its password comes from."""
+        """The environment variable of its password."""
         return f"NATS_{re.sub('[^A-Z0-9]', '_', self.name.upper())}_PASSWORD"
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
-    """How a user logs in: with a password from the environment, or with an nkey.
-
-    Attributes:
-        name: of the user.
-        variable: the environment variable of the password.
-        nkey: the public key; if it is given, there is no password.
-    """
+    """A user: with a password from an environment variable, or with a public nkey instead."""
 
     name: str
     variable: str = ""
@@ -348,16 +349,16 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def subscriber_of(definition: Definition) -> Subscriber:
-    """The rights that a subscription's program needs, by its definition."""
+    """Return the subscriber of a definition."""
     names = tuple(definition.consumer_name(part) for part in range(definition.parts))
     return Subscriber(name=definition.name, consumers=names, plain=definition.plain)
 
 
 def parse_subscriber(text: str) -> Subscriber:
-    """`billing`, `shipping:4` (four members), `audit:32e` (elastic), `node:plain`, `node:4:plain` (both).
+    """Parse `billing`, `shipping:4` (four members), `audit:32e` (elastic), `node:plain` or `node:4:plain`.
 
     Raises:
-        InvalidInput: if it is none of these.
+        InvalidInput: it has another form.
     """
     found = _FORM.fullmatch(text)
     if found is None:
@@ -368,7 +369,7 @@ def parse_subscriber(text: str) -> Subscriber:
     name, count, elastic, plain = found.groups()
     number = int(count or 0)
     if count and not number:
-        raise InvalidInput(f"invalid subscription {text!r:.80}: it needs 1 member or partition at least")
+        raise InvalidInput(f"invalid subscription {text!r:.80}: use at least 1 member or partition")
     return subscriber_of(
         define(
             name=name,
@@ -386,10 +387,10 @@ def parse_subscriber(text: str) -> Subscriber:
 
 
 def service_requests() -> tuple[str, ...]:
-    """The subjects that the service publishes to.
+    """Return the subjects that the service publishes to.
 
-    It writes records and reads every stream. It can neither create nor change, purge or delete a stream. It
-    does create consumers, of the log alone.
+    It writes records, reads every stream, and creates consumers of the log only. It can't create, change,
+    purge or delete a stream.
     """
     consumers = ("CREATE", "INFO", "MSG.NEXT", "RESET", "UNPIN", "DELETE")
     return (
@@ -407,10 +408,10 @@ def service_requests() -> tuple[str, ...]:
 
 
 def subscriber_requests(subscriber: Subscriber) -> tuple[str, ...]:
-    """The subjects that the program of a subscription publishes to.
+    """Return the subjects that the program of a subscription publishes to.
 
-    Without `$JS.API.INFO` the account would get the whole API of the server, which then answers that there is
-    no JetStream.
+    Without `$JS.API.INFO` the account would get the server's own JetStream API, which answers that JetStream
+    is not enabled.
     """
     log, records = STREAM_NAME, SUBSCRIPTIONS.name(STREAM_NAME)
     verbs = ("INFO", "MSG.NEXT") if subscriber.plain else ("INFO", "MSG.NEXT", "RESET", "UNPIN")
@@ -436,14 +437,14 @@ def subscriber_requests(subscriber: Subscriber) -> tuple[str, ...]:
 
 
 def accounts_config(subscribers: Sequence[Subscriber], nkeys: Mapping[str, str] | None = None) -> str:
-    """All accounts, as nats-server's configuration reads them.
+    """Return the accounts as nats-server configuration.
 
     Args:
-        subscribers: those that have an account of their own.
+        subscribers: with an account each.
         nkeys: public keys by user; a user without one logs in with a password from the environment.
 
     Raises:
-        InvalidInput: if two subscriptions would have the same account or the same variable.
+        InvalidInput: two subscriptions would have the same account or variable.
     """
     _check_distinct(subscribers)
     keys = nkeys or {}
@@ -492,7 +493,7 @@ def accounts_config(subscribers: Sequence[Subscriber], nkeys: Mapping[str, str] 
 
 
 def users_of(subscribers: Sequence[Subscriber]) -> tuple[str, ...]:
-    """The names of all users, those of the log and of the service first."""
+    """Return the names of all users, those of the log and of the service first."""
     return (OPERATOR_USER, SERVICE_USER, SYSTEM_USER, *(each.name for each in subscribers))
 
 
@@ -503,8 +504,8 @@ def _check_distinct(subscribers: Sequence[Subscriber]) -> None:
         for taken in (subscriber.name, subscriber.variable):
             if taken in seen:
                 raise InvalidInput(
-                    f"the subscription {subscriber.name} and {seen[taken]} would both be {taken} in the"
-                    " configuration: leave one out, or give one another name"
+                    f"the subscription {subscriber.name} and {seen[taken]} would both use {taken} in the"
+                    " configuration: omit one, or rename one"
                 )
         seen[subscriber.name] = seen[subscriber.variable] = subscriber.name
 

@@ -1,11 +1,11 @@
-"""What a data directory knows of the streams: a file of its own, and what else proves that they existed.
+"""The record of the streams in a data directory, and other evidence there that a stream existed.
 
-`log.json` names every stream that the service has used, with its creation time and the last sequence that was
-seen. It is outside nats-server's hands, so it outlives a stream that nats-server deletes while it recovers.
-The view, the seals and directories that nats-server did not load say the same with less.
+`log.json` lists every stream that the service has used, with its creation time and last sequence. nats-server
+does not write it, so it survives a stream that nats-server deletes during recovery. The view, the seals and
+directories that nats-server did not load are weaker evidence.
 
 The record is compared with the streams before a service uses them: a stream with another creation time is
-another stream (the directory of another ledger, say), and one that ends earlier has lost its end.
+another stream (for example the directory of another ledger), and a shorter one has lost its end.
 """
 
 import asyncio
@@ -43,12 +43,12 @@ _log = logging.getLogger("jobledger.service")
 
 
 class SeenStream(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream as it was seen.
+    """A stream at the time of the record.
 
     Attributes:
         created: when nats-server created it: its epoch.
         last_sequence: of its last message.
-        seen: when, RFC 3339.
+        seen: time of the record, RFC 3339.
     """
 
     created: str
@@ -57,19 +57,14 @@ class SeenStream(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file."""
+    """The content of the file."""
 
     format: int
     streams: dict[str, SeenStream]
 
 
 class Verified(NamedTuple):
-    """The streams, compared with the record.
-
-    Attributes:
-        streams: as they were reported when nothing differed.
-        was_recorded: whether the log was; False at the first start.
-    """
+    """The verified streams, and whether the record contained the log (False at the first start)."""
 
     streams: tuple[StreamReport, ...]
     was_recorded: bool
@@ -90,7 +85,7 @@ class StreamRecord:
         self._written_at = float("-inf")
 
     def read(self) -> Mapping[str, SeenStream]:
-        """What the file says; empty if there is no file.
+        """Return the recorded streams by name; empty if there is no file.
 
         Raises:
             InvalidSettings: it can't be read, or is damaged.
@@ -102,18 +97,21 @@ class StreamRecord:
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             raise InvalidSettings(f"the record of streams {self.path} can't be read: {error}") from error
         if document.format != _FORMAT:
-            raise InvalidSettings(f"the record of streams {self.path} has format {document.format}")
+            raise InvalidSettings(
+                f"the record of streams {self.path} has format {document.format}; this release reads"
+                f" {_FORMAT}"
+            )
         return document.streams
 
     def differences(self, reports: Iterable[StreamReport]) -> list[LogReplaced | LogTruncated]:
-        """How the streams differ from what was recorded; a stream that is missing is not among them.
+        """Return how the streams differ from the record; missing streams are not included.
 
-        A record that can't be read is logged, and differs from nothing: `replace` writes a new one.
+        A record that can't be read is logged and ignored: `replace` writes a new one.
         """
         try:
             recorded = self.read()
         except InvalidSettings as error:
-            _log.warning("%s; it is written again, and was compared with nothing", error)
+            _log.warning("%s; the streams are not compared with it, and it is replaced", error)
             return []
         found: list[LogReplaced | LogTruncated] = []
         for each in reports:
@@ -127,21 +125,18 @@ class StreamRecord:
         return found
 
     async def verify(self, report: Callable[[], Awaitable[Sequence[StreamReport]]]) -> Verified:
-        """Check that the streams are those that were recorded, and as long.
+        """Check that the streams are the recorded ones, and not shorter.
 
-        A server that is not current reports too little, so a stream that seems shorter is looked at again,
-        until one leader that is current has said so for TRUNCATION_PROOF_SECONDS.
+        A server that lags reports too little, so a stream that seems shorter is checked again until one
+        current leader has reported it for TRUNCATION_PROOF_SECONDS.
 
         Args:
-            report: asks the server for the streams as they are.
-
-        Returns:
-            The streams as they were reported last, and whether the log was recorded.
+            report: requests the streams from the server.
 
         Raises:
-            LogBehind: if there is no verdict within TRUNCATION_GIVE_UP_SECONDS.
-            LogReplaced: if a stream has another creation time.
-            LogTruncated: if a stream ends earlier.
+            LogBehind: no verdict within TRUNCATION_GIVE_UP_SECONDS.
+            LogReplaced: a stream has another creation time.
+            LogTruncated: a stream ends earlier.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + TRUNCATION_GIVE_UP_SECONDS
@@ -164,26 +159,26 @@ class StreamRecord:
 
     def _replaced(self, now: StreamReport, seen: SeenStream, declaration: StreamDeclaration) -> LogReplaced:
         difference = (
-            f"the stream {now.name} is not the one that {self.path} recorded: created {seen.created} with"
-            f" last sequence {seen.last_sequence} then, created {now.created} with last sequence"
-            f" {now.last_sequence} now"
+            f"the stream {now.name} is not the one recorded in {self.path}: recorded as created"
+            f" {seen.created} with last sequence {seen.last_sequence}, now created {now.created} with last"
+            f" sequence {now.last_sequence}"
         )
-        message = f"{difference}. {_ways_out(declaration)}"
+        message = f"{difference}. {_remedy(declaration)}"
         return LogReplaced(message, stream=now.name, difference=difference)
 
     def _truncated(self, now: StreamReport, seen: SeenStream, declaration: StreamDeclaration) -> LogTruncated:
         difference = (
-            f"the stream {now.name} ends at {now.last_sequence}, and {self.path} recorded"
+            f"the stream {now.name} ends at {now.last_sequence}, but {self.path} recorded"
             f" {seen.last_sequence} at {seen.seen}: its end is lost"
         )
-        message = f"{difference}. {_ways_out(declaration)}"
+        message = f"{difference}. {_remedy(declaration)}"
         return LogTruncated(message, stream=now.name, difference=difference)
 
     def replace(self, reports: Iterable[StreamReport]) -> None:
-        """Write what the streams are now, durably.
+        """Record the streams, durably.
 
         Raises:
-            InvalidSettings: if the file can't be written.
+            InvalidSettings: the file can't be written.
         """
         now = format_rfc3339(self._clock())
         self._streams = {
@@ -192,10 +187,10 @@ class StreamRecord:
         }
         self._write()
 
-    async def note(self, name: str, last_sequence: int) -> None:
-        """Write the last sequence of a stream if it rose, at most every STREAM_RECORD_SECONDS.
+    async def update(self, name: str, last_sequence: int) -> None:
+        """Record the last sequence of a stream if it rose, at most every STREAM_RECORD_SECONDS.
 
-        A file that can't be written is logged: the service goes on with the older record.
+        A write error is logged; the older record stays valid.
         """
         clock = asyncio.get_running_loop().time
         known = self._streams.get(name)
@@ -226,21 +221,21 @@ def _declaration(name: str) -> StreamDeclaration | None:
     return next((each for each in STREAMS if each.name(STREAM_NAME) == name), None)
 
 
-def _ways_out(declaration: StreamDeclaration) -> str:
+def _remedy(declaration: StreamDeclaration) -> str:
     return (
-        "Ways out: put the right data directory or NATS servers in place; restore the stream from a backup"
-        f" (docs/OPERATIONS.md); or go on with what is there, and give up what is missing of"
-        f" {declaration.description} with `jobledger streams create --accept-loss`"
+        "Use the right data directory or NATS servers; or restore the stream from a backup"
+        f" (docs/OPERATIONS.md); or continue without the missing part of {declaration.description}, with"
+        " `jobledger streams create --accept-loss`"
     )
 
 
 def evidence_in(data_dir: Path, *, store: Path, view: Path) -> Callable[[str], Awaitable[list[str]]]:
-    """Finds what in a data directory says that a stream existed; for `JetStreamLog.connect`.
+    """Return the function that lists the evidence in a data directory that a stream existed.
 
     Args:
         data_dir: of the service.
-        store: the embedded server's, where it keeps stream directories.
-        view: the file.
+        store: the directory of the embedded server.
+        view: the view's file.
     """
 
     async def evidence(name: str) -> list[str]:
@@ -254,12 +249,7 @@ def evidence_in(data_dir: Path, *, store: Path, view: Path) -> Callable[[str], A
 
 
 async def known_in(data_dir: Path, *, view: Path) -> dict[str, Known]:
-    """What a data directory proves about its streams: how far the service, and the view, have seen them.
-
-    Args:
-        data_dir: of the service.
-        view: the file.
-    """
+    """Return how far the record and the view of a data directory have seen each stream."""
     known: dict[str, Known] = {}
     with suppress(InvalidSettings):  # reported when the streams are opened
         seen = StreamRecord(data_dir / RECORD_FILE).read()
@@ -277,7 +267,7 @@ def _recorded(record: StreamRecord, name: str) -> Iterable[str]:
     try:
         seen = record.read().get(name)
     except InvalidSettings as error:
-        yield f"{error}, but a service has written it"
+        yield f"{error}, but a service wrote it"
         return
     if seen is not None:
         yield (
@@ -290,8 +280,8 @@ def _left_over(store: Path, name: str) -> Iterable[str]:
     for directory in sorted(store.glob(f"jetstream/*/streams/{name}")):
         blocks = [each.stat().st_size for each in directory.glob("msgs/*.blk")]
         yield (
-            f"{directory} is still there with {len(blocks)} blocks of {sum(blocks)} bytes, and nats-server"
-            f" did not load it (its reason is in {store / 'nats.log'})"
+            f"{directory} still exists with {len(blocks)} blocks of {sum(blocks)} bytes, but nats-server did"
+            f" not load it (its reason is in {store / 'nats.log'})"
         )
 
 

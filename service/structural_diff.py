@@ -1,10 +1,11 @@
-"""How two JSON documents differ, place by place: the one structural differ of all doors. Pure.
+"""The structural difference of two JSON documents, used by the HTTP API and the command line. Pure.
 
-Objects are compared key by key. In lists the elements that stayed in order are found first (those of the same
-name where all have one, else the equal ones), then those that moved; only the rest is compared by position. A
-task that is put before another does not make all that follow look changed; one that moved stays the same.
+Objects are compared key by key. In lists, the elements that kept their order are matched first (by name if
+all have a distinct one, otherwise equal elements), then those that moved; only the rest is compared by
+position. An inserted task therefore does not make all later ones look changed, and a moved one stays the
+same.
 
-Equal means equal as JSON: `1`, `1.0` and `true` are three values.
+Equality is that of JSON: `1`, `1.0` and `true` are three values.
 """
 
 import json
@@ -22,21 +23,21 @@ Path = tuple[Step, ...]
 Verb = Literal["add", "remove", "replace"]
 
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-# The fields by which people tell the elements of a spec's lists apart.
+# The fields that identify the elements of a spec's lists.
 _NAMES: Final = ("Name", "Key", "Alias", "Target")
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Edit(NamedTuple):
-    """One step from the old document to the new one; in their order they lead all the way.
+    """One step from the old document to the new one; the steps are applied in order.
 
     Attributes:
         verb: as in RFC 6902.
-        place: where, in the document as the edits before this one have left it.
-        path: where, for people: in the new document, and of what is removed from a list, its old index.
-        before: the value that was there; None if there was none.
-        after: the value that is there now; None if there is none.
-        moved: a move is a `remove` and an `add`; of both, the index that the element had in the old list.
+        place: path in the document after the preceding edits.
+        path: path for display: in the new document; for an element removed from a list, its old index.
+        before: the old value; None if there was none.
+        after: the new value; None if there is none.
+        moved: the index in the old list; a move is a `remove` and an `add`, both with this index.
     """
 
     verb: Verb
@@ -48,12 +49,12 @@ class Edit(NamedTuple):
 
 
 def edits(old: Any, new: Any) -> list[Edit]:
-    """What leads from one JSON document to another; nothing, if they are equal."""
+    """Return the edits from one JSON document to another."""
     return list(_edits(old, new, ()))
 
 
 def patch_of(changes: Iterable[Edit]) -> list[dict[str, Any]]:
-    """The same as an RFC 6902 patch."""
+    """Return edits as an RFC 6902 patch."""
     return [
         {"op": each.verb, "path": pointer(each.place)}
         | ({} if each.verb == "remove" else {"value": each.after})
@@ -62,7 +63,7 @@ def patch_of(changes: Iterable[Edit]) -> list[dict[str, Any]]:
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every value of a document that holds no other, with its place: texts, numbers, and what is empty."""
+    """Yield every leaf of a document with its path: texts, numbers, and empty lists and objects."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from leaves(item, (*path, key))
@@ -74,11 +75,11 @@ def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def path_text(path: Path, text: str = "") -> str:
-    """A place as people write it: `Tasks[0].Env.HOME`, or `Meta["a.b"]` for a key that is no plain word.
+    """Return a path for display: `Tasks[0].Env.HOME`, or `Meta["a.b"]` for a key that is not a plain word.
 
     Args:
-        path: the place.
-        text: of the place that it is in, if that is not the document.
+        path: to format.
+        text: a prefix: the formatted path of the parent.
     """
     for step in path:
         if isinstance(step, str) and _PLAIN_KEY.fullmatch(step):
@@ -89,7 +90,7 @@ def path_text(path: Path, text: str = "") -> str:
 
 
 def pointer(path: Path) -> str:
-    """A place as RFC 6901 writes it: `/Tasks/0/Env/HOME`."""
+    """Return a path as a JSON pointer (RFC 6901): `/Tasks/0/Env/HOME`."""
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
 
 
@@ -120,7 +121,7 @@ def _list_edits(old: list[Any], new: list[Any], path: Path) -> Iterator[Edit]:
         if at not in kept:
             yield Edit("remove", (*path, at - gone), (*path, at), item, None, at if at in movers else None)
             gone += 1
-    # Element by element: what is before `at` is by now as it will be.
+    # Element by element: those before `at` are already final.
     for at, item in enumerate(new):
         there = (*path, at)
         if at in moved:
@@ -132,11 +133,11 @@ def _list_edits(old: list[Any], new: list[Any], path: Path) -> Iterator[Edit]:
 
 
 class Alignment(NamedTuple):
-    """Which elements of a list are which of another, as pairs of positions.
+    """The matching elements of two lists, as pairs of positions.
 
     Attributes:
-        stayed: in the same order in both lists; rising.
-        moved: the same elements in another order.
+        stayed: in the same order in both lists, ascending.
+        moved: in another order.
     """
 
     stayed: list[tuple[int, int]]
@@ -144,7 +145,7 @@ class Alignment(NamedTuple):
 
 
 def aligned(old: Sequence[Any], new: Sequence[Any]) -> Alignment:
-    """Align two lists: what stayed in order, then what moved, then the rest by position."""
+    """Match two lists: elements in the same order, then moved ones, then the rest by position."""
     ours, theirs = _marks(old, new)
     common = _common(ours, theirs)
     moved = _moved(ours, theirs, common)
@@ -152,7 +153,7 @@ def aligned(old: Sequence[Any], new: Sequence[Any]) -> Alignment:
     stayed: list[tuple[int, int]] = []
     at = to = 0
     for found in (*common, (len(old), len(new))):
-        # Between two that stayed: by position, so that an element that changed is described by its parts.
+        # Between two matches: by position, so that a changed element is described by its parts.
         before = (index for index in range(at, found[0]) if index not in from_moved)
         after = (index for index in range(to, found[1]) if index not in to_moved)
         stayed += zip(before, after, strict=False)
@@ -165,7 +166,7 @@ def aligned(old: Sequence[Any], new: Sequence[Any]) -> Alignment:
 def _moved(
     ours: list[Hashable], theirs: list[Hashable], common: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """Equal elements outside the common subsequence; of several equal ones, the first to the first."""
+    """Match equal elements outside the common subsequence, first to first."""
     stayed, arrived = {at for at, _ in common}, {to for _, to in common}
     free: dict[Hashable, deque[int]] = {}
     for at, mark in enumerate(ours):
@@ -177,7 +178,7 @@ def _moved(
 
 
 def _marks(old: Sequence[Any], new: Sequence[Any]) -> tuple[list[Hashable], list[Hashable]]:
-    """What tells the elements of two lists apart: a name, if all have one of their own; else all of them."""
+    """Return what identifies the elements of two lists: a name if all are distinct, otherwise the content."""
     for name in _NAMES:
         ours, theirs = _named(old, name), _named(new, name)
         if ours is not None and theirs is not None:
@@ -192,7 +193,7 @@ def _named(items: Sequence[Any], name: str) -> list[Hashable] | None:
 
 
 def _common(ours: list[Hashable], theirs: list[Hashable]) -> list[tuple[int, int]]:
-    """A longest common subsequence, as pairs of positions; of lists that are too long, only their ends."""
+    """Return a longest common subsequence as pairs of positions; for very long lists only common ends."""
     least = min(len(ours), len(theirs))
     head = next((at for at in range(least) if ours[at] != theirs[at]), least)
     tail = next((at for at in range(least - head) if ours[-1 - at] != theirs[-1 - at]), least - head)
@@ -205,7 +206,7 @@ def _common(ours: list[Hashable], theirs: list[Hashable]) -> list[tuple[int, int
 
 
 def _longest(rows: list[Hashable], columns: list[Hashable]) -> list[tuple[int, int]]:
-    """The textbook's table: `lengths[at][to]` is of the longest common subsequence from there on."""
+    """Dynamic programming; `lengths[at][to]` is that of the longest common subsequence from there."""
     lengths = [[0] * (len(columns) + 1) for _ in range(len(rows) + 1)]
     for at in range(len(rows) - 1, -1, -1):
         row, below, own = lengths[at], lengths[at + 1], rows[at]

@@ -1,4 +1,4 @@
-"""Versions as people name them: by number, or by tag. Pure."""
+"""Versions of a job, by number or by tag. Pure."""
 
 import re
 from typing import Final
@@ -15,25 +15,25 @@ _NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 class VersionSpan(msgspec.Struct, frozen=True):
-    """A version's life: the event that brought it, and the last one that changed the job in it."""
+    """The first event of a version, and the last event that changed the job in it."""
 
     first: HistoryItem
     last: HistoryItem
 
 
 def version_of(text: str, status: JobStatus, field: str = "job_version") -> int:
-    """The version that a text names; 0 for none: the present one.
+    """Resolve a version number or a tag; 0 for an empty text: the current version.
 
-    A number is not looked up: whoever reads the version tells that it is not there.
+    A number is not looked up; reading the version reports that it does not exist.
 
     Args:
-        text: a number, a tag of the job, or nothing.
+        text: a number, a tag of the job, or empty.
         status: of the job, with its tags.
-        field: what to call it in an error.
+        field: the name in errors.
 
     Raises:
-        InvalidInput: if it can be neither.
-        VersionNotFound: if the job has no such tag.
+        InvalidInput: it can be neither.
+        VersionNotFound: the job has no such tag.
     """
     check_version_text(text, field)
     if not text or text.isdecimal():
@@ -46,18 +46,18 @@ def version_of(text: str, status: JobStatus, field: str = "job_version") -> int:
 
 
 def check_version_text(text: str, field: str) -> None:
-    """Refuse what can be neither a version nor a tag.
+    """Check that a text can be a version number or a tag.
 
     Raises:
-        InvalidInput: naming the field.
+        InvalidInput: it can be neither.
     """
     is_number = _NUMBER.fullmatch(text) is not None and int(text) <= INT_MAX
     if text and not is_number and not is_tag(text):
-        raise InvalidInput(f"{field} is {text!r:.60}; use the number of a version, or a tag")
+        raise InvalidInput(f"invalid {field} {text!r:.60}: use the number of a version, or a tag")
 
 
 def tags_by_version(status: JobStatus) -> dict[int, list[str]]:
-    """The tags of each version that has any."""
+    """Return the tags of each version that has any."""
     found: dict[int, list[str]] = {}
     for tag, version in status.tags.items():
         found.setdefault(version, []).append(tag)
@@ -65,13 +65,13 @@ def tags_by_version(status: JobStatus) -> dict[int, list[str]]:
 
 
 class VersionSpans:
-    """Gathers the spans of a job's versions from its history, item by item."""
+    """Collects the spans of a job's versions from its history."""
 
     def __init__(self) -> None:
         self.spans: dict[int, VersionSpan] = {}
 
     def add(self, item: HistoryItem) -> None:
-        """The next item. A tag's is left aside: it changes no version, whichever one it names."""
+        """Add the next item. Items of tags are ignored: they do not change the version that they name."""
         if item.anomaly or item.tag:
             return
         known = self.spans.get(item.version)

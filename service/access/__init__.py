@@ -1,1 +1,1 @@
-"""Who asks, and what they may do: principals, tokens, and the file that keeps them."""
+"""Authentication and authorization: principals, tokens and the token file."""

@@ -1,8 +1,8 @@
-"""Who asks, and what they may do: roles, and the principal of a request. Pure.
+"""Roles, and the principal of a request: who sent it and what they may do. Pure.
 
-A role says what may be done, the namespaces say where. A job that a principal may not see is for it as if it
-were not there: reading it is "not found", never "not allowed". Only who names a namespace that is not the
-token's is told so, which tells nothing of what is in there.
+The role defines the allowed operations, the namespaces where. A job that a principal may not see does not
+exist for it: reading it is "not found", never "forbidden". Only a request that names a namespace outside the
+token's is "forbidden", which reveals nothing about its content.
 """
 
 from collections.abc import Iterable
@@ -15,21 +15,21 @@ from jobledger.service.errors import Forbidden
 
 
 class Role(StrEnum):
-    """What a token is for; each role may do all that the one before it may."""
+    """The role of a token; each includes the rights of the one before."""
 
     READER = "reader"  # reads jobs, histories and feeds
     WRITER = "writer"  # also submits, updates, reports states and stops
-    ADMIN = "admin"  # both, always in every namespace
+    ADMIN = "admin"  # everything, always in all namespaces
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """Who sent a request.
+    """The sender of a request.
 
     Attributes:
-        name: for the record, as the event's actor; empty if unknown.
-        role: what it may do.
-        namespaces: where; None: everywhere.
-        token_id: the token that it showed; empty for none.
+        name: recorded as the actor of events; empty if unknown.
+        role: the allowed operations.
+        namespaces: where they are allowed; None: in all.
+        token_id: the token of the request; empty without one.
     """
 
     name: str
@@ -39,21 +39,21 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def visible(self) -> frozenset[str] | None:
-        """The namespaces that it may read; None: all."""
+        """The readable namespaces; None: all."""
         return self.namespaces
 
     @property
     def may_observe(self) -> bool:
-        """Whether it may see figures of the whole installation (metrics, the checks of readiness)."""
+        """Whether it may see the state of the whole installation (metrics, readiness reasons)."""
         return self.namespaces is None
 
     @property
     def is_admin(self) -> bool:
-        """Whether it may change what concerns the whole installation."""
+        """Whether it may administer the whole installation."""
         return self.role is Role.ADMIN
 
     def may_read(self, namespace: str) -> bool:
-        """Whether jobs of this namespace are there for it."""
+        """Whether it may read jobs of this namespace."""
         return self.namespaces is None or namespace in self.namespaces
 
     def may_write(self, namespace: str) -> bool:
@@ -61,31 +61,30 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         return self.role is not Role.READER and self.may_read(namespace)
 
     def require_read(self, namespace: str) -> None:
-        """Refuse who names a namespace, as a list and a feed can, and may not read there.
+        """Require read access to a namespace that the request names.
 
         Raises:
-            Forbidden: with the way out.
+            Forbidden: the token does not include it.
         """
         if not self.may_read(namespace):
             raise Forbidden(
-                f"the token {self.name!r} is not for the namespace {namespace!r:.80}; use one that is"
+                f"the token {self.name!r} does not include the namespace {namespace!r:.80}; use one that does"
             )
 
     def require_write(self, namespace: str) -> None:
-        """Refuse who may not write there.
+        """Require write access to a namespace.
 
-        Call it only once it is known that the principal may know of what it wants to change: a job in a
-        namespace that it may not see is "not found" instead.
+        Call it only for jobs that the principal may see: others are "not found".
 
         Raises:
-            Forbidden: with what the token is for and the way out.
+            Forbidden: the token's role or namespaces do not allow it.
         """
         if self.may_write(namespace):
             return
         if self.role is Role.READER:
             raise Forbidden(
-                f"the token {self.name!r} may only read; use one with the role {Role.WRITER} for the"
-                f" namespace {namespace!r:.80}"
+                f"the token {self.name!r} has the role {self.role}; use one with the role {Role.WRITER} for"
+                f" the namespace {namespace!r:.80}"
             )
         raise Forbidden(
             f"the token {self.name!r} is for {_listed(self.namespaces or ())}, not for the namespace"
@@ -93,42 +92,42 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def require_admin(self) -> None:
-        """Refuse who may not change what concerns the whole installation.
+        """Require the right to administer the installation.
 
         Raises:
-            Forbidden: with the way out.
+            Forbidden: the token has another role.
         """
         if not self.is_admin:
             raise Forbidden(
-                f"the token {self.name!r} is a {self.role}'s, and this concerns the whole installation; use"
-                f" one with the role {Role.ADMIN}"
+                f"the token {self.name!r} has the role {self.role}, but this concerns the whole installation;"
+                f" use one with the role {Role.ADMIN}"
             )
 
     def require_observe(self) -> None:
-        """Refuse who may not see figures of the whole installation.
+        """Require the right to see the state of the whole installation.
 
         Raises:
-            Forbidden: with the way out.
+            Forbidden: the token is limited to some namespaces.
         """
         if not self.may_observe:
             raise Forbidden(
-                f"the token {self.name!r} is for {_listed(self.namespaces or ())}, and this tells of the"
+                f"the token {self.name!r} is for {_listed(self.namespaces or ())}, but this concerns the"
                 " whole installation; use a token for all namespaces"
             )
 
 
 ANONYMOUS: Final = Principal(name="", role=Role.READER, namespaces=frozenset())
-"""Nobody in particular, with no right to see a job: for what is answered without a token."""
+"""The principal of routes that need no token; it may not see any job."""
 
 _LOCAL: Final = Principal(name="", role=Role.ADMIN)
 _SHOWN_NAMESPACES: Final = 5
 
 
 def local_principal(actor: str) -> Principal:
-    """Who asks a service without tokens: someone on this machine, who may do everything.
+    """Return the principal of a service without tokens: a user of this machine, with every right.
 
     Args:
-        actor: what they call themselves, for the record; empty if they do not.
+        actor: the name they state; empty for none.
     """
     return Principal(name=actor, role=Role.ADMIN) if actor else _LOCAL
 

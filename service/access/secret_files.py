@@ -1,4 +1,4 @@
-"""Small files with a secret that a setting names: read with a size limit, never quoted in a message."""
+"""Secret files named by settings: read with a size limit, never quoted in a message."""
 
 import stat
 from contextlib import suppress

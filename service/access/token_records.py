@@ -1,4 +1,4 @@
-"""What is kept of a token, and what may be said about one."""
+"""The stored record of a token, and the rules for its fields."""
 
 import hashlib
 import re
@@ -26,17 +26,17 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A token as it is kept: all of it but the secret.
+    """A token as stored: without its secret.
 
     Attributes:
-        id: its public part, by which it is found and revoked.
-        name: the actor of the events that come with it.
-        role: what it may do.
+        id: its public part, which identifies it.
+        name: the actor of events written with it.
+        role: the allowed operations.
         sha256: of the token's text, in hex.
         created: RFC 3339.
-        namespaces: where; None: everywhere.
-        revoked: RFC 3339; None: it was not revoked.
-        expires: RFC 3339, from when on it does not count; None: it does not expire.
+        namespaces: where they are allowed; None: in all.
+        revoked: RFC 3339; None if it was not revoked.
+        expires: RFC 3339; None if it does not expire.
     """
 
     id: str
@@ -50,11 +50,11 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def expires_at(self) -> int | None:
-        """When it expires, in Unix nanoseconds; None: never."""
+        """Expiry in Unix nanoseconds; None: never."""
         return None if self.expires is None else parse_rfc3339(self.expires)
 
-    def counts(self, now: int) -> bool:
-        """Whether it lets a request in at a time, in Unix nanoseconds."""
+    def is_valid(self, now: int) -> bool:
+        """Whether it is neither revoked nor expired at a time, in Unix nanoseconds."""
         return self.revoked is None and (self.expires_at is None or now < self.expires_at)
 
     def digest(self) -> bytes:
@@ -62,10 +62,10 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return bytes.fromhex(self.sha256)
 
     def check(self) -> None:
-        """Refuse what `new_token` would not have made: somebody edited the file.
+        """Validate a record from the file, which may have been edited.
 
         Raises:
-            ValueError: what is wrong, to be read after the file's path.
+            ValueError: it is not valid; the text continues a sentence that starts with the file's path.
         """
         try:
             check_token_name(self.name)
@@ -75,7 +75,7 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         except InvalidInput as error:
             raise ValueError(f"is damaged at the token {self.id!r:.20}: {error}") from None
         if _ID.fullmatch(self.id) is None or _SHA256.fullmatch(self.sha256) is None:
-            raise ValueError(f"is damaged at the token {self.id!r:.20}: its id or sha256 is none")
+            raise ValueError(f"is damaged at the token {self.id!r:.20}: its id or sha256 is not valid")
         if self.expires is not None and self.expires_at is None:
             raise ValueError(
                 f"is damaged at the token {self.id!r:.20}: expires {self.expires!r:.40} is not an RFC 3339"
@@ -83,7 +83,7 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
 
     def principal(self) -> Principal:
-        """Who shows this token."""
+        """Return the principal of this token."""
         namespaces = None if self.namespaces is None else frozenset(self.namespaces)
         return Principal(name=self.name, role=self.role, namespaces=namespaces, token_id=self.id)
 
@@ -97,16 +97,7 @@ def new_token(
     taken: set[str],
     expires: str | None = None,
 ) -> tuple[TokenRecord, str]:
-    """What is kept of a new token, and its text.
-
-    Args:
-        name: the actor of the events that come with it.
-        role: what it may do.
-        namespaces: where; None: everywhere.
-        created: RFC 3339.
-        taken: ids that are in use.
-        expires: RFC 3339; None: never.
-    """
+    """Return the record and the text of a new token; `taken` are the ids in use."""
     while True:
         token_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_CHARACTERS))
         if token_id not in taken:
@@ -126,80 +117,76 @@ def new_token(
 
 
 def with_room(records: tuple[TokenRecord, ...], now: int) -> tuple[TokenRecord, ...]:
-    """The records, with room for one more: the oldest revoked and expired ones go first.
-
-    Args:
-        records: all.
-        now: Unix nanoseconds.
+    """Drop the oldest revoked and expired records if necessary to add another one.
 
     Raises:
-        InvalidInput: if too many count.
+        InvalidInput: TOKENS_MAX_COUNT tokens are valid.
     """
     excess = len(records) + 1 - TOKENS_MAX_COUNT
     if excess <= 0:
         return records
-    dropped = {one.id for one in [one for one in records if not one.counts(now)][:excess]}
+    dropped = {one.id for one in [one for one in records if not one.is_valid(now)][:excess]}
     if len(dropped) < excess:
-        raise InvalidInput(f"there are {TOKENS_MAX_COUNT} tokens, and no more are taken; revoke some first")
+        raise InvalidInput(f"there are {TOKENS_MAX_COUNT} valid tokens, the maximum; revoke one first")
     return tuple(one for one in records if one.id not in dropped)
 
 
 def chosen_token(records: tuple[TokenRecord, ...], which: str, now: int) -> TokenRecord:
-    """The token of this id, or the one token of this name, among those that count.
+    """Return the token of this id, or the only valid token of this name.
 
     Raises:
-        InvalidInput: if there is none, or several.
+        InvalidInput: none or several match.
     """
     kept = [one for one in records if one.revoked is None]
     found = [one for one in kept if one.id == which]
-    found = found or [one for one in kept if one.name == which and one.counts(now)]
+    found = found or [one for one in kept if one.name == which and one.is_valid(now)]
     if len(found) == 1:
         return found[0]
     if found:
         ids = ", ".join(one.id for one in found)
         raise InvalidInput(f"several tokens have the name {which!r:.80}; revoke by id: {ids}")
-    raise InvalidInput(f"no token that counts has the id or name {which!r:.80}; see `jobledger token list`")
+    raise InvalidInput(f"no valid token has the id or name {which!r:.80}; see `jobledger token list`")
 
 
 def check_token_name(name: str) -> None:
-    """Refuse a name that can't stand in the record.
+    """Validate the name of a token.
 
     Raises:
-        InvalidInput: with the rule.
+        InvalidInput: it is not valid.
     """
     if not name or name != name.strip() or not name.isprintable() or len(name) > TOKEN_NAME_MAX_CHARACTERS:
         raise InvalidInput(
-            f"name {name!r:.80} is none for a token; use 1 to {TOKEN_NAME_MAX_CHARACTERS} characters that"
-            " can be printed, without spaces around them"
+            f"invalid token name {name!r:.80}: use 1..{TOKEN_NAME_MAX_CHARACTERS} printable characters"
+            " without leading or trailing spaces"
         )
 
 
 def check_scope(role: Role, namespaces: Sequence[str] | None) -> None:
-    """Refuse an admin of some namespaces.
+    """Check that the role admits the namespaces.
 
     Raises:
-        InvalidInput: with the way out.
+        InvalidInput: an admin is limited to some namespaces.
     """
     if role is Role.ADMIN and namespaces is not None:
-        raise InvalidInput("an admin is for all namespaces; leave the namespaces out, or use another role")
+        raise InvalidInput(f"the role {role} is for all namespaces: omit the namespaces, or use another role")
 
 
 def checked_namespaces(namespaces: Sequence[str]) -> tuple[str, ...]:
-    """The namespaces of a token, in order, each once.
+    """Return the namespaces of a token, sorted and without duplicates.
 
     Raises:
-        InvalidInput: if there is none, are too many, or one that can't be.
+        InvalidInput: there are none or too many, or one is not valid.
     """
     kept = tuple(sorted(set(namespaces)))
     if not kept or len(kept) > TOKEN_NAMESPACES_MAX_COUNT:
         raise InvalidInput(
-            f"{len(kept)} namespaces were given; name 1 to {TOKEN_NAMESPACES_MAX_COUNT}, or say all of them"
+            f"a token must have 1..{TOKEN_NAMESPACES_MAX_COUNT} namespaces, or all; got {len(kept)}"
         )
     for one in kept:
         if one == "*":
-            raise InvalidInput("namespace '*' is none; for all of them use --all-namespaces")
+            raise InvalidInput("invalid namespace '*': use --all-namespaces for all namespaces")
         if not one.strip() or not one.isprintable() or len(one.encode()) > NAMESPACE_MAX_BYTES:
             raise InvalidInput(
-                f"namespace {one!r:.80} is none; use up to {NAMESPACE_MAX_BYTES} bytes that can be printed"
+                f"invalid namespace {one!r:.80}: use 1..{NAMESPACE_MAX_BYTES} bytes of printable text"
             )
     return kept

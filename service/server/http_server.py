@@ -1,7 +1,7 @@
-"""The HTTP server around an ASGI app: Granian, with its bounds, a port that is ours alone, and an end.
+"""The HTTP server of an ASGI app: Granian with limits, an exclusive port, and an orderly shutdown.
 
-Granian binds with SO_REUSEPORT, so a second service on a port would be let in without a word, and the kernel
-would share the requests between the two: whether the port is free is tried with a plain socket before.
+Granian binds with SO_REUSEPORT, so a second service could bind the same port and the kernel would split the
+requests between the two. A plain socket therefore checks first that the port is free.
 """
 
 import asyncio
@@ -35,106 +35,21 @@ from jobledger.service.limits import (
 )
 from jobledger.service.settings import Settings
 
-_FILES: Final = "/dev/fd"
-
-
-def connections_max() -> int:
-    """How many connections the server may hold: CONNECTIONS_MAX, or what the limit of open files allows."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return CONNECTIONS_MAX
-    return max(1, min(CONNECTIONS_MAX, soft - CONNECTIONS_KEPT_FILES))
-
-
-class ConnectionGuard:
-    """Looks at the connections of one port of this process.
-
-    Args:
-        port: that is listened on.
-        most: connections that the server holds.
-        busy: the clients' ports of all requests under way.
-    """
-
-    def __init__(self, port: int, most: int, busy: Callable[[], Collection[int]]) -> None:
-        self._port = port
-        self._most = most
-        self._busy = busy
-
-    def look(self) -> int:
-        """End idle connections if three quarters are taken, until half are; for a thread.
-
-        Returns:
-            How many were ended.
-        """
-        if len(os.listdir(_FILES)) < self._most * 3 // 4:  # noqa: PTH208 - one call in the usual case
-            return 0
-        by_address: dict[str, list[socket.socket]] = {}
-        found = self._connections()
-        try:
-            busy, idle_count = self._busy(), 0
-            if len(found) < self._most * 3 // 4:
-                return 0
-            counts: dict[str, int] = {}
-            for address, port, connection in found:
-                counts[address] = counts.get(address, 0) + 1
-                if port not in busy:
-                    by_address.setdefault(address, []).append(connection)
-            excess = len(found) - self._most // 2
-            while idle_count < excess and by_address:
-                address = max(by_address, key=lambda each: counts[each])
-                _end(by_address[address].pop(0))
-                counts[address] -= 1
-                idle_count += 1
-                if not by_address[address]:
-                    del by_address[address]
-            return idle_count
-        finally:
-            for *_, connection in found:
-                connection.close()  # our duplicate of it
-
-    def _connections(self) -> list[tuple[str, int, socket.socket]]:
-        """The clients' addresses and ports, and a duplicate of each socket."""
-        found = []
-        for name in os.listdir(_FILES):  # noqa: PTH208 - thousands of names
-            try:
-                number = int(name)
-                if not stat.S_ISSOCK(os.fstat(number).st_mode):
-                    continue
-                # A duplicate stays the same connection, even if its number is used for another meanwhile.
-                connection = socket.socket(fileno=os.dup(number))
-            except (OSError, ValueError):
-                continue
-            try:
-                if connection.family not in (socket.AF_INET, socket.AF_INET6):
-                    raise OSError  # noqa: TRY301 - a socket of another kind
-                if connection.getsockname()[1] != self._port:
-                    raise OSError  # noqa: TRY301
-                address, port = connection.getpeername()[:2]
-            except OSError:
-                connection.close()
-                continue
-            found.append((str(address), int(port), connection))
-        return found
-
-
-def _end(connection: socket.socket) -> None:
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
 _log = logging.getLogger("jobledger.http")
-_POLL_SECONDS = 0.01  # between tries to connect to a server that is starting
-_PORT_TRIES = 5  # a port that was free a moment ago may be taken by another process
+
+_FILES: Final = "/dev/fd"
+_POLL_SECONDS = 0.01  # between connection attempts to a starting server
+_PORT_TRIES = 5  # another process may take a port that was just free
 
 
 class HttpServer:
-    """Serves an ASGI app; made by `start`."""
+    """Serves an ASGI app; created by `start`."""
 
     def __init__(self, app: Any, settings: Settings, address: str, port: int) -> None:
         self.address = address
         self.port = port
-        self.under_way = 0
-        self._busy: Counter[int] = Counter()  # clients' ports of requests under way
+        self.in_flight = 0
+        self._busy: Counter[int] = Counter()  # client ports of requests in flight
         most = connections_max()
         self._guard = ConnectionGuard(port, most, lambda: frozenset(tuple(self._busy)))
         self._guarding: asyncio.Task[None] | None = None
@@ -144,11 +59,11 @@ class HttpServer:
             address=address,
             port=port,
             interface=Interfaces.ASGINL,
-            http=HTTPModes.http1,  # the bounds below are HTTP/1's
+            http=HTTPModes.http1,  # the limits below are for HTTP/1
             http1_settings=HTTP1Settings(
                 header_read_timeout=int(HEADERS_TIMEOUT_SECONDS * 1000), max_buffer_size=HEADERS_MAX_BYTES
             ),
-            websockets=True,  # for one request: `http/websocket`
+            websockets=True,  # for one route: `api/websocket`
             backlog=CONNECTIONS_BACKLOG,
             backpressure=most,
             ssl_cert=settings.tls_cert,
@@ -159,10 +74,10 @@ class HttpServer:
 
     @classmethod
     async def start(cls, app: Any, settings: Settings, address: str) -> "HttpServer":
-        """Start one, and wait until it accepts connections.
+        """Start a server, and wait until it accepts connections.
 
         Raises:
-            NotReady: if it does not, or the port is in use.
+            NotReady: it does not start, or the port is in use.
         """
         for tries_left in reversed(range(_PORT_TRIES)):
             server = cls(app, settings, address, free_port(address, settings.port))
@@ -176,20 +91,20 @@ class HttpServer:
         raise AssertionError  # the last try returns or raises
 
     async def wait_ended(self) -> None:
-        """Wait until it ended: all that was under way was answered, or it broke.
+        """Wait until every request in flight was answered after `stop_accepting`, or the server failed.
 
         Raises:
-            Exception: why it broke.
+            Exception: why it failed.
         """
         assert self._task is not None
         await asyncio.shield(self._task)
 
     def stop_accepting(self) -> None:
-        """Take no new connection; what is under way goes on."""
+        """Accept no new connection; requests in flight continue."""
         self._server.stop()
 
-    async def cut_off(self) -> None:
-        """End without waiting for what is under way."""
+    async def stop(self) -> None:
+        """Stop without waiting for requests in flight."""
         self._server.stop()
         if self._task is not None:
             self._task.cancel()
@@ -210,9 +125,9 @@ class HttpServer:
         except TimeoutError:
             pass
         except BaseException:
-            await self.cut_off()
+            await self.stop()
             raise
-        await self.cut_off()
+        await self.stop()
         reason = f"not within {BIND_TIMEOUT_SECONDS:g} s"
         if self._task.done() and not self._task.cancelled() and self._task.exception() is not None:
             reason = str(self._task.exception())
@@ -221,12 +136,12 @@ class HttpServer:
     async def _counted(self, scope: Any, receive: Any, send: Any) -> None:
         client = scope.get("client")
         port = int(client[1]) if client else 0
-        self.under_way += 1
+        self.in_flight += 1
         self._busy[port] += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self.under_way -= 1
+            self.in_flight -= 1
             self._busy[port] -= 1
             if not self._busy[port]:
                 del self._busy[port]
@@ -235,69 +150,157 @@ class HttpServer:
         while True:
             await asyncio.sleep(CONNECTIONS_LOOK_SECONDS)
             try:
-                ended = await asyncio.to_thread(self._guard.look)
-            except Exception:  # noqa: BLE001 - whatever it is, requests are served all the same
-                _log.exception("can't look at the open connections")
+                closed = await asyncio.to_thread(self._guard.close_idle)
+            except Exception:  # noqa: BLE001 - requests are served regardless
+                _log.exception("can't inspect the open connections")
             else:
-                if ended:
-                    _log.warning("%d idle connections were ended to make room for others", ended)
+                if closed:
+                    _log.warning("%d idle connections were closed to free capacity", closed)
+
+
+def connections_max() -> int:
+    """Return the maximum number of connections: CONNECTIONS_MAX, or less if the open file limit is low."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return CONNECTIONS_MAX
+    return max(1, min(CONNECTIONS_MAX, soft - CONNECTIONS_KEPT_FILES))
+
+
+class ConnectionGuard:
+    """Closes idle connections when few are left, those of the address with the most connections first.
+
+    The server accepts connections up to a limit and then none, even idle ones, so a client that opens that
+    many would make `/livez` unreachable. The server has no limit per address, so this class inspects the
+    sockets of the process. A connection with a request in flight is never closed; an idle one may be closed
+    at any time in HTTP, and clients open another.
+
+    Args:
+        port: the listening port.
+        most: the maximum number of connections.
+        busy: returns the client ports of all requests in flight.
+    """
+
+    def __init__(self, port: int, most: int, busy: Callable[[], Collection[int]]) -> None:
+        self._port = port
+        self._most = most
+        self._busy = busy
+
+    def close_idle(self) -> int:
+        """Close idle connections if three quarters are in use, until half are; returns their number.
+
+        Call it in a thread.
+        """
+        if len(os.listdir(_FILES)) < self._most * 3 // 4:  # noqa: PTH208 - one call in the usual case
+            return 0
+        by_address: dict[str, list[socket.socket]] = {}
+        found = self._connections()
+        try:
+            busy, idle_count = self._busy(), 0
+            if len(found) < self._most * 3 // 4:
+                return 0
+            counts: dict[str, int] = {}
+            for address, port, connection in found:
+                counts[address] = counts.get(address, 0) + 1
+                if port not in busy:
+                    by_address.setdefault(address, []).append(connection)
+            excess = len(found) - self._most // 2
+            while idle_count < excess and by_address:
+                address = max(by_address, key=lambda each: counts[each])
+                _shut_down(by_address[address].pop(0))
+                counts[address] -= 1
+                idle_count += 1
+                if not by_address[address]:
+                    del by_address[address]
+            return idle_count
+        finally:
+            for *_, connection in found:
+                connection.close()  # the duplicate
+
+    def _connections(self) -> list[tuple[str, int, socket.socket]]:
+        """Return the client address, the client port and a duplicate of each socket."""
+        found = []
+        for name in os.listdir(_FILES):  # noqa: PTH208 - thousands of names
+            try:
+                number = int(name)
+                if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                    continue
+                # A duplicate stays valid if the number is reused for another connection meanwhile.
+                connection = socket.socket(fileno=os.dup(number))
+            except (OSError, ValueError):
+                continue
+            try:
+                if connection.family not in (socket.AF_INET, socket.AF_INET6):
+                    raise OSError  # noqa: TRY301 - another kind of socket
+                if connection.getsockname()[1] != self._port:
+                    raise OSError  # noqa: TRY301
+                address, port = connection.getpeername()[:2]
+            except OSError:
+                connection.close()
+                continue
+            found.append((str(address), int(port), connection))
+        return found
+
+
+def _shut_down(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def resolve(host: str) -> str:
-    """The one address that a host name or address stands for.
+    """Resolve a host name or address to one address.
 
     Raises:
-        InvalidSettings: if it stands for none of this machine's.
+        InvalidSettings: it has none.
     """
     bare = host.removeprefix("[").removesuffix("]")
     try:
         found = socket.getaddrinfo(bare, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise InvalidSettings(
-            f"host {host!r:.80} stands for no address ({error}); use one of this machine"
+            f"host {host!r:.80} can't be resolved ({error}); use an address of this machine"
         ) from None
-    # `localhost` may stand for both families: IPv4 is what people mean by it.
+    # `localhost` may resolve to both families; IPv4 is the usual expectation.
     addresses = sorted((str(sockaddr[0]) for *_, sockaddr in found), key=lambda text: ":" in text)
     return addresses[0]
 
 
 def free_port(address: str, port: int) -> int:
-    """The port, or a free one for 0; nothing stays bound.
+    """Return the port if it is free, or a free one for 0; nothing stays bound.
 
     Raises:
-        NotReady: if it is in use.
-        InvalidSettings: if the address is not this machine's, or the port needs rights.
+        NotReady: it is in use.
+        InvalidSettings: the address is not one of this machine, or the port needs privileges.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
-            probe.listen(1)  # two may be bound to a port; only one may listen
+            probe.listen(1)  # two sockets may bind a port; only one may listen
         except PermissionError:
             raise InvalidSettings(
-                f"port {port} needs rights that this process lacks; use one from 1024"
+                f"port {port} needs privileges that this process lacks; use a port from 1024"
             ) from None
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise NotReady(
-                    f"port {port} of {address} is in use by another process; stop that one, or choose another"
-                    " port with --port (0 picks a free one)"
+                    f"port {port} of {address} is in use by another process; stop it, or use another port"
+                    " with --port (0 picks a free one)"
                 ) from None
             raise InvalidSettings(f"can't listen on {address} port {port}: {error.strerror}") from None
         return int(probe.getsockname()[1])
 
 
 def check_tls(settings: Settings) -> None:
-    """Make sure that certificate and key can be used, before anything is started.
+    """Check that certificate and key can be used.
 
     Raises:
-        InvalidSettings: if not.
+        InvalidSettings: they can't.
     """
     if settings.tls_cert is None or settings.tls_key is None:
         return
     try:
-        # Without a password given, OpenSSL would ask for one at the terminal, and so wait for ever.
+        # Without a password argument OpenSSL prompts on the terminal, and blocks forever.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
             settings.tls_cert, settings.tls_key, password=""
         )
@@ -309,7 +312,7 @@ def check_tls(settings: Settings) -> None:
 
 
 def allow_many_files() -> None:
-    """Raise this process's limit of open files: each connection is one."""
+    """Raise the open file limit of this process: each connection is a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(OPEN_FILES_WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -318,14 +321,14 @@ def allow_many_files() -> None:
 
 
 def base_url(settings: Settings, address: str, port: int) -> str:
-    """Where the service is asked from this machine."""
+    """Return the base URL on this machine."""
     host = _reachable(address)
     scheme = "https" if settings.tls_cert is not None else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _reachable(address: str) -> str:
-    """The address itself; the loopback for one that stands for all of them."""
+    """Return the address, or the loopback address for the unspecified one."""
     found = ipaddress.ip_address(address.partition("%")[0])
     if not found.is_unspecified:
         return address

@@ -124,7 +124,7 @@ class Monitor:
             clock_steps=projector.clock_steps,
         )
         if not self.latest.log_error:
-            await service.record.note(service.streams[0].name, found["log_sequence"])
+            await service.record.update(service.streams[0].name, found["log_sequence"])
         self._guard_appends()
         self._observed_at = self._now()
         _log_transitions(before, self.latest, service)

@@ -107,7 +107,7 @@ async def _serve(settings: Settings, announce: Announce, ending: "ShutdownSignal
             finally:
                 observing.cancel()
                 await asyncio.gather(observing, return_exceptions=True)
-                await http.cut_off()
+                await http.stop()
     _log.info("ended: exit code %d", failure_code or code)
     return failure_code or code
 
@@ -253,7 +253,7 @@ async def _until_requested(http: HttpServer, ending: ShutdownSignals) -> int:
 async def _drain(service: Service, http: HttpServer, timeout_seconds: float) -> int:
     """Answers the requests in flight within the timeout; returns the exit code."""
     _kill_after(timeout_seconds + END_TIMEOUT_SECONDS, service)
-    _log.info("draining: %d requests and feeds in flight, at most %g s", http.under_way, timeout_seconds)
+    _log.info("draining: %d requests and feeds in flight, at most %g s", http.in_flight, timeout_seconds)
     service.draining.set()
     http.stop_accepting()
     try:
@@ -261,7 +261,7 @@ async def _drain(service: Service, http: HttpServer, timeout_seconds: float) -> 
             await service.hub.close()
             await _wait_ended(http)
     except TimeoutError:
-        _log.warning("drain timed out: %d requests and feeds did not end in time", http.under_way)
+        _log.warning("drain timed out: %d requests and feeds did not end in time", http.in_flight)
         return _INCOMPLETE_CODE
     except Exception:  # noqa: BLE001 - the other parts must be stopped as well
         _log.exception("the HTTP server failed during the drain")
@@ -277,7 +277,7 @@ async def _wait_ended(http: HttpServer) -> None:
     try:
         while not ended.done():
             await asyncio.wait((ended,), timeout=_POLL_SECONDS)
-            idle_since = None if http.under_way else idle_since or loop.time()
+            idle_since = None if http.in_flight else idle_since or loop.time()
             if idle_since is not None and loop.time() - idle_since > UNSENT_GRACE_SECONDS:
                 _log.info("closing connections whose clients do not read their response")
                 return

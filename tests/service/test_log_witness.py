@@ -47,7 +47,7 @@ async def test_blocks_of_another_log_are_not_taken_for_the_log(tmp_path: Path) -
     shutil.rmtree(tmp_path / "a" / MESSAGES)
     shutil.copytree(tmp_path / "b" / MESSAGES, tmp_path / "a" / MESSAGES)
     with pytest.raises(
-        StoreDamaged, match=rf"1\.blk holds other events than the view .* \(sequence 1-{JOBS}"
+        StoreDamaged, match=rf"1\.blk contains other events than the view .* \(sequence 1-{JOBS}"
     ):
         await serve(tmp_path / "a", 0)
     words = ["streams", "accept-damage", "--data-dir", str(tmp_path / "a")]

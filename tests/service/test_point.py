@@ -68,7 +68,7 @@ def test_what_is_no_point_is_refused_by_name(text: str) -> None:
 
 def test_a_revision_needs_a_job() -> None:
     """Where no single job is meant, the refusal says so."""
-    with pytest.raises(InvalidInput, match="a revision is of one job"):
+    with pytest.raises(InvalidInput, match="a revision needs a job"):
         parse_point("r3", now=NOW)
 
 
@@ -139,9 +139,9 @@ async def test_points_that_are_not_there_yet_are_refused() -> None:
     assert await resolve_point(log, SequencePoint(0), now=NOW) == 0
     assert await resolve_point(log, TimePoint(NOW + 60 * SECOND), now=NOW) == 1
     assert await resolve_point(log, TimePoint(NOW - 1), now=NOW) == 0
-    with pytest.raises(InvalidInput, match="the log ends at 1"):
+    with pytest.raises(InvalidInput, match="the log; use one up to 1"):
         await resolve_point(log, SequencePoint(2), now=NOW)
-    with pytest.raises(InvalidInput, match="not come yet"):
+    with pytest.raises(InvalidInput, match="in the future"):
         await resolve_point(log, TimePoint(NOW + 60 * SECOND + 1), now=NOW)
-    with pytest.raises(InvalidInput, match="of one job"):
+    with pytest.raises(InvalidInput, match="needs a job"):
         await resolve_point(log, RevisionPoint(1), now=NOW)

@@ -236,7 +236,7 @@ async def test_directory_of_another_user_is_not_taken_over(
     settings = Settings(data_dir=tmp_path)
     (tmp_path / NATS_FOLDER / "jetstream").mkdir(parents=True)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 12_345)
-    with pytest.raises(EmbeddedServerError, match="run this as that user"):
+    with pytest.raises(EmbeddedServerError, match="run the command as that user"):
         async with open_log(settings):
             pass
 

@@ -91,7 +91,7 @@ async def served_api(
         finally:
             http.stop_accepting()
             await service.hub.close()
-            await http.cut_off()
+            await http.stop()
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ def test_a_reader_reads_and_does_not_write() -> None:
     reader = principal(Role.READER)
     assert reader.may_read("a")
     assert not reader.may_write("a")
-    with pytest.raises(Forbidden, match="may only read"):
+    with pytest.raises(Forbidden, match="has the role reader"):
         reader.require_write("a")
 
 

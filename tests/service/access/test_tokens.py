@@ -199,7 +199,7 @@ def test_an_expired_token_is_refused(tmp_path: Path) -> None:
     for each in (file, other):
         with pytest.raises(Unauthorized, match="has expired"):
             each.authenticate(bearer(text))
-        with pytest.raises(Unauthorized, match="while the request was under way"):
+        with pytest.raises(Unauthorized, match="during the request"):
             each.require_valid(principal)
         assert not each.is_open
     assert [one.expires for one in other.records()] == [record.expires]
@@ -212,7 +212,7 @@ def test_an_expired_token_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seconds", [0.5, 10 * 366 * 86_400.0, -1.0])
 def test_an_expiry_that_makes_no_sense_is_refused(tokens: TokenFile, seconds: float) -> None:
     """And nothing is written."""
-    with pytest.raises(InvalidInput, match="expires is"):
+    with pytest.raises(InvalidInput, match="expires must be"):
         tokens.create("ci", Role.READER, expires_seconds=seconds)
     assert not tokens.records()
 
@@ -236,7 +236,7 @@ def test_a_name_of_several_tokens_is_not_enough_to_revoke(tokens: TokenFile) -> 
     assert tokens.authenticate(bearer(text)).token_id == new.id
     assert tokens.revoke("ci").id == new.id
     for gone in ("ci", old.id, "nobody"):
-        with pytest.raises(InvalidInput, match="no token that counts"):
+        with pytest.raises(InvalidInput, match="no valid token"):
             tokens.revoke(gone)
 
 
@@ -245,7 +245,7 @@ def test_a_name_of_several_tokens_is_not_enough_to_revoke(tokens: TokenFile) -> 
 )
 def test_a_name_that_cannot_stand_in_the_record_is_refused(tokens: TokenFile, name: str) -> None:
     """It becomes the actor of events."""
-    with pytest.raises(InvalidInput, match="for a token"):
+    with pytest.raises(InvalidInput, match="invalid token name"):
         tokens.create(name, Role.READER)
 
 
@@ -271,7 +271,7 @@ def test_old_revoked_tokens_make_room_and_others_do_not(
     first, _ = tokens.create("a", Role.READER)
     for name in "bc":
         tokens.create(name, Role.READER)
-    with pytest.raises(InvalidInput, match="revoke some"):
+    with pytest.raises(InvalidInput, match="revoke one"):
         tokens.create("d", Role.READER)
     tokens.revoke(first.id)
     tokens.create("d", Role.READER)

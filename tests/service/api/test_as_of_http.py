@@ -86,8 +86,8 @@ async def test_the_spec_and_its_versions_are_those_of_the_point(
         ("0", 404, "did not exist at the sequence 0"),
         ("2000-01-01T00:00:00Z", 404, "did not exist at 2000-01-01T00:00:00.000000000Z: it was created at 2"),
         ("r9", 404, "has no revision 9"),
-        ("9", 400, "the log ends at 8"),
-        ("2199-01-01T00:00:00Z", 400, "not come yet"),
+        ("9", 400, "the log; use one up to 8"),
+        ("2199-01-01T00:00:00Z", 400, "in the future"),
         ("0123456789ab-5", 410, "another stream"),
         ("yesterday", 400, "RFC 3339"),
     ],
@@ -207,7 +207,7 @@ async def test_a_diff_of_one_job_takes_its_revisions(api: tuple[Service, httpx.A
     [item] = (await ask(client, DIFF, **{"from": "r1", "to": "r2"}, job="j0"))["Items"]
     assert [event["Revision"] for event in item["Events"]] == [2]
     assert (await ask(client, DIFF, **{"from": "7", "to": "8"}, job="j1"))["Items"] == []
-    assert "of one job" in (await ask(client, DIFF, **{"from": "r1"}, code=400))["detail"]
+    assert "needs a job" in (await ask(client, DIFF, **{"from": "r1"}, code=400))["detail"]
 
 
 async def test_a_diff_is_refused_for_what_makes_no_sense(
@@ -272,7 +272,9 @@ async def test_a_next_token_that_nobody_gave_waits_for_nothing(
     pair = f"{format_cursor(service.mark, 1)}.{beyond}.0"
     for path, token in (("/jobs", f"{beyond}.{valid}"), (DIFF, pair), ("/jobs/j0/history", f"{beyond}.0")):
         answer = await ask(client, path, code=400, next_token=token)
-        assert "next_token is the sequence 99, and the log ends at 8" in answer["Message"]
+        assert (
+            "next_token is the sequence 99, beyond the end of the log; use one up to 8" in answer["Message"]
+        )
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from tests.support.service_process import RunningService, clean_env, running_ser
 
 
 @contextlib.contextmanager
-def write_under_way(service: RunningService, name: str) -> Iterator[tuple[socket.socket, bytes]]:
+def write_in_flight(service: RunningService, name: str) -> Iterator[tuple[socket.socket, bytes]]:
     """A submission whose headers the service has taken, and the body that it waits for."""
     body = json.dumps(job_body(name)).encode()
     place = urlsplit(service.url)
@@ -56,10 +56,10 @@ def test_a_signal_ends_an_idle_service_in_order(tmp_path: Path, number: signal.S
     assert "ended: exit code 0" in service.output[-1]
 
 
-def test_a_write_under_way_is_answered_and_kept(tmp_path: Path) -> None:
+def test_a_write_in_flight_is_answered_and_kept(tmp_path: Path) -> None:
     """SIGTERM in the middle of a submission: it is answered, and the job is there after the next start."""
     with running_service(tmp_path) as service:
-        with write_under_way(service, "late") as (connection, body):
+        with write_in_flight(service, "late") as (connection, body):
             service.process.terminate()
             wait_line(service, "draining: 1 requests")
             connection.sendall(body)
@@ -74,7 +74,7 @@ def test_a_service_that_drains_takes_nothing_new(tmp_path: Path) -> None:
     """A new connection is refused, or told that the service is ending; an old one is told so."""
     with running_service(tmp_path) as service, httpx.Client(base_url=service.url) as client:
         client.get("/livez")
-        with write_under_way(service, "late") as (connection, body):
+        with write_in_flight(service, "late") as (connection, body):
             service.process.terminate()
             wait_line(service, "draining")
             with contextlib.suppress(httpx.TransportError):
@@ -108,7 +108,7 @@ def test_a_request_that_does_not_end_is_cut_off_at_the_bound(tmp_path: Path) -> 
     """The log says how many, and the exit code is 1."""
     with (
         running_service(tmp_path, "--drain-timeout-seconds", "0.3") as service,
-        write_under_way(service, "never"),
+        write_in_flight(service, "never"),
     ):
         service.process.terminate()
         assert ended(service) == 1
@@ -120,7 +120,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     """Whatever is under way, and however long the drain may take; the embedded server ends with it."""
     with (
         running_service(tmp_path, "--drain-timeout-seconds", "600") as service,
-        write_under_way(service, "never"),
+        write_in_flight(service, "never"),
     ):
         child = server_pid(service)
         service.process.terminate()
@@ -173,11 +173,11 @@ async def test_answers_that_nobody_reads_do_not_hold_up_the_end(monkeypatch: pyt
     """Once no handler runs, the drain waits a named time for readers, and counts as done."""
     monkeypatch.setattr(serve_module, "UNSENT_GRACE_SECONDS", 0.1)
     never = asyncio.Event()
-    http = SimpleNamespace(under_way=1, wait_ended=never.wait)
+    http = SimpleNamespace(in_flight=1, wait_ended=never.wait)
     ending = asyncio.create_task(serve_module._wait_ended(http))  # type: ignore[arg-type]
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(ending), 0.4)  # a handler runs: it is waited for
-    http.under_way = 0
+    http.in_flight = 0
     await asyncio.wait_for(ending, 5)
 
 

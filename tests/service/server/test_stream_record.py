@@ -165,10 +165,10 @@ async def test_record_follows_the_log_in_bounded_intervals(
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock[0])
     record = StreamRecord(tmp_path / RECORD_FILE, clock=lambda: 0)
     record.replace([report(5)])
-    await record.note("JOBS", 7)
+    await record.update("JOBS", 7)
     for at, sequence, kept in ((9.9, 8, 7), (10.0, 9, 9), (30.0, 4, 9)):
         clock[0] = at
-        await record.note("JOBS", sequence)
+        await record.update("JOBS", sequence)
         assert record.read()["JOBS"].last_sequence == kept
 
 
@@ -195,7 +195,7 @@ async def test_damaged_record_is_evidence_and_is_replaced(tmp_path: Path) -> Non
     with pytest.raises(InvalidSettings, match="can't be read"):
         StreamRecord(path).read()
     found = await evidence_in(tmp_path, store=tmp_path / "x", view=tmp_path / "y")("JOBS")
-    assert "a service has written it" in found[0]
+    assert "a service wrote it" in found[0]
     async with running_api(tmp_path):
         assert StreamRecord(path).read()["JOBS"].last_sequence == JOBS
 
@@ -237,7 +237,7 @@ async def test_a_shorter_stream_than_the_recorded_one_stops_the_start(
         return [report(4)]
 
     with pytest.raises(
-        LogTruncated, match=r"JOBS ends at 4, .* recorded 5 at .*: its end is lost\. Ways out"
+        LogTruncated, match=r"JOBS ends at 4, .* recorded 5 at .*: its end is lost\. Use the right"
     ):
         await record.verify(short)
 
