@@ -180,11 +180,11 @@ async def test_points_that_are_not_in_the_log_are_refused(log: EventLog) -> None
     with pytest.raises(CursorGone, match="another stream"):
         await exported(log, after="0123456789ab-3")
     with pytest.raises(InvalidInput, match="until is the sequence 11"):
-        await told(log, until="11")
+        await exported(log, until="11")
     with pytest.raises(InvalidInput, match=r"since is .* in the future"):
-        await told(log, since="2999-01-01T00:00:00Z")
+        await exported(log, since="2999-01-01T00:00:00Z")
     with pytest.raises(InvalidInput, match="a revision needs a job"):
-        await told(log, until="r3")
+        await exported(log, until="r3")
 
 
 async def test_an_empty_log_is_told_at_once(log: EventLog) -> None:
