@@ -108,7 +108,7 @@ class Generation:
         inventory = Inventory(streams, linking, total, tuple(filter(None, repaired)))
         for stream in streams:
             self._keep_stream(stream, linking=linking)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         write_durably(self._inventory, msgspec.json.encode(inventory))
         # Only now: until here, what the server would start on has not changed.
         for stream in streams:
@@ -127,14 +127,14 @@ class Generation:
             shutil.rmtree(live, ignore_errors=True)
             live.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
             shutil.move(kept, live)
-            _sync_folder(live.parent)
+            sync_folder(live.parent)
         self.remove()
 
     def remove(self) -> None:
         """Forget the generation: the start was proven."""
         self._inventory.unlink(missing_ok=True)
         if self.folder.is_dir():
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         shutil.rmtree(self.kept, ignore_errors=True)
 
     def inventory(self) -> Inventory | None:
@@ -259,7 +259,7 @@ class Generation:
                     continue  # nats-server writes neither; it deletes them
                 is_sealed = linking and name in sealed and path.parent.name == _MESSAGES
                 _keep_file(path, here / name, link=is_sealed)
-            _sync_folder(here)
+            sync_folder(here)
 
     def _prepare(self, stream: StreamFiles, *, linking: bool, full_check: bool) -> None:
         folder = self.messages(stream)
@@ -413,10 +413,11 @@ def write_durably(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes new, renamed and deleted files of a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

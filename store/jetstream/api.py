@@ -1,4 +1,4 @@
-"""The JetStream API's messages that we speak, as Structs (NATS ADR-1, ADR-8, ADR-31, ADR-50)."""
+"""Messages of the JetStream API as Structs (NATS ADR-1, ADR-8, ADR-31, ADR-50)."""
 
 import re
 from typing import Any, TypeVar
@@ -12,29 +12,30 @@ from jobledger.store.model.limits import (
     REPLICA_SILENT_SECONDS,
     REQUEST_TIMEOUT_SECONDS,
 )
+from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 
 API = "$JS.API"
 _INFO = "INFO"
 Reply = TypeVar("Reply")
 
-# Error codes of the server (server/errors.json), with what they mean to us.
+# Error codes of the server (server/errors.json), with their meaning here.
 WRONG_LAST_SEQUENCE = 10071  # another event of the subject came first
-IN_FLIGHT_CONFLICT = 10164  # the same, while the other one is still being replicated; no sequence in the text
-IN_FLIGHT_DUPLICATE = 10158  # this very event, from an earlier try, is still being replicated
+IN_FLIGHT_CONFLICT = 10164  # the same, while that event is still being replicated; the text has no sequence
+IN_FLIGHT_DUPLICATE = 10158  # this event, from an earlier try, is still being replicated
 STREAM_NOT_FOUND = 10059
-NO_SUITABLE_PEERS = 10005  # too few nodes that run, as while a cluster starts
+NO_SUITABLE_PEERS = 10005  # too few nodes are running, for example while a cluster starts
 STREAM_EXISTS_DIFFERENT = 10058
 MESSAGE_NOT_FOUND = 10037
 EXPECTED_STREAM_DIFFERENT = 10060
-_STORE_FAILED = 10077  # the stream is full, or the disk failed: only the text tells
+_STORE_FAILED = 10077  # the stream is full, or the disk failed: only the text shows which
 _NO_STORAGE = 10047  # the account or the server has no room left
-_NOT_NOW = {503, 408, 500}  # HTTP-like codes of errors that another try may cure (no leader, shutting down)
+_RETRYABLE = {503, 408, 500}  # HTTP-like codes of temporary errors (no leader, shutting down)
 
 _LAST_SEQUENCE = re.compile(r"wrong last sequence: (\d+)")
 
 
 class ApiError(msgspec.Struct, frozen=True):
-    """What the server says went wrong."""
+    """An error as the server reports it."""
 
     code: int = 0
     err_code: int = 0
@@ -42,29 +43,29 @@ class ApiError(msgspec.Struct, frozen=True):
 
     @property
     def may_pass(self) -> bool:
-        """Whether trying again soon can help."""
+        """Whether the error is temporary."""
         if self.err_code in (WRONG_LAST_SEQUENCE, IN_FLIGHT_CONFLICT) or self.is_full:
             return False
-        return self.code in _NOT_NOW
+        return self.code in _RETRYABLE
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no room; the server says 503 to that too, and would say it for long."""
+        """Whether there is no space left. The server's code for that is 503 too, but it lasts."""
         return self.err_code == _NO_STORAGE or (
             self.err_code == _STORE_FAILED and self.description.endswith("exceeded")
         )
 
     @property
     def last_sequence(self) -> int | None:
-        """The subject's last sequence, which a 10071 gives in its text alone."""
+        """The subject's last sequence, which a 10071 has only in its text."""
         found = _LAST_SEQUENCE.search(self.description)
         return int(found[1]) if found else None
 
     def as_exception(self, doing: str) -> LogError:
-        """The error for a caller who can't do anything special about it."""
-        text = f"{doing}: the server says {self.description!r} ({self.err_code or self.code})"
+        """The error for a caller that does not handle it."""
+        text = f"{doing}: nats-server reports {self.description!r} ({self.err_code or self.code})"
         if self.is_full:
-            return LogRefused(f"{text}; the log is full: raise its max_bytes, or give it more disk")
+            return LogRefused(f"{text}; the log is full: raise its max_bytes, or add disk space")
         return LogUnavailable(f"{text}; try again") if self.may_pass else LogRefused(text)
 
 
@@ -95,9 +96,9 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         name: of its server.
-        current: whether it has everything, as far as the one that answers knows.
-        offline: whether its server is gone, in the same way.
-        active: nanoseconds since the last word from it.
+        current: whether it has all entries, as far as the one that answers knows.
+        offline: whether its server is down, as far as the one that answers knows.
+        active: nanoseconds since the last contact with it.
         lag: entries that it has not applied yet.
     """
 
@@ -109,18 +110,18 @@ class ReplicaInfo(msgspec.Struct, frozen=True):
 
     @property
     def is_gone(self) -> bool:
-        """Whether it takes part in no vote: a leader calls a dead one offline only after a while."""
-        return self.offline or self.active > REPLICA_SILENT_SECONDS * 1e9
+        """Whether it does not vote. A leader reports a dead replica as offline only after a while."""
+        return self.offline or self.active > REPLICA_SILENT_SECONDS * NANOSECONDS_PER_SECOND
 
 
 class MoveStatus(msgspec.Struct, frozen=True):
-    """What the leader does to move or to fill replicas, or what it waits for, in words (nats-server 2.15)."""
+    """What the leader does to move or fill replicas, or waits for, as text (nats-server 2.15)."""
 
     description: str = ""
 
 
 class DesiredReplicas(msgspec.Struct, frozen=True):
-    """Where the replicas of a stream are to be, while they are not there yet."""
+    """The target of a move of replicas, while it is not reached."""
 
     replicas: tuple[ReplicaInfo, ...] = ()
     status: MoveStatus | None = None
@@ -130,11 +131,11 @@ class ClusterInfo(msgspec.Struct, frozen=True):
     """The replicas of a stream, as one of them sees it.
 
     Attributes:
-        leader: the server that leads; empty: none that is known.
-        leader_since: when the one that answers became the leader and had applied all that was committed
+        leader: the server that leads; empty: unknown.
+        leader_since: when the one that answers became the leader and had applied everything committed
             before; None: it does not lead.
-        replicas: the others; without a leader all of them. Empty for a stream of one replica.
-        desired: where they are to be; None: they are there.
+        replicas: the others; without a leader all of them. Empty for a stream with one replica.
+        desired: the target of a move; None without one.
     """
 
     leader: str = ""
@@ -154,28 +155,27 @@ class StreamInfo(msgspec.Struct, frozen=True):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What clients noted on the stream; nats-server notes its own."""
+        """The stream's metadata, set by clients and by nats-server itself."""
         return dict(self.config.get("metadata") or {})
 
 
 def has_others(info: StreamInfo) -> bool:
-    """Whether there are replicas besides the one that answers."""
+    """Whether the stream has other replicas than the one that answers."""
     return info.cluster is not None and bool(info.cluster.replicas)
 
 
 def leader_of(info: StreamInfo) -> str:
-    """The leader that gave an answer, with the beginning of its term; empty if it did not show to be current.
+    """The leader that answered, with the start of its term; empty if the answer does not prove it current.
 
-    The only replica of a stream is always current: what it has recovered is all there is.
+    The only replica of a stream is always current: what it recovered is the stream.
     """
     cluster = info.cluster
     if cluster is None or not cluster.replicas:
         return "the only replica"
     if cluster.leader_since is None:
         return ""
-    heard = sum(
-        not each.offline and 0 < each.active <= LEADER_CONTACT_SECONDS * 1e9 for each in cluster.replicas
-    )
+    contact = LEADER_CONTACT_SECONDS * NANOSECONDS_PER_SECOND
+    heard = sum(not each.offline and 0 < each.active <= contact for each in cluster.replicas)
     majority = (len(cluster.replicas) + 1) // 2 + 1
     return f"{cluster.leader} since {cluster.leader_since}" if heard + 1 >= majority else ""
 
@@ -232,14 +232,14 @@ def status_of(message: Message) -> str:
 
 
 def read_ack(message: Message) -> PubAck:
-    """The answer to a published message; one that is not understood counts as "ask again"."""
+    """The answer to a published message; one that cannot be decoded counts as a temporary error."""
     status = status_of(message)
-    if status:  # 503: nobody listens, so nothing was written
+    if status:  # 503: no responder, so nothing was written
         return PubAck(error=ApiError(code=503, description=f"status {status}"))
     try:
         return _ack_decoder.decode(message.payload)
     except msgspec.DecodeError as error:
-        return PubAck(error=ApiError(code=503, description=f"an answer that is not understood: {error}"))
+        return PubAck(error=ApiError(code=503, description=f"invalid answer: {error}"))
 
 
 def _remedy(verb: str) -> str:
@@ -249,7 +249,7 @@ def _remedy(verb: str) -> str:
 
 
 async def _answers(connection: Connection) -> bool:
-    """Whether JetStream answers this user at all."""
+    """Whether JetStream answers this user."""
     try:
         await connection.request(f"{API}.{_INFO}", b"")
     except LogUnavailable:
@@ -266,34 +266,36 @@ async def call(
     timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
     permitted: bool = False,
 ) -> Reply:
-    """Ask the JetStream API.
+    """Sends a request of the JetStream API.
 
     Args:
         connection: to the servers.
-        verb: of the API, without its prefix.
+        verb: the subject without its prefix.
         request: encoded as JSON.
-        reply: what the answer is decoded as.
+        reply: type of the answer.
         timeout_seconds: for the answer.
-        permitted: find out at once if the NATS user may not ask this, instead of waiting for an answer.
+        permitted: fail at once if the NATS user lacks the right, instead of waiting for an answer.
 
     Raises:
-        LogNotPermitted: if `permitted` is set and the NATS user may not.
-        LogUnavailable: if there is no answer.
-        LogError: if the answer is not one that we know.
+        LogNotPermitted: `permitted` is set, and the NATS user lacks the right.
+        LogUnavailable: there is no answer.
+        LogError: the answer cannot be decoded.
     """
-    ask = connection.request_if_permitted if permitted else connection.request
+    send = connection.request_if_permitted if permitted else connection.request
     try:
-        message = await ask(f"{API}.{verb}", msgspec.json.encode(request), timeout_seconds=timeout_seconds)
+        message = await send(f"{API}.{verb}", msgspec.json.encode(request), timeout_seconds=timeout_seconds)
     except NoResponders as error:
         if permitted and verb != _INFO and await _answers(connection):
             raise LogNotPermitted(
-                f"no answer from {API}.{verb}, though JetStream answers: the NATS account of this user does"
+                f"no answer from {API}.{verb}, although JetStream answers: the NATS account of this user does"
                 f" not import that subject; {_remedy(verb)}"
             ) from error
         raise
     if status_of(message):
-        raise LogUnavailable(f"{verb}: the server answers with status {status_of(message)}; try again")
+        raise LogUnavailable(f"{verb}: nats-server answered with status {status_of(message)}; try again")
     try:
         return msgspec.json.decode(message.payload, type=reply)
     except msgspec.DecodeError as error:
-        raise LogError(f"{verb}: the server's answer is not understood ({error})") from error
+        raise LogError(
+            f"{verb}: the answer of nats-server cannot be decoded ({error}); check its version"
+        ) from error

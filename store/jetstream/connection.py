@@ -1,8 +1,8 @@
 """The connection to NATS: the only module that imports `nats`.
 
-It is thin on purpose. The JetStream protocol is spoken by the modules beside it in plain messages, because
-the client library lacks the parts that we need (atomic batches, batched direct get) and is slow or unsafe in
-some that it has.
+It is thin on purpose. The other modules of this folder speak the JetStream protocol in plain messages,
+because the client library lacks some parts of it (atomic batches, batched direct get), and is slow or unsafe
+in others.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from jobledger.store.model.limits import REQUEST_TIMEOUT_SECONDS
 
 
 class Headers(Mapping[str, str]):
-    """Headers that are parsed when somebody looks: of a million delivered events nobody ever does.
+    """Headers that are parsed on first access: those of most delivered events are never read.
 
     Args:
-        raw: the header block as it came: `NATS/1.0[ status[ description]]`, then `Key: value` lines.
+        raw: the header block as received: `NATS/1.0[ status[ description]]`, then `Key: value` lines.
     """
 
     __slots__ = ("_parsed", "_raw")
@@ -56,7 +56,7 @@ class Headers(Mapping[str, str]):
             self._parsed = {key: value.strip() for key, colon, value in pairs if colon}
             _, _, inline = first.partition(" ")
             status, _, description = inline.partition(" ")
-            if status:  # set last: a header of this name must not pass for the server's own word
+            if status:  # set last: a header of this name must not be taken for the server's status
                 self._parsed |= {"Status": status, "Description": description}
             else:
                 self._parsed.pop("Status", None)
@@ -65,15 +65,15 @@ class Headers(Mapping[str, str]):
 
 CONNECT_TIMEOUT_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 0.1
-PING_INTERVAL_SECONDS = 5  # with MAX_LOST_PINGS: a connection that went silent is given up after some 15 s
+PING_INTERVAL_SECONDS = 5  # with MAX_LOST_PINGS: a silent connection is closed after about 15 s
 MAX_LOST_PINGS = 2
-VIOLATION_SECONDS = 15.0  # a violation of permissions explains a missing answer for so long
+VIOLATION_SECONDS = 15.0  # a permissions violation explains a missing answer for this long
 SEND_BUFFER_BYTES = 16 * 1_048_576
 _PUBLISH_VIOLATION = re.compile(r'permissions violation for publish to "(?P<subject>[^"]+)"')
 
 
 class Message(NamedTuple):
-    """A message from NATS, without the library's class around it."""
+    """A message from NATS, independent of the library's class."""
 
     subject: str
     reply: str
@@ -82,18 +82,18 @@ class Message(NamedTuple):
 
 
 class _QuickClient(Client):
-    """The library's client: headers in and out done quicker, and less that ends it for good.
+    """The library's client with faster headers, which fewer errors close for good.
 
-    The methods are private to the library, so its version is bounded (pyproject.toml), and
-    `tests/store/jetstream/test_connection.py` fails when one of them is gone.
+    The overridden methods are private to the library, so its version is bounded (pyproject.toml), and
+    `tests/store/jetstream/test_connection.py` fails when one of them is missing.
     """
 
     async def _process_headers(self, headers: bytes) -> Headers | None:  # type: ignore[override]
         return Headers(headers) if headers else None
 
     def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Msg:
-        # The server takes a subject that is not UTF-8 from any writer. The library's strict decoding would
-        # end its reading task without a word, and so hang every reader at that message, for ever.
+        # The server accepts a subject that is not UTF-8 from any writer. The library's strict decoding would
+        # end its reading task without notice, and block every reader at that message forever.
         return self.msg_class(
             subject=subject.decode(errors="replace"),
             reply=reply.decode(errors="replace"),
@@ -104,14 +104,14 @@ class _QuickClient(Client):
         )
 
     def fail_requests(self) -> None:
-        """Tell those who wait for an answer that the connection it would come by is lost."""
+        """Fails all requests that wait for an answer, because the connection is lost."""
         for future in tuple(self._resp_map.values()):
             if not future.done():
                 future.set_exception(NatsError("connection lost"))
 
     async def _process_err(self, err_msg: str) -> None:
-        # The library closes itself for good on most errors of the server (credentials expired, a line too
-        # long); a connection that mends itself tries again.
+        # The library closes itself for good on most errors of the server (expired credentials, a line that
+        # is too long). This connection reconnects.
         error = NatsError(f"nats: {err_msg}")
         await self._error_cb(error)
         if "permissions violation" not in err_msg:
@@ -122,24 +122,24 @@ class _QuickClient(Client):
         try:
             await super()._process_connect_init()
         except (OSError, asyncio.CancelledError):
-            # After a TLS handshake that failed, the library would wait for the end of a connection that never
-            # tells of its end: for ever, at the first connect as at any later one. After a cancellation it
-            # would leave the socket open.
+            # After a failed TLS handshake the library would wait forever for the end of a connection that
+            # never reports it, in the first connect and in any later one. After a cancellation it would leave
+            # the socket open.
             if transport is not None:
                 transport.close()  # type: ignore[no-untyped-call]
             self._transport = None
             raise
 
     def _connect_command(self) -> bytes:
-        # The library would send the credentials in the open to whoever answers that it needs no TLS.
+        # The library would send the credentials unencrypted to any server that does not require TLS.
         if self.options.get("tls") is not None and not self._server_info.get("tls_required"):
-            raise NatsError("TLS is wanted, and the server does not offer it")
+            raise NatsError("TLS is configured, but the server does not offer it")
         return super()._connect_command()
 
     async def publish_quickly(
         self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str]
     ) -> None:
-        """`publish` for headers that are known to be plain: the library checks each one, every time."""
+        """`publish` for headers that need no check; the library checks each one on every call."""
         lines = "".join([f"{key}: {value}\r\n" for key, value in headers.items()])
         block = f"NATS/1.0\r\n{lines}\r\n".encode()
         size = len(block)
@@ -150,7 +150,7 @@ class _QuickClient(Client):
 
 
 class NoResponders(LogUnavailable):
-    """The server knows of nobody who listens on the subject: the message was dropped, nothing was written."""
+    """The subject has no subscriber: the server dropped the message, and nothing was written."""
 
 
 Handler = Callable[[Message], None]
@@ -158,31 +158,31 @@ Handler = Callable[[Message], None]
 
 
 class Connection:
-    """A connection that mends itself; made by `open`."""
+    """A connection that reconnects by itself; returned by `open`."""
 
     def __init__(self, client: _QuickClient) -> None:
         self._client = client
         self._subscriptions: dict[str, Subscription] = {}
         self._watchers: list[Callable[[bool], None]] = []
-        self._refusable: dict[str, set[asyncio.Future[None]]] = {}  # by the subject in lower case
+        self._refusable: dict[str, set[asyncio.Future[None]]] = {}  # by subject in lower case
         self._up = asyncio.Event()
         self.losses = 0  # of the connection, so far
         self._up.set()
         self._closed = False
-        self._errors: deque[Exception] = deque(maxlen=8)  # the library tells only that it gave up connecting
+        self._errors: deque[Exception] = deque(maxlen=8)  # the library does not report why connecting failed
         self._violations: deque[tuple[float, str]] = deque(maxlen=8)  # of permissions, with their times
 
     @classmethod
     async def open(cls, url: str, *, name: str = "jobledger", **options: Any) -> "Connection":
-        """Connect.
+        """Connects.
 
         Args:
-            url: `nats://host:port`, or several with commas between them.
+            url: `nats://host:port`, or several, separated by commas.
             name: shown in the server's monitoring.
-            options: credentials and TLS, as `nats.connect` takes them.
+            options: credentials and TLS, as for `nats.connect`.
 
         Raises:
-            LogUnavailable: if no server answers.
+            LogUnavailable: no server answers.
         """
         client = _QuickClient()
         connection = cls(client)
@@ -192,13 +192,14 @@ class Connection:
                 servers,
                 name=name,
                 connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                # Once up, it tries for ever: each operation has its own bound. The first connect must fail.
+                # Only for the first connect. Later it reconnects forever: each operation has a bound of its
+                # own.
                 max_reconnect_attempts=1,
                 reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # any number will do
                 ping_interval=PING_INTERVAL_SECONDS,
                 max_outstanding_pings=MAX_LOST_PINGS,
                 pending_size=SEND_BUFFER_BYTES,
-                skip_subject_validation=True,  # ours are percent-encoded; a check is 10 % of a publish
+                skip_subject_validation=True,  # subjects are percent-encoded; a check is 10 % of a publish
                 error_cb=connection._on_error,
                 disconnected_cb=connection._on_disconnected,
                 reconnected_cb=connection._on_reconnected,
@@ -208,13 +209,13 @@ class Connection:
             with suppress(Exception):
                 await client.close()
             shown = ", ".join(_without_secrets(server) for server in servers)
-            raise LogUnavailable(_no_connection(shown, connection._errors or [error])) from error
+            raise LogUnavailable(_connect_failure(shown, connection._errors or [error])) from error
         client.options["max_reconnect_attempts"] = -1
         return connection
 
     @property
     def max_payload(self) -> int:
-        """The largest message that the server takes, headers included, in bytes."""
+        """The largest message that the server accepts, headers included, in bytes."""
         return int(self._client.max_payload)
 
     @property
@@ -223,8 +224,8 @@ class Connection:
         return bool(self._client.is_connected) and self._up.is_set() and not self._closed
 
     @property
-    def trouble(self) -> str:
-        """Why there may be no answer, as far as the connection knows."""
+    def problem(self) -> str:
+        """The likely reason for a missing answer."""
         if not self.is_up:
             return "no connection to nats-server"
         if self._violations and _clock() - self._violations[-1][0] < VIOLATION_SECONDS:
@@ -232,42 +233,42 @@ class Connection:
         return "nats-server is connected and does not answer"
 
     def watch(self, watcher: Callable[[bool], None]) -> None:
-        """Tell `watcher` when the connection is lost (False) and when it is back (True)."""
+        """Calls `watcher` when the connection is lost (False) and when it is back (True)."""
         self._watchers.append(watcher)
 
     def unwatch(self, watcher: Callable[[bool], None]) -> None:
-        """Stop telling `watcher`; harmless if it is not told any more."""
+        """Removes a watcher, if it is there."""
         with suppress(ValueError):
             self._watchers.remove(watcher)
 
     async def wait_up(self, timeout_seconds: float) -> None:
-        """Wait until messages can be sent.
+        """Waits until messages can be sent.
 
         Raises:
-            LogUnavailable: if that takes longer, or the connection is closed.
+            LogUnavailable: that takes longer, or the connection is closed.
         """
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._up.wait()
         except TimeoutError:
             raise LogUnavailable(
-                "no connection to nats-server; nothing was written; it is being tried again"
+                "no connection to nats-server; nothing was written; reconnecting continues"
             ) from None
         self._check_open()
 
     async def publish(
         self, subject: str, payload: bytes, reply: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send one message; whether it arrived only an answer can tell.
+        """Sends one message. Only an answer shows that it arrived.
 
         Args:
-            subject: where to; of printable ASCII without spaces, as are the headers.
+            subject: of printable ASCII without spaces, like the headers.
             payload: the content.
-            reply: where an answer goes.
+            reply: the subject of an answer.
             headers: of the message.
 
         Raises:
-            LogUnavailable: if the connection is closed, or its send buffer full.
+            LogUnavailable: the connection is closed, or its send buffer is full.
         """
         try:
             if headers and self._client.is_connected:
@@ -275,8 +276,8 @@ class Connection:
             else:
                 await self._client.publish(subject, payload, reply, headers)  # type: ignore[arg-type]
         except NatsError as error:
-            raise LogUnavailable(f"can't send to nats-server: {_say(error)}") from error
-        except OSError:  # handed over, and the connection broke: only an answer, or its absence, can tell
+            raise LogUnavailable(f"cannot send to nats-server: {_describe(error)}; try again") from error
+        except OSError:  # the connection broke while sending: the message may have arrived
             return
 
     async def request(
@@ -287,11 +288,11 @@ class Connection:
         headers: dict[str, str] | None = None,
         timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
     ) -> Message:
-        """Send a message and wait for its one answer.
+        """Sends a message and waits for its only answer.
 
         Raises:
-            NobodyAnswers: if there is nobody to give one.
-            LogUnavailable: if there is no answer in time.
+            NoResponders: the subject has no subscriber.
+            LogUnavailable: there is no answer in time.
         """
         self._check_open()
         task = asyncio.current_task()
@@ -299,94 +300,94 @@ class Connection:
         started = _clock()
         try:
             message = await self._client.request(subject, payload, timeout=timeout_seconds, headers=headers)
-            # Before Python 3.12, `asyncio.wait_for`, which the library uses, drops a cancellation that comes
-            # together with the answer.
+            # Before Python 3.12, `asyncio.wait_for`, which the library uses, drops a cancellation that
+            # arrives together with the answer.
             if task is not None and task.cancelling() > cancelled_before:
                 raise asyncio.CancelledError
         except NoRespondersError:
             raise NoResponders(
-                f"nobody answers {subject}: JetStream is off, or the stream has no leader just now"
+                f"{subject} has no responder: JetStream is off, or the stream has no leader at the moment"
             ) from None
         except (NatsError, OSError, TimeoutError) as error:
             if self._was_forbidden(subject, started):
                 raise LogUnavailable(
-                    f"the server does not allow this user to publish to {subject}; change its permissions"
+                    f"this NATS user may not publish to {subject}; change its permissions"
                 ) from error
-            raise LogUnavailable(f"no answer to {subject} ({_say(error)}); try again") from error
-        return _arrived(message)
+            raise LogUnavailable(f"no answer from {subject} ({_describe(error)}); try again") from error
+        return _to_message(message)
 
     async def request_if_permitted(
         self, subject: str, payload: bytes, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS
     ) -> Message:
-        """`request`, for one that the NATS user may have no right to: that is found out at once.
+        """`request` that fails at once if the NATS user lacks the right to it.
 
-        The server drops such a message and reports that on the side, so a plain request would wait for its
-        timeout.
+        The server drops such a message and reports the violation apart from any request, so a plain request
+        would wait for its timeout.
 
         Raises:
-            LogNotPermitted: the user lacks the right to publish to `subject`.
+            LogNotPermitted: the user may not publish to `subject`.
             LogUnavailable: there is no answer in time.
         """
         refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        key = subject.lower()  # the library makes lower case of what the server reports
+        key = subject.lower()  # the library converts the server's report to lower case
         self._refusable.setdefault(key, set()).add(refused)
-        asking = asyncio.create_task(self.request(subject, payload, timeout_seconds=timeout_seconds))
+        request = asyncio.create_task(self.request(subject, payload, timeout_seconds=timeout_seconds))
         try:
-            await asyncio.wait((asking, refused), return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
+            await asyncio.wait((request, refused), return_when=asyncio.FIRST_COMPLETED)
+            if not request.done():
                 raise LogNotPermitted(
                     f"the NATS user may not publish to {subject}; give it that right, or run `jobledger"
                     " streams create` as a user who has it"
                 )
-            return await asking
+            return await request
         finally:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
             waiting = self._refusable[key]
             waiting.discard(refused)
             if not waiting:
                 del self._refusable[key]
 
     async def subscribe(self, handler: Handler) -> str:
-        """Open a private inbox `<prefix>.*`, read by `handler`; returns the prefix with its dot."""
+        """Opens a private inbox `<prefix>.*` for `handler`; returns the prefix with its dot."""
         self._check_open()
         inbox = self._client.new_inbox()
 
         async def deliver(message: Msg) -> None:
-            handler(_arrived(message))
+            handler(_to_message(message))
 
-        # No limits here: what may be under way is bounded by whoever asks for it (requests, pulls).
+        # No limits here: the callers bound their requests and pulls.
         try:
             self._subscriptions[inbox] = await self._client.subscribe(
                 f"{inbox}.*", cb=deliver, pending_msgs_limit=0, pending_bytes_limit=0
             )
         except NatsError as error:
-            raise LogUnavailable(f"can't listen to nats-server: {_say(error)}") from error
+            raise LogUnavailable(f"cannot subscribe at nats-server: {_describe(error)}; try again") from error
         return f"{inbox}."
 
     async def unsubscribe(self, prefix: str) -> None:
-        """Close an inbox."""
+        """Closes an inbox."""
         subscription = self._subscriptions.pop(prefix.removesuffix("."), None)
         if subscription is not None:
             with suppress(NatsError):
                 await subscription.unsubscribe()
 
     async def close(self) -> None:
-        """Close the connection. Whoever waits on it is told."""
+        """Closes the connection; everything that waits on it fails."""
         self._closed = True
         with suppress(NatsError, OSError, TimeoutError):
             await self._client.close()
         self._watchers.clear()
-        self._up.set()  # so that `wait_up` does not wait for what will never come
+        self._up.set()  # ends `wait_up`
 
     def _check_open(self) -> None:
         if self._closed:
             raise LogUnavailable("the log is closed; nothing was written")
 
     def _was_forbidden(self, subject: str, since: float) -> bool:
-        """Whether the server said so; it is no answer to the request, so the request ends by its timeout."""
-        words = f'publish to "{subject}"'.lower()
-        return any(time >= since and words in text for time, text in self._violations)
+        """Whether the server reported a violation, which does not end the request: it ends by its timeout."""
+        reported = f'publish to "{subject}"'.lower()
+        return any(time >= since and reported in text for time, text in self._violations)
 
     async def _on_disconnected(self) -> None:
         self.losses += 1
@@ -401,7 +402,7 @@ class Connection:
             watcher(True)
 
     async def _on_error(self, error: Exception) -> None:
-        # Every operation has its own answer or its own timeout; the library's default would print to stderr.
+        # Every operation has an answer or a timeout of its own; the library's default would print to stderr.
         self._errors.append(error)
         text = str(error).lower()
         if "permissions violation" in text:
@@ -413,25 +414,26 @@ class Connection:
                     refused.set_result(None)
 
 
-def _arrived(message: Msg) -> Message:
+def _to_message(message: Msg) -> Message:
     return Message(message.subject, message.reply, message.data, message.headers)
 
 
-def _no_connection(shown: str, errors: Collection[Exception]) -> str:
+def _connect_failure(shown: str, errors: Collection[Exception]) -> str:
     for error in errors:
         if isinstance(error, ssl.SSLCertVerificationError):
             return (
-                f"the certificate of the nats-server at {shown} is not to be trusted"
+                f"the certificate of the nats-server at {shown} is not trusted"
                 f" ({error.verify_message}); check the CA, and the name in the URL"
             )
         if isinstance(error, ssl.SSLError):
-            return f"TLS with the nats-server at {shown} fails ({_say(error)}); check CA, certificate and key"
-    reasons = [_say(error) for error in errors]
+            reason = _describe(error)
+            return f"TLS with the nats-server at {shown} fails ({reason}); check CA, certificate and key"
+    reasons = [_describe(error) for error in errors]
     for reason in reasons:
         if "authorization" in reason.lower():
             return f"the nats-server at {shown} refuses these credentials ({reason}); check them"
-    if any(isinstance(error, ConnectionResetError) for error in errors):  # it may hang up before we read why
-        return f"the nats-server at {shown} hangs up ({reasons[-1]}); check credentials and certificate"
+    if any(isinstance(error, ConnectionResetError) for error in errors):  # before the reason was read
+        return f"the nats-server at {shown} hung up ({reasons[-1]}); check credentials and certificate"
     return f"no nats-server answers at {shown} ({reasons[-1]}); is it running?"
 
 
@@ -439,7 +441,7 @@ def _clock() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _say(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
@@ -451,5 +453,5 @@ _tokens = NUID()
 
 
 def new_token() -> str:
-    """A name that no other process has: for batches and consumers."""
+    """A globally unique name, for batches and consumers."""
     return str(_tokens.next().decode())

@@ -1,13 +1,13 @@
-"""Every Jobledger stream, declared once: what it is for, how it is created, and what must hold of it later.
+"""Declares every Jobledger stream: its purpose, its configuration, and what must hold of it later.
 
     JOBS                 the log
     JOBS_KEYS            answers to requests with an Idempotency-Key, for a day
     JOBS_SUBSCRIPTIONS   durable subscriptions and the jobs that they parked
-    JOBS_WEBHOOKS        webhooks, with their secrets
+    JOBS_WEBHOOKS        webhooks with their secrets
     JOBS_SEALS           signed checkpoints of the log's Merkle tree
     JOBS_HEARTBEAT       the last append of each service that checks that the log accepts appends
 
-The log's name is a setting; the other names begin with it. `stream` creates, checks and repairs streams from
+The log's name is a setting; the other names start with it. `stream` creates, checks and repairs streams from
 these declarations. No stream is compressed: nats-server 2.15.1 destroys a compressed one after `kill -9`
 (`docs/decisions/0019-no-compression-and-no-second-log.md`).
 """
@@ -27,18 +27,18 @@ from jobledger.store.model.subjects import ALL_SUBJECTS, STREAM_NAME
 from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 
 NO_COMPRESSION: Final = "none"
-KEYS_PREFIX: Final = "jobledger.keys."  # outside `jobs.>`: no reader of the log sees these
+KEYS_PREFIX: Final = "jobledger.keys."  # outside `jobs.>`: no reader of the log sees these subjects
 SEALS_PREFIX: Final = "jobledger.seals."
 HEARTBEAT_PREFIX: Final = "jobledger.heartbeat."
 
 # Metadata of the log's stream.
 COMPANIONS_KEY: Final = "jobledger.streams"
-"""Names the streams that exist if the log holds an event: they are created before the first append."""
+"""The streams that exist if the log has an event: they are created before the first append."""
 COMPRESSED_KEY: Final = "jobledger.compressed-up-to"
 """The last sequence when the compression of a stream was turned off; removed when its blocks are rewritten.
 
-nats-server 2.15.1 goes on compressing until it opens the stream's files again (`stream.go` sets
-`fsCfg.Compression` only there), so later blocks may be compressed as well.
+nats-server 2.15.1 continues to compress until it opens the stream's files again (`stream.go` sets
+`fsCfg.Compression` only there), so later blocks may be compressed too.
 """
 
 REPLICAS_KEY: Final = "jobledger.replicas"
@@ -52,9 +52,9 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What may differ between installations.
 
     Attributes:
-        name: the name of the log's stream.
-        replicas: 1, or 3 in a cluster; used when the log is created. The other streams copy the log's.
-        max_bytes: the log refuses events beyond this size; -1: no limit but the disk.
+        name: of the log's stream.
+        replicas: 1, or 3 in a cluster; used when the log is created. The other streams have as many.
+        max_bytes: the log refuses events beyond this size; -1: only the disk limits it.
         duplicate_window_seconds: how long the server remembers event ids.
     """
 
@@ -70,12 +70,12 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         suffix: of its name, after the log's; empty for the log itself.
         description: shown by `nats stream info`.
-        subject: what it takes; `{name}` is the stream's name.
+        subject: of its messages; `{name}` is the stream's name.
         required: fields whose other values break a promise, with the promise.
-        forbidden: fields that break a promise if they are set at all, with the promise.
+        forbidden: fields that must be off, with the promise.
         defaults: other fields, which an operator may change.
-        min_age_seconds: `max_age` may not be shorter; 0: `required` says what it must be.
-        keeps_records: whether losing it loses something; if so, it is never created a second time.
+        min_age_seconds: the least `max_age`; 0: it is among `required`.
+        keeps_records: its content matters, so it is never created a second time.
         remedy: what to do about a configuration that breaks a promise.
     """
 
@@ -90,16 +90,11 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = "Change it with `nats stream edit`"
 
     def name(self, log: str) -> str:
-        """The stream's name beside a log of this name."""
+        """The name of the stream that belongs to a log."""
         return f"{log}{self.suffix}"
 
     def config(self, log: StreamSettings, *, replicas: int) -> dict[str, Any]:
-        """The configuration to create it with, as the JetStream API takes it.
-
-        Args:
-            log: the settings of the log.
-            replicas: of this stream.
-        """
+        """The configuration for `STREAM.CREATE`."""
         name = self.name(log.name)
         config = {
             "name": name,
@@ -122,33 +117,29 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     def problems(self, name: str, config: Mapping[str, Any]) -> Iterator[str]:
         """Every field of an existing stream's configuration that breaks a promise.
 
-        Compression and replicas are not among them: those are repaired (`stream.prepare_streams`).
-
-        Args:
-            name: of the stream.
-            config: as the server has it.
+        Compression and replicas are repaired instead (`Streams.prepare`).
         """
         for field, (wanted, promise) in self.required.items():
-            # The server may leave a limit out that is off.
+            # The server may omit a limit that is off.
             found = config.get(field, wanted if wanted in (0, -1) else None)
             if found != wanted:
                 yield f"{field} is {found!r} and must be {wanted!r}: {promise}"
         subjects = [self.subject.format(name=name)]
         if config.get("subjects") != subjects:
-            yield f"subjects is {config.get('subjects')!r} and must be {subjects!r}: its records are there"
+            yield f"subjects is {config.get('subjects')!r} and must be {subjects!r}: its messages have these"
         for field, promise in self.forbidden.items():
             if config.get(field):
                 yield f"{field} is {config[field]!r} and must be off: {promise}"
         age_seconds = config.get("max_age", 0) / NANOSECONDS_PER_SECOND
         if 0 < age_seconds < self.min_age_seconds:
             yield (
-                f"max_age is {age_seconds:g} s and must be {self.min_age_seconds} s or more: its records"
-                " are promised for that long"
+                f"max_age is {age_seconds:g} s and must be {self.min_age_seconds} s or more: its messages"
+                " must be kept that long"
             )
 
 
 def _durable(what: str) -> dict[str, tuple[object, str]]:
-    """What every stream that keeps records needs."""
+    """What every stream with durable messages needs."""
     return {
         "storage": ("file", f"{what} survives a restart"),
         "retention": ("limits", f"reading {what} must not remove it"),
@@ -159,16 +150,16 @@ def _durable(what: str) -> dict[str, tuple[object, str]]:
 _OWN_MESSAGES: Final[dict[str, str]] = {
     "sealed": "messages must be appended",
     "no_ack": "an append is acknowledged",
-    "mirror": "messages come from their writers alone",
-    "sources": "messages come from their writers alone",
-    "subject_transform": "a message keeps the subject that it was appended to",
+    "mirror": "messages come only from their writers",
+    "sources": "messages come only from their writers",
+    "subject_transform": "a message keeps its subject",
     "allow_rollup_hdrs": "a message must not remove others: its header `Nats-Rollup: all` clears the stream",
     "allow_msg_schedules": "a message must not be published again under another subject",
 }
 _UNLIMITED: Final[dict[str, tuple[object, str]]] = {
-    "max_age": (0, "no event may ever vanish"),
-    "max_msgs": (-1, "no event may ever vanish"),
-    "max_msgs_per_subject": (-1, "no event may ever vanish"),
+    "max_age": (0, "no event may ever be removed"),
+    "max_msgs": (-1, "no event may ever be removed"),
+    "max_msgs_per_subject": (-1, "no event may ever be removed"),
 }
 _UNDELETABLE: Final[dict[str, tuple[object, str]]] = {
     "deny_delete": (True, "no message can be deleted"),
@@ -186,7 +177,7 @@ LOG: Final = StreamDeclaration(
         "allow_atomic": (True, "group commit uses atomic batches"),
         **_UNLIMITED,
     },
-    forbidden={**_OWN_MESSAGES, "allow_msg_ttl": "no event may ever vanish"},
+    forbidden={**_OWN_MESSAGES, "allow_msg_ttl": "no event may ever be removed"},
     remedy="Change it with `nats stream edit`, or name another stream",
 )
 KEYS: Final = StreamDeclaration(
@@ -206,11 +197,11 @@ SEALS: Final = StreamDeclaration(
         **_durable("a seal"),
         **_UNDELETABLE,
         "allow_direct": (True, "seals are read by direct get"),
-        "max_age": (0, "an old seal is worth more than a new one"),
+        "max_age": (0, "a seal is never removed"),
         "max_msgs": (-1, "a new seal must not push out an old one"),
         "max_msgs_per_subject": (-1, "a new seal must not push out an old one"),
     },
-    forbidden={**_OWN_MESSAGES, "allow_msg_ttl": "no seal may ever vanish"},
+    forbidden={**_OWN_MESSAGES, "allow_msg_ttl": "no seal may ever be removed"},
 )
 
 
@@ -248,11 +239,11 @@ HEARTBEAT: Final = StreamDeclaration(
 )
 
 COMPANIONS: Final = (KEYS, SUBSCRIPTIONS, WEBHOOKS, SEALS, HEARTBEAT)
-"""The streams beside the log, in the order in which they are listed."""
+"""All streams except the log, in the order in which they are listed."""
 STREAMS: Final = (LOG, *COMPANIONS)
 """All streams, the log first: it is created first."""
 
 
 def companion_names(log: str) -> tuple[str, ...]:
-    """The names of the streams beside a log whose loss loses something."""
+    """The names of the streams of a log whose content matters."""
     return tuple(each.name(log) for each in COMPANIONS if each.keeps_records)

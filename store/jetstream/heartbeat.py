@@ -1,10 +1,10 @@
-"""Proof that the log works: a real append, a real read, and what the servers say of the log's replicas.
+"""Tests that the log works: a real append, a real read, and the state of its replicas.
 
     beat ─┬─ append to JOBS_HEARTBEAT, as durable as the log, and read it back from its leader
-          └─ an append to JOBS that its leader must refuse: shows that there is a leader, and our permission
+          └─ an append to JOBS that its leader must refuse: proves that there is a leader, and the permission
 
 The append to JOBS names another stream as the expected one, so the leader refuses it and stores nothing.
-A heartbeat is larger than it needs to be: what still fits into the last block of a full disk proves nothing.
+A heartbeat is large on purpose: one that still fits into the last block of a full disk would prove nothing.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _PROBED_JOB = "j-probe"
 
 
 class LogCondition(msgspec.Struct, frozen=True, kw_only=True):
-    """What the log's leader says of the log.
+    """The state of the log, as its leader reports it.
 
     Attributes:
         last_sequence: of the newest event; 0 without one.
@@ -44,7 +44,7 @@ class LogCondition(msgspec.Struct, frozen=True, kw_only=True):
             damage.
         size_bytes: of all events.
         max_bytes: the log refuses events beyond this size; -1: no limit.
-        leader: the server that answers; empty on a server that is no cluster.
+        leader: the server that answers; empty without a cluster.
         replicas: the other copies.
         storage_bytes: of all streams of the account.
         max_storage_bytes: of the account; -1: no limit.
@@ -61,12 +61,12 @@ class LogCondition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogProbe:
-    """Appends and reads to see whether the log works.
+    """Test appends and reads.
 
     Args:
         connection: the log's.
         streams: the log's.
-        replica: names this service among those that share the log: see `replica_id`.
+        replica: identifies this service among those that share the log: see `replica_id`.
     """
 
     def __init__(self, connection: Connection, streams: Streams, replica: str) -> None:
@@ -79,7 +79,7 @@ class LogProbe:
         self._beats = 0
 
     async def beat(self) -> None:
-        """Append a heartbeat, read it back, and see whether the log's leader takes appends.
+        """Appends a heartbeat, reads it back, and tests whether the log's leader processes appends.
 
         Raises:
             LogError: what failed, and why; within HEARTBEAT_TIMEOUT_SECONDS.
@@ -92,7 +92,7 @@ class LogProbe:
         except TimeoutError:
             raise LogUnavailable(
                 f"a test append was not acknowledged within {HEARTBEAT_TIMEOUT_SECONDS:g} s"
-                f" ({self._connection.trouble})"
+                f" ({self._connection.problem})"
             ) from None
         for answer in answers:
             if isinstance(answer, LogUnavailable):
@@ -101,10 +101,10 @@ class LogProbe:
                 raise answer
 
     async def condition(self) -> LogCondition:
-        """What the leader says of the log, and the server of the account.
+        """Returns the state of the log and of the account.
 
         Raises:
-            LogError: if there is no leader, or no answer.
+            LogError: there is no leader, or no answer.
         """
         info, account = await asyncio.gather(
             stream_info(self._connection, self._log, timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS),
@@ -127,10 +127,10 @@ class LogProbe:
         )
 
     async def read(self, sequence: int) -> None:
-        """Read an event that the log must have, from its leader.
+        """Reads an event that the log must have, from its leader.
 
         Raises:
-            LogError: if it can't be read.
+            LogError: it cannot be read.
         """
         found = await leader_get(
             self._connection,
@@ -139,7 +139,10 @@ class LogProbe:
             timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
         )
         if found is None:
-            raise LogError(f"event {sequence} is the last one of the stream {self._log} and can't be read")
+            raise LogError(
+                f"event {sequence} is the last one of the stream {self._log} and cannot be read; run"
+                " `jobledger audit verify`"
+            )
 
     async def _append_heartbeat(self) -> None:
         if not self._is_open:
@@ -150,24 +153,27 @@ class LogProbe:
         try:
             ack = await self._publish(self._subject, value, {})
         except NoResponders:
-            self._is_open = False  # the stream has no leader, or was deleted: it is looked for next time
+            self._is_open = False  # the stream has no leader, or was deleted: the next beat looks for it
             raise
         if ack.error is not None:
             raise ack.error.as_exception("a test append")
         found = await leader_get(self._connection, self._stream, {"seq": ack.seq})
         if found is None or found.data != value:
-            raise LogError(f"a test append was acknowledged at {ack.seq} of {self._stream} and is not there")
+            raise LogError(
+                f"a test append was acknowledged at sequence {ack.seq} of {self._stream}, and is not stored"
+                " there; check the disk of nats-server"
+            )
 
     async def _ask_leader(self) -> None:
         subject = job_subject("default", _PROBED_JOB)
         ack = await self._publish(subject, b"", _NOT_STORED)
         if ack.error is None:
-            raise LogError(f"the log accepted a test event at {ack.seq} that it must refuse")
+            raise LogError(f"the log accepted a test event, which it must refuse, at sequence {ack.seq}")
         if ack.error.err_code != EXPECTED_STREAM_DIFFERENT:
             raise ack.error.as_exception(f"an append to {self._log}")
 
     async def _publish(self, subject: str, value: bytes, headers: dict[str, str]) -> PubAck:
-        # A little less than the beat has, so that the reason is named if it is known.
+        # Less than the beat has, so that a known reason is reported.
         timeout_seconds = 0.8 * HEARTBEAT_TIMEOUT_SECONDS
         message = await self._connection.request(
             subject, value, headers=headers or None, timeout_seconds=timeout_seconds
@@ -176,7 +182,7 @@ class LogProbe:
 
 
 def replica_id(data_dir: Path) -> str:
-    """A name for the service on this machine and directory: the same after a restart."""
+    """Returns a name for the service on this machine and directory, the same after a restart."""
     place = f"{socket.gethostname()}\0{os.path.abspath(data_dir)}"  # noqa: PTH100 - no need that it exists
     return sha256(place.encode()).hexdigest()[:16]
 

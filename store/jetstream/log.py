@@ -1,4 +1,4 @@
-"""`EventLog` on NATS JetStream: the parts of this folder, put together."""
+"""`EventLog` on NATS JetStream: wires the parts of this folder together."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -37,7 +37,7 @@ from jobledger.store.model.events import Record
 
 
 class JetStreamLog:
-    """The log on a NATS JetStream stream; made by `connect`."""
+    """The log on a NATS JetStream stream; returned by `connect`."""
 
     def __init__(self, connection: Connection, streams: Streams, publisher: Publisher) -> None:
         self._connection = connection
@@ -45,7 +45,7 @@ class JetStreamLog:
         self._stream = streams.log_name
         self._publisher = publisher
         self._continuity = Continuity(connection, streams.log_name)
-        self._lacking = ""  # the leader, with its term, that lacks events which other replicas may have
+        self._lacking = ""  # the leader, with its term, if it lacks events that other replicas may have
 
     @classmethod
     async def connect(
@@ -57,22 +57,22 @@ class JetStreamLog:
         accept_loss: AcceptLoss | None = None,
         **connection_options: Any,
     ) -> "JetStreamLog":
-        """Connect and check the log; create it, and the streams beside it, if there never was one.
+        """Connects, checks the log, and creates it and the streams next to it if they never existed.
 
         Args:
-            url: `nats://[user:password@]host:port`, or several with commas between them. None: the log of
-                this machine's service (see `store/local_service.py`).
+            url: `nats://[user:password@]host:port`, or several, separated by commas. None: the log of this
+                machine's service (see `store/local_service.py`).
             settings: of the stream, where they may differ between installations.
-            evidence: returns what says, outside the server, that a stream existed.
-            accept_loss: creates a stream that existed and is missing: what it held is given up. Called with
-                each such loss before. None: a loss is an error.
-            connection_options: credentials and TLS, as `nats.connect` takes them.
+            evidence: returns evidence from outside the server that a stream existed.
+            accept_loss: allows to create a stream that existed and is missing, and so to give up its content;
+                called with each such loss before. None: a loss is an error.
+            connection_options: credentials and TLS, as for `nats.connect`.
 
         Raises:
-            LogMissing: if the log existed, and is missing.
-            LogNotPermitted: if the log has to be created, and the NATS user may not.
-            LogUnavailable: if no server answers.
-            LogUnfit: if the server or the stream can't keep the promises.
+            LogMissing: the log existed, and is missing.
+            LogNotPermitted: the log must be created, and the NATS user lacks the right.
+            LogUnavailable: no server answers.
+            LogUnfit: the server or the stream cannot keep the promises.
         """
         if url is None:
             url, found = find_local_log()
@@ -94,11 +94,11 @@ class JetStreamLog:
     async def look(
         url: str, settings: StreamSettings | None = None, **connection_options: Any
     ) -> tuple[StreamReport, ...]:
-        """The streams that exist on a server, also if the log is missing; nothing is created or changed.
+        """Returns the streams that exist on a server, even if the log is missing. Changes nothing.
 
         Raises:
-            LogNotPermitted: if the NATS user may not look at one.
-            LogUnavailable: if no server answers.
+            LogNotPermitted: the NATS user may not read the state of one.
+            LogUnavailable: no server answers.
         """
         connection = await Connection.open(url, **connection_options)
         try:
@@ -109,10 +109,10 @@ class JetStreamLog:
     async def append(self, draft: PendingEvent, *, expect: int) -> Appended | WrongSequence:
         """See `EventLog.append`.
 
-        A leader that lacks events would take the first event of a job for a second time.
+        A leader that lacks events would accept the first event of a job a second time.
 
         Raises:
-            LogDamaged: if the leader lacks the event that is expected, and another replica has it.
+            LogDamaged: the leader lacks the expected event, and another replica has it.
         """
         if expect == 0 and self._lacking and (last := await self.read_last(draft.subject)) is not None:
             return WrongSequence(last.sequence)
@@ -125,7 +125,7 @@ class JetStreamLog:
         if await leader_get(self._connection, self._stream, {"seq": sequence}) is None:
             raise LogDamaged(
                 f"the leader of the stream {self._stream} lacks event {sequence}, and another replica has it;"
-                " nothing was written. Let another node lead"
+                " nothing was written; let another node lead"
                 f" (`nats stream cluster step-down {self._stream}`) and replace its copy (`jobledger audit"
                 " scrub` prints how)",
                 sequence=sequence,
@@ -177,7 +177,7 @@ class JetStreamLog:
         """See `EventLog.sequence_at`."""
         later = await first_later(self._connection, self._stream, time)
         if later is None:
-            # What the log held before it said so a second time was all taken at that time or before.
+            # All events of the log, as it was before the second look, have that time or an earlier one.
             last = (await self.info()).last_sequence
             later = await first_later(self._connection, self._stream, time)
             if later is None:
@@ -197,7 +197,7 @@ class JetStreamLog:
         return found
 
     def _note(self, info: StreamInfo) -> None:
-        """Remember a leader that lacks events, until another one leads; the stream refuses deletion."""
+        """Remembers a leader that lacks events, which cannot be deleted, until another one leads."""
         term = _term(info)
         lacks = has_others(info) and info.state.messages < info.state.last_seq
         self._lacking = term if lacks or term == self._lacking else ""
@@ -217,49 +217,49 @@ class JetStreamLog:
         return feed
 
     async def prepare_streams(self) -> tuple[StreamReport, ...]:
-        """Create the streams that were never there, and repair the compression and replicas of all.
+        """Creates the streams that never existed, and repairs compression and replicas of all.
 
         Returns:
             Every stream, the log first, with what could not be repaired.
 
         Raises:
-            LogMissing: if a stream existed, and is missing.
-            LogNotPermitted: if a stream has to be created, and the NATS user may not.
-            LogUnavailable: if the server does not answer.
-            LogUnfit: if a stream can't keep the promises.
+            LogMissing: a stream existed, and is missing.
+            LogNotPermitted: a stream must be created, and the NATS user lacks the right.
+            LogUnavailable: the server does not answer.
+            LogUnfit: a stream cannot keep the promises.
         """
         return await self._streams.prepare()
 
     async def report_streams(self) -> tuple[StreamReport, ...]:
-        """Every stream that exists, as it is now; nothing is created or changed.
+        """Returns every stream that exists. Changes nothing.
 
         Raises:
-            LogNotPermitted: if the NATS user may not look at one.
-            LogUnavailable: if the server does not answer.
+            LogNotPermitted: the NATS user may not read the state of one.
+            LogUnavailable: the server does not answer.
         """
         return await self._streams.report()
 
     async def replicas(self) -> Sequence[Replica]:
-        """The replicas of the log, the leader first.
+        """Returns the replicas of the log, the leader first.
 
         Raises:
-            LogUnavailable: if the stream has no leader just now.
+            LogUnavailable: the stream has no leader at the moment.
         """
         return await replicas_of(self._connection, self._stream)
 
     async def read_replica(self, server: str, first: int, last: int) -> Mapping[int, Record]:
-        """A range of the log as the store of one server has it; what it can't read is not there.
+        """Returns a range of the log as the store of one server has it, without what it cannot read.
 
         Raises:
-            LogUnavailable: if that server's store can't be reached.
+            LogUnavailable: that server's store cannot be reached.
         """
         return await read_replica(self._connection, self._stream, server, first, last)
 
     async def digest_streams(self, names: Collection[str]) -> dict[str, StreamDigest]:
-        """What these streams hold, message by message, in two numbers each.
+        """Returns a digest of every message of these streams.
 
         Raises:
-            LogUnavailable: if the server does not answer.
+            LogUnavailable: the server does not answer.
         """
         return {
             each.name: await digest(self._connection, each.name, direct=each.direct)
@@ -268,24 +268,24 @@ class JetStreamLog:
         }
 
     async def note_rewritten(self) -> None:
-        """Record that no block of any stream is compressed any more.
+        """Records that no block of any stream is compressed any more.
 
         Raises:
-            LogNotPermitted: if the NATS user may not change streams.
-            LogUnavailable: if the server does not answer.
+            LogNotPermitted: the NATS user may not change streams.
+            LogUnavailable: the server does not answer.
         """
         await self._streams.note_rewritten()
 
-    async def rewrite_replicas(self, tell: Callable[[str], None]) -> None:
-        """Replace the replicas of every stream that was compressed once, one at a time: see `refill`.
+    async def rewrite_replicas(self, report_progress: Callable[[str], None]) -> None:
+        """Replaces the replicas of every stream that was compressed once, one at a time: see `refill`.
 
-        Streams that an interrupted run has finished are left as they are.
+        Skips streams that an interrupted run has completed.
         """
         for report in await self._streams.report():
             if report.once_compressed:
-                await rewrite_replicas(self._connection, report.name, tell)
+                await rewrite_replicas(self._connection, report.name, report_progress)
             else:
-                tell(f"{report.name}: nothing is compressed")
+                report_progress(f"{report.name}: nothing is compressed")
 
     def consumers(self) -> JetStreamConsumers:
         """The durable consumers of this log, over the same connection."""
@@ -305,30 +305,30 @@ class JetStreamLog:
         return await JetStreamKeyValue.open(self._connection, self._streams, bucket)
 
     def probe(self, replica: str) -> LogProbe:
-        """Test appends and reads of this log, over the same connection.
+        """Returns test appends and reads, over the same connection.
 
         Args:
-            replica: names this service among those that share the log.
+            replica: identifies this service among those that share the log.
         """
         return LogProbe(self._connection, self._streams, replica)
 
     @property
     def publisher(self) -> Publisher:
-        """What appends: whether it is suspended, and since when the log has been silent."""
+        """Sends the appends; shows whether they are suspended, and how long the log has been silent."""
         return self._publisher
 
-    async def seals(self, mark: str) -> JetStreamKeyHistory:
-        """The seals of this log, over the same connection; created if they never were there.
+    async def seals(self, tag: str) -> JetStreamKeyHistory:
+        """The seals of this log, over the same connection; their stream is created if it never existed.
 
         Args:
-            mark: of the log's epoch.
+            tag: the log's stream tag.
 
         Raises:
-            LogMissing: if that stream existed, and is missing.
-            LogUnavailable: if the server does not answer.
-            LogUnfit: if that stream exists and can't keep the promises.
+            LogMissing: that stream existed, and is missing.
+            LogUnavailable: the server does not answer.
+            LogUnfit: that stream exists and cannot keep the promises.
         """
-        return await JetStreamKeyHistory.open(self._connection, self._streams, mark)
+        return await JetStreamKeyHistory.open(self._connection, self._streams, tag)
 
     async def close(self) -> None:
         """See `EventLog.close`."""

@@ -1,12 +1,12 @@
-"""Group commit: many callers' appends, sent the cheapest way, each getting its own answer.
+"""Group commit: sends the appends of many callers the cheapest way, and answers each of them.
 
-    append ─► queue ─┬─ one by one over a shared inbox ──────────────► acks ─► Appended / Lost
-                     └─ one atomic batch ─► committed ──────────────► sequences in a row
-                                         └► rejected ─► one by one (one conflict fails no neighbour)
+    append ─► queue ─┬─ one by one over a shared inbox ──────────────► acks ─► Appended / WrongSequence
+                     └─ one atomic batch ─► committed ──────────────► consecutive sequences
+                                         └► rejected ─► one by one (a conflict fails no other event)
     the breaker is open ─► refused at once, nothing written
-    no answer, connection lost ─► settle: the same message again, then a look at the leader
+    no answer, connection lost ─► reconcile: the same message again, then a read from the leader
 
-Never `js.publish_async`: a server error leaves its future unresolved for ever. See `docs/decisions/`.
+Never `js.publish_async`: a server error leaves its future unresolved forever. See `docs/decisions/`.
 """
 
 import asyncio
@@ -32,9 +32,18 @@ from jobledger.store.model.limits import (
     SUSPENSION_SECONDS,
 )
 
+CLOSE_TIMEOUT_SECONDS = 10.0
+HEADERS_MAX_BYTES = 1_024  # an event has about 300; the server counts them into max_payload
+PORTION_EVENTS = 32  # of a batch: sent, or answered, before other tasks run on the event loop
+_TOKEN = re.compile("[!-~]+")  # printable ASCII without space: cannot end a header or a command
+_SWEEP_SECONDS = 0.25
+
 
 class Batch:
-    """An atomic batch while it is being filled and sent."""
+    """An atomic batch (NATS ADR-50) while it is being filled and sent.
+
+    The server stages the members, and writes all or none when the last one arrives, which has the commit.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -45,73 +54,68 @@ class Batch:
         self.commit_sent = False  # until then nothing of it can be in the log
 
     def has_subject(self, subject: str) -> bool:
-        """Whether an event of this subject is in it: the server refuses the expectation of a second one."""
+        """Whether it has an event of this subject: the server refuses the expectation of a second one."""
         return subject in self._subjects
 
-    def has_room(self, waiting: PendingAppend) -> bool:
-        """Whether one more event keeps it within the limits. The first always does."""
+    def has_room(self, pending: PendingAppend) -> bool:
+        """Whether one more event keeps it within the limits. The first one always does."""
         return not self.members or (
             len(self.members) < BATCH_MAX_EVENTS
-            and self._bytes + len(waiting.draft.payload) <= BATCH_MAX_BYTES
+            and self._bytes + len(pending.draft.payload) <= BATCH_MAX_BYTES
         )
 
-    def add(self, waiting: PendingAppend) -> None:
-        """Take one in; it is sent when the next one is taken, or by `commit`."""
-        self.members.append(waiting)
-        self._subjects.add(waiting.draft.subject)
-        self._bytes += len(waiting.draft.payload)
+    def add(self, pending: PendingAppend) -> None:
+        """Adds an append; it is sent when the next one was added, or by `commit`."""
+        self.members.append(pending)
+        self._subjects.add(pending.draft.subject)
+        self._bytes += len(pending.draft.payload)
 
     async def commit(self, reply: str, now: float) -> None:
-        """Send the last member, which makes the server write all of them and answer to `reply`."""
+        """Sends the last member, which makes the server write all of them and answer to `reply`."""
         self.commit_sent = True
         await self.send(len(self.members), now, reply)
 
     async def send(self, number: int, now: float, reply: str = "") -> None:
-        """Send a member, counted from 1; with a `reply` it carries the commit."""
-        waiting = self.members[number - 1]
-        waiting.sent_at = now
-        headers = waiting.headers()
+        """Sends a member, counted from 1; with a `reply` it has the commit."""
+        pending = self.members[number - 1]
+        pending.sent_at = now
+        headers = pending.headers()
         headers["Nats-Batch-Id"] = self._id
         headers["Nats-Batch-Sequence"] = str(number)
         if reply:
             headers["Nats-Batch-Commit"] = "1"
-        await self._connection.publish(waiting.draft.subject, waiting.draft.payload, reply, headers)
-
-
-CLOSE_TIMEOUT_SECONDS = 10.0
-HEADERS_MAX_BYTES = 1_024  # ours take some 300; the server counts them into max_payload
-PORTION_EVENTS = 32  # of a batch: sent, or answered, before others get their turn on the event loop
-_TOKEN = re.compile("[!-~]+")  # printable ASCII without space: nothing that could end a header or a command
-_SWEEP_SECONDS = 0.25
+        await self._connection.publish(pending.draft.subject, pending.draft.payload, reply, headers)
 
 
 class Publisher:
-    """The appending half of the JetStream log; made by `start`."""
+    """Appends to the stream of the log; returned by `start`."""
 
     def __init__(self, connection: Connection, stream: str) -> None:
         self._connection = connection
         self._queue: deque[PendingAppend] = deque()
         self._in_flight: dict[str, PendingAppend] = {}
-        self._answers: deque[tuple[PendingAppend, int]] = deque()  # of the last batch, not yet given
+        self._answers: deque[tuple[PendingAppend, int]] = (
+            deque()
+        )  # of the last batch, not yet sent to callers
         self._batch: Batch | None = None  # being sent
         self._batch_reply: asyncio.Future[PubAck | None] | None = None
         self._batch_token = ""
-        self._settling: dict[asyncio.Task[None], PendingAppend] = {}
+        self._reconciling: dict[asyncio.Task[None], PendingAppend] = {}
         self._work = asyncio.Event()
         self._drained = asyncio.Event()
-        self._pace = BatchingPolicy()
+        self._policy = BatchingPolicy()
         self._loop = asyncio.get_running_loop()
         self._now: Callable[[], float] = self._loop.time
         self._tokens = 0
         self._inbox = ""
         self._closed = False
-        self._settler = Reconciler(connection, stream)
+        self._reconciler = Reconciler(connection, stream)
         self._breaker = Breaker(self._now())
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     async def start(cls, connection: Connection, stream: str) -> "Publisher":
-        """Open the inbox for answers and begin."""
+        """Opens the inbox for answers, and starts the tasks."""
         publisher = cls(connection, stream)
         publisher._inbox = await connection.subscribe(publisher._on_answer)
         connection.watch(publisher._on_connection)
@@ -126,125 +130,125 @@ class Publisher:
     async def append(self, draft: PendingEvent, *, expect: int) -> Appended | WrongSequence:
         """See `EventLog.append`."""
         try:
-            waiting = self._admit(draft, expect)
+            pending = self._admit(draft, expect)
         except LogError:
-            # A caller may try again at once; what ends the trouble (a reconnect, a restart) needs the loop.
+            # A caller may try again at once, and a reconnect needs the event loop.
             await asyncio.sleep(0)
             raise
-        self._queue.append(waiting)
+        self._queue.append(pending)
         self._work.set()
-        return await waiting.result
+        return await pending.result
 
     def _admit(self, draft: PendingEvent, expect: int) -> PendingAppend:
-        """An append that may wait for its answer.
+        """Checks an append before it is queued.
 
         Raises:
-            LogUnavailable: if the log is closed, or accepts none for now.
-            LogRefused: if it can never be taken.
-            LogBusy: if too many are waiting.
+            LogUnavailable: the log is closed, or accepts no appends at the moment.
+            LogRefused: it can never be accepted.
+            LogBusy: too many appends are pending.
         """
         if self._closed:
             raise LogUnavailable("the log is closed; nothing was written")
         if not (_TOKEN.fullmatch(draft.subject) and _TOKEN.fullmatch(draft.event_id)):
             raise LogRefused(
-                f"subject {draft.subject!r} or event id {draft.event_id!r} has a character that NATS"
-                " does not take; make the subject with `job_subject`, and the event id a UUID"
+                f"subject {draft.subject!r} or event id {draft.event_id!r} has a character that NATS does not"
+                " accept: build the subject with `job_subject`, and use a UUID as event id"
             )
         if len(draft.payload) + HEADERS_MAX_BYTES > self._connection.max_payload:
             raise LogRefused(
-                f"the event has {len(draft.payload)} bytes, and the server takes"
-                f" {self._connection.max_payload} with headers; make the spec smaller, or raise the server's"
+                f"the event has {len(draft.payload)} bytes, and nats-server accepts"
+                f" {self._connection.max_payload} including headers; make the spec smaller, or raise"
                 " max_payload"
             )
         if self._pending_count() >= PENDING_MAX_APPENDS:
             raise LogBusy(
-                f"{PENDING_MAX_APPENDS} appends are waiting; nothing was written; slow down and try again"
+                f"{PENDING_MAX_APPENDS} appends are pending; nothing was written; slow down and try again"
             )
         if asyncio.get_running_loop() is not self._loop:
-            raise LogRefused("this log was connected on another event loop; connect one on each loop")
-        waiting = PendingAppend(draft, expect, self._loop.create_future(), self._now())
+            raise LogRefused("this log was connected on another event loop; connect one per loop")
+        pending = PendingAppend(draft, expect, self._loop.create_future(), self._now())
         if problem := self.problem:
             if self.refusal:
                 raise refused(problem)
             self._breaker.note_trial(self._now())
-            waiting.become_trial()
-        return waiting
+            pending.become_trial()
+        return pending
 
     @property
     def refusal(self) -> str:
         """Why an append would be refused at once; empty if it would be sent."""
         problem = self.problem
-        # While the log is silent, one append is tried at a time; those that wait for an answer are tries.
+        # While the log is silent, one append is tried at a time: if any is pending, that is the try.
         if problem and self._breaker.admits(self._now()) and not self._pending_count():
             return ""
         return problem
 
     @property
     def problem(self) -> str:
-        """Why the log does not accept appends; empty if it does, as far as is known."""
+        """Why the log does not accept appends; empty if it does, as far as known."""
         return self._breaker.problem(self._now())
 
     @property
     def silence(self) -> str:
-        """Why it does not, if appends were not answered; empty if they were."""
+        """Why it does not, if appends got no answer; empty if they did."""
         return self._breaker.silence
 
     @property
     def silent_seconds(self) -> float:
-        """The time since an append was last acknowledged, or since the start."""
+        """Time since an append was last acknowledged, or since the start."""
         return self._now() - self._breaker.answered_at
 
     def suspend(self, reason: str) -> None:
-        """Refuse appends at once, for this reason, until `resume`, or until SUSPENSION_SECONDS are over.
+        """Refuses appends at once, for this reason, until `resume` or for SUSPENSION_SECONDS.
 
-        Appends that were sent already are settled as always; those that were not are refused.
+        Appends that were already sent are reconciled as always; the others are refused.
         """
         self._breaker.suspend(reason, self._now() + SUSPENSION_SECONDS)
         self._refuse_unsent()
 
     def resume(self) -> None:
-        """End a suspension."""
+        """Ends a suspension."""
         self._breaker.resume()
 
     def retry(self) -> None:
-        """Accept appends again after a silence: the log has a new leader, or answers again."""
+        """Accepts appends again after a silence: the log has a new leader, or answers again."""
         self._breaker.restart(self._now())
 
     async def close(self) -> None:
-        """Answer what is under way, within a bound, and stop."""
+        """Waits for pending appends for CLOSE_TIMEOUT_SECONDS, fails the others, and stops."""
         self._closed = True
-        pending = [waiting.result for waiting in self._pending()]
+        pending = [pending.result for pending in self._pending()]
         if pending:
             await asyncio.wait(pending, timeout=CLOSE_TIMEOUT_SECONDS)
-        for task in (*self._tasks, *self._settling):
+        for task in (*self._tasks, *self._reconciling):
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._settling, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._reconciling, return_exceptions=True)
         self._fail_all()
         self._connection.unwatch(self._on_connection)
         await self._connection.unsubscribe(self._inbox)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
-        """A loop that ends by an error of ours must not leave its callers waiting for ever."""
+        """Fails all appends if a loop ends by a bug, so that no caller waits forever."""
         if not task.cancelled() and task.exception() is not None:
             self._closed = True
             self._fail_all()
 
     def _fail_all(self) -> None:
-        self._give_answers(len(self._answers))
-        for waiting in self._pending():
-            waiting.give_up()
+        self._send_answers(len(self._answers))
+        for pending in self._pending():
+            pending.give_up()
         self._queue.clear()
         self._in_flight.clear()
         self._batch = None
 
     def _pending(self) -> list[PendingAppend]:
-        """Every append that is not answered yet, wherever it is."""
+        """Every append without an answer."""
         members = self._batch.members if self._batch is not None else ()
-        given = (waiting for waiting, _ in self._answers)
-        return [*self._queue, *self._in_flight.values(), *members, *given, *self._settling.values()]
+        answered = (pending for pending, _ in self._answers)
+        return [*self._queue, *self._in_flight.values(), *members, *answered, *self._reconciling.values()]
 
     def _pending_count(self) -> int:
-        count = len(self._queue) + len(self._in_flight) + len(self._answers) + len(self._settling)
+        count = len(self._queue) + len(self._in_flight) + len(self._answers) + len(self._reconciling)
         return count + (len(self._batch.members) if self._batch is not None else 0)
 
     # --- sending --------------------------------------------------------------------------------------------
@@ -255,19 +259,19 @@ class Publisher:
                 await self._work.wait()
             await self._let_callers_run()
             if not self._connection.is_up:
-                self._give_answers(len(self._answers))
+                self._send_answers(len(self._answers))
                 await self._wait_for_connection()
                 continue
             demand = len(self._queue) + len(self._in_flight) + len(self._answers)
-            if self._pace.prefers_batch(demand):
-                if self._pace.probe_due():
+            if self._policy.prefers_batch(demand):
+                if self._policy.probe_due():
                     await self._send_singles(PROBE_EVENTS)
                 if self._in_flight:
                     await self._drain()
                 else:
                     await self._send_batch()
             else:
-                self._give_answers(len(self._answers))
+                self._send_answers(len(self._answers))
                 room = SINGLES_MAX_IN_FLIGHT - len(self._in_flight)
                 if room <= 0:
                     await self._drain()
@@ -277,18 +281,17 @@ class Publisher:
                 self._work.clear()
 
     async def _let_callers_run(self) -> None:
-        """Answer a portion of the last batch, and let callers that were woken append again.
+        """Answers a portion of the last batch, and lets those callers append again.
 
-        In portions, so that the server is already busy with the next batch while most callers are still being
-        woken.
+        In portions, so that the server already works on the next batch while most callers still wait.
         """
-        self._give_answers(PORTION_EVENTS)
+        self._send_answers(PORTION_EVENTS)
         await asyncio.sleep(0)
 
-    def _give_answers(self, most: int) -> None:
+    def _send_answers(self, most: int) -> None:
         for _ in range(min(most, len(self._answers))):
-            waiting, sequence = self._answers.popleft()
-            waiting.answer(Appended(sequence))
+            pending, sequence = self._answers.popleft()
+            pending.answer(Appended(sequence))
 
     async def _wait_for_connection(self) -> None:
         with suppress(LogUnavailable):
@@ -297,60 +300,60 @@ class Publisher:
             self._work.clear()
 
     async def _drain(self) -> None:
-        """Wait until single publishes under way are answered (or given to the settler)."""
+        """Waits until single publishes in flight are answered or being reconciled."""
         self._drained.clear()
         if self._in_flight:
             await self._drained.wait()
 
     async def _send_singles(self, most: int) -> None:
         for _ in range(most):
-            if not self._queue:  # the sweep may have emptied it meanwhile
+            if not self._queue:  # the sweep may have emptied it in between
                 break
-            waiting = self._queue.popleft()
-            if not waiting.result.cancelled():
-                await self._send_single(waiting)
+            pending = self._queue.popleft()
+            if not pending.result.cancelled():
+                await self._send_single(pending)
 
-    async def _send_single(self, waiting: PendingAppend) -> None:
+    async def _send_single(self, pending: PendingAppend) -> None:
         self._tokens += 1
         token = str(self._tokens)
-        waiting.sent_at = self._now()
-        self._in_flight[token] = waiting
-        self._pace.single_sent(waiting.sent_at, len(self._in_flight))
-        draft = waiting.draft
+        pending.sent_at = self._now()
+        self._in_flight[token] = pending
+        self._policy.single_sent(pending.sent_at, len(self._in_flight))
+        draft = pending.draft
         try:
             await self._connection.publish(
-                draft.subject, draft.payload, self._inbox + token, waiting.headers()
+                draft.subject, draft.payload, self._inbox + token, pending.headers()
             )
         except LogError as error:
-            self._landed(token)
-            waiting.fail(error)
+            self._remove_in_flight(token)
+            pending.fail(error)
 
     async def _send_batch(self) -> None:
-        """One atomic batch of what waits, and of what comes while it is being sent."""
+        """Sends one atomic batch of the queue, and of what is queued while it is being sent."""
         batch = self._batch = Batch(self._connection)
         started = self._now()
         ack = await self._fill_and_commit(batch)
         self._batch = None
         members = batch.members
         if (ack is not None and ack.error is not None and not ack.error.may_pass) or len(members) < 2:
-            # Atomic, so nothing was written; which one was to blame the server does not say.
+            # Atomic, so nothing was written. The server does not report which event caused it.
             self._queue.extendleft(reversed(members))
             if self._connection.is_up:
                 await self._send_singles(len(members))
         elif ack is not None and ack.error is None and ack.count == len(members):
-            self._pace.batch_acknowledged(self._now() - started, len(members))
+            self._policy.batch_acknowledged(self._now() - started, len(members))
             self._breaker.acknowledge(self._now())
             self._answers.extend(zip(members, range(ack.seq - ack.count + 1, ack.seq + 1), strict=True))
         else:
-            for waiting in members:  # no clear answer: each is settled by itself
-                self._settle(waiting, maybe_written=batch.commit_sent)
+            for pending in members:  # no clear answer: each is reconciled by itself
+                self._reconcile(pending, maybe_written=batch.commit_sent)
 
     async def _fill_and_commit(self, batch: Batch) -> PubAck | None:
-        """Send the batch; returns the answer, or None if there is none (or nothing worth a batch)."""
+        """Sends the batch; returns the answer, or None without one (or if it would have one event)."""
         try:
             while True:
                 sent = await self._send_portion(batch)
-                await self._let_callers_run()  # and the client library write what it has
+                await self._let_callers_run()  # also lets the client library write
                 if not self._connection.is_up:
                     return None
                 if not (self._answers or (sent and self._queue)):
@@ -360,9 +363,9 @@ class Publisher:
             return None
 
     async def _send_portion(self, batch: Batch) -> bool:
-        """Send some of what waits as part of the batch, all but the last, which may have to carry the commit.
+        """Sends some of the queue as part of the batch, except the last, which may have to carry the commit.
 
-        At most one event per subject; others stay in the queue. Returns whether any was taken.
+        At most one event per subject; others stay in the queue. Returns whether any was added.
         """
         left: list[PendingAppend] = []
         before = len(batch.members)
@@ -370,11 +373,11 @@ class Publisher:
             for _ in range(min(PORTION_EVENTS, len(self._queue))):
                 if not self._queue or not batch.has_room(self._queue[0]):
                     break
-                waiting = self._queue.popleft()
-                if batch.has_subject(waiting.draft.subject):
-                    left.append(waiting)
-                elif not waiting.result.done():
-                    batch.add(waiting)
+                pending = self._queue.popleft()
+                if batch.has_subject(pending.draft.subject):
+                    left.append(pending)
+                elif not pending.result.done():
+                    batch.add(pending)
                     if len(batch.members) > 1:
                         await batch.send(len(batch.members) - 1, self._now())
         finally:
@@ -404,35 +407,35 @@ class Publisher:
             if self._batch_reply is not None and not self._batch_reply.done():
                 self._batch_reply.set_result(ack)
             return
-        waiting = self._landed(token)
-        if waiting is None:  # an answer that came too late: its append is being settled
+        pending = self._remove_in_flight(token)
+        if pending is None:  # a late answer: its append is being reconciled
             return
-        self._pace.single_acknowledged(self._now(), len(self._in_flight))
+        self._policy.single_acknowledged(self._now(), len(self._in_flight))
         if ack.error is None:
             self._breaker.acknowledge(self._now())
-            waiting.answer(Appended(ack.seq))
+            pending.answer(Appended(ack.seq))
         else:
-            self._settle(waiting, maybe_written=False, ack=ack)
+            self._reconcile(pending, maybe_written=False, ack=ack)
 
-    def _landed(self, token: str) -> PendingAppend | None:
-        waiting = self._in_flight.pop(token, None)
+    def _remove_in_flight(self, token: str) -> PendingAppend | None:
+        pending = self._in_flight.pop(token, None)
         if not self._in_flight:
             self._drained.set()
-        return waiting
+        return pending
 
-    # --- trouble --------------------------------------------------------------------------------------------
+    # --- failures -------------------------------------------------------------------------------------------
 
     def _on_connection(self, up: bool) -> None:
-        """What was under way when the connection broke will not be answered: settle it now."""
+        """Reconciles what was in flight when the connection broke: it will not be answered."""
         if up:
             self._breaker.restart(self._now())
             return
         if self._batch_reply is not None and not self._batch_reply.done():
             self._batch_reply.set_result(None)
         for token in tuple(self._in_flight):
-            waiting = self._landed(token)
-            if waiting is not None:
-                self._settle(waiting, maybe_written=True)
+            pending = self._remove_in_flight(token)
+            if pending is not None:
+                self._reconcile(pending, maybe_written=True)
 
     async def _sweep_loop(self) -> None:
         while True:
@@ -440,49 +443,49 @@ class Publisher:
             now = self._now()
             while self._queue and self._queue[0].deadline <= now:
                 self._queue.popleft().fail(
-                    LogUnavailable("the log could not be reached in time; nothing was written; try again")
+                    LogUnavailable("the log was not reachable in time; nothing was written; try again")
                 )
             late = now - ACK_TIMEOUT_SECONDS
-            for token, waiting in tuple(self._in_flight.items()):
-                if waiting.sent_at > late:
-                    break  # in the order of sending: the rest is younger
-                self._landed(token)
-                self._settle(waiting, maybe_written=True)
-            self._judge(now)
+            for token, pending in tuple(self._in_flight.items()):
+                if pending.sent_at > late:
+                    break  # in the order of sending: the others are younger
+                self._remove_in_flight(token)
+                self._reconcile(pending, maybe_written=True)
+            self._check_silence(now)
 
-    def _judge(self, now: float) -> None:
-        """Look whether the log is silent, and refuse what waits in vain."""
+    def _check_silence(self, now: float) -> None:
+        """Opens the breaker if the log is silent, and refuses what waits in vain."""
         if not self._breaker.silence and self.silent_seconds >= APPENDS_SILENCE_SECONDS:
-            since = [waiting.since for waiting in self._pending()]
+            since = [pending.since for pending in self._pending()]
             if since:
-                self._breaker.observe(now, min(since), self._connection.trouble)
+                self._breaker.observe(now, min(since), self._connection.problem)
         if self.problem:
             self._refuse_unsent()
 
     def _refuse_unsent(self) -> None:
-        """Refuse the appends that were never sent, or came back without having been written."""
+        """Refuses the appends that were never sent, or are known not to be written."""
         error = refused(self.problem)
-        kept = [waiting for waiting in self._queue if waiting.is_trial]
-        for waiting in self._queue:
-            if not waiting.is_trial:
-                waiting.fail(error)
+        kept = [pending for pending in self._queue if pending.is_trial]
+        for pending in self._queue:
+            if not pending.is_trial:
+                pending.fail(error)
         self._queue = deque(kept)
-        for task, waiting in tuple(self._settling.items()):
-            if not (waiting.maybe_written or waiting.is_trial):
-                waiting.fail(error)
+        for task, pending in tuple(self._reconciling.items()):
+            if not (pending.maybe_written or pending.is_trial):
+                pending.fail(error)
                 task.cancel()
 
-    def _settle(self, waiting: PendingAppend, *, maybe_written: bool, ack: PubAck | None = None) -> None:
-        waiting.maybe_written |= maybe_written
-        task = asyncio.create_task(self._settle_one(waiting, ack))
-        self._settling[task] = waiting
-        task.add_done_callback(self._settling.pop)
+    def _reconcile(self, pending: PendingAppend, *, maybe_written: bool, ack: PubAck | None = None) -> None:
+        pending.maybe_written |= maybe_written
+        task = asyncio.create_task(self._reconcile_one(pending, ack))
+        self._reconciling[task] = pending
+        task.add_done_callback(self._reconciling.pop)
 
-    async def _settle_one(self, waiting: PendingAppend, ack: PubAck | None) -> None:
+    async def _reconcile_one(self, pending: PendingAppend, ack: PubAck | None) -> None:
         try:
-            waiting.answer(await self._settler.settle(waiting, ack))
+            pending.answer(await self._reconciler.reconcile(pending, ack))
         except LogError as error:
-            waiting.fail(error)
-        except BaseException:  # closing, or an error of ours: no caller may wait for ever
-            waiting.give_up()
+            pending.fail(error)
+        except BaseException:  # closing, or a bug: no caller may wait forever
+            pending.give_up()
             raise

@@ -1,10 +1,13 @@
-"""Reading one job's records: the leader for "what is last", a batched direct get for the rest."""
+"""Reads stored messages: one from the leader or from any replica, a page of a subject, a digest of a stream.
+
+The leader decides what is last. Pages are read by batched direct gets (NATS ADR-31) from any replica.
+"""
 
 import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -30,9 +33,9 @@ from jobledger.store.model.limits import (
 from jobledger.store.model.subjects import ALL_SUBJECTS
 from jobledger.store.timestamps import format_rfc3339, parse_rfc3339
 
-_EXPECTED = re.compile(rb"^Nats-Expected-Last-Subject-Sequence: ([0-9]{1,19})\r$", re.MULTILINE)
-_LOOKS_AT_ONCE = 4
-_SERVER_TIME_MAX = 2**63 - 2  # the server counts nanoseconds in 64 bits
+_EXPECTED: Final = re.compile(rb"^Nats-Expected-Last-Subject-Sequence: ([0-9]{1,19})\r$", re.MULTILINE)
+_PARALLEL_LOOKS: Final = 4
+_SERVER_TIME_MAX: Final = 2**63 - 2  # the server counts nanoseconds in 64 bits
 
 
 async def leader_get(
@@ -42,7 +45,7 @@ async def leader_get(
     *,
     timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
 ) -> StoredMessage | None:
-    """One message by `last_by_subj` or by `seq` and `next_by_subj`, from the stream's leader: never stale."""
+    """Returns one message by `last_by_subj`, or by `seq` and `next_by_subj`, from the leader: never stale."""
     verb = f"STREAM.MSG.GET.{stream}"
     reply = await call(connection, verb, request, MessageReply, timeout_seconds=timeout_seconds)
     if reply.error is not None:
@@ -59,19 +62,19 @@ async def replica_get(
     *,
     same: Callable[[Record], bool] | None = None,
 ) -> Record | None:
-    """One message as any replica has it: each direct get goes to one of them, and REPLICA_LOOKS are made.
+    """Returns one message as any replica has it, by REPLICA_LOOKS direct gets, each answered by one of them.
 
-    For what the leader must have and does not: its own block may be damaged, and the others' may not.
+    For a message that the leader should have and lacks: only the leader's block may be damaged.
 
     Args:
         connection: to the server.
         stream: its name.
         request: by `seq`, or by `last_by_subj`: then the newest answer counts.
-        same: whether it is the one that is looked for; None: any is.
+        same: whether a record is the requested one; None: any is.
 
     Raises:
-        LogUnavailable: if none of those that answer has the message of a `seq`, and not every look is
-            answered: the silent replica may have it. A node that is gone is not asked, so this passes.
+        LogUnavailable: no replica that answers has the message of a `seq`, and not every get is answered:
+            the silent replica may have it. The server skips a node that is down, so this is temporary.
     """
     body = msgspec.json.encode(request)
     silent = 0
@@ -91,26 +94,20 @@ async def replica_get(
         return None
 
     found: list[Record] = []
-    for _ in range(0, REPLICA_LOOKS, _LOOKS_AT_ONCE):
-        found += [each for each in await asyncio.gather(*(look() for _ in range(_LOOKS_AT_ONCE))) if each]
+    for _ in range(0, REPLICA_LOOKS, _PARALLEL_LOOKS):
+        found += [each for each in await asyncio.gather(*(look() for _ in range(_PARALLEL_LOOKS))) if each]
         if found and "seq" in request:
             break
     if silent and not found and "seq" in request:
         raise LogUnavailable(
-            f"not every replica of the stream {stream} answers ({silent} of {REPLICA_LOOKS} looks were in"
-            f" vain), and the others lack message {request['seq']}; try again"
+            f"a replica of the stream {stream} does not answer ({silent} of {REPLICA_LOOKS} reads failed),"
+            f" and the others lack message {request['seq']}; try again"
         )
     return max(found, key=lambda each: each.sequence, default=None)
 
 
 async def first_later(connection: Connection, stream: str, time: int) -> int | None:
-    """The sequence of the first message that the stream took after a time, as its leader has it; None: none.
-
-    Args:
-        connection: to the server.
-        stream: its name.
-        time: Unix nanoseconds.
-    """
+    """Returns the sequence of the first message stored after a time (Unix nanoseconds), from the leader."""
     if time >= _SERVER_TIME_MAX:
         return None
     message = await leader_get(connection, stream, {"start_time": format_rfc3339(max(0, time + 1))})
@@ -118,22 +115,23 @@ async def first_later(connection: Connection, stream: str, time: int) -> int | N
 
 
 def record_of(message: StoredMessage) -> Record:
-    """A leader's answer as a record."""
+    """Converts a message of the leader."""
     return Record(message.seq, _nanoseconds(message.time), message.subject, message.data)
 
 
 async def read_page(
     connection: Connection, stream: str, subject: str, *, after: int, up_to: int | None
 ) -> Sequence[Record]:
-    """A page of a subject's records after a sequence, by a batched direct get (NATS ADR-31).
+    """Returns a page of a subject's records after a sequence.
 
-    Any replica may answer, and one with a damaged block answers as if some records did not exist. Where that
-    shows, the leader and then other replicas are asked: a sequence is missing from a page of the whole log, a
-    record names one before it that is not there, or nothing comes although there is more. It does not show if
-    the last record of a job is missing from a page of several jobs: `jobledger audit scrub` finds that.
+    Any replica may answer, and one with a damaged block answers as if some records did not exist. This is
+    visible if a sequence is missing from a page of the whole log, if a record names an earlier one that is
+    missing, or if the page is empty although there is more: then the page is read from the leader, and then
+    from other replicas. It is not visible if the last record of a job is missing from a page of several jobs:
+    `jobledger audit scrub` finds that.
 
     Raises:
-        LogUnavailable: if the page does not arrive whole in time.
+        LogUnavailable: the page does not arrive completely in time.
     """
 
     def lacks_some(page: Sequence[_Read]) -> bool:
@@ -154,19 +152,19 @@ async def read_page(
 
 
 class _Read(NamedTuple):
-    """A record, and the last one of its subject that its writer expected; 0: none is known."""
+    """A record, and the last sequence of its subject that its writer expected; 0: unknown."""
 
     record: Record
     before: int
 
 
 def _lacks_some(page: Sequence[_Read], after: int, *, whole: bool) -> bool:
-    """Whether a page shows that a record is missing from it.
+    """Whether a page proves that a record is missing from it.
 
     Args:
-        page: of records, in order.
-        after: the sequence that the page follows.
-        whole: whether it is a page of the whole log.
+        page: records in order.
+        after: the sequence before the page.
+        whole: it is a page of the whole log.
     """
     if whole and page and page[-1].record.sequence != after + len(page):
         return True
@@ -177,7 +175,7 @@ def _lacks_some(page: Sequence[_Read], after: int, *, whole: bool) -> bool:
 async def _leader_page(
     connection: Connection, stream: str, subject: str, *, after: int, up_to: int | None
 ) -> list[_Read]:
-    """The same from the leader, one by one, so fewer."""
+    """A page from the leader: one request per record, so fewer records."""
     page: list[_Read] = []
     while len(page) < READ_LEADER_EVENTS and (up_to is None or after < up_to):
         request: dict[str, object] = {"seq": after + 1, "next_by_subj": subject}
@@ -191,10 +189,10 @@ async def _leader_page(
 
 
 async def _direct_page(connection: Connection, stream: str, subject: str, *, after: int) -> list[_Read]:
-    """A page as one of the replicas has it.
+    """A page from any replica.
 
     Raises:
-        LogUnavailable: if the page does not arrive whole in time.
+        LogUnavailable: the page does not arrive completely in time.
     """
     return [_direct_record(each) for each in await read_messages(connection, stream, subject, after=after)]
 
@@ -202,25 +200,25 @@ async def _direct_page(connection: Connection, stream: str, subject: str, *, aft
 async def read_messages(
     connection: Connection, stream: str, subject: str, *, after: int
 ) -> Sequence[Message]:
-    """A page of messages as they arrive: the server's headers name sequence, time and subject.
+    """Returns a page of messages from any replica; their headers have sequence, time and subject.
 
     Raises:
-        LogUnavailable: if the page does not arrive whole in time.
+        LogUnavailable: the page does not arrive completely in time.
     """
     page: list[Message] = []
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def receive(message: Message) -> None:
-        # A stored message may carry any header; only the server's own words come without a sequence.
+        # A stored message may have any header; only a status of the server comes without a sequence.
         status = "" if message.headers and "Nats-Sequence" in message.headers else status_of(message)
         if not status:
             page.append(message)
         elif not done.done():
-            if status in ("204", "404"):  # end of batch; nothing there
+            if status in ("204", "404"):  # end of batch; no message
                 done.set_result(None)
             else:
                 done.set_exception(
-                    LogUnavailable(f"reading {subject}: the server answers with status {status}")
+                    LogUnavailable(f"reading {subject}: nats-server answered with status {status}; try again")
                 )
 
     def lose(up: bool) -> None:
@@ -262,11 +260,11 @@ def _direct_record(message: Message) -> _Read:
     return _Read(record, int(before) if before.isascii() and before.isdigit() and len(before) < 20 else 0)
 
 
-_OF_THE_PAGE = {"Nats-Num-Pending", "Nats-Last-Sequence", "Nats-UpTo-Sequence"}
+_PAGE_HEADERS = {"Nats-Num-Pending", "Nats-Last-Sequence", "Nats-UpTo-Sequence"}
 
 
 class StreamDigest(msgspec.Struct, frozen=True):
-    """What a stream holds.
+    """The content of a stream.
 
     Attributes:
         messages: how many.
@@ -278,15 +276,15 @@ class StreamDigest(msgspec.Struct, frozen=True):
 
 
 async def digest(connection: Connection, stream: str, *, direct: bool) -> StreamDigest:
-    """Read a whole stream.
+    """Reads a whole stream; equal messages give an equal digest.
 
     Args:
         connection: to the server.
         stream: its name.
-        direct: whether it allows direct gets, which are much faster.
+        direct: use direct gets, which are much faster and which the stream must allow.
 
     Raises:
-        LogUnavailable: if the server does not answer.
+        LogUnavailable: the server does not answer.
     """
     hashed, count = hashlib.sha256(), 0
     async for parts in _direct_messages(connection, stream) if direct else _messages(connection, stream):
@@ -302,9 +300,8 @@ async def _direct_messages(connection: Connection, stream: str) -> AsyncIterator
     while page := await read_messages(connection, stream, ">", after=last):
         for message in page:
             headers = message.headers or {}
-            # The server's own headers name stream, subject, sequence and time; those of the page differ by
-            # where the page begins.
-            kept = [f"{key}: {value}" for key, value in headers.items() if key not in _OF_THE_PAGE]
+            # The server's headers have stream, subject, sequence and time; some differ with the page.
+            kept = [f"{key}: {value}" for key, value in headers.items() if key not in _PAGE_HEADERS]
             last = int(headers["Nats-Sequence"])
             yield "\n".join(kept).encode(), message.payload
 

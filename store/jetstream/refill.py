@@ -1,18 +1,18 @@
-"""Replaces every replica of a stream by a fresh one, while it is used: the blocks of a fresh one are new.
+"""Replaces every replica of a stream by a fresh one while the stream is used: a fresh replica has new blocks.
 
-    ┌─► settled: a leader, every replica current, no move under way
+    ┌─► settled: a leader, every replica current, no move in progress
     │     ├─ an old replica left ─► evacuate it: a node without a copy is filled, then the old copy is dropped
     │     │                          └─ no such node ─► one replica fewer: nats-server drops a current one
-    │     ├─ none, one replica short ─► the number of replicas as before
-    │     └─ none, none short ─► done
+    │     ├─ none left, one replica missing ─► the number of replicas as before
+    │     └─ none left, none missing ─► done
     └─────────────┘
 
 The leader comes last, and nats-server makes a fresh replica the leader before it drops that one. There are
 never fewer than two full copies, unless the stream has one. With two, the loss of one node stops writes until
 it is back, and loses nothing.
 
-The stream's metadata says how many replicas it must have and which ones are still old, so that an interrupted
-run is continued by the next one. `Streams.prepare` restores the number of replicas.
+The stream's metadata has the required number of replicas and the ones that are still old, so that the next
+run continues an interrupted one. `Streams.prepare` restores the number of replicas.
 """
 
 import asyncio
@@ -42,52 +42,52 @@ from jobledger.store.model.limits import (
     REPLICA_STALL_SECONDS,
 )
 
-_REMAP_FAILED = 10075  # there is no node that could take the replica
-_LOST_ROUNDS = 3  # of looks at the replicas for each message, before the last copy of it might be dropped
+_REMAP_FAILED = 10075  # no node can take the replica
+_LOST_ROUNDS = 3  # of reads from the replicas for each message, before its last copy might be dropped
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """The answer to a request that changes where a stream is."""
+    """The answer to a request that moves a stream."""
 
     success: bool = False
     error: ApiError | None = None
 
 
-async def rewrite_replicas(connection: Connection, name: str, tell: Callable[[str], None]) -> None:
-    """Replace every replica of a stream, or those that an interrupted run has left.
+async def rewrite_replicas(connection: Connection, name: str, report: Callable[[str], None]) -> None:
+    """Replaces every replica of a stream, or those that an interrupted run has left.
 
     Args:
         connection: of a NATS user who may change streams.
         name: of the stream.
-        tell: called with each step, and every REFILL_PROGRESS_SECONDS during a long one.
+        report: called with each step, and every REFILL_PROGRESS_SECONDS during a long one.
 
     Raises:
-        LogRefused: if the stream has one replica: that one is rewritten while its server is stopped.
-        LogDamaged: if the leader lacks events that another replica may have: fresh ones would lack them too.
-        LogNotPermitted: if the NATS user may not.
-        LogUnavailable: if a step makes no progress (REPLICA_STALL_SECONDS and the time to copy the stream)
-            after REFILL_STALLS_MAX changes of the leader, or a node is down, or it changes for ever; the next
-            run continues.
+        LogRefused: the stream has one replica, which can only be rewritten while its server is stopped.
+        LogDamaged: the leader lacks events that another replica may have: fresh ones would lack them too.
+        LogNotPermitted: the NATS user lacks the right.
+        LogUnavailable: a step makes no progress (REPLICA_STALL_SECONDS and the time to copy the stream) after
+            REFILL_STALLS_MAX changes of the leader, or a node is down, or the stream does not settle; the
+            next run continues.
     """
-    await _Refill(connection, name, tell).run()
+    await _Refill(connection, name, report).run()
 
 
 class _Refill:
-    """One run for one stream; every step is chosen from what the leader reports."""
+    """One run for one stream; every step follows from what the leader reports."""
 
-    def __init__(self, connection: Connection, name: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, connection: Connection, name: str, report: Callable[[str], None]) -> None:
         self._connection = connection
         self._name = name
-        self._tell = tell
-        self._failure = ""  # of the last request that was refused
+        self._report = report
+        self._failure = ""  # of the last refused request
         self._lost: set[int] = set()  # messages that no replica has
 
     async def run(self) -> None:
-        info = await self._settled()
+        info = await self._wait_settled()
         wanted = int(info.metadata.get(REPLICAS_KEY, info.config["num_replicas"]))
         if wanted == 1:
             raise LogRefused(
-                f"the stream {self._name} has one replica, which can't be replaced while it is used: stop"
+                f"the stream {self._name} has one replica, which cannot be replaced while it is used: stop"
                 " nats-server and run `jobledger streams rewrite --store-dir DIRECTORY`"
             )
         old = _old_nodes(info)
@@ -97,41 +97,41 @@ class _Refill:
                 await self._refuse_damage(info)
                 if await self._step(info, old, wanted):
                     return
-            except LogUnavailable as error:  # an election, or a change by somebody else: look again
+            except LogUnavailable as error:  # an election, or a change by another process: look again
                 self._failure = str(error)
-            info = await self._settled()
+            info = await self._wait_settled()
         raise LogUnavailable(
             f"{self._name} was not rewritten in {REFILL_STEPS_MAX} steps"
             f" ({self._failure or 'another process changes it'}); run this again"
         )
 
     async def _step(self, info: StreamInfo, old: set[str], wanted: int) -> bool:
-        """Make the next change; True if that was the last one."""
+        """Makes the next change; True if there is none left."""
         replicas = _replicas(info)
         if not old and replicas >= wanted:
             await self._note(info, {})
-            self._tell(f"{self._name}: {wanted} fresh replicas")
+            self._report(f"{self._name}: {wanted} fresh replicas")
             return True
         info = await self._note(info, {REPLICAS_KEY: str(wanted), OLD_REPLICAS_KEY: " ".join(sorted(old))})
         if not old:
-            self._tell(f"{self._name}: back to {wanted} replicas")
+            self._report(f"{self._name}: back to {wanted} replicas")
             await self._scale(info, wanted)
             return False
         leader = _leader(info)
         node = min(old - {leader} or old)
         answer = await self._evacuate(node)
         if answer.success:
-            self._tell(f"{self._name}: moving the replica of {node}")
-            await self._settled(without=node)
+            self._report(f"{self._name}: moving the replica of {node}")
+            await self._wait_settled(without=node)
         elif replicas == wanted:
-            self._tell(f"{self._name}: {wanted - 1} replicas for now")
+            self._report(f"{self._name}: {wanted - 1} replicas until the end of the rewrite")
             await self._scale(info, wanted - 1)
         else:
             raise LogUnavailable(f"no node can take the replica of {node}; are all nodes running?")
         return False
 
     async def _refuse_damage(self, info: StreamInfo) -> None:
-        """Fresh replicas are copies of the leader's, so what it lacks and another one has would be lost."""
+        """Refuses a leader that lacks messages of another replica: fresh replicas would lack them too."""
         state, config = info.state, info.config
         missing = state.last_seq - state.messages
         keeps_all = config.get("deny_delete") and config["max_msgs_per_subject"] < 0 and not config["max_age"]
@@ -147,7 +147,7 @@ class _Refill:
         """Whether no replica has any of the messages that the leader lacks; False if that is not certain.
 
         Raises:
-            LogUnavailable: if a replica does not answer, or another one leads by now.
+            LogUnavailable: a replica does not answer, or the leader has changed.
         """
         if not info.config.get("allow_direct") or missing > REFILL_LOST_MAX_EVENTS:
             return False
@@ -167,11 +167,11 @@ class _Refill:
                     return False
             self._lost.update(some)
         if unknown:
-            self._tell(f"{self._name}: {missing} messages are lost on all replicas; the rest is copied")
+            self._report(f"{self._name}: {missing} messages are lost on all replicas; the rest is copied")
         return True
 
     async def _note(self, info: StreamInfo, notes: dict[str, str]) -> StreamInfo:
-        """Write into the metadata how far this is; without notes: that it is done."""
+        """Records the progress in the metadata; empty notes: the rewrite is complete."""
         done = () if notes else (COMPRESSED_KEY,)
         dropped = (REPLICAS_KEY, OLD_REPLICAS_KEY, *done)
         metadata = {key: text for key, text in info.metadata.items() if key not in dropped} | notes
@@ -182,10 +182,10 @@ class _Refill:
 
     async def _scale(self, info: StreamInfo, replicas: int) -> None:
         await update_stream(self._connection, info, {"num_replicas": replicas})
-        await self._settled(replicas=replicas)
+        await self._wait_settled(replicas=replicas)
 
     async def _evacuate(self, node: str) -> _Answer:
-        """Move the replica of a node to one without; no success if every node has one.
+        """Moves the replica of a node to a node without one; no success if every node has one.
 
         Not `PEER.REMOVE`, which drops the old copy before the new one is filled.
         """
@@ -195,16 +195,16 @@ class _Refill:
             raise LogUnavailable(f"moving the replica of {node}: {answer.error.description}")
         return answer
 
-    async def _settled(self, *, replicas: int = 0, without: str = "") -> StreamInfo:
-        """Wait until the stream has a leader and full replicas, and no move is under way.
+    async def _wait_settled(self, *, replicas: int = 0, without: str = "") -> StreamInfo:
+        """Waits until the stream has a leader and full replicas, and no move is in progress.
 
-        nats-server drives a move by itself, from the leader. Where that makes no progress, another replica is
-        asked to lead: a request of the old leader was lost, or it waits for an answer that does not come.
+        The leader drives a move by itself. If that makes no progress, another replica is made the leader: a
+        request of the old leader was lost, or it waits for an answer that does not come.
         """
         loop = asyncio.get_running_loop()
-        began = reported = moved = loop.time()
+        started = reported = moved = loop.time()
         seen: object = None
-        patience = REPLICA_STALL_SECONDS
+        stall_seconds = REPLICA_STALL_SECONDS
         stalls = 0
         while True:
             now: object = None
@@ -216,46 +216,46 @@ class _Refill:
             else:
                 if info.error is not None:
                     raise info.error.as_exception(f"looking at the replicas of {self._name}")
-                waiting, now = _unsettled(info, replicas, without), _progress(info)
+                waiting, now = _unsettled_reason(info, replicas, without), _progress(info)
                 if not waiting:
                     return info
                 cluster = info.cluster
                 is_down = cluster is not None and any(_is_down(each) for each in cluster.replicas)
-                patience = REPLICA_STALL_SECONDS + info.state.bytes / REPLICA_FILL_BYTES_PER_SECOND
+                stall_seconds = REPLICA_STALL_SECONDS + info.state.bytes / REPLICA_FILL_BYTES_PER_SECOND
             time = loop.time()
-            if now is not None and now != seen:  # an election alone is no progress
+            if now is not None and now != seen:  # an election alone is not progress
                 seen, moved = now, time
-            self._check_time(time - began, patience, waiting)
-            if time - moved >= patience:
+            self._check_time(time - started, stall_seconds, waiting)
+            if time - moved >= stall_seconds:
                 stalls += 1
-                if is_down or stalls > REFILL_STALLS_MAX:  # another leader would wait as well
+                if is_down or stalls > REFILL_STALLS_MAX:  # another leader would wait too
                     raise LogUnavailable(
-                        f"{self._name} makes no progress for {time - moved:.0f} s: {waiting}; look at"
-                        f" `nats stream info {self._name}`, and run this again: it continues"
+                        f"{self._name} has made no progress for {time - moved:.0f} s: {waiting}; check"
+                        f" `nats stream info {self._name}`, and run this again to continue"
                     )
                 await self._change_leader()
                 moved = time
             if time - reported >= REFILL_PROGRESS_SECONDS:
                 reported = time
-                self._tell(f"{self._name}: {time - began:.0f} s: {waiting}")
+                self._report(f"{self._name}: {time - started:.0f} s: {waiting}")
             await asyncio.sleep(REFILL_POLL_SECONDS)
 
-    def _check_time(self, seconds: float, patience: float, waiting: str) -> None:
-        if seconds >= REFILL_GIVE_UP_SECONDS + (REFILL_STALLS_MAX + 1) * patience:
+    def _check_time(self, seconds: float, stall_seconds: float, waiting: str) -> None:
+        if seconds >= REFILL_GIVE_UP_SECONDS + (REFILL_STALLS_MAX + 1) * stall_seconds:
             raise LogUnavailable(
-                f"{self._name} changes for {seconds:.0f} s and does not settle: {waiting}; look at"
-                f" `nats stream info {self._name}`, and run this again: it continues"
+                f"{self._name} has not settled in {seconds:.0f} s: {waiting}; check"
+                f" `nats stream info {self._name}`, and run this again to continue"
             )
 
     async def _change_leader(self) -> None:
-        self._tell(f"{self._name}: no progress; another replica is to lead")
+        self._report(f"{self._name}: no progress; another replica becomes the leader")
         try:
             await call(self._connection, f"STREAM.LEADER.STEPDOWN.{self._name}", {}, _Answer)
         except LogUnavailable as error:  # there is none
             self._failure = str(error)
 
 
-def _unsettled(info: StreamInfo, replicas: int, without: str) -> str:
+def _unsettled_reason(info: StreamInfo, replicas: int, without: str) -> str:
     """What a stream waits for; empty if it is settled."""
     cluster = info.cluster
     if cluster is None or not cluster.leader or cluster.leader_since is None:
@@ -273,7 +273,7 @@ def _unsettled(info: StreamInfo, replicas: int, without: str) -> str:
         return f"the replica of {without} is not moved yet"
     wanted = replicas or _replicas(info)
     if len(nodes) != wanted or _replicas(info) != wanted:
-        return f"it has {len(nodes)} replicas, and {wanted} are wanted"
+        return f"it has {len(nodes)} replicas instead of {wanted}"
     return "; ".join(late)
 
 
@@ -286,7 +286,7 @@ def _lateness(replica: ReplicaInfo) -> str:
 
 
 def _progress(info: StreamInfo) -> object:
-    """What changes while a stream gets on; not the lag, which also grows with writes."""
+    """Changes while a stream makes progress. Without the lag, which also grows with writes."""
     cluster = info.cluster
     if cluster is None:
         return None
@@ -300,7 +300,7 @@ def _progress(info: StreamInfo) -> object:
 
 
 def _old_nodes(info: StreamInfo) -> set[str]:
-    """Where the replicas are that must be replaced: what an interrupted run has noted, or all."""
+    """The nodes whose replicas must be replaced: those that an interrupted run has recorded, or all."""
     noted = info.metadata.get(OLD_REPLICAS_KEY)
     return _nodes(info) if noted is None else set(noted.split())
 

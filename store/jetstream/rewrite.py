@@ -1,8 +1,17 @@
-"""Rewrites the compressed blocks of a server that is not running, and proves that no message changed.
+"""Rewrites the compressed blocks of a stopped nats-server, and proves that no message changed.
 
-embedded: digest of all messages ─► server stopped ─► blocks rewritten ─► server started ─► same digest?
-yes: old blocks dropped ◄──┴──► no: put back
-another server's store: blocks rewritten ─► every new block compared with its old one ─► old ones dropped
+    each compressed block: decoded, checked ─► written next to the store ─► a hard link keeps the old one
+                           ─► renamed over the old one
+    embedded server: digest of all messages ─► stopped ─► rewritten ─► started ─► same digest?
+                                               yes: old blocks dropped ◄──┴──► no: put back
+    another server: rewritten ─► every new block compared with its old one ─► old ones dropped
+
+A decoded block is what nats-server has in memory after it read the compressed one: the same records with the
+same checksums, in the same file. So every single rename leaves a complete store, and an interrupted rewrite
+is simply started again. `meta.inf` stays, and with it the stream's creation time, which is the log's epoch.
+`index.db` is removed first, because it describes the old blocks; nats-server writes a new one.
+
+Layout: `jetstream/<account>/streams/<stream>/msgs/<number>.blk` (nats-server 2.15, `filestore.go`).
 """
 
 import asyncio
@@ -12,6 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from jobledger.store.embedded import EmbeddedServer
+from jobledger.store.embedded.generation import sync_folder
 from jobledger.store.embedded.process import lock_directory
 from jobledger.store.jetstream.declarations import LOG, SEALS, STREAMS
 from jobledger.store.jetstream.log import JetStreamLog
@@ -19,9 +29,9 @@ from jobledger.store.model.errors import LogBroken, StoreDamaged
 from jobledger.store.nats_files.blocks import BLOCK_SUFFIX, INDEX_FILE, decompress, is_compressed
 from jobledger.store.nats_files.s2 import S2Error
 
-_HEAD_BYTES: Final = 16  # enough to see whether a block is compressed
+_HEAD_BYTES: Final = 16  # show whether a block is compressed
 KEPT_FOLDER: Final = "rewrite"
-"""Beside `jetstream`: the old blocks, until the new ones are verified."""
+"""Next to `jetstream`: the old blocks, until the new ones are verified."""
 
 
 class Block(NamedTuple):
@@ -34,14 +44,14 @@ class Block(NamedTuple):
 
 
 def find_blocks(store: Path, streams: Sequence[str]) -> list[Block]:
-    """The blocks of these streams, in every account.
+    """Returns the blocks of these streams, in every account.
 
     Args:
-        store: the folder that holds `jetstream`.
+        store: the folder that contains `jetstream`.
         streams: their names.
 
     Raises:
-        OSError: if one can't be read.
+        OSError: one cannot be read.
     """
     found = []
     for name in streams:
@@ -52,91 +62,91 @@ def find_blocks(store: Path, streams: Sequence[str]) -> list[Block]:
     return found
 
 
-def rewrite_blocks(store: Path, blocks: Sequence[Block], tell: Callable[[Block], None]) -> None:
-    """Replace compressed blocks by what they hold, durably. The server must not run.
+def rewrite_blocks(store: Path, blocks: Sequence[Block], on_rewritten: Callable[[Block], None]) -> None:
+    """Replaces compressed blocks by their content, durably. The server must be stopped.
 
     Every block is decoded before the first one is replaced, so a damaged one changes nothing.
 
     Args:
-        store: the folder that holds `jetstream`.
+        store: the folder that contains `jetstream`.
         blocks: of `find_blocks`.
-        tell: called after each one that was replaced.
+        on_rewritten: called after each replaced block.
 
     Raises:
-        LogBroken: if a block is damaged.
-        OSError: if the disk is full, or a file can't be written.
+        LogBroken: a block is damaged.
+        OSError: the disk is full, or a file cannot be written.
     """
-    wanted = [each for each in blocks if each.compressed]
-    for block in wanted:
-        decoded(block)
-    for folder in sorted({each.path.parent for each in wanted}):
+    compressed = [each for each in blocks if each.compressed]
+    for block in compressed:
+        decode_block(block)
+    for folder in sorted({each.path.parent for each in compressed}):
         (folder / INDEX_FILE).unlink(missing_ok=True)
-        _sync(folder)
-    for block in wanted:
+        sync_folder(folder)
+    for block in compressed:
         kept = _kept(store, block.path)
         kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = kept.with_suffix(".new")
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(decoded(block))
+            file.write(decode_block(block))
             file.flush()
             os.fsync(file.fileno())
         if not kept.exists():
             kept.hardlink_to(block.path)
-        _sync(kept.parent)
+        sync_folder(kept.parent)
         fresh.replace(block.path)
-        _sync(block.path.parent)
-        tell(block)
+        sync_folder(block.path.parent)
+        on_rewritten(block)
 
 
-def decoded(block: Block) -> bytes:
-    """The content of a block on disk.
+def decode_block(block: Block) -> bytes:
+    """Returns the content of a block on disk.
 
     Raises:
-        LogBroken: if it is damaged.
+        LogBroken: it is damaged.
     """
     try:
         return decompress(block.path.read_bytes())
     except S2Error as error:
         raise LogBroken(
-            f"the block {block.path} of the stream {block.stream} is damaged: {error}; nothing was changed."
-            " Restore the stream from a backup, or from another replica"
+            f"the block {block.path} of the stream {block.stream} is damaged: {error}; nothing was changed;"
+            " restore the stream from a backup or from another replica"
         ) from error
 
 
 def check_kept(store: Path, streams: Sequence[str]) -> None:
-    """Compare new blocks, byte for byte, with the old ones that are kept. They may have grown since.
+    """Compares new blocks byte for byte with the old ones that are kept. They may have grown since.
 
     Args:
-        store: the folder that holds `jetstream`.
-        streams: whose. A server that ran since has changed the blocks of streams whose messages expire.
+        store: the folder that contains `jetstream`.
+        streams: to compare. A server that ran since has changed the blocks of streams whose messages expire.
 
     Raises:
-        LogBroken: if one differs.
+        LogBroken: one differs.
     """
     for kept, path in _kept_blocks(store):
         if path.parent.parent.name not in streams:
             continue
         if path.exists() and path.samefile(kept):  # the run ended before this one was replaced
             continue
-        content = decoded(Block(path.parent.parent.name, kept, 0, compressed=True))
+        content = decode_block(Block(path.parent.parent.name, kept, 0, compressed=True))
         if not path.exists() or not path.read_bytes().startswith(content):
             raise LogBroken(
-                f"the block {path} does not hold what {kept} holds, from which it was rewritten; copy both"
-                " away before you do anything else"
+                f"the block {path} differs from {kept}, from which it was rewritten; copy both"
+                " to another disk before you do anything else"
             )
 
 
 def put_back(store: Path) -> None:
-    """Undo a rewrite, as long as nothing was appended to the new blocks. The server must not run."""
+    """Undoes a rewrite, as long as nothing was appended to the new blocks. The server must be stopped."""
     for kept, path in list(_kept_blocks(store)):
         (path.parent / INDEX_FILE).unlink(missing_ok=True)
         kept.replace(path)
-        _sync(path.parent)
+        sync_folder(path.parent)
     drop_kept(store)
 
 
 def drop_kept(store: Path) -> None:
-    """Remove the old blocks of a rewrite that was verified."""
+    """Removes the old blocks of a verified rewrite."""
     folder = store / KEPT_FOLDER
     for path, folders, files in os.walk(folder, topdown=False):
         for name in files:
@@ -157,35 +167,24 @@ def _kept_blocks(store: Path) -> Iterator[tuple[Path, Path]]:
         yield kept, store / kept.relative_to(folder)
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 async def rewrite_embedded(
     directory: Path,
     log: str,
     open_log: Callable[[str], Awaitable[JetStreamLog]],
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> int:
-    """Rewrite the store of an embedded server that no service runs on.
+    """Rewrites the store of an embedded server; returns how many blocks were rewritten.
 
     Args:
         directory: the server's.
         log: the name of the log's stream.
         open_log: connects to a server by its URL.
-        tell: called with what was done.
-
-    Returns:
-        How many blocks were rewritten.
+        report: called with each step.
 
     Raises:
-        EmbeddedServerInUse: if a service runs.
-        LogBroken: if a block is damaged, or the messages are not the same afterwards; nothing was changed.
-        OSError: if the disk is full.
+        EmbeddedServerInUse: a service uses the directory.
+        LogBroken: a block is damaged, or the messages differ afterwards; nothing was changed.
+        OSError: the disk is full.
     """
     names = [each.name(log) for each in STREAMS]
     await asyncio.to_thread(_finish, directory, log)
@@ -193,67 +192,67 @@ async def rewrite_embedded(
         opened = await open_log(server.url)
         try:
             await opened.prepare_streams()
-            before = await opened.digest_streams(_unforgetting(log))
+            before = await opened.digest_streams(_without_expiry(log))
         finally:
             await opened.close()
     with lock_directory(directory):
-        count = await asyncio.to_thread(_rewrite, directory, names, tell)
+        count = await asyncio.to_thread(_rewrite, directory, names, report)
     try:
         async with EmbeddedServer(directory) as server:
             opened = await open_log(server.url)
             try:
-                after = await opened.digest_streams(_unforgetting(log))
+                after = await opened.digest_streams(_without_expiry(log))
                 if after == before:
                     await opened.note_rewritten()
             finally:
                 await opened.close()
-    except StoreDamaged as error:  # the server does not start on what was written
+    except StoreDamaged as error:  # the server does not start on the new blocks
         with lock_directory(directory):
             put_back(directory)
-        raise LogBroken(f"after the rewrite {error}\nThe old blocks were put back") from error
+        raise LogBroken(f"the rewrite failed: {error}\nThe old blocks were put back") from error
     if after != before:
         with lock_directory(directory):
             put_back(directory)
         wrong = [name for name in before if after.get(name) != before[name]]
         raise LogBroken(
-            f"after the rewrite the streams {', '.join(wrong)} did not hold the same messages; the old blocks"
-            " were put back"
+            f"the messages of the streams {', '.join(wrong)} differed after the rewrite; the old blocks were"
+            " put back"
         )
     drop_kept(directory)
     return count
 
 
-def rewrite_store(store: Path, log: str, tell: Callable[[str], None]) -> int:
-    """Rewrite the store of any nats-server that is stopped; returns how many blocks were rewritten.
+def rewrite_store(store: Path, log: str, report: Callable[[str], None]) -> int:
+    """Rewrites the store of any stopped nats-server; returns how many blocks were rewritten.
 
     Args:
-        store: its `store_dir`, which holds the folder `jetstream`.
+        store: its `store_dir`, which contains the folder `jetstream`.
         log: the name of the log's stream.
-        tell: called with what was done.
+        report: called with each step.
 
     Raises:
-        LogBroken: if a block is damaged; nothing was changed.
-        OSError: if the disk is full.
+        LogBroken: a block is damaged; nothing was changed.
+        OSError: the disk is full.
     """
     _finish(store, log)
-    count = _rewrite(store, [each.name(log) for each in STREAMS], tell)
+    count = _rewrite(store, [each.name(log) for each in STREAMS], report)
     drop_kept(store)
     return count
 
 
 def _finish(store: Path, log: str) -> None:
-    """Verify what an earlier run has rewritten, and drop its old blocks."""
-    check_kept(store, _unforgetting(log))
+    """Verifies what an earlier run has rewritten, and removes its old blocks."""
+    check_kept(store, _without_expiry(log))
     drop_kept(store)
 
 
-def _unforgetting(log: str) -> list[str]:
-    """The streams whose messages never expire, so that two looks at them must find the same."""
+def _without_expiry(log: str) -> list[str]:
+    """The streams whose messages never expire, so that their content must not change."""
     return [LOG.name(log), SEALS.name(log)]
 
 
-def _rewrite(store: Path, names: list[str], tell: Callable[[str], None]) -> int:
+def _rewrite(store: Path, names: list[str], report: Callable[[str], None]) -> int:
     found = find_blocks(store, names)
-    rewrite_blocks(store, found, lambda each: tell(f"{each.stream}: {each.path.name}"))
+    rewrite_blocks(store, found, lambda each: report(f"{each.stream}: {each.path.name}"))
     check_kept(store, names)
     return sum(each.compressed for each in found)

@@ -1,14 +1,14 @@
 """Finds, creates, checks and repairs the streams that `declarations` lists.
 
     find ──► exists ──► configuration checked ──► (prepare) compression and replicas repaired, or reported
-      └────► missing ─► signs that it existed? ── yes ─► LogMissing: nothing is created
-                                               └─ no ──► created: the log first, then the other streams
+      └────► missing ─► evidence that it existed? ─ yes ─► LogMissing: nothing is created
+                                                 └─ no ──► created: the log first, then the other streams
 
 A stream that existed is never created a second time: an empty log in place of a lost one would be reported as
-healthy. Signs that a stream existed:
+healthy. Evidence that a stream existed:
 
 - what the caller knows (`EvidenceSource`: a service's data directory, its view, its seals);
-- another Jobledger stream, since the log is created before all others;
+- another Jobledger stream, because the log is created before all others;
 - the log's metadata, which names the streams that are created before its first event;
 - this process has used the stream before.
 """
@@ -53,16 +53,16 @@ from jobledger.store.model.limits import (
 
 Answer = TypeVar("Answer")
 
-MIN_API_LEVEL = 4  # nats-server 2.14; older ones silently ignore fields that we need
+MIN_API_LEVEL = 4  # nats-server 2.14; older ones silently ignore required fields
 
 _log = logging.getLogger("jobledger.store")
 
 
 EvidenceSource = Callable[[str], Awaitable[Sequence[str]]]
-"""Returns what says, outside the server, that the stream of a name existed; each as part of a message."""
+"""Returns evidence from outside the server that a stream existed, each item as part of a message."""
 
 AcceptLoss = Callable[[LogMissing], None]
-"""Is called with a stream that existed and is missing, before another one is created in its place."""
+"""Called with a stream that existed and is missing, before another one is created in its place."""
 
 
 async def _no_evidence(_: str) -> Sequence[str]:
@@ -75,16 +75,16 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: of the stream.
         created: when, as the server writes it: the stream's epoch.
-        replicas: how many copies it has.
+        replicas: number of copies.
         compression: as configured; `none` is safe.
-        once_compressed: whether blocks may still be compressed from a time when the stream was configured so.
-        messages: how many it holds.
-        bytes: that these take.
+        once_compressed: blocks may still be compressed from a time when the stream was configured so.
+        messages: number of messages.
+        bytes: of these messages.
         first_sequence: of the oldest message.
         last_sequence: of the newest one.
-        direct: whether it can be read by direct get.
-        leader: that says so, with its term; empty if the answer does not show that it is current.
-        changed: the fields of its configuration that were repaired just now.
+        direct: it can be read by direct get.
+        leader: the server that reported this, with its term; empty if the answer does not prove it current.
+        changed: the fields of its configuration that were just repaired.
         problems: what could not be repaired, each with the remedy.
     """
 
@@ -109,9 +109,9 @@ class Streams:
     Args:
         connection: to the servers.
         settings: of the log.
-        evidence: what says, outside the server, that a stream existed.
-        accept_loss: creates a missing stream although it existed, and is called with the loss before that, so
-            that a command can state it. None: a loss is an error.
+        evidence: returns evidence from outside the server that a stream existed.
+        accept_loss: allows to create a missing stream although it existed; called with the loss before that,
+            so that a command can report it. None: a loss is an error.
     """
 
     def __init__(
@@ -134,22 +134,22 @@ class Streams:
         return self._settings.name
 
     async def open_log(self) -> StreamInfo:
-        """Find the log; create it, and then the other streams, if there never was one.
+        """Finds the log; creates it, and then the other streams, if it never existed.
 
         Raises:
-            LogMissing: it existed, and is gone.
+            LogMissing: it existed, and is missing.
             LogUnfit: the server is too old, or the stream breaks a promise; every such field is named.
-            LogNotPermitted: it has to be created, and the NATS user may not.
+            LogNotPermitted: it must be created, and the NATS user lacks the right.
             LogUnavailable: the server does not answer.
         """
         await _through_elections(lambda: _check_server(self._connection))
         info = await self._find(LOG)
         if info is None:
-            signs = await self._signs_of_log()
-            if signs:
+            evidence = await self._evidence_of_log()
+            if evidence:
                 info = await self._look_again(LOG)
                 if info is None:
-                    self._give_up(LOG, signs)
+                    self._give_up(LOG, evidence)
         if info is None:
             info = await self._create(LOG, self._settings.replicas)
         self._check(LOG, info)
@@ -159,12 +159,12 @@ class Streams:
         return info
 
     async def open(self, declaration: StreamDeclaration) -> StreamInfo:
-        """Find a stream beside the log; create it if there never was one.
+        """Finds a stream next to the log; creates it if it never existed.
 
         Raises:
-            LogMissing: it existed, and is gone; or the log is gone.
+            LogMissing: it existed, and is missing; or the log is missing.
             LogUnfit: it breaks a promise; every such field is named.
-            LogNotPermitted: it has to be created, and the NATS user may not.
+            LogNotPermitted: it must be created, and the NATS user lacks the right.
             LogUnavailable: the server does not answer.
         """
         info = await self._find(declaration)
@@ -177,10 +177,10 @@ class Streams:
         return info
 
     async def prepare(self) -> tuple[StreamReport, ...]:
-        """Create what was never there, and repair compression and replicas as far as the NATS user may.
+        """Creates the streams that never existed; repairs compression and replicas if the NATS user may.
 
         Raises:
-            LogMissing: a stream existed, and is gone.
+            LogMissing: a stream existed, and is missing.
             LogUnfit: a stream breaks a promise; every such field is named.
             LogUnavailable: the server does not answer.
         """
@@ -191,10 +191,10 @@ class Streams:
         return await self._repair(LOG, log, _replicas(log)), *reports
 
     async def report(self) -> tuple[StreamReport, ...]:
-        """Every stream that exists, as it is, with what is wrong; nothing is created or changed.
+        """Returns every stream that exists, with its problems. Changes nothing.
 
         Raises:
-            LogNotPermitted: the NATS user may not look at one.
+            LogNotPermitted: the NATS user may not read the state of one.
             LogUnavailable: the server does not answer.
         """
         found = [await self._find(each) for each in STREAMS]
@@ -206,7 +206,7 @@ class Streams:
         )
 
     async def note_rewritten(self) -> None:
-        """Forget that streams were compressed: their blocks were rewritten.
+        """Records that no stream has compressed blocks any more.
 
         Raises:
             LogNotPermitted: the NATS user may not change streams.
@@ -232,10 +232,10 @@ class Streams:
         return info
 
     async def _look_again(self, declaration: StreamDeclaration) -> StreamInfo | None:
-        """A stream that exists may be found late.
+        """Looks for a stream for STREAM_MISSING_SECONDS.
 
         Another process may have created it after the first look, and a new leader of a cluster may answer
-        before it has read what streams there are.
+        before it has loaded the list of streams.
         """
         deadline = asyncio.get_running_loop().time() + STREAM_MISSING_SECONDS
         while True:
@@ -244,58 +244,58 @@ class Streams:
                 return info
             await asyncio.sleep(min(RETRY_MAX_WAIT_SECONDS, STREAM_MISSING_SECONDS))
 
-    async def _signs_of_log(self) -> list[str]:
-        """Why the log must have existed; empty if nothing says so."""
-        signs = await self._known(self._settings.name)
+    async def _evidence_of_log(self) -> list[str]:
+        """Why the log must have existed; empty without evidence."""
+        evidence = await self._known(self._settings.name)
         for declaration in COMPANIONS:
             try:
                 info = await self._find(declaration)
-            except LogNotPermitted:  # a user who may not look at it may not create the log either
+            except LogNotPermitted:  # a user who may not read its state may not create the log either
                 continue
             if info is not None:
-                signs.append(
+                evidence.append(
                     f"the stream {declaration.name(self._settings.name)}, which is created after it, exists"
                     f" with {info.state.messages} messages"
                 )
-        return signs
+        return evidence
 
-    async def _signs_of_companion(self, declaration: StreamDeclaration, log: StreamInfo) -> list[str]:
+    async def _evidence_of_companion(self, declaration: StreamDeclaration, log: StreamInfo) -> list[str]:
         name = declaration.name(self._settings.name)
-        signs = await self._known(name)
+        evidence = await self._known(name)
         if log.state.last_seq and name in log.metadata.get(COMPANIONS_KEY, "").split():
-            signs.append(
-                f"the log holds {log.state.messages} events, and {name} was created before the first of them"
+            evidence.append(
+                f"the log has {log.state.messages} events, and {name} was created before the first of them"
             )
-        return signs
+        return evidence
 
     async def _known(self, name: str) -> list[str]:
-        signs = list(await self._evidence(name))
+        evidence = list(await self._evidence(name))
         if name in self._used:
-            signs.append("this process has used it before")
-        return signs
+            evidence.append("this process has used it before")
+        return evidence
 
     async def _create_companions(self) -> None:
         try:
             await asyncio.gather(*(self.open(each) for each in COMPANIONS))
-        except LogNotPermitted as error:  # a user who only subscribes; a later append needs the right itself
-            _log.debug("not all streams beside %s could be looked at: %s", self._settings.name, error)
+        except LogNotPermitted as error:  # a user who only subscribes; a later append needs the right anyway
+            _log.debug("some streams next to %s cannot be checked: %s", self._settings.name, error)
 
     async def _create_companion(self, declaration: StreamDeclaration, log: StreamInfo) -> StreamInfo:
-        signs = await self._signs_of_companion(declaration, log) if declaration.keeps_records else []
-        if signs:
+        evidence = await self._evidence_of_companion(declaration, log) if declaration.keeps_records else []
+        if evidence:
             info = await self._look_again(declaration)
             if info is not None:
                 return info
-            self._give_up(declaration, signs)
+            self._give_up(declaration, evidence)
         return await self._create(declaration, _replicas(log))
 
-    def _give_up(self, declaration: StreamDeclaration, signs: list[str]) -> None:
-        """Go on without what a stream held, if that was asked for.
+    def _give_up(self, declaration: StreamDeclaration, evidence: list[str]) -> None:
+        """Continues without a stream's content, if the caller accepts the loss.
 
         Raises:
-            LogMissing: it was not.
+            LogMissing: it does not.
         """
-        missing = _missing(declaration.name(self._settings.name), declaration, signs)
+        missing = _missing(declaration.name(self._settings.name), declaration, evidence)
         if self._accept_loss is None:
             raise missing
         self._accept_loss(missing)
@@ -311,7 +311,7 @@ class Streams:
             info = await stream_info(self._connection, name, timeout_seconds=STREAM_TRY_TIMEOUT_SECONDS)
         if info.error and info.error.err_code == NO_SUITABLE_PEERS:
             raise LogUnavailable(
-                f"the stream {name} can't have {config['num_replicas']} replicas: {info.error.description};"
+                f"the stream {name} cannot have {config['num_replicas']} replicas: {info.error.description};"
                 " are all nodes of the cluster running?"
             )
         if info.error:
@@ -324,12 +324,12 @@ class Streams:
         wrong = list(declaration.problems(name, info.config))
         if wrong:
             raise LogUnfit(
-                f"the stream {name} exists with a configuration that breaks a promise: {'; '.join(wrong)}."
+                f"the configuration of the stream {name} breaks a promise: {'; '.join(wrong)}."
                 f" {declaration.remedy}"
             )
 
     async def _repair(self, declaration: StreamDeclaration, info: StreamInfo, replicas: int) -> StreamReport:
-        """Turn compression off and raise the number of replicas, or report what could not be changed."""
+        """Turns compression off and raises the number of replicas, or reports what could not be changed."""
         report = _report(info)
         changes: dict[str, Any] = {}
         metadata = dict(info.metadata)
@@ -353,7 +353,7 @@ class Streams:
             return msgspec.structs.replace(report, problems=problems)
         for field in sorted(changes.keys() - {"metadata"}):
             _log.warning(
-                "the stream %s was changed: %s was %r and is %r",
+                "the stream %s was changed: %s was %r and is now %r",
                 report.name,
                 field,
                 info.config.get(field),
@@ -363,10 +363,10 @@ class Streams:
 
 
 async def update_stream(connection: Connection, info: StreamInfo, changes: dict[str, Any]) -> StreamInfo:
-    """Change a stream's configuration.
+    """Changes a stream's configuration.
 
     Raises:
-        LogNotPermitted: the NATS user may not.
+        LogNotPermitted: the NATS user lacks the right.
         LogUnavailable: the server does not answer, or refuses.
     """
     name = str(info.config["name"])
@@ -374,21 +374,21 @@ async def update_stream(connection: Connection, info: StreamInfo, changes: dict[
         connection, f"STREAM.UPDATE.{name}", {**info.config, **changes}, StreamInfo, permitted=True
     )
     if changed.error:
-        raise LogUnavailable(f"changing the stream {name}: {changed.error.description}")
+        raise LogUnavailable(f"the stream {name} cannot be changed ({changed.error.description}); try again")
     return changed
 
 
-async def _through_elections(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Ask until there is an answer, STREAM_TIMEOUT_SECONDS long.
+async def _through_elections(request: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Repeats a request for STREAM_TIMEOUT_SECONDS until there is an answer.
 
-    A cluster does not answer at all while it elects its own leader, nor for a stream that has none just now:
-    one that is being made by another process, or whose leader was lost. Such an election takes seconds.
+    A cluster does not answer while it elects its own leader, nor for a stream without a leader: one that
+    another process is creating, or whose leader was lost. Such an election takes seconds.
     """
     deadline = asyncio.get_running_loop().time() + STREAM_TIMEOUT_SECONDS
     while True:
         try:
-            return await ask()
-        except NoResponders:  # JetStream is off: no wait will change that
+            return await request()
+        except NoResponders:  # JetStream is off: waiting does not help
             raise
         except LogUnavailable:
             if asyncio.get_running_loop().time() >= deadline:
@@ -403,10 +403,10 @@ async def stream_info(
     deleted: bool = False,
     timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
 ) -> StreamInfo:
-    """Ask the leader about the stream; the answer's `error` is the caller's to judge.
+    """Returns the leader's description of the stream; the caller handles its `error`.
 
     Raises:
-        LogNotPermitted: the NATS user may not.
+        LogNotPermitted: the NATS user lacks the right.
         LogUnavailable: the server does not answer.
     """
     request = {"deleted_details": deleted}
@@ -421,24 +421,23 @@ async def stream_info(
 
 
 def log_info(info: StreamInfo, name: str) -> LogInfo:
-    """A stream's answer in the words of the port.
+    """Converts a stream's description to a Struct of the port.
 
     Raises:
-        LogUnavailable: if there is no such stream; somebody may be restoring it. Or if it has no leader: then
+        LogUnavailable: the stream does not exist; an operator may be restoring it. Or it has no leader: then
             each replica answers for itself, and may lack hundreds of events.
-        LogError: if the answer was another error.
+        LogError: the answer is another error.
     """
     if info.error is not None:
         if info.error.err_code == STREAM_NOT_FOUND:
             raise LogUnavailable(
-                f"the stream {name} is missing; was it deleted? Restore it from a backup. It is not created"
-                " again while this runs"
+                f"the stream {name} is missing; restore it from a backup (a running process does not create"
+                " it again)"
             )
         raise info.error.as_exception(f"stream {name}")
     if info.cluster is not None and info.cluster.replicas and info.cluster.leader_since is None:
         raise LogUnavailable(
-            f"the stream {name} has no leader just now, and a replica that does not lead may be behind; try"
-            " again"
+            f"the stream {name} has no leader at the moment, and other replicas may lack events; try again"
         )
     return LogInfo(info.created, max(info.state.first_seq, 1), info.state.last_seq)
 
@@ -451,8 +450,8 @@ async def _check_server(connection: Connection) -> None:
         raise account.error.as_exception("JetStream")
     if account.api.level < MIN_API_LEVEL:
         raise LogUnfit(
-            f"the nats-server speaks JetStream API level {account.api.level} and Jobledger needs"
-            f" {MIN_API_LEVEL} or higher; use nats-server 2.15.1 or newer"
+            f"the JetStream API level must be {MIN_API_LEVEL} or higher, and this nats-server has"
+            f" {account.api.level}; use nats-server 2.15.1 or newer"
         )
 
 
@@ -478,7 +477,7 @@ def _report(info: StreamInfo) -> StreamReport:
 
 
 def _wanted_replicas(info: StreamInfo, replicas: int) -> int:
-    """As many as the log has; a rewrite that was interrupted left a stream at one fewer."""
+    """As many as the log has; an interrupted rewrite may have left a stream with one fewer."""
     return max(replicas, int(info.metadata.get(REPLICAS_KEY, "0")))
 
 
@@ -493,13 +492,12 @@ def _unrepaired(report: StreamReport, replicas: int, why: str = "") -> Iterable[
         yield f"{report.name} has {report.replicas} replicas and must have {replicas}: {remedy}"
 
 
-def _missing(name: str, declaration: StreamDeclaration, signs: list[str]) -> LogMissing:
-    lost = declaration.description
+def _missing(name: str, declaration: StreamDeclaration, evidence: list[str]) -> LogMissing:
     return LogMissing(
-        f"the stream {name} existed and is missing: {'; '.join(signs)}. It is not created again, because that"
-        f" would hide the loss. Ways out: restore it from a backup (docs/OPERATIONS.md); put back the stream"
-        " directory that nats-server lost; or give up what it held"
-        f" ({lost}) with `jobledger streams create --accept-loss`",
+        f"the stream {name} existed and is missing: {'; '.join(evidence)}. It is not created again, because"
+        " that would hide the loss. Restore it from a backup (docs/OPERATIONS.md), put back the stream"
+        f" directory that nats-server lost, or give up its content ({declaration.description}) with"
+        " `jobledger streams create --accept-loss`",
         stream=name,
-        evidence=signs,
+        evidence=evidence,
     )

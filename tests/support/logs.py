@@ -35,7 +35,7 @@ def draft(
 def force_batches(log: EventLog) -> None:
     """Make a JetStream log send queued events as one atomic batch; no effect on other logs."""
     if isinstance(log, JetStreamLog):
-        log._publisher._pace.single_seconds = 1.0
+        log._publisher._policy.single_seconds = 1.0
 
 
 async def append_all(

@@ -140,7 +140,7 @@ async def test_missing_permission_to_append_is_named(tmp_path: Path) -> None:
         url = f"nats://a:b@127.0.0.1:{port}"
         async with running_api(tmp_path / "data", nats_url=url) as (service, client):
             reason = await Watched(service, client).fails("append")
-            assert "does not allow this user to publish to jobs." in reason
+            assert "this NATS user may not publish to jobs." in reason
 
 
 @pytest.mark.slow
@@ -409,7 +409,7 @@ def test_a_last_event_that_is_recorded_as_missing_does_not_make_the_service_unre
     read = next(check for check in CHECKS if check.name == "read")
     condition = LogCondition(last_sequence=43, missing_events=9, size_bytes=1, max_bytes=-1)
     service = cast("Service", None)
-    lost = "event 43 is the last one of the stream JOBS and can't be read"
+    lost = "event 43 is the last one of the stream JOBS and cannot be read"
     unmet = Observation(condition=condition, read_error=lost)
     assert read.examine(service, unmet) == lost
     earlier = Troubles(damaged_events=1, holes=1, first_damaged=3, last_damaged=3)

@@ -244,9 +244,9 @@ async def test_missing_permission_is_the_reason(tmp_path: Path) -> None:
     async with nats_server(tmp_path / "nats", authorization={"users": [user]}) as port:
         log = await JetStreamLog.connect(f"nats://a:b@127.0.0.1:{port}")
         try:
-            with pytest.raises(LogUnavailable, match="does not allow this user to publish to"):
+            with pytest.raises(LogUnavailable, match="this NATS user may not publish to"):
                 await log._connection.request("jobs.x", b"", timeout_seconds=0.3)
-            assert "permissions violation for publish" in log._connection.trouble
+            assert "permissions violation for publish" in log._connection.problem
         finally:
             await log.close()
 

@@ -92,7 +92,7 @@ async def test_deleted_stream_is_unavailable(
     monkeypatch.setattr(log_reader_module, "_SILENCE_SECONDS", 0.2)
     feed = await jetstream_log.follow(after=0)
     await ask(jetstream_log, "STREAM.DELETE.JOBS")
-    with pytest.raises(LogUnavailable, match="was it deleted"):
+    with pytest.raises(LogUnavailable, match="is missing; restore it"):
         async with asyncio.timeout(20):
             await feed.take(1)
     await feed.close()

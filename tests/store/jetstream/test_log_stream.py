@@ -183,7 +183,7 @@ async def test_full_stream_refuses_and_nothing_vanishes(server: EmbeddedServer, 
 async def test_old_server_is_refused(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose API lacks what we need is named as such, before anything is made on it."""
     monkeypatch.setattr(stream_module, "MIN_API_LEVEL", 99)
-    with pytest.raises(LogUnfit, match=r"API level \d+ and Jobledger needs 99"):
+    with pytest.raises(LogUnfit, match=r"API level must be 99 or higher, .* has \d+"):
         await JetStreamLog.connect(server.url)
 
 
@@ -294,7 +294,7 @@ async def test_batch_holds_one_event_of_a_job(jetstream_log: JetStreamLog, batch
         Appended,
     ]
     assert batch_sizes[0] == 3
-    assert publisher_of(jetstream_log)._pace._batches == 1  # taken as it was
+    assert publisher_of(jetstream_log)._policy._batches == 1  # taken as it was
 
 
 async def test_batch_holds_only_so_many_bytes(jetstream_log: JetStreamLog, batch_sizes: list[int]) -> None:

@@ -224,7 +224,7 @@ async def test_slow_answers_are_not_taken_for_lost_ones(proxy: Proxy, far_log: J
     drafts = [draft(f"job-{number}") for number in range(20)]
     answers = await append_all(far_log, drafts)
     check_appended_once(answers, drafts, await stored_ids(far_log))
-    assert not publisher_of(far_log)._settling
+    assert not publisher_of(far_log)._reconciling
 
 
 class Load:

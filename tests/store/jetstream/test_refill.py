@@ -100,7 +100,7 @@ async def test_a_leader_that_comes_and_goes_is_no_progress(monkeypatch: pytest.M
 
     leader = Leader(monkeypatch, comes_and_goes)
     monkeypatch.setattr(refill, "REPLICA_STALL_SECONDS", 0.01)
-    with pytest.raises(LogUnavailable, match="makes no progress"):
+    with pytest.raises(LogUnavailable, match="has made no progress"):
         await leader.rewrite()
     assert leader.verbs == ["STREAM.LEADER.STEPDOWN.JOBS"] * REFILL_STALLS_MAX
 
