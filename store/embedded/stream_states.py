@@ -1,4 +1,8 @@
-"""What a started nats-server says of its streams."""
+"""The state of the streams: as the started nats-server reports it, and as it was recorded before the start.
+
+`known.json` has, for each stream, the last sequence that was seen acknowledged and the holes that an operator
+has accepted. `damage.json` is the report of the last start that was refused.
+"""
 
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +17,9 @@ from jobledger.store.model.errors import EmbeddedServerError
 from jobledger.store.model.limits import HOLES_MAX_ASKED
 from jobledger.store.private_files import open_private
 
-ACCOUNT = "$G"  # nats-server's name for the account of a server without accounts
+KNOWN_FILE: Final = "known.json"
+DAMAGE_FILE: Final = "damage.json"
+ACCOUNT: Final = "$G"  # nats-server's name for the account of a server without accounts
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -46,11 +52,11 @@ _list_decoder = msgspec.json.Decoder(_List)
 
 
 async def state_of(connection: Connection, stream: StreamFiles, timeout_seconds: float) -> State | None:
-    """The state of a stream; None if the server does not know it.
+    """Returns the state of a stream; None if it does not exist.
 
     Raises:
-        LogUnavailable: if there is no answer in time.
-        EmbeddedServerError: if the answer is an error.
+        LogUnavailable: there is no answer in time.
+        EmbeddedServerError: the answer is an error.
     """
     info = await _info(connection, stream.name, b"{}", timeout_seconds)
     if info is None:
@@ -71,7 +77,7 @@ class Extent(NamedTuple):
     Attributes:
         created: when the stream was created.
         last: its last sequence.
-        messages: how many it holds.
+        messages: number of messages.
     """
 
     created: str
@@ -79,11 +85,11 @@ class Extent(NamedTuple):
     messages: int
 
 
-async def look(connection: Connection, timeout_seconds: float) -> dict[str, Extent]:
-    """Every stream, by its folder. A probe: every part must answer.
+async def list_streams(connection: Connection, timeout_seconds: float) -> dict[str, Extent]:
+    """Returns every stream, by its folder. A probe of the server: every request must be answered.
 
     Raises:
-        LogUnavailable: if there is no answer in time, or JetStream is off.
+        LogUnavailable: there is no answer in time, or JetStream is off.
     """
     found: dict[str, Extent] = {}
     total = 1
@@ -110,41 +116,37 @@ async def _info(connection: Connection, name: str, request: bytes, timeout_secon
         return info
     if info.error.err_code == STREAM_NOT_FOUND:
         return None
-    raise EmbeddedServerError(f"nats-server cannot say what stream {name} holds: {info.error.description}")
-
-
-KNOWN_FILE: Final = "known.json"
-DAMAGE_FILE: Final = "damage.json"
+    raise EmbeddedServerError(f"nats-server cannot describe the stream {name}: {info.error.description}")
 
 
 def read_known(folder: Path) -> dict[str, Known]:
-    """What is known of each stream, by its folder; nothing if the file is missing or unreadable."""
+    """Returns what is known of each stream, by its folder; empty if the file is missing or unreadable."""
     with suppress(OSError, msgspec.DecodeError):
         return msgspec.json.decode((folder / KNOWN_FILE).read_bytes(), type=dict[str, Known])
     return {}
 
 
 def write_known(folder: Path, known: dict[str, Known]) -> None:
-    """Replace what is known.
+    """Replaces what is known.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: it cannot be written.
     """
     _write(folder / KNOWN_FILE, msgspec.json.encode(known))
 
 
 def read_damage(folder: Path) -> tuple[Damage, ...]:
-    """The report of the last start that was refused; empty if none was, or if it was settled."""
+    """Returns the report of the last refused start; empty without one, or after it was resolved."""
     with suppress(OSError, msgspec.DecodeError):
         return msgspec.json.decode((folder / DAMAGE_FILE).read_bytes(), type=tuple[Damage, ...])
     return ()
 
 
 def write_damage(folder: Path, damage: tuple[Damage, ...]) -> None:
-    """Replace the report; an empty one removes it.
+    """Replaces the report; an empty one removes it.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: it cannot be written.
     """
     if damage:
         _write(folder / DAMAGE_FILE, msgspec.json.format(msgspec.json.encode(damage), indent=1))

@@ -1,4 +1,4 @@
-"""The log on NATS JetStream. See DESIGN.md beside this file."""
+"""The log on NATS JetStream. DESIGN.md in this folder explains it."""
 
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.log import JetStreamLog

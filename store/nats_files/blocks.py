@@ -8,8 +8,8 @@ A message block (`msgs/N.blk`) is a sequence of records, nats-server `server/fil
 The checksum is HighwayHash-64 with the key SHA-256("<stream>-<block number>"). The two top bits of a sequence
 mark a tombstone and an erased record. `meta.inf` (JSON) has its checksum, in hex, in `meta.sum`.
 
-A compressed block is `cmp`, one byte of algorithm, the length as uvarint, an S2 stream, and the eight bytes
-of the last record's checksum as they were. Decoded, it is what the server has in memory after it read it.
+A compressed block is `cmp`, one byte for the algorithm, the length as uvarint, an S2 stream, and the eight
+bytes of the last record's checksum, uncompressed. Decoded, it is what the server has in memory after reading.
 """
 
 import hashlib
@@ -28,17 +28,17 @@ TOMBSTONE: Final = 1 << 62
 CHECKSUM: Final = struct.Struct("<Q")
 BLOCK_SUFFIX: Final = ".blk"
 INDEX_FILE: Final = "index.db"
-_EXPIRES: Final = b"Nats-TTL:"  # the header of a message that is removed after a time
-_MARK: Final = b"cmp"  # how a block begins that an older release had compressed
+_EXPIRES: Final = b"Nats-TTL:"  # the header of a message that expires
+_MARK: Final = b"cmp"  # the start of a block that an older release compressed
 _S2: Final = 1
 _BLOCK_MAX_BYTES: Final = 256 * 1_048_576  # nats-server's are 8 MiB, larger only for a single huge message
-SECTOR_BYTES: Final = 512  # what a disk writes in one piece: a torn write ends at a multiple of it
-RECORD_MAX_BYTES: Final = 32 * 1_048_576  # nats-server calls a longer record bad
-_LARGEST_STEP: Final = 1_000_000  # how far apart two sequences may be for the second one to be believed
+SECTOR_BYTES: Final = 512  # a disk writes whole sectors: a torn write ends at a multiple of it
+RECORD_MAX_BYTES: Final = 32 * 1_048_576  # nats-server rejects a longer record
+_LARGEST_STEP: Final = 1_000_000  # a sequence further beyond the previous one is not plausible
 
 
 class Record(NamedTuple):
-    """Where a record is.
+    """The position of a record in its block.
 
     Attributes:
         offset: of its first byte.
@@ -52,16 +52,16 @@ class Record(NamedTuple):
 
     @property
     def is_event(self) -> bool:
-        """Whether it holds a message, and not the mark of one that was deleted."""
+        """Whether it is a message, and not the mark of a deleted one."""
         return 0 < self.sequence < TOMBSTONE
 
 
 class Tail(NamedTuple):
-    """What follows the last record that can be read.
+    """What follows the last readable record.
 
     Attributes:
         offset: of the first byte that belongs to no readable record.
-        is_torn: whether a write that was cut off explains it; otherwise something changed the file.
+        is_torn: an interrupted write explains it; otherwise something changed the file.
     """
 
     offset: int
@@ -69,23 +69,23 @@ class Tail(NamedTuple):
 
 
 def is_compressed(start: bytes) -> bool:
-    """Whether a block that begins with these bytes is compressed."""
+    """Whether a block that starts with these bytes is compressed."""
     return start.startswith(_MARK)
 
 
 def decompress(block: bytes) -> bytes:
-    """A block as it is without compression.
+    """Returns a block without compression.
 
     Raises:
-        S2Error: if it is damaged.
+        S2Error: it is damaged.
     """
     if not is_compressed(block):
         return block
     if len(block) < len(_MARK) + 2 + CHECKSUM.size or block[len(_MARK)] != _S2:
-        raise S2Error("the block's header is not one of S2")
+        raise S2Error("the block does not have the header of S2")
     size, at = read_uvarint(block, len(_MARK) + 1)
     if size > _BLOCK_MAX_BYTES:
-        raise S2Error(f"the block would have {size} bytes")
+        raise S2Error(f"the block must have at most {_BLOCK_MAX_BYTES} bytes, its header has {size}")
     content = decode_stream(block[at : -CHECKSUM.size]) + block[-CHECKSUM.size :]
     if len(content) != size:
         raise S2Error(f"the block has {len(content)} bytes instead of {size}")
@@ -93,12 +93,12 @@ def decompress(block: bytes) -> bytes:
 
 
 def block_key(stream: str, number: int) -> bytes:
-    """The key of a block's checksums."""
+    """Returns the key of a block's checksums."""
     return hashlib.sha256(f"{stream}-{number}".encode()).digest()
 
 
 def meta_checksum(name: str, meta: bytes) -> bytes:
-    """What `meta.sum` holds for this `meta.inf`.
+    """Returns the content of `meta.sum` for a `meta.inf`.
 
     Args:
         name: of the stream; of a consumer `<stream>/<consumer>`.
@@ -109,7 +109,7 @@ def meta_checksum(name: str, meta: bytes) -> bytes:
 
 
 def record_at(block: bytes, offset: int) -> Record | None:
-    """The record that begins there, if its lengths make sense; its checksum is not looked at."""
+    """Returns the record at an offset if its lengths are plausible; its checksum is not verified."""
     if offset + HEAD.size > len(block):
         return None
     flags, sequence, _, subject = HEAD.unpack_from(block, offset)
@@ -121,14 +121,14 @@ def record_at(block: bytes, offset: int) -> Record | None:
 
 
 def records(block: bytes, offset: int = 0) -> Iterator[Record]:
-    """The records from an offset on, as far as their lengths lead from one to the next."""
+    """Returns the records from an offset on, until one has an implausible length."""
     while (record := record_at(block, offset)) is not None:
         yield record
         offset += record.length
 
 
 def messages(block: bytes) -> list[events.Record]:
-    """The messages of a block, as far as their lengths lead from one to the next; no checksum is verified."""
+    """Returns the messages of a block, until a record has an implausible length; verifies no checksum."""
     found: list[events.Record] = []
     for offset, length, sequence in records(block):
         if not 0 < sequence < TOMBSTONE:
@@ -143,15 +143,15 @@ def messages(block: bytes) -> list[events.Record]:
 
 
 def most_expiring(block: bytes) -> int:
-    """At most how many messages of a block expire: more if the header's name is also in a payload.
+    """Returns an upper bound of the messages of a block that expire; a payload may contain the header's name.
 
-    A compressed block is not decoded for this: its length is more than it can be.
+    A compressed block is not decoded for this: its length is an upper bound too.
     """
     return len(block) if is_compressed(block) else block.count(_EXPIRES)
 
 
 def is_sound(block: bytes, record: Record, key: bytes) -> bool:
-    """Whether the record's checksum is right."""
+    """Whether the record's checksum is correct."""
     flags, _, _, subject = HEAD.unpack_from(block, record.offset)
     start, end = record.offset + HEAD.size, record.offset + record.length - CHECKSUM.size
     rest = start + subject + (4 if flags & HAS_HEADERS else 0)  # the length of the headers is not covered
@@ -160,7 +160,7 @@ def is_sound(block: bytes, record: Record, key: bytes) -> bool:
 
 
 def sound_records(block: bytes, key: bytes) -> Iterator[Record]:
-    """The records whose checksums are right; damage between them is skipped, byte by byte if need be."""
+    """Returns the records with correct checksums; skips damage between them, byte by byte if necessary."""
     offset = last = 0
     while offset < len(block):
         record = record_at(block, offset)
@@ -181,7 +181,7 @@ def _follows(block: bytes, record: Record, key: bytes) -> bool:
 
 
 def _next_sound(block: bytes, offset: int, last: int, key: bytes) -> int:
-    """The offset of the next record with a believable sequence and the right checksum, else the end."""
+    """The offset of the next record with a plausible sequence and a correct checksum, else the end."""
     for at in range(offset, len(block) - HEAD.size):
         sequence = int.from_bytes(block[at + 4 : at + 12], "little") & ~(ERASED | TOMBSTONE)
         if last < sequence <= last + _LARGEST_STEP or (not last and sequence):
@@ -192,11 +192,11 @@ def _next_sound(block: bytes, offset: int, last: int, key: bytes) -> int:
 
 
 def last_sequence(block: bytes, before: int, key: bytes) -> int:
-    """The highest sequence in a block: a damaged one may be anything, so only what can be right counts.
+    """Returns the highest plausible sequence in a block: that of a damaged record may be any number.
 
     Args:
         block: its content.
-        before: the highest sequence before it; 0 if that is not known.
+        before: the highest sequence before it; 0 if unknown.
         key: of the block's checksums.
     """
     last = before
@@ -208,17 +208,17 @@ def last_sequence(block: bytes, before: int, key: bytes) -> int:
 
 
 def first_sequence(start: bytes) -> int:
-    """The first sequence of a block, from its first bytes; 0 if there is none to be read."""
+    """Returns the first sequence of a block, from its first bytes; 0 if it cannot be read."""
     if len(start) < HEAD.size or is_compressed(start):
         return 0
     return int(HEAD.unpack_from(start)[1]) & ~(ERASED | TOMBSTONE)
 
 
 def tail_after(block: bytes, last: int, key: bytes) -> Tail | None:
-    """What a block holds after the record of sequence `last`; None if nothing does.
+    """Returns what follows the record of sequence `last` in a block; None if nothing does.
 
-    A write that was cut off (`kill -9`, power loss) leaves a prefix of a record, or sectors of zeros. All
-    else was complete once, so it was acknowledged, or may have been.
+    An interrupted write (`kill -9`, power loss) leaves a prefix of a record, or sectors of zeros. Anything
+    else was complete once, so it may have been acknowledged.
     """
     if is_compressed(block):
         return None
@@ -246,7 +246,7 @@ def _is_torn(rest: bytes, offset: int, last: int, key: bytes) -> bool:
         return False
     flags, sequence, _, _ = HEAD.unpack_from(rest)
     if sequence != last + 1 or not len(rest) < flags & ~HAS_HEADERS <= RECORD_MAX_BYTES:
-        return False  # no beginning of the next record
+        return False  # not the start of the next record
     whole = struct.pack("<I", len(rest) | flags & HAS_HEADERS) + rest[4:]
     found = record_at(whole, 0)
     if found is not None and is_sound(whole, found, key):  # only its length is wrong
@@ -255,7 +255,7 @@ def _is_torn(rest: bytes, offset: int, last: int, key: bytes) -> bool:
 
 
 def _has_empty_sector(rest: bytes, offset: int) -> bool:
-    """Whether a sector of the disk within these bytes is all zeros: it was allocated and never written."""
+    """Whether one of the disk's sectors within these bytes is all zeros: allocated and never written."""
     at = -offset % SECTOR_BYTES
     pieces = [rest[:at]] if at >= CHECKSUM.size else []
     pieces += [rest[start : start + SECTOR_BYTES] for start in range(at, len(rest), SECTOR_BYTES)]
@@ -263,7 +263,7 @@ def _has_empty_sector(rest: bytes, offset: int) -> bool:
 
 
 def mark_of_sequence(sequence: int, time: int, key: bytes) -> bytes:
-    """A record that says that this sequence existed and is gone: the next message gets the one after it."""
+    """Returns a record that marks a sequence as used and erased: the next message gets the one after it."""
     length = HEAD.size + CHECKSUM.size
     head = HEAD.pack(length, sequence | ERASED, time, 0)
     return head + CHECKSUM.pack(highwayhash64(key, head[4:20]))

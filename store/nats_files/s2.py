@@ -1,9 +1,9 @@
-"""Decodes an S2 stream: what nats-server compressed a block with. Pure.
+"""Decodes an S2 stream, the compression of nats-server's blocks. Pure.
 
 S2 is Snappy's framing and element format with two extensions: a copy with offset 0 repeats the last offset
 and has longer lengths, and a chunk may hold 4 MiB (github.com/klauspost/compress, `s2/README.md`, "Format
-Extensions"; github.com/google/snappy, `framing_format.txt` and `format_description.txt`). No Python package
-that we know reads the repeated offsets. Decoding is checked by the CRC-32C of every chunk.
+Extensions"; github.com/google/snappy, `framing_format.txt` and `format_description.txt`). No known Python
+package reads repeated offsets. Decoding is verified by the CRC-32C of every chunk.
 """
 
 import struct
@@ -15,19 +15,19 @@ _IDENTIFIER: Final = 0xFF
 _FIRST_SKIPPABLE: Final = 0x80
 _IDENTIFIERS: Final = (b"S2sTwO", b"sNaPpY")
 _CRC_BYTES: Final = 4
-_MASK_DELTA: Final = 0xA282EAD8  # of a CRC that is stored beside what it covers
+_MASK_DELTA: Final = 0xA282EAD8  # of a CRC that is stored next to its data
 CHUNK_MAX_BYTES: Final = 4 * 1_048_576
 
 
 class S2Error(ValueError):
-    """The stream is damaged, or uses something that is not S2."""
+    """The stream is damaged, or is not S2."""
 
 
 def decode_stream(data: bytes) -> bytes:
-    """The content of an S2 stream.
+    """Returns the content of an S2 stream.
 
     Raises:
-        S2Error: with the place of the damage.
+        S2Error: names the position of the damage.
     """
     out = bytearray()
     at = 0
@@ -39,11 +39,11 @@ def decode_stream(data: bytes) -> bytes:
         if kind in (_COMPRESSED, _PLAIN):
             content = body[_CRC_BYTES:] if kind == _PLAIN else _decode_block(body[_CRC_BYTES:])
             if _masked(crc32c(content)) != int.from_bytes(body[:_CRC_BYTES], "little"):
-                raise S2Error(f"the chunk at byte {at} does not have its checksum")
+                raise S2Error(f"the chunk at byte {at} does not match its checksum")
             out += content
         elif kind == _IDENTIFIER:
             if body not in _IDENTIFIERS:
-                raise S2Error(f"the chunk at byte {at} names another format")
+                raise S2Error(f"the chunk at byte {at} identifies another format")
         elif kind < _FIRST_SKIPPABLE:
             raise S2Error(f"the chunk at byte {at} has the unknown type {kind}")
         at += 4 + size
@@ -61,7 +61,7 @@ def _elements(src: bytes) -> bytes:  # noqa: C901, PLR0912  # one branch per kin
     """The content of one block: its length, then literals and copies."""
     wanted, at = read_uvarint(src, 0)
     if wanted > CHUNK_MAX_BYTES:
-        raise S2Error(f"a block of {wanted} bytes is larger than {CHUNK_MAX_BYTES}")
+        raise S2Error(f"a block must have at most {CHUNK_MAX_BYTES} bytes, got {wanted}")
     out = bytearray()
     offset, end = 0, len(src)
     while at < end:
@@ -96,10 +96,10 @@ def _elements(src: bytes) -> bytes:  # noqa: C901, PLR0912  # one branch per kin
             at += width
         start = len(out) - offset
         if offset == 0 or start < 0 or at > end:
-            raise S2Error("a block refers to what is not there")
+            raise S2Error("a block has a copy from outside of it")
         if offset >= length:
             out += out[start : start + length]
-        else:  # what is copied overlaps what it makes: a run
+        else:  # the source overlaps the target: a run
             run = bytes(out[start:])
             out += (run * (length // offset + 1))[:length]
         if len(out) > wanted:
@@ -110,10 +110,10 @@ def _elements(src: bytes) -> bytes:  # noqa: C901, PLR0912  # one branch per kin
 
 
 def read_uvarint(data: bytes, at: int) -> tuple[int, int]:
-    """A number as Go's `encoding/binary.Uvarint` reads it, and where it ends.
+    """Returns a number as Go's `encoding/binary.Uvarint` reads it, and the position after it.
 
     Raises:
-        S2Error: if the data ends within it.
+        S2Error: the data ends within it.
     """
     value = shift = 0
     for position in range(at, min(at + 10, len(data))):
@@ -121,7 +121,7 @@ def read_uvarint(data: bytes, at: int) -> tuple[int, int]:
         if data[position] < 0x80:
             return value, position + 1
         shift += 7
-    raise S2Error(f"there is no length at byte {at}")
+    raise S2Error(f"invalid length at byte {at}")
 
 
 def _table() -> tuple[tuple[int, ...], ...]:
@@ -142,7 +142,7 @@ _TABLES: Final = _table()
 
 
 def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli, RFC 3720), eight bytes at a time."""
+    """Returns the CRC-32C (Castagnoli, RFC 3720); processes eight bytes at a time."""
     t0, t1, t2, t3, t4, t5, t6, t7 = _TABLES
     crc = 0xFFFFFFFF
     whole = len(data) // 8 * 8

@@ -57,7 +57,7 @@ async def damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installati
     """An installation whose log has two blocks, sealed after 500 events and after all."""
     monkeypatch.setattr(walk_module, "AUDIT_STALL_SECONDS", 3.0)
     # As a nats-server of the operator's own: nothing keeps it from starting on damaged files.
-    monkeypatch.setattr(EmbeddedServer, "_judge", lambda *_: ())
+    monkeypatch.setattr(EmbeddedServer, "_find_damage", lambda *_: ())
     installation = Installation(tmp_path)
     async with installation.log() as log:
         await fill_blocks(log)

@@ -80,7 +80,7 @@ async def test_vanished_log_stops_the_start(tmp_path: Path, destroy: Callable[[P
         assert f"{RECORD_FILE} recorded it at" in text
         assert f"the view {tmp_path / 'view.sqlite'} was made from {JOBS} events" in text
         assert f"covers {JOBS} events" in text
-        assert "restore it from a backup" in text
+        assert "Restore it from a backup" in text
         assert "jobledger streams create --accept-loss" in text
         assert not (tmp_path / STREAMS_FOLDER / "JOBS").exists()
     assert ("JOBS_SEALS" in text) == (destroy is remove_log)
@@ -95,7 +95,7 @@ async def test_stream_that_the_server_skips_is_not_overwritten(tmp_path: Path, f
     shutil.rmtree(tmp_path / "nats" / "recovery")  # with the copies that it would be repaired from
     (tmp_path / RECORD_FILE).unlink()
     before = [(each.name, each.read_bytes()) for each in sorted(directory.glob("msgs/*.blk"))]
-    with pytest.raises(StoreDamaged, match=r"is skipped by nats-server, because meta\.inf does not match"):
+    with pytest.raises(StoreDamaged, match=r"nats-server skips it, because meta\.inf does not match"):
         async with running_api(tmp_path):
             pass
     assert [(each.name, each.read_bytes()) for each in sorted(directory.glob("msgs/*.blk"))] == before

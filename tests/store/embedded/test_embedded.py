@@ -33,7 +33,7 @@ async def test_second_start_on_a_directory_is_refused(server: EmbeddedServer) ->
 async def test_starting_twice_is_refused_and_harms_nothing(server: EmbeddedServer) -> None:
     """`start` on a server that runs is refused; it runs on, and still holds its directory."""
     pid = server.pid
-    with pytest.raises(EmbeddedServerError, match="running already"):
+    with pytest.raises(EmbeddedServerError, match="already running"):
         await server.start()
     assert server.pid == pid
     with pytest.raises(EmbeddedServerError, match="in use"):
@@ -290,4 +290,4 @@ async def test_a_task_that_swallows_its_cancellation_is_cancelled_again(
                 await asyncio.Event().wait()
 
     async with asyncio.timeout(5):
-        await embedded._cancelled([asyncio.create_task(stubborn())])
+        await embedded._cancel([asyncio.create_task(stubborn())])

@@ -412,7 +412,7 @@ async def test_a_lost_block_of_replaced_records_is_damage(tmp_path: Path) -> Non
     [block] = blocks.glob("*.blk")
     block.unlink()
     error = await refused(tmp_path)
-    assert "JOBS_SUBSCRIPTIONS: $G/streams/JOBS_SUBSCRIPTIONS holds 0 messages, and held 2" in str(error)
+    assert "JOBS_SUBSCRIPTIONS: $G/streams/JOBS_SUBSCRIPTIONS has 0 messages, and had 2" in str(error)
     give_up(tmp_path, read_damage(tmp_path / RECOVERY_FOLDER))
     async with EmbeddedServer(tmp_path) as server:
         log = await JetStreamLog.connect(server.url)

@@ -137,7 +137,7 @@ async def test_missing_companion_is_not_created_beside_a_log_with_events(
     await fill(jetstream_log, 1)
     await ask(jetstream_log, f"STREAM.DELETE.{name}")
     log = await JetStreamLog.connect(server.url)  # the log itself is whole
-    with pytest.raises(LogMissing, match=f"{name} existed and is missing: the log holds 1 events"):
+    with pytest.raises(LogMissing, match=f"{name} existed and is missing: the log has 1 events"):
         await log.prepare_streams()
     assert name not in (await ask(log, "STREAM.NAMES"))["streams"]
     await log.close()
