@@ -64,7 +64,7 @@ async def resolve_start(log: EventLog, start: str, info: LogInfo) -> int:
             )
         if int(found[2]) > info.last_sequence:
             raise InvalidInput(
-                f"start {start} is beyond the end of the log (last sequence: {info.last_sequence})"
+                f"start sequence {found[2]} is beyond the end of the log (last sequence: {info.last_sequence})"
             )
         return int(found[2])
     at = parse_rfc3339(start)

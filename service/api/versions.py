@@ -121,7 +121,7 @@ async def get_diff(request: Request[None]) -> wire.VersionsDiff:
     job = await request.job()
     status = job.status
     if not request.query.text("from"):
-        raise InvalidInput("from is required: the number of a version, or a tag")
+        raise InvalidInput("from is required: use a positive integer or a tag name")
     first, second = (
         version_of(request.query.text(name), status, name) or status.version for name in ("from", "to")
     )

@@ -257,7 +257,7 @@ def test_namespaces_that_cannot_be_are_refused(tokens: TokenFile, namespaces: li
     assert not tokens.path.exists()
 
 
-def test_an_admin_of_some_namespaces_is_refused(tokens: TokenFile) -> None:
+def test_admin_token_of_some_namespaces_is_rejected(tokens: TokenFile) -> None:
     """There is none."""
     with pytest.raises(InvalidInput, match="all namespaces"):
         tokens.create("ci", Role.ADMIN, ["a"])

@@ -1,4 +1,4 @@
-"""`--at` and `jobledger diff`, as an operator would type them."""
+"""`--at` and `jobledger diff` against a real service."""
 
 import json
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ from tests.support.service_process import RunningService, running_service
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """One service for all tests here; each works on jobs of its own."""
+    """One service for all tests of this module; each uses its own jobs."""
     with running_service(tmp_path_factory.mktemp("service")) as running:
         yield running
 
 
 @pytest.fixture
 def operator(service: RunningService, tmp_path: Path) -> Operator:
-    """Types at that service."""
+    """Runs commands against that service."""
     return Operator(service, tmp_path)
 
 
-def test_a_job_is_described_as_it_was(operator: Operator) -> None:
-    """Its spec, state and timeline, and nothing of what came later; a revision is a point."""
+def test_describe_at_a_point_shows_the_job_as_it_was(operator: Operator) -> None:
+    """Shows spec, state and timeline, and nothing later; a revision is a point."""
     operator("job", "run", operator.spec("then"))
     operator("job", "set-state", "then", "running")
     operator("job", "run", operator.spec("then", Priority=7), "--reason", "later")
@@ -40,8 +40,8 @@ def test_a_job_is_described_as_it_was(operator: Operator) -> None:
     assert "by event" in early
 
 
-def test_lists_are_those_of_a_point(operator: Operator) -> None:
-    """With filters and pages; ages and local dates are points, too."""
+def test_list_at_a_point_shows_the_jobs_as_they_were(operator: Operator) -> None:
+    """With filters and pages; ages and local dates are points."""
     first = operator.json("job", "run", operator.spec("one", Labels={"test": "lists"}))["Sequence"]
     operator("job", "run", operator.spec("two", Labels={"test": "lists"}))
     operator("job", "stop", "one")
@@ -59,8 +59,8 @@ def test_lists_are_those_of_a_point(operator: Operator) -> None:
     assert next_one["Name"] == "one"
 
 
-def test_a_diff_tells_what_was_tagged(operator: Operator) -> None:
-    """Which tag names which version since: in the event's line, as a place that changed, and for machines."""
+def test_diff_shows_changed_tags(operator: Operator) -> None:
+    """In the line of the event, as a changed path, and for programs."""
     operator("job", "run", operator.spec("named"))
     operator("job", "tag", "named", "1", "golden")
     start = operator.json("job", "history", "named")["Items"][-1]["Sequence"]
@@ -82,14 +82,14 @@ def test_a_diff_tells_what_was_tagged(operator: Operator) -> None:
 
 
 def _after(operator: Operator, job: str, *words: str) -> str:
-    """What a diff shows of one more change of tags."""
+    """The output of a diff after one more change of tags."""
     start = operator.json("job", "history", job)["Items"][-1]["Sequence"]
     operator("job", "tag", job, *words)
     return operator("diff", "--from", str(start), "--job", job).stdout
 
 
-def test_a_diff_tells_what_changed_and_who_did_it(operator: Operator) -> None:
-    """For people and for machines, in pages, of all jobs or of one."""
+def test_diff_shows_changes_with_their_actors(operator: Operator) -> None:
+    """For people and for programs, in pages, for all jobs or for one."""
     start = operator.json("job", "run", operator.spec("before"))["Sequence"]
     operator("job", "run", operator.spec("before", Priority=7), "--reason", "urgent")
     operator("job", "set-state", "before", "running")

@@ -1,4 +1,4 @@
-"""The client on a bad line: nothing is written twice, nothing leaks, nothing grows without a bound."""
+"""The client on an unreliable connection: no repeated writes, no leaks, no unbounded growth."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 def says(body: object, status: int = 200, **headers: str) -> Answer:
-    """An answer with this JSON."""
+    """A response with this JSON."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         raw = json.dumps(body).encode()
@@ -46,12 +46,12 @@ def says(body: object, status: int = 200, **headers: str) -> Answer:
 
 
 def hangs_up(_: BaseHTTPRequestHandler) -> None:
-    """No answer; the connection is closed behind the request."""
+    """Closes the connection without a response."""
 
 
 @contextmanager
 def scripted(*answers: Answer) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """A server with these answers, one each (the last again and again); and the headers of each request."""
+    """A server with one scripted response per request (the last one repeats); records the headers."""
     asked: list[dict[str, str]] = []
     left = list(answers)
 
@@ -72,16 +72,16 @@ def client_of(url: str, waits: list[float] | None = None, token: str = "", actor
     return Client(Target(url, token, actor), sleep=(waits if waits is not None else []).append)
 
 
-def test_a_lost_answer_is_asked_for_again_with_the_same_key() -> None:
-    """The service knows the key, so the second try writes nothing new."""
+def test_lost_response_is_requested_again_with_the_same_key() -> None:
+    """The service knows the key, so the retry writes nothing."""
     with scripted(hangs_up, says(RECEIPT)) as (url, asked), client_of(url) as client:
         assert client.submit(make_spec("a")).job_id == "j-1"
     assert len(asked) == 2
     assert asked[0]["idempotency-key"] == asked[1]["idempotency-key"]
 
 
-def test_an_answer_that_stays_away_is_an_unknown_outcome() -> None:
-    """After a named number of tries it is told that nobody knows."""
+def test_write_without_response_has_an_unknown_outcome() -> None:
+    """After the maximum number of tries."""
     waits: list[float] = []
     with scripted(hangs_up) as (url, asked), client_of(url, waits) as client:
         with pytest.raises(OutcomeUnknown, match="the write may have happened"):
@@ -92,8 +92,8 @@ def test_an_answer_that_stays_away_is_an_unknown_outcome() -> None:
     assert len(waits) == CLIENT_WRITE_MAX_TRIES - 1
 
 
-def test_a_refusal_is_not_repeated() -> None:
-    """Only an unknown outcome is; each command has a key of its own."""
+def test_rejected_write_is_not_retried() -> None:
+    """Only an unknown outcome is retried; each command has its own key."""
     refusal = says({"Code": "Unauthorized", "detail": "no token", "Hint": "Send X"}, 401)
     with scripted(refusal) as (url, asked), client_of(url) as client:
         for _ in range(2):
@@ -105,7 +105,7 @@ def test_a_refusal_is_not_repeated() -> None:
 
 
 def test_conditions_actor_and_token_are_sent() -> None:
-    """If-Match as an entity tag, the user's name in ASCII, the token as a bearer's."""
+    """If-Match as an entity tag, the user's name in ASCII, the token as a bearer token."""
     with scripted(says(RECEIPT)) as (url, asked):
         with client_of(url, token="t-1", actor="jörg") as client:
             client.set_state("a", "Running", revision=7)
@@ -118,8 +118,8 @@ def test_conditions_actor_and_token_are_sent() -> None:
     assert "authorization" not in asked[1]
 
 
-def test_a_redirection_is_not_followed() -> None:
-    """A token goes to the address that was named, and nowhere else."""
+def test_redirect_is_not_followed() -> None:
+    """A token is sent only to the configured address."""
     with scripted(says(JOB)) as (elsewhere, there):
         with (
             scripted(says({}, 307, Location=elsewhere)) as (url, _),
@@ -131,8 +131,8 @@ def test_a_redirection_is_not_followed() -> None:
     assert "secret" not in repr(Target("http://x", "secret"))
 
 
-def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than the limit is not kept in memory."""
+def test_endless_response_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most the limit is kept in memory."""
     monkeypatch.setattr(transport_module, "CLIENT_ANSWER_MAX_BYTES", 1_000)
     with (
         scripted(says("x" * 10_000)) as (url, _),
@@ -143,8 +143,8 @@ def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("body", [None, [], {"Job": None}, {"Job": {"ID": 7}}, "text"])
-def test_an_answer_of_another_shape_is_told_as_such(body: object) -> None:
-    """Another program, or another release: no traceback."""
+def test_unexpected_response_is_an_error_without_traceback(body: object) -> None:
+    """The service may be another program or another release."""
     with (
         scripted(says(body)) as (url, _),
         client_of(url) as client,
@@ -153,7 +153,7 @@ def test_an_answer_of_another_shape_is_told_as_such(body: object) -> None:
         client.job("a")
 
 
-def test_what_this_release_does_not_know_stays_in_the_wire() -> None:
+def test_unknown_fields_stay_in_the_wire_document() -> None:
     """New fields of a newer service reach `-o json`."""
     with (
         scripted(says({"Items": [{**JOB, "New": 1}], "NextToken": ""})) as (url, _),
@@ -164,7 +164,7 @@ def test_what_this_release_does_not_know_stays_in_the_wire() -> None:
 
 
 def test_a_list_is_paged_to_its_end_or_to_its_limit() -> None:
-    """Pages are asked for with the token of the one before, and never more than is wanted."""
+    """Each page uses the token of the previous one, and no more than the limit is requested."""
     page = says({"Items": [JOB] * 2, "NextToken": "t"})
     with scripted(page, says({"Items": [JOB], "NextToken": ""})) as (url, asked), client_of(url) as client:
         assert [len(each.items) for each in client.job_pages({}, limit=5)] == [2, 1]
@@ -176,14 +176,14 @@ def test_a_list_is_paged_to_its_end_or_to_its_limit() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://", "http://a b", "http://[::1", "http://x:99999"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_invalid_address_is_rejected(url: str) -> None:
     """The message names it."""
     with pytest.raises((InvalidInput, RemoteError), match="http:"):
         Client(Target(url)).job("a")
 
 
-def test_a_long_wait_is_asked_for_in_parts() -> None:
-    """A proxy's patience is not tried; the time is over when all parts are."""
+def test_long_wait_is_split_into_requests() -> None:
+    """No request is longer than a proxy allows; together they last the whole timeout."""
     now = [0.0]
 
     def late(handler: BaseHTTPRequestHandler) -> None:
@@ -191,16 +191,16 @@ def test_a_long_wait_is_asked_for_in_parts() -> None:
         says({"Code": "Timeout", "detail": "still Pending"}, 504)(handler)
 
     job = {"Job": {**JOB, "Revision": 1, "State": {"StateType": "Pending"}}}
-    told = "is Pending .revision 1. and did not become Completed within 150 s"
+    pattern = "is Pending .revision 1. and did not become Completed within 150 s"
     answers = (late, late, late, says(job))
-    with scripted(*answers) as (url, asked), client_of(url) as client, pytest.raises(Timeout, match=told):
+    with scripted(*answers) as (url, asked), client_of(url) as client, pytest.raises(Timeout, match=pattern):
         client.wait("a", ("Completed",), timeout_seconds=150, clock=lambda: now[0])
     timeouts = [request["path"].partition("timeout=")[2] for request in asked[:3]]
     assert timeouts == ["60000ms", "60000ms", "30000ms"]
 
 
-def test_a_wait_goes_on_while_the_service_is_away() -> None:
-    """A cut long poll, a draining service and a busy one: the wait lasts until its own time is over."""
+def test_wait_survives_interruptions_of_the_service() -> None:
+    """A closed long poll, a draining service and a busy one are retried until the timeout."""
     done = {"Job": {**JOB, "Revision": 2, "State": {"StateType": "Completed"}}}
     draining = says({"Code": "NotReady", "detail": "draining"}, 503)
     busy = says({"Code": "TooManyRequests", "detail": "busy"}, 429)
@@ -214,28 +214,28 @@ def test_a_wait_goes_on_while_the_service_is_away() -> None:
     assert all(limit / 2 <= wait <= limit for wait, limit in zip(waits, limits, strict=True))
 
 
-def test_a_wait_ends_with_its_time_while_the_service_is_away() -> None:
-    """Not later: what is left is not exceeded by a retry, and the error says why there was no answer."""
+def test_wait_ends_with_its_timeout_while_the_service_is_unreachable() -> None:
+    """Retries do not exceed the timeout, and the error names the cause."""
     now = [0.0]
-    told = "did not respond within 7 s"
+    pattern = "did not respond within 7 s"
     with scripted(says({"Job": JOB}), hangs_up) as (url, _), client_of(url) as client:
         client.job("a")
         client._sleep = lambda seconds: now.__setitem__(0, now[0] + seconds)
-        with pytest.raises(Timeout, match=told):
+        with pytest.raises(Timeout, match=pattern):
             client.wait("a", ("Completed",), timeout_seconds=7, clock=lambda: now[0])
     assert 0 < now[0] <= 7
 
 
-def test_a_wait_for_a_service_that_never_answered_fails_at_once() -> None:
-    """The first connection is refused: nothing runs there."""
+def test_wait_for_a_service_that_never_responded_fails_immediately() -> None:
+    """The first connection is refused."""
     waits: list[float] = []
     with client_of("http://127.0.0.1:9", waits) as client, pytest.raises(ServiceUnreachable):
         client.wait("a", ("Completed",), timeout_seconds=60)
     assert waits == []
 
 
-def test_a_wait_behind_a_write_takes_no_older_state() -> None:
-    """Where another replica answers that lags, the state before the write is not taken for the one after."""
+def test_wait_after_a_write_ignores_older_states() -> None:
+    """A lagging replica may still respond with the state before the write."""
     old, new = (
         {"Job": {**JOB, "Revision": revision, "State": {"StateType": "Completed"}}} for revision in (1, 3)
     )
@@ -246,8 +246,8 @@ def test_a_wait_behind_a_write_takes_no_older_state() -> None:
     assert [("wait_for=9" in request["path"]) for request in asked] == [True, False, True, False]
 
 
-def test_text_that_is_not_utf8_is_refused() -> None:
-    """Half of a surrogate pair, as a bad argument becomes one, can't be sent."""
+def test_text_that_is_not_utf8_is_rejected() -> None:
+    """For example, half of a surrogate pair."""
     with scripted(says(RECEIPT)) as (url, asked), client_of(url) as client:
         with pytest.raises(InvalidInput, match="udcff"):
             client.stop("a", reason="\udcff")

@@ -1,4 +1,4 @@
-"""The examples in docs/CLI.md that need a service are what a service answers."""
+"""The examples in docs/CLI.md that need a service match its output."""
 
 import re
 import shlex
@@ -17,14 +17,14 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}")
 
 
 def examples() -> list[list[tuple[str, str]]]:
-    """Blocks of commands and what each prints."""
+    """Blocks of commands with their output."""
     blocks = re.findall(r"```console service\n(.*?)```", PAGE.read_text(), re.DOTALL)
     return [re.findall(r"\$ jobledger (.*)\n((?:(?!\$ ).*\n)*)", block) for block in blocks]
 
 
 @pytest.mark.slow
-def test_what_the_page_shows_of_a_service_is_what_it_answers(tmp_path: Path) -> None:
-    """All blocks run in order against one fresh service; only ages and times may differ."""
+def test_examples_of_the_page_match_the_output(tmp_path: Path) -> None:
+    """All blocks run in order against one new service; only ages and times may differ."""
     assert examples()
     with running_service(tmp_path) as service:
         for words, shown in (example for block in examples() for example in block):
@@ -37,8 +37,8 @@ def without_times(text: str) -> str:
     return _TIME.sub("TIME", _AGE.sub(" AGE", text))
 
 
-def test_the_page_says_which_commands_about_jobs_have_no_quiet() -> None:
-    """The table of common options names those, and no other."""
+def test_page_lists_the_job_commands_without_quiet() -> None:
+    """The table of common options names exactly those."""
     without = [
         f"{group} {name}"
         for group in ("job", "events")
@@ -46,12 +46,12 @@ def test_the_page_says_which_commands_about_jobs_have_no_quiet() -> None:
         if not any(option.name == "quiet" for option in command.params)
     ]
     row = next(line for line in PAGE.read_text().splitlines() if line.startswith("| `-q`"))
-    told = re.findall(r"`(\w+ [\w-]+)`", row)
-    assert sorted(told) == sorted(without)
+    named = re.findall(r"`(\w+ [\w-]+)`", row)
+    assert sorted(named) == sorted(without)
 
 
 def members(group: str) -> dict[str, click.Command]:
-    """The commands of a group, imported."""
+    """The imported commands of a group."""
     found = cli.commands[group]
     assert isinstance(found, click.Group)
     context = click.Context(found)

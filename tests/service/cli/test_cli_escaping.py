@@ -1,4 +1,4 @@
-"""What others wrote reaches no terminal raw: file names, a URL's password, events, ids."""
+"""Text of others never controls the terminal: file names, passwords in URLs, events, IDs."""
 
 import io
 import json
@@ -29,7 +29,7 @@ URLS = (
 
 
 def run(home: Path, *args: str, **env: str) -> str:
-    """All that a command writes, to a pipe."""
+    """The whole output of a command, written to a pipe."""
     done = subprocess.run(
         [sys.executable, "-m", "jobledger.service.cli.main", *args],
         env=clean_env(home, env),
@@ -41,33 +41,33 @@ def run(home: Path, *args: str, **env: str) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Whether it speaks to no terminal."""
+    """Whether it contains no control characters."""
     return text.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("command", [("job", "validate"), ("job", "run"), ("audit", "check")])
 @pytest.mark.parametrize("is_there", [True, False])
-def test_a_file_name_is_shown_escaped(tmp_path: Path, command: tuple[str, ...], is_there: bool) -> None:
-    """In errors and in results, of files that are there and of others."""
+def test_file_name_is_escaped(tmp_path: Path, command: tuple[str, ...], is_there: bool) -> None:
+    """In errors and results, for existing and missing files."""
     name = tmp_path / f"{EVIL}.yaml"
     if is_there:
         name.write_text("a: [")
-    told = run(tmp_path, *command, os.fspath(name), JOBLEDGER_URL="http://127.0.0.1:1")
-    assert told
-    assert is_plain(told), ascii(told)
+    output = run(tmp_path, *command, os.fspath(name), JOBLEDGER_URL="http://127.0.0.1:1")
+    assert output
+    assert is_plain(output), ascii(output)
 
 
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("command", [("job", "list"), ("version",), ("config", "show"), ("events", "tail")])
-def test_a_password_in_the_url_is_never_shown(tmp_path: Path, url: str, command: tuple[str, ...]) -> None:
-    """By no command and no error."""
-    told = run(tmp_path, *command, JOBLEDGER_URL=url)
-    assert told
-    assert SECRET not in told
+def test_password_in_the_url_is_never_shown(tmp_path: Path, url: str, command: tuple[str, ...]) -> None:
+    """By any command or error."""
+    output = run(tmp_path, *command, JOBLEDGER_URL=url)
+    assert output
+    assert SECRET not in output
 
 
 @pytest.mark.parametrize("url", URLS[:5])
-def test_a_transport_shows_no_password(url: str) -> None:
+def test_transport_shows_no_password(url: str) -> None:
     """Nor does its target."""
     assert SECRET not in repr(Target(url))
     shown = ""
@@ -82,13 +82,13 @@ def test_a_transport_shows_no_password(url: str) -> None:
 
 
 def test_settings_show_no_password_of_any_url() -> None:
-    """Of a list of servers neither."""
+    """Also in a list of servers."""
     url = f"nats://a:{SECRET}@h1:4222,nats://b:x/{SECRET}@h2:4222"
     assert SECRET not in repr(load_settings({"nats_url": url}, {}).settings)
 
 
-def test_replayed_events_are_json_without_characters_that_speak_to_a_terminal() -> None:
-    """In a pipe as well; the values are the same, and printable text stays as it is."""
+def test_exported_events_are_json_without_control_characters() -> None:
+    """Also in a pipe; values are unchanged, and printable text is not escaped."""
 
     class Kept:
         def __init__(self) -> None:
@@ -108,13 +108,15 @@ def test_replayed_events_are_json_without_characters_that_speak_to_a_terminal() 
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_what_is_forgotten_is_escaped_at_the_end(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
-    """Colors pass to a terminal; everything else that speaks to it never does."""
+def test_output_streams_escape_what_commands_did_not(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    """Colors are passed on to a terminal; other control characters never are."""
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     written = io.StringIO()
     monkeypatch.setattr(written, "isatty", lambda: is_terminal)
     _SafeStream(written).write(f"\x1b[31mZoë\x1b[0m\t{EVIL}\n")
-    told = written.getvalue().replace("\t", "").replace("\x1b[31m", "").replace("\x1b[0m", "")
-    assert is_plain(told), ascii(told)
+    output = written.getvalue().replace("\t", "").replace("\x1b[31m", "").replace("\x1b[0m", "")
+    assert is_plain(output), ascii(output)
     assert ("\x1b[31m" in written.getvalue()) is is_terminal
-    assert "Zoë" in told
+    assert "Zoë" in output

@@ -1,4 +1,4 @@
-"""`events tail` and `history --follow`: nothing lost, nothing twice, whatever the connection does."""
+"""`events tail` and `history --follow` lose and repeat nothing across lost connections."""
 
 import json
 import signal
@@ -33,7 +33,7 @@ CLOSE = 'id: abcdefabcdef-%d\nevent: close\ndata: {"reason": "draining"}\n\n'
 
 @contextmanager
 def scripted(answers: Sequence[str | tuple[int, str]]) -> Iterator[tuple[str, list[str]]]:
-    """A server that gives these answers to feeds, one each, then closes; and the `after` of each request."""
+    """A server with one scripted feed per request, then closes; records `after` of each request."""
     asked: list[str] = []
     left = list(answers)
 
@@ -52,12 +52,12 @@ def scripted(answers: Sequence[str | tuple[int, str]]) -> Iterator[tuple[str, li
 
 
 def collect(feed: Feed, found: list[int]) -> None:
-    """The sequences of its events, until it ends by an error."""
+    """The sequences of the events, until an error."""
     found.extend(each.wire["sequence"] for each in feed.events())
 
 
-def test_a_lost_connection_goes_on_behind_the_last_event() -> None:
-    """Cut in the middle of an event, closed by the service, refused for a moment: each event comes once."""
+def test_lost_connection_resumes_after_the_last_event() -> None:
+    """Cut within an event, closed by the service, refused for a moment: each event arrives once."""
     answers: list[str | tuple[int, str]] = [
         event(1) + event(2) + event(3)[:20],
         event(3) + CLOSE % 5,
@@ -65,21 +65,21 @@ def test_a_lost_connection_goes_on_behind_the_last_event() -> None:
         event(7),
     ]
     with scripted(answers) as (url, asked):
-        told: list[str] = []
+        reports: list[str] = []
         found: list[int] = []
         transport = Transport(Target(url))
-        feed = Feed(transport, {}, after="0", report=told.append, sleep=lambda _: None)
+        feed = Feed(transport, {}, after="0", report=reports.append, sleep=lambda _: None)
         with pytest.raises(CursorGone):
             collect(feed, found)
         transport.close()
     assert found == [1, 2, 3, 7]
     assert asked == ["0", *(f"abcdefabcdef-{number}" for number in (2, 5, 5, 7))]
-    assert "resuming after abcdefabcdef-2" in told[0]
+    assert "resuming after abcdefabcdef-2" in reports[0]
     assert feed.cursor == "abcdefabcdef-7"
 
 
-def test_a_feed_from_now_learns_its_place_from_a_heartbeat() -> None:
-    """Before the first event, too, the way back is known; a heartbeat never leads backwards."""
+def test_feed_from_now_learns_its_position_from_a_heartbeat() -> None:
+    """It can resume before its first event; a heartbeat never moves the position back."""
     with scripted([HEARTBEAT % 41, HEARTBEAT % 42 + event(43) + HEARTBEAT % 42]) as (url, asked):
         transport = Transport(Target(url))
         feed = Feed(transport, {}, report=lambda _: None, sleep=lambda _: None)
@@ -91,8 +91,8 @@ def test_a_feed_from_now_learns_its_place_from_a_heartbeat() -> None:
     assert asked == ["", "abcdefabcdef-41", "abcdefabcdef-43"]
 
 
-def test_a_service_that_stays_away_is_given_up_after_growing_waits() -> None:
-    """The number of tries in a row and the longest wait are limits with names."""
+def test_unreachable_service_is_retried_with_growing_waits_up_to_a_limit() -> None:
+    """The number of tries in a row and the longest wait are limited."""
     waits: list[float] = []
     transport = Transport(Target("http://127.0.0.1:9"))
     transport.has_responded = True
@@ -105,8 +105,8 @@ def test_a_service_that_stays_away_is_given_up_after_growing_waits() -> None:
     assert all(limit / 2 <= wait <= limit for wait, limit in zip(waits, limits, strict=True))
 
 
-def test_a_service_that_never_answered_is_not_waited_for() -> None:
-    """The address is wrong, or nothing runs there: the first refused connection ends the tail."""
+def test_service_that_never_responded_is_not_retried() -> None:
+    """The first refused connection ends the tail."""
     waits: list[float] = []
     transport = Transport(Target("http://127.0.0.1:9"))
     feed = Feed(transport, {}, report=lambda _: None, sleep=waits.append)
@@ -117,8 +117,8 @@ def test_a_service_that_never_answered_is_not_waited_for() -> None:
 
 
 @pytest.mark.slow
-def test_a_token_that_is_revoked_ends_the_tail(tmp_path: Path) -> None:
-    """Exit code 7 and the reason; nobody knocks again."""
+def test_revoked_token_ends_the_tail(tmp_path: Path) -> None:
+    """With exit code 7 and the reason, without a retry."""
     with running_service(tmp_path) as service:
         data = ("--data-dir", str(service.data_dir))
         made = jobledger(tmp_path, "token", "create", "--name", "ci", "--role", "admin", *data)
@@ -147,8 +147,8 @@ def start(home: Path, url: str, *words: str, **env: str) -> subprocess.Popen[str
 
 
 @pytest.mark.slow
-def test_a_tail_survives_a_restart_of_the_service_and_tells_where_to_go_on(tmp_path: Path) -> None:
-    """Events before and after the restart come once each, in order; Ctrl-C is 130 with the cursor."""
+def test_tail_survives_a_restart_of_the_service_and_prints_its_cursor(tmp_path: Path) -> None:
+    """Events before and after the restart arrive once, in order; Ctrl-C is 130 with the cursor."""
     with running_service(tmp_path) as first:
         port = first.url.rpartition(":")[2]
         tail = start(tmp_path, first.url, "events", "tail", "--after", "0", "-o", "ndjson")
@@ -181,8 +181,8 @@ def test_a_tail_survives_a_restart_of_the_service_and_tells_where_to_go_on(tmp_p
 
 
 @pytest.mark.slow
-def test_a_history_that_is_followed_ends_when_the_job_does(tmp_path: Path) -> None:
-    """Each event is a line when it happens, and the end of the job is the end of the command."""
+def test_followed_history_ends_with_the_job(tmp_path: Path) -> None:
+    """Each event is printed when it happens."""
     with running_service(tmp_path) as service:
         jobledger(tmp_path, "job", "run", "-", url=service.url, stdin=SPEC % "f")
         follow = start(tmp_path, service.url, "job", "history", "f", "--follow")
@@ -198,8 +198,8 @@ def test_a_history_that_is_followed_ends_when_the_job_does(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_tail_is_filtered_and_its_lines_are_harmless(tmp_path: Path) -> None:
-    """Job, type and state choose; names of others do not speak to the terminal."""
+def test_tail_is_filtered_and_escaped(tmp_path: Path) -> None:
+    """Job, type and state filter; names are escaped."""
     with running_service(tmp_path) as service:
         for name in ("a", "b\\u001b[31m"):
             jobledger(tmp_path, "job", "run", "-", url=service.url, stdin=SPEC % name)

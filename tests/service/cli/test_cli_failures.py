@@ -1,4 +1,4 @@
-"""A service's refusal is the error that a local call would have raised, with the same exit code."""
+"""An error response of the service becomes the error of a local call, with the same exit code."""
 
 import msgspec
 import pytest
@@ -41,7 +41,7 @@ ERRORS: list[JobledgerError] = [
     errors.LogRefused("full"),
     errors.LogUnfit("old"),
     errors.OutcomeUnknown("unknown", event_id="e"),
-    # What the view itself says names a path, so the service says this instead.
+    # The message of the view names a path, so the service replaces it.
     ViewBusy("another process keeps the view locked; the service's log has the request's ID and says more"),
     WaitTimeout("behind"),
     service_errors.Unauthorized("who?"),
@@ -58,7 +58,7 @@ ERRORS: list[JobledgerError] = [
 
 
 def over_the_wire(error: JobledgerError) -> JobledgerError:
-    """What the service's own translation makes of it, translated back."""
+    """The error, translated to a problem document and back."""
     from jobledger.service.api.problems import problem_response_parts
 
     status, headers, body = problem_response_parts(error, {"path": "/jobs", "state": {"request_id": "r"}})
@@ -66,16 +66,16 @@ def over_the_wire(error: JobledgerError) -> JobledgerError:
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_an_error_comes_back_with_its_message_and_exit_code(error: JobledgerError) -> None:
-    """One table there, one table here; together they change neither words nor code."""
+def test_error_keeps_its_message_and_exit_code_over_http(error: JobledgerError) -> None:
+    """Both directions use one table."""
     back = over_the_wire(error)
     assert str(back) == str(error)
     assert exit_code(back) == exit_code(error)
     assert isinstance(error, type(back)) or isinstance(back, type(error).__mro__[1])
 
 
-def test_what_an_error_carries_comes_back_with_it() -> None:
-    """Problems with paths, candidates, the missed events, when to ask again."""
+def test_error_keeps_its_fields_over_http() -> None:
+    """Problems with paths, candidates, missed events, the time to retry."""
     spec, ambiguous, mismatch, busy = (over_the_wire(ERRORS[at]) for at in (1, 4, 8, 23))
     assert isinstance(spec, errors.InvalidSpec)
     assert spec.problems == ERRORS[1].problems  # type: ignore[attr-defined]
@@ -87,8 +87,8 @@ def test_what_an_error_carries_comes_back_with_it() -> None:
     assert busy.retry_after_seconds == 7
 
 
-def test_an_error_is_told_line_by_line_and_harmlessly(capsys: pytest.CaptureFixture[str]) -> None:
-    """Problems and missed events stand on lines of their own; control characters are written out."""
+def test_error_is_printed_line_by_line_and_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    """Problems and missed events are on their own lines."""
     for at in (1, 8):
         print_error(over_the_wire(ERRORS[at]))
     print_error(errors.JobNotFound("no job \x1b[2J"))
@@ -100,8 +100,8 @@ def test_an_error_is_told_line_by_line_and_harmlessly(capsys: pytest.CaptureFixt
     assert lines[6:] == ["Error: no job \\x1b[2J"]
 
 
-def test_advice_is_given_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """A hint whose words the message has says nothing new; that of a timeout is in its message."""
+def test_hint_that_repeats_the_message_is_omitted(capsys: pytest.CaptureFixture[str]) -> None:
+    """A hint is printed only if it adds words."""
     error = errors.LogBusy("busy: nothing was written; try again")
     error.add_note("Nothing was written: try again")
     error.add_note("Look elsewhere")
@@ -122,23 +122,23 @@ def test_advice_is_given_once(capsys: pytest.CaptureFixture[str]) -> None:
         (400, b"[" * 100_000),
     ],
 )
-def test_an_answer_that_is_no_problem_document_is_told_all_the_same(status: int, body: bytes) -> None:
-    """A proxy in between, or another program: the status is named, and that it may be the wrong address."""
+def test_response_that_is_not_a_problem_document_is_an_error(status: int, body: bytes) -> None:
+    """The status is named, and that the address may be wrong."""
     error = error_of(status, body)
     assert isinstance(error, RemoteError)
     assert f"HTTP {status}" in str(error)
     assert "is this the address of a Jobledger service?" in str(error)
 
 
-def test_a_code_of_a_newer_service_is_told_with_its_name() -> None:
-    """Nothing is lost of a problem that this release does not know."""
+def test_unknown_code_of_a_newer_service_is_named() -> None:
+    """With its message and hint."""
     error = error_of(418, msgspec.json.encode({"Code": "Teapot", "detail": "short", "Hint": "pour"}))
     assert str(error) == "short (HTTP 418, Teapot)"
     assert error.__notes__ == ["pour"]
 
 
 def test_times_keep_their_nanoseconds() -> None:
-    """All nine digits, whatever the offset; what is no time is 0."""
+    """All nine digits, with any offset; invalid times are 0."""
     assert nanoseconds_of("2026-11-22T19:36:22.909157664Z") == 1_795_376_182_909_157_664
     assert nanoseconds_of("2026-11-22T20:36:22+01:00") == 1_795_376_182_000_000_000
     assert nanoseconds_of("soon") == 0
@@ -158,8 +158,8 @@ def test_times_keep_their_nanoseconds() -> None:
         ),
     ],
 )
-def test_a_command_that_an_error_names_acts_on_the_same_log(arguments: list[str], command: str) -> None:
-    """Copied literally, it has the flags of the command that failed; what has flags keeps them."""
+def test_command_in_an_error_message_uses_the_same_log(arguments: list[str], command: str) -> None:
+    """It gets the flags of the failed command, unless it has flags."""
     assert (
         with_flags("lost: `jobledger streams create --accept-loss`", arguments)
         == f"lost: `jobledger {command}`"
@@ -172,7 +172,7 @@ def test_a_command_that_an_error_names_acts_on_the_same_log(arguments: list[str]
         assert with_flags(kept, arguments) == kept
 
 
-def test_a_named_command_gets_only_flags_that_it_takes() -> None:
-    """`audit accept-log` works on files alone."""
+def test_command_in_an_error_message_gets_only_its_own_flags() -> None:
+    """`audit accept-log` works on files only."""
     text = with_flags("`jobledger audit accept-log`", ["serve", "--nats-url", "n", "--data-dir", "d"])
     assert text == "`jobledger audit accept-log --data-dir d`"

@@ -1,4 +1,4 @@
-"""What holds of every command: its help has examples that work, and lists come in every format."""
+"""Rules for every command: its help has working examples, and lists support every format."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from jobledger.service.cli.main import cli
 
 
 def walk(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:
-    """Every command and group, by the words that lead to it."""
+    """Every command and group, with its words."""
     yield " ".join(path), command
     if isinstance(command, click.Group):
         context = click.Context(command, info_name=path[-1])
@@ -59,14 +59,14 @@ def test_every_help_ends_with_examples_that_the_command_line_accepts(
 
 
 @pytest.mark.parametrize("path", LISTS)
-def test_every_list_comes_wide_as_names_and_as_csv(path: str) -> None:
-    """Beside the formats of every command."""
+def test_every_list_supports_wide_name_and_csv(path: str) -> None:
+    """In addition to the formats of every command."""
     [output] = [each for each in COMMANDS[path].params if each.name == "form"]
     assert isinstance(output.type, click.Choice)
     assert {"table", "json", "yaml", "ndjson", "wide", "name", "csv"} <= set(output.type.choices)
 
 
 @pytest.mark.parametrize("path", ["list", "describe", "history"])
-def test_what_changes_can_be_watched(path: str) -> None:
+def test_lists_of_changing_data_can_be_watched(path: str) -> None:
     """With the same option."""
     assert any("--watch" in each.opts for each in COMMANDS[f"jobledger job {path}"].params)

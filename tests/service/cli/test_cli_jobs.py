@@ -1,4 +1,4 @@
-"""Every command against a real service, as an operator would type it."""
+"""Every job command against a real service."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from tests.support.service_process import RunningService, clean_env, jobledger, 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """One service for all tests here; each works on jobs of its own."""
+    """One service for all tests of this module; each uses its own jobs."""
     with running_service(tmp_path_factory.mktemp("service")) as running:
         yield running
 
@@ -28,8 +28,8 @@ def operator(service: RunningService, tmp_path: Path) -> Operator:
     return Operator(service, tmp_path)
 
 
-def test_a_submission_creates_then_updates_then_changes_nothing(operator: Operator) -> None:
-    """The line says which, with version and revision; machines get the receipt, -q the id."""
+def test_submission_creates_then_updates_then_changes_nothing(operator: Operator) -> None:
+    """The line shows which, with version and revision; programs get the response, -q the ID."""
     first = operator("job", "run", operator.spec("sub"), "--reason", "why").stdout
     assert first.startswith("sub (j-")
     assert first.endswith(" created: version 1, revision 1\n")
@@ -46,8 +46,8 @@ def test_a_submission_creates_then_updates_then_changes_nothing(operator: Operat
     assert "has revision" not in there
 
 
-def test_a_dry_run_and_a_diff_show_the_change_and_write_nothing(operator: Operator) -> None:
-    """Place by place for people, a patch for machines, an exit code for scripts."""
+def test_dry_run_and_diff_show_the_change_and_write_nothing(operator: Operator) -> None:
+    """By path for people, as a patch for programs, as an exit code for scripts."""
     operator("job", "run", operator.spec("dry"))
     changed = operator.spec("dry", Priority=7)
     change = "dry would be updated: version 1 → version 2\n+ Priority: 7\n"
@@ -64,8 +64,8 @@ def test_a_dry_run_and_a_diff_show_the_change_and_write_nothing(operator: Operat
     assert operator.json("job", "describe", "dry")["Job"]["Version"] == 1
 
 
-def test_a_dry_run_and_a_diff_of_a_new_job_say_that_it_would_be_created(operator: Operator) -> None:
-    """With its fields, in the format of every other diff; nothing is written, with a name or without one."""
+def test_dry_run_and_diff_of_a_new_job_show_its_creation(operator: Operator) -> None:
+    """With its fields, in the format of every diff; nothing is written, with a name or without one."""
     new = operator.spec("brand-new", Priority=7)
     dry = operator("job", "run", new, "--dry-run").stdout
     assert dry == operator("job", "diff", new).stdout
@@ -82,8 +82,8 @@ def test_a_dry_run_and_a_diff_of_a_new_job_say_that_it_would_be_created(operator
     operator("job", "describe", "brand-new", code=3)
 
 
-def test_a_dry_run_with_create_only_is_refused_where_the_job_exists(operator: Operator) -> None:
-    """As the run itself would be."""
+def test_dry_run_with_create_only_is_rejected_if_the_job_exists(operator: Operator) -> None:
+    """Like the run itself."""
     file = operator.spec("dry-only")
     operator("job", "run", file, "--create-only", "--dry-run")
     operator("job", "run", file)
@@ -91,8 +91,8 @@ def test_a_dry_run_with_create_only_is_refused_where_the_job_exists(operator: Op
     assert "already exists (revision 1)" in there
 
 
-def test_one_key_writes_once(operator: Operator) -> None:
-    """The same key and file again give the same receipt; another file is refused."""
+def test_idempotency_key_writes_once(operator: Operator) -> None:
+    """The same key and file give the same response; another file is rejected."""
     file = operator.spec("")
     first = operator.json("job", "run", file, "--idempotency-key", "key-1")
     assert operator.json("job", "run", file, "--idempotency-key", "key-1") == first
@@ -101,17 +101,17 @@ def test_one_key_writes_once(operator: Operator) -> None:
     assert operator("job", "run", file, file, "--idempotency-key", "k", code=2).stdout == ""
 
 
-def test_bad_files_are_told_and_nothing_is_sent(operator: Operator) -> None:
-    """One bad file among good ones: each problem on its line, exit code 1, no job."""
+def test_invalid_file_prevents_every_submission(operator: Operator) -> None:
+    """One invalid file among valid ones: each problem on its line, exit code 2, no job."""
     bad = operator.spec("bad", Type="cron")
-    done = operator("job", "run", operator.spec("good-beside-bad"), bad, code=2)
+    done = operator("job", "run", operator.spec("valid-with-invalid"), bad, code=2)
     assert f"{bad}: error: Type: invalid job type" in done.stderr
     assert done.stdout == ""
-    operator("job", "describe", "good-beside-bad", code=3)
+    operator("job", "describe", "valid-with-invalid", code=3)
 
 
-def test_a_namespace_is_given_to_specs_that_name_none(operator: Operator) -> None:
-    """A spec of another namespace is refused, with both names."""
+def test_namespace_option_applies_to_specs_without_one(operator: Operator) -> None:
+    """A spec with another namespace is rejected; the message names both."""
     operator("job", "run", operator.spec("placed"), "-n", "team-x")
     assert operator.json("job", "describe", "placed", "-n", "team-x")["Job"]["Namespace"] == "team-x"
     other = operator("job", "run", operator.spec("placed", Namespace="team-y"), "-n", "team-x", code=2)
@@ -119,8 +119,8 @@ def test_a_namespace_is_given_to_specs_that_name_none(operator: Operator) -> Non
     assert "team-x" in other.stderr
 
 
-def test_states_are_reported_and_conflicts_tell_what_was_missed(operator: Operator) -> None:
-    """Message and details arrive; a revision that is not the present one is exit code 5, with the story."""
+def test_set_state_reports_missed_events_on_a_conflict(operator: Operator) -> None:
+    """Message and details are stored; an outdated revision is exit code 5 with the missed events."""
     operator("job", "run", operator.spec("states"))
     words = ("--message", "on node 3", "--detail", "node=n3", "--if-revision", "1", "--reason", "placed")
     done = operator("job", "set-state", "states", "running", *words)
@@ -140,8 +140,8 @@ def test_states_are_reported_and_conflicts_tell_what_was_missed(operator: Operat
     assert "Did you mean 'list'?" in operator("job", "lst", code=2).stderr
 
 
-def test_a_job_is_stopped_and_begun_again(operator: Operator) -> None:
-    """What the state forbids is exit code 4; a rerun takes an old version's spec."""
+def test_job_is_stopped_and_rerun(operator: Operator) -> None:
+    """What the state forbids is exit code 4; a rerun can use an old version's spec."""
     operator("job", "run", operator.spec("again", Priority=1))
     operator("job", "rerun", "again", code=4)
     operator("job", "stop", "again", "--reason", "enough")
@@ -160,8 +160,8 @@ def test_a_job_is_stopped_and_begun_again(operator: Operator) -> None:
     assert operator("job", "versions", "again", "-q").stdout == "1\n2\n3\n"
 
 
-def test_describe_and_history_tell_who_and_why(operator: Operator) -> None:
-    """Job, spec and timeline are readable; a short id is as good as the name."""
+def test_describe_and_history_show_actor_and_reason(operator: Operator) -> None:
+    """Job, spec and timeline are readable; a short ID works like the name."""
     job_id = operator.json("job", "run", operator.spec("story"), "--reason", "nightly")["JobID"]
     operator("job", "set-state", "story", "Failed", "--message", "no \x1b[31mdisk")
     text = operator("job", "describe", job_id[:10]).stdout
@@ -176,8 +176,8 @@ def test_describe_and_history_tell_who_and_why(operator: Operator) -> None:
     assert len(operator("job", "history", "story", "--follow").stdout.splitlines()) == 3  # it has ended
 
 
-def test_tables_tell_the_sequences_that_points_are_named_by(operator: Operator) -> None:
-    """Of a history, a timeline and the events: what `--at`, `--from` and `--after` take."""
+def test_tables_show_sequences_that_options_accept(operator: Operator) -> None:
+    """History, timeline and events show what `--at`, `--from` and `--after` take."""
     job_id = operator.json("job", "run", operator.spec("placed"))["JobID"]
     operator("job", "set-state", "placed", "Failed")
     items = operator.json("job", "history", "placed")["Items"]
@@ -193,8 +193,8 @@ def test_tables_tell_the_sequences_that_points_are_named_by(operator: Operator) 
     assert "Pending" in operator("job", "describe", job_id, "--at", sequences[0]).stdout
 
 
-def test_a_list_is_filtered_paged_and_says_when_there_is_more(operator: Operator) -> None:
-    """Every filter of the API has its option; --all pages through; ids can be pasted back."""
+def test_list_is_filtered_and_paged(operator: Operator) -> None:
+    """Every filter of the API has its option; --all reads all pages; printed IDs are accepted."""
     namespace = "list-test"
     for number in range(5):
         labels = {"even": str(number % 2 == 0).lower()}
@@ -228,8 +228,8 @@ def test_a_list_is_filtered_paged_and_says_when_there_is_more(operator: Operator
     assert "character 7" in operator("job", "list", "-l", "a in (", code=2).stderr
 
 
-def test_a_wait_ends_with_the_state_or_says_why_not(operator: Operator) -> None:
-    """0 when reached, 4 when the job ended otherwise, 8 when the time is over."""
+def test_wait_exit_code_shows_the_result(operator: Operator) -> None:
+    """0 when reached, 4 when the job ended otherwise, 8 after the timeout."""
     operator("job", "run", operator.spec("waited"))
     late = operator("job", "wait", "waited", "--timeout", "10ms", code=8).stderr
     assert "is Pending (revision 1) and did not become Completed within 0.01 s" in late
@@ -243,7 +243,7 @@ def test_a_wait_ends_with_the_state_or_says_why_not(operator: Operator) -> None:
 
 
 def test_run_waits_for_the_state_of_its_own_submission(operator: Operator) -> None:
-    """The end of the version before is not taken for it."""
+    """The end of the previous version does not count."""
     operator("job", "run", operator.spec("own"))
     operator("job", "set-state", "own", "Completed")
     new = operator.spec("own", Priority=3)
@@ -255,7 +255,7 @@ def test_run_waits_for_the_state_of_its_own_submission(operator: Operator) -> No
 
 
 def test_names_that_look_like_paths_are_found(operator: Operator) -> None:
-    """A slash in a name does not lead anywhere else."""
+    """A slash in a name does not change the path of the request."""
     operator("job", "run", operator.spec("reports/daily ü?#%2F"))
     assert operator.json("job", "describe", "reports/daily ü?#%2F")["Job"]["Version"] == 1
     operator("job", "describe", "", code=2)
@@ -263,8 +263,8 @@ def test_names_that_look_like_paths_are_found(operator: Operator) -> None:
         assert f"the name {name!r}" in operator("job", "describe", name, code=3).stderr
 
 
-def test_the_versions_of_both_sides_are_told(operator: Operator) -> None:
-    """With a service, its version; without one, that none answers, and no failure."""
+def test_version_shows_client_and_service(operator: Operator) -> None:
+    """An unreachable service is reported, and is not an error."""
     assert operator("version").stdout.splitlines()[1].startswith("Service  0.")
     assert operator.json("version")["Service"]["URL"] == operator.url
     alone = operator("version", "--url", "http://127.0.0.1:9")
@@ -273,7 +273,7 @@ def test_the_versions_of_both_sides_are_told(operator: Operator) -> None:
     )
 
 
-def test_no_service_is_exit_code_6_with_the_way_to_one(operator: Operator) -> None:
+def test_unreachable_service_is_exit_code_6_with_a_remedy(operator: Operator) -> None:
     """The address is named, and the command that starts a service."""
     done = operator("job", "list", "--url", "http://127.0.0.1:9", code=6)
     assert "the service at http://127.0.0.1:9 cannot be reached: connection refused" in done.stderr
@@ -281,8 +281,8 @@ def test_no_service_is_exit_code_6_with_the_way_to_one(operator: Operator) -> No
     operator("job", "list", "--url", "ftp://x", code=2)
 
 
-def test_a_reader_that_leaves_early_is_no_error(operator: Operator) -> None:
-    """A pipe that closes ends the command quietly."""
+def test_closed_pipe_is_not_an_error(operator: Operator) -> None:
+    """The command ends without a message."""
     operator("job", "run", operator.spec("piped"))
     command = f"{sys.executable} -m jobledger.service.cli.main job list -o ndjson --all | head -c 1"
     done = subprocess.run(
@@ -298,7 +298,7 @@ def test_a_reader_that_leaves_early_is_no_error(operator: Operator) -> None:
 
 
 def test_names_of_jobs_are_completed(operator: Operator) -> None:
-    """The shell is offered names, and ids where an id was begun."""
+    """With names, and with IDs for the prefix of an ID."""
     operator("job", "run", operator.spec("complete-me"))
     words = {
         "COMP_WORDS": "jobledger job describe comp",
@@ -311,8 +311,8 @@ def test_names_of_jobs_are_completed(operator: Operator) -> None:
     assert (nowhere.stdout.strip(), nowhere.stderr) == ("", "")
 
 
-def test_a_token_from_a_file_says_who(tmp_path: Path) -> None:
-    """With tokens the name of the token is the actor; without one, or with a wrong one, exit code 7."""
+def test_token_determines_the_actor(tmp_path: Path) -> None:
+    """The name of the token is the actor; a missing or wrong token is exit code 7."""
     with running_service(tmp_path) as running:
         data = str(running.data_dir)
         made = jobledger(
@@ -343,8 +343,8 @@ def test_a_token_from_a_file_says_who(tmp_path: Path) -> None:
         assert "No such file" in missing.stderr
 
 
-def test_lists_come_wide_as_names_and_as_csv(operator: Operator) -> None:
-    """Whole ids, names alone, and one line of values for each job after the head."""
+def test_lists_support_wide_name_and_csv(operator: Operator) -> None:
+    """Full IDs, names alone, and one line of values per job after the heading."""
     operator("job", "run", operator.spec("a list, of sorts", Namespace="forms"))
     job = operator.json("job", "list", "-n", "forms")["Items"][0]
     assert job["ID"] in operator("job", "list", "-n", "forms", "-o", "wide").stdout
@@ -368,10 +368,8 @@ def test_lists_come_wide_as_names_and_as_csv(operator: Operator) -> None:
         ("view damage", "first,last,events"),
     ],
 )
-def test_every_list_has_comma_separated_values_with_a_head_line(
-    operator: Operator, words: str, head: str
-) -> None:
-    """Times in them are RFC 3339; people get times in their zone."""
+def test_every_list_has_csv_with_a_heading(operator: Operator, words: str, head: str) -> None:
+    """Times are RFC 3339; tables show local times."""
     operator("job", "run", operator.spec("lists"))
     first, *lines = operator(*words.split(), "-o", "csv").stdout.splitlines()
     assert first == head
@@ -382,7 +380,7 @@ def test_every_list_has_comma_separated_values_with_a_head_line(
     operator(*words.split(), "-o", "wide")
 
 
-def test_a_watched_list_is_shown_again_when_a_job_changes(operator: Operator, tmp_path: Path) -> None:
+def test_watched_list_is_shown_again_when_a_job_changes(operator: Operator, tmp_path: Path) -> None:
     """Until Ctrl-C, and not while nothing changes."""
     operator("job", "run", operator.spec("first", Namespace="watched"))
     command = [

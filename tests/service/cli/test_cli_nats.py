@@ -1,4 +1,4 @@
-"""`jobledger subscriptions create` and `jobledger nats accounts`, for programs with accounts of their own."""
+"""`jobledger subscriptions create` and `jobledger nats accounts`, for programs with their own accounts."""
 
 import stat
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ from tests.support.service_process import RunningService, running_service
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service."""
+    """A running service."""
     with running_service(tmp_path_factory.mktemp("service")) as running:
         yield running
 
 
 @pytest.fixture
 def operator(service: RunningService, tmp_path: Path) -> Operator:
-    """Types at that service."""
+    """Runs commands against that service."""
     return Operator(service, tmp_path)
 
 
 def test_subscriptions_of_each_form_are_created_and_get_accounts(operator: Operator) -> None:
-    """Created once, shown, refused with other options; the accounts follow what the service has."""
+    """Created once, shown, rejected with other options; the accounts follow the subscriptions."""
     words = ("subscriptions", "create", "billing", "--type", "state", "--state", "failed", "--start", "now")
     assert "billing" in operator(*words).stdout
     operator(*words)
@@ -40,8 +40,8 @@ def test_subscriptions_of_each_form_are_created_and_get_accounts(operator: Opera
     assert printed == accounts_config([parse_subscriber(text) for text in wanted])
 
 
-def test_nkeys_are_made_once_and_never_printed(operator: Operator, tmp_path: Path) -> None:
-    """Seeds are in files of the owner's; made again, the configuration has the same keys."""
+def test_nkeys_are_created_once_and_never_printed(operator: Operator, tmp_path: Path) -> None:
+    """Seeds are in private files; a repeated run uses the same keys."""
     words = ("nats", "accounts", "-s", "billing", "--nkeys", str(tmp_path / "keys"))
     first = operator(*words)
     files = sorted((tmp_path / "keys").iterdir())

@@ -1,4 +1,4 @@
-"""The command line starts fast: each command imports what it needs and no more."""
+"""The command line starts fast: each command imports only what it needs."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ finally:
 
 
 def imported(home: Path, *words: str) -> set[str]:
-    """Which of the heavy packages a command has imported at its end."""
+    """The heavy packages that a command has imported when it ends."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, *words],
         capture_output=True,
@@ -44,13 +44,13 @@ def test_help_and_version_import_nothing_heavy(tmp_path: Path, words: str) -> No
     assert imported(tmp_path, *words.split()) == set()
 
 
-def test_a_command_that_asks_the_service_imports_no_server_and_no_rich(tmp_path: Path) -> None:
-    """Up to the request there is the client and the settings; rich comes after it, and for terminals only."""
+def test_client_command_imports_no_server_and_no_rich(tmp_path: Path) -> None:
+    """Before the request, only the client and the settings; rich is imported later, for terminals only."""
     assert imported(tmp_path, "job", "list", "--url", "http://127.0.0.1:9") == {"httpx", "msgspec"}
 
 
-def test_summaries_of_lazy_commands_are_those_of_the_commands() -> None:
-    """A list of commands says what the command's own help begins with."""
+def test_summaries_match_the_help_of_the_commands() -> None:
+    """Lists show the first sentence of a command's help."""
 
     def check(group: LazyGroup) -> None:
         context = click.Context(group)
@@ -68,7 +68,7 @@ def test_summaries_of_lazy_commands_are_those_of_the_commands() -> None:
 
 
 def test_names_are_completed_without_importing_the_commands(tmp_path: Path) -> None:
-    """The shell is told the commands that begin so, with their summaries."""
+    """The shell gets the matching commands with their summaries."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM],
         capture_output=True,
@@ -85,7 +85,7 @@ def test_names_are_completed_without_importing_the_commands(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_has_a_completion_script(tmp_path: Path, shell: str) -> None:
-    """The script calls `jobledger` back."""
+    """The script runs `jobledger`."""
     done = subprocess.run(
         [sys.executable, "-m", "jobledger.service.cli.main", "completion", shell],
         capture_output=True,
@@ -110,8 +110,8 @@ def test_each_shell_has_a_completion_script(tmp_path: Path, shell: str) -> None:
         ["token", "create", "--name", b"\xe9"],
     ],
 )
-def test_an_argument_that_is_not_text_is_refused(tmp_path: Path, words: list[str | bytes]) -> None:
-    """Every argument of every command: a message and the exit code of a usage error, no traceback."""
+def test_argument_that_is_not_text_is_rejected(tmp_path: Path, words: list[str | bytes]) -> None:
+    """In every command: a message and the exit code of a usage error, no traceback."""
     command: list[str | bytes] = [sys.executable, "-m", "jobledger.service.cli.main", *words]
     done = subprocess.run(command, capture_output=True, check=False, env=clean_env(tmp_path), timeout=60)
     assert done.returncode == 2, done.stderr
@@ -119,8 +119,8 @@ def test_an_argument_that_is_not_text_is_refused(tmp_path: Path, words: list[str
     assert b"Traceback" not in done.stderr
 
 
-def test_a_file_may_have_a_name_that_is_not_text(tmp_path: Path) -> None:
-    """File names are bytes: one that exists is read."""
+def test_existing_file_may_have_a_name_that_is_not_text(tmp_path: Path) -> None:
+    """File names are bytes."""
     path = os.fsencode(tmp_path) + b"/\xe9.yaml"
     with open(path, "w") as file:  # noqa: PTH123 - a path of bytes
         file.write("Type: batch\nTasks: [{Name: main, Engine: {Type: noop}}]\n")

@@ -1,4 +1,4 @@
-"""`jobledger streams accept-damage`: shows what a damaged log has lost, and gives up exactly that."""
+"""`jobledger streams accept-damage` shows what a damaged log lost, and discards exactly that."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ EVENTS = 30
 
 
 def run(data_dir: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """The command, as a process of its own."""
+    """The command, in its own process."""
     return subprocess.run(
         [sys.executable, "-m", "jobledger.service.cli.main", *more, "--data-dir", data_dir],
         capture_output=True,
@@ -41,8 +41,8 @@ async def block(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-async def test_a_sound_log_has_nothing_to_give_up(tmp_path: Path, block: Path) -> None:
-    """The command says so, and changes no event."""
+async def test_intact_log_is_not_changed(tmp_path: Path, block: Path) -> None:
+    """The command reports it, and changes no event."""
     before = block.read_bytes()
     done = await asyncio.to_thread(run, tmp_path, "streams", "accept-damage", "--yes")
     assert (done.returncode, done.stdout + done.stderr) == (0, "Nothing is damaged\n")
@@ -50,7 +50,7 @@ async def test_a_sound_log_has_nothing_to_give_up(tmp_path: Path, block: Path) -
 
 
 @pytest.mark.slow
-async def test_a_damaged_log_is_shown_first_and_given_up_with_yes(tmp_path: Path, block: Path) -> None:
+async def test_damage_is_shown_first_and_discarded_with_yes(tmp_path: Path, block: Path) -> None:
     """One flipped bit costs one event; the service starts only after an operator has accepted that."""
     content = bytearray(block.read_bytes())
     content[list(records(bytes(content)))[9].offset + 60] ^= 1
@@ -79,7 +79,7 @@ async def test_a_damaged_log_is_shown_first_and_given_up_with_yes(tmp_path: Path
 
 
 @pytest.mark.slow
-async def test_a_view_knows_that_the_end_of_the_log_is_missing(tmp_path: Path, block: Path) -> None:
+async def test_view_proves_that_the_end_of_the_log_is_missing(tmp_path: Path, block: Path) -> None:
     """A cut at the end looks like a torn write; the view has seen those events."""
     last = list(records(block.read_bytes()))[-2]
     os.truncate(block, last.offset)

@@ -1,4 +1,4 @@
-"""On a real terminal: colour, width, and Ctrl-C."""
+"""On a real terminal: colors, width, and Ctrl-C."""
 
 import os
 import pty
@@ -35,7 +35,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 
 
 def on_terminal(home: Path, url: str, *words: str, columns: int = 80, **env: str) -> str:
-    """What a command writes to a terminal of this width."""
+    """The output of a command on a terminal of this width."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (50, columns))
     process = subprocess.Popen(
@@ -60,10 +60,10 @@ def on_terminal(home: Path, url: str, *words: str, columns: int = 80, **env: str
 
 
 @pytest.mark.parametrize("columns", [40, 80, 140])
-def test_a_table_fits_the_terminal_and_ids_stay_whole(
+def test_table_fits_the_terminal_and_ids_stay_whole(
     service: RunningService, tmp_path: Path, columns: int
 ) -> None:
-    """Long names are cut, columns leave; no line is longer than the terminal, and no id is cut."""
+    """Long names are shortened, columns omitted; no line exceeds the width, and no ID is cut."""
     text = on_terminal(tmp_path, service.url, "job", "list", columns=columns)
     assert _COLOUR.search(text)
     assert "\x1b[2J" not in text
@@ -74,8 +74,8 @@ def test_a_table_fits_the_terminal_and_ids_stay_whole(
     assert any(len(line) == columns for line in lines), lines
 
 
-def test_a_tail_fits_the_terminal(service: RunningService, tmp_path: Path) -> None:
-    """Short ids, and the end is cut; one line is one line."""
+def test_tail_fits_the_terminal(service: RunningService, tmp_path: Path) -> None:
+    """Short IDs, and the end is cut; each event is one line."""
     words = ("events", "tail", "--after", "0", "--limit", "2")
     lines = on_terminal(tmp_path, service.url, *words, NO_COLOR="1").splitlines()
     assert len(lines) == 2
@@ -84,14 +84,16 @@ def test_a_tail_fits_the_terminal(service: RunningService, tmp_path: Path) -> No
     assert lines[0].endswith("…")
 
 
-def test_no_color_takes_the_colours_away(service: RunningService, tmp_path: Path) -> None:
-    """NO_COLOR, of tables and of lines."""
+def test_no_color_disables_colors(service: RunningService, tmp_path: Path) -> None:
+    """In tables and lines."""
     for words in (("job", "list"), ("job", "describe", "x" * 200)):
         assert not _COLOUR.search(on_terminal(tmp_path, service.url, *words, NO_COLOR="1"))
 
 
-def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ctrl-C ends with 130, as shells count it, and no traceback."""
+def test_interrupt_prints_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C ends with exit code 130."""
 
     def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
@@ -103,8 +105,8 @@ def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().err == ""
 
 
-def test_a_closed_pipe_ends_a_command_as_sigpipe_would(tmp_path: Path) -> None:
-    """Whether the output is short or long: exit code 141, and nothing on standard error."""
+def test_closed_pipe_ends_a_command_like_sigpipe(tmp_path: Path) -> None:
+    """Short or long output: exit code 141, and nothing on standard error."""
     for words in (["config", "show"], ["--help"], ["job", "list", "--help"]):
         reading, writing = os.pipe()
         os.close(reading)
@@ -120,10 +122,10 @@ def test_a_closed_pipe_ends_a_command_as_sigpipe_would(tmp_path: Path) -> None:
     ("env", "color"),
     [({}, None), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
 )
-def test_color_is_kept_where_it_is_forced(
+def test_force_color_keeps_colors(
     monkeypatch: pytest.MonkeyPatch, env: dict[str, str], color: bool | None
 ) -> None:
-    """NO_COLOR counts more than FORCE_COLOR."""
+    """NO_COLOR overrides FORCE_COLOR."""
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
@@ -131,8 +133,8 @@ def test_color_is_kept_where_it_is_forced(
     assert _color() is color
 
 
-def test_a_path_is_cut_in_the_middle() -> None:
-    """Both ends stay; the width is kept, also with wide characters."""
+def test_path_is_shortened_in_the_middle() -> None:
+    """Both ends remain; the width is kept, also with wide characters."""
     path = "Tasks[0].Engine.Params.EnvironmentVariables[12]"
     assert cut_middle(path, 20) == "Tasks[0].…iables[12]"
     assert cut_middle(path, 100) == path
@@ -140,7 +142,7 @@ def test_a_path_is_cut_in_the_middle() -> None:
 
 
 def test_bash_inserts_a_name_with_a_space_quoted() -> None:
-    """As one word, whatever is in it; bash reads the line of the completion raw."""
+    """As one word with any characters; bash reads the line of the completion raw."""
     shown = QuotingBashComplete(cli, {}, "jobledger", "_X").format_completion(CompletionItem("my job's"))
     assert shown == r"plain,my\ job\'s"
     read = f"IFS=',' read -r type value <<< {shlex.quote(shown)}"

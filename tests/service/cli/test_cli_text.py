@@ -1,4 +1,4 @@
-"""What the command line prints: nothing that others wrote speaks to the terminal, tables keep their shape."""
+"""Printed text: text of others is escaped, tables keep their shape."""
 
 import json
 from datetime import UTC, datetime
@@ -33,8 +33,8 @@ SECOND = 1_000_000_000
 EVIL = "a\x1b[31mb\x07\u202ec\x9bd\ne"
 
 
-def test_words_of_the_command_line_are_those_of_the_store() -> None:
-    """They are written out again so that help texts are told fast; they must not drift apart."""
+def test_constants_match_those_of_the_store() -> None:
+    """They are repeated for a fast start."""
     assert tuple(StateType) == STATES == tuple(STATE_STYLES)
     assert TYPES == JOB_TYPES
     full = tuple(map(event_type, EVENT_TYPES))
@@ -43,8 +43,8 @@ def test_words_of_the_command_line_are_those_of_the_store() -> None:
     assert event_word("jobledger.job.paused.v1") == "jobledger.job.paused.v1"
 
 
-def test_what_would_speak_to_the_terminal_is_written_out() -> None:
-    """Escapes, bells, C1 controls and direction marks become their escapes; other scripts stay."""
+def test_control_characters_are_escaped() -> None:
+    """Escapes, bells, C1 controls and direction marks; other scripts are unchanged."""
     assert plain(EVIL) == r"a\x1b[31mb\x07\u202ec\x9bd\ne"
     assert plain("naïve 日本語") == "naïve 日本語"
     assert plain_lines("a\tb\n\x1bc") == "a   b\n\\x1bc"
@@ -52,7 +52,7 @@ def test_what_would_speak_to_the_terminal_is_written_out() -> None:
 
 @pytest.mark.parametrize("compact", [True, False])
 def test_json_and_yaml_carry_the_same_value_without_raw_controls(compact: bool) -> None:
-    """Escaping for the terminal changes no value."""
+    """Escaping changes no value."""
     value = {"Name": EVIL + "日本", "N": 1795376182909157664}
     for text, back in ((to_json(value, compact=compact), json.loads), (to_yaml(value), yaml.safe_load)):
         assert text.replace("\n", "").isprintable()
@@ -60,12 +60,12 @@ def test_json_and_yaml_carry_the_same_value_without_raw_controls(compact: bool) 
 
 
 def test_yaml_keeps_other_scripts_readable() -> None:
-    """Text that is harmless is not escaped, and keys keep their order."""
+    """Printable text is not escaped, and keys keep their order."""
     assert to_yaml({"b": "日本", "a": 1}) == "b: 日本\na: 1\n"
 
 
 def test_off_a_terminal_a_table_has_whole_values_in_plain_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    """No colour, no cut, no space at the end; wide characters count double."""
+    """No colors, no shortening, no trailing space; wide characters count double."""
     print_table(
         [Column("Name", flexible=True), Column("N", right=True), Column("State")],
         [("x" * 100, "1", Cell("Failed", "red")), ("日本", "12", "\x1b[0m")],
@@ -76,8 +76,8 @@ def test_off_a_terminal_a_table_has_whole_values_in_plain_columns(capsys: pytest
     assert second == "日本" + " " * 96 + "  12  \\x1b[0m"
 
 
-def test_a_narrow_terminal_gets_short_heads_then_fewer_columns() -> None:
-    """What must be whole is never cut: columns leave in their order instead."""
+def test_narrow_terminal_gets_short_headings_then_fewer_columns() -> None:
+    """Values are never cut in fixed columns: columns are omitted in their order instead."""
     columns = [
         Column("ID"),
         Column("Name", flexible=True),
@@ -99,10 +99,10 @@ def test_a_narrow_terminal_gets_short_heads_then_fewer_columns() -> None:
 
 
 @pytest.mark.parametrize(("width", "name_width"), [(80, 20), (64, 20), (50, 22)])
-def test_long_names_get_what_the_terminal_has(
+def test_long_names_use_the_width_of_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int, name_width: int
 ) -> None:
-    """A long name beside a long namespace: 20 characters where there is room, and no column unused."""
+    """Long name and long namespace: at least 20 characters if there is space, and no unused column."""
     wire = {"Name": "n" * 60, "Namespace": "s" * 40, "Type": "service", "Version": 1, "Revision": 2}
     wire |= {"CreateTime": 0, "ModifyTime": 0}
     more = {"ID": named_job_id("default", "a"), "State": {"StateType": "Completed"}, "Count": 1}
@@ -117,16 +117,16 @@ def test_long_names_get_what_the_terminal_has(
     assert ("Type" in lines[0], "Rev" in lines[0]) == (width == 80, width == 80)
 
 
-def test_a_text_is_cut_to_columns_of_the_terminal() -> None:
-    """Wide characters count double; what fits stays."""
+def test_text_is_cut_to_terminal_columns() -> None:
+    """Wide characters count double; text that fits is unchanged."""
     assert cut("abc", 3) == "abc"
     assert cut("abcd", 3) == "ab…"
     assert cut("日本語", 4) == "日…"
     assert cut("abc", 0) == cut("abc", -9) == ""
 
 
-def test_short_ids_tell_the_shown_ids_apart() -> None:
-    """Eight digits of a hash, more of an id that begins with the time, all of those that would be equal."""
+def test_short_ids_are_unique_within_a_table() -> None:
+    """Eight digits of a hash, more of an ID that begins with the time, all digits of equal prefixes."""
     named = [named_job_id("default", name) for name in "ab"]
     timed = "j-01a204c5-b67f-730e-9b72-0f4697af03f7"
     twins = ["j-11111111-0000-5000-8000-000000000001", "j-11111111-0000-5000-8000-000000000002"]
@@ -142,7 +142,7 @@ def test_short_ids_tell_the_shown_ids_apart() -> None:
     [(-5, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (7_200, "2h"), (172_800, "2d"), (63_072_000, "2y")],
 )
 def test_ages_are_one_number_and_one_unit(seconds: int, text: str) -> None:
-    """At each edge the larger unit takes over."""
+    """At each limit the larger unit is used."""
     assert age(0, seconds * SECOND) == text
 
 
@@ -155,7 +155,7 @@ def test_durations_are_read_with_units(text: str, seconds: float | None) -> None
     assert seconds_of(text) == seconds
 
 
-def test_moments_are_dates_ages_or_nanoseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_are_dates_ages_or_nanoseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 3339, a local date, an age counted back from now, and Unix nanoseconds."""
     monkeypatch.setattr("time.time_ns", lambda: 10_000 * SECOND)
     moment = Moment()
@@ -169,8 +169,8 @@ def test_moments_are_dates_ages_or_nanoseconds(monkeypatch: pytest.MonkeyPatch) 
     assert exact(0) == datetime.fromtimestamp(0, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
 
 
-def test_what_a_version_changed_is_told_as_paths() -> None:
-    """Only the spec counts, and a type that changes is a change."""
+def test_changes_of_a_version_are_shown_as_paths() -> None:
+    """Only the spec counts; a changed type is a change."""
     old = {"Version": 1, "Labels": {"a": "1"}, "Tasks": [{"Name": "m", "Params": {"n": 1}}]}
     new = {"Version": 2, "Labels": {"b": "1"}, "Tasks": [{"Name": "m", "Params": {"n": True}}]}
     assert changed_paths(old, new) == "Labels.a, Labels.b, Tasks[0].Params.n"

@@ -1,4 +1,4 @@
-"""`jobledger job validate` tells people and machines what is wrong with spec files, without a server."""
+"""`jobledger job validate` shows people and programs what is wrong with spec files, offline."""
 
 import json
 import subprocess
@@ -33,15 +33,15 @@ def run(*arguments: str, stdin: str | None = None) -> Result:
 
 
 @pytest.mark.usefixtures("files")
-def test_a_good_file_is_one_line_and_code_0() -> None:
+def test_valid_file_is_one_line_and_code_0() -> None:
     """A valid file is named and called valid."""
     result = run("good.yaml")
     assert (result.exit_code, result.stdout) == (0, "good.yaml: valid\n")
 
 
 @pytest.mark.usefixtures("files")
-def test_every_problem_of_a_bad_file_is_a_line_and_code_1() -> None:
-    """Each line says the file, the place, what is wrong and the remedy."""
+def test_every_problem_is_a_line_and_code_1() -> None:
+    """Each line has the file, the path, the problem and the remedy."""
     result = run("bad.yaml")
     assert result.exit_code == 1
     first, *others = result.stdout.splitlines()
@@ -51,7 +51,7 @@ def test_every_problem_of_a_bad_file_is_a_line_and_code_1() -> None:
 
 @pytest.mark.usefixtures("files")
 def test_several_files_end_with_a_summary() -> None:
-    """Good and bad files are counted, and one bad file makes code 1."""
+    """Valid and invalid files are counted; one invalid file is exit code 1."""
     result = run("good.yaml", "bad.yaml", "good.yaml")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1] == "3 files: 2 valid, 1 invalid"
@@ -59,22 +59,22 @@ def test_several_files_end_with_a_summary() -> None:
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize(("name", "reason"), [("none.yaml", "No such file"), (".", "Is a directory")])
-def test_a_file_that_cannot_be_read_is_a_bad_file(name: str, reason: str) -> None:
-    """A missing file does not keep the others from being checked."""
+def test_unreadable_file_is_invalid(name: str, reason: str) -> None:
+    """The other files are still checked."""
     result = run(name, "good.yaml")
     assert result.exit_code == 1
     assert reason in result.stdout.splitlines()[0]
     assert "good.yaml: valid" in result.stdout
 
 
-def test_a_dash_is_standard_input() -> None:
-    """`-` reads the spec from stdin and guesses its format."""
+def test_dash_is_standard_input() -> None:
+    """`-` reads the spec from stdin and detects its format."""
     assert run("-", stdin=GOOD).stdout == "stdin: valid\n"
     assert run("-", stdin='{"Type": "batch"}').exit_code == 1
 
 
-def test_the_extension_tells_the_format(files: Path) -> None:
-    """The same YAML in a file called .json is not JSON, and TOML is read."""
+def test_extension_determines_the_format(files: Path) -> None:
+    """YAML in a file called .json is not JSON, and TOML is read."""
     (files / "a.json").write_text(GOOD)
     (files / "a.toml").write_text('Type = "batch"\n[[Tasks]]\nName = "main"\nEngine = {Type = "noop"}\n')
     assert "not JSON" in run("a.json").stdout
@@ -82,8 +82,8 @@ def test_the_extension_tells_the_format(files: Path) -> None:
 
 
 @pytest.mark.usefixtures("files")
-def test_machines_get_one_json_object_per_file() -> None:
-    """--json writes file, valid, problems and warnings for every file, and nothing else."""
+def test_json_has_one_object_per_file() -> None:
+    """--json prints file, valid, problems and warnings for every file, and nothing else."""
     result = run("--json", "good.yaml", "bad.yaml", "none.yaml")
     good, bad, none = (json.loads(line) for line in result.stdout.splitlines())
     assert result.exit_code == 1
@@ -93,8 +93,8 @@ def test_machines_get_one_json_object_per_file() -> None:
     assert not none["valid"]
 
 
-def test_a_warning_is_told_and_the_file_is_valid(files: Path) -> None:
-    """Braces that look like a template are worth a line, not a failure."""
+def test_warning_is_shown_and_the_file_is_valid(files: Path) -> None:
+    """Braces that look like a template are a warning, not an error."""
     (files / "w.yaml").write_text(GOOD + "Meta: {a: '{{x}}'}\n")
     result = run("w.yaml")
     assert result.exit_code == 0
@@ -103,17 +103,17 @@ def test_a_warning_is_told_and_the_file_is_valid(files: Path) -> None:
 
 
 @pytest.mark.usefixtures("files")
-def test_a_file_that_is_too_long_is_refused_without_being_read_whole() -> None:
-    """No more than the limit is read, so that an endless file ends."""
+def test_too_long_file_is_rejected_without_reading_it_all() -> None:
+    """At most the limit is read, so that an endless file ends."""
     assert str(SPEC_FILE_MAX_BYTES) in run("/dev/zero").stdout
 
 
-def test_no_file_is_wrong_usage() -> None:
-    """Called without a file, it exits with click's 2."""
+def test_missing_file_argument_is_a_usage_error() -> None:
+    """Exit code 2."""
     assert run().exit_code == 2
 
 
-def test_commands_are_listed_and_the_version_told() -> None:
+def test_help_lists_commands_and_version_is_shown() -> None:
     """--help shows the lazy commands; --version is the package's."""
     assert "validate" in CliRunner().invoke(cli, ["job", "--help"]).stdout
     assert CliRunner().invoke(cli, ["--version"]).stdout == f"jobledger, version {__version__}\n"
@@ -123,7 +123,7 @@ def test_commands_are_listed_and_the_version_told() -> None:
 def test_every_error_has_its_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An error that Jobledger raises on purpose becomes a message on stderr and the code of the table."""
+    """A JobledgerError becomes a message on stderr and the exit code of the table."""
     assert exit_code(errors.InvalidSpec([])) == 2
     assert exit_code(errors.JobNotFound()) == 3
     assert exit_code(errors.JobTerminal()) == 4
@@ -142,8 +142,8 @@ def test_every_error_has_its_exit_code(
     assert capsys.readouterr().err == "Error: no job x\n"
 
 
-def test_errors_that_are_not_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug keeps its traceback."""
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug is not hidden."""
 
     def fail(**_: Any) -> Any:
         raise ZeroDivisionError
@@ -153,8 +153,8 @@ def test_errors_that_are_not_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch
         cli_module.main()
 
 
-def test_a_lazy_group_imports_a_command_when_it_is_asked_for() -> None:
-    """Listing names needs no import; asking for the command does."""
+def test_lazy_group_imports_a_command_when_it_runs() -> None:
+    """Listing names imports nothing."""
     group = LazyGroup("g", lazy={"x": Lazy("no.such.module:command", "")})
     assert CliRunner().invoke(group, ["y"]).exit_code == 2
     with pytest.raises(ModuleNotFoundError):
@@ -162,8 +162,8 @@ def test_a_lazy_group_imports_a_command_when_it_is_asked_for() -> None:
 
 
 @pytest.mark.usefixtures("files")
-def test_the_real_command_works_and_its_start_is_lean() -> None:
-    """The process exits with the code; asking for the version imports nothing of the store."""
+def test_installed_command_works_and_starts_fast() -> None:
+    """The process exits with the code; --version imports nothing of the store."""
     done = subprocess.run(
         [sys.executable, "-m", "jobledger.service.cli.main", "job", "validate", "good.yaml", "bad.yaml"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""`job tag | revert | versions | diff | blame` against a real service, as an operator would type them."""
+"""`job tag`, `revert`, `versions`, `diff` and `blame` against a real service."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.support.service_process import RunningService, running_service
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """One service for all tests here; each works on jobs of its own."""
+    """One service for all tests of this module; each uses its own jobs."""
     with running_service(tmp_path_factory.mktemp("service")) as running:
         yield running
 
@@ -29,8 +29,8 @@ def with_versions(operator: Operator, name: str) -> None:
         operator("job", "run", spec, "--reason", f"try {number}")
 
 
-def test_a_tag_is_given_shown_moved_and_taken_away(operator: Operator) -> None:
-    """The line says which version has it; `versions`, `describe`, `history` and the tail show it."""
+def test_tag_is_set_shown_moved_and_removed(operator: Operator) -> None:
+    """The line names the version; `versions`, `describe`, `history` and the tail show the tag."""
     with_versions(operator, "tagged")
     line = operator("job", "tag", "tagged", "2", "golden", "--reason", "proven").stdout
     assert line.startswith("tagged (j-")
@@ -56,8 +56,8 @@ def test_a_tag_is_given_shown_moved_and_taken_away(operator: Operator) -> None:
     assert "unchanged" in operator("job", "tag", "tagged", "golden", "--delete").stdout
 
 
-def test_a_tag_is_typed_wherever_a_version_is(operator: Operator) -> None:
-    """describe, history, rerun, diff and revert take it; one that there is not is exit code 3."""
+def test_tag_is_accepted_wherever_a_version_is(operator: Operator) -> None:
+    """In describe, history, rerun, diff and revert; an unknown tag is exit code 3."""
     with_versions(operator, "wherever")
     operator("job", "tag", "wherever", "2", "golden")
     assert operator.json("job", "describe", "wherever", "--version", "golden")["Job"]["Priority"] == 2
@@ -89,8 +89,8 @@ def test_a_tag_is_typed_wherever_a_version_is(operator: Operator) -> None:
     operator("job", "tag", "wherever", "1", "no tag", code=2)
 
 
-def test_two_versions_are_told_apart(operator: Operator) -> None:
-    """Place by place, with both values; against the latest if only one is named; a file as ever."""
+def test_diff_shows_changes_between_two_versions(operator: Operator) -> None:
+    """By path, with both values; against the latest if one is named; files as before."""
     with_versions(operator, "differ")
     shown = operator("job", "diff", "differ", "1", "3").stdout.splitlines()
     assert shown == ["version 1 → version 3", "~ Priority: 1 → 3", '- Labels.v: "1"']
@@ -108,8 +108,8 @@ def test_two_versions_are_told_apart(operator: Operator) -> None:
     operator("job", "diff", str(operator.home / "none.yaml"), code=2)
 
 
-def test_a_job_goes_back_to_a_version(operator: Operator) -> None:
-    """As a new version whose reason says which; the present spec is left as it is, and told so."""
+def test_revert_restores_a_version(operator: Operator) -> None:
+    """As a new version whose reason names it; reverting to the current spec changes nothing."""
     with_versions(operator, "back")
     line = operator("job", "revert", "back", "--to", "1").stdout
     assert line.endswith(" reverted to version 1: version 4, revision 4\n")
@@ -122,7 +122,7 @@ def test_a_job_goes_back_to_a_version(operator: Operator) -> None:
 
 
 def test_blame_names_the_event_of_each_field(operator: Operator) -> None:
-    """As a table, for machines, of a part, and as of an earlier point."""
+    """As a table, for programs, for a part, and as of an earlier point."""
     with_versions(operator, "blamed")
     operator("job", "set-state", "blamed", "Running", "--message", "no \x1b[31mred", "--reason", "capacity")
     table = operator("job", "blame", "blamed").stdout

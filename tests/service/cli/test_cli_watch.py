@@ -1,4 +1,4 @@
-"""`--watch` shows a list again only when what it shows has changed."""
+"""`--watch` shows a list again only when the shown data changed."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +8,10 @@ import pytest
 from jobledger.service.cli import lists
 
 
-def test_an_answer_that_differs_only_in_its_position_is_not_shown_again(
+def test_response_that_differs_only_in_its_position_is_not_shown_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every event of the log moves the position; the rows alone count."""
+    """Every event of the log moves the position; only the rows count."""
     monkeypatch.setattr(lists, "WATCH_SECONDS", 0)
     answers = iter([(["a"], 1), (["a"], 2), (["a", "b"], 3), (["a", "b"], 4)])
     shown: list[tuple[list[str], int]] = []

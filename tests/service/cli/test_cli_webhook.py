@@ -1,4 +1,4 @@
-"""`jobledger webhook` and `jobledger subscriptions`: what an operator types, and what comes of it."""
+"""`jobledger webhook` and `jobledger subscriptions` against a real service and receiver."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 
 
 class Inbox:
-    """A receiver: what came, and what it answers."""
+    """A receiver: records events, and responds as configured."""
 
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
@@ -36,7 +36,7 @@ class Inbox:
         self.url = ""
 
     def take(self, headers: dict[str, str], body: bytes) -> int:
-        """A POST; the status to answer with."""
+        """Handle a POST; returns the status of the response."""
         self.got.append((headers, body))
         return 500 if self.refuses(json.loads(body)) else 204
 
@@ -58,19 +58,19 @@ def inbox() -> Iterator[Inbox]:
 
 @pytest.fixture
 def operator(service: RunningService, tmp_path: Path) -> Operator:
-    """Somebody at a terminal of their own."""
+    """Runs commands with their own home directory."""
     return Operator(service, tmp_path)
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until something in another process is so."""
+    """Wait until a condition in another process holds."""
     deadline = time.monotonic() + WITHIN_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_a_secret_that_is_made_is_all_of_standard_output(operator: Operator, inbox: Inbox) -> None:
+def test_generated_secret_is_all_of_standard_output(operator: Operator, inbox: Inbox) -> None:
     """For a file or a variable; the receiver verifies with it."""
     done = operator("webhook", "add", inbox.url, "--name", "made", "--type", "state", "--state", "failed")
     secret = done.stdout.strip()
@@ -88,8 +88,8 @@ def test_a_secret_that_is_made_is_all_of_standard_output(operator: Operator, inb
     operator("webhook", "delete", "made", "--yes")
 
 
-def test_a_secret_that_is_brought_is_never_printed(operator: Operator, inbox: Inbox, tmp_path: Path) -> None:
-    """From the flag, a file, or the environment; one way at a time."""
+def test_given_secret_is_never_printed(operator: Operator, inbox: Inbox, tmp_path: Path) -> None:
+    """From the flag, a file, or the environment; one source at a time."""
     file = tmp_path / "secret"
     file.write_text(f"{SECRET}\n")
     done = operator("webhook", "add", inbox.url, "--name", "brought", "--secret-file", str(file))
@@ -106,8 +106,8 @@ def test_a_secret_that_is_brought_is_never_printed(operator: Operator, inbox: In
     operator("webhook", "delete", "brought", "--yes")
 
 
-def test_machines_are_told_everything(operator: Operator, inbox: Inbox) -> None:
-    """As the API says it; names alone with --quiet."""
+def test_json_contains_the_whole_response(operator: Operator, inbox: Inbox) -> None:
+    """As in the API; names alone with --quiet."""
     added = operator.json("webhook", "add", inbox.url, "--name", "machine", "--from-beginning", "-l", "a=b")
     assert parse_secret(added["Secret"])
     assert added["Webhook"]["After"].endswith("-0")
@@ -122,8 +122,8 @@ def test_machines_are_told_everything(operator: Operator, inbox: Inbox) -> None:
     operator("webhook", "delete", "machine", "--yes")
 
 
-def test_both_lists_say_the_same_in_the_same_words(operator: Operator, inbox: Inbox) -> None:
-    """Which events, how late, and since when: to the second, in the reader's zone."""
+def test_both_lists_show_filters_and_times_alike(operator: Operator, inbox: Inbox) -> None:
+    """Events, lag, and creation in local time."""
     which = ("--type", "state", "--state", "failed", "-n", "prod", "--selector", "a=b")
     operator("webhook", "add", inbox.url, "--name", "same", *which, "-q")
     name = "webhook-same"
@@ -142,8 +142,8 @@ def test_both_lists_say_the_same_in_the_same_words(operator: Operator, inbox: In
     until(lambda: operator.json("subscriptions", "list")["Items"] == [])
 
 
-def test_what_can_not_be_undone_is_asked_about(operator: Operator, inbox: Inbox) -> None:
-    """No answer is a no."""
+def test_destructive_commands_ask_for_confirmation(operator: Operator, inbox: Inbox) -> None:
+    """No answer means no."""
     operator("webhook", "add", inbox.url, "--name", "asked")
     for words in (
         ("webhook", "delete", "asked"),
@@ -156,8 +156,8 @@ def test_what_can_not_be_undone_is_asked_about(operator: Operator, inbox: Inbox)
     assert operator("webhook", "delete", "asked", stdin="y\n").returncode == 0
 
 
-def test_what_there_is_not_is_told(operator: Operator) -> None:
-    """With exit code 3, and where to look."""
+def test_missing_names_are_reported(operator: Operator) -> None:
+    """With exit code 3 and a hint."""
     for words, said in (
         (("webhook", "show", "none"), "webhook list"),
         (("webhook", "delete", "none", "--yes"), "webhook list"),
@@ -174,8 +174,8 @@ def test_what_there_is_not_is_told(operator: Operator) -> None:
     assert "No webhooks" in operator("webhook", "list").stderr
 
 
-def test_a_job_that_is_stuck_is_seen_and_mended(operator: Operator, inbox: Inbox) -> None:
-    """List, show, parked, retry, skip, reset, delete, on one story."""
+def test_failing_job_is_shown_and_repaired(operator: Operator, inbox: Inbox) -> None:
+    """List, show, parked, retry, skip, reset and delete in one scenario."""
     inbox.refuses = lambda event: event["type"].endswith("created.v1")
     job_id = operator("job", "run", operator.spec("stuck"), "-q").stdout.strip()
     operator("webhook", "add", inbox.url, "--name", "story", "--from-beginning", "-q")
@@ -211,8 +211,8 @@ def test_a_job_that_is_stuck_is_seen_and_mended(operator: Operator, inbox: Inbox
     until(lambda: operator.json("subscriptions", "list")["Items"] == [])
 
 
-def test_a_webhook_and_its_subscription_answer_to_both_names(operator: Operator, inbox: Inbox) -> None:
-    """Either group of commands takes either name; a name that fits neither is not found."""
+def test_webhook_and_subscription_commands_accept_both_names(operator: Operator, inbox: Inbox) -> None:
+    """A name that matches neither is not found."""
     operator("webhook", "add", inbox.url, "--name", "two-names")
     until(lambda: "webhook-two-names" in operator("subscriptions", "list", "-q").stdout.split())
     for name in ("two-names", "webhook-two-names"):

@@ -1,4 +1,4 @@
-"""`jobledger streams` creates, shows and gives up streams only as its operator asked."""
+"""`jobledger streams` creates and shows streams, and accepts loss only when told to by a flag."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ STREAMS_FOLDER = Path("nats") / "jetstream" / "$G" / "streams"
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is created or elected in these tests while it is looked for."""
+    """Shortens the waits: nothing is created or elected in these tests meanwhile."""
     monkeypatch.setattr(stream_module, "STREAM_MISSING_SECONDS", 0.05)
 
 
@@ -31,7 +31,7 @@ def run(directory: Path, *words: str) -> Result:
 
 
 def test_create_makes_every_stream_and_show_lists_them(tmp_path: Path) -> None:
-    """Both say the same, with exit code 0."""
+    """Both print the same, with exit code 0."""
     created, shown = (run(tmp_path, verb, "-o", "json") for verb in ("create", "show"))
     assert (created.exit_code, shown.exit_code) == (0, 0), created.output
     listed = json.loads(shown.stdout)
@@ -41,8 +41,8 @@ def test_create_makes_every_stream_and_show_lists_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["JOBS", "JOBS_SEALS"])
-def test_lost_stream_is_given_up_only_by_the_flag(tmp_path: Path, name: str) -> None:
-    """Without it the command refuses; with it, it prints what is given up and why it is known."""
+def test_lost_stream_is_recreated_only_with_the_flag(tmp_path: Path, name: str) -> None:
+    """Without it the command fails; with it, it prints what is lost and the evidence."""
     record = tmp_path / "log.json"
     assert run(tmp_path, "create").exit_code == 0
     seen = {"created": "2026-01-02T03:04:05Z", "last_sequence": 1107, "seen": "2026-01-02T03:04:05Z"}
@@ -62,7 +62,7 @@ def test_lost_stream_is_given_up_only_by_the_flag(tmp_path: Path, name: str) -> 
 
 
 def test_rewrite_of_a_log_without_compression_changes_nothing(tmp_path: Path) -> None:
-    """It says so, and the streams are as before."""
+    """It reports that, and the streams are unchanged."""
     assert run(tmp_path, "create").exit_code == 0
     done = run(tmp_path, "rewrite")
     assert done.exit_code == 0, done.output
@@ -70,8 +70,8 @@ def test_rewrite_of_a_log_without_compression_changes_nothing(tmp_path: Path) ->
     assert run(tmp_path, "show").exit_code == 0
 
 
-def test_another_log_is_used_only_by_the_flag_which_says_what_is_lost(tmp_path: Path) -> None:
-    """The same way out as for a stream that is missing; afterwards the record is that of the new log."""
+def test_replaced_log_is_used_only_with_the_flag(tmp_path: Path) -> None:
+    """As for a missing stream, the loss is printed; afterwards the record is that of the new log."""
     assert run(tmp_path, "create").exit_code == 0
     record = tmp_path / "log.json"
     seen = {"created": "2026-01-02T03:04:05Z", "last_sequence": 1107, "seen": "2026-01-02T03:04:05Z"}
@@ -84,10 +84,8 @@ def test_another_log_is_used_only_by_the_flag_which_says_what_is_lost(tmp_path: 
     assert run(tmp_path, "create").exit_code == run(tmp_path, "show").exit_code == 0
 
 
-def test_what_is_given_up_is_printed_before_a_stream_is_created(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An operator who sees it can still interrupt: nothing has changed then."""
+def test_loss_is_printed_before_a_stream_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator who sees it can still interrupt before anything changes."""
     assert run(tmp_path, "create").exit_code == 0
     shutil.rmtree(tmp_path / STREAMS_FOLDER / "JOBS")
 
@@ -101,8 +99,8 @@ def test_what_is_given_up_is_printed_before_a_stream_is_created(
 
 
 @pytest.mark.parametrize("gone", [STREAMS_FOLDER / "JOBS", Path("nats")])
-def test_show_names_a_missing_log_with_all_that_is_known_of_it(tmp_path: Path, gone: Path) -> None:
-    """It is a look at what there is, so it does not end with the error that it is asked about."""
+def test_show_reports_a_missing_log_with_its_evidence(tmp_path: Path, gone: Path) -> None:
+    """It is a report, so the missing log is not an error of the command itself."""
     assert run(tmp_path, "create").exit_code == 0
     seen = {"created": "2026-01-02T03:04:05Z", "last_sequence": 1107, "seen": "2026-01-02T03:04:05Z"}
     (tmp_path / "log.json").write_text(json.dumps({"format": 1, "streams": {"JOBS": seen}}))
@@ -116,10 +114,10 @@ def test_show_names_a_missing_log_with_all_that_is_known_of_it(tmp_path: Path, g
     assert not (tmp_path / gone).exists()
 
 
-async def test_servers_that_are_named_are_not_compared_with_another_log_in_the_directory(
+async def test_named_servers_are_not_compared_with_another_log_in_the_directory(
     tmp_path: Path, server: EmbeddedServer
 ) -> None:
-    """What the directory knows is about its own log; it is neither a reason to refuse nor replaced."""
+    """The record belongs to the log in the directory; it is neither a reason to fail nor replaced."""
     await (await JetStreamLog.connect(server.url)).close()
     kept = tmp_path / "kept"
     assert (await asyncio.to_thread(run, kept, "create")).exit_code == 0

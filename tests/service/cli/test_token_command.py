@@ -1,4 +1,4 @@
-"""`jobledger token`: what it prints where, and what it leaves behind."""
+"""`jobledger token`: what it prints, and what it stores."""
 
 import json
 from pathlib import Path
@@ -16,8 +16,8 @@ def run(directory: Path, *arguments: str) -> Result:
     return CliRunner().invoke(token, [*arguments, "--data-dir", str(directory)])
 
 
-def test_a_new_token_is_all_of_standard_output(tmp_path: Path) -> None:
-    """So that it goes into a variable or a file; what there is to say is on standard error."""
+def test_new_token_is_all_of_standard_output(tmp_path: Path) -> None:
+    """For a variable or a file; messages go to standard error."""
     made = run(tmp_path, "create", "--name", "ci", "--role", "writer", "--namespace", "a", "--namespace", "b")
     text = made.stdout.removesuffix("\n")
     assert made.exit_code == 0
@@ -27,8 +27,8 @@ def test_a_new_token_is_all_of_standard_output(tmp_path: Path) -> None:
     assert "only this once" in made.stderr
 
 
-def test_for_machines_a_new_token_is_a_document(tmp_path: Path) -> None:
-    """With what is known of it."""
+def test_new_token_as_json_is_a_document(tmp_path: Path) -> None:
+    """With all its fields."""
     made = run(tmp_path, "create", "--name", "ops", "--role", "admin", "-o", "json")
     document = json.loads(made.stdout)
     assert document["Namespaces"] is None
@@ -44,20 +44,20 @@ def test_for_machines_a_new_token_is_a_document(tmp_path: Path) -> None:
         ("--role", "reader", "--all-namespaces"),
     ],
 )
-def test_a_token_says_whose_what_for_and_where(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """Nobody gets all namespaces by leaving something out."""
+def test_token_requires_name_role_and_namespaces(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """All namespaces are never the default."""
     assert run(tmp_path, "create", *arguments).exit_code == 2
     assert not (tmp_path / "tokens.json").exists()
 
 
-def test_an_admin_of_some_namespaces_is_refused(tmp_path: Path) -> None:
-    """With the way out."""
+def test_admin_token_of_some_namespaces_is_rejected(tmp_path: Path) -> None:
+    """With a remedy."""
     made = run(tmp_path, "create", "--name", "x", "--role", "admin", "--namespace", "a")
     assert isinstance(made.exception, InvalidInput)
 
 
-def test_the_list_shows_everything_but_the_tokens(tmp_path: Path) -> None:
-    """Neither them nor their hashes; also revoked ones."""
+def test_list_never_shows_tokens_or_hashes(tmp_path: Path) -> None:
+    """Revoked tokens are listed."""
     made = run(tmp_path, "create", "--name", "ci", "--role", "reader", "--all-namespaces").stdout.strip()
     token_id = made.split("_")[1]
     run(tmp_path, "revoke", "ci")
@@ -74,16 +74,16 @@ def test_the_list_shows_everything_but_the_tokens(tmp_path: Path) -> None:
     assert run(tmp_path, "list", "-q").stdout == f"{token_id}\n"
 
 
-def test_that_there_is_no_token_is_said(tmp_path: Path) -> None:
-    """With the path that was looked at; for machines the list is empty."""
+def test_empty_list_names_the_token_file(tmp_path: Path) -> None:
+    """For programs the list is empty."""
     done = run(tmp_path, "list")
     assert (done.stdout, done.exit_code) == ("", 0)
     assert done.stderr == f"No tokens in {tmp_path}/tokens.json: the service requires none.\n"
     assert json.loads(run(tmp_path, "list", "-o", "json").stdout) == {"Items": []}
 
 
-def test_the_settings_say_which_file(tmp_path: Path) -> None:
-    """The same ones that the service has; a flag wins."""
+def test_settings_determine_the_token_file(tmp_path: Path) -> None:
+    """The same settings as of the service; a flag has precedence."""
     config = tmp_path / "config.toml"
     config.write_text(f'tokens_file = "{tmp_path}/elsewhere.json"\n')
     arguments = ["create", "--name", "ci", "--role", "admin", "--config", str(config)]

@@ -1,4 +1,4 @@
-"""A replay tells the events of a part of the log, each once, in order, numbered as every reader has them."""
+"""An export contains the events of a range of the log, each once, in order, with their revisions."""
 
 import asyncio
 import sys
@@ -44,15 +44,15 @@ async def truth(log: EventLog) -> list[tuple[int, int, int, str]]:
     ]
 
 
-async def test_the_whole_log_is_told(log: EventLog) -> None:
-    """Every event that changed a job, as its writer put it, with its place; the rest is counted."""
+async def test_whole_log_is_exported(log: EventLog) -> None:
+    """Every event that changed a job, unchanged, with its position; other records are counted."""
     await write_history(log)
-    events, telling = await exported(log)
+    events, export = await exported(log)
     true = await truth(log)
     assert numbers(events) == true
-    assert telling.events == len(true)
-    assert telling.anomalies == 200 - len(true) > 0
-    assert telling.cursor == f"{stream_tag((await log.info()).epoch)}-200"
+    assert export.events == len(true)
+    assert export.anomalies == 200 - len(true) > 0
+    assert export.cursor == f"{stream_tag((await log.info()).epoch)}-200"
     record = await log.read_at(int(events[0]["sequence"]))
     assert record is not None
     written = msgspec.json.decode(record.payload)
@@ -68,24 +68,24 @@ async def test_the_whole_log_is_told(log: EventLog) -> None:
 
 @pytest.mark.parametrize("factor", [0, 500], ids=["job by job", "all that was before"])
 @pytest.mark.parametrize("after", [1, 57, 199, 200])
-async def test_numbers_are_the_same_from_the_middle(
+async def test_revisions_do_not_depend_on_the_start(
     log: EventLog, monkeypatch: pytest.MonkeyPatch, after: int, factor: int
 ) -> None:
-    """Revision and version do not depend on where the telling begins, nor on how what was before is read."""
+    """Nor on how the events before it are read."""
     monkeypatch.setattr(sources, "REPLAY_SCAN_FACTOR", factor)
     await write_history(log)
     true = [each for each in await truth(log) if each[0] > after]
-    events, telling = await exported(log, after=str(after))
+    events, export = await exported(log, after=str(after))
     assert numbers(events) == true
-    assert telling.anomalies == 200 - after - len(true)
+    assert export.anomalies == 200 - after - len(true)
     in_namespace, _ = await exported(log, after=str(after), namespace="default")
     assert numbers(in_namespace) == true
 
 
-async def test_what_was_before_is_read_only_where_that_is_quicker(
+async def test_earlier_events_are_read_only_if_that_is_faster(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the limit all of it is read, and shown as read; beyond it, only the jobs that are met."""
+    """Up to the limit all are read, and reported as read; beyond it, only jobs in the range."""
     monkeypatch.setattr(sources, "REPLAY_SCAN_FACTOR", 3)
     await write_history(log)
 
@@ -101,17 +101,17 @@ async def test_what_was_before_is_read_only_where_that_is_quicker(
     assert await first_read(151) > 151
 
 
-async def test_parts_meet_without_loss_or_repeat(log: EventLog) -> None:
-    """Going on from the cursor that was told gives the rest: two parts are the whole."""
+async def test_resumed_export_loses_and_repeats_nothing(log: EventLog) -> None:
+    """Two parts, joined at the cursor, are the whole."""
     await write_history(log)
-    first, telling = await exported(log, until="90")
-    assert telling.reached == 90
-    second, _ = await exported(log, after=telling.cursor)
+    first, export = await exported(log, until="90")
+    assert export.reached == 90
+    second, _ = await exported(log, after=export.cursor)
     assert numbers(first + second) == await truth(log)
 
 
-async def test_ends_are_included_and_after_is_not(log: EventLog) -> None:
-    """`since` and `until` a sequence hold it, `after` begins behind it; times likewise."""
+async def test_since_and_until_are_inclusive_and_after_is_exclusive(log: EventLog) -> None:
+    """For sequences and times."""
     await append_all(
         log, [draft(JobCreated, named_job_id("default", f"{n}"), spec_data(f"{n}"), n) for n in range(9)]
     )
@@ -132,20 +132,20 @@ async def test_ends_are_included_and_after_is_not(log: EventLog) -> None:
     assert await found(until="1h") == []
 
 
-async def test_it_ends_at_the_end_of_the_log_as_it_was_when_asked(log: EventLog) -> None:
-    """Events that come while it is told are not told; the cursor is behind the last that is."""
+async def test_export_ends_at_the_end_of_the_log_when_it_started(log: EventLog) -> None:
+    """Events written meanwhile are not exported; the cursor is after the last exported event."""
     await write_history(log, events=50)
     replay = await LogSource.open(log, ExportQuery(), now=time.time_ns())
     await append_all(log, [draft(JobCreated, named_job_id("default", "late"), spec_data("late"), 999)])
     kept = Kept()
-    telling = Export(replay.range, kept, lambda _: None)
-    await telling.run(replay.chunks())
-    assert telling.reached == 50
+    export = Export(replay.range, kept, lambda _: None)
+    await export.run(replay.chunks())
+    assert export.reached == 50
     assert all(int(msgspec.json.decode(each)["sequence"]) <= 50 for each in kept.documents)
 
 
-async def test_filters_choose_and_change_no_number(log: EventLog) -> None:
-    """Namespace, job, type and actor leave out events; what is left keeps its numbers."""
+async def test_filters_do_not_change_revisions(log: EventLog) -> None:
+    """Namespace, job, type and actor omit events; the others keep their numbers."""
     jobs = [("a", "one"), ("a", "two"), ("b", "one")]
     drafts = []
     for number, (namespace, name) in enumerate(jobs):
@@ -172,8 +172,8 @@ async def test_filters_choose_and_change_no_number(log: EventLog) -> None:
         await exported(log, job="one")
 
 
-async def test_points_that_are_not_in_the_log_are_refused(log: EventLog) -> None:
-    """A position of another stream or beyond the end, or a time to come, is an error that says so."""
+async def test_points_outside_the_log_are_rejected(log: EventLog) -> None:
+    """A position of another stream or beyond the end, or a future time."""
     await write_history(log, events=10)
     with pytest.raises(CursorGone, match=r"beyond the end of the log \(last sequence: 10\)"):
         await exported(log, after="11")
@@ -187,14 +187,14 @@ async def test_points_that_are_not_in_the_log_are_refused(log: EventLog) -> None
         await exported(log, until="r3")
 
 
-async def test_an_empty_log_is_told_at_once(log: EventLog) -> None:
-    """Where there is nothing to tell, the telling ends, at sequence 0."""
-    events, telling = await exported(log)
-    assert (events, telling.reached) == ([], 0)
+async def test_empty_log_is_an_empty_export(log: EventLog) -> None:
+    """It ends immediately, at sequence 0."""
+    events, export = await exported(log)
+    assert (events, export.reached) == ([], 0)
 
 
 async def test_chunks_are_bounded() -> None:
-    """However long the log, no more than the limit of events is held to be written together."""
+    """However long the log is, at most the limit of events is held in memory."""
     log = MemoryLog()
     count = REPLAY_CHUNK_EVENTS + 1
     spec = spec_data("x")
@@ -209,8 +209,8 @@ async def test_chunks_are_bounded() -> None:
     assert sum(sizes) == count
 
 
-async def test_called_off_it_counts_what_was_written() -> None:
-    """Cancelled in the middle, the cursor is behind exactly what its reader has."""
+async def test_cancelled_export_counts_what_was_written() -> None:
+    """The cursor is exactly after what the reader has received."""
     kept = Kept()
     seen = asyncio.Event()
 
@@ -220,17 +220,17 @@ async def test_called_off_it_counts_what_was_written() -> None:
         seen.set()
         await asyncio.Event().wait()
 
-    telling = Export(ExportRange("0123456789ab", 0, 9), kept, lambda _: None)
-    running = asyncio.create_task(telling.run(chunks()))
+    export = Export(ExportRange("0123456789ab", 0, 9), kept, lambda _: None)
+    running = asyncio.create_task(export.run(chunks()))
     await seen.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert (kept.documents, telling.cursor) == ([b"1", b"2", b"3"], "0123456789ab-3")
+    assert (kept.documents, export.cursor) == ([b"1", b"2", b"3"], "0123456789ab-3")
 
 
-async def test_a_file_is_there_when_it_is_whole(tmp_path: Path) -> None:
-    """Until the end the old file stays; abandoned, nothing is left; a link stays a link."""
+async def test_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    """Until then the old file stays; abandoned, nothing remains; a link stays a link."""
     path = tmp_path / "events.ndjson"
     path.write_text("old\n")
     path.chmod(0o640)
@@ -260,7 +260,7 @@ async def test_a_file_is_there_when_it_is_whole(tmp_path: Path) -> None:
 def test_row_groups_of_parquet_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, size: int, groups: list[int]
 ) -> None:
-    """In rows and in bytes; what is left over is a group of its own, and no row is lost."""
+    """In rows and bytes; the rest is a group, and no row is lost."""
     monkeypatch.setattr(parquet, "PARQUET_GROUP_ROWS", rows)
     monkeypatch.setattr(parquet, "PARQUET_GROUP_BYTES", size)
     path = tmp_path / "events.parquet"
@@ -283,17 +283,17 @@ def test_row_groups_of_parquet_are_bounded(
     assert file.read().column("name").to_pylist() == [None] * 24 + ["x"]
 
 
-async def test_without_pyarrow_parquet_says_what_to_install(
+async def test_missing_pyarrow_is_an_error_with_the_command_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is an extra, and the error names it."""
+    """It is an extra."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InvalidSettings, match=r"pip install 'jobledger\[parquet\]'"):
         parquet.Parquet(open_output(tmp_path / "x"))
 
 
-async def test_a_replay_of_one_namespace_tells_no_event_on_a_foreign_job(log: EventLog) -> None:
-    """A job without a name is where it was created first; what another namespace's writer adds is counted."""
+async def test_export_of_one_namespace_omits_events_of_other_writers(log: EventLog) -> None:
+    """A job without a name belongs to the namespace of its creation; other events are counted."""
     job_id = "j-0198c0de-0000-7000-8000-000000000001"
     drafts = [
         draft(JobCreated, job_id, spec_data(job_id, "a"), 1, "a"),
@@ -301,7 +301,7 @@ async def test_a_replay_of_one_namespace_tells_no_event_on_a_foreign_job(log: Ev
         draft(JobStateChanged, job_id, state_data(StateType.RUNNING), 3, "b"),
     ]
     await append_all(log, drafts)
-    events, telling = await exported(log, namespace="b")
-    assert (events, telling.anomalies) == ([], 2)
+    events, export = await exported(log, namespace="b")
+    assert (events, export.anomalies) == ([], 2)
     with pytest.raises(JobNotFound):
         await exported(log, namespace="b", job=job_id)

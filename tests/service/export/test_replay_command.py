@@ -1,4 +1,4 @@
-"""`jobledger events replay`, as a process: by the log or by a service, whole or broken off."""
+"""`jobledger events replay` as a process: from the log or a service, complete or interrupted."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ MANY = REPLAY_CHUNK_EVENTS + 100  # more than pipes and buffers hold
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a service that has ended, with a history in its log."""
+    """The directory of a stopped service, with a history in its log."""
     directory = tmp_path_factory.mktemp("replay") / "data"
 
     async def write() -> None:
@@ -81,8 +81,8 @@ def start(home: Path, *words: str, **how: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, bufsize=0, stderr=subprocess.PIPE, env=clean_env(home), cwd=ROOT, **how)
 
 
-def test_log_and_service_tell_the_same(data_dir: Path, tmp_path: Path) -> None:
-    """Without a service, beside one, and through one: the same bytes, and the same cursor at the end."""
+def test_log_and_service_export_the_same(data_dir: Path, tmp_path: Path) -> None:
+    """Without a service, with one on the same machine, and through one: the same bytes and cursor."""
     data = ("--data-dir", str(data_dir), "-o", "ndjson")
     alone = replay(tmp_path, *data)
     cursor = alone.stderr.split("--after ")[1].strip()
@@ -97,8 +97,8 @@ def test_log_and_service_tell_the_same(data_dir: Path, tmp_path: Path) -> None:
         assert replay(tmp_path, "-o", "ndjson", env=env).stdout == alone.stdout
 
 
-async def test_log_and_feed_understand_the_same_questions(data_dir: Path, tmp_path: Path) -> None:
-    """Every filter and point leads to the same events through a service as from the log."""
+async def test_log_and_feed_support_the_same_queries(data_dir: Path, tmp_path: Path) -> None:
+    """Every filter and point selects the same events."""
     settings = Settings(data_dir=data_dir)
     with running_service(tmp_path, "--data-dir", str(data_dir)) as service:
         async with open_log(settings) as log:
@@ -118,7 +118,7 @@ async def test_log_and_feed_understand_the_same_questions(data_dir: Path, tmp_pa
             ]
             counts = []
             for asked in questions:
-                by_log, telling = await exported(log, **asked)
+                by_log, export = await exported(log, **asked)
                 kept = Kept()
                 with Client(Target(service.url, "", "", None)) as client, BackgroundThread() as thread:
                     replay = await thread.run(
@@ -129,9 +129,7 @@ async def test_log_and_feed_understand_the_same_questions(data_dir: Path, tmp_pa
                     other = Export(replay.range, kept, lambda _: None)
                     await other.run(replay.chunks())
                 assert [json.loads(each) for each in kept.documents] == by_log, asked
-                assert all(int(each["sequence"]) <= other.reached <= telling.reached for each in by_log), (
-                    asked
-                )
+                assert all(int(each["sequence"]) <= other.reached <= export.reached for each in by_log), asked
                 counts.append(len(by_log))
     assert [count > 0 for count in counts] == [True] * 6 + [False, True, False, True]
 
@@ -142,16 +140,16 @@ def _config(home: Path, service: RunningService) -> Path:
     return path
 
 
-def test_lines_for_people_are_those_of_tail(data_dir: Path, tmp_path: Path) -> None:
-    """The default form says of each event what `events tail` says, whole, without colours in a pipe."""
+def test_default_format_matches_tail(data_dir: Path, tmp_path: Path) -> None:
+    """Complete lines, without colors in a pipe."""
     with running_service(tmp_path, "--data-dir", str(data_dir)) as service:
-        told = replay(tmp_path, "--data-dir", str(data_dir), "--until", "150").stdout.splitlines()
-        words = ("events", "tail", "--after", "0", "--limit", str(len(told)))
-        assert jobledger(tmp_path, *words, url=service.url).stdout.splitlines() == told
+        lines = replay(tmp_path, "--data-dir", str(data_dir), "--until", "150").stdout.splitlines()
+        words = ("events", "tail", "--after", "0", "--limit", str(len(lines)))
+        assert jobledger(tmp_path, *words, url=service.url).stdout.splitlines() == lines
 
 
-def test_a_parquet_file_holds_the_same_events(data_dir: Path, tmp_path: Path) -> None:
-    """Typed columns of the envelope, times to the nanosecond, the data as JSON."""
+def test_parquet_file_contains_the_same_events(data_dir: Path, tmp_path: Path) -> None:
+    """Typed columns of the envelope, times in nanoseconds, the data as JSON."""
     path = tmp_path / "events.parquet"
     data = ("--data-dir", str(data_dir))
     replay(tmp_path, *data, "-o", "parquet", "--output-file", str(path))
@@ -180,8 +178,8 @@ def test_a_parquet_file_holds_the_same_events(data_dir: Path, tmp_path: Path) ->
     assert [f"{each % 10**9:09d}Z" for each in times] == [each["streamtime"][-10:] for each in documents]
 
 
-def test_a_reader_that_leaves_early_is_no_error(data_dir: Path, tmp_path: Path) -> None:
-    """A pipe that closes ends the replay quietly."""
+def test_closed_pipe_is_not_an_error(data_dir: Path, tmp_path: Path) -> None:
+    """The command ends without a message."""
     process = start(tmp_path, "--data-dir", str(data_dir), "-o", "ndjson", stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
@@ -192,8 +190,8 @@ def test_a_reader_that_leaves_early_is_no_error(data_dir: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_called_off_it_says_where_to_go_on(data_dir: Path, tmp_path: Path, how: signal.Signals) -> None:
-    """Also while its reader reads nothing; going on from the cursor, no event is missing."""
+def test_interrupted_export_prints_its_cursor(data_dir: Path, tmp_path: Path, how: signal.Signals) -> None:
+    """Even if its reader is blocked; resumed from the cursor, no event is missing."""
     data = ("--data-dir", str(data_dir), "-o", "ndjson")
     process = start(tmp_path, *data, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -203,8 +201,8 @@ def test_called_off_it_says_where_to_go_on(data_dir: Path, tmp_path: Path, how: 
     assert process.returncode == 130
     assert b"Traceback" not in errors
     cursor = errors.decode().split("--after ")[1].strip()
-    begun = (first + rest).decode()
-    whole = begun[: begun.rindex("\n") + 1]
+    content = (first + rest).decode()
+    whole = content[: content.rindex("\n") + 1]
     reached = int(cursor.rpartition("-")[2])
     more = replay(tmp_path, *data, "--after", cursor).stdout
     sequences = [each["sequence"] for each in lines(whole) if int(each["sequence"]) <= reached]
@@ -213,7 +211,7 @@ def test_called_off_it_says_where_to_go_on(data_dir: Path, tmp_path: Path, how: 
     assert reached < 150 + MANY
 
 
-def test_sigterm_ends_it_where_ctrl_c_is_ignored(data_dir: Path, tmp_path: Path) -> None:
+def test_sigterm_ends_it_if_sigint_is_ignored(data_dir: Path, tmp_path: Path) -> None:
     """As in the background of a script: a shell starts that with SIGINT ignored."""
     ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -227,8 +225,8 @@ def test_sigterm_ends_it_where_ctrl_c_is_ignored(data_dir: Path, tmp_path: Path)
     assert (process.returncode, b"--after " in errors) == (130, True)
 
 
-def test_called_off_a_file_is_whole_up_to_the_cursor(data_dir: Path, tmp_path: Path) -> None:
-    """A Parquet file that was begun is ended in order, and can be read."""
+def test_interrupted_file_is_complete_up_to_the_cursor(data_dir: Path, tmp_path: Path) -> None:
+    """A Parquet file is finished and can be read."""
     path = tmp_path / "events.parquet"
     process = start(tmp_path, "--data-dir", str(data_dir), "-o", "parquet", "--output-file", str(path))
     while not any(tmp_path.glob(".events.parquet.*")) and process.poll() is None:
@@ -245,8 +243,8 @@ def test_called_off_a_file_is_whole_up_to_the_cursor(data_dir: Path, tmp_path: P
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device to write to")
-def test_a_full_disk_is_told(data_dir: Path, tmp_path: Path) -> None:
-    """What can't be written is an error that names the place, with the cursor of what was written."""
+def test_full_disk_is_an_error_with_the_cursor(data_dir: Path, tmp_path: Path) -> None:
+    """The error names the output."""
     with Path("/dev/full").open("wb") as full:
         process = start(tmp_path, "--data-dir", str(data_dir), "-o", "ndjson", stdout=full)
         _, errors = process.communicate(timeout=60)
@@ -256,10 +254,8 @@ def test_a_full_disk_is_told(data_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["ndjson", "parquet", "table"])
-async def test_a_file_that_can_not_be_written_leaves_the_old_one(
-    data_dir: Path, tmp_path: Path, form: str
-) -> None:
-    """When there is no room for all of it, the file that was there stays, and nothing is left beside it."""
+async def test_failed_write_keeps_the_old_file(data_dir: Path, tmp_path: Path, form: str) -> None:
+    """If the disk is full, no temporary file remains either."""
     path = tmp_path / "events"
     path.write_text("old")
     async with EmbeddedServer(data_dir / "nats") as server:  # the limit is for the output alone
@@ -283,8 +279,8 @@ async def test_a_file_that_can_not_be_written_leaves_the_old_one(
     assert not [each for each in tmp_path.iterdir() if each.name.startswith(".events")]
 
 
-def test_where_neither_log_nor_service_is_found_both_are_named(tmp_path: Path) -> None:
-    """Exit code 6, and what to set."""
+def test_unreachable_log_and_service_are_both_named(tmp_path: Path) -> None:
+    """Exit code 6, and the settings to use."""
     env = {"JOBLEDGER_CONFIG": str(tmp_path / "c.toml")}
     (tmp_path / "c.toml").write_text('url = "http://127.0.0.1:9"\ndata_dir = "nowhere"\n')
     done = replay(tmp_path, code=6, env=env)
@@ -304,17 +300,17 @@ def test_where_neither_log_nor_service_is_found_both_are_named(tmp_path: Path) -
         (("-o", "yaml"), "is not one of"),
     ],
 )
-def test_a_wrong_command_line_is_told(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
-    """Exit code 2, before anything is opened."""
+def test_usage_error_is_reported_before_anything_is_opened(
+    tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    """Exit code 2."""
     assert said in replay(tmp_path, *words, code=2).stderr
 
 
-async def test_a_log_that_is_lost_on_the_way_leaves_what_was_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The file holds all up to the cursor that is told, and the error comes after it."""
+async def test_lost_log_keeps_what_was_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file contains everything up to the printed cursor; the error follows."""
 
-    class WrongSequence:
+    class BrokenSource:
         range = ExportRange("0123456789ab", 0, 9)
 
         async def chunks(self) -> AsyncGenerator[Chunk, None]:
@@ -325,30 +321,30 @@ async def test_a_log_that_is_lost_on_the_way_leaves_what_was_told(
     run = _Replay(Session({}), ExportQuery(), "ndjson", path, colors=False)
     target = open_output(path)
     form = run._format(target)
-    telling = Export(WrongSequence.range, form, run._progress.show)
+    export = Export(BrokenSource.range, form, run._progress.show)
     with pytest.raises(LogUnavailable):
-        await run._export(telling, WrongSequence(), form, target)  # type: ignore[arg-type]
+        await run._export(export, BrokenSource(), form, target)  # type: ignore[arg-type]
     assert path.read_text() == "{}\n[]\n"
     assert capsys.readouterr().err == "Resume with: --after 0123456789ab-2\n"
 
 
-def test_progress_is_one_line_that_is_written_over(capsys: pytest.CaptureFixture[str]) -> None:
-    """How far of what, now and then; nothing is left of it, and nothing is said where no terminal is."""
-    telling = Export(ExportRange("0123456789ab", 100, 1_100), Kept(), lambda _: None)
+def test_progress_is_one_line_that_is_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing of it remains, and nothing is printed without a terminal."""
+    export = Export(ExportRange("0123456789ab", 100, 1_100), Kept(), lambda _: None)
     early = Export(ExportRange("0123456789ab", 100, 1_100), Kept(), lambda _: None)
     early.read = 70
     _Progress(is_shown=True).show(early)
-    assert capsys.readouterr().err == "\rwhat was before: 70 of 100"
-    telling.reached, telling.read, telling.events = 600, 600, 321
+    assert capsys.readouterr().err == "\rreading earlier events: 70 of 100"
+    export.reached, export.read, export.events = 600, 600, 321
     progress = _Progress(is_shown=True)
-    progress.show(telling)
-    progress.show(telling)  # too soon
+    progress.show(export)
+    progress.show(export)  # too soon
     said = capsys.readouterr().err
-    assert said.startswith("\r50 %: 600 of 1,100, 321 told, ")
+    assert said.startswith("\r50 %: 600 of 1,100, 321 exported, ")
     assert said.count("\r") == 1
     progress.clear()
     assert capsys.readouterr().err == f"\r{' ' * (len(said) - 1)}\r"
     quiet = _Progress(is_shown=False)
-    quiet.show(telling)
+    quiet.show(export)
     quiet.clear()
     assert capsys.readouterr().err == ""

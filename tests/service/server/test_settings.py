@@ -47,7 +47,7 @@ def test_without_any_setting_there_are_defaults(home: Path) -> None:
 
 
 def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(home: Path) -> None:
-    """Each source is told as the origin of what came from it."""
+    """Each source is message as the origin of what came from it."""
     path = write_config(home, 'port = 1\nhost = "::1"\nready_max_gap = 5\n')
     loaded = load_settings(
         {"port": "3", "host": None}, {"JOBLEDGER_PORT": "2", "JOBLEDGER_READY_MAX_GAP": "6"}
@@ -108,18 +108,18 @@ def test_a_file_in_another_encoding_or_without_end_is_refused(home: Path) -> Non
 def test_an_unknown_setting_is_refused_wherever_it_is(home: Path) -> None:
     """With its name, where it was said, and the nearest that exists; all at once."""
     path = write_config(home, "prot = 1\n[server]\nport = 1\n")
-    told = refused({"hots": "x"}, {"JOBLEDGER_PRT": "1", "JOBLEDGER_HOST": ""})
-    assert f"unknown setting prot ({path}); did you mean port?" in told
-    assert f"unknown setting server ({path})" in told
-    assert "unknown setting JOBLEDGER_PRT; did you mean JOBLEDGER_PORT?" in told
-    assert "unknown setting hots (flag); did you mean host?" in told
-    assert "JOBLEDGER_HOST" not in told, "an empty variable counts as not set"
+    message = refused({"hots": "x"}, {"JOBLEDGER_PRT": "1", "JOBLEDGER_HOST": ""})
+    assert f"unknown setting prot ({path}); did you mean port?" in message
+    assert f"unknown setting server ({path})" in message
+    assert "unknown setting JOBLEDGER_PRT; did you mean JOBLEDGER_PORT?" in message
+    assert "unknown setting hots (flag); did you mean host?" in message
+    assert "JOBLEDGER_HOST" not in message, "an empty variable counts as not set"
 
 
 def test_variables_that_kubernetes_puts_there_are_explained() -> None:
     """A service named jobledger makes variables that are no settings, and one named like a setting."""
-    told = refused(env={"JOBLEDGER_PORT": "tcp://10.0.0.1:1234", "JOBLEDGER_SERVICE_HOST": "10.0.0.1"})
-    assert told.count("enableServiceLinks") == 2
+    message = refused(env={"JOBLEDGER_PORT": "tcp://10.0.0.1:1234", "JOBLEDGER_SERVICE_HOST": "10.0.0.1"})
+    assert message.count("enableServiceLinks") == 2
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,9 @@ def test_variables_that_kubernetes_puts_there_are_explained() -> None:
 )
 def test_a_value_that_is_out_of_bounds_is_refused(name: str, value: str) -> None:
     """The message names the setting, the value, the origin, and what is wanted."""
-    told = refused({name: value})
-    assert told.startswith(f"{name} (flag)")
-    assert f"must be {SETTINGS[name].wanted}" in told
+    message = refused({name: value})
+    assert message.startswith(f"{name} (flag)")
+    assert f"must be {SETTINGS[name].wanted}" in message
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_settings_that_contradict_each_other_are_refused_with_both_names(
     flags: dict[str, object], env: dict[str, str], named: tuple[str, str]
 ) -> None:
     """And with where each came from."""
-    told = refused(flags, env)
-    line = next(line for line in told.splitlines() if all(f"{name} (" in line for name in named))
+    message = refused(flags, env)
+    line = next(line for line in message.splitlines() if all(f"{name} (" in line for name in named))
     for name in named:
         origin = "flag" if name in flags else SETTINGS[name].env if SETTINGS[name].env in env else "not set"
         assert f"{name} ({origin})" in line
@@ -239,9 +239,9 @@ def test_config_show_tells_each_value_and_where_it_came_from(home: Path) -> None
     assert rows["namespace"] == ["prod", "JOBLEDGER_NAMESPACE"]
     assert rows["url"] == ["http://127.0.0.1:1234", "default"]
     done = CliRunner().invoke(config, [*arguments, "-o", "json"], env={"JOBLEDGER_NAMESPACE": "prod"})
-    told = {each["name"]: each for each in msgspec.json.decode(done.output)}
-    assert told["port"]["value"] == 8080
-    assert told["port"]["origin"] == str(path)
+    message = {each["name"]: each for each in msgspec.json.decode(done.output)}
+    assert message["port"]["value"] == 8080
+    assert message["port"]["origin"] == str(path)
 
 
 def test_every_setting_is_told() -> None:

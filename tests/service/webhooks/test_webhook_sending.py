@@ -80,7 +80,7 @@ async def test_a_name_that_changes_its_meaning_gains_nothing(monkeypatch: pytest
         assert receiver.connections == 0
 
 
-async def test_a_redirection_is_not_followed() -> None:
+async def test_redirect_is_not_followed() -> None:
     """It is an answer that takes nothing, and says what to do."""
     async with receiving() as receiver, receiving() as other, sending(*LOCAL) as sender:
         for status in (301, 302, 303, 307, 308):
