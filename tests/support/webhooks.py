@@ -34,8 +34,8 @@ def shared_keys() -> WebhookKeys:
 
 def make_webhook(url: str, name: str = "hook", **fields: Any) -> Webhook:
     """Return a webhook with these fields."""
-    fields_of = {"name": name, "url": url, "secrets": (Secret(SECRET),), "after": 0, "created": 1, **fields}
-    return Webhook(**fields_of)
+    values = {"name": name, "url": url, "secrets": (Secret(SECRET),), "after": 0, "created": 1, **fields}
+    return Webhook(**values)
 
 
 def message(number: int = 1, job_id: str = "") -> Message:
