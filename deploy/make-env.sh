@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes .env with fresh passwords for the cluster, once: docker compose reads it. Keep it, and keep it to yourself.
+# Writes .env with new passwords for the cluster, for docker compose. Keep it, and keep it secret.
 set -eu
 cd "$(dirname "$0")/.."
 if [ -e .env ]; then
