@@ -64,7 +64,8 @@ async def resolve_start(log: EventLog, start: str, info: LogInfo) -> int:
             )
         if int(found[2]) > info.last_sequence:
             raise InvalidInput(
-                f"start sequence {found[2]} is beyond the end of the log (last sequence: {info.last_sequence})"
+                f"start sequence {found[2]} is beyond the end of the log (last sequence:"
+                f" {info.last_sequence})"
             )
         return int(found[2])
     at = parse_rfc3339(start)

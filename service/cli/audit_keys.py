@@ -15,7 +15,7 @@ from jobledger.service.cli.options import (
     limit_option,
     with_settings,
 )
-from jobledger.service.cli.output import Output, output_option, quiet_option
+from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import Column, plain, plain_lines, say
 from jobledger.service.cli.times import Duration, exact_of
 
@@ -41,10 +41,9 @@ def key() -> None:
 
 
 @key.command(epilog=examples("jobledger audit key show"))
-@list_output_option
-@quiet_option
+@list_output_option()
 @connected
-def show(*, form: str, quiet: bool, session: Session) -> None:
+def show(*, output: Output, session: Session) -> None:
     """Show the public keys of a service.
 
     Includes retired keys and those of other replicas. Seals by keys that are not listed as trusted are not
@@ -55,7 +54,7 @@ def show(*, form: str, quiet: bool, session: Session) -> None:
     with session.admin() as admin:
         found = admin.keys()
     print_list(
-        Output(form, quiet=quiet),
+        output,
         found,
         _KEYS,
         (
@@ -136,14 +135,13 @@ def rotate(*, overlap: float, name: str, distrust: bool, session: Session) -> No
 @click.command(epilog=examples("jobledger audit seal"))
 @output_option("table", "json", "yaml")
 @connected
-def seal(*, form: str, session: Session) -> None:
+def seal(*, output: Output, session: Session) -> None:
     """Seal the log now; requires an admin token.
 
     Standard output is the seal, a signed note. If the last seal covers all events, it is printed.
     """
     with session.admin() as admin:
         sealed = admin.seal()
-    output = Output(form)
     if output.for_machines:
         output.document(sealed)
         return
@@ -155,25 +153,24 @@ def seal(*, form: str, session: Session) -> None:
 @limit_option(_SEALS_DEFAULT_LIMIT)
 @all_option
 @click.option("--notes", is_flag=True, help="Print the seals themselves, each followed by an empty line.")
-@list_output_option
-@quiet_option
+@list_output_option()
 @connected
-def seals(*, limit: int, everything: bool, notes: bool, form: str, quiet: bool, session: Session) -> None:
+def seals(*, limit: int, everything: bool, notes: bool, output: Output, session: Session) -> None:
     """List the seals, newest first.
 
     With --quiet, only the number of events that each covers is printed.
     """
-    if notes and (quiet or form != "table"):
+    if notes and (output.quiet or output.form != "table"):
         raise click.UsageError("--notes contradicts --quiet and --output; use one of them")
     with session.admin() as admin:
         found = admin.seals(None if everything else limit)
-        if notes or quiet:
+        if notes or output.quiet:
             for each in found:
                 click.echo(_note(each) if notes else str(each.get("Size")))
             return
         listed = list(found)
     print_list(
-        Output(form, quiet=quiet),
+        output,
         listed,
         _SEALS,
         (

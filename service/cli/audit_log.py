@@ -140,7 +140,7 @@ def verify(
     view: Path | None,
     no_view: bool,
     scratch: Path | None,
-    form: str,
+    output: Output,
     session: Session,
 ) -> None:
     """Check the log, the seals and the view against each other.
@@ -170,7 +170,7 @@ def verify(
         found = asyncio.run(run())
     finally:
         progress.clear()
-    _print_verification(found, Output(form), path)
+    _print_verification(found, output, path)
     ctx.exit(FOUND_CODE if found.findings else 0)
 
 
@@ -235,7 +235,7 @@ def scrub(
     no_view: bool,
     state_file: Path | None,
     seconds: float | None,
-    form: str,
+    output: Output,
     session: Session,
 ) -> None:
     """Compare every replica of the log with the Merkle tree.
@@ -265,7 +265,7 @@ def scrub(
         )
     finally:
         progress.clear()
-    _print_scrub(state, Output(form), path)
+    _print_scrub(state, output, path)
     ctx.exit(FOUND_CODE if findings_of(state) else _UNREAD_CODE if state.unread else 0)
 
 

@@ -114,7 +114,7 @@ def _fetch_proof(admin: "AdminClient", job: str, namespace: str, *, may_seal: bo
 @output_option("table", "json")
 @click.pass_context
 def check(
-    ctx: click.Context, *, bundle: Path, keys: tuple[str, ...], job: str, origin: str, form: str
+    ctx: click.Context, *, bundle: Path, keys: tuple[str, ...], job: str, origin: str, output: Output
 ) -> None:
     """Check a proof bundle offline.
 
@@ -128,8 +128,8 @@ def check(
 
     trusted = read_keys(keys)
     verdict = check_bundle(read_bundle(_read_bundle_file(bundle)), trusted, job=job, origin=origin)
-    if form == "json":
-        Output(form).document(verdict_wire(verdict))
+    if output.for_machines:
+        output.document(verdict_wire(verdict))
     else:
         _print_verdict(verdict)
     ctx.exit(0 if verdict.ok else FOUND_CODE)
@@ -203,7 +203,7 @@ def consistency(
     new: str,
     keys: tuple[str, ...],
     from_log: bool,
-    form: str,
+    output: Output,
     session: Session,
 ) -> None:
     """Prove that one seal extends another.
@@ -229,7 +229,6 @@ def consistency(
         elif found is None:
             assert admin is not None
             found = _check_by_service(first, second, admin)
-    output = Output(form)
     print_findings([found] if found else [], output, From=first.size, To=second.size, Origin=first.origin)
     if found is None and not output.for_machines:
         by = ", ".join(dict.fromkeys((*first.signers, *second.signers)))

@@ -20,7 +20,7 @@ from jobledger.service.cli.options import (
     namespace_option,
     next_token_option,
 )
-from jobledger.service.cli.output import Output, output_option, quiet_option, to_json
+from jobledger.service.cli.output import Output, output_option, to_json
 from jobledger.service.cli.text import BOLD, Cell, plain, say, state_cell, styled
 from jobledger.service.cli.times import PointText, exact, nanoseconds_of
 from jobledger.service.limits import CHANGES_DEFAULT_LIMIT
@@ -68,8 +68,7 @@ _SHOWN_PATHS: Final = 5
 @limit_option(CHANGES_DEFAULT_LIMIT)
 @all_option
 @next_token_option
-@output_option()
-@quiet_option
+@output_option(quiet=True)
 @connected
 @click.pass_context
 def diff_log(
@@ -84,8 +83,7 @@ def diff_log(
     limit: int,
     everything: bool,
     next_token: str,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
 ) -> None:
     """Show which jobs changed between two points, and how.
@@ -106,7 +104,6 @@ def diff_log(
         "labels": list(labels),
         "next_token": next_token,
     }
-    output = Output(form, quiet=quiet)
     as_document = output.for_machines and not output.by_line
     token, wires, count = "", [], 0
     page = None
@@ -208,7 +205,7 @@ def diff_job(
     words: tuple[str, ...],
     namespace: str | None,
     exit_code: bool,
-    form: str,
+    output: Output,
     session: Session,
 ) -> None:
     """Compare a spec with its job, or two versions of a job.
@@ -219,7 +216,7 @@ def diff_job(
     """
     if len(words) > _MAX_WORDS:
         raise click.UsageError(f"expected FILE, or JOB FROM [TO], got {len(words)} arguments", ctx)
-    output, where = Output(form), session.namespace(namespace)
+    where = session.namespace(namespace)
     if len(words) == 1:
         differ = _diff_file(ctx, session, output, words[0], where)
     else:

@@ -89,7 +89,7 @@ def tail(
     labels: tuple[str, ...],
     after: str,
     limit: int | None,
-    form: str,
+    output: Output,
     session: Session,
 ) -> None:
     """Follow the events of all jobs.
@@ -107,7 +107,7 @@ def tail(
     with session.client() as client:
         feed = client.feed(query, after=after, report=say)
         try:
-            _print_feed(feed, Output(form), limit)
+            _print_feed(feed, output, limit)
         except KeyboardInterrupt:
             click.echo(err=True)  # end the line with the terminal's ^C
             ctx.exit(INTERRUPTED_CODE)

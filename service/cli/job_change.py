@@ -17,7 +17,7 @@ from jobledger.service.cli.options import (
     namespace_option,
     reason_option,
 )
-from jobledger.service.cli.output import Output, output_option, quiet_option
+from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import plain, say, state_cell, styled
 from jobledger.service.cli.times import Duration
 
@@ -129,8 +129,7 @@ def _parse_details(_: click.Context, __: click.Parameter, values: tuple[str, ...
 )
 @if_revision_option
 @reason_option
-@output_option()
-@quiet_option
+@output_option(quiet=True)
 @connected
 def set_state(
     *,
@@ -141,8 +140,7 @@ def set_state(
     details: dict[str, str],
     if_revision: int | None,
     reason: str,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
 ) -> None:
     """Set the state of a job.
@@ -160,17 +158,16 @@ def set_state(
             reason=reason,
             revision=if_revision,
         )
-    print_result(result, Output(form, quiet=quiet), verb=f"is {state}", name=job)
+    print_result(result, output, verb=f"is {state}", name=job)
 
 
 @click.command(epilog=examples("jobledger job stop my-job --reason 'no longer needed'"))
 @job_argument
 @namespace_option
 @reason_option
-@output_option()
-@quiet_option
+@output_option(quiet=True)
 @connected
-def stop(*, job: str, namespace: str | None, reason: str, form: str, quiet: bool, session: Session) -> None:
+def stop(*, job: str, namespace: str | None, reason: str, output: Output, session: Session) -> None:
     """Stop a job.
 
     JOB is a name, an ID, or the beginning of an ID. Stopping a stopped job changes nothing; a job that has
@@ -178,7 +175,7 @@ def stop(*, job: str, namespace: str | None, reason: str, form: str, quiet: bool
     """
     with session.client() as client:
         result = client.stop(job, namespace=session.namespace(namespace), reason=reason)
-    print_result(result, Output(form, quiet=quiet), verb="stopped", name=job)
+    print_result(result, output, verb="stopped", name=job)
 
 
 @click.command(epilog=examples("jobledger job rerun my-job", "jobledger job rerun my-job --version 3"))
@@ -191,8 +188,7 @@ def stop(*, job: str, namespace: str | None, reason: str, form: str, quiet: bool
     help="With the spec of this version or tag, instead of the latest.",
 )
 @reason_option
-@output_option()
-@quiet_option
+@output_option(quiet=True)
 @connected
 def rerun(
     *,
@@ -200,8 +196,7 @@ def rerun(
     namespace: str | None,
     version: str | None,
     reason: str,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
 ) -> None:
     """Run a job again, as a new version.
@@ -212,7 +207,7 @@ def rerun(
         result = client.rerun(
             job, namespace=session.namespace(namespace), version=version or "", reason=reason
         )
-    print_result(result, Output(form, quiet=quiet), verb="rerun", name=job)
+    print_result(result, output, verb="rerun", name=job)
 
 
 @click.command(
@@ -228,8 +223,7 @@ def rerun(
 )
 @if_revision_option
 @reason_option
-@output_option()
-@quiet_option
+@output_option(quiet=True)
 @connected
 def revert(
     *,
@@ -238,8 +232,7 @@ def revert(
     version: str,
     if_revision: int | None,
     reason: str,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
 ) -> None:
     """Restore the spec of an earlier version, as a new version.
@@ -251,7 +244,7 @@ def revert(
         result = client.revert(
             job, version, namespace=session.namespace(namespace), reason=reason, revision=if_revision
         )
-    print_result(result, Output(form, quiet=quiet), verb=f"reverted to {_version_text(version)}", name=job)
+    print_result(result, output, verb=f"reverted to {_version_text(version)}", name=job)
 
 
 @click.command(
@@ -263,8 +256,7 @@ def revert(
 @click.option("-d", "--delete", is_flag=True, help="Remove the tag.")
 @if_revision_option
 @reason_option
-@output_option()
-@quiet_option
+@output_option(quiet=True)
 @connected
 def tag(
     *,
@@ -274,8 +266,7 @@ def tag(
     delete: bool,
     if_revision: int | None,
     reason: str,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
 ) -> None:
     """Tag a version of a job, or remove a tag.
@@ -294,7 +285,7 @@ def tag(
             result = client.tag(job, version, name, namespace=where, reason=reason, revision=if_revision)
             tagged = _version_text(version) if version.isdecimal() else f"the version {version}"
             verb = f"has {tagged} tagged {name}"
-    print_result(result, Output(form, quiet=quiet), verb=verb, name=job)
+    print_result(result, output, verb=verb, name=job)
 
 
 def _parse_tag_words(words: tuple[str, ...], *, delete: bool) -> tuple[str, str]:
@@ -327,8 +318,7 @@ def _version_text(version: str) -> str:
 )
 @namespace_option
 @reason_option
-@output_option()
-@quiet_option
+@output_option(quiet=True)
 @connected
 def accept_unreadable(
     *,
@@ -336,8 +326,7 @@ def accept_unreadable(
     sequence: int,
     namespace: str | None,
     reason: str,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
 ) -> None:
     """Accept an event that cannot be read.
@@ -350,7 +339,7 @@ def accept_unreadable(
         result = client.accept_unreadable(
             job, sequence, namespace=session.namespace(namespace), reason=reason
         )
-    print_result(result, Output(form, quiet=quiet), verb=f"continues without event {sequence}", name=job)
+    print_result(result, output, verb=f"continues without event {sequence}", name=job)
 
 
 @click.command(
@@ -369,8 +358,7 @@ def accept_unreadable(
 @click.option(
     "--timeout", type=Duration(), default=WAIT_DEFAULT, show_default=True, help="At most this long."
 )
-@output_option()
-@quiet_option
+@output_option(quiet=True)
 @connected
 @click.pass_context
 def wait(
@@ -380,8 +368,7 @@ def wait(
     namespace: str | None,
     state: str,
     timeout: float,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
 ) -> None:
     """Wait until a job reaches a state.
@@ -395,7 +382,7 @@ def wait(
             job,
             state,
             timeout_seconds=timeout,
-            output=Output(form, quiet=quiet),
+            output=output,
             namespace=session.namespace(namespace),
         )
     ctx.exit(0 if reached else ENDED_OTHERWISE_CODE)

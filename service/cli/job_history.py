@@ -28,7 +28,7 @@ from jobledger.service.cli.options import (
     next_token_option,
     wait_for_option,
 )
-from jobledger.service.cli.output import Output, output_option, quiet_option, to_json, to_yaml
+from jobledger.service.cli.output import Output, output_option, to_json, to_yaml
 from jobledger.service.cli.text import (
     BOLD,
     Cell,
@@ -94,8 +94,7 @@ _VERSIONS: Final = Shape(
 )
 @wait_for_option
 @watch_option
-@output_option("table", "json", "yaml")
-@quiet_option
+@output_option("table", "json", "yaml", quiet=True)
 @connected
 def describe(
     *,
@@ -105,8 +104,7 @@ def describe(
     at: str,
     wait_for: str,
     watched: bool,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
 ) -> None:
     """Show a job and its timeline.
@@ -114,11 +112,10 @@ def describe(
     JOB is a name, an ID, or the beginning of an ID. The timeline shows for each event its age, sequence in
     the log, version, revision, change, actor and reason. With --at, everything is shown as of that point.
     """
-    output = Output(form, quiet=quiet)
     with session.client() as client:
         where = session.namespace(namespace)
         found = client.job(job, namespace=where, wait_for=wait_for, version=version or "", at=at)
-        if quiet:
+        if output.quiet:
             click.echo(plain(found.id))
             return
         job_id = found.id  # a name is resolved once
@@ -228,10 +225,17 @@ def _print_timeline(job: "JobResponse", history: "HistoryPage", now: int) -> Non
     is_flag=True,
     help="Also show new events until the job has ended; ignores --limit.",
 )
-@list_output_option
+@list_output_option(quiet=False)
 @connected
 def history(
-    *, job: str, namespace: str | None, follow: bool, limit: int, form: str, session: Session, **filters: Any
+    *,
+    job: str,
+    namespace: str | None,
+    follow: bool,
+    limit: int,
+    output: Output,
+    session: Session,
+    **filters: Any,
 ) -> None:
     """Show the events of a job, oldest first.
 
@@ -240,9 +244,8 @@ def history(
     """
     from jobledger.service.cli.job_list import HISTORY_COLUMNS, history_row
 
-    output = Output(form)
-    if follow and form in {"name", "csv"}:
-        raise click.UsageError(f"--follow and -o {form} contradict each other; use -o ndjson")
+    if follow and output.form in {"name", "csv"}:
+        raise click.UsageError(f"--follow and -o {output.form} contradict each other; use -o ndjson")
     where = session.namespace(namespace)
     with session.client() as client:
         job_id = client.job(job, namespace=where).id  # a name is resolved once
@@ -343,16 +346,14 @@ class _LinePrinter:
 @click.command(epilog=examples("jobledger job versions my-job", "jobledger job versions my-job -o csv"))
 @job_argument
 @namespace_option
-@list_output_option
-@quiet_option
+@list_output_option()
 @connected
-def versions(*, job: str, namespace: str | None, form: str, quiet: bool, session: Session) -> None:
+def versions(*, job: str, namespace: str | None, output: Output, session: Session) -> None:
     """List the versions of a job's spec.
 
     Oldest first, with tags, actor, reason and changed fields. JOB is a name, an ID, or the beginning of an
     ID. State and revision are the last ones of each version. With --quiet, only the numbers are printed.
     """
-    output = Output(form, quiet=quiet)
     with session.client() as client:
         found: list[JobResponse] = []
         facts: list[VersionResponse] = []
@@ -417,13 +418,12 @@ def _version_rows(found: "list[JobResponse]", facts: "dict[int, VersionResponse]
 @click.option("--path", metavar="PATH", default="", help="Only this field and the fields below it.")
 @output_option()
 @connected
-def blame(*, job: str, namespace: str | None, at: str, path: str, form: str, session: Session) -> None:
+def blame(*, job: str, namespace: str | None, at: str, path: str, output: Output, session: Session) -> None:
     """Show who last set each field of a job, and why.
 
     JOB is a name, an ID, or the beginning of an ID. Shows the fields of the spec and of the state, and the
     tags, each with the event that set its value. PATH is written as in the table: `Tasks[0].Env`.
     """
-    output = Output(form)
     with session.client() as client:
         found = client.blame(job, namespace=session.namespace(namespace), at=at, path=path)
     if output.by_line:

@@ -24,7 +24,7 @@ from jobledger.service.cli.options import (
     next_token_option,
     wait_for_option,
 )
-from jobledger.service.cli.output import Output, quiet_option
+from jobledger.service.cli.output import Output
 from jobledger.service.cli.text import BOLD, Cell, Column, Row, say, state_cell
 from jobledger.service.cli.times import Moment, PointText, age, nanoseconds_of
 from jobledger.service.history import tag_words
@@ -98,8 +98,7 @@ _MOMENT: Final = Moment()
 )
 @wait_for_option
 @watch_option
-@list_output_option
-@quiet_option
+@list_output_option()
 @connected
 def list_jobs(
     *,
@@ -108,8 +107,7 @@ def list_jobs(
     limit: int,
     everything: bool,
     watched: bool,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
     **filters: Any,
 ) -> None:
@@ -128,7 +126,6 @@ def list_jobs(
         "reverse": "false" if filters["reverse"] else "true",  # the API lists the oldest first
         **{name: filters[name] for name in (*_PASSED_FILTERS, "next_token", "at", "wait_for")},
     }
-    output = Output(form, quiet=quiet)
     max_jobs = None if everything else limit
     with session.client() as client:
         if watched:
@@ -139,7 +136,7 @@ def list_jobs(
                 for_people=output.for_people,
                 facts=lambda pages: [page.items for page in pages],  # a page also has the log's position
             )
-        elif quiet or output.by_line:
+        elif output.quiet or output.by_line:
             for page in client.job_pages(query, limit=max_jobs):
                 _print(output, [page])
                 token = page.next_token

@@ -26,7 +26,7 @@ from jobledger.service.cli.options import (
     namespace_option,
     reason_option,
 )
-from jobledger.service.cli.output import Output, output_option, quiet_option
+from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.spec_files import print_problems, read_spec_file, read_valid_specs
 from jobledger.service.cli.text import plain
 from jobledger.service.cli.times import Duration
@@ -122,8 +122,7 @@ class RunOptions(msgspec.Struct, frozen=True):
     help=f"Wait until the job is {_WAIT_DEFAULT_STATE}, or in STATE (`terminal`: any terminal state).",
 )
 @click.option("--timeout", type=Duration(), default=WAIT_DEFAULT, show_default=True, help="For --wait.")
-@output_option()
-@quiet_option
+@output_option(quiet=True)
 @connected
 @click.pass_context
 def run(
@@ -135,8 +134,7 @@ def run(
     dry_run: bool,
     state: str | None,
     timeout: float,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
     **submission: str | bool,
 ) -> None:
@@ -154,7 +152,6 @@ def run(
         )
     options = msgspec.convert(submission, RunOptions)
     specs = good_specs(ctx, files, session.namespace(namespace))
-    output = Output(form, quiet=quiet)
     with session.client() as client:
         if dry_run:
             _show_changes(client, specs, options, output)
@@ -255,8 +252,7 @@ create = _Create(
 @if_revision_option
 @force_option
 @reason_option
-@output_option()
-@quiet_option
+@output_option(quiet=True)
 @connected
 @click.pass_context
 def update(
@@ -268,8 +264,7 @@ def update(
     if_revision: int | None,
     force: bool,
     reason: str,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
 ) -> None:
     """Update the spec of a job.
@@ -288,7 +283,7 @@ def update(
             force=force,
             reason=reason,
         )
-    print_result(result, Output(form, quiet=quiet), verb="updated", name=job)
+    print_result(result, output, verb="updated", name=job)
 
 
 @click.command(

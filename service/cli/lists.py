@@ -23,8 +23,14 @@ UNKNOWN: Final = Cell("-", "bright_black")
 _NANOSECOND_KEYS: Final = frozenset({"CreateTime", "ModifyTime"})  # Bacalhau's fields
 _WORD_END: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
-list_output_option = output_option(*FORMATS, "wide", "name", "csv")
+
+def list_output_option(*, quiet: bool = True) -> Callable[[F], F]:
+    """`-o/--output` with the formats of lists, and `-q/--quiet`; the command receives `output`."""
+    return output_option(*FORMATS, "wide", "name", "csv", quiet=quiet)
+
+
 watch_option = click.option(
     "-w", "--watch", "watched", is_flag=True, help="Show it again after each change, until Ctrl-C."
 )

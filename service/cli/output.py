@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Final, TypeVar
 
 import click
@@ -59,21 +60,29 @@ class Output:
             self.document({"Items": items, **more})
 
 
-def output_option(*forms: str) -> Callable[[F], F]:
-    """`-o/--output`; the command receives it as `form`."""
-    return click.option(
-        "-o",
-        "--output",
-        "form",
-        type=click.Choice(forms or FORMATS),
-        default="table",
-        show_default=True,
-        cls=SharedOption,
-        help="Output format.",
-    )
+def output_option(*forms: str, quiet: bool = False) -> Callable[[F], F]:
+    """`-o/--output`, and with `quiet` also `-q/--quiet`; the command receives `output`."""
 
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def run(*args: Any, form: str, quiet: bool = False, **kwargs: Any) -> Any:
+            return function(*args, output=Output(form, quiet=quiet), **kwargs)
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, cls=SharedOption, help="Print IDs only.")
+        if quiet:
+            click.option("-q", "--quiet", is_flag=True, cls=SharedOption, help="Print IDs only.")(run)
+        click.option(
+            "-o",
+            "--output",
+            "form",
+            type=click.Choice(forms or FORMATS),
+            default="table",
+            show_default=True,
+            cls=SharedOption,
+            help="Output format.",
+        )(run)
+        return run  # type: ignore[return-value]
+
+    return decorate
 
 
 def to_json(wire: object, *, compact: bool) -> str:

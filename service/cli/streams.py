@@ -57,7 +57,7 @@ def streams() -> None:
 )
 @output_option("table", "json")
 @_stream_settings
-def create(*, accept_loss: bool, rewritten: bool, form: str, session: Session) -> None:
+def create(*, accept_loss: bool, rewritten: bool, output: Output, session: Session) -> None:
     """Create missing streams, and repair their settings.
 
     Repairs compression and replicas. Run it as a NATS user with the permission to create and change streams
@@ -65,7 +65,7 @@ def create(*, accept_loss: bool, rewritten: bool, form: str, session: Session) -
     recorded in --data-dir, is an error. With --accept-loss, what is lost is printed first, and then the
     streams are used as they are. The exit code is 6 if something could not be repaired.
     """
-    _print(asyncio.run(_create(session.settings, accept_loss=accept_loss, rewritten=rewritten)), Output(form))
+    _print(asyncio.run(_create(session.settings, accept_loss=accept_loss, rewritten=rewritten)), output)
 
 
 async def _create(settings: "Settings", *, accept_loss: bool, rewritten: bool) -> "Sequence[StreamReport]":
@@ -111,7 +111,7 @@ def _record_of(settings: "Settings") -> "StreamRecord | None":
 @streams.command(epilog=examples("jobledger streams show", "jobledger streams show -o json"))
 @output_option("table", "json")
 @_stream_settings
-def show(*, form: str, session: Session) -> None:
+def show(*, output: Output, session: Session) -> None:
     """Show every stream with its replicas, messages and bytes.
 
     Changes nothing. `Compressed` counts the compressed blocks on disk if the store is in --data-dir;
@@ -137,7 +137,7 @@ def show(*, form: str, session: Session) -> None:
         return found, problems
 
     reports, problems = asyncio.run(run())
-    _print(reports, Output(form), settings, problems)
+    _print(reports, output, settings, problems)
 
 
 @streams.command(epilog=examples("jobledger streams rewrite --data-dir /var/lib/jobledger"))

@@ -32,7 +32,7 @@ from jobledger.service.cli.options import (
     namespace_option,
     yes_option,
 )
-from jobledger.service.cli.output import Output, output_option, quiet_option
+from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import Cell, Column, Row, print_table, say
 from jobledger.service.cli.times import age, exact_of, nanoseconds_of
 from jobledger.service.limits import PARKED_DEFAULT_LIMIT, PARKED_MAX_LIMIT
@@ -105,7 +105,7 @@ def create(
     elastic: bool,
     partitions: int | None,
     plain: bool,
-    form: str,
+    output: Output,
     session: Session,
 ) -> None:
     """Create a subscription for a program that lacks the permission.
@@ -129,7 +129,6 @@ def create(
         "Partitions": (partitions or SUBSCRIPTION_PARTITIONS) if elastic else 0,
         "Plain": plain,
     }
-    output = Output(form)
     with session.admin() as admin:
         found = admin.create_subscription(body)
     _print(found, output)
@@ -138,15 +137,14 @@ def create(
 @subscriptions.command(
     "list", epilog=examples("jobledger subscriptions list", "jobledger subscriptions list -o csv")
 )
-@list_output_option
-@quiet_option
+@list_output_option()
 @connected
-def list_subscriptions(*, form: str, quiet: bool, session: Session) -> None:
+def list_subscriptions(*, output: Output, session: Session) -> None:
     """List the durable subscriptions with their progress."""
     with session.admin() as admin:
         found = admin.subscriptions()
     print_list(
-        Output(form, quiet=quiet),
+        output,
         found,
         _LISTED,
         (
@@ -168,9 +166,8 @@ def list_subscriptions(*, form: str, quiet: bool, session: Session) -> None:
 @name_argument
 @output_option("table", "json", "yaml")
 @connected
-def show(*, name: str, form: str, session: Session) -> None:
+def show(*, name: str, output: Output, session: Session) -> None:
     """Show a subscription and its partitions."""
-    output = Output(form)
     with session.admin() as admin:
         found = admin.subscription(name)
     _print(found, output)
@@ -183,17 +180,16 @@ def show(*, name: str, form: str, session: Session) -> None:
 )
 @name_argument
 @limit_option(PARKED_DEFAULT_LIMIT, PARKED_MAX_LIMIT)
-@list_output_option
-@quiet_option
+@list_output_option()
 @connected
-def parked(*, name: str, limit: int, form: str, quiet: bool, session: Session) -> None:
+def parked(*, name: str, limit: int, output: Output, session: Session) -> None:
     """List the jobs whose event could not be handled."""
     with session.admin() as admin:
         page = admin.parked(name, limit)
     found = page.get("Items") or []
     several = len({text_field(each, "Namespace") for each in found}) > 1
     print_list(
-        Output(form, quiet=quiet),
+        output,
         found,
         _PARKED,
         (

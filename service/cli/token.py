@@ -7,7 +7,7 @@ import msgspec
 
 from jobledger.service.cli.lists import Shape, list_output_option, print_list
 from jobledger.service.cli.options import Session, examples, with_settings
-from jobledger.service.cli.output import Output, output_option, quiet_option
+from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import Column, say
 from jobledger.service.cli.times import Duration, exact_of
 
@@ -66,7 +66,7 @@ def create(
     namespaces: tuple[str, ...],
     all_namespaces: bool,
     expires: float | None,
-    form: str,
+    output: Output,
     session: Session,
 ) -> None:
     """Create a token, and show it once.
@@ -82,8 +82,8 @@ def create(
         raise click.UsageError(f"a {role} token requires --namespace NAME or --all-namespaces")
     tokens = _token_file(session)
     record, text = tokens.create(name, Role(role), namespaces or None, expires_seconds=expires)
-    if form == "json":
-        Output(form).document({**_wire(record), "Token": text})
+    if output.for_machines:
+        output.document({**_wire(record), "Token": text})
         return
     click.echo(text)
     until = f", expires {exact_of(record.expires)}" if record.expires else ""
@@ -96,10 +96,9 @@ def create(
 
 
 @token.command("list", epilog=examples("jobledger token list", "jobledger token list -o csv"))
-@list_output_option
-@quiet_option
+@list_output_option()
 @_service_files
-def list_tokens(*, form: str, quiet: bool, session: Session) -> None:
+def list_tokens(*, output: Output, session: Session) -> None:
     """List all tokens.
 
     Includes revoked and expired ones; never shows the tokens themselves.
@@ -107,7 +106,7 @@ def list_tokens(*, form: str, quiet: bool, session: Session) -> None:
     tokens = _token_file(session)
     records = tokens.records()
     print_list(
-        Output(form, quiet=quiet),
+        output,
         [_wire(record) for record in records],
         _SHAPE,
         [Column(name, flexible=name in {"Name", "Namespaces"}) for name in _SHAPE.columns],

@@ -12,7 +12,7 @@ from jobledger.service.cli.text import plain
 @click.option("--client", "client_only", is_flag=True, help="Show the client only; do not call the service.")
 @output_option("table", "json", "yaml")
 @connected
-def version(*, client_only: bool, form: str, session: Session) -> None:
+def version(*, client_only: bool, output: Output, session: Session) -> None:
     """Show the versions of the client and the service.
 
     A service that does not respond is reported, and is not an error.
@@ -33,8 +33,8 @@ def version(*, client_only: bool, form: str, session: Session) -> None:
         else:
             document["Service"] = {"URL": url, **service}
             lines.append(f"Service  {str(service.get('GitVersion', '?')).removeprefix('v')} at {url}")
-    if form == "table":
+    if output.for_people:
         for line in lines:
             click.echo(plain(line))
         return
-    Output(form).document(document)
+    output.document(document)

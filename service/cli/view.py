@@ -7,7 +7,7 @@ import click
 
 from jobledger.service.cli.lists import Shape, list_output_option, print_list
 from jobledger.service.cli.options import Session, connected, examples
-from jobledger.service.cli.output import Output, output_option, quiet_option
+from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import Column, Row, say
 
 _QUARANTINED: Final = Shape(
@@ -22,10 +22,9 @@ def view() -> None:
 
 
 @view.command(epilog=examples("jobledger view quarantine", "jobledger view quarantine -o json"))
-@list_output_option
-@quiet_option
+@list_output_option()
 @connected
-def quarantine(*, form: str, quiet: bool, session: Session) -> None:
+def quarantine(*, output: Output, session: Session) -> None:
     """List the jobs in quarantine, with the events that froze them.
 
     A job is in quarantine if an event of it cannot be read: its state stays as it was before, and writes are
@@ -36,7 +35,7 @@ def quarantine(*, form: str, quiet: bool, session: Session) -> None:
         jobs = list(admin.quarantined())
     first: list[Mapping[str, Any]] = [next(iter(job.get("Unread") or ()), {}) for job in jobs]
     print_list(
-        Output(form, quiet=quiet),
+        output,
         [{**job, **unread} for job, unread in zip(jobs, first, strict=True)],
         _QUARANTINED,
         (
@@ -63,17 +62,15 @@ def _quarantine_row(job: Mapping[str, Any], unread: Mapping[str, Any]) -> Row:
 
 
 @view.command(epilog=examples("jobledger view damage"))
-@list_output_option
-@quiet_option
+@list_output_option()
 @connected
-def damage(*, form: str, quiet: bool, session: Session) -> None:
+def damage(*, output: Output, session: Session) -> None:
     """List the events that are missing from the log.
 
     Shows which jobs lack an event, and the ranges of sequences that the log no longer contained when the view
     read it. Events before the first range can be proven; the log cannot be sealed beyond it. Restore the
     stream from a replica or a backup, then run `jobledger view heal`. Requires a token for all namespaces.
     """
-    output = Output(form, quiet=quiet)
     with session.admin() as admin:
         pages = list(admin.damage())
     items = [item for page in pages for item in page["Items"]]
@@ -107,13 +104,12 @@ def _damage_row(item: Mapping[str, Any]) -> Row:
 @view.command(epilog=examples("jobledger view heal"))
 @output_option("table", "json", "yaml")
 @connected
-def heal(*, form: str, session: Session) -> None:
+def heal(*, output: Output, session: Session) -> None:
     """Fold the jobs in quarantine again.
 
     Reads their events from the log. Use it after a repair of the log; the service stays available. A service
     that can read other event types than its predecessor does this when it starts. Requires an admin token.
     """
-    output = Output(form)
     with session.admin() as admin:
         healed = admin.heal()
     if output.for_machines:

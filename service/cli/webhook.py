@@ -20,7 +20,7 @@ from jobledger.service.cli.options import (
     with_settings,
     yes_option,
 )
-from jobledger.service.cli.output import Output, output_option, quiet_option
+from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.subscriptions import filter_text, lag_text
 from jobledger.service.cli.text import Cell, Column, plain, say
 from jobledger.service.cli.times import Duration, exact_of
@@ -77,8 +77,7 @@ def webhook() -> None:
 @_secret_file_option
 @click.option("--from-beginning", is_flag=True, help="Start with the first event, not with the next one.")
 @click.option("--after", default="", metavar="POINT", help="Start after a cursor, a sequence, or a time.")
-@output_option("table", "json", "yaml")
-@quiet_option
+@output_option("table", "json", "yaml", quiet=True)
 @connected
 def add(
     *,
@@ -92,8 +91,7 @@ def add(
     secret_file: Path | None,
     from_beginning: bool,
     after: str,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
 ) -> None:
     """Add a webhook, and show the generated secret once.
@@ -115,19 +113,18 @@ def add(
     }
     with session.admin() as admin:
         result = admin.add_webhook(body)
-    _print_written(result, Output(form, quiet=quiet), verb="added")
+    _print_written(result, output, verb="added")
 
 
 @webhook.command("list", epilog=examples("jobledger webhook list", "jobledger webhook list -o csv"))
-@list_output_option
-@quiet_option
+@list_output_option()
 @connected
-def list_webhooks(*, form: str, quiet: bool, session: Session) -> None:
+def list_webhooks(*, output: Output, session: Session) -> None:
     """List the webhooks."""
     with session.admin() as admin:
         found = admin.webhooks()
     print_list(
-        Output(form, quiet=quiet),
+        output,
         found,
         _LISTED,
         (
@@ -146,9 +143,8 @@ def list_webhooks(*, form: str, quiet: bool, session: Session) -> None:
 @name_argument
 @output_option("table", "json", "yaml")
 @connected
-def show(*, name: str, form: str, session: Session) -> None:
+def show(*, name: str, output: Output, session: Session) -> None:
     """Show a webhook and its progress."""
-    output = Output(form)
     with session.admin() as admin:
         found = admin.webhook(name)
         if output.for_machines:
@@ -181,12 +177,11 @@ def show(*, name: str, form: str, session: Session) -> None:
 @output_option("table", "json", "yaml")
 @connected
 @click.pass_context
-def test(ctx: click.Context, *, name: str, form: str, session: Session) -> None:
+def test(ctx: click.Context, *, name: str, output: Output, session: Session) -> None:
     """Send a test event now, and show the result.
 
     The exit code is 1 if the receiver did not accept it. The event is not part of the log.
     """
-    output = Output(form)
     with session.admin() as admin:
         result = admin.test_webhook(name)
     delivered = result.get("Delivered") is True
@@ -212,8 +207,7 @@ def test(ctx: click.Context, *, name: str, form: str, session: Session) -> None:
     metavar="DURATION",
     help="How long to sign with the old secret as well; default: a day.",
 )
-@output_option("table", "json", "yaml")
-@quiet_option
+@output_option("table", "json", "yaml", quiet=True)
 @connected
 def rotate(
     *,
@@ -221,8 +215,7 @@ def rotate(
     secret: str,
     secret_file: Path | None,
     overlap: float | None,
-    form: str,
-    quiet: bool,
+    output: Output,
     session: Session,
 ) -> None:
     """Sign with a new secret, and for a while also with the old one.
@@ -231,7 +224,7 @@ def rotate(
     """
     with session.admin() as admin:
         result = admin.rotate_webhook_secret(name, _read_secret(secret, secret_file), overlap)
-    _print_written(result, Output(form, quiet=quiet), verb="has a new secret")
+    _print_written(result, output, verb="has a new secret")
 
 
 @webhook.command(epilog=examples("jobledger webhook pause orders"))
