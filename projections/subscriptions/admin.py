@@ -138,6 +138,8 @@ class SubscriptionInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Subscriptions:
     """The durable subscriptions of a log.
 
+    Every method raises LogUnavailable if the server does not answer; call it again to continue.
+
     Args:
         log: the log.
         clock: Unix nanoseconds.
@@ -151,11 +153,7 @@ class Subscriptions:
         self._opened: KeyValue | None = None
 
     async def list(self) -> Sequence[SubscriptionInfo]:
-        """All subscriptions, by name.
-
-        Raises:
-            LogUnavailable: if the server does not answer.
-        """
+        """All subscriptions, by name."""
         definitions, parked = await self._definitions(), await self._counts()
         consumers = {info.name: info for info in await self._consumers.list()} if definitions else {}
         return await asyncio.gather(
@@ -167,7 +165,6 @@ class Subscriptions:
 
         Raises:
             SubscriptionNotFound: if it does not exist.
-            LogUnavailable: if the server does not answer.
         """
         definition = await self._definition(name)
         counts = Counter(job.state for job in await self._parked(name))
@@ -179,7 +176,6 @@ class Subscriptions:
 
         Raises:
             SubscriptionNotFound: if it does not exist.
-            LogUnavailable: if the server does not answer.
         """
         await self._definition(name)
         return sorted(await self._parked(name), key=lambda job: (job.since, job.sequence))
@@ -200,25 +196,14 @@ class Subscriptions:
     ) -> SubscriptionInfo:
         """Create a subscription, with all its consumers, for a program that lacks the rights to do so.
 
-        Arguments that are not described here are those of `subscribe`. Calling it again changes nothing.
-
-        Args:
-            name: name of the subscription.
-            namespace: see `subscribe`.
-            job: see `subscribe`.
-            types: see `subscribe`.
-            states: see `subscribe`.
-            labels: see `subscribe`.
-            start: see `subscribe`.
-            members: size of a fixed group; 0: not a fixed group.
-            partitions: of an elastic group, usually SUBSCRIPTION_PARTITIONS; 0: not an elastic group.
-            plain: for a program in another language, without `subscribe`.
+        The arguments are those of `subscribe`, except `partitions`, which makes an elastic group of that many
+        (usually SUBSCRIPTION_PARTITIONS), and `plain`: for a program in another language. Calling it again
+        changes nothing.
 
         Raises:
             InvalidInput: naming the invalid argument, or the one that differs from the existing subscription.
             LogUnfit: if a consumer of its name belongs to another subscription.
             LogNotPermitted: if the credentials do not allow creating it.
-            LogUnavailable: if the server does not answer; call it again to continue.
         """
         if members and partitions:
             raise InvalidInput("members excludes partitions: omit one of them")
@@ -253,7 +238,6 @@ class Subscriptions:
             SubscriptionNotFound: if the subscription does not exist.
             JobNotFound: if the job is not in its retry queue.
             AmbiguousId: if several jobs in the retry queue have this id prefix.
-            LogUnavailable: if the records cannot be written.
         """
         jobs = await self._jobs(name, job, namespace)
         await self._rewrite(jobs, retry_now)
@@ -298,7 +282,6 @@ class Subscriptions:
 
         Raises:
             SubscriptionNotFound: if it does not exist.
-            LogUnavailable: if the server does not answer; call it again to continue.
         """
         records = await self._records()
         try:

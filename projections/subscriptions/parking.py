@@ -138,6 +138,8 @@ def _describe(error: BaseException) -> str:
 class RetryQueue:
     """The retrying and parked jobs of one subscription, as this process knows them.
 
+    Its coroutines raise LogUnavailable if the records cannot be read or written.
+
     Args:
         records: storage of the records.
         name: name of the subscription.
@@ -208,11 +210,7 @@ class RetryQueue:
         return failed_again(parked, error, retries=self._retries, now=now)
 
     async def refresh(self) -> None:
-        """Read what operators and other processes wrote.
-
-        Raises:
-            LogUnavailable: if the records cannot be read.
-        """
+        """Read what operators and other processes wrote."""
         began = lease_clock()
         # Removals are visible for a limited time only: after a long sleep all records are read again.
         is_complete = began - self._refreshed_at > RECORD_REMOVED_SECONDS / 2
@@ -228,11 +226,7 @@ class RetryQueue:
                 self._adopt(job_id, parked, change.entry.revision)
 
     async def put(self, parked: ParkedJob) -> ParkedJob | None:
-        """Write a job's record; returns the stored one: this one, or what somebody else wrote meanwhile.
-
-        Raises:
-            LogUnavailable: if it could not be written.
-        """
+        """Write a job's record; returns the stored one: this one, or what somebody else wrote meanwhile."""
         job_id, value = parked.job_id, parked.encode()
         key = parked_key(self._name, job_id)
         entry = await self._records.put(key, value, expect=self.revision_of(job_id))
@@ -249,11 +243,7 @@ class RetryQueue:
         return found
 
     async def remove(self, job_id: str) -> bool:
-        """Remove a job from the queue; False if somebody else changed its record, which is read again.
-
-        Raises:
-            LogUnavailable: if it could not be written.
-        """
+        """Remove a job from the queue; False if somebody else changed its record, which is read again."""
         if await self._records.delete(parked_key(self._name, job_id), expect=self.revision_of(job_id)):
             self._forget(job_id)
             return True
@@ -287,6 +277,8 @@ class RetryQueue:
 
 class Redelivery:
     """Hands out the events of one job again, from the failed one up to its partition's position.
+
+    Its coroutines raise LogUnavailable if log or records cannot be read or written.
 
     Args:
         queue: the retry queue.
@@ -332,11 +324,7 @@ class Redelivery:
         self._unsaved += 1
 
     async def save(self) -> None:
-        """Write the progress to the record.
-
-        Raises:
-            LogUnavailable: if it could not be written.
-        """
+        """Write the progress to the record."""
         if not self._unsaved or not self.is_current:
             return
         self._unsaved = 0
@@ -344,10 +332,6 @@ class Redelivery:
             self._revision = self._queue.revision_of(self._parked.job_id)
 
     async def finish(self) -> None:
-        """Remove the record: the job's next events are delivered by its partition.
-
-        Raises:
-            LogUnavailable: if it could not be removed.
-        """
+        """Remove the record: the job's next events are delivered by its partition."""
         if self.is_current:
             await self._queue.remove(self._parked.job_id)

@@ -61,8 +61,8 @@ from jobledger.store.job_reader import records_between
 from jobledger.store.lease import lease_clock
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import LogError, LogUnavailable
-from jobledger.store.model.events import Record, Recorded, read_record
-from jobledger.store.model.fold import fold_job_on, spec_head
+from jobledger.store.model.events import Record
+from jobledger.store.model.fold import spec_head
 from jobledger.store.model.job import Job, JobStatus
 from jobledger.store.model.limits import RETRY_MAX_WAIT_SECONDS, RETRY_WAIT_SECONDS
 
@@ -123,11 +123,11 @@ class EventBuilder:
         self._shards = shards
         self._reachable_shards = reachable_shards
         self._share = share
-        self._folder: StateTracker[JobStatus] | StateTracker[Job] | None = None
+        self._tracker: StateTracker[JobStatus] | StateTracker[Job] | None = None
 
     def reset(self) -> None:
         """Forget all jobs: deliveries start again."""
-        self._folder = None
+        self._tracker = None
 
     async def build(self, deliveries: Sequence[Delivery], *, from_first: bool) -> list[SubscribedEvent]:
         """The events of deliveries that pass.
@@ -139,9 +139,9 @@ class EventBuilder:
         Raises:
             LogUnavailable: if the log cannot be read; the same deliveries can be passed again.
         """
-        if self._folder is None:
+        if self._tracker is None:
             make = job_tracker if self._folds_jobs else status_tracker
-            self._folder = make(
+            self._tracker = make(
                 self._log,
                 from_first=from_first,
                 scope=Scope(self._filter.subjects, self._is_reachable),
@@ -150,7 +150,7 @@ class EventBuilder:
             )
         if self._shards is not None:
             deliveries = [each for each in deliveries if _shard(each.subject) in self._shards]
-        folded: Sequence[FoldedEvent[JobStatus] | FoldedEvent[Job]] = await self._folder.fold(deliveries)
+        folded: Sequence[FoldedEvent[JobStatus] | FoldedEvent[Job]] = await self._tracker.fold(deliveries)
         build = self._from_job if self._folds_jobs else self._from_status
         return [event for each in folded if (event := build(each)) is not None]  # type: ignore[arg-type]
 
@@ -163,11 +163,8 @@ class EventBuilder:
             subject: of the job's events.
             after: the sequence to start after.
             up_to: the last sequence; may grow while the events are read.
-
-        Raises:
-            LogUnavailable: if the log cannot be read.
         """
-        job: Job | None = None
+        tracker = job_tracker(self._log, from_first=True)
         sequence = 0
         while True:
             last = await self._log.read_last(subject)
@@ -177,16 +174,8 @@ class EventBuilder:
                 if record.sequence > up_to():
                     return
                 sequence = record.sequence
-                recorded = read_record(record)
-                before, job = job, fold_job_on(job, recorded)
-                if job is None or job is before or not isinstance(recorded, Recorded):
-                    continue
-                if job.status.sequence != sequence:
-                    continue  # changed nothing that a reader sees
-                before = before if before is not None and not before.status.is_lost else None
-                if sequence > after:
-                    event = self._from_job(FoldedEvent(record, recorded.event, before, job))
-                    if event is not None:
+                for folded in await tracker.fold([record]):
+                    if sequence > after and (event := self._from_job(folded)) is not None:
                         yield event
 
     def _is_reachable(self, record: Record) -> bool:
@@ -218,6 +207,8 @@ class EventBuilder:
 
 class Partition:
     """One partition; at most one of its events is handed out at a time.
+
+    Its coroutines, except `fail`, raise LogUnavailable if the log is unreachable; call them again.
 
     Args:
         number: of the partition, from 0.
@@ -373,11 +364,7 @@ class Partition:
         self._on_change()
 
     async def settle(self) -> None:
-        """Acknowledge: there is no event to hand out now. Without any to come, the partition is live.
-
-        Raises:
-            LogUnavailable: if the acknowledgement could not be sent.
-        """
+        """Acknowledge: there is no event to hand out now. Without any to come, the partition is live."""
         await self.acknowledge()
         if self._source.held and not self.backlog:
             self._is_caught_up = True
@@ -507,20 +494,12 @@ class Partition:
     # --- acknowledging --------------------------------------------------------------------------------------
 
     async def acknowledge(self) -> None:
-        """Send the server the last handled event.
-
-        Raises:
-            LogUnavailable: if it could not be sent.
-        """
+        """Send the server the last handled event."""
         self._unacknowledged = 0
         await self._source.acknowledge()
 
     async def save(self) -> None:
-        """Write down the progress of a redelivery.
-
-        Raises:
-            LogUnavailable: if it could not be written.
-        """
+        """Write down the progress of a redelivery."""
         if self._redelivery is not None:
             await self._redelivery.save()
 

@@ -550,15 +550,7 @@ def job_tracker(
     max_jobs: int = TRACKER_MAX_JOBS,
     max_bytes: int = TRACKER_MAX_BYTES,
 ) -> StateTracker[Job]:
-    """A tracker of whole jobs, with specs; arguments as of `status_tracker`.
-
-    Args:
-        log: see `status_tracker`.
-        from_first: see `status_tracker`.
-        scope: see `status_tracker`.
-        max_jobs: see `status_tracker`.
-        max_bytes: see `status_tracker`.
-    """
+    """A tracker of whole jobs, with specs; arguments as of `status_tracker`."""
     return StateTracker(
         log,
         fold_job,
@@ -579,11 +571,7 @@ def number_tracker(
 ) -> StateTracker[JobStatus]:
     """A tracker of many more jobs, in which only names, revisions, versions and state types have a meaning.
 
-    Args:
-        log: see `status_tracker`.
-        from_first: see `status_tracker`.
-        scope: see `status_tracker`.
-        max_jobs: the most jobs in the cache.
+    Arguments as of `status_tracker`.
     """
     return StateTracker(
         log, fold, fold_on, _status, lambda: CompactCache(max_jobs), from_first=from_first, scope=scope

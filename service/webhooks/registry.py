@@ -43,19 +43,7 @@ PREFIX: Final = "webhooks"
 
 
 class NewWebhook(msgspec.Struct, frozen=True, kw_only=True):
-    """A webhook to add; fields that are not described here are those of `Webhook`.
-
-    Attributes:
-        url: target URL.
-        after: the sequence to start after.
-        name: empty: made from the host.
-        secret: empty: generated.
-        types: see `Webhook`.
-        states: see `Webhook`.
-        namespace: see `Webhook`.
-        labels: see `Webhook`.
-        created_by: who adds it.
-    """
+    """A webhook to add. An empty name is made from the host; an empty secret is generated."""
 
     url: str
     after: int
@@ -93,6 +81,8 @@ class Written(NamedTuple):
 class Webhooks:
     """All webhooks of one log.
 
+    Every method raises LogUnavailable if the records cannot be read or written.
+
     Args:
         records: storage of the records.
         targets: the allowed targets.
@@ -121,7 +111,6 @@ class Webhooks:
         """All webhooks, by name.
 
         Raises:
-            LogUnavailable: if the records cannot be read.
             LogUnfit: if this release cannot read one of them.
         """
         entries = await self._entries()
@@ -132,7 +121,6 @@ class Webhooks:
 
         Raises:
             WebhookNotFound: if it does not exist.
-            LogUnavailable: if the records cannot be read.
         """
         return (await self._one(name))[0]
 
@@ -141,7 +129,6 @@ class Webhooks:
 
         Raises:
             WebhookExists: if the subscription belongs to a webhook.
-            LogUnavailable: if the records cannot be read.
         """
         name = subscription.removeprefix(SUBSCRIPTION_PREFIX)
         if name == subscription:
@@ -160,7 +147,6 @@ class Webhooks:
             InvalidInput: if name, URL or secret is invalid.
             TargetRefused: if the target is not allowed.
             WebhookExists: if one of that name exists, or there are too many.
-            LogUnavailable: if it cannot be written.
         """
         target = parse_url(new.url)
         secret = parse_secret(new.secret) if new.secret else _new_secret()
@@ -192,7 +178,6 @@ class Webhooks:
         """Encrypt secrets in clear text, or of an older key, with the newest; returns the record count.
 
         Raises:
-            LogUnavailable: if the records cannot be read or written.
             LogUnfit: if this release cannot read one of them.
             InvalidSettings: if the file of keys cannot be read.
         """
@@ -211,7 +196,6 @@ class Webhooks:
         Raises:
             WebhookNotFound: if it does not exist.
             WebhookExists: if it was changed in the meantime.
-            LogUnavailable: if it cannot be written.
         """
         webhook, revision = await self._one(name)
         if not await self._records.delete(_key(name), expect=revision):
@@ -233,7 +217,6 @@ class Webhooks:
             InvalidInput: if the secret is invalid, or the overlap too long.
             WebhookNotFound: if it does not exist.
             WebhookExists: if too many secrets would sign, or it was changed in the meantime.
-            LogUnavailable: if it cannot be written.
         """
         text = parse_secret(secret) if secret else _new_secret()
         webhook, revision = await self._one(name)
@@ -255,7 +238,6 @@ class Webhooks:
         Raises:
             WebhookNotFound: if it does not exist.
             WebhookExists: if it was changed in the meantime.
-            LogUnavailable: if it cannot be written.
         """
         webhook, revision = await self._one(name)
         if webhook.state is state or (of is not None and webhook.created != of.created):

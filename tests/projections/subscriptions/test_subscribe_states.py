@@ -336,9 +336,13 @@ async def test_standby_to_catching_up_when_a_process_dies_that_was_given_everyth
     """Its events are delivered again, though the log has nothing new and no next event comes."""
     proxy, log = behind_proxy
     async with reading(log) as first:
-        await eventually(lambda: first.events.status.gap == JOBS, within_seconds=SECONDS)
-        info = await ask(jetstream_log, f"CONSUMER.INFO.JOBS.{NAME}")
-        assert (info["num_ack_pending"], info["num_pending"]) == (JOBS, 0)
+
+        async def has_all() -> bool:
+            info = await ask(jetstream_log, f"CONSUMER.INFO.JOBS.{NAME}")
+            return (info["num_ack_pending"], info["num_pending"]) == (JOBS, 0)
+
+        await eventually(has_all, within_seconds=SECONDS)
+        assert first.events.status.gap == JOBS
         async with reading(jetstream_log) as second:
             second.gate.set()
             await second.until(STANDBY)
