@@ -1,1 +1,1 @@
-"""The read side: what the log means, kept in SQLite. The catalogue is `jobledger/__init__.py`."""
+"""The read side: the state of all jobs, folded from the log into SQLite. Public names are in `jobledger`."""

@@ -42,6 +42,7 @@ from jobledger.projections.rows import (
     status_of,
 )
 from jobledger.projections.view_diff import digest_of
+from jobledger.store.backoff import Backoff
 from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.fold import Anomaly
 from jobledger.store.model.job import Job, JobStatus, StateType
@@ -377,7 +378,7 @@ class View:
         Raises:
             WaitTimeout: if the view does not reach the sequence in time.
             InvalidInput: if `sequence` is negative, or `timeout_seconds` is not within 0 and
-            `WAIT_MAX_SECONDS`.
+                `WAIT_MAX_SECONDS`.
         """
         if sequence < 0:
             raise InvalidInput(
@@ -389,7 +390,7 @@ class View:
             )
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_seconds
-        pause = WAIT_POLL_SECONDS
+        backoff = Backoff(WAIT_POLL_SECONDS, WAIT_POLL_MAX_SECONDS)
         while (reached := (await self.checkpoint()).sequence) < sequence:
             left = deadline - clock()
             if left <= 0:
@@ -397,8 +398,7 @@ class View:
                     f"the view is at {reached} and did not reach {sequence} within"
                     f" {timeout_seconds:g} s; wait longer, or check that its projector is running"
                 )
-            await asyncio.sleep(min(pause, left))
-            pause = min(2 * pause, WAIT_POLL_MAX_SECONDS)
+            await asyncio.sleep(min(backoff.next_seconds(), left))
 
     async def digest(self) -> str:
         """A hash over all rows: two views at the same sequence are equal if and only if their digests are.

@@ -76,7 +76,7 @@ def parse_selector(text: str) -> tuple[Requirement, ...]:
 
     Raises:
         InvalidSelector: if it does not parse or exceeds a limit; the message has the position and the
-        grammar.
+            grammar.
     """
     if len(text) > SELECTOR_MAX_CHARACTERS:
         raise InvalidSelector(

@@ -1,1 +1,1 @@
-"""Live feeds: events as they happen, to any number of readers. No HTTP in here; see DESIGN.md."""
+"""The live feed: events as they happen, for any number of readers; without HTTP. See DESIGN.md."""

@@ -1,4 +1,4 @@
-"""Damage to the blocks of a real server's stream: the view names it, and goes on after it."""
+"""Damaged blocks of a real server's stream: the view names them and continues after them."""
 
 import os
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def truncate_the_last_block(directory: Path) -> None:
 
 
 async def fill(port: int) -> None:
-    """Jobs over several blocks; the first one has events in the first and in the last block."""
+    """Jobs over several blocks; the first job has events in the first and the last block."""
     log = await JetStreamLog.connect(f"nats://127.0.0.1:{port}")
     first = Writer(log, named_job_id("default", "first"))
     await first.write(JobCreated, spec_data("first"))
@@ -66,10 +66,10 @@ async def fill(port: int) -> None:
 
 @pytest.mark.parametrize("running", [False, True], ids=["after a restart", "under a running server"])
 @pytest.mark.parametrize("damage", [flip_a_bit, flip_a_bit_and_lose_the_index, delete_a_block])
-async def test_a_damaged_block_is_named_and_everything_else_goes_on(
+async def test_a_damaged_block_is_named_and_other_jobs_continue(
     tmp_path: Path, damage: Callable[[Path], None], *, running: bool
 ) -> None:
-    """A new view becomes live, knows the range, and freezes the jobs that miss an event of it."""
+    """A new view becomes live, knows the range, and quarantines the jobs that miss an event in it."""
     server = tmp_path / "server"
     async with nats_server(server) as port:
         await fill(port)
@@ -98,7 +98,7 @@ async def test_a_damaged_block_is_named_and_everything_else_goes_on(
 
 
 async def test_a_truncated_last_block_is_a_hole_at_the_end(tmp_path: Path) -> None:
-    """The events that it had are named, instead of waited for; a view goes on after them, also reopened."""
+    """Its events are reported instead of waited for; a view continues after them, also when reopened."""
     server = tmp_path / "server"
     async with nats_server(server) as port:
         await fill(port)

@@ -34,7 +34,7 @@ async def project_all(log: EventLog, path: Path) -> None:
 def test_the_view_equals_the_pure_fold_of_the_log(
     tmp_path_factory: pytest.TempPathFactory, seed: int, jobs: int, events: int
 ) -> None:
-    """Whatever the history and however it falls into batches, the rows are those of the plain fold."""
+    """For any history and any batches, the rows are those of the plain fold."""
     path = tmp_path_factory.mktemp("view") / "view.db"
     rng = random.Random(seed)
 
@@ -54,8 +54,8 @@ def test_the_view_equals_the_pure_fold_of_the_log(
     asyncio.run(run())
 
 
-async def test_what_was_there_is_caught_up_and_what_comes_is_live(log: EventLog, tmp_path: Path) -> None:
-    """A projector folds the backlog, says live, and shows each later event to a reader that waits for it."""
+async def test_the_backlog_is_folded_and_later_events_are_live(log: EventLog, tmp_path: Path) -> None:
+    """A projector becomes live, and shows each later event to a reader that waits for it."""
     ledger = Ledger(log)
     for number in range(20):
         await ledger.create(make_spec(f"job-{number}"))
@@ -85,8 +85,8 @@ async def test_a_read_that_waits_sees_its_own_write(log: EventLog, tmp_path: Pat
             assert (status.revision, status.state.state_type) == (receipt.revision, state)
 
 
-async def test_a_restart_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
-    """A second run folds only what is new, and the rows are those of one run."""
+async def test_a_restart_continues_from_the_checkpoint(tmp_path: Path) -> None:
+    """A second run folds only new events, and the rows are those of one run."""
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(1), 5, 50))
     await project_all(log, tmp_path / "twice.db")
@@ -98,7 +98,7 @@ async def test_a_restart_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
 
 
 async def test_two_projectors_on_one_file_end_with_the_same_rows(tmp_path: Path) -> None:
-    """The checkpoint guard lets one win each batch; the other goes on behind it; nothing is folded twice."""
+    """The guard lets one win each batch; the other one continues after it; nothing is folded twice."""
     log = MemoryLog()
     drafts = random_drafts(random.Random(2), 8, 400)
     path = tmp_path / "view.db"
@@ -112,7 +112,7 @@ async def test_two_projectors_on_one_file_end_with_the_same_rows(tmp_path: Path)
 
 
 async def test_a_deleted_view_is_rebuilt_byte_for_byte(tmp_path: Path) -> None:
-    """Delete the file, project again: the digest of all rows is the same."""
+    """Delete the file and project again: the digest of all rows is the same."""
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(3), 10, 200))
     path = tmp_path / "view.db"
@@ -125,10 +125,10 @@ async def test_a_deleted_view_is_rebuilt_byte_for_byte(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
-async def test_replicas_hold_the_same_rows_however_their_batches_fell(
+async def test_replicas_hold_the_same_rows_whatever_their_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches of one event and batches of all give the same digest."""
+    """Batches of one event and batches of all events give the same digest."""
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(4), 10, 300))
     digests = set()
@@ -141,10 +141,8 @@ async def test_replicas_hold_the_same_rows_however_their_batches_fell(
     assert len(digests) == 1
 
 
-async def test_a_small_memory_of_statuses_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Statuses that were forgotten are read back from the view."""
+async def test_a_small_status_cache_changes_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statuses that were evicted are read from the view."""
     monkeypatch.setattr(viewwriter, "FOLD_CACHE_JOBS", 2)
     monkeypatch.setattr(viewwriter, "LOOKUP_CHUNK", 3)
     monkeypatch.setattr(projector, "COMMIT_MAX_EVENTS", 5)
@@ -158,7 +156,7 @@ async def test_a_small_memory_of_statuses_changes_nothing(
 
 
 async def test_a_transaction_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Payloads above the limit are split over transactions; one that is larger alone goes alone."""
+    """Payloads above the limit are split over transactions; a larger one has its own transaction."""
     monkeypatch.setattr(projector, "COMMIT_MAX_BYTES", 2_000)
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(6), 10, 100))
@@ -175,7 +173,7 @@ async def test_a_transaction_is_bounded_in_bytes(tmp_path: Path, monkeypatch: py
 async def test_anomalies_are_all_counted_and_some_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of anomalies stop at the limit, also across batches; the count goes on."""
+    """Rows of anomalies stop at the limit, also across batches; the count continues."""
     monkeypatch.setattr(viewwriter, "ANOMALIES_KEPT", 3)
     monkeypatch.setattr(projector, "COMMIT_MAX_EVENTS", 2)
     log = MemoryLog()
@@ -188,8 +186,8 @@ async def test_anomalies_are_all_counted_and_some_kept(
     assert limits.ANOMALIES_KEPT >= 1_000
 
 
-async def test_an_event_type_of_a_newer_release_freezes_its_job(tmp_path: Path) -> None:
-    """The job's row says since when and why; everything else goes on."""
+async def test_an_event_type_of_a_newer_release_quarantines_its_job(tmp_path: Path) -> None:
+    """The job's row has the sequence and the reason; other jobs continue."""
     log = MemoryLog()
     good = draft(JobCreated, named_job_id("default", "a"), spec_data("a"), 1)
     newer = PendingEvent(good.subject, "n2", good.payload.replace(b"job.created.v1", b"job.created.v9"))
@@ -207,7 +205,7 @@ async def test_an_event_type_of_a_newer_release_freezes_its_job(tmp_path: Path) 
 
 
 async def test_a_replaced_log_is_refused(tmp_path: Path) -> None:
-    """A view of another log is not folded on; the message says to rebuild."""
+    """A view of another log is not extended; the message has the remedy."""
     first, second = MemoryLog(), MemoryLog()
     await append_all(first, random_drafts(random.Random(7), 3, 10))
     await append_all(second, random_drafts(random.Random(8), 3, 20))
@@ -218,7 +216,7 @@ async def test_a_replaced_log_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_truncated_log_is_refused(tmp_path: Path) -> None:
-    """A log that ends before the checkpoint has lost events; the message says so."""
+    """A log that ends before the checkpoint has lost events; the message has the numbers."""
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(9), 3, 10))
     path = tmp_path / "view.db"
@@ -228,8 +226,8 @@ async def test_a_truncated_log_is_refused(tmp_path: Path) -> None:
         await Projector(log, path).start()
 
 
-async def test_waiting_for_an_event_that_does_not_come_says_where_the_view_is(tmp_path: Path) -> None:
-    """A wait has an end, and its error has the figures."""
+async def test_waiting_for_a_missing_event_times_out_with_the_position(tmp_path: Path) -> None:
+    """The error has the sequences."""
     async with Projector(MemoryLog(), tmp_path / "view.db") as running:
         with pytest.raises(WaitTimeout, match=r"is at 0 \(live\) and did not reach event 1"):
             await running.wait_for(1, timeout_seconds=0.01)
@@ -251,10 +249,10 @@ async def test_a_stop_in_the_middle_of_a_transaction_lets_it_finish(tmp_path: Pa
             break
 
 
-async def test_an_outage_of_the_log_is_ridden_out(
+async def test_a_projector_survives_an_outage_of_the_log(
     jetstream_log: JetStreamLog, tmp_path: Path, server: object
 ) -> None:
-    """The server is killed and comes back; the projector goes on without a gap or a repeat."""
+    """The server is killed and restarted; the projector continues without a gap or a repeat."""
     import os
     import signal
 

@@ -41,7 +41,7 @@ async def projecting(url: str, path: Path) -> AsyncIterator[asyncio.subprocess.P
 
 
 async def root_in(path: Path) -> bytes:
-    """The root of the tree that a view has, over all of its checkpoint."""
+    """The root of a view's tree at its checkpoint."""
     async with await View.open(path) as view:
         reader = TreeReader(view)
         state = await reader.state()
@@ -50,7 +50,7 @@ async def root_in(path: Path) -> bytes:
 
 
 async def kill_and_compare(server: EmbeddedServer, path: Path, *, events: int, kills: int, seed: int) -> None:
-    """Write a load; kill the projector again and again while it folds; compare each time, and at the end."""
+    """Write a load; kill the projector repeatedly while it folds; compare each time, and at the end."""
     rng = random.Random(seed)
     log = await JetStreamLog.connect(server.url)
     try:
@@ -87,7 +87,7 @@ async def test_a_projector_killed_in_the_middle_loses_and_repeats_nothing(
     await kill_and_compare(server, tmp_path / "view.db", events=2_000, kills=4, seed=1)
 
 
-def is_made(path: Path) -> bool:
+def has_tables(path: Path) -> bool:
     """Whether a view has its tables yet: its projector may have been killed before."""
     with contextlib.suppress(sqlite3.OperationalError):
         return path.exists() and bool(checkpoint_of(path))
@@ -109,11 +109,11 @@ async def kill_both_and_compare(
                 for _ in range(rng.randint(1, 6)):
                     async with asyncio.timeout(60):
                         await process.stdout.readline()  # empty if it found no server
-                    if writing.done() and is_made(path) and checkpoint_of(path)[1] >= events:
+                    if writing.done() and has_tables(path) and checkpoint_of(path)[1] >= events:
                         break
                 with contextlib.suppress(ProcessLookupError, EmbeddedServerError):
                     os.kill(server.pid, signal.SIGKILL)
-            if is_made(path):
+            if has_tables(path):
                 seen.append((checkpoint_of(path)[1], rows_of(path)))
         await writing
         async with Projector(log, path) as running:
@@ -132,7 +132,7 @@ async def kill_both_and_compare(
 async def test_server_and_projector_killed_together_leave_the_fold_of_the_log(
     server: EmbeddedServer, tmp_path: Path
 ) -> None:
-    """Every acknowledged event is there once, and every view that was left is the fold of a prefix."""
+    """Every acknowledged event is there once, and every view is the fold of a prefix."""
     await kill_both_and_compare(server, tmp_path / "view.db", events=1_000, kills=2, seed=3)
 
 

@@ -1,4 +1,4 @@
-"""What a projector does when something is wrong: with us, with the log, or with how it is used."""
+"""A projector after bugs, errors of the log, and wrong use."""
 
 import random
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from tests.support.histories import append_all, draft, random_drafts, records_of
 from tests.support.oracle import fold_of, rows_of
 
 
-async def test_a_mistake_of_ours_stops_the_projector_with_its_reason(
+async def test_a_bug_stops_the_projector_with_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is raised while folding, those who wait hear of it at once."""
+    """Whatever is raised while folding, callers that wait get it at once."""
 
     def broken(*_: object) -> None:
         raise ValueError("no such number")
@@ -34,8 +34,8 @@ async def test_a_mistake_of_ours_stops_the_projector_with_its_reason(
         assert running.state is ProjectorState.STOPPED
 
 
-async def test_each_outage_is_tried_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wait before the log is tried again grows within an outage, not from one to the next."""
+async def test_each_outage_is_retried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait before a retry grows within an outage, not from one to the next."""
     monkeypatch.setattr(projector, "RECONNECT_WAIT_SECONDS", 0.001)
     log = MemoryLog()
     async with Projector(log, tmp_path / "view.db") as running:
@@ -59,7 +59,7 @@ async def test_each_outage_is_tried_again_at_once(tmp_path: Path, monkeypatch: p
 
 
 async def test_a_log_that_lost_its_end_and_grew_again_is_refused(tmp_path: Path) -> None:
-    """The same sequence holds another record now: the checkpoint remembers the time of the one it folded."""
+    """The same sequence has another record now: the checkpoint has the time of the one it folded."""
     ticks = iter(range(1, 1_000))
     log = MemoryLog(clock=lambda: next(ticks))
     await append_all(log, random_drafts(random.Random(1), 5, 10))
@@ -74,8 +74,8 @@ async def test_a_log_that_lost_its_end_and_grew_again_is_refused(tmp_path: Path)
         await Projector(log, path).start()
 
 
-async def test_a_projector_can_be_started_again_and_not_twice(tmp_path: Path) -> None:
-    """After a stop it goes live as the first time; while it runs, a second start is refused."""
+async def test_a_projector_can_be_restarted_but_not_started_twice(tmp_path: Path) -> None:
+    """After a stop it becomes live again; while it runs, a second start is refused."""
     log = MemoryLog()
     running = Projector(log, tmp_path / "view.db")
     for number in range(2):
@@ -90,8 +90,8 @@ async def test_a_projector_can_be_started_again_and_not_twice(tmp_path: Path) ->
         await running.stop()
 
 
-async def test_a_status_with_a_long_message_is_not_remembered(tmp_path: Path) -> None:
-    """Memory is bounded in bytes: what is large is read back from the view, and the rows are the same."""
+async def test_a_status_with_a_long_message_is_not_cached(tmp_path: Path) -> None:
+    """The cache is bounded in bytes: large statuses are read from the view, and the rows are the same."""
     log = MemoryLog()
     job_id = named_job_id("default", "a")
     path = tmp_path / "view.db"

@@ -1,4 +1,4 @@
-"""An event that can't be read freezes its job and nothing else: in the ledger, in views, for readers."""
+"""An event that cannot be read quarantines its job and nothing else: in the ledger, in views, for readers."""
 
 import random
 from pathlib import Path
@@ -40,8 +40,8 @@ async def project(log: EventLog, path: Path) -> None:
         await running.wait_live()
 
 
-async def frozen_job(log: EventLog) -> Writer:
-    """A job, Running, whose third event is of an unknown type, and that went on after it."""
+async def quarantined_job(log: EventLog) -> Writer:
+    """A running job whose third event has an unknown type, with events after it."""
     writer = Writer(log, ID)
     await writer.write(JobCreated, spec_data("etl"))
     await writer.write(JobStateChanged, RUNNING)
@@ -63,10 +63,10 @@ async def status_of(log: EventLog, job_id: str = ID) -> JobStatus | None:
 # --- the write side -----------------------------------------------------------------------------------------
 
 
-async def test_a_frozen_job_refuses_every_write_with_the_reason() -> None:
-    """The ledger decides it from the log alone, and names the event, the reason and the way out."""
+async def test_a_quarantined_job_refuses_every_write_with_the_reason() -> None:
+    """The ledger decides from the log alone, and names the event, the reason and the remedy."""
     log = MemoryLog()
-    await frozen_job(log)
+    await quarantined_job(log)
     ledger = Ledger(log)
     for write in (
         ledger.set_state(ID, State(StateType.COMPLETED)),
@@ -80,17 +80,17 @@ async def test_a_frozen_job_refuses_every_write_with_the_reason() -> None:
     ):
         with pytest.raises(
             JobQuarantined, match=r"since event 3: event 3 has the type .* accept-unreadable"
-        ) as told:
+        ) as received:
             await write
-        assert (told.value.job_id, told.value.sequence) == (ID, 3)
+        assert (received.value.job_id, received.value.sequence) == (ID, 3)
     assert (await log.info()).last_sequence == 5
     assert (await ledger.create(make_spec("other"))).revision == 1
 
 
-async def test_a_frozen_job_stays_as_it_was() -> None:
-    """What came after the event that can't be read does not show; the status says since when and why."""
+async def test_a_quarantined_job_keeps_its_state() -> None:
+    """Events after the unreadable one do not show; the status has the sequence and the reason."""
     log = MemoryLog()
-    await frozen_job(log)
+    await quarantined_job(log)
     job = await Ledger(log).load(ID)
     assert (job.status.revision, job.status.version, job.status.state.state_type) == (2, 1, StateType.RUNNING)
     assert job.status.quarantine is not None
@@ -101,10 +101,10 @@ async def test_a_frozen_job_stays_as_it_was() -> None:
     assert wire["Quarantine"]["Unread"] == [{"Sequence": 3, "Reason": job.status.quarantine.reason}]
 
 
-async def test_an_accepted_event_is_left_out_and_all_others_count() -> None:
-    """From the acceptance on the job is what its other events make of it: revisions go on without a gap."""
+async def test_an_accepted_event_is_skipped_and_all_others_count() -> None:
+    """After the acceptance the job is the fold of its other events, with revisions without a gap."""
     log = MemoryLog()
-    await frozen_job(log)
+    await quarantined_job(log)
     ledger = Ledger(log)
     receipt = await ledger.accept_unreadable(ID, 3, actor="ann", reason="lost with node-2")
     assert (receipt.changed, receipt.sequence, receipt.revision, receipt.version) == (True, 6, 4, 2)
@@ -121,9 +121,9 @@ async def test_an_accepted_event_is_left_out_and_all_others_count() -> None:
 
 
 async def test_accepting_twice_is_a_no_op_and_accepting_anything_else_is_refused() -> None:
-    """A repeat changes nothing; a wrong sequence names the right ones."""
+    """A repeat changes nothing; for a wrong sequence the error names the right ones."""
     log = MemoryLog()
-    await frozen_job(log)
+    await quarantined_job(log)
     ledger = Ledger(log)
     with pytest.raises(JobNotQuarantined, match=r"event 4 does not quarantine .* it is quarantined by: 3"):
         await ledger.accept_unreadable(ID, 4)
@@ -137,10 +137,10 @@ async def test_accepting_twice_is_a_no_op_and_accepting_anything_else_is_refused
         await ledger.accept_unreadable("j-none", 2)
 
 
-async def test_every_event_that_freezes_a_job_must_be_accepted() -> None:
-    """The job stays frozen while one is left, and then has all that could be read."""
+async def test_every_unreadable_event_of_a_job_must_be_accepted() -> None:
+    """The job stays quarantined while one is left, and then reflects all that could be read."""
     log = MemoryLog()
-    writer = await frozen_job(log)
+    writer = await quarantined_job(log)
     second = await writer.write_unknown("jobledger.job.resumed.v1")
     await writer.write(JobStateChanged, RUNNING)
     ledger = Ledger(log)
@@ -154,7 +154,7 @@ async def test_every_event_that_freezes_a_job_must_be_accepted() -> None:
 
 
 async def test_more_events_than_the_limit_can_not_be_accepted_one_by_one() -> None:
-    """Beyond QUARANTINE_MAX_EVENTS the job waits for a release that reads them."""
+    """Beyond QUARANTINE_MAX_EVENTS the job needs a release that reads them."""
     log = MemoryLog()
     writer = Writer(log, ID)
     await writer.write(JobCreated, spec_data("etl"))
@@ -173,7 +173,7 @@ async def test_more_events_than_the_limit_can_not_be_accepted_one_by_one() -> No
 
 
 async def test_a_job_whose_first_event_can_not_be_read_can_not_be_created_again() -> None:
-    """Its name is taken by what nobody can read; once that is accepted, the job begins at revision 1."""
+    """Its name is taken by the unreadable event; once that is accepted, the job starts at revision 1."""
     log = MemoryLog()
     writer = Writer(log, ID)
     await writer.write_unknown("jobledger.job.created.v2")
@@ -187,8 +187,8 @@ async def test_a_job_whose_first_event_can_not_be_read_can_not_be_created_again(
     assert (await ledger.create(make_spec("etl"))).revision == 1
 
 
-async def test_a_lost_event_freezes_the_job_that_names_it() -> None:
-    """The event that is missing is the one to accept."""
+async def test_a_lost_event_quarantines_the_job_that_names_it() -> None:
+    """The missing event is the one to accept."""
     log = HoleyLog()
     writer = Writer(log, ID)
     await writer.write(JobCreated, spec_data("etl"))
@@ -202,8 +202,8 @@ async def test_a_lost_event_freezes_the_job_that_names_it() -> None:
     assert (await ledger.load(ID)).status.revision == 2
 
 
-async def test_foreign_records_on_a_jobs_subject_freeze_nothing() -> None:
-    """What does not claim to be an event of ours is an anomaly, also if the next event names it."""
+async def test_foreign_records_on_a_jobs_subject_quarantine_nothing() -> None:
+    """A record that is no event of Jobledger is an anomaly, even if the next event names it."""
     log = MemoryLog()
     writer = Writer(log, ID)
     await writer.write_raw(b"{not json")
@@ -218,8 +218,8 @@ async def test_foreign_records_on_a_jobs_subject_freeze_nothing() -> None:
     assert (await Ledger(log).stop(ID)).revision == 3
 
 
-async def test_a_writer_of_another_namespace_can_not_freeze_a_job() -> None:
-    """Neither before the job is there, nor after; neither in the ledger nor in a view."""
+async def test_a_writer_of_another_namespace_can_not_quarantine_a_job() -> None:
+    """Neither before the job exists nor after; neither in the ledger nor in a view."""
     job_id = nameless_job_id("01a2055d-a34b-7208-94a5-f139d400013c")
     for is_first in (True, False):
         log = MemoryLog()
@@ -239,10 +239,10 @@ async def test_a_writer_of_another_namespace_can_not_freeze_a_job() -> None:
 # --- the view -----------------------------------------------------------------------------------------------
 
 
-async def test_the_view_shows_and_lists_frozen_jobs(tmp_path: Path) -> None:
-    """They are in every list unless they are left out; one parameter asks for them alone."""
+async def test_the_view_lists_quarantined_jobs(tmp_path: Path) -> None:
+    """They are in every list unless filtered out; one parameter selects them alone."""
     log = MemoryLog()
-    await frozen_job(log)
+    await quarantined_job(log)
     await Ledger(log).create(make_spec("fine"))
     path = tmp_path / "view.db"
     await project(log, path)
@@ -258,9 +258,9 @@ async def test_the_view_shows_and_lists_frozen_jobs(tmp_path: Path) -> None:
 
 
 async def test_the_view_after_an_acceptance_is_that_of_the_fold(tmp_path: Path) -> None:
-    """Also if the specs that came meanwhile are in the file already, and whatever the cut into batches."""
+    """Even if the specs of later events are in the file already, and for all batches."""
     log = MemoryLog()
-    writer = await frozen_job(log)
+    writer = await quarantined_job(log)
     path, again = tmp_path / "view.db", tmp_path / "again.db"
     await project(log, path)
     await writer.accept(3)
@@ -277,9 +277,9 @@ async def test_the_view_after_an_acceptance_is_that_of_the_fold(tmp_path: Path) 
 async def test_views_are_equal_whatever_can_not_be_read(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unknown events, holes, foreign records and acceptances in random places: one view for one log.
+    """Unknown events, holes, foreign records and acceptances at random positions: one view for one log.
 
-    However it is cut into batches and restarts, its rows are the fold's, and its digest that of a rebuild.
+    For all batches and restarts, its rows are the fold's, and its digest that of a rebuild.
     """
     rng = random.Random(seed)
     log = HoleyLog()
@@ -316,7 +316,7 @@ async def test_views_are_equal_whatever_can_not_be_read(
 
 
 async def random_events(rng: random.Random, log: HoleyLog, events: int, *, accepts: bool = True) -> None:
-    """Events of five jobs, as their writers wrote them, with what can't be read in between."""
+    """Events of five jobs, with unreadable ones in between."""
     writers = [(f"job-{n}", Writer(log, named_job_id("default", f"job-{n}"))) for n in range(5)]
     unread: dict[str, list[int]] = {name: [] for name, _ in writers}
     exists: set[str] = set()
@@ -351,19 +351,19 @@ async def random_events(rng: random.Random, log: HoleyLog, events: int, *, accep
     await last.write(JobCreated, spec_data("last"))
 
 
-async def test_a_subscription_passes_a_frozen_job_and_goes_on() -> None:
-    """Its events are left out, those of other jobs are delivered, and so is the acceptance."""
+async def test_a_subscription_skips_a_quarantined_job_and_continues() -> None:
+    """Its events are skipped, those of other jobs are delivered, and so is the acceptance."""
     log = MemoryLog()
-    writer = await frozen_job(log)
+    writer = await quarantined_job(log)
     await Ledger(log).create(make_spec("fine"))
     await writer.accept(3)
     async with subscribe(log) as events:
-        told = []
+        received = []
         async for event in events:
-            told.append((event.sequence, event.name, event.revision, event.type.split(".")[2]))
+            received.append((event.sequence, event.name, event.revision, event.type.split(".")[2]))
             if event.sequence == 7:
                 break
-    assert told == [
+    assert received == [
         (1, "etl", 1, "created"),
         (2, "etl", 2, "state"),
         (6, "fine", 1, "created"),
@@ -374,7 +374,7 @@ async def test_a_subscription_passes_a_frozen_job_and_goes_on() -> None:
 async def test_the_spec_beyond_a_quarantine_is_kept() -> None:
     """`fold_job` agrees with `fold`, and has the spec that the status names, before and after."""
     log = MemoryLog()
-    await (await frozen_job(log)).accept(3)
+    await (await quarantined_job(log)).accept(3)
     job: Job | None = None
     status = None
     for record in await records_of(log):
@@ -389,8 +389,8 @@ async def test_the_spec_beyond_a_quarantine_is_kept() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_a_healed_view_is_that_of_a_rebuild(tmp_path: Path, seed: int) -> None:
-    """After the log was repaired, the quarantined jobs are folded again, and nothing else is touched."""
+async def test_a_healed_view_equals_a_rebuild(tmp_path: Path, seed: int) -> None:
+    """After the log was repaired, quarantined jobs are refolded, and nothing else changes."""
     rng = random.Random(100 + seed)
     log = HoleyLog()
     await random_events(rng, log, 120, accepts=False)
@@ -409,10 +409,10 @@ async def test_a_healed_view_is_that_of_a_rebuild(tmp_path: Path, seed: int) -> 
     assert rows_of(path) == fold_of(log.left())
 
 
-async def test_a_release_that_reads_more_heals_its_view_when_it_begins(
+async def test_a_release_that_reads_more_events_heals_its_view_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of quarantined jobs, folded by a release with fewer types of events, are folded again."""
+    """Rows of quarantined jobs, folded by a release with fewer event types, are refolded."""
     log = MemoryLog()
     writer = Writer(log, ID)
     await writer.write(JobCreated, spec_data("etl"))
@@ -440,7 +440,7 @@ async def test_a_release_that_reads_more_heals_its_view_when_it_begins(
 # --- holes --------------------------------------------------------------------------------------------------
 
 
-async def test_a_hole_is_recorded_and_everything_else_goes_on(tmp_path: Path) -> None:
+async def test_a_hole_is_recorded_and_other_jobs_continue(tmp_path: Path) -> None:
     """First and last sequence, and the jobs that miss an event there; the tree ends before it."""
     log = HoleyLog()
     writer = Writer(log, ID)
@@ -464,11 +464,11 @@ async def test_a_hole_is_recorded_and_everything_else_goes_on(tmp_path: Path) ->
 # --- over HTTP ----------------------------------------------------------------------------------------------
 
 
-async def test_a_frozen_job_over_http(tmp_path: Path) -> None:
-    """Its row, lists, the refusal, metrics and readiness; the acceptance ends it all."""
+async def test_a_quarantined_job_over_http(tmp_path: Path) -> None:
+    """Its row, lists, the refusal, metrics and readiness; the acceptance ends the quarantine."""
     async with running_api(tmp_path) as (service, client):
         log = service.log
-        writer = await frozen_job(log)
+        writer = await quarantined_job(log)
         await service.projector.wait_for(writer.last)
         jobs = f"{ROOT}/api/v1/orchestrator/jobs"
         shown = (await client.get(f"{jobs}/etl")).json()["Job"]
@@ -495,7 +495,7 @@ async def test_a_frozen_job_over_http(tmp_path: Path) -> None:
         done = await client.post(f"{jobs}/etl/accept-unreadable", json=body)
         assert (done.status_code, done.json()["Revision"]) == (200, 4)
         again = await client.post(f"{jobs}/etl/accept-unreadable", json=body)
-        assert again.json()["Warnings"] == ["that event was accepted already: nothing was written"]
+        assert again.json()["Warnings"] == ["that event was already accepted: nothing was written"]
         after = (await client.get(f"{jobs}/etl?wait_for={done.json()['Sequence']}")).json()["Job"]
         assert "Quarantine" not in after
         assert (after["Revision"], after["Priority"]) == (4, 7)
@@ -504,7 +504,7 @@ async def test_a_frozen_job_over_http(tmp_path: Path) -> None:
 
 
 async def test_a_lost_job_is_refused_over_http(tmp_path: Path) -> None:
-    """Nothing that creates it can be read: reading and writing it say so, and it can be accepted."""
+    """Its creating event cannot be read: reads and writes report this, and it can be accepted."""
     async with running_api(tmp_path) as (service, client):
         writer = Writer(service.log, ID)
         await writer.write_unknown("jobledger.job.created.v2")

@@ -1,4 +1,4 @@
-"""Which index answers which list, as SQLite itself tells: a page is searched for, not scanned for."""
+"""The index that answers each list, according to SQLite: a page is found by a search, not a scan."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +28,7 @@ SELECTOR = parse_selector("a=1,b>2,c,!d,e notin (x,y),f in (x,y)")
 JOB_SEARCH = "SEARCH j USING INTEGER PRIMARY KEY (rowid=?)"
 SORT = "USE TEMP B-TREE FOR ORDER BY"
 
-# Behind the keys come the page's rows and specs, and a sort of that page: the same for every list.
+# The page's rows and specs, and the sort of the page, follow the keys: the same for every list.
 PAGE_TAIL = [
     "SCAN c",
     "SCAN k LEFT-JOIN",
@@ -41,14 +41,14 @@ PROBE = "SEARCH l USING INDEX labels_job (created_sequence=? AND key=?)"
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewFile]:
-    """A file with the schema and no rows: without statistics, plans don't depend on the rows."""
+    """A file with the schema and no rows: without statistics, plans do not depend on rows."""
     made = ViewFile(tmp_path_factory.mktemp("plans") / "view.db")
     yield made
     made.close()
 
 
 def keys_plan(file: ViewFile, query: ListQuery, driver: Driver | None = None) -> list[str]:
-    """How the keys of a page are found; whether the index covers all columns is left out."""
+    """How the keys of a page are found; whether the index is covering is removed."""
     first, *steps = file.plan(page_statement(query, driver))
     assert first == "MATERIALIZE k"
     assert steps[-len(PAGE_TAIL) :] == PAGE_TAIL
@@ -69,7 +69,7 @@ def keys_plan(file: ViewFile, query: ListQuery, driver: Driver | None = None) ->
 def test_a_list_by_namespace_and_state_is_a_search_in_order(
     file: ViewFile, asked: dict[str, Any], index: str, descending: bool, first: bool
 ) -> None:
-    """One index gives the jobs and their order, also behind a cursor; labels are searched job by job."""
+    """One index gives the jobs in order, also after a cursor; labels are searched job by job."""
     cursor = None if first else encode_cursor(CREATED, Position(1, 1), descending=descending)
     bound = "" if first else f" AND create_time{'<' if descending else '>'}?"
     for selector in ((), SELECTOR):
@@ -78,7 +78,7 @@ def test_a_list_by_namespace_and_state_is_a_search_in_order(
 
 
 def test_several_states_are_searched_one_by_one_and_merged(file: ViewFile) -> None:
-    """Each state's jobs come in order from its part of the index: nothing is sorted but the page."""
+    """Each state's jobs come in order from its part of the index: only the page is sorted."""
     search = "SEARCH j USING INDEX jobs_namespace_state (namespace=? AND state=?)"
     query = ListQuery(namespace="a", states=TWO, selector=parse_selector("k=v"))
     arm = [search, PROBE]
@@ -98,7 +98,7 @@ def test_several_namespaces_are_searched_one_by_one_and_merged(file: ViewFile) -
 
 
 def test_all_states_are_no_condition(file: ViewFile) -> None:
-    """Asking for every state is asking for none: one search."""
+    """A list of every state is one search."""
     query = ListQuery(namespace="a", states=tuple(StateType))
     assert keys_plan(file, query) == ["SEARCH j USING INDEX jobs_namespace_created (namespace=?)"]
 
@@ -107,16 +107,16 @@ def test_all_states_are_no_condition(file: ViewFile) -> None:
 def test_a_list_of_everything_walks_the_order_and_sorts_nothing(
     file: ViewFile, order: Order, index: str
 ) -> None:
-    """Along the index until the page is full; from its place if there is a cursor."""
+    """Along the index until the page is full; from the cursor's position if there is one."""
     column = "create_time" if order is CREATED else "modify_time"
     cursor = encode_cursor(order, Position(1, 1), descending=False)
     assert keys_plan(file, ListQuery(order=order)) == [f"SCAN j USING INDEX {index}"]
-    behind = ListQuery(order=order, cursor=cursor)
-    assert keys_plan(file, behind) == [f"SEARCH j USING INDEX {index} ({column}>?)"]
+    after_cursor = ListQuery(order=order, cursor=cursor)
+    assert keys_plan(file, after_cursor) == [f"SEARCH j USING INDEX {index} ({column}>?)"]
 
 
 def test_a_cursor_and_a_range_give_one_bound_a_side(file: ViewFile) -> None:
-    """A deep page begins at its cursor, not at the beginning of the range."""
+    """A deep page starts at its cursor, not at the start of the range."""
     cursor = encode_cursor(CREATED, Position(5, 5), descending=False)
     query = ListQuery(namespace="a", created_from=1, created_to=9, cursor=cursor)
     statement = page_statement(query, None)
@@ -136,7 +136,7 @@ def test_a_cursor_and_a_range_give_one_bound_a_side(file: ViewFile) -> None:
     ],
 )
 def test_a_rare_label_drives_the_search(file: ViewFile, order: Order, selector: str, search: str) -> None:
-    """From the label's index to the jobs; SQLite keeps to it whatever else is asked, and sorts only those."""
+    """From the index of labels to the jobs, for all other conditions; only those jobs are sorted."""
     query = ListQuery(
         namespace="a",
         states=TWO,
@@ -151,7 +151,7 @@ def test_a_rare_label_drives_the_search(file: ViewFile, order: Order, selector: 
 
 
 def test_a_rare_scope_or_range_drives_the_search(file: ViewFile) -> None:
-    """In the order that their index does not have, few jobs are found by it and sorted."""
+    """In an order that the index does not have, few jobs are found by it and sorted."""
     scoped = ListQuery(namespace="a", states=TWO, order=MODIFIED, modified_from=1)
     search = "SEARCH j USING INDEX jobs_namespace_state (namespace=? AND state=?)"
     assert keys_plan(file, scoped, ScopeDriver()) == [search, SORT]
@@ -161,7 +161,7 @@ def test_a_rare_scope_or_range_drives_the_search(file: ViewFile) -> None:
 
 
 def test_counting_searches_too(file: ViewFile) -> None:
-    """Every driver's rows are counted in its index, none beyond the limit."""
+    """Every driver's rows are counted in its index, up to the limit."""
     query = ListQuery(namespace="a", states=TWO, selector=SELECTOR, order=MODIFIED, created_from=1)
     drivers = drivers_of(query)
     assert [type(driver) for driver in drivers] == [*[LabelDriver] * 4, RangeDriver, ScopeDriver]
@@ -175,8 +175,8 @@ def test_counting_searches_too(file: ViewFile) -> None:
     assert sum(step.startswith(("SEARCH d", "SEARCH j USING")) for step in steps) == len(drivers)
 
 
-def test_what_the_order_serves_is_not_counted() -> None:
-    """Without a label or a range on the other axis, a list in order of creation needs no look beforehand."""
+def test_conditions_served_by_the_order_are_not_counted() -> None:
+    """Without a label or a range of the other time, a list in order of creation needs no count."""
     assert drivers_of(ListQuery(namespace="a", states=TWO, created_from=1, types=("batch",))) == ()
     assert drivers_of(ListQuery(selector=parse_selector("!a,b!=1"))) == ()
     assert drivers_of(ListQuery(order=MODIFIED, modified_from=1)) == ()
@@ -188,22 +188,22 @@ def test_what_the_order_serves_is_not_counted() -> None:
         (1_000_000, 10, 70_000, LabelDriver),
         (1_000_000, RARE_MAX_ROWS - 1, RARE_MAX_ROWS, LabelDriver),
         (1_000_000, RARE_MAX_ROWS, RARE_MAX_ROWS, type(None)),
-        (1_000_000, 900, 30, type(None)),  # the scope is rarer, and a walk goes along it
+        (1_000_000, 900, 30, type(None)),  # the scope is rarer, and a walk uses its index
         (10_000, 714, 5_000, LabelDriver),  # the square root of 51 * 10,000 is 714.1
         (10_000, 715, 5_000, type(None)),
         (None, 0, 0, type(None)),
     ],
 )
-def test_the_rarest_condition_drives_where_that_beats_walking(
+def test_the_rarest_condition_drives_if_that_is_cheaper_than_walking(
     largest: int | None, label: int, scope: int, chosen: type
 ) -> None:
-    """Up to the square root of limit times jobs, and never more than the named limit."""
+    """Up to the square root of limit times jobs, and never beyond the limit."""
     query = ListQuery(namespace="a", selector=parse_selector("k=v"), limit=LIST_DEFAULT_LIMIT)
     assert type(choose_driver(query, drivers_of(query), (largest, label, scope))) is chosen
 
 
 def test_in_the_other_order_a_rare_scope_drives() -> None:
-    """The index of modify times knows no namespaces, so few jobs are better sorted."""
+    """The index of modify times has no namespaces, so few jobs are better sorted."""
     query = ListQuery(namespace="a", order=MODIFIED)
     assert choose_driver(query, drivers_of(query), (1_000_000, 30)) == ScopeDriver()
 
@@ -229,6 +229,6 @@ def test_one_job_is_searched_for(file: ViewFile, sql: str) -> None:
 
 @pytest.mark.parametrize("sql", [view._COUNTS, view._COUNTS_IN])
 def test_counts_read_an_index_only(file: ViewFile, sql: str) -> None:
-    """No row of a job is read to count it, and nothing is sorted."""
+    """Counting reads no rows of jobs, and sorts nothing."""
     [step] = file.plan((sql, ("x",) * sql.count("?")))
     assert "COVERING INDEX jobs_" in step

@@ -85,8 +85,8 @@ def test_the_grammar_of_kubernetes_is_read(text: str, expected: list[Requirement
         ("(k)", 1, "'('"),
     ],
 )
-def test_what_does_not_parse_is_refused_with_its_place(text: str, character: int, found: str) -> None:
-    """The message names the character, what stands there, and the grammar in one line."""
+def test_an_invalid_selector_is_refused_with_the_position(text: str, character: int, found: str) -> None:
+    """The message has the character, the token found, and the grammar in one line."""
     with pytest.raises(InvalidSelector) as caught:
         parse_selector(text)
     assert f"at character {character}, found {found};" in str(caught.value)
@@ -94,21 +94,21 @@ def test_what_does_not_parse_is_refused_with_its_place(text: str, character: int
 
 
 def test_a_selector_has_a_length_limit() -> None:
-    """As many characters as the limit are read, one more is refused."""
+    """At the limit it is accepted, one more character is refused."""
     assert parse_selector("k" * SELECTOR_MAX_CHARACTERS)
     with pytest.raises(InvalidSelector, match=str(SELECTOR_MAX_CHARACTERS)):
         parse_selector("k" * (SELECTOR_MAX_CHARACTERS + 1))
 
 
 def test_a_selector_has_a_limit_of_requirements() -> None:
-    """As many requirements as the limit are read, one more is refused."""
+    """At the limit it is accepted, one more requirement is refused."""
     assert len(parse_selector(",".join(["k"] * SELECTOR_MAX_REQUIREMENTS))) == SELECTOR_MAX_REQUIREMENTS
     with pytest.raises(InvalidSelector, match=str(SELECTOR_MAX_REQUIREMENTS)):
         parse_selector(",".join(["k"] * (SELECTOR_MAX_REQUIREMENTS + 1)))
 
 
 def test_a_requirement_has_a_limit_of_values() -> None:
-    """As many values as the limit are read, one more is refused."""
+    """At the limit it is accepted, one more value is refused."""
     values = [str(number) for number in range(SELECTOR_MAX_VALUES + 1)]
     assert parse_selector(f"k in ({','.join(values[1:])})")
     with pytest.raises(InvalidSelector, match=str(SELECTOR_MAX_VALUES)):
@@ -126,7 +126,7 @@ def test_a_requirement_has_a_limit_of_values() -> None:
     ],
 )
 def test_a_requirement_built_in_python_is_checked_too(requirement: Requirement) -> None:
-    """The wrong number of values, and text that SQLite can't hold, are refused."""
+    """A wrong number of values, and text that SQLite cannot store, are refused."""
     with pytest.raises(InvalidSelector):
         check_requirements([requirement])
     with pytest.raises(InvalidSelector):
@@ -180,17 +180,17 @@ def test_half_a_surrogate_pair_is_refused() -> None:
 def test_a_selector_means_what_kubernetes_means(
     selector: str, labels: dict[str, str], expected: bool
 ) -> None:
-    """A missing key meets only `!`, `!=` and `notin`; only 64-bit integers are compared."""
+    """A missing key matches only `!`, `!=` and `notin`; only 64-bit integers are compared."""
     assert matches(parse_selector(selector), labels) is expected
 
 
-def test_comparing_with_no_integer_never_matches() -> None:
-    """A requirement built in Python may compare with any text; no label is above or below it."""
+def test_a_comparison_with_text_never_matches() -> None:
+    """A requirement built in Python may compare with any text; no label is greater or less than it."""
     assert not matches([Requirement("k", Operator.GREATER, ("x",))], {"k": "1"})
 
 
-def test_a_long_number_costs_nothing() -> None:
-    """Python refuses to read very long integers; a label may hold one."""
+def test_a_very_long_number_is_no_integer() -> None:
+    """Python refuses to parse very long integers; a label may contain one."""
     assert parse_int64("0" * 5_000 + "7") == 7
     assert parse_int64("7" * 5_000) is None
 
@@ -240,7 +240,7 @@ LABELS = st.dictionaries(KEYS, VALUES, max_size=3)
 def test_sql_finds_what_the_requirements_match(
     file: ViewFile, jobs: list[dict[str, str]], selector: tuple[Requirement, ...]
 ) -> None:
-    """Whichever index drives the search, SQLite and `matches` agree on every job."""
+    """Whichever index is used, SQLite and `matches` agree on every job."""
     for table in ("jobs", "specs", "labels"):
         file.execute(f"DELETE FROM {table}")
     for sequence, labels in enumerate(jobs, start=1):

@@ -1,4 +1,4 @@
-"""The view's file: migrated step by step, rebuilt when its meaning changes, refused when it is unfit."""
+"""The view's file: migrated in steps, rebuilt when its meaning changes, refused when it is unusable."""
 
 import random
 import sqlite3
@@ -32,14 +32,14 @@ async def a_view(path: Path) -> MemoryLog:
 
 
 def test_migrations_are_numbered_without_a_gap() -> None:
-    """Their order is their number, from 1."""
+    """In order, from 1."""
     assert [number for number, _, _ in migrations()] == list(range(1, len(migrations()) + 1))
 
 
 async def test_a_migration_and_its_record_are_one_transaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A migration that fails half-way leaves neither its tables nor its record."""
+    """A migration that fails midway leaves neither its tables nor its record."""
     from jobledger.projections import migrations as module
 
     sql = "CREATE TABLE half (a TEXT) STRICT;\nCREATE TABLE x (a TEXT) STRICT;\nnonsense;"
@@ -53,11 +53,11 @@ async def test_a_migration_and_its_record_are_one_transaction(
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     connection.close()
     assert not tables & {"half", "x", "jobs"}
-    await a_view(path)  # and the file is as good as new
+    await a_view(path)  # the file is usable
 
 
 async def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
-    """A file that is up to date is left alone."""
+    """An up-to-date file is unchanged."""
     writer = await Writer.open(tmp_path / "view.db")
     await migrate(writer)
     before = await writer.rows("SELECT sql FROM sqlite_schema")
@@ -67,13 +67,13 @@ async def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_statements_are_split_where_sql_ends_them() -> None:
-    """A semicolon in a comment or a text ends nothing."""
+    """A semicolon in a comment or a string ends no statement."""
     script = "-- first; not the end\nCREATE TABLE a (b TEXT DEFAULT ';');\nCREATE INDEX i\n  ON a (b);\n"
     assert len(split_statements(script)) == 2
 
 
-async def test_a_file_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path) -> None:
-    """Its migration is named, and no row is touched."""
+async def test_a_file_of_a_newer_release_is_refused_and_unchanged(tmp_path: Path) -> None:
+    """The error names its migration."""
     path = tmp_path / "view.db"
     await a_view(path)
     connection = sqlite3.connect(path)
@@ -86,10 +86,10 @@ async def test_a_file_of_a_newer_release_is_refused_and_left_alone(tmp_path: Pat
     assert rows_of(path) == before
 
 
-async def test_a_file_with_another_meaning_of_the_fold_rebuilds_itself(
+async def test_a_file_of_an_older_projection_version_is_rebuilt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Raising the projection version empties an older file, and it is folded again from the first event."""
+    """It is emptied and folded again from the first event."""
     path = tmp_path / "view.db"
     log = await a_view(path)
     connection = sqlite3.connect(path)
@@ -104,8 +104,8 @@ async def test_a_file_with_another_meaning_of_the_fold_rebuilds_itself(
 @pytest.mark.parametrize(
     "junk", [b"this is a text, not a database" * 40, b"SQLite format 3\0" + b"\xff" * 8192]
 )
-async def test_a_file_that_is_no_database_is_moved_aside(tmp_path: Path, junk: bytes) -> None:
-    """A reader calls it damaged; a projector keeps it under another name and folds the log into a new one."""
+async def test_a_file_that_is_not_a_database_is_renamed(tmp_path: Path, junk: bytes) -> None:
+    """A reader calls it damaged; a projector renames it and folds the log into a new one."""
     path = tmp_path / "view.db"
     path.write_bytes(junk)
     with pytest.raises(ViewDamaged, match="a projector rebuilds it"):
@@ -118,7 +118,7 @@ async def test_a_file_that_is_no_database_is_moved_aside(tmp_path: Path, junk: b
 
 
 async def test_a_view_damaged_in_the_middle_is_rebuilt_at_the_start(tmp_path: Path) -> None:
-    """Pages overwritten with noise are found when they are read, never taken for rows."""
+    """Pages overwritten with noise are detected when they are read."""
     path = tmp_path / "view.db"
     log = await a_view(path)
     size = path.stat().st_size
@@ -129,8 +129,8 @@ async def test_a_view_damaged_in_the_middle_is_rebuilt_at_the_start(tmp_path: Pa
     assert rows_of(path) == fold_of(await records_of(log))
 
 
-async def test_a_reader_before_any_projector_is_told_to_start_one(tmp_path: Path) -> None:
-    """A missing file is not made by a reader."""
+async def test_a_reader_without_a_view_gets_the_remedy(tmp_path: Path) -> None:
+    """A reader does not create a missing file."""
     with pytest.raises(ViewMissing, match="start a projector on this path"):
         await View.open(tmp_path / "view.db")
     assert not (tmp_path / "view.db").exists()
@@ -147,14 +147,14 @@ async def test_a_reader_cannot_write(tmp_path: Path) -> None:
 
 
 async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """A path below a file is refused with that path."""
+    """The error has the path."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(ViewUnwritable, match="cannot create the directory"):
         await Projector(MemoryLog(), tmp_path / "file" / "view.db").start()
 
 
 async def test_a_lock_that_is_held_too_long_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process in a long transaction is reported after the named limit, not waited for for ever."""
+    """A long transaction of another process is reported after the timeout."""
     from jobledger.projections import database
 
     path = tmp_path / "view.db"
@@ -183,7 +183,7 @@ async def test_a_lock_that_is_held_too_long_is_named(tmp_path: Path, monkeypatch
     ],
 )
 async def test_the_schema_refuses_rows_that_the_fold_could_not_make(tmp_path: Path, change: str) -> None:
-    """The invariants of the fold stand in the schema too."""
+    """The schema repeats the invariants of the fold."""
     path = tmp_path / "view.db"
     await a_view(path)
     connection = sqlite3.connect(path)
@@ -195,7 +195,7 @@ async def test_the_schema_refuses_rows_that_the_fold_could_not_make(tmp_path: Pa
 async def test_a_failed_transaction_leaves_the_checkpoint_and_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If one statement of a batch fails, none of the batch is in the file."""
+    """If one statement of a batch fails, nothing of the batch is in the file."""
     path = tmp_path / "view.db"
     log = await a_view(path)
     before = rows_of(path)
@@ -210,10 +210,10 @@ async def test_a_failed_transaction_leaves_the_checkpoint_and_rows(
     assert rows_of(path) == fold_of(await records_of(log))
 
 
-async def test_a_file_with_a_newer_meaning_of_the_fold_is_refused_and_left_alone(
+async def test_a_file_of_a_newer_projection_version_is_refused_and_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two releases in a rolling upgrade don't empty each other's view."""
+    """Two releases in a rolling upgrade do not empty each other's view."""
     path = tmp_path / "view.db"
     log = await a_view(path)
     before = rows_of(path)
@@ -224,7 +224,7 @@ async def test_a_file_with_a_newer_meaning_of_the_fold_is_refused_and_left_alone
 
 
 async def test_a_projector_whose_file_another_release_took_over_stops(tmp_path: Path) -> None:
-    """Its rows would mean something else than those beside them; it writes none."""
+    """Its rows would have another meaning than those in the file; it writes none."""
     path = tmp_path / "view.db"
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(1), 5, 20))

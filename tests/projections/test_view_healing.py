@@ -1,4 +1,4 @@
-"""A view's file that is damaged, cut short, lost or replaced while it is used: it is rebuilt from the log."""
+"""A view's file that is damaged, truncated, lost or replaced while in use is rebuilt from the log."""
 
 import asyncio
 import os
@@ -51,16 +51,16 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projector, "RECONNECT_WAIT_SECONDS", 0.02)
 
 
-class Heard:
-    """A tap that remembers the events that it hears of."""
+class RecordingListener:
+    """A listener that records its events."""
 
     def __init__(self) -> None:
-        self.begun = 0
+        self.started = 0
         self.sequences: list[int] = []
         self.reached = 0
 
     def on_start(self, sequence: int) -> None:
-        self.begun = self.reached = sequence
+        self.started = self.reached = sequence
 
     def on_advance(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
         assert after == self.reached
@@ -71,10 +71,12 @@ class Heard:
         pass
 
 
-class Running:
-    """A projector that is live, with a reader and a tap."""
+class RunningProjector:
+    """A live projector with a reader and a listener."""
 
-    def __init__(self, log: MemoryLog, projector: Projector, view: View, path: Path, heard: Heard) -> None:
+    def __init__(
+        self, log: MemoryLog, projector: Projector, view: View, path: Path, heard: RecordingListener
+    ) -> None:
         self.log = log
         self.projector = projector
         self.view = view
@@ -82,12 +84,12 @@ class Running:
         self.heard = heard
 
     async def append_later(self) -> None:
-        """So many more events."""
+        """Append this many more events."""
         drafts = random_drafts(random.Random(1), 30, EVENTS + LATER)
         await append_all(self.log, drafts[(await self.log.info()).last_sequence :])
 
     async def healed(self) -> None:
-        """Wait until it is live again, with all there is."""
+        """Wait until the projector is live with all events."""
         end = (await self.log.info()).last_sequence
 
         def is_whole() -> bool:
@@ -105,17 +107,17 @@ class Running:
 
 
 @asynccontextmanager
-async def running(path: Path, events: int = EVENTS) -> AsyncIterator[Running]:
-    """A live projector of a log of so many events."""
+async def running(path: Path, events: int = EVENTS) -> AsyncIterator[RunningProjector]:
+    """A live projector of a log with this many events."""
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(1), 30, EVENTS + LATER)[:events])
     async with Projector(log, path) as keeps, await View.open(path) as view:
         await keeps.add_view_reader(view.pool)
         view.pool.on_damage = keeps.report_damage
         await keeps.wait_live()
-        heard = Heard()
+        heard = RecordingListener()
         keeps.attach(heard)
-        yield Running(log, keeps, view, path, heard)
+        yield RunningProjector(log, keeps, view, path, heard)
 
 
 def remove(path: Path) -> None:
@@ -197,27 +199,27 @@ def damage_table(path: Path, table: str) -> int:
 async def test_a_running_projector_rebuilds_a_file_that_is_lost_or_damaged(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    """It notices within a look; rows, tree and readers are as before; a tap hears each event once."""
+    """It notices at the next check; rows, tree and readers are as before; a listener gets each event once."""
     async with running(tmp_path / "view.db") as it:
         connection = sqlite3.connect(it.path)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
         async with Projector(it.log, tmp_path / "whole.db") as undisturbed:
             await undisturbed.wait_live()
-            wanted = Heard()
+            wanted = RecordingListener()
             undisturbed.attach(wanted)
             damage(it.path)
             await eventually(lambda: it.projector.rebuilds > 0)
             await it.append_later()
             await undisturbed.wait_for(EVENTS + LATER)
         await it.healed()
-        assert it.heard.begun == EVENTS
+        assert it.heard.started == EVENTS
         assert it.heard.reached == EVENTS + LATER
         assert it.heard.sequences == wanted.sequences
 
 
 async def test_a_lost_file_is_noticed_while_nothing_happens(tmp_path: Path) -> None:
-    """No event and no read is needed: the file is looked at."""
+    """No event and no read is needed."""
     async with running(tmp_path / "view.db") as it:
         it.path.unlink()
         await it.healed()
@@ -225,19 +227,19 @@ async def test_a_lost_file_is_noticed_while_nothing_happens(tmp_path: Path) -> N
 
 
 async def test_readers_get_a_reason_while_the_view_is_rebuilt(tmp_path: Path) -> None:
-    """Half a view is never shown: until it has what it had before, each read is ViewRebuilding."""
+    """An incomplete view is never visible: until it is complete, each read raises ViewRebuilding."""
     async with running(tmp_path / "view.db") as it:
-        begun, go_on = asyncio.Event(), asyncio.Event()
+        started, go_on = asyncio.Event(), asyncio.Event()
         follow = it.log.follow
 
         async def held(*, after: int, epoch: str | None = None) -> object:
-            begun.set()
+            started.set()
             await go_on.wait()
             return await follow(after=after, epoch=epoch)
 
         it.log.follow = held  # type: ignore[method-assign, assignment]
         it.path.unlink()
-        await begun.wait()
+        await started.wait()
         assert it.projector.state is ProjectorState.REBUILDING
         assert "was removed" in it.projector.trouble
         for ask in (it.view.list(), it.view.checkpoint(), it.view.counts(), TreeReader(it.view).state()):
@@ -249,8 +251,8 @@ async def test_readers_get_a_reason_while_the_view_is_rebuilt(tmp_path: Path) ->
         await it.healed()
 
 
-async def test_damaged_pages_that_a_reader_meets_are_rebuilt(tmp_path: Path) -> None:
-    """The read fails, the projector hears of it, and the next one gets the rows."""
+async def test_damaged_pages_found_by_a_reader_are_rebuilt(tmp_path: Path) -> None:
+    """The read fails, the projector is notified, and the next read succeeds."""
     async with running(tmp_path / "view.db") as it:
         size = damage_table(it.path, "jobs")
         fresh = await View.open(it.path, readers=1)
@@ -264,8 +266,8 @@ async def test_damaged_pages_that_a_reader_meets_are_rebuilt(tmp_path: Path) -> 
         assert kept.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_file_of_a_newer_release_that_was_put_in_place_is_left_alone(tmp_path: Path) -> None:
-    """It is no damage: the projector stops and says so, and the file stays as it is."""
+async def test_a_replacement_of_a_newer_release_is_left_unchanged(tmp_path: Path) -> None:
+    """It is not damage: the projector stops with the reason, and the file stays as it is."""
     async with running(tmp_path / "view.db") as it:
         connection = sqlite3.connect(it.path)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -284,8 +286,8 @@ async def test_a_file_of_a_newer_release_that_was_put_in_place_is_left_alone(tmp
         assert not list(tmp_path.glob("*.damaged-*"))
 
 
-async def test_a_file_that_is_damaged_again_and_again_stops_the_projector(tmp_path: Path) -> None:
-    """So many rebuilds in a short time are no accident of one file: the reason names the number."""
+async def test_repeated_damage_stops_the_projector(tmp_path: Path) -> None:
+    """The error has the number of rebuilds."""
     async with running(tmp_path / "view.db") as it:
         for number in range(1, VIEW_REBUILDS_MAX + 1):
             it.path.unlink()
@@ -297,10 +299,10 @@ async def test_a_file_that_is_damaged_again_and_again_stops_the_projector(tmp_pa
 
 
 @pytest.mark.parametrize("replace", [Path.mkdir, lambda path: path.symlink_to("/nowhere/at/all")])
-async def test_what_is_no_file_is_moved_out_of_the_place_of_the_view(
+async def test_a_directory_or_link_at_the_path_of_the_view_is_renamed(
     tmp_path: Path, replace: Callable[[Path], None]
 ) -> None:
-    """A directory, or a link to nothing: the view is disposable, so nobody has to clean up first."""
+    """The view is disposable, so no manual cleanup is needed."""
     path = tmp_path / "view.sqlite"
     replace(path)
     async with Projector(MemoryLog(), path) as projector:
@@ -311,8 +313,8 @@ async def test_what_is_no_file_is_moved_out_of_the_place_of_the_view(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may search any directory")
-async def test_a_directory_that_cannot_be_searched_is_told(tmp_path: Path) -> None:
-    """The error names the view and what to check."""
+async def test_a_directory_that_cannot_be_searched_is_reported(tmp_path: Path) -> None:
+    """The error names the view and the remedy."""
     folder = tmp_path / "views"
     folder.mkdir()
     folder.chmod(0)
@@ -323,8 +325,8 @@ async def test_a_directory_that_cannot_be_searched_is_told(tmp_path: Path) -> No
         folder.chmod(0o700)
 
 
-async def test_a_spec_that_is_no_json_is_damage_of_the_view(tmp_path: Path) -> None:
-    """SQLite reads it without complaint; the file is rebuilt at once, not at the next check."""
+async def test_a_spec_that_is_not_json_is_damage(tmp_path: Path) -> None:
+    """SQLite reads it without an error; the file is rebuilt at once, not at the next check."""
     log, path = MemoryLog(), tmp_path / "view.sqlite"
     await Ledger(log).create(make_spec("one"))
     async with Projector(log, path) as projector:
@@ -340,8 +342,8 @@ async def test_a_spec_that_is_no_json_is_damage_of_the_view(tmp_path: Path) -> N
         assert len(found) == 1
 
 
-def test_files_that_were_moved_aside_are_bounded(tmp_path: Path) -> None:
-    """The newest are kept, with what SQLite had beside them."""
+def test_renamed_damaged_files_are_bounded(tmp_path: Path) -> None:
+    """The newest are kept, with their `-wal` files."""
     path = tmp_path / "view.db"
     for number in range(1, VIEW_DAMAGED_KEPT + 3):
         path.write_text(f"{number}")
@@ -361,7 +363,7 @@ def test_files_that_were_moved_aside_are_bounded(tmp_path: Path) -> None:
 
 
 async def test_rows_that_contradict_the_log_are_rebuilt(tmp_path: Path) -> None:
-    """A row that another hand put where the fold puts one: no error of ours, and no view for ever behind."""
+    """A row of another program where the fold inserts one leads to a rebuild, not a permanent error."""
     async with running(tmp_path / "view.db") as it:
         connection = sqlite3.connect(it.path)
         connection.execute(
@@ -378,8 +380,8 @@ def _numbers(first: int, last: int) -> str:
     return " UNION ALL ".join(f"SELECT {number} AS number" for number in range(first, last + 1))
 
 
-async def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
-    """No space under the view: the projector waits with the reason, readers go on; with space it goes on."""
+async def test_a_projector_waits_for_space_on_a_full_disk(tmp_path: Path) -> None:
+    """It reports the reason, readers continue, and with space it continues."""
     with small_disk(tmp_path / "disk", megabytes=6) as disk:
         async with running(disk / "view.db", events=100) as it:
             filler = fill(disk)
@@ -397,10 +399,10 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
 # --- the background check ---------------------------------------------------------------------------------
 
 
-async def test_the_check_finds_nothing_in_a_whole_view(
+async def test_the_check_finds_nothing_in_a_correct_view(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever happened to the jobs: each folds to the same rows."""
+    """For all histories, each job folds to the same row."""
     monkeypatch.setattr(selfcheck, "VIEW_CHECK_ROWS", EVENTS)  # all jobs, not a sample
     async with running(tmp_path / "view.db") as it:
         check = SelfCheck(it.log, it.projector, it.path, every_seconds=0)
@@ -417,8 +419,8 @@ async def test_the_check_finds_nothing_in_a_whole_view(
         "UPDATE jobs SET details = 'no json'",
     ],
 )
-async def test_the_check_finds_rows_that_the_log_does_not_give(tmp_path: Path, change: str) -> None:
-    """SQLite takes them for whole; the fold does not. The file is rebuilt."""
+async def test_the_check_finds_rows_that_differ_from_the_fold(tmp_path: Path, change: str) -> None:
+    """SQLite considers them intact. The file is rebuilt."""
     async with running(tmp_path / "view.db") as it:
         connection = sqlite3.connect(it.path)
         changed = connection.execute(change).rowcount
@@ -432,7 +434,7 @@ async def test_the_check_finds_rows_that_the_log_does_not_give(tmp_path: Path, c
 
 
 async def test_the_check_finds_damaged_pages(tmp_path: Path) -> None:
-    """A table that nobody reads is read by the check."""
+    """Also in a table that no reader uses."""
     async with running(tmp_path / "view.db") as it:
         damage_table(it.path, "labels")
         check = SelfCheck(it.log, it.projector, it.path, every_seconds=0)
@@ -441,7 +443,7 @@ async def test_the_check_finds_damaged_pages(tmp_path: Path) -> None:
 
 
 def keep_only(log: MemoryLog, records: Sequence[Record]) -> None:
-    """Make these the log's records, as an administrator of the log could."""
+    """Keep only these records in the log, as an administrator could."""
     log._records[:] = records
     for history in log._by_subject.values():
         history[:] = []
@@ -454,11 +456,11 @@ def keep_only(log: MemoryLog, records: Sequence[Record]) -> None:
 async def test_a_log_that_was_changed_is_not_taken_for_a_damaged_view(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tile: str, how: str
 ) -> None:
-    """The view is the witness then: it is left as it is, and the check says what to run."""
+    """The view is evidence then: it is unchanged, and the check reports what to run."""
     monkeypatch.setattr(selfcheck, "VIEW_CHECK_ROWS", EVENTS)  # all jobs, not a sample
     async with running(tmp_path / "view.db") as it:
         records = list(it.log._records)
-        # The last event that changed a job's state, before later ones that were passed over.
+        # The last event that changed a job's state, before later ones that changed nothing.
         status = next(
             job.status
             for job in (await it.view.list()).jobs
@@ -469,13 +471,13 @@ async def test_a_log_that_was_changed_is_not_taken_for_a_damaged_view(
         at = status.sequence - 1
         meant = records[at]
         if how == "changed":
-            other = b"Failed" if status.state.state_type is StateType.RUNNING else b"Running"
+            other = b"Failed" if status.state.state_type is StateType.RUNNING else b"RunningProjector"
             payload = meant.payload.replace(status.state.state_type.value.encode(), other)
             records[at] = Record(meant.sequence, meant.time, meant.subject, payload)
         elif how == "moved":
             records[at] = Record(meant.sequence, meant.time, job_subject("default", "j-other"), meant.payload)
         keep_only(it.log, records)
-        if how == "lost":  # a memory log has no holes: the job's history has one, and the feed
+        if how == "lost":  # a memory log has no holes: the job's history and the log reader have one
             it.log._by_subject[meant.subject].remove(meant)
             follow = it.log.follow
 
@@ -499,8 +501,8 @@ async def test_a_log_that_was_changed_is_not_taken_for_a_damaged_view(
         assert it.projector.rebuilds == 0
 
 
-async def test_a_check_that_breaks_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mistake of ours in the check ends no check but that one."""
+async def test_a_check_that_fails_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in the check ends only that check."""
     async with running(tmp_path / "view.db") as it:
         broken = iter([True])
 
@@ -520,10 +522,10 @@ async def test_a_check_that_breaks_is_made_again(tmp_path: Path, monkeypatch: py
 # --- the write-ahead log, and the end of the process ------------------------------------------------------
 
 
-async def test_the_write_ahead_log_is_short_again_after_a_long_read(
+async def test_the_write_ahead_log_is_truncated_after_a_long_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While somebody reads an old moment it grows; when the projector is idle after that it is cut."""
+    """A long read makes it grow; an idle projector truncates it."""
     monkeypatch.setattr(database, "WAL_KEPT_BYTES", 100_000)
     assert WAL_KEPT_BYTES <= 16 * 1_048_576
     path = tmp_path / "view.db"
@@ -546,7 +548,7 @@ async def test_the_write_ahead_log_is_short_again_after_a_long_read(
 
 
 def test_an_open_view_does_not_keep_the_interpreter_from_exiting(tmp_path: Path) -> None:
-    """A program that forgets to close its projector and its view ends all the same."""
+    """A program that does not close its projector and its view still exits."""
     program = f"""
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Lists: filters, orders, and cursors that survive what is written between two pages."""
+"""Lists: filters, orders, and cursors that are stable under concurrent writes."""
 
 import base64
 import contextlib
@@ -37,7 +37,7 @@ def file(tmp_path: Path) -> Iterator[ViewFile]:
 
 @pytest.fixture
 async def view(file: ViewFile) -> AsyncIterator[View]:
-    """A view on that file."""
+    """A view of that file."""
     async with await View.open(file.path, readers=1) as opened:
         yield opened
 
@@ -62,8 +62,8 @@ async def walked(view: View, **asked: Any) -> list[int]:
 # --- pages --------------------------------------------------------------------------------------------------
 
 
-async def test_a_page_tells_the_sequence_that_it_reflects(file: ViewFile, view: View) -> None:
-    """Jobs with their specs, in one snapshot with the checkpoint; also when there are none."""
+async def test_a_page_has_the_sequence_that_it_reflects(file: ViewFile, view: View) -> None:
+    """Jobs with their specs, in one snapshot with the checkpoint; also for an empty page."""
     file.checkpoint(4)
     page = await view.list()
     assert (page.jobs, page.next_cursor, page.sequence) == ((), None, 4)
@@ -77,7 +77,7 @@ async def test_a_page_tells_the_sequence_that_it_reflects(file: ViewFile, view: 
 
 
 async def test_the_last_page_has_no_cursor(file: ViewFile, view: View) -> None:
-    """A full page that is the last one says so."""
+    """Even if it is full."""
     for sequence in (1, 2, 3, 4):
         file.add(sequence)
     page = await view.list(ListQuery(limit=2))
@@ -92,7 +92,7 @@ async def test_the_last_page_has_no_cursor(file: ViewFile, view: View) -> None:
 async def test_pages_are_the_list_cut_in_pieces(
     file: ViewFile, view: View, order: Order, descending: bool, limit: int
 ) -> None:
-    """Every job once, in a total order, whatever the limit, also among equal times."""
+    """Every job once, in a total order, for every limit, also among equal times."""
     times = {1: (5, 9), 2: (5, 9), 3: (5, 7), 4: (4, 9), 5: (8, 8), 6: (5, 9)}
     for sequence, (created, modified) in times.items():
         file.add(sequence, created=created, modified=modified, state=STATES[sequence % 3], labels={"k": "v"})
@@ -103,7 +103,7 @@ async def test_pages_are_the_list_cut_in_pieces(
 
 
 async def test_in_order_of_creation_no_write_loses_or_repeats_a_job(file: ViewFile, view: View) -> None:
-    """Jobs that change, come and go between two pages shift nothing."""
+    """Jobs that change, appear and disappear between two pages shift nothing."""
     for sequence in range(1, 7):
         file.add(sequence)
     page = await view.list(ListQuery(limit=3))
@@ -119,7 +119,7 @@ async def test_in_order_of_creation_no_write_loses_or_repeats_a_job(file: ViewFi
 
 
 async def test_in_order_of_change_ascending_no_job_is_lost(file: ViewFile, view: View) -> None:
-    """A job that changes between two pages moves to the end: seen again, or seen later, never missed."""
+    """A job that changes between two pages moves to the end: returned again or later, never missed."""
     for sequence in range(1, 5):
         file.add(sequence)
     page = await view.list(ListQuery(order=MODIFIED, limit=2))
@@ -180,10 +180,8 @@ def _meets(asked: dict[str, Any], job: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("order", [CREATED, MODIFIED])
-async def test_filters_are_all_met_and_combine(
-    file: ViewFile, view: View, order: Order, descending: bool
-) -> None:
-    """Each filter, each pair, in each order, whatever drives: what a plain loop over all jobs would find."""
+async def test_filters_combine(file: ViewFile, view: View, order: Order, descending: bool) -> None:
+    """Each filter and each pair, in each order, with each driver: the same as a plain loop over all jobs."""
     jobs: dict[int, dict[str, Any]] = {}
     for sequence in range(1, 49):
         jobs[sequence] = {
@@ -205,8 +203,8 @@ async def test_filters_are_all_met_and_combine(
         assert await walked(view, order=order, descending=descending, limit=5, **asked) == expected, asked
 
 
-async def test_a_cursor_outside_a_new_range_begins_at_the_range(file: ViewFile, view: View) -> None:
-    """Filters may change between pages; the place stays what it was."""
+async def test_a_cursor_outside_a_new_range_starts_at_the_range(file: ViewFile, view: View) -> None:
+    """Filters may change between pages; the position does not."""
     for sequence in range(1, 7):
         file.add(sequence)
     up = encode_cursor(CREATED, Position(2, 2), descending=False)
@@ -232,13 +230,13 @@ async def test_a_cursor_outside_a_new_range_begins_at_the_range(file: ViewFile, 
     ],
 )
 def test_a_wrong_field_is_named(asked: dict[str, Any], named: str) -> None:
-    """The message begins with the field, and says what to do."""
+    """The message starts with the field, and has the remedy."""
     with pytest.raises(InvalidInput, match=f"^{named}"):
         ListQuery(**asked)
 
 
-async def test_the_edges_of_the_times_are_taken(file: ViewFile, view: View) -> None:
-    """All that 64 bits hold may be asked; an empty range is empty."""
+async def test_times_at_the_limits_of_64_bits_are_accepted(file: ViewFile, view: View) -> None:
+    """An empty range is empty."""
     file.add(1)
     assert await listed(view, created_from=-(2**63), created_to=2**63 - 1) == [1]
     assert await listed(view, modified_from=1, modified_to=1) == []
@@ -248,8 +246,8 @@ async def test_the_edges_of_the_times_are_taken(file: ViewFile, view: View) -> N
 
 
 @given(st.sampled_from(Order), st.integers(-(2**63), 2**63 - 1), st.integers(1, 2**63 - 1), st.booleans())
-def test_a_cursor_brings_its_place_back(order: Order, time: int, sequence: int, descending: bool) -> None:
-    """What is encoded is decoded; it needs no escaping in a URL, and stays far below the limit."""
+def test_a_cursor_round_trips(order: Order, time: int, sequence: int, descending: bool) -> None:
+    """It needs no escaping in a URL, and is far below the limit."""
     text = encode_cursor(order, Position(time, sequence), descending=descending)
     assert decode_cursor(text, order, descending=descending) == Position(time, sequence)
     assert text.replace("-", "").replace("_", "").isalnum()
@@ -292,7 +290,7 @@ def _packed(**changes: Any) -> str:
         base64.urlsafe_b64encode(b"[" * 600).decode(),
     ],
 )
-def test_a_cursor_that_is_not_ours_is_refused(text: str) -> None:
+def test_an_invalid_cursor_is_refused(text: str) -> None:
     """Garbage, wrong types, numbers beyond 64 bits and huge texts are all InvalidCursor."""
     assert decode_cursor(_packed(), CREATED, descending=False) == Position(1, 1)
     with pytest.raises(InvalidCursor, match="pass the cursor of the previous page"):
@@ -301,13 +299,13 @@ def test_a_cursor_that_is_not_ours_is_refused(text: str) -> None:
 
 @given(st.text(max_size=40) | st.binary(max_size=40).map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
 def test_no_text_breaks_the_decoder(text: str) -> None:
-    """It is a place or an InvalidCursor."""
+    """The result is a position or an InvalidCursor."""
     with contextlib.suppress(InvalidCursor):
         assert decode_cursor(text, CREATED, descending=False).created_sequence > 0
 
 
 def test_a_cursor_has_a_length_limit() -> None:
-    """At the limit a text is looked at, above it is not."""
+    """At the limit a text is decoded, above it is not."""
     for length, message in (
         (CURSOR_MAX_CHARACTERS, "invalid cursor"),
         (CURSOR_MAX_CHARACTERS + 1, "must have at most 1024 characters, got 1025"),

@@ -1,4 +1,4 @@
-"""What the view answers about one job and about itself. Lists have a file of their own."""
+"""Queries of the view about one job and about itself. Lists are in `test_view_lists.py`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -36,7 +36,7 @@ def file(tmp_path: Path) -> Iterator[ViewFile]:
 
 @pytest.fixture
 async def view(file: ViewFile) -> AsyncIterator[View]:
-    """A view on that file."""
+    """A view of that file."""
     async with await View.open(file.path, readers=2) as opened:
         yield opened
 
@@ -45,21 +45,21 @@ async def view(file: ViewFile) -> AsyncIterator[View]:
 
 
 async def test_a_view_without_a_file_is_missing(tmp_path: Path) -> None:
-    """Who reads first is told to start a projector."""
+    """The error says to start a projector."""
     with pytest.raises(ViewMissing, match="projector"):
         await View.open(tmp_path / "none.db")
 
 
 @pytest.mark.parametrize("sql", ["DROP TABLE labels", "DELETE FROM checkpoint", "DELETE FROM migrations"])
 async def test_a_view_that_no_projector_finished_is_missing(file: ViewFile, sql: str) -> None:
-    """A file without all tables and a checkpoint is no view yet."""
+    """A file without all tables and a checkpoint is not a view yet."""
     file.execute(sql)
     with pytest.raises(ViewMissing, match="projector"):
         await View.open(file.path)
 
 
 async def test_a_view_of_another_release_is_refused(file: ViewFile) -> None:
-    """A newer schema and an older one are told apart before a query fails on them."""
+    """A newer and an older schema have different errors, before any query fails."""
     file.execute("INSERT INTO migrations VALUES (9999, 'later')")
     with pytest.raises(ViewFromNewerRelease):
         await View.open(file.path)
@@ -71,14 +71,14 @@ async def test_a_view_of_another_release_is_refused(file: ViewFile) -> None:
 
 @pytest.mark.parametrize("readers", [0, READERS_MAX + 1])
 async def test_the_number_of_readers_is_bounded(file: ViewFile, readers: int) -> None:
-    """One to the limit; the limit itself works."""
+    """From one to the limit, inclusive."""
     with pytest.raises(InvalidInput, match="readers"):
         await View.open(file.path, readers=readers)
     await (await View.open(file.path, readers=READERS_MAX)).close()
 
 
-async def test_a_closed_view_says_so(file: ViewFile) -> None:
-    """Closing twice is harmless; asking afterwards is a ViewError."""
+async def test_reads_of_a_closed_view_are_refused(file: ViewFile) -> None:
+    """Closing twice is harmless; a read afterwards raises ViewError."""
     view = await View.open(file.path)
     await view.close()
     await view.close()
@@ -123,15 +123,15 @@ async def test_an_id_is_found_in_any_namespace_a_name_only_in_its_own(file: View
 
 
 async def test_a_name_is_case_sensitive_and_may_hold_anything(file: ViewFile, view: View) -> None:
-    """Names are compared as they are."""
+    """Names are compared exactly."""
     job_id = file.add(1, "My-job_1.2 %'\"ü")
     assert (await view.get("My-job_1.2 %'\"ü")).status.id == job_id
     with pytest.raises(JobNotFound):
         await view.get("my-job_1.2 %'\"ü")
 
 
-async def test_a_name_wins_over_the_id_of_another_job(file: ViewFile, view: View) -> None:
-    """A job named like another's id takes that reference in its own namespace, and nowhere else."""
+async def test_a_name_takes_precedence_over_the_id_of_another_job(file: ViewFile, view: View) -> None:
+    """Only in its own namespace."""
     other = file.add(1, "other")
     named = file.add(2, other)
     assert (await view.get(other)).status.id == named
@@ -140,7 +140,7 @@ async def test_a_name_wins_over_the_id_of_another_job(file: ViewFile, view: View
     assert (await view.get_by_name("default", other)).status.id == named
 
 
-async def test_a_nameless_job_is_found_by_its_id_as_name(file: ViewFile, view: View) -> None:
+async def test_an_unnamed_job_is_found_by_its_id_as_name(file: ViewFile, view: View) -> None:
     """Its id is its name, in its namespace."""
     file.add(1, job_id=NAMELESS, namespace="a")
     assert (await view.get(NAMELESS)).status.id == NAMELESS
@@ -150,7 +150,7 @@ async def test_a_nameless_job_is_found_by_its_id_as_name(file: ViewFile, view: V
 
 
 async def test_an_exact_id_is_never_a_prefix(file: ViewFile, view: View) -> None:
-    """An id that begins another one is found; a full id that no job has is not tried as a prefix."""
+    """An id that is a prefix of another one is found; a full id that no job has is not tried as a prefix."""
     file.add(1, job_id="j-abcdef")
     file.add(2, job_id="j-abcdef01")
     file.add(3, job_id=f"{NAMELESS}0")
@@ -159,10 +159,8 @@ async def test_an_exact_id_is_never_a_prefix(file: ViewFile, view: View) -> None
         await view.get(NAMELESS)
 
 
-async def test_a_job_that_the_asker_may_not_see_is_as_if_it_were_not_there(
-    file: ViewFile, view: View
-) -> None:
-    """By id, name and short id; and it does not make a short id ambiguous, nor show among the candidates."""
+async def test_a_job_of_an_invisible_namespace_is_not_found(file: ViewFile, view: View) -> None:
+    """By id, name and short id; it neither makes a short id ambiguous nor is it a candidate."""
     other = file.add(1, "secret", namespace="other")
     mine = file.add(2, job_id=f"{other[:8]}{'x' * 30}", namespace="mine")
     assert (await view.get(other[:8], visible=frozenset({"mine"}))).status.id == mine
@@ -175,7 +173,7 @@ async def test_a_job_that_the_asker_may_not_see_is_as_if_it_were_not_there(
 
 
 async def test_a_short_id_of_several_jobs_is_ambiguous(file: ViewFile, view: View) -> None:
-    """The error carries the first candidates, in order, up to the limit."""
+    """The error has the first candidates, in order, up to the limit."""
     ids = [file.add(number, job_id=f"j-aa{number:034}") for number in range(1, CANDIDATES_SHOWN + 2)]
     with pytest.raises(AmbiguousId, match="…") as caught:
         await view.get("j-aa")
@@ -189,8 +187,8 @@ async def test_a_short_id_of_several_jobs_is_ambiguous(file: ViewFile, view: Vie
 @pytest.mark.parametrize(
     "ref", ["", "j-", "J-ABC", "abc", "j-ab%", "j-ab_", "j-abé", "x\0y", "\ud800", "j-\0", "j" * 9999]
 )
-async def test_what_is_no_reference_is_not_found(file: ViewFile, view: View, ref: str) -> None:
-    """Too short, without `j-`, with wildcards or with text that no job can have: never an error of SQLite."""
+async def test_an_invalid_reference_is_not_found(file: ViewFile, view: View, ref: str) -> None:
+    """Too short, without `j-`, with wildcards or text that no job can have: never an error of SQLite."""
     file.add(1, job_id="j-abc")
     for asked in (view.get(ref), view.get_by_id(ref), view.get_by_name("default", ref), view.version(ref, 1)):
         with pytest.raises(JobNotFound):
@@ -205,8 +203,8 @@ async def test_a_short_id_needs_one_character_of_the_id(file: ViewFile, view: Vi
     assert (await view.get("j-a")).status.id == job_id
 
 
-async def test_a_status_survives_its_row(file: ViewFile, view: View) -> None:
-    """Message and details come back as they were; details are written in one order."""
+async def test_a_status_round_trips_through_its_row(file: ViewFile, view: View) -> None:
+    """Details are written in sorted order."""
     state = State(state_type=StateType.FAILED, message="böse", details={"b": "2", "a": "1\0"})
     job_id = file.add(5, state=state, modified=9)
     status = (await view.get(job_id)).status
@@ -221,7 +219,7 @@ async def test_a_status_survives_its_row(file: ViewFile, view: View) -> None:
 
 
 async def test_every_version_of_a_spec_is_kept(file: ViewFile, view: View) -> None:
-    """Each by its number, all in ascending order, page by page."""
+    """Each by its number, and all in ascending order, page by page."""
     job_id = file.add(1)
     for version in (2, 3):
         file.add_spec(1, version * 10, version)
@@ -233,8 +231,8 @@ async def test_every_version_of_a_spec_is_kept(file: ViewFile, view: View) -> No
 
 
 @pytest.mark.parametrize("version", [-1, 0, 2, 2**63 - 1, 2**63, 2**64 - 1])
-async def test_a_version_that_is_not_there_is_not_found(file: ViewFile, view: View, version: int) -> None:
-    """Whatever the number; and a job that is not there is another error."""
+async def test_a_missing_version_is_not_found(file: ViewFile, view: View, version: int) -> None:
+    """For any number; a missing job has another error."""
     job_id = file.add(1)
     with pytest.raises(VersionNotFound):
         await view.version(job_id, version)
@@ -245,8 +243,8 @@ async def test_a_version_that_is_not_there_is_not_found(file: ViewFile, view: Vi
 
 
 @pytest.mark.parametrize("limit", [0, LIST_MAX_LIMIT + 1])
-async def test_what_is_read_at_once_is_bounded(file: ViewFile, view: View, limit: int) -> None:
-    """Versions, anomalies and jobs take one to the limit; the limit itself works."""
+async def test_page_limits_are_bounded(file: ViewFile, view: View, limit: int) -> None:
+    """Versions, anomalies and jobs: from one to the limit, inclusive."""
     job_id = file.add(1)
     for asked in (view.versions(job_id, limit=limit), view.anomalies(limit=limit)):
         with pytest.raises(InvalidInput, match="limit"):
@@ -260,8 +258,8 @@ async def test_what_is_read_at_once_is_bounded(file: ViewFile, view: View, limit
 # --- the view itself ----------------------------------------------------------------------------------------
 
 
-async def test_the_checkpoint_and_the_anomalies_are_told(file: ViewFile, view: View) -> None:
-    """How far, of which log, and what made no sense, oldest first."""
+async def test_the_checkpoint_and_the_anomalies_are_readable(file: ViewFile, view: View) -> None:
+    """The position, the log, and the anomalies, oldest first."""
     file.execute("UPDATE checkpoint SET sequence = 9, anomalies = 2")
     file.execute("INSERT INTO anomalies VALUES (8, 'j-b', 'two'), (3, 'j-a', 'one')")
     checkpoint = await view.checkpoint()
@@ -280,8 +278,8 @@ async def test_waiting_ends_when_another_connection_gets_there(file: ViewFile, v
     await view.wait_for(5, timeout_seconds=0)
 
 
-async def test_waiting_in_vain_tells_what_was_reached(file: ViewFile, view: View) -> None:
-    """A timeout names the sequence that was wanted and the one that the view is at."""
+async def test_a_wait_times_out_with_the_sequence_reached(file: ViewFile, view: View) -> None:
+    """The error has the requested sequence and the current one."""
     file.checkpoint(3)
     for timeout in (0, 0.02):
         with pytest.raises(WaitTimeout, match=r"is at 3 .* reach 4 "):
@@ -309,10 +307,10 @@ async def test_a_wait_is_bounded(view: View) -> None:
         "UPDATE checkpoint SET sequence = 77",
     ],
 )
-async def test_the_digest_tells_one_changed_cell(
+async def test_the_digest_detects_one_changed_cell(
     file: ViewFile, view: View, sql: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is the same however the rows are chunked, and another one as soon as anything differs."""
+    """It does not depend on how the rows are chunked."""
     for sequence in range(1, 6):
         file.add(sequence, labels={"k": "v", "l": "w"} if sequence < 4 else {})
     before = await view.digest()
@@ -326,8 +324,8 @@ async def test_the_digest_tells_one_changed_cell(
     assert await view.digest() != before
 
 
-async def test_counts_name_every_state(file: ViewFile, view: View) -> None:
-    """All six states, zeros included, of one namespace or of all."""
+async def test_counts_have_every_state(file: ViewFile, view: View) -> None:
+    """All six states, including zeros, of one namespace or of all."""
     file.add(1, state=StateType.RUNNING)
     file.add(2, state=StateType.RUNNING, namespace="a")
     file.add(3, state=StateType.FAILED, namespace="a")

@@ -1,4 +1,4 @@
-"""As of a point: whatever the history, the answer is the fold of the prefix, and nothing else."""
+"""As of a point: whatever the history, the answer is the fold of the prefix."""
 
 import itertools
 import random
@@ -32,7 +32,7 @@ SECOND = 1_000_000_000
 
 
 class History:
-    """A log with its live view, and the copies of it."""
+    """A log with its live view and its snapshots."""
 
     def __init__(self, log: MemoryLog, view: View, asof: AsOf, records: list[Record]) -> None:
         self.log = log
@@ -42,7 +42,7 @@ class History:
 
 
 async def log_of(drafts: list[PendingEvent]) -> MemoryLog:
-    """A log of these, a second between two."""
+    """A log of these drafts, one second apart."""
     ticks = itertools.count(SECOND, SECOND)
     log = MemoryLog(clock=lambda: next(ticks))
     await append_all(log, drafts)
@@ -51,7 +51,7 @@ async def log_of(drafts: list[PendingEvent]) -> MemoryLog:
 
 @asynccontextmanager
 async def history(drafts: list[PendingEvent], **bounds: int) -> AsyncIterator[History]:
-    """All of it in a directory that is gone afterwards."""
+    """A history in a temporary directory."""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         log = await log_of(drafts)
@@ -64,7 +64,7 @@ async def history(drafts: list[PendingEvent], **bounds: int) -> AsyncIterator[Hi
 
 @asynccontextmanager
 async def prefix_view(drafts: list[PendingEvent]) -> AsyncIterator[View]:
-    """The view that a projector makes of these alone."""
+    """The view of these records alone."""
     with tempfile.TemporaryDirectory() as name:
         log = await log_of(drafts)
         async with Projector(log, Path(name) / "view.db") as projector:
@@ -126,9 +126,9 @@ near = patch.multiple(snapshots, ASOF_NEAR_MAX_EVENTS=8, ASOF_NEAR_EVENTS=5)
 async def test_lists_as_of_a_point_are_those_of_the_prefix(
     number: int, jobs: int, events: int, reads: int, data: st.DataObject
 ) -> None:
-    """For any history, any points in any order, any filters and orders: page by page, spec by spec.
+    """For any history, points in any order, filters and orders: page by page, spec by spec.
 
-    However a copy is made: from the live view or another copy, job by job or by folding on.
+    However a snapshot is built: from the live view or another snapshot, per job or by folding the log.
     """
     drafts = random_drafts(random.Random(number), jobs, events)
     with small, near, patch.object(seed, "ASOF_EVENTS_PER_JOB_READ", reads):
@@ -150,7 +150,7 @@ async def test_lists_as_of_a_point_are_those_of_the_prefix(
 async def test_a_job_as_of_a_point_is_that_of_the_prefix(
     number: int, jobs: int, events: int, data: st.DataObject
 ) -> None:
-    """Status, spec and all; a job that did not exist yet is not found; each revision leads to its event."""
+    """Status, spec and all; a job that does not exist yet is not found; each revision leads to its event."""
     drafts = random_drafts(random.Random(number), jobs, events)
     async with history(drafts) as made:
         point = data.draw(st.integers(0, events))
@@ -174,16 +174,16 @@ async def test_a_job_as_of_a_point_is_that_of_the_prefix(
                     await sequence_of_revision(made.log, present.status, present.status.revision + 1)
 
 
-async def test_before_the_first_event_there_was_nothing() -> None:
-    """The sequence 0 is a point, too: an empty list, and no copy is made for it."""
+async def test_a_list_as_of_sequence_0_is_empty() -> None:
+    """No snapshot is built for it."""
     async with history(random_drafts(random.Random(1), 2, 5)) as made:
         page = await made.asof.list(ListQuery(), 0)
         assert (page.jobs, page.next_cursor, page.sequence) == ((), None, 0)
         assert made.asof.snapshots.sequences == ()
 
 
-async def test_the_present_needs_no_copy() -> None:
-    """As of the last event while nothing else happens, the live view answers."""
+async def test_a_list_as_of_the_last_event_needs_no_snapshot() -> None:
+    """While nothing is appended, the live view answers."""
     drafts = random_drafts(random.Random(1), 4, 30)
     async with history(drafts) as made:
         assert await made.asof.list(ListQuery(), 30) == await made.view.list(ListQuery())
@@ -191,7 +191,7 @@ async def test_the_present_needs_no_copy() -> None:
 
 
 async def test_a_list_as_of_a_point_pages_on_while_events_arrive() -> None:
-    """Neither loss nor repeat nor anything newer, also when the copy is dropped between two pages."""
+    """No loss, no repeat and nothing newer, even if the snapshot is evicted between two pages."""
     drafts = random_drafts(random.Random(7), 12, 90)
     async with history(drafts[:60], max_copies=1) as made:
         async with prefix_view(drafts[:50]) as view:
@@ -201,7 +201,7 @@ async def test_a_list_as_of_a_point_pages_on_while_events_arrive() -> None:
         async def page_of(query: ListQuery):  # type: ignore[no-untyped-def]
             page = await made.asof.list(query, 50)
             await append_all(made.log, drafts[(at := next(more)) : at + 1])
-            await made.asof.list(ListQuery(), at - 30)  # drops the copy as of 50
+            await made.asof.list(ListQuery(), at - 30)  # evicts the snapshot as of 50
             assert made.asof.snapshots.sequences == (at - 30,)
             return page
 

@@ -1,4 +1,4 @@
-"""What changed between two points: exactly the jobs that did, each as its events tell."""
+"""Changes between two points: exactly the jobs that changed, each with its events."""
 
 import random
 from typing import Any
@@ -20,7 +20,7 @@ from tests.projections.as_of.test_as_of import History, history
 from tests.support.histories import append_all, random_drafts
 
 
-class Life:
+class JobHistory:
     """A job after each of its events."""
 
     def __init__(self) -> None:
@@ -31,12 +31,12 @@ class Life:
         return next((job for sequence, job in reversed(self.moments) if sequence <= point), None)
 
 
-def lives_of(made: History) -> list[Life]:
-    """All jobs, in the order of their creation, folded record by record."""
-    lives: dict[str, Life] = {}
+def histories_of(made: History) -> list[JobHistory]:
+    """All jobs in order of creation, folded record by record."""
+    lives: dict[str, JobHistory] = {}
     folded: dict[str, Job | None] = {}
     for record in made.records:
-        life = lives.setdefault(record.subject, Life())
+        life = lives.setdefault(record.subject, JobHistory())
         after = folded[record.subject] = fold_job_on(folded.get(record.subject), read_record(record))
         if after is not None and not after.status.is_lost and after.status.sequence == record.sequence:
             life.moments.append((record.sequence, after))
@@ -45,7 +45,7 @@ def lives_of(made: History) -> list[Life]:
 
 
 def _shown(job: Job | None) -> Job | None:
-    """Without the count of foreign records on the job's subject, which is no change of the job."""
+    """Without the count of foreign records on the job's subject, which is no visible change."""
     return job and msgspec.structs.replace(job, status=msgspec.structs.replace(job.status, passed=0))
 
 
@@ -75,17 +75,17 @@ async def pages(made: History, asked: ChangesQuery) -> list[JobChange]:
     ),
     data=st.data(),
 )
-async def test_what_changed_is_what_the_two_prefixes_differ_in(
+async def test_changes_are_the_differences_of_the_two_prefixes(
     sizes: tuple[int, int, int], selector: str, bounds: dict[str, Any], data: st.DataObject
 ) -> None:
-    """For any history and any two points, by the live view or by a copy, on pages of any size."""
+    """For any history and any two points, from the live view or a snapshot, with pages of any size."""
     number, jobs, events = sizes
     drafts = random_drafts(random.Random(number), jobs, events)
     with patch.multiple(changes, **bounds):
         async with history(drafts) as made:
             first, second = sorted(data.draw(st.tuples(st.integers(0, events), st.integers(0, events))))
             wanted = []
-            for life in lives_of(made):
+            for life in histories_of(made):
                 before, after = life.at(first), life.at(second)
                 between = [job for sequence, job in life.moments if first < sequence <= second]
                 if after is not None and between:
@@ -127,7 +127,7 @@ def _meets(job: Job, selector: str) -> bool:
 
 
 async def test_changes_page_on_while_events_arrive() -> None:
-    """What comes after the second point changes no page, and no job is lost or told twice."""
+    """Events after the second point change no page; no job is lost or repeated."""
     drafts = random_drafts(random.Random(11), 12, 90)
     async with history(drafts[:50]) as made:
         asked = ChangesQuery(first=10, second=50, limit=2)
@@ -145,11 +145,11 @@ async def test_changes_page_on_while_events_arrive() -> None:
         assert len(wanted) > 3
 
 
-async def test_a_job_with_many_events_is_told_in_part() -> None:
-    """At the bound all events are told; one more is counted only."""
+async def test_events_of_a_job_beyond_the_limit_are_only_counted() -> None:
+    """At the limit all events are shown."""
     async with history(random_drafts(random.Random(2), 1, 40)) as made:
         [job] = (await made.view.list(ListQuery())).jobs
-        [life] = lives_of(made)
+        [life] = histories_of(made)
         events = len(life.moments)
         assert events > 5
         for most in (events, events - 1):
@@ -159,8 +159,8 @@ async def test_a_job_with_many_events_is_told_in_part() -> None:
             assert (len(change.items), change.events) == (most, events)
 
 
-async def test_only_the_namespaces_that_are_asked_for() -> None:
-    """Others are as if they were not there."""
+async def test_changes_are_restricted_to_the_requested_namespaces() -> None:
+    """Jobs of others are not shown."""
     async with history(random_drafts(random.Random(2), 3, 20)) as made:
         for namespaces, some in ((None, True), ({"default"}, True), ({"other"}, False), (set(), False)):
             asked = ChangesQuery(first=0, second=20, limit=9, namespaces=namespaces)

@@ -1,4 +1,4 @@
-"""Copies as of a point: built once, kept within bounds, given up when they no longer hold."""
+"""Snapshots as of a point: built once, kept within limits, deleted when they are no longer valid."""
 
 import asyncio
 import random
@@ -33,7 +33,7 @@ async def log() -> MemoryLog:
 
 @pytest.fixture
 async def view(log: MemoryLog, tmp_path: Path) -> AsyncIterator[View]:
-    """Its live view, with a projector that runs."""
+    """The live view of the log, with a running projector."""
     async with Projector(log, tmp_path / "view.db") as projector:
         await projector.wait_for(EVENTS, WAIT_SECONDS)
         async with await View.open(tmp_path / "view.db", readers=1) as opened:
@@ -41,8 +41,8 @@ async def view(log: MemoryLog, tmp_path: Path) -> AsyncIterator[View]:
 
 
 @pytest.fixture
-async def open_copies(log: MemoryLog, view: View, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Opens copies in one directory, one after the other; the last ones are closed at the end."""
+async def open_snapshots(log: MemoryLog, view: View, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Opens caches in one directory, one after the other; the last one is closed at the end."""
     opened: list[SnapshotCache] = []
 
     async def open_them(max_copies: int = 99, max_bytes: int = ANY_SIZE) -> SnapshotCache:
@@ -59,78 +59,78 @@ async def open_copies(log: MemoryLog, view: View, tmp_path: Path) -> AsyncIterat
 
 
 async def use(made: SnapshotCache, sequence: int, client: str = "") -> int:
-    """Look at the view as of a sequence; how many jobs there were."""
+    """Open the view as of a sequence; returns its number of jobs."""
     async with made.at(sequence, client) as view:
         return len((await view.list(ListQuery(limit=100))).jobs)
 
 
 def files(made: SnapshotCache) -> set[str]:
-    """What is in the directory."""
+    """The files in the directory."""
     return {path.name for path in made._directory.iterdir()}
 
 
-class Gate:
-    """Builds that wait until they may go on; they run in threads, and its parts belong to the test's loop."""
+class BuildGate:
+    """Builds that wait for permission; they run in threads, and its parts belong to the test's loop."""
 
     def __init__(self) -> None:
         self.threads: set[int] = set()
         self._home = asyncio.get_running_loop()
-        self.begun = asyncio.Semaphore(0)
+        self.started = asyncio.Semaphore(0)
         self.open = asyncio.Event()
 
     async def build(self, *arguments: Any) -> None:
-        """In the place of `build_snapshot`."""
+        """Replaces `build_snapshot`."""
         self.threads.add(threading.get_ident())
-        self._home.call_soon_threadsafe(self.begun.release)
+        self._home.call_soon_threadsafe(self.started.release)
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.open.wait(), self._home))
         await build_snapshot(*arguments)
 
 
-async def test_one_point_is_built_once_however_many_ask(open_copies: Callable[..., Any]) -> None:
-    """Those who come meanwhile wait for the same copy; those who come later find it."""
-    made = await open_copies()
+async def test_a_point_is_built_once_for_all_requests(open_snapshots: Callable[..., Any]) -> None:
+    """Concurrent requests wait for the same snapshot; later ones find it."""
+    made = await open_snapshots()
     counts = await asyncio.gather(*(use(made, 30) for _ in range(20)))
     assert len(set(counts)) == 1
     await use(made, 30)
     assert (made.built, made.sequences) == (1, (30,))
 
 
-async def test_more_points_than_may_wait_are_refused(open_copies: Callable[..., Any]) -> None:
-    """One builds, others wait up to a named number, and one more is told when to come back."""
-    made, gate = await open_copies(), Gate()
+async def test_more_points_than_may_wait_are_refused(open_snapshots: Callable[..., Any]) -> None:
+    """One is built, others wait up to a limit, and one more is refused with a retry delay."""
+    made, gate = await open_snapshots(), BuildGate()
     with patch.object(snapshots, "build_snapshot", gate.build):
         async with asyncio.TaskGroup() as group:
             for number in range(ASOF_BUILDS_MAX):
                 group.create_task(use(made, 10 + number))
-            await gate.begun.acquire()
+            await gate.started.acquire()
             with pytest.raises(AsOfBusy, match="4 other points") as busy:
                 await use(made, 50)
             assert busy.value.retry_after_seconds == ASOF_RETRY_SECONDS
-            assert gate.begun.locked()  # one at a time
+            assert gate.started.locked()  # one at a time
             gate.open.set()
     assert await use(made, 50) > 0
 
 
-async def test_one_clients_builds_delay_no_other_client(open_copies: Callable[..., Any]) -> None:
-    """A client has one build under way and may queue a few; another client's begins beside it."""
-    made, gate = await open_copies(), Gate()
+async def test_one_clients_builds_delay_no_other_client(open_snapshots: Callable[..., Any]) -> None:
+    """A client has one running build and may queue a few; another client's build runs concurrently."""
+    made, gate = await open_snapshots(), BuildGate()
     with patch.object(snapshots, "build_snapshot", gate.build):
         async with asyncio.TaskGroup() as group:
             for number in range(ASOF_BUILDS_MAX):
                 group.create_task(use(made, 10 + number, "greedy"))
-            await gate.begun.acquire()
+            await gate.started.acquire()
             with pytest.raises(AsOfBusy, match="4 other points"):
                 await use(made, 50, "greedy")
             group.create_task(use(made, 40, "modest"))
             async with asyncio.timeout(WAIT_SECONDS):
-                await gate.begun.acquire()  # the other client's, while four of the first one wait
-            assert gate.begun.locked()
+                await gate.started.acquire()  # the other client's, while four of the first one wait
+            assert gate.started.locked()
             gate.open.set()
 
 
-async def test_a_copy_is_made_in_a_thread_of_its_own(open_copies: Callable[..., Any]) -> None:
-    """Folding a long log would otherwise hold up the loop that serves requests."""
-    made, gate = await open_copies(), Gate()
+async def test_a_snapshot_is_built_in_a_separate_thread(open_snapshots: Callable[..., Any]) -> None:
+    """Folding a long log would otherwise block the loop that serves requests."""
+    made, gate = await open_snapshots(), BuildGate()
     gate.open.set()
     with patch.object(snapshots, "build_snapshot", gate.build):
         await use(made, 30)
@@ -138,20 +138,22 @@ async def test_a_copy_is_made_in_a_thread_of_its_own(open_copies: Callable[..., 
     assert threading.get_ident() not in gate.threads
 
 
-async def test_the_copies_of_the_client_with_the_most_are_dropped_first(
-    open_copies: Callable[..., Any],
+async def test_snapshots_of_the_client_with_the_most_are_evicted_first(
+    open_snapshots: Callable[..., Any],
 ) -> None:
-    """Looking at many points pushes out the own copies, not those of others."""
-    made = await open_copies(max_copies=3)
+    """A client that requests many points evicts its own snapshots, not those of others."""
+    made = await open_snapshots(max_copies=3)
     await use(made, 5, "modest")
     for point in (10, 20, 30, 40):
         await use(made, point, "greedy")
     assert made.sequences == (5, 30, 40)
 
 
-async def test_who_waits_too_long_is_told_and_the_build_goes_on(open_copies: Callable[..., Any]) -> None:
-    """The next one who asks finds what was built."""
-    made, gate = await open_copies(), Gate()
+async def test_a_request_that_waits_too_long_is_refused_and_the_build_continues(
+    open_snapshots: Callable[..., Any],
+) -> None:
+    """The next request finds the result."""
+    made, gate = await open_snapshots(), BuildGate()
     with (
         patch.object(snapshots, "build_snapshot", gate.build),
         patch.object(snapshots, "ASOF_WAIT_SECONDS", 0.01),
@@ -163,9 +165,11 @@ async def test_who_waits_too_long_is_told_and_the_build_goes_on(open_copies: Cal
     assert made.built == 1
 
 
-async def test_the_least_used_go_when_there_are_too_many(open_copies: Callable[..., Any]) -> None:
-    """At the bound all stay; one more takes the place of the one that was used longest ago."""
-    made = await open_copies(max_copies=3)
+async def test_the_least_recently_used_snapshot_is_evicted_beyond_the_number(
+    open_snapshots: Callable[..., Any],
+) -> None:
+    """At the limit all are kept; one more replaces the least recently used one."""
+    made = await open_snapshots(max_copies=3)
     for point in (10, 20, 30):
         await use(made, point)
     assert made.sequences == (10, 20, 30)
@@ -175,24 +179,26 @@ async def test_the_least_used_go_when_there_are_too_many(open_copies: Callable[.
     assert len(files(made)) == 3
 
 
-async def test_the_least_used_go_when_they_take_too_much(open_copies: Callable[..., Any]) -> None:
-    """At exactly so many bytes all stay, with one byte less one goes; the last one always stays."""
-    made = await open_copies()
+async def test_the_least_recently_used_snapshot_is_evicted_beyond_the_bytes(
+    open_snapshots: Callable[..., Any],
+) -> None:
+    """At exactly the limit all are kept, one byte less evicts one; the last used one is always kept."""
+    made = await open_snapshots()
     for point in (20, 20 + 1):
         await use(made, point)
     size = made.size_bytes
-    assert (await open_copies(max_bytes=size)).sequences == (20, 21)
-    smaller = await open_copies(max_bytes=size - 1)
+    assert (await open_snapshots(max_bytes=size)).sequences == (20, 21)
+    smaller = await open_snapshots(max_bytes=size - 1)
     assert smaller.sequences == (21,)
-    smallest = await open_copies(max_bytes=0)
+    smallest = await open_snapshots(max_bytes=0)
     await use(smallest, 40)
     assert smallest.sequences == (40,)
     assert len(files(smallest)) == 1
 
 
-async def test_what_is_in_use_stays(open_copies: Callable[..., Any]) -> None:
-    """A reader's copy is dropped when the reader is done, not before."""
-    made = await open_copies(max_copies=1)
+async def test_a_snapshot_in_use_is_not_evicted(open_snapshots: Callable[..., Any]) -> None:
+    """It is evicted when its reader is done, not before."""
+    made = await open_snapshots(max_copies=1)
     async with made.at(20) as view:
         await use(made, 40)
         assert set(made.sequences) == {20, 40}
@@ -200,50 +206,52 @@ async def test_what_is_in_use_stays(open_copies: Callable[..., Any]) -> None:
     assert made.sequences == (40,)
 
 
-async def test_an_earlier_run_is_taken_up(open_copies: Callable[..., Any]) -> None:
-    """After a restart the copies are there; what was not finished, or was of something else, is removed."""
-    made = await open_copies()
+async def test_snapshots_survive_a_restart(open_snapshots: Callable[..., Any]) -> None:
+    """Unfinished files and files of something else are deleted."""
+    made = await open_snapshots()
     await use(made, 20)
     directory = made._directory
     for name in ("building-30.sqlite", "building-30.sqlite-journal", "0123456789abcdef-25.sqlite"):
         (directory / name).write_bytes(b"half")
-    again = await open_copies()
+    again = await open_snapshots()
     assert (again.sequences, len(files(again))) == ((20,), 1)
     await use(again, 20)
     assert again.built == 0
 
 
-async def test_another_log_needs_other_copies(
-    open_copies: Callable[..., Any], tmp_path: Path, view: View
+async def test_another_log_needs_other_snapshots(
+    open_snapshots: Callable[..., Any], tmp_path: Path, view: View
 ) -> None:
-    """The same sequence of a stream that was made again is another point."""
-    await use(await open_copies(), 20)
+    """The same sequence of a stream that was recreated is another point."""
+    await use(await open_snapshots(), 20)
     other = await SnapshotCache.open(MemoryLog(), view, tmp_path / "asof", max_copies=9, max_bytes=ANY_SIZE)
     assert other.sequences == ()
     assert files(other) == set()
 
 
 @pytest.mark.parametrize("what", ["PROJECTION_VERSION", "_BOOT_ID"])
-async def test_another_boot_or_meaning_of_rows_needs_other_copies(
-    open_copies: Callable[..., Any], tmp_path: Path, what: str
+async def test_another_boot_or_projection_version_needs_other_snapshots(
+    open_snapshots: Callable[..., Any], tmp_path: Path, what: str
 ) -> None:
-    """A power cut may have torn what was not synced, and another release folds other rows."""
-    await use(await open_copies(), 20)
+    """A power failure may have corrupted unsynced files, and another release folds other rows."""
+    await use(await open_snapshots(), 20)
     boot = tmp_path / "boot_id"
     boot.write_text("another boot")
     with patch.object(snapshots, what, {"PROJECTION_VERSION": 10_000, "_BOOT_ID": boot}[what]):
-        assert files(await open_copies()) == set()
+        assert files(await open_snapshots()) == set()
 
 
-async def test_a_point_in_a_new_region_makes_those_before_it_near(open_copies: Callable[..., Any]) -> None:
-    """A copy is left so many events before it, and a point between the two is folded from there."""
+async def test_a_distant_point_also_leaves_a_snapshot_before_it(open_snapshots: Callable[..., Any]) -> None:
+    """A point between the two is folded from there."""
     asked: list[tuple[int, int]] = []
 
-    async def noted(path: Path, up_to: int, of: build.BuildInputs, tell: Callable[[int], None]) -> None:
+    async def noted(
+        path: Path, up_to: int, of: build.BuildInputs, on_progress: Callable[[int], None]
+    ) -> None:
         asked.append((of.base_sequence, up_to))
-        await build_snapshot(path, up_to, of, tell)
+        await build_snapshot(path, up_to, of, on_progress)
 
-    made = await open_copies()
+    made = await open_snapshots()
     with (
         patch.multiple(snapshots, ASOF_NEAR_EVENTS=10, ASOF_NEAR_MAX_EVENTS=15, build_snapshot=noted),
         patch.object(build, "ASOF_NEAR_MAX_EVENTS", 15),
@@ -253,9 +261,9 @@ async def test_a_point_in_a_new_region_makes_those_before_it_near(open_copies: C
     assert asked == [(0, 30), (30, 40), (30, 35), (40, 48), (48, 60)]
 
 
-async def test_a_build_that_fails_leaves_nothing(open_copies: Callable[..., Any]) -> None:
-    """Who asked is told, no file stays, and asking again builds it."""
-    made = await open_copies()
+async def test_a_failed_build_leaves_no_file(open_snapshots: Callable[..., Any]) -> None:
+    """The request gets the error, and the next one builds again."""
+    made = await open_snapshots()
 
     async def fail(path: Path, *_: Any) -> None:
         path.write_bytes(b"half")
@@ -271,13 +279,13 @@ async def test_a_build_that_fails_leaves_nothing(open_copies: Callable[..., Any]
 
 
 @pytest.mark.parametrize("damage", [None, b"garbage", b""])
-async def test_a_file_that_was_removed_or_damaged_is_made_again(
-    open_copies: Callable[..., Any], damage: bytes | None
+async def test_a_removed_or_damaged_snapshot_is_rebuilt(
+    open_snapshots: Callable[..., Any], damage: bytes | None
 ) -> None:
-    """At the latest for the second who asks."""
-    made = await open_copies()
+    """At the latest for the second request."""
+    made = await open_snapshots()
     count = await use(made, 20)
-    made = await open_copies()
+    made = await open_snapshots()
     [path] = made._directory.iterdir()
     if damage is None:
         path.unlink()
@@ -288,23 +296,23 @@ async def test_a_file_that_was_removed_or_damaged_is_made_again(
     assert await use(made, 20) == count
 
 
-async def test_the_end_stops_what_is_being_built(open_copies: Callable[..., Any]) -> None:
+async def test_closing_cancels_builds(open_snapshots: Callable[..., Any]) -> None:
     """Closing does not wait for a long build, and leaves no file of it."""
-    made, gate = await open_copies(), Gate()
+    made, gate = await open_snapshots(), BuildGate()
     with patch.object(snapshots, "build_snapshot", gate.build):
         waiting = asyncio.create_task(use(made, 30))
-        await gate.begun.acquire()
+        await gate.started.acquire()
         await made.close()
         with pytest.raises(ViewError, match="closed"):
             await waiting
     assert files(made) == set()
 
 
-async def test_the_live_view_goes_on_while_a_copy_is_made(
-    open_copies: Callable[..., Any], log: MemoryLog, view: View
+async def test_a_build_does_not_block_the_live_view(
+    open_snapshots: Callable[..., Any], log: MemoryLog, view: View
 ) -> None:
-    """Making a copy reads the live view and never locks it: its projector writes meanwhile."""
-    made = await open_copies()
+    """A build reads the live view and never locks it: its projector writes meanwhile."""
+    made = await open_snapshots()
     more = random_drafts(random.Random(4), 9, EVENTS + 20)[EVENTS:]
     async with asyncio.TaskGroup() as group:
         for point in range(5, 45, 5):
@@ -315,7 +323,7 @@ async def test_the_live_view_goes_on_while_a_copy_is_made(
 
 
 async def use_all(made: SnapshotCache, point: int) -> None:
-    """Ask until there is room."""
+    """Request until there is capacity."""
     while True:
         try:
             await use(made, point)

@@ -1,4 +1,4 @@
-"""The tree is the one of RFC 6962 and RFC 9162: public vectors, and the RFC's own definition."""
+"""The tree is that of RFC 6962 and RFC 9162: public vectors, and the RFC's definition."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -98,7 +98,7 @@ def test_the_roots_are_those_of_the_public_vectors() -> None:
 def test_the_inclusion_proofs_are_those_of_the_public_vectors(
     index: int, size: int, proof: list[str]
 ) -> None:
-    """The published proofs are made, hash for hash, and hold."""
+    """The published proofs are built, hash for hash, and verify."""
     assert hexed(inclusion(LEAVES[:size], index)) == proof
     verify_inclusion(
         LEAVES[index], index, size, [bytes.fromhex(each) for each in proof], bytes.fromhex(ROOTS[size])
@@ -107,7 +107,7 @@ def test_the_inclusion_proofs_are_those_of_the_public_vectors(
 
 @pytest.mark.parametrize(("old", "new", "proof"), CONSISTENCIES)
 def test_the_consistency_proofs_are_those_of_the_public_vectors(old: int, new: int, proof: list[str]) -> None:
-    """The published proofs are made, hash for hash, and hold."""
+    """The published proofs are built, hash for hash, and verify."""
     assert hexed(consistency(LEAVES[:new], old)) == proof
     verify_consistency(
         old,
@@ -119,7 +119,7 @@ def test_the_consistency_proofs_are_those_of_the_public_vectors(old: int, new: i
 
 
 def test_every_leaf_of_every_small_tree_is_provable() -> None:
-    """For each size to 40 and each leaf, the proof that the path plans holds, and for no other leaf."""
+    """For each size to 40 and each leaf, the proof verifies, and for no other leaf."""
     for size in range(1, 41):
         leaves = numbered(size)
         root = mth(leaves)
@@ -130,8 +130,8 @@ def test_every_leaf_of_every_small_tree_is_provable() -> None:
                 verify_inclusion(leaves[index - 1] if size > 1 else b"x" * 32, index, size, proof, root)
 
 
-def test_every_small_tree_is_the_beginning_of_every_larger_one() -> None:
-    """For each two sizes to 40 the consistency proof holds; with another old root it does not."""
+def test_every_small_tree_is_a_prefix_of_every_larger_one() -> None:
+    """For each two sizes to 40 the consistency proof verifies; with another old root it does not."""
     leaves = numbered(40)
     for new in range(41):
         for old in range(new + 1):
@@ -142,8 +142,8 @@ def test_every_small_tree_is_the_beginning_of_every_larger_one() -> None:
 
 
 @pytest.mark.parametrize(("index", "size", "proof"), INCLUSIONS)
-def test_a_spoilt_inclusion_proof_shows_nothing(index: int, size: int, proof: list[str]) -> None:
-    """Another place, size, leaf, root, a hash too many or too few, a flipped bit: each is refused."""
+def test_a_wrong_inclusion_proof_is_rejected(index: int, size: int, proof: list[str]) -> None:
+    """Another index, size, leaf or root, a hash too many or too few, a flipped bit."""
     leaf, root = LEAVES[index], bytes.fromhex(ROOTS[size])
     good = [bytes.fromhex(each) for each in proof]
     other = bytes.fromhex("abacaba000000000000000000000000000000000000000000060061e00123456")
@@ -172,8 +172,8 @@ def test_a_spoilt_inclusion_proof_shows_nothing(index: int, size: int, proof: li
 
 
 @pytest.mark.parametrize(("old", "new", "proof"), CONSISTENCIES[1:])
-def test_a_spoilt_consistency_proof_shows_nothing(old: int, new: int, proof: list[str]) -> None:
-    """Other sizes, other roots, swapped ones, a hash too many or too few, a flipped bit: each is refused."""
+def test_a_wrong_consistency_proof_is_rejected(old: int, new: int, proof: list[str]) -> None:
+    """Other sizes, other roots, swapped ones, a hash too many or too few, a flipped bit."""
     first, second = bytes.fromhex(ROOTS[old]), bytes.fromhex(ROOTS[new])
     good = [bytes.fromhex(each) for each in proof]
     spoilt: list[tuple[int, bytes, int, bytes, list[bytes]]] = [
@@ -216,16 +216,16 @@ def test_a_spoilt_consistency_proof_shows_nothing(old: int, new: int, proof: lis
         (-1, 2, LEAVES[0], LEAVES[1], []),
     ],
 )
-def test_odd_sizes_of_a_consistency_proof_show_nothing(
+def test_a_consistency_proof_with_inconsistent_sizes_is_rejected(
     old: int, new: int, first: bytes, second: bytes, proof: list[bytes]
 ) -> None:
-    """Equal sizes with unlike roots, a tree that shrinks, a proof where none is needed: refused."""
+    """Equal sizes with different roots, a tree that shrinks, a proof where none is needed."""
     with pytest.raises(ProofError):
         verify_consistency(old, first, new, second, proof)
 
 
 def test_a_record_is_encoded_as_documented() -> None:
-    """Sequence and time, the subject behind its length, the payload; a 0x00 byte makes a leaf of it."""
+    """Sequence and time, the subject after its length, the payload; a 0x00 byte marks a leaf."""
     record = Record(7, 1_760_000_000_000_000_001, "jobs.default.03.j-1", b'{"a":1}')
     encoded = bytes.fromhex("0000000000000007186cc6acd4b000010013") + b"jobs.default.03.j-1" + b'{"a":1}'
     assert record_bytes(record) == encoded
@@ -242,9 +242,9 @@ def test_a_record_is_encoded_as_documented() -> None:
     )
 )
 def test_different_records_have_different_bytes(records: list[Record]) -> None:
-    """Nothing of one field can pass for a part of another."""
-    told = {(each.sequence, each.time, each.subject, each.payload) for each in records}
-    assert len({record_bytes(each) for each in records}) == len(told)
+    """No part of one field can be taken for part of another."""
+    distinct = {(each.sequence, each.time, each.subject, each.payload) for each in records}
+    assert len({record_bytes(each) for each in records}) == len(distinct)
 
 
 @pytest.mark.parametrize(
@@ -258,21 +258,21 @@ def test_different_records_have_different_bytes(records: list[Record]) -> None:
     ],
 )
 def test_a_record_that_no_log_can_hold_has_no_leaf(record: Record) -> None:
-    """Numbers beyond 8 bytes, a subject beyond 65,535 bytes or beyond UTF-8: an error of ours."""
+    """Numbers beyond 8 bytes, a subject beyond 65,535 bytes or not UTF-8: a ProofError."""
     with pytest.raises(ProofError, match="invalid record: no log holds"):
         leaf_hash(record)
     with pytest.raises(ProofError, match="invalid record: no log holds"):
         leaf_hashes([record])
 
 
-def test_a_leaf_does_not_pass_for_a_node() -> None:
-    """The bytes of two hashes as a leaf are not the node above them."""
+def test_a_leaf_is_not_a_node() -> None:
+    """A leaf with the bytes of two hashes is not their parent."""
     assert hash_leaf(LEAVES[0] + LEAVES[1]) != node_hash(LEAVES[0], LEAVES[1])
 
 
 @pytest.mark.parametrize(("index", "size"), [(0, 0), (1, 1), (-1, 3)])
-def test_no_path_leads_to_a_leaf_that_is_not_there(index: int, size: int) -> None:
-    """A leaf outside the tree is the caller's mistake."""
+def test_a_path_to_a_missing_leaf_is_invalid_input(index: int, size: int) -> None:
+    """So is a path to a larger tree."""
     with pytest.raises(InvalidInput, match="is out of range for a tree"):
         inclusion_path(index, size)
     with pytest.raises(InvalidInput, match="old size must be"):

@@ -1,4 +1,4 @@
-"""However a tree is kept, at its right edge or in tiles: it is the same tree."""
+"""However a tree is stored, by its right edge or in tiles, it is the same tree."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from tests.support.proofs import mth, numbered
 
 
 @given(st.integers(0, 700), st.data())
-def test_a_range_is_put_together_from_complete_subtrees(size: int, data: st.DataObject) -> None:
+def test_a_range_is_combined_from_complete_subtrees(size: int, data: st.DataObject) -> None:
     """The root of any tree, from the roots of its complete subtrees, is the one that the RFC defines."""
     leaves = numbered(size)
     start = data.draw(st.sampled_from([0, *(1 << n for n in range(9) if 1 << n < max(size, 2))]))
@@ -25,8 +25,8 @@ def test_a_range_is_put_together_from_complete_subtrees(size: int, data: st.Data
 
 
 @given(st.integers(0, 300), st.integers(0, 300))
-def test_a_frontier_goes_on_from_what_it_kept(first: int, more: int) -> None:
-    """Appending, keeping, and appending more ends at the root of all leaves."""
+def test_a_frontier_survives_encoding(first: int, more: int) -> None:
+    """Appending, encoding, decoding and appending more gives the root of all leaves."""
     leaves = numbered(first + more)
     frontier = Frontier()
     frontier.extend(leaves[:first])
@@ -36,15 +36,15 @@ def test_a_frontier_goes_on_from_what_it_kept(first: int, more: int) -> None:
 
 
 @pytest.mark.parametrize("kept", [b"", b"\0" * 7, b"\0" * 9, b"\0" * 40, b"\0" * 7 + b"\1"])
-def test_what_is_no_frontier_is_refused(kept: bytes) -> None:
-    """Bytes of another length, or a size that has another number of subtrees."""
+def test_invalid_frontier_bytes_are_refused(kept: bytes) -> None:
+    """Another length, or a size that has another number of subtrees."""
     with pytest.raises(InvalidInput, match="edge of a tree"):
         Frontier.from_bytes(kept)
 
 
 @given(st.lists(st.sampled_from([1, 1, 2, 100, 255, 256, 257, 700]), max_size=12))
 def test_tiles_hold_every_node_however_the_tree_grew(portions: list[int]) -> None:
-    """Whatever came at once: the tiles and the tail give each complete subtree's root."""
+    """However leaves were batched, the tiles and the tail give each complete subtree's root."""
     leaves = numbered(sum(portions))
     edge, tiles, tail = TileEdge(), dict[tuple[int, int], bytes](), b""
     for portion in portions:
@@ -76,8 +76,8 @@ def test_a_tile_of_the_third_level_grows() -> None:
     assert growth.tiles[2].hashes == root_of(leaves[:65_536])
 
 
-def test_a_node_outside_the_tiles_is_missed() -> None:
-    """A node of another tile, or beyond what a tile holds, is no node."""
+def test_a_node_outside_the_tiles_is_not_found() -> None:
+    """A node of another tile, or beyond what a tile has."""
     known = Tiles({(0, 0): b"".join(numbered(3))})
     for node in (Node(0, 3), Node(1, 1), Node(0, 256), Node(8, 0)):
         with pytest.raises(KeyError):

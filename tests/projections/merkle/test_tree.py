@@ -1,4 +1,4 @@
-"""The view's Merkle tree is the one over the log: whatever the batches, after every stop, at every size."""
+"""The view's Merkle tree is the tree of the log: for all batches, after every stop, at every size."""
 
 import asyncio
 import random
@@ -36,19 +36,19 @@ async def project_all(log: EventLog, path: Path, *, tree: bool = True) -> None:
 
 
 async def filled(events: int, seed: int = 1) -> MemoryLog:
-    """A log with a random history of so many events."""
+    """A log with a random history of this many events."""
     log = MemoryLog()
     await append_all(log, history(events, seed))
     return log
 
 
 def history(events: int, seed: int = 1) -> list[PendingEvent]:
-    """Events; those of a longer history of the same seed begin with these."""
+    """Events; a longer history of the same seed starts with these."""
     return random_drafts(random.Random(seed), 12, events)
 
 
 def sql(path: Path, statement: str) -> list[tuple[object, ...]]:
-    """What a person with the file could do to it."""
+    """Change the file as anyone with access could."""
     with sqlite3.connect(path) as connection:
         rows = connection.execute(statement).fetchall()
     connection.close()
@@ -60,7 +60,7 @@ def sql(path: Path, statement: str) -> list[tuple[object, ...]]:
 def test_the_tree_equals_the_one_over_the_log(
     tmp_path_factory: pytest.TempPathFactory, seed: int, cuts: list[int]
 ) -> None:
-    """However the history falls into batches and runs: root and proofs, at any size, are those of the log."""
+    """For all batches and runs, root and proofs at any size are those of the log."""
     path = tmp_path_factory.mktemp("view") / "view.db"
     rng = random.Random(seed)
 
@@ -90,7 +90,7 @@ def test_the_tree_equals_the_one_over_the_log(
 
 
 async def test_live_events_and_large_batches_make_the_same_tree(log: EventLog, tmp_path: Path) -> None:
-    """One event at a time or all at once, on each adapter: one root, and it stays while events come."""
+    """One event at a time or all at once, on each adapter: the same root, unchanged by later events."""
     live, late = tmp_path / "live.db", tmp_path / "late.db"
     drafts = random_drafts(random.Random(3), 6, 300)
     async with Projector(log, live) as running, await View.open(live) as view:
@@ -113,7 +113,7 @@ async def test_live_events_and_large_batches_make_the_same_tree(log: EventLog, t
 
 
 async def test_two_projectors_on_one_file_keep_one_tree(tmp_path: Path) -> None:
-    """Whoever wins a batch appends its leaves; the other one goes on behind them."""
+    """The projector that wins a batch appends its leaves; the other one continues after them."""
     log = MemoryLog()
     drafts = random_drafts(random.Random(2), 8, 900)
     path = tmp_path / "view.db"
@@ -138,8 +138,8 @@ async def test_small_transactions_make_the_same_tree(tmp_path: Path, monkeypatch
     assert tail == 1_500 % 256
 
 
-async def test_the_digest_says_nothing_of_the_tree(tmp_path: Path) -> None:
-    """Views at one sequence are equal with a tree, without one, and with one that came in other batches."""
+async def test_the_digest_does_not_cover_the_tree(tmp_path: Path) -> None:
+    """Views at one sequence are equal with a tree, without one, and with one from other batches."""
     log = await filled(400)
     digests = set()
     for name, tree in (("with", True), ("without", False)):
@@ -149,7 +149,7 @@ async def test_the_digest_says_nothing_of_the_tree(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-async def test_a_view_without_a_tree_is_rebuilt_when_it_shall_have_one(tmp_path: Path) -> None:
+async def test_a_view_without_a_tree_is_rebuilt_with_one(tmp_path: Path) -> None:
     """tree=False, then True: the file is emptied and folded again, and has the whole tree."""
     log = await filled(300)
     path = tmp_path / "view.db"
@@ -164,8 +164,8 @@ async def test_a_view_without_a_tree_is_rebuilt_when_it_shall_have_one(tmp_path:
         assert await view.digest() == digest
 
 
-async def test_a_view_that_shall_have_no_tree_loses_it(tmp_path: Path) -> None:
-    """tree=True, then False: the rows stay, the tree goes, and does not stand still."""
+async def test_tree_false_deletes_the_tree(tmp_path: Path) -> None:
+    """The rows are kept, and no outdated tree is left."""
     log = await filled(300)
     path = tmp_path / "view.db"
     await project_all(log, path)
@@ -179,7 +179,7 @@ async def test_a_view_that_shall_have_no_tree_loses_it(tmp_path: Path) -> None:
 
 
 async def test_projectors_that_disagree_about_the_tree_do_not_share_a_file(tmp_path: Path) -> None:
-    """The one whose tree was taken away stops and says why; the other one goes on."""
+    """The one whose tree was deleted stops with the reason; the other one continues."""
     log = await filled(300)
     path = tmp_path / "view.db"
     async with Projector(log, path) as growing:
@@ -195,7 +195,7 @@ async def test_projectors_that_disagree_about_the_tree_do_not_share_a_file(tmp_p
 async def test_a_view_of_an_older_projection_is_rebuilt_with_its_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the rows meant before is emptied, tiles and all, and the tree is that of the log."""
+    """Rows and tiles are deleted, and the new tree is that of the log."""
     log = await filled(600)
     path = tmp_path / "view.db"
     await project_all(log, path)
@@ -206,17 +206,17 @@ async def test_a_view_of_an_older_projection_is_rebuilt_with_its_tree(
         assert await TreeReader(view).root(600) == tree_of(await records_of(log))
 
 
-async def test_the_tree_ends_before_a_deleted_record_and_the_view_goes_on(
+async def test_the_tree_ends_before_a_deleted_record_and_the_view_continues(
     loose: JetStreamLog, tmp_path: Path
 ) -> None:
-    """A stream that lists a sequence as deleted: the tree ends before it, and says so."""
+    """The tree reports which sequence is missing."""
     drafts = history(50)
     await append_all(loose, drafts[:40])
     records = await whole(loose)
     path = tmp_path / "view.db"
     for sequence in (31, 32):
         assert (await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence}))["success"]
-    for more in (drafts[40:45], drafts[45:]):  # found the first time, remembered the second
+    for more in (drafts[40:45], drafts[45:]):  # found first, then recorded
         await append_all(loose, more)
         last = (await loose.info()).last_sequence
         await project_all(loose, path)
@@ -228,8 +228,8 @@ async def test_the_tree_ends_before_a_deleted_record_and_the_view_goes_on(
                 await reader.root(31)
 
 
-async def test_a_tree_that_lacks_hashes_is_not_gone_on_with(tmp_path: Path) -> None:
-    """A file whose tail or tiles were tampered with is refused by a reader, and rebuilt by a projector."""
+async def test_a_tree_that_lacks_hashes_is_refused(tmp_path: Path) -> None:
+    """A reader refuses a file with altered tail or tiles, and a projector rebuilds it."""
     log = await filled(600)
     path = tmp_path / "view.db"
     await project_all(log, path)
@@ -248,8 +248,8 @@ async def test_a_tree_that_lacks_hashes_is_not_gone_on_with(tmp_path: Path) -> N
             assert await TreeReader(view).inclusion([300], 600)
 
 
-async def test_a_size_that_the_tree_has_not_is_refused(tmp_path: Path) -> None:
-    """Beyond the checkpoint, negative, or a proof that makes no sense: an error that says so."""
+async def test_an_invalid_tree_size_is_refused(tmp_path: Path) -> None:
+    """Beyond the checkpoint, negative, or a proof of a larger tree in a smaller one."""
     log = await filled(20)
     path = tmp_path / "view.db"
     await project_all(log, path)
@@ -267,7 +267,7 @@ async def test_a_size_that_the_tree_has_not_is_refused(tmp_path: Path) -> None:
         assert await reader.inclusion([], 20) == []
 
 
-async def test_a_replaced_file_of_the_log_is_seen(tmp_path: Path) -> None:
+async def test_a_replaced_log_changes_the_tree(tmp_path: Path) -> None:
     """The same events at other times are another tree: the stream's time is in the leaf."""
     clock = iter(range(1_000))
     first, second = MemoryLog(clock=lambda: next(clock)), MemoryLog(clock=lambda: next(clock))

@@ -1,4 +1,4 @@
-"""The demo works from end to end, and leaves nothing behind."""
+"""The demo works from end to end, and leaves nothing running or on disk."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`jobledger demo` as a process, with its temporary directory under `tmp_path`."""
+    """Run `jobledger demo` as a process, with its temporary directory under `tmp_path`."""
     return subprocess.run(
         [sys.executable, "-m", "jobledger.service.cli.main", "demo", *arguments],
         env=environment(tmp_path),
@@ -42,8 +42,8 @@ def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def left_behind(tmp_path: Path) -> list[str]:
-    """Files under `tmp_path`, and processes that were started on one."""
+def leftovers(tmp_path: Path) -> list[str]:
+    """Files under `tmp_path`, and processes started with one of them."""
     marks = [str(path) for path in tmp_path.iterdir()]
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -56,7 +56,7 @@ def left_behind(tmp_path: Path) -> list[str]:
 
 
 def assert_it_shows_all(output: str) -> None:
-    """The table, the timeline and the check list with every mark set, in 80 columns."""
+    """The table, the timeline and all checks passed, in 80 columns."""
     assert re.search(r"^Name +ID +Type +Version +Revision +State +Age$", output, re.MULTILINE)
     assert re.search(r"^ ?Seq +Time +What +Rev +Ver +Who +Why *$", output, re.MULTILINE)
     assert len(re.findall(r"^✓ ", output, re.MULTILINE)) == CHECKS
@@ -67,7 +67,7 @@ def assert_it_shows_all(output: str) -> None:
 
 
 def test_the_demo_passes_on_the_examples(tmp_path: Path) -> None:
-    """Without arguments it runs on the examples, shows an update from a -v2 file, and cleans up."""
+    """Without arguments it uses the examples, shows an update from a -v2 file, and cleans up."""
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     assert_it_shows_all(done.stdout)
@@ -77,23 +77,23 @@ def test_the_demo_passes_on_the_examples(tmp_path: Path) -> None:
         assert state in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
     assert all(line.startswith("demo: ") for line in done.stderr.splitlines())
-    assert left_behind(tmp_path) == []
+    assert leftovers(tmp_path) == []
 
 
 @pytest.mark.slow
-def test_the_demo_passes_on_specs_of_ones_own(tmp_path: Path) -> None:
-    """A JSON spec and one without a name do as well; one job is updated twice all the same."""
+def test_the_demo_passes_on_user_specs(tmp_path: Path) -> None:
+    """A JSON spec and one without a name work as well; one job is still updated twice."""
     names = ("bacalhau-testdata-nameless.yaml", "bacalhau-testdata-docker-output.json")
     done = run(tmp_path, *(str(SPECS / name) for name in names))
     assert done.returncode == 0, done.stderr
     assert_it_shows_all(done.stdout)
     assert "spec → version 3" in done.stdout
-    assert left_behind(tmp_path) == []
+    assert leftovers(tmp_path) == []
 
 
 @pytest.mark.slow
-def test_what_is_kept_is_a_view_and_a_log(tmp_path: Path) -> None:
-    """--keep leaves the files, ended in order; a directory with something in it is refused."""
+def test_keep_leaves_a_view_and_a_log(tmp_path: Path) -> None:
+    """--keep leaves closed files; a directory that is not empty is refused."""
     kept = tmp_path / "kept"
     assert run(tmp_path, "--keep", str(kept), str(SPECS / "bacalhau-testdata-noop.yaml")).returncode == 0
     assert {"nats", "view.sqlite"} <= {path.name for path in kept.iterdir()}
@@ -103,29 +103,29 @@ def test_what_is_kept_is_a_view_and_a_log(tmp_path: Path) -> None:
     assert "is not empty" in again.stderr
 
 
-def test_a_bad_spec_ends_it_before_anything_is_started(tmp_path: Path) -> None:
-    """All problems of all files are told as `job validate` tells them, and nothing else happens."""
+def test_an_invalid_spec_ends_the_demo_before_it_starts(tmp_path: Path) -> None:
+    """All problems of all files are reported as by `job validate`, and nothing else happens."""
     bad = tmp_path / "bad.yaml"
     bad.write_text("Type: batch\nFoo: 1\nTasks: [{Name: main, Engine: {Type: noop}}]\n")
     workplace = tmp_path / "tmp"
     workplace.mkdir()
     done = run(workplace, str(SPECS / "bacalhau-testdata-noop.yaml"), str(bad), str(tmp_path / "none.yaml"))
-    told = CliRunner().invoke(cli, ["job", "validate", str(bad)]).stdout
+    validated = CliRunner().invoke(cli, ["job", "validate", str(bad)]).stdout
     assert done.returncode == 2
-    assert done.stderr.splitlines()[0] + "\n" == told
+    assert done.stderr.splitlines()[0] + "\n" == validated
     assert "none.yaml: error: can't be read" in done.stderr
     assert done.stdout == ""
     assert "demo:" not in done.stderr
-    assert left_behind(workplace) == []
+    assert leftovers(workplace) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("moment", ["start a nats-server", "race "])
 @pytest.mark.slow
-def test_a_signal_leaves_nothing_behind(
+def test_a_signal_leaves_no_process_or_file(
     tmp_path: Path, moment: str, number: signal.Signals, code: int
 ) -> None:
-    """Asked to end, even twice, it ends what it started and removes its directory."""
+    """Signaled once or twice, it stops its processes and removes its directory."""
     process = subprocess.Popen(
         [sys.executable, "-m", "jobledger.service.cli.main", "demo"],
         env=environment(tmp_path),
@@ -143,14 +143,14 @@ def test_a_signal_leaves_nothing_behind(
         process.send_signal(number)
         assert "Aborted" in lines.read()
     assert process.returncode == code
-    assert left_behind(tmp_path) == []
+    assert leftovers(tmp_path) == []
 
 
 @pytest.mark.slow
-def test_a_failed_check_is_shown_and_told_by_the_exit_code(
+def test_a_failed_check_is_shown_and_sets_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A mark, the first problems, how many more, and exit code 1."""
+    """A mark, the first problems, the number of others, and exit code 1."""
     checks = [Check("it holds", "1 job", ()), Check("it does not", "2 jobs", ("wrong [x]",) * 7)]
     monkeypatch.setattr(command, "check_all", lambda _: checks)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -163,10 +163,10 @@ def test_a_failed_check_is_shown_and_told_by_the_exit_code(
     assert "1 of 2 checks failed" in result.stdout
 
 
-def test_without_a_server_program_it_says_what_to_install(
+def test_a_missing_server_program_is_reported_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The error of the embedded server is the answer, and the temporary directory is gone."""
+    """The error is that of the embedded server, and the temporary directory is gone."""
 
     def find_nothing() -> Path:
         raise EmbeddedServerError("no nats-server found: install it")
@@ -175,18 +175,18 @@ def test_without_a_server_program_it_says_what_to_install(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     result = CliRunner().invoke(cli, ["demo"])
     assert isinstance(result.exception, EmbeddedServerError)
-    assert left_behind(tmp_path) == []
+    assert leftovers(tmp_path) == []
 
 
 def test_every_example_is_a_valid_spec() -> None:
-    """`job validate` takes each of them, and a -v2 has the name of its -v1."""
+    """`job validate` accepts each of them, and a -v2 has the name of its -v1."""
     paths = [str(path) for path in example_files()]
     assert CliRunner().invoke(cli, ["job", "validate", *paths]).exit_code == 0
     assert len(paths) == 9
 
 
 def test_specs_of_one_name_are_one_job() -> None:
-    """A later spec of the same namespace and name is an update; nameless ones are jobs of their own."""
+    """A later spec of the same namespace and name is an update; unnamed ones are separate jobs."""
 
     def file(label: str, **fields: Any) -> NamedSpec:
         return NamedSpec(label, JobSpec(**fields))
@@ -204,8 +204,8 @@ def test_specs_of_one_name_are_one_job() -> None:
     assert labels == [("a", ["c"]), ("b", []), ("d", []), ("e", [])]
 
 
-def test_names_cannot_speak_to_the_terminal() -> None:
-    """Control characters are shown, not sent; markup is text."""
+def test_control_characters_in_names_are_escaped() -> None:
+    """Markup is text."""
     assert plain("\x1b[31m[bold]x\ny\u202e é").plain == "\\x1b[31m[bold]x\\ny\\u202e é"
 
 
@@ -213,5 +213,5 @@ def test_names_cannot_speak_to_the_terminal() -> None:
     ("seconds", "shown"), [(-1, "0.0 s"), (0.44, "0.4 s"), (12.3, "12 s"), (119, "119 s"), (180, "3 min")]
 )
 def test_an_age_is_short(seconds: float, shown: str) -> None:
-    """Ages have a unit, and no more digits than anybody reads."""
+    """Ages have a unit and few digits."""
     assert age(int(seconds * 1e9)) == shown

@@ -1,4 +1,4 @@
-"""The demo's checks: each passes on sound evidence, and finds what is wrong with broken evidence."""
+"""The demo's checks: each passes on correct evidence, and finds what is wrong with incorrect evidence."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -31,7 +31,7 @@ from tests.conftest import make_spec
 
 @pytest.fixture
 async def evidence(tmp_path: Path) -> AsyncIterator[Evidence]:
-    """Sound evidence: two jobs, a real race, a real view; only the kill is made up."""
+    """Correct evidence: two jobs, a real race, a real view; only the kill is made up."""
     log = MemoryLog()
     path = tmp_path / "view.sqlite"
     async with Projector(log, path) as projector, await View.open(path) as view:
@@ -60,8 +60,8 @@ async def evidence(tmp_path: Path) -> AsyncIterator[Evidence]:
         )
 
 
-def said(check: Check) -> str:
-    """What a failed check says."""
+def problems_of(check: Check) -> str:
+    """The problems of a failed check."""
     assert not check.ok
     return "\n".join(check.problems)
 
@@ -77,47 +77,47 @@ def with_status(viewed: tuple[ViewedJob, ...], **changes: Any) -> tuple[ViewedJo
     return (replace(first, job=job), *viewed[1:])
 
 
-async def test_sound_evidence_passes_every_check(evidence: Evidence) -> None:
-    """Nothing is wrong with what really happened."""
+async def test_correct_evidence_passes_every_check(evidence: Evidence) -> None:
+    """There are no false alarms."""
     checks = check_all(evidence)
     assert [check.problems for check in checks] == [()] * 7
 
 
 async def test_a_gap_in_the_revisions_fails(evidence: Evidence) -> None:
-    """A lost event is found wherever it was: first, in the middle, and a wrong number in a receipt too."""
+    """A lost event is found at the start and in the middle, and a wrong revision in a receipt too."""
     records, receipts = evidence.records, evidence.receipts
-    assert "there is no such job" in said(check_revisions(records[1:], receipts))
-    assert "has revision" in said(check_revisions(without(records, 2), receipts))
+    assert "there is no such job" in problems_of(check_revisions(records[1:], receipts))
+    assert "has revision" in problems_of(check_revisions(without(records, 2), receipts))
     skipped = replace(receipts[-1], revision=receipts[-1].revision + 1)
-    assert "has revision" in said(check_revisions(records, [*receipts[:-1], skipped]))
+    assert "has revision" in problems_of(check_revisions(records, [*receipts[:-1], skipped]))
 
 
 async def test_a_missing_repeated_or_moved_event_fails(evidence: Evidence) -> None:
-    """Acknowledged is: there, once, where the receipt says; and nothing is there without a receipt."""
+    """Every receipt's event is in the log once, at its sequence, and there are no others."""
     records, receipts = evidence.records, evidence.receipts
-    assert "in the log 0 times" in said(check_acknowledged(without(records, 3), receipts))
+    assert "in the log 0 times" in problems_of(check_acknowledged(without(records, 3), receipts))
     repeated = replace(records[3], sequence=len(records) + 1)
-    assert "in the log 2 times" in said(check_acknowledged([*records, repeated], receipts))
+    assert "in the log 2 times" in problems_of(check_acknowledged([*records, repeated], receipts))
     moved = replace(receipts[0], sequence=99)
-    assert "event 99 is at 1" in said(check_acknowledged(records, [moved, *receipts[1:]]))
-    assert "is in the log without a receipt" in said(check_acknowledged(records, receipts[1:]))
+    assert "event 99 is at 1" in problems_of(check_acknowledged(records, [moved, *receipts[1:]]))
+    assert "is in the log without a receipt" in problems_of(check_acknowledged(records, receipts[1:]))
     broken = replace(records[0], payload=b"{}")
-    assert "cannot be read" in said(check_acknowledged([broken, *records[1:]], receipts))
+    assert "cannot be read" in problems_of(check_acknowledged([broken, *records[1:]], receipts))
 
 
 async def test_two_winners_or_none_fail(evidence: Evidence) -> None:
-    """Exactly one of the writers may have won."""
+    """Exactly one of the writers must have won."""
     race = evidence.race
     winner = next(attempt for attempt in race.attempts if attempt.won)
     loser = next(attempt for attempt in race.attempts if not attempt.won)
     both = replace(race, attempts=(winner, winner))
-    assert "2 writers won instead of one: scheduler" in said(check_race(evidence.records, both))
+    assert "2 writers won instead of one: scheduler" in problems_of(check_race(evidence.records, both))
     none = replace(race, attempts=(loser, loser))
-    assert "0 writers won instead of one: none" in said(check_race(evidence.records, none))
+    assert "0 writers won instead of one: none" in problems_of(check_race(evidence.records, none))
 
 
-async def test_a_loser_that_wrote_or_was_told_wrong_fails(evidence: Evidence) -> None:
-    """Who lost wrote nothing, and was told the revision and the event that it had missed."""
+async def test_a_loser_that_wrote_or_got_a_wrong_error_fails(evidence: Evidence) -> None:
+    """A loser wrote nothing, and its error has the revision and the event that it missed."""
     race = evidence.race
     winner = next(attempt for attempt in race.attempts if attempt.won)
     loser = next(attempt for attempt in race.attempts if not attempt.won)
@@ -127,19 +127,19 @@ async def test_a_loser_that_wrote_or_was_told_wrong_fails(evidence: Evidence) ->
         ({"seen_missed": ()}, "has 0 missed events"),
     ):
         wrong = replace(race, attempts=(winner, replace(loser, **change)))
-        assert problem in said(check_race(evidence.records, wrong))
+        assert problem in problems_of(check_race(evidence.records, wrong))
     assert winner.won is not None
     far = replace(winner, won=replace(winner.won, revision=5))
-    assert "won revision 5" in said(check_race(evidence.records, replace(race, attempts=(far, loser))))
+    assert "won revision 5" in problems_of(check_race(evidence.records, replace(race, attempts=(far, loser))))
 
 
-async def test_a_kill_that_was_none_fails(evidence: Evidence) -> None:
-    """It must have been signal 9, amid the writing, with something left to catch up on."""
+async def test_a_kill_without_effect_fails(evidence: Evidence) -> None:
+    """It must have been signal 9, during the load, with events left to catch up on."""
     kill = evidence.kill
-    assert "exit code 0" in said(check_killed(replace(kill, exit_code=0)))
-    assert "not in the middle" in said(check_killed(replace(kill, acknowledged=kill.events)))
-    assert "not in the middle" in said(check_killed(replace(kill, acknowledged=0)))
-    assert "the view was at 9" in said(check_killed(replace(kill, view_sequence=kill.log_sequence)))
+    assert "exit code 0" in problems_of(check_killed(replace(kill, exit_code=0)))
+    assert "not in the middle" in problems_of(check_killed(replace(kill, acknowledged=kill.events)))
+    assert "not in the middle" in problems_of(check_killed(replace(kill, acknowledged=0)))
+    assert "the view was at 9" in problems_of(check_killed(replace(kill, view_sequence=kill.log_sequence)))
 
 
 @pytest.mark.parametrize(
@@ -160,25 +160,25 @@ async def test_a_row_that_differs_fails(evidence: Evidence, changes: dict[str, A
     """Every field of a row is compared with the fold."""
     viewed = with_status(evidence.viewed, **changes)
     check = check_view(evidence.records, evidence.checkpoint, viewed)
-    assert f"{next(iter(changes))} differs" in said(check)
+    assert f"{next(iter(changes))} differs" in problems_of(check)
 
 
 async def test_a_row_too_many_or_too_few_or_another_spec_fails(evidence: Evidence) -> None:
     """Rows, specs, versions, checkpoint and anomalies are compared as well."""
     records, checkpoint, viewed = evidence.records, evidence.checkpoint, evidence.viewed
-    assert "is missing from the view" in said(check_view(records, checkpoint, viewed[1:]))
-    stranger = with_status(viewed, id="j-stranger")[0]
-    assert "not in the log" in said(check_view(records, checkpoint, [*viewed, stranger]))
+    assert "is missing from the view" in problems_of(check_view(records, checkpoint, viewed[1:]))
+    unknown = with_status(viewed, id="j-stranger")[0]
+    assert "not in the log" in problems_of(check_view(records, checkpoint, [*viewed, unknown]))
     other = replace(viewed[0], job=replace(viewed[0].job, spec=b"{}"))
-    assert "spec differs" in said(check_view(records, checkpoint, [other, *viewed[1:]]))
+    assert "spec differs" in problems_of(check_view(records, checkpoint, [other, *viewed[1:]]))
     fewer = replace(viewed[0], versions=viewed[0].versions[1:])
-    assert "versions differs" in said(check_view(records, checkpoint, [fewer, *viewed[1:]]))
-    assert "the view is at 1," in said(check_view(records, replace(checkpoint, sequence=1), viewed))
-    assert "counted 3 anomalies" in said(check_view(records, replace(checkpoint, anomalies=3), viewed))
+    assert "versions differs" in problems_of(check_view(records, checkpoint, [fewer, *viewed[1:]]))
+    assert "the view is at 1," in problems_of(check_view(records, replace(checkpoint, sequence=1), viewed))
+    assert "counted 3 anomalies" in problems_of(check_view(records, replace(checkpoint, anomalies=3), viewed))
 
 
 async def test_a_counter_or_a_time_against_the_rules_fails(evidence: Evidence) -> None:
-    """Version, Revision and both times are counted from the log; ModifyTime never goes back."""
+    """Version, Revision and both times are computed from the log; ModifyTime never decreases."""
     records, viewed, snapshots = evidence.records, evidence.viewed, evidence.snapshots
     for field, name in (
         ("version", "Version"),
@@ -187,12 +187,12 @@ async def test_a_counter_or_a_time_against_the_rules_fails(evidence: Evidence) -
         ("modify_time", "ModifyTime"),
     ):
         wrong = with_status(viewed, **{field: 77})
-        assert f"{name} is 77, not" in said(check_counters(records, wrong, snapshots))
+        assert f"{name} is 77, not" in problems_of(check_counters(records, wrong, snapshots))
     later = {job_id: replace(status, modify_time=2**62) for job_id, status in snapshots[0].items()}
-    assert "ModifyTime decreased" in said(check_counters(records, viewed, [later]))
+    assert "ModifyTime decreased" in problems_of(check_counters(records, viewed, [later]))
 
 
 async def test_another_digest_fails(evidence: Evidence) -> None:
-    """A rebuilt view that differs is told by its digest."""
+    """A rebuilt view that differs has another digest."""
     check = check_rebuilt("a" * 64, "b" * 64, evidence.checkpoint)
-    assert said(check) == "digest aaaaaaaaaaaa became bbbbbbbbbbbb"
+    assert problems_of(check) == "digest aaaaaaaaaaaa became bbbbbbbbbbbb"

@@ -18,14 +18,14 @@ from tests.support.sse import Message, Reader, feed, served_api
 
 
 async def submit(client: httpx.AsyncClient, name: str = "etl", **fields: Any) -> int:
-    """Submit a job; the sequence of its event."""
+    """Submit a job; returns the sequence of its event."""
     answer = await client.put(f"{PREFIX}/jobs", json=job_body(name, **fields))
     assert answer.status_code == 200, answer.text
     return int(answer.json()["Sequence"])
 
 
 async def report(client: httpx.AsyncClient, state: str, name: str = "etl", message: str = "") -> int:
-    """Report a state; the sequence of its event."""
+    """Report a state; returns the sequence of its event."""
     body = {"StateType": state, "Message": message}
     answer = await client.put(f"{PREFIX}/jobs/{name}/state", json=body)
     assert answer.status_code == 200, answer.text
@@ -33,12 +33,12 @@ async def report(client: httpx.AsyncClient, state: str, name: str = "etl", messa
 
 
 def limit(service: Service, **limits: Any) -> None:
-    """Set bounds of a running service's feeds."""
+    """Change the feed limits of a running service."""
     service.hub.limits = msgspec.structs.replace(service.hub.limits, **limits)
 
 
-async def test_an_event_has_its_cursor_its_type_and_its_place(tmp_path: Path) -> None:
-    """`id`, `event` and `data` are as documented; the first comment comes before any event."""
+async def test_an_event_has_its_cursor_type_and_position(tmp_path: Path) -> None:
+    """`id`, `event` and `data` are as documented; the first comment precedes any event."""
     async with served_api(tmp_path) as (service, client), feed(client) as reader:
         assert reader.response.headers["content-type"] == "text/event-stream; charset=utf-8"
         sequence = await submit(client, Labels={"env": "prod"})
@@ -57,8 +57,8 @@ async def test_an_event_has_its_cursor_its_type_and_its_place(tmp_path: Path) ->
         assert "matches" not in message.data
 
 
-async def test_an_update_that_leaves_the_labels_is_told_live_and_from_the_log(tmp_path: Path) -> None:
-    """A feed of `env=prod` hears of a job that loses the label, from the ring and from the log alike."""
+async def test_an_update_that_removes_a_label_is_sent_live_and_from_the_log(tmp_path: Path) -> None:
+    """A feed of `env=prod` gets the event of a job that loses the label, from the ring and the log."""
     async with served_api(tmp_path) as (service, client), feed(client, labels="env=prod") as live:
         await submit(client, Labels={"env": "prod"})
         await report(client, "Running")
@@ -74,7 +74,7 @@ async def test_an_update_that_leaves_the_labels_is_told_live_and_from_the_log(tm
 
 
 async def test_a_feed_resumes_with_last_event_id(tmp_path: Path) -> None:
-    """`Last-Event-ID` wins over `after`; `after=0` is from the beginning, a bare sequence is taken, too."""
+    """`Last-Event-ID` overrides `after`; `after=0` is the start, and a bare sequence is accepted."""
     async with served_api(tmp_path) as (service, client):
         for number in range(5):
             await submit(client, f"job-{number}")
@@ -90,7 +90,7 @@ async def test_a_feed_resumes_with_last_event_id(tmp_path: Path) -> None:
 
 
 async def test_filters_come_from_the_query(tmp_path: Path) -> None:
-    """Each parameter filters; several values of one are alternatives, several parameters must all hold."""
+    """Each parameter filters; values of one parameter are alternatives, and all parameters must match."""
     async with served_api(tmp_path) as (_, client):
         await submit(client, "a", Labels={"env": "prod"})
         await submit(client, "b", Labels={"env": "dev"})
@@ -128,10 +128,10 @@ async def test_filters_come_from_the_query(tmp_path: Path) -> None:
         ({"job": "nobody"}, 404, "NotFound"),
     ],
 )
-async def test_what_is_wrong_is_told_before_the_feed_begins(
+async def test_an_invalid_request_is_refused_before_the_feed_starts(
     tmp_path: Path, query: dict[str, str], status: int, code: str
 ) -> None:
-    """A feed that can't be is a problem document with its status, never an empty stream."""
+    """It is a problem document with its status, never an empty stream."""
     async with served_api(tmp_path) as (_, client):
         answer = await client.get("/api/v1/events", params=query)
         assert (answer.status_code, answer.json()["Code"]) == (status, code)
@@ -139,7 +139,7 @@ async def test_what_is_wrong_is_told_before_the_feed_begins(
 
 
 async def test_a_scoped_token_sees_its_namespaces_only(tmp_path: Path) -> None:
-    """Without a namespace its feed is of all of its own; another is refused; a foreign job is not there."""
+    """Without a namespace the feed has all of them; another one is refused; other jobs are not found."""
     async with served_api(tmp_path) as (service, client):
         _, admin = service.tokens.create("root", Role.ADMIN)
         _, scoped = service.tokens.create("two", Role.READER, ["a", "b"])
@@ -155,7 +155,7 @@ async def test_a_scoped_token_sees_its_namespaces_only(tmp_path: Path) -> None:
 
 
 async def test_a_revoked_token_ends_its_feeds_with_their_cursor(tmp_path: Path) -> None:
-    """Within moments, also if nothing happens; the place is told, so that another token can go on there."""
+    """Within moments, even without events; another token can resume at the cursor."""
     async with served_api(tmp_path) as (service, client):
         limit(service, tick_seconds=0.02)
         record, secret = service.tokens.create("root", Role.ADMIN)
@@ -172,7 +172,7 @@ async def test_a_revoked_token_ends_its_feeds_with_their_cursor(tmp_path: Path) 
 
 
 async def test_too_many_feeds_of_one_client_are_refused(tmp_path: Path) -> None:
-    """429 with Retry-After; a feed whose client has gone gives its place back."""
+    """429 with Retry-After; a feed whose client disconnected no longer counts."""
     async with served_api(tmp_path, feeds_per_client=2) as (service, client):
         async with feed(client), feed(client):
             answer = await client.get("/api/v1/events")
@@ -183,8 +183,8 @@ async def test_too_many_feeds_of_one_client_are_refused(tmp_path: Path) -> None:
             pass
 
 
-async def test_heartbeats_move_a_silent_feed_on(tmp_path: Path) -> None:
-    """What an EventSource would come back with is behind all that did not concern it."""
+async def test_heartbeats_advance_a_silent_feed(tmp_path: Path) -> None:
+    """The last event ID of an EventSource is after all events that did not match."""
     async with served_api(tmp_path) as (service, client):
         limit(service, heartbeat_seconds=0.05, tick_seconds=0.01)
         async with feed(client, namespace="elsewhere") as reader:
@@ -198,7 +198,7 @@ async def test_heartbeats_move_a_silent_feed_on(tmp_path: Path) -> None:
 
 
 async def test_a_drain_closes_feeds_with_their_cursor(tmp_path: Path) -> None:
-    """`event: close` is the last thing that a reader hears; afterwards no feed is opened."""
+    """`event: close` is the last event; afterwards no feed can be opened."""
     async with served_api(tmp_path) as (service, client), feed(client, after="0") as reader:
         sequence = await submit(client)
         await reader.take(1)
@@ -212,8 +212,8 @@ async def test_a_drain_closes_feeds_with_their_cursor(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_a_reader_that_takes_nothing_is_disconnected(tmp_path: Path) -> None:
-    """A blocked socket is cut off after the send timeout; another reader gets everything meanwhile."""
+async def test_a_reader_that_accepts_nothing_is_disconnected(tmp_path: Path) -> None:
+    """A blocked socket is closed after the send timeout; other readers get everything meanwhile."""
     async with served_api(tmp_path) as (service, client):
         limit(service, send_timeout_seconds=0.5, tick_seconds=0.05)
         with socket.socket() as sock:

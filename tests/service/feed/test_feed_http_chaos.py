@@ -1,4 +1,4 @@
-"""The live feed through everything that breaks: every event once per cursor, in order."""
+"""The live feed under failures of every part: every event once per cursor, in order."""
 
 import asyncio
 import contextlib
@@ -25,11 +25,11 @@ from tests.support.sse import feed
 EVENTS = 10_000
 JOBS = 50
 READERS = 4
-RATE = 500  # events a second, so that all of it happens in the middle of them
+RATE = 500  # events per second, so that all failures happen during the load
 
 
 def history() -> list[tuple[PendingEvent, int]]:
-    """Each event with the number of the event of its job before it; 0 for the first."""
+    """Each event with the sequence of the job's previous event; 0 for the first."""
     found = []
     for number in range(1, EVENTS + 1):
         name = f"job-{number % JOBS}"
@@ -44,7 +44,7 @@ def history() -> list[tuple[PendingEvent, int]]:
 
 
 async def write(log: JetStreamLog, written: Callable[[int], None]) -> None:
-    """Append all, each again until it is in."""
+    """Append all drafts, each until it succeeds."""
     for number, (item, expect) in enumerate(history(), start=1):
         while True:
             with contextlib.suppress(LogUnavailable, OutcomeUnknown):
@@ -55,7 +55,7 @@ async def write(log: JetStreamLog, written: Callable[[int], None]) -> None:
 
 
 async def follow(url: Callable[[], str]) -> tuple[list[tuple[int, int]], int]:
-    """Follow from beginning to end, coming back after every trouble: sequence and revision of each."""
+    """Follow to the end, reconnecting after every error; returns sequence and revision of each event."""
     found: list[tuple[int, int]] = []
     last_id, connections = "", 0
     async with httpx.AsyncClient(timeout=30) as client:
@@ -77,7 +77,7 @@ async def follow(url: Callable[[], str]) -> tuple[list[tuple[int, int]], int]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_every_event_once_per_cursor_whatever_breaks(tmp_path: Path) -> None:
-    """Killed connections, a restarted service and a restarted server, in the middle of 10,000 events."""
+    """Killed connections, a restarted service and a restarted server, during 10,000 events."""
     nats = EmbeddedServer(tmp_path / "nats")
     await nats.start()
     log = await JetStreamLog.connect(nats.url)
@@ -109,7 +109,7 @@ async def test_every_event_once_per_cursor_whatever_breaks(tmp_path: Path) -> No
                 stack.enter_context, running_service(tmp_path, "--nats-url", nats.url, "--port", port)
             )
             await reached(6_000)
-            os.kill(nats.pid, signal.SIGKILL)  # its keeper starts it again
+            os.kill(nats.pid, signal.SIGKILL)  # the supervisor restarts it
             await reached(8_000)
             proxy.cut()
             await writing

@@ -1,4 +1,4 @@
-"""`/wait`: a caller is answered when the job is where it should be, or can no longer get there."""
+"""`/wait`: the response comes when the job has reached the state, or can no longer reach it."""
 
 import asyncio
 from pathlib import Path
@@ -13,19 +13,19 @@ from tests.support.sse import served_api
 
 
 def wait(client: httpx.AsyncClient, **query: Any) -> asyncio.Task[httpx.Response]:
-    """Begin to wait for the job."""
+    """Start to wait for the job."""
     return asyncio.create_task(client.get("/jobs/etl/wait", params=query))
 
 
-async def under_way(service: Service, waits: int = 1) -> None:
-    """Return when so many waits wait."""
+async def pending_waits(service: Service, waits: int = 1) -> None:
+    """Return when this many requests wait."""
     async with asyncio.timeout(10):
         while len(service.hub._clients) != waits:  # noqa: ASYNC110 - they make no sound
             await asyncio.sleep(0)
 
 
 async def submit(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
-    """Submit the job; its receipt."""
+    """Submit the job; returns its receipt."""
     answer = await client.put("/jobs", json=job_body(**fields))
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
@@ -37,8 +37,8 @@ async def report(client: httpx.AsyncClient, state: str, message: str = "") -> No
     assert answer.status_code == 200, answer.text
 
 
-async def test_a_wait_returns_at_once_if_it_is_so_already(tmp_path: Path) -> None:
-    """The job as it is, with its ETag; states in any case, several with commas or repeated."""
+async def test_a_wait_returns_at_once_if_the_state_is_reached(tmp_path: Path) -> None:
+    """The job with its ETag; states in any case, comma-separated or repeated."""
     async with running_api(tmp_path) as (_, client):
         await submit(client)
         for state in ("running,pending", ["Failed", "PENDING"]):
@@ -48,10 +48,10 @@ async def test_a_wait_returns_at_once_if_it_is_so_already(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_what_comes_while_the_job_is_looked_up_counts_from_there(
+async def test_an_event_during_the_lookup_is_not_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """A state that came after the look is not missed; one that was over at the look is not taken for now."""
+    """A state after the lookup is seen; one that ended before the lookup does not count."""
     async with running_api(tmp_path) as (service, client):
         await submit(client)
         look = service.view.get
@@ -75,14 +75,14 @@ async def test_what_comes_while_the_job_is_looked_up_counts_from_there(
         assert answer.status_code == (504 if when == "before" else 200), answer.text
 
 
-async def test_a_wait_returns_the_job_as_it_was_when_it_got_there(tmp_path: Path) -> None:
-    """A state that the job only passes through is seen, with its spec and revision of then."""
+async def test_a_wait_returns_the_job_at_the_moment_of_the_state(tmp_path: Path) -> None:
+    """A state that the job only passes through is seen, with its spec and revision at that time."""
     async with running_api(tmp_path) as (service, client):
         created = await submit(client, Priority=1)
         waiting = wait(client, state="Running")
-        await under_way(service)
+        await pending_waits(service)
         await report(client, "Queued")
-        # In one go, so that the view is past it before the waiter looks.
+        # Together, so that the view is past the state before the waiter reads.
         await asyncio.gather(report(client, "Running", "here"), submit(client, Priority=2))
         answer = await waiting
         job = answer.json()["Job"]
@@ -96,12 +96,12 @@ async def test_a_wait_returns_the_job_as_it_was_when_it_got_there(tmp_path: Path
 
 @pytest.mark.parametrize(("state", "ends"), [("Completed", 200), ("Failed", 200), ("Running", 409)])
 async def test_terminal_is_any_of_the_three(tmp_path: Path, state: str, ends: int) -> None:
-    """`terminal` is reached by whichever end comes; a state that the ended job can't reach is a conflict."""
+    """`terminal` matches any final state; a state that the finished job cannot reach is a conflict."""
     async with running_api(tmp_path) as (service, client):
         await submit(client)
         asked = "terminal" if ends == 200 else state
         waiting = wait(client, state=asked)
-        await under_way(service)
+        await pending_waits(service)
         await report(client, state if ends == 200 else "Failed", "no disk")
         answer = await waiting
         assert answer.status_code == ends
@@ -112,33 +112,33 @@ async def test_terminal_is_any_of_the_three(tmp_path: Path, state: str, ends: in
             assert again.status_code == 409
 
 
-async def test_a_wait_that_is_not_fulfilled_tells_the_present_state(tmp_path: Path) -> None:
-    """504 after the timeout, with what the job is by then."""
+async def test_a_wait_that_times_out_has_the_present_state(tmp_path: Path) -> None:
+    """504, with the job at that time."""
     async with running_api(tmp_path) as (service, client):
         await submit(client)
         waiting = wait(client, state="terminal", timeout="300ms")
-        await under_way(service)
+        await pending_waits(service)
         await report(client, "Running")
         answer = await waiting
         assert (answer.status_code, answer.json()["Code"]) == (504, "Timeout")
         assert "is Running (revision 2)" in answer.json()["Message"]
-        await under_way(service, 0)
+        await pending_waits(service, 0)
 
 
 @pytest.mark.parametrize("query", [{}, {"state": "Dead"}, {"state": "Running", "timeout": "301s"}])
-async def test_what_can_not_be_waited_for_is_refused(tmp_path: Path, query: dict[str, str]) -> None:
-    """No state, one that there is not, a timeout beyond the bound."""
+async def test_an_invalid_wait_is_refused(tmp_path: Path, query: dict[str, str]) -> None:
+    """No state, an unknown state, a timeout beyond the limit."""
     async with running_api(tmp_path) as (_, client):
         await submit(client)
         assert (await wait(client, **query)).status_code == 400
 
 
 async def test_a_hundred_waits_are_woken_by_their_job_alone(tmp_path: Path) -> None:
-    """Waits count as no feeds; each ends with its own job's event."""
+    """Waits do not count as feeds; each ends with its own job's event."""
     async with running_api(tmp_path, feeds_per_client=1) as (service, client):
         await submit(client)
         waits = [wait(client, state="Running") for _ in range(100)]
-        await under_way(service, 100)
+        await pending_waits(service, 100)
         assert len(service.hub) == 0
         await client.put("/jobs", json=job_body("other"))
         assert not any(each.done() for each in waits)
@@ -147,17 +147,17 @@ async def test_a_hundred_waits_are_woken_by_their_job_alone(tmp_path: Path) -> N
 
 
 async def test_a_wait_ends_with_the_drain_and_with_its_client(tmp_path: Path) -> None:
-    """503 when the service ends; nothing is left behind by a client that goes away."""
+    """503 when the service stops; a client that disconnects leaves nothing."""
     async with served_api(tmp_path) as (service, client):
         client.base_url = client.base_url.join("/api/v1/orchestrator")
         await submit(client)
         left = wait(client, state="Running")
-        await under_way(service)
+        await pending_waits(service)
         left.cancel()
         await asyncio.gather(left, return_exceptions=True)
-        await under_way(service, 0)
+        await pending_waits(service, 0)
         waiting = wait(client, state="Running")
-        await under_way(service)
+        await pending_waits(service)
         service.draining.set()
         await service.hub.close()
         answer = await waiting

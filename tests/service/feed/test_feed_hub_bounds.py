@@ -1,4 +1,4 @@
-"""Live feeds: bounded in number, in memory and in time, and ended for a reason that the reader is told."""
+"""Live feeds are bounded in number, memory and time, and end with a reason for the reader."""
 
 import asyncio
 import random
@@ -20,15 +20,15 @@ ELSEWHERE = EventFilter(namespaces=frozenset({"elsewhere"}))
 
 
 async def ended(connection: FeedConnection) -> str:
-    """Wait for the end of a feed; its reason."""
+    """Wait for the end of a feed; returns its reason."""
     async with asyncio.timeout(10):
         while await connection.next() is not None:
             pass
     return connection.reason
 
 
-async def test_a_slow_reader_costs_no_memory_and_harms_nobody(tmp_path: Path) -> None:
-    """While one takes nothing, the others get all, the hub keeps its bound, and the slow one loses none."""
+async def test_a_slow_reader_takes_no_memory_and_delays_no_other(tmp_path: Path) -> None:
+    """While one reads nothing, others get everything, limits hold, and the slow one loses nothing."""
     log = MemoryLog()
     async with running_hub(log, tmp_path, ring_events=32) as running:
         hub = running.hub
@@ -46,7 +46,7 @@ async def test_a_slow_reader_costs_no_memory_and_harms_nobody(tmp_path: Path) ->
 
 
 async def test_the_ring_is_bounded_in_bytes(tmp_path: Path) -> None:
-    """Large events push out older ones sooner; what one feed is sent at once is bounded as well."""
+    """Large events evict older ones sooner; what one feed sends at once is bounded as well."""
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(2), jobs=5, events=50))
     limits = {"ring_bytes": 30_000, "send_bytes": 4_000}
@@ -65,8 +65,8 @@ async def test_the_ring_is_bounded_in_bytes(tmp_path: Path) -> None:
             assert sum(event.size_bytes for event in events[:-1]) < 4_000
 
 
-async def test_a_reader_that_does_not_come_back_is_cut_off(tmp_path: Path) -> None:
-    """A reader still busy after the send timeout is called off; one that comes back in time is not."""
+async def test_a_reader_that_exceeds_the_send_timeout_is_closed(tmp_path: Path) -> None:
+    """A reader that continues in time is not."""
     log = MemoryLog()
     async with (
         running_hub(
@@ -92,7 +92,7 @@ async def test_a_reader_that_does_not_come_back_is_cut_off(tmp_path: Path) -> No
 
 
 async def test_five_hundred_feeds_get_every_event(tmp_path: Path) -> None:
-    """500 feeds at once, of everything and of one job, each get all that is theirs."""
+    """500 feeds at once, of everything and of one job, get all their events."""
     log = MemoryLog()
     job = named_job_id("default", "job-3")
     async with running_hub(log, tmp_path) as running, AsyncExitStack() as stack:
@@ -104,7 +104,7 @@ async def test_five_hundred_feeds_get_every_event(tmp_path: Path) -> None:
         ]
         await append_all(log, random_drafts(random.Random(5), jobs=6, events=100))
         truth = await truth_of(log)
-        of_job = [told for told in truth if told.status.id == job]
+        of_job = [each for each in truth if each.status.id == job]
 
         async def read(number: int) -> None:
             expected = truth if number % 2 else of_job
@@ -114,8 +114,8 @@ async def test_five_hundred_feeds_get_every_event(tmp_path: Path) -> None:
         await asyncio.gather(*map(read, range(500)))
 
 
-async def test_a_feed_that_nothing_concerns_moves_on_with_its_heartbeats(tmp_path: Path) -> None:
-    """Heartbeats come while it is silent; each carries a place behind all that did not pass the filter."""
+async def test_a_feed_without_matches_advances_with_its_heartbeats(tmp_path: Path) -> None:
+    """Each heartbeat has a position after all events that did not match."""
     log = MemoryLog()
     async with (
         running_hub(log, tmp_path, heartbeat_seconds=0.05, tick_seconds=0.01, ring_events=8) as running,
@@ -131,8 +131,8 @@ async def test_a_feed_that_nothing_concerns_moves_on_with_its_heartbeats(tmp_pat
         assert places == [20, 40, 60]
 
 
-async def test_feeds_are_bounded_by_client_and_in_all(tmp_path: Path) -> None:
-    """One more than a client, or all together, may have is refused; a feed that ends gives its place back."""
+async def test_feeds_are_bounded_per_client_and_in_total(tmp_path: Path) -> None:
+    """One more than the limit is refused; a feed that ends no longer counts."""
     async with running_hub(MemoryLog(), tmp_path, feeds=3, feeds_per_client=2) as running:
         hub = running.hub
         async with await hub.open(EVERYTHING, client="a"):
@@ -150,8 +150,8 @@ async def test_feeds_are_bounded_by_client_and_in_all(tmp_path: Path) -> None:
         assert len(hub) == 0
 
 
-async def test_a_drain_closes_every_feed_where_it_is(tmp_path: Path) -> None:
-    """Readers hear of it at once, wherever they wait; their places are kept; no feed is opened any more."""
+async def test_a_drain_closes_every_feed_at_its_position(tmp_path: Path) -> None:
+    """Waiting readers are woken at once, positions are kept, and no feed can be opened."""
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(7), jobs=3, events=20))
     async with running_hub(log, tmp_path) as running:
@@ -165,7 +165,7 @@ async def test_a_drain_closes_every_feed_where_it_is(tmp_path: Path) -> None:
             assert waiting.sequence == 20
             assert await ended(reading) == "enough"
             assert events is not None
-            # Records behind the last event that changed no job were gone past as well.
+            # The position is also after later records that changed no job.
             assert events[-1].sequence <= reading.sequence <= 20
             assert reading.cause is Cause.DRAINED
             with pytest.raises(NotReady, match="enough"):
@@ -175,7 +175,7 @@ async def test_a_drain_closes_every_feed_where_it_is(tmp_path: Path) -> None:
 
 
 async def test_a_drain_does_not_wait_for_a_reader_that_is_stuck(tmp_path: Path) -> None:
-    """A reader that takes nothing is called off at the drain's own bound."""
+    """A reader that accepts nothing is interrupted at the drain's limit."""
     async with (
         running_hub(MemoryLog(), tmp_path, close_seconds=0.05) as running,
         await running.hub.open(EVERYTHING) as stuck,
@@ -187,7 +187,7 @@ async def test_a_drain_does_not_wait_for_a_reader_that_is_stuck(tmp_path: Path) 
 
 
 async def test_a_revoked_token_ends_the_feed(tmp_path: Path) -> None:
-    """Within a tick, also if nothing happens; and no event is told after it."""
+    """Within a tick, even without events; no event follows."""
     log = MemoryLog()
     valid = {"yes"}
     async with running_hub(log, tmp_path, tick_seconds=0.01) as running:
@@ -203,15 +203,15 @@ async def test_a_revoked_token_ends_the_feed(tmp_path: Path) -> None:
 
 
 class _Trimmed(MemoryLog):
-    """A log that has lost its beginning."""
+    """A log that has lost its start."""
 
     async def info(self) -> LogInfo:
         info = await super().info()
         return LogInfo(info.epoch, 10, info.last_sequence)
 
 
-async def test_a_place_outside_the_log_is_gone(tmp_path: Path) -> None:
-    """Beyond the end, or before the first event kept: refused before anything is told, with what to do."""
+async def test_a_position_outside_the_log_is_refused(tmp_path: Path) -> None:
+    """Beyond the end or before the first event: refused before any event, with the remedy."""
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(9), jobs=3, events=30))
     async with running_hub(log, tmp_path, ring_events=8) as running:

@@ -1,4 +1,4 @@
-"""Live feeds when things go wrong around them: the log out of reach, replaced, or written to by others."""
+"""Live feeds when the log is unavailable, replaced, or written by other programs."""
 
 import asyncio
 import json
@@ -34,15 +34,15 @@ from tests.support.logs import ask
 
 
 async def ended(connection: FeedConnection) -> str:
-    """Wait for the end of a feed; its reason."""
+    """Wait for the end of a feed; returns its reason."""
     async with asyncio.timeout(60):
         while await connection.next() is not None:
             pass
     return connection.reason
 
 
-class _Shy(MemoryLog):
-    """A log that can't be read for a while."""
+class _UnavailableLog(MemoryLog):
+    """A log that cannot be read for a while."""
 
     failures = 0
 
@@ -53,9 +53,9 @@ class _Shy(MemoryLog):
         return await super().read(subject, after=after, up_to=up_to)
 
 
-async def test_a_log_out_of_reach_is_ridden_out(tmp_path: Path) -> None:
-    """A feed that catches up asks again, with heartbeats meanwhile, and then tells all."""
-    log = _Shy()
+async def test_a_feed_survives_an_unavailable_log(tmp_path: Path) -> None:
+    """A feed that catches up retries, with heartbeats meanwhile, and then sends everything."""
+    log = _UnavailableLog()
     await append_all(log, random_drafts(random.Random(1), jobs=5, events=60))
     async with running_hub(
         log, tmp_path, ring_events=8, retry_seconds=0.02, heartbeat_seconds=0.01
@@ -68,8 +68,8 @@ async def test_a_log_out_of_reach_is_ridden_out(tmp_path: Path) -> None:
         assert log.failures == 0
 
 
-async def test_what_another_projector_folded_is_read_from_the_log(tmp_path: Path) -> None:
-    """Where the projector can't say what happened, as another on its file was faster, nothing is lost."""
+async def test_events_folded_by_another_projector_are_read_from_the_log(tmp_path: Path) -> None:
+    """If another projector on the file was faster, nothing is lost."""
     log = MemoryLog()
     drafts = random_drafts(random.Random(2), jobs=6, events=100)
     async with (
@@ -89,8 +89,8 @@ async def test_what_another_projector_folded_is_read_from_the_log(tmp_path: Path
         assert found == expected_content(await truth_of(log))
 
 
-async def test_what_the_hub_did_not_hear_of_is_read_from_the_log(tmp_path: Path) -> None:
-    """A step that begins elsewhere than the last one ended leaves no hole in a feed."""
+async def test_events_that_the_hub_missed_are_read_from_the_log(tmp_path: Path) -> None:
+    """A step that starts elsewhere than the last one ended leaves no gap in a feed."""
     log = MemoryLog()
     drafts = random_drafts(random.Random(5), jobs=6, events=60)
     async with running_hub(log, tmp_path) as running, await running.hub.open(EVERYTHING) as connection:
@@ -107,18 +107,18 @@ async def test_what_the_hub_did_not_hear_of_is_read_from_the_log(tmp_path: Path)
         assert content_of(await read_to(connection, 60)) == expected_content(await truth_of(log))
 
 
-async def test_a_place_in_a_log_made_again_is_refused_at_the_door(tmp_path: Path) -> None:
-    """Also before the projector has heard of it: the sequence means another event."""
+async def test_a_position_in_a_recreated_log_is_refused_at_the_start(tmp_path: Path) -> None:
+    """Even before the projector notices: the sequence is another event."""
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(6), jobs=4, events=30))
     async with running_hub(log, tmp_path, ring_events=8) as running:
-        running.hub.stream_tag = "0123456789ab"  # as of the log that was there before
+        running.hub.stream_tag = "0123456789ab"  # of the previous log
         with pytest.raises(LogReplaced, match="was deleted and recreated"):
             await running.hub.open(EVERYTHING, after=1)
 
 
-async def test_a_stopped_projector_ends_the_feeds_and_a_new_start_lets_them_in_again(tmp_path: Path) -> None:
-    """Feeds don't go on silently beside a view that stands still."""
+async def test_a_stopped_projector_ends_the_feeds_and_a_restart_accepts_new_ones(tmp_path: Path) -> None:
+    """Feeds do not stay open silently when the view no longer advances."""
     log = MemoryLog()
     async with running_hub(log, tmp_path) as running:
         async with await running.hub.open(EVERYTHING) as connection:
@@ -134,10 +134,10 @@ async def test_a_stopped_projector_ends_the_feeds_and_a_new_start_lets_them_in_a
             assert content_of(await read_to(connection, 10)) == expected_content(await truth_of(log))
 
 
-async def test_a_log_made_again_under_a_running_service_ends_the_feeds(
+async def test_a_log_recreated_under_a_running_service_ends_the_feeds(
     jetstream_log: JetStreamLog, tmp_path: Path
 ) -> None:
-    """Live ones as soon as the projector hears of it; one that reads the old part at its very next page."""
+    """Live ones when the projector notices; one that reads old events at its next page."""
     log = jetstream_log
     await append_all(log, random_drafts(random.Random(4), jobs=4, events=30))
     async with (
@@ -153,28 +153,28 @@ async def test_a_log_made_again_under_a_running_service_ends_the_feeds(
 
 
 async def test_a_page_of_the_log_ends_where_the_view_is(tmp_path: Path) -> None:
-    """What the log has beyond this replica's view is left for later: it would be told twice."""
+    """Events beyond this replica's view are left for later; otherwise they would be sent twice."""
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(7), jobs=4, events=60))
     truth = await truth_of(log)
     async with running_hub(log, tmp_path) as running:
         events, reached = await running.hub.catch_up(EVERYTHING.subjects).page(5, 30)
         assert reached == 30
-        assert content_of(events) == expected_content([told for told in truth if 5 < told.sequence <= 30])
+        assert content_of(events) == expected_content([each for each in truth if 5 < each.sequence <= 30])
 
 
-async def test_a_page_of_another_log_is_thrown_away(tmp_path: Path) -> None:
-    """The log made again while a feed read it: nothing of the new one is told under the old one's cursors."""
+async def test_a_page_of_another_log_is_dropped(tmp_path: Path) -> None:
+    """If the log is recreated during a read, none of its events are sent with cursors of the old one."""
     log = MemoryLog()
     await append_all(log, random_drafts(random.Random(8), jobs=4, events=20))
     async with running_hub(log, tmp_path) as running:
-        running.hub.stream_tag = "0123456789ab"  # of the log that was there before
+        running.hub.stream_tag = "0123456789ab"  # of the previous log
         with pytest.raises(LogReplaced, match="was deleted and recreated"):
             await running.hub.catch_up(EVERYTHING.subjects).page(0, 20)
 
 
 def _created(payload: bytes) -> Folded:
-    """A creation, written by somebody else."""
+    """A creation written by another program."""
     job_id = named_job_id("default", "x")
     record = Record(
         1, 1_700_000_000_123_456_789, draft(JobCreated, job_id, spec_data("x"), 1).subject, payload
@@ -187,7 +187,7 @@ def _created(payload: bytes) -> Folded:
 
 
 def test_an_event_is_one_line_of_json_however_it_was_written() -> None:
-    """Other writers lay out JSON as they like, and may use our names: the stream's word counts."""
+    """Other writers may format JSON and use reserved names: values of the stream take precedence."""
     plain = draft(
         JobCreated, named_job_id("default", "x"), spec_data("x", labels={"größe": "10 µm"}), 1
     ).payload
@@ -211,8 +211,8 @@ def test_an_event_is_one_line_of_json_however_it_was_written() -> None:
         assert "\r" not in text.decode()
 
 
-async def test_anomalies_are_told_by_no_feed(log: MemoryLog | JetStreamLog, tmp_path: Path) -> None:
-    """What changes no job is no event of a feed, from the ring or from the log; places go on over it."""
+async def test_anomalies_are_not_in_the_feed(log: MemoryLog | JetStreamLog, tmp_path: Path) -> None:
+    """An event that changes no job is not sent, from the ring or the log; positions advance past it."""
     drafts = random_drafts(random.Random(5), jobs=3, events=80)
     await append_all(log, drafts)
     truth = await truth_of(log)
@@ -225,15 +225,15 @@ async def test_anomalies_are_told_by_no_feed(log: MemoryLog | JetStreamLog, tmp_
 
 
 class _Listener:
-    """A tap that remembers."""
+    """A listener that records its calls."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[int, int, int | None]] = []
-        self.began: list[int] = []
+        self.started: list[int] = []
         self.ended: list[JobledgerError | None] = []
 
     def on_start(self, sequence: int) -> None:
-        self.began.append(sequence)
+        self.started.append(sequence)
 
     def on_advance(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
         self.heard.append((after, up_to, None if folded is None else len(folded)))
@@ -242,8 +242,8 @@ class _Listener:
         self.ended.append(error)
 
 
-async def test_a_projector_tells_its_tap_all_that_it_folds(tmp_path: Path) -> None:
-    """From where it is when the tap is attached, without a gap, until it is stopped."""
+async def test_a_projector_reports_every_event_to_its_listener(tmp_path: Path) -> None:
+    """From its position when the listener is attached, without a gap, until it stops."""
     log = MemoryLog()
     drafts = random_drafts(random.Random(6), jobs=3, events=50)
     await append_all(log, drafts[:10])
@@ -254,12 +254,12 @@ async def test_a_projector_tells_its_tap_all_that_it_folds(tmp_path: Path) -> No
             await append_all(log, drafts[number : number + 10])
             await running.projector.wait_for(number + 10)
         await running.projector.stop()
-        assert listener.began == [10]
+        assert listener.started == [10]
         assert [after for after, _, _ in listener.heard] == [
             10,
             *(up_to for _, up_to, _ in listener.heard[:-1]),
         ]
         assert sum(count or 0 for _, _, count in listener.heard) == sum(
-            told.sequence > 10 for told in await truth_of(log)
+            each.sequence > 10 for each in await truth_of(log)
         )
         assert listener.ended == [None]
