@@ -59,9 +59,9 @@ def drop_override(folder: Path) -> Callable[[], None]:
 
     Only if root owns all files: otherwise root needs that capability. Linux only.
     """
-    wanted = sys.platform == "linux" and os.geteuid() == 0 and _belongs_to_root(folder)
+    applies = sys.platform == "linux" and os.geteuid() == 0 and _belongs_to_root(folder)
     # Loaded here: after the fork only plain calls are safe.
-    prctl = ctypes.CDLL(None).prctl if wanted else None
+    prctl = ctypes.CDLL(None).prctl if applies else None
 
     def drop() -> None:
         if prctl is not None:
@@ -255,14 +255,14 @@ def _has_open(pid: int, path: Path) -> bool:
     """Whether a process has the file open; without /proc, whether the process exists."""
     if not _PROC.is_dir():
         return _exists(pid)
-    wanted = path.stat()
+    target = path.stat()
     try:
         links = list((_PROC / str(pid) / "fd").iterdir())
     except OSError as error:
         return isinstance(error, PermissionError)
     for link in links:
         with suppress(OSError):
-            if os.path.samestat(link.stat(), wanted):
+            if os.path.samestat(link.stat(), target):
                 return True
     return False
 

@@ -105,7 +105,7 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
             "max_consumers": -1,
             "max_msg_size": -1,
             "compression": NO_COMPRESSION,
-            **{field: wanted for field, (wanted, _) in self.required.items()},
+            **{field: expected for field, (expected, _) in self.required.items()},
             **self.defaults,
         }
         if not self.suffix:
@@ -119,11 +119,11 @@ class StreamDeclaration(msgspec.Struct, frozen=True, kw_only=True):
 
         Compression and replicas are repaired instead (`Streams.prepare`).
         """
-        for field, (wanted, promise) in self.required.items():
+        for field, (expected, promise) in self.required.items():
             # The server may omit a limit that is off.
-            found = config.get(field, wanted if wanted in (0, -1) else None)
-            if found != wanted:
-                yield f"{field} is {found!r} and must be {wanted!r}: {promise}"
+            found = config.get(field, expected if expected in (0, -1) else None)
+            if found != expected:
+                yield f"{field} is {found!r} and must be {expected!r}: {promise}"
         subjects = [self.subject.format(name=name)]
         if config.get("subjects") != subjects:
             yield f"subjects is {config.get('subjects')!r} and must be {subjects!r}: its messages have these"

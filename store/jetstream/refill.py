@@ -84,8 +84,8 @@ class _Refill:
 
     async def run(self) -> None:
         info = await self._wait_settled()
-        wanted = int(info.metadata.get(REPLICAS_KEY, info.config["num_replicas"]))
-        if wanted == 1:
+        required = int(info.metadata.get(REPLICAS_KEY, info.config["num_replicas"]))
+        if required == 1:
             raise LogRefused(
                 f"the stream {self._name} has one replica, which cannot be replaced while it is used: stop"
                 " nats-server and run `jobledger streams rewrite --store-dir DIRECTORY`"
@@ -95,7 +95,7 @@ class _Refill:
             old &= _nodes(info)
             try:
                 await self._refuse_damage(info)
-                if await self._step(info, old, wanted):
+                if await self._step(info, old, required):
                     return
             except LogUnavailable as error:  # an election, or a change by another process: look again
                 self._failure = str(error)
@@ -105,17 +105,17 @@ class _Refill:
             f" ({self._failure or 'another process changes it'}); run this again"
         )
 
-    async def _step(self, info: StreamInfo, old: set[str], wanted: int) -> bool:
+    async def _step(self, info: StreamInfo, old: set[str], required: int) -> bool:
         """Makes the next change; True if there is none left."""
         replicas = _replicas(info)
-        if not old and replicas >= wanted:
+        if not old and replicas >= required:
             await self._note(info, {})
-            self._report(f"{self._name}: {wanted} fresh replicas")
+            self._report(f"{self._name}: {required} fresh replicas")
             return True
-        info = await self._note(info, {REPLICAS_KEY: str(wanted), OLD_REPLICAS_KEY: " ".join(sorted(old))})
+        info = await self._note(info, {REPLICAS_KEY: str(required), OLD_REPLICAS_KEY: " ".join(sorted(old))})
         if not old:
-            self._report(f"{self._name}: back to {wanted} replicas")
-            await self._scale(info, wanted)
+            self._report(f"{self._name}: back to {required} replicas")
+            await self._scale(info, required)
             return False
         leader = _leader(info)
         node = min(old - {leader} or old)
@@ -123,9 +123,9 @@ class _Refill:
         if answer.success:
             self._report(f"{self._name}: moving the replica of {node}")
             await self._wait_settled(without=node)
-        elif replicas == wanted:
-            self._report(f"{self._name}: {wanted - 1} replicas until the end of the rewrite")
-            await self._scale(info, wanted - 1)
+        elif replicas == required:
+            self._report(f"{self._name}: {required - 1} replicas until the end of the rewrite")
+            await self._scale(info, required - 1)
         else:
             raise LogUnavailable(f"no node can take the replica of {node}; are all nodes running?")
         return False
@@ -271,9 +271,9 @@ def _unsettled_reason(info: StreamInfo, replicas: int, without: str) -> str:
     nodes = _nodes(info)
     if without in nodes:
         return f"the replica of {without} is not moved yet"
-    wanted = replicas or _replicas(info)
-    if len(nodes) != wanted or _replicas(info) != wanted:
-        return f"it has {len(nodes)} replicas instead of {wanted}"
+    required = replicas or _replicas(info)
+    if len(nodes) != required or _replicas(info) != required:
+        return f"it has {len(nodes)} replicas instead of {required}"
     return "; ".join(late)
 
 

@@ -198,10 +198,12 @@ class Streams:
             LogUnavailable: the server does not answer.
         """
         found = [await self._find(each) for each in STREAMS]
-        wanted = _replicas(found[0]) if found[0] is not None else 1
+        required = _replicas(found[0]) if found[0] is not None else 1
         reports = [(info, _report(info)) for info in found if info is not None]
         return tuple(
-            msgspec.structs.replace(each, problems=tuple(_unrepaired(each, _wanted_replicas(info, wanted))))
+            msgspec.structs.replace(
+                each, problems=tuple(_unrepaired(each, _required_replicas(info, required)))
+            )
             for info, each in reports
         )
 
@@ -338,7 +340,7 @@ class Streams:
             metadata[COMPRESSED_KEY] = str(info.state.last_seq)
         if declaration is LOG and COMPANIONS_KEY not in metadata:
             metadata |= declaration.config(self._settings, replicas=replicas)["metadata"]
-        replicas = _wanted_replicas(info, replicas)
+        replicas = _required_replicas(info, replicas)
         metadata.pop(REPLICAS_KEY, None)
         if report.replicas < replicas:
             changes["num_replicas"] = replicas
@@ -476,7 +478,7 @@ def _report(info: StreamInfo) -> StreamReport:
     )
 
 
-def _wanted_replicas(info: StreamInfo, replicas: int) -> int:
+def _required_replicas(info: StreamInfo, replicas: int) -> int:
     """As many as the log has; an interrupted rewrite may have left a stream with one fewer."""
     return max(replicas, int(info.metadata.get(REPLICAS_KEY, "0")))
 

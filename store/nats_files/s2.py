@@ -59,9 +59,9 @@ def _decode_block(src: bytes) -> bytes:
 
 def _elements(src: bytes) -> bytes:  # noqa: C901, PLR0912  # one branch per kind of element
     """The content of one block: its length, then literals and copies."""
-    wanted, at = read_uvarint(src, 0)
-    if wanted > CHUNK_MAX_BYTES:
-        raise S2Error(f"a block must have at most {CHUNK_MAX_BYTES} bytes, got {wanted}")
+    size, at = read_uvarint(src, 0)
+    if size > CHUNK_MAX_BYTES:
+        raise S2Error(f"a block must have at most {CHUNK_MAX_BYTES} bytes, got {size}")
     out = bytearray()
     offset, end = 0, len(src)
     while at < end:
@@ -102,10 +102,10 @@ def _elements(src: bytes) -> bytes:  # noqa: C901, PLR0912  # one branch per kin
         else:  # the source overlaps the target: a run
             run = bytes(out[start:])
             out += (run * (length // offset + 1))[:length]
-        if len(out) > wanted:
+        if len(out) > size:
             break
-    if len(out) != wanted:
-        raise S2Error(f"a block has {len(out)} bytes instead of {wanted}")
+    if len(out) != size:
+        raise S2Error(f"a block has {len(out)} bytes instead of {size}")
     return bytes(out)
 
 

@@ -195,11 +195,11 @@ class ConsumerApi:
         if found.error is not None:
             return
         config = {**found.config, "filter_subjects": [*found.to_info().subjects]}
-        wanted = _config(spec, {})
+        expected = _config(spec, {})
         wrong = [
-            f"{field} is {config.get(field)!r:.200} and must be {wanted.get(field)!r:.200}"
+            f"{field} is {config.get(field)!r:.200} and must be {expected.get(field)!r:.200}"
             for field in _ESSENTIAL
-            if config.get(field) != wanted.get(field)
+            if config.get(field) != expected.get(field)
         ]
         if wrong:
             raise LogUnfit(

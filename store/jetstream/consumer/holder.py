@@ -383,7 +383,7 @@ class JetStreamConsumer:
         if state is None:
             raise await self._api.missing(self._name, self._epoch)
         # If the own request started or ended in between: rather one too few than one too many, which would
-        # make this process yield the consumer to nobody.
+        # make this process give the consumer away without a successor.
         self._others = max(0, state.num_waiting - max(own, self._own_requests))
         self.info = state.to_info()
         self._is_up = True
@@ -415,7 +415,7 @@ class JetStreamConsumer:
         await self._api.unpin(self._name)
 
     async def _return_late_pin(self) -> None:
-        """Gives back a pin that arrived, or was on its way, when it was no longer wanted."""
+        """Gives back a pin that arrived, or was on its way, when it was no longer needed."""
         if self._session is not None or not self._connection.is_up:
             return
         others, pin = self.info.holder, self._pin

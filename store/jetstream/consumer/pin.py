@@ -79,7 +79,7 @@ class PinRequest:
             request_at = 0.0
 
     async def wait_for_late_pin(self, seconds: float) -> str:
-        """Returns the pin if it arrives in time although it is no longer wanted; empty if it does not."""
+        """Returns the pin if it arrives in time although it is no longer needed; empty if it does not."""
         if self._inbox and not self._is_down:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
