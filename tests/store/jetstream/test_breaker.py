@@ -1,4 +1,4 @@
-"""Appends that can't succeed are refused at once, and a log that works never refuses one."""
+"""Appends that cannot succeed are refused at once; a working log refuses none."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ AT_ONCE_SECONDS = 0.2
 
 
 def test_breaker_opens_at_its_bound_and_not_before() -> None:
-    """An append that waits as long as an election is not taken for a silent log."""
+    """An append that waits as long as an election does not make the log silent."""
     breaker = Breaker(0.0)
     breaker.observe(100.0 + APPENDS_SILENCE_SECONDS - 0.01, oldest=100.0, reason="why")
     assert not breaker.problem(200.0)
@@ -38,7 +38,7 @@ def test_breaker_opens_at_its_bound_and_not_before() -> None:
 
 
 def test_breaker_stays_closed_while_appends_are_acknowledged() -> None:
-    """One append without an answer says nothing about a log that acknowledges others."""
+    """One append without an answer does not matter while others are acknowledged."""
     breaker = Breaker(0.0)
     for second in range(100):
         breaker.acknowledge(float(second))
@@ -47,7 +47,7 @@ def test_breaker_stays_closed_while_appends_are_acknowledged() -> None:
 
 
 def test_open_breaker_admits_one_append_per_interval_and_closes_on_an_acknowledgement() -> None:
-    """So that somebody finds out that the log works again."""
+    """That append shows when the log works again."""
     breaker, now = Breaker(0.0), APPENDS_SILENCE_SECONDS
     breaker.observe(now, oldest=0.0, reason="why")
     assert not breaker.admits(now)
@@ -62,7 +62,7 @@ def test_open_breaker_admits_one_append_per_interval_and_closes_on_an_acknowledg
 
 
 def test_suspension_ends_by_itself_and_admits_nothing_before() -> None:
-    """What is not renewed does not block the log for good."""
+    """A suspension that is not renewed does not block the log for good."""
     breaker = Breaker(0.0)
     breaker.suspend("full", 5.0)
     assert not breaker.admits(4.99)
@@ -90,7 +90,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """A process that hangs."""
+    """Stops a process (SIGSTOP)."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -100,14 +100,14 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 async def refused_at_once(log: JetStreamLog, reason: str, job: str = "new") -> None:
-    """An append is refused, immediately, with this reason."""
+    """Asserts that an append is refused immediately, with this reason."""
     async with asyncio.timeout(AT_ONCE_SECONDS):
         with pytest.raises(LogUnavailable, match=f"{reason}.*nothing was written"):
             await log.append(draft(job), expect=NO_JOB)
 
 
 async def is_open(log: JetStreamLog) -> None:
-    """Wait until the publisher finds the log silent."""
+    """Waits until the publisher finds the log silent."""
     await eventually(lambda: bool(publisher_of(log).silence))
 
 
@@ -115,7 +115,7 @@ async def is_open(log: JetStreamLog) -> None:
 async def test_silent_log_refuses_appends_at_once_until_it_answers(
     server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
-    """Those that were sent are settled; new ones are refused; one at a time is tried, and ends it."""
+    """Sent appends are reconciled, new ones refused; one at a time is tried, and ends the silence."""
     with stopped(server.pid):
         sent = draft("sent")
         first = asyncio.create_task(jetstream_log.append(sent, expect=NO_JOB))
@@ -123,7 +123,7 @@ async def test_silent_log_refuses_appends_at_once_until_it_answers(
         await refused_at_once(jetstream_log, "no append was acknowledged for 0.5 s")
         with pytest.raises(OutcomeUnknown):
             await first
-        # None is under way: the next one is a try, which is not waited for as long as others.
+        # None is in flight: the next one is the try, which has a shorter deadline.
         await eventually(lambda: not jetstream_log.refusal)
         trial = asyncio.create_task(jetstream_log.append(draft("trial"), expect=NO_JOB))
         await asyncio.sleep(0)
@@ -141,7 +141,7 @@ async def test_silent_log_refuses_appends_at_once_until_it_answers(
 async def test_lost_connection_refuses_appends_at_once_and_a_new_one_accepts_them(
     server: EmbeddedServer,
 ) -> None:
-    """Appends that were never sent are refused as well: nothing of them was written."""
+    """Appends that were never sent are refused too: they were not written."""
     async with Proxy(server.url) as proxy:
         log = await JetStreamLog.connect(proxy.url)
         proxy.refuse()
@@ -158,7 +158,7 @@ async def test_lost_connection_refuses_appends_at_once_and_a_new_one_accepts_the
 
 @pytest.mark.usefixtures("impatient")
 async def test_conflicts_are_answers_and_keep_the_log_open(jetstream_log: JetStreamLog) -> None:
-    """A log that only ever refuses what comes is not silent."""
+    """A log that answers every append with a conflict is not silent."""
     await jetstream_log.append(draft("taken"), expect=NO_JOB)
     loop = asyncio.get_running_loop()
     end = loop.time() + 1.0
@@ -169,7 +169,7 @@ async def test_conflicts_are_answers_and_keep_the_log_open(jetstream_log: JetStr
 
 @pytest.mark.usefixtures("impatient")
 async def test_stream_without_a_leader_refuses_appends_at_once(jetstream_log: JetStreamLog) -> None:
-    """Nobody takes the message, so nothing was written: also what waits is refused."""
+    """The message has no responder, so nothing was written: queued appends are refused too."""
     await ask(jetstream_log, "STREAM.DELETE.JOBS")
     waiting = asyncio.create_task(jetstream_log.append(draft("waits"), expect=NO_JOB))
     await is_open(jetstream_log)
@@ -182,7 +182,7 @@ async def test_stream_without_a_leader_refuses_appends_at_once(jetstream_log: Je
 async def test_suspended_log_refuses_appends_at_once_and_resumes(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the reason; and a suspension that nobody renews ends after its bound."""
+    """The reason is reported; a suspension that is not renewed ends after its limit."""
     publisher = publisher_of(jetstream_log)
     publisher.suspend("the disk is full")
     await refused_at_once(jetstream_log, "the disk is full")
@@ -197,7 +197,7 @@ async def test_suspended_log_refuses_appends_at_once_and_resumes(
 async def test_caller_that_tries_again_at_once_leaves_the_loop_to_others(
     jetstream_log: JetStreamLog,
 ) -> None:
-    """Else its retries keep the connection from coming back, and the server from being restarted."""
+    """Otherwise its retries would block the reconnect and the restart of the server."""
     publisher_of(jetstream_log).suspend("the disk is full")
     ledger, tries = Ledger(jetstream_log), 0
 
@@ -227,7 +227,7 @@ async def test_caller_that_tries_again_at_once_leaves_the_loop_to_others(
 async def test_commands_are_refused_before_they_read_and_repeated_ones_are_looked_for(
     jetstream_log: JetStreamLog,
 ) -> None:
-    """A read may take seconds where appends can't succeed; what is in the log already is answered."""
+    """A read may take seconds while appends cannot succeed; an event that is already stored is answered."""
     ledger = Ledger(jetstream_log)
     event_id = "01939bd8-7a31-7cc1-9b15-7dfd0ad9dd4c"
     receipt = await ledger.create(make_spec("etl"), event_id=event_id)
@@ -238,7 +238,7 @@ async def test_commands_are_refused_before_they_read_and_repeated_ones_are_looke
 
 
 async def test_missing_permission_is_the_reason(tmp_path: Path) -> None:
-    """The server answers such an append with nothing; it names the subject on the connection."""
+    """The server does not answer such an append; it reports the subject on the connection."""
     permissions = {"publish": {"deny": ["jobs.>"]}}
     user = {"user": "a", "password": "b", "permissions": permissions}
     async with nats_server(tmp_path / "nats", authorization={"users": [user]}) as port:
@@ -263,7 +263,7 @@ async def full_log(tmp_path: Path) -> AsyncIterator[tuple[JetStreamLog, Path]]:
 
 @pytest.mark.usefixtures("impatient")
 async def test_full_disk_is_a_silent_log(full_log: tuple[JetStreamLog, Path]) -> None:
-    """nats-server answers conflicts and reads then, and not an append that it can't store."""
+    """nats-server then answers conflicts and reads, but not an append that it cannot store."""
     log, disk = full_log
     await log.append(draft("taken"), expect=NO_JOB)
     fill(disk)

@@ -1,4 +1,4 @@
-"""The private names of nats-py that are overridden or used are still there; no socket is left open."""
+"""The private names of nats-py that are overridden or used still exist; no socket is left open."""
 
 import asyncio
 import inspect
@@ -22,20 +22,20 @@ from jobledger.store.jetstream.connection import Connection
         ("_flush_pending", ["self", "force_flush"]),
     ],
 )
-def test_a_method_of_the_client_that_we_build_on_is_there(name: str, parameters: list[str]) -> None:
-    """With these parameters; a release of nats-py that changes one needs a look at `connection.py`."""
+def test_overridden_method_of_the_client_exists(name: str, parameters: list[str]) -> None:
+    """With these parameters; a release of nats-py that changes one needs a change of `connection.py`."""
     assert list(inspect.signature(getattr(Client, name)).parameters) == parameters
 
 
-def test_attributes_of_the_client_that_we_build_on_are_there() -> None:
-    """They are made in its constructor or when it connects."""
+def test_used_attributes_of_the_client_exist() -> None:
+    """They are created by its constructor or when it connects."""
     source = inspect.getsource(Client)
     for name in ("_resp_map", "_flush_queue", "_error_cb", "_transport", "_server_info"):
         assert f"self.{name}" in source
 
 
 async def test_a_cancelled_attempt_to_connect_closes_its_socket() -> None:
-    """The server accepts and stays silent; who stops waiting for it leaves nothing behind."""
+    """The server accepts the connection and stays silent."""
     accepted, ended = asyncio.Event(), asyncio.Event()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,7 +49,9 @@ async def test_a_cancelled_attempt_to_connect_closes_its_socket() -> None:
         opening = asyncio.create_task(Connection.open(f"nats://127.0.0.1:{port}"))
         async with asyncio.timeout(10):
             await accepted.wait()
-            while not opening.done():  # Python 3.11 swallows one that comes just as the socket is connected
+            while (
+                not opening.done()
+            ):  # Python 3.11 drops a cancellation that arrives together with the connection
                 opening.cancel()
                 await asyncio.wait({opening}, timeout=0.05)
             assert opening.cancelled()

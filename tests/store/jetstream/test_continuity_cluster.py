@@ -1,4 +1,4 @@
-"""Three nodes, isolated one after the other: no reader takes a server that is behind for a log cut short."""
+"""Three nodes are isolated one after the other: no reader takes a lagging server for a truncated log."""
 
 import asyncio
 import os
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.slow
 ROUNDS = int(os.environ.get("JOBLEDGER_ISOLATIONS", "4"))
 SEED = int(os.environ.get("JOBLEDGER_SEED", "1"))
 REPLICATED = StreamSettings(replicas=3)
-WRITE_SECONDS = 0.025  # between two writes: some 40 a second
+WRITE_SECONDS = 0.025  # between two writes: about 40 a second
 RECOVERED_SECONDS = 60.0
 
 
 def cut(log: JetStreamLog) -> None:
-    """Cut a log's connection, as a network that resets it does."""
+    """Cuts a log's connection, like a network that resets it."""
     transport = log._connection._client._transport
     assert transport is not None
     transport._io_writer.transport.abort()  # type: ignore[attr-defined]
@@ -42,7 +42,7 @@ def cut(log: JetStreamLog) -> None:
 
 @asynccontextmanager
 async def writing(url: str) -> AsyncIterator[list[int]]:
-    """Creates jobs all the time; gives the sequences that were acknowledged."""
+    """Creates jobs continuously; records the acknowledged sequences."""
     log = await JetStreamLog.connect(url, REPLICATED)
     ledger, acknowledged = Ledger(log), list[int]()
 
@@ -63,7 +63,7 @@ async def writing(url: str) -> AsyncIterator[list[int]]:
 
 @pytest.mark.timeout(120 + 60 * ROUNDS)
 async def test_isolated_nodes_truncate_nothing(tmp_path: Path) -> None:
-    """A follower is cut off for 3 to 8 s, then the leader for 3 s: all readers go on, and get every event.
+    """A follower is isolated for 3 to 8 s, then the leader for 3 s: all readers get every event.
 
     JOBLEDGER_ISOLATIONS and JOBLEDGER_SEED make it longer, or another one.
     """
@@ -132,7 +132,7 @@ async def _append(log: JetStreamLog, prefix: str, count: int = 10) -> int:
 
 @pytest.mark.timeout(240)
 async def test_a_cluster_rolled_back_to_older_files_is_found_within_the_bound(tmp_path: Path) -> None:
-    """All three nodes get older files: the projector is reconnecting first, then stops with LogTruncated."""
+    """All three nodes get older files: the projector first reconnects, then stops with LogTruncated."""
     loop = asyncio.get_running_loop()
     async with Cluster(tmp_path) as cluster:
         log = await JetStreamLog.connect(cluster.url, REPLICATED)
@@ -164,7 +164,7 @@ async def test_a_cluster_rolled_back_to_older_files_is_found_within_the_bound(tm
 
 
 async def test_an_event_that_any_replica_has_is_found(tmp_path: Path) -> None:
-    """Before an event counts as lost, the replicas are asked for it: one that has it proves it is kept."""
+    """Before an event counts as lost, all replicas are read: one that has it proves that it is not lost."""
     async with Cluster(tmp_path) as cluster:
         log = await JetStreamLog.connect(cluster.url, REPLICATED)
         end = await _append(log, "job")

@@ -1,4 +1,4 @@
-"""What shows that a stream's leader is current, and what is not answered without that."""
+"""What proves that a stream's leader is current, and what is not answered without that proof."""
 
 from collections.abc import Callable
 from itertools import count
@@ -26,7 +26,7 @@ LONG_AGO = int((LEADER_CONTACT_SECONDS + 0.1) * 1e9)
 
 
 def replicas(*active: int, offline: bool = False) -> list[ReplicaInfo]:
-    """The others, each heard from so many nanoseconds ago; 0: never."""
+    """The other replicas, with the nanoseconds since the last contact; 0: never."""
     return [ReplicaInfo(current=True, offline=offline, active=each) for each in active]
 
 
@@ -48,12 +48,12 @@ def replicas(*active: int, offline: bool = False) -> list[ReplicaInfo]:
 def test_a_leader_is_current_if_it_heard_from_a_majority(
     cluster: ClusterInfo | None, *, is_current: bool
 ) -> None:
-    """`leader_since` shows that it has applied what was committed; contact, that no other one leads."""
+    """`leader_since` proves that it has applied what was committed; contact, that no other server leads."""
     assert bool(leader_of(StreamInfo(cluster=cluster))) is is_current
 
 
-def test_a_replica_that_does_not_lead_is_no_answer() -> None:
-    """Without a leader each replica answers for itself, hundreds of events short."""
+def test_description_by_a_follower_is_rejected() -> None:
+    """Without a leader each replica answers for itself, and may lack hundreds of events."""
     answer = StreamInfo(created=SINCE, cluster=ClusterInfo("", None, replicas(NOW, 0, 0)))
     with pytest.raises(LogUnavailable, match="no leader at the moment"):
         log_info(answer, "JOBS")
@@ -66,8 +66,8 @@ class CutOff(MemoryLog):
         raise LogUnavailable("another one may lead")
 
 
-async def test_nothing_is_refused_from_what_a_leader_that_is_cut_off_knows() -> None:
-    """An append is guarded by its expectation; a refusal says 503 instead of a wrong no."""
+async def test_isolated_leader_does_not_decide_a_refusal() -> None:
+    """The expectation guards an append; a refusal has no guard, so it is 503 instead."""
     log = CutOff()
     ledger = Ledger(log)
     created = await ledger.create(make_spec("a"))
@@ -81,7 +81,7 @@ async def test_nothing_is_refused_from_what_a_leader_that_is_cut_off_knows() -> 
 
 
 class Behind(MemoryLog):
-    """A log that is answered for by a server without the last events."""
+    """A log that is described by a server without the last events."""
 
     short = False
 
@@ -96,8 +96,8 @@ class Behind(MemoryLog):
         return await super().continues(epoch=epoch, after=after, same=same)
 
 
-async def test_a_server_that_is_behind_does_not_make_a_job_missing() -> None:
-    """The ledger appended to it: an answer without it is no proof that it is gone."""
+async def test_lagging_server_does_not_make_a_job_missing() -> None:
+    """The ledger has appended to the job: an answer without it does not prove that it is missing."""
     log = Behind()
     ledger = Ledger(log)
     job_id = (await ledger.create(make_spec("a"))).job_id
@@ -119,7 +119,7 @@ LACKS = {"Status": "404"}
 
 
 def three_replicas(*answers: dict[str, str] | None) -> Connection:
-    """Direct gets, each answered by the next of the replicas; None: that one is silent."""
+    """Direct gets, each answered by the next replica; None: that one is silent."""
     looks = count()
 
     class Replicas:
@@ -132,8 +132,8 @@ def three_replicas(*answers: dict[str, str] | None) -> Connection:
     return cast("Connection", cast("Any", Replicas()))
 
 
-async def test_a_replica_that_does_not_answer_may_have_the_event() -> None:
-    """It is lost only if all replicas were heard; one that has it is enough."""
+async def test_silent_replica_may_have_the_event() -> None:
+    """It is lost only if all replicas answered and none has it."""
     for answers in ((LACKS, LACKS, HAS), (None, None, HAS)):
         found = await replica_get(three_replicas(*answers), "JOBS", {"seq": 7})
         assert found is not None

@@ -1,4 +1,4 @@
-"""A feed delivers every record once and in order, whatever happens to the server, or says why not."""
+"""A reader delivers every record once and in order whatever happens to the server, or raises the reason."""
 
 import asyncio
 import os
@@ -25,13 +25,15 @@ pytestmark = pytest.mark.usefixtures("quick_proof")
 async def test_killed_server_leaves_no_gap_and_no_repeat(
     server: EmbeddedServer, jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader that follows through kills of the server sees every event once, in order."""
+    """A reader gets every event once, in order, while the server is killed several times."""
     monkeypatch.setattr(embedded, "RESTART_WAIT_SECONDS", 0.01)
     feed = await jetstream_log.follow(after=0)
     reading = asyncio.create_task(take_until(feed, 300))
     for part in range(3):
         last: list[Appended | WrongSequence | BaseException] = []
-        while not any(isinstance(answer, Appended) for answer in last):  # goes on once the server is back
+        while not any(
+            isinstance(answer, Appended) for answer in last
+        ):  # the append succeeds when the server is back
             drafts = [draft(f"job-{part}-{number}") for number in range(100)]
             last = await append_all(jetstream_log, drafts)
         os.kill(server.pid, signal.SIGKILL)
@@ -40,8 +42,8 @@ async def test_killed_server_leaves_no_gap_and_no_repeat(
     await feed.close()
 
 
-async def test_deleted_consumer_is_made_again(jetstream_log: JetStreamLog) -> None:
-    """An administrator who deletes a reader's consumer costs it nothing."""
+async def test_deleted_consumer_is_created_again(jetstream_log: JetStreamLog) -> None:
+    """Deleting a reader's consumer loses and repeats nothing."""
     feed = await jetstream_log.follow(after=0)
     assert isinstance(feed, JetStreamLogReader)
     await fill(jetstream_log, 10)
@@ -55,8 +57,8 @@ async def test_deleted_consumer_is_made_again(jetstream_log: JetStreamLog) -> No
     await feed.close()
 
 
-async def test_closed_feed_leaves_no_consumer(jetstream_log: JetStreamLog) -> None:
-    """What the server keeps for a reader is freed when it is closed."""
+async def test_closed_reader_leaves_no_consumer(jetstream_log: JetStreamLog) -> None:
+    """Closing a reader deletes its consumer and its inbox."""
     feeds = [await jetstream_log.follow(after=0) for _ in range(3)]
     assert (await ask(jetstream_log, "CONSUMER.NAMES.JOBS"))["total"] == 3
     for feed in feeds:
@@ -69,15 +71,15 @@ async def test_closed_feed_leaves_no_consumer(jetstream_log: JetStreamLog) -> No
     assert not jetstream_log._connection._subscriptions.keys() - {jetstream_log._publisher._inbox[:-1]}
 
 
-async def test_stream_made_again_is_refused(server: EmbeddedServer, jetstream_log: JetStreamLog) -> None:
-    """A reader of a stream that is deleted and made again gets LogReplaced, never the new stream's events."""
+async def test_stream_created_again_is_refused(server: EmbeddedServer, jetstream_log: JetStreamLog) -> None:
+    """A reader of a stream that is deleted and created again gets LogReplaced, never the new events."""
     await fill(jetstream_log, 5)
     feed = await jetstream_log.follow(after=0)
     assert await take_until(feed, 5) == [1, 2, 3, 4, 5]
     await ask(jetstream_log, "STREAM.DELETE.JOBS")
     other = await JetStreamLog.connect(server.url, accept_loss=lambda _: None)
     await fill(other, 9)
-    for _ in range(2):  # it stays so
+    for _ in range(2):  # and again
         with pytest.raises(LogReplaced, match="created again"):
             async with asyncio.timeout(20):
                 await feed.take(10)
@@ -88,7 +90,7 @@ async def test_stream_made_again_is_refused(server: EmbeddedServer, jetstream_lo
 async def test_deleted_stream_is_unavailable(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While there is no stream a reader is told that, and may ask again."""
+    """Without the stream a reader raises LogUnavailable, and may be called again."""
     monkeypatch.setattr(log_reader_module, "_SILENCE_SECONDS", 0.2)
     feed = await jetstream_log.follow(after=0)
     await ask(jetstream_log, "STREAM.DELETE.JOBS")
@@ -99,7 +101,7 @@ async def test_deleted_stream_is_unavailable(
 
 
 async def test_truncated_stream_is_refused(tmp_path: Path) -> None:
-    """An older copy in a stream's place: a reader that was further gets LogTruncated, now and later."""
+    """After a restore of an older copy, a reader beyond its end gets LogTruncated, now and later."""
     server = await EmbeddedServer(tmp_path / "nats").start()
     log = await JetStreamLog.connect(server.url)
     await fill(log, 5)
@@ -124,8 +126,8 @@ async def test_truncated_stream_is_refused(tmp_path: Path) -> None:
     await server.stop()
 
 
-async def test_records_that_the_stream_lists_as_deleted_are_passed(loose: JetStreamLog) -> None:
-    """A hole that the stream itself explains is gone past; everything around it is delivered."""
+async def test_records_listed_as_deleted_are_skipped(loose: JetStreamLog) -> None:
+    """A hole that the stream itself reports is skipped; everything around it is delivered."""
     await fill(loose, 20)
     for sequence in (5, 6, 12):
         assert (await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence}))["success"]
@@ -134,8 +136,8 @@ async def test_records_that_the_stream_lists_as_deleted_are_passed(loose: JetStr
     await feed.close()
 
 
-async def test_records_that_only_the_consumer_lacks_are_filled_in(loose: JetStreamLog) -> None:
-    """What the leader has is read from it, one by one; nothing is taken for lost."""
+async def test_records_that_only_the_consumer_lacks_are_read_from_the_leader(loose: JetStreamLog) -> None:
+    """They are read one by one, and none counts as lost."""
     await fill(loose, 10)
     feed = await loose.follow(after=0)
     assert isinstance(feed, JetStreamLogReader)
@@ -146,8 +148,8 @@ async def test_records_that_only_the_consumer_lacks_are_filled_in(loose: JetStre
     await feed.close()
 
 
-async def test_an_end_that_is_lost_is_told_once_and_the_feed_goes_on(loose: JetStreamLog) -> None:
-    """LogDamaged names the first and last event; what is appended later is read."""
+async def test_lost_end_is_reported_once_and_reading_continues(loose: JetStreamLog) -> None:
+    """LogDamaged names the first and last event; later events are read."""
     await fill(loose, 10)
     for sequence in (9, 10):
         await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence})
@@ -164,8 +166,8 @@ async def test_an_end_that_is_lost_is_told_once_and_the_feed_goes_on(loose: JetS
     await feed.close()
 
 
-async def test_a_long_hole_is_named_in_parts(loose: JetStreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No call of `take` looks at more than FEED_HOLE_MAX_EVENTS; what follows the hole is delivered."""
+async def test_long_hole_is_reported_in_parts(loose: JetStreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call of `take` reads more than FEED_HOLE_MAX_EVENTS; the events after the hole are delivered."""
     monkeypatch.setattr(log_reader_module, "FEED_HOLE_MAX_EVENTS", 4)
     monkeypatch.setattr(log_reader_module, "FEED_PROBES", 3)
     await fill(loose, 20)
@@ -186,8 +188,8 @@ async def test_a_long_hole_is_named_in_parts(loose: JetStreamLog, monkeypatch: p
     await feed.close()
 
 
-async def test_beginning_that_was_removed_is_refused(loose: JetStreamLog) -> None:
-    """A stream that begins after the place to read on from is LogTruncated, for readers new and old."""
+async def test_removed_beginning_is_refused(loose: JetStreamLog) -> None:
+    """A stream that begins after the next sequence to read is LogTruncated, for new and old readers."""
     await fill(loose, 10)
     feed = await loose.follow(after=0)
     assert isinstance(feed, JetStreamLogReader)
@@ -203,7 +205,7 @@ async def test_beginning_that_was_removed_is_refused(loose: JetStreamLog) -> Non
 
 
 class Dropping(JetStreamLogReader):
-    """A feed that loses some messages on their way, once each."""
+    """A reader to which some messages do not arrive, once each."""
 
     dropped = frozenset({3, 4, 9})
 
@@ -215,8 +217,8 @@ class Dropping(JetStreamLogReader):
         super()._receive(message)
 
 
-async def test_message_lost_on_its_way_is_read_again(jetstream_log: JetStreamLog) -> None:
-    """A gap that a fresh consumer does not show was a loss on the way: the records come after all."""
+async def test_message_that_did_not_arrive_is_read_again(jetstream_log: JetStreamLog) -> None:
+    """A new consumer delivers the records of a gap that the stream does not have."""
     await fill(jetstream_log, 12)
     feed = Dropping(jetstream_log._connection, "JOBS", after=0, epoch=None)
     await feed.start()
@@ -224,10 +226,10 @@ async def test_message_lost_on_its_way_is_read_again(jetstream_log: JetStreamLog
     await feed.close()
 
 
-async def test_lost_pull_is_noticed_by_the_silence(
+async def test_lost_pull_is_detected_by_missing_heartbeats(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests that were lost, on a connection that looks well, are made again after missed heartbeats."""
+    """Requests that were lost on a working connection are sent again after missing heartbeats."""
     monkeypatch.setattr(log_reader_module, "_SILENCE_SECONDS", 0.2)
     async with Proxy(server.url) as proxy:
         log = await JetStreamLog.connect(proxy.url)
@@ -235,7 +237,7 @@ async def test_lost_pull_is_noticed_by_the_silence(
         feed = await log.follow(after=3)
         assert isinstance(feed, JetStreamLogReader)
         proxy.swallow = True
-        feed._under_way = 0  # as if both requests had come to their end
+        feed._under_way = 0  # as if both requests had ended
         waiting = asyncio.create_task(take_until(feed, 6))
         await eventually(lambda: feed._under_way > 0)
         await log._connection._client._flush_pending(force_flush=True)
@@ -246,8 +248,8 @@ async def test_lost_pull_is_noticed_by_the_silence(
         await log.close()
 
 
-async def test_lost_connection_shows_until_it_is_back(server: EmbeddedServer) -> None:
-    """`connected` is False while a lost connection is ridden out, and reading goes on where it was."""
+async def test_lost_connection_is_reported_until_it_is_back(server: EmbeddedServer) -> None:
+    """`connected` is False while the connection is lost; then reading continues where it was."""
     async with Proxy(server.url) as proxy:
         log = await JetStreamLog.connect(proxy.url)
         await fill(log, 3)
@@ -265,10 +267,10 @@ async def test_lost_connection_shows_until_it_is_back(server: EmbeddedServer) ->
         await log.close()
 
 
-async def test_trouble_without_end_is_told(
+async def test_permanent_failure_is_raised(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a named number of new consumers without an event the reader is told; asking again is safe."""
+    """After FEED_MAX_RESTARTS new consumers without an event `take` raises; calling it again is safe."""
     opened: list[int] = []
 
     class Troubled(JetStreamLogReader):

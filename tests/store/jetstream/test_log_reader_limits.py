@@ -1,4 +1,4 @@
-"""A feed holds little in memory, however slow its reader, and passes on whatever a record is made of."""
+"""A reader keeps few records in memory, even for a slow caller, and delivers records of any content."""
 
 import os
 from pathlib import Path
@@ -19,10 +19,10 @@ from jobledger.store.model.subjects import job_subject
 from tests.support.logs import append_all, ask, draft, eventually, fill, plain_server, publish_raw, take_until
 
 
-async def test_reader_that_is_slow_keeps_two_pulls_in_memory(
+async def test_slow_caller_keeps_two_pulls_in_memory(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long the log, a reader that takes nothing, or little, holds two requests' worth of records."""
+    """A caller that takes nothing or little keeps the records of two requests in memory."""
     monkeypatch.setattr(log_reader_module, "FEED_PULL_EVENTS", 50)
     await fill(jetstream_log, 400)
     feed = await jetstream_log.follow(after=0)
@@ -38,15 +38,15 @@ async def test_reader_that_is_slow_keeps_two_pulls_in_memory(
     await feed.close()
 
 
-async def test_reader_that_is_slow_keeps_few_large_records(jetstream_log: JetStreamLog) -> None:
-    """With large records the bound is one of bytes: two pulls', and one that a slow reader has begun on."""
+async def test_slow_caller_keeps_few_large_records(jetstream_log: JetStreamLog) -> None:
+    """Large records are limited by bytes: those of two pulls, and of one that is being taken."""
     await append_all(jetstream_log, [draft(f"job-{number}", b"x" * 900_000) for number in range(50)])
     feed = await jetstream_log.follow(after=0)
     assert isinstance(feed, JetStreamLogReader)
     for sequence in range(1, 51):
         (record,) = await feed.take(1)
         assert record.sequence == sequence
-        for _ in range(10):  # ways there and back: what was asked for has time to arrive
+        for _ in range(10):  # round trips: requested records have time to arrive
             await jetstream_log.info()
         held = sum(len(record.payload) for record in feed._buffer)
         assert held == feed._buffered_bytes <= 3 * FEED_PULL_BYTES
@@ -54,8 +54,8 @@ async def test_reader_that_is_slow_keeps_few_large_records(jetstream_log: JetStr
 
 
 @pytest.mark.parametrize("max_payload", [1_048_576, 8_388_608])
-async def test_huge_record_passes(tmp_path: Path, max_payload: int) -> None:
-    """The largest event that the server takes is read like any other, also where it exceeds a pull."""
+async def test_largest_record_is_delivered(tmp_path: Path, max_payload: int) -> None:
+    """The largest event that the server accepts is delivered even if it exceeds the bytes of a pull."""
     config = {"max_payload": max_payload, "jetstream": {"store_dir": str(tmp_path / "store")}}
     async with plain_server(tmp_path / "plain", **config) as url:
         log = await JetStreamLog.connect(url)
@@ -71,7 +71,7 @@ async def test_huge_record_passes(tmp_path: Path, max_payload: int) -> None:
 
 
 async def test_header_named_status_is_content(jetstream_log: JetStreamLog) -> None:
-    """A stored message that looks like a control message by its headers is delivered as a record."""
+    """A stored message with the headers of a control message is delivered as a record."""
     subject = job_subject("default", "job")
     await publish_raw(jetstream_log, subject, b"", Status="409", Nats_Pending_Messages="1000000")
     feed = await jetstream_log.follow(after=0)
@@ -91,7 +91,7 @@ async def test_header_named_status_is_content(jetstream_log: JetStreamLog) -> No
     ],
 )
 async def test_sequence_and_time_are_read_with_and_without_a_domain(reply: str) -> None:
-    """The place of a record is found in the acknowledgement subject of either form."""
+    """Both forms of the acknowledgment subject are understood."""
     connection = cast("Connection", SimpleNamespace(max_payload=1_048_576))
     feed = JetStreamLogReader(connection, "JOBS", after=6, epoch=None)
     feed._inbox = "_INBOX.x."

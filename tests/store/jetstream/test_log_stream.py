@@ -1,4 +1,4 @@
-"""The stream is made as promised, checked when it is there, and refuses what would break a promise."""
+"""The stream is created as promised, checked if it exists, and refuses what would break a promise."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -55,15 +55,15 @@ PROMISED = {
 
 
 @pytest.mark.parametrize("field", sorted(PROMISED))
-async def test_stream_is_made_as_promised(jetstream_log: JetStreamLog, field: str) -> None:
-    """Each field of the stream is, in the server's own words, what was promised."""
+async def test_stream_is_created_as_promised(jetstream_log: JetStreamLog, field: str) -> None:
+    """The server reports the promised value of each field."""
     config = (await ask(jetstream_log, "STREAM.INFO.JOBS"))["config"]
     assert config[field] == PROMISED[field]
     assert not config.get("sealed")
 
 
 async def test_settings_reach_the_stream(server: EmbeddedServer) -> None:
-    """What may differ between installations is taken from the settings."""
+    """The settings decide what may differ between installations."""
     settings = StreamSettings(name="OTHER", max_bytes=10**6, duplicate_window_seconds=7)
     log = await JetStreamLog.connect(server.url, settings)
     config = (await ask(log, "STREAM.INFO.OTHER"))["config"]
@@ -72,8 +72,8 @@ async def test_settings_reach_the_stream(server: EmbeddedServer) -> None:
     await log.close()
 
 
-async def test_existing_stream_is_taken_as_it_is(server: EmbeddedServer, jetstream_log: JetStreamLog) -> None:
-    """Connecting again, and several at once, finds the same stream."""
+async def test_existing_stream_is_used(server: EmbeddedServer, jetstream_log: JetStreamLog) -> None:
+    """Later connections, also several at once, find the same stream."""
     epoch = (await jetstream_log.info()).epoch
     others = await asyncio.gather(*(JetStreamLog.connect(server.url) for _ in range(5)))
     for other in others:
@@ -81,7 +81,7 @@ async def test_existing_stream_is_taken_as_it_is(server: EmbeddedServer, jetstre
         await other.close()
 
 
-async def test_several_make_one_stream(server: EmbeddedServer) -> None:
+async def test_concurrent_starts_create_one_stream(server: EmbeddedServer) -> None:
     """Processes that start together on an empty server end up with one stream."""
     logs = await asyncio.gather(*(JetStreamLog.connect(server.url) for _ in range(5)))
     assert len({(await log.info()).epoch for log in logs}) == 1
@@ -112,7 +112,7 @@ WRONG: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 async def admin(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
-    """Somebody who may ask the server for anything; the stream `JOBS` is not there yet."""
+    """A log of a user with all permissions; the stream `JOBS` does not exist yet."""
     log = await unchecked(server.url)
     yield log
     await log.close()
@@ -122,7 +122,7 @@ async def admin(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
 async def test_stream_that_breaks_a_promise_is_refused(
     server: EmbeddedServer, admin: JetStreamLog, field: str
 ) -> None:
-    """An existing stream with one wrong field is LogUnfit, and the message names the field and what to do."""
+    """An existing stream with one wrong field is LogUnfit; the message names the field and the remedy."""
     config = LOG.config(StreamSettings(), replicas=1)
     if field == "sealed":  # only an existing stream can be sealed
         await ask(admin, "STREAM.CREATE.JOBS", config | {"deny_purge": False, "deny_delete": False})
@@ -137,7 +137,7 @@ async def test_stream_that_breaks_a_promise_is_refused(
 
 
 async def test_every_wrong_field_is_named_at_once(server: EmbeddedServer, admin: JetStreamLog) -> None:
-    """Who has to mend a stream learns of all that is wrong in one go."""
+    """One error lists all wrong fields of a stream."""
     wrong = {"discard": "old", "max_age": 10**12, "deny_purge": False}
     await ask(admin, "STREAM.CREATE.JOBS", LOG.config(StreamSettings(), replicas=1) | wrong)
     with pytest.raises(LogUnfit) as caught:
@@ -146,7 +146,7 @@ async def test_every_wrong_field_is_named_at_once(server: EmbeddedServer, admin:
 
 
 async def test_server_refuses_to_delete_or_purge(jetstream_log: JetStreamLog) -> None:
-    """Append-only is the server's rule, not ours: an administrator's delete and purge are refused."""
+    """The server enforces append-only: an administrator's delete and purge are refused."""
     await append_all(jetstream_log, [draft("a"), draft("b")])
     for verb, request, code in (
         ("STREAM.MSG.DELETE.JOBS", {"seq": 1}, 10057),
@@ -156,14 +156,14 @@ async def test_server_refuses_to_delete_or_purge(jetstream_log: JetStreamLog) ->
         answer = await ask(jetstream_log, verb, request)
         assert answer["error"]["err_code"] == code
     config = (await ask(jetstream_log, "STREAM.INFO.JOBS"))["config"]
-    for field in ("deny_delete", "deny_purge"):  # nor can it be allowed later
+    for field in ("deny_delete", "deny_purge"):  # and cannot be allowed later
         answer = await ask(jetstream_log, "STREAM.UPDATE.JOBS", config | {field: False})
         assert answer["error"]["err_code"] == 10052
     assert len(await whole(jetstream_log)) == 2
 
 
 @pytest.mark.parametrize("batches", [False, True])
-async def test_full_stream_refuses_and_nothing_vanishes(server: EmbeddedServer, batches: bool) -> None:
+async def test_full_stream_refuses_appends_and_loses_nothing(server: EmbeddedServer, batches: bool) -> None:
     """A stream at its max_bytes refuses new events at once, with a remedy, and keeps every old one."""
     log = await JetStreamLog.connect(server.url, StreamSettings(max_bytes=100_000))
     if batches:
@@ -181,21 +181,21 @@ async def test_full_stream_refuses_and_nothing_vanishes(server: EmbeddedServer, 
 
 
 async def test_old_server_is_refused(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server whose API lacks what we need is named as such, before anything is made on it."""
+    """A server with a too low API level is refused before anything is created on it."""
     monkeypatch.setattr(stream_module, "MIN_API_LEVEL", 99)
     with pytest.raises(LogUnfit, match=r"API level must be 99 or higher, .* has \d+"):
         await JetStreamLog.connect(server.url)
 
 
-async def test_server_without_jetstream_is_told(tmp_path: Path) -> None:
-    """A nats-server that runs without JetStream gives an error that says so."""
+async def test_server_without_jetstream_is_reported(tmp_path: Path) -> None:
+    """The error for a nats-server without JetStream says so."""
     async with plain_server(tmp_path / "plain") as url:
         with pytest.raises(LogUnavailable, match="JetStream is off"):
             await JetStreamLog.connect(url)
 
 
-async def test_wrong_password_is_told_apart(server: EmbeddedServer) -> None:
-    """Refused credentials are told from a server that is not there, and the message does not hold them."""
+async def test_wrong_password_is_reported(server: EmbeddedServer) -> None:
+    """Refused credentials and an unreachable server give different errors, without the credentials."""
     wrong = server.url.replace("jobledger:", "jobledger:hunter2")
     with pytest.raises(LogUnavailable, match="credentials") as caught:
         await JetStreamLog.connect(wrong)
@@ -211,8 +211,8 @@ async def test_wrong_password_is_told_apart(server: EmbeddedServer) -> None:
         "nats://someone:hunter2@127.0.0.1:x",
     ],
 )
-async def test_no_server_is_told_without_credentials(url: str) -> None:
-    """An address where nobody answers is named, and the credentials are not."""
+async def test_unreachable_server_is_reported_without_credentials(url: str) -> None:
+    """The error contains the address, and not the credentials."""
     with pytest.raises(LogUnavailable, match="is it running") as caught:
         await JetStreamLog.connect(url)
     assert "127.0.0.1" in str(caught.value)
@@ -220,7 +220,7 @@ async def test_no_server_is_told_without_credentials(url: str) -> None:
 
 
 async def test_connection_survives_an_error_of_the_server(jetstream_log: JetStreamLog) -> None:
-    """A server that hangs up with an error is connected to again; the library would have closed for good."""
+    """The connection reconnects after an error of the server; the library would have closed for good."""
     lost, back = asyncio.Event(), asyncio.Event()
     jetstream_log._connection.watch(lambda up: back.set() if up else lost.set())
     await jetstream_log._connection.publish("x" * 5_000, b"")  # longer than a line may be
@@ -244,7 +244,7 @@ async def test_too_large_event_is_refused_before_sending(jetstream_log: JetStrea
 
 
 async def test_one_append_too_many_is_busy(jetstream_log: JetStreamLog) -> None:
-    """PENDING_MAX_APPENDS appends may wait; one more is LogBusy at once, and those are all answered."""
+    """PENDING_MAX_APPENDS appends may be pending; one more is LogBusy, and all others are answered."""
     tasks = [
         asyncio.create_task(jetstream_log.append(draft(f"job-{number}"), expect=NO_JOB))
         for number in range(PENDING_MAX_APPENDS + 1)
@@ -269,10 +269,10 @@ def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("waiting", [2, BATCH_MAX_EVENTS, BATCH_MAX_EVENTS + 1])
-async def test_batch_holds_as_many_as_the_server_takes(
+async def test_batch_has_as_many_events_as_the_server_accepts(
     jetstream_log: JetStreamLog, batch_sizes: list[int], waiting: int
 ) -> None:
-    """1,000 waiting events are one batch; the 1,001st goes after it, by itself."""
+    """1,000 pending events are one batch; the 1,001st is sent after it, by itself."""
     force_batches(jetstream_log)
     answers = await append_all(jetstream_log, [draft(f"job-{number}") for number in range(waiting)])
     assert sorted(answer.sequence for answer in answers if isinstance(answer, Appended)) == list(
@@ -281,8 +281,8 @@ async def test_batch_holds_as_many_as_the_server_takes(
     assert batch_sizes == [min(waiting, BATCH_MAX_EVENTS)]
 
 
-async def test_batch_holds_one_event_of_a_job(jetstream_log: JetStreamLog, batch_sizes: list[int]) -> None:
-    """The second event of a job waits for the next batch: with it the server would refuse the whole."""
+async def test_batch_has_one_event_of_a_job(jetstream_log: JetStreamLog, batch_sizes: list[int]) -> None:
+    """The second event of a job waits for the next batch: the server would refuse a batch with both."""
     force_batches(jetstream_log)
     drafts = [draft("a"), draft("a"), draft("b"), draft("a"), draft("c")]
     answers = await append_all(jetstream_log, drafts)
@@ -294,10 +294,10 @@ async def test_batch_holds_one_event_of_a_job(jetstream_log: JetStreamLog, batch
         Appended,
     ]
     assert batch_sizes[0] == 3
-    assert publisher_of(jetstream_log)._policy._batches == 1  # taken as it was
+    assert publisher_of(jetstream_log)._policy._batches == 1  # accepted unchanged
 
 
-async def test_batch_holds_only_so_many_bytes(jetstream_log: JetStreamLog, batch_sizes: list[int]) -> None:
+async def test_batch_has_a_size_limit(jetstream_log: JetStreamLog, batch_sizes: list[int]) -> None:
     """Large events are spread over batches of at most BATCH_MAX_BYTES."""
     force_batches(jetstream_log)
     size = BATCH_MAX_BYTES // 16
@@ -306,10 +306,10 @@ async def test_batch_holds_only_so_many_bytes(jetstream_log: JetStreamLog, batch
     assert max(batch_sizes) == 16
 
 
-async def test_error_of_ours_leaves_no_caller_waiting(
+async def test_bug_in_the_publisher_leaves_no_caller_waiting(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the publisher itself should fail, those who wait are told, and so are those who come later."""
+    """If the publisher itself fails, all waiting callers get an error, and so do later ones."""
     force_batches(jetstream_log)
 
     async def broken(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""TLS to NATS: the server's certificate is checked, and nothing is ever said in the open instead."""
+"""TLS to NATS: the server's certificate is checked, and nothing is sent unencrypted instead."""
 
 import asyncio
 from pathlib import Path
@@ -21,12 +21,12 @@ async def connect(url: str, **settings: Any) -> JetStreamLog:
 
 
 def tls_of(directory: Path) -> dict[str, Any]:
-    """A server's configuration with the certificate that is there."""
+    """A server's configuration with the existing certificate."""
     return {"cert_file": str(directory / "server.pem"), "key_file": str(directory / "server.key")}
 
 
 async def test_the_certificate_is_checked_against_the_given_ca(tmp_path: Path) -> None:
-    """Another CA, or the system's, does not do; nor does a certificate of another name."""
+    """A certificate of another CA, of the system's CA, or with another name is refused."""
     make_certificates(tmp_path)
     make_certificates(tmp_path / "other")
     async with nats_server(tmp_path / "nats", tls=tls_of(tmp_path)) as port:
@@ -40,8 +40,8 @@ async def test_the_certificate_is_checked_against_the_given_ca(tmp_path: Path) -
             await connect(f"tls://127.0.0.2:{port}", nats_tls_ca=tmp_path / "ca.pem")
 
 
-async def test_the_clients_certificate_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
-    """Without one, nobody is let in."""
+async def test_client_certificate_is_sent_if_required(tmp_path: Path) -> None:
+    """Without one the connection is refused."""
     make_certificates(tmp_path)
     tls = {**tls_of(tmp_path), "ca_file": str(tmp_path / "ca.pem"), "verify": True}
     mine = {"nats_tls_cert": tmp_path / "client.pem", "nats_tls_key": tmp_path / "client.key"}
@@ -53,8 +53,8 @@ async def test_the_clients_certificate_is_shown_where_it_is_asked_for(tmp_path: 
 
 
 @pytest.mark.parametrize("scheme", ["nats", "tls"])
-async def test_a_password_is_never_sent_in_the_open_where_tls_is_wanted(tmp_path: Path, scheme: str) -> None:
-    """Whoever answers in the server's place could say that it needs no TLS."""
+async def test_password_is_never_sent_unencrypted_if_tls_is_configured(tmp_path: Path, scheme: str) -> None:
+    """Another server in its place could pretend that it needs no TLS."""
     make_certificates(tmp_path)
     login = {"user": "u", "password": "hunter2"}
     async with nats_server(tmp_path / "nats", authorization=login) as port:
@@ -66,12 +66,12 @@ async def test_a_password_is_never_sent_in_the_open_where_tls_is_wanted(tmp_path
                 nats_password="hunter2",
             )
         assert "hunter2" not in str(refused.value)
-        if scheme == "tls":  # also without a CA of our own
+        if scheme == "tls":  # also without a configured CA
             with pytest.raises(LogUnavailable, match="TLS is configured"):
                 await connect(f"tls://127.0.0.1:{port}", nats_user="u", nats_password="hunter2")
 
 
-async def test_a_certificate_that_went_wrong_and_was_repaired_lets_us_in_again(tmp_path: Path) -> None:
+async def test_repaired_certificate_is_accepted_again(tmp_path: Path) -> None:
     """A failed handshake does not end the attempts to connect."""
     make_certificates(tmp_path)
     make_certificates(tmp_path / "other")
@@ -90,7 +90,7 @@ async def test_a_certificate_that_went_wrong_and_was_repaired_lets_us_in_again(t
 
 
 async def handshake_failed(server_log: Path) -> None:
-    """Wait until the server has seen two; its log is what tells."""
+    """Waits until the server has logged two of them."""
     async with asyncio.timeout(RECONNECT_TIMEOUT_SECONDS):
         while server_log.read_text().count("TLS handshake error") < 2:  # noqa: ASYNC110  # a file
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""An append whose answer is lost is settled, not guessed: acknowledged means there, once."""
+"""An append whose answer is lost is reconciled: acknowledged means stored, exactly once."""
 
 import asyncio
 import os
@@ -20,12 +20,12 @@ from jobledger.store.model.limits import ACK_TIMEOUT_SECONDS
 from tests.support.logs import append_all, ask, draft, eventually, force_batches, publisher_of, stored_ids
 from tests.support.proxy import Proxy
 
-SEQUENCE = b'"seq":'  # what an acknowledgement says
+SEQUENCE = b'"seq":'  # part of an acknowledgment
 
 
 @pytest.fixture
 async def proxy(server: EmbeddedServer) -> AsyncIterator[Proxy]:
-    """A proxy before the server."""
+    """A proxy in front of the server."""
     async with Proxy(server.url) as running:
         yield running
 
@@ -43,7 +43,7 @@ async def far_log(proxy: Proxy) -> AsyncIterator[JetStreamLog]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds of an append in tenths of seconds instead of seconds."""
+    """The limits of an append in tenths of seconds instead of seconds."""
     monkeypatch.setattr(publisher_module, "ACK_TIMEOUT_SECONDS", 0.15)
     monkeypatch.setattr(settle_module, "ACK_TIMEOUT_SECONDS", 0.15)
     monkeypatch.setattr(settle_module, "APPEND_TIMEOUT_SECONDS", 0.5)
@@ -53,31 +53,31 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def check_appended_once(
     answers: Sequence[object], drafts: Sequence[PendingEvent], ids: Sequence[str]
 ) -> None:
-    """Each was acknowledged, at the sequence where it is, and is in the log exactly once."""
+    """Asserts that each was acknowledged at its sequence, and is in the log exactly once."""
     assert sorted(ids) == sorted(event.event_id for event in drafts)
     for event, answer in zip(drafts, answers, strict=True):
         assert answer == Appended(ids.index(event.event_id) + 1)
 
 
 @pytest.mark.parametrize("events", [1, 40])
-async def test_lost_acks_of_singles_are_settled_as_appended(
+async def test_lost_acks_of_singles_are_reconciled_as_appended(
     proxy: Proxy, far_log: JetStreamLog, jetstream_log: JetStreamLog, events: int
 ) -> None:
-    """Connections cut between publish and ack: every event is in the log once, and its caller knows."""
+    """If the connection is cut before the ack, every event is stored once, and its caller is answered."""
     proxy.withhold()
     drafts = [draft(f"job-{number}") for number in range(events)]
     answering = asyncio.create_task(append_all(far_log, drafts))
     await proxy.withheld(SEQUENCE, times=events)
     proxy.cut()
-    async with asyncio.timeout(ACK_TIMEOUT_SECONDS / 2):  # the lost connection tells, not the timeout
+    async with asyncio.timeout(ACK_TIMEOUT_SECONDS / 2):  # the lost connection ends the wait, not the timeout
         answers = await answering
     check_appended_once(answers, drafts, await stored_ids(jetstream_log))
 
 
-async def test_lost_ack_of_a_batch_is_settled_as_appended(
+async def test_lost_ack_of_a_batch_is_reconciled_as_appended(
     proxy: Proxy, far_log: JetStreamLog, jetstream_log: JetStreamLog
 ) -> None:
-    """The one answer for a whole batch is lost: each of its events is settled by itself, and there once."""
+    """If the answer for a batch is lost, each of its events is reconciled by itself, and is stored once."""
     force_batches(far_log)
     proxy.withhold()
     drafts = [draft(f"job-{number}") for number in range(100)]
@@ -88,10 +88,10 @@ async def test_lost_ack_of_a_batch_is_settled_as_appended(
 
 
 @pytest.mark.parametrize("cut_after_bytes", [1, 2_000, 9_999, 20_000, 33_333])
-async def test_batch_half_sent_is_settled(
+async def test_partly_sent_batch_is_reconciled(
     proxy: Proxy, far_log: JetStreamLog, jetstream_log: JetStreamLog, cut_after_bytes: int
 ) -> None:
-    """A connection that breaks within a batch, wherever: nothing is lost, nothing is there twice."""
+    """If the connection breaks at any point of a batch, nothing is lost and nothing is stored twice."""
     force_batches(far_log)
     drafts = [draft(f"job-{number}", b"x" * 200) for number in range(100)]
     proxy.cut_after_bytes = cut_after_bytes
@@ -100,10 +100,10 @@ async def test_batch_half_sent_is_settled(
     check_appended_once(answers, drafts, await stored_ids(jetstream_log))
 
 
-async def test_own_event_is_found_behind_a_followers(
+async def test_own_event_is_found_before_a_later_one(
     proxy: Proxy, far_log: JetStreamLog, jetstream_log: JetStreamLog
 ) -> None:
-    """The first event after the expected one tells, not the last: another writer may have followed."""
+    """The first event after the expected one decides, not the last: another writer may have appended."""
     proxy.withhold()
     event = draft()
     answering = asyncio.create_task(far_log.append(event, expect=NO_JOB))
@@ -117,7 +117,7 @@ async def test_own_event_is_found_behind_a_followers(
 async def test_foreign_event_that_came_first_is_a_lost_race(
     proxy: Proxy, far_log: JetStreamLog, jetstream_log: JetStreamLog
 ) -> None:
-    """An event that never arrived, while another writer's did, is Lost, and is not in the log."""
+    """An event that never arrived, while another writer's did, is WrongSequence, and is not in the log."""
     proxy.swallow = True
     event = draft()
     answering = asyncio.create_task(far_log.append(event, expect=NO_JOB))
@@ -135,12 +135,12 @@ async def test_foreign_event_that_came_first_is_a_lost_race(
 async def test_silence_until_the_deadline_is_an_unknown_outcome(
     proxy: Proxy, far_log: JetStreamLog, jetstream_log: JetStreamLog, events: int
 ) -> None:
-    """A server that never answers: OutcomeUnknown; asking again with the same draft gives the answer."""
+    """If the server never answers, the outcome is unknown; repeating the append gives the answer."""
     if events > 1:
         force_batches(far_log)
     proxy.withhold()
     drafts = [draft(f"job-{number}") for number in range(events)]
-    async with asyncio.timeout(5):  # the append's own bound, not that of a dead connection
+    async with asyncio.timeout(5):  # the limit of the append, not that of a dead connection
         answers = await append_all(far_log, drafts)
     for event, answer in zip(drafts, answers, strict=True):
         assert isinstance(answer, OutcomeUnknown)
@@ -152,10 +152,10 @@ async def test_silence_until_the_deadline_is_an_unknown_outcome(
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("events", [1, 30])
-async def test_written_and_gone_is_an_unknown_outcome(
+async def test_possibly_written_event_is_an_unknown_outcome(
     proxy: Proxy, far_log: JetStreamLog, jetstream_log: JetStreamLog, events: int
 ) -> None:
-    """What may have been written once is not called unwritten because nobody takes the repeat."""
+    """An event that may be written is not reported as unwritten because its repeat has no responder."""
     if events > 1:
         force_batches(far_log)
     proxy.withhold()
@@ -182,16 +182,16 @@ async def test_never_sent_is_unavailable(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_nobody_there_to_take_it_is_unavailable(jetstream_log: JetStreamLog) -> None:
-    """A server that says that nobody listens has written nothing: LogUnavailable, not an unknown outcome."""
+async def test_append_without_responder_is_unavailable(jetstream_log: JetStreamLog) -> None:
+    """Without a responder nothing was written: LogUnavailable, not an unknown outcome."""
     await ask(jetstream_log, "STREAM.DELETE.JOBS")
     with pytest.raises(LogUnavailable, match="nothing was written"):
         await jetstream_log.append(draft(), expect=NO_JOB)
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_nothing_is_kept_of_what_is_answered(proxy: Proxy, far_log: JetStreamLog) -> None:
-    """After answers, lost answers, unknown outcomes and cancelled callers the publisher holds nothing."""
+async def test_answered_appends_leave_nothing_in_memory(proxy: Proxy, far_log: JetStreamLog) -> None:
+    """After answers, lost answers, unknown outcomes and cancelled callers the publisher keeps nothing."""
     proxy.withhold()
     await append_all(far_log, [draft(f"job-{number}") for number in range(20)])
     proxy.cut()
@@ -205,8 +205,10 @@ async def test_nothing_is_kept_of_what_is_answered(proxy: Proxy, far_log: JetStr
 
 
 @pytest.mark.parametrize("reading", ["info", "page"])
-async def test_reader_is_told_of_a_lost_connection(proxy: Proxy, far_log: JetStreamLog, reading: str) -> None:
-    """A reader whose answer went with the connection is told at once, not after the timeout."""
+async def test_lost_connection_fails_a_read_at_once(
+    proxy: Proxy, far_log: JetStreamLog, reading: str
+) -> None:
+    """A read whose answer is lost with the connection fails at once, not after the timeout."""
     await far_log.append(draft(), expect=NO_JOB)
     proxy.withhold()
     asked = far_log.info() if reading == "info" else far_log.read(draft().subject)
@@ -218,8 +220,8 @@ async def test_reader_is_told_of_a_lost_connection(proxy: Proxy, far_log: JetStr
             await waiting
 
 
-async def test_slow_answers_are_not_taken_for_lost_ones(proxy: Proxy, far_log: JetStreamLog) -> None:
-    """Answers that are merely late are the answers; nothing is sent twice."""
+async def test_late_answers_are_not_taken_for_lost_ones(proxy: Proxy, far_log: JetStreamLog) -> None:
+    """Late answers count; nothing is sent twice."""
     proxy.delay_seconds = 0.05
     drafts = [draft(f"job-{number}") for number in range(20)]
     answers = await append_all(far_log, drafts)
@@ -228,7 +230,7 @@ async def test_slow_answers_are_not_taken_for_lost_ones(proxy: Proxy, far_log: J
 
 
 class Load:
-    """Writers, each with a job of its own, that go on until told to stop and repeat what was not answered."""
+    """Writers with a job each, which repeat an append without an answer, until they are stopped."""
 
     def __init__(self, log: JetStreamLog, writers: int) -> None:
         self.log = log
@@ -247,16 +249,16 @@ class Load:
                     answer = await self.log.append(event, expect=last)
                 except (LogUnavailable, OutcomeUnknown):
                     continue
-            assert isinstance(answer, Appended)  # the only writer of its job can't lose
+            assert isinstance(answer, Appended)  # the only writer of its job cannot lose a race
             self.acknowledged[event.event_id] = last = answer.sequence
 
     async def reach(self, events: int) -> None:
-        """Wait until so many more are acknowledged."""
+        """Waits until a number of further events are acknowledged."""
         goal = len(self.acknowledged) + events
         await eventually(lambda: len(self.acknowledged) >= goal, within_seconds=60)
 
     async def check(self) -> None:
-        """Stop, and hold the log to what it acknowledged."""
+        """Stops, and compares the log with what it acknowledged."""
         self._stop = True
         await asyncio.gather(*self._tasks)
         ids = await stored_ids(self.log)
@@ -265,13 +267,13 @@ class Load:
 
 
 def restarted(server: EmbeddedServer, killed: int) -> bool:
-    """Whether another process runs in the place of the killed one."""
+    """Whether another process has replaced the killed one."""
     process = server._process
     return process is not None and process.pid != killed
 
 
 async def survive_kills(directory: Path, rng: random.Random, kills: int, *, batches: bool) -> None:
-    """A load, a server that is killed again and again during it, and the check."""
+    """Runs a load while the server is killed repeatedly, and checks the log."""
     async with EmbeddedServer(directory) as server:
         log = await JetStreamLog.connect(server.url)
         if batches:
@@ -292,7 +294,7 @@ async def survive_kills(directory: Path, rng: random.Random, kills: int, *, batc
 async def test_acknowledged_events_survive_kills_of_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: bool
 ) -> None:
-    """`kill -9` of the server during a load: what was acknowledged is there once, and nothing else is."""
+    """After `kill -9` of the server during a load, the log has exactly the acknowledged events, once."""
     monkeypatch.setattr(embedded, "RESTART_WAIT_SECONDS", 0.01)
     await survive_kills(tmp_path, random.Random(1), kills=2, batches=batches)
 
@@ -302,7 +304,7 @@ async def test_acknowledged_events_survive_kills_of_the_server(
 async def test_acknowledged_events_survive_many_kills_of_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """The same with many kills, at random places, under loads of many sizes."""
+    """The same with many kills, at random moments, under loads of different sizes."""
     monkeypatch.setattr(embedded, "RESTART_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(embedded, "RESTART_MAX_WAIT_SECONDS", 0.1)
     await survive_kills(tmp_path, random.Random(seed), kills=20, batches=seed % 2 == 1)

@@ -1,4 +1,4 @@
-"""The wait for a stream whose replicas are moved: bounded, with progress, and with help where it stalls."""
+"""The wait for a stream whose replicas move is bounded, shows progress, and ends a stall."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -25,7 +25,7 @@ FULL = (ReplicaInfo("n2", current=True), ReplicaInfo("n3", current=True))
 
 
 def info(*replicas: ReplicaInfo, desired: DesiredReplicas | None = None, **state: int) -> StreamInfo:
-    """What the leader n1 answers."""
+    """A description of the stream by the leader n1."""
     cluster = ClusterInfo("n1", "2026-11-30T00:00:00Z", [*(replicas or FULL)], desired)
     found = StreamState(
         state.get("first_seq", 1), state.get("last_seq", 0), messages=state.get("messages", 0)
@@ -34,7 +34,7 @@ def info(*replicas: ReplicaInfo, desired: DesiredReplicas | None = None, **state
 
 
 class Leader:
-    """Answers as it is made to; counts the requests that would move something."""
+    """Answers as configured; records the requests that would move a replica."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Callable[[int], StreamInfo]) -> None:
         self.verbs: list[str] = []
@@ -54,14 +54,14 @@ class Leader:
         self.verbs.append(verb)
 
     async def rewrite(self) -> None:
-        """Rewrite the stream, up to the first error."""
+        """Rewrites the stream, up to the first error."""
         await refill.rewrite_replicas(cast("Any", Connection), "JOBS", self.said.append)
 
 
 async def test_a_move_without_progress_gets_another_leader_a_few_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Then the wait ends, and says what it waited for; what changes in between counts as progress."""
+    """Then the wait ends, and reports what it waited for; changes in between count as progress."""
     status = MoveStatus("waiting for desired peers to catch up")
     stuck = DesiredReplicas((ReplicaInfo("n1"), ReplicaInfo("n4")), status)
     leader = Leader(monkeypatch, lambda _: info(desired=stuck))
@@ -72,7 +72,7 @@ async def test_a_move_without_progress_gets_another_leader_a_few_times(
 
 
 async def test_a_node_that_is_down_ends_the_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another leader would wait for it as well."""
+    """Another leader would wait for it too."""
     leader = Leader(monkeypatch, lambda _: info(FULL[0], ReplicaInfo("n3", offline=True)))
     with pytest.raises(LogUnavailable, match="n3 is down"):
         await leader.rewrite()
@@ -82,7 +82,7 @@ async def test_a_node_that_is_down_ends_the_wait_at_once(monkeypatch: pytest.Mon
 async def test_replicas_are_not_copied_from_a_leader_that_lacks_events(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The fresh ones would lack them too, and the old ones that have them would be gone."""
+    """The fresh ones would lack them too, and the old ones with them would be dropped."""
     for state in ({"last_seq": 10, "messages": 9}, {"first_seq": 4, "last_seq": 10, "messages": 7}):
         leader = Leader(monkeypatch, lambda _, state=state: info(**state))  # type: ignore[misc]
         with pytest.raises(LogDamaged, match="the replica of JOBS on n1 lacks"):
@@ -90,7 +90,7 @@ async def test_replicas_are_not_copied_from_a_leader_that_lacks_events(
         assert leader.verbs == []
 
 
-async def test_a_leader_that_comes_and_goes_is_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_changing_leaders_are_not_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that changes all the time is not settled either: both waits end."""
 
     def comes_and_goes(look: int) -> StreamInfo:
@@ -118,7 +118,7 @@ async def test_a_leader_that_comes_and_goes_is_no_progress(monkeypatch: pytest.M
 async def test_what_no_replica_has_does_not_stop_a_rewrite(
     monkeypatch: pytest.MonkeyPatch, has: tuple[int, ...]
 ) -> None:
-    """A copy loses nothing then; but it would, if another replica had one of those that the leader lacks."""
+    """A copy then loses nothing; it would if another replica had one of the events that the leader lacks."""
 
     async def look(_: object, __: str, request: dict[str, int]) -> int | None:
         return request["seq"] if request["seq"] in has else None

@@ -1,4 +1,4 @@
-"""Compressed blocks are rewritten without changing a message; a rewrite that is killed can be repeated."""
+"""Compressed blocks are rewritten without changing a message; an interrupted rewrite can be repeated."""
 
 import asyncio
 import os
@@ -43,7 +43,7 @@ PAYLOADS: tuple[Callable[[random.Random], bytes], ...] = (
 
 
 async def compressed_log(directory: Path, events: int = 240) -> dict[str, StreamDigest]:
-    """The store of an earlier release, stopped; what it holds."""
+    """Creates the stopped store of an earlier release; returns its content."""
     chance = random.Random(7)
     async with EmbeddedServer(directory) as server:
         admin = await unchecked(server.url)
@@ -63,7 +63,7 @@ async def compressed_log(directory: Path, events: int = 240) -> dict[str, Stream
 
 
 async def digest_of(directory: Path) -> dict[str, StreamDigest]:
-    """What a stopped store holds."""
+    """The content of a stopped store."""
     async with EmbeddedServer(directory) as server:
         log = await JetStreamLog.connect(server.url)
         found = await log.digest_streams(NAMES)
@@ -80,12 +80,12 @@ async def epoch_of(directory: Path) -> str:
 
 
 def silent(_: object) -> None:
-    """Tell nobody."""
+    """Ignores progress."""
 
 
 @pytest.mark.slow
 async def test_rewrite_keeps_every_message_and_the_epoch(tmp_path: Path) -> None:
-    """No block is compressed afterwards, the old ones are dropped, and readiness has nothing to warn of."""
+    """No block is compressed afterward, the old ones are dropped, and readiness has no warning."""
     before = await compressed_log(tmp_path / "nats")
     epoch = await epoch_of(tmp_path / "nats")
     count = await rewrite_embedded(tmp_path / "nats", "JOBS", JetStreamLog.connect, silent)
@@ -103,7 +103,7 @@ async def test_rewrite_keeps_every_message_and_the_epoch(tmp_path: Path) -> None
 
 @pytest.mark.slow
 async def test_rewritten_log_survives_a_kill(tmp_path: Path) -> None:
-    """What was appended after the rewrite, and what was there before, is read after `kill -9`."""
+    """Events from before and after the rewrite are read after `kill -9`."""
     await compressed_log(tmp_path / "nats")
     await rewrite_embedded(tmp_path / "nats", "JOBS", JetStreamLog.connect, silent)
     async with EmbeddedServer(tmp_path / "nats") as server:
@@ -139,8 +139,8 @@ print("done")
 
 
 @pytest.mark.slow
-async def test_rewrite_that_is_killed_at_any_step_loses_nothing(tmp_path: Path) -> None:
-    """The store is whole after every kill, and the next run finishes."""
+async def test_rewrite_killed_at_any_step_loses_nothing(tmp_path: Path) -> None:
+    """The store is complete after every kill, and the next run finishes."""
     store = tmp_path / "nats"
     before = await compressed_log(store)
     for step in range(60):
@@ -190,8 +190,8 @@ async def test_rewrite_that_changes_a_message_is_undone(
 
 
 @pytest.mark.slow
-async def test_old_block_is_dropped_only_if_the_new_one_holds_it(tmp_path: Path) -> None:
-    """After an interrupted run each pair is compared; a block that grew since still counts."""
+async def test_old_block_is_dropped_only_if_the_new_one_is_equal(tmp_path: Path) -> None:
+    """After an interrupted run each pair is compared; a block may have grown since."""
     store = tmp_path / "nats"
     await compressed_log(store)
     rewrite_blocks(store, find_blocks(store, NAMES), silent)
@@ -228,13 +228,13 @@ def test_crc32c_is_the_one_of_rfc_3720() -> None:
     ],
 )
 def test_damaged_stream_is_refused(data: bytes, says: str) -> None:
-    """Whatever is wrong with it: an S2Error, never another exception or an endless loop."""
+    """Every kind of damage is an S2Error, never another exception or an endless loop."""
     with pytest.raises(S2Error, match=says):
         decode_stream(data)
 
 
 def test_damage_anywhere_is_an_s2_error() -> None:
-    """Flipped and missing bytes of a small stream: an error, or content that no damaged byte is part of."""
+    """Flipped and missing bytes of a small stream give an error, or content without a damaged byte."""
     literal = b"hello, hello, hello, blocks"
     crc = crc32c(literal)
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -249,8 +249,8 @@ def test_damage_anywhere_is_an_s2_error() -> None:
                 continue
 
 
-def test_block_without_compression_is_taken_as_it_is() -> None:
-    """Only the mark makes a block a compressed one."""
+def test_uncompressed_block_is_unchanged() -> None:
+    """Only a block that starts with the mark is decompressed."""
     assert decompress(b"raw records") == b"raw records"
     with pytest.raises(S2Error, match="header"):
         decompress(b"cmp\x07" + bytes(40))

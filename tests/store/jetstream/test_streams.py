@@ -1,4 +1,4 @@
-"""Every stream of ours is declared once, has the log's replicas, no compression, and is created only once."""
+"""Every Jobledger stream has the log's replicas and no compression, and is created only once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ KEEPERS = [each for each in COMPANIONS if each.keeps_records]
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is created or elected in these tests while it is looked for."""
+    """Shortens the search for a stream: nothing is created or elected during these tests."""
     monkeypatch.setattr(stream_module, "STREAM_MISSING_SECONDS", 0.05)
 
 
@@ -40,7 +40,7 @@ def unsafe(declaration: StreamDeclaration) -> dict[str, Any]:
 
 
 async def test_first_connection_creates_every_stream(jetstream_log: JetStreamLog) -> None:
-    """So a stream that is missing later was lost, and was not merely not needed yet."""
+    """So a stream that is missing later was lost."""
     names = (await ask(jetstream_log, "STREAM.NAMES"))["streams"]
     assert sorted(names) == sorted(NAMES)
 
@@ -80,10 +80,10 @@ async def test_existing_compression_is_turned_off_and_noted(
     await admin.close()
 
 
-async def test_missing_log_beside_its_companions_is_not_created(
+async def test_missing_log_with_other_streams_is_not_created(
     server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
-    """The log is created first: streams beside it prove that it existed, for a library user as well."""
+    """The log is created first, so other streams prove that it existed, for a library user too."""
     await fill(jetstream_log, 2)
     await ask(jetstream_log, "STREAM.DELETE.JOBS")
     with pytest.raises(
@@ -95,7 +95,7 @@ async def test_missing_log_beside_its_companions_is_not_created(
 
 
 async def test_evidence_of_the_caller_counts(server: EmbeddedServer) -> None:
-    """An empty server whose log was recorded elsewhere: refused with what was recorded."""
+    """An empty server whose log was recorded elsewhere is refused, with that record."""
 
     async def evidence(name: str) -> list[str]:
         return ["log.json last saw it at sequence 776"] if name == "JOBS" else []
@@ -108,7 +108,7 @@ async def test_evidence_of_the_caller_counts(server: EmbeddedServer) -> None:
 
 
 async def test_evidence_of_another_stream_does_not_count(server: EmbeddedServer) -> None:
-    """A first start of one log is no loss of another."""
+    """The first start of one log is not the loss of another."""
 
     async def evidence(name: str) -> list[str]:
         return ["it was there"] if name == "OTHER" else []
@@ -120,7 +120,7 @@ async def test_evidence_of_another_stream_does_not_count(server: EmbeddedServer)
 async def test_accepted_loss_creates_the_log_again(
     server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
-    """The explicit way out: an empty log, and the streams beside it as they were."""
+    """With the explicit option the log is empty, and the other streams are unchanged."""
     await fill(jetstream_log, 2)
     await ask(jetstream_log, "STREAM.DELETE.JOBS")
     log = await JetStreamLog.connect(server.url, accept_loss=lambda _: None)
@@ -129,14 +129,14 @@ async def test_accepted_loss_creates_the_log_again(
 
 
 @pytest.mark.parametrize("declaration", KEEPERS, ids=[each.suffix for each in KEEPERS])
-async def test_missing_companion_is_not_created_beside_a_log_with_events(
+async def test_missing_companion_of_a_log_with_events_is_not_created(
     server: EmbeddedServer, jetstream_log: JetStreamLog, declaration: StreamDeclaration
 ) -> None:
-    """Every one is created before the first event, which the log's metadata records."""
+    """Every companion is created before the first event, which the log's metadata records."""
     name = declaration.name("JOBS")
     await fill(jetstream_log, 1)
     await ask(jetstream_log, f"STREAM.DELETE.{name}")
-    log = await JetStreamLog.connect(server.url)  # the log itself is whole
+    log = await JetStreamLog.connect(server.url)  # the log itself is complete
     with pytest.raises(LogMissing, match=f"{name} existed and is missing: the log has 1 events"):
         await log.prepare_streams()
     assert name not in (await ask(log, "STREAM.NAMES"))["streams"]
@@ -144,7 +144,7 @@ async def test_missing_companion_is_not_created_beside_a_log_with_events(
 
 
 @pytest.mark.parametrize("missing", range(1, len(NAMES)))
-async def test_crash_during_the_first_start_is_no_loss(server: EmbeddedServer, missing: int) -> None:
+async def test_crash_during_the_first_start_is_not_a_loss(server: EmbeddedServer, missing: int) -> None:
     """The log and some of the other streams exist, and no event: the rest are created."""
     admin = await unchecked(server.url)
     for each in STREAMS[:missing]:
@@ -157,14 +157,14 @@ async def test_crash_during_the_first_start_is_no_loss(server: EmbeddedServer, m
 
 
 async def test_log_of_an_earlier_release_gets_the_new_streams(server: EmbeddedServer) -> None:
-    """Its metadata names none, so one that is missing was never there."""
+    """Its metadata names no stream, so a missing one never existed."""
     admin = await unchecked(server.url)
     assert "error" not in await ask(admin, "STREAM.CREATE.JOBS", unsafe(LOG))
     await fill(admin, 2)
     log = await JetStreamLog.connect(server.url)
     assert [each.name for each in await log.prepare_streams()] == NAMES
     await ask(log, "STREAM.DELETE.JOBS_SEALS")
-    other = await JetStreamLog.connect(server.url)  # from now on it is known that it was there
+    other = await JetStreamLog.connect(server.url)  # records that it existed
     with pytest.raises(LogMissing):
         await other.seals("mark")
     for each in (log, other, admin):
@@ -172,9 +172,7 @@ async def test_log_of_an_earlier_release_gets_the_new_streams(server: EmbeddedSe
 
 
 @pytest.mark.parametrize("name", ["JOBS_KEYS", "JOBS_SUBSCRIPTIONS", "JOBS_SEALS"])
-async def test_stream_that_vanishes_while_it_is_used_is_not_created(
-    jetstream_log: JetStreamLog, name: str
-) -> None:
+async def test_stream_deleted_while_it_is_used_is_not_created(jetstream_log: JetStreamLog, name: str) -> None:
     """Also without an event in the log: this process has used it."""
     await ask(jetstream_log, f"STREAM.DELETE.{name}")
     opened: dict[str, Callable[[], Awaitable[object]]] = {
@@ -186,7 +184,7 @@ async def test_stream_that_vanishes_while_it_is_used_is_not_created(
         await opened[name]()
 
 
-async def test_log_that_vanishes_at_runtime_is_not_created(jetstream_log: JetStreamLog) -> None:
+async def test_log_deleted_at_runtime_is_not_created(jetstream_log: JetStreamLog) -> None:
     """Appends and reads fail, and no call creates it."""
     await ask(jetstream_log, "STREAM.DELETE.JOBS")
     with pytest.raises(LogUnavailable, match="is missing"):
@@ -196,10 +194,10 @@ async def test_log_that_vanishes_at_runtime_is_not_created(jetstream_log: JetStr
     assert "JOBS" not in (await ask(jetstream_log, "STREAM.NAMES"))["streams"]
 
 
-async def test_log_that_is_created_meanwhile_is_found(
+async def test_log_created_by_another_process_is_found(
     server: EmbeddedServer, jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that looks while another one creates all streams finds the log at its second look."""
+    """A process that starts while another one creates all streams finds the log at its second look."""
     monkeypatch.setattr(stream_module, "STREAM_MISSING_SECONDS", 5.0)
     await ask(jetstream_log, "STREAM.DELETE.JOBS")
     connecting = asyncio.create_task(JetStreamLog.connect(server.url))

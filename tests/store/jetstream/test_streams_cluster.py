@@ -31,7 +31,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 @pytest.fixture
 async def operator(cluster: Cluster) -> AsyncIterator[JetStreamLog]:
-    """A user who may change streams; none exists yet."""
+    """A log of a user who may change streams; no stream exists yet."""
     log = await unchecked(cluster.operator_url)
     yield log
     await log.close()
@@ -55,7 +55,7 @@ async def create(log: JetStreamLog, *, compression: str = "none", **replicas: in
 
 
 async def test_every_stream_has_the_replicas_of_the_log(cluster: Cluster) -> None:
-    """Also when a library user with settings of its own connects next, and opens its records first."""
+    """Also if a library user with other settings connects next, and opens its bucket first."""
     log = await JetStreamLog.connect(cluster.operator_url, SETTINGS)
     subscriber = await JetStreamLog.connect(cluster.url)  # its settings say 1
     await subscriber.key_value("SUBSCRIPTIONS")
@@ -65,7 +65,7 @@ async def test_every_stream_has_the_replicas_of_the_log(cluster: Cluster) -> Non
 
 
 async def test_subscriber_takes_the_replicas_from_the_log(cluster: Cluster, operator: JetStreamLog) -> None:
-    """A log of an earlier release without records: the subscriber creates them with the log's replicas."""
+    """The subscriber creates the missing stream of an earlier release with the log's replicas."""
     config = LOG.config(SETTINGS, replicas=3) | {"metadata": {}}
     assert "error" not in await ask(operator, "STREAM.CREATE.JOBS", config)
     await append_all(operator, [draft("one")])
@@ -77,7 +77,7 @@ async def test_subscriber_takes_the_replicas_from_the_log(cluster: Cluster, oper
 
 
 async def test_too_few_replicas_are_repaired_or_reported(cluster: Cluster, operator: JetStreamLog) -> None:
-    """The service may not change streams and says who can; the operator's user repairs them."""
+    """The service may not change streams and reports who may; the operator's user repairs them."""
     await create(operator, compression="s2", SUBSCRIPTIONS=1)
     service = await JetStreamLog.connect(cluster.url, SETTINGS)
     problems = {each.name: " ".join(each.problems) for each in await service.prepare_streams()}
@@ -100,7 +100,7 @@ async def test_too_few_replicas_are_repaired_or_reported(cluster: Cluster, opera
 async def test_rewrite_names_a_missing_right_and_a_node_that_is_down(
     cluster: Cluster, operator: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service's user may not change a stream, and a copy can't be made without a node: both end soon."""
+    """A missing right to change the stream, and a missing node for the copy, both end the rewrite soon."""
     await create(operator, compression="s2")
     service = await JetStreamLog.connect(cluster.url, SETTINGS)
     async with asyncio.timeout(3):
@@ -117,7 +117,7 @@ async def test_rewrite_names_a_missing_right_and_a_node_that_is_down(
 async def test_replicas_are_rewritten_under_writes(
     cluster: Cluster, operator: JetStreamLog, tmp_path: Path
 ) -> None:
-    """Every block of every node is fresh, no acknowledged event is lost, and three replicas are left.
+    """Every block of every node is new, no acknowledged event is lost, and there are three replicas.
 
     The first run is interrupted, and a service that starts meanwhile goes back to three replicas; the next
     run leaves what the first one has done.
@@ -163,7 +163,7 @@ async def test_replicas_are_rewritten_under_writes(
 
 
 async def write(log: JetStreamLog, acked: dict[str, int]) -> None:
-    """One event after the other, for ever; what was acknowledged."""
+    """Appends events continuously; records the acknowledged ones."""
     number = 0
     while True:
         number += 1
@@ -173,7 +173,7 @@ async def write(log: JetStreamLog, acked: dict[str, int]) -> None:
 
 
 def compressed(directory: Path) -> dict[int, int]:
-    """How many blocks of each node are compressed."""
+    """The number of compressed blocks of each node."""
     counts = {
         node: sum(each.compressed for each in find_blocks(directory / f"nats-{node}", NAMES))
         for node in (1, 2, 3)

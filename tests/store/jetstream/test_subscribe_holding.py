@@ -1,4 +1,4 @@
-"""Who holds a subscription: one process at a time, in order, whatever happens to it or to the server."""
+"""One process at a time holds a subscription, in order, whatever happens to it or to the server."""
 
 import asyncio
 import os
@@ -50,10 +50,10 @@ async def writer(jetstream_log: JetStreamLog) -> Writer:
 # --- taking over --------------------------------------------------------------------------------------------
 
 
-async def test_one_reads_and_the_others_stand_by(
+async def test_one_process_reads_and_the_others_wait(
     server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
-    """The second process of a name gets nothing while the first has it, and goes on when that one leaves."""
+    """The second process gets nothing while the first one holds it, and continues when that one leaves."""
     async with other_process(server) as other, reading(subscribe(other, "pair")) as second:
         async with reading(subscribe(jetstream_log, "pair")) as first:
             await eventually(lambda: len(first.found) + len(second.found) == 20, within_seconds=30)
@@ -66,10 +66,10 @@ async def test_one_reads_and_the_others_stand_by(
         assert sequences(second.found)[-5:] == list(range(21, 26))
 
 
-async def test_who_dies_is_replaced(
+async def test_dead_process_is_replaced(
     server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
-    """A process is gone without a word: the other one goes on at the first unacknowledged event, soon."""
+    """If a process dies, the other one soon continues at the first unacknowledged event."""
     del writer
     async with other_process(server) as victim:
         events = await subscribe(victim, "replaced").__aenter__()
@@ -83,16 +83,16 @@ async def test_who_dies_is_replaced(
             found = await take(heir, 1)
             assert lease_clock() - began < TAKEN_OVER_WITHIN_SECONDS
             found += await take_to(heir, 20)
-            # 7 and 8 were acknowledged or not: that had been under way.
+            # 7 and 8 may be acknowledged: that was in flight.
             assert sequences(found) == list(range(found[0].sequence, 21))
             assert 7 <= found[0].sequence <= 9
         await events.__aexit__(None, None, None)
 
 
-async def test_who_dies_with_everything_in_its_buffer_is_replaced(
+async def test_process_that_dies_with_all_events_in_its_buffer_is_replaced(
     server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
-    """All was given to a process that is gone, and nothing handled: the next one gets it all again."""
+    """If a process dies after it received all events and handled none, the next one gets all again."""
     del writer
     async with other_process(server) as victim:
         events = await subscribe(victim, "greedy").__aenter__()
@@ -104,8 +104,8 @@ async def test_who_dies_with_everything_in_its_buffer_is_replaced(
         await events.__aexit__(None, None, None)
 
 
-async def test_leaving_hands_over_at_once(server: EmbeddedServer, writer: Writer) -> None:
-    """A block that is left lets go of its hold: nobody waits for that to run out."""
+async def test_leaving_releases_the_subscription_at_once(server: EmbeddedServer, writer: Writer) -> None:
+    """The next process does not wait for the pin to expire."""
     del writer
     for first in range(1, 20, 4):
         async with other_process(server) as log, subscribe(log, "baton") as events:
@@ -117,7 +117,7 @@ async def test_leaving_hands_over_at_once(server: EmbeddedServer, writer: Writer
 async def test_an_operator_can_take_it_away(
     server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
-    """Whoever loses its hold to another process handles nothing more of what it had been given."""
+    """A process that loses the pin to another one handles no more events of its buffer."""
     del writer
     async with other_process(server) as log, subscribe(log, "unpinned") as events:
         await take(events, 3)
@@ -134,8 +134,8 @@ async def test_an_operator_can_take_it_away(
             waiting.cancel()
 
 
-async def test_the_lease_ends_before_the_hold(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """What was taken may be handled for a time that is shorter than the server's, from the question on."""
+async def test_lease_expires_before_the_pin(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """The lease is shorter than the server's timeout, and starts when the request is sent."""
     del writer
     async with subscribe(jetstream_log, "lease") as events:
         await take(events, 1)
@@ -149,10 +149,10 @@ async def test_the_lease_ends_before_the_hold(jetstream_log: JetStreamLog, write
         assert 3 * HOLD_CHECK_SECONDS < PIN_SECONDS - PIN_MARGIN_SECONDS
 
 
-async def test_whoever_slept_handles_nothing_from_its_buffer(
+async def test_process_that_was_asleep_handles_nothing_from_its_buffer(
     jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once the lease has run out nothing is handed out until the hold is proved again."""
+    """After the lease has expired nothing is handed out until the pin is proven again."""
     del writer
     async with subscribe(jetstream_log, "slept") as events:
         await take(events, 2)
@@ -166,7 +166,7 @@ async def test_whoever_slept_handles_nothing_from_its_buffer(
             return state
 
         monkeypatch.setattr(JetStreamConsumer, "_prove", proving)
-        source.lease_expires_at = lease_clock() - 1  # as the clock says after a sleep
+        source.lease_expires_at = lease_clock() - 1  # like after a sleep of the machine
         assert events._partitions[0]._ready  # it has more
         (event,) = await take(events, 1)
         assert proofs
@@ -176,8 +176,8 @@ async def test_whoever_slept_handles_nothing_from_its_buffer(
 # --- the connection and the server --------------------------------------------------------------------------
 
 
-async def test_a_connection_lost_for_a_moment_costs_nothing(server: EmbeddedServer) -> None:
-    """Cut and back while it is read: every event once, in order; the state tells of it meanwhile."""
+async def test_connection_lost_for_a_moment_loses_nothing(server: EmbeddedServer) -> None:
+    """If the connection is cut and returns, every event arrives once, in order; the state shows it."""
     async with Proxy(server.url) as proxy, other_process(server) as log:
         writer = Writer(log, 50)
         await writer.round()
@@ -197,7 +197,7 @@ async def test_a_connection_lost_for_a_moment_costs_nothing(server: EmbeddedServ
 
 
 async def test_a_connection_cut_in_a_handler(server: EmbeddedServer) -> None:
-    """The event under way is finished, and not given again; all others come, in order."""
+    """The event that is being handled is finished, and not delivered again; all others arrive in order."""
     async with Proxy(server.url) as proxy, other_process(server) as log:
         writer = Writer(log, 5)
         for _ in range(8):
@@ -218,8 +218,8 @@ async def test_a_connection_cut_in_a_handler(server: EmbeddedServer) -> None:
         await mine.close()
 
 
-async def test_nothing_is_handled_out_of_touch(server: EmbeddedServer) -> None:
-    """While the connection is lost nothing is handed out: it may be another process's by now."""
+async def test_nothing_is_handled_without_a_connection(server: EmbeddedServer) -> None:
+    """While the connection is lost nothing is handed out: another process may hold the subscription."""
     async with Proxy(server.url) as proxy, other_process(server) as log:
         writer = Writer(log, 5)
         for _ in range(4):
@@ -242,7 +242,7 @@ async def test_nothing_is_handled_out_of_touch(server: EmbeddedServer) -> None:
 async def test_a_killed_server_loses_nothing(
     server: EmbeddedServer, jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server is killed again and again: every event comes, in order; nothing is jumped over."""
+    """While the server is killed repeatedly every event arrives, in order, and none is skipped."""
     monkeypatch.setattr(embedded, "RESTART_WAIT_SECONDS", 0.01)
     writer = Writer(jetstream_log, 40)
     await writer.round()
@@ -255,13 +255,13 @@ async def test_a_killed_server_loses_nothing(
     found = sequences(reader.found)
     assert sorted(set(found)) == list(range(1, 161))
     place = 0
-    for sequence in found:  # each is the next one, or one that came before: nothing is ever jumped over
+    for sequence in found:  # each is the next one, or a repeated one: none is ever skipped
         assert sequence <= place + 1
         place = sequence
 
 
-async def test_a_deleted_subscription_says_so(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """Deleted while it is read: a clear error, now and later; opened again it begins anew."""
+async def test_deleted_subscription_is_reported(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """Deleting it while it is read is a clear error, now and later; opened again it starts over."""
     del writer
     async with subscribe(jetstream_log, "deleted") as events:
         await take(events, 20)
@@ -277,10 +277,10 @@ async def test_a_deleted_subscription_says_so(jetstream_log: JetStreamLog, write
         assert sequences(await take(events, 1)) == [1]
 
 
-async def test_a_stream_made_again_says_so(
+async def test_stream_created_again_is_reported(
     server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
-    """The log was made again: an error, never the new log's events; opened again it reads those."""
+    """A log that is created again is an error, and its events are delivered only after opening it again."""
     del writer
     async with subscribe(jetstream_log, "replaced") as events:
         await take(events, 12)

@@ -1,4 +1,4 @@
-"""A subscription that begins in the middle of the log numbers events as one that began with the first."""
+"""A subscription that starts in the middle of the log has the same numbers as one from the beginning."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ WAIT_SECONDS = 60.0
 async def numbers(
     log: JetStreamLog, wanted: set[int], parts: Sequence[dict[str, Any]]
 ) -> set[tuple[int, int, int]]:
-    """Sequence, revision and version of each event, as members of a group get them, until all have come."""
+    """Sequence, revision and version of each event, as members of a group get them."""
     found: set[tuple[int, int, int]] = set()
     done = asyncio.Event()
 
@@ -54,13 +54,13 @@ async def numbers(
     ],
     ids=["alone", "with jobs", "a namespace", "members", "elastic"],
 )
-async def test_numbers_do_not_depend_on_the_beginning(
+async def test_numbers_do_not_depend_on_the_start(
     jetstream_log: JetStreamLog,
     monkeypatch: pytest.MonkeyPatch,
     parts: Sequence[dict[str, Any]],
     factor: int,
 ) -> None:
-    """Alone and in every form of a group, whichever way the jobs before it are read."""
+    """Alone and in every form of a group, for every way to read the earlier events."""
     monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", factor)
     await write_history(jetstream_log, events=EVENTS, jobs=30)
     truth = {

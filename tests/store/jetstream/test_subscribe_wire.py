@@ -1,4 +1,4 @@
-"""The plain JetStream requests of docs/SUBSCRIBE.md do what the page says, sent as they stand there."""
+"""The plain JetStream requests of docs/SUBSCRIBE.md, sent as documented, do what the page describes."""
 
 import asyncio
 import json
@@ -89,7 +89,7 @@ async def say(reader: Reader, subject: str, body: object) -> dict[str, Any]:
 
 
 def test_the_page_shows_every_request() -> None:
-    """Making, asking, beginning anew, letting go, looking, going back: in this order."""
+    """The requests in this order: create, pull, reset, unpin, info, reset to a sequence."""
     verbs = [subject.removeprefix("$JS.API.CONSUMER.").partition(".JOBS.")[0] for subject, _ in requests()]
     assert verbs == ["CREATE", "MSG.NEXT", "RESET", "UNPIN", "INFO", "RESET"]
 
@@ -98,7 +98,7 @@ def test_the_page_shows_every_request() -> None:
 async def test_the_plain_requests_do_what_the_page_says(
     server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
-    """Pinned, begun anew, acknowledged up to an event, and put back to the first, as it is written."""
+    """Pinned, reset, acknowledged up to an event, and reset to the first, as documented."""
     await write_jobs(jetstream_log, "plain")
     create, pull, reset, _, info, to_first = requests()
     async with two_readers(server) as (one, two):
@@ -128,10 +128,10 @@ async def test_the_plain_requests_do_what_the_page_says(
 
 
 @pytest.mark.slow
-async def test_who_waits_takes_over_as_the_page_says(
+async def test_waiting_client_takes_over_as_documented(
     server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
-    """Silence hands the pin on, an old pin is refused, letting go is at once; nothing unhandled is passed."""
+    """A silent client loses its pin, an old pin is refused, unpinning is immediate; no event is skipped."""
     await write_jobs(jetstream_log, "plain")
     create, pull, reset, unpin, _, _ = requests()
     async with two_readers(server) as (one, two):
