@@ -98,7 +98,7 @@ def test_warning_is_shown_and_the_file_is_valid(files: Path) -> None:
     (files / "w.yaml").write_text(GOOD + "Meta: {a: '{{x}}'}\n")
     result = run("w.yaml")
     assert result.exit_code == 0
-    assert "w.yaml: warning: the spec holds {{ … }}" in result.stdout
+    assert "w.yaml: warning: the spec contains {{ … }}" in result.stdout
     assert json.loads(run("--json", "w.yaml").stdout)["warnings"][0]["path"] == ""
 
 
