@@ -28,13 +28,8 @@ from jobledger.service.structural_diff import edits, leaves, path_text
 
 if TYPE_CHECKING:
     from jobledger.service.client.client import Client
-    from jobledger.service.client.responses import (
-        Change,
-        ChangedJob,
-        DiffResponse,
-        JobEvent,
-        VersionsDiffResponse,
-    )
+    from jobledger.service.client.responses import DiffResponse, VersionsDiffResponse
+    from jobledger.service.wire.versions import Change, ChangeEvent, JobChanged
 
 _POINT: Final = PointText(revisions=True)
 _MAX_WORDS: Final = 3  # a job and two versions
@@ -130,8 +125,8 @@ def diff_log(
     say_more(token)
 
 
-def _print_job(item: "ChangedJob") -> None:
-    before, after = item.before, item.after
+def _print_job(item: "JobChanged") -> None:
+    before, after = item.from_, item.to
     name = plain(f"{item.namespace}/{item.name}")
     job_id = f" ({plain(item.job_id)})" if item.name != item.job_id else ""
     then = f"v{before.version} r{before.revision}" if before is not None else "created"
@@ -151,23 +146,30 @@ def _print_job(item: "ChangedJob") -> None:
 
 
 def _tag_changes(before: Mapping[str, int], after: Mapping[str, int]) -> "Iterator[Change]":
-    from jobledger.service.client.responses import Change
+    from jobledger.service.wire.versions import Change
 
     for tag in sorted({*before, *after}):
         old, new = before.get(tag), after.get(tag)
         if old != new:
-            verb = "added" if old is None else "removed" if new is None else "changed"
-            yield Change(verb, f"Tags.{tag}", old, new)
+            yield Change(
+                "added" if old is None else "removed" if new is None else "changed",
+                f"Tags.{tag}",
+                before=old,
+                after=new,
+            )
 
 
-def _event_line(event: "JobEvent") -> str:
+def _event_line(event: "ChangeEvent") -> str:
     """`time  what  version and revision  actor  reason`."""
     from jobledger.service.history import tag_words
 
     word = event_word(event.event_type)
-    what = state_cell(event.state.state_type) if word == "state" else Cell(word, BOLD)
-    tag = tag_words(event.tag, event.tag_version) if event.tag else ""
-    why = " · ".join(dict.fromkeys(text for text in (tag, event.reason, event.state.message) if text))
+    state = event.state
+    what = state_cell(state.state_type) if word == "state" and state is not None else Cell(word, BOLD)
+    tag = tag_words(event.tag, event.tag_version or 0) if event.tag else ""
+    why = " · ".join(
+        dict.fromkeys(text for text in (tag, event.reason, state.message if state else "") if text)
+    )
     parts = [
         f"  {exact(nanoseconds_of(event.time))}",
         styled(what) + " " * max(0, 9 - len(what.text)),

@@ -1,6 +1,7 @@
 """Responses of the API: the fields that commands use, and `wire`, the response as it was received.
 
-`wire` keeps the fields that this release does not know, so that programs receive all of them.
+`wire` keeps the fields that this release does not know, so that programs receive all of them. Fields that
+earlier releases did not send have defaults here, unlike in `service/wire`.
 """
 
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ import msgspec
 from msgspec import field
 
 from jobledger.service.errors import RemoteError
+from jobledger.service.wire.versions import Change, JobChanged, TagItem
 from jobledger.store.model.job import State
 
 
@@ -82,16 +84,6 @@ class WriteResponse(Response, frozen=True, kw_only=True):
     sequence: int
 
 
-class Change(msgspec.Struct, frozen=True, rename="pascal"):
-    """One path where two specs differ: `added`, `removed`, `changed`, or `moved` from `from_`."""
-
-    change: str
-    path: str
-    before: Any = None
-    after: Any = None
-    from_: str = field(name="From", default="")
-
-
 class DiffResponse(Response, frozen=True, kw_only=True):
     """How a spec differs from that of its job.
 
@@ -120,17 +112,10 @@ class VersionResponse(Response, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class Tag(msgspec.Struct, frozen=True, rename="pascal"):
-    """A tag, and the version that it names."""
-
-    tag: str
-    job_version: int
-
-
 class TagsResponse(Response, frozen=True, kw_only=True):
     """A job's tags, ordered by name."""
 
-    items: tuple[Tag, ...]
+    items: tuple[TagItem, ...]
 
 
 class VersionsDiffResponse(Response, frozen=True, kw_only=True):
@@ -177,49 +162,10 @@ class HistoryPage(Response, frozen=True, kw_only=True):
     next_token: str = ""
 
 
-class JobThen(msgspec.Struct, frozen=True, rename="pascal"):
-    """A job at a point; `tags` maps names to versions."""
-
-    version: int
-    revision: int
-    state: State
-    tags: dict[str, int] = {}
-
-
-class JobEvent(msgspec.Struct, frozen=True, rename="pascal"):
-    """An event between two points."""
-
-    time: str
-    event_type: str
-    version: int
-    revision: int
-    state: State
-    actor: str = ""
-    reason: str = ""
-    tag: str = ""
-    tag_version: int = 0
-
-
-class ChangedJob(msgspec.Struct, frozen=True, rename="pascal"):
-    """A job that changed between two points; `before` is None if it was created after the first."""
-
-    job_id: str = field(name="JobID")
-    name: str
-    namespace: str
-    before: JobThen | None = field(name="From")
-    after: JobThen = field(name="To")
-    states: tuple[str, ...]
-    changes: tuple[Change, ...]
-    more_changes: int
-    is_compared: bool
-    events: tuple[JobEvent, ...]
-    more_events: int
-
-
 class ChangesPage(Response, frozen=True, kw_only=True):
     """A page of changed jobs; the last page has no `next_token`."""
 
-    items: tuple[ChangedJob, ...]
+    items: tuple[JobChanged, ...]
     next_token: str = ""
 
 

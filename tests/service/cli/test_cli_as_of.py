@@ -52,7 +52,7 @@ def test_list_at_a_point_shows_the_jobs_as_they_were(operator: Operator) -> None
     assert operator.json("job", "list", *label, "--state", "stopped", *at)["Items"] == []
     assert "No jobs found" in operator("job", "list", *label, "--at", "2000-01-01").stderr
     assert len(operator.json("job", "list", *label, "--at", "now")["Items"]) == 2
-    assert "of one job" in operator("job", "list", "--at", "r1", code=2).stderr
+    assert "needs a job" in operator("job", "list", "--at", "r1", code=2).stderr
     page = operator("job", "list", "--limit", "1", "--at", str(first + 1))
     token = page.stderr.split("--next-token ")[1].split()[0]
     [next_one] = operator.json("job", "list", "--limit", "1", "--next-token", token)["Items"]
