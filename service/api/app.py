@@ -18,7 +18,7 @@ from jobledger.service.api import (
     writes,
 )
 from jobledger.service.api.asgi import Message, Receive, Scope, Send, send_response
-from jobledger.service.api.middleware import Gate
+from jobledger.service.api.middleware import Middleware
 from jobledger.service.api.operation import Operation, Permission
 from jobledger.service.api.problems import (
     is_internal,
@@ -50,9 +50,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = tuple(
 """Every operation, in the order of the documents."""
 
 
-def create_app(service: Service) -> Gate:
+def create_app(service: Service) -> Middleware:
     """The ASGI app of a running service."""
-    return Gate(Router(OPERATIONS), service, OPERATIONS)
+    return Middleware(Router(OPERATIONS), service, OPERATIONS)
 
 
 class _Node:
@@ -80,7 +80,7 @@ class _Match(NamedTuple):
 
 
 class Router:
-    """The operations as an ASGI app. It trusts what the gate puts into `scope["state"]`.
+    """The operations as an ASGI app. It trusts what the middleware puts into `scope["state"]`.
 
     Empty segments of a path are ignored: `//metrics/` is `/metrics`.
     """
@@ -103,7 +103,7 @@ class Router:
         node.template = operation.route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that the gate let in."""
+        """Answer a request that the middleware let in."""
         started = False
 
         async def sent(message: Message) -> None:

@@ -1,19 +1,18 @@
-"""How much may be under way at once, for all and for each client: work, waits, and bodies that arrive.
+"""Limits on concurrent requests, in total and per client: work, waits, uploads, and bytes in memory.
 
     body ──► uploading ──► working ──► answered
                              │  ▲
                              ▼  │  `waiting()`: a long poll, `wait_for`, a turn in a queue
                             waiting
 
-Each of the three has a budget of its own, of which one client gets a fraction. So a client that waits, or
-sends slowly, takes no slot from those who work; and reads leave some slots to writes. Feeds have their own
-budget (`FeedHub`); health and metrics are not counted at all.
+Each of the three has its own budget, and one client may use a fraction of it. So a client that waits or sends
+slowly takes no slot from those that work, and reads leave some slots to writes. Feeds have their own budget
+(`FeedHub`); health and metrics are not counted.
 
-All requests share one interpreter, and a read that takes long is cut into slices (`store/yield_point`). While
-writes are under way, or were a moment ago, all such reads together get one slice after another, clients in
-rotation, and before each of them a pause that is a few times as long. So the latency of most writes does not
-change, whatever somebody else reads, and no read is ever stopped. Copies as of a point are built in
-threads of their own and are not part of this.
+All requests share one interpreter, so long reads are cut into slices (`store/yield_point`). While writes are
+in flight, or were a moment ago, all long reads together run one slice at a time, clients in rotation, with a
+pause of several times its length before each slice. So long reads hardly change the latency of writes, and no
+read is ever aborted. Snapshots as of a point are built in their own threads and are not part of this.
 """
 
 import asyncio
@@ -31,13 +30,12 @@ from jobledger.store.yield_point import yield_hook
 
 
 class Budget:
-    """Places of one kind.
+    """A number of slots of one kind.
 
     Args:
         what: is counted, for the error.
-        total: places, for all together.
-        per_client: for one client; a client without a name has no share of its own.
-        reserved: of `total`, that only those get who may use the reserve.
+        per_client: slots for one client; a client without a name has no limit of its own.
+        reserved: slots of `total` for those that may use the reserve.
         reserved_per_client: the same, of `per_client`.
     """
 
@@ -53,10 +51,10 @@ class Budget:
         self._clients: Counter[str] = Counter()
 
     def take(self, client: str, *, may_use_reserve: bool = True) -> None:
-        """Take a place.
+        """Take a slot.
 
         Raises:
-            TooManyRequests: if there is none, for this client or at all.
+            TooManyRequests: if none is free, for this client or at all.
         """
         kept, mine = (0, 0) if may_use_reserve else (self._reserved, self._reserved_per_client)
         if client and self._clients[client] >= self._per_client - mine:
@@ -66,14 +64,68 @@ class Budget:
         self.take_anyway(client)
 
     def take_anyway(self, client: str) -> None:
-        """Take a place, even beyond the budget: for one that was promised."""
+        """Take a slot, even beyond the budget: for a request that had one before."""
         self.count += 1
         self._clients[client] += 1
 
     def give(self, client: str) -> None:
-        """Give a place back."""
+        """Return a slot."""
         self.count -= 1
         self._clients[client] -= 1
+        if not self._clients[client]:
+            del self._clients[client]
+
+
+class ByteBudget:
+    """A number of bytes in memory, in total and for one client.
+
+    Args:
+        what: the bytes are for, and `remedy`: what a refused client can do; for the error.
+        allows_first: whether a client that holds nothing may exceed `max_bytes_per_client`.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        remedy: str,
+        max_bytes: int,
+        max_bytes_per_client: int,
+        *,
+        allows_first: bool = False,
+    ) -> None:
+        self.held_bytes = 0
+        self._what = what
+        self._remedy = remedy
+        self._max_bytes = max_bytes
+        self._max_bytes_per_client = max_bytes_per_client
+        self._allows_first = allows_first
+        self._clients: Counter[str] = Counter()
+
+    def hold(self, size_bytes: int, client: str = "") -> None:
+        """Count bytes that are now in memory.
+
+        Raises:
+            TooManyRequests: if they exceed the budget, of the client or in total; they are not counted then.
+        """
+        held = self._clients[client]
+        is_first = self._allows_first and not held
+        if client and not is_first and held + size_bytes > self._max_bytes_per_client:
+            raise TooManyRequests(
+                f"{held} bytes of {self._what} of this client are in memory, at most"
+                f" {self._max_bytes_per_client} are allowed; {self._remedy}"
+            )
+        if self.held_bytes + size_bytes > self._max_bytes:
+            raise TooManyRequests(
+                f"{self.held_bytes} bytes of {self._what} are in memory, at most {self._max_bytes} are"
+                f" allowed; {self._remedy}"
+            )
+        self.held_bytes += size_bytes
+        self._clients[client] += size_bytes
+
+    def release(self, size_bytes: int, client: str = "") -> None:
+        """Count them as gone."""
+        self.held_bytes -= size_bytes
+        self._clients[client] -= size_bytes
         if not self._clients[client]:
             del self._clients[client]
 
@@ -83,7 +135,7 @@ class Capacity:
 
     def __init__(self) -> None:
         self.work = Budget(
-            "requests are under way",
+            "requests are in flight",
             named.REQUESTS_MAX_IN_FLIGHT,
             named.REQUESTS_MAX_PER_CLIENT,
             reserved=named.REQUESTS_KEPT_FOR_WRITES,
@@ -91,18 +143,19 @@ class Capacity:
         )
         self.waits = Budget("requests are waiting", named.WAITS_MAX, named.WAITS_MAX_PER_CLIENT)
         self.uploads = Budget("request bodies are arriving", named.UPLOADS_MAX, named.UPLOADS_MAX_PER_CLIENT)
-        self._writes = 0  # that are worked on
-        self._write_at = float("-inf")  # when their number changed
+        self._writes = 0  # in flight
+        self._write_at = float("-inf")  # when that number last changed
         self._slices = FairQueue(
             1,
             per_client=1,
-            waiting_per_client=named.REQUESTS_MAX_IN_FLIGHT + named.WAITS_MAX,  # no more requests exist
+            waiting_per_client=named.REQUESTS_MAX_IN_FLIGHT
+            + named.WAITS_MAX,  # there are no more requests than these
             refusal=lambda count: TooManyRequests(f"{count} long reads wait for their turn; try again later"),
         )
 
     @contextmanager
     def uploading(self, client: str) -> Iterator[None]:
-        """While a request's body arrives."""
+        """Hold an upload slot while a request's body arrives."""
         self.uploads.take(client)
         try:
             yield
@@ -111,45 +164,40 @@ class Capacity:
 
     @contextmanager
     def working(self, client: str, *, is_write: bool) -> Iterator[None]:
-        """While a request is answered; within it, `waiting` gives the slot to others."""
+        """Hold a work slot while a request is answered; `waiting` releases it for some time."""
         self.work.take(client, may_use_reserve=is_write)
-        turn = _Turn(self, client, is_write=is_write)
-        token, hook_token = _turn.set(turn), yield_hook.set(None if is_write else turn.yield_point)
+        slot = _Slot(self, client, is_write=is_write)
+        token, hook_token = _slot.set(slot), yield_hook.set(None if is_write else slot.yield_point)
         try:
             yield
         finally:
             yield_hook.reset(hook_token)
-            _turn.reset(token)
-            turn.end()
+            _slot.reset(token)
+            slot.end()
             self.work.give(client)
 
     def count_write(self, change: int) -> None:
-        """Count a write that is under way, or one less."""
+        """Count a write that begins (1) or ends (-1)."""
         self._writes += change
         self._write_at = perf_counter()
 
     async def yield_point(self, client: str, slice_seconds: float) -> None:
-        """Wait until a long read may have its next slice.
-
-        Args:
-            client: whose read it is.
-            slice_seconds: how long its last one took.
-        """
+        """Wait until a long read may run its next slice; the last one took `slice_seconds`."""
         await asyncio.sleep(0)
         if not self._is_busy(perf_counter()):
             return
         pause = named.LONG_READ_PAUSE_FACTOR * min(slice_seconds, named.LONG_READ_SLICE_MAX_SECONDS)
         async with self._slices.turn(client):
             start = perf_counter() + pause
-            while (now := perf_counter()) < start and self._is_busy(now):  # noqa: ASYNC110 - it waits for time
+            while (now := perf_counter()) < start and self._is_busy(now):  # noqa: ASYNC110 - it waits for a time
                 await asyncio.sleep(min(start - now, named.LONG_READ_LOOK_SECONDS))
 
     def _is_busy(self, now: float) -> bool:
         return self._writes > 0 or now - self._write_at < named.LONG_READ_LOOK_SECONDS
 
 
-class _Turn:
-    """One request that is counted: it works, or waits."""
+class _Slot:
+    """The slot of one request, which is working or waiting."""
 
     __slots__ = ("_began", "_capacity", "_depth", "_is_write", "client")
 
@@ -171,17 +219,17 @@ class _Turn:
     def resume(self) -> None:
         self._depth -= 1
         if not self._depth:
-            # Not refused: its client has waited for it, and waits are bounded themselves.
+            # Never refused: its client has waited, and waits have a limit of their own.
             self._capacity.waits.give(self.client)
             self._capacity.work.take_anyway(self.client)
             self._count(1)
-            self._began = perf_counter()  # what it waited is no slice
+            self._began = perf_counter()  # the wait was not a slice
 
     def end(self) -> None:
         self._count(-1)
 
     async def yield_point(self) -> None:
-        """Between two steps of a read: once it has used up a slice, let writes go first."""
+        """Called between two steps of a read: after a full slice, let writes run first."""
         seconds = perf_counter() - self._began
         if seconds >= named.LONG_READ_SLICE_SECONDS:
             await self._capacity.yield_point(self.client, seconds)
@@ -192,39 +240,39 @@ class _Turn:
             self._capacity.count_write(change)
 
 
-_turn: Final[ContextVar[_Turn | None]] = ContextVar("turn", default=None)
+_slot: Final[ContextVar[_Slot | None]] = ContextVar("slot", default=None)
 
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """While the request of this task waits for something to happen; it takes no work slot meanwhile.
+    """Release this task's work slot while it waits for something.
 
     Raises:
-        TooManyRequests: if too many wait already.
+        TooManyRequests: if too many requests are waiting.
     """
-    turn = _turn.get()
-    if turn is None:  # a feed, or a request for health
+    slot = _slot.get()
+    if slot is None:  # a feed or a probe
         yield
         return
-    turn.park()
+    slot.park()
     try:
         yield
     finally:
-        turn.resume()
+        slot.resume()
 
 
 def client_of_request() -> str:
-    """Whose request this task answers: the id of a token; empty without tokens."""
-    turn = _turn.get()
-    return turn.client if turn is not None else ""
+    """The client of this task's request: the id of a token; empty without tokens."""
+    slot = _slot.get()
+    return slot.client if slot is not None else ""
 
 
 @asynccontextmanager
 async def queued(queue: FairQueue) -> AsyncIterator[None]:
-    """Hold a turn of a queue, which the request waits for without a work slot.
+    """Hold a turn in a queue; the request waits for it without a work slot.
 
     Raises:
-        TooManyRequests: if too many of its client wait already.
+        TooManyRequests: if too many requests of its client are waiting.
     """
     client = client_of_request()
     if not queue.try_enter(client):

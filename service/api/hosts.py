@@ -1,7 +1,7 @@
-"""Which names a service answers to, and from which pages: against DNS rebinding and cross-site requests.
+"""The host names that a service accepts, and the pages: against DNS rebinding and cross-site requests.
 
-A page in a browser can make it send requests to this machine: by a name of its own that it lets point to
-127.0.0.1 (then `Host` is that name), or straight to localhost (then `Origin` or `Sec-Fetch-Site` tell).
+A page in a browser can send requests to this machine: through a name of its own that resolves to 127.0.0.1
+(then `Host` is that name), or directly to localhost (then `Origin` or `Sec-Fetch-Site` reveal it).
 """
 
 import ipaddress
@@ -16,34 +16,29 @@ LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _AUTHORITY: Final = re.compile(rb"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
 _ORIGIN: Final = re.compile(rb"(https?)://([^/@]{1,270})")
 _PORTS: Final = {b"http": b"80", b"https": b"443"}
-_KNOWN_MAX: Final = 64  # spellings of good hosts that are remembered
+_KNOWN_MAX: Final = 64  # accepted values of `Host` that are cached
 
 
 class Hosts:
-    """The names that a service answers to.
-
-    Args:
-        bound: what it listens on.
-        allowed: more names.
-    """
+    """The names that a service accepts: those of loopback, the one it listens on, and `allowed`."""
 
     def __init__(self, bound: str, allowed: Sequence[str] = ()) -> None:
         self._names = {_plain_name(name) for name in (*LOOPBACK_NAMES, bound, *allowed)}
         self._known: set[bytes] = set()
 
     def check_host(self, host: bytes | None) -> None:
-        """Refuse a request that was sent to a name that is not ours; the port does not matter.
+        """Refuse a request that was sent to another name; the port does not matter.
 
         Raises:
-            Forbidden: with the way out.
+            Forbidden: if the name is not accepted.
         """
         if host in self._known:
             return
         found = _AUTHORITY.fullmatch(host or b"")
         if found is None or _plain_name(found[1].decode()) not in self._names:
             raise Forbidden(
-                f"the header Host says {_shown(host)}, and this service does not go by that name; if it"
-                " should, add it to the setting allowed_hosts"
+                f"the header Host is {_shown(host)}, which this service does not accept; add the name to the"
+                " setting allowed_hosts"
             )
         if len(self._known) < _KNOWN_MAX:
             assert host is not None
@@ -54,21 +49,21 @@ class Hosts:
 
         Args:
             host: the header `Host`.
-            origin: the header `Origin`, which browsers send with all that may change something.
-            site: the header `Sec-Fetch-Site`, which present browsers send always.
+            origin: the header `Origin`, which browsers send with every request that may change something.
+            site: the header `Sec-Fetch-Site`, which current browsers always send.
 
         Raises:
-            Forbidden: with the way out.
+            Forbidden: if the request comes from another site.
         """
         if site is not None and site not in {b"same-origin", b"none"}:
             raise Forbidden(
-                "a page of another site made your browser send this (Sec-Fetch-Site), and a service without"
-                " tokens takes nothing from there; open it yourself, or make a token"
+                "a page of another site sent this request (Sec-Fetch-Site), and a service without tokens"
+                " accepts none from other sites; open the address directly, or create a token"
             )
         if origin is not None and not _same_origin(origin, host or b""):
             raise Forbidden(
-                f"a page of {_shown(origin)} made your browser send this, and a service without tokens takes"
-                " nothing from other pages; make a token"
+                f"a page of {_shown(origin)} sent this request, and a service without tokens accepts none"
+                " from other sites; create a token"
             )
 
 

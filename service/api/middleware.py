@@ -1,10 +1,9 @@
-"""The gate: every request passes it before the app, and every answer on its way out.
+"""The middleware that every request and every response passes through.
 
-In this order: a request id, the drain, `Host` and `Origin`, the token, the body of a write, the bounds on
-requests under way. What it lets in has `service`, `principal` and `request_id` in `scope["state"]`. A body
-and an answer can take long, so the token is checked again once the body is there, and when the answer to a
-read begins. It is plain ASGI and not a middleware of the framework, because it is on the path of every
-request and must cost little.
+In this order: the request id, the shutdown, `Host` and `Origin`, the token, the body of a write, the limits
+on concurrent requests. What it lets in has `service`, `principal`, `request_id` and (of a write) `body` in
+`scope["state"]`. Bodies and responses can take long, so the token is checked again when the body is complete,
+and when the response to a read begins.
 """
 
 import logging
@@ -20,13 +19,13 @@ from jobledger.service.access.principal import ANONYMOUS, Principal, local_princ
 from jobledger.service.access.tokens import is_loopback
 from jobledger.service.api import websocket
 from jobledger.service.api.asgi import App, Message, Receive, Scope, Send, accept_lifespan, send_response
-from jobledger.service.api.body_budget import BodyBudget, Disconnected, RequestBody, check_framing
-from jobledger.service.api.capacity import Capacity
+from jobledger.service.api.body_budget import Disconnected, RequestBody, check_framing
+from jobledger.service.api.capacity import ByteBudget, Capacity
 from jobledger.service.api.hosts import Hosts
 from jobledger.service.api.operation import Availability, Operation, Permission
 from jobledger.service.api.problems import is_internal, log_failure, problem_response_parts
 from jobledger.service.api.request import ENCODED_SLASH
-from jobledger.service.api.response_guard import Outgoing, Room
+from jobledger.service.api.response_guard import GuardedResponse
 from jobledger.service.errors import NotReady, Unauthorized
 from jobledger.service.limits import (
     ANSWERS_MAX_BYTES,
@@ -41,7 +40,7 @@ from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.limits import ACTOR_MAX_CHARACTERS
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-# Twice in one request, they could mean one thing to us and another to a proxy before us.
+# If one of these were sent twice, a proxy in front of us might read the other value.
 _SINGLE: Final = frozenset(
     {
         b"host",
@@ -61,13 +60,13 @@ _SINGLE: Final = frozenset(
 _EMPTY_SEGMENT: Final = re.compile(r"//|.+/$", re.DOTALL)
 _HOST: Final = re.compile(rb"[0-9A-Za-z!$&'()*+,;=._~:\[\]@%-]*")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,%d}" % REQUEST_ID_MAX_CHARACTERS)
-_CLIENT_GONE: Final = 499  # what proxies write down for a client that did not wait; it is never sent
+_CLIENT_GONE: Final = 499  # what proxies log for a client that disconnected; it is never sent
 
 _log = logging.getLogger("jobledger.http")
 
 
 class _Paths:
-    """The paths that the gate treats differently, by what their operations declare."""
+    """The paths that are treated differently, because of what their operations declare."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
         self.public: set[str] = set()
@@ -88,11 +87,11 @@ class _Paths:
         self.uncounted = self.always | self.feeds
 
 
-class Gate:
-    """The ASGI app of a service: the routes, guarded.
+class Middleware:
+    """The ASGI app of a service.
 
     Args:
-        app: answers what is let in; it trusts `scope["state"]`.
+        app: answers the requests that are let in; it trusts `scope["state"]`.
         operations: declare which paths are public, which are feeds, and which are always answered.
     """
 
@@ -105,16 +104,24 @@ class Gate:
         self._metrics = service.metrics
         self._logs_access = service.settings.access_log == "on"
         self._hosts = Hosts(service.settings.host, service.settings.allowed_hosts)
-        # A second lock beside `check_bind`: whatever becomes of the token file, others need a token.
+        # A second check next to `check_bind`: even if the token file is lost, other machines need a token.
         self._is_local = is_loopback(service.settings.host)
         self._checks_host = bool(service.settings.allowed_hosts)
-        self._bodies = BodyBudget(BODIES_MAX_BYTES, BODIES_MAX_BYTES_PER_CLIENT)
-        self._room = Room(ANSWERS_MAX_BYTES, ANSWERS_MAX_BYTES_PER_CLIENT)
+        self._bodies = ByteBudget(
+            "request bodies", "try again later", BODIES_MAX_BYTES, BODIES_MAX_BYTES_PER_CLIENT
+        )
+        self._responses = ByteBudget(
+            "responses",
+            "read them, or ask for smaller pages",
+            ANSWERS_MAX_BYTES,
+            ANSWERS_MAX_BYTES_PER_CLIENT,
+            allows_first=True,
+        )
         self.capacity = Capacity()
 
     @property
     def held_bytes(self) -> int:
-        """How much of the bodies of all requests under way is in memory."""
+        """How many bytes of request bodies are in memory."""
         return self._bodies.held_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,10 +139,10 @@ class Gate:
         began = perf_counter()
         headers, repeated = _single_headers(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id"))
-        # A new one, whatever the server put there: it must not be shared between requests.
+        # Always a new one: what the server put there may be shared between requests.
         scope["state"] = {"request_id": request_id, "service": self._service}
-        method, path = scope["method"], scope["path"]  # as they came; both are changed below
-        answer = Outgoing(send, request_id, self._room, head=method == "HEAD")
+        method, path = scope["method"], scope["path"]  # both are changed below
+        answer = GuardedResponse(send, request_id, self._responses, head=method == "HEAD")
         if method == "HEAD" and scope["path"] not in self._paths.feeds:  # an endless response has no length
             scope["method"] = "GET"
         body = None if method in _READS else RequestBody(receive, self._bodies)
@@ -153,14 +160,11 @@ class Gate:
                     await self._app(scope, receive, send)
         except Disconnected:
             if not answer.started:
-                # The server says the same of a client that left and of one whose chunks are malformed: the
-                # second one reads this.
-                error = InvalidInput(
-                    "the body did not arrive whole, or its chunks are malformed (RFC 9112, 7.1)"
-                )
+                # The server reports malformed chunks as a disconnect, too; that client reads this.
+                error = InvalidInput("the body is incomplete, or its chunks are malformed (RFC 9112, 7.1)")
                 await send_response(answer.send, *problem_response_parts(error, scope))
             answer.status = _CLIENT_GONE
-        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer and we a record
+        except Exception as error:  # noqa: BLE001  # every error is answered and logged
             await _refuse(error, scope, body, answer)
         finally:
             answer.release()
@@ -183,32 +187,34 @@ class Gate:
     def _check(self, scope: Scope, headers: Mapping[bytes, bytes], repeated: str) -> Principal:
         path = scope["path"]
         if self._draining.is_set() and path not in self._paths.always:
-            raise NotReady("the service is ending; nothing was written: ask another replica, or again")
+            raise NotReady(
+                "the service is shutting down; nothing was written: try another replica, or try again later"
+            )
         if repeated == "host" or (b"host" not in headers and scope.get("http_version") == "1.1"):
-            raise InvalidInput("the header Host is there once in HTTP/1.1 (RFC 9112, 3.2); send it once")
+            raise InvalidInput("the header Host must be sent exactly once in HTTP/1.1 (RFC 9112, 3.2)")
         principal = self._admit(scope, path, headers)
         if (host := headers.get(b"host")) is not None and _HOST.fullmatch(host) is None:
-            raise InvalidInput("the header Host has characters that no host name has")
+            raise InvalidInput("the header Host has characters that are not allowed in a host name")
         if repeated:
-            raise InvalidInput(f"the header {repeated} is there more than once; send it once")
+            raise InvalidInput(f"the header {repeated} was sent more than once; send it once")
         if not path.startswith("/"):
-            raise InvalidInput("the request's target is no path")
+            raise InvalidInput("the request target must be a path that begins with /")
         if ENCODED_SLASH in path:
-            raise InvalidInput("the path holds a NUL character, which no name has; remove it")
+            raise InvalidInput("the path has a NUL character; remove it")
         raw_path = scope.get("raw_path") or b""
         if b"%2f" in raw_path.lower():
             scope["path"] = path = _path_with_slashes(raw_path)
         if scope["method"] not in _READS and _EMPTY_SEGMENT.search(path) is not None:
             # The router ignores it: `PUT /jobs/` would submit a job instead of changing one with an empty id.
-            raise JobNotFound("the path has an empty segment, and nothing has an empty name; write the name")
+            raise JobNotFound("the path has an empty segment; names are never empty")
         return principal
 
     def _admit(self, scope: Scope, path: str, headers: Mapping[bytes, bytes]) -> Principal:
-        """Who asks, if they may ask at all."""
+        """Authenticate the caller."""
         host = headers.get(b"host")
         if self._tokens.is_open:
             if not self._is_local and path not in self._paths.probes:
-                raise NotReady("there is no token yet, and without one only this machine may ask")
+                raise NotReady("the service has no tokens, and without tokens only this machine is served")
             if host is not None or path not in self._paths.probes:  # HTTP/1.0 need not send one
                 self._hosts.check_host(host)
             self._hosts.check_page(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
@@ -225,22 +231,21 @@ class Gate:
     async def _read_body(
         self, body: RequestBody, client: str, scope: Scope, headers: Mapping[bytes, bytes]
     ) -> Receive:
-        """Read the body of a write; its sender may be slow, and takes no slot from those who work."""
+        """Read the body of a write, in an upload slot: a slow client takes no work slot."""
         body.client = client
         principal = scope["state"]["principal"]
         with self.capacity.uploading(client):
             if principal is ANONYMOUS:
-                # No write is for everybody: the routes say so, and nobody's body takes the room of others.
+                # Not used by any public operation, and it must not use the budget of others.
                 await body.discard()
                 return body.receive
             check_framing(headers)
-            # The framework would read it again, piece by piece: handlers find it here.
             scope["state"]["body"] = await body.read(headers)
         self._tokens.require_valid(principal)
         return body.receive
 
-    def _checked_again(self, answer: Outgoing, principal: Principal, scope: Scope) -> Send:
-        """Let the answer to a read begin only if its token is still good: it may have waited long."""
+    def _checked_again(self, answer: GuardedResponse, principal: Principal, scope: Scope) -> Send:
+        """Begin the response to a read only if its token is still valid: it may have waited long."""
         if principal is ANONYMOUS:
             return answer.send
         refused = False
@@ -259,7 +264,7 @@ class Gate:
         return sent
 
 
-async def _refuse(error: Exception, scope: Scope, body: RequestBody | None, answer: Outgoing) -> None:
+async def _refuse(error: Exception, scope: Scope, body: RequestBody | None, answer: GuardedResponse) -> None:
     if is_internal(error) or answer.started:
         log_failure(error, scope)
     if answer.started:
@@ -270,7 +275,7 @@ async def _refuse(error: Exception, scope: Scope, body: RequestBody | None, answ
 
 
 def _client_of(principal: Principal, scope: Scope) -> str:
-    """Whose share of the capacity a request takes; without tokens all are on this machine, and share all."""
+    """Whose part of the capacity a request uses; without tokens all callers are local and share it."""
     if principal is not ANONYMOUS:
         return principal.token_id
     client = scope.get("client")
@@ -278,7 +283,7 @@ def _client_of(principal: Principal, scope: Scope) -> str:
 
 
 def _single_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], str]:
-    """The headers that may be there once, and the name of one that is there more often."""
+    """The headers that may be sent only once, and the name of one that was sent more often."""
     found: dict[bytes, bytes] = {}
     repeated = ""
     for name, value in headers:
@@ -305,21 +310,20 @@ def _actor(given: bytes | None) -> str:
         raise InvalidInput("the header Jobledger-Actor is not UTF-8") from None
     if len(actor) > ACTOR_MAX_CHARACTERS or not actor.isprintable():
         raise InvalidInput(
-            f"the header Jobledger-Actor is not a name of up to {ACTOR_MAX_CHARACTERS} characters that can be"
-            " printed"
+            f"the header Jobledger-Actor must be at most {ACTOR_MAX_CHARACTERS} printable characters"
         )
     return actor
 
 
 def _path_with_slashes(raw_path: bytes) -> str:
-    """A path whose segments may hold encoded slashes, each as `ENCODED_SLASH`.
+    """A decoded path in which each encoded slash is `ENCODED_SLASH`.
 
-    The routes split the decoded path: they would take `/jobs/a%2Frerun` for a rerun of `a`.
+    The router splits the decoded path: `/jobs/a%2Frerun` would otherwise be a rerun of `a`.
     """
     segments = (unquote(segment) for segment in raw_path.decode("ascii", "replace").split("/"))
     return "/".join(segment.replace("/", ENCODED_SLASH) for segment in segments)
 
 
 def _plain_path(path: str) -> str:
-    """The path as the routes see it: they take `//metrics/` for `/metrics`."""
+    """The path as the router sees it: `//metrics/` is `/metrics`."""
     return "/" + "/".join(part for part in path.split("/") if part)

@@ -1,7 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457): the one place where HTTP translates the trees of errors.
-
-The document also carries the fields of Bacalhau's error body, so that its clients can read it.
-"""
+"""Errors as `application/problem+json` (RFC 9457), with the fields of Bacalhau's errors. Pure."""
 
 import logging
 from collections.abc import Mapping
@@ -23,17 +20,20 @@ RETRY_AFTER_SECONDS: Final = 1
 
 
 KINDS: Final = tuple(dict.fromkeys(kind for kind in ERROR_KINDS.values() if kind.code != INTERNAL.code))
-"""The kinds of errors that a client can meet and act on."""
+"""The kinds of errors that a client can receive, except internal ones."""
 
-# What is wrong with the view is told in these words; its own tell paths of this machine. The first that fits.
+# Used instead of the errors' own messages, which contain paths of this machine. The first that matches.
 _VIEW_WORDS: Final[tuple[tuple[type[view_errors.ViewError], str], ...]] = (
     (view_errors.ViewMissing, "there is no view yet"),
     (view_errors.ViewDamaged, "the view is damaged"),
-    (view_errors.ViewFromNewerRelease, "the view is of another release than this service"),
-    (view_errors.ViewBusy, "another process keeps the view locked"),
-    (view_errors.ViewUnwritable, "the view can't be opened or written"),
-    (view_errors.ViewRebuilding, "the view is damaged or lost, and is being rebuilt from the log; ask again"),
-    (view_errors.ViewError, "the view can't be read"),
+    (view_errors.ViewFromNewerRelease, "the view was written by a newer release"),
+    (view_errors.ViewBusy, "another process has locked the view"),
+    (view_errors.ViewUnwritable, "the view cannot be opened or written"),
+    (
+        view_errors.ViewRebuilding,
+        "the view is damaged or lost, and is being rebuilt from the log; try again later",
+    ),
+    (view_errors.ViewError, "the view cannot be read"),
 )
 
 _log = logging.getLogger("jobledger.http")
@@ -41,7 +41,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def kind_of(error: BaseException) -> ErrorKind:
-    """How this error leaves; anything unforeseen is a 500 that tells nothing of the inside."""
+    """Status, code and hint of an error; an unexpected one is a 500 without details."""
     kind = error_kind(type(error))
     return INTERNAL if kind.code == INTERNAL.code else kind
 
@@ -49,12 +49,7 @@ def kind_of(error: BaseException) -> ErrorKind:
 def problem_response_parts(
     error: BaseException, scope: Mapping[str, Any]
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers and body of the answer to a request that failed.
-
-    Args:
-        error: why.
-        scope: of the request, as ASGI has it; its `state` may have the `request_id`.
-    """
+    """Status, headers and body of the response to a request that failed."""
     kind = kind_of(error)
     if _is_masked(error):
         _log.warning("request %s: %s", scope.get("state", {}).get("request_id", ""), error)
@@ -77,7 +72,7 @@ def is_internal(error: BaseException) -> bool:
 
 
 def log_failure(error: BaseException, scope: Mapping[str, Any]) -> None:
-    """Log an error that the client learns nothing about, with its stack."""
+    """Log an error with its stack: the client gets no details."""
     request_id = scope.get("state", {}).get("request_id", "")
     _log.error("request %s %s failed", request_id, ascii(scope["path"]), exc_info=error)
 
@@ -104,7 +99,7 @@ def problem_document(error: BaseException, kind: ErrorKind, scope: Mapping[str, 
 
 
 def _more(error: BaseException) -> dict[str, Any]:
-    """What some errors carry for programs."""
+    """The additional members of some errors."""
     match error:
         case errors.InvalidSpec():
             return {
@@ -135,15 +130,15 @@ def _message_of(error: BaseException, kind: ErrorKind) -> str:
         return "Internal server error"
     if _is_masked(error):
         words = next(words for cls, words in _VIEW_WORDS if isinstance(error, cls))
-        return f"{words}; the service's log has the request's ID and says more"
+        return f"{words}; the service's log has the details under the request's ID"
     return _printable(str(error))
 
 
 def _is_masked(error: BaseException) -> bool:
-    """Whether its own words may tell a path of this machine."""
+    """Whether its own message may contain a path of this machine."""
     return isinstance(error, view_errors.ViewError) and not isinstance(error, view_errors.TreeUnavailable)
 
 
 def _printable(text: str) -> str:
-    """Text that JSON can carry: half of a surrogate pair, from a bad path, say, is written out."""
+    """Text that JSON can carry: an unpaired surrogate, from a malformed path, is escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,21 +1,18 @@
-"""Answers on their way out: what all of them carry is added, and large ones leave piece by piece.
+"""Outgoing responses: common headers are added, and large bodies are sent in parts.
 
-A client may ask for much and read nothing. What is handed to the server as a whole stays in memory until it
-has been read, uncounted; so a large answer is counted until its last piece has left, and one whose reader is
-stuck is cut off.
+A client may request a lot and read nothing. A body that is handed to the server as a whole stays in memory,
+uncounted, until it is read; so a large body is counted until its last part is sent, and a connection whose
+client does not read is closed.
 """
 
 import asyncio
-from collections import Counter
 from typing import Final
 
 from jobledger.service.api.asgi import Message, Send
 from jobledger.service.api.body_budget import Disconnected
-from jobledger.service.errors import TooManyRequests
+from jobledger.service.api.capacity import ByteBudget
 from jobledger.service.limits import (
     ANSWER_PART_BYTES,
-    ANSWERS_MAX_BYTES,
-    ANSWERS_MAX_BYTES_PER_CLIENT,
     SEND_TIMEOUT_SECONDS,
 )
 
@@ -28,64 +25,20 @@ _HEADERS: Final = (
 )
 
 
-class Room:
-    """How much of large answers may wait for their readers, of all and of each client; one per process."""
-
-    def __init__(
-        self, max_bytes: int = ANSWERS_MAX_BYTES, max_bytes_per_client: int = ANSWERS_MAX_BYTES_PER_CLIENT
-    ) -> None:
-        self._max_bytes = max_bytes
-        self._max_bytes_per_client = max_bytes_per_client
-        self._clients: Counter[str] = Counter()
-        self.held_bytes = 0
-
-    def hold(self, size: int, client: str = "") -> None:
-        """Take room for an answer.
-
-        Raises:
-            TooManyRequests: if there is none, for this client or at all.
-        """
-        mine = self._clients[client]
-        if client and mine and mine + size > self._max_bytes_per_client:
-            raise TooManyRequests(
-                f"{mine} bytes of answers to this client wait to be read, and at most"
-                f" {self._max_bytes_per_client} may; read them, or ask for smaller pages"
-            )
-        if self.held_bytes + size > self._max_bytes:
-            raise TooManyRequests(
-                f"{self.held_bytes} bytes of answers wait for their readers, and at most {self._max_bytes}"
-                " may; read them, or ask for smaller pages"
-            )
-        self.held_bytes += size
-        self._clients[client] += size
-
-    def release(self, size: int, client: str = "") -> None:
-        """Give it back."""
-        self.held_bytes -= size
-        self._clients[client] -= size
-        if not self._clients[client]:
-            del self._clients[client]
-
-
-class Outgoing:
-    """One answer.
+class GuardedResponse:
+    """One response; `client` is whose part of the budget it uses.
 
     Args:
-        send: what the server gives.
-        request_id: of the request.
-        room: of all large answers.
-        head: whether the body is left out, because the request was HEAD.
-
-    Attributes:
-        client: whose share of the room it takes.
+        budget: of all large responses.
+        head: whether to omit the body, because the request was HEAD.
     """
 
-    __slots__ = ("_head", "_held_bytes", "_request_id", "_room", "_send", "client", "started", "status")
+    __slots__ = ("_budget", "_head", "_held_bytes", "_request_id", "_send", "client", "started", "status")
 
-    def __init__(self, send: Send, request_id: str, room: Room, *, head: bool) -> None:
+    def __init__(self, send: Send, request_id: str, budget: ByteBudget, *, head: bool) -> None:
         self._send = send
         self._request_id = request_id.encode()
-        self._room = room
+        self._budget = budget
         self._head = head
         self._held_bytes = 0
         self.client = ""
@@ -93,11 +46,11 @@ class Outgoing:
         self.started = False
 
     async def send(self, message: Message) -> None:
-        """Send a part.
+        """Send a message of the response.
 
         Raises:
-            TooManyRequests: if there is no room for it; nothing was sent yet.
-            Disconnected: if its reader is stuck; the connection is ended.
+            TooManyRequests: if it exceeds the budget; nothing was sent yet.
+            Disconnected: if the client does not read; the server closes the connection.
         """
         if message["type"] == "http.response.start":
             await self._send(self._start(message))
@@ -111,19 +64,19 @@ class Outgoing:
             await self._send(message)
 
     def release(self) -> None:
-        """Give back the room that it took."""
-        self._room.release(self._held_bytes, self.client)
+        """Return its bytes to the budget."""
+        self._budget.release(self._held_bytes, self.client)
         self._held_bytes = 0
 
     def _start(self, message: Message) -> Message:
-        said = dict(message["headers"])
-        size = int(said.get(b"content-length", b"0"))
+        present = dict(message["headers"])
+        size = int(present.get(b"content-length", b"0"))
         if size > ANSWER_PART_BYTES and not self._head:
-            self._room.hold(size, self.client)
+            self._budget.hold(size, self.client)
             self._held_bytes = size
         self.started, self.status = True, message["status"]
         headers = [*message["headers"], (b"x-request-id", self._request_id)]
-        headers += [each for each in _HEADERS if each[0] not in said]
+        headers += [each for each in _HEADERS if each[0] not in present]
         return {"type": "http.response.start", "status": self.status, "headers": headers}
 
     async def _send_in_parts(self, message: Message) -> None:

@@ -1,7 +1,7 @@
-"""The one thing that is answered over a WebSocket: Bacalhau's clients ask for a job's logs that way.
+"""WebSocket handshakes: only Bacalhau's clients open one, for the logs of a job.
 
-To a refused handshake they print `websocket: bad handshake` and nothing of the answer's body. So the
-handshake is accepted, and the problem is sent as the one message of a log stream, whose error they do print.
+If the handshake is refused, they print `websocket: bad handshake` and nothing of the response. So it is
+accepted, and the problem is sent as the one message of a log stream, whose error they print.
 """
 
 from collections.abc import Awaitable, Callable
@@ -21,13 +21,9 @@ _EMPTY_LINE: Final = {"Type": 0, "Line": ""}  # Bacalhau's ExecutionLog
 async def answer(
     scope: Scope, receive: Receive, send: Send, http: Callable[[Scope, Receive, Send], Awaitable[None]]
 ) -> None:
-    """Answer a WebSocket handshake for a job's logs as the same request over HTTP is answered; refuse others.
+    """Answer a WebSocket handshake for a job's logs like the same request over HTTP; refuse others.
 
-    Args:
-        scope: of the handshake.
-        receive: its messages from the client.
-        send: where the answer goes.
-        http: answers a request over HTTP.
+    `http` answers a request over HTTP.
     """
     await receive()  # websocket.connect
     path = scope["path"]
@@ -44,7 +40,7 @@ async def answer(
             body += message["body"]
 
     await http({**scope, "type": "http", "method": "GET"}, _no_body, keep)
-    if not body:  # the path was that of something else, as of a job named `logs`
+    if not body:  # the path is another operation's, such as reading a job named `logs`
         await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})
         return
     problem: dict[str, Any] = msgspec.json.decode(body)

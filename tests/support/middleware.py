@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 from jobledger.service.access.principal import Principal
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.api.app import OPERATIONS
-from jobledger.service.api.middleware import Gate
+from jobledger.service.api.middleware import Middleware
 from jobledger.service.wiring import Service
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -67,7 +67,7 @@ class Guarded:
             ),
         )
         self._app = app or echo
-        self.gate = Gate(self._observed, cast("Service", service), OPERATIONS)
+        self.gate = Middleware(self._observed, cast("Service", service), OPERATIONS)
 
     async def _observed(self, scope: Any, receive: Any, send: Any) -> None:
         self.scopes.append(scope)

@@ -50,7 +50,7 @@ class Slow:
 
 
 class Tried:
-    """A gate with small bounds, and requests under way."""
+    """A gate with small bounds, and requests in flight."""
 
     def __init__(self, directory: Path) -> None:
         self.app = Slow()
@@ -177,7 +177,7 @@ async def test_anonymous_clients_are_bounded_by_address() -> None:
     capacity = Capacity()
     for _ in range(4):
         capacity.work.take("@192.0.2.1")
-    with pytest.raises(TooManyRequests, match="4 requests are under way of this client"):
+    with pytest.raises(TooManyRequests, match="4 requests are in flight of this client"):
         capacity.work.take("@192.0.2.1")
     capacity.work.take("@192.0.2.2")
 
@@ -272,7 +272,7 @@ async def test_a_write_that_waits_stops_no_long_read() -> None:
 
 
 async def test_many_long_reads_pause_as_much_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them together take their share of the loop while a write is under way."""
+    """All of them together take their share of the loop while a write is in flight."""
     monkeypatch.setattr(limits, "LONG_READ_SLICE_SECONDS", 0.0)
     capacity = Capacity()
     with capacity.working("quiet", is_write=True):

@@ -8,9 +8,10 @@ import pytest
 from jobledger.service.api import response_guard as outgoing
 from jobledger.service.api.asgi import Message
 from jobledger.service.api.body_budget import Disconnected
-from jobledger.service.api.response_guard import Outgoing, Room
+from jobledger.service.api.capacity import ByteBudget
+from jobledger.service.api.response_guard import GuardedResponse
 from jobledger.service.errors import TooManyRequests
-from jobledger.service.limits import ANSWER_PART_BYTES
+from jobledger.service.limits import ANSWER_PART_BYTES, ANSWERS_MAX_BYTES, ANSWERS_MAX_BYTES_PER_CLIENT
 from tests.support.api import client_of, job_body, running_api
 
 
@@ -31,7 +32,13 @@ class Taken:
         return [each["body"] for each in self.messages if each["type"] == "http.response.body"]
 
 
-async def answer(out: Outgoing, body: bytes) -> None:
+def budget(max_bytes: int = ANSWERS_MAX_BYTES) -> ByteBudget:
+    return ByteBudget(
+        "responses", "ask for smaller pages", max_bytes, ANSWERS_MAX_BYTES_PER_CLIENT, allows_first=True
+    )
+
+
+async def answer(out: GuardedResponse, body: bytes) -> None:
     headers = [(b"content-length", str(len(body)).encode())]
     await out.send({"type": "http.response.start", "status": 200, "headers": headers})
     await out.send({"type": "http.response.body", "body": body, "more_body": False})
@@ -43,8 +50,8 @@ async def answer(out: Outgoing, body: bytes) -> None:
 )
 async def test_a_large_answer_leaves_in_parts_and_whole(size: int, parts: int) -> None:
     """So that a reader who does not read holds back the sender; only the last part ends it."""
-    taken, room = Taken(), Room()
-    out = Outgoing(taken.send, "r", room, head=False)
+    taken, room = Taken(), budget()
+    out = GuardedResponse(taken.send, "r", room, head=False)
     body = b"x" * size
     await answer(out, body)
     assert (b"".join(taken.bodies), len(taken.bodies)) == (body, parts)
@@ -56,8 +63,8 @@ async def test_a_large_answer_leaves_in_parts_and_whole(size: int, parts: int) -
 async def test_answers_that_wait_for_their_readers_are_bounded_together() -> None:
     """The one that finds no room is refused before anything of it is sent; later there is room again."""
     size = ANSWER_PART_BYTES + 1
-    room, taken, late = Room(2 * size - 1), Taken(), Taken()
-    first, second = (Outgoing(each.send, "r", room, head=False) for each in (taken, late))
+    room, taken, late = budget(2 * size - 1), Taken(), Taken()
+    first, second = (GuardedResponse(each.send, "r", room, head=False) for each in (taken, late))
     await answer(first, b"x" * size)
     with pytest.raises(TooManyRequests, match="ask for smaller pages"):
         await answer(second, b"x" * size)
@@ -70,8 +77,8 @@ async def test_answers_that_wait_for_their_readers_are_bounded_together() -> Non
 async def test_a_reader_that_is_stuck_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a named time; what it held is free again."""
     monkeypatch.setattr(outgoing, "SEND_TIMEOUT_SECONDS", 0.01)
-    taken, room = Taken(), Room()
-    out = Outgoing(taken.send, "r", room, head=False)
+    taken, room = Taken(), budget()
+    out = GuardedResponse(taken.send, "r", room, head=False)
     size = ANSWER_PART_BYTES + 1
     headers = [(b"content-length", str(size).encode())]
     await out.send({"type": "http.response.start", "status": 200, "headers": headers})

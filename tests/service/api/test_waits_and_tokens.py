@@ -13,7 +13,7 @@ from jobledger import named_job_id
 from jobledger.service import limits
 from jobledger.service.access.principal import Role
 from jobledger.service.api.app import create_app
-from jobledger.service.api.middleware import Gate
+from jobledger.service.api.middleware import Middleware
 from jobledger.service.cursor import format_cursor
 from jobledger.service.wiring import Service
 from tests.support.api import PREFIX, job_body, running_api
@@ -26,7 +26,7 @@ class Api:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.gate: Gate = create_app(service)
+        self.gate: Middleware = create_app(service)
 
     def client(self, role: Role, *namespaces: str, name: str = "ci") -> httpx.AsyncClient:
         """A client with a token of its own, whose name is unique here."""
