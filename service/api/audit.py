@@ -122,6 +122,7 @@ async def seal_now(request: Request[None]) -> wire.Seal:
     ),
     answer=Bundle,
     headers=((UNCOVERED_HEADER, "how many of the job's events are newer than the seal"),),
+    errors=(413,),
 )
 async def get_proof(request: Request[None]) -> Response:
     """Prove a job's events.
