@@ -1,15 +1,19 @@
-"""What a job became by an event is the same wherever a reader begins, and however little it remembers."""
+"""The state of a job at an event is the same wherever a reader starts, and however small its cache is."""
 
 import asyncio
 import random
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from jobledger import MemoryLog
-from jobledger.projections.limits import TRACKER_READS
+from jobledger.projections.limits import TRACKER_EVICTED_BITS, TRACKER_READS
 from jobledger.projections.subscriptions import state_tracker
 from jobledger.projections.subscriptions.state_tracker import (
+    _COUNTER_MAX,
+    BloomFilter,
+    CompactCache,
     FoldedEvent,
     Scope,
     StateTracker,
@@ -22,7 +26,7 @@ from jobledger.store.log import PendingEvent
 from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.model.events import JobCreated, JobStateChanged, Record, job_named, read_record
 from jobledger.store.model.fold import fold_job_on
-from jobledger.store.model.job import Job, JobStatus, StateType
+from jobledger.store.model.job import Job, JobStatus, State, StateType
 from jobledger.store.model.subjects import job_subject, named_job_id, nameless_job_id, namespace_subjects
 from tests.support.histories import append_all, draft, random_drafts, records_of, spec_data, state_data
 
@@ -31,7 +35,7 @@ EVENTS = 300
 
 
 class Counting(MemoryLog):
-    """A log that counts who reads jobs."""
+    """A log that counts the reads of jobs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,9 +56,9 @@ class Counting(MemoryLog):
 
 
 def truth_of(records: Sequence[Record]) -> list[tuple[int, Job | None, Job]]:
-    """Each event that changed a job, with the job before and after, folded from the first record on."""
+    """Each event that changed a job, with the job before and after, folded from the first record."""
     jobs: dict[str, Job] = {}
-    told = []
+    folded = []
     for record in records:
         recorded = read_record(record)
         before = jobs.get(job_named(recorded))
@@ -62,21 +66,21 @@ def truth_of(records: Sequence[Record]) -> list[tuple[int, Job | None, Job]]:
         if after is not None:
             jobs[job_named(recorded)] = after
             if after.status.sequence == record.sequence:
-                told.append((record.sequence, before, after))
-    return told
+                folded.append((record.sequence, before, after))
+    return folded
 
 
-def said(events: Sequence[FoldedEvent[Job]]) -> list[tuple[int, Job | None, Job]]:
+def summary(events: Sequence[FoldedEvent[Job]]) -> list[tuple[int, Job | None, Job]]:
     return [(each.record.sequence, each.before, each.after) for each in events]
 
 
 async def fold_in_pages(
-    folder: StateTracker[Job], records: Sequence[Record], size: int
+    tracker: StateTracker[Job], records: Sequence[Record], size: int
 ) -> list[tuple[int, Job | None, Job]]:
-    told: list[FoldedEvent[Job]] = []
+    folded: list[FoldedEvent[Job]] = []
     for start in range(0, len(records), size):
-        told += await folder.fold(records[start : start + size])
-    return said(told)
+        folded += await tracker.fold(records[start : start + size])
+    return summary(folded)
 
 
 async def history(seed: int) -> tuple[Counting, list[Record]]:
@@ -87,60 +91,60 @@ async def history(seed: int) -> tuple[Counting, list[Record]]:
 
 @pytest.fixture(params=[0, 2, 1_000], ids=["job by job", "both ways", "all at once"])
 def factor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How much cheaper it counts to read all that was before in a row."""
+    """How many records in a row cost as much as one job."""
     monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", request.param)
     return int(request.param)
 
 
 @pytest.mark.usefixtures("factor")
 @pytest.mark.parametrize("seed", range(6))
-async def test_jobs_before_and_after_are_the_same_from_every_beginning(seed: int) -> None:
-    """From the first record, or from the middle of the jobs' lives: the same jobs, whole, at each event."""
+async def test_jobs_before_and_after_are_the_same_from_every_start(seed: int) -> None:
+    """From the first record or from the middle: the same whole jobs at each event."""
     log, records = await history(seed)
     truth = truth_of(records)
     rng = random.Random(seed)
     for start in (0, *(rng.randrange(len(records)) for _ in range(5))):
-        told = await fold_in_pages(
+        folded = await fold_in_pages(
             job_tracker(log, from_first=start == 0), records[start:], rng.randint(1, 70)
         )
-        assert told == [each for each in truth if each[0] > start]
+        assert folded == [each for each in truth if each[0] > start]
 
 
 @pytest.mark.usefixtures("factor")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("max_jobs", [0, 1, 5])
-async def test_what_was_evicted_is_read_again(seed: int, max_jobs: int) -> None:
-    """A memory for fewer jobs than there are changes nothing but the reads."""
+async def test_evicted_jobs_are_read_again(seed: int, max_jobs: int) -> None:
+    """A cache for fewer jobs than there are changes only the number of reads."""
     log, records = await history(seed)
     truth = truth_of(records)
     for from_first in (True, False):
-        folder = job_tracker(log, from_first=from_first, max_jobs=max_jobs)
-        assert await fold_in_pages(folder, records, 20) == truth
-        assert folder.anomalies == len(records) - len(truth)
+        tracker = job_tracker(log, from_first=from_first, max_jobs=max_jobs)
+        assert await fold_in_pages(tracker, records, 20) == truth
+        assert tracker.anomalies == len(records) - len(truth)
 
 
 @pytest.mark.usefixtures("factor")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("max_jobs", [0, 5, 100])
-async def test_numbers_alone_are_the_same(seed: int, max_jobs: int) -> None:
-    """Remembering next to nothing of a job, its revisions, versions and types of states come out the same."""
+async def test_compact_jobs_have_the_same_numbers(seed: int, max_jobs: int) -> None:
+    """A compact cache gives the same revisions, versions and state types."""
     log, records = await history(seed)
     truth = [(at, after.status) for at, _, after in truth_of(records)]
     wanted = [(at, each.revision, each.version, each.state.state_type, each.tags) for at, each in truth]
     for from_first in (True, False):
-        folder = number_tracker(log, from_first=from_first, max_jobs=max_jobs)
-        told: list[FoldedEvent[JobStatus]] = []
+        tracker = number_tracker(log, from_first=from_first, max_jobs=max_jobs)
+        folded: list[FoldedEvent[JobStatus]] = []
         for start in range(0, len(records), 20):
-            told += await folder.fold(records[start : start + 20])
+            folded += await tracker.fold(records[start : start + 20])
         assert [
             (each.record.sequence, after.revision, after.version, after.state.state_type, after.tags)
-            for each in told
+            for each in folded
             for after in [each.after]
         ] == wanted
 
 
-async def test_jobs_that_were_never_met_cost_no_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader of everything from the first record on reads a job again only if it may have forgotten it."""
+async def test_new_jobs_cost_no_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that starts at the first record reads a job only if it may have evicted it."""
     monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", 0)
     log, records = await history(1)
     truth = truth_of(records)
@@ -150,10 +154,10 @@ async def test_jobs_that_were_never_met_cost_no_read(monkeypatch: pytest.MonkeyP
     assert 0 < log.reads <= JOBS + len(records) - len(truth)
 
 
-async def test_all_that_was_before_is_read_once_it_is_the_cheaper_way(
+async def test_everything_before_the_start_is_read_once_that_is_cheaper(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Jobs are read one by one until they have cost as much; then all is, once, and no job any more."""
+    """Jobs are read one by one until they have cost as much; then everything is, and no job after that."""
     monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", 10)
     log = Counting()
     names = [f"job-{number}" for number in range(60)]
@@ -162,11 +166,11 @@ async def test_all_that_was_before_is_read_once_it_is_the_cheaper_way(
     drafts += [draft(JobStateChanged, ids[n], state_data(StateType.RUNNING), 100 + n) for n in range(60)]
     await append_all(log, drafts)
     records = await records_of(log)
-    folder = status_tracker(log, from_first=False)
+    tracker = status_tracker(log, from_first=False)
     reads = []
     for record in records[100:]:  # each of another job
-        told = await folder.fold([record])
-        assert [each.after.revision for each in told] == [2]
+        folded = await tracker.fold([record])
+        assert [each.after.revision for each in folded] == [2]
         reads.append(log.reads)
     # (reads so far + 1) * 10 reaches the sequence at the twelfth job: 11 by one, then all that was before.
     scan = reads[11] - reads[10]
@@ -174,10 +178,10 @@ async def test_all_that_was_before_is_read_once_it_is_the_cheaper_way(
     assert reads[11:] == [11 + scan] * 9
 
 
-async def test_an_event_of_a_newer_release_before_the_beginning_harms_nobody_else(
+async def test_an_unreadable_event_before_the_start_quarantines_its_job_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An event of a newer release before the reader's place freezes its job, and no other."""
+    """An event of a newer release before the reader's start freezes its job and no other."""
     monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", 1_000)
     log = Counting()
     ids = [named_job_id("default", name) for name in ("one", "two")]
@@ -191,13 +195,13 @@ async def test_an_event_of_a_newer_release_before_the_beginning_harms_nobody_els
     feed = await log.follow(after=3)
     of_one, of_two = await feed.take(10)
     await feed.close()
-    folder = status_tracker(log, from_first=False)
-    assert [each.after.revision for each in await folder.fold([of_two])] == [2]
-    assert await folder.fold([of_one]) == []
+    tracker = status_tracker(log, from_first=False)
+    assert [each.after.revision for each in await tracker.fold([of_two])] == [2]
+    assert await tracker.fold([of_one]) == []
 
 
-async def test_only_what_can_be_met_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all that was before, jobs outside of the reader's scope take no place."""
+async def test_only_jobs_in_scope_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs outside the reader's scope take no space in its cache."""
     monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", 1_000)
     log = Counting()
     names = [f"job-{number}" for number in range(20)]
@@ -208,14 +212,14 @@ async def test_only_what_can_be_met_is_remembered(monkeypatch: pytest.MonkeyPatc
     mine = {job_subject("default", job_id) for job_id in ids[:3]}
     scope = Scope(namespace_subjects("default"), lambda record: record.subject in mine)
     records = [record for record in await records_of(log) if record.subject in mine]
-    folder = status_tracker(log, from_first=False, scope=scope, max_jobs=3)
-    told = await folder.fold(records[3:])
-    assert [each.after.revision for each in told] == [2, 2, 2]
-    assert not any(folder._cache.may_have_evicted(job_id) for job_id in ids)
+    tracker = status_tracker(log, from_first=False, scope=scope, max_jobs=3)
+    folded = await tracker.fold(records[3:])
+    assert [each.after.revision for each in folded] == [2, 2, 2]
+    assert not any(tracker._cache.may_have_evicted(job_id) for job_id in ids)
 
 
-async def test_reads_run_at_once_up_to_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs that must be read are read several at once, and never more than the limit says."""
+async def test_reads_are_concurrent_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing jobs are read concurrently, and never more of them than the limit."""
     monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", 0)
     log = Counting()
     many = 3 * TRACKER_READS
@@ -227,33 +231,33 @@ async def test_reads_run_at_once_up_to_the_bound(monkeypatch: pytest.MonkeyPatch
             for n, each in enumerate(names)
         ],
     )
-    told = await status_tracker(log, from_first=False).fold(await records_of(log))
-    assert len(told) == many
+    folded = await status_tracker(log, from_first=False).fold(await records_of(log))
+    assert len(folded) == many
     assert log.most_at_once == TRACKER_READS
 
 
 @pytest.mark.usefixtures("factor")
 async def test_a_failed_read_changes_nothing() -> None:
-    """After an error the same records can be folded again, and nothing was lost or counted twice."""
+    """After an error the same records can be folded again; nothing is lost or counted twice."""
     log, records = await history(2)
     truth = truth_of(records)
-    folder = job_tracker(log, from_first=False)
+    tracker = job_tracker(log, from_first=False)
     half = len(records) // 2
-    told = await fold_in_pages(folder, records[:half], half)
-    anomalies = folder.anomalies
-    assert isinstance(folder._cache, WholeCache)
-    forgotten, _ = folder._cache._active.popitem()  # so that something must be read
-    folder._cache._evicted.add(forgotten)
+    folded = await fold_in_pages(tracker, records[:half], half)
+    anomalies = tracker.anomalies
+    assert isinstance(tracker._cache, WholeCache)
+    evicted, _ = tracker._cache._active.popitem()  # so that something must be read
+    tracker._cache._evicted.add(evicted)
     log.fails = True
     with pytest.raises(LogUnavailable):
-        await folder.fold(records[half:])
-    assert folder.anomalies == anomalies
+        await tracker.fold(records[half:])
+    assert tracker.anomalies == anomalies
     log.fails = False
-    assert told + said(await folder.fold(records[half:])) == truth
+    assert folded + summary(await tracker.fold(records[half:])) == truth
 
 
-async def test_a_job_without_a_name_is_the_one_that_was_created_first() -> None:
-    """Events for its id on subjects of other namespaces change nothing, wherever the reader begins."""
+async def test_a_nameless_job_is_the_one_created_first() -> None:
+    """Events with its id on subjects of other namespaces change nothing, wherever the reader starts."""
     log = MemoryLog()
     job_id = nameless_job_id("01a2055d-a34b-7208-94a5-f139d400013c")
     drafts = [
@@ -265,13 +269,13 @@ async def test_a_job_without_a_name_is_the_one_that_was_created_first() -> None:
     await append_all(log, drafts)
     records = await records_of(log)
     for start in range(4):
-        told = await fold_in_pages(job_tracker(log, from_first=False), records[start:], 10)
-        assert [sequence for sequence, _, _ in told] == ([1, 4] if start == 0 else [4])
+        folded = await fold_in_pages(job_tracker(log, from_first=False), records[start:], 10)
+        assert [sequence for sequence, _, _ in folded] == ([1, 4] if start == 0 else [4])
 
 
 @pytest.mark.usefixtures("factor")
-async def test_a_reader_of_one_namespace_takes_no_foreign_event_for_a_job_without_a_name() -> None:
-    """It never sees the job's own events, and still knows that the id was taken, from any beginning."""
+async def test_a_reader_of_one_namespace_ignores_foreign_events_of_a_nameless_job() -> None:
+    """It never gets the job's own events, and still knows that the id is taken, from any start."""
     log = MemoryLog()
     taken, own = (nameless_job_id(f"01a2055d-a34b-7208-94a5-f139d400013{n}") for n in "cd")
     drafts = [
@@ -290,15 +294,15 @@ async def test_a_reader_of_one_namespace_takes_no_foreign_event_for_a_job_withou
     assert [sequence for sequence, _, _ in truth] == [3, 6]
     for start in range(len(records)):
         for size in (1, 2, 10):
-            folder = job_tracker(log, from_first=start == 0, scope=scope)
+            tracker = job_tracker(log, from_first=start == 0, scope=scope)
             begin = records[start].sequence
-            assert await fold_in_pages(folder, records[start:], size) == [
+            assert await fold_in_pages(tracker, records[start:], size) == [
                 each for each in truth if each[0] >= begin
             ]
 
 
-async def test_a_job_without_a_name_is_looked_for_once() -> None:
-    """Of a reader of one namespace, from the first record on; a job with a name never is."""
+async def test_a_nameless_job_is_read_once() -> None:
+    """By a reader of one namespace from the first record; a named job is never read."""
     log = Counting()
     ids = [nameless_job_id(f"01a2055d-a34b-7208-94a5-f139d4000{n:03}") for n in range(5)]
     named = named_job_id("default", "known")
@@ -309,6 +313,123 @@ async def test_a_job_without_a_name_is_looked_for_once() -> None:
         for n, each in enumerate((*ids, named))
     ]
     await append_all(log, drafts)
-    folder = status_tracker(log, from_first=True, scope=Scope(namespace_subjects("default")))
-    told = [each for record in await records_of(log) for each in await folder.fold([record])]
-    assert (len(told), log.reads) == (len(drafts), len(ids))
+    tracker = status_tracker(log, from_first=True, scope=Scope(namespace_subjects("default")))
+    folded = [each for record in await records_of(log) for each in await tracker.fold([record])]
+    assert (len(folded), log.reads) == (len(drafts), len(ids))
+
+
+def test_packed_jobs_keep_numbers_up_to_the_maximum() -> None:
+    """A packed job is restored for every state and namespace; one that does not fit is kept whole."""
+    for memory_of in (1, _COUNTER_MAX, _COUNTER_MAX + 1, 2**62):
+        memory = CompactCache()
+        statuses = {
+            f"{namespace}-{state}": job_status(
+                state, namespace, revision=memory_of, version=min(memory_of, 7)
+            )
+            for state in StateType
+            for namespace in ("default", "a", "ü b")
+        }
+        memory.put_all(statuses)
+        for job_id, status in statuses.items():
+            found = memory.take(job_id)
+            assert found is not None
+            assert (found.revision, found.version, found.state.state_type, found.namespace) == (
+                status.revision,
+                status.version,
+                status.state.state_type,
+                status.namespace,
+            )
+            assert found.name == status.name
+            assert memory.take(job_id) is None
+
+
+def test_names_are_restored_and_long_ones_count_as_several() -> None:
+    """Names with spaces and of any script are kept; the limit is one of memory."""
+    memory = CompactCache(8)
+    for name in ("j-1", "a b  c", "ü", "7f 1"):
+        memory.put_all({"j-1": msgspec.structs.replace(job_status(StateType.RUNNING), id="j-1", name=name)})
+        found = memory.take("j-1")
+        assert found is not None
+        assert found.name == name
+    long = msgspec.structs.replace(job_status(StateType.RUNNING), name="n" * 200)
+    memory.put_all({"a": long, "b": long, "c": long})
+    assert [key for key in "abc" if memory.take(key)] == ["b", "c"]
+    assert memory._weight == 0
+
+
+def job_status(
+    state: StateType, namespace: str = "default", *, revision: int = 1, version: int = 1
+) -> JobStatus:
+    return JobStatus(
+        id="j",
+        namespace=namespace,
+        name="n",
+        state=State(state),
+        version=version,
+        revision=revision,
+        create_time=1,
+        modify_time=1,
+        created_sequence=1,
+        spec_sequence=1,
+        sequence=1,
+    )
+
+
+def known_of(memory: CompactCache | WholeCache[JobStatus], count: int) -> list[str]:
+    """The jobs still cached after six were added, one of them terminal, one used again."""
+    for number in range(5):
+        memory.put_all({f"j-{number}": job_status(StateType.RUNNING)})
+    memory.put_all({"j-ended": job_status(StateType.COMPLETED)})
+    again = memory.take("j-1")
+    if again is not None:
+        memory.put_all({"j-1": again})
+    names = ("j-0", "j-1", "j-2", "j-3", "j-4", "j-ended")
+    known = [name for name in names if memory.take(name)]
+    assert len(known) == count
+    assert all(memory.may_have_evicted(name) for name in names if name not in known)
+    assert not any(memory.may_have_evicted(name) for name in known)
+    return known
+
+
+def test_a_cache_is_bounded_in_number() -> None:
+    """The least recently used jobs are evicted; of whole jobs, terminal ones first."""
+    assert known_of(CompactCache(4), 4) == ["j-2", "j-3", "j-4", "j-ended"]
+    assert known_of(CompactCache(5), 5) == ["j-1", "j-2", "j-3", "j-4", "j-ended"]
+    whole: WholeCache[JobStatus] = WholeCache(lambda each: each, 4, 10**9)
+    assert known_of(whole, 4) == ["j-1", "j-2", "j-3", "j-4"]
+
+
+def test_jobs_that_can_not_be_packed_count_as_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Because of their tags, or a namespace without a number: the limit is one of memory."""
+    memory = CompactCache(20)
+    tagged = msgspec.structs.replace(job_status(StateType.RUNNING), tags={"a": 1, "b": 1})
+    memory.put_all({f"j-{number}": tagged for number in range(10)})
+    assert [number for number in range(10) if memory.take(f"j-{number}")] == [7, 8, 9]
+    monkeypatch.setattr(state_tracker, "TRACKER_MAX_NAMESPACES", 2)
+    memory = CompactCache(8)
+    for namespace in ("a", "b", "c", "d"):
+        memory.put_all({namespace: job_status(StateType.QUEUED, namespace)})
+    found = [memory.take(each) for each in ("a", "b", "c", "d")]
+    assert [each.namespace if each else "" for each in found] == ["", "", "c", "d"]
+    assert memory._weight == 0
+
+
+def test_a_cache_is_bounded_in_bytes() -> None:
+    """Fewer jobs with long specs are cached: specs and messages count."""
+    memory: WholeCache[Job] = WholeCache(lambda job: job.status, 100, 50_000)
+    for number in range(10):
+        memory.put_all({f"j-{number}": Job(status=job_status(StateType.RUNNING), spec=b"x" * 9_000)})
+    assert [number for number in range(10) if memory.take(f"j-{number}")] == [5, 6, 7, 8, 9]
+    assert memory._bytes == 0
+
+
+def test_the_filter_of_evicted_jobs_knows_each_of_them() -> None:
+    """An added id is always found, other ids almost never; an empty filter takes no memory."""
+    ids = BloomFilter()
+    assert "anything" not in ids
+    assert len(ids._bits) == 0
+    for number in range(20_000):
+        ids.add(f"j-{number}")
+    assert len(ids._bits) == TRACKER_EVICTED_BITS // 8
+    assert all(f"j-{number}" in ids for number in range(20_000))
+    assert sum(f"k-{number}" in ids for number in range(20_000)) < 20

@@ -1,4 +1,4 @@
-"""A durable subscription gives every event once, in order, and goes on behind what was handled."""
+"""A durable subscription delivers every event once, in order, and resumes after the last handled event."""
 
 import asyncio
 import random
@@ -39,8 +39,10 @@ async def writer(jetstream_log: JetStreamLog) -> Writer:
     return writer
 
 
-async def test_every_event_comes_once_and_in_order(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """From the beginning to the end, and on as more is written."""
+async def test_every_event_is_delivered_once_and_in_order(
+    jetstream_log: JetStreamLog, writer: Writer
+) -> None:
+    """From the beginning to the end, and while more are written."""
     async with subscribe(jetstream_log, "all") as events:
         assert sequences(await take(events, 20)) == list(range(1, 21))
         waiting = take_later(events, 5)
@@ -50,8 +52,8 @@ async def test_every_event_comes_once_and_in_order(jetstream_log: JetStreamLog, 
 
 
 @pytest.mark.usefixtures("writer")
-async def test_what_was_asked_past_is_acknowledged(jetstream_log: JetStreamLog) -> None:
-    """Asking for the next event acknowledges the one before; a block that is left well, the last one, too."""
+async def test_requesting_the_next_event_acknowledges_the_one_before(jetstream_log: JetStreamLog) -> None:
+    """So does leaving the block without an exception."""
     async with subscribe(jetstream_log, "left") as events:
         await take(events, 7)
     async with subscribe(jetstream_log, "left") as events:
@@ -60,7 +62,7 @@ async def test_what_was_asked_past_is_acknowledged(jetstream_log: JetStreamLog) 
 
 @pytest.mark.usefixtures("writer")
 async def test_an_exception_leaves_its_event_unacknowledged(jetstream_log: JetStreamLog) -> None:
-    """An event whose handling raised comes again, and none before it."""
+    """An event whose handling raised is delivered again, and none before it."""
     with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what is left
         async with subscribe(jetstream_log, "raised") as events:
             await take_to(events, 9)
@@ -71,33 +73,37 @@ async def test_an_exception_leaves_its_event_unacknowledged(jetstream_log: JetSt
 
 @pytest.mark.usefixtures("writer")
 async def test_an_event_can_be_acknowledged_at_once(jetstream_log: JetStreamLog) -> None:
-    """`ack` tells the server without waiting for the next event to be asked for."""
+    """`ack` acknowledges an event without requesting the next one."""
     async with subscribe(jetstream_log, "at-once") as events:
         (*_, event) = await take(events, 3)
         await event.ack()
 
-        async def told() -> bool:
+        async def is_acknowledged() -> bool:
             info = await jetstream_log.consumers().info("at-once")
             return info is not None and info.acknowledged == 3
 
-        await eventually(told)
-        await event.ack()  # again: harmless
+        await eventually(is_acknowledged)
+        await event.ack()  # a second time: no effect
         assert sequences(await take(events, 1)) == [4]
 
 
-async def test_an_event_tells_what_happened(jetstream_log: JetStreamLog) -> None:
-    """Each event carries its place, the job's counters after it, who and why: as a fold of the log says."""
+async def test_an_event_has_the_fields_of_the_fold(jetstream_log: JetStreamLog) -> None:
+    """Sequence, counters of the job after it, actor and reason are those of a fold of the log."""
     await append_all(jetstream_log, random_drafts(random.Random(7), jobs=6, events=120))
     truth = await truth_of(jetstream_log)
-    async with subscribe(jetstream_log, "told") as events:
-        for told in truth:
+    async with subscribe(jetstream_log, "fields") as events:
+        for expected in truth:
             event = (await take(events, 1))[0]
-            assert (event.sequence, event.type, event.status) == (told.sequence, told.type, told.status)
-            assert (event.revision, event.version) == (told.status.revision, told.status.version)
-            assert event.name == told.status.name
-            assert event.namespace == told.status.namespace
-            assert event.job_id == told.status.id
-            assert event.state == told.status.state
+            assert (event.sequence, event.type, event.status) == (
+                expected.sequence,
+                expected.type,
+                expected.status,
+            )
+            assert (event.revision, event.version) == (expected.status.revision, expected.status.version)
+            assert event.name == expected.status.name
+            assert event.namespace == expected.status.namespace
+            assert event.job_id == expected.status.id
+            assert event.state == expected.status.state
             assert event.actor == "tester"
             assert event.reason == ""
             assert event.id.startswith("00000000-")
@@ -108,7 +114,7 @@ async def test_an_event_tells_what_happened(jetstream_log: JetStreamLog) -> None
 
 @pytest.mark.usefixtures("writer")
 async def test_the_job_before_and_after_on_request(jetstream_log: JetStreamLog) -> None:
-    """With `with_jobs` an event carries the whole job right before and right after it."""
+    """With `with_jobs` an event has the whole job before and after it."""
     before: dict[str, Job] = {}
     async with subscribe(jetstream_log, "jobs", with_jobs=True) as events:
         for event in await take(events, 20):
@@ -118,10 +124,10 @@ async def test_the_job_before_and_after_on_request(jetstream_log: JetStreamLog) 
             before[event.job_id] = event.after
 
 
-async def test_a_reader_that_begins_in_the_middle_knows_the_jobs(
+async def test_a_reader_that_starts_in_the_middle_knows_the_jobs(
     jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
-    """Revision and version are those of the whole history, wherever the subscription began."""
+    """Revision and version are those of the whole history, wherever the subscription starts."""
     async with subscribe(jetstream_log, "middle", start=12) as events:
         for event in await take(events, 8):
             assert event.revision == writer.revisions[event.sequence]
@@ -132,10 +138,10 @@ def _of_a_or_b(labels: dict[str, str]) -> bool:
 
 
 @pytest.mark.parametrize("name", ["", "kept"])
-async def test_an_update_that_leaves_the_labels_is_delivered_and_says_so(
+async def test_an_update_that_removes_a_matching_label_is_delivered_as_such(
     jetstream_log: JetStreamLog, name: str
 ) -> None:
-    """A mirror of `env=prod` hears of a job that loses the label, and of one that gains it."""
+    """A mirror of `env=prod` gets the events by which a job loses and gains the label."""
     ledger = Ledger(jetstream_log)
     job_id = named_job_id("default", "etl")
     await ledger.apply(make_spec("etl", labels={"env": "prod"}))
@@ -152,48 +158,50 @@ async def test_an_update_that_leaves_the_labels_is_delivered_and_says_so(
         (back.sequence, "after"),
     ]
     assert {(event.name, event.namespace) for event in found} == {("etl", "default")}
-    # `states` looks at the event: no event that sets another state passes, whatever the job was before.
+    # `states` looks at the event: one that sets another state does not pass, whatever the state before was.
     async with subscribe(jetstream_log, name and "failed", states=["Failed"]) as events:
         assert sequences(await take(events, 1)) == [4]
 
 
-async def test_filters(jetstream_log: JetStreamLog) -> None:
-    """Namespace, job, types, states and labels: what passes is what the whole log's fold says passes."""
+async def test_filters_pass_the_matching_events(jetstream_log: JetStreamLog) -> None:
+    """Namespace, job, types, states and labels, compared with a fold of the whole log."""
     await append_all(jetstream_log, random_drafts(random.Random(11), jobs=8, events=150))
     truth = await truth_of(jetstream_log)
     job = truth[0].status
     cases: dict[str, tuple[dict[str, Any], Callable[[ExpectedEvent], bool]]] = {
-        "namespace": ({"namespace": "default"}, lambda told: told.status.namespace == "default"),
-        "job": ({"job": job.id}, lambda told: told.status.id == job.id),
+        "namespace": ({"namespace": "default"}, lambda expected: expected.status.namespace == "default"),
+        "job": ({"job": job.id}, lambda expected: expected.status.id == job.id),
         "job-in": (
             {"job": job.id, "namespace": job.namespace},
-            lambda told: told.status.id == job.id,
+            lambda expected: expected.status.id == job.id,
         ),
-        "types": ({"types": ["state"]}, lambda told: told.type == "jobledger.job.state.v1"),
+        "types": ({"types": ["state"]}, lambda expected: expected.type == "jobledger.job.state.v1"),
         "states": (
             {"states": ["running", "Failed"], "types": ["state", "created"]},
-            lambda told: (
-                told.status.state.state_type in ("Running", "Failed")
-                and told.type in ("jobledger.job.state.v1", "jobledger.job.created.v1")
+            lambda expected: (
+                expected.status.state.state_type in ("Running", "Failed")
+                and expected.type in ("jobledger.job.state.v1", "jobledger.job.created.v1")
             ),
         ),
-        "labels": ({"labels": "owner in (a, b)"}, lambda told: told.matches(_of_a_or_b) is not None),
+        "labels": ({"labels": "owner in (a, b)"}, lambda expected: expected.matches(_of_a_or_b) is not None),
     }
     for name, (how, passes) in cases.items():
         for label in (name, ""):
-            wanted = [told.sequence for told in truth if passes(told)]
+            wanted = [expected.sequence for expected in truth if passes(expected)]
             async with subscribe(jetstream_log, label, **how) as events:
                 found = await take(events, len(wanted))
             assert sequences(found) == wanted, name
             matches = [
-                told.matches(_of_a_or_b) if name == "labels" else None for told in truth if passes(told)
+                expected.matches(_of_a_or_b) if name == "labels" else None
+                for expected in truth
+                if passes(expected)
             ]
             assert [event.matches for event in found] == matches, name
 
 
 @pytest.mark.usefixtures("writer")
-async def test_without_a_name_nothing_is_kept(jetstream_log: JetStreamLog) -> None:
-    """Two anonymous readers each get everything, and leave nothing on the server."""
+async def test_without_a_name_nothing_is_stored(jetstream_log: JetStreamLog) -> None:
+    """Two anonymous readers each get every event, and leave nothing on the server."""
     for _ in range(2):
         async with subscribe(jetstream_log) as events:
             assert sequences(await take(events, 20)) == list(range(1, 21))
@@ -204,14 +212,14 @@ async def test_without_a_name_nothing_is_kept(jetstream_log: JetStreamLog) -> No
     await eventually(freed)
 
 
-async def test_an_anonymous_reader_of_any_log() -> None:
-    """Without a name any log will do; with one it must keep places."""
+async def test_an_anonymous_reader_accepts_any_log() -> None:
+    """Without a name any log is accepted; with one it must be a JetStream log."""
     log: EventLog = MemoryLog()
     await append_all(log, random_drafts(random.Random(3), jobs=3, events=40))
     truth = await truth_of(log)
     async with subscribe(log) as events:
         found = await take_to(events, truth[-1].sequence)
-        assert [event.status for event in found] == [told.status for told in truth]
+        assert [event.status for event in found] == [expected.status for expected in truth]
         assert isinstance(found[0].status, JobStatus)
     with pytest.raises(InvalidInput, match="needs a log on NATS"):
         async with subscribe(log, "named"):
@@ -220,15 +228,15 @@ async def test_an_anonymous_reader_of_any_log() -> None:
 
 
 @pytest.mark.usefixtures("writer")
-async def test_a_url_is_connected_to(server: EmbeddedServer) -> None:
-    """With a URL the subscription has a connection of its own, and closes it."""
+async def test_a_url_gets_a_connection_of_its_own(server: EmbeddedServer) -> None:
+    """The subscription opens and closes it."""
     async with subscribe(server.url, "by-url") as events:
         assert sequences(await take(events, 2)) == [1, 2]
 
 
 @pytest.mark.usefixtures("writer")
-async def test_the_status_tells_where_it_is(jetstream_log: JetStreamLog) -> None:
-    """Position, gap, lag and state, while catching up, live, and in the end."""
+async def test_the_status_shows_position_and_state(jetstream_log: JetStreamLog) -> None:
+    """Position, gap, lag and state, while catching up, live, and closed."""
     events = subscribe(jetstream_log, "where")
     assert events.status.state is SubscriptionState.STOPPED
     async with events:
@@ -251,7 +259,7 @@ async def test_the_status_tells_where_it_is(jetstream_log: JetStreamLog) -> None
 
 @pytest.mark.usefixtures("writer")
 async def test_a_cancelled_wait_loses_nothing(jetstream_log: JetStreamLog) -> None:
-    """Whoever gives up waiting for the next event, at any moment, gets it the next time."""
+    """A reader that stops waiting at any moment gets the event the next time."""
     found: list[int] = []
     async with subscribe(jetstream_log, "impatient") as events:
         turns = 0
@@ -269,8 +277,8 @@ async def test_a_cancelled_wait_loses_nothing(jetstream_log: JetStreamLog) -> No
 
 
 @pytest.mark.usefixtures("writer")
-async def test_an_unread_subscription_keeps_its_place(jetstream_log: JetStreamLog) -> None:
-    """Opened and closed without a question, again and again: nothing is lost, nothing acknowledged."""
+async def test_an_unread_subscription_keeps_its_position(jetstream_log: JetStreamLog) -> None:
+    """Opened and closed without a read, repeatedly: nothing is lost or acknowledged."""
     for _ in range(3):
         async with subscribe(jetstream_log, "idle"):
             pass
@@ -280,8 +288,8 @@ async def test_an_unread_subscription_keeps_its_place(jetstream_log: JetStreamLo
 
 
 @pytest.mark.usefixtures("writer")
-async def test_finish_and_reopen_at_every_place(jetstream_log: JetStreamLog) -> None:
-    """However many are handled before it is closed: the next one comes first."""
+async def test_reopening_after_every_event_continues_with_the_next(jetstream_log: JetStreamLog) -> None:
+    """However many events were handled before it was closed."""
     seen: list[int] = []
     for count in (1, 2, 3, 4, 5, 5):
         async with subscribe(jetstream_log, "steps") as events:

@@ -1,8 +1,8 @@
-"""What operators see of durable subscriptions, and do about them, is what those who read them then do."""
+"""The view and the actions of operators agree with what the readers of a subscription do."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -22,15 +22,15 @@ from jobledger import (
     SubscriptionInfo,
     SubscriptionNotFound,
     Subscriptions,
+    SubscriptionState,
     subscribe,
 )
-from jobledger.projections.limits import ADMIN_WRITE_TRIES
-from jobledger.projections.subscriptions.admin import Attendance
+from jobledger.projections.limits import ADMIN_LIVE_SECONDS, ADMIN_WRITE_TRIES
+from jobledger.projections.subscriptions.admin import Attendance, Part
+from jobledger.projections.subscriptions.definition import Definition
 from jobledger.projections.subscriptions.parking import ParkedState
 from tests.conftest import make_spec
 from tests.support.logs import eventually
-
-pytestmark = pytest.mark.slow  # operators, readers and takeovers: seconds each
 
 WITHIN_SECONDS = 60.0
 
@@ -50,14 +50,14 @@ class Reader:
         self.bad: Callable[[SubscribedEvent], bool] = lambda _: False
 
     async def handle(self, event: SubscribedEvent) -> None:
-        """Handle one."""
+        """Handle an event."""
         self.tried.append(event.sequence)
         if self.bad(event):
             raise ValueError(f"no good: {event.sequence}")
         self.handled.append(event.sequence)
 
     async def until(self, *sequences: int) -> None:
-        """Wait until these and no others were handled."""
+        """Wait until exactly these events were handled."""
         await eventually(lambda: self.handled == [*sequences], within_seconds=WITHIN_SECONDS)
 
 
@@ -65,7 +65,7 @@ class Reader:
 async def reading(
     log: JetStreamLog, reader: Reader, name: str = "billing", **how: Any
 ) -> AsyncIterator[None]:
-    """Handle the events of a subscription while the block runs."""
+    """Handle the events of a subscription until the block ends."""
     is_open = asyncio.Event()
 
     async def read() -> None:
@@ -83,12 +83,12 @@ async def reading(
 
 
 async def create(log: JetStreamLog, *names: str) -> list[str]:
-    """Create jobs; their ids."""
+    """Create jobs; returns their ids."""
     return [(await Ledger(log).create(make_spec(name))).job_id for name in names]
 
 
 async def run_job(log: JetStreamLog, job_id: str) -> None:
-    """One more event of a job."""
+    """Write one more event of a job."""
     await Ledger(log).set_state(job_id, State(StateType.RUNNING))
 
 
@@ -104,8 +104,8 @@ async def shown(
     return await subscriptions.show(name)
 
 
-async def set_aside(subscriptions: Subscriptions, state: ParkedState | None = None) -> ParkedJob:
-    """The one job that is set aside, once it is."""
+async def job_in_retry_queue(subscriptions: Subscriptions, state: ParkedState | None = None) -> ParkedJob:
+    """The one job in the retry queue, once there is one."""
 
     async def is_there() -> bool:
         found = await subscriptions.parked("billing")
@@ -116,8 +116,9 @@ async def set_aside(subscriptions: Subscriptions, state: ParkedState | None = No
     return job
 
 
-async def test_how_far_a_subscription_is_can_be_seen_from_anywhere(jetstream_log: JetStreamLog) -> None:
-    """Its place, gap, lag, and whether somebody reads it."""
+@pytest.mark.slow
+async def test_progress_of_a_subscription_is_visible_to_every_process(jetstream_log: JetStreamLog) -> None:
+    """Position, gap, lag, and whether a process reads it."""
     subscriptions, reader = Subscriptions(jetstream_log), Reader()
     assert await subscriptions.list() == []
     await create(jetstream_log, "one", "two")
@@ -136,8 +137,9 @@ async def test_how_far_a_subscription_is_can_be_seen_from_anywhere(jetstream_log
     assert info.lag_seconds > 0
 
 
-async def test_the_lag_is_of_events_that_the_subscription_is_for(jetstream_log: JetStreamLog) -> None:
-    """Not of what other partitions, or nobody, has to handle."""
+@pytest.mark.slow
+async def test_the_lag_counts_only_events_of_the_subscription(jetstream_log: JetStreamLog) -> None:
+    """Not those of other partitions, or outside its filters."""
     now = 0
     subscriptions = Subscriptions(jetstream_log, clock=lambda: now)
     await create(jetstream_log, *map(str, range(12)))
@@ -152,13 +154,14 @@ async def test_the_lag_is_of_events_that_the_subscription_is_for(jetstream_log: 
     assert (info.gap, info.lag_seconds) == (1, 7.0)
 
 
-async def test_a_job_that_fails_is_shown_and_goes_on_when_it_is_told_to(jetstream_log: JetStreamLog) -> None:
-    """Retry: its event, then its later ones; all others went on meanwhile."""
+@pytest.mark.slow
+async def test_a_parked_job_is_shown_and_continues_after_retry(jetstream_log: JetStreamLog) -> None:
+    """The failed event is handled, then the job's later ones; all other jobs continued meanwhile."""
     subscriptions, reader = Subscriptions(jetstream_log), Reader()
     bad, _ = await create(jetstream_log, "bad", "good")
     reader.bad = lambda event: event.job_id == bad
     async with reading(jetstream_log, reader, retries=0):
-        job = await set_aside(subscriptions, ParkedState.PARKED)
+        job = await job_in_retry_queue(subscriptions, ParkedState.PARKED)
         assert (job.job_id, job.sequence, job.attempts, job.error) == (bad, 1, 1, "ValueError: no good: 1")
         await run_job(jetstream_log, bad)
         await create(jetstream_log, "other")
@@ -168,19 +171,20 @@ async def test_a_job_that_fails_is_shown_and_goes_on_when_it_is_told_to(jetstrea
         assert await subscriptions.retry("billing", bad) == 1
         await eventually(lambda: reader.tried.count(1) == 2, within_seconds=WITHIN_SECONDS)
         reader.bad = lambda _: False
-        await set_aside(subscriptions, ParkedState.PARKED)
+        await job_in_retry_queue(subscriptions, ParkedState.PARKED)
         assert await subscriptions.retry("billing") == 1
         await reader.until(2, 4, 1, 3)
         await shown(subscriptions, lambda info: info.parked + info.retrying == 0)
 
 
-async def test_a_skipped_event_is_given_up_and_its_job_goes_on(jetstream_log: JetStreamLog) -> None:
-    """Its later events are handled, in order."""
+@pytest.mark.slow
+async def test_skip_gives_up_an_event_and_its_job_continues(jetstream_log: JetStreamLog) -> None:
+    """The job's later events are handled, in order."""
     subscriptions, reader = Subscriptions(jetstream_log), Reader()
     (bad,) = await create(jetstream_log, "bad")
     reader.bad = lambda event: event.sequence == 1
     async with reading(jetstream_log, reader, retries=0):
-        await set_aside(subscriptions, ParkedState.PARKED)
+        await job_in_retry_queue(subscriptions, ParkedState.PARKED)
         await run_job(jetstream_log, bad)
         assert await subscriptions.skip("billing", bad) == 1
         await reader.until(2)
@@ -189,8 +193,9 @@ async def test_a_skipped_event_is_given_up_and_its_job_goes_on(jetstream_log: Je
         await subscriptions.skip("billing", "")
 
 
-async def test_a_job_is_named_by_the_beginning_of_its_id(jetstream_log: JetStreamLog) -> None:
-    """Of those that are set aside; one that is not is told."""
+@pytest.mark.slow
+async def test_a_parked_job_is_found_by_a_prefix_of_its_id(jetstream_log: JetStreamLog) -> None:
+    """Among the jobs in the retry queue; another one is an error."""
     subscriptions, reader = Subscriptions(jetstream_log), Reader()
     one, two = await create(jetstream_log, "one", "two")
     reader.bad = lambda _: True
@@ -208,8 +213,9 @@ async def test_a_job_is_named_by_the_beginning_of_its_id(jetstream_log: JetStrea
 
 
 @pytest.mark.parametrize("attended", [True, False], ids=["while it is read", "while nobody reads it"])
-async def test_a_reset_begins_anew_behind_the_place(jetstream_log: JetStreamLog, attended: bool) -> None:
-    """Earlier: everything behind it again. Later: what is up to it never."""
+@pytest.mark.slow
+async def test_a_reset_starts_after_the_given_sequence(jetstream_log: JetStreamLog, attended: bool) -> None:
+    """Earlier: every event after it is handled again. Later: the events up to it never are."""
     subscriptions, reader = Subscriptions(jetstream_log), Reader()
     await create(jetstream_log, *"abcd")
     async with reading(jetstream_log, reader):
@@ -229,15 +235,16 @@ async def test_a_reset_begins_anew_behind_the_place(jetstream_log: JetStreamLog,
         await reader.until(6)
 
 
-async def test_a_reset_takes_jobs_that_are_set_aside_along(jetstream_log: JetStreamLog) -> None:
-    """All their events behind the place are handled, in order; those up to it are not waited for."""
+@pytest.mark.slow
+async def test_a_reset_includes_jobs_in_the_retry_queue(jetstream_log: JetStreamLog) -> None:
+    """All their events after the sequence are handled, in order; earlier ones are not waited for."""
     subscriptions, reader = Subscriptions(jetstream_log), Reader()
     bad, good = await create(jetstream_log, "bad", "good")
     await run_job(jetstream_log, bad)
     await run_job(jetstream_log, good)
     reader.bad = lambda event: event.sequence == 3
     async with reading(jetstream_log, reader, retries=0):
-        await set_aside(subscriptions, ParkedState.PARKED)
+        await job_in_retry_queue(subscriptions, ParkedState.PARKED)
         await reader.until(1, 2, 4)
         reader.bad = lambda _: False
         reader.handled.clear()
@@ -251,20 +258,23 @@ async def test_a_reset_takes_jobs_that_are_set_aside_along(jetstream_log: JetStr
     reader.bad = lambda event: event.sequence == 3
     await subscriptions.reset("billing", after=2)
     async with reading(jetstream_log, reader, retries=0):
-        await set_aside(subscriptions, ParkedState.PARKED)
+        await job_in_retry_queue(subscriptions, ParkedState.PARKED)
         await subscriptions.reset("billing", after=3)
         await shown(subscriptions, lambda info: info.parked + info.retrying == 0)
         assert 3 not in reader.handled
 
 
-async def test_what_is_deleted_is_gone_and_who_reads_it_is_told(jetstream_log: JetStreamLog) -> None:
-    """Place, definition, and jobs set aside; the name is free for another one."""
+@pytest.mark.slow
+async def test_a_deleted_subscription_is_gone_and_its_reader_gets_an_error(
+    jetstream_log: JetStreamLog,
+) -> None:
+    """Position, definition and retry queue; the name can be used again."""
     subscriptions, reader = Subscriptions(jetstream_log), Reader()
     await create(jetstream_log, "one", "two")
     reader.bad = lambda event: event.sequence == 1
     async with subscribe(jetstream_log, "billing", retries=0) as events:
         running = asyncio.create_task(events.run(reader.handle))
-        await set_aside(subscriptions)
+        await job_in_retry_queue(subscriptions)
         assert await subscriptions.delete("billing") == 1
         with pytest.raises(SubscriptionDeleted):
             await asyncio.wait_for(running, WITHIN_SECONDS)
@@ -286,8 +296,9 @@ async def test_what_is_deleted_is_gone_and_who_reads_it_is_told(jetstream_log: J
         await reader.until(2)
 
 
-async def test_each_part_of_a_group_is_told(jetstream_log: JetStreamLog) -> None:
-    """Which has nobody is seen; its events count."""
+@pytest.mark.slow
+async def test_each_part_of_a_group_is_shown(jetstream_log: JetStreamLog) -> None:
+    """A part without a reader is visible, and its events count."""
     subscriptions, reader = Subscriptions(jetstream_log), Reader()
     await create(jetstream_log, *map(str, range(20)))
     async with reading(jetstream_log, reader, members=2, member=2):
@@ -302,15 +313,16 @@ async def test_each_part_of_a_group_is_told(jetstream_log: JetStreamLog) -> None
     assert info.gap == 20
 
 
-async def test_a_record_that_changes_all_the_time_is_given_up(
+@pytest.mark.slow
+async def test_a_record_that_keeps_changing_is_an_error(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a named number of tries, and with a word about it."""
+    """After the limit of attempts."""
     subscriptions, reader = Subscriptions(jetstream_log), Reader()
     (bad,) = await create(jetstream_log, "bad")
     reader.bad = lambda _: True
     async with reading(jetstream_log, reader, retries=0):
-        await set_aside(subscriptions, ParkedState.PARKED)
+        await job_in_retry_queue(subscriptions, ParkedState.PARKED)
     tries = 0
 
     async def lose(*_: object, **__: object) -> None:
@@ -322,3 +334,75 @@ async def test_a_record_that_changes_all_the_time_is_given_up(
     with pytest.raises(LogUnavailable, match="keeps changing"):
         await subscriptions.retry("billing", bad)
     assert tries == ADMIN_WRITE_TRIES
+
+
+HELD, WAITED_FOR, FORSAKEN = Part(name="a", held=True), Part(name="b", waiting=1), Part(name="c")
+LATE = Part(name="d", held=True, gap=1, lag_seconds=ADMIN_LIVE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("parts", "parked", "state"),
+    [
+        ((HELD, WAITED_FOR), 0, Attendance.LIVE),
+        ((HELD, WAITED_FOR), 1, Attendance.PARKED),
+        ((LATE, WAITED_FOR), 1, Attendance.CATCHING_UP),
+        ((LATE, HELD, FORSAKEN), 1, Attendance.NO_CONSUMER),
+        ((FORSAKEN,), 0, Attendance.NO_CONSUMER),
+    ],
+)
+def test_the_first_state_that_applies_is_shown(
+    parts: tuple[Part, ...], parked: int, state: Attendance
+) -> None:
+    """Unattended, catching up, parked, live; a process that waits for an event counts as attending."""
+    info = SubscriptionInfo(definition=Definition(name="n"), parts=parts, parked=parked)
+    assert info.state is state
+
+
+async def test_a_reader_that_waits_for_a_first_event_is_live(jetstream_log: JetStreamLog) -> None:
+    """The server assigns an empty subscription with its first event only."""
+    subscriptions = Subscriptions(jetstream_log)
+    await create(jetstream_log, "one")
+    async with reading(jetstream_log, Reader(), namespace="elsewhere"):
+        info = await shown(subscriptions, lambda info: info.state is Attendance.LIVE)
+        assert [(part.held, part.waiting) for part in info.parts] == [(False, 1)]
+    await shown(subscriptions, lambda info: info.state is Attendance.NO_CONSUMER)
+
+
+async def test_a_group_with_empty_partitions_is_live(jetstream_log: JetStreamLog) -> None:
+    """A member that holds one is live, the others stand by; without members it is unattended."""
+    subscriptions = Subscriptions(jetstream_log)
+    members = [subscribe(jetstream_log, "billing", elastic=True, partitions=4) for _ in range(3)]
+    readers = [Reader() for _ in members]
+    async with AsyncExitStack() as stack:
+        for member, reader in zip(members, readers, strict=True):
+            await stack.enter_async_context(member)
+            task = asyncio.create_task(member.run(reader.handle))
+            stack.push_async_callback(asyncio.wait, [task])
+            stack.callback(task.cancel)
+        await create(jetstream_log, "one")
+        await eventually(lambda: any(reader.handled for reader in readers), within_seconds=WITHIN_SECONDS)
+        states = [SubscriptionState.LIVE, SubscriptionState.STANDBY, SubscriptionState.STANDBY]
+        await eventually(
+            lambda: sorted(member.state for member in members) == states, within_seconds=WITHIN_SECONDS
+        )
+        assert [len(member.status.held) for member in members if member.state is states[0]] == [1]
+        info = await shown(subscriptions, lambda info: info.state is Attendance.LIVE)
+        assert sum(part.held for part in info.parts) == 1
+    await shown(subscriptions, lambda info: info.state is Attendance.NO_CONSUMER)
+
+
+async def test_a_parked_job_is_shown_by_the_state_and_found_by_name(jetstream_log: JetStreamLog) -> None:
+    """Names are looked up in their namespace; a job that is not in the retry queue is an error."""
+    subscriptions, reader = Subscriptions(jetstream_log), Reader()
+    await Ledger(jetstream_log).create(make_spec("bad", namespace="prod"))
+    reader.bad = lambda _: True
+    async with reading(jetstream_log, reader, retries=0):
+        await job_in_retry_queue(subscriptions, ParkedState.PARKED)
+        await shown(subscriptions, lambda info: info.state is Attendance.PARKED)
+        with pytest.raises(JobNotFound, match="`jobledger subscriptions parked billing`"):
+            await subscriptions.retry("billing", "bad")
+        assert await subscriptions.retry("billing", "bad", namespace="prod") == 1
+        await eventually(lambda: len(reader.tried) == 2, within_seconds=WITHIN_SECONDS)
+        await job_in_retry_queue(subscriptions, ParkedState.PARKED)
+        assert await subscriptions.skip("billing", "bad", namespace="prod") == 1
+        await shown(subscriptions, lambda info: info.state is Attendance.LIVE)

@@ -1,4 +1,4 @@
-"""Everything dies, again and again: each event is handled, each job's in order, and what is parked waits."""
+"""Every process dies repeatedly: each event is handled, in order per job, and parked jobs wait."""
 
 import asyncio
 import contextlib
@@ -26,13 +26,13 @@ EVENTS = 20_000
 MEMBERS = 4
 KILL_POINTS = 20
 NAME = "chaos"
-AHEAD_EVENTS = 8_000  # that the writer is ahead of the members, so that some is old to them and some is new
+AHEAD_EVENTS = 8_000  # of the writer before the members, so that they read both old and new events
 POISONED = (2_001, 2_002, 2_003)  # sequences of one round: events of three jobs
 RETRIES = 3  # after 1, 2 and 4 s
 
 
 class Chaos:
-    """Four members, each behind a proxy of its own, and the ways in which they are hurt."""
+    """Four members, each with a proxy of its own, and the ways to disturb them."""
 
     def __init__(self, server: EmbeddedServer, members: Group, proxies: list[Proxy], plan: Plan) -> None:
         self._server = server
@@ -48,19 +48,19 @@ class Chaos:
             self._place[await self._members.start(proxy.url, self._plan)] = proxy
 
     async def kill_process(self) -> None:
-        """Kill the member that line something last, in its handler, and start another in its place."""
+        """Kill the member with the latest output, in its handler, and start another one."""
         pid = self._members.in_handler()
         await self._members.kill(pid)
         proxy = self._place.pop(pid)
         self._place[await self._members.start(proxy.url, self._plan)] = proxy
 
     async def kill_server(self) -> None:
-        """Kill the server; it is started again on the same files."""
+        """Kill the server; it restarts on the same files."""
         with contextlib.suppress(ProcessLookupError, EmbeddedServerError):
             os.kill(self._server.pid, signal.SIGKILL)
 
     async def cut_connection(self) -> None:
-        """Cut what a member has, in the middle of a message."""
+        """Cut the connections of a member in the middle of a message."""
         next(self._cut).cut()
 
 
@@ -74,22 +74,22 @@ async def chaos(server: EmbeddedServer, plan: Plan) -> AsyncIterator[tuple[Chaos
 
 
 def kill_points() -> list[int]:
-    """After how many events each of them comes."""
+    """The numbers of events after which something is killed."""
     return [EVENTS * point // (KILL_POINTS + 1) for point in range(1, KILL_POINTS + 1)]
 
 
 def failing_handlers() -> list[int]:
-    """The sequences at which a handler fails once: every fourth kill point."""
+    """The sequences whose handler fails once: every fourth kill point."""
     return kill_points()[::4]
 
 
 def has_handled(members: Group, events: int) -> bool:
-    """Whether the members have got so far."""
+    """Whether the members have handled this many events."""
     return len(members.handled) >= events
 
 
-async def hurt(chaos: Chaos, members: Group) -> None:
-    """The kill points, one after the other, each when the members have got so far."""
+async def disturb(chaos: Chaos, members: Group) -> None:
+    """The kill points in order, each when the members have reached it."""
     ways = cycle((None, chaos.kill_process, chaos.kill_server, chaos.cut_connection))
     for events, way in zip(kill_points(), ways, strict=False):
         await members.until(partial(has_handled, members, events))
@@ -98,7 +98,7 @@ async def hurt(chaos: Chaos, members: Group) -> None:
 
 
 async def write_ahead(writer: Writer, members: Group) -> None:
-    """Write all, never far ahead of the members."""
+    """Write all events, a limited number ahead of the members."""
     for number in range(EVENTS // JOBS):
         await members.until(partial(has_handled, members, number * JOBS - AHEAD_EVENTS))
         await writer.round()
@@ -109,10 +109,9 @@ async def write_ahead(writer: Writer, members: Group) -> None:
 async def test_every_event_is_handled_in_order_whatever_dies(
     server: EmbeddedServer, jetstream_log: JetStreamLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twenty kills of handlers, processes, server and connections: nothing is lost, no job out of order.
+    """Twenty kills of handlers, processes, server and connections: nothing is lost or out of order.
 
-    Three jobs are poisoned: theirs wait behind the event that fails until an operator says so, and then come
-    in order as well.
+    Three jobs fail: their events wait for an operator, and are then handled in order as well.
     """
     monkeypatch.setattr(embedded, "RESTART_WAIT_SECONDS", 0.01)
     plan = Plan(
@@ -123,11 +122,11 @@ async def test_every_event_is_handled_in_order_whatever_dies(
         marks=str(tmp_path),
     )
     writer = Writer(jetstream_log, JOBS)
-    async with chaos(server, plan) as (hurting, members):
-        await hurting.start()
+    async with chaos(server, plan) as (disturbing, members):
+        await disturbing.start()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(write_ahead(writer, members))
-            tasks.create_task(hurt(hurting, members))
+            tasks.create_task(disturb(disturbing, members))
         waiting = {
             sequence
             for poison in POISONED
@@ -137,21 +136,21 @@ async def test_every_event_is_handled_in_order_whatever_dies(
         await members.until_handled(set(writer.job_at) - waiting)
         assert not waiting & members.handled
         assert {line.sequence for line in members.lines if line.sequence in waiting} <= {*POISONED}
-        await let_go(jetstream_log, [writer.job_at[poison] for poison in POISONED], tmp_path)
+        await retry_all(jetstream_log, [writer.job_at[poison] for poison in POISONED], tmp_path)
         await members.until_handled(writer.job_at)
         assert members.handled == set(range(1, EVENTS + 1))
         assert out_of_order(members.lines) == []
         assert {line.sequence: line.revision for line in members.lines} == writer.revisions
 
 
-async def let_go(log: JetStreamLog, job_ids: list[str], marks: Path) -> None:
-    """What an operator does once the reason is mended."""
+async def retry_all(log: JetStreamLog, job_ids: list[str], marks: Path) -> None:
+    """Retry, as an operator does once the cause is fixed."""
     subscriptions = Subscriptions(log)
 
     async def all_parked() -> bool:
         return {parked.job_id for parked in await subscriptions.parked(NAME)} == set(job_ids)
 
     await eventually(all_parked, within_seconds=30)
-    (marks / "mended").touch()
+    (marks / "fixed").touch()
     for job_id in job_ids:
         await subscriptions.retry(NAME, job_id)

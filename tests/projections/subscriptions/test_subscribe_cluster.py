@@ -1,4 +1,4 @@
-"""A subscription on three nodes: its consumer's leader dies again and again, and nothing is lost."""
+"""A subscription on three nodes loses no event while the leader of its consumer is killed repeatedly."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,15 +17,15 @@ ROUND = 100
 
 
 async def consumer_leader(log: JetStreamLog, name: str) -> int:
-    """The node that leads a consumer; 0 while there is none."""
+    """The node that leads a consumer; 0 without one."""
     info = await ask(log, f"CONSUMER.INFO.JOBS.{name}")
     return int(info.get("cluster", {}).get("leader", "nats-0").removeprefix("nats-"))
 
 
 def in_order(found: Sequence[SubscribedEvent]) -> bool:
-    """Whether what one reader got is the next event each time, or begins again at one that was there before.
+    """Whether each event follows the one before, or restarts at an earlier one.
 
-    Between two readers the place goes on where the other one was.
+    Between two readers the position continues where the first one was.
     """
     return all(
         after.sequence == before.sequence + 1 or after.sequence <= before.sequence
@@ -34,8 +34,8 @@ def in_order(found: Sequence[SubscribedEvent]) -> bool:
 
 
 @pytest.mark.slow
-async def test_elections_lose_nothing(tmp_path: Path) -> None:
-    """The leader of the consumer is killed while it is read: every event comes, in order."""
+async def test_elections_lose_no_event(tmp_path: Path) -> None:
+    """The leader of the consumer is killed while it is read: every event is delivered, in order."""
     async with Cluster(tmp_path) as cluster:
         log = await JetStreamLog.connect(cluster.url, StreamSettings(replicas=3))
         writer = Writer(log, ROUND)

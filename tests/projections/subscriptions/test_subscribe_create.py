@@ -1,4 +1,4 @@
-"""Creating subscriptions, adopting what is left of earlier ones, and reading one from two tasks."""
+"""Creating subscriptions, adopting consumers of earlier ones, and reading one from two tasks."""
 
 import asyncio
 from typing import Any
@@ -24,7 +24,7 @@ async def writer(jetstream_log: JetStreamLog) -> Writer:
 
 
 async def test_a_created_subscription_is_opened_as_it_is(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """With the same filter, start and sharing; its start counts from its creation on."""
+    """With the same filters, start and sharing; `now` is the time of its creation."""
     subscriptions = Subscriptions(jetstream_log)
     made = await subscriptions.create("billing", types=["state"], start="5")
     assert [part.name for part in made.parts] == ["billing"]
@@ -53,7 +53,7 @@ async def test_a_created_subscription_is_opened_as_it_is(jetstream_log: JetStrea
 async def test_each_form_gets_all_its_consumers(
     jetstream_log: JetStreamLog, how: dict[str, Any], names: list[str]
 ) -> None:
-    """One for each member or partition; a plain one acknowledges each event by itself."""
+    """One per member or partition; a plain one acknowledges each event by itself."""
     made = await Subscriptions(jetstream_log).create("group", **how)
     assert [part.name for part in made.parts] == names
     for name in names:
@@ -73,10 +73,10 @@ async def test_each_form_gets_all_its_consumers(
         ({"labels": "=="}, "label"),
     ],
 )
-async def test_what_can_not_be_created_is_named(
+async def test_invalid_arguments_of_create_are_named(
     jetstream_log: JetStreamLog, how: dict[str, Any], named: str
 ) -> None:
-    """And nothing is made."""
+    """And nothing is created."""
     subscriptions = Subscriptions(jetstream_log)
     with pytest.raises(InvalidInput, match=named):
         await subscriptions.create("wrong", **how)
@@ -96,7 +96,7 @@ async def test_subscribe_does_not_read_a_plain_subscription(jetstream_log: JetSt
 
 
 async def forget_definition(log: JetStreamLog, name: str) -> None:
-    """As if the stream of records had been lost: the consumer is left alone."""
+    """Delete the definition only, as if the bucket had been lost."""
     records = await log.key_value("SUBSCRIPTIONS")
     entry = await records.get(f"definition.{name}")
     assert entry is not None
@@ -104,10 +104,10 @@ async def forget_definition(log: JetStreamLog, name: str) -> None:
 
 
 @pytest.mark.parametrize("start", [4, "now"])
-async def test_a_consumer_that_began_elsewhere_is_not_adopted(
+async def test_a_consumer_with_another_start_is_not_adopted(
     jetstream_log: JetStreamLog, writer: Writer, start: Any
 ) -> None:
-    """The same filter and another start: refused, nothing is written, and the remedy works."""
+    """The same filters and another start: refused, nothing is written, and the remedy works."""
     subscriptions = Subscriptions(jetstream_log)
     await subscriptions.create("left")
     await forget_definition(jetstream_log, "left")
@@ -123,8 +123,10 @@ async def test_a_consumer_that_began_elsewhere_is_not_adopted(
         assert sequences(await take(events, 2)) == [5, 6]
 
 
-async def test_now_is_another_place_each_time(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """The same word, another sequence: what began at an earlier `now` is not adopted either."""
+async def test_a_consumer_with_an_earlier_now_is_not_adopted(
+    jetstream_log: JetStreamLog, writer: Writer
+) -> None:
+    """The same word means another sequence."""
     await Subscriptions(jetstream_log).create("left", start="now")
     await forget_definition(jetstream_log, "left")
     await writer.round()
@@ -133,10 +135,8 @@ async def test_now_is_another_place_each_time(jetstream_log: JetStreamLog, write
             pass
 
 
-async def test_a_consumer_that_began_at_the_same_place_goes_on(
-    jetstream_log: JetStreamLog, writer: Writer
-) -> None:
-    """If only the records were lost, the place is not."""
+async def test_a_consumer_with_the_same_start_is_adopted(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """If only the records were lost, the position is not."""
     del writer
     async with subscribe(jetstream_log, "kept") as events:
         found = await take(events, 4)
@@ -152,7 +152,7 @@ async def test_a_consumer_that_began_at_the_same_place_goes_on(
 async def test_a_second_task_is_refused_while_the_first_handles_an_event(
     jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
-    """It would acknowledge the other one's event; the first goes on undisturbed."""
+    """It would acknowledge the first task's event; the first one is not disturbed."""
     del writer
     async with subscribe(jetstream_log, "shared") as events:
         assert sequences(await take(events, 2)) == [1, 2]
@@ -167,7 +167,7 @@ async def test_a_second_task_is_refused_while_the_first_handles_an_event(
 async def test_a_second_task_is_refused_while_the_first_waits(
     jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
-    """Of two that wait, only one could be given the next event."""
+    """Of two waiting tasks only one could get the next event."""
     async with subscribe(jetstream_log, start="now") as events:
         waiting = take_later(events, 1)
         await asyncio.sleep(0)
@@ -178,7 +178,7 @@ async def test_a_second_task_is_refused_while_the_first_waits(
 
 
 async def test_one_task_after_the_other_may_read(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """Tasks that ended, as `asyncio.wait_for` makes them, and tasks that acknowledged what they had."""
+    """Tasks that ended, as `asyncio.wait_for` creates them, and tasks that acknowledged their event."""
     del writer
     async with subscribe(jetstream_log, "relay") as events:
         found = [await asyncio.wait_for(asyncio.create_task(take(events, 1)), 30) for _ in range(3)]
@@ -189,7 +189,7 @@ async def test_one_task_after_the_other_may_read(jetstream_log: JetStreamLog, wr
 
 
 async def _nothing(_: object) -> None:
-    """Handles an event."""
+    """Handle an event by doing nothing."""
 
 
 # --- arguments ----------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ async def _nothing(_: object) -> None:
     ],
 )
 def test_an_argument_of_a_wrong_type_is_named(how: dict[str, Any], named: str) -> None:
-    """With its value, its type and what it may be, before anything is connected to."""
+    """With its value and the expected type, before anything is connected to."""
     log = how.pop("log", "nats://127.0.0.1:1")
     name = how.pop("name", "billing")
     with pytest.raises(InvalidInput, match=named):

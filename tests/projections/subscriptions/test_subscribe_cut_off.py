@@ -1,11 +1,11 @@
-"""A handler that is cut off has not handled its event, however the block is left."""
+"""A cancelled handler has not handled its event, however the block is left."""
 
 import asyncio
 
 import pytest
 
 from jobledger import JetStreamLog, SubscribedEvent, subscribe
-from jobledger.projections.subscriptions import parking as aside_module
+from jobledger.projections.subscriptions import parking
 from jobledger.projections.subscriptions.definition import parked_key
 from jobledger.projections.subscriptions.parking import ParkedJob, ParkedState, RetryQueue
 from jobledger.store.model.errors import LogUnfit
@@ -31,11 +31,11 @@ class Hanging:
         self._at = at
         self.hangs = asyncio.Event()
         self.done = asyncio.Event()
-        self.begun: list[int] = []
+        self.started: list[int] = []
 
     async def __call__(self, event: SubscribedEvent) -> None:
-        """Handle one."""
-        self.begun.append(event.sequence)
+        """Handle an event."""
+        self.started.append(event.sequence)
         if event.sequence == self._at and not self.hangs.is_set():
             self.hangs.set()
             await asyncio.Event().wait()
@@ -48,7 +48,7 @@ class Hanging:
 async def test_a_cancelled_handler_acknowledges_nothing(
     jetstream_log: JetStreamLog, *, awaited: bool
 ) -> None:
-    """The task that runs it is cancelled, and the block left well: the event comes again."""
+    """Its task is cancelled, and the block left without an exception: the event is delivered again."""
     handler = Hanging(2)
     async with asyncio.timeout(WITHIN_SECONDS):
         async with subscribe(jetstream_log, "cut") as events:
@@ -64,7 +64,7 @@ async def test_a_cancelled_handler_acknowledges_nothing(
 
 @pytest.mark.usefixtures("writer")
 async def test_a_cancelled_handler_gets_its_event_again(jetstream_log: JetStreamLog) -> None:
-    """In the same block, too, and what was before it does not come again."""
+    """In the same block too, and no earlier event is delivered again."""
     handler = Hanging(2)
     async with asyncio.timeout(WITHIN_SECONDS), subscribe(jetstream_log, "cut") as events:
         task = asyncio.create_task(events.run(handler))
@@ -75,12 +75,12 @@ async def test_a_cancelled_handler_gets_its_event_again(jetstream_log: JetStream
         await handler.done.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert handler.begun == [1, 2, 2, 3, 4]
+    assert handler.started == [1, 2, 2, 3, 4]
 
 
 @pytest.mark.usefixtures("writer")
-async def test_a_consumer_of_others_is_not_taken_for_ours(jetstream_log: JetStreamLog) -> None:
-    """It would bring other events, or none: refused, and what differs is named."""
+async def test_a_foreign_consumer_is_not_adopted(jetstream_log: JetStreamLog) -> None:
+    """It would deliver other events: refused, with the difference named."""
     async with asyncio.timeout(WITHIN_SECONDS):
         async with subscribe(jetstream_log, "orphan", namespace="elsewhere"):
             pass
@@ -95,12 +95,12 @@ async def test_a_consumer_of_others_is_not_taken_for_ours(jetstream_log: JetStre
                 pass
 
 
-async def test_a_removal_that_nobody_can_see_any_more_is_noticed(
+async def test_a_deletion_that_is_no_longer_visible_is_noticed(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who was out of touch for longer than removals are told looks at all records again."""
+    """A process that was away for longer than deletions are visible reads every record again."""
     now = 1_000.0
-    monkeypatch.setattr(aside_module, "lease_clock", lambda: now)
+    monkeypatch.setattr(parking, "lease_clock", lambda: now)
     records = await jetstream_log.key_value("SUBSCRIPTIONS")
     ours, others = RetryQueue(records, "s", "e"), RetryQueue(records, "s", "e")
     for job_id in ("j-1", "j-2"):
@@ -118,7 +118,7 @@ async def test_a_removal_that_nobody_can_see_any_more_is_noticed(
     await ours.refresh()
     assert sorted(ours.jobs) == ["j-1", "j-2"]
     assert await others.remove("j-1")
-    # A day later the server has forgotten the removal, as if this had never been told of it.
+    # A day later the server has forgotten the deletion, as if this process had never read it.
     entry = await records.get(parked_key("s", "j-2"))
     assert entry is not None
     ours._refreshed_up_to = entry.revision + 1

@@ -1,4 +1,4 @@
-"""What a subscription is: said once, compared ever after, refused if it makes no sense."""
+"""The definition of a subscription is stored once, compared afterwards, and validated."""
 
 from datetime import UTC, datetime
 
@@ -24,8 +24,8 @@ async def writer(jetstream_log: JetStreamLog) -> Writer:
     return writer
 
 
-async def test_each_start(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """The beginning, a sequence, a cursor, a time, now: a new subscription begins there."""
+async def test_each_start_is_resolved(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """The beginning, a sequence, a cursor, a time, now: a new subscription starts there."""
     info = await jetstream_log.info()
     at = await jetstream_log.read_at(15)
     assert at is not None
@@ -52,7 +52,7 @@ async def test_each_start(jetstream_log: JetStreamLog, writer: Writer) -> None:
 
 
 async def test_now_is_when_it_was_first_opened(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """A subscription from now misses nothing that was written after it was opened first."""
+    """A subscription from now misses no event written after it was first opened."""
     async with subscribe(jetstream_log, "since", start="now"):
         pass
     await writer.round()
@@ -70,10 +70,10 @@ async def test_now_is_when_it_was_first_opened(jetstream_log: JetStreamLog, writ
     ],
 )
 @pytest.mark.usefixtures("writer")
-async def test_a_start_that_is_none_is_refused(
+async def test_an_invalid_start_is_refused(
     jetstream_log: JetStreamLog, start: str | int, message: str
 ) -> None:
-    """What names no place of this log is refused, and nothing is made."""
+    """A start that names no position of this log is an error, and nothing is created."""
     with pytest.raises(InvalidInput, match=message):
         async with subscribe(jetstream_log, "nowhere", start=start):
             pass
@@ -82,7 +82,7 @@ async def test_a_start_that_is_none_is_refused(
 
 @pytest.mark.usefixtures("writer")
 async def test_another_definition_is_refused(jetstream_log: JetStreamLog) -> None:
-    """The same name with another filter, start or sharing is refused, and the field named."""
+    """The same name with another filter, start or sharing is an error that names the field."""
     async with subscribe(jetstream_log, "mine", types=("state", "created")):
         pass
     async with subscribe(jetstream_log, "mine", types=("created", "state")):  # the order says nothing
@@ -122,7 +122,7 @@ async def test_another_definition_is_refused(jetstream_log: JetStreamLog) -> Non
         ({"start": -1}, "invalid start -1"),
     ],
 )
-async def test_wrong_arguments_are_named(how: dict[str, object], message: str) -> None:
-    """What makes no sense is refused before anything is asked of a server."""
+async def test_invalid_arguments_are_named(how: dict[str, object], message: str) -> None:
+    """Before anything is requested from a server."""
     with pytest.raises(InvalidInput, match=message):
         subscribe(MemoryLog(), **{"name": "right", **how})  # type: ignore[arg-type]

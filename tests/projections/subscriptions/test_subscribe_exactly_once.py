@@ -1,4 +1,4 @@
-"""The recipe of docs/SUBSCRIBE.md: at least once, and yet each effect exactly once."""
+"""The recipe of docs/SUBSCRIBE.md: at-least-once delivery, each effect exactly once."""
 
 import asyncio
 import os
@@ -46,13 +46,13 @@ def recipe() -> str:
 
 
 def runs(database: Path) -> dict[str, int]:
-    """The effects: how often each job was billed."""
+    """The effects: the bills per job."""
     with closing(sqlite3.connect(database, timeout=SECONDS)) as connection:
         return dict(connection.execute("SELECT job_id, runs FROM bill"))
 
 
 async def killed_between(program: Path, env: dict[str, str], effects: int) -> None:
-    """Run the program until `kill -9` after so many effects, between the two statements of one event."""
+    """Run the program until `kill -9` after this many effects, between the two statements of one event."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, program, env={**env, "KILL_AT": str(effects)}
     )
@@ -68,7 +68,7 @@ async def killed_between(program: Path, env: dict[str, str], effects: int) -> No
 async def test_effects_are_exactly_once_whenever_the_process_is_killed(
     server: EmbeddedServer, jetstream_log: JetStreamLog, tmp_path: Path
 ) -> None:
-    """Killed again and again between position and effect, the program of the page bills each job once."""
+    """Killed repeatedly between position and effect, the program bills each job once."""
     writer = Writer(jetstream_log, JOBS, states=(StateType.COMPLETED,))
     for _ in range(2):
         await writer.round()
@@ -93,8 +93,8 @@ async def test_effects_are_exactly_once_whenever_the_process_is_killed(
     assert runs(database) == dict.fromkeys(writer.of_job, 1)
 
 
-def test_what_repeats_has_no_effect(tmp_path: Path) -> None:
-    """The statement that asks whether an event is new says so once, whatever came of other jobs before."""
+def test_a_repeated_event_has_no_effect(tmp_path: Path) -> None:
+    """The statement finds an event new once, whatever the positions of other jobs are."""
     names: dict[str, str] = {}
     exec(recipe().partition("\n\ndef ")[0], names)
     with closing(sqlite3.connect(tmp_path / "effects.db")) as database:

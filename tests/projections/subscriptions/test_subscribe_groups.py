@@ -1,4 +1,4 @@
-"""A group shares a subscription: each job's events go to one member, in order, whoever comes or goes."""
+"""A group shares a subscription: each job's events go to one member, in order, as members come and go."""
 
 import asyncio
 import os
@@ -19,13 +19,13 @@ from tests.support.log_writer import Writer
 from tests.support.subscriber_group import OutputLine, group, out_of_order
 from tests.support.subscriber_process import Plan
 
-REPLACED_WITHIN_SECONDS = 10.0  # what is promised of a member that dies
+REPLACED_WITHIN_SECONDS = 10.0  # the guarantee for a member that dies
 EVERY_SHARD_JOBS = 200
 PARTITIONS = 8
 
 
 class Together:
-    """What the members in this process have line, as those in processes of their own would tell it."""
+    """The output of the members in this process, in the form of that of subscriber processes."""
 
     def __init__(self) -> None:
         self.lines: list[OutputLine] = []
@@ -33,7 +33,7 @@ class Together:
         self._news = asyncio.Event()
 
     async def handle_all(self, number: int, events: Subscription) -> None:
-        """Handle what one member is given."""
+        """Handle the events of one member."""
         async for event in events:
             for word in ("begin", "end"):
                 now = time.monotonic_ns()
@@ -42,7 +42,7 @@ class Together:
             self._news.set()
 
     async def until_handled(self, sequences: Collection[int]) -> None:
-        """Wait until all of these were handled."""
+        """Wait until all of these events were handled."""
         async with asyncio.timeout(30):
             while not self.handled.issuperset(sequences):
                 self._news.clear()
@@ -68,7 +68,7 @@ async def member(
 
 
 async def test_members_share_the_jobs_by_shard(server: EmbeddedServer, jetstream_log: JetStreamLog) -> None:
-    """Of four members each gets a quarter of the shards: every event once, each job's with one of them."""
+    """Four members get a quarter of the shards each: every event once, each job's with one member."""
     writer, together = Writer(jetstream_log, EVERY_SHARD_JOBS), Together()
     for _ in range(3):
         await writer.round()
@@ -87,14 +87,14 @@ async def test_members_share_the_jobs_by_shard(server: EmbeddedServer, jetstream
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Members look at their shares more often than once a second."""
+    """Members rebalance more often than once a second."""
     monkeypatch.setattr(consumer, "HOLD_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(consumer, "LET_GO_WAIT_SECONDS", 0.2)
     monkeypatch.setattr(subscription, "HOLD_CHECK_SECONDS", 0.1)
 
 
 async def until_shared(members: list[Subscription], together: Together, writer: Writer) -> None:
-    """Wait until all have an even share; who gets a partition is decided when an event for it comes."""
+    """Wait until all have an even share; a partition is assigned with its next event."""
     share = [PARTITIONS // len(members)] * len(members)
     async with asyncio.timeout(60):
         while [len(each.status.held) for each in members] != share:
@@ -107,7 +107,7 @@ async def until_shared(members: list[Subscription], together: Together, writer: 
 async def test_members_that_come_and_go_share_evenly(
     server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
-    """Each that comes is let in, those that go are replaced at once; nothing is lost, no job out of order."""
+    """New members get their share, leaving ones are replaced at once; nothing is lost or out of order."""
     writer, together = Writer(jetstream_log, EVERY_SHARD_JOBS), Together()
     how = {"elastic": True, "partitions": PARTITIONS}
     async with member(server, together, 1, **how) as first:
@@ -128,7 +128,7 @@ async def test_members_that_come_and_go_share_evenly(
 async def test_a_member_that_dies_is_replaced_within_ten_seconds(
     server: EmbeddedServer, jetstream_log: JetStreamLog, tmp_path: Path
 ) -> None:
-    """Killed in its handler: the others handle its events, each job's in order, none lost."""
+    """Killed in its handler: the others handle its events, in order per job, none lost."""
     writer = Writer(jetstream_log, EVERY_SHARD_JOBS)
     await writer.round()
     plan = Plan(name="elastic", how={"elastic": True, "start": "beginning"}, marks=str(tmp_path))
@@ -152,7 +152,7 @@ async def test_a_member_that_dies_is_replaced_within_ten_seconds(
 async def test_a_standby_takes_the_place_of_a_member_that_dies(
     server: EmbeddedServer, jetstream_log: JetStreamLog, tmp_path: Path
 ) -> None:
-    """Two processes of one member number: one works, one waits; killed, and the other goes on in order."""
+    """Two processes of one member number: one works, one waits, and takes over in order after a kill."""
     writer = Writer(jetstream_log, EVERY_SHARD_JOBS)
     await writer.round()
     how = {"members": 2, "start": "beginning"}
@@ -177,7 +177,7 @@ async def test_a_standby_takes_the_place_of_a_member_that_dies(
 async def test_a_member_that_was_asleep_handles_nothing_that_it_lost(
     server: EmbeddedServer, jetstream_log: JetStreamLog, tmp_path: Path
 ) -> None:
-    """Stopped in its handler for longer than its hold, with events ready behind it: it begins none."""
+    """Stopped in its handler for longer than its lease, with events ready: it handles none of them."""
     writer = Writer(jetstream_log, EVERY_SHARD_JOBS)
     for _ in range(5):
         await writer.round()
@@ -195,21 +195,21 @@ async def test_a_member_that_was_asleep_handles_nothing_that_it_lost(
         await members.until(lambda: members.lines[-1].pid == asleep)
         await members.kill(other)
         await writer.round()
-        await members.until_handled(writer.revisions)  # it is well, and takes over again
+        await members.until_handled(writer.revisions)  # it recovers, and takes over again
         old = [each for each in members.lines[line:] if each.pid == asleep and each.sequence <= last]
         assert [(each.word, each.sequence) for each in old] == [("end", plan.pauses_at)]
         assert out_of_order(members.lines) == []
 
 
 def line(*lines: tuple[int, str, int]) -> list[OutputLine]:
-    """What processes line of one job, one line after the other."""
+    """The output of processes about one job."""
     return [
         OutputLine(pid, word, sequence, "job", sequence, at) for at, (pid, word, sequence) in enumerate(lines)
     ]
 
 
 def test_the_order_is_judged_by_first_handlings() -> None:
-    """Repeats, and tries that failed or were killed, are no disorder; a later event begun too soon is."""
+    """Repeats and failed or killed attempts are in order; a later event that starts too early is not."""
     killed = line((1, "begin", 1), (2, "begin", 1), (2, "end", 1), (2, "begin", 2), (2, "end", 2))
     repeated = line((1, "begin", 1), (1, "end", 1), (1, "begin", 2), (1, "end", 2), (2, "begin", 1))
     failed = line((1, "begin", 1), (1, "fail", 1), (1, "begin", 1), (1, "end", 1), (1, "begin", 2))

@@ -1,11 +1,11 @@
-"""A partition after a reset, an operator who writes during a retry, and records of another stream."""
+"""A partition after a reset, an operator's write during a retry, and records of another stream."""
 
 import asyncio
 
 import pytest
 
 from jobledger import JetStreamLog, MemoryLog, SubscribedEvent, subscribe
-from jobledger.projections.subscriptions import parking as retrying
+from jobledger.projections.subscriptions import parking
 from jobledger.projections.subscriptions import subscription as subscription_module
 from jobledger.projections.subscriptions.ephemeral_source import EphemeralSource
 from jobledger.projections.subscriptions.filters import EventFilter
@@ -28,7 +28,7 @@ WITHIN_SECONDS = 20
 
 
 class ConsumerListener:
-    """Hands on what the source of a partition says, and whether the partition was kept meanwhile."""
+    """Passes the calls of a source on to a partition, with `kept` replaced."""
 
     def __init__(self, partition: Partition, *, kept: bool) -> None:
         self._partition = partition
@@ -58,7 +58,7 @@ async def popped(partition: Partition, up_to: int) -> list[int]:
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "held by another meanwhile"])
 async def test_a_partition_drops_what_it_handled_before_a_reset(*, kept: bool) -> None:
-    """Deliveries begin again at an earlier place: what this process handled counts as done, unheld as not."""
+    """Deliveries restart at an earlier position: handled events count as handled if it was kept."""
     log = MemoryLog()
     writer = Writer(log, JOBS)
     for _ in range(EVENTS // JOBS):
@@ -81,26 +81,26 @@ async def test_a_partition_drops_what_it_handled_before_a_reset(*, kept: bool) -
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known at the failure", "found out by writing"])
-@pytest.mark.parametrize("word", ["skip", "retry"])
-async def test_an_operators_word_counts_in_a_retry_that_fails(
-    jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch, word: str, *, known: bool
+@pytest.mark.parametrize("action", ["skip", "retry"])
+async def test_an_operators_write_wins_over_a_retry_that_fails(
+    jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch, action: str, *, known: bool
 ) -> None:
-    """The event fails once more after an operator wrote: it is left out, or has all its retries again."""
-    monkeypatch.setattr(retrying, "RETRY_FIRST_SECONDS", 0.05)
+    """The event fails again after an operator wrote: it is skipped, or has all its retries again."""
+    monkeypatch.setattr(parking, "RETRY_FIRST_SECONDS", 0.05)
     monkeypatch.setattr(subscription_module, "RETRY_QUEUE_REFRESH_SECONDS", 1_000.0)
     writer = Writer(jetstream_log, JOBS)
     for _ in range(EVENTS // JOBS):
         await writer.round()
     job = writer.job_at[2]
     handler = Handler({2: 2})
-    async with subscribe(jetstream_log, "told", retries=1) as events:
+    async with subscribe(jetstream_log, "operator", retries=1) as events:
 
         async def handle(event: SubscribedEvent) -> None:
-            if (event.sequence, event.attempt) == (2, 2) and len(handler.tried) > 1 and word not in done:
-                done.append(word)
-                parked = await the_record(jetstream_log, "told", job)
+            if (event.sequence, event.attempt) == (2, 2) and len(handler.tried) > 1 and action not in done:
+                done.append(action)
+                parked = await the_record(jetstream_log, "operator", job)
                 assert parked is not None
-                await rewrite(jetstream_log, (skipped if word == "skip" else retry_now)(parked))
+                await rewrite(jetstream_log, (skipped if action == "skip" else retry_now)(parked))
                 if known:
                     assert events._queue is not None
                     await events._queue.refresh()
@@ -110,11 +110,11 @@ async def test_an_operators_word_counts_in_a_retry_that_fails(
         task = asyncio.create_task(events.run(handle))
         mine = writer.of_job[job]
         await handler.until(*(each for each in range(1, EVENTS + 1) if each != 2))
-        await eventually(lambda: gone(jetstream_log, "told", job), within_seconds=WITHIN_SECONDS)
+        await eventually(lambda: gone(jetstream_log, "operator", job), within_seconds=WITHIN_SECONDS)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     attempts = [attempt for sequence, attempt in handler.tried if sequence == 2]
-    if word == "skip":
+    if action == "skip":
         assert attempts == [1, 2]
         assert handler.of_job[job] == mine[1:]
     else:
@@ -122,8 +122,8 @@ async def test_an_operators_word_counts_in_a_retry_that_fails(
         assert handler.of_job[job] == mine
 
 
-async def test_records_of_another_stream_count_for_nothing(jetstream_log: JetStreamLog) -> None:
-    """A job set aside on a stream that was made again is not set aside now, and may be written over."""
+async def test_records_of_another_stream_are_ignored(jetstream_log: JetStreamLog) -> None:
+    """A record of a stream that was created again is ignored, and can be overwritten."""
     records = await jetstream_log.key_value("SUBSCRIPTIONS")
     before, now = RetryQueue(records, "s", "old"), RetryQueue(records, "s", "new")
 

@@ -1,4 +1,4 @@
-"""A handler that hangs: the log grows behind it, the process does not."""
+"""While a handler hangs the log grows, and the process does not."""
 
 import os
 from pathlib import Path
@@ -14,12 +14,12 @@ from tests.support.subscriber_process import Plan
 JOBS = 500
 MESSAGE_CHARACTERS = 8_000
 ROUNDS = 20  # of JOBS events, so 80 MB
-FLAT_BYTES = 4 * 1_048_576  # what the process may gain while the second half is written
-MOST_BYTES = 32 * 1_048_576  # and what in all: two requests' worth of events are there to be handled
+FLAT_BYTES = 4 * 1_048_576  # the most that the process may grow while the second half is written
+MOST_BYTES = 32 * 1_048_576  # and in total: the events of two pull requests are buffered
 
 
 def resident_bytes(pid: int) -> int:
-    """What a process has in memory."""
+    """Resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -27,7 +27,7 @@ def resident_bytes(pid: int) -> int:
 async def test_memory_is_flat_while_a_handler_hangs(
     server: EmbeddedServer, jetstream_log: JetStreamLog, tmp_path: Path
 ) -> None:
-    """What waits for the handler is bounded; the rest stays in the log, and the place is kept."""
+    """The buffer for the handler is bounded; the rest stays in the log, and the position is kept."""
     writer = Writer(jetstream_log, JOBS, message="x" * MESSAGE_CHARACTERS)
     await writer.round()
     plan = Plan(name="hanging", how={"start": "beginning"}, hangs_at=JOBS // 2, marks=str(tmp_path))

@@ -1,4 +1,4 @@
-"""The Node program of docs/SUBSCRIBE.md runs as it stands there: in order, at least once, through kill -9."""
+"""The Node program of docs/SUBSCRIBE.md runs unchanged: in order, at least once, through kill -9."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from tests.support.rights import one_server
 
 
 def _job_id(name: str) -> str:
-    """The program prints an event's name, and its job's id where it has none."""
+    """The job's id: the program prints an event's name, or its job's id if it has none."""
     return name if re.fullmatch(r"j-[0-9a-f-]{36}", name) else named_job_id("default", name)
 
 
@@ -54,7 +54,7 @@ class Program:
         """What it handled: sequence, job, which try."""
 
     async def read(self, count: int) -> None:
-        """Wait until it has handled so many."""
+        """Wait until it has handled this many events."""
         assert self.process.stdout is not None
         async with asyncio.timeout(WAIT_SECONDS):
             while len(self.lines) < count:
@@ -64,11 +64,11 @@ class Program:
                 self.lines.append((int(found[1]), _job_id(found[2]), int(found[3])))
 
     async def kill(self) -> None:
-        """End it at once; what it said until then is read."""
+        """Kill it, and read its remaining output."""
         assert self.process.stdout is not None
         self.process.kill()
         for line in (await self.process.stdout.read()).decode().splitlines():
-            if found := _LINE.match(line):  # the last may be cut off
+            if found := _LINE.match(line):  # the last line may be truncated
                 self.lines.append((int(found[1]), _job_id(found[2]), int(found[3])))
         await self.process.wait()
 
@@ -80,7 +80,7 @@ class Program:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the program as it stands on the page, and its packages from the npm registry."""
+    """A directory with the program of the page, and its packages from the npm registry."""
     directory = tmp_path_factory.mktemp("node")
     found = re.search(r"```js\n(.*?)```", SECTION, re.DOTALL)
     assert found
@@ -91,7 +91,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def running(package: Path, server: EmbeddedServer | None, **env: str) -> AsyncIterator[Program]:
-    """The program, ended with the block if it did not end before."""
+    """The program, ended with the block."""
     login = {}
     if server is not None:
         user, _, password = server.url.removeprefix("nats://").partition("@")[0].partition(":")
@@ -112,8 +112,8 @@ async def running(package: Path, server: EmbeddedServer | None, **env: str) -> A
 
 
 def in_order(lines: Sequence[tuple[int, str, int]], events: dict[str, list[int]]) -> bool:
-    """Whether no job's event was handled before the one before it; some may have been handled again."""
-    places = dict.fromkeys(events, -1)  # of the last one handled, among those of the job
+    """Whether no event was handled before its job's previous one; repeats are allowed."""
+    places = dict.fromkeys(events, -1)  # index of the last handled one, per job
     for sequence, job, _ in lines:
         place = events[job].index(sequence)
         if place > places[job] + 1:
@@ -123,10 +123,10 @@ def in_order(lines: Sequence[tuple[int, str, int]], events: dict[str, list[int]]
 
 
 @pytest.mark.slow
-async def test_the_node_program_survives_itself_and_the_server(
+async def test_the_node_program_survives_kills_of_itself_and_the_server(
     package: Path, server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
-    """Killed in the middle, and then its server: every event is handled, in order, and acknowledged."""
+    """Every event is handled, in order, and acknowledged."""
     await Subscriptions(jetstream_log).create("node-billing", plain=True)
     await write_jobs(jetstream_log, "first")
     async with running(package, server) as program:
@@ -135,7 +135,7 @@ async def test_the_node_program_survives_itself_and_the_server(
     handled = program.lines
     async with running(package, server) as program:
         await program.read(3)
-        # Behind the last that was acknowledged: the last that was handled may not have been.
+        # After the last acknowledged event: the last handled one may not be acknowledged.
         assert handled[-1][0] <= program.lines[0][0]
         assert program.lines[0][0] <= truth_after(await truth(jetstream_log), handled[-1][0])
         back = asyncio.Event()
@@ -160,7 +160,7 @@ async def test_the_node_program_survives_itself_and_the_server(
 
 
 def truth_after(events: dict[str, list[int]], sequence: int) -> int:
-    """The first state event behind a sequence."""
+    """The first state event after a sequence."""
     return min(at for each in events.values() for at in each if at > sequence)
 
 
@@ -181,7 +181,7 @@ async def acknowledged(log: JetStreamLog, consumer: str, sequence: int) -> bool:
 async def test_node_programs_share_jobs_by_their_shards(
     package: Path, server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
-    """Of two members each handles the events of its own jobs, all of them, in order."""
+    """Two members each handle all events of their own jobs, in order."""
     await Subscriptions(jetstream_log).create("node-billing", plain=True, members=2)
     await write_jobs(jetstream_log, "shared")
     wanted = await truth(jetstream_log)
@@ -199,7 +199,7 @@ async def test_node_programs_share_jobs_by_their_shards(
 
 @pytest.mark.slow
 async def test_the_node_program_runs_in_an_account_of_its_own(package: Path, tmp_path: Path) -> None:
-    """With the accounts that are deployed, and no right but to its own consumer."""
+    """With the accounts that are deployed, and rights to its own consumer only."""
     async with one_server(tmp_path / "nats", (CONFIGS / "accounts-example.conf").read_text()) as address:
         operator = await JetStreamLog.connect(address, user="operator", password=PASSWORD)
         await operator.prepare_streams()
@@ -217,7 +217,7 @@ async def test_the_node_program_runs_in_an_account_of_its_own(package: Path, tmp
 
 
 def test_the_page_and_the_packages_fit_together() -> None:
-    """The program uses what the lock file has; no registry is named in what is kept."""
+    """The program uses the packages of the lock file, which names no registry."""
     lock = json.loads((ROOT / "tests" / "node" / "package-lock.json").read_text())
     program = re.search(r"```js\n(.*?)```", SECTION, re.DOTALL)
     assert program

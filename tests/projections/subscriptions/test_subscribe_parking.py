@@ -1,4 +1,4 @@
-"""What is set aside has bounds, survives trouble, and listens to operators."""
+"""The retry queue is bounded, survives failures, and follows operators."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from jobledger import (
     subscribe,
 )
 from jobledger.projections.limits import PARKED_ERROR_MAX_CHARACTERS, RETRY_FIRST_SECONDS, RETRY_LAST_SECONDS
-from jobledger.projections.subscriptions import parking as aside_module
+from jobledger.projections.subscriptions import parking
 from jobledger.projections.subscriptions import parking as retrying
 from jobledger.projections.subscriptions import subscription as subscription_module
 from jobledger.projections.subscriptions.parking import (
@@ -37,7 +37,7 @@ ROUNDS = 5
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries come quickly."""
+    """Retries are quick."""
     monkeypatch.setattr(retrying, "RETRY_FIRST_SECONDS", 0.05)
 
 
@@ -50,10 +50,10 @@ async def writer(jetstream_log: JetStreamLog) -> Writer:
     return writer
 
 
-async def test_who_takes_over_knows_what_is_parked(
+async def test_a_standby_that_takes_over_knows_the_parked_jobs(
     server: EmbeddedServer, jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A standby that takes over reads the records first: it hands out nothing of a job that waits."""
+    """It reads the records first, and hands out no event of a job that waits."""
     monkeypatch.setattr(subscription_module, "RETRY_QUEUE_REFRESH_SECONDS", 1_000.0)
     job = writer.job_at[1]
     other = await JetStreamLog.connect(server.url)
@@ -63,7 +63,7 @@ async def test_who_takes_over_knows_what_is_parked(
         standby = Running(subscribe(other, "heir", retries=0), heir)
         await standby.__aenter__()
         await standby.events.wait_state(SubscriptionState.STANDBY, timeout_seconds=30)
-        running.handler.fails[22] = 99  # set aside while the other one stands by
+        running.handler.fails[22] = 99  # enters the retry queue while the other one stands by
         await writer.round()
         await eventually(lambda: running.events.status.parked == 2, within_seconds=30)
     await writer.round()
@@ -74,10 +74,10 @@ async def test_who_takes_over_knows_what_is_parked(
     await other.close()
 
 
-async def test_an_operators_word_counts_on_the_way_back(
+async def test_an_operators_write_wins_over_a_redelivery(
     jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Told to begin anew while its events are handled again, a job does: nobody writes over an operator."""
+    """Reset while its events are redelivered, a job starts again: nothing overwrites an operator."""
     monkeypatch.setattr(subscription_module, "RETRY_QUEUE_REFRESH_SECONDS", 0.0)
     job = writer.job_at[2]
     handler = Handler({2: 1})
@@ -85,14 +85,14 @@ async def test_an_operators_word_counts_on_the_way_back(
     async def handle(event: SubscribedEvent) -> None:
         await handler(event)
         if event.sequence == writer.of_job[job][2] and len(handler.of_job[job]) == 3:
-            parked = await the_record(jetstream_log, "told", job)
+            parked = await the_record(jetstream_log, "operator", job)
             assert parked is not None
             await rewrite(jetstream_log, msgspec.structs.replace(retry_now(parked), after=0))
 
-    async with subscribe(jetstream_log, "told") as events:
+    async with subscribe(jetstream_log, "operator") as events:
         task = asyncio.create_task(events.run(handle))
         await handler.until(*range(1, 21))
-        await eventually(lambda: gone(jetstream_log, "told", job), within_seconds=30)
+        await eventually(lambda: gone(jetstream_log, "operator", job), within_seconds=30)
         first, *_ = writer.of_job[job]
         again = handler.of_job[job].index(first, 1)
         assert handler.of_job[job][again:] == writer.of_job[job]
@@ -101,11 +101,11 @@ async def test_an_operators_word_counts_on_the_way_back(
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_no_room_for_more(
+async def test_a_full_retry_queue_holds_the_failed_event(
     jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the named number of jobs set aside a further failure passes nothing: it is tried in place."""
-    monkeypatch.setattr(aside_module, "RETRY_QUEUE_MAX_JOBS", 1)
+    """With the maximum of jobs in the queue, the next failed event is retried in place."""
+    monkeypatch.setattr(parking, "RETRY_QUEUE_MAX_JOBS", 1)
     handler = Handler({1: 99, 2: 3})
     async with Running(subscribe(jetstream_log, "full", retries=0), handler) as running:
         await handler.until(3)
@@ -115,8 +115,8 @@ async def test_no_room_for_more(
         await handler.until(*(each for each in range(2, 21) if writer.job_at[each] != job))
 
 
-async def test_fail_by_hand(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """`event.fail` in one's own loop does what `run` does."""
+async def test_fail_in_a_loop_does_what_run_does(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """`event.fail` adds the job to the retry queue."""
     found: list[tuple[int, int]] = []
     async with subscribe(jetstream_log, "by-hand") as events, asyncio.timeout(WITHIN_SECONDS):
         async for event in events:
@@ -131,7 +131,7 @@ async def test_fail_by_hand(jetstream_log: JetStreamLog, writer: Writer) -> None
 
 
 async def test_without_a_name_a_failure_is_raised(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """Nothing is kept for an anonymous reader, so nothing can be tried later."""
+    """An anonymous reader has no retry queue."""
     del writer
     async with subscribe(jetstream_log) as events:
         with pytest.raises(ValueError, match="3 is poison"):
@@ -142,8 +142,10 @@ async def test_without_a_name_a_failure_is_raised(jetstream_log: JetStreamLog, w
             await event.fail(RuntimeError("no"))
 
 
-async def test_a_lost_connection_in_a_failure(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """A failure that can't be written down at once is written down later; the order is kept."""
+async def test_a_failure_is_recorded_after_a_lost_connection(
+    jetstream_log: JetStreamLog, writer: Writer
+) -> None:
+    """It is recorded once the log is reachable; the order is kept."""
     handler = Handler({7: 1})
     async with Running(subscribe(jetstream_log, "offline"), handler) as running:
         await handler.until(*range(1, 21))
@@ -166,15 +168,15 @@ async def test_a_lost_connection_in_a_failure(jetstream_log: JetStreamLog, write
         assert dict(handler.of_job) == writer.of_job
 
 
-def test_waits_grow_up_to_a_bound() -> None:
-    """1 s, 2 s, 4 s, and never more than the bound, however often it fails."""
+def test_waits_grow_up_to_the_maximum() -> None:
+    """1 s, 2 s, 4 s, and never more than the maximum."""
     assert [retry_wait_seconds(n) for n in (2, 3, 4)] == [0.1, 0.2, 0.4]
     assert RETRY_FIRST_SECONDS == 1.0
     assert retry_wait_seconds(10**6) == RETRY_LAST_SECONDS
 
 
-def test_an_error_is_cut_to_a_bound() -> None:
-    """A handler may say whatever it likes: the record keeps a bounded part, as text."""
+def test_an_error_is_truncated() -> None:
+    """The record keeps a bounded part of a handler's error, as text."""
     parked = ParkedJob(
         subscription="s", job_id="j", subject="jobs.a.00.j", state=ParkedState.RETRYING, sequence=3, after=2
     )

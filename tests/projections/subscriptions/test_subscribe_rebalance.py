@@ -1,4 +1,4 @@
-"""The balance of an elastic group: it settles, it stays settled, and nobody's partition is ever nobody's."""
+"""The rebalancing of an elastic group settles, stays settled, and leaves no partition unassigned."""
 
 import random
 
@@ -13,23 +13,23 @@ from jobledger.projections.subscriptions.rebalance import (
     members_seen,
 )
 
-SETTLES_WITHIN_LOOKS = 300
-PASSES_ON_AGAIN = 0.2  # of the looks of all: a while is over
-MISCOUNTED = 0.1  # of the looks: a request is just being renewed, or was given up and is still there
+SETTLES_WITHIN_ROUNDS = 300
+PASSES_ON_AGAIN = 0.2  # of the rounds: a member may pass a partition on again
+MISCOUNTED = 0.1  # of the observations: a request is being renewed, or was abandoned and still counts
 
 
 class Group:
-    """A group as the server sees it: a holder of each partition, and those who wait, in no order."""
+    """A group as the server sees it: a holder of each partition, and the waiting members, in no order."""
 
     def __init__(self, partitions: int, rng: random.Random) -> None:
         self.partitions = partitions
         self.members: dict[int, Balance] = {}
-        self.held: dict[int, dict[int, None]] = {}  # by member, in the order in which they came
+        self.held: dict[int, dict[int, None]] = {}  # by member, oldest first
         self.moves = 0
         self._rng = rng
         self._wrong: set[int] = set()
-        self._sated: set[int] = set()
-        self._passed: set[tuple[int, int]] = set()  # which member passed on which partition, of late
+        self._at_quota: set[int] = set()
+        self._passed: set[tuple[int, int]] = set()  # which member recently passed on which partition
 
     def holder(self, partition: int) -> int | None:
         return next((member for member, held in self.held.items() if partition in held), None)
@@ -40,12 +40,12 @@ class Group:
         self._give()
 
     def leave(self, member: int) -> None:
-        """As well as dying: what it held is free, and it waits nowhere."""
+        """Leave or die: its partitions are free, and it waits nowhere."""
         del self.members[member], self.held[member]
         self._give()
 
-    def look(self, member: int) -> None:
-        """The member looks, and lets go if it should."""
+    def observe(self, member: int) -> None:
+        """The member observes, and releases a partition if it should."""
         others = dict.fromkeys(self.held[member], len(self.members) - 1)
         wrong = member not in self._wrong and self._rng.random() < MISCOUNTED
         self._wrong = self._wrong | {member} if wrong else self._wrong - {member}  # never twice in a row
@@ -57,16 +57,16 @@ class Group:
         if partition is not None:
             self.moves += 1
             del self.held[member][partition], others[partition]
-        is_sated = self.members[member].is_at_quota(others)
-        self._sated = self._sated | {member} if is_sated else self._sated - {member}
+        is_at_quota = self.members[member].is_at_quota(others)
+        self._at_quota = self._at_quota | {member} if is_at_quota else self._at_quota - {member}
         if partition is not None:
             self._give(away=member)
 
-    def look_all(self, times: int) -> None:
+    def observe_all(self, times: int) -> None:
         for _ in range(times):
-            self._give()  # a member that let a partition go waits for it again, LET_GO_WAIT_SECONDS later
+            self._give()  # a member waits again for a partition that it released
             for member in self._rng.sample(sorted(self.members), len(self.members)):
-                self.look(member)
+                self.observe(member)
             if self._rng.random() < PASSES_ON_AGAIN:
                 self._passed.clear()
 
@@ -76,7 +76,7 @@ class Group:
             self._rng.shuffle(waiting)
             while waiting and self.holder(partition) is None:
                 member = waiting.pop(0)
-                if member in self._sated and (member, partition) not in self._passed:
+                if member in self._at_quota and (member, partition) not in self._passed:
                     self._passed.add((member, partition))
                     waiting.append(member)
                     continue
@@ -85,7 +85,7 @@ class Group:
 
 @given(st.data())
 def test_a_group_settles_and_then_nothing_moves(data: st.DataObject) -> None:
-    """After any joining, leaving and dying, at any moment: nobody above its share, all held, no moves."""
+    """After any joins, leaves and deaths at any moment: no member above its share, all held, no moves."""
     group = Group(data.draw(st.integers(1, 32), label="partitions"), random.Random(data.draw(st.integers())))
     coming = 0
     for _ in range(data.draw(st.integers(1, 12), label="changes")):
@@ -95,27 +95,27 @@ def test_a_group_settles_and_then_nothing_moves(data: st.DataObject) -> None:
         else:
             group.leave(data.draw(st.sampled_from(sorted(group.members)), label="leaves"))
         if group.members:
-            group.look_all(data.draw(st.integers(0, 6), label="looks between"))
+            group.observe_all(data.draw(st.integers(0, 6), label="rounds between"))
     if group.members:
         assert_settles(group)
 
 
 def assert_settles(group: Group) -> None:
-    """After enough looks every partition is held, no member has more than its share, and nothing moves."""
-    group.look_all(SETTLES_WITHIN_LOOKS)
+    """After enough observations every partition is held, no member is above its share, and nothing moves."""
+    group.observe_all(SETTLES_WITHIN_ROUNDS)
     share = fair_share(group.partitions, len(group.members))
     assert max(len(held) for held in group.held.values()) <= share
     assert all(group.holder(partition) is not None for partition in range(group.partitions))
     settled = group.moves
-    group.look_all(50)
+    group.observe_all(50)
     assert group.moves == settled
 
 
 @pytest.mark.parametrize("seed", [1660, *range(50)])
-def test_a_partition_let_go_after_a_miscount_is_held_again_by_the_only_member(seed: int) -> None:
-    """The last member of a group may let a partition go after one miscounted look; it takes it back."""
+def test_a_partition_released_after_a_miscount_is_taken_back_by_the_only_member(seed: int) -> None:
+    """The last member of a group may release a partition after a wrong observation."""
     group = Group(32, random.Random(seed))
-    for action, member, looks in (
+    for action, member, rounds in (
         ("join", 0, 0),
         ("join", 1, 1),
         ("leave", 0, 0),
@@ -125,12 +125,12 @@ def test_a_partition_let_go_after_a_miscount_is_held_again_by_the_only_member(se
         ("leave", 3, 0),
     ):
         getattr(group, action)(member)
-        group.look_all(looks)
+        group.observe_all(rounds)
     assert_settles(group)
 
 
-def test_the_shares_hold_every_partition() -> None:
-    """Whatever the numbers, the members together may keep all, and one alone keeps everything."""
+def test_the_shares_cover_every_partition() -> None:
+    """For any numbers the members together may keep all partitions, and one member alone keeps all."""
     for partitions in range(1, 33):
         for members in range(1, 40):
             assert fair_share(partitions, members) * members >= partitions
@@ -139,8 +139,8 @@ def test_the_shares_hold_every_partition() -> None:
     assert fair_share(8, 3) == 3
 
 
-def test_who_has_its_share_is_sated() -> None:
-    """With its share or more, and not with less: what it is given then is for others."""
+def test_a_member_with_its_share_is_at_quota() -> None:
+    """With its share or more, and not with less: further partitions are for others."""
     balance = Balance(8)
     assert [balance.is_at_quota(dict.fromkeys(range(held), 2)) for held in range(6)] == [False] * 3 + [
         True
@@ -149,14 +149,14 @@ def test_who_has_its_share_is_sated() -> None:
 
 
 def test_a_member_alone_keeps_everything() -> None:
-    """Nobody waits, so nobody is there to let anything go for."""
+    """No other member waits, so it releases nothing."""
     balance = Balance(8)
     assert {balance.release(dict.fromkeys(range(8), 0)) for _ in range(5)} == {None}
     assert members_seen({}) == 1
 
 
-def test_one_look_is_not_enough() -> None:
-    """A count that is wrong for a moment moves nothing; only looks in a row that agree do."""
+def test_one_observation_is_not_enough() -> None:
+    """A count that is wrong for a moment moves nothing; only observations in a row that agree do."""
     balance = Balance(8)
     over, well = dict.fromkeys(range(8), 1), dict.fromkeys(range(8), 0)
     for _ in range(5):
@@ -170,8 +170,8 @@ def test_one_look_is_not_enough() -> None:
 
 
 @pytest.mark.parametrize("held", [5, 6, 8])
-def test_one_is_let_go_at_a_time_and_it_is_the_newest(held: int) -> None:
-    """Down to the share and not below, from what came last to what came first."""
+def test_the_newest_partition_is_released_one_at_a_time(held: int) -> None:
+    """Down to the share and not below, from the newest to the oldest."""
     balance = Balance(8)
     holding = dict.fromkeys(reversed(range(held)), 1)
     gone = []
@@ -184,8 +184,8 @@ def test_one_is_let_go_at_a_time_and_it_is_the_newest(held: int) -> None:
     assert len(holding) == 4
 
 
-def test_one_partition_where_the_count_is_wrong_changes_nothing() -> None:
-    """A request that is being renewed is missing from one, one that was given up may still stand in one."""
+def test_a_wrong_count_in_one_partition_changes_nothing() -> None:
+    """A request that is being renewed is missing from one; an abandoned one may still count in another."""
     assert members_seen({0: 2, 1: 1, 2: 2}) == 3
     assert members_seen({0: 2, 1: 7, 2: 2}) == 3
-    assert members_seen({0: 2, 1: 7}) == 3  # of two that differ, the one by which less is let go
+    assert members_seen({0: 2, 1: 7}) == 3  # of two that differ, the one with which fewer are released

@@ -1,4 +1,4 @@
-"""An event that fails is tried again and then parked; its job's later ones wait, all others go on."""
+"""A failed event is retried and then parked; its job's later events wait, all other jobs continue."""
 
 import asyncio
 
@@ -9,8 +9,8 @@ from jobledger import (
     SubscribedEvent,
     subscribe,
 )
+from jobledger.projections.subscriptions import parking
 from jobledger.projections.subscriptions import parking as retrying
-from jobledger.projections.subscriptions import parking as setbacks
 from jobledger.projections.subscriptions.parking import (
     ParkedState,
     retry_now,
@@ -26,7 +26,7 @@ ROUNDS = 5
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries come quickly."""
+    """Retries are quick."""
     monkeypatch.setattr(retrying, "RETRY_FIRST_SECONDS", 0.05)
 
 
@@ -39,8 +39,8 @@ async def writer(jetstream_log: JetStreamLog) -> Writer:
     return writer
 
 
-async def test_a_failing_event_is_tried_again(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """Its job waits until it succeeds, and then goes on in order; the others do not wait at all."""
+async def test_a_failed_event_is_retried(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """Its job waits until it succeeds, and continues in order; other jobs do not wait."""
     handler = Handler({6: 2})
     async with Running(subscribe(jetstream_log, "again"), handler):
         await handler.until(*range(1, JOBS * ROUNDS + 1))
@@ -56,8 +56,8 @@ async def test_a_failing_event_is_tried_again(jetstream_log: JetStreamLog, write
         assert dict(handler.of_job) == writer.of_job
 
 
-async def test_after_so_many_retries_the_job_is_parked(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """One try and the retries, then no more by itself; it is visible, counted, and stays so."""
+async def test_after_the_last_retry_the_job_is_parked(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """One attempt and the retries, then none by itself; it is visible and counted."""
     handler = Handler({5: 99})
     job = writer.job_at[5]
     async with Running(subscribe(jetstream_log, "parks", retries=2), handler) as running:
@@ -73,8 +73,10 @@ async def test_after_so_many_retries_the_job_is_parked(jetstream_log: JetStreamL
         assert running.events.status.retrying == 0
 
 
-async def test_no_retry_at_all(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """With `retries=0` the first failure parks the job."""
+async def test_without_retries_the_first_failure_parks_the_job(
+    jetstream_log: JetStreamLog, writer: Writer
+) -> None:
+    """With `retries=0`."""
     handler = Handler({5: 99})
     async with Running(subscribe(jetstream_log, "never", retries=0), handler) as running:
         await handler.until(*(sequence for sequence in writer.revisions if sequence % JOBS != 1))
@@ -82,8 +84,8 @@ async def test_no_retry_at_all(jetstream_log: JetStreamLog, writer: Writer) -> N
         assert [each for each in handler.tried if each[0] == 5] == [(5, 1)]
 
 
-async def test_what_is_parked_survives_a_restart(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """A new process hands out no event of a job that waits; told to retry, it hands out all of them."""
+async def test_a_parked_job_survives_a_restart(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """A new process hands out no event of a parked job; after `retry` it hands out all of them."""
     job = writer.job_at[2]
     async with Running(subscribe(jetstream_log, "kept", retries=0), Handler({2: 1})) as running:
         await eventually(lambda: running.events.status.parked == 1)
@@ -101,7 +103,7 @@ async def test_what_is_parked_survives_a_restart(jetstream_log: JetStreamLog, wr
 
 
 async def test_skipping_gives_up_one_event(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """The failed event is left out, the job's later ones are handled in order."""
+    """The failed event is skipped, the job's later ones are handled in order."""
     handler = Handler({6: 99})
     job = writer.job_at[6]
     async with Running(subscribe(jetstream_log, "skips", retries=0), handler) as running:
@@ -113,10 +115,10 @@ async def test_skipping_gives_up_one_event(jetstream_log: JetStreamLog, writer: 
         assert handler.of_job[job] == [each for each in writer.of_job[job] if each != 6]
 
 
-async def test_a_later_event_of_the_job_fails_in_its_turn(
+async def test_a_redelivered_later_event_has_its_own_retries(
     jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
-    """On the way back another event of the job fails: it has retries of its own, and the order is kept."""
+    """Another event of the job fails during redelivery; the order is kept."""
     handler = Handler({2: 1, 10: 2, 14: 1})
     async with Running(subscribe(jetstream_log, "twice"), handler):
         await handler.until(*range(1, 21))
@@ -124,19 +126,19 @@ async def test_a_later_event_of_the_job_fails_in_its_turn(
         assert [each for each in handler.tried if each[0] == 10] == [(10, 1), (10, 2), (10, 3)]
 
 
-async def test_many_jobs_fail_at_once(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """All first events fail twice: each job comes back in order."""
+async def test_many_jobs_fail_concurrently(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """All first events fail twice: each job continues in order."""
     handler = Handler(dict.fromkeys(range(1, JOBS + 1), 2))
     async with Running(subscribe(jetstream_log, "all-fail"), handler):
         await handler.until(*range(1, 21))
         assert dict(handler.of_job) == writer.of_job
 
 
-async def test_events_written_while_the_job_comes_back(
+async def test_events_written_during_a_redelivery_are_handled_in_order(
     jetstream_log: JetStreamLog, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More events of the job while its old ones are handled again: none is lost, none comes out of order."""
-    monkeypatch.setattr(setbacks, "REDELIVERY_SAVE_EVENTS", 2)
+    """None is lost."""
+    monkeypatch.setattr(parking, "REDELIVERY_SAVE_EVENTS", 2)
     handler = Handler({1: 3, 2: 2, 9: 1, 17: 2})
     async with Running(subscribe(jetstream_log, "meanwhile"), handler):
         for _ in range(10):
@@ -146,8 +148,8 @@ async def test_events_written_while_the_job_comes_back(
         assert dict(handler.of_job) == writer.of_job
 
 
-async def test_filters_hold_on_the_way_back(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """What the subscription does not want does not come by the way of a retry either; what comes is whole."""
+async def test_filters_apply_to_redelivered_events(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """Events that the subscription filters out are not redelivered; the others are complete."""
     wanted = [sequence for sequence, revision in writer.revisions.items() if revision in (3, 5)]
     handler = Handler({wanted[0]: 1})
     whole: list[SubscribedEvent] = []

@@ -1,4 +1,4 @@
-"""A subscription's states, arrow by arrow; and those of a job whose event failed."""
+"""The states of a subscription, and those of a job with a failed event, one transition per test."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +26,7 @@ from tests.support.logs import ask, eventually
 from tests.support.proxy import Proxy
 
 NAME = "states"
-SECONDS = 30.0  # for what takes a moment
+SECONDS = 30.0  # of any wait
 JOBS = 5
 CATCHING_UP, LIVE = SubscriptionState.CATCHING_UP, SubscriptionState.LIVE
 RECONNECTING, STANDBY = SubscriptionState.RECONNECTING, SubscriptionState.STANDBY
@@ -58,7 +58,7 @@ class Reader:
 
 @asynccontextmanager
 async def reading(log: JetStreamLog, *, retries: int = 1) -> AsyncIterator[Reader]:
-    """A reader of the one subscription that these tests are about."""
+    """A reader of the subscription that these tests use."""
     async with subscribe(log, NAME, retries=retries) as events:
         reader = Reader(events)
         try:
@@ -70,7 +70,7 @@ async def reading(log: JetStreamLog, *, retries: int = 1) -> AsyncIterator[Reade
 
 @pytest.fixture
 async def writer(jetstream_log: JetStreamLog) -> Writer:
-    """Writes events; one of each job is there."""
+    """Writes events; one of each job exists."""
     writer = Writer(jetstream_log, JOBS)
     await writer.round()
     return writer
@@ -78,7 +78,7 @@ async def writer(jetstream_log: JetStreamLog) -> Writer:
 
 @pytest.fixture
 async def other_log(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
-    """As another process would have it."""
+    """A log on a connection of its own, like another process."""
     log = await JetStreamLog.connect(server.url)
     yield log
     await log.close()
@@ -86,7 +86,7 @@ async def other_log(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
 
 @pytest.fixture
 async def behind_proxy(server: EmbeddedServer) -> AsyncIterator[tuple[Proxy, JetStreamLog]]:
-    """A log whose connection can be lost."""
+    """A log whose connection can be cut."""
     async with Proxy(server.url) as proxy:
         log = await JetStreamLog.connect(proxy.url)
         yield proxy, log
@@ -95,7 +95,7 @@ async def behind_proxy(server: EmbeddedServer) -> AsyncIterator[tuple[Proxy, Jet
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes seconds is looked at more often."""
+    """Periodic checks run more often."""
     monkeypatch.setattr(consumer, "HOLD_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(consumer, "PIN_SECONDS", 2.0)
     monkeypatch.setattr(consumer_api, "PIN_SECONDS", 2.0)
@@ -106,7 +106,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_opened_to_catching_up(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """With events to come it is catching up, until the last of them is handled."""
+    """With events to handle it is catching up until the last of them is handled."""
     async with reading(jetstream_log) as reader:
         assert reader.events.state is CATCHING_UP
         await eventually(lambda: reader.events.status.gap == JOBS, within_seconds=SECONDS)
@@ -116,7 +116,7 @@ async def test_opened_to_catching_up(jetstream_log: JetStreamLog, writer: Writer
 
 
 async def test_catching_up_to_live(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """When all there was is handled it is live, and nothing is to come."""
+    """When every event is handled it is live, with no gap."""
     async with reading(jetstream_log) as reader:
         reader.gate.set()
         await reader.until(LIVE)
@@ -126,7 +126,7 @@ async def test_catching_up_to_live(jetstream_log: JetStreamLog, writer: Writer) 
 
 
 async def test_live_stays_live(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """What comes while it is live, and is handled at once, does not change that."""
+    """Events that are written and handled at once do not change that."""
     async with reading(jetstream_log) as reader:
         reader.gate.set()
         await reader.until(LIVE)
@@ -137,7 +137,7 @@ async def test_live_stays_live(jetstream_log: JetStreamLog, writer: Writer) -> N
 
 
 async def test_live_to_reconnecting(behind_proxy: tuple[Proxy, JetStreamLog], writer: Writer) -> None:
-    """A lost connection shows at once, and the loop over the events goes on waiting."""
+    """A lost connection is visible at once, and the loop over the events continues to wait."""
     proxy, log = behind_proxy
     async with reading(log) as reader:
         reader.gate.set()
@@ -152,7 +152,7 @@ async def test_live_to_reconnecting(behind_proxy: tuple[Proxy, JetStreamLog], wr
 
 
 async def test_catching_up_to_reconnecting(behind_proxy: tuple[Proxy, JetStreamLog], writer: Writer) -> None:
-    """The same in the middle of old events; they are handled afterwards, in order."""
+    """The same among older events, which are handled afterwards, in order."""
     proxy, log = behind_proxy
     async with reading(log) as reader:
         await eventually(lambda: reader.events.status.gap == JOBS, within_seconds=SECONDS)
@@ -170,7 +170,7 @@ async def test_catching_up_to_reconnecting(behind_proxy: tuple[Proxy, JetStreamL
 async def test_reconnecting_to_catching_up_to_live(
     behind_proxy: tuple[Proxy, JetStreamLog], writer: Writer
 ) -> None:
-    """Back again it first handles what came while it was away."""
+    """After reconnecting it first handles the events that were written meanwhile."""
     proxy, log = behind_proxy
     async with reading(log) as reader:
         reader.gate.set()
@@ -190,7 +190,7 @@ async def test_reconnecting_to_catching_up_to_live(
 async def test_opened_to_standby(
     jetstream_log: JetStreamLog, other_log: JetStreamLog, writer: Writer
 ) -> None:
-    """While another process has it, a second one waits, and is given nothing."""
+    """While another process holds it, a second one waits, and gets no event."""
     async with reading(jetstream_log) as first, reading(other_log) as second:
         first.gate.set()
         second.gate.set()
@@ -204,7 +204,7 @@ async def test_opened_to_standby(
 async def test_standby_to_catching_up_to_live(
     jetstream_log: JetStreamLog, other_log: JetStreamLog, writer: Writer
 ) -> None:
-    """When the other one closes, it takes over where that one was."""
+    """When the other process closes, it takes over at its position."""
     async with AsyncExitStack() as other_process:
         first = await other_process.enter_async_context(reading(other_log))
         first.gate.set()
@@ -220,7 +220,7 @@ async def test_standby_to_catching_up_to_live(
 
 
 async def test_live_to_standby(jetstream_log: JetStreamLog, other_log: JetStreamLog, writer: Writer) -> None:
-    """When another process is given it, it steps back, and handles nothing that the other one handles."""
+    """When another process is assigned, it steps back, and handles no event of the other one."""
     async with reading(jetstream_log) as first:
         first.gate.set()
         await first.until(LIVE)
@@ -236,7 +236,7 @@ async def test_live_to_standby(jetstream_log: JetStreamLog, other_log: JetStream
 
 
 async def test_live_to_stopped_by_closing(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """When the block ends it is over, and holds nothing."""
+    """When the block ends it is stopped, and holds no partition."""
     async with reading(jetstream_log) as reader:
         reader.gate.set()
         await reader.until(LIVE)
@@ -245,10 +245,10 @@ async def test_live_to_stopped_by_closing(jetstream_log: JetStreamLog, writer: W
     assert reader.events.status.held == ()
 
 
-async def test_live_to_stopped_by_an_error_that_only_a_person_can_mend(
+async def test_live_to_stopped_by_an_error_that_needs_a_person(
     jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
-    """Deleted on the server: the loop over the events raises that, and waits no more."""
+    """Deleted on the server: the loop over the events raises that."""
     async with reading(jetstream_log) as reader:
         reader.gate.set()
         await reader.until(LIVE)
@@ -260,7 +260,7 @@ async def test_live_to_stopped_by_an_error_that_only_a_person_can_mend(
 
 
 async def poisoned(reader: Reader, writer: Writer) -> int:
-    """One job's second event fails, and there are two later ones; its sequence."""
+    """One job's second event fails, with two later ones; returns its sequence."""
     reader.gate.set()
     await reader.until(LIVE)
     poison = max(writer.revisions) + 1
@@ -270,8 +270,8 @@ async def poisoned(reader: Reader, writer: Writer) -> int:
     return poison
 
 
-async def test_flowing_to_retrying_and_back(jetstream_log: JetStreamLog, writer: Writer) -> None:
-    """A failed event's job waits, all others go on; once it is handled the later ones follow, in order."""
+async def test_delivered_to_retrying_and_back(jetstream_log: JetStreamLog, writer: Writer) -> None:
+    """A failed event's job waits, all others continue; the later events follow in order."""
     async with reading(jetstream_log, retries=100) as reader:
         poison = await poisoned(reader, writer)
         of_job = [each for each in writer.of_job[writer.job_at[poison]] if each >= poison]
@@ -291,8 +291,10 @@ Change = Callable[[Subscriptions, str], Awaitable[object]]
 
 
 @pytest.mark.parametrize("word", ["retry", "skip"])
-async def test_retrying_to_parked_to_flowing(jetstream_log: JetStreamLog, writer: Writer, word: str) -> None:
-    """After the last retry it is parked until an operator says retry or skip; then it flows, in order."""
+async def test_retrying_to_parked_to_delivered(
+    jetstream_log: JetStreamLog, writer: Writer, word: str
+) -> None:
+    """After the last retry it is parked until an operator says retry or skip; then it continues in order."""
     async with reading(jetstream_log, retries=1) as reader:
         poison = await poisoned(reader, writer)
         job_id = writer.job_at[poison]
@@ -315,10 +317,10 @@ async def test_retrying_to_parked_to_flowing(jetstream_log: JetStreamLog, writer
         assert (poison in reader.handled) is (word == "retry")
 
 
-async def test_retrying_goes_on_after_a_restart_with_no_event_to_come(
+async def test_retrying_continues_after_a_restart_without_new_events(
     jetstream_log: JetStreamLog, other_log: JetStreamLog, writer: Writer
 ) -> None:
-    """What waits for its retry is tried by the next process too, though the log has nothing new for it."""
+    """The next process retries a job even if the log has no new event for it."""
     async with reading(jetstream_log, retries=100) as reader:
         poison = await poisoned(reader, writer)
         others = {each for each in writer.revisions if writer.job_at[each] != writer.job_at[poison]}
@@ -330,10 +332,10 @@ async def test_retrying_goes_on_after_a_restart_with_no_event_to_come(
         assert reader.handled == [each for each in writer.of_job[writer.job_at[poison]] if each >= poison]
 
 
-async def test_standby_to_catching_up_when_a_process_dies_that_was_given_everything(
+async def test_standby_to_catching_up_when_a_process_with_every_event_dies(
     behind_proxy: tuple[Proxy, JetStreamLog], jetstream_log: JetStreamLog, writer: Writer
 ) -> None:
-    """Its events are delivered again, though the log has nothing new and no next event comes."""
+    """Its events are delivered again, although the log has no new event."""
     proxy, log = behind_proxy
     async with reading(log) as first:
 

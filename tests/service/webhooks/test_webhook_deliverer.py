@@ -1,4 +1,4 @@
-"""The deliverer runs what the records want: no more, no less, whatever happens to either."""
+"""The deliverer runs exactly the deliveries that the records require, through failures of either."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ WITHIN_SECONDS = 60.0
 
 @pytest.fixture(autouse=True)
 def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said on another replica comes sooner than in life."""
+    """Changes made on another replica are noticed sooner."""
     monkeypatch.setattr(deliverer_module, "WEBHOOKS_LOOK_SECONDS", 0.1)
 
 
@@ -38,12 +38,12 @@ class Stage:
         self.deliverer = deliverer
 
     async def add(self, name: str = "hook", webhooks: Webhooks | None = None) -> None:
-        """Add one that leads to the receiver."""
+        """Add a webhook to the receiver."""
         new = NewWebhook(url=self.receiver.url(f"/{name}"), after=0, name=name, secret=SECRET)
         await (webhooks or self.webhooks).add(new)
 
     async def until(self, *names: str) -> None:
-        """Wait until these and no others are delivered."""
+        """Wait until exactly these are delivered."""
         await eventually(lambda: {*self.deliverer.deliveries} == {*names}, within_seconds=WITHIN_SECONDS)
 
 
@@ -66,10 +66,10 @@ async def stage(log: JetStreamLog, draining: asyncio.Event | None = None) -> Asy
             await deliverer.close()
 
 
-async def test_what_is_added_is_delivered_and_what_is_deleted_is_forgotten(
+async def test_an_added_webhook_is_delivered_and_a_deleted_one_is_forgotten(
     jetstream_log: JetStreamLog,
 ) -> None:
-    """At once where it is said, and soon on every other replica."""
+    """At once on this replica, and soon on every other one."""
     async with stage(jetstream_log) as play:
         await play.add("one")
         other = await registry(jetstream_log)
@@ -84,8 +84,8 @@ async def test_what_is_added_is_delivered_and_what_is_deleted_is_forgotten(
         await eventually(lambda: play.hand.forgotten == ["one"], within_seconds=WITHIN_SECONDS)
 
 
-async def test_a_paused_webhook_keeps_its_place(jetstream_log: JetStreamLog) -> None:
-    """Nothing is sent, nothing forgotten; resumed, it goes on."""
+async def test_a_paused_webhook_keeps_its_position(jetstream_log: JetStreamLog) -> None:
+    """Nothing is sent or deleted; after `resume` it continues."""
     async with stage(jetstream_log) as play:
         await play.add()
         await play.until("hook")
@@ -98,7 +98,7 @@ async def test_a_paused_webhook_keeps_its_place(jetstream_log: JetStreamLog) -> 
 
 
 async def test_a_webhook_of_the_same_name_is_another_one(jetstream_log: JetStreamLog) -> None:
-    """Deleted and added again between two looks, the old place is forgotten first."""
+    """Deleted and added again between two reads, the old position is deleted first."""
     async with stage(jetstream_log) as play:
         await play.add()
         await play.hand.wait_opened(1)
@@ -109,8 +109,8 @@ async def test_a_webhook_of_the_same_name_is_another_one(jetstream_log: JetStrea
         assert play.hand.forgotten == ["hook"]
 
 
-async def test_a_new_secret_counts_without_a_new_beginning(jetstream_log: JetStreamLog) -> None:
-    """The delivery goes on where it is."""
+async def test_a_new_secret_is_used_without_a_restart(jetstream_log: JetStreamLog) -> None:
+    """The delivery continues at its position."""
     async with stage(jetstream_log) as play:
         await play.add()
         await play.until("hook")
@@ -125,7 +125,7 @@ async def test_a_new_secret_counts_without_a_new_beginning(jetstream_log: JetStr
 
 
 async def test_a_410_disables_the_webhook_on_every_replica(jetstream_log: JetStreamLog) -> None:
-    """And keeps its place: an operator may resume it."""
+    """And keeps its position: an operator may resume it."""
     async with stage(jetstream_log) as play:
         await play.add()
         play.receiver.say(answer(410))
@@ -141,12 +141,12 @@ async def test_a_410_disables_the_webhook_on_every_replica(jetstream_log: JetStr
 
 
 async def test_a_late_410_leaves_a_webhook_that_was_added_again_as_it_is(jetstream_log: JetStreamLog) -> None:
-    """The answer was to the webhook that was deleted; one that is gone for good ends the matter, too."""
+    """The answer was for the deleted webhook; if none exists, nothing is left to do."""
     async with stage(jetstream_log) as play:
         await play.add()
         old = await play.webhooks.get("hook")
         await play.webhooks.remove("hook")
-        await play.deliverer._disable(old, "it answered 410")  # there is none: nothing to do, no loop
+        await play.deliverer._disable(old, "it answered 410")  # it does not exist: nothing to do, no loop
         await play.add()
         await play.deliverer._disable(old, "it answered 410")
         found = await play.webhooks.get("hook")
@@ -155,11 +155,11 @@ async def test_a_late_410_leaves_a_webhook_that_was_added_again_as_it_is(jetstre
         assert (await play.webhooks.get("hook")).state is WebhookState.DISABLED
 
 
-@pytest.mark.parametrize("error", [LogUnavailable("the log is away"), ValueError("a mistake of ours")])
-async def test_a_delivery_that_breaks_begins_again(
+@pytest.mark.parametrize("error", [LogUnavailable("the log is unreachable"), ValueError("a bug")])
+async def test_a_delivery_that_fails_is_restarted(
     jetstream_log: JetStreamLog, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a wait; the others notice nothing."""
+    """After a wait; the others are not affected."""
     monkeypatch.setattr(deliverer_module, "WEBHOOK_RESTART_SECONDS", 0.01)
     async with stage(jetstream_log) as play:
         play.hand.breaks = error
@@ -169,10 +169,10 @@ async def test_a_delivery_that_breaks_begins_again(
         assert play.hand.opened == 2
 
 
-async def test_a_look_that_fails_ends_no_delivery(
+async def test_a_failed_read_of_the_records_ends_no_delivery(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What runs goes on, and the next look is a new one."""
+    """Running deliveries continue, and the records are read again."""
     async with stage(jetstream_log) as play:
         await play.add()
         await play.until("hook")
@@ -180,7 +180,7 @@ async def test_a_look_that_fails_ends_no_delivery(
 
         async def fail() -> None:
             failed.set()
-            raise LogUnavailable("the log is away")
+            raise LogUnavailable("the log is unreachable")
 
         with monkeypatch.context() as broken:
             broken.setattr(play.webhooks, "all", fail)
@@ -192,8 +192,8 @@ async def test_a_look_that_fails_ends_no_delivery(
         await play.until("hook", "other")
 
 
-async def test_the_drain_finishes_what_is_under_way(jetstream_log: JetStreamLog) -> None:
-    """The delivery whose answer is awaited is not sent twice; the next one is not begun."""
+async def test_the_drain_finishes_the_attempt_in_progress(jetstream_log: JetStreamLog) -> None:
+    """Its event is not sent twice; the next event is not started."""
     draining = asyncio.Event()
     async with stage(jetstream_log, draining) as play:
         await play.add()
@@ -221,7 +221,7 @@ async def test_the_drain_finishes_what_is_under_way(jetstream_log: JetStreamLog)
 async def test_the_drain_does_not_wait_for_a_target_that_does_not_answer(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is given up after its bound, and the event stays unhandled."""
+    """It is dropped after the limit, and its event stays unhandled."""
     monkeypatch.setattr(deliverer_module, "WEBHOOK_DRAIN_SECONDS", 0.05)
     async with stage(jetstream_log) as play:
         await play.add()

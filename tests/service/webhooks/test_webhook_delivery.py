@@ -1,4 +1,4 @@
-"""What a webhook's target does not take is tried again, held, or handed back; a 410 ends it."""
+"""An event that a target does not take is retried, held, or raised as failed; 410 ends the webhook."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,14 +22,14 @@ from tests.support.webhooks import LOCAL, SECRET, make_webhook, message, running
 
 
 async def _nothing(_: Webhook, __: str) -> None:
-    raise AssertionError("nobody said 410")
+    raise AssertionError("no target answered 410")
 
 
 @asynccontextmanager
 async def delivering(
     gone: Callable[[Webhook, str], Awaitable[None]] = _nothing, **fields: Any
 ) -> AsyncIterator[tuple[Delivery, Receiver, Metrics]]:
-    """A delivery to a receiver of the test's own."""
+    """A delivery to a receiver of this test."""
     sender, metrics = Sender(Targets(LOCAL)), Metrics()
     async with receiving() as receiver:
         try:
@@ -50,14 +50,14 @@ async def test_an_event_arrives_as_a_signed_cloudevent() -> None:
         assert Verifier(SECRET).verify(got.body, got.headers) == {"number": 7}
         assert got.headers["content-type"] == "application/cloudevents+json"
         assert got.headers["webhook-id"] == "id-7"
-        told = figures(metrics.text().decode())
-        assert told['jobledger_webhook_tries_total{outcome="taken",webhook="hook"}'] == 1
-        assert told['jobledger_webhook_seconds_count{webhook="hook"}'] == 1
-        assert told['jobledger_webhook_down{webhook="hook"}'] == 0
+        samples = figures(metrics.text().decode())
+        assert samples['jobledger_webhook_tries_total{outcome="taken",webhook="hook"}'] == 1
+        assert samples['jobledger_webhook_seconds_count{webhook="hook"}'] == 1
+        assert samples['jobledger_webhook_down{webhook="hook"}'] == 0
 
 
 async def test_while_a_secret_is_replaced_the_receiver_may_know_either() -> None:
-    """An expired one signs no more."""
+    """An expired secret no longer signs."""
     new, expired = format_secret(b"n" * 32), format_secret(b"e" * 32)
     secrets = (Secret(new), Secret(SECRET, 2**62), Secret(expired, 1))
     async with delivering(secrets=secrets) as (delivery, receiver, _):
@@ -68,8 +68,8 @@ async def test_while_a_secret_is_replaced_the_receiver_may_know_either() -> None
         assert got.headers["webhook-signature"].count("v1,") == 2
 
 
-async def test_an_event_that_is_not_taken_is_handed_back() -> None:
-    """Whatever else the target answers: the subscription tries again, and parks the job at last."""
+async def test_an_event_that_is_not_taken_is_raised_as_failed() -> None:
+    """For any other answer: the subscription retries it, and parks the job in the end."""
     async with delivering() as (delivery, receiver, metrics):
         for status in (301, 400, 404, 422, 500):
             receiver.say(answer(status))
@@ -77,12 +77,12 @@ async def test_an_event_that_is_not_taken_is_handed_back() -> None:
                 await delivery.deliver(message(1, "one job"))
         assert len(receiver.got) == 5
         assert not delivery.endpoint.is_down  # one job alone never makes a target count as down
-        told = figures(metrics.text().decode())
-        assert told['jobledger_webhook_tries_total{outcome="refused",webhook="hook"}'] == 5
+        samples = figures(metrics.text().decode())
+        assert samples['jobledger_webhook_tries_total{outcome="refused",webhook="hook"}'] == 5
 
 
-async def test_what_an_error_says_tells_no_secret_and_no_address() -> None:
-    """It goes into records, logs and lists."""
+async def test_errors_contain_no_secret_and_no_address() -> None:
+    """They are written to records, logs and lists."""
     async with delivering() as (delivery, receiver, _):
         receiver.say(answer(500, body="secret of the receiver"))
         with pytest.raises(DeliveryFailed) as caught:
@@ -115,8 +115,8 @@ async def test_a_target_that_takes_nothing_holds_events_instead_of_failing_them(
         assert figures(metrics.text().decode())['jobledger_webhook_down{webhook="hook"}'] == 0
 
 
-async def test_an_event_is_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be the reason itself; then the next one has its turn."""
+async def test_an_event_is_not_held_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the reason; then the next one is tried."""
     monkeypatch.setattr(delivery_module, "WEBHOOK_HOLD_MAX_SECONDS", 0.0)
     async with delivering() as (delivery, receiver, _):
         receiver.say(answer(503, "Retry-After: 1000"))
@@ -125,7 +125,7 @@ async def test_an_event_is_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_a_target_that_asks_for_a_pause_gets_it() -> None:
-    """The event waits that long, and counts as no failure."""
+    """The event waits that long, and does not count as failed."""
     asked = 1
 
     def once(_: Message) -> bytes:
@@ -142,31 +142,31 @@ async def test_a_target_that_asks_for_a_pause_gets_it() -> None:
 
 async def test_a_target_that_is_gone_ends_the_webhook() -> None:
     """Nothing more is sent, and the event stays unhandled."""
-    told: list[tuple[str, str]] = []
+    reasons: list[tuple[str, str]] = []
     done = asyncio.Event()
 
     async def gone(webhook: Webhook, problem: str) -> None:
-        told.append((webhook.name, problem))
+        reasons.append((webhook.name, problem))
         done.set()
 
     async with delivering(gone) as (delivery, receiver, _):
         receiver.say(answer(410))
         async with running(asyncio.create_task(delivery.deliver(message()))) as task:
             await asyncio.wait_for(done.wait(), 60)
-            assert told == [("hook", "it answered 410")]
+            assert reasons == [("hook", "it answered 410")]
             assert not task.done()
         assert len(receiver.got) == 1
 
 
-async def test_at_the_end_what_is_under_way_is_finished_and_nothing_is_begun() -> None:
-    """An event that is not sent yet stays for the next one."""
+async def test_finish_waits_for_the_attempt_in_progress_and_starts_none() -> None:
+    """An event that was not sent yet is left to the next replica."""
     async with delivering() as (delivery, receiver, _):
         receiver.say(None)
         async with running(asyncio.create_task(delivery.deliver(message(1)))) as task:
             await receiver.wait_for(1)
             finishing = asyncio.create_task(delivery.finish())
             done, _ = await asyncio.wait((finishing,), timeout=0.05)
-            assert not done  # the answer is still to come
+            assert not done  # no answer yet
             task.cancel()
             await asyncio.wait_for(finishing, 60)
         async with running(asyncio.create_task(delivery.deliver(message(2)))) as task:
@@ -176,7 +176,7 @@ async def test_at_the_end_what_is_under_way_is_finished_and_nothing_is_begun() -
 
 
 class Clock:
-    """A clock that a test turns."""
+    """A clock that a test sets."""
 
     now = 0.0
 
@@ -185,7 +185,7 @@ class Clock:
 
 
 def test_the_waits_for_a_target_that_is_down_grow_up_to_the_limit() -> None:
-    """And begin anew once it took something."""
+    """They start over once the target took an event."""
     clock = Clock()
     endpoint = Endpoint(clock)
     waits = []
@@ -203,8 +203,8 @@ def test_the_waits_for_a_target_that_is_down_grow_up_to_the_limit() -> None:
     assert (endpoint.wait_seconds, endpoint.is_down, endpoint.problem) == (0.0, False, "")
 
 
-def test_one_job_that_fails_again_and_again_is_no_outage() -> None:
-    """Whatever it is that the target does not like about it."""
+def test_one_job_that_fails_repeatedly_is_not_an_outage() -> None:
+    """The event may be the reason."""
     endpoint = Endpoint(Clock())
     for _ in range(100):
         endpoint.failed("job", "it answered 500")

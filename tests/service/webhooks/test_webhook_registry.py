@@ -1,4 +1,4 @@
-"""Webhooks are records that every replica reads: each written once, with secrets that are told once."""
+"""Webhooks are records that every replica reads: written conditionally, with secrets shown once."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ URL = "http://127.0.0.1:9/hook?token=hush"
 
 
 def new(name: str = "", **fields: object) -> NewWebhook:
-    """What somebody asks for; say only what the test is about."""
+    """A webhook to add; pass only the fields that the test is about."""
     return NewWebhook(**{"url": URL, "after": 5, "name": name, **fields})  # type: ignore[arg-type]
 
 
@@ -47,8 +47,8 @@ async def test_a_webhook_is_the_same_on_every_replica(jetstream_log: JetStreamLo
     assert (await one.add(new("hook"))).webhook.name == "hook"  # the name is free again
 
 
-async def test_a_name_is_taken_once(jetstream_log: JetStreamLog) -> None:
-    """Of two admins one is told; a name that is made up is made another one."""
+async def test_a_name_is_unique(jetstream_log: JetStreamLog) -> None:
+    """Of two admins who add it one gets an error; a generated name gets a number."""
     one, two = [await registry(jetstream_log) for _ in range(2)]
     await one.add(new("hook"))
     with pytest.raises(WebhookExists, match="another name"):
@@ -62,10 +62,10 @@ async def test_a_name_is_taken_once(jetstream_log: JetStreamLog) -> None:
         await one.add(new("race"))
 
 
-async def test_a_change_that_crosses_another_one_is_refused(
+async def test_a_concurrent_change_is_refused(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody's change is lost without a word."""
+    """No change is lost silently."""
     one, two = [await registry(jetstream_log) for _ in range(2)]
     await one.add(new("hook"))
     stale = await one._one("hook")
@@ -80,10 +80,10 @@ async def test_a_change_that_crosses_another_one_is_refused(
             await change
 
 
-async def test_a_secret_that_is_made_is_told_once_and_one_that_is_brought_never(
+async def test_a_generated_secret_is_shown_once_and_a_provided_one_never(
     jetstream_log: JetStreamLog,
 ) -> None:
-    """Each is another one, of full strength; no text of ours shows it."""
+    """Each is unique and of full strength; no representation contains it."""
     webhooks = await registry(jetstream_log)
     made = [await webhooks.add(new(f"made-{number}")) for number in range(2)]
     assert len({each.secret for each in made}) == 2
@@ -99,8 +99,8 @@ async def test_a_secret_that_is_made_is_told_once_and_one_that_is_brought_never(
             assert hidden not in text
 
 
-async def test_a_new_secret_signs_beside_the_old_one_for_a_while(jetstream_log: JetStreamLog) -> None:
-    """As long as was said; with no overlap at all the old one ends at once."""
+async def test_a_new_secret_and_the_old_one_sign_during_the_overlap(jetstream_log: JetStreamLog) -> None:
+    """With an overlap of 0 the old one ends at once."""
     now = time.time_ns()
     webhooks = Webhooks(
         await jetstream_log.key_value("SUBSCRIPTIONS"), Targets(LOCAL), shared_keys(), clock=lambda: now
@@ -121,8 +121,8 @@ async def test_a_new_secret_signs_beside_the_old_one_for_a_while(jetstream_log: 
         await webhooks.rotate("hook", overlap_seconds=limits.WEBHOOK_OVERLAP_MAX_SECONDS + 1)
 
 
-async def test_what_can_never_be_delivered_is_refused_at_once(jetstream_log: JetStreamLog) -> None:
-    """An address that is not allowed, what is no URL, secret or name; nothing is written."""
+async def test_an_invalid_webhook_is_refused_at_once(jetstream_log: JetStreamLog) -> None:
+    """An address that is not allowed, an invalid URL, secret or name; nothing is written."""
     webhooks = await registry(jetstream_log, "10.0.0.0/8")
     with pytest.raises(TargetRefused, match="webhook_allow"):
         await webhooks.add(new("hook"))
@@ -140,14 +140,14 @@ async def test_what_can_never_be_delivered_is_refused_at_once(jetstream_log: Jet
     longest = "h" * limits.WEBHOOK_NAME_MAX_CHARACTERS
     assert (await webhooks.add(new(longest, url="https://10.0.0.1/"))).webhook.name == longest
     assert name_of(parse_url("https://1of4/")) == "webhook"
-    told = await webhooks.add(new("later", url="https://no-such-host.invalid/"))
-    assert "cannot be resolved" in told.warnings[0]
+    added = await webhooks.add(new("later", url="https://no-such-host.invalid/"))
+    assert "cannot be resolved" in added.warnings[0]
 
 
 async def test_there_are_no_more_webhooks_than_the_limit(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is deleted makes room."""
+    """Deleting one allows another."""
     monkeypatch.setattr("jobledger.service.webhooks.registry.WEBHOOKS_MAX_COUNT", 2)
     webhooks = await registry(jetstream_log)
     await webhooks.add(new("one"))
@@ -159,7 +159,7 @@ async def test_there_are_no_more_webhooks_than_the_limit(
 
 
 def test_a_record_is_read_by_every_release() -> None:
-    """The bytes of today, for ever; what is unknown is ignored, and no word of a bad record is told."""
+    """The stored bytes stay readable; unknown fields are ignored, and no error contains a record."""
     golden = (
         b'{"name":"hook","url":"https://a.example/","secrets":[{"text":"whsec_x","expires":9}],"after":5,'
         b'"types":["t"],"states":["Failed"],"namespace":"n","labels":["a=b"],"created":7,"created_by":"alice",'

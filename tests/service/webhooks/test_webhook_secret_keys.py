@@ -1,4 +1,4 @@
-"""The secrets of webhooks are kept encrypted; who lacks the key is told so, and sends nothing unsigned."""
+"""Webhook secrets are stored encrypted; a replica without the key reports it, and sends nothing unsigned."""
 
 import stat
 from pathlib import Path
@@ -23,14 +23,14 @@ def keys_in(folder: Path) -> WebhookKeys:
 
 
 async def stored(log: JetStreamLog) -> bytes:
-    """The record of the webhook, as the stream has it."""
+    """The record of the webhook, as stored."""
     entry = await (await log.key_value("SUBSCRIPTIONS")).get("webhooks.hook")
     assert entry is not None
     return entry.value
 
 
-async def test_the_stream_holds_no_secret_in_clear(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
-    """Added, rotated with an overlap, and written by an earlier release: all is encrypted, and read back."""
+async def test_no_secret_is_stored_in_clear_text(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
+    """Added, rotated with an overlap, and written by an earlier release: all are encrypted, and readable."""
     records = await jetstream_log.key_value("SUBSCRIPTIONS")
     webhooks = Webhooks(records, Targets(LOCAL), keys_in(tmp_path))
     added = await webhooks.add(NewWebhook(name="hook", url="http://127.0.0.1:1/", after=0))
@@ -52,8 +52,8 @@ async def test_the_stream_holds_no_secret_in_clear(jetstream_log: JetStreamLog, 
     assert await webhooks.encrypt() == 0
 
 
-async def test_a_new_key_encrypts_what_is_there_again(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
-    """The old key still opens what it encrypted; afterwards it is needed no more."""
+async def test_a_new_key_encrypts_existing_secrets_again(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
+    """The old key decrypts until then; afterwards it is not needed."""
     keys = keys_in(tmp_path)
     webhooks = Webhooks(await jetstream_log.key_value("SUBSCRIPTIONS"), Targets(LOCAL), keys)
     await webhooks.add(NewWebhook(name="hook", url="http://127.0.0.1:1/", after=0, secret=SECRET))
@@ -66,10 +66,10 @@ async def test_a_new_key_encrypts_what_is_there_again(jetstream_log: JetStreamLo
     assert (await webhooks.get("hook")).signing(0) == [SECRET]
 
 
-async def test_a_replica_without_the_key_signs_nothing_and_says_what_to_do(
+async def test_a_replica_without_the_key_signs_nothing_and_names_the_remedy(
     jetstream_log: JetStreamLog, tmp_path: Path
 ) -> None:
-    """It leaves the secret as it is for those that have the key; a new secret is a way out."""
+    """It leaves the secret unchanged for the others; a new secret also helps."""
     (tmp_path / "other").mkdir()
     records = await jetstream_log.key_value("SUBSCRIPTIONS")
     webhooks = Webhooks(records, Targets(LOCAL), keys_in(tmp_path))
@@ -85,8 +85,8 @@ async def test_a_replica_without_the_key_signs_nothing_and_says_what_to_do(
     assert (made.webhook.locked, made.webhook.signing(0)) == ("", [made.secret])
 
 
-def test_a_secret_opens_for_its_webhook_only_and_unchanged(tmp_path: Path) -> None:
-    """Copied to another webhook's record, changed, or no secret at all: it is not opened."""
+def test_a_secret_is_decrypted_for_its_webhook_only(tmp_path: Path) -> None:
+    """Copied to another webhook's record, changed, or not a secret: it is not decrypted."""
     keys = keys_in(tmp_path)
     sealed = keys.encrypt(SECRET, "hook")
     assert keys.decrypt(sealed, "hook") == SECRET
@@ -102,8 +102,8 @@ def test_a_secret_opens_for_its_webhook_only_and_unchanged(tmp_path: Path) -> No
         assert keys.decrypt(text, name) is None
 
 
-def test_the_file_of_keys_is_private_bounded_and_named_when_it_is_wrong(tmp_path: Path) -> None:
-    """Mode 600; the oldest of too many keys is dropped; a damaged file is an error without its content."""
+def test_the_file_of_keys_is_private_and_bounded(tmp_path: Path) -> None:
+    """Mode 600; the oldest of too many keys is deleted; a damaged file is an error without its content."""
     keys = keys_in(tmp_path)
     assert stat.S_IMODE(keys.path.stat().st_mode) == 0o600
     first = keys.records()[0]

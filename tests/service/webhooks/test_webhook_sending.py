@@ -1,4 +1,4 @@
-"""One delivery: to the address that was checked, within its bounds, and nowhere that an answer points to."""
+"""One delivery: to the checked address, within its limits, and not to where an answer redirects."""
 
 import asyncio
 import ipaddress
@@ -23,7 +23,7 @@ LOCAL = ("127.0.0.0/8",)
 
 @asynccontextmanager
 async def sending(*allowed: str, **how: Any) -> AsyncIterator[Sender]:
-    """A sender that may reach these."""
+    """A sender that may reach these addresses."""
     sender = Sender(Targets(allowed), **how)
     try:
         yield sender
@@ -32,7 +32,7 @@ async def sending(*allowed: str, **how: Any) -> AsyncIterator[Sender]:
 
 
 def naming(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
-    """Let names mean these addresses in turn; the last one from then on. Addresses mean themselves."""
+    """Resolve names to these addresses, one per call, then the last one. Addresses resolve to themselves."""
     left = [*addresses]
 
     async def getaddrinfo(_: Any, host: str, port: int, **__: Any) -> list[Any]:
@@ -45,7 +45,7 @@ def naming(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
 
 
-async def test_what_is_sent_arrives_as_it_is() -> None:
+async def test_a_request_arrives_unchanged() -> None:
     """Path, query, headers and body; each on a connection of its own."""
     async with receiving() as receiver, sending(*LOCAL) as sender:
         target = parse_url(receiver.url("/a/b?c=d"))
@@ -58,30 +58,32 @@ async def test_what_is_sent_arrives_as_it_is() -> None:
         assert receiver.connections == 2
 
 
-async def test_a_target_that_is_not_allowed_gets_no_byte() -> None:
-    """Not even a connection."""
+async def test_a_target_that_is_not_allowed_is_not_connected_to() -> None:
+    """It gets no byte."""
     async with receiving() as receiver, sending() as sender:
         with pytest.raises(TargetRefused):
             await sender.post(parse_url(receiver.url()), b"{}", [])
         assert receiver.connections == 0
 
 
-async def test_a_name_that_changes_its_meaning_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DNS rebinding: the name is resolved once for a connection, and that answer is checked and used."""
+async def test_a_name_is_resolved_once_per_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DNS rebinding: the resolved addresses are checked and used."""
     async with receiving() as receiver, sending("hooks.example") as sender:
-        naming(monkeypatch, "127.0.0.1", "192.0.2.1")  # asked twice, it would lead to where nobody is
+        naming(
+            monkeypatch, "127.0.0.1", "192.0.2.1"
+        )  # resolved a second time, it would lead to another address
         got = await sender.post(parse_url(receiver.url(host="hooks.example")), b"{}", [])
         assert got.is_taken
         assert receiver.got[0].headers["host"] == f"hooks.example:{receiver.port}"
     async with receiving() as receiver, sending("192.0.2.0/24") as sender:
         naming(monkeypatch, "127.0.0.1")
-        with pytest.raises(TargetRefused):  # public a moment ago, say, and now here
+        with pytest.raises(TargetRefused):  # was public a moment ago
             await sender.post(parse_url(receiver.url(host="hooks.example")), b"{}", [])
         assert receiver.connections == 0
 
 
 async def test_redirect_is_not_followed() -> None:
-    """It is an answer that takes nothing, and says what to do."""
+    """The answer counts as not taken, with the remedy."""
     async with receiving() as receiver, receiving() as other, sending(*LOCAL) as sender:
         for status in (301, 302, 303, 307, 308):
             receiver.say(answer(status, f"Location: {other.url()}"))
@@ -92,7 +94,7 @@ async def test_redirect_is_not_followed() -> None:
 
 
 async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would connect where we may not."""
+    """It would connect to addresses that are not allowed."""
     async with receiving() as receiver, receiving() as proxy, sending(*LOCAL) as sender:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url())
@@ -101,7 +103,7 @@ async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.Monkey
 
 
 async def test_no_answer_in_time_is_a_failure() -> None:
-    """Whether there is a connection or none."""
+    """With or without a connection."""
     async with receiving() as receiver, sending(*LOCAL, timeout_seconds=0.2) as sender:
         receiver.say(None)
         with pytest.raises(DeliveryFailed, match=r"no answer within 0\.2 s"):
@@ -116,7 +118,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
 
 
 async def test_a_long_answer_is_not_read_to_its_end() -> None:
-    """Its head has said all."""
+    """Its head is enough."""
     async with receiving() as receiver, sending(*LOCAL, timeout_seconds=1_000.0) as sender:
         receiver.say(HEAD + b"x" * 32_768)
         assert (await asyncio.wait_for(sender.post(parse_url(receiver.url()), b"{}", []), 60)).is_taken
@@ -124,7 +126,7 @@ async def test_a_long_answer_is_not_read_to_its_end() -> None:
 
 @pytest.mark.parametrize("body", ["", "x" * 20_000])
 async def test_a_second_response_answers_no_later_delivery(body: str) -> None:
-    """Two responses to one request, in one piece or behind a body: the second one is dropped."""
+    """Two responses to one request, in one piece or after a body: the second one is dropped."""
     async with receiving() as receiver, sending(*LOCAL) as sender:
         target = parse_url(receiver.url())
         for _ in range(3):
@@ -134,7 +136,7 @@ async def test_a_second_response_answers_no_later_delivery(body: str) -> None:
             assert (await sender.post(target, b"{}", [])).status == 204
 
 
-async def test_an_answer_of_no_said_length_is_not_read() -> None:
+async def test_an_answer_without_a_length_is_not_read() -> None:
     """It may have no end."""
     async with receiving() as receiver, sending(*LOCAL, timeout_seconds=1_000.0) as sender:
         for head in (
@@ -145,26 +147,26 @@ async def test_an_answer_of_no_said_length_is_not_read() -> None:
             assert (await asyncio.wait_for(sender.post(parse_url(receiver.url()), b"{}", []), 60)).is_taken
 
 
-async def test_a_slow_answer_holds_nothing_up() -> None:
-    """What comes after its head may never come."""
+async def test_a_slow_body_delays_nothing() -> None:
+    """The body may never come."""
     async with receiving() as receiver, sending(*LOCAL, timeout_seconds=1_000.0) as sender:
         receiver.say(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")
         assert (await asyncio.wait_for(sender.post(parse_url(receiver.url()), b"{}", []), 60)).is_taken
 
 
-async def test_an_answer_that_is_no_http_is_a_failure() -> None:
-    """Not an error of ours."""
+async def test_an_answer_that_is_not_http_is_a_failure() -> None:
+    """It is not an internal error."""
     async with receiving() as receiver, sending(*LOCAL) as sender:
-        for told in (b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000):
-            receiver.say(told)
+        for response in (b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000):
+            receiver.say(response)
             with pytest.raises(DeliveryFailed):
                 await sender.post(parse_url(receiver.url()), b"{}", [])
 
 
-async def test_how_long_to_wait_is_read_and_bounded() -> None:
-    """Of 429 and 503 alone: seconds, whole or not, or a date; at most an hour counts."""
+async def test_retry_after_is_read_and_bounded() -> None:
+    """For 429 and 503 only: seconds, whole or not, or a date; at most an hour."""
     async with receiving() as receiver, sending(*LOCAL) as sender:
-        for status, told, seconds in (
+        for status, header, seconds in (
             (429, "7", 7.0),
             (503, "7", 7.0),
             (429, "5.5", 5.5),
@@ -178,7 +180,7 @@ async def test_how_long_to_wait_is_read_and_bounded() -> None:
             (500, "7", 0.0),
             (200, "7", 0.0),
         ):
-            receiver.say(answer(status, f"Retry-After: {told}"))
+            receiver.say(answer(status, f"Retry-After: {header}"))
             got = await sender.post(parse_url(receiver.url()), b"{}", [])
             assert (got.status, got.retry_after_seconds) == (status, seconds)
         receiver.say(answer(410))
@@ -198,15 +200,13 @@ async def test_how_long_to_wait_is_read_and_bounded() -> None:
         ("", 0.0),
     ],
 )
-def test_a_date_to_wait_for_is_counted_from_the_clock_that_says_it(text: str, seconds: float) -> None:
+def test_a_retry_after_date_is_relative_to_the_targets_clock(text: str, seconds: float) -> None:
     """A receiver whose clock is wrong still gets the pause that it asks for."""
     assert retry_after_seconds(text, "Sun, 06 Nov 1994 08:49:37 GMT") == seconds
 
 
-async def test_tls_is_checked_for_the_name_although_the_address_is_connected_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The certificate of the very host, by SNI; a foreign one is refused."""
+async def test_tls_is_verified_for_the_host_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection goes to an address; the certificate must be that of the host, by SNI."""
     naming(monkeypatch, "127.0.0.1")
     make_certificates(tmp_path)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -221,12 +221,12 @@ async def test_tls_is_checked_for_the_name_although_the_address_is_connected_to(
         with pytest.raises(DeliveryFailed, match="certificate"):
             await sender.post(good._replace(host="other.example"), b"{}", [])
     async with receiving(server) as receiver, sending("localhost") as sender:
-        with pytest.raises(DeliveryFailed, match="certificate"):  # of a CA that nobody knows
+        with pytest.raises(DeliveryFailed, match="certificate"):  # of an unknown CA
             await sender.post(parse_url(f"https://localhost:{receiver.port}/hook"), b"{}", [])
 
 
 async def test_a_body_without_an_end_is_not_read() -> None:
-    """A length beside an encoding means nothing: what is read would grow as long as it is read."""
+    """A chunked body with a length: reading it would never end."""
     sent = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -244,4 +244,4 @@ async def test_a_body_without_an_end_is_not_read() -> None:
     async with server, sending(*LOCAL) as sender:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         assert (await sender.post(parse_url(url), b"{}", [])).is_taken
-    assert sent < 16 * 2**20  # what the buffers of the system take, and no more
+    assert sent < 16 * 2**20  # what the buffers of the system hold

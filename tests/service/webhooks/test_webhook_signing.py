@@ -1,4 +1,4 @@
-"""Webhooks are signed as Standard Webhooks says: its own library verifies what we send."""
+"""Webhooks are signed as Standard Webhooks specifies: its own library verifies them."""
 
 import secrets
 import time
@@ -16,7 +16,7 @@ from jobledger.store.model.errors import InvalidInput
 def headers(
     secret: list[str], body: bytes, *, message_id: str = "id-1", at: int | None = None
 ) -> dict[str, str]:
-    """What is sent beside a body."""
+    """The headers of a signed body."""
     timestamp = int(time.time()) if at is None else at
     return {
         "webhook-id": message_id,
@@ -31,7 +31,7 @@ def headers(
     text=st.text(),
 )
 def test_the_reference_library_verifies_our_signatures(key: bytes, message_id: str, text: str) -> None:
-    """Any secret, id and body."""
+    """For any secret, id and body."""
     secret, body = format_secret(key), text.encode(errors="replace")
     Webhook(secret).verify(body, headers([secret], body, message_id=message_id), json_parse=False)
 
@@ -52,7 +52,7 @@ def test_a_changed_body_id_or_time_is_not_verified() -> None:
 
 
 def test_while_a_secret_is_replaced_both_verify() -> None:
-    """One signature for each, in one header."""
+    """The header has one signature for each."""
     old, new = (format_secret(secrets.token_bytes(32)) for _ in range(2))
     body = b"{}"
     sent = headers([new, old], body)
@@ -71,8 +71,8 @@ def test_the_signature_is_the_one_of_the_standard() -> None:
     )
 
 
-def test_a_secret_is_taken_in_any_spelling_of_base64_and_nothing_else_is() -> None:
-    """With and without padding; from the least to the most bytes; the refusal does not show it."""
+def test_a_secret_is_accepted_in_any_spelling_of_base64() -> None:
+    """With and without padding, of every allowed length; an error does not contain it."""
     key = secrets.token_bytes(WEBHOOK_SECRET_MIN_BYTES + 1)
     whole = format_secret(key)
     assert whole.endswith("=")

@@ -1,4 +1,4 @@
-"""Webhooks are sent to the public Internet and nowhere else, unless a setting says so."""
+"""Webhooks are sent to the public Internet only, unless a setting allows more."""
 
 import asyncio
 import ipaddress
@@ -28,7 +28,7 @@ PUBLIC = (
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
-    """Let every name mean these addresses; the names that were asked for."""
+    """Resolve every name to these addresses; returns the names that were resolved."""
     asked: list[str] = []
 
     async def getaddrinfo(_: Any, host: str, port: int, **__: Any) -> list[Any]:
@@ -51,20 +51,20 @@ def test_an_address_that_is_not_public_is_refused(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_an_address_of_the_public_internet_is_taken(address: str) -> None:
-    """Also the neighbours of what is refused."""
+def test_an_address_of_the_public_internet_is_allowed(address: str) -> None:
+    """Including the neighbors of refused networks."""
     Targets().check(Target("https", "hooks.example", 443, "/"), ipaddress.ip_address(address))
 
 
 async def test_one_bad_address_of_a_name_is_enough_to_refuse_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is public and private at once is up to something."""
+    """A name with public and private addresses is suspicious."""
     resolving(monkeypatch, "1.1.1.1", "10.0.0.1")
     with pytest.raises(TargetRefused, match=r"evil\.example \(10\.0\.0\.1\)"):
         await Targets().addresses(parse_url("https://evil.example/hook"))
 
 
-async def test_every_spelling_of_the_loopback_is_seen_through() -> None:
-    """What the system's resolver makes of an odd host is what is checked."""
+async def test_every_spelling_of_the_loopback_address_is_refused() -> None:
+    """The result of the system's resolver is checked."""
     for host in (
         "127.1",
         "2130706433",
@@ -79,8 +79,8 @@ async def test_every_spelling_of_the_loopback_is_seen_through() -> None:
             await Targets().addresses(parse_url(f"https://{host}/"))
 
 
-async def test_the_setting_lets_networks_addresses_and_hosts_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kind of entry, and not its neighbours; plain http only to what it names."""
+async def test_the_setting_allows_networks_addresses_and_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of entry, and not its neighbors; plain http to those only."""
     resolving(monkeypatch, "10.1.2.3")
     for entry in ("10.1.0.0/16", "10.1.2.3", "hooks.internal", "Hooks.Internal."):
         for scheme in ("https", "http"):
@@ -95,8 +95,8 @@ async def test_the_setting_lets_networks_addresses_and_hosts_in(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("entry", ["10.0.0.1/8", "10.0.0.300", "a b", "https://x", "*", "", "host:80", "-x"])
-def test_an_entry_that_is_none_is_refused(entry: str) -> None:
-    """A slip in the setting must not look like a rule."""
+def test_an_invalid_entry_is_refused(entry: str) -> None:
+    """A typing error in the setting must not look like a rule."""
     with pytest.raises(InvalidSettings, match="webhook_allow"):
         Targets([entry])
 
@@ -111,7 +111,7 @@ async def test_no_more_addresses_of_a_name_than_the_limit_are_tried(monkeypatch:
         await Targets().addresses(parse_url("https://a.example/"))
 
 
-def test_a_url_is_read_once_and_in_parts() -> None:
+def test_a_url_is_parsed_once() -> None:
     """Scheme, host, port and path with query, as they are used."""
     assert parse_url("https://Hooks.Example/a/b?c=d&e") == Target("https", "hooks.example", 443, "/a/b?c=d&e")
     assert parse_url("HTTP://[2606:4700::1]:8080") == Target("http", "2606:4700::1", 8080, "/")
@@ -154,8 +154,8 @@ def test_a_url_is_read_once_and_in_parts() -> None:
         *("https://[v1.x]/", "https://a.example/\x00", "https://-a.example/", "https://a.example/\r\nX: y"),
     ],
 )
-def test_a_url_that_is_none_or_hides_something_is_refused(url: str) -> None:
-    """No user, no fragment, no other scheme, no control character, no host that is none."""
+def test_an_invalid_or_misleading_url_is_refused(url: str) -> None:
+    """User, fragment, other scheme, control character, invalid host."""
     with pytest.raises(InvalidInput) as caught:
         parse_url(url)
     assert len(url) < 12 or url not in str(caught.value)
