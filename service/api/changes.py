@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -35,7 +35,7 @@ from jobledger.service.wire import versions as wire
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.history import HistoryItem
-from jobledger.store.model.job import Job, JobStatus, State
+from jobledger.store.model.job import Job, JobStatus
 from jobledger.store.model.limits import INT_MAX
 from jobledger.store.timestamps import format_rfc3339
 from jobledger.store.yield_point import yield_point
@@ -212,7 +212,7 @@ def _change_event(item: HistoryItem) -> wire.ChangeEvent:
         event_type=item.type,
         version=item.version,
         revision=item.revision,
-        state=cast("State", item.state),  # a job that changed was created
+        state=item.state,
         actor=item.actor,
         reason=item.reason,
         **tag,

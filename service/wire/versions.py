@@ -145,7 +145,7 @@ class ChangeEvent(msgspec.Struct, rename="pascal"):
     event_type: str
     version: Version
     revision: Revision
-    state: State
+    state: State | None
     actor: Actor
     reason: Reason
     tag: Annotated[str, Meta(description="the tag that was set or removed")] | UnsetType = UNSET
