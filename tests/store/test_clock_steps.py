@@ -1,4 +1,4 @@
-"""A server's clock that is set back: noticed, logged and counted once, and no job's ModifyTime goes back."""
+"""A server clock that is set back is logged and counted once, and no ModifyTime decreases."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ SECOND = 1_000_000_000
 
 
 class Heard:
-    """What a live feed is given."""
+    """The events that a live feed gets."""
 
     def __init__(self) -> None:
         self.modified: list[int] = []
@@ -60,7 +60,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_a_step_back_is_logged_and_counted_and_modify_time_stays(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line and one count for each step, not for each event after it; the largest time is shown."""
+    """One line and one count per step, not per event after it; the largest time is shown."""
     log, heard = stepping_log(), Heard()
     async with Projector(log, tmp_path / "view.db") as running, await View.open(tmp_path / "view.db") as view:
         running.attach(heard)
@@ -76,7 +76,7 @@ async def test_a_step_back_is_logged_and_counted_and_modify_time_stays(
 
 
 async def test_a_step_back_while_no_projector_ran_is_noticed(tmp_path: Path) -> None:
-    """The time of the checkpoint is the one before; what was read before the restart is not counted again."""
+    """The checkpoint has the last time; a step from before the restart is not counted again."""
     log, path = stepping_log(), tmp_path / "view.db"
     await append(log, [1, 2])
     for upto, steps in ((2, 0), (3, 1), (7, 1), (7, 0)):
@@ -87,7 +87,7 @@ async def test_a_step_back_while_no_projector_ran_is_noticed(tmp_path: Path) -> 
 
 
 async def test_a_rebuild_counts_no_step_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The events are folded again, and were counted."""
+    """Although the events are folded again."""
     monkeypatch.setattr(projector, "VIEW_LOOK_SECONDS", 0.01)
     log, path = stepping_log(), tmp_path / "view.db"
     await append(log, range(1, 8))
@@ -103,7 +103,7 @@ async def test_a_rebuild_counts_no_step_twice(tmp_path: Path, monkeypatch: pytes
 async def test_lines_are_bounded_and_steps_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two clocks that take turns would fill the disk with lines."""
+    """Two clocks in turn would fill the disk with lines."""
     monkeypatch.setattr(projector, "CLOCK_LOG_LINES", 1)
     log = stepping_log()
     await append(log, range(1, 8))
@@ -115,14 +115,14 @@ async def test_lines_are_bounded_and_steps_are_counted(
 
 
 def test_equal_times_and_an_unknown_time_before_are_no_step() -> None:
-    """A batch has one time for all its events."""
+    """The events of a batch have the same time."""
     records = [Record(number, 5, "jobs.default.00.a", b"{}") for number in (1, 2)]
     assert find_clock_steps(records, 0) == find_clock_steps(records, 5) == []
     assert find_clock_steps(records, 6) == [(1, 1)]
 
 
 async def test_steps_back_are_a_metric(tmp_path: Path) -> None:
-    """Beside the other figures of the log."""
+    """With the other metrics of the log."""
     async with running_api(tmp_path) as (service, client):
         service.projector.clock_steps = 3
         text = (await client.get("http://127.0.0.1/metrics")).text

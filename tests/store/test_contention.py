@@ -1,4 +1,4 @@
-"""Many writers on one job: no gap in the revisions, each event there once, and no wrong answer."""
+"""Many writers on one job: no gap in the revisions, each event once, and no wrong receipt."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ EVENTS_EACH = 4
 
 @pytest.fixture
 async def logs(server: EmbeddedServer) -> AsyncIterator[list[JetStreamLog]]:
-    """Connections of their own to one server."""
+    """Several connections to one server."""
     async with AsyncExitStack() as stack:
         opened = []
         for _ in range(CONNECTIONS):
@@ -35,7 +35,7 @@ async def logs(server: EmbeddedServer) -> AsyncIterator[list[JetStreamLog]]:
 
 
 async def insist(command: Callable[..., Awaitable[Receipt]]) -> Receipt:
-    """Ask until there is an answer, as the errors say that one should."""
+    """Repeat a command as its errors say, until it returns."""
     event_id: str | None = None
     while True:
         try:
@@ -47,7 +47,7 @@ async def insist(command: Callable[..., Awaitable[Receipt]]) -> Receipt:
 
 
 async def write(ledger: Ledger, writer: int) -> list[Receipt]:
-    """Change the job's state some times, always to one that nobody else sets."""
+    """Change the state of the job several times, to states that no other writer sets."""
     receipts = []
     for number in range(EVENTS_EACH):
         state = State(StateType.RUNNING, f"{writer}.{number}")
@@ -56,13 +56,13 @@ async def write(ledger: Ledger, writer: int) -> list[Receipt]:
 
 
 async def write_all(logs: Sequence[EventLog]) -> list[list[Receipt]]:
-    """All writers at once, spread over the logs."""
+    """Run all writers at once, distributed over the logs."""
     ledgers = [Ledger(logs[writer % len(logs)]) for writer in range(WRITERS)]
     return await asyncio.gather(*(write(ledger, writer) for writer, ledger in enumerate(ledgers)))
 
 
 async def check(log: EventLog, created: Receipt, answers: Sequence[Sequence[Receipt]]) -> None:
-    """Hold what the writers were told against the log."""
+    """Compare the receipts with the log."""
     receipts = [created, *(receipt for one in answers for receipt in one)]
     assert all(receipt.changed for receipt in receipts)
     for one in answers:
@@ -75,7 +75,7 @@ async def check(log: EventLog, created: Receipt, answers: Sequence[Sequence[Rece
 
 
 async def test_fifty_writers_on_one_job(jetstream_log: JetStreamLog, logs: list[JetStreamLog]) -> None:
-    """Fifty ledgers on five connections change one job: revisions 1…N, every event there once."""
+    """Fifty ledgers on five connections change one job: revisions 1…N, every event once."""
     created = await Ledger(jetstream_log).create(make_spec("etl"))
     await check(jetstream_log, created, await write_all(logs))
 
@@ -84,7 +84,7 @@ async def test_fifty_writers_on_one_job(jetstream_log: JetStreamLog, logs: list[
 async def test_fifty_writers_with_connections_cut(
     server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
-    """The same, while connections are cut over and over before the server's answer arrives."""
+    """The same while connections are cut before the server's answer arrives."""
     created = await Ledger(jetstream_log).create(make_spec("etl"))
     async with AsyncExitStack() as stack:
         proxies = [await stack.enter_async_context(Proxy(server.url)) for _ in range(CONNECTIONS)]
@@ -106,20 +106,20 @@ async def test_fifty_writers_with_connections_cut(
 
 
 async def keep_cutting(observer: EventLog, proxies: Sequence[Proxy], logs: Sequence[JetStreamLog]) -> None:
-    """With every tenth event lose an answer of the server, and the connection, of one more of the logs."""
+    """At every tenth event, lose an answer and the connection of another log."""
     feed = await observer.follow(after=0)
     for proxy, log in itertools.cycle(zip(proxies, logs, strict=True)):
         for _ in range(10):
             await feed.take(1)
         await log._connection.wait_up(60)
         proxy.withhold()
-        await proxy.withheld(b"MSG ")  # an acknowledgement, or what a writer wanted to read
+        await proxy.withheld(b"MSG ")  # an acknowledgement, or the answer to a read
         proxy.cut()
 
 
 @pytest.mark.parametrize("verb", ["create", "apply", "apply another"])
 async def test_first_submissions_race(logs: list[JetStreamLog], verb: str) -> None:
-    """Of many first submissions of one name exactly one creates the job; the others learn of it."""
+    """One of many first submissions of a name creates the job; the others are told so."""
 
     async def submit(writer: int) -> Receipt | JobExists:
         ledger = Ledger(logs[writer % CONNECTIONS])
@@ -148,7 +148,7 @@ numbers = itertools.count(1)
 
 
 class Adversary:
-    """A log in which somebody else is always first."""
+    """A log in which another writer is always first."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -158,7 +158,7 @@ class Adversary:
         return getattr(self._log, name)
 
     async def append(self, item: PendingEvent, *, expect: int) -> Appended | WrongSequence:
-        """Let another one in, then append."""
+        """Append after another writer."""
         self.races += 1
         state = state_data((StateType.QUEUED, StateType.RUNNING)[self.races % 2], str(self.races))
         await put(self._log, draft(JobStateChanged, ID, state, next(numbers)))
@@ -166,10 +166,10 @@ class Adversary:
 
 
 @pytest.mark.parametrize("remembers", [True, False])
-async def test_giving_up_tells_where_the_job_is_and_what_was_missed(
+async def test_contention_has_the_revision_and_the_missed_events(
     remembers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a named number of lost races nothing was written; the error tells the events since the start."""
+    """After COMMAND_MAX_ATTEMPTS lost races nothing was written; the error has the events since the start."""
     monkeypatch.setattr("jobledger.store.ledger.COMMAND_MAX_WAIT_SECONDS", 0.0)
     log = MemoryLog()
     await Ledger(log).create(make_spec("etl"))
@@ -187,20 +187,20 @@ async def test_giving_up_tells_where_the_job_is_and_what_was_missed(
     assert len(ledger._turns) == 0
 
 
-async def test_a_race_lost_is_decided_again() -> None:
-    """A command whose race another won is decided on what the job is then."""
+async def test_a_lost_race_is_decided_again() -> None:
+    """The command decides on the job as it is then."""
     log = MemoryLog()
     await Ledger(log).create(make_spec("etl"))
 
     class Once(Adversary):
-        """Somebody else is first, once."""
+        """A log in which another writer is first once."""
 
         async def append(self, item: PendingEvent, *, expect: int) -> Appended | WrongSequence:
             if self.races:
                 return await self._log.append(item, expect=expect)
             return await super().append(item, expect=expect)
 
-    won = State(StateType.RUNNING, "1")  # what the other one sets
+    won = State(StateType.RUNNING, "1")  # the state that the other writer sets
     receipt = await Ledger(Once(log)).set_state(ID, won)  # type: ignore[arg-type]
     assert (receipt.changed, receipt.revision) == (False, 2)
     await Ledger(log).set_state(ID, State(StateType.PENDING))

@@ -1,4 +1,4 @@
-"""What a ledger remembers is bounded, never goes back, and leaves nothing behind."""
+"""The cache of a ledger is bounded and never goes back to an older job, and its locks leave nothing."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from jobledger.store.model.job import Job, JobStatus, State, StateType
 def known(
     sequence: int = 1, *, spec: bytes = b"{}", state: State | None = None, base: CachedJob | None = None
 ) -> CachedJob:
-    """A job as it was seen at a sequence."""
+    """Return a job as seen at a sequence."""
     status = JobStatus(
         id="j",
         namespace="default",
@@ -30,8 +30,8 @@ def known(
     return CachedJob("jobs.default.00.j", Job(status=status, spec=spec), sequence, base)
 
 
-def test_the_least_recently_used_goes_first() -> None:
-    """Above its number of jobs the cache forgets whoever was asked for longest ago."""
+def test_the_least_recently_used_job_is_removed_first() -> None:
+    """Above the number of jobs."""
     cache = JobCache(max_jobs=2)
     cache.put("a", known())
     cache.put("b", known())
@@ -52,8 +52,8 @@ def test_the_least_recently_used_goes_first() -> None:
     ],
     ids=["spec", "spec of the base", "message", "details", "wide characters"],
 )
-def test_bytes_are_bounded_wherever_they_are(fat: CachedJob) -> None:
-    """Specs, messages and details all count: ten times 100 KB are not kept in 500 KB."""
+def test_all_bytes_of_a_job_count(fat: CachedJob) -> None:
+    """Specs, messages and details: of ten times 100 KB, four fit into 500 KB."""
     cache = JobCache(max_bytes=500_000)
     for number in range(10):
         cache.put(str(number), fat)
@@ -61,8 +61,8 @@ def test_bytes_are_bounded_wherever_they_are(fat: CachedJob) -> None:
     assert cache.get("9") is fat
 
 
-def test_room_is_given_back() -> None:
-    """However often a job is put and forgotten, the room that it took is free again."""
+def test_the_bytes_of_removed_jobs_are_free() -> None:
+    """After any number of replacements and removals."""
     cache = JobCache(max_bytes=250_000)
     for sequence in range(50):
         cache.put("a", known(sequence, spec=b"x" * 100_000))
@@ -77,8 +77,8 @@ def test_room_is_given_back() -> None:
     assert (len(cache), cache.size_bytes) == (0, 0)
 
 
-def test_what_is_older_or_nothing_is_not_remembered() -> None:
-    """A reader that comes late takes nothing back, and a job that does not exist takes no place."""
+def test_older_and_missing_jobs_are_not_cached() -> None:
+    """A late reader replaces nothing, and a job that does not exist takes no space."""
     cache = JobCache()
     newer = known(5)
     cache.put("a", newer)
@@ -89,8 +89,8 @@ def test_what_is_older_or_nothing_is_not_remembered() -> None:
     assert len(cache) == 1
 
 
-async def test_turns_are_taken_one_by_one_and_leave_nothing() -> None:
-    """Holders of one key never overlap, those of two keys do, and nothing is kept in the end."""
+async def test_one_caller_holds_a_lock_and_no_lock_remains() -> None:
+    """Holders of one key never overlap, those of two keys do."""
     locks = KeyedLocks()
     inside: list[str] = []
     together = 0
@@ -109,8 +109,8 @@ async def test_turns_are_taken_one_by_one_and_leave_nothing() -> None:
     assert len(locks) == 0
 
 
-async def test_a_cancelled_or_failed_turn_passes_on() -> None:
-    """Who is cancelled while waiting or holding, or fails, blocks nobody and leaves nothing behind."""
+async def test_a_cancelled_or_failed_holder_releases_the_lock() -> None:
+    """Also a cancelled waiter blocks no other."""
     locks = KeyedLocks()
     release = asyncio.Event()
 
@@ -139,7 +139,7 @@ async def test_a_cancelled_or_failed_turn_passes_on() -> None:
 
 
 async def test_commands_that_wait_for_one_job_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more than the limit is told LogBusy at once; the others keep their turn, and none is left."""
+    """One more than the limit gets LogBusy at once; the others keep their turn."""
     monkeypatch.setattr(cache, "TURNS_MAX_WAITING", 3)
     locks = KeyedLocks()
 

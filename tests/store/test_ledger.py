@@ -1,4 +1,4 @@
-"""Commands through both logs: receipts, no-ops, refusals, and conflicts that tell what was missed."""
+"""Commands on both logs: receipts, no-ops, refusals, and conflicts with the missed events."""
 
 import pytest
 
@@ -23,8 +23,8 @@ RUNNING = State(StateType.RUNNING)
 QUEUED = State(StateType.QUEUED)
 
 
-async def test_a_job_goes_its_way(log: EventLog) -> None:
-    """Each receipt tells the event's place and the job's counters, and the job reads back so."""
+async def test_receipts_match_the_job(log: EventLog) -> None:
+    """Each receipt has the event's sequence and the job's counters, and the job reads back the same."""
     ledger = Ledger(log)
     created = await ledger.create(make_spec("etl"))
     running = await ledger.set_state(ID, RUNNING)
@@ -45,7 +45,7 @@ async def test_a_job_goes_its_way(log: EventLog) -> None:
 
 
 async def test_a_rerun_is_a_new_version_whether_or_not_the_spec_differs(log: EventLog) -> None:
-    """With the spec of an old version, or the present one; a job that has not begun is refused."""
+    """With an old or the current spec; a job that has not started is refused."""
     ledger = Ledger(log)
     await ledger.create(make_spec("etl", priority=1))
     first = (await ledger.load(ID)).spec
@@ -64,7 +64,7 @@ async def test_a_rerun_is_a_new_version_whether_or_not_the_spec_differs(log: Eve
 
 
 async def test_force_makes_a_new_version_of_an_equal_spec(log: EventLog) -> None:
-    """Both where the job is named by its spec and where it is named by its id."""
+    """For the job of the spec's name, and for a job by id."""
     ledger = Ledger(log)
     await ledger.apply(make_spec("etl"), force=True)
     assert (await ledger.apply(make_spec("etl"), force=True)).version == 2
@@ -72,7 +72,7 @@ async def test_force_makes_a_new_version_of_an_equal_spec(log: EventLog) -> None
     assert not (await ledger.apply(make_spec("etl"))).changed
 
 
-async def test_who_and_why_land_in_the_event(log: EventLog) -> None:
+async def test_the_metadata_is_in_the_event(log: EventLog) -> None:
     """Actor, reason, trace context and the writer's clock are in the log, and most of it in the history."""
     ledger = Ledger(log, clock=lambda: 1_767_225_600_123_456_789)
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -86,8 +86,8 @@ async def test_who_and_why_land_in_the_event(log: EventLog) -> None:
     assert (item.actor, item.reason, item.type) == ("álice", "nightly\nrun", "jobledger.job.created.v1")
 
 
-async def test_a_no_op_says_so_and_writes_nothing(log: EventLog) -> None:
-    """A command that finds all as wanted returns the job's last event, and the log is as before."""
+async def test_a_no_op_writes_nothing(log: EventLog) -> None:
+    """The receipt has the job's last event, and the log is unchanged."""
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))
     last = await ledger.stop(ID)
@@ -103,8 +103,8 @@ async def test_a_no_op_says_so_and_writes_nothing(log: EventLog) -> None:
     assert await log.info() == before
 
 
-async def test_a_nameless_job_is_called_by_its_id(log: EventLog) -> None:
-    """Without a name each submission makes a job of its own, named by its id."""
+async def test_the_name_of_a_nameless_job_is_its_id(log: EventLog) -> None:
+    """Each submission without a name creates a job."""
     ledger = Ledger(log)
     first, second = await ledger.create(make_spec()), await ledger.apply(make_spec())
     assert first.job_id == f"j-{first.event_id}" != second.job_id
@@ -126,8 +126,8 @@ async def test_a_nameless_job_submitted_again_with_its_name_is_updated(log: Even
     assert (await ledger.apply(make_spec(name, namespace="other"))).job_id == named_job_id("other", name)
 
 
-async def test_a_taken_name_is_told_with_its_job(log: EventLog) -> None:
-    """Creating a name twice is refused with the id of the job there; elsewhere the name is free."""
+async def test_a_taken_name_is_refused_with_the_id_of_its_job(log: EventLog) -> None:
+    """In another namespace the name is free."""
     for ledger in (first := Ledger(log), first, Ledger(log)):
         if not (await log.info()).last_sequence:
             await ledger.create(make_spec("etl"))
@@ -139,8 +139,8 @@ async def test_a_taken_name_is_told_with_its_job(log: EventLog) -> None:
 
 
 @pytest.mark.parametrize("namespace", [None, "default", "other"])
-async def test_a_missing_job_is_not_found_by_anybody(log: EventLog, namespace: str | None) -> None:
-    """Every command and read of a job that does not exist says so, at any expected revision."""
+async def test_a_missing_job_is_not_found(log: EventLog, namespace: str | None) -> None:
+    """By every command and read, with any expected revision."""
     ledger = Ledger(log)
     for expected in (None, 0, 3):
         for command in (
@@ -156,8 +156,8 @@ async def test_a_missing_job_is_not_found_by_anybody(log: EventLog, namespace: s
     assert (await log.info()).last_sequence == 0
 
 
-async def test_a_bad_spec_is_told_whole_and_nothing_is_written(log: EventLog) -> None:
-    """Every broken rule comes at once, from every command that takes a spec, and the log is as before."""
+async def test_a_bad_spec_is_refused_with_all_problems(log: EventLog) -> None:
+    """By every command with a spec, and the log is unchanged."""
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))
     before = await log.info()
@@ -170,7 +170,7 @@ async def test_a_bad_spec_is_told_whole_and_nothing_is_written(log: EventLog) ->
 
 
 async def test_a_terminal_job_refuses_states_until_it_gets_a_new_spec(log: EventLog) -> None:
-    """What has ended takes no state, from any ledger; a new spec makes it Pending again."""
+    """Through any ledger; a new spec makes it Pending again."""
     ledger, other = Ledger(log), Ledger(log)
     await ledger.create(make_spec("etl"))
     await ledger.set_state(ID, State(StateType.COMPLETED))
@@ -184,7 +184,7 @@ async def test_a_terminal_job_refuses_states_until_it_gets_a_new_spec(log: Event
 
 
 async def test_the_right_revision_passes(log: EventLog) -> None:
-    """A command that expects the job as it is goes through; 0 stands for a job that does not exist."""
+    """0 means that the job does not exist."""
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"), expected_revision=0)
     await ledger.apply(make_spec("other"), expected_revision=0)
@@ -195,8 +195,8 @@ async def test_the_right_revision_passes(log: EventLog) -> None:
     assert (await ledger.stop(ID, expected_revision=4)).revision == 5
 
 
-async def test_another_revision_is_a_conflict_with_what_was_missed(log: EventLog) -> None:
-    """A stale expectation is refused with what the caller missed, also for a no-op."""
+async def test_another_revision_is_a_conflict_with_the_missed_events(log: EventLog) -> None:
+    """Also for a no-op."""
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))
     await ledger.set_state(ID, RUNNING)
@@ -229,7 +229,7 @@ async def test_another_revision_is_a_conflict_with_what_was_missed(log: EventLog
 
 
 async def test_a_new_job_at_an_expected_revision_is_a_conflict(log: EventLog) -> None:
-    """To create or apply at a revision that a missing job can't have is refused, and writes nothing."""
+    """Create and apply with a revision that a missing job can't have write nothing."""
     ledger = Ledger(log)
     for create in (ledger.create, ledger.apply):
         with pytest.raises(RevisionMismatch) as conflict:
@@ -238,8 +238,8 @@ async def test_a_new_job_at_an_expected_revision_is_a_conflict(log: EventLog) ->
     assert (await log.info()).last_sequence == 0
 
 
-async def test_what_was_missed_is_bounded_and_holds_no_anomaly() -> None:
-    """Of many missed events the newest are kept, and what changed nothing was not missed."""
+async def test_missed_events_are_bounded_and_have_no_anomaly() -> None:
+    """Of many missed events the newest are kept, without those that changed nothing."""
     log = MemoryLog()
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))

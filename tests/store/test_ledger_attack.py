@@ -1,4 +1,4 @@
-"""Others on the log: a writer of another namespace, a writer of nonsense, a log that forgets."""
+"""Other writers: of another namespace, of invalid events, and a log that loses events."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ UNKNOWN = b'{"type":"jobledger.job.deleted.v9"}'
 
 
 async def attack(log: EventLog, job_id: str) -> None:
-    """All that a writer with rights on the namespace `evil` can do to a job of another one."""
+    """Do all that a writer with rights on the namespace `evil` can do to a job of another one."""
     name = job_id if job_id == NAMELESS else "etl"
     events: list[tuple[EventClass, SpecData | StateData]] = [
         (JobStateChanged, state_data(StateType.STOPPED)),
@@ -48,7 +48,7 @@ async def attack(log: EventLog, job_id: str) -> None:
 
 @pytest.mark.parametrize("job_id", [ID, NAMELESS])
 async def test_another_namespace_hides_no_job(jetstream_log: JetStreamLog, job_id: str) -> None:
-    """Events for a job's id under another namespace change and hide nothing, for who knows the id alone."""
+    """Events with the id of a job under another namespace change and hide nothing, also for reads by id."""
     log = jetstream_log
     await Ledger(log).create(make_spec("etl" if job_id == ID else ""), event_id=event_id(1))
     await attack(log, job_id)
@@ -64,10 +64,10 @@ async def test_another_namespace_hides_no_job(jetstream_log: JetStreamLog, job_i
     assert (await Ledger(log).stop(job_id)).revision == before + 3
 
 
-async def test_what_another_namespace_makes_of_an_id_is_not_remembered_for_it(
+async def test_events_of_another_namespace_are_not_cached_as_the_job(
     jetstream_log: JetStreamLog,
 ) -> None:
-    """A ledger that looked for the other namespace's copy, which is no job, still finds the job by its id."""
+    """A ledger that read the other namespace's events still finds the job by its id."""
     ledger = Ledger(jetstream_log)
     await ledger.create(make_spec(), event_id=event_id(1))
     await attack(jetstream_log, NAMELESS)
@@ -77,8 +77,8 @@ async def test_what_another_namespace_makes_of_an_id_is_not_remembered_for_it(
     assert (await ledger.set_state(NAMELESS, RUNNING)).namespace == "default"
 
 
-async def test_an_attack_that_comes_first_is_in_vain(jetstream_log: JetStreamLog) -> None:
-    """The id of a name can be known before its job: what was put there is in vain."""
+async def test_an_attack_before_the_job_has_no_effect(jetstream_log: JetStreamLog) -> None:
+    """The id of a name is known before the job exists; events for it do not matter."""
     log = jetstream_log
     await attack(log, ID)
     with pytest.raises(JobNotFound):
@@ -96,8 +96,8 @@ async def test_an_attack_that_comes_first_is_in_vain(jetstream_log: JetStreamLog
 
 
 @pytest.mark.parametrize("tail", [b',"Tasks":5}', b',"Tasks":[{"Engine":7}],"Extra":[1]}'])
-async def test_a_spec_that_is_none_to_us_can_be_replaced(log: EventLog, tail: bytes) -> None:
-    """A job whose spec another writer got wrong can be loaded, stopped, and mended by an update."""
+async def test_an_invalid_spec_can_be_replaced(log: EventLog, tail: bytes) -> None:
+    """A job with an invalid spec of another writer can be loaded, stopped, and updated."""
     spec = b'{"Name":"etl","Namespace":"default","Type":"batch","Count":1' + tail
     await put(log, draft(JobCreated, ID, SpecData(msgspec.Raw(spec)), 1))
     ledger = Ledger(log)
@@ -108,15 +108,15 @@ async def test_a_spec_that_is_none_to_us_can_be_replaced(log: EventLog, tail: by
 
 
 def forgetting(log: MemoryLog, keep: int) -> None:
-    """Make a log lose its end, as a server without sync does when the power goes; its name stays."""
+    """Make a log lose its end, as a server without sync does at a power loss; it keeps its name."""
     del log._records[keep:]
     for records in log._by_subject.values():
         records[:] = [record for record in records if record.sequence <= keep]
 
 
 @pytest.mark.parametrize("by", ["another ledger's words", "its own words"])
-async def test_a_ledger_outlives_a_log_that_lost_its_end(by: str) -> None:
-    """What a ledger remembers of events that are gone is dropped: all goes on from what there is."""
+async def test_a_ledger_survives_a_log_that_lost_its_end(by: str) -> None:
+    """Cached events that are gone are dropped, and the ledger continues from the log."""
     log = MemoryLog()
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))
@@ -131,8 +131,8 @@ async def test_a_ledger_outlives_a_log_that_lost_its_end(by: str) -> None:
     assert (await ledger.load(ID)).status.sequence == 2
 
 
-async def test_a_ledger_outlives_a_log_that_lost_the_job() -> None:
-    """A job that is gone from the log is not found, though it is remembered, and can be created again."""
+async def test_a_ledger_survives_a_log_that_lost_the_job() -> None:
+    """A cached job that is gone is not found, and can be created again."""
     log = MemoryLog()
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))
@@ -148,8 +148,8 @@ async def test_a_ledger_outlives_a_log_that_lost_the_job() -> None:
     assert remembered.sequence == 2
 
 
-async def test_a_stream_made_again_is_not_decided_on_from_memory(server: EmbeddedServer) -> None:
-    """The server comes back empty, and another ledger makes the same job: the old ledger sees that one."""
+async def test_a_recreated_stream_is_not_decided_on_from_the_cache(server: EmbeddedServer) -> None:
+    """After another ledger created the same job on the new stream, the old ledger uses that one."""
     log = await JetStreamLog.connect(server.url)
     old = Ledger(log)
     receipt = await old.create(make_spec("etl"))
@@ -162,7 +162,7 @@ async def test_a_stream_made_again_is_not_decided_on_from_memory(server: Embedde
                 other = await JetStreamLog.connect(server.url)
                 break
             except LogError:
-                await asyncio.sleep(0)  # the server is being started again: its port is the signal
+                await asyncio.sleep(0)  # until the restarted server listens on its port
     new = Ledger(other)
     await new.create(make_spec("etl", priority=7))
     await new.set_state(receipt.job_id, State(StateType.COMPLETED))

@@ -1,4 +1,4 @@
-"""A writer of another namespace can't make the loads of a job by its id alone slow."""
+"""A writer of another namespace can't make loads of a job by id slow."""
 
 import pytest
 
@@ -12,7 +12,7 @@ ID = "j-0198c0de-0000-7000-8000-000000000001"
 
 
 async def flooded(count: int) -> MemoryLog:
-    """A log with so many events of another namespace for this id, before the job itself."""
+    """Return a log with so many events of another namespace for this id, before the job itself."""
     log = MemoryLog()
     state = state_data(StateType.RUNNING)
     await append_all(log, [draft(JobStateChanged, ID, state, number, "b") for number in range(1, count + 1)])
@@ -23,7 +23,7 @@ async def flooded(count: int) -> MemoryLog:
 async def test_events_of_other_namespaces_are_read_up_to_a_bound(
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """At the bound the job is found; beyond it the error names the id and what to do, and that works."""
+    """At the limit the job is found; above it the error has the id and a remedy that works."""
     monkeypatch.setattr(jobs, "FIND_JOB_MAX_EVENTS", 20)
     log = await flooded(count)
     ledger = Ledger(log)
@@ -39,8 +39,8 @@ async def test_events_of_other_namespaces_are_read_up_to_a_bound(
     assert (await ledger.load(ID, namespace="a")).status.namespace == "a"
 
 
-async def test_a_foreign_event_makes_no_job_in_the_namespace_that_is_named() -> None:
-    """A job without a name is where it was created first, also for a caller that says another namespace."""
+async def test_a_foreign_event_creates_no_job_in_its_namespace() -> None:
+    """A nameless job is where it was created first, also for a caller that passes another namespace."""
     log = MemoryLog()
     drafts = [
         draft(JobCreated, ID, spec_data(ID, "a"), 1, "a"),

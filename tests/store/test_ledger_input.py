@@ -1,4 +1,4 @@
-"""What a caller may say, at its edges: refused in words before anything is written, or kept as it is."""
+"""The arguments of commands at their limits: refused by name before anything is written, or kept."""
 
 from typing import Any
 
@@ -58,8 +58,8 @@ async def ledger() -> Ledger:
         ({"expected_revision": 1.0}, "expected_revision must be an integer from 0, got 1.0"),
     ],
 )
-async def test_a_commands_small_print_is_checked(ledger: Ledger, about: Any, names: str) -> None:
-    """Every command refuses a wrong actor, reason, trace, id or revision by name, and writes nothing."""
+async def test_the_metadata_of_a_command_is_checked(ledger: Ledger, about: Any, names: str) -> None:
+    """Every command refuses a wrong actor, reason, trace, id or revision, and writes nothing."""
     for command in (
         ledger.create(make_spec("new"), **about),
         ledger.apply(make_spec("new"), **about),
@@ -73,7 +73,7 @@ async def test_a_commands_small_print_is_checked(ledger: Ledger, about: Any, nam
 
 
 async def test_an_unknown_keyword_is_an_error(ledger: Ledger) -> None:
-    """A keyword that is misspelt is told, rather than its condition being dropped."""
+    """A misspelled condition must not be ignored."""
     misspelt: Any = {"expected_revison": 7}
     with pytest.raises(TypeError, match="unknown keyword 'expected_revison'; commands accept actor,"):
         await ledger.stop(ID, **misspelt)
@@ -103,14 +103,14 @@ async def test_an_unknown_keyword_is_an_error(ledger: Ledger) -> None:
     ids=lambda value: str(value)[:40],
 )
 async def test_a_state_is_checked(ledger: Ledger, state: Any, names: str) -> None:
-    """A state that is none, or too large in any part or in all, is refused by name."""
+    """A value that is not a State, or is too large in any part or in total, is refused by name."""
     with pytest.raises(InvalidInput, match=names):
         await ledger.set_state(ID, state)
     assert (await ledger._log.info()).last_sequence == 1
 
 
-async def test_the_largest_that_is_allowed_is_taken(log: EventLog) -> None:
-    """At their limits all texts go into the log together, and come back as they were."""
+async def test_the_largest_values_are_accepted(log: EventLog) -> None:
+    """All texts at their limits go into the log together and come back unchanged."""
     ledger = Ledger(log)
     actor, reason = "é" * ACTOR_MAX_CHARACTERS, "\x00" * REASON_MAX_CHARACTERS
     details = {str(n): "x" * DETAIL_MAX_CHARACTERS for n in range(46)}
@@ -136,10 +136,10 @@ async def test_the_largest_that_is_allowed_is_taken(log: EventLog) -> None:
         (ID, 5, "namespace must be a string, got 5"),
     ],
 )
-async def test_the_words_that_name_a_job_are_checked(
+async def test_the_id_and_the_namespace_are_checked(
     ledger: Ledger, job_id: Any, namespace: Any, names: str
 ) -> None:
-    """An id or a namespace that could name no job is refused by name, by every command and read."""
+    """Every command and read refuses an id or namespace that no job can have."""
     for command in (
         ledger.update(job_id, make_spec("etl"), namespace=namespace),
         ledger.set_state(job_id, RUNNING, namespace=namespace),
@@ -154,8 +154,8 @@ async def test_the_words_that_name_a_job_are_checked(
 @pytest.mark.parametrize(
     "job_id", ["*", ">", "j.*", "jobs.>", STRANGE, "😀" * JOB_ID_MAX_CHARACTERS, "..", "%2A"]
 )
-async def test_a_strange_id_names_no_other_job(log: EventLog, job_id: str) -> None:
-    """Wildcards, dots and escapes in an id or a namespace are text: they find nothing."""
+async def test_special_characters_in_an_id_match_no_other_job(log: EventLog, job_id: str) -> None:
+    """Wildcards, dots and escapes in an id or namespace are text."""
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))
     for namespace in (None, "default", job_id[:40]):
@@ -167,8 +167,8 @@ async def test_a_strange_id_names_no_other_job(log: EventLog, job_id: str) -> No
         await ledger.load(ID, namespace="*")
 
 
-async def test_strange_names_are_kept_as_they_are(log: EventLog) -> None:
-    """Texts with controls, quotes, dots, wildcards and emoji go through the log unharmed."""
+async def test_special_characters_in_names_are_kept(log: EventLog) -> None:
+    """Controls, quotes, dots, wildcards and emoji go through the log unchanged."""
     ledger = Ledger(log)
     receipt = await ledger.create(make_spec("a.b", namespace="n.s*> %é😀"), actor=STRANGE, reason=STRANGE)
     await ledger.set_state(receipt.job_id, State(StateType.FAILED, STRANGE, {STRANGE: STRANGE}))

@@ -1,4 +1,4 @@
-"""The ledger is as the log is: whoever wrote, whatever it remembers, and whatever else is on the subject."""
+"""Reads match the log, with any cache, other writers, and foreign records on the subject."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -27,8 +27,8 @@ RUNNING = State(StateType.RUNNING)
 QUEUED = State(StateType.QUEUED)
 
 
-async def test_times_are_the_streams_also_right_after_a_write(log: EventLog) -> None:
-    """A job reads back with the times of its records, also where the ledger has none."""
+async def test_times_are_stream_times_also_right_after_a_write(log: EventLog) -> None:
+    """A job reads back with the times of its records, which the ledger does not know after an append."""
     ledger = Ledger(log)
     spec = make_spec("etl")
     commands: list[Callable[[], Awaitable[Receipt]]] = [
@@ -47,27 +47,27 @@ async def test_times_are_the_streams_also_right_after_a_write(log: EventLog) -> 
 
 
 async def test_a_stale_cache_never_answers(log: EventLog) -> None:
-    """What one ledger remembers makes no false refusal, no-op, conflict or not-found."""
+    """A cached job leads to no wrong refusal, no-op, conflict or not-found."""
     mine, other = Ledger(log), Ledger(log)
     await mine.create(make_spec("etl"))
     await other.set_state(ID, RUNNING)
-    assert (await mine.set_state(ID, State(StateType.PENDING))).changed  # mine remembers Pending
+    assert (await mine.set_state(ID, State(StateType.PENDING))).changed  # cached: Pending
     await other.stop(ID)
     with pytest.raises(JobTerminal):
         await mine.set_state(ID, RUNNING)
     await other.apply(make_spec("etl", priority=1))
-    assert (await mine.set_state(ID, RUNNING)).revision == 6  # mine remembers Stopped
+    assert (await mine.set_state(ID, RUNNING)).revision == 6  # cached: Stopped
     await other.update(ID, make_spec(priority=2))
-    assert (await mine.update(ID, make_spec(priority=1))).changed  # mine remembers this spec
+    assert (await mine.update(ID, make_spec(priority=1))).changed  # cached: this spec
     await other.set_state(ID, QUEUED)
-    assert (await mine.stop(ID, expected_revision=9)).revision == 10  # mine remembers 8
+    assert (await mine.stop(ID, expected_revision=9)).revision == 10  # cached: 8
     await other.create(make_spec("late"))
     assert (await mine.set_state(named_job_id("default", "late"), RUNNING)).revision == 2
     assert not (await mine.apply(make_spec("late"))).changed
 
 
-async def test_history_ends_where_it_was_asked_and_begins_where_it_is_told() -> None:
-    """A job that grows while its history is read has the history as of then."""
+async def test_history_starts_and_ends_where_requested() -> None:
+    """Events that are appended while the history is read are not in it."""
     ledger = Ledger(MemoryLog())
     await ledger.create(make_spec("etl"))
     await ledger.set_state(ID, RUNNING)
@@ -80,8 +80,8 @@ async def test_history_ends_where_it_was_asked_and_begins_where_it_is_told() -> 
     assert [item async for item in ledger.history(ID, after=99)] == []
 
 
-async def test_cancelling_a_caller_harms_no_other(log: EventLog) -> None:
-    """A command cancelled at any of its steps leaves the others their answers."""
+async def test_cancelling_a_caller_does_not_affect_others(log: EventLog) -> None:
+    """A command cancelled at any step leaves the others their receipts."""
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))
     for steps in range(8):
@@ -101,7 +101,7 @@ async def test_cancelling_a_caller_harms_no_other(log: EventLog) -> None:
 
 
 async def test_junk_on_a_subject_does_not_block_the_job(log: EventLog) -> None:
-    """A job is created and changed on a subject that holds junk, which no revision counts."""
+    """A job is created and changed on a subject with foreign records, which no revision counts."""
     await put_junk(log, ID, 1)
     with pytest.raises(JobNotFound):
         await Ledger(log).load(ID)
@@ -118,8 +118,8 @@ async def test_junk_on_a_subject_does_not_block_the_job(log: EventLog) -> None:
     assert [bool(item.anomaly) for item in await story(ledger, ID)] == [True, False] * 3
 
 
-async def test_a_spec_that_the_server_takes_not_is_refused_in_our_words(log: EventLog) -> None:
-    """The largest spec that validation lets pass goes into the log and comes back whole."""
+async def test_the_largest_valid_spec_fits_into_the_log(log: EventLog) -> None:
+    """The largest spec that validation accepts is appended and read back."""
     filler = {"a": "x" * 700_000}
     ledger = Ledger(log)
     task = make_spec().tasks[0]
@@ -132,10 +132,10 @@ async def test_a_spec_that_the_server_takes_not_is_refused_in_our_words(log: Eve
     assert decode_spec((await Ledger(log).load(ID)).spec).tasks[0].engine.params == filler
 
 
-async def test_an_event_that_is_lost_is_damage_and_one_that_is_late_is_not(
+async def test_a_lost_event_is_damage_and_a_late_one_is_not(
     loose: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After READ_MAX_TRIES the leader decides: what it lacks too is LogDamaged, what it has will come."""
+    """After READ_MAX_TRIES the leader decides: LogDamaged if it lacks the event too."""
     monkeypatch.setattr(jobs_module, "READ_MAX_TRIES", 2)
     await fill(loose, 3)
     subject = draft("job-1").subject

@@ -1,4 +1,4 @@
-"""A command with the caller's event id is carried out once: asked again, it returns the first answer."""
+"""A command with the caller's event id is executed once: repeated, it returns the first receipt."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,8 +19,8 @@ RUNNING = State(StateType.RUNNING)
 QUEUED = State(StateType.QUEUED)
 
 
-async def test_the_same_id_again_returns_the_first_answer(log: EventLog) -> None:
-    """Each kind of command, asked again by any ledger, also after other events, answers as the first time."""
+async def test_the_same_id_again_returns_the_first_receipt(log: EventLog) -> None:
+    """For each command, through any ledger, also after other events."""
     ledger = Ledger(log)
     first = [
         await ledger.create(make_spec("etl"), event_id=event_id(1)),
@@ -42,7 +42,7 @@ async def test_the_same_id_again_returns_the_first_answer(log: EventLog) -> None
 
 
 async def test_an_id_with_other_content_is_refused(log: EventLog) -> None:
-    """A command is identified by its id and its content: with other content it is another command."""
+    """A command is identified by its id and its content."""
     ledger = Ledger(log)
     created = await ledger.create(make_spec("etl"), event_id=event_id(1), actor="alice")
     await ledger.set_state(ID, State(StateType.RUNNING, "", {"node": "1"}), event_id=event_id(2), reason="go")
@@ -66,7 +66,7 @@ async def test_an_id_with_other_content_is_refused(log: EventLog) -> None:
 
 
 async def test_a_nameless_job_is_created_once(log: EventLog) -> None:
-    """The submission of a nameless job, repeated with its event id, is one job."""
+    """A repeated submission with its event id is one job."""
     ledger = Ledger(log)
     created = await ledger.create(make_spec(), event_id=event_id(1))
     await ledger.set_state(created.job_id, RUNNING)
@@ -78,7 +78,7 @@ async def test_a_nameless_job_is_created_once(log: EventLog) -> None:
     assert (await log.info()).last_sequence == 2
 
 
-async def test_repeats_at_once_are_one_event(log: EventLog) -> None:
+async def test_concurrent_repeats_are_one_event(log: EventLog) -> None:
     """One command sent many times at once, through several ledgers, is written once."""
     ledgers = [Ledger(log) for _ in range(4)]
     await ledgers[0].create(make_spec("etl"))
@@ -91,7 +91,7 @@ async def test_repeats_at_once_are_one_event(log: EventLog) -> None:
 
 
 async def test_an_id_found_late_is_still_found(log: EventLog) -> None:
-    """If the first try lands after the repeat has read the job, the repeat still returns it."""
+    """If the first attempt is written after the repeat has read the job, the repeat still returns it."""
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))
     late = draft(JobStateChanged, ID, state_data(StateType.QUEUED), 0)
@@ -100,7 +100,7 @@ async def test_an_id_found_late_is_still_found(log: EventLog) -> None:
     )
 
     class Late:
-        """The log, in which two other events come just before the ledger's append."""
+        """The log, in which two other events are appended just before that of the ledger."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(log, name)
@@ -120,7 +120,7 @@ async def test_an_id_found_late_is_still_found(log: EventLog) -> None:
 
 
 async def test_an_id_of_another_jobs_event_is_refused(log: EventLog) -> None:
-    """An id that another job's event has is refused: nobody is told of an event that was not written."""
+    """No receipt is returned for an event that was not written."""
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"), event_id=event_id(1))
     await ledger.create(make_spec("other"))
@@ -140,7 +140,7 @@ async def test_an_id_of_another_jobs_event_is_refused(log: EventLog) -> None:
 
 
 async def test_a_nameless_jobs_id_is_taken_in_all_namespaces(log: EventLog) -> None:
-    """The event id of a nameless job makes no second job of the same id in another namespace."""
+    """The event id of a nameless job creates no second job with that id in another namespace."""
     ledger = Ledger(log)
     await ledger.create(make_spec(), event_id=event_id(1))
     with pytest.raises(InvalidInput, match="is taken by another event"):
@@ -148,7 +148,7 @@ async def test_a_nameless_jobs_id_is_taken_in_all_namespaces(log: EventLog) -> N
 
 
 async def test_an_id_of_an_anomaly_is_refused() -> None:
-    """An event of this id that changed nothing is not passed off for the command's."""
+    """An event with this id that changed nothing is not the event of the command."""
     log = MemoryLog()
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))
@@ -159,7 +159,7 @@ async def test_an_id_of_an_anomaly_is_refused() -> None:
         await ledger.apply(make_spec("etl", priority=1), event_id=wrong.event_id)
 
 
-async def test_a_repeat_after_a_refusal_is_a_new_try(log: EventLog) -> None:
+async def test_a_repeat_after_a_refusal_is_a_new_attempt(log: EventLog) -> None:
     """A command that wrote nothing leaves its id free."""
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))
@@ -170,13 +170,13 @@ async def test_a_repeat_after_a_refusal_is_a_new_try(log: EventLog) -> None:
     assert (await ledger.set_state(ID, RUNNING, event_id=event_id(1))).revision == 4
 
 
-async def test_an_event_that_cannot_be_read_back_is_told_as_unknown() -> None:
-    """If the log takes the event and then can't be read, the caller is told to ask again."""
+async def test_an_event_that_cannot_be_read_back_has_an_unknown_outcome() -> None:
+    """If the log took the event and can't be read afterwards, the caller is asked to repeat the command."""
     log = MemoryLog()
     await Ledger(log).create(make_spec("etl"))
 
     class Blind:
-        """The log, which can't be read once it was written to."""
+        """The log, which can't be read after an append."""
 
         is_blind = False
 

@@ -1,4 +1,4 @@
-"""Programs find the log of this machine's service."""
+"""Programs find the log of the service on this machine."""
 
 import json
 import os
@@ -20,7 +20,7 @@ DATA_DIR = Path(".local/state/jobledger")  # the default, at home
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of the user who runs the service."""
+    """The home directory of the user who runs the service."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -32,7 +32,7 @@ def service(home: Path) -> Iterator[RunningService]:
 
 
 def test_nats_url_prints_one_url_its_parts_and_variables(service: RunningService, home: Path) -> None:
-    """All three name the same server, user and password; the parts hold no credentials in `servers`."""
+    """All three are the same server, user and password; the parts have no credentials in `servers`."""
     operator = Operator(service, home)
     url = operator("nats", "url").stdout.strip()
     parts = operator.json("nats", "url")
@@ -67,12 +67,12 @@ async def test_a_program_connects_with_each_way_of_naming_the_log(
 
 
 def test_the_banner_names_the_command_that_prints_how_to_connect(service: RunningService) -> None:
-    """With the data directory, where it is not the default."""
+    """With the data directory if it is not the default one."""
     assert any(f"nats url --data-dir {service.data_dir}`" in line for line in service.output)
 
 
-def test_without_a_service_the_error_says_what_to_start_or_set(tmp_path: Path) -> None:
-    """The command ends with 6; the library raises `LogUnavailable`."""
+def test_without_a_service_the_error_has_the_remedies(tmp_path: Path) -> None:
+    """The command exits with 6; the library raises `LogUnavailable`."""
     with pytest.raises(LogUnavailable, match=r"jobledger serve.*JOBLEDGER_DATA_DIR or JOBLEDGER_NATS_URL"):
         find_local_log({"JOBLEDGER_DATA_DIR": str(tmp_path)})
     done = subprocess.run(
@@ -87,7 +87,7 @@ def test_without_a_service_the_error_says_what_to_start_or_set(tmp_path: Path) -
 
 
 def test_nats_url_takes_servers_and_credentials_from_the_settings(tmp_path: Path) -> None:
-    """Characters with a meaning in a URL are encoded in the URL, and as they are in the parts."""
+    """Special characters are percent-encoded in the URL, and unchanged in the parts."""
     (tmp_path / "password").write_text("a/b@c\n")
     command = [sys.executable, "-m", "jobledger.service.cli.main", "nats", "url", "-o", "json"]
     env = {

@@ -1,4 +1,4 @@
-"""The way of a command to the log: a running embedded server is found, and nothing else is believed."""
+"""How a command finds the log: a running embedded server is found, and nothing else is trusted."""
 
 import asyncio
 import fcntl
@@ -41,7 +41,7 @@ asyncio.run(main())
 
 @contextmanager
 def held(path: Path, content: bytes) -> Iterator[None]:
-    """A file as a running server's: somebody holds its lock."""
+    """A connection file whose lock is held, as that of a running server."""
     path.write_bytes(content)
     path.chmod(0o600)
     with path.open("rb") as file:
@@ -49,8 +49,8 @@ def held(path: Path, content: bytes) -> Iterator[None]:
         yield
 
 
-async def test_running_server_is_found_and_an_ended_one_is_not(tmp_path: Path) -> None:
-    """While it runs, its own user finds it in a file of mode 0600; at its end the file is removed."""
+async def test_running_server_is_found_and_a_stopped_one_is_not(tmp_path: Path) -> None:
+    """The file has mode 0600 while the server runs, and is removed when it stops."""
     assert find_connection(tmp_path) is None
     async with EmbeddedServer(tmp_path) as server:
         file = tmp_path / CONNECTION_FILE
@@ -60,10 +60,10 @@ async def test_running_server_is_found_and_an_ended_one_is_not(tmp_path: Path) -
     assert find_connection(tmp_path) is None
 
 
-async def test_server_that_is_started_again_is_still_found(
+async def test_restarted_server_is_still_found(
     server: EmbeddedServer, jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When nats-server dies and is back, what the file says is true again."""
+    """After a restart of nats-server the file is correct."""
     monkeypatch.setattr(embedded, "RESTART_WAIT_SECONDS", 0.01)
     back = asyncio.Event()
     jetstream_log._connection.watch(lambda up: back.set() if up else None)
@@ -80,8 +80,8 @@ async def test_server_that_is_started_again_is_still_found(
 @pytest.mark.skipif(
     sys.platform != "linux", reason="the kernel ends the server with its parent on Linux only"
 )
-async def test_file_left_by_kill_9_is_not_believed(tmp_path: Path) -> None:
-    """What a killed owner left behind is known as such, and the next start says the new truth."""
+async def test_file_left_by_kill_9_is_not_trusted(tmp_path: Path) -> None:
+    """Its lock is free, and the next start replaces it."""
     directory = tmp_path / NATS_FOLDER
     owner = await asyncio.create_subprocess_exec(
         sys.executable, "-c", CHILD, directory, stdout=asyncio.subprocess.PIPE
@@ -96,7 +96,7 @@ async def test_file_left_by_kill_9_is_not_believed(tmp_path: Path) -> None:
     assert (directory / CONNECTION_FILE).exists()
     assert find_connection(directory) is None
     settings = Settings(data_dir=tmp_path)
-    async with open_log(settings) as log:  # a server of its own, as soon as the old one is gone
+    async with open_log(settings) as log:  # on a new server, after the old one has stopped
         assert (await log.info()).last_sequence == 0
         found = find_connection(directory)
         assert found is not None
@@ -105,7 +105,7 @@ async def test_file_left_by_kill_9_is_not_believed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o640, 0o602])
 async def test_file_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
-    """A file that somebody else can read or write is refused, and its URL is not told."""
+    """A file that other users can read or write is refused, without its URL in the message."""
     async with EmbeddedServer(tmp_path) as server:
         (tmp_path / CONNECTION_FILE).chmod(mode)
         with pytest.raises(EmbeddedServerError, match="open to other users") as refused:
@@ -114,7 +114,7 @@ async def test_file_that_others_can_reach_is_refused(tmp_path: Path, mode: int) 
 
 
 async def test_symbolic_link_is_refused(tmp_path: Path) -> None:
-    """A link is refused, whatever it leads to; at its end the server leaves it alone."""
+    """With any target; a stopping server does not remove it."""
     async with EmbeddedServer(tmp_path):
         file = tmp_path / CONNECTION_FILE
         file.rename(tmp_path / "other")
@@ -125,7 +125,7 @@ async def test_symbolic_link_is_refused(tmp_path: Path) -> None:
 
 
 async def test_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that belongs to somebody else is refused, also by root where the directory is another's."""
+    """Also by root, if the directory belongs to a third user."""
     with held(tmp_path / CONNECTION_FILE, b'{"url":"nats://x:y@127.0.0.1:1"}'):
         assert find_connection(tmp_path) == "nats://x:y@127.0.0.1:1"
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 12_345)
@@ -133,8 +133,8 @@ async def test_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pyte
             find_connection(tmp_path)
 
 
-async def test_file_that_says_nothing_is_refused(tmp_path: Path) -> None:
-    """Content that is no address, or more than the bound, is refused; up to the bound it is read."""
+async def test_file_without_a_url_is_refused(tmp_path: Path) -> None:
+    """Content without a URL, or above the size limit; at the limit it is read."""
     path = tmp_path / CONNECTION_FILE
     for content in (b"", b"{}", b'{"url":1}', b"\xff\xfe"):
         with held(path, content), pytest.raises(EmbeddedServerError, match="has no URL"):
@@ -156,7 +156,7 @@ async def test_file_that_says_nothing_is_refused(tmp_path: Path) -> None:
 
 
 async def test_log_of_a_running_service_is_opened(tmp_path: Path) -> None:
-    """Beside a service, a command reads that service's log, on the server that runs."""
+    """A command on the same machine reads the log of the service, through its server."""
     settings = Settings(data_dir=tmp_path)
     async with EmbeddedServer(tmp_path / NATS_FOLDER) as server:
         writer = await JetStreamLog.connect(server.url)
@@ -167,8 +167,8 @@ async def test_log_of_a_running_service_is_opened(tmp_path: Path) -> None:
         await writer.close()
 
 
-async def test_log_that_nobody_serves_is_served_for_the_command(tmp_path: Path) -> None:
-    """Without a service, the log in the data directory is opened by a server that ends with the command."""
+async def test_log_without_a_service_gets_a_server_for_the_command(tmp_path: Path) -> None:
+    """The server of the command stops with it."""
     settings = Settings(data_dir=tmp_path)
     async with EmbeddedServer(tmp_path / NATS_FOLDER) as server:
         writer = await JetStreamLog.connect(server.url)
@@ -182,8 +182,8 @@ async def test_log_that_nobody_serves_is_served_for_the_command(tmp_path: Path) 
     assert not log_is_served(settings)
 
 
-async def test_without_a_log_nothing_is_made(tmp_path: Path) -> None:
-    """Where there is no log, a command says what to set, and makes neither directory nor server."""
+async def test_without_a_log_nothing_is_created(tmp_path: Path) -> None:
+    """The command names the settings, and creates neither directory nor server."""
     settings = Settings(data_dir=tmp_path / "nowhere")
     with pytest.raises(LogUnavailable, match=r"--nats-url.*--data-dir"):
         async with open_log(settings):
@@ -191,11 +191,11 @@ async def test_without_a_log_nothing_is_made(tmp_path: Path) -> None:
     assert not settings.data_dir.exists()
 
 
-async def test_directory_that_is_held_for_long_is_told(
+async def test_directory_that_stays_locked_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who holds the directory without serving is waited for as long as the limit says, then named."""
-    assert LOG_ACCESS_TIMEOUT_SECONDS > embedded.STOP_TIMEOUT_SECONDS  # a service that ends is waited for
+    """After the time limit the error names the process that holds it."""
+    assert LOG_ACCESS_TIMEOUT_SECONDS > embedded.STOP_TIMEOUT_SECONDS  # waits for a stopping service
     monkeypatch.setattr(logaccess, "LOG_ACCESS_TIMEOUT_SECONDS", 0.3)
     settings = Settings(data_dir=tmp_path)
     async with EmbeddedServer(tmp_path / NATS_FOLDER) as server:
@@ -208,7 +208,7 @@ async def test_directory_that_is_held_for_long_is_told(
 
 
 async def test_service_that_starts_meanwhile_is_waited_for(tmp_path: Path) -> None:
-    """A command that meets a service in the middle of its start gets that service's log."""
+    """A command that runs during the start of a service gets its log."""
     settings = Settings(data_dir=tmp_path)
     async with EmbeddedServer(tmp_path / NATS_FOLDER) as server:
         writer = await JetStreamLog.connect(server.url)
@@ -232,7 +232,7 @@ async def test_service_that_starts_meanwhile_is_waited_for(tmp_path: Path) -> No
 async def test_directory_of_another_user_is_not_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server for the command alone is not started on another user's log: its files would change hands."""
+    """A server for one command is not started on the log of another user, whose files would change owner."""
     settings = Settings(data_dir=tmp_path)
     (tmp_path / NATS_FOLDER / "jetstream").mkdir(parents=True)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 12_345)
@@ -242,7 +242,7 @@ async def test_directory_of_another_user_is_not_taken_over(
 
 
 async def test_servers_that_are_named_are_used(tmp_path: Path) -> None:
-    """With nats_url the command logs in there as the service does, and looks at no data directory."""
+    """With nats_url the command connects as the service does, and ignores the data directory."""
     authorization = {"user": "reader", "password": "secret-of-the-test"}
     store = {"store_dir": str(tmp_path / "store")}
     async with plain_server(tmp_path / "server", jetstream=store, authorization=authorization) as address:

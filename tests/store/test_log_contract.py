@@ -1,4 +1,4 @@
-"""Both adapters mean the same by `EventLog`; and what JetStream alone has: other connections, raw writers."""
+"""Both adapters of `EventLog` pass the contract; JetStream also with other connections and raw writers."""
 
 import asyncio
 
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.usefixtures("quick_proof")
 
 
 class TestLogContract(LogContract):
-    """Both adapters, by the fixture `log`."""
+    """Both adapters, through the fixture `log`."""
 
 
-async def test_repeat_over_another_connection_gets_the_first_answer(
+async def test_repeat_over_another_connection_gets_the_first_result(
     server: EmbeddedServer, jetstream_log: JetStreamLog
 ) -> None:
-    """A process that starts anew and repeats an append gets the answer that the first one got."""
+    """A restarted process that repeats an append gets the first result."""
     event = draft()
     assert await jetstream_log.append(event, expect=NO_JOB) == Appended(1)
     await jetstream_log.append(draft(), expect=1)
@@ -35,8 +35,8 @@ async def test_repeat_over_another_connection_gets_the_first_answer(
     await other.close()
 
 
-async def test_writers_over_many_connections_race_for_one_winner(server: EmbeddedServer) -> None:
-    """Of processes that create one job at once exactly one wins."""
+async def test_one_writer_of_many_connections_wins(server: EmbeddedServer) -> None:
+    """One of the processes that create a job at once succeeds."""
     logs = [await JetStreamLog.connect(server.url) for _ in range(5)]
     events = [draft() for _ in range(20)]
     answers = await asyncio.gather(
@@ -47,8 +47,8 @@ async def test_writers_over_many_connections_race_for_one_winner(server: Embedde
         await log.close()
 
 
-async def test_stored_header_never_passes_for_the_servers_word(jetstream_log: JetStreamLog) -> None:
-    """A writer's headers can't change what a reader takes for the status, sequence, subject or time."""
+async def test_stored_header_is_never_taken_for_that_of_the_server(jetstream_log: JetStreamLog) -> None:
+    """Headers of a writer can't change the status, sequence, subject or time that a reader sees."""
     subject = job_subject("default", "job")
     await publish_raw(
         jetstream_log,
@@ -66,7 +66,7 @@ async def test_stored_header_never_passes_for_the_servers_word(jetstream_log: Je
 
 
 async def test_subject_that_is_not_utf8_does_not_hang_a_reader(jetstream_log: JetStreamLog) -> None:
-    """A message that any writer can put there, on a subject of arbitrary bytes, is read past."""
+    """A message on a subject of arbitrary bytes is skipped."""
     client = jetstream_log._connection._client
     await client._send_command(b"PUB jobs.\xff\xfe.00.x 2\r\nhi\r\n")
     await jetstream_log.append(draft(), expect=NO_JOB)
@@ -77,7 +77,7 @@ async def test_subject_that_is_not_utf8_does_not_hang_a_reader(jetstream_log: Je
 async def test_subject_that_could_break_the_protocol_is_refused(
     jetstream_log: JetStreamLog, subject: str
 ) -> None:
-    """A draft that was not made by `job_subject` is refused by itself; others and the connection live on."""
+    """Only that event is refused; others and the connection are unaffected."""
     event = draft()
     bad = type(event)(subject, event.event_id, b"{}")
     answers = await append_all(jetstream_log, [draft("a"), bad, draft("b")])
@@ -94,7 +94,7 @@ _values = st.from_regex(r"[!-~]([ -~é🦜]{0,20}[!-~])?", fullmatch=True)
     status=st.sampled_from(["", "100 Idle Heartbeat", "404", "503", "409 Message Size Exceeds MaxBytes"]),
 )
 async def test_lazy_headers_equal_the_librarys(headers: dict[str, str], status: str) -> None:
-    """Headers that are parsed when looked at are the ones that the client library would have parsed."""
+    """Headers that are parsed on access equal those that the client library parses."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     raw = f"NATS/1.0{' ' if status else ''}{status}\r\n{lines}\r\n".encode()
     expected = await Client()._process_headers(raw)
@@ -102,12 +102,12 @@ async def test_lazy_headers_equal_the_librarys(headers: dict[str, str], status: 
     described = " " in status
     if described:
         assert ours == expected
-    else:  # where there is no description, the library takes the first header for it
+    else:  # without a description, the library uses the first header
         assert ours | {"Description": ""} == (expected or {}) | {"Description": ""}
 
 
 async def test_a_filter_reads_all_its_subjects_in_the_order_of_the_stream(log: EventLog) -> None:
-    """A page of a filter holds every matching subject's records, as the stream has them, and no others."""
+    """A page of a filter has the records of every matching subject in stream order, and no others."""
     for number, namespace in enumerate(("a", "b", "a", "c")):
         subject = job_subject(namespace, "wanted")
         last = await log.read_last(subject)

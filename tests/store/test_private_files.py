@@ -1,4 +1,4 @@
-"""Every file that the service creates is readable by its owner alone, in any directory, under any umask."""
+"""Every file that the service creates is readable only by its owner, in any directory and with any umask."""
 
 import os
 import re
@@ -28,7 +28,7 @@ from tests.support.service_process import running_service
 
 
 def exposed(folder: Path) -> list[str]:
-    """Files and folders below a folder that group or others have any right to."""
+    """Return files and directories below a directory to which group or others have rights."""
     return [
         f"{path.relative_to(folder)} {stat.S_IMODE(path.lstat().st_mode):o}"
         for path in folder.rglob("*")
@@ -46,7 +46,7 @@ def _umask_022() -> Iterator[None]:
 @pytest.mark.usefixtures("_umask_022")
 @pytest.mark.slow
 def test_a_used_data_directory_has_no_file_that_others_can_read(tmp_path: Path) -> None:
-    """Log, view, -wal, -shm, lock, tokens, keys, seals, as-of copies; and the open folder is reported."""
+    """Log, view, -wal, -shm, lock, tokens, keys, seals, as-of copies; an open directory is reported."""
     data = tmp_path / "data"
     data.mkdir(mode=0o755)
     (data / "lock").write_text("")
@@ -69,7 +69,7 @@ def test_a_used_data_directory_has_no_file_that_others_can_read(tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_umask_022")
 def test_files_of_an_older_release_are_tightened_at_start(tmp_path: Path) -> None:
-    """Whatever was left readable is not after the next start."""
+    """After the next start no file is readable by others."""
     data = tmp_path / "data"
     with running_service(tmp_path):
         pass
@@ -81,7 +81,7 @@ def test_files_of_an_older_release_are_tightened_at_start(tmp_path: Path) -> Non
 
 
 def test_a_private_folder_gives_no_warning(tmp_path: Path) -> None:
-    """Mode 700 and ours: nothing to report; any right of others, or another owner, is."""
+    """Mode 700 and owned by us gives no warning; any right of others, or another owner, does."""
     folder = tmp_path / "folder"
     folder.mkdir(mode=0o700)
     assert exposure(folder) == ""
@@ -97,7 +97,7 @@ def test_a_private_folder_gives_no_warning(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_umask_022")
 async def test_a_view_of_the_library_is_private(tmp_path: Path) -> None:
-    """SQLite's own files beside it as well; a link in the place of a file changes nothing but its target."""
+    """Including SQLite's own files; of a symbolic link only the target changes."""
     path = tmp_path / "deep" / "view.db"
     writer = await Writer.open(path)
     await writer.execute("CREATE TABLE t (x)")
@@ -108,7 +108,7 @@ async def test_a_view_of_the_library_is_private(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_umask_022")
 def test_tightening_does_not_follow_links(tmp_path: Path) -> None:
-    """A link out of the folder must not change a file elsewhere."""
+    """A link out of the directory must not change a file elsewhere."""
     outside = tmp_path / "outside"
     outside.write_text("x")
     folder = tmp_path / "folder"
@@ -124,7 +124,7 @@ def test_tightening_does_not_follow_links(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_umask_022")
 def test_files_for_the_user_keep_the_umask(tmp_path: Path) -> None:
-    """What a command writes where the user says is the user's own: a replay, say."""
+    """A file at a path that the user names, such as an export, is the user's."""
     target = open_output(tmp_path / "out.ndjson")
     target.write(b"{}\n")
     target.finish()

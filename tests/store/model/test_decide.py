@@ -1,4 +1,4 @@
-"""Decisions as sentences: given a job or none, when a command comes, then an event, nothing, or a refusal."""
+"""Decisions: for each command on a job in each state, an event, nothing, or a refusal."""
 
 from collections.abc import Callable
 from typing import Any
@@ -76,14 +76,14 @@ def prepared(spec: JobSpec) -> bytes:
 # --- create, update, apply ----------------------------------------------------------------------------
 
 
-def test_create_makes_a_job_where_there_is_none() -> None:
-    """Given no job, when it is created, then it is created with that spec."""
+def test_create_makes_a_job_that_does_not_exist() -> None:
+    """Create appends a created event with the spec."""
     assert decide_create(None, SPEC) == Decision(JobCreated, SpecData(msgspec.Raw(SPEC)))
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_create_refuses_a_name_that_is_taken(state: StateType) -> None:
-    """Given a job in whatever state, when its name is created again, then it is refused."""
+    """A job in any state refuses another create of its name."""
     with pytest.raises(
         JobExists, match=r"'etl' already exists in namespace 'default'.*use update or apply"
     ) as refused:
@@ -93,27 +93,27 @@ def test_create_refuses_a_name_that_is_taken(state: StateType) -> None:
 
 @pytest.mark.parametrize("state", STATES)
 def test_update_gives_a_new_spec_from_every_state(state: StateType) -> None:
-    """Given a job in whatever state, when it gets another spec, then it is updated."""
+    """A job in any state accepts another spec."""
     new = spec_bytes(priority=5)
     assert decide_update(job(state), new, job_id=ID) == Decision(JobUpdated, SpecData(msgspec.Raw(new)))
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_an_equal_spec_is_a_no_op_in_every_state(state: StateType) -> None:
-    """Given a job in whatever state, when it gets the spec that it has, then nothing happens."""
+    """A job in any state ignores its current spec."""
     assert decide_update(job(state), SPEC, job_id=ID) is None
     assert decide_apply(job(state), SPEC, job_id=ID) is None
 
 
 def test_apply_creates_or_updates() -> None:
-    """Given no job, apply creates it; given one with another spec, apply updates it."""
+    """Apply creates a job that does not exist, and updates one with another spec."""
     new = spec_bytes(priority=5)
     assert decide_apply(None, new, job_id=ID) == decide_create(None, new)
     assert decide_apply(job(), new, job_id=ID) == decide_update(job(), new, job_id=ID)
 
 
 def test_a_missing_job_is_not_found() -> None:
-    """Given no job, when it is updated, moved or stopped, then it is not found."""
+    """Update, state change and stop of a job that does not exist raise JobNotFound."""
     decisions: list[Callable[[], Decision | None]] = [
         lambda: decide_update(None, SPEC, job_id=ID),
         lambda: decide_state(None, State(StateType.RUNNING), job_id=ID),
@@ -125,7 +125,7 @@ def test_a_missing_job_is_not_found() -> None:
 
 
 def test_a_spec_in_another_writers_order_is_the_same() -> None:
-    """Given a spec in another writer's order, when ours says the same, then nothing happens."""
+    """The order of keys in the stored spec does not matter."""
     reordered = msgspec.json.encode(dict(reversed(msgspec.json.decode(SPEC).items())))
     assert reordered != SPEC
     assert decide_update(job(spec=reordered), SPEC, job_id=ID) is None
@@ -133,7 +133,7 @@ def test_a_spec_in_another_writers_order_is_the_same() -> None:
 
 @pytest.mark.parametrize("unusable", [b'{"Name":"etl","Tasks":5}', b'{"Priority":1e999}', b"[]", b""])
 def test_a_spec_that_we_cannot_read_can_be_replaced(unusable: bytes) -> None:
-    """Given a spec by another writer that is none to us, when a good one comes, then the job is updated."""
+    """An invalid spec of another writer is replaced by a valid one."""
     decision = decide_update(job(spec=unusable), SPEC, job_id=ID)
     assert decision is not None
     assert decision.event is JobUpdated
@@ -163,8 +163,8 @@ def with_resources(engine: str, **resources: str) -> JobSpec:
     ],
     ids=["keys of Params", "keys of Labels", "Count", "Name", "Namespace", "case and space", "empty"],
 )
-def test_equal_after_normalisation_is_a_no_op(before: JobSpec, after: JobSpec) -> None:
-    """Given a spec, when one comes that means the same, then nothing happens."""
+def test_equal_after_normalization_is_a_no_op(before: JobSpec, after: JobSpec) -> None:
+    """A spec with the same normal form changes nothing."""
     assert decide_update(job(spec=prepared(before)), prepared(after), job_id=ID) is None
 
 
@@ -173,7 +173,7 @@ def test_equal_after_normalisation_is_a_no_op(before: JobSpec, after: JobSpec) -
     [(1, 1.0), (1, True), (0, False), (1.0, True), ("1", 1), ("a", "A"), ([1], [1, 1]), ([], {}), (None, "")],
 )  # fmt: skip
 def test_another_value_in_params_is_a_change(before: object, after: object) -> None:
-    """Given a parameter, when another JSON value comes, then the job is updated: 1 is not 1.0."""
+    """Another JSON value of a parameter is an update: 1 is not 1.0."""
     old, new = prepared(with_params(A=before)), prepared(with_params(A=after))
     assert decide_update(job(spec=old), new, job_id=ID) is not None
     assert decide_update(job(spec=new), old, job_id=ID) is not None
@@ -181,7 +181,7 @@ def test_another_value_in_params_is_a_change(before: object, after: object) -> N
 
 
 def test_the_order_of_a_list_is_a_change() -> None:
-    """Given a list of parameters, when they come in another order, then the job is updated."""
+    """A list of parameters in another order is an update."""
     old, new = prepared(with_params(A=["x", "y"])), prepared(with_params(A=["y", "x"]))
     assert decide_update(job(spec=old), new, job_id=ID) is not None
 
@@ -192,7 +192,7 @@ def test_the_order_of_a_list_is_a_change() -> None:
 @pytest.mark.parametrize("wanted", STATES)
 @pytest.mark.parametrize("current", STATES)
 def test_the_transition_table(current: StateType, wanted: StateType) -> None:
-    """From a state that is not terminal to any other; from a terminal one nowhere; to the same is a no-op."""
+    """A state that is not terminal moves to any other one, a terminal one to none; the same is a no-op."""
     if current is wanted:
         assert decide_state(job(current), State(wanted), job_id=ID) is None
     elif current in (StateType.COMPLETED, StateType.FAILED, StateType.STOPPED):
@@ -207,7 +207,7 @@ def test_the_transition_table(current: StateType, wanted: StateType) -> None:
 
 @pytest.mark.parametrize("current", STATES)
 def test_another_message_is_another_state(current: StateType) -> None:
-    """Given a state, when it comes with another message, then it changes, unless it is final."""
+    """Another message is a state change, unless the state is terminal."""
     before, wanted = job(State(current, "before")), State(current, "now")
     if current.is_terminal:
         with pytest.raises(JobTerminal):
@@ -219,7 +219,7 @@ def test_another_message_is_another_state(current: StateType) -> None:
 @pytest.mark.parametrize("details", [{}, {"node": "2"}, {"node": "1", "Progress": "55"}])
 @pytest.mark.parametrize("current", STATES)
 def test_other_details_are_another_state(current: StateType, details: dict[str, str]) -> None:
-    """Given a state and message, when only the details differ, then it changes, unless it is final."""
+    """Other details are a state change, unless the state is terminal."""
     before, wanted = job(State(current, "why", {"node": "1"})), State(current, "why", details)
     if current.is_terminal:
         with pytest.raises(JobTerminal):
@@ -228,27 +228,27 @@ def test_other_details_are_another_state(current: StateType, details: dict[str, 
         assert decide_state(before, wanted, job_id=ID) == Decision(JobStateChanged, StateData(wanted))
 
 
-def test_the_state_is_taken_whole() -> None:
-    """Message and details go into the event."""
+def test_the_event_has_the_whole_state() -> None:
+    """The event has message and details."""
     wanted = State(StateType.FAILED, "disk full", {"node": "3"})
     assert decide_state(job(), wanted, job_id=ID) == Decision(JobStateChanged, StateData(wanted))
 
 
 @pytest.mark.parametrize("current", [StateType.PENDING, StateType.QUEUED, StateType.RUNNING])
-def test_stop_ends_a_job_with_the_reason_for_a_message(current: StateType) -> None:
-    """Given a job that has not ended, when it is stopped, then the message is the reason."""
+def test_stop_uses_the_reason_as_the_message(current: StateType) -> None:
+    """A job that is not terminal becomes Stopped with the reason as its message."""
     decision = decide_stop(job(current), "too dear", job_id=ID)
     assert decision == Decision(JobStateChanged, StateData(State(StateType.STOPPED, "too dear")))
 
 
 def test_stopping_a_stopped_job_is_a_no_op() -> None:
-    """Given a stopped job, when it is stopped for whatever reason, then nothing happens."""
+    """Also with another reason."""
     assert decide_stop(job(State(StateType.STOPPED, "first")), "second", job_id=ID) is None
 
 
 @pytest.mark.parametrize("current", [StateType.COMPLETED, StateType.FAILED])
-def test_what_has_ended_by_itself_cannot_be_stopped(current: StateType) -> None:
-    """Given a Completed or Failed job, when it is stopped, then that is refused."""
+def test_a_completed_or_failed_job_cannot_be_stopped(current: StateType) -> None:
+    """Stop raises JobTerminal."""
     with pytest.raises(JobTerminal, match=f"terminal state {current}.*only a new spec or a rerun reopens it"):
         decide_stop(job(current), "", job_id=ID)
 
@@ -258,14 +258,14 @@ def test_what_has_ended_by_itself_cannot_be_stopped(current: StateType) -> None:
 
 @pytest.mark.parametrize("expected", [None, 3])
 def test_any_or_the_right_revision_passes(expected: int | None) -> None:
-    """Given a job at revision 3, when 3 or nothing is expected, then the command goes on."""
+    """At revision 3, a command that expects 3 or nothing passes."""
     check_revision(job(), expected, job_id=ID)
     check_revision(None, None if expected is None else 0, job_id=ID)
 
 
 @pytest.mark.parametrize("expected", [0, 2, 4])
 def test_another_revision_is_a_conflict(expected: int) -> None:
-    """Given a job at revision 3, when another is expected, then the conflict tells both."""
+    """At revision 3, a command that expects another one is a conflict that names both."""
     with pytest.raises(
         RevisionMismatch, match=f"has revision 3 but expected {expected}; read the job again"
     ) as conflict:
@@ -273,15 +273,15 @@ def test_another_revision_is_a_conflict(expected: int) -> None:
     assert (conflict.value.job_id, conflict.value.revision) == (ID, 3)
 
 
-def test_a_job_that_does_not_exist_is_at_revision_zero() -> None:
-    """Given no job, when a revision is expected, then that is a conflict."""
+def test_a_job_that_does_not_exist_has_revision_zero() -> None:
+    """Any other expected revision is a conflict."""
     with pytest.raises(RevisionMismatch) as conflict:
         check_revision(None, 1, job_id=ID)
     assert conflict.value.revision == 0
 
 
-def test_contention_says_what_to_do() -> None:
-    """Giving up names the job, the number of attempts and the remedy."""
+def test_contention_names_the_remedy() -> None:
+    """The error names the job, the number of attempts and the remedy."""
     known = job()
     error = contention(known, job_id=ID)
     assert isinstance(error, Contention)
@@ -297,7 +297,7 @@ def test_contention_says_what_to_do() -> None:
     "fields", [{"name": "other"}, {"namespace": "other"}, {"name": "other", "namespace": "x"}]
 )
 def test_name_and_namespace_never_change(fields: dict[str, str]) -> None:
-    """Given a job, when its update names another job, then it is refused."""
+    """An update with another name or namespace is refused."""
     spec = msgspec.structs.replace(make_spec("etl"), **fields)
     with pytest.raises(
         InvalidInput, match=r"cannot change job name or namespace during update.*leave it out"
@@ -305,14 +305,14 @@ def test_name_and_namespace_never_change(fields: dict[str, str]) -> None:
         prepare_update(spec, job().status)
 
 
-def test_an_update_takes_over_the_names_that_it_leaves_out() -> None:
-    """Given an update without name and namespace, its spec carries the job's."""
+def test_an_update_keeps_name_and_namespace() -> None:
+    """A spec without name and namespace gets those of the job."""
     taken = prepare_update(make_spec(""), job().status)
     assert taken == (ID, "default", "etl", SPEC)
 
 
-def test_a_new_spec_has_its_place() -> None:
-    """A named job's id follows from namespace and name; a nameless one's from its first event."""
+def test_a_new_spec_determines_its_job() -> None:
+    """The id of a named job is derived from namespace and name, that of a nameless one from its event."""
     assert prepare_new(make_spec("etl"), EVENT_ID) == (ID, "default", "etl", SPEC)
     nameless = prepare_new(make_spec(""), EVENT_ID)
     assert nameless.job_id == f"j-{EVENT_ID}"
@@ -323,7 +323,7 @@ def test_a_new_spec_has_its_place() -> None:
 
 
 def test_a_spec_is_refused_with_every_problem() -> None:
-    """A spec that breaks several rules is told all of them, each with its path."""
+    """All broken rules of a spec are reported, each with its path."""
     bad = make_spec("etl", type="daemon", count=3, tasks=())
     with pytest.raises(InvalidSpec) as new:
         prepare_new(bad, EVENT_ID)
@@ -334,8 +334,8 @@ def test_a_spec_is_refused_with_every_problem() -> None:
 
 
 @pytest.mark.parametrize("state", [s for s in StateType if s not in {StateType.PENDING, StateType.QUEUED}])
-def test_a_rerun_begins_a_new_version_with_the_spec_of_an_old_one(state: StateType) -> None:
-    """Also if that is the present spec: the job shall run again (BACALHAU's rerunnable states)."""
+def test_a_rerun_is_a_new_version_with_the_spec_of_an_old_one(state: StateType) -> None:
+    """Also if that is the current spec (BACALHAU's rerunnable states)."""
     old = spec_bytes(priority=3)
     rerun = Decision(JobUpdated, SpecData(msgspec.Raw(old), rerun=True))
     assert decide_rerun(job(state), old, job_id=ID) == rerun
@@ -344,13 +344,13 @@ def test_a_rerun_begins_a_new_version_with_the_spec_of_an_old_one(state: StateTy
 
 
 @pytest.mark.parametrize("state", [StateType.PENDING, StateType.QUEUED])
-def test_a_job_that_has_not_begun_cannot_be_rerun(state: StateType) -> None:
-    """It is to be begun anyway."""
+def test_a_job_that_has_not_started_cannot_be_rerun(state: StateType) -> None:
+    """A Pending or Queued job refuses a rerun."""
     with pytest.raises(JobNotRerunnable, match=f"is {state} and cannot be rerun"):
         decide_rerun(job(state), None, job_id=ID)
 
 
 def test_force_makes_a_new_version_of_an_equal_spec() -> None:
-    """As Bacalhau's Force does."""
+    """As with Force in Bacalhau."""
     for decide in (decide_update, decide_apply):
         assert decide(job(), SPEC, job_id=ID, force=True) == Decision(JobUpdated, SpecData(msgspec.Raw(SPEC)))

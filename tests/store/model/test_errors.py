@@ -1,4 +1,4 @@
-"""The tree at the top of the module of errors is the tree of its classes."""
+"""The tree drawn at the top of the module of errors is the tree of its classes."""
 
 import re
 

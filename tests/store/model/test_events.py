@@ -1,4 +1,4 @@
-"""The wire form of events: what was ever written stays readable; what is no event of ours harms nobody."""
+"""The wire format of events: every event ever written stays readable, and a foreign record has no effect."""
 
 import re
 from pathlib import Path
@@ -78,25 +78,25 @@ MINIMAL = EVENTS["state-minimal"]
 
 
 def record(payload: bytes, subject: str = job_subject("default", JOB_ID)) -> Record:
-    """A payload as the log keeps it."""
+    """A payload as a record of the log."""
     return Record(7, 1_700_000_000_000_000_000, subject, payload)
 
 
 def unreadable(found: Read) -> Unreadable:
-    """What was read, which must be no event."""
+    """Return the result of reading, which must not be an event."""
     assert isinstance(found, Unreadable)
     return found
 
 
 @pytest.mark.parametrize("name", sorted(EVENTS))
 def test_events_written_by_this_release_are_the_golden_bytes(name: str) -> None:
-    """Every event type is written, with all fields and with the fewest, byte for byte as it ever was."""
+    """Every event type, with all fields and with the fewest, is written byte for byte as before."""
     assert encode_event(EVENTS[name]) == (GOLDEN / f"{name}.json").read_bytes()
 
 
 @pytest.mark.parametrize("name", sorted(EVENTS))
 def test_events_ever_written_are_read(name: str) -> None:
-    """Every event that was ever written is read, field by field, and written again as it was."""
+    """Every event ever written is read, field by field, and encoded to the same bytes."""
     golden = (GOLDEN / f"{name}.json").read_bytes()
     event = decode_event(golden)
     assert event == EVENTS[name]
@@ -104,13 +104,13 @@ def test_events_ever_written_are_read(name: str) -> None:
 
 
 def test_every_event_type_has_golden_bytes() -> None:
-    """No event type is without its kept bytes, and no kept bytes are without their test."""
+    """Each event type has golden bytes, and all golden bytes are tested."""
     assert {type(event) for event in EVENTS.values()} == set(EVENT_TYPES)
     assert {path.stem for path in GOLDEN.iterdir()} == set(EVENTS)
 
 
 def test_type_names_are_a_storage_format() -> None:
-    """The CloudEvents types are these; another name would be another type to every reader."""
+    """The CloudEvents types never change: for readers another name is another type."""
     assert [event_type(kind) for kind in EVENT_TYPES] == [
         "jobledger.job.created.v1",
         "jobledger.job.updated.v1",
@@ -122,7 +122,7 @@ def test_type_names_are_a_storage_format() -> None:
 
 @pytest.mark.parametrize("name", sorted(EVENTS))
 def test_unknown_fields_are_ignored(name: str) -> None:
-    """A field that a newer release added, anywhere, does not keep this one from reading the event."""
+    """A field of a newer release, at any level, does not prevent reading the event."""
     wire = msgspec.json.decode(encode_event(EVENTS[name]))
     wire["dataschema"] = {"new": [1]}
     wire["data"]["New"] = {"a": 1}
@@ -133,14 +133,14 @@ def test_unknown_fields_are_ignored(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(EVENTS))
 def test_field_order_does_not_matter(name: str) -> None:
-    """Another writer may put the fields in another order; the type last, say."""
+    """Another writer can order the fields differently, for example with the type last."""
     wire = msgspec.json.decode(encode_event(EVENTS[name]))
     assert decode_event(msgspec.json.encode(dict(reversed(wire.items())))) == EVENTS[name]
 
 
 @pytest.mark.parametrize("name", sorted(EVENTS))
 def test_event_on_its_own_subject_is_recorded(name: str) -> None:
-    """An event is taken with the place and the time that the stream gave it."""
+    """The event gets the sequence and time of the stream."""
     event = EVENTS[name]
     subject = job_subject(event.namespace, event.subject)
     assert read_record(record(encode_event(event), subject)) == Recorded(7, 1_700_000_000_000_000_000, event)
@@ -150,7 +150,7 @@ def test_event_on_its_own_subject_is_recorded(name: str) -> None:
     "kind", ["jobledger.job.created.v2", "jobledger.job.deleted.v1", "jobledger.", "jobledger.é"]
 )
 def test_an_unknown_type_of_ours_is_not_understood(kind: str) -> None:
-    """A type under our prefix that this release does not know names its job, its sequence and the remedy."""
+    """An unknown type with our prefix names its job, its sequence and the remedy."""
     wire = msgspec.json.decode(encode_event(MINIMAL)) | {"type": kind}
     found = read_record(record(msgspec.json.encode(wire)))
     assert isinstance(found, NotUnderstood)
@@ -173,8 +173,8 @@ def test_an_unknown_type_of_ours_is_not_understood(kind: str) -> None:
     ],
     ids=lambda payload: repr(payload[-60:]),
 )
-def test_content_of_ours_that_has_no_meaning_is_not_understood(payload: bytes) -> None:
-    """An event of the job's subject with a known type and strange content is the job's matter."""
+def test_invalid_content_of_a_known_type_is_not_understood(payload: bytes) -> None:
+    """On the subject of a job, it concerns that job."""
     found = read_record(record(payload))
     assert isinstance(found, NotUnderstood)
     assert found.reason.startswith("event 7 (jobledger.job.")
@@ -184,8 +184,8 @@ def test_content_of_ours_that_has_no_meaning_is_not_understood(payload: bytes) -
 @pytest.mark.parametrize(
     "changed", [{"namespace": "other"}, {"subject": "another"}, {"type": "com.example.x"}]
 )
-def test_what_claims_to_be_of_another_job_is_foreign(changed: dict[str, str]) -> None:
-    """An event that can't be understood freezes the job of the subject that it is on, or none."""
+def test_a_record_that_claims_another_job_is_foreign(changed: dict[str, str]) -> None:
+    """An event that can't be read freezes the job of its own subject, or none."""
     wire = msgspec.json.decode(encode_event(MINIMAL)) | {"type": "jobledger.job.deleted.v1"} | changed
     assert isinstance(read_record(record(msgspec.json.encode(wire))), Unreadable)
 
@@ -211,21 +211,21 @@ def test_what_claims_to_be_of_another_job_is_foreign(changed: dict[str, str]) ->
     ids=lambda payload: repr(payload[:40]),
 )
 def test_garbage_is_unreadable(payload: bytes) -> None:
-    """A message that is no event of ours is counted under the job of its subject, and stops nobody."""
+    """A record that is not an event is counted for the job of its subject, and has no other effect."""
     found = unreadable(read_record(record(payload)))
     assert (found.sequence, found.job_id) == (7, JOB_ID)
     assert found.reason
 
 
 @given(payload=st.binary(max_size=200) | st.text(max_size=100).map(str.encode), subject=st.text(max_size=40))
-def test_any_bytes_on_any_subject_are_read_past(payload: bytes, subject: str) -> None:
-    """Whatever a writer puts on whatever subject, reading it is not an exception."""
+def test_any_bytes_on_any_subject_are_read(payload: bytes, subject: str) -> None:
+    """Reading never raises."""
     unreadable(read_record(record(payload, subject)))
 
 
 @given(data=st.data())
 def test_damaged_event_is_an_event_or_unreadable(data: st.DataObject) -> None:
-    """A changed byte anywhere gives an event, something foreign, or what is not understood; nothing else."""
+    """An event with a changed byte is an event, foreign, or not understood."""
     payload = bytearray(encode_event(EVENTS[data.draw(st.sampled_from(sorted(EVENTS)))]))
     payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     assert isinstance(read_record(record(bytes(payload))), Recorded | NotUnderstood | Unreadable)
@@ -248,7 +248,7 @@ WRONG_SHARD = f"{(int(shard_of(JOB_ID)) + 1) % 32:02d}"
     ],
 )
 def test_event_of_another_job_than_its_subjects_is_unreadable(subject: str) -> None:
-    """An event speaks only of the job on whose very subject it stands, shard and all."""
+    """An event is valid only on the exact subject of its job, with the shard."""
     found = unreadable(read_record(record(encode_event(MINIMAL), subject)))
     assert "another job" in found.reason
     assert subject in found.reason

@@ -1,4 +1,4 @@
-"""The fold, case by case: what each event makes of a job, and what makes no sense where it stands."""
+"""The fold, case by case: the effect of each event, and the events that make no sense."""
 
 import msgspec
 import pytest
@@ -51,7 +51,7 @@ def updated(sequence: int, *, priority: int = 1, **place: object) -> Read:
 
 
 def status_after(*events: Read) -> JobStatus:
-    """The status after these events, all of which make sense."""
+    """Return the status after events that all make sense."""
     status: JobStatus | None = None
     for event in events:
         folded = fold(status, event)
@@ -62,7 +62,7 @@ def status_after(*events: Read) -> JobStatus:
 
 
 def test_created_is_pending_at_version_and_revision_one() -> None:
-    """A job begins Pending, version 1, revision 1, with the stream's time as both of its times."""
+    """A new job is Pending with version 1, revision 1, and the stream time as both of its times."""
     status = status_after(created(7, time=5_000))
     assert status == JobStatus(
         id=ID,
@@ -79,8 +79,8 @@ def test_created_is_pending_at_version_and_revision_one() -> None:
     )
 
 
-def test_a_state_raises_the_revision_alone() -> None:
-    """A state change sets state and message, raises the revision, and leaves the version."""
+def test_a_state_increases_only_the_revision() -> None:
+    """A state change sets state and message, increases the revision, and keeps the version."""
     status = status_after(created(1), state(StateType.RUNNING, 4, "on node 3", time=9_000))
     assert status.state == State(StateType.RUNNING, "on node 3")
     assert (status.version, status.revision) == (1, 2)
@@ -88,8 +88,8 @@ def test_a_state_raises_the_revision_alone() -> None:
     assert (status.created_sequence, status.spec_sequence, status.sequence) == (1, 1, 4)
 
 
-def test_an_update_raises_version_and_revision_and_clears_the_state() -> None:
-    """A new spec makes the job Pending without a message, whatever it was."""
+def test_an_update_increases_version_and_revision_and_clears_the_state() -> None:
+    """A job with a new spec is Pending without a message."""
     status = status_after(created(1), state(StateType.RUNNING, 2, "on node 3"), updated(5, time=8_000))
     assert status.state == State(StateType.PENDING)
     assert (status.version, status.revision) == (2, 3)
@@ -100,7 +100,7 @@ def test_an_update_raises_version_and_revision_and_clears_the_state() -> None:
 @pytest.mark.parametrize("terminal", [state for state in StateType if state.is_terminal])
 @pytest.mark.parametrize("wanted", list(StateType))
 def test_terminal_is_final_until_an_update_reopens(terminal: StateType, wanted: StateType) -> None:
-    """After a terminal state every state is an anomaly, even the same one; a new spec re-opens the job."""
+    """After a terminal state any state is an anomaly, also the same one; a new spec reopens the job."""
     ended = status_after(created(1), state(terminal, 2))
     assert fold(ended, state(wanted, 3)) == Anomaly(3, ID, f"{wanted} after {terminal}, which is final")
     reopened = fold(ended, updated(3))
@@ -109,16 +109,16 @@ def test_terminal_is_final_until_an_update_reopens(terminal: StateType, wanted: 
     assert isinstance(fold(reopened, state(wanted, 4)), JobStatus)
 
 
-def test_modify_time_never_goes_back() -> None:
-    """A stream whose clock jumps back leaves the modify time where it was, and the create time alone."""
+def test_modify_time_never_decreases() -> None:
+    """A stream time that goes back changes neither the modify time nor the create time."""
     status = status_after(
         created(1, time=5_000), state(StateType.QUEUED, 2, time=3_000), updated(3, time=4_000)
     )
     assert (status.create_time, status.modify_time) == (5_000, 5_000)
 
 
-def test_nothing_but_a_creation_begins_a_job() -> None:
-    """An update or a state without a job is an anomaly, and leaves no job."""
+def test_only_a_creation_starts_a_job() -> None:
+    """An update or a state without a job is an anomaly, and creates no job."""
     assert fold(None, updated(1)) == Anomaly(1, ID, "updated, but there is no such job")
     assert fold(None, state(StateType.RUNNING, 1)) == Anomaly(1, ID, "a state, but there is no such job")
 
@@ -129,22 +129,22 @@ def test_a_second_creation_is_an_anomaly() -> None:
 
 
 def test_an_event_that_was_folded_changes_nothing() -> None:
-    """Sequences up to the status's own are passed over, whatever they hold."""
+    """Sequences up to that of the status are skipped, with any content."""
     status = status_after(created(1), state(StateType.RUNNING, 5))
     for old in (created(1), updated(3), state(StateType.FAILED, 5)):
         assert fold(status, old) is status
 
 
 def test_an_unreadable_record_is_an_anomaly() -> None:
-    """What is no event of ours is counted, and changes nothing."""
+    """A record that is not an event is counted, and changes nothing."""
     junk = read_record(Record(3, 0, job_subject("default", ID), b"\xffnot json"))
     folded = fold(status_after(created(1)), junk)
     assert isinstance(folded, Anomaly)
     assert (folded.sequence, folded.job_id) == (3, ID)
 
 
-def test_another_namespaces_events_leave_the_job_alone() -> None:
-    """Events for a job's id on another namespace's subject are anomalies: the job is not theirs."""
+def test_events_of_another_namespace_do_not_change_the_job() -> None:
+    """Events with the id of a job on the subject of another namespace are anomalies."""
     status = status_after(created(1))
     for event in (
         recorded(JobCreated, spec_data("etl", "evil"), 2, namespace="evil"),
@@ -158,21 +158,21 @@ def test_another_namespaces_events_leave_the_job_alone() -> None:
 
 @pytest.mark.parametrize("claimed", ["default", "evil"])
 def test_a_stolen_id_creates_nothing_also_when_it_comes_first(claimed: str) -> None:
-    """An id belongs to one namespace and name: elsewhere a creation is an anomaly even as the first event."""
+    """An id belongs to one namespace and name: elsewhere a creation is an anomaly, also as the first."""
     theft = recorded(JobCreated, spec_data("etl", claimed), 1, namespace="evil")
     assert fold(None, theft) == Anomaly(1, ID, f"the spec names another job ({claimed}/etl)")
 
 
 @pytest.mark.parametrize("kind", [JobCreated, JobUpdated])
 def test_a_job_is_never_renamed(kind: EventClass) -> None:
-    """A spec with another name or namespace than the job's is an anomaly."""
+    """A spec with another name or namespace than the job is an anomaly."""
     before = None if kind is JobCreated else status_after(created(1))
     for spec in (spec_data("other"), spec_data("etl", "elsewhere")):
         assert isinstance(fold(before, recorded(kind, spec, 2)), Anomaly)
 
 
-def test_a_nameless_job_has_its_id_for_a_name() -> None:
-    """The id of a nameless job is made of a UUIDv7 and taken for its name; no other name fits it."""
+def test_the_name_of_a_nameless_job_is_its_id() -> None:
+    """The id of a nameless job is made from a UUIDv7; no other name is valid for it."""
     job_id = nameless_job_id("0190a5b2-7c3d-7e4f-8a5b-6c7d8e9fa0b1")
     status = fold(None, recorded(JobCreated, spec_data(job_id), 1, job_id=job_id))
     assert isinstance(status, JobStatus)
@@ -204,7 +204,7 @@ _DEEP = 100_000
     ids=lambda spec: spec[:90].decode(errors="replace"),
 )
 def test_a_spec_that_cannot_be_read_freezes_its_job(spec: bytes) -> None:
-    """No bytes where a spec should be make the fold raise, or become a job that nobody can read."""
+    """For any bytes as a spec, the fold neither raises nor creates a job that can't be read."""
     event = created(1)
     assert isinstance(event, Recorded)
     broken = msgspec.structs.replace(event.event, data=SpecData(msgspec.Raw(spec)))
@@ -226,7 +226,7 @@ def test_a_spec_that_cannot_be_read_freezes_its_job(spec: bytes) -> None:
     ids=lambda spec: spec[:90].decode(errors="replace"),
 )
 def test_a_spec_that_is_too_deep_is_an_anomaly(spec: bytes) -> None:
-    """Depth is judged before anything else, so that no caller's stack has a say."""
+    """The depth is checked first, so that the result does not depend on the caller's stack."""
     event = created(1)
     assert isinstance(event, Recorded)
     broken = msgspec.structs.replace(event.event, data=SpecData(msgspec.Raw(spec)))
@@ -235,8 +235,8 @@ def test_a_spec_that_is_too_deep_is_an_anomaly(spec: bytes) -> None:
     assert folded.reason.startswith("not a normalised spec: ")
 
 
-def test_depth_is_counted_outside_of_texts() -> None:
-    """Brackets in texts, and many of them side by side, are not depth."""
+def test_brackets_in_strings_do_not_count_as_depth() -> None:
+    """Neither do many brackets side by side."""
     flat = _HEAD + b',"Meta":{"a":"' + b'[{\\"' * 1_000 + b'"},"Tasks":[' + b"[]," * 1_000 + b"[]]}"
     event = created(1)
     assert isinstance(event, Recorded)
@@ -245,7 +245,7 @@ def test_depth_is_counted_outside_of_texts() -> None:
 
 
 def test_a_job_carries_the_spec_of_its_version() -> None:
-    """`fold_job` keeps the spec of the last creation or update, byte for byte, through state changes."""
+    """`fold_job` keeps the bytes of the spec of the last creation or update through state changes."""
     newer = spec_data("etl", priority=1)
     job = fold_job(None, created(1))
     for event, spec in (
@@ -260,8 +260,8 @@ def test_a_job_carries_the_spec_of_its_version() -> None:
     assert isinstance(fold_job(job if isinstance(job, Job) else None, created(5)), Anomaly)
 
 
-def test_the_wire_form_is_of_the_job_whatever_the_spec_claims() -> None:
-    """Keys that are the ledger's to set are not taken from a spec."""
+def test_fields_of_the_ledger_are_not_taken_from_a_spec() -> None:
+    """Keys that the ledger sets are ignored in a spec."""
     forged = _HEAD + b',"ID":"j-forged","State":{},"Version":9,"Revision":9,"CreateTime":9,"ModifyTime":9}'
     event = created(1)
     assert isinstance(event, Recorded)
@@ -289,7 +289,7 @@ def test_the_wire_form_is_of_the_job_whatever_the_spec_claims() -> None:
 
 
 def test_history_items_describe_each_event_and_its_effect() -> None:
-    """History items carry who, what, and the counters after each event; an anomaly changes none."""
+    """Items have the actor, the content and the counters after each event; an anomaly changes none."""
     drafts = [
         draft(JobStateChanged, ID, state_data(StateType.RUNNING), 1),
         draft(JobCreated, ID, SPEC, 2),

@@ -1,4 +1,4 @@
-"""The laws of the fold, for any history: total, replayable, splittable, certain; at peace with `decide`."""
+"""The laws of the fold for any history: total, replayable, splittable, deterministic, and like `decide`."""
 
 from collections.abc import Sequence
 
@@ -59,7 +59,7 @@ times = st.integers(min_value=0, max_value=2**62)
 
 @st.composite
 def records(draw: st.DrawFn, *, strange: bool = True) -> Record:
-    """One record on the job's subject, or on another's; its sequence is given later."""
+    """A record on the subject of the job or of another one; its sequence is set later."""
     if strange and draw(st.integers(0, 9)) == 0:
         return Record(0, draw(times), job_subject("default", ID), draw(st.binary(max_size=40)))
     kinds: list[EventClass] = [JobCreated, JobUpdated, JobStateChanged, JobStateChanged, JobTagged]
@@ -89,7 +89,7 @@ def histories(draw: st.DrawFn, *, strange: bool = True) -> list[Record]:
 
 
 def run(history: Sequence[Record], status: JobStatus | None = None) -> tuple[JobStatus | None, list[Anomaly]]:
-    """Fold on from a status; the status after, and what made no sense."""
+    """Fold on from a status; return the status after, and the anomalies."""
     anomalies: list[Anomaly] = []
     for record in history:
         folded = fold(status, read_record(record))
@@ -109,10 +109,7 @@ def as_bytes(status: JobStatus | None) -> bytes:
 
 @given(histories())
 def test_the_fold_is_total(history: list[Record]) -> None:
-    """Any records in any order fold without an exception; the revision counts just those that made sense.
-
-    Tags make sense without being counted.
-    """
+    """No records in any order raise; the revision counts the events that make sense, except tags."""
     status, anomalies = run(history)
     sensible = sorted({record.sequence for record in history} - {each.sequence for each in anomalies})
     by_sequence = {record.sequence: read_record(record) for record in history}
@@ -129,7 +126,7 @@ def test_the_fold_is_total(history: list[Record]) -> None:
 
 @given(histories(), st.data())
 def test_any_order_and_repetition_is_folded(history: list[Record], data: st.DataObject) -> None:
-    """Records shuffled and repeated never raise, and an old one is never counted again."""
+    """Shuffled and repeated records never raise, and an old one is never counted again."""
     shuffled = data.draw(st.permutations(history + history))
     status: JobStatus | None = None
     for record in shuffled:
@@ -143,8 +140,8 @@ def test_any_order_and_repetition_is_folded(history: list[Record], data: st.Data
 
 
 @given(histories())
-def test_modify_time_never_goes_back(history: list[Record]) -> None:
-    """However the stream's clock jumps, a job's modify time only rises, and its identity and birth stay."""
+def test_modify_time_never_decreases(history: list[Record]) -> None:
+    """For any stream times, the modify time only increases, and identity and create time stay the same."""
     status: JobStatus | None = None
     for record in history:
         folded = fold(status, read_record(record))
@@ -158,8 +155,8 @@ def test_modify_time_never_goes_back(history: list[Record]) -> None:
 
 
 @given(histories())
-def test_a_tag_changes_nothing_but_the_tags(history: list[Record]) -> None:
-    """Without its tags a history makes the same job, but for the sequence; with them, each is as it said."""
+def test_a_tag_changes_only_the_tags(history: list[Record]) -> None:
+    """Without its tags a history makes the same job, except for the sequence."""
     said: dict[str, int] = {}
     with_tags: JobStatus | None = None
     without: JobStatus | None = None
@@ -180,7 +177,7 @@ def test_a_tag_changes_nothing_but_the_tags(history: list[Record]) -> None:
 
 @given(histories())
 def test_replaying_is_harmless(history: list[Record]) -> None:
-    """After a history, every sensible event of it folds into the very same status."""
+    """After a history, each of its valid events folds into the same status."""
     status, anomalies = run(history)
     wrong = {anomaly.sequence for anomaly in anomalies}
     if status is not None:
@@ -193,7 +190,7 @@ def test_replaying_is_harmless(history: list[Record]) -> None:
 
 @given(histories())
 def test_two_parts_equal_one_at_every_split(history: list[Record]) -> None:
-    """Folding a history up to any place, and on from there, gives what folding it at once gives."""
+    """Folding a history up to any point and on from there equals folding it at once."""
     whole, anomalies = run(history)
     for split in range(len(history) + 1):
         first, before = run(history[:split])
@@ -204,7 +201,7 @@ def test_two_parts_equal_one_at_every_split(history: list[Record]) -> None:
 
 @given(histories())
 def test_the_same_history_gives_the_same_bytes(history: list[Record]) -> None:
-    """Nothing but the history has a say."""
+    """The result depends on nothing but the history."""
     copy = msgspec.json.decode(msgspec.json.encode(history), type=list[Record])
     assert as_bytes(run(copy)[0]) == as_bytes(run(history)[0])
 
@@ -230,7 +227,7 @@ def test_the_fold_with_the_spec_agrees_with_the_fold(history: list[Record]) -> N
 def test_another_namespace_cannot_touch_a_job(
     history: list[Record], attack: list[Record], data: st.DataObject
 ) -> None:
-    """Whatever is written for a job's id under another namespace, first or last, the job is as without it."""
+    """Events with the id of a job under another namespace, before or after, have no effect on it."""
     foreign = [
         (True, msgspec.structs.replace(record, subject=job_subject("evil", ID))) for record in attack
     ] + [
@@ -275,10 +272,10 @@ def decide(job: Job | None, verb: str, what: Said) -> Decision | None:
 
 
 @given(st.lists(st.tuples(commands, times), max_size=20))
-def test_what_is_decided_is_never_an_anomaly(
+def test_a_decision_is_never_an_anomaly(
     sequence_of_commands: list[tuple[tuple[str, Said], int]],
 ) -> None:
-    """The fold takes every decision for sensible, and the same command again is then a no-op or refused."""
+    """The fold accepts every decision, and the same command again is a no-op or refused."""
     job: Job | None = None
     for number, ((verb, what), time) in enumerate(sequence_of_commands, start=1):
         try:
@@ -291,5 +288,5 @@ def test_what_is_decided_is_never_an_anomaly(
         folded = fold_job(job, read_record(Record(number, time, written.subject, written.payload)))
         assert isinstance(folded, Job), folded
         job = folded
-        if verb != "create":  # which is refused from now on
+        if verb != "create":  # which the existing job refuses
             assert decide(job, verb, what) is None

@@ -22,8 +22,8 @@ STATUS = JobStatus(
 )
 
 
-def test_every_key_is_there_and_what_is_ours_wins() -> None:
-    """As in Bacalhau's answers; whatever else another writer put into a spec is not passed on."""
+def test_every_key_is_present_and_fields_of_the_ledger_win() -> None:
+    """As in Bacalhau; other keys of a foreign spec are not passed on."""
     spec = {"Name": "etl", "Type": "batch", "ID": "j-other", "State": "x", "Version": 9, "Odd": 1}
     job = Job(status=STATUS, spec=msgspec.json.encode(spec))
     assert job.to_wire() == {
@@ -47,6 +47,6 @@ def test_every_key_is_there_and_what_is_ours_wins() -> None:
 
 @pytest.mark.parametrize("params", [{"big": 2**70}, {"float": 1.0}, {"text": "\u2028"}, {"deep": [[{}]]}])
 def test_the_users_values_are_passed_on_as_they_were_written(params: dict[str, Any]) -> None:
-    """Byte for byte: nothing is read into a number or a text and written out again."""
+    """Byte for byte: no number or string is decoded and encoded again."""
     spec = msgspec.json.encode({"Name": "etl", "Tasks": [{"Engine": {"Params": params}}]})
     assert msgspec.json.encode(params) in Job(status=STATUS, spec=spec).to_json()

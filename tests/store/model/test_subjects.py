@@ -1,4 +1,4 @@
-"""Every job has one subject, and every subject names one job, whatever the characters."""
+"""Every job has one subject, and every subject is that of one job, for any characters."""
 
 import hashlib
 import re
@@ -29,14 +29,14 @@ pairs = st.tuples(names, names)
 @example(pair=("%2E", "."))
 @example(pair=(">", " "))
 @example(pair=("~!@#$^&()", "ünï\u0000code🦜"))
-def test_subject_gives_back_what_it_was_made_of(pair: tuple[str, str]) -> None:
-    """Namespace and job id come back from the subject as they went in."""
+def test_subject_parses_to_its_namespace_and_job_id(pair: tuple[str, str]) -> None:
+    """Namespace and job id are the same after a round trip."""
     assert parse_subject(job_subject(*pair)) == pair
 
 
 @given(pair=pairs)
-def test_subject_has_only_characters_that_nats_takes(pair: tuple[str, str]) -> None:
-    """Four tokens of printable ASCII, without a wildcard: nothing in them can end a token or a command."""
+def test_subject_has_only_characters_that_nats_accepts(pair: tuple[str, str]) -> None:
+    """Four tokens of printable ASCII without a wildcard or a separator."""
     tokens = job_subject(*pair).split(".")
     assert len(tokens) == 4
     assert all(re.fullmatch(r"[!-)+-=?-~]+", token) for token in tokens)
@@ -44,20 +44,20 @@ def test_subject_has_only_characters_that_nats_takes(pair: tuple[str, str]) -> N
 
 @given(one=pairs, other=pairs)
 def test_two_jobs_never_share_a_subject(one: tuple[str, str], other: tuple[str, str]) -> None:
-    """Distinct pairs of namespace and id have distinct subjects."""
+    """Different pairs of namespace and id have different subjects."""
     assert (job_subject(*one) == job_subject(*other)) == (one == other)
 
 
 @given(job_id=names)
 def test_shard_is_fixed_by_the_job_id(job_id: str) -> None:
-    """The shard is 00…31, the first byte of the id's SHA-256 modulo 32: a storage constant."""
+    """00…31, the first byte of the id's SHA-256 modulo 32: a storage constant."""
     assert re.fullmatch("[0-2][0-9]|3[01]", shard_of(job_id))
     assert int(shard_of(job_id)) == hashlib.sha256(job_id.encode()).digest()[0] % SHARD_COUNT
 
 
 @given(pair=pairs)
 def test_filter_for_a_job_anywhere_matches_its_subject(pair: tuple[str, str]) -> None:
-    """The filter differs from the subject in the namespace alone, which it leaves open."""
+    """The filter differs from the subject only in the namespace, which is a wildcard."""
     subject, anywhere = job_subject(*pair).split("."), job_subject_anywhere(pair[1]).split(".")
     assert [subject[0], "*", *subject[2:]] == anywhere
 
@@ -84,20 +84,20 @@ def test_filter_for_a_job_anywhere_matches_its_subject(pair: tuple[str, str]) ->
     ],
 )
 def test_subject_that_is_not_ours_names_no_job(subject: str) -> None:
-    """A subject that `job_subject` would not write, in any detail, is not taken for a job's."""
+    """A subject that `job_subject` does not return is not parsed."""
     assert parse_subject(subject) is None
 
 
 @given(text=st.text(max_size=60) | st.from_regex(r"jobs\.[ -~]{0,9}\.[0-9]{2}\.[ -~]{0,9}", fullmatch=True))
-def test_parsing_is_the_inverse_of_making(text: str) -> None:
-    """Any text is a subject that `job_subject` writes for exactly what it parses to, or it is none."""
+def test_parsing_is_the_inverse_of_job_subject(text: str) -> None:
+    """Any text either parses to exactly the arguments of its `job_subject`, or to None."""
     parts = parse_subject(text)
     assert parts is None or job_subject(*parts) == text
 
 
 @given(pair=pairs)
 def test_named_job_id_is_a_uuid_5_over_the_identity(pair: tuple[str, str]) -> None:
-    """The id of a named job is `j-` and the version-5 UUID of the two names, as the stdlib makes it."""
+    """The id is `j-` and the version-5 UUID of the two names, as in the standard library."""
     job_id = named_job_id(*pair)
     made = uuid.UUID(job_id.removeprefix("j-"))
     assert (made.version, made.variant) == (5, uuid.RFC_4122)
@@ -108,12 +108,12 @@ def test_named_job_id_is_a_uuid_5_over_the_identity(pair: tuple[str, str]) -> No
 
 
 def test_named_job_id_is_a_storage_constant() -> None:
-    """The id of a job of a given name never changes from release to release."""
+    """The id of a job with a name is the same in every release."""
     assert named_job_id("default", "hello") == "j-abbd3073-d01b-5f6a-b188-08a70705350d"
 
 
-def test_identity_can_not_be_claimed_elsewhere() -> None:
-    """A job's id belongs to its namespace and name; a nameless job is named by its own id."""
+def test_identity_cannot_be_claimed_elsewhere() -> None:
+    """An id belongs to one namespace and name; the name of a nameless job is its id."""
     assert not is_identity("default", "b", named_job_id("default", "a"))
     assert not is_identity("other", "a", named_job_id("default", "a"))
     nameless = nameless_job_id("0198c0de-0000-7000-8000-000000000001")

@@ -1,4 +1,4 @@
-"""Tags: names for a job's versions, as events. What each means and what is refused; nothing else moves."""
+"""Tags, names of a job's versions: their effect, and what is refused."""
 
 import random
 import sqlite3
@@ -45,7 +45,7 @@ def tagged(tag: str, version: int) -> tuple[EventClass, EventData]:
 
 
 def folded(*events: tuple[EventClass, EventData]) -> tuple[JobStatus | None, list[str]]:
-    """The status that these come to, each a microsecond after the other, and what made no sense."""
+    """Return the status after events a microsecond apart, and the anomalies."""
     status: JobStatus | None = None
     anomalies: list[str] = []
     for number, (kind, data) in enumerate(events, start=1):
@@ -68,15 +68,15 @@ def status_of(*events: tuple[EventClass, EventData]) -> JobStatus:
 # --- the fold ---------------------------------------------------------------------------------------------
 
 
-def test_a_tag_changes_the_tags_and_the_sequence_alone() -> None:
-    """Version, revision, state and times are as before it, also when the job is not in its first version."""
+def test_a_tag_changes_only_the_tags_and_the_sequence() -> None:
+    """Version, revision, state and times stay the same, in any version of the job."""
     before = status_of(CREATED, UPDATED, RUNNING)
     after = status_of(CREATED, UPDATED, RUNNING, tagged("golden", 1))
     assert after == msgspec.structs.replace(before, tags={"golden": 1}, sequence=4)
 
 
-def test_a_tag_moves_and_goes() -> None:
-    """The last word counts: a tag names another version, or none; the others stay, in the order of names."""
+def test_a_tag_can_be_moved_and_removed() -> None:
+    """The last event counts; the other tags stay, in the order of names."""
     events = [CREATED, UPDATED, tagged("golden", 1), tagged("a.b", 2), tagged("golden", 2)]
     assert list(status_of(*events).tags.items()) == [("a.b", 2), ("golden", 2)]
     assert status_of(*events, tagged("golden", 0)).tags == {"a.b": 2}
@@ -84,8 +84,8 @@ def test_a_tag_moves_and_goes() -> None:
 
 
 @pytest.mark.parametrize("after", [UPDATED, RUNNING], ids=["updated", "state"])
-def test_tags_stay_through_what_comes_later(after: tuple[EventClass, EventData]) -> None:
-    """A new spec or state leaves the tags where they are."""
+def test_tags_survive_later_events(after: tuple[EventClass, EventData]) -> None:
+    """A new spec or state keeps the tags."""
     assert status_of(CREATED, tagged("golden", 1), after).tags == {"golden": 1}
 
 
@@ -103,7 +103,7 @@ def test_tags_stay_through_what_comes_later(after: tuple[EventClass, EventData])
     ],
 )
 def test_a_tag_that_makes_no_sense_is_an_anomaly(tag: str, version: int, reason: str) -> None:
-    """It changes nothing, not even the sequence, and says why."""
+    """It changes nothing, not even the sequence, and has a reason."""
     status, anomalies = folded(CREATED, tagged(tag, version))
     assert status == status_of(CREATED)
     assert len(anomalies) == 1
@@ -111,12 +111,12 @@ def test_a_tag_that_makes_no_sense_is_an_anomaly(tag: str, version: int, reason:
 
 
 def test_a_tag_before_the_job_is_an_anomaly() -> None:
-    """There is no version to name yet."""
+    """There is no version yet."""
     assert folded(tagged("golden", 1)) == (None, ["a tag, but there is no such job"])
 
 
-def test_the_fold_holds_the_number_of_tags() -> None:
-    """One more than the limit is an anomaly; moving one of them, or one after a removal, is not."""
+def test_the_fold_limits_the_number_of_tags() -> None:
+    """One above the limit is an anomaly; moving one, or adding one after a removal, is not."""
     full = [CREATED, *(tagged(f"t{number}", 1) for number in range(TAGS_MAX_COUNT))]
     assert len(status_of(*full).tags) == TAGS_MAX_COUNT
     status, anomalies = folded(*full, tagged("more", 1))
@@ -134,7 +134,7 @@ def job(*events: tuple[EventClass, EventData]) -> Job:
 
 
 def test_a_tag_is_decided_once() -> None:
-    """Set, move and remove are an event each; what is already so is none."""
+    """Set, move and remove append one event each; repeated, they append none."""
     assert decide_tag(job(), "golden", 1, job_id=ID) == Decision(JobTagged, TagData("golden", 1))
     has = job(tagged("golden", 1))
     assert decide_tag(has, "golden", 1, job_id=ID) is None
@@ -144,13 +144,13 @@ def test_a_tag_is_decided_once() -> None:
 
 
 @pytest.mark.parametrize("version", [0, 3, -1])
-def test_a_version_that_there_is_not_is_refused(version: int) -> None:
-    """Which ones there are is said."""
+def test_an_unknown_version_is_refused(version: int) -> None:
+    """The error names the versions that exist."""
     with pytest.raises(VersionNotFound, match="its versions are 1 to 2"):
         decide_tag(job(), "golden", version, job_id=ID)
 
 
-def test_a_job_that_there_is_not_has_no_tags() -> None:
+def test_a_job_that_does_not_exist_has_no_tags() -> None:
     """Neither to set nor to remove."""
     with pytest.raises(JobNotFound):
         decide_tag(None, "golden", 1, job_id=ID)
@@ -159,7 +159,7 @@ def test_a_job_that_there_is_not_has_no_tags() -> None:
 
 
 def test_one_tag_too_many_is_refused() -> None:
-    """At the limit a new one is refused, and an old one still moves."""
+    """At the limit a new tag is refused, and an existing one can be moved."""
     full = job(*(tagged(f"t{number}", 1) for number in range(TAGS_MAX_COUNT)))
     with pytest.raises(TooManyTags, match=f"the maximum is {TAGS_MAX_COUNT}"):
         decide_tag(full, "more", 1, job_id=ID)
@@ -170,7 +170,7 @@ def test_one_tag_too_many_is_refused() -> None:
 
 
 async def test_a_tag_is_an_event_with_a_receipt() -> None:
-    """The sequence rises, version and revision do not; who, why and what are in the history."""
+    """The sequence increases, version and revision do not; actor, reason and tag are in the history."""
     ledger = Ledger(MemoryLog())
     await ledger.create(make_spec("etl"))
     receipt = await ledger.tag(ID, "golden", 1, actor="alice", reason="proved itself")
@@ -189,8 +189,8 @@ async def test_a_tag_is_an_event_with_a_receipt() -> None:
     ]
 
 
-async def test_a_tag_does_not_stand_in_the_way_of_other_writers() -> None:
-    """Who decided on a revision still may after a tag, and a tag holds to an expected revision itself."""
+async def test_a_tag_does_not_conflict_with_other_writers() -> None:
+    """A command with the revision from before the tag passes; a tag honors an expected revision."""
     ledger, other = Ledger(log := MemoryLog()), Ledger(log)
     await ledger.create(make_spec("etl"))
     await other.load(ID)
@@ -204,7 +204,7 @@ async def test_a_tag_does_not_stand_in_the_way_of_other_writers() -> None:
 
 
 async def test_the_same_event_id_tags_once() -> None:
-    """The first answer comes back, also after the tag went elsewhere."""
+    """The first receipt is returned, also after the tag was moved."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl"))
     first = await ledger.tag(ID, "golden", 1, event_id=event_id(1))
@@ -216,8 +216,8 @@ async def test_the_same_event_id_tags_once() -> None:
 @pytest.mark.parametrize(
     "tag", ["3", "", "no tag", "-a", "a" * (TAG_MAX_CHARACTERS + 1), "é", "a\n", None, 7]
 )
-async def test_what_can_be_no_tag_is_refused(tag: Any) -> None:
-    """Nothing is written, and what a tag is made of is said."""
+async def test_an_invalid_tag_is_refused(tag: Any) -> None:
+    """Nothing is written, and the error names the valid characters."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl"))
     with pytest.raises(InvalidInput, match=r"invalid tag .*: use a letter"):
@@ -227,8 +227,8 @@ async def test_what_can_be_no_tag_is_refused(tag: Any) -> None:
     assert (await log.info()).last_sequence == 1
 
 
-async def test_the_longest_tag_is_taken() -> None:
-    """At the limit, with every kind of character that is allowed."""
+async def test_the_longest_tag_is_accepted() -> None:
+    """At the limit, with every kind of valid character."""
     ledger = Ledger(MemoryLog())
     await ledger.create(make_spec("etl"))
     tag = "Ab9._-".ljust(TAG_MAX_CHARACTERS, "x")
@@ -239,7 +239,7 @@ async def test_the_longest_tag_is_taken() -> None:
 
 
 async def test_a_job_that_is_only_tagged_is_written(tmp_path: Path) -> None:
-    """Alone in its batch, a tag reaches the row, whose counters stay and whose sequence rises."""
+    """A tag alone in its batch updates the row: same counters, new sequence."""
     ledger, path = Ledger(log := MemoryLog()), tmp_path / "view.db"
     created = await ledger.create(make_spec("etl"))
     async with Projector(log, path) as projector:
@@ -255,7 +255,7 @@ async def test_a_job_that_is_only_tagged_is_written(tmp_path: Path) -> None:
 
 
 async def test_tags_are_in_the_digest(tmp_path: Path) -> None:
-    """Two views that differ in a tag alone have different digests."""
+    """Two views that differ only in a tag have different digests."""
     digests = set()
     for name, version in (("a", 1), ("b", 1), ("a", 2)):
         path = tmp_path / f"{name}{version}.db"
@@ -269,10 +269,10 @@ async def test_tags_are_in_the_digest(tmp_path: Path) -> None:
     assert len(digests) == 3
 
 
-async def test_a_view_from_before_the_tags_is_made_again(
+async def test_a_view_of_a_release_without_tags_is_rebuilt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its rows were folded by a release to which a tag was an unknown type: it empties and folds anew."""
+    """For the release that folded its rows a tag was an unknown type."""
     ledger, path = Ledger(log := MemoryLog()), tmp_path / "view.db"
     await ledger.create(make_spec("etl"))
     with monkeypatch.context() as patch:
@@ -290,7 +290,7 @@ async def test_a_view_from_before_the_tags_is_made_again(
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_the_view_has_the_tags_of_the_fold(tmp_path: Path, seed: int) -> None:
-    """Whatever the mixture of specs, states, tags and nonsense, and however it is cut into batches."""
+    """For any mixture of specs, states, tags and invalid events, cut into any batches."""
     rng = random.Random(seed)
     log, path = MemoryLog(), tmp_path / "view.db"
     await append_all(log, random_drafts(rng, jobs=4, events=150))
@@ -313,8 +313,8 @@ async def test_the_view_has_the_tags_of_the_fold(tmp_path: Path, seed: int) -> N
     } == {each.id: msgspec.json.encode(each.tags).decode() if each.tags else "" for each in known.values()}
 
 
-async def test_nonsense_on_the_subject_does_not_stop_the_tags() -> None:
-    """What another client appends as a tag is counted, and the ledger goes on behind it."""
+async def test_invalid_tags_on_the_subject_do_not_stop_the_ledger() -> None:
+    """Tags of another client that make no sense are counted, and the ledger appends after them."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl"))
     await put(log, draft(JobTagged, ID, TagData("7", 1), 5))

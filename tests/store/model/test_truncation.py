@@ -1,4 +1,4 @@
-"""When events count as lost: what a row of answers proves."""
+"""When events count as lost: what a series of answers proves."""
 
 import pytest
 
@@ -12,7 +12,7 @@ UNPROVEN = ""
 
 
 def verdict(*answers: tuple[float, str | None]) -> bool:
-    """The last verdict on a place, from answers: when, and of which leader; None: it continued."""
+    """Return the last verdict on a position, from answers: time and leader; None: it continued."""
     now = 0.0
     doubts = Doubts(lambda: now)
     lost = False
@@ -46,13 +46,13 @@ END = TRUNCATION_PROOF_SECONDS
 def test_events_count_as_lost_only_if_one_current_leader_lacks_them_for_long(
     answers: list[tuple[float, str | None]], *, lost: bool
 ) -> None:
-    """The same leader, in contact with a majority, TRUNCATION_PROOF_SECONDS long, in several answers."""
+    """The same leader, in contact with a majority, for TRUNCATION_PROOF_SECONDS, in several answers."""
     assert verdict(*answers) is lost
     assert TRUNCATION_MIN_ANSWERS == 3
 
 
 def test_a_log_that_lacks_an_event_lacks_all_after_it() -> None:
-    """The time of a doubt about a later place began with the one about an earlier place, not the reverse."""
+    """A doubt about a later position starts with that about an earlier one, and not the reverse."""
     now = 0.0
     doubts = Doubts(lambda: now)
     doubts.judge(PLACE, LEADER)
@@ -66,15 +66,15 @@ def test_a_log_that_lacks_an_event_lacks_all_after_it() -> None:
 
 
 def test_doubts_are_bounded() -> None:
-    """Whatever places are asked for, the oldest doubt is forgotten, and begins again."""
+    """Above the limit the oldest doubt is forgotten and starts again."""
     doubts = Doubts(lambda: 0.0)
     for place in range(1_000):
         doubts.judge(("epoch", 1_000 - place), LEADER)
     assert len(doubts) == 256
 
 
-def test_the_error_says_what_is_waited_for() -> None:
-    """Who answered, for how long, and when it is believed."""
+def test_the_error_names_the_reason_and_the_remaining_time() -> None:
+    """Who answered, for how long, and when it is proven."""
     now = 0.0
     doubts = Doubts(lambda: now)
     doubts.judge(PLACE, LEADER)

@@ -1,4 +1,4 @@
-"""Real spec files through the ledger: what is stored is what was read, in its one form, and stays so."""
+"""Real spec files through the ledger: the stored spec is the normal form of the file, and stays the same."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ FILES = sorted(
 
 @pytest.fixture(params=FILES, ids=lambda file: file.name)
 def spec(request: pytest.FixtureRequest) -> JobSpec:
-    """A spec as its file says it."""
+    """The spec of a file."""
     path: Path = request.param
     return load_spec(path.read_bytes(), strict=False).spec
 
 
-async def test_what_is_created_is_what_was_read(spec: JobSpec) -> None:
-    """The stored spec is the normalised one that was read, and normalising it again changes nothing."""
+async def test_the_stored_spec_is_the_normal_form_of_the_file(spec: JobSpec) -> None:
+    """And it is its own normal form."""
     ledger = Ledger(MemoryLog())
     receipt = await ledger.create(spec)
     job = await ledger.load(receipt.job_id)
@@ -36,7 +36,7 @@ async def test_what_is_created_is_what_was_read(spec: JobSpec) -> None:
 
 
 async def test_submitting_it_again_is_a_no_op(spec: JobSpec) -> None:
-    """The same file again, or what was stored, changes nothing, for whichever ledger."""
+    """The same file or the stored spec again changes nothing, through any ledger."""
     log = MemoryLog()
     receipt = await Ledger(log).create(spec)
     stored = decode_spec((await Ledger(log).load(receipt.job_id)).spec)
@@ -46,8 +46,8 @@ async def test_submitting_it_again_is_a_no_op(spec: JobSpec) -> None:
     assert (await log.info()).last_sequence == 1
 
 
-async def test_what_is_updated_is_what_was_read(spec: JobSpec) -> None:
-    """A changed spec is stored as read, under the same name; the first one again is version 3."""
+async def test_an_update_stores_the_changed_file(spec: JobSpec) -> None:
+    """Under the same name; the first file again is version 3."""
     ledger = Ledger(MemoryLog())
     receipt = await ledger.create(spec)
     before = await ledger.load(receipt.job_id)

@@ -1,4 +1,4 @@
-"""Resource texts mean what they mean in Bacalhau: Kubernetes CPU, humanized bytes, whole GPUs."""
+"""Resources have the meaning that they have in Bacalhau: Kubernetes CPU, humanized bytes, whole GPUs."""
 
 from collections.abc import Callable
 
@@ -30,22 +30,22 @@ from jobledger.store.spec.quantities import TEXT_MAX_CHARACTERS, parse_bytes, pa
     ],
 )
 def test_cpu_is_a_kubernetes_quantity(text: str, cores: float | None) -> None:
-    """CPU texts are read as Kubernetes reads them, without regard to white space."""
+    """CPU is parsed as in Kubernetes, ignoring white space."""
     assert parse_cpu(text) == (cores if cores is None else pytest.approx(cores))
 
 
 @pytest.mark.parametrize(
     "text", ["m", "-1", "-1m", "1e999", "1x", "1.2.3", "nan", "inf", "1_0", "\u0661", "1e", "1ee3", "0x1"]
 )
-def test_what_is_no_cpu_quantity_is_refused(text: str) -> None:
-    """Negative, infinite, foreign and malformed CPU texts are refused."""
+def test_an_invalid_cpu_is_refused(text: str) -> None:
+    """Negative, infinite, foreign and malformed texts."""
     with pytest.raises(ValueError, match=r"CPU"):
         parse_cpu(text)
 
 
 @pytest.mark.parametrize("text", ["500M", "1E"])
 def test_cpu_units_that_lower_case_would_change_are_refused(text: str) -> None:
-    """500M is never stored as 500m, which is nine orders of magnitude less."""
+    """500M is never stored as 500m, which is 10^9 times less."""
     with pytest.raises(ValueError, match="not accepted for CPU"):
         parse_cpu(text)
 
@@ -73,26 +73,26 @@ def test_cpu_units_that_lower_case_would_change_are_refused(text: str) -> None:
     ],
 )
 def test_memory_is_humanized_bytes(text: str, size: int | None) -> None:
-    """Sizes are read in powers of 1000, or of 1024 with an i, in any case."""
+    """Sizes have powers of 1000, or of 1024 with an i, in any case."""
     assert parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["gb", "-1", "1ib", "1i", "1kk", "1.5.5", "1zb", "1e3", "\u0663"])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    """Negative, unitless and malformed sizes are refused."""
+def test_an_invalid_size_is_refused(text: str) -> None:
+    """Negative and malformed sizes, and unknown units."""
     with pytest.raises(ValueError, match="not a size"):
         parse_bytes(text)
 
 
 @pytest.mark.parametrize("text", ["16EiB", "18446744073709551616", "9" * 60 + "."])
-def test_sizes_end_with_64_bits(text: str) -> None:
-    """A size that 64 bits can't hold is refused."""
+def test_sizes_have_at_most_64_bits(text: str) -> None:
+    """A larger size is refused."""
     with pytest.raises(ValueError, match="too large"):
         parse_bytes(text)
 
 
 def test_gpus_are_whole_numbers() -> None:
-    """GPU texts are unsigned decimals of at most 64 bits."""
+    """Unsigned decimals of at most 64 bits."""
     assert parse_gpu("") is None
     assert parse_gpu(" 2 ") == 2
     for text in ("-1", "1.0", "one", "1gpu", "\uff12"):

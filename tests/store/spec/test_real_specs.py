@@ -1,4 +1,4 @@
-"""Specs from the field: Bacalhau's own are valid; those that lose settings there are refused here."""
+"""Real specs: those of Bacalhau are valid; those that lose settings in Bacalhau are refused here."""
 
 from pathlib import Path
 from textwrap import dedent
@@ -15,7 +15,7 @@ from jobledger.store.spec.validate import problems_of
 
 SPECS = Path(__file__).parents[2] / "specs"
 
-# file -> Type, Count after normalising, the engine's type. Engines are not judged: compute nodes do that.
+# file -> Type, Count after normalization, type of the engine. Only compute nodes know the valid engines.
 EXPECTED = {
     "bacalhau-testdata-custom-task-type.yaml": ("batch", 1, "flibble"),
     "bacalhau-testdata-docker-hello.yaml": ("batch", 1, "docker"),
@@ -38,13 +38,13 @@ EXPECTED = {
 
 
 def test_the_table_names_every_file() -> None:
-    """No spec is forgotten, and the licence note is beside them."""
+    """Every spec is tested, and the license is next to them."""
     assert {path.name for path in SPECS.iterdir()} == {*EXPECTED, "NOTICE.md"}
 
 
 @pytest.mark.parametrize(("file", "expected"), EXPECTED.items(), ids=EXPECTED.keys())
 def test_a_spec_of_the_project_is_valid(file: str, expected: tuple[str, int, str]) -> None:
-    """It loads strictly without a warning, may be stored once named, and survives the wire."""
+    """It loads in strict mode without a warning, can be stored with a name, and survives the wire."""
     read = load_spec((SPECS / file).read_bytes(), format=format_of(file))
     spec = normalize(read.spec)
     assert read.warnings == ()
@@ -53,7 +53,7 @@ def test_a_spec_of_the_project_is_valid(file: str, expected: tuple[str, int, str
     assert encode_spec(decode_spec(encode_spec(spec))) == encode_spec(spec)
 
 
-# The five files of the field whose settings Bacalhau silently ignores, made small.
+# The five real files whose settings Bacalhau silently ignores, shortened.
 SLIPS = {
     "outputs": (
         """
@@ -115,8 +115,8 @@ SLIPS = {
 
 
 @pytest.mark.parametrize(("text", "expected"), SLIPS.values(), ids=SLIPS.keys())
-def test_a_slip_from_the_field_is_refused_and_explained(text: str, expected: dict[str, str]) -> None:
-    """Each ignored key is a problem of its own, with what was meant."""
+def test_a_real_mistake_is_refused_with_a_suggestion(text: str, expected: dict[str, str]) -> None:
+    """Each ignored key is a problem with the field that was meant."""
     with pytest.raises(InvalidSpec) as caught:
         load_spec(dedent(text))
     found = {each.path: each.remedy for each in caught.value.problems}
@@ -124,7 +124,7 @@ def test_a_slip_from_the_field_is_refused_and_explained(text: str, expected: dic
     assert all(expected[path] in remedy for path, remedy in found.items())
 
 
-def test_a_slip_is_dropped_with_a_warning_when_lenient() -> None:
-    """The HTTP door takes the job as Bacalhau would, and says what it ignores."""
+def test_a_real_mistake_is_dropped_with_a_warning_when_lenient() -> None:
+    """The HTTP API accepts the job as Bacalhau does, and reports what it ignores."""
     for text, expected in SLIPS.values():
         assert {each.path for each in load_spec(dedent(text), strict=False).warnings} == expected.keys()

@@ -1,4 +1,4 @@
-"""Whatever comes in, the answer is a spec or InvalidSpec; what is a spec survives every step."""
+"""Any input gives a spec or InvalidSpec, and a spec survives every step."""
 
 import json
 from pathlib import Path
@@ -123,7 +123,7 @@ jobs = st.fixed_dictionaries(
 
 
 def check_refusal(error: InvalidSpec) -> None:
-    """A refusal has problems, each a line of text that can be sent."""
+    """A refusal has problems, and each is one line of valid text."""
     assert error.problems
     for problem in error.problems:
         assert problem.message
@@ -132,7 +132,7 @@ def check_refusal(error: InvalidSpec) -> None:
 
 
 def read_or_refuse(value: object, *, strict: bool) -> JobSpec | None:
-    """Read, judge, normalise: every step that a value from outside goes through."""
+    """Read, validate and normalize: the steps of every value from outside."""
     try:
         spec = read_spec(value, strict=strict).spec
     except InvalidSpec as error:
@@ -148,13 +148,13 @@ def read_or_refuse(value: object, *, strict: bool) -> JobSpec | None:
 
 @given(anything, st.booleans())
 def test_any_value_is_a_spec_or_refused(value: Any, strict: bool) -> None:
-    """No JSON value makes reading raise anything but InvalidSpec."""
+    """For any JSON value, reading raises only InvalidSpec."""
     read_or_refuse(value, strict=strict)
 
 
 @given(st.binary(max_size=200), st.sampled_from(["yaml", "json", "toml", None]))
 def test_any_bytes_are_a_spec_or_refused(raw: bytes, kind: Format | None) -> None:
-    """No bytes make loading raise anything but InvalidSpec."""
+    """For any bytes, loading raises only InvalidSpec."""
     try:
         load_spec(raw, format=kind)
     except InvalidSpec as error:
@@ -167,7 +167,7 @@ def test_any_bytes_are_a_spec_or_refused(raw: bytes, kind: Format | None) -> Non
 )
 @settings(max_examples=400)
 def test_any_punctuation_is_a_spec_or_refused(text: str, kind: Format | None) -> None:
-    """Text made of what parsers look at is no exception."""
+    """Also for text of the characters that parsers treat specially."""
     try:
         load_spec(text, format=kind)
     except InvalidSpec as error:
@@ -176,8 +176,8 @@ def test_any_punctuation_is_a_spec_or_refused(text: str, kind: Format | None) ->
 
 @given(st.data())
 @settings(max_examples=300)
-def test_a_real_spec_with_a_scratch_is_a_spec_or_refused(data: st.DataObject) -> None:
-    """Real specs with a few bytes changed, cut or doubled never raise anything but InvalidSpec."""
+def test_a_damaged_real_spec_is_a_spec_or_refused(data: st.DataObject) -> None:
+    """Real specs with a few bytes changed, removed or doubled raise only InvalidSpec."""
     raw = bytearray(data.draw(st.sampled_from(TEXTS)))
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(raw)))
@@ -196,7 +196,7 @@ def test_a_real_spec_with_a_scratch_is_a_spec_or_refused(data: st.DataObject) ->
 def test_a_real_spec_with_another_value_is_a_spec_or_refused(
     data: st.DataObject, other: Any, strict: bool
 ) -> None:
-    """Real specs with any value put anywhere are read or refused."""
+    """Real specs with any value at any position."""
     root = json.loads(json.dumps(data.draw(st.sampled_from(VALUES))))
     place = root
     while True:
@@ -209,8 +209,8 @@ def test_a_real_spec_with_another_value_is_a_spec_or_refused(
 
 
 @given(jobs)
-def test_a_good_spec_survives_every_step(value: Any) -> None:
-    """Read, normalise, encode, decode gives the same spec, and doing any of it twice the same bytes."""
+def test_a_valid_spec_survives_every_step(value: Any) -> None:
+    """Read, normalize, encode and decode give the same spec; a repetition gives the same bytes."""
     spec = read_spec(value, strict=True).spec
     assert submission_problems(spec) == []
     once = normalize(replace(spec, name=spec.name or "j-1"))
@@ -226,7 +226,7 @@ def test_a_good_spec_survives_every_step(value: Any) -> None:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_prefix_of_a_real_spec_is_a_spec_or_refused(text: str) -> None:
-    """A file that was cut off never raises anything but InvalidSpec."""
+    """A truncated file raises only InvalidSpec."""
     for end in range(0, len(text), 7):
         try:
             load_spec(text[:end])

@@ -1,4 +1,4 @@
-"""Every limit of a spec holds at its edge: at it passes, one above is refused and the limit is named."""
+"""Every limit of a spec at its edge: the limit is accepted, and one more is refused by its name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -89,7 +89,7 @@ LIMITS = [
 def test_a_spec_at_the_limit_passes_and_one_above_is_refused(
     path: str | None, limit: int, build: Callable[[int], JobSpec]
 ) -> None:
-    """The problem is at the place of what is too large, and names the limit."""
+    """The problem has the path of the value and names the limit."""
     assert problems_of(build(limit)) == []
     (problem,) = problems_of(build(limit + 1))
     assert str(limit) in problem.message
@@ -97,7 +97,7 @@ def test_a_spec_at_the_limit_passes_and_one_above_is_refused(
 
 
 def test_a_text_at_the_limit_is_parsed_and_one_byte_more_is_refused() -> None:
-    """SPEC_FILE_MAX_BYTES bounds the text, in bytes of UTF-8, before it is parsed."""
+    """SPEC_FILE_MAX_BYTES limits the text, in bytes of UTF-8, before it is parsed."""
     text = "a: " + "é" * ((SPEC_FILE_MAX_BYTES - 4) // 2) + "x"
     assert len(text.encode()) == SPEC_FILE_MAX_BYTES
     assert parse(text)
@@ -107,7 +107,7 @@ def test_a_text_at_the_limit_is_parsed_and_one_byte_more_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["yaml", "json"])
 def test_depth_is_counted_the_same_in_text_and_in_values(kind: Format) -> None:
-    """SPEC_MAX_DEPTH levels of objects and lists are read and validated; one more is refused."""
+    """SPEC_MAX_DEPTH levels are read and validated; one more is refused."""
 
     def text(levels: int) -> str:
         inner = levels - ABOVE_PARAMS - 1
@@ -127,7 +127,7 @@ def test_depth_is_counted_the_same_in_text_and_in_values(kind: Format) -> None:
 
 
 def test_a_document_of_too_many_values_is_refused() -> None:
-    """SPEC_MAX_NODES values are read; one more is refused, in YAML already by the parser."""
+    """SPEC_MAX_NODES values are read; one more is refused, in YAML by the first pass."""
     around = 2  # the object and its list
     assert parse("a: [" + "x," * (SPEC_MAX_NODES - around - 1) + "]")  # the key counts too
     with pytest.raises(InvalidSpec, match=str(SPEC_MAX_NODES)):

@@ -1,4 +1,4 @@
-"""Specs that mean the same get one form; nothing of the user's own is touched."""
+"""Specs with the same meaning have one normal form; values of the user are not changed."""
 
 from typing import Any
 
@@ -40,24 +40,24 @@ def normal_task(**fields: Any) -> Task:
     ],
 )
 def test_a_missing_count_is_not_zero(job_type: str, count: int | UnsetType, after: int) -> None:
-    """A missing Count is 1 for batch and service, an explicit 0 stays 0; daemon and ops jobs have none."""
+    """A missing Count is 1 for batch and service, an explicit 0 stays 0; daemon and ops jobs have 0."""
     assert normalize(JobSpec(type=job_type, count=count)).count == after
 
 
 @pytest.mark.parametrize(("job_type", "count"), [("daemon", 3), ("ops", -1), ("batch", -5)])
 def test_a_count_that_is_refused_is_not_hidden(job_type: str, count: int | UnsetType) -> None:
-    """Normalising does not turn a Count that validation refuses into one that it accepts."""
+    """A Count that validation refuses is refused after normalization too."""
     assert normalize(JobSpec(type=job_type, count=count)).count == count
 
 
 def test_an_empty_namespace_is_the_default_and_an_empty_name_stays() -> None:
-    """The namespace has a default; the name is the ledger's to fill in."""
+    """The namespace has a default; the ledger sets the name."""
     spec = normalize(JobSpec(type="batch"))
     assert (spec.namespace, spec.name) == ("default", "")
 
 
 def test_white_space_around_words_is_removed() -> None:
-    """Types of engine and publisher, aliases, targets, result names and paths, domains are trimmed."""
+    """In types of engine and publisher, aliases, targets, result names and paths, and domains."""
     task = normal_task(
         engine=SpecConfig(type=" Docker "),
         publisher=SpecConfig(type="\ts3"),
@@ -73,14 +73,14 @@ def test_white_space_around_words_is_removed() -> None:
 
 
 def test_resources_are_compact_and_lower_case() -> None:
-    """Resource texts lose their spaces and capitals; a CPU unit whose case means something keeps it."""
+    """Resources lose spaces and upper case, except a CPU unit whose meaning depends on its case."""
     task = normal_task(resources=Resources(cpu="1 Ki", memory="1.5 GB", disk="1\nGi", gpu=" 1 "))
     assert task.resources == Resources(cpu="1ki", memory="1.5gb", disk="1gi", gpu="1")
     assert normal_task(resources=Resources(cpu="500M")).resources.cpu == "500M"
 
 
-def test_what_is_the_users_own_is_not_touched() -> None:
-    """Params, Env, Meta and Labels come out as they went in."""
+def test_values_of_the_user_are_not_changed() -> None:
+    """Params, Env, Meta and Labels stay the same."""
     own = {" Key ": " Value "}
     spec = JobSpec(
         type="batch",
@@ -93,15 +93,15 @@ def test_what_is_the_users_own_is_not_touched() -> None:
     assert done.tasks[0].engine.params == {" K ": [" V "]}
 
 
-def test_normalising_twice_changes_nothing() -> None:
-    """Normalising is idempotent, to the byte."""
+def test_normalizing_twice_changes_nothing() -> None:
+    """Normalization is idempotent, to the byte."""
     spec = JobSpec(type="ops", count=1, tasks=(Task(resources=Resources(cpu=" 1 ", memory="1 GB")),))
     once = normalize(spec)
     assert encode_spec(normalize(once)) == encode_spec(once)
 
 
 def test_empty_parts_and_missing_parts_are_the_same_bytes() -> None:
-    """A spec with empty objects and one without them are equal bytes after normalising."""
+    """A spec with empty objects and one without them have the same normal form."""
     empty = Task(name="main", resources=Resources(cpu="  "), network=Network(), timeouts=Timeouts(), env={})
     written = encode_spec(normalize(JobSpec(type="batch", tasks=(empty,))))
     assert written == encode_spec(normalize(JobSpec(type="batch", tasks=(Task(name="main"),))))
@@ -119,13 +119,13 @@ def test_identity_type_and_count_are_always_written() -> None:
 
 
 def test_a_missing_count_survives_the_wire() -> None:
-    """An un-normalised spec keeps the difference between no Count and Count 0."""
+    """Before normalization, a missing Count differs from 0."""
     assert decode_spec(encode_spec(JobSpec(type="batch"))).count is UNSET
     assert decode_spec(encode_spec(JobSpec(type="batch", count=0))).count == 0
 
 
 def test_equal_maps_are_equal_bytes_in_any_order() -> None:
-    """The order in which a map was written does not make another version."""
+    """The order of keys does not make another version."""
     one = JobSpec(
         labels={"a": "1", "b": "2"}, tasks=(Task(engine=SpecConfig(params={"x": 1, "y": {"b": 1, "a": 2}})),)
     )
@@ -135,8 +135,8 @@ def test_equal_maps_are_equal_bytes_in_any_order() -> None:
     assert encode_spec(one) == encode_spec(two)
 
 
-def test_one_as_integer_float_and_truth_are_three_settings() -> None:
-    """1, 1.0 and true in Params are different bytes, though Python calls them equal."""
+def test_one_as_integer_float_and_boolean_are_three_settings() -> None:
+    """In Params 1, 1.0 and true are different bytes, although Python compares them as equal."""
     specs = [JobSpec(tasks=(Task(engine=SpecConfig(params={"x": value})),)) for value in (1, 1.0, True)]
     assert len({encode_spec(spec) for spec in specs}) == 3
     assert [type(decode_spec(encode_spec(spec)).tasks[0].engine.params["x"]) for spec in specs] == [

@@ -1,4 +1,4 @@
-"""Text becomes plain values, or is refused with the reason and the place; it is never dangerous to try."""
+"""Text is parsed to plain values or refused with reason and position, and parsing is always safe."""
 
 import json
 from typing import Any
@@ -55,7 +55,7 @@ def parse_refusal(text: str, **options: Any) -> str:
     ],
 )
 def test_bad_text_is_refused_with_its_reason(text: str, part: str) -> None:
-    """Text that is no spec document is an InvalidSpec that says why, and where if the parser knows."""
+    """InvalidSpec has the reason, and line and column if the parser knows them."""
     assert part in parse_refusal(text)
 
 
@@ -73,25 +73,25 @@ def test_bad_text_is_refused_with_its_reason(text: str, part: str) -> None:
     ],
 )
 def test_bad_toml_is_refused_with_its_reason(text: str, part: str) -> None:
-    """TOML has the same contract."""
+    """As for YAML and JSON."""
     assert part in parse_refusal(text, format="toml")
 
 
-def test_aliases_count_as_what_they_stand_for() -> None:
-    """A few lines that expand to billions of values are refused before anything is built."""
+def test_aliases_count_as_expanded() -> None:
+    """A few lines that expand to billions of values are refused before values are created."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
     assert f"more than {SPEC_MAX_NODES} values" in parse_refusal("\n".join(lines))
 
 
-def test_aliases_deepen_what_uses_them() -> None:
-    """Depth is counted through aliases."""
+def test_aliases_add_to_the_depth() -> None:
+    """The depth includes expanded aliases."""
     lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, SPEC_MAX_DEPTH)]
     assert "nested deeper" in parse_refusal("\n".join(lines))
     assert parse("\n".join(lines[:-1]))
 
 
-def test_depth_is_that_of_the_alias_and_of_what_it_stands_for() -> None:
+def test_depth_is_that_of_the_alias_and_its_value() -> None:
     """Half of SPEC_MAX_DEPTH around an alias to another half is the limit."""
     half = SPEC_MAX_DEPTH // 2
     anchored = f"a: &a {'[' * half}{']' * half}\n"
@@ -100,7 +100,7 @@ def test_depth_is_that_of_the_alias_and_of_what_it_stands_for() -> None:
 
 
 def test_yaml_surprises_are_removed() -> None:
-    """Times, dates and base-60 numbers stay the text that was written; merge keys and anchors work."""
+    """Times, dates and base-60 numbers stay text; merge keys and anchors work."""
     text = "a: 22:22\nb: 2024-01-01\nc: 1:30.5\nd: 010\ne: &e {x: 1, y: 2}\nf: {<<: *e, y: 3}\ng: yes\n"
     text += "h: =\ni: [<<]\n"
     assert parse(text) == {
@@ -119,12 +119,12 @@ def test_yaml_surprises_are_removed() -> None:
 @pytest.mark.parametrize("text", ["=", "<<", "~x", "2001-12-14t21:59:43.10-05:00", "0o8", "1_0:3", "y"])
 @pytest.mark.parametrize("place", ["{}", "[{}]", "[[{}, {}]]", "{{a: {}}}", "{{a: [{{b: {}}}]}}"])
 def test_a_plain_scalar_without_a_type_is_text_everywhere(text: str, place: str) -> None:
-    """PyYAML gives `=` and `<<` tags for which it has no constructor; as a value, they are text."""
+    """As values, `=` and `<<` are text; PyYAML has tags for them without a constructor."""
     quoted = parse("k: " + place.format(f"'{text}'", f"'{text}'"))
     assert parse("k: " + place.format(text, text)) == quoted
 
 
-# What the Go package sigs.k8s.io/yaml, which Bacalhau uses, gave for each of these when asked.
+# The result of the Go package sigs.k8s.io/yaml, which Bacalhau uses, for each of these.
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -146,29 +146,29 @@ def test_a_plain_scalar_without_a_type_is_text_everywhere(text: str, place: str)
     ],
 )
 def test_a_number_is_what_bacalhau_reads(text: str, value: object) -> None:
-    """The same file means the same job in both; `1.0` and `1` are the same number in JSON."""
+    """A file is the same job in both; `1.0` and `1` are the same JSON number."""
     assert parse(f"k: {text}\nl: [{text}]") == {"k": value, "l": [value]}
 
 
 def test_a_tag_without_a_name_is_refused() -> None:
-    """`! 5` is the text 5 in YAML, and PyYAML reads the number."""
+    """In YAML `! 5` is the text 5, and PyYAML reads the number."""
     assert "the tag" in parse_refusal("k: ! 5")
 
 
 def test_an_equals_sign_is_text_as_a_key() -> None:
-    """As everywhere else; only `<<` means something as a key."""
+    """Only `<<` has a meaning as a key."""
     assert parse("k: {=: 1}\n=: 2\n") == {"k": {"=": 1}, "=": 2}
 
 
 def test_toml_dates_are_text() -> None:
-    """A date in TOML is what ISO 8601 writes."""
+    """In ISO 8601."""
     text = "Type = 'batch'\n[[Tasks]]\nName = 'main'\n[Tasks.Engine]\nType = 'noop'\n"
     text += "Params = {d = 2024-01-01, t = 07:32:00}"
     assert load_spec(text, format="toml").spec.tasks[0].engine.params == {"d": "2024-01-01", "t": "07:32:00"}
 
 
-def test_the_format_is_guessed() -> None:
-    """Text that begins with { is JSON, other text is YAML; a byte order mark does not matter."""
+def test_the_format_is_detected() -> None:
+    """Text that starts with { is JSON, other text is YAML, with or without a byte order mark."""
     assert parse(json.dumps(JOB)) == parse("\ufeff \n" + json.dumps(JOB)) == parse(YAML) == JOB
     assert parse(b"\xef\xbb\xbf" + YAML.encode()) == JOB
     assert [format_of(name) for name in ("a.YAML", "b.yml", "c.json", "d.toml", "e", "-")] == [

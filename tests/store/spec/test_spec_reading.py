@@ -1,4 +1,4 @@
-"""Outside text and values become a spec, or every reason why not; nothing is lost in silence."""
+"""Text and values become a spec, or are refused with all reasons; nothing is dropped silently."""
 
 from typing import Any
 
@@ -37,14 +37,14 @@ def test_keys_are_read_without_case() -> None:
 
 
 def test_the_same_key_in_two_cases_is_refused() -> None:
-    """Neither of two spellings silently wins."""
+    """No spelling wins silently."""
     (problem,) = refusal(with_task(name="other"))
     assert problem.path == "Tasks[0].name"
     assert '"Name"' in problem.message
 
 
 def test_null_is_absent() -> None:
-    """A null in any field is the same as leaving it out."""
+    """A null in any field is the same as a missing field."""
     spec = read_spec(
         job(Count=None, Labels=None, Name=None, Priority=None, Constraints=None), strict=True
     ).spec
@@ -89,8 +89,10 @@ def test_null_is_absent() -> None:
         (None, "", "null", "Type"),
     ],
 )
-def test_a_wrong_type_is_told_with_value_and_remedy(value: Any, path: str, message: str, remedy: str) -> None:
-    """A type mismatch is one problem, and brings no false follow-ups such as a missing type."""
+def test_a_wrong_type_is_reported_with_value_and_remedy(
+    value: Any, path: str, message: str, remedy: str
+) -> None:
+    """One problem, without others that follow from it, such as a missing type."""
     (problem,) = refusal(value)
     assert problem.path == path
     assert message in problem.message
@@ -112,7 +114,7 @@ def test_network_types_are_read_without_case_and_written_with_it(text: str) -> N
 
 
 def test_a_yaml_none_is_a_network_type_and_a_yaml_null_is_absent() -> None:
-    """YAML's null is `~` or `null`; the bare word None is text."""
+    """YAML's null is `~` or `null`; the unquoted word None is text."""
     for word, expected in (("None", "None"), ("~", "Default"), ("null", "Default")):
         text = f"{YAML}    Network: {{Type: {word}}}\n"
         assert load_spec(text).spec.tasks[0].network.type == expected
@@ -144,7 +146,7 @@ DROPPED: list[tuple[dict[Any, Any], str, str]] = [
 
 @pytest.mark.parametrize(("value", "path", "remedy"), DROPPED)
 def test_what_would_be_dropped_is_a_problem_when_strict(value: Any, path: str, remedy: str) -> None:
-    """Strict reading refuses what it can't keep, naming the place and the nearest field."""
+    """Strict mode refuses what it can't keep, with path and nearest field."""
     (problem,) = refusal(value)
     assert problem.path == path
     assert remedy in problem.remedy
@@ -152,7 +154,7 @@ def test_what_would_be_dropped_is_a_problem_when_strict(value: Any, path: str, r
 
 @pytest.mark.parametrize(("value", "path", "remedy"), DROPPED)
 def test_what_is_dropped_is_a_warning_when_lenient(value: Any, path: str, remedy: str) -> None:
-    """Lenient reading keeps the rest, and says what it dropped."""
+    """Lenient mode keeps the rest and reports what it dropped."""
     read = read_spec(value, strict=False)
     (warning,) = read.warnings
     assert warning.path == path
@@ -161,7 +163,7 @@ def test_what_is_dropped_is_a_warning_when_lenient(value: Any, path: str, remedy
     assert "bacalhau.org/x" not in read.spec.meta
 
 
-def test_the_users_own_maps_hold_any_key() -> None:
+def test_maps_of_the_user_accept_any_key() -> None:
     """Params, Env, Meta and Labels have no unknown keys."""
     own = {"anything": "x", "Name": "y", "name": "z"}
     read = read_spec(job(Meta=own, Labels=own, Tasks=[{**TASK, "Meta": own, "Env": own}]), strict=True)
@@ -169,14 +171,14 @@ def test_the_users_own_maps_hold_any_key() -> None:
     assert read.warnings == ()
 
 
-def test_zero_values_that_clients_send_are_no_warnings() -> None:
-    """A client that sends the empty fields of its own Job class is not scolded."""
+def test_zero_values_of_clients_give_no_warnings() -> None:
+    """A client that sends the empty fields of its Job class gets no warning."""
     value = job(ID="", Version=0, Revision=0, CreateTime=0, ModifyTime=None, State={})
     assert read_spec(value, strict=False).warnings == ()
 
 
-def test_shape_and_rules_are_told_together() -> None:
-    """A wrong type, an unknown key and broken rules elsewhere come in one error."""
+def test_wrong_types_and_broken_rules_are_reported_together() -> None:
+    """A wrong type, an unknown key and a broken rule are in one error."""
     problems = refusal(job(Name=5, Count=-1, Tasks=[{"Name": "", "Engine": {}, "Foo": 1}]))
     assert {each.path for each in problems} == {
         "Name",
@@ -187,19 +189,19 @@ def test_shape_and_rules_are_told_together() -> None:
     }
 
 
-def test_a_misspelt_field_is_not_also_missing() -> None:
-    """`Typ` is told as a slip, not once more as a missing Type."""
+def test_a_misspelled_field_is_not_also_missing() -> None:
+    """`Typ` is reported as a misspelling, and not also as a missing Type."""
     assert [each.path for each in refusal({"Typ": "batch", "Tasks": [TASK]})] == ["Typ"]
 
 
 def test_load_applies_both_levels_of_rules() -> None:
-    """A spec that loads is one that the ledger accepts, so the store's own rules are applied too."""
+    """A spec that loads is one that the ledger accepts, so the rules of the store are applied too."""
     with pytest.raises(InvalidSpec, match="publisher must be set if result paths are set"):
         load_spec(YAML + "    ResultPaths: [{Name: a, Path: /a}]\n")
 
 
 def test_problems_are_bounded_and_the_rest_is_counted() -> None:
-    """At most SPEC_MAX_PROBLEMS are told; the last says how many more there are."""
+    """At most SPEC_MAX_PROBLEMS are reported; the last one counts the rest."""
     problems = refusal(job(**{f"Foo{index}": 1 for index in range(SPEC_MAX_PROBLEMS + 50)}))
     assert len(problems) == SPEC_MAX_PROBLEMS
     assert "51 more" in problems[-1].message
@@ -215,8 +217,8 @@ def test_problems_are_bounded_and_the_rest_is_counted() -> None:
         YAML + "    Env: {a: '{{x}}'}",
     ],
 )
-def test_an_unrendered_template_is_told_first(text: str) -> None:
-    """Whatever else is wrong with a text that holds {{ }}, the first problem says: a template."""
+def test_an_unrendered_template_is_reported_first(text: str) -> None:
+    """The first problem of a text with {{ }} is that it is a template."""
     with pytest.raises(InvalidSpec) as caught:
         load_spec(text)
     assert "Go template" in caught.value.problems[0].message
@@ -225,7 +227,7 @@ def test_an_unrendered_template_is_told_first(text: str) -> None:
 
 
 def test_a_valid_text_with_braces_gets_a_warning() -> None:
-    """`docker ps --format '{{.ID}}'` is a fair setting, so it is taken literally, with a warning."""
+    """`docker ps --format '{{.ID}}'` is a valid setting: it is taken literally, with a warning."""
     read = load_spec(YAML + "    Env: {FORMAT: '{{.ID}}'}\n")
     assert read.spec.tasks[0].env == {"FORMAT": "{{.ID}}"}
     (warning,) = read.warnings

@@ -1,4 +1,4 @@
-"""A spec that is written exactly as on the wire is read in one go, with the result of reading it slowly."""
+"""A spec with exact keys and values is converted at once, with the result of reading field by field."""
 
 import copy
 from typing import Any
@@ -40,7 +40,7 @@ ODD = st.sampled_from(
 
 
 def both_ways(value: Any, *, strict: bool) -> tuple[object, object]:
-    """What the two ways of reading make of a value."""
+    """Return the results of both ways."""
     quick = outcome(copy.deepcopy(value), strict=strict)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading_fields, "_exact", lambda _: None)
@@ -48,7 +48,7 @@ def both_ways(value: Any, *, strict: bool) -> tuple[object, object]:
 
 
 def outcome(value: Any, *, strict: bool) -> object:
-    """The spec, or what is wrong."""
+    """Return the spec or its problems."""
     try:
         return read_spec(value, strict=strict)
     except InvalidSpec as error:
@@ -56,13 +56,13 @@ def outcome(value: Any, *, strict: bool) -> object:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to everything in a document."""
+    """Return the paths of all values of a document."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [way for key, item in items for way in ((*path, key), *places(item, (*path, key)))]
 
 
-def test_what_is_exact_is_read_in_one_go() -> None:
-    """The quick way is taken at all."""
+def test_an_exact_spec_is_converted_at_once() -> None:
+    """The fast way is used."""
     spec = reading_fields._exact(EXACT)
     assert spec is not None
     assert read_spec(EXACT, strict=True).spec == spec
@@ -75,7 +75,7 @@ def test_what_is_exact_is_read_in_one_go() -> None:
     strict=st.booleans(),
 )
 def test_both_ways_give_the_same(place: tuple[Any, ...], odd: object, key: str | None, strict: bool) -> None:
-    """Whatever stands wherever: the same spec, the same warnings, the same problems."""
+    """For any value at any position: the same spec, warnings and problems."""
     value = copy.deepcopy(EXACT)
     around = value
     for each in place[:-1]:

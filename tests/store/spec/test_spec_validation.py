@@ -184,7 +184,7 @@ VALID = [
 
 @pytest.mark.parametrize(("spec", "path", "text"), SUBMISSION_RULES)
 def test_a_broken_submission_rule_is_reported_once_with_its_path(spec: JobSpec, path: str, text: str) -> None:
-    """Both levels refuse it, with one problem whose path, value and remedy are there."""
+    """Both levels refuse it with one problem, with path, value and remedy."""
     for problems in (submission_problems(spec), problems_of(spec)):
         assert [problem.path for problem in problems] == [path]
         assert text in problems[0].message
@@ -195,7 +195,7 @@ def test_a_broken_submission_rule_is_reported_once_with_its_path(spec: JobSpec, 
 def test_a_broken_store_rule_is_reported_by_the_second_level_only(
     spec: JobSpec, path: str, text: str
 ) -> None:
-    """The API's level accepts it and the store's refuses it."""
+    """The level of the API accepts it, that of the store refuses it."""
     assert submission_problems(spec) == []
     assert [problem.path for problem in problems_of(spec)] == [path]
     assert text in problems_of(spec)[0].message
