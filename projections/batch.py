@@ -152,12 +152,7 @@ def label_rows(jobs: Iterable[tuple[JobStatus, SpecHead]]) -> list[LabelRow]:
 
 
 def resolve_released(batch: Batch, specs: Mapping[int, bytes]) -> None:
-    """Move jobs in `released` to the kind of write that they need.
-
-    Args:
-        batch: with jobs in `released`.
-        specs: their specs, by the sequence of the event that set them.
-    """
+    """Move jobs in `released` to the kind of write that they need."""
     for job_id, (status, is_new) in batch.released.items():
         head = spec_head(specs[status.spec_sequence])
         if is_new or job_id in batch.created:

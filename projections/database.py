@@ -56,10 +56,6 @@ class Reader:
         Args:
             path: the file.
             live: for an immutable snapshot without specs: the view that has them.
-
-        Raises:
-            ViewMissing: if the file does not exist.
-            ViewDamaged: if the file is not a database.
         """
         if not path.exists():
             raise ViewMissing(f"no view at {path}; start a projector on this path to create it")
@@ -126,11 +122,7 @@ class PointReader:
 
     @classmethod
     def open(cls, path: Path, live: Path | None = None) -> "PointReader":
-        """Open a view's file for reading, on the thread that will read; `live` is as in `Reader.open`.
-
-        Raises:
-            ViewError: if the file cannot be used.
-        """
+        """Open a view's file for reading, on the thread that will read; `live` is as in `Reader.open`."""
         with translated(path):
             uri = f"{path.absolute().as_uri()}?mode=ro{'' if live is None else '&immutable=1'}"
             connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0.0)
@@ -144,11 +136,7 @@ class PointReader:
         return cls(path, connection)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row] | None:
-        """All rows of a query; None if the file is locked, because the event loop must not wait.
-
-        Raises:
-            ViewError: if the file cannot be read.
-        """
+        """All rows of a query; None if the file is locked, because the event loop must not wait."""
         try:
             return self._connection.execute(sql, parameters).fetchall()
         except sqlite3.DatabaseError as error:
@@ -248,14 +236,7 @@ class Writer(Reader):
                 self._size = found.st_size
 
     async def trim_log(self) -> bool:
-        """Truncate the write-ahead log if it exceeds WAL_KEPT_BYTES and no reader needs it.
-
-        Returns:
-            Whether the log is within the limit now.
-
-        Raises:
-            ViewError: if SQLite cannot truncate it.
-        """
+        """Truncate the write-ahead log if it exceeds WAL_KEPT_BYTES; False if a reader needs it."""
         log = Path(f"{self.path}-wal")
         if self._busy.locked() or not log.exists() or log.stat().st_size <= WAL_KEPT_BYTES:
             return True
@@ -283,9 +264,6 @@ class Writer(Reader):
 
         Args:
             work: pairs of SQL, with `{values}` in place of `(?, ?), (?, ?), …`, and rows of the same width.
-
-        Raises:
-            ViewError: if a statement fails; others may have run, so the transaction must be rolled back.
         """
         trips: list[Awaitable[Any]] = []
         for sql, rows in work:

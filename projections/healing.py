@@ -46,13 +46,7 @@ class Healed(NamedTuple):
 
 
 async def heal_view(log: EventLog, writer: ViewWriter) -> Healed:
-    """Refold every quarantined job of a view up to the view's checkpoint. The writer must be idle otherwise.
-
-    Raises:
-        CheckpointMoved: if another projector moved the checkpoint.
-        LogUnavailable: if the log cannot be read; jobs healed so far stay healed, and a retry is safe.
-        ViewError: if the file cannot be written.
-    """
+    """Refold every quarantined job of a view up to its checkpoint. The writer must be idle."""
     jobs = changed = quarantined = 0
     async for status in _quarantined(writer):
         jobs += 1

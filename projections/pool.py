@@ -26,6 +26,8 @@ class ReaderPool:
     Statements are queued on a connection without waiting for the previous one to return to the event loop, so
     a caller must not open a transaction: others would read inside it.
 
+    Reads raise `ViewError` if the pool is closed or suspended, or the file cannot be read.
+
     Attributes:
         on_damage: called when a read finds damage.
     """
@@ -69,11 +71,7 @@ class ReaderPool:
         await self.close()
 
     async def resume(self) -> None:
-        """Open the file that is at the path now.
-
-        Raises:
-            ViewError: if the file cannot be used; the pool stays suspended.
-        """
+        """Open the file that is at the path now."""
         if self._suspended is None:
             return
         self._readers, self._point = await _open_all(self.path, self._count, self._live)
@@ -81,11 +79,7 @@ class ReaderPool:
         self._suspended = None
 
     async def point_rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """All rows of a lookup by key, which blocks the event loop.
-
-        Raises:
-            ViewError: if the pool is closed, or the file cannot be read.
-        """
+        """All rows of a lookup by key, which blocks the event loop."""
         try:
             found = self._point.rows(sql, parameters) if self._point is not None else None
         except ViewDamaged as error:
@@ -94,11 +88,7 @@ class ReaderPool:
         return found if found is not None else await self.rows(sql, parameters)
 
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """All rows of a short statement: an index search that finds a few rows.
-
-        Raises:
-            ViewError: if the pool is closed, or the file cannot be read.
-        """
+        """All rows of a short statement: an index search that finds a few rows."""
         waiting = self._waiting
         if not waiting:
             raise self._closed()
@@ -118,22 +108,14 @@ class ReaderPool:
             waiting[index] -= 1
 
     async def long_rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """All rows of a statement that may take long.
-
-        Raises:
-            ViewError: if the pool is closed, or the file cannot be read.
-        """
+        """All rows of a statement that may take long."""
         with self._least_busy() as reader:
             return await reader.rows(sql, parameters)
 
     async def page_rows(
         self, sql: str, parameters: Sequence[Any] = (), *, max_bytes: int
     ) -> tuple[list[Row], bool]:
-        """The first rows of a statement, until they exceed `max_bytes`, and whether these are all rows.
-
-        Raises:
-            ViewError: if the pool is closed, or the file cannot be read.
-        """
+        """The first rows of a statement, until they exceed `max_bytes`, and whether these are all rows."""
         with self._least_busy() as reader:
             return await reader.page(sql, parameters, max_bytes=max_bytes)
 

@@ -114,6 +114,8 @@ class ViewReader(Protocol):
 class Projector:
     """Keeps one SQLite file up to date with one log: `async with Projector(log, path) as projector`.
 
+    The wait methods raise `WaitTimeout`, or the error that stopped the projector.
+
     Args:
         log: the log to fold.
         path: the view's file; created if missing, rebuilt if its rows have an older meaning.
@@ -262,38 +264,20 @@ class Projector:
         return self._trouble if self._state in _TROUBLED else ""
 
     def restart_reader(self, reason: str) -> None:
-        """Replace the log's consumer, which delivers nothing, and continue at the same position.
-
-        Args:
-            reason: for the error if this does not help.
-        """
+        """Replace the log's consumer, which delivers nothing, and continue at the same position."""
         if self._reader is not None:
             self._reader.restart(reason)
 
     async def wait_for(self, sequence: int, timeout_seconds: float = WAIT_DEFAULT_SECONDS) -> None:
-        """Wait until a sequence is visible in the view, for example to read one's own write.
-
-        Raises:
-            WaitTimeout: if the view does not reach it in time.
-            JobledgerError: if the projector stopped.
-        """
+        """Wait until a sequence is visible in the view, for example to read one's own write."""
         await self._wait(lambda: self._sequence >= sequence, timeout_seconds, f"event {sequence}")
 
     async def wait_live(self, timeout_seconds: float = WAIT_DEFAULT_SECONDS) -> None:
-        """Wait until everything that was in the log is in the view.
-
-        Raises:
-            WaitTimeout: if the view does not get there in time.
-            JobledgerError: if the projector stopped.
-        """
+        """Wait until everything that was in the log is in the view."""
         await self._wait(lambda: self._state is ProjectorState.LIVE, timeout_seconds, "the end of the log")
 
     async def wait_stopped(self) -> None:
-        """Wait until the projector stops.
-
-        Raises:
-            JobledgerError: the error that stopped it.
-        """
+        """Wait until the projector stops."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._state is ProjectorState.STOPPED)
         if self._error is not None:
@@ -360,11 +344,7 @@ class Projector:
         await self._follow(self._reader)
 
     async def _watch_file(self) -> None:
-        """Check the file periodically; never returns.
-
-        Raises:
-            ViewError: if the file is missing, replaced or damaged.
-        """
+        """Check the file periodically; never returns."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(VIEW_LOOK_SECONDS):
@@ -406,12 +386,7 @@ class Projector:
             await self._pause(ProjectorState.WAITING, unwritable)
 
     async def _start_rebuild(self, error: ViewDamaged | ViewMissing) -> None:
-        """Suspend the readers and move the file away, so that the next one starts empty.
-
-        Raises:
-            ViewUnwritable: if the file cannot be moved.
-            ViewError: if there were too many rebuilds.
-        """
+        """Suspend the readers and move the file away, so that the next one starts empty."""
         now = asyncio.get_running_loop().time()
         if (
             len(self._rebuild_times) == VIEW_REBUILDS_MAX
@@ -447,12 +422,7 @@ class Projector:
         _log.info("the view is rebuilt up to event %d", self._sequence)
 
     async def _open_view(self) -> None:
-        """Open the file, and continue from its checkpoint.
-
-        Raises:
-            ViewDamaged: if the file cannot be read, or was replaced by the view of another log.
-            ViewError: if the file cannot be used.
-        """
+        """Open the file, and continue from its checkpoint."""
         writer = await ViewWriter.open(self._path, tree=self._keeps_tree)
         if self._epoch is not None and writer.epoch not in (None, self._epoch):
             await writer.close()
@@ -507,10 +477,6 @@ class Projector:
         """Refold the jobs in quarantine from their own events, for example after the log was repaired.
 
         The view stays readable. After an upgrade, a projector heals the view when it starts.
-
-        Raises:
-            ViewError: if this projector is stopped, or another one moved the checkpoint; try again.
-            LogUnavailable: if the log cannot be read; try again.
         """
         if self._task is None or self._state is ProjectorState.STOPPED:
             raise ViewError(f"the projector of {self._path} is stopped; start it first")

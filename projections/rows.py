@@ -31,24 +31,7 @@ JOB_COLUMNS: Final = (
 )
 """The columns of the table `jobs`, in schema order. The digest of a view depends on this order."""
 
-STATUS_COLUMNS: Final = (
-    "id",
-    "namespace",
-    "name",
-    "state",
-    "message",
-    "details",
-    "version",
-    "revision",
-    "create_time",
-    "modify_time",
-    "created_sequence",
-    "spec_sequence",
-    "sequence",
-    "tags",
-    "passed",
-    "quarantine",
-)
+STATUS_COLUMNS: Final = tuple(name for name in JOB_COLUMNS if name not in {"type", "priority", "count"})
 """The columns that `status_of` reads; `job_of` reads the spec after them."""
 
 # A write replaces all columns, those that a new spec changes, or those that a new state or tag changes. Each
@@ -173,7 +156,7 @@ def lost_status_of(row: Row) -> JobStatus:
 
 def status_of(row: Row) -> JobStatus:
     """The status of a row that starts with `STATUS_COLUMNS`."""
-    kind, message, details = row[3], row[4], row[5]
+    kind, message, details = row[4], row[5], row[6]
     if message or details:
         state = State(
             state_type=StateType(kind),
@@ -183,15 +166,15 @@ def status_of(row: Row) -> JobStatus:
     else:
         state = _PLAIN_STATES[kind]
     return JobStatus(
-        id=row[0],
-        namespace=row[1],
-        name=row[2],
+        created_sequence=row[0],
+        id=row[1],
+        namespace=row[2],
+        name=row[3],
         state=state,
-        version=row[6],
-        revision=row[7],
-        create_time=row[8],
-        modify_time=row[9],
-        created_sequence=row[10],
+        version=row[7],
+        revision=row[8],
+        create_time=row[9],
+        modify_time=row[10],
         spec_sequence=row[11],
         sequence=row[12],
         tags=_tags_decoder.decode(row[13]) if row[13] else {},

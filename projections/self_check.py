@@ -103,13 +103,7 @@ class SelfCheck:
                 _log.exception("the check of the view failed")
 
     async def check(self) -> None:
-        """Check once.
-
-        Raises:
-            ViewDamaged: if the view is damaged.
-            ViewError: if the file cannot be read now.
-            LogError: if the log cannot be read now.
-        """
+        """Check once."""
         reader = await Reader.open(self._path)
         try:
             for (table,) in await reader.rows(_TABLES):

@@ -74,7 +74,11 @@ class TreeHead(NamedTuple):
 
 
 class TreeReader:
-    """Roots and proofs from an open view, whose projector maintains the tree."""
+    """Roots and proofs from an open view, whose projector maintains the tree.
+
+    Methods raise `TreeUnavailable` if the tree has fewer leaves, and `InvalidInput` for an index or a size
+    out of range.
+    """
 
     def __init__(self, view: View) -> None:
         self._path = view.path
@@ -85,20 +89,12 @@ class TreeReader:
         return TreeState(*(await self._pool.point_rows(_STATE))[0])
 
     async def root(self, size: int) -> bytes:
-        """The root of the tree of this size.
-
-        Raises:
-            TreeUnavailable: if the tree has fewer leaves.
-        """
+        """The root of the tree of this size."""
         [root] = await self._roots([Range(0, size)], size)
         return root
 
     async def leaves(self, first: int, last: int) -> list[bytes]:
-        """The hashes of the records from `first` to `last`; the caller bounds the number.
-
-        Raises:
-            TreeUnavailable: if the tree has fewer leaves.
-        """
+        """The hashes of the records from `first` to `last`; the caller bounds the number."""
         return await self._roots([Range(at - 1, at) for at in range(first, last + 1)], last)
 
     async def head(self) -> TreeHead:
@@ -124,21 +120,11 @@ class TreeReader:
         return leaves, [tiles.get(1, b"")[at : at + HASH_BYTES]] == row
 
     async def consistency(self, old_size: int, new_size: int) -> list[bytes]:
-        """The proof that the tree of `old_size` is a prefix of the tree of `new_size`.
-
-        Raises:
-            InvalidInput: if `old_size` is not within 0 and `new_size`.
-            TreeUnavailable: if the tree has fewer leaves.
-        """
+        """The proof that the tree of `old_size` is a prefix of the tree of `new_size`."""
         return await self._roots(consistency_path(old_size, new_size), new_size)
 
     async def inclusion(self, indexes: Sequence[int], size: int) -> list[list[bytes]]:
-        """The proofs that the tree of this size has these leaves; the caller bounds the number.
-
-        Raises:
-            InvalidInput: if an index is not within 0 and `size` - 1.
-            TreeUnavailable: if the tree has fewer leaves.
-        """
+        """The proofs that the tree of this size has these leaves; the caller bounds the number."""
         proofs: list[list[bytes]] = []
         for start in range(0, len(indexes), PROOFS_AT_ONCE):
             paths = [inclusion_path(index, size) for index in indexes[start : start + PROOFS_AT_ONCE]]
@@ -160,11 +146,7 @@ class TreeReader:
             raise damage from error
 
     async def _tiles(self, nodes: Iterable[Node], size: int) -> Tiles:
-        """The tiles that contain these nodes.
-
-        Raises:
-            TreeUnavailable: if the tree has fewer leaves than `size`.
-        """
+        """The tiles that contain these nodes."""
         wanted = sorted({place_of(node)[0] for node in nodes})
         rows = await self._pool.rows(_WANTED, (msgspec.json.encode(wanted).decode(),))
         found = {(level, position): hashes for level, position, hashes in rows if level >= 0}

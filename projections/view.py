@@ -107,7 +107,12 @@ _ANOMALIES: Final = (
 
 
 class View:
-    """Reads of one view: `async with await View.open(path) as view`. Calls may run concurrently."""
+    """Reads of one view: `async with await View.open(path) as view`. Calls may run concurrently.
+
+    They raise `JobNotFound` or `VersionNotFound` for a missing job or version, `InvalidInput` for a `limit`
+    that is not within 1 and `LIST_MAX_LIMIT`, and `ViewError` if the file cannot be read. `after` is the key
+    of the last item of the previous page.
+    """
 
     def __init__(self, pool: ReaderPool) -> None:
         self.path = pool.path
@@ -182,11 +187,7 @@ class View:
         )
 
     async def get_by_id(self, job_id: str) -> Job:
-        """The job with this exact id.
-
-        Raises:
-            JobNotFound: if no job has it.
-        """
+        """The job with this exact id."""
         rows = await self._point_rows(_BY_ID, (job_id,)) if _is_key(job_id) else []
         if not rows:
             raise _no_such_id(job_id)
@@ -196,9 +197,6 @@ class View:
         """The job with this exact name; an empty namespace is the default one.
 
         A job that was submitted without a name has its id as its name.
-
-        Raises:
-            JobNotFound: if no job has it.
         """
         where = namespace or DEFAULT_NAMESPACE
         if _is_key(where) and _is_key(name):
@@ -210,12 +208,7 @@ class View:
         raise JobNotFound(f"no job in namespace {where!r:.80} with the name {name!r:.80}")
 
     async def version(self, job_id: str, version: int) -> JobVersion:
-        """One version of a job's spec, by exact job id.
-
-        Raises:
-            JobNotFound: if there is no such job.
-            VersionNotFound: if the job has no such version.
-        """
+        """One version of a job's spec, by exact job id."""
         number = version if 1 <= version <= INT_MAX else 0  # no version is 0; SQLite has no larger integers
         rows = await self._point_rows(_VERSION, (number, job_id)) if _is_key(job_id) else []
         if not rows:
@@ -229,12 +222,7 @@ class View:
     async def versions(
         self, job_id: str, *, after: int = 0, limit: int = LIST_DEFAULT_LIMIT
     ) -> tuple[JobVersion, ...]:
-        """The versions of a job's spec after `after`, ascending; fewer than `limit` if their specs are large.
-
-        Raises:
-            JobNotFound: if there is no such job.
-            InvalidInput: if `limit` is not within 1 and `LIST_MAX_LIMIT`.
-        """
+        """The versions of a job's spec after `after`, ascending; fewer than `limit` if specs are large."""
         check_limit(limit)
         number = max(0, min(after, INT_MAX))
         rows = await self._rows(_VERSIONS, (number, job_id, limit)) if _is_key(job_id) else []
@@ -276,7 +264,7 @@ class View:
     async def statuses(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
         """The statuses of these jobs, without those that do not exist; the caller bounds the number."""
         rows = await self._long_rows(SELECT_STATUSES, (msgspec.json.encode(tuple(job_ids)).decode(),))
-        return {row[0]: status_of(row) for row in rows}
+        return {status.id: status for status in map(status_of, rows)}
 
     async def lost(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
         """The statuses of those of these jobs whose creating event cannot be read."""
@@ -284,15 +272,7 @@ class View:
         return {row[1]: lost_status_of(row) for row in rows}
 
     async def quarantined(self, *, after: int = 0, limit: int = LIST_DEFAULT_LIMIT) -> tuple[JobStatus, ...]:
-        """Jobs in quarantine in the order of creation, without lost jobs.
-
-        Args:
-            after: the `created_sequence` of the last job of the previous page.
-            limit: maximum number of jobs.
-
-        Raises:
-            InvalidInput: if `limit` is not within 1 and `LIST_MAX_LIMIT`.
-        """
+        """Jobs in quarantine in the order of creation, without lost jobs."""
         check_limit(limit)
         rows = await self._rows(SELECT_QUARANTINED, (max(0, min(after, INT_MAX)), limit))
         return tuple(status_of(row) for row in rows)
@@ -300,24 +280,12 @@ class View:
     async def lost_jobs(
         self, *, after: tuple[str, str] = ("", ""), limit: int = LIST_DEFAULT_LIMIT
     ) -> tuple[JobStatus, ...]:
-        """Jobs in quarantine whose creating event cannot be read, by id and namespace.
-
-        Args:
-            after: id and namespace of the last job of the previous page.
-            limit: maximum number of jobs.
-
-        Raises:
-            InvalidInput: if `limit` is not within 1 and `LIST_MAX_LIMIT`.
-        """
+        """Jobs in quarantine whose creating event cannot be read, by id and namespace."""
         check_limit(limit)
         return tuple(lost_status_of(row) for row in await self._rows(SELECT_LOST_PAGE, (*after, limit)))
 
     async def damage(self, *, after: int = 0, limit: int = LIST_DEFAULT_LIMIT) -> tuple[Hole, ...]:
-        """Ranges of sequences that the log had lost when this view read it, oldest first, after `after`.
-
-        Raises:
-            InvalidInput: if `limit` is not within 1 and `LIST_MAX_LIMIT`.
-        """
+        """Ranges of sequences that the log had lost when this view read it, oldest first, after `after`."""
         check_limit(limit)
         return tuple(Hole(*row) for row in await self._rows(_DAMAGE, (max(0, min(after, INT_MAX)), limit)))
 
@@ -359,11 +327,7 @@ class View:
         return Checkpoint(*(await self._point_rows(_CHECKPOINT))[0])
 
     async def anomalies(self, *, after: int = 0, limit: int = LIST_DEFAULT_LIMIT) -> tuple[Anomaly, ...]:
-        """Events that contradict the state of their job, oldest first; the view keeps a bounded number.
-
-        Raises:
-            InvalidInput: if `limit` is not within 1 and `LIST_MAX_LIMIT`.
-        """
+        """Events that contradict the state of their job, oldest first; the view keeps a bounded number."""
         check_limit(limit)
         rows = await self._rows(_ANOMALIES, (max(0, min(after, INT_MAX)), limit))
         return tuple(Anomaly(*row) for row in rows)
@@ -413,11 +377,7 @@ class View:
             await reader.close()
 
     def _job(self, row: Row) -> Job:
-        """Decode a row; a damaged page that SQLite can read may contain anything.
-
-        Raises:
-            ViewDamaged: if the spec is not valid JSON; the view is then rebuilt.
-        """
+        """Decode a row; a damaged page that SQLite can read may contain anything."""
         job = job_of(row)
         try:
             _raw_decoder.decode(job.spec)
@@ -439,7 +399,7 @@ class View:
         rows = await self._rows(_BY_PREFIX.format(within=within), (ref, end, *names))
         if len(rows) <= 1:
             return self._job(rows[0]) if rows else None
-        candidates = [row[0] for row in rows[:CANDIDATES_SHOWN]]
+        candidates = [status_of(row).id for row in rows[:CANDIDATES_SHOWN]]
         more = ", …" if len(rows) > CANDIDATES_SHOWN else ""
         raise AmbiguousId(
             f"several job ids start with {ref}: {', '.join(candidates)}{more}; use a longer prefix",

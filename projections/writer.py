@@ -94,7 +94,11 @@ class CheckpointMoved(JobledgerError):
 
 
 class ViewWriter:
-    """Write access to a view for one projector; created by `open`."""
+    """Write access to a view for one projector; created by `open`.
+
+    Methods raise `CheckpointMoved` if another projector changed the checkpoint, and `ViewError` if the file
+    cannot be used; nothing is written then.
+    """
 
     def __init__(self, writer: Writer, *, specs: bool = True, tree: bool = False) -> None:
         self._writer = writer
@@ -117,9 +121,6 @@ class ViewWriter:
         Args:
             path: the file.
             tree: whether the view keeps the Merkle tree; a view that was created without one is emptied.
-
-        Raises:
-            ViewError: if the file cannot be used.
         """
         return await cls.from_connection(await Writer.open(path), tree=tree)
 
@@ -131,9 +132,6 @@ class ViewWriter:
             writer: the connection.
             specs: whether specs are written; a snapshot (`as_of`) uses those of the live view.
             tree: whether the view keeps the Merkle tree.
-
-        Raises:
-            ViewError: if the file cannot be used.
         """
         view = cls(writer, specs=specs, tree=tree)
         try:
@@ -189,11 +187,7 @@ class ViewWriter:
         return self.sequence
 
     async def adopt(self, epoch: str) -> None:
-        """Bind an empty view to the log with this epoch.
-
-        Raises:
-            CheckpointMoved: if another projector has bound it to another log.
-        """
+        """Bind an empty view to the log with this epoch."""
         if self.epoch is None:
             sql = "UPDATE checkpoint SET epoch = ? WHERE only_row = 1 AND epoch IN ('', ?)"
             if await self._writer.execute(sql, (epoch, epoch)) != 1:
@@ -304,9 +298,6 @@ class ViewWriter:
             before: the job in the view.
             batch: the job alone, folded from its first event.
             sequences: of the records on its subject.
-
-        Raises:
-            CheckpointMoved: if another projector moved the checkpoint; nothing is written.
         """
         writer = self._writer
         own = msgspec.json.encode(sequences).decode()
@@ -386,11 +377,7 @@ def _lacks_tree(extent: TreeExtent, sequence: int) -> bool:
 
 
 async def _load_tree(writer: Writer, extent: TreeExtent) -> TreeKeeper:
-    """Load the right edge of the tree, inside the transaction that read its extent.
-
-    Raises:
-        ViewDamaged: if the tree does not have the extent that the checkpoint records.
-    """
+    """Load the right edge of the tree, inside the transaction that read its extent."""
     rows = [b"".join([row[0] for row in await writer.rows(_SELECT_TAIL)])]
     above = extent.size >> TILE_LEVELS
     while above:

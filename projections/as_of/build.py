@@ -150,15 +150,7 @@ async def _seed(
     did not change since the point. The others are folded: from their own subjects if they are few, otherwise
     from the log, starting at the oldest of them. Folding an event that a row already has is harmless.
 
-    Args:
-        inputs: the sources.
-        view: the empty snapshot, bound to the log.
-        writer: its connection.
-        up_to: the point.
-        max_events: the cost of the alternative, folding from `base`.
-
-    Returns:
-        False if the alternative is cheaper; the snapshot is still empty then.
+    Returns False, with the snapshot still empty, if this costs more than folding `max_events` from `base`.
     """
     statuses: list[JobStatus] = []
     await writer.execute(attach_statement(inputs.live))

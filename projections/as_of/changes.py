@@ -107,7 +107,7 @@ async def changes_between(
     waiting: WaitScope = nullcontext,
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
 ) -> ChangesPage:
-    """One page of changed jobs.
+    """One page of changed jobs; raises the errors of `AsOf.list`.
 
     Args:
         log: of the view.
@@ -118,12 +118,6 @@ async def changes_between(
         client: see `SnapshotCache.at`.
         waiting: entered while waiting.
         turn: entered to read the jobs' histories, when no further wait is needed.
-
-    Raises:
-        AsOfBusy: if the view as of the second point is needed and cannot be built in time.
-        WaitTimeout: if the live view does not reach the second point in time.
-        ViewError: if a view cannot be read.
-        LogError: if the log cannot be read.
     """
     if query.first >= query.second:
         return ChangesPage(changes=(), after=None)
@@ -162,17 +156,7 @@ async def changes_between(
 
 
 async def change_of(log: EventLog, status: JobStatus, first: int, second: int) -> JobChange | None:
-    """The changes of one job between two points; None if it did not change.
-
-    Args:
-        log: of the view.
-        status: of the job, from the view or newer.
-        first: sequence of the first point.
-        second: sequence of the second point.
-
-    Raises:
-        LogError: if the log cannot be read.
-    """
+    """The changes of one job between two points; None if it did not change."""
     change, _ = await _change(log, status, ChangesQuery(first=first, second=second, limit=1))
     return change
 

@@ -24,9 +24,6 @@ async def records_as_of(
         sequence: the point.
         last: the sequence of one of the job's records at or after the point, or of its last one: a replica
             that does not have it lags, and is waited for.
-
-    Raises:
-        LogUnavailable: if the log cannot be read.
     """
     subject = job_subject(status.namespace, status.id)
     async for record in records_between(log, subject, after=0, up_to=last):
@@ -43,10 +40,6 @@ async def job_as_of(log: EventLog, present: Job, sequence: int, *, checkpoint: i
         present: the job in the view.
         sequence: the point.
         checkpoint: the view's checkpoint when `present` was read, or an earlier one.
-
-    Raises:
-        JobNotFound: if the job did not exist yet.
-        LogUnavailable: if the log cannot be read.
     """
     status = present.status
     if last_read(status) <= sequence <= checkpoint and status.quarantine is None:
@@ -75,12 +68,7 @@ async def last_sequence_of(log: EventLog, status: JobStatus, sequence: int) -> i
 
 
 async def sequence_of_revision(log: EventLog, status: JobStatus, revision: int) -> int:
-    """The sequence of the event that created a revision of a job.
-
-    Raises:
-        JobNotFound: if the job has no such revision.
-        LogUnavailable: if the log cannot be read.
-    """
+    """The sequence of the event that created a revision of a job."""
     subject = job_subject(status.namespace, status.id)
     last = await log.read_last(subject)
     if last is not None:

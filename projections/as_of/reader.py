@@ -18,6 +18,9 @@ from jobledger.store.model.job import Job
 class AsOf:
     """Queries as of a sequence: `async with await AsOf.open(log, view, directory) as as_of`.
 
+    Methods raise `JobNotFound` if the job did not exist yet, `AsOfBusy` if the snapshot cannot be built in
+    time, `WaitTimeout` if the live view does not reach the sequence in time, and `ViewError` or `LogError`.
+
     Args:
         log: of the view.
         view: the live view.
@@ -73,10 +76,6 @@ class AsOf:
             sequence: not beyond the end of the log.
             checkpoint: the view's checkpoint before `present` was read, or 0; it saves a read of the log if
                 the job has not changed since the point.
-
-        Raises:
-            JobNotFound: if the job did not exist yet.
-            LogUnavailable: if the log cannot be read.
         """
         return await job_as_of(self._log, present, sequence, checkpoint=checkpoint)
 
@@ -99,12 +98,6 @@ class AsOf:
             client: see `SnapshotCache.at`.
             waiting: entered while waiting.
             turn: entered to read the page, when no further wait is needed.
-
-        Raises:
-            AsOfBusy: if the snapshot cannot be built in time; try again.
-            WaitTimeout: if the live view does not reach the sequence in time.
-            ViewError: if the snapshot cannot be built.
-            LogError: if the log cannot be read.
         """
         if sequence == 0:
             return Page(jobs=(), next_cursor=None, sequence=0)

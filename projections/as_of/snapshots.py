@@ -67,16 +67,7 @@ class _Snapshot:
 
 
 class SnapshotCache:
-    """The snapshots in one directory, which no other process uses; created by `open`.
-
-    Args:
-        log: of the view.
-        epoch: of the log.
-        view: the live view.
-        directory: of the files.
-        max_copies: maximum number of snapshots.
-        max_bytes: maximum total size; the most recently used snapshot is kept regardless of size.
-    """
+    """The snapshots in one directory, which no other process uses; created by `open`."""
 
     def __init__(
         self, log: EventLog, epoch: str, view: View, directory: Path, *, max_copies: int, max_bytes: int

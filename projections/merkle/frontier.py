@@ -13,18 +13,10 @@ _SIZE_BYTES = 8
 
 
 class Frontier:
-    """The right edge of a tree.
-
-    Attributes:
-        size: number of leaves.
-    """
+    """The right edge of a tree."""
 
     def __init__(self, size: int = 0, edge: Sequence[bytes] = ()) -> None:
-        """A tree of this size, whose complete subtrees have these roots, from left to right.
-
-        Raises:
-            InvalidInput: if a tree of this size does not have this many complete subtrees.
-        """
+        """A tree of this size, whose complete subtrees have these roots, from left to right."""
         if size < 0 or len(edge) != size.bit_count() or any(len(each) != HASH_BYTES for each in edge):
             raise InvalidInput(
                 f"the edge of a tree of {size!r:.40} leaves does not consist of these {len(edge)} hashes"
@@ -61,11 +53,7 @@ class Frontier:
 
     @classmethod
     def from_bytes(cls, kept: bytes) -> Self:
-        """Decode what `to_bytes` returned.
-
-        Raises:
-            InvalidInput: if the bytes are not an edge.
-        """
+        """Decode what `to_bytes` returned."""
         hashes = kept[_SIZE_BYTES:]
         if len(kept) < _SIZE_BYTES or len(hashes) % HASH_BYTES:
             raise InvalidInput(

@@ -38,20 +38,12 @@ def record_bytes(record: Record) -> bytes:
 
 
 def leaf_hash(record: Record) -> bytes:
-    """The hash of a record's leaf.
-
-    Raises:
-        ProofError: if no log can hold the record.
-    """
+    """The hash of a record's leaf."""
     return hash_leaf(record_bytes(record))
 
 
 def leaf_hashes(records: Iterable[Record]) -> list[bytes]:
-    """The hashes of many records' leaves; avoids a call and a copy per record.
-
-    Raises:
-        ProofError: if no log can hold the record.
-    """
+    """The hashes of many records' leaves; avoids a call and a copy per record."""
     pack, digest_of = _LEAF_HEAD.pack, sha256
     hashes: list[bytes] = []
     for record in records:

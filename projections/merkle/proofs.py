@@ -28,11 +28,7 @@ class Node(NamedTuple):
 
 
 def inclusion_path(index: int, size: int) -> list[Range]:
-    """The ranges whose roots prove that a tree has a leaf, from the leaf up (RFC 9162, section 2.1.3.1).
-
-    Raises:
-        InvalidInput: if `index` is not within 0 and `size` - 1.
-    """
+    """The ranges whose roots prove that a tree has a leaf, from the leaf up (RFC 9162, section 2.1.3.1)."""
     if not 0 <= index < size:
         raise InvalidInput(f"leaf index {index!r:.40} is out of range for a tree of {size!r:.40} leaves")
     path: list[Range] = []
@@ -49,11 +45,7 @@ def inclusion_path(index: int, size: int) -> list[Range]:
 
 
 def consistency_path(old_size: int, new_size: int) -> list[Range]:
-    """The ranges whose roots prove that one tree is a prefix of another (RFC 9162, section 2.1.4.1).
-
-    Raises:
-        InvalidInput: if `old_size` is not within 0 and `new_size`.
-    """
+    """The ranges whose roots prove that one tree is a prefix of another (RFC 9162, section 2.1.4.1)."""
     if not 0 <= old_size <= new_size:
         raise InvalidInput(f"old size must be 0..{new_size!r:.40}, got {old_size!r:.40}")
     path: list[Range] = []
@@ -113,18 +105,7 @@ def _split(width: int) -> int:
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
-    """Verify that a tree contains a leaf.
-
-    Args:
-        leaf: hash of the leaf.
-        index: of the leaf, from 0.
-        size: of the tree, in leaves.
-        proof: hashes of the siblings on the path from the leaf to the root.
-        root: of the tree.
-
-    Raises:
-        ProofError: if the proof does not show this.
-    """
+    """Verify that a tree contains a leaf."""
     _check_hashes((leaf, root, *proof))
     if not 0 <= index < size:
         raise ProofError(f"leaf index {index!r:.40} is out of range for a tree of {size!r:.40} leaves")
@@ -141,18 +122,7 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
 def verify_consistency(
     old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]
 ) -> None:
-    """Verify that one tree is a prefix of another.
-
-    Args:
-        old_size: of the smaller tree, in leaves.
-        old_root: of the smaller tree.
-        new_size: of the larger tree, in leaves.
-        new_root: of the larger tree.
-        proof: the hashes that both roots are computed from.
-
-    Raises:
-        ProofError: if the proof does not show this.
-    """
+    """Verify that one tree is a prefix of another."""
     _check_hashes((old_root, new_root, *proof))
     if not 0 <= old_size <= new_size:
         raise ProofError(f"old size must be 0..{new_size!r:.40}, got {old_size!r:.40}")
@@ -180,11 +150,7 @@ def verify_consistency(
 
 
 def _siblings(position: int, last: int, proof: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """The hashes of a proof, with whether each is the left sibling, on the path from a position to the root.
-
-    Raises:
-        ProofError: if the proof has more or fewer hashes than the path.
-    """
+    """The hashes of a proof from a position to the root, and whether each is the left sibling."""
     for sibling in proof:
         if last == 0:
             raise ProofError(f"the proof has {len(proof)} hashes, more than the path to the root")

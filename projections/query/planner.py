@@ -107,11 +107,6 @@ def choose_driver(
     Driving costs as many rows as the driver finds. Walking costs about limit * jobs / found, so they break
     even where found is the square root of limit * jobs. The largest key approximates the number of jobs from
     above.
-
-    Args:
-        query: the list query.
-        drivers: from `drivers_of`.
-        counted: the row of `count_statement`.
     """
     largest, *counts = counted
     if largest is None or not drivers:

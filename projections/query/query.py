@@ -65,11 +65,7 @@ def encode_cursor(order: Order, position: Position, *, descending: bool) -> str:
 
 
 def decode_cursor(text: str, order: Order, *, descending: bool) -> Position:
-    """Decode the cursor of a list of this order.
-
-    Raises:
-        InvalidCursor: if the cursor is invalid, or belongs to another order.
-    """
+    """Decode the cursor of a list of this order."""
     inside = _open(text)
     if inside.order != order or inside.descending != descending:
         raise InvalidCursor(
@@ -80,11 +76,7 @@ def decode_cursor(text: str, order: Order, *, descending: bool) -> Position:
 
 
 def order_of_cursor(text: str) -> tuple[Order, bool]:
-    """The order of a cursor's list, and whether it is descending.
-
-    Raises:
-        InvalidCursor: if the cursor is invalid.
-    """
+    """The order of a cursor's list, and whether it is descending."""
     inside = _open(text)
     return inside.order, inside.descending
 
@@ -192,11 +184,7 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_limit(limit: int, field: str = "limit") -> None:
-    """Check a page limit.
-
-    Raises:
-        InvalidInput: if `limit` is not within 1 and `LIST_MAX_LIMIT`.
-    """
+    """Check a page limit."""
     if not 1 <= limit <= LIST_MAX_LIMIT:
         raise InvalidInput(f"{field} must be 1..{LIST_MAX_LIMIT}, got {limit!r:.40}; use cursors for more")
 

@@ -72,12 +72,7 @@ class Requirement(msgspec.Struct, frozen=True):
 
 
 def parse_selector(text: str) -> tuple[Requirement, ...]:
-    """Parse a selector; a blank one has no requirements and matches every job.
-
-    Raises:
-        InvalidSelector: if it does not parse or exceeds a limit; the message has the position and the
-            grammar.
-    """
+    """Parse a selector; a blank one matches every job. `InvalidSelector` has the position and the grammar."""
     if len(text) > SELECTOR_MAX_CHARACTERS:
         raise InvalidSelector(
             f"the label selector must have at most {SELECTOR_MAX_CHARACTERS} characters, got {len(text)};"
@@ -91,11 +86,7 @@ def parse_selector(text: str) -> tuple[Requirement, ...]:
 
 
 def check_requirements(requirements: Iterable[Requirement]) -> tuple[Requirement, ...]:
-    """Check requirements and return them.
-
-    Raises:
-        InvalidSelector: if they exceed a limit, or an operator has the wrong number of values.
-    """
+    """Check requirements and return them."""
     checked = tuple(requirements)
     if len(checked) > SELECTOR_MAX_REQUIREMENTS:
         raise InvalidSelector(

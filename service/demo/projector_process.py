@@ -33,11 +33,7 @@ class ProjectorProcess:
 
     @classmethod
     async def start(cls, url: str, view: Path) -> "ProjectorProcess":
-        """Start the process, and wait until it is projecting.
-
-        Raises:
-            JobledgerError: if the process ends.
-        """
+        """Start the process, and wait until it is projecting."""
         log_file = view.with_name("projector.log")
         # The child must import the same package, and nothing from the working directory.
         home = str(Path(jobledger.__file__).parent.parent)
@@ -73,12 +69,7 @@ class ProjectorProcess:
         return self._process.pid
 
     async def wait_for(self, view: View, sequence: int) -> None:
-        """Wait until its view reflects a sequence.
-
-        Raises:
-            WaitTimeout: if the view does not reach it in time.
-            JobledgerError: if the process ends.
-        """
+        """Wait until its view reflects a sequence."""
         waiting = asyncio.create_task(view.wait_for(sequence, CATCH_UP_SECONDS))
         ending = asyncio.create_task(self._process.wait())
         try:

@@ -42,13 +42,7 @@ Keep = Callable[[Awaitable[Receipt]], Awaitable[Receipt]]
 
 
 class Load:
-    """Many small unnamed jobs, so that the projector can be killed in the middle.
-
-    Args:
-        ledgers: the jobs are distributed over these.
-        keep: called with every command.
-        on_written: called with the number of acknowledged events.
-    """
+    """Many small unnamed jobs, so that the projector can be killed in the middle."""
 
     def __init__(self, ledgers: Sequence[Ledger], keep: Keep, on_written: Callable[[int], None]) -> None:
         self._ledgers = ledgers
@@ -131,12 +125,7 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def run_scenario(plan: Sequence[PlannedJob], directory: Path, steps: Steps) -> DemoResult:
-    """Run the demo in a directory with its own nats-server; stops everything before it returns or raises.
-
-    Raises:
-        EmbeddedServerError: if the server is missing or does not start.
-        JobledgerError: if anything else fails.
-    """
+    """Run the demo in a directory with its own nats-server; stops everything before it returns or raises."""
     stack = AsyncExitStack()
     try:
         with steps("start a nats-server, connect two writers, start a projector"):

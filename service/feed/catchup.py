@@ -37,14 +37,7 @@ _NO_LABELS: Final[Labels] = {}
 
 
 class CatchUp:
-    """One connection's reader of the log, until it reaches the ring.
-
-    Args:
-        log: of the events.
-        view: a view of the log, at least as far as what is read here.
-        tag: of the stream.
-        subjects: the log's filter for the events that the connection may match.
-    """
+    """One connection's reader of the log, until it reaches the ring."""
 
     def __init__(self, log: EventLog, view: View, *, tag: str, subjects: str) -> None:
         self._log = log
@@ -56,16 +49,7 @@ class CatchUp:
         self._target = 0  # … when the page had to reach this sequence
 
     async def page(self, after: int, up_to: int) -> tuple[Sequence[FeedEvent], int]:
-        """The next events, and the sequence up to which they are complete.
-
-        Args:
-            after: where to start.
-            up_to: where to end; the view is at least there.
-
-        Raises:
-            LogUnavailable: if the log cannot be read.
-            LogReplaced: if the stream was replaced.
-        """
+        """The next events, and the sequence up to which they are complete."""
         if up_to > self._target:
             last = await self._log.read_last(self._subjects)
             self._last, self._target = last.sequence if last is not None else 0, up_to
@@ -152,11 +136,7 @@ class CatchUp:
 
 
 class SpecLabels:
-    """Labels by the sequence of a spec's event; the cache is shared by all connections.
-
-    Args:
-        read: reads specs by such sequences; a missing one counts as a spec without labels.
-    """
+    """Labels by the sequence of a spec's event; the cache is shared by all connections."""
 
     def __init__(self, read: Callable[[list[int]], Awaitable[Mapping[int, bytes]]]) -> None:
         self._read_specs = read

@@ -79,13 +79,7 @@ def feed_event(folded: Folded) -> FeedEvent:
 
 
 def event_text(event: FeedEvent, tag: str, source: str) -> bytes:
-    """The encoded event; cached in the event except for `matches`, which differs between connections.
-
-    Args:
-        event: the event.
-        tag: of the stream, for the cursor.
-        source: the CloudEvents source.
-    """
+    """The encoded event; cached in the event except for `matches`, which differs between connections."""
     if not event.text:
         event.text = b"id: %b\nevent: %b\ndata: %b\n\n" % (
             format_cursor(tag, event.sequence).encode(),
@@ -104,14 +98,6 @@ def deliverable_event(
     """A CloudEvent as delivered, on one line, with the job's name and the event's position as extensions.
 
     Values from the stream and the fold replace those of the writer, so no key occurs twice.
-
-    Args:
-        payload: the event as written.
-        sequence: its position.
-        time: stream time, Unix nanoseconds.
-        status: of the job after the event.
-        source: the CloudEvents source of this installation.
-        matches: whether the job matches the selector before or after; None to omit the extension.
     """
     fields = _decode(_one_line(payload))
     for key in _EXTENSION_NAMES:
@@ -164,12 +150,7 @@ _sequence: Final = attrgetter("sequence")
 
 
 class Ring:
-    """The last events, in order, stored once for all connections; contains all events after `after`.
-
-    Args:
-        max_events: maximum number of events.
-        max_bytes: approximate maximum memory.
-    """
+    """The last events, in order, stored once for all connections; contains all events after `after`."""
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self._max_events = max_events

@@ -248,13 +248,7 @@ class FeedLimits(msgspec.Struct, frozen=True, kw_only=True):
 class FeedHub:
     """The feed of one process; attach it to the projector (`projector.attach(hub)`) first.
 
-    Args:
-        log: for events older than the ring.
-        view: of the projector.
-        tag: of the stream, from `stream_tag`.
-        source: the CloudEvents `source` of sent events; empty for the default.
-        draining: when set, every connection is closed with its cursor.
-        limits: the limits.
+    When `draining` is set, every connection is closed with its cursor.
     """
 
     def __init__(

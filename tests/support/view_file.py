@@ -8,7 +8,7 @@ from typing import Any
 from jobledger.projections.migrations import migrations
 from jobledger.projections.query.planner import page_statement
 from jobledger.projections.query.query import ListQuery
-from jobledger.projections.rows import JOB_ROW_COLUMNS, job_row
+from jobledger.projections.rows import JOB_ROW_COLUMNS, STATUS_COLUMNS, job_row
 from jobledger.store.model.fold import SpecHead
 from jobledger.store.model.job import JobStatus, State, StateType
 from jobledger.store.model.subjects import named_job_id
@@ -97,7 +97,8 @@ class ViewFile:
     def keys(self, query: ListQuery, driver: Any = None) -> list[int]:
         """Return the creation sequences on the first page of a list with this query plan."""
         rows = self.execute(*_spread(page_statement(query, driver)))
-        return [row[11] for row in rows if row[11] is not None]
+        key = 1 + STATUS_COLUMNS.index("created_sequence")
+        return [row[key] for row in rows if row[key] is not None]
 
     def plan(self, statement: tuple[str, Iterable[Any]]) -> list[str]:
         """Return SQLite's query plan."""
