@@ -28,7 +28,7 @@ STREAM_EXISTS_DIFFERENT = 10058
 MESSAGE_NOT_FOUND = 10037
 EXPECTED_STREAM_DIFFERENT = 10060
 _STORE_FAILED = 10077  # the stream is full, or the disk failed: only the text shows which
-_NO_STORAGE = 10047  # the account or the server has no room left
+_NO_STORAGE = 10047  # the account or the server has no space left
 _RETRYABLE = {503, 408, 500}  # HTTP-like codes of temporary errors (no leader, shutting down)
 
 _LAST_SEQUENCE = re.compile(r"wrong last sequence: (\d+)")

@@ -53,7 +53,7 @@ _SILENCE_SECONDS: Final = 2.5 * FEED_HEARTBEAT_SECONDS
 class Continuity:
     """Decides for all readers of a connection whether the stream continues what they read before.
 
-    `model.truncation` has the verdict over time, this class asks the servers.
+    `model.truncation` has the verdict over time, this class queries the servers.
     """
 
     def __init__(self, connection: Connection, stream: str) -> None:
@@ -355,9 +355,9 @@ class JetStreamLogReader(PullSession[Record]):
     async def _pass_hole(self) -> None:
         """Skips records that the log no longer has; reads those that only this reader's consumer lacks.
 
-        A consumer skips what its node cannot read, without notice. So the leader is asked for each sequence,
-        then the other replicas. A record that none has is damage, because nothing can be deleted: the caller
-        sees that its sequence is missing.
+        A consumer skips what its node cannot read, without notice. So each sequence is read from the leader,
+        then from the other replicas. A record that none has is damage, because nothing can be deleted: the
+        caller sees that its sequence is missing.
 
         Raises:
             LogDamaged: nothing follows the hole yet: the next call waits for what comes. Or the hole is

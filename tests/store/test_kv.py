@@ -23,7 +23,7 @@ KEPT = ["memory", "SUBSCRIPTIONS"]  # whose entries do not expire
 
 @pytest.fixture
 async def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[KeyValue]:
-    """Each adapter in turn."""
+    """Each adapter."""
     if request.param == "memory":
         yield MemoryKeyValue()
         return

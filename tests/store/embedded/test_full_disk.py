@@ -79,7 +79,7 @@ class FullDisk:
 
     async def is_named(self, disk: str) -> None:
         """Asserts that /readyz is 503 in time, and that writes are refused at once with the reason."""
-        began = time.monotonic()
+        started = time.monotonic()
 
         async def not_ready() -> bool:
             answer = await self._client.get("/readyz?verbose")
@@ -99,7 +99,7 @@ class FullDisk:
                 "LogUnavailable",
             ) and disk in problem["Message"]
 
-        await eventually(refused, within_seconds=READY_SECONDS + began - time.monotonic())
+        await eventually(refused, within_seconds=READY_SECONDS + started - time.monotonic())
 
     async def recovers(self) -> None:
         text = ""

@@ -13,7 +13,7 @@ from jobledger.store.jetstream.batching import (
 
 
 def busy(pace: BatchingPolicy, events: int, seconds_each: float, start: float = 0.0) -> float:
-    """Sends single publishes at once, answers them in turn; returns the time of the last answer."""
+    """Sends single publishes at once, answers them one by one; returns the time of the last answer."""
     for number in range(events):
         pace.single_sent(start, number + 1)
     for number in range(events):

@@ -150,7 +150,7 @@ async def test_a_cluster_rolled_back_to_older_files_is_found_within_the_bound(tm
                 shutil.copytree(tmp_path / f"older-{node}", tmp_path / f"nats-{node}")
             await cluster.start()
             await cluster.leader()
-            began = loop.time()
+            started = loop.time()
             with pytest.raises(
                 LogBehind, match="ends at 10, and 20 was read before; not counted as lost yet"
             ):
@@ -159,7 +159,7 @@ async def test_a_cluster_rolled_back_to_older_files_is_found_within_the_bound(tm
             with pytest.raises(LogTruncated, match="ends at 10, and 20 was read before"):
                 async with asyncio.timeout(TRUNCATION_PROOF_SECONDS + 30):
                     await projector.wait_stopped()
-            assert loop.time() - began > TRUNCATION_PROOF_SECONDS - 1
+            assert loop.time() - started > TRUNCATION_PROOF_SECONDS - 1
         await log.close()
 
 

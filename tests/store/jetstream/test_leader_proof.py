@@ -33,7 +33,7 @@ def replicas(*active: int, offline: bool = False) -> list[ReplicaInfo]:
 @pytest.mark.parametrize(
     ("cluster", "is_current"),
     [
-        pytest.param(None, True, id="a server that is no cluster"),
+        pytest.param(None, True, id="a server without a cluster"),
         pytest.param(ClusterInfo("nats-1"), True, id="one replica in a cluster"),
         pytest.param(ClusterInfo("nats-1", SINCE, replicas(NOW, NOW)), True, id="all are heard"),
         pytest.param(ClusterInfo("nats-1", SINCE, replicas(NOW, LONG_AGO)), True, id="a majority is heard"),
@@ -80,7 +80,7 @@ async def test_isolated_leader_does_not_decide_a_refusal() -> None:
     assert (await ledger.set_state(created.job_id, State(StateType.RUNNING))).changed
 
 
-class Behind(MemoryLog):
+class Lagging(MemoryLog):
     """A log that is described by a server without the last events."""
 
     short = False
@@ -98,7 +98,7 @@ class Behind(MemoryLog):
 
 async def test_lagging_server_does_not_make_a_job_missing() -> None:
     """The ledger has appended to the job: an answer without it does not prove that it is missing."""
-    log = Behind()
+    log = Lagging()
     ledger = Ledger(log)
     job_id = (await ledger.create(make_spec("a"))).job_id
     log.short = True

@@ -158,9 +158,9 @@ async def test_lost_end_is_reported_once_and_reading_continues(loose: JetStreamL
     assert await take_until(feed, 8) == list(range(1, 9))
     feed._idle, feed._ahead_tries = FEED_IDLE_HEARTBEATS, FEED_GAP_TRIES
     feed._changed.set()
-    with pytest.raises(LogDamaged, match=r"events 9 to 10 .* cannot be read") as told:
+    with pytest.raises(LogDamaged, match=r"events 9 to 10 .* cannot be read") as raised:
         await feed.take(10)
-    assert (told.value.sequence, told.value.last) == (9, 10)
+    assert (raised.value.sequence, raised.value.last) == (9, 10)
     await fill(loose, 1, "later")
     assert await take_until(feed, 11) == [11]
     await feed.close()

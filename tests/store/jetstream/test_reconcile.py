@@ -32,7 +32,7 @@ async def proxy(server: EmbeddedServer) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def far_log(proxy: Proxy) -> AsyncIterator[JetStreamLog]:
-    """A log behind the proxy."""
+    """A log that is reached through the proxy."""
     log = await JetStreamLog.connect(proxy.url)
     yield log
     proxy.swallow = False

@@ -79,9 +79,9 @@ async def test_dead_process_is_replaced(
         async with subscribe(jetstream_log, "replaced") as heir:
             await heir.wait_state(SubscriptionState.STANDBY, timeout_seconds=30)
             await victim._connection.close()
-            began = lease_clock()
+            started = lease_clock()
             found = await take(heir, 1)
-            assert lease_clock() - began < TAKEN_OVER_WITHIN_SECONDS
+            assert lease_clock() - started < TAKEN_OVER_WITHIN_SECONDS
             found += await take_to(heir, 20)
             # 7 and 8 may be acknowledged: that was in flight.
             assert sequences(found) == list(range(found[0].sequence, 21))
@@ -109,9 +109,9 @@ async def test_leaving_releases_the_subscription_at_once(server: EmbeddedServer,
     del writer
     for first in range(1, 20, 4):
         async with other_process(server) as log, subscribe(log, "baton") as events:
-            began = lease_clock()
+            started = lease_clock()
             assert sequences(await take(events, 4)) == list(range(first, first + 4))
-            assert lease_clock() - began < PIN_SECONDS - 1
+            assert lease_clock() - started < PIN_SECONDS - 1
 
 
 async def test_an_operator_can_take_it_away(

@@ -64,8 +64,8 @@ async def test_numbers_do_not_depend_on_the_start(
     monkeypatch.setattr(state_tracker, "TRACKER_SCAN_FACTOR", factor)
     await write_history(jetstream_log, events=EVENTS, jobs=30)
     truth = {
-        (told.sequence, told.status.revision, told.status.version)
-        for told in await truth_of(jetstream_log)
-        if told.sequence > MIDDLE
+        (event.sequence, event.status.revision, event.status.version)
+        for event in await truth_of(jetstream_log)
+        if event.sequence > MIDDLE
     }
     assert await numbers(jetstream_log, {sequence for sequence, _, _ in truth}, parts) == truth

@@ -24,7 +24,7 @@ def requests() -> list[tuple[str, Any]]:
 
 
 class Reader:
-    """A client that asks for events as the page says, by requests alone."""
+    """A client that follows the page, with plain requests."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -41,7 +41,7 @@ class Reader:
         self.inbox, self.arrived = "", asyncio.Queue()
 
     async def begin_anew(self, subject: str, body: object) -> None:
-        """Close the inbox, and reset; what is asked for next comes to a new one."""
+        """Closes the inbox and resets the consumer; later events arrive in a new inbox."""
         await self.fall_silent()
         await say(self, subject, body)
 
@@ -54,7 +54,7 @@ class Reader:
                 return int(fields[5]), int(fields[6]), message
 
     async def status(self) -> str:
-        """The next status that is no heartbeat."""
+        """The next status except heartbeats."""
         while True:
             status = status_of(await self.next())
             if status != "100":
@@ -82,7 +82,7 @@ async def two_readers(server: EmbeddedServer) -> AsyncIterator[tuple[Reader, Rea
 
 
 async def say(reader: Reader, subject: str, body: object) -> dict[str, Any]:
-    """A request, and its answer, which is no error."""
+    """Sends a request; returns its answer, which must not be an error."""
     answer = json.loads((await reader.connection.request(subject, json.dumps(body).encode())).payload)
     assert "error" not in answer, (subject, answer)
     return dict(answer)
@@ -117,10 +117,10 @@ async def test_the_plain_requests_do_what_the_page_says(
             sequence, number, message = await one.event()
             assert (sequence, number, pin_of(message)) == (expected, expected, pin)
         await one.connection.request(message.reply, b"+ACK")
-        told = await say(one, *info)
-        assert told["ack_floor"]["stream_seq"] == 5
-        assert told["num_waiting"] >= 1
-        assert told["priority_groups"][0]["pinned_client_id"] == pin
+        state = await say(one, *info)
+        assert state["ack_floor"]["stream_seq"] == 5
+        assert state["num_waiting"] >= 1
+        assert state["priority_groups"][0]["pinned_client_id"] == pin
         await one.begin_anew(*to_first)
         await one.ask_for(pull[0], with_pin)
         sequence, number, message = await one.event()
@@ -141,7 +141,7 @@ async def test_waiting_client_takes_over_as_documented(
         await one.connection.request(first.reply, b"+ACK")
         await two.ask_for(*pull)
         await one.fall_silent()
-        await write_jobs(jetstream_log, "more")  # all that there was before had come to `one`
+        await write_jobs(jetstream_log, "more")  # `one` had received all earlier events
         sequence, _, taken = await two.event()
         assert sequence > 2
         assert pin_of(taken) != pin_of(first)
