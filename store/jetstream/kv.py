@@ -203,13 +203,7 @@ async def _write(
     expect: int,
     headers: Mapping[str, str] | None = None,
 ) -> Entry | None:
-    """Writes a message if the last sequence of its subject is `expect`; returns what the subject has now.
-
-    Raises:
-        LogUnavailable: the outcome is unknown after KEYS_TIMEOUT_SECONDS.
-        LogNotPermitted: these credentials may not write it.
-        LogRefused: the server rejects it permanently.
-    """
+    """Writes a message if the last sequence of its subject is `expect`; returns what the subject has now."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + KEYS_TIMEOUT_SECONDS
     backoff = Backoff(RETRY_WAIT_SECONDS, RETRY_MAX_WAIT_SECONDS)

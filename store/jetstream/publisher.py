@@ -140,13 +140,7 @@ class Publisher:
         return await pending.result
 
     def _admit(self, draft: PendingEvent, expect: int) -> PendingAppend:
-        """Checks an append before it is queued.
-
-        Raises:
-            LogUnavailable: the log is closed, or accepts no appends at the moment.
-            LogRefused: it can never be accepted.
-            LogBusy: too many appends are pending.
-        """
+        """Checks an append before it is queued."""
         if self._closed:
             raise LogUnavailable("the log is closed; nothing was written")
         if not (_TOKEN.fullmatch(draft.subject) and _TOKEN.fullmatch(draft.event_id)):

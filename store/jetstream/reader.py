@@ -189,11 +189,7 @@ async def _leader_page(
 
 
 async def _direct_page(connection: Connection, stream: str, subject: str, *, after: int) -> list[_Read]:
-    """A page from any replica.
-
-    Raises:
-        LogUnavailable: the page does not arrive completely in time.
-    """
+    """A page from any replica."""
     return [_direct_record(each) for each in await read_messages(connection, stream, subject, after=after)]
 
 

@@ -144,11 +144,7 @@ class _Refill:
             )
 
     async def _is_lost_on_all(self, info: StreamInfo, missing: int) -> bool:
-        """Whether no replica has any of the messages that the leader lacks; False if that is not certain.
-
-        Raises:
-            LogUnavailable: a replica does not answer, or the leader has changed.
-        """
+        """Whether no replica has any of the messages that the leader lacks; False if that is not certain."""
         if not info.config.get("allow_direct") or missing > REFILL_LOST_MAX_EVENTS:
             return False
         detailed = await stream_info(self._connection, self._name, deleted=True)

@@ -292,11 +292,7 @@ class Streams:
         return await self._create(declaration, _replicas(log))
 
     def _give_up(self, declaration: StreamDeclaration, evidence: list[str]) -> None:
-        """Continues without a stream's content, if the caller accepts the loss.
-
-        Raises:
-            LogMissing: it does not.
-        """
+        """Continues without a stream's content, if the caller accepts the loss."""
         missing = _missing(declaration.name(self._settings.name), declaration, evidence)
         if self._accept_loss is None:
             raise missing

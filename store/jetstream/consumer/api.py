@@ -187,11 +187,7 @@ class ConsumerApi:
         return made, request
 
     def _check(self, found: ConsumerState, spec: ConsumerSpec) -> None:
-        """Refuses a consumer that delivers something else, or in another way.
-
-        Raises:
-            LogUnfit: names the fields that differ.
-        """
+        """Refuses a consumer that delivers something else, or in another way."""
         if found.error is not None:
             return
         config = {**found.config, "filter_subjects": [*found.to_info().subjects]}
