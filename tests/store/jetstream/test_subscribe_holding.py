@@ -268,7 +268,7 @@ async def test_deleted_subscription_is_reported(jetstream_log: JetStreamLog, wri
         waiting = take_later(events, 1)
         assert (await ask(jetstream_log, "CONSUMER.DELETE.JOBS.deleted"))["success"]
         for _ in range(2):
-            with pytest.raises(SubscriptionDeleted, match=r"deleted the consumer deleted .* open"):
+            with pytest.raises(SubscriptionDeleted, match=r"the consumer deleted .* was deleted.* open"):
                 await waiting
             waiting = take_later(events, 1)
         assert events.state is SubscriptionState.STOPPED
@@ -287,7 +287,7 @@ async def test_stream_created_again_is_reported(
         await ask(jetstream_log, "STREAM.DELETE.JOBS")
         async with other_process(server, accept_loss=True) as log:
             await Writer(log, 3).round()
-        with pytest.raises(LogBroken, match="made again"):
+        with pytest.raises(LogBroken, match="created again"):
             await take(events, 20)
     async with subscribe(jetstream_log, "replaced") as events:
         assert sequences(await take(events, 3)) == [1, 2, 3]
