@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
-from jobledger.store.embedded import process as lock
+from jobledger.store.embedded import process
 from jobledger.store.embedded import server as embedded
 from jobledger.store.embedded.generation import RECOVERY_FOLDER
 from jobledger.store.embedded.stream_states import read_known
@@ -134,13 +134,13 @@ async def test_a_stopped_server_without_an_owner_is_taken_over(
     os.kill(pid, signal.SIGSTOP)
     parent.kill()
     await parent.wait()
-    (orphan,) = lock.find_orphans(tmp_path / "nats" / "nats.conf", parent.pid)
+    (orphan,) = process.find_orphans(tmp_path / "nats" / "nats.conf", parent.pid)
     assert (orphan.pid, orphan.is_stopped) == (pid, True)
     with caplog.at_level(logging.WARNING, "jobledger.store"):
         async with EmbeddedServer(tmp_path / "nats") as server:
             assert server.pid != pid
     assert f"and stopped (process {pid})" in caplog.text
-    assert not Path(f"/proc/{pid}").exists() or lock._state_of(pid)[0] == "Z"
+    assert not Path(f"/proc/{pid}").exists() or process._state_of(pid)[0] == "Z"
 
 
 @linux
@@ -149,7 +149,7 @@ async def test_server_with_a_living_owner_is_not_an_orphan(tmp_path: Path) -> No
     parent, pid = await start_owner(tmp_path / "nats")
     try:
         os.kill(pid, signal.SIGSTOP)
-        assert lock.find_orphans(tmp_path / "nats" / "nats.conf", parent.pid) == []
+        assert process.find_orphans(tmp_path / "nats" / "nats.conf", parent.pid) == []
         with pytest.raises(EmbeddedServerError, match=f"another Jobledger \\(process {parent.pid}\\)"):
             await EmbeddedServer(tmp_path / "nats").start()
         os.kill(pid, signal.SIGCONT)
@@ -166,7 +166,7 @@ async def test_server_of_another_directory_is_not_an_orphan(tmp_path: Path) -> N
     parent.kill()
     await parent.wait()
     try:
-        assert lock.find_orphans(tmp_path / "other" / "nats.conf", parent.pid) == []
+        assert process.find_orphans(tmp_path / "other" / "nats.conf", parent.pid) == []
     finally:
         os.kill(pid, signal.SIGKILL)
 
