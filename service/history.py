@@ -1,10 +1,9 @@
 """A job's history in the API: Bacalhau's history items with additional fields. Pure."""
 
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from jobledger.service.cursor import format_cursor
+from jobledger.service.wire import jobs as wire
 from jobledger.store.model.events import (
     JobAccepted,
     JobCreated,
@@ -24,39 +23,33 @@ _TAGGED: Final = event_type(JobTagged)
 _ACCEPTED: Final = event_type(JobAccepted)
 
 
-def history_item(job_id: str, item: HistoryItem, mark: str = "") -> dict[str, Any]:
-    """Return one event of a job.
-
-    Args:
-        job_id: of the job.
-        item: the event.
-        mark: the tag of the stream, for the cursor; empty: no cursor.
-    """
+def history_item(job_id: str, item: HistoryItem, mark: str = "") -> wire.HistoryItem:
+    """Return one event of a job; `mark` is the tag of the stream, for the cursor, or empty for no cursor."""
     time = format_rfc3339(item.time)
-    wire: dict[str, Any] = {
-        "SeqNum": item.revision,
-        "Type": "JobLevel",
-        "JobID": job_id,
-        "JobVersion": item.version,
-        "Event": _event(item, time),
-        "Time": time,
-        "Sequence": item.sequence,
-        "Revision": item.revision,
-        "EventID": item.event_id,
-        "EventType": item.type,
-        "State": msgspec.to_builtins(item.state),
-        "Actor": item.actor,
-        "Reason": item.reason,
-    }
+    found = wire.HistoryItem(
+        seq_num=item.revision,
+        type="JobLevel",
+        job_id=job_id,
+        job_version=item.version,
+        event=_event(item, time),
+        time=time,
+        sequence=item.sequence,
+        revision=item.revision,
+        event_id=item.event_id,
+        event_type=item.type,
+        state=item.state,
+        actor=item.actor,
+        reason=item.reason,
+    )
     if item.tag:
-        wire |= {"Tag": item.tag, "TagVersion": item.tag_version}
+        found.tag, found.tag_version = item.tag, item.tag_version
     if item.quarantine:
-        wire["Quarantine"] = item.anomaly or item.quarantine
+        found.quarantine = item.anomaly or item.quarantine
     if item.accepted:
-        wire["AcceptedSequence"] = item.accepted
+        found.accepted_sequence = item.accepted
     if mark:
-        wire["Cursor"] = format_cursor(mark, item.sequence)
-    return wire
+        found.cursor = format_cursor(mark, item.sequence)
+    return found
 
 
 def tag_words(tag: str, version: int) -> str:
@@ -64,42 +57,20 @@ def tag_words(tag: str, version: int) -> str:
     return f"Version {version} tagged {tag}" if version else f"Tag {tag} removed"
 
 
-def _event(item: HistoryItem, time: str) -> dict[str, Any]:
+def _event(item: HistoryItem, time: str) -> wire.Event:
     """Return the part that Bacalhau's clients show."""
+    reason = {"Reason": item.reason} if item.reason else {}
     if item.type == _TAGGED:
-        return {
-            "Topic": "Tag",
-            "Message": tag_words(item.tag, item.tag_version),
-            "Timestamp": time,
-            "Details": {"Reason": item.reason} if item.reason else {},
-        }
+        return wire.Event("Tag", tag_words(item.tag, item.tag_version), time, reason)
     if item.quarantine and item.anomaly:
-        return {
-            "Topic": "Quarantine",
-            "Message": item.anomaly,
-            "Timestamp": time,
-            "Details": {"IsError": "true"},
-        }
+        return wire.Event("Quarantine", item.anomaly, time, {"IsError": "true"})
     if item.type == _ACCEPTED:
-        return {
-            "Topic": "Quarantine",
-            "Message": f"Event {item.accepted} accepted as unreadable",
-            "Timestamp": time,
-            "Details": {"Reason": item.reason} if item.reason else {},
-        }
+        return wire.Event("Quarantine", f"Event {item.accepted} accepted as unreadable", time, reason)
     if item.type != _STATE_CHANGED or item.state is None:
-        details = {"Reason": item.reason} if item.reason else {}
         message = _RERUN if item.rerun else _SUBMISSION.get(item.type, "")
-        return {"Topic": "Submission", "Message": message, "Timestamp": time, "Details": details}
+        return wire.Event("Submission", message, time, reason)
     name, words = item.state.state_type.value, item.state.message
     details = {**item.state.details, "NewState": name}
     if item.state.state_type is StateType.FAILED:
         details["IsError"] = "true"  # otherwise `bacalhau job run` does not show the reason
-    if item.reason:
-        details["Reason"] = item.reason
-    return {
-        "Topic": "State Update",
-        "Message": f"{name}: {words}" if words else name,
-        "Timestamp": time,
-        "Details": details,
-    }
+    return wire.Event("State Update", f"{name}: {words}" if words else name, time, {**details, **reason})

@@ -1,1 +1,1 @@
-"""HTTP: requests in, answers out. What they mean is said in `store` and `projections`."""
+"""The HTTP API: operations, and the middleware and router around them."""

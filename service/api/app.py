@@ -167,7 +167,7 @@ def check_permission(request: Request[Any]) -> None:
     """Check what can be checked before the job and its namespace are known.
 
     Raises:
-        Forbidden: if the caller may not use the operation at all.
+        Forbidden: if the caller may not use the operation.
     """
     operation = request.operation
     permission = operation.query_permission if request.query_string else operation.permission

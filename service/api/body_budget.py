@@ -87,7 +87,7 @@ class RequestBody:
         """Read all of it.
 
         Raises:
-            PayloadTooLarge: if it exceeds the limit, whatever was announced.
+            PayloadTooLarge: if it exceeds the limit, even if it was announced as smaller.
             UnsupportedMediaType: if it is not empty and not JSON.
             TooManyRequests: if the bodies of all requests exceed their budget.
             InvalidInput: if it does not arrive in time.

@@ -54,7 +54,7 @@ class Budget:
         """Take a slot.
 
         Raises:
-            TooManyRequests: if none is free, for this client or at all.
+            TooManyRequests: if none is free, for this client or in total.
         """
         kept, mine = (0, 0) if may_use_reserve else (self._reserved, self._reserved_per_client)
         if client and self._clients[client] >= self._per_client - mine:
@@ -149,7 +149,7 @@ class Capacity:
             1,
             per_client=1,
             waiting_per_client=named.REQUESTS_MAX_IN_FLIGHT
-            + named.WAITS_MAX,  # there are no more requests than these
+            + named.WAITS_MAX,  # the maximum of concurrent requests
             refusal=lambda count: TooManyRequests(f"{count} long reads wait for their turn; try again later"),
         )
 

@@ -69,7 +69,7 @@ class Hosts:
 
 def _same_origin(origin: bytes, host: bytes) -> bool:
     found = _ORIGIN.fullmatch(origin)
-    if found is None:  # also `null`, which says nothing about who asks
+    if found is None:  # also `null`, an unknown origin
         return False
     return _authority(found[2], found[1]) == _authority(host, found[1]) is not None
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Final
+from typing import Final
 
 from jobledger.projections.errors import VersionNotFound
 from jobledger.projections.limits import LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT, WAIT_MAX_SECONDS
@@ -97,7 +97,7 @@ operations = OperationGroup("Reads")
         Parameter(
             "quarantined",
             {"type": "string", "enum": list(QUARANTINED), "default": "include"},
-            "jobs that are frozen because an event of theirs cannot be read",
+            "jobs that are frozen because one of their events cannot be read",
         ),
         *(
             Parameter(f"{axis}_{bound}", TIME, "RFC 3339, or Unix nanoseconds (not seconds)")
@@ -419,7 +419,7 @@ async def _history(
     if kind not in _EVENT_TYPES:
         raise InvalidInput(f"event_type must be one of {', '.join(_EVENT_TYPES)}, got {kind!r:.60}")
     has_items = kind != "execution" and not query.text("execution_id")
-    items: list[Any] = []
+    items: list[wire.HistoryItem] = []
     last, terminal, more, size = after, status.state.state_type.is_terminal, False, 0
     async with _turn_for(service, limit):
         async for item in service.ledger.history(status.id, namespace=status.namespace, after=after):

@@ -136,7 +136,7 @@ class Middleware:
         await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = perf_counter()
+        start = perf_counter()
         headers, repeated = _single_headers(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id"))
         # Always a new one: what the server put there may be shared between requests.
@@ -170,7 +170,7 @@ class Middleware:
             answer.release()
             if body is not None:
                 body.release()
-            seconds = perf_counter() - began
+            seconds = perf_counter() - start
             self._metrics.request(method, scope.get("path_template") or "", answer.status, seconds)
             known: Principal | None = scope["state"].get("principal")
             write_access(

@@ -203,7 +203,7 @@ class Request(Generic[B]):
         return job
 
     async def _despite_view(self, ref: str, namespace: str, error: JobledgerError) -> Job:
-        """A job from the log, because the view cannot be read or is behind; or the error that was passed."""
+        """A job from the log, if the view cannot be read or lags; or else the error that was passed."""
         where = namespace or DEFAULT_NAMESPACE
         not_found = JobNotFound(f"no job has the id, or (in namespace {where!r:.80}) the name {ref!r:.80}")
         try:

@@ -164,14 +164,14 @@ async def test_webhook(request: Request[None]) -> wire.WebhookTest:
     event_id = str(uuid_utils.uuid7())
     message = Message(event_id, "", test_event(name, event_id, time.time_ns(), service.hub.source))
     clock = asyncio.get_running_loop().time
-    began = clock()
+    start = clock()
     outcome = await try_once(service.webhooks.sender, webhook, message)
     return wire.WebhookTest(
         delivered=outcome.kind is OutcomeKind.TAKEN,
         status=outcome.answer.status if outcome.answer is not None else None,
         problem=outcome.problem,
         event_id=event_id,
-        seconds=round(clock() - began, 3),
+        seconds=round(clock() - start, 3),
     )
 
 

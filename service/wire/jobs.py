@@ -185,7 +185,7 @@ class NoItems(msgspec.Struct, rename="pascal"):
 
 
 class JobAnswer(msgspec.Struct, rename="pascal"):
-    """A job, and what `include` asked for."""
+    """A job, and what `include` names."""
 
     job: Job
     history: History | UnsetType = UNSET
