@@ -380,6 +380,7 @@ def limit_option(default: int | None, max_value: int | None = None) -> OptionDec
     return click.option(
         "--limit",
         type=WholeNumber(max_value),
+        metavar="N",
         default=default,
         show_default=default is not None,
         help="At most this many.",

@@ -159,7 +159,7 @@ def show(*, name: str, output: Output, session: Session) -> None:
         ("State", state),
         ("Trouble", trouble),
         ("Events", events),
-        ("Began after", text_field(found, "After")),
+        ("Started after", text_field(found, "After")),
         ("Created", exact_of(found.get("Created")) + created_by),
         *(("Secret", _secret_text(each)) for each in found.get("Secrets") or ()),
         ("Subscription", text_field(found, "Subscription")),
