@@ -78,9 +78,9 @@ def test_replaced_log_is_used_only_with_the_flag(tmp_path: Path) -> None:
     record.write_text(json.dumps({"format": 1, "streams": {"JOBS": seen}}))
     record.chmod(0o600)
     assert isinstance(run(tmp_path, "create").exception, LogReplaced)
-    assert "JOBS is not the one that" in run(tmp_path, "show").output
+    assert "JOBS is not the one recorded in" in run(tmp_path, "show").output
     accepted = run(tmp_path, "create", "--accept-loss")
-    assert "created 2026-01-02T03:04:05Z with last sequence 1107 then" in accepted.output
+    assert "created 2026-01-02T03:04:05Z with last sequence 1107, now" in accepted.output
     assert run(tmp_path, "create").exit_code == run(tmp_path, "show").exit_code == 0
 
 
