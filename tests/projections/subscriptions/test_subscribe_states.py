@@ -16,7 +16,7 @@ from jobledger import (
     SubscriptionState,
     subscribe,
 )
-from jobledger.projections.subscriptions import parking as retrying
+from jobledger.projections.subscriptions import parking
 from jobledger.projections.subscriptions import subscription as subscription_module
 from jobledger.store.jetstream.consumer import api as consumer_api
 from jobledger.store.jetstream.consumer import holder as consumer
@@ -102,7 +102,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pinning, "_LOOK_SECONDS", 0.2)
     monkeypatch.setattr(subscription_module, "HOLD_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(subscription_module, "RETRY_QUEUE_REFRESH_SECONDS", 0.1)
-    monkeypatch.setattr(retrying, "RETRY_FIRST_SECONDS", 0.1)
+    monkeypatch.setattr(parking, "RETRY_FIRST_SECONDS", 0.1)
 
 
 async def test_opened_to_catching_up(jetstream_log: JetStreamLog, writer: Writer) -> None:
