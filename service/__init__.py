@@ -1,1 +1,1 @@
-"""The doors: HTTP, live feeds and the command line. Each asks the store and the projections."""
+"""The interfaces of Jobledger: HTTP API, live feeds, webhooks, audit and command line."""
