@@ -1,4 +1,4 @@
-"""Roles and namespaces: who may do what."""
+"""Roles and namespaces."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def principal(role: Role, *namespaces: str) -> Principal:
 
 
 def test_a_reader_reads_and_does_not_write() -> None:
-    """Wherever it is for."""
+    """In the namespaces of its token."""
     reader = principal(Role.READER)
     assert reader.may_read("a")
     assert not reader.may_write("a")
@@ -19,8 +19,8 @@ def test_a_reader_reads_and_does_not_write() -> None:
         reader.require_write("a")
 
 
-def test_a_writer_writes_in_its_namespaces_alone() -> None:
-    """What is elsewhere is not there for it; a namespace is its whole name, as it is written."""
+def test_a_writer_writes_only_in_its_namespaces() -> None:
+    """Jobs elsewhere do not exist for it; namespaces are compared exactly."""
     writer = principal(Role.WRITER, "a", "b")
     writer.require_write("a")
     assert writer.visible == frozenset({"a", "b"})
@@ -32,31 +32,31 @@ def test_a_writer_writes_in_its_namespaces_alone() -> None:
 
 
 def test_an_admin_may_do_everything_everywhere() -> None:
-    """Also see figures of the whole installation."""
+    """Including metrics of the whole installation."""
     admin = principal(Role.ADMIN)
     admin.require_write("any")
     admin.require_observe()
     assert admin.visible is None
 
 
-def test_figures_of_the_whole_are_for_those_who_see_all_of_it() -> None:
-    """A reader of all namespaces may scrape the metrics; one of some may not."""
+def test_metrics_need_a_token_for_all_namespaces() -> None:
+    """A reader of all namespaces may scrape them; one of some may not."""
     principal(Role.READER).require_observe()
     for role in (Role.READER, Role.WRITER):
         with pytest.raises(Forbidden, match="all namespaces"):
             principal(role, "a").require_observe()
 
 
-def test_nobody_in_particular_sees_no_job() -> None:
-    """What is public is answered to a principal without rights."""
+def test_an_anonymous_principal_sees_no_job() -> None:
+    """Public routes use a principal without rights."""
     assert ANONYMOUS.visible == frozenset()
     assert not ANONYMOUS.may_read("default")
     assert not ANONYMOUS.may_write("default")
     assert not ANONYMOUS.may_observe
 
 
-def test_whoever_is_on_this_machine_may_do_everything_under_the_name_that_they_give() -> None:
-    """Where there are no tokens."""
+def test_without_tokens_a_local_user_has_every_right_under_a_stated_name() -> None:
+    """The stated name becomes the actor."""
     local = local_principal("alice")
     assert (local.name, local.token_id) == ("alice", "")
     local.require_write("any")
@@ -64,7 +64,7 @@ def test_whoever_is_on_this_machine_may_do_everything_under_the_name_that_they_g
 
 
 def test_a_refusal_names_some_namespaces_of_many() -> None:
-    """The message has a bound."""
+    """The message is limited."""
     many = principal(Role.WRITER, *(f"namespace-{n:03}" for n in range(64)))
     with pytest.raises(Forbidden, match="and 59 more") as refused:
         many.require_write("x" * 10_000)

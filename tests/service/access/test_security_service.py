@@ -1,4 +1,4 @@
-"""The service as a process: over TLS, with tokens, and closed to what has none."""
+"""The service process with TLS and tokens."""
 
 import json
 import socket
@@ -20,13 +20,13 @@ from tests.support.service_process import clean_env, running_service
 
 
 def bearer(tokens: TokenFile, role: Role, *namespaces: str) -> dict[str, str]:
-    """The header of a new token, whose name says what it is for."""
+    """Create a token and return its header."""
     _, text = tokens.create("-".join([role, *namespaces]), role, namespaces or None)
     return {"authorization": f"Bearer {text}"}
 
 
-async def test_a_job_of_another_namespace_is_not_there(tmp_path: Path) -> None:
-    """By name, id or short id, to read or to change: 404, and the same words as for a job that never was."""
+async def test_a_job_of_another_namespace_is_not_found(tmp_path: Path) -> None:
+    """By name, id or short id, to read or to change: 404, with the same message as for a missing job."""
     async with running_api(tmp_path) as (service, client):
         theirs = bearer(service.tokens, Role.WRITER, "theirs")
         mine = bearer(service.tokens, Role.WRITER, "mine")
@@ -69,14 +69,14 @@ async def test_a_job_of_another_namespace_is_not_there(tmp_path: Path) -> None:
 
 
 def _words(answer: httpx.Response) -> str:
-    """All that an answer says, but for the request's id."""
+    """The response without the request's id."""
     document = answer.json()
     del document["RequestID"]
     return json.dumps(document)
 
 
 async def test_a_reader_changes_nothing(tmp_path: Path) -> None:
-    """Whatever it asks for: 403."""
+    """Every write: 403."""
     async with running_api(tmp_path) as (service, client):
         admin, reader = bearer(service.tokens, Role.ADMIN), bearer(service.tokens, Role.READER, "default")
         job_id = (await client.put("/jobs", json=job_body(), headers=admin)).json()["JobID"]
@@ -94,8 +94,8 @@ async def test_a_reader_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_the_service_speaks_tls_and_wants_a_token(tmp_path: Path) -> None:
-    """On any address, once there is a token, which is written down nowhere."""
+def test_the_service_serves_tls_and_requires_a_token(tmp_path: Path) -> None:
+    """On any address, once there is a token, which is written nowhere."""
     make_certificates(tmp_path)
     tokens = TokenFile(tmp_path / "data" / "tokens.json")
     header = bearer(tokens, Role.ADMIN)
@@ -121,8 +121,8 @@ def test_the_service_speaks_tls_and_wants_a_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_a_token_no_other_address_is_listened_on(tmp_path: Path) -> None:
-    """The start is refused, with the ways out."""
+def test_without_a_token_the_service_refuses_other_addresses(tmp_path: Path) -> None:
+    """The start fails with the remedies."""
     command = [
         sys.executable,
         "-m",
@@ -148,8 +148,8 @@ def test_without_a_token_no_other_address_is_listened_on(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_what_the_server_gets_over_the_wire_cannot_slip_past_the_gate(tmp_path: Path) -> None:
-    """Two hosts, none, a whole URL, a body of unclear extent or over the limit: an answer, and no job."""
+def test_malformed_requests_do_not_bypass_the_middleware(tmp_path: Path) -> None:
+    """Two hosts, none, an absolute URL, an ambiguous or too large body: a response, and no job."""
     with running_service(tmp_path) as service:
         port = int(service.url.rpartition(":")[2])
         path = f"{PREFIX}/jobs"
@@ -204,7 +204,7 @@ def _status(port: int, request: bytes) -> int:
 
 @pytest.mark.slow
 def test_a_feed_ends_when_its_token_is_revoked(tmp_path: Path) -> None:
-    """Within a moment, with its cursor; one that was opened before there was a token ends with the first."""
+    """Within a moment, with its cursor; one opened before there was a token ends with the first token."""
     with running_service(tmp_path) as service:
         tokens = TokenFile(service.data_dir / "tokens.json")
         with httpx.Client(base_url=service.url, trust_env=False, timeout=20.0) as client:

@@ -1,4 +1,4 @@
-"""The token file as a file: when in doubt it lets nobody in, and changes do not undo each other."""
+"""The token file: an untrusted file refuses all requests, and concurrent changes are not lost."""
 
 import json
 import logging
@@ -50,10 +50,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_file_that_cannot_be_trusted_closes_the_service_to_all(
+def test_an_untrusted_token_file_refuses_all_requests(
     tokens: TokenFile, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says why, once; the answer does not; and repaired, it opens again."""
+    """The log has the reason once, the response does not; a repaired file is accepted."""
     _, text = tokens.create("ci", Role.ADMIN)
     content = tokens.path.read_bytes()
     principal = tokens.authenticate(bearer(text))
@@ -79,7 +79,7 @@ def test_a_file_that_cannot_be_trusted_closes_the_service_to_all(
 
 
 def test_a_damaged_file_is_not_overwritten(tokens: TokenFile) -> None:
-    """Making a token must not throw away those that are there."""
+    """Creating a token must not drop the existing ones."""
     tokens.create("ci", Role.ADMIN)
     tokens.path.write_text("{")
     with pytest.raises(InvalidSettings, match="damaged"):
@@ -88,8 +88,8 @@ def test_a_damaged_file_is_not_overwritten(tokens: TokenFile) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_a_file_of_another_user_closes_the_service(tokens: TokenFile) -> None:
-    """Also a link that another user put there, to a file that is ours."""
+def test_a_token_file_of_another_user_refuses_all_requests(tokens: TokenFile) -> None:
+    """Also a symbolic link of another user to a trusted file."""
     _, text = tokens.create("ci", Role.ADMIN)
     os.chown(tokens.path, 12_345, -1)
     with pytest.raises(NotReady):
@@ -109,8 +109,8 @@ def test_a_file_of_another_user_closes_the_service(tokens: TokenFile) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_what_root_changes_stays_readable_for_the_service(tokens: TokenFile) -> None:
-    """The file keeps its owner; a new one gets that of its folder."""
+def test_a_file_changed_by_root_stays_readable_for_the_service(tokens: TokenFile) -> None:
+    """It keeps its owner; a new file gets the owner of its directory."""
     tokens.path.parent.mkdir()
     os.chown(tokens.path.parent, 12_345, 12_345)
     tokens.create("ci", Role.ADMIN)
@@ -119,8 +119,8 @@ def test_what_root_changes_stays_readable_for_the_service(tokens: TokenFile) -> 
     assert tokens.path.stat().st_uid == 12_345
 
 
-def test_a_link_is_not_written_through(tokens: TokenFile, tmp_path: Path) -> None:
-    """The link would be replaced, and the file behind it would not change: neither is wanted."""
+def test_a_symbolic_link_is_not_replaced(tokens: TokenFile, tmp_path: Path) -> None:
+    """The link would be replaced, and its target would not change."""
     elsewhere = TokenFile(tmp_path / "elsewhere.json")
     elsewhere.create("ci", Role.ADMIN)
     tokens.path.parent.mkdir()
@@ -130,8 +130,8 @@ def test_a_link_is_not_written_through(tokens: TokenFile, tmp_path: Path) -> Non
     assert len(elsewhere.records()) == 1
 
 
-def test_changes_at_the_same_time_do_not_undo_each_other(tokens: TokenFile) -> None:
-    """Each takes the lock, reads, and replaces the file as a whole."""
+def test_concurrent_changes_are_not_lost(tokens: TokenFile) -> None:
+    """Each locks, reads and replaces the file."""
     threads = [
         threading.Thread(target=lambda n=n: TokenFile(tokens.path).create(f"t{n}", Role.READER))
         for n in range(16)

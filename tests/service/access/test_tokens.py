@@ -1,4 +1,4 @@
-"""Tokens: how they are made, whom they let in, and how they end."""
+"""Tokens: creation, authentication, revocation and expiry."""
 
 import json
 import stat
@@ -21,8 +21,8 @@ def tokens(tmp_path: Path) -> TokenFile:
     return TokenFile(tmp_path / "state" / "tokens.json", clock=late, look_seconds=0)
 
 
-def test_a_token_is_let_in_with_its_rights(tokens: TokenFile) -> None:
-    """Its name is who acts."""
+def test_a_token_authenticates_with_its_rights(tokens: TokenFile) -> None:
+    """Its name is the actor."""
     record, text = tokens.create("ci", Role.WRITER, ["b", "a", "a"])
     found = tokens.authenticate(bearer(text))
     assert (found.name, found.role, found.namespaces, found.token_id) == (
@@ -34,8 +34,8 @@ def test_a_token_is_let_in_with_its_rights(tokens: TokenFile) -> None:
     assert record.namespaces == ("a", "b")
 
 
-def test_the_token_itself_is_kept_nowhere(tokens: TokenFile) -> None:
-    """The file has its hash, and is for its owner alone; neither the object nor the record shows it."""
+def test_the_text_of_a_token_is_stored_nowhere(tokens: TokenFile) -> None:
+    """The private file has its hash; neither the object nor the record shows it."""
     record, text = tokens.create("ci", Role.ADMIN)
     secret = text.split("_", 2)[2]
     assert len(secret) == 43
@@ -67,10 +67,10 @@ def test_two_tokens_are_never_the_same(tokens: TokenFile) -> None:
         lambda _: "é",
     ],
 )
-def test_whatever_is_not_the_token_is_refused_without_repeating_it(
+def test_an_invalid_header_is_rejected_without_quoting_it(
     tokens: TokenFile, spoil: Callable[[str], str]
 ) -> None:
-    """A secret with a slip of the finger must not end up in a log either."""
+    """A mistyped secret must not be logged."""
     _, text = tokens.create("ci", Role.ADMIN)
     sent = spoil(text)
     with pytest.raises(Unauthorized) as refused:
@@ -80,28 +80,28 @@ def test_whatever_is_not_the_token_is_refused_without_repeating_it(
 
 
 @pytest.mark.parametrize("scheme", ["", "Basic ", "Token ", "Bearer", "Bearer\t", "Bearer Bearer "])
-def test_only_the_scheme_bearer_is_understood(tokens: TokenFile, scheme: str) -> None:
-    """And then one token."""
+def test_only_the_bearer_scheme_is_accepted(tokens: TokenFile, scheme: str) -> None:
+    """With one token."""
     _, text = tokens.create("ci", Role.ADMIN)
     with pytest.raises(Unauthorized, match="Bearer"):
         tokens.authenticate(f"{scheme}{text}".encode())
 
 
-def test_the_scheme_is_read_in_any_case(tokens: TokenFile) -> None:
-    """As RFC 9110 has it; spaces between do not matter."""
+def test_the_scheme_is_case_insensitive(tokens: TokenFile) -> None:
+    """As in RFC 9110; extra spaces are allowed."""
     _, text = tokens.create("ci", Role.ADMIN)
     assert tokens.authenticate(f"bEARER   {text} ".encode()).name == "ci"
 
 
-def test_no_token_is_told_from_a_wrong_one(tokens: TokenFile) -> None:
-    """Who sends none is told how to get one."""
+def test_a_missing_token_and_a_wrong_one_have_different_messages(tokens: TokenFile) -> None:
+    """Without one, the message names the command."""
     tokens.create("ci", Role.ADMIN)
     with pytest.raises(Unauthorized, match="jobledger token create"):
         tokens.authenticate(None)
 
 
-def test_unknown_wrong_and_revoked_are_one_answer(tokens: TokenFile) -> None:
-    """So that nobody learns which ids there are."""
+def test_unknown_wrong_and_revoked_tokens_have_the_same_message(tokens: TokenFile) -> None:
+    """Valid ids are not revealed."""
     record, text = tokens.create("ci", Role.ADMIN)
     _, other = tokens.create("ci", Role.ADMIN)
     tokens.revoke(record.id)
@@ -115,8 +115,8 @@ def test_unknown_wrong_and_revoked_are_one_answer(tokens: TokenFile) -> None:
     assert len(answers) == 1
 
 
-def test_a_revocation_counts_at_once_for_every_service_that_shares_the_file(tokens: TokenFile) -> None:
-    """Without a restart; an open feed is told by `is_valid`."""
+def test_a_revocation_takes_effect_immediately_on_every_replica(tokens: TokenFile) -> None:
+    """Without a restart; open feeds check `is_valid`."""
     record, text = tokens.create("ci", Role.READER)
     replica = TokenFile(tokens.path, clock=late, look_seconds=0)
     principal = replica.authenticate(bearer(text))
@@ -127,8 +127,8 @@ def test_a_revocation_counts_at_once_for_every_service_that_shares_the_file(toke
         replica.authenticate(bearer(text))
 
 
-def test_under_load_a_look_at_the_file_counts_for_a_named_time(tokens: TokenFile) -> None:
-    """Within it a revocation is not seen, after it it is: the bound of "at once"."""
+def test_under_load_a_stat_of_the_file_is_valid_for_a_limited_time(tokens: TokenFile) -> None:
+    """A revocation takes effect after that time."""
     record, text = tokens.create("ci", Role.READER)
     patient, eager = (TokenFile(tokens.path, clock=late, look_seconds=each) for each in (3600, 0))
     tokens.revoke(record.id)
@@ -138,7 +138,7 @@ def test_under_load_a_look_at_the_file_counts_for_a_named_time(tokens: TokenFile
 
 
 def test_a_change_within_the_same_tick_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A young file is read again although its stat is the same: its times are too coarse to tell."""
+    """A recent file is read again even if its stat is equal."""
     now = time.time_ns()
     path = made_elsewhere(tmp_path)
     monkeypatch.setattr("jobledger.service.access.tokens.file_mark", lambda _: (1, 1, 1, now, now))
@@ -165,8 +165,8 @@ def test_a_file_that_did_not_change_is_not_read_again(
     tokens.authenticate(bearer(text))
 
 
-def test_a_service_without_tokens_closes_with_the_first_one(tokens: TokenFile) -> None:
-    """And stays closed when all of them are revoked."""
+def test_a_service_requires_tokens_from_the_first_one_on(tokens: TokenFile) -> None:
+    """Even if all are revoked."""
     service = TokenFile(tokens.path, clock=late, look_seconds=0)
     opened = [service.is_open]
     record, _ = tokens.create("ci", Role.READER)
@@ -175,8 +175,8 @@ def test_a_service_without_tokens_closes_with_the_first_one(tokens: TokenFile) -
     assert [*opened, service.is_open, TokenFile(tokens.path).is_open] == [True, False, False, False]
 
 
-def test_a_feed_that_was_open_to_all_ends_with_the_first_token(tokens: TokenFile) -> None:
-    """`is_valid` of someone without a token is whether none is needed."""
+def test_a_feed_without_a_token_ends_with_the_first_token(tokens: TokenFile) -> None:
+    """`is_valid` without a token means that none is required."""
     from jobledger.service.access.principal import local_principal
 
     local = local_principal("alice")
@@ -185,8 +185,8 @@ def test_a_feed_that_was_open_to_all_ends_with_the_first_token(tokens: TokenFile
     assert not tokens.is_valid(local)
 
 
-def test_an_expired_token_is_refused(tmp_path: Path) -> None:
-    """From that moment on, in a request that is under way as well; its record stays, and says until when."""
+def test_an_expired_token_is_rejected(tmp_path: Path) -> None:
+    """Also for a request in flight; its record stays."""
     now = [late()]
     file = TokenFile(tmp_path / "tokens.json", clock=lambda: now[0], look_seconds=0)
     record, text = file.create("ci", Role.READER, expires_seconds=60)
@@ -210,15 +210,15 @@ def test_an_expired_token_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.5, 10 * 366 * 86_400.0, -1.0])
-def test_an_expiry_that_makes_no_sense_is_refused(tokens: TokenFile, seconds: float) -> None:
-    """And nothing is written."""
+def test_an_invalid_expiry_is_rejected(tokens: TokenFile, seconds: float) -> None:
+    """Nothing is written."""
     with pytest.raises(InvalidInput, match="expires must be"):
         tokens.create("ci", Role.READER, expires_seconds=seconds)
     assert not tokens.records()
 
 
-def test_a_file_with_tokens_that_expire_is_refused_by_older_releases(tmp_path: Path) -> None:
-    """By its format: they would take the token for one that lasts."""
+def test_a_file_with_expiring_tokens_is_rejected_by_older_releases(tmp_path: Path) -> None:
+    """By its format: they would ignore the expiry."""
     file = TokenFile(tmp_path / "tokens.json", look_seconds=0)
     file.create("ci", Role.READER)
     assert json.loads(file.path.read_text())["format"] == 1
@@ -227,7 +227,7 @@ def test_a_file_with_tokens_that_expire_is_refused_by_older_releases(tmp_path: P
 
 
 def test_a_name_of_several_tokens_is_not_enough_to_revoke(tokens: TokenFile) -> None:
-    """So that a token can be followed by another of the same name, and then be revoked by its id."""
+    """A successor may have the same name; then the id is required."""
     old, _ = tokens.create("ci", Role.READER)
     new, text = tokens.create("ci", Role.READER)
     with pytest.raises(InvalidInput, match=f"{old.id}, {new.id}"):
@@ -243,30 +243,30 @@ def test_a_name_of_several_tokens_is_not_enough_to_revoke(tokens: TokenFile) -> 
 @pytest.mark.parametrize(
     "name", ["", " ci", "ci ", "a\nb", "a\x1b[31m", "\udcff", "x" * (TOKEN_NAME_MAX_CHARACTERS + 1)]
 )
-def test_a_name_that_cannot_stand_in_the_record_is_refused(tokens: TokenFile, name: str) -> None:
+def test_an_invalid_token_name_is_rejected(tokens: TokenFile, name: str) -> None:
     """It becomes the actor of events."""
     with pytest.raises(InvalidInput, match="invalid token name"):
         tokens.create(name, Role.READER)
 
 
 @pytest.mark.parametrize("namespaces", [[], [""], ["*"], ["a\0"], ["x" * 256], [str(n) for n in range(65)]])
-def test_namespaces_that_cannot_be_are_refused(tokens: TokenFile, namespaces: list[str]) -> None:
-    """Above all an empty list, which must not turn into all of them."""
+def test_invalid_namespaces_are_rejected(tokens: TokenFile, namespaces: list[str]) -> None:
+    """Above all an empty list, which must not mean all of them."""
     with pytest.raises(InvalidInput, match="namespace"):
         tokens.create("ci", Role.READER, namespaces)
     assert not tokens.path.exists()
 
 
-def test_admin_token_of_some_namespaces_is_rejected(tokens: TokenFile) -> None:
-    """There is none."""
+def test_an_admin_of_some_namespaces_is_rejected(tokens: TokenFile) -> None:
+    """An admin is for all namespaces."""
     with pytest.raises(InvalidInput, match="all namespaces"):
         tokens.create("ci", Role.ADMIN, ["a"])
 
 
-def test_old_revoked_tokens_make_room_and_others_do_not(
+def test_only_invalid_tokens_are_dropped_at_the_limit(
     tokens: TokenFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file has a bound."""
+    """The oldest ones first."""
     monkeypatch.setattr("jobledger.service.access.token_records.TOKENS_MAX_COUNT", 3)
     first, _ = tokens.create("a", Role.READER)
     for name in "bc":
@@ -279,7 +279,7 @@ def test_old_revoked_tokens_make_room_and_others_do_not(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "::ffff:127.0.0.1", "localhost"])
-def test_without_tokens_the_loopback_may_be_listened_on(tokens: TokenFile, host: str) -> None:
+def test_without_tokens_the_loopback_is_allowed(tokens: TokenFile, host: str) -> None:
     """By address or by name."""
     check_bind(host, tokens)
 
@@ -287,13 +287,13 @@ def test_without_tokens_the_loopback_may_be_listened_on(tokens: TokenFile, host:
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "::", "", "192.0.2.1", "::ffff:192.0.2.1", "127.0.0.1.invalid", "0", "[::]"]
 )
-def test_without_tokens_no_other_address_may_be_listened_on(tokens: TokenFile, host: str) -> None:
-    """The message says both ways out."""
+def test_without_tokens_other_addresses_are_rejected(tokens: TokenFile, host: str) -> None:
+    """The message has both remedies."""
     with pytest.raises(InvalidSettings, match=r"jobledger token create(.|\n)*127\.0\.0\.1"):
         check_bind(host, tokens)
 
 
-def test_a_name_with_one_foreign_address_is_no_loopback(
+def test_a_name_with_one_other_address_is_not_loopback(
     tokens: TokenFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of its addresses count."""
@@ -303,16 +303,16 @@ def test_a_name_with_one_foreign_address_is_no_loopback(
         check_bind("both", tokens)
 
 
-def test_with_a_token_any_address_may_be_listened_on(tokens: TokenFile) -> None:
-    """A revoked one will do: the service is closed then."""
+def test_with_a_token_any_address_is_allowed(tokens: TokenFile) -> None:
+    """Even a revoked one: then all requests are refused."""
     record, _ = tokens.create("ci", Role.READER)
     check_bind("0.0.0.0", tokens)
     tokens.revoke(record.id)
     check_bind("0.0.0.0", tokens)
 
 
-def test_with_a_damaged_token_file_nothing_is_listened_on(tokens: TokenFile) -> None:
-    """Not even the loopback: the operator shall know at the start."""
+def test_with_a_damaged_token_file_the_service_does_not_start(tokens: TokenFile) -> None:
+    """Not even on the loopback address."""
     tokens.path.parent.mkdir()
     tokens.path.write_text("{")
     with pytest.raises(InvalidSettings, match="damaged"):

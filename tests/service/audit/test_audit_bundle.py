@@ -1,4 +1,4 @@
-"""A proof bundle: what it proves offline, and that no other one passes for it."""
+"""Proof bundles: what one proves offline, and that no altered one passes."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def records() -> list[Record]:
 
 
 def failed(verdict: Verdict) -> dict[str, str]:
-    """The checks that are not good, with what they say."""
+    """The failed checks with their texts."""
     assert verdict.ok == all(check.ok for check in verdict.checks)
     return {check.name: check.text for check in verdict.checks if not check.ok}
 
@@ -60,15 +60,15 @@ def test_a_bundle_is_the_same_after_it_was_written_and_read(records: list[Record
 
 
 def test_a_seal_by_another_key_proves_nothing(records: list[Record]) -> None:
-    """The tree and the signature are right, but nobody knows whose it is; a known key besides is enough."""
+    """Tree and signature are right but the key is unknown; an additional known signature is enough."""
     bundle = prove(records, signers=(OTHER_SIGNER,))
     assert "no known key signed this note" in failed(check_bundle(bundle, KEYS))["seal"]
     assert failed(check_bundle(bundle, ())).keys() >= {"seal", "inclusion"}
     assert check_bundle(prove(records, signers=(OTHER_SIGNER, SIGNER)), KEYS).ok
 
 
-def test_a_bundle_of_another_job_is_told(records: list[Record]) -> None:
-    """One that is good, and not about the job that expected; one whose head names another job."""
+def test_a_bundle_of_another_job_fails_the_check(records: list[Record]) -> None:
+    """A valid bundle of another job than expected, and one whose header names another job."""
     other = prove(records, REPORT)
     assert check_bundle(other, KEYS).ok
     assert "expected" in failed(check_bundle(other, KEYS, job=ETL))["job"]
@@ -78,20 +78,20 @@ def test_a_bundle_of_another_job_is_told(records: list[Record]) -> None:
     assert "job" in failed(check_bundle(elsewhere, KEYS))
 
 
-def test_records_of_two_jobs_are_no_bundle(records: list[Record]) -> None:
-    """A record of another job among them is found, though it is in the tree."""
+def test_records_of_two_jobs_fail_the_check(records: list[Record]) -> None:
+    """A record of another job is found although it is in the tree."""
     both = (*prove(records).records, *prove(records, REPORT).records)
     mixed = prove(records, records=tuple(sorted(both, key=lambda each: each.sequence)))
     assert "job" in failed(check_bundle(mixed, KEYS))
 
 
-def test_a_seal_of_another_log_is_told(records: list[Record]) -> None:
-    """The bundle's origin is the seal's."""
+def test_a_seal_of_another_log_fails_the_check(records: list[Record]) -> None:
+    """The origin of the bundle must be that of the seal."""
     assert "origin" in failed(check_bundle(prove(records, origin="jobledger/other"), KEYS))
 
 
-def test_an_event_left_out_in_the_middle_is_missed(records: list[Record]) -> None:
-    """Each event names the one before it, so a bundle without one of them does not pass, whichever it is."""
+def test_an_event_omitted_in_the_middle_is_detected(records: list[Record]) -> None:
+    """Each event names its predecessor, so a bundle without any one of them fails."""
     whole = prove(records).records
     for at, left_out in enumerate(whole[:-1]):
         bundle = prove(records, records=whole[:at] + whole[at + 1 :])
@@ -99,10 +99,10 @@ def test_an_event_left_out_in_the_middle_is_missed(records: list[Record]) -> Non
         assert f"names event {left_out.sequence} as its predecessor" in story
 
 
-def test_the_newest_events_can_be_left_out_and_the_verdict_says_how_far_it_goes(
+def test_a_bundle_may_omit_the_newest_events_and_the_verdict_states_the_last_sequence(
     records: list[Record],
 ) -> None:
-    """What is not proven: a bundle may end early. It tells the last sequence, and what the job was then."""
+    """Completeness at the end is not proven; the verdict has the last sequence and the job's state there."""
     verdict = check_bundle(prove(records, records=prove(records).records[:4]), KEYS)
     assert verdict.ok
     assert verdict.last_sequence == 7
@@ -110,15 +110,15 @@ def test_the_newest_events_can_be_left_out_and_the_verdict_says_how_far_it_goes(
     assert verdict.status.state.state_type is StateType.FAILED
 
 
-def test_events_in_another_order_are_told(records: list[Record]) -> None:
-    """Sequences rise; one that is there twice is told, too."""
+def test_events_out_of_order_fail_the_check(records: list[Record]) -> None:
+    """Sequences must increase; a duplicate fails as well."""
     whole = prove(records).records
     for wrong in (whole[::-1], (whole[0], *whole)):
         assert "order" in failed(check_bundle(prove(records, records=wrong), KEYS))
 
 
 def test_an_event_beyond_the_seal_is_not_proven(records: list[Record]) -> None:
-    """A seal covers what was there when it was made."""
+    """A seal covers the events that existed when it was made."""
     early = prove(records, size=4)
     late = prove(records, records=prove(records).records, seal=early.seal)
     assert {"order", "inclusion"} <= failed(check_bundle(late, KEYS)).keys()
@@ -126,7 +126,7 @@ def test_an_event_beyond_the_seal_is_not_proven(records: list[Record]) -> None:
 
 @pytest.mark.parametrize("field", ["sequence", "time", "payload", "leaf", "proof"])
 def test_a_changed_record_is_not_in_the_tree(records: list[Record], field: str) -> None:
-    """Sequence, time and payload are all in the leaf; the path leads to no other."""
+    """The leaf covers sequence, time and payload; a proof fits only one leaf."""
     first, *rest = prove(records).records
     change = {
         "sequence": 2,
@@ -143,7 +143,7 @@ def test_a_changed_record_is_not_in_the_tree(records: list[Record], field: str) 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_no_byte_of_a_bundle_can_be_changed(records: list[Record], data: st.DataObject) -> None:
-    """A bundle with one byte changed is refused, fails its check, or says the very same thing."""
+    """A bundle with one changed byte is rejected, fails its check, or has the same content."""
     text = write_bundle(prove(records))
     at = data.draw(st.integers(0, len(text) - 1))
     byte = data.draw(st.one_of(st.integers(0, 255), st.sampled_from([text[at] ^ 1, text[at] ^ 0x20])))
@@ -152,7 +152,7 @@ def test_no_byte_of_a_bundle_can_be_changed(records: list[Record], data: st.Data
 
 @pytest.mark.slow
 def test_no_bit_of_a_bundle_can_be_flipped(records: list[Record]) -> None:
-    """Every bit of a small bundle, one after the other."""
+    """Every bit of a small bundle."""
     text = write_bundle(prove(records, REPORT))
     for at in range(len(text)):
         for bit in range(8):
@@ -161,8 +161,8 @@ def test_no_bit_of_a_bundle_can_be_flipped(records: list[Record]) -> None:
 
 @settings(deadline=None)
 @given(st.data())
-def test_no_byte_of_a_bundle_can_be_taken_out_or_put_in(records: list[Record], data: st.DataObject) -> None:
-    """The same for a byte too few or too many."""
+def test_no_byte_of_a_bundle_can_be_removed_or_inserted(records: list[Record], data: st.DataObject) -> None:
+    """The same for one byte less or more."""
     text = write_bundle(prove(records))
     at = data.draw(st.integers(0, len(text) - 1))
     assert_harmless(text, text[:at] + text[at + 1 :])
@@ -170,7 +170,7 @@ def test_no_byte_of_a_bundle_can_be_taken_out_or_put_in(records: list[Record], d
 
 
 def assert_harmless(text: bytes, changed: bytes) -> None:
-    """The changed document does not pass and say something else."""
+    """Assert that the changed document does not pass with other content."""
     good = check_bundle(read_bundle(text), KEYS)
     try:
         verdict = check_bundle(read_bundle(changed), KEYS)
@@ -202,8 +202,8 @@ GARBLED: dict[str, tuple[bytes, bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", GARBLED)
-def test_a_document_that_is_no_bundle_is_refused(records: list[Record], name: str) -> None:
-    """What is unknown, missing, there twice, or of another type is named."""
+def test_an_invalid_document_is_rejected(records: list[Record], name: str) -> None:
+    """The message names an unknown, missing, duplicate or mistyped key."""
     old, new, message = GARBLED[name]
     text = write_bundle(prove(records))
     assert old in text
@@ -211,8 +211,8 @@ def test_a_document_that_is_no_bundle_is_refused(records: list[Record], name: st
         read_bundle(text.replace(old, new, 1))
 
 
-def test_base64_has_one_spelling(records: list[Record]) -> None:
-    """Bits that a decoder throws away, other alphabets, missing padding: all are refused."""
+def test_only_canonical_base64_is_accepted(records: list[Record]) -> None:
+    """Unused bits, other alphabets and missing padding are rejected."""
     bundle = prove(records)
     leaf = msgspec.to_builtins(bundle)["records"][0]["leaf"]
     assert leaf.endswith("=")
@@ -222,8 +222,8 @@ def test_base64_has_one_spelling(records: list[Record]) -> None:
             read_bundle(write_bundle(bundle).replace(leaf.encode(), other.encode()))
 
 
-def test_a_bundle_has_bounds(records: list[Record]) -> None:
-    """A job with too many records, or too large ones, has no bundle; and none is read."""
+def test_a_bundle_has_limits(records: list[Record]) -> None:
+    """A job with too many or too large records has no bundle, and such a bundle is not read."""
     bundle = prove(records)
     first = bundle.records[0]
     fat = msgspec.structs.replace(first, payload=bytes(BUNDLE_MAX_BYTES * 3 // 4))
@@ -239,8 +239,8 @@ def test_a_bundle_has_bounds(records: list[Record]) -> None:
         read_bundle(write_bundle(many))
 
 
-def test_what_other_writers_put_on_the_subject_is_told_and_proves_nothing(records: list[Record]) -> None:
-    """A record that is no event of ours is in the tree as well; it changes nothing, and is counted."""
+def test_records_of_other_writers_are_counted_and_prove_nothing(records: list[Record]) -> None:
+    """A record that is not an event is in the tree, changes nothing, and is counted."""
     *before, last = records
     garbage = Record(8, last.time, job_subject("default", ETL), b"{not an event")
     verdict = check_bundle(prove([*before, garbage]), KEYS)
@@ -249,8 +249,8 @@ def test_what_other_writers_put_on_the_subject_is_told_and_proves_nothing(record
     assert "invalid records, which changed nothing: 1" in verdict.checks[-1].text
 
 
-def test_an_event_of_a_newer_release_is_told(records: list[Record]) -> None:
-    """The records are proven; what they mean, this release can't say."""
+def test_an_event_of_a_newer_release_is_reported(records: list[Record]) -> None:
+    """The records are proven, but this release can't interpret them."""
     *before, last = records
     newer = Record(8, last.time, job_subject("default", ETL), b'{"type":"jobledger.job.moved.v1"}')
     assert (
@@ -259,8 +259,8 @@ def test_an_event_of_a_newer_release_is_told(records: list[Record]) -> None:
     )
 
 
-def test_a_bundle_without_a_job_is_told(records: list[Record]) -> None:
-    """Records that create none no record creates the job."""
+def test_a_bundle_without_a_job_fails_the_check(records: list[Record]) -> None:
+    """No record creates the job."""
     without = [Record(each.sequence, each.time, each.subject, b"{}") for each in records]
     assert "no record creates the job" in failed(check_bundle(prove(without), KEYS))["story"]
 

@@ -1,4 +1,4 @@
-"""`jobledger audit key`, `seal` and `seals`: what they print where, and what they leave behind."""
+"""`jobledger audit key`, `seal` and `seals`: their output and their effects."""
 
 import json
 import stat
@@ -23,8 +23,8 @@ def run(directory: Path, *arguments: str) -> Result:
     return CliRunner().invoke(key, [*arguments, "--data-dir", str(directory)])
 
 
-def test_a_new_key_is_all_of_standard_output(tmp_path: Path) -> None:
-    """The public half alone; the file is its owner's alone, and a second one is refused."""
+def test_only_the_new_key_goes_to_standard_output(tmp_path: Path) -> None:
+    """It is the public half; the file is private, and a second key is rejected."""
     made = run(tmp_path, "create", "--name", "example.com/jobs")
     assert made.exit_code == 0
     path = tmp_path / "audit" / "keys.json"
@@ -36,8 +36,8 @@ def test_a_new_key_is_all_of_standard_output(tmp_path: Path) -> None:
     assert isinstance(run(tmp_path, "create", "--name", "b").exception, InvalidInput)
 
 
-def test_a_rotation_prints_the_new_key_and_says_until_when_the_old_one_signs(tmp_path: Path) -> None:
-    """Standard output is the new key; the rest is for people."""
+def test_a_rotation_prints_the_new_key_and_when_the_old_one_retires(tmp_path: Path) -> None:
+    """Standard output has the new key only."""
     old = VerifierKey.parse(run(tmp_path, "create", "--name", "a").stdout)
     turned = run(tmp_path, "rotate", "--overlap", "2d")
     new = VerifierKey.parse(turned.stdout)
@@ -49,8 +49,8 @@ def test_a_rotation_prints_the_new_key_and_says_until_when_the_old_one_signs(tmp
     assert at_once in [signer.key for signer in keys.signers()]
 
 
-def test_an_overlap_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
-    """As any other duration."""
+def test_an_invalid_overlap_is_a_usage_error(tmp_path: Path) -> None:
+    """Like any other duration."""
     run(tmp_path, "create", "--name", "a")
     assert run(tmp_path, "rotate", "--overlap", "soon").exit_code == 2
 
@@ -58,7 +58,7 @@ def test_an_overlap_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
 def test_without_a_key_seals_are_checked_with_the_keys_of_the_service(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`audit verify` says so, since they prove nothing about the service; if there is none, what to pass."""
+    """A notice says that they prove nothing about the service; without any, what to pass."""
     other = VerifierKey.parse(run(tmp_path / "other", "create", "--name", "other").stdout)
     settings = Session({"data_dir": tmp_path}).settings
     with pytest.raises(InvalidInput, match=r"keys\.json does not exist; pass --key"):
@@ -72,7 +72,7 @@ def test_without_a_key_seals_are_checked_with_the_keys_of_the_service(
 
 @pytest.mark.slow
 def test_a_service_is_sealed_and_checked_from_the_command_line(tmp_path: Path) -> None:
-    """Keys, a seal now, the list of seals: what is printed can be checked as it is."""
+    """Keys, a seal, the list of seals: the output can be checked as printed."""
     with running_service(tmp_path, "--seal-every-events", "0", "--seal-every-seconds", "0") as service:
         url = service.url
         assert "Nothing is sealed yet" in jobledger(tmp_path, "audit", "seals", url=url).stderr

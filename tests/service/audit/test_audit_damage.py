@@ -1,4 +1,4 @@
-"""`audit verify` ends on a damaged log, names each range that can't be read, and goes on after it."""
+"""`audit verify` on a damaged log: it terminates, names each unreadable range, and continues after it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -95,8 +95,8 @@ def flip_two(block: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [flip, flip_two, zero, truncate, Path.unlink])
-async def test_a_damaged_block_is_named_and_what_follows_is_checked(damaged: Installation, how: Any) -> None:
-    """Every sequence that the leader can't read is in exactly one finding; all others are read."""
+async def test_a_damaged_block_is_named_and_later_events_are_checked(damaged: Installation, how: Any) -> None:
+    """Every unreadable sequence is in exactly one finding; all others are read."""
     how(damaged.directory / "nats" / "jetstream" / "$G" / "streams" / "JOBS" / "msgs" / "1.blk")
     async with damaged.log() as log:
         unreadable = [n for n in range(1, EVENTS + 1) if await log.read_at(n) is None]
@@ -116,7 +116,7 @@ async def test_a_damaged_block_is_named_and_what_follows_is_checked(damaged: Ins
 
 
 async def test_a_deleted_range_is_named_with_its_jobs(loose: JetStreamLog) -> None:
-    """The stream itself lists them as deleted; before, the rest was not looked at."""
+    """The stream reports these events as deleted; the rest is read."""
     for number in range(1, 31):
         previous = f'{{"previous":"{number - 3}"}}' if number > 3 else "{}"
         draft = PendingEvent(job_subject("default", f"j-{number % 3}"), f"event-{number}", previous.encode())
@@ -191,10 +191,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("leader_events", [1, 3, 1_000])
-async def test_a_feed_that_stays_silent_is_not_waited_for(
+async def test_a_silent_reader_does_not_block_the_audit(
     monkeypatch: pytest.MonkeyPatch, leader_events: int
 ) -> None:
-    """What the leader can read is read from it; what it can't is a hole."""
+    """Events are then read from the leader; those it can't read are a hole."""
     monkeypatch.setattr(walk_module, "AUDIT_LEADER_EVENTS", leader_events)
     report = await checked(Silent(20))
     assert (report.size, report.findings) == (40, [])
@@ -206,7 +206,7 @@ async def test_a_feed_that_stays_silent_is_not_waited_for(
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(("first", "last"), [(20, 20), (20, 27), (5, 39), (35, 40)])
 async def test_an_event_that_the_leader_does_not_answer_for_is_a_hole(first: int, last: int) -> None:
-    """The log answers otherwise, so it is damage; its end is found by trying further on."""
+    """The log answers other requests, so it is damage; its end is found by searching."""
     deaf = range(first, last + 1)
     log = Silent(first, deaf=deaf)
     if last == 40:  # looking for the last record already meets them
@@ -219,8 +219,8 @@ async def test_an_event_that_the_leader_does_not_answer_for_is_a_hole(first: int
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_log_that_does_not_answer_at_all_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing can be said then: exit code 6, not 9."""
+async def test_an_unreachable_log_is_an_error_and_not_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be concluded: exit code 6, not 9."""
     log = Silent(20, deaf=[20])
 
     async def info() -> LogInfo:
@@ -236,8 +236,8 @@ async def test_a_log_that_does_not_answer_at_all_is_no_finding(monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("quick")
-async def test_so_many_holes_are_named_and_then_the_rest_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log that is damaged everywhere can't hold up the audit for good."""
+async def test_the_number_of_holes_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that is damaged everywhere can't block the audit."""
     monkeypatch.setattr(walk_module, "AUDIT_HOLES_MAX", 3)
     report = await checked(Silent(2, range(2, 40, 2)))
     assert [(each.sequence, each.last) for each in report.findings] == [(2, 2), (4, 4), (6, 6), (7, 40)]
@@ -249,8 +249,8 @@ def record(sequence: int, job: int, previous: object = None) -> Record:
     return Record(sequence, sequence, job_subject("default", f"j-{job}"), named.encode())
 
 
-def test_an_event_that_names_another_one_before_it_is_found() -> None:
-    """Left out, changed, or of another job; what names none, or is no event of ours, is not."""
+def test_an_event_that_names_a_wrong_predecessor_is_found() -> None:
+    """Omitted, changed, or of another job; events without `previous` and other records are not findings."""
     links = LinkChecker()
     assert links.read([record(1, 1), record(2, 2), record(3, 1, '"1"'), record(4, 2, '"2"')]) == []
     for wrong, had in (('"1"', 3), ('"2"', 5), ('"99"', 6)):
@@ -263,8 +263,8 @@ def test_an_event_that_names_another_one_before_it_is_found() -> None:
     assert links.read([Record(11, 0, "other", b"\xff"), Record(12, 0, "other", b"[]")]) == []
 
 
-def test_the_jobs_that_are_followed_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that were quiet longest are forgotten, and counted when they come again: no false alarm."""
+def test_the_number_of_tracked_jobs_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs without events for the longest time are forgotten and counted later: no false alarm."""
     monkeypatch.setattr(links_module, "AUDIT_LINKS_MAX", 2)
     links = LinkChecker()
     assert links.read([record(1, 1), record(2, 2), record(3, 3), record(4, 1, '"1"')]) == []
@@ -274,7 +274,7 @@ def test_the_jobs_that_are_followed_are_bounded(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_a_broken_link_is_a_finding_with_both_events(jetstream_log: JetStreamLog) -> None:
-    """The server took an event whose `previous` is not what the log has."""
+    """The stream has an event whose `previous` is not the job's last event."""
     subject = job_subject("default", "j-1")
     await jetstream_log.append(PendingEvent(subject, "a", b"{}"), expect=0)
     await jetstream_log.append(PendingEvent(job_subject("default", "j-2"), "b", b"{}"), expect=0)

@@ -1,4 +1,4 @@
-"""The worked example of docs/AUDIT.md is what the code makes: a second implementation is held against it."""
+"""The worked example of docs/AUDIT.md matches the code."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ def records_of_the_example() -> list[Record]:
 
 
 def test_the_worked_example_is_right() -> None:
-    """Every record, leaf, node and root on the page is what the code makes of the table above it."""
+    """Every record, leaf, node and root on the page follows from the table of records."""
     records = records_of_the_example()
     assert len(records) == 3
     leaves = [leaf_hash(record) for record in records]
@@ -39,8 +39,8 @@ def test_the_worked_example_is_right() -> None:
     assert EMPTY_ROOT.hex().endswith(last)
 
 
-def test_the_seal_on_the_page_is_good() -> None:
-    """Signed by the key that stands below it, over the example's root."""
+def test_the_seal_on_the_page_is_valid() -> None:
+    """It is signed by the key below it, over the root of the example."""
     [note] = [block for block in re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL) if "\N{EM DASH}" in block]
     [vkey] = re.findall(r"`(example\.com/jobs\+\S+)`", PAGE)
     seal = open_seal(note, [VerifierKey.parse(vkey)])

@@ -1,4 +1,4 @@
-"""The keys of seals: nobody else's to read, rotated with an overlap, listed for ever."""
+"""The keys of seals: private, rotated with an overlap, and listed after they retire."""
 
 import stat
 from pathlib import Path
@@ -51,8 +51,8 @@ def names(keys: KeyFile) -> list[str]:
     return [signer.key.short for signer in keys.signers()]
 
 
-def test_the_file_is_made_once_and_for_its_owner_alone(keys: KeyFile) -> None:
-    """Mode 600 in a folder of mode 700; a second start finds the key that the first one made."""
+def test_the_key_file_is_created_once_and_is_private(keys: KeyFile) -> None:
+    """Mode 600 in a directory of mode 700; a second start finds the first key."""
     assert keys.records() == ()
     with pytest.raises(InvalidSettings, match="no key that signs"):
         keys.signers()
@@ -66,8 +66,8 @@ def test_the_file_is_made_once_and_for_its_owner_alone(keys: KeyFile) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660, 0o644])
-def test_a_file_that_others_may_read_is_refused(keys: KeyFile, mode: int) -> None:
-    """Any right of group or world: no signing, and what to do."""
+def test_a_key_file_that_others_can_read_is_rejected(keys: KeyFile, mode: int) -> None:
+    """Any right of group or others: no signature, and the remedy."""
     keys.ensure("a")
     keys.path.chmod(mode)
     with pytest.raises(InvalidSettings, match="chmod 600"):
@@ -77,7 +77,7 @@ def test_a_file_that_others_may_read_is_refused(keys: KeyFile, mode: int) -> Non
 
 
 def test_rotation_overlaps(keys: KeyFile, clock: Clock) -> None:
-    """Both sign until the end of the overlap, the newest first; then the old one is listed, and is no key."""
+    """Both keys sign until the end of the overlap, the newest first; then the old one is only listed."""
     old = keys.create("example.com/jobs")
     new = keys.rotate(7 * DAY)
     assert old.public.name == new.public.name
@@ -93,8 +93,8 @@ def test_rotation_overlaps(keys: KeyFile, clock: Clock) -> None:
     assert stat.S_IMODE(keys.path.stat().st_mode) == 0o600
 
 
-def test_a_rotation_without_overlap_counts_at_once(keys: KeyFile) -> None:
-    """The old key signs no more, and its private half is gone from the file."""
+def test_a_rotation_without_overlap_takes_effect_immediately(keys: KeyFile) -> None:
+    """The old key no longer signs, and its private half is deleted."""
     old = keys.create("a")
     assert old.seed is not None
     new = keys.rotate(0, "b")
@@ -103,8 +103,8 @@ def test_a_rotation_without_overlap_counts_at_once(keys: KeyFile) -> None:
     assert keys.path.read_text().count('"seed"') == 1
 
 
-def test_a_second_rotation_leaves_the_end_of_the_first_as_it_is(keys: KeyFile, clock: Clock) -> None:
-    """A key that is to retire retires when it was said to, however often there is a new one."""
+def test_a_second_rotation_does_not_change_when_the_first_key_retires(keys: KeyFile, clock: Clock) -> None:
+    """The end of the first overlap stays."""
     keys.create("a")
     keys.rotate(2 * DAY)
     clock.wait(DAY)
@@ -115,15 +115,15 @@ def test_a_second_rotation_leaves_the_end_of_the_first_as_it_is(keys: KeyFile, c
 
 
 def test_a_running_service_sees_a_rotation(keys: KeyFile) -> None:
-    """Another process changes the file: the next seal is signed by the new key as well."""
+    """Another process changes the file: the new key signs the next seal as well."""
     keys.ensure("a")
     assert len(names(keys)) == 1
     KeyFile(keys.path).rotate(DAY)
     assert len(names(keys)) == 2
 
 
-def test_what_can_not_be_is_refused(keys: KeyFile) -> None:
-    """Two first keys, a rotation of nothing, an overlap or a name that is none: nothing is changed."""
+def test_invalid_key_operations_are_rejected(keys: KeyFile) -> None:
+    """Two first keys, a rotation without a key, an invalid overlap or name: nothing changes."""
     with pytest.raises(InvalidInput, match="no key to rotate"):
         keys.rotate(DAY)
     with pytest.raises(InvalidInput, match="invalid key name"):
@@ -138,8 +138,8 @@ def test_what_can_not_be_is_refused(keys: KeyFile) -> None:
     assert keys.path.read_bytes() == before
 
 
-def test_the_file_has_room_for_so_many_keys(keys: KeyFile) -> None:
-    """The named limit, and one more."""
+def test_the_number_of_keys_is_limited(keys: KeyFile) -> None:
+    """At the limit, and one more."""
     keys.create("a")
     for _ in range(AUDIT_KEYS_MAX - 1):
         keys.rotate(0)
@@ -160,8 +160,8 @@ def test_the_file_has_room_for_so_many_keys(keys: KeyFile) -> None:
         lambda text: text.replace('"seed": "', '"seed": "AAAA'),
     ],
 )
-def test_a_damaged_file_is_refused_without_telling_it(keys: KeyFile, change: object) -> None:
-    """Cut off, of a newer release, another name: the error names the file, and tells nothing of it."""
+def test_a_damaged_key_file_is_rejected_without_quoting_it(keys: KeyFile, change: object) -> None:
+    """Truncated, of a newer release, of another name: the message has the path but not the content."""
     keys.create("example.com/jobs")
     text = keys.path.read_text()
     seed = msgspec.json.decode(text)["keys"][0]["seed"]
@@ -171,8 +171,8 @@ def test_a_damaged_file_is_refused_without_telling_it(keys: KeyFile, change: obj
     assert seed not in str(error.value)
 
 
-def test_a_private_key_of_another_is_refused(keys: KeyFile, tmp_path: Path) -> None:
-    """A seed that is not the one of the public key beside it would make seals that nobody can check."""
+def test_a_mismatched_private_key_is_rejected(keys: KeyFile, tmp_path: Path) -> None:
+    """Its seals could not be verified with the stored public key."""
     other = KeyFile(tmp_path / "other.json")
     mine, theirs = keys.create("a"), other.create("a")
     assert mine.seed is not None
@@ -184,23 +184,23 @@ def test_a_private_key_of_another_is_refused(keys: KeyFile, tmp_path: Path) -> N
         KeyFile(keys.path).signers()
 
 
-def test_no_secret_is_shown() -> None:
-    """A key in a log or a traceback tells its public half."""
+def test_no_private_key_is_shown() -> None:
+    """In logs and tracebacks a key shows its public half."""
     shown = repr(AuditKey(key="a+b+c", created="now", seed=b"secret"))
     assert "secret" not in shown
     assert "a+b+c" in shown
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "a\x1fb", "a\x7fb", "a\u200bb", "a\udc80b", "a b", "a+b", ""])
-def test_a_name_that_no_seal_could_be_read_with_is_refused(keys: KeyFile, name: str) -> None:
-    """Seals are never deleted: one that can't be read would stop the sealing for good."""
+def test_a_key_name_that_makes_seals_unreadable_is_rejected(keys: KeyFile, name: str) -> None:
+    """Seals are never deleted, so an unreadable one would stop sealing permanently."""
     with pytest.raises(InvalidInput, match="invalid key name"):
         keys.create(name)
     assert not keys.path.exists()
 
 
-def test_a_seal_with_all_the_keys_that_there_can_be_fits_into_a_bundle(keys: KeyFile) -> None:
-    """Also if each has the longest name; a longer one is refused."""
+def test_a_seal_with_the_maximum_of_keys_fits_into_a_bundle(keys: KeyFile) -> None:
+    """Even with the longest names; a longer name is rejected."""
     name = "\N{GRINNING FACE}" * AUDIT_KEY_NAME_MAX_CHARACTERS
     with pytest.raises(InvalidInput, match="got 129"):
         keys.create(f"{name}a")

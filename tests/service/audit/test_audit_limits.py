@@ -1,4 +1,4 @@
-"""What auditors keep is bounded, and each bound is where it says."""
+"""The limits of the audit commands."""
 
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,10 @@ from tests.support.proofs import ORIGIN, SIGNER, numbered
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=12), st.data())
-def test_a_witness_tells_the_root_of_every_size_from_the_last_seal_on(
+def test_a_tracker_computes_the_root_of_every_size_from_the_last_seal_on(
     parts: list[int], data: st.DataObject
 ) -> None:
-    """However the leaves come and seals are asked for; and it goes on from what it kept."""
+    """For any partition of leaves and seals, and after a restart from its state."""
     leaves = numbered(sum(parts))
     watching, asked = TreeTracker(), 0
     for part in parts:
@@ -55,8 +55,8 @@ def test_a_witness_tells_the_root_of_every_size_from_the_last_seal_on(
     assert all(mark.root == root_of(leaves[: mark.size]) for mark in watching.marks)
 
 
-def test_a_witness_forgets_what_is_too_far_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hashes that wait for a seal are bounded; the smaller sizes are gone then."""
+def test_the_pending_hashes_of_a_tracker_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Roots of smaller sizes are then unavailable."""
     monkeypatch.setattr(witness, "WITNESS_PENDING_MAX_LEAVES", 10)
     leaves = numbered(25)
     watching = TreeTracker()
@@ -69,8 +69,8 @@ def test_a_witness_forgets_what_is_too_far_behind(monkeypatch: pytest.MonkeyPatc
     assert watching.root() == root_of(leaves)
 
 
-def test_marks_stay_spread_over_all_of_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When there are too many, every second one goes; the newest stays."""
+def test_marks_stay_spread_over_the_whole_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit every second one is dropped; the newest stays."""
     monkeypatch.setattr(witness, "WITNESS_MARKS_MAX", 8)
     leaves = numbered(100)
     watching = TreeTracker()
@@ -86,7 +86,7 @@ def test_marks_stay_spread_over_all_of_the_past(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_keys_are_read_from_the_command_line_and_from_files(tmp_path: Path) -> None:
-    """Several ways to say the same key count once; what is none is refused, with its words."""
+    """Duplicates count once; an invalid one is rejected with the reason."""
     other = Signer.of("example.com/other", bytes(32)).key
     file = tmp_path / "keys"
     file.write_text(f"# whose\n\n{SIGNER.key}\n{other}\n")
@@ -104,8 +104,8 @@ def test_keys_are_read_from_the_command_line_and_from_files(tmp_path: Path) -> N
             read_keys([wrong])
 
 
-def test_keys_are_bounded(tmp_path: Path) -> None:
-    """In number, and in the size of a file of them."""
+def test_the_number_of_keys_to_check_with_is_limited(tmp_path: Path) -> None:
+    """And the size of a key file."""
     keys = [str(Signer.of(f"key-{number}", bytes(32)).key) for number in range(AUDIT_CHECK_KEYS_MAX + 1)]
     assert len(read_keys(keys[:-1])) == AUDIT_CHECK_KEYS_MAX
     with pytest.raises(InvalidInput, match="at most"):
@@ -119,8 +119,8 @@ def test_keys_are_bounded(tmp_path: Path) -> None:
         read_keys([str(file)])
 
 
-def test_findings_are_told_up_to_a_bound_and_counted_beyond() -> None:
-    """A log that is wrong everywhere fills no memory."""
+def test_findings_beyond_the_limit_are_counted() -> None:
+    """A log that is wrong everywhere does not fill the memory."""
     report = LogReport()
     for number in range(AUDIT_FINDINGS_MAX + 3):
         report.add(Finding(Kind.UNFIT, f"seal {number}"))
@@ -128,8 +128,8 @@ def test_findings_are_told_up_to_a_bound_and_counted_beyond() -> None:
     assert LogReport().findings == []
 
 
-async def test_roots_of_seals_behind_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A seal that repeats a recent one is known; one that repeats an old one goes back."""
+async def test_the_number_of_remembered_roots_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeated recent seal is recognized; a repeated old one is reported as shrinking."""
     monkeypatch.setattr(logcheck, "AUDIT_SEALED_ROOTS_KEPT", 2)
     log = await small_log(6)
     leaves = [leaf_hash(record) for record in await records_of(log)]
@@ -149,8 +149,8 @@ async def small_log(events: int) -> MemoryLog:
     return log
 
 
-async def test_the_last_record_is_looked_for_behind_deleted_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bounded number of them."""
+async def test_the_last_record_before_deleted_ones_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a limited number of deleted ones."""
     log = await small_log(3)
     assert await last_record(log, 3) == 3
     assert await last_record(log, 5) == 3
@@ -161,7 +161,7 @@ async def test_the_last_record_is_looked_for_behind_deleted_ones(monkeypatch: py
 
 
 async def test_a_log_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a named number of tries in a row."""
+    """After a limited number of consecutive attempts."""
     monkeypatch.setattr(log_pass, "AUDIT_READ_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(sealrows, "AUDIT_READ_WAIT_SECONDS", 0.0)
     tries: list[int] = []
@@ -193,8 +193,8 @@ def note(size: int) -> str:
     return make_seal(ORIGIN, size, bytes(32), (SIGNER,)).note
 
 
-async def test_rows_of_seals_become_one_in_the_order_of_sizes(tmp_path: Path) -> None:
-    """From several files; what another log has sealed is told once."""
+async def test_sources_of_seals_are_merged_in_the_order_of_sizes(tmp_path: Path) -> None:
+    """From several files; a seal of another log is reported once."""
     files = [tmp_path / name for name in ("a", "b", "c")]
     for file, sizes in zip(files, ((1, 4, 9), (2, 3, 10), ()), strict=True):
         file.write_text("".join(f"{note(size)}\n" for size in sizes))
@@ -211,8 +211,8 @@ async def test_rows_of_seals_become_one_in_the_order_of_sizes(tmp_path: Path) ->
     assert await others.next() is None
 
 
-def test_a_file_of_seals_is_read_one_at_a_time(tmp_path: Path) -> None:
-    """Half a line of a crash is passed over; something endless that is no seal is refused."""
+def test_a_seal_file_is_read_note_by_note(tmp_path: Path) -> None:
+    """An incomplete line is skipped; endless content without a seal is rejected."""
     file = tmp_path / "seals.txt"
     file.write_text(f"{note(1)}\njobledger/01\n\n{note(2)}\n{note(3)}")
     assert list(notes_in(file)) == [note(1), note(2), note(3)]
@@ -229,13 +229,13 @@ NOTE = "jobledger/a\n1\nroot\n\n\N{EM DASH} key signature\n"
 
 
 @pytest.mark.parametrize("junk", ["a" * 4_000_000, "a\n" * 500_000, "a\n\n" * 500_000, "\n" * 1_000_000])
-def test_what_is_no_note_is_passed_over_in_one_go(junk: str) -> None:
-    """However long: a search that began again at each character would go on for hours."""
+def test_text_without_a_note_is_skipped_in_linear_time(junk: str) -> None:
+    """A search restarted at each character would take hours."""
     assert [*split_notes(f"{NOTE}\n{junk}\n\n{NOTE}")] == [NOTE, NOTE]
 
 
-def test_a_key_that_stands_twice_in_a_bundle_is_found_in_one_go() -> None:
-    """Also the last of very many: a search for each of them would go on for days."""
+def test_a_duplicate_key_in_a_bundle_is_found_in_linear_time() -> None:
+    """Even the last of very many."""
     keys = ",".join(f'"{number}":0' for number in range(300_000))
     with pytest.raises(InvalidInput, match="duplicate key '299999'"):
         read_bundle(f'{{{keys},"299999":0}}'.encode())

@@ -1,4 +1,4 @@
-"""Signed notes and seals are those of C2SP: the vectors of the reference implementation, byte for byte."""
+"""Signed notes and seals conform to C2SP: the vectors of the reference implementation, byte for byte."""
 
 import asyncio
 import sys
@@ -42,8 +42,8 @@ def seal_of(*lines: str) -> str:
     return sign_note("".join(f"{line}\n" for line in lines), [Signer.of("PeterNeumann", PETER_SEED)])
 
 
-def test_without_the_library_everything_else_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A seal can be read and a key parsed; what needs a signature says how to install what is missing."""
+def test_only_signatures_need_cryptography(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, seals and keys can be parsed; signing reports how to install it."""
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
     note = f"{SEAL_TEXT}\n{SEAL_LINE}"
     assert read_seal(note).size == 20_852_163
@@ -55,7 +55,7 @@ def test_without_the_library_everything_else_works(monkeypatch: pytest.MonkeyPat
 
 
 async def test_the_command_and_the_view_import_no_cryptography() -> None:
-    """What only looks at jobs starts without it."""
+    """Commands that only read jobs start without it."""
     code = (
         "import sys, jobledger.service.cli.main, jobledger.projections.projector\n"
         "import jobledger.projections.tree_reader, jobledger.service.audit.checkpoint\n"
@@ -68,15 +68,15 @@ async def test_the_command_and_the_view_import_no_cryptography() -> None:
 
 
 def test_a_note_is_signed_as_the_reference_signs_it() -> None:
-    """Same key, same text: the same note, byte for byte."""
+    """The same key and text give the same note, byte for byte."""
     signer = Signer.of("PeterNeumann", PETER_SEED)
     assert str(signer.key) == PETER_KEY
     assert sign_note(TEXT, [signer]) == f"{TEXT}\n{PETER_LINE}"
     assert b64encode(PETER_SEED).decode() not in repr(signer)
 
 
-def test_signatures_of_known_keys_are_checked_and_others_passed_over() -> None:
-    """One key or both: whoever is known and signed is told; unknown signers tell nothing."""
+def test_signatures_of_known_keys_are_verified_and_others_ignored() -> None:
+    """The result lists the known signers; unknown signatures have no effect."""
     note = parse_note(f"{TEXT}\n{PETER_LINE}{ENOCH_LINE}")
     assert note.text == TEXT
     assert verify_note(note, [PETER]) == (PETER,)
@@ -86,8 +86,8 @@ def test_signatures_of_known_keys_are_checked_and_others_passed_over() -> None:
         verify_note(note, [])
 
 
-def test_a_known_key_s_wrong_signature_spoils_the_note() -> None:
-    """Whatever else is good: a note that a known key is said to have signed, and has not, is refused."""
+def test_a_wrong_signature_of_a_known_key_invalidates_the_note() -> None:
+    """Even if another signature is valid."""
     wrong = f"{PETER_LINE[:60]}ABCD{PETER_LINE[60:]}"
     with pytest.raises(ProofError, match=r"PeterNeumann\+c74f20a3 is wrong"):
         verify_note(parse_note(f"{TEXT}\n{wrong}{ENOCH_LINE}"), [PETER, ENOCH])
@@ -97,7 +97,7 @@ def test_a_known_key_s_wrong_signature_spoils_the_note() -> None:
 
 
 def test_another_key_of_the_same_name_is_another_key() -> None:
-    """Name and id together name a key; a signature by an impostor of that name is passed over."""
+    """Name and id together identify a key; a signature by another key of that name is ignored."""
     impostor = Signer.of("PeterNeumann", b"\x01" * 32)
     with pytest.raises(ProofError, match="no known key"):
         verify_note(parse_note(sign_note(TEXT, [impostor])), [PETER])
@@ -125,14 +125,14 @@ def test_another_key_of_the_same_name_is_another_key() -> None:
         "\ud800",
     ],
 )
-def test_what_is_no_note_is_refused(note: str | bytes) -> None:
-    """Text alone, no newline at the end, controls, foreign bytes, odd names, odd base64: all refused."""
+def test_an_invalid_note_is_rejected(note: str | bytes) -> None:
+    """No signature, no final newline, control characters, foreign bytes, invalid names, invalid base64."""
     with pytest.raises(ProofError):
         parse_note(note)
 
 
-def test_a_note_has_bounds() -> None:
-    """As many signatures as the named limit, and one more; as many bytes, and one more."""
+def test_a_note_has_limits() -> None:
+    """At the limits of signatures and bytes, and one more."""
     assert len(parse_note(f"{TEXT}\n{PETER_LINE * NOTE_MAX_SIGNATURES}").signatures) == NOTE_MAX_SIGNATURES
     with pytest.raises(ProofError, match="signatures, more than"):
         parse_note(f"{TEXT}\n{PETER_LINE * (NOTE_MAX_SIGNATURES + 1)}")
@@ -142,8 +142,8 @@ def test_a_note_has_bounds() -> None:
         parse_note(f"{'a' * (room + 1)}\n\n{PETER_LINE}")
 
 
-def test_no_part_of_a_verifier_key_passes_for_one() -> None:
-    """Every piece of the text, and every text with one character changed, is refused."""
+def test_no_part_of_a_verifier_key_is_accepted() -> None:
+    """Every substring, and every text with one changed character, is rejected."""
     mangled = [PETER_KEY[start:end] for start in range(len(PETER_KEY)) for end in range(start + 1, 200, 7)]
     mangled += [
         PETER_KEY[:at] + chr(ord(PETER_KEY[at]) + 1) + PETER_KEY[at + 1 :] for at in range(len(PETER_KEY))
@@ -158,8 +158,8 @@ def test_no_part_of_a_verifier_key_passes_for_one() -> None:
                 VerifierKey.parse(text)
 
 
-def test_a_note_that_can_not_be_signed_is_refused() -> None:
-    """No newline at its end, controls, no signer, too many: the caller's mistake."""
+def test_a_text_that_can_not_be_signed_is_rejected() -> None:
+    """No final newline, control characters, no signer, too many."""
     signer = Signer.of("PeterNeumann", PETER_SEED)
     for text in ("abc", "a\tb\n"):
         with pytest.raises(InvalidInput, match="can't sign"):
@@ -180,7 +180,7 @@ def test_the_published_checkpoint_is_read() -> None:
 
 
 def test_a_seal_is_a_checkpoint_and_names_its_keys() -> None:
-    """What is sealed is what is read again; two keys during a rotation both vouch for it."""
+    """It is read as it was made; during a rotation it has the signatures of both keys."""
     signers = [Signer.of("one", b"\x01" * 32), Signer.of("two", b"\x02" * 32)]
     seal = make_seal("jobledger/abc", 7, EMPTY_ROOT, signers)
     assert seal.note.startswith(f"jobledger/abc\n7\n{b64encode(EMPTY_ROOT).decode()}\n\n\N{EM DASH} one ")
@@ -189,8 +189,8 @@ def test_a_seal_is_a_checkpoint_and_names_its_keys() -> None:
     assert both == seal
 
 
-def test_extension_lines_are_passed_over() -> None:
-    """Other logs may say more behind the root; it tells us nothing."""
+def test_unknown_extension_lines_are_ignored() -> None:
+    """Other logs may have lines after the root."""
     note = seal_of("a/b", "1", b64encode(EMPTY_ROOT).decode(), "more", "lines")
     assert open_seal(note, [PETER]).size == 1
 
@@ -209,8 +209,8 @@ def test_extension_lines_are_passed_over() -> None:
         ("a/b", "1", b64encode(EMPTY_ROOT).decode(), "", "x"),
     ],
 )
-def test_a_note_that_is_no_seal_is_refused(lines: tuple[str, ...]) -> None:
-    """Signed by a known key, and still no seal: a line too few, a size or a root that is none."""
+def test_a_signed_note_that_is_not_a_seal_is_rejected(lines: tuple[str, ...]) -> None:
+    """A missing line, an invalid size or root."""
     with pytest.raises(ProofError, match=r"not a seal|not a signed note"):
         open_seal(seal_of(*lines), [PETER])
 
@@ -219,14 +219,14 @@ def test_a_note_that_is_no_seal_is_refused(lines: tuple[str, ...]) -> None:
     ("origin", "size", "root"),
     [("", 1, EMPTY_ROOT), ("a\nb", 1, EMPTY_ROOT), ("a", -1, EMPTY_ROOT), ("a", 1, b"")],
 )
-def test_a_seal_that_says_nothing_is_not_made(origin: str, size: int, root: bytes) -> None:
-    """An origin that is none, a negative size, a root of another length."""
+def test_an_invalid_seal_is_not_made(origin: str, size: int, root: bytes) -> None:
+    """An invalid origin, a negative size, a root of another length."""
     with pytest.raises(InvalidInput, match="invalid seal"):
         make_seal(origin, size, root, [Signer.of("one", b"\x01" * 32)])
 
 
 @given(st.binary(max_size=200))
-def test_garbage_is_never_a_seal(garbage: bytes) -> None:
-    """Whatever bytes come: an error of ours, and nothing else."""
+def test_arbitrary_bytes_raise_only_a_proof_error(garbage: bytes) -> None:
+    """No other exception."""
     with pytest.raises(ProofError):
         open_seal(garbage, [PETER])

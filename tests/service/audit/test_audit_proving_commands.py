@@ -1,4 +1,4 @@
-"""`jobledger audit prove`, `check`, `consistency`, `verify`, `watch` against a real service."""
+"""`jobledger audit prove`, `check`, `consistency`, `verify` and `watch` against a real service."""
 
 import http.server
 import json
@@ -18,7 +18,7 @@ from tests.support.service_process import RunningService, running_service
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """One service for all tests here; it seals only when it is told to."""
+    """One service for all tests of this module; it seals only on request."""
     flags = ("--seal-every-events", "0", "--seal-every-seconds", "0")
     with running_service(tmp_path_factory.mktemp("service"), *flags) as running:
         yield running
@@ -47,7 +47,7 @@ def prove(operator: Operator, tmp_path: Path, job: str, *flags: str) -> str:
 
 
 def test_a_job_is_proven_and_the_proof_checked_offline(operator: Operator, tmp_path: Path, keys: str) -> None:
-    """A new seal is made if none covers the job; the check talks to nobody."""
+    """A new seal is made if none covers the job; the check needs no connection."""
     operator("job", "run", operator.spec("etl"))
     operator("job", "set-state", "etl", "Running")
     path = prove(operator, tmp_path, "etl")
@@ -65,9 +65,7 @@ def test_a_job_is_proven_and_the_proof_checked_offline(operator: Operator, tmp_p
     assert from_stdin.stdout.splitlines() == lines
 
 
-def test_what_is_wrong_with_a_proof_is_told_with_exit_code_9(
-    operator: Operator, tmp_path: Path, keys: str
-) -> None:
+def test_a_failed_check_of_a_proof_exits_with_9(operator: Operator, tmp_path: Path, keys: str) -> None:
     """A changed record, another key, another job, another log."""
     operator("job", "run", operator.spec("checked"))
     path = Path(prove(operator, tmp_path, "checked"))
@@ -88,8 +86,8 @@ def test_what_is_wrong_with_a_proof_is_told_with_exit_code_9(
     assert "not a proof bundle" in operator("audit", "check", str(path), "--key", keys, code=2).stderr
 
 
-def test_later_events_that_no_seal_covers_are_told(operator: Operator, tmp_path: Path, keys: str) -> None:
-    """With --no-seal the newest seal is taken as it is."""
+def test_later_events_without_a_seal_are_reported(operator: Operator, tmp_path: Path, keys: str) -> None:
+    """With --no-seal the newest existing seal is used."""
     operator("job", "run", operator.spec("later"))
     operator("audit", "prove", "later", "--no-seal", code=6)
     prove(operator, tmp_path, "later")
@@ -105,7 +103,7 @@ def test_later_events_that_no_seal_covers_are_told(operator: Operator, tmp_path:
 def test_one_seal_extends_another(
     operator: Operator, tmp_path: Path, keys: str, service: RunningService
 ) -> None:
-    """By size, by number, by file, newest; the proof from the service or from the log itself."""
+    """By size, number, file or newest; with a proof from the service or from the log itself."""
     notes = []
     for name in ("one", "two"):
         operator("job", "run", operator.spec(name))
@@ -131,8 +129,8 @@ def test_one_seal_extends_another(
     operator("audit", "consistency", "999999", "newest", "--key", keys, code=6)
 
 
-def test_two_seals_that_fork_are_told(operator: Operator, tmp_path: Path, keys: str) -> None:
-    """A seal of another tree by a trusted key: not extended, whoever is asked for the proof."""
+def test_two_seals_that_fork_are_reported(operator: Operator, tmp_path: Path, keys: str) -> None:
+    """A seal of another tree by a trusted key is not extended, with either source of the proof."""
     from jobledger.service.audit.checkpoint import make_seal, read_seal
 
     operator("job", "run", operator.spec("forked"))
@@ -152,7 +150,7 @@ def test_two_seals_that_fork_are_told(operator: Operator, tmp_path: Path, keys: 
 def test_log_seals_and_view_are_verified_while_the_service_runs(
     operator: Operator, keys: str, service: RunningService
 ) -> None:
-    """All is well; with a key that nobody knows, each seal is a finding."""
+    """No findings; with an unknown key each seal is a finding."""
     operator("job", "run", operator.spec("verified"))
     operator("audit", "seal")
     where = ("--data-dir", str(service.data_dir))
@@ -164,10 +162,10 @@ def test_log_seals_and_view_are_verified_while_the_service_runs(
     assert shown.startswith("unknown_key: seal 1 ")
 
 
-def test_a_watcher_looks_once_and_tells_the_world(
+def test_a_watcher_reports_an_alarm_by_metric_webhook_and_exit_code(
     operator: Operator, tmp_path: Path, keys: str, service: RunningService
 ) -> None:
-    """Nothing is wrong; then nobody knows the key: metric, webhook and exit code say so."""
+    """First no alarm, then one because of an unknown key."""
     where = ("--data-dir", str(service.data_dir), "--state", str(tmp_path / "watch.json"), "--once")
     operator("job", "run", operator.spec("watched"))
     operator("audit", "seal")
@@ -187,8 +185,8 @@ def test_a_watcher_looks_once_and_tells_the_world(
 
 
 @pytest.mark.slow
-def test_an_alarm_is_sent_again_when_it_was_not_taken() -> None:
-    """A bounded number of times; then the watcher says so, and goes on."""
+def test_an_alarm_is_resent_if_the_webhook_does_not_accept_it() -> None:
+    """A limited number of times; then the watcher reports the failure and continues."""
     with listening(503) as heard:
         assert "503" in send_alarm(heard.url, {"id": "1"}, sleep=lambda _: None)
     assert len(heard.events) == WATCH_WEBHOOK_MAX_TRIES

@@ -1,4 +1,4 @@
-"""A scrub reads the log from each server's own store, and names the replica that differs from the tree."""
+"""A scrub reads each server's own store, and names the replica that differs from the tree."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -90,7 +90,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("tree", [Tree(), None])
 async def test_equal_replicas_have_no_findings(tree: Tree | None) -> None:
-    """With a tree, and by majority; each range is read once from each server."""
+    """With a tree and by majority; each range is read once from each server."""
     cells = Cells(30)
     state = await scrubbed(cells, tree)
     assert (state.done, findings_of(state), remedy_of(state)) == (True, [], [])
@@ -100,7 +100,7 @@ async def test_equal_replicas_have_no_findings(tree: Tree | None) -> None:
 
 @pytest.mark.parametrize("tree", [Tree(), None])
 async def test_a_replica_that_lost_or_changed_events_is_named(tree: Tree | None) -> None:
-    """Ranges, over the bounds of what is read at once; and what replaces it."""
+    """Ranges across the read size are merged; the remedy is printed."""
     cells = Cells(30)
     for sequence in (7, 8, 9, 20):
         del cells.stores["n2"][sequence]
@@ -115,8 +115,8 @@ async def test_a_replica_that_lost_or_changed_events_is_named(tree: Tree | None)
     assert "n1" not in remedy
 
 
-async def test_only_the_tree_convicts_a_majority() -> None:
-    """Two of three changed the same event: by majority the honest one is wrong, by the tree it is right."""
+async def test_only_the_tree_detects_a_wrong_majority() -> None:
+    """Two of three changed the same event: the majority contradicts the third, the tree confirms it."""
     cells = Cells(30)
     for server in ("n1", "n3"):
         cells.stores[server][5] = record(5, b"changed")
@@ -132,8 +132,8 @@ async def test_only_the_tree_convicts_a_majority() -> None:
         assert (Kind.UNFIT in kinds) == (size >= 5)
 
 
-async def test_what_no_replica_has_and_what_no_majority_decides_is_said() -> None:
-    """Without a tree, two replicas that differ convict neither."""
+async def test_undecidable_events_are_reported() -> None:
+    """Without a tree, two replicas that differ are not assigned a fault."""
     cells = Cells(30, ("n1", "n2"))
     cells.stores["n1"][5] = record(5, b"changed")
     for server in cells.stores:
@@ -143,8 +143,8 @@ async def test_what_no_replica_has_and_what_no_majority_decides_is_said() -> Non
     assert remedy_of(state) == []
 
 
-async def test_a_replica_that_can_not_be_read_is_no_bad_one() -> None:
-    """Offline, catching up, or without an answer: it is said that it was not compared."""
+async def test_an_unreadable_replica_is_not_reported_as_bad() -> None:
+    """Offline, catching up or without an answer: it is listed as not compared."""
     for name in ("offline", "behind", "deaf"):
         cells = Cells(30)
         getattr(cells, name).add("n3")
@@ -157,7 +157,7 @@ async def test_a_replica_that_can_not_be_read_is_no_bad_one() -> None:
 
 
 async def test_an_event_that_arrives_late_is_not_missing() -> None:
-    """A follower may have the last events a moment after the leader: what is missing is read again."""
+    """A follower may lag by a moment, so missing events are read again."""
     cells = Cells(8)
     late = cells.stores["n2"].pop(8)
     read = cells.read_replica
@@ -171,8 +171,8 @@ async def test_an_event_that_arrives_late_is_not_missing() -> None:
     assert findings_of(await scrubbed(cells, Tree(), last=8)) == []
 
 
-async def test_a_scrub_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    """After the time, or a lost log: what was compared and found is kept; a finished one begins again."""
+async def test_a_scrub_resumes_from_its_state_file(tmp_path: Path) -> None:
+    """After the time limit or a lost log; a finished one starts over."""
     path = tmp_path / "scrub.json"
     file = scrub_state_file(path)
     cells = Cells(30)
@@ -201,8 +201,8 @@ async def test_a_scrub_goes_on_where_it_stopped(tmp_path: Path) -> None:
         resumable_scrub(file, ORIGIN)
 
 
-async def test_bad_ranges_are_named_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replica that is wrong everywhere fills no memory: more are counted."""
+async def test_the_number_of_bad_ranges_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that is wrong everywhere does not fill the memory; more are counted."""
     monkeypatch.setattr(scrub_module, "SCRUB_RANGES_MAX", 3)
     cells = Cells(30)
     for sequence in range(2, 31, 2):

@@ -1,4 +1,4 @@
-"""Seals: one row of them, each extending the one before; a past that was changed is never signed."""
+"""Seals: each extends the one before, and a changed past is never signed."""
 
 import asyncio
 import contextlib
@@ -56,8 +56,8 @@ async def test_a_seal_signs_the_log_s_tree(one: Sealing) -> None:
     assert one.sealer.state.last == sealed
 
 
-async def test_nothing_new_is_not_sealed_again(one: Sealing) -> None:
-    """Asked twice, it is the same seal; after more events, another one behind it."""
+async def test_a_log_without_new_events_is_not_sealed_again(one: Sealing) -> None:
+    """The same seal is returned; after more events, a new one."""
     first = await one.sealer.seal()
     assert await one.sealer.seal() == first
     await more(one.log, 25)
@@ -68,7 +68,7 @@ async def test_nothing_new_is_not_sealed_again(one: Sealing) -> None:
 
 
 async def test_an_empty_log_is_not_sealed(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
-    """There is nothing to say of it; and it is no failure."""
+    """This does not count as a failure."""
     async with sealing(jetstream_log, tmp_path / "one") as running:
         with pytest.raises(NotSealed, match="empty"):
             await running.sealer.seal()
@@ -76,8 +76,8 @@ async def test_an_empty_log_is_not_sealed(jetstream_log: JetStreamLog, tmp_path:
         assert not running.file.path.exists()
 
 
-async def test_it_seals_by_count(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
-    """So many events came: sealed, and not before; what was there at the start is sealed at once."""
+async def test_it_seals_after_a_number_of_events(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
+    """Not before; events that existed at the start are sealed immediately."""
     await more(jetstream_log, 3)
     async with sealing(jetstream_log, tmp_path / "one", every_events=10) as running:
         running.sealer.start()
@@ -89,8 +89,10 @@ async def test_it_seals_by_count(jetstream_log: JetStreamLog, tmp_path: Path) ->
         await eventually(lambda: sealed_size(running) == 13, within_seconds=30)
 
 
-async def test_it_seals_by_time_and_only_what_is_new(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
-    """So much time passed, and something came: sealed. Without an event, no time is long enough."""
+async def test_it_seals_after_a_time_only_if_there_are_new_events(
+    jetstream_log: JetStreamLog, tmp_path: Path
+) -> None:
+    """Without an event no time is long enough."""
     now = 0.0
     how: dict[str, Any] = {"every_seconds": 60.0, "clock": lambda: now}
     await more(jetstream_log, 3)
@@ -107,8 +109,8 @@ async def test_it_seals_by_time_and_only_what_is_new(jetstream_log: JetStreamLog
         await eventually(lambda: sealed_size(running) == 4, within_seconds=30)
 
 
-async def test_a_restart_goes_on_behind_the_last_seal(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
-    """Another process with the same directory: no seal twice, none left out, and one key."""
+async def test_a_restart_continues_after_the_last_seal(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
+    """Another process with the same directory: no duplicate, no gap, and one key."""
     for upto in (10, 20, 20, 30):
         await more(jetstream_log, upto)
         async with sealing(jetstream_log, tmp_path / "one") as running:
@@ -119,8 +121,8 @@ async def test_a_restart_goes_on_behind_the_last_seal(jetstream_log: JetStreamLo
     assert await published(seals) == [10, 20, 30]
 
 
-async def test_replicas_publish_one_row_of_seals(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
-    """Three replicas with keys of their own seal at once, again and again: sizes rise, nothing forks."""
+async def test_replicas_publish_one_sequence_of_seals(jetstream_log: JetStreamLog, tmp_path: Path) -> None:
+    """Three replicas with their own keys seal concurrently: sizes increase, nothing forks."""
     trusted: list[str] = []
     async with contextlib.AsyncExitStack() as stack:
         replicas = [
@@ -142,7 +144,7 @@ async def test_replicas_publish_one_row_of_seals(jetstream_log: JetStreamLog, tm
 
 
 async def test_both_keys_sign_during_an_overlap(one: Sealing) -> None:
-    """Whoever knows either key can check the seal; it names both."""
+    """Either key verifies the seal."""
     one.keys.rotate(3_600)
     seal = (await one.sealer.seal()).seal
     for each in one.keys.records():
@@ -151,7 +153,7 @@ async def test_both_keys_sign_during_an_overlap(one: Sealing) -> None:
 
 
 async def test_a_changed_past_is_not_signed(one: Sealing) -> None:
-    """A seal over another root, by a trusted key: alarm, no further seal; asking again lifts nothing."""
+    """A trusted seal with another root: alarm, no further seal, also on request."""
     forged = make_seal(ORIGIN, 7, EMPTY_ROOT, one.keys.signers())
     await one.seals.append(forged.note.encode(), expect=0)
     for tries in (1, 2):
@@ -164,7 +166,7 @@ async def test_a_changed_past_is_not_signed(one: Sealing) -> None:
 
 
 @pytest.mark.usefixtures("quick_proof")
-async def test_a_log_whose_end_was_cut_off_is_not_signed(one: Sealing) -> None:
+async def test_a_truncated_log_is_not_signed(one: Sealing) -> None:
     """The seal covers more than the log has: alarm, by the stream of seals and by the file alone."""
     beyond = make_seal(ORIGIN, 21, EMPTY_ROOT, one.keys.signers())
     one.file.add(beyond)
@@ -181,7 +183,7 @@ async def test_a_log_whose_end_was_cut_off_is_not_signed(one: Sealing) -> None:
 
 
 async def test_a_view_that_is_behind_the_last_seal_waits(one: Sealing, tmp_path: Path) -> None:
-    """A replica that still catches up seals nothing, and cries no alarm."""
+    """A replica that is catching up does not seal, and raises no alarm."""
     await one.sealer.seal()
     theirs = [str(each.public) for each in one.keys.records()]
     async with sealing(one.log, tmp_path / "two", trusted_keys=theirs) as late:
@@ -195,8 +197,8 @@ async def test_a_view_that_is_behind_the_last_seal_waits(one: Sealing, tmp_path:
         assert (late.sealer.state.alarm, late.sealer.state.failures) == ("", 0)
 
 
-async def test_a_hole_in_the_log_ends_the_sealing(loose: JetStreamLog, tmp_path: Path) -> None:
-    """What is before it is sealed; then the alarm says which event is missing."""
+async def test_a_hole_in_the_log_stops_the_sealing(loose: JetStreamLog, tmp_path: Path) -> None:
+    """Events before it are sealed; then the alarm names the missing event."""
     await more(loose, 10)
     assert (await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": 8}))["success"]
     async with sealing(loose, tmp_path / "one") as running:
@@ -257,8 +259,8 @@ async def test_seals_can_not_be_deleted(one: Sealing) -> None:
     assert await published(one.seals) == [20]
 
 
-async def test_a_stream_of_seals_that_breaks_a_promise_is_refused(jetstream_log: JetStreamLog) -> None:
-    """Made by hand with another configuration: every field that is wrong is named."""
+async def test_a_stream_of_seals_with_a_wrong_configuration_is_rejected(jetstream_log: JetStreamLog) -> None:
+    """Every wrong field is named."""
     config = SEALS.config(StreamSettings(), replicas=1) | {
         "deny_delete": False,
         "max_age": 10**9,
@@ -270,8 +272,8 @@ async def test_a_stream_of_seals_that_breaks_a_promise_is_refused(jetstream_log:
         await jetstream_log.seals(MARK)
 
 
-async def test_a_repeated_append_gives_the_first_answer(one: Sealing) -> None:
-    """The same seal again after a lost answer is the same record; another one is told what stands there."""
+async def test_a_repeated_append_returns_the_first_record(one: Sealing) -> None:
+    """After a lost answer the same seal is the same record; another seal returns the existing one."""
     note = make_seal(ORIGIN, 20, EMPTY_ROOT, one.keys.signers()).note.encode()
     first = await one.seals.append(note, expect=0)
     assert first is not None
@@ -279,8 +281,8 @@ async def test_a_repeated_append_gives_the_first_answer(one: Sealing) -> None:
     assert await one.seals.append(b"other", expect=0) == first
 
 
-def test_the_file_outlives_a_crash_in_the_middle_of_a_line(tmp_path: Path) -> None:
-    """Half a seal at the end: it is passed over, and the next one stands for itself."""
+def test_a_crash_in_the_middle_of_a_line_leaves_the_seal_file_usable(tmp_path: Path) -> None:
+    """An incomplete seal at the end is skipped, and the next one is complete."""
     file = SealFile(tmp_path / "audit" / "seals.txt")
     assert file.last(ORIGIN) is None
     signer = Signer.of(ORIGIN, b"\x01" * 32)
@@ -299,8 +301,8 @@ def test_the_file_outlives_a_crash_in_the_middle_of_a_line(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("zeros", [0, 1, 700])
-def test_half_a_seal_in_the_file_is_mended_by_the_next_one(tmp_path: Path, zeros: int) -> None:
-    """Wherever a loss of power cut it, zeros behind it or not: the file is as if it had not been."""
+def test_an_incomplete_seal_in_the_file_is_replaced_by_the_next_one(tmp_path: Path, zeros: int) -> None:
+    """Wherever the power loss cut it, with or without zeros after it."""
     file = SealFile(tmp_path / "seals.txt")
     signer = Signer.of(ORIGIN, b"\x01" * 32)
     first, second, third = (make_seal(ORIGIN, size, EMPTY_ROOT, [signer]) for size in (1, 2, 3))
@@ -315,8 +317,8 @@ def test_half_a_seal_in_the_file_is_mended_by_the_next_one(tmp_path: Path, zeros
 
 
 @pytest.mark.parametrize("theirs", ["# kept since May\n", "elsewhere/log\n12\n", "x" * 70_000])
-def test_what_others_wrote_into_the_file_of_seals_stays(tmp_path: Path, theirs: str) -> None:
-    """Only what can be half a seal of ours is cut off."""
+def test_text_of_others_in_the_seal_file_is_kept(tmp_path: Path, theirs: str) -> None:
+    """Only an incomplete seal of this log is cut off."""
     file = SealFile(tmp_path / "seals.txt")
     seal = make_seal(ORIGIN, 1, EMPTY_ROOT, [Signer.of(ORIGIN, b"\x01" * 32)])
     for before in ("", f"{seal.note}\n"):
@@ -327,6 +329,6 @@ def test_what_others_wrote_into_the_file_of_seals_stays(tmp_path: Path, theirs: 
 
 
 def sealed_size(running: Sealing) -> int:
-    """What the sealer says it sealed."""
+    """The size reported by the sealer."""
     last = running.sealer.state.last
     return last.seal.size if last is not None else 0

@@ -1,4 +1,4 @@
-"""docs/AUDIT.md is enough to write a verifier of proofs: one that was made from it agrees with ours."""
+"""docs/AUDIT.md suffices to write a verifier of proofs: one written from it agrees with the product."""
 
 import asyncio
 import json
@@ -57,8 +57,8 @@ def theirs(document: bytes) -> dict[str, Any] | None:
         return None
 
 
-def test_both_prove_a_good_bundle(records: list[Record]) -> None:
-    """The same, of each job, at every size of the log."""
+def test_both_accept_a_valid_bundle(records: list[Record]) -> None:
+    """The same result for each job at every size of the log."""
     for size in range(2, len(records) + 1):
         for job in (None, REPORT):
             bundle = prove(records, job, size=size) if job else prove(records, size=size)
@@ -67,8 +67,8 @@ def test_both_prove_a_good_bundle(records: list[Record]) -> None:
             assert ours(document) == theirs(document)
 
 
-def test_both_refuse_what_is_wrong(records: list[Record]) -> None:
-    """Another key, another job's records, an event left out in the middle, a record twice."""
+def test_both_reject_an_invalid_bundle(records: list[Record]) -> None:
+    """Another key, another job's records, an event omitted in the middle, a duplicate record."""
     good = prove(records)
     wrong = [
         prove(records, signers=(OTHER_SIGNER,)),
@@ -87,8 +87,8 @@ def test_both_refuse_what_is_wrong(records: list[Record]) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_both_say_the_same_of_a_bundle_with_bytes_changed(records: list[Record], data: st.DataObject) -> None:
-    """Whatever a byte, a value or a key becomes."""
+def test_both_agree_on_a_changed_bundle(records: list[Record], data: st.DataObject) -> None:
+    """For any change of a byte, a value or a key."""
     document = write_bundle(prove(records, REPORT))
     if data.draw(st.booleans()):
         at = data.draw(st.integers(0, len(document) - 1))
@@ -107,14 +107,14 @@ def test_both_say_the_same_of_a_bundle_with_bytes_changed(records: list[Record],
 
 
 def test_the_page_documents_every_key_of_a_bundle() -> None:
-    """Keys of the document and of its records are in the tables, and no others."""
+    """The tables list exactly the keys of the document and of its records."""
     section = PAGE.partition("### Format")[2].partition("### Verification")[0]
     told = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     assert told == [*Bundle.__struct_fields__, *ProvenRecord.__struct_fields__]
 
 
 def test_the_page_documents_every_check_finding_and_metric(records: list[Record]) -> None:
-    """What the commands can print is explained, and nothing that they can't."""
+    """The tables list exactly what the commands can print."""
     checks = PAGE.partition("## Proof of a job")[2].partition("### Format")[0]
     verdict = check_bundle(prove(records), (SIGNER.key,))
     assert re.findall(r"^\| `(\w+)` \|", checks, re.MULTILINE) == [each.name for each in verdict.checks]

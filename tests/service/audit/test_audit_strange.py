@@ -1,4 +1,4 @@
-"""What others publish among the seals: only trusted keys count, and nothing stops the sealing for good."""
+"""Notes of others on the stream of seals: only trusted keys count, and none stops the sealing."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -72,7 +72,7 @@ async def one(jetstream_log: JetStreamLog, tmp_path: Path) -> AsyncIterator[Seal
 async def test_notes_without_a_trusted_signature_are_ignored_and_counted(
     one: Sealing, payload: bytes, reason: str
 ) -> None:
-    """Before the first seal and after one, whatever size they claim: sealing goes on, without an alarm."""
+    """Before and after the first seal, with any size: sealing continues without an alarm."""
     await put(one, payload)
     assert (await one.sealer.seal()).seal.size == 20
     await put(one, payload, payload)
@@ -86,7 +86,7 @@ async def test_notes_without_a_trusted_signature_are_ignored_and_counted(
 
 
 async def test_a_signature_that_only_claims_a_trusted_key_does_not_count(one: Sealing) -> None:
-    """Name and id of our key, and 64 bytes that are not its signature."""
+    """Name and id of the trusted key, with 64 other bytes as the signature."""
     genuine = make_seal(ORIGIN, 5, EMPTY_ROOT, one.keys.signers()).note
     await put(one, genuine.replace("\n5\n", "\n9\n").encode())
     assert (await one.sealer.seal()).seal.size == 20
@@ -96,7 +96,7 @@ async def test_a_signature_that_only_claims_a_trusted_key_does_not_count(one: Se
 async def test_any_number_of_junk_notes_only_delays_the_sealing(
     one: Sealing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each call examines a bounded number; the sealer goes on by itself until it has seen all, then seals."""
+    """Each call examines a limited number; the sealer continues until it has read all, then seals."""
     monkeypatch.setattr(sealscan, "SEAL_SCAN_NOTES", 500)
     monkeypatch.setattr(sealer_module, "SEAL_RETRY_SECONDS", 3_600.0)  # it must not wait for this
     await one.sealer.seal()
@@ -116,7 +116,7 @@ async def test_any_number_of_junk_notes_only_delays_the_sealing(
 async def test_each_note_is_examined_once_even_across_a_restart(
     jetstream_log: JetStreamLog, tmp_path: Path
 ) -> None:
-    """The place is kept in a file; without it, or with a damaged one, the stream is read again."""
+    """The position is saved; without the file, or with a damaged one, the stream is read again."""
     await more(jetstream_log, 5)
     ignored: list[int] = []
     for kept in ("", "", "{", None):
@@ -136,7 +136,7 @@ async def test_each_note_is_examined_once_even_across_a_restart(
 async def test_seals_of_a_replica_count_once_its_key_is_trusted(
     jetstream_log: JetStreamLog, tmp_path: Path
 ) -> None:
-    """Unknown, both seal the same events; with the keys exchanged, one seal is enough for both."""
+    """Without mutual trust both seal the same events; with it, one seal is enough."""
     await more(jetstream_log, 10)
     trusted: list[str] = []
     async with (
@@ -160,7 +160,7 @@ async def test_seals_of_a_replica_count_once_its_key_is_trusted(
 
 
 async def test_a_trusted_seal_that_does_not_fit_stops_the_sealing(one: Sealing) -> None:
-    """Smaller or larger than the last one: the past was changed, or the key is in other hands."""
+    """Smaller or larger than the last one: the past was changed, or the key was stolen."""
     await one.sealer.seal()
     await put(one, make_seal(ORIGIN, 5, EMPTY_ROOT, one.keys.signers()).note.encode())
     for _ in range(2):
@@ -169,8 +169,8 @@ async def test_a_trusted_seal_that_does_not_fit_stops_the_sealing(one: Sealing) 
     assert "the first 5 events" in one.sealer.state.alarm
 
 
-async def test_distrusting_a_stolen_key_is_the_way_back(one: Sealing) -> None:
-    """Its forged seal counts no more; the new key seals everything again; the seal file still fits."""
+async def test_distrusting_a_stolen_key_resumes_the_sealing(one: Sealing) -> None:
+    """Its forged seal no longer counts; the new key seals everything again; the seal file still fits."""
     await one.sealer.seal()
     thief = one.keys.signers()
     await put(one, make_seal(ORIGIN, 10**9, EMPTY_ROOT, thief).note.encode())
@@ -197,10 +197,10 @@ async def replaced(one: Sealing, where: str, root: bytes = EMPTY_ROOT, size: int
 
 
 @pytest.mark.parametrize("where", ["file", "stream"])
-async def test_a_log_in_the_place_of_a_sealed_one_is_not_signed_until_an_operator_confirms(
+async def test_a_replaced_log_is_not_signed_until_an_operator_confirms(
     one: Sealing, tmp_path: Path, where: str
 ) -> None:
-    """Alarm with both origins and the command; after it, the next seal records who confirmed it, and why."""
+    """The alarm has both origins and the command; the next seal records who confirmed it and why."""
     await replaced(one, where)
     accepted = AcceptedFile(tmp_path / "one" / ACCEPTED_FILE)
     accepted.add(old=OLD, new="jobledger/ffffffffffff", actor="eve", reason="another log")
@@ -220,10 +220,10 @@ async def test_a_log_in_the_place_of_a_sealed_one_is_not_signed_until_an_operato
     assert (await one.sealer.seal()).seal.more == ()  # said once
 
 
-async def test_the_seals_remembered_of_a_longer_log_do_not_keep_its_replacement_from_being_sealed(
+async def test_remembered_seals_of_a_longer_log_do_not_block_its_replacement(
     one: Sealing, tmp_path: Path
 ) -> None:
-    """`scan.json` of the same data directory is about the old log: its largest seal is not this one's."""
+    """`scan.json` of the data directory is about the old log, whose largest seal does not count."""
     await replaced(one, "stream", size=10**6)
     old = sealscan.SealScan(one.seals, tmp_path / "one" / SCAN_FILE, OLD)
     assert (await old.read(one.sealer.trusted())).last is not None
@@ -231,8 +231,8 @@ async def test_the_seals_remembered_of_a_longer_log_do_not_keep_its_replacement_
     assert (await one.sealer.seal()).seal.size == 20
 
 
-async def test_the_alarm_says_whether_the_new_log_has_what_was_sealed(one: Sealing) -> None:
-    """A restored backup begins with the sealed events; even so, an operator confirms it."""
+async def test_the_alarm_states_whether_the_new_log_has_the_sealed_events(one: Sealing) -> None:
+    """A restored backup starts with the sealed events, and still needs the confirmation."""
     await replaced(one, "stream", await one.tree.root(12), 12)
     with pytest.raises(SealAlarm, match="its first 12 events are those that were sealed"):
         await one.sealer.seal()
@@ -242,7 +242,7 @@ async def test_the_alarm_says_whether_the_new_log_has_what_was_sealed(one: Seali
 
 
 async def test_a_confirmation_reaches_other_replicas_by_the_signed_seal(one: Sealing, tmp_path: Path) -> None:
-    """A replica without the file stops as well, and goes on when a trusted key has confirmed."""
+    """A replica without the file stops as well, and resumes when a trusted seal has the confirmation."""
     await replaced(one, "stream")
     theirs = [str(each) for each in one.keys.trusted()]
     async with sealing(one.log, tmp_path / "two", trusted_keys=theirs) as two:
@@ -260,8 +260,8 @@ async def test_a_confirmation_reaches_other_replicas_by_the_signed_seal(one: Sea
         assert await two.sealer.seal() == sealed
 
 
-async def test_seals_of_another_log_by_unknown_keys_are_no_alarm(one: Sealing) -> None:
-    """Anyone can publish those: they are counted."""
+async def test_seals_of_another_log_by_unknown_keys_raise_no_alarm(one: Sealing) -> None:
+    """Other NATS users can publish those; they are counted."""
     for number in range(100):
         await put(one, forged(5, f"jobledger/{number:012}"), mark=f"{number:012}")
     assert (await one.sealer.seal()).seal.size == 20
@@ -282,7 +282,7 @@ async def test_seals_of_another_log_by_unknown_keys_are_no_alarm(one: Sealing) -
         {"reason": "x" * (SEAL_REASON_MAX_CHARACTERS + 1)},
     ],
 )
-def test_a_confirmation_that_could_not_be_signed_is_refused(tmp_path: Path, wrong: dict[str, str]) -> None:
+def test_a_confirmation_that_could_not_be_signed_is_rejected(tmp_path: Path, wrong: dict[str, str]) -> None:
     """It becomes a line of a signed note."""
     words: Any = {"old": OLD, "new": ORIGIN, "actor": "alice", "reason": "x" * SEAL_REASON_MAX_CHARACTERS}
     file = AcceptedFile(tmp_path / ACCEPTED_FILE)
@@ -292,8 +292,8 @@ def test_a_confirmation_that_could_not_be_signed_is_refused(tmp_path: Path, wron
     assert [*file.replaced_by(ORIGIN)] == [OLD]
 
 
-def test_the_file_of_confirmations_is_bounded_and_must_be_ours_alone(tmp_path: Path) -> None:
-    """One more than the limit is refused; so is a file that others may write, or a damaged one."""
+def test_the_file_of_confirmations_is_limited_and_private(tmp_path: Path) -> None:
+    """One more than the limit is rejected, and a file that others can write, or a damaged one."""
     file = AcceptedFile(tmp_path / "accepted.json")
     for number in range(SEAL_ACCEPTED_MAX):
         file.add(old=f"jobledger/{number}", new=ORIGIN, actor="a", reason="r")
@@ -311,7 +311,7 @@ def test_the_file_of_confirmations_is_bounded_and_must_be_ours_alone(tmp_path: P
 async def test_a_log_that_was_recreated_with_changed_events_is_not_signed(
     jetstream_log: JetStreamLog, tmp_path: Path
 ) -> None:
-    """A NATS administrator deletes JOBS, creates it again and puts other events there; the view is gone."""
+    """A NATS administrator deletes JOBS and creates it again with other events; the view is missing."""
 
     async def origin() -> tuple[str, str]:
         mark = stream_tag((await jetstream_log.info()).epoch)

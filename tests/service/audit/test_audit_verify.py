@@ -1,4 +1,4 @@
-"""`audit verify` finds what was changed behind the log's back, and names the place."""
+"""`audit verify` finds changes made directly in the log's files or streams, and names the place."""
 
 import shutil
 from pathlib import Path
@@ -35,7 +35,7 @@ EVENTS = 9
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An installation of nine events that tests copy."""
+    """An installation of nine events, which tests copy."""
     return make_installation(tmp_path_factory.mktemp("audited")).directory
 
 
@@ -46,15 +46,15 @@ def audited(original: Path, tmp_path: Path) -> Installation:
     return Installation(tmp_path / "copy")
 
 
-async def test_an_honest_installation_has_no_findings(audited: Installation) -> None:
-    """All events are hashed, all seals fit, all rows are as the log says."""
+async def test_an_unchanged_installation_has_no_findings(audited: Installation) -> None:
+    """All events are hashed, all seals fit, all rows match the log."""
     found = await audited.verify_stopped()
     assert found.findings == ()
     assert (found.log.size, found.log.seals, found.view) == (EVENTS, 2, ())
 
 
 async def test_a_flipped_bit_in_a_stored_payload_is_found(audited: Installation) -> None:
-    """One bit of a record on the server's disk, its checksum mended there: event and job are named."""
+    """One bit of a record on disk, with a corrected checksum: event and job are named."""
     audited.tamper(with_payload(5, lambda payload: flip_bit(payload, at=payload.index(b"as told"))))
     found = await audited.verify_stopped()
     assert kinds(found)[0] is Kind.REWRITE
@@ -65,7 +65,7 @@ async def test_a_flipped_bit_in_a_stored_payload_is_found(audited: Installation)
 
 
 async def test_a_flipped_bit_is_found_without_the_view(audited: Installation) -> None:
-    """By the seals alone, the place is known as far as they are apart."""
+    """With seals alone, the place is known up to the distance of two seals."""
     audited.tamper(with_payload(2, flip_bit))
     async with audited.log() as log:
         found = await audited.verify(log)
@@ -77,7 +77,7 @@ async def test_a_flipped_bit_is_found_without_the_view(audited: Installation) ->
 
 
 async def test_a_missing_last_event_is_found(audited: Installation) -> None:
-    """The log ends before its last seal, and before its view."""
+    """The log ends before its last seal and before its view."""
     audited.tamper(without_last)
     found = await audited.verify_stopped()
     assert set(kinds(found)) == {Kind.TRUNCATION}
@@ -86,7 +86,7 @@ async def test_a_missing_last_event_is_found(audited: Installation) -> None:
 
 
 async def test_a_missing_last_event_that_was_replaced_is_found(audited: Installation) -> None:
-    """The log lost its end and grew again: it is as long as before, and another one."""
+    """The log lost its end and grew again to the same length."""
     audited.tamper(without_last)
     async with audited.log() as log:
         await Ledger(log).create(make_spec("other"))
@@ -96,7 +96,7 @@ async def test_a_missing_last_event_that_was_replaced_is_found(audited: Installa
 
 
 async def test_a_hole_in_the_middle_is_found(audited: Installation) -> None:
-    """A record that was taken out is named; what is behind it can't be held against seals."""
+    """The removed record is named; later seals can't be compared."""
     audited.tamper(lambda records: records[:4] + records[5:])
     found = await audited.verify_stopped()
     assert (found.log.findings[0].kind, found.log.findings[0].sequence) == (Kind.HOLE, 5)
@@ -105,7 +105,7 @@ async def test_a_hole_in_the_middle_is_found(audited: Installation) -> None:
 
 
 async def test_a_missing_beginning_is_found(audited: Installation) -> None:
-    """A log that begins later than at 1 has lost events."""
+    """A log that starts after sequence 1 has lost events."""
     audited.tamper(lambda records: records[2:])
     found = await audited.verify_stopped()
     assert (found.log.findings[0].kind, found.log.findings[0].sequence) == (Kind.HOLE, 1)
@@ -115,7 +115,7 @@ async def test_a_missing_beginning_is_found(audited: Installation) -> None:
 async def test_a_replaced_history_with_a_recomputed_tree_is_caught_by_the_older_seal(
     audited: Installation,
 ) -> None:
-    """Records changed, view and tree made anew, and sealed with the very key: the older seal still knows."""
+    """Records, view and tree were replaced and sealed with the same key: the older seal does not fit."""
     audited.tamper(with_payload(2, lambda payload: payload.replace(b'"alice"', b'"mallory"')))
     audited.forget_view()
     async with audited.log() as log:
@@ -130,8 +130,8 @@ async def test_a_replaced_history_with_a_recomputed_tree_is_caught_by_the_older_
     assert "seal 1 states the root" in found.log.findings[0].message
 
 
-async def test_a_stream_that_was_made_again_is_found(audited: Installation, tmp_path: Path) -> None:
-    """Another epoch: the view is of the old one, and so are the seals in the file."""
+async def test_a_recreated_stream_is_found(audited: Installation, tmp_path: Path) -> None:
+    """Another epoch: the view and the seals in the file are of the old one."""
     async with audited.log() as log:
         file = tmp_path / "seals.txt"
         seal = seal_of(await records_of(log), await origin_of_log(log))
@@ -153,8 +153,8 @@ async def test_two_seals_that_fork_are_found(audited: Installation) -> None:
     assert "seal 2 and seal 3 cover the same 9 events" in found.findings[0].message
 
 
-async def test_a_seal_that_goes_back_is_found(audited: Installation) -> None:
-    """Seals only grow; one of a size that no other has, behind a larger one, was not made by a sealer."""
+async def test_a_seal_smaller_than_one_before_is_found(audited: Installation) -> None:
+    """A sealer never publishes one, because seals only grow."""
     async with audited.log() as log:
         await seal_log(log, 5)
         found = await audited.verify(log)
@@ -163,7 +163,7 @@ async def test_a_seal_that_goes_back_is_found(audited: Installation) -> None:
 
 
 async def test_a_seal_by_another_key_is_found(audited: Installation) -> None:
-    """Of the right tree, and nobody knows who signed it; with its key it is as good as the others."""
+    """The tree is right but the signer unknown; with its key the seal is valid."""
     async with audited.log() as log:
         await seal_log(log, signers=(OTHER_SIGNER,))
         found = await audited.verify(log)
@@ -172,8 +172,8 @@ async def test_a_seal_by_another_key_is_found(audited: Installation) -> None:
         assert (await audited.verify(log, (SIGNER.key, OTHER_SIGNER.key))).findings == ()
 
 
-async def test_what_is_no_seal_among_the_seals_is_found(audited: Installation) -> None:
-    """Somebody else wrote to that stream."""
+async def test_a_note_that_is_not_a_seal_is_found(audited: Installation) -> None:
+    """Another NATS user wrote to the stream."""
     async with audited.log() as log:
         store = await log.seals((await origin_of_log(log)).removeprefix("jobledger/"))
         await store.append(b"hello", expect=2)
@@ -202,7 +202,7 @@ async def test_what_is_no_seal_among_the_seals_is_found(audited: Installation) -
 async def test_an_edited_row_of_the_view_is_found(
     audited: Installation, sql: str, column: str, *, job: bool
 ) -> None:
-    """Job and column are named, whatever the table."""
+    """Job and column are named, for every table."""
     audited.edit_view(sql, JOB_0)
     found = await audited.verify_stopped()
     assert Kind.VIEW in kinds(found)
@@ -211,8 +211,8 @@ async def test_an_edited_row_of_the_view_is_found(
     assert first.job_id == (JOB_0 if job else "")
 
 
-async def test_an_edited_row_says_what_is_there_and_what_the_log_says(audited: Installation) -> None:
-    """The message is enough to mend it by hand; of a long value it has the part that differs."""
+async def test_the_finding_of_an_edited_row_has_both_values(audited: Installation) -> None:
+    """Enough to repair it by hand; of a long value, the part that differs."""
     audited.edit_view("UPDATE jobs SET state = 'Running' WHERE id = ?", JOB_0)
     audited.edit_view("UPDATE specs SET spec = CAST(replace(spec, 'busybox', 'evilbox') AS BLOB)")
     texts = [str(finding) for finding in (await audited.verify_stopped()).findings]
@@ -222,7 +222,7 @@ async def test_an_edited_row_says_what_is_there_and_what_the_log_says(audited: I
 
 
 async def test_an_edited_tree_in_the_view_is_found(audited: Installation) -> None:
-    """The tree's own rows are compared as well."""
+    """The rows of the tree are compared as well."""
     audited.edit_view(
         "UPDATE tree_tail SET hashes = zeroblob(32) WHERE start = (SELECT min(start) FROM tree_tail)"
     )
@@ -231,23 +231,23 @@ async def test_an_edited_tree_in_the_view_is_found(audited: Installation) -> Non
     assert set(kinds(found)) <= {Kind.REWRITE, Kind.TREE}
 
 
-async def test_a_damaged_file_is_found(audited: Installation) -> None:
-    """SQLite can't read it: the finding says so, and the log was looked at all the same."""
+async def test_a_damaged_view_file_is_found(audited: Installation) -> None:
+    """The log is verified regardless."""
     audited.view.write_bytes(b"no database" * 1_000)
     async with audited.log() as log:
         with pytest.raises(ViewError, match="damaged"):
             await audited.verify(log)
 
 
-async def test_a_view_that_is_behind_is_compared_where_it_is(audited: Installation) -> None:
-    """A view need not be at the end of the log, and a service may go on writing meanwhile."""
+async def test_a_view_that_is_behind_is_compared_at_its_checkpoint(audited: Installation) -> None:
+    """A service may write meanwhile."""
     async with audited.log() as log:
         await Ledger(log).create(make_spec("later"))
         assert (await audited.verify(log)).findings == ()
 
 
-async def test_the_view_of_another_release_is_refused(audited: Installation) -> None:
-    """Its rows mean something else: nobody can say whether they are right."""
+async def test_the_view_of_another_release_is_rejected(audited: Installation) -> None:
+    """Its rows have another meaning and can't be compared."""
     audited.edit_view("UPDATE checkpoint SET projection = projection - 1")
     with pytest.raises(ViewError, match="another release"):
         await audited.verify_stopped()
@@ -263,7 +263,7 @@ async def test_an_empty_log_has_nothing_wrong(tmp_path: Path) -> None:
 
 
 async def test_seals_of_a_file_count_as_well(audited: Installation, tmp_path: Path) -> None:
-    """What the service kept in its own hands catches who cut off the log and the stream of seals together."""
+    """The service's own copy reveals a truncation of both the log and the stream of seals."""
     file = tmp_path / "seals.txt"
     async with audited.log() as log:
         origin = await origin_of_log(log)
@@ -276,10 +276,10 @@ async def test_seals_of_a_file_count_as_well(audited: Installation, tmp_path: Pa
     assert found.log.seals == 2, "of 3 and of 4 events"
 
 
-async def test_a_file_of_seals_that_was_written_by_half_says_how_it_is_mended(
+async def test_an_incomplete_seal_file_is_a_finding_with_a_remedy(
     audited: Installation, tmp_path: Path
 ) -> None:
-    """A loss of power in the last signature: a finding that says what to do; none once the next seal came."""
+    """After a power loss in the last signature; none after the next seal."""
     file = tmp_path / "seals.txt"
     async with audited.log() as log:
         origin = await origin_of_log(log)

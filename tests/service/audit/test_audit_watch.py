@@ -40,7 +40,7 @@ DAY = 86_400 * 1_000_000_000
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An installation of nine events that tests copy, with a watcher's state beside it."""
+    """An installation of nine events with a watcher's state, which tests copy."""
     installation = make_installation(tmp_path_factory.mktemp("watched"))
     assert asyncio.run(Watcher(installation).once()) == []
     return installation.directory
@@ -83,8 +83,8 @@ class Watcher:
         return first
 
 
-async def test_a_watcher_of_an_honest_log_has_nothing_to_say(watcher: Watcher) -> None:
-    """Again and again, while the log grows and is sealed; what it knows is in a file of its own."""
+async def test_a_watcher_of_an_unchanged_log_raises_no_alarm(watcher: Watcher) -> None:
+    """While the log grows and is sealed; its state is in a private file."""
     assert await watcher.once() == []
     async with watcher.installation.log() as log:
         await Ledger(log).create(make_spec("later"))
@@ -96,8 +96,8 @@ async def test_a_watcher_of_an_honest_log_has_nothing_to_say(watcher: Watcher) -
     assert watcher.state_file.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_rewrite_is_noticed_when_all_is_read_again(watcher: Watcher) -> None:
-    """An old event was changed: the next look at everything finds between which marks."""
+async def test_a_rewrite_is_detected_when_everything_is_read_again(watcher: Watcher) -> None:
+    """The alarm names the marks around the changed event."""
     watcher.installation.tamper(with_payload(2, flip_bit))
     assert await watcher.once() == [], "what is behind the last seal is not read at each start"
     alarm = await watcher.only_alarm(ahead=2 * DAY)
@@ -106,8 +106,8 @@ async def test_a_rewrite_is_noticed_when_all_is_read_again(watcher: Watcher) -> 
     assert (await watcher.only_alarm(again_seconds=0)).kind is Kind.REWRITE
 
 
-async def test_a_rewrite_behind_the_last_seal_is_noticed_at_once(watcher: Watcher) -> None:
-    """Events that no seal covers yet are read again at each start."""
+async def test_a_rewrite_after_the_last_seal_is_detected_at_the_next_start(watcher: Watcher) -> None:
+    """Events without a seal are read again at each start."""
     async with watcher.installation.log() as log:
         for name in ("a", "b"):
             await Ledger(log).create(make_spec(name))
@@ -117,15 +117,15 @@ async def test_a_rewrite_behind_the_last_seal_is_noticed_at_once(watcher: Watche
     assert (alarm.kind, alarm.sequence) == (Kind.REWRITE, EVENTS + 1)
 
 
-async def test_a_truncation_is_noticed(watcher: Watcher) -> None:
-    """The log is shorter than it was, and the view that proves it is gone."""
+async def test_a_truncation_is_detected(watcher: Watcher) -> None:
+    """Even if the view that would prove it is missing."""
     watcher.installation.tamper(without_last)
     watcher.installation.forget_view()
     alarm = await watcher.only_alarm()
     assert (alarm.kind, alarm.sequence) == (Kind.TRUNCATION, EVENTS)
 
 
-async def test_a_truncation_before_the_watcher_read_so_far_is_noticed(watcher: Watcher) -> None:
+async def test_a_truncation_of_unread_events_is_detected(watcher: Watcher) -> None:
     """A seal covers events that the log does not have."""
     async with watcher.installation.log() as log:
         await Ledger(log).create(make_spec("gone"))
@@ -135,14 +135,14 @@ async def test_a_truncation_before_the_watcher_read_so_far_is_noticed(watcher: W
     assert (alarm.kind, alarm.sequence) == (Kind.TRUNCATION, EVENTS + 1)
 
 
-async def test_a_hole_is_noticed(watcher: Watcher) -> None:
-    """A record that was taken out of the part that is read."""
+async def test_a_hole_is_detected(watcher: Watcher) -> None:
+    """A record was removed from the part that is read."""
     watcher.installation.tamper(lambda records: records[:3] + records[4:])
     alarm = await watcher.only_alarm(again_seconds=0)
     assert (alarm.kind, alarm.sequence) == (Kind.HOLE, 4)
 
 
-async def test_a_stream_that_was_made_again_is_noticed(watcher: Watcher) -> None:
+async def test_a_recreated_stream_is_detected(watcher: Watcher) -> None:
     """Another epoch is another log."""
     shutil.rmtree(watcher.installation.directory / "nats")
     async with watcher.installation.log() as log:
@@ -150,8 +150,8 @@ async def test_a_stream_that_was_made_again_is_noticed(watcher: Watcher) -> None
     assert (await watcher.only_alarm()).kind is Kind.REPLACED
 
 
-async def test_a_replaced_history_with_a_new_tree_and_seals_is_noticed(watcher: Watcher) -> None:
-    """Everything was made anew with the very key, as long as before: the watcher knows the old root."""
+async def test_a_replaced_history_with_a_new_tree_and_seals_is_detected(watcher: Watcher) -> None:
+    """Everything was replaced with the same key and length: the watcher remembers the old root."""
     watcher.installation.tamper(with_payload(8, flip_bit))
     async with watcher.installation.log() as log:
         await publish(log, seal_of(await records_of(log), await origin_of_log(log)))
@@ -159,8 +159,8 @@ async def test_a_replaced_history_with_a_new_tree_and_seals_is_noticed(watcher: 
     assert alarm.kind is Kind.FORK, "two seals of nine events by one key"
 
 
-async def test_two_seals_that_fork_are_noticed(watcher: Watcher) -> None:
-    """A second seal of the size that the last one has, with another root."""
+async def test_two_seals_that_fork_are_detected(watcher: Watcher) -> None:
+    """A second seal of the same size with another root."""
     async with watcher.installation.log() as log:
         await publish(log, make_seal(await origin_of_log(log), EVENTS, bytes(32), (SIGNER,)))
     alarm = await watcher.only_alarm()
@@ -168,8 +168,8 @@ async def test_two_seals_that_fork_are_noticed(watcher: Watcher) -> None:
     assert "seal 2 and seal 3 cover the same 9 events" in alarm.message
 
 
-async def test_a_seal_that_does_not_fit_is_noticed(watcher: Watcher) -> None:
-    """Signed by the known key, and of another history than the log's."""
+async def test_a_seal_that_does_not_fit_is_detected(watcher: Watcher) -> None:
+    """Signed by the known key, for another history."""
     async with watcher.installation.log() as log:
         await Ledger(log).create(make_spec("later"))
         await publish(log, make_seal(await origin_of_log(log), EVENTS + 1, bytes(32), (SIGNER,)))
@@ -177,15 +177,15 @@ async def test_a_seal_that_does_not_fit_is_noticed(watcher: Watcher) -> None:
     assert (alarm.kind, alarm.sequence) == (Kind.UNFIT, EVENTS + 1)
 
 
-async def test_a_seal_that_goes_back_is_noticed(watcher: Watcher) -> None:
+async def test_a_seal_smaller_than_one_before_is_detected(watcher: Watcher) -> None:
     """Seals only grow."""
     async with watcher.installation.log() as log:
         await seal_log(log, 5)
     assert (await watcher.only_alarm()).kind is Kind.UNFIT
 
 
-async def test_a_seal_by_an_unknown_key_is_noticed(watcher: Watcher) -> None:
-    """A new key must be told to the watcher by a person; then it is as good as the old one."""
+async def test_a_seal_by_an_unknown_key_is_detected(watcher: Watcher) -> None:
+    """An operator must pass a new key to the watcher; then its seals are valid."""
     async with watcher.installation.log() as log:
         await seal_log(log, signers=(OTHER_SIGNER,))
     assert (await watcher.only_alarm()).kind is Kind.UNKNOWN_KEY
@@ -193,15 +193,15 @@ async def test_a_seal_by_an_unknown_key_is_noticed(watcher: Watcher) -> None:
 
 
 async def test_a_key_rotated_with_overlap_raises_no_alarm(watcher: Watcher) -> None:
-    """While both keys sign, whoever knows one of them is content."""
+    """While both keys sign, either of them is enough."""
     async with watcher.installation.log() as log:
         await Ledger(log).create(make_spec("later"))
         await seal_log(log, signers=(OTHER_SIGNER, SIGNER))
     assert await watcher.once() == []
 
 
-async def test_stale_seals_are_noticed_if_that_is_asked(watcher: Watcher) -> None:
-    """Events that wait for a seal for too long; without events there is nothing to seal."""
+async def test_stale_seals_are_detected_on_request(watcher: Watcher) -> None:
+    """Events wait too long for a seal; without events there is nothing to seal."""
     assert await watcher.once(seal_age_seconds=60.0, ahead=DAY // 2) == []
     async with watcher.installation.log() as log:
         await Ledger(log).create(make_spec("later"))
@@ -211,8 +211,8 @@ async def test_stale_seals_are_noticed_if_that_is_asked(watcher: Watcher) -> Non
     assert "1 events wait for a seal" in alarm.message
 
 
-async def test_a_first_run_looks_at_everything(watcher: Watcher) -> None:
-    """Without a state the log as it is counts, if all seals fit; the person is told."""
+async def test_the_first_run_reads_everything(watcher: Watcher) -> None:
+    """Without a state the log is trusted as it is, if all seals fit; the operator is informed."""
     watcher.state_file.unlink()
     assert await watcher.once() == []
     assert "is what is trusted" in watcher.said[0]
@@ -225,22 +225,22 @@ async def test_a_first_run_looks_at_everything(watcher: Watcher) -> None:
     "content",
     [b"", b"{}", b"{", b'{"origin":"o","epoch":"e","anchor":""}', b'{"origin":"o","epoch":"e","x":1}'],
 )
-def test_a_state_that_is_none_is_refused(watcher: Watcher, content: bytes) -> None:
-    """It is not taken for "nothing remembered yet": that would forget the past."""
+def test_a_damaged_state_file_is_rejected(watcher: Watcher, content: bytes) -> None:
+    """Treating it as missing would forget the past."""
     watcher.state_file.write_bytes(content)
     with pytest.raises(InvalidSettings, match=r"watcher's state file .* is damaged"):
         watcher.watch()
 
 
-def test_a_state_that_others_may_write_is_refused(watcher: Watcher) -> None:
-    """Whoever changes it could hide a rewrite."""
+def test_a_state_file_that_others_can_write_is_rejected(watcher: Watcher) -> None:
+    """Another user could hide a rewrite with it."""
     watcher.state_file.chmod(0o666)
     with pytest.raises(InvalidSettings, match="can be written by other users"):
         watcher.watch()
 
 
-async def test_a_watcher_that_stays_survives_a_restart_of_the_server(watcher: Watcher) -> None:
-    """It rides out the lost connection, and notices what was changed meanwhile."""
+async def test_a_running_watcher_survives_a_restart_of_the_server(watcher: Watcher) -> None:
+    """It reconnects, and detects changes made meanwhile."""
     installation = watcher.installation
     watch = watcher.watch()
     async with installation.log() as log:
@@ -269,8 +269,8 @@ async def _reads(watcher: Watcher, size: int, *, sealed: int = 0) -> None:
     await eventually(is_there, within_seconds=60)
 
 
-async def test_a_watcher_starts_no_server_to_stay_on(watcher: Watcher) -> None:
-    """Its server would keep the service from starting; it waits until somebody serves the log."""
+async def test_a_running_watcher_does_not_start_a_server(watcher: Watcher) -> None:
+    """Its server would block the service's; it waits until the log is served."""
     task = asyncio.create_task(watcher.watch().run())
     await eventually(lambda: any("no service runs on" in text for text in watcher.said), within_seconds=30)
     async with watcher.installation.log() as log:
@@ -279,8 +279,8 @@ async def test_a_watcher_starts_no_server_to_stay_on(watcher: Watcher) -> None:
             assert [alarm.kind for alarm in await task] == [Kind.FORK]
 
 
-async def test_the_watcher_says_how_late_a_change_of_sealed_events_is_noticed(watcher: Watcher) -> None:
-    """At its start the interval and the next time; when it reads again, that it does and that it did."""
+async def test_the_watcher_states_the_detection_delay_of_sealed_events(watcher: Watcher) -> None:
+    """At the start the interval and the next time; each reread is announced."""
     assert await watcher.once(again_seconds=7_200.0) == []
     [bound] = [line for line in watcher.said if "--reread" in line]
     assert f"events up to {EVENTS}," in bound
@@ -291,10 +291,8 @@ async def test_the_watcher_says_how_late_a_change_of_sealed_events_is_noticed(wa
     assert watcher.said[1] == f"all {EVENTS} events were read again: none was changed"
 
 
-async def test_a_reading_that_was_interrupted_counts_as_not_done(
-    watcher: Watcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a restart in the middle would put off the next one by the whole interval."""
+async def test_an_interrupted_reread_starts_over(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a restart in the middle would postpone it by the whole interval."""
     monkeypatch.setattr(watch_module, "AUDIT_TAKE_EVENTS", 2)
     state = watch_state_file(watcher.state_file).load()
     assert state is not None
@@ -310,10 +308,10 @@ async def test_a_reading_that_was_interrupted_counts_as_not_done(
         await following.close()
 
 
-async def test_an_event_that_can_not_be_read_is_noticed_although_the_feed_is_silent(
+async def test_an_unreadable_event_is_detected_although_the_reader_is_silent(
     watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the leader can't read is an alarm; else another feed is opened, and it goes on."""
+    """If the leader can't read it, an alarm; otherwise another reader is opened."""
     monkeypatch.setattr(watch_module, "WATCH_STALL_SECONDS", 0.1)
     state = watch_state_file(watcher.state_file).load()
     assert state is not None
