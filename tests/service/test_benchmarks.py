@@ -101,7 +101,7 @@ DOCUMENTED_BOUNDS = {
 
 
 def test_every_case_has_its_documented_bound() -> None:
-    """Each documented case is measured, against the documented bound."""
+    """Each documented case is measured, against the documented limit."""
     assert {key: str(bound) for key, bound in BOUNDS.items()} == DOCUMENTED_BOUNDS
     assert [*dict.fromkeys(key.partition("/")[0] for key in BOUNDS)] == [*BENCHMARKS]
 
@@ -153,7 +153,7 @@ async def test_every_benchmark_prints_its_cases_as_json(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One object per case and line, with exactly the documented keys, and figures that are figures."""
+    """One object per case and line, with exactly the documented keys, and numbers as values."""
     monkeypatch.setattr(
         projection, "_SHARE_ON_TIME", 0.0
     )  # other tests run at the same time; nothing is measured here
@@ -192,8 +192,8 @@ async def test_every_benchmark_prints_its_cases_as_json(
 
 
 @pytest.mark.slow
-async def test_a_case_names_the_sizes_that_were_really_used(capsys: pytest.CaptureFixture[str]) -> None:
-    """A small run never claims the large size."""
+async def test_a_case_names_the_sizes_that_were_used(capsys: pytest.CaptureFixture[str]) -> None:
+    """A quick run never claims the full size."""
     output = Output(as_json=True)
     await reads.run(TINY, output)
     assert all("at 100 jobs" in case.case or "at 300 jobs" in case.case for case in output.cases)
@@ -201,7 +201,7 @@ async def test_a_case_names_the_sizes_that_were_really_used(capsys: pytest.Captu
 
 
 async def test_sides_take_turns() -> None:
-    """Baseline, ours, baseline, ours: what disturbs the machine disturbs both."""
+    """Baseline and product alternate, so that a disturbance affects both."""
     order: list[str] = []
 
     async def side(name: str) -> float:

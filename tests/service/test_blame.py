@@ -1,4 +1,4 @@
-"""Blame: for every field, the event since which it has its value, however often it changed on the way."""
+"""Blame: for every field, the event that set its current value."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def tasks(*names: str, **env: str) -> tuple[Task, ...]:
 
 
 async def test_every_field_is_blamed_on_the_event_that_set_it() -> None:
-    """Spec, state and tags, each with who and why of its own event."""
+    """Spec, state and tags, each with actor and reason of its event."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl", labels={"env": "test"}), actor="alice", reason="new")
     await ledger.update(ID, make_spec("etl", labels={"env": "prod", "team": "a"}), actor="bob", reason="live")
@@ -67,8 +67,8 @@ async def test_every_field_is_blamed_on_the_event_that_set_it() -> None:
     assert (found["Tags.golden"].event.version, found["Tags.golden"].event.revision) == (2, 3)
 
 
-async def test_what_comes_back_is_blamed_on_the_event_that_brought_it_back() -> None:
-    """A revert sets a field anew, though its value is an old one; what it leaves stays where it was."""
+async def test_a_restored_value_is_blamed_on_the_event_that_restored_it() -> None:
+    """A revert sets a field again; fields that it does not change keep their event."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl", priority=1, labels={"a": "1"}))
     first = (await ledger.load(ID)).spec
@@ -80,7 +80,7 @@ async def test_what_comes_back_is_blamed_on_the_event_that_brought_it_back() -> 
 
 
 async def test_a_list_is_blamed_element_by_element() -> None:
-    """A task that is put in front leaves the others to their events, at their new places."""
+    """A task inserted in front does not change the events of the others."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl", tasks=tasks("a", "b", KEY="1")))
     await ledger.update(
@@ -95,7 +95,7 @@ async def test_a_list_is_blamed_element_by_element() -> None:
 
 
 async def test_an_element_that_only_moved_keeps_its_events() -> None:
-    """Tasks (named), constraints (by key) and plain texts; what changed inside a moved one is the mover's."""
+    """Tasks (by name), constraints (by key) and texts; a change inside a moved one is blamed on the mover."""
     ledger = Ledger(log := MemoryLog())
     a, b, c = tasks("a", "b", "c", KEY="1")
     await ledger.create(make_spec("etl", tasks=(a, b, c)))
@@ -113,7 +113,7 @@ async def test_an_element_that_only_moved_keeps_its_events() -> None:
     assert [*blame._tree.at("list").sequences()] == [2, 1, 1, 1, 2]  # the list itself, then its elements
 
 
-async def test_what_was_emptied_is_blamed_on_the_event_that_emptied_it() -> None:
+async def test_an_empty_value_is_blamed_on_the_event_that_emptied_it() -> None:
     """An empty list or object is a value like any other."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl", labels={"a": "1"}))
@@ -122,8 +122,8 @@ async def test_what_was_emptied_is_blamed_on_the_event_that_emptied_it() -> None
     assert (await told(log))["Meta"] == ({}, 1)
 
 
-async def test_the_state_after_an_update_is_the_updates() -> None:
-    """A new spec makes the job Pending again, and so is blamed for it."""
+async def test_the_state_after_an_update_is_blamed_on_the_update() -> None:
+    """A new spec makes the job Pending again."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl"))
     await ledger.set_state(ID, RUNNING)
@@ -133,8 +133,8 @@ async def test_the_state_after_an_update_is_the_updates() -> None:
     assert "State.Message" not in fields
 
 
-async def test_a_tag_that_moved_or_went_is_told_as_it_is() -> None:
-    """The last word counts; a tag that is gone is blamed on nobody."""
+async def test_a_moved_or_removed_tag_is_blamed_as_it_is() -> None:
+    """The last event counts; a removed tag is not listed."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl"))
     await ledger.update(ID, make_spec("etl", priority=1))
@@ -144,8 +144,8 @@ async def test_a_tag_that_moved_or_went_is_told_as_it_is() -> None:
     assert {path: each for path, each in (await told(log)).items() if "Tags" in path} == {"Tags.a": (2, 5)}
 
 
-async def test_nonsense_is_blamed_for_nothing() -> None:
-    """What changed nothing is not told as if it had."""
+async def test_an_anomaly_is_blamed_for_nothing() -> None:
+    """It changed nothing."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl"))
     await put_junk(log, ID)
@@ -155,8 +155,8 @@ async def test_nonsense_is_blamed_for_nothing() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["", "x", "y"]), st.booleans()), max_size=8))
-def test_each_event_is_the_one_since_which_the_value_stands(steps: list[tuple[int, str, bool]]) -> None:
-    """For any history: the value was another before its event, and the same at every event after it."""
+def test_the_blamed_event_is_the_last_change_of_the_value(steps: list[tuple[int, str, bool]]) -> None:
+    """For any history: the value differs before the event, and is the same after every later one."""
     import asyncio
 
     async def check() -> None:
@@ -181,8 +181,8 @@ def test_each_event_is_the_one_since_which_the_value_stands(steps: list[tuple[in
     asyncio.run(check())
 
 
-async def test_what_is_blamed_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bytes and in fields, at the limit and one beyond it, naming the version that is too large."""
+async def test_blame_has_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes and in fields, at the limit and one beyond, naming the version that is too large."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl"))
     spec = (await ledger.load(ID)).spec
@@ -199,7 +199,7 @@ async def test_what_is_blamed_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_a_long_history_does_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events on which nothing is blamed any more are let go of."""
+    """Events without a blamed field are dropped."""
     ledger = Ledger(log := MemoryLog())
     await ledger.create(make_spec("etl"))
     for number in range(100):

@@ -43,7 +43,7 @@ async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
         yield running
 
 
-async def test_docs_are_a_page_that_reads_well(service: RunningService, browser: Browser) -> None:
+async def test_docs_are_a_complete_page(service: RunningService, browser: Browser) -> None:
     """`/docs` shows its headings in its own style; every link of the menu leads to a section."""
     await browser.open(f"{service.url}/docs")
     assert await browser.run("document.title") == "Jobledger API"
@@ -57,7 +57,7 @@ async def test_docs_are_a_page_that_reads_well(service: RunningService, browser:
 
 
 async def test_an_event_source_sees_a_job_change(service: RunningService, browser: Browser) -> None:
-    """A page of that origin gets what was before, then the change as it happens, each with its cursor."""
+    """A page of the same origin gets past events, then the change as it happens, each with its cursor."""
     async with httpx.AsyncClient(base_url=service.url) as client:
         (await client.put(JOBS, json=JOB)).raise_for_status()
         await browser.open(f"{service.url}/livez")  # a page of that origin
@@ -73,7 +73,7 @@ async def test_an_event_source_sees_a_job_change(service: RunningService, browse
 
 
 async def test_a_page_of_another_origin_sees_nothing(service: RunningService, browser: Browser) -> None:
-    """Without tokens, a page from elsewhere (here: with no origin at all) can neither read nor follow."""
+    """Without tokens, a page of another origin can neither read nor follow."""
     await browser.open("data:text/html,elsewhere")
     url = f"{service.url}/api/v1/events?after=0"
     feed = (

@@ -1,4 +1,4 @@
-"""One text for a position in the stream, wherever it is shown or taken."""
+"""Cursors: positions in the stream as text."""
 
 import pytest
 from hypothesis import example, given
@@ -14,20 +14,20 @@ MARK = stream_tag("2026-01-01T00:00:00Z")
 @given(st.integers(min_value=0, max_value=2**63 - 1))
 @example(2**63 - 1)
 def test_a_cursor_and_a_bare_sequence_name_the_same_place(sequence: int) -> None:
-    """Receipts tell sequences, feeds tell cursors; both are taken."""
+    """Receipts contain sequences, feeds cursors; both are accepted."""
     assert parse_cursor(format_cursor(MARK, sequence), MARK) == sequence
     assert parse_cursor(str(sequence), MARK) == sequence
 
 
 def test_a_cursor_of_another_stream_is_gone() -> None:
-    """Its sequence would mean another event."""
+    """Its sequence would be another event."""
     other = format_cursor(stream_tag("2026-01-02T00:00:00Z"), 5)
     with pytest.raises(CursorGone, match="belongs to another stream"):
         parse_cursor(other, MARK)
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "5-", f"{MARK}-", f"{MARK}-x", str(2**63), "٣", " 5", "5\n"])
-def test_what_is_no_position_is_refused_by_name(text: str) -> None:
-    """With the field's name and what to pass."""
+def test_an_invalid_cursor_is_rejected(text: str) -> None:
+    """The message has the field and the accepted forms."""
     with pytest.raises(InvalidInput, match="wait_for"):
         parse_cursor(text, MARK, field="wait_for")

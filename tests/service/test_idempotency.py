@@ -1,4 +1,4 @@
-"""A request sent twice with one key is done once, and gets one answer."""
+"""A request repeated with a key is executed once, and gets one answer."""
 
 from typing import Any
 
@@ -29,8 +29,8 @@ def replica(keys: MemoryKeyValue) -> Replica:
     return Replica(MemoryLog(), keys)
 
 
-async def test_without_a_key_every_request_is_done(replica: Replica) -> None:
-    """Nobody asked for once: the command makes its own event id, each time."""
+async def test_without_a_key_every_request_is_executed(replica: Replica) -> None:
+    """The command makes a new event id each time."""
     request = replace(REQUEST, key=None)
     answers = [await replica.writes.once(request, replica.apply(make_spec())) for _ in range(2)]
     assert replica.runs == 2
@@ -38,7 +38,7 @@ async def test_without_a_key_every_request_is_done(replica: Replica) -> None:
 
 
 async def test_the_same_request_again_gets_the_same_answer(replica: Replica) -> None:
-    """Body and ETag of the first time, marked as such, although the job moved on."""
+    """Body and ETag of the first time, marked as replayed, although the job changed since."""
     first = await replica.writes.once(REQUEST, replica.apply(Warnings=["é"]))
     await replica.ledger.apply(make_spec("one", image="other"))
     again = await replica.writes.once(REQUEST, replica.apply())
@@ -47,8 +47,8 @@ async def test_the_same_request_again_gets_the_same_answer(replica: Replica) -> 
     assert replica.runs == 1
 
 
-async def test_the_answer_of_a_no_op_is_kept_as_well(replica: Replica) -> None:
-    """Nothing was written, and so it stays, although the same request would now change the job."""
+async def test_the_answer_of_a_no_op_is_stored_as_well(replica: Replica) -> None:
+    """Although the same request would now change the job."""
     await replica.ledger.apply(make_spec("one"))
     first = await replica.writes.once(REQUEST, replica.apply())
     await replica.ledger.apply(make_spec("one", image="other"))
@@ -70,8 +70,8 @@ async def test_the_answer_of_a_no_op_is_kept_as_well(replica: Replica) -> None:
         {"path": "/jobs{", "body": b'"Job":{}}'},  # the same bytes, cut at another place
     ],
 )
-async def test_another_request_with_the_key_is_refused(replica: Replica, change: dict[str, Any]) -> None:
-    """Whatever would make it mean something else: nothing is written, and the first answer stays."""
+async def test_another_request_with_the_key_is_rejected(replica: Replica, change: dict[str, Any]) -> None:
+    """Any difference counts: nothing is written, and the first answer stays."""
     first = await replica.writes.once(REQUEST, replica.apply())
     with pytest.raises(IdempotencyKeyReused, match="new key"):
         await replica.writes.once(replace(REQUEST, **change), replica.apply(make_spec("two")))
@@ -79,39 +79,39 @@ async def test_another_request_with_the_key_is_refused(replica: Replica, change:
     assert (await replica.writes.once(REQUEST, replica.apply())).body == first.body
 
 
-async def test_keys_of_one_principal_are_not_anothers(replica: Replica) -> None:
-    """Nobody can take, or be answered from, a key of somebody else."""
+async def test_principals_have_separate_keys(replica: Replica) -> None:
+    """No principal can use, or get answers from, the key of another."""
     await replica.writes.once(REQUEST, replica.apply())
     other = await replica.writes.once(replace(REQUEST, principal="bob"), replica.apply())
     assert not other.replayed
     assert replica.runs == 2
 
 
-async def test_answers_about_another_log_are_not_given(keys: MemoryKeyValue) -> None:
-    """After the log was made again, a key begins anew: its old answer speaks of a job that is gone."""
+async def test_answers_about_another_log_do_not_count(keys: MemoryKeyValue) -> None:
+    """After the log was created again, a key starts over."""
     await Replica(MemoryLog(), keys, "old").writes.once(REQUEST, Replica(MemoryLog(), keys).apply())
     replica = Replica(MemoryLog(), keys, "new")
     assert not (await replica.writes.once(REQUEST, replica.apply())).replayed
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "a\tb", "é", "a\x7f", "\x00", "x" * 256])
-async def test_what_can_be_no_key_is_refused(replica: Replica, key: str) -> None:
-    """A key has 1 to 255 visible ASCII characters; anything else is the caller's mistake, told as such."""
+async def test_an_invalid_key_is_rejected(replica: Replica, key: str) -> None:
+    """A key has 1 to 255 visible ASCII characters."""
     with pytest.raises(InvalidInput, match="255 visible"):
         await replica.writes.once(replace(REQUEST, key=key), replica.apply())
     assert replica.runs == 0
 
 
 @pytest.mark.parametrize("key", ["x" * 255, "!", "~", '"8e03978e-40d5-43dd-bc93-6894a57f9324"'])
-async def test_what_can_be_a_key_is_taken(replica: Replica, key: str) -> None:
-    """At the edges as well, and quoted as the draft of the header has it."""
+async def test_every_valid_key_is_accepted(replica: Replica, key: str) -> None:
+    """At the limits as well, and quoted as in the draft of the header."""
     request = replace(REQUEST, key=key)
     await replica.writes.once(request, replica.apply())
     assert (await replica.writes.once(request, replica.apply())).replayed
 
 
-async def test_an_error_is_not_kept(replica: Replica) -> None:
-    """The same request with its key is tried anew, and its success is kept then."""
+async def test_an_error_is_not_stored(replica: Replica) -> None:
+    """A retry with the key is evaluated again, and its success is stored."""
 
     async def refuse(event_id: str | None) -> Answer:
         raise JobTerminal(f"not now ({event_id})")
@@ -124,7 +124,7 @@ async def test_an_error_is_not_kept(replica: Replica) -> None:
 
 
 async def test_a_key_stays_with_its_first_request_even_if_that_failed(replica: Replica) -> None:
-    """The failed one may have been sent twice, and the other may be under way."""
+    """The failed one may have been sent twice, and the other copy may be in progress."""
 
     async def refuse(event_id: str | None) -> Answer:
         raise JobTerminal(f"not now ({event_id})")
@@ -136,15 +136,15 @@ async def test_a_key_stays_with_its_first_request_even_if_that_failed(replica: R
     assert replica.runs == 0
 
 
-async def test_an_answer_over_the_limit_is_not_kept_and_still_the_same(replica: Replica) -> None:
-    """Then the log alone knows the event, and the command makes the answer again."""
+async def test_an_answer_over_the_limit_is_not_stored_and_still_the_same(replica: Replica) -> None:
+    """The command makes the answer again from the event in the log."""
     first = await replica.writes.once(REQUEST, replica.apply(Padding=PADDING))
     assert await replica.writes.once(REQUEST, replica.apply(Padding=PADDING)) == first
     assert replica.runs == 2
 
 
-async def test_a_record_of_a_newer_release_is_not_guessed_at(replica: Replica, keys: MemoryKeyValue) -> None:
-    """What is not understood is neither an answer nor a free key."""
+async def test_a_record_of_a_newer_release_is_an_error(replica: Replica, keys: MemoryKeyValue) -> None:
+    """It is neither an answer nor a free key."""
     await replica.writes.once(REQUEST, replica.apply())
     (name,) = keys._entries
     await keys.put(name, b'{"other":1}', expect=keys._entries[name].revision)
@@ -153,7 +153,7 @@ async def test_a_record_of_a_newer_release_is_not_guessed_at(replica: Replica, k
 
 
 async def test_the_record_is_a_storage_format(keys: MemoryKeyValue) -> None:
-    """Replicas of several releases read each other's: these bytes mean the same for ever."""
+    """Replicas of different releases read each other's records: the bytes do not change."""
     replica = Replica(MemoryLog(), keys)
     replica.writes = IdempotentWrites(keys, "log", new_id=lambda: "0190a5b2-7c3d-7e4f-8a5b-000000000001")
     await replica.writes.once(REQUEST, replica.apply())

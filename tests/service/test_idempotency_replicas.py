@@ -1,4 +1,4 @@
-"""Whatever crashes, fails or comes at once, on whatever replica: one key, one event, one answer."""
+"""Crashes, failures and concurrent requests on any replica: one key, one event, one answer."""
 
 import asyncio
 from pathlib import Path
@@ -37,7 +37,7 @@ def replica(keys: MemoryKeyValue) -> Replica:
 async def test_a_crash_anywhere_leads_to_one_event_and_the_same_answer(
     log: EventLog, at: int, *, done: bool, named: bool
 ) -> None:
-    """Wherever the first process ends, the next one gives the answer that the first would have given."""
+    """Wherever the first process ends, the next one returns the answer that the first would have returned."""
     spec, keys = make_spec("one" if named else ""), MemoryKeyValue()
     dying = Replica(log, FragileKeys(keys, at=at, done=done, error=Crash()))
     with pytest.raises(Crash):
@@ -56,7 +56,7 @@ async def test_a_crash_anywhere_leads_to_one_event_and_the_same_answer(
 
 
 async def test_an_answer_outlives_the_record_of_its_key() -> None:
-    """A command that takes longer than a key is kept answers for itself, whoever has the key by then."""
+    """A command that outlasts the record returns its own answer, even if the key was claimed again."""
     log, keys = MemoryLog(), MemoryKeyValue()
     slow, quick = Replica(log, keys), Replica(log, keys)
 
@@ -71,7 +71,7 @@ async def test_an_answer_outlives_the_record_of_its_key() -> None:
 
 
 async def test_a_crash_within_the_command_leads_to_one_event(log: EventLog) -> None:
-    """The event was written and nobody knows: the next process finds it by the id of the claim."""
+    """The event was written without an answer: the next process finds it by the id of the claim."""
     keys = MemoryKeyValue()
     dying = Replica(log, keys)
 
@@ -90,7 +90,7 @@ async def test_a_crash_within_the_command_leads_to_one_event(log: EventLog) -> N
     assert len(await whole(log)) == 2
 
 
-async def test_two_at_once_in_one_process_run_one_command(replica: Replica) -> None:
+async def test_concurrent_requests_in_one_process_run_one_command(replica: Replica) -> None:
     """The second one waits, and gets the first one's answer."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
@@ -109,8 +109,10 @@ async def test_two_at_once_in_one_process_run_one_command(replica: Replica) -> N
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "nameless"])
-async def test_two_at_once_on_two_replicas_make_one_event(server: EmbeddedServer, *, named: bool) -> None:
-    """Whatever the order in which they pass each other: one event for each key, one answer for all."""
+async def test_concurrent_requests_on_two_replicas_make_one_event(
+    server: EmbeddedServer, *, named: bool
+) -> None:
+    """In any interleaving: one event per key, one answer for all."""
     logs = [await JetStreamLog.connect(server.url) for _ in range(3)]
     replicas = [Replica(log, await log.key_value("KEYS")) for log in logs]
     for number in range(20):
@@ -125,8 +127,8 @@ async def test_two_at_once_on_two_replicas_make_one_event(server: EmbeddedServer
         await log.close()
 
 
-async def test_an_event_replaces_a_no_op_that_another_replica_kept(keys: MemoryKeyValue) -> None:
-    """Of two answers to one key, the one stays that tells of the event that was written."""
+async def test_an_event_replaces_a_no_op_that_another_replica_stored(keys: MemoryKeyValue) -> None:
+    """Of two answers to one key, the one with the written event stays."""
     log = MemoryLog()
     ours, theirs = Replica(log, keys), Replica(log, keys)
     await ours.ledger.apply(make_spec("one"))
@@ -143,8 +145,8 @@ async def test_an_event_replaces_a_no_op_that_another_replica_kept(keys: MemoryK
     assert len(await whole(log)) == 3
 
 
-async def test_of_two_no_ops_the_first_that_was_kept_is_the_answer(keys: MemoryKeyValue) -> None:
-    """Nothing was written by either; both say the same."""
+async def test_of_two_no_ops_the_first_stored_one_is_the_answer(keys: MemoryKeyValue) -> None:
+    """Both replicas return it."""
     log = MemoryLog()
     ours, theirs = Replica(log, keys), Replica(log, keys)
     await ours.ledger.apply(make_spec("one"))
@@ -158,10 +160,10 @@ async def test_of_two_no_ops_the_first_that_was_kept_is_the_answer(keys: MemoryK
 
 
 @pytest.mark.parametrize("error", [LogUnavailable("down"), LogRefused("full")])
-async def test_keys_out_of_reach_mean_that_nothing_is_written(
+async def test_unreachable_keys_mean_that_nothing_is_written(
     keys: MemoryKeyValue, error: LogUnavailable
 ) -> None:
-    """A request that can't be known again is not begun; the caller may try again."""
+    """A request that could not be recognized later is not executed; the caller may retry."""
     replica = Replica(MemoryLog(), FragileKeys(keys, at=1, done=False, error=error))
     with pytest.raises(LogUnavailable, match="nothing was written"):
         await replica.writes.once(REQUEST, replica.apply())
@@ -169,7 +171,7 @@ async def test_keys_out_of_reach_mean_that_nothing_is_written(
 
 
 async def test_keys_lost_after_the_event_do_not_hide_it(keys: MemoryKeyValue) -> None:
-    """What was written is told; the log knows it by its id, so the next answer is the same."""
+    """The write is answered; the log has it by its id, so a retry gets the same answer."""
     log = MemoryLog()
     replica = Replica(log, FragileKeys(keys, at=2, done=False, error=LogUnavailable("down")))
     first = await replica.writes.once(REQUEST, replica.apply())
@@ -182,7 +184,7 @@ async def test_keys_lost_after_the_event_do_not_hide_it(keys: MemoryKeyValue) ->
 
 
 async def test_keys_lost_after_a_no_op_are_an_error(keys: MemoryKeyValue) -> None:
-    """Nobody would know of it later, and the next answer could be another one."""
+    """There is no record of it, and the next answer could differ."""
     replica = Replica(MemoryLog(), FragileKeys(keys, at=2, done=False, error=LogUnavailable("down")))
     await replica.ledger.apply(make_spec("one"))
     with pytest.raises(LogUnavailable):
@@ -190,7 +192,7 @@ async def test_keys_lost_after_a_no_op_are_an_error(keys: MemoryKeyValue) -> Non
 
 
 async def test_a_replayed_answer_survives_a_restart_of_everything(tmp_path: Path) -> None:
-    """Server and process gone and back: the key is still known."""
+    """After a restart of server and process the key is still known."""
     answers = []
     for _ in range(2):
         async with EmbeddedServer(tmp_path / "nats") as server:

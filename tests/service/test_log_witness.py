@@ -1,4 +1,4 @@
-"""A start of the embedded server is proven by the Merkle tree of the view: other events do not pass."""
+"""A start of the embedded server is verified with the Merkle tree of the view."""
 
 import asyncio
 import shutil
@@ -32,7 +32,7 @@ async def serve(directory: Path, count: int = JOBS, prefix: str = "job") -> None
 
 
 def change_tree(directory: Path, statement: str) -> None:
-    """Change the tree in a view that nobody uses."""
+    """Change the tree in a closed view."""
     view = sqlite3.connect(directory / "view.sqlite")
     view.execute("DROP TRIGGER IF EXISTS tree_grows")
     view.execute(statement)
@@ -40,8 +40,8 @@ def change_tree(directory: Path, statement: str) -> None:
     view.close()
 
 
-async def test_blocks_of_another_log_are_not_taken_for_the_log(tmp_path: Path) -> None:
-    """Every checksum in them is right, and they end where the log ended; only the tree contradicts."""
+async def test_blocks_of_another_log_are_detected(tmp_path: Path) -> None:
+    """All checksums are right, and the end is the same; only the tree differs."""
     await serve(tmp_path / "a")
     await serve(tmp_path / "b", prefix="other")
     shutil.rmtree(tmp_path / "a" / MESSAGES)
@@ -73,8 +73,8 @@ async def test_blocks_of_another_log_are_not_taken_for_the_log(tmp_path: Path) -
         ),
     ],
 )
-async def test_a_damaged_tree_is_the_damage_of_the_view(tmp_path: Path, events: int, damage: str) -> None:
-    """It can be made again, so it stops no start, and is."""
+async def test_a_damaged_tree_is_attributed_to_the_view(tmp_path: Path, events: int, damage: str) -> None:
+    """It stops no start, and is rebuilt."""
     await serve(tmp_path, events)
     change_tree(tmp_path, damage)
     async with running_api(tmp_path) as (service, _):
@@ -84,8 +84,10 @@ async def test_a_damaged_tree_is_the_damage_of_the_view(tmp_path: Path, events: 
         assert (await service.tree.state()).size == events
 
 
-async def test_a_witness_that_fails_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A bug in it, or a block that can't be read: the log says so, and the start goes on."""
+async def test_a_failing_witness_does_not_stop_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug, or an unreadable block, is logged."""
     await serve(tmp_path)
     stores = Generation(tmp_path / "nats")
     [stream] = [each for each in stores.keep(full_check_max_bytes=0).streams if each.name == "JOBS"]
@@ -98,10 +100,10 @@ async def test_a_witness_that_fails_stops_nothing(tmp_path: Path, caplog: pytest
     stores.put_back()
 
 
-async def test_comparing_is_bounded_in_time(
+async def test_the_comparison_has_a_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The newest events come first; from where on was compared is in the log."""
+    """The newest events come first; the log has the first compared event."""
     await serve(tmp_path)
     stores = Generation(tmp_path / "nats")
     [stream] = [each for each in stores.keep(full_check_max_bytes=0).streams if each.name == "JOBS"]

@@ -1,4 +1,4 @@
-"""Points in the log: one grammar for all doors, and the sequence that each point comes to."""
+"""Points in the log: one grammar for API and command line, and the sequences they resolve to."""
 
 from contextlib import suppress
 from datetime import datetime
@@ -48,8 +48,8 @@ NOW = 1_770_000_000 * SECOND
         ("1970-01-01T02:00:01 02:00", TimePoint(SECOND)),
     ],
 )
-def test_each_form_of_a_point_is_read(text: str, point: Point) -> None:
-    """Times with their zone, ages, sequences, cursors, and revisions where one job is asked about."""
+def test_each_form_of_a_point_is_parsed(text: str, point: Point) -> None:
+    """Times with a zone, ages, sequences, cursors, and revisions in requests about one job."""
     assert parse_point(text, now=NOW, mark=MARK, revisions=True) == point
 
 
@@ -60,28 +60,28 @@ def test_each_form_of_a_point_is_read(text: str, point: Point) -> None:
         *("2026-01-31", "2026-01-31T12:00:00", "2026-13-01T00:00:00Z", str(2**63), f"r{2**63}"),
     ],
 )
-def test_what_is_no_point_is_refused_by_name(text: str) -> None:
-    """With the field's name and what to write; a time without a zone would mean another one elsewhere."""
+def test_an_invalid_point_is_rejected(text: str) -> None:
+    """The message has the field and the forms; a time without a zone is ambiguous."""
     with pytest.raises(InvalidInput, match="until"):
         parse_point(text, now=NOW, mark=MARK, field="until", revisions=True)
 
 
 def test_a_revision_needs_a_job() -> None:
-    """Where no single job is meant, the refusal says so."""
+    """In other requests the message says so."""
     with pytest.raises(InvalidInput, match="a revision needs a job"):
         parse_point("r3", now=NOW)
 
 
-def test_a_cursor_of_another_stream_is_no_point_here() -> None:
-    """Its sequence would mean another event; a reader that does not know its stream takes the number."""
+def test_a_cursor_of_another_stream_is_rejected() -> None:
+    """Without a known stream its number is used."""
     other = format_cursor(stream_tag("2026-01-02T00:00:00Z"), 5)
     with pytest.raises(CursorGone, match="belongs to another stream"):
         parse_point(other, now=NOW, mark=MARK)
     assert parse_point(other, now=NOW) == SequencePoint(5)
 
 
-def test_a_local_time_is_taken_where_that_is_said() -> None:
-    """The command line means the clock on its own wall."""
+def test_a_local_time_is_accepted_on_request() -> None:
+    """The command line uses the local clock."""
     day = int(datetime(2026, 1, 31).astimezone().timestamp())
     assert parse_point("2026-01-31", now=NOW, local=True) == TimePoint(day * SECOND)
     assert parse_point("2026-01-31 01:00", now=NOW, local=True) == TimePoint((day + 3_600) * SECOND)
@@ -90,7 +90,7 @@ def test_a_local_time_is_taken_where_that_is_said() -> None:
 @given(st.integers(min_value=0, max_value=4_102_444_800_000_000_000))
 @example(2**62)
 def test_a_time_keeps_every_nanosecond(nanoseconds: int) -> None:
-    """What the stream says is read back as it is."""
+    """A formatted stream time is parsed back unchanged."""
     assert parse_rfc3339(format_rfc3339(nanoseconds)) == nanoseconds
 
 
@@ -98,14 +98,14 @@ def test_a_time_keeps_every_nanosecond(nanoseconds: int) -> None:
 @example("9999-12-31T23:59:59-23:59")
 @example("0001-01-01T00:00:00+23:59")
 @example("0001-01-01")
-def test_whatever_text_comes_is_a_point_or_refused(text: str) -> None:
-    """No other exception leaves the parser."""
+def test_arbitrary_text_is_a_point_or_rejected(text: str) -> None:
+    """No other exception is raised."""
     with suppress(InvalidInput, CursorGone):
         parse_point(text, now=NOW, mark=MARK, revisions=True, local=True)
 
 
-def test_the_command_line_sends_times_that_mean_the_same_everywhere() -> None:
-    """Ages and local times leave as RFC 3339; what is no time leaves as it came."""
+def test_the_command_line_sends_absolute_times() -> None:
+    """Ages and local times are sent as RFC 3339, other texts unchanged."""
     kind = PointText(revisions=True)
     for text in ("", "r3", "17", "now", format_cursor(MARK, 5)):
         assert kind.convert(text, None, None) == text
@@ -117,8 +117,8 @@ def test_the_command_line_sends_times_that_mean_the_same_everywhere() -> None:
             kind.convert(wrong, None, None)
 
 
-async def test_a_time_comes_to_the_last_event_taken_up_to_it(log: EventLog) -> None:
-    """The event of that very nanosecond is in, the next one is not; before the first there is none."""
+async def test_a_time_resolves_to_the_last_event_up_to_it(log: EventLog) -> None:
+    """An event of that nanosecond is included, the next one is not; before the first it is 0."""
     assert await log.sequence_at(NOW) == 0
     for number in range(4):
         await log.append(draft(f"job-{number}"), expect=NO_JOB)
@@ -131,8 +131,8 @@ async def test_a_time_comes_to_the_last_event_taken_up_to_it(log: EventLog) -> N
     assert await log.sequence_at(0) == await log.sequence_at(-1) == 0
 
 
-async def test_points_that_are_not_there_yet_are_refused() -> None:
-    """A sequence behind the end, a time to come; a minute is left for clocks that differ."""
+async def test_points_in_the_future_are_rejected() -> None:
+    """A sequence beyond the end, a future time; a minute is allowed for clock differences."""
     log = MemoryLog(clock=lambda: NOW)
     await log.append(draft(), expect=NO_JOB)
     assert await resolve_point(log, SequencePoint(1), now=NOW) == 1

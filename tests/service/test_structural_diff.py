@@ -1,4 +1,4 @@
-"""The structural differ: what it says leads from one document to the other, and reads as people see it."""
+"""The structural diff: its edits lead from one document to the other, and are readable."""
 
 import json
 import time
@@ -28,7 +28,7 @@ named = st.lists(
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal as JSON says it: `1`, `1.0` and `true` are three values."""
+    """Equality of JSON: `1`, `1.0` and `true` are three values."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
@@ -38,8 +38,8 @@ def told(old: Any, new: Any) -> list[tuple[str, str, Any, Any]]:
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.one_of(st.tuples(documents, documents), st.tuples(named, named)))
-def test_the_patch_leads_from_the_one_to_the_other(pair: tuple[Any, Any]) -> None:
-    """By another's hand: the library `jsonpatch` applies it, and the result is the new document."""
+def test_the_patch_leads_to_the_new_document(pair: tuple[Any, Any]) -> None:
+    """The library `jsonpatch` applies it."""
     old, new = ({"it": each} for each in pair)
     patch = json.loads(json.dumps(patch_of(edits(old, new))))
     assert same(jsonpatch.apply_patch(old, patch), new)
@@ -49,7 +49,7 @@ def test_the_patch_leads_from_the_one_to_the_other(pair: tuple[Any, Any]) -> Non
 @settings(deadline=None)
 @given(documents)
 def test_a_document_is_its_leaves(document: Any) -> None:
-    """Every leaf is where its pointer says, none is missing, and no two have one path."""
+    """Every leaf is at its pointer, none is missing, and paths are unique."""
     found = list(leaves(document))
     for path, value in found:
         assert same(jsonpatch.JsonPointer(pointer(path)).resolve(document), value)
@@ -58,7 +58,7 @@ def test_a_document_is_its_leaves(document: Any) -> None:
     assert len(patch) == 1
 
 
-def test_each_place_is_told_with_what_was_there() -> None:
+def test_each_edit_has_path_and_values() -> None:
     """Changed, added and removed, in the order of the document."""
     old = {"Priority": 1, "Labels": {"env": "prod", "old": "x"}, "Meta": {}}
     new = {"Priority": 2, "Labels": {"env": "prod", "a.b": "y"}, "Meta": {}, "Count": 1}
@@ -70,8 +70,8 @@ def test_each_place_is_told_with_what_was_there() -> None:
     ]
 
 
-def test_a_task_is_known_by_its_name() -> None:
-    """One that is put in front, or taken away, does not make the others look changed."""
+def test_a_task_is_matched_by_its_name() -> None:
+    """One that is inserted or removed does not make the others look changed."""
     first, second, third = ({"Name": name, "Env": {"A": name}} for name in "abc")
     assert told([first, second], [third, first, second]) == [("add", "[0]", None, third)]
     assert told([first, second, third], [first, third]) == [("remove", "[1]", second, None)]
@@ -88,15 +88,15 @@ def test_a_task_is_known_by_its_name() -> None:
     ]
 
 
-def test_a_task_that_is_renamed_is_told_by_its_name() -> None:
-    """Between elements that stayed, position counts: one field changed; no task is lost and none is won."""
+def test_a_renamed_task_is_a_change_of_its_name() -> None:
+    """Between matched elements position counts: one field changed."""
     tasks = [{"Name": name, "Image": "busybox"} for name in "abc"]
     renamed = [tasks[0], {"Name": "new", "Image": "busybox"}, tasks[2]]
     assert told(tasks, renamed) == [("replace", "[1].Name", "b", "new")]
 
 
-def test_words_in_a_list_are_found_again() -> None:
-    """An argument in the middle of a command is one addition; a changed one is one change."""
+def test_texts_in_a_list_are_matched() -> None:
+    """An argument inserted in a command is one addition; a changed one is one change."""
     assert told(["sh", "-c", "run"], ["sh", "-e", "-c", "run"]) == [("add", "[1]", None, "-e")]
     assert told(["sh", "-c", "run"], ["sh", "-c", "stop"]) == [("replace", "[2]", "run", "stop")]
     assert told(["a", "a", "b"], ["a", "b"]) == [("remove", "[1]", "a", None)]
@@ -104,13 +104,13 @@ def test_words_in_a_list_are_found_again() -> None:
 
 @pytest.mark.parametrize(("old", "new"), [(1, True), (1, 1.0), (0, False), ({}, []), (None, 0), ("1", 1)])
 def test_a_type_that_changes_is_a_change(old: Any, new: Any) -> None:
-    """Python takes some of these for equal; JSON does not."""
+    """Python considers some of these equal; JSON does not."""
     assert told({"a": old}, {"a": new}) == [("replace", "a", old, new)]
     assert len(told({"a": [old]}, {"a": [new]})) == 1
 
 
 def test_lists_beyond_the_limit_are_compared_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the limit what stayed in order is found; beyond it only the ends are; the patch is right."""
+    """At the limit the common order is found; beyond it only common ends; the patch is correct."""
     old, new = ["x", "a", "b", "y"], ["x", "b", "c", "y"]
     monkeypatch.setattr(structure, "DIFF_MAX_PAIRS", 4)
     assert aligned(old, new) == ([(0, 0), (2, 1), (3, 3)], [])
@@ -120,15 +120,15 @@ def test_lists_beyond_the_limit_are_compared_by_position(monkeypatch: pytest.Mon
 
 
 def test_the_worst_lists_take_bounded_time() -> None:
-    """Thousands of elements in the worst order: no more than the table of the limit, well under its time."""
+    """Thousands of elements in the worst order."""
     old, new = [["a", "b"] * 1_000, ["b", "a"] * 250], [["b", "a"] * 1_000, ["a", "b"] * 250]
     begun = time.process_time()
     assert edits(old, new)
     assert time.process_time() - begun < 5
 
 
-def test_paths_are_read_as_they_are_written() -> None:
-    """Words stand plain, what is none is quoted, and pointers escape as RFC 6901 says."""
+def test_paths_are_formatted_unambiguously() -> None:
+    """Plain words are unquoted, others quoted, and pointers escaped as in RFC 6901."""
     path = ("Tasks", 0, "Env", "a.b/c~")
     assert path_text(path) == 'Tasks[0].Env["a.b/c~"]'
     assert pointer(path) == "/Tasks/0/Env/a.b~1c~0"
@@ -147,13 +147,13 @@ def test_paths_are_read_as_they_are_written() -> None:
     ],
 )
 def test_an_element_that_moved_is_the_same_element(old: str, new: str, moved: list[tuple[int, int]]) -> None:
-    """Equal elements outside the longest common subsequence are paired before anything is by position."""
+    """Equal elements outside the longest common subsequence are matched before positions."""
     assert sorted(aligned(list(old), list(new)).moved) == sorted(moved)
 
 
 @given(st.lists(st.sampled_from("abcde"), max_size=7), st.lists(st.sampled_from("abcde"), max_size=7))
 def test_a_patch_with_moves_leads_to_the_new_list(old: list[str], new: list[str]) -> None:
-    """Also for named elements that moved and changed at once."""
+    """Also for named elements that moved and changed."""
     assert jsonpatch.apply_patch(old, patch_of(edits(old, new))) == new
     before = [{"Name": name, "at": at} for at, name in enumerate(dict.fromkeys(old))]
     after = [{"Name": name, "at": at} for at, name in enumerate(dict.fromkeys(new))]

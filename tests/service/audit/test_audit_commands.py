@@ -75,7 +75,7 @@ def test_a_service_is_sealed_and_checked_from_the_command_line(tmp_path: Path) -
     """Keys, a seal, the list of seals: the output can be checked as printed."""
     with running_service(tmp_path, "--seal-every-events", "0", "--seal-every-seconds", "0") as service:
         url = service.url
-        assert "Nothing is sealed yet" in jobledger(tmp_path, "audit", "seals", url=url).stderr
+        assert "No seals yet" in jobledger(tmp_path, "audit", "seals", url=url).stderr
         assert jobledger(tmp_path, "audit", "seal", url=url).returncode == 6
         jobledger(tmp_path, "job", "run", "examples/hello-world-v1.yaml", url=url)
         keys = jobledger(tmp_path, "audit", "key", "show", "-q", url=url).stdout

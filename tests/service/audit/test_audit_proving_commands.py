@@ -191,7 +191,7 @@ def test_an_alarm_is_resent_if_the_webhook_does_not_accept_it() -> None:
         assert "503" in send_alarm(heard.url, {"id": "1"}, sleep=lambda _: None)
     assert len(heard.events) == WATCH_WEBHOOK_MAX_TRIES
     assert "ConnectError" in send_alarm("http://127.0.0.1:1", {}, sleep=lambda _: None)
-    assert "no URL" in send_alarm("http://a:b", {}, sleep=lambda _: None)
+    assert "invalid URL" in send_alarm("http://a:b", {}, sleep=lambda _: None)
 
 
 class listening:  # noqa: N801 - reads as a word

@@ -102,7 +102,7 @@ async def test_a_rewrite_is_detected_when_everything_is_read_again(watcher: Watc
     assert await watcher.once() == [], "what is behind the last seal is not read at each start"
     alarm = await watcher.only_alarm(ahead=2 * DAY)
     assert (alarm.kind, alarm.sequence) == (Kind.REWRITE, 1)
-    assert "of events 1 to 3, one is not the one that was read before" in alarm.message
+    assert "an event from 1 to 3 differs from the one read before" in alarm.message
     assert (await watcher.only_alarm(again_seconds=0)).kind is Kind.REWRITE
 
 
@@ -215,7 +215,7 @@ async def test_the_first_run_reads_everything(watcher: Watcher) -> None:
     """Without a state the log is trusted as it is, if all seals fit; the operator is informed."""
     watcher.state_file.unlink()
     assert await watcher.once() == []
-    assert "is what is trusted" in watcher.said[0]
+    assert "is trusted as it is now" in watcher.said[0]
     watcher.state_file.unlink()
     watcher.installation.tamper(with_payload(2, flip_bit))
     assert {each.kind for each in await watcher.once()} == {Kind.UNFIT}
@@ -272,7 +272,9 @@ async def _reads(watcher: Watcher, size: int, *, sealed: int = 0) -> None:
 async def test_a_running_watcher_does_not_start_a_server(watcher: Watcher) -> None:
     """Its server would block the service's; it waits until the log is served."""
     task = asyncio.create_task(watcher.watch().run())
-    await eventually(lambda: any("no service runs on" in text for text in watcher.said), within_seconds=30)
+    await eventually(
+        lambda: any("no service is running on" in text for text in watcher.said), within_seconds=30
+    )
     async with watcher.installation.log() as log:
         await publish(log, make_seal(await origin_of_log(log), EVENTS, bytes(32), (SIGNER,)))
         async with asyncio.timeout(60):
@@ -283,11 +285,11 @@ async def test_the_watcher_states_the_detection_delay_of_sealed_events(watcher: 
     """At the start the interval and the next time; each reread is announced."""
     assert await watcher.once(again_seconds=7_200.0) == []
     [bound] = [line for line in watcher.said if "--reread" in line]
-    assert f"events up to {EVENTS}," in bound
+    assert f"sealed events up to {EVENTS} " in bound
     assert "every 7200 s" in bound
     watcher.said.clear()
     assert await watcher.once(ahead=2 * DAY) == []
-    assert "read again from the first one" in watcher.said[0]
+    assert "reading all events again from the first one" in watcher.said[0]
     assert watcher.said[1] == f"all {EVENTS} events were read again: none was changed"
 
 

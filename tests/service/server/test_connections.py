@@ -1,4 +1,4 @@
-"""Connections: whoever opens many and says nothing keeps nobody out."""
+"""Connections: a client that opens many idle ones does not block others."""
 
 import asyncio
 import resource
@@ -17,10 +17,10 @@ from tests.support.sse import feed, served_api
 MOST = 64
 
 
-async def test_silent_connections_make_room_for_health_and_others(
+async def test_idle_connections_are_closed_when_few_are_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than the server may hold: idle ones are ended; a feed and a request under way stay."""
+    """Above the limit idle ones are closed; a feed and a request in flight stay."""
     monkeypatch.setattr(connections, "CONNECTIONS_MAX", MOST)
     monkeypatch.setattr(httpserver, "HEADERS_TIMEOUT_SECONDS", 600.0)  # nothing else ends them
     async with served_api(tmp_path) as (_, client), AsyncExitStack() as stack:
@@ -44,7 +44,7 @@ async def test_silent_connections_make_room_for_health_and_others(
     "chunks", [b"ZZ\r\n{}\r\n0\r\n\r\n", b"2\r\n{}XX0\r\n\r\n", b"1\r\n{\r\nfffffffffffffffff\r\n"]
 )
 async def test_malformed_chunks_get_a_problem_document(tmp_path: Path, chunks: bytes) -> None:
-    """400 and why, not a bare 500."""
+    """400 with the reason, not a bare 500."""
     async with served_api(tmp_path) as (_, client):
         reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
         writer.write(
@@ -69,7 +69,7 @@ def is_ended(connection: socket.socket) -> bool:
 
 
 async def test_the_limit_of_open_files_bounds_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accepting more than there are files for would fail, and then for everybody."""
+    """Accepting more connections than files would fail for all clients."""
     kept = limits.CONNECTIONS_KEPT_FILES
     for soft, wanted in ((1_024, 1_024 - kept), (10**9, limits.CONNECTIONS_MAX), (64, 1)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))

@@ -1,4 +1,4 @@
-"""Health: what the probes say, when, at what cost, and to whom."""
+"""Health probes: their content, timing, cost and visibility."""
 
 import asyncio
 from pathlib import Path
@@ -46,8 +46,8 @@ async def verbose(client: httpx.AsyncClient) -> tuple[int, dict[str, str]]:
     return answer.status_code, checks
 
 
-async def test_a_service_that_is_well_says_so(tmp_path: Path) -> None:
-    """Live, ready, and each check by name; for GET and HEAD, and never kept by a cache."""
+async def test_a_healthy_service_is_live_and_ready(tmp_path: Path) -> None:
+    """Each check is listed by name; for GET and HEAD, and not cacheable."""
     async with running_api(tmp_path) as (service, client):
         await service.projector.wait_live()
         for path in ("/livez", "/readyz"):
@@ -62,8 +62,8 @@ async def test_a_service_that_is_well_says_so(tmp_path: Path) -> None:
         assert (await client.get(f"{ROOT}/readyz?verbose=false")).text == "ok\n"
 
 
-async def test_a_service_that_drains_is_not_ready_and_lives(tmp_path: Path) -> None:
-    """So that traffic goes elsewhere and nobody restarts it; a short answer names the check that fails."""
+async def test_a_draining_service_is_live_and_not_ready(tmp_path: Path) -> None:
+    """Traffic goes elsewhere and nothing restarts it; the short answer names the failed check."""
     async with running_api(tmp_path) as (service, client):
         await service.projector.wait_live()
         service.draining.set()
@@ -74,7 +74,7 @@ async def test_a_service_that_drains_is_not_ready_and_lives(tmp_path: Path) -> N
 
 
 async def test_a_view_that_is_behind_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to ready_max_gap events it is; from one more on it is not, and says how far it is behind."""
+    """Up to ready_max_gap events it is ready; from one more on the check states how far it is behind."""
     async with running_api(tmp_path, ready_max_gap=3) as (service, client):
         receipt = (await client.put("/jobs", json=job_body())).json()
         await service.projector.wait_live()
@@ -100,7 +100,7 @@ async def test_a_view_that_is_behind_is_not_ready(tmp_path: Path, monkeypatch: p
 async def test_a_view_that_never_caught_up_is_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Small as the gap may be: what was there at the start must have been folded once."""
+    """However small the gap: the events that existed at the start must have been folded once."""
     async with running_api(tmp_path) as (service, _):
         await service.projector.wait_live()
         monitor, clock = Monitor(service), Clock(monkeypatch)
@@ -117,8 +117,10 @@ async def test_a_view_that_never_caught_up_is_not_ready(
         monkeypatch.setattr(service.projector, "_state", ProjectorState.LIVE)
 
 
-async def test_a_log_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within the bound, whether it says so or says nothing; and it is well again when the log is."""
+async def test_a_log_that_does_not_answer_fails_its_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the timeout, for an error and for silence; it recovers with the log."""
     monkeypatch.setattr("jobledger.service.server.monitor.OBSERVE_TIMEOUT_SECONDS", 0.05)
     async with running_api(tmp_path) as (service, client):
         await service.projector.wait_live()
@@ -142,8 +144,8 @@ async def test_a_log_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: p
         assert (await verbose(client))[0] == 200
 
 
-async def test_tokens_that_cannot_be_read_are_told(tmp_path: Path) -> None:
-    """A damaged token file closes the service, so it is not ready."""
+async def test_an_unreadable_token_file_fails_its_check(tmp_path: Path) -> None:
+    """A damaged token file refuses all requests, so the service is not ready."""
     async with running_api(tmp_path) as (service, client):
         await service.projector.wait_live()
         service.tokens.path.write_text("damaged")
@@ -152,8 +154,8 @@ async def test_tokens_that_cannot_be_read_are_told(tmp_path: Path) -> None:
         assert [check.name for check in service.monitor.checks if check.problem] == ["tokens"]
 
 
-async def test_many_probes_cost_the_log_one_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many ask, the log is asked once in OBSERVE_SECONDS."""
+async def test_many_probes_send_the_log_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is asked once in OBSERVE_SECONDS."""
     async with running_api(tmp_path) as (service, client):
         await service.projector.wait_live()
         clock, info, asked = Clock(monkeypatch), service.log.info, 0
@@ -173,8 +175,8 @@ async def test_many_probes_cost_the_log_one_question(tmp_path: Path, monkeypatch
         assert asked == 2
 
 
-async def test_reasons_are_for_those_who_may_see_them(tmp_path: Path) -> None:
-    """Without a token a probe hears which check fails, and no path or address."""
+async def test_reasons_need_a_token(tmp_path: Path) -> None:
+    """Without a token a probe gets the failed check, without paths and addresses."""
     async with running_api(tmp_path) as (service, client):
         await service.projector.wait_live()
         service.tokens.create("ops", _role("admin"))
@@ -185,8 +187,8 @@ async def test_reasons_are_for_those_who_may_see_them(tmp_path: Path) -> None:
         assert (await client.get(f"{ROOT}/metrics")).status_code == 401
 
 
-async def test_figures_of_all_namespaces_are_not_for_a_token_of_one(tmp_path: Path) -> None:
-    """The metrics and the checks tell of the whole installation."""
+async def test_metrics_and_reasons_need_a_token_for_all_namespaces(tmp_path: Path) -> None:
+    """They concern the whole installation."""
     async with running_api(tmp_path) as (service, _):
         _, scoped = service.tokens.create("team", _role("writer"), ["team"])
         _, admin = service.tokens.create("ops", _role("admin"))
@@ -195,8 +197,8 @@ async def test_figures_of_all_namespaces_are_not_for_a_token_of_one(tmp_path: Pa
                 assert (await client.get(f"{ROOT}/metrics")).status_code == status
 
 
-async def test_the_release_is_told_as_bacalhau_tells_it(tmp_path: Path) -> None:
-    """Also where to go from the service's address alone."""
+async def test_the_release_has_the_form_of_bacalhau(tmp_path: Path) -> None:
+    """The service's address alone redirects to it."""
     async with running_api(tmp_path) as (_, client):
         assert (await client.get(f"{ROOT}/api/v1/agent/alive")).json() == {"Status": "OK"}
         version = (await client.get(f"{ROOT}/api/v1/agent/version")).json()
@@ -207,10 +209,10 @@ async def test_the_release_is_told_as_bacalhau_tells_it(tmp_path: Path) -> None:
                 assert (await client.get(f"{ROOT}{path}")).status_code == 200
 
 
-async def test_the_age_of_what_is_not_in_the_view_is_told(
+async def test_the_lag_is_the_age_of_the_oldest_event_not_in_the_view(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lag is the age of the oldest event that the view lacks, and 0 without any."""
+    """0 without any."""
     async with running_api(tmp_path) as (service, _):
         monitor = await _monitor_of_a_stopped_projector(service, monkeypatch)
         assert monitor.latest.gap == 2
@@ -240,6 +242,6 @@ def _role(name: str) -> Any:
 
 
 async def test_a_service_has_one_monitor(tmp_path: Path) -> None:
-    """Probes, metrics and the operator's log tell of one look."""
+    """Probes, metrics and the log use the same observation."""
     async with running_api(tmp_path) as (service, _):
         assert service.monitor is service.monitor

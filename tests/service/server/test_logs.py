@@ -1,4 +1,4 @@
-"""Log lines: text with a time zone or JSON, an access line for each request, and never a secret."""
+"""Log lines: text with a time zone or JSON, an access line per request, and no secrets."""
 
 import io
 import json
@@ -42,10 +42,8 @@ def guarded(directory: Path, **more: str) -> tuple[Guarded, str]:
     return gate, text
 
 
-async def test_each_request_has_a_line_with_who_what_status_and_duration(
-    tmp_path: Path, stream: io.StringIO
-) -> None:
-    """The request id is the one of the answer; neither the token nor the query is in it."""
+async def test_each_request_has_an_access_line(tmp_path: Path, stream: io.StringIO) -> None:
+    """With the request id of the response, without token and query."""
     configure_logs("info", "json", stream)
     gate, token = guarded(tmp_path)
     header = {"authorization": f"Bearer {token}", "x-request-id": "id-1"}
@@ -61,10 +59,10 @@ async def test_each_request_has_a_line_with_who_what_status_and_duration(
 
 
 @pytest.mark.parametrize("access_log", ["on", "off"])
-async def test_refusals_leave_a_warning_whatever_the_access_log_is(
+async def test_refusals_are_logged_even_without_access_log(
     tmp_path: Path, stream: io.StringIO, access_log: str
 ) -> None:
-    """401 and 403; a request that is answered has a line only if access lines are wanted."""
+    """401 and 403 as warnings; other requests only with access lines."""
     configure_logs("info", "json", stream)
     gate, token = guarded(tmp_path, access_log=access_log)
     await gate.ask(headers={"authorization": f"Bearer {SECRET}"})
@@ -76,10 +74,10 @@ async def test_refusals_leave_a_warning_whatever_the_access_log_is(
     assert SECRET not in stream.getvalue()
 
 
-async def test_too_many_requests_leave_a_warning(
+async def test_too_many_requests_are_logged_as_a_warning(
     tmp_path: Path, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """429, with the name of who asked too much."""
+    """429, with the name of the client."""
     monkeypatch.setattr(
         "jobledger.service.limits.REQUESTS_MAX_PER_CLIENT", REQUESTS_KEPT_FOR_WRITES_PER_CLIENT
     )
@@ -90,7 +88,7 @@ async def test_too_many_requests_leave_a_warning(
 
 
 async def test_a_text_line_has_the_zone_and_cannot_be_forged(tmp_path: Path, stream: io.StringIO) -> None:
-    """A path with a line break stays on its line; one that is too long is cut."""
+    """A path with a newline stays on its line; a long one is truncated."""
     configure_logs("info", "text", stream)
     gate, token = guarded(tmp_path)
     header = {"authorization": f"Bearer {token}"}
@@ -104,8 +102,8 @@ async def test_a_text_line_has_the_zone_and_cannot_be_forged(tmp_path: Path, str
     assert len(second) < ACCESS_PATH_MAX_CHARACTERS + 300
 
 
-async def test_probes_that_succeed_are_for_debugging(tmp_path: Path, stream: io.StringIO) -> None:
-    """They come every few seconds; with `debug` they have a line."""
+async def test_successful_probes_are_logged_at_debug(tmp_path: Path, stream: io.StringIO) -> None:
+    """They arrive every few seconds."""
     gate, _ = guarded(tmp_path)
     for level, count in (("info", 0), ("debug", 1)):
         configure_logs(level, "text", stream)
@@ -114,7 +112,7 @@ async def test_probes_that_succeed_are_for_debugging(tmp_path: Path, stream: io.
 
 
 def test_an_exception_is_part_of_its_json_line(stream: io.StringIO) -> None:
-    """One line is one object, whatever is logged."""
+    """One line is one object."""
     configure_logs("error", "json", stream)
     try:
         raise ValueError("first\nsecond")  # noqa: TRY301 - its traceback is what is tested
@@ -126,15 +124,15 @@ def test_an_exception_is_part_of_its_json_line(stream: io.StringIO) -> None:
     assert "ValueError: first\nsecond" in str(line["exception"])
 
 
-def test_the_settings_have_the_levels_and_formats_that_there_are() -> None:
-    """Both are named in one place each."""
+def test_the_settings_accept_the_levels_and_formats_of_the_logs() -> None:
+    """Each is declared once."""
     assert SETTINGS["log_level"].words == LEVELS
     assert SETTINGS["log_format"].words == FORMATS
 
 
 @pytest.mark.slow
-def test_a_service_logs_as_its_settings_say(tmp_path: Path) -> None:
-    """All lines of the log are JSON; the banner is for people."""
+def test_a_service_logs_according_to_its_settings(tmp_path: Path) -> None:
+    """All log lines are JSON; the banner is text."""
     with running_service(tmp_path, "--log-format", "json", env={"JOBLEDGER_LOG_LEVEL": "DEBUG"}) as service:
         pass
     found = [json.loads(line) for line in service.output if line.startswith("{")]

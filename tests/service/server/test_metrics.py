@@ -1,4 +1,4 @@
-"""Metrics: what is counted is right, bounded, each service's own, and told in the docs."""
+"""Metrics: correct, bounded, separate per service, and documented."""
 
 import re
 from pathlib import Path
@@ -49,8 +49,8 @@ async def test_requests_and_writes_are_counted(tmp_path: Path) -> None:
         assert sum(value for key, value in written.items() if 'outcome="unchanged"' in key) == 1
 
 
-async def test_log_and_view_are_told(tmp_path: Path) -> None:
-    """Where they are, how far apart, and whether the service is ready."""
+async def test_log_and_view_have_metrics(tmp_path: Path) -> None:
+    """Their positions, the gap, and whether the service is ready."""
     async with running_api(tmp_path) as (service, client):
         receipt = (await client.put("/jobs", json=job_body())).json()
         await service.projector.wait_for(receipt["Sequence"])
@@ -65,8 +65,8 @@ async def test_log_and_view_are_told(tmp_path: Path) -> None:
         assert found["process_resident_memory_bytes"] > 0
 
 
-async def test_services_in_one_process_count_for_themselves(tmp_path: Path) -> None:
-    """Nothing is shared by way of the process."""
+async def test_services_in_one_process_have_separate_metrics(tmp_path: Path) -> None:
+    """There is no process-wide state."""
     async with running_api(tmp_path / "one") as (_, one), running_api(tmp_path / "other") as (service, other):
         await one.put("/jobs", json=job_body())
         async with client_of(service) as client:
@@ -76,7 +76,7 @@ async def test_services_in_one_process_count_for_themselves(tmp_path: Path) -> N
 
 
 def test_feeds_are_counted() -> None:
-    """Open ones, why they ended, and what they were sent."""
+    """Open ones, why they closed, and the events sent."""
     metrics = Metrics()
     for _ in range(3):
         metrics.feed_opened()
@@ -89,7 +89,7 @@ def test_feeds_are_counted() -> None:
 
 
 def test_labels_do_not_grow_without_bound() -> None:
-    """What a client makes up, and what a mistake of ours would let through, ends up as `other`."""
+    """Values from a client, or from a bug, are counted as `other`."""
     metrics = Metrics()
     for number in range(10 * METRIC_LABEL_VALUES_MAX):
         metrics.request(f"M{number}", f"/{number}", 200, 0.1)
@@ -104,7 +104,7 @@ def test_labels_do_not_grow_without_bound() -> None:
 
 
 def test_every_metric_and_setting_is_documented() -> None:
-    """The tables of OPERATIONS.md are what the code has now (`python -m docs.operations` mends them)."""
+    """The tables of OPERATIONS.md match the code (`make docs` updates them)."""
     page = (ROOT / "docs" / "OPERATIONS.md").read_text()
     assert page == operations_page()
     for family in metric_families():

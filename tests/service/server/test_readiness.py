@@ -1,4 +1,4 @@
-"""Ready means that the log takes appends and gives them back; every failure is named within seconds."""
+"""Readiness: the log accepts appends and returns them; every failure is named within seconds."""
 
 import asyncio
 import os
@@ -116,7 +116,7 @@ async def watched(directory: Path, **settings: Any) -> AsyncIterator[Watched]:
 async def test_server_that_hangs_is_named_and_service_recovers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """SIGSTOP of nats-server: 503 within 10 s, one line in the log, and one when it is over."""
+    """SIGSTOP of nats-server: 503 within 10 s, one log line, and one after the recovery."""
     caplog.set_level("INFO", "jobledger.service")
     async with (
         nats_server(tmp_path / "nats") as port,
@@ -133,7 +133,7 @@ async def test_server_that_hangs_is_named_and_service_recovers(
 
 
 async def test_missing_permission_to_append_is_named(tmp_path: Path) -> None:
-    """The server is silent to such an append; the reason names the subject."""
+    """The server does not answer such an append; the reason names the subject."""
     permissions = {"publish": {"deny": ["jobs.>"]}}
     user = {"user": "a", "password": "b", "permissions": permissions}
     async with nats_server(tmp_path / "nats", authorization={"users": [user]}) as port:
@@ -145,7 +145,7 @@ async def test_missing_permission_to_append_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_full_stream_is_named_before_and_after_it_refuses(tmp_path: Path) -> None:
-    """A log that has reached its max_bytes: 503, with the limit that must be raised."""
+    """A log that has reached its max_bytes: 503, with the limit to raise."""
     async with (
         nats_server(tmp_path / "nats") as port,
         watched(tmp_path / "data", nats_url=f"nats://127.0.0.1:{port}") as at,
@@ -162,8 +162,8 @@ async def test_full_stream_is_named_before_and_after_it_refuses(tmp_path: Path) 
         await at.recovers()
 
 
-async def test_account_without_room_is_named(tmp_path: Path) -> None:
-    """The account's limit on storage is seen as far as the server shows it."""
+async def test_full_account_is_named(tmp_path: Path) -> None:
+    """The account's storage limit, as far as the server reports it."""
     config: dict[str, Any] = {
         "accounts": {
             "JOBS": {"jetstream": {"max_disk": 60_000}, "users": [{"user": "a", "password": "b"}]},
@@ -181,7 +181,7 @@ async def test_account_without_room_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_heartbeat_stream_that_was_deleted_is_created_again(tmp_path: Path) -> None:
-    """It keeps nothing that matters; and each service has one message there."""
+    """It has no data to lose; each service has one message there."""
     async with watched(tmp_path) as at:
         await ask(at.service.log, "STREAM.DELETE.JOBS_HEARTBEAT")
 
@@ -196,10 +196,10 @@ async def test_heartbeat_stream_that_was_deleted_is_created_again(tmp_path: Path
         await at.recovers()
 
 
-async def test_streams_are_looked_at_while_the_service_runs(
+async def test_streams_are_checked_while_the_service_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rewrite ends the warning of compressed blocks, and a stream that vanishes is named: no restart."""
+    """Without a restart, a rewrite ends the compression warning, and a missing stream is named."""
     monkeypatch.setattr("jobledger.service.server.monitor.STREAMS_LOOK_SECONDS", 0.0)
     async with watched(tmp_path) as at:
         log = at.service.log
@@ -222,17 +222,17 @@ async def test_streams_are_looked_at_while_the_service_runs(
 
 
 async def test_log_that_was_deleted_is_named(tmp_path: Path) -> None:
-    """Also where nobody writes."""
+    """Even without writes."""
     async with watched(tmp_path) as at:
         await ask(at.service.log, "STREAM.DELETE.JOBS")
         await at.fails("append")
         await at.fails("log")
 
 
-async def test_stalled_feed_is_restarted_and_goes_on(
+async def test_stalled_log_reader_is_restarted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing arrives any more, and the next event is readable: it is read by a new consumer."""
+    """No event arrives although the next one is readable: a new consumer reads it."""
     monkeypatch.setattr("jobledger.service.server.monitor.STALL_SECONDS", 1.0)
     monkeypatch.setattr("jobledger.store.jetstream.log_reader._SILENCE_SECONDS", 60.0)
     async with watched(tmp_path) as at:
@@ -251,7 +251,7 @@ async def test_stalled_feed_is_restarted_and_goes_on(
 async def test_event_that_cannot_be_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caught_up: bool
 ) -> None:
-    """Also for a view that never caught up: the watchdog says at which event it waits."""
+    """Also for a view that never caught up: the check names the event."""
     monkeypatch.setattr("jobledger.service.server.monitor.STALL_SECONDS", 0.5)
     async with watched(tmp_path) as at:
         monitor, projector = at.service.monitor, at.service.projector
@@ -271,7 +271,7 @@ async def test_event_that_cannot_be_read_is_named(
 
 @pytest.mark.slow
 async def test_low_disk_is_named_and_appends_stop_before_it_is_full(tmp_path: Path) -> None:
-    """Not ready below the first mark; below the second one appends are refused at once, and resume."""
+    """Not ready below the first threshold; below the second, appends are refused until there is space."""
     with small_disk(tmp_path / "disk", megabytes=40) as disk:
         async with watched(disk / "data") as at:
             filler = fill(disk, leave_bytes=3 * 1_048_576)
@@ -298,7 +298,7 @@ async def test_low_disk_is_named_and_appends_stop_before_it_is_full(tmp_path: Pa
 
 
 async def test_full_disk_under_the_view_is_named(tmp_path: Path) -> None:
-    """Appends go on: the log is elsewhere."""
+    """Appends continue: the log is on another disk."""
     with small_disk(tmp_path / "disk", megabytes=40) as disk:
         async with (
             nats_server(tmp_path / "nats") as port,
@@ -314,7 +314,7 @@ async def test_full_disk_under_the_view_is_named(tmp_path: Path) -> None:
 async def test_disk_that_hangs_is_named_and_blocks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network mount that does not answer holds one thread, however often it is looked at."""
+    """A network mount that does not answer blocks one thread, however often it is read."""
     monkeypatch.setattr("jobledger.service.server.checks.OBSERVE_TIMEOUT_SECONDS", 0.1)
     released = threading.Event()
     statvfs = os.statvfs
@@ -341,8 +341,8 @@ async def test_disk_that_hangs_is_named_and_blocks_nothing(
     assert found[0].size_bytes > 0
 
 
-def test_small_disk_has_marks_that_fit_it() -> None:
-    """The settings are for disks of a usual size; a tenth of a small one is enough."""
+def test_small_disk_has_smaller_thresholds() -> None:
+    """A tenth of a small disk is enough."""
     settings = Settings()
     small = DiskSpace(Path("/"), 30_000_000, 100_000_000, holds_log=True)
     assert small.required_bytes(settings.disk_min_free_bytes) == 100_000_000 * DISK_MIN_FREE_FRACTION
@@ -353,8 +353,8 @@ def test_small_disk_has_marks_that_fit_it() -> None:
     assert not full_disk_reason(settings, [elsewhere])
 
 
-async def test_many_looks_make_one_test_append(tmp_path: Path) -> None:
-    """However many probe, a service appends once in HEARTBEAT_SECONDS, and one message stays."""
+async def test_many_probes_make_one_test_append(tmp_path: Path) -> None:
+    """A service appends once in HEARTBEAT_SECONDS, and one message stays."""
     async with running_api(tmp_path) as (service, client):
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -370,7 +370,7 @@ async def test_many_looks_make_one_test_append(tmp_path: Path) -> None:
 
 
 async def test_election_does_not_suspend_appends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Heartbeats that fail for less than the bound leave appends waiting, as they always did."""
+    """While heartbeats fail for less than the limit, appends wait."""
     async with running_api(tmp_path) as (service, _):
         monitor = service.monitor
 
@@ -397,15 +397,15 @@ async def test_election_does_not_suspend_appends(tmp_path: Path, monkeypatch: py
         assert not service.log.refusal
 
 
-def test_every_check_is_named_in_the_documentation() -> None:
-    """An operator who reads `[-]stall failed` finds what it means."""
+def test_every_check_is_documented() -> None:
+    """An operator can look up `[-]stall failed`."""
     text = (Path(__file__).parents[3] / "docs" / "OPERATIONS.md").read_text()
     for check in CHECKS:
         assert f"| `{check.name}` " in text, check.name
 
 
-def test_a_last_event_that_is_recorded_as_missing_does_not_make_the_service_unready() -> None:
-    """`damage` warns of it; one that is not recorded yet fails the check."""
+def test_a_recorded_missing_last_event_does_not_make_the_service_unready() -> None:
+    """`damage` warns of it; an unrecorded one fails the check."""
     read = next(check for check in CHECKS if check.name == "read")
     condition = LogCondition(last_sequence=43, missing_events=9, size_bytes=1, max_bytes=-1)
     service = cast("Service", None)

@@ -1,4 +1,4 @@
-"""Three nodes: one that is missing is a warning; without a majority the service is not ready, and says so."""
+"""Three nodes: a missing replica is a warning; without a majority the service is not ready."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ async def refused(at: Watched) -> None:
 
 
 async def test_missing_replica_is_a_warning_and_missing_majority_is_not_ready(tmp_path: Path) -> None:
-    """Each names the nodes; with one node back, all goes on."""
+    """Both name the nodes; with one node back, the service recovers."""
     async with Cluster(tmp_path) as cluster, service_on(cluster, tmp_path / "data") as at:
         leader = await cluster.leader()
         first, second = (node for node in (1, 2, 3) if node != leader)
@@ -60,7 +60,7 @@ async def test_missing_replica_is_a_warning_and_missing_majority_is_not_ready(tm
 
 @pytest.mark.parametrize("full", [1, 2])
 async def test_full_nodes_are_seen_as_missing_replicas(tmp_path: Path, full: int) -> None:
-    """One of three: a warning, and appends go on. Two: not ready, and appends are refused at once."""
+    """One of three: a warning, appends continue. Two: not ready, and appends are refused immediately."""
     with ExitStack() as stack:
         disks = {
             node: stack.enter_context(small_disk(tmp_path / f"nats-{node}", megabytes=48)) for node in (1, 2)

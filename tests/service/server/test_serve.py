@@ -1,4 +1,4 @@
-"""`jobledger serve` as a process: what it says, what it refuses to begin, and what it rides out."""
+"""`jobledger serve` as a process: its output, its preconditions, and what it survives."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ def serve_refused(home: Path, *flags: str, code: str = "") -> tuple[int, str]:
 
 
 def wait_line(service: RunningService, text: str) -> str:
-    """The line of its output that says this; waits for it."""
+    """Wait for an output line that contains a text."""
     for _ in range(int(TIMEOUT_SECONDS / 0.01)):
         for line in tuple(service.output):
             if text in line:
@@ -53,7 +53,7 @@ def wait_line(service: RunningService, text: str) -> str:
 
 
 def ready_text(service: RunningService) -> httpx.Response:
-    """What `/readyz?verbose` says."""
+    """The body of `/readyz?verbose`."""
     return httpx.get(f"{service.url}/readyz?verbose", timeout=10)
 
 
@@ -62,8 +62,8 @@ def put_job(service: RunningService, name: str) -> httpx.Response:
     return httpx.put(f"{service.url}{PREFIX}/jobs", json=job_body(name), timeout=TIMEOUT_SECONDS)
 
 
-def test_the_banner_comes_when_requests_are_taken_and_its_lines_work(tmp_path: Path) -> None:
-    """Nobody has to wait after it, it names every place, and what it says to try does what it says."""
+def test_the_banner_appears_when_the_service_is_ready_and_its_commands_work(tmp_path: Path) -> None:
+    """It names every location, and its commands succeed immediately."""
     with running_service(tmp_path, ready=False) as service:
         assert httpx.get(f"{service.url}/livez").text == "ok\n"
         wait_line(service, "ready for requests")
@@ -85,7 +85,7 @@ def test_the_banner_comes_when_requests_are_taken_and_its_lines_work(tmp_path: P
 
 @pytest.mark.slow
 def test_a_second_service_on_a_data_directory_is_refused(tmp_path: Path) -> None:
-    """It names the directory and the process that has it, and the first one is not disturbed."""
+    """The message names the directory and the process; the first service is not disturbed."""
     with running_service(tmp_path) as service:
         code, told = serve_refused(tmp_path, "--data-dir", str(service.data_dir), "--port", "0")
         assert code == 6
@@ -95,8 +95,8 @@ def test_a_second_service_on_a_data_directory_is_refused(tmp_path: Path) -> None
         assert put_job(service, "still-there").status_code == 200
 
 
-def test_a_data_directory_is_held_by_one_at_a_time(tmp_path: Path) -> None:
-    """Also without an embedded server: the lock is of the directory, and free again afterwards."""
+def test_a_data_directory_is_locked_by_one_process(tmp_path: Path) -> None:
+    """Also without an embedded server; it is free again afterwards."""
     with locked(tmp_path / "data"), pytest.raises(NotReady, match="in use"), locked(tmp_path / "data"):
         pass
     with locked(tmp_path / "data"):
@@ -111,7 +111,7 @@ def test_a_data_directory_that_cannot_be_used_is_refused(tmp_path: Path) -> None
 
 
 def test_a_busy_port_is_refused_before_anything_is_started(tmp_path: Path) -> None:
-    """Also one that is shared in the way in which the HTTP server would share it."""
+    """Also one that is bound with SO_REUSEPORT."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
@@ -125,7 +125,7 @@ def test_a_busy_port_is_refused_before_anything_is_started(tmp_path: Path) -> No
 
 
 def test_an_address_that_others_can_reach_needs_a_token(tmp_path: Path) -> None:
-    """Nothing is started; the way out is told."""
+    """Nothing is started; the message has the remedy."""
     code, told = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), "--host", "0.0.0.0")
     assert code == 2
     assert "jobledger token create" in told
@@ -134,12 +134,12 @@ def test_an_address_that_others_can_reach_needs_a_token(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "not an address", "192.0.2.1"])
 def test_a_host_that_is_not_of_this_machine_is_refused(host: str) -> None:
-    """As a setting, not as a stack."""
+    """With an error about the setting, not a traceback."""
     with pytest.raises(InvalidSettings):
         free_port(resolve(host), 0)
 
 
-def test_a_certificate_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_certificate_is_rejected(tmp_path: Path) -> None:
     """Before anything is started."""
     (tmp_path / "cert").write_text("no certificate")
     with pytest.raises(InvalidSettings, match="tls_cert"):
@@ -147,8 +147,8 @@ def test_a_certificate_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["granian", "prometheus_client"])
-def test_missing_packages_are_told_with_the_way_to_get_them(tmp_path: Path, package: str) -> None:
-    """An installation without the extras says which ones it needs."""
+def test_missing_packages_are_named_with_the_install_command(tmp_path: Path, package: str) -> None:
+    """For an installation without the extras."""
     code = f"import sys; sys.modules[{package!r}] = None; from jobledger.service.cli.main import main; main()"
     status, told = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), code=code)
     assert status == 2
@@ -157,8 +157,8 @@ def test_missing_packages_are_told_with_the_way_to_get_them(tmp_path: Path, pack
 
 
 @pytest.mark.slow
-def test_a_cluster_that_cannot_be_reached_is_told_and_nothing_is_left(tmp_path: Path) -> None:
-    """A start that fails is over: exit code 6, and the directory is free."""
+def test_an_unreachable_cluster_ends_the_start(tmp_path: Path) -> None:
+    """Exit code 6, and the directory is free."""
     port = free_port("127.0.0.1", 0)
     flags = ("--data-dir", str(tmp_path / "data"), "--port", "0", "--nats-url", f"nats://127.0.0.1:{port}")
     code, told = serve_refused(tmp_path, *flags)
@@ -169,8 +169,8 @@ def test_a_cluster_that_cannot_be_reached_is_told_and_nothing_is_left(tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_embedded_server_dying_is_ridden_out(tmp_path: Path) -> None:
-    """It is started again, the write that came meanwhile is answered, and the operator is told."""
+def test_the_service_survives_a_crash_of_the_embedded_server(tmp_path: Path) -> None:
+    """It is restarted, a write sent meanwhile is answered, and the log has a line."""
     with running_service(tmp_path) as service:
         os.kill(server_pid(service), signal.SIGKILL)
         assert put_job(service, "meanwhile").status_code == 200
@@ -196,8 +196,8 @@ async def append_newer_event(service: RunningService) -> None:
 
 
 @pytest.mark.slow
-def test_an_event_of_a_newer_release_stops_nothing_but_its_job(tmp_path: Path) -> None:
-    """The service stays ready and names the job that is in quarantine; writes to others are taken."""
+def test_an_event_of_a_newer_release_stops_only_its_job(tmp_path: Path) -> None:
+    """The service stays ready and names the quarantined job; other jobs accept writes."""
     with running_service(tmp_path) as service:
         assert put_job(service, "before").status_code == 200
         asyncio.run(append_newer_event(service))

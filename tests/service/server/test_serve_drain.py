@@ -1,4 +1,4 @@
-"""The end of a service: what is under way is answered, nothing waits for ever, and nothing is left."""
+"""Shutdown of a service: requests in flight are answered, nothing blocks, and nothing is left running."""
 
 import asyncio
 import contextlib
@@ -45,8 +45,8 @@ def ended(service: RunningService) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_an_idle_service_in_order(tmp_path: Path, number: signal.Signals) -> None:
-    """Exit code 0, also with a connection that is kept alive; nothing is left running."""
+def test_a_signal_ends_an_idle_service(tmp_path: Path, number: signal.Signals) -> None:
+    """Exit code 0, even with an idle connection; nothing is left running."""
     with running_service(tmp_path) as service, httpx.Client(base_url=service.url) as client:
         assert client.get("/livez").status_code == 200
         child = server_pid(service)
@@ -57,7 +57,7 @@ def test_a_signal_ends_an_idle_service_in_order(tmp_path: Path, number: signal.S
 
 
 def test_a_write_in_flight_is_answered_and_kept(tmp_path: Path) -> None:
-    """SIGTERM in the middle of a submission: it is answered, and the job is there after the next start."""
+    """SIGTERM during a submission: it is answered, and the job exists after the next start."""
     with running_service(tmp_path) as service:
         with write_in_flight(service, "late") as (connection, body):
             service.process.terminate()
@@ -70,8 +70,8 @@ def test_a_write_in_flight_is_answered_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_service_that_drains_takes_nothing_new(tmp_path: Path) -> None:
-    """A new connection is refused, or told that the service is ending; an old one is told so."""
+def test_a_draining_service_accepts_nothing_new(tmp_path: Path) -> None:
+    """New connections are refused or get an error; existing ones get an error."""
     with running_service(tmp_path) as service, httpx.Client(base_url=service.url) as client:
         client.get("/livez")
         with write_in_flight(service, "late") as (connection, body):
@@ -87,8 +87,8 @@ def test_a_service_that_drains_takes_nothing_new(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_wait_does_not_hold_up_the_drain(tmp_path: Path) -> None:
-    """Who waits for a state is told that the service ends, long before the wait would be over."""
+def test_a_wait_does_not_delay_the_drain(tmp_path: Path) -> None:
+    """A request that waits for a state is answered immediately."""
     with running_service(tmp_path, "--drain-timeout-seconds", "60") as service:
         put_job(service, "slow")
         place = urlsplit(service.url)
@@ -104,8 +104,8 @@ def test_a_wait_does_not_hold_up_the_drain(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_request_that_does_not_end_is_cut_off_at_the_bound(tmp_path: Path) -> None:
-    """The log says how many, and the exit code is 1."""
+def test_a_request_that_does_not_end_is_cut_off_at_the_timeout(tmp_path: Path) -> None:
+    """The log has the number, and the exit code is 1."""
     with (
         running_service(tmp_path, "--drain-timeout-seconds", "0.3") as service,
         write_in_flight(service, "never"),
@@ -116,8 +116,8 @@ def test_a_request_that_does_not_end_is_cut_off_at_the_bound(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    """Whatever is under way, and however long the drain may take; the embedded server ends with it."""
+def test_a_second_signal_ends_it_immediately(tmp_path: Path) -> None:
+    """However long the drain may take; the embedded server ends with it."""
     with (
         running_service(tmp_path, "--drain-timeout-seconds", "600") as service,
         write_in_flight(service, "never"),
@@ -133,7 +133,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_feeds_are_closed_with_their_cursor(tmp_path: Path) -> None:
-    """A feed's last event says where to go on, and there nothing is missing after a restart."""
+    """The last event of a feed has its cursor, and nothing is missing after a restart."""
     with running_service(tmp_path) as service:
         cursor = put_job(service, "one").json()["Cursor"]
         with httpx.stream("GET", f"{service.url}/api/v1/events?after=0", timeout=TIMEOUT_SECONDS) as feed:
@@ -149,8 +149,8 @@ def test_feeds_are_closed_with_their_cursor(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_signal_during_the_start_ends_it_too(tmp_path: Path) -> None:
-    """A service that still waits for its log ends in order when it is asked to."""
+def test_a_signal_during_the_start_ends_it(tmp_path: Path) -> None:
+    """A service that is waiting for its log shuts down."""
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
         url = f"nats://127.0.0.1:{silent.getsockname()[1]}"
         flags = ["--data-dir", str(tmp_path / "data"), "--port", "0", "--nats-url", url]
@@ -169,8 +169,8 @@ def test_a_signal_during_the_start_ends_it_too(tmp_path: Path) -> None:
         assert "ended: before it was ready" in rest
 
 
-async def test_answers_that_nobody_reads_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once no handler runs, the drain waits a named time for readers, and counts as done."""
+async def test_unread_responses_do_not_delay_the_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once no handler runs, the drain waits a limited time for readers."""
     monkeypatch.setattr(serve_module, "UNSENT_GRACE_SECONDS", 0.1)
     never = asyncio.Event()
     http = SimpleNamespace(in_flight=1, wait_ended=never.wait)
@@ -181,10 +181,10 @@ async def test_answers_that_nobody_reads_do_not_hold_up_the_end(monkeypatch: pyt
     await asyncio.wait_for(ending, 5)
 
 
-async def test_a_start_that_swallows_its_cancellation_ends_in_order(
+async def test_a_start_that_swallows_its_cancellation_exits_normally(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the start fails with then is no reason for another exit code; without a signal it is raised."""
+    """Its later error is ignored after a signal, and raised without one."""
     waits = asyncio.Event()
 
     class Failing:

@@ -1,4 +1,4 @@
-"""A service whose log vanished refuses to start, reports what is left of it, and creates nothing."""
+"""A service whose log vanished refuses to start, reports the evidence, and creates nothing."""
 
 import asyncio
 import json
@@ -72,7 +72,7 @@ def remove_store(directory: Path) -> None:
 
 @pytest.mark.parametrize("destroy", [remove_log, remove_streams, remove_store])
 async def test_vanished_log_stops_the_start(tmp_path: Path, destroy: Callable[[Path], None]) -> None:
-    """Whatever part of the store is gone: record, view and seals say what was there."""
+    """Whichever part of the store is missing: record, view and seals are evidence."""
     await serve_once(tmp_path)
     destroy(tmp_path)
     for _ in range(2):  # the refused start leaves the evidence as it was
@@ -111,8 +111,8 @@ async def test_vanished_companion_stops_the_start(tmp_path: Path, name: str) -> 
     assert not (tmp_path / STREAMS_FOLDER / name).exists()
 
 
-async def test_lost_heartbeats_are_no_loss(tmp_path: Path) -> None:
-    """They hold nothing: the stream is created again."""
+async def test_lost_heartbeats_do_not_stop_the_start(tmp_path: Path) -> None:
+    """They contain no data: the stream is created again."""
     await serve_once(tmp_path)
     shutil.rmtree(tmp_path / STREAMS_FOLDER / "JOBS_HEARTBEAT")
     async with running_api(tmp_path):
@@ -148,7 +148,7 @@ async def test_log_that_vanishes_at_runtime_is_not_created(tmp_path: Path) -> No
 
 
 async def test_first_start_records_every_stream(tmp_path: Path) -> None:
-    """The file is ours alone, and names creation time and last sequence."""
+    """The private file has creation time and last sequence."""
     await serve_once(tmp_path)
     path = tmp_path / RECORD_FILE
     assert path.stat().st_mode & 0o777 == 0o600
@@ -188,7 +188,7 @@ def report(last_sequence: int, leader: str = "nats-1 since 12:00:00") -> StreamR
 
 
 async def test_damaged_record_is_evidence_and_is_replaced(tmp_path: Path) -> None:
-    """What can't be read was written by a service; a start that finds the log writes it again."""
+    """A service wrote it; a start that finds the log replaces it."""
     await serve_once(tmp_path)
     path = tmp_path / RECORD_FILE
     path.write_bytes(b"{}")
@@ -202,7 +202,7 @@ async def test_damaged_record_is_evidence_and_is_replaced(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["JOBS", "JOBS_WEBHOOKS"])
 async def test_another_stream_than_the_recorded_one_stops_the_start(tmp_path: Path, name: str) -> None:
-    """The directory of another ledger: both creation times are named, and the record is not overwritten."""
+    """The directory of another ledger: both creation times are named, and the record is kept."""
     await serve_once(tmp_path)
     change_record(tmp_path, name, created="2026-01-02T03:04:05Z")
     before = (tmp_path / RECORD_FILE).read_bytes()
@@ -220,7 +220,7 @@ async def test_another_stream_than_the_recorded_one_stops_the_start(tmp_path: Pa
 async def test_a_shorter_stream_than_the_recorded_one_stops_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not only the log: seals that were recorded and are gone are a loss."""
+    """Also for other streams than the log, such as seals."""
     monkeypatch.setattr(streamrecord, "TRUNCATION_LOOK_SECONDS", 0.02)
     record = StreamRecord(tmp_path / RECORD_FILE, clock=lambda: 0)
     record.replace([report(5)])
@@ -244,10 +244,10 @@ async def test_a_shorter_stream_than_the_recorded_one_stops_the_start(
 
 @pytest.mark.usefixtures("quick_proof")
 @pytest.mark.parametrize("changes", [False, True], ids=["no leader that is current", "another one each time"])
-async def test_a_shorter_stream_is_no_loss_without_a_leader_that_stays(
+async def test_a_shorter_stream_without_a_stable_leader_is_not_a_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, changes: bool
 ) -> None:
-    """A cluster that is starting: its answers prove nothing, however long they are short."""
+    """A cluster that is starting proves nothing, however long it reports less."""
     monkeypatch.setattr(streamrecord, "TRUNCATION_LOOK_SECONDS", 0.02)
     monkeypatch.setattr(streamrecord, "TRUNCATION_GIVE_UP_SECONDS", 0.4)
     record = StreamRecord(tmp_path / RECORD_FILE, clock=lambda: 0)
@@ -266,7 +266,7 @@ async def test_a_shorter_stream_is_no_loss_without_a_leader_that_stays(
 
 
 async def test_a_view_of_another_log_is_rebuilt(tmp_path: Path) -> None:
-    """Its place says nothing about its content, and the record says which log it must be of."""
+    """The record determines the log that the view must be of."""
     await serve_once(tmp_path)
     with sqlite3.connect(tmp_path / "view.sqlite") as view:
         view.execute("UPDATE checkpoint SET epoch = '2026-01-02T03:04:05Z'")
@@ -285,13 +285,13 @@ def change_record(directory: Path, name: str, **fields: object) -> None:
     path.write_text(json.dumps(document))
 
 
-async def test_empty_data_directory_holds_no_evidence(tmp_path: Path) -> None:
+async def test_empty_data_directory_has_no_evidence(tmp_path: Path) -> None:
     """A first start is not refused."""
     assert not await evidence_in(tmp_path, store=tmp_path / "nats", view=tmp_path / "view.sqlite")("JOBS")
 
 
 async def test_compression_of_an_embedded_log_ends_at_the_start(tmp_path: Path) -> None:
-    """nats-server, which compresses until it opens the files again, is restarted; readiness warns."""
+    """nats-server, which compresses until it reopens the files, is restarted; readiness warns."""
     async with EmbeddedServer(tmp_path / "nats") as server:
         admin = await unchecked(server.url)
         for each in STREAMS:
