@@ -53,7 +53,7 @@ async def test_blocks_of_another_log_are_detected(tmp_path: Path) -> None:
     words = ["streams", "accept-damage", "--data-dir", str(tmp_path / "a")]
     shown = await asyncio.to_thread(CliRunner().invoke, cli, words)
     assert shown.exit_code == 1
-    assert "view.sqlite would be moved aside" in shown.output
+    assert "view.sqlite would be moved to a backup" in shown.output
     done = await asyncio.to_thread(CliRunner().invoke, cli, [*words, "--yes"])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "a" / "view.sqlite.damaged-1").exists()
