@@ -23,7 +23,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         how: more arguments of `subscribe`.
         run: use `run`, so that failures are retried and parked; else `async for`.
         fails_once: sequences whose handler fails the first time, in any process.
-        fails_always: sequences whose handler fails until there is a file `mended`.
+        fails_always: sequences whose handler fails until there is a file `fixed`.
         hangs_at: the sequence whose handler never ends; 0: none.
         pauses_at: the sequence whose handler waits for a file `awake`, the first time; 0: none.
         marks: a directory shared by the processes.
@@ -62,7 +62,7 @@ class Handler:
 
     def _fails(self, sequence: int) -> bool:
         if sequence in self._plan.fails_always:
-            return not (self._marks / "mended").exists()
+            return not (self._marks / "fixed").exists()
         return sequence in self._plan.fails_once and self._is_first(str(sequence))
 
     def _is_first(self, mark: str) -> bool:
