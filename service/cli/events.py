@@ -43,7 +43,7 @@ from jobledger.service.cli.times import PointText, exact, nanoseconds_of
 from jobledger.service.limits import REPLAY_PROGRESS_SECONDS
 
 if TYPE_CHECKING:
-    from jobledger.service.client.feed import Feed
+    from jobledger.service.client.event_stream import EventStream
     from jobledger.service.export.exporter import Export
     from jobledger.service.export.output_file import OutputFile
     from jobledger.service.export.query import ExportQuery
@@ -105,24 +105,24 @@ def tail(
         "labels": list(labels),
     }
     with session.client() as client:
-        feed = client.feed(query, after=after, report=say)
+        stream = client.event_stream(query, after=after, report=say)
         try:
-            _print_feed(feed, output, limit)
+            _print_stream(stream, output, limit)
         except KeyboardInterrupt:
             click.echo(err=True)  # end the line with the terminal's ^C
             ctx.exit(INTERRUPTED_CODE)
         finally:
-            if feed.cursor and feed.is_accepted:
-                _say_cursor(feed.cursor)
+            if stream.cursor and stream.is_accepted:
+                _say_cursor(stream.cursor)
 
 
 def _say_cursor(cursor: str) -> None:
     say(f"Resume with: --after {cursor}")
 
 
-def _print_feed(feed: "Feed", output: Output, limit: int | None) -> None:
+def _print_stream(stream: "EventStream", output: Output, limit: int | None) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for count, event in enumerate(feed.events(), start=1):
+    for count, event in enumerate(stream.events(), start=1):
         if output.for_machines:
             output.document({**event.wire, "cursor": event.cursor})
         else:

@@ -307,8 +307,8 @@ def _follow(reader: _HistoryReader, output: Output) -> None:
     cursor = printer.print_all(reader.rest()) or "0"
     if not reader.token:
         return
-    feed = reader.client.feed({"job": reader.job_id}, after=cursor, report=say)
-    for _ in feed.events():
+    stream = reader.client.event_stream({"job": reader.job_id}, after=cursor, report=say)
+    for _ in stream.events():
         printer.print_all(reader.rest())
         if not reader.token:
             return

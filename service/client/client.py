@@ -7,7 +7,7 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
-from jobledger.service.client.feed import Feed
+from jobledger.service.client.event_stream import EventStream
 from jobledger.service.client.responses import (
     BlameResponse,
     ChangesPage,
@@ -341,9 +341,11 @@ class Client:
                 retries = retries or Retries(self.transport)
                 self._sleep(retries.wait_seconds(error))
 
-    def feed(self, query: Mapping[str, Any], *, after: str, report: Callable[[str], None]) -> Feed:
+    def event_stream(
+        self, query: Mapping[str, Any], *, after: str, report: Callable[[str], None]
+    ) -> EventStream:
         """The live feed; `query` has the parameters of the API."""
-        return Feed(self.transport, query, after=after, report=report)
+        return EventStream(self.transport, query, after=after, report=report)
 
     def version(self) -> dict[str, Any]:
         """The version of the service."""

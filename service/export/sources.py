@@ -25,7 +25,7 @@ from jobledger.store.timestamps import parse_rfc3339
 
 if TYPE_CHECKING:
     from jobledger.service.client.client import Client
-    from jobledger.service.client.feed import FeedEvent
+    from jobledger.service.client.event_stream import FeedEvent
 
 _JOB_ID = re.compile(r"j-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -286,7 +286,7 @@ class FeedSource:
 
     def _events(self, filters: dict[str, Any], after: int, until: int) -> "Generator[FeedEvent, None, None]":
         cursor = format_cursor(self.range.stream_tag, after)
-        yield from self._client.feed(filters, after=cursor, report=self._report).events(until=until)
+        yield from self._client.event_stream(filters, after=cursor, report=self._report).events(until=until)
 
     def _resolve(self, text: str, field: str, now: int, *, included: bool) -> int:
         """The last sequence at a point, or before it if the point is not included."""

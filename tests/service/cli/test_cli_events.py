@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from jobledger.service.client.feed import Feed
+from jobledger.service.client.event_stream import EventStream
 from jobledger.service.client.transport import Target, Transport
 from jobledger.service.errors import CursorGone, ServiceUnreachable
 from jobledger.service.limits import CLIENT_FEED_MAX_TRIES
@@ -51,7 +51,7 @@ def scripted(answers: Sequence[str | tuple[int, str]]) -> Iterator[tuple[str, li
         yield url, asked
 
 
-def collect(feed: Feed, found: list[int]) -> None:
+def collect(feed: EventStream, found: list[int]) -> None:
     """The sequences of the events, until an error."""
     found.extend(each.wire["sequence"] for each in feed.events())
 
@@ -68,7 +68,7 @@ def test_lost_connection_resumes_after_the_last_event() -> None:
         reports: list[str] = []
         found: list[int] = []
         transport = Transport(Target(url))
-        feed = Feed(transport, {}, after="0", report=reports.append, sleep=lambda _: None)
+        feed = EventStream(transport, {}, after="0", report=reports.append, sleep=lambda _: None)
         with pytest.raises(CursorGone):
             collect(feed, found)
         transport.close()
@@ -82,7 +82,7 @@ def test_feed_from_now_learns_its_position_from_a_heartbeat() -> None:
     """It can resume before its first event; a heartbeat never moves the position back."""
     with scripted([HEARTBEAT % 41, HEARTBEAT % 42 + event(43) + HEARTBEAT % 42]) as (url, asked):
         transport = Transport(Target(url))
-        feed = Feed(transport, {}, report=lambda _: None, sleep=lambda _: None)
+        feed = EventStream(transport, {}, report=lambda _: None, sleep=lambda _: None)
         found: list[int] = []
         with pytest.raises(CursorGone):
             collect(feed, found)
@@ -96,7 +96,7 @@ def test_unreachable_service_is_retried_with_growing_waits_up_to_a_limit() -> No
     waits: list[float] = []
     transport = Transport(Target("http://127.0.0.1:9"))
     transport.has_responded = True
-    feed = Feed(transport, {}, report=lambda _: None, sleep=waits.append)
+    feed = EventStream(transport, {}, report=lambda _: None, sleep=waits.append)
     with pytest.raises(ServiceUnreachable):
         next(feed.events())
     transport.close()
@@ -109,7 +109,7 @@ def test_service_that_never_responded_is_not_retried() -> None:
     """The first refused connection ends the tail."""
     waits: list[float] = []
     transport = Transport(Target("http://127.0.0.1:9"))
-    feed = Feed(transport, {}, report=lambda _: None, sleep=waits.append)
+    feed = EventStream(transport, {}, report=lambda _: None, sleep=waits.append)
     with pytest.raises(ServiceUnreachable):
         next(feed.events())
     transport.close()

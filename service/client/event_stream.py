@@ -47,7 +47,7 @@ class FeedEvent(msgspec.Struct, frozen=True):
         return sequence
 
 
-class Feed:
+class EventStream:
     """The events of the feed, across lost connections.
 
     Attributes:
