@@ -34,9 +34,8 @@ JOB_COLUMNS: Final = (
 STATUS_COLUMNS: Final = tuple(name for name in JOB_COLUMNS if name not in {"type", "priority", "count"})
 """The columns that `status_of` reads; `job_of` reads the spec after them."""
 
-# A write replaces all columns, those that a new spec changes, or those that a new state or tag changes. Each
-# list extends the next smaller one, so each row is built from the smaller row; all of them start with the
-# key.
+# A write sets all columns, those that a new spec changes, or those that a new state or tag changes. Each list
+# extends the smaller one, as each row extends the smaller row; all start with the key.
 STATE_CHANGE_COLUMNS: Final = (
     "created_sequence",
     "state",

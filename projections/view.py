@@ -59,8 +59,7 @@ _JOB: Final = (
     " FROM jobs AS j JOIN specs AS s ON s.sequence = j.spec_sequence"
 )
 _BY_ID: Final = f"{_JOB} WHERE j.id = ?"
-# The first id if a job has it, else the second. A third cheaper than `IN (?, ?)`, and the precedence is
-# explicit.
+# The first id if a job has it, else the second. A third cheaper than `IN (?, ?)`, with explicit precedence.
 _BY_EITHER_ID: Final = f"{_JOB} WHERE j.id = coalesce((SELECT id FROM jobs WHERE id = ?), ?)"
 # The same, restricted to some namespaces: rows and specs of others are not read.
 _BY_EITHER_ID_WITHIN: Final = (
@@ -172,8 +171,7 @@ class View:
         """
         where = namespace or DEFAULT_NAMESPACE
         if _is_key(ref) and _is_key(where):
-            # A job's id is a function of its name, or is its name: two lookups in one index cover rules 1 and
-            # 2.
+            # A job's id is a function of its name, or is its name: two lookups in one index cover two rules.
             sql, within = _BY_EITHER_ID, tuple(visible or ())
             if visible is not None:
                 sql = _BY_EITHER_ID_WITHIN.format(names=", ".join(f"?{3 + at}" for at in range(len(within))))

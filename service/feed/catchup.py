@@ -54,8 +54,7 @@ class CatchUp:
             last = await self._log.read_last(self._subjects)
             self._last, self._target = last.sequence if last is not None else 0, up_to
         records, reached = await self._read(after, up_to)
-        # Checked after reading: records that were read before the replacement are dropped as well,
-        # harmlessly.
+        # Checked after reading; dropping records that were read before the replacement is harmless.
         if stream_tag((await self._log.info()).epoch) != self._tag:
             raise LogReplaced("the stream was deleted and recreated: start without a cursor")
         return await self._fold(records), reached

@@ -318,7 +318,7 @@ class FeedHub:
             self._uncount(client)
             raise
         connection = FeedConnection(self, feed_filter, start, is_valid)
-        if self._refusal():  # meanwhile
+        if self._refusal():  # the service stopped meanwhile
             connection.end(Cause.DRAINED, self._refusal())
         self._clients[connection] = client
         for scope in _scopes_of(feed_filter):

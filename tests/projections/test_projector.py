@@ -20,13 +20,7 @@ from jobledger.store.model.events import JobCreated
 from jobledger.store.model.subjects import job_subject, named_job_id
 from tests.conftest import make_spec
 from tests.support.histories import append_all, draft, random_drafts, records_of, spec_data
-from tests.support.oracle import checkpoint_of, fold_of, rows_of
-
-
-async def project_all(log: EventLog, path: Path) -> None:
-    """Run a projector until everything is in the view."""
-    async with Projector(log, path) as running:
-        await running.wait_for((await log.info()).last_sequence, timeout_seconds=30)
+from tests.support.oracle import checkpoint_of, fold_of, project_all, rows_of
 
 
 @given(seed=st.integers(0, 2**32), jobs=st.integers(1, 12), events=st.integers(1, 120))

@@ -12,9 +12,8 @@ from jobledger.projections.errors import ViewError
 from jobledger.store.model.errors import JobledgerError, LogTruncated, LogUnavailable
 from jobledger.store.model.events import JobCreated, JobStateChanged, Record
 from jobledger.store.model.subjects import named_job_id
-from tests.projections.test_projector import project_all
 from tests.support.histories import append_all, draft, random_drafts, records_of, spec_data, state_data
-from tests.support.oracle import fold_of, rows_of
+from tests.support.oracle import fold_of, project_all, rows_of
 
 
 async def test_a_bug_stops_the_projector_with_its_error(

@@ -18,9 +18,8 @@ from jobledger.projections.errors import (
     ViewUnwritable,
 )
 from jobledger.projections.migrations import migrate, migrations, split_statements
-from tests.projections.test_projector import project_all
 from tests.support.histories import append_all, random_drafts, records_of
-from tests.support.oracle import fold_of, rows_of
+from tests.support.oracle import fold_of, project_all, rows_of
 
 
 async def a_view(path: Path) -> MemoryLog:

@@ -35,11 +35,10 @@ from jobledger.store.model.fold import fold_job_on as real
 from jobledger.store.model.job import StateType
 from jobledger.store.model.subjects import job_subject
 from tests.conftest import make_spec
-from tests.projections.test_projector import project_all
 from tests.support.disks import fill, small_disk
 from tests.support.histories import append_all, random_drafts, records_of
 from tests.support.logs import eventually
-from tests.support.oracle import fold_of, rows_of
+from tests.support.oracle import fold_of, project_all, rows_of
 
 EVENTS = 400
 LATER = 20

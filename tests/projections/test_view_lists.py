@@ -4,8 +4,6 @@ import base64
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,21 +23,6 @@ from tests.support.view_file import ViewFile
 CREATED, MODIFIED = Order.CREATED, Order.MODIFIED
 STATES = tuple(StateType)
 TYPES = ("batch", "service", "daemon", "ops")
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Iterator[ViewFile]:
-    """A view's file without jobs."""
-    made = ViewFile(tmp_path / "view.db")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def view(file: ViewFile) -> AsyncIterator[View]:
-    """A view of that file."""
-    async with await View.open(file.path, readers=1) as opened:
-        yield opened
 
 
 async def listed(view: View, **asked: Any) -> list[int]:

@@ -1,7 +1,6 @@
 """Queries of the view about one job and about itself. Lists are in `test_view_lists.py`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,21 +23,6 @@ from jobledger.store.model.job import State, StateType
 from tests.support.view_file import ViewFile
 
 NAMELESS = "j-01890000-0000-7000-8000-00000000000a"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Iterator[ViewFile]:
-    """A view's file without jobs."""
-    made = ViewFile(tmp_path / "view.db")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-async def view(file: ViewFile) -> AsyncIterator[View]:
-    """A view of that file."""
-    async with await View.open(file.path, readers=2) as opened:
-        yield opened
 
 
 # --- opening ------------------------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jobledger.projections.limits import ANOMALIES_KEPT
+from jobledger.projections.projector import Projector
 from jobledger.projections.rows import JOB_ROW_COLUMNS, job_row, lost_row
+from jobledger.store.log import EventLog
 from jobledger.store.model.events import Record, Recorded, SpecData, read_record
 from jobledger.store.model.fold import Anomaly, fold, fold_on, spec_head
 from jobledger.store.model.job import JobStatus
@@ -84,3 +86,9 @@ def checkpoint_of(path: Path) -> tuple[str, int, int]:
         return row
     finally:
         connection.close()
+
+
+async def project_all(log: EventLog, path: Path, *, tree: bool = True) -> None:
+    """Run a projector until everything is in the view."""
+    async with Projector(log, path, tree=tree) as running:
+        await running.wait_for((await log.info()).last_sequence, timeout_seconds=30)

@@ -23,16 +23,11 @@ from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record
 from tests.support.histories import append_all, random_drafts, records_of
 from tests.support.logs import ask, whole
+from tests.support.oracle import project_all
 
 
 def tree_of(records: Sequence[Record]) -> bytes:
     return root_of(leaf_hashes(records))
-
-
-async def project_all(log: EventLog, path: Path, *, tree: bool = True) -> None:
-    """Run a projector until everything is in the view."""
-    async with Projector(log, path, tree=tree) as running:
-        await running.wait_for((await log.info()).last_sequence, timeout_seconds=30)
 
 
 async def filled(events: int, seed: int = 1) -> MemoryLog:
