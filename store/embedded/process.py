@@ -149,14 +149,14 @@ def _acquire(file: IO[str], path: Path, config: Path) -> None:
     orphans = find_orphans(config, owner)
     if not orphans:
         # The owner may have just ended, or be invisible from here (another container).
-        if _lock_within(file, ORPHAN_STOP_SECONDS):
+        if _becomes_true(lambda: _try_lock(file), ORPHAN_STOP_SECONDS):
             return
         raise _in_use(
             path, f"another Jobledger (process {text or 'unknown'}, which is not visible from here)"
         )
     for orphan in orphans:
         _end(orphan, config)
-    if not _lock_within(file, ORPHAN_KILL_SECONDS):
+    if not _becomes_true(lambda: _try_lock(file), ORPHAN_KILL_SECONDS):
         shown = ", ".join(f"nats-server process {each.pid} (state {each.state})" for each in orphans)
         raise _in_use(path, f"{shown}, whose owner is dead and which does not end")
 
@@ -182,12 +182,16 @@ def find_orphans(config: Path, owner: int) -> list[Orphan]:
 
 def _end(orphan: Orphan, config: Path) -> None:
     """Ends an orphan: SIGTERM, and SIGCONT so that a stopped one receives it; SIGKILL later."""
+
+    def has_ended() -> bool:
+        return not _runs_with(orphan.pid, config)
+
     try:
         handle = os.pidfd_open(orphan.pid)
     except OSError:  # it has ended
         return
     try:
-        if not _runs_with(orphan.pid, config):  # the pid belongs to another process by now
+        if has_ended():  # the pid belongs to another process by now
             return
         _log.warning(
             "ending the nats-server that an earlier Jobledger left running%s (process %d)",
@@ -197,26 +201,17 @@ def _end(orphan: Orphan, config: Path) -> None:
         with suppress(OSError):
             signal.pidfd_send_signal(handle, signal.SIGTERM)
             signal.pidfd_send_signal(handle, signal.SIGCONT)
-        if not _ends_within(orphan.pid, config, ORPHAN_STOP_SECONDS):
+        if not _becomes_true(has_ended, ORPHAN_STOP_SECONDS):
             with suppress(OSError):
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
-            _ends_within(orphan.pid, config, ORPHAN_KILL_SECONDS)
+            _becomes_true(has_ended, ORPHAN_KILL_SECONDS)
     finally:
         os.close(handle)
 
 
-def _ends_within(pid: int, config: Path, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while _runs_with(pid, config):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_LOOK_SECONDS)
-    return True
-
-
-def _lock_within(file: IO[str], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not _try_lock(file):
+def _becomes_true(condition: Callable[[], bool], within_seconds: float) -> bool:
+    deadline = time.monotonic() + within_seconds
+    while not condition():
         if time.monotonic() >= deadline:
             return False
         time.sleep(_LOOK_SECONDS)
