@@ -229,14 +229,14 @@ def diff_job(
 
 
 def _diff_file(ctx: click.Context, session: Session, output: Output, file: str, namespace: str) -> bool:
-    from jobledger.service.cli.job_submit import good_specs  # imports the YAML reader
+    from jobledger.service.cli.job_submit import load_specs  # imports the YAML reader
 
     click.Path(allow_dash=True).convert(file, None, ctx)
     if file != "-" and not Path(file).exists():
         raise click.UsageError(
             f"file {file!r} does not exist; to compare versions of a job, use JOB FROM [TO]", ctx
         )
-    (spec,) = good_specs(ctx, [file], namespace)
+    (spec,) = load_specs(ctx, [file], namespace)
     with session.client() as client:
         found = client.diff(spec)
     if output.for_machines:

@@ -42,7 +42,7 @@ _WAIT: Final = "--wait"
 _WAIT_DEFAULT_STATE: Final = "Completed"
 
 
-def good_specs(ctx: click.Context, names: Sequence[str], namespace: str) -> list[JobSpec]:
+def load_specs(ctx: click.Context, names: Sequence[str], namespace: str) -> list[JobSpec]:
     """The specs of these files; invalid ones end the command with exit code 2 and all problems.
 
     Args:
@@ -151,7 +151,7 @@ def run(
             f"--idempotency-key takes one FILE, got {len(files)}: a key identifies one submission"
         )
     options = msgspec.convert(submission, RunOptions)
-    specs = good_specs(ctx, files, session.namespace(namespace))
+    specs = load_specs(ctx, files, session.namespace(namespace))
     with session.client() as client:
         if dry_run:
             _show_changes(client, specs, options, output)
@@ -273,7 +273,7 @@ def update(
     Name and Namespace may be omitted, but not changed. With --if-revision, the update is rejected if the job
     has changed meanwhile, and the missed events are shown.
     """
-    (spec,) = good_specs(ctx, [file], "")
+    (spec,) = load_specs(ctx, [file], "")
     with session.client() as client:
         result = client.update(
             job,

@@ -154,7 +154,7 @@ def test_log_seals_and_view_are_verified_while_the_service_runs(
     operator("job", "run", operator.spec("verified"))
     operator("audit", "seal")
     where = ("--data-dir", str(service.data_dir))
-    assert operator("audit", "verify", "--key", keys, *where).stdout == "all is as it must be\n"
+    assert operator("audit", "verify", "--key", keys, *where).stdout == "no differences found\n"
     told = operator.json("audit", "verify", "--key", keys, *where)
     assert (told["OK"], told["Findings"], told["View"]) == (True, [], str(service.data_dir / "view.sqlite"))
     assert told["Seals"] > 0
@@ -169,7 +169,7 @@ def test_a_watcher_reports_an_alarm_by_metric_webhook_and_exit_code(
     where = ("--data-dir", str(service.data_dir), "--state", str(tmp_path / "watch.json"), "--once")
     operator("job", "run", operator.spec("watched"))
     operator("audit", "seal")
-    assert "nothing is wrong" in operator("audit", "watch", "--key", keys, *where).stderr
+    assert "no differences found" in operator("audit", "watch", "--key", keys, *where).stderr
     operator("job", "set-state", "watched", "Running")
     operator("audit", "seal")
     metrics = tmp_path / "watch.prom"

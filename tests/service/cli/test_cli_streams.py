@@ -45,7 +45,7 @@ async def test_intact_log_is_not_changed(tmp_path: Path, block: Path) -> None:
     """The command reports it, and changes no event."""
     before = block.read_bytes()
     done = await asyncio.to_thread(run, tmp_path, "streams", "accept-damage", "--yes")
-    assert (done.returncode, done.stdout + done.stderr) == (0, "Nothing is damaged\n")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "No damage found\n")
     assert block.read_bytes() == before
 
 
@@ -64,7 +64,7 @@ async def test_damage_is_shown_first_and_discarded_with_yes(tmp_path: Path, bloc
     done = await asyncio.to_thread(run, tmp_path, "streams", "accept-damage")
     assert done.returncode == 1
     assert "(sequence 10: 1 messages)" in done.stdout
-    assert "1 messages would be given up" in done.stdout + done.stderr
+    assert "1 messages would be discarded" in done.stdout + done.stderr
     assert block.read_bytes() == bytes(content)
 
     done = await asyncio.to_thread(run, tmp_path, "streams", "accept-damage", "--yes")
