@@ -45,7 +45,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 
 
 def test_submit(outcomes: Outcomes) -> None:
-    """`Jobs.put` gives the job's id; again, the same id and a warning; changed, the same id again."""
+    """`Jobs.put` returns the job's id; repeated, the same id and a warning; changed, the same id."""
     first, again, changed = (outcomes[f"sdk.{step}"] for step in ("put", "put_again", "put_changed"))
     assert first["job_id"].startswith("j-")
     assert first["evaluation_id"]
@@ -89,7 +89,7 @@ def test_history(outcomes: Outcomes) -> None:
 
 
 def test_executions_and_results(outcomes: Outcomes) -> None:
-    """Both lists are there, and empty."""
+    """Both lists exist, and are empty."""
     for step in ("sdk.executions", "sdk.results", "api.executions", "api.results"):
         assert outcomes[step]["items"] == [], step
 
@@ -106,13 +106,13 @@ def test_list(outcomes: Outcomes) -> None:
 
 
 def test_versions(outcomes: Outcomes) -> None:
-    """The list that the generated client has no call for, through its transport."""
+    """The list without a call in the generated client, through its transport."""
     [version] = outcomes["api.versions"]["Items"]
     assert (version["Name"], version["Version"]) == ("from-api", 1)
 
 
 def test_stop(outcomes: Outcomes) -> None:
-    """`Jobs.stop` gives an evaluation id; a second time it is empty and nothing is written."""
+    """`Jobs.stop` returns an evaluation id; a second time it is empty and nothing is written."""
     assert outcomes["sdk.stop"]["evaluation_id"]
     assert outcomes["sdk.stop_again"]["evaluation_id"] == ""
 
@@ -150,8 +150,8 @@ def test_errors(outcomes: Outcomes, step: str, status: int, code: str) -> None:
     assert body["RequestID"]
 
 
-def test_the_sdk_prints_what_it_swallows(outcomes: Outcomes) -> None:
-    """The SDK prints the refusal, with our message in it, and returns nothing."""
+def test_the_sdk_prints_the_refusal(outcomes: Outcomes) -> None:
+    """With the service's message in it, and returns nothing."""
     assert outcomes["sdk.get_missing"] is None
     assert "(404)" in outcomes["sdk.printed"]
     assert "missing" in outcomes["sdk.printed"]

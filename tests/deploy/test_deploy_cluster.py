@@ -1,4 +1,4 @@
-"""What the library promises, on the cluster that is deployed: three nodes, three copies, and kills."""
+"""The guarantees of the library on the deployed cluster: three nodes, three copies, and kills."""
 
 import asyncio
 import os
@@ -96,8 +96,8 @@ class Writers:
             await asyncio.gather(*self._tasks)
 
 
-async def test_processes_that_start_at_once_make_one_stream_of_three_copies(tmp_path: Path) -> None:
-    """Each finds or makes the same one, also while it has no leader yet, and on each node of the cluster."""
+async def test_concurrent_starts_create_one_stream_of_three_copies(tmp_path: Path) -> None:
+    """Also while the stream has no leader yet, and on each node of the cluster."""
     async with Cluster(tmp_path, streams=False) as cluster:
         logs = await asyncio.gather(*(JetStreamLog.connect(cluster.operator_url, SETTINGS) for _ in range(3)))
         assert len({(await log.info()).epoch for log in logs}) == 1
@@ -116,7 +116,7 @@ async def test_processes_that_start_at_once_make_one_stream_of_three_copies(tmp_
 async def test_no_acknowledged_event_is_lost_when_the_leader_is_killed(
     logs: list[JetStreamLog], cluster: Cluster, tmp_path: Path
 ) -> None:
-    """Twice in the middle of writing: writers go on, revisions have no gap, the views follow."""
+    """Twice during writes: writers continue, revisions have no gap, the views follow."""
     views = [Projector(log, tmp_path / f"view-{number}.db") for number, log in enumerate(logs)]
     for view in views:
         await view.start()
@@ -142,7 +142,7 @@ async def test_no_acknowledged_event_is_lost_when_the_leader_is_killed(
 
 
 async def test_the_epoch_is_the_same_under_each_leader_and_after_a_restart_of_all(cluster: Cluster) -> None:
-    """A cursor and a view outlive the node that gave them."""
+    """A cursor and a view stay valid on other nodes."""
     log = await JetStreamLog.connect(cluster.url, SETTINGS)
     assert isinstance(await log.append(draft(), expect=0), Appended)
     seen = {(await log.info()).epoch}
@@ -167,7 +167,7 @@ async def test_the_epoch_is_the_same_under_each_leader_and_after_a_restart_of_al
 async def test_of_writers_on_different_nodes_exactly_one_wins(
     logs: list[JetStreamLog], cluster: Cluster
 ) -> None:
-    """Also while the first event is still being replicated (10164): the others are Lost."""
+    """Also while the first event is still being replicated (10164): the others get WrongSequence."""
     others = [await JetStreamLog.connect(cluster.url_of(node), SETTINGS) for node in (1, 2, 3)]
     for number in range(30):
         job = f"race-{number}"
@@ -178,8 +178,8 @@ async def test_of_writers_on_different_nodes_exactly_one_wins(
         await log.close()
 
 
-async def test_batches_are_atomic_and_answered_truly_on_a_cluster(logs: list[JetStreamLog]) -> None:
-    """Three publishers send batches with conflicts in them: each event is once where it was told."""
+async def test_batches_are_atomic_and_answered_correctly_on_a_cluster(logs: list[JetStreamLog]) -> None:
+    """Three publishers send batches with conflicts: each event is once at its acknowledged sequence."""
     for log in logs:
         force_batches(log)
     drafts = [[draft(f"job-{number}") for number in range(400)] for _ in logs]
@@ -199,7 +199,7 @@ async def test_batches_are_atomic_and_answered_truly_on_a_cluster(logs: list[Jet
 
 
 async def test_a_lagging_replica_changes_no_answer(cluster: Cluster) -> None:
-    """A node that was away, asked as soon as it is back: what it lacks is waited for, not missed."""
+    """A node that just returned is asked: it waits for the events that it lacks."""
     await (await JetStreamLog.connect(cluster.url, SETTINGS)).close()
     leader = await cluster.leader()
     behind = leader % 3 + 1
@@ -223,7 +223,7 @@ async def test_a_lagging_replica_changes_no_answer(cluster: Cluster) -> None:
 
 
 async def test_a_service_starts_and_writes_while_a_node_is_down(cluster: Cluster) -> None:
-    """Two of three are enough, also while the cluster elects a new leader of its own: nobody answers then."""
+    """Two of three are enough, also during an election of the cluster's leader."""
     log = await JetStreamLog.connect(cluster.url, SETTINGS)
     await log.close()
     await cluster.kill(await cluster.meta_leader())
@@ -235,10 +235,10 @@ async def test_a_service_starts_and_writes_while_a_node_is_down(cluster: Cluster
     await log.close()
 
 
-async def test_without_a_majority_nothing_is_acknowledged_and_all_goes_on_afterwards(
+async def test_without_a_majority_nothing_is_acknowledged_until_it_returns(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One node alone takes nothing; what was unknown is known once there are two, and is there once."""
+    """One node alone accepts nothing; an append with an unknown outcome is resolved once there are two."""
     monkeypatch.setattr(settle, "APPEND_TIMEOUT_SECONDS", 3.0)
     log = await JetStreamLog.connect(cluster.url, SETTINGS)
     assert isinstance(await log.append(draft("before"), expect=0), Appended)
@@ -265,7 +265,7 @@ async def test_without_a_majority_nothing_is_acknowledged_and_all_goes_on_afterw
 async def test_a_start_without_a_majority_ends_with_a_reason(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is tried for a while, and then said; a restart policy tries it again."""
+    """After retries for a limited time; a restart policy tries it again."""
     monkeypatch.setattr(stream, "STREAM_TIMEOUT_SECONDS", 2.0)
     await (await JetStreamLog.connect(cluster.url, SETTINGS)).close()
     await cluster.kill(1)
@@ -277,7 +277,7 @@ async def test_a_start_without_a_majority_ends_with_a_reason(
 
 @pytest.mark.parametrize("user", ["billing", "jobledger"])
 async def test_no_client_administers_the_log_of_a_cluster(tmp_path: Path, user: str) -> None:
-    """Every request that a subscriber or the service may send, with every forbidden reply subject."""
+    """Every request of a subscriber or the service, with every forbidden reply subject."""
     async with Cluster(tmp_path, accounts="accounts-example.conf") as cluster:
         operator = await JetStreamLog.connect(cluster.operator_url, SETTINGS)
         await prepare(operator)
@@ -304,8 +304,8 @@ async def test_no_client_administers_the_log_of_a_cluster(tmp_path: Path, user: 
         await operator.close()
 
 
-async def test_the_operator_may_change_a_stream_and_wrong_credentials_are_told(cluster: Cluster) -> None:
-    """What no other user may, the operator may."""
+async def test_the_operator_may_change_a_stream_and_wrong_credentials_are_reported(cluster: Cluster) -> None:
+    """No other user has these rights."""
     operator = await JetStreamLog.connect(cluster.operator_url, SETTINGS)
     config = (await ask(operator, "STREAM.INFO.JOBS"))["config"]
     changed = await ask(operator, "STREAM.UPDATE.JOBS", config | {"description": "looked after"})
@@ -316,7 +316,7 @@ async def test_the_operator_may_change_a_stream_and_wrong_credentials_are_told(c
 
 
 async def test_a_subscriber_in_its_own_account_outlives_the_leader(tmp_path: Path) -> None:
-    """Every event is handled, though the node that leads is killed; a reset reaches it after that."""
+    """Every event is handled although the leading node is killed; a reset reaches it afterwards."""
     async with Cluster(tmp_path, accounts="accounts-example.conf") as cluster:
         service = await JetStreamLog.connect(cluster.url, SETTINGS)
         subscriptions = Subscriptions(service)
@@ -350,7 +350,7 @@ async def test_a_subscriber_in_its_own_account_outlives_the_leader(tmp_path: Pat
 async def test_a_node_that_lost_its_disk_is_filled_by_the_others(
     logs: list[JetStreamLog], cluster: Cluster, tmp_path: Path
 ) -> None:
-    """Started empty under its old name, it has the whole log, and can then stand in for another."""
+    """Started empty under its old name, it gets the whole log, and can then replace another node."""
     await append_all(logs[0], [draft(f"job-{number}") for number in range(200)])
     leader = await cluster.leader()
     lost, other = leader % 3 + 1, (leader + 1) % 3 + 1

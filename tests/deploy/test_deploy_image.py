@@ -1,4 +1,4 @@
-"""The image without an engine: the Dockerfile's own steps, on the files that a builder would get."""
+"""The image without a container engine: the steps of the Dockerfile, on the files of the build context."""
 
 import json
 import os
@@ -106,7 +106,7 @@ def may_be_nobody() -> bool:
 def run_as_nobody(
     image: Path, *command: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run something of the image with an empty environment, and as nobody where that can be."""
+    """Run a program of the image with an empty environment, as `nobody` if possible."""
     user: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if may_be_nobody() else {}
     environment = {"PATH": f"{image}/opt/jobledger/bin:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
@@ -121,8 +121,8 @@ def run_as_nobody(
     )
 
 
-def test_the_program_starts_and_brings_nothing_to_build_with(image: Path) -> None:
-    """It is whole: the command runs for any user, without pip and without a server."""
+def test_the_program_starts_without_build_tools(image: Path) -> None:
+    """The command runs for any user, without pip and without a server."""
     done = run_as_nobody(image, "jobledger", "version")
     assert done.returncode == 0, done.stderr
     inside = {path.name for path in (image / "opt" / "jobledger" / "bin").iterdir()}
@@ -130,8 +130,8 @@ def test_the_program_starts_and_brings_nothing_to_build_with(image: Path) -> Non
     assert not {"pip", "nats-server", "pytest"} & inside
 
 
-def test_the_service_of_the_image_refuses_an_open_door_without_a_token(image: Path) -> None:
-    """As compose starts it before a token was made: it says what to do, and does not listen."""
+def test_the_service_of_the_image_refuses_to_listen_without_a_token(image: Path) -> None:
+    """The error has the remedy."""
     data = image / "data-closed"
     data.mkdir(mode=0o777)
     data.chmod(0o777)  # the user without rights shall write
@@ -141,8 +141,8 @@ def test_the_service_of_the_image_refuses_an_open_door_without_a_token(image: Pa
     assert "token create" in done.stderr
 
 
-def test_a_token_opens_it_and_then_only_the_log_is_missing(image: Path) -> None:
-    """The one-liner of docs/DEPLOY.md works with the image's own command, as a user without rights."""
+def test_with_a_token_only_the_log_is_missing(image: Path) -> None:
+    """The command of docs/DEPLOY.md works in the image, as an unprivileged user."""
     data = image / "data-open"
     data.mkdir(mode=0o777)
     data.chmod(0o777)  # the user without rights shall write
@@ -160,8 +160,8 @@ def test_a_token_opens_it_and_then_only_the_log_is_missing(image: Path) -> None:
     assert "no nats-server answers" in done.stderr
 
 
-def test_the_health_check_fails_when_nobody_listens(image: Path) -> None:
-    """Its exit code is what the engine looks at."""
+def test_the_health_check_fails_without_a_service(image: Path) -> None:
+    """By its exit code."""
     _, final = instructions((ROOT / "Dockerfile").read_text())
     (check,) = [arguments for word, arguments in final if word == "HEALTHCHECK"]
     command = json.loads(check.partition("CMD ")[2])

@@ -1,7 +1,4 @@
-"""No client of the log can administer it: every request that is allowed, with every forbidden reply subject.
-
-On one server, with the very accounts that are deployed; `test_deploy_cluster.py` does the same on three.
-"""
+"""No client of the log can administer it: every allowed request, with every forbidden reply subject."""
 
 import json
 from collections.abc import AsyncIterator
@@ -100,7 +97,7 @@ def test_the_deployed_accounts_are_what_the_command_prints() -> None:
 
 @pytest.mark.parametrize("target", [each for each in laundering() if each not in HARMLESS])
 async def test_each_attack_would_succeed_within_one_account(old: Deployment, target: str) -> None:
-    """The attacks are real: with the former configuration each one does its harm."""
+    """The attacks are real: within one account each one succeeds."""
     attacker = await billing(old)
     before = await old.state(*OWN)
 
@@ -116,7 +113,7 @@ async def test_each_attack_would_succeed_within_one_account(old: Deployment, tar
 
 
 async def test_no_answer_to_a_subscriber_goes_where_it_may_not_publish(deployed: Deployment) -> None:
-    """Every allowed request with every forbidden reply subject: nothing is changed, nothing is learned."""
+    """Every allowed request with every forbidden reply subject: nothing is changed or revealed."""
     attacker = await billing(deployed)
     before = await deployed.state(*OWN)
     assert await attacker.attack(laundering()) > 200
@@ -128,7 +125,7 @@ async def test_no_answer_to_a_subscriber_goes_where_it_may_not_publish(deployed:
 
 
 async def test_the_service_could_delete_the_log_within_one_account(old: Deployment) -> None:
-    """A deny list does not hold: a stream that republishes sends what the list forbids."""
+    """A deny list is not enough: a stream that republishes sends what the list forbids."""
     service = await old.connect("jobledger")
     await ask(service, "$JS.API.STREAM.CREATE.KILLER", destructive()["$JS.API.STREAM.CREATE.KILLER"])
     await service.publish("killer", b"")
@@ -150,7 +147,7 @@ async def the_service(place: Deployment) -> Attacker:
 
 
 async def test_no_answer_to_the_service_administers_a_stream(deployed: Deployment) -> None:
-    """Every request that the service may send, with every administrative subject as the reply subject."""
+    """Every request of the service, with every administrative subject as the reply subject."""
     attacker = await the_service(deployed)
     before = await deployed.state(*STORED)
     assert await attacker.attack(destructive()) > 300
@@ -163,10 +160,10 @@ async def test_no_answer_to_the_service_administers_a_stream(deployed: Deploymen
 @pytest.mark.parametrize(
     "more", [{}, {"idle_heartbeat": 100_000_000, "flow_control": True}, {"headers_only": True}]
 )
-async def test_no_consumer_of_the_service_delivers_to_a_subject_that_administers(
+async def test_no_consumer_of_the_service_delivers_to_an_administrative_subject(
     deployed: Deployment, more: dict[str, object]
 ) -> None:
-    """A body that names a subject: `deliver_subject` of a push consumer, which the service may create."""
+    """Through the `deliver_subject` of a push consumer, which the service may create."""
     attacker = await the_service(deployed)
     before = await deployed.state(*STORED)
     for number, target in enumerate(destructive()):
@@ -184,7 +181,7 @@ async def test_no_consumer_of_the_service_delivers_to_a_subject_that_administers
 
 
 @pytest.mark.parametrize("user", ["node-billing", "shipping", "audit"])
-async def test_other_forms_of_subscribers_reach_no_more(deployed: Deployment, user: str) -> None:
+async def test_other_forms_of_subscribers_have_no_more_rights(deployed: Deployment, user: str) -> None:
     """A member, an elastic group, a program in another language: each request with each reply subject."""
     (subscriber,) = [each for each in EXAMPLE if each.name == user]
     connection = await deployed.connect(user)
@@ -210,13 +207,13 @@ def _few(subscriber: Subscriber) -> list[str]:
 @pytest.mark.parametrize(
     "text", ["", "a.b", "x:0", "x:33", "x:4e4", "x:plain:4", "x:4e:plain", "x-1of4", "jobledger"]
 )
-def test_what_names_no_subscription_is_refused(text: str) -> None:
-    """With what it may be; also a name that would collide with a user of the log."""
+def test_an_invalid_subscription_is_rejected(text: str) -> None:
+    """With the accepted forms; also a name that collides with a user of the log."""
     with pytest.raises(InvalidInput):
         accounts_config([parse_subscriber(text)])
 
 
 def test_two_subscriptions_never_share_an_account_or_a_password() -> None:
-    """Names that lead to one environment variable are refused."""
+    """Names with the same environment variable are rejected."""
     with pytest.raises(InvalidInput, match="NATS_A_B_PASSWORD"):
         accounts_config([parse_subscriber("a-b"), parse_subscriber("a_b")])

@@ -1,4 +1,4 @@
-"""Two replicas of the service on the cluster that is deployed: one story, whichever door is asked."""
+"""Two replicas of the service on the deployed cluster return the same data."""
 
 import asyncio
 import subprocess
@@ -149,8 +149,8 @@ class Writer:
         await self._task
 
 
-async def test_what_is_written_on_one_replica_is_read_on_the_other(deployment: Deployment) -> None:
-    """With `wait_for`, at once, both ways, in get, list and history; and the cursor is the same."""
+async def test_a_write_on_one_replica_is_read_on_the_other(deployment: Deployment) -> None:
+    """With `wait_for`, immediately, in both directions, in get, list and history, with the same cursor."""
     here, there = deployment.doors
     for number in range(20):
         written = await submit(here, f"job-{number}")
@@ -167,7 +167,7 @@ async def test_what_is_written_on_one_replica_is_read_on_the_other(deployment: D
 
 
 async def test_a_killed_leader_loses_no_acknowledged_write(deployment: Deployment) -> None:
-    """While both doors are written through: they stay open, and each job's revisions have no gap on both."""
+    """During writes on both replicas: both keep serving, and the revisions of each job have no gap."""
     writers = [Writer(deployment.doors, number) for number in range(WRITERS)]
     await asyncio.gather(*(writer.more(10) for writer in writers))
     leader = await deployment.cluster.leader()
@@ -187,7 +187,7 @@ async def test_a_killed_leader_loses_no_acknowledged_write(deployment: Deploymen
 
 
 async def test_the_other_replica_serves_when_one_is_killed(deployment: Deployment) -> None:
-    """All that was acknowledged through the dead one is there, and writing goes on."""
+    """It has every write that the killed one acknowledged, and accepts writes."""
     writers = [Writer(deployment.doors, number) for number in range(WRITERS)]
     await asyncio.gather(*(writer.more(10) for writer in writers))
     deployment.replicas[0].process.kill()
@@ -200,7 +200,7 @@ async def test_the_other_replica_serves_when_one_is_killed(deployment: Deploymen
 
 
 async def test_both_replicas_are_ready_again_after_a_failover(deployment: Deployment) -> None:
-    """A node is killed and comes back; each view has caught up, and /readyz says so."""
+    """A node is killed and returns; each view catches up, and /readyz succeeds."""
     leader = await deployment.cluster.leader()
     await deployment.cluster.kill(leader)
     written = await submit(deployment.doors[0], "during")
@@ -215,10 +215,8 @@ async def test_both_replicas_are_ready_again_after_a_failover(deployment: Deploy
         await eventually(partial(is_ready, replica.url), within_seconds=PATIENCE_SECONDS)
 
 
-async def test_a_token_counts_and_ends_on_both_replicas_at_once(
-    deployment: Deployment, tmp_path: Path
-) -> None:
-    """The file of tokens is one: what is made is taken by both, what is revoked by none."""
+async def test_a_token_is_valid_and_revoked_on_both_replicas(deployment: Deployment, tmp_path: Path) -> None:
+    """They share the token file."""
     tokens = deployment.tokens_file
     token = jobledger(
         tmp_path, "token", "create", "--name", "guest", "--role", "reader", "--all-namespaces", tokens=tokens

@@ -1,4 +1,4 @@
-"""Logging in to NATS by settings, on real servers that ask for it; and what is said when it fails."""
+"""Authentication with NATS by settings, on real servers, and the messages of failures."""
 
 import ssl
 import traceback
@@ -31,7 +31,7 @@ def put(path: Path, text: str) -> Path:
 
 
 async def connects(url: str, **settings: Any) -> None:
-    """Log in as the settings say, and use the log."""
+    """Connect with the settings, and use the log."""
     found = Settings(nats_url=url, **settings)
     log = await JetStreamLog.connect(found.nats_url, **connection_options(found))
     try:
@@ -48,8 +48,8 @@ async def refused(url: str, **settings: Any) -> str:
     return "".join(traceback.format_exception(error.value))
 
 
-async def test_user_and_password_let_in(tmp_path: Path) -> None:
-    """From the settings or from a file, whose last line break does not count; wrong ones or none do not."""
+async def test_user_and_password_authenticate(tmp_path: Path) -> None:
+    """From settings or from a file, without its last newline; wrong or missing ones do not."""
     authorization = {"user": "jobledger", "password": PASSWORD}
     file = put(tmp_path / "password", PASSWORD + "\n")
     async with nats_server(tmp_path / "nats", authorization=authorization) as port:
@@ -62,8 +62,8 @@ async def test_user_and_password_let_in(tmp_path: Path) -> None:
             assert PASSWORD not in said
 
 
-async def test_a_new_password_is_taken_from_its_file_at_the_next_connect(tmp_path: Path) -> None:
-    """So that it can be changed under a running service; while the file is gone, the last one stays."""
+async def test_a_changed_password_file_is_used_at_the_next_connect(tmp_path: Path) -> None:
+    """While the file is missing, the previous password is used."""
     file = put(tmp_path / "password", "old")
     options = connection_options(Settings(nats_url="nats://x", nats_user="u", nats_password_file=file))
     assert options["password"]() == "old"
@@ -73,8 +73,8 @@ async def test_a_new_password_is_taken_from_its_file_at_the_next_connect(tmp_pat
     assert options["password"]() == "new"
 
 
-async def test_an_nkey_lets_in(tmp_path: Path) -> None:
-    """Its file may have comments; another key does not do."""
+async def test_an_nkey_authenticates(tmp_path: Path) -> None:
+    """Its file may have comments; another key is rejected."""
     seed, public = new_nkey()
     other, _ = new_nkey()
     async with nats_server(tmp_path / "nats", authorization={"users": [{"nkey": public}]}) as port:
@@ -85,8 +85,8 @@ async def test_an_nkey_lets_in(tmp_path: Path) -> None:
         assert other not in said
 
 
-async def test_a_credentials_file_lets_in(tmp_path: Path) -> None:
-    """JWT and nkey of a decentralised set-up; those of another account, or expired ones, do not."""
+async def test_a_credentials_file_authenticates(tmp_path: Path) -> None:
+    """JWT and nkey of a decentralized setup; those of another account, or expired ones, are rejected."""
     operator, stranger = Operator(), Operator()
     async with nats_server(tmp_path / "nats", **operator.config()) as port:
         url = f"nats://127.0.0.1:{port}"
@@ -100,8 +100,8 @@ async def test_a_credentials_file_lets_in(tmp_path: Path) -> None:
             assert wrong.splitlines()[1] not in said
 
 
-async def test_the_service_needs_no_more_rights_than_the_docs_say(tmp_path: Path) -> None:
-    """On subjects of NATS; it writes, reads, repeats, seals and delivers with these."""
+async def test_the_service_needs_only_the_documented_rights(tmp_path: Path) -> None:
+    """It writes, reads, repeats, seals and delivers with these subjects."""
     permissions = {
         "publish": [
             *("jobs.>", "jobledger.keys.*", "jobledger.seals.*", "JOBS_SUBSCRIPTIONS.>"),
@@ -157,10 +157,8 @@ FILES: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize(("setting", "content"), FILES.values(), ids=FILES)
-def test_a_file_that_is_not_what_its_setting_says_is_refused(
-    tmp_path: Path, setting: str, content: bytes
-) -> None:
-    """Before anything is connected; the message names setting and file, and nothing of what is in it."""
+def test_an_invalid_secret_file_is_rejected(tmp_path: Path, setting: str, content: bytes) -> None:
+    """Before a connection; the message names setting and file, and no content."""
     path = tmp_path / "secret"
     for exists in (True, False):
         if exists:
@@ -186,7 +184,7 @@ def test_a_file_that_is_not_what_its_setting_says_is_refused(
         lambda path: (path / "client.pem").unlink(),
     ],
 )
-def test_certificates_that_do_not_fit_are_refused(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+def test_invalid_certificates_are_rejected(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
     """By the names of their settings."""
     make_certificates(tmp_path)
     settings = Settings(
@@ -201,10 +199,10 @@ def test_certificates_that_do_not_fit_are_refused(tmp_path: Path, spoil: Callabl
         connection_options(settings)
 
 
-def test_a_secret_that_every_user_can_read_is_warned_of(
+def test_a_warning_is_logged_for_a_secret_that_every_user_can_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And used: container platforms mount secrets like that."""
+    """It is used nevertheless: container platforms mount secrets like that."""
     seed, _ = new_nkey()
     file = put(tmp_path / "key", seed)
     connection_options(Settings(nats_url="nats://x", nats_nkey_file=file))
@@ -215,6 +213,6 @@ def test_a_secret_that_every_user_can_read_is_warned_of(
     assert seed not in caplog.text
 
 
-def test_without_settings_nothing_is_added() -> None:
-    """The embedded server's URL has all that is needed."""
+def test_without_settings_there_are_no_options() -> None:
+    """The URL of the embedded server contains its credentials."""
     assert connection_options(Settings()) == {}

@@ -19,7 +19,7 @@ def files_of(folder: str) -> list[str]:
 
 
 def test_the_wheel_contains_every_source_file_and_no_other(tmp_path: Path) -> None:
-    """A file that the links hide, or a stray folder at the top level, would show here."""
+    """A file hidden by the links, or a stray top-level directory, would be reported."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)],
         cwd=ROOT,
