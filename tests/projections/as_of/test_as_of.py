@@ -1,10 +1,9 @@
 """As of a point: whatever the history, the answer is the fold of the prefix."""
 
-import itertools
 import random
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,53 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobledger import ListQuery, MemoryLog, Projector, View
+from jobledger import ListQuery, Projector, View
 from jobledger.projections.as_of import build, snapshots
 from jobledger.projections.as_of import build as seed
 from jobledger.projections.as_of.job import sequence_of_revision
-from jobledger.projections.as_of.reader import AsOf
 from jobledger.projections.query.query import Order
 from jobledger.projections.query.selectors import parse_selector
 from jobledger.store.log import PendingEvent
 from jobledger.store.model.errors import JobNotFound
-from jobledger.store.model.events import Record
 from jobledger.store.model.job import Job, StateType
-from tests.support.histories import append_all, random_drafts, records_of
+from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
+from tests.support.histories import append_all, random_drafts
 from tests.support.oracle import fold_of, rows_of
-
-WAIT_SECONDS = 60.0
-SECOND = 1_000_000_000
-
-
-class History:
-    """A log with its live view and its snapshots."""
-
-    def __init__(self, log: MemoryLog, view: View, asof: AsOf, records: list[Record]) -> None:
-        self.log = log
-        self.view = view
-        self.asof = asof
-        self.records = records
-
-
-async def log_of(drafts: list[PendingEvent]) -> MemoryLog:
-    """A log of these drafts, one second apart."""
-    ticks = itertools.count(SECOND, SECOND)
-    log = MemoryLog(clock=lambda: next(ticks))
-    await append_all(log, drafts)
-    return log
-
-
-@asynccontextmanager
-async def history(drafts: list[PendingEvent], **bounds: int) -> AsyncIterator[History]:
-    """A history in a temporary directory."""
-    async with AsyncExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        log = await log_of(drafts)
-        projector = await stack.enter_async_context(Projector(log, directory / "view.db"))
-        await projector.wait_for(len(drafts), WAIT_SECONDS)
-        view = await stack.enter_async_context(await View.open(directory / "view.db", readers=1))
-        asof = await stack.enter_async_context(await AsOf.open(log, view, directory / "asof", **bounds))
-        yield History(log, view, asof, await records_of(log))
+from tests.support.past_views import WAIT_SECONDS, history, log_of
 
 
 @asynccontextmanager
@@ -76,7 +41,7 @@ async def prefix_view(drafts: list[PendingEvent]) -> AsyncIterator[View]:
 @st.composite
 def queries(draw: st.DrawFn) -> ListQuery:
     """Filters and orders of all kinds, with small pages."""
-    times = st.none() | st.integers(0, 40).map(lambda second: second * SECOND)
+    times = st.none() | st.integers(0, 40).map(lambda second: second * NANOSECONDS_PER_SECOND)
     bounds: dict[str, Any] = {
         f"{axis}_{side}": draw(times) for axis in ("created", "modified") for side in ("from", "to")
     }

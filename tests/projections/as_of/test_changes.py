@@ -16,8 +16,8 @@ from jobledger.projections.query.selectors import parse_selector
 from jobledger.store.model.events import read_record
 from jobledger.store.model.fold import fold_job_on, spec_head
 from jobledger.store.model.job import Job
-from tests.projections.as_of.test_as_of import History, history
 from tests.support.histories import append_all, random_drafts
+from tests.support.past_views import History, history
 
 
 class JobHistory:
