@@ -27,7 +27,7 @@ from jobledger.projections.projector import ProjectorState
 from jobledger.service.audit.sealer import Sealer, SealState
 from jobledger.service.limits import METRIC_LABEL_VALUES_MAX
 from jobledger.service.server.monitor import Monitor
-from jobledger.service.subscription_metrics import SubscriptionReadings
+from jobledger.service.subscription_metrics import SubscriptionMetrics
 from jobledger.service.webhooks.metrics import WebhookMetrics
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
@@ -88,7 +88,7 @@ class Metrics:
         self.state = StateCollector()
         self.seals = SealCollector()
         self.asof = AsOfCollector()
-        self.subscriptions = SubscriptionReadings()
+        self.subscriptions = SubscriptionMetrics()
         for collector in (self.state, self.seals, self.asof):
             self.registry.register(collector)
         self.webhooks = WebhookMetrics(self.registry, self._bounded, _BUCKETS_SECONDS)

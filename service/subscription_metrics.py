@@ -22,7 +22,7 @@ from jobledger.store.model.errors import JobledgerError
 OTHER: Final = "other"
 
 
-class SubscriptionReadings(Collector):
+class SubscriptionMetrics(Collector):
     """Collects the metrics of a log's subscriptions; none before `watch`."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class SubscriptionReadings(Collector):
         """Report these subscriptions."""
         self._subscriptions = subscriptions
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read them from the server, unless that was done less than SUBSCRIPTIONS_LOOK_SECONDS ago."""
         if self._reading is None or self._reading.done():
             if asyncio.get_running_loop().time() - self._read_at < SUBSCRIPTIONS_LOOK_SECONDS:

@@ -10,7 +10,7 @@ One record per job, `parked.<subscription>.<job>`:
         │                  └── operator: retry, skip ───────────────────────┤
         └── every event up to the partition's position is handled ──┘       (waits for an operator)
 
-The job's later events wait while its record exists; all other jobs go on. Each write is conditional on the
+The job's later events wait while its record exists; all other jobs continue. Each write is conditional on the
 record's revision, so what an operator wrote in the meantime is never overwritten: it wins.
 """
 

@@ -364,7 +364,7 @@ class Partition:
         self._on_change()
 
     async def settle(self) -> None:
-        """Acknowledge: there is no event to hand out now. Without any to come, the partition is live."""
+        """Acknowledge, when no event can be handed out now. Without a backlog the partition is live."""
         await self.acknowledge()
         if self._source.held and not self.backlog:
             self._is_caught_up = True

@@ -323,7 +323,7 @@ class Subscription:
             self._enter(_Reader.IDLE)
 
     def _refuse_second_reader(self) -> None:
-        """Asking for the next event acknowledges the one before: only the task that has it may do so."""
+        """Requesting the next event acknowledges the one before: only the task that has it may do so."""
         task = self._task
         if task is None or task.done() or self._reader in (_Reader.CLOSED, _Reader.IDLE):
             return
@@ -381,7 +381,7 @@ class Subscription:
             await self._wait_for_change()
 
     async def _next_of_any(self) -> SubscribedEvent | None:
-        """The next event, of the partitions in turn."""
+        """The next event; starts with the partition after the last one, so that each gets its turn."""
         partitions = self._partitions
         first = partitions.index(self._partition) + 1 if self._partition is not None else 0
         self._redelivered_first = not self._redelivered_first
@@ -426,7 +426,7 @@ class Subscription:
     # --- sharing partitions ---------------------------------------------------------------------------------
 
     async def _tend(self) -> None:
-        """What goes on beside the reader, however long a handler takes."""
+        """Periodic work that does not wait for the handler."""
         while True:
             await asyncio.sleep(HOLD_CHECK_SECONDS)
             if self._queue is not None:
@@ -480,14 +480,14 @@ class Subscription:
     def status(self) -> SubscriptionStatus:
         """What it is doing now, with its figures."""
         held = [partition for partition in self._partitions if partition.is_held]
-        behind = [partition for partition in held if partition.backlog]
-        positions = [partition.position for partition in behind]
-        times = [partition.last_time for partition in behind if partition.last_time]
+        lagging = [partition for partition in held if partition.backlog]
+        positions = [partition.position for partition in lagging]
+        times = [partition.last_time for partition in lagging if partition.last_time]
         queue = self._queue
         return SubscriptionStatus(
             state=self.state,
             position=min(positions) if positions else max((each.position for each in held), default=0),
-            gap=sum(partition.backlog for partition in behind) + (self._event is not None),
+            gap=sum(partition.backlog for partition in lagging) + (self._event is not None),
             lag_seconds=max(0.0, (time.time_ns() - min(times)) / NANOSECONDS_PER_SECOND) if times else 0.0,
             handled=self._handled,
             retrying=queue.count(ParkedState.RETRYING) if queue is not None else 0,

@@ -154,7 +154,7 @@ async def metrics(request: Request[None]) -> Response:
     """Get the metrics in the text format of Prometheus."""
     service = request.service
     await service.monitor.observe()
-    await service.metrics.subscriptions.look()
+    await service.metrics.subscriptions.refresh()
     return Response(service.metrics.text(), _NO_STORE, media_type=f"{CONTENT_TYPE}; charset=utf-8")
 
 

@@ -158,7 +158,7 @@ async def test_an_update_that_removes_a_matching_label_is_delivered_as_such(
         (back.sequence, "after"),
     ]
     assert {(event.name, event.namespace) for event in found} == {("etl", "default")}
-    # `states` looks at the event: one that sets another state does not pass, whatever the state before was.
+    # `states` looks at the event: one that sets another state does not pass, regardless of the state before.
     async with subscribe(jetstream_log, name and "failed", states=["Failed"]) as events:
         assert sequences(await take(events, 1)) == [4]
 

@@ -212,7 +212,7 @@ async def test_a_parked_job_is_found_by_a_prefix_of_its_id(jetstream_log: JetStr
         assert [job.job_id for job in await subscriptions.parked("billing")] == [two]
 
 
-@pytest.mark.parametrize("attended", [True, False], ids=["while it is read", "while nobody reads it"])
+@pytest.mark.parametrize("attended", [True, False], ids=["with a reader", "without a reader"])
 @pytest.mark.slow
 async def test_a_reset_starts_after_the_given_sequence(jetstream_log: JetStreamLog, attended: bool) -> None:
     """Earlier: every event after it is handled again. Later: the events up to it never are."""

@@ -74,7 +74,7 @@ async def test_a_partition_drops_what_it_handled_before_a_reset(*, kept: bool) -
     await sources[1].start(ConsumerListener(partition, kept=kept))
     wanted = list(range(8 if kept else 4, EVENTS + 1))
     assert await popped(partition, EVENTS) == wanted
-    assert partition._unacknowledged == EVENTS - 3, "what is dropped is acknowledged all the same"
+    assert partition._unacknowledged == EVENTS - 3, "dropped events are acknowledged too"
     for source in sources:
         await source.close()
     await log.close()

@@ -109,12 +109,12 @@ async def test_many_scrapes_cause_few_reads(monkeypatch: pytest.MonkeyPatch) -> 
     """If the log does not answer, the last result is reported."""
     readings, counted = Metrics().subscriptions, Counted([info("one")])
     readings.watch(counted)  # type: ignore[arg-type]
-    await asyncio.gather(*(readings.look() for _ in range(50)))
-    await readings.look()
+    await asyncio.gather(*(readings.refresh() for _ in range(50)))
+    await readings.refresh()
     assert (counted.asked, len(readings._infos)) == (1, 1)
     counted.is_down = True
     later = asyncio.get_running_loop().time() + SUBSCRIPTIONS_LOOK_SECONDS
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: later)
-    await readings.look()
+    await readings.refresh()
     assert (counted.asked, len(readings._infos)) == (2, 1)
     await readings.close()
