@@ -17,6 +17,7 @@ from jobledger.projections.subscriptions.parking import (
     skipped,
 )
 from jobledger.projections.subscriptions.partition import EventBuilder, Partition
+from jobledger.store.kv import MemoryKeyValue
 from jobledger.store.model.subjects import ALL_SUBJECTS
 from tests.support.failing_handlers import Handler, gone, rewrite, the_record
 from tests.support.log_writer import Writer
@@ -38,7 +39,7 @@ class ConsumerListener:
         self._partition.on_change()
 
     def on_reset(self, *, position: int, kept: bool) -> None:
-        assert not kept, "so a feed begins"
+        assert not kept, "an ephemeral source starts so"
         self._partition.on_reset(position=position, kept=self._kept)
 
 
@@ -78,6 +79,56 @@ async def test_a_partition_drops_what_it_handled_before_a_reset(*, kept: bool) -
     for source in sources:
         await source.close()
     await log.close()
+
+
+@pytest.mark.parametrize(
+    ("reset", "end", "first"),
+    [
+        ("no reset", "complete", 2),
+        ("no reset", "fail", 2),
+        ("no reset", "take back", 1),
+        ("kept", "complete", 2),
+        ("kept", "fail", 2),
+        ("kept", "take back", 1),
+        ("lost", "complete", 1),
+        ("lost", "fail", 1),
+        ("lost", "take back", 1),
+    ],
+)
+async def test_the_end_of_a_handler_counts_as_the_partition_is_held(reset: str, end: str, first: int) -> None:
+    """Deliveries restart while event 1 is handled: the next event, and whether its job is queued."""
+    log = MemoryLog()
+    await Writer(log, JOBS).round()
+    epoch = (await log.info()).epoch
+    sources = [EphemeralSource(log, subjects=ALL_SUBJECTS, after=0, epoch=epoch) for _ in range(2)]
+    queue = RetryQueue(MemoryKeyValue(), "s", epoch, retries=0)
+    builder = EventBuilder(log, EventFilter(), with_jobs=False)
+    partition = Partition(0, sources[0], builder, on_change=lambda: None, queue=queue)
+    await sources[0].start(ConsumerListener(partition, kept=False))
+    event = await next_event(partition)
+    if reset != "no reset":
+        partition._source = sources[1]
+        await sources[1].start(ConsumerListener(partition, kept=reset == "kept"))
+    if end == "complete":
+        assert partition.complete()
+    elif end == "fail":
+        await partition.fail(queue, RuntimeError("bad"))
+    else:
+        partition.take_back()
+    assert partition.event is None
+    assert ([*queue.jobs] == [event.job_id]) is (end == "fail" and reset != "lost")
+    assert (await next_event(partition)).sequence == first
+    for source in sources:
+        await source.close()
+    await log.close()
+
+
+async def next_event(partition: Partition) -> SubscribedEvent:
+    """The next event that the partition hands out."""
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while (event := await partition.next(redelivered_first=False)) is None:  # noqa: ASYNC110 - a test
+            await asyncio.sleep(0)
+    return event
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known at the failure", "found out by writing"])
