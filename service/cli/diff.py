@@ -229,7 +229,7 @@ def diff_job(
 
 
 def _diff_file(ctx: click.Context, session: Session, output: Output, file: str, namespace: str) -> bool:
-    from jobledger.service.cli.job_submit import load_specs  # imports the YAML reader
+    from jobledger.service.cli.spec_files import load_specs  # imports the YAML reader
 
     click.Path(allow_dash=True).convert(file, None, ctx)
     if file != "-" and not Path(file).exists():

@@ -27,10 +27,10 @@ from jobledger.service.cli.options import (
     reason_option,
 )
 from jobledger.service.cli.output import Output, output_option
-from jobledger.service.cli.spec_files import print_problems, read_spec_file, read_valid_specs
+from jobledger.service.cli.spec_files import load_specs, print_problems, read_spec_file
 from jobledger.service.cli.text import plain
 from jobledger.service.cli.times import Duration
-from jobledger.store.model.errors import InvalidInput, Problem, RevisionMismatch
+from jobledger.store.model.errors import Problem, RevisionMismatch
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE
 from jobledger.store.spec.spec import JobSpec
 
@@ -40,33 +40,6 @@ if TYPE_CHECKING:
 
 _WAIT: Final = "--wait"
 _WAIT_DEFAULT_STATE: Final = "Completed"
-
-
-def load_specs(ctx: click.Context, names: Sequence[str], namespace: str) -> list[JobSpec]:
-    """The specs of these files; invalid ones end the command with exit code 2 and all problems.
-
-    Args:
-        ctx: the context of the command.
-        names: of the files; `-` is standard input.
-        namespace: for specs without one; empty: the service decides.
-
-    Raises:
-        InvalidInput: a spec has another namespace.
-    """
-    if names.count("-") > 1:
-        raise click.UsageError("- is standard input and can be given only once")
-    return [_with_namespace(spec, namespace, file) for file, spec in read_valid_specs(ctx, names)]
-
-
-def _with_namespace(spec: JobSpec, namespace: str, file: str) -> JobSpec:
-    if not namespace or spec.namespace == namespace:
-        return spec
-    if spec.namespace:
-        raise InvalidInput(
-            f"{file} has namespace {spec.namespace!r:.80}, but the command uses {namespace!r:.80}; pass the"
-            " same one with --namespace, or remove it from the file"
-        )
-    return msgspec.structs.replace(spec, namespace=namespace)
 
 
 class _Run(click.Command):

@@ -8,7 +8,7 @@ import msgspec
 
 from jobledger.service.cli.text import say
 from jobledger.service.errors import INVALID_INPUT_EXIT_CODE
-from jobledger.store.model.errors import InvalidSpec, Problem
+from jobledger.store.model.errors import InvalidInput, InvalidSpec, Problem
 from jobledger.store.model.limits import SPEC_FILE_MAX_BYTES
 from jobledger.store.spec.formats import format_of
 from jobledger.store.spec.reader import load_spec
@@ -54,6 +54,33 @@ def read_valid_specs(ctx: click.Context, names: Sequence[str]) -> list[tuple[str
     if any(found.problems for found in files):
         ctx.exit(INVALID_INPUT_EXIT_CODE)
     return [(found.file, found.spec) for found in files if found.spec is not None]
+
+
+def load_specs(ctx: click.Context, names: Sequence[str], namespace: str) -> list[JobSpec]:
+    """The specs of these files; invalid ones end the command with exit code 2 and all problems.
+
+    Args:
+        ctx: the context of the command.
+        names: of the files; `-` is standard input.
+        namespace: for specs without one; empty: the service decides.
+
+    Raises:
+        InvalidInput: a spec has another namespace.
+    """
+    if names.count("-") > 1:
+        raise click.UsageError("- is standard input and can be given only once")
+    return [_with_namespace(spec, namespace, file) for file, spec in read_valid_specs(ctx, names)]
+
+
+def _with_namespace(spec: JobSpec, namespace: str, file: str) -> JobSpec:
+    if not namespace or spec.namespace == namespace:
+        return spec
+    if spec.namespace:
+        raise InvalidInput(
+            f"{file} has namespace {spec.namespace!r:.80}, but the command uses {namespace!r:.80}; pass the"
+            " same one with --namespace, or remove it from the file"
+        )
+    return msgspec.structs.replace(spec, namespace=namespace)
 
 
 def print_problems(found: SpecFile, *, err: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""`jobledger streams` creates and shows streams, and accepts loss only when told to by a flag."""
+"""`jobledger streams` creates and shows streams, and accepts loss only with a flag."""
 
 import asyncio
 import json
