@@ -38,7 +38,7 @@ def examples(page: str) -> Iterator[Example]:
 
 
 def differences(answer: Any, shown: Any, where: str = "$") -> list[str]:
-    """What is shown and is not in the answer; `…` stands for anything."""
+    """What is shown but not in the response; `…` matches anything."""
     if shown == ANYTHING:
         return []
     if isinstance(shown, dict) and isinstance(answer, dict):
@@ -89,11 +89,11 @@ def test_what_a_page_shows_is_compared_key_by_key() -> None:
 def test_every_route_has_a_section() -> None:
     """The headings below "Routes" are the operations."""
     _, _, reference = (ROOT / "docs" / "API.md").read_text().partition(BEGIN)
-    told = re.findall(r"^#### `([A-Z]+) ([^`]+)`$", reference, re.MULTILINE)
-    assert told == [(operation.method, operation.path) for operation in OPERATIONS]
+    documented = re.findall(r"^#### `([A-Z]+) ([^`]+)`$", reference, re.MULTILINE)
+    assert documented == [(operation.method, operation.path) for operation in OPERATIONS]
 
 
-def test_every_parameter_status_and_code_is_told() -> None:
+def test_every_parameter_status_and_code_is_documented() -> None:
     """Each is in the section of its route, or in the table of codes."""
     page = (ROOT / "docs" / "API.md").read_text()
     for operation in OPERATIONS:

@@ -48,7 +48,7 @@ def names(page: dict[str, Any]) -> list[str]:
     return [item["Name"] for item in page["Items"]]
 
 
-async def test_every_form_of_a_point_leads_to_the_job_as_it_was(
+async def test_every_form_of_a_point_returns_the_job_as_it_was(
     api: tuple[Service, httpx.AsyncClient],
 ) -> None:
     """By sequence, cursor, time and revision; with the history up to there, and where that is."""
@@ -92,7 +92,7 @@ async def test_the_spec_and_its_versions_are_those_of_the_point(
         ("yesterday", 400, "RFC 3339"),
     ],
 )
-async def test_points_that_lead_nowhere_are_told_apart(
+async def test_invalid_points_are_distinguished(
     api: tuple[Service, httpx.AsyncClient], at: str, code: int, what: str
 ) -> None:
     """Not yet there, not there any more, never there."""
@@ -100,7 +100,7 @@ async def test_points_that_lead_nowhere_are_told_apart(
 
 
 async def test_a_list_stays_on_its_point_page_by_page(api: tuple[Service, httpx.AsyncClient]) -> None:
-    """The token carries the point, also where `at` says an age, or nothing, while events arrive."""
+    """The token has the point, even if `at` is an age or absent, while new events arrive."""
     _, client = api
     for more in ({}, {"at": "now"}, {"at": "3"}, {"at": "1h"}):
         found, token = [], ""
@@ -116,20 +116,20 @@ async def test_a_list_stays_on_its_point_page_by_page(api: tuple[Service, httpx.
         assert found == ["j0", "j1", "j2"]
 
 
-async def test_a_token_and_a_point_that_are_at_odds_are_refused(
+async def test_a_token_that_contradicts_the_point_is_refused(
     api: tuple[Service, httpx.AsyncClient],
 ) -> None:
     """Rather than one of the two being taken."""
     _, client = api
     token = (await ask(client, "/jobs", at="5", limit=2))["NextToken"]
-    told = await ask(client, "/jobs", at="4", limit=2, next_token=token, code=400)
-    assert "as of 5, and at is 4" in told["detail"]
+    result = await ask(client, "/jobs", at="4", limit=2, next_token=token, code=400)
+    assert "as of 5, and at is 4" in result["detail"]
     token = (await ask(client, "/jobs", limit=2))["NextToken"]
     assert "without `at`" in (await ask(client, "/jobs", at="4", next_token=token, code=400))["detail"]
     await ask(client, "/jobs", next_token="0123456789ab-5.abc", code=410)
 
 
-async def test_lists_have_their_filters_and_orders_at_any_point(
+async def test_filters_and_orders_apply_at_any_point(
     api: tuple[Service, httpx.AsyncClient],
 ) -> None:
     """State, labels and order are judged as they were."""
@@ -158,7 +158,7 @@ async def test_a_history_ends_at_its_point(api: tuple[Service, httpx.AsyncClient
     assert found == [1, 6]
 
 
-async def test_who_comes_too_soon_is_told_when_to_come_back(
+async def test_a_request_before_the_snapshot_is_built_gets_retry_after(
     api: tuple[Service, httpx.AsyncClient],
 ) -> None:
     """503 with Retry-After, and a code that programs can test."""
@@ -170,8 +170,8 @@ async def test_who_comes_too_soon_is_told_when_to_come_back(
     assert answer.json()["Code"] == "AsOfBusy"
 
 
-async def test_what_changed_is_told_with_who_and_why(api: tuple[Service, httpx.AsyncClient]) -> None:
-    """Version, revision and state at both points, the states in between, the spec place by place."""
+async def test_changes_are_listed_with_who_and_why(api: tuple[Service, httpx.AsyncClient]) -> None:
+    """Version, revision and state at both points, the states between them, and each change of the spec."""
     _, client = api
     answer = await ask(client, DIFF, **{"from": "4"})
     assert (answer["From"]["Sequence"], answer["To"]["Sequence"], answer["NextToken"]) == (4, 8, "")
@@ -186,8 +186,8 @@ async def test_what_changed_is_told_with_who_and_why(api: tuple[Service, httpx.A
     assert (created["Name"], created["From"], created["To"]["Version"]) == ("j4", None, 1)
 
 
-async def test_a_diff_pages_on_between_the_same_points(api: tuple[Service, httpx.AsyncClient]) -> None:
-    """The token carries both; what comes meanwhile is in none of the pages."""
+async def test_pages_of_a_diff_keep_both_points(api: tuple[Service, httpx.AsyncClient]) -> None:
+    """The token has both; events that arrive meanwhile are in none of the pages."""
     _, client = api
     found, query = [], {"from": "0", "to": "7"}
     while True:
@@ -202,7 +202,7 @@ async def test_a_diff_pages_on_between_the_same_points(api: tuple[Service, httpx
 
 
 async def test_a_diff_of_one_job_takes_its_revisions(api: tuple[Service, httpx.AsyncClient]) -> None:
-    """From one to another; without a job, a revision is no point."""
+    """From one to another; without a job, a revision is not a point."""
     _, client = api
     [item] = (await ask(client, DIFF, **{"from": "r1", "to": "r2"}, job="j0"))["Items"]
     assert [event["Revision"] for event in item["Events"]] == [2]
@@ -210,10 +210,10 @@ async def test_a_diff_of_one_job_takes_its_revisions(api: tuple[Service, httpx.A
     assert "needs a job" in (await ask(client, DIFF, **{"from": "r1"}, code=400))["detail"]
 
 
-async def test_a_diff_is_refused_for_what_makes_no_sense(
+async def test_a_diff_of_invalid_points_is_refused(
     api: tuple[Service, httpx.AsyncClient],
 ) -> None:
-    """No beginning, an end before it, a token of something else."""
+    """A missing start, an end before it, the token of something else."""
     _, client = api
     assert "from is required" in (await ask(client, DIFF, code=400))["detail"]
     assert "swap them" in (await ask(client, DIFF, **{"from": "5", "to": "4"}, code=400))["detail"]
@@ -224,7 +224,7 @@ async def test_a_diff_is_refused_for_what_makes_no_sense(
 async def test_specs_that_are_too_large_are_not_compared(
     api: tuple[Service, httpx.AsyncClient],
 ) -> None:
-    """At the bound they are; the rest of the answer is there either way."""
+    """At the limit they are; the rest of the response is complete either way."""
     _, client = api
     [compared] = (await ask(client, DIFF, **{"from": "6", "to": "7"}))["Items"]
     assert compared["IsCompared"]
@@ -236,8 +236,8 @@ async def test_specs_that_are_too_large_are_not_compared(
     assert (len(short["Changes"]), short["MoreChanges"]) == (1, len(compared["Changes"]) - 1)
 
 
-async def test_the_past_of_other_namespaces_is_not_there(tmp_path: Path) -> None:
-    """A token sees of any point what it sees of the present: jobs, lists and changes of its namespaces."""
+async def test_the_past_of_other_namespaces_is_hidden(tmp_path: Path) -> None:
+    """At any point, a token sees the jobs, lists and changes of its namespaces, as in the present."""
     async with running_api(tmp_path / "data") as (service, _):
 
         def client(name: str, role: Role, *namespaces: str) -> httpx.AsyncClient:
@@ -257,12 +257,12 @@ async def test_the_past_of_other_namespaces_is_not_there(tmp_path: Path) -> None
         await ask(alice, "/jobs", at="3", namespace="theirs", code=403)
         await ask(alice, DIFF, **{"from": "0", "namespace": "theirs"}, code=403)
         for path in (f"/jobs/{secret}", f"/jobs/{secret}/history", f"/jobs/{secret}/tags"):
-            told = await ask(alice, path, at="3", code=404)
-            assert "did not exist" not in told["detail"]
+            result = await ask(alice, path, at="3", code=404)
+            assert "did not exist" not in result["detail"]
         await ask(alice, DIFF, **{"from": "0", "job": secret}, code=404)
 
 
-async def test_a_next_token_that_nobody_gave_waits_for_nothing(
+async def test_an_invented_next_token_does_not_wait(
     api: tuple[Service, httpx.AsyncClient],
 ) -> None:
     """A point beyond the log is refused at once, and names no file; it took others' turns meanwhile."""
@@ -279,17 +279,17 @@ async def test_a_next_token_that_nobody_gave_waits_for_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["/jobs/j0", "/jobs/j0/history", "/jobs/j0/tags"])
-async def test_so_many_histories_are_read_at_once_and_no_more(
+async def test_the_number_of_concurrent_history_reads_is_limited(
     api: tuple[Service, httpx.AsyncClient], path: str
 ) -> None:
-    """Whoever asks for a job's past waits for a turn, so that many who do don't keep writers from the log."""
+    """Reads of a job's past take turns, so that many of them do not block writers."""
     service, client = api
     for at in ("r2", "6"):
         async with AsyncExitStack() as taken:
             for number in range(VERSIONS_SCANS_MAX):
                 await taken.enter_async_context(service.scans.turn(str(number)))
             asked = asyncio.create_task(ask(client, path, at=at))
-            await ask(client, "/jobs/j0")  # what asks for the present has no need to wait
+            await ask(client, "/jobs/j0")  # a read of the present does not wait
             done, _ = await asyncio.wait({asked}, timeout=0.3)  # long enough for one that does not wait
             assert not done
         await asyncio.wait_for(asked, 30)

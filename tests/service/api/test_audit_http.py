@@ -1,4 +1,4 @@
-"""Keys and seals over HTTP: anybody with a token may check, an admin may seal."""
+"""Keys and seals over HTTP: any token may verify, an admin may seal."""
 
 from base64 import b64decode
 from pathlib import Path
@@ -20,8 +20,8 @@ KEYS = f"{ROOT}/api/v1/audit/keys"
 QUIET: dict[str, Any] = {"seal_every_events": 0, "seal_every_seconds": 0.0}
 
 
-async def test_an_admin_seals_and_anybody_checks(tmp_path: Path) -> None:
-    """What was just written is sealed, by the key that the service tells, over the tree's root."""
+async def test_an_admin_seals_and_everyone_verifies(tmp_path: Path) -> None:
+    """The events just written are sealed with the published key, over the root of the tree."""
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
         receipt = (await client.put("/jobs", json=job_body())).json()
         sealed = (await client.post(SEALS)).json()
@@ -39,7 +39,7 @@ async def test_an_admin_seals_and_anybody_checks(tmp_path: Path) -> None:
 
 
 async def test_seals_are_paged_newest_first(tmp_path: Path) -> None:
-    """Every page goes on where the one before ended; nothing twice, nothing left out."""
+    """Every page starts where the previous one ended; nothing is repeated or omitted."""
     async with running_api(tmp_path / "data", **QUIET) as (_, client):
         for number in range(7):
             await client.put("/jobs", json=job_body(f"job-{number}"))
@@ -57,7 +57,7 @@ async def test_seals_are_paged_newest_first(tmp_path: Path) -> None:
 
 
 async def test_an_empty_log_has_no_seals(tmp_path: Path) -> None:
-    """An empty list, and a refusal that says why."""
+    """An empty list, and a refusal with the reason."""
     async with running_api(tmp_path / "data", **QUIET) as (_, client):
         assert (await client.get(SEALS)).json() == {"Items": [], "NextToken": ""}
         answer = await client.post(SEALS)
@@ -65,7 +65,7 @@ async def test_an_empty_log_has_no_seals(tmp_path: Path) -> None:
 
 
 async def test_only_an_admin_seals(tmp_path: Path) -> None:
-    """A reader of one namespace may see keys and seals, and not make one; nobody without a token may."""
+    """A reader of one namespace may read keys and seals but not seal; without a token, neither."""
     directory = tmp_path / "data"
     directory.mkdir()
     tokens = TokenFile(directory / "tokens.json")
@@ -82,8 +82,8 @@ async def test_only_an_admin_seals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [KEYS, SEALS])
-async def test_a_file_of_keys_that_others_may_read_is_told(tmp_path: Path, path: str) -> None:
-    """503, and the way out for the admin; who may only read is told no path of the machine."""
+async def test_a_key_file_that_others_may_read_is_reported(tmp_path: Path, path: str) -> None:
+    """503, with the remedy in the log; the response has no path of the machine."""
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
         await client.put("/jobs", json=job_body())
         service.settings.audit_keys_file.chmod(0o644)
@@ -93,8 +93,8 @@ async def test_a_file_of_keys_that_others_may_read_is_told(tmp_path: Path, path:
         assert (str(tmp_path) in answer.text) is (path == SEALS)
 
 
-async def test_an_alarm_is_told_everywhere(tmp_path: Path) -> None:
-    """A published seal that the log does not fit: 409, /readyz?verbose, a metric; the service goes on."""
+async def test_an_alarm_is_visible_everywhere(tmp_path: Path) -> None:
+    """A published seal that does not match the log: 409, /readyz?verbose, a metric; the service runs on."""
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
         await client.put("/jobs", json=job_body())
         forged = make_seal(service.sealer.origin, 1, b"\0" * 32, service.sealer.keys.signers())
@@ -110,8 +110,8 @@ async def test_an_alarm_is_told_everywhere(tmp_path: Path) -> None:
         assert (await client.put("/jobs", json=job_body("another"))).status_code == 200
 
 
-async def test_what_is_no_seal_is_listed_as_such(tmp_path: Path) -> None:
-    """Garbage on the stream of seals is shown with what is wrong with it."""
+async def test_an_invalid_seal_is_listed_with_its_problem(tmp_path: Path) -> None:
+    """A malformed message in the stream of seals is listed with the reason."""
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
         await publish_raw(service.log, f"jobledger.seals.{service.mark}", b"gar\xffbage")
         [item] = (await client.get(SEALS)).json()["Items"]
@@ -119,7 +119,7 @@ async def test_what_is_no_seal_is_listed_as_such(tmp_path: Path) -> None:
         assert "not a signed note" in item["Problem"]
 
 
-async def test_metrics_tell_the_last_seal(tmp_path: Path) -> None:
+async def test_metrics_report_the_last_seal(tmp_path: Path) -> None:
     """How many events it covers, and how old it is."""
     async with running_api(tmp_path / "data", **QUIET) as (_, client):
         await client.put("/jobs", json=job_body())
@@ -134,8 +134,8 @@ async def test_metrics_tell_the_last_seal(tmp_path: Path) -> None:
         assert lines["jobledger_seal_alarm"] == "0.0"
 
 
-async def test_a_service_seals_by_itself(tmp_path: Path) -> None:
-    """With one event as the measure, the next seal covers it; the file has it too."""
+async def test_a_service_seals_automatically(tmp_path: Path) -> None:
+    """With a limit of one event, the next seal covers it; the file has it, too."""
     from tests.support.logs import eventually
 
     async with running_api(tmp_path / "data", seal_every_events=1) as (service, client):

@@ -1,4 +1,4 @@
-"""Proofs over HTTP: who may have one, what is in it, and that a stranger can check it."""
+"""Proofs over HTTP: who may get one, what it contains, and that a third party can verify it."""
 
 from base64 import b64decode
 from pathlib import Path
@@ -38,8 +38,8 @@ async def make_job(client: httpx.AsyncClient, name: str = "etl", **fields: Any) 
     return str(answer.json()["JobID"])
 
 
-async def test_a_proof_is_a_bundle_that_a_stranger_can_check(tmp_path: Path) -> None:
-    """The answer itself is the document, and both verifiers accept it."""
+async def test_a_proof_is_a_bundle_that_a_third_party_can_verify(tmp_path: Path) -> None:
+    """The response is the document, and both verifiers accept it."""
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
         job_id = await make_job(client)
         await make_job(client, "other")
@@ -58,7 +58,7 @@ async def test_a_proof_is_a_bundle_that_a_stranger_can_check(tmp_path: Path) -> 
 
 
 async def test_events_after_the_seal_are_counted_and_not_proven(tmp_path: Path) -> None:
-    """The bundle ends where its seal does; the header says how much is missing."""
+    """The bundle ends where its seal does; the header has the number of later events."""
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
         await make_job(client)
         await client.post(SEALS)
@@ -70,8 +70,8 @@ async def test_events_after_the_seal_are_counted_and_not_proven(tmp_path: Path) 
         assert (verdict.ok, verdict.events) == (True, 1)
 
 
-async def test_what_no_seal_covers_can_not_be_proven_yet(tmp_path: Path) -> None:
-    """409, before the first seal and for a job that came after the last; with what to do."""
+async def test_events_that_no_seal_covers_cannot_be_proven_yet(tmp_path: Path) -> None:
+    """409 before the first seal, and for a job after the last one; with the remedy."""
     async with running_api(tmp_path / "data", **QUIET) as (_, client):
         await make_job(client)
         for name in ("etl", "late"):
@@ -82,8 +82,8 @@ async def test_what_no_seal_covers_can_not_be_proven_yet(tmp_path: Path) -> None
             await make_job(client, "late")
 
 
-async def test_a_proof_is_had_by_who_may_see_the_job(tmp_path: Path) -> None:
-    """A job of another namespace is not there, exactly as in all reads; sizes may be compared by anybody."""
+async def test_a_proof_is_given_to_those_who_may_read_the_job(tmp_path: Path) -> None:
+    """A job of another namespace is not found, as in all reads; any token may compare sizes."""
     async with running_api(tmp_path / "data", **QUIET) as (service, _):
 
         def client(name: str, role: Role, *namespaces: str) -> httpx.AsyncClient:
@@ -100,13 +100,13 @@ async def test_a_proof_is_had_by_who_may_see_the_job(tmp_path: Path) -> None:
             answer = await reader.get(PROOF, params={"job": job, "namespace": namespace})
             assert (answer.status_code, answer.json()["Code"]) == (404, "NotFound")
         assert (await reader.get(CONSISTENCY, params={"from": 1, "to": 2})).status_code == 200
-        nobody = client_of(service)
+        anonymous = client_of(service)
         for url in (PROOF, CONSISTENCY):
-            assert (await nobody.get(url, params={"job": "mine"})).status_code == 401
+            assert (await anonymous.get(url, params={"job": "mine"})).status_code == 401
 
 
 async def test_a_proof_of_consistency_holds_for_all_sizes(tmp_path: Path) -> None:
-    """Of every pair of seals the later one extends the earlier one."""
+    """For every pair of seals, the later one extends the earlier one."""
     async with running_api(tmp_path / "data", **QUIET) as (_, client):
         seals = []
         for number in range(5):
@@ -133,8 +133,10 @@ async def test_a_proof_of_consistency_holds_for_all_sizes(tmp_path: Path) -> Non
         (CONSISTENCY, {"from": "x", "to": "1"}, "must be an integer from 0"),
     ],
 )
-async def test_wrong_questions_are_told(tmp_path: Path, path: str, query: dict[str, str], words: str) -> None:
-    """400, with what is wrong."""
+async def test_invalid_parameters_are_reported(
+    tmp_path: Path, path: str, query: dict[str, str], words: str
+) -> None:
+    """400, with the reason."""
     async with running_api(tmp_path / "data", **QUIET) as (_, client):
         await make_job(client)
         await client.get("/jobs/etl")
@@ -143,8 +145,8 @@ async def test_wrong_questions_are_told(tmp_path: Path, path: str, query: dict[s
         assert words in answer.json()["Message"]
 
 
-async def test_a_service_proves_nothing_by_a_seal_that_is_not_of_its_tree(tmp_path: Path) -> None:
-    """A seal by a key that is not trusted, over another tree: 409, as if there were none."""
+async def test_a_seal_of_another_tree_is_not_used_for_proofs(tmp_path: Path) -> None:
+    """A seal by an untrusted key, over another tree: 409, as without a seal."""
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
         await make_job(client)
         forged = make_seal(service.sealer.origin, 1, bytes(32), (SIGNER,))
@@ -156,8 +158,8 @@ async def test_a_service_proves_nothing_by_a_seal_that_is_not_of_its_tree(tmp_pa
         assert (answer.status_code, answer.json()["Code"]) == (409, "NotSealed")
 
 
-async def test_what_stood_on_the_subject_before_the_job_is_in_its_proof(tmp_path: Path) -> None:
-    """Somebody else's record, before the job was created: the first event names it, so it must be shown."""
+async def test_a_record_on_the_subject_before_the_job_is_in_its_proof(tmp_path: Path) -> None:
+    """A foreign record before the job was created: the first event names it as `previous`."""
     job_id = named_job_id("default", "etl")
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
         await publish_raw(service.log, job_subject("default", job_id), b"{not an event")
@@ -169,8 +171,8 @@ async def test_what_stood_on_the_subject_before_the_job_is_in_its_proof(tmp_path
         assert (verdict.events, verdict.unlinked) == (2, 1)
 
 
-async def test_a_service_does_not_hand_out_what_others_put_behind_its_seal(tmp_path: Path) -> None:
-    """Another root, a size beyond the log, another origin, no seal, the same root by a stranger."""
+async def test_foreign_seals_after_the_own_one_are_not_used(tmp_path: Path) -> None:
+    """Another root, a size beyond the log, another origin, not a seal, the same root by an unknown key."""
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
         await make_job(client)
         own = read_seal((await client.post(SEALS)).json()["Note"])
@@ -189,7 +191,7 @@ async def test_a_service_does_not_hand_out_what_others_put_behind_its_seal(tmp_p
 
 
 async def test_a_seal_by_another_replica_proves_what_the_own_one_does_not_cover(tmp_path: Path) -> None:
-    """A seal by a key of `audit_trusted_keys` that fits is as good as an own one."""
+    """A valid seal by a key of `audit_trusted_keys` counts like an own one."""
     trusting = {**QUIET, "audit_trusted_keys": (str(SIGNER.key),)}
     async with running_api(tmp_path / "data", **trusting) as (service, client):
         await make_job(client)

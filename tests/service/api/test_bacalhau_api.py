@@ -1,4 +1,4 @@
-"""What Bacalhau's own clients and typed clients send and expect, beyond the routes of jobs."""
+"""What Bacalhau's clients and typed clients send and expect, beyond the job operations."""
 
 import asyncio
 import base64
@@ -30,7 +30,7 @@ async def api(tmp_path: Path) -> AsyncIterator[tuple[Service, httpx.AsyncClient]
 async def test_a_client_without_a_credential_logs_in_where_there_are_no_tokens(
     api: tuple[Service, httpx.AsyncClient],
 ) -> None:
-    """Before its first request it asks how, and gets a token that the service then does not look at."""
+    """Before its first request it lists the login methods, and gets a token that the service ignores."""
     _, client = api
     methods = (await client.get(f"{ROOT}/api/v1/auth")).json()["Methods"]
     assert methods["clientkey"]["type"] == "challenge"
@@ -45,7 +45,7 @@ async def test_a_client_without_a_credential_logs_in_where_there_are_no_tokens(
 
 
 async def test_a_service_with_tokens_offers_no_login(api: tuple[Service, httpx.AsyncClient]) -> None:
-    """The client then names API keys; none of the routes needs a token or gives one away."""
+    """The client then mentions API keys; the login operations need no token and issue none."""
     service, _ = api
     service.tokens.create(name="root", role=Role.ADMIN)
     async with client_of(service) as client:
@@ -96,7 +96,7 @@ async def test_zero_values_of_typed_clients_are_ignored_silently(
 
 
 async def test_a_failures_reason_reaches_the_history(api: tuple[Service, httpx.AsyncClient]) -> None:
-    """`bacalhau job run` shows items with IsError; the state's details replace none of ours."""
+    """`bacalhau job run` shows items with IsError; the state's details do not override the reserved ones."""
     _, client = api
     await client.put("/jobs", json=job_body())
     details = {"ErrorCode": "Docker:ImageNotFound", "IsError": "no", "Hint": "check the name"}
@@ -161,7 +161,7 @@ async def test_options_and_405_name_every_method(
 async def test_two_tokens_of_one_name_share_no_idempotency_key(
     api: tuple[Service, httpx.AsyncClient],
 ) -> None:
-    """Tokens of other namespaces are other clients, whatever they are called."""
+    """Tokens of other namespaces are other clients, even with the same name."""
     service, _ = api
     service.tokens.create(name="root", role=Role.ADMIN)
     for namespace in ("a", "b"):
@@ -189,7 +189,7 @@ async def over_websocket(service: Service, path: str, token: str = "") -> list[d
     return sent
 
 
-async def test_logs_asked_for_over_a_websocket_are_refused_in_words_that_the_client_shows(
+async def test_logs_over_a_websocket_are_refused_with_a_message_that_the_client_shows(
     api: tuple[Service, httpx.AsyncClient],
 ) -> None:
     """One message of Bacalhau's log stream with the error, then a normal close; over HTTP a plain 404."""
@@ -208,7 +208,7 @@ async def test_logs_asked_for_over_a_websocket_are_refused_in_words_that_the_cli
 
 
 async def test_a_job_named_logs_is_not_sent_over_a_websocket(api: tuple[Service, httpx.AsyncClient]) -> None:
-    """Its path ends as that of logs does; the handshake is refused."""
+    """Its path ends like that of logs; the handshake is refused."""
     service, client = api
     sequence = (await client.put("/jobs", json=job_body("logs"))).json()["Sequence"]
     assert (await client.get("/jobs/logs", params={"wait_for": str(sequence)})).status_code == 200
@@ -217,7 +217,7 @@ async def test_a_job_named_logs_is_not_sent_over_a_websocket(api: tuple[Service,
 
 
 async def test_the_real_server_answers_a_websocket_handshake(tmp_path: Path) -> None:
-    """101, one text frame with the error, and a close frame; on another path no handshake."""
+    """101, one text frame with the error, and a close frame; no handshake on another path."""
     key = base64.b64encode(bytes(16)).decode()
     async with served_api(tmp_path) as (_, client):
         read = []
@@ -241,7 +241,7 @@ async def test_the_real_server_answers_a_websocket_handshake(tmp_path: Path) -> 
 async def test_a_websocket_is_checked_as_a_request_over_http_is(
     api: tuple[Service, httpx.AsyncClient],
 ) -> None:
-    """A token is needed where there are tokens, and only logs may be asked for this way."""
+    """It needs a token if the service has tokens, and only logs are served this way."""
     service, client = api
     await client.put("/jobs", json=job_body())
     _, token = service.tokens.create(name="b", role=Role.READER, namespaces=("b",))
@@ -257,7 +257,7 @@ async def test_a_websocket_is_checked_as_a_request_over_http_is(
 async def test_a_history_since_other_units_than_seconds_is_refused(
     api: tuple[Service, httpx.AsyncClient], digits: int
 ) -> None:
-    """Nanoseconds were read as a time far ahead, and the history was empty."""
+    """Nanoseconds would be read as a time in the far future, and the history would be empty."""
     _, client = api
     sequence = (await client.put("/jobs", json=job_body())).json()["Sequence"]
     query = {"since": str(1_796_053_958_476_586_276)[:digits], "wait_for": str(sequence)}

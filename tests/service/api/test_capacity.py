@@ -1,4 +1,4 @@
-"""Capacity: a client that waits, sends slowly or asks for much takes nothing that others need."""
+"""Capacity: a client that waits, sends slowly or requests a lot does not slow down others."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -97,7 +97,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small")
 async def test_waits_of_two_tokens_leave_all_work_slots_to_others(tmp_path: Path) -> None:
-    """Each token may wait so many times and no more; nobody else notices."""
+    """Each token may wait a limited number of times; others are not affected."""
     async with tried(tmp_path) as made:
         tokens = [made.token(Role.READER) for _ in range(2)]
         for header in tokens:
@@ -112,8 +112,8 @@ async def test_waits_of_two_tokens_leave_all_work_slots_to_others(tmp_path: Path
 
 
 @pytest.mark.usefixtures("small")
-async def test_all_waits_together_have_a_bound(tmp_path: Path) -> None:
-    """It is not the one of work."""
+async def test_all_waits_together_are_limited(tmp_path: Path) -> None:
+    """Independently of the limit on work."""
     async with tried(tmp_path) as made:
         for _ in range(3):
             await made.begin("/wait", made.token(), 2)
@@ -125,7 +125,7 @@ async def test_all_waits_together_have_a_bound(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small")
 async def test_reads_leave_slots_to_writes(tmp_path: Path) -> None:
-    """Of each client and of all; health, metrics and feeds need none."""
+    """Per client and in total; health, metrics and feeds need none."""
     async with tried(tmp_path) as made:
         one, other, third = made.token(), made.token(), made.token()
         await made.begin("/work", one, 3)
@@ -139,7 +139,7 @@ async def test_reads_leave_slots_to_writes(tmp_path: Path) -> None:
         assert (await made.ask("/plain", third, "PUT")).status == 429
         for path in ("/livez", "/readyz", "/metrics", "/api/v1/events"):
             assert (await made.ask(path, third)).status == 200
-        made.tasks[0].cancel()  # a client that goes makes room
+        made.tasks[0].cancel()  # a client that disconnects frees a slot
         await asyncio.wait(made.tasks[:1])
         del made.tasks[0]
         assert (await made.ask("/plain", third, "PUT")).status == 200
@@ -148,7 +148,7 @@ async def test_reads_leave_slots_to_writes(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("path", ["/plain", "/api/v1/auth/clientkey"])
 async def test_a_body_that_trickles_holds_no_work_slot(tmp_path: Path, path: str) -> None:
-    """With a token or without one; one client's are bounded, and others' come through."""
+    """With a token or without; those of one client are limited, and those of others arrive."""
     async with tried(tmp_path) as made:
         made.guarded.silent = asyncio.Event()
         header = made.token() if path == "/plain" else {}
@@ -173,7 +173,7 @@ async def test_a_body_that_trickles_holds_no_work_slot(tmp_path: Path, path: str
 
 @pytest.mark.usefixtures("small")
 async def test_anonymous_clients_are_bounded_by_address() -> None:
-    """Who needs no token has no token's share."""
+    """A caller without a token does not use a token's slots."""
     capacity = Capacity()
     for _ in range(4):
         capacity.work.take("@192.0.2.1")
@@ -183,7 +183,7 @@ async def test_anonymous_clients_are_bounded_by_address() -> None:
 
 
 async def test_one_clients_share_is_far_below_the_whole() -> None:
-    """Two clients can't take what all others need, whatever they do."""
+    """Two clients together cannot use up the slots of all others."""
     for total, per_client in (
         (limits.REQUESTS_MAX_IN_FLIGHT, limits.REQUESTS_MAX_PER_CLIENT),
         (limits.WAITS_MAX, limits.WAITS_MAX_PER_CLIENT),
@@ -239,8 +239,8 @@ def slices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("slices")
-async def test_long_reads_pause_while_a_write_is_under_way() -> None:
-    """However many they are; another read does not stop them."""
+async def test_long_reads_pause_while_a_write_is_in_flight() -> None:
+    """Regardless of their number; another read does not pause them."""
     capacity = Capacity()
     reads = [Long(capacity, client) for client in ("noisy", "noisy", "other")]
     with capacity.working("quiet", is_write=False):
@@ -258,7 +258,7 @@ async def test_long_reads_pause_while_a_write_is_under_way() -> None:
 
 
 @pytest.mark.usefixtures("slices")
-async def test_a_write_that_waits_stops_no_long_read() -> None:
+async def test_a_write_that_waits_does_not_pause_long_reads() -> None:
     """And a write never pauses itself."""
     capacity = Capacity()
     read = Long(capacity, "noisy")
@@ -272,22 +272,22 @@ async def test_a_write_that_waits_stops_no_long_read() -> None:
 
 
 async def test_many_long_reads_pause_as_much_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them together take their share of the loop while a write is in flight."""
+    """All of them together get one share of the event loop while a write is in flight."""
     monkeypatch.setattr(limits, "LONG_READ_SLICE_SECONDS", 0.0)
     capacity = Capacity()
     with capacity.working("quiet", is_write=True):
         reads = [Long(capacity, client, slice_seconds=0.002) for client in "abcdefgh" for _ in range(4)]
-        began = perf_counter()
+        start = perf_counter()
         await asyncio.sleep(0.5)
-        elapsed = perf_counter() - began
+        elapsed = perf_counter() - start
         busy = sum(read.steps for read in reads) * 0.002
     assert busy < 0.35 * elapsed
     for read in reads:
         await read.end()
 
 
-async def test_no_long_read_is_stopped_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writes without end delay it by a few times what it takes itself."""
+async def test_long_reads_always_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Continuous writes delay one by a few times its own duration."""
     monkeypatch.setattr(limits, "LONG_READ_SLICE_SECONDS", 0.0)
     capacity = Capacity()
     with capacity.working("quiet", is_write=True):
@@ -300,8 +300,8 @@ async def test_no_long_read_is_stopped_for_good(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("slices")
-async def test_work_that_a_request_left_pauses_as_well() -> None:
-    """A copy that is built for a point outlives the request that asked first."""
+async def test_work_that_outlives_its_request_pauses_as_well() -> None:
+    """A snapshot that is built for a point outlives the request that started it."""
     capacity, steps, stop = Capacity(), 0, asyncio.Event()
 
     async def build() -> None:
@@ -336,8 +336,8 @@ def queue_of(slots: int = 1, per_client: int = 1, waiting_per_client: int = 2) -
     )
 
 
-async def test_clients_take_turns_whatever_one_of_them_asks_for() -> None:
-    """Who asks once waits for one turn of each other client, not for all that came before."""
+async def test_clients_take_turns_regardless_of_their_number_of_requests() -> None:
+    """A single request waits for one turn of each other client, not for all earlier requests."""
     queue, order = queue_of(waiting_per_client=9), []
 
     async def take(client: str) -> None:
@@ -355,7 +355,7 @@ async def test_clients_take_turns_whatever_one_of_them_asks_for() -> None:
 
 
 async def test_one_client_leaves_a_slot_to_others() -> None:
-    """Its share of the turns at once is bounded, and so are those of it that wait."""
+    """Its concurrent turns are limited, and so are its waiting requests."""
     queue = queue_of(slots=2)
     await queue.enter("a")
     tasks = [asyncio.create_task(queue.enter("a")) for _ in range(2)]
@@ -374,8 +374,8 @@ async def test_one_client_leaves_a_slot_to_others() -> None:
     assert queue.try_enter("b")
 
 
-async def test_a_turn_that_is_granted_to_one_who_left_goes_to_the_next() -> None:
-    """Cancelled in the very moment: the slot is not lost."""
+async def test_a_turn_granted_to_a_cancelled_request_goes_to_the_next() -> None:
+    """Cancelled at the same moment: the slot is not lost."""
     queue = queue_of()
     await queue.enter("a")
     gone = asyncio.create_task(queue.enter("b"))

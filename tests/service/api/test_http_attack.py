@@ -1,4 +1,4 @@
-"""What one client does must not cost the others: bodies of nobody, long comparisons, fat pages."""
+"""One client must not slow down others: unauthenticated bodies, long comparisons, large pages."""
 
 import asyncio
 import random
@@ -15,11 +15,11 @@ from jobledger.store.model.limits import SPEC_MAX_BYTES
 from tests.support.api import job_body, running_api
 from tests.support.middleware import Guarded
 
-COMPARING_MAX_SECONDS = 10.0  # two cores, and other tests beside this one; without the bound it is minutes
+COMPARING_MAX_SECONDS = 10.0  # on two busy cores; without the limit it takes minutes
 
 
-async def test_a_body_that_comes_without_a_token_takes_no_room(tmp_path: Path) -> None:
-    """Else some of them, never finished, would keep every writer with a token out."""
+async def test_a_body_without_a_token_uses_no_memory_budget(tmp_path: Path) -> None:
+    """Otherwise a few unfinished ones would block every writer with a token."""
     guarded = Guarded(tmp_path)
     guarded.tokens.create("ops", Role.ADMIN)
     held: list[int] = []
@@ -51,20 +51,20 @@ def _params(values: list[int]) -> dict[str, Any]:
 
 
 async def test_a_comparison_that_would_take_minutes_is_refused(tmp_path: Path) -> None:
-    """It would hold up all requests, and the end of the process: a thread can't be called off."""
+    """It would delay all requests, and the shutdown: a thread cannot be cancelled."""
     count = DIFF_MAX_BYTES // 4
     chance = random.Random(1)
     async with running_api(tmp_path / "a") as (_, client):
         await client.put("/jobs", json=_params([index % 101 for index in range(count)]))
-        began = perf_counter()
+        start = perf_counter()
         answer = await client.put("/jobs/diff", json=_params([chance.randrange(101) for _ in range(count)]))
     assert (answer.status_code, answer.json()["Code"]) == (413, "PayloadTooLarge")
     assert str(DIFF_MAX_LINES) in answer.json()["detail"]
-    assert perf_counter() - began < COMPARING_MAX_SECONDS
+    assert perf_counter() - start < COMPARING_MAX_SECONDS
 
 
 async def test_comparisons_run_one_after_the_other(tmp_path: Path) -> None:
-    """However many are asked for, a drain waits for one at most."""
+    """Regardless of their number, the shutdown waits for at most one."""
     async with running_api(tmp_path / "a") as (service, client):
         await client.put("/jobs", json=job_body())
         async with service.comparing.turn():
@@ -76,7 +76,7 @@ async def test_comparisons_run_one_after_the_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/jobs", "/jobs/fat/versions"])
 async def test_a_page_of_fat_specs_is_bounded_and_followed_to_the_end(tmp_path: Path, path: str) -> None:
-    """Whoever asks for pages and never reads them must not fill the memory; nothing is left out."""
+    """A client that requests pages and never reads them must not fill the memory; nothing is omitted."""
     meta = {str(index): "m" * 4_000 for index in range(SPEC_MAX_BYTES // 4_100)}
     count = PAGE_MAX_BYTES // SPEC_MAX_BYTES + 3
     found: list[Any] = []

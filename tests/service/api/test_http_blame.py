@@ -34,9 +34,9 @@ async def test_blame_tells_who_set_each_field(client: httpx.AsyncClient) -> None
     state = {"StateType": "Running", "Reason": "capacity"}
     ok(await client.put(f"{path}/state", json=state, headers={"Jobledger-Actor": "scheduler"}))
     await tag(client, path, "golden", 1)
-    told = ok(await client.get(f"{path}/blame"))
-    fields = {item["Path"]: item for item in told["Items"]}
-    assert (told["Version"], told["Revision"]) == (2, 3)
+    result = ok(await client.get(f"{path}/blame"))
+    fields = {item["Path"]: item for item in result["Items"]}
+    assert (result["Version"], result["Revision"]) == (2, 3)
     priority = fields["Priority"]
     assert (priority["Value"], priority["Version"], priority["Reason"], priority["Actor"]) == (
         2,
@@ -49,7 +49,7 @@ async def test_blame_tells_who_set_each_field(client: httpx.AsyncClient) -> None
         "scheduler",
         "capacity",
     )
-    assert fields["Tags.golden"]["Sequence"] == told["Sequence"]
+    assert fields["Tags.golden"]["Sequence"] == result["Sequence"]
     image = fields["Tasks[0].Engine.Params.Image"]
     assert image["Pointer"] == "/Tasks/0/Engine/Params/Image"
     assert image["EventID"]
@@ -67,8 +67,8 @@ async def test_blame_at_a_point_is_of_the_job_as_it_was(client: httpx.AsyncClien
     history = (ok(await client.get(f"{path}/history?all_job_versions=true")))["Items"]
     second = history[1]
     for at in (str(second["Sequence"]), second["Cursor"], "r2", "revision:2", second["Time"]):
-        told = ok(await client.get(f"{path}/blame", params={"at": at, "path": "Priority"}))
-        assert (told["Revision"], told["Items"][0]["Value"], told["Items"][0]["Sequence"]) == (
+        result = ok(await client.get(f"{path}/blame", params={"at": at, "path": "Priority"}))
+        assert (result["Revision"], result["Items"][0]["Value"], result["Items"][0]["Sequence"]) == (
             2,
             2,
             second["Sequence"],
@@ -85,7 +85,7 @@ async def test_blame_at_a_point_is_of_the_job_as_it_was(client: httpx.AsyncClien
 async def test_a_blame_that_is_too_large_is_refused(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the limit it is told, one byte over it is 413, and a part of it is told still."""
+    """At the limit it is returned, one byte more is 413, and a part of it is still returned."""
     path = await submitted(client, "large")
     size = len((await client.get(f"{path}/blame")).content)
     monkeypatch.setattr(versions, "BLAME_MAX_BYTES", size)

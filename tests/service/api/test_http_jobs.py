@@ -1,4 +1,4 @@
-"""Jobs over HTTP: what a write answers, what a read sees, and what a conflict tells."""
+"""Jobs over HTTP: the results of writes, what reads see, and what conflicts report."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -41,19 +41,19 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def submit(client: httpx.AsyncClient, namespace: str, **fields: Any) -> dict[str, Any]:
     answer = await client.put("/jobs", json=job_body(Namespace=namespace, **fields))
     assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    result: dict[str, Any] = answer.json()
+    return result
 
 
 async def test_every_write_tells_where_it_stands(client: httpx.AsyncClient) -> None:
     """Id, version, revision, sequence and cursor in the body; the revision as a strong ETag."""
-    created = await submit(client, "tells")
-    assert created["JobID"] == named_job_id("tells", "etl")
+    created = await submit(client, "team")
+    assert created["JobID"] == named_job_id("team", "etl")
     assert (created["Version"], created["Revision"], created["Warnings"]) == (1, 1, None)
     path = f"/jobs/{created['JobID']}"
     state = await client.put(f"{path}/state", json={"StateType": "running", "Message": "go"})
     assert (state.headers["ETag"], state.json()["Version"], state.json()["Revision"]) == ('"2"', 1, 2)
-    updated = await client.put(path, json=job_body(Namespace="tells", Priority=2))
+    updated = await client.put(path, json=job_body(Namespace="team", Priority=2))
     assert (updated.headers["ETag"], updated.json()["Version"], updated.json()["Revision"]) == ('"3"', 2, 3)
     stopped = await client.delete(path, params={"reason": "too dear"})
     rerun = await client.put(f"{path}/rerun", json={"JobVersion": 1})
@@ -63,16 +63,16 @@ async def test_every_write_tells_where_it_stands(client: httpx.AsyncClient) -> N
     assert rerun.json()["Cursor"].endswith(f"-{sequences[-1]}")
     history = (await client.get(f"{path}/history", params={"all_job_versions": "true"})).json()["Items"]
     assert [item["EventID"] for item in history] == [
-        told["EvaluationID"]
-        for told in (created, *(answer.json() for answer in (state, updated, stopped, rerun)))
+        result["EvaluationID"]
+        for result in (created, *(answer.json() for answer in (state, updated, stopped, rerun)))
     ]
 
 
 async def test_a_read_sees_what_this_service_has_acknowledged(client: httpx.AsyncClient) -> None:
-    """Without `wait_for`: a client that creates a job and reads it at once must not be told 404."""
+    """Without `wait_for`: a client that creates a job and reads it at once must not get 404."""
     for number in range(20):
-        told = await submit(client, "own", Name=f"job-{number}")
-        assert (await client.get(f"/jobs/{told['JobID']}")).status_code == 200
+        result = await submit(client, "own", Name=f"job-{number}")
+        assert (await client.get(f"/jobs/{result['JobID']}")).status_code == 200
         listed = (await client.get("/jobs", params={"namespace": "own"})).json()
         assert len(listed["Items"]) == number + 1
 
@@ -114,7 +114,7 @@ async def test_a_job_that_was_answered_here_is_not_read_from_a_view_that_lacks_i
 
 
 async def test_of_two_writers_with_if_match_exactly_one_wins(client: httpx.AsyncClient) -> None:
-    """The other one is told 412, the present revision, and the events that it missed."""
+    """The other one gets 412, the current revision, and the events that it missed."""
     job_id = (await submit(client, "race"))["JobID"]
     for revision in range(1, 11):
         answers = await asyncio.gather(
@@ -147,7 +147,7 @@ async def test_if_none_match_creates_and_never_updates(client: httpx.AsyncClient
 
 
 async def test_an_unchanged_spec_writes_nothing_unless_forced(client: httpx.AsyncClient) -> None:
-    """Where Bacalhau answers 500, this is a 200 that says so; `Force` makes a new version."""
+    """Where Bacalhau answers 500, this is a 200 with a warning; `Force` makes a new version."""
     await submit(client, "same")
     again = (await client.post("/jobs", json=job_body(Namespace="same"))).json()
     assert (again["EvaluationID"], again["Revision"]) == ("", 1)
@@ -159,8 +159,8 @@ async def test_an_unchanged_spec_writes_nothing_unless_forced(client: httpx.Asyn
 async def test_unknown_keys_are_told_or_refused_but_never_lost(client: httpx.AsyncClient) -> None:
     """A warning with the path; with `?strict=true` a 400 with every problem."""
     body = job_body(Namespace="keys", Constraits=[])
-    told = (await client.put("/jobs", json=body)).json()
-    assert "Constraits: not a field of Job; did you mean `Constraints`?" in told["Warnings"][0]
+    result = (await client.put("/jobs", json=body)).json()
+    assert "Constraits: not a field of Job; did you mean `Constraints`?" in result["Warnings"][0]
     strict = await client.put("/jobs?strict=true", json=body)
     assert strict.status_code == 400
     assert [problem["Path"] for problem in strict.json()["Problems"]] == ["Constraits"]
@@ -172,9 +172,9 @@ async def test_a_slip_in_a_field_of_the_body_is_told(client: httpx.AsyncClient) 
     body = {"StateType": "Running", "Mesage": "typo", "Credential": {}}
     strict = await client.put(f"/jobs/{job_id}/state?strict=true", json=body)
     assert strict.status_code == 400
-    told = (await client.put(f"/jobs/{job_id}/state", json=body)).json()
-    assert told["Warnings"] == ["mesage: not a field of this request; did you mean `Message`?"]
-    assert told["Revision"] == 2
+    result = (await client.put(f"/jobs/{job_id}/state", json=body)).json()
+    assert result["Warnings"] == ["mesage: not a field of this request; did you mean `Message`?"]
+    assert result["Revision"] == 2
 
 
 async def test_the_history_of_a_version_that_is_not_there_is_not_found(client: httpx.AsyncClient) -> None:
@@ -202,8 +202,10 @@ async def test_a_version_is_read_with_its_spec_and_the_state_it_was_left_in(
     await client.put(f"/jobs/{job_id}/state", json={"StateType": "Failed", "Message": "disk full"})
     await submit(client, "versions", Priority=2)
     versions = (await client.get(f"/jobs/{job_id}/versions")).json()["Items"]
-    told = [(job["Version"], job["Revision"], job["Priority"], job["State"]["StateType"]) for job in versions]
-    assert told == [(1, 2, 1, "Failed"), (2, 3, 2, "Pending")]
+    result = [
+        (job["Version"], job["Revision"], job["Priority"], job["State"]["StateType"]) for job in versions
+    ]
+    assert result == [(1, 2, 1, "Failed"), (2, 3, 2, "Pending")]
     first = (await client.get(f"/jobs/{job_id}", params={"job_version": 1})).json()["Job"]
     assert first == versions[0]
     assert first["State"]["Message"] == "disk full"
@@ -218,7 +220,7 @@ async def test_a_version_is_read_with_its_spec_and_the_state_it_was_left_in(
 async def test_a_history_without_a_limit_has_a_page_and_with_0_the_longest(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As docs/API.md has it; what is left is behind the token."""
+    """As in docs/API.md; the rest follows with the token."""
     job_id = (await submit(client, "pages"))["JobID"]
     for number in range(4):
         await client.put(f"/jobs/{job_id}/state", json={"StateType": "Running", "Message": str(number)})
@@ -236,13 +238,13 @@ async def test_a_history_without_a_limit_has_a_page_and_with_0_the_longest(
 
 async def test_a_diff_tells_what_submitting_would_change(client: httpx.AsyncClient) -> None:
     """As text and as a JSON patch; nothing is written."""
-    told = await submit(client, "diff", Priority=1)
+    result = await submit(client, "diff", Priority=1)
     answer = (await client.put("/jobs/diff", json=job_body(Namespace="diff", Priority=5))).json()
     assert '-  "Priority": 1,' in answer["Diff"]
     assert answer["Patch"] == [{"op": "replace", "path": "/Priority", "value": 5}]
     same = (await client.put("/jobs/diff", json=job_body(Namespace="diff", Priority=1))).json()
     assert (same["Diff"], same["Patch"]) == ("", [])
-    assert (await client.get(f"/jobs/{told['JobID']}")).json()["Job"]["Revision"] == 1
+    assert (await client.get(f"/jobs/{result['JobID']}")).json()["Job"]["Revision"] == 1
     assert (await client.put("/jobs/diff", json=job_body("none"))).status_code == 404
     new = (await client.put("/jobs/diff?compare=true", json=job_body("none"))).json()
     assert new["Version"] == 0
@@ -252,10 +254,10 @@ async def test_a_diff_tells_what_submitting_would_change(client: httpx.AsyncClie
 
 @pytest.mark.parametrize("name", ["diff", "state", "a/b", "/", "//", "x/diff", "..%2F", "wait"])
 async def test_a_job_of_any_name_is_reached_like_any_other(client: httpx.AsyncClient, name: str) -> None:
-    """Fixed routes beside `{id}` and slashes in a name take no job away from its users."""
+    """Fixed paths next to `{id}` and slashes in names hide no job."""
     path = f"/jobs/{quote(name, safe='')}"
-    told = (await client.put("/jobs", json=job_body(name))).json()
-    assert (await client.get(path)).json()["Job"]["ID"] == told["JobID"]
+    result = (await client.put("/jobs", json=job_body(name))).json()
+    assert (await client.get(path)).json()["Job"]["ID"] == result["JobID"]
     updated = await client.put(path, json=job_body(name, Priority=7))
     assert (updated.status_code, updated.json()["Revision"]) == (200, 2)
     assert (await client.put(f"{path}/state", json={"StateType": "Running"})).json()["Revision"] == 3
@@ -287,14 +289,14 @@ async def test_long_specs_are_not_compared(
 
 
 async def test_a_job_of_another_replica_can_be_changed_before_this_view_has_it(tmp_path: Path) -> None:
-    """A write looks into the log before it says "not found"; a read waits if it is asked to."""
+    """A write looks into the log before it answers "not found"; a read waits with `wait_for`."""
     async with running_api(tmp_path / "a") as (first, one):
         assert first.server is not None
         async with running_api(tmp_path / "b", nats_url=first.server.url) as (second, other):
-            await second.projector.stop()  # this replica is as far behind as can be
-            told = (await one.put("/jobs", json=job_body())).json()
+            await second.projector.stop()  # this replica applies nothing more
+            result = (await one.put("/jobs", json=job_body())).json()
             assert (await other.get("/jobs/etl")).status_code == 404
-            for ref in ("etl", told["JobID"]):
+            for ref in ("etl", result["JobID"]):
                 answer = await other.put(f"/jobs/{ref}/state", json={"StateType": "Running", "Message": ref})
                 assert answer.status_code == 200, answer.text
             await second.projector.start()
@@ -349,7 +351,7 @@ bodies = st.one_of(
 async def test_no_body_makes_a_server_error(
     client: httpx.AsyncClient, body: bytes, route: tuple[str, str]
 ) -> None:
-    """Whatever a client sends, it is told what is wrong with it."""
+    """Every malformed request gets a response with the reason."""
     method, path = route
     answer = await client.request(method, path, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code < 500, answer.text

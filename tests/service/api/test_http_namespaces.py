@@ -102,7 +102,7 @@ async def test_nobody_submits_into_another_namespace(tokens: Tokens) -> None:
 
 
 async def test_a_reader_reads_and_a_writers_name_is_in_the_log(tokens: Tokens) -> None:
-    """The token's name is the event's actor, whatever the request claims to be."""
+    """The token's name is the event's actor, even if the request names another one."""
     reader = tokens.client("alice", Role.READER, "mine")
     assert (await reader.get("/jobs/etl?namespace=mine")).status_code == 200
     refused = await reader.delete("/jobs/etl?namespace=mine")
@@ -116,8 +116,8 @@ async def test_a_reader_reads_and_a_writers_name_is_in_the_log(tokens: Tokens) -
 
 async def test_without_a_token_nothing_is_told(tokens: Tokens) -> None:
     """401 on every route of jobs, as soon as there is one token."""
-    async with client_of(tokens.service) as nobody:
+    async with client_of(tokens.service) as anonymous:
         for path in ("/jobs", f"/jobs/{SECRET}", "/none"):
-            answer = await nobody.get(path)
+            answer = await anonymous.get(path)
             assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
             assert SECRET not in answer.text.replace(f"{PREFIX}{path}", "")

@@ -1,4 +1,4 @@
-"""Errors leave in one form, and each error of the tree has a status."""
+"""Errors have one format, and each error of the tree has a status."""
 
 import inspect
 import re
@@ -37,7 +37,7 @@ KINDS = sorted(
 
 
 def make(cls: type[errors.JobledgerError]) -> errors.JobledgerError:
-    """An error of this class, whatever its constructor takes."""
+    """An error of this class, without calling its constructor."""
     error = cls.__new__(cls)
     Exception.__init__(error, "what is wrong")
     fields = {
@@ -69,8 +69,8 @@ def test_every_class_of_the_error_tree_has_exactly_one_entry() -> None:
 
 
 @pytest.mark.parametrize("cls", KINDS, ids=lambda cls: cls.__name__)
-def test_every_error_of_ours_has_a_status_of_its_own(cls: type[errors.JobledgerError]) -> None:
-    """None of them is an internal error: each says what is wrong, and none of it is lost on the way."""
+def test_every_error_class_has_a_status(cls: type[errors.JobledgerError]) -> None:
+    """None of them is an internal error, and their messages are complete."""
     status, headers, body = problem_response_parts(make(cls), SCOPE)
     problem = msgspec.json.decode(body)
     assert kind_of(make(cls)) is not INTERNAL
@@ -106,9 +106,9 @@ def test_every_error_of_ours_has_a_status_of_its_own(cls: type[errors.JobledgerE
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_statuses_and_codes_are_a_contract(error: Exception, status: int, code: str) -> None:
-    """Clients test these words; a mistake of ours tells nothing of the inside."""
-    told, _, body = problem_response_parts(error, SCOPE)
-    assert (told, msgspec.json.decode(body)["Code"]) == (status, code)
+    """Clients test these codes; an internal error reveals no details."""
+    result, _, body = problem_response_parts(error, SCOPE)
+    assert (result, msgspec.json.decode(body)["Code"]) == (status, code)
     assert b"secret" not in body
 
 
@@ -117,10 +117,10 @@ def test_statuses_and_codes_are_a_contract(error: Exception, status: int, code: 
     [cls for cls in tree(view_errors.ViewError) if cls is not view_errors.TreeUnavailable],
     ids=lambda cls: cls.__name__,
 )
-def test_no_path_of_the_server_is_told(
+def test_no_path_of_the_server_is_revealed(
     cls: type[view_errors.ViewError], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A reader hears what is wrong with the view; where its file lies is in the service's log alone."""
+    """The response has the problem of the view; the path of its file is only in the service's log."""
     status, _, body = problem_response_parts(cls("the view /srv/a b/view.db is wrong"), SCOPE)
     message = msgspec.json.decode(body)["Message"]
     assert (status, "view" in message, "log" in message) == (503, True, True)
@@ -129,7 +129,7 @@ def test_no_path_of_the_server_is_told(
     assert "request r-1: the view /srv/a b/view.db is wrong" in caplog.text
 
 
-def test_who_is_told_to_come_back_is_told_when() -> None:
+def test_retry_after_is_sent_where_a_retry_may_succeed() -> None:
     """429 and 503 carry Retry-After, 401 says how to authenticate."""
     _, headers, _ = problem_response_parts(service_errors.TooManyRequests("", retry_after_seconds=7), SCOPE)
     assert (b"retry-after", b"7") in headers
@@ -139,7 +139,7 @@ def test_who_is_told_to_come_back_is_told_when() -> None:
     assert (b"www-authenticate", b"Bearer") in headers
 
 
-def test_a_text_that_is_no_unicode_does_not_break_the_answer() -> None:
-    """A path with half of a surrogate pair is written out."""
+def test_an_unpaired_surrogate_does_not_break_the_response() -> None:
+    """It is escaped in paths and messages."""
     _, _, body = problem_response_parts(errors.JobNotFound("\udcff"), {"path": "/\udcff"})
     assert msgspec.json.decode(body)["instance"] == "/\\udcff"

@@ -32,11 +32,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_a_tag_is_written_moved_and_removed(client: httpx.AsyncClient) -> None:
-    """Each is one event with who and why; version, revision and ETag stay; what is so already is told."""
+    """Each is one event with who and why; version, revision and ETag stay; a repetition gets a warning."""
     path = await submitted(client, "tagged")
     before = await client.get(path)
-    told = await tag(client, path, "golden", 2, Reason="proven")
-    assert (told["Version"], told["Revision"], told["Warnings"]) == (3, 3, None)
+    result = await tag(client, path, "golden", 2, Reason="proven")
+    assert (result["Version"], result["Revision"], result["Warnings"]) == (3, 3, None)
     assert (ok(await client.get(f"{path}/tags")))["Items"] == [{"Tag": "golden", "JobVersion": 2}]
     after = await client.get(path)
     assert (after.content, after.headers["ETag"]) == (before.content, before.headers["ETag"])
@@ -177,10 +177,10 @@ async def test_a_condition_on_the_history_sees_a_tag(client: httpx.AsyncClient) 
 
 
 async def test_a_revert_is_a_new_version_with_the_old_spec(client: httpx.AsyncClient) -> None:
-    """It says so where nobody says why; the spec is the old one to the byte; a second one writes nothing."""
+    """The default reason names the version; the spec is the old one, byte for byte; again writes nothing."""
     path = await submitted(client, "reverted")
-    told = ok(await client.put(f"{path}/revert", json={"JobVersion": 1}))
-    assert (told["Version"], told["Revision"]) == (4, 4)
+    result = ok(await client.put(f"{path}/revert", json={"JobVersion": 1}))
+    assert (result["Version"], result["Revision"]) == (4, 4)
     found = ok(await client.get(f"{path}/versions"))
     old, new = (msg for msg in (found["Items"][0], found["Items"][3]))
     assert {key: old[key] for key in ("Priority", "Labels", "Tasks")} == {
@@ -209,8 +209,8 @@ async def test_versions_tell_who_when_why_and_their_tags(client: httpx.AsyncClie
     await submitted(client, "versions", 4)
     later = ok(await client.get(f"{path}/versions"))
     assert later["Items"][:3] == before
-    told = [(each["Version"], each["Tags"], each["Actor"], each["Reason"]) for each in found["Versions"]]
-    assert told == [
+    result = [(each["Version"], each["Tags"], each["Actor"], each["Reason"]) for each in found["Versions"]]
+    assert result == [
         (1, ["a", "b"], "alice", "try 1"),
         (2, [], "alice", "try 2"),
         (3, ["c"], "alice", "try 3"),
@@ -227,17 +227,17 @@ async def test_versions_tell_who_when_why_and_their_tags(client: httpx.AsyncClie
 async def test_two_versions_are_compared_place_by_place(client: httpx.AsyncClient) -> None:
     """As text, as a patch that another library applies, and as changes; in either direction."""
     path = await submitted(client, "compared")
-    told = ok(await client.get(f"{path}/diff?from=1&to=3"))
-    assert told["Changes"] == [
+    result = ok(await client.get(f"{path}/diff?from=1&to=3"))
+    assert result["Changes"] == [
         {"Change": "changed", "Path": "Priority", "Before": 1, "After": 3},
         {"Change": "changed", "Path": "Labels.v", "Before": "1", "After": "3"},
     ]
-    assert told["Diff"].startswith("--- version 1\n+++ version 3\n")
+    assert result["Diff"].startswith("--- version 1\n+++ version 3\n")
     old, new = [
         ok(await client.get(f"{path}?job_version={number}"))["Job"] | {"State": {}} for number in (1, 3)
     ]
     counters = {key: new[key] for key in ("Version", "Revision", "ModifyTime")}
-    assert jsonpatch.apply_patch(old, told["Patch"]) | counters == new
+    assert jsonpatch.apply_patch(old, result["Patch"]) | counters == new
     back = ok(await client.get(f"{path}/diff?from=3&to=1"))
     assert [(each["Before"], each["After"]) for each in back["Changes"]] == [(3, 1), ("3", "1")]
     same = ok(await client.get(f"{path}/diff?from=2&to=2"))
@@ -287,16 +287,16 @@ async def test_tags_and_reverts_are_for_writers_of_the_namespace(tmp_path: Path)
 
 
 async def test_a_tag_of_another_replica_is_known_to_a_write_at_once(tmp_path: Path) -> None:
-    """Which version a tag names, a write asks the log; what this view says may be of a moment ago."""
+    """A write resolves tags in the log, because this view may be stale."""
     async with running_api(tmp_path / "a") as (first, one):
         assert first.server is not None
         async with running_api(tmp_path / "b", nats_url=first.server.url) as (second, other):
             path = await submitted(one, "etl")
             ok(await other.get(f"{path}?wait_for=3"))
-            await second.projector.stop()  # this replica is as far behind as can be
+            await second.projector.stop()  # this replica applies nothing more
             await tag(one, path, "golden", 1)
             ok(await other.get(f"{path}?job_version=golden"), 404)
             await tag(other, path, "also", "golden")
             assert (await first.ledger.load(path.rpartition("/")[2])).status.tags == {"also": 1, "golden": 1}
-            told = ok(await other.put(f"{path}/revert", json={"JobVersion": "golden"}))
-            assert (told["Version"], told["Revision"]) == (4, 4)
+            result = ok(await other.put(f"{path}/revert", json={"JobVersion": "golden"}))
+            assert (result["Version"], result["Revision"]) == (4, 4)

@@ -85,7 +85,7 @@ async def test_single_jobs_come_from_the_log_while_the_view_is_rebuilt(tmp_path:
 
 
 async def test_feeds_ride_out_a_rebuild(tmp_path: Path) -> None:
-    """An open feed gets each event once, and one that is opened meanwhile begins where it is asked to."""
+    """An open feed gets each event once, and one opened meanwhile starts at its position."""
     async with running_api(tmp_path / "data") as (service, client):
         assert (await client.put("/jobs", json=job_body("first"))).status_code == 200
         await service.projector.wait_live()
@@ -113,7 +113,7 @@ async def test_feeds_ride_out_a_rebuild(tmp_path: Path) -> None:
 async def test_a_full_disk_under_the_view_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Writes go on, a new job is read from the log, /readyz is 503 with the reason, until there is space."""
+    """Until there is space, writes continue, a new job is read from the log, and /readyz is 503."""
     with small_disk(tmp_path / "disk", megabytes=8) as disk:
         monkeypatch.setattr(wiring, "VIEW_FILE", str(disk / "view.sqlite"))  # the log's disk is not full
         async with running_api(tmp_path / "data") as (service, client):

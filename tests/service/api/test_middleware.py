@@ -39,8 +39,8 @@ def with_token(guarded: Guarded, role: Role, *namespaces: str) -> dict[str, str]
     return {"authorization": f"Bearer {text}"}
 
 
-async def test_without_tokens_whoever_is_on_this_machine_may_do_all(guarded: Guarded) -> None:
-    """And says who they are, if they like."""
+async def test_without_tokens_local_callers_may_do_everything(guarded: Guarded) -> None:
+    """They may name themselves as the actor."""
     assert (await guarded.ask()).status == 200
     assert guarded.principal.name == ""
     assert guarded.principal.visible is None
@@ -52,14 +52,14 @@ async def test_without_tokens_whoever_is_on_this_machine_may_do_all(guarded: Gua
 
 @pytest.mark.parametrize("actor", ["\xff\xfe", "a\tb", "x" * (ACTOR_MAX_CHARACTERS + 1)])
 async def test_an_actor_that_cannot_stand_in_the_record_is_refused(guarded: Guarded, actor: str) -> None:
-    """A bad request, and not a mistake of ours."""
+    """A bad request, not an internal error."""
     answer = await guarded.ask(headers={"jobledger-actor": actor})
     assert answer.status == 400
     assert "Jobledger-Actor" in answer.problem["detail"]
 
 
 async def test_with_a_token_its_name_is_the_actor_whatever_the_client_says(guarded: Guarded) -> None:
-    """Nobody signs with another's name."""
+    """The actor cannot be forged."""
     header = with_token(guarded, Role.WRITER, "a")
     assert (await guarded.ask(headers={**header, "jobledger-actor": "boss"})).status == 200
     assert guarded.principal.name == "ci"
@@ -95,8 +95,8 @@ async def test_a_token_in_the_url_is_none(guarded: Guarded) -> None:
 
 
 @pytest.mark.parametrize("path", PUBLIC)
-async def test_what_tells_of_no_job_is_answered_without_a_token(guarded: Guarded, path: str) -> None:
-    """Health and the description of the API; to nobody in particular, also if a token is shown."""
+async def test_public_paths_are_answered_without_a_token(guarded: Guarded, path: str) -> None:
+    """Health and the description of the API; as an anonymous caller, even with a token."""
     header = with_token(guarded, Role.ADMIN)
     for headers in ({}, header):
         assert (await guarded.ask(path, headers)).status == 200
@@ -119,7 +119,7 @@ async def test_everything_else_needs_a_token(guarded: Guarded, path: str) -> Non
 async def test_figures_of_the_whole_are_not_for_a_token_of_some_namespaces(
     guarded: Guarded, path: str
 ) -> None:
-    """In whatever spelling the routes would understand."""
+    """In every spelling that the router accepts."""
     some = with_token(guarded, Role.WRITER, "a")
     whole = with_token(guarded, Role.READER)
     assert (await guarded.ask(path, some)).status == 403
@@ -172,7 +172,7 @@ async def test_the_second_of_two_tokens_does_not_count(guarded: Guarded) -> None
 
 
 async def test_a_draining_service_takes_nothing_new_and_answers_for_its_health(guarded: Guarded) -> None:
-    """With when to come again; also who has no token is told so."""
+    """With Retry-After; also without a token."""
     with_token(guarded, Role.READER)
     guarded.draining.set()
     answer = await guarded.ask(method="PUT", body=b"{}", headers=JSON)
@@ -203,7 +203,7 @@ async def test_a_request_id_that_is_none_is_replaced(guarded: Guarded, given: st
 
 
 async def test_what_the_app_says_of_caching_stands(tmp_path: Path) -> None:
-    """A page may be kept, if it says so."""
+    """A response may set its own Cache-Control."""
 
     async def cached(_: Any, __: Any, send: Any) -> None:
         headers = [(b"cache-control", b"max-age=60")]
@@ -216,7 +216,7 @@ async def test_what_the_app_says_of_caching_stands(tmp_path: Path) -> None:
 async def test_an_error_of_ours_tells_the_client_nothing_of_the_inside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log has it, with the request's id; a foreseen error is no matter for the log."""
+    """The log has it, with the request's id; expected errors are not logged."""
 
     async def broken(scope: Any, _: Any, __: Any) -> None:
         if scope["path"] == "/foreseen":
@@ -250,7 +250,7 @@ async def test_every_request_is_counted_by_its_route(tmp_path: Path) -> None:
 
 
 async def test_a_websocket_is_refused_before_its_handshake(guarded: Guarded) -> None:
-    """Only a job's logs may be asked for that way; the request then passes every check, as over HTTP."""
+    """Only a job's logs are served that way; the request passes every check, as over HTTP."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -281,7 +281,7 @@ async def test_a_token_that_is_revoked_while_the_body_arrives_writes_nothing(tmp
 
 
 async def test_an_answer_to_a_read_begins_only_with_a_token_that_is_still_good(tmp_path: Path) -> None:
-    """Whatever the app waited for, it is a 401 without the data; a write that was done says so."""
+    """A read gets 401 without the data; a write that was completed reports its result."""
     guarded: Guarded
 
     async def slow(_: Any, __: Any, send: Any) -> None:

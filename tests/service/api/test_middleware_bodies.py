@@ -1,4 +1,4 @@
-"""Bodies: JSON alone, whole before anybody sees them, and bounded in bytes and in time."""
+"""Bodies: only JSON, complete before a handler runs, and limited in bytes and time."""
 
 import asyncio
 from collections.abc import Iterable
@@ -69,8 +69,8 @@ async def test_without_a_body_no_type_is_needed(guarded: Guarded, body: bytes | 
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity, gzip", "x"])
-async def test_a_packed_body_is_refused(guarded: Guarded, encoding: str) -> None:
-    """A small one could become a very large one."""
+async def test_a_compressed_body_is_refused(guarded: Guarded, encoding: str) -> None:
+    """A small one could expand to a very large one."""
     answer = await guarded.ask(method="PUT", headers={**JSON, "content-encoding": encoding}, body=b"{}")
     assert answer.status == 415
     assert "Content-Encoding" in answer.problem["detail"]
@@ -88,13 +88,13 @@ async def test_a_packed_body_is_refused(guarded: Guarded, encoding: str) -> None
     ],
 )
 async def test_a_body_of_unclear_extent_is_refused(guarded: Guarded, headers: dict[str, str]) -> None:
-    """What we and a proxy before us understand must be the same."""
+    """The service and a proxy in front of it must agree on it."""
     sent = {name: value.encode().decode("latin-1") for name, value in headers.items()}
     assert (await guarded.ask(method="PUT", headers={**JSON, **sent}, body=(b"{}",))).status == 400
 
 
 async def test_a_body_over_the_limit_is_refused_before_it_is_kept(guarded: Guarded) -> None:
-    """Whether it says how large it is or not; one of exactly the limit is taken."""
+    """With or without a Content-Length; one of exactly the limit is accepted."""
     whole = b" " * BODY_MAX_BYTES
     assert (await guarded.ask(method="PUT", headers=JSON, body=whole)).body == whole
     assert (await guarded.ask(method="PUT", headers=JSON, body=(whole[1:], b"x"))).status == 200
@@ -109,7 +109,7 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_kept(guarded: Guard
 
 
 async def test_all_bodies_together_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many large requests at once must not fill the memory; what ended makes room."""
+    """Many large requests at once must not fill the memory; finished ones free it."""
     monkeypatch.setattr("jobledger.service.api.middleware.BODIES_MAX_BYTES", 100)
     entered, go = asyncio.Event(), asyncio.Event()
 
@@ -132,7 +132,7 @@ async def test_all_bodies_together_have_a_bound(tmp_path: Path, monkeypatch: pyt
     assert guarded.gate.held_bytes == 0
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(
+async def test_a_body_that_does_not_arrive_in_time_is_refused(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slow senders hold nothing for long."""
@@ -160,7 +160,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 
 
 async def test_a_body_that_is_not_whole_or_has_malformed_chunks_is_a_bad_request(guarded: Guarded) -> None:
-    """The server tells of both as of a client that left; one that is still there reads why."""
+    """The server reports both as a disconnect; a client that is still connected gets the reason."""
     answer = await guarded.ask(method="PUT", headers=JSON, body=(b'{"a"',), ends=False)
     assert (answer.status, answer.problem["Code"]) == (400, "BadRequest")
     assert "chunks are malformed" in answer.problem["detail"]

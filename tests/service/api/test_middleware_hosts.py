@@ -1,4 +1,4 @@
-"""Against DNS rebinding and cross-site requests: which names a service answers to, and from which pages."""
+"""Against DNS rebinding and cross-site requests: the accepted host names and origins."""
 
 from pathlib import Path
 
@@ -55,9 +55,7 @@ BAD_HOSTS = (
 
 
 @pytest.mark.parametrize("host", GOOD_HOSTS)
-async def test_a_service_without_tokens_answers_to_the_names_of_the_loopback(
-    tmp_path: Path, host: str
-) -> None:
+async def test_a_service_without_tokens_accepts_the_names_of_the_loopback(tmp_path: Path, host: str) -> None:
     """With any port: it may be forwarded."""
     guarded = Guarded(tmp_path)
     for _ in range(2):
@@ -65,8 +63,8 @@ async def test_a_service_without_tokens_answers_to_the_names_of_the_loopback(
 
 
 @pytest.mark.parametrize("host", BAD_HOSTS)
-async def test_a_service_without_tokens_answers_to_no_other_name(tmp_path: Path, host: str | None) -> None:
-    """Not even for its health, and not after a good request either."""
+async def test_a_service_without_tokens_accepts_no_other_name(tmp_path: Path, host: str | None) -> None:
+    """Not even for probes, nor after a valid request."""
     guarded = Guarded(tmp_path)
     await guarded.ask()
     for path in ("/api/v1/orchestrator/jobs", "/livez", "/docs"):
@@ -80,7 +78,7 @@ async def test_a_service_without_tokens_answers_to_no_other_name(tmp_path: Path,
 
 
 async def test_a_request_has_one_host(tmp_path: Path) -> None:
-    """Missing or twice in HTTP/1.1 it is 400; health over HTTP/1.0 needs none."""
+    """Missing or repeated in HTTP/1.1 is 400; probes over HTTP/1.0 need none."""
     guarded = Guarded(tmp_path)
     twice = await guarded.ask("/livez", headers=[("host", "127.0.0.1")])
     assert twice.status == 400
@@ -90,15 +88,15 @@ async def test_a_request_has_one_host(tmp_path: Path) -> None:
 
 
 async def test_the_address_that_it_listens_on_and_allowed_names_are_its_own(tmp_path: Path) -> None:
-    """The settings say them; case and the dot at the end do not matter."""
+    """As in the settings; case and a trailing dot do not matter."""
     guarded = Guarded(tmp_path, host="127.0.0.9", allowed_hosts=("Jobs.Example.", "::5"))
     for host in ("127.0.0.9:1", "jobs.example:443", "JOBS.example", "[::5]:1"):
         assert (await guarded.ask(host=host)).status == 200
     assert (await guarded.ask(host="x.jobs.example")).status == 403
 
 
-async def test_with_tokens_any_name_will_do_unless_names_are_given(tmp_path: Path) -> None:
-    """Health is answered under any name: probes ask by address."""
+async def test_with_tokens_any_name_is_accepted_unless_names_are_configured(tmp_path: Path) -> None:
+    """Probes are answered under any name: they use addresses."""
     guarded = Guarded(tmp_path)
     _, text = guarded.tokens.create("ci", Role.ADMIN)
     header = {"authorization": f"Bearer {text}"}
@@ -121,7 +119,7 @@ async def test_with_tokens_any_name_will_do_unless_names_are_given(tmp_path: Pat
         ("[::1]:1234", "http://[::1]:1234"),
     ],
 )
-async def test_our_own_pages_may_ask(tmp_path: Path, host: str, origin: str) -> None:
+async def test_pages_of_the_same_origin_are_served(tmp_path: Path, host: str, origin: str) -> None:
     """The same origin: name and port."""
     headers = {"origin": origin, "sec-fetch-site": "same-origin", **JSON}
     assert (await Guarded(tmp_path).ask(method="PUT", body=b"{}", host=host, headers=headers)).status == 200
@@ -147,8 +145,8 @@ async def test_our_own_pages_may_ask(tmp_path: Path, host: str, origin: str) -> 
         "http://localhost:1234, http://evil.example",
     ],
 )
-async def test_no_other_page_may_ask(tmp_path: Path, origin: str) -> None:
-    """Neither write nor read; another port of this machine is another page."""
+async def test_pages_of_other_origins_are_refused(tmp_path: Path, origin: str) -> None:
+    """Neither writes nor reads; another port of this machine is another origin."""
     guarded = Guarded(tmp_path)
     for method in ("GET", "PUT"):
         answer = await guarded.ask(method=method, host="localhost:1234", headers={"origin": origin, **JSON})
@@ -160,15 +158,13 @@ async def test_no_other_page_may_ask(tmp_path: Path, origin: str) -> None:
     ("site", "status"),
     [("same-origin", 200), ("none", 200), ("cross-site", 403), ("same-site", 403), ("x", 403)],
 )
-async def test_a_browser_that_says_another_site_asks_is_refused(
-    tmp_path: Path, site: str, status: int
-) -> None:
+async def test_a_cross_site_request_is_refused(tmp_path: Path, site: str, status: int) -> None:
     """Also without an Origin, as for an image; what a person typed or opened comes from no site."""
     assert (await Guarded(tmp_path).ask(headers={"sec-fetch-site": site})).status == status
 
 
 async def test_no_other_page_is_ever_allowed_by_cors(tmp_path: Path) -> None:
-    """A browser's question before a request that is not simple gets no permission."""
+    """A CORS preflight gets no permission."""
     guarded = Guarded(tmp_path)
     asked = {"origin": "http://evil.example", "access-control-request-method": "PUT"}
     answer = await guarded.ask(method="OPTIONS", headers=asked)

@@ -1,4 +1,4 @@
-"""`/openapi.json` is whole: every route, parameter, body, answer and error of the service is in it."""
+"""`/openapi.json` is complete and valid, and client generators can use it."""
 
 import json
 import re
@@ -31,8 +31,8 @@ def references(value: Any) -> Iterator[str]:
             yield from references(item)
 
 
-def test_the_document_is_openapi_3_1_and_hangs_together() -> None:
-    """Operation ids are unique, path parameters are told, references lead somewhere."""
+def test_the_document_is_openapi_3_1_and_consistent() -> None:
+    """Operation ids are unique, path parameters are declared, references resolve."""
     assert DOCUMENT["openapi"].startswith("3.1.")
     assert len({operation.id for operation in OPERATIONS}) == len(OPERATIONS)
     for operation in OPERATIONS:
@@ -46,9 +46,9 @@ def test_the_document_is_openapi_3_1_and_hangs_together() -> None:
 
 
 def test_every_status_of_an_error_is_documented_somewhere() -> None:
-    """Each kind of problem that the service makes is an answer of at least one operation."""
-    told = {status for operation in OPERATIONS for status in operation.errors}
-    assert {kind.status for kind in problems.KINDS} - {405} <= told  # of a method that has no operation
+    """Each kind of problem is a response of at least one operation."""
+    documented = {status for operation in OPERATIONS for status in operation.errors}
+    assert {kind.status for kind in problems.KINDS} - {405} <= documented  # of a method that has no operation
 
 
 def test_every_problem_has_the_fields_of_both_standards() -> None:
@@ -62,7 +62,7 @@ def test_every_problem_has_the_fields_of_both_standards() -> None:
     assert DOCUMENT["components"]["schemas"]["Problem"]["additionalProperties"] is True
 
 
-def test_the_page_tells_everything_and_fetches_nothing() -> None:
+def test_the_page_shows_everything_and_fetches_nothing() -> None:
     """`/docs` has each operation, parameter and shape; no script, no other host, a strict policy."""
     body, policy = docs.page(OPERATIONS)
     page = body.decode()
@@ -150,7 +150,7 @@ def test_every_example_and_default_of_a_schema_is_valid() -> None:
 
 
 def test_no_schema_has_what_generators_of_clients_do_not_compile() -> None:
-    """Defaults that are objects, lists or beside a choice; objects of unknown content that do not say so."""
+    """Defaults that are objects, lists or next to a choice; objects without `additionalProperties`."""
     for path, schema in schemas_in(DOCUMENT):
         default = schema.get("default")
         assert not isinstance(default, (dict, list)), path

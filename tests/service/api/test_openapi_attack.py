@@ -1,4 +1,4 @@
-"""Schemathesis, in an environment of its own, finds nothing in our API that breaks the document."""
+"""Schemathesis, in its own environment, finds no violation of the OpenAPI document."""
 
 import subprocess
 from pathlib import Path

@@ -100,7 +100,7 @@ async def test_each_operation_is_refused_to_those_who_may_not_use_it(tmp_path: P
             for operation in ROUTED:
                 is_public = operation.permission is Permission.PUBLIC
                 answer = await anyone.request(**request_of(operation))
-                # Logging in needs no token, and tells that one is needed.
+                # Logging in needs no token, and answers that one is required.
                 assert (answer.status_code == 401) == (not is_public or operation.id == "logIn"), operation.id
                 answer = await limited.request(**request_of(operation))
                 is_allowed = operation.permission in {Permission.PUBLIC, Permission.READ}

@@ -1,4 +1,4 @@
-"""What a process has acknowledged, its own reads wait for: within a bound, and for the latest of it."""
+"""Reads wait for the writes that this process has acknowledged, for a limited time."""
 
 from typing import cast
 
@@ -11,7 +11,7 @@ from jobledger.service.limits import OWN_WRITE_WAIT_SECONDS
 from jobledger.service.own_writes import OwnWrites
 
 
-class Behind:
+class LaggingView:
     """A view that is at 2 and does not get on."""
 
     sequence = 2
@@ -27,39 +27,39 @@ class Behind:
 
 @pytest.mark.parametrize("noted", [(3, 7), (7, 3)])
 async def test_a_read_waits_for_the_latest_write_and_not_for_ever(noted: tuple[int, ...]) -> None:
-    """Acknowledgements come in any order; the view is not waited for longer."""
-    behind = Behind()
-    own = OwnWrites(cast("Projector", behind))
+    """Acknowledgements arrive in any order; the wait is limited."""
+    view = LaggingView()
+    own = OwnWrites(cast("Projector", view))
     for sequence in noted:
         own.note("job", sequence)
     await own.visible()
-    assert behind.asked == [(7, OWN_WRITE_WAIT_SECONDS)]
+    assert view.asked == [(7, OWN_WRITE_WAIT_SECONDS)]
 
 
-async def test_a_read_does_not_wait_for_what_is_there() -> None:
-    """Most reads come when the view has everything."""
-    behind = Behind()
-    own = OwnWrites(cast("Projector", behind))
+async def test_a_read_does_not_wait_if_the_view_is_current() -> None:
+    """The usual case."""
+    view = LaggingView()
+    own = OwnWrites(cast("Projector", view))
     own.note("job", 2)
     await own.visible()
-    assert behind.asked == []
+    assert view.asked == []
 
 
 @pytest.mark.parametrize("state", [ProjectorState.REBUILDING, ProjectorState.WAITING])
 async def test_a_read_does_not_wait_for_a_view_that_is_in_trouble(state: ProjectorState) -> None:
     """It would take longer than a read may wait; the job is read from the log instead."""
-    behind = Behind()
-    behind.state = state
-    own = OwnWrites(cast("Projector", behind))
+    view = LaggingView()
+    view.state = state
+    own = OwnWrites(cast("Projector", view))
     own.note("job", 7)
     await own.visible()
-    assert behind.asked == []
+    assert view.asked == []
 
 
-def test_a_view_lacks_what_was_answered_until_it_is_there() -> None:
+def test_a_view_lacks_acknowledged_events_until_it_applies_them() -> None:
     """By job: another job is not read from the log because of it."""
-    behind = Behind()
-    own = OwnWrites(cast("Projector", behind))
+    view = LaggingView()
+    own = OwnWrites(cast("Projector", view))
     own.note("a", 3)
     own.note("b", 5)
     own.note("a", 4)
@@ -75,8 +75,8 @@ def test_a_view_lacks_what_was_answered_until_it_is_there() -> None:
 def test_jobs_beyond_the_limit_are_remembered_by_one_position(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more than the limit: until the view has the oldest's event, every job is read from the log."""
     monkeypatch.setattr(own_writes, "OWN_WRITES_MAX_JOBS", 3)
-    behind = Behind()
-    own = OwnWrites(cast("Projector", behind))
+    view = LaggingView()
+    own = OwnWrites(cast("Projector", view))
     for sequence in (3, 4, 5):
         own.note(f"job-{sequence}", sequence)
     assert not own.lacks("another", 2)
@@ -86,12 +86,12 @@ def test_jobs_beyond_the_limit_are_remembered_by_one_position(monkeypatch: pytes
     assert own.lacks("job-6", 5)
 
 
-def test_what_the_view_has_is_forgotten() -> None:
-    """So the memory is as large as the view's lag."""
-    behind = Behind()
-    own = OwnWrites(cast("Projector", behind))
+def test_applied_writes_are_forgotten() -> None:
+    """So memory use is bounded by the lag of the view."""
+    view = LaggingView()
+    own = OwnWrites(cast("Projector", view))
     for sequence in range(3, 10):
         own.note(f"job-{sequence}", sequence)
-    behind.sequence = 9
+    view.sequence = 9
     own.note("job-10", 10)
     assert [*own._unseen] == ["job-10"]

@@ -42,7 +42,7 @@ async def test_a_list_of_fat_states_is_bounded_and_followed_to_the_end(
 
 @pytest.mark.parametrize("path", ["/jobs/etl/history", "/jobs/etl"])
 async def test_a_history_of_fat_states_is_bounded_and_followed_to_the_end(tmp_path: Path, path: str) -> None:
-    """Also as a part of the job (`include=history`)."""
+    """Also with `include=history`."""
     found: list[Any] = []
     async with running_api(tmp_path / "a") as (_, client):
         await client.put("/jobs", json=job_body())
@@ -116,7 +116,7 @@ async def _page(ledger: Ledger, after: int, limit: int) -> list[Any]:
 
 
 async def test_a_later_page_of_a_history_costs_one_page() -> None:
-    """Who follows a long history does not read it from its beginning each time; the items are the same."""
+    """Following a long history does not read it from its start each time; the items are the same."""
     log = CountingLog()
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))
@@ -133,8 +133,8 @@ async def test_a_later_page_of_a_history_costs_one_page() -> None:
     assert again == whole[900:1_000]
 
 
-async def test_a_place_in_another_log_is_not_gone_on_from() -> None:
-    """If the record at the place is another one, the history is folded from its beginning."""
+async def test_a_position_in_another_log_is_not_resumed() -> None:
+    """If the record at the position is another one, the history is folded from its start."""
     log = CountingLog()
     ledger = Ledger(log)
     await ledger.create(make_spec("etl"))

@@ -1,4 +1,4 @@
-"""Answers on their way out: large ones leave in parts, are counted, and wait for nobody for ever."""
+"""Outgoing responses: large ones are sent in parts, are counted, and time out."""
 
 import asyncio
 from typing import Any
@@ -48,23 +48,23 @@ async def answer(out: GuardedResponse, body: bytes) -> None:
     ("size", "parts"),
     [(0, 1), (ANSWER_PART_BYTES, 1), (ANSWER_PART_BYTES + 1, 2), (3 * ANSWER_PART_BYTES, 3)],
 )
-async def test_a_large_answer_leaves_in_parts_and_whole(size: int, parts: int) -> None:
-    """So that a reader who does not read holds back the sender; only the last part ends it."""
-    taken, room = Taken(), budget()
-    out = GuardedResponse(taken.send, "r", room, head=False)
+async def test_a_large_response_is_sent_in_parts(size: int, parts: int) -> None:
+    """So that a client that does not read applies backpressure; only the last part ends the response."""
+    taken, held = Taken(), budget()
+    out = GuardedResponse(taken.send, "r", held, head=False)
     body = b"x" * size
     await answer(out, body)
     assert (b"".join(taken.bodies), len(taken.bodies)) == (body, parts)
     assert [each["more_body"] for each in taken.messages[1:]] == [True] * (parts - 1) + [False]
     out.release()
-    assert room.held_bytes == 0
+    assert held.held_bytes == 0
 
 
-async def test_answers_that_wait_for_their_readers_are_bounded_together() -> None:
-    """The one that finds no room is refused before anything of it is sent; later there is room again."""
+async def test_unread_responses_are_limited_together() -> None:
+    """One beyond the limit is refused before anything is sent; later there is held again."""
     size = ANSWER_PART_BYTES + 1
-    room, taken, late = budget(2 * size - 1), Taken(), Taken()
-    first, second = (GuardedResponse(each.send, "r", room, head=False) for each in (taken, late))
+    held, taken, late = budget(2 * size - 1), Taken(), Taken()
+    first, second = (GuardedResponse(each.send, "r", held, head=False) for each in (taken, late))
     await answer(first, b"x" * size)
     with pytest.raises(TooManyRequests, match="ask for smaller pages"):
         await answer(second, b"x" * size)
@@ -74,11 +74,11 @@ async def test_answers_that_wait_for_their_readers_are_bounded_together() -> Non
     await answer(second, b"x" * size)
 
 
-async def test_a_reader_that_is_stuck_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a named time; what it held is free again."""
+async def test_a_client_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a time limit; its bytes return to the budget."""
     monkeypatch.setattr(outgoing, "SEND_TIMEOUT_SECONDS", 0.01)
-    taken, room = Taken(), budget()
-    out = GuardedResponse(taken.send, "r", room, head=False)
+    taken, held = Taken(), budget()
+    out = GuardedResponse(taken.send, "r", held, head=False)
     size = ANSWER_PART_BYTES + 1
     headers = [(b"content-length", str(size).encode())]
     await out.send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -86,10 +86,10 @@ async def test_a_reader_that_is_stuck_is_cut_off(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(Disconnected):
         await out.send({"type": "http.response.body", "body": b"x" * size, "more_body": False})
     out.release()
-    assert room.held_bytes == 0
+    assert held.held_bytes == 0
 
 
-async def test_head_tells_what_get_would(tmp_path: Any) -> None:
+async def test_head_returns_what_get_would(tmp_path: Any) -> None:
     """The same status and headers, and no body (RFC 9110, 9.3.2)."""
     async with running_api(tmp_path / "data") as (service, client):
         await client.put("/jobs", json=job_body())
@@ -105,21 +105,21 @@ async def test_head_tells_what_get_would(tmp_path: Any) -> None:
 async def test_an_encoded_slash_is_never_taken_for_a_slash(tmp_path: Any) -> None:
     """`/jobs/a%2Frerun` is the job of that name, and does not rerun the job `a`."""
     async with running_api(tmp_path / "data") as (_, client):
-        told = (await client.put("/jobs", json=job_body("a/rerun"))).json()
+        result = (await client.put("/jobs", json=job_body("a/rerun"))).json()
         await client.put("/jobs", json=job_body("a"))
         await client.delete("/jobs/a")
         answer = await client.put("/jobs/a%2Frerun", json=job_body("a/rerun", Priority=3))
-        assert (answer.status_code, answer.json()["JobID"]) == (200, told["JobID"])
+        assert (answer.status_code, answer.json()["JobID"]) == (200, result["JobID"])
         assert (await client.get("/jobs/a%2frerun/versions")).json()["Items"][0]["Version"] in (1, 2)
         assert (await client.get("/jobs/a%2F%00rerun")).status_code == 400
         assert (await client.get("/jobs/a%00rerun")).status_code == 400
         assert (await client.get("/jobs/a")).json()["Job"]["Version"] == 1
-        assert (await client.get(f"/jobs/{told['JobID']}")).json()["Job"]["Name"] == "a/rerun"
+        assert (await client.get(f"/jobs/{result['JobID']}")).json()["Job"]["Name"] == "a/rerun"
 
 
 @pytest.mark.parametrize("name", ["If-Match", "If-None-Match", "Idempotency-Key"])
-async def test_a_condition_that_was_lost_on_the_way_does_not_count_as_none(tmp_path: Any, name: str) -> None:
-    """An empty header, from an unset variable, say: nothing is written."""
+async def test_an_empty_condition_does_not_count_as_none(tmp_path: Any, name: str) -> None:
+    """An empty header, from an unset variable for example: nothing is written."""
     async with running_api(tmp_path / "data") as (_, client):
         answer = await client.put("/jobs", json=job_body(), headers={name: ""})
         assert (answer.status_code, answer.json()["Code"]) == (400, "BadRequest")

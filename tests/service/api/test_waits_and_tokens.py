@@ -1,4 +1,4 @@
-"""A request that waits: its token is looked at again afterwards, and others are served meanwhile."""
+"""A request that waits: its token is checked again afterwards, and others are served meanwhile."""
 
 import asyncio
 import re
@@ -74,7 +74,7 @@ WAITS: dict[str, Any] = {
 
 @pytest.mark.parametrize("path", WAITS.values(), ids=WAITS)
 async def test_a_token_that_is_revoked_during_a_wait_gets_nothing(api: Api, path: str) -> None:
-    """Neither the data nor whether there is any."""
+    """Neither the data nor whether it exists."""
     client, root = api.client(Role.READER, name="gone"), api.client(Role.ADMIN, name="boss")
     params = {"wait_for": format_cursor(api.service.mark, 2), "timeout": "20s"}
     url = client.base_url.copy_with(path="/api/v1/diff") if path.startswith("/..") else path
@@ -90,7 +90,7 @@ async def test_a_token_that_is_revoked_during_a_wait_gets_nothing(api: Api, path
 
 
 async def test_a_long_poll_of_a_revoked_token_ends_at_once(api: Api) -> None:
-    """With 401, whatever becomes of the job."""
+    """With 401, regardless of the job."""
     client = api.client(Role.READER, name="gone")
     asked = asyncio.create_task(client.get("/jobs/etl/wait", params={"state": "Running", "timeout": "20s"}))
     await api.waits(1)
@@ -99,7 +99,7 @@ async def test_a_long_poll_of_a_revoked_token_ends_at_once(api: Api) -> None:
 
 
 async def test_a_write_whose_token_is_revoked_while_it_waits_writes_nothing(api: Api) -> None:
-    """The key's turn came after the revocation; a body that came after it likewise."""
+    """If the idempotency key's turn, or the body, came after the revocation."""
     client = api.client(Role.WRITER, name="gone")
     idempotent = api.service.idempotent
     keyed = {"Idempotency-Key": "k"}
@@ -120,8 +120,8 @@ async def test_a_write_whose_token_is_revoked_while_it_waits_writes_nothing(api:
 
 
 @pytest.mark.parametrize("kind", ["wait", "wait_for"])
-async def test_a_thousand_waits_of_two_tokens_lock_nobody_out(api: Api, kind: str) -> None:
-    """Each has its own bound; reads, writes and health of others, and their own reads, go on."""
+async def test_a_thousand_waits_of_two_tokens_block_no_one_else(api: Api, kind: str) -> None:
+    """Each has its own limit; reads, writes and health of others, and their own reads, continue."""
     readers = [api.client(Role.READER, name=f"r{number}") for number in range(2)]
     params = {"timeout": "25s"}
     params |= {"state": "Failed"} if kind == "wait" else {"wait_for": format_cursor(api.service.mark, 99)}
@@ -148,7 +148,7 @@ async def test_a_thousand_waits_of_two_tokens_lock_nobody_out(api: Api, kind: st
 
 
 async def test_only_namespaces_of_the_token_are_searched(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By name, id and short id: how long a search takes tells nothing of jobs in other namespaces."""
+    """By name, id and short id: the duration of a search reveals nothing about other namespaces."""
     root = api.client(Role.ADMIN, name="boss")
     for namespace, name in (("theirs", "secret"), ("mine", "own")):
         assert (await root.put("/jobs", json=job_body(name, Namespace=namespace))).status_code == 200

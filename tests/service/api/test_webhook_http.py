@@ -1,4 +1,4 @@
-"""Webhooks over HTTP, from their adding to the receiver: real service, real server, real subscription."""
+"""Webhooks over HTTP, from the request to the receiver: real service, real server, real subscription."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,8 +29,8 @@ async def add(client: httpx.AsyncClient, receiver: Receiver, **fields: Any) -> d
     body = {"URL": receiver.url("/hook?token=hush"), "Name": "hook", **fields}
     response = await client.post(WEBHOOKS, json=body)
     assert response.status_code == 200, response.text
-    told: dict[str, Any] = response.json()
-    return told
+    result: dict[str, Any] = response.json()
+    return result
 
 
 async def submit(client: httpx.AsyncClient, name: str, **fields: Any) -> Mapping[str, Any]:
@@ -45,15 +45,15 @@ async def set_state(client: httpx.AsyncClient, name: str, state: str) -> None:
 
 
 async def test_events_reach_the_receiver_signed_in_order_and_filtered(tmp_path: Path) -> None:
-    """From the place where it was told to begin, as the live feed tells them."""
+    """From the position where it starts, with the same content as the live feed."""
     async with receiving() as receiver, running_api(tmp_path, webhook_allow=LOCAL) as (_, client):
         first = await submit(client, "one", Labels={"team": "a"})
-        told = await add(client, receiver, After="0", Types=["created", "state"], Labels=["team=a"])
+        result = await add(client, receiver, After="0", Types=["created", "state"], Labels=["team=a"])
         await submit(client, "two")
-        await submit(client, "one", Labels={"team": "a", "more": "b"})  # updated: not asked for
+        await submit(client, "one", Labels={"team": "a", "more": "b"})  # updated: filtered out
         await set_state(client, "one", "Running")
         got = await receiver.wait_for(2)
-        events = [Verifier(told["Secret"]).verify(each.body, each.headers) for each in got]
+        events = [Verifier(result["Secret"]).verify(each.body, each.headers) for each in got]
         assert [event["type"] for event in events] == ["jobledger.job.created.v1", "jobledger.job.state.v1"]
         assert [(event["subject"], event["revision"]) for event in events] == [
             (first["JobID"], 1),
@@ -64,8 +64,8 @@ async def test_events_reach_the_receiver_signed_in_order_and_filtered(tmp_path: 
         assert got[0].path == "/hook?token=hush"
 
 
-async def test_without_a_place_it_begins_with_the_next_event(tmp_path: Path) -> None:
-    """Which can be the very next one: the place is fixed when it is added."""
+async def test_without_a_position_it_starts_with_the_next_event(tmp_path: Path) -> None:
+    """The position is fixed when the webhook is added."""
     async with receiving() as receiver, running_api(tmp_path, webhook_allow=LOCAL) as (_, client):
         await submit(client, "before")
         await add(client, receiver, Secret=SECRET)
@@ -74,8 +74,8 @@ async def test_without_a_place_it_begins_with_the_next_event(tmp_path: Path) -> 
         assert got.event["subject"] == after["JobID"]
 
 
-async def test_a_job_whose_event_is_not_taken_waits_and_all_others_go_on(tmp_path: Path) -> None:
-    """It shows as set aside; an operator lets it go on, in order, once the receiver is mended."""
+async def test_a_job_whose_event_is_rejected_waits_and_all_others_continue(tmp_path: Path) -> None:
+    """It is listed as parked; an operator retries it, in order, once the receiver works again."""
     async with receiving() as receiver, running_api(tmp_path, webhook_allow=LOCAL) as (_, client):
         bad = (await submit(client, "bad"))["JobID"]
         receiver.answering = lambda got: answer(422 if got.event["subject"] == bad else 204)
@@ -103,10 +103,10 @@ async def test_a_job_whose_event_is_not_taken_waits_and_all_others_go_on(tmp_pat
         assert handled[-2:] == [1, 2]
 
 
-async def test_secrets_are_told_once_and_nowhere_else(
+async def test_secrets_are_shown_once_and_nowhere_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not in lists, answers, metrics, logs, or errors; nor is what a URL hides, to who is no admin."""
+    """Not in lists, responses, metrics, logs or errors; nor the path of a URL, except to admins."""
     async with receiving() as receiver, running_api(tmp_path, webhook_allow=LOCAL) as (service, client):
         receiver.say(answer(500))
         brought = await add(client, receiver, Secret=SECRET, After="0")
@@ -137,24 +137,24 @@ async def test_a_target_that_is_not_public_is_refused(tmp_path: Path) -> None:
         assert (await client.get(WEBHOOKS)).json() == {"Items": []}
 
 
-async def test_a_test_event_is_sent_at_once_and_its_fate_told(tmp_path: Path) -> None:
+async def test_a_test_event_is_sent_at_once_and_its_result_reported(tmp_path: Path) -> None:
     """Signed like the others; also while the webhook is paused."""
     async with receiving() as receiver, running_api(tmp_path, webhook_allow=LOCAL) as (_, client):
         await add(client, receiver, Secret=SECRET)
-        told = (await client.post(f"{WEBHOOKS}/hook/test")).json()
-        assert (told["Delivered"], told["Status"], told["Problem"]) == (True, 204, "")
+        result = (await client.post(f"{WEBHOOKS}/hook/test")).json()
+        assert (result["Delivered"], result["Status"], result["Problem"]) == (True, 204, "")
         event = Verifier(SECRET).verify(receiver.got[0].body, receiver.got[0].headers)
-        assert (event["type"], event["id"]) == ("jobledger.webhook.test.v1", told["EventID"])
+        assert (event["type"], event["id"]) == ("jobledger.webhook.test.v1", result["EventID"])
         await client.put(f"{WEBHOOKS}/hook/state", json={"State": "paused"})
         receiver.say(answer(404))
-        told = (await client.post(f"{WEBHOOKS}/hook/test")).json()
-        assert (told["Delivered"], told["Status"], told["Problem"]) == (False, 404, "it answered 404")
+        result = (await client.post(f"{WEBHOOKS}/hook/test")).json()
+        assert (result["Delivered"], result["Status"], result["Problem"]) == (False, 404, "it answered 404")
         receiver.say(b"what?\r\n\r\n")
-        told = (await client.post(f"{WEBHOOKS}/hook/test")).json()
-        assert (told["Delivered"], told["Status"]) == (False, None)
+        result = (await client.post(f"{WEBHOOKS}/hook/test")).json()
+        assert (result["Delivered"], result["Status"]) == (False, None)
 
 
-async def test_what_is_deleted_takes_its_place_with_it(tmp_path: Path) -> None:
+async def test_deleting_a_webhook_deletes_its_position(tmp_path: Path) -> None:
     """The subscription goes with the webhook."""
     async with receiving() as receiver, running_api(tmp_path, webhook_allow=LOCAL) as (_, client):
         await add(client, receiver, After="0")
@@ -183,7 +183,7 @@ async def token_client(service: Service, role: Role, namespaces: tuple[str, ...]
 
 
 async def test_only_admins_change_anything(tmp_path: Path) -> None:
-    """Readers of all namespaces look at it, without what a URL hides; others see nothing."""
+    """Readers of all namespaces see it without the path of its URL; others see nothing."""
     async with receiving() as receiver, running_api(tmp_path, webhook_allow=LOCAL) as (service, client):
         await add(client, receiver, Secret=SECRET)
         await submit(client, "one")
@@ -215,8 +215,8 @@ async def test_only_admins_change_anything(tmp_path: Path) -> None:
             assert (await admin.put(f"{WEBHOOKS}/hook/state", json={"State": "paused"})).status_code == 200
 
 
-async def test_what_is_wrong_with_a_request_is_told(tmp_path: Path) -> None:
-    """By field, and nothing is written."""
+async def test_invalid_fields_are_reported(tmp_path: Path) -> None:
+    """By name, and nothing is written."""
     async with running_api(tmp_path, webhook_allow=LOCAL) as (_, client):
         good = {"URL": "http://127.0.0.1:9/"}
         for body, said in (
@@ -234,15 +234,15 @@ async def test_what_is_wrong_with_a_request_is_told(tmp_path: Path) -> None:
             assert response.status_code == 400, body
             assert said in response.json()["Message"]
         assert (await client.get(WEBHOOKS)).json() == {"Items": []}
-        told = (await client.post(WEBHOOKS, json={**good, "Sekret": "x"})).json()
-        assert "did you mean `Secret`?" in told["Warnings"][0]
+        result = (await client.post(WEBHOOKS, json={**good, "Sekret": "x"})).json()
+        assert "did you mean `Secret`?" in result["Warnings"][0]
         assert (await client.put(f"{WEBHOOKS}/127-0-0-1/state", json={"State": "gone"})).status_code == 400
         for path in (f"{WEBHOOKS}/none", f"{WEBHOOKS}/a.*", f"{WEBHOOKS}/%3E"):
             assert (await client.get(path)).json()["Code"] == "WebhookNotFound"
 
 
 async def test_several_replicas_deliver_each_event_once(tmp_path: Path, server: EmbeddedServer) -> None:
-    """One delivers, the others stand by; when it ends, another goes on where it was. They share the keys."""
+    """One delivers; when it ends, another continues from its position. They share the keys."""
     how: dict[str, Any] = {
         "nats_url": server.url,
         "webhook_allow": LOCAL,
