@@ -166,7 +166,7 @@ def test_a_signal_during_the_start_ends_it(tmp_path: Path) -> None:
             rest = process.stderr.read()
             killer.cancel()
         assert process.returncode == 0, rest
-        assert "ended: before it was ready" in rest
+        assert "ended before it was ready" in rest
 
 
 async def test_unread_responses_do_not_delay_the_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
