@@ -251,13 +251,13 @@ async def test_without_a_majority_nothing_is_acknowledged_until_it_returns(
     await cluster.start(leader % 3 + 1)
     await cluster.leader()
 
-    async def told() -> bool:
+    async def reported() -> bool:
         try:
             return isinstance(await log.append(event, expect=0), Appended)
         except JobledgerError:
             return False
 
-    await eventually(told, within_seconds=FAILOVER_SECONDS)
+    await eventually(reported, within_seconds=FAILOVER_SECONDS)
     assert (await stored_ids(log)).count(event.event_id) == 1
     await log.close()
 

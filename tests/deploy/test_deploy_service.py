@@ -178,9 +178,9 @@ async def test_a_killed_leader_loses_no_acknowledged_write(deployment: Deploymen
     await asyncio.gather(*(writer.stop() for writer in writers))
     for writer in writers:
         for door in deployment.doors:
-            told = await revisions(door, writer.job_id)
-            assert told == list(range(1, len(told) + 1))
-            assert set(writer.acked) <= set(told)
+            reported = await revisions(door, writer.job_id)
+            assert reported == list(range(1, len(reported) + 1))
+            assert set(writer.acked) <= set(reported)
             state = await door.get(f"{API}/jobs/{writer.job_id}", params={"timeout": "30s"})
             assert state.status_code == httpx.codes.OK
     assert all(replica.process.poll() is None for replica in deployment.replicas)
@@ -194,9 +194,9 @@ async def test_the_other_replica_serves_when_one_is_killed(deployment: Deploymen
     await asyncio.gather(*(writer.more(10) for writer in writers))
     await asyncio.gather(*(writer.stop() for writer in writers))
     for writer in writers:
-        told = await revisions(deployment.doors[1], writer.job_id)
-        assert told == list(range(1, len(told) + 1))
-        assert set(writer.acked) <= set(told)
+        reported = await revisions(deployment.doors[1], writer.job_id)
+        assert reported == list(range(1, len(reported) + 1))
+        assert set(writer.acked) <= set(reported)
 
 
 async def test_both_replicas_are_ready_again_after_a_failover(deployment: Deployment) -> None:

@@ -133,8 +133,8 @@ async def test_the_service_needs_only_the_documented_rights(tmp_path: Path) -> N
             name = "webhook-hook"
 
             async def is_acknowledged() -> bool:
-                told = await ask(service.log, f"CONSUMER.INFO.JOBS.{name}")
-                return bool(told["ack_floor"]["stream_seq"] == 1)
+                reported = await ask(service.log, f"CONSUMER.INFO.JOBS.{name}")
+                return bool(reported["ack_floor"]["stream_seq"] == 1)
 
             await eventually(is_acknowledged, within_seconds=60)
 

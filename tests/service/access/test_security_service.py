@@ -116,8 +116,8 @@ def test_the_service_serves_tls_and_requires_a_token(tmp_path: Path) -> None:
             assert client.get(f"{PREFIX}/jobs", headers=header).status_code == 401
         with pytest.raises(httpx.TransportError):
             httpx.get(url.replace("https", "http") + "/livez", trust_env=False)
-    told = "\n".join(service.output)
-    assert header["authorization"].removeprefix("Bearer ") not in told
+    reported = "\n".join(service.output)
+    assert header["authorization"].removeprefix("Bearer ") not in reported
 
 
 @pytest.mark.slow

@@ -26,14 +26,14 @@ def test_the_worked_example_is_right() -> None:
     records = records_of_the_example()
     assert len(records) == 3
     leaves = [leaf_hash(record) for record in records]
-    told = {
+    reported = {
         **{f"record {record.sequence}": record_bytes(record).hex() for record in records},
         **{f"leaf {index}": leaf.hex() for index, leaf in enumerate(leaves)},
         "node 0-1": node_hash(leaves[0], leaves[1]).hex(),
         "root": root_of(leaves).hex(),
     }
     shown = re.findall(r"^((?:record|leaf|node|root)(?: [\d-]+)?) +([0-9a-f]{64,})$", PAGE, re.MULTILINE)
-    assert dict(shown) == told
+    assert dict(shown) == reported
     first, last = re.findall(r"`([0-9a-f]{8})…([0-9a-f]{4})`", PAGE)[0]
     assert EMPTY_ROOT.hex().startswith(first)
     assert EMPTY_ROOT.hex().endswith(last)

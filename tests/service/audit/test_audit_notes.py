@@ -136,10 +136,10 @@ def test_a_note_has_limits() -> None:
     assert len(parse_note(f"{TEXT}\n{PETER_LINE * NOTE_MAX_SIGNATURES}").signatures) == NOTE_MAX_SIGNATURES
     with pytest.raises(ProofError, match="signatures, more than"):
         parse_note(f"{TEXT}\n{PETER_LINE * (NOTE_MAX_SIGNATURES + 1)}")
-    room = NOTE_MAX_BYTES - len(f"\n\n{PETER_LINE}".encode())
-    parse_note(f"{'a' * room}\n\n{PETER_LINE}")
+    capacity = NOTE_MAX_BYTES - len(f"\n\n{PETER_LINE}".encode())
+    parse_note(f"{'a' * capacity}\n\n{PETER_LINE}")
     with pytest.raises(ProofError, match="bytes, more than"):
-        parse_note(f"{'a' * (room + 1)}\n\n{PETER_LINE}")
+        parse_note(f"{'a' * (capacity + 1)}\n\n{PETER_LINE}")
 
 
 def test_no_part_of_a_verifier_key_is_accepted() -> None:

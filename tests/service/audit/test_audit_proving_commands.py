@@ -59,8 +59,8 @@ def test_a_job_is_proven_and_the_proof_checked_offline(operator: Operator, tmp_p
     ]
     assert lines[6].startswith("proven: job etl (j-")
     assert " was Running, version 1, revision 2, after event " in lines[6]
-    told = offline.json("audit", "check", path, "--key", keys)
-    assert (told["OK"], told["Proven"]["State"], told["Proven"]["Events"]) == (True, "Running", 2)
+    reported = offline.json("audit", "check", path, "--key", keys)
+    assert (reported["OK"], reported["Proven"]["State"], reported["Proven"]["Events"]) == (True, "Running", 2)
     from_stdin = offline("audit", "check", "-", "--key", keys, stdin=Path(path).read_text())
     assert from_stdin.stdout.splitlines() == lines
 
@@ -80,8 +80,8 @@ def test_a_failed_check_of_a_proof_exits_with_9(operator: Operator, tmp_path: Pa
     wire = json.loads(path.read_bytes())
     wire["records"][0]["time"] += 1
     path.write_text(json.dumps(wire))
-    told = json.loads(operator("audit", "check", str(path), "--key", keys, "-o", "json", code=9).stdout)
-    assert (told["OK"], told["Proven"]) == (False, None), "nothing is told that is not proven"
+    reported = json.loads(operator("audit", "check", str(path), "--key", keys, "-o", "json", code=9).stdout)
+    assert (reported["OK"], reported["Proven"]) == (False, None), "nothing unproven is reported"
     path.write_text("{}")
     assert "not a proof bundle" in operator("audit", "check", str(path), "--key", keys, code=2).stderr
 
@@ -155,9 +155,13 @@ def test_log_seals_and_view_are_verified_while_the_service_runs(
     operator("audit", "seal")
     where = ("--data-dir", str(service.data_dir))
     assert operator("audit", "verify", "--key", keys, *where).stdout == "no differences found\n"
-    told = operator.json("audit", "verify", "--key", keys, *where)
-    assert (told["OK"], told["Findings"], told["View"]) == (True, [], str(service.data_dir / "view.sqlite"))
-    assert told["Seals"] > 0
+    reported = operator.json("audit", "verify", "--key", keys, *where)
+    assert (reported["OK"], reported["Findings"], reported["View"]) == (
+        True,
+        [],
+        str(service.data_dir / "view.sqlite"),
+    )
+    assert reported["Seals"] > 0
     shown = operator("audit", "verify", "--key", str(SIGNER.key), "--no-view", *where, code=9).stdout
     assert shown.startswith("unknown_key: seal 1 ")
 
@@ -174,8 +178,8 @@ def test_a_watcher_reports_an_alarm_by_metric_webhook_and_exit_code(
     operator("audit", "seal")
     metrics = tmp_path / "watch.prom"
     with listening(200) as heard:
-        told = ("--webhook", heard.url, "--metrics-file", str(metrics))
-        done = operator("audit", "watch", "--key", str(SIGNER.key), *where, *told, code=9)
+        reported = ("--webhook", heard.url, "--metrics-file", str(metrics))
+        done = operator("audit", "watch", "--key", str(SIGNER.key), *where, *reported, code=9)
     assert "ALARM: unknown_key: seal" in done.stderr
     [event] = heard.events
     assert (event["type"], event["data"]["Kind"]) == ("jobledger.audit.alarm.v1", "unknown_key")

@@ -73,11 +73,11 @@ class Tree:
 
 async def scrubbed(cells: Cells, tree: Tree | None, last: int = 30, **state: Any) -> ScrubState:
     """A whole scrub."""
-    begun = ScrubState(origin=ORIGIN, last=last, **state)
-    return await run_scrub(Scrub(cells, begun, tree), lambda *_: None)
+    initial = ScrubState(origin=ORIGIN, last=last, **state)
+    return await run_scrub(Scrub(cells, initial, tree), lambda *_: None)
 
 
-def told(state: ScrubState) -> list[tuple[Kind, int, int]]:
+def reported(state: ScrubState) -> list[tuple[Kind, int, int]]:
     """What was found, without words."""
     return [(each.kind, each.sequence, each.last) for each in findings_of(state)]
 
@@ -106,7 +106,7 @@ async def test_a_replica_that_lost_or_changed_events_is_named(tree: Tree | None)
         del cells.stores["n2"][sequence]
     cells.stores["n2"][25] = record(25, b"changed")
     state = await scrubbed(cells, tree)
-    assert told(state) == [(Kind.REPLICA, 7, 9), (Kind.REPLICA, 20, 20), (Kind.REPLICA, 25, 25)]
+    assert reported(state) == [(Kind.REPLICA, 7, 9), (Kind.REPLICA, 20, 20), (Kind.REPLICA, 25, 25)]
     assert all("the replica on n2" in each.message for each in findings_of(state))
     assert findings_of(state)[-1].job_id == "j-1"
     remedy = "\n".join(remedy_of(state))
@@ -139,7 +139,7 @@ async def test_undecidable_events_are_reported() -> None:
     for server in cells.stores:
         del cells.stores[server][6]
     state = await scrubbed(cells, None)
-    assert told(state) == [(Kind.REPLICA, 5, 5), (Kind.HOLE, 6, 6)]
+    assert reported(state) == [(Kind.REPLICA, 5, 5), (Kind.HOLE, 6, 6)]
     assert remedy_of(state) == []
 
 
@@ -191,7 +191,7 @@ async def test_a_scrub_resumes_from_its_state_file(tmp_path: Path) -> None:
     assert kept is not None
     state = await run_scrub(Scrub(cells, kept, Tree()), lambda *_: None, file=file)
     assert min(first for _, first, _ in cells.reads) == 9
-    assert told(state) == [(Kind.REPLICA, 3, 3)]
+    assert reported(state) == [(Kind.REPLICA, 3, 3)]
     assert path.stat().st_mode & 0o777 == 0o600
     assert resumable_scrub(file, ORIGIN) is None
     file.save(kept)
@@ -218,12 +218,12 @@ async def test_the_number_of_bad_ranges_is_limited(monkeypatch: pytest.MonkeyPat
 async def real_scrub(log: JetStreamLog, view: Path | None) -> list[Finding]:
     """A whole scrub of a real log."""
     last = (await log.info()).last_sequence
-    begun = ScrubState(origin=ORIGIN, last=last)
+    initial = ScrubState(origin=ORIGIN, last=last)
     if view is None:
-        return findings_of(await run_scrub(Scrub(log, begun, None), lambda *_: None))
+        return findings_of(await run_scrub(Scrub(log, initial, None), lambda *_: None))
     async with await View.open(view, readers=1) as opened:
-        begun = ScrubState(origin=ORIGIN, last=(await TreeReader(opened).state()).size)
-        return findings_of(await run_scrub(Scrub(log, begun, TreeReader(opened)), lambda *_: None))
+        initial = ScrubState(origin=ORIGIN, last=(await TreeReader(opened).state()).size)
+        return findings_of(await run_scrub(Scrub(log, initial, TreeReader(opened)), lambda *_: None))
 
 
 async def test_the_only_server_is_compared_with_the_tree(jetstream_log: JetStreamLog, tmp_path: Path) -> None:

@@ -109,8 +109,8 @@ def test_both_agree_on_a_changed_bundle(records: list[Record], data: st.DataObje
 def test_the_page_documents_every_key_of_a_bundle() -> None:
     """The tables list exactly the keys of the document and of its records."""
     section = PAGE.partition("### Format")[2].partition("### Verification")[0]
-    told = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-    assert told == [*Bundle.__struct_fields__, *ProvenRecord.__struct_fields__]
+    reported = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert reported == [*Bundle.__struct_fields__, *ProvenRecord.__struct_fields__]
 
 
 def test_the_page_documents_every_check_finding_and_metric(records: list[Record]) -> None:
@@ -121,6 +121,6 @@ def test_the_page_documents_every_check_finding_and_metric(records: list[Record]
     kinds = PAGE.partition("## Audit an installation")[2].partition("## Watch a log")[0]
     assert sorted(re.findall(r"^\| `(\w+)` \|", kinds, re.MULTILINE)) == sorted(kind.value for kind in Kind)
     metrics = PAGE.partition("## Watch a log")[2].partition("## What is proven")[0]
-    told = re.findall(r"^\| `(jobledger_watch_\w+)", metrics, re.MULTILINE)
+    reported = re.findall(r"^\| `(jobledger_watch_\w+)", metrics, re.MULTILINE)
     exposed = {family.name for family in WatchMetrics().registry.collect()}
-    assert {name.removesuffix("_total") for name in told} == exposed
+    assert {name.removesuffix("_total") for name in reported} == exposed

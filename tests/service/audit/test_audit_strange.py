@@ -25,13 +25,13 @@ from jobledger.store.model.errors import InvalidInput
 from tests.support.logs import ask, eventually, publish_raw
 from tests.support.sealers import MARK, ORIGIN, Sealing, more, sealing
 
-STRANGER = Signer.of("stranger", b"\x02" * 32)
+UNTRUSTED = Signer.of("stranger", b"\x02" * 32)
 OLD = "jobledger/0123456789ab"
 
 
 def forged(size: int, origin: str = ORIGIN) -> bytes:
     """A seal over another tree, by a key that is not trusted."""
-    return make_seal(origin, size, EMPTY_ROOT, [STRANGER]).note.encode()
+    return make_seal(origin, size, EMPTY_ROOT, [UNTRUSTED]).note.encode()
 
 
 async def put(one: Sealing, *payloads: bytes, mark: str = MARK) -> None:
@@ -249,7 +249,7 @@ async def test_a_confirmation_reaches_other_replicas_by_the_signed_seal(one: Sea
         await two.caught_up()
         with pytest.raises(SealAlarm, match="seals exist of another one"):
             await two.sealer.seal()
-        lie = make_seal(ORIGIN, 4, EMPTY_ROOT, [STRANGER], [f"succeeds {OLD} 3 x now eve because"])
+        lie = make_seal(ORIGIN, 4, EMPTY_ROOT, [UNTRUSTED], [f"succeeds {OLD} 3 x now eve because"])
         await put(one, lie.note.encode())
         with pytest.raises(SealAlarm, match="seals exist of another one"):
             await two.sealer.seal()

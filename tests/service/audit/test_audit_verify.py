@@ -61,7 +61,7 @@ async def test_a_flipped_bit_in_a_stored_payload_is_found(audited: Installation)
     assert (found.findings[0].sequence, found.findings[0].job_id) == (5, JOB_1)
     assert "event 5" in found.findings[0].message
     unfit = [finding for finding in found.findings if finding.kind is Kind.UNFIT]
-    assert [finding.sequence for finding in unfit] == [4], "the seal of 3 events fits, so it is behind that"
+    assert [finding.sequence for finding in unfit] == [4], "the seal of 3 events fits, so it is after that"
 
 
 async def test_a_flipped_bit_is_found_without_the_view(audited: Installation) -> None:

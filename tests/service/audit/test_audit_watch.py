@@ -99,7 +99,7 @@ async def test_a_watcher_of_an_unchanged_log_raises_no_alarm(watcher: Watcher) -
 async def test_a_rewrite_is_detected_when_everything_is_read_again(watcher: Watcher) -> None:
     """The alarm names the marks around the changed event."""
     watcher.installation.tamper(with_payload(2, flip_bit))
-    assert await watcher.once() == [], "what is behind the last seal is not read at each start"
+    assert await watcher.once() == [], "events after the last seal are not read at each start"
     alarm = await watcher.only_alarm(ahead=2 * DAY)
     assert (alarm.kind, alarm.sequence) == (Kind.REWRITE, 1)
     assert "an event from 1 to 3 differs from the one read before" in alarm.message

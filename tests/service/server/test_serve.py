@@ -87,11 +87,11 @@ def test_the_banner_appears_when_the_service_is_ready_and_its_commands_work(tmp_
 def test_a_second_service_on_a_data_directory_is_refused(tmp_path: Path) -> None:
     """The message names the directory and the process; the first service is not disturbed."""
     with running_service(tmp_path) as service:
-        code, told = serve_refused(tmp_path, "--data-dir", str(service.data_dir), "--port", "0")
+        code, reported = serve_refused(tmp_path, "--data-dir", str(service.data_dir), "--port", "0")
         assert code == 6
-        assert f"{service.data_dir} is in use" in told
-        assert f"process {service.process.pid}" in told
-        assert "Traceback" not in told
+        assert f"{service.data_dir} is in use" in reported
+        assert f"process {service.process.pid}" in reported
+        assert "Traceback" not in reported
         assert put_job(service, "still-there").status_code == 200
 
 
@@ -117,18 +117,18 @@ def test_a_busy_port_is_refused_before_anything_is_started(tmp_path: Path) -> No
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        code, told = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), "--port", str(port))
+        code, reported = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), "--port", str(port))
         assert code == 6
-        assert f"port {port} of 127.0.0.1 is in use" in told
+        assert f"port {port} of 127.0.0.1 is in use" in reported
         assert not (tmp_path / "data").exists()
     assert free_port("127.0.0.1", port) == port
 
 
 def test_an_address_that_others_can_reach_needs_a_token(tmp_path: Path) -> None:
     """Nothing is started; the message has the remedy."""
-    code, told = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), "--host", "0.0.0.0")
+    code, reported = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), "--host", "0.0.0.0")
     assert code == 2
-    assert "jobledger token create" in told
+    assert "jobledger token create" in reported
     assert not (tmp_path / "data").exists()
 
 
@@ -150,10 +150,10 @@ def test_an_invalid_certificate_is_rejected(tmp_path: Path) -> None:
 def test_missing_packages_are_named_with_the_install_command(tmp_path: Path, package: str) -> None:
     """For an installation without the extras."""
     code = f"import sys; sys.modules[{package!r}] = None; from jobledger.service.cli.main import main; main()"
-    status, told = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), code=code)
+    status, reported = serve_refused(tmp_path, "--data-dir", str(tmp_path / "data"), code=code)
     assert status == 2
-    assert "pip install 'jobledger[server,embedded]'" in told
-    assert "Traceback" not in told
+    assert "pip install 'jobledger[server,embedded]'" in reported
+    assert "Traceback" not in reported
 
 
 @pytest.mark.slow
@@ -161,9 +161,9 @@ def test_an_unreachable_cluster_ends_the_start(tmp_path: Path) -> None:
     """Exit code 6, and the directory is free."""
     port = free_port("127.0.0.1", 0)
     flags = ("--data-dir", str(tmp_path / "data"), "--port", "0", "--nats-url", f"nats://127.0.0.1:{port}")
-    code, told = serve_refused(tmp_path, *flags)
+    code, reported = serve_refused(tmp_path, *flags)
     assert code == 6
-    assert f"127.0.0.1:{port}" in told
+    assert f"127.0.0.1:{port}" in reported
     with locked(tmp_path / "data"):
         pass
 
