@@ -164,7 +164,7 @@ def test_tail_survives_a_restart_of_the_service_and_prints_its_cursor(tmp_path: 
         assert "Traceback" not in errors
         assert [int(each["sequence"]) for each in events] == [1, 2]
         assert f"--after {events[1]['cursor']}" in errors.splitlines()[-1]
-        assert any("going on after" in line for line in errors.splitlines())
+        assert any("resuming after" in line for line in errors.splitlines())
         more = jobledger(
             tmp_path,
             "events",
