@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.workload import child
 from jobledger.service.access.principal import ANONYMOUS
 from jobledger.service.api.app import Router
 from jobledger.service.api.asgi import App, Receive, Scope, Send, send_response
@@ -26,7 +27,6 @@ from jobledger.service.server.serve import serve
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import Service
 
-_REPOSITORY = Path(__file__).parents[1]
 FIXED_PATH = "/fixed"
 
 
@@ -38,29 +38,14 @@ async def serving(**task: str) -> AsyncIterator[int]:
         task: `data_dir` for the service on that directory (and `apart` for the experiment of that name), or
             `body` for a handler that returns it, or `broadcast` for a bare feed.
     """
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "benchmarks.http_server",
-        cwd=_REPOSITORY,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        child.stdin.write(json.dumps(task).encode() + b"\n")
-        await child.stdin.drain()
-        line = await child.stdout.readline()
+    async with child("benchmarks.http_server") as server:
+        await server.send(task)
+        line = await server.stdout.readline()
         if not line:
             raise RuntimeError("the HTTP server did not start; see its message above")
         yield int(line)
-        child.stdin.close()
-        await child.wait()
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
+        server.stdin.close()
+        await server.process.wait()
 
 
 async def _fixed(body: bytes) -> None:

@@ -10,12 +10,11 @@ from typing import Any
 
 from benchmarks.harness import Output, judge
 from benchmarks.sizes import Sizes
-from benchmarks.workload import JobLog, served
+from benchmarks.workload import JobLog, child, served
 from jobledger.projections.projector import Projector
 from jobledger.store.jetstream import JetStreamLog
 from jobledger.store.model.job import StateType
 
-_REPOSITORY = Path(__file__).parents[1]
 _STEP_TIMEOUT_SECONDS = 120.0  # an orphan does not wait for its server forever
 
 
@@ -50,28 +49,12 @@ async def run(sizes: Sizes, output: Output) -> None:
 
 async def _samples(task: dict[str, Any]) -> AsyncIterator[dict[str, float]]:
     """Yield the samples that the child prints, one per line."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "benchmarks.memory",
-        cwd=_REPOSITORY,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        # On stdin: the URL contains a password, and arguments are visible to other users.
-        child.stdin.write(json.dumps(task).encode() + b"\n")
-        await child.stdin.drain()
-        async for line in child.stdout:
+    async with child("benchmarks.memory") as projecting:
+        await projecting.send(task)
+        async for line in projecting.stdout:
             yield json.loads(line)
-        if await child.wait() != 0:
+        if await projecting.process.wait() != 0:
             raise RuntimeError("the projecting process failed; see its message above")
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
 
 
 async def _project(task: dict[str, Any]) -> None:

@@ -29,11 +29,10 @@ from benchmarks.http import JOBS, body_of, fill
 from benchmarks.http_load import load, request
 from benchmarks.http_server import serving
 from benchmarks.sizes import Sizes
-from benchmarks.workload import named_spec
+from benchmarks.workload import Child, child, named_spec
 from jobledger.service.access.principal import Role
 from jobledger.service.access.tokens import TokenFile
 
-_REPOSITORY: Final = Path(__file__).parents[1]
 _CONNECTIONS: Final = 16  # of the noisy client
 _FAT_BYTES: Final = 100_000  # of a spec that is compared and blamed; the limit is 128 KiB
 _FAT_VARIABLES: Final = 400
@@ -79,7 +78,7 @@ def _noises() -> dict[str, list[str]]:
 class _Noise:
     """A client in its own process that sends requests without a pause."""
 
-    def __init__(self, child: asyncio.subprocess.Process, token: str) -> None:
+    def __init__(self, child: Child, token: str) -> None:
         self._child = child
         self._token = token
 
@@ -92,29 +91,15 @@ class _Noise:
         await self._say(port, "")
 
     async def _say(self, port: int, kind: str) -> None:
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self._child.stdin.write(msgspec.json.encode((port, self._token, kind)) + b"\n")
-        await self._child.stdin.drain()
+        await self._child.send((port, self._token, kind))
         if not await self._child.stdout.readline():
             raise RuntimeError("the noisy client exited; see its message above")
 
 
 @asynccontextmanager
 async def _noisy(token: str) -> AsyncIterator[_Noise]:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "benchmarks.neighbor",
-        cwd=_REPOSITORY,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield _Noise(child, token)
-    finally:
-        child.kill()
-        await child.wait()
+    async with child("benchmarks.neighbor") as process:
+        yield _Noise(process, token)
 
 
 async def _make_noise() -> None:

@@ -4,6 +4,7 @@ Everything about a job is a function of its number, so runs differ only in event
 """
 
 import asyncio
+import sys
 import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -221,6 +222,43 @@ async def served(sync: str) -> AsyncIterator[Bench]:
                     await connection.close()
             finally:
                 await log.close()
+
+
+class Child(NamedTuple):
+    """A program in its own process, and its pipes."""
+
+    process: asyncio.subprocess.Process
+    stdin: asyncio.StreamWriter
+    stdout: asyncio.StreamReader
+
+    async def send(self, task: object) -> None:
+        """Write a task as one line of JSON.
+
+        Not as an argument: URLs contain a password, and arguments are visible to other users.
+        """
+        self.stdin.write(msgspec.json.encode(task) + b"\n")
+        await self.stdin.drain()
+
+
+@asynccontextmanager
+async def child(module: str) -> AsyncIterator[Child]:
+    """Run a module as a program, which is killed at the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        module,
+        cwd=Path(__file__).parents[1],
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield Child(process, process.stdin, process.stdout)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def fill_log(bench: Bench, jobs: int, output: Output, name: str) -> int:
