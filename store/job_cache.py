@@ -52,14 +52,18 @@ class JobCache(LRUCache[str, CachedJob]):
 
     def put(self, key: str, value: CachedJob) -> None:
         """Keep a job, unless the cache has a newer one; that a job does not exist is not kept."""
-        before = self.peek(key)
-        if value.job is not None and (before is None or before.sequence <= value.sequence):
+        before = self._entries.get(key)
+        if value.job is not None and (before is None or before[0].sequence <= value.sequence):
             super().put(key, value)
 
 
 def _size(known: CachedJob) -> int:
-    jobs = (known.job, known.base.job if known.base is not None else None)
-    return _ENTRY_BYTES + sum(_job_size(job) for job in jobs if job is not None)
+    size = _ENTRY_BYTES
+    if known.job is not None:
+        size += _job_size(known.job)
+    if known.base is not None and known.base.job is not None:
+        size += _job_size(known.base.job)
+    return size
 
 
 def _job_size(job: Job) -> int:

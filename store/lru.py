@@ -60,7 +60,9 @@ class LRUCache(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Add or replace a value; one that is larger than the whole cache is not kept."""
-        self.pop(key)
+        before = self._entries.pop(key, None)
+        if before is not None:
+            self.size_bytes -= before[1]
         size = self._size_of(value)
         if size > self._max_bytes:
             return

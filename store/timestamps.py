@@ -23,9 +23,11 @@ def format_rfc3339(time_ns: int, *, digits: int = 9) -> str:
         digits: decimals of the second, 0 to 9; further ones are cut off. Nine lose nothing.
     """
     seconds, rest = divmod(time_ns, NANOSECONDS_PER_SECOND)
+    if digits == 9:
+        return f"{_format_second(seconds)}.{rest:09d}Z"
     if not digits:
         return f"{_format_second(seconds)}Z"
-    return f"{_format_second(seconds)}.{rest // 10 ** (9 - digits):0{digits}d}Z"
+    return f"{_format_second(seconds)}.{rest:09d}"[: digits - 9] + "Z"
 
 
 @lru_cache(maxsize=1_024)  # many events share a second, and this is half of the cost of formatting
