@@ -76,7 +76,7 @@ def test_a_draining_service_accepts_nothing_new(tmp_path: Path) -> None:
         client.get("/livez")
         with write_in_flight(service, "late") as (connection, body):
             service.process.terminate()
-            wait_line(service, "draining")
+            wait_line(service, "draining: ")
             with contextlib.suppress(httpx.TransportError):
                 assert client.put(f"{PREFIX}/jobs", json=job_body("new")).status_code == 503
             with contextlib.suppress(httpx.TransportError):
