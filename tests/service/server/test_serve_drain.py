@@ -124,7 +124,7 @@ def test_a_second_signal_ends_it_immediately(tmp_path: Path) -> None:
     ):
         child = server_pid(service)
         service.process.terminate()
-        wait_line(service, "draining")
+        wait_line(service, "draining: ")
         service.process.terminate()
         assert ended(service) == 128 + signal.SIGTERM
     with running_service(tmp_path) as service:  # its directory is free again
