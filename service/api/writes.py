@@ -1,7 +1,8 @@
 """Writing jobs: the operations that append events. Each reads its request and runs one command."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar, Unpack
 
 import msgspec
 
@@ -59,8 +60,9 @@ _OF_A_JOB: Final = (ID, NAMESPACE, STRICT, REASON, *WAIT, *CONDITIONS)
 _OF_A_TAG: Final = (ID, TAG, NAMESPACE, STRICT, REASON, *WAIT, *CONDITIONS)
 
 operations = OperationGroup("Writes")
+_declare = partial(operations.declare, permission=Permission.WRITE, answer=wire.WriteAnswer, headers=_HEADERS)
 
-Command = Callable[[CommandMetadata], Awaitable[Receipt]]
+Command = Callable[..., Awaitable[Receipt]]  # takes CommandMetadata as keywords
 W = TypeVar("W", bound=wire.JobWrite)
 
 
@@ -72,26 +74,20 @@ class _Position(msgspec.Struct):
 _position_decoder: Final = msgspec.json.Decoder(_Position)
 
 
-@operations.declare(
+@_declare(
     "POST",
     paths.JOBS,
     "postJob",
-    Permission.WRITE,
-    (STRICT, REASON, *CONDITIONS),
+    parameters=(STRICT, REASON, *CONDITIONS),
     body=wire.SubmitRequest,
-    answer=wire.WriteAnswer,
-    headers=_HEADERS,
     example={"Job": _SPEC, "Reason": "first try"},
 )
-@operations.declare(
+@_declare(
     "PUT",
     paths.JOBS,
     "putJob",
-    Permission.WRITE,
-    (STRICT, REASON, *CONDITIONS),
+    parameters=(STRICT, REASON, *CONDITIONS),
     body=wire.SubmitRequest,
-    answer=wire.WriteAnswer,
-    headers=_HEADERS,
     example={"Job": _SPEC, "Reason": "first try"},
 )
 async def submit_job(request: Request[wire.SubmitRequest]) -> Response:
@@ -108,7 +104,7 @@ async def submit_job(request: Request[wire.SubmitRequest]) -> Response:
     ledger = request.service.ledger
     must_exist = (request.condition(b"if-match") or "").strip() == "*"
 
-    async def command(metadata: CommandMetadata) -> Receipt:
+    async def command(**metadata: Unpack[CommandMetadata]) -> Receipt:
         if must_exist:
             await _require_job(ledger, namespace, spec.name)
         return await ledger.apply(spec, force=force, **metadata)
@@ -147,15 +143,12 @@ async def diff_job(request: Request[Any]) -> DiffAnswer:
     return await compare_spec(request)
 
 
-@operations.declare(
+@_declare(
     "PUT",
     paths.JOB,
     "updateJob",
-    Permission.WRITE,
-    _OF_A_JOB,
+    parameters=_OF_A_JOB,
     body=wire.SubmitRequest,
-    answer=wire.WriteAnswer,
-    headers=_HEADERS,
     example={"Job": _SPEC},
 )
 async def update_job(request: Request[wire.SubmitRequest]) -> Response | DiffAnswer:
@@ -167,23 +160,16 @@ async def update_job(request: Request[wire.SubmitRequest]) -> Response | DiffAns
         return await diff_job(request)
     spec, force = request.body.job, request.body.force
     status = (await request.job()).status
-    ledger = request.service.ledger
-
-    async def command(metadata: CommandMetadata) -> Receipt:
-        return await ledger.update(status.id, spec, namespace=status.namespace, force=force, **metadata)
-
-    return await _write(request, "update", command, unchanged=NO_CHANGES)
+    update = partial(request.service.ledger.update, status.id, spec, namespace=status.namespace, force=force)
+    return await _write(request, "update", update, unchanged=NO_CHANGES)
 
 
-@operations.declare(
+@_declare(
     "PUT",
     paths.JOB_STATE,
     "setJobState",
-    Permission.WRITE,
-    _OF_A_JOB,
+    parameters=_OF_A_JOB,
     body=wire.StateRequest,
-    answer=wire.WriteAnswer,
-    headers=_HEADERS,
     example={"StateType": "Running", "Message": "on node-1"},
 )
 async def set_job_state(request: Request[wire.StateRequest]) -> Response:
@@ -195,23 +181,16 @@ async def set_job_state(request: Request[wire.StateRequest]) -> Response:
     body = request.body
     state = State(parse_state(body.state_type, "StateType"), body.message, body.details)
     status = (await request.job()).status
-    ledger = request.service.ledger
-
-    async def command(metadata: CommandMetadata) -> Receipt:
-        return await ledger.set_state(status.id, state, namespace=status.namespace, **metadata)
-
-    return await _write(request, "set_state", command, unchanged=SAME_STATE)
+    set_state = partial(request.service.ledger.set_state, status.id, state, namespace=status.namespace)
+    return await _write(request, "set_state", set_state, unchanged=SAME_STATE)
 
 
-@operations.declare(
+@_declare(
     "DELETE",
     paths.JOB,
     "stopJob",
-    Permission.WRITE,
-    _OF_A_JOB,
+    parameters=_OF_A_JOB,
     body=wire.StopRequest,
-    answer=wire.WriteAnswer,
-    headers=_HEADERS,
     example={"Reason": "no longer needed"},
 )
 async def stop_job(request: Request[wire.StopRequest]) -> Response:
@@ -221,23 +200,17 @@ async def stop_job(request: Request[wire.StopRequest]) -> Response:
     Failed one is a conflict (409). The reason comes from the query or the body.
     """
     status = (await request.job()).status
-    ledger = request.service.ledger
-
-    async def command(metadata: CommandMetadata) -> Receipt:
-        return await ledger.stop(status.id, namespace=status.namespace, **metadata)
-
-    return await _write(request, "stop", command, unchanged=STOPPED_ALREADY)
+    stop = partial(request.service.ledger.stop, status.id, namespace=status.namespace)
+    return await _write(request, "stop", stop, unchanged=STOPPED_ALREADY)
 
 
-@operations.declare(
+@_declare(
     "PUT",
     paths.JOB_RERUN,
     "rerunJob",
-    Permission.WRITE,
-    _OF_A_JOB,
+    parameters=_OF_A_JOB,
     body=wire.RerunRequest,
     answer=wire.RerunAnswer,
-    headers=_HEADERS,
     example={"JobVersion": 1, "Reason": "the input is complete now"},
 )
 async def rerun_job(request: Request[wire.RerunRequest]) -> Response:
@@ -250,22 +223,19 @@ async def rerun_job(request: Request[wire.RerunRequest]) -> Response:
     status = (await request.job()).status
     service = request.service
 
-    async def command(metadata: CommandMetadata) -> Receipt:
+    async def command(**metadata: Unpack[CommandMetadata]) -> Receipt:
         spec = (await _find_version(service, status, version)).spec if version else None
         return await service.ledger.rerun(status.id, spec, namespace=status.namespace, **metadata)
 
     return await _write(request, "rerun", command)
 
 
-@operations.declare(
+@_declare(
     "PUT",
     paths.JOB_REVERT,
     "revertJob",
-    Permission.WRITE,
-    _OF_A_JOB,
+    parameters=_OF_A_JOB,
     body=wire.RevertRequest,
-    answer=wire.WriteAnswer,
-    headers=_HEADERS,
     example={"JobVersion": 1, "Reason": "the new image does not start"},
 )
 async def revert_job(request: Request[wire.RevertRequest]) -> Response:
@@ -280,7 +250,7 @@ async def revert_job(request: Request[wire.RevertRequest]) -> Response:
     status = (await request.job()).status
     service = request.service
 
-    async def command(metadata: CommandMetadata) -> Receipt:
+    async def command(**metadata: Unpack[CommandMetadata]) -> Receipt:
         found = await _find_version(service, status, version)
         name = f"version {found.version}" + ("" if version.isdecimal() else f" ({version})")
         metadata["reason"] = metadata["reason"] or f"reverted to {name}"
@@ -289,15 +259,13 @@ async def revert_job(request: Request[wire.RevertRequest]) -> Response:
     return await _write(request, "revert", command, unchanged=SAME_VERSION)
 
 
-@operations.declare(
+@_declare(
     "POST",
     paths.JOB_ACCEPT,
     "acceptUnreadable",
-    Permission.ADMIN,
-    _OF_A_JOB,
+    parameters=_OF_A_JOB,
+    permission=Permission.ADMIN,
     body=wire.AcceptRequest,
-    answer=wire.WriteAnswer,
-    headers=_HEADERS,
     example={"Sequence": 4711, "Reason": "lost with the disk of node-2"},
 )
 async def accept_unreadable(request: Request[wire.AcceptRequest]) -> Response:
@@ -309,23 +277,16 @@ async def accept_unreadable(request: Request[wire.AcceptRequest]) -> Response:
     """
     sequence = request.body.sequence
     job_id, namespace = await request.frozen_job()
-    ledger = request.service.ledger
-
-    async def command(metadata: CommandMetadata) -> Receipt:
-        return await ledger.accept_unreadable(job_id, sequence, namespace=namespace, **metadata)
-
-    return await _write(request, "accept_unreadable", command, unchanged=ACCEPTED_ALREADY)
+    accept = partial(request.service.ledger.accept_unreadable, job_id, sequence, namespace=namespace)
+    return await _write(request, "accept_unreadable", accept, unchanged=ACCEPTED_ALREADY)
 
 
-@operations.declare(
+@_declare(
     "PUT",
     paths.JOB_TAG,
     "tagJob",
-    Permission.WRITE,
-    _OF_A_TAG,
+    parameters=_OF_A_TAG,
     body=wire.TagRequest,
-    answer=wire.WriteAnswer,
-    headers=_HEADERS,
     example={"JobVersion": 1, "Reason": "ran for a week"},
 )
 async def tag_job(request: Request[wire.TagRequest]) -> Response:
@@ -339,7 +300,7 @@ async def tag_job(request: Request[wire.TagRequest]) -> Response:
     status = (await request.job()).status
     ledger = request.service.ledger
 
-    async def command(metadata: CommandMetadata) -> Receipt:
+    async def command(**metadata: Unpack[CommandMetadata]) -> Receipt:
         present = (await ledger.load(status.id, namespace=status.namespace)).status
         number = version_of(version, present, "JobVersion") or present.version
         return await ledger.tag(status.id, tag, number, namespace=status.namespace, **metadata)
@@ -347,15 +308,12 @@ async def tag_job(request: Request[wire.TagRequest]) -> Response:
     return await _write(request, "tag", command, unchanged=SAME_TAG)
 
 
-@operations.declare(
+@_declare(
     "DELETE",
     paths.JOB_TAG,
     "untagJob",
-    Permission.WRITE,
-    _OF_A_TAG,
+    parameters=_OF_A_TAG,
     body=wire.StopRequest,
-    answer=wire.WriteAnswer,
-    headers=_HEADERS,
     example={"Reason": "superseded"},
 )
 async def untag_job(request: Request[wire.StopRequest]) -> Response:
@@ -365,12 +323,8 @@ async def untag_job(request: Request[wire.StopRequest]) -> Response:
     """
     tag = request.values["tag"]
     status = (await request.job()).status
-    ledger = request.service.ledger
-
-    async def command(metadata: CommandMetadata) -> Receipt:
-        return await ledger.untag(status.id, tag, namespace=status.namespace, **metadata)
-
-    return await _write(request, "untag", command, unchanged=NO_TAG)
+    untag = partial(request.service.ledger.untag, status.id, tag, namespace=status.namespace)
+    return await _write(request, "untag", untag, unchanged=NO_TAG)
 
 
 def _version_text(version: int | str) -> str:
@@ -426,7 +380,7 @@ async def _write(request: Request[W], name: str, command: Command, *, unchanged:
 
     async def run(event_id: str | None) -> Answer:
         service.tokens.require_valid(principal)  # finding the job and waiting for the key took time
-        receipt = await command({**metadata, "event_id": event_id})
+        receipt = await command(**{**metadata, "event_id": event_id})
         service.own_writes.note(receipt.job_id, receipt.sequence)
         answer = _answer(
             request,
