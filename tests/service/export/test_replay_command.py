@@ -295,7 +295,7 @@ def test_unreachable_log_and_service_are_both_named(tmp_path: Path) -> None:
         (("--after", "1", "--since", "2"), "--after and --since contradict each other"),
         (("--url", "http://x", "--nats-url", "nats://x"), "--url and --nats-url contradict each other"),
         (("--url", "http://x", "--data-dir", "x"), "--url and --data-dir contradict each other"),
-        (("--since", "yesterday"), "--since is 'yesterday'"),
+        (("--since", "yesterday"), "invalid --since 'yesterday'"),
         (("--type", "gone"), "is not one of"),
         (("-o", "yaml"), "is not one of"),
     ],
