@@ -12,8 +12,8 @@ from tests.acceptance.api import Api
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# Read by the gate for every request, before any route.
-BY_THE_GATE = {"X-Request-ID", "Jobledger-Actor"}
+# Read by the middleware for every request.
+BY_THE_MIDDLEWARE = {"X-Request-ID", "Jobledger-Actor"}
 DEFAULTS = {"states": "state", "selector": "labels"}  # parameters that methods read by default
 BACALHAU = "x-bacalhau-git-version"  # recognized, and not a parameter
 WITHOUT_A_VALUE = {"verbose"}  # `?verbose` is read off the query as it came
@@ -88,7 +88,9 @@ async def test_each_route_reads_what_the_document_says(
     await api.submit("asked")
     in_path = {parameter.name for parameter in operation.parameters if parameter.place == "path"}
     path = operation.path.format(**{name: VALUES.get(name, "asked") for name in in_path})
-    told = {parameter.name for parameter in operation.parameters} - BY_THE_GATE - WITHOUT_A_VALUE - in_path
+    told = (
+        {parameter.name for parameter in operation.parameters} - BY_THE_MIDDLEWARE - WITHOUT_A_VALUE - in_path
+    )
     asked.clear()
     for known in (told - FIRST_WITHOUT, told - SECOND_WITHOUT):
         body = operation.example and {name: operation.example[name] for name in operation.example}

@@ -132,7 +132,7 @@ async def test_if_match_any_creates_no_job(api: tuple[Service, httpx.AsyncClient
 async def test_a_write_with_an_empty_name_is_not_found(
     api: tuple[Service, httpx.AsyncClient], path: str
 ) -> None:
-    """Routes drop empty segments; `PUT /jobs/` submitted a job."""
+    """The router ignores empty segments: `PUT /jobs/` would submit a job."""
     service, client = api
     answer = await client.put(path, json={**job_body(), "StateType": "Running"})
     assert answer.status_code == 404
@@ -173,7 +173,7 @@ async def test_two_tokens_of_one_name_share_no_idempotency_key(
 
 
 async def over_websocket(service: Service, path: str, token: str = "") -> list[dict[str, Any]]:
-    """What the gate sends to a client that begins a WebSocket handshake."""
+    """The messages sent to a client that opens a WebSocket."""
     sent: list[dict[str, Any]] = []
 
     async def receive() -> Any:

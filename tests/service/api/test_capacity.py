@@ -50,7 +50,7 @@ class Slow:
 
 
 class Tried:
-    """A gate with small bounds, and requests in flight."""
+    """A middleware with small limits, and requests in flight."""
 
     def __init__(self, directory: Path) -> None:
         self.app = Slow()
@@ -81,7 +81,7 @@ class Tried:
 
 @asynccontextmanager
 async def tried(directory: Path) -> AsyncIterator[Tried]:
-    """A gate whose requests all end."""
+    """A middleware whose requests all end."""
     made = Tried(directory)
     yield made
     await made.end()

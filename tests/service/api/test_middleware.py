@@ -1,4 +1,4 @@
-"""The gate: who is let in, in which order things are refused, and what every answer carries."""
+"""The middleware: who is let in, in which order requests are refused, and the common headers."""
 
 import asyncio
 import logging

@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = 30.0
 
 
 class Api:
-    """A service with a job, and clients of it; all ask through one gate."""
+    """A service with a job, and its clients, through one middleware."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
