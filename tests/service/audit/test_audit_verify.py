@@ -55,7 +55,7 @@ async def test_an_unchanged_installation_has_no_findings(audited: Installation) 
 
 async def test_a_flipped_bit_in_a_stored_payload_is_found(audited: Installation) -> None:
     """One bit of a record on disk, with a corrected checksum: event and job are named."""
-    audited.tamper(with_payload(5, lambda payload: flip_bit(payload, at=payload.index(b""))))
+    audited.tamper(with_payload(5, lambda payload: flip_bit(payload, at=payload.index(b"reported"))))
     found = await audited.verify_stopped()
     assert kinds(found)[0] is Kind.REWRITE
     assert (found.findings[0].sequence, found.findings[0].job_id) == (5, JOB_1)
@@ -268,7 +268,7 @@ async def test_seals_of_a_file_count_as_well(audited: Installation, tmp_path: Pa
     async with audited.log() as log:
         origin = await origin_of_log(log)
         records = await records_of(log)
-        await Ledger(log).set_state(JOB_0, State(StateType.COMPLETED, ""))
+        await Ledger(log).set_state(JOB_0, State(StateType.COMPLETED, "reported"))
     file.write_text(f"half a se\n\n{seal_of(records, origin, 4).note}\n{seal_of(records, origin).note}\n")
     audited.tamper(without_last)
     found = await audited.verify_stopped(seal_files=[file])
