@@ -42,7 +42,7 @@ ERRORS: list[JobledgerError] = [
     errors.LogUnfit("old"),
     errors.OutcomeUnknown("unknown", event_id="e"),
     # The message of the view names a path, so the service replaces it.
-    ViewBusy("another process keeps the view locked; the service's log has the request's ID and says more"),
+    ViewBusy("another process has locked the view; the service's log has the details under the request's ID"),
     WaitTimeout("behind"),
     service_errors.Unauthorized("who?"),
     service_errors.Forbidden("no"),
