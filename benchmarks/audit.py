@@ -10,10 +10,10 @@ from benchmarks.workload import fill_log, job_key, served
 from jobledger.projections.projector import Projector
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
-from jobledger.service.audit.bundle import read_bundle
 from jobledger.service.audit.bundle_check import check_bundle
-from jobledger.service.audit.checkpoint import make_seal
-from jobledger.service.audit.note import Signer
+from jobledger.service.audit.model.bundle import read_bundle
+from jobledger.service.audit.model.checkpoint import make_seal
+from jobledger.service.audit.model.note import Signer
 from jobledger.service.audit.proof import make_proof
 
 _ORIGIN, _MARK = "jobledger/benchmark", "benchmark"

@@ -17,8 +17,8 @@ from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.audit.accepted_logs import ACCEPTED_FILE, AcceptedFile
-from jobledger.service.audit.checkpoint import origin_of
 from jobledger.service.audit.keys import KeyFile, read_keys
+from jobledger.service.audit.model.checkpoint import origin_of
 from jobledger.service.audit.seal_scan import SCAN_FILE
 from jobledger.service.audit.sealer import SEALS_FILE, Sealer
 from jobledger.service.audit.seals import SealFile

@@ -11,14 +11,13 @@ from jobledger.service.api.operation import OperationGroup, Parameter, Permissio
 from jobledger.service.api.parameters import NAMESPACE, NEXT_TOKEN, TEXT, WAIT, limit
 from jobledger.service.api.request import Request
 from jobledger.service.api.response import Response
-from jobledger.service.audit.bundle import Bundle
-from jobledger.service.audit.checkpoint import named_keys, read_seal
+from jobledger.service.audit.model.bundle import Bundle
+from jobledger.service.audit.model.checkpoint import named_keys, read_seal
 from jobledger.service.audit.proof import make_proof
 from jobledger.service.audit.seals import newest_seals
 from jobledger.service.errors import InvalidSettings, NotReady
 from jobledger.service.limits import PROOF_WAIT_SECONDS, SEALS_DEFAULT_LIMIT, SEALS_MAX_LIMIT
-from jobledger.service.wire import audit as wire
-from jobledger.service.wire import paths
+from jobledger.service.wire import audit as wire, paths
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record

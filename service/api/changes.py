@@ -30,8 +30,7 @@ from jobledger.service.limits import (
 )
 from jobledger.service.point import pin, unpin
 from jobledger.service.structural_diff import Edit, edits
-from jobledger.service.wire import paths
-from jobledger.service.wire import versions as wire
+from jobledger.service.wire import paths, versions as wire
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.history import HistoryItem

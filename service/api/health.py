@@ -14,8 +14,7 @@ from jobledger.service.api.response import TEXT, Response
 from jobledger.service.errors import Unauthorized
 from jobledger.service.metrics import CONTENT_TYPE
 from jobledger.service.server.checks import Result
-from jobledger.service.wire import health as wire
-from jobledger.service.wire import paths
+from jobledger.service.wire import health as wire, paths
 from jobledger.store.timestamps import format_rfc3339
 
 _NO_STORE: Final = ((b"cache-control", b"no-store"),)

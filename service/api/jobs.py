@@ -50,8 +50,7 @@ from jobledger.service.limits import (
 )
 from jobledger.service.point import pin
 from jobledger.service.versions import version_of
-from jobledger.service.wire import jobs as wire
-from jobledger.service.wire import paths
+from jobledger.service.wire import jobs as wire, paths
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput, JobTerminal
 from jobledger.store.model.job import Job, JobStatus, StateType

@@ -11,8 +11,7 @@ from jobledger.service.api.parameters import TEXT, limit
 from jobledger.service.api.request import Request
 from jobledger.service.cursor import format_cursor
 from jobledger.service.limits import PARKED_DEFAULT_LIMIT, PARKED_MAX_LIMIT
-from jobledger.service.wire import paths
-from jobledger.service.wire import subscriptions as wire
+from jobledger.service.wire import paths, subscriptions as wire
 from jobledger.service.wiring import Service
 from jobledger.store.model.subjects import parse_subject
 from jobledger.store.timestamps import format_rfc3339

@@ -31,8 +31,7 @@ from jobledger.service.errors import PayloadTooLarge
 from jobledger.service.limits import BLAME_CHUNK_BYTES, BLAME_CHUNK_EVENTS, BLAME_MAX_BYTES
 from jobledger.service.structural_diff import patch_of, path_text, pointer
 from jobledger.service.versions import VersionSpan, VersionSpans, tags_by_version, version_of
-from jobledger.service.wire import paths
-from jobledger.service.wire import versions as wire
+from jobledger.service.wire import paths, versions as wire
 from jobledger.service.wire.jobs import Job as JobJSON
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput

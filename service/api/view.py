@@ -6,8 +6,7 @@ from jobledger.projections.limits import LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT
 from jobledger.service.api.operation import OperationGroup, Permission
 from jobledger.service.api.parameters import NEXT_TOKEN, WAIT, limit
 from jobledger.service.api.request import Request
-from jobledger.service.wire import paths
-from jobledger.service.wire import view as wire
+from jobledger.service.wire import paths, view as wire
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import JobStatus, Quarantine
 from jobledger.store.model.limits import INT_MAX

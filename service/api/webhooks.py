@@ -19,8 +19,7 @@ from jobledger.service.webhooks.delivery import Delivery, OutcomeKind, try_once
 from jobledger.service.webhooks.message import MASK, Message, test_event
 from jobledger.service.webhooks.records import Webhook, WebhookState
 from jobledger.service.webhooks.registry import NewWebhook, Written
-from jobledger.service.wire import paths
-from jobledger.service.wire import webhooks as wire
+from jobledger.service.wire import paths, webhooks as wire
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.timestamps import format_rfc3339

@@ -28,8 +28,7 @@ from jobledger.service.api.response import Response, encode, etag
 from jobledger.service.cursor import format_cursor
 from jobledger.service.idempotency import Answer, WriteRequest
 from jobledger.service.versions import check_version_text, version_of
-from jobledger.service.wire import jobs as wire
-from jobledger.service.wire import paths
+from jobledger.service.wire import jobs as wire, paths
 from jobledger.service.wire.versions import DiffAnswer
 from jobledger.service.wiring import Service
 from jobledger.store.command import CommandMetadata, Receipt

@@ -11,10 +11,10 @@ import msgspec
 from jobledger.projections.errors import ProofError
 from jobledger.projections.merkle.hashing import leaf_hash
 from jobledger.projections.merkle.proofs import verify_inclusion
-from jobledger.service.audit.bundle import Bundle
-from jobledger.service.audit.checkpoint import Seal, open_seal
-from jobledger.service.audit.event_chain import EventChain, build_event_chain
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.bundle import Bundle
+from jobledger.service.audit.model.checkpoint import Seal, open_seal
+from jobledger.service.audit.model.event_chain import EventChain, build_event_chain
+from jobledger.service.audit.model.note import VerifierKey
 from jobledger.store.model.events import Record
 from jobledger.store.model.job import JobStatus
 from jobledger.store.model.subjects import job_subject

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from jobledger.service.audit.note import SEED_BYTES, Signer, VerifierKey, new_seed
+from jobledger.service.audit.model.note import SEED_BYTES, Signer, VerifierKey, new_seed
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import (
     AUDIT_CHECK_KEY_FILE_MAX_BYTES,

@@ -8,8 +8,6 @@ import msgspec
 
 from jobledger.projections.merkle.frontier import Frontier
 from jobledger.projections.merkle.hashing import leaf_hashes
-from jobledger.service.audit.event_chain import BrokenLink, LinkChecker
-from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.log_pass import (
     Hole,
     LogWalk,
@@ -19,6 +17,8 @@ from jobledger.service.audit.log_pass import (
     judge_root,
     wait_continues,
 )
+from jobledger.service.audit.model.event_chain import BrokenLink, LinkChecker
+from jobledger.service.audit.model.findings import Finding, Kind
 from jobledger.service.limits import AUDIT_FINDINGS_MAX, AUDIT_HOLE_JOBS, AUDIT_SEALED_ROOTS_KEPT
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import LogReplaced, LogTruncated, LogUnavailable

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
-from jobledger.service.audit.findings import Finding, Kind
+from jobledger.service.audit.model.findings import Finding, Kind
 from jobledger.service.limits import (
     AUDIT_END_MAX_MISSING,
     AUDIT_HOLES_MAX,

@@ -7,10 +7,10 @@ import msgspec
 from jobledger.projections.errors import ProofError, TreeUnavailable
 from jobledger.projections.merkle.hashing import leaf_hashes
 from jobledger.projections.tree_reader import TreeReader
-from jobledger.service.audit.bundle import ProvenRecord, make_bundle, too_many_records, write_bundle
-from jobledger.service.audit.checkpoint import Seal, open_seal, read_seal
-from jobledger.service.audit.event_chain import names_previous
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.bundle import ProvenRecord, make_bundle, too_many_records, write_bundle
+from jobledger.service.audit.model.checkpoint import Seal, open_seal, read_seal
+from jobledger.service.audit.model.event_chain import names_previous
+from jobledger.service.audit.model.note import VerifierKey
 from jobledger.service.audit.seals import newest_seals
 from jobledger.service.errors import AuditFailed, NotSealed
 from jobledger.service.limits import BUNDLE_MAX_BYTES, BUNDLE_MAX_RECORDS, PROOF_SEALS_MAX

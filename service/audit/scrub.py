@@ -22,10 +22,10 @@ from jobledger.projections.merkle.frontier import Frontier
 from jobledger.projections.merkle.hashing import leaf_hash
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
-from jobledger.service.audit.checkpoint import origin_of
-from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.log_pass import Progress, SealedTree, unfit
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.checkpoint import origin_of
+from jobledger.service.audit.model.findings import Finding, Kind
+from jobledger.service.audit.model.note import VerifierKey
 from jobledger.service.audit.seals import judge_seal, newest_seals
 from jobledger.service.audit.state_file import StateFile
 from jobledger.service.cursor import stream_tag

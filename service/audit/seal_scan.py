@@ -18,8 +18,8 @@ from typing import Final
 import msgspec
 
 from jobledger.projections.errors import ProofError
-from jobledger.service.audit.checkpoint import Seal, named_keys, open_seal
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.checkpoint import Seal, named_keys, open_seal
+from jobledger.service.audit.model.note import VerifierKey
 from jobledger.service.errors import InvalidSettings, NotSealed
 from jobledger.service.limits import SEAL_ORIGINS_MAX, SEAL_SCAN_NOTES
 from jobledger.store.kv import KeyHistory

@@ -23,9 +23,9 @@ import msgspec
 from jobledger.projections.projector import Projector
 from jobledger.projections.tree_reader import TreeReader, TreeState
 from jobledger.service.audit.accepted_logs import AcceptedFile
-from jobledger.service.audit.checkpoint import Seal, make_seal, succession
 from jobledger.service.audit.keys import KeyFile, read_keys
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.checkpoint import Seal, make_seal, succession
+from jobledger.service.audit.model.note import VerifierKey
 from jobledger.service.audit.seal_scan import Scan, Sealed, SealScan, StillReading
 from jobledger.service.audit.seals import SealFile
 from jobledger.service.errors import AuditFailed, NotSealed

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from jobledger.projections.errors import ProofError
-from jobledger.service.audit.checkpoint import Seal, open_seal, read_seal
-from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.log_pass import SealedTree
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.checkpoint import Seal, open_seal, read_seal
+from jobledger.service.audit.model.findings import Finding, Kind
+from jobledger.service.audit.model.note import VerifierKey
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import (
     AUDIT_READ_MAX_TRIES,

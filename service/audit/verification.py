@@ -22,11 +22,11 @@ from jobledger.projections.projector import Projector
 from jobledger.projections.view import View
 from jobledger.projections.view_diff import compare_views, first_changed_event, tree_is_equal
 from jobledger.projections.writer import PROJECTION_VERSION
-from jobledger.service.audit.checkpoint import origin_of
-from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.log_check import LogReport, check_log
 from jobledger.service.audit.log_pass import Progress, wait_continues
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.checkpoint import origin_of
+from jobledger.service.audit.model.findings import Finding, Kind
+from jobledger.service.audit.model.note import VerifierKey
 from jobledger.service.audit.seals import MergedSeals, published_seals, seals_in_file
 from jobledger.service.cursor import stream_tag
 from jobledger.service.limits import AUDIT_FOLD_TIMEOUT_SECONDS

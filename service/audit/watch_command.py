@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import msgspec
 
-from jobledger.service.audit.checkpoint import origin_of
-from jobledger.service.audit.findings import Finding, Kind
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.checkpoint import origin_of
+from jobledger.service.audit.model.findings import Finding, Kind
+from jobledger.service.audit.model.note import VerifierKey
 from jobledger.service.audit.watcher import WatchBroken, Watcher, WatchState, watch_state_file
 from jobledger.service.cursor import stream_tag
 from jobledger.service.errors import InvalidSettings

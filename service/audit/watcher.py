@@ -17,7 +17,6 @@ import msgspec
 
 from jobledger.projections.merkle.frontier import Frontier
 from jobledger.projections.merkle.hashing import leaf_hash, leaf_hashes
-from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.log_pass import (
     SealedTree,
     before_gap,
@@ -25,10 +24,11 @@ from jobledger.service.audit.log_pass import (
     judge_root,
     wait_continues,
 )
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.findings import Finding, Kind
+from jobledger.service.audit.model.note import VerifierKey
+from jobledger.service.audit.model.tree_tracker import Mark, TreeTracker
 from jobledger.service.audit.seals import judge_seal
 from jobledger.service.audit.state_file import StateFile
-from jobledger.service.audit.tree_tracker import Mark, TreeTracker
 from jobledger.service.limits import AUDIT_TAKE_EVENTS, WATCH_SEALS_SECONDS, WATCH_STALL_SECONDS
 from jobledger.store.kv import KeyHistory
 from jobledger.store.log import EventLog, LogInfo, LogReader

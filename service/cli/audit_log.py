@@ -23,8 +23,8 @@ from jobledger.service.limits import WATCH_REREAD_MAX_SECONDS
 from jobledger.store.model.errors import InvalidInput, LogError
 
 if TYPE_CHECKING:
-    from jobledger.service.audit.findings import Finding
-    from jobledger.service.audit.note import VerifierKey
+    from jobledger.service.audit.model.findings import Finding
+    from jobledger.service.audit.model.note import VerifierKey
     from jobledger.service.audit.scrub import ScrubState
     from jobledger.service.audit.verification import Verification
     from jobledger.service.settings import Settings

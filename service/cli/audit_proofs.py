@@ -24,9 +24,9 @@ from jobledger.service.cli.times import exact
 
 if TYPE_CHECKING:
     from jobledger.service.audit.bundle_check import Verdict
-    from jobledger.service.audit.checkpoint import Seal
-    from jobledger.service.audit.findings import Finding
-    from jobledger.service.audit.note import VerifierKey
+    from jobledger.service.audit.model.checkpoint import Seal
+    from jobledger.service.audit.model.findings import Finding
+    from jobledger.service.audit.model.note import VerifierKey
     from jobledger.service.client.admin import AdminClient, ProofBundle
 
 _NUMBER: Final = re.compile(r"seal:([1-9][0-9]{0,18})", re.ASCII)
@@ -54,7 +54,7 @@ def prove(
     JOB is a name, an ID, or the beginning of an ID. The proof uses the newest seal; if that does not cover
     the job's last event and you are an admin, a new seal is made. `audit check` verifies the file offline.
     """
-    from jobledger.service.audit.bundle import read_bundle
+    from jobledger.service.audit.model.bundle import read_bundle
     from jobledger.store.model.errors import InvalidInput
 
     with session.admin() as admin:
@@ -122,9 +122,9 @@ def check(
     input. Each check is printed on a line; the exit code is 0 if all passed, 9 if one failed, and 1 if the
     file is not a bundle.
     """
-    from jobledger.service.audit.bundle import read_bundle
     from jobledger.service.audit.bundle_check import check_bundle
     from jobledger.service.audit.keys import read_keys
+    from jobledger.service.audit.model.bundle import read_bundle
 
     trusted = read_keys(keys)
     verdict = check_bundle(read_bundle(_read_bundle_file(bundle)), trusted, job=job, origin=origin)
@@ -213,8 +213,8 @@ def consistency(
     service, or built from the log with --log, and verified here, so neither must be trusted. The exit code is
     0 if B extends A, otherwise 9.
     """
-    from jobledger.service.audit.checkpoint import check_order
     from jobledger.service.audit.keys import read_keys
+    from jobledger.service.audit.model.checkpoint import check_order
 
     trusted = read_keys(keys)
     with ExitStack() as stack:
@@ -243,7 +243,7 @@ def _open_trusted(
     text: str, file: Path | None, trusted: "tuple[VerifierKey, ...]", admin: "AdminClient | None"
 ) -> "Seal":
     from jobledger.projections.errors import ProofError
-    from jobledger.service.audit.checkpoint import open_seal
+    from jobledger.service.audit.model.checkpoint import open_seal
     from jobledger.service.errors import AuditFailed
 
     note = _last_note(file) if file is not None else _published_note(text, admin)
@@ -284,7 +284,7 @@ def _published_note(text: str, admin: "AdminClient | None") -> str:
 
 
 def _check_by_service(old: "Seal", new: "Seal", admin: "AdminClient") -> "Finding | None":
-    from jobledger.service.audit.checkpoint import check_extends
+    from jobledger.service.audit.model.checkpoint import check_extends
 
     proof = admin.consistency(old.size, new.size)
     return check_extends(old, new, proof.proof, old_root=proof.from_root, new_root=proof.to_root)

@@ -39,8 +39,7 @@ def serve(*, session: Session) -> None:
 def _run(loaded: LoadedSettings) -> int:
     try:
         from jobledger.service.server.http_server import HttpServer, base_url
-        from jobledger.service.server.serve import banner
-        from jobledger.service.server.serve import serve as run_service
+        from jobledger.service.server.serve import banner, serve as run_service
         from jobledger.service.wiring import Service
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("jobledger"):

@@ -26,8 +26,7 @@ from jobledger import (
     subscribe,
 )
 from jobledger.service.nats_auth import parse_subscriber, service_requests, subscriber_requests
-from jobledger.store.jetstream import reconcile as settle
-from jobledger.store.jetstream import stream
+from jobledger.store.jetstream import reconcile as settle, stream
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.log import Appended, WrongSequence
 from tests.conftest import make_spec

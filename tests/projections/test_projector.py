@@ -6,12 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from jobledger import JetStreamLog, Ledger, MemoryLog, Projector, ProjectorState, State, StateType, View
-from jobledger.projections import limits, projector
-from jobledger.projections import writer as viewwriter
+from jobledger.projections import limits, projector, writer as viewwriter
 from jobledger.projections.database import remove_view
 from jobledger.projections.errors import WaitTimeout
 from jobledger.store.log import EventLog, PendingEvent

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from jobledger import Ledger, MemoryLog, Projector, ProjectorState, View
-from jobledger.projections import database, projector
-from jobledger.projections import self_check as selfcheck
+from jobledger.projections import database, projector, self_check as selfcheck
 from jobledger.projections.batch import Folded
 from jobledger.projections.database import Writer, move_damaged
 from jobledger.projections.errors import (

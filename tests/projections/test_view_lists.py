@@ -7,8 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jobledger.projections.errors import InvalidCursor
 from jobledger.projections.limits import CURSOR_MAX_CHARACTERS, WALK_MAX_ARMS

@@ -1,8 +1,7 @@
 """Cursors: positions in the stream as text."""
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from jobledger.service.cursor import format_cursor, parse_cursor, stream_tag
 from jobledger.service.errors import CursorGone

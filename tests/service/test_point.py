@@ -5,8 +5,7 @@ from datetime import datetime
 
 import click
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from jobledger import MemoryLog
 from jobledger.service.cli.times import PointText

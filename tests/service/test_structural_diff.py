@@ -6,8 +6,7 @@ from typing import Any
 
 import jsonpatch
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from jobledger.service import structural_diff as structure
 from jobledger.service.structural_diff import aligned, edits, leaves, patch_of, path_text, pointer

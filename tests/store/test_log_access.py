@@ -17,8 +17,7 @@ from jobledger.service import log_access as logaccess
 from jobledger.service.limits import LOG_ACCESS_TIMEOUT_SECONDS
 from jobledger.service.log_access import log_exists, log_is_served, open_log
 from jobledger.service.settings import Settings
-from jobledger.store.embedded import NATS_FOLDER
-from jobledger.store.embedded import server as embedded
+from jobledger.store.embedded import NATS_FOLDER, server as embedded
 from jobledger.store.local_service import CONNECTION_FILE, find_connection
 from jobledger.store.log import NO_JOB, Appended
 from jobledger.store.model.errors import EmbeddedServerError, LogUnavailable

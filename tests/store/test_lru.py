@@ -1,7 +1,6 @@
 """The cache stays within its bounds, and removes what was used least recently."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jobledger.store.lru import LRUCache
 

@@ -1,8 +1,7 @@
 """RFC 3339 timestamps keep every nanosecond in both directions, and text that is not a time is rejected."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jobledger.store.timestamps import (
     NANOSECONDS_PER_SECOND,

@@ -10,9 +10,9 @@ from typing import Any
 from jobledger import EmbeddedServer, JetStreamLog, Ledger, Projector, State, StateType
 from jobledger.projections.database import remove_view
 from jobledger.projections.merkle.hashing import leaf_hash
-from jobledger.service.audit.checkpoint import Seal, make_seal, origin_of
-from jobledger.service.audit.findings import Kind
-from jobledger.service.audit.note import Signer, VerifierKey
+from jobledger.service.audit.model.checkpoint import Seal, make_seal, origin_of
+from jobledger.service.audit.model.findings import Kind
+from jobledger.service.audit.model.note import Signer, VerifierKey
 from jobledger.service.audit.verification import Verification, verify
 from jobledger.service.cursor import stream_tag
 from jobledger.service.stream_record import RECORD_FILE

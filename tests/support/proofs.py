@@ -8,9 +8,9 @@ import msgspec
 
 from jobledger.projections.merkle.hashing import hash_leaf, leaf_hash
 from jobledger.projections.merkle.proofs import inclusion_path
-from jobledger.service.audit.bundle import Bundle, ProvenRecord, make_bundle
-from jobledger.service.audit.checkpoint import make_seal
-from jobledger.service.audit.note import Signer
+from jobledger.service.audit.model.bundle import Bundle, ProvenRecord, make_bundle
+from jobledger.service.audit.model.checkpoint import make_seal
+from jobledger.service.audit.model.note import Signer
 from jobledger.store.ledger import Ledger
 from jobledger.store.memory_log import MemoryLog
 from jobledger.store.model.events import Record

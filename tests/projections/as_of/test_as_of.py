@@ -9,12 +9,10 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from jobledger import ListQuery, Projector, View
-from jobledger.projections.as_of import build, snapshots
-from jobledger.projections.as_of import build as seed
+from jobledger.projections.as_of import build, build as seed, snapshots
 from jobledger.projections.as_of.job import sequence_of_revision
 from jobledger.projections.query.query import Order
 from jobledger.projections.query.selectors import parse_selector

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jobledger.projections.errors import ProofError
 from jobledger.projections.merkle.frontier import root_of

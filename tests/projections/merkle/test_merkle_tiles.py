@@ -1,8 +1,7 @@
 """However a tree is stored, by its right edge or in tiles, it is the same tree."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jobledger.projections.merkle.frontier import Frontier, root_of
 from jobledger.projections.merkle.proofs import Node, Range, range_root

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from jobledger import JetStreamLog, MemoryLog, Projector, View
-from jobledger.projections import projector
-from jobledger.projections import writer as viewwriter
+from jobledger.projections import projector, writer as viewwriter
 from jobledger.projections.errors import TreeUnavailable, ViewDamaged, ViewError
 from jobledger.projections.merkle.frontier import root_of
 from jobledger.projections.merkle.hashing import leaf_hashes

@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from jobledger import JetStreamLog, MemoryLog, SubscribedEvent, subscribe
-from jobledger.projections.subscriptions import parking
-from jobledger.projections.subscriptions import subscription as subscription_module
+from jobledger.projections.subscriptions import parking, subscription as subscription_module
 from jobledger.projections.subscriptions.ephemeral_source import EphemeralSource
 from jobledger.projections.subscriptions.filters import EventFilter
 from jobledger.projections.subscriptions.parking import (

@@ -15,8 +15,7 @@ from jobledger import (
     subscribe,
 )
 from jobledger.projections.limits import PARKED_ERROR_MAX_CHARACTERS, RETRY_FIRST_SECONDS, RETRY_LAST_SECONDS
-from jobledger.projections.subscriptions import parking
-from jobledger.projections.subscriptions import subscription as subscription_module
+from jobledger.projections.subscriptions import parking, subscription as subscription_module
 from jobledger.projections.subscriptions.parking import (
     ParkedJob,
     ParkedState,

@@ -3,8 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jobledger.projections.subscriptions.rebalance import (
     OBSERVATIONS_TO_BE_SURE,

@@ -16,11 +16,8 @@ from jobledger import (
     SubscriptionState,
     subscribe,
 )
-from jobledger.projections.subscriptions import parking
-from jobledger.projections.subscriptions import subscription as subscription_module
-from jobledger.store.jetstream.consumer import api as consumer_api
-from jobledger.store.jetstream.consumer import holder as consumer
-from jobledger.store.jetstream.consumer import pin as pinning
+from jobledger.projections.subscriptions import parking, subscription as subscription_module
+from jobledger.store.jetstream.consumer import api as consumer_api, holder as consumer, pin as pinning
 from tests.support.log_writer import Writer
 from tests.support.logs import ask, eventually
 from tests.support.proxy import Proxy

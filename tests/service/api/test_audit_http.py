@@ -8,8 +8,8 @@ import pytest
 
 from jobledger.service.access.principal import Role
 from jobledger.service.access.tokens import TokenFile
-from jobledger.service.audit.checkpoint import make_seal, open_seal
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.checkpoint import make_seal, open_seal
+from jobledger.service.audit.model.note import VerifierKey
 from jobledger.service.limits import SEALS_MAX_LIMIT
 from tests.support.api import client_of, job_body, running_api
 from tests.support.logs import publish_raw

@@ -9,10 +9,10 @@ import pytest
 
 from jobledger.projections.merkle.proofs import verify_consistency
 from jobledger.service.access.principal import Role
-from jobledger.service.audit.bundle import read_bundle
 from jobledger.service.audit.bundle_check import check_bundle
-from jobledger.service.audit.checkpoint import make_seal, read_seal
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.bundle import read_bundle
+from jobledger.service.audit.model.checkpoint import make_seal, read_seal
+from jobledger.service.audit.model.note import VerifierKey
 from jobledger.service.wiring import Service
 from jobledger.store.model.job import StateType
 from jobledger.store.model.subjects import job_subject, named_job_id

@@ -10,8 +10,7 @@ import httpx
 import msgspec
 import pytest
 import pytest_asyncio
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from jobledger import Ledger, State, StateType, named_job_id
 from jobledger.service import own_writes

@@ -1,8 +1,7 @@
 """Query parameters and headers are read forgivingly, and what can't be understood is refused by name."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jobledger.service.api.query import Query, parse_revision, parse_time
 from jobledger.service.limits import QUERY_MAX_PARAMETERS

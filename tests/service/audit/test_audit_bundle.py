@@ -5,11 +5,10 @@ import sys
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from jobledger.service.audit.bundle import ProvenRecord, read_bundle, write_bundle
 from jobledger.service.audit.bundle_check import Verdict, check_bundle
+from jobledger.service.audit.model.bundle import ProvenRecord, read_bundle, write_bundle
 from jobledger.service.errors import PayloadTooLarge
 from jobledger.service.limits import BUNDLE_MAX_BYTES, BUNDLE_MAX_RECORDS
 from jobledger.store.model.errors import InvalidInput
@@ -268,7 +267,7 @@ def test_a_bundle_without_a_job_fails_the_check(records: list[Record]) -> None:
 def test_checking_needs_no_nats_no_sqlite_and_no_service() -> None:
     """The offline checker imports none of them."""
     code = (
-        "import sys, jobledger.service.audit.bundle_check, jobledger.service.audit.bundle;"
+        "import sys, jobledger.service.audit.bundle_check, jobledger.service.audit.model.bundle;"
         "print(sorted({'nats', 'aiosqlite', 'sqlite3', 'httpx', 'asyncio'} & set(sys.modules)))"
     )
     done = subprocess.run(

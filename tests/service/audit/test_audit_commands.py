@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jobledger.service.audit.checkpoint import open_seal
 from jobledger.service.audit.keys import KeyFile
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.checkpoint import open_seal
+from jobledger.service.audit.model.note import VerifierKey
 from jobledger.service.audit.seals import split_notes
 from jobledger.service.cli.audit_keys import key
 from jobledger.service.cli.audit_log import trusted_keys

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, MemoryLog
-from jobledger.service.audit import event_chain as links_module
 from jobledger.service.audit import log_pass as walk_module
-from jobledger.service.audit.event_chain import LinkChecker
-from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.log_check import LogReport, check_log
 from jobledger.service.audit.log_pass import SealedTree
+from jobledger.service.audit.model import event_chain as links_module
+from jobledger.service.audit.model.event_chain import LinkChecker
+from jobledger.service.audit.model.findings import Finding, Kind
 from jobledger.service.audit.seals import SealList
 from jobledger.service.audit.verification import verify
 from jobledger.store.log import LogInfo, PendingEvent

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from jobledger.projections.merkle.frontier import root_of
 from jobledger.projections.merkle.hashing import EMPTY_ROOT, leaf_hash, node_hash, record_bytes
-from jobledger.service.audit.checkpoint import open_seal
-from jobledger.service.audit.note import VerifierKey
+from jobledger.service.audit.model.checkpoint import open_seal
+from jobledger.service.audit.model.note import VerifierKey
 from jobledger.store.model.events import Record
 
 PAGE = (Path(__file__).parents[3] / "docs" / "AUDIT.md").read_text()

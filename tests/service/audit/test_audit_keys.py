@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from jobledger.service.audit.checkpoint import make_seal, named_keys, read_seal
 from jobledger.service.audit.keys import AuditKey, KeyFile
+from jobledger.service.audit.model.checkpoint import make_seal, named_keys, read_seal
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.limits import (
     AUDIT_KEY_NAME_MAX_CHARACTERS,

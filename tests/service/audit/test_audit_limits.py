@@ -4,25 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from jobledger import MemoryLog
 from jobledger.projections.merkle.frontier import root_of
 from jobledger.projections.merkle.hashing import leaf_hash
-from jobledger.service.audit import log_check as logcheck
-from jobledger.service.audit import log_pass
-from jobledger.service.audit import seals as sealrows
-from jobledger.service.audit import tree_tracker as witness
-from jobledger.service.audit.bundle import read_bundle
-from jobledger.service.audit.checkpoint import make_seal
-from jobledger.service.audit.findings import Finding, Kind
+from jobledger.service.audit import log_check as logcheck, log_pass, seals as sealrows
 from jobledger.service.audit.keys import read_keys
 from jobledger.service.audit.log_check import LogReport, check_log
 from jobledger.service.audit.log_pass import SealedTree, last_record
-from jobledger.service.audit.note import Signer
+from jobledger.service.audit.model import tree_tracker as witness
+from jobledger.service.audit.model.bundle import read_bundle
+from jobledger.service.audit.model.checkpoint import make_seal
+from jobledger.service.audit.model.findings import Finding, Kind
+from jobledger.service.audit.model.note import Signer
+from jobledger.service.audit.model.tree_tracker import TreeTracker
 from jobledger.service.audit.seals import MergedSeals, SealList, notes_in, seals_in_file, split_notes
-from jobledger.service.audit.tree_tracker import TreeTracker
 from jobledger.service.limits import (
     AUDIT_CHECK_KEY_FILE_MAX_BYTES,
     AUDIT_CHECK_KEYS_MAX,

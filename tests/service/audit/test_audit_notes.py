@@ -5,13 +5,12 @@ import sys
 from base64 import b64decode, b64encode
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jobledger.projections.errors import ProofError
 from jobledger.projections.merkle.hashing import EMPTY_ROOT
-from jobledger.service.audit.checkpoint import make_seal, open_seal, read_seal
-from jobledger.service.audit.note import Signer, VerifierKey, parse_note, sign_note, verify_note
+from jobledger.service.audit.model.checkpoint import make_seal, open_seal, read_seal
+from jobledger.service.audit.model.note import Signer, VerifierKey, parse_note, sign_note, verify_note
 from jobledger.service.limits import NOTE_MAX_BYTES, NOTE_MAX_SIGNATURES
 from jobledger.store.model.errors import InvalidInput
 
@@ -58,7 +57,7 @@ async def test_the_command_and_the_view_import_no_cryptography() -> None:
     """Commands that only read jobs start without it."""
     code = (
         "import sys, jobledger.service.cli.main, jobledger.projections.projector\n"
-        "import jobledger.projections.tree_reader, jobledger.service.audit.checkpoint\n"
+        "import jobledger.projections.tree_reader, jobledger.service.audit.model.checkpoint\n"
         "print('cryptography' in sys.modules, 'nats' in sys.modules)"
     )
     pipe = asyncio.subprocess.PIPE

@@ -131,7 +131,7 @@ def test_one_seal_extends_another(
 
 def test_two_seals_that_fork_are_reported(operator: Operator, tmp_path: Path, keys: str) -> None:
     """A seal of another tree by a trusted key is not extended, with either source of the proof."""
-    from jobledger.service.audit.checkpoint import make_seal, read_seal
+    from jobledger.service.audit.model.checkpoint import make_seal, read_seal
 
     operator("job", "run", operator.spec("forked"))
     honest = read_seal(operator("audit", "seal").stdout)

@@ -12,8 +12,8 @@ from jobledger.projections.merkle.frontier import root_of
 from jobledger.projections.merkle.hashing import leaf_hash
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.service.audit import scrub as scrub_module
-from jobledger.service.audit.findings import Finding, Kind
 from jobledger.service.audit.log_pass import SealedTree
+from jobledger.service.audit.model.findings import Finding, Kind
 from jobledger.service.audit.scrub import (
     Scrub,
     ScrubState,

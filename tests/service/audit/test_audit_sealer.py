@@ -12,8 +12,8 @@ from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.projections.merkle.frontier import root_of
 from jobledger.projections.merkle.hashing import EMPTY_ROOT, leaf_hashes
 from jobledger.service.audit import sealer as sealer_module
-from jobledger.service.audit.checkpoint import make_seal, named_keys, open_seal, read_seal
-from jobledger.service.audit.note import Signer
+from jobledger.service.audit.model.checkpoint import make_seal, named_keys, open_seal, read_seal
+from jobledger.service.audit.model.note import Signer
 from jobledger.service.audit.sealer import SealAlarm
 from jobledger.service.audit.seals import SealFile, split_notes
 from jobledger.service.errors import NotSealed

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from jobledger.service.audit.bundle import Bundle, ProvenRecord, read_bundle, write_bundle
 from jobledger.service.audit.bundle_check import check_bundle
-from jobledger.service.audit.findings import Kind
+from jobledger.service.audit.model.bundle import Bundle, ProvenRecord, read_bundle, write_bundle
+from jobledger.service.audit.model.findings import Kind
 from jobledger.service.audit.watch_command import WatchMetrics
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.events import Record

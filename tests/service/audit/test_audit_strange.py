@@ -10,11 +10,10 @@ import pytest
 from jobledger import JetStreamLog
 from jobledger.projections.database import remove_view
 from jobledger.projections.merkle.hashing import EMPTY_ROOT
-from jobledger.service.audit import seal_scan as sealscan
-from jobledger.service.audit import sealer as sealer_module
+from jobledger.service.audit import seal_scan as sealscan, sealer as sealer_module
 from jobledger.service.audit.accepted_logs import ACCEPTED_FILE, AcceptedFile
-from jobledger.service.audit.checkpoint import make_seal, origin_of, read_seal
-from jobledger.service.audit.note import Signer
+from jobledger.service.audit.model.checkpoint import make_seal, origin_of, read_seal
+from jobledger.service.audit.model.note import Signer
 from jobledger.service.audit.seal_scan import SCAN_FILE, StillReading
 from jobledger.service.audit.sealer import SealAlarm
 from jobledger.service.cursor import stream_tag

@@ -7,8 +7,8 @@ import pytest
 
 from jobledger import Ledger, State, StateType
 from jobledger.projections.errors import ViewError, ViewMissing
-from jobledger.service.audit.checkpoint import make_seal
-from jobledger.service.audit.findings import Kind
+from jobledger.service.audit.model.checkpoint import make_seal
+from jobledger.service.audit.model.findings import Kind
 from jobledger.service.audit.seals import SealFile
 from jobledger.store.model.subjects import named_job_id
 from tests.conftest import make_spec

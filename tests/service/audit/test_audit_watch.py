@@ -9,8 +9,8 @@ import pytest
 
 from jobledger import Ledger
 from jobledger.service.audit import watcher as watch_module
-from jobledger.service.audit.checkpoint import make_seal
-from jobledger.service.audit.findings import Finding, Kind
+from jobledger.service.audit.model.checkpoint import make_seal
+from jobledger.service.audit.model.findings import Finding, Kind
 from jobledger.service.audit.watch_command import Watch, WatchOptions
 from jobledger.service.audit.watcher import watch_state_file
 from jobledger.service.errors import InvalidSettings

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobledger.service import limits
-from jobledger.service.server import http_server as connections
-from jobledger.service.server import http_server as httpserver
+from jobledger.service.server import http_server as connections, http_server as httpserver
 from tests.support.api import PREFIX, job_body
 from tests.support.sse import feed, served_api
 

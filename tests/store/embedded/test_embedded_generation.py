@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, StreamSettings
-from jobledger.store.embedded import generation
-from jobledger.store.embedded import server as embedded
+from jobledger.store.embedded import generation, server as embedded
 from jobledger.store.embedded.generation import RECOVERY_FOLDER
 from jobledger.store.embedded.proof import Known, Range
 from jobledger.store.embedded.salvage import give_up

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
-from jobledger.store.embedded import process
-from jobledger.store.embedded import server as embedded
+from jobledger.store.embedded import process, server as embedded
 from jobledger.store.embedded.generation import RECOVERY_FOLDER
 from jobledger.store.embedded.stream_states import read_known
 from jobledger.store.log import NO_JOB, Appended

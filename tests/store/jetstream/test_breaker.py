@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, Ledger, LogUnavailable, OutcomeUnknown
-from jobledger.store.jetstream import breaker as breaker_module
-from jobledger.store.jetstream import publisher as publisher_module
-from jobledger.store.jetstream import reconcile as settle_module
+from jobledger.store.jetstream import (
+    breaker as breaker_module,
+    publisher as publisher_module,
+    reconcile as settle_module,
+)
 from jobledger.store.jetstream.breaker import Breaker
 from jobledger.store.log import NO_JOB, Appended, WrongSequence
 from jobledger.store.model.limits import APPENDS_SILENCE_SECONDS, APPENDS_TRIAL_SECONDS, SUSPENSION_SECONDS

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog, StreamSettings
-from jobledger.store.jetstream import publisher as batch_module
-from jobledger.store.jetstream import stream as stream_module
+from jobledger.store.jetstream import publisher as batch_module, stream as stream_module
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.declarations import LOG
 from jobledger.store.jetstream.publisher import HEADERS_MAX_BYTES

@@ -12,8 +12,7 @@ import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.embedded import server as embedded
-from jobledger.store.jetstream import publisher as publisher_module
-from jobledger.store.jetstream import reconcile as settle_module
+from jobledger.store.jetstream import publisher as publisher_module, reconcile as settle_module
 from jobledger.store.log import NO_JOB, Appended, PendingEvent, WrongSequence
 from jobledger.store.model.errors import LogUnavailable, OutcomeUnknown
 from jobledger.store.model.limits import ACK_TIMEOUT_SECONDS

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 import msgspec
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jobledger.store.model.decide import (
     Decision,

@@ -5,8 +5,7 @@ import re
 import uuid
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from jobledger.store.model.subjects import (
     SHARD_COUNT,

@@ -18,8 +18,8 @@ import msgspec
 from jobledger.projections.errors import ProofError
 from jobledger.projections.merkle.hashing import HASH_BYTES
 from jobledger.projections.merkle.proofs import verify_consistency
-from jobledger.service.audit.findings import Finding, Kind
-from jobledger.service.audit.note import Note, Signer, VerifierKey, parse_note, sign_note, verify_note
+from jobledger.service.audit.model.findings import Finding, Kind
+from jobledger.service.audit.model.note import Note, Signer, VerifierKey, parse_note, sign_note, verify_note
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.limits import INT_MAX
 
