@@ -95,7 +95,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 
 lock: $(STAMP) ## pin every dependency, with hashes
 	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
-	@$(COMPILE) --extra server pyproject.toml -o deploy/requirements.lock
+	@$(COMPILE) --extra server --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
 	@$(COMPILE) --resolution lowest-direct --extra audit --extra embedded --extra parquet --extra server \
 		pyproject.toml -o tests/lowest.lock
 	@echo "hatchling>=1.27" | $(COMPILE) - -o deploy/build.lock

@@ -102,6 +102,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         condition: the last report of the log's leader.
         condition_error: why there is no current report; empty if there is.
         late: replicas that are offline, or have not been current for REPLICA_LATE_SECONDS.
+        projector_trouble: why the projector was reconnecting, waiting or rebuilding at that moment.
         caught_up: whether the view has been level with the log at least once since the start.
         gap: events in the log that are not yet in the view.
         lag_seconds: age of the oldest of those; 0 if there are none.
@@ -123,6 +124,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     condition_error: str = ""
     late: tuple[str, ...] = ()
     projector: ProjectorState = ProjectorState.CATCHING_UP
+    projector_trouble: str = ""
     caught_up: bool = False
     view_sequence: int = 0
     gap: int = 0
@@ -183,7 +185,7 @@ def run_checks(service: Monitored, observed: Observation) -> list[Result]:
 def _projector(service: Monitored, observed: Observation) -> str:
     if observed.projector is ProjectorState.STOPPED or service.projector.error is not None:
         return f"stopped: {service.projector.error or 'it was asked to stop'}"
-    trouble = service.projector.trouble
+    trouble = observed.projector_trouble
     if observed.projector is ProjectorState.RECONNECTING:
         return f"reconnecting: {trouble or 'no answer from the log'}"
     if observed.projector is ProjectorState.WAITING:

@@ -116,6 +116,7 @@ class Monitor:
         self.latest = Observation(
             **found,
             projector=projector.state,
+            projector_trouble=projector.trouble,
             caught_up=before.caught_up or projector.state is ProjectorState.LIVE,
             view_sequence=projector.sequence,
             gap=found["log_sequence"] - projector.sequence,
@@ -312,11 +313,11 @@ def _log_transitions(before: Observation, now: Observation, service: Monitored) 
         if now.projector is ProjectorState.RECONNECTING:
             _log.warning(
                 "reconnecting: %s; the view stays at %d",
-                service.projector.trouble or "no answer from the log",
+                now.projector_trouble or "no answer from the log",
                 now.view_sequence,
             )
         elif now.projector is ProjectorState.WAITING:
-            _log.warning("waiting: %s; the view stays at %d", service.projector.trouble, now.view_sequence)
+            _log.warning("waiting: %s; the view stays at %d", now.projector_trouble, now.view_sequence)
         elif now.projector is ProjectorState.LIVE:
             _log.info("live: the view has all events up to %d", now.view_sequence)
         elif now.projector is ProjectorState.STOPPED and not service.draining.is_set():
