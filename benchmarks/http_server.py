@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.remote_projector import set_projector_apart
 from benchmarks.workload import child
 from jobledger.service.access.principal import ANONYMOUS
 from jobledger.service.api.app import Router
@@ -91,8 +92,6 @@ def main() -> None:
         asyncio.run(serve_broadcaster())
     else:
         if "apart" in task:
-            from benchmarks.projector_process import set_projector_apart  # it imports this module
-
             set_projector_apart()
         asyncio.run(_service(Path(task["data_dir"])))
 

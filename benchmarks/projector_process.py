@@ -6,12 +6,9 @@ An experiment without a bound, for `docs/decisions/0008`.
 import asyncio
 import random
 import statistics
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
 
 from benchmarks.harness import Output, percentile
 from benchmarks.http import JOBS, body_of, fill
@@ -19,61 +16,12 @@ from benchmarks.http_load import load, request
 from benchmarks.http_server import serving
 from benchmarks.sizes import Sizes
 from benchmarks.workload import job_key, named_spec
-from jobledger.projections.projector import ProjectorState
-from jobledger.projections.view import View
-from jobledger.service import wiring
-from jobledger.service.demo.projector_process import ProjectorProcess
-from jobledger.store.embedded import EmbeddedServer
 
 _JOBS = 10_000
 _READS = 8_000
 _WRITES = 3_000
 _CONNECTIONS = 8  # of readers, and the same number of writers
 _ROUNDS = 5
-
-
-class _Apart:
-    """The part of a projector that the service uses, on a view that another process projects."""
-
-    state = ProjectorState.LIVE
-    error = None
-    url = ""
-
-    def __init__(self, _: object, path: Path) -> None:
-        self._path = path
-
-    async def __aenter__(self) -> Self:
-        self._process = await ProjectorProcess.start(self.url, self._path)
-        self._view = await View.open(self._path)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._view.close()
-        await self._process.stop()
-
-    @property
-    def sequence(self) -> int:
-        """Always unknown: each read that needs the position reads it from the file."""
-        return 0
-
-    async def wait_for(self, sequence: int, timeout_seconds: float) -> None:
-        await self._view.wait_for(sequence, timeout_seconds)
-
-    def attach(self, _: object) -> None:
-        """Ignore listeners: the experiment has no feeds."""
-
-
-@asynccontextmanager
-async def _noting_server(directory: Path) -> AsyncIterator[EmbeddedServer]:
-    async with EmbeddedServer(directory) as server:
-        _Apart.url = server.url
-        yield server
-
-
-def set_projector_apart() -> None:
-    """Make services of this process use a projector in another process."""
-    patched: Any = wiring
-    patched.Projector, patched.EmbeddedServer = _Apart, _noting_server
 
 
 async def run(_sizes: Sizes, output: Output) -> None:
