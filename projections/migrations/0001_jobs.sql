@@ -1,7 +1,7 @@
--- The view: what the log means at one sequence. Everything here can be deleted and folded again.
+-- The view: the state of all jobs at one sequence of the log. All of it can be deleted and rebuilt from the log.
 -- The CHECKs state the same invariants as the code (store/model/fold.py).
 
--- One row: how far the log is folded, and which log that is.
+-- One row: the position of the view, and the log that it belongs to.
 CREATE TABLE checkpoint (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     epoch TEXT NOT NULL,              -- names the stream; one that was made again has another
@@ -41,7 +41,7 @@ CREATE INDEX jobs_namespace_created ON jobs (namespace, create_time);
 CREATE INDEX jobs_namespace_state ON jobs (namespace, state, create_time);
 CREATE INDEX jobs_state ON jobs (state, create_time);
 
--- Specs are fat, so they are beside the rows. Every version is kept: the key is the event that brought it.
+-- Specs are large, so they have their own table. Every version is kept: the key is the sequence of the event that set it.
 CREATE TABLE specs (
     sequence INTEGER PRIMARY KEY,
     created_sequence INTEGER NOT NULL,
@@ -62,7 +62,7 @@ CREATE TABLE labels (
 
 CREATE INDEX labels_job ON labels (created_sequence);
 
--- Events that made no sense where they stand: counted in full in the checkpoint, kept here up to a named limit.
+-- Events that are invalid at their position: the checkpoint counts all, this table keeps a limited number.
 CREATE TABLE anomalies (
     sequence INTEGER PRIMARY KEY,
     job_id TEXT NOT NULL,
