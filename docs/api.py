@@ -69,9 +69,9 @@ def _field(name: str, schema: dict[str, Any]) -> str:
 
 
 def _responses(operation: Operation) -> str:
-    kind = operation.answer if isinstance(operation.answer, str) else operation.answer.__name__
+    kind = operation.response if isinstance(operation.response, str) else operation.response.__name__
     headers = "".join(f", header `{name}` ({text})" for name, text in operation.headers)
     described = document(OPERATIONS)["paths"][operation.path][operation.method.lower()]
     others = [status for status in described["responses"] if status != "200"]
-    success = [f"200 {kind}{headers}"] if operation.answer else []
+    success = [f"200 {kind}{headers}"] if operation.response else []
     return "; ".join([*success, *others])

@@ -52,7 +52,7 @@ def _settings(section: str) -> str:
 def _row(setting: Setting) -> str:
     default = f"`{setting.default_text}`" if setting.default_text else ""
     secret = "; secret" if setting.secret else ""
-    return f"| `{setting.name}` | {default} | {setting.description} | {setting.wanted}{secret} |"
+    return f"| `{setting.name}` | {default} | {setting.description} | {setting.accepted}{secret} |"
 
 
 def _metrics() -> str:

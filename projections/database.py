@@ -206,7 +206,7 @@ class Writer(Reader):
         SQLite keeps working on a file that was removed or replaced as if it were in place.
 
         Raises:
-            ViewMissing: if the view's file is gone.
+            ViewMissing: if the view's file does not exist any more.
             ViewReplaced: if another file is in its place.
             ViewDamaged: if the file was truncated, or its `-wal` or `-shm` file was removed or replaced.
         """

@@ -10,7 +10,7 @@ READERS_MAX = 4  # read connections of one view, each with a thread
 READER_PACK_STATEMENTS = 64  # short ones queued on one connection before the next one is used
 
 # --- damage to the view -------------------------------------------------------------------------------------
-VIEW_LOOK_SECONDS = 1.0  # between checks that the file exists and was not replaced or truncated
+VIEW_POLL_SECONDS = 1.0  # between checks that the file exists and was not replaced or truncated
 VIEW_DAMAGED_KEPT = 2  # renamed damaged files; older ones are deleted
 VIEW_REBUILDS_MAX = 5  # within VIEW_REBUILDS_SECONDS; one more stops the projector
 VIEW_REBUILDS_SECONDS = 600.0

@@ -167,12 +167,12 @@ async def _open_all(path: Path, readers: int, live: Path | None) -> tuple[Sequen
     return tuple(opened), point
 
 
-async def _check_schema(reader: Reader, wanted: frozenset[str]) -> None:
+async def _check_schema(reader: Reader, required: frozenset[str]) -> None:
     """Reject a file that this release cannot read."""
     path = reader.path
     missing = f"{path} does not contain a view yet; start a projector on this path to create it"
     tables = {name for (name,) in await reader.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    if not tables >= wanted:
+    if not tables >= required:
         raise ViewMissing(missing)
     [(number, checkpoints)] = await reader.rows(
         "SELECT max(number), (SELECT count(*) FROM checkpoint) FROM migrations"

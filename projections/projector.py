@@ -47,7 +47,7 @@ from jobledger.projections.limits import (
     RECONNECT_MAX_WAIT_SECONDS,
     RECONNECT_WAIT_SECONDS,
     VIEW_IO_ERRORS_MAX,
-    VIEW_LOOK_SECONDS,
+    VIEW_POLL_SECONDS,
     VIEW_REBUILDS_MAX,
     VIEW_REBUILDS_SECONDS,
     WAIT_DEFAULT_SECONDS,
@@ -347,7 +347,7 @@ class Projector:
         """Check the file periodically; never returns."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(VIEW_LOOK_SECONDS):
+                async with asyncio.timeout(VIEW_POLL_SECONDS):
                     await self._found_damage.wait()
             if (found := self._reported_damage) is not None:
                 raise found

@@ -130,7 +130,7 @@ class SelfCheck:
         try:
             job = job_of(rows[0])
             labels = {(key, value) for key, value in msgspec.json.decode(rows[0][-1])}
-            wanted = set(spec_head(job.spec).labels.items())
+            expected = set(spec_head(job.spec).labels.items())
         except ViewError:
             raise
         except Exception as error:  # a damaged row can raise anything
@@ -143,7 +143,7 @@ class SelfCheck:
         folded: Job | None = None
         for record in records:
             folded = fold_job_on(folded, read_record(record))
-        if folded == job and labels == wanted:
+        if folded == job and labels == expected:
             return
         changed = await self._changed_event(reader, job.status.created_sequence, records[-1].sequence)
         if changed:
@@ -187,9 +187,9 @@ class SelfCheck:
             while after < last:
                 records = {record.sequence: record for record in await log_reader.take(TILE_WIDTH)}
                 up_to = min(last, max(records))
-                for sequence, wanted in (await _leaves(reader, after + 1, up_to)).items():
+                for sequence, expected in (await _leaves(reader, after + 1, up_to)).items():
                     record = records.get(sequence)
-                    if record is None or leaf_hash(record) != wanted:
+                    if record is None or leaf_hash(record) != expected:
                         return sequence
                 after = up_to
         finally:

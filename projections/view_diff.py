@@ -69,7 +69,7 @@ _encoder = msgspec.msgpack.Encoder()
 async def digest_of(reader: Reader) -> str:
     """The SHA-256 digest, in hex, over all rows of `TABLES` and the checkpoint's sequence and anomaly count.
 
-    The reader must be used by nobody else meanwhile: the digest keeps one snapshot open on it.
+    No other task may use the reader meanwhile: the digest keeps one snapshot open on it.
     """
     digest = hashlib.sha256()
     await reader.rows("BEGIN")
@@ -106,7 +106,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
         job_id: the job of the row; empty if neither view has a job for it.
         column: the first column that differs; empty if the row is missing or extra.
         found: the value in the view, shortened; `nothing` for a missing row.
-        wanted: the value according to the log, shortened.
+        expected: the value according to the log, shortened.
     """
 
     table: str
@@ -114,13 +114,13 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str
     column: str
     found: str
-    wanted: str
+    expected: str
 
     def __str__(self) -> str:
         where = ", ".join(f"{name} {shown(value)}" for name, value in self.key.items())
         job = f" of job {self.job_id}" if self.job_id else ""
         what = f"column {self.column}" if self.column else "the row"
-        return f"table {self.table}, row {where}{job}: {what} is {self.found}, but should be {self.wanted}"
+        return f"table {self.table}, row {where}{job}: {what} is {self.found}, but should be {self.expected}"
 
 
 async def compare_views(view: Reader, fresh: Reader) -> list[Difference]:
@@ -140,7 +140,7 @@ async def compare_views(view: Reader, fresh: Reader) -> list[Difference]:
                 job_id="",
                 column="anomalies",
                 found=shown(ours[0]),
-                wanted=shown(theirs[0]),
+                expected=shown(theirs[0]),
             )
         )
     for table in TABLES:
@@ -169,20 +169,20 @@ async def _describe(
     column = ""
     if ours is None or (theirs is not None and table.key_of(theirs) < table.key_of(ours)):
         assert theirs is not None
-        row, found, wanted = theirs, _NOTHING, _A_ROW
+        row, found, expected = theirs, _NOTHING, _A_ROW
     elif theirs is None or table.key_of(ours) < table.key_of(theirs):
-        row, found, wanted = ours, _A_ROW, _NOTHING
+        row, found, expected = ours, _A_ROW, _NOTHING
     else:
         at = next(at for at, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
         row, column = theirs, table.columns[at]
-        found, wanted = _values(ours[at], theirs[at])
+        found, expected = _values(ours[at], theirs[at])
     return Difference(
         table=table.name,
         key=dict(zip(table.key, table.key_of(row), strict=True)),
         job_id=await _job_of(view, fresh, dict(zip(table.columns, row, strict=True))),
         column=column,
         found=found,
-        wanted=wanted,
+        expected=expected,
     )
 
 
@@ -225,10 +225,10 @@ async def first_changed_event(view: Reader, fresh: Reader) -> int:
     last: Row | None = None
     while True:
         ours, theirs = await _next_rows(view, _TILES, last), await _next_rows(fresh, _TILES, last)
-        for row, wanted in zip(ours, theirs, strict=False):
-            if row[0] > 0 or row[:2] != wanted[:2]:
+        for row, expected in zip(ours, theirs, strict=False):
+            if row[0] > 0 or row[:2] != expected[:2]:
                 break
-            at = _first_difference_in(row[2], wanted[2])
+            at = _first_difference_in(row[2], expected[2])
             if at is not None:
                 return int(row[1]) * TILE_WIDTH + at + 1
         if not ours or not theirs or ours[-1][0] > 0:

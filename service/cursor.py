@@ -28,13 +28,13 @@ _CURSOR: Final = re.compile(r"(?:([0-9a-f]{12})-)?([0-9]{1,19})", re.ASCII)
 _SEQUENCE_DIGITS: Final = 20
 
 
-def default_source(mark: str) -> str:
+def default_source(stream_tag: str) -> str:
     """Return the CloudEvents `source` of delivered events, unless the setting `event_source` is set.
 
     Args:
-        mark: the tag of the stream, which distinguishes installations.
+        stream_tag: the tag of the stream, which distinguishes installations.
     """
-    return f"{SOURCE}/{mark}"
+    return f"{SOURCE}/{stream_tag}"
 
 
 def format_sequence(sequence: int) -> str:
@@ -49,22 +49,22 @@ def read_sequence(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def format_cursor(mark: str, sequence: int) -> str:
+def format_cursor(stream_tag: str, sequence: int) -> str:
     """Return the cursor after an event.
 
     Args:
-        mark: the tag of the stream.
+        stream_tag: the tag of the stream.
         sequence: of the event; 0 for the beginning.
     """
-    return f"{mark}-{sequence}"
+    return f"{stream_tag}-{sequence}"
 
 
-def parse_cursor(text: str, mark: str, *, field: str = "after") -> int:
+def parse_cursor(text: str, stream_tag: str, *, field: str = "after") -> int:
     """Parse a cursor, or a bare sequence of the current stream.
 
     Args:
         text: to parse.
-        mark: the tag of the current stream.
+        stream_tag: the tag of the current stream.
         field: the name in errors.
 
     Raises:
@@ -76,9 +76,9 @@ def parse_cursor(text: str, mark: str, *, field: str = "after") -> int:
         raise InvalidInput(
             f"invalid {field} {text!r:.60}: use a cursor from a response, a sequence, or 0 for the beginning"
         )
-    if found[1] is not None and found[1] != mark:
+    if found[1] is not None and found[1] != stream_tag:
         raise CursorGone(
-            f"{field} {text} belongs to another stream (this one is {mark}): the log was created again, or"
-            " this is another installation; start over with after=0, or omit it to start from now"
+            f"{field} {text} belongs to another stream (this one is {stream_tag}): the log was created again,"
+            " or this is another installation; start over with after=0, or omit it to start from now"
         )
     return int(found[2])

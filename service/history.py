@@ -23,8 +23,8 @@ _TAGGED: Final = event_type(JobTagged)
 _ACCEPTED: Final = event_type(JobAccepted)
 
 
-def history_item(job_id: str, item: HistoryItem, mark: str = "") -> wire.HistoryItem:
-    """Return one event of a job; `mark` is the tag of the stream, for the cursor, or empty for no cursor."""
+def history_item(job_id: str, item: HistoryItem, stream_tag: str = "") -> wire.HistoryItem:
+    """Return one event of a job; without a `stream_tag`, it has no cursor."""
     time = format_rfc3339(item.time)
     found = wire.HistoryItem(
         seq_num=item.revision,
@@ -47,8 +47,8 @@ def history_item(job_id: str, item: HistoryItem, mark: str = "") -> wire.History
         found.quarantine = item.anomaly or item.quarantine
     if item.accepted:
         found.accepted_sequence = item.accepted
-    if mark:
-        found.cursor = format_cursor(mark, item.sequence)
+    if stream_tag:
+        found.cursor = format_cursor(stream_tag, item.sequence)
     return found
 
 

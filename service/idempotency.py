@@ -99,7 +99,7 @@ class IdempotentWrites:
 
     Args:
         keys: shared by all replicas.
-        mark: the tag of the stream: answers about another log do not count.
+        stream_tag: the tag of the stream: answers about another log do not count.
         new_id: makes event ids (UUIDv7).
         refusal: returns why the log refuses appends, in which case no new key is claimed; empty if it
             accepts.
@@ -108,14 +108,14 @@ class IdempotentWrites:
     def __init__(
         self,
         keys: KeyValue,
-        mark: str,
+        stream_tag: str,
         *,
         new_id: Callable[[], str] = new_event_id,
         refusal: Callable[[], str] = str,
     ) -> None:
         self._keys = keys
         self._refusal = refusal
-        self._mark = mark
+        self._stream_tag = stream_tag
         self._new_id = new_id
         self._turns = KeyedLocks()
 
@@ -165,7 +165,7 @@ class IdempotentWrites:
                 f"invalid Idempotency-Key {key[:80]!r}: use 1..{IDEMPOTENCY_KEY_MAX_CHARACTERS} visible ASCII"
                 " characters, such as a UUID"
             )
-        return _digest(self._mark.encode(), _bytes(request.principal), key.encode())
+        return _digest(self._stream_tag.encode(), _bytes(request.principal), key.encode())
 
     async def _claim(self, name: str, mine: _Kept) -> Entry:
         try:

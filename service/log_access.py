@@ -78,7 +78,7 @@ async def open_log(
 
 
 def evidence_of(settings: Settings) -> EvidenceSource:
-    """What the data directory of these settings says of streams that are missing."""
+    """Return the evidence in the data directory of these settings that missing streams existed."""
     data_dir = settings.data_dir
     return evidence_in(data_dir, store=data_dir / NATS_FOLDER, view=data_dir / VIEW_FILE)
 

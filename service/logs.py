@@ -86,7 +86,7 @@ def write_access(  # the facts of one request
     path: str,
     status: int,
     seconds: float,
-    wanted: bool,
+    is_enabled: bool,
 ) -> None:
     """Log the access line of a request.
 
@@ -100,12 +100,12 @@ def write_access(  # the facts of one request
         path: without the query.
         status: of the response.
         seconds: from the first byte of the request to the end of the response.
-        wanted: whether requests that were not refused are logged.
+        is_enabled: whether requests that were not refused are logged.
     """
     level = logging.INFO
     if status in _REFUSALS:
         level = logging.WARNING
-    elif not wanted:
+    elif not is_enabled:
         return
     elif path in _PROBES and status == HTTPStatus.OK:
         level = logging.DEBUG

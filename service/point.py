@@ -51,14 +51,20 @@ Point = SequencePoint | TimePoint | RevisionPoint
 
 
 def parse_point(
-    text: str, *, now: int, mark: str = "", field: str = "at", revisions: bool = False, local: bool = False
+    text: str,
+    *,
+    now: int,
+    stream_tag: str = "",
+    field: str = "at",
+    revisions: bool = False,
+    local: bool = False,
 ) -> Point:
     """Parse a point.
 
     Args:
         text: as the user wrote it.
         now: Unix nanoseconds; ages count back from it.
-        mark: the tag of the current stream, which a cursor must have; empty: cursors of any stream are
+        stream_tag: the tag of the current stream, which a cursor must have; empty: cursors of any stream are
             accepted.
         field: the name in errors.
         revisions: whether revisions are allowed: the request is about one job.
@@ -69,8 +75,8 @@ def parse_point(
         CursorGone: it is a cursor of another stream.
     """
     if _POSITION.fullmatch(text):
-        own = text.rpartition("-")[2] if not mark else text
-        return SequencePoint(parse_cursor(own, mark, field=field))
+        own = text.rpartition("-")[2] if not stream_tag else text
+        return SequencePoint(parse_cursor(own, stream_tag, field=field))
     revision = _REVISION.fullmatch(text)
     if revision is not None and int(revision[1]) <= INT_MAX:
         if not revisions:
@@ -120,18 +126,18 @@ async def resolve_point(log: EventLog, point: Point, *, now: int, field: str = "
             raise InvalidInput(f"{field} is the revision {revision}, which needs a job; use {_FORMS}")
 
 
-def pin(sequence: int, token: str, mark: str) -> str:
+def pin(sequence: int, token: str, stream_tag: str) -> str:
     """Return a next token that keeps a point: an age in `at` would mean another one on the next page.
 
     Args:
         sequence: the point.
         token: of the next page; empty if there is none.
-        mark: the tag of the stream.
+        stream_tag: the tag of the stream.
     """
-    return f"{format_cursor(mark, sequence)}.{token}" if token else ""
+    return f"{format_cursor(stream_tag, sequence)}.{token}" if token else ""
 
 
-def unpin(text: str, mark: str, *, field: str = "next_token") -> tuple[int | None, str]:
+def unpin(text: str, stream_tag: str, *, field: str = "next_token") -> tuple[int | None, str]:
     """Return the point of a next token (None without one), and the token of the page.
 
     Raises:
@@ -141,7 +147,7 @@ def unpin(text: str, mark: str, *, field: str = "next_token") -> tuple[int | Non
     point, dot, token = text.partition(".")
     if not dot:
         return None, text
-    return parse_cursor(point, mark, field=field), token
+    return parse_cursor(point, stream_tag, field=field), token
 
 
 def duration_seconds(text: str) -> float | None:

@@ -55,7 +55,7 @@ class Setting(NamedTuple):
     """None: none, or derived from other settings."""
     default_text: str
     """For the documentation."""
-    wanted: str
+    accepted: str
     """A phrase that describes valid values."""
     secret: bool
     words: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ def gather(
             except ValueError:
                 shown = "" if setting.secret else f", got {setting.shown(value)!r:.80}"
                 problems.append(
-                    f"{name} ({origin or setting.env}) must be {setting.wanted}{shown}{_links(value)}"
+                    f"{name} ({origin or setting.env}) must be {setting.accepted}{shown}{_links(value)}"
                 )
                 continue
             found[name] = Found(checked, origin or setting.env, strength)
@@ -508,13 +508,13 @@ def _row(field: Any) -> Setting:
         type=field.type,
         default=default,
         default_text=meta.extra["default"] or shown,
-        wanted=f"one of {', '.join(words)}" if words else _wanted(plain, meta),
+        accepted=f"one of {', '.join(words)}" if words else _accepted(plain, meta),
         words=words,
         secret=meta.extra["secret"],
     )
 
 
-def _wanted(kind: type, meta: Meta) -> str:
+def _accepted(kind: type, meta: Meta) -> str:
     if kind in {int, float}:
         number = "an integer" if kind is int else "a number"
         return (

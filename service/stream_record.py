@@ -29,7 +29,7 @@ from jobledger.store.embedded.proof import Known
 from jobledger.store.jetstream.declarations import LOG, STREAMS, StreamDeclaration
 from jobledger.store.jetstream.stream import StreamReport
 from jobledger.store.model.errors import LogReplaced, LogTruncated
-from jobledger.store.model.limits import TRUNCATION_GIVE_UP_SECONDS, TRUNCATION_LOOK_SECONDS
+from jobledger.store.model.limits import TRUNCATION_GIVE_UP_SECONDS, TRUNCATION_POLL_SECONDS
 from jobledger.store.model.subjects import STREAM_NAME
 from jobledger.store.model.truncation import Doubts, LogPosition
 from jobledger.store.private_files import read_trusted, replace_file
@@ -152,7 +152,7 @@ class StreamRecord:
                     raise each
             if clock() >= deadline:
                 raise doubts[found[0].stream].behind(_PLACE, found[0].difference.rpartition(":")[0])
-            await asyncio.sleep(TRUNCATION_LOOK_SECONDS)
+            await asyncio.sleep(TRUNCATION_POLL_SECONDS)
         with suppress(InvalidSettings):
             return Verified(tuple(reports), LOG.name(STREAM_NAME) in self.read())
         return Verified(tuple(reports), was_recorded=False)

@@ -14,8 +14,8 @@ from prometheus_client.registry import Collector
 from jobledger.projections.subscriptions.admin import Attendance, SubscriptionInfo, Subscriptions
 from jobledger.service.limits import (
     METRIC_LABEL_VALUES_MAX,
-    SUBSCRIPTIONS_LOOK_SECONDS,
-    SUBSCRIPTIONS_LOOK_TIMEOUT_SECONDS,
+    SUBSCRIPTIONS_POLL_SECONDS,
+    SUBSCRIPTIONS_READ_TIMEOUT_SECONDS,
 )
 from jobledger.store.model.errors import JobledgerError
 
@@ -36,9 +36,9 @@ class SubscriptionMetrics(Collector):
         self._subscriptions = subscriptions
 
     async def refresh(self) -> None:
-        """Read them from the server, unless that was done less than SUBSCRIPTIONS_LOOK_SECONDS ago."""
+        """Read them from the server, unless that was done less than SUBSCRIPTIONS_POLL_SECONDS ago."""
         if self._reading is None or self._reading.done():
-            if asyncio.get_running_loop().time() - self._read_at < SUBSCRIPTIONS_LOOK_SECONDS:
+            if asyncio.get_running_loop().time() - self._read_at < SUBSCRIPTIONS_POLL_SECONDS:
                 return
             self._reading = asyncio.create_task(self._read())
         await asyncio.shield(self._reading)  # concurrent callers share one read
@@ -52,7 +52,7 @@ class SubscriptionMetrics(Collector):
     async def _read(self) -> None:
         if self._subscriptions is not None:
             with suppress(JobledgerError, TimeoutError):  # keep what was read last
-                async with asyncio.timeout(SUBSCRIPTIONS_LOOK_TIMEOUT_SECONDS):
+                async with asyncio.timeout(SUBSCRIPTIONS_READ_TIMEOUT_SECONDS):
                     self._infos = await self._subscriptions.list()
         self._read_at = asyncio.get_running_loop().time()
 

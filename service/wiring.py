@@ -73,7 +73,7 @@ class Service:
         probe: test appends and reads of the log.
         selfcheck: checks the view's file for damage.
         asof: queries as of an earlier point.
-        mark: the tag of the stream, for cursors.
+        stream_tag: the tag of the stream, for cursors.
         server: the embedded nats-server; None if `nats_url` is set.
         draining: set when the service starts to shut down.
         comparing: the queue for comparisons of two specs, and for blame.
@@ -93,7 +93,7 @@ class Service:
     hub: FeedHub
     tokens: TokenFile
     metrics: Metrics
-    mark: str
+    stream_tag: str
     server: EmbeddedServer | None
     own_writes: OwnWrites
     idempotent: IdempotentWrites
@@ -141,11 +141,11 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         witness = ViewWitness(settings.data_dir / VIEW_FILE, STREAM_NAME)
         server, log, streams = await _open_log(stack, settings, witness)
         record, recorded_epoch = await _verify_record(settings, log)
-        mark = stream_tag((await log.info()).epoch)
-        source = settings.event_source or default_source(mark)
+        tag = stream_tag((await log.info()).epoch)
+        source = settings.event_source or default_source(tag)
         projector, view = await _open_view(stack, settings, log, witness, recorded_epoch)
         tree = TreeReader(view)
-        hub = _open_hub(stack, settings, log, view, mark=mark, source=source, draining=draining)
+        hub = _open_hub(stack, settings, log, view, tag=tag, source=source, draining=draining)
         projector.attach(hub)
         subscriptions = _open_subscriptions(stack, log, metrics)
         service = Service(
@@ -162,13 +162,13 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             hub=hub,
             tokens=tokens,
             metrics=metrics,
-            mark=mark,
+            stream_tag=tag,
             server=server,
             own_writes=OwnWrites(projector),
-            idempotent=IdempotentWrites(await log.key_value("KEYS"), mark, refusal=lambda: log.refusal),
+            idempotent=IdempotentWrites(await log.key_value("KEYS"), tag, refusal=lambda: log.refusal),
             tree=tree,
             sealer=await _open_sealer(
-                stack, settings, log, projector=projector, tree=tree, metrics=metrics, mark=mark
+                stack, settings, log, projector=projector, tree=tree, metrics=metrics, tag=tag
             ),
             subscriptions=subscriptions,
             webhooks=await _open_webhooks(
@@ -253,12 +253,12 @@ def _open_hub(
     log: JetStreamLog,
     view: View,
     *,
-    mark: str,
+    tag: str,
     source: str,
     draining: asyncio.Event,
 ) -> FeedHub:
     limits = FeedLimits(feeds_per_client=settings.feeds_per_client)
-    hub = FeedHub(log, view, tag=mark, source=source, draining=draining, limits=limits)
+    hub = FeedHub(log, view, tag=tag, source=source, draining=draining, limits=limits)
     stack.push_async_callback(hub.close)
     return hub
 
@@ -271,10 +271,10 @@ async def _open_sealer(
     projector: Projector,
     tree: TreeReader,
     metrics: Metrics,
-    mark: str,
+    tag: str,
 ) -> Sealer:
     """Starts the sealer; the first start creates its first key."""
-    origin = origin_of(mark)
+    origin = origin_of(tag)
     keys = KeyFile(settings.audit_keys_file)
     keys.ensure(origin)
     read_keys(settings.audit_trusted_keys)  # reports a mistake there at the start
@@ -282,7 +282,7 @@ async def _open_sealer(
         log,
         projector,
         tree,
-        await log.seals(mark),
+        await log.seals(tag),
         keys=keys,
         file=SealFile(settings.data_dir / SEALS_FILE),
         accepted=AcceptedFile(settings.data_dir / ACCEPTED_FILE),

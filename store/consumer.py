@@ -124,7 +124,7 @@ class DurableConsumer(Protocol):
 
     @property
     def error(self) -> LogError | None:
-        """Why it stopped for good; None while it works."""
+        """Why it stopped permanently; None while it works."""
         ...
 
     @property

@@ -97,12 +97,12 @@ def exposure(folder: Path) -> str:
     return ""
 
 
-FileMark = tuple[int, int, int, int, int]
+FileFingerprint = tuple[int, int, int, int, int]
 """Device, inode, size and change times of a file: it differs after every change of the content."""
 
 
-def file_mark(path: Path) -> FileMark | None:
-    """Return the mark of a file, which differs after every change; None if the file does not exist.
+def file_fingerprint(path: Path) -> FileFingerprint | None:
+    """Return the fingerprint of a file, which differs after every change; None if the file does not exist.
 
     Raises:
         OSError: if it can't be read.
@@ -222,8 +222,8 @@ def _locked(path: Path) -> Iterator[None]:
 class PrivateDocument(Generic[DocumentT]):
     """A Struct with a field `format`, kept as JSON in a private file.
 
-    Every call looks at the file again, so a change made by another process counts at once; it is decoded
-    again only if its mark changed.
+    Every call checks the file, so a change made by another process takes effect at once; it is decoded
+    again only if its fingerprint changed.
 
     Args:
         path: of the file.
@@ -257,7 +257,7 @@ class PrivateDocument(Generic[DocumentT]):
         self._formats = formats
         self._remedy = remedy
         self._check = check
-        self._mark: FileMark | None = None
+        self._fingerprint: FileFingerprint | None = None
         self._document: DocumentT | None = None
 
     def read(self) -> DocumentT | None:
@@ -268,10 +268,10 @@ class PrivateDocument(Generic[DocumentT]):
                 the content is never in the message.
         """
         try:
-            mark = file_mark(self.path)
-            if mark != self._mark:
-                self._document = None if mark is None else self._load()
-                self._mark = mark
+            fingerprint = file_fingerprint(self.path)
+            if fingerprint != self._fingerprint:
+                self._document = None if fingerprint is None else self._load()
+                self._fingerprint = fingerprint
         except OSError as error:
             raise self._failed("can't be read", error) from error
         except ValueError as error:
@@ -286,7 +286,9 @@ class PrivateDocument(Generic[DocumentT]):
         """
 
         def write() -> bytes:
-            self._mark = None  # two changes within one tick of the clock of the file system look the same
+            self._fingerprint = (
+                None  # two changes within one tick of the clock of the file system look the same
+            )
             return msgspec.json.format(msgspec.json.encode(change(self.read())), indent=1) + b"\n"
 
         try:

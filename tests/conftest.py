@@ -31,7 +31,7 @@ async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
 def quick_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the time after which lost events are believed, with the same number of responses."""
     monkeypatch.setattr(doubts, "TRUNCATION_PROOF_SECONDS", 0.2)
-    monkeypatch.setattr(log_pass, "TRUNCATION_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(log_pass, "TRUNCATION_POLL_SECONDS", 0.05)
 
 
 @pytest.fixture

@@ -328,7 +328,7 @@ class _ThreadTask(Generic[T]):
             result = asyncio.run(self._begin())
         except BaseException as raised:  # noqa: BLE001 - raised where the result is awaited
             error = raised
-        with suppress(RuntimeError):  # the home loop is closed: nobody waits
+        with suppress(RuntimeError):  # the home loop is closed: nothing waits for the result
             self._home.call_soon_threadsafe(self._finish, result, error)
 
     def cancel(self) -> None:

@@ -227,17 +227,17 @@ class SnapshotCache:
             distance = sequence - (base.sequence if base is not None else 0)
             if distance > ASOF_NEAR_MAX_EVENTS and self._max_copies > 1:
                 # An extra snapshot, so that points shortly before this one have a near base, too.
-                await self._make(sequence - ASOF_NEAR_EVENTS, client, asked=sequence)
-            await self._make(sequence, client, asked=sequence)
+                await self._make(sequence - ASOF_NEAR_EVENTS, client, requested=sequence)
+            await self._make(sequence, client, requested=sequence)
 
-    async def _make(self, sequence: int, client: str, *, asked: int) -> None:
+    async def _make(self, sequence: int, client: str, *, requested: int) -> None:
         if sequence in self._kept:  # built by another task meanwhile
             return
         base = self._below(sequence)
         if base is not None:
             base.users += 1  # protects it from eviction
         # Two builds may create a snapshot of the same sequence, so each has its own file.
-        path = self._directory / f"{_BUILDING}{asked}-{sequence}.sqlite"
+        path = self._directory / f"{_BUILDING}{requested}-{sequence}.sqlite"
         path.unlink(missing_ok=True)
         inputs = BuildInputs(
             self._log,
@@ -252,7 +252,7 @@ class SnapshotCache:
                     path,
                     sequence,
                     inputs._replace(log=log),
-                    lambda reached: self._reached.update({asked: reached}),
+                    lambda reached: self._reached.update({requested: reached}),
                 ),
                 self._log,
                 name=f"asof-{sequence}",
@@ -268,7 +268,7 @@ class SnapshotCache:
                 " check disk space and permissions"
             ) from error
         finally:
-            self._reached.pop(asked, None)
+            self._reached.pop(requested, None)
             path.unlink(missing_ok=True)
             if base is not None:
                 base.users -= 1

@@ -1,1 +1,1 @@
-"""Durable subscriptions: who reads the log in the name of a service, and how far it came."""
+"""Durable subscriptions: named positions in the log, and the processes that read from them."""

@@ -1,6 +1,6 @@
 """Filters of the events of a feed or a subscription. Pure; the caller looks up labels.
 
-`types` and `states` look at the event. Labels belong to the job and can change, so a selector looks at the
+`types` and `states` test the event. Labels belong to the job and can change, so a selector tests the
 job before *and* after the event: an update that removes a label is delivered to the subscribers of that
 label, who otherwise would keep the job as it was forever.
 """
@@ -43,7 +43,7 @@ class Match(enum.StrEnum):
 
 
 class Filtered(Protocol):
-    """The part of an event that a filter looks at."""
+    """The part of an event that a filter tests."""
 
     @property
     def type(self) -> str:
@@ -84,7 +84,7 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
-    def asks_nothing(self) -> bool:
+    def is_covered_by_subjects(self) -> bool:
         """Whether there is no condition except those that `subjects` covers, and `selector`."""
         return not (self.types or self.states)
 

@@ -226,7 +226,7 @@ class RetryQueue:
                 self._adopt(job_id, parked, change.entry.revision)
 
     async def put(self, parked: ParkedJob) -> ParkedJob | None:
-        """Write a job's record; returns the stored one: this one, or what somebody else wrote meanwhile."""
+        """Write a job's record; returns the stored one: this one, or what another writer stored meanwhile."""
         job_id, value = parked.job_id, parked.encode()
         key = parked_key(self._name, job_id)
         entry = await self._records.put(key, value, expect=self.revision_of(job_id))
@@ -243,7 +243,7 @@ class RetryQueue:
         return found
 
     async def remove(self, job_id: str) -> bool:
-        """Remove a job from the queue; False if somebody else changed its record, which is read again."""
+        """Remove a job from the queue; False if another writer changed its record, which is read again."""
         if await self._records.delete(parked_key(self._name, job_id), expect=self.revision_of(job_id)):
             self._forget(job_id)
             return True

@@ -7,7 +7,7 @@ The partition (`PartitionState`):
        └─ this process takes it over ─► CATCHING_UP ── no event left ──► LIVE
                                             ▲  ▲                          │
                                             │  └─ events after a reset ───┤
-                                            └─ lease lost, or let go: STANDBY, UNCLAIMED, EMPTY
+                                            └─ lease lost, or released: STANDBY, UNCLAIMED, EMPTY
     DISCONNECTED    from any state and back: the log is unreachable, nothing is handed out
     STOPPED         final: an error that needs a person
 
@@ -116,7 +116,9 @@ class EventBuilder:
         self._log = log
         self._filter = event_filter
         self._passes_all = (
-            event_filter.asks_nothing and event_filter.namespaces is None and event_filter.job is None
+            event_filter.is_covered_by_subjects
+            and event_filter.namespaces is None
+            and event_filter.job is None
         )
         self._with_jobs = with_jobs
         self._folds_jobs = with_jobs or bool(event_filter.selector)

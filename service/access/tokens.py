@@ -1,6 +1,6 @@
 """The token file: the tokens of a service, stored as hashes and reloaded when the file changes.
 
-Every request checks the file's stat (under load every TOKENS_LOOK_SECONDS), so a revocation takes effect
+Every request checks the file's stat (under load every TOKENS_POLL_SECONDS), so a revocation takes effect
 immediately on every replica that mounts the file. If the file can't be read or trusted, all requests are
 refused: a damaged file never opens the service.
 """
@@ -33,10 +33,10 @@ from jobledger.service.errors import InvalidSettings, NotReady, Unauthorized
 from jobledger.service.limits import (
     TOKEN_EXPIRES_MAX_SECONDS,
     TOKEN_EXPIRES_MIN_SECONDS,
-    TOKENS_LOOK_SECONDS,
+    TOKENS_POLL_SECONDS,
 )
 from jobledger.store.model.errors import InvalidInput
-from jobledger.store.private_files import FileMark, file_mark, read_trusted, replace_file
+from jobledger.store.private_files import FileFingerprint, file_fingerprint, read_trusted, replace_file
 from jobledger.store.timestamps import NANOSECONDS_PER_SECOND, format_rfc3339
 
 FORMAT: Final = 2  # format 1 has no expiry, so a release that reads only 1 must reject a file with one
@@ -72,7 +72,7 @@ class TokenFile:
     Args:
         path: of the file; it need not exist.
         clock: Unix nanoseconds.
-        look_seconds: how long a stat of the file is valid.
+        poll_seconds: how long a stat of the file is valid.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class TokenFile:
         path: Path,
         *,
         clock: Callable[[], int] = time.time_ns,
-        look_seconds: float = TOKENS_LOOK_SECONDS,
+        poll_seconds: float = TOKENS_POLL_SECONDS,
     ) -> None:
         self.path = path
         self._clock = clock
-        self._look_seconds = look_seconds
-        self._mark: FileMark | None = None
-        self._settled = False  # whether an equal mark proves an equal file
-        self._looked = -math.inf  # of the last stat, monotonic
+        self._poll_seconds = poll_seconds
+        self._fingerprint: FileFingerprint | None = None
+        self._settled = False  # whether an equal fingerprint proves an equal file
+        self._checked_at = -math.inf  # of the last stat, monotonic
         self._records: tuple[TokenRecord, ...] = ()
         self._live: dict[bytes, _Live] = {}
         self._had_records = False
@@ -180,21 +180,21 @@ class TokenFile:
     def refresh(self) -> None:
         """Reload the file if its stat changed. Never raises: see `fault`.
 
-        At most one stat per TOKENS_LOOK_SECONDS: each releases the interpreter lock, and a busy service waits
+        At most one stat per TOKENS_POLL_SECONDS: each releases the interpreter lock, and a busy service waits
         long to get it back.
         """
         now = time.monotonic()
-        if now - self._looked < self._look_seconds:
+        if now - self._checked_at < self._poll_seconds:
             return
-        self._looked = now
+        self._checked_at = now
         try:
-            mark = file_mark(self.path)
-            if mark is not None and self._settled and mark == self._mark:
+            fingerprint = file_fingerprint(self.path)
+            if fingerprint is not None and self._settled and fingerprint == self._fingerprint:
                 return
-            self._read(mark)
+            self._read(fingerprint)
         except OSError as error:
             self._close(f"the token file {self.path} can't be read: {error.strerror or type(error).__name__}")
-            self._mark = None  # it may become readable without a change
+            self._fingerprint = None  # it may become readable without a change
         except ValueError as error:
             self._close(f"the token file {self.path} {error}")
 
@@ -265,7 +265,7 @@ class TokenFile:
 
     def _change(self, change: Callable[[tuple[TokenRecord, ...]], tuple[TokenRecord, ...]]) -> None:
         def write() -> bytes:
-            self._settled, self._looked = False, -math.inf
+            self._settled, self._checked_at = False, -math.inf
             records = change(tuple(self.records()))
             number = FORMAT if any(one.expires for one in records) else 1
             document = msgspec.json.encode(_Document(number, records))
@@ -278,10 +278,10 @@ class TokenFile:
                 f"the token file {self.path} can't be written: {error.strerror or type(error).__name__}"
             ) from error
         finally:
-            self._settled, self._looked = False, -math.inf
+            self._settled, self._checked_at = False, -math.inf
 
-    def _read(self, mark: FileMark | None) -> None:
-        if mark is None:
+    def _read(self, fingerprint: FileFingerprint | None) -> None:
+        if fingerprint is None:
             if self._had_records:
                 self._close(f"the token file {self.path} was removed; restore it, or restart without tokens")
             elif self._fault:
@@ -294,9 +294,9 @@ class TokenFile:
             raise ValueError(f"is damaged: {error}") from None
         if document.format not in _FORMATS:
             raise ValueError(f"has format {document.format}; this release reads up to {FORMAT}: upgrade")
-        self._take(document.tokens, mark)
+        self._take(document.tokens, fingerprint)
 
-    def _take(self, records: tuple[TokenRecord, ...], mark: FileMark | None) -> None:
+    def _take(self, records: tuple[TokenRecord, ...], fingerprint: FileFingerprint | None) -> None:
         live = {}
         for one in records:
             one.check()
@@ -306,9 +306,10 @@ class TokenFile:
             _log.warning("the token file %s can be read again", self.path)
         self._records, self._live, self._fault = records, live, ""
         self._had_records = self._had_records or bool(records)
-        self._mark = mark
+        self._fingerprint = fingerprint
         self._settled = (
-            mark is not None and self._clock() - mark[-1] > _YOUNG_SECONDS * NANOSECONDS_PER_SECOND
+            fingerprint is not None
+            and self._clock() - fingerprint[-1] > _YOUNG_SECONDS * NANOSECONDS_PER_SECOND
         )
 
     def _close(self, fault: str) -> None:

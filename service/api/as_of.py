@@ -24,7 +24,7 @@ _AT: Final = "at"
 async def body_point(service: Service, text: str, field: str) -> int:
     """The sequence of the point in a field of a body."""
     now = time.time_ns()
-    point = parse_point(text, now=now, mark=service.mark, field=field)
+    point = parse_point(text, now=now, stream_tag=service.stream_tag, field=field)
     return await resolve_point(service.log, point, now=now, field=field)
 
 
@@ -43,7 +43,9 @@ async def point_of(request: Request[Any], field: str = _AT, *, status: JobStatus
     if not text:
         return None
     now = time.time_ns()
-    point = parse_point(text, now=now, mark=service.mark, field=field, revisions=status is not None)
+    point = parse_point(
+        text, now=now, stream_tag=service.stream_tag, field=field, revisions=status is not None
+    )
     if isinstance(point, RevisionPoint) and status is not None:
         async with queued(service.scans):
             return await sequence_of_revision(service.log, status, point.revision)
@@ -61,7 +63,7 @@ async def page_point(request: Request[Any], *, status: JobStatus | None = None) 
         JobledgerError: as `point_of`.
     """
     service, text, at = request.service, request.query.text("next_token"), request.query.text(_AT)
-    pinned, token = unpin(text, service.mark)
+    pinned, token = unpin(text, service.stream_tag)
     await check_pinned(service, pinned)
     if pinned is None:
         if at and text:
@@ -72,7 +74,7 @@ async def page_point(request: Request[Any], *, status: JobStatus | None = None) 
     if at:
         # A time or an age may resolve to another sequence by now; the first request decided.
         point = parse_point(
-            at, now=time.time_ns(), mark=service.mark, field=_AT, revisions=status is not None
+            at, now=time.time_ns(), stream_tag=service.stream_tag, field=_AT, revisions=status is not None
         )
         if isinstance(point, SequencePoint) and point.sequence != pinned:
             raise InvalidInput(

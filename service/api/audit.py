@@ -32,7 +32,7 @@ _log = logging.getLogger("jobledger.audit")
 operations = OperationGroup("Audit")
 
 
-@operations.declare("GET", paths.AUDIT_KEYS, "auditKeys", Permission.READ, answer=wire.AuditKeyList)
+@operations.declare("GET", paths.AUDIT_KEYS, "auditKeys", Permission.READ, response=wire.AuditKeyList)
 async def get_keys(request: Request[None]) -> wire.AuditKeyList:
     """List the public keys that seals are signed with.
 
@@ -72,7 +72,7 @@ async def get_keys(request: Request[None]) -> wire.AuditKeyList:
     "listSeals",
     Permission.READ,
     (limit(SEALS_DEFAULT_LIMIT, SEALS_MAX_LIMIT, "seals"), NEXT_TOKEN),
-    answer=wire.SealList,
+    response=wire.SealList,
 )
 async def get_seals(request: Request[None]) -> wire.SealList:
     """List the seals, newest first.
@@ -87,7 +87,7 @@ async def get_seals(request: Request[None]) -> wire.SealList:
 
 
 @operations.declare(
-    "POST", paths.AUDIT_SEALS, "sealNow", Permission.ADMIN, WAIT, answer=wire.Seal, errors=(409,)
+    "POST", paths.AUDIT_SEALS, "sealNow", Permission.ADMIN, WAIT, response=wire.Seal, errors=(409,)
 )
 async def seal_now(request: Request[None]) -> wire.Seal:
     """Seal the log now.
@@ -119,7 +119,7 @@ async def seal_now(request: Request[None]) -> wire.Seal:
         NAMESPACE,
         *WAIT,
     ),
-    answer=Bundle,
+    response=Bundle,
     headers=((UNCOVERED_HEADER, "how many of the job's events are newer than the seal"),),
     errors=(413,),
 )
@@ -168,7 +168,7 @@ async def get_proof(request: Request[None]) -> Response:
         Parameter("from", _SIZE, "the smaller size, as in a seal", required=True),
         Parameter("to", _SIZE, "the larger size", required=True),
     ),
-    answer=wire.Consistency,
+    response=wire.Consistency,
 )
 async def get_consistency(request: Request[None]) -> wire.Consistency:
     """Prove that the log of one size is the beginning of that of another.

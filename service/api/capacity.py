@@ -123,7 +123,7 @@ class ByteBudget:
         self._clients[client] += size_bytes
 
     def release(self, size_bytes: int, client: str = "") -> None:
-        """Count them as gone."""
+        """Stop counting bytes that are no longer in memory."""
         self.held_bytes -= size_bytes
         self._clients[client] -= size_bytes
         if not self._clients[client]:
@@ -190,10 +190,10 @@ class Capacity:
         async with self._slices.turn(client):
             start = perf_counter() + pause
             while (now := perf_counter()) < start and self._is_busy(now):  # noqa: ASYNC110 - it waits for a time
-                await asyncio.sleep(min(start - now, named.LONG_READ_LOOK_SECONDS))
+                await asyncio.sleep(min(start - now, named.LONG_READ_POLL_SECONDS))
 
     def _is_busy(self, now: float) -> bool:
-        return self._writes > 0 or now - self._write_at < named.LONG_READ_LOOK_SECONDS
+        return self._writes > 0 or now - self._write_at < named.LONG_READ_POLL_SECONDS
 
 
 class _Slot:

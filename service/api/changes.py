@@ -61,7 +61,7 @@ operations = OperationGroup("Reads")
         NEXT_TOKEN,
         *WAIT,
     ),
-    answer=wire.Changes,
+    response=wire.Changes,
 )
 async def get_changes(request: Request[None]) -> wire.Changes:
     """List the jobs that changed between two points, and how.
@@ -99,7 +99,7 @@ async def get_changes(request: Request[None]) -> wire.Changes:
         _point(service, first),
         _point(service, second),
         [_job_changed(*each) for each in zip(page.changes, compared, strict=True)],
-        pin(first, pin(second, token, service.mark), service.mark),
+        pin(first, pin(second, token, service.stream_tag), service.stream_tag),
     )
 
 
@@ -107,8 +107,8 @@ async def _points(request: Request[None], status: JobStatus | None) -> tuple[int
     """The two points, and the job after which the page begins; a next token has all three."""
     service, text = request.service, request.query.text("next_token")
     if text:
-        first, rest = unpin(text, service.mark)
-        second, after = unpin(rest, service.mark)
+        first, rest = unpin(text, service.stream_tag)
+        second, after = unpin(rest, service.stream_tag)
         if first is None or second is None or not after.isdecimal() or int(after) > INT_MAX:
             raise InvalidInput(f"next_token must be one that this list returned, got {text!r:.60}")
         await check_pinned(service, max(first, second))
@@ -174,7 +174,7 @@ def _edits(before: bytes, after: bytes) -> list[Edit] | None:
 
 
 def _point(service: Service, sequence: int) -> wire.Point:
-    return wire.Point(sequence, format_cursor(service.mark, sequence))
+    return wire.Point(sequence, format_cursor(service.stream_tag, sequence))
 
 
 def _job_changed(change: JobChange, compared: list[Edit] | None) -> wire.JobChanged:

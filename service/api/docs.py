@@ -57,7 +57,7 @@ async def asyncapi_document(_: Request[None]) -> Response:
     return Response(asyncapi.document_bytes())
 
 
-@operations.declare("GET", paths.DOCS, "docs", Permission.PUBLIC, answer="text/html")
+@operations.declare("GET", paths.DOCS, "docs", Permission.PUBLIC, response="text/html")
 async def docs(request: Request[None]) -> Response:
     """Get this API as a page to read."""
     body, policy = page(request.operations)

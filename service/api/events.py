@@ -70,7 +70,7 @@ operations = OperationGroup("Live feed")
         ),
         *WAIT,
     ),
-    answer="text/event-stream",
+    response="text/event-stream",
     availability=Availability.FEED,
 )
 async def follow_events(request: Request[None]) -> Stream:
@@ -85,7 +85,7 @@ async def follow_events(request: Request[None]) -> Stream:
     """
     feed_filter = await _filter(request)
     text = request.header(b"last-event-id") or request.query.text("after")
-    after = parse_cursor(text, request.service.mark) if text else None
+    after = parse_cursor(text, request.service.stream_tag) if text else None
     return _Feed(request.service, request.principal, feed_filter, after)
 
 

@@ -46,7 +46,7 @@ def _version() -> wire.AgentVersion:
 VERSION: Final = _version()
 
 
-@operations.declare("GET", paths.AUTH, "loginMethods", Permission.PUBLIC, answer=wire.LoginMethods)
+@operations.declare("GET", paths.AUTH, "loginMethods", Permission.PUBLIC, response=wire.LoginMethods)
 async def login_methods(request: Request[None]) -> wire.LoginMethods:
     """List the ways to log in, as Bacalhau's clients ask before their first request.
 
@@ -59,7 +59,7 @@ async def login_methods(request: Request[None]) -> wire.LoginMethods:
 
 
 @operations.declare(
-    "POST", paths.AUTH_CLIENT_KEY, "logIn", Permission.PUBLIC, answer=wire.LogIn, errors=(401,)
+    "POST", paths.AUTH_CLIENT_KEY, "logIn", Permission.PUBLIC, response=wire.LogIn, errors=(401,)
 )
 async def log_in(request: Request[None]) -> wire.LogIn:
     """Log in to a service without tokens, as Bacalhau's clients do.
@@ -72,7 +72,7 @@ async def log_in(request: Request[None]) -> wire.LogIn:
 
 
 @operations.declare(
-    "GET", paths.AGENT_AUTH_CONFIG, "loginConfiguration", Permission.PUBLIC, answer=wire.LoginConfiguration
+    "GET", paths.AGENT_AUTH_CONFIG, "loginConfiguration", Permission.PUBLIC, response=wire.LoginConfiguration
 )
 async def login_configuration(_: Request[None]) -> wire.LoginConfiguration:
     """Get the single sign-on configuration, as Bacalhau's clients ask: there is none."""
@@ -84,7 +84,7 @@ async def login_configuration(_: Request[None]) -> wire.LoginConfiguration:
     paths.AGENT_ALIVE,
     "agentAlive",
     Permission.PUBLIC,
-    answer=wire.Alive,
+    response=wire.Alive,
     availability=Availability.ALWAYS,
 )
 async def alive(_: Request[None]) -> wire.Alive:
@@ -92,8 +92,8 @@ async def alive(_: Request[None]) -> wire.Alive:
     return wire.Alive("OK")
 
 
-@operations.declare("GET", paths.VERSION, "version", Permission.PUBLIC, answer=wire.AgentVersion)
-@operations.declare("GET", paths.AGENT_VERSION, "agentVersion", Permission.PUBLIC, answer=wire.AgentVersion)
+@operations.declare("GET", paths.VERSION, "version", Permission.PUBLIC, response=wire.AgentVersion)
+@operations.declare("GET", paths.AGENT_VERSION, "agentVersion", Permission.PUBLIC, response=wire.AgentVersion)
 async def version(_: Request[None]) -> wire.AgentVersion:
     """Get the release, as Bacalhau's clients ask."""
     return VERSION
@@ -104,7 +104,7 @@ async def version(_: Request[None]) -> wire.AgentVersion:
     paths.LIVEZ,
     "livez",
     Permission.PUBLIC,
-    answer="text/plain",
+    response="text/plain",
     availability=Availability.ALWAYS,
 )
 async def livez(_: Request[None]) -> Response:
@@ -118,7 +118,7 @@ async def livez(_: Request[None]) -> Response:
     "readyz",
     Permission.PUBLIC,
     (Parameter("verbose", TEXT_SCHEMA, "one line for each check; the value may be omitted"),),
-    answer="text/plain",
+    response="text/plain",
     errors=(401, 503),
     # The reasons of failed checks contain addresses and paths.
     query_permission=Permission.OBSERVE,
@@ -146,7 +146,7 @@ async def readyz(request: Request[None]) -> Response:
     paths.METRICS,
     "metrics",
     Permission.OBSERVE,
-    answer="text/plain",
+    response="text/plain",
     availability=Availability.ALWAYS,
 )
 async def metrics(request: Request[None]) -> Response:

@@ -114,7 +114,7 @@ operations = OperationGroup("Reads")
         NEXT_TOKEN,
         *WAIT,
     ),
-    answer=wire.JobList,
+    response=wire.JobList,
 )
 async def list_jobs(request: Request[None]) -> wire.JobList:
     """List jobs.
@@ -139,12 +139,12 @@ async def list_jobs(request: Request[None]) -> wire.JobList:
             waiting=waiting,
             turn=lambda: _turn_for(service, filters.limit),
         )
-        sequence, next_token = point, pin(point, page.next_cursor or "", service.mark)
+        sequence, next_token = point, pin(point, page.next_cursor or "", service.stream_tag)
     items = []
     for job in page.jobs:
         await yield_point()
         items.append(job_json(job))
-    return wire.JobList(items, next_token, sequence, format_cursor(service.mark, sequence))
+    return wire.JobList(items, next_token, sequence, format_cursor(service.stream_tag, sequence))
 
 
 @operations.declare(
@@ -166,7 +166,7 @@ async def list_jobs(request: Request[None]) -> wire.JobList:
         *WAIT,
         NOT_MODIFIED,
     ),
-    answer=wire.JobAnswer,
+    response=wire.JobAnswer,
     headers=ETAG,
 )
 async def get_job(request: Request[None]) -> Response:
@@ -197,7 +197,7 @@ async def get_job(request: Request[None]) -> Response:
     if "executions" in include:
         answer.executions = _NO_ITEMS
     if point is not None:
-        answer.sequence, answer.cursor = point, format_cursor(service.mark, point)
+        answer.sequence, answer.cursor = point, format_cursor(service.stream_tag, point)
     return Response(encode(answer), headers)
 
 
@@ -219,7 +219,7 @@ async def get_job(request: Request[None]) -> Response:
         NEXT_TOKEN,
         *WAIT,
     ),
-    answer=wire.History,
+    response=wire.History,
 )
 async def get_history(request: Request[None]) -> wire.History:
     """Read a job's history.
@@ -238,7 +238,12 @@ async def get_history(request: Request[None]) -> wire.History:
 
 
 @operations.declare(
-    "GET", paths.JOB_EXECUTIONS, "jobExecutions", Permission.READ, (ID, NAMESPACE, *WAIT), answer=wire.NoItems
+    "GET",
+    paths.JOB_EXECUTIONS,
+    "jobExecutions",
+    Permission.READ,
+    (ID, NAMESPACE, *WAIT),
+    response=wire.NoItems,
 )
 async def get_executions(request: Request[None]) -> wire.NoItems:
     """List a job's executions: always empty.
@@ -250,7 +255,7 @@ async def get_executions(request: Request[None]) -> wire.NoItems:
 
 
 @operations.declare(
-    "GET", paths.JOB_RESULTS, "jobResults", Permission.READ, (ID, NAMESPACE, *WAIT), answer=wire.NoItems
+    "GET", paths.JOB_RESULTS, "jobResults", Permission.READ, (ID, NAMESPACE, *WAIT), response=wire.NoItems
 )
 async def get_results(request: Request[None]) -> wire.NoItems:
     """List a job's results: always empty.
@@ -261,7 +266,7 @@ async def get_results(request: Request[None]) -> wire.NoItems:
     return _NO_ITEMS
 
 
-@operations.declare("GET", paths.JOB_LOGS, "jobLogs", Permission.READ, (ID, NAMESPACE, *WAIT), answer="")
+@operations.declare("GET", paths.JOB_LOGS, "jobLogs", Permission.READ, (ID, NAMESPACE, *WAIT), response="")
 async def get_logs(request: Request[None]) -> Response:
     """Read a job's logs: always refused.
 
@@ -299,7 +304,7 @@ async def get_logs(request: Request[None]) -> Response:
             f" {WAIT_STATE_MAX_SECONDS:g} s",
         ),
     ),
-    answer=wire.JobAnswer,
+    response=wire.JobAnswer,
     headers=ETAG,
 )
 async def wait_for_state(request: Request[None]) -> Response:
@@ -408,7 +413,7 @@ async def _history(
 ) -> wire.History:
     """A page of a job's history, up to a point if one is given; version 0 means all versions."""
     service, query, status = request.service, request.query, job.status
-    after = parse_cursor(token or "0", service.mark, field="next_token")
+    after = parse_cursor(token or "0", service.stream_tag, field="next_token")
     limit = query.limit(HISTORY_DEFAULT_LIMIT, HISTORY_MAX_LIMIT)
     since_seconds = query.integer("since", 0)
     if since_seconds > UNIX_SECONDS_MAX:
@@ -435,10 +440,10 @@ async def _history(
             last = item.sequence
             terminal = item.state is not None and item.state.state_type.is_terminal
             if fits:
-                items.append(history_item(status.id, item, service.mark))
+                items.append(history_item(status.id, item, service.stream_tag))
     # As in Bacalhau, clients follow a job by this token until it is empty. The past has an end.
-    next_token = format_cursor(service.mark, last) if more or (point is None and not terminal) else ""
-    return wire.History(items, next_token if point is None else pin(point, next_token, service.mark))
+    next_token = format_cursor(service.stream_tag, last) if more or (point is None and not terminal) else ""
+    return wire.History(items, next_token if point is None else pin(point, next_token, service.stream_tag))
 
 
 # --- waiting for a state ------------------------------------------------------------------------------------

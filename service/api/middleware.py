@@ -181,7 +181,7 @@ class Middleware:
                 path=path,
                 status=answer.status,
                 seconds=seconds,
-                wanted=self._logs_access,
+                is_enabled=self._logs_access,
             )
 
     def _check(self, scope: Scope, headers: Mapping[bytes, bytes], repeated: str) -> Principal:

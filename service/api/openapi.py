@@ -130,7 +130,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "tags": [operation.group],
         "summary": operation.summary,
         "parameters": [_parameter(parameter) for parameter in (*operation.parameters, _REQUEST_ID)],
-        "responses": {"200": _answer(operation)} if operation.answer else {},
+        "responses": {"200": _answer(operation)} if operation.response else {},
     }
     if description := description_of(operation):
         described["description"] = description
@@ -142,18 +142,18 @@ def _operation(operation: Operation) -> dict[str, Any]:
         responses["304"] = {"description": "The job still has that ETag", "headers": _headers(operation)}
     for status in operation.errors:
         responses[str(status)] = {"$ref": f"#/components/responses/Problem{status}"}
-    if operation.answer == TEXT_MEDIA and "503" in responses:  # a probe's response is text in either case
+    if operation.response == TEXT_MEDIA and "503" in responses:  # a probe's response is text in either case
         responses["503"] = _answer(operation)
     return described
 
 
 def _answer(operation: Operation) -> dict[str, Any]:
-    if isinstance(operation.answer, str):
-        schema = portable({"type": "object"}) if operation.answer == JSON else {"type": "string"}
-        return {"description": operation.summary, "content": {operation.answer: {"schema": schema}}}
+    if isinstance(operation.response, str):
+        schema = portable({"type": "object"}) if operation.response == JSON else {"type": "string"}
+        return {"description": operation.summary, "content": {operation.response: {"schema": schema}}}
     answer: dict[str, Any] = {
-        "description": (operation.answer.__doc__ or operation.answer.__name__).splitlines()[0],
-        "content": {JSON: {"schema": _ref(operation.answer)}},
+        "description": (operation.response.__doc__ or operation.response.__name__).splitlines()[0],
+        "content": {JSON: {"schema": _ref(operation.response)}},
     }
     if operation.headers:
         answer["headers"] = _headers(operation)
@@ -182,7 +182,7 @@ def _schemas(operations: tuple[Operation, ...]) -> dict[str, Any]:
     structs = dict.fromkeys(
         struct
         for operation in operations
-        for struct in (operation.body, operation.answer)
+        for struct in (operation.body, operation.response)
         if isinstance(struct, type)
     )
     _, found = msgspec.json.schema_components((*structs, Problem), ref_template=_REF)

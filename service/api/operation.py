@@ -2,8 +2,8 @@
 
     operations = OperationGroup("Webhooks")
 
-    @operations.declare("GET", paths.WEBHOOK, "getWebhook", Permission.OBSERVE, (NAME,), answer=WebhookAnswer)
-    async def get_webhook(request: Request[None]) -> WebhookAnswer:
+    @operations.declare("GET", paths.WEBHOOK, "getWebhook", Permission.OBSERVE, (NAME,), response=Webhook)
+    async def get_webhook(request: Request[None]) -> Webhook:
         '''Get a webhook.'''
 
 The route, the permission check, the decoding of the body, the OpenAPI document, `/docs` and docs/API.md are
@@ -71,7 +71,7 @@ class Operation(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         parameters: in addition to `X-Request-ID`, which every request may have.
         body: what the request's body is decoded as, if it may have one.
         refuses_unknown_fields: whether an unknown field of the body is an error without `strict`, too.
-        answer: what comes with 200: a Struct, or the media type of something else; empty if every request is
+        response: the body of a 200: a Struct, or the media type of anything else; empty if every request is
             refused.
         headers: of the response, with their meaning.
         errors: all other statuses.
@@ -94,7 +94,7 @@ class Operation(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     parameters: tuple[Parameter, ...]
     body: type[msgspec.Struct] | None
     refuses_unknown_fields: bool
-    answer: type[msgspec.Struct] | str
+    response: type[msgspec.Struct] | str
     headers: tuple[tuple[str, str], ...]
     errors: tuple[int, ...]
     example: dict[str, Any] | None
@@ -123,7 +123,7 @@ class OperationGroup:
         *,
         body: type[msgspec.Struct] | None = None,
         refuses_unknown_fields: bool = False,
-        answer: type[msgspec.Struct] | str = JSON,
+        response: type[msgspec.Struct] | str = JSON,
         headers: tuple[tuple[str, str], ...] = (),
         errors: tuple[int, ...] = (),
         example: dict[str, Any] | None = None,
@@ -154,7 +154,7 @@ class OperationGroup:
                     parameters=parameters,
                     body=body,
                     refuses_unknown_fields=refuses_unknown_fields,
-                    answer=answer,
+                    response=response,
                     headers=headers,
                     errors=tuple(sorted({*errors, *implied})),
                     example=example,

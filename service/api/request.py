@@ -121,7 +121,7 @@ class Request(Generic[B]):
         """
         service, text = self.service, self.query.text("wait_for")
         if text:
-            sequence = parse_cursor(text, service.mark, field="wait_for")
+            sequence = parse_cursor(text, service.stream_tag, field="wait_for")
             if timeout_seconds is None:
                 timeout_seconds = self.query.seconds("timeout", WAIT_DEFAULT_SECONDS, most=WAIT_MAX_SECONDS)
             if sequence > service.projector.sequence:

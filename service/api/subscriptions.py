@@ -22,7 +22,7 @@ operations = OperationGroup("Subscriptions")
 
 
 @operations.declare(
-    "GET", paths.SUBSCRIPTIONS, "listSubscriptions", Permission.OBSERVE, answer=wire.SubscriptionList
+    "GET", paths.SUBSCRIPTIONS, "listSubscriptions", Permission.OBSERVE, response=wire.SubscriptionList
 )
 async def list_subscriptions(request: Request[None]) -> wire.SubscriptionList:
     """List the durable subscriptions and their progress."""
@@ -39,7 +39,7 @@ async def list_subscriptions(request: Request[None]) -> wire.SubscriptionList:
     Permission.ADMIN,
     body=wire.SubscriptionRequest,
     refuses_unknown_fields=True,
-    answer=wire.SubscriptionAnswer,
+    response=wire.SubscriptionAnswer,
     errors=(409,),
     example={"Name": "billing", "Types": ["state"], "States": ["Completed", "Failed"]},
 )
@@ -71,7 +71,7 @@ async def create_subscription(request: Request[wire.SubscriptionRequest]) -> wir
     "getSubscription",
     Permission.OBSERVE,
     (_NAME,),
-    answer=wire.SubscriptionAnswer,
+    response=wire.SubscriptionAnswer,
 )
 async def get_subscription(request: Request[None]) -> wire.SubscriptionAnswer:
     """Get a durable subscription."""
@@ -85,7 +85,7 @@ async def get_subscription(request: Request[None]) -> wire.SubscriptionAnswer:
     "listParkedJobs",
     Permission.OBSERVE,
     (_NAME, limit(PARKED_DEFAULT_LIMIT, PARKED_MAX_LIMIT, "jobs")),
-    answer=wire.ParkedList,
+    response=wire.ParkedList,
 )
 async def list_parked_jobs(request: Request[None]) -> wire.ParkedList:
     """List the jobs that a subscription has parked because handling one of their events failed."""
@@ -107,7 +107,7 @@ async def list_parked_jobs(request: Request[None]) -> wire.ParkedList:
     (_NAME,),
     body=wire.RetryRequest,
     refuses_unknown_fields=True,
-    answer=wire.Changed,
+    response=wire.Changed,
     errors=(409,),
     example={"JobID": "j-cfc229d6-1c37-5cf0-a71d-0a1260047606"},
 )
@@ -127,7 +127,7 @@ async def retry_parked_jobs(request: Request[wire.RetryRequest]) -> wire.Changed
     (_NAME,),
     body=wire.SkipRequest,
     refuses_unknown_fields=True,
-    answer=wire.Changed,
+    response=wire.Changed,
     errors=(409,),
     example={"JobID": "j-cfc229d6-1c37-5cf0-a71d-0a1260047606"},
 )
@@ -147,7 +147,7 @@ async def skip_parked_event(request: Request[wire.SkipRequest]) -> wire.Changed:
     (_NAME,),
     body=wire.ResetRequest,
     refuses_unknown_fields=True,
-    answer=wire.SubscriptionAnswer,
+    response=wire.SubscriptionAnswer,
     errors=(409,),
     example={"After": "0"},
 )
@@ -169,7 +169,7 @@ async def reset_subscription(request: Request[wire.ResetRequest]) -> wire.Subscr
     "deleteSubscription",
     Permission.ADMIN,
     (_NAME,),
-    answer=wire.Changed,
+    response=wire.Changed,
     errors=(409,),
 )
 async def delete_subscription(request: Request[None]) -> wire.Changed:
@@ -220,7 +220,7 @@ def _filter(definition: Definition) -> dict[str, object]:
 
 def _partition(service: Service, part: Part) -> wire.Partition:
     return wire.Partition(
-        part.name, format_cursor(service.mark, part.position), part.gap, part.held, part.waiting
+        part.name, format_cursor(service.stream_tag, part.position), part.gap, part.held, part.waiting
     )
 
 
@@ -233,7 +233,7 @@ def _parked_job(service: Service, job: ParkedJob, name: str) -> wire.ParkedJob:
         namespace=subject.namespace if subject is not None else "",
         state=str(job.state),
         type=job.type,
-        position=format_cursor(service.mark, job.sequence),
+        position=format_cursor(service.stream_tag, job.sequence),
         sequence=job.sequence,
         attempts=job.attempts,
         error=job.error,

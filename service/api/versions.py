@@ -50,7 +50,7 @@ operations = OperationGroup("Reads")
     "jobVersions",
     Permission.READ,
     (ID, NAMESPACE, limit(LIST_MAX_LIMIT, LIST_MAX_LIMIT, "versions"), NEXT_TOKEN, *WAIT),
-    answer=wire.Versions,
+    response=wire.Versions,
 )
 async def get_versions(request: Request[None]) -> wire.Versions:
     """Read a job's versions.
@@ -80,7 +80,7 @@ async def get_versions(request: Request[None]) -> wire.Versions:
 
 
 @operations.declare(
-    "GET", paths.JOB_TAGS, "jobTags", Permission.READ, (ID, NAMESPACE, JOB_AT, *WAIT), answer=wire.Tags
+    "GET", paths.JOB_TAGS, "jobTags", Permission.READ, (ID, NAMESPACE, JOB_AT, *WAIT), response=wire.Tags
 )
 async def get_tags(request: Request[None]) -> wire.Tags:
     """Read a job's tags.
@@ -108,7 +108,7 @@ async def get_tags(request: Request[None]) -> wire.Tags:
         Parameter("to", VERSION, "the second version; 0 or absent: the latest"),
         *WAIT,
     ),
-    answer=wire.VersionsDiff,
+    response=wire.VersionsDiff,
     errors=(413,),
 )
 async def get_diff(request: Request[None]) -> wire.VersionsDiff:
@@ -142,7 +142,7 @@ async def get_diff(request: Request[None]) -> wire.VersionsDiff:
         Parameter("path", TEXT, "only this field and what it contains, such as `Tasks[0].Env`"),
         *WAIT,
     ),
-    answer=wire.Blame,
+    response=wire.Blame,
     errors=(413,),
 )
 async def get_blame(request: Request[None]) -> Response:
@@ -166,7 +166,7 @@ async def get_blame(request: Request[None]) -> Response:
             status.version,
             status.revision,
             status.sequence,
-            format_cursor(service.mark, status.sequence),
+            format_cursor(service.stream_tag, status.sequence),
             items,
         )
     )

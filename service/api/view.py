@@ -22,7 +22,7 @@ operations = OperationGroup("View")
     "listQuarantined",
     Permission.OBSERVE,
     (limit(LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT, "jobs"), NEXT_TOKEN, *WAIT),
-    answer=wire.QuarantinedJobs,
+    response=wire.QuarantinedJobs,
 )
 async def list_quarantined(request: Request[None]) -> wire.QuarantinedJobs:
     """List the jobs in quarantine.
@@ -52,7 +52,7 @@ async def list_quarantined(request: Request[None]) -> wire.QuarantinedJobs:
     "listDamage",
     Permission.OBSERVE,
     (limit(LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT, "ranges"), NEXT_TOKEN, *WAIT),
-    answer=wire.Damage,
+    response=wire.Damage,
 )
 async def list_damage(request: Request[None]) -> wire.Damage:
     """List the events that are missing from the log.
@@ -77,7 +77,7 @@ async def list_damage(request: Request[None]) -> wire.Damage:
     )
 
 
-@operations.declare("POST", paths.VIEW_HEAL, "healView", Permission.ADMIN, WAIT, answer=wire.Healed)
+@operations.declare("POST", paths.VIEW_HEAL, "healView", Permission.ADMIN, WAIT, response=wire.Healed)
 async def heal_view(request: Request[None]) -> wire.Healed:
     """Fold the jobs in quarantine again.
 

@@ -31,7 +31,7 @@ _NAME: Final = Parameter("name", TEXT, "of the webhook", "path", required=True, 
 operations = OperationGroup("Webhooks")
 
 
-@operations.declare("GET", paths.WEBHOOKS, "listWebhooks", Permission.OBSERVE, answer=wire.WebhookList)
+@operations.declare("GET", paths.WEBHOOKS, "listWebhooks", Permission.OBSERVE, response=wire.WebhookList)
 async def list_webhooks(request: Request[None]) -> wire.WebhookList:
     """List the webhooks.
 
@@ -49,7 +49,7 @@ async def list_webhooks(request: Request[None]) -> wire.WebhookList:
     Permission.ADMIN,
     (STRICT,),
     body=wire.WebhookRequest,
-    answer=wire.WebhookAnswer,
+    response=wire.WebhookAnswer,
     errors=(409,),
     example={"URL": "https://hooks.example.com/jobs", "Types": ["state"], "States": ["Failed"]},
 )
@@ -75,7 +75,7 @@ async def add_webhook(request: Request[wire.WebhookRequest]) -> wire.WebhookAnsw
 
 
 @operations.declare(
-    "GET", paths.WEBHOOK, "getWebhook", Permission.OBSERVE, (_NAME,), answer=wire.WebhookAnswer
+    "GET", paths.WEBHOOK, "getWebhook", Permission.OBSERVE, (_NAME,), response=wire.WebhookAnswer
 )
 async def get_webhook(request: Request[None]) -> wire.WebhookAnswer:
     """Get a webhook."""
@@ -90,7 +90,7 @@ async def get_webhook(request: Request[None]) -> wire.WebhookAnswer:
     "deleteWebhook",
     Permission.ADMIN,
     (_NAME,),
-    answer=wire.WebhookAnswer,
+    response=wire.WebhookAnswer,
     errors=(409,),
 )
 async def delete_webhook(request: Request[None]) -> wire.WebhookAnswer:
@@ -107,7 +107,7 @@ async def delete_webhook(request: Request[None]) -> wire.WebhookAnswer:
     Permission.ADMIN,
     (_NAME, STRICT),
     body=wire.WebhookStateRequest,
-    answer=wire.WebhookAnswer,
+    response=wire.WebhookAnswer,
     errors=(409,),
     example={"State": "paused"},
 )
@@ -131,7 +131,7 @@ async def set_webhook_state(request: Request[wire.WebhookStateRequest]) -> wire.
     Permission.ADMIN,
     (_NAME, STRICT),
     body=wire.WebhookSecretRequest,
-    answer=wire.WebhookAnswer,
+    response=wire.WebhookAnswer,
     errors=(409,),
     example={"OverlapSeconds": 86400},
 )
@@ -148,7 +148,7 @@ async def rotate_webhook_secret(request: Request[wire.WebhookSecretRequest]) -> 
     "testWebhook",
     Permission.ADMIN,
     (_NAME,),
-    answer=wire.WebhookTest,
+    response=wire.WebhookTest,
     errors=(409,),
 )
 async def test_webhook(request: Request[None]) -> wire.WebhookTest:
@@ -212,7 +212,7 @@ def _webhook(service: Service, webhook: Webhook, *, with_path: bool) -> wire.Web
         states=[str(each) for each in webhook.states],
         namespace=webhook.namespace,
         labels=list(webhook.labels),
-        after=format_cursor(service.mark, webhook.after),
+        after=format_cursor(service.stream_tag, webhook.after),
         secrets=[
             wire.SecretShown(MASK, format_rfc3339(secret.expires) if secret.expires else None)
             for secret in webhook.secrets

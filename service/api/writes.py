@@ -59,7 +59,9 @@ _OF_A_JOB: Final = (ID, NAMESPACE, STRICT, REASON, *WAIT, *CONDITIONS)
 _OF_A_TAG: Final = (ID, TAG, NAMESPACE, STRICT, REASON, *WAIT, *CONDITIONS)
 
 operations = OperationGroup("Writes")
-_declare = partial(operations.declare, permission=Permission.WRITE, answer=wire.WriteAnswer, headers=_HEADERS)
+_declare = partial(
+    operations.declare, permission=Permission.WRITE, response=wire.WriteAnswer, headers=_HEADERS
+)
 
 Command = Callable[..., Awaitable[Receipt]]  # takes CommandMetadata as keywords
 W = TypeVar("W", bound=wire.JobWrite)
@@ -127,7 +129,7 @@ async def submit_job(request: Request[wire.SubmitRequest]) -> Response:
         *WAIT,
     ),
     body=wire.DiffRequest,
-    answer=DiffAnswer,
+    response=DiffAnswer,
     errors=(404,),
     example={"Job": _SPEC},
     is_routed=False,
@@ -209,7 +211,7 @@ async def stop_job(request: Request[wire.StopRequest]) -> Response:
     "rerunJob",
     parameters=_OF_A_JOB,
     body=wire.RerunRequest,
-    answer=wire.RerunAnswer,
+    response=wire.RerunAnswer,
     example={"JobVersion": 1, "Reason": "the input is complete now"},
 )
 async def rerun_job(request: Request[wire.RerunRequest]) -> Response:
@@ -416,9 +418,9 @@ def _answer(request: Request[W], receipt: Receipt, warnings: list[str]) -> wire.
         "version": receipt.version,
         "revision": receipt.revision,
         "sequence": receipt.sequence,
-        "cursor": format_cursor(request.service.mark, receipt.sequence),
+        "cursor": format_cursor(request.service.stream_tag, receipt.sequence),
     }
-    if request.operation.answer is wire.RerunAnswer:
+    if request.operation.response is wire.RerunAnswer:
         return wire.RerunAnswer(**facts, job_version=receipt.version)
     return wire.WriteAnswer(**facts)
 

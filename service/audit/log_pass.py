@@ -32,7 +32,7 @@ from jobledger.service.limits import (
 from jobledger.store.log import EventLog, LogInfo, LogReader
 from jobledger.store.model.errors import LogBehind, LogGap, LogTruncated, LogUnavailable
 from jobledger.store.model.events import Record
-from jobledger.store.model.limits import TRUNCATION_GIVE_UP_SECONDS, TRUNCATION_LOOK_SECONDS
+from jobledger.store.model.limits import TRUNCATION_GIVE_UP_SECONDS, TRUNCATION_POLL_SECONDS
 from jobledger.store.model.subjects import ALL_SUBJECTS
 
 Progress = Callable[[str, int, int], None]
@@ -299,4 +299,4 @@ async def wait_continues(
         except LogBehind:
             if clock() >= deadline:
                 raise
-        await asyncio.sleep(TRUNCATION_LOOK_SECONDS)
+        await asyncio.sleep(TRUNCATION_POLL_SECONDS)

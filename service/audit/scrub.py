@@ -374,16 +374,16 @@ async def scrub_log(
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(open_log(settings))
         info = await log.info()
-        mark = stream_tag(info.epoch)
+        tag = stream_tag(info.epoch)
         last, tree = info.last_sequence, None
         if view is not None:
             opened = await stack.enter_async_context(await View.open(view, readers=1))
             last, tree = min(last, await _tree_size(opened, view, info.epoch)), TreeReader(opened)
         file = scrub_state_file(state_file) if state_file is not None else None
-        state = resumable_scrub(file, origin_of(mark)) if file is not None else None
+        state = resumable_scrub(file, origin_of(tag)) if file is not None else None
         if state is None or (view is not None and state.last > last):
-            seal = await _newest_seal(await log.seals(mark), keys, origin_of(mark), last) if keys else None
-            state = ScrubState(origin=origin_of(mark), last=last, seal=seal)
+            seal = await _newest_seal(await log.seals(tag), keys, origin_of(tag), last) if keys else None
+            state = ScrubState(origin=origin_of(tag), last=last, seal=seal)
         return await run_scrub(Scrub(log, state, tree), progress, seconds=seconds, file=file)
 
 

@@ -29,7 +29,7 @@ from jobledger.service.audit.model.note import VerifierKey
 from jobledger.service.audit.seal_scan import Scan, Sealed, SealScan, StillReading
 from jobledger.service.audit.seals import SealFile
 from jobledger.service.errors import AuditFailed, NotSealed
-from jobledger.service.limits import SEAL_LOOK_SECONDS, SEAL_MAX_TRIES, SEAL_RETRY_SECONDS
+from jobledger.service.limits import SEAL_MAX_TRIES, SEAL_POLL_SECONDS, SEAL_RETRY_SECONDS
 from jobledger.store.kv import NO_ENTRY, KeyHistory
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import JobledgerError, LogTruncated, LogUnavailable
@@ -157,7 +157,7 @@ class Sealer:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(SEAL_LOOK_SECONDS)
+            await asyncio.sleep(SEAL_POLL_SECONDS)
             if not self._is_due():
                 continue
             try:

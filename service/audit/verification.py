@@ -261,9 +261,9 @@ async def verify(
         LogUnavailable: the log does not answer for long.
         ViewError: the view does not exist, or another release made it.
     """
-    mark = stream_tag((await log.info()).epoch)
-    origin = origin_of(mark)
-    sources = [published_seals(await log.seals(mark), keys, origin)]
+    tag = stream_tag((await log.info()).epoch)
+    origin = origin_of(tag)
+    sources = [published_seals(await log.seals(tag), keys, origin)]
     sources += [seals_in_file(path, keys, origin) for path in seal_files]
     report = await check_log(log, MergedSeals(sources), progress)
     found = None if view is None else tuple(await check_view(log, view, progress, scratch=scratch))

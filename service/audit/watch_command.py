@@ -253,15 +253,15 @@ class Watch:
     async def _session(self, log: JetStreamLog) -> bool:
         """Follow over one connection; True when finished, False if everything is to be read again."""
         epoch = (await log.info()).epoch
-        mark = stream_tag(epoch)
+        tag = stream_tag(epoch)
         if self._state is None:
-            self._say(f"no state yet: the log {origin_of(mark)} is trusted as it is now")
-            self._state = WatchState(origin=origin_of(mark), epoch=epoch, read_again=self._clock())
+            self._say(f"no state yet: the log {origin_of(tag)} is trusted as it is now")
+            self._state = WatchState(origin=origin_of(tag), epoch=epoch, read_again=self._clock())
             again = False
         else:
             again = self._is_reread_due()
         self._announce(again=again)
-        watcher = Watcher(log, await log.seals(mark), self._options.keys, self._state, clock=self._clock)
+        watcher = Watcher(log, await log.seals(tag), self._options.keys, self._state, clock=self._clock)
         try:
             await watcher.begin(again=again)
             while True:

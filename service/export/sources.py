@@ -80,7 +80,7 @@ class LogSource:
             after = max(after, await _before(log, query.since, tag, now))
         end = info.last_sequence
         if query.until:
-            until = parse_point(query.until, now=now, mark=tag, field="until")
+            until = parse_point(query.until, now=now, stream_tag=tag, field="until")
             end = min(end, await resolve_point(log, until, now=now, field="until"))
         return cls(log, query, info, ExportRange(tag, after, end), subjects=subjects, source=source)
 
@@ -198,7 +198,7 @@ async def _subjects(log: EventLog, query: ExportQuery) -> str:
 
 async def _before(log: EventLog, since: str, tag: str, now: int) -> int:
     """The sequence of the last event before a point."""
-    point = parse_point(since, now=now, mark=tag, field="since")
+    point = parse_point(since, now=now, stream_tag=tag, field="since")
     if isinstance(point, TimePoint):
         point = TimePoint(point.time - 1)
     sequence = await resolve_point(log, point, now=now, field="since")
@@ -290,7 +290,7 @@ class FeedSource:
 
     def _resolve(self, text: str, field: str, now: int, *, included: bool) -> int:
         """The last sequence at a point, or before it if the point is not included."""
-        match parse_point(text, now=now, mark=self.range.stream_tag, field=field):
+        match parse_point(text, now=now, stream_tag=self.range.stream_tag, field=field):
             case SequencePoint(sequence):
                 if sequence > self.range.end:
                     raise InvalidInput(

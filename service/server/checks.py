@@ -95,7 +95,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         log_error: why the log did not answer; empty if it did.
-        streams: all Jobledger streams, the log first, at most STREAMS_LOOK_SECONDS old.
+        streams: all Jobledger streams, the log first, at most STREAMS_POLL_SECONDS old.
         log_sequence: the log's last sequence when it last answered.
         append_error: why a test append failed; empty if it succeeded.
         read_error: why the log's last event could not be read; empty if it could.

@@ -27,11 +27,11 @@ from jobledger.service.limits import (
     BIND_TIMEOUT_SECONDS,
     CONNECTIONS_BACKLOG,
     CONNECTIONS_KEPT_FILES,
-    CONNECTIONS_LOOK_SECONDS,
     CONNECTIONS_MAX,
+    CONNECTIONS_POLL_SECONDS,
     HEADERS_MAX_BYTES,
     HEADERS_TIMEOUT_SECONDS,
-    OPEN_FILES_WANTED,
+    OPEN_FILES_TARGET,
 )
 from jobledger.service.settings import Settings
 
@@ -148,7 +148,7 @@ class HttpServer:
 
     async def _guard_connections(self) -> None:
         while True:
-            await asyncio.sleep(CONNECTIONS_LOOK_SECONDS)
+            await asyncio.sleep(CONNECTIONS_POLL_SECONDS)
             try:
                 closed = await asyncio.to_thread(self._guard.close_idle)
             except Exception:  # noqa: BLE001 - requests are served regardless
@@ -314,10 +314,10 @@ def check_tls(settings: Settings) -> None:
 def allow_many_files() -> None:
     """Raise the open file limit of this process: each connection is a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(OPEN_FILES_WANTED, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    target = OPEN_FILES_TARGET if hard == resource.RLIM_INFINITY else min(OPEN_FILES_TARGET, hard)
+    if soft != resource.RLIM_INFINITY and soft < target:
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
 def base_url(settings: Settings, address: str, port: int) -> str:

@@ -19,7 +19,7 @@ from jobledger.service.limits import (
     OBSERVE_TIMEOUT_SECONDS,
     REPLICA_LATE_SECONDS,
     STALL_SECONDS,
-    STREAMS_LOOK_SECONDS,
+    STREAMS_POLL_SECONDS,
 )
 from jobledger.service.server.checks import (
     CHECKS,
@@ -182,7 +182,7 @@ class Monitor:
 
     async def _observe_streams(self, before: Observation) -> dict[str, Any]:
         """Reads the streams again: an operator may have repaired or changed one since the start."""
-        if self._now() - self._streams_at < STREAMS_LOOK_SECONDS:
+        if self._now() - self._streams_at < STREAMS_POLL_SECONDS:
             return {"streams": before.streams}
         self._streams_at = self._now()
         try:

@@ -27,7 +27,7 @@ from jobledger.service.limits import (
     WEBHOOK_RESTART_MAX_SECONDS,
     WEBHOOK_RESTART_SECONDS,
     WEBHOOK_RETRIES,
-    WEBHOOKS_LOOK_SECONDS,
+    WEBHOOKS_POLL_SECONDS,
 )
 from jobledger.service.webhooks.delivery import Delivery
 from jobledger.service.webhooks.message import Message, message_id
@@ -166,7 +166,7 @@ class Deliverer:
                 self._webhooks.changed.clear()
                 await _run_until(ending, asyncio.create_task(self._refresh()))
                 changed = asyncio.create_task(self._webhooks.changed.wait())
-                await _run_until(ending, changed, timeout_seconds=WEBHOOKS_LOOK_SECONDS)
+                await _run_until(ending, changed, timeout_seconds=WEBHOOKS_POLL_SECONDS)
         finally:
             for each in ending:
                 each.cancel()
@@ -179,7 +179,7 @@ class Deliverer:
             await self._reconcile({webhook.name: webhook for webhook in await self._webhooks.all()})
         except JobledgerError as error:
             self._report(f"the webhooks cannot be read: {error}")
-        except Exception:  # noqa: BLE001 - a bug here must not end all deliveries for good
+        except Exception:  # noqa: BLE001 - a bug here must not end all deliveries permanently
             _log.exception("the webhooks cannot be read")
         else:
             locked = [

@@ -120,19 +120,19 @@ class Endpoint:
         self._asks_to_wait = False
         self._problem = ""
 
-    def failed(self, job_id: str, problem: str, asked_seconds: float = 0.0) -> None:
+    def failed(self, job_id: str, problem: str, pause_seconds: float = 0.0) -> None:
         """Note that an event was not taken.
 
         Args:
             job_id: id of its job.
             problem: why, for people.
-            asked_seconds: the pause that the target asks for; 0 for none.
+            pause_seconds: the pause that the target asks for; 0 for none.
         """
         self._problem = problem
         if not self.is_down:  # bounds the set
             self._failing.add(job_id)
-        self._asks_to_wait = asked_seconds > 0
-        seconds = max(asked_seconds, self._backoff.next_seconds() if self.is_down else 0.0)
+        self._asks_to_wait = pause_seconds > 0
+        seconds = max(pause_seconds, self._backoff.next_seconds() if self.is_down else 0.0)
         if seconds:
             self._not_before = self._clock() + seconds
 
@@ -194,8 +194,8 @@ class Delivery:
             if outcome.kind is OutcomeKind.GONE:
                 await self._on_gone(self._webhook, outcome.problem)
                 await _wait_for_cancellation()
-            asked_seconds = outcome.answer.retry_after_seconds if outcome.answer is not None else 0.0
-            self._note_failed(message.job_id, outcome.problem, asked_seconds)
+            pause_seconds = outcome.answer.retry_after_seconds if outcome.answer is not None else 0.0
+            self._note_failed(message.job_id, outcome.problem, pause_seconds)
             if not self._endpoint.holds or clock() - began >= WEBHOOK_HOLD_MAX_SECONDS:
                 raise DeliveryFailed(outcome.problem)
 
@@ -224,9 +224,9 @@ class Delivery:
             _log.info("webhook %s: its target accepts events again", self._webhook.name)
         self._metrics.set_down(self._webhook.name, down=False)
 
-    def _note_failed(self, job_id: str, problem: str, asked_seconds: float) -> None:
+    def _note_failed(self, job_id: str, problem: str, pause_seconds: float) -> None:
         was_down = self._endpoint.is_down
-        self._endpoint.failed(job_id, problem, asked_seconds)
+        self._endpoint.failed(job_id, problem, pause_seconds)
         if self._endpoint.is_down and not was_down:
             _log.warning(
                 "webhook %s: its target accepts no events (%s); retrying with growing waits",

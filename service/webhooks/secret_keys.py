@@ -59,7 +59,7 @@ class _Document(msgspec.Struct, frozen=True):
 
 
 class WebhookKeys:
-    """The file of keys. Every call looks at the file again, so that a rotation takes effect at once.
+    """The file of keys. Every call checks the file, so a rotation takes effect at once.
 
     Every method raises InvalidSettings if the file cannot be read or written, other users have rights to it,
     or it is damaged.

@@ -50,7 +50,13 @@ from jobledger.store.nats_files.blocks import (
     most_expiring,
 )
 from jobledger.store.nats_files.s2 import S2Error
-from jobledger.store.private_files import FOLDER_MODE, FileMark, file_mark, open_private, tighten_all
+from jobledger.store.private_files import (
+    FOLDER_MODE,
+    FileFingerprint,
+    file_fingerprint,
+    open_private,
+    tighten_all,
+)
 
 RECOVERY_FOLDER: Final = "recovery"
 STORE_FOLDER: Final = "jetstream"  # nats-server's own
@@ -101,7 +107,7 @@ class Generation:
             self.put_back()
         shutil.rmtree(self.kept, ignore_errors=True)
         repaired = tuple(self._repair_meta(stream) for stream in self._stream_folders())
-        streams = tuple(self._look(stream) for stream in self._stream_folders())
+        streams = tuple(self._read_stream(stream) for stream in self._stream_folders())
         total = sum(block.size for stream in streams for block in stream.blocks)
         linkable = any(stream.keeps_all and len(stream.blocks) > WRITABLE_BLOCKS for stream in streams)
         linking = linkable and (may_link or server_respects_modes)(self.store, self.folder)
@@ -215,7 +221,7 @@ class Generation:
     def _stream_folders(self) -> list[Path]:
         return sorted(path for path in self.store.glob(f"*/{_STREAMS}/*") if path.is_dir())
 
-    def _look(self, folder: Path) -> StreamFiles:
+    def _read_stream(self, folder: Path) -> StreamFiles:
         blocks: list[Block] = []
         for number, path in _blocks_of(folder):
             found = path.stat()
@@ -291,19 +297,19 @@ class _PerFile(Generic[T]):
 
     def __init__(self, compute: Callable[[Path], T]) -> None:
         self._compute = compute
-        self._known: dict[Path, tuple[FileMark, T]] = {}
+        self._known: dict[Path, tuple[FileFingerprint, T]] = {}
         self._used: set[Path] = set()
 
     def get(self, path: Path) -> T:
         """Returns the value; raises what the function raises."""
-        mark = file_mark(path)
+        fingerprint = file_fingerprint(path)
         self._used.add(path)
         known = self._known.get(path)
-        if known is not None and known[0] == mark:
+        if known is not None and known[0] == fingerprint:
             return known[1]
         value = self._compute(path)
-        if mark is not None:
-            self._known[path] = mark, value
+        if fingerprint is not None:
+            self._known[path] = fingerprint, value
         return value
 
     def forget_unused(self) -> None:

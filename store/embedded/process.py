@@ -27,7 +27,7 @@ from jobledger.store.private_files import open_private
 
 CONFIG_FILE: Final = "nats.conf"
 _PROC: Final = Path("/proc")
-_LOOK_SECONDS: Final = 0.01
+_POLL_SECONDS: Final = 0.01
 _PID_MAX_DIGITS: Final = 20
 _PR_SET_PDEATHSIG: Final = 1
 _PR_CAPBSET_DROP: Final = 24
@@ -214,7 +214,7 @@ def _becomes_true(condition: Callable[[], bool], within_seconds: float) -> bool:
     while not condition():
         if time.monotonic() >= deadline:
             return False
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return True
 
 

@@ -182,16 +182,16 @@ def ranges_of(sequences: Iterable[int]) -> tuple[Range, ...]:
 def without(ranges: Iterable[Range], accepted: Sequence[Range]) -> list[Range]:
     """Returns the parts of ranges that no accepted range covers."""
     left = list(ranges)
-    for gone in accepted:
+    for excluded in accepted:
         rest: list[Range] = []
         for each in left:
-            if gone.last < each.first or each.last < gone.first:
+            if excluded.last < each.first or each.last < excluded.first:
                 rest.append(each)
                 continue
-            if each.first < gone.first:
-                rest.append(Range(each.first, gone.first - 1))
-            if gone.last < each.last:
-                rest.append(Range(gone.last + 1, each.last))
+            if each.first < excluded.first:
+                rest.append(Range(each.first, excluded.first - 1))
+            if excluded.last < each.last:
+                rest.append(Range(excluded.last + 1, each.last))
         left = rest
     return left
 

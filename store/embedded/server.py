@@ -84,7 +84,7 @@ RESTART_MAX_WAIT_SECONDS = 5.0
 LOG_TAIL_LINES = 5
 LOG_TAIL_BYTES = 65_536
 _HEALTHY_SECONDS = 10.0  # after a server ran this long, the waits start over
-_PORT_LOOK_SECONDS = 0.005
+_PORT_POLL_SECONDS = 0.005
 _USER: Final = "jobledger"
 _LOG_FILE: Final = "nats.log"
 _DIAGNOSIS: Final = "diagnosis"
@@ -486,7 +486,7 @@ class EmbeddedServer:
                     _, writer = await asyncio.open_connection("127.0.0.1", port)
                     writer.close()
                     return port
-            await asyncio.sleep(_PORT_LOOK_SECONDS)
+            await asyncio.sleep(_PORT_POLL_SECONDS)
 
     # --- supervision --------------------------------------------------------------------------------------
 

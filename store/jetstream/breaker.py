@@ -13,7 +13,7 @@ for example) proves nothing: a server with a full disk still refuses conflicts, 
 that it would have to store. So only an acknowledged append closes the breaker.
 
 A suspension is set by a caller who knows why appends cannot succeed. It must be renewed, so that a caller
-that stops cannot block the log for good.
+that stops cannot block the log permanently.
 """
 
 from jobledger.store.model.limits import APPENDS_SILENCE_SECONDS, APPENDS_TRIAL_SECONDS

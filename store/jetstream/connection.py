@@ -81,7 +81,7 @@ class Message(NamedTuple):
 
 
 class _QuickClient(Client):
-    """The library's client with faster headers, which fewer errors close for good.
+    """The library's client with faster headers, which fewer errors close permanently.
 
     The overridden methods are private to the library, so its version is bounded (pyproject.toml), and
     `tests/store/jetstream/test_connection.py` fails when one of them is missing.

@@ -448,7 +448,7 @@ class Publisher:
             self._check_silence(now)
 
     def _check_silence(self, now: float) -> None:
-        """Opens the breaker if the log is silent, and refuses what waits in vain."""
+        """Opens the breaker if the log is silent, and refuses the appends that wait."""
         if not self._breaker.silence and self.silent_seconds >= APPENDS_SILENCE_SECONDS:
             since = [pending.since for pending in self._pending()]
             if since:

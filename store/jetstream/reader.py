@@ -26,15 +26,15 @@ from jobledger.store.model.limits import (
     READ_PAGE_BYTES,
     READ_PAGE_EVENTS,
     READ_REPLICA_TRIES,
-    REPLICA_LOOK_SECONDS,
-    REPLICA_LOOKS,
+    REPLICA_GET_TIMEOUT_SECONDS,
+    REPLICA_GETS,
     REQUEST_TIMEOUT_SECONDS,
 )
 from jobledger.store.model.subjects import ALL_SUBJECTS
 from jobledger.store.timestamps import format_rfc3339, parse_rfc3339
 
 _EXPECTED: Final = re.compile(rb"^Nats-Expected-Last-Subject-Sequence: ([0-9]{1,19})\r$", re.MULTILINE)
-_PARALLEL_LOOKS: Final = 4
+_PARALLEL_GETS: Final = 4
 _SERVER_TIME_MAX: Final = 2**63 - 2  # the server counts nanoseconds in 64 bits
 
 
@@ -62,7 +62,7 @@ async def replica_get(
     *,
     same: Callable[[Record], bool] | None = None,
 ) -> Record | None:
-    """Returns one message as any replica has it, by REPLICA_LOOKS direct gets, each answered by one of them.
+    """Returns one message as any replica has it, by REPLICA_GETS direct gets, each answered by one of them.
 
     For a message that the leader should have and lacks: only the leader's block may be damaged.
 
@@ -79,11 +79,11 @@ async def replica_get(
     body = msgspec.json.encode(request)
     silent = 0
 
-    async def look() -> Record | None:
+    async def get() -> Record | None:
         nonlocal silent
         try:
             message = await connection.request(
-                f"$JS.API.DIRECT.GET.{stream}", body, timeout_seconds=REPLICA_LOOK_SECONDS
+                f"$JS.API.DIRECT.GET.{stream}", body, timeout_seconds=REPLICA_GET_TIMEOUT_SECONDS
             )
         except LogUnavailable:
             silent += 1
@@ -94,13 +94,13 @@ async def replica_get(
         return None
 
     found: list[Record] = []
-    for _ in range(0, REPLICA_LOOKS, _PARALLEL_LOOKS):
-        found += [each for each in await asyncio.gather(*(look() for _ in range(_PARALLEL_LOOKS))) if each]
+    for _ in range(0, REPLICA_GETS, _PARALLEL_GETS):
+        found += [each for each in await asyncio.gather(*(get() for _ in range(_PARALLEL_GETS))) if each]
         if found and "seq" in request:
             break
     if silent and not found and "seq" in request:
         raise LogUnavailable(
-            f"a replica of the stream {stream} does not answer ({silent} of {REPLICA_LOOKS} reads failed),"
+            f"a replica of the stream {stream} does not answer ({silent} of {REPLICA_GETS} reads failed),"
             f" and the others lack message {request['seq']}; try again"
         )
     return max(found, key=lambda each: each.sequence, default=None)

@@ -45,7 +45,7 @@ LATER = 20
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projector, "VIEW_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(projector, "VIEW_POLL_SECONDS", 0.02)
     monkeypatch.setattr(projector, "RECONNECT_WAIT_SECONDS", 0.02)
 
 

@@ -49,7 +49,7 @@ NOW = 1_770_000_000 * SECOND
 )
 def test_each_form_of_a_point_is_parsed(text: str, point: Point) -> None:
     """Times with a zone, ages, sequences, cursors, and revisions in requests about one job."""
-    assert parse_point(text, now=NOW, mark=MARK, revisions=True) == point
+    assert parse_point(text, now=NOW, stream_tag=MARK, revisions=True) == point
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_each_form_of_a_point_is_parsed(text: str, point: Point) -> None:
 def test_an_invalid_point_is_rejected(text: str) -> None:
     """The message has the field and the forms; a time without a zone is ambiguous."""
     with pytest.raises(InvalidInput, match="until"):
-        parse_point(text, now=NOW, mark=MARK, field="until", revisions=True)
+        parse_point(text, now=NOW, stream_tag=MARK, field="until", revisions=True)
 
 
 def test_a_revision_needs_a_job() -> None:
@@ -75,7 +75,7 @@ def test_a_cursor_of_another_stream_is_rejected() -> None:
     """Without a known stream its number is used."""
     other = format_cursor(stream_tag("2026-01-02T00:00:00Z"), 5)
     with pytest.raises(CursorGone, match="belongs to another stream"):
-        parse_point(other, now=NOW, mark=MARK)
+        parse_point(other, now=NOW, stream_tag=MARK)
     assert parse_point(other, now=NOW) == SequencePoint(5)
 
 
@@ -100,7 +100,7 @@ def test_a_time_keeps_every_nanosecond(nanoseconds: int) -> None:
 def test_arbitrary_text_is_a_point_or_rejected(text: str) -> None:
     """No other exception is raised."""
     with suppress(InvalidInput, CursorGone):
-        parse_point(text, now=NOW, mark=MARK, revisions=True, local=True)
+        parse_point(text, now=NOW, stream_tag=MARK, revisions=True, local=True)
 
 
 def test_the_command_line_sends_absolute_times() -> None:

@@ -88,7 +88,7 @@ async def test_a_step_back_while_no_projector_ran_is_noticed(tmp_path: Path) -> 
 
 async def test_a_rebuild_counts_no_step_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Although the events are folded again."""
-    monkeypatch.setattr(projector, "VIEW_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(projector, "VIEW_POLL_SECONDS", 0.01)
     log, path = stepping_log(), tmp_path / "view.db"
     await append(log, range(1, 8))
     async with Projector(log, path) as running:

@@ -51,7 +51,7 @@ class Guarded:
         access_log: str = "on",
         app: App | None = None,
     ) -> None:
-        self.tokens = TokenFile(directory / "tokens.json", look_seconds=0)
+        self.tokens = TokenFile(directory / "tokens.json", poll_seconds=0)
         self.draining = asyncio.Event()
         self.silent: asyncio.Event | None = (
             None  # how long a client that has not sent everything stays silent

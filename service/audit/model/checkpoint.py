@@ -53,9 +53,9 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(line.split(" ")[1] for line in self.more if line.startswith(f"{SUCCEEDS} "))
 
 
-def origin_of(mark: str) -> str:
+def origin_of(stream_tag: str) -> str:
     """Return the origin of a log from the tag of its stream; it is the same on every replica."""
-    return f"jobledger/{mark}"
+    return f"jobledger/{stream_tag}"
 
 
 def make_seal(

@@ -268,7 +268,7 @@ class JetStreamConsumer:
         await self._connection.wait_up(PIN_SECONDS)
         if not session.is_disconnected and not session.received:
             await self._take_again()
-        state = await self._look()
+        state = await self._fetch_state()
         # The server's position moved back without a lost connection: an operator has reset it directly.
         by_hand = not session.is_disconnected and state.ack_floor.stream_seq < self._acks.seen
         return await self._begin(kept=not by_hand)
@@ -314,7 +314,7 @@ class JetStreamConsumer:
         sent_at = lease_clock()
         if not await session.renew(HOLD_CHECK_TIMEOUT_SECONDS):
             raise _Lost
-        state = await self._look()
+        state = await self._fetch_state()
         if state.pin != self._pin:
             raise _Lost
         self._pin_expires_at = sent_at + PIN_SECONDS - PIN_MARGIN_SECONDS
@@ -372,7 +372,7 @@ class JetStreamConsumer:
         self._done_reset = request.id
         return None
 
-    async def _look(self) -> ConsumerState:
+    async def _fetch_state(self) -> ConsumerState:
         """The consumer as it is now.
 
         Raises:
@@ -396,7 +396,7 @@ class JetStreamConsumer:
         return self._session.requests if self._session is not None else 0
 
     async def _look_while_waiting(self) -> None:
-        state = await self._look()
+        state = await self._fetch_state()
         forced = await force_delivery(self._api, state, self._note, claim_idle=self.claim_idle)
         self._forced = forced or self._forced
 

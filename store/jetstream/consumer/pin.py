@@ -23,7 +23,7 @@ from jobledger.store.model.limits import (
 )
 from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 
-_LOOK_SECONDS: Final = PIN_SECONDS / 2  # between two looks at a consumer that is waited for
+_POLL_SECONDS: Final = PIN_SECONDS / 2  # between two checks of a consumer that is waited for
 _EXPIRED: Final = "408"
 _REQUEST: Final = msgspec.json.encode(
     {"batch": 1, "expires": int(PIN_WAIT_SECONDS * NANOSECONDS_PER_SECOND), "group": GROUP}
@@ -43,13 +43,13 @@ class PinRequest:
         self._is_down = False
         self._pin = ""
 
-    async def wait(self, look: Callable[[], Awaitable[object]]) -> str:
+    async def wait(self, check: Callable[[], Awaitable[object]]) -> str:
         """Waits until this client is pinned; returns the id of the pin.
 
         The event that arrives with it must be read again: another client may have received events before it.
 
         Args:
-            look: called regularly; raises if there is nothing to wait for.
+            check: called regularly; raises if there is nothing to wait for.
 
         Raises:
             LogUnavailable: the connection is lost.
@@ -63,9 +63,9 @@ class PinRequest:
                 subject = next_subject(self._api.stream, self._name)
                 await self._connection.publish(subject, _REQUEST, f"{self._inbox}pin")
                 request_at = clock() + PIN_WAIT_SECONDS + RETRY_MAX_WAIT_SECONDS
-            await look()
+            await check()
             try:
-                async with asyncio.timeout(_LOOK_SECONDS):
+                async with asyncio.timeout(_POLL_SECONDS):
                     await self._changed.wait()
             except TimeoutError:
                 continue
@@ -74,7 +74,7 @@ class PinRequest:
                 return self._pin
             if self._is_down:
                 raise LogUnavailable("the connection was lost")
-            if self._status != _EXPIRED:  # the consumer moves, or is missing: the next look shows which
+            if self._status != _EXPIRED:  # the consumer moves, or is missing: the next check shows which
                 await asyncio.sleep(RETRY_MAX_WAIT_SECONDS / 10)
             request_at = 0.0
 
@@ -108,7 +108,7 @@ class PinRequest:
 
 
 class ForcedDelivery(NamedTuple):
-    """The state of a consumer before its last event was delivered once more, to bring the pin.
+    """The state of a consumer before its last event was delivered again, only to assign the pin.
 
     Attributes:
         acknowledged: all events up to here were acknowledged.
@@ -126,9 +126,9 @@ async def force_delivery(
 ) -> ForcedDelivery | None:
     """Makes the server give away the pin of a consumer that no client has and that has no event to deliver.
 
-    A process that died may have received all events and handled none: then no event is left to bring the pin,
-    unless the events are delivered again. If another client gets the pin at the same time, it sees a gap in
-    the numbers of its deliveries, and starts again.
+    A process that died may have received all events and handled none: then the server has no event to
+    assign the pin with, unless the events are delivered again. If another client gets the pin at the same
+    time, it sees a gap in the numbers of its deliveries, and starts again.
 
     Args:
         api: of the consumer's stream.
@@ -137,7 +137,7 @@ async def force_delivery(
         claim_idle: give it away even if all events are handled.
 
     Returns:
-        The state before, if the last event is delivered again only to bring the pin.
+        The state before, if the last event is delivered again only to assign the pin.
 
     Raises:
         LogError: a request failed.
@@ -150,7 +150,7 @@ async def force_delivery(
         # The last event, already handled, is delivered once more. (Only the service and operators may record
         # the consumer's true position, so the reset must not move it further back.)
         last = await api.last_event(state)
-        if 0 < last <= state.ack_floor.stream_seq:  # a later event brings the pin anyway
+        if 0 < last <= state.ack_floor.stream_seq:  # the pin is assigned with a later event anyway
             revision = await api.note_revision(note)
             await api.reset(state.name, after=last - 1)
             return ForcedDelivery(state.ack_floor.stream_seq, last - 1, revision)

@@ -96,7 +96,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer, "HOLD_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(consumer, "PIN_SECONDS", 2.0)
     monkeypatch.setattr(consumer_api, "PIN_SECONDS", 2.0)
-    monkeypatch.setattr(pinning, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(pinning, "_POLL_SECONDS", 0.2)
     monkeypatch.setattr(subscription_module, "HOLD_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(subscription_module, "RETRY_QUEUE_REFRESH_SECONDS", 0.1)
     monkeypatch.setattr(parking, "RETRY_FIRST_SECONDS", 0.1)

@@ -110,7 +110,7 @@ def test_the_service_serves_tls_and_requires_a_token(tmp_path: Path) -> None:
             assert client.get("/readyz?verbose").status_code == 401
             assert client.put(f"{PREFIX}/jobs", json=job_body(), headers=header).status_code == 200
             tokens.revoke("admin")
-            deadline = time.monotonic() + 1  # a look at the file counts for TOKENS_LOOK_SECONDS
+            deadline = time.monotonic() + 1  # a look at the file counts for TOKENS_POLL_SECONDS
             while client.get(f"{PREFIX}/jobs", headers=header).status_code == 200:
                 assert time.monotonic() < deadline
             assert client.get(f"{PREFIX}/jobs", headers=header).status_code == 401

@@ -19,7 +19,7 @@ from tests.support.middleware import bearer, late
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> TokenFile:
-    return TokenFile(tmp_path / "state" / "tokens.json", clock=late, look_seconds=0)
+    return TokenFile(tmp_path / "state" / "tokens.json", clock=late, poll_seconds=0)
 
 
 def put_instead(path: Path, make: Callable[[Path], object]) -> None:

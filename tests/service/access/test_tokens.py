@@ -18,7 +18,7 @@ from tests.support.middleware import bearer, late
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> TokenFile:
-    return TokenFile(tmp_path / "state" / "tokens.json", clock=late, look_seconds=0)
+    return TokenFile(tmp_path / "state" / "tokens.json", clock=late, poll_seconds=0)
 
 
 def test_a_token_authenticates_with_its_rights(tokens: TokenFile) -> None:
@@ -118,7 +118,7 @@ def test_unknown_wrong_and_revoked_tokens_have_the_same_message(tokens: TokenFil
 def test_a_revocation_takes_effect_immediately_on_every_replica(tokens: TokenFile) -> None:
     """Without a restart; open feeds check `is_valid`."""
     record, text = tokens.create("ci", Role.READER)
-    replica = TokenFile(tokens.path, clock=late, look_seconds=0)
+    replica = TokenFile(tokens.path, clock=late, poll_seconds=0)
     principal = replica.authenticate(bearer(text))
     assert replica.is_valid(principal)
     tokens.revoke(record.id)
@@ -130,7 +130,7 @@ def test_a_revocation_takes_effect_immediately_on_every_replica(tokens: TokenFil
 def test_under_load_a_stat_of_the_file_is_valid_for_a_limited_time(tokens: TokenFile) -> None:
     """A revocation takes effect after that time."""
     record, text = tokens.create("ci", Role.READER)
-    patient, eager = (TokenFile(tokens.path, clock=late, look_seconds=each) for each in (3600, 0))
+    patient, eager = (TokenFile(tokens.path, clock=late, poll_seconds=each) for each in (3600, 0))
     tokens.revoke(record.id)
     assert patient.authenticate(bearer(text)).name == "ci"
     with pytest.raises(Unauthorized):
@@ -141,8 +141,8 @@ def test_a_change_within_the_same_tick_is_seen(tmp_path: Path, monkeypatch: pyte
     """A recent file is read again even if its stat is equal."""
     now = time.time_ns()
     path = made_elsewhere(tmp_path)
-    monkeypatch.setattr("jobledger.service.access.tokens.file_mark", lambda _: (1, 1, 1, now, now))
-    service = TokenFile(path, clock=lambda: now, look_seconds=0)
+    monkeypatch.setattr("jobledger.service.access.tokens.file_fingerprint", lambda _: (1, 1, 1, now, now))
+    service = TokenFile(path, clock=lambda: now, poll_seconds=0)
     before = [record.role for record in service.records()]
     service.path.write_text(service.path.read_text().replace('"reader"', '"writer"'))
     assert [*before, *(record.role for record in service.records())] == [Role.READER, Role.WRITER]
@@ -167,7 +167,7 @@ def test_a_file_that_did_not_change_is_not_read_again(
 
 def test_a_service_requires_tokens_from_the_first_one_on(tokens: TokenFile) -> None:
     """Even if all are revoked."""
-    service = TokenFile(tokens.path, clock=late, look_seconds=0)
+    service = TokenFile(tokens.path, clock=late, poll_seconds=0)
     opened = [service.is_open]
     record, _ = tokens.create("ci", Role.READER)
     opened.append(service.is_open)
@@ -188,10 +188,10 @@ def test_a_feed_without_a_token_ends_with_the_first_token(tokens: TokenFile) -> 
 def test_an_expired_token_is_rejected(tmp_path: Path) -> None:
     """Also for a request in flight; its record stays."""
     now = [late()]
-    file = TokenFile(tmp_path / "tokens.json", clock=lambda: now[0], look_seconds=0)
+    file = TokenFile(tmp_path / "tokens.json", clock=lambda: now[0], poll_seconds=0)
     record, text = file.create("ci", Role.READER, expires_seconds=60)
     principal = file.authenticate(bearer(text))
-    other = TokenFile(tmp_path / "tokens.json", clock=lambda: now[0], look_seconds=0)
+    other = TokenFile(tmp_path / "tokens.json", clock=lambda: now[0], poll_seconds=0)
     now[0] += 59 * 10**9
     assert other.authenticate(bearer(text)) == principal
     other.require_valid(principal)
@@ -219,7 +219,7 @@ def test_an_invalid_expiry_is_rejected(tokens: TokenFile, seconds: float) -> Non
 
 def test_a_file_with_expiring_tokens_is_rejected_by_older_releases(tmp_path: Path) -> None:
     """By its format: they would ignore the expiry."""
-    file = TokenFile(tmp_path / "tokens.json", look_seconds=0)
+    file = TokenFile(tmp_path / "tokens.json", poll_seconds=0)
     file.create("ci", Role.READER)
     assert json.loads(file.path.read_text())["format"] == 1
     file.create("ci", Role.READER, expires_seconds=60)

@@ -55,7 +55,14 @@ async def test_every_form_of_a_point_returns_the_job_as_it_was(
     service, client = api
     record = await service.log.read_at(6)
     assert record is not None
-    for at in ("6", "7", format_cursor(service.mark, 6), format_rfc3339(record.time), "r2", "revision:2"):
+    for at in (
+        "6",
+        "7",
+        format_cursor(service.stream_tag, 6),
+        format_rfc3339(record.time),
+        "r2",
+        "revision:2",
+    ):
         answer = await ask(client, "/jobs/j0", at=at, include="history")
         assert answer["Job"]["State"]["StateType"] == "Running"
         assert answer["Job"]["Revision"] == 2
@@ -217,7 +224,13 @@ async def test_a_diff_of_invalid_points_is_refused(
     _, client = api
     assert "from is required" in (await ask(client, DIFF, code=400))["detail"]
     assert "swap them" in (await ask(client, DIFF, **{"from": "5", "to": "4"}, code=400))["detail"]
-    for token in ("5", "abc", "x.y.z", f"{api[0].mark}-1.{api[0].mark}-2.x", f"{api[0].mark}-1.5"):
+    for token in (
+        "5",
+        "abc",
+        "x.y.z",
+        f"{api[0].stream_tag}-1.{api[0].stream_tag}-2.x",
+        f"{api[0].stream_tag}-1.5",
+    ):
         assert "next_token" in (await ask(client, DIFF, next_token=token, code=400))["detail"]
 
 
@@ -268,8 +281,8 @@ async def test_an_invented_next_token_does_not_wait(
     """A point beyond the log is refused at once, and names no file; it took others' turns meanwhile."""
     service, client = api
     valid = (await ask(client, "/jobs", at="8", limit=1))["NextToken"].partition(".")[2]
-    beyond = format_cursor(service.mark, 99)
-    pair = f"{format_cursor(service.mark, 1)}.{beyond}.0"
+    beyond = format_cursor(service.stream_tag, 99)
+    pair = f"{format_cursor(service.stream_tag, 1)}.{beyond}.0"
     for path, token in (("/jobs", f"{beyond}.{valid}"), (DIFF, pair), ("/jobs/j0/history", f"{beyond}.0")):
         answer = await ask(client, path, code=400, next_token=token)
         assert (

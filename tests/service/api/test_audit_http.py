@@ -29,7 +29,7 @@ async def test_an_admin_seals_and_everyone_verifies(tmp_path: Path) -> None:
         assert sealed["Size"] == receipt["Sequence"] == 1
         [key] = keys["Items"]
         assert key["Signs"] is True
-        assert keys["Origin"] == f"jobledger/{service.mark}"
+        assert keys["Origin"] == f"jobledger/{service.stream_tag}"
         seal = open_seal(sealed["Note"], [VerifierKey.parse(key["Key"])])
         assert (seal.origin, seal.size) == (keys["Origin"], 1)
         assert seal.root == b64decode(sealed["Root"]) == await service.tree.root(1)
@@ -98,7 +98,7 @@ async def test_an_alarm_is_visible_everywhere(tmp_path: Path) -> None:
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
         await client.put("/jobs", json=job_body())
         forged = make_seal(service.sealer.origin, 1, b"\0" * 32, service.sealer.keys.signers())
-        await publish_raw(service.log, f"jobledger.seals.{service.mark}", forged.note.encode())
+        await publish_raw(service.log, f"jobledger.seals.{service.stream_tag}", forged.note.encode())
         answer = await client.post(SEALS)
         assert (answer.status_code, answer.json()["Code"]) == (409, "AuditFailed")
         ready = await client.get(f"{ROOT}/readyz?verbose")
@@ -113,7 +113,7 @@ async def test_an_alarm_is_visible_everywhere(tmp_path: Path) -> None:
 async def test_an_invalid_seal_is_listed_with_its_problem(tmp_path: Path) -> None:
     """A malformed message in the stream of seals is listed with the reason."""
     async with running_api(tmp_path / "data", **QUIET) as (service, client):
-        await publish_raw(service.log, f"jobledger.seals.{service.mark}", b"gar\xffbage")
+        await publish_raw(service.log, f"jobledger.seals.{service.stream_tag}", b"gar\xffbage")
         [item] = (await client.get(SEALS)).json()["Items"]
         assert (item["Size"], item["Keys"]) == (0, [])
         assert "not a signed note" in item["Problem"]

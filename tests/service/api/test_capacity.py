@@ -194,7 +194,7 @@ async def test_one_clients_share_is_far_below_the_whole() -> None:
     ):
         assert per_client * 4 <= total
     parts = limits.REQUESTS_MAX_IN_FLIGHT + limits.WAITS_MAX + limits.UPLOADS_MAX + limits.FEEDS_MAX
-    assert parts < limits.CONNECTIONS_MAX < limits.OPEN_FILES_WANTED
+    assert parts < limits.CONNECTIONS_MAX < limits.OPEN_FILES_TARGET
 
 
 # --- long reads -------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ async def turns_of_the_loop(count: int = 100) -> None:
 def slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step is a slice, and the pauses outlast the test."""
     monkeypatch.setattr(limits, "LONG_READ_SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(limits, "LONG_READ_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(limits, "LONG_READ_POLL_SECONDS", 0.0)
     monkeypatch.setattr(limits, "LONG_READ_PAUSE_FACTOR", 1e9)
 
 
@@ -294,7 +294,7 @@ async def test_long_reads_always_finish(monkeypatch: pytest.MonkeyPatch) -> None
         reads = [Long(capacity, client) for client in ("noisy", "other")]
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while min(read.steps for read in reads) < 20:  # noqa: ASYNC110 - steps have no event
-                await asyncio.sleep(limits.LONG_READ_LOOK_SECONDS)
+                await asyncio.sleep(limits.LONG_READ_POLL_SECONDS)
     for read in reads:
         await read.end()
 

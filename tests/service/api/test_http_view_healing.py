@@ -30,7 +30,7 @@ READY_SECONDS = 10.0  # within which a problem shows
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projector, "VIEW_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(projector, "VIEW_POLL_SECONDS", 0.02)
 
 
 @asynccontextmanager

@@ -53,7 +53,7 @@ class Api:
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
     """The service; it looks at the token file at every request."""
     async with running_api(tmp_path / "data") as (service, _):
-        service.tokens._look_seconds = 0
+        service.tokens._poll_seconds = 0
         made = Api(service)
         root = made.client(Role.ADMIN, name="root")
         assert (await root.put("/jobs", json=job_body("etl"))).status_code == 200
@@ -76,7 +76,7 @@ WAITS: dict[str, Any] = {
 async def test_a_token_that_is_revoked_during_a_wait_gets_nothing(api: Api, path: str) -> None:
     """Neither the data nor whether it exists."""
     client, root = api.client(Role.READER, name="gone"), api.client(Role.ADMIN, name="boss")
-    params = {"wait_for": format_cursor(api.service.mark, 2), "timeout": "20s"}
+    params = {"wait_for": format_cursor(api.service.stream_tag, 2), "timeout": "20s"}
     url = client.base_url.copy_with(path="/api/v1/diff") if path.startswith("/..") else path
     params |= {"from": "1"} if path.startswith("/..") else {}
     params |= {"state": "Running"} if "state" in path else {}
@@ -124,7 +124,9 @@ async def test_a_thousand_waits_of_two_tokens_block_no_one_else(api: Api, kind: 
     """Each has its own limit; reads, writes and health of others, and their own reads, continue."""
     readers = [api.client(Role.READER, name=f"r{number}") for number in range(2)]
     params = {"timeout": "25s"}
-    params |= {"state": "Failed"} if kind == "wait" else {"wait_for": format_cursor(api.service.mark, 99)}
+    params |= (
+        {"state": "Failed"} if kind == "wait" else {"wait_for": format_cursor(api.service.stream_tag, 99)}
+    )
     path = "/jobs/etl/wait" if kind == "wait" else "/jobs/etl"
     tasks = [
         asyncio.create_task(reader.get(path, params=params))

@@ -43,14 +43,14 @@ async def test_an_event_has_its_cursor_type_and_position(tmp_path: Path) -> None
         assert reader.response.headers["content-type"] == "text/event-stream; charset=utf-8"
         sequence = await submit(client, Labels={"env": "prod"})
         [message] = await reader.take(1)
-        assert reader.comments == [f"heartbeat {service.mark}-0"]
-        assert message.id == reader.last_id == f"{service.mark}-{sequence}"
+        assert reader.comments == [f"heartbeat {service.stream_tag}-0"]
+        assert message.id == reader.last_id == f"{service.stream_tag}-{sequence}"
         assert message.event == message.data["type"] == "jobledger.job.created.v1"
         extra = {key: message.data[key] for key in ("sequence", "revision", "version", "specversion")}
         assert extra == {"sequence": f"{sequence:020}", "revision": 1, "version": 1, "specversion": "1.0"}
         assert message.data["streamtime"].endswith("Z")
         assert message.data["data"]["Spec"]["Labels"] == {"env": "prod"}
-        assert message.data["source"] == f"/jobledger/{service.mark}"
+        assert message.data["source"] == f"/jobledger/{service.stream_tag}"
         await report(client, "Running")
         [message] = await reader.take(1)
         assert (message.data["name"], message.data["namespace"]) == ("etl", "default")
@@ -85,8 +85,8 @@ async def test_a_feed_resumes_with_last_event_id(tmp_path: Path) -> None:
 
         assert (await first(after="0")).sequence == 1
         assert (await first(after="2")).sequence == 3
-        assert (await first(after=f"{service.mark}-3")).sequence == 4
-        assert (await first(f"{service.mark}-4", after="0")).sequence == 5
+        assert (await first(after=f"{service.stream_tag}-3")).sequence == 4
+        assert (await first(f"{service.stream_tag}-4", after="0")).sequence == 5
 
 
 async def test_filters_come_from_the_query(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ async def test_a_revoked_token_ends_its_feeds_with_their_cursor(tmp_path: Path) 
             message = await reader.next()
             assert message is not None
             assert (message.event, message.data["reason"]) == ("close", "the token is no longer valid")
-            assert message.data["cursor"] == message.id == f"{service.mark}-{sequence}"
+            assert message.data["cursor"] == message.id == f"{service.stream_tag}-{sequence}"
             assert await reader.next() is None
 
 
@@ -190,8 +190,8 @@ async def test_heartbeats_advance_a_silent_feed(tmp_path: Path) -> None:
         async with feed(client, namespace="elsewhere") as reader:
             sequence = await submit(client)
             reading = asyncio.create_task(reader.next())
-            await eventually(lambda: reader.last_id == f"{service.mark}-{sequence}")
-            assert f"heartbeat {service.mark}-{sequence}" in reader.comments
+            await eventually(lambda: reader.last_id == f"{service.stream_tag}-{sequence}")
+            assert f"heartbeat {service.stream_tag}-{sequence}" in reader.comments
             assert not reading.done()
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -206,7 +206,7 @@ async def test_a_drain_closes_feeds_with_their_cursor(tmp_path: Path) -> None:
         await service.hub.close()
         message = await reader.next()
         assert message is not None
-        assert (message.event, message.id) == ("close", f"{service.mark}-{sequence}")
+        assert (message.event, message.id) == ("close", f"{service.stream_tag}-{sequence}")
         assert await reader.next() is None
         assert (await client.get("/api/v1/events")).status_code == 503
 

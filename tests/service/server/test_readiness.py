@@ -200,7 +200,7 @@ async def test_streams_are_checked_while_the_service_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a restart, a rewrite ends the compression warning, and a missing stream is named."""
-    monkeypatch.setattr("jobledger.service.server.monitor.STREAMS_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("jobledger.service.server.monitor.STREAMS_POLL_SECONDS", 0.0)
     async with watched(tmp_path) as at:
         log = at.service.log
         config = (await ask(log, "STREAM.INFO.JOBS_KEYS"))["config"]

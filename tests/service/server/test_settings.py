@@ -144,7 +144,7 @@ def test_value_out_of_bounds_is_rejected(name: str, value: str) -> None:
     """The message names the setting, the value, the origin, and the valid values."""
     message = rejection({name: value})
     assert message.startswith(f"{name} (flag)")
-    assert f"must be {SETTINGS[name].wanted}" in message
+    assert f"must be {SETTINGS[name].accepted}" in message
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_every_setting_is_described() -> None:
         assert setting.section in {"server", "client"}
         assert setting.description
         assert "\n" not in setting.description
-        assert setting.wanted
+        assert setting.accepted
 
 
 def test_importing_the_settings_is_fast() -> None:

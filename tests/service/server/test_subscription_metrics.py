@@ -9,7 +9,7 @@ import pytest
 from jobledger import LogUnavailable, SubscriptionInfo, subscribe
 from jobledger.projections.subscriptions.admin import Part
 from jobledger.projections.subscriptions.definition import Definition
-from jobledger.service.limits import METRIC_LABEL_VALUES_MAX, SUBSCRIPTIONS_LOOK_SECONDS
+from jobledger.service.limits import METRIC_LABEL_VALUES_MAX, SUBSCRIPTIONS_POLL_SECONDS
 from jobledger.service.metrics import Metrics
 from tests.service.server.test_metrics import URL, figures
 from tests.support.api import job_body, running_api
@@ -113,7 +113,7 @@ async def test_many_scrapes_cause_few_reads(monkeypatch: pytest.MonkeyPatch) -> 
     await readings.refresh()
     assert (counted.asked, len(readings._infos)) == (1, 1)
     counted.is_down = True
-    later = asyncio.get_running_loop().time() + SUBSCRIPTIONS_LOOK_SECONDS
+    later = asyncio.get_running_loop().time() + SUBSCRIPTIONS_POLL_SECONDS
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: later)
     await readings.refresh()
     assert (counted.asked, len(readings._infos)) == (2, 1)

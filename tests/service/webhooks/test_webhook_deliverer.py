@@ -25,7 +25,7 @@ WITHIN_SECONDS = 60.0
 @pytest.fixture(autouse=True)
 def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Changes made on another replica are noticed sooner."""
-    monkeypatch.setattr(deliverer_module, "WEBHOOKS_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(deliverer_module, "WEBHOOKS_POLL_SECONDS", 0.1)
 
 
 class Stage:

@@ -209,7 +209,7 @@ def test_one_job_that_fails_repeatedly_is_not_an_outage() -> None:
     for _ in range(100):
         endpoint.failed("job", "it answered 500")
     assert not endpoint.holds
-    endpoint.failed("job", "it answered 503", asked_seconds=5.0)
+    endpoint.failed("job", "it answered 503", pause_seconds=5.0)
     assert (endpoint.holds, endpoint.wait_seconds) == (True, 5.0)
     endpoint.failed("job", "it answered 500")
     assert not endpoint.holds
