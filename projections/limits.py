@@ -49,16 +49,16 @@ SHORT_WALK_ROWS = 128  # a scope with fewer jobs is always walked
 WALK_MAX_ARMS = 64  # namespaces times states in one UNION ALL; SQLite allows 500
 RARE_MAX_ROWS = 4_096  # found and sorted by a driver; if there are more, the order is walked
 DIGEST_CHUNK_ROWS = 2_000  # rows per read
-DIGEST_CHUNK_SPECS = 64  # the same for specs, which are large
+DIGEST_CHUNK_SPECS = 64  # rows with specs per read; specs are large
 
 # --- folding what a reader reads ----------------------------------------------------------------------------
-TRACKER_MAX_JOBS = 65_536  # remembered by one reader; what became of others is read from the log
+TRACKER_MAX_JOBS = 65_536  # cached by one reader; other jobs are read from the log
 TRACKER_MAX_BYTES = 128 * 1_048_576
-TRACKER_MAX_NUMBERS = 500_000  # jobs of which a replay remembers name and numbers; some 230 bytes each
-TRACKER_MAX_NAMESPACES = 10_000  # known by number for that; jobs of others count as four
+TRACKER_MAX_NUMBERS = 500_000  # jobs whose name and numbers a replay caches; about 230 bytes each
+TRACKER_MAX_NAMESPACES = 10_000  # that the compact cache numbers; a job of another namespace counts as four
 TRACKER_READS = 32  # jobs that one reader reads from the log at once
 TRACKER_SCAN_FACTOR = 50  # records read in a row at the price of one job: measured, 30 to 100
-TRACKER_EVICTED_BITS = 64 * 1_048_576  # of the filter that knows which jobs were forgotten: 8 MB, if any was
+TRACKER_EVICTED_BITS = 64 * 1_048_576  # of the filter of evicted jobs: 8 MB, allocated at the first eviction
 
 # --- as of an earlier point ---------------------------------------------------------------------------------
 ASOF_FOLD_EVENTS = 2_500  # folded into a snapshot without yielding to the event loop
@@ -86,7 +86,7 @@ CHANGES_JOB_BYTES = 1_048_576  # of the shown events of one job, but at least on
 ASOF_LATE_INDEX_EVENTS = 50_000  # from this many on, list indexes are created after the fold
 
 # --- quarantine and damage ----------------------------------------------------------------------------------
-HEAL_PAGE_JOBS = 100  # read at once; each is refolded and written separately
+HEAL_PAGE_JOBS = 100  # jobs read at once; each is refolded and written separately
 CLOCK_LOG_LINES = 100  # for backward steps of the stream's time; all are counted
 QUARANTINE_LOG_LINES = 100  # for quarantined jobs; all are counted
 
@@ -103,7 +103,7 @@ SUBSCRIPTION_CHUNK_EVENTS = 250  # folded at once: the most events that are read
 SUBSCRIPTION_CHUNK_BYTES = 1_048_576  # … and their approximate size
 SUBSCRIPTION_TURN_SECONDS = 0.02  # of a partition, before other tasks and partitions get their turn
 ACKNOWLEDGE_EVENTS = 500  # handled before an acknowledgement is sent, while more are ready …
-ACKNOWLEDGE_SECONDS = 0.1  # … or this time
+ACKNOWLEDGE_SECONDS = 0.1  # … or at most this long
 RELEASE_MAX_PARTITIONS = 4  # that an elastic member releases at once
 RETRIES_DEFAULT = 5  # of a failed event before its job is parked
 RETRIES_MAX = 100

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 
-from jobledger.service.limits import UNKNOWN_FIELDS_TOLD
+from jobledger.service.limits import UNKNOWN_FIELDS_SHOWN
 from jobledger.store.model.errors import InvalidInput, InvalidSpec, Problem
 from jobledger.store.model.limits import SPEC_MAX_DEPTH
 from jobledger.store.spec.formats import repeated_key
@@ -159,4 +159,4 @@ def _unknown_fields(fields: dict[str, object], declared: dict[str, msgspec.struc
         near = difflib.get_close_matches(key[:_FIELD_MAX_CHARACTERS], names, n=1)
         remedy = f"did you mean `{names[near[0]]}`?" if near else f"the fields are {listed}"
         warnings.append(f"{key[:_FIELD_MAX_CHARACTERS]}: not a field of this request; {remedy}")
-    return sorted(warnings)[:UNKNOWN_FIELDS_TOLD]
+    return sorted(warnings)[:UNKNOWN_FIELDS_SHOWN]

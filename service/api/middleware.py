@@ -28,11 +28,11 @@ from jobledger.service.api.request import ENCODED_SLASH
 from jobledger.service.api.response_guard import GuardedResponse
 from jobledger.service.errors import NotReady, Unauthorized
 from jobledger.service.limits import (
-    ANSWERS_MAX_BYTES,
-    ANSWERS_MAX_BYTES_PER_CLIENT,
     BODIES_MAX_BYTES,
     BODIES_MAX_BYTES_PER_CLIENT,
     REQUEST_ID_MAX_CHARACTERS,
+    RESPONSES_MAX_BYTES,
+    RESPONSES_MAX_BYTES_PER_CLIENT,
 )
 from jobledger.service.logs import write_access
 from jobledger.service.wiring import Service
@@ -113,8 +113,8 @@ class Middleware:
         self._responses = ByteBudget(
             "responses",
             "read them, or ask for smaller pages",
-            ANSWERS_MAX_BYTES,
-            ANSWERS_MAX_BYTES_PER_CLIENT,
+            RESPONSES_MAX_BYTES,
+            RESPONSES_MAX_BYTES_PER_CLIENT,
             allows_first=True,
         )
         self.capacity = Capacity()

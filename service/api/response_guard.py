@@ -12,7 +12,7 @@ from jobledger.service.api.asgi import Message, Send
 from jobledger.service.api.body_budget import Disconnected
 from jobledger.service.api.capacity import ByteBudget
 from jobledger.service.limits import (
-    ANSWER_PART_BYTES,
+    RESPONSE_PART_BYTES,
     SEND_TIMEOUT_SECONDS,
 )
 
@@ -58,7 +58,7 @@ class GuardedResponse:
             await self._send(message)
         elif self._head:
             await self._send({**message, "body": b""})
-        elif len(message["body"]) > ANSWER_PART_BYTES and self._held_bytes:
+        elif len(message["body"]) > RESPONSE_PART_BYTES and self._held_bytes:
             await self._send_in_parts(message)
         else:
             await self._send(message)
@@ -71,7 +71,7 @@ class GuardedResponse:
     def _start(self, message: Message) -> Message:
         present = dict(message["headers"])
         size = int(present.get(b"content-length", b"0"))
-        if size > ANSWER_PART_BYTES and not self._head:
+        if size > RESPONSE_PART_BYTES and not self._head:
             self._budget.hold(size, self.client)
             self._held_bytes = size
         self.started, self.status = True, message["status"]
@@ -81,8 +81,8 @@ class GuardedResponse:
 
     async def _send_in_parts(self, message: Message) -> None:
         content = message["body"]
-        for start in range(0, len(content), ANSWER_PART_BYTES):
-            end = start + ANSWER_PART_BYTES
+        for start in range(0, len(content), RESPONSE_PART_BYTES):
+            end = start + RESPONSE_PART_BYTES
             more = end < len(content) or message["more_body"]
             try:
                 async with asyncio.timeout(SEND_TIMEOUT_SECONDS):

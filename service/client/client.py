@@ -24,11 +24,11 @@ from jobledger.service.client.responses import (
 from jobledger.service.client.transport import TRANSIENT, Retries, Target, Transport
 from jobledger.service.errors import RemoteError, Timeout
 from jobledger.service.limits import (
-    CLIENT_ANSWER_TIMEOUT_SECONDS,
     CLIENT_PAGE_CHANGES,
     CLIENT_PAGE_HISTORY,
     CLIENT_PAGE_JOBS,
     CLIENT_PROBE_TIMEOUT_SECONDS,
+    CLIENT_RESPONSE_TIMEOUT_SECONDS,
     CLIENT_RETRY_WAIT_SECONDS,
     CLIENT_WAIT_SECONDS,
     CLIENT_WRITE_MAX_TRIES,
@@ -179,7 +179,7 @@ class Client:
         return _read_job(self._request("GET", self._path(paths.JOB, ref, namespace), query=query))
 
     def jobs(
-        self, query: Mapping[str, Any], *, timeout_seconds: float = CLIENT_ANSWER_TIMEOUT_SECONDS
+        self, query: Mapping[str, Any], *, timeout_seconds: float = CLIENT_RESPONSE_TIMEOUT_SECONDS
     ) -> JobPage:
         """One page of jobs; `query` has the parameters of the API."""
         return read_items(
@@ -325,7 +325,7 @@ class Client:
                 "GET",
                 self._path(paths.JOB_WAIT, ref, namespace),
                 query={**query, "timeout": f"{max(1, round(seconds * 1000))}ms"},
-                timeout_seconds=seconds + CLIENT_ANSWER_TIMEOUT_SECONDS,
+                timeout_seconds=seconds + CLIENT_RESPONSE_TIMEOUT_SECONDS,
             )
         except Timeout:
             return None

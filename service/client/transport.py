@@ -22,10 +22,10 @@ from jobledger.service.errors import (
     TooManyRequests,
 )
 from jobledger.service.limits import (
-    CLIENT_ANSWER_MAX_BYTES,
-    CLIENT_ANSWER_TIMEOUT_SECONDS,
     CLIENT_CONNECT_TIMEOUT_SECONDS,
     CLIENT_FEED_MAX_TRIES,
+    CLIENT_RESPONSE_MAX_BYTES,
+    CLIENT_RESPONSE_TIMEOUT_SECONDS,
     CLIENT_RETRY_MAX_WAIT_SECONDS,
     CLIENT_RETRY_WAIT_SECONDS,
 )
@@ -93,7 +93,7 @@ class Transport:
                 base_url=url,
                 headers=headers,
                 verify=_tls(parts.scheme, target.tls_ca),
-                timeout=_timeout(CLIENT_ANSWER_TIMEOUT_SECONDS),
+                timeout=_timeout(CLIENT_RESPONSE_TIMEOUT_SECONDS),
                 trust_env=parts.hostname not in _LOOPBACK,  # no proxy for the loopback address
             )
         except (httpx.InvalidURL, ValueError) as error:
@@ -113,7 +113,7 @@ class Transport:
         query: Query | None = None,
         body: object = None,
         headers: Mapping[str, str] | None = None,
-        timeout_seconds: float = CLIENT_ANSWER_TIMEOUT_SECONDS,
+        timeout_seconds: float = CLIENT_RESPONSE_TIMEOUT_SECONDS,
     ) -> Any:
         """The response as plain values.
 
@@ -161,7 +161,7 @@ class Transport:
         query: Query | None = None,
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout_seconds: float = CLIENT_ANSWER_TIMEOUT_SECONDS,
+        timeout_seconds: float = CLIENT_RESPONSE_TIMEOUT_SECONDS,
     ) -> Iterator[httpx.Response]:
         """A response that is still being read; see `request`."""
         params = {name: value for name, value in (query or {}).items() if value not in (None, "", (), [])}
@@ -195,9 +195,9 @@ class Transport:
         parts, size = [], 0
         for part in response.iter_bytes():
             size += len(part)
-            if size > CLIENT_ANSWER_MAX_BYTES:
+            if size > CLIENT_RESPONSE_MAX_BYTES:
                 raise PayloadTooLarge(
-                    f"the response exceeds {CLIENT_ANSWER_MAX_BYTES} bytes; use a smaller --limit"
+                    f"the response exceeds {CLIENT_RESPONSE_MAX_BYTES} bytes; use a smaller --limit"
                 )
             parts.append(part)
         return b"".join(parts)

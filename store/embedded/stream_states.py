@@ -14,7 +14,7 @@ from jobledger.store.embedded.proof import Damage, Known, Range, State, StreamFi
 from jobledger.store.jetstream.api import API, STREAM_NOT_FOUND, ApiError
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.model.errors import EmbeddedServerError
-from jobledger.store.model.limits import HOLES_MAX_ASKED
+from jobledger.store.model.limits import HOLES_MAX_LISTED
 from jobledger.store.private_files import open_private
 
 KNOWN_FILE: Final = "known.json"
@@ -62,7 +62,7 @@ async def state_of(connection: Connection, stream: StreamFiles, timeout_seconds:
     if info is None:
         return None
     holes: tuple[Range, ...] | None = ()
-    if info.state.num_deleted > HOLES_MAX_ASKED:
+    if info.state.num_deleted > HOLES_MAX_LISTED:
         holes = None
     elif info.state.num_deleted and stream.keeps_all:
         detailed = await _info(connection, stream.name, b'{"deleted_details":true}', timeout_seconds)

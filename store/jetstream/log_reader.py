@@ -29,17 +29,17 @@ from jobledger.store.log import LogInfo, check_continues, other_record
 from jobledger.store.model.errors import LogBehind, LogDamaged, LogTruncated, LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.limits import (
-    FEED_FILL_EVENTS,
-    FEED_GAP_TRIES,
-    FEED_HEARTBEAT_SECONDS,
-    FEED_HOLE_MAX_EVENTS,
-    FEED_IDLE_HEARTBEATS,
-    FEED_MAX_RESTARTS,
-    FEED_OPEN_TIMEOUT_SECONDS,
-    FEED_PROBES,
-    FEED_PULL_BYTES,
-    FEED_PULL_EVENTS,
+    HOLE_PROBES,
     LEADER_CONTACT_SECONDS,
+    LOG_READER_FILL_EVENTS,
+    LOG_READER_GAP_TRIES,
+    LOG_READER_HEARTBEAT_SECONDS,
+    LOG_READER_HOLE_MAX_EVENTS,
+    LOG_READER_IDLE_HEARTBEATS,
+    LOG_READER_MAX_RESTARTS,
+    LOG_READER_OPEN_TIMEOUT_SECONDS,
+    LOG_READER_PULL_BYTES,
+    LOG_READER_PULL_EVENTS,
     REQUEST_TIMEOUT_SECONDS,
     RETRY_WAIT_SECONDS,
 )
@@ -47,7 +47,7 @@ from jobledger.store.model.truncation import Doubts
 from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 
 _CONSUMER_IDLE_SECONDS: Final = 60
-_SILENCE_SECONDS: Final = 2.5 * FEED_HEARTBEAT_SECONDS
+_SILENCE_SECONDS: Final = 2.5 * LOG_READER_HEARTBEAT_SECONDS
 
 
 class Continuity:
@@ -145,10 +145,10 @@ class JetStreamLogReader(PullSession[Record]):
     ) -> None:
         super().__init__(
             connection,
-            events=FEED_PULL_EVENTS,
-            max_bytes=FEED_PULL_BYTES,
+            events=LOG_READER_PULL_EVENTS,
+            max_bytes=LOG_READER_PULL_BYTES,
             max_requests=2,
-            options={"idle_heartbeat": int(FEED_HEARTBEAT_SECONDS * NANOSECONDS_PER_SECOND)},
+            options={"idle_heartbeat": int(LOG_READER_HEARTBEAT_SECONDS * NANOSECONDS_PER_SECOND)},
         )
         self._stream = stream
         self._continuity = continuity or Continuity(connection, stream)
@@ -175,7 +175,7 @@ class JetStreamLogReader(PullSession[Record]):
             raise
 
     async def _open_first(self) -> None:
-        for _ in range(FEED_MAX_RESTARTS):
+        for _ in range(LOG_READER_MAX_RESTARTS):
             try:
                 return await self._open_consumer()
             except (
@@ -206,7 +206,7 @@ class JetStreamLogReader(PullSession[Record]):
                     await self._changed.wait()
             except TimeoutError:
                 self._failure = f"no heartbeat for {_SILENCE_SECONDS:g} s"
-            if self._idle >= FEED_IDLE_HEARTBEATS and not self._failure:
+            if self._idle >= LOG_READER_IDLE_HEARTBEATS and not self._failure:
                 await self._look_ahead()
         self._restarts = 0
         records = self._take(max_records)
@@ -255,13 +255,17 @@ class JetStreamLogReader(PullSession[Record]):
         """Opens a new consumer after the last record received."""
         self._restarts += 1
         failure = self._failure
-        if self._restarts > FEED_MAX_RESTARTS:
+        if self._restarts > LOG_READER_MAX_RESTARTS:
             self._restarts = 0
             raise LogUnavailable(f"the log cannot be read ({failure}); try again")
         await self._connection.wait_up(REQUEST_TIMEOUT_SECONDS)
         # One replica may be damaged, and the next consumer may be on another one. If all have the same gap,
         # and the leader lacks the records too, the stream itself does.
-        if self._gap_tries > 1 and not await self._fill_from_leader() and self._gap_tries >= FEED_GAP_TRIES:
+        if (
+            self._gap_tries > 1
+            and not await self._fill_from_leader()
+            and self._gap_tries >= LOG_READER_GAP_TRIES
+        ):
             self._gap_tries, self._gap_is_final = 0, True
         await self._close_consumer()
         if self._gap_is_final:
@@ -291,7 +295,7 @@ class JetStreamLogReader(PullSession[Record]):
             epoch=self._epoch,
             after=self._sequence,
             same=(lambda record: record.time == time) if time else None,
-            timeout_seconds=FEED_OPEN_TIMEOUT_SECONDS,
+            timeout_seconds=LOG_READER_OPEN_TIMEOUT_SECONDS,
         )
         self._epoch = info.epoch
         reply = await create_reader(
@@ -300,7 +304,7 @@ class JetStreamLogReader(PullSession[Record]):
             start=self._sequence + 1,
             idle_seconds=_CONSUMER_IDLE_SECONDS,
             purpose="reading the log",
-            timeout_seconds=FEED_OPEN_TIMEOUT_SECONDS,
+            timeout_seconds=LOG_READER_OPEN_TIMEOUT_SECONDS,
         )
         await self._open(self._stream, reply.name)
         self._consumer = reply.name
@@ -323,14 +327,14 @@ class JetStreamLogReader(PullSession[Record]):
         A replica with a damaged block delivers as if the records in it did not exist, and a new consumer may
         be put on the same replica again.
         """
-        end = min(self._gap_end, self._sequence + FEED_FILL_EVENTS)
+        end = min(self._gap_end, self._sequence + LOG_READER_FILL_EVENTS)
         start = self._sequence
         while self._sequence < end:
             message = await leader_get(
                 self._connection,
                 self._stream,
                 {"seq": self._sequence + 1},
-                timeout_seconds=FEED_OPEN_TIMEOUT_SECONDS,
+                timeout_seconds=LOG_READER_OPEN_TIMEOUT_SECONDS,
             )
             if message is None:
                 break
@@ -342,14 +346,14 @@ class JetStreamLogReader(PullSession[Record]):
         self._idle = 0
         try:
             info = await stream_info(
-                self._connection, self._stream, timeout_seconds=FEED_OPEN_TIMEOUT_SECONDS
+                self._connection, self._stream, timeout_seconds=LOG_READER_OPEN_TIMEOUT_SECONDS
             )
         except LogUnavailable as error:
             self._failure = self._failure or str(error)
             return
         if log_info(info, self._stream).last_sequence > self._sequence and not self._buffer:
             self._ahead_tries += 1
-            self._gap_is_final = self._ahead_tries >= FEED_GAP_TRIES
+            self._gap_is_final = self._ahead_tries >= LOG_READER_GAP_TRIES
             self._failure = f"event {self._sequence + 1} is in the log and does not arrive"
 
     async def _pass_hole(self) -> None:
@@ -361,14 +365,14 @@ class JetStreamLogReader(PullSession[Record]):
 
         Raises:
             LogDamaged: nothing follows the hole yet: the next call waits for what comes. Or the hole is
-                longer than FEED_HOLE_MAX_EVENTS: the next call continues.
+                longer than LOG_READER_HOLE_MAX_EVENTS: the next call continues.
         """
         first = self._sequence + 1
         info = await stream_info(self._connection, self._stream)
         last, is_replicated = log_info(info, self._stream).last_sequence, has_others(info)
-        end = min(last, self._sequence + FEED_HOLE_MAX_EVENTS)
-        for start in range(first, end + 1, FEED_PROBES):
-            some = range(start, min(start + FEED_PROBES, end + 1))
+        end = min(last, self._sequence + LOG_READER_HOLE_MAX_EVENTS)
+        for start in range(first, end + 1, HOLE_PROBES):
+            some = range(start, min(start + HOLE_PROBES, end + 1))
             found = await asyncio.gather(
                 *(self._read_one(sequence, is_replicated=is_replicated) for sequence in some)
             )

@@ -31,7 +31,7 @@ from jobledger.store.jetstream.reader import replica_get
 from jobledger.store.jetstream.stream import stream_info, update_stream
 from jobledger.store.model.errors import LogDamaged, LogRefused, LogUnavailable
 from jobledger.store.model.limits import (
-    FEED_PROBES,
+    HOLE_PROBES,
     REFILL_GIVE_UP_SECONDS,
     REFILL_LOST_MAX_EVENTS,
     REFILL_POLL_SECONDS,
@@ -154,8 +154,8 @@ class _Refill:
         if len(lacks) != missing:
             return False
         unknown = sorted(lacks - self._lost)
-        for start in range(0, len(unknown), FEED_PROBES):
-            some = unknown[start : start + FEED_PROBES]
+        for start in range(0, len(unknown), HOLE_PROBES):
+            some = unknown[start : start + HOLE_PROBES]
             for _ in range(_LOST_ROUNDS):
                 requests: list[dict[str, object]] = [{"seq": each} for each in some]
                 looks = (replica_get(self._connection, self._name, each) for each in requests)

@@ -54,41 +54,41 @@ REFILL_GIVE_UP_SECONDS = 300.0  # of one step, in addition to the time of all st
 REFILL_LOST_MAX_EVENTS = 4_096  # missing on the leader and searched on the other replicas; more are refused
 REFILL_POLL_SECONDS = 0.1  # between two checks of a stream that is moved
 REFILL_PROGRESS_SECONDS = 5.0  # between two progress lines of a rewrite
-STREAM_MISSING_SECONDS = 5.0  # an existing stream is searched for so long before it counts as missing
+STREAM_MISSING_SECONDS = 5.0  # a stream is searched for this long before it counts as missing
 READ_PAGE_EVENTS = 500  # of one job per request
 FIND_JOB_MAX_EVENTS = 5_000  # read to find the namespace of a nameless job's id, before it must be given
 READ_PAGE_BYTES = 4 * 1_048_576
 READ_LEADER_EVENTS = 100  # read one by one from the leader, where a replica lacks some
 READ_REPLICA_TRIES = 12  # of the leader, and then of any replica, for a page that lacks records
 READ_MAX_TRIES = 10  # while a replica lags behind the leader
-FEED_PULL_EVENTS = 2_500  # per pull request; two are outstanding
-FEED_PULL_BYTES = 4 * 1_048_576
-FEED_PROBES = 64  # sequences requested at once where records are missing
-FEED_HOLE_MAX_EVENTS = 4_096  # of a hole that one call examines and reports
-FEED_IDLE_HEARTBEATS = 3  # without a record, before the log is asked for its last sequence
-FEED_HEARTBEAT_SECONDS = 2.0  # two and a half of them without a message: the node is gone
-FEED_OPEN_TIMEOUT_SECONDS = 2.0  # of one request while opening; times FEED_MAX_RESTARTS: an election
-TRUNCATION_PROOF_SECONDS = 30.0  # one leader lacks an event for so long before it counts as lost
-TRUNCATION_MIN_ANSWERS = 3  # of that leader, within that time
-TRUNCATION_POLL_SECONDS = 1.0  # between two such answers, for a caller that waits for the verdict
-TRUNCATION_GIVE_UP_SECONDS = 120.0  # of such a wait: no leader led for TRUNCATION_PROOF_SECONDS
+LOG_READER_PULL_EVENTS = 2_500  # per pull request; two are outstanding
+LOG_READER_PULL_BYTES = 4 * 1_048_576
+HOLE_PROBES = 64  # sequences requested at once where records are missing
+LOG_READER_HOLE_MAX_EVENTS = 4_096  # of a hole that one call examines and reports
+LOG_READER_IDLE_HEARTBEATS = 3  # without a record, before the log is asked for its last sequence
+LOG_READER_HEARTBEAT_SECONDS = 2.0  # two and a half of them without a message: the node counts as down
+LOG_READER_OPEN_TIMEOUT_SECONDS = 2.0  # of one request; all restarts together outlast an election
+TRUNCATION_PROOF_SECONDS = 30.0  # an event counts as lost when one leader lacks it for this long
+TRUNCATION_MIN_ANSWERS = 3  # answers of one leader within TRUNCATION_PROOF_SECONDS
+TRUNCATION_POLL_SECONDS = 1.0  # between two requests of a caller that waits for the verdict
+TRUNCATION_GIVE_UP_SECONDS = 120.0  # of the wait for a verdict: no leader led for long enough
 LEADER_CONTACT_SECONDS = 3.0  # a leader with a majority's contact this recent is current: three heartbeats
 REPLICA_GETS = 12  # direct gets of an event, each answered by any replica, before it counts as lost
-REPLICA_GET_TIMEOUT_SECONDS = 1.0  # of one of these direct gets
-FEED_FILL_EVENTS = 500  # read one by one from the leader, where the replica that feeds us has none
-FEED_GAP_TRIES = 4  # consumers in a row with the same gap, before the log counts as damaged there
-FEED_MAX_RESTARTS = 5  # in a row without an event, before the log counts as unreachable
+REPLICA_GET_TIMEOUT_SECONDS = 1.0  # of one direct get
+LOG_READER_FILL_EVENTS = 500  # read one by one from the leader, where the reader's replica lacks them
+LOG_READER_GAP_TRIES = 4  # consumers in a row with the same gap, before the log counts as damaged there
+LOG_READER_MAX_RESTARTS = 5  # in a row without an event, before the log counts as unreachable
 REPLICA_PLACE_TRIES = 64  # consumers created until one is on the desired server: with three, (2/3)^64 fail
 REPLICA_READ_SECONDS = 5.0  # without a record from one server, before its next sequence counts as missing
 REPLICA_STALLS_MAX = 8  # such sequences in one range, before the rest of it counts as missing
 REPLICA_READ_BYTES = 8 * 1_048_576  # per request
 
 # --- test appends -------------------------------------------------------------------------------------------
-HEARTBEAT_SECONDS = 2.0  # between two of one service
-HEARTBEAT_TIMEOUT_SECONDS = 3.0  # of one, including reading it back
-REPLICA_SILENT_SECONDS = 4.0  # a replica that the leader has not heard for so long is gone; it sends each 1 s
+HEARTBEAT_SECONDS = 2.0  # between two test appends of one service
+HEARTBEAT_TIMEOUT_SECONDS = 3.0  # of one test append, including reading it back
+REPLICA_SILENT_SECONDS = 4.0  # a replica that is silent for this long is down; it sends once a second
 HEARTBEAT_BYTES = 2_048  # more than fits into the last block of a full disk
-HEARTBEAT_MAX_AGE_SECONDS = 24 * 3_600  # the heartbeat of a service that is gone is removed
+HEARTBEAT_MAX_AGE_SECONDS = 24 * 3_600  # the heartbeat of a service that no longer runs is removed
 
 # --- commands -----------------------------------------------------------------------------------------------
 COMMAND_MAX_ATTEMPTS = 50  # races lost in a row before Contention
@@ -97,12 +97,12 @@ COMMAND_MAX_WAIT_SECONDS = 0.1
 TURNS_MAX_WAITING = 1_000  # commands on one job in one process; the next one gets LogBusy
 CACHE_MAX_JOBS = 10_000
 CACHE_MAX_BYTES = 64 * 1_048_576
-MISSED_MAX_EVENTS = 100  # of a conflict
-MISSED_MAX_BYTES = 1_048_576  # of their states and reasons, but at least one event
+MISSED_MAX_EVENTS = 100  # listed in a conflict
+MISSED_MAX_BYTES = 1_048_576  # of the states and reasons of these events; at least one is included
 HISTORY_POSITIONS_MAX_BYTES = 16 * 1_048_576  # cached statuses from which later pages of histories continue
 
 # --- keys of repeated requests ------------------------------------------------------------------------------
-KEYS_MIN_AGE_SECONDS = 24 * 3_600  # the promise
+KEYS_MIN_AGE_SECONDS = 24 * 3_600  # how long a key is guaranteed to be recognized
 KEYS_MAX_AGE_SECONDS = 25 * 3_600  # one hour more, for clocks and for requests that take long
 KEYS_TIMEOUT_SECONDS = 10.0  # of all attempts to write one record
 
@@ -113,14 +113,14 @@ PRIVATE_FILE_MAX_BYTES = 2 * 1_048_576  # a file of tokens, keys or state
 CONNECTION_FILE_MAX_BYTES = 4_096
 START_BYTES_PER_SECOND = 20 * 1_048_576  # read at start from a slow disk; extends the timeout of a start
 FULL_CHECK_MAX_BYTES = 16 * 1_073_741_824  # a log up to this size is read completely at each start
-HOLES_MAX_ASKED = 50_000  # missing sequences that the server lists; more are only counted
+HOLES_MAX_LISTED = 50_000  # missing sequences that the server lists; more are only counted
 FIRST_START_BYTES = 4 * 1_048_576  # free on the disk of a log before it is created
 RESTART_SPARE_BYTES = 16 * 1_048_576  # free after the copy for a restart; with less the disk counts as full
 HEALTH_SECONDS = 1.0  # between two probes of the server
 HEALTH_TIMEOUT_SECONDS = 4.0  # of one probe
 HEALTH_FAILURES_MAX = 4  # in a row; then the server hangs and is restarted: after 20 s at most
 ORPHAN_STOP_SECONDS = 5.0  # for a server without an owner to exit after SIGTERM
-ORPHAN_KILL_SECONDS = 5.0  # and after SIGKILL
+ORPHAN_KILL_SECONDS = 5.0  # the same, after SIGKILL
 NATS_LOG_MAX_BYTES = 8 * 1_048_576  # of nats.log, before nats-server rotates it
 NATS_LOG_MAX_FILES = 4  # with the current one
 
@@ -130,18 +130,18 @@ TAGS_MAX_COUNT = 64  # of one job
 TAG_MAX_CHARACTERS = 64
 
 # --- quarantine ---------------------------------------------------------------------------------------------
-# Part of the fold's meaning as well.
-QUARANTINE_MAX_EVENTS = 64  # that freeze one job and can be accepted one by one
-QUARANTINE_REASON_CHARACTERS = 400  # of one of them
+# Part of the fold's meaning: a change needs a new PROJECTION_VERSION.
+QUARANTINE_MAX_EVENTS = 64  # events that freeze one job and can be accepted one by one
+QUARANTINE_REASON_CHARACTERS = 400  # of the reason of one event
 
 # --- durable consumers --------------------------------------------------------------------------------------
 PIN_SECONDS = 5.0  # without a message from the holder of a consumer, the next client gets it
 PIN_MARGIN_SECONDS = 0.5  # the holder treats its lease as expired this much earlier
 HOLD_CHECK_SECONDS = 1.25  # between two checks that the pin is still ours: three fit into PIN_SECONDS
 HOLD_CHECK_TIMEOUT_SECONDS = 2.0  # of one request of such a check
-PIN_WAIT_SECONDS = 10.0  # of one request that waits for the pin: a sleeping process counts for so long
-LET_GO_WAIT_SECONDS = 2.0  # before a released consumer is requested again, so that others get it
-PASS_ON_SECONDS = 10.0  # before a client at its quota yields a consumer again
+PIN_WAIT_SECONDS = 10.0  # of one request for the pin: a sleeping process counts as waiting for this long
+RELEASE_WAIT_SECONDS = 2.0  # before a released consumer is requested again, so that others get it
+YIELD_PIN_SECONDS = 10.0  # before a client at its quota yields a consumer again
 CONSUMER_PULL_EVENTS = 1_000  # per pull request; two are outstanding
 CONSUMER_PULL_BYTES = 2 * 1_048_576
 CONSUMER_MAX_WAITING = 4_096  # requests waiting at the server, of all processes together
@@ -151,4 +151,4 @@ PLAIN_ACK_WAIT_SECONDS = 10.0  # before an event of a plain consumer is redelive
 
 # --- records of subscriptions -------------------------------------------------------------------------------
 RECORD_MAX_BYTES = 64 * 1_024  # of one record
-RECORD_REMOVED_SECONDS = 24 * 3_600  # the removal of a record is visible for so long
+RECORD_REMOVED_SECONDS = 24 * 3_600  # the removal of a record is visible for this long

@@ -16,7 +16,7 @@ from typing import Self
 import msgspec
 
 from jobledger.projections.merkle.frontier import Frontier
-from jobledger.service.limits import WITNESS_MARKS_MAX, WITNESS_PENDING_MAX_LEAVES
+from jobledger.service.limits import TREE_TRACKER_MARKS_MAX, TREE_TRACKER_PENDING_MAX_LEAVES
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -54,7 +54,7 @@ class TreeTracker:
         before = len(self._pending)
         self._pending.extend(leaves)
         self._newest.extend(self._pending[before:])
-        excess = len(self._pending) - WITNESS_PENDING_MAX_LEAVES
+        excess = len(self._pending) - TREE_TRACKER_PENDING_MAX_LEAVES
         if excess > 0:
             self.advance_anchor(self._anchor.size + excess)
 
@@ -97,9 +97,9 @@ class TreeTracker:
     def _mark(self) -> None:
         marks = self.marks
         marks.append(Mark(self._anchor.size, self._anchor.root()))
-        if len(marks) > WITNESS_MARKS_MAX:
+        if len(marks) > TREE_TRACKER_MARKS_MAX:
             # Keep marks spread over the whole past, and free half of the capacity.
-            apart = 2 * self._anchor.size // WITNESS_MARKS_MAX
+            apart = 2 * self._anchor.size // TREE_TRACKER_MARKS_MAX
             spread = marks[:1]
             for mark in marks[1:-1]:
                 if mark.size - spread[-1].size > apart:

@@ -29,13 +29,13 @@ from jobledger.store.model.errors import LogError, LogUnavailable
 from jobledger.store.model.limits import (
     HOLD_CHECK_SECONDS,
     HOLD_CHECK_TIMEOUT_SECONDS,
-    LET_GO_WAIT_SECONDS,
-    PASS_ON_SECONDS,
     PIN_MARGIN_SECONDS,
     PIN_SECONDS,
+    RELEASE_WAIT_SECONDS,
     REQUEST_TIMEOUT_SECONDS,
     RETRY_MAX_WAIT_SECONDS,
     RETRY_WAIT_SECONDS,
+    YIELD_PIN_SECONDS,
 )
 
 
@@ -226,7 +226,7 @@ class JetStreamConsumer:
         """Waits until this client is pinned."""
         if self._is_leaving:
             self._is_leaving = False
-            await asyncio.sleep(LET_GO_WAIT_SECONDS)
+            await asyncio.sleep(RELEASE_WAIT_SECONDS)
         await self._connection.wait_up(REQUEST_TIMEOUT_SECONDS)
         clock = asyncio.get_running_loop().time
         while True:
@@ -235,7 +235,7 @@ class JetStreamConsumer:
             await self._pin_request.close()
             if not self.at_quota or clock() < self._yields_at:
                 return
-            self._yields_at = clock() + PASS_ON_SECONDS
+            self._yields_at = clock() + YIELD_PIN_SECONDS
             await yield_pin(self._api, self._name, self._pin)
 
     async def _hold(self) -> None:

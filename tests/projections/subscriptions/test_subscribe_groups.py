@@ -89,7 +89,7 @@ async def test_members_share_the_jobs_by_shard(server: EmbeddedServer, jetstream
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members rebalance more often than once a second."""
     monkeypatch.setattr(consumer, "HOLD_CHECK_SECONDS", 0.1)
-    monkeypatch.setattr(consumer, "LET_GO_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(consumer, "RELEASE_WAIT_SECONDS", 0.2)
     monkeypatch.setattr(subscription, "HOLD_CHECK_SECONDS", 0.1)
 
 

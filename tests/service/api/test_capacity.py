@@ -190,7 +190,7 @@ async def test_one_clients_share_is_far_below_the_whole() -> None:
         (limits.UPLOADS_MAX, limits.UPLOADS_MAX_PER_CLIENT),
         (limits.FEEDS_MAX, limits.FEEDS_MAX_PER_CLIENT),
         (limits.BODIES_MAX_BYTES, limits.BODIES_MAX_BYTES_PER_CLIENT),
-        (limits.ANSWERS_MAX_BYTES, limits.ANSWERS_MAX_BYTES_PER_CLIENT),
+        (limits.RESPONSES_MAX_BYTES, limits.RESPONSES_MAX_BYTES_PER_CLIENT),
     ):
         assert per_client * 4 <= total
     parts = limits.REQUESTS_MAX_IN_FLIGHT + limits.WAITS_MAX + limits.UPLOADS_MAX + limits.FEEDS_MAX

@@ -11,7 +11,7 @@ from jobledger.service.api.body_budget import Disconnected
 from jobledger.service.api.capacity import ByteBudget
 from jobledger.service.api.response_guard import GuardedResponse
 from jobledger.service.errors import TooManyRequests
-from jobledger.service.limits import ANSWER_PART_BYTES, ANSWERS_MAX_BYTES, ANSWERS_MAX_BYTES_PER_CLIENT
+from jobledger.service.limits import RESPONSE_PART_BYTES, RESPONSES_MAX_BYTES, RESPONSES_MAX_BYTES_PER_CLIENT
 from tests.support.api import client_of, job_body, running_api
 
 
@@ -32,9 +32,9 @@ class Taken:
         return [each["body"] for each in self.messages if each["type"] == "http.response.body"]
 
 
-def budget(max_bytes: int = ANSWERS_MAX_BYTES) -> ByteBudget:
+def budget(max_bytes: int = RESPONSES_MAX_BYTES) -> ByteBudget:
     return ByteBudget(
-        "responses", "ask for smaller pages", max_bytes, ANSWERS_MAX_BYTES_PER_CLIENT, allows_first=True
+        "responses", "ask for smaller pages", max_bytes, RESPONSES_MAX_BYTES_PER_CLIENT, allows_first=True
     )
 
 
@@ -46,7 +46,7 @@ async def answer(out: GuardedResponse, body: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("size", "parts"),
-    [(0, 1), (ANSWER_PART_BYTES, 1), (ANSWER_PART_BYTES + 1, 2), (3 * ANSWER_PART_BYTES, 3)],
+    [(0, 1), (RESPONSE_PART_BYTES, 1), (RESPONSE_PART_BYTES + 1, 2), (3 * RESPONSE_PART_BYTES, 3)],
 )
 async def test_a_large_response_is_sent_in_parts(size: int, parts: int) -> None:
     """So that a client that does not read applies backpressure; only the last part ends the response."""
@@ -62,7 +62,7 @@ async def test_a_large_response_is_sent_in_parts(size: int, parts: int) -> None:
 
 async def test_unread_responses_are_limited_together() -> None:
     """One beyond the limit is refused before anything is sent; later there is held again."""
-    size = ANSWER_PART_BYTES + 1
+    size = RESPONSE_PART_BYTES + 1
     held, taken, late = budget(2 * size - 1), Taken(), Taken()
     first, second = (GuardedResponse(each.send, "r", held, head=False) for each in (taken, late))
     await answer(first, b"x" * size)
@@ -79,7 +79,7 @@ async def test_a_client_that_does_not_read_is_disconnected(monkeypatch: pytest.M
     monkeypatch.setattr(outgoing, "SEND_TIMEOUT_SECONDS", 0.01)
     taken, held = Taken(), budget()
     out = GuardedResponse(taken.send, "r", held, head=False)
-    size = ANSWER_PART_BYTES + 1
+    size = RESPONSE_PART_BYTES + 1
     headers = [(b"content-length", str(size).encode())]
     await out.send({"type": "http.response.start", "status": 200, "headers": headers})
     taken.stuck = True

@@ -54,7 +54,7 @@ def test_a_tracker_computes_the_root_of_every_size_from_the_last_seal_on(
 
 def test_the_pending_hashes_of_a_tracker_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Roots of smaller sizes are then unavailable."""
-    monkeypatch.setattr(witness, "WITNESS_PENDING_MAX_LEAVES", 10)
+    monkeypatch.setattr(witness, "TREE_TRACKER_PENDING_MAX_LEAVES", 10)
     leaves = numbered(25)
     watching = TreeTracker()
     watching.extend(leaves[:10])
@@ -68,7 +68,7 @@ def test_the_pending_hashes_of_a_tracker_are_limited(monkeypatch: pytest.MonkeyP
 
 def test_marks_stay_spread_over_the_whole_past(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit every second one is dropped; the newest stays."""
-    monkeypatch.setattr(witness, "WITNESS_MARKS_MAX", 8)
+    monkeypatch.setattr(witness, "TREE_TRACKER_MARKS_MAX", 8)
     leaves = numbered(100)
     watching = TreeTracker()
     for size in range(1, 101):

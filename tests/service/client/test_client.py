@@ -133,7 +133,7 @@ def test_redirect_is_not_followed() -> None:
 
 def test_endless_response_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most the limit is kept in memory."""
-    monkeypatch.setattr(transport_module, "CLIENT_ANSWER_MAX_BYTES", 1_000)
+    monkeypatch.setattr(transport_module, "CLIENT_RESPONSE_MAX_BYTES", 1_000)
     with (
         scripted(says("x" * 10_000)) as (url, _),
         client_of(url) as client,

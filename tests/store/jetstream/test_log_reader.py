@@ -15,7 +15,11 @@ from jobledger.store.jetstream.connection import Message
 from jobledger.store.jetstream.log_reader import JetStreamLogReader
 from jobledger.store.log import Appended, WrongSequence
 from jobledger.store.model.errors import LogDamaged, LogReplaced, LogTruncated, LogUnavailable
-from jobledger.store.model.limits import FEED_GAP_TRIES, FEED_IDLE_HEARTBEATS, FEED_MAX_RESTARTS
+from jobledger.store.model.limits import (
+    LOG_READER_GAP_TRIES,
+    LOG_READER_IDLE_HEARTBEATS,
+    LOG_READER_MAX_RESTARTS,
+)
 from tests.support.logs import append_all, ask, decided, draft, eventually, fill, take_until
 from tests.support.proxy import Proxy
 
@@ -156,7 +160,7 @@ async def test_lost_end_is_reported_once_and_reading_continues(loose: JetStreamL
     feed = await loose.follow(after=0)
     assert isinstance(feed, JetStreamLogReader)
     assert await take_until(feed, 8) == list(range(1, 9))
-    feed._idle, feed._ahead_tries = FEED_IDLE_HEARTBEATS, FEED_GAP_TRIES
+    feed._idle, feed._ahead_tries = LOG_READER_IDLE_HEARTBEATS, LOG_READER_GAP_TRIES
     feed._changed.set()
     with pytest.raises(LogDamaged, match=r"events 9 to 10 .* cannot be read") as raised:
         await feed.take(10)
@@ -167,9 +171,9 @@ async def test_lost_end_is_reported_once_and_reading_continues(loose: JetStreamL
 
 
 async def test_long_hole_is_reported_in_parts(loose: JetStreamLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No call of `take` reads more than FEED_HOLE_MAX_EVENTS; the events after the hole are delivered."""
-    monkeypatch.setattr(log_reader_module, "FEED_HOLE_MAX_EVENTS", 4)
-    monkeypatch.setattr(log_reader_module, "FEED_PROBES", 3)
+    """One `take` reads at most LOG_READER_HOLE_MAX_EVENTS; the events after the hole are delivered."""
+    monkeypatch.setattr(log_reader_module, "LOG_READER_HOLE_MAX_EVENTS", 4)
+    monkeypatch.setattr(log_reader_module, "HOLE_PROBES", 3)
     await fill(loose, 20)
     for sequence in range(9, 18):
         await ask(loose, "STREAM.MSG.DELETE.JOBS", {"seq": sequence})
@@ -270,7 +274,7 @@ async def test_lost_connection_is_reported_until_it_is_back(server: EmbeddedServ
 async def test_permanent_failure_is_raised(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After FEED_MAX_RESTARTS new consumers without an event `take` raises; calling it again is safe."""
+    """After LOG_READER_MAX_RESTARTS consumers without an event `take` raises; calling it again is safe."""
     opened: list[int] = []
 
     class Troubled(JetStreamLogReader):
@@ -284,7 +288,7 @@ async def test_permanent_failure_is_raised(
     for _ in range(2):
         with pytest.raises(LogUnavailable, match="a test's trouble"):
             await feed.take(1)
-    assert len(opened) == 1 + 2 * FEED_MAX_RESTARTS
+    assert len(opened) == 1 + 2 * LOG_READER_MAX_RESTARTS
     monkeypatch.setattr(Troubled, "_open_consumer", JetStreamLogReader._open_consumer)
     await fill(jetstream_log, 2)
     assert await take_until(feed, 2) == [1, 2]

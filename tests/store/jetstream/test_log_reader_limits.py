@@ -14,7 +14,7 @@ from jobledger.store.jetstream.log_reader import JetStreamLogReader
 from jobledger.store.jetstream.publisher import HEADERS_MAX_BYTES
 from jobledger.store.log import NO_JOB, Appended
 from jobledger.store.model.events import Record
-from jobledger.store.model.limits import FEED_PULL_BYTES
+from jobledger.store.model.limits import LOG_READER_PULL_BYTES
 from jobledger.store.model.subjects import job_subject
 from tests.support.logs import append_all, ask, draft, eventually, fill, plain_server, publish_raw, take_until
 
@@ -23,7 +23,7 @@ async def test_slow_caller_keeps_two_pulls_in_memory(
     jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A caller that takes nothing or little keeps the records of two requests in memory."""
-    monkeypatch.setattr(log_reader_module, "FEED_PULL_EVENTS", 50)
+    monkeypatch.setattr(log_reader_module, "LOG_READER_PULL_EVENTS", 50)
     await fill(jetstream_log, 400)
     feed = await jetstream_log.follow(after=0)
     assert isinstance(feed, JetStreamLogReader)
@@ -49,7 +49,7 @@ async def test_slow_caller_keeps_few_large_records(jetstream_log: JetStreamLog) 
         for _ in range(10):  # round trips: requested records have time to arrive
             await jetstream_log.info()
         held = sum(len(record.payload) for record in feed._buffer)
-        assert held == feed._buffered_bytes <= 3 * FEED_PULL_BYTES
+        assert held == feed._buffered_bytes <= 3 * LOG_READER_PULL_BYTES
     await feed.close()
 
 
