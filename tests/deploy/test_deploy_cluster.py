@@ -26,12 +26,12 @@ from jobledger import (
     subscribe,
 )
 from jobledger.service.nats_auth import parse_subscriber, service_requests, subscriber_requests
-from jobledger.store.jetstream import reconcile as settle, stream
+from jobledger.store.jetstream import reconcile, stream
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.log import Appended, WrongSequence
 from tests.conftest import make_spec
 from tests.support.cluster import Cluster
-from tests.support.ledgers import story
+from tests.support.ledgers import full_history
 from tests.support.logs import append_all, ask, draft, eventually, force_batches, stored_ids, whole
 from tests.support.rights import SECRET, STORED, Attacker, destructive, laundering, prepare, state_of
 
@@ -131,7 +131,7 @@ async def test_no_acknowledged_event_is_lost_when_the_leader_is_killed(
     await asyncio.gather(*(view.wait_for(last, FAILOVER_SECONDS) for view in views))
     ledger = Ledger(logs[0])
     for job_id, acked in writers.acked.items():
-        revisions = [item.revision for item in await story(ledger, job_id)]
+        revisions = [item.revision for item in await full_history(ledger, job_id)]
         assert revisions == list(range(1, len(revisions) + 1))
         assert set(acked) <= set(revisions)
     ids = await stored_ids(logs[1])
@@ -215,7 +215,7 @@ async def test_a_lagging_replica_changes_no_answer(cluster: Cluster) -> None:
             os.kill(cluster.pids()[behind], signal.SIGCONT)
         job = await Ledger(reading).load(job_id)
         assert job.status.revision == receipt.revision
-        items = await story(Ledger(reading), job_id)
+        items = await full_history(Ledger(reading), job_id)
         assert [item.revision for item in items] == list(range(1, receipt.revision + 1))
     for log in (writing, reading):
         await log.close()
@@ -238,7 +238,7 @@ async def test_without_a_majority_nothing_is_acknowledged_until_it_returns(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One node alone accepts nothing; an append with an unknown outcome is resolved once there are two."""
-    monkeypatch.setattr(settle, "APPEND_TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr(reconcile, "APPEND_TIMEOUT_SECONDS", 3.0)
     log = await JetStreamLog.connect(cluster.url, SETTINGS)
     assert isinstance(await log.append(draft("before"), expect=0), Appended)
     leader = await cluster.leader()

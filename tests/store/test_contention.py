@@ -14,7 +14,7 @@ from jobledger.store.model.events import JobStateChanged
 from jobledger.store.model.limits import COMMAND_MAX_ATTEMPTS, MISSED_MAX_EVENTS
 from tests.conftest import make_spec
 from tests.support.histories import draft, state_data
-from tests.support.ledgers import event_ids, put, records_of, story
+from tests.support.ledgers import event_ids, full_history, put, records_of
 from tests.support.proxy import Proxy
 
 ID = named_job_id("default", "etl")
@@ -67,7 +67,7 @@ async def check(log: EventLog, created: Receipt, answers: Sequence[Sequence[Rece
     assert all(receipt.changed for receipt in receipts)
     for one in answers:
         assert [receipt.revision for receipt in one] == sorted(receipt.revision for receipt in one)
-    written = await story(Ledger(log), ID)
+    written = await full_history(Ledger(log), ID)
     assert [item.revision for item in written] == list(range(1, 2 + WRITERS * EVENTS_EACH))
     assert sorted(event_ids(await records_of(log))) == sorted(receipt.event_id for receipt in receipts)
     told = {receipt.event_id: (receipt.sequence, receipt.revision, receipt.version) for receipt in receipts}
@@ -140,7 +140,7 @@ async def test_first_submissions_race(logs: list[JetStreamLog], verb: str) -> No
         assert (len(receipts), len(written)) == (10, 1)
     else:
         assert sorted(receipt.version for receipt in written) == list(range(1, 11))
-    items = await story(Ledger(logs[0]), ID)
+    items = await full_history(Ledger(logs[0]), ID)
     assert sorted(item.event_id for item in items) == sorted(receipt.event_id for receipt in written)
 
 

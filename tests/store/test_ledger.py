@@ -16,7 +16,7 @@ from jobledger.store.model.events import decode_event
 from jobledger.store.model.limits import MISSED_MAX_EVENTS
 from jobledger.store.spec.spec import decode_spec
 from tests.conftest import make_spec
-from tests.support.ledgers import put_junk, records_of, story
+from tests.support.ledgers import full_history, put_junk, records_of
 
 ID = named_job_id("default", "etl")
 RUNNING = State(StateType.RUNNING)
@@ -41,7 +41,9 @@ async def test_receipts_match_the_job(log: EventLog) -> None:
     assert job.status.state == State(StateType.STOPPED, "too dear")
     assert (job.status.version, job.status.revision, job.status.sequence) == (3, 5, 5)
     assert decode_spec(job.spec).priority == 6
-    assert [item.event_id for item in await story(ledger, ID)] == [receipt.event_id for receipt in receipts]
+    assert [item.event_id for item in await full_history(ledger, ID)] == [
+        receipt.event_id for receipt in receipts
+    ]
 
 
 async def test_a_rerun_is_a_new_version_whether_or_not_the_spec_differs(log: EventLog) -> None:
@@ -82,7 +84,7 @@ async def test_the_metadata_is_in_the_event(log: EventLog) -> None:
     assert (event.actor, event.reason, event.traceparent) == ("álice", "nightly\nrun", trace)
     assert (event.id, event.subject, event.namespace) == (receipt.event_id, ID, "default")
     assert event.time == "2026-01-01T00:00:00.123Z"
-    (item,) = await story(ledger, ID)
+    (item,) = await full_history(ledger, ID)
     assert (item.actor, item.reason, item.type) == ("álice", "nightly\nrun", "jobledger.job.created.v1")
 
 

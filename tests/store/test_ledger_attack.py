@@ -23,7 +23,7 @@ from jobledger.store.model.subjects import job_subject
 from jobledger.store.spec.spec import decode_spec
 from tests.conftest import make_spec
 from tests.support.histories import draft, spec_data, state_data
-from tests.support.ledgers import event_id, put, put_junk, story
+from tests.support.ledgers import event_id, full_history, put, put_junk
 
 ID = named_job_id("default", "etl")
 NAMELESS = f"j-{event_id(1)}"
@@ -57,7 +57,7 @@ async def test_another_namespace_hides_no_job(jetstream_log: JetStreamLog, job_i
     for ledger in (remembering, remembering, Ledger(log)):
         job = await ledger.load(job_id)
         assert (job.status.namespace, job.status.state.state_type) == ("default", StateType.PENDING)
-        assert {item.anomaly for item in await story(ledger, job_id)} == {""}
+        assert {item.anomaly for item in await full_history(ledger, job_id)} == {""}
     before = job.status.revision
     assert (await Ledger(log).set_state(job_id, RUNNING)).revision == before + 1
     assert (await remembering.update(job_id, make_spec(priority=1))).revision == before + 2

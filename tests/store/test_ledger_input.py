@@ -18,7 +18,7 @@ from jobledger.store.model.limits import (
     STATE_MAX_BYTES,
 )
 from tests.conftest import make_spec
-from tests.support.ledgers import event_id, story
+from tests.support.ledgers import event_id, full_history
 
 ID = named_job_id("default", "etl")
 RUNNING = State(StateType.RUNNING)
@@ -119,7 +119,7 @@ async def test_the_largest_values_are_accepted(log: EventLog) -> None:
     await ledger.create(make_spec("etl"), actor=actor, reason=reason, traceparent=TRACE)
     await ledger.set_state(ID, state, actor=actor, reason=reason, traceparent=TRACE)
     assert (await ledger.load(ID)).status.state == state
-    assert {(item.actor, item.reason) for item in await story(ledger, ID)} == {(actor, reason)}
+    assert {(item.actor, item.reason) for item in await full_history(ledger, ID)} == {(actor, reason)}
 
 
 @pytest.mark.parametrize(
@@ -175,4 +175,4 @@ async def test_special_characters_in_names_are_kept(log: EventLog) -> None:
     status = (await Ledger(log).load(receipt.job_id)).status
     assert (status.namespace, status.name) == ("n.s*> %é😀", "a.b")
     assert status.state == State(StateType.FAILED, STRANGE, {STRANGE: STRANGE})
-    assert (await story(ledger, receipt.job_id))[0].actor == STRANGE
+    assert (await full_history(ledger, receipt.job_id))[0].actor == STRANGE

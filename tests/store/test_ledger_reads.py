@@ -19,7 +19,7 @@ from jobledger.store.model.errors import (
 from jobledger.store.model.events import Record
 from jobledger.store.spec.spec import decode_spec
 from tests.conftest import make_spec
-from tests.support.ledgers import put_junk, records_of, story
+from tests.support.ledgers import full_history, put_junk, records_of
 from tests.support.logs import ask, draft, fill
 
 ID = named_job_id("default", "etl")
@@ -43,7 +43,7 @@ async def test_times_are_stream_times_also_right_after_a_write(log: EventLog) ->
         status = (await ledger.load(ID)).status
         assert status.create_time == records[0].time
         assert status.modify_time == max(record.time for record in records)
-    assert [item.time for item in await story(ledger, ID)] == [record.time for record in records]
+    assert [item.time for item in await full_history(ledger, ID)] == [record.time for record in records]
 
 
 async def test_a_stale_cache_never_answers(log: EventLog) -> None:
@@ -96,7 +96,7 @@ async def test_cancelling_a_caller_does_not_affect_others(log: EventLog) -> None
         await asyncio.gather(doomed, return_exceptions=True)
         assert all(receipt.changed for receipt in await asyncio.gather(*others))
     assert len(ledger._turns) == 0
-    revisions = [item.revision for item in await story(ledger, ID)]
+    revisions = [item.revision for item in await full_history(ledger, ID)]
     assert revisions == list(range(1, len(revisions) + 1))
 
 
@@ -114,8 +114,8 @@ async def test_junk_on_a_subject_does_not_block_the_job(log: EventLog) -> None:
     await put_junk(log, ID, 3)
     assert (await Ledger(log).set_state(ID, QUEUED, expected_revision=2)).revision == 3
     assert (await ledger.load(ID)).status.revision == 3
-    assert [item.revision for item in await story(ledger, ID)] == [0, 1, 1, 2, 2, 3]
-    assert [bool(item.anomaly) for item in await story(ledger, ID)] == [True, False] * 3
+    assert [item.revision for item in await full_history(ledger, ID)] == [0, 1, 1, 2, 2, 3]
+    assert [bool(item.anomaly) for item in await full_history(ledger, ID)] == [True, False] * 3
 
 
 async def test_the_largest_valid_spec_fits_into_the_log(log: EventLog) -> None:

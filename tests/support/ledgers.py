@@ -8,7 +8,7 @@ from jobledger.store.model.events import Record, decode_event
 from jobledger.store.model.subjects import job_subject
 from tests.support.histories import records_of
 
-__all__ = ["event_id", "event_ids", "put", "put_junk", "records_of", "story"]
+__all__ = ["event_id", "event_ids", "full_history", "put", "put_junk", "records_of"]
 
 
 def event_id(number: int) -> str:
@@ -31,7 +31,7 @@ async def put_junk(log: EventLog, job_id: str, number: int = 1, namespace: str =
     )
 
 
-async def story(ledger: Ledger, job_id: str, **where: str) -> list[HistoryItem]:
+async def full_history(ledger: Ledger, job_id: str, **where: str) -> list[HistoryItem]:
     """Return a job's whole history."""
     return [item async for item in ledger.history(job_id, **where)]  # type: ignore[arg-type]
 

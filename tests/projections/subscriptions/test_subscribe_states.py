@@ -17,7 +17,7 @@ from jobledger import (
     subscribe,
 )
 from jobledger.projections.subscriptions import parking, subscription as subscription_module
-from jobledger.store.jetstream.consumer import api as consumer_api, holder as consumer, pin as pinning
+from jobledger.store.jetstream.consumer import api as consumer_api, holder as consumer, pin
 from tests.support.log_writer import Writer
 from tests.support.logs import ask, eventually
 from tests.support.proxy import Proxy
@@ -96,7 +96,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer, "HOLD_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(consumer, "PIN_SECONDS", 2.0)
     monkeypatch.setattr(consumer_api, "PIN_SECONDS", 2.0)
-    monkeypatch.setattr(pinning, "_POLL_SECONDS", 0.2)
+    monkeypatch.setattr(pin, "_POLL_SECONDS", 0.2)
     monkeypatch.setattr(subscription_module, "HOLD_CHECK_SECONDS", 0.1)
     monkeypatch.setattr(subscription_module, "RETRY_QUEUE_REFRESH_SECONDS", 0.1)
     monkeypatch.setattr(parking, "RETRY_FIRST_SECONDS", 0.1)

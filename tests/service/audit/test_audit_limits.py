@@ -13,7 +13,7 @@ from jobledger.service.audit import log_check as logcheck, log_pass, seals as se
 from jobledger.service.audit.keys import read_keys
 from jobledger.service.audit.log_check import LogReport, check_log
 from jobledger.service.audit.log_pass import SealedTree, last_record
-from jobledger.service.audit.model import tree_tracker as witness
+from jobledger.service.audit.model import tree_tracker
 from jobledger.service.audit.model.bundle import read_bundle
 from jobledger.service.audit.model.checkpoint import make_seal
 from jobledger.service.audit.model.findings import Finding, Kind
@@ -54,7 +54,7 @@ def test_a_tracker_computes_the_root_of_every_size_from_the_last_seal_on(
 
 def test_the_pending_hashes_of_a_tracker_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Roots of smaller sizes are then unavailable."""
-    monkeypatch.setattr(witness, "TREE_TRACKER_PENDING_MAX_LEAVES", 10)
+    monkeypatch.setattr(tree_tracker, "TREE_TRACKER_PENDING_MAX_LEAVES", 10)
     leaves = numbered(25)
     watching = TreeTracker()
     watching.extend(leaves[:10])
@@ -68,7 +68,7 @@ def test_the_pending_hashes_of_a_tracker_are_limited(monkeypatch: pytest.MonkeyP
 
 def test_marks_stay_spread_over_the_whole_past(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit every second one is dropped; the newest stays."""
-    monkeypatch.setattr(witness, "TREE_TRACKER_MARKS_MAX", 8)
+    monkeypatch.setattr(tree_tracker, "TREE_TRACKER_MARKS_MAX", 8)
     leaves = numbered(100)
     watching = TreeTracker()
     for size in range(1, 101):

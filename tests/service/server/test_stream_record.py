@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobledger import EmbeddedServer
-from jobledger.service import stream_record as streamrecord
+from jobledger.service import stream_record
 from jobledger.service.errors import InvalidSettings, exit_code
 from jobledger.service.log_access import open_log
 from jobledger.service.settings import Settings
@@ -221,7 +221,7 @@ async def test_a_shorter_stream_than_the_recorded_one_stops_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also for other streams than the log, such as seals."""
-    monkeypatch.setattr(streamrecord, "TRUNCATION_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(stream_record, "TRUNCATION_POLL_SECONDS", 0.02)
     record = StreamRecord(tmp_path / RECORD_FILE, clock=lambda: 0)
     record.replace([report(5)])
     answers = [report(3), report(4), report(5)]
@@ -248,8 +248,8 @@ async def test_a_shorter_stream_without_a_stable_leader_is_not_a_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, changes: bool
 ) -> None:
     """A cluster that is starting proves nothing, however long it reports less."""
-    monkeypatch.setattr(streamrecord, "TRUNCATION_POLL_SECONDS", 0.02)
-    monkeypatch.setattr(streamrecord, "TRUNCATION_GIVE_UP_SECONDS", 0.4)
+    monkeypatch.setattr(stream_record, "TRUNCATION_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(stream_record, "TRUNCATION_GIVE_UP_SECONDS", 0.4)
     record = StreamRecord(tmp_path / RECORD_FILE, clock=lambda: 0)
     record.replace([report(5)])
     looks = 0

@@ -31,7 +31,7 @@ from jobledger.store.model.limits import TAG_MAX_CHARACTERS, TAGS_MAX_COUNT
 from jobledger.store.model.subjects import named_job_id
 from tests.conftest import make_spec
 from tests.support.histories import append_all, draft, random_drafts, records_of, spec_data, state_data
-from tests.support.ledgers import event_id, put, story
+from tests.support.ledgers import event_id, full_history, put
 from tests.support.oracle import fold_of, rows_of
 
 ID = named_job_id("default", "etl")
@@ -181,7 +181,7 @@ async def test_a_tag_is_an_event_with_a_receipt() -> None:
     gone = await ledger.untag(ID, "golden", reason="no more")
     assert (gone.sequence, gone.changed) == (3, True)
     assert not (await ledger.untag(ID, "golden")).changed
-    items = await story(ledger, ID)
+    items = await full_history(ledger, ID)
     assert [(item.revision, item.tag, item.tag_version, item.actor, item.reason) for item in items] == [
         (1, "", 0, "", ""),
         (1, "golden", 1, "alice", "proved itself"),
@@ -321,4 +321,4 @@ async def test_invalid_tags_on_the_subject_do_not_stop_the_ledger() -> None:
     await put(log, draft(JobTagged, ID, TagData("golden", 9), 6))
     receipt = await ledger.tag(ID, "golden", 1)
     assert receipt.sequence == 4
-    assert [item.anomaly != "" for item in await story(ledger, ID)] == [False, True, True, False]
+    assert [item.anomaly != "" for item in await full_history(ledger, ID)] == [False, True, True, False]
