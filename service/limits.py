@@ -108,7 +108,7 @@ CLIENT_PAGE_CHANGES = 100
 CLIENT_WRITE_MAX_TRIES = 3  # with one idempotency key, if a response is lost
 CLIENT_WAIT_SECONDS = 60.0  # per request of a longer wait for a state
 CLIENT_FEED_SILENCE_SECONDS = 45.0  # three heartbeats; then the connection counts as lost
-CLIENT_FEED_MAX_TRIES = 10  # consecutive attempts without an event or a heartbeat, before the feed fails
+CLIENT_FEED_MAX_TRIES = 13  # consecutive attempts without an event or a heartbeat, before the feed fails
 CLIENT_RETRY_WAIT_SECONDS = 0.5  # the first wait; doubles up to the next line
 CLIENT_RETRY_MAX_WAIT_SECONDS = 10.0
 DESCRIBE_MAX_EVENTS = 1_000  # of a job's timeline that are read
@@ -175,7 +175,7 @@ WATCH_STEP_SECONDS = 1.0  # a watcher waits for events before it checks seals an
 WATCH_SAVE_SECONDS = 2.0  # between writes of a watcher's state
 WATCH_RETRY_SECONDS = 1.0  # before a log that does not answer is retried; doubles up to the next line
 WATCH_RETRY_MAX_SECONDS = 30.0
-WATCH_ONCE_MAX_TRIES = 5  # of `--once`
+WATCH_ONCE_MAX_TRIES = 6  # of `--once`
 WATCH_WEBHOOK_TIMEOUT_SECONDS = 10.0
 WATCH_WEBHOOK_MAX_TRIES = 3
 

@@ -286,9 +286,8 @@ class PrivateDocument(Generic[DocumentT]):
         """
 
         def write() -> bytes:
-            self._fingerprint = (
-                None  # two changes within one tick of the clock of the file system look the same
-            )
+            # Read it again: two changes within one tick of the clock of the file system look the same.
+            self._fingerprint = self._document = None
             return msgspec.json.format(msgspec.json.encode(change(self.read())), indent=1) + b"\n"
 
         try:

@@ -2,8 +2,7 @@
 
 Other NATS users may be able to publish on the stream, so a note counts only with a signature by a trusted
 key; others are counted and skipped. The position is saved in a file, so each note is examined once, in
-bounded
-portions: junk delays sealing by the time needed to read it, and never stops it.
+bounded portions: junk delays sealing by the time needed to read it, and never stops it.
 
 The file is a cache: without it, or with other trusted keys, the stream is read again from its beginning.
 """

@@ -278,6 +278,7 @@ def _setting_option(name: str) -> OptionDecorator:
         setting.flag,
         setting.name,
         multiple=setting.kind is tuple,
+        type=click.Path(path_type=Path) if setting.kind is Path else None,
         metavar="|".join(setting.words) or kinds[setting.kind],
         help=f"{setting.description[0].upper()}{setting.description[1:]}.{default}",
     )

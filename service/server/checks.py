@@ -334,10 +334,6 @@ def _quarantine(_: Monitored, observed: Observation) -> str:
     return f"{count} jobs are in quarantine (`jobledger view quarantine`)" if count else ""
 
 
-def _draining(service: Monitored, _: Observation) -> str:
-    return "the service is shutting down" if service.draining.is_set() else ""
-
-
 CHECKS: Final = (
     Check("log", lambda _, observed: observed.log_error, logged=False),
     Check("nats", lambda service, _: service.server.problem if service.server else "", logged=False),

@@ -86,7 +86,7 @@ class Generation:
         self.folder = directory / RECOVERY_FOLDER
         self.kept = self.folder / _GENERATION
         self._inventory = self.folder / _INVENTORY
-        self._configs = _PerFile(_config_of)
+        self._configs = _PerFile(_read_config)
         self._expiring = _PerFile(lambda block: most_expiring(block.read_bytes()))
 
     def keep(
@@ -206,8 +206,8 @@ class Generation:
         found: dict[str, int] = {}
         with suppress(OSError):  # a stream is being created or deleted
             for folder in self._stream_folders():
-                config = self._configs.get(folder / META_FILE)
-                with suppress(OSError):
+                with suppress(OSError, msgspec.DecodeError):
+                    config = self._configs.get(folder / META_FILE)
                     if config:
                         blocks = _blocks_of(folder) if config.get("allow_msg_ttl") else ()
                         found[str(folder.relative_to(self.store))] = self._count_expiring(blocks)
@@ -314,7 +314,7 @@ class _PerFile(Generic[T]):
 
     def forget_unused(self) -> None:
         """Drops the files that were not used since the last call."""
-        self._known = {path: known for path, known in self._known.items() if path in self._used}
+        self._known = {path: known for path, known in list(self._known.items()) if path in self._used}
         self._used.clear()
 
 
@@ -381,10 +381,13 @@ def _count(block: bytes) -> int:
 
 def _config_of(meta: Path) -> dict[str, Any]:
     with suppress(OSError, msgspec.DecodeError):
-        found = msgspec.json.decode(meta.read_bytes())
-        if isinstance(found, dict):
-            return found
+        return _read_config(meta)
     return {}
+
+
+def _read_config(meta: Path) -> dict[str, Any]:
+    found = msgspec.json.decode(meta.read_bytes())
+    return found if isinstance(found, dict) else {}
 
 
 def _keeps_all(config: dict[str, Any]) -> bool:

@@ -71,6 +71,7 @@ class PullSession(Generic[R]):
         options: Mapping[str, object],
         expires_seconds: float = _EXPIRES_SECONDS,
     ) -> None:
+        assert events > 0, "a session of 0 events would send requests forever"
         self._connection = connection
         self._events = events
         self._max_bytes = max_bytes

@@ -88,12 +88,11 @@ async def read_replica(
     found: dict[int, Record] = {}
     after = first - 1
     for _ in range(REPLICA_STALLS_MAX):
-        records = await _ReplicaReader(connection, stream, after, last).read(server)
-        found |= {record.sequence: record for record in records}
-        after = records[-1].sequence if records else after
         if after >= last:
             break
-        after += 1  # the server cannot read past this one
+        records = await _ReplicaReader(connection, stream, after, last).read(server)
+        found |= {record.sequence: record for record in records}
+        after = (records[-1].sequence if records else after) + 1  # the server cannot read past this one
     return found
 
 
@@ -148,19 +147,23 @@ class _ReplicaReader(PullSession[Record]):
         )
 
     async def _read(self) -> None:
-        while not self._records or self._records[-1].sequence < self._last:
+        seen = self._after
+        while seen < self._last:
             await self.pull()
             self._changed.clear()
             before = len(self._records)
-            try:
-                async with asyncio.timeout(REPLICA_READ_SECONDS):
-                    await self._changed.wait()
-            except TimeoutError:
-                return
+            if not self._failure:
+                try:
+                    async with asyncio.timeout(REPLICA_READ_SECONDS):
+                        await self._changed.wait()
+                except TimeoutError:
+                    return
             if self._failure:  # which does not mean that the server cannot read the next record
                 raise LogUnavailable(f"reading {self._stream}: {self._failure}; try again")
             if not self._under_way and len(self._records) == before:
                 return  # the request ended without a record
+            if self._records:
+                seen = self._records[-1].sequence
 
     def _deliver(self, message: Message, fields: list[str]) -> None:
         self._records.append(

@@ -127,7 +127,7 @@ def _rule_problems(spec: JobSpec, *, stored: bool) -> list[Problem]:
     rules = _identity_problems(spec, stored=stored)
     rules += _count_problems(spec)
     for index, constraint in enumerate(spec.constraints):
-        rules += _constra_int_problems(constraint, f"Constraints[{index}]")
+        rules += _constraint_problems(constraint, f"Constraints[{index}]")
     if spec.meta:
         rules += _map_problems(spec.meta, "Meta")
     if spec.labels:
@@ -241,7 +241,7 @@ def _count_problems(spec: JobSpec) -> list[Problem]:
     return problems
 
 
-def _constra_int_problems(constraint: Constraint, path: str) -> list[Problem]:
+def _constraint_problems(constraint: Constraint, path: str) -> list[Problem]:
     problems: list[Problem] = []
     operator, values = constraint.operator, len(constraint.values)
     if not constraint.key.strip():

@@ -163,6 +163,17 @@ def test_a_document_is_shared_by_its_users(tmp_path: Path) -> None:
     assert exposed(tmp_path) == []
 
 
+def test_a_change_does_not_bring_back_a_removed_document(tmp_path: Path) -> None:
+    """Keys that an operator removed stay removed, although this process has read them."""
+    path = tmp_path / "document.json"
+    document = _document(path)
+    document.update(_with("removed"))
+    assert document.read() == _Document(1, ("removed",))
+    path.unlink()
+    document.update(_with("new"))
+    assert document.read() == _Document(1, ("new",))
+
+
 def test_a_failed_change_leaves_the_document(tmp_path: Path) -> None:
     """Whether the change raises or its result is too large."""
     path = tmp_path / "document.json"
