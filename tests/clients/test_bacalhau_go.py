@@ -153,7 +153,7 @@ def test_the_list_of_jobs_goes_on_with_its_token(steps: Steps) -> None:
 
 def test_a_request_for_logs_ends_with_an_explanation(steps: Steps) -> None:
     """`bacalhau job logs` and `bacalhau job run --follow` print it; a refused handshake would hide it."""
-    assert "Jobledger keeps the states of jobs" in steps["error.logs"]["Error"]
+    assert "Jobledger does not store the output of executions" in steps["error.logs"]["Error"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobledger.service.api import openapi
+from jobledger.service.api.app import OPERATIONS
 from tests.clients.environments import HERE, python_of
 from tests.clients.golang import copied, go
 from tests.clients.nodejs import ENV, NODE, install
@@ -50,7 +51,7 @@ def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> s
 def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The document in a file, as the service sends it."""
     file = tmp_path_factory.mktemp("document") / "openapi.json"
-    file.write_bytes(openapi.document_bytes())
+    file.write_bytes(openapi.document_bytes(OPERATIONS))
     return file
 
 

@@ -248,7 +248,7 @@ async def test_a_websocket_is_checked_as_a_request_over_http_is(
     for given, words in (("", "token"), (token, "etl")):
         _, message, _ = await over_websocket(service, f"{PREFIX}/jobs/etl/logs", given)
         assert words in json.loads(message["text"])["error"]
-        assert "keeps the states" not in message["text"]
+        assert "does not store the output" not in message["text"]
     [closed] = await over_websocket(service, f"{PREFIX}/jobs/etl", token)
     assert closed["type"] == "websocket.close"
 
