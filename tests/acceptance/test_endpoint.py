@@ -102,7 +102,7 @@ async def test_states_are_read_in_any_case(api: Api) -> None:
     await api.submit("cased")
     await api.set_state("cased", "rUNNING")
     assert (await api.get("cased"))["State"]["StateType"] == "Running"
-    for word in ("Undefined", "WrongSequence", ""):
+    for word in ("Undefined", "Lost", ""):
         await api.set_state("cased", word, status=400)
 
 

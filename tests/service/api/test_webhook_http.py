@@ -222,7 +222,7 @@ async def test_invalid_fields_are_reported(tmp_path: Path) -> None:
         for body, said in (
             ({}, "URL"),
             ({**good, "Types": ["deleted"]}, "deleted"),
-            ({**good, "States": ["WrongSequence"]}, "WrongSequence"),
+            ({**good, "States": ["Lost"]}, "Lost"),
             ({**good, "Labels": ["a in"]}, "a in"),
             ({**good, "Labels": ["a=b"] * 21}, "Labels"),
             ({**good, "After": "999"}, "After"),
