@@ -45,6 +45,16 @@ def test_the_document_is_openapi_3_1_and_consistent() -> None:
     assert json.loads(openapi.document_bytes(OPERATIONS)) == json.loads(json.dumps(DOCUMENT))
 
 
+def test_every_operation_is_in_the_document_and_no_other() -> None:
+    """The app routes the operations; the document has their methods and paths with their ids."""
+    documented = {
+        (method.upper(), path, item["operationId"])
+        for path, methods in DOCUMENT["paths"].items()
+        for method, item in methods.items()
+    }
+    assert documented == {(each.method, each.path, each.id) for each in OPERATIONS}
+
+
 def test_every_status_of_an_error_is_documented_somewhere() -> None:
     """Each kind of problem is a response of at least one operation."""
     documented = {status for operation in OPERATIONS for status in operation.errors}
