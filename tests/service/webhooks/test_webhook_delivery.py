@@ -195,7 +195,7 @@ def test_the_waits_for_a_target_that_is_down_grow_up_to_the_limit() -> None:
         clock.now += endpoint.wait_seconds
     quiet = limits.WEBHOOK_OUTAGE_JOBS - 1
     assert waits[:quiet] == [0.0] * quiet
-    for wait_seconds, longest in zip(waits[quiet:], (1.0, 2.0, 4.0), strict=False):
+    for wait_seconds, longest in zip(waits[quiet : quiet + 3], (1.0, 2.0, 4.0), strict=True):
         assert longest / 2 <= wait_seconds <= longest
     longest = limits.WEBHOOK_OUTAGE_MAX_WAIT_SECONDS
     assert longest / 2 <= waits[-1] <= longest
