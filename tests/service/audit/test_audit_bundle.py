@@ -70,7 +70,8 @@ def test_a_bundle_of_another_job_fails_the_check(records: list[Record]) -> None:
     """A valid bundle of another job than expected, and one whose header names another job."""
     other = prove(records, REPORT)
     assert check_bundle(other, KEYS).ok
-    assert f"is about the job {REPORT!r}, expected {ETL!r}" in failed(check_bundle(other, KEYS, job=ETL))["job"]
+    found = failed(check_bundle(other, KEYS, job=ETL))
+    assert found["job"] == f"the bundle is about the job {REPORT!r}, expected {ETL!r}"
     renamed = prove(records, REPORT, job=ETL)
     assert "which is not that of the job" in failed(check_bundle(renamed, KEYS, job=ETL))["job"]
     elsewhere = prove(records, namespace="prod")
