@@ -244,4 +244,4 @@ def _role(name: str) -> Any:
 async def test_a_service_has_one_monitor(tmp_path: Path) -> None:
     """Probes, metrics and the log use the same observation."""
     async with running_api(tmp_path) as (service, _):
-        assert service.monitor is service.monitor
+        assert service.monitor is service.monitor is service.metrics.state._monitor
