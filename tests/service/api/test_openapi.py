@@ -61,6 +61,16 @@ def test_every_status_of_an_error_is_documented_somewhere() -> None:
     assert {kind.status for kind in problems.KINDS} - {405} <= documented  # of a method that has no operation
 
 
+@pytest.mark.parametrize(
+    "operation", [each for each in OPERATIONS if each.body is not None], ids=lambda each: each.id
+)
+def test_handlers_read_every_field_of_a_body(operation: Any) -> None:
+    """A documented field that no handler reads would be ignored without a warning."""
+    handlers = "".join(path.read_text() for path in Path(docs.__file__).parent.glob("*.py"))
+    for field in operation.body.__struct_fields__:
+        assert re.search(rf"\.{field}\b", handlers), f"no handler reads {field}"
+
+
 def test_every_problem_has_the_fields_of_both_standards() -> None:
     """The schema of a problem requires RFC 9457's members and Bacalhau's."""
     required = set(DOCUMENT["components"]["schemas"]["Problem"]["required"])
