@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -189,3 +189,14 @@ def jobledger(
         env=clean_env(home, {**more, **(env or {})}),
         cwd=Path(__file__).parents[2],
     )
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Stops a process (SIGSTOP)."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)

@@ -3,25 +3,13 @@
 import re
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from docs.operations import metric_families, operations_page
 from jobledger.service.limits import METRIC_LABEL_VALUES_MAX
 from jobledger.service.metrics import Metrics
 from tests.support.api import client_of, job_body, running_api
+from tests.support.metrics import URL, figures
 
 ROOT = Path(__file__).parents[3]
-URL = "http://127.0.0.1"
-
-
-def figures(text: str) -> dict[str, float]:
-    """Every sample, by name and labels as they are written."""
-    found = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-    return found
 
 
 async def test_requests_and_writes_are_counted(tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ from jobledger.service.wiring import Service
 from jobledger.store.jetstream.declarations import COMPRESSED_KEY
 from jobledger.store.jetstream.heartbeat import LogCondition, replica_id
 from jobledger.store.model.limits import HEARTBEAT_BYTES, HEARTBEAT_SECONDS
-from tests.store.jetstream.test_breaker import stopped
 from tests.support.api import job_body, running_api
 from tests.support.disks import fill, small_disk
 from tests.support.logs import ask, eventually
 from tests.support.nats_servers import nats_server
+from tests.support.service_process import stopped
 
 ROOT = "http://127.0.0.1"
 FAULT_SECONDS = 10.0  # what is promised, from the fault to /readyz

@@ -11,8 +11,8 @@ from jobledger.projections.subscriptions.admin import Part
 from jobledger.projections.subscriptions.definition import Definition
 from jobledger.service.limits import METRIC_LABEL_VALUES_MAX, SUBSCRIPTIONS_POLL_SECONDS
 from jobledger.service.metrics import Metrics
-from tests.service.server.test_metrics import URL, figures
 from tests.support.api import job_body, running_api
+from tests.support.metrics import URL, figures
 
 
 class Counted:

@@ -16,8 +16,8 @@ from jobledger.service.webhooks.message import format_secret
 from jobledger.service.webhooks.records import Secret, Webhook
 from jobledger.service.webhooks.sender import DeliveryFailed, Sender
 from jobledger.service.webhooks.targets import Targets
-from tests.service.server.test_metrics import figures
 from tests.support.http_servers import Message, Receiver, answer, receiving
+from tests.support.metrics import figures
 from tests.support.webhooks import LOCAL, SECRET, make_webhook, message, running
 
 

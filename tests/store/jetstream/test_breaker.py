@@ -1,10 +1,8 @@
 """Appends that cannot succeed are refused at once; a working log refuses none."""
 
 import asyncio
-import os
-import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ from tests.support.disks import fill, small_disk
 from tests.support.logs import append_all, ask, draft, eventually, publisher_of
 from tests.support.nats_servers import nats_server
 from tests.support.proxy import Proxy
+from tests.support.service_process import stopped
 
 AT_ONCE_SECONDS = 0.2
 
@@ -88,17 +87,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settle_module, "ACK_TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(settle_module, "APPEND_TIMEOUT_SECONDS", 1.5)
     monkeypatch.setattr(publisher_module, "_SWEEP_SECONDS", 0.02)
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """Stops a process (SIGSTOP)."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
 
 
 async def refused_at_once(log: JetStreamLog, reason: str, job: str = "new") -> None:
