@@ -20,6 +20,10 @@ from typing import NamedTuple
 
 import httpx
 
+from tests.support.api import PREFIX, job_body
+
+COMMAND = [sys.executable, "-m", "jobledger.service.cli.main", "serve"]
+TIMEOUT_SECONDS = 30.0
 START_TIMEOUT_SECONDS = 60.0  # two cores, shared with other tests
 STOP_TIMEOUT_SECONDS = 30.0
 POLL_SECONDS = 0.05
@@ -200,3 +204,27 @@ def stopped(pid: int) -> Iterator[None]:
     finally:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+def wait_line(service: RunningService, text: str) -> str:
+    """Wait for an output line that contains a text."""
+    for _ in range(int(TIMEOUT_SECONDS / 0.01)):
+        for line in tuple(service.output):
+            if text in line:
+                return line
+        assert service.process.poll() is None or text in "\n".join(service.output), service.output
+        time.sleep(0.01)
+    raise AssertionError(f"{text!r} was not said: {service.output}")
+
+
+def put_job(service: RunningService, name: str) -> httpx.Response:
+    """Submit a job."""
+    return httpx.put(f"{service.url}{PREFIX}/jobs", json=job_body(name), timeout=TIMEOUT_SECONDS)
+
+
+def server_pid(service: RunningService) -> int:
+    """The process of its embedded nats-server."""
+    children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
+    found = [pid for pid in map(int, children) if Path(f"/proc/{pid}/comm").read_text().startswith("nats")]
+    assert len(found) == 1
+    return found[0]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.server.test_readiness import Watched, watched
 from tests.support.cluster import Cluster
 from tests.support.disks import fill, small_disk
 from tests.support.logs import eventually
+from tests.support.readiness import Watched, watched
 
 SUSPENDED_SECONDS = 40.0  # until appends are refused, on a machine that is busy with three nodes
 HEALED_SECONDS = 60.0

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -20,11 +19,16 @@ from jobledger.service.server.serve import locked
 from jobledger.service.settings import Settings
 from jobledger.store.log import PendingEvent
 from jobledger.store.model.subjects import job_subject, named_job_id
-from tests.support.api import PREFIX, job_body
-from tests.support.service_process import RunningService, clean_env, running_service
-
-COMMAND = [sys.executable, "-m", "jobledger.service.cli.main", "serve"]
-TIMEOUT_SECONDS = 30.0
+from tests.support.service_process import (
+    COMMAND,
+    TIMEOUT_SECONDS,
+    RunningService,
+    clean_env,
+    put_job,
+    running_service,
+    server_pid,
+    wait_line,
+)
 
 
 def serve_refused(home: Path, *flags: str, code: str = "") -> tuple[int, str]:
@@ -41,25 +45,9 @@ def serve_refused(home: Path, *flags: str, code: str = "") -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def wait_line(service: RunningService, text: str) -> str:
-    """Wait for an output line that contains a text."""
-    for _ in range(int(TIMEOUT_SECONDS / 0.01)):
-        for line in tuple(service.output):
-            if text in line:
-                return line
-        assert service.process.poll() is None or text in "\n".join(service.output), service.output
-        time.sleep(0.01)
-    raise AssertionError(f"{text!r} was not said: {service.output}")
-
-
 def ready_text(service: RunningService) -> httpx.Response:
     """The body of `/readyz?verbose`."""
     return httpx.get(f"{service.url}/readyz?verbose", timeout=10)
-
-
-def put_job(service: RunningService, name: str) -> httpx.Response:
-    """Submit a job."""
-    return httpx.put(f"{service.url}{PREFIX}/jobs", json=job_body(name), timeout=TIMEOUT_SECONDS)
 
 
 def test_the_banner_appears_when_the_service_is_ready_and_its_commands_work(tmp_path: Path) -> None:
@@ -207,11 +195,3 @@ def test_an_event_of_a_newer_release_stops_only_its_job(tmp_path: Path) -> None:
         assert ready_text(service).status_code == 200
         metrics = httpx.get(f"{service.url}/metrics").text
         assert 'jobledger_projector_state{state="stopped"} 0.0' in metrics
-
-
-def server_pid(service: RunningService) -> int:
-    """The process of its embedded nats-server."""
-    children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
-    found = [pid for pid in map(int, children) if Path(f"/proc/{pid}/comm").read_text().startswith("nats")]
-    assert len(found) == 1
-    return found[0]

@@ -19,9 +19,17 @@ import pytest
 from jobledger.service.server import serve as serve_module
 from jobledger.service.settings import Settings
 from jobledger.store.model.errors import LogUnavailable
-from tests.service.server.test_serve import COMMAND, TIMEOUT_SECONDS, put_job, server_pid, wait_line
 from tests.support.api import PREFIX, job_body
-from tests.support.service_process import RunningService, clean_env, running_service
+from tests.support.service_process import (
+    COMMAND,
+    TIMEOUT_SECONDS,
+    RunningService,
+    clean_env,
+    put_job,
+    running_service,
+    server_pid,
+    wait_line,
+)
 
 
 @contextlib.contextmanager
