@@ -138,9 +138,7 @@ class Projector:
         self._keeps_tree = tree
         self._state = ProjectorState.CATCHING_UP
         self._sequence = 0  # committed and visible
-        self._announced = (
-            0  # the highest sequence that was ever visible: `_sequence`, except while rebuilding
-        )
+        self._announced = 0  # the highest sequence that was ever visible: `_sequence`, but while rebuilding
         self._folded = 0  # folded, possibly not committed yet
         self._time = 0  # stream time of that event; 0 if unknown
         self._clock_checked = 0  # the last event whose stream time was checked

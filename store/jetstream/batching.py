@@ -10,9 +10,8 @@ BATCH_EACH_SECONDS = 25e-6  # added by each event of a batch; similar everywhere
 BATCH_FIXED_SECONDS = 4e-3  # the remaining cost of a batch, until measured
 BATCH_MUST_WIN_BY = 1.25  # single publishes have the lower latency, so they win a tie
 SATURATED = 8  # single publishes in flight from which on their rate shows the cost of one
-PROBE_EVERY_BATCHES = (
-    200  # then single publishes are measured again: PROBE_EVENTS take about 0.3 % of the time
-)
+PROBE_EVERY_BATCHES = 200
+"""Batches after which single publishes are measured again: PROBE_EVENTS take about 0.3 % of the time."""
 PROBE_EVENTS = 16
 _SAMPLE_ACKS = 256  # a longer busy period is measured in parts
 _WEIGHT = 1 / 4  # of a new measurement
