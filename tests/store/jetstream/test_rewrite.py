@@ -200,7 +200,7 @@ async def test_old_block_is_dropped_only_if_the_new_one_is_equal(tmp_path: Path)
         file.write(b"a record that came later")
     check_kept(store, NAMES)
     grown.write_bytes(b"?" + grown.read_bytes()[1:])
-    with pytest.raises(LogBroken, match="copy both away"):
+    with pytest.raises(LogBroken, match="copy both to another disk"):
         check_kept(store, NAMES)
     put_back(store)
     drop_kept(store)
