@@ -1,10 +1,10 @@
 """A webhook registry on a real server, events, and records."""
 
 import asyncio
-import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,15 @@ async def registry(log: JetStreamLog, *allowed: str) -> Webhooks:
     return Webhooks(await log.key_value("SUBSCRIPTIONS"), Targets(allowed or LOCAL), shared_keys())
 
 
+@cache
+def _keys_folder() -> tempfile.TemporaryDirectory[str]:
+    """The folder of the session's keys, removed at its end."""
+    return tempfile.TemporaryDirectory(prefix="jobledger-test-", ignore_cleanup_errors=True)
+
+
 def shared_keys() -> WebhookKeys:
     """Keys shared by all registries of a test session, like by replicas."""
-    keys = WebhookKeys(Path(tempfile.gettempdir()) / f"jobledger-test-{os.getpid()}" / "webhook-keys.json")
+    keys = WebhookKeys(Path(_keys_folder().name) / "webhook-keys.json")
     keys.ensure()
     return keys
 
