@@ -166,7 +166,7 @@ class EventBuilder:
             after: the sequence to start after.
             up_to: the last sequence; may grow while the events are read.
         """
-        tracker = job_tracker(self._log, from_first=True)
+        tracker = job_tracker(self._log, from_first=True, logs_quarantine=False)
         sequence = 0
         while True:
             last = await self._log.read_last(subject)

@@ -335,10 +335,11 @@ class StateTracker(Generic[CachedJob]):
         *,
         from_first: bool,
         scope: Scope,
+        logs_quarantine: bool = True,
     ) -> None:
         self.anomalies = 0
         self.frozen = 0
-        self._noted = 0
+        self._noted = 0 if logs_quarantine else QUARANTINE_LOG_LINES
         self._log = log
         self._step: Callable[[CachedJob | None, Read], CachedJob | Anomaly] = step
         self._step_on: Callable[[CachedJob | None, Read], CachedJob | None] = step_on
@@ -547,6 +548,7 @@ def job_tracker(
     *,
     from_first: bool,
     scope: Scope = _EVERYTHING,
+    logs_quarantine: bool = True,
     max_jobs: int = TRACKER_MAX_JOBS,
     max_bytes: int = TRACKER_MAX_BYTES,
 ) -> StateTracker[Job]:
@@ -559,6 +561,7 @@ def job_tracker(
         lambda: WholeCache(_status_of_job, max_jobs, max_bytes),
         from_first=from_first,
         scope=scope,
+        logs_quarantine=logs_quarantine,
     )
 
 

@@ -37,7 +37,7 @@ def is_comparison(request: Request[Any]) -> bool:
     """
     if request.values["id"] != DIFF:
         return False
-    if request.query.flag("compare") or request.header(_BACALHAU_CLIENT):
+    if request.query.flag("compare") or request.has_header(_BACALHAU_CLIENT):
         return True
     job = request.fields.get("job")
     return not (isinstance(job, dict) and any(key.lower() == "name" and job[key] == DIFF for key in job))

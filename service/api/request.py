@@ -95,6 +95,10 @@ class Request(Generic[B]):
                 return value.decode("latin-1")
         return ""
 
+    def has_header(self, name: bytes) -> bool:
+        """Whether a header was sent, empty or not; its name in lower case."""
+        return any(key == name for key, _ in self._headers)
+
     def condition(self, name: bytes) -> str | None:
         """A header that restricts the request; None if absent.
 

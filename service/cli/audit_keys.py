@@ -6,15 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from jobledger.service.cli.examples import examples
 from jobledger.service.cli.lists import Shape, list_output_option, print_list
-from jobledger.service.cli.options import (
-    Session,
-    all_option,
-    connected,
-    examples,
-    limit_option,
-    with_settings,
-)
+from jobledger.service.cli.options import Session, all_option, connected, limit_option, with_settings
 from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import Column, plain, plain_lines, say
 from jobledger.service.cli.times import Duration, exact_of

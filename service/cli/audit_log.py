@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from jobledger.service.cli.options import (
-    INTERRUPTED_CODE,
-    Session,
-    end_on_sigterm,
-    examples,
-    reading_log,
-)
+from jobledger.service.cli.examples import examples
+from jobledger.service.cli.options import INTERRUPTED_CODE, Session, end_on_sigterm, reading_log
 from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import StatusLine, plain, say
 from jobledger.service.cli.times import Duration

@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from jobledger.service.cli.audit_log import FOUND_CODE, Progress, key_option, print_findings
-from jobledger.service.cli.options import (
-    Session,
-    connected,
-    examples,
-    job_argument,
-    namespace_option,
-    reading_log,
-)
+from jobledger.service.cli.examples import examples
+from jobledger.service.cli.options import Session, connected, job_argument, namespace_option, reading_log
 from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import plain, say
 from jobledger.service.cli.times import exact

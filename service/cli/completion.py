@@ -6,7 +6,7 @@ from typing import Final
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
-from jobledger.service.cli.options import examples
+from jobledger.service.cli.examples import examples
 
 _PROGRAM = "jobledger"
 _VARIABLE = "_JOBLEDGER_COMPLETE"  # click's convention: the script sets it and runs the program

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from jobledger.service.cli.options import examples
+from jobledger.service.cli.examples import examples
 from jobledger.service.cli.spec_files import read_valid_specs
 from jobledger.service.demo.checks import Check, check_all
 from jobledger.service.demo.environment import NamedSpec, PlannedJob, plan_jobs, read_examples

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from jobledger.service.cli.examples import examples
 from jobledger.service.cli.options import (
     Session,
     VersionName,
@@ -13,7 +14,6 @@ from jobledger.service.cli.options import (
     all_option,
     connected,
     event_word,
-    examples,
     labels_filter,
     limit_option,
     namespace_filter,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from jobledger.service.cli.examples import examples
 from jobledger.service.cli.options import (
     INTERRUPTED_CODE,
     Session,
@@ -20,7 +21,6 @@ from jobledger.service.cli.options import (
     event_state_filter,
     event_type_filter,
     event_word,
-    examples,
     labels_filter,
     limit_option,
     namespace_filter,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobledger.service.cli.examples import examples
 from jobledger.service.cli.options import (
     STATES,
     Session,
@@ -11,7 +12,6 @@ from jobledger.service.cli.options import (
     VersionName,
     WholeNumber,
     connected,
-    examples,
     if_revision_option,
     job_argument,
     namespace_option,

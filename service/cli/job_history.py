@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from jobledger.service.cli.examples import examples
 from jobledger.service.cli.lists import (
     UNKNOWN,
     Shape,
@@ -21,7 +22,6 @@ from jobledger.service.cli.options import (
     VersionName,
     connected,
     event_word,
-    examples,
     job_argument,
     limit_option,
     namespace_option,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from jobledger.projections.limits import LIST_DEFAULT_LIMIT
+from jobledger.service.cli.examples import examples
 from jobledger.service.cli.lists import UNKNOWN, Shape, list_output_option, print_list, watch, watch_option
 from jobledger.service.cli.options import (
     TYPES,
@@ -17,7 +18,6 @@ from jobledger.service.cli.options import (
     all_option,
     connected,
     event_word,
-    examples,
     labels_filter,
     limit_option,
     namespace_filter,

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from jobledger.service.cli.diff import print_submission
+from jobledger.service.cli.examples import examples
 from jobledger.service.cli.job_change import (
     ENDED_OTHERWISE_CODE,
     WAIT_DEFAULT,
@@ -19,7 +20,6 @@ from jobledger.service.cli.job_change import (
 from jobledger.service.cli.options import (
     Session,
     connected,
-    examples,
     force_option,
     if_revision_option,
     job_argument,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 import click
 
 from jobledger import __version__
-from jobledger.service.cli.options import examples
+from jobledger.service.cli.examples import examples
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobledger.service.cli.options import Session, connected, examples, reading_log
+from jobledger.service.cli.examples import examples
+from jobledger.service.cli.options import Session, connected, reading_log
 from jobledger.service.cli.output import to_json
 from jobledger.service.cli.text import say
 

@@ -25,11 +25,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 OptionDecorator = Callable[[Any], Any]
 
 
-def examples(*lines: str) -> str:
-    """The epilog of a command's help: commands that can be run as they are."""
-    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
-
-
 def event_word(event_type: str) -> str:
     """The short name of an event type: `created` for `jobledger.job.created.v1`; unknown types unchanged."""
     word = event_type.removeprefix("jobledger.job.").partition(".")[0]

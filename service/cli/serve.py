@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import click
 import msgspec
 
-from jobledger.service.cli.options import Session, examples, settings_in, with_settings
+from jobledger.service.cli.examples import examples
+from jobledger.service.cli.options import Session, settings_in, with_settings
 from jobledger.service.errors import InvalidSettings
 from jobledger.service.logs import configure_logs
 from jobledger.service.settings import SETTINGS, LoadedSettings

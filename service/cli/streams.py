@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobledger.service.cli.options import Session, examples, with_settings
+from jobledger.service.cli.examples import examples
+from jobledger.service.cli.options import Session, with_settings
 from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import Column, print_table, say
 from jobledger.service.errors import ERROR_KINDS

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import click
 
+from jobledger.service.cli.examples import examples
 from jobledger.service.cli.lists import (
     UNKNOWN,
     Shape,
@@ -23,7 +24,6 @@ from jobledger.service.cli.options import (
     event_state_filter,
     event_type_filter,
     event_word,
-    examples,
     job_argument,
     labels_filter,
     limit_option,

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
+from jobledger.service.cli.examples import examples
 from jobledger.service.cli.lists import Shape, list_output_option, print_list
-from jobledger.service.cli.options import Session, examples, with_settings
+from jobledger.service.cli.options import Session, with_settings
 from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import Column, say
 from jobledger.service.cli.times import Duration, exact_of

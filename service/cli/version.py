@@ -3,7 +3,8 @@
 import click
 
 from jobledger import __version__
-from jobledger.service.cli.options import Session, connected, examples
+from jobledger.service.cli.examples import examples
+from jobledger.service.cli.options import Session, connected
 from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import plain
 

@@ -5,8 +5,9 @@ from typing import Any, Final
 
 import click
 
+from jobledger.service.cli.examples import examples
 from jobledger.service.cli.lists import Shape, list_output_option, print_list
-from jobledger.service.cli.options import Session, connected, examples
+from jobledger.service.cli.options import Session, connected
 from jobledger.service.cli.output import Output, output_option
 from jobledger.service.cli.text import Column, Row, say
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from jobledger.service.cli.examples import examples
 from jobledger.service.cli.lists import Shape, list_output_option, print_fields, print_list, text_field
 from jobledger.service.cli.options import (
     Session,
@@ -13,7 +14,6 @@ from jobledger.service.cli.options import (
     connected,
     event_state_filter,
     event_type_filter,
-    examples,
     labels_filter,
     name_argument,
     namespace_filter,

@@ -178,6 +178,18 @@ async def test_everything_before_the_start_is_read_once_that_is_cheaper(
     assert reads[11:] == [11 + scan] * 9
 
 
+async def test_a_second_reading_of_a_quarantined_job_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A redelivery reads the job again at every retry; the line was logged when the event came."""
+    log, created = MemoryLog(), draft(JobCreated, named_job_id("default", "etl"), spec_data("etl"), 1)
+    strange = created.payload.replace(b"jobledger.job.created.v1", b"jobledger.job.from_the_future.v1")
+    await append_all(log, [created, PendingEvent(created.subject, "strange", strange)])
+    for logs_quarantine, lines in ((True, 1), (False, 0)):
+        caplog.clear()
+        tracker = job_tracker(log, from_first=True, logs_quarantine=logs_quarantine)
+        await tracker.fold(await records_of(log))
+        assert (tracker.frozen, len(caplog.records)) == (1, lines)
+
+
 async def test_an_unreadable_event_before_the_start_quarantines_its_job_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
