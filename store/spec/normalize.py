@@ -5,6 +5,8 @@ a CPU of `1M`, a value of another type) is unchanged or raises, so validation gi
 after it.
 """
 
+from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 from msgspec import UNSET
@@ -38,13 +40,29 @@ def normalize(spec: JobSpec) -> JobSpec:
     Raises:
         AttributeError, TypeError: if an attribute has another type than declared.
     """
-    return replace(
-        spec,
-        namespace=spec.namespace or DEFAULT_NAMESPACE,
-        count=_count(spec),
-        constraints=_tuple(spec.constraints),
-        tasks=tuple([_task(task) for task in _tuple(spec.tasks)]),
-    )
+    namespace = DEFAULT_NAMESPACE if spec.namespace == "" else spec.namespace  # None is not a text
+    count = _count(spec)
+    constraints, tasks = _tuple(spec.constraints), _each(_task, spec.tasks)
+    if (
+        namespace is spec.namespace
+        and count is spec.count
+        and constraints is spec.constraints
+        and tasks is spec.tasks
+    ):
+        return spec
+    return replace(spec, namespace=namespace, count=count, constraints=constraints, tasks=tasks)
+
+
+def _each(normal: Callable[[Any], Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the normal forms of these values; the same tuple if each is its own normal form.
+
+    Most values are, and a copy costs more than the comparison.
+    """
+    before = _tuple(values)
+    if not before:
+        return before
+    after = tuple([normal(value) for value in before])
+    return before if all(map(is_, before, after)) else after
 
 
 def _tuple(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -63,15 +81,34 @@ def _count(spec: JobSpec) -> int:
 
 
 def _task(task: Task) -> Task:
+    engine, publisher = _config(task.engine), _config(task.publisher)
+    sources, results = _each(_input_source, task.input_sources), _each(_result_path, task.result_paths)
+    resources, network, timeouts = task.resources, task.network, task.timeouts
+    if resources is not NO_RESOURCES:
+        resources = NO_RESOURCES if resources == NO_RESOURCES else _resources(resources)
+    if network is not NO_NETWORK:
+        network = NO_NETWORK if network == NO_NETWORK else _network(network)
+    if timeouts is not NO_TIMEOUTS and timeouts == NO_TIMEOUTS:
+        timeouts = NO_TIMEOUTS
+    if (
+        engine is task.engine
+        and publisher is task.publisher
+        and sources is task.input_sources
+        and results is task.result_paths
+        and resources is task.resources
+        and network is task.network
+        and timeouts is task.timeouts
+    ):
+        return task
     return replace(
         task,
-        engine=_config(task.engine),
-        publisher=_config(task.publisher),
-        input_sources=tuple([_input_source(source) for source in _tuple(task.input_sources)]),
-        result_paths=tuple([_result_path(path) for path in _tuple(task.result_paths)]),
-        resources=NO_RESOURCES if task.resources == NO_RESOURCES else _resources(task.resources),
-        network=NO_NETWORK if task.network == NO_NETWORK else _network(task.network),
-        timeouts=NO_TIMEOUTS if task.timeouts == NO_TIMEOUTS else task.timeouts,
+        engine=engine,
+        publisher=publisher,
+        input_sources=sources,
+        result_paths=results,
+        resources=resources,
+        network=network,
+        timeouts=timeouts,
     )
 
 
@@ -82,27 +119,41 @@ def _config(config: SpecConfig) -> SpecConfig:
 
 def _input_source(source: InputSource) -> InputSource:
     """As in Bacalhau, the Type of a source keeps its spaces, unlike that of an engine or a publisher."""
-    return replace(source, alias=source.alias.strip(), target=source.target.strip())
+    alias, target = source.alias.strip(), source.target.strip()
+    if alias is source.alias and target is source.target:  # what `strip` returns if there is nothing to strip
+        return source
+    return replace(source, alias=alias, target=target)
 
 
 def _result_path(path: ResultPath) -> ResultPath:
-    return replace(path, name=path.name.strip(), path=path.path.strip())
+    name, place = path.name.strip(), path.path.strip()
+    return path if name is path.name and place is path.path else replace(path, name=name, path=place)
 
 
 def _resources(resources: Resources) -> Resources:
-    cpu = _compact(resources.cpu)
-    compact = replace(
-        resources,
-        cpu=cpu if cpu.endswith(_CASE_MATTERS) else cpu.lower(),
-        memory=_compact(resources.memory).lower(),
-        disk=_compact(resources.disk).lower(),
-        gpu=_compact(resources.gpu).lower(),
-    )
-    return NO_RESOURCES if compact == NO_RESOURCES else compact  # left out only if it is this very object
+    cpu, memory = _compact(resources.cpu), _lower(_compact(resources.memory))
+    disk, gpu = _lower(_compact(resources.disk)), _lower(_compact(resources.gpu))
+    if not cpu.endswith(_CASE_MATTERS):
+        cpu = _lower(cpu)
+    if not (cpu or memory or disk or gpu):
+        return NO_RESOURCES  # left out only if it is this very object
+    if (
+        cpu is resources.cpu
+        and memory is resources.memory
+        and disk is resources.disk
+        and gpu is resources.gpu
+    ):
+        return resources
+    return replace(resources, cpu=cpu, memory=memory, disk=disk, gpu=gpu)
 
 
 def _compact(text: str) -> str:
-    return "".join(text.split())
+    return "".join(text.split())  # the same object if there is no space in it
+
+
+def _lower(text: str) -> str:
+    lower = text.lower()
+    return text if lower == text else lower
 
 
 def _network(network: Network) -> Network:

@@ -7,11 +7,15 @@ function returns None for an empty text ("not specified") and raises ValueError 
 
 import math
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from jobledger.store.model.limits import UINT_MAX
 
 TEXT_MAX_CHARACTERS: Final = 64  # no quantity needs more; prevents parsing a megabyte of digits
+
+_ERRORS_MAX_CACHED: Final = 4_096  # texts of at most TEXT_MAX_CHARACTERS
 
 # [0-9], because \d also matches digits of other scripts.
 _CPU = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(e[+-]?[0-9]+|[numkgtp]|[kmgtpe]i)?", re.IGNORECASE)
@@ -88,6 +92,27 @@ def parse_gpu(text: str) -> int | None:
     if count > UINT_MAX:
         raise ValueError("too many GPUs; write a smaller number")
     return count
+
+
+def quantity_error(parse: Callable[[str], float | None], text: str) -> str:
+    """Return the error of one of these functions for a text; empty if there is none.
+
+    Few of the quantities of many specs differ, so the results are cached.
+    """
+    if len(text) > TEXT_MAX_CHARACTERS or type(text) is not str:  # mostly space; or with a hash of its own
+        return _error_of(parse, text)
+    return _cached_error_of(parse, text)
+
+
+def _error_of(parse: Callable[[str], float | None], text: str) -> str:
+    try:
+        parse(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+_cached_error_of = lru_cache(_ERRORS_MAX_CACHED)(_error_of)
 
 
 def _compact(text: str) -> str:

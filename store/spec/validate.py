@@ -28,7 +28,7 @@ from jobledger.store.model.limits import (
     TASKS_MAX_COUNT,
 )
 from jobledger.store.spec.normalize import normalize
-from jobledger.store.spec.quantities import parse_bytes, parse_cpu, parse_gpu
+from jobledger.store.spec.quantities import parse_bytes, parse_cpu, parse_gpu, quantity_error
 from jobledger.store.spec.spec import (
     JOB_TYPES,
     NETWORK_TYPES,
@@ -51,10 +51,9 @@ from jobledger.store.spec.spec import (
     encode_spec,
     fields_of,
 )
-from jobledger.store.spec.values import is_plain, shown, step, value_problems
+from jobledger.store.spec.typed import has_exact_types, have_plain_params
+from jobledger.store.spec.values import shown, step, value_problems
 
-_PARAMS_DEPTH = 5  # job > Tasks > task > Engine > Params
-_SOURCE_PARAMS_DEPTH = 7  # job > Tasks > task > InputSources > source > Source > Params
 _NEEDS_VALUES = frozenset({"in", "notin"})
 _NEEDS_NO_VALUES = frozenset({"exists", "!"})
 
@@ -146,23 +145,16 @@ def _rule_problems(spec: JobSpec, *, stored: bool) -> list[Problem]:
 def _encode_typed(spec: JobSpec) -> bytes | None:
     """Return the normal form of a spec as JSON; None if a value is not of its type or not plain JSON.
 
-    Encoding, decoding and comparing is the fastest complete check of what Python code passes in: msgspec does
-    not check constructors.
+    msgspec does not check constructors. Almost all specs have exactly the declared types. For others, such as
+    one with a member of a `StrEnum`, encoding, decoding and comparing finds out whether the JSON is the same.
     """
     try:
         normal = normalize(spec)
         raw = encode_spec(normal)
-        is_sound = decode_spec(raw) == normal and all(_params_are_plain(task) for task in normal.tasks)
+        is_sound = has_exact_types(spec) or (decode_spec(raw) == normal and have_plain_params(normal))
     except (AttributeError, ValueError, TypeError, RecursionError, msgspec.MsgspecError):
         return None
     return raw if is_sound else None
-
-
-def _params_are_plain(task: Task) -> bool:
-    for params in (task.engine.params, task.publisher.params):
-        if params and not is_plain(params, _PARAMS_DEPTH):
-            return False
-    return all(is_plain(each.source.params, _SOURCE_PARAMS_DEPTH) for each in task.input_sources)
 
 
 def _type_problems(spec: JobSpec) -> list[Problem]:
@@ -178,9 +170,11 @@ def _mismatches(value: Any, kind: Kind, path: str) -> list[Problem]:
         )
         inside = [(item, kind.item, f"{path}[{index}]") for index, item in items]
     elif kind.base is dict:
-        fits, own = isinstance(value, dict), kind.item is None  # of any type, if they belong to the user
+        own = kind.item is None  # values of any type, if they belong to the user
+        is_dict = isinstance(value, dict)
+        fits = is_dict and (own or all(isinstance(key, str) for key in value))
         inside = (
-            [(item, kind.item, step(path, key)) for key, item in value.items()] if fits and not own else []
+            [(item, kind.item, step(path, key)) for key, item in value.items()] if is_dict and not own else []
         )
     elif issubclass(kind.base, msgspec.Struct):
         fits = isinstance(value, kind.base)
@@ -190,10 +184,11 @@ def _mismatches(value: Any, kind: Kind, path: str) -> list[Problem]:
         unset = value is msgspec.UNSET and kind.optional
         fits = unset or (isinstance(value, kind.base) and not (kind.base is int and isinstance(value, bool)))
         inside = []
+    problems: list[Problem] = []
     if not fits:
         message = f"expected {kind.base.__name__}, got {shown(value)}"
-        return [Problem(path, message, "build the spec from values of the declared types")]
-    return [each for item, its, place in inside if its for each in _mismatches(item, its, place)]
+        problems = [Problem(path, message, "build the spec from values of the declared types")]
+    return problems + [each for item, its, place in inside if its for each in _mismatches(item, its, place)]
 
 
 def _identity_problems(spec: JobSpec, *, stored: bool) -> list[Problem]:
@@ -403,10 +398,9 @@ def _resource_problems(resources: Resources, path: str) -> list[Problem]:
         text = getattr(resources, attribute)
         if not text:
             continue
-        try:
-            parse(text)
-        except ValueError as error:
-            what, _, remedy = str(error).partition("; ")
+        error = quantity_error(parse, text)
+        if error:
+            what, _, remedy = error.partition("; ")
             problems.append(Problem(f"{path}.{key}", f"{shown(text)}: {what}", remedy))
     return problems
 

@@ -65,19 +65,27 @@ def is_plain(value: Any, depth: int) -> bool:
         depth: of the value, if it is an object or a list; the document has depth 1.
     """
     kind: type = type(value)
-    if kind is str or kind is bool or value is None:
-        return True
+    if kind is dict:
+        for key in value:
+            if type(key) is not str:
+                return False
+        value = value.values()
+    elif kind is not list:
+        return _is_plain_scalar(value, kind)
+    if depth > SPEC_MAX_DEPTH:
+        return False
+    for item in value:  # noqa: SIM110 - most values are short, and a generator takes twice as long for them
+        if type(item) is not str and not is_plain(item, depth + 1):
+            return False
+    return True
+
+
+def _is_plain_scalar(value: Any, kind: type) -> bool:
     if kind is int:
         return bool(INT_MIN <= value <= UINT_MAX)
     if kind is float:
         return math.isfinite(value)
-    if depth > SPEC_MAX_DEPTH:
-        return False
-    if kind is dict:
-        value = value.values()
-    elif kind is not list and kind is not tuple:
-        return False
-    return all(type(item) is str or is_plain(item, depth + 1) for item in value)
+    return kind is str or kind is bool or value is None
 
 
 def value_problems(value: Any, path: str = "", depth: int = 1) -> list[Problem]:
