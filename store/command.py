@@ -175,9 +175,9 @@ def check_metadata(metadata: CommandMetadata) -> None:
         InvalidInput: for the first invalid value.
         TypeError: for an unknown keyword: `expected_revison=3` must not be ignored.
     """
-    for name in metadata:
-        if name not in _METADATA:
-            raise TypeError(f"unknown keyword {name!r}; commands accept {', '.join(sorted(_METADATA))}")
+    if not metadata.keys() <= _METADATA:
+        name = next(name for name in metadata if name not in _METADATA)
+        raise TypeError(f"unknown keyword {name!r}; commands accept {', '.join(sorted(_METADATA))}")
     check_text("actor", metadata.get("actor", ""), ACTOR_MAX_CHARACTERS)
     check_text("reason", metadata.get("reason", ""), REASON_MAX_CHARACTERS)
     traceparent: object = metadata.get("traceparent", "")

@@ -2,8 +2,9 @@
 
 import asyncio
 import sys
+from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Final, NamedTuple
 
 import msgspec
@@ -61,15 +62,19 @@ def _size(known: CachedJob) -> int:
     size = _ENTRY_BYTES
     if known.job is not None:
         size += _job_size(known.job)
-    if known.base is not None and known.base.job is not None:
-        size += _job_size(known.base.job)
+    base = known.base
+    if base is not None and base.job is not None:
+        size += _job_size(base.job)
     return size
 
 
 def _job_size(job: Job) -> int:
-    beyond = job.status.quarantine.beyond if job.status.quarantine is not None else None
-    more = len(job.spec_beyond) + (_state_size(beyond.state) if beyond is not None else 0)
-    return more + len(job.spec) + _state_size(job.status.state) + _TAG_BYTES * len(job.status.tags)
+    status = job.status
+    size = len(job.spec) + _state_size(status.state) + _TAG_BYTES * len(status.tags)
+    if status.quarantine is not None:
+        beyond = status.quarantine.beyond
+        size += len(job.spec_beyond) + (_state_size(beyond.state) if beyond is not None else 0)
+    return size
 
 
 def _state_size(state: State) -> int:
@@ -105,10 +110,10 @@ class KeyedLocks:
     """
 
     def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # for each held key, in their order
 
     def __len__(self) -> int:
-        return len(self._locks)
+        return len(self._waiting)
 
     def hold(self, key: str, waiting: Callable[[], AbstractContextManager[None]] = nullcontext) -> "_Turn":
         """Hold the lock of a key: `async with locks.hold(key):`.
@@ -120,46 +125,61 @@ class KeyedLocks:
         Raises:
             LogBusy: if TURNS_MAX_WAITING callers hold or await it.
         """
-        return _Turn(self._locks, key, waiting)
+        others = self._waiting.get(key)
+        if others is not None and len(others) + 1 >= TURNS_MAX_WAITING:
+            raise LogBusy(
+                f"{len(others) + 1} commands on job {key} are waiting; nothing was written; slow down"
+            )
+        return _Turn(self._waiting, key, waiting)
 
 
 class _Turn:
-    """A holder or waiter of a lock; a class, because a decorated generator costs three times as much."""
+    """A holder or waiter of a lock.
 
-    __slots__ = ("_key", "_lock", "_locks", "_waiting")
+    A class, because a decorated generator costs three times as much. The lock is passed from its holder to
+    the first waiter. That needs no object per key but the queue, while an `asyncio.Lock` would be created,
+    acquired and released for each command.
+    """
+
+    __slots__ = ("_key", "_queues", "_waiting")
 
     def __init__(
         self,
-        locks: dict[str, tuple[asyncio.Lock, int]],
+        queues: dict[str, deque[asyncio.Future[None]]],
         key: str,
         waiting: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._locks = locks
-        self._waiting = waiting
+        self._queues = queues
         self._key = key
-        self._lock, users = locks.get(key) or (asyncio.Lock(), 0)
-        if users >= TURNS_MAX_WAITING:
-            raise LogBusy(f"{users} commands on job {key} are waiting; nothing was written; slow down")
-        locks[key] = (self._lock, users + 1)
+        self._waiting = waiting
 
     async def __aenter__(self) -> None:
+        queue = self._queues.get(self._key)
+        if queue is None:
+            self._queues[self._key] = deque()
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue.append(turn)
         try:
-            if self._lock.locked():
-                with self._waiting():
-                    await self._lock.acquire()
-            else:
-                await self._lock.acquire()
+            with self._waiting():
+                await turn
         except BaseException:
-            self._leave()
+            if turn.done() and not turn.cancelled():  # it was this one's turn already
+                self._pass_on()
+            else:
+                turn.cancel()  # skipped by `_pass_on`
+                with suppress(ValueError):
+                    queue.remove(turn)
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
-        self._leave()
+        self._pass_on()
 
-    def _leave(self) -> None:
-        lock, users = self._locks[self._key]
-        if users == 1:
-            del self._locks[self._key]
-        else:
-            self._locks[self._key] = (lock, users - 1)
+    def _pass_on(self) -> None:
+        queue = self._queues[self._key]
+        while queue:
+            turn = queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._queues[self._key]

@@ -17,7 +17,7 @@ from jobledger.store.model.errors import (
     LogUnavailable,
 )
 from jobledger.store.model.events import JobEvent, Record, Recorded, read_record
-from jobledger.store.model.fold import Anomaly, fold, fold_job, fold_job_on
+from jobledger.store.model.fold import Anomaly, fold, fold_appended, fold_job_on
 from jobledger.store.model.history import HistoryItem, build_history_item
 from jobledger.store.model.job import Job
 from jobledger.store.model.limits import (
@@ -172,7 +172,7 @@ class JobReader:
 
     def appended(self, known: CachedJob, event: JobEvent, sequence: int) -> Receipt:
         """Fold an event that was just appended, so that the next command can decide on the cached job."""
-        job = fold_job(known.job or known.lost, Recorded(sequence, 0, event), trusted=True)
+        job = fold_appended(known.job or known.lost, event, sequence)
         assert isinstance(job, Job)  # no decision is an anomaly for the fold
         if job.status.is_lost:
             return receipt_of(job.status, event.id, changed=True, sequence=sequence)

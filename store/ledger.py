@@ -477,12 +477,12 @@ class CommandExecution:
         self._accepts_frozen = accepts_frozen
         # Only if the caller chose the event id can the event be in the log already.
         self._is_repeatable = metadata.get("event_id") is not None
-        nothing = CachedJob(job_subject(namespace, job_id))
         # A job that is not cached counts as new: the append finds out.
-        self._known = reader.cached(job_id, namespace) or nothing
+        known = reader.cached(job_id, namespace) or CachedJob(job_subject(namespace, job_id))
+        self._known = known
         self._is_fresh = False
-        self._searched = nothing  # up to here, the caller's event id is not in the log
-        self._seen_revision = self._known.job.status.revision if self._known.job is not None else None
+        self._searched: CachedJob | None = None  # up to here, the caller's event id is not in the log
+        self._seen_revision = known.job.status.revision if known.job is not None else None
 
     async def run(self) -> Receipt:
         """Execute the command.
@@ -529,10 +529,12 @@ class CommandExecution:
         try:
             if self._known.status is not None and not self._accepts_frozen:
                 check_not_quarantined(self._known.status)
-            if job is None:
-                self._decide_on(None)  # "job not found" is a better error than "it has revision 0"
-            check_revision(job, expected_revision, job_id=self._job_id)
-            decision = self._decide_on(job)
+            # "Job not found" is a better error than "it has revision 0".
+            decision = self._decide_on(None) if job is None else None
+            if expected_revision is not None:
+                check_revision(job, expected_revision, job_id=self._job_id)
+            if job is not None:
+                decision = self._decide_on(job)
         except (Refused, Conflict, JobNotFound) as refusal:
             if self._is_fresh:
                 await self._log.confirm_current()  # a replaced leader must not be the reason of a refusal
@@ -566,7 +568,8 @@ class CommandExecution:
 
     async def _find_earlier(self) -> Receipt | None:
         """Return the first receipt if the event is in the log; reads each event of the job once."""
-        item = await self._reader.find_event(self._event_id, self._searched, self._known)
+        searched = self._searched or CachedJob(self._known.subject)
+        item = await self._reader.find_event(self._event_id, searched, self._known)
         self._searched = self._known
         if item is None:
             return None

@@ -34,7 +34,7 @@ from jobledger.store.model.events import (
     Unreadable,
     is_too_deep,
 )
-from jobledger.store.model.job import PENDING, Job, JobStatus, Quarantine, Unread
+from jobledger.store.model.job import PENDING, Job, JobStatus, Quarantine, State, Unread
 from jobledger.store.model.limits import (
     INT_MAX,
     INT_MIN,
@@ -96,7 +96,7 @@ def spec_head(spec: msgspec.Raw | bytes) -> SpecHead:
     return _head_decoder.decode(spec)
 
 
-def fold(status: JobStatus | None, recorded: Read, *, trusted: bool = False) -> JobStatus | Anomaly:
+def fold(status: JobStatus | None, recorded: Read) -> JobStatus | Anomaly:
     """Fold the next event of a job.
 
     An event at or before the sequence of the status was folded before: replaying it is harmless and returns
@@ -108,7 +108,6 @@ def fold(status: JobStatus | None, recorded: Read, *, trusted: bool = False) -> 
     Args:
         status: of the job; None before its first event.
         recorded: the next record on its subject.
-        trusted: this process created the event from a spec that it has just validated.
     """
     if status is not None and recorded.sequence <= last_read(status):
         return status
@@ -126,7 +125,7 @@ def fold(status: JobStatus | None, recorded: Read, *, trusted: bool = False) -> 
     if status is not None and status.is_lost:
         status = None  # all lost events are accepted: the job can be created
     unread: list[Unread] = []
-    folded = _step(status, recorded, expected, unread, trusted=trusted)
+    folded = _step(status, recorded, expected, unread)
     if not unread:
         return folded
     return _frozen(
@@ -166,10 +165,10 @@ def last_read(status: JobStatus) -> int:
     return max(status.sequence, status.passed)
 
 
-def fold_job(job: Job | None, recorded: Read, *, trusted: bool = False) -> Job | Anomaly:
+def fold_job(job: Job | None, recorded: Read) -> Job | Anomaly:
     """Fold the next event of a job with its spec; the spec of a lost job is empty. See `fold`."""
     before = job.status if job is not None else None
-    folded = fold(before, recorded, trusted=trusted)
+    folded = fold(before, recorded)
     if isinstance(folded, Anomaly):
         return folded
     if folded is before and job is not None:
@@ -187,6 +186,26 @@ def fold_job_on(job: Job | None, recorded: Read) -> Job | None:
     status = after_anomaly(job.status, recorded)
     assert status is not None
     return job if status is job.status else replace(job, status=status)
+
+
+def fold_appended(job: Job | None, event: JobEvent, sequence: int) -> Job | Anomaly:
+    """Fold an event that was just appended: `fold_job` without the checks that a decision has made.
+
+    The append was guarded by the sequence of the job that was decided on, and the spec is valid. So the link,
+    the identity and the transition are right. The result equals that of `fold_job` at stream time 0, because
+    an acknowledgement has no stream time.
+    """
+    status = job.status if job is not None else None
+    if job is None or status is None:
+        if isinstance(event, JobCreated):
+            status = _new_status(event.namespace, event.subject, event.name, sequence, 0)
+            return Job(status=status, spec=bytes(event.data.spec))
+    elif status.quarantine is None and not status.is_lost:
+        if isinstance(event, JobStateChanged):
+            return Job(status=_with_state(status, event.data.state, sequence, 0), spec=job.spec)
+        if isinstance(event, JobUpdated):
+            return Job(status=_with_version(status, sequence, 0), spec=bytes(event.data.spec))
+    return fold_job(job, Recorded(sequence, 0, event))
 
 
 def _with_specs(job: Job | None, folded: JobStatus, recorded: Read) -> Job:
@@ -217,8 +236,6 @@ def _step(
     recorded: Recorded | NotUnderstood,
     expected: int,
     unread: list[Unread],
-    *,
-    trusted: bool = False,
 ) -> JobStatus | Anomaly:
     """Fold an event of a job that is not frozen; events that can't be used are added to `unread`."""
     if isinstance(recorded, NotUnderstood):
@@ -231,7 +248,7 @@ def _step(
             unread.append(broken)
             if broken.sequence == recorded.sequence:
                 return Anomaly(recorded.sequence, event.subject, broken.reason)
-    folded = _apply(status, recorded, event, trusted=trusted)
+    folded = _apply(status, recorded, event)
     if isinstance(folded, NotUnderstood):
         unread.append(Unread(folded.sequence, folded.reason))
         return Anomaly(recorded.sequence, event.subject, folded.reason)
@@ -257,15 +274,15 @@ def _broken_link(recorded: Recorded, previous: str, expected: int) -> Unread | N
 
 
 def _apply(
-    status: JobStatus | None, recorded: Recorded, event: JobEvent, *, trusted: bool
+    status: JobStatus | None, recorded: Recorded, event: JobEvent
 ) -> JobStatus | Anomaly | NotUnderstood:
     match event:  # the most frequent type first
         case JobStateChanged():
             return _state_changed(status, recorded, event)
         case JobCreated():
-            return _created(status, recorded, event, trusted=trusted)
+            return _created(status, recorded, event)
         case JobUpdated():
-            return _updated(status, recorded, event, trusted=trusted)
+            return _updated(status, recorded, event)
         case JobTagged():
             return _tagged(status, recorded, event)
         case JobAccepted():
@@ -361,44 +378,52 @@ def lost(namespace: str, job_id: str, passed: int = 0) -> JobStatus:
 
 
 def _created(
-    status: JobStatus | None, recorded: Recorded, event: JobCreated, *, trusted: bool
+    status: JobStatus | None, recorded: Recorded, event: JobCreated
 ) -> JobStatus | Anomaly | NotUnderstood:
     if status is not None:
         return Anomaly(recorded.sequence, event.subject, "created, but the job exists")
-    head = _head_of(recorded, event, trusted=trusted)
+    head = _head_of(recorded, event)
     if not isinstance(head, SpecHead):
         return head
+    return _new_status(head.namespace, event.subject, head.name, recorded.sequence, recorded.time)
+
+
+def _new_status(namespace: str, job_id: str, name: str, sequence: int, time: int) -> JobStatus:
     return JobStatus(
-        id=event.subject,
-        namespace=head.namespace,
-        name=head.name,
+        id=job_id,
+        namespace=namespace,
+        name=name,
         state=PENDING,
         version=1,
         revision=1,
-        create_time=recorded.time,
-        modify_time=recorded.time,
-        created_sequence=recorded.sequence,
-        spec_sequence=recorded.sequence,
-        sequence=recorded.sequence,
+        create_time=time,
+        modify_time=time,
+        created_sequence=sequence,
+        spec_sequence=sequence,
+        sequence=sequence,
     )
 
 
 def _updated(
-    status: JobStatus | None, recorded: Recorded, event: JobUpdated, *, trusted: bool
+    status: JobStatus | None, recorded: Recorded, event: JobUpdated
 ) -> JobStatus | Anomaly | NotUnderstood:
     if status is None:
         return Anomaly(recorded.sequence, event.subject, "updated, but there is no such job")
-    head = _head_of(recorded, event, trusted=trusted)
+    head = _head_of(recorded, event)
     if not isinstance(head, SpecHead):
         return head
+    return _with_version(status, recorded.sequence, recorded.time)
+
+
+def _with_version(status: JobStatus, sequence: int, time: int) -> JobStatus:
     return replace(
         status,
         state=PENDING,
         version=status.version + 1,
         revision=status.revision + 1,
-        modify_time=max(status.modify_time, recorded.time),
-        spec_sequence=recorded.sequence,
-        sequence=recorded.sequence,
+        modify_time=max(status.modify_time, time),
+        spec_sequence=sequence,
+        sequence=sequence,
         passed=0,
     )
 
@@ -412,12 +437,16 @@ def _state_changed(
     if status.state.state_type.is_terminal:
         reason = f"{state.state_type} after {status.state.state_type}, which is final"
         return Anomaly(recorded.sequence, event.subject, reason)
+    return _with_state(status, state, recorded.sequence, recorded.time)
+
+
+def _with_state(status: JobStatus, state: State, sequence: int, time: int) -> JobStatus:
     return replace(
         status,
         state=state,
         revision=status.revision + 1,
-        modify_time=max(status.modify_time, recorded.time),
-        sequence=recorded.sequence,
+        modify_time=max(status.modify_time, time),
+        sequence=sequence,
         passed=0,
     )
 
@@ -449,13 +478,9 @@ def _tag_problem(status: JobStatus, tag: str, version: int) -> str:
     return ""
 
 
-def _head_of(
-    recorded: Recorded, event: JobCreated | JobUpdated, *, trusted: bool
-) -> SpecHead | Anomaly | NotUnderstood:
+def _head_of(recorded: Recorded, event: JobCreated | JobUpdated) -> SpecHead | Anomaly | NotUnderstood:
     """Return the head of an event's spec, if the whole spec can be read and belongs to the event's job."""
     spec = bytes(event.data.spec)
-    if trusted:
-        return spec_head(spec)
     if is_too_deep(spec):
         return Anomaly(recorded.sequence, event.subject, "not a normalised spec: nested too deeply")
     try:

@@ -122,7 +122,9 @@ def parse_subject(subject: str) -> SubjectParts | None:
 
 @lru_cache(maxsize=65_536)  # every reader of the log calls it for every event
 def _job_tokens(job_id: str) -> str:
-    return f"{shard_of(job_id)}.{token(job_id)}"
+    # Not in the cache of `token` as well: almost all ids are plain.
+    plain = job_id if _PLAIN_TOKEN.fullmatch(job_id) else token(job_id)
+    return f"{shard_of(job_id)}.{plain}"
 
 
 @lru_cache(maxsize=4096)

@@ -31,7 +31,7 @@ from jobledger.store.model.events import (
     TagData,
     read_record,
 )
-from jobledger.store.model.fold import Anomaly, fold, fold_job, fold_job_on, fold_on
+from jobledger.store.model.fold import Anomaly, fold, fold_appended, fold_job, fold_job_on, fold_on
 from jobledger.store.model.job import Job, JobStatus, State, StateType
 from jobledger.store.model.subjects import job_subject, named_job_id
 from tests.support.histories import draft, spec_data
@@ -284,8 +284,12 @@ def test_a_decision_is_never_an_anomaly(
         if decision is None:
             continue
         written = draft(decision.event, ID, decision.data, number)
-        folded = fold_job(job, read_record(Record(number, time, written.subject, written.payload)))
+        recorded = read_record(Record(number, time, written.subject, written.payload))
+        folded = fold_job(job, recorded)
         assert isinstance(folded, Job), folded
+        assert isinstance(recorded, Recorded)
+        named = msgspec.structs.replace(recorded.event, name="etl")  # as every event of the ledger
+        assert fold_appended(job, named, number) == fold_job(job, Recorded(number, 0, named))
         job = folded
         if verb != "create":  # which the existing job refuses
             assert decide(job, verb, what) is None
