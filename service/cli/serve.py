@@ -1,6 +1,5 @@
 """`jobledger serve` and `jobledger config show`: the service, and its settings."""
 
-import asyncio
 import logging
 import os
 import sys
@@ -39,6 +38,7 @@ def serve(*, session: Session) -> None:
 
 def _run(loaded: LoadedSettings) -> int:
     try:
+        from jobledger.service.server import event_loop
         from jobledger.service.server.http_server import HttpServer, base_url
         from jobledger.service.server.serve import banner, serve as run_service
         from jobledger.service.wiring import Service
@@ -53,7 +53,7 @@ def _run(loaded: LoadedSettings) -> int:
     def announce(service: Service, http: HttpServer) -> None:
         click.echo(banner(loaded, service, base_url(loaded.settings, http.address, http.port)))
 
-    return asyncio.run(run_service(loaded.settings, announce))
+    return event_loop.run(run_service(loaded.settings, announce))
 
 
 def _exit(code: int) -> NoReturn:

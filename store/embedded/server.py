@@ -443,6 +443,7 @@ class EmbeddedServer:
         steps = drop_override(store), end_with_parent()
 
         def prepare() -> None:
+            os.umask(0o077)  # not as an argument, which uvloop does not have
             for step in steps:
                 step()
 
@@ -458,7 +459,6 @@ class EmbeddedServer:
                 pass_fds=(self._lock.fileno(),) if self._lock else (),
                 start_new_session=True,  # Ctrl-C in a terminal must not reach it: `stop` ends it in order
                 preexec_fn=prepare,
-                umask=0o077,
             )
         try:
             async with asyncio.timeout(timeout_seconds):

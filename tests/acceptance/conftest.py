@@ -13,6 +13,7 @@ from jobledger.service.api.app import create_app
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import Service, open_service
 from tests.acceptance.api import Api
+from tests.support.service_loop import pytest_asyncio_loop_factories  # noqa: F401 - a hook
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -42,7 +42,7 @@ def naming(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
             found = left.pop(0) if len(left) > 1 else left[0]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (found, port))]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(type(asyncio.get_running_loop()), "getaddrinfo", getaddrinfo)
 
 
 async def test_a_request_arrives_unchanged() -> None:
