@@ -19,10 +19,11 @@ from benchmarks.remote_projector import set_projector_apart
 from benchmarks.workload import child
 from jobledger.service.access.principal import ANONYMOUS
 from jobledger.service.api.app import Router
-from jobledger.service.api.asgi import App, Receive, Scope, Send, send_response
+from jobledger.service.api.asgi import App, Receive, Scope, Send
 from jobledger.service.api.operation import OperationGroup, Permission
 from jobledger.service.api.request import Request
 from jobledger.service.api.response import Response
+from jobledger.service.server import event_loop
 from jobledger.service.server.http_server import HttpServer
 from jobledger.service.server.serve import serve
 from jobledger.service.settings import Settings
@@ -62,12 +63,19 @@ async def _fixed(body: bytes) -> None:
     router = Router(tuple(group.operations))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"] = {"service": None, "principal": ANONYMOUS}
-        await router(scope, receive, send)
+        scope["state"] = {"service": None, "principal": ANONYMOUS, "headers": {}}
+        response = await router.respond(scope, receive)
+        assert isinstance(response, Response)
+        await _send(send, response)
 
     http = await HttpServer.start(app, Settings(port=0), "127.0.0.1")
     print(http.port, flush=True)
     await http.wait_ended()
+
+
+async def _send(send: Send, response: Response) -> None:
+    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": False})
 
 
 async def _service(data_dir: Path) -> None:
@@ -87,13 +95,13 @@ def main() -> None:
     task: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if "body" in task:
-        asyncio.run(_fixed(task["body"].encode()))
+        event_loop.run(_fixed(task["body"].encode()))
     elif "broadcast" in task:
-        asyncio.run(serve_broadcaster())
+        event_loop.run(serve_broadcaster())
     else:
         if "apart" in task:
             set_projector_apart()
-        asyncio.run(_service(Path(task["data_dir"])))
+        event_loop.run(_service(Path(task["data_dir"])))
 
 
 FEED_PATH: Final = "/feed"
@@ -113,7 +121,7 @@ def broadcaster() -> App:
         text = b"event: message\ndata: %b\n\n" % b"".join(parts)
         for listener in listeners:
             listener.put_nowait(text)
-        await send_response(send, 200, [(b"content-length", b"2")], b"{}")
+        await _send(send, Response(b"{}"))
 
     async def listen(send: Send) -> None:
         queue: asyncio.Queue[bytes] = asyncio.Queue()

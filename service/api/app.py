@@ -17,14 +17,9 @@ from jobledger.service.api import (
     webhooks,
     writes,
 )
-from jobledger.service.api.asgi import Message, Receive, Scope, Send, send_response
+from jobledger.service.api.asgi import Receive, Scope
 from jobledger.service.api.middleware import Middleware
 from jobledger.service.api.operation import Operation, Permission
-from jobledger.service.api.problems import (
-    is_internal,
-    log_failure,
-    problem_response_parts,
-)
 from jobledger.service.api.request import ENCODED_SLASH, Request
 from jobledger.service.api.response import Response, Stream, encode
 from jobledger.service.errors import MethodNotAllowed, RouteNotFound
@@ -52,7 +47,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = tuple(
 
 def create_app(service: Service) -> Middleware:
     """The ASGI app of a running service."""
-    return Middleware(Router(OPERATIONS), service, OPERATIONS)
+    return Middleware(Router(OPERATIONS).respond, service, OPERATIONS)
 
 
 class _Node:
@@ -63,7 +58,7 @@ class _Node:
     def __init__(self) -> None:
         self.children: dict[str, _Node] = {}
         self.parameter: _Node | None = None  # any other segment
-        self.methods: dict[str, Operation] = {}
+        self.methods: dict[str, _Endpoint] = {}
         self.template = ""
 
     @property
@@ -73,6 +68,11 @@ class _Node:
         return ", ".join(sorted(methods)).encode()
 
 
+class _Endpoint(NamedTuple):
+    operation: Operation
+    names: tuple[str, ...]  # of the parameters in its path
+
+
 class _Match(NamedTuple):
     node: _Node
     values: list[str]
@@ -80,7 +80,7 @@ class _Match(NamedTuple):
 
 
 class Router:
-    """The operations as an ASGI app. It trusts what the middleware puts into `scope["state"]`.
+    """The operations by method and path. It trusts what the middleware puts into `scope["state"]`.
 
     Empty segments of a path are ignored: `//metrics/` is `/metrics`.
     """
@@ -99,46 +99,32 @@ class Router:
                 node.parameter = node = node.parameter or _Node()
             else:
                 node = node.children.setdefault(segment, _Node())
-        node.methods[operation.method] = operation
+        names = tuple(part[1:-1] for part in operation.path.split("/") if part.startswith("{"))
+        node.methods[operation.method] = _Endpoint(operation, names)
         node.template = operation.route
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that the middleware let in."""
-        started = False
+    async def respond(self, scope: Scope, receive: Receive) -> Response | Stream:
+        """Run the operation of a request that the middleware let in.
 
-        async def sent(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            response = await self._respond(scope, receive)
-            if not isinstance(response, Response):
-                await response(scope, receive, sent)
-                return
-        except Exception as error:
-            if started:
-                raise
-            if is_internal(error):
-                log_failure(error, scope)
-            await send_response(send, *problem_response_parts(error, scope))
-            return
-        await send_response(send, response.status, response.headers, response.body)
-
-    async def _respond(self, scope: Scope, receive: Receive) -> Response | Stream:
+        Raises:
+            Exception: to be answered as a problem.
+        """
         node, values, path = self._find(scope["path"])
         method: str = scope["method"]
-        operation = node.methods.get(method)
-        if operation is None:
+        endpoint = node.methods.get(method)
+        if endpoint is None:
             if method != "OPTIONS":
                 raise MethodNotAllowed(method, scope["path"], node.allow)
             scope["path_template"] = node.template
             return Response(b"", [(b"allow", node.allow)], status=204)
         scope["path"], scope["path_template"] = path, node.template
-        names = [segment[1:-1] for segment in operation.path.split("/") if segment.startswith("{")]
+        operation = endpoint.operation
         request: Request[Any] = Request(
             operation,
-            {name: value.replace(ENCODED_SLASH, "/") for name, value in zip(names, values, strict=True)},
+            {
+                name: value.replace(ENCODED_SLASH, "/")
+                for name, value in zip(endpoint.names, values, strict=True)
+            },
             scope,
             receive,
             self._operations,

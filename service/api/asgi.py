@@ -1,9 +1,9 @@
-"""The ASGI interface: its types, and sending a whole response.
+"""The types of the ASGI interface, and its lifespan messages.
 
 Only this module, the middleware and the feed know how a request arrives; operations do not.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -11,12 +11,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-async def send_response(send: Send, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-    """Send a response whose body is complete."""
-    await send({"type": "http.response.start", "status": status, "headers": [*headers]})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def accept_lifespan(receive: Receive, send: Send) -> None:

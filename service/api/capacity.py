@@ -19,9 +19,9 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 from jobledger.projections.fair_queue import FairQueue
 from jobledger.service import limits as named
@@ -162,19 +162,9 @@ class Capacity:
         finally:
             self.uploads.give(client)
 
-    @contextmanager
-    def working(self, client: str, *, is_write: bool) -> Iterator[None]:
+    def working(self, client: str, *, is_write: bool) -> "_Slot":
         """Hold a work slot while a request is answered; `waiting` releases it for some time."""
-        self.work.take(client, may_use_reserve=is_write)
-        slot = _Slot(self, client, is_write=is_write)
-        token, hook_token = _slot.set(slot), yield_hook.set(None if is_write else slot.yield_point)
-        try:
-            yield
-        finally:
-            yield_hook.reset(hook_token)
-            _slot.reset(token)
-            slot.end()
-            self.work.give(client)
+        return _Slot(self, client, is_write=is_write)
 
     def count_write(self, change: int) -> None:
         """Count a write that begins (1) or ends (-1)."""
@@ -197,17 +187,30 @@ class Capacity:
 
 
 class _Slot:
-    """The slot of one request, which is working or waiting."""
+    """The slot of one request, which is working or waiting; held within its block, in the request's task."""
 
-    __slots__ = ("_began", "_capacity", "_depth", "_is_write", "client")
+    __slots__ = ("_began", "_capacity", "_depth", "_is_write", "_tokens", "client")
 
     def __init__(self, capacity: Capacity, client: str, *, is_write: bool) -> None:
         self._capacity = capacity
         self._depth = 0
-        self._began = perf_counter()
+        self._began = 0.0
         self._is_write = is_write
+        self._tokens: tuple[Token[Any], Token[Any]]
         self.client = client
+
+    def __enter__(self) -> None:
+        self._capacity.work.take(self.client, may_use_reserve=self._is_write)
+        self._tokens = _slot.set(self), yield_hook.set(None if self._is_write else self.yield_point)
+        self._began = perf_counter()
         self._count(1)
+
+    def __exit__(self, *_: object) -> None:
+        slot, hook = self._tokens
+        yield_hook.reset(hook)
+        _slot.reset(slot)
+        self._count(-1)
+        self._capacity.work.give(self.client)
 
     def park(self) -> None:
         if not self._depth:
@@ -224,9 +227,6 @@ class _Slot:
             self._capacity.work.take_anyway(self.client)
             self._count(1)
             self._began = perf_counter()  # the wait was not a slice
-
-    def end(self) -> None:
-        self._count(-1)
 
     async def yield_point(self) -> None:
         """Called between two steps of a read: after a full slice, let writes run first."""

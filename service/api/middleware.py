@@ -1,14 +1,14 @@
 """The middleware that every request and every response passes through.
 
 In this order: the request id, the shutdown, `Host` and `Origin`, the token, the body of a write, the limits
-on concurrent requests. What it lets in has `service`, `principal`, `request_id` and (of a write) `body` in
-`scope["state"]`. Bodies and responses can take long, so the token is checked again when the body is complete,
-and when the response to a read begins.
+on concurrent requests. What it lets in has in `scope["state"]`: `service`, `principal`, `request_id`,
+`headers` (the first of each name) and, of a write, `body`. Bodies and responses can take long, so the token
+is checked again when the body is complete, and when the response to a read begins.
 """
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import perf_counter
 from typing import Final
 from urllib.parse import unquote
@@ -18,13 +18,14 @@ import uuid_utils
 from jobledger.service.access.principal import ANONYMOUS, Principal, local_principal
 from jobledger.service.access.tokens import is_loopback
 from jobledger.service.api import websocket
-from jobledger.service.api.asgi import App, Message, Receive, Scope, Send, accept_lifespan, send_response
+from jobledger.service.api.asgi import Message, Receive, Scope, Send, accept_lifespan
 from jobledger.service.api.body_budget import Disconnected, RequestBody, check_framing
 from jobledger.service.api.capacity import ByteBudget, Capacity
 from jobledger.service.api.hosts import Hosts
 from jobledger.service.api.operation import Availability, Operation, Permission
-from jobledger.service.api.problems import is_internal, log_failure, problem_response_parts
+from jobledger.service.api.problems import is_internal, log_failure, problem_response
 from jobledger.service.api.request import ENCODED_SLASH
+from jobledger.service.api.response import Response, Stream
 from jobledger.service.api.response_guard import GuardedResponse
 from jobledger.service.errors import NotReady, Unauthorized
 from jobledger.service.limits import (
@@ -62,6 +63,8 @@ _HOST: Final = re.compile(rb"[0-9A-Za-z!$&'()*+,;=._~:\[\]@%-]*")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,%d}" % REQUEST_ID_MAX_CHARACTERS)
 _CLIENT_GONE: Final = 499  # what proxies log for a client that disconnected; it is never sent
 
+Respond = Callable[[Scope, Receive], Awaitable[Response | Stream]]
+
 _log = logging.getLogger("jobledger.http")
 
 
@@ -91,12 +94,12 @@ class Middleware:
     """The ASGI app of a service.
 
     Args:
-        app: answers the requests that are let in; it trusts `scope["state"]`.
+        respond: runs the operation of a request that is let in; it trusts `scope["state"]`.
         operations: declare which paths are public, which are feeds, and which are always answered.
     """
 
-    def __init__(self, app: App, service: Service, operations: Iterable[Operation]) -> None:
-        self._app = app
+    def __init__(self, respond: Respond, service: Service, operations: Iterable[Operation]) -> None:
+        self._respond = respond
         self._service = service
         self._paths = _Paths(operations)
         self._tokens = service.tokens
@@ -137,10 +140,10 @@ class Middleware:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = perf_counter()
-        headers, repeated = _single_headers(scope["headers"])
+        headers, repeated = _first_headers(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id"))
         # Always a new one: what the server put there may be shared between requests.
-        scope["state"] = {"request_id": request_id, "service": self._service}
+        scope["state"] = {"request_id": request_id, "service": self._service, "headers": headers}
         method, path = scope["method"], scope["path"]  # both are changed below
         answer = GuardedResponse(send, request_id, self._responses, head=method == "HEAD")
         if method == "HEAD" and scope["path"] not in self._paths.feeds:  # an endless response has no length
@@ -152,17 +155,18 @@ class Middleware:
             client = answer.client = _client_of(principal, scope)
             if body is not None:
                 receive = await self._read_body(body, client, scope, headers)
-            send = self._checked_again(answer, principal, scope) if body is None else answer.send
+            # Reads may have waited long when their response begins.
+            rechecked = principal if body is None and principal is not ANONYMOUS else None
             if scope["path"] in self._paths.uncounted:
-                await self._app(scope, receive, send)
+                await self._answer_admitted(scope, receive, answer, rechecked)
             else:
                 with self.capacity.working(client, is_write=body is not None):
-                    await self._app(scope, receive, send)
+                    await self._answer_admitted(scope, receive, answer, rechecked)
         except Disconnected:
             if not answer.started:
                 # The server reports malformed chunks as a disconnect, too; that client reads this.
                 error = InvalidInput("the body is incomplete, or its chunks are malformed (RFC 9112, 7.1)")
-                await send_response(answer.send, *problem_response_parts(error, scope))
+                await answer.send_whole(problem_response(error, scope))
             answer.status = _CLIENT_GONE
         except Exception as error:  # noqa: BLE001  # every error is answered and logged
             await _refuse(error, scope, body, answer)
@@ -244,24 +248,42 @@ class Middleware:
         self._tokens.require_valid(principal)
         return body.receive
 
-    def _checked_again(self, answer: GuardedResponse, principal: Principal, scope: Scope) -> Send:
-        """Begin the response to a read only if its token is still valid: it may have waited long."""
-        if principal is ANONYMOUS:
-            return answer.send
-        refused = False
+    async def _answer_admitted(
+        self, scope: Scope, receive: Receive, answer: GuardedResponse, rechecked: Principal | None
+    ) -> None:
+        """Answer a request that was let in; begin the response only if the token `rechecked` is valid."""
+        try:
+            response = await self._respond(scope, receive)
+            if not isinstance(response, Response):
+                await self._stream(response, scope, receive, answer, rechecked)
+                return
+        except Exception as error:
+            if answer.started:
+                raise
+            if is_internal(error):
+                log_failure(error, scope)
+            response = problem_response(error, scope)
+        if rechecked is not None:
+            try:
+                self._tokens.require_valid(rechecked)
+            except (Unauthorized, NotReady) as error:
+                response = problem_response(error, scope)
+        await answer.send_whole(response)
 
-        async def sent(message: Message) -> None:
-            nonlocal refused
-            if message["type"] == "http.response.start":
-                try:
-                    self._tokens.require_valid(principal)
-                except (Unauthorized, NotReady) as error:
-                    refused = True
-                    await send_response(answer.send, *problem_response_parts(error, scope))
-            if not refused:
-                await answer.send(message)
+    async def _stream(
+        self,
+        stream: Stream,
+        scope: Scope,
+        receive: Receive,
+        answer: GuardedResponse,
+        rechecked: Principal | None,
+    ) -> None:
+        async def send(message: Message) -> None:
+            if rechecked is not None and not answer.started:
+                self._tokens.require_valid(rechecked)
+            await answer.send(message)
 
-        return sent
+        await stream(scope, receive, send)
 
 
 async def _refuse(error: Exception, scope: Scope, body: RequestBody | None, answer: GuardedResponse) -> None:
@@ -271,7 +293,7 @@ async def _refuse(error: Exception, scope: Scope, body: RequestBody | None, answ
         return  # half a response cannot be taken back; the server closes the connection
     if body is not None:
         await body.discard()
-    await send_response(answer.send, *problem_response_parts(error, scope))
+    await answer.send_whole(problem_response(error, scope))
 
 
 def _client_of(principal: Principal, scope: Scope) -> str:
@@ -282,16 +304,15 @@ def _client_of(principal: Principal, scope: Scope) -> str:
     return f"@{client[0]}" if client else "@"
 
 
-def _single_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], str]:
-    """The headers that may be sent only once, and the name of one that was sent more often."""
+def _first_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], str]:
+    """The first value of each header, and the name of one of `_SINGLE` that was sent more than once."""
     found: dict[bytes, bytes] = {}
     repeated = ""
     for name, value in headers:
-        if name in _SINGLE:
-            if name in found:
-                repeated = name.decode()
-            else:
-                found[name] = value
+        if name not in found:
+            found[name] = value
+        elif name in _SINGLE:
+            repeated = name.decode()
     return found, repeated
 
 

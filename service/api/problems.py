@@ -9,6 +9,7 @@ import msgspec
 
 from jobledger.projections import errors as view_errors
 from jobledger.service import errors as service_errors
+from jobledger.service.api.response import Response
 from jobledger.service.errors import ERROR_KINDS, INTERNAL, ErrorKind, MethodNotAllowed, error_kind
 from jobledger.service.history import history_item
 from jobledger.store.model import errors
@@ -46,15 +47,13 @@ def kind_of(error: BaseException) -> ErrorKind:
     return INTERNAL if kind.code == INTERNAL.code else kind
 
 
-def problem_response_parts(
-    error: BaseException, scope: Mapping[str, Any]
-) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers and body of the response to a request that failed."""
+def problem_response(error: BaseException, scope: Mapping[str, Any]) -> Response:
+    """The response to a request that failed."""
     kind = kind_of(error)
     if _is_masked(error):
         _log.warning("request %s: %s", scope.get("state", {}).get("request_id", ""), error)
     body = _encoder.encode(problem_document(error, kind, scope))
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    headers: list[tuple[bytes, bytes]] = []
     if isinstance(error, service_errors.Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, service_errors.TooManyRequests | view_errors.AsOfBusy):
@@ -63,7 +62,7 @@ def problem_response_parts(
         headers.append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow))
-    return kind.status, headers, body
+    return Response(body, headers, status=kind.status, media_type=MEDIA_TYPE)
 
 
 def is_internal(error: BaseException) -> bool:

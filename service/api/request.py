@@ -1,6 +1,7 @@
 """A request as handlers see it, and the job that it names."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Final, Generic, TypeVar
@@ -27,6 +28,8 @@ from jobledger.store.spec.values import is_utf8
 
 ENCODED_SLASH: Final = "\0"
 """Replaces an encoded slash within a segment of the path until the route is found; no name has a NUL."""
+
+_NO_QUERY: Final = Query(b"")
 
 B = TypeVar("B")
 
@@ -59,14 +62,17 @@ class Request(Generic[B]):
         self.path: str = scope["path"]
         self.query_string: bytes = scope["query_string"]
         self.receive = receive
-        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self._headers: Mapping[bytes, bytes] = state["headers"]
+        self._query: Query | None = None if self.query_string else _NO_QUERY
         self._raw_body: bytes = state.get("body", b"")
         self.warnings: list[str] = []
 
-    @cached_property
+    @property
     def query(self) -> Query:
-        """The parameters of the query."""
-        return Query(self.query_string)
+        """The parameters of the query; decoded when an operation needs them."""
+        if self._query is None:
+            self._query = Query(self.query_string)
+        return self._query
 
     @cached_property
     def fields(self) -> dict[str, Any]:
@@ -90,14 +96,11 @@ class Request(Generic[B]):
 
     def header(self, name: bytes) -> str:
         """A header by its name in lower case; empty if absent."""
-        for key, value in self._headers:
-            if key == name:
-                return value.decode("latin-1")
-        return ""
+        return self._headers.get(name, b"").decode("latin-1")
 
     def has_header(self, name: bytes) -> bool:
         """Whether a header was sent, empty or not; its name in lower case."""
-        return any(key == name for key, _ in self._headers)
+        return name in self._headers
 
     def condition(self, name: bytes) -> str | None:
         """A header that restricts the request; None if absent.
@@ -105,12 +108,12 @@ class Request(Generic[B]):
         Raises:
             InvalidInput: if it is empty: a condition that was lost on the way must not count as none.
         """
-        for key, value in self._headers:
-            if key == name:
-                if not value.strip():
-                    raise InvalidInput(f"the header {name.decode()} is empty; give it a value, or omit it")
-                return value.decode("latin-1")
-        return None
+        value = self._headers.get(name)
+        if value is None:
+            return None
+        if not value.strip():
+            raise InvalidInput(f"the header {name.decode()} is empty; give it a value, or omit it")
+        return value.decode("latin-1")
 
     async def await_position(self, timeout_seconds: float | None = None) -> None:
         """Wait until the view reflects `wait_for`, if given, and what this process has acknowledged.

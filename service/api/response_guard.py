@@ -6,11 +6,13 @@ client does not read is closed.
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final
 
 from jobledger.service.api.asgi import Message, Send
 from jobledger.service.api.body_budget import Disconnected
 from jobledger.service.api.capacity import ByteBudget
+from jobledger.service.api.response import Response
 from jobledger.service.limits import (
     RESPONSE_PART_BYTES,
     SEND_TIMEOUT_SECONDS,
@@ -45,49 +47,47 @@ class GuardedResponse:
         self.status = 0
         self.started = False
 
-    async def send(self, message: Message) -> None:
-        """Send a message of the response.
+    async def send_whole(self, response: Response) -> None:
+        """Send a complete response.
 
         Raises:
             TooManyRequests: if it exceeds the budget; nothing was sent yet.
             Disconnected: if the client does not read; the server closes the connection.
         """
-        if message["type"] == "http.response.start":
-            await self._send(self._start(message))
-        elif message["type"] != "http.response.body":
-            await self._send(message)
-        elif self._head:
-            await self._send({**message, "body": b""})
-        elif len(message["body"]) > RESPONSE_PART_BYTES and self._held_bytes:
-            await self._send_in_parts(message)
+        body = b"" if self._head else response.body
+        await self._send(self._start(response.status, response.headers, len(body)))
+        if self._held_bytes:
+            await self._send_in_parts(body)
         else:
-            await self._send(message)
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def send(self, message: Message) -> None:
+        """Send a message of a stream, which holds no more than it has to send."""
+        if message["type"] == "http.response.start":
+            message = self._start(message["status"], message["headers"], 0)
+        await self._send(message)
 
     def release(self) -> None:
         """Return its bytes to the budget."""
         self._budget.release(self._held_bytes, self.client)
         self._held_bytes = 0
 
-    def _start(self, message: Message) -> Message:
-        present = dict(message["headers"])
-        size = int(present.get(b"content-length", b"0"))
-        if size > RESPONSE_PART_BYTES and not self._head:
+    def _start(self, status: int, given: Iterable[tuple[bytes, bytes]], size: int) -> Message:
+        """The first message; `size` is that of the body that will be sent as a whole."""
+        if size > RESPONSE_PART_BYTES:
             self._budget.hold(size, self.client)
             self._held_bytes = size
-        self.started, self.status = True, message["status"]
-        headers = [*message["headers"], (b"x-request-id", self._request_id)]
+        self.started, self.status = True, status
+        headers = [*given, (b"x-request-id", self._request_id)]
+        present = {name for name, _ in headers}
         headers += [each for each in _HEADERS if each[0] not in present]
-        return {"type": "http.response.start", "status": self.status, "headers": headers}
+        return {"type": "http.response.start", "status": status, "headers": headers}
 
-    async def _send_in_parts(self, message: Message) -> None:
-        content = message["body"]
-        for start in range(0, len(content), RESPONSE_PART_BYTES):
-            end = start + RESPONSE_PART_BYTES
-            more = end < len(content) or message["more_body"]
+    async def _send_in_parts(self, body: bytes) -> None:
+        for start in range(0, len(body), RESPONSE_PART_BYTES):
+            part, more = body[start : start + RESPONSE_PART_BYTES], start + RESPONSE_PART_BYTES < len(body)
             try:
                 async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-                    await self._send(
-                        {"type": "http.response.body", "body": content[start:end], "more_body": more}
-                    )
+                    await self._send({"type": "http.response.body", "body": part, "more_body": more})
             except TimeoutError:
                 raise Disconnected from None

@@ -69,9 +69,9 @@ class Guarded:
         self._app = app or echo
         self.gate = Middleware(self._observed, cast("Service", service), OPERATIONS)
 
-    async def _observed(self, scope: Any, receive: Any, send: Any) -> None:
+    async def _observed(self, scope: Any, _: Any) -> Any:
         self.scopes.append(scope)
-        await self._app(scope, receive, send)
+        return self._app  # a stream has the signature of an app
 
     @property
     def principal(self) -> Principal:

@@ -10,7 +10,7 @@ import pytest
 
 from jobledger.projections import errors as view_errors
 from jobledger.service import errors as service_errors
-from jobledger.service.api.problems import kind_of, problem_response_parts
+from jobledger.service.api.problems import kind_of, problem_response
 from jobledger.service.errors import INTERNAL, MethodNotAllowed, RouteNotFound
 from jobledger.store.model import errors
 
@@ -71,8 +71,8 @@ def test_every_class_of_the_error_tree_has_exactly_one_entry() -> None:
 @pytest.mark.parametrize("cls", KINDS, ids=lambda cls: cls.__name__)
 def test_every_error_class_has_a_status(cls: type[errors.JobledgerError]) -> None:
     """None of them is an internal error, and their messages are complete."""
-    status, headers, body = problem_response_parts(make(cls), SCOPE)
-    problem = msgspec.json.decode(body)
+    response = problem_response(make(cls), SCOPE)
+    status, headers, problem = response.status, response.headers, msgspec.json.decode(response.body)
     assert kind_of(make(cls)) is not INTERNAL
     assert problem["Message"] == problem["detail"]
     is_masked = issubclass(cls, view_errors.ViewError) and cls is not view_errors.TreeUnavailable
@@ -107,9 +107,9 @@ def test_every_error_class_has_a_status(cls: type[errors.JobledgerError]) -> Non
 )
 def test_statuses_and_codes_are_a_contract(error: Exception, status: int, code: str) -> None:
     """Clients test these codes; an internal error reveals no details."""
-    result, _, body = problem_response_parts(error, SCOPE)
-    assert (result, msgspec.json.decode(body)["Code"]) == (status, code)
-    assert b"secret" not in body
+    response = problem_response(error, SCOPE)
+    assert (response.status, msgspec.json.decode(response.body)["Code"]) == (status, code)
+    assert b"secret" not in response.body
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_no_path_of_the_server_is_revealed(
     cls: type[view_errors.ViewError], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The response has the problem of the view; the path of its file is only in the service's log."""
-    status, _, body = problem_response_parts(cls("the view /srv/a b/view.db is wrong"), SCOPE)
-    message = msgspec.json.decode(body)["Message"]
-    assert (status, "view" in message, "log" in message) == (503, True, True)
+    response = problem_response(cls("the view /srv/a b/view.db is wrong"), SCOPE)
+    body, message = response.body, msgspec.json.decode(response.body)["Message"]
+    assert (response.status, "view" in message, "log" in message) == (503, True, True)
     assert b"srv" not in body
     assert b"view.db" not in body
     assert "request r-1: the view /srv/a b/view.db is wrong" in caplog.text
@@ -131,15 +131,16 @@ def test_no_path_of_the_server_is_revealed(
 
 def test_retry_after_is_sent_where_a_retry_may_succeed() -> None:
     """429 and 503 carry Retry-After, 401 says how to authenticate."""
-    _, headers, _ = problem_response_parts(service_errors.TooManyRequests("", retry_after_seconds=7), SCOPE)
-    assert (b"retry-after", b"7") in headers
-    _, headers, _ = problem_response_parts(errors.LogUnavailable(""), SCOPE)
-    assert (b"retry-after", b"1") in headers
-    _, headers, _ = problem_response_parts(service_errors.Unauthorized(""), SCOPE)
-    assert (b"www-authenticate", b"Bearer") in headers
+    assert (b"retry-after", b"7") in problem_response(
+        service_errors.TooManyRequests("", retry_after_seconds=7), SCOPE
+    ).headers
+    assert (b"retry-after", b"1") in problem_response(errors.LogUnavailable(""), SCOPE).headers
+    assert (b"www-authenticate", b"Bearer") in problem_response(
+        service_errors.Unauthorized(""), SCOPE
+    ).headers
 
 
 def test_an_unpaired_surrogate_does_not_break_the_response() -> None:
     """It is escaped in paths and messages."""
-    _, _, body = problem_response_parts(errors.JobNotFound("\udcff"), {"path": "/\udcff"})
-    assert msgspec.json.decode(body)["instance"] == "/\\udcff"
+    response = problem_response(errors.JobNotFound("\udcff"), {"path": "/\udcff"})
+    assert msgspec.json.decode(response.body)["instance"] == "/\\udcff"

@@ -45,7 +45,7 @@ async def test_without_tokens_local_callers_may_do_everything(guarded: Guarded) 
     assert guarded.principal.name == ""
     assert guarded.principal.visible is None
     # Nothing of another request's.
-    assert guarded.scopes[-1]["state"].keys() == {"request_id", "service", "principal"}
+    assert guarded.scopes[-1]["state"].keys() == {"request_id", "service", "headers", "principal"}
     await guarded.ask(headers={"jobledger-actor": "zoë".encode().decode("latin-1")})
     assert (guarded.principal.name, guarded.principal.role) == ("zoë", Role.ADMIN)
 

@@ -1,6 +1,7 @@
 """Outgoing responses: large ones are sent in parts, are counted, and time out."""
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from jobledger.service.api import response_guard as outgoing
 from jobledger.service.api.asgi import Message
 from jobledger.service.api.body_budget import Disconnected
 from jobledger.service.api.capacity import ByteBudget
+from jobledger.service.api.response import Response
 from jobledger.service.api.response_guard import GuardedResponse
 from jobledger.service.errors import TooManyRequests
 from jobledger.service.limits import RESPONSE_PART_BYTES, RESPONSES_MAX_BYTES, RESPONSES_MAX_BYTES_PER_CLIENT
@@ -20,10 +22,10 @@ class Taken:
 
     def __init__(self) -> None:
         self.messages: list[Any] = []
-        self.stuck = False
+        self.stuck_after = sys.maxsize
 
     async def send(self, message: Message) -> None:
-        if self.stuck:
+        if len(self.messages) >= self.stuck_after:
             await asyncio.Event().wait()
         self.messages.append(message)
 
@@ -39,9 +41,7 @@ def budget(max_bytes: int = RESPONSES_MAX_BYTES) -> ByteBudget:
 
 
 async def answer(out: GuardedResponse, body: bytes) -> None:
-    headers = [(b"content-length", str(len(body)).encode())]
-    await out.send({"type": "http.response.start", "status": 200, "headers": headers})
-    await out.send({"type": "http.response.body", "body": body, "more_body": False})
+    await out.send_whole(Response(body))
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,9 @@ async def test_a_client_that_does_not_read_is_disconnected(monkeypatch: pytest.M
     monkeypatch.setattr(outgoing, "SEND_TIMEOUT_SECONDS", 0.01)
     taken, held = Taken(), budget()
     out = GuardedResponse(taken.send, "r", held, head=False)
-    size = RESPONSE_PART_BYTES + 1
-    headers = [(b"content-length", str(size).encode())]
-    await out.send({"type": "http.response.start", "status": 200, "headers": headers})
-    taken.stuck = True
+    taken.stuck_after = 1  # the headers
     with pytest.raises(Disconnected):
-        await out.send({"type": "http.response.body", "body": b"x" * size, "more_body": False})
+        await answer(out, b"x" * (RESPONSE_PART_BYTES + 1))
     out.release()
     assert held.held_bytes == 0
 

@@ -59,10 +59,10 @@ ERRORS: list[JobledgerError] = [
 
 def over_the_wire(error: JobledgerError) -> JobledgerError:
     """The error, translated to a problem document and back."""
-    from jobledger.service.api.problems import problem_response_parts
+    from jobledger.service.api.problems import problem_response
 
-    status, headers, body = problem_response_parts(error, {"path": "/jobs", "state": {"request_id": "r"}})
-    return error_of(status, body, dict(headers).get(b"retry-after", b"").decode())
+    answer = problem_response(error, {"path": "/jobs", "state": {"request_id": "r"}})
+    return error_of(answer.status, answer.body, dict(answer.headers).get(b"retry-after", b"").decode())
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
