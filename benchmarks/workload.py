@@ -214,6 +214,7 @@ async def served(sync: str) -> AsyncIterator[Bench]:
     with TemporaryDirectory(prefix="jobledger-bench-") as directory:
         async with EmbeddedServer(Path(directory) / "nats", sync=sync) as server:
             log = await JetStreamLog.connect(server.url)
+            await server.stage()  # as `serve` does
             try:
                 connection = await nats.connect(server.url)
                 try:

@@ -130,7 +130,9 @@ async def _embedded(
             if url is None:
                 _check_owner(directory)
                 known = await known_of(settings)
-                url = (await stack.enter_async_context(EmbeddedServer(directory, known=known))).url
+                in_memory = settings.batch_staging == "memory"
+                embedded = EmbeddedServer(directory, known=known, stage_in_memory=in_memory)
+                url = (await stack.enter_async_context(embedded)).url
             return await connect(url)
         except (EmbeddedServerInUse, LogUnavailable):  # it is just starting, stopping or restarting
             if asyncio.get_running_loop().time() >= deadline:

@@ -335,6 +335,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             le=1_000_000_000_000_000,
         ),
     ] = DISK_STOP_FREE_BYTES
+    batch_staging: Annotated[
+        Literal["memory", "disk"],
+        _server(
+            "where the embedded nats-server stages batches before it writes them to the log: on a tmpfs, if"
+            " there is one with enough space, or on disk"
+        ),
+    ] = "memory"
     seal_every_events: Annotated[
         int, _server("seal the log after this many events; 0: no limit", ge=0, le=1_000_000_000)
     ] = 10_000

@@ -195,7 +195,12 @@ async def _open_log(
     url = settings.nats_url
     if not url:
         known = await known_of(settings)
-        embedded = EmbeddedServer(settings.data_dir / NATS_FOLDER, known=known, witness=witness)
+        embedded = EmbeddedServer(
+            settings.data_dir / NATS_FOLDER,
+            known=known,
+            witness=witness,
+            stage_in_memory=settings.batch_staging == "memory",
+        )
         server = await stack.enter_async_context(embedded)
         url = server.url
     stream = StreamSettings(replicas=settings.stream_replicas)
@@ -207,6 +212,8 @@ async def _open_log(
         # nats-server keeps compressing the blocks of a stream until it is restarted.
         await server.restart("the compression of its streams was turned off")
         streams = await log.prepare_streams()
+    if server is not None:
+        await server.stage()
     return server, log, streams
 
 

@@ -337,6 +337,12 @@ def _quarantine(_: Monitored, observed: Observation) -> str:
 CHECKS: Final = (
     Check("log", lambda _, observed: observed.log_error, logged=False),
     Check("nats", lambda service, _: service.server.problem if service.server else "", logged=False),
+    Check(
+        "staging",
+        lambda service, _: service.server.staging_problem if service.server else "",
+        counts=False,
+        logged=False,
+    ),
     Check("append", _append),
     Check("read", _read),
     Check("quorum", _quorum),

@@ -2,6 +2,7 @@
 
 server         starts, watches, restarts and stops it
 process        which program, with which privileges, and one per directory
+staging        keeps the staging of batches in memory
 generation     keeps the files of the streams while a start is not proven
 proof          decides whether a start lost anything
 stream_states  the streams as the server reports them, and as recorded before the start

@@ -56,6 +56,7 @@ from jobledger.store.embedded.proof import (
     find_damage,
 )
 from jobledger.store.embedded.salvage import narrow
+from jobledger.store.embedded.staging import Staging
 from jobledger.store.embedded.stream_states import Extent, read_known, write_damage, write_known
 from jobledger.store.jetstream.connection import Connection
 from jobledger.store.local_service import NATS_FOLDER, ConnectionFile, default_directory
@@ -107,6 +108,7 @@ class EmbeddedServer:
             reach it has lost events.
         witness: compares the content of a stream with a record of it; called at each start, for each stream
             from which nothing is missing.
+        stage_in_memory: stage atomic batches on a tmpfs, if the machine has one with enough space.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class EmbeddedServer:
         sync: str = "always",
         known: Mapping[str, Known] | None = None,
         witness: Witness | None = None,
+        stage_in_memory: bool = True,
     ) -> None:
         self.directory = (directory or default_directory()).absolute()
         self.restarts = 0
@@ -130,6 +133,7 @@ class EmbeddedServer:
         self._tasks: list[asyncio.Task[None]] = []
         self._connection_file: ConnectionFile | None = None
         self._generation = Generation(self.directory)
+        self._staging = Staging(self._generation.store, in_memory=stage_in_memory)
         self._respects_modes = False
         self._serving = asyncio.Event()
         self._reason = ""  # for the next restart
@@ -157,6 +161,15 @@ class EmbeddedServer:
         """Why it stores nothing until a restart, which waits for disk space; empty if it does."""
         return self.problem if self._suspicion and self._serving.is_set() else ""
 
+    @property
+    def staging_problem(self) -> str:
+        """Why batches are staged on disk although memory was asked for; empty if they are not."""
+        return self._staging.problem
+
+    async def stage(self) -> None:
+        """Stages the batches of new streams in memory at once, not within HEALTH_SECONDS."""
+        await _in_thread(self._staging.link)
+
     async def start(self) -> Self:
         """Starts it; returns when it accepts connections and is proven to have lost nothing.
 
@@ -181,6 +194,7 @@ class EmbeddedServer:
             await self._end_process()
             if self._lock is not None:
                 await _in_thread(self._generation.put_back)
+                await _in_thread(self._staging.close)
             self._unlock()
             if isinstance(error, OSError):
                 raise EmbeddedServerError(
@@ -205,6 +219,7 @@ class EmbeddedServer:
                 self._serving.clear()
                 await _in_thread(self._generation.save_meta)
             await _in_thread(self._generation.put_back)  # of a restart that is not proven yet
+            await _in_thread(self._staging.close)
         self._unlock()
 
     def suspect(self, reason: str) -> None:
@@ -264,6 +279,7 @@ class EmbeddedServer:
             program: nats-server.
             private: prove the start on a port that no client knows, and then start it again.
         """
+        await _in_thread(self._staging.reset)
         inventory = await _in_thread(self._keep_generation)
         for repair in inventory.repaired:
             _log.warning("stream file repaired before the start: %s", repair)
@@ -455,8 +471,8 @@ class EmbeddedServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,  # before it has opened its log, and if it panics
                 stderr=output,
-                # It inherits the lock: if it outlives this process, the next start finds it (`process`).
-                pass_fds=(self._lock.fileno(),) if self._lock else (),
+                # It inherits the locks: if it outlives this process, the next start finds it (`process`).
+                pass_fds=((self._lock.fileno(),) if self._lock else ()) + self._staging.handles,
                 start_new_session=True,  # Ctrl-C in a terminal must not reach it: `stop` ends it in order
                 preexec_fn=prepare,
             )
@@ -478,6 +494,7 @@ class EmbeddedServer:
         process = self._process
         assert process is not None
         while True:
+            self._staging.link()  # of the streams that it has opened, before a client can send a batch
             if process.returncode is not None:
                 raise EmbeddedServerError(f"it ended at once (exit code {process.returncode})")
             for file in ports.glob("*.ports"):
@@ -532,6 +549,7 @@ class EmbeddedServer:
                     failures, log_read = 0, self._log_size()
                 # Before the probe: a message that expires in between makes the count too low, never too high.
                 expiring = await _in_thread(self._generation.expiring)
+                await _in_thread(self._staging.check)
                 try:
                     async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS):
                         if connection is None:
