@@ -12,7 +12,7 @@ from jobledger.service.audit import log_pass
 from jobledger.store.jetstream.declarations import LOG
 from jobledger.store.log import EventLog
 from jobledger.store.model import truncation as doubts
-from tests.support.logs import ask, unchecked
+from tests.support.logs import ask, ordinary_path, unchecked
 
 # The fast suite uses fixed examples; the slow suite searches with a seed that it prints.
 hypothesis.settings.register_profile("fixed", max_examples=40, derandomize=True, database=None, deadline=None)
@@ -54,6 +54,13 @@ async def loose(server: EmbeddedServer) -> AsyncIterator[JetStreamLog]:
     assert "error" not in await ask(log, "STREAM.CREATE.JOBS", config)
     yield log
     await log.close()
+
+
+@pytest.fixture(params=["direct", pytest.param("ordinary", marks=pytest.mark.slow)])
+def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Receive on the direct path; and in the slow suite also through the client library."""
+    if request.param == "ordinary":
+        ordinary_path(monkeypatch)
 
 
 @pytest.fixture(params=["memory", "jetstream"])

@@ -19,6 +19,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError, NoRespondersError
 from nats.nuid import NUID
 
+from jobledger.store.jetstream.direct import DirectParser, Handler, is_supported
 from jobledger.store.model.errors import LogNotPermitted, LogUnavailable
 from jobledger.store.model.limits import REQUEST_TIMEOUT_SECONDS
 
@@ -30,10 +31,10 @@ class Headers(Mapping[str, str]):
         raw: the header block as received: `NATS/1.0[ status[ description]]`, then `Key: value` lines.
     """
 
-    __slots__ = ("_parsed", "_raw")
+    __slots__ = ("_parsed", "raw")
 
     def __init__(self, raw: bytes) -> None:
-        self._raw = raw
+        self.raw = raw
         self._parsed: dict[str, str] | None = None
 
     def __getitem__(self, key: str) -> str:
@@ -50,7 +51,7 @@ class Headers(Mapping[str, str]):
 
     def _items(self) -> dict[str, str]:
         if self._parsed is None:
-            first, *lines = bytes(self._raw).decode(errors="replace").split("\r\n")
+            first, *lines = bytes(self.raw).decode(errors="replace").split("\r\n")
             pairs = (line.partition(":") for line in lines)
             self._parsed = {key: value.strip() for key, colon, value in pairs if colon}
             _, _, inline = first.partition(" ")
@@ -87,6 +88,8 @@ class _QuickClient(Client):
     `tests/store/jetstream/test_connection.py` fails when one of them is missing.
     """
 
+    _direct: DirectParser | None = None
+
     async def _process_headers(self, headers: bytes) -> Headers | None:  # type: ignore[override]
         return Headers(headers) if headers else None
 
@@ -101,6 +104,21 @@ class _QuickClient(Client):
             _client=self,
             _sid=sid,
         )
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        # A message for one of our inboxes whose first line has an unusual form keeps its place in the order.
+        if self._direct is None or not self._direct.deliver(sid, subject, reply, data, headers or b""):
+            await super()._process_msg(sid, subject, reply, data, headers)
+
+    def parse_directly(self, on_error: Callable[[Exception], None]) -> DirectParser | None:
+        """Replaces the parser; None: this version of the library has another one."""
+        parser: Any = getattr(self, "_ps", None)
+        kind: Any = type(parser)
+        if not is_supported(kind):
+            return None
+        self._direct = DirectParser(parser, on_error)
+        self._ps = self._direct  # type: ignore[assignment]
+        return self._direct
 
     def fail_requests(self) -> None:
         """Fails all requests that wait for an answer, because the connection is lost."""
@@ -152,8 +170,9 @@ class NoResponders(LogUnavailable):
     """The subject has no subscriber: the server dropped the message, and nothing was written."""
 
 
-Handler = Callable[[Message], None]
-"""Called for each message, in order, on the event loop; must not block."""
+def read_message(subject: str, reply: str, payload: bytes, header: bytes) -> Message:
+    """The message that a `Handler` is called with."""
+    return Message(subject, reply, payload, Headers(header) if header else None)
 
 
 class Connection:
@@ -170,6 +189,7 @@ class Connection:
         self._closed = False
         self._errors: deque[Exception] = deque(maxlen=8)  # the library does not report why connecting failed
         self._violations: deque[tuple[float, str]] = deque(maxlen=8)  # of permissions, with their times
+        self._direct = client.parse_directly(self._errors.append)
 
     @classmethod
     async def open(cls, url: str, *, name: str = "jobledger", **options: Any) -> "Connection":
@@ -353,21 +373,30 @@ class Connection:
         inbox = self._client.new_inbox()
 
         async def deliver(message: Msg) -> None:
-            handler(_to_message(message))
+            headers: Any = message.headers
+            handler(message.subject, message.reply, message.data, headers.raw if headers else b"")
 
         # No limits here: the callers bound their requests and pulls.
         try:
-            self._subscriptions[inbox] = await self._client.subscribe(
+            subscription = await self._client.subscribe(
                 f"{inbox}.*", cb=deliver, pending_msgs_limit=0, pending_bytes_limit=0
             )
         except NatsError as error:
             raise LogUnavailable(f"cannot subscribe at nats-server: {_describe(error)}; try again") from error
+        self._subscriptions[inbox] = subscription
+        sid = _sid_of(subscription)
+        if self._direct is not None and sid is not None:
+            # Before the caller knows the inbox, so no message has taken the other path.
+            self._direct.add(sid, handler)
         return f"{inbox}."
 
     async def unsubscribe(self, prefix: str) -> None:
         """Closes an inbox."""
         subscription = self._subscriptions.pop(prefix.removesuffix("."), None)
         if subscription is not None:
+            sid = _sid_of(subscription)
+            if self._direct is not None and sid is not None:
+                self._direct.remove(sid)
             with suppress(NatsError):
                 await subscription.unsubscribe()
 
@@ -411,6 +440,10 @@ class Connection:
             for refused in self._refusable.get(found["subject"], ()):
                 if not refused.done():
                     refused.set_result(None)
+
+
+def _sid_of(subscription: Subscription) -> int | None:
+    return getattr(subscription, "_id", None)
 
 
 def _to_message(message: Msg) -> Message:

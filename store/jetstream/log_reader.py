@@ -224,7 +224,8 @@ class JetStreamLogReader(PullSession[Record]):
         self._connection.unwatch(self._on_connection)
         await self._close_consumer()
 
-    def _deliver(self, message: Message, fields: list[str]) -> None:
+    def _deliver(self, subject: str, reply: str, payload: bytes, fields: list[str]) -> None:
+        del reply
         self._changed.set()
         sequence = int(fields[SEQUENCE])
         expected = self._sequence + 1
@@ -236,12 +237,16 @@ class JetStreamLogReader(PullSession[Record]):
             return
         self._idle = self._ahead_tries = 0
         self._sequence, self._time = sequence, int(fields[TIME])
-        self._buffer.append(Record(sequence, self._time, message.subject, message.payload))
-        self._buffered_bytes += len(message.payload)
+        self._buffer.append(Record(sequence, self._time, subject, payload))
+        self._buffered_bytes += len(payload)
 
     def _on_status(self, message: Message) -> None:
         self._changed.set()
         super()._on_status(message)
+
+    def _fail(self, reason: str, *, disconnected: bool = False) -> None:
+        super()._fail(reason, disconnected=disconnected)
+        self._changed.set()
 
     def _on_heartbeat(self) -> None:
         self._restarts = 0

@@ -18,7 +18,7 @@ from contextlib import suppress
 from jobledger.store.jetstream.api import PubAck, read_ack
 from jobledger.store.jetstream.batching import PROBE_EVENTS, BatchingPolicy
 from jobledger.store.jetstream.breaker import Breaker
-from jobledger.store.jetstream.connection import Connection, Message, new_token
+from jobledger.store.jetstream.connection import Connection, new_token, read_message
 from jobledger.store.jetstream.reconcile import PendingAppend, Reconciler
 from jobledger.store.log import Appended, PendingEvent, WrongSequence, refused
 from jobledger.store.model.errors import LogBusy, LogError, LogRefused, LogUnavailable
@@ -394,9 +394,9 @@ class Publisher:
 
     # --- answers --------------------------------------------------------------------------------------------
 
-    def _on_answer(self, message: Message) -> None:
-        token = message.subject[len(self._inbox) :]
-        ack = read_ack(message)
+    def _on_answer(self, subject: str, reply: str, payload: bytes, header: bytes) -> None:
+        token = subject[len(self._inbox) :]
+        ack = read_ack(read_message(subject, reply, payload, header))
         if token == self._batch_token:
             if self._batch_reply is not None and not self._batch_reply.done():
                 self._batch_reply.set_result(ack)

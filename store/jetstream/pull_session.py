@@ -18,7 +18,7 @@ import msgspec
 
 from jobledger.store.consumer import Delivery
 from jobledger.store.jetstream.api import API, ConsumerReply, call, status_of
-from jobledger.store.jetstream.connection import Connection, Message, new_token
+from jobledger.store.jetstream.connection import Connection, Message, new_token, read_message
 from jobledger.store.model.errors import LogError, LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.limits import CONSUMER_PULL_BYTES, CONSUMER_PULL_EVENTS, REQUEST_TIMEOUT_SECONDS
@@ -39,12 +39,6 @@ TIME: Final = 7
 PENDING: Final = 8
 
 R = TypeVar("R", bound=Record)
-
-
-def ack_fields(reply: str) -> list[str]:
-    """The fields of an acknowledgment subject, without the domain and account that may come third."""
-    fields = reply.split(".")
-    return fields if len(fields) == _ACK_FIELDS else [*fields[:2], *fields[4:]]
 
 
 class PullSession(Generic[R]):
@@ -82,12 +76,14 @@ class PullSession(Generic[R]):
         self._inbox = ""
         self._next_subject = ""
         self._failure = ""  # why the session cannot continue; empty while it can
+        # A request that the next message does not fit into would bring nothing, forever.
+        request_bytes = max(max_bytes, connection.max_payload + _RECORD_EXTRA_BYTES)
+        self._most_bytes = max_bytes + max_requests * request_bytes  # that the requests bring into the buffer
         self._request = msgspec.json.encode(
             {
                 **options,
                 "batch": events,
-                # A request that the next message does not fit into would bring nothing, forever.
-                "max_bytes": max(max_bytes, connection.max_payload + _RECORD_EXTRA_BYTES),
+                "max_bytes": request_bytes,
                 "expires": int(expires_seconds * NANOSECONDS_PER_SECOND),
             }
         )
@@ -132,14 +128,22 @@ class PullSession(Generic[R]):
         self._buffered_bytes -= size
         return taken
 
-    def _receive(self, message: Message) -> None:
-        if message.subject.startswith(self._inbox):
-            self._on_status(message)
+    def _receive(self, subject: str, reply: str, payload: bytes, header: bytes) -> None:
+        """Handles what arrives in the inbox."""
+        if subject.startswith(self._inbox):
+            self._on_status(read_message(subject, reply, payload, header))
+            return
+        if self._under_way <= 0 or self._buffered_bytes > self._most_bytes:
+            if not self._failure:
+                self._fail("nats-server sent more than was requested")
             return
         self._under_way -= 1
-        self._deliver(message, ack_fields(message.reply))
+        fields = reply.split(".")
+        if len(fields) != _ACK_FIELDS:  # a domain and an account come third
+            del fields[2:4]
+        self._deliver(subject, reply, payload, fields)
 
-    def _deliver(self, message: Message, fields: list[str]) -> None:
+    def _deliver(self, subject: str, reply: str, payload: bytes, fields: list[str]) -> None:
         """Puts a message into the buffer if it is the expected one."""
         raise NotImplementedError
 
@@ -281,7 +285,7 @@ class PinnedSession(PullSession[Delivery]):
             self._renewal.set_exception(LogUnavailable(reason))
         self._on_change(True)
 
-    def _deliver(self, message: Message, fields: list[str]) -> None:
+    def _deliver(self, subject: str, reply: str, payload: bytes, fields: list[str]) -> None:
         number = int(fields[NUMBER])
         if number != self._expected or self._failure:
             if not self._failure:
@@ -289,12 +293,9 @@ class PinnedSession(PullSession[Delivery]):
             return
         self._expected += 1
         self.pending = int(fields[PENDING])
-        payload = message.payload
         self._buffered_bytes += len(payload)
         buffer = self._buffer
-        buffer.append(
-            Delivery(int(fields[SEQUENCE]), int(fields[TIME]), message.subject, payload, message.reply)
-        )
+        buffer.append(Delivery(int(fields[SEQUENCE]), int(fields[TIME]), subject, payload, reply))
         if len(buffer) == 1 or not self._under_way:
             self._on_change(not self._under_way)  # the request has brought all of it: send the next one
 

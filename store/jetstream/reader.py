@@ -18,7 +18,7 @@ from jobledger.store.jetstream.api import (
     call,
     status_of,
 )
-from jobledger.store.jetstream.connection import Connection, Message
+from jobledger.store.jetstream.connection import Connection, Message, read_message
 from jobledger.store.model.errors import LogError, LogUnavailable
 from jobledger.store.model.events import Record
 from jobledger.store.model.limits import (
@@ -204,7 +204,8 @@ async def read_messages(
     page: list[Message] = []
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def receive(message: Message) -> None:
+    def receive(from_: str, reply: str, payload: bytes, header: bytes) -> None:
+        message = read_message(from_, reply, payload, header)
         # A stored message may have any header; only a status of the server comes without a sequence.
         status = "" if message.headers and "Nats-Sequence" in message.headers else status_of(message)
         if not status:

@@ -165,17 +165,19 @@ class _ReplicaReader(PullSession[Record]):
             if self._records:
                 seen = self._records[-1].sequence
 
-    def _deliver(self, message: Message, fields: list[str]) -> None:
-        self._records.append(
-            Record(int(fields[SEQUENCE]), int(fields[TIME]), message.subject, message.payload)
-        )
+    def _deliver(self, subject: str, reply: str, payload: bytes, fields: list[str]) -> None:
+        del reply
+        self._records.append(Record(int(fields[SEQUENCE]), int(fields[TIME]), subject, payload))
         self._changed.set()
 
     def _on_status(self, message: Message) -> None:
         super()._on_status(message)
         self._changed.set()
 
+    def _fail(self, reason: str, *, disconnected: bool = False) -> None:
+        super()._fail(reason, disconnected=disconnected)
+        self._changed.set()
+
     def _on_connection(self, up: bool) -> None:
         if not up:
             self._fail("the connection was lost")
-            self._changed.set()

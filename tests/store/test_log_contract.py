@@ -14,7 +14,7 @@ from jobledger.store.model.subjects import job_subject, job_subject_anywhere
 from tests.support.log_contract import LogContract
 from tests.support.logs import append_all, draft, publish_raw, whole
 
-pytestmark = pytest.mark.usefixtures("quick_proof")
+pytestmark = pytest.mark.usefixtures("both_paths", "quick_proof")
 
 
 class TestLogContract(LogContract):

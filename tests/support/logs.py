@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import pytest
 
 from jobledger import JetStreamLog, StreamSettings
 from jobledger.store.embedded import find_program
-from jobledger.store.jetstream.connection import Connection, Message
+from jobledger.store.jetstream.connection import Connection, Message, _QuickClient
 from jobledger.store.jetstream.publisher import Publisher
 from jobledger.store.jetstream.stream import Streams
 from jobledger.store.log import Appended, EventLog, LogReader, PendingEvent, WrongSequence
@@ -120,6 +121,11 @@ async def publish_raw(log: JetStreamLog, subject: str, payload: bytes, **headers
     """Publish without the publisher, as any client could; `_` in a header's name stands for `-`."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await log._connection.request(subject, payload, headers=named or None)
+
+
+def ordinary_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make new connections receive everything through the client library."""
+    monkeypatch.setattr(_QuickClient, "parse_directly", lambda _client, _on_error: None)
 
 
 def publisher_of(log: EventLog) -> Publisher:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from jobledger.store.jetstream.api import status_of
-from jobledger.store.jetstream.connection import Message
+from jobledger.store.jetstream.connection import read_message
 from jobledger.store.jetstream.consumer.api import GROUP, ConsumerApi, ConsumerState
 from jobledger.store.jetstream.pull_session import next_subject
 from jobledger.store.model.errors import LogUnavailable
@@ -95,8 +95,9 @@ class PinRequest:
         if inbox:
             await self._connection.unsubscribe(inbox)
 
-    def _receive(self, message: Message) -> None:
-        if message.subject.startswith(self._inbox):
+    def _receive(self, subject: str, reply: str, payload: bytes, header: bytes) -> None:
+        message = read_message(subject, reply, payload, header)
+        if subject.startswith(self._inbox):
             self._status = status_of(message)
         else:
             self._pin = (message.headers or {}).get("Nats-Pin-Id", "")

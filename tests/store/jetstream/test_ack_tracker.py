@@ -10,7 +10,6 @@ from jobledger import (
     JetStreamLog,
     subscribe,
 )
-from jobledger.store.jetstream.connection import Message
 from jobledger.store.jetstream.consumer.holder import AckTracker
 from jobledger.store.jetstream.pull_session import PinnedSession
 from tests.support.log_writer import Writer
@@ -25,6 +24,8 @@ from tests.support.readers import (
     take_to,
     the_info,
 )
+
+pytestmark = pytest.mark.usefixtures("both_paths")
 
 NOTE = "parked.wish.%reset-wish"  # records a completed reset
 TAKEN_OVER_WITHIN_SECONDS = 10.0
@@ -57,12 +58,12 @@ async def test_lost_delivery_is_delivered_again(
     dropped = {4, 11}
     receive = PinnedSession._receive
 
-    def lossy(self: PinnedSession, message: Message) -> None:
-        fields = message.reply.split(".")
+    def lossy(self: PinnedSession, subject: str, reply: str, payload: bytes, header: bytes) -> None:
+        fields = reply.split(".")
         if len(fields) == 9 and int(fields[5]) in dropped:
             dropped.discard(int(fields[5]))
             return
-        receive(self, message)
+        receive(self, subject, reply, payload, header)
 
     monkeypatch.setattr(PinnedSession, "_receive", lossy)
     async with subscribe(jetstream_log, "lossy") as events:

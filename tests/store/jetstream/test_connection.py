@@ -13,6 +13,7 @@ from jobledger.store.jetstream.connection import Connection
     ("name", "parameters"),
     [
         ("_process_headers", ["self", "headers"]),
+        ("_process_msg", ["self", "sid", "subject", "reply", "data", "headers"]),
         ("_build_message", ["self", "sid", "subject", "reply", "data", "headers"]),
         ("_process_err", ["self", "err_msg"]),
         ("_process_op_err", ["self", "e"]),

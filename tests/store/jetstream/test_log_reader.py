@@ -11,7 +11,6 @@ import pytest
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.embedded import server as embedded
 from jobledger.store.jetstream import log_reader as log_reader_module
-from jobledger.store.jetstream.connection import Message
 from jobledger.store.jetstream.log_reader import JetStreamLogReader
 from jobledger.store.log import Appended, WrongSequence
 from jobledger.store.model.errors import LogDamaged, LogReplaced, LogTruncated, LogUnavailable
@@ -23,7 +22,7 @@ from jobledger.store.model.limits import (
 from tests.support.logs import append_all, ask, decided, draft, eventually, fill, take_until
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.usefixtures("quick_proof")
+pytestmark = pytest.mark.usefixtures("both_paths", "quick_proof")
 
 
 async def test_killed_server_leaves_no_gap_and_no_repeat(
@@ -213,12 +212,12 @@ class Dropping(JetStreamLogReader):
 
     dropped = frozenset({3, 4, 9})
 
-    def _receive(self, message: Message) -> None:
-        fields = message.reply.split(".")
+    def _receive(self, subject: str, reply: str, payload: bytes, header: bytes) -> None:
+        fields = reply.split(".")
         if len(fields) == 9 and int(fields[5]) in self.dropped:
             self.dropped = self.dropped - {int(fields[5])}
             return
-        super()._receive(message)
+        super()._receive(subject, reply, payload, header)
 
 
 async def test_message_that_did_not_arrive_is_read_again(jetstream_log: JetStreamLog) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from jobledger import JetStreamLog
 from jobledger.store.jetstream import log_reader as log_reader_module
-from jobledger.store.jetstream.connection import Connection, Message
+from jobledger.store.jetstream.connection import Connection
 from jobledger.store.jetstream.log_reader import JetStreamLogReader
 from jobledger.store.jetstream.publisher import HEADERS_MAX_BYTES
 from jobledger.store.log import NO_JOB, Appended
@@ -95,5 +95,44 @@ async def test_sequence_and_time_are_read_with_and_without_a_domain(reply: str) 
     connection = cast("Connection", SimpleNamespace(max_payload=1_048_576))
     feed = JetStreamLogReader(connection, "JOBS", after=6, epoch=None)
     feed._inbox = "_INBOX.x."
-    feed._receive(Message("jobs.default.00.job", reply, b"content", None))
+    feed._under_way = 1
+    feed._receive("jobs.default.00.job", reply, b"content", b"")
     assert list(feed._buffer) == [Record(7, 1_700_000_000_123_456_789, "jobs.default.00.job", b"content")]
+
+
+def receiving_reader(max_payload: int = 1_048_576) -> JetStreamLogReader:
+    """Return a reader without a server."""
+    connection = cast("Connection", SimpleNamespace(max_payload=max_payload))
+    feed = JetStreamLogReader(connection, "JOBS", after=0, epoch=None)
+    feed._inbox = "_INBOX.x."
+    return feed
+
+
+def deliver(feed: JetStreamLogReader, sequence: int, payload: bytes) -> None:
+    reply = f"$JS.ACK.JOBS.consumer.1.{sequence}.{sequence}.1700000000123456789.0"
+    feed._receive("jobs.default.00.job", reply, payload, b"")
+
+
+async def test_more_messages_than_were_requested_end_the_session() -> None:
+    """What is buffered is bounded by the requests, even if the server does not count."""
+    feed = receiving_reader()
+    feed._under_way = 3
+    for sequence in range(1, 4):
+        deliver(feed, sequence, b"x")
+    assert (len(feed._buffer), feed._failure) == (3, "")
+    deliver(feed, 4, b"x")
+    assert len(feed._buffer) == 3
+    assert feed._failure == "nats-server sent more than was requested"
+    assert feed._changed.is_set()
+
+
+async def test_more_bytes_than_were_requested_end_the_session() -> None:
+    """The first message beyond what two requests may bring on top of a full buffer."""
+    feed = receiving_reader()
+    feed._under_way = 1_000
+    payload = bytes(LOG_READER_PULL_BYTES)
+    for sequence in range(1, 5):
+        deliver(feed, sequence, payload)
+    assert (len(feed._buffer), feed._failure) == (4, "")
+    deliver(feed, 5, b"x")
+    assert (len(feed._buffer), feed._failure) == (4, "nats-server sent more than was requested")

@@ -11,7 +11,7 @@ import pytest
 
 from jobledger import EmbeddedServer, JetStreamLog
 from jobledger.store.jetstream.api import status_of
-from jobledger.store.jetstream.connection import Connection, Message
+from jobledger.store.jetstream.connection import Connection, Message, read_message
 from tests.support.other_languages import SECTION, WAIT_SECONDS, write_jobs
 
 
@@ -31,8 +31,11 @@ class Reader:
         self.arrived: asyncio.Queue[Message] = asyncio.Queue()
         self.inbox = ""
 
+    def _arrive(self, subject: str, reply: str, payload: bytes, header: bytes) -> None:
+        self.arrived.put_nowait(read_message(subject, reply, payload, header))
+
     async def ask_for(self, subject: str, body: object) -> None:
-        self.inbox = self.inbox or await self.connection.subscribe(self.arrived.put_nowait)
+        self.inbox = self.inbox or await self.connection.subscribe(self._arrive)
         await self.connection.publish(subject, json.dumps(body).encode(), f"{self.inbox}events")
 
     async def fall_silent(self) -> None:
