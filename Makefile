@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # For the property tests of the slow suite; printed, so that a failure can be repeated with SEED=…
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
-.PHONY: help setup run demo test test-lowest test-slow test-search test-faults chaos chromium check format bench lock docs picture clean
+.PHONY: help setup run demo test test-lowest test-slow test-search test-faults chaos peers chromium check format bench lock docs picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,15 @@ test-lowest: $(STAMP) ## a part of the test suite with the lowest allowed versio
 	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --require-hashes --no-deps -r tests/lowest.lock
 	@$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --no-build-isolation -e .
 	@$(LOWEST)/bin/python -m pytest -q -p no:cacheprovider -n $(WORKERS) --dist worksteal $(LOWEST_TESTS)
+
+# The libraries of other stores, for `python -m benchmarks peers`.
+PEERS := .venv-peers
+
+peers: $(STAMP) ## install the libraries of `benchmarks peers`; then: .venv-peers/bin/python -m benchmarks peers
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(PEERS)
+	@$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --no-deps --no-build-isolation -e .
+	@$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python -r benchmarks/peers.txt
 
 chromium: ## install the browser of the browser tests (Debian, Ubuntu)
 	@sh tests/install_chromium.sh
@@ -101,4 +110,4 @@ lock: $(STAMP) ## pin every dependency, with hashes
 	@echo "hatchling>=1.27" | $(COMPILE) - -o deploy/build.lock
 
 clean: ## remove everything that `make` created
-	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) $(LOWEST) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

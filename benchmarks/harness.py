@@ -76,7 +76,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         unit: of `value` and `baseline`.
         baseline: the figure of the other side; None if the bound is on the value itself.
         ratio: value to baseline, the median over the rounds; None without a baseline.
-        bound: on the ratio, or on the value if there is no baseline.
+        spread: the lowest and the highest ratio of a round; None if there is only one figure.
+        bound: on the ratio, or on the value if there is no baseline; empty if there is none.
     """
 
     name: str
@@ -85,16 +86,18 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
     baseline: float | None
     ratio: float | None
+    spread: tuple[float, float] | None
     bound: str
     ok: bool
 
 
 class Compared(NamedTuple):
-    """The medians of two alternating sides, and the median of the ratios of adjacent runs."""
+    """The medians of two alternating sides, and the median, lowest and highest ratio of adjacent runs."""
 
     value: float
     baseline: float
     ratio: float
+    spread: tuple[float, float]
 
 
 def judge(
@@ -105,19 +108,39 @@ def judge(
     *,
     baseline: float | None = None,
     ratio: float | None = None,
+    spread: tuple[float, float] | None = None,
 ) -> Case:
-    """Return a case with its verdict by `BOUNDS[key]`. The judged figures are the printed, rounded ones."""
-    bound = BOUNDS[key]
+    """Return a case with its verdict by `BOUNDS[key]`."""
+    name = key.partition("/")[0]
+    return decide(name, case, value, unit, baseline=baseline, ratio=ratio, spread=spread, bound=BOUNDS[key])
+
+
+def decide(
+    name: str,
+    case: str,
+    value: float,
+    unit: str,
+    *,
+    baseline: float | None = None,
+    ratio: float | None = None,
+    spread: tuple[float, float] | None = None,
+    bound: Bound | None = None,
+) -> Case:
+    """Return a case with its verdict; ok without a bound.
+
+    The judged figures are the printed, rounded ones.
+    """
     value, baseline, ratio = round(value, 3), _rounded(baseline), _rounded(ratio)
     return Case(
-        name=key.partition("/")[0],
+        name=name,
         case=case,
         value=value,
         unit=unit,
         baseline=baseline,
         ratio=ratio,
-        bound=str(bound),
-        ok=bound.holds(value if ratio is None else ratio),
+        spread=None if spread is None else (round(spread[0], 3), round(spread[1], 3)),
+        bound="" if bound is None else str(bound),
+        ok=bound is None or bound.holds(value if ratio is None else ratio),
     )
 
 
@@ -137,7 +160,12 @@ async def take_turns(rounds: int, *sides: Measure) -> list[list[float]]:
 def compare(ours: Sequence[float], baseline: Sequence[float]) -> Compared:
     """Return the medians of both sides and of their ratios by round."""
     ratios = [a / b for a, b in zip(ours, baseline, strict=True)]
-    return Compared(statistics.median(ours), statistics.median(baseline), statistics.median(ratios))
+    return Compared(
+        statistics.median(ours),
+        statistics.median(baseline),
+        statistics.median(ratios),
+        (min(ratios), max(ratios)),
+    )
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -169,8 +197,8 @@ class Output:
         self, key: str, case: str, ours: Sequence[float], baseline: Sequence[float], unit: str
     ) -> None:
         """Report a case from the figures of two sides that took turns."""
-        found = compare(ours, baseline)
-        self.report(judge(key, case, found.value, unit, baseline=found.baseline, ratio=found.ratio))
+        value, base, ratio, spread = compare(ours, baseline)
+        self.report(judge(key, case, value, unit, baseline=base, ratio=ratio, spread=spread))
 
     def finish(self) -> None:
         """Print the table, unless the results were printed as JSON."""
@@ -180,7 +208,7 @@ class Output:
 
 def table(cases: Sequence[Case]) -> list[str]:
     """Return the cases as aligned lines."""
-    header = ("name", "case", "value", "baseline", "unit", "ratio", "bound", "")
+    header = ("name", "case", "value", "baseline", "unit", "ratio", "spread", "bound", "")
     rows = [header] + [
         (
             case.name,
@@ -189,13 +217,14 @@ def table(cases: Sequence[Case]) -> list[str]:
             _figure(case.baseline),
             case.unit,
             "-" if case.ratio is None else f"{case.ratio:.2f}",
-            case.bound,
-            "ok" if case.ok else "NOT OK",
+            "-" if case.spread is None else "{:.2f}-{:.2f}".format(*case.spread),
+            case.bound or "-",
+            _verdict(case),
         )
         for case in cases
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    right = {2, 3, 5}
+    right = {2, 3, 5, 6}
     return [
         "  ".join(
             text.rjust(width) if column in right else text.ljust(width)
@@ -207,7 +236,14 @@ def table(cases: Sequence[Case]) -> list[str]:
 
 def _summary(case: Case) -> str:
     against = "" if case.baseline is None else f" against {_figure(case.baseline)}: {case.ratio:.2f}"
-    return f"{_figure(case.value)} {case.unit}{against} ({case.bound}: {'ok' if case.ok else 'NOT OK'})"
+    verdict = f" ({case.bound}: {_verdict(case)})" if case.bound else ""
+    return f"{_figure(case.value)} {case.unit}{against}{verdict}"
+
+
+def _verdict(case: Case) -> str:
+    if not case.bound:
+        return ""
+    return "ok" if case.ok else "NOT OK"
 
 
 def _figure(value: float | None) -> str:

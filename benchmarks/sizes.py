@@ -48,6 +48,8 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         audit_jobs: jobs of the log; each has four events.
         audit_calls: proofs of a round.
         disk_space_jobs: jobs of the log whose disk space is measured.
+        peers_jobs: jobs that exist before the first round; reads and changes are of these.
+        peers_round_seconds: how long a round of one side lasts.
     """
 
     rounds: int
@@ -82,6 +84,8 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     audit_jobs: int
     audit_calls: int
     disk_space_jobs: int
+    peers_jobs: int
+    peers_round_seconds: float
 
 
 FULL: Final = Sizes(
@@ -122,6 +126,8 @@ FULL: Final = Sizes(
     audit_jobs=250_000,
     audit_calls=500,
     disk_space_jobs=12_000,
+    peers_jobs=10_000,
+    peers_round_seconds=2.0,
 )
 
 QUICK: Final = Sizes(
@@ -162,4 +168,6 @@ QUICK: Final = Sizes(
     audit_jobs=20_000,
     audit_calls=200,
     disk_space_jobs=3_000,
+    peers_jobs=2_000,
+    peers_round_seconds=0.2,
 )

@@ -2,7 +2,10 @@
 
 import json
 import math
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -24,6 +27,9 @@ from benchmarks import (
 )
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.harness import BOUNDS, Bound, Case, Output, judge, percentile, table, take_turns
+from benchmarks.peers import run as peers
+from benchmarks.peers.ours import open_jobledger
+from benchmarks.peers.peer import Store
 from benchmarks.sizes import FULL, QUICK, Load, Sizes
 from benchmarks.workload import created_payload, state_payload
 from jobledger.store.ledger import new_event_id
@@ -62,6 +68,8 @@ TINY = Sizes(
     audit_jobs=50,
     audit_calls=5,
     disk_space_jobs=20,
+    peers_jobs=60,
+    peers_round_seconds=0.02,
 )
 
 DOCUMENTED_BOUNDS = {
@@ -170,6 +178,7 @@ async def test_every_benchmark_prints_its_cases_as_json(
             "unit",
             "baseline",
             "ratio",
+            "spread",
             "bound",
             "ok",
         ]
@@ -268,6 +277,63 @@ def test_the_exit_code_shows_whether_all_bounds_hold(
     monkeypatch.setitem(BENCHMARKS, "append", run)
     assert main(["append", "--quick"]) == code
     assert "a case" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", peers.NAMES)
+def test_a_missing_peer_is_exit_code_3_and_how_to_install_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is measured; the project does not depend on a peer."""
+    for module in ("asyncpg", "aetcd", "eventsourcing.sqlite", "litestar"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setenv("PATH", "")
+    assert main(["peers", name, "--json"]) == 3
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert re.search(r"is not installed: (make peers|apt-get install)", printed.err)
+
+
+def test_without_any_peer_every_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only what is installed is measured; if that is nothing, the exit code is 3."""
+    for module in ("asyncpg", "aetcd", "eventsourcing.sqlite", "litestar"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert main(["peers"]) == 3
+    printed = capsys.readouterr().err
+    assert all(f"{name} is left out" in printed for name in peers.NAMES)
+
+
+@pytest.mark.slow
+async def test_a_peer_is_compared_in_every_operation_at_every_concurrency(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rate and CPU of each, and the bytes per job; the peer of this test is a second store of our own."""
+
+    class Itself:
+        name = "second"
+        missing_operations = frozenset({"page"})
+
+        def check(self) -> None:
+            pass
+
+        @asynccontextmanager
+        async def open(self, directory: Path) -> AsyncIterator[Store]:
+            async with open_jobledger(directory) as store:
+                store.name = self.name
+                yield store
+
+    monkeypatch.setitem(peers.PEERS, "etcd", (Itself(),))
+    output = Output(as_json=True)
+    await peers.run(["etcd"], TINY, output)
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    writes, reads, callers = 3, 1, 3
+    assert len(found) == 1 + (2 * writes + reads) * callers * 2
+    assert all(case["value"] > 0 and case["baseline"] > 0 for case in found)
+    assert {case["bound"] for case in found if case["unit"] == "/s"} == {">= 1"}
+    assert all(
+        case["spread"][0] <= case["ratio"] <= case["spread"][1] for case in found if case["unit"] != "B"
+    )
 
 
 @pytest.mark.slow
