@@ -2,7 +2,7 @@
 
 SQLite runs in this process, in WAL mode with `synchronous=FULL`: a commit is on disk before it returns. The
 library is synchronous and each command is a transaction, so callers wait for each other. Aggregates are
-cached in the way that is fastest with one process. The library has no query over aggregates, so there is no
+cached in the way that is fastest with one process. The library cannot query aggregates, so it has no
 page.
 """
 

@@ -29,7 +29,7 @@ def new_job(number: int) -> NewJob:
 
 
 class StateEntry(msgspec.Struct):
-    """What a peer records of a change of state, besides its time and number."""
+    """What a peer records of a change of state, in addition to its time and number."""
 
     state: str
     message: str = ""

@@ -62,7 +62,7 @@ class Jobledger:
         self._ledger = Ledger(self._log)
 
     async def settle(self) -> None:
-        """Wait until the view has everything, if it is written at all."""
+        """Wait until the view has everything, if the projector runs."""
         if self._projector is not None:
             await self._projector.wait_for(self._last, _CATCH_UP_SECONDS)
 
