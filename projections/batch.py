@@ -102,7 +102,7 @@ def find_clock_steps(records: Iterable[Record], time: int) -> list[ClockStep]:
 
 def job_ids_in(events: Iterable[Read]) -> set[str]:
     """The ids of the jobs whose statuses are needed to fold these events."""
-    return {job_named(event) for event in events} - {""}
+    return {event.event.subject if type(event) is Recorded else job_named(event) for event in events} - {""}
 
 
 def lost_key(namespace: str, job_id: str) -> str:
@@ -131,10 +131,22 @@ def fold_batch(
     batch = onto if onto is not None else Batch()
     batch.last_sequence = events[-1].sequence
     folded: list[Folded] = []
+    statuses = batch.statuses
     for index, recorded in enumerate(events):
-        before, after = _fold_one(batch, known, recorded)
-        if after is None or after is before:
-            continue
+        job_id = job_named(recorded)
+        before = statuses.get(job_id) or known.get(job_id)
+        after = fold(before, recorded) if before is not None else None
+        if before is not None and type(after) is JobStatus:  # the usual case
+            if after is before:
+                continue
+            if after.spec_sequence != before.spec_sequence or after.quarantine is not None:
+                _record_spec(batch, recorded, after)
+            statuses[job_id] = after
+            _record_change(batch, before, after)
+        else:
+            before, after = _fold_other(batch, known, recorded, before, after)
+            if after is None or after is before:
+                continue
         if records and isinstance(recorded, Recorded) and after.sequence == recorded.sequence:
             folded.append(Folded(records[index], recorded.event, after))
     if records:
@@ -163,17 +175,23 @@ def resolve_released(batch: Batch, specs: Mapping[int, bytes]) -> None:
     batch.released.clear()
 
 
-def _fold_one(
-    batch: Batch, known: Mapping[str, JobStatus], recorded: Read
+def _fold_other(
+    batch: Batch,
+    known: Mapping[str, JobStatus],
+    recorded: Read,
+    before: JobStatus | None,
+    folded: JobStatus | Anomaly | None,
 ) -> tuple[JobStatus | None, JobStatus | None]:
-    """Fold one event; returns the status before and after it."""
+    """Finish an event that is an anomaly, or fold one whose job is unknown or lost.
+
+    Returns the status before and after it.
+    """
     statuses, job_id = batch.statuses, job_named(recorded)
-    before = statuses.get(job_id) or known.get(job_id)
     lost_before: JobStatus | None = None
     if before is None:
         key = lost_key(_namespace_of(recorded), job_id)
         lost_before = statuses.get(key) or known.get(key)
-    folded = fold(before or lost_before, recorded)
+        folded = fold(lost_before, recorded)
     if isinstance(folded, Anomaly):
         batch.anomalies.append(folded)
         after = after_anomaly(before or lost_before, recorded)
@@ -211,7 +229,13 @@ def _record_spec(batch: Batch, recorded: Read, status: JobStatus) -> None:
 def _record_change(batch: Batch, before: JobStatus | None, status: JobStatus) -> None:
     """File a changed status under the kind of write that it needs."""
     job_id = status.id
-    if before is None or before.spec_sequence != status.spec_sequence:
+    if (
+        before is not None
+        and before.spec_sequence == status.spec_sequence
+        and not (batch.created or batch.spec_changed or batch.released)
+    ):
+        batch.state_changed[job_id] = status
+    elif before is None or before.spec_sequence != status.spec_sequence:
         is_new = before is None or job_id in batch.created or batch.released.pop(job_id, (None, False))[1]
         at = status.spec_sequence
         spec = next((row[-1] for row in reversed(batch.specs) if row[0] == at), None)

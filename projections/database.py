@@ -8,7 +8,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import lru_cache
 from itertools import chain
@@ -28,8 +28,8 @@ from jobledger.projections.errors import (
 from jobledger.projections.limits import (
     BUSY_TIMEOUT_SECONDS,
     PAGE_CACHE_BYTES,
+    PARAMETERS_PER_STATEMENT,
     READER_PAGE_CACHE_BYTES,
-    ROWS_PER_STATEMENT,
     VIEW_DAMAGED_KEPT,
     WAL_CHECKPOINT_PAGES,
     WAL_KEPT_BYTES,
@@ -37,6 +37,8 @@ from jobledger.projections.limits import (
 from jobledger.store.private_files import FOLDER_MODE, make_private, tighten
 
 Row = tuple[Any, ...]
+Work = Sequence[tuple[str, Sequence[Sequence[Any]]]]
+"""Pairs of SQL, with `{values}` in place of `(?, ?), (?, ?), …`, and rows of the same width."""
 
 # I/O errors that mean that the content of the file is damaged.
 _READ_ERRORS = ("SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_CORRUPTFS", "SQLITE_IOERR_DATA")
@@ -255,32 +257,34 @@ class Writer(Reader):
             cursor = await self._connection.execute(sql, parameters)
             return cursor.rowcount
 
-    async def write_all(self, work: Sequence[tuple[str, Sequence[Sequence[Any]]]]) -> None:
-        """Run statements over many rows each, inside a transaction.
+    async def write_all(self, work: Work) -> None:
+        """Run statements over many rows each, inside a transaction, in one trip; see `_write_all`."""
+        connection: Any = self._connection
+        with translated(self.path):
+            await connection._execute(_write_all, connection._conn, work)  # noqa: SLF001
 
-        Many rows are one statement with many VALUES: SQLite then processes them without returning to Python
-        for each row, where its thread would compete with the event loop for the interpreter lock. All
-        statements are queued at once, so that the thread does not wait for a busy event loop between them.
+    async def commit(self, guard: tuple[str, Sequence[Any]], work: Work) -> bool:
+        """Run a transaction in one trip, during which the thread never waits for a busy event loop.
+
+        If the caller is cancelled, the transaction finishes nevertheless.
 
         Args:
-            work: pairs of SQL, with `{values}` in place of `(?, ?), (?, ?), …`, and rows of the same width.
+            guard: the first statement; unless it changes one row, nothing is written.
+            work: as for `write_all`.
+
+        Returns:
+            Whether the guard changed one row.
         """
-        trips: list[Awaitable[Any]] = []
-        for sql, rows in work:
-            done = 0
-            if len(rows) >= ROWS_PER_STATEMENT:
-                many = sql.format(values=_values(len(rows[0]), ROWS_PER_STATEMENT))
-                for done in range(ROWS_PER_STATEMENT, len(rows) + 1, ROWS_PER_STATEMENT):
-                    chunk = rows[done - ROWS_PER_STATEMENT : done]
-                    trips.append(self._connection.execute(many, tuple(chain.from_iterable(chunk))))
-            if done < len(rows):
-                one = sql.format(values=_values(len(rows[0]), 1))
-                trips.append(self._connection.executemany(one, rows[done:]))
-        with translated(self.path):
-            outcomes = await asyncio.gather(*trips, return_exceptions=True)
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
+        connection: Any = self._connection
+        async with self._busy:
+            with translated(self.path):
+                done: bool = await connection._execute(  # noqa: SLF001
+                    _transact,
+                    connection._conn,
+                    guard,
+                    work,  # noqa: SLF001
+                )
+        return done
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
@@ -295,6 +299,43 @@ class Writer(Reader):
                 with suppress(sqlite3.Error):  # raise the first error
                     await asyncio.shield(self._connection.rollback())
                 raise
+
+
+def _transact(connection: sqlite3.Connection, guard: tuple[str, Sequence[Any]], work: Work) -> bool:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if connection.execute(*guard).rowcount != 1:
+            connection.execute("ROLLBACK")
+            return False
+        _write_all(connection, work)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # raise the first error
+            connection.rollback()
+        raise
+    return True
+
+
+def _write_all(connection: sqlite3.Connection, work: Work) -> None:
+    """Run statements over many rows each.
+
+    Many rows are one statement with many VALUES: SQLite then processes them without returning to Python for
+    each row, where its thread would compete with the event loop for the interpreter lock. The numbers of rows
+    are powers of two, because each number is another statement, which is prepared once and cached.
+    """
+    for sql, rows in work:
+        done, left = 0, len(rows)
+        while left:
+            columns = len(rows[done])
+            size = 1 << max(1, min(left, PARAMETERS_PER_STATEMENT // columns)).bit_length() - 1
+            parameters = tuple(chain.from_iterable(rows[done : done + size]))
+            connection.execute(_statement(sql, columns, size), parameters)
+            done, left = done + size, left - size
+
+
+@lru_cache(maxsize=256)
+def _statement(sql: str, columns: int, rows: int) -> str:
+    return sql.format(values=_values(columns, rows))
 
 
 @lru_cache(maxsize=64)

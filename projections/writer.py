@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from jobledger.projections.batch import Batch, label_rows, lost_key, resolve_released
-from jobledger.projections.database import Writer
+from jobledger.projections.database import Reader, Work, Writer
 from jobledger.projections.errors import ViewDamaged, ViewError, ViewFromNewerRelease
 from jobledger.projections.limits import (
     ANOMALIES_KEPT,
@@ -102,6 +102,9 @@ class ViewWriter:
 
     def __init__(self, writer: Writer, *, specs: bool = True, tree: bool = False) -> None:
         self._writer = writer
+        # Statuses are looked up on a connection of their own, if the file allows it: the next batch is folded
+        # while the thread of the writing connection is busy with this one.
+        self._lookups: Reader = writer
         self._keeps_specs = specs
         self._keeps_tree = tree
         self._tree: TreeKeeper | None = None
@@ -122,7 +125,13 @@ class ViewWriter:
             path: the file.
             tree: whether the view keeps the Merkle tree; a view that was created without one is emptied.
         """
-        return await cls.from_connection(await Writer.open(path), tree=tree)
+        view = await cls.from_connection(await Writer.open(path), tree=tree)
+        try:
+            view._lookups = await Reader.open(path)  # noqa: SLF001 - of this class
+        except BaseException:
+            await view.close()
+            raise
+        return view
 
     @classmethod
     async def from_connection(cls, writer: Writer, *, specs: bool = True, tree: bool = False) -> "ViewWriter":
@@ -153,6 +162,8 @@ class ViewWriter:
 
     async def close(self) -> None:
         """Close the file."""
+        if self._lookups is not self._writer:
+            await self._lookups.close()
         await self._writer.close()
 
     async def reload(self) -> int:
@@ -195,7 +206,10 @@ class ViewWriter:
             self.epoch = epoch
 
     async def statuses(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
-        """The statuses of these jobs, without unknown ones, by id; lost jobs by `lost_key`."""
+        """The statuses of these jobs, without unknown ones, by id; lost jobs by `lost_key`.
+
+        The file may still lack the batch that is being written; `remember` has its statuses.
+        """
         found: dict[str, JobStatus] = {}
         missing: list[str] = []
         for job_id in job_ids:
@@ -206,13 +220,13 @@ class ViewWriter:
                 found[job_id] = status
         for start in range(0, len(missing), LOOKUP_CHUNK):
             chunk = msgspec.json.encode(missing[start : start + LOOKUP_CHUNK]).decode()
-            for row in await self._writer.rows(SELECT_STATUSES, (chunk,)):
+            for row in await self._lookups.rows(SELECT_STATUSES, (chunk,)):
                 status = status_of(row)
                 found[status.id] = status
         if self._has_lost:
             for start in range(0, len(missing), LOOKUP_CHUNK):
                 chunk = msgspec.json.encode(missing[start : start + LOOKUP_CHUNK]).decode()
-                for row in await self._writer.rows(SELECT_LOST, (chunk,)):
+                for row in await self._lookups.rows(SELECT_LOST, (chunk,)):
                     status = lost_status_of(row)
                     found[lost_key(status.namespace, status.id)] = status
             found |= {key: status for key, status in self._newest.items() if status.is_lost}
@@ -226,9 +240,10 @@ class ViewWriter:
         self._newest = statuses
         self._has_lost = self._has_lost or any(status.is_lost for status in statuses.values())
         known = self._statuses
-        for job_id in statuses:
+        for job_id, status in statuses.items():
             known.pop(job_id, None)
-        known.update({job_id: status for job_id, status in statuses.items() if is_cacheable(status)})
+            if is_cacheable(status):
+                known[job_id] = status
         for job_id in list(islice(known, max(0, len(known) - FOLD_CACHE_JOBS))):
             del known[job_id]
 
@@ -257,7 +272,7 @@ class ViewWriter:
             )
         anomalies = self._anomalies + len(batch.anomalies)
         kept = batch.anomalies[: max(0, ANOMALIES_KEPT - self._anomalies)]
-        work: list[tuple[str, Sequence[Sequence[object]]]] = [
+        work: Work = [
             (_INSERT_JOB, [job_row(status, head) for status, head in batch.created.values()]),
             (_UPDATE_SPEC, [spec_change_row(status, head) for status, head in batch.spec_changed.values()]),
             (_UPDATE_STATE, [state_change_row(status) for status in batch.state_changed.values()]),
@@ -270,15 +285,10 @@ class ViewWriter:
             (_INSERT_DAMAGE, batch.holes),
             *tree.work,
         ]
-        async with writer.transaction():
-            guard = (self.sequence, self.epoch, PROJECTION_VERSION, self._tree_extent.size)
-            moved = await writer.execute(
-                _MOVE_CHECKPOINT,
-                (batch.last_sequence, batch.last_time, anomalies, *tree.extent, tree.tail, *guard),
-            )
-            if moved != 1:
-                raise CheckpointMoved(f"another projector moved the checkpoint of {writer.path}")
-            await writer.write_all(work)
+        before = (self.sequence, self.epoch, PROJECTION_VERSION, self._tree_extent.size)
+        after = (batch.last_sequence, batch.last_time, anomalies, *tree.extent, tree.tail)
+        if not await writer.commit((_MOVE_CHECKPOINT, (*after, *before)), work):
+            raise CheckpointMoved(f"another projector moved the checkpoint of {writer.path}")
         self.sequence, self.time = batch.last_sequence, batch.last_time
         self._anomalies, self._tree_extent = anomalies, tree.extent
 

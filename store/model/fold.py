@@ -109,8 +109,13 @@ def fold(status: JobStatus | None, recorded: Read) -> JobStatus | Anomaly:
         status: of the job; None before its first event.
         recorded: the next record on its subject.
     """
-    if status is not None and recorded.sequence <= last_read(status):
-        return status
+    expected = 0
+    if status is not None:
+        # `last_read`, inlined: every reader of the log folds every event.
+        frozen = status.quarantine
+        expected = frozen.last if frozen is not None else max(status.sequence, status.passed)
+        if recorded.sequence <= expected:
+            return status
     if isinstance(recorded, Unreadable):
         return Anomaly(recorded.sequence, recorded.job_id, recorded.reason)
     namespace, job_id = _job_of(recorded)
@@ -118,10 +123,9 @@ def fold(status: JobStatus | None, recorded: Read) -> JobStatus | Anomaly:
         if not status.is_lost:
             # A writer with rights on another namespace used that namespace's subject with this id.
             return Anomaly(recorded.sequence, job_id, f"the job is not in namespace {namespace!r}")
-        status = None  # a lost job of one namespace must not block the job of another
+        status, expected = None, 0  # a lost job of one namespace must not block the job of another
     if status is not None and status.quarantine is not None:
         return _fold_frozen(status, status.quarantine, recorded)
-    expected = last_read(status) if status is not None else 0
     if status is not None and status.is_lost:
         status = None  # all lost events are accepted: the job can be created
     unread: list[Unread] = []

@@ -3,15 +3,19 @@
 import asyncio
 import random
 import re
+import sqlite3
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from jobledger import JetStreamLog, Ledger, MemoryLog, Projector, ProjectorState, State, StateType, View
-from jobledger.projections import limits, projector, writer as viewwriter
+from jobledger.projections import database, limits, projector, writer as viewwriter
 from jobledger.projections.database import remove_view
 from jobledger.projections.errors import WaitTimeout
+from jobledger.projections.writer import ViewWriter
 from jobledger.store.log import EventLog, PendingEvent
 from jobledger.store.model.errors import LogReplaced, LogTruncated
 from jobledger.store.model.events import JobCreated
@@ -145,6 +149,47 @@ async def test_a_small_status_cache_changes_no_row(tmp_path: Path, monkeypatch: 
         await running.wait_for(300, 30)
         assert len(running._writer._statuses) <= 2
     assert rows_of(path) == fold_of(await records_of(log))
+
+
+async def test_the_sizes_of_statements_change_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are divided into statements of a power of two of rows, one row at least."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(7), 20, 300))
+    expected = fold_of(await records_of(log))
+    for parameters in (1, 64, 20_480):
+        monkeypatch.setattr(database, "PARAMETERS_PER_STATEMENT", parameters)
+        path = tmp_path / f"{parameters}.db"
+        await project_all(log, path)
+        assert rows_of(path) == expected
+
+
+async def test_a_statement_has_at_most_the_parameters_that_sqlite_accepts() -> None:
+    """The widest row times the most rows stays below the limit of the library in use."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+    assert most >= limits.PARAMETERS_PER_STATEMENT
+
+
+async def test_statuses_are_read_while_a_batch_is_being_written(tmp_path: Path) -> None:
+    """The next batch is folded meanwhile: it sees what is committed, and what `remember` was given."""
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(8), 5, 50))
+    path = tmp_path / "view.db"
+    await project_all(log, path)
+    ids = [record.subject.rpartition(".")[2] for record in await records_of(log)]
+    writer = await ViewWriter.open(path, tree=True)
+    try:
+        known = await writer.statuses(ids)
+        assert len(known) == 5
+        async with writer._writer.transaction():
+            await writer._writer.execute("DELETE FROM jobs")
+            writer._writer._connection._tx.put_nowait((None, (held := threading.Event()).wait))
+            try:
+                assert await writer.statuses(ids) == known
+            finally:
+                held.set()
+    finally:
+        await writer.close()
 
 
 async def test_a_transaction_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
