@@ -87,6 +87,13 @@ class ReaderPool:
             raise
         return found if found is not None else await self.rows(sql, parameters)
 
+    def point_rows_now(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row] | None:
+        """All rows of a lookup by key, without waiting; None if it fails: `point_rows` then raises why."""
+        try:
+            return self._point.rows(sql, parameters) if self._point is not None else None
+        except ViewError:
+            return None
+
     async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows of a short statement: an index search that finds a few rows."""
         waiting = self._waiting

@@ -105,6 +105,17 @@ _ANOMALIES: Final = (
 )
 
 
+def _by_either_id(ref: str, namespace: str, visible: Collection[str] | None) -> tuple[str, tuple[str, ...]]:
+    """The lookup of a job by its name in the namespace, or by its exact id in any.
+
+    A job's id is a function of its name, or is its name: two lookups in one index cover two rules.
+    """
+    if visible is None:
+        return _BY_EITHER_ID, (named_job_id(namespace, ref), ref)
+    names = ", ".join(f"?{3 + at}" for at in range(len(visible)))
+    return _BY_EITHER_ID_WITHIN.format(names=names), (named_job_id(namespace, ref), ref, *visible)
+
+
 class View:
     """Reads of one view: `async with await View.open(path) as view`. Calls may run concurrently.
 
@@ -171,11 +182,7 @@ class View:
         """
         where = namespace or DEFAULT_NAMESPACE
         if _is_key(ref) and _is_key(where):
-            # A job's id is a function of its name, or is its name: two lookups in one index cover two rules.
-            sql, within = _BY_EITHER_ID, tuple(visible or ())
-            if visible is not None:
-                sql = _BY_EITHER_ID_WITHIN.format(names=", ".join(f"?{3 + at}" for at in range(len(within))))
-            rows = await self._point_rows(sql, (named_job_id(where, ref), ref, *within))
+            rows = await self._point_rows(*_by_either_id(ref, where, visible))
             found = self._job(rows[0]) if rows else await self._by_prefix(ref, visible)
             if found is not None:
                 return found
@@ -183,6 +190,16 @@ class View:
             f"no job with the id, short id or, in namespace {where!r:.80}, the name {ref!r:.80};"
             " list the jobs to see what exists"
         )
+
+    def get_now(
+        self, ref: str, *, namespace: str | None = None, visible: Collection[str] | None = None
+    ) -> Job | None:
+        """What `get` returns, if it can without waiting; None: `get` has to decide."""
+        where = namespace or DEFAULT_NAMESPACE
+        if not (_is_key(ref) and _is_key(where)):
+            return None
+        rows = self.pool.point_rows_now(*_by_either_id(ref, where, visible))
+        return self._job(rows[0]) if rows else None
 
     async def get_by_id(self, job_id: str) -> Job:
         """The job with this exact id."""

@@ -31,12 +31,16 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._second, self._text, self._zone = -1, "", ""  # the last second; formatting one takes long
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
         """Return the time with milliseconds and zone."""
-        moment = datetime.fromtimestamp(record.created, UTC).astimezone()
-        milliseconds = moment.microsecond // _MILLISECONDS
-        return f"{moment:%Y-%m-%d %H:%M:%S}.{milliseconds:03d} {moment:%z}"
+        moment = round(record.created * 1e6)
+        second, microseconds = divmod(moment, 1_000_000)
+        if second != self._second:
+            local = datetime.fromtimestamp(second, UTC).astimezone()
+            self._second, self._text, self._zone = second, f"{local:%Y-%m-%d %H:%M:%S}", f"{local:%z}"
+        return f"{self._text}.{microseconds // _MILLISECONDS:03d} {self._zone}"
 
 
 class JsonFormatter(logging.Formatter):

@@ -130,6 +130,8 @@ class Router:
             self._operations,
         )
         check_permission(request)
+        if operation.fast is not None and (fast := operation.fast(request)) is not None:
+            return fast
         answer = await operation.handler(request)
         return Response(encode(answer)) if isinstance(answer, msgspec.Struct) else answer
 

@@ -48,7 +48,7 @@ class Budget:
         self._per_client = per_client
         self._reserved = reserved
         self._reserved_per_client = reserved_per_client
-        self._clients: Counter[str] = Counter()
+        self._clients: dict[str, int] = {}
 
     def take(self, client: str, *, may_use_reserve: bool = True) -> None:
         """Take a slot.
@@ -57,7 +57,7 @@ class Budget:
             TooManyRequests: if none is free, for this client or in total.
         """
         kept, mine = (0, 0) if may_use_reserve else (self._reserved, self._reserved_per_client)
-        if client and self._clients[client] >= self._per_client - mine:
+        if client and self._clients.get(client, 0) >= self._per_client - mine:
             raise TooManyRequests(f"{self._per_client - mine} {self._what} of this client; try again later")
         if self.count >= self._total - kept:
             raise TooManyRequests(f"{self._total - kept} {self._what}; try again later")
@@ -66,13 +66,15 @@ class Budget:
     def take_anyway(self, client: str) -> None:
         """Take a slot, even beyond the budget: for a request that had one before."""
         self.count += 1
-        self._clients[client] += 1
+        self._clients[client] = self._clients.get(client, 0) + 1
 
     def give(self, client: str) -> None:
         """Return a slot."""
         self.count -= 1
-        self._clients[client] -= 1
-        if not self._clients[client]:
+        left = self._clients[client] - 1
+        if left:
+            self._clients[client] = left
+        else:
             del self._clients[client]
 
 
@@ -124,6 +126,8 @@ class ByteBudget:
 
     def release(self, size_bytes: int, client: str = "") -> None:
         """Stop counting bytes that are no longer in memory."""
+        if not size_bytes:
+            return
         self.held_bytes -= size_bytes
         self._clients[client] -= size_bytes
         if not self._clients[client]:

@@ -147,6 +147,35 @@ async def list_jobs(request: Request[None]) -> wire.JobList:
     return wire.JobList(items, next_token, sequence, format_cursor(service.stream_tag, sequence))
 
 
+def get_usual_job(request: Request[None]) -> Response | None:
+    """A job that the view has, for a request without a query."""
+    job = request.usual_job()
+    return _present_job(request, job) if job is not None else None
+
+
+def _present_job(request: Request[None], job: Job) -> Response:
+    if _is_unchanged(request, job):
+        return Response(b"", _tagged(job), status=304)
+    return Response(b'{"Job":%b}' % job.to_json(), _tagged(job))
+
+
+def _tagged(job: Job) -> list[tuple[bytes, bytes]]:
+    """The headers of a response about a job's current version."""
+    return [(b"etag", etag(job.status.revision).encode()), (b"cache-control", b"no-cache")]
+
+
+def _is_unchanged(request: Request[None], job: Job) -> bool:
+    """Whether the client has this job; `W/` in its tags is ignored (RFC 9110, 13.1.2).
+
+    The tag is that of the job alone: tagging a version adds to its history and keeps the revision.
+    """
+    condition = request.header(b"if-none-match")
+    if not condition:
+        return False
+    tags = [part.strip().removeprefix("W/") for part in condition.split(",")]
+    return etag(job.status.revision) in tags or "*" in tags
+
+
 @operations.declare(
     "GET",
     paths.JOB,
@@ -168,6 +197,7 @@ async def list_jobs(request: Request[None]) -> wire.JobList:
     ),
     response=wire.JobAnswer,
     headers=ETAG,
+    fast=get_usual_job,
 )
 async def get_job(request: Request[None]) -> Response:
     """Read a job.
@@ -180,16 +210,11 @@ async def get_job(request: Request[None]) -> Response:
     version = version_of(query.text("job_version"), job.status)
     if point is not None:  # the view may have a later one
         _check_version(job, version)
-    headers: list[tuple[bytes, bytes]] = []
     include = query.texts("include")
-    if not version:
-        tag = etag(job.status.revision)
-        headers = [(b"etag", tag.encode()), (b"cache-control", b"no-cache")]
-        # The tag is that of the job alone: tagging a version adds to its history and keeps the revision.
-        if _matches(request.header(b"if-none-match"), tag) and not include:
-            return Response(b"", headers, status=304)
     if not (version or include or point is not None):
-        return Response(b'{"Job":%b}' % job.to_json(), headers)
+        return _present_job(request, job)
+    if not (version or include) and _is_unchanged(request, job):
+        return Response(b"", _tagged(job), status=304)
     answer = wire.JobAnswer(await version_json(service, job, version) if version else job_json(job))
     if "history" in include:
         shown = version or job.status.version
@@ -198,7 +223,7 @@ async def get_job(request: Request[None]) -> Response:
         answer.executions = _NO_ITEMS
     if point is not None:
         answer.sequence, answer.cursor = point, format_cursor(service.stream_tag, point)
-    return Response(encode(answer), headers)
+    return Response(encode(answer), [] if version else _tagged(job))
 
 
 @operations.declare(
@@ -397,12 +422,6 @@ def _check_version(job: Job, version: int) -> None:
         raise VersionNotFound(
             f"job {job.status.id} has no version {version}; its latest is {job.status.version}"
         )
-
-
-def _matches(if_none_match: str, tag: str) -> bool:
-    """Whether a condition names this tag; `W/` is ignored (RFC 9110, 13.1.2)."""
-    tags = [part.strip().removeprefix("W/") for part in if_none_match.split(",")]
-    return tag in tags or "*" in tags
 
 
 # --- histories ----------------------------------------------------------------------------------------------

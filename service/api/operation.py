@@ -17,10 +17,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from jobledger.service.api.response import JSON
+from jobledger.service.api.response import JSON, Response
 
 Schema = dict[str, Any]
 Handler = Callable[[Any], Awaitable[Any]]
+FastHandler = Callable[[Any], Response | None]
 
 _H = TypeVar("_H", bound=Handler)
 
@@ -79,6 +80,7 @@ class Operation(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         permission: checked before the handler runs; READ and WRITE are checked as it looks up the job.
         query_permission: that of a request with a query string, if that needs more.
         is_routed: false if the handler of another operation recognizes it.
+        fast: answers the usual request at once, as the handler would; None: the handler answers.
     """
 
     method: str
@@ -99,6 +101,7 @@ class Operation(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     errors: tuple[int, ...]
     example: dict[str, Any] | None
     is_routed: bool
+    fast: FastHandler | None
 
     @property
     def route(self) -> str:
@@ -130,6 +133,7 @@ class OperationGroup:
         query_permission: Permission | None = None,
         availability: Availability = Availability.LIMITED,
         is_routed: bool = True,
+        fast: FastHandler | None = None,
     ) -> Callable[[_H], _H]:
         """Declare the operation that the decorated function handles; see `Operation`.
 
@@ -159,6 +163,7 @@ class OperationGroup:
                     errors=tuple(sorted({*errors, *implied})),
                     example=example,
                     is_routed=is_routed,
+                    fast=fast,
                 )
             )
             return handler

@@ -191,6 +191,8 @@ class Request(Generic[B]):
         Raises:
             JobledgerError: as `job`.
         """
+        if (found := self._find_now(ref, namespace)) is not None:
+            return found
         service, checkpoint = self.service, 0
         try:
             await self.await_position()
@@ -208,6 +210,17 @@ class Request(Generic[B]):
         if service.own_writes.lacks(job.status.id, checkpoint):
             return await service.ledger.load(job.status.id, namespace=job.status.namespace)
         return job
+
+    def usual_job(self) -> Job | None:
+        """The job that the path of a read without a query names, if the view has it; None: use `job`."""
+        return None if self.query_string else self._find_now(self.values["id"], "")
+
+    def _find_now(self, ref: str, namespace: str) -> Job | None:
+        """What `find_job` returns, in the usual case that it need not wait; None otherwise."""
+        service = self.service
+        if service.own_writes.lacks_any(service.projector.sequence) or self.query.text("wait_for"):
+            return None
+        return service.view.get_now(ref, namespace=namespace or None, visible=self.principal.visible)
 
     async def _despite_view(self, ref: str, namespace: str, error: JobledgerError) -> Job:
         """A job from the log, if the view cannot be read or lags; or else the error that was passed."""

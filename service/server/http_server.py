@@ -13,7 +13,6 @@ import resource
 import socket
 import ssl
 import stat
-from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, Final
@@ -49,7 +48,7 @@ class HttpServer:
         self.address = address
         self.port = port
         self.in_flight = 0
-        self._busy: Counter[int] = Counter()  # client ports of requests in flight
+        self._busy: dict[int, int] = {}  # requests in flight by their client's port
         most = connections_max()
         self._guard = ConnectionGuard(port, most, lambda: frozenset(tuple(self._busy)))
         self._guarding: asyncio.Task[None] | None = None
@@ -137,14 +136,13 @@ class HttpServer:
         client = scope.get("client")
         port = int(client[1]) if client else 0
         self.in_flight += 1
-        self._busy[port] += 1
+        self._busy[port] = self._busy.get(port, 0) + 1
         try:
             await self._app(scope, receive, send)
         finally:
             self.in_flight -= 1
-            self._busy[port] -= 1
-            if not self._busy[port]:
-                del self._busy[port]
+            if left := self._busy.pop(port) - 1:
+                self._busy[port] = left
 
     async def _guard_connections(self) -> None:
         while True:
