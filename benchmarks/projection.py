@@ -5,6 +5,7 @@
 
 import asyncio
 import gc
+import shutil
 import sqlite3
 import statistics
 import time
@@ -34,7 +35,7 @@ _FETCH_EVENTS = 1_000
 
 
 async def run(sizes: Sizes, output: Output) -> None:
-    """Measure three cases; the first figure is the baseline of the last."""
+    """Measure four cases; the first figure is the baseline of one of them."""
     first = await _empty_view(sizes, output)
     await _large_view(sizes, output, first)
 
@@ -124,7 +125,7 @@ async def _large_view(sizes: Sizes, output: Output, first: float) -> None:
     states = cycle((StateType.QUEUED, StateType.RUNNING))
     async with served("2m") as bench:
         view = bench.directory / "view.db"
-        filler = JobLog(bench.log, jobs)
+        filler = JobLog(bench.log, jobs + (sizes.rounds + 1) * sizes.new_jobs)
         output.say(f"project: filling a log with {jobs:,} jobs")
         await filler.create(range(jobs))
         output.say(f"project: catching up on {jobs:,} jobs")
@@ -139,9 +140,40 @@ async def _large_view(sizes: Sizes, output: Output, first: float) -> None:
             seconds = await catch_up(Projector(bench.log, view), filler.last_sequence)
             if number > 0:  # the first is the warm-up
                 figures.append((filler.last_sequence - before) / seconds)
+        await _new_jobs(sizes, output, bench, filler)
     value = statistics.median(figures)
     case = f"updates to the newest {hot:,} of {jobs:,} jobs ({3 * hot:,} events), against the first figure"
     output.report(judge("project/large", case, value, "events/s", baseline=first, ratio=value / first))
+
+
+async def _new_jobs(sizes: Sizes, output: Output, large: Bench, filler: JobLog) -> None:
+    """Compare new jobs on the large view, which grows, with the same number on copies of a small view."""
+    jobs, count, small_jobs = sizes.large_jobs, sizes.new_jobs, sizes.read_small_jobs
+    starts = iter(range(jobs, jobs + (sizes.rounds + 1) * count, count))
+    async with served("2m") as small:
+        small_filler = JobLog(small.log, small_jobs + count)
+        await small_filler.create(range(small_jobs))
+        small_view, copy = small.directory / "view.db", small.directory / "copy.db"
+        await catch_up(Projector(small.log, small_view), small_filler.last_sequence)
+        await small_filler.create(range(small_jobs, small_jobs + count))
+
+        async def on_large() -> float:
+            start = next(starts)
+            await filler.create(range(start, start + count))
+            gc.collect()
+            projector = Projector(large.log, large.directory / "view.db")
+            return count / await catch_up(projector, filler.last_sequence)
+
+        async def on_small() -> float:
+            remove_view(copy)
+            shutil.copyfile(small_view, copy)
+            gc.collect()
+            return count / await catch_up(Projector(small.log, copy), small_filler.last_sequence)
+
+        await take_turns(1, on_large, on_small)  # warm-up
+        of_large, of_small = await take_turns(sizes.rounds, on_large, on_small)
+    case = f"{count:,} new jobs on a view of {jobs:,} jobs, against the same on one of {small_jobs:,}"
+    output.compare("project/new", case, of_large, of_small, "events/s")
 
 
 # An UPDATE of one row in its plainest form; the projector's own updates many rows at once.

@@ -21,6 +21,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         create: messages of a round.
         project_jobs: jobs of the log to catch up on; each has four events.
         large_jobs: jobs in the large view of `project`.
+        new_jobs: jobs of a round that are added to a view of `large_jobs`, and of `read_small_jobs`.
         hot_jobs: the newest jobs, there and in `memory`, which get the updates.
         live_rate: events per second.
         live_round_seconds: how long a round lasts.
@@ -57,6 +58,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     create: Load
     project_jobs: int
     large_jobs: int
+    new_jobs: int
     hot_jobs: int
     live_rate: int
     live_round_seconds: float
@@ -99,6 +101,7 @@ FULL: Final = Sizes(
     create=Load(6_000, 30_000),
     project_jobs=50_000,
     large_jobs=1_000_000,
+    new_jobs=20_000,
     hot_jobs=50_000,
     live_rate=1_000,
     live_round_seconds=4.0,
@@ -141,6 +144,7 @@ QUICK: Final = Sizes(
     create=Load(2_500, 10_000),
     project_jobs=8_000,
     large_jobs=100_000,
+    new_jobs=10_000,
     hot_jobs=8_000,
     live_rate=1_000,
     live_round_seconds=2.0,

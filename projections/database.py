@@ -27,6 +27,8 @@ from jobledger.projections.errors import (
 )
 from jobledger.projections.limits import (
     BUSY_TIMEOUT_SECONDS,
+    CATCH_UP_CHECKPOINT_PAGES,
+    CATCH_UP_PAGE_CACHE_BYTES,
     PAGE_CACHE_BYTES,
     PARAMETERS_PER_STATEMENT,
     READER_PAGE_CACHE_BYTES,
@@ -160,6 +162,7 @@ class Writer(Reader):
         self._busy = asyncio.Lock()  # a transaction, or a checkpoint
         self._files: dict[str, tuple[int, int]] = {}  # device and inode of each file, by suffix
         self._size = 0  # bytes of the main file, which only grows
+        self._is_catching_up = False
 
     @classmethod
     async def open(cls, path: Path, *, durable: bool = True) -> "Writer":  # type: ignore[override]
@@ -237,6 +240,23 @@ class Writer(Reader):
                     )
                 self._size = found.st_size
 
+    async def set_catching_up(self, is_catching_up: bool) -> None:
+        """Use a larger page cache and checkpoint less often, or return to the usual limits.
+
+        Ids are random: each new job changes another page of their index. Until the next checkpoint a page is
+        copied to the file once, however often it changed.
+        """
+        if is_catching_up == self._is_catching_up:
+            return
+        self._is_catching_up = is_catching_up
+        cache, pages = PAGE_CACHE_BYTES, WAL_CHECKPOINT_PAGES
+        if is_catching_up:
+            cache, pages = CATCH_UP_PAGE_CACHE_BYTES, CATCH_UP_CHECKPOINT_PAGES
+        await self.rows(f"PRAGMA cache_size = -{cache // 1024}")
+        await self.rows(f"PRAGMA wal_autocheckpoint = {pages}")
+        if not is_catching_up:
+            await self.rows("PRAGMA shrink_memory")
+
     async def trim_log(self) -> bool:
         """Truncate the write-ahead log if it exceeds WAL_KEPT_BYTES; False if a reader needs it."""
         log = Path(f"{self.path}-wal")
@@ -278,12 +298,8 @@ class Writer(Reader):
         connection: Any = self._connection
         async with self._busy:
             with translated(self.path):
-                done: bool = await connection._execute(  # noqa: SLF001
-                    _transact,
-                    connection._conn,
-                    guard,
-                    work,  # noqa: SLF001
-                )
+                run, raw = connection._execute, connection._conn  # noqa: SLF001
+                done: bool = await run(_transact, raw, guard, work)
         return done
 
     @asynccontextmanager

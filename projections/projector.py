@@ -40,6 +40,7 @@ from jobledger.projections.errors import (
 )
 from jobledger.projections.healing import VOCABULARY, Healed, heal_view
 from jobledger.projections.limits import (
+    CATCH_UP_MIN_EVENTS,
     CLOCK_LOG_LINES,
     COMMIT_MAX_BYTES,
     COMMIT_MAX_EVENTS,
@@ -453,9 +454,12 @@ class Projector:
                 self._target = (await self._log.info()).last_sequence
                 is_whole = self._suspended is None
                 await self._enter(ProjectorState.CATCHING_UP if is_whole else ProjectorState.REBUILDING)
+            if self._target - self._folded >= CATCH_UP_MIN_EVENTS:
+                await self._writer.set_catching_up(True)
             if self._folded >= self._target:
                 # All that was in the log is folded: commit it before waiting for more.
                 await self._written()
+                await self._writer.set_catching_up(False)
                 if self._state in (ProjectorState.CATCHING_UP, ProjectorState.REBUILDING):
                     self._backoff.reset()
                     self._io_errors = 0

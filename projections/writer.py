@@ -156,6 +156,10 @@ class ViewWriter:
         """See `Writer.check_files`."""
         self._writer.check_files()
 
+    async def set_catching_up(self, is_catching_up: bool) -> None:
+        """See `Writer.set_catching_up`."""
+        await self._writer.set_catching_up(is_catching_up)
+
     async def trim_log(self) -> bool:
         """See `Writer.trim_log`."""
         return await self._writer.trim_log()

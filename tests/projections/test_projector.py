@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from jobledger import JetStreamLog, Ledger, MemoryLog, Projector, ProjectorState, State, StateType, View
 from jobledger.projections import database, limits, projector, writer as viewwriter
+from jobledger.projections.batch import Batch
 from jobledger.projections.database import remove_view
 from jobledger.projections.errors import WaitTimeout
 from jobledger.projections.writer import ViewWriter
@@ -190,6 +191,35 @@ async def test_statuses_are_read_while_a_batch_is_being_written(tmp_path: Path) 
                 held.set()
     finally:
         await writer.close()
+
+
+@pytest.mark.parametrize("events", [49, 50])
+async def test_limits_of_catching_up_end_when_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: int
+) -> None:
+    """A long way behind the log the page cache is larger and checkpoints are rare; then as usual again."""
+    monkeypatch.setattr(projector, "CATCH_UP_MIN_EVENTS", 50)
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(9), 5, events))
+    seen: list[tuple[int, int]] = []
+    write = ViewWriter.write
+
+    async def recording(self: ViewWriter, batch: Batch) -> None:
+        seen.append(await limits_of(self))
+        await write(self, batch)
+
+    async def limits_of(view: ViewWriter) -> tuple[int, int]:
+        [(cache,)] = await view._writer.rows("PRAGMA cache_size")
+        [(pages,)] = await view._writer.rows("PRAGMA wal_autocheckpoint")
+        return -cache * 1024, pages
+
+    monkeypatch.setattr(ViewWriter, "write", recording)
+    usual = (limits.PAGE_CACHE_BYTES, limits.WAL_CHECKPOINT_PAGES)
+    larger = (limits.CATCH_UP_PAGE_CACHE_BYTES, limits.CATCH_UP_CHECKPOINT_PAGES)
+    async with Projector(log, tmp_path / "view.db") as running:
+        await running.wait_live()
+        assert set(seen) == {usual if events < 50 else larger}
+        assert await limits_of(running._writer) == usual
 
 
 async def test_a_transaction_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
