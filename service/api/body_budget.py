@@ -66,6 +66,12 @@ def check_media(headers: Mapping[bytes, bytes]) -> None:
         )
 
 
+def _announced(headers: Mapping[bytes, bytes]) -> int:
+    """The length of a body that is not chunked, from headers that were checked; -1 if it is not known."""
+    length = headers.get(b"content-length")
+    return -1 if length is None or b"transfer-encoding" in headers else int(length)
+
+
 def _shown(value: bytes) -> str:
     return repr(value.decode("ascii", "backslashreplace")[:80])
 
@@ -106,7 +112,7 @@ class RequestBody:
         return content
 
     async def _collect(self, headers: Mapping[bytes, bytes], parts: list[bytes]) -> None:
-        size = 0
+        size, announced = 0, _announced(headers)
         while self._more:
             part = await self._part()
             if not part:
@@ -119,6 +125,8 @@ class RequestBody:
             self._budget.hold(len(part), self.client)
             self._held_bytes += len(part)
             parts.append(part)
+            if size == announced:
+                self._more = False  # the server would only report the end, after another turn of its thread
 
     async def receive(self) -> Message:
         """Return the body that was read, then the messages after it, such as a disconnect."""

@@ -180,3 +180,19 @@ async def test_the_app_sees_that_the_client_goes_after_its_body(tmp_path: Path) 
 
     await Guarded(tmp_path, app=watching).ask(method="PUT", headers=JSON, body=b"{}")
     assert seen == ["http.request", "http.disconnect"]
+
+
+async def test_a_body_of_the_announced_length_is_complete(guarded: Guarded) -> None:
+    """The end that the server reports separately is not awaited; that of a chunked body is."""
+    body = b'{"a":1}'
+    guarded.silent = asyncio.Event()  # after the body, nothing arrives
+    headers = {**JSON, "content-length": str(len(body))}
+    answer = await guarded.ask(method="PUT", headers=headers, body=[body], ends=False)
+    assert (answer.status, answer.body) == (200, body)
+    waiting = asyncio.create_task(guarded.ask(method="PUT", headers=JSON, body=[body], ends=False))
+    async with asyncio.timeout(10):
+        while len(guarded.scopes) < 2 and not guarded.gate.held_bytes:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0)
+    assert not waiting.done()
+    guarded.silent.set()
+    assert (await waiting).status == 400
