@@ -168,7 +168,7 @@ class EmbeddedServer:
 
     async def stage(self) -> None:
         """Stages the batches of new streams in memory at once, not within HEALTH_SECONDS."""
-        await _in_thread(self._staging.link)
+        await _in_thread(self._staging.check)
 
     async def start(self) -> Self:
         """Starts it; returns when it accepts connections and is proven to have lost nothing.
@@ -494,7 +494,7 @@ class EmbeddedServer:
         process = self._process
         assert process is not None
         while True:
-            self._staging.link()  # of the streams that it has opened, before a client can send a batch
+            self._staging.link()  # of the streams that it has opened, if possible before a client is back
             if process.returncode is not None:
                 raise EmbeddedServerError(f"it ended at once (exit code {process.returncode})")
             for file in ports.glob("*.ports"):
@@ -502,6 +502,7 @@ class EmbeddedServer:
                     port = int(json.loads(file.read_text())["nats"][0].rpartition(":")[2])
                     _, writer = await asyncio.open_connection("127.0.0.1", port)
                     writer.close()
+                    self._staging.link()  # it has opened all streams
                     return port
             await asyncio.sleep(_PORT_POLL_SECONDS)
 

@@ -27,6 +27,7 @@ import stat
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,8 @@ BATCHES_FOLDER: Final = "batches"  # nats-server's own name
 STAGING_PREFIX: Final = "jobledger-staging-"
 META_FILE: Final = "meta.inf"
 CREATE_ATTEMPTS: Final = 3
+LINK_SECONDS: Final = 0.2  # to find a moment between two batches that are staged on disk
+_LINK_POLL_SECONDS: Final = 2e-4
 _TRIAL: Final = ".trial"
 _TMPFS_MAGIC: Final = 0x01021994  # statfs(2)
 _STATFS_BYTES: Final = 512  # more than any platform's struct statfs
@@ -125,7 +128,9 @@ class Staging:
                     self._report(reason)
             if self._folder is None:
                 self._create()
-            self._link()
+            deadline = time.monotonic() + LINK_SECONDS
+            while not self._link() and time.monotonic() < deadline:
+                time.sleep(_LINK_POLL_SECONDS)
 
     def close(self) -> None:
         """Removes the links and the directory; the server has ended."""
@@ -133,19 +138,24 @@ class Staging:
             self._unlink()
             self._discard()
 
-    def _link(self) -> None:
+    def _link(self) -> bool:
+        """Returns whether every stream that should have a link has one."""
+        done = True
         if self._folder is None:
-            return
+            return done
         for stream in self._streams():
             batches = stream / BATCHES_FOLDER
             if batches.is_symlink() or not _is_staged_in_files(stream):
                 continue
-            with suppress(OSError):
+            try:
                 if batches.exists():
-                    batches.rmdir()  # fails while a batch is staged there; the next call tries again
+                    batches.rmdir()  # fails while a batch is staged there
                 target = self._folder / stream.name
                 target.mkdir(exist_ok=True, mode=FOLDER_MODE)
                 batches.symlink_to(target)
+            except OSError:
+                done = False
+        return done
 
     def _create(self) -> None:
         if not self._in_memory:

@@ -117,10 +117,10 @@ async def test_new_stream_is_linked_without_being_asked(
         await log.close()
 
 
-async def test_restarted_server_stages_in_memory_before_a_client_is_back(
+async def test_restarted_server_stages_in_memory_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """nats-server removes the link at each start; it is there again before the server answers a client."""
+    """nats-server removes the link at each start; it is there again, and what was staged is not."""
     monkeypatch.setattr(embedded, "RESTART_WAIT_SECONDS", 0.01)
     async with started(tmp_path) as (server, log):
         target = batches_of(tmp_path).readlink()
@@ -128,10 +128,10 @@ async def test_restarted_server_stages_in_memory_before_a_client_is_back(
         restarted = server.restarts
         os.kill(server.pid, signal.SIGKILL)
         assert await log.append(draft("a"), expect=NO_JOB) == Appended(1)
+        await eventually(lambda: server.restarts == restarted + 1)
         assert batches_of(tmp_path).is_symlink()
         assert batches_of(tmp_path).readlink() != target
         assert not target.exists()
-        await eventually(lambda: server.restarts == restarted + 1)
         await assert_batch(log, "b", first=2)
 
 
