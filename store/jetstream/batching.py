@@ -10,6 +10,9 @@ passes the times.
 BATCH_EACH_SECONDS = 25e-6  # added by each event of a batch; similar everywhere (encoding, sending)
 BATCH_FIXED_SECONDS = 1e-3  # the remaining cost of a batch, until measured: that of the fastest server
 BATCH_MUST_WIN_BY = 1.25  # single publishes have the lower latency, so they win a tie
+SPLIT_MIN_SECONDS = 1e-3  # the least gain for which a batch is committed in two halves
+WHOLE_EVERY_BATCHES = 50
+"""Batches after which one is not committed in halves, to measure its commit again."""
 SATURATED = 8  # single publishes in flight from which on their rate shows the cost of one
 PROBE_EVERY_BATCHES = 200
 """Batches after which single publishes are measured again: PROBE_EVENTS take about 0.3 % of the time."""
@@ -19,11 +22,13 @@ _WEIGHT = 1 / 4  # of a new measurement
 
 
 class BatchingPolicy:
-    """Two running estimates, and the choice between them."""
+    """Running estimates of the costs, and the choices between them."""
 
     def __init__(self) -> None:
         self.single_seconds: float | None = None  # cost of one of many single publishes in flight
         self.batch_fixed_seconds = BATCH_FIXED_SECONDS
+        self.commit_fixed_seconds = BATCH_FIXED_SECONDS  # the part of it after the last event was sent
+        self.caller_seconds = 0.0  # from the answer of a caller to its next append
         self._since = 0.0  # start of the busy period that is being measured
         self._acks = 0
         self._peak = 0
@@ -77,3 +82,25 @@ class BatchingPolicy:
         self._batches += 1
         fixed = max(0.0, seconds - events * BATCH_EACH_SECONDS)
         self.batch_fixed_seconds += (fixed - self.batch_fixed_seconds) * _WEIGHT
+
+    def commit_at(self, events: int) -> int:
+        """Return the number of events of a batch at which it is committed, if more of this many may follow.
+
+        Callers that take long between an answer and the next append get a batch in two halves: while the
+        server commits one half, they prepare the other. That costs one more commit. The time of a commit is
+        measured while no caller runs, so a batch is committed as a whole now and then.
+        """
+        if self._batches % WHOLE_EVERY_BATCHES == 0:
+            return events
+        half = max(2, events // 2)
+        gain = half * self.caller_seconds - self.commit_fixed_seconds
+        return half if gain > SPLIT_MIN_SECONDS else events
+
+    def callers_ran(self, seconds: float, callers: int) -> None:
+        """Callers were answered, and ran for this time together."""
+        self.caller_seconds += (seconds / callers - self.caller_seconds) * _WEIGHT
+
+    def commit_acknowledged(self, seconds: float, events: int) -> None:
+        """A batch was answered, `seconds` after its commit was sent."""
+        fixed = max(0.0, seconds - events * BATCH_EACH_SECONDS)
+        self.commit_fixed_seconds += (fixed - self.commit_fixed_seconds) * _WEIGHT

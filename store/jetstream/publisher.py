@@ -18,7 +18,7 @@ from contextlib import suppress
 from jobledger.store.jetstream.api import PubAck, read_ack
 from jobledger.store.jetstream.batching import PROBE_EVENTS, BatchingPolicy
 from jobledger.store.jetstream.breaker import Breaker
-from jobledger.store.jetstream.connection import Connection, new_token, read_message
+from jobledger.store.jetstream.connection import Connection, Outgoing, new_token, read_message
 from jobledger.store.jetstream.reconcile import PendingAppend, Reconciler
 from jobledger.store.log import Appended, PendingEvent, WrongSequence, refused
 from jobledger.store.model.errors import LogBusy, LogError, LogRefused, LogUnavailable
@@ -73,18 +73,20 @@ class Batch:
     async def commit(self, reply: str, now: float) -> None:
         """Sends the last member, which makes the server write all of them and answer to `reply`."""
         self.commit_sent = True
-        await self.send(len(self.members), now, reply)
+        await self.send(len(self.members), len(self.members), now, reply)
 
-    async def send(self, number: int, now: float, reply: str = "") -> None:
-        """Sends a member, counted from 1; with a `reply` it has the commit."""
-        pending = self.members[number - 1]
-        pending.sent_at = now
-        headers = pending.headers()
-        headers["Nats-Batch-Id"] = self._id
-        headers["Nats-Batch-Sequence"] = str(number)
+    async def send(self, first: int, last: int, now: float, reply: str = "") -> None:
+        """Sends a range of the members, counted from 1; with a `reply` the last one has the commit."""
+        messages: list[Outgoing] = []
+        for number in range(first, last + 1):
+            pending = self.members[number - 1]
+            pending.sent_at = now
+            header = f"{pending.header}Nats-Batch-Id: {self._id}\r\nNats-Batch-Sequence: {number}\r\n"
+            messages.append(Outgoing(pending.draft.subject, "", header, pending.draft.payload))
         if reply:
-            headers["Nats-Batch-Commit"] = "1"
-        await self._connection.publish(pending.draft.subject, pending.draft.payload, reply, headers)
+            commit = messages[-1]
+            messages[-1] = commit._replace(reply=reply, header=f"{commit.header}Nats-Batch-Commit: 1\r\n")
+        await self._connection.publish_all(messages)
 
 
 class Publisher:
@@ -100,6 +102,7 @@ class Publisher:
         self._batch: Batch | None = None  # being sent
         self._batch_reply: asyncio.Future[PubAck | None] | None = None
         self._batch_token = ""
+        self._batch_answered_at = 0.0
         self._reconciling: dict[asyncio.Task[None], PendingAppend] = {}
         self._work = asyncio.Event()
         self._drained = asyncio.Event()
@@ -263,7 +266,7 @@ class Publisher:
                 if self._in_flight:
                     await self._drain()
                 else:
-                    await self._send_batch()
+                    await self._send_batch(demand)
             else:
                 self._send_answers(len(self._answers))
                 room = SINGLES_MAX_IN_FLIGHT - len(self._in_flight)
@@ -279,13 +282,18 @@ class Publisher:
 
         In portions, so that the server already works on the next batch while most callers still wait.
         """
-        self._send_answers(PORTION_EVENTS)
+        answered = self._send_answers(PORTION_EVENTS)
+        started = self._now()
         await asyncio.sleep(0)
+        if answered:
+            self._policy.callers_ran(self._now() - started, answered)
 
-    def _send_answers(self, most: int) -> None:
-        for _ in range(min(most, len(self._answers))):
+    def _send_answers(self, most: int) -> int:
+        count = min(most, len(self._answers))
+        for _ in range(count):
             pending, sequence = self._answers.popleft()
             pending.answer(Appended(sequence))
+        return count
 
     async def _wait_for_connection(self) -> None:
         with suppress(LogUnavailable):
@@ -322,11 +330,15 @@ class Publisher:
             self._remove_in_flight(token)
             pending.fail(error)
 
-    async def _send_batch(self) -> None:
-        """Sends one atomic batch of the queue, and of what is queued while it is being sent."""
+    async def _send_batch(self, demand: int) -> None:
+        """Sends one atomic batch of the queue, and of what is queued while it is being sent.
+
+        Args:
+            demand: the callers that have appended, or that are being answered and may append again.
+        """
         batch = self._batch = Batch(self._connection)
         started = self._now()
-        ack = await self._fill_and_commit(batch)
+        ack = await self._fill_and_commit(batch, self._policy.commit_at(demand), demand)
         self._batch = None
         members = batch.members
         if (ack is not None and ack.error is not None and not ack.error.may_pass) or len(members) < 2:
@@ -342,15 +354,18 @@ class Publisher:
             for pending in members:  # no clear answer: each is reconciled by itself
                 self._reconcile(pending, maybe_written=batch.commit_sent)
 
-    async def _fill_and_commit(self, batch: Batch) -> PubAck | None:
+    async def _fill_and_commit(self, batch: Batch, commit_at: int, demand: int) -> PubAck | None:
         """Sends the batch; returns the answer, or None without one (or if it would have one event)."""
         try:
             while True:
                 sent = await self._send_portion(batch)
-                await self._let_callers_run()  # also lets the client library write
+                if commit_at < demand and sent and (self._queue or len(batch.members) >= commit_at):
+                    await asyncio.sleep(0)  # the other callers are answered while the server commits
+                else:
+                    await self._let_callers_run()  # also lets the client library write
                 if not self._connection.is_up:
                     return None
-                if not (self._answers or (sent and self._queue)):
+                if len(batch.members) >= commit_at < demand or not (self._answers or (sent and self._queue)):
                     break
             return await self._commit(batch) if len(batch.members) > 1 else None
         except LogError:
@@ -363,6 +378,7 @@ class Publisher:
         """
         left: list[PendingAppend] = []
         before = len(batch.members)
+        unsent = max(1, before)  # the first member that is not sent
         try:
             for _ in range(min(PORTION_EVENTS, len(self._queue))):
                 if not self._queue or not batch.has_room(self._queue[0]):
@@ -372,10 +388,10 @@ class Publisher:
                     left.append(pending)
                 elif not pending.result.done():
                     batch.add(pending)
-                    if len(batch.members) > 1:
-                        await batch.send(len(batch.members) - 1, self._now())
         finally:
             self._queue.extendleft(reversed(left))
+        if len(batch.members) > unsent:
+            await batch.send(unsent, len(batch.members) - 1, self._now())
         return len(batch.members) > before
 
     async def _commit(self, batch: Batch) -> PubAck | None:
@@ -384,11 +400,19 @@ class Publisher:
         reply: asyncio.Future[PubAck | None] = self._loop.create_future()
         self._batch_reply = reply
         try:
-            await batch.commit(self._inbox + self._batch_token, self._now())
+            started = self._now()
+            await batch.commit(self._inbox + self._batch_token, started)
+            is_idle = not self._answers
             async with asyncio.timeout(ACK_TIMEOUT_SECONDS):
-                return await reply
+                while self._answers and not reply.done():
+                    await self._let_callers_run()
+                ack = await reply
         except TimeoutError:
             return None
+        else:
+            if ack is not None and is_idle:  # otherwise our own work is a part of the time
+                self._policy.commit_acknowledged(self._batch_answered_at - started, len(batch.members))
+            return ack
         finally:
             self._batch_reply = None
 
@@ -399,6 +423,7 @@ class Publisher:
         ack = read_ack(read_message(subject, reply, payload, header))
         if token == self._batch_token:
             if self._batch_reply is not None and not self._batch_reply.done():
+                self._batch_answered_at = self._now()
                 self._batch_reply.set_result(ack)
             return
         pending = self._remove_in_flight(token)

@@ -55,6 +55,11 @@ class PendingAppend:
         self.sent_at = 0.0
         self.maybe_written = False  # sent at least once without a clear answer
 
+    @property
+    def header(self) -> str:
+        """`headers` as text."""
+        return f"Nats-Msg-Id: {self.draft.event_id}\r\nNats-Expected-Last-Subject-Sequence: {self.expect}\r\n"
+
     def headers(self) -> dict[str, str]:
         """Make the server recognize a repeat, and check the expectation."""
         return {

@@ -16,6 +16,5 @@ async def send_batch(log: JetStreamLog, drafts: Sequence[PendingEvent]) -> PubAc
     batch = Batch(log.publisher._connection)
     for each in drafts:
         batch.add(PendingAppend(each, NO_JOB, loop.create_future(), loop.time()))
-    for number in range(1, len(drafts)):
-        await batch.send(number, loop.time())
+    await batch.send(1, len(drafts) - 1, loop.time())
     return await log.publisher._commit(batch)

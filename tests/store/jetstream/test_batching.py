@@ -8,6 +8,8 @@ from jobledger.store.jetstream.batching import (
     BATCH_MUST_WIN_BY,
     PROBE_EVERY_BATCHES,
     SATURATED,
+    SPLIT_MIN_SECONDS,
+    WHOLE_EVERY_BATCHES,
     BatchingPolicy,
 )
 
@@ -142,3 +144,57 @@ def test_one_slow_batch_does_not_end_batching_for_good() -> None:
     for _ in range(20):
         busy_time()
     assert pace.prefers_batch(256)
+
+
+def after_one_batch() -> BatchingPolicy:
+    """A policy whose next batch is not a measurement of a whole commit."""
+    pace = BatchingPolicy()
+    pace.batch_acknowledged(BATCH_FIXED_SECONDS, 1)
+    return pace
+
+
+def test_callers_that_append_at_once_get_whole_batches() -> None:
+    """Two halves would cost one more commit and gain nothing."""
+    pace = after_one_batch()
+    for _ in range(20):
+        pace.callers_ran(32 * 1e-6, 32)
+    assert pace.commit_at(256) == 256
+
+
+def test_batch_is_halved_from_the_least_gain_on() -> None:
+    """The time of half of the callers must exceed that of one more commit."""
+    pace = after_one_batch()
+    pace.commit_fixed_seconds = 2e-3
+    pace.caller_seconds = 50e-6
+    edge = 2 * int((2e-3 + SPLIT_MIN_SECONDS) / 50e-6)
+    assert pace.commit_at(edge - 2) == edge - 2
+    assert pace.commit_at(edge + 2) == edge // 2 + 1
+
+
+def test_slow_commits_end_the_halves() -> None:
+    """A server whose commits take longer than the callers gets whole batches again."""
+    pace = after_one_batch()
+    for _ in range(30):
+        pace.callers_ran(32 * 50e-6, 32)
+    assert pace.commit_at(256) == 128
+    for _ in range(30):
+        pace.commit_acknowledged(20e-3, 256)
+    assert pace.commit_at(256) == 256
+
+
+def test_whole_commits_are_measured_again_regularly() -> None:
+    """One of WHOLE_EVERY_BATCHES batches is not halved."""
+    pace = after_one_batch()
+    pace.caller_seconds = 1e-3
+    sizes = []
+    for _ in range(WHOLE_EVERY_BATCHES):
+        sizes.append(pace.commit_at(256))
+        pace.batch_acknowledged(5e-3, 128)
+    assert sizes.count(256) == 1
+
+
+def test_half_of_a_batch_is_a_batch() -> None:
+    """No half has one event."""
+    pace = after_one_batch()
+    pace.caller_seconds = 1.0
+    assert [pace.commit_at(events) for events in (2, 3, 4, 6)] == [2, 2, 2, 3]

@@ -280,6 +280,28 @@ async def test_batch_has_as_many_events_as_the_server_accepts(
     assert batch_sizes == [min(waiting, BATCH_MAX_EVENTS)]
 
 
+async def test_callers_that_need_time_get_a_batch_in_two_halves(
+    jetstream_log: JetStreamLog, batch_sizes: list[int]
+) -> None:
+    """Half of the callers are in a batch while the others append again; each event is written once."""
+    force_batches(jetstream_log)
+    policy = publisher_of(jetstream_log)._policy
+    policy.commit_at = lambda events: max(2, events // 2)  # type: ignore[method-assign]
+    sequences: list[int] = []
+
+    async def caller(number: int) -> None:
+        for turn in range(5):
+            answer = await jetstream_log.append(draft(f"job-{number}-{turn}"), expect=NO_JOB)
+            assert isinstance(answer, Appended)
+            sequences.append(answer.sequence)
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(caller(number) for number in range(100)))
+    assert sorted(sequences) == list(range(1, 501))
+    assert max(batch_sizes) < 100
+    assert len(batch_sizes) >= 8
+
+
 async def test_batch_has_one_event_of_a_job(jetstream_log: JetStreamLog, batch_sizes: list[int]) -> None:
     """The second event of a job waits for the next batch: the server would refuse a batch with both."""
     force_batches(jetstream_log)
@@ -315,6 +337,7 @@ async def test_bug_in_the_publisher_leaves_no_caller_waiting(
         raise ZeroDivisionError
 
     monkeypatch.setattr(Connection, "publish", broken)
+    monkeypatch.setattr(Connection, "publish_all", broken)
     async with asyncio.timeout(5):
         answers = await append_all(jetstream_log, [draft(f"job-{number}") for number in range(50)])
         answers += await append_all(jetstream_log, [draft("later")])
