@@ -25,7 +25,7 @@ from jobledger.service.api.request import Request
 from jobledger.service.api.response import Response
 from jobledger.service.server import event_loop
 from jobledger.service.server.http_server import HttpServer
-from jobledger.service.server.serve import serve
+from jobledger.service.server.serve import HttpFront, serve
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import Service
 
@@ -79,7 +79,7 @@ async def _send(send: Send, response: Response) -> None:
 
 
 async def _service(data_dir: Path) -> None:
-    def announce(_: Service, http: HttpServer) -> None:
+    def announce(_: Service, http: HttpFront) -> None:
         print(http.port, flush=True)
 
     await serve(Settings(port=0, data_dir=data_dir), announce)

@@ -275,6 +275,11 @@ class Projector:
         """Wait until everything that was in the log is in the view."""
         await self._wait(lambda: self._state is ProjectorState.LIVE, timeout_seconds, "the end of the log")
 
+    async def wait_state_change(self, state: ProjectorState) -> None:
+        """Wait until the state is another one than this."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._state is not state)
+
     async def wait_stopped(self) -> None:
         """Wait until the projector stops."""
         async with self._changed:

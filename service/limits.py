@@ -115,6 +115,21 @@ DESCRIBE_MAX_EVENTS = 1_000  # of a job's timeline that are read
 DESCRIBE_SHOWN_EVENTS = 20  # shown of a job's timeline; of a longer one its start and end
 COMPLETION_MAX_JOBS = 100  # offered as completions of a job's name
 
+# --- several processes on one port (`workers`) ------------------------------------------------------------
+WORKERS_MAX = 8  # one client's share of BODIES_MAX_BYTES_PER_CLIENT must hold BODY_MAX_BYTES
+WORKER_START_SECONDS = 60.0  # from its start until a worker accepts requests
+WORKER_RESTART_SECONDS = 0.1  # before a worker that ended is replaced; doubles up to the next line
+WORKER_RESTART_MAX_SECONDS = 10.0
+WORKER_STABLE_SECONDS = 30.0  # a worker that served this long is replaced after the first wait again
+WORKER_SILENCE_SECONDS = 30.0  # a worker that does not report for this long hangs, and is killed
+WORKER_SUSPEND_SECONDS = 5.0  # to close the view's file before it is replaced; then the worker is killed
+WORKER_COLLECT_SECONDS = 2.0  # for a worker's metrics; then those it sent last are used
+WORKER_END_SECONDS = 5.0  # after the drain, for a worker to close its log and view; then it is killed
+OWNER_ANSWER_SECONDS = 120.0  # for the owner's answer to a request that a worker passed on
+CHANNEL_CALLS_MAX = 64  # that wait for a reply, per worker and direction
+CHANNEL_BUFFER_BYTES = 8 * 1_048_576  # unread by a worker; then batches are announced without their events
+CHANNEL_FRAME_MAX_BYTES = 256 * 1_048_576  # larger than the largest answer, a proof bundle
+
 # --- feeds --------------------------------------------------------------------------------------------------
 FEEDS_MAX = 2_000  # open feeds per process, without those of waits
 FEEDS_MAX_PER_CLIENT = 250  # the default of a setting

@@ -29,8 +29,9 @@ _access = logging.getLogger("jobledger.access")
 class TextFormatter(logging.Formatter):
     """`2026-01-31 12:00:00.123 +0100 INFO jobledger.service: message`, in the time zone of the process."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    def __init__(self, worker: int = 0) -> None:
+        name = f"%(name)s[worker {worker}]" if worker else "%(name)s"
+        super().__init__(f"%(asctime)s %(levelname)s {name}: %(message)s")
         self._second, self._text, self._zone = -1, "", ""  # the last second; formatting one takes long
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
@@ -46,12 +47,17 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """`{"time": RFC 3339 in UTC, "level": …, "logger": …, "message": …}` and the fields of access lines."""
 
+    def __init__(self, worker: int = 0) -> None:
+        super().__init__()
+        self._worker = {"worker": worker} if worker else {}
+
     def format(self, record: logging.LogRecord) -> str:
         """Return one object on one line."""
         line: dict[str, Any] = {
             "time": format_rfc3339(round(record.created * 1e6) * 1_000),
             "level": record.levelname.lower(),
             "logger": record.name,
+            **self._worker,
             "message": record.getMessage(),
             **getattr(record, _FIELDS, {}),
         }
@@ -60,16 +66,17 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(line).decode()
 
 
-def configure_logs(level: str, form: str, stream: TextIO | None = None) -> None:
+def configure_logs(level: str, form: str, stream: TextIO | None = None, *, worker: int = 0) -> None:
     """Log this level and above; for other libraries, at least warnings.
 
     Args:
         level: one of `LEVELS`.
         form: one of `FORMATS`.
         stream: to write to; None: standard error.
+        worker: the number of this worker, for its lines; 0: not a worker.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(worker) if form == "json" else TextFormatter(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(logging.WARNING, level_number(level)))

@@ -7,7 +7,7 @@ Names and descriptions are listed in docs/OPERATIONS.md; a test compares.
 import platform
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -29,6 +29,7 @@ from jobledger.service.limits import METRIC_LABEL_VALUES_MAX
 from jobledger.service.server.monitor import Monitor
 from jobledger.service.subscription_metrics import SubscriptionMetrics
 from jobledger.service.webhooks.metrics import WebhookMetrics
+from jobledger.service.workers.families import Totals
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 OTHER: Final = "other"
@@ -40,8 +41,27 @@ _BUCKETS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
+class WorkerSource(Protocol):
+    """The workers of a service, as its owner sees them: a `WorkerPool`."""
+
+    restarts: int
+
+    @property
+    def running(self) -> int:
+        """How many workers accept requests."""
+        ...
+
+    async def collect(self) -> Totals:
+        """The metrics of all workers."""
+        ...
+
+
 class Metrics:
-    """The metrics of one service."""
+    """The metrics of one service.
+
+    Attributes:
+        source: the workers whose metrics are added; None if this is the only process.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
@@ -83,13 +103,15 @@ class Metrics:
         )
         build.labels(__version__, platform.python_version()).set(1)
         ProcessCollector(registry=self.registry)
+        self.source: WorkerSource | None = None
         self._seen: dict[str, set[str]] = {}
         self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.state = StateCollector()
         self.seals = SealCollector()
         self.asof = AsOfCollector()
+        self.workers = WorkerCollector()
         self.subscriptions = SubscriptionMetrics()
-        for collector in (self.state, self.seals, self.asof):
+        for collector in (self.state, self.seals, self.asof, self.workers):
             self.registry.register(collector)
         self.webhooks = WebhookMetrics(self.registry, self._bounded, _BUCKETS_SECONDS)
         self.registry.register(self.subscriptions)
@@ -131,8 +153,15 @@ class Metrics:
         self._feed_sent.inc(count)
 
     def text(self) -> bytes:
-        """Returns all metrics in the Prometheus text format."""
+        """Returns the metrics of this process in the Prometheus text format."""
         return generate_latest(self.registry)
+
+    async def collect_text(self) -> bytes:
+        """Returns the metrics of all processes of the service in the Prometheus text format."""
+        if self.source is None:
+            return self.text()
+        totals = await self.source.collect()
+        return generate_latest(totals.added_to(self.registry))
 
     def _bounded(self, label: str, value: str) -> str:
         """Returns the value, or `other` once a label has too many: a bug must not fill the memory."""
@@ -229,6 +258,29 @@ class StateCollector(_LazyCollector):
             ("view_size_bytes", "Size of the view's files.", observed.view_bytes),
         ):
             yield GaugeMetricFamily(f"jobledger_{name}", description, value=value)
+
+
+class WorkerCollector(_LazyCollector):
+    """The workers of a service; a service of one process is its own worker."""
+
+    def __init__(self) -> None:
+        self._workers: WorkerSource | None = None
+
+    def watch(self, workers: WorkerSource) -> None:
+        """Report these workers."""
+        self._workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the samples."""
+        running, restarts = (
+            (self._workers.running, self._workers.restarts) if self._workers is not None else (1, 0)
+        )
+        yield GaugeMetricFamily(
+            "jobledger_workers_running", "Processes of the service that answer requests.", value=running
+        )
+        yield CounterMetricFamily(
+            "jobledger_worker_restarts", "Workers that ended and were replaced.", value=restarts
+        )
 
 
 class SealCollector(_LazyCollector):

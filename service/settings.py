@@ -22,6 +22,7 @@ from jobledger.service.limits import (
     DISK_STOP_FREE_BYTES,
     FEEDS_MAX_PER_CLIENT,
     VIEW_CHECK_SECONDS,
+    WORKERS_MAX,
 )
 
 ENV_PREFIX: Final = "JOBLEDGER_"
@@ -308,6 +309,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             pattern=_URI_REFERENCE,
         ),
     ] = ""
+    workers: Annotated[
+        int,
+        _server(
+            "processes that answer HTTP; from 2, one more process owns the view and everything else",
+            ge=1,
+            le=WORKERS_MAX,
+        ),
+    ] = 1
     drain_timeout_seconds: Annotated[
         float, _server("time that running requests have to finish when the service stops", ge=0.1, le=600.0)
     ] = 10.0

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 from jobledger.projections.as_of.reader import AsOf
 from jobledger.projections.errors import ViewDamaged
 from jobledger.projections.fair_queue import FairQueue
+from jobledger.projections.pool import ReaderPool
 from jobledger.projections.projector import Projector
 from jobledger.projections.self_check import SelfCheck
 from jobledger.projections.subscriptions.admin import Subscriptions
@@ -27,6 +29,7 @@ from jobledger.service.errors import TooManyRequests
 from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.idempotency import IdempotentWrites
 from jobledger.service.limits import (
+    FEEDS_MAX,
     QUEUE_MAX_PER_CLIENT,
     VERSIONS_SCANS_MAX,
     VERSIONS_SCANS_MAX_PER_CLIENT,
@@ -44,6 +47,15 @@ from jobledger.service.webhooks.registry import Webhooks
 from jobledger.service.webhooks.secret_keys import WebhookKeys
 from jobledger.service.webhooks.sender import Sender
 from jobledger.service.webhooks.targets import Targets
+from jobledger.service.workers.families import families_of
+from jobledger.service.workers.link import (
+    OwnerLink,
+    OwnersPart,
+    RemoteMonitor,
+    RemoteProjector,
+    SharedOwnWrites,
+)
+from jobledger.service.workers.messages import Start
 from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.heartbeat import LogProbe, replica_id
@@ -53,6 +65,7 @@ from jobledger.store.ledger import Ledger
 from jobledger.store.model.subjects import STREAM_NAME
 
 ASOF_FOLDER = "asof"
+_SCANS: Final = (VERSIONS_SCANS_MAX, VERSIONS_SCANS_MAX_PER_CLIENT)
 
 
 class OpenWebhooks(NamedTuple):
@@ -75,6 +88,8 @@ class Service:
         asof: queries as of an earlier point.
         stream_tag: the tag of the stream, for cursors.
         server: the embedded nats-server; None if `nats_url` is set.
+        owner: the connection to the owner; None if this process is the owner, or the only one.
+        processes: how many processes of this service answer requests; each limit is divided by it.
         draining: set when the service starts to shut down.
         comparing: the queue for comparisons of two specs, and for blame.
         scans: the queue for reads of a job's whole history.
@@ -101,16 +116,29 @@ class Service:
     sealer: Sealer
     subscriptions: Subscriptions
     webhooks: OpenWebhooks
+    owner: OwnerLink | None = None
+    processes: int = 1
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     comparing: FairQueue = field(default_factory=lambda: _queue(1, 1))
-    scans: FairQueue = field(
-        default_factory=lambda: _queue(VERSIONS_SCANS_MAX, VERSIONS_SCANS_MAX_PER_CLIENT)
-    )
+    scans: FairQueue = field(default_factory=lambda: _queue(*_SCANS))
 
     @cached_property
     def monitor(self) -> Monitor:
         """Observes this service for `/readyz`, `/metrics` and the log."""
         return Monitor(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerService(Service):
+    """The service as a worker has it: the parts that only the owner has are stand-ins."""
+
+    @cached_property
+    def monitor(self) -> Monitor:
+        """The checks of the owner, and of this worker."""
+        assert self.owner is not None
+        remote: Any = RemoteMonitor(self.owner, self.log, self.tokens, self.draining)
+        monitor: Monitor = remote
+        return monitor
 
 
 def _queue(slots: int, per_client: int) -> FairQueue:
@@ -188,6 +216,85 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         yield service
 
 
+@asynccontextmanager
+async def open_worker(start: Start, link: OwnerLink) -> AsyncIterator[WorkerService]:
+    """Starts the parts of a worker, and stops them in reverse order.
+
+    Args:
+        start: the owner's first message.
+        link: to the owner.
+
+    Raises:
+        LogUnavailable: no server answers.
+        LogError: the log can't keep its guarantees.
+        ViewError: the view's file can't be used.
+    """
+    settings, metrics, draining = start.settings, Metrics(), asyncio.Event()
+    remote = link.projector
+    assert remote is not None  # made with the first message
+    async with AsyncExitStack() as stack:
+        stack.callback(remote.positions.close)
+        log = await JetStreamLog.connect(
+            start.url,
+            StreamSettings(replicas=settings.stream_replicas),
+            evidence=evidence_of(settings),
+            **(connection_options(settings) if settings.nats_url else {}),
+        )
+        stack.push_async_callback(log.close)
+        tag = stream_tag((await log.info()).epoch)
+        view = await _open_worker_view(stack, settings.data_dir / VIEW_FILE, remote)
+        source = settings.event_source or default_source(tag)
+        hub = _open_hub(
+            stack, settings, log, view, tag=tag, source=source, draining=draining, processes=start.workers
+        )
+        remote.attach(hub)
+        # Typed as what they stand for: handlers need not know in which process they run.
+        projector: Any = remote
+        owners: Any = OwnersPart()
+        service = WorkerService(
+            settings=settings,
+            log=log,
+            streams=(),
+            record=owners,
+            probe=owners,
+            ledger=Ledger(log),
+            projector=projector,
+            view=view,
+            selfcheck=owners,
+            asof=AsOf(log, view, owners),
+            hub=hub,
+            tokens=TokenFile(settings.tokens_file),
+            metrics=metrics,
+            stream_tag=tag,
+            server=None,
+            own_writes=SharedOwnWrites(projector, remote.positions, start.number),
+            idempotent=IdempotentWrites(await log.key_value("KEYS"), tag, refusal=lambda: log.refusal),
+            tree=TreeReader(view),
+            sealer=owners,
+            subscriptions=Subscriptions(log),
+            webhooks=owners,
+            owner=link,
+            processes=start.workers,
+            draining=draining,
+            scans=_queue(*(max(1, each // start.workers) for each in _SCANS)),
+        )
+        metrics.source = owners
+        link.collect = lambda: families_of(metrics.registry)
+        stack.push_async_callback(service.monitor.close)
+        yield service
+
+
+async def _open_worker_view(stack: AsyncExitStack, path: Path, projector: RemoteProjector) -> View:
+    opened: list[View] = []
+
+    async def open_pool() -> ReaderPool:
+        opened.append(await stack.enter_async_context(await View.open(path)))
+        return opened[0].pool
+
+    await projector.open_view(open_pool)
+    return opened[0]
+
+
 async def _open_log(
     stack: AsyncExitStack, settings: Settings, witness: ViewWitness
 ) -> tuple[EmbeddedServer | None, JetStreamLog, tuple[StreamReport, ...]]:
@@ -263,8 +370,9 @@ def _open_hub(
     tag: str,
     source: str,
     draining: asyncio.Event,
+    processes: int = 1,
 ) -> FeedHub:
-    limits = FeedLimits(feeds_per_client=settings.feeds_per_client)
+    limits = FeedLimits(feeds=FEEDS_MAX // processes, feeds_per_client=settings.feeds_per_client // processes)
     hub = FeedHub(log, view, tag=tag, source=source, draining=draining, limits=limits)
     stack.push_async_callback(hub.close)
     return hub

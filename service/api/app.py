@@ -18,12 +18,15 @@ from jobledger.service.api import (
     writes,
 )
 from jobledger.service.api.asgi import Receive, Scope
+from jobledger.service.api.capacity import client_of_request
 from jobledger.service.api.middleware import Middleware
 from jobledger.service.api.operation import Operation, Permission
 from jobledger.service.api.request import ENCODED_SLASH, Request
 from jobledger.service.api.response import Response, Stream, encode
 from jobledger.service.errors import MethodNotAllowed, RouteNotFound
 from jobledger.service.wiring import Service
+from jobledger.service.workers.link import AtOwner
+from jobledger.service.workers.messages import Forward
 
 OPERATIONS: Final[tuple[Operation, ...]] = tuple(
     operation
@@ -132,7 +135,10 @@ class Router:
         check_permission(request)
         if operation.fast is not None and (fast := operation.fast(request)) is not None:
             return fast
-        answer = await operation.handler(request)
+        try:
+            answer = await operation.handler(request)
+        except AtOwner:
+            return await _from_owner(request, scope)
         return Response(encode(answer)) if isinstance(answer, msgspec.Struct) else answer
 
     def _find(self, path: str) -> _Match:
@@ -149,6 +155,27 @@ class Router:
         if not node.methods:
             raise RouteNotFound(path)
         return _Match(node, values, "/" + "/".join(segments))
+
+
+async def _from_owner(request: Request[Any], scope: Scope) -> Response:
+    """Let the owner answer a request that needs a part of the service that only it has."""
+    service, state = request.service, scope["state"]
+    assert service.owner is not None
+    answer = await service.owner.forward(
+        Forward(
+            request.method,
+            request.path,
+            request.query_string,
+            [(bytes(name), bytes(value)) for name, value in scope["headers"]],
+            state.get("body", b""),
+            request.principal,
+            state["request_id"],
+            client_of_request(),
+        )
+    )
+    response = Response(b"", answer.headers, status=answer.status)
+    response.body = answer.body
+    return response
 
 
 def check_permission(request: Request[Any]) -> None:

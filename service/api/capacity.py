@@ -135,18 +135,28 @@ class ByteBudget:
 
 
 class Capacity:
-    """The budgets of one process."""
+    """The budgets of one process.
 
-    def __init__(self) -> None:
+    Args:
+        processes: how many processes of this service answer requests; each has an equal share.
+    """
+
+    def __init__(self, processes: int = 1) -> None:
         self.work = Budget(
             "requests are in flight",
-            named.REQUESTS_MAX_IN_FLIGHT,
-            named.REQUESTS_MAX_PER_CLIENT,
-            reserved=named.REQUESTS_KEPT_FOR_WRITES,
-            reserved_per_client=named.REQUESTS_KEPT_FOR_WRITES_PER_CLIENT,
+            named.REQUESTS_MAX_IN_FLIGHT // processes,
+            named.REQUESTS_MAX_PER_CLIENT // processes,
+            reserved=named.REQUESTS_KEPT_FOR_WRITES // processes,
+            reserved_per_client=named.REQUESTS_KEPT_FOR_WRITES_PER_CLIENT // processes,
         )
-        self.waits = Budget("requests are waiting", named.WAITS_MAX, named.WAITS_MAX_PER_CLIENT)
-        self.uploads = Budget("request bodies are arriving", named.UPLOADS_MAX, named.UPLOADS_MAX_PER_CLIENT)
+        self.waits = Budget(
+            "requests are waiting", named.WAITS_MAX // processes, named.WAITS_MAX_PER_CLIENT // processes
+        )
+        self.uploads = Budget(
+            "request bodies are arriving",
+            named.UPLOADS_MAX // processes,
+            named.UPLOADS_MAX_PER_CLIENT // processes,
+        )
         self._writes = 0  # in flight
         self._write_at = float("-inf")  # when that number last changed
         self._slices = FairQueue(

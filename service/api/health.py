@@ -154,7 +154,8 @@ async def metrics(request: Request[None]) -> Response:
     service = request.service
     await service.monitor.observe()
     await service.metrics.subscriptions.refresh()
-    return Response(service.metrics.text(), _NO_STORE, media_type=f"{CONTENT_TYPE}; charset=utf-8")
+    text = await service.metrics.collect_text()
+    return Response(text, _NO_STORE, media_type=f"{CONTENT_TYPE}; charset=utf-8")
 
 
 def _is_verbose(query: bytes) -> bool:

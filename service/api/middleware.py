@@ -40,7 +40,7 @@ from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.limits import ACTOR_MAX_CHARACTERS
 
-_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # If one of these were sent twice, a proxy in front of us might read the other value.
 _SINGLE: Final = frozenset(
     {
@@ -111,16 +111,19 @@ class Middleware:
         self._is_local = is_loopback(service.settings.host)
         self._checks_host = bool(service.settings.allowed_hosts)
         self._bodies = ByteBudget(
-            "request bodies", "try again later", BODIES_MAX_BYTES, BODIES_MAX_BYTES_PER_CLIENT
+            "request bodies",
+            "try again later",
+            BODIES_MAX_BYTES // service.processes,
+            BODIES_MAX_BYTES_PER_CLIENT // service.processes,
         )
         self._responses = ByteBudget(
             "responses",
             "read them, or ask for smaller pages",
-            RESPONSES_MAX_BYTES,
-            RESPONSES_MAX_BYTES_PER_CLIENT,
+            RESPONSES_MAX_BYTES // service.processes,
+            RESPONSES_MAX_BYTES_PER_CLIENT // service.processes,
             allows_first=True,
         )
-        self.capacity = Capacity()
+        self.capacity = Capacity(service.processes)
 
     @property
     def held_bytes(self) -> int:
@@ -148,7 +151,7 @@ class Middleware:
         answer = GuardedResponse(send, request_id, self._responses, head=method == "HEAD")
         if method == "HEAD" and scope["path"] not in self._paths.feeds:  # an endless response has no length
             scope["method"] = "GET"
-        body = None if method in _READS else RequestBody(receive, self._bodies)
+        body = None if method in READS else RequestBody(receive, self._bodies)
         try:
             principal = self._check(scope, headers, repeated)
             scope["state"]["principal"] = principal
@@ -208,7 +211,7 @@ class Middleware:
         raw_path = scope.get("raw_path") or b""
         if b"%2f" in raw_path.lower():
             scope["path"] = path = _path_with_slashes(raw_path)
-        if scope["method"] not in _READS and _EMPTY_SEGMENT.search(path) is not None:
+        if scope["method"] not in READS and _EMPTY_SEGMENT.search(path) is not None:
             # The router ignores it: `PUT /jobs/` would submit a job instead of changing one with an empty id.
             raise JobNotFound("the path has an empty segment; names are never empty")
         return principal

@@ -39,8 +39,8 @@ def serve(*, session: Session) -> None:
 def _run(loaded: LoadedSettings) -> int:
     try:
         from jobledger.service.server import event_loop
-        from jobledger.service.server.http_server import HttpServer, base_url
-        from jobledger.service.server.serve import banner, serve as run_service
+        from jobledger.service.server.http_server import base_url
+        from jobledger.service.server.serve import HttpFront, banner, serve as run_service
         from jobledger.service.wiring import Service
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("jobledger"):
@@ -50,7 +50,7 @@ def _run(loaded: LoadedSettings) -> int:
             " `pip install 'jobledger[server,embedded]'`"
         ) from error
 
-    def announce(service: Service, http: HttpServer) -> None:
+    def announce(service: Service, http: HttpFront) -> None:
         click.echo(banner(loaded, service, base_url(loaded.settings, http.address, http.port)))
 
     return event_loop.run(run_service(loaded.settings, announce))

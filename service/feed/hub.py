@@ -272,6 +272,7 @@ class FeedHub:
         self._log = log
         self._view = view
         self._draining = draining or asyncio.Event()
+        self.on_use: Callable[[bool], None] = lambda _: None  # called when connections exist, or no longer
         self._ended = "the projector has not started"  # why connections are refused; empty if they are not
         self._scopes: dict[_Scope, set[FeedConnection]] = defaultdict(set)
         self._clients: dict[FeedConnection, str | None] = {}  # open connections, with their clients
@@ -321,6 +322,7 @@ class FeedHub:
         if self._refusal():  # the service stopped meanwhile
             connection.end(Cause.DRAINED, self._refusal())
         self._clients[connection] = client
+        self.on_use(True)
         for scope in _scopes_of(feed_filter):
             self._scopes[scope].add(connection)
         if self._checker is None or self._checker.done():
@@ -355,13 +357,19 @@ class FeedHub:
 
     def on_advance(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
         """See `ProjectionListener.on_advance`."""
-        if folded is None or after != self.sequence:
+        self.advance(after, up_to, None if folded is None else [*map(feed_event, folded)])
+
+    def advance(self, after: int, up_to: int, events: Sequence[FeedEvent] | None) -> None:
+        """The view advanced, by these events; None if they are unknown."""
+        if up_to <= self.sequence:
+            return
+        if events is None or after != self.sequence:
             self._jump(up_to)
             return
-        self.ring.extend(map(feed_event, folded))
+        self.ring.extend(events)
         self.sequence = up_to
         if self._scopes:
-            matching = self._matching(folded)
+            matching = self._matching(events)
             for connection in matching:
                 connection.notice(after)
             self._wake_soon(matching)
@@ -384,6 +392,8 @@ class FeedHub:
         if connection not in self._clients:
             return
         self._uncount(self._clients.pop(connection))
+        if not self._clients:
+            self.on_use(False)
         self._to_wake.discard(connection)
         for scope in _scopes_of(connection.filter):
             members = self._scopes[scope]
@@ -455,12 +465,12 @@ class FeedHub:
         for connection in to_wake:
             connection.wake()
 
-    def _matching(self, folded: Iterable[Folded]) -> set[FeedConnection]:
+    def _matching(self, events: Sequence[FeedEvent]) -> set[FeedConnection]:
         """The connections whose scope contains any of these events."""
         scopes = self._scopes
         found = set(scopes.get(_EVERYTHING, ()))
-        touched = {("namespace", each.status.namespace) for each in folded}
-        touched |= {("job", each.status.id) for each in folded}
+        touched = {("namespace", each.status.namespace) for each in events}
+        touched |= {("job", each.status.id) for each in events}
         for scope in touched & scopes.keys():
             found |= scopes[scope]
         return found

@@ -13,7 +13,7 @@ import resource
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -44,12 +44,15 @@ _PORT_TRIES = 5  # another process may take a port that was just free
 class HttpServer:
     """Serves an ASGI app; created by `start`."""
 
-    def __init__(self, app: Any, settings: Settings, address: str, port: int) -> None:
+    END_SECONDS = 0.0
+    pids: Sequence[int] = ()
+
+    def __init__(self, app: Any, settings: Settings, address: str, port: int, processes: int = 1) -> None:
         self.address = address
         self.port = port
         self.in_flight = 0
         self._busy: dict[int, int] = {}  # requests in flight by their client's port
-        most = connections_max()
+        most = connections_max() // processes
         self._guard = ConnectionGuard(port, most, lambda: frozenset(tuple(self._busy)))
         self._guarding: asyncio.Task[None] | None = None
         self._app = app
@@ -72,12 +75,24 @@ class HttpServer:
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, app: Any, settings: Settings, address: str) -> "HttpServer":
+    async def start(
+        cls, app: Any, settings: Settings, address: str, *, shared_port: int | None = None
+    ) -> "HttpServer":
         """Start a server, and wait until it accepts connections.
+
+        Args:
+            app: the ASGI app.
+            settings: port, certificate and, with `shared_port`, the number of workers.
+            address: to listen on.
+            shared_port: a port that the owner of this worker holds; None: that of the settings, exclusively.
 
         Raises:
             NotReady: it does not start, or the port is in use.
         """
+        if shared_port is not None:
+            server = cls(app, settings, address, shared_port, settings.workers)
+            await server._begin()
+            return server
         for tries_left in reversed(range(_PORT_TRIES)):
             server = cls(app, settings, address, free_port(address, settings.port))
             try:

@@ -52,6 +52,7 @@ class Monitor:
     Attributes:
         latest: the most recent observation.
         feed_restarts: how often the projector's log reader was restarted.
+        suspension: why appends are suspended; empty if they are not.
     """
 
     def __init__(self, service: Monitored) -> None:
@@ -75,6 +76,7 @@ class Monitor:
         self.latest = Observation(log_error=_NOT_ASKED, streams=service.streams)
         self._streams_at = self._now()
         self.feed_restarts = 0
+        self.suspension = ""
 
     async def observe(self) -> Observation:
         """Returns an observation that is at most OBSERVE_SECONDS old."""
@@ -283,7 +285,12 @@ class Monitor:
             publisher.suspend(reason)
         elif self._is_suspended:
             publisher.resume()
-        self._is_suspended = bool(reason)
+        self._is_suspended, self.suspension = bool(reason), reason
+
+    def report_silence(self, silence: str) -> None:
+        """Appends of a worker get no answer, for this reason; the embedded server may be stuck."""
+        if self._service.server is not None and not self.latest.append_error:
+            self._service.server.suspect(silence)
 
     def _log_changes(self) -> None:
         """Log one line when a check starts to fail, and one when it recovers."""

@@ -20,10 +20,10 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from jobledger import __version__
 from jobledger.service.access.secret_files import exposed
@@ -55,7 +55,39 @@ _INCOMPLETE_CODE: Final = 1  # a request in flight was not answered
 
 _log = logging.getLogger("jobledger.service")
 
-Announce = Callable[[Service, HttpServer], None]
+
+class HttpFront(Protocol):
+    """What answers HTTP: an `HttpServer` in this process, or a `WorkerPool`."""
+
+    END_SECONDS: float
+    """How much longer than the requests in flight it may take to end."""
+    address: str
+    port: int
+
+    @property
+    def in_flight(self) -> int:
+        """Requests and feeds in flight."""
+        ...
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """Its other processes."""
+        ...
+
+    def stop_accepting(self) -> None:
+        """Accept no new connection; requests in flight continue."""
+        ...
+
+    async def wait_ended(self) -> None:
+        """Wait until every request in flight was answered after `stop_accepting`, or it failed."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop without waiting for requests in flight."""
+        ...
+
+
+Announce = Callable[[Service, HttpFront], None]
 
 
 async def serve(settings: Settings, announce: Announce) -> int:
@@ -93,9 +125,10 @@ async def _serve(settings: Settings, announce: Announce, ending: "ShutdownSignal
         _keep_private(settings)
         async with open_service(settings) as service:
             ending.server_pid = lambda: _server_pid(service)
-            http = await HttpServer.start(create_app(service), settings, address)
+            http = await _start_http(service, settings, address)
+            ending.worker_pids = lambda: http.pids
             ending.starting = None
-            observing = asyncio.create_task(_observe(service.monitor))
+            observing = asyncio.create_task(observe_forever(service.monitor))
             try:
                 freeze_gc()
                 shorten_thread_switches()
@@ -103,13 +136,21 @@ async def _serve(settings: Settings, announce: Announce, ending: "ShutdownSignal
                     announce(service, http)
                     _log.info("ready for requests on %s port %d", http.address, http.port)
                 failure_code = await _until_requested(http, ending)
-                code = await _drain(service, http, settings.drain_timeout_seconds)
+                code = await drain(service, http, settings.drain_timeout_seconds)
             finally:
                 observing.cancel()
                 await asyncio.gather(observing, return_exceptions=True)
                 await http.stop()
     _log.info("ended: exit code %d", failure_code or code)
     return failure_code or code
+
+
+async def _start_http(service: Service, settings: Settings, address: str) -> HttpFront:
+    if settings.workers == 1:
+        return await HttpServer.start(create_app(service), settings, address)
+    from jobledger.service.workers.pool import WorkerPool  # only needed with several processes
+
+    return await WorkerPool.start(service, settings, address)
 
 
 def check_start(settings: Settings) -> str:
@@ -126,6 +167,11 @@ def check_start(settings: Settings) -> str:
     if settings.tls_key is not None and (warning := exposed(settings.tls_key, "tls_key")):
         _log.warning("%s", warning)
     free_port(address, settings.port)
+    if settings.feeds_per_client < settings.workers:
+        raise InvalidSettings(
+            f"feeds_per_client must be at least workers, {settings.workers}, because each worker has an equal"
+            f" share; got {settings.feeds_per_client}"
+        )
     if not settings.nats_url:
         find_program()
     return address
@@ -200,6 +246,7 @@ class ShutdownSignals:
         self.requested = asyncio.Event()
         self.starting: asyncio.Task[object] | None = asyncio.current_task()
         self.server_pid: Callable[[], int] = lambda: 0
+        self.worker_pids: Callable[[], Sequence[int]] = tuple
 
     def listen(self) -> None:
         """Handles the signals, except those that the parent process set to be ignored (`nohup`)."""
@@ -223,18 +270,21 @@ class ShutdownSignals:
         _log.warning(
             "second signal (%s): ending immediately without answering requests in flight", number.name
         )
-        kill_process(128 + number, self.server_pid())
+        kill_process(128 + number, self.server_pid(), self.worker_pids())
 
 
-def kill_process(code: int, server_pid: int = 0) -> None:
-    """Ends the process immediately; acknowledged writes are already on disk."""
+def kill_process(code: int, server_pid: int = 0, worker_pids: Sequence[int] = ()) -> None:
+    """Ends the process and its workers immediately; acknowledged writes are already on disk."""
+    for pid in worker_pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     if server_pid:
         with suppress(ProcessLookupError):
             os.kill(server_pid, signal.SIGTERM)
     os._exit(code)
 
 
-async def _until_requested(http: HttpServer, ending: ShutdownSignals) -> int:
+async def _until_requested(http: HttpFront, ending: ShutdownSignals) -> int:
     """Waits for a shutdown request; returns a nonzero exit code if the HTTP server failed."""
     requested = asyncio.create_task(ending.requested.wait())
     ended = asyncio.create_task(http.wait_ended())
@@ -250,16 +300,16 @@ async def _until_requested(http: HttpServer, ending: ShutdownSignals) -> int:
         await asyncio.gather(requested, ended, return_exceptions=True)
 
 
-async def _drain(service: Service, http: HttpServer, timeout_seconds: float) -> int:
+async def drain(service: Service, http: HttpFront, timeout_seconds: float) -> int:
     """Answers the requests in flight within the timeout; returns the exit code."""
-    _kill_after(timeout_seconds + END_TIMEOUT_SECONDS, service)
+    _kill_after(timeout_seconds + END_TIMEOUT_SECONDS, service, http)
     _log.info("draining: %d requests and feeds in flight, at most %g s", http.in_flight, timeout_seconds)
     service.draining.set()
     http.stop_accepting()
     try:
-        async with asyncio.timeout(timeout_seconds):
+        async with asyncio.timeout(timeout_seconds + http.END_SECONDS):
             await service.hub.close()
-            await _wait_ended(http)
+            await (_wait_ended(http) if isinstance(http, HttpServer) else http.wait_ended())
     except TimeoutError:
         _log.warning("drain timed out: %d requests and feeds did not end in time", http.in_flight)
         return _INCOMPLETE_CODE
@@ -286,12 +336,12 @@ async def _wait_ended(http: HttpServer) -> None:
         ended.cancel()
 
 
-def _kill_after(seconds: float, service: Service) -> None:
+def _kill_after(seconds: float, service: Service, http: HttpFront) -> None:
     """Kills the process after a timeout, even if the event loop hangs."""
 
     def end() -> None:
         _log.error("shutdown took longer than %g s: ending immediately", seconds)
-        kill_process(_INCOMPLETE_CODE, _server_pid(service))
+        kill_process(_INCOMPLETE_CODE, _server_pid(service), http.pids)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -306,7 +356,7 @@ def _server_pid(service: Service) -> int:
     return 0
 
 
-async def _observe(monitor: Monitor) -> None:
+async def observe_forever(monitor: Monitor) -> None:
     """Observes periodically, so that changes are logged even without probes."""
     while True:
         try:

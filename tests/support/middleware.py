@@ -61,6 +61,7 @@ class Guarded:
         service = SimpleNamespace(
             tokens=self.tokens,
             draining=self.draining,
+            processes=1,
             settings=SimpleNamespace(host=host, allowed_hosts=allowed_hosts, access_log=access_log),
             metrics=SimpleNamespace(
                 request=lambda method, route, status, _: self.counted.append((method, route, status))

@@ -1,0 +1,1 @@
+"""Several processes on one port: the owner projects, workers answer HTTP. See decision 0023."""
