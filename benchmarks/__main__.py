@@ -41,6 +41,7 @@ Run = Callable[[Sizes, Output], Awaitable[None]]
 BENCHMARKS: Final[dict[str, Run]] = {
     "append": append.run,
     "create": append.run_create,
+    "set_state": append.run_set_state,
     "project": projection.run,
     "tree": projection.run_tree,
     "live": projection.run_live,

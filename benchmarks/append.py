@@ -1,13 +1,26 @@
-"""`append` and `create`: durable appends and whole commands, against the client library's `js.publish`."""
+"""Durable appends and whole commands, against the client library's `js.publish`."""
 
 from functools import partial
 from itertools import count
 
 from benchmarks.harness import Output, take_turns
 from benchmarks.sizes import Load, Sizes
-from benchmarks.workload import ACTOR, REASON, Bench, named_spec, new_drafts, publish, rate_of, served
-from jobledger.store.ledger import Ledger
+from benchmarks.workload import (
+    ACTOR,
+    AFTER_CREATION,
+    REASON,
+    Bench,
+    named_spec,
+    new_drafts,
+    publish,
+    rate_of,
+    served,
+    state_payload,
+)
+from jobledger.store.command import Receipt
+from jobledger.store.ledger import Ledger, new_event_id
 from jobledger.store.log import NO_JOB, Appended, PendingEvent
+from jobledger.store.model.job import State, StateType
 from jobledger.store.spec.spec import JobSpec
 
 
@@ -73,4 +86,49 @@ async def run_create(sizes: Sizes, output: Output) -> None:
         of_ours,
         of_baseline,
         "jobs/s",
+    )
+
+
+_STATE_CALLERS = 64
+
+
+async def run_set_state(sizes: Sizes, output: Output) -> None:
+    """Three states of each job, decided on the cached job; the baseline only appends events of that size."""
+    load = sizes.set_state
+    async with served("always") as bench:
+        ledger = Ledger(bench.log)
+        numbers = count()
+
+        async def new_job() -> Receipt:
+            return await ledger.create(named_spec(next(numbers)), actor=ACTOR, reason=REASON)
+
+        async def change(item: tuple[Receipt, StateType]) -> None:
+            job, state = item
+            await ledger.set_state(job.job_id, State(state), namespace=job.namespace, actor=ACTOR)
+
+        async def baseline() -> float:
+            payload = state_payload(0, new_event_id(), StateType.RUNNING)
+            return await rate_of(
+                new_drafts(load.baseline, payload), _STATE_CALLERS, partial(publish, bench.jetstream)
+            )
+
+        async def ours() -> float:
+            jobs: list[Receipt] = []
+
+            async def create(_: int) -> None:
+                jobs.append(await new_job())
+
+            await rate_of(range(load.ours // len(AFTER_CREATION)), _CREATE_CALLERS, create)
+            changes = [(job, state) for state in AFTER_CREATION for job in jobs]
+            return await rate_of(changes, _STATE_CALLERS, change)
+
+        await take_turns(1, baseline, ours)  # warm-up: the publisher measures the disk of this server
+        of_baseline, of_ours = await take_turns(sizes.rounds, baseline, ours)
+    output.compare(
+        "set_state/always/64",
+        f"set_state of a cached job, sync_interval always, {_STATE_CALLERS} callers,"
+        f" {load.ours:,} states a round, against js.publish",
+        of_ours,
+        of_baseline,
+        "states/s",
     )

@@ -32,11 +32,13 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 BOUNDS: Final = {
-    "append/always/256": Bound(">=", 7),
-    "append/always/64": Bound(">=", 3),
+    "append/always/256": Bound(">=", 8),
+    "append/always/64": Bound(">=", 4),
+    "append/always/16": Bound(">=", 2.5),
     "append/always/1": Bound(">=", 0.8),
     "append/2m/256": Bound(">=", 1.3),
     "create/always/256": Bound(">=", 4),
+    "set_state/always/64": Bound(">=", 3.5),
     "project/fetch": Bound(">=", 1.4),
     "project/sqlite3": Bound(">=", 0.6),
     "project/large": Bound(">=", 0.5),

@@ -19,6 +19,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         rounds: runs of each side.
         append: messages by case, as in `harness.BOUNDS`.
         create: messages of a round.
+        set_state: messages of a round; three are of one job, and all jobs fit into the cache of the ledger.
         project_jobs: jobs of the log to catch up on; each has four events.
         large_jobs: jobs in the large view of `project`.
         new_jobs: jobs of a round that are added to a view of `large_jobs`, and of `read_small_jobs`.
@@ -56,6 +57,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
     append: dict[str, Load]
     create: Load
+    set_state: Load
     project_jobs: int
     large_jobs: int
     new_jobs: int
@@ -95,10 +97,12 @@ FULL: Final = Sizes(
     append={
         "append/always/256": Load(6_000, 40_000),
         "append/always/64": Load(5_000, 15_000),
+        "append/always/16": Load(3_000, 8_000),
         "append/always/1": Load(1_500, 1_500),
         "append/2m/256": Load(30_000, 50_000),
     },
     create=Load(6_000, 30_000),
+    set_state=Load(5_000, 15_000),
     project_jobs=50_000,
     large_jobs=1_000_000,
     new_jobs=20_000,
@@ -138,10 +142,12 @@ QUICK: Final = Sizes(
     append={
         "append/always/256": Load(2_000, 12_000),
         "append/always/64": Load(1_500, 4_500),
+        "append/always/16": Load(1_000, 2_500),
         "append/always/1": Load(500, 500),
         "append/2m/256": Load(8_000, 12_000),
     },
     create=Load(2_500, 10_000),
+    set_state=Load(1_500, 4_500),
     project_jobs=8_000,
     large_jobs=100_000,
     new_jobs=10_000,

@@ -287,9 +287,9 @@ async def read_whole(log: EventLog, events: int) -> list[Record]:
     return found
 
 
-def new_drafts(count: int) -> list[PendingEvent]:
+def new_drafts(count: int, payload: bytes = b"") -> list[PendingEvent]:
     """Return first events of new jobs, all with one payload, so that only sending is measured."""
-    payload = created_payload(0, new_event_id())
+    payload = payload or created_payload(0, new_event_id())
     event_ids = [new_event_id() for _ in range(count)]
     return [PendingEvent(job_subject("bench", event_id), event_id, payload) for event_id in event_ids]
 
