@@ -138,6 +138,28 @@ async def test_a_cancelled_or_failed_holder_releases_the_lock() -> None:
     assert len(locks) == 0
 
 
+async def test_a_waiter_that_is_cancelled_at_its_turn_passes_it_on() -> None:
+    """The lock was handed to it before the cancellation; the next waiter gets it."""
+    locks = KeyedLocks()
+    taken: list[str] = []
+
+    async def take(name: str) -> None:
+        async with locks.hold("a"):
+            taken.append(name)
+
+    async def first() -> None:
+        async with locks.hold("a"):
+            await asyncio.sleep(0)
+        second.cancel()
+
+    holder = asyncio.create_task(first())
+    second, third = asyncio.create_task(take("second")), asyncio.create_task(take("third"))
+    async with asyncio.timeout(5):
+        await asyncio.gather(holder, second, third, return_exceptions=True)
+    assert taken == ["third"]
+    assert len(locks) == 0
+
+
 async def test_commands_that_wait_for_one_job_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more than the limit gets LogBusy at once; the others keep their turn."""
     monkeypatch.setattr(cache, "TURNS_MAX_WAITING", 3)
