@@ -6,6 +6,7 @@ standard input is closed, so it never outlives its parent.
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ from jobledger.service.api.asgi import App, Receive, Scope, Send
 from jobledger.service.api.operation import OperationGroup, Permission
 from jobledger.service.api.request import Request
 from jobledger.service.api.response import Response
+from jobledger.service.logs import configure_logs
 from jobledger.service.server import event_loop
 from jobledger.service.server.http_server import HttpServer
 from jobledger.service.server.serve import HttpFront, serve
@@ -82,7 +84,18 @@ async def _service(data_dir: Path) -> None:
     def announce(_: Service, http: HttpFront) -> None:
         print(http.port, flush=True)
 
-    await serve(Settings(port=0, data_dir=data_dir), announce)
+    settings = Settings(port=0, data_dir=data_dir)
+    _log_like_serve(settings)
+    await serve(settings, announce)
+
+
+def _log_like_serve(settings: Settings) -> None:
+    """Write a line for each request, as `jobledger serve` does, but show only warnings."""
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+    configure_logs(settings.log_level, settings.log_format, nowhere)
+    shown = logging.StreamHandler()
+    shown.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(shown)
 
 
 def _end_with_parent() -> None:

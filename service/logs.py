@@ -23,6 +23,8 @@ _REFUSALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTT
 # Probes arrive every few seconds; their successes are only logged at level debug.
 _PROBES: Final = frozenset({"/livez", "/readyz", "/metrics", "/api/v1/agent/alive"})
 
+_ACCESS_LINE: Final = "%s %s %d %.1fms principal=%s client=%s request_id=%s"
+
 _access = logging.getLogger("jobledger.access")
 
 
@@ -133,9 +135,7 @@ def write_access(  # the facts of one request
         "status": status,
         "duration_ms": milliseconds,
     }
-    _access.log(
-        level,
-        "%s %s %d %.1fms principal=%s client=%s request_id=%s",
+    words = (
         _word(method),
         _word(path),
         status,
@@ -143,7 +143,10 @@ def write_access(  # the facts of one request
         _word(principal),
         client or "-",
         request_id,
-        extra={_FIELDS: fields},
+    )
+    # Not `_access.log`, which walks the stack for a line number that no format has.
+    _access.handle(
+        _access.makeRecord(_access.name, level, "", 0, _ACCESS_LINE, words, None, extra={_FIELDS: fields})
     )
 
 
