@@ -35,6 +35,36 @@ class _Extensions(msgspec.Struct, gc=False):
 _EXTENSION_NAMES: Final = _Extensions.__struct_fields__
 
 
+class _Delivered(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
+    """A delivered event: the fields that an event of this release has, as they are, then the extensions.
+
+    Twice as fast to decode and encode as the fields of any event.
+    """
+
+    type: msgspec.Raw
+    specversion: msgspec.Raw
+    id: msgspec.Raw
+    source: msgspec.Raw
+    subject: msgspec.Raw
+    time: msgspec.Raw
+    datacontenttype: msgspec.Raw
+    namespace: msgspec.Raw
+    actor: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    reason: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    traceparent: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    previous: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data: msgspec.Raw
+    name: str = ""
+    sequence: str = ""
+    revision: int = 0
+    version: int = 0
+    streamtime: str = ""
+    matches: Match | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_delivered: Final = msgspec.json.Decoder(_Delivered).decode
+
+
 class FeedEvent(msgspec.Struct):
     """An event with the job's status after it.
 
@@ -99,21 +129,36 @@ def deliverable_event(
 
     Values from the stream and the fold replace those of the writer, so no key occurs twice.
     """
-    fields = _decode(_one_line(payload))
+    line = _one_line(payload)
+    added = _Extensions(
+        status.name,
+        format_sequence(sequence),
+        status.revision,
+        status.version,
+        format_rfc3339(time),
+        matches if matches is not None else msgspec.UNSET,
+    )
+    try:
+        event = _decode_delivered(line)
+    except msgspec.DecodeError:  # it has other fields: a writer in another language, or another release
+        return _extended_foreign(line, source, added)
+    event.source = msgspec.Raw(_encode(source))
+    event.name = added.name
+    event.sequence = added.sequence
+    event.revision = added.revision
+    event.version = added.version
+    event.streamtime = added.streamtime
+    event.matches = added.matches
+    return _encode(event)
+
+
+def _extended_foreign(line: bytes, source: str, added: _Extensions) -> bytes:
+    """`deliverable_event` for a JSON object with any fields."""
+    fields = _decode(line)
     for key in _EXTENSION_NAMES:
         fields.pop(key, None)
     fields["source"] = msgspec.Raw(_encode(source))
-    extensions = _encode(
-        _Extensions(
-            status.name,
-            format_sequence(sequence),
-            status.revision,
-            status.version,
-            format_rfc3339(time),
-            matches if matches is not None else msgspec.UNSET,
-        )
-    )
-    return b"%b,%b" % (_encode(fields)[:-1], extensions[1:])
+    return b"%b,%b" % (_encode(fields)[:-1], _encode(added)[1:])
 
 
 def greeting_text(cursor: str) -> bytes:
