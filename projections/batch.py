@@ -48,6 +48,7 @@ class Batch(msgspec.Struct):
         statuses: the last status of every job touched; lost jobs by `lost_key`.
         last_sequence: of the last record.
         last_time: stream time of that record; 0 if unknown.
+        clock_steps: number of records whose stream time is earlier than that of the record before.
         folded: the events that changed a job, in order; None if not requested.
         tree: the step of the Merkle tree; None if the view keeps no tree.
         lost: jobs whose creating event cannot be read, by `lost_key`.
@@ -65,6 +66,7 @@ class Batch(msgspec.Struct):
     statuses: dict[str, JobStatus] = {}
     last_sequence: int = 0
     last_time: int = 0
+    clock_steps: int = 0
     folded: list[Folded] | None = None
     tree: TreeStep | None = None
     lost: dict[str, JobStatus] = {}

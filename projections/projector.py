@@ -514,7 +514,7 @@ class Projector:
         known = await self._writer.statuses(job_ids_in(events))
         batch = fold_batch(events, known, records if self._listener is not None else ())
         batch.last_time = records[-1].time
-        self._check_clock(records)
+        batch.clock_steps = self._check_clock(records)
         batch.holes = find_holes(records, self._folded)
         self._report(batch)
         batch.tree = self._writer.append_to_tree(records)
@@ -524,9 +524,13 @@ class Projector:
         # A separate task: a stop during the transaction lets it finish.
         self._writing = asyncio.create_task(self._write(batch))
 
-    def _check_clock(self, records: Sequence[Record]) -> None:
-        """Count and log each event before which the stream's time went back, once."""
-        for step in find_clock_steps(records, self._time):
+    def _check_clock(self, records: Sequence[Record]) -> int:
+        """Count and log each event before which the stream's time went back, once.
+
+        Returns the number of such events, also of those that were counted before.
+        """
+        steps = find_clock_steps(records, self._time)
+        for step in steps:
             if step.sequence <= self._clock_checked:  # folded before
                 continue
             self.clock_steps += 1
@@ -539,6 +543,7 @@ class Projector:
                 )
         self._time = records[-1].time
         self._clock_checked = max(self._clock_checked, records[-1].sequence)
+        return len(steps)
 
     async def _skip_damage(self, up_to: int) -> None:
         """Continue after events at the end of the log that cannot be read."""

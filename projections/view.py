@@ -99,6 +99,7 @@ _SPECS_BEFORE: Final = (
 _COUNTS: Final = "SELECT state, count(*) FROM jobs GROUP BY state"
 _COUNTS_IN: Final = "SELECT state, count(*) FROM jobs WHERE namespace = ? GROUP BY state"
 _raw_decoder = msgspec.json.Decoder(msgspec.Raw)
+_IS_STEADY: Final = "SELECT clock_steps IS 0 AND NOT EXISTS (SELECT 1 FROM damage) FROM checkpoint"
 _CHECKPOINT: Final = "SELECT epoch, sequence, anomalies FROM checkpoint"
 _ANOMALIES: Final = (
     "SELECT sequence, job_id, reason FROM anomalies WHERE sequence > ? ORDER BY sequence LIMIT ?"
@@ -316,6 +317,11 @@ class View:
         """Counts of jobs in quarantine and of events missing from the log."""
         [row] = await self._rows(_TROUBLES)
         return Troubles(*row)
+
+    async def has_steady_clock(self) -> bool:
+        """Whether no event of the log is missing, or has an earlier stream time than the event before it."""
+        [(is_steady,)] = await self._rows(_IS_STEADY)
+        return bool(is_steady)
 
     async def specs_at(self, sequences: Iterable[int]) -> dict[int, bytes]:
         """The specs set by the events at these sequences; the caller bounds the number."""

@@ -73,7 +73,7 @@ _DELETE_LABELS = "DELETE FROM labels WHERE created_sequence IN (VALUES {values})
 _INSERT_LABEL = "INSERT INTO labels (created_sequence, key, value) VALUES {values}"
 _INSERT_ANOMALY = "INSERT INTO anomalies (sequence, job_id, reason) VALUES {values}"
 _MOVE_CHECKPOINT = (
-    "UPDATE checkpoint SET sequence = ?, time = ?, anomalies = ?,"
+    "UPDATE checkpoint SET sequence = ?, time = ?, anomalies = ?, clock_steps = clock_steps + ?,"
     " tree_size = ?, tree_missing = ?, tree_tail = ?"
     " WHERE only_row = 1 AND sequence = ? AND epoch = ? AND projection = ? AND tree_size = ?"
 )
@@ -290,7 +290,14 @@ class ViewWriter:
             *tree.work,
         ]
         before = (self.sequence, self.epoch, PROJECTION_VERSION, self._tree_extent.size)
-        after = (batch.last_sequence, batch.last_time, anomalies, *tree.extent, tree.tail)
+        after = (
+            batch.last_sequence,
+            batch.last_time,
+            anomalies,
+            batch.clock_steps,
+            *tree.extent,
+            tree.tail,
+        )
         if not await writer.commit((_MOVE_CHECKPOINT, (*after, *before)), work):
             raise CheckpointMoved(f"another projector moved the checkpoint of {writer.path}")
         self.sequence, self.time = batch.last_sequence, batch.last_time
@@ -373,8 +380,8 @@ class ViewWriter:
             for table in _TABLES:
                 await writer.execute(f"DELETE FROM {table}")
             await writer.execute(
-                "INSERT OR REPLACE INTO checkpoint (only_row, epoch, sequence, anomalies, projection)"
-                " VALUES (1, '', 0, 0, ?)",
+                "INSERT OR REPLACE INTO checkpoint"
+                " (only_row, epoch, sequence, anomalies, projection, clock_steps) VALUES (1, '', 0, 0, ?, 0)",
                 (PROJECTION_VERSION,),
             )
 

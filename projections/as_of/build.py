@@ -107,7 +107,7 @@ async def build_snapshot(
     distance = up_to - inputs.base_sequence
     is_seeded = inputs.base is None or distance > ASOF_NEAR_MAX_EVENTS
     if is_seeded:
-        async with _open(path, inputs.epoch, late_indexes=True) as (writer, view):
+        async with open_snapshot(path, inputs.epoch, late_indexes=True) as (writer, view):
             is_seeded = await _seed(inputs, view, writer, up_to=up_to, max_events=distance)
             if is_seeded:
                 await _fold(view, inputs, up_to, on_progress, await _job_ids(writer, view, up_to))
@@ -115,12 +115,14 @@ async def build_snapshot(
         assert inputs.base is not None  # without a base, seeding always pays
         await asyncio.to_thread(shutil.copyfile, inputs.base, path)
         late = distance >= ASOF_LATE_INDEX_EVENTS
-        async with _open(path, inputs.epoch, late_indexes=late) as (writer, view):
+        async with open_snapshot(path, inputs.epoch, late_indexes=late) as (writer, view):
             await _fold(view, inputs, up_to, on_progress, await _job_ids(writer, view, up_to))
 
 
 @asynccontextmanager
-async def _open(path: Path, epoch: str, *, late_indexes: bool) -> AsyncIterator[tuple[Writer, ViewWriter]]:
+async def open_snapshot(
+    path: Path, epoch: str, *, late_indexes: bool
+) -> AsyncIterator[tuple[Writer, ViewWriter]]:
     """Open a snapshot for writing; with `late_indexes`, list indexes are created when the block ends."""
     writer = await Writer.open(path, durable=False)
     view = await ViewWriter.from_connection(writer, specs=False)

@@ -109,5 +109,10 @@ class AsOf:
         if checkpoint < sequence:
             with waiting():
                 await self._view.wait_for(sequence, timeout_seconds)
+        if sequence not in self.snapshots.sequences:
+            async with turn():
+                recent = await self.snapshots.recent(query, sequence)
+            if recent is not None:
+                return recent
         async with self.snapshots.at(sequence, client, waiting) as snapshot, turn():
             return await snapshot.list(query)

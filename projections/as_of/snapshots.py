@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from jobledger.projections.as_of.build import BuildInputs, build_snapshot, run_in_thread
+from jobledger.projections.as_of.recent import RecentPages
 from jobledger.projections.errors import AsOfBusy, ViewError, ViewUnwritable
 from jobledger.projections.fair_queue import FairQueue
 from jobledger.projections.limits import (
@@ -34,6 +35,8 @@ from jobledger.projections.limits import (
     ASOF_WAIT_SECONDS,
 )
 from jobledger.projections.migrations import migrations
+from jobledger.projections.query.query import ListQuery
+from jobledger.projections.results import Page
 from jobledger.projections.view import View
 from jobledger.projections.writer import PROJECTION_VERSION
 from jobledger.store.log import EventLog
@@ -79,6 +82,7 @@ class SnapshotCache:
         self._max_copies = max_copies
         self._max_bytes = max_bytes
         self._prefix = _prefix(epoch)
+        self._recent = RecentPages(log, epoch, view, directory)
         self._kept: dict[int, _Snapshot] = {}  # by sequence; least recently used first
         self._builds: dict[int, asyncio.Task[None]] = {}
         self._reached: dict[int, int] = {}  # progress of the builds, by requested sequence
@@ -135,6 +139,12 @@ class SnapshotCache:
     def size_bytes(self) -> int:
         """Total size of the snapshots."""
         return sum(snapshot.size_bytes for snapshot in self._kept.values())
+
+    async def recent(self, query: ListQuery, sequence: int) -> Page | None:
+        """A page as of a sequence without a snapshot; None if it needs one. See `RecentPages`."""
+        if self._suspended is not None:
+            return None
+        return await self._recent.find(query, sequence)
 
     @asynccontextmanager
     async def at(

@@ -10,17 +10,21 @@ from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from msgspec.structs import replace
 
-from jobledger import ListQuery, Projector, View
-from jobledger.projections.as_of import build, build as seed, snapshots
+from jobledger import ListQuery, MemoryLog, Projector, View
+from jobledger.projections.as_of import build, build as seed, recent, snapshots
 from jobledger.projections.as_of.job import sequence_of_revision
+from jobledger.projections.as_of.reader import AsOf
 from jobledger.projections.query.query import Order
 from jobledger.projections.query.selectors import parse_selector
 from jobledger.store.log import PendingEvent
 from jobledger.store.model.errors import JobNotFound
+from jobledger.store.model.events import JobCreated, JobStateChanged, JobTagged, TagData
 from jobledger.store.model.job import Job, StateType
+from jobledger.store.model.subjects import named_job_id
 from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
-from tests.support.histories import append_all, random_drafts
+from tests.support.histories import append_all, draft, random_drafts, spec_data, state_data
 from tests.support.oracle import fold_of, rows_of
 from tests.support.past_views import WAIT_SECONDS, history, log_of
 
@@ -60,8 +64,6 @@ def queries(draw: st.DrawFn) -> ListQuery:
 
 async def pages(asked: ListQuery, page_of) -> list[tuple[Job, ...]]:  # type: ignore[no-untyped-def]
     """All pages of a list."""
-    from msgspec.structs import replace
-
     found, cursor = [], None
     while True:
         page = await page_of(replace(asked, cursor=cursor))
@@ -84,17 +86,21 @@ near = patch.multiple(snapshots, ASOF_NEAR_MAX_EVENTS=8, ASOF_NEAR_EVENTS=5)
     jobs=st.integers(1, 8),
     events=st.integers(1, 40),
     reads=st.sampled_from([0, 1, 16, 10_000]),
+    window=st.sampled_from([1, 3, 2_000]),
     data=st.data(),
 )
-async def test_lists_as_of_a_point_are_those_of_the_prefix(
-    number: int, jobs: int, events: int, reads: int, data: st.DataObject
+async def test_lists_as_of_a_point_are_those_of_the_prefix(  # noqa: PLR0917
+    number: int, jobs: int, events: int, reads: int, window: int, data: st.DataObject
 ) -> None:
     """For any history, points in any order, filters and orders: page by page, spec by spec.
 
     However a snapshot is built: from the live view or another snapshot, per job or by folding the log.
     """
     drafts = random_drafts(random.Random(number), jobs, events)
-    with small, near, patch.object(seed, "ASOF_EVENTS_PER_JOB_READ", reads):
+    few = patch.multiple(
+        recent, ASOF_RECENT_FIRST_EVENTS=window, ASOF_RECENT_EVENTS=4 * window, ASOF_RECENT_JOBS=window
+    )
+    with small, near, few, patch.object(seed, "ASOF_EVENTS_PER_JOB_READ", reads):
         async with history(drafts) as made:
             for point in data.draw(st.lists(st.integers(1, events), min_size=1, max_size=3)):
                 asked = data.draw(queries())
@@ -169,3 +175,93 @@ async def test_a_list_as_of_a_point_pages_on_while_events_arrive() -> None:
             return page
 
         assert await pages(ListQuery(limit=2, order=Order.MODIFIED), page_of) == wanted
+
+
+def regular_drafts(jobs: int, rounds: int) -> list[PendingEvent]:
+    """Return events of jobs that are all created, and then all change, in turns."""
+    ids = [named_job_id("default", f"job-{number}") for number in range(jobs)]
+    drafts = [
+        draft(JobCreated, job_id, spec_data(f"job-{number}"), number) for number, job_id in enumerate(ids)
+    ]
+    for turn in range(rounds):
+        state = (StateType.QUEUED, StateType.RUNNING)[turn % 2]
+        drafts += [
+            draft(JobStateChanged, job_id, state_data(state), len(drafts) + at)
+            for at, job_id in enumerate(ids)
+        ]
+    return drafts
+
+
+NEWEST = ListQuery(order=Order.MODIFIED, descending=True, limit=3)
+
+
+async def test_the_jobs_modified_last_need_no_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With windows of any size the first page is that of the prefix; the next page has a snapshot."""
+    drafts = regular_drafts(12, 9)
+    for window in (2, 8, 200):
+        monkeypatch.setattr(recent, "ASOF_RECENT_FIRST_EVENTS", window)
+        async with history(drafts) as made:
+            page = await made.asof.list(NEWEST, 100)
+            assert made.asof.snapshots.sequences == ()
+            assert page.next_cursor is not None
+            second = await made.asof.list(replace(NEWEST, cursor=page.next_cursor), 100)
+            assert 100 in made.asof.snapshots.sequences
+        async with prefix_view(drafts[:100]) as view:
+            assert page == await view.list(NEWEST)
+            assert second == await view.list(replace(NEWEST, cursor=page.next_cursor))
+
+
+async def test_a_job_whose_last_record_is_a_tag_is_not_taken_for_a_modified_one() -> None:
+    """A tag does not change the modify time: jobs with older records can come first."""
+    drafts = regular_drafts(8, 0)
+    for number in range(4):
+        job_id = named_job_id("default", f"job-{number}")
+        drafts.append(draft(JobTagged, job_id, TagData(tag="best", version=1), len(drafts)))
+    later = draft(JobCreated, named_job_id("default", "job-8"), spec_data("job-8"), len(drafts))
+    drafts.append(later)
+    async with history(drafts) as made:
+        page = await made.asof.list(NEWEST, 12)
+        assert made.asof.snapshots.sequences == ()
+        assert [job.status.name for job in page.jobs] == ["job-7", "job-6", "job-5"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "needs_snapshot"),
+    [
+        ({"ASOF_RECENT_JOBS": 3}, True),
+        ({"ASOF_RECENT_JOBS": 4}, False),
+        ({"ASOF_RECENT_FIRST_EVENTS": 2, "ASOF_RECENT_EVENTS": 3}, True),
+    ],
+)
+async def test_the_search_for_the_jobs_modified_last_is_bounded(
+    limits: dict[str, int], needs_snapshot: bool
+) -> None:
+    """Beyond its limits, or without enough jobs, a snapshot answers."""
+    drafts = regular_drafts(8, 3)
+    with patch.multiple(recent, **limits):  # type: ignore[call-overload]
+        async with history(drafts) as made:
+            page = await made.asof.list(NEWEST, 20)
+            assert bool(made.asof.snapshots.sequences) == needs_snapshot
+        async with prefix_view(drafts[:20]) as view:
+            assert page == await view.list(NEWEST)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+async def test_a_stream_clock_that_went_back_needs_a_snapshot(tmp_path: Path, step: int) -> None:
+    """The order of modify times is then not that of the log; the count of such events outlives a restart."""
+    times = iter([*range(100, 110), 110 - 20 * step, *range(111, 200)])
+    log = MemoryLog(clock=lambda: next(times))
+    await append_all(log, regular_drafts(8, 4))
+    path = tmp_path / "view.db"
+    for sequence in (40, 40):
+        async with Projector(log, path) as projector:
+            await projector.wait_for(sequence, WAIT_SECONDS)
+    async with (
+        await View.open(path) as view,
+        await AsOf.open(log, view, tmp_path / "asof") as asof,
+    ):
+        assert await view.has_steady_clock() == (step == 0)
+        page = await asof.list(NEWEST, 30)
+        assert bool(asof.snapshots.sequences) == (step == 1)
+        async with asof.snapshots.at(30) as snapshot:
+            assert page == await snapshot.list(NEWEST)
