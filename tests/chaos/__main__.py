@@ -47,6 +47,7 @@ class Segment(msgspec.Struct, frozen=True):
     rounds: int
     faults: tuple[str, ...]
     readers: bool
+    workers: int = 0  # concurrent calls of each client, without pauses; 0: few, with pauses
 
     @property
     def repeat(self) -> str:
@@ -54,7 +55,8 @@ class Segment(msgspec.Struct, frozen=True):
         faults = f" --faults {','.join(self.faults)}" if self.faults else ""
         return (
             f'make chaos CHAOS="--topology {self.topology} --storage {self.storage} --seed {self.seed}'
-            f' --rounds {self.rounds}{faults}{"" if self.readers else " --no-readers"}"'
+            f" --rounds {self.rounds}{faults}{f' --workers {self.workers}' * bool(self.workers)}"
+            f'{"" if self.readers else " --no-readers"}"'
         )
 
 
@@ -84,6 +86,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--damage", action="store_true", help="only damage to the files of the log")
     parser.add_argument("--no-readers", action="store_true", help="without feeds, subscriptions and webhooks")
     parser.add_argument(
+        "--workers", type=int, default=0, help="concurrent calls of each client, without pauses: batches"
+    )
+    parser.add_argument(
         "--directory", type=Path, default=None, help="directory of the runs; kept if one fails"
     )
     parser.add_argument("--report", type=Path, default=None, help="file for all measurements (JSON)")
@@ -105,7 +110,9 @@ def segments(given: argparse.Namespace) -> Iterator[Segment]:
             left = given.rounds
             while left > 0:
                 rounds = min(left, SEGMENT_ROUNDS)
-                yield Segment(topology, storage, seed, rounds, faults, not given.no_readers)
+                yield Segment(
+                    topology, storage, seed, rounds, faults, not given.no_readers, workers=given.workers
+                )
                 left -= rounds
                 seed += 1
 
@@ -132,7 +139,10 @@ async def run_segment(segment: Segment, directory: Path, report: Report) -> list
     topology = make_topology(segment.topology, segment.storage, directory)
     findings: list[str] = []
     directory.mkdir(parents=True, exist_ok=True)
-    run = Run(topology, segment.seed, Options(readers=segment.readers))
+    load = Options(readers=segment.readers)
+    if segment.workers:
+        load = msgspec.structs.replace(load, workers=segment.workers, pause_seconds=0.0)
+    run = Run(topology, segment.seed, load)
     try:
         async with topology, run:
             try:

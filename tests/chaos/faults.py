@@ -85,6 +85,16 @@ async def kill_service_of_paused_server(target: FaultTarget) -> None:
     target.single.service.start()
 
 
+async def lose_staging(target: FaultTarget) -> None:
+    """Delete the memory where batches are staged, several times, and once together with `kill -9`."""
+    for _ in range(target.rng.randrange(1, 5)):
+        target.single.lose_staging()
+        await target.hold()
+    target.single.kill_server()
+    target.single.lose_staging()
+    target.inspect("embedded")
+
+
 async def kill_one(target: FaultTarget) -> None:
     """`kill -9` of any node."""
     await _kill(target, target.rng.choice((1, 2, 3)))
@@ -196,6 +206,20 @@ async def full_log_disk(target: FaultTarget) -> None:
     await _fill(target, "log")
 
 
+async def full_staging(target: FaultTarget) -> None:
+    """Fill the memory where batches are staged for seconds."""
+    await _fill(target, "staging")
+
+
+async def read_only_staging(target: FaultTarget) -> None:
+    """Make the memory where batches are staged read-only for seconds."""
+    disk = target.topology.disks["staging"]
+    while not disk.make_read_only():  # noqa: ASYNC110 - a file system
+        await asyncio.sleep(0)  # a batch is being written
+    await asyncio.sleep(FULL_SECONDS)
+    disk.make_writable()
+
+
 async def full_view_disk(target: FaultTarget) -> None:
     """Fill the disk of a view for seconds."""
     await _fill(target, "view")
@@ -233,6 +257,7 @@ async def power_loss(target: FaultTarget) -> None:
     topology = target.topology
     if isinstance(topology, Single):
         topology.kill_both()
+        topology.lose_staging()
     else:
         await target.nodes.kill_nodes(1, 2, 3)
     copies = {name: image.snapshot() for name, image in topology.images.items()}
@@ -295,6 +320,7 @@ SINGLE: Final[dict[str, Fault]] = {
     "pause-server": pause_server,
     "pause-service": pause_service,
     "kill-service-of-paused-server": kill_service_of_paused_server,
+    "lose-staging": lose_staging,
 }
 CLUSTER: Final[dict[str, Fault]] = {
     "kill-one": kill_one,
@@ -320,6 +346,8 @@ VIEW: Final[dict[str, Fault]] = {
 FULL_SINGLE: Final[dict[str, Fault]] = {
     "full-log-disk": full_log_disk,
     "full-view-disk": full_view_disk,
+    "full-staging": full_staging,
+    "read-only-staging": read_only_staging,
 }
 FULL_CLUSTER: Final[dict[str, Fault]] = {
     "full-disk-of-one-node": full_disk_of_one_node,

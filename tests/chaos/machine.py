@@ -64,6 +64,18 @@ class SmallDisk:
         """Free the space."""
         (self.folder / _FILLER).unlink(missing_ok=True)
 
+    def make_read_only(self) -> bool:
+        """Make it read-only; returns False, and changes nothing, if a file is open for writing."""
+        try:
+            _run("mount", "-o", "remount,ro", self.folder)
+        except OSError:
+            return False
+        return True
+
+    def make_writable(self) -> None:
+        """End that."""
+        _run("mount", "-o", "remount,rw", self.folder)
+
     def remove(self) -> None:
         """Unmount it, which removes its files."""
         _run("umount", "--lazy", self.folder)

@@ -22,6 +22,7 @@ SINGLE = (
     "kill-service",
     "pause-server",
     "pause-service",
+    "lose-staging",
     "delete-view",
 )
 CLUSTER = ("kill-leader", "kill-several", "cut-connections", "kill-service", "pause-leader")

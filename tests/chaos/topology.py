@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -254,9 +255,20 @@ class Single(Topology):
         self._mount("view", self.directory / "one")
         if self.storage == "small":  # of an image, log and view lose power together
             self._mount("log", self.directory / "one" / "nats")
+        env = {}
+        if self.storage == "small":
+            runtime = self.directory / "runtime"
+            self._mount("staging", runtime)
+            env["XDG_RUNTIME_DIR"] = str(runtime)
         (port,) = free_ports(1)
         flags = ("--webhook-allow", "127.0.0.1", "--seal-every-events", "200", "--seal-every-seconds", "5")
-        self.services = [Service(self.directory, "one", port, flags)]
+        self.services = [Service(self.directory, "one", port, flags, env)]
+
+    def lose_staging(self) -> None:
+        """Delete the memory where the embedded server stages batches."""
+        with suppress(OSError):
+            link = self.server_directory / "jetstream" / "$G" / "streams" / "JOBS" / "batches"
+            shutil.rmtree(link.readlink().parent, ignore_errors=True)
 
     def nats_url(self) -> str:
         return find_connection(self.server_directory) or ""
