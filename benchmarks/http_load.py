@@ -7,7 +7,7 @@ measured.
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, cast
 
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = b"content-length: "
@@ -77,8 +77,7 @@ class _Caller(asyncio.Protocol):
         self._sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has the methods, not the class
 
     def send_next(self) -> None:
         """Send the next request, if there is one."""
