@@ -1,4 +1,4 @@
-"""`feed`: the delay from a report to a hundred feeds, next to that of a bare broadcaster."""
+"""`feed`: the delay from a report to a thousand feeds, next to that of a bare broadcaster."""
 
 import asyncio
 import re
@@ -17,6 +17,7 @@ from benchmarks.http_load import request
 from benchmarks.http_server import FEED_PATH, PUBLISH_PATH, serving
 from benchmarks.sizes import Sizes
 from benchmarks.workload import job_key, state_payload
+from jobledger.service.server.http_server import allow_many_files
 from jobledger.store.model.job import StateType
 
 EVENTS: Final = "/api/v1/events"
@@ -32,6 +33,7 @@ Report = Callable[[int], bytes]
 
 async def run(sizes: Sizes, output: Output) -> None:
     """Report events at a steady rate over HTTP; measure from the start of each request to each reader."""
+    allow_many_files()  # each reader is one, here and in the servers, which inherit the limit
     figures: dict[str, list[tuple[float, float]]] = {"broadcaster": [], "feed": []}
     with TemporaryDirectory(prefix="jobledger-bench-") as directory:
         await fill(Path(directory), _JOBS)

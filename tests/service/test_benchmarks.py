@@ -100,7 +100,7 @@ DOCUMENTED_BOUNDS = {
     "http/page/large": "<= 2",
     "neighbor/p50": "<= 3",
     "neighbor/p99": "<= 3",
-    "feed/p99": "<= 250",
+    "feed/p99": "<= 100",
     "replay/pull": ">= 0.4",
     "replay/most": "<= 300",
     "replay/flat": "<= 1.1",
@@ -125,7 +125,7 @@ def test_the_full_sizes_are_the_documented_ones() -> None:
     assert (FULL.read_small_jobs, FULL.read_large_jobs) == (10_000, 1_000_000)
     assert FULL.memory_jobs == 1_000_000
     assert FULL.replay_jobs * 4 == 1_000_000
-    assert (FULL.feed_rate, FULL.feed_readers) == (200, 100)
+    assert (FULL.feed_rate, FULL.feed_readers) == (100, 1_000)
     assert (FULL.http_small_jobs, FULL.http_large_jobs) == (10_000, 1_000_000)
     assert {*FULL.append} == {*QUICK.append} == {key for key in BOUNDS if key.startswith("append")}
     for sizes in (FULL, QUICK):
