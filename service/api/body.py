@@ -13,7 +13,7 @@ import msgspec
 
 from jobledger.service.limits import UNKNOWN_FIELDS_SHOWN
 from jobledger.store.model.errors import InvalidInput, InvalidSpec, Problem
-from jobledger.store.model.limits import SPEC_MAX_DEPTH
+from jobledger.store.model.limits import SPEC_MAX_DEPTH, SPEC_MAX_NODES
 from jobledger.store.spec.formats import repeated_key
 from jobledger.store.spec.reader import read_spec
 from jobledger.store.spec.spec import JobSpec
@@ -55,7 +55,7 @@ def read_fields(raw: bytes) -> dict[str, object]:
         return {}
     try:
         value = _decoder.decode(raw)
-        repeated = repeated_key(raw)
+        repeated = repeated_key(raw, value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"the body is not JSON: {error}") from None
     except RecursionError:
@@ -76,13 +76,24 @@ def read_fields(raw: bytes) -> dict[str, object]:
     return fields
 
 
-def decode_body(fields: dict[str, object], struct: type[B], *, strict: bool) -> Decoded:
+def is_small(raw: bytes) -> bool:
+    """Whether no value in a JSON text can have too many levels or parts for a spec, by its bytes alone.
+
+    A level takes a bracket, and a part a character.
+    """
+    return len(raw) <= SPEC_MAX_NODES and raw.count(b"{") + raw.count(b"[") <= SPEC_MAX_DEPTH
+
+
+def decode_body(
+    fields: dict[str, object], struct: type[B], *, strict: bool, is_small: bool = False
+) -> Decoded:
     """Decode the fields of a body.
 
     Args:
         fields: from `read_fields`.
         struct: what to decode it as.
         strict: report unknown fields as errors instead of warnings.
+        is_small: the result of the function of that name, for its text.
 
     Raises:
         InvalidSpec: with every problem, if the body has a spec and that has one.
@@ -100,7 +111,7 @@ def decode_body(fields: dict[str, object], struct: type[B], *, strict: bool) -> 
                 problems.append(Problem(field.encode_name, "required", "add it to the body"))
             continue
         try:
-            values[field.name] = _convert(value, field.type, warnings, strict=strict)
+            values[field.name] = _convert(value, field, warnings, strict=strict, is_small=is_small)
         except InvalidSpec as error:
             spec_problems = error.problems
         except RecursionError:
@@ -118,21 +129,37 @@ def decode_body(fields: dict[str, object], struct: type[B], *, strict: bool) -> 
     return Decoded(struct(**values), warnings)
 
 
+class _Field(NamedTuple):
+    name: str
+    encode_name: str
+    type: Any
+    required: bool
+    is_list: bool
+
+
 @cache
-def _fields_of(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+def _fields_of(struct: type[msgspec.Struct]) -> dict[str, _Field]:
     """The fields of a Struct by their key in lower case; msgspec takes long to list them."""
-    return {field.encode_name.lower(): field for field in msgspec.structs.fields(struct)}
+    found = {}
+    for field in msgspec.structs.fields(struct):
+        kind = field.type
+        inner = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
+        is_list = get_origin(inner) is list
+        found[field.encode_name.lower()] = _Field(
+            field.name, field.encode_name, kind, field.required, is_list
+        )
+    return found
 
 
-def _convert(value: Any, kind: Any, warnings: list[str], *, strict: bool) -> Any:
-    if kind is JobSpec:
-        read = read_spec(value, strict=strict)
-        warnings += map(str, read.warnings)
+def _convert(value: Any, field: _Field, warnings: list[str], *, strict: bool, is_small: bool) -> Any:
+    if field.type is JobSpec:
+        read = read_spec(value, strict=strict, is_small=is_small)
+        if read.warnings:
+            warnings += map(str, read.warnings)
         return read.spec
-    inner = get_args(kind)[0] if hasattr(kind, "__metadata__") else kind
-    if isinstance(value, str) and get_origin(inner) is list:
+    if field.is_list and isinstance(value, str):
         value = [value]  # a list of one may be written without brackets
-    return msgspec.convert(value, kind)
+    return msgspec.convert(value, field.type)
 
 
 def _problem(path: str, value: Any, error: msgspec.ValidationError) -> Problem:
@@ -147,8 +174,10 @@ def _problem(path: str, value: Any, error: msgspec.ValidationError) -> Problem:
     return Problem(path, f"must be {expected}, got {shown(value)}")
 
 
-def _unknown_fields(fields: dict[str, object], declared: dict[str, msgspec.structs.FieldInfo]) -> list[str]:
+def _unknown_fields(fields: dict[str, object], declared: dict[str, _Field]) -> list[str]:
     """A warning for each field that is not declared, with the field that was probably meant."""
+    if fields.keys() <= declared.keys():
+        return []
     unknown = fields.keys() - declared.keys() - IGNORED_FIELDS
     if not unknown:
         return []

@@ -13,7 +13,7 @@ from jobledger.projections.limits import WAIT_MAX_SECONDS
 from jobledger.projections.view import is_short_id
 from jobledger.service.access.principal import Principal
 from jobledger.service.api.asgi import Receive, Scope
-from jobledger.service.api.body import decode_body, read_fields
+from jobledger.service.api.body import decode_body, is_small, read_fields
 from jobledger.service.api.capacity import waiting
 from jobledger.service.api.operation import Operation, Permission
 from jobledger.service.api.query import Query
@@ -90,7 +90,7 @@ class Request(Generic[B]):
 
     def decode(self, struct: type[msgspec.Struct], *, strict: bool) -> Any:
         """The body as another Struct, for a path that two operations share."""
-        decoded = decode_body(self.fields, struct, strict=strict)
+        decoded = decode_body(self.fields, struct, strict=strict, is_small=is_small(self._raw_body))
         self.warnings += decoded.warnings
         return decoded.body
 

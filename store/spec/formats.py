@@ -8,6 +8,8 @@ from datetime import date, datetime, time
 from pathlib import PurePath
 from typing import Any, Final, Literal, NoReturn
 
+import msgspec
+
 from jobledger.store.model.errors import InvalidSpec, Problem
 from jobledger.store.model.limits import SPEC_FILE_MAX_BYTES, SPEC_MAX_DEPTH
 from jobledger.store.spec.values import shown, too_deep, too_deep_or_many
@@ -16,6 +18,8 @@ from jobledger.store.spec.yaml import parse_yaml
 Format = Literal["yaml", "json", "toml"]
 _FORMATS: Final[dict[str, Format]] = {".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
 _BOM = "\ufeff"
+_ESCAPED_COLONS: Final = (b"\\u003a", b"\\u003A")
+_encode: Final = msgspec.json.Encoder().encode
 
 # A dotted TOML key nests as deep as it has parts, and tomllib takes quadratic time and memory: 100 KB of
 # `a.a.a.…` would take gigabytes. No match starts inside a word, so the search itself is linear.
@@ -118,16 +122,34 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return members
 
 
-def repeated_key(text: bytes) -> str | None:
+def repeated_key(text: bytes, decoded: object) -> str | None:
     """Return a key that an object of a JSON text has twice, at any depth; None if there is none.
 
-    For text that another decoder accepted: most keep one of the two values and drop the other silently.
+    Args:
+        text: that another decoder accepted: most keep one of the two values and drop the other silently.
+        decoded: what it returned.
     """
+    if _has_all_members(text, decoded):
+        return None
     try:
         json.loads(text, object_pairs_hook=_unique)
     except _DuplicateKeyError as error:
         return error.key
     return None
+
+
+def _has_all_members(text: bytes, decoded: object) -> bool:
+    """Return whether no member of the text was lost; False if that takes the complete check.
+
+    Each member has a colon, and so have some strings. A lost member takes at least its own colon with it, and
+    nothing adds one, unless a string has a colon as an escape sequence.
+    """
+    if any(escaped in text for escaped in _ESCAPED_COLONS):
+        return False
+    try:
+        return text.count(b":") == _encode(decoded).count(b":")
+    except (ValueError, RecursionError, OverflowError, msgspec.MsgspecError):
+        return False
 
 
 def _refuse_constant(name: str) -> NoReturn:

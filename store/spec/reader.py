@@ -87,7 +87,7 @@ def load_spec(
     return msgspec.structs.replace(read, warnings=(*literal, *read.warnings))
 
 
-def read_spec(value: object, *, strict: bool) -> ReadSpec:
+def read_spec(value: object, *, strict: bool, is_small: bool = False) -> ReadSpec:
     """Read a spec from plain values, such as the decoded body of a request, without validating it.
 
     Keys are compared without case, null is the same as a missing key, and a number is accepted for a
@@ -97,11 +97,12 @@ def read_spec(value: object, *, strict: bool) -> ReadSpec:
         value: any plain value.
         strict: refuse unknown keys, keys that Jobledger sets, reserved Meta keys and tasks after the first;
             otherwise drop each with a warning.
+        is_small: whether its depth and its number of values are known to be within the limits.
 
     Raises:
         InvalidSpec: if fields have the wrong type. The validation problems of the other fields are included.
     """
-    problem = too_deep_or_many(value)
+    problem = None if is_small else too_deep_or_many(value)
     if problem is not None:
         raise InvalidSpec([problem])
     reader = _FieldReader(strict=strict)
