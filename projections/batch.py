@@ -14,6 +14,26 @@ SpecRow = tuple[int, int, int, int, bytes]  # sequence, created_sequence, versio
 LabelRow = tuple[int, str, str]  # created_sequence, key, value
 
 
+class NumberedEvent(msgspec.Struct, frozen=True, gc=False):
+    """One event that changed a job, with the job's numbers after it.
+
+    Attributes:
+        record: the record.
+        event: its event.
+        name: of the job.
+        revision: of the job after the event.
+        version: of the job after the event.
+        is_exact: whether the payload is known to be `encode_event` of the event.
+    """
+
+    record: Record
+    event: JobEvent
+    name: str
+    revision: int
+    version: int
+    is_exact: bool = False
+
+
 class Folded(NamedTuple):
     """An event that changed a job, with the status after it."""
 

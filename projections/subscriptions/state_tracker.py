@@ -18,6 +18,9 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
+from jobledger.projections.batch import NumberedEvent
 from jobledger.projections.limits import (
     QUARANTINE_LOG_LINES,
     TRACKER_EVICTED_BITS,
@@ -30,11 +33,40 @@ from jobledger.projections.limits import (
 )
 from jobledger.store.job_reader import records_between
 from jobledger.store.log import EventLog
-from jobledger.store.model.events import JobEvent, Read, Record, Recorded, Unreadable, job_named, read_record
-from jobledger.store.model.fold import Anomaly, fold, fold_job, fold_job_on, fold_on, last_read
+from jobledger.store.model.events import (
+    JobCreated,
+    JobEvent,
+    JobStateChanged,
+    JobUpdated,
+    Read,
+    Record,
+    Recorded,
+    Unreadable,
+    decode_event,
+    encode_event,
+    is_too_deep,
+    job_named,
+    read_record,
+)
+from jobledger.store.model.fold import (
+    Anomaly,
+    SpecHead,
+    fold,
+    fold_job,
+    fold_job_on,
+    fold_on,
+    head_of,
+    last_read,
+)
 from jobledger.store.model.job import Job, JobStatus, State, StateType
 from jobledger.store.model.limits import READ_PAGE_EVENTS
-from jobledger.store.model.subjects import NAMELESS_JOB_ID, job_subject_anywhere, namespace_subjects
+from jobledger.store.model.subjects import (
+    NAMELESS_JOB_ID,
+    job_subject_anywhere,
+    namespace_subjects,
+    plain_job_subject,
+    shard_of,
+)
 
 CachedJob = TypeVar("CachedJob", JobStatus, Job)
 
@@ -42,14 +74,20 @@ _ENTRY_BYTES: Final = 1_000  # approximate size of a cached job without its stri
 _TAG_BYTES: Final = 200
 _PROBES: Final = 4  # bits per id
 
-# A packed job is a string: a hexadecimal integer (namespace, sequence, revision, version, state), and a name.
+# A packed job is a string: a hexadecimal integer (namespace, sequence, revision, version, state),
+# the shard of the job's subject, and a name.
 _STATES: Final = tuple(State(each) for each in StateType)
 _STATE_NUMBERS: Final = {each: number for number, each in enumerate(StateType)}
+# By value: the hash of an Enum is Python code.
+_STATE_OF_VALUE: Final = {each._value_: number for number, each in enumerate(StateType)}
+_PENDING: Final = _STATE_NUMBERS[StateType.PENDING]
+_TERMINAL: Final = frozenset(number for each, number in _STATE_NUMBERS.items() if each.is_terminal)
 _STATE_MASK: Final = 0xF
 _VERSION_AT, _REVISION_AT, _SEQUENCE_AT, _NAMESPACE_AT = 4, 36, 68, 116
 _COUNTER_MAX: Final = 2**32 - 1
 _SEQUENCE_MAX: Final = 2**48 - 1
 _STATUS_WEIGHT: Final = 4
+_SHARD_CHARACTERS: Final = 2
 _NAME_CHARACTERS: Final = 64  # of a name that count as one more packed job
 _NO_TAGS: Final[dict[str, int]] = {}
 
@@ -144,8 +182,9 @@ class CompactCache:
         self._weight -= _weight(kept)
         if isinstance(kept, JobStatus):
             return kept
-        digits, _, name = kept.partition(" ")
+        digits, _, rest = kept.partition(" ")
         number = int(digits, 16)
+        name = rest[_SHARD_CHARACTERS:]
         return _numbered(
             job_id,
             self._namespaces[number >> _NAMESPACE_AT],
@@ -161,6 +200,9 @@ class CompactCache:
         for job_id, status in jobs.items():
             kept = self._jobs[job_id] = self._packed(status)
             self._weight += _weight(kept)
+        self._evict()
+
+    def _evict(self) -> None:
         while self._weight > self._max_weight:
             job_id = next(iter(self._jobs))
             self._weight -= _weight(self._jobs.pop(job_id))
@@ -169,6 +211,83 @@ class CompactCache:
     def may_have_evicted(self, job_id: str) -> bool:
         """See `FoldCache.may_have_evicted`."""
         return job_id in self._evicted
+
+    def after(
+        self, packed: str, record: Record, event: JobEvent, is_exact: bool
+    ) -> tuple[str, NumberedEvent] | None:
+        """The packed job after its next event, and that event with its numbers; None: `fold` has to decide.
+
+        The same as `fold` for an event that changes the state or the spec of the job. Like `read_record`, it
+        checks the subject of the record, with the shard that the job had in its last record.
+        """
+        digits, _, rest = packed.partition(" ")
+        number = int(digits, 16)
+        previous, job_id, namespace = event.previous, event.subject, event.namespace
+        last = number >> _SEQUENCE_AT & _SEQUENCE_MAX
+        revision = (number >> _REVISION_AT & _COUNTER_MAX) + 1
+        version = number >> _VERSION_AT & _COUNTER_MAX
+        place = number >> _NAMESPACE_AT
+        sequence = record.sequence
+        if (
+            (previous and previous != str(last))
+            or not last < sequence <= _SEQUENCE_MAX
+            or revision > _COUNTER_MAX
+            or self._namespaces[place] != namespace
+            or record.subject != plain_job_subject(namespace, rest[:_SHARD_CHARACTERS], job_id)
+        ):
+            return None
+        if isinstance(event, JobStateChanged):
+            if number & _STATE_MASK in _TERMINAL:
+                return None
+            state = _STATE_OF_VALUE[event.data.state.state_type._value_]
+        elif isinstance(event, JobUpdated) and _has_head(record, event):
+            state, version = _PENDING, version + 1
+        else:
+            return None
+        number = (
+            place << _NAMESPACE_AT
+            | sequence << _SEQUENCE_AT
+            | revision << _REVISION_AT
+            | version << _VERSION_AT
+            | state
+        )
+        name = rest[_SHARD_CHARACTERS:] or job_id
+        return f"{number:x} {rest}", NumberedEvent(record, event, name, revision, version, is_exact)
+
+    def created(self, record: Record, event: JobEvent, is_exact: bool) -> tuple[str, NumberedEvent] | None:
+        """`after` for the first event of a job."""
+        if not isinstance(event, JobCreated) or event.previous or record.sequence > _SEQUENCE_MAX:
+            return None
+        job_id, place, shard = event.subject, self._places.get(event.namespace), shard_of(event.subject)
+        if place is None or record.subject != plain_job_subject(event.namespace, shard, job_id):
+            return None
+        head = head_of(Recorded(record.sequence, record.time, event), event)
+        if not isinstance(head, SpecHead):
+            return None
+        number = (
+            place << _NAMESPACE_AT
+            | record.sequence << _SEQUENCE_AT
+            | 1 << _REVISION_AT
+            | 1 << _VERSION_AT
+            | _PENDING
+        )
+        packed = f"{number:x} {shard}{'' if head.name == job_id else head.name}"
+        return packed, NumberedEvent(record, event, head.name, 1, 1, is_exact)
+
+    def get(self, job_id: str) -> str | JobStatus | None:
+        """The cached job: packed, or whole."""
+        return self._jobs.get(job_id)
+
+    def put_packed(self, jobs: dict[str, str]) -> None:
+        """Add packed jobs, or replace them, the most recently used last."""
+        cached = self._jobs
+        for job_id, packed in jobs.items():
+            before = cached.pop(job_id, None)
+            cached[job_id] = packed
+            self._weight += 1 + len(packed) // _NAME_CHARACTERS  # `_weight`, inlined
+            if before is not None:
+                self._weight -= _weight(before)
+        self._evict()
 
     def _packed(self, status: JobStatus) -> str | JobStatus:
         state = _STATE_NUMBERS[status.state.state_type]
@@ -198,7 +317,7 @@ class CompactCache:
             | status.version << _VERSION_AT
             | state
         )
-        return f"{number:x} {'' if status.name == status.id else status.name}"
+        return f"{number:x} {shard_of(status.id)}{'' if status.name == status.id else status.name}"
 
 
 def _numbered(
@@ -514,6 +633,76 @@ class StateTracker(Generic[CachedJob]):
         return status
 
 
+class NumberTracker(StateTracker[JobStatus]):
+    """A `StateTracker` of compact jobs that numbers most events without creating statuses.
+
+    An event without tags, quarantine, anomaly or lost predecessor only increments numbers of its job. The
+    events of all other jobs are folded as usual.
+    """
+
+    async def number(self, records: Sequence[Record]) -> list[NumberedEvent]:
+        """The records that changed a job, each with the job's numbers; see `fold`."""
+        cache = self._cache
+        if not self._from_first or not isinstance(cache, CompactCache):  # jobs may have to be read
+            return [_numbered_event(each) for each in await self.fold(records)]
+        numbered: list[NumberedEvent] = []
+        packed: dict[str, str] = {}  # jobs after their events in `numbered`; cached when all are folded
+        others: list[Record] = []
+        other_jobs: set[str] = set()
+        is_partial = self._is_partial
+        for record in records:
+            event, is_exact = _decoded(record)
+            if event is not None and event.subject not in other_jobs:
+                job_id = event.subject
+                before = packed.get(job_id) or cache.get(job_id)
+                if isinstance(before, str):
+                    after = cache.after(before, record, event, is_exact)
+                elif (
+                    before is None
+                    and not cache.may_have_evicted(job_id)
+                    and not (is_partial and NAMELESS_JOB_ID.fullmatch(job_id))
+                ):
+                    after = cache.created(record, event, is_exact)
+                else:
+                    after = None
+                if after is not None:
+                    packed[job_id], each = after
+                    numbered.append(each)
+                    continue
+            job_id = job_named(read_record(record))  # the event may name another job
+            if job_id in packed:  # rare: its first events are numbered already
+                return [_numbered_event(each) for each in await self.fold(records)]
+            other_jobs.add(job_id)
+            others.append(record)
+        if others:
+            numbered += [_numbered_event(each) for each in await self.fold(others)]
+            numbered.sort(key=lambda each: each.record.sequence)
+        cache.put_packed(packed)
+        return numbered
+
+
+def _decoded(record: Record) -> tuple[JobEvent | None, bool]:
+    """The event of a record, and whether its payload is exactly that; None if `read_record` has to decide."""
+    payload = record.payload
+    try:
+        event = decode_event(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None, False
+    is_exact = encode_event(event) == payload
+    if not (is_exact and isinstance(event, JobStateChanged)) and is_too_deep(payload):
+        return None, False
+    return event, is_exact
+
+
+def _has_head(record: Record, event: JobUpdated) -> bool:
+    return isinstance(head_of(Recorded(record.sequence, record.time, event), event), SpecHead)
+
+
+def _numbered_event(folded: FoldedEvent[JobStatus]) -> NumberedEvent:
+    record, event, _, status = folded
+    return NumberedEvent(record, event, status.name, status.revision, status.version)
+
+
 def status_tracker(
     log: EventLog,
     *,
@@ -571,12 +760,12 @@ def number_tracker(
     from_first: bool,
     scope: Scope = _EVERYTHING,
     max_jobs: int = TRACKER_MAX_NUMBERS,
-) -> StateTracker[JobStatus]:
+) -> NumberTracker:
     """A tracker of many more jobs, in which only names, revisions, versions and state types have a meaning.
 
     Arguments as of `status_tracker`.
     """
-    return StateTracker(
+    return NumberTracker(
         log, fold, fold_on, _status, lambda: CompactCache(max_jobs), from_first=from_first, scope=scope
     )
 

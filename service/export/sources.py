@@ -11,7 +11,7 @@ from jobledger.service.cursor import default_source, format_cursor, parse_cursor
 from jobledger.service.errors import CursorGone
 from jobledger.service.export.background_thread import BackgroundThread
 from jobledger.service.export.query import Chunk, ExportQuery, ExportRange
-from jobledger.service.feed.events import deliverable_event
+from jobledger.service.feed.events import deliverable_line
 from jobledger.service.limits import REPLAY_CHUNK_EVENTS, REPLAY_FEED_CHUNK_EVENTS, REPLAY_SCAN_FACTOR
 from jobledger.service.point import RevisionPoint, SequencePoint, TimePoint, parse_point, resolve_point
 from jobledger.store.job_reader import records_between
@@ -98,18 +98,16 @@ class LogSource:
         async with aclosing(self._pages()) as pages:
             async for page in pages:
                 for records in _split_at(page, after):
-                    folded = await tracker.fold(records)
+                    numbered = await tracker.number(records)
                     last = records[-1].sequence
                     if last <= after:  # only builds the state of the jobs
                         before = tracker.anomalies
                         yield Chunk([], after, read=last)
                         continue
                     documents = [
-                        deliverable_event(
-                            record.payload, record.sequence, record.time, status, source=self._source
-                        )
-                        for record, event, _, status in folded
-                        if is_all or matches(event_type(event), event.actor)
+                        deliverable_line(each, source=self._source)
+                        for each in numbered
+                        if is_all or matches(event_type(each.event), each.event.actor)
                     ]
                     yield Chunk(documents, last, tracker.anomalies - before, last)
         yield Chunk([], self.range.end, tracker.anomalies - before, self.range.end)

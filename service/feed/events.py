@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
-from jobledger.projections.batch import Folded
+from jobledger.projections.batch import Folded, NumberedEvent
 from jobledger.projections.subscriptions.filters import Match
 from jobledger.service.cursor import format_cursor, format_sequence
-from jobledger.store.model.events import event_type
+from jobledger.store.model.events import SOURCE, SpecData, event_type
 from jobledger.store.model.job import JobStatus
 from jobledger.store.timestamps import format_rfc3339
 
@@ -32,6 +32,7 @@ class _Extensions(msgspec.Struct, gc=False):
     matches: Match | msgspec.UnsetType = msgspec.UNSET
 
 
+_SOURCE_FIELD: Final = b'"source":' + _encode(SOURCE)
 _EXTENSION_NAMES: Final = _Extensions.__struct_fields__
 
 
@@ -122,6 +123,40 @@ def event_text(event: FeedEvent, tag: str, source: str) -> bytes:
     return b'%b,"matches":"%b"}\n\n' % (event.text.removesuffix(b"}\n\n"), event.matches.encode())
 
 
+def deliverable_line(numbered: NumberedEvent, *, source: str) -> bytes:
+    """`deliverable_event` of an event that is decoded already.
+
+    A payload that equals the encoded event (`is_exact`) has the fields of this release, in their order. Then
+    the values are inserted in its bytes: a quote within a JSON string is escaped, so the first match of a key
+    with its quotes is the key.
+    """
+    record, event, name = numbered.record, numbered.event, numbered.name
+    revision, version = numbered.revision, numbered.version
+    payload, sequence, time = record.payload, record.sequence, record.time
+    if (
+        not numbered.is_exact
+        or event.source != SOURCE
+        # A spec is not decoded, so `_one_line` may change it.
+        or (
+            isinstance(event.data, SpecData)
+            and (not payload.isascii() or b"\n" in payload or b"\r" in payload)
+        )
+    ):
+        added = _Extensions(name, format_sequence(sequence), revision, version, format_rfc3339(time))
+        return _delivered(payload, added, source)
+    kept = payload[:-1].replace(_SOURCE_FIELD, b'"source":' + _encode(source), 1)
+    if event.name:
+        kept = kept.replace(b',"name":%b,"data":' % _encode(event.name), b',"data":', 1)
+    return b'%b,"name":%b,"sequence":"%020d","revision":%d,"version":%d,"streamtime":"%b"}' % (
+        kept,
+        _encode(name),
+        sequence,
+        revision,
+        version,
+        format_rfc3339(time).encode(),
+    )
+
+
 def deliverable_event(
     payload: bytes, sequence: int, time: int, status: JobStatus, *, source: str, matches: Match | None = None
 ) -> bytes:
@@ -129,7 +164,6 @@ def deliverable_event(
 
     Values from the stream and the fold replace those of the writer, so no key occurs twice.
     """
-    line = _one_line(payload)
     added = _Extensions(
         status.name,
         format_sequence(sequence),
@@ -138,6 +172,11 @@ def deliverable_event(
         format_rfc3339(time),
         matches if matches is not None else msgspec.UNSET,
     )
+    return _delivered(payload, added, source)
+
+
+def _delivered(payload: bytes, added: _Extensions, source: str) -> bytes:
+    line = _one_line(payload)
     try:
         event = _decode_delivered(line)
     except msgspec.DecodeError:  # it has other fields: a writer in another language, or another release

@@ -386,7 +386,7 @@ def _created(
 ) -> JobStatus | Anomaly | NotUnderstood:
     if status is not None:
         return Anomaly(recorded.sequence, event.subject, "created, but the job exists")
-    head = _head_of(recorded, event)
+    head = head_of(recorded, event)
     if not isinstance(head, SpecHead):
         return head
     return _new_status(head.namespace, event.subject, head.name, recorded.sequence, recorded.time)
@@ -413,7 +413,7 @@ def _updated(
 ) -> JobStatus | Anomaly | NotUnderstood:
     if status is None:
         return Anomaly(recorded.sequence, event.subject, "updated, but there is no such job")
-    head = _head_of(recorded, event)
+    head = head_of(recorded, event)
     if not isinstance(head, SpecHead):
         return head
     return _with_version(status, recorded.sequence, recorded.time)
@@ -482,7 +482,7 @@ def _tag_problem(status: JobStatus, tag: str, version: int) -> str:
     return ""
 
 
-def _head_of(recorded: Recorded, event: JobCreated | JobUpdated) -> SpecHead | Anomaly | NotUnderstood:
+def head_of(recorded: Recorded, event: JobCreated | JobUpdated) -> SpecHead | Anomaly | NotUnderstood:
     """Return the head of an event's spec, if the whole spec can be read and belongs to the event's job."""
     spec = bytes(event.data.spec)
     if is_too_deep(spec):

@@ -78,6 +78,13 @@ def job_subject(namespace: str, job_id: str) -> str:
     return f"{SUBJECT_ROOT}.{token(namespace)}.{_job_tokens(job_id)}"
 
 
+def plain_job_subject(namespace: str, shard: str, job_id: str) -> str:
+    """Return `job_subject` for a known shard; empty if the id has characters that a token must not have."""
+    if not _PLAIN_TOKEN.fullmatch(job_id):
+        return ""
+    return f"{SUBJECT_ROOT}.{token(namespace)}.{shard}.{job_id}"
+
+
 def job_subject_anywhere(job_id: str) -> str:
     """Return the filter that matches the subject of a job in any namespace."""
     return f"{SUBJECT_ROOT}.*.{_job_tokens(job_id)}"

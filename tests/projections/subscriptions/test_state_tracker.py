@@ -24,10 +24,23 @@ from jobledger.projections.subscriptions.state_tracker import (
 )
 from jobledger.store.log import PendingEvent
 from jobledger.store.model.errors import LogUnavailable
-from jobledger.store.model.events import JobCreated, JobStateChanged, Record, job_named, read_record
+from jobledger.store.model.events import (
+    JobCreated,
+    JobStateChanged,
+    Record,
+    encode_event,
+    job_named,
+    read_record,
+)
 from jobledger.store.model.fold import fold_job_on
 from jobledger.store.model.job import Job, JobStatus, State, StateType
-from jobledger.store.model.subjects import job_subject, named_job_id, nameless_job_id, namespace_subjects
+from jobledger.store.model.subjects import (
+    job_subject,
+    named_job_id,
+    nameless_job_id,
+    namespace_subjects,
+    subject_matches,
+)
 from tests.support.histories import append_all, draft, random_drafts, records_of, spec_data, state_data
 
 JOBS = 12
@@ -141,6 +154,89 @@ async def test_compact_jobs_have_the_same_numbers(seed: int, max_jobs: int) -> N
             for each in folded
             for after in [each.after]
         ] == wanted
+
+
+@pytest.mark.parametrize("page", [1, 7, 300])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("max_jobs", [0, 5, 100])
+async def test_numbered_events_are_those_of_the_fold(seed: int, max_jobs: int, page: int) -> None:
+    """Events that are numbered without statuses: the same ones, names and numbers, at any size of a page."""
+    _, records = await history(seed)
+    records = [*(changed(record, random.Random(seed * 1_000 + record.sequence)) for record in records)]
+    truth, numbered = list[tuple[int, str, int, int]](), list[tuple[int, str, int, int]]()
+    by_fold = status_tracker(MemoryLog(), from_first=True)
+    tracker = number_tracker(Rewritten(records), from_first=True, max_jobs=max_jobs)
+    for start in range(0, len(records), page):
+        part = records[start : start + page]
+        for record, _, _, after in await by_fold.fold(part):
+            truth.append((record.sequence, after.name, after.revision, after.version))
+        for each in await tracker.number(part):
+            numbered.append((each.record.sequence, each.name, each.revision, each.version))
+            assert each.is_exact <= (encode_event(each.event) == each.record.payload)
+    assert numbered == truth
+    assert (tracker.anomalies, tracker.frozen) == (by_fold.anomalies, by_fold.frozen)
+
+
+def changed(record: Record, rng: random.Random) -> Record:
+    """A record, rarely with another subject, link, namespace, depth or field than its writer gave it."""
+    if record.payload.startswith(b"{not"):
+        return record
+    if rng.random() < 0.03:
+        shard = record.subject.split(".")[2]
+        return msgspec.structs.replace(record, subject=record.subject.replace(f".{shard}.", ".xx."))
+    document = msgspec.json.decode(record.payload)
+    changes: tuple[dict[str, object], ...] = (
+        {"previous": str(max(1, record.sequence - rng.randint(1, 50)))},
+        {"namespace": "other"},
+        {"data": document["data"] | {"Deep": msgspec.Raw(b"[" * 300 + b"]" * 300)}},
+        {"data": {}},
+        {"later": {"a": 1}},
+        {"subject": named_job_id("default", "job-0")},
+        {"type": "jobledger.job.later.v9"},
+        {"name": "job-é"},
+    )
+    document |= rng.choice(changes) if rng.random() < 0.2 else {}
+    return msgspec.structs.replace(record, payload=msgspec.json.encode(document))
+
+
+class Rewritten(MemoryLog):
+    """A log with the given records."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        super().__init__()
+        self._all = records
+
+    async def read(self, subject: str, *, after: int = 0, up_to: int | None = None) -> Sequence[Record]:
+        tokens = subject.split(".")
+        return [
+            each
+            for each in self._all
+            if after < each.sequence <= (up_to or len(self._all)) and subject_matches(tokens, each.subject)
+        ]
+
+
+async def test_a_failed_read_numbers_nothing() -> None:
+    """After an error the same records can be numbered again: no event was counted."""
+    log, (first, second) = Counting(), (named_job_id("default", name) for name in "ab")
+    jobs = (("a", first), ("b", second))
+    created = [draft(JobCreated, job_id, spec_data(name), n) for n, (name, job_id) in enumerate(jobs)]
+    running = state_data(StateType.RUNNING)
+    await append_all(
+        log, created + [draft(JobStateChanged, job_id, running, 2 + n) for n, (_, job_id) in enumerate(jobs)]
+    )
+    records = await records_of(log)
+    tracker = number_tracker(log, from_first=True)
+    await tracker.number(records[:2])
+    cache = tracker._cache
+    assert isinstance(cache, CompactCache)
+    cache.take(second)
+    cache._evicted.add(second)
+    log.fails = True
+    with pytest.raises(LogUnavailable):
+        await tracker.number(records[2:])
+    log.fails = False
+    found = [(each.record.sequence, each.revision) for each in await tracker.number(records[2:])]
+    assert found == [(3, 2), (4, 2)]
 
 
 async def test_new_jobs_cost_no_read(monkeypatch: pytest.MonkeyPatch) -> None:

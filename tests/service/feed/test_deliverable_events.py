@@ -6,11 +6,22 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import replace
 
+from jobledger.projections.batch import NumberedEvent
 from jobledger.projections.subscriptions.filters import Match
 from jobledger.service.cursor import format_sequence
-from jobledger.service.feed.events import _extended_foreign, _Extensions, deliverable_event
+from jobledger.service.feed.events import _extended_foreign, _Extensions, deliverable_event, deliverable_line
+from jobledger.store.model.events import (
+    JobCreated,
+    JobEvent,
+    JobStateChanged,
+    Record,
+    SpecData,
+    StateData,
+    encode_event,
+)
 from jobledger.store.model.job import JobStatus, State, StateType
 from jobledger.store.timestamps import format_rfc3339
 
@@ -83,3 +94,48 @@ def test_any_event_has_its_fields_and_the_added_ones(
     fields.pop("matches", None)
     assert json.loads(delivered) == fields | _ADDED | ({} if matches is None else {"matches": matches})
     assert b"\n" not in delivered
+
+
+_spec = st.sampled_from(
+    [b'{"Name":"n"}', b'{"Name":\n"n"}', '{"Name":"\u00e9"}'.encode(), b'{"Name":"\xff"}', b"{}"]
+)
+_text = st.one_of(
+    st.text(max_size=8), st.sampled_from(['"source":"/jobledger"', ',"name":"a","data":', '\\"source":'])
+)
+
+
+@given(
+    texts=st.lists(_text, min_size=5, max_size=5),
+    source=st.sampled_from(["/jobledger", "/jobledger", "/other", '"']),
+    spec=st.one_of(st.none(), _spec),
+)
+def test_a_decoded_event_is_delivered_with_the_same_bytes(
+    texts: list[str], source: str, spec: bytes | None
+) -> None:
+    """Whatever its texts contain, and also if its spec is not ASCII or has several lines."""
+    event_id, actor, reason, previous, name = texts
+    envelope = {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": source,
+        "subject": "j-1",
+        "time": "2026-01-01T00:00:00Z",
+        "datacontenttype": "application/json",
+        "namespace": "default",
+        "actor": actor,
+        "reason": reason,
+        "previous": previous,
+        "name": name,
+    }
+    event: JobEvent = (
+        JobStateChanged(**envelope, data=StateData(State(StateType.FAILED, reason, {name: actor})))  # type: ignore[arg-type]
+        if spec is None
+        else JobCreated(**envelope, data=SpecData(Raw(spec)))  # type: ignore[arg-type]
+    )
+    record = Record(9, _TIME, "jobs.default.00.j-1", encode_event(event))
+    for is_exact in (False, True):
+        numbered = NumberedEvent(record, event, _STATUS.name, 5, 2, is_exact)
+        assert deliverable_line(numbered, source="//here") == _deliver(record.payload, None)
+    longer = replace(record, payload=b'{"later":1,"name":"n",' + record.payload[1:])
+    numbered = NumberedEvent(longer, event, _STATUS.name, 5, 2)
+    assert deliverable_line(numbered, source="//here") == _deliver(longer.payload, None)
