@@ -36,6 +36,7 @@ from jobledger.store.ledger import Ledger
 from jobledger.store.model.errors import Conflict, InvalidInput, JobledgerError, JobNotFound, RevisionMismatch
 from jobledger.store.model.job import JobStatus, State
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE, named_job_id
+from jobledger.store.spec.spec import JobSpec
 
 NO_CHANGES: Final = (
     "no changes detected for new job spec: nothing was written; send Force to make a new version anyway"
@@ -104,13 +105,8 @@ async def submit_job(request: Request[wire.SubmitRequest]) -> Response:
     request.require(namespace)
     ledger = request.service.ledger
     must_exist = (request.condition(b"if-match") or "").strip() == "*"
-
-    async def command(**metadata: Unpack[CommandMetadata]) -> Receipt:
-        if must_exist:
-            await _require_job(ledger, namespace, spec.name)
-        return await ledger.apply(spec, force=force, **metadata)
-
-    return await _write(request, "submit", command, unchanged=NO_CHANGES)
+    command = partial(_apply_existing, ledger, namespace) if must_exist else ledger.apply
+    return await _write(request, "submit", partial(command, spec, force=force), unchanged=NO_CHANGES)
 
 
 @operations.declare(
@@ -348,6 +344,13 @@ async def _find_version(service: Service, status: JobStatus, text: str) -> JobVe
         with waiting():
             await service.projector.wait_for(present.spec_sequence)
     return await service.view.version(status.id, number)
+
+
+async def _apply_existing(
+    ledger: Ledger, namespace: str, spec: JobSpec, *, force: bool, **metadata: Unpack[CommandMetadata]
+) -> Receipt:
+    await _require_job(ledger, namespace, spec.name)
+    return await ledger.apply(spec, force=force, **metadata)
 
 
 async def _require_job(ledger: Ledger, namespace: str, name: str) -> None:
