@@ -5,7 +5,7 @@ and a reader that disconnects is noticed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -18,7 +18,7 @@ from jobledger.service.api.query import ALL_NAMESPACES
 from jobledger.service.api.request import Request
 from jobledger.service.api.response import Stream
 from jobledger.service.cursor import parse_cursor
-from jobledger.service.feed.events import close_text, event_text, greeting_text, heartbeat_text
+from jobledger.service.feed.events import close_text, greeting_text, heartbeat_text
 from jobledger.service.feed.hub import Cause, FeedConnection
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
@@ -127,9 +127,7 @@ class _Feed:
         await _send(send, greeting_text(hub.cursor(connection)))
         while (events := await connection.next()) is not None:
             if events:
-                await _send(
-                    send, b"".join([event_text(event, hub.stream_tag, hub.source) for event in events])
-                )
+                await _send(send, events.text(hub.stream_tag, hub.source))
                 self._service.metrics.feed_sent(len(events))
             else:
                 await _send(send, heartbeat_text(hub.cursor(connection)))
@@ -176,8 +174,8 @@ async def _cut_off_if_stuck(connection: FeedConnection) -> AsyncIterator[None]:
         connection.on_stuck = None
 
 
-async def _send(send: Send, body: bytes, *, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": more})
+def _send(send: Send, body: bytes, *, more: bool = True) -> Awaitable[None]:
+    return send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 def _client_of(principal: Principal, scope: Scope) -> str:

@@ -281,10 +281,10 @@ class Middleware:
         answer: GuardedResponse,
         rechecked: Principal | None,
     ) -> None:
-        async def send(message: Message) -> None:
+        def send(message: Message) -> Awaitable[None]:
             if rechecked is not None and not answer.started:
                 self._tokens.require_valid(rechecked)
-            await answer.send(message)
+            return answer.send(message)
 
         await stream(scope, receive, send)
 

@@ -6,7 +6,7 @@ client does not read is closed.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Final
 
 from jobledger.service.api.asgi import Message, Send
@@ -61,11 +61,11 @@ class GuardedResponse:
         else:
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Send a message of a stream, which holds no more than it has to send."""
         if message["type"] == "http.response.start":
             message = self._start(message["status"], message["headers"], 0)
-        await self._send(message)
+        return self._send(message)
 
     def release(self) -> None:
         """Return its bytes to the budget."""

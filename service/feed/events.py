@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -155,6 +155,32 @@ def deliverable_line(numbered: NumberedEvent, *, source: str) -> bytes:
         version,
         format_rfc3339(time).encode(),
     )
+
+
+class Chunk(tuple[FeedEvent, ...]):  # noqa: SLOT001 - a tuple's subclass cannot have slots
+    """Events that are sent together; shared by all connections that send the same.
+
+    Attributes:
+        reached: the sequence up to which it has all matching events.
+    """
+
+    reached: int
+    _text: bytes
+
+    def __new__(cls, events: Iterable[FeedEvent] = (), reached: int = 0) -> Self:
+        """Create one; without events it is `NOTHING`, except for what it reached."""
+        self = super().__new__(cls, events)
+        self.reached, self._text = reached, b""
+        return self
+
+    def text(self, tag: str, source: str) -> bytes:
+        """The encoded events, joined once."""
+        if not self._text:
+            self._text = b"".join([event_text(event, tag, source) for event in self])
+        return self._text
+
+
+NOTHING: Final = Chunk()
 
 
 def deliverable_event(

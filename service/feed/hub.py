@@ -4,8 +4,8 @@
     position
 
 An event reaches connections after it is visible in this process's view. It is stored once and encoded once,
-when the first connection needs it. A `FeedConnection` has a position in the stream and no queue, so a slow
-reader takes no memory:
+when the first connection needs it; connections with the same filter at the same position also share what
+they send. A `FeedConnection` has a position in the stream and no queue, so a slow reader takes no memory:
 
     before the ring ──► pages from the log ──► the ring ──► waiting ──► the ring …
                                ▲                 │
@@ -16,6 +16,7 @@ import asyncio
 import enum
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Self
 
 import msgspec
@@ -29,7 +30,7 @@ from jobledger.service import limits as named
 from jobledger.service.cursor import default_source, format_cursor, stream_tag
 from jobledger.service.errors import CursorGone, NotReady, TooManyRequests
 from jobledger.service.feed.catchup import CatchUp, SpecLabels
-from jobledger.service.feed.events import FeedEvent, Ring, event_text, feed_event
+from jobledger.service.feed.events import NOTHING, Chunk, FeedEvent, Ring, event_text, feed_event
 from jobledger.store.log import EventLog
 from jobledger.store.model.errors import JobledgerError, LogReplaced, LogUnavailable
 from jobledger.store.model.limits import READ_PAGE_EVENTS
@@ -81,7 +82,7 @@ class FeedConnection:
         self.end(Cause.GONE, "closed by its reader")
         self._hub.forget(self)
 
-    async def next(self) -> Sequence[FeedEvent] | None:
+    async def next(self) -> Chunk | None:
         """The next matching events; empty for a heartbeat; None if the connection ended, see `reason`.
 
         A connection that started in the past returns a heartbeat when it has caught up, so that a reader that
@@ -89,15 +90,19 @@ class FeedConnection:
         """
         self._is_sending = False
         try:
-            while self._is_open():
-                found = await self._take_or_retry() if self.sequence < self._hub.sequence else ()
+            while self.cause is None:
+                if self._is_up_to_date():
+                    await self._wait()
+                if not self._is_open():
+                    break
+                found = NOTHING
+                if self.sequence < self._hub.sequence:
+                    found = self._take_shared() or await self._take_or_retry()
                 if found or self._is_heartbeat_due():
                     return found
                 if self._is_catching_up and self.sequence >= self._hub.sequence:
                     self._is_catching_up = False
-                    return ()
-                if self.sequence >= self._hub.sequence:
-                    await self._wait()
+                    return NOTHING
             return None
         finally:
             self._is_sending = True
@@ -140,7 +145,22 @@ class FeedConnection:
 
     # --- reading --------------------------------------------------------------------------------------------
 
-    async def _take_or_retry(self) -> Sequence[FeedEvent]:
+    def _is_up_to_date(self) -> bool:
+        """Whether there is nothing to return."""
+        return (
+            self.sequence >= self._hub.sequence and not self._is_catching_up and not self._is_heartbeat_due()
+        )
+
+    def _take_shared(self) -> Chunk | None:
+        """The next chunk, if another connection has already taken it from the ring."""
+        if self.sequence < self._hub.ring.after:
+            return None
+        chunk = self._hub.chunks.get((self.filter, self.sequence))
+        if chunk is not None:
+            self.sequence = chunk.reached
+        return chunk
+
+    async def _take_or_retry(self) -> Chunk:
         try:
             return await self._take()
         except (LogUnavailable, ViewRebuilding):
@@ -149,9 +169,9 @@ class FeedConnection:
             await self._wait(self._hub.limits.retry_seconds)
         except JobledgerError as error:
             self.end(Cause.BROKEN, f"the service cannot read the log or the view: {error}")
-        return ()
+        return NOTHING
 
-    async def _take(self) -> Sequence[FeedEvent]:
+    async def _take(self) -> Chunk:
         """The matching events of the next chunk, from the ring or the log."""
         hub = self._hub
         if self.sequence >= hub.ring.after:
@@ -163,10 +183,11 @@ class FeedConnection:
             events, reached = await self._catch_up.page(self.sequence, hub.sequence)
         passed = await self._match_labels([event for event in events if self.filter.passes(event)])
         self.sequence = reached
-        return passed
+        return Chunk(passed, reached)
 
-    async def _from_ring(self) -> Sequence[FeedEvent]:
+    async def _from_ring(self) -> Chunk:
         """The matching events of the ring, up to the limit of one send."""
+        started, chunks = self.sequence, self._hub.chunks
         passes, selects = self.filter.passes, bool(self.filter.selector)
         found: list[FeedEvent] = []
         size, reached = 0, self._hub.sequence
@@ -178,9 +199,12 @@ class FeedConnection:
             if size >= self._hub.limits.send_bytes or (selects and len(found) == READ_PAGE_EVENTS):
                 reached = event.sequence
                 break
-        passed = await self._match_labels(found)
+        chunk = Chunk(await self._match_labels(found), reached)
+        if len(chunks) == named.FEED_SHARED_CHUNKS:
+            chunks.clear()
+        chunks[self.filter, started] = chunk
         self.sequence = reached
-        return passed
+        return chunk
 
     async def _match_labels(self, events: list[FeedEvent]) -> list[FeedEvent]:
         """The events whose jobs match the selector before or after them, with `matches` set."""
@@ -238,6 +262,8 @@ class FeedLimits(msgspec.Struct, frozen=True, kw_only=True):
     ring_bytes: int = named.FEED_RING_BYTES
     send_bytes: int = named.FEED_SEND_BYTES
     gather_seconds: float = named.FEED_GATHER_SECONDS
+    wakes_at_once: int = named.FEED_WAKES_AT_ONCE
+    wakes_seconds: float = named.FEED_WAKES_SECONDS
     heartbeat_seconds: float = named.FEED_HEARTBEAT_SECONDS
     send_timeout_seconds: float = named.FEED_SEND_TIMEOUT_SECONDS
     tick_seconds: float = named.FEED_TICK_SECONDS
@@ -278,9 +304,10 @@ class FeedHub:
         self._clients: dict[FeedConnection, str | None] = {}  # open connections, with their clients
         self._counts: Counter[str] = Counter()  # connections by client
         self._checker: asyncio.Task[None] | None = None
-        self._to_wake: set[FeedConnection] = set()
+        self.chunks: dict[tuple[EventFilter, int], Chunk] = {}  # by filter and start, of the present ring
+        self._to_wake: dict[FeedConnection, None] = {}  # in order of their events
         self._waking: asyncio.TimerHandle | None = None
-        self._last_wake = 0.0
+        self._next_wake = 0.0  # the earliest time
         self._closed = asyncio.Event()  # set when a connection closes
 
     def __len__(self) -> int:
@@ -367,6 +394,7 @@ class FeedHub:
             self._jump(up_to)
             return
         self.ring.extend(events)
+        self.chunks = {}
         self.sequence = up_to
         if self._scopes:
             matching = self._matching(events)
@@ -394,7 +422,7 @@ class FeedHub:
         self._uncount(self._clients.pop(connection))
         if not self._clients:
             self.on_use(False)
-        self._to_wake.discard(connection)
+        self._to_wake.pop(connection, None)
         for scope in _scopes_of(connection.filter):
             members = self._scopes[scope]
             members.discard(connection)
@@ -440,6 +468,7 @@ class FeedHub:
         """Continue from a sequence without the events before it, which connections then read from the log."""
         before, self.sequence = self.sequence, sequence
         self.ring.restart(sequence)
+        self.chunks = {}
         for connection in self._clients:
             connection.notice(before)
         self._wake_soon(self._clients)
@@ -447,23 +476,29 @@ class FeedHub:
     def _wake_soon(self, matching: Iterable[FeedConnection]) -> None:
         """Wake connections: immediately, or together after a short delay if the last wake was recent.
 
-        A send costs the same for one event as for several, and with many readers sends dominate the load.
+        A send costs the same for one event as for several, and with many readers sends dominate the load. So
+        many connections are woken a few at a time: the more there are, the more events each send has, and
+        requests are answered in between.
         """
-        self._to_wake.update(matching)
-        if not self._to_wake or self._waking is not None:
-            return
-        loop = asyncio.get_running_loop()
-        at = self._last_wake + self.limits.gather_seconds
-        if at <= loop.time():
-            self._wake_now()
-        else:
-            self._waking = loop.call_at(at, self._wake_now)
+        self._to_wake.update(dict.fromkeys(matching))
+        if self._to_wake and self._waking is None:
+            loop = asyncio.get_running_loop()
+            if self._next_wake <= loop.time():
+                self._wake_some()
+            else:
+                self._waking = loop.call_at(self._next_wake, self._wake_some)
 
-    def _wake_now(self) -> None:
-        self._waking, self._last_wake = None, asyncio.get_running_loop().time()
-        to_wake, self._to_wake = self._to_wake, set()
-        for connection in to_wake:
+    def _wake_some(self) -> None:
+        """Wake those that have waited longest, and the rest in a moment."""
+        loop = asyncio.get_running_loop()
+        for connection in [*islice(self._to_wake, self.limits.wakes_at_once)]:
+            del self._to_wake[connection]
             connection.wake()
+        if self._to_wake:
+            self._next_wake = loop.time() + self.limits.wakes_seconds
+            self._waking = loop.call_at(self._next_wake, self._wake_some)
+        else:
+            self._next_wake, self._waking = loop.time() + self.limits.gather_seconds, None
 
     def _matching(self, events: Sequence[FeedEvent]) -> set[FeedConnection]:
         """The connections whose scope contains any of these events."""
