@@ -38,6 +38,7 @@ from .projections.tree_reader import (
     TreeState as TreeState,
 )
 from .projections.view import View as View
+from .projections.view_jobs import ViewJobs as ViewJobs
 from .store.command import Receipt as Receipt
 from .store.embedded import EmbeddedServer as EmbeddedServer
 from .store.jetstream.declarations import StreamSettings as StreamSettings

@@ -124,3 +124,7 @@ PARKED_ERROR_MAX_CHARACTERS = 1_000  # of a handler's error
 ADMIN_CALLS = 16  # concurrent reads and writes
 ADMIN_LIVE_SECONDS = 5.0  # a subscription whose oldest event is younger counts as live
 ADMIN_WRITE_TRIES = 10  # of one record that is written concurrently
+
+# --- jobs of a view for the commands of a ledger
+KNOWN_CONFIRM_SECONDS = 1.0  # to compare the view with the log; then the job is read from the log
+KNOWN_RETRY_SECONDS = 1.0  # after a comparison that failed; until then jobs are read from the log

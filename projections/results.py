@@ -46,11 +46,13 @@ class Checkpoint(msgspec.Struct, frozen=True):
         epoch: of the log that the view is made from; empty if the view has not read any log yet.
         sequence: the last event applied.
         anomalies: total number of events that contradicted the state of their job.
+        time: stream time of the last event, Unix nanoseconds; 0 if unknown.
     """
 
     epoch: str
     sequence: int
     anomalies: int
+    time: int
 
 
 class Troubles(msgspec.Struct, frozen=True):

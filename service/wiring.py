@@ -17,6 +17,7 @@ from jobledger.projections.self_check import SelfCheck
 from jobledger.projections.subscriptions.admin import Subscriptions
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
+from jobledger.projections.view_jobs import ViewJobs
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.audit.accepted_logs import ACCEPTED_FILE, AcceptedFile
 from jobledger.service.audit.keys import KeyFile, read_keys
@@ -182,7 +183,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             streams=streams,
             record=record,
             probe=log.probe(replica_id(settings.data_dir)),
-            ledger=Ledger(log),
+            ledger=Ledger(log, known=ViewJobs(view, log)),
             projector=projector,
             view=view,
             selfcheck=_open_selfcheck(stack, settings, log, projector),
@@ -257,7 +258,7 @@ async def open_worker(start: Start, link: OwnerLink) -> AsyncIterator[WorkerServ
             streams=(),
             record=owners,
             probe=owners,
-            ledger=Ledger(log),
+            ledger=Ledger(log, known=ViewJobs(view, log)),
             projector=projector,
             view=view,
             selfcheck=owners,

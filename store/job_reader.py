@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
+from typing import Protocol
 
 from jobledger.store.backoff import Backoff
 from jobledger.store.command import Receipt, receipt_of
@@ -17,7 +18,7 @@ from jobledger.store.model.errors import (
     LogUnavailable,
 )
 from jobledger.store.model.events import JobEvent, Record, Recorded, read_record
-from jobledger.store.model.fold import Anomaly, fold, fold_appended, fold_job_on
+from jobledger.store.model.fold import Anomaly, fold, fold_appended, fold_job_on, last_read
 from jobledger.store.model.history import HistoryItem, build_history_item
 from jobledger.store.model.job import Job
 from jobledger.store.model.limits import (
@@ -31,12 +32,31 @@ from jobledger.store.model.subjects import NAMELESS_JOB_ID, job_subject, job_sub
 from jobledger.store.yield_point import yield_point
 
 
-class JobReader:
-    """Folds jobs from the log, starting from the cache."""
+class KnownJobs(Protocol):
+    """Jobs of an earlier point of the log, for example those of a view: found faster than in the log."""
 
-    def __init__(self, log: EventLog, cache: JobCache) -> None:
+    async def find(self, job_id: str) -> Job | None:
+        """Return the job with this id; None: read the log.
+
+        It must be the result of all events of this log on the job's subject up to the one that its status
+        names as the last. It can lack later ones. It raises nothing and takes a limited time.
+        """
+        ...
+
+
+class JobReader:
+    """Folds jobs from the log, starting from the cache.
+
+    Args:
+        log: of the events.
+        cache: of the jobs that were read or changed.
+        known: jobs that `last_seen` finds without reading the log; None: none.
+    """
+
+    def __init__(self, log: EventLog, cache: JobCache, known: KnownJobs | None = None) -> None:
         self._log = log
         self._cache = cache
+        self._known = known
         # Positions of readers of histories, by subject and sequence, so that a later page costs one page.
         self._positions = LRUCache[tuple[str, int], HistoryPosition](
             HISTORY_POSITIONS_MAX_BYTES, HistoryPosition.size_bytes
@@ -57,6 +77,23 @@ class JobReader:
             # it too, and only the log decides which of them is the job.
             return known if _is_of_named_job(job_id) else None
         return known if known.subject == job_subject(namespace, job_id) else None
+
+    async def last_seen(self, job_id: str, namespace: str | None) -> CachedJob | None:
+        """Return a job from the cache or, without reading the log, from the known jobs; None if none has it.
+
+        A known job is good enough to decide on, as one after our own append: `fresh` reads the log from
+        the start of the subject. One in quarantine is left to `fresh`: what it becomes is not all known.
+        """
+        cached = self.cached(job_id, namespace)
+        if cached is not None or self._known is None:
+            return cached
+        job = await self._known.find(job_id)
+        if job is None or job.status.quarantine is not None:
+            return None
+        if namespace not in (None, job.status.namespace):
+            return None
+        subject = job_subject(job.status.namespace, job_id)
+        return CachedJob(subject, job, last_read(job.status), base=CachedJob(subject))
 
     async def fresh(self, job_id: str, namespace: str | None) -> CachedJob:
         """Return a job as the leader of the log has it now.

@@ -5,8 +5,8 @@
                 └── read again ┴─ nothing to append, or a refusal, decided on a cached job
 
 A decision that appends is guarded by the expected last sequence of the append, so it can start from a cached
-job. A decision that appends nothing (a refusal, an unknown job, a no-op) has no such guard, so it is repeated
-on a fresh read before the caller gets it.
+job, or from one that a view has (`KnownJobs`). A decision that appends nothing (a refusal, an unknown job, a
+no-op) has no such guard, so it is repeated on a fresh read before the caller gets it.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from jobledger.store.command import (
     receipt_of,
 )
 from jobledger.store.job_cache import CachedJob, JobCache, KeyedLocks
-from jobledger.store.job_reader import JobReader
+from jobledger.store.job_reader import JobReader, KnownJobs
 from jobledger.store.log import EventLog, PendingEvent, WrongSequence, refused
 from jobledger.store.model.decide import (
     Decision,
@@ -95,6 +95,8 @@ class Ledger:
         log: of the events.
         clock: the writer's clock, Unix nanoseconds; informative only.
         new_id: returns event ids (UUIDv7).
+        known: where commands find a job that is not in this ledger's cache before they read its history from
+            the log, for example `ViewJobs`. None: nowhere.
     """
 
     def __init__(
@@ -103,11 +105,12 @@ class Ledger:
         *,
         clock: Callable[[], int] = time.time_ns,
         new_id: Callable[[], str] = new_event_id,
+        known: KnownJobs | None = None,
     ) -> None:
         self._log = log
         self._clock = clock
         self._new_id = new_id
-        self._reader = JobReader(log, JobCache())
+        self._reader = JobReader(log, JobCache(), known)
         self._turns = KeyedLocks()
 
     async def create(self, spec: JobSpec, **metadata: Unpack[CommandMetadata]) -> Receipt:
@@ -166,7 +169,9 @@ class Ledger:
         """
         event_id = await self._start(metadata)
         known = await self._find(job_id, namespace)
-        if known.status is not None:
+        if known.status is not None and known.status.quarantine is not None:
+            known = await self._reader.fresh(job_id, namespace)  # not a refusal of a cached job
+            assert known.status is not None
             check_not_quarantined(known.status)
         if known.job is None:
             raise not_found(job_id)
@@ -419,7 +424,7 @@ class Ledger:
 
     async def _find(self, job_id: str, namespace: str | None) -> CachedJob:
         check_job_id(job_id, namespace)
-        return self._reader.cached(job_id, namespace) or await self._reader.fresh(job_id, namespace)
+        return await self._reader.last_seen(job_id, namespace) or await self._reader.fresh(job_id, namespace)
 
     async def _prepare_new(self, spec: JobSpec, event_id: str, metadata: CommandMetadata) -> Prepared:
         prepared = prepare_new(spec, event_id)
@@ -477,12 +482,10 @@ class CommandExecution:
         self._accepts_frozen = accepts_frozen
         # Only if the caller chose the event id can the event be in the log already.
         self._is_repeatable = metadata.get("event_id") is not None
-        # A job that is not cached counts as new: the append finds out.
-        known = reader.cached(job_id, namespace) or CachedJob(job_subject(namespace, job_id))
-        self._known = known
+        self._known = CachedJob(job_subject(namespace, job_id))
         self._is_fresh = False
         self._searched: CachedJob | None = None  # up to here, the caller's event id is not in the log
-        self._seen_revision = known.job.status.revision if known.job is not None else None
+        self._seen_revision: int | None = None
 
     async def run(self) -> Receipt:
         """Execute the command.
@@ -492,6 +495,8 @@ class CommandExecution:
         """
         if self._is_repeatable:
             await self._refresh()
+        else:
+            await self._recall()
         backoff: Backoff | None = None
         for _ in range(COMMAND_MAX_ATTEMPTS):
             decision = await self._decide()
@@ -504,12 +509,44 @@ class CommandExecution:
                 if self._is_repeatable:
                     return await self._confirm()
                 return self._reader.appended(self._known, event, outcome.sequence)
+            if await self._recall_existing(outcome.sequence):
+                continue
             # Full jitter spreads writers that race on one job best.
             backoff = backoff or Backoff(COMMAND_WAIT_SECONDS, COMMAND_MAX_WAIT_SECONDS, jitter=1.0)
             await backoff.sleep()
             await self._refresh()
         error = contention(self._known.job, job_id=self._job_id)
         raise await self._with_missed(error, self._seen_revision)
+
+    async def _recall(self) -> None:
+        """Start from the job as last seen.
+
+        For a command that may create it, a job that is not cached counts as new: the append finds out.
+        """
+        if self._name:
+            known = self._reader.cached(self._job_id, self._namespace)
+        else:
+            known = await self._reader.last_seen(self._job_id, self._namespace)
+        if known is not None:
+            self._start_from(known)
+
+    async def _recall_existing(self, sequence: int) -> bool:
+        """Start from the job as last seen, after it counted as new and the log has events of it.
+
+        Args:
+            sequence: the last of these events; only a job that has it is used.
+        """
+        if self._is_fresh or self._known.status is not None:
+            return False
+        known = await self._reader.last_seen(self._job_id, self._namespace)
+        if known is None or known.sequence != sequence:
+            return False
+        self._start_from(known)
+        return True
+
+    def _start_from(self, known: CachedJob) -> None:
+        self._known = known
+        self._seen_revision = known.job.status.revision if known.job is not None else None
 
     async def _refresh(self) -> None:
         self._known = await self._reader.fresh(self._job_id, self._namespace)

@@ -10,6 +10,7 @@ from benchmarks.workload import ACTOR, REASON, job_key, named_spec
 from jobledger.projections.projector import Projector
 from jobledger.projections.query.query import ListQuery
 from jobledger.projections.view import View
+from jobledger.projections.view_jobs import ViewJobs
 from jobledger.store.embedded import EmbeddedServer
 from jobledger.store.jetstream import JetStreamLog
 from jobledger.store.ledger import Ledger
@@ -58,8 +59,9 @@ class Jobledger:
         return len((await self._view.list(ListQuery(namespace=namespace, limit=PAGE_JOBS))).jobs)
 
     def forget(self) -> None:
-        """Start a ledger without cached jobs."""
-        self._ledger = Ledger(self._log)
+        """Start a ledger without cached jobs, which starts from the rows of the view if there is one."""
+        known = ViewJobs(self._view, self._log) if self._view is not None else None
+        self._ledger = Ledger(self._log, known=known)
 
     async def settle(self) -> None:
         """Wait until the view has everything, if the projector runs."""

@@ -45,7 +45,7 @@ PUBLIC_NAMES = (
     "OutcomeUnknown Page ParkedJob Projector ProjectorState Quarantine Receipt RevisionMismatch "
     "SpecConfig State StateType StoreDamaged StreamSettings SubscribedEvent Subscription SubscriptionDeleted "
     "SubscriptionInfo SubscriptionNotFound SubscriptionState SubscriptionStatus Subscriptions Task "
-    "TooManyTags TreeReader TreeState TreeUnavailable VersionNotFound View ViewError WaitTimeout "
+    "TooManyTags TreeReader TreeState TreeUnavailable VersionNotFound View ViewError ViewJobs WaitTimeout "
     "load_spec named_job_id parse_selector subscribe"
 )
 
