@@ -84,7 +84,8 @@ async def _service(data_dir: Path) -> None:
     def announce(_: Service, http: HttpFront) -> None:
         print(http.port, flush=True)
 
-    settings = Settings(port=0, data_dir=data_dir, feeds_per_client=1_000)
+    # The feeds of one round may still be closing while those of the next are opened.
+    settings = Settings(port=0, data_dir=data_dir, feeds_per_client=2_000)
     _log_like_serve(settings)
     await serve(settings, announce)
 
