@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError, NoRespondersError
 from nats.nuid import NUID
 
@@ -95,6 +96,32 @@ class Outgoing(NamedTuple):
     payload: bytes
 
 
+class QuietTransport(TcpTransport):
+    """A transport on which a write after the loss of the connection is ignored, on every event loop.
+
+    asyncio ignores it, and `drain` raises ConnectionResetError, which the library handles. uvloop raises
+    RuntimeError, which would end the library's reconnection for good.
+    """
+
+    def __init__(self, transport: TcpTransport) -> None:
+        vars(self).update(vars(transport))  # the connection, and its reader and writer
+
+    def write(self, payload: bytes) -> None:
+        """Writes, unless the connection is lost."""
+        self._unless_lost(super().write, payload)
+
+    def writelines(self, payload: Sequence[bytes]) -> None:
+        """Writes all parts, unless the connection is lost."""
+        self._unless_lost(super().writelines, payload)
+
+    def _unless_lost(self, write: Callable[[Any], None], payload: Any) -> None:
+        try:
+            write(payload)
+        except RuntimeError:
+            if self._io_writer is None or not self._io_writer.is_closing():
+                raise
+
+
 class _QuickClient(Client):
     """The library's client with faster headers, which fewer errors close permanently.
 
@@ -147,6 +174,11 @@ class _QuickClient(Client):
         await self._error_cb(error)
         if "permissions violation" not in err_msg:
             await self._process_op_err(error)
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        await super()._connect_to_server(s)
+        if type(self._transport) is TcpTransport:
+            self._transport = QuietTransport(self._transport)
 
     async def _process_connect_init(self) -> None:
         transport = self._transport

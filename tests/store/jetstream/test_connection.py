@@ -2,11 +2,17 @@
 
 import asyncio
 import inspect
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlparse
 
 import pytest
+import uvloop
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
 
-from jobledger.store.jetstream.connection import Connection
+from jobledger.store.jetstream.connection import Connection, QuietTransport
 
 
 @pytest.mark.parametrize(
@@ -17,6 +23,7 @@ from jobledger.store.jetstream.connection import Connection
         ("_build_message", ["self", "sid", "subject", "reply", "data", "headers"]),
         ("_process_err", ["self", "err_msg"]),
         ("_process_op_err", ["self", "e"]),
+        ("_connect_to_server", ["self", "s"]),
         ("_process_connect_init", ["self"]),
         ("_connect_command", ["self"]),
         ("_send_command", ["self", "cmd", "priority"]),
@@ -57,3 +64,34 @@ async def test_a_cancelled_attempt_to_connect_closes_its_socket() -> None:
                 await asyncio.wait({opening}, timeout=0.05)
             assert opening.cancelled()
             await ended.wait()
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_write_to_a_lost_connection_is_ignored_and_then_reported(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """The library expects an error of the socket; any other ends its reconnection for good."""
+    ended = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        ended.set()
+
+    async def write() -> None:
+        async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+            connected: Any = TcpTransport()  # type: ignore[no-untyped-call]
+            port = server.sockets[0].getsockname()[1]
+            await connected.connect(urlparse(f"nats://127.0.0.1:{port}"), 1024, 5)
+            transport: Any = QuietTransport(connected)
+            transport._io_writer.transport.abort()
+            await transport.wait_closed()
+            transport.write(b"PING\r\n")
+            transport.writelines([b"PING\r\n"])
+            with pytest.raises(ConnectionResetError):
+                await transport.drain()
+            await ended.wait()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(write())
