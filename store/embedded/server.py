@@ -551,6 +551,7 @@ class EmbeddedServer:
                 # Before the probe: a message that expires in between makes the count too low, never too high.
                 expiring = await _in_thread(self._generation.expiring)
                 await _in_thread(self._staging.check)
+                now: dict[str, Extent] | None = None
                 try:
                     async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS):
                         if connection is None:
@@ -559,15 +560,16 @@ class EmbeddedServer:
                     failures = 0
                 except (JobledgerError, TimeoutError, msgspec.DecodeError, OSError):
                     failures += 1
-                else:
+                wedged, log_read = self._wedged(log_read)
+                self._suspicion = self._suspicion or wedged
+                # After a failed write the server counts messages that it could not store.
+                if now is not None and not self._suspicion:
                     # One probe late: the newest messages may not be on disk yet.
                     await _in_thread(self._remember, previous, now, expiring)
                     previous = now
-                wedged, log_read = self._wedged(log_read)
                 if failures >= HEALTH_FAILURES_MAX:
                     self._kill(f"it has not answered {failures} probes of {HEALTH_TIMEOUT_SECONDS:g} s")
-                elif wedged or self._suspicion:
-                    self._suspicion = self._suspicion or wedged
+                elif self._suspicion:
                     await self._restart_with_space()
         finally:
             if connection is not None:

@@ -151,7 +151,7 @@ def test_the_payloads_have_the_documented_size() -> None:
         pytest.param(append.run, 2, marks=pytest.mark.slow),
         (append.run_create, 1),
         pytest.param(append.run_set_state, 1, marks=pytest.mark.slow),
-        pytest.param(projection.run, 3, marks=pytest.mark.slow),
+        pytest.param(projection.run, 4, marks=pytest.mark.slow),
         pytest.param(projection.run_tree, 1, marks=pytest.mark.slow),
         (projection.run_live, 2),
         pytest.param(reads.run, 4, marks=pytest.mark.slow),
