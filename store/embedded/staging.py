@@ -215,7 +215,20 @@ class Staging:
             self._lock = -1
 
     def _streams(self) -> Sequence[Path]:
-        return sorted(path for path in self._store.glob("*/streams/*") if path.is_dir())
+        return [
+            path
+            for account in _content(self._store)
+            for path in _content(account / "streams")
+            if path.is_dir()
+        ]
+
+
+def _content(folder: Path) -> Sequence[Path]:
+    """The sorted content of a directory; empty if nats-server has removed it, as it does while it starts."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
 
 
 def is_tmpfs(path: Path) -> bool:

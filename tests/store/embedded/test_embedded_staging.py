@@ -7,6 +7,7 @@ import shutil
 import signal
 import stat
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -237,3 +238,25 @@ async def test_emptied_staging_is_created_again(tmp_path: Path, emptied: str) ->
         await asyncio.to_thread(server._staging.check)
         await assert_batch(log, "b", first=2)
         assert batches_of(tmp_path).is_symlink()
+
+
+def test_a_folder_that_the_server_removes_meanwhile_does_not_end_the_start(tmp_path: Path) -> None:
+    """nats-server removes an empty `streams` folder while it starts."""
+    folder = tmp_path / "$G" / "streams"
+    removed = threading.Event()
+
+    def remove() -> None:
+        for _ in range(1_000):
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder)
+        removed.set()
+
+    server = threading.Thread(target=remove)
+    server.start()
+    try:
+        files = staging.Staging(tmp_path)
+        files._folder = tmp_path  # without one, nothing is looked for
+        while not removed.is_set():
+            files.link()
+    finally:
+        server.join()
