@@ -15,6 +15,7 @@ from jobledger.projections.database import Reader
 from jobledger.projections.errors import AmbiguousId, VersionNotFound, ViewDamaged, WaitTimeout
 from jobledger.projections.limits import (
     CANDIDATES_SHOWN,
+    COUNT_MAX_JOBS,
     LIST_DEFAULT_LIMIT,
     PAGE_MAX_BYTES,
     READERS_MAX,
@@ -25,9 +26,23 @@ from jobledger.projections.limits import (
     WAIT_POLL_SECONDS,
 )
 from jobledger.projections.pool import ReaderPool
-from jobledger.projections.query.planner import choose_driver, count_statement, drivers_of, page_statement
+from jobledger.projections.query.planner import (
+    choose_driver,
+    count_statement,
+    drivers_of,
+    page_statement,
+    state_counts_statement,
+)
 from jobledger.projections.query.query import ListQuery, Order, Position, check_limit, encode_cursor
-from jobledger.projections.results import Checkpoint, JobVersion, Page, Troubles, fit_page, size_of_job
+from jobledger.projections.results import (
+    Checkpoint,
+    JobVersion,
+    Page,
+    StateCount,
+    Troubles,
+    fit_page,
+    size_of_job,
+)
 from jobledger.projections.rows import (
     LOST_COLUMNS,
     SELECT_LOST,
@@ -275,6 +290,25 @@ class View:
             next_cursor=_cursor_at(query, jobs[-1]) if more else None,
             sequence=rows[0][0],
         )
+
+    async def state_counts(self, query: ListQuery) -> dict[StateType, StateCount]:
+        """How many jobs that match a query are in each state, whatever states the query names.
+
+        Counting ends at `COUNT_MAX_JOBS` per state, and tests at most `COUNT_SCAN_MAX_ROWS` jobs of a state.
+        """
+        query = msgspec.structs.replace(query, states=(), order=Order.CREATED, descending=True, cursor=None)
+        drivers = drivers_of(query)
+        driver = None
+        if drivers:
+            [counted] = await self._long_rows(*count_statement(query, drivers))
+            driver = choose_driver(query, drivers, counted)
+        rows = await self._long_rows(*state_counts_statement(query, driver))
+        found = {StateType(state): (count, bool(is_whole)) for state, count, is_whole in rows}
+        return {
+            state: StateCount(min(count, COUNT_MAX_JOBS), is_whole and count <= COUNT_MAX_JOBS)
+            for state in StateType
+            for count, is_whole in [found.get(state, (0, True))]
+        }
 
     async def statuses(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
         """The statuses of these jobs, without those that do not exist; the caller bounds the number."""

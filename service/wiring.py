@@ -17,6 +17,7 @@ from jobledger.projections.self_check import SelfCheck
 from jobledger.projections.subscriptions.admin import Subscriptions
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
+from jobledger.service.access.sessions import Sessions
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.audit.accepted_logs import ACCEPTED_FILE, AcceptedFile
 from jobledger.service.audit.keys import KeyFile, read_keys
@@ -66,6 +67,7 @@ from jobledger.store.model.subjects import STREAM_NAME
 
 ASOF_FOLDER = "asof"
 _SCANS: Final = (VERSIONS_SCANS_MAX, VERSIONS_SCANS_MAX_PER_CLIENT)
+SESSIONS_FILE = "sessions.json"
 
 
 class OpenWebhooks(NamedTuple):
@@ -107,6 +109,7 @@ class Service:
     asof: AsOf
     hub: FeedHub
     tokens: TokenFile
+    sessions: Sessions
     metrics: Metrics
     stream_tag: str
     server: EmbeddedServer | None
@@ -189,6 +192,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             asof=await _open_asof(stack, settings, log, view, projector=projector, metrics=metrics),
             hub=hub,
             tokens=tokens,
+            sessions=Sessions(settings.data_dir / SESSIONS_FILE, tokens),
             metrics=metrics,
             stream_tag=tag,
             server=server,

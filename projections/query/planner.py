@@ -21,10 +21,17 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from jobledger.projections.limits import RARE_MAX_ROWS, SHORT_WALK_ROWS, WALK_MAX_ARMS
+from jobledger.projections.limits import (
+    COUNT_MAX_JOBS,
+    COUNT_SCAN_MAX_ROWS,
+    RARE_MAX_ROWS,
+    SHORT_WALK_ROWS,
+    WALK_MAX_ARMS,
+)
 from jobledger.projections.query.query import ListQuery, Order, Position
 from jobledger.projections.query.selectors import Operator, Requirement, parse_int64
 from jobledger.projections.rows import STATUS_COLUMNS
+from jobledger.store.model.job import StateType
 
 _TIME_COLUMNS: Final = {Order.CREATED: "create_time", Order.MODIFIED: "modify_time"}
 _COLUMNS: Final = ", ".join(f"j.{column}" for column in STATUS_COLUMNS)
@@ -138,6 +145,19 @@ def page_statement(query: ListQuery, driver: Driver | None) -> Statement:
     )
 
 
+def state_counts_statement(query: ListQuery, driver: Driver | None) -> Statement:
+    """One row per state: its name, the number of jobs, and whether all jobs of the state were tested.
+
+    The states of the query do not matter, and neither do its order and page. Without other filters than the
+    namespace and the time of creation, an index is counted, up to `COUNT_MAX_JOBS`; others are tested job by
+    job, newest first, at most `COUNT_SCAN_MAX_ROWS` of a state.
+    """
+    builder = _Builder(query)
+    if driver is not None:
+        return builder.statement(f"SELECT state, count(*), 1 FROM ({builder.found(driver)}) GROUP BY state")
+    return builder.statement(" UNION ALL ".join(builder.count_of_state(str(each)) for each in StateType))
+
+
 class _Builder:
     """Builds the SQL of one query; parameters are numbered, so that the arms of a union share them."""
 
@@ -175,6 +195,34 @@ class _Builder:
             conditions += self._scope("+")
         conditions += self._own_bounds("+") + self._filters(without=driver)
         return self._ordered(source, [conditions], f"+j.{self._time}")
+
+    def found(self, driver: Driver) -> str:
+        """The states of the jobs that a driver finds."""
+        source, conditions = self.source(driver)
+        if isinstance(driver, LabelDriver):
+            source += " CROSS JOIN jobs AS j ON j.created_sequence = d.created_sequence"
+        if not isinstance(driver, ScopeDriver):
+            conditions += self._scope("+")
+        conditions += self._own_bounds("+") + self._filters(without=driver)
+        return f"SELECT j.state FROM {source} WHERE {' AND '.join(conditions)}"
+
+    def count_of_state(self, state: str) -> str:
+        """The number of jobs of a state, up to a limit."""
+        scope = " AND ".join([f"j.state = {self._add(state)}", *self._namespace(""), *self._own_bounds("")])
+        filters, most = self._filters(), self._add(COUNT_MAX_JOBS + 1)
+        if not filters:
+            return (
+                f"SELECT {self._add(state)}, (SELECT count(*) FROM (SELECT 1 FROM jobs AS j WHERE {scope}"
+                f" LIMIT {most})), 1"
+            )
+        tested = (
+            f"FROM jobs AS j WHERE {scope} ORDER BY j.create_time DESC LIMIT {self._add(COUNT_SCAN_MAX_ROWS)}"
+        )
+        return (
+            f"SELECT {self._add(state)}, (SELECT count(*) FROM (SELECT 1 FROM (SELECT * {tested}) AS j"
+            f" WHERE {' AND '.join(filters)} LIMIT {most})),"
+            f" (SELECT count(*) < {self._add(COUNT_SCAN_MAX_ROWS)} FROM (SELECT 1 {tested}))"
+        )
 
     def source(self, driver: Driver) -> tuple[str, list[str]]:
         """The table that a driver reads, and the conditions served by its index."""
@@ -239,6 +287,8 @@ class _Builder:
         conditions = [] if isinstance(without, RangeDriver) else self._range(other, "+", *query.bounds(other))
         if query.quarantined is not None:
             conditions.append(f"+j.quarantine {'!=' if query.quarantined else '='} ''")
+        if query.name:
+            conditions.append(f"j.name LIKE {self._add(_like(query.name))} ESCAPE '\\'")
         if query.types:
             conditions.append(f"j.type IN ({self._list(query.types)})")
         covered = (
@@ -270,6 +320,12 @@ class _Builder:
 
     def _list(self, values: Sequence[str]) -> str:
         return ", ".join(self._add(str(value)) for value in dict.fromkeys(values))
+
+
+def _like(part: str) -> str:
+    """The pattern that matches texts with this part."""
+    escaped = part.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
 
 
 def _other(order: Order) -> Order:

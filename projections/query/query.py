@@ -14,7 +14,7 @@ from jobledger.projections.query.selectors import Requirement, check_requirement
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.fold import Int64
 from jobledger.store.model.job import StateType
-from jobledger.store.model.limits import INT_MAX, INT_MIN
+from jobledger.store.model.limits import INT_MAX, INT_MIN, NAME_MAX_CHARACTERS
 from jobledger.store.spec.spec import JOB_TYPES
 from jobledger.store.spec.values import is_utf8
 
@@ -110,6 +110,7 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
         namespaces: any of these namespaces; None for all. Excludes `namespace`.
         states: any of these states.
         types: any of these job types.
+        name: a part of the job's name, without regard to the case of ASCII letters.
         selector: conditions on labels, from `parse_selector`.
         quarantined: only jobs in quarantine (True) or not in quarantine (False); None for both.
         created_from: Unix nanoseconds, inclusive.
@@ -131,6 +132,7 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: tuple[str, ...] | None = None
     states: tuple[StateType, ...] = ()
     types: tuple[str, ...] = ()
+    name: str = ""
     selector: tuple[Requirement, ...] = ()
     quarantined: bool | None = None
     created_from: int | None = None
@@ -148,6 +150,11 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
         for namespace in self.asked_namespaces() or ():
             if not is_utf8(namespace):
                 raise InvalidInput(f"namespace {namespace!r:.80} is not valid Unicode text; use UTF-8")
+        if "\0" in self.name or not is_utf8(self.name) or len(self.name) > NAME_MAX_CHARACTERS:
+            raise InvalidInput(
+                f"name must be at most {NAME_MAX_CHARACTERS} characters of Unicode text without NUL,"
+                f" got {self.name!r:.60}"
+            )
         _check_choice("states", self.states, tuple(StateType))
         _check_choice("types", self.types, JOB_TYPES)
         _check_choice("order", (self.order,), tuple(Order))

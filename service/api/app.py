@@ -24,6 +24,7 @@ from jobledger.service.api.operation import Operation, Permission
 from jobledger.service.api.request import ENCODED_SLASH, Request
 from jobledger.service.api.response import Response, Stream, encode
 from jobledger.service.errors import MethodNotAllowed, RouteNotFound
+from jobledger.service.web.pages import PAGES
 from jobledger.service.wiring import Service
 from jobledger.service.workers.link import AtOwner
 from jobledger.service.workers.messages import Forward
@@ -50,7 +51,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = tuple(
 
 def create_app(service: Service) -> Middleware:
     """The ASGI app of a running service."""
-    return Middleware(Router(OPERATIONS).respond, service, OPERATIONS)
+    return Middleware(Router(OPERATIONS, PAGES).respond, service, (*OPERATIONS, *PAGES))
 
 
 class _Node:
@@ -86,12 +87,16 @@ class Router:
     """The operations by method and path. It trusts what the middleware puts into `scope["state"]`.
 
     Empty segments of a path are ignored: `//metrics/` is `/metrics`.
+
+    Args:
+        operations: of the API.
+        pages: of the UI, which are not in the API's documents.
     """
 
-    def __init__(self, operations: tuple[Operation, ...]) -> None:
+    def __init__(self, operations: tuple[Operation, ...], pages: tuple[Operation, ...] = ()) -> None:
         self._operations = operations
         self._root = _Node()
-        for operation in operations:
+        for operation in (*operations, *pages):
             if operation.is_routed:
                 self._add(operation)
 

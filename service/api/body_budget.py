@@ -17,6 +17,9 @@ from jobledger.service.limits import (
 from jobledger.store.model.errors import InvalidInput
 
 _TOO_LARGE: Final = f"the body exceeds {BODY_MAX_BYTES} bytes, the maximum"
+_FORM: Final = re.compile(
+    rb"application/x-www-form-urlencoded\s*(?:;\s*charset\s*=\s*\"?utf-?8\"?\s*)?;?\s*", re.IGNORECASE
+)
 _JSON: Final = re.compile(
     rb"application/(?:json|[a-z0-9.-]{1,100}\+json)\s*(?:;\s*charset\s*=\s*\"?utf-?8\"?\s*)?;?\s*",
     re.IGNORECASE,
@@ -27,8 +30,8 @@ class Disconnected(Exception):  # an event, not an error
     """The client disconnected before its request was complete."""
 
 
-def check_framing(headers: Mapping[bytes, bytes]) -> None:
-    """Check the headers of a write before any of its body is read.
+def check_framing(headers: Mapping[bytes, bytes], *, is_form: bool = False) -> None:
+    """Check the headers of a write before any of its body is read; `is_form` as in `check_media`.
 
     Raises:
         PayloadTooLarge: if the announced body is too large.
@@ -46,19 +49,19 @@ def check_framing(headers: Mapping[bytes, bytes]) -> None:
     if len(length) > 18 or int(length) > BODY_MAX_BYTES:
         raise PayloadTooLarge(_TOO_LARGE)
     if length.strip(b"0"):
-        check_media(headers)
+        check_media(headers, is_form=is_form)
 
 
-def check_media(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse a body that is not plain JSON.
+def check_media(headers: Mapping[bytes, bytes], *, is_form: bool = False) -> None:
+    """Refuse a body that is not plain JSON, or not a form.
 
-    A page of another site can make a browser send a form or plain text, but not JSON.
+    A page of another site can make a browser send a form or plain text, but not JSON; so only pages of the UI
+    accept forms, after a check of the sender.
     """
     media = headers.get(b"content-type", b"")
-    if _JSON.fullmatch(media.strip()) is None:
-        raise UnsupportedMediaType(
-            f"the body's Content-Type must be application/json in UTF-8, got {_shown(media)}"
-        )
+    if (_FORM if is_form else _JSON).fullmatch(media.strip()) is None:
+        name = "application/x-www-form-urlencoded" if is_form else "application/json"
+        raise UnsupportedMediaType(f"the body's Content-Type must be {name} in UTF-8, got {_shown(media)}")
     encoding = headers.get(b"content-encoding", b"").strip().lower()
     if encoding not in {b"", b"identity"}:
         raise UnsupportedMediaType(
@@ -77,9 +80,9 @@ def _shown(value: bytes) -> str:
 
 
 class RequestBody:
-    """The body of one write; `client` is whose part of the budget it uses."""
+    """The body of one write; `client` is whose part of the budget it uses, `is_form` what it must be."""
 
-    __slots__ = ("_budget", "_held_bytes", "_message", "_more", "_receive", "client")
+    __slots__ = ("_budget", "_held_bytes", "_message", "_more", "_receive", "client", "is_form")
 
     def __init__(self, receive: Receive, budget: ByteBudget) -> None:
         self._receive = receive
@@ -88,6 +91,7 @@ class RequestBody:
         self._message: Message | None = None
         self._more = True
         self.client = ""
+        self.is_form = False
 
     async def read(self, headers: Mapping[bytes, bytes]) -> bytes:
         """Read all of it.
@@ -118,7 +122,7 @@ class RequestBody:
             if not part:
                 continue
             if not parts:
-                check_media(headers)
+                check_media(headers, is_form=self.is_form)
             size += len(part)
             if size > BODY_MAX_BYTES:
                 raise PayloadTooLarge(_TOO_LARGE)

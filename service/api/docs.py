@@ -26,13 +26,20 @@ operations = OperationGroup("Service")
 
 
 @operations.declare("GET", paths.INDEX, "index", Permission.PUBLIC)
-async def index(_: Request[None]) -> Response:
-    """List the starting points of this API."""
+async def index(request: Request[None]) -> Response:
+    """List the starting points of this API.
+
+    A browser (`Accept: text/html`) is sent to the web UI instead: 303.
+    """
+    if "text/html" in request.header(b"accept"):
+        location = (b"location", paths.UI_JOBS.encode())
+        return Response(b"", [location, (b"vary", b"Accept")], status=303)
     return Response(
         encode(
             {
                 "Product": "Jobledger",
                 "Version": __version__,
+                "UI": paths.UI_JOBS,
                 "Docs": paths.DOCS,
                 "OpenAPI": paths.OPENAPI,
                 "AsyncAPI": paths.ASYNCAPI,
@@ -41,7 +48,8 @@ async def index(_: Request[None]) -> Response:
                 "Ready": f"{paths.READYZ}?verbose",
                 "Metrics": paths.METRICS,
             }
-        )
+        ),
+        [(b"vary", b"Accept")],
     )
 
 

@@ -5,9 +5,9 @@ and a reader that disconnects is noticed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from jobledger.projections.subscriptions.filters import EventFilter, parse_types
 from jobledger.service.access.principal import Principal
@@ -18,7 +18,7 @@ from jobledger.service.api.query import ALL_NAMESPACES
 from jobledger.service.api.request import Request
 from jobledger.service.api.response import Stream
 from jobledger.service.cursor import parse_cursor
-from jobledger.service.feed.events import close_text, event_text, greeting_text, heartbeat_text
+from jobledger.service.feed.events import FeedEvent, close_text, event_text, greeting_text, heartbeat_text
 from jobledger.service.feed.hub import Cause, FeedConnection
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
@@ -83,22 +83,38 @@ async def follow_events(request: Request[None]) -> Stream:
     is lost or repeated. Before the service ends a feed it sends `event: close` with the reason and the
     cursor.
     """
-    feed_filter = await _filter(request)
+    selected = await feed_filter(request)
     text = request.header(b"last-event-id") or request.query.text("after")
     after = parse_cursor(text, request.service.stream_tag) if text else None
-    return _Feed(request.service, request.principal, feed_filter, after)
+    return Feed(request.service, request.principal, selected, after)
 
 
-class _Feed:
+def events_text(events: Sequence[FeedEvent], tag: str, source: str) -> bytes:
+    """Events as text, each with its cursor."""
+    return b"".join([event_text(event, tag, source) for event in events])
+
+
+class Feed:
     """One feed as a response.
 
     Args:
         after: the sequence after which it begins; None: from now on.
+        text_of: the text of events, which the client receives together.
+        is_valid: whether the caller may still read; None: as long as the token is valid.
     """
 
     def __init__(
-        self, service: Service, principal: Principal, feed_filter: EventFilter, after: int | None
+        self,
+        service: Service,
+        principal: Principal,
+        feed_filter: EventFilter,
+        after: int | None,
+        *,
+        text_of: Callable[[Sequence[FeedEvent], str, str], bytes] = events_text,
+        is_valid: Callable[[], bool] | None = None,
     ) -> None:
+        self._text_of = text_of
+        self._is_valid = is_valid or (lambda: service.tokens.is_valid(principal))
         self._service = service
         self._principal = principal
         self._filter = feed_filter
@@ -111,7 +127,7 @@ class _Feed:
             self._filter,
             after=self._after,
             client=_client_of(principal, scope),
-            is_valid=lambda: service.tokens.is_valid(principal),
+            is_valid=self._is_valid,
         )
         async with connection:
             service.metrics.feed_opened()
@@ -127,9 +143,7 @@ class _Feed:
         await _send(send, greeting_text(hub.cursor(connection)))
         while (events := await connection.next()) is not None:
             if events:
-                await _send(
-                    send, b"".join([event_text(event, hub.stream_tag, hub.source) for event in events])
-                )
+                await _send(send, self._text_of(events, hub.stream_tag, hub.source))
                 self._service.metrics.feed_sent(len(events))
             else:
                 await _send(send, heartbeat_text(hub.cursor(connection)))
@@ -186,7 +200,8 @@ def _client_of(principal: Principal, scope: Scope) -> str:
     return principal.token_id or (client[0] if client else "")
 
 
-async def _filter(request: Request[None]) -> EventFilter:
+async def feed_filter(request: Request[Any]) -> EventFilter:
+    """The events that the query of a request selects, of those that the caller may read."""
     query, namespace, namespaces = request.query, request.query.text("namespace"), request.principal.visible
     if namespace and namespace != ALL_NAMESPACES:
         request.require(namespace)

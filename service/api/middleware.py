@@ -36,6 +36,8 @@ from jobledger.service.limits import (
     RESPONSES_MAX_BYTES_PER_CLIENT,
 )
 from jobledger.service.logs import write_access
+from jobledger.service.web.visitor import is_page, session_cookie
+from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.limits import ACTOR_MAX_CHARACTERS
@@ -103,6 +105,7 @@ class Middleware:
         self._service = service
         self._paths = _Paths(operations)
         self._tokens = service.tokens
+        self._sessions = service.sessions
         self._draining = service.draining
         self._metrics = service.metrics
         self._logs_access = service.settings.access_log == "on"
@@ -228,6 +231,8 @@ class Middleware:
             return local_principal(_actor(headers.get(b"jobledger-actor")))
         if self._checks_host and path not in self._paths.probes:
             self._hosts.check_host(host)
+        if is_page(path):
+            return self._visitor(scope)
         if path in self._paths.public and not (scope["query_string"] and path in self._paths.observer):
             return ANONYMOUS
         principal = self._tokens.lookup(headers.get(b"authorization"))
@@ -235,20 +240,33 @@ class Middleware:
             principal.require_observe()
         return principal
 
+    def _visitor(self, scope: Scope) -> Principal:
+        """Who signed in with a browser; ANONYMOUS if nobody: the page then answers with the sign-in form."""
+        secret = session_cookie(scope["headers"])
+        if not secret:
+            return ANONYMOUS
+        try:
+            principal = self._sessions.principal(secret)
+        except Unauthorized:
+            return ANONYMOUS
+        scope["state"]["session"] = secret
+        return principal
+
     async def _read_body(
         self, body: RequestBody, client: str, scope: Scope, headers: Mapping[bytes, bytes]
     ) -> Receive:
         """Read the body of a write, in an upload slot: a slow client takes no work slot."""
-        body.client = client
+        body.client, body.is_form = client, is_page(scope["path"])
         principal = scope["state"]["principal"]
         with self.capacity.uploading(client):
-            if principal is ANONYMOUS:
+            if principal is ANONYMOUS and scope["path"] != paths.UI_SIGN_IN:
                 # Not used by any public operation, and it must not use the budget of others.
                 await body.discard()
                 return body.receive
-            check_framing(headers)
+            check_framing(headers, is_form=body.is_form)
             scope["state"]["body"] = await body.read(headers)
-        self._tokens.require_valid(principal)
+        if principal is not ANONYMOUS:
+            self._tokens.require_valid(principal)
         return body.receive
 
     async def _answer_admitted(

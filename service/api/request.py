@@ -18,7 +18,7 @@ from jobledger.service.api.capacity import waiting
 from jobledger.service.api.operation import Operation, Permission
 from jobledger.service.api.query import Query
 from jobledger.service.cursor import parse_cursor
-from jobledger.service.limits import WAIT_DEFAULT_SECONDS
+from jobledger.service.limits import FORM_MAX_FIELDS, WAIT_DEFAULT_SECONDS
 from jobledger.service.wiring import Service
 from jobledger.store.model.decide import check_not_quarantined
 from jobledger.store.model.errors import InvalidInput, JobledgerError, JobNotFound, JobQuarantined
@@ -42,6 +42,7 @@ class Request(Generic[B]):
         values: the parameters in the path.
         path: normalized, with encoded slashes as `ENCODED_SLASH`.
         receive: for operations that notice when the client disconnects.
+        session: the cookie of a browser that signed in; empty for all others.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class Request(Generic[B]):
         self.path: str = scope["path"]
         self.query_string: bytes = scope["query_string"]
         self.receive = receive
+        self.scheme: str = scope.get("scheme", "http")
+        self.session: str = state.get("session", "")
         self._headers: Mapping[bytes, bytes] = state["headers"]
         self._query: Query | None = None if self.query_string else _NO_QUERY
         self._raw_body: bytes = state.get("body", b"")
@@ -78,6 +81,11 @@ class Request(Generic[B]):
     def fields(self) -> dict[str, Any]:
         """The fields of the body as plain values, with keys in lower case."""
         return read_fields(self._raw_body)
+
+    @cached_property
+    def form(self) -> Query:
+        """The fields of a form, for pages of the UI."""
+        return Query(self._raw_body, max_fields=FORM_MAX_FIELDS)
 
     @cached_property
     def body(self) -> B:

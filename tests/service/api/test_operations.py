@@ -23,6 +23,7 @@ POST /api/v1/orchestrator/jobs/{id}/accept-unreadable acceptUnreadable ADMIN
 PUT /api/v1/orchestrator/jobs/{id}/tags/{tag} tagJob WRITE
 DELETE /api/v1/orchestrator/jobs/{id}/tags/{tag} untagJob WRITE
 GET /api/v1/orchestrator/jobs listJobs READ
+GET /api/v1/counts countJobs READ
 GET /api/v1/orchestrator/jobs/{id} getJob READ
 GET /api/v1/orchestrator/jobs/{id}/history jobHistory READ
 GET /api/v1/orchestrator/jobs/{id}/executions jobExecutions READ

@@ -1,0 +1,11 @@
+"""All pages, in the order of the navigation."""
+
+from typing import Final
+
+from jobledger.service.api.operation import Operation
+from jobledger.service.web import change, feed, job, jobs, sign_in, site, static_files, stop, submit
+
+_MODULES: Final = (jobs, stop, submit, job, change, feed, sign_in)
+
+PAGES: Final[tuple[Operation, ...]] = (*static_files.operations.operations, *site.operations.operations)
+"""Every page: routed like the API, but in none of its documents."""

@@ -1,0 +1,15 @@
+// Starts the scripts of a page. Each module looks for its own elements; pages work without any of them.
+import { startAges } from "./ages.js";
+import { startCopy } from "./copy.js";
+import { startLive } from "./live.js";
+import { startSelection } from "./selection.js";
+import { startShortcuts } from "./shortcuts.js";
+import { startSpecEditor } from "./spec_editor.js";
+
+document.documentElement.classList.add("js");
+startAges();
+startSelection();
+startShortcuts();
+startCopy();
+startSpecEditor();
+startLive();
