@@ -37,6 +37,11 @@ CHANGES_MAX_LIMIT = 200
 CHANGES_COMPARED_AT_ONCE = 8  # specs, in a thread, before it yields
 CHANGES_SHOWN = 100  # differences per job
 
+HISTOGRAM_BUCKETS = 60  # intervals
+HISTOGRAM_MAX_BUCKETS = 200
+HISTOGRAM_AT_ONCE = 16  # concurrent questions to the log
+HISTOGRAM_REMEMBERED = 4_096  # answers of the log
+
 # --- idempotency --------------------------------------------------------------------------------------------
 IDEMPOTENCY_KEY_MAX_CHARACTERS = 255
 ANSWER_MAX_BYTES = 262_144  # of a stored answer; larger ones are not stored (see `idempotency`)

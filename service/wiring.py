@@ -28,6 +28,7 @@ from jobledger.service.audit.seals import SealFile
 from jobledger.service.cursor import default_source, stream_tag
 from jobledger.service.errors import TooManyRequests
 from jobledger.service.feed.hub import FeedHub, FeedLimits
+from jobledger.service.histogram import EventTimes
 from jobledger.service.idempotency import IdempotentWrites
 from jobledger.service.limits import (
     FEEDS_MAX,
@@ -114,6 +115,7 @@ class Service:
     stream_tag: str
     server: EmbeddedServer | None
     own_writes: OwnWrites
+    event_times: EventTimes
     idempotent: IdempotentWrites
     tree: TreeReader
     sealer: Sealer
@@ -197,6 +199,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             stream_tag=tag,
             server=server,
             own_writes=OwnWrites(projector),
+            event_times=EventTimes(log),
             idempotent=IdempotentWrites(await log.key_value("KEYS"), tag, refusal=lambda: log.refusal),
             tree=tree,
             sealer=await _open_sealer(

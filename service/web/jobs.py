@@ -11,7 +11,8 @@ from jobledger.service.api.response import Response
 from jobledger.service.errors import Forbidden
 from jobledger.service.web.calls import call
 from jobledger.service.web.list_state import COLUMNS, PAGE_SIZES, ListState, read_state
-from jobledger.service.web.site import page, render, words_of
+from jobledger.service.web.site import page, render, see_other, words_of
+from jobledger.service.web.slider import slider_of
 from jobledger.service.wire import paths
 from jobledger.service.wire.jobs import JobCounts
 from jobledger.store.model.errors import InvalidInput
@@ -19,6 +20,12 @@ from jobledger.store.model.job import State, StateType
 from jobledger.store.spec.spec import JOB_TYPES
 
 _LIST: Final = "listJobs"
+_CHOICES: Final = {
+    "columns": COLUMNS,
+    "page_sizes": PAGE_SIZES,
+    "all_states": [str(each) for each in StateType],
+    "all_types": JOB_TYPES,
+}
 
 
 class Row(msgspec.Struct, rename="pascal"):
@@ -51,24 +58,24 @@ async def list_jobs(request: Request[Any]) -> Response:
     """The list, or only its table if htmx asks for it."""
     state, problem, status = ListState(), "", 200
     rows, counts = Rows([], "", request.service.projector.sequence, ""), None
+    is_part = bool(request.header(b"hx-request"))
     try:
         state = read_state(request.query)
         rows = await call(request, _LIST, state.api_query(), answer=Rows)
+        if state.at and not state.at.isdecimal():  # resolved once: the URL is the same list tomorrow
+            return see_other(state.url(at=str(rows.sequence)))
         counts = await call(request, "countJobs", state.api_filters(), answer=JobCounts)
     except (InvalidInput, Forbidden) as error:  # a mistake in the filter form is shown next to it
         problem, status = words_of(error), 400
     return render(
         request,
-        "jobs_table.html" if request.header(b"hx-request") else "jobs.html",
+        "jobs_table.html" if is_part else "jobs.html",
         status=status,
         state=state,
         rows=rows,
         counts=counts,
         problem=problem,
-        columns=COLUMNS,
-        page_sizes=PAGE_SIZES,
-        all_states=[str(each) for each in StateType],
-        all_types=JOB_TYPES,
+        slider=None if is_part else await slider_of(request, state, rows.sequence),
         namespaces=sorted(request.principal.visible or ()),
         total=sum(each.count for each in counts.items) if counts is not None else 0,
         total_is_exact=counts is None or all(each.is_exact for each in counts.items),
@@ -77,6 +84,7 @@ async def list_jobs(request: Request[Any]) -> Response:
         stop_all_url=f"{paths.UI_STOP}?{urlencode(state.hidden('limit'))}",
         api_url=api_url(state),
         feed_url=feed_url(state),
+        **_CHOICES,
     )
 
 

@@ -3,9 +3,12 @@
 from typing import Final
 
 from jobledger.service.api.operation import Operation
-from jobledger.service.web import change, feed, job, jobs, sign_in, site, static_files, stop, submit
+from jobledger.service.web import change, changes, feed, job, jobs, sign_in, site, static_files, stop, submit
 
-_MODULES: Final = (jobs, stop, submit, job, change, feed, sign_in)
+_MODULES: Final = (jobs, changes, stop, submit, job, change, feed, sign_in)
+
+_ORDER: Final = [module.__name__ for module in _MODULES]
+site.navigation.sort(key=lambda entry: _ORDER.index(entry.module))
 
 PAGES: Final[tuple[Operation, ...]] = (*static_files.operations.operations, *site.operations.operations)
 """Every page: routed like the API, but in none of its documents."""

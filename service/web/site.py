@@ -7,11 +7,13 @@ from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
+import msgspec
+
 from jobledger.service.access.principal import ANONYMOUS
 from jobledger.service.api.operation import Availability, OperationGroup, Permission
 from jobledger.service.api.problems import is_internal, kind_of, log_failure, problem_document
 from jobledger.service.api.request import Request
-from jobledger.service.api.response import HTML, Response, Stream
+from jobledger.service.api.response import HTML, Response, Stream, encode
 from jobledger.service.web.templating import render_text
 from jobledger.service.web.visitor import check_sender
 from jobledger.service.wire import paths
@@ -39,6 +41,7 @@ class NavEntry(NamedTuple):
     title: str
     path: str
     requires: Permission
+    module: str
 
 
 navigation: Final[list[NavEntry]] = []
@@ -78,7 +81,7 @@ def page(
         level = Permission.PUBLIC if requires is Permission.PUBLIC else Permission.READ
         operations.declare(method, path, id, level, response="text/html", availability=availability)(handler)
         if nav:
-            navigation.append(NavEntry(nav, path, requires))
+            navigation.append(NavEntry(nav, path, requires, view.__module__))
         return view
 
     return declared
@@ -150,7 +153,7 @@ def see_other(target: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Res
 def problem_page(request: Request[Any], error: Exception) -> Response:
     """An error as a page; the same code, message and hint as the API's."""
     kind = kind_of(error)
-    problem = problem_document(error, kind, {"path": request.path})
+    problem = msgspec.json.decode(encode(problem_document(error, kind, {"path": request.path})))
     title = HTTPStatus(kind.status).phrase
     return render(request, "problem.html", status=kind.status, problem=problem, title=title)
 

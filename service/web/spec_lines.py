@@ -11,6 +11,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 _PLAIN: Final = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*(?: [A-Za-z0-9_./-]+)*")
+_UNPRINTABLE: Final = re.compile(
+    "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]"
+)  # YAML refuses or breaks lines at them
 _WORDS: Final = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -91,7 +94,7 @@ def _scalar(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return _encode(value).decode()
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", _encode(value).decode())
 
 
 def _step(key: str) -> str:

@@ -11,13 +11,17 @@ import yaml
 
 _STEP: Final = re.compile(r'\.?([^.\[\]]+)|\[(\d+)\]|\["((?:[^"\\]|\\.)*)"\]')
 _IN_MESSAGE: Final = re.compile(r"\bline (\d{1,7})\b")
+_AT_END: Final = "(at end of document)"  # tomllib's words
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def line_of_message(message: str) -> int:
-    """The line that a parser's message names; 0 if it names none."""
+def line_of_message(message: str, text: str) -> int:
+    """The line of a text that a parser's message names; 0 if it names none."""
+    last = max(1, len(text.splitlines()))
+    if _AT_END in message:
+        return last
     found = _IN_MESSAGE.search(message)
-    return int(found[1]) if found else 0
+    return min(int(found[1]), last) if found else 0
 
 
 def lines_of_paths(text: str, paths: list[str], *, is_toml: bool) -> list[int]:

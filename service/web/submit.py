@@ -169,7 +169,9 @@ def read_draft(text: str, format_name: str) -> Checked:
     try:
         values = parse(text, format=chosen)
     except InvalidSpec as error:
-        return Checked(None, [Located(line_of_message(each.message), each) for each in error.problems], [])
+        return Checked(
+            None, [Located(line_of_message(each.message, text), each) for each in error.problems], []
+        )
     try:
         read = load_spec(text, strict=True, format=chosen)
     except InvalidSpec as error:

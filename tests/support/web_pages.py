@@ -165,6 +165,7 @@ def checked_page(answer: httpx.Response, status: int = 200) -> Page:
     assert answer.text.startswith("<!DOCTYPE html>")
     page = parse_page(answer.text)
     assert page.problems == [], page.problems
-    assert len(page.all("h1")) == len(page.all("title")) == len(page.all("main")) == 1
+    assert len(page.all("h1")) == len(page.all("main")) == 1
+    assert page.all("title")[0].text.endswith(" · Jobledger")
     assert page.all("html")[0]["lang"] == "en"
     return page

@@ -4,6 +4,7 @@ import { startCopy } from "./copy.js";
 import { startLive } from "./live.js";
 import { startSelection } from "./selection.js";
 import { startShortcuts } from "./shortcuts.js";
+import { startSlider } from "./slider.js";
 import { startSpecEditor } from "./spec_editor.js";
 
 document.documentElement.classList.add("js");
@@ -11,5 +12,6 @@ startAges();
 startSelection();
 startShortcuts();
 startCopy();
+startSlider();
 startSpecEditor();
 startLive();

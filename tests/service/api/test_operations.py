@@ -35,6 +35,7 @@ GET /api/v1/orchestrator/jobs/{id}/tags jobTags READ
 GET /api/v1/orchestrator/jobs/{id}/diff diffVersions READ
 GET /api/v1/orchestrator/jobs/{id}/blame blameJob READ
 GET /api/v1/diff diffPoints READ
+GET /api/v1/histogram histogram OBSERVE
 GET /api/v1/events events READ
 GET /api/v1/subscriptions listSubscriptions OBSERVE
 POST /api/v1/subscriptions createSubscription ADMIN
