@@ -86,7 +86,7 @@ class Sessions:
         """Whether a session that was accepted would still be accepted, with the same rights."""
         try:
             self._find(secret)
-        except Unauthorized:
+        except (Unauthorized, NotReady):
             return False
         return self._tokens.is_valid(principal)
 

@@ -27,7 +27,7 @@ function toggleHelp() {
 }
 
 const KEYS = {
-  "/": () => document.getElementById("search")?.focus(),
+  "/": () => document.getElementById("search")?.select(),
   "?": toggleHelp,
   j: () => move(1),
   k: () => move(-1),
