@@ -258,6 +258,7 @@ async def open_worker(start: Start, link: OwnerLink) -> AsyncIterator[WorkerServ
         # Typed as what they stand for: handlers need not know in which process they run.
         projector: Any = remote
         owners: Any = OwnersPart()
+        tokens = TokenFile(settings.tokens_file)
         service = WorkerService(
             settings=settings,
             log=log,
@@ -270,10 +271,12 @@ async def open_worker(start: Start, link: OwnerLink) -> AsyncIterator[WorkerServ
             selfcheck=owners,
             asof=AsOf(log, view, owners),
             hub=hub,
-            tokens=TokenFile(settings.tokens_file),
+            tokens=tokens,
+            sessions=Sessions(settings.data_dir / SESSIONS_FILE, tokens),
             metrics=metrics,
             stream_tag=tag,
             server=None,
+            event_times=EventTimes(log),
             own_writes=SharedOwnWrites(projector, remote.positions, start.number),
             idempotent=IdempotentWrites(await log.key_value("KEYS"), tag, refusal=lambda: log.refusal),
             tree=TreeReader(view),

@@ -53,7 +53,12 @@ OPERATIONS: Final[tuple[Operation, ...]] = tuple(
 
 def create_app(service: Service) -> Middleware:
     """The ASGI app of a running service."""
-    return Middleware(Router(OPERATIONS, PAGES).respond, service, (*OPERATIONS, *PAGES))
+    return Middleware(create_router().respond, service, (*OPERATIONS, *PAGES))
+
+
+def create_router() -> "Router":
+    """The routes of a service."""
+    return Router(OPERATIONS, PAGES)
 
 
 class _Node:

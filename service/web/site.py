@@ -17,6 +17,7 @@ from jobledger.service.api.response import HTML, Response, Stream, encode
 from jobledger.service.web.templating import render_text
 from jobledger.service.web.visitor import check_sender
 from jobledger.service.wire import paths
+from jobledger.service.workers.link import AtOwner
 from jobledger.store.model.errors import JobledgerError
 
 View = Callable[[Request[Any]], Awaitable[Response | Stream]]
@@ -73,6 +74,8 @@ def page(
         async def handler(request: Request[Any]) -> Response | Stream:
             try:
                 return await _admitted(request, view, requires)
+            except AtOwner:
+                raise  # the router passes the request on
             except Exception as error:  # noqa: BLE001 - every error is a page
                 if is_internal(error):
                     log_failure(error, {"path": request.path, "state": {}})
