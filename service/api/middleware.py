@@ -36,6 +36,7 @@ from jobledger.service.limits import (
     RESPONSES_MAX_BYTES_PER_CLIENT,
 )
 from jobledger.service.logs import write_access
+from jobledger.service.web.site import refusal
 from jobledger.service.web.visitor import is_page, session_cookie
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
@@ -172,7 +173,7 @@ class Middleware:
             if not answer.started:
                 # The server reports malformed chunks as a disconnect, too; that client reads this.
                 error = InvalidInput("the body is incomplete, or its chunks are malformed (RFC 9112, 7.1)")
-                await answer.send_whole(problem_response(error, scope))
+                await answer.send_whole(_problem(error, scope))
             answer.status = _CLIENT_GONE
         except Exception as error:  # noqa: BLE001  # every error is answered and logged
             await _refuse(error, scope, body, answer)
@@ -227,7 +228,8 @@ class Middleware:
                 raise NotReady("the service has no tokens, and without tokens only this machine is served")
             if host is not None or path not in self._paths.probes:  # HTTP/1.0 need not send one
                 self._hosts.check_host(host)
-            self._hosts.check_page(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
+            if not _is_link_to_page(scope["method"], path, headers):
+                self._hosts.check_page(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
             return local_principal(_actor(headers.get(b"jobledger-actor")))
         if self._checks_host and path not in self._paths.probes:
             self._hosts.check_host(host)
@@ -283,12 +285,12 @@ class Middleware:
                 raise
             if is_internal(error):
                 log_failure(error, scope)
-            response = problem_response(error, scope)
+            response = _problem(error, scope)
         if rechecked is not None:
             try:
                 self._tokens.require_valid(rechecked)
             except (Unauthorized, NotReady) as error:
-                response = problem_response(error, scope)
+                response = _problem(error, scope)
         await answer.send_whole(response)
 
     async def _stream(
@@ -314,7 +316,12 @@ async def _refuse(error: Exception, scope: Scope, body: RequestBody | None, answ
         return  # half a response cannot be taken back; the server closes the connection
     if body is not None:
         await body.discard()
-    await answer.send_whole(problem_response(error, scope))
+    await answer.send_whole(_problem(error, scope))
+
+
+def _problem(error: Exception, scope: Scope) -> Response:
+    """The response to a request that failed, as its reader expects it: a page, or a problem document."""
+    return (refusal if is_page(scope["path"]) else problem_response)(error, scope)
 
 
 def _client_of(principal: Principal, scope: Scope) -> str:
@@ -355,6 +362,17 @@ def _actor(given: bytes | None) -> str:
             f"the header Jobledger-Actor must be at most {ACTOR_MAX_CHARACTERS} printable characters"
         )
     return actor
+
+
+def _is_link_to_page(method: str, path: str, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether someone follows a link, in a chat for example, to a page: the other site does not see it."""
+    return (
+        method == "GET"
+        and (path == paths.INDEX or is_page(path))
+        and headers.get(b"sec-fetch-mode") == b"navigate"
+        and headers.get(b"sec-fetch-dest") == b"document"
+        and b"origin" not in headers
+    )
 
 
 def _path_with_slashes(raw_path: bytes) -> str:

@@ -10,8 +10,15 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from jobledger.service.access.principal import ANONYMOUS
+from jobledger.service.api.asgi import Scope
 from jobledger.service.api.operation import Availability, OperationGroup, Permission
-from jobledger.service.api.problems import is_internal, kind_of, log_failure, problem_document
+from jobledger.service.api.problems import (
+    is_internal,
+    kind_of,
+    log_failure,
+    problem_document,
+    problem_response,
+)
 from jobledger.service.api.request import Request
 from jobledger.service.api.response import HTML, Response, Stream, encode
 from jobledger.service.web.templating import render_text
@@ -159,6 +166,24 @@ def problem_page(request: Request[Any], error: Exception) -> Response:
     problem = msgspec.json.decode(encode(problem_document(error, kind, {"path": request.path})))
     title = HTTPStatus(kind.status).phrase
     return render(request, "problem.html", status=kind.status, problem=problem, title=title)
+
+
+def refusal(error: Exception, scope: Scope) -> Response:
+    """The page for a request that reaches no view: refused before, or to a path without a page."""
+    answer = problem_response(error, scope)
+    headers = [each for each in answer.headers if each[0] not in {b"content-type", b"content-length"}]
+    body = render_text(
+        "problem.html",
+        principal=ANONYMOUS,
+        is_open=True,
+        nav=[],
+        here=scope["path"],
+        problem=msgspec.json.decode(answer.body),
+        title=HTTPStatus(answer.status).phrase,
+    )
+    return Response(
+        body.encode("utf-8", "replace"), [*headers, *SECURITY_HEADERS], status=answer.status, media_type=HTML
+    )
 
 
 def words_of(error: JobledgerError) -> str:

@@ -21,6 +21,8 @@ from jobledger.service.web.site import POLICY
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service, open_service
 
+MISTAKE = "?labels=("
+"""A filter that cannot be read: so cannot those of the links of its page."""
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 _VOID = {"meta", "link", "img", "input", "br", "hr", "wbr", "source", "col"}
 _VOID_SVG = {"rect", "path", "line", "circle"}  # written `<rect …/>`
@@ -89,9 +91,13 @@ class Page(HTMLParser):
         return [" ".join(each.text.split()) for each in self.all(tag)]
 
     def links(self) -> list[str]:
-        """The targets of all links, forms and files."""
+        """The targets of all links, files, and forms that read."""
         names = {"a": "href", "link": "href", "script": "src", "img": "src", "form": "action"}
-        return [each[names[each.tag]] for each in self.elements if each[names.get(each.tag, "")]]
+        return [
+            each[names[each.tag]]
+            for each in self.elements
+            if each[names.get(each.tag, "")] and each["method"] != "post"
+        ]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if repeated := [name for name, count in Counter(name for name, _ in attrs).items() if count > 1]:
@@ -169,3 +175,34 @@ def checked_page(answer: httpx.Response, status: int = 200) -> Page:
     assert page.all("title")[0].text.endswith(" · Jobledger")
     assert page.all("html")[0]["lang"] == "en"
     return page
+
+
+def all_pages(job_id: str) -> tuple[str, ...]:
+    """Every page in every state that looks different, for checks of all of them; a new page is added here.
+
+    Args:
+        job_id: a job with at least two versions, in a log with at least ten events.
+    """
+    job = paths.expand(paths.UI_JOB, id=job_id)
+    return (
+        paths.UI_JOBS,
+        f"{paths.UI_JOBS}?at=5&state=Running&state=Pending&labels=!none&type=batch&modified_from=2026-01-01T00:00",
+        f"{paths.UI_JOBS}?name=no-job-has-this-name",
+        f"{paths.UI_JOBS}{MISTAKE}",
+        job,
+        f"{job}?timeline=full",
+        f"{job}?timeline=json",
+        f"{job}?at=r1",
+        f"{job}?tab=spec",
+        f"{job}?tab=spec&format=json",
+        f"{job}?tab=versions",
+        f"{job}?tab=versions&layout=unified",
+        *(f"{job}/change?do={do}&version=1" for do in ("stop", "rerun", "revert", "state", "tag", "untag")),
+        f"{job}/nothing",
+        paths.expand(paths.UI_JOB, id="no-job-has-this-name"),
+        paths.UI_SUBMIT,
+        f"{paths.UI_SUBMIT}?job={job_id}&version=1",
+        f"{paths.UI_CHANGES}?from=1",
+        f"{paths.UI_STOP}?state=Pending",
+        paths.UI_SIGN_IN,
+    )

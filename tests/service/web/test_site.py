@@ -150,3 +150,35 @@ async def test_a_form_of_another_site_changes_nothing(ui: tuple[Service, httpx.A
             paths.UI_SIGN_IN, data={"token": "x"}, headers={"Sec-Fetch-Site": "cross-site"}
         )
         assert answer.status_code == 403
+
+
+async def test_a_path_without_a_page_is_answered_with_a_page(ui: tuple[Service, httpx.AsyncClient]) -> None:
+    """Also what is refused before it reaches a view; the API keeps its own form of errors."""
+    service, client = ui
+    page = checked_page(await client.get("/ui/nothing"), 404)
+    assert page.texts("h1") == ["Not Found 404"]
+    checked_page(await client.put("/ui"), 405)
+    service.draining.set()
+    answer = await client.get("/ui/")
+    checked_page(answer, 503)
+    assert answer.headers["retry-after"]
+    assert (await client.get(paths.JOBS)).headers["content-type"] == "application/problem+json"
+
+
+LINK = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+
+
+async def test_a_link_from_elsewhere_opens_a_page(ui: tuple[Service, httpx.AsyncClient]) -> None:
+    """In the window, not in a frame; the API and every change stay closed to other sites."""
+    _, client = ui
+    assert (await client.get("/ui/", headers=LINK)).status_code == 200
+    assert (await client.get("/", headers={**LINK, "Accept": "text/html"})).status_code == 303
+    for method, path, headers in (
+        ("GET", "/ui/", {"Sec-Fetch-Dest": "iframe"}),
+        ("GET", "/ui/", {"Sec-Fetch-Mode": "no-cors"}),
+        ("GET", "/ui/", {"Origin": "http://elsewhere"}),
+        ("POST", paths.UI_STOP, {}),
+        ("GET", paths.JOBS, {}),
+    ):
+        answer = await client.request(method, path, headers={**LINK, **headers})
+        assert answer.status_code == 403, (method, path, headers)
