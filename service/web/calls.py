@@ -73,6 +73,14 @@ async def call(
     return msgspec.json.decode(raw, type=answer)
 
 
+async def pass_on(request: Request[Any], operation_id: str, query: Parameters = (), **values: str) -> Any:
+    """Run an operation that reads, and return its response as it is: a document, or a stream."""
+    operation = _by_id(request.operations)[operation_id]
+    inner = derived_request(request, operation, query, body=None, headers={}, values=values)
+    require_permission(inner)
+    return await operation.handler(inner)
+
+
 def derived_request(
     request: Request[Any],
     operation: Operation,

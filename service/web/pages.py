@@ -3,9 +3,21 @@
 from typing import Final
 
 from jobledger.service.api.operation import Operation
-from jobledger.service.web import change, changes, feed, job, jobs, sign_in, site, static_files, stop, submit
+from jobledger.service.web import (
+    change,
+    changes,
+    feed,
+    job,
+    jobs,
+    proof,
+    sign_in,
+    site,
+    static_files,
+    stop,
+    submit,
+)
 
-_MODULES: Final = (jobs, changes, stop, submit, job, change, feed, sign_in)
+_MODULES: Final = (jobs, changes, stop, submit, job, change, proof, feed, sign_in)
 
 _ORDER: Final = [module.__name__ for module in _MODULES]
 site.navigation.sort(key=lambda entry: _ORDER.index(entry.module))

@@ -74,6 +74,9 @@ UI_SUBMIT_CHECK: Final = f"{UI_SUBMIT}/check"
 UI_CHANGES: Final = f"{UI}/changes"
 UI_JOB: Final = f"{UI}/jobs/{{id}}"
 UI_JOB_CHANGE: Final = f"{UI_JOB}/change"
+UI_JOB_PROOF: Final = f"{UI_JOB}/proof"
+UI_JOB_BUNDLE: Final = f"{UI_JOB_PROOF}/bundle"
+UI_PROOF: Final = f"{UI}/proof"
 
 
 def expand(template: str, **values: str) -> str:

@@ -7,6 +7,9 @@ import { startShortcuts } from "./shortcuts.js";
 import { startSlider } from "./slider.js";
 import { startSpecEditor } from "./spec_editor.js";
 
+// Scripts of single pages, by the id of the element that they look for; other pages do not load them.
+const PAGES = { proof: "./proof.js" };
+
 document.documentElement.classList.add("js");
 startAges();
 startSelection();
@@ -15,3 +18,6 @@ startCopy();
 startSlider();
 startSpecEditor();
 startLive();
+for (const [id, module] of Object.entries(PAGES)) {
+  if (document.getElementById(id)) import(module).then(({ start }) => start());
+}
