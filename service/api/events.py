@@ -1,4 +1,4 @@
-"""The live feed: `GET /api/v1/events`, as Server-Sent Events.
+"""The live feed: `GET /api/v1/events`, as Server-Sent Events; and its events page by page.
 
 Written with the raw ASGI `send`, one call for everything that is new: a slow reader delays only its own feed,
 and a reader that disconnects is noticed.
@@ -9,18 +9,28 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import msgspec
+
 from jobledger.projections.subscriptions.filters import EventFilter, parse_types
 from jobledger.service.access.principal import Principal
 from jobledger.service.api.asgi import Receive, Scope, Send
+from jobledger.service.api.capacity import queued
 from jobledger.service.api.operation import Availability, OperationGroup, Parameter, Permission
-from jobledger.service.api.parameters import STATES, TEXT, TEXTS, WAIT
+from jobledger.service.api.parameters import STATES, TEXT, TEXTS, WAIT, limit
 from jobledger.service.api.query import ALL_NAMESPACES
 from jobledger.service.api.request import Request
 from jobledger.service.api.response import Stream
-from jobledger.service.cursor import parse_cursor
+from jobledger.service.cursor import format_cursor, parse_cursor
+from jobledger.service.errors import NotReady
 from jobledger.service.feed.events import FeedEvent, close_text, event_text, greeting_text, heartbeat_text
 from jobledger.service.feed.hub import Cause, FeedConnection
-from jobledger.service.wire import paths
+from jobledger.service.limits import (
+    EVENTS_DEFAULT_LIMIT,
+    EVENTS_MAX_LIMIT,
+    EVENTS_PAGE_BYTES,
+    EVENTS_PAGE_READS,
+)
+from jobledger.service.wire import paths, view as wire
 from jobledger.service.wiring import Service
 from jobledger.store.model.events import EVENT_TYPES, event_type
 
@@ -30,6 +40,30 @@ _HEADERS: Final = (
     (b"x-accel-buffering", b"no"),  # or nginx buffers events
 )
 
+_SELECTION: Final = (
+    Parameter("namespace", TEXT, "only events of its jobs; absent or `*`: of all that the token may read"),
+    Parameter(
+        "job",
+        TEXT,
+        "only events of this job: its name in the namespace, id, or unique short id",
+        errors=(404, 409),
+    ),
+    Parameter(
+        "type",
+        {
+            "type": "array",
+            "items": {"type": "string", "examples": [event_type(kind) for kind in EVENT_TYPES]},
+        },
+        "any of these types, also as `created`, `updated`, `state`, `tagged`, `accepted`; repeatable, or"
+        " separated by commas",
+    ),
+    Parameter(
+        "state",
+        STATES,
+        "only events that move the job into one of these states; tagging moves it nowhere",
+    ),
+    Parameter("labels", TEXTS, "a selector that the job matches before or after the event; repeatable"),
+)
 
 operations = OperationGroup("Live feed")
 
@@ -40,30 +74,7 @@ operations = OperationGroup("Live feed")
     "events",
     Permission.READ,
     (
-        Parameter(
-            "namespace", TEXT, "only events of its jobs; absent or `*`: of all that the token may read"
-        ),
-        Parameter(
-            "job",
-            TEXT,
-            "only events of this job: its name in the namespace, id, or unique short id",
-            errors=(404, 409),
-        ),
-        Parameter(
-            "type",
-            {
-                "type": "array",
-                "items": {"type": "string", "examples": [event_type(kind) for kind in EVENT_TYPES]},
-            },
-            "any of these types, also as `created`, `updated`, `state`, `tagged`, `accepted`; repeatable, or"
-            " separated by commas",
-        ),
-        Parameter(
-            "state",
-            STATES,
-            "only events that move the job into one of these states; tagging moves it nowhere",
-        ),
-        Parameter("labels", TEXTS, "a selector that the job matches before or after the event; repeatable"),
+        *_SELECTION,
         Parameter("after", TEXT, "a cursor or a sequence; `0`: from the beginning; absent: from now on"),
         Parameter(
             "Last-Event-ID", TEXT, "as `after`, and overrides it; browsers send it automatically", "header"
@@ -87,6 +98,51 @@ async def follow_events(request: Request[None]) -> Stream:
     text = request.header(b"last-event-id") or request.query.text("after")
     after = parse_cursor(text, request.service.stream_tag) if text else None
     return Feed(request.service, request.principal, selected, after)
+
+
+@operations.declare(
+    "GET",
+    paths.EVENTS_PAGE,
+    "listEvents",
+    Permission.READ,
+    (
+        *_SELECTION,
+        Parameter("after", TEXT, "a cursor or a sequence; default: from the beginning"),
+        limit(EVENTS_DEFAULT_LIMIT, EVENTS_MAX_LIMIT, "events"),
+        *WAIT,
+    ),
+    response=wire.EventPage,
+    errors=(410,),
+)
+async def list_events(request: Request[None]) -> wire.EventPage:
+    """List events, oldest first.
+
+    The same events as the live feed, as one page. A page of rare events may have fewer than `limit`, or none,
+    although more follow: continue with `after` set to its `Cursor` until that is the end of the log.
+    """
+    await request.await_position()
+    hub, most = request.service.hub, request.query.limit(EVENTS_DEFAULT_LIMIT, EVENTS_MAX_LIMIT)
+    selected, text = await feed_filter(request), request.query.text("after")
+    after = parse_cursor(text, request.service.stream_tag) if text else 0
+    found: list[FeedEvent] = []
+    size, end = 0, hub.sequence
+    async with queued(request.service.scans), await hub.open(selected, after=after) as connection:
+        for _ in range(EVENTS_PAGE_READS):
+            if connection.sequence >= end or len(found) >= most or size >= EVENTS_PAGE_BYTES:
+                break
+            events = await connection.next()
+            if events is None:
+                raise NotReady(connection.reason)
+            found += events
+            size += sum(event.size_bytes for event in events)
+        reached = found[most - 1].sequence if len(found) > most else connection.sequence
+    items = [_document(event, hub.stream_tag, hub.source) for event in found[:most]]
+    return wire.EventPage(items, format_cursor(hub.stream_tag, reached), reached)  # type: ignore[arg-type]
+
+
+def _document(event: FeedEvent, tag: str, source: str) -> msgspec.Raw:
+    """The CloudEvent in the text of an event, byte for byte."""
+    return msgspec.Raw(event_text(event, tag, source).rpartition(b"data: ")[2])
 
 
 def events_text(events: Sequence[FeedEvent], tag: str, source: str) -> bytes:

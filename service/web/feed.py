@@ -1,11 +1,11 @@
 """The stream of signals for live pages: which jobs changed, not how. The page fetches what it shows again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from jobledger.service.api.events import Feed, feed_filter
+from jobledger.service.api.events import Feed, events_text, feed_filter
 from jobledger.service.api.operation import Availability
 from jobledger.service.api.request import Request
 from jobledger.service.api.response import Stream
@@ -19,7 +19,14 @@ _encode: Final = msgspec.json.Encoder().encode
 
 @page("GET", paths.UI_FEED, "uiFeed", availability=Availability.FEED)
 async def follow_signals(request: Request[Any]) -> Stream:
-    """Follow the jobs that the query selects, as the API's feed does; it ends with the session."""
+    """Follow the jobs that the query selects."""
+    return await session_feed(request, signals_text)
+
+
+async def session_feed(
+    request: Request[Any], text_of: Callable[[Sequence[FeedEvent], str, str], bytes] = events_text
+) -> Stream:
+    """The events that the query selects, as the API's feed has them; it ends with the session."""
     service, principal, session = request.service, request.principal, request.session
     text = request.header(b"last-event-id") or request.query.text("after")
     after = parse_cursor(text, service.stream_tag) if text else None
@@ -29,9 +36,7 @@ async def follow_signals(request: Request[Any]) -> Stream:
             return service.sessions.is_valid(session, principal)
         return service.tokens.is_valid(principal)
 
-    return Feed(
-        service, principal, await feed_filter(request), after, text_of=signals_text, is_valid=is_valid
-    )
+    return Feed(service, principal, await feed_filter(request), after, text_of=text_of, is_valid=is_valid)
 
 
 def signals_text(events: Sequence[FeedEvent], tag: str, source: str) -> bytes:  # noqa: ARG001 - as for events

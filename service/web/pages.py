@@ -6,6 +6,7 @@ from jobledger.service.api.operation import Operation
 from jobledger.service.web import (
     change,
     changes,
+    events,
     feed,
     job,
     jobs,
@@ -17,7 +18,7 @@ from jobledger.service.web import (
     submit,
 )
 
-_MODULES: Final = (jobs, changes, stop, submit, job, change, proof, feed, sign_in)
+_MODULES: Final = (jobs, changes, stop, submit, job, change, proof, events, feed, sign_in)
 
 _ORDER: Final = [module.__name__ for module in _MODULES]
 site.navigation.sort(key=lambda entry: _ORDER.index(entry.module))

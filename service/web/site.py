@@ -117,7 +117,7 @@ def _to_sign_in(request: Request[Any]) -> Response:
     path = paths.UI_JOBS if request.path == paths.UI else quote(request.path)
     place = f"{path}?{query}" if query else path
     target = f"{paths.UI_SIGN_IN}?{urlencode({'next': place if request.method == 'GET' else paths.UI_JOBS})}"
-    if request.header(b"hx-request") or request.path == paths.UI_FEED:
+    if request.header(b"hx-request") or request.path in {paths.UI_FEED, paths.UI_EVENTS_FEED}:
         return Response(b"", [(b"hx-redirect", target.encode()), *SECURITY_HEADERS], status=401)
     return see_other(target)
 

@@ -24,6 +24,7 @@ COUNTS: Final = "/api/v1/counts"
 HISTOGRAM: Final = "/api/v1/histogram"
 CHANGES: Final = "/api/v1/diff"
 EVENTS: Final = "/api/v1/events"
+EVENTS_PAGE: Final = f"{EVENTS}/page"
 
 SUBSCRIPTIONS: Final = "/api/v1/subscriptions"
 SUBSCRIPTION: Final = f"{SUBSCRIPTIONS}/{{name}}"
@@ -77,6 +78,8 @@ UI_JOB_CHANGE: Final = f"{UI_JOB}/change"
 UI_JOB_PROOF: Final = f"{UI_JOB}/proof"
 UI_JOB_BUNDLE: Final = f"{UI_JOB_PROOF}/bundle"
 UI_PROOF: Final = f"{UI}/proof"
+UI_EVENTS: Final = f"{UI}/events"
+UI_EVENTS_FEED: Final = f"{UI_EVENTS}/feed"
 
 
 def expand(template: str, **values: str) -> str:

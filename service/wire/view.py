@@ -1,6 +1,6 @@
 """What of the log a view could not read, and the events of the log over time. Pure."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, field
@@ -92,3 +92,11 @@ class Histogram(msgspec.Struct, rename="pascal"):
     seconds: Annotated[int, Meta(ge=0, description="the width of an interval; 0 without events")]
     items: list[EventsBucket]
     to: Annotated[TimedPoint, Meta(description="the last event that is counted")]
+
+
+class EventPage(msgspec.Struct, rename="pascal"):
+    """One page of events, oldest first."""
+
+    items: Annotated[list[dict[str, Any]], Meta(description="CloudEvents, as the live feed delivers them")]
+    cursor: Annotated[Cursor, Meta(description="pass it as `after` for the next page")]
+    sequence: Sequence
