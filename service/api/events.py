@@ -136,13 +136,13 @@ async def list_events(request: Request[None]) -> wire.EventPage:
             found += events
             size += sum(event.size_bytes for event in events)
         reached = found[most - 1].sequence if len(found) > most else connection.sequence
-    items = [_document(event, hub.stream_tag, hub.source) for event in found[:most]]
+    items = [document_of(event, hub.stream_tag, hub.source) for event in found[:most]]
     return wire.EventPage(items, format_cursor(hub.stream_tag, reached), reached)  # type: ignore[arg-type]
 
 
-def _document(event: FeedEvent, tag: str, source: str) -> msgspec.Raw:
+def document_of(event: FeedEvent, tag: str, source: str) -> msgspec.Raw:
     """The CloudEvent in the text of an event, byte for byte."""
-    return msgspec.Raw(event_text(event, tag, source).rpartition(b"data: ")[2])
+    return msgspec.Raw(event_text(event, tag, source).partition(b"\ndata: ")[2].removesuffix(b"\n\n"))
 
 
 def events_text(events: Sequence[FeedEvent], tag: str, source: str) -> bytes:

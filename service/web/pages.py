@@ -16,9 +16,28 @@ from jobledger.service.web import (
     static_files,
     stop,
     submit,
+    subscription_change,
+    subscriptions,
+    webhook_change,
+    webhooks,
 )
 
-_MODULES: Final = (jobs, changes, stop, submit, job, change, proof, events, feed, sign_in)
+_MODULES: Final = (
+    jobs,
+    changes,
+    stop,
+    submit,
+    job,
+    change,
+    proof,
+    events,
+    subscriptions,
+    subscription_change,
+    webhooks,
+    webhook_change,
+    feed,
+    sign_in,
+)
 
 _ORDER: Final = [module.__name__ for module in _MODULES]
 site.navigation.sort(key=lambda entry: _ORDER.index(entry.module))

@@ -38,6 +38,7 @@ WEBHOOK: Final = f"{WEBHOOKS}/{{name}}"
 WEBHOOK_STATE: Final = f"{WEBHOOK}/state"
 WEBHOOK_SECRET: Final = f"{WEBHOOK}/secret"
 WEBHOOK_TEST: Final = f"{WEBHOOK}/test"
+WEBHOOK_DELIVERIES: Final = f"{WEBHOOK}/deliveries"
 
 AUDIT_KEYS: Final = "/api/v1/audit/keys"
 AUDIT_SEALS: Final = "/api/v1/audit/seals"
@@ -80,6 +81,14 @@ UI_JOB_BUNDLE: Final = f"{UI_JOB_PROOF}/bundle"
 UI_PROOF: Final = f"{UI}/proof"
 UI_EVENTS: Final = f"{UI}/events"
 UI_EVENTS_FEED: Final = f"{UI_EVENTS}/feed"
+UI_SUBSCRIPTIONS: Final = f"{UI}/subscriptions"
+UI_SUBSCRIPTION: Final = f"{UI_SUBSCRIPTIONS}/{{name}}"
+UI_SUBSCRIPTION_CHANGE: Final = f"{UI_SUBSCRIPTION}/change"
+UI_WEBHOOKS: Final = f"{UI}/webhooks"
+UI_WEBHOOK: Final = f"{UI_WEBHOOKS}/{{name}}"
+UI_WEBHOOK_CHANGE: Final = f"{UI_WEBHOOK}/change"
+UI_AUDIT: Final = f"{UI}/audit"
+UI_HEALTH: Final = f"{UI}/health"
 
 
 def expand(template: str, **values: str) -> str:

@@ -205,4 +205,11 @@ def all_pages(job_id: str) -> tuple[str, ...]:
         f"{paths.UI_CHANGES}?from=1",
         f"{paths.UI_STOP}?state=Pending",
         paths.UI_SIGN_IN,
+        paths.expand(paths.UI_JOB_PROOF, id=job_id),
+        paths.UI_PROOF,
+        paths.UI_EVENTS,
+        f"{paths.UI_EVENTS}?type=state&state=Failed&after=0",
+        f"{paths.UI_EVENTS}?after=nonsense",
+        paths.UI_SUBSCRIPTIONS,
+        paths.UI_WEBHOOKS,
     )

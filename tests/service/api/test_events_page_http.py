@@ -38,7 +38,7 @@ async def test_pages_have_every_event_once(api: tuple[Service, httpx.AsyncClient
     """Oldest first; the cursor of the last page is the end of the log."""
     service, client = api
     for number in range(5):
-        last = await put(client, f"job-{number}", Labels={"n": str(number % 2)})
+        last = await put(client, f"job-{number}", Labels={"n": str(number % 2), "data: ": "\ndata: "})
     found: list[int] = []
     after = "0"
     while not after.endswith(f"-{last}"):

@@ -53,6 +53,8 @@ DELETE /api/v1/webhooks/{name} deleteWebhook ADMIN
 PUT /api/v1/webhooks/{name}/state setWebhookState ADMIN
 PUT /api/v1/webhooks/{name}/secret rotateWebhookSecret ADMIN
 POST /api/v1/webhooks/{name}/test testWebhook ADMIN
+GET /api/v1/webhooks/{name}/deliveries listDeliveries OBSERVE
+POST /api/v1/webhooks/{name}/deliveries redeliver ADMIN
 GET /api/v1/audit/keys auditKeys READ
 GET /api/v1/audit/seals listSeals READ
 POST /api/v1/audit/seals sealNow ADMIN
