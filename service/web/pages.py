@@ -4,10 +4,12 @@ from typing import Final
 
 from jobledger.service.api.operation import Operation
 from jobledger.service.web import (
+    audit,
     change,
     changes,
     events,
     feed,
+    health,
     job,
     jobs,
     proof,
@@ -35,6 +37,8 @@ _MODULES: Final = (
     subscription_change,
     webhooks,
     webhook_change,
+    audit,
+    health,
     feed,
     sign_in,
 )

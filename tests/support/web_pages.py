@@ -212,4 +212,7 @@ def all_pages(job_id: str) -> tuple[str, ...]:
         f"{paths.UI_EVENTS}?after=nonsense",
         paths.UI_SUBSCRIPTIONS,
         paths.UI_WEBHOOKS,
+        paths.UI_AUDIT,
+        f"{paths.UI_AUDIT}?from=1&to=5",
+        paths.UI_HEALTH,
     )

@@ -8,7 +8,7 @@ import { startSlider } from "./slider.js";
 import { startSpecEditor } from "./spec_editor.js";
 
 // Scripts of single pages, by the id of the element that they look for; other pages do not load them.
-const PAGES = { proof: "./proof.js", "events-tail": "./events_tail.js" };
+const PAGES = { proof: "./proof.js", "events-tail": "./events_tail.js", consistency: "./consistency.js" };
 
 document.documentElement.classList.add("js");
 startAges();
