@@ -181,7 +181,8 @@ def all_pages(job_id: str) -> tuple[str, ...]:
     """Every page in every state that looks different, for checks of all of them; a new page is added here.
 
     Args:
-        job_id: a job with at least two versions, in a log with at least ten events.
+        job_id: a job with at least two versions, in a log with at least ten events, a seal, and the
+            subscription `billing`.
     """
     job = paths.expand(paths.UI_JOB, id=job_id)
     return (
@@ -206,11 +207,14 @@ def all_pages(job_id: str) -> tuple[str, ...]:
         f"{paths.UI_STOP}?state=Pending",
         paths.UI_SIGN_IN,
         paths.expand(paths.UI_JOB_PROOF, id=job_id),
+        paths.DOCS,
         paths.UI_PROOF,
         paths.UI_EVENTS,
         f"{paths.UI_EVENTS}?type=state&state=Failed&after=0",
         f"{paths.UI_EVENTS}?after=nonsense",
         paths.UI_SUBSCRIPTIONS,
+        paths.expand(paths.UI_SUBSCRIPTION, name="billing"),
+        f"{paths.expand(paths.UI_SUBSCRIPTION_CHANGE, name='billing')}?do=reset",
         paths.UI_WEBHOOKS,
         paths.UI_AUDIT,
         f"{paths.UI_AUDIT}?from=1&to=5",

@@ -7,8 +7,8 @@ import { startShortcuts } from "./shortcuts.js";
 import { startSlider } from "./slider.js";
 import { startSpecEditor } from "./spec_editor.js";
 
-// Scripts of single pages, by the id of the element that they look for; other pages do not load them.
-const PAGES = { proof: "./proof.js", "events-tail": "./events_tail.js", consistency: "./consistency.js" };
+// Scripts of single pages, which their elements name; other pages do not load them.
+const MODULES = ["proof", "events_tail", "consistency", "api_forms"];
 
 document.documentElement.classList.add("js");
 startAges();
@@ -18,6 +18,6 @@ startCopy();
 startSlider();
 startSpecEditor();
 startLive();
-for (const [id, module] of Object.entries(PAGES)) {
-  if (document.getElementById(id)) import(module).then(({ start }) => start());
+for (const { dataset } of document.querySelectorAll("[data-module]")) {
+  if (MODULES.includes(dataset.module)) import(`./${dataset.module}.js`).then(({ start }) => start());
 }

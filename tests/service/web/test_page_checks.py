@@ -49,6 +49,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
                 state = {"StateType": "Failed", "Message": "no memory", "Details": {"Code": "137"}}
                 ok(client.put(paths.expand(paths.JOB_STATE, id="etl"), json=state))
             ok(client.put(paths.expand(paths.JOB_TAG, id="etl", tag="golden"), json={"JobVersion": 1}))
+            ok(client.post(paths.SUBSCRIPTIONS, json={"Name": "billing", "Types": ["state"]}))
+            ok(client.post(paths.AUDIT_SEALS))
         yield running
 
 
