@@ -6,7 +6,7 @@ and a reader that disconnects is noticed.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +29,7 @@ from jobledger.service.limits import (
     EVENTS_MAX_LIMIT,
     EVENTS_PAGE_BYTES,
     EVENTS_PAGE_READS,
+    EVENTS_PAGE_SECONDS,
 )
 from jobledger.service.wire import paths, view as wire
 from jobledger.service.wiring import Service
@@ -127,14 +128,16 @@ async def list_events(request: Request[None]) -> wire.EventPage:
     found: list[FeedEvent] = []
     size, end = 0, hub.sequence
     async with queued(request.service.scans), await hub.open(selected, after=after) as connection:
-        for _ in range(EVENTS_PAGE_READS):
-            if connection.sequence >= end or len(found) >= most or size >= EVENTS_PAGE_BYTES:
-                break
-            events = await connection.next()
-            if events is None:
-                raise NotReady(connection.reason)
-            found += events
-            size += sum(event.size_bytes for event in events)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(EVENTS_PAGE_SECONDS):
+                for _ in range(EVENTS_PAGE_READS):
+                    if connection.sequence >= end or len(found) >= most or size >= EVENTS_PAGE_BYTES:
+                        break
+                    events = await connection.next()
+                    if events is None:
+                        raise NotReady(connection.reason)
+                    found += events
+                    size += sum(event.size_bytes for event in events)
         reached = found[most - 1].sequence if len(found) > most else connection.sequence
     items = [document_of(event, hub.stream_tag, hub.source) for event in found[:most]]
     return wire.EventPage(items, format_cursor(hub.stream_tag, reached), reached)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Events as pages: the same documents as the live feed, complete, each once."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import httpx
 import pytest
 
 from jobledger.service.access.principal import Role
+from jobledger.service.feed.events import FeedEvent
+from jobledger.service.feed.hub import FeedConnection
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
 from tests.support.api import job_body, ok
@@ -63,6 +66,24 @@ async def test_a_page_of_rare_events_ends_early(
     assert (found["Items"], found["Sequence"]) == ([], 1)
     monkeypatch.setattr("jobledger.service.api.events.EVENTS_PAGE_READS", 1)
     assert sequences(await page(client, after=found["Cursor"])) == [2, 3]
+
+
+async def test_a_page_is_limited_in_time(
+    api: tuple[Service, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long search ends with the cursor to continue."""
+    _, client = api
+    last = await put(client, "job")
+    await page(client, wait_for=str(last))
+
+    async def hang(_: FeedConnection) -> list[FeedEvent]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(FeedConnection, "_take", hang)
+    monkeypatch.setattr("jobledger.service.api.events.EVENTS_PAGE_SECONDS", 0.01)
+    found = await page(client, after="0")
+    assert (found["Items"], found["Sequence"]) == ([], 0)
 
 
 async def test_a_page_is_limited_in_bytes(
