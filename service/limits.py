@@ -163,10 +163,8 @@ FEED_LABELS_CHARACTERS = 1_024  # of the cached labels of one spec; larger ones 
 EVENTS_DEFAULT_LIMIT = 100
 EVENTS_MAX_LIMIT = 1_000
 EVENTS_PAGE_BYTES = 4 * 1_048_576  # of one page; at least one event
-EVENTS_PAGE_READS = (
-    40  # batches of matching events for one page; then it ends early, with the cursor to continue
-)
-EVENTS_PAGE_SECONDS = 2.0  # of reading for one page; the same
+EVENTS_PAGE_READS = 40  # reads of the log for one page; then it ends early, with the cursor to continue
+EVENTS_PAGE_SECONDS = 1.0  # the same; a read that began is finished
 WEBHOOK_ATTEMPTS_KEPT = 50  # the latest of each webhook, in memory
 UI_EVENTS_ROWS = 500  # that the events page shows and holds; older ones leave it
 FEED_SPECS_AT_ONCE = 16  # specs read from the view for their labels

@@ -6,7 +6,8 @@ and a reader that disconnects is noticed.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Any, Final
 
 import msgspec
@@ -127,17 +128,22 @@ async def list_events(request: Request[None]) -> wire.EventPage:
     after = parse_cursor(text, request.service.stream_tag) if text else 0
     found: list[FeedEvent] = []
     size, end = 0, hub.sequence
-    async with queued(request.service.scans), await hub.open(selected, after=after) as connection:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(EVENTS_PAGE_SECONDS):
-                for _ in range(EVENTS_PAGE_READS):
-                    if connection.sequence >= end or len(found) >= most or size >= EVENTS_PAGE_BYTES:
-                        break
-                    events = await connection.next()
-                    if events is None:
-                        raise NotReady(connection.reason)
-                    found += events
-                    size += sum(event.size_bytes for event in events)
+    async with (
+        queued(request.service.scans),
+        await hub.open(selected, after=after) as connection,
+        ended_with(request.receive, connection),
+    ):
+        deadline = perf_counter() + EVENTS_PAGE_SECONDS
+        for _ in range(EVENTS_PAGE_READS):
+            if connection.sequence >= end or len(found) >= most or size >= EVENTS_PAGE_BYTES:
+                break
+            events = await connection.next_read()
+            if events is None:
+                raise NotReady(connection.reason)
+            found += events
+            size += sum(event.size_bytes for event in events)
+            if perf_counter() >= deadline:
+                break
         reached = found[most - 1].sequence if len(found) > most else connection.sequence
     items = [document_of(event, hub.stream_tag, hub.source) for event in found[:most]]
     return wire.EventPage(items, format_cursor(hub.stream_tag, reached), reached)  # type: ignore[arg-type]

@@ -8,8 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from jobledger.service.access.principal import Role
-from jobledger.service.feed.events import FeedEvent
+from jobledger.service.access.principal import Role, local_principal
+from jobledger.service.api.events import operations
+from jobledger.service.api.request import Request
+from jobledger.service.errors import NotReady
 from jobledger.service.feed.hub import FeedConnection
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
@@ -68,22 +70,63 @@ async def test_a_page_of_rare_events_ends_early(
     assert sequences(await page(client, after=found["Cursor"])) == [2, 3]
 
 
-async def test_a_page_is_limited_in_time(
+@pytest.mark.parametrize("bound", ["EVENTS_PAGE_READS", "EVENTS_PAGE_SECONDS"])
+async def test_a_filter_that_matches_nothing_does_not_read_the_whole_log(
+    api: tuple[Service, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    """Each read of the log counts, also one without a match; the page then ends with the cursor."""
+    service, client = api
+    for number in range(4):
+        last = await put(client, f"job-{number}")
+    await service.projector.wait_for(last, 10)
+    service.hub.ring.restart(last)  # so that all events are read from the log
+    monkeypatch.setattr("jobledger.service.feed.catchup.READ_PAGE_EVENTS", 1)
+    monkeypatch.setattr(f"jobledger.service.api.events.{bound}", 2 if bound == "EVENTS_PAGE_READS" else 0)
+    found = await page(client, state="Failed")
+    assert (found["Items"], found["Sequence"]) == ([], 2 if bound == "EVENTS_PAGE_READS" else 1)
+    seen = found["Sequence"]
+    while seen < last:
+        found = await page(client, state="Failed", after=found["Cursor"])
+        assert seen < found["Sequence"] <= last
+        seen = found["Sequence"]
+
+
+async def test_a_page_ends_when_its_client_disconnects(
     api: tuple[Service, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A long search ends with the cursor to continue."""
-    _, client = api
-    last = await put(client, "job")
-    await page(client, wait_for=str(last))
+    """No further read of the log, and its turn is free."""
+    service, client = api
+    for number in range(4):
+        last = await put(client, f"job-{number}")
+    await service.projector.wait_for(last, 10)
+    service.hub.ring.restart(last)
+    monkeypatch.setattr("jobledger.service.feed.catchup.READ_PAGE_EVENTS", 1)
+    reads = 0
+    gone = asyncio.Event()
 
-    async def hang(_: FeedConnection) -> list[FeedEvent]:
-        await asyncio.Event().wait()
-        raise AssertionError
+    async def receive() -> dict[str, Any]:
+        await gone.wait()
+        return {"type": "http.disconnect"}
 
-    monkeypatch.setattr(FeedConnection, "_take", hang)
-    monkeypatch.setattr("jobledger.service.api.events.EVENTS_PAGE_SECONDS", 0.01)
-    found = await page(client, after="0")
-    assert (found["Items"], found["Sequence"]) == ([], 0)
+    take = FeedConnection._take
+
+    async def counted(connection: FeedConnection) -> Any:
+        nonlocal reads
+        reads += 1
+        gone.set()
+        return await take(connection)
+
+    monkeypatch.setattr(FeedConnection, "_take", counted)
+    operation = next(each for each in operations.operations if each.id == "listEvents")
+    scope = {
+        "method": "GET",
+        "path": paths.EVENTS_PAGE,
+        "query_string": b"state=Failed",
+        "state": {"headers": {}, "service": service, "principal": local_principal("")},
+    }
+    with pytest.raises(NotReady, match="the client is gone"):
+        await operation.handler(Request(operation, {}, scope, receive, ()))
+    assert reads == 1
 
 
 async def test_a_page_is_limited_in_bytes(
