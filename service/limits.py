@@ -78,6 +78,9 @@ QUEUE_MAX_PER_CLIENT = 64  # requests of one client waiting in one of the queues
 BODY_TIMEOUT_SECONDS = 30.0  # from the end of the headers to the end of the body
 BODIES_MAX_BYTES = 64 * 1_048_576  # of all requests in flight
 BODIES_MAX_BYTES_PER_CLIENT = 16 * 1_048_576
+SIGN_IN_MAX_BYTES = 4_096  # of the form for a token, which strangers send
+SIGN_INS_MAX_BYTES = 64 * 4_096  # of all such forms in flight; they use no other budget
+FORM_INLINE_BYTES = 32_768  # of a form; a larger one is parsed in a thread
 DISCARD_MAX_BYTES = 64 * 1_048_576  # of a refused body, discarded so that the client reads the response
 DISCARD_TIMEOUT_SECONDS = 5.0
 

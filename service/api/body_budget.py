@@ -16,7 +16,6 @@ from jobledger.service.limits import (
 )
 from jobledger.store.model.errors import InvalidInput
 
-_TOO_LARGE: Final = f"the body exceeds {BODY_MAX_BYTES} bytes, the maximum"
 _FORM: Final = re.compile(
     rb"application/x-www-form-urlencoded\s*(?:;\s*charset\s*=\s*\"?utf-?8\"?\s*)?;?\s*", re.IGNORECASE
 )
@@ -30,7 +29,9 @@ class Disconnected(Exception):  # an event, not an error
     """The client disconnected before its request was complete."""
 
 
-def check_framing(headers: Mapping[bytes, bytes], *, is_form: bool = False) -> None:
+def check_framing(
+    headers: Mapping[bytes, bytes], *, is_form: bool = False, max_bytes: int = BODY_MAX_BYTES
+) -> None:
     """Check the headers of a write before any of its body is read; `is_form` as in `check_media`.
 
     Raises:
@@ -46,8 +47,8 @@ def check_framing(headers: Mapping[bytes, bytes], *, is_form: bool = False) -> N
         return
     if not length.isdigit():
         raise InvalidInput(f"the header Content-Length must be a number, got {_shown(length)}")
-    if len(length) > 18 or int(length) > BODY_MAX_BYTES:
-        raise PayloadTooLarge(_TOO_LARGE)
+    if len(length) > 18 or int(length) > max_bytes:
+        raise _too_large(max_bytes)
     if length.strip(b"0"):
         check_media(headers, is_form=is_form)
 
@@ -75,16 +76,27 @@ def _announced(headers: Mapping[bytes, bytes]) -> int:
     return -1 if length is None or b"transfer-encoding" in headers else int(length)
 
 
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body exceeds {max_bytes} bytes, the maximum")
+
+
 def _shown(value: bytes) -> str:
     return repr(value.decode("ascii", "backslashreplace")[:80])
 
 
 class RequestBody:
-    """The body of one write; `client` is whose part of the budget it uses, `is_form` what it must be."""
+    """The body of one write.
 
-    __slots__ = ("_budget", "_held_bytes", "_message", "_more", "_receive", "client", "is_form")
+    Attributes:
+        client: whose part of the budget it uses.
+        is_form: what it must be.
+        max_bytes: of it.
+    """
 
-    def __init__(self, receive: Receive, budget: ByteBudget) -> None:
+    __slots__ = ("_budget", "_held_bytes", "_message", "_more", "_receive", "client", "is_form", "max_bytes")
+
+    def __init__(self, receive: Receive, budget: ByteBudget, *, max_bytes: int = BODY_MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
         self._receive = receive
         self._budget = budget
         self._held_bytes = 0
@@ -124,8 +136,8 @@ class RequestBody:
             if not parts:
                 check_media(headers, is_form=self.is_form)
             size += len(part)
-            if size > BODY_MAX_BYTES:
-                raise PayloadTooLarge(_TOO_LARGE)
+            if size > self.max_bytes:
+                raise _too_large(self.max_bytes)
             self._budget.hold(len(part), self.client)
             self._held_bytes += len(part)
             parts.append(part)

@@ -34,6 +34,8 @@ from jobledger.service.limits import (
     REQUEST_ID_MAX_CHARACTERS,
     RESPONSES_MAX_BYTES,
     RESPONSES_MAX_BYTES_PER_CLIENT,
+    SIGN_IN_MAX_BYTES,
+    SIGN_INS_MAX_BYTES,
 )
 from jobledger.service.logs import write_access
 from jobledger.service.web.site import refusal
@@ -120,6 +122,9 @@ class Middleware:
             BODIES_MAX_BYTES // service.processes,
             BODIES_MAX_BYTES_PER_CLIENT // service.processes,
         )
+        # Strangers sign in: they must not use the budget of those who write.
+        most = SIGN_INS_MAX_BYTES // service.processes
+        self._sign_ins = ByteBudget("sign-in forms", "try again later", most, most)
         self._responses = ByteBudget(
             "responses",
             "read them, or ask for smaller pages",
@@ -132,7 +137,7 @@ class Middleware:
     @property
     def held_bytes(self) -> int:
         """How many bytes of request bodies are in memory."""
-        return self._bodies.held_bytes
+        return self._bodies.held_bytes + self._sign_ins.held_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -155,7 +160,7 @@ class Middleware:
         answer = GuardedResponse(send, request_id, self._responses, head=method == "HEAD")
         if method == "HEAD" and scope["path"] not in self._paths.feeds:  # an endless response has no length
             scope["method"] = "GET"
-        body = None if method in READS else RequestBody(receive, self._bodies)
+        body = None if method in READS else self._body(path, receive)
         try:
             principal = self._check(scope, headers, repeated)
             scope["state"]["principal"] = principal
@@ -254,6 +259,11 @@ class Middleware:
         scope["state"]["session"] = secret
         return principal
 
+    def _body(self, path: str, receive: Receive) -> RequestBody:
+        if path == paths.UI_SIGN_IN:
+            return RequestBody(receive, self._sign_ins, max_bytes=SIGN_IN_MAX_BYTES)
+        return RequestBody(receive, self._bodies)
+
     async def _read_body(
         self, body: RequestBody, client: str, scope: Scope, headers: Mapping[bytes, bytes]
     ) -> Receive:
@@ -265,7 +275,7 @@ class Middleware:
                 # Not used by any public operation, and it must not use the budget of others.
                 await body.discard()
                 return body.receive
-            check_framing(headers, is_form=body.is_form)
+            check_framing(headers, is_form=body.is_form, max_bytes=body.max_bytes)
             scope["state"]["body"] = await body.read(headers)
         if principal is not ANONYMOUS:
             self._tokens.require_valid(principal)

@@ -14,11 +14,11 @@ from jobledger.projections.view import is_short_id
 from jobledger.service.access.principal import Principal
 from jobledger.service.api.asgi import Receive, Scope
 from jobledger.service.api.body import decode_body, read_fields
-from jobledger.service.api.capacity import waiting
+from jobledger.service.api.capacity import queued, waiting
 from jobledger.service.api.operation import Operation, Permission
 from jobledger.service.api.query import Query
 from jobledger.service.cursor import parse_cursor
-from jobledger.service.limits import FORM_MAX_FIELDS, WAIT_DEFAULT_SECONDS
+from jobledger.service.limits import FORM_INLINE_BYTES, FORM_MAX_FIELDS, WAIT_DEFAULT_SECONDS
 from jobledger.service.wiring import Service
 from jobledger.store.model.decide import check_not_quarantined
 from jobledger.store.model.errors import InvalidInput, JobledgerError, JobNotFound, JobQuarantined
@@ -84,8 +84,14 @@ class Request(Generic[B]):
 
     @cached_property
     def form(self) -> Query:
-        """The fields of a form, for pages of the UI."""
+        """The fields of a form, for pages of the UI; call `read_form` before."""
         return Query(self._raw_body, max_fields=FORM_MAX_FIELDS)
+
+    async def read_form(self) -> None:
+        """Parse a form; a large one in a thread, in the queue of comparisons, since that takes long."""
+        if len(self._raw_body) > FORM_INLINE_BYTES:
+            async with queued(self.service.comparing):
+                await asyncio.to_thread(getattr, self, "form")
 
     @cached_property
     def body(self) -> B:

@@ -102,6 +102,7 @@ async def _admitted(request: Request[Any], view: View, requires: Permission) -> 
         return _to_sign_in(request)
     if request.method == "POST":
         check_sender(request.header(b"sec-fetch-site"), request.header(b"origin"), request.header(b"host"))
+        await request.read_form()
     if requires is Permission.ADMIN:
         request.principal.require_admin()
     elif requires is Permission.OBSERVE:

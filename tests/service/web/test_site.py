@@ -1,6 +1,7 @@
 """What every page of the UI keeps: its policy, its links, its forms, and errors that are pages."""
 
 import re
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import httpx
 import pytest
 
 from jobledger.service.api.app import OPERATIONS
+from jobledger.service.api.query import Query
 from jobledger.service.errors import Forbidden
+from jobledger.service.limits import FORM_INLINE_BYTES
 from jobledger.service.web import static_files
 from jobledger.service.web.pages import PAGES
 from jobledger.service.web.site import POLICY, navigation
@@ -191,3 +194,23 @@ async def test_a_link_from_elsewhere_opens_a_page(ui: tuple[Service, httpx.Async
     ):
         answer = await client.request(method, path, headers={**LINK, **headers})
         assert answer.status_code == 403, (method, path, headers)
+
+
+async def test_a_large_form_is_parsed_beside_the_event_loop(
+    ui: tuple[Service, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes long; other requests are answered meanwhile."""
+    _, client = ui
+    threads: set[int] = set()
+
+    class Noted(Query):
+        def __init__(self, text: bytes, *, max_fields: int = 1_000) -> None:
+            threads.add(threading.get_ident())
+            super().__init__(text, max_fields=max_fields)
+
+    monkeypatch.setattr("jobledger.service.api.request.Query", Noted)
+    for size, is_beside in ((FORM_INLINE_BYTES - len("spec="), False), (FORM_INLINE_BYTES, True)):
+        threads.clear()
+        answer = await client.post(paths.UI_SUBMIT_CHECK, data={"spec": "a" * size})
+        assert answer.status_code == 200
+        assert (threads == {threading.get_ident()}) is not is_beside
