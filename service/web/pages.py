@@ -9,6 +9,7 @@ from jobledger.service.web import (
     changes,
     events,
     feed,
+    guides,
     health,
     job,
     jobs,
@@ -39,6 +40,7 @@ _MODULES: Final = (
     webhook_change,
     audit,
     health,
+    guides,
     feed,
     sign_in,
 )

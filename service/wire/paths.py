@@ -89,6 +89,7 @@ UI_WEBHOOK: Final = f"{UI_WEBHOOKS}/{{name}}"
 UI_WEBHOOK_CHANGE: Final = f"{UI_WEBHOOK}/change"
 UI_AUDIT: Final = f"{UI}/audit"
 UI_HEALTH: Final = f"{UI}/health"
+UI_GUIDE: Final = f"{UI}/guides/{{name}}"
 
 
 def expand(template: str, **values: str) -> str:

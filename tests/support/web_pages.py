@@ -208,6 +208,8 @@ def all_pages(job_id: str) -> tuple[str, ...]:
         paths.UI_SIGN_IN,
         paths.expand(paths.UI_JOB_PROOF, id=job_id),
         paths.DOCS,
+        paths.expand(paths.UI_GUIDE, name="audit"),
+        paths.expand(paths.UI_GUIDE, name="operations"),
         paths.UI_PROOF,
         paths.UI_EVENTS,
         f"{paths.UI_EVENTS}?type=state&state=Failed&after=0",
