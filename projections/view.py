@@ -120,15 +120,18 @@ _ANOMALIES: Final = (
 )
 
 
-def _by_either_id(ref: str, namespace: str, visible: Collection[str] | None) -> tuple[str, tuple[str, ...]]:
+def _by_either_id(
+    ref: str, namespace: str, visible: Collection[str] | None, *, by_name: bool
+) -> tuple[str, tuple[str, ...]]:
     """The lookup of a job by its name in the namespace, or by its exact id in any.
 
     A job's id is a function of its name, or is its name: two lookups in one index cover two rules.
     """
+    first = named_job_id(namespace, ref) if by_name else ref
     if visible is None:
-        return _BY_EITHER_ID, (named_job_id(namespace, ref), ref)
+        return _BY_EITHER_ID, (first, ref)
     names = ", ".join(f"?{3 + at}" for at in range(len(visible)))
-    return _BY_EITHER_ID_WITHIN.format(names=names), (named_job_id(namespace, ref), ref, *visible)
+    return _BY_EITHER_ID_WITHIN.format(names=names), (first, ref, *visible)
 
 
 class View:
@@ -177,7 +180,12 @@ class View:
     # --- one job ------------------------------------------------------------------------------------------
 
     async def get(
-        self, ref: str, *, namespace: str | None = None, visible: Collection[str] | None = None
+        self,
+        ref: str,
+        *,
+        namespace: str | None = None,
+        visible: Collection[str] | None = None,
+        by_name: bool = True,
     ) -> Job:
         """Resolve a reference to a job: the first of these that exists.
 
@@ -190,6 +198,7 @@ class View:
             ref: name, id or short id.
             namespace: where the name is looked up; None for the default namespace.
             visible: the namespaces that the caller may see; jobs of others are not found. None: all.
+            by_name: whether the first rule applies.
 
         Raises:
             JobNotFound: if no job matches.
@@ -197,7 +206,7 @@ class View:
         """
         where = namespace or DEFAULT_NAMESPACE
         if _is_key(ref) and _is_key(where):
-            rows = await self._point_rows(*_by_either_id(ref, where, visible))
+            rows = await self._point_rows(*_by_either_id(ref, where, visible, by_name=by_name))
             found = self._job(rows[0]) if rows else await self._by_prefix(ref, visible)
             if found is not None:
                 return found
@@ -207,13 +216,18 @@ class View:
         )
 
     def get_now(
-        self, ref: str, *, namespace: str | None = None, visible: Collection[str] | None = None
+        self,
+        ref: str,
+        *,
+        namespace: str | None = None,
+        visible: Collection[str] | None = None,
+        by_name: bool = True,
     ) -> Job | None:
         """What `get` returns, if it can without waiting; None: `get` has to decide."""
         where = namespace or DEFAULT_NAMESPACE
         if not (_is_key(ref) and _is_key(where)):
             return None
-        rows = self.pool.point_rows_now(*_by_either_id(ref, where, visible))
+        rows = self.pool.point_rows_now(*_by_either_id(ref, where, visible, by_name=by_name))
         return self._job(rows[0]) if rows else None
 
     async def get_by_id(self, job_id: str) -> Job:
@@ -454,6 +468,11 @@ class View:
             f"several job ids start with {ref}: {', '.join(candidates)}{more}; use a longer prefix",
             candidates=candidates,
         )
+
+
+def is_full_id(ref: str) -> bool:
+    """Whether a reference has the form of a job's id; it can also be a name."""
+    return ref.startswith(_ID_PREFIX) and len(ref) == _FULL_ID_CHARACTERS
 
 
 def is_short_id(ref: str) -> bool:

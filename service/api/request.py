@@ -10,7 +10,7 @@ import msgspec
 
 from jobledger.projections.errors import ViewError
 from jobledger.projections.limits import WAIT_MAX_SECONDS
-from jobledger.projections.view import is_short_id
+from jobledger.projections.view import is_full_id, is_short_id
 from jobledger.service.access.principal import Principal
 from jobledger.service.api.asgi import Receive, Scope
 from jobledger.service.api.body import decode_body, read_fields
@@ -43,6 +43,8 @@ class Request(Generic[B]):
         path: normalized, with encoded slashes as `ENCODED_SLASH`.
         receive: for operations that notice when the client disconnects.
         session: the cookie of a browser that signed in; empty for all others.
+        exact_ids: a full id names the job with that id only, not a job that has it as its name. Links of the
+            UI have ids, and the names of jobs are chosen by others.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Request(Generic[B]):
         self._query: Query | None = None if self.query_string else _NO_QUERY
         self._raw_body: bytes = state.get("body", b"")
         self.warnings: list[str] = []
+        self.exact_ids = False
 
     @property
     def query(self) -> Query:
@@ -211,7 +214,12 @@ class Request(Generic[B]):
         try:
             await self.await_position()
             checkpoint = service.projector.sequence
-            job = await service.view.get(ref, namespace=namespace or None, visible=self.principal.visible)
+            job = await service.view.get(
+                ref,
+                namespace=namespace or None,
+                visible=self.principal.visible,
+                by_name=self._may_be_name(ref),
+            )
         except ViewError as unreadable:
             return await self._despite_view(ref, namespace, unreadable)
         except JobNotFound as not_found:
@@ -234,7 +242,15 @@ class Request(Generic[B]):
         service = self.service
         if service.own_writes.lacks_any(service.projector.sequence) or self.query.text("wait_for"):
             return None
-        return service.view.get_now(ref, namespace=namespace or None, visible=self.principal.visible)
+        return service.view.get_now(
+            ref,
+            namespace=namespace or None,
+            visible=self.principal.visible,
+            by_name=self._may_be_name(ref),
+        )
+
+    def _may_be_name(self, ref: str) -> bool:
+        return not (self.exact_ids and is_full_id(ref))
 
     async def _despite_view(self, ref: str, namespace: str, error: JobledgerError) -> Job:
         """A job from the log, if the view cannot be read or lags; or else the error that was passed."""
@@ -251,7 +267,8 @@ class Request(Generic[B]):
         """A job whose creating event cannot be read, by name or id, if the caller may see it."""
         if not is_utf8(ref) or not is_utf8(namespace):
             return None
-        for status in (await self.service.view.lost((named_job_id(namespace, ref), ref))).values():
+        ids = (named_job_id(namespace, ref), ref) if self._may_be_name(ref) else (ref,)
+        for status in (await self.service.view.lost(ids)).values():
             if status.quarantine is not None and self.principal.may_read(status.namespace):
                 return status
         return None
@@ -263,7 +280,7 @@ class Request(Generic[B]):
         """
         ledger, principal = self.service.ledger, self.principal
         try:
-            if principal.may_read(namespace):
+            if principal.may_read(namespace) and self._may_be_name(ref):
                 with suppress(JobNotFound):
                     return await ledger.load(named_job_id(namespace, ref), namespace=namespace)
             if principal.visible is None:

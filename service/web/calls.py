@@ -103,7 +103,9 @@ def derived_request(
             "body": b"" if body is None else msgspec.json.encode(body),
         },
     }
-    return Request(operation, values, scope, request.receive, request.operations)
+    inner: Request[Any] = Request(operation, values, scope, request.receive, request.operations)
+    inner.exact_ids = True
+    return inner
 
 
 def require_permission(request: Request[Any]) -> None:

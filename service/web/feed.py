@@ -28,6 +28,7 @@ async def session_feed(
 ) -> Stream:
     """The events that the query selects, as the API's feed has them; it ends with the session."""
     service, principal, session = request.service, request.principal, request.session
+    request.exact_ids = True
     text = request.header(b"last-event-id") or request.query.text("after")
     after = parse_cursor(text, service.stream_tag) if text else None
 

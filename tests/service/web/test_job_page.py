@@ -202,3 +202,42 @@ def test_the_time_in_a_state_ends_with_the_next_state() -> None:
         ("Failed", 222.22),
     ]
     assert [each.spent for each in entries_of(items[1:], 0, is_newest=False)] == [None, 3 * 10**9, 4 * 10**9]
+
+
+async def test_a_job_with_the_id_of_another_as_its_name_is_not_taken_for_it(
+    ui: tuple[Service, httpx.AsyncClient],
+) -> None:
+    """Anyone who may write in `default` chooses names there; links and forms of the UI have ids."""
+    _, client = ui
+    body = job_body("victim", Namespace="prod")
+    victim = str(ok(await client.put(paths.JOBS, json=body))["JobID"])
+    impostor = str(ok(await client.put(paths.JOBS, json=job_body(victim)))["JobID"])
+    assert impostor != victim
+    assert (await state_of(client, victim))["ID"] == impostor  # as in Bacalhau, names come first in the API
+
+    for path in (url(victim), url(victim, tab="spec"), url(victim, tab="versions"), url(victim, at="r1")):
+        answer = await client.get(path)
+        checked_page(answer)
+        assert "victim" in answer.text
+        assert impostor not in answer.text
+    for path in (
+        change(victim) + "?do=stop",
+        f"{paths.UI_SUBMIT}?job={victim}",
+        f"{paths.UI_STOP}?jobs={victim}",
+        paths.expand(paths.UI_JOB_PROOF, id=victim),
+    ):
+        answer = await client.get(path)
+        assert answer.status_code == 200, answer.text
+        assert impostor not in answer.text, path
+    bundle = await client.get(paths.expand(paths.UI_JOB_BUNDLE, id=victim))
+    assert impostor not in bundle.text
+
+    form = {"do": "state", "state": "Running", "message": "", "reason": "", "revision": "1"}
+    assert (await client.post(change(victim), data=form)).status_code == 303
+    stop = {"job": f"{victim}@2", "reason": "test"}
+    assert (await client.post(paths.UI_STOP, data=stop)).status_code == 303
+    states = {
+        job["ID"]: job["State"]["StateType"]
+        for job in ok(await client.get(paths.JOBS, params={"namespace": "*"}))["Items"]
+    }
+    assert states == {victim: "Stopped", impostor: "Pending"}
