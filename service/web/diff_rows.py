@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from jobledger.service.limits import UI_SHOWN_LINES
+
 _HUNK: Final = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 
 
@@ -29,18 +31,21 @@ class Row(NamedTuple):
 
 
 class Hunk(NamedTuple):
-    """Neighboring rows; `skipped` equal lines before them are not shown."""
+    """Neighboring rows; `skipped` equal lines before them are not shown, or none of those after them."""
 
     skipped: int
     rows: list[Row]
+    is_cut: bool = False
 
 
-def hunks_of(diff: str) -> list[Hunk]:
-    """The hunks of a unified diff, without its header."""
+def hunks_of(diff: str, most: int = UI_SHOWN_LINES) -> list[Hunk]:
+    """The hunks of a unified diff, without its header; of a long one at most this many lines."""
     found: list[Hunk] = []
     lines: list[str] = []
     old_start = new_start = old_end = 1
-    for line in diff.split("\n")[2:]:
+    text = diff.split("\n", most + 2)[2:]
+    is_cut = len(text) > most and bool(text[most])
+    for line in text[:most]:
         if at := _HUNK.fullmatch(line):
             if lines:
                 found[-1].rows.extend(_rows(lines, old_start, new_start))
@@ -52,6 +57,8 @@ def hunks_of(diff: str) -> list[Hunk]:
             lines.append(line)
     if lines:
         found[-1].rows.extend(_rows(lines, old_start, new_start))
+    if found and is_cut:
+        found[-1] = found[-1]._replace(is_cut=True)
     return found
 
 

@@ -1,5 +1,6 @@
 """The page of one job: its timeline, its spec with blame, its versions; now, or as of any revision."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -7,11 +8,13 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from jobledger.service.api.capacity import queued
 from jobledger.service.api.request import Request
 from jobledger.service.api.response import Response
+from jobledger.service.limits import UI_SHOWN_LINES
 from jobledger.service.web import diff_rows, spec_lines
 from jobledger.service.web.calls import call
-from jobledger.service.web.site import page, render, words_of
+from jobledger.service.web.site import SECURITY_HEADERS, page, render, words_of
 from jobledger.service.web.timeline import Items, entries_of, spans_of
 from jobledger.service.wire import paths
 from jobledger.store.model.errors import JobledgerError, VersionNotFound
@@ -125,8 +128,10 @@ async def timeline_tab(request: Request[Any], job: dict[str, Any], url: JobUrl) 
 
 async def spec_tab(request: Request[Any], job: dict[str, Any], url: JobUrl) -> dict[str, Any]:
     """The spec, each line with the event that last set it."""
-    spec = {key: value for key, value in job.items() if key not in NOT_OF_THE_SPEC}
-    lines = spec_lines.json_lines(spec) if url.format == "json" else spec_lines.yaml_lines(spec)
+    lines = _lines(job, url.format, most=UI_SHOWN_LINES + 1)
+    is_cut = len(lines) > UI_SHOWN_LINES
+    del lines[UI_SHOWN_LINES:]
+    shown = {line.pointer for line in lines if line.is_leaf}
     problem, items = "", []
     try:
         blame = await call(request, "blameJob", [("at", url.at)], id=job["ID"])
@@ -138,12 +143,39 @@ async def spec_tab(request: Request[Any], job: dict[str, Any], url: JobUrl) -> d
     found = {
         item["Pointer"]: {**item, "age": rank[item["Sequence"]], "time_ns": parse_rfc3339(item["Time"])}
         for item in items
+        if item["Pointer"] in shown
     }
+    download = urlencode({"format": url.format, **({"at": url.at} if url.at else {})})
     return {
         "lines": [(line, found.get(line.pointer) if line.is_leaf else None) for line in lines],
         "text": spec_lines.text_of(lines),
+        "is_cut": is_cut,
+        "download_url": f"{paths.expand(paths.UI_JOB_SPEC, id=job['ID'])}?{download}",
         "problem": problem,
     }
+
+
+@page("GET", paths.UI_JOB_SPEC, "uiSpec")
+async def get_spec(request: Request[Any]) -> Response:
+    """The whole spec as a file."""
+    query = request.query
+    job = (await call(request, "getJob", [("at", query.text("at"))], id=request.values["id"]))["Job"]
+    kind = "json" if query.text("format") == "json" else "yaml"
+    name = f"{job['ID']}-v{job['Version']}.{kind}"
+    headers = [(b"content-disposition", f'attachment; filename="{name}"'.encode()), *SECURITY_HEADERS]
+    text = await text_of_spec(request, job, kind)
+    return Response(text.encode("utf-8", "replace"), headers, media_type=f"application/{kind}")
+
+
+async def text_of_spec(request: Request[Any], job: dict[str, Any], kind: str = "yaml") -> str:
+    """The spec of a job; written in a thread, since a large one takes long."""
+    async with queued(request.service.comparing):
+        return await asyncio.to_thread(lambda: spec_lines.text_of(_lines(job, kind)))
+
+
+def _lines(job: dict[str, Any], kind: str, *, most: int | None = None) -> list[spec_lines.Line]:
+    spec = {key: value for key, value in job.items() if key not in NOT_OF_THE_SPEC}
+    return (spec_lines.json_lines if kind == "json" else spec_lines.yaml_lines)(spec, most=most)
 
 
 async def versions_tab(request: Request[Any], job: dict[str, Any], _: JobUrl) -> dict[str, Any]:

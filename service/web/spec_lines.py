@@ -6,6 +6,7 @@ which is valid YAML, too.
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -26,14 +27,14 @@ class Line(NamedTuple):
     is_leaf: bool
 
 
-def yaml_lines(document: dict[str, Any]) -> list[Line]:
-    """A document as block YAML."""
-    return list(_yaml_map(document, 0, ""))
+def yaml_lines(document: dict[str, Any], *, most: int | None = None) -> list[Line]:
+    """A document as block YAML; at most this many lines."""
+    return list(islice(_yaml_map(document, 0, ""), most))
 
 
-def json_lines(document: dict[str, Any]) -> list[Line]:
-    """A document as indented JSON."""
-    return list(_json(document, 0, "", "", ""))
+def json_lines(document: dict[str, Any], *, most: int | None = None) -> list[Line]:
+    """A document as indented JSON; the same."""
+    return list(islice(_json(document, 0, "", "", ""), most))
 
 
 def text_of(lines: list[Line]) -> str:
@@ -51,7 +52,8 @@ def _yaml_list(value: list[Any], depth: int, pointer: str) -> Iterator[Line]:
         start = f"{'  ' * depth}-"
         place = f"{pointer}/{index}"
         if isinstance(item, dict) and item:
-            first, *rest = _yaml_map(item, depth + 1, place)
+            rest = _yaml_map(item, depth + 1, place)
+            first = next(rest)
             yield first._replace(text=f"{start} {first.text.lstrip(' ')}")
             yield from rest
         else:

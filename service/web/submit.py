@@ -9,9 +9,9 @@ import msgspec
 from jobledger.service.api.capacity import queued
 from jobledger.service.api.request import Request
 from jobledger.service.api.response import Response
-from jobledger.service.web import diff_rows, spec_lines
+from jobledger.service.web import diff_rows
 from jobledger.service.web.calls import call
-from jobledger.service.web.job import NOT_OF_THE_SPEC, JobUrl
+from jobledger.service.web.job import JobUrl, text_of_spec
 from jobledger.service.web.site import page, render, see_other, words_of
 from jobledger.service.web.spec_positions import line_of_message, lines_of_paths
 from jobledger.service.wire import paths
@@ -82,9 +82,7 @@ async def show_form(request: Request[Any]) -> Response:
     if job_id:
         query = {"job_version": request.query.text("version")}
         job = (await call(request, "getJob", query, id=job_id))["Job"]
-        spec = {key: value for key, value in job.items() if key not in NOT_OF_THE_SPEC}
-        text = spec_lines.text_of(spec_lines.yaml_lines(spec))
-        draft = Draft(text, job=job["ID"])
+        draft = Draft(await text_of_spec(request, job), job=job["ID"])
         request.principal.require_write(job["Namespace"])
     else:
         request.principal.require_write(min(request.principal.visible or (DEFAULT_NAMESPACE,)))

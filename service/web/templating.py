@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from jobledger.service.limits import UI_SHOWN_CHANGES
 from jobledger.service.web import texts
 from jobledger.service.web.static_files import static_url
 from jobledger.service.wire import paths
@@ -38,7 +39,7 @@ def environment() -> Environment:
         extensions=["jinja2.ext.do"],
     )
     found.filters.update(FILTERS)
-    found.globals.update(static=static_url, paths=paths, path=paths.expand)
+    found.globals.update(static=static_url, paths=paths, path=paths.expand, shown_changes=UI_SHOWN_CHANGES)
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from jobledger.service.web.diff_rows import hunks_of
 from jobledger.service.web.timeline import Item, entries_of, spans_of
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
@@ -241,3 +242,38 @@ async def test_a_job_with_the_id_of_another_as_its_name_is_not_taken_for_it(
         for job in ok(await client.get(paths.JOBS, params={"namespace": "*"}))["Items"]
     }
     assert states == {victim: "Stopped", impostor: "Pending"}
+
+
+async def test_a_long_spec_is_shown_in_part_and_downloaded_whole(
+    ui: tuple[Service, httpx.AsyncClient], job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page is built in one piece, so the number of its lines has a limit."""
+    _, client = ui
+    page = checked_page(await client.get(url(job, tab="spec")))
+    lines = len(page.all("tr")) - 1
+    assert page.all("textarea")
+    for most, shown in ((lines, lines), (lines - 1, lines - 1), (3, 3)):
+        monkeypatch.setattr("jobledger.service.web.job.UI_SHOWN_LINES", most)
+        answer = await client.get(url(job, tab="spec"))
+        page = checked_page(answer)
+        assert len(page.all("tr")) - 1 == shown
+        assert (f"Only the first {shown} lines" in answer.text) is (shown < lines)
+        assert bool(page.all("textarea")) is (shown == lines)
+    [link] = [each["href"] for each in page.all("a") if "/spec?" in each["href"]]
+    answer = await client.get(link)
+    assert answer.headers["content-disposition"] == f'attachment; filename="{job}-v2.yaml"'
+    assert len(answer.text.splitlines()) == lines
+    assert "Priority: 7" in answer.text
+    first = await client.get(link, params={"format": "json", "at": "r1"})
+    assert first.json()["Priority"] == 1
+
+
+@pytest.mark.parametrize("most", [1, 3, 5, 6, 7])
+def test_a_long_diff_is_cut_and_says_so(most: int) -> None:
+    """At the limit it is whole."""
+    diff = "--- a\n+++ b\n@@ -1,3 +1,3 @@\n a\n-b\n+c\n d\n"
+    whole = hunks_of(diff)
+    cut = hunks_of(diff, most)
+    assert not whole[-1].is_cut
+    assert cut[-1].is_cut is (most < 5)
+    assert len(cut[0].rows) == {1: 0, 3: 2}.get(most, 3)
