@@ -30,6 +30,7 @@ from jobledger.projections.query.planner import (
     choose_driver,
     count_statement,
     drivers_of,
+    edge_statement,
     page_statement,
     state_counts_statement,
 )
@@ -281,8 +282,8 @@ class View:
     async def list(self, query: ListQuery | None = None) -> Page:
         """One page of jobs with their specs; by default of all jobs, oldest first.
 
-        A page has fewer jobs than the limit if their specs or states are large; `next_cursor` is None on the
-        last page.
+        A page has fewer jobs than the limit if their specs or states are large, or if a search for a part of
+        the name tested NAME_SCAN_MAX_ROWS jobs; `next_cursor` is None on the last page.
         """
         query = query or ListQuery()
         drivers = drivers_of(query)
@@ -291,6 +292,9 @@ class View:
             # A separate snapshot: it only chooses the plan, and the page is correct with any plan.
             [counted] = await self._long_rows(*count_statement(query, drivers))
             driver = choose_driver(query, drivers, counted)
+        edge = await self._long_rows(*edge_statement(query)) if query.name and driver is None else []
+        if edge:
+            query = query.until(edge[0][0])
         rows, is_whole = await self._pool_page(*page_statement(query, driver), max_bytes=PAGE_MAX_BYTES)
         found: list[Job] = []
         for row in rows[: query.limit]:
@@ -299,9 +303,10 @@ class View:
                 found.append(self._job(row[1:]))
         jobs = fit_page(tuple(found), size_of_job)
         more = not is_whole or len(rows) > query.limit or len(jobs) < len(found)
+        next_cursor = _cursor_at(query, jobs[-1]) if more else None
         return Page(
             jobs=jobs,
-            next_cursor=_cursor_at(query, jobs[-1]) if more else None,
+            next_cursor=_cursor_after(query, edge[0][0]) if edge and not more else next_cursor,
             sequence=rows[0][0],
         )
 
@@ -493,6 +498,13 @@ def _is_key(text: str) -> bool:
 
 def _no_such_id(job_id: str) -> JobNotFound:
     return JobNotFound(f"no job with the id {job_id!r:.80}; `get` also accepts names and short ids")
+
+
+def _cursor_after(query: ListQuery, time: int) -> str:
+    """The cursor after all jobs with a time: of those, it is before the first key or after the last."""
+    return encode_cursor(
+        query.order, Position(time, 1 if query.descending else INT_MAX), descending=query.descending
+    )
 
 
 def _cursor_at(query: ListQuery, job: Job) -> str:

@@ -120,11 +120,12 @@ class AsOf:
         timeout_seconds: float = WAIT_DEFAULT_SECONDS,
         client: str = "",
         waiting: WaitScope = nullcontext,
+        turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> dict[StateType, StateCount]:
         """`View.state_counts` as of a sequence; arguments as of `list`."""
         if sequence == 0:
             return dict.fromkeys(StateType, StateCount(0, is_exact=True))
         with waiting():
             await self._view.wait_for(sequence, timeout_seconds)
-        async with self.snapshots.at(sequence, client, waiting) as snapshot:
+        async with self.snapshots.at(sequence, client, waiting) as snapshot, turn():
             return await snapshot.state_counts(query)

@@ -24,6 +24,7 @@ import msgspec
 from jobledger.projections.limits import (
     COUNT_MAX_JOBS,
     COUNT_SCAN_MAX_ROWS,
+    NAME_SCAN_MAX_ROWS,
     RARE_MAX_ROWS,
     SHORT_WALK_ROWS,
     WALK_MAX_ARMS,
@@ -145,6 +146,12 @@ def page_statement(query: ListQuery, driver: Driver | None) -> Statement:
     )
 
 
+def edge_statement(query: ListQuery) -> Statement:
+    """The time of the last job that a search by name may test for a page; no row if all may be tested."""
+    builder = _Builder(query)
+    return builder.statement(f"{builder.edge()} LIMIT 1 OFFSET {NAME_SCAN_MAX_ROWS - 1}")
+
+
 def state_counts_statement(query: ListQuery, driver: Driver | None) -> Statement:
     """One row per state: its name, the number of jobs, and whether all jobs of the state were tested.
 
@@ -171,19 +178,30 @@ class _Builder:
 
     def walk(self) -> str:
         """Scan the index of the order, with one arm per namespace and state, which SQLite merges."""
-        query = self._query
-        states, namespaces = query.asked_states(), query.asked_namespaces()
-        if query.order == Order.MODIFIED:
+        if self._query.order == Order.MODIFIED:
             conditions = [*self._scope("+"), *self._own_bounds(""), *self._filters()]
             return self._ordered("jobs AS j", [conditions], f"j.{self._time}")
+        arms, is_whole = self._arms()
+        shared = [*([] if is_whole else self._namespace("+")), *self._own_bounds(""), *self._filters()]
+        return self._ordered("jobs AS j", [[*arm, *shared] for arm in arms], f"j.{self._time}")
+
+    def edge(self) -> str:
+        """The times of the rows that `walk` tests, in its order."""
+        arms = [[]] if self._query.order == Order.MODIFIED else self._arms()[0]
+        bounds = self._own_bounds("")
+        select = f"SELECT j.{self._time} FROM jobs AS j"
+        found = [[*arm, *bounds] for arm in arms]
+        selects = [f"{select} WHERE {' AND '.join(arm)}" if arm else select for arm in found]
+        return f"{' UNION ALL '.join(selects)} ORDER BY 1 {_direction(self._query)}"
+
+    def _arms(self) -> tuple[list[list[str]], bool]:
+        """The conditions of each arm of a walk, and whether they include the namespaces of the query."""
+        states, namespaces = self._query.asked_states(), self._query.asked_namespaces()
         by_state = [[f"j.state = {self._add(state)}"] for state in states] or [[]]
-        if namespaces and len(namespaces) * len(by_state) <= WALK_MAX_ARMS:
-            by_namespace = [[f"j.namespace = {self._add(namespace)}"] for namespace in namespaces]
-        else:
-            by_namespace = [self._namespace("+")]
-        shared = [*self._own_bounds(""), *self._filters()]
-        arms = [[*state, *namespace, *shared] for namespace in by_namespace for state in by_state]
-        return self._ordered("jobs AS j", arms, f"j.{self._time}")
+        if not namespaces or len(namespaces) * len(by_state) > WALK_MAX_ARMS:
+            return by_state, False
+        by_namespace = [f"j.namespace = {self._add(namespace)}" for namespace in namespaces]
+        return [[*state, namespace] for namespace in by_namespace for state in by_state], True
 
     def drive(self, driver: Driver) -> str:
         """Test and sort the rows of a driver."""
@@ -208,20 +226,31 @@ class _Builder:
 
     def count_of_state(self, state: str) -> str:
         """The number of jobs of a state, up to a limit."""
-        scope = " AND ".join([f"j.state = {self._add(state)}", *self._namespace(""), *self._own_bounds("")])
-        filters, most = self._filters(), self._add(COUNT_MAX_JOBS + 1)
+        name, filters, most = self._add(state), self._filters(), self._add(COUNT_MAX_JOBS + 1)
+        bounds = self._own_bounds("")
         if not filters:
+            scope = " AND ".join([f"j.state = {name}", *self._namespace(""), *bounds])
             return (
-                f"SELECT {self._add(state)}, (SELECT count(*) FROM (SELECT 1 FROM jobs AS j WHERE {scope}"
+                f"SELECT {name}, (SELECT count(*) FROM (SELECT 1 FROM jobs AS j WHERE {scope}"
                 f" LIMIT {most})), 1"
             )
+        namespaces = self._query.asked_namespaces()
+        if namespaces and len(namespaces) <= WALK_MAX_ARMS:
+            # One arm each: `IN` would sort all of their jobs before the limit.
+            arms = [[f"j.namespace = {self._add(each)}"] for each in namespaces]
+        else:
+            arms, filters = [[]], [*self._namespace("+"), *filters]
+        selects = [
+            f"SELECT j.* FROM jobs AS j WHERE {' AND '.join([f'j.state = {name}', *arm, *bounds])}"
+            for arm in arms
+        ]
         tested = (
-            f"FROM jobs AS j WHERE {scope} ORDER BY j.create_time DESC LIMIT {self._add(COUNT_SCAN_MAX_ROWS)}"
+            f"{' UNION ALL '.join(selects)} ORDER BY create_time DESC LIMIT {self._add(COUNT_SCAN_MAX_ROWS)}"
         )
         return (
-            f"SELECT {self._add(state)}, (SELECT count(*) FROM (SELECT 1 FROM (SELECT * {tested}) AS j"
+            f"SELECT {name}, (SELECT count(*) FROM (SELECT 1 FROM ({tested}) AS j"
             f" WHERE {' AND '.join(filters)} LIMIT {most})),"
-            f" (SELECT count(*) < {self._add(COUNT_SCAN_MAX_ROWS)} FROM (SELECT 1 {tested}))"
+            f" (SELECT count(*) < {self._add(COUNT_SCAN_MAX_ROWS)} FROM (SELECT 1 FROM ({tested})))"
         )
 
     def source(self, driver: Driver) -> tuple[str, list[str]]:
@@ -288,7 +317,8 @@ class _Builder:
         if query.quarantined is not None:
             conditions.append(f"+j.quarantine {'!=' if query.quarantined else '='} ''")
         if query.name:
-            conditions.append(f"j.name LIKE {self._add(_like(query.name))} ESCAPE '\\'")
+            # Not LIKE, which compares letter by letter: some patterns would take long.
+            conditions.append(f"instr(lower(j.name), lower({self._add(query.name)})) > 0")
         if query.types:
             conditions.append(f"j.type IN ({self._list(query.types)})")
         covered = (
@@ -320,12 +350,6 @@ class _Builder:
 
     def _list(self, values: Sequence[str]) -> str:
         return ", ".join(self._add(str(value)) for value in dict.fromkeys(values))
-
-
-def _like(part: str) -> str:
-    """The pattern that matches texts with this part."""
-    escaped = part.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"
 
 
 def _other(order: Order) -> Order:

@@ -9,12 +9,17 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from jobledger.projections.errors import InvalidCursor
-from jobledger.projections.limits import CURSOR_MAX_CHARACTERS, LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT
+from jobledger.projections.limits import (
+    CURSOR_MAX_CHARACTERS,
+    LIST_DEFAULT_LIMIT,
+    LIST_MAX_LIMIT,
+    NAME_PART_MAX_CHARACTERS,
+)
 from jobledger.projections.query.selectors import Requirement, check_requirements
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.fold import Int64
 from jobledger.store.model.job import StateType
-from jobledger.store.model.limits import INT_MAX, INT_MIN, NAME_MAX_CHARACTERS
+from jobledger.store.model.limits import INT_MAX, INT_MIN
 from jobledger.store.spec.spec import JOB_TYPES
 from jobledger.store.spec.values import is_utf8
 
@@ -150,9 +155,9 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
         for namespace in self.asked_namespaces() or ():
             if not is_utf8(namespace):
                 raise InvalidInput(f"namespace {namespace!r:.80} is not valid Unicode text; use UTF-8")
-        if "\0" in self.name or not is_utf8(self.name) or len(self.name) > NAME_MAX_CHARACTERS:
+        if "\0" in self.name or not is_utf8(self.name) or len(self.name) > NAME_PART_MAX_CHARACTERS:
             raise InvalidInput(
-                f"name must be at most {NAME_MAX_CHARACTERS} characters of Unicode text without NUL,"
+                f"name must be at most {NAME_PART_MAX_CHARACTERS} characters of Unicode text without NUL,"
                 f" got {self.name!r:.60}"
             )
         _check_choice("states", self.states, tuple(StateType))
@@ -188,6 +193,12 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
         if axis == Order.CREATED:
             return self.created_from, self.created_to
         return self.modified_from, self.modified_to
+
+    def until(self, time: int) -> "ListQuery":
+        """The query without the jobs that the order has after this time."""
+        own = "created" if self.order == Order.CREATED else "modified"
+        bound = {f"{own}_from": time} if self.descending else {f"{own}_to": time + 1}
+        return msgspec.structs.replace(self, **bound)
 
 
 def check_limit(limit: int, field: str = "limit") -> None:

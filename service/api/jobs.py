@@ -85,7 +85,9 @@ _EVENT_TYPE: Final = {"type": "string", "enum": list(_EVENT_TYPES), "default": "
 _FILTERS: Final = (
     Parameter("namespace", TEXT, "only its jobs; absent, empty or `*`: all that the token may read"),
     Parameter("labels", TEXTS, "a selector such as `env=prod,tier in (web, api),!old,cpus>2`; repeatable"),
-    Parameter("name", TEXT, "a part of the name, without regard to the case of ASCII letters"),
+    Parameter(
+        "name", TEXT, "a part of the name, up to 128 characters, without regard to the case of ASCII letters"
+    ),
     Parameter(
         "type",
         {"type": "array", "items": {"type": "string", "enum": list(JOB_TYPES)}},
@@ -131,16 +133,17 @@ operations = OperationGroup("Reads")
 async def list_jobs(request: Request[None]) -> wire.JobList:
     """List jobs.
 
-    Times: `from` is inclusive, `to` is exclusive. A token keeps the order and the position; send the filters
-    again with it. As of a point (`at`), the first response may take some seconds, or be 503 with
-    `Retry-After` while the copy is being built.
+    Times: `from` is inclusive, `to` is exclusive. With `name`, a page may have fewer jobs than `limit`, or
+    none, although more follow: continue until `NextToken` is empty. A token keeps the order and the position;
+    send the filters again with it. As of a point (`at`), the first response may take some seconds, or be 503
+    with `Retry-After` while the copy is being built.
     """
     service = request.service
     await request.await_position()
     point, token = await page_point(request)
     filters = _list_query(request, token)
     if point is None:
-        async with _turn_for(service, filters.limit):
+        async with _turn_to_list(service, filters):
             page = await service.view.list(filters)
         sequence, next_token = page.sequence, page.next_cursor or ""
     else:
@@ -149,7 +152,7 @@ async def list_jobs(request: Request[None]) -> wire.JobList:
             point,
             client=client_of_request(),
             waiting=waiting,
-            turn=lambda: _turn_for(service, filters.limit),
+            turn=lambda: _turn_to_list(service, filters),
         )
         sequence, next_token = point, pin(point, page.next_cursor or "", service.stream_tag)
     items = []
@@ -212,7 +215,13 @@ async def count_jobs(request: Request[None]) -> wire.JobCounts:
             counts = await service.view.state_counts(filters)
     else:
         sequence = point
-        counts = await service.asof.state_counts(filters, point, client=client_of_request(), waiting=waiting)
+        counts = await service.asof.state_counts(
+            filters,
+            point,
+            client=client_of_request(),
+            waiting=waiting,
+            turn=lambda: queued(service.scans),
+        )
     items = [wire.StateCount(state, each.count, each.is_exact) for state, each in counts.items()]
     return wire.JobCounts(items, COUNT_MAX_JOBS, sequence, format_cursor(service.stream_tag, sequence))
 
@@ -413,6 +422,11 @@ async def wait_for_state(request: Request[None]) -> Response:
 def _turn_for(service: Service, limit: int) -> AbstractAsyncContextManager[None]:
     """A turn for a large page; a small one needs none."""
     return queued(service.scans) if limit > LONG_PAGE_ITEMS else nullcontext()
+
+
+def _turn_to_list(service: Service, filters: ListQuery) -> AbstractAsyncContextManager[None]:
+    """A turn for a large page, or for a search that tests many jobs."""
+    return queued(service.scans) if filters.name else _turn_for(service, filters.limit)
 
 
 # --- lists --------------------------------------------------------------------------------------------------

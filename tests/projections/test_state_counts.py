@@ -3,18 +3,18 @@
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from jobledger.projections import view as view_module
-from jobledger.projections.limits import RARE_MAX_ROWS
+from jobledger.projections.limits import NAME_PART_MAX_CHARACTERS, RARE_MAX_ROWS
 from jobledger.projections.query import planner
 from jobledger.projections.query.planner import LabelDriver, state_counts_statement
-from jobledger.projections.query.query import ListQuery
+from jobledger.projections.query.query import ListQuery, Order
 from jobledger.projections.query.selectors import parse_selector
 from jobledger.projections.results import StateCount
 from jobledger.projections.view import View
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import StateType
-from jobledger.store.model.limits import NAME_MAX_CHARACTERS
 from tests.support.view_file import ViewFile
 
 PENDING, RUNNING = StateType.PENDING, StateType.RUNNING
@@ -117,8 +117,56 @@ def test_a_rare_label_drives_the_count(file: ViewFile) -> None:
     assert RARE_MAX_ROWS < 10_000
 
 
-@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * (NAME_MAX_CHARACTERS + 1)])
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * (NAME_PART_MAX_CHARACTERS + 1)])
 def test_a_part_of_a_name_that_no_job_can_have_is_refused(name: str) -> None:
     """SQLite would stop at a NUL."""
-    with pytest.raises(InvalidInput, match="name must be at most 1024 characters"):
+    with pytest.raises(InvalidInput, match="name must be at most 128 characters"):
         ListQuery(name=name)
+
+
+async def test_a_count_in_several_namespaces_tests_a_limited_number_of_jobs(
+    file: ViewFile, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest of all of them, in the order of an index: nothing is sorted before the limit."""
+    monkeypatch.setattr(planner, "COUNT_SCAN_MAX_ROWS", 4)
+    for number in range(1, 9):
+        file.add(number, f"x-{number}", namespace="abc"[number % 3], state=PENDING)
+    query = ListQuery(name="x", namespaces=("a", "b"))
+    assert (await view.state_counts(query))[PENDING] == StateCount(4, is_exact=False)
+    assert not [step for step in file.plan(state_counts_statement(query, None)) if "TEMP B-TREE" in step]
+    monkeypatch.setattr(
+        planner, "WALK_MAX_ARMS", 1
+    )  # of too many namespaces, the newest jobs of all are tested
+    assert (await view.state_counts(query))[PENDING] == StateCount(2, is_exact=False)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("most", [1, 2, 5, 24, 100])
+@pytest.mark.parametrize(
+    "filters", [{}, {"namespace": "a"}, {"namespaces": ("a", "b"), "states": (RUNNING, PENDING)}]
+)
+async def test_a_search_by_name_tests_a_limited_number_of_jobs_per_page(  # noqa: PLR0917 - parameters
+    file: ViewFile,
+    view: View,
+    monkeypatch: pytest.MonkeyPatch,
+    descending: bool,
+    order: Order,
+    most: int,
+    filters: dict[str, Any],
+) -> None:
+    """Pages may be short or empty; together they have every match once, in order."""
+    fill(file)
+    monkeypatch.setattr(view_module, "choose_driver", lambda *_: None)
+    query = ListQuery(**filters, order=order, descending=descending, limit=100)
+    wanted = [job.status.id for job in (await view.list(query)).jobs if "job-" in job.status.name]
+    monkeypatch.setattr(planner, "NAME_SCAN_MAX_ROWS", most)
+    found: list[str] = []
+    cursor: str | None = None
+    for _ in range(100):
+        page = await view.list(structs.replace(query, name="JOB-", limit=3, cursor=cursor))
+        assert len(page.jobs) <= min(3, most)
+        found += [job.status.id for job in page.jobs]
+        if (cursor := page.next_cursor) is None:
+            break
+    assert found == wanted

@@ -9,11 +9,12 @@ import httpx
 import pytest
 
 from jobledger.service.access.principal import Role
+from jobledger.service.api.capacity import queued
 from jobledger.service.api.query import Query
 from jobledger.service.web.list_state import ListState, api_time, read_state
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
-from tests.support.api import job_body
+from tests.support.api import job_body, ok
 from tests.support.web_pages import Page, checked_page, parse_page, running_ui, sign_in
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -208,3 +209,41 @@ def test_the_url_has_the_whole_state() -> None:
 def test_a_time_without_a_zone_is_utc(text: str, time: str) -> None:
     """The control for times has no zone; the page says that it is UTC."""
     assert api_time(text) == time
+
+
+async def test_a_search_that_tested_only_some_jobs_says_so(
+    ui: tuple[Service, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty page is not the end then."""
+    _, client = ui
+    for number in range(3):
+        ok(await client.put(paths.JOBS, json=job_body(f"x-{number}")))
+    monkeypatch.setattr("jobledger.projections.query.planner.NAME_SCAN_MAX_ROWS", 2)
+    answer = await client.get(paths.UI_JOBS, params={"name": "x-0"})
+    checked_page(answer)
+    assert "None of the jobs that were tested for this page match" in answer.text
+    answer = await client.get(paths.UI_JOBS, params={"name": "x-2"})
+    assert "Only some of the jobs were tested for this page" in answer.text
+
+
+async def test_counts_and_searches_take_turns(
+    ui: tuple[Service, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Now and as of a point: they test many jobs."""
+    service, client = ui
+    last = ok(await client.put(paths.JOBS, json=job_body("x")))["Sequence"]
+    taken: list[object] = []
+
+    def noted(queue: Any) -> Any:
+        taken.append(queue)
+        return queued(queue)
+
+    monkeypatch.setattr("jobledger.service.api.jobs.queued", noted)
+    for path, query in (
+        (paths.COUNTS, {}),
+        (paths.COUNTS, {"at": str(last)}),
+        (paths.JOBS, {"name": "x"}),
+    ):
+        taken.clear()
+        ok(await client.get(path, params=query))
+        assert taken == [service.scans], (path, query)
