@@ -51,14 +51,16 @@ class EventTimes:
 
     async def time_of(self, sequence: int) -> int:
         """The stream time of the event at a sequence, or of the next one if it is missing; 0 without one."""
-        if sequence not in self._times:
+        found = self._times.get(sequence)
+        if found is None:
             record = await self._log.read_at(sequence) if sequence else None
             if record is None:
                 record = await self._log.read_next(ALL_SUBJECTS, after=max(0, sequence - 1))
             if record is None:
                 return 0
-            _remember(self._times, sequence, record.time)
-        return self._times[sequence]
+            found = record.time
+            _remember(self._times, sequence, found)
+        return found
 
     async def histogram(self, first: int, last: int, most: int) -> Buckets:
         """The events from `first` up to `last`, in at most `most` buckets of equal width."""
@@ -75,13 +77,16 @@ class EventTimes:
         return Buckets(width_seconds, items)
 
     async def _sequences_before(self, times: list[int], end: int) -> list[int]:
-        unknown = [time for time in times if time not in self._known]
+        # Not looked up again at the end: other requests forget what is remembered.
+        sequences = {time: self._known[time] for time in times if time in self._known}
+        unknown = [time for time in times if time not in sequences]
         for some in _parts(unknown):
             found = await asyncio.gather(*(self._log.sequence_at(time - 1) for time in some))
+            sequences.update(zip(some, found, strict=True))
             for time, sequence in zip(some, found, strict=True):
                 if time <= end:  # later events are later than this
                     _remember(self._known, time, sequence)
-        return [self._known[time] for time in times]
+        return [sequences[time] for time in times]
 
 
 def _width(start: int, end: int, most: int) -> int:

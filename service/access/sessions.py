@@ -28,6 +28,7 @@ from jobledger.service.limits import (
     SESSIONS_MAX_COUNT,
     SESSIONS_MAX_PER_TOKEN,
 )
+from jobledger.store.model.errors import JobledgerError
 from jobledger.store.private_files import PrivateDocument
 
 _FORMAT: Final = 1
@@ -121,17 +122,24 @@ class Sessions:
         await self._change(lambda sessions: [each for each in sessions if each.digest != digest])
 
     async def note_use(self, secret: str) -> None:
-        """Record that a session is in use, at most once per SESSION_SEEN_SECONDS."""
+        """Record that a session is in use, at most once per SESSION_SEEN_SECONDS.
+
+        It never fails: a page that was shown, or a write that was done, is not an error. A session whose use
+        cannot be recorded ends early.
+        """
         digest, now = _digest(secret), self._clock()
         found = self._live.get(digest)
         if found is None or now - found.seen < SESSION_SEEN_SECONDS:
             return
-        await self._change(
-            lambda sessions: [
-                msgspec.structs.replace(each, seen=now) if each.digest == digest else each
-                for each in sessions
-            ]
-        )
+        try:
+            await self._change(
+                lambda sessions: [
+                    msgspec.structs.replace(each, seen=now) if each.digest == digest else each
+                    for each in sessions
+                ]
+            )
+        except (OSError, JobledgerError) as error:
+            _log.warning("the use of a session could not be recorded: %s", error)
 
     def _find(self, secret: str) -> _Session:
         self._refresh()

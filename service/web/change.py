@@ -9,6 +9,7 @@ from jobledger.service.errors import RouteNotFound
 from jobledger.service.web.calls import call
 from jobledger.service.web.job import JobUrl, compared
 from jobledger.service.web.site import page, render, see_other, words_of
+from jobledger.service.web.texts import whole_number
 from jobledger.service.wire import paths
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.job import StateType
@@ -34,7 +35,8 @@ class _Change(NamedTuple):
 
 
 def _version(form: Form) -> int | str:
-    return int(form["version"]) if form["version"].isdecimal() else form["version"]
+    number = whole_number(form["version"])
+    return form["version"] if number is None else number
 
 
 _CHANGES: Final = {

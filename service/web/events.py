@@ -15,6 +15,7 @@ from jobledger.service.limits import UI_EVENTS_ROWS
 from jobledger.service.web.calls import call
 from jobledger.service.web.feed import session_feed
 from jobledger.service.web.site import page, render, words_of
+from jobledger.service.web.texts import whole_number
 from jobledger.service.wire import paths
 from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.events import EVENT_TYPES, event_type
@@ -136,6 +137,6 @@ def _row(raw: msgspec.Raw) -> Row:
 
 def _older(state: EventsState, end: int) -> str:
     """The page before this one; empty at the beginning of the log."""
-    digits = state.after.rpartition("-")[2]
-    first = int(digits) if digits.isdecimal() else end - window(state)
+    after = whole_number(state.after.rpartition("-")[2])
+    first = end - window(state) if after is None else after
     return state.url(str(max(0, first - window(state)))) if first > 0 else ""

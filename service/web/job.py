@@ -15,6 +15,7 @@ from jobledger.service.limits import UI_SHOWN_LINES
 from jobledger.service.web import diff_rows, spec_lines
 from jobledger.service.web.calls import call
 from jobledger.service.web.site import SECURITY_HEADERS, page, render, words_of
+from jobledger.service.web.texts import whole_number
 from jobledger.service.web.timeline import Items, entries_of, spans_of
 from jobledger.service.wire import paths
 from jobledger.store.model.errors import JobledgerError, VersionNotFound
@@ -190,7 +191,7 @@ async def versions_tab(request: Request[Any], job: dict[str, Any], _: JobUrl) ->
         id=job["ID"],
     )
     second = query.text("to") or str(job["Version"])
-    first = query.text("from") or str(max(1, int(second) - 1) if second.isdecimal() else 1)
+    first = query.text("from") or str(max(1, (whole_number(second) or 1) - 1))
     return {
         "versions": [
             {**facts, "time_ns": parse_rfc3339(facts["Time"]), "state": item["State"]}

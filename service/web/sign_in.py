@@ -14,7 +14,7 @@ from jobledger.service.web.visitor import is_page, set_cookie
 from jobledger.service.wire import paths
 
 _TOKEN_MAX_CHARACTERS: Final = 256
-_LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+_LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
 @page("GET", paths.UI_SIGN_IN, "uiSignIn", requires=Permission.PUBLIC)
@@ -54,17 +54,19 @@ def is_secure(request: Request[Any]) -> bool:
 
 def next_path(text: str) -> str:
     """A page of the UI to go to after the sign-in; never another site."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # `//[`
+        return paths.UI_JOBS
     is_ours = not parts.scheme and not parts.netloc and is_page(parts.path) and "\\" not in text
     is_plain = text.isascii() and text.isprintable()
     return text if is_ours and is_plain and parts.path != paths.UI_SIGN_IN else paths.UI_JOBS
 
 
 def _form(request: Request[Any], target: str, *, problem: str = "", status: int = 200) -> Response:
-    host = urlsplit(f"//{request.header(b'host')}").hostname or ""
-    is_exposed = not (
-        is_secure(request) or host in _LOCAL_NAMES or is_loopback(request.service.settings.host)
-    )
+    host = request.header(b"host")
+    is_local = host in _LOCAL_NAMES or host.rpartition(":")[0] in _LOCAL_NAMES
+    is_exposed = not (is_secure(request) or is_local or is_loopback(request.service.settings.host))
     return render(
         request, "sign_in.html", status=status, target=target, problem=problem, is_exposed=is_exposed
     )

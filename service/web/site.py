@@ -20,7 +20,7 @@ from jobledger.service.api.problems import (
     problem_response,
 )
 from jobledger.service.api.request import Request
-from jobledger.service.api.response import HTML, Response, Stream, encode
+from jobledger.service.api.response import HTML, Response, Stream
 from jobledger.service.web.templating import render_text
 from jobledger.service.web.visitor import check_sender
 from jobledger.service.wire import paths
@@ -39,6 +39,8 @@ SECURITY_HEADERS: Final = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"vary", b"HX-Request, Cookie"),
 )
+
+_OF_THE_BODY: Final = frozenset({b"content-type", b"content-length"})
 
 operations = OperationGroup("UI")
 
@@ -163,16 +165,17 @@ def see_other(target: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Res
 
 def problem_page(request: Request[Any], error: Exception) -> Response:
     """An error as a page; the same code, message and hint as the API's."""
-    kind = kind_of(error)
-    problem = msgspec.json.decode(encode(problem_document(error, kind, {"path": request.path})))
-    title = HTTPStatus(kind.status).phrase
-    return render(request, "problem.html", status=kind.status, problem=problem, title=title)
+    found = problem_response(error, {"path": request.path})
+    problem, title = msgspec.json.decode(found.body), HTTPStatus(found.status).phrase
+    answer = render(request, "problem.html", status=found.status, problem=problem, title=title)
+    answer.headers += [each for each in found.headers if each[0] not in _OF_THE_BODY]
+    return answer
 
 
 def refusal(error: Exception, scope: Scope) -> Response:
     """The page for a request that reaches no view: refused before, or to a path without a page."""
     answer = problem_response(error, scope)
-    headers = [each for each in answer.headers if each[0] not in {b"content-type", b"content-length"}]
+    headers = [each for each in answer.headers if each[0] not in _OF_THE_BODY]
     body = render_text(
         "problem.html",
         principal=ANONYMOUS,

@@ -8,6 +8,7 @@ from jobledger.service.api.request import Request
 from jobledger.service.web.calls import call
 from jobledger.service.web.list_state import ListState
 from jobledger.service.wire.view import Histogram
+from jobledger.store.model.errors import LogUnavailable
 from jobledger.store.timestamps import parse_rfc3339
 
 WIDTH: Final = 1_000
@@ -53,10 +54,13 @@ class Slider(NamedTuple):
 
 
 async def slider_of(request: Request[Any], state: ListState, at: int) -> Slider | None:
-    """The slider; None for callers who may not see the log as a whole, and for an empty log."""
+    """The slider; None for callers who may not see the log as a whole, and without a log or events."""
     if not request.principal.may_observe:
         return None
-    found = await call(request, "histogram", answer=Histogram)
+    try:
+        found = await call(request, "histogram", answer=Histogram)
+    except LogUnavailable:  # the list comes from the view
+        return None
     if not found.items:
         return None
     last = found.to.sequence

@@ -7,6 +7,7 @@ import msgspec
 from jobledger.store.timestamps import NANOSECONDS_PER_SECOND, format_rfc3339
 
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+_DIGITS_MAX: Final = 18
 
 
 def rfc3339(time_ns: int) -> str:
@@ -60,3 +61,9 @@ def json_text(value: Any, indent: int = 2) -> str:
 def state_class(state: str) -> str:
     """The CSS class of a state."""
     return f"state state-{state.lower()}"
+
+
+def whole_number(text: str) -> int | None:
+    """A number that fits in 64 bits; None for other texts. `int` refuses thousands of digits."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX
+    return int(text) if is_number else None

@@ -88,6 +88,17 @@ async def test_the_past_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(event_times._known) <= HISTOGRAM_REMEMBERED
 
 
+async def test_what_is_forgotten_meanwhile_is_still_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A histogram needs more than is remembered, and others forget its part."""
+    log = await log_of([second * 10**9 for second in range(1, 40)])
+    whole = await EventTimes(log).histogram(1, 39, 20)
+    for most in (1, 2, 5):
+        monkeypatch.setattr("jobledger.service.histogram.HISTOGRAM_REMEMBERED", most)
+        event_times = EventTimes(log)
+        assert await event_times.histogram(1, 39, 20) == whole
+        assert await event_times.histogram(1, 39, 20) == whole
+
+
 @pytest.fixture
 async def ui(tmp_path: Path) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
     async with running_ui(tmp_path) as running:

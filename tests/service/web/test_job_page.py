@@ -277,3 +277,21 @@ def test_a_long_diff_is_cut_and_says_so(most: int) -> None:
     assert not whole[-1].is_cut
     assert cut[-1].is_cut is (most < 5)
     assert len(cut[0].rows) == {1: 0, 3: 2}.get(most, 3)
+
+
+async def test_a_number_with_thousands_of_digits_is_no_failure(
+    ui: tuple[Service, httpx.AsyncClient], job: str
+) -> None:
+    """`int` refuses them."""
+    _, client = ui
+    digits = "9" * 5_000
+    for path in (
+        url(job, tab="versions", to=digits),
+        url(job, tab="versions", **{"from": digits}),
+        httpx.URL(paths.UI_EVENTS, params={"after": digits}),
+        httpx.URL(change(job), params={"do": "revert", "version": digits}),
+        httpx.URL(paths.UI_CHANGES, params={"from": "1", "next_token": f"1.2.{digits}"}),
+    ):
+        assert (await client.get(path)).status_code < 500, path
+    form = {"do": "rerun", "version": digits, "revision": "3"}
+    assert (await client.post(change(job), data=form)).status_code in {400, 404}

@@ -14,6 +14,7 @@ from jobledger.service.api.query import Query
 from jobledger.service.web.list_state import ListState, api_time, read_state
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
+from jobledger.store.model.errors import LogUnavailable
 from tests.support.api import job_body, ok
 from tests.support.web_pages import Page, checked_page, parse_page, running_ui, sign_in
 
@@ -247,3 +248,18 @@ async def test_counts_and_searches_take_turns(
         taken.clear()
         ok(await client.get(path, params=query))
         assert taken == [service.scans], (path, query)
+
+
+async def test_the_list_is_shown_while_the_log_does_not_answer(
+    ui: tuple[Service, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the slider: the jobs come from the view."""
+    service, client = ui
+    await put(client, "x")
+
+    async def unavailable() -> None:
+        raise LogUnavailable("no answer")
+
+    monkeypatch.setattr(service.log, "info", unavailable)
+    answer = await client.get("/ui/")
+    assert names(checked_page(answer)) == ["x"]

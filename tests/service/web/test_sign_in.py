@@ -116,9 +116,42 @@ async def test_a_foreign_namespace_is_neither_shown_nor_accepted(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "//evil", "https://evil/ui/", "/api/v1/events", "/ui\\@evil", "/ui/sign-in", "/uix", "/ui/\n"],
+    [
+        "",
+        "//[",
+        "//evil",
+        "https://evil/ui/",
+        "/api/v1/events",
+        "/ui\\@evil",
+        "/ui/sign-in",
+        "/uix",
+        "/ui/\n",
+    ],
 )
 def test_the_sign_in_leads_to_no_other_site(text: str) -> None:
     """Only a page of the UI is a target."""
     assert next_path(text) == "/ui/"
     assert next_path("/ui/?state=Failed") == "/ui/?state=Failed"
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "a]:1"])
+async def test_a_host_that_is_no_host_is_no_failure(ui: tuple[Service, httpx.AsyncClient], host: str) -> None:
+    """The form is shown."""
+    _, client = ui
+    checked_page(await client.get(paths.UI_SIGN_IN, headers={"Host": host}))
+
+
+async def test_a_page_is_shown_although_the_use_of_its_session_cannot_be_recorded(
+    ui: tuple[Service, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And a write that was done is not reported as an error."""
+    service, client = ui
+    await sign_in(service, client, "alice", Role.ADMIN)
+    monkeypatch.setattr("jobledger.service.access.sessions.SESSION_SEEN_SECONDS", 0)
+
+    def refuse(_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(service.sessions._changed_file, "update", refuse)
+    assert (await client.get("/ui/")).status_code == 200
+    assert "the disk is full" in caplog.text

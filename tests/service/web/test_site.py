@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from jobledger.projections.errors import AsOfBusy
 from jobledger.service.api.app import OPERATIONS
 from jobledger.service.api.query import Query
 from jobledger.service.errors import Forbidden
@@ -214,3 +215,19 @@ async def test_a_large_form_is_parsed_beside_the_event_loop(
         answer = await client.post(paths.UI_SUBMIT_CHECK, data={"spec": "a" * size})
         assert answer.status_code == 200
         assert (threads == {threading.get_ident()}) is not is_beside
+
+
+async def test_a_page_says_when_to_try_again(
+    ui: tuple[Service, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the API does."""
+    service, client = ui
+
+    async def busy(*_: object, **__: object) -> None:
+        raise AsOfBusy("it is being built", retry_after_seconds=7)
+
+    await client.put(paths.JOBS, json=job_body("etl"))
+    monkeypatch.setattr(service.asof, "list", busy)
+    answer = await client.get("/ui/", params={"at": "1"})
+    checked_page(answer, 503)
+    assert answer.headers["retry-after"] == "7"
