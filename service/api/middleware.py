@@ -39,7 +39,7 @@ from jobledger.service.limits import (
 )
 from jobledger.service.logs import write_access
 from jobledger.service.web.site import refusal
-from jobledger.service.web.visitor import is_page, session_cookie
+from jobledger.service.web.visitor import is_page, is_secure, session_cookie
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput, JobNotFound
@@ -239,7 +239,7 @@ class Middleware:
         if self._checks_host and path not in self._paths.probes:
             self._hosts.check_host(host)
         if is_page(path):
-            return self._visitor(scope)
+            return self._visitor(scope, headers)
         if path in self._paths.public and not (scope["query_string"] and path in self._paths.observer):
             return ANONYMOUS
         principal = self._tokens.lookup(headers.get(b"authorization"))
@@ -247,9 +247,11 @@ class Middleware:
             principal.require_observe()
         return principal
 
-    def _visitor(self, scope: Scope) -> Principal:
+    def _visitor(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Principal:
         """Who signed in with a browser; ANONYMOUS if nobody: the page then answers with the sign-in form."""
-        secret = session_cookie(scope["headers"])
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        is_tls = is_secure(scope.get("scheme", "http"), origin)
+        secret = session_cookie(scope["headers"], is_secure=is_tls)
         if not secret:
             return ANONYMOUS
         try:
@@ -279,6 +281,8 @@ class Middleware:
             scope["state"]["body"] = await body.read(headers)
         if principal is not ANONYMOUS:
             self._tokens.require_valid(principal)
+            if session := scope["state"].get("session"):
+                self._sessions.principal(session)  # it may have ended meanwhile
         return body.receive
 
     async def _answer_admitted(

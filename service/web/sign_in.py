@@ -10,7 +10,7 @@ from jobledger.service.api.response import Response
 from jobledger.service.errors import Unauthorized
 from jobledger.service.limits import SESSION_LIFETIME_SECONDS
 from jobledger.service.web.site import page, render, see_other, words_of
-from jobledger.service.web.visitor import is_page, set_cookie
+from jobledger.service.web.visitor import is_page, is_secure, set_cookie
 from jobledger.service.wire import paths
 
 _TOKEN_MAX_CHARACTERS: Final = 256
@@ -36,7 +36,7 @@ async def sign_in(request: Request[Any]) -> Response:
         )
     except Unauthorized as error:
         return _form(request, target, problem=words_of(error), status=401)
-    cookie = set_cookie(secret, is_secure=is_secure(request), max_age=int(SESSION_LIFETIME_SECONDS))
+    cookie = set_cookie(secret, is_secure=_is_secure(request), max_age=int(SESSION_LIFETIME_SECONDS))
     return see_other(target, (cookie,))
 
 
@@ -44,12 +44,14 @@ async def sign_in(request: Request[Any]) -> Response:
 async def sign_out(request: Request[Any]) -> Response:
     """End the session of this browser, and its streams."""
     await request.service.sessions.sign_out(request.session)
-    return see_other(paths.UI_SIGN_IN, (set_cookie("", is_secure=is_secure(request), max_age=0),))
+    # Both, whatever the browser had before: TLS may be new.
+    first = _is_secure(request)
+    ended = tuple(set_cookie("", is_secure=each, max_age=0) for each in (first, not first))
+    return see_other(paths.UI_SIGN_IN, ended)
 
 
-def is_secure(request: Request[Any]) -> bool:
-    """Whether the browser uses TLS, here or up to a proxy: then it says so in `Origin`."""
-    return request.scheme == "https" or request.header(b"origin").startswith("https://")
+def _is_secure(request: Request[Any]) -> bool:
+    return is_secure(request.scheme, request.header(b"origin"))
 
 
 def next_path(text: str) -> str:
@@ -66,7 +68,7 @@ def next_path(text: str) -> str:
 def _form(request: Request[Any], target: str, *, problem: str = "", status: int = 200) -> Response:
     host = request.header(b"host")
     is_local = host in _LOCAL_NAMES or host.rpartition(":")[0] in _LOCAL_NAMES
-    is_exposed = not (is_secure(request) or is_local or is_loopback(request.service.settings.host))
+    is_exposed = not (_is_secure(request) or is_local or is_loopback(request.service.settings.host))
     return render(
         request, "sign_in.html", status=status, target=target, problem=problem, is_exposed=is_exposed
     )

@@ -7,11 +7,12 @@ from jobledger.service.api.request import Request
 from jobledger.service.api.response import Response
 from jobledger.service.limits import UI_STOP_MAX_JOBS
 from jobledger.service.web.calls import call
-from jobledger.service.web.jobs import Row, Rows
+from jobledger.service.web.jobs import Row, Rows, may_write
 from jobledger.service.web.list_state import ListState, read_state
 from jobledger.service.web.site import page, render, see_other, words_of
 from jobledger.service.wire import paths
 from jobledger.store.model.errors import InvalidInput, JobledgerError
+from jobledger.store.model.subjects import DEFAULT_NAMESPACE
 
 _FINISHED: Final = frozenset({"Completed", "Failed", "Stopped"})
 
@@ -30,6 +31,7 @@ async def ask_to_stop(request: Request[Any]) -> Response:
     """Show which jobs would be stopped, or (after that) what became of them."""
     query = request.query
     state = read_state(query)
+    _require_some_write(request, state)
     rows, is_cut = await _rows(request, query.texts("jobs"), state)
     return render(
         request,
@@ -70,6 +72,17 @@ async def stop_jobs(request: Request[Any]) -> Response:
         )
     query = urlencode({"jobs": ",".join(job_id for job_id, _, _ in shown), "done": "true"})
     return see_other(f"{paths.UI_STOP}?{query}")
+
+
+def _require_some_write(request: Request[Any], state: ListState) -> None:
+    """Refuse callers who may change none of the jobs; each one is checked again when it is stopped.
+
+    Raises:
+        Forbidden: for them.
+    """
+    if not may_write(request, state._replace(at="")):
+        principal = request.principal
+        principal.require_write(state.namespace or min(principal.visible or (DEFAULT_NAMESPACE,)))
 
 
 async def _rows(request: Request[Any], jobs: list[str], state: ListState) -> tuple[list[Row], bool]:

@@ -18,19 +18,27 @@ def is_page(path: str) -> bool:
     return path == paths.UI or path.startswith(f"{paths.UI}/")
 
 
-def session_cookie(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The value of the session cookie; empty if there is none.
+def is_secure(scheme: str, origin: str) -> bool:
+    """Whether the browser uses TLS, here or up to a proxy: then it says so in `Origin`, if it sends one."""
+    return scheme == "https" or origin.startswith("https://")
 
-    The one that only TLS can set takes precedence over one that a neighbor on the same host may have set.
+
+def session_cookie(headers: Iterable[tuple[bytes, bytes]], *, is_secure: bool) -> str:
+    """The value of the session cookie; empty if there is none, or more than one.
+
+    Cookies reach all ports of a host, and its neighbors can set some: over TLS only the cookie counts that
+    only TLS and this host can set; otherwise that one takes precedence. Of two with one name, one is not
+    ours.
     """
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for name, value in headers:
         if name == b"cookie":
             for part in value.decode("latin-1").split(";"):
                 key, _, text = part.strip().partition("=")
-                found.setdefault(key, text)
-    secret = next((found[name] for name in _NAMES if found.get(name)), "")
-    return secret if len(secret) <= _SECRET_MAX_CHARACTERS else ""
+                if key in _NAMES:
+                    found.setdefault(key, []).append(text)
+    values = next((found[name] for name in (_NAMES[:1] if is_secure else _NAMES) if name in found), [])
+    return values[0] if len(values) == 1 and len(values[0]) <= _SECRET_MAX_CHARACTERS else ""
 
 
 def set_cookie(secret: str, *, is_secure: bool, max_age: int) -> tuple[bytes, bytes]:

@@ -8,6 +8,7 @@ import pytest
 
 from jobledger.service.access.principal import Role
 from jobledger.service.web.sign_in import next_path
+from jobledger.service.web.visitor import session_cookie
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
 from tests.support.api import job_body
@@ -78,7 +79,9 @@ async def test_a_session_ends_at_the_sign_out(ui: tuple[Service, httpx.AsyncClie
     await sign_in(service, client, "alice", Role.READER)
     copied = client.cookies["jobledger"]
     answer = await client.post(paths.UI_SIGN_OUT)
-    assert answer.headers["set-cookie"].startswith("jobledger=;")
+    ended = answer.headers.get_list("set-cookie")
+    assert [each.partition(";")[0] for each in ended] == ["jobledger=", "__Host-jobledger="]
+    assert all("Max-Age=0" in each for each in ended)
     async with browser_of(service) as other:
         other.cookies["jobledger"] = copied
         assert (await other.get("/ui/")).status_code == 303
@@ -155,3 +158,62 @@ async def test_a_page_is_shown_although_the_use_of_its_session_cannot_be_recorde
     monkeypatch.setattr(service.sessions._changed_file, "update", refuse)
     assert (await client.get("/ui/")).status_code == 200
     assert "the disk is full" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cookies", "plain", "secure"),
+    [
+        (["jobledger=a"], "a", ""),
+        (["__Host-jobledger=b"], "b", "b"),
+        (["jobledger=a; __Host-jobledger=b"], "b", "b"),
+        (["jobledger=a; jobledger=c"], "", ""),
+        (["jobledger=a", "jobledger=a"], "", ""),
+        (["jobledger=a; jobledger=c; __Host-jobledger=b"], "b", "b"),
+        (["__Host-jobledger=b; __Host-jobledger=c; jobledger=a"], "", ""),
+        (["jobledger=; x=y"], "", ""),
+        (["jobledger=" + "a" * 129], "", ""),
+    ],
+)
+def test_a_cookie_of_a_neighbor_is_not_taken_for_ours(cookies: list[str], plain: str, secure: str) -> None:
+    """Over TLS only the name counts that only this host can set; two of one name count as none."""
+    headers = [(b"cookie", each.encode()) for each in cookies]
+    assert session_cookie(headers, is_secure=False) == plain
+    assert session_cookie(headers, is_secure=True) == secure
+
+
+async def test_a_form_over_tls_needs_the_cookie_of_tls(ui: tuple[Service, httpx.AsyncClient]) -> None:
+    """The other one may be of a neighbor."""
+    service, client = ui
+    await sign_in(service, client, "alice", Role.ADMIN)
+    answer = await client.post(paths.UI_STOP, data={"reason": "x"}, headers={"Origin": "https://127.0.0.1"})
+    assert (answer.status_code, answer.headers["location"][:11]) == (303, "/ui/sign-in")
+
+
+async def test_a_session_that_ends_while_a_form_arrives_writes_nothing(
+    ui: tuple[Service, httpx.AsyncClient],
+) -> None:
+    """A body may take half a minute."""
+    service, client = ui
+    await sign_in(service, client, "alice", Role.ADMIN)
+    secret = client.cookies["jobledger"]
+
+    async def slow_form() -> AsyncIterator[bytes]:
+        yield b"spec="
+        await service.sessions.sign_out(secret)
+        yield b"x"
+
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await client.post(paths.UI_SUBMIT_CHECK, content=slow_form(), headers=headers)).status_code == 401
+
+
+async def test_a_reader_is_not_asked_which_jobs_to_stop(ui: tuple[Service, httpx.AsyncClient]) -> None:
+    """The page is for those who may stop some."""
+    service, _ = ui
+    for name, role, namespaces, status in (
+        ("all", Role.READER, None, 403),
+        ("one", Role.READER, ["a"], 403),
+        ("admin", Role.ADMIN, None, 200),
+    ):
+        async with browser_of(service) as other:
+            await sign_in(service, other, name, role, namespaces)
+            assert (await other.get(paths.UI_STOP)).status_code == status
