@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # For the property tests of the slow suite; printed, so that a failure can be repeated with SEED=…
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
-.PHONY: help setup run demo test test-lowest test-slow test-search test-faults chaos peers chromium check format bench lock docs picture clean
+.PHONY: help setup run demo test test-lowest test-slow test-search test-faults chaos peers chromium check format bench lock docs picture vendor clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ docs: $(STAMP) ## regenerate the generated pages
 
 picture: $(STAMP) ## redraw the picture in the README, from a real run
 	@$(BIN)/python -m docs.picture
+
+vendor: $(STAMP) ## fetch the libraries of the web UI at their pinned versions (needs npm)
+	@$(BIN)/python -m docs.vendor
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock"

@@ -23,6 +23,17 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
 
 
+class StateCount(msgspec.Struct, frozen=True):
+    """The number of jobs in a state, up to `COUNT_MAX_JOBS`.
+
+    Attributes:
+        is_exact: whether there are no others: neither the limit nor the end of the scan was reached.
+    """
+
+    count: int
+    is_exact: bool
+
+
 class JobVersion(msgspec.Struct, frozen=True):
     """One version of a job's spec.
 

@@ -15,6 +15,7 @@ from jobledger.projections.database import Reader
 from jobledger.projections.errors import AmbiguousId, VersionNotFound, ViewDamaged, WaitTimeout
 from jobledger.projections.limits import (
     CANDIDATES_SHOWN,
+    COUNT_MAX_JOBS,
     LIST_DEFAULT_LIMIT,
     PAGE_MAX_BYTES,
     READERS_MAX,
@@ -25,9 +26,24 @@ from jobledger.projections.limits import (
     WAIT_POLL_SECONDS,
 )
 from jobledger.projections.pool import ReaderPool
-from jobledger.projections.query.planner import choose_driver, count_statement, drivers_of, page_statement
+from jobledger.projections.query.planner import (
+    choose_driver,
+    count_statement,
+    drivers_of,
+    edge_statement,
+    page_statement,
+    state_counts_statement,
+)
 from jobledger.projections.query.query import ListQuery, Order, Position, check_limit, encode_cursor
-from jobledger.projections.results import Checkpoint, JobVersion, Page, Troubles, fit_page, size_of_job
+from jobledger.projections.results import (
+    Checkpoint,
+    JobVersion,
+    Page,
+    StateCount,
+    Troubles,
+    fit_page,
+    size_of_job,
+)
 from jobledger.projections.rows import (
     LOST_COLUMNS,
     SELECT_LOST,
@@ -106,15 +122,18 @@ _ANOMALIES: Final = (
 )
 
 
-def _by_either_id(ref: str, namespace: str, visible: Collection[str] | None) -> tuple[str, tuple[str, ...]]:
+def _by_either_id(
+    ref: str, namespace: str, visible: Collection[str] | None, *, by_name: bool
+) -> tuple[str, tuple[str, ...]]:
     """The lookup of a job by its name in the namespace, or by its exact id in any.
 
     A job's id is a function of its name, or is its name: two lookups in one index cover two rules.
     """
+    first = named_job_id(namespace, ref) if by_name else ref
     if visible is None:
-        return _BY_EITHER_ID, (named_job_id(namespace, ref), ref)
+        return _BY_EITHER_ID, (first, ref)
     names = ", ".join(f"?{3 + at}" for at in range(len(visible)))
-    return _BY_EITHER_ID_WITHIN.format(names=names), (named_job_id(namespace, ref), ref, *visible)
+    return _BY_EITHER_ID_WITHIN.format(names=names), (first, ref, *visible)
 
 
 class View:
@@ -163,7 +182,12 @@ class View:
     # --- one job ------------------------------------------------------------------------------------------
 
     async def get(
-        self, ref: str, *, namespace: str | None = None, visible: Collection[str] | None = None
+        self,
+        ref: str,
+        *,
+        namespace: str | None = None,
+        visible: Collection[str] | None = None,
+        by_name: bool = True,
     ) -> Job:
         """Resolve a reference to a job: the first of these that exists.
 
@@ -176,6 +200,7 @@ class View:
             ref: name, id or short id.
             namespace: where the name is looked up; None for the default namespace.
             visible: the namespaces that the caller may see; jobs of others are not found. None: all.
+            by_name: whether the first rule applies.
 
         Raises:
             JobNotFound: if no job matches.
@@ -183,7 +208,7 @@ class View:
         """
         where = namespace or DEFAULT_NAMESPACE
         if _is_key(ref) and _is_key(where):
-            rows = await self._point_rows(*_by_either_id(ref, where, visible))
+            rows = await self._point_rows(*_by_either_id(ref, where, visible, by_name=by_name))
             found = self._job(rows[0]) if rows else await self._by_prefix(ref, visible)
             if found is not None:
                 return found
@@ -193,13 +218,18 @@ class View:
         )
 
     def get_now(
-        self, ref: str, *, namespace: str | None = None, visible: Collection[str] | None = None
+        self,
+        ref: str,
+        *,
+        namespace: str | None = None,
+        visible: Collection[str] | None = None,
+        by_name: bool = True,
     ) -> Job | None:
         """What `get` returns, if it can without waiting; None: `get` has to decide."""
         where = namespace or DEFAULT_NAMESPACE
         if not (_is_key(ref) and _is_key(where)):
             return None
-        rows = self.pool.point_rows_now(*_by_either_id(ref, where, visible))
+        rows = self.pool.point_rows_now(*_by_either_id(ref, where, visible, by_name=by_name))
         return self._job(rows[0]) if rows else None
 
     def get_by_id_now(self, job_id: str) -> Job | None:
@@ -258,8 +288,8 @@ class View:
     async def list(self, query: ListQuery | None = None) -> Page:
         """One page of jobs with their specs; by default of all jobs, oldest first.
 
-        A page has fewer jobs than the limit if their specs or states are large; `next_cursor` is None on the
-        last page.
+        A page has fewer jobs than the limit if their specs or states are large, or if a search for a part of
+        the name tested NAME_SCAN_MAX_ROWS jobs; `next_cursor` is None on the last page.
         """
         query = query or ListQuery()
         drivers = drivers_of(query)
@@ -268,6 +298,9 @@ class View:
             # A separate snapshot: it only chooses the plan, and the page is correct with any plan.
             [counted] = await self._long_rows(*count_statement(query, drivers))
             driver = choose_driver(query, drivers, counted)
+        edge = await self._long_rows(*edge_statement(query)) if query.name and driver is None else []
+        if edge:
+            query = query.until(edge[0][0])
         rows, is_whole = await self._pool_page(*page_statement(query, driver), max_bytes=PAGE_MAX_BYTES)
         found: list[Job] = []
         for row in rows[: query.limit]:
@@ -276,11 +309,31 @@ class View:
                 found.append(self._job(row[1:]))
         jobs = fit_page(tuple(found), size_of_job)
         more = not is_whole or len(rows) > query.limit or len(jobs) < len(found)
+        next_cursor = _cursor_at(query, jobs[-1]) if more else None
         return Page(
             jobs=jobs,
-            next_cursor=_cursor_at(query, jobs[-1]) if more else None,
+            next_cursor=_cursor_after(query, edge[0][0]) if edge and not more else next_cursor,
             sequence=rows[0][0],
         )
+
+    async def state_counts(self, query: ListQuery) -> dict[StateType, StateCount]:
+        """How many jobs that match a query are in each state, whatever states the query names.
+
+        Counting ends at `COUNT_MAX_JOBS` per state, and tests at most `COUNT_SCAN_MAX_ROWS` jobs of a state.
+        """
+        query = msgspec.structs.replace(query, states=(), order=Order.CREATED, descending=True, cursor=None)
+        drivers = drivers_of(query)
+        driver = None
+        if drivers:
+            [counted] = await self._long_rows(*count_statement(query, drivers))
+            driver = choose_driver(query, drivers, counted)
+        rows = await self._long_rows(*state_counts_statement(query, driver))
+        found = {StateType(state): (count, bool(is_whole)) for state, count, is_whole in rows}
+        return {
+            state: StateCount(min(count, COUNT_MAX_JOBS), is_whole and count <= COUNT_MAX_JOBS)
+            for state in StateType
+            for count, is_whole in [found.get(state, (0, True))]
+        }
 
     async def statuses(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
         """The statuses of these jobs, without those that do not exist; the caller bounds the number."""
@@ -433,6 +486,11 @@ class View:
         )
 
 
+def is_full_id(ref: str) -> bool:
+    """Whether a reference has the form of a job's id; it can also be a name."""
+    return ref.startswith(_ID_PREFIX) and len(ref) == _FULL_ID_CHARACTERS
+
+
 def is_short_id(ref: str) -> bool:
     """Whether a reference can be the prefix of a job's id."""
     is_id = ref.startswith(_ID_PREFIX) and ref.isascii()
@@ -451,6 +509,13 @@ def _is_key(text: str) -> bool:
 
 def _no_such_id(job_id: str) -> JobNotFound:
     return JobNotFound(f"no job with the id {job_id!r:.80}; `get` also accepts names and short ids")
+
+
+def _cursor_after(query: ListQuery, time: int) -> str:
+    """The cursor after all jobs with a time: of those, it is before the first key or after the last."""
+    return encode_cursor(
+        query.order, Position(time, 1 if query.descending else INT_MAX), descending=query.descending
+    )
 
 
 def _cursor_at(query: ListQuery, job: Job) -> str:

@@ -18,6 +18,7 @@ from jobledger.projections.subscriptions.admin import Subscriptions
 from jobledger.projections.tree_reader import TreeReader
 from jobledger.projections.view import View
 from jobledger.projections.view_jobs import ViewJobs
+from jobledger.service.access.sessions import Sessions
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.audit.accepted_logs import ACCEPTED_FILE, AcceptedFile
 from jobledger.service.audit.keys import KeyFile, read_keys
@@ -28,6 +29,7 @@ from jobledger.service.audit.seals import SealFile
 from jobledger.service.cursor import default_source, stream_tag
 from jobledger.service.errors import TooManyRequests
 from jobledger.service.feed.hub import FeedHub, FeedLimits
+from jobledger.service.histogram import EventTimes
 from jobledger.service.idempotency import IdempotentWrites
 from jobledger.service.limits import (
     FEEDS_MAX,
@@ -67,6 +69,7 @@ from jobledger.store.model.subjects import STREAM_NAME
 
 ASOF_FOLDER = "asof"
 _SCANS: Final = (VERSIONS_SCANS_MAX, VERSIONS_SCANS_MAX_PER_CLIENT)
+SESSIONS_FILE = "sessions.json"
 
 
 class OpenWebhooks(NamedTuple):
@@ -108,10 +111,12 @@ class Service:
     asof: AsOf
     hub: FeedHub
     tokens: TokenFile
+    sessions: Sessions
     metrics: Metrics
     stream_tag: str
     server: EmbeddedServer | None
     own_writes: OwnWrites
+    event_times: EventTimes
     idempotent: IdempotentWrites
     tree: TreeReader
     sealer: Sealer
@@ -190,10 +195,12 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             asof=await _open_asof(stack, settings, log, view, projector=projector, metrics=metrics),
             hub=hub,
             tokens=tokens,
+            sessions=Sessions(settings.data_dir / SESSIONS_FILE, tokens),
             metrics=metrics,
             stream_tag=tag,
             server=server,
             own_writes=OwnWrites(projector),
+            event_times=EventTimes(log),
             idempotent=IdempotentWrites(await log.key_value("KEYS"), tag, refusal=lambda: log.refusal),
             tree=tree,
             sealer=await _open_sealer(
@@ -252,6 +259,7 @@ async def open_worker(start: Start, link: OwnerLink) -> AsyncIterator[WorkerServ
         # Typed as what they stand for: handlers need not know in which process they run.
         projector: Any = remote
         owners: Any = OwnersPart()
+        tokens = TokenFile(settings.tokens_file)
         service = WorkerService(
             settings=settings,
             log=log,
@@ -264,10 +272,12 @@ async def open_worker(start: Start, link: OwnerLink) -> AsyncIterator[WorkerServ
             selfcheck=owners,
             asof=AsOf(log, view, owners),
             hub=hub,
-            tokens=TokenFile(settings.tokens_file),
+            tokens=tokens,
+            sessions=Sessions(settings.data_dir / SESSIONS_FILE, tokens),
             metrics=metrics,
             stream_tag=tag,
             server=None,
+            event_times=EventTimes(log),
             own_writes=SharedOwnWrites(projector, remote.positions, start.number),
             idempotent=IdempotentWrites(await log.key_value("KEYS"), tag, refusal=lambda: log.refusal),
             tree=TreeReader(view),

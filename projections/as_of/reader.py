@@ -9,10 +9,10 @@ from jobledger.projections.as_of.job import job_as_of
 from jobledger.projections.as_of.snapshots import SnapshotCache, WaitScope
 from jobledger.projections.limits import ASOF_MAX_BYTES, ASOF_MAX_COPIES, WAIT_DEFAULT_SECONDS
 from jobledger.projections.query.query import ListQuery
-from jobledger.projections.results import Page
+from jobledger.projections.results import Page, StateCount
 from jobledger.projections.view import View
 from jobledger.store.log import EventLog
-from jobledger.store.model.job import Job
+from jobledger.store.model.job import Job, StateType
 
 
 class AsOf:
@@ -116,3 +116,21 @@ class AsOf:
                 return recent
         async with self.snapshots.at(sequence, client, waiting) as snapshot, turn():
             return await snapshot.list(query)
+
+    async def state_counts(
+        self,
+        query: ListQuery,
+        sequence: int,
+        *,
+        timeout_seconds: float = WAIT_DEFAULT_SECONDS,
+        client: str = "",
+        waiting: WaitScope = nullcontext,
+        turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> dict[StateType, StateCount]:
+        """`View.state_counts` as of a sequence; arguments as of `list`."""
+        if sequence == 0:
+            return dict.fromkeys(StateType, StateCount(0, is_exact=True))
+        with waiting():
+            await self._view.wait_for(sequence, timeout_seconds)
+        async with self.snapshots.at(sequence, client, waiting) as snapshot, turn():
+            return await snapshot.state_counts(query)

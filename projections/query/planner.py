@@ -21,10 +21,18 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from jobledger.projections.limits import RARE_MAX_ROWS, SHORT_WALK_ROWS, WALK_MAX_ARMS
+from jobledger.projections.limits import (
+    COUNT_MAX_JOBS,
+    COUNT_SCAN_MAX_ROWS,
+    NAME_SCAN_MAX_ROWS,
+    RARE_MAX_ROWS,
+    SHORT_WALK_ROWS,
+    WALK_MAX_ARMS,
+)
 from jobledger.projections.query.query import ListQuery, Order, Position
 from jobledger.projections.query.selectors import Operator, Requirement, parse_int64
 from jobledger.projections.rows import STATUS_COLUMNS
+from jobledger.store.model.job import StateType
 
 _TIME_COLUMNS: Final = {Order.CREATED: "create_time", Order.MODIFIED: "modify_time"}
 _COLUMNS: Final = ", ".join(f"j.{column}" for column in STATUS_COLUMNS)
@@ -138,6 +146,25 @@ def page_statement(query: ListQuery, driver: Driver | None) -> Statement:
     )
 
 
+def edge_statement(query: ListQuery) -> Statement:
+    """The time of the last job that a search by name may test for a page; no row if all may be tested."""
+    builder = _Builder(query)
+    return builder.statement(f"{builder.edge()} LIMIT 1 OFFSET {NAME_SCAN_MAX_ROWS - 1}")
+
+
+def state_counts_statement(query: ListQuery, driver: Driver | None) -> Statement:
+    """One row per state: its name, the number of jobs, and whether all jobs of the state were tested.
+
+    The states of the query do not matter, and neither do its order and page. Without other filters than the
+    namespace and the time of creation, an index is counted, up to `COUNT_MAX_JOBS`; others are tested job by
+    job, newest first, at most `COUNT_SCAN_MAX_ROWS` of a state.
+    """
+    builder = _Builder(query)
+    if driver is not None:
+        return builder.statement(f"SELECT state, count(*), 1 FROM ({builder.found(driver)}) GROUP BY state")
+    return builder.statement(" UNION ALL ".join(builder.count_of_state(str(each)) for each in StateType))
+
+
 class _Builder:
     """Builds the SQL of one query; parameters are numbered, so that the arms of a union share them."""
 
@@ -151,19 +178,30 @@ class _Builder:
 
     def walk(self) -> str:
         """Scan the index of the order, with one arm per namespace and state, which SQLite merges."""
-        query = self._query
-        states, namespaces = query.asked_states(), query.asked_namespaces()
-        if query.order == Order.MODIFIED:
+        if self._query.order == Order.MODIFIED:
             conditions = [*self._scope("+"), *self._own_bounds(""), *self._filters()]
             return self._ordered("jobs AS j", [conditions], f"j.{self._time}")
+        arms, is_whole = self._arms()
+        shared = [*([] if is_whole else self._namespace("+")), *self._own_bounds(""), *self._filters()]
+        return self._ordered("jobs AS j", [[*arm, *shared] for arm in arms], f"j.{self._time}")
+
+    def edge(self) -> str:
+        """The times of the rows that `walk` tests, in its order."""
+        arms = [[]] if self._query.order == Order.MODIFIED else self._arms()[0]
+        bounds = self._own_bounds("")
+        select = f"SELECT j.{self._time} FROM jobs AS j"
+        found = [[*arm, *bounds] for arm in arms]
+        selects = [f"{select} WHERE {' AND '.join(arm)}" if arm else select for arm in found]
+        return f"{' UNION ALL '.join(selects)} ORDER BY 1 {_direction(self._query)}"
+
+    def _arms(self) -> tuple[list[list[str]], bool]:
+        """The conditions of each arm of a walk, and whether they include the namespaces of the query."""
+        states, namespaces = self._query.asked_states(), self._query.asked_namespaces()
         by_state = [[f"j.state = {self._add(state)}"] for state in states] or [[]]
-        if namespaces and len(namespaces) * len(by_state) <= WALK_MAX_ARMS:
-            by_namespace = [[f"j.namespace = {self._add(namespace)}"] for namespace in namespaces]
-        else:
-            by_namespace = [self._namespace("+")]
-        shared = [*self._own_bounds(""), *self._filters()]
-        arms = [[*state, *namespace, *shared] for namespace in by_namespace for state in by_state]
-        return self._ordered("jobs AS j", arms, f"j.{self._time}")
+        if not namespaces or len(namespaces) * len(by_state) > WALK_MAX_ARMS:
+            return by_state, False
+        by_namespace = [f"j.namespace = {self._add(namespace)}" for namespace in namespaces]
+        return [[*state, namespace] for namespace in by_namespace for state in by_state], True
 
     def drive(self, driver: Driver) -> str:
         """Test and sort the rows of a driver."""
@@ -175,6 +213,45 @@ class _Builder:
             conditions += self._scope("+")
         conditions += self._own_bounds("+") + self._filters(without=driver)
         return self._ordered(source, [conditions], f"+j.{self._time}")
+
+    def found(self, driver: Driver) -> str:
+        """The states of the jobs that a driver finds."""
+        source, conditions = self.source(driver)
+        if isinstance(driver, LabelDriver):
+            source += " CROSS JOIN jobs AS j ON j.created_sequence = d.created_sequence"
+        if not isinstance(driver, ScopeDriver):
+            conditions += self._scope("+")
+        conditions += self._own_bounds("+") + self._filters(without=driver)
+        return f"SELECT j.state FROM {source} WHERE {' AND '.join(conditions)}"
+
+    def count_of_state(self, state: str) -> str:
+        """The number of jobs of a state, up to a limit."""
+        name, filters, most = self._add(state), self._filters(), self._add(COUNT_MAX_JOBS + 1)
+        bounds = self._own_bounds("")
+        if not filters:
+            scope = " AND ".join([f"j.state = {name}", *self._namespace(""), *bounds])
+            return (
+                f"SELECT {name}, (SELECT count(*) FROM (SELECT 1 FROM jobs AS j WHERE {scope}"
+                f" LIMIT {most})), 1"
+            )
+        namespaces = self._query.asked_namespaces()
+        if namespaces and len(namespaces) <= WALK_MAX_ARMS:
+            # One arm each: `IN` would sort all of their jobs before the limit.
+            arms = [[f"j.namespace = {self._add(each)}"] for each in namespaces]
+        else:
+            arms, filters = [[]], [*self._namespace("+"), *filters]
+        selects = [
+            f"SELECT j.* FROM jobs AS j WHERE {' AND '.join([f'j.state = {name}', *arm, *bounds])}"
+            for arm in arms
+        ]
+        tested = (
+            f"{' UNION ALL '.join(selects)} ORDER BY create_time DESC LIMIT {self._add(COUNT_SCAN_MAX_ROWS)}"
+        )
+        return (
+            f"SELECT {name}, (SELECT count(*) FROM (SELECT 1 FROM ({tested}) AS j"
+            f" WHERE {' AND '.join(filters)} LIMIT {most})),"
+            f" (SELECT count(*) < {self._add(COUNT_SCAN_MAX_ROWS)} FROM (SELECT 1 FROM ({tested})))"
+        )
 
     def source(self, driver: Driver) -> tuple[str, list[str]]:
         """The table that a driver reads, and the conditions served by its index."""
@@ -239,6 +316,9 @@ class _Builder:
         conditions = [] if isinstance(without, RangeDriver) else self._range(other, "+", *query.bounds(other))
         if query.quarantined is not None:
             conditions.append(f"+j.quarantine {'!=' if query.quarantined else '='} ''")
+        if query.name:
+            # Not LIKE, which compares letter by letter: some patterns would take long.
+            conditions.append(f"instr(lower(j.name), lower({self._add(query.name)})) > 0")
         if query.types:
             conditions.append(f"j.type IN ({self._list(query.types)})")
         covered = (

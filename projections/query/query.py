@@ -9,7 +9,12 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from jobledger.projections.errors import InvalidCursor
-from jobledger.projections.limits import CURSOR_MAX_CHARACTERS, LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT
+from jobledger.projections.limits import (
+    CURSOR_MAX_CHARACTERS,
+    LIST_DEFAULT_LIMIT,
+    LIST_MAX_LIMIT,
+    NAME_PART_MAX_CHARACTERS,
+)
 from jobledger.projections.query.selectors import Requirement, check_requirements
 from jobledger.store.model.errors import InvalidInput
 from jobledger.store.model.fold import Int64
@@ -110,6 +115,7 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
         namespaces: any of these namespaces; None for all. Excludes `namespace`.
         states: any of these states.
         types: any of these job types.
+        name: a part of the job's name, without regard to the case of ASCII letters.
         selector: conditions on labels, from `parse_selector`.
         quarantined: only jobs in quarantine (True) or not in quarantine (False); None for both.
         created_from: Unix nanoseconds, inclusive.
@@ -131,6 +137,7 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: tuple[str, ...] | None = None
     states: tuple[StateType, ...] = ()
     types: tuple[str, ...] = ()
+    name: str = ""
     selector: tuple[Requirement, ...] = ()
     quarantined: bool | None = None
     created_from: int | None = None
@@ -148,6 +155,11 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
         for namespace in self.asked_namespaces() or ():
             if not is_utf8(namespace):
                 raise InvalidInput(f"namespace {namespace!r:.80} is not valid Unicode text; use UTF-8")
+        if "\0" in self.name or not is_utf8(self.name) or len(self.name) > NAME_PART_MAX_CHARACTERS:
+            raise InvalidInput(
+                f"name must be at most {NAME_PART_MAX_CHARACTERS} characters of Unicode text without NUL,"
+                f" got {self.name!r:.60}"
+            )
         _check_choice("states", self.states, tuple(StateType))
         _check_choice("types", self.types, JOB_TYPES)
         _check_choice("order", (self.order,), tuple(Order))
@@ -181,6 +193,12 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
         if axis == Order.CREATED:
             return self.created_from, self.created_to
         return self.modified_from, self.modified_to
+
+    def until(self, time: int) -> "ListQuery":
+        """The query without the jobs that the order has after this time."""
+        own = "created" if self.order == Order.CREATED else "modified"
+        bound = {f"{own}_from": time} if self.descending else {f"{own}_to": time + 1}
+        return msgspec.structs.replace(self, **bound)
 
 
 def check_limit(limit: int, field: str = "limit") -> None:

@@ -150,6 +150,21 @@ class TokenFile:
             raise Unauthorized("this token has expired; request a new one")
         return live.principal
 
+    def principal_of(self, token_id: str) -> Principal:
+        """Return the principal of a token by its id, for a session that began with the token.
+
+        Raises:
+            Unauthorized: the token was revoked, or has expired.
+            NotReady: the tokens can't be read.
+        """
+        self.refresh()
+        if self._fault:
+            raise NotReady("the service can't check tokens at the moment; the reason is in its log")
+        live = self._live.get(token_id.encode())
+        if live is None or not live.is_valid(self._clock()):
+            raise Unauthorized("the token of this session was revoked, or has expired; sign in with another")
+        return live.principal
+
     def is_valid(self, principal: Principal) -> bool:
         """Whether an accepted request would still be accepted, with the same rights."""
         self.refresh()

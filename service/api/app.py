@@ -10,6 +10,7 @@ from jobledger.service.api import (
     docs,
     events,
     health,
+    histogram,
     jobs,
     subscriptions,
     versions,
@@ -24,6 +25,7 @@ from jobledger.service.api.operation import Operation, Permission
 from jobledger.service.api.request import ENCODED_SLASH, Request
 from jobledger.service.api.response import Response, Stream, encode
 from jobledger.service.errors import MethodNotAllowed, RouteNotFound
+from jobledger.service.web.pages import PAGES
 from jobledger.service.wiring import Service
 from jobledger.service.workers.link import AtOwner
 from jobledger.service.workers.messages import Forward
@@ -35,6 +37,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = tuple(
         jobs,
         versions,
         changes,
+        histogram,
         events,
         subscriptions,
         webhooks,
@@ -50,7 +53,12 @@ OPERATIONS: Final[tuple[Operation, ...]] = tuple(
 
 def create_app(service: Service) -> Middleware:
     """The ASGI app of a running service."""
-    return Middleware(Router(OPERATIONS).respond, service, OPERATIONS)
+    return Middleware(create_router().respond, service, (*OPERATIONS, *PAGES))
+
+
+def create_router() -> "Router":
+    """The routes of a service."""
+    return Router(OPERATIONS, PAGES)
 
 
 class _Node:
@@ -86,12 +94,16 @@ class Router:
     """The operations by method and path. It trusts what the middleware puts into `scope["state"]`.
 
     Empty segments of a path are ignored: `//metrics/` is `/metrics`.
+
+    Args:
+        operations: of the API.
+        pages: of the UI, which are not in the API's documents.
     """
 
-    def __init__(self, operations: tuple[Operation, ...]) -> None:
+    def __init__(self, operations: tuple[Operation, ...], pages: tuple[Operation, ...] = ()) -> None:
         self._operations = operations
         self._root = _Node()
-        for operation in operations:
+        for operation in (*operations, *pages):
             if operation.is_routed:
                 self._add(operation)
 

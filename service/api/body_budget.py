@@ -16,7 +16,9 @@ from jobledger.service.limits import (
 )
 from jobledger.store.model.errors import InvalidInput
 
-_TOO_LARGE: Final = f"the body exceeds {BODY_MAX_BYTES} bytes, the maximum"
+_FORM: Final = re.compile(
+    rb"application/x-www-form-urlencoded\s*(?:;\s*charset\s*=\s*\"?utf-?8\"?\s*)?;?\s*", re.IGNORECASE
+)
 _JSON: Final = re.compile(
     rb"application/(?:json|[a-z0-9.-]{1,100}\+json)\s*(?:;\s*charset\s*=\s*\"?utf-?8\"?\s*)?;?\s*",
     re.IGNORECASE,
@@ -27,8 +29,10 @@ class Disconnected(Exception):  # an event, not an error
     """The client disconnected before its request was complete."""
 
 
-def check_framing(headers: Mapping[bytes, bytes]) -> None:
-    """Check the headers of a write before any of its body is read.
+def check_framing(
+    headers: Mapping[bytes, bytes], *, is_form: bool = False, max_bytes: int = BODY_MAX_BYTES
+) -> None:
+    """Check the headers of a write before any of its body is read; `is_form` as in `check_media`.
 
     Raises:
         PayloadTooLarge: if the announced body is too large.
@@ -43,21 +47,23 @@ def check_framing(headers: Mapping[bytes, bytes]) -> None:
         return
     if not length.isdigit():
         raise InvalidInput(f"the header Content-Length must be a number, got {_shown(length)}")
-    if len(length) > 18 or int(length) > BODY_MAX_BYTES:
-        raise PayloadTooLarge(_TOO_LARGE)
+    if len(length) > 18 or int(length) > max_bytes:
+        raise _too_large(max_bytes)
     if length.strip(b"0"):
-        check_media(headers)
+        check_media(headers, is_form=is_form)
 
 
-def check_media(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse a body that is not plain JSON.
+def check_media(headers: Mapping[bytes, bytes], *, is_form: bool = False) -> None:
+    """Refuse a body that is not plain JSON, or not a form.
 
-    A page of another site can make a browser send a form or plain text, but not JSON.
+    A page of another site can make a browser send a form or plain text, but not JSON; so only pages of the UI
+    accept forms, after a check of the sender.
     """
     media = headers.get(b"content-type", b"")
-    if media != b"application/json" and _JSON.fullmatch(media.strip()) is None:
+    name, form = (b"application/x-www-form-urlencoded", _FORM) if is_form else (b"application/json", _JSON)
+    if media != name and form.fullmatch(media.strip()) is None:
         raise UnsupportedMediaType(
-            f"the body's Content-Type must be application/json in UTF-8, got {_shown(media)}"
+            f"the body's Content-Type must be {name.decode()} in UTF-8, got {_shown(media)}"
         )
     encoding = headers.get(b"content-encoding", b"").strip().lower()
     if encoding not in {b"", b"identity"}:
@@ -72,22 +78,34 @@ def _announced(headers: Mapping[bytes, bytes]) -> int:
     return -1 if length is None or b"transfer-encoding" in headers else int(length)
 
 
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body exceeds {max_bytes} bytes, the maximum")
+
+
 def _shown(value: bytes) -> str:
     return repr(value.decode("ascii", "backslashreplace")[:80])
 
 
 class RequestBody:
-    """The body of one write; `client` is whose part of the budget it uses."""
+    """The body of one write.
 
-    __slots__ = ("_budget", "_held_bytes", "_message", "_more", "_receive", "client")
+    Attributes:
+        client: whose part of the budget it uses.
+        is_form: what it must be.
+        max_bytes: of it.
+    """
 
-    def __init__(self, receive: Receive, budget: ByteBudget) -> None:
+    __slots__ = ("_budget", "_held_bytes", "_message", "_more", "_receive", "client", "is_form", "max_bytes")
+
+    def __init__(self, receive: Receive, budget: ByteBudget, *, max_bytes: int = BODY_MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
         self._receive = receive
         self._budget = budget
         self._held_bytes = 0
         self._message: Message | None = None
         self._more = True
         self.client = ""
+        self.is_form = False
 
     async def read(self, headers: Mapping[bytes, bytes]) -> bytes:
         """Read all of it.
@@ -118,10 +136,10 @@ class RequestBody:
             if not part:
                 continue
             if not parts:
-                check_media(headers)
+                check_media(headers, is_form=self.is_form)
             size += len(part)
-            if size > BODY_MAX_BYTES:
-                raise PayloadTooLarge(_TOO_LARGE)
+            if size > self.max_bytes:
+                raise _too_large(self.max_bytes)
             self._budget.hold(len(part), self.client)
             self._held_bytes += len(part)
             parts.append(part)

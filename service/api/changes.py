@@ -1,8 +1,9 @@
 """Which jobs changed between two points of the log, and how, by whom and why."""
 
 import asyncio
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -40,6 +41,8 @@ from jobledger.store.timestamps import format_rfc3339
 from jobledger.store.yield_point import yield_point
 
 Pair = tuple[bytes, bytes]
+
+_AFTER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 operations = OperationGroup("Reads")
 
@@ -109,7 +112,7 @@ async def _points(request: Request[None], status: JobStatus | None) -> tuple[int
     if text:
         first, rest = unpin(text, service.stream_tag)
         second, after = unpin(rest, service.stream_tag)
-        if first is None or second is None or not after.isdecimal() or int(after) > INT_MAX:
+        if first is None or second is None or not _AFTER.fullmatch(after) or int(after) > INT_MAX:
             raise InvalidInput(f"next_token must be one that this list returned, got {text!r:.60}")
         await check_pinned(service, max(first, second))
         return first, second, int(after)

@@ -1,38 +1,44 @@
 """The API's own documents: the index, `/openapi.json`, `/asyncapi.json`, and `/docs` as one HTML page.
 
-The page has no script and fetches nothing, so it works offline and under the strictest policy: a page that
-documents an API that can stop jobs must not run code from elsewhere.
+The page has the look and the policy of the web UI, and a form per operation that sends its request: both are
+derived from the same declarations. It loads files of this service only: a page that documents an API that can
+stop jobs must not run code from elsewhere.
 """
 
-import base64
-import hashlib
 import json
 from functools import cache
 from html import escape
-from importlib.resources import files
-from typing import Any, Final
+from typing import Any
+
+from markupsafe import Markup
 
 from jobledger import __version__
 from jobledger.service import asyncapi
 from jobledger.service.api import openapi
 from jobledger.service.api.operation import Operation, OperationGroup, Permission
 from jobledger.service.api.request import Request
-from jobledger.service.api.response import HTML, Response, encode
+from jobledger.service.api.response import Response, encode
+from jobledger.service.web import site
 from jobledger.service.wire import paths
-
-_STYLE: Final = "docs.css"
 
 operations = OperationGroup("Service")
 
 
 @operations.declare("GET", paths.INDEX, "index", Permission.PUBLIC)
-async def index(_: Request[None]) -> Response:
-    """List the starting points of this API."""
+async def index(request: Request[None]) -> Response:
+    """List the starting points of this API.
+
+    A browser (`Accept: text/html`) is sent to the web UI instead: 303.
+    """
+    if "text/html" in request.header(b"accept"):
+        location = (b"location", paths.UI_JOBS.encode())
+        return Response(b"", [location, (b"vary", b"Accept")], status=303)
     return Response(
         encode(
             {
                 "Product": "Jobledger",
                 "Version": __version__,
+                "UI": paths.UI_JOBS,
                 "Docs": paths.DOCS,
                 "OpenAPI": paths.OPENAPI,
                 "AsyncAPI": paths.ASYNCAPI,
@@ -41,7 +47,8 @@ async def index(_: Request[None]) -> Response:
                 "Ready": f"{paths.READYZ}?verbose",
                 "Metrics": paths.METRICS,
             }
-        )
+        ),
+        [(b"vary", b"Accept")],
     )
 
 
@@ -59,25 +66,18 @@ async def asyncapi_document(_: Request[None]) -> Response:
 
 @operations.declare("GET", paths.DOCS, "docs", Permission.PUBLIC, response="text/html")
 async def docs(request: Request[None]) -> Response:
-    """Get this API as a page to read."""
-    body, policy = page(request.operations)
-    return Response(body, [(b"content-security-policy", policy.encode())], media_type=HTML)
+    """Get this API as a page to read, with a form per operation to try it."""
+    return site.render(request, "docs.html", **content(request.operations))
 
 
 @cache
-def page(operations: tuple[Operation, ...]) -> tuple[bytes, str]:
-    """The page, and the policy that allows its own style sheet and nothing else."""
-    style = (files("jobledger.service.api") / _STYLE).read_text()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none';"
-        " frame-ancestors 'none'"
-    )
-    return render(openapi.document(operations), style).encode(), policy
+def content(operations: tuple[Operation, ...]) -> dict[str, Any]:
+    """What the page shows of these operations."""
+    return content_of(openapi.document(operations))
 
 
-def render(api: dict[str, Any], style: str) -> str:
-    """An OpenAPI document as HTML, with the style sheet in the page."""
+def content_of(api: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of an OpenAPI document: marked up here, so every text of it is escaped here."""
     groups = [tag["name"] for tag in api["tags"]]
     calls = [
         (path, method, call) for path, methods in api["paths"].items() for method, call in methods.items()
@@ -92,20 +92,18 @@ def render(api: dict[str, Any], style: str) -> str:
         f"<tr><td>{name.removeprefix('Problem')}</td><td>{_text(problem['description'])}</td></tr>"
         for name, problem in api["components"]["responses"].items()
     )
+    menu += '<h2>Reference</h2><ul><li><a href="#problems">Problems</a></li>'
+    menu += '<li><a href="#shapes">Schemas</a></li></ul>'
+    body += f'<h2 id="problems">Problems</h2>{_table(("status", "codes"), problems)}'
+    body += f'<h2 id="shapes">Schemas</h2>{shapes}'
     info = api["info"]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(info['title'])} API</title><style>{style}</style></head><body>"
-        f'<nav><p><a href="#top">{escape(info["title"])} {escape(info["version"])}</a></p>{menu}'
-        '<h2>Reference</h2><ul><li><a href="#problems">Problems</a></li>'
-        '<li><a href="#shapes">Schemas</a></li>'
-        '<li><a href="/openapi.json">openapi.json</a></li>'
-        '<li><a href="/asyncapi.json">asyncapi.json</a></li></ul>'
-        f'</nav><main id="top"><h1>{escape(info["title"])} API</h1>{_paragraphs(info["description"])}{body}'
-        f'<h2 id="problems">Problems</h2>{_table(("status", "codes"), problems)}'
-        f'<h2 id="shapes">Schemas</h2>{shapes}</main></body></html>'
-    )
+    return {
+        "title": info["title"],
+        "version": info["version"],
+        "introduction": Markup(_paragraphs(info["description"])),  # noqa: S704 - escaped
+        "menu": Markup(menu),  # noqa: S704
+        "body": Markup(body),  # noqa: S704
+    }
 
 
 def _menu(path: str, method: str, call: dict[str, Any]) -> str:
@@ -126,8 +124,31 @@ def _call(path: str, method: str, call: dict[str, Any]) -> str:
         example = json.dumps(content["example"], indent=2, ensure_ascii=False)
         parts.append(f"<h4>Body: {_kind(content['schema'])}</h4><pre>{escape(example)}</pre>")
     rows = "".join(_response(status, response) for status, response in call["responses"].items())
-    parts.append(f"<h4>Responses</h4>{_table(('status', 'what'), rows)}</section>")
+    parts.append(f"<h4>Responses</h4>{_table(('status', 'what'), rows)}{_form(path, method, call)}</section>")
     return "".join(parts)
+
+
+def _form(path: str, method: str, call: dict[str, Any]) -> str:
+    """The form that sends a request of the operation; a script does."""
+    fields = "".join(_field(each) for each in call["parameters"] if each["name"] != "X-Request-ID")
+    if "requestBody" in call:
+        content = next(iter(call["requestBody"]["content"].values()))
+        example = escape(json.dumps(content["example"], indent=2, ensure_ascii=False))
+        area = f'<textarea rows="8" spellcheck="false">{example}</textarea>'
+        fields += f'<label class="field">Body {area}</label>'
+    kind = "danger" if method == "delete" else "primary"
+    button = f'<p class="buttons"><button class="{kind}">Send {method.upper()}</button></p>'
+    return (
+        '<details class="js-only"><summary>Try it</summary>'
+        f'<form class="try change" data-method="{method.upper()}" data-path="{escape(path)}">'
+        f'{fields}{button}<pre class="code" hidden tabindex="0"></pre></form></details>'
+    )
+
+
+def _field(parameter: dict[str, Any]) -> str:
+    name, required = escape(parameter["name"]), " required" if parameter.get("required") else ""
+    field = f'<input type="text" data-in="{parameter["in"]}" data-name="{name}"{required} spellcheck="false">'
+    return f'<label class="field">{name} {field}</label>'
 
 
 def _parameters(parameters: list[dict[str, Any]]) -> str:
@@ -160,11 +181,11 @@ def _shape(name: str, schema: dict[str, Any]) -> str:
     required = set(schema.get("required", ()))
     rows = "".join(
         f"<tr><td><code>{escape(field)}</code></td><td>{_kind(kind)}</td>"
-        f"<td>{'' if field in required else 'may be absent'}</td>"
+        f"<td>{'always' if field in required else 'may be absent'}</td>"
         f"<td>{_text(kind.get('description', ''))}</td></tr>"
         for field, kind in schema.get("properties", {}).items()
     )
-    return f"{title}{_table(('field', 'type', '', 'meaning'), rows)}</section>"
+    return f"{title}{_table(('field', 'type', 'presence', 'meaning'), rows)}</section>"
 
 
 def _kind(schema: dict[str, Any]) -> str:
@@ -189,8 +210,11 @@ def _kind(schema: dict[str, Any]) -> str:
 
 
 def _table(heads: tuple[str, ...], rows: str) -> str:
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    return f"<div><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>" if rows else ""
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="table-wrap" tabindex="0">{table}</div>'
 
 
 def _paragraphs(text: str) -> str:

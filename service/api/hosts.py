@@ -60,14 +60,15 @@ class Hosts:
                 "a page of another site sent this request (Sec-Fetch-Site), and a service without tokens"
                 " accepts none from other sites; open the address directly, or create a token"
             )
-        if origin is not None and not _same_origin(origin, host or b""):
+        if origin is not None and not is_same_origin(origin, host or b""):
             raise Forbidden(
                 f"a page of {_shown(origin)} sent this request, and a service without tokens accepts none"
                 " from other sites; create a token"
             )
 
 
-def _same_origin(origin: bytes, host: bytes) -> bool:
+def is_same_origin(origin: bytes, host: bytes) -> bool:
+    """Whether a header `Origin` names the host of the header `Host`."""
     found = _ORIGIN.fullmatch(origin)
     if found is None:  # also `null`, an unknown origin
         return False

@@ -1,14 +1,21 @@
 """Reading jobs. Jobs come from the view, histories from the log."""
 
 import asyncio
+from collections import deque
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
 from jobledger.projections.errors import VersionNotFound
-from jobledger.projections.limits import LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT, WAIT_MAX_SECONDS
+from jobledger.projections.limits import (
+    COUNT_MAX_JOBS,
+    LIST_DEFAULT_LIMIT,
+    LIST_MAX_LIMIT,
+    WAIT_MAX_SECONDS,
+)
 from jobledger.projections.query.query import ListQuery, Order, order_of_cursor
+from jobledger.projections.results import fit_page
 from jobledger.projections.subscriptions.filters import EventFilter
-from jobledger.service.api.as_of import job_at, page_point
+from jobledger.service.api.as_of import job_at, page_point, point_of
 from jobledger.service.api.capacity import client_of_request, queued, waiting
 from jobledger.service.api.events import ended_with
 from jobledger.service.api.operation import OperationGroup, Parameter, Permission
@@ -53,6 +60,7 @@ from jobledger.service.versions import version_of
 from jobledger.service.wire import jobs as wire, paths
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput, JobTerminal
+from jobledger.store.model.history import HistoryItem
 from jobledger.store.model.job import Job, JobStatus, StateType
 from jobledger.store.spec.spec import JOB_TYPES
 from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
@@ -74,6 +82,29 @@ _NO_ITEMS: Final = wire.NoItems([], "")
 _SECONDS: Final = {"type": "integer", "minimum": 0, "maximum": UNIX_SECONDS_MAX}
 _EVENT_TYPE: Final = {"type": "string", "enum": list(_EVENT_TYPES), "default": "all"}
 
+_FILTERS: Final = (
+    Parameter("namespace", TEXT, "only its jobs; absent, empty or `*`: all that the token may read"),
+    Parameter("labels", TEXTS, "a selector such as `env=prod,tier in (web, api),!old,cpus>2`; repeatable"),
+    Parameter(
+        "name", TEXT, "a part of the name, up to 128 characters, without regard to the case of ASCII letters"
+    ),
+    Parameter(
+        "type",
+        {"type": "array", "items": {"type": "string", "enum": list(JOB_TYPES)}},
+        "any of these types; repeatable, or separated by commas",
+    ),
+    Parameter(
+        "quarantined",
+        {"type": "string", "enum": list(QUARANTINED), "default": "include"},
+        "jobs that are frozen because one of their events cannot be read",
+    ),
+    *(
+        Parameter(f"{axis}_{bound}", TIME, "RFC 3339, or Unix nanoseconds (not seconds)")
+        for axis in ("created", "modified")
+        for bound in ("from", "to")
+    ),
+)
+
 operations = OperationGroup("Reads")
 
 
@@ -83,26 +114,9 @@ operations = OperationGroup("Reads")
     "listJobs",
     Permission.READ,
     (
-        Parameter("namespace", TEXT, "only its jobs; absent, empty or `*`: all that the token may read"),
-        Parameter(
-            "labels", TEXTS, "a selector such as `env=prod,tier in (web, api),!old,cpus>2`; repeatable"
-        ),
+        *_FILTERS[:2],
         Parameter("state", STATES, "any of these states; repeatable, or separated by commas"),
-        Parameter(
-            "type",
-            {"type": "array", "items": {"type": "string", "enum": list(JOB_TYPES)}},
-            "any of these types; repeatable, or separated by commas",
-        ),
-        Parameter(
-            "quarantined",
-            {"type": "string", "enum": list(QUARANTINED), "default": "include"},
-            "jobs that are frozen because one of their events cannot be read",
-        ),
-        *(
-            Parameter(f"{axis}_{bound}", TIME, "RFC 3339, or Unix nanoseconds (not seconds)")
-            for axis in ("created", "modified")
-            for bound in ("from", "to")
-        ),
+        *_FILTERS[2:],
         Parameter(
             "order_by",
             {"type": "string", "enum": list(_ORDERS), "default": "created_at"},
@@ -119,16 +133,17 @@ operations = OperationGroup("Reads")
 async def list_jobs(request: Request[None]) -> wire.JobList:
     """List jobs.
 
-    Times: `from` is inclusive, `to` is exclusive. A token keeps the order and the position; send the filters
-    again with it. As of a point (`at`), the first response may take some seconds, or be 503 with
-    `Retry-After` while the copy is being built.
+    Times: `from` is inclusive, `to` is exclusive. With `name`, a page may have fewer jobs than `limit`, or
+    none, although more follow: continue until `NextToken` is empty. A token keeps the order and the position;
+    send the filters again with it. As of a point (`at`), the first response may take some seconds, or be 503
+    with `Retry-After` while the copy is being built.
     """
     service = request.service
     await request.await_position()
     point, token = await page_point(request)
     filters = _list_query(request, token)
     if point is None:
-        async with _turn_for(service, filters.limit):
+        async with _turn_to_list(service, filters):
             page = await service.view.list(filters)
         sequence, next_token = page.sequence, page.next_cursor or ""
     else:
@@ -137,7 +152,7 @@ async def list_jobs(request: Request[None]) -> wire.JobList:
             point,
             client=client_of_request(),
             waiting=waiting,
-            turn=lambda: _turn_for(service, filters.limit),
+            turn=lambda: _turn_to_list(service, filters),
         )
         sequence, next_token = point, pin(point, page.next_cursor or "", service.stream_tag)
     items = []
@@ -174,6 +189,41 @@ def _is_unchanged(request: Request[None], job: Job) -> bool:
         return False
     tags = [part.strip().removeprefix("W/") for part in condition.split(",")]
     return etag(job.status.revision) in tags or "*" in tags
+
+
+@operations.declare(
+    "GET",
+    paths.COUNTS,
+    "countJobs",
+    Permission.READ,
+    (*_FILTERS, AT, *WAIT),
+    response=wire.JobCounts,
+)
+async def count_jobs(request: Request[None]) -> wire.JobCounts:
+    """Count jobs by state.
+
+    With the filters of the list. Counting a state ends at a limit, and with filters other than the namespace
+    and the time of creation only its newest jobs are tested: `IsExact` is false if there may be more.
+    """
+    service = request.service
+    await request.await_position()
+    point = await point_of(request)
+    filters = _list_query(request, "")
+    if point is None:
+        sequence = service.projector.sequence
+        async with queued(service.scans):
+            counts = await service.view.state_counts(filters)
+    else:
+        sequence = point
+        counts = await service.asof.state_counts(
+            filters,
+            point,
+            client=client_of_request(),
+            waiting=waiting,
+            turn=lambda: queued(service.scans),
+        )
+    items = [wire.StateCount(state, each.count, each.is_exact) for state, each in counts.items()]
+    return wire.JobCounts(items, COUNT_MAX_JOBS, sequence, format_cursor(service.stream_tag, sequence))
 
 
 @operations.declare(
@@ -239,6 +289,11 @@ async def get_job(request: Request[None]) -> Response:
         Parameter("execution_id", TEXT, "there are no executions, so that list is empty"),
         JOB_VERSION,
         Parameter("all_job_versions", FLAG, "of all versions"),
+        Parameter(
+            "reverse",
+            FLAG,
+            "newest first; the token then leads to older items, and is empty on the last page",
+        ),
         limit(HISTORY_DEFAULT_LIMIT, HISTORY_MAX_LIMIT, "items"),
         JOB_AT,
         NEXT_TOKEN,
@@ -259,6 +314,8 @@ async def get_history(request: Request[None]) -> wire.History:
     if not version and not request.query.flag("all_job_versions"):
         version = job.status.version
     _check_version(job, version)
+    if request.query.flag("reverse"):
+        return await _latest_history(request, job, token, version=version, point=point)
     return await _history(request, job, token, version=version, point=point)
 
 
@@ -367,6 +424,11 @@ def _turn_for(service: Service, limit: int) -> AbstractAsyncContextManager[None]
     return queued(service.scans) if limit > LONG_PAGE_ITEMS else nullcontext()
 
 
+def _turn_to_list(service: Service, filters: ListQuery) -> AbstractAsyncContextManager[None]:
+    """A turn for a large page, or for a search that tests many jobs."""
+    return queued(service.scans) if filters.name else _turn_for(service, filters.limit)
+
+
 # --- lists --------------------------------------------------------------------------------------------------
 
 
@@ -379,6 +441,7 @@ def _list_query(request: Request[None], next_token: str) -> ListQuery:
         namespaces=_list_namespaces(request),
         states=query.states(),
         types=tuple(query.texts("type")),
+        name=query.text("name"),
         selector=query.selector(),
         quarantined=_quarantined(query),
         created_from=query.time("created_from"),
@@ -451,8 +514,7 @@ async def _history(
             is_shown = has_items and (bool(item.quarantine) or not item.anomaly)
             fits = is_shown and item.time >= since and version in {0, item.version}
             if fits:
-                # A state's details are in the item twice: in State, and in Event for Bacalhau's clients.
-                size += len(item.reason) + (2 * item.state.size if item.state is not None else 0)
+                size += _size_of_item(item)
             if len(items) == limit or (items and size > HISTORY_PAGE_BYTES):
                 more = True
                 break
@@ -463,6 +525,37 @@ async def _history(
     # As in Bacalhau, clients follow a job by this token until it is empty. The past has an end.
     next_token = format_cursor(service.stream_tag, last) if more or (point is None and not terminal) else ""
     return wire.History(items, next_token if point is None else pin(point, next_token, service.stream_tag))
+
+
+async def _latest_history(
+    request: Request[None], job: Job, token: str, *, version: int, point: int | None
+) -> wire.History:
+    """A page of a job's history, newest first: the items before that of the token.
+
+    The log is read forward, so this reads all of the job's events up to there.
+    """
+    service, query, status = request.service, request.query, job.status
+    before = parse_cursor(token, service.stream_tag, field="next_token") if token else None
+    limit = query.limit(HISTORY_DEFAULT_LIMIT, HISTORY_MAX_LIMIT)
+    found: deque[HistoryItem] = deque(maxlen=limit + 1)
+    async with queued(service.scans):
+        async for item in service.ledger.history(status.id, namespace=status.namespace):
+            await yield_point()
+            is_later = before is not None and item.sequence >= before
+            if is_later or (point is not None and item.sequence > point):
+                break
+            if (bool(item.quarantine) or not item.anomaly) and version in {0, item.version}:
+                found.append(item)
+    newest = fit_page(tuple(reversed(found)), _size_of_item, max_bytes=HISTORY_PAGE_BYTES)[:limit]
+    more = len(newest) < len(found)
+    items = [history_item(status.id, item, service.stream_tag) for item in newest]
+    next_token = format_cursor(service.stream_tag, newest[-1].sequence) if more else ""
+    return wire.History(items, next_token if point is None else pin(point, next_token, service.stream_tag))
+
+
+def _size_of_item(item: HistoryItem) -> int:
+    # A state's details are in the item twice: in State, and in Event for Bacalhau's clients.
+    return len(item.reason) + (2 * item.state.size if item.state is not None else 0)
 
 
 # --- waiting for a state ------------------------------------------------------------------------------------

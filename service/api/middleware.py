@@ -34,8 +34,13 @@ from jobledger.service.limits import (
     REQUEST_ID_MAX_CHARACTERS,
     RESPONSES_MAX_BYTES,
     RESPONSES_MAX_BYTES_PER_CLIENT,
+    SIGN_IN_MAX_BYTES,
+    SIGN_INS_MAX_BYTES,
 )
 from jobledger.service.logs import write_access
+from jobledger.service.web.site import refusal
+from jobledger.service.web.visitor import is_page, is_secure, session_cookie
+from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput, JobNotFound
 from jobledger.store.model.limits import ACTOR_MAX_CHARACTERS
@@ -103,6 +108,7 @@ class Middleware:
         self._service = service
         self._paths = _Paths(operations)
         self._tokens = service.tokens
+        self._sessions = service.sessions
         self._draining = service.draining
         self._metrics = service.metrics
         self._logs_access = service.settings.access_log == "on"
@@ -116,6 +122,9 @@ class Middleware:
             BODIES_MAX_BYTES // service.processes,
             BODIES_MAX_BYTES_PER_CLIENT // service.processes,
         )
+        # Strangers sign in: they must not use the budget of those who write.
+        most = SIGN_INS_MAX_BYTES // service.processes
+        self._sign_ins = ByteBudget("sign-in forms", "try again later", most, most)
         self._responses = ByteBudget(
             "responses",
             "read them, or ask for smaller pages",
@@ -128,7 +137,7 @@ class Middleware:
     @property
     def held_bytes(self) -> int:
         """How many bytes of request bodies are in memory."""
-        return self._bodies.held_bytes
+        return self._bodies.held_bytes + self._sign_ins.held_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -151,7 +160,7 @@ class Middleware:
         answer = GuardedResponse(send, request_id, self._responses, head=method == "HEAD")
         if method == "HEAD" and scope["path"] not in self._paths.feeds:  # an endless response has no length
             scope["method"] = "GET"
-        body = None if method in READS else RequestBody(receive, self._bodies)
+        body = None if method in READS else self._body(path, receive)
         try:
             principal = self._check(scope, headers, repeated)
             scope["state"]["principal"] = principal
@@ -169,7 +178,7 @@ class Middleware:
             if not answer.started:
                 # The server reports malformed chunks as a disconnect, too; that client reads this.
                 error = InvalidInput("the body is incomplete, or its chunks are malformed (RFC 9112, 7.1)")
-                await answer.send_whole(problem_response(error, scope))
+                await answer.send_whole(_problem(error, scope))
             answer.status = _CLIENT_GONE
         except Exception as error:  # noqa: BLE001  # every error is answered and logged
             await _refuse(error, scope, body, answer)
@@ -224,10 +233,13 @@ class Middleware:
                 raise NotReady("the service has no tokens, and without tokens only this machine is served")
             if host is not None or path not in self._paths.probes:  # HTTP/1.0 need not send one
                 self._hosts.check_host(host)
-            self._hosts.check_page(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
+            if not _is_link_to_page(scope["method"], path, headers):
+                self._hosts.check_page(host, headers.get(b"origin"), headers.get(b"sec-fetch-site"))
             return local_principal(_actor(headers.get(b"jobledger-actor")))
         if self._checks_host and path not in self._paths.probes:
             self._hosts.check_host(host)
+        if is_page(path):
+            return self._visitor(scope, headers)
         if path in self._paths.public and not (scope["query_string"] and path in self._paths.observer):
             return ANONYMOUS
         principal = self._tokens.lookup(headers.get(b"authorization"))
@@ -235,20 +247,42 @@ class Middleware:
             principal.require_observe()
         return principal
 
+    def _visitor(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Principal:
+        """Who signed in with a browser; ANONYMOUS if nobody: the page then answers with the sign-in form."""
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        is_tls = is_secure(scope.get("scheme", "http"), origin)
+        secret = session_cookie(scope["headers"], is_secure=is_tls)
+        if not secret:
+            return ANONYMOUS
+        try:
+            principal = self._sessions.principal(secret)
+        except Unauthorized:
+            return ANONYMOUS
+        scope["state"]["session"] = secret
+        return principal
+
+    def _body(self, path: str, receive: Receive) -> RequestBody:
+        if path == paths.UI_SIGN_IN:
+            return RequestBody(receive, self._sign_ins, max_bytes=SIGN_IN_MAX_BYTES)
+        return RequestBody(receive, self._bodies)
+
     async def _read_body(
         self, body: RequestBody, client: str, scope: Scope, headers: Mapping[bytes, bytes]
     ) -> Receive:
         """Read the body of a write, in an upload slot: a slow client takes no work slot."""
-        body.client = client
+        body.client, body.is_form = client, is_page(scope["path"])
         principal = scope["state"]["principal"]
         with self.capacity.uploading(client):
-            if principal is ANONYMOUS:
+            if principal is ANONYMOUS and scope["path"] != paths.UI_SIGN_IN:
                 # Not used by any public operation, and it must not use the budget of others.
                 await body.discard()
                 return body.receive
-            check_framing(headers)
+            check_framing(headers, is_form=body.is_form, max_bytes=body.max_bytes)
             scope["state"]["body"] = await body.read(headers)
-        self._tokens.require_valid(principal)
+        if principal is not ANONYMOUS:
+            self._tokens.require_valid(principal)
+            if session := scope["state"].get("session"):
+                self._sessions.principal(session)  # it may have ended meanwhile
         return body.receive
 
     async def _answer_admitted(
@@ -265,12 +299,12 @@ class Middleware:
                 raise
             if is_internal(error):
                 log_failure(error, scope)
-            response = problem_response(error, scope)
+            response = _problem(error, scope)
         if rechecked is not None:
             try:
                 self._tokens.require_valid(rechecked)
             except (Unauthorized, NotReady) as error:
-                response = problem_response(error, scope)
+                response = _problem(error, scope)
         await answer.send_whole(response)
 
     async def _stream(
@@ -296,7 +330,12 @@ async def _refuse(error: Exception, scope: Scope, body: RequestBody | None, answ
         return  # half a response cannot be taken back; the server closes the connection
     if body is not None:
         await body.discard()
-    await answer.send_whole(problem_response(error, scope))
+    await answer.send_whole(_problem(error, scope))
+
+
+def _problem(error: Exception, scope: Scope) -> Response:
+    """The response to a request that failed, as its reader expects it: a page, or a problem document."""
+    return (refusal if is_page(scope["path"]) else problem_response)(error, scope)
 
 
 def _client_of(principal: Principal, scope: Scope) -> str:
@@ -337,6 +376,17 @@ def _actor(given: bytes | None) -> str:
             f"the header Jobledger-Actor must be at most {ACTOR_MAX_CHARACTERS} printable characters"
         )
     return actor
+
+
+def _is_link_to_page(method: str, path: str, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether someone follows a link, in a chat for example, to a page: the other site does not see it."""
+    return (
+        method == "GET"
+        and (path == paths.INDEX or is_page(path))
+        and headers.get(b"sec-fetch-mode") == b"navigate"
+        and headers.get(b"sec-fetch-dest") == b"document"
+        and b"origin" not in headers
+    )
 
 
 def _path_with_slashes(raw_path: bytes) -> str:

@@ -30,25 +30,22 @@ class Query:
 
     Args:
         query_string: not decoded.
+        max_fields: more are refused.
     """
 
     __slots__ = ("_values",)
 
-    def __init__(self, query_string: bytes) -> None:
+    def __init__(self, query_string: bytes, *, max_fields: int = QUERY_MAX_PARAMETERS) -> None:
         self._values: dict[str, list[str]] = {}
         if not query_string:
             return
         try:
             # Latin-1 accepts every byte; what is percent-encoded is decoded as UTF-8.
-            pairs = parse_qsl(
-                query_string.decode("latin-1"), max_num_fields=QUERY_MAX_PARAMETERS, errors="strict"
-            )
+            pairs = parse_qsl(query_string.decode("latin-1"), max_num_fields=max_fields, errors="strict")
         except UnicodeDecodeError:
             raise InvalidInput("the query is not UTF-8; percent-encode it as UTF-8") from None
         except ValueError:
-            raise InvalidInput(
-                f"the query has more than {QUERY_MAX_PARAMETERS} parameters; send fewer"
-            ) from None
+            raise InvalidInput(f"the query has more than {max_fields} parameters; send fewer") from None
         for name, value in pairs:
             self._values.setdefault(name, []).append(value)
 
@@ -62,6 +59,10 @@ class Query:
         return [
             part for value in self._values.get(name, ()) for part in map(str.strip, value.split(",")) if part
         ]
+
+    def all_of(self, name: str) -> tuple[str, ...]:
+        """All values of a repeated parameter, each as it was sent."""
+        return tuple(self._values.get(name, ()))
 
     def selector(self, name: str = "labels") -> tuple[Requirement, ...]:
         """A label selector; all of them, if it was sent several times."""

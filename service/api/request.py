@@ -10,15 +10,15 @@ import msgspec
 
 from jobledger.projections.errors import ViewError
 from jobledger.projections.limits import WAIT_MAX_SECONDS
-from jobledger.projections.view import is_short_id
+from jobledger.projections.view import is_full_id, is_short_id
 from jobledger.service.access.principal import Principal
 from jobledger.service.api.asgi import Receive, Scope
 from jobledger.service.api.body import decode_body, is_small, read_fields
-from jobledger.service.api.capacity import waiting
+from jobledger.service.api.capacity import queued, waiting
 from jobledger.service.api.operation import Operation, Permission
 from jobledger.service.api.query import Query
 from jobledger.service.cursor import parse_cursor
-from jobledger.service.limits import WAIT_DEFAULT_SECONDS
+from jobledger.service.limits import FORM_INLINE_BYTES, FORM_MAX_FIELDS, WAIT_DEFAULT_SECONDS
 from jobledger.service.wiring import Service
 from jobledger.store.model.decide import check_not_quarantined
 from jobledger.store.model.errors import InvalidInput, JobledgerError, JobNotFound, JobQuarantined
@@ -42,6 +42,9 @@ class Request(Generic[B]):
         values: the parameters in the path.
         path: normalized, with encoded slashes as `ENCODED_SLASH`.
         receive: for operations that notice when the client disconnects.
+        session: the cookie of a browser that signed in; empty for all others.
+        exact_ids: a full id names the job with that id only, not a job that has it as its name. Links of the
+            UI have ids, and the names of jobs are chosen by others.
     """
 
     def __init__(
@@ -62,10 +65,13 @@ class Request(Generic[B]):
         self.path: str = scope["path"]
         self.query_string: bytes = scope["query_string"]
         self.receive = receive
+        self.scheme: str = scope.get("scheme", "http")
+        self.session: str = state.get("session", "")
         self._headers: Mapping[bytes, bytes] = state["headers"]
         self._query: Query | None = None if self.query_string else _NO_QUERY
         self._raw_body: bytes = state.get("body", b"")
         self.warnings: list[str] = []
+        self.exact_ids = False
 
     @property
     def query(self) -> Query:
@@ -78,6 +84,17 @@ class Request(Generic[B]):
     def fields(self) -> dict[str, Any]:
         """The fields of the body as plain values, with keys in lower case."""
         return read_fields(self._raw_body)
+
+    @cached_property
+    def form(self) -> Query:
+        """The fields of a form, for pages of the UI; call `read_form` before."""
+        return Query(self._raw_body, max_fields=FORM_MAX_FIELDS)
+
+    async def read_form(self) -> None:
+        """Parse a form; a large one in a thread, in the queue of comparisons, since that takes long."""
+        if len(self._raw_body) > FORM_INLINE_BYTES:
+            async with queued(self.service.comparing):
+                await asyncio.to_thread(getattr, self, "form")
 
     @cached_property
     def body(self) -> B:
@@ -197,7 +214,12 @@ class Request(Generic[B]):
         try:
             await self.await_position()
             checkpoint = service.projector.sequence
-            job = await service.view.get(ref, namespace=namespace or None, visible=self.principal.visible)
+            job = await service.view.get(
+                ref,
+                namespace=namespace or None,
+                visible=self.principal.visible,
+                by_name=self._may_be_name(ref),
+            )
         except ViewError as unreadable:
             return await self._despite_view(ref, namespace, unreadable)
         except JobNotFound as not_found:
@@ -220,7 +242,15 @@ class Request(Generic[B]):
         service = self.service
         if service.own_writes.lacks_any(service.projector.sequence) or self.query.text("wait_for"):
             return None
-        return service.view.get_now(ref, namespace=namespace or None, visible=self.principal.visible)
+        return service.view.get_now(
+            ref,
+            namespace=namespace or None,
+            visible=self.principal.visible,
+            by_name=self._may_be_name(ref),
+        )
+
+    def _may_be_name(self, ref: str) -> bool:
+        return not (self.exact_ids and is_full_id(ref))
 
     async def _despite_view(self, ref: str, namespace: str, error: JobledgerError) -> Job:
         """A job from the log, if the view cannot be read or lags; or else the error that was passed."""
@@ -237,7 +267,8 @@ class Request(Generic[B]):
         """A job whose creating event cannot be read, by name or id, if the caller may see it."""
         if not is_utf8(ref) or not is_utf8(namespace):
             return None
-        for status in (await self.service.view.lost((named_job_id(namespace, ref), ref))).values():
+        ids = (named_job_id(namespace, ref), ref) if self._may_be_name(ref) else (ref,)
+        for status in (await self.service.view.lost(ids)).values():
             if status.quarantine is not None and self.principal.may_read(status.namespace):
                 return status
         return None
@@ -249,7 +280,7 @@ class Request(Generic[B]):
         """
         ledger, principal = self.service.ledger, self.principal
         try:
-            if principal.may_read(namespace):
+            if principal.may_read(namespace) and self._may_be_name(ref):
                 with suppress(JobNotFound):
                     return await ledger.load(named_job_id(namespace, ref), namespace=namespace)
             if principal.visible is None:

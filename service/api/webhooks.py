@@ -4,19 +4,21 @@ import asyncio
 import time
 from typing import Any, Final
 
+import msgspec
 import uuid_utils
 
 from jobledger.projections.query.selectors import parse_selector
-from jobledger.projections.subscriptions.filters import parse_states, parse_types
+from jobledger.projections.subscriptions.filters import EventFilter, parse_states, parse_types
 from jobledger.service.api.as_of import body_point
+from jobledger.service.api.events import document_of
 from jobledger.service.api.operation import OperationGroup, Parameter, Permission
 from jobledger.service.api.parameters import STRICT, TEXT
 from jobledger.service.api.request import Request
 from jobledger.service.cursor import format_cursor
 from jobledger.service.errors import WebhookExists
 from jobledger.service.limits import WEBHOOK_LABELS_MAX_COUNT
-from jobledger.service.webhooks.delivery import Delivery, OutcomeKind, try_once
-from jobledger.service.webhooks.message import MASK, Message, test_event
+from jobledger.service.webhooks.delivery import Attempt, Delivery, OutcomeKind, try_once
+from jobledger.service.webhooks.message import MASK, Message, message_id, test_event
 from jobledger.service.webhooks.records import Webhook, WebhookState
 from jobledger.service.webhooks.registry import NewWebhook, Written
 from jobledger.service.wire import paths, webhooks as wire
@@ -162,6 +164,63 @@ async def test_webhook(request: Request[None]) -> wire.WebhookTest:
         raise WebhookExists(f"events of the webhook {name} cannot be signed: {webhook.locked}")
     event_id = str(uuid_utils.uuid7())
     message = Message(event_id, "", test_event(name, event_id, time.time_ns(), service.hub.source))
+    return await _sent(service, webhook, message)
+
+
+@operations.declare(
+    "GET",
+    paths.WEBHOOK_DELIVERIES,
+    "listDeliveries",
+    Permission.OBSERVE,
+    (_NAME,),
+    response=wire.WebhookAttempts,
+)
+async def list_deliveries(request: Request[None]) -> wire.WebhookAttempts:
+    """List the latest attempts to deliver events of a webhook.
+
+    They are those of this replica since it started to deliver the webhook, at most 50, in memory.
+    """
+    service, name = request.service, request.values["name"]
+    await service.webhooks.registry.get(name)
+    delivery: Delivery | None = service.webhooks.deliverer.deliveries.get(name)
+    attempts = delivery.attempts if delivery is not None else ()
+    return wire.WebhookAttempts([_attempt(each) for each in reversed(attempts)])
+
+
+@operations.declare(
+    "POST",
+    paths.WEBHOOK_DELIVERIES,
+    "redeliver",
+    Permission.ADMIN,
+    (_NAME,),
+    body=wire.RedeliverRequest,
+    refuses_unknown_fields=True,
+    response=wire.WebhookTest,
+    errors=(409,),
+    example={"Sequence": 4711},
+)
+async def redeliver(request: Request[wire.RedeliverRequest]) -> wire.WebhookTest:
+    """Send an event of the log to a webhook again now, once, and report the result.
+
+    Neither the position of the webhook nor its parked jobs change; the receiver gets the event's id again.
+    """
+    service, name, sequence = request.service, request.values["name"], request.body.sequence
+    webhook = await service.webhooks.registry.get(name)
+    if webhook.locked:
+        raise WebhookExists(f"events of the webhook {name} cannot be signed: {webhook.locked}")
+    if sequence > service.hub.sequence:
+        raise InvalidInput(f"Sequence {sequence} is beyond the end of the log, {service.hub.sequence}")
+    async with await service.hub.open(EventFilter(), after=sequence - 1) as connection:
+        events = await connection.next()
+    event = events[0] if events else None
+    if event is None or event.sequence != sequence:
+        raise InvalidInput(f"there is no event with the sequence {sequence}")
+    body = document_of(event, service.hub.stream_tag, service.hub.source)
+    event_id = message_id(msgspec.json.decode(body)["id"], sequence)
+    return await _sent(service, webhook, Message(event_id, event.status.id, bytes(body), sequence))
+
+
+async def _sent(service: Service, webhook: Webhook, message: Message) -> wire.WebhookTest:
     clock = asyncio.get_running_loop().time
     start = clock()
     outcome = await try_once(service.webhooks.sender, webhook, message)
@@ -169,8 +228,23 @@ async def test_webhook(request: Request[None]) -> wire.WebhookTest:
         delivered=outcome.kind is OutcomeKind.TAKEN,
         status=outcome.answer.status if outcome.answer is not None else None,
         problem=outcome.problem,
-        event_id=event_id,
+        event_id=message.id,
         seconds=round(clock() - start, 3),
+    )
+
+
+def _attempt(attempt: Attempt) -> wire.WebhookAttempt:
+    answer = attempt.outcome.answer
+    return wire.WebhookAttempt(
+        time=format_rfc3339(attempt.time),
+        seconds=round(attempt.seconds, 3),
+        attempt=attempt.number,
+        event_id=attempt.message_id,
+        job_id=attempt.job_id,
+        sequence=attempt.sequence,
+        outcome=str(attempt.outcome.kind),
+        status=answer.status if answer is not None else None,
+        problem=attempt.outcome.problem,
     )
 
 

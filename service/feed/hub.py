@@ -108,6 +108,14 @@ class FeedConnection:
             self._is_sending = True
             self._last_sent = self._clock()
 
+    async def next_read(self) -> Sequence[FeedEvent] | None:
+        """The matching events of one read of the log or the ring, perhaps none; None if the connection ended.
+
+        Raises:
+            JobledgerError: if the log or the view cannot be read.
+        """
+        return await self._take() if self._is_open() else None
+
     def end(self, cause: Cause, reason: str) -> None:
         """End the connection: `next` then returns None. The first cause is kept."""
         if self.cause is None:

@@ -383,6 +383,7 @@ def banner(loaded: LoadedSettings, service: Service, url: str) -> str:
     settings = loaded.settings
     facts = (
         ("API", url),
+        ("web UI", f"{url}/ui/"),
         ("docs", f"{url}/docs"),
         ("data", str(settings.data_dir)),
         ("log", _log_place(service)),

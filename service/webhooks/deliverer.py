@@ -107,7 +107,7 @@ def _message(event: SubscribedEvent, source: str) -> Message:
     body = deliverable_event(
         event.payload, event.sequence, event.time, event.status, source=source, matches=event.matches
     )
-    return Message(message_id(event.id, event.sequence), event.job_id, body)
+    return Message(message_id(event.id, event.sequence), event.job_id, body, event.sequence)
 
 
 class Deliverer:

@@ -17,12 +17,14 @@ WEBHOOK_HOLD_MAX_SECONDS at most: it may be the reason after all.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Final, NamedTuple, NoReturn
 
 from jobledger.service.errors import TargetRefused
 from jobledger.service.limits import (
+    WEBHOOK_ATTEMPTS_KEPT,
     WEBHOOK_HOLD_MAX_SECONDS,
     WEBHOOK_OUTAGE_JOBS,
     WEBHOOK_OUTAGE_MAX_WAIT_SECONDS,
@@ -60,6 +62,24 @@ class Outcome(NamedTuple):
     kind: OutcomeKind
     answer: Answer | None
     problem: str
+
+
+class Attempt(NamedTuple):
+    """An attempt to deliver an event, as operators see it.
+
+    Attributes:
+        time: when it ended, Unix nanoseconds.
+        seconds: how long it took.
+        number: 1 for the first attempt of this process to deliver the event.
+    """
+
+    time: int
+    seconds: float
+    number: int
+    message_id: str
+    job_id: str
+    sequence: int
+    outcome: Outcome
 
 
 async def try_once(
@@ -156,6 +176,7 @@ class Delivery:
     ) -> None:
         self._webhook = webhook
         self._endpoint = Endpoint()
+        self._attempts: deque[Attempt] = deque(maxlen=WEBHOOK_ATTEMPTS_KEPT)
         self._sender = sender
         self._metrics = metrics
         self._on_gone = on_gone
@@ -172,6 +193,11 @@ class Delivery:
     def endpoint(self) -> Endpoint:
         """The state of its target."""
         return self._endpoint
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The latest attempts of this process, oldest first."""
+        return tuple(self._attempts)
 
     def update(self, webhook: Webhook) -> None:
         """Continue with a changed record: its secrets, for example."""
@@ -215,6 +241,18 @@ class Delivery:
             self._idle.set()
         seconds = asyncio.get_running_loop().time() - began
         self._metrics.count_attempt(self._webhook.name, outcome.kind, seconds)
+        earlier = [each.number for each in self._attempts if each.message_id == message.id]
+        self._attempts.append(
+            Attempt(
+                time.time_ns(),
+                seconds,
+                max(earlier, default=0) + 1,
+                message.id,
+                message.job_id,
+                message.sequence,
+                outcome,
+            )
+        )
         return outcome
 
     def _note_taken(self) -> None:

@@ -37,11 +37,13 @@ class Message(NamedTuple):
         id: identifies the event to the receiver; the same for every attempt.
         job_id: id of the event's job.
         body: the bytes to send.
+        sequence: of the event; 0 for an event that is not in the log.
     """
 
     id: str
     job_id: str
     body: bytes
+    sequence: int = 0
 
 
 def message_id(event_id: str, sequence: int) -> str:

@@ -130,6 +130,23 @@ class JobList(msgspec.Struct, rename="pascal"):
     cursor: Cursor
 
 
+class StateCount(msgspec.Struct, rename="pascal"):
+    """How many jobs are in a state."""
+
+    state: StateType
+    count: Annotated[int, Meta(ge=0)]
+    is_exact: Annotated[bool, Meta(description="false: there are at least this many")]
+
+
+class JobCounts(msgspec.Struct, rename="pascal"):
+    """How many jobs match the filters, by state; every state is listed."""
+
+    items: list[StateCount]
+    limit: Annotated[int, Meta(description="jobs of one state that are counted at most")]
+    sequence: Sequence
+    cursor: Cursor
+
+
 class Event(msgspec.Struct, rename="pascal"):
     """What Bacalhau's clients show of a history item."""
 

@@ -1,11 +1,11 @@
-"""Quarantine and damage: what of the log a view could not read. Pure."""
+"""What of the log a view could not read, and the events of the log over time. Pure."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, field
 
-from jobledger.service.wire.fields import NextToken
+from jobledger.service.wire.fields import Cursor, EventTime, NextToken, Sequence
 
 
 class UnreadEvent(msgspec.Struct, rename="pascal"):
@@ -67,3 +67,36 @@ class Healed(msgspec.Struct, rename="pascal"):
     jobs: Annotated[int, Meta(ge=0, description="jobs that were in quarantine")]
     changed: Annotated[int, Meta(ge=0, description="how many of them changed")]
     quarantined: Annotated[int, Meta(ge=0, description="how many of them are still in quarantine")]
+
+
+class TimedPoint(msgspec.Struct, rename="pascal"):
+    """A point in the log, and when the stream accepted its event."""
+
+    sequence: Sequence
+    time: Annotated[str, Meta(description="RFC 3339; empty at 0")]
+    cursor: Cursor
+
+
+class EventsBucket(msgspec.Struct, rename="pascal"):
+    """The events of an interval of time."""
+
+    time: EventTime
+    after: Annotated[int, Meta(ge=0, description="the last event before it")]
+    sequence: Annotated[int, Meta(ge=0, description="its last event; `After` if it has none")]
+    events: Annotated[int, Meta(ge=0)]
+
+
+class Histogram(msgspec.Struct, rename="pascal"):
+    """The events of the log over time, oldest first."""
+
+    seconds: Annotated[int, Meta(ge=0, description="the width of an interval; 0 without events")]
+    items: list[EventsBucket]
+    to: Annotated[TimedPoint, Meta(description="the last event that is counted")]
+
+
+class EventPage(msgspec.Struct, rename="pascal"):
+    """One page of events, oldest first."""
+
+    items: Annotated[list[dict[str, Any]], Meta(description="CloudEvents, as the live feed delivers them")]
+    cursor: Annotated[Cursor, Meta(description="pass it as `after` for the next page")]
+    sequence: Sequence

@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from jobledger.service.limits import WEBHOOK_OVERLAP_MAX_SECONDS, WEBHOOK_OVERLAP_SECONDS
 from jobledger.service.wire.fields import Position, Time, Warnings
+from jobledger.store.model.limits import INT_MAX
 
 PointText = Annotated[
     str,
@@ -97,6 +98,32 @@ class WebhookList(msgspec.Struct, rename="pascal"):
     """All webhooks, by name."""
 
     items: list[Webhook]
+
+
+class RedeliverRequest(msgspec.Struct, rename="pascal"):
+    """An event to send again."""
+
+    sequence: Annotated[int, Meta(ge=1, le=INT_MAX, description="of the event")]
+
+
+class WebhookAttempt(msgspec.Struct, rename="pascal"):
+    """One attempt to deliver an event."""
+
+    time: Annotated[str, Meta(description="RFC 3339, when it ended")]
+    seconds: Annotated[float, Meta(description="how long it took")]
+    attempt: Annotated[int, Meta(description="1 for the first attempt of this process for the event")]
+    event_id: str = field(name="EventID")
+    job_id: str = field(name="JobID")
+    sequence: Annotated[int, Meta(description="of the event; 0: not known")]
+    outcome: Annotated[str, Meta(description="taken, refused, failed (no response), or gone (410)")]
+    status: Annotated[int | None, Meta(description="the target's HTTP status; null: no response")]
+    problem: Annotated[str, Meta(description="why it was not taken")]
+
+
+class WebhookAttempts(msgspec.Struct, rename="pascal"):
+    """The latest attempts, newest first."""
+
+    items: list[WebhookAttempt]
 
 
 class WebhookTest(msgspec.Struct, rename="pascal"):

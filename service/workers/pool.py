@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from jobledger.projections.batch import Folded
 from jobledger.projections.errors import ViewDamaged, ViewError
-from jobledger.service.api.app import OPERATIONS, Router
+from jobledger.service.api.app import create_router
 from jobledger.service.api.capacity import Capacity
 from jobledger.service.api.middleware import READS
 from jobledger.service.api.problems import is_internal, log_failure, problem_response
@@ -196,7 +196,7 @@ class WorkerPool:
         self.port = free_port(address, settings.port)
         self._hold = _hold_port(address, self.port)
         self._settings = settings
-        self._router = Router(OPERATIONS)
+        self._router = create_router()
         self._capacity = Capacity()
         self._totals = Totals()
         self._workers: dict[int, Worker] = {}  # the running process of each number

@@ -33,6 +33,7 @@ def test_the_wheel_contains_every_source_file_and_no_other(tmp_path: Path) -> No
     expected = set(files_of("jobledger"))
     for folder, target in {**FOLDERS, "examples": "jobledger/examples"}.items():
         expected |= {target + name.removeprefix(folder) for name in files_of(folder)}
+    expected |= {f"jobledger/guides/{each.name}" for each in (ROOT / "docs").glob("[A-Z]*.md")}
     assert packed == expected
 
 

@@ -44,16 +44,34 @@ async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
 
 
 async def test_docs_are_a_complete_page(service: RunningService, browser: Browser) -> None:
-    """`/docs` shows its headings in its own style; every link of the menu leads to a section."""
+    """`/docs` has the look of the UI; every link of its menu leads to a section, and every file is ours."""
     await browser.open(f"{service.url}/docs")
-    assert await browser.run("document.title") == "Jobledger API"
+    assert await browser.run("document.title") == "API · Jobledger"
     assert await browser.run("document.querySelector('h1').innerText") == "Jobledger API"
-    assert await browser.run("getComputedStyle(document.body).display") == "grid"  # the policy let it in
     assert await browser.run("document.querySelectorAll('main section').length") > 40
     lost = "[...document.querySelectorAll('a[href^=\"#\"]')].filter(a => !document.querySelector(a.hash))"
     assert await browser.run(f"{lost}.map(a => a.hash)") == []
     assert await browser.run("document.documentElement.scrollWidth <= window.innerWidth") is True
-    assert await browser.run("performance.getEntriesByType('resource').map(each => each.name)") == []
+    names = await browser.run("performance.getEntriesByType('resource').map(each => each.name)")
+    assert all(each.startswith(f"{service.url}/ui/static/") for each in names)
+    assert browser.complaints == []
+
+
+async def test_docs_send_a_request(service: RunningService, browser: Browser) -> None:
+    """The form of an operation has its example; what is shown is what the service answers."""
+    await browser.open(f"{service.url}/docs")
+    await browser.until("document.documentElement.classList.contains('js')")
+    output = "document.querySelector('#{id} form.try pre')?.textContent"
+    send = "document.querySelector('#{id} form.try').requestSubmit()"
+    await browser.until(
+        "performance.getEntriesByType('resource').some(each => each.name.includes('api_forms'))"
+    )
+    await browser.run(send.format(id="putJob"))
+    await browser.until(f"{output.format(id='putJob')}.includes('200 OK')")
+    await browser.run("document.querySelector('#getJob [data-name=id]').value = 'no such/job'")
+    await browser.run(send.format(id="getJob"))
+    await browser.until(f"{output.format(id='getJob')}.includes('404 Not Found')")
+    assert "jobs/no%20such%2Fjob" in await browser.run(output.format(id="getJob"))
 
 
 async def test_an_event_source_sees_a_job_change(service: RunningService, browser: Browser) -> None:

@@ -8,6 +8,7 @@ Pipes need no port, no WebSocket and no driver of another project: messages are 
 """
 
 import asyncio
+import base64
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any, Self
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ANSWER_TIMEOUT_SECONDS = 60.0  # the first start on a busy machine is slow
 MESSAGE_MAX_BYTES = 16 * 1_048_576
+POLL_SECONDS = 0.02
 
 # Chromium reads from descriptor 3 and writes to 4. dash supports only single-digit descriptors.
 _WITH_PIPES = """
@@ -42,6 +44,7 @@ class Browser:
         self._folder = folder
         self._ids = itertools.count(1)
         self._session = ""
+        self.complaints: list[str] = []  # what the pages logged: errors, and violations of their policy
         self._process: Process
         self._reader: asyncio.StreamReader
         self._writer: int
@@ -81,7 +84,8 @@ class Browser:
         target = await self._call("Target.createTarget", url="about:blank")
         attached = await self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
-        await self._call("Page.enable")
+        for domain in ("Page", "Runtime", "Log"):
+            await self._call(f"{domain}.enable")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -110,6 +114,39 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    async def look(self, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Set the size of the window, and the color scheme that the user prefers."""
+        await self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self._call("Emulation.setEmulatedMedia", features=[scheme])
+
+    async def set_scripts(self, *, enabled: bool) -> None:
+        """Allow or forbid the scripts of pages that are opened from now on."""
+        await self._call("Emulation.setScriptExecutionDisabled", value=not enabled)
+
+    async def press(self, key: str) -> None:
+        """Press a key that types one character."""
+        await self._call("Input.dispatchKeyEvent", type="keyDown", text=key, key=key)
+        await self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    async def until(self, expression: str) -> Any:
+        """Wait until an expression is true in the page, and return its value."""
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+            while not (value := await self.run(expression)):  # noqa: ASYNC110 - the page has no such event
+                await asyncio.sleep(POLL_SECONDS)
+            return value
+
+    async def screenshot(self, path: Path, *, whole: bool = False) -> None:
+        """Write a picture of the window, or of the whole page, as PNG."""
+        picture = await self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(picture["data"]))
+
     async def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self._ids)
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
@@ -125,5 +162,17 @@ class Browser:
         async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
             while True:
                 message: dict[str, Any] = json.loads((await self._reader.readuntil(b"\0"))[:-1])
+                self._note(message)
                 if fits(message):
                     return message
+
+    def _note(self, message: dict[str, Any]) -> None:
+        """Remember an error that a page logs."""
+        parameters = message.get("params", {})
+        match message.get("method"):
+            case "Runtime.exceptionThrown":
+                self.complaints.append(json.dumps(parameters["exceptionDetails"]))
+            case "Log.entryAdded" if parameters["entry"]["level"] == "error":
+                self.complaints.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
+            case "Runtime.consoleAPICalled" if parameters["type"] in {"error", "assert"}:
+                self.complaints.append(json.dumps(parameters["args"]))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 from jobledger.service.access.principal import Principal
+from jobledger.service.access.sessions import Sessions
 from jobledger.service.access.tokens import TokenFile
 from jobledger.service.api.app import OPERATIONS
 from jobledger.service.api.middleware import Middleware
@@ -60,6 +61,7 @@ class Guarded:
         self.counted: list[tuple[str, str, int]] = []
         service = SimpleNamespace(
             tokens=self.tokens,
+            sessions=Sessions(directory / "sessions.json", self.tokens),
             draining=self.draining,
             processes=1,
             settings=SimpleNamespace(host=host, allowed_hosts=allowed_hosts, access_log=access_log),

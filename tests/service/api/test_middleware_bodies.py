@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 
-from jobledger.service.limits import BODY_MAX_BYTES
+from jobledger.service.access.principal import Role
+from jobledger.service.api.capacity import ByteBudget
+from jobledger.service.limits import BODY_MAX_BYTES, SIGN_IN_MAX_BYTES
+from jobledger.service.wire import paths
 from tests.support.middleware import JSON, Guarded
+
+FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 
 @pytest.fixture
@@ -59,6 +64,26 @@ async def test_json_is_taken_whole_and_unchanged(guarded: Guarded, media: str) -
     for body in (b'{"a":1}', (b'{"a"', b"", b":1}")):
         answer = await guarded.ask(method="PUT", headers={"content-type": media}, body=body)
         assert (answer.status, answer.body) == (200, b'{"a":1}')
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+async def test_a_stranger_signs_in_within_a_small_budget(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch, in_parts: bool
+) -> None:
+    """The form is small, with or without a length, and uses no memory that other bodies may use."""
+    guarded.tokens.create("root", Role.ADMIN)
+
+    async def sign_in(size: int) -> int:
+        body = b"a" * size
+        parts = (body[:1], body[1:]) if in_parts else body
+        return (await guarded.ask(paths.UI_SIGN_IN, FORM, method="POST", body=parts)).status
+
+    assert await sign_in(SIGN_IN_MAX_BYTES) == 200
+    assert await sign_in(SIGN_IN_MAX_BYTES + 1) == 413
+    monkeypatch.setattr(guarded.gate, "_bodies", ByteBudget("bodies", "", 0, 0))
+    assert await sign_in(SIGN_IN_MAX_BYTES) == 200
+    monkeypatch.setattr(guarded.gate, "_sign_ins", ByteBudget("forms", "", 9, 9))
+    assert await sign_in(10) == 429
 
 
 @pytest.mark.parametrize("body", [b"", (), (b"",), (b"", b"")])

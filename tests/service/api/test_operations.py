@@ -23,6 +23,7 @@ POST /api/v1/orchestrator/jobs/{id}/accept-unreadable acceptUnreadable ADMIN
 PUT /api/v1/orchestrator/jobs/{id}/tags/{tag} tagJob WRITE
 DELETE /api/v1/orchestrator/jobs/{id}/tags/{tag} untagJob WRITE
 GET /api/v1/orchestrator/jobs listJobs READ
+GET /api/v1/counts countJobs READ
 GET /api/v1/orchestrator/jobs/{id} getJob READ
 GET /api/v1/orchestrator/jobs/{id}/history jobHistory READ
 GET /api/v1/orchestrator/jobs/{id}/executions jobExecutions READ
@@ -34,7 +35,9 @@ GET /api/v1/orchestrator/jobs/{id}/tags jobTags READ
 GET /api/v1/orchestrator/jobs/{id}/diff diffVersions READ
 GET /api/v1/orchestrator/jobs/{id}/blame blameJob READ
 GET /api/v1/diff diffPoints READ
+GET /api/v1/histogram histogram OBSERVE
 GET /api/v1/events events READ
+GET /api/v1/events/page listEvents READ
 GET /api/v1/subscriptions listSubscriptions OBSERVE
 POST /api/v1/subscriptions createSubscription ADMIN
 GET /api/v1/subscriptions/{name} getSubscription OBSERVE
@@ -50,6 +53,8 @@ DELETE /api/v1/webhooks/{name} deleteWebhook ADMIN
 PUT /api/v1/webhooks/{name}/state setWebhookState ADMIN
 PUT /api/v1/webhooks/{name}/secret rotateWebhookSecret ADMIN
 POST /api/v1/webhooks/{name}/test testWebhook ADMIN
+GET /api/v1/webhooks/{name}/deliveries listDeliveries OBSERVE
+POST /api/v1/webhooks/{name}/deliveries redeliver ADMIN
 GET /api/v1/audit/keys auditKeys READ
 GET /api/v1/audit/seals listSeals READ
 POST /api/v1/audit/seals sealNow ADMIN

@@ -1,0 +1,258 @@
+"""The pages in a real browser: live updates, the slider, the editor, keys, small windows, hostile names."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from jobledger.service.access.principal import Role
+from jobledger.service.access.tokens import TokenFile
+from jobledger.service.wire import paths
+from tests.support.api import job_body
+from tests.support.browser import Browser
+from tests.support.service_process import RunningService, running_service
+from tests.support.web_pages import SAME_ORIGIN, parse_page
+
+pytestmark = pytest.mark.slow
+EVIL = "<img src=x onerror=window.hacked=1>"
+ROWS = "[...document.querySelectorAll('#job-rows tr')]"
+NAMES = f"{ROWS}.map(row => row.querySelector('td.name').innerText)"
+TYPE = """text => {
+  const area = document.getElementById('spec');
+  area.value = text;
+  area.dispatchEvent(new Event('input', {bubbles: true}));
+}"""
+LIVE = "document.getElementById('live')?.dataset.state === 'live'"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("service")) as running:
+        with httpx.Client(base_url=running.url) as client:
+            for number in range(60):
+                labels = {"env": ("prod", "dev")[number % 2]}
+                put(client, f"job-{number:02}", Labels=labels)
+            put(client, EVIL, Labels={"x": EVIL})
+            put(client, "n" * 1_000)
+        yield running
+
+
+@pytest.fixture
+async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
+    async with Browser(tmp_path) as running:
+        await running.look()
+        yield running
+        assert running.complaints == []  # no error, and nothing that the policy refused
+
+
+def put(client: httpx.Client, name: str, **fields: Any) -> str:
+    answer = client.put(paths.JOBS, json=job_body(name, **fields))
+    answer.raise_for_status()
+    return str(answer.json()["JobID"])
+
+
+def set_state(service: RunningService, name: str, state: str) -> None:
+    url = service.url + paths.expand(paths.JOB_STATE, id=name)
+    httpx.put(url, json={"StateType": state}).raise_for_status()
+
+
+def jobs_of(service: RunningService, query: dict[str, str]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = httpx.get(service.url + paths.JOBS, params=query).json()["Items"]
+    return found
+
+
+def row_of(name: str) -> str:
+    return f"{ROWS}.find(row => row.querySelector('td.name').innerText === {name!r})"
+
+
+async def test_a_change_appears_within_a_second(service: RunningService, browser: Browser) -> None:
+    """In the row where it is, without a reload."""
+    await browser.open(f"{service.url}/ui/?name=job-01")
+    await browser.until(LIVE)
+    await browser.run("window.samepage = true")
+    start = time.monotonic()
+    await asyncio.to_thread(set_state, service, "job-01", "Running")
+    await browser.until(f"{row_of('job-01')}?.innerText.includes('Running')")
+    assert time.monotonic() - start < 1.0
+    assert await browser.run("window.samepage") is True
+
+
+async def test_a_reader_keeps_place_and_selection(service: RunningService, browser: Browser) -> None:
+    """Rows change where they are; new ones wait until they are asked for."""
+    await browser.open(f"{service.url}/ui/")
+    await browser.until(LIVE)
+    await browser.run(f"{row_of('job-20')}.querySelector('input').click()")
+    await browser.run("window.scrollTo(0, 600)")
+    before = await browser.run(NAMES)
+    place = f"Math.round({row_of('job-20')}.getBoundingClientRect().top)"
+    top = await browser.run(place)
+    with httpx.Client(base_url=service.url) as client:
+        await asyncio.to_thread(put, client, "brand-new")
+    await asyncio.to_thread(set_state, service, "job-20", "Queued")
+    await browser.until(f"{row_of('job-20')}.innerText.includes('Queued')")
+    await browser.until("!document.getElementById('new-rows').hidden")
+    assert await browser.run(NAMES) == before
+    assert await browser.run(place) == top
+    assert await browser.run(f"{row_of('job-20')}.querySelector('input').checked") is True
+    await browser.run("document.getElementById('new-rows').click()")
+    assert (await browser.run(NAMES))[0] == "brand-new"
+    assert await browser.run(f"{row_of('job-20')}.querySelector('input').checked") is True
+
+
+async def test_paused_changes_are_collected(service: RunningService, browser: Browser) -> None:
+    """They are shown when the reader resumes."""
+    await browser.open(f"{service.url}/ui/?name=job-02")
+    await browser.until(LIVE)
+    await browser.press("p")
+    await asyncio.to_thread(set_state, service, "job-02", "Failed")
+    await browser.until("document.getElementById('live-text').innerText === 'paused, 1 changed'")
+    assert "Failed" not in await browser.run(f"{row_of('job-02')}.innerText")
+    await browser.press("p")
+    await browser.until(f"{row_of('job-02')}.innerText.includes('Failed')")
+
+
+async def test_a_restart_loses_and_doubles_no_row(tmp_path: Path, browser: Browser) -> None:
+    """The page reconnects by itself, and shows what happened meanwhile."""
+    with running_service(tmp_path) as service:
+        port = service.url.rpartition(":")[2]
+        with httpx.Client(base_url=service.url) as client:
+            put(client, "before")
+        await browser.open(f"{service.url}/ui/")
+        await browser.until(LIVE)
+    await browser.until("document.getElementById('live').dataset.state === 'reconnecting'")
+    with running_service(tmp_path, "--port", port) as service:
+        with httpx.Client(base_url=service.url) as client:
+            put(client, "after")
+        await browser.until(f"{NAMES}.includes('after')")
+        assert await browser.run(NAMES) == ["after", "before"]
+    browser.complaints.clear()  # the browser logs that it could not connect
+
+
+async def test_the_slider_shows_the_list_of_that_point(service: RunningService, browser: Browser) -> None:
+    """As `job list --at`: the same jobs, and the page says so."""
+    await browser.open(f"{service.url}/ui/?limit=100")
+    drag = "const range = document.getElementById('slider-range'); range.value = range.max * 0.5;"
+    await browser.run(f"(() => {{ {drag} range.dispatchEvent(new Event('input')); }})()")
+    assert (await browser.run("document.getElementById('slider-text').innerText")).startswith("sequence ")
+    await browser.run(f"(() => {{ {drag} range.dispatchEvent(new Event('change')); }})()")
+    await browser.until("document.readyState === 'complete' && new URL(location).searchParams.has('at')")
+    point = int(await browser.run("new URL(location).searchParams.get('at')"))
+    query = {"at": str(point), "limit": "100", "reverse": "true"}
+    listed = await asyncio.to_thread(jobs_of, service, query)
+    assert await browser.run(NAMES) == [each["Name"] for each in listed]
+    assert f"As of sequence {point}" in await browser.run("document.querySelector('.notice').innerText")
+
+
+async def test_problems_are_shown_while_typing(service: RunningService, browser: Browser) -> None:
+    """At their lines, in the gutter and below the text; a valid text shows what it will do."""
+    await browser.open(f"{service.url}{paths.UI_SUBMIT}")
+    await browser.run(f"window.type = {TYPE}")
+    await browser.run("type('Name: typed\\nType: nonsense\\n')")
+    await browser.until("document.querySelector('#check .problems') !== null")
+    marked = "[...document.querySelectorAll('.gutter .marked')].map(each => each.innerText)"
+    assert await browser.run(marked) == ["1", "2"]  # there is no task, and the type does not exist
+    good = "Name: typed\\nType: batch\\nTasks: [{Name: main, Engine: {Type: noop}}]\\n"
+    await browser.run(f"type('{good}')")
+    await browser.until("document.getElementById('check').innerText.includes('A new job')")
+    await browser.run("document.querySelector('#submit-form button.primary').click()")
+    await browser.until("location.pathname.startsWith('/ui/jobs/j-') && document.readyState === 'complete'")
+    assert "The spec was accepted" in await browser.run("document.body.innerText")
+
+
+async def test_the_timeline_is_live(service: RunningService, browser: Browser) -> None:
+    """A new event appears in the table, and the state at the top."""
+    await browser.open(f"{service.url}{paths.expand(paths.UI_JOB, id='job-03')}")
+    await browser.until(LIVE)
+    await asyncio.to_thread(set_state, service, "job-03", "Completed")
+    await browser.until("document.querySelectorAll('#event-rows tr').length === 2")
+    await browser.until("document.querySelector('.page-head').innerText.includes('Completed')")
+
+
+async def test_keys_move_open_and_explain(service: RunningService, browser: Browser) -> None:
+    """They can be turned off, and do nothing while someone types."""
+    await browser.open(f"{service.url}/ui/?name=job-1")
+    await browser.until("document.documentElement.classList.contains('js')")
+    await browser.press("j")
+    await browser.press("j")
+    await browser.press("k")
+    assert await browser.run(f"{ROWS}.findIndex(row => row.classList.contains('cursor'))") == 0
+    await browser.press("x")
+    assert await browser.run("document.getElementById('selected-count').innerText") == "1 selected"
+    await browser.press("?")
+    assert await browser.run("document.getElementById('help').open") is True
+    await browser.press("?")
+    await browser.press("/")
+    assert await browser.run("document.activeElement.id") == "search"
+    await browser.press("x")
+    assert await browser.run("document.getElementById('search').value") == "x"
+
+
+async def test_pages_fit_small_windows_and_run_no_foreign_code(
+    service: RunningService, browser: Browser
+) -> None:
+    """At 390 pixels nothing is wider than the window, whatever jobs are called."""
+    found = await asyncio.to_thread(jobs_of, service, {"labels": "x"})
+    job = paths.expand(paths.UI_JOB, id=found[0]["ID"])
+    long_job = paths.expand(paths.UI_JOB, id="n" * 1_000)
+    for width in (390, 1280):
+        await browser.look(width=width, height=844)
+        for path in (
+            "/ui/", "/ui/?at=30", job, f"{job}?timeline=full", f"{job}?tab=spec", f"{job}?tab=versions",
+            long_job, f"{job}/change?do=state", paths.UI_SUBMIT, f"{paths.UI_CHANGES}?from=0",
+            f"{paths.UI_STOP}?name=job-3",
+        ):  # fmt: skip
+            await browser.open(service.url + path)
+            overflow = await browser.run("document.documentElement.scrollWidth - window.innerWidth")
+            assert overflow <= 0, (path, width, overflow)
+            assert await browser.run("window.hacked ?? null") is None, path
+
+
+async def test_without_scripts_everything_can_be_read_and_done(
+    service: RunningService, browser: Browser
+) -> None:
+    """Filters, pages, a job, and a change of it."""
+    await browser.set_scripts(enabled=False)
+    await browser.open(f"{service.url}/ui/?limit=25&labels=env%3Dprod")
+    await browser.set_scripts(enabled=True)  # to look at the page, whose scripts did not run
+    assert await browser.run("document.documentElement.className") == ""
+    assert await browser.run(f"{ROWS}.length") == 25
+    assert (
+        await browser.run("[...document.querySelectorAll('.js-only')].every(each => !each.offsetParent)")
+        is True
+    )
+    older = await browser.run("document.querySelector('a[rel=next]').href")
+    await browser.set_scripts(enabled=False)
+    await browser.open(older)
+    await browser.set_scripts(enabled=True)
+    assert await browser.run(f"{ROWS}.length") == 5
+
+
+def test_every_worker_accepts_a_session(tmp_path: Path) -> None:
+    """Pages, parts of the past and changes are answered by whichever process gets the request."""
+    tokens = tmp_path / "tokens.json"
+    _, token = TokenFile(tokens).create("alice", Role.ADMIN)
+    with (
+        running_service(tmp_path, "--workers", "2", "--tokens-file", str(tokens)) as service,
+        httpx.Client(base_url=service.url, headers=SAME_ORIGIN) as client,
+    ):
+        cookie = client.post(paths.UI_SIGN_IN, data={"token": token}).headers["set-cookie"].partition(";")[0]
+        headers = {**SAME_ORIGIN, "Cookie": cookie}
+        for number in range(12):  # each on a connection of its own, which the kernel gives to some worker
+            body = {
+                "spec": f"Name: job-{number}\nType: batch\nTasks: [{{Name: main, Engine: {{Type: noop}}}}]\n"
+            }
+            shown = httpx.post(service.url + paths.UI_SUBMIT, data=body, headers=headers)
+            seen = next(
+                each["value"] for each in parse_page(shown.text).all("input") if each["name"] == "seen"
+            )
+            written = httpx.post(service.url + paths.UI_SUBMIT, data={**body, "seen": seen}, headers=headers)
+            assert written.status_code == 303, written.text
+            listed = httpx.get(f"{service.url}/ui/", headers=headers)
+            assert f"job-{number}<" in listed.text
+            past = httpx.get(f"{service.url}/ui/?at={number}", headers=headers)
+            assert past.status_code == 200
+            assert f"job-{number}<" not in past.text
