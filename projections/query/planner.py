@@ -187,7 +187,7 @@ class _Builder:
 
     def edge(self) -> str:
         """The times of the rows that `walk` tests, in its order."""
-        arms = [[]] if self._query.order == Order.MODIFIED else self._arms()[0]
+        arms: list[list[str]] = [[]] if self._query.order == Order.MODIFIED else self._arms()[0]
         bounds = self._own_bounds("")
         select = f"SELECT j.{self._time} FROM jobs AS j"
         found = [[*arm, *bounds] for arm in arms]
