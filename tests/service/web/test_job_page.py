@@ -221,15 +221,15 @@ async def test_a_job_with_the_id_of_another_as_its_name_is_not_taken_for_it(
         checked_page(answer)
         assert "victim" in answer.text
         assert impostor not in answer.text
-    for path in (
+    for each in (
         change(victim) + "?do=stop",
         f"{paths.UI_SUBMIT}?job={victim}",
         f"{paths.UI_STOP}?jobs={victim}",
         paths.expand(paths.UI_JOB_PROOF, id=victim),
     ):
-        answer = await client.get(path)
+        answer = await client.get(each)
         assert answer.status_code == 200, answer.text
-        assert impostor not in answer.text, path
+        assert impostor not in answer.text, each
     bundle = await client.get(paths.expand(paths.UI_JOB_BUNDLE, id=victim))
     assert impostor not in bundle.text
 
