@@ -5,6 +5,8 @@ from collections import deque
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
+import msgspec
+
 from jobledger.projections.errors import VersionNotFound
 from jobledger.projections.limits import (
     COUNT_MAX_JOBS,
@@ -208,7 +210,7 @@ async def count_jobs(request: Request[None]) -> wire.JobCounts:
     service = request.service
     await request.await_position()
     point = await point_of(request)
-    filters = _list_query(request, "")
+    filters = _filters(request)
     if point is None:
         sequence = service.projector.sequence
         async with queued(service.scans):
@@ -437,9 +439,21 @@ def _list_query(request: Request[None], next_token: str) -> ListQuery:
     order, descending = _order(query), query.flag("reverse")
     if token is not None and not (query.text("order_by") or query.text("reverse")):
         order, descending = order_of_cursor(token)  # as Bacalhau's token does
+    return msgspec.structs.replace(
+        _filters(request),
+        states=query.states(),
+        order=order,
+        descending=descending,
+        limit=query.limit(LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT),
+        cursor=token,
+    )
+
+
+def _filters(request: Request[None]) -> ListQuery:
+    """The filters of a list, except for the states."""
+    query = request.query
     return ListQuery(
         namespaces=_list_namespaces(request),
-        states=query.states(),
         types=tuple(query.texts("type")),
         name=query.text("name"),
         selector=query.selector(),
@@ -448,10 +462,6 @@ def _list_query(request: Request[None], next_token: str) -> ListQuery:
         created_to=query.time("created_to"),
         modified_from=query.time("modified_from"),
         modified_to=query.time("modified_to"),
-        order=order,
-        descending=descending,
-        limit=query.limit(LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT),
-        cursor=token,
     )
 
 
