@@ -171,8 +171,8 @@ class Ledger:
         known = await self._find(job_id, namespace)
         if known.status is not None and known.status.quarantine is not None:
             known = await self._reader.fresh(job_id, namespace)  # not a refusal of a cached job
-            assert known.status is not None
-            check_not_quarantined(known.status)
+            if known.status is not None:
+                check_not_quarantined(known.status)
         if known.job is None:
             raise not_found(job_id)
         new = prepare_update(spec, known.job.status)

@@ -13,15 +13,19 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from jobledger.projections.as_of.build import open_snapshot
 from jobledger.projections.batch import Batch, fold_batch, read_events
 from jobledger.projections.limits import (
     ASOF_READS,
+    ASOF_RECENT_BYTES,
     ASOF_RECENT_EVENTS,
     ASOF_RECENT_FIRST_EVENTS,
+    ASOF_RECENT_JOB_EVENTS,
     ASOF_RECENT_JOBS,
+    ASOF_RECENT_MAX_PAGES,
+    ASOF_RECENT_SECONDS,
 )
 from jobledger.projections.query.query import ListQuery, Order
 from jobledger.projections.results import Page
@@ -36,6 +40,33 @@ _FACTOR: Final = 4  # between the numbers of jobs, and of events, that are tried
 
 class _NeedsSnapshot(Exception):
     """The page cannot be found within the limits."""
+
+
+class _Last(NamedTuple):
+    """Where a record is, without its payload."""
+
+    sequence: int
+    time: int
+    subject: str
+
+
+class _Budget:
+    """What is read of the histories of the jobs of one page, together."""
+
+    def __init__(self) -> None:
+        self._events = 0
+        self._bytes = 0
+
+    def add(self, record: Record) -> None:
+        """Counts a record.
+
+        Raises:
+            _NeedsSnapshot: it exceeds ASOF_RECENT_EVENTS or ASOF_RECENT_BYTES.
+        """
+        self._events += 1
+        self._bytes += len(record.payload)
+        if self._events > ASOF_RECENT_EVENTS or self._bytes > ASOF_RECENT_BYTES:
+            raise _NeedsSnapshot
 
 
 class RecentPages:
@@ -53,27 +84,33 @@ class RecentPages:
         self._epoch = epoch
         self._view = view
         self._directory = directory
+        self._turns = asyncio.Semaphore(ASOF_RECENT_MAX_PAGES)
 
     async def find(self, query: ListQuery, sequence: int) -> Page | None:
         """The page as of a point that the live view has reached.
 
         Returns None if it needs a snapshot: another order, not the first page, a stream whose time went back,
-        or no complete page within ASOF_RECENT_EVENTS events before the point and ASOF_RECENT_JOBS jobs.
+        or no complete page within ASOF_RECENT_EVENTS events before the point, ASOF_RECENT_JOBS jobs and
+        ASOF_RECENT_SECONDS.
         """
         if query.order != Order.MODIFIED or not query.descending or query.cursor is not None:
             return None
         if not await self._view.has_steady_clock():
             return None
-        events = ASOF_RECENT_FIRST_EVENTS
         try:
-            while True:
-                after = max(0, sequence - min(events, ASOF_RECENT_EVENTS))
-                page = await self._page_within(query, after, sequence)
-                if page is not None or events >= ASOF_RECENT_EVENTS:
-                    return page
-                events *= _FACTOR
-        except _NeedsSnapshot:
+            async with asyncio.timeout(ASOF_RECENT_SECONDS), self._turns:
+                return await self._find(query, sequence)
+        except (_NeedsSnapshot, TimeoutError):
             return None
+
+    async def _find(self, query: ListQuery, sequence: int) -> Page | None:
+        events = ASOF_RECENT_FIRST_EVENTS
+        while True:
+            after = max(0, sequence - min(events, ASOF_RECENT_EVENTS))
+            page = await self._page_within(query, after, sequence)
+            if page is not None or events >= ASOF_RECENT_EVENTS:
+                return page
+            events *= _FACTOR
 
     async def _page_within(self, query: ListQuery, after: int, sequence: int) -> Page | None:
         """The page; None if it takes jobs that have no record after `after`."""
@@ -98,19 +135,20 @@ class RecentPages:
                 raise _NeedsSnapshot
             jobs *= _FACTOR
 
-    async def _records(self, after: int, up_to: int) -> Sequence[Record]:
+    async def _records(self, after: int, up_to: int) -> Sequence[_Last]:
         reader = await self._log.follow(after=after, epoch=self._epoch)
-        records: list[Record] = []
+        records: list[_Last] = []
         try:
             while len(records) < up_to - after:
-                records += await reader.take(up_to - after - len(records))
+                taken = await reader.take(up_to - after - len(records))
+                records += [_Last(each.sequence, each.time, each.subject) for each in taken]
         finally:
             await reader.close()
         if records[-1].sequence != up_to:  # one is missing
             raise _NeedsSnapshot
         return records
 
-    async def _fold_jobs(self, last: Sequence[Record]) -> Batch:
+    async def _fold_jobs(self, last: Sequence[_Last]) -> Batch:
         """Fold jobs from their own records, of which these are the last."""
         places = [place for record in last if (place := parse_subject(record.subject)) is not None]
         known = await self._view.statuses(place.job_id for place in places)
@@ -118,23 +156,30 @@ class RecentPages:
             status = known.get(place.job_id)
             if status is None or status.namespace != place.namespace:
                 raise _NeedsSnapshot  # it is lost, or the id belongs to a job of another namespace
-        batch, count = Batch(), 0
+        batch, budget = Batch(), _Budget()
         for start in range(0, len(last), ASOF_READS):
             some = last[start : start + ASOF_READS]
-            for records in await asyncio.gather(*(self._history(record) for record in some)):
-                count += len(records)
+            reads = [asyncio.create_task(self._history(each, budget)) for each in some]
+            try:
+                histories = await asyncio.gather(*reads)
+            finally:
+                for read in reads:  # one that is too long ends the others
+                    read.cancel()
+            for records in histories:
                 fold_batch(read_events(records), {}, onto=batch)
-                if count > ASOF_RECENT_EVENTS or batch.released or batch.lost:
+                if batch.released or batch.lost:
                     raise _NeedsSnapshot
                 batch.specs.clear()  # as in a snapshot
+                await asyncio.sleep(0)  # other work continues
         batch.anomalies.clear()
         return batch
 
-    async def _history(self, last: Record) -> list[Record]:
+    async def _history(self, last: _Last, budget: _Budget) -> list[Record]:
         found: list[Record] = []
         async for record in records_between(self._log, last.subject, after=0, up_to=last.sequence):
+            budget.add(record)
             found.append(record)
-            if len(found) > ASOF_RECENT_EVENTS:
+            if len(found) > ASOF_RECENT_JOB_EVENTS:
                 raise _NeedsSnapshot
         return found
 
@@ -149,10 +194,10 @@ class RecentPages:
             path.unlink(missing_ok=True)
 
 
-def _last_records(records: Sequence[Record], query: ListQuery) -> list[Record]:
+def _last_records(records: Sequence[_Last], query: ListQuery) -> list[_Last]:
     """The last record of each job in the query's namespaces, newest first."""
     namespaces = query.asked_namespaces()
-    last: dict[str, Record] = {}
+    last: dict[str, _Last] = {}
     for record in reversed(records):
         if record.subject not in last:
             where = parse_subject(record.subject)

@@ -550,7 +550,8 @@ class EmbeddedServer:
                     failures, log_read = 0, self._log_size()
                 # Before the probe: a message that expires in between makes the count too low, never too high.
                 expiring = await _in_thread(self._generation.expiring)
-                await _in_thread(self._staging.check)
+                with suppress(OSError):  # too many open files, for instance; the next probe tries again
+                    await _in_thread(self._staging.check)
                 now: dict[str, Extent] | None = None
                 try:
                     async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS):

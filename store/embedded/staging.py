@@ -162,12 +162,12 @@ class Staging:
             return
         reasons: list[str] = []
         for root in default_roots():
-            reason = _unfit(root)
-            if reason:
-                reasons.append(f"{root} {reason}")
-                continue
-            _remove_abandoned(root)
             try:
+                reason = _unfit(root)
+                if reason:
+                    reasons.append(f"{root} {reason}")
+                    continue
+                _remove_abandoned(root)
                 self._folder, self._lock = _create_locked(root)
             except OSError as error:
                 reasons.append(f"{root} cannot be used: {error.strerror or error}")

@@ -262,6 +262,7 @@ class Publisher:
             demand = len(self._queue) + len(self._in_flight) + len(self._answers)
             if self._policy.prefers_batch(demand):
                 if self._policy.probe_due():
+                    self._send_answers(len(self._answers))  # they do not wait for the probe
                     await self._send_singles(PROBE_EVENTS)
                 if self._in_flight:
                     await self._drain()

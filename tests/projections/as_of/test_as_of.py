@@ -231,6 +231,10 @@ async def test_a_job_whose_last_record_is_a_tag_is_not_taken_for_a_modified_one(
         ({"ASOF_RECENT_JOBS": 3}, True),
         ({"ASOF_RECENT_JOBS": 4}, False),
         ({"ASOF_RECENT_FIRST_EVENTS": 2, "ASOF_RECENT_EVENTS": 3}, True),
+        ({"ASOF_RECENT_JOB_EVENTS": 2}, True),
+        ({"ASOF_RECENT_JOB_EVENTS": 3}, False),
+        ({"ASOF_RECENT_BYTES": 1_000}, True),
+        ({"ASOF_RECENT_SECONDS": 0}, True),
     ],
 )
 async def test_the_search_for_the_jobs_modified_last_is_bounded(

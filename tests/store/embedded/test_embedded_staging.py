@@ -260,3 +260,12 @@ def test_a_folder_that_the_server_removes_meanwhile_does_not_end_the_start(tmp_p
             files.link()
     finally:
         server.join()
+
+
+def test_a_root_that_cannot_be_examined_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server starts all the same, and the reason is reported."""
+    monkeypatch.setattr(staging, "default_roots", lambda: (tmp_path / ("x" * 300),))  # ENAMETOOLONG
+    files = staging.Staging(tmp_path)
+    files.reset()
+    assert files.folder is None
+    assert "cannot be used: File name too long" in files.problem
