@@ -12,7 +12,7 @@ import msgspec
 
 from jobledger.projections.batch import Hole
 from jobledger.projections.database import Reader
-from jobledger.projections.errors import AmbiguousId, VersionNotFound, ViewDamaged, WaitTimeout
+from jobledger.projections.errors import AmbiguousId, VersionNotFound, ViewDamaged, ViewError, WaitTimeout
 from jobledger.projections.limits import (
     CANDIDATES_SHOWN,
     COUNT_MAX_JOBS,
@@ -229,13 +229,18 @@ class View:
         where = namespace or DEFAULT_NAMESPACE
         if not (_is_key(ref) and _is_key(where)):
             return None
-        rows = self.pool.point_rows_now(*_by_either_id(ref, where, visible, by_name=by_name))
-        return self._job(rows[0]) if rows else None
+        return self._job_now(*_by_either_id(ref, where, visible, by_name=by_name))
 
     def get_by_id_now(self, job_id: str) -> Job | None:
         """What `get_by_id` returns, if it can without waiting; None: `get_by_id` has to decide."""
-        rows = self.pool.point_rows_now(_BY_ID, (job_id,)) if _is_key(job_id) else None
-        return self._job(rows[0]) if rows else None
+        return self._job_now(_BY_ID, (job_id,)) if _is_key(job_id) else None
+
+    def _job_now(self, sql: str, parameters: tuple[str, ...]) -> Job | None:
+        rows = self.pool.point_rows_now(sql, parameters)
+        try:
+            return self._job(rows[0]) if rows else None
+        except ViewError:  # a damaged row; the other path reads the log
+            return None
 
     async def get_by_id(self, job_id: str) -> Job:
         """The job with this exact id."""

@@ -259,7 +259,7 @@ async def open_worker(start: Start, link: OwnerLink) -> AsyncIterator[WorkerServ
         # Typed as what they stand for: handlers need not know in which process they run.
         projector: Any = remote
         owners: Any = OwnersPart()
-        tokens = TokenFile(settings.tokens_file)
+        tokens = TokenFile(settings.tokens_file, requires_tokens=start.requires_tokens)
         service = WorkerService(
             settings=settings,
             log=log,

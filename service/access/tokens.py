@@ -73,6 +73,8 @@ class TokenFile:
         path: of the file; it need not exist.
         clock: Unix nanoseconds.
         poll_seconds: how long a stat of the file is valid.
+        requires_tokens: there was a token before this process read the file: without the file, requests are
+            refused.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class TokenFile:
         *,
         clock: Callable[[], int] = time.time_ns,
         poll_seconds: float = TOKENS_POLL_SECONDS,
+        requires_tokens: bool = False,
     ) -> None:
         self.path = path
         self._clock = clock
@@ -90,7 +93,7 @@ class TokenFile:
         self._checked_at = -math.inf  # of the last stat, monotonic
         self._records: tuple[TokenRecord, ...] = ()
         self._live: dict[bytes, _Live] = {}
-        self._had_records = False
+        self._had_records = requires_tokens
         self._fault = ""
         self.refresh()  # so that a later removal of the file is detected
 

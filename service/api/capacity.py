@@ -83,7 +83,8 @@ class ByteBudget:
 
     Args:
         what: the bytes are for, and `remedy`: what a refused client can do; for the error.
-        allows_first: whether a client that holds nothing may exceed `max_bytes_per_client`.
+        allows_first: whether a client that holds nothing may exceed `max_bytes_per_client`, and also
+            `max_bytes` if nobody holds anything.
     """
 
     def __init__(
@@ -116,7 +117,8 @@ class ByteBudget:
                 f"{held} bytes of {self._what} of this client are in memory, at most"
                 f" {self._max_bytes_per_client} are allowed; {self._remedy}"
             )
-        if self.held_bytes + size_bytes > self._max_bytes:
+        is_only = self._allows_first and not self.held_bytes  # with several processes, each has a share
+        if not is_only and self.held_bytes + size_bytes > self._max_bytes:
             raise TooManyRequests(
                 f"{self.held_bytes} bytes of {self._what} are in memory, at most {self._max_bytes} are"
                 f" allowed; {self._remedy}"

@@ -67,8 +67,10 @@ class Channel(asyncio.Protocol):
         """Send a message that is encoded already, for several workers."""
         self._send(0, _POST, data)
 
-    async def call(self, message: Message, timeout_seconds: float) -> Message:
+    async def call(self, message: Message, timeout_seconds: float, *, is_request: bool = False) -> Message:
         """Send a message, and return the reply.
+
+        `is_request`: of a client. The service's own calls are few, and do not wait for those of clients.
 
         Raises:
             ChannelClosed: the other process ended, or does not answer in time.
@@ -76,7 +78,7 @@ class Channel(asyncio.Protocol):
         """
         if self.closed.is_set():
             raise ChannelClosed("the other process of this service has ended")
-        if len(self._calls) >= CHANNEL_CALLS_MAX:
+        if is_request and len(self._calls) >= CHANNEL_CALLS_MAX:
             raise TooManyRequests(
                 f"{len(self._calls)} requests wait for the owner process of this service; try again later"
             )

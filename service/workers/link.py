@@ -9,7 +9,7 @@ nothing has to list such requests.
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from jobledger.projections.errors import ViewDamaged, ViewError, WaitTimeout
 from jobledger.projections.limits import WAIT_DEFAULT_SECONDS
@@ -31,8 +31,6 @@ from jobledger.service.workers.channel import Channel
 from jobledger.service.workers.positions import SharedPositions
 from jobledger.store.jetstream.log import JetStreamLog
 from jobledger.store.model.errors import JobledgerError
-
-_OWN_CHECKS: Final = frozenset({"append", "tokens", "draining"})
 
 
 class AtOwner(Exception):
@@ -107,7 +105,7 @@ class OwnerLink:
             NotReady: it has ended, or does not answer in time.
             TooManyRequests: too many requests wait for it.
         """
-        reply = await self.channel.call(request, OWNER_ANSWER_SECONDS)
+        reply = await self.channel.call(request, OWNER_ANSWER_SECONDS, is_request=True)
         assert isinstance(reply, messages.Forwarded)
         return reply
 

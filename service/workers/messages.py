@@ -1,6 +1,6 @@
 """The messages between the owner and a worker, and the samples of their metrics. Pure.
 
-owner ──► worker    Start, Started, Advanced, Stopped, StateChanged, Drain; with a reply: Suspend, Resume,
+owner ──► worker    Start, Started, Advanced, StateChanged, Drain; with a reply: Suspend, Resume,
 Collect
 worker ──► owner    Serving, Damaged; with a reply: Report, Forward
 """
@@ -59,6 +59,7 @@ class Start(_Message, frozen=True):
         sequence: the owner's position.
         state: of the owner's projector; with its trouble, and the error that stopped it.
         suspended: why the view cannot be read now; None if it can.
+        requires_tokens: there was a token. A worker that starts while the file is missing refuses requests.
     """
 
     settings: Settings
@@ -72,6 +73,7 @@ class Start(_Message, frozen=True):
     trouble: str
     error: Failure | None
     suspended: Failure | None
+    requires_tokens: bool
 
 
 class Started(_Message, frozen=True):

@@ -126,10 +126,15 @@ class Worker:
         process, closed = self.process, asyncio.create_task(self.channel.closed.wait())
         exited = asyncio.create_task(process.wait())
         loop = asyncio.get_running_loop()
+        polled_at = loop.time()
         try:
             while not exited.done():
                 await asyncio.wait((exited,) if closed.done() else (exited, closed), timeout=_POLL_SECONDS)
-                silent = loop.time() - self.reported_at
+                now = loop.time()
+                if now - polled_at > 2 * _POLL_SECONDS:  # this process was paused, and has not read reports
+                    self.reported_at += now - polled_at
+                polled_at = now
+                silent = now - self.reported_at
                 if closed.done() and not exited.done():
                     with suppress(TimeoutError):
                         async with asyncio.timeout(WORKER_END_SECONDS):
@@ -160,14 +165,14 @@ class Worker:
             self.post(messages.Started(self._pool.positions.visible))
 
     def _handle(self, message: messages.Message) -> Awaitable[messages.Message] | None:
+        self.reported_at = asyncio.get_running_loop().time()
         match message:
             case messages.Serving():
                 self.serving.set()
-                self.reported_at = asyncio.get_running_loop().time()
             case messages.Damaged(text):
                 self._pool.service.projector.report_damage(ViewDamaged(text))
             case messages.Report(silence, in_flight):
-                self.reported_at, self.in_flight = asyncio.get_running_loop().time(), in_flight
+                self.in_flight = in_flight
                 return self._pool.report(silence)
             case messages.Forward():
                 return self._pool.answer(message)
@@ -368,6 +373,7 @@ class WorkerPool:
             trouble=projector.trouble,
             error=messages.Failure.of(projector.error) if projector.error is not None else None,
             suspended=self._suspended,
+            requires_tokens=not service.tokens.is_open,
         )
 
     # --- the projector --------------------------------------------------------------------------------------

@@ -338,6 +338,7 @@ async def test_a_spec_that_is_not_json_is_damage(tmp_path: Path) -> None:
         with pytest.raises(ViewDamaged, match=r"^the spec of job .* is damaged"):
             await opened.get_by_name("default", "one")
         assert len(found) == 1
+        assert opened.get_now("one") is None  # the other path answers
 
 
 def test_renamed_damaged_files_are_bounded(tmp_path: Path) -> None:

@@ -142,3 +142,12 @@ def test_concurrent_changes_are_not_lost(tokens: TokenFile) -> None:
         thread.join()
     assert {record.name for record in tokens.records()} == {f"t{n}" for n in range(16)}
     assert sorted(each.name for each in tokens.path.parent.iterdir()) == [".tokens.json.lock", "tokens.json"]
+
+
+def test_a_process_that_starts_while_the_file_is_missing_refuses_if_there_were_tokens(tmp_path: Path) -> None:
+    """Such as a worker that replaces another: the owner says that there were."""
+    path = tmp_path / "tokens.json"
+    assert TokenFile(path, clock=late).is_open
+    replaced = TokenFile(path, clock=late, requires_tokens=True)
+    assert not replaced.is_open
+    assert "was removed" in replaced.fault

@@ -121,3 +121,13 @@ async def test_an_empty_condition_does_not_count_as_none(tmp_path: Any, name: st
         answer = await client.put("/jobs", json=job_body(), headers={name: ""})
         assert (answer.status_code, answer.json()["Code"]) == (400, "BadRequest")
         assert (await client.get("/jobs")).json()["Items"] == []
+
+
+async def test_one_response_may_be_larger_than_the_limit_if_no_other_is_held() -> None:
+    """With several processes each has a share, and a proof may be larger than that."""
+    held, taken, late = budget(RESPONSE_PART_BYTES), Taken(), Taken()
+    first, second = (GuardedResponse(each.send, "r", held, head=False) for each in (taken, late))
+    await answer(first, b"x" * (RESPONSE_PART_BYTES + 1))
+    with pytest.raises(TooManyRequests):
+        await answer(second, b"x" * (RESPONSE_PART_BYTES + 1))
+    first.release()

@@ -75,13 +75,15 @@ async def test_calls_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     """One more than the limit is refused, and a reply makes room."""
     monkeypatch.setattr(module, "CHANNEL_CALLS_MAX", 2)
     async with pair() as (near, _, other):
-        calls = [asyncio.create_task(near.call(Collect(), 10)) for _ in range(2)]
+        calls = [asyncio.create_task(near.call(Collect(), 10, is_request=True)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(TooManyRequests, match="2 requests wait"):
-            await near.call(Collect(), 10)
+            await near.call(Collect(), 10, is_request=True)
+        own = asyncio.create_task(near.call(Collect(), 10))  # such as the report that shows a living worker
         other.released.set()
+        assert await own == Done()
         await asyncio.gather(*calls)
-        assert await near.call(Collect(), 10) == Done()
+        assert await near.call(Collect(), 10, is_request=True) == Done()
 
 
 async def test_a_call_ends_at_its_timeout_and_with_the_other_process() -> None:
