@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Self
 
 from jobledger.projections.as_of.job import job_as_of
-from jobledger.projections.as_of.snapshots import SnapshotCache, WaitScope
+from jobledger.projections.as_of.recent import WaitScope
+from jobledger.projections.as_of.snapshots import SnapshotCache
 from jobledger.projections.limits import ASOF_MAX_BYTES, ASOF_MAX_COPIES, WAIT_DEFAULT_SECONDS
 from jobledger.projections.query.query import ListQuery
 from jobledger.projections.results import Page, StateCount
@@ -109,11 +110,9 @@ class AsOf:
         if checkpoint < sequence:
             with waiting():
                 await self._view.wait_for(sequence, timeout_seconds)
-        if sequence not in self.snapshots.sequences:
-            async with turn():
-                recent = await self.snapshots.recent(query, sequence)
-            if recent is not None:
-                return recent
+        recent = await self.snapshots.recent(query, sequence, client, waiting, turn)
+        if recent is not None:
+            return recent
         async with self.snapshots.at(sequence, client, waiting) as snapshot, turn():
             return await snapshot.list(query)
 

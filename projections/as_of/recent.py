@@ -11,12 +11,15 @@ last record of the first job that is not in that view.
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from jobledger.projections.as_of.build import open_snapshot
 from jobledger.projections.batch import Batch, fold_batch, read_events
+from jobledger.projections.errors import AsOfBusy
+from jobledger.projections.fair_queue import FairQueue
 from jobledger.projections.limits import (
     ASOF_READS,
     ASOF_RECENT_BYTES,
@@ -25,17 +28,25 @@ from jobledger.projections.limits import (
     ASOF_RECENT_JOB_EVENTS,
     ASOF_RECENT_JOBS,
     ASOF_RECENT_MAX_PAGES,
+    ASOF_RECENT_PER_CLIENT,
+    ASOF_RECENT_REMEMBERED,
     ASOF_RECENT_SECONDS,
+    ASOF_RECENT_WAITING,
+    ASOF_RETRY_SECONDS,
 )
 from jobledger.projections.query.query import ListQuery, Order
 from jobledger.projections.results import Page
 from jobledger.projections.view import View
 from jobledger.store.job_reader import records_between
 from jobledger.store.log import EventLog
+from jobledger.store.lru import LRUCache
 from jobledger.store.model.events import Record
 from jobledger.store.model.subjects import parse_subject
 
 _FACTOR: Final = 4  # between the numbers of jobs, and of events, that are tried
+
+WaitScope = Callable[[], AbstractContextManager[None]]
+"""A context entered while a request waits, so that it does not occupy capacity."""
 
 
 class _NeedsSnapshot(Exception):
@@ -84,24 +95,60 @@ class RecentPages:
         self._epoch = epoch
         self._view = view
         self._directory = directory
-        self._turns = asyncio.Semaphore(ASOF_RECENT_MAX_PAGES)
+        self._turns = FairQueue(
+            ASOF_RECENT_MAX_PAGES,
+            per_client=ASOF_RECENT_PER_CLIENT,
+            waiting_per_client=ASOF_RECENT_WAITING,
+            refusal=_too_many,
+        )
+        # Hashes of the pages that needed a snapshot: a collision only costs a snapshot.
+        self._needed = LRUCache[int, bool](ASOF_RECENT_REMEMBERED, lambda _: 1)
 
-    async def find(self, query: ListQuery, sequence: int) -> Page | None:
+    async def find(
+        self,
+        query: ListQuery,
+        sequence: int,
+        client: str = "",
+        waiting: WaitScope = nullcontext,
+        turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> Page | None:
         """The page as of a point that the live view has reached.
 
         Returns None if it needs a snapshot: another order, not the first page, a stream whose time went back,
         or no complete page within ASOF_RECENT_EVENTS events before the point, ASOF_RECENT_JOBS jobs and
-        ASOF_RECENT_SECONDS.
+        ASOF_RECENT_SECONDS. Such a page is not searched for again.
+
+        Args:
+            query: the filters.
+            sequence: the point.
+            client: the requesting client; searches are limited and scheduled per client.
+            waiting: entered while the search waits for its start.
+            turn: entered for the search.
+
+        Raises:
+            AsOfBusy: if too many searches of this client wait.
         """
         if query.order != Order.MODIFIED or not query.descending or query.cursor is not None:
             return None
-        if not await self._view.has_steady_clock():
+        key = hash((sequence, query))
+        if self._needed.get(key) or not await self._view.has_steady_clock():
             return None
+        page = None
         try:
-            async with asyncio.timeout(ASOF_RECENT_SECONDS), self._turns:
-                return await self._find(query, sequence)
+            async with asyncio.timeout(ASOF_RECENT_SECONDS):
+                if not self._turns.try_enter(client):
+                    with waiting():
+                        await self._turns.enter(client)
+                try:
+                    async with turn():
+                        page = await self._find(query, sequence)
+                finally:
+                    self._turns.leave(client)
         except (_NeedsSnapshot, TimeoutError):
-            return None
+            pass
+        if page is None:
+            self._needed.put(key, True)
+        return page
 
     async def _find(self, query: ListQuery, sequence: int) -> Page | None:
         events = ASOF_RECENT_FIRST_EVENTS
@@ -192,6 +239,12 @@ class RecentPages:
                 return await small.list(query)
         finally:
             path.unlink(missing_ok=True)
+
+
+def _too_many(count: int) -> AsOfBusy:
+    return AsOfBusy(
+        f"{count} other searches as of a point wait; try again later", retry_after_seconds=ASOF_RETRY_SECONDS
+    )
 
 
 def _last_records(records: Sequence[_Last], query: ListQuery) -> list[_Last]:

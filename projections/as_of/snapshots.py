@@ -16,12 +16,12 @@ import logging
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final, Self
 
 from jobledger.projections.as_of.build import BuildInputs, build_snapshot, run_in_thread
-from jobledger.projections.as_of.recent import RecentPages
+from jobledger.projections.as_of.recent import RecentPages, WaitScope
 from jobledger.projections.errors import AsOfBusy, ViewError, ViewUnwritable
 from jobledger.projections.fair_queue import FairQueue
 from jobledger.projections.limits import (
@@ -43,9 +43,6 @@ from jobledger.store.log import EventLog
 
 _BUILDING: Final = "building-"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-
-WaitScope = Callable[[], AbstractContextManager[None]]
-"""A context entered while a request waits, so that it does not occupy capacity."""
 
 _log = logging.getLogger("jobledger.asof")
 
@@ -92,6 +89,7 @@ class SnapshotCache:
         )
         self.built = 0  # number of finished builds
         self._suspended: ViewError | None = None
+        self._suspensions = 0
 
     @classmethod
     async def open(
@@ -121,6 +119,7 @@ class SnapshotCache:
     async def suspend(self, why: ViewError) -> None:
         """See `ViewReader.suspend`: snapshots read specs from the live view."""
         self._suspended = why
+        self._suspensions += 1
         for snapshot in self._kept.values():
             snapshot.stale = True
             if not snapshot.users:
@@ -140,11 +139,29 @@ class SnapshotCache:
         """Total size of the snapshots."""
         return sum(snapshot.size_bytes for snapshot in self._kept.values())
 
-    async def recent(self, query: ListQuery, sequence: int) -> Page | None:
-        """A page as of a sequence without a snapshot; None if it needs one. See `RecentPages`."""
-        if self._suspended is not None:
+    async def recent(
+        self,
+        query: ListQuery,
+        sequence: int,
+        client: str = "",
+        waiting: WaitScope = nullcontext,
+        turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    ) -> Page | None:
+        """A page as of a sequence without a snapshot. See `RecentPages.find`.
+
+        Returns None if it needs a snapshot, if there is one or it is being built, or if the live view was
+        suspended: `at` then answers, or raises the error.
+        """
+        if self._suspended is not None or sequence in self._kept or sequence in self._builds:
             return None
-        return await self._recent.find(query, sequence)
+        suspensions = self._suspensions
+        try:
+            page = await self._recent.find(query, sequence, client, waiting, turn)
+        except Exception:
+            if suspensions == self._suspensions:
+                raise
+            return None  # the view that is being rebuilt does not have all specs
+        return page if suspensions == self._suspensions else None
 
     @asynccontextmanager
     async def at(

@@ -203,9 +203,16 @@ class CompactCache:
         self._evict()
 
     def _evict(self) -> None:
-        while self._weight > self._max_weight:
-            job_id = next(iter(self._jobs))
-            self._weight -= _weight(self._jobs.pop(job_id))
+        oldest: list[str] = []
+        if self._weight > self._max_weight:
+            # One iteration: each new one passes the places of all jobs that were removed from the front.
+            for job_id, kept in self._jobs.items():
+                oldest.append(job_id)
+                self._weight -= _weight(kept)
+                if self._weight <= self._max_weight:
+                    break
+        for job_id in oldest:
+            del self._jobs[job_id]
             self._evicted.add(job_id)
 
     def may_have_evicted(self, job_id: str) -> bool:

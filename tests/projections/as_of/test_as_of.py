@@ -1,9 +1,11 @@
 """As of a point: whatever the history, the answer is the fold of the prefix."""
 
+import asyncio
 import random
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,8 +18,11 @@ from jobledger import ListQuery, MemoryLog, Projector, View
 from jobledger.projections.as_of import build, build as seed, recent, snapshots
 from jobledger.projections.as_of.job import sequence_of_revision
 from jobledger.projections.as_of.reader import AsOf
+from jobledger.projections.batch import Batch
+from jobledger.projections.errors import AsOfBusy, ViewRebuilding
 from jobledger.projections.query.query import Order
 from jobledger.projections.query.selectors import parse_selector
+from jobledger.projections.results import Page
 from jobledger.store.log import PendingEvent
 from jobledger.store.model.errors import JobNotFound
 from jobledger.store.model.events import JobCreated, JobStateChanged, JobTagged, TagData
@@ -26,7 +31,7 @@ from jobledger.store.model.subjects import named_job_id
 from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 from tests.support.histories import append_all, draft, random_drafts, spec_data, state_data
 from tests.support.oracle import fold_of, rows_of
-from tests.support.past_views import WAIT_SECONDS, history, log_of
+from tests.support.past_views import WAIT_SECONDS, History, history, log_of
 
 
 @asynccontextmanager
@@ -269,3 +274,124 @@ async def test_a_stream_clock_that_went_back_needs_a_snapshot(tmp_path: Path, st
         assert bool(asof.snapshots.sequences) == (step == 1)
         async with asof.snapshots.at(30) as snapshot:
             assert page == await snapshot.list(NEWEST)
+
+
+class SearchGate:
+    """Searches for the jobs modified last that wait for permission."""
+
+    def __init__(self, made: History) -> None:
+        self.started: list[tuple[ListQuery, int]] = []
+        self.open = asyncio.Event()
+        self._recent = made.asof.snapshots._recent
+        self._find = self._recent._find
+        self._recent._find = self.find  # type: ignore[method-assign]
+
+    async def find(self, query: ListQuery, sequence: int) -> Page | None:
+        """Replaces `RecentPages._find`."""
+        self.started.append((query, sequence))
+        await self.open.wait()
+        return await self._find(query, sequence)
+
+
+async def settle() -> None:
+    """Let the tasks that can run do so, including reads of the view."""
+    for _ in range(20):
+        await asyncio.to_thread(lambda: None)
+
+
+async def test_searches_for_the_jobs_modified_last_are_limited_per_client() -> None:
+    """One client's searches leave turns to others; beyond those that may wait, one is refused."""
+    limits = patch.multiple(recent, ASOF_RECENT_MAX_PAGES=3, ASOF_RECENT_PER_CLIENT=2, ASOF_RECENT_WAITING=1)
+    with limits:
+        async with history(regular_drafts(8, 3)) as made:
+            gate = SearchGate(made)
+            async with asyncio.TaskGroup() as group:
+                for point in (20, 21, 22):
+                    group.create_task(made.asof.list(NEWEST, point, client="greedy"))
+                await settle()
+                with pytest.raises(AsOfBusy, match="1 other searches"):
+                    await made.asof.list(NEWEST, 23, client="greedy")
+                group.create_task(made.asof.list(NEWEST, 24, client="modest"))
+                await settle()
+                assert [point for _, point in gate.started] == [20, 21, 24]
+                gate.open.set()
+            assert [point for _, point in gate.started] == [20, 21, 24, 22]
+            assert made.asof.snapshots.sequences == ()
+
+
+async def test_a_search_that_takes_too_long_gives_up_its_turn() -> None:
+    """A snapshot answers, and the next search can start."""
+    with patch.multiple(recent, ASOF_RECENT_PER_CLIENT=1, ASOF_RECENT_SECONDS=0.05):
+        async with history(regular_drafts(8, 3)) as made:
+            gate = SearchGate(made)
+            assert len((await made.asof.list(NEWEST, 20)).jobs) == 3
+            assert made.asof.snapshots.sequences == (20,)
+            gate.open.set()
+        assert gate.started == [(NEWEST, 20)]
+        assert made.asof.snapshots._recent._turns.try_enter("")
+
+
+async def test_a_page_that_needed_a_snapshot_is_not_searched_for_again() -> None:
+    """Up to a number of pages; other points and filters are."""
+    other = replace(NEWEST, limit=2)
+    with patch.multiple(recent, ASOF_RECENT_JOBS=3, ASOF_RECENT_REMEMBERED=1):
+        async with history(regular_drafts(8, 3)) as made:
+            gate, cache = SearchGate(made), made.asof.snapshots
+            gate.open.set()
+            for _ in range(2):
+                assert await cache.recent(NEWEST, 20) is None
+            assert gate.started == [(NEWEST, 20)]
+            assert await cache.recent(other, 20) is not None
+            assert await cache.recent(NEWEST, 21) is None
+            assert await cache.recent(NEWEST, 20) is None  # 21 took its place
+            assert gate.started == [(NEWEST, 20), (other, 20), (NEWEST, 21), (NEWEST, 20)]
+
+
+async def test_a_point_with_a_snapshot_or_a_build_is_not_searched() -> None:
+    """A retry while a snapshot is built costs nothing more."""
+    started, go_on = asyncio.Event(), asyncio.Event()
+    async with history(regular_drafts(8, 3)) as made:
+        cache = made.asof.snapshots
+        make = cache._make
+
+        async def held(*arguments: Any, **named: Any) -> None:
+            started.set()
+            await go_on.wait()
+            await make(*arguments, **named)
+
+        assert await cache.recent(NEWEST, 20) is not None
+        with patch.object(cache, "_make", held):
+            building = asyncio.create_task(made.asof.list(ListQuery(), 20))
+            await started.wait()
+            assert await cache.recent(NEWEST, 20) is None
+            go_on.set()
+            await building
+        assert await cache.recent(NEWEST, 20) is None
+        assert await cache.recent(NEWEST, 21) is not None
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+async def test_a_rebuild_during_a_search_is_no_internal_error(is_resumed: bool) -> None:
+    """The view that is being rebuilt lacks specs: try again later, or a snapshot once it is complete."""
+    async with history(regular_drafts(8, 3)) as made:
+        cache = made.asof.snapshots
+        page_of = cache._recent._page_of
+        wanted = await made.asof.list(NEWEST, 20)
+
+        async def interrupted(batch: Batch, query: ListQuery) -> Page:
+            await cache.suspend(ViewRebuilding("soon"))
+            with closing(sqlite3.connect(made.view.path)) as database:
+                database.executescript("CREATE TABLE kept AS SELECT * FROM specs; DELETE FROM specs")
+                try:
+                    return await page_of(batch, query)
+                finally:
+                    database.executescript("INSERT INTO specs SELECT * FROM kept; DROP TABLE kept")
+                    if is_resumed:
+                        await cache.resume()
+
+        with patch.object(cache._recent, "_page_of", interrupted):
+            if is_resumed:
+                assert await made.asof.list(NEWEST, 20) == wanted
+            else:
+                with pytest.raises(ViewRebuilding, match="soon"):
+                    await made.asof.list(NEWEST, 20)

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import ItemsView, Iterator, Sequence
 
 import msgspec
 import pytest
@@ -529,6 +529,31 @@ def test_a_cache_is_bounded_in_bytes() -> None:
         memory.put_all({f"j-{number}": Job(status=job_status(StateType.RUNNING), spec=b"x" * 9_000)})
     assert [number for number in range(10) if memory.take(f"j-{number}")] == [5, 6, 7, 8, 9]
     assert memory._bytes == 0
+
+
+def test_many_jobs_are_evicted_in_one_pass() -> None:
+    """The oldest ones, as many as are too many: a new pass per job would take quadratic time."""
+
+    class Counted(dict[str, str | JobStatus]):
+        passes = 0
+
+        def __iter__(self) -> Iterator[str]:
+            Counted.passes += 1
+            return super().__iter__()
+
+        def items(self) -> ItemsView[str, str | JobStatus]:  # type: ignore[override]
+            Counted.passes += 1
+            return super().items()
+
+    memory = CompactCache(max_jobs=10)
+    memory._jobs = Counted()
+    memory.put_all({f"j-{number}": job_status(StateType.RUNNING) for number in range(10)})
+    assert Counted.passes == 0
+    memory.put_all({f"k-{number}": job_status(StateType.RUNNING) for number in range(7)})
+    assert Counted.passes == 1
+    names = [*(f"j-{number}" for number in range(7, 10)), *(f"k-{number}" for number in range(7))]
+    assert [*memory._jobs] == names
+    assert all(memory.may_have_evicted(f"j-{number}") for number in range(7))
 
 
 def test_the_filter_of_evicted_jobs_knows_each_of_them() -> None:
