@@ -6,6 +6,7 @@ COPY deploy/build.lock deploy/requirements.lock ./
 RUN /opt/build/bin/python -m pip install --no-cache-dir --require-hashes -r build.lock \
     && /opt/jobledger/bin/python -m pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
+COPY docs docs
 COPY examples examples
 COPY store store
 COPY projections projections
