@@ -36,29 +36,32 @@ class ViewJobs:
 
     async def find(self, job_id: str) -> Job | None:
         """See `KnownJobs.find`; a job in quarantine is not returned, because the view lacks a part of it."""
+        job = self._row(job_id)
+        if job is None or self._has_confirmed(last_read(job.status)):
+            return job
+        await self._confirm(last_read(job.status))
+        job = self._row(job_id)  # the view may have been rebuilt meanwhile, from another log
+        return job if job is not None and self._has_confirmed(last_read(job.status)) else None
+
+    def _row(self, job_id: str) -> Job | None:
         try:
             job = self._view.get_by_id_now(job_id)
         except (ViewError, ValueError):  # a damaged row
             return None
-        if job is None or job.status.quarantine is not None:
-            return None
-        return job if await self._is_confirmed(last_read(job.status)) else None
+        return job if job is not None and job.status.quarantine is None else None
 
-    async def _is_confirmed(self, sequence: int) -> bool:
-        if self._has_confirmed(sequence):
-            return True
+    async def _confirm(self, sequence: int) -> None:
         async with self._comparing:  # one comparison confirms the rows of all that wait
             if self._has_confirmed(sequence):
-                return True
+                return
             if time.monotonic() >= self._retry_at and not await self._compare():
                 self._retry_at = time.monotonic() + KNOWN_RETRY_SECONDS
-        return self._has_confirmed(sequence)
 
     def _has_confirmed(self, sequence: int) -> bool:
         return sequence <= self._confirmed and self._session == self._log.session
 
     async def _compare(self) -> bool:
-        """Whether the log continues the view, whose checkpoint is read after the row in question."""
+        """Whether the log continues the view."""
         session = self._log.session
         try:
             async with asyncio.timeout(KNOWN_CONFIRM_SECONDS):

@@ -21,7 +21,7 @@ from jobledger.service.api import (
 from jobledger.service.api.asgi import Receive, Scope
 from jobledger.service.api.capacity import client_of_request
 from jobledger.service.api.middleware import Middleware
-from jobledger.service.api.operation import Operation, Permission
+from jobledger.service.api.operation import Operation
 from jobledger.service.api.request import ENCODED_SLASH, Request
 from jobledger.service.api.response import Response, Stream, encode
 from jobledger.service.errors import MethodNotAllowed, RouteNotFound
@@ -144,7 +144,7 @@ class Router:
             receive,
             self._operations,
         )
-        check_permission(request)
+        request.check_permission()
         if operation.fast is not None and (fast := operation.fast(request)) is not None:
             return fast
         try:
@@ -188,17 +188,3 @@ async def _from_owner(request: Request[Any], scope: Scope) -> Response:
     response = Response(b"", answer.headers, status=answer.status)
     response.body = answer.body
     return response
-
-
-def check_permission(request: Request[Any]) -> None:
-    """Check what can be checked before the job and its namespace are known.
-
-    Raises:
-        Forbidden: if the caller may not use the operation.
-    """
-    operation = request.operation
-    permission = operation.query_permission if request.query_string else operation.permission
-    if permission is Permission.ADMIN:
-        request.principal.require_admin()
-    elif permission is Permission.OBSERVE:
-        request.principal.require_observe()

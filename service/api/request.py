@@ -111,6 +111,19 @@ class Request(Generic[B]):
         self.warnings += decoded.warnings
         return decoded.body
 
+    def check_permission(self) -> None:
+        """Check what can be checked before the job and its namespace are known.
+
+        Raises:
+            Forbidden: if the caller may not use the operation.
+        """
+        operation = self.operation
+        permission = operation.query_permission if self.query_string else operation.permission
+        if permission is Permission.ADMIN:
+            self.principal.require_admin()
+        elif permission is Permission.OBSERVE:
+            self.principal.require_observe()
+
     def header(self, name: bytes) -> str:
         """A header by its name in lower case; empty if absent."""
         return self._headers.get(name, b"").decode("latin-1")

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from jobledger.service.api.operation import Operation, Permission
+from jobledger.service.api.operation import Operation
 from jobledger.service.api.request import Request
 from jobledger.service.api.response import Response, encode
 from jobledger.service.wire import paths
@@ -67,7 +67,7 @@ async def call(
     """
     operation = _by_id(request.operations)[operation_id]
     inner = derived_request(request, operation, query, body=body, headers=headers or {}, values=values)
-    require_permission(inner)
+    inner.check_permission()
     found = await operation.handler(inner)
     raw = found.body if isinstance(found, Response) else encode(found)
     return msgspec.json.decode(raw, type=answer)
@@ -77,7 +77,7 @@ async def pass_on(request: Request[Any], operation_id: str, query: Parameters = 
     """Run an operation that reads, and return its response as it is: a document, or a stream."""
     operation = _by_id(request.operations)[operation_id]
     inner = derived_request(request, operation, query, body=None, headers={}, values=values)
-    require_permission(inner)
+    inner.check_permission()
     return await operation.handler(inner)
 
 
@@ -106,20 +106,6 @@ def derived_request(
     inner: Request[Any] = Request(operation, values, scope, request.receive, request.operations)
     inner.exact_ids = True
     return inner
-
-
-def require_permission(request: Request[Any]) -> None:
-    """Check what the router checks before a handler runs.
-
-    Raises:
-        Forbidden: if the caller may not use the operation.
-    """
-    operation = request.operation
-    needed = operation.query_permission if request.query_string else operation.permission
-    if needed is Permission.ADMIN:
-        request.principal.require_admin()
-    elif needed is Permission.OBSERVE:
-        request.principal.require_observe()
 
 
 @cache

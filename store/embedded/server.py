@@ -204,6 +204,8 @@ class EmbeddedServer:
             raise
         self._serving.set()
         self._tasks = [asyncio.create_task(self._keep(program)), asyncio.create_task(self._watch())]
+        for task in self._tasks:
+            task.add_done_callback(_report_failure)
         return self
 
     async def stop(self) -> None:
@@ -711,3 +713,10 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
         for task in pending:
             task.cancel()
         await asyncio.wait(pending, timeout=CANCEL_SECONDS)
+
+
+def _report_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.critical(
+            "the supervision of the embedded nats-server ended; restart the service", exc_info=error
+        )
