@@ -16,7 +16,7 @@ import shutil
 import sys
 from asyncio.subprocess import Process
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ANSWER_TIMEOUT_SECONDS = 60.0  # the first start on a busy machine is slow
@@ -32,6 +32,23 @@ os.dup2(writes, 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
 
+# The log of the browser has them as well, but not those of a policy that only reports.
+_NOTE_VIOLATIONS = """document.addEventListener('securitypolicyviolation',
+  event => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`))"""
+
+# What a key is besides its name: the text that it types, and its code.
+_KEYS = {"Tab": ("", 9), "Enter": ("\r", 13), "Escape": ("", 27), " ": (" ", 32), "ArrowLeft": ("", 37)}
+_SHIFT = 8
+_NAVIGATING = ("Cannot find context", "Inspected target navigated", "Execution context was destroyed")
+
+
+class Node(NamedTuple):
+    """An element as assistive technology has it."""
+
+    role: str
+    name: str
+    backend_id: int
+
 
 class Browser:
     """A browser with one page.
@@ -45,6 +62,8 @@ class Browser:
         self._ids = itertools.count(1)
         self._session = ""
         self.complaints: list[str] = []  # what the pages logged: errors, and violations of their policy
+        self._loads = 0
+        self._context = ""
         self._process: Process
         self._reader: asyncio.StreamReader
         self._writer: int
@@ -81,11 +100,7 @@ class Browser:
         self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(self._reader), os.fdopen(ours, "rb")
         )
-        target = await self._call("Target.createTarget", url="about:blank")
-        attached = await self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
-            await self._call(f"{domain}.enable")
+        await self.renew()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -100,11 +115,104 @@ class Browser:
             self._transport.close()
             os.close(self._writer)
 
+    async def renew(self) -> None:
+        """Continue with an empty page of a new profile: no cookie, nothing stored, the default window."""
+        self._session = ""
+        if self._context:
+            await self._call("Target.disposeBrowserContext", browserContextId=self._context)
+        self._context = (await self._call("Target.createBrowserContext"))["browserContextId"]
+        page = {"url": "about:blank", "browserContextId": self._context}
+        target = await self._call("Target.createTarget", **page)
+        attached = await self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "DOM", "Accessibility"):
+            await self._call(f"{domain}.enable")
+        await self._call("Page.addScriptToEvaluateOnNewDocument", source=_NOTE_VIOLATIONS)
+        self.complaints.clear()
+
     async def open(self, url: str) -> None:
         """Open a page and wait until it has loaded."""
+        before = self._loads
         answer = await self._call("Page.navigate", url=url)
         assert not answer.get("errorText"), answer
-        await self._until(lambda message: message.get("method") == "Page.loadEventFired")
+        await self._loaded(before)
+
+    async def find(self, role: str, name: str, *, of: str = "") -> int:
+        """The first element that has this role and accessible name, as assistive technology has them.
+
+        Waits until it exists.
+
+        Args:
+            role: such as `button`.
+            name: what is read aloud.
+            of: of the row of a table that begins with a link of this name; empty: anywhere.
+        """
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+            while True:
+                root = (await self._call("DOM.getDocument", depth=0))["root"]["nodeId"]
+                if of:
+                    rows = await self._named(root, "link", of)
+                    root = await self._row_of(rows[0]) if rows else 0
+                if root and (found := await self._named(root, role, name)):
+                    return found[0]
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _named(self, root: int, role: str, name: str) -> list[int]:
+        query = {"nodeId": root, "accessibleName": name, "role": role}
+        found = await self._call("Accessibility.queryAXTree", **query)
+        return [int(each["backendDOMNodeId"]) for each in found["nodes"] if not each["ignored"]]
+
+    async def _row_of(self, node: int) -> int:
+        element = (await self._call("DOM.resolveNode", backendNodeId=node))["object"]["objectId"]
+        row = "function () { return this.closest('tr'); }"
+        found = await self._call("Runtime.callFunctionOn", functionDeclaration=row, objectId=element)
+        return int((await self._call("DOM.requestNode", objectId=found["result"]["objectId"]))["nodeId"])
+
+    async def click(self, role: str, name: str, *, of: str = "") -> None:
+        """Click an element with the mouse, where it is."""
+        node = await self.find(role, name, of=of)
+        await self._call("DOM.scrollIntoViewIfNeeded", backendNodeId=node)
+        boxes = (await self._call("DOM.getContentQuads", backendNodeId=node))["quads"]
+        assert boxes, f"{role} {name!r} is not visible"
+        place = {"x": (boxes[0][0] + boxes[0][4]) / 2, "y": (boxes[0][1] + boxes[0][5]) / 2}
+        for kind in ("mousePressed", "mouseReleased"):
+            await self._call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+
+    async def follow(self, role: str, name: str, *, of: str = "") -> str:
+        """Click what leads to another page, wait until that has loaded, and return its text."""
+        before = self._loads
+        await self.click(role, name, of=of)
+        await self._loaded(before)
+        return await self.text()
+
+    async def fill(self, role: str, name: str, text: str) -> None:
+        """Replace the text of a field by typing."""
+        await self._call("DOM.focus", backendNodeId=await self.find(role, name))
+        await self.run("document.activeElement.select()")
+        await self._call("Input.insertText", text=text)
+
+    async def text(self) -> str:
+        """The text of the page, as it is shown."""
+        return str(await self.run("document.body.innerText"))
+
+    async def accessibility_tree(self) -> list[Node]:
+        """All elements that assistive technology is offered, in the order in which it reads them."""
+        nodes = (await self._call("Accessibility.getFullAXTree"))["nodes"]
+        return [
+            Node(
+                each["role"]["value"],
+                each.get("name", {}).get("value", ""),
+                each.get("backendDOMNodeId", 0),
+            )
+            for each in nodes
+            if not each["ignored"]
+        ]
+
+    async def set_network(self, *, connected: bool) -> None:
+        """Connect the browser to the network, or disconnect it."""
+        await self._call("Network.enable")
+        speed = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        await self._call("Network.emulateNetworkConditions", offline=not connected, **speed)
 
     async def run(self, expression: str) -> Any:
         """Return the value of a JavaScript expression in the page; a promise is awaited."""
@@ -130,17 +238,27 @@ class Browser:
         """Allow or forbid the scripts of pages that are opened from now on."""
         await self._call("Emulation.setScriptExecutionDisabled", value=not enabled)
 
-    async def press(self, key: str) -> None:
-        """Press a key that types one character."""
-        await self._call("Input.dispatchKeyEvent", type="keyDown", text=key, key=key)
-        await self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
+    async def press(self, key: str, *, shift: bool = False) -> None:
+        """Press a key: one that types a character, or one of `_KEYS`."""
+        text, code = _KEYS.get(key, (key, 0))
+        codes = {"windowsVirtualKeyCode": code, "code": key} if code else {}
+        event = {"key": key, "modifiers": _SHIFT if shift else 0, **codes}
+        await self._call(
+            "Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **event
+        )
+        await self._call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     async def until(self, expression: str) -> Any:
-        """Wait until an expression is true in the page, and return its value."""
+        """Wait until an expression is true in the page, or in the one that follows, and return its value."""
         async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-            while not (value := await self.run(expression)):  # noqa: ASYNC110 - the page has no such event
+            while True:
+                try:
+                    if value := await self.run(expression):
+                        return value
+                except AssertionError as error:
+                    if not any(each in str(error) for each in _NAVIGATING):
+                        raise
                 await asyncio.sleep(POLL_SECONDS)
-            return value
 
     async def screenshot(self, path: Path, *, whole: bool = False) -> None:
         """Write a picture of the window, or of the whole page, as PNG."""
@@ -158,6 +276,11 @@ class Browser:
         result: dict[str, Any] = answer["result"]
         return result
 
+    async def _loaded(self, before: int) -> None:
+        """Wait until a page has loaded after `before` others."""
+        while self._loads <= before:
+            await self._until(lambda message: message.get("method") == "Page.loadEventFired")
+
     async def _until(self, fits: Any) -> dict[str, Any]:
         async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
             while True:
@@ -170,6 +293,8 @@ class Browser:
         """Remember an error that a page logs."""
         parameters = message.get("params", {})
         match message.get("method"):
+            case "Page.loadEventFired":
+                self._loads += 1
             case "Runtime.exceptionThrown":
                 self.complaints.append(json.dumps(parameters["exceptionDetails"]))
             case "Log.entryAdded" if parameters["entry"]["level"] == "error":
