@@ -275,10 +275,10 @@ class Projector:
         """Wait until everything that was in the log is in the view."""
         await self._wait(lambda: self._state is ProjectorState.LIVE, timeout_seconds, "the end of the log")
 
-    async def wait_state_change(self, state: ProjectorState) -> None:
-        """Wait until the state is another one than this."""
+    async def wait_state_change(self, state: ProjectorState, trouble: str) -> None:
+        """Wait until the state, or its trouble, is another one than this."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._state is not state)
+            await self._changed.wait_for(lambda: self._state is not state or self.trouble != trouble)
 
     async def wait_stopped(self) -> None:
         """Wait until the projector stops."""

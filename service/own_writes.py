@@ -5,6 +5,8 @@ from contextlib import suppress
 from jobledger.projections.errors import WaitTimeout
 from jobledger.projections.projector import Projector, ProjectorState
 from jobledger.service.limits import OWN_WRITE_WAIT_SECONDS, OWN_WRITES_MAX_JOBS
+from jobledger.service.workers.positions import SharedPositions
+from jobledger.store.model.errors import JobledgerError
 
 
 class OwnWrites:
@@ -50,3 +52,46 @@ class OwnWrites:
         if self._projector.sequence < self._sequence:
             with suppress(WaitTimeout):
                 await self._projector.wait_for(self._sequence, OWN_WRITE_WAIT_SECONDS)
+
+
+class SharedOwnWrites(OwnWrites):
+    """`OwnWrites` of all processes of a service: a client that wrote to one reads its write from any other.
+
+    What this process acknowledged is known per job. Of the others only the last position is known: a read
+    waits for it, and if the view does not reach it in time, jobs are read from the log.
+
+    Args:
+        projector: of the service.
+        positions: shared with the other processes.
+        number: of the worker; OWNER for the owner, which answers what workers pass on.
+    """
+
+    def __init__(self, projector: Projector, positions: SharedPositions, number: int) -> None:
+        super().__init__(projector)
+        self._positions = positions
+        self._number = number
+        self._missed = 0  # the last position of another process that the view did not reach in time
+
+    def note(self, job_id: str, sequence: int) -> None:
+        """See `OwnWrites.note`."""
+        super().note(job_id, sequence)
+        self._positions.set_acknowledged(self._number, sequence)
+
+    def lacks(self, job_id: str, checkpoint: int) -> bool:
+        """See `OwnWrites.lacks`."""
+        return checkpoint < self._missed or super().lacks(job_id, checkpoint)
+
+    def lacks_any(self, checkpoint: int) -> bool:
+        """See `OwnWrites.lacks_any`."""
+        return checkpoint < self._positions.acknowledged
+
+    async def visible(self) -> None:
+        """See `OwnWrites.visible`."""
+        target = self._positions.acknowledged
+        if self._projector.sequence >= target:
+            return
+        if self._projector.state not in (ProjectorState.REBUILDING, ProjectorState.WAITING):
+            with suppress(JobledgerError):  # the log is read instead
+                await self._projector.wait_for(target, OWN_WRITE_WAIT_SECONDS)
+        if self._projector.sequence < target:
+            self._missed = max(self._missed, target)

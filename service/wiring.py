@@ -41,7 +41,7 @@ from jobledger.service.log_access import VIEW_FILE, evidence_of, known_of
 from jobledger.service.log_witness import ViewWitness
 from jobledger.service.metrics import Metrics
 from jobledger.service.nats_auth import connection_options
-from jobledger.service.own_writes import OwnWrites
+from jobledger.service.own_writes import OwnWrites, SharedOwnWrites
 from jobledger.service.server.monitor import Monitor
 from jobledger.service.settings import Settings
 from jobledger.service.stream_record import RECORD_FILE, StreamRecord
@@ -56,9 +56,9 @@ from jobledger.service.workers.link import (
     OwnersPart,
     RemoteMonitor,
     RemoteProjector,
-    SharedOwnWrites,
 )
 from jobledger.service.workers.messages import Start
+from jobledger.service.workers.positions import OWNER, SharedPositions
 from jobledger.store.embedded import NATS_FOLDER, EmbeddedServer
 from jobledger.store.jetstream.declarations import StreamSettings
 from jobledger.store.jetstream.heartbeat import LogProbe, replica_id
@@ -93,6 +93,7 @@ class Service:
         stream_tag: the tag of the stream, for cursors.
         server: the embedded nats-server; None if `nats_url` is set.
         owner: the connection to the owner; None if this process is the owner, or the only one.
+        positions: shared with the workers; None if there are none.
         processes: how many processes of this service answer requests; each limit is divided by it.
         draining: set when the service starts to shut down.
         comparing: the queue for comparisons of two specs, and for blame.
@@ -123,6 +124,7 @@ class Service:
     subscriptions: Subscriptions
     webhooks: OpenWebhooks
     owner: OwnerLink | None = None
+    positions: SharedPositions | None = None
     processes: int = 1
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     comparing: FairQueue = field(default_factory=lambda: _queue(1, 1))
@@ -172,6 +174,9 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
     metrics, draining = Metrics(), asyncio.Event()
     tokens, targets = TokenFile(settings.tokens_file), Targets(settings.webhook_allow)
     async with AsyncExitStack() as stack:
+        positions = SharedPositions.create(settings.workers) if settings.workers > 1 else None
+        if positions is not None:
+            stack.callback(positions.close)
         witness = ViewWitness(settings.data_dir / VIEW_FILE, STREAM_NAME)
         server, log, streams = await _open_log(stack, settings, witness)
         record, recorded_epoch = await _verify_record(settings, log)
@@ -199,7 +204,10 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
             metrics=metrics,
             stream_tag=tag,
             server=server,
-            own_writes=OwnWrites(projector),
+            own_writes=(
+                OwnWrites(projector) if positions is None else SharedOwnWrites(projector, positions, OWNER)
+            ),
+            positions=positions,
             event_times=EventTimes(log),
             idempotent=IdempotentWrites(await log.key_value("KEYS"), tag, refusal=lambda: log.refusal),
             tree=tree,

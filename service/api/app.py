@@ -183,6 +183,8 @@ async def _from_owner(request: Request[Any], scope: Scope) -> Response:
             request.principal,
             state["request_id"],
             client_of_request(),
+            request.scheme,
+            request.session,
         )
     )
     response = Response(b"", answer.headers, status=answer.status)

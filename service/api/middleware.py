@@ -152,7 +152,7 @@ class Middleware:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = perf_counter()
-        headers, repeated = _first_headers(scope["headers"])
+        headers, repeated = first_headers(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id"))
         # Always a new one: what the server put there may be shared between requests.
         scope["state"] = {"request_id": request_id, "service": self._service, "headers": headers}
@@ -346,7 +346,7 @@ def _client_of(principal: Principal, scope: Scope) -> str:
     return f"@{client[0]}" if client else "@"
 
 
-def _first_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], str]:
+def first_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], str]:
     """The first value of each header, and the name of one of `_SINGLE` that was sent more than once."""
     found: dict[bytes, bytes] = {}
     repeated = ""

@@ -15,9 +15,9 @@ from typing import Final, Self, cast
 
 import msgspec
 
-from jobledger.service.errors import NotReady, TooManyRequests
+from jobledger.service.errors import NotReady, ServiceError, TooManyRequests
 from jobledger.service.limits import CHANNEL_BUFFER_BYTES, CHANNEL_CALLS_MAX, CHANNEL_FRAME_MAX_BYTES
-from jobledger.service.workers.messages import Message, decode, encode
+from jobledger.service.workers.messages import Failed, Message, decode, encode
 
 _HEADER: Final = struct.Struct(">IIB")
 _POST: Final = 0
@@ -32,6 +32,10 @@ Handler = Callable[[Message], Awaitable[Message] | None]
 
 class ChannelClosed(NotReady):
     """The other process has ended, or its answer cannot be read."""
+
+
+class AnswerFailed(ServiceError):
+    """The other process failed while it computed the answer, which is a defect."""
 
 
 class Channel(asyncio.Protocol):
@@ -74,6 +78,7 @@ class Channel(asyncio.Protocol):
 
         Raises:
             ChannelClosed: the other process ended, or does not answer in time.
+            AnswerFailed: it failed.
             TooManyRequests: too many calls wait for their reply.
         """
         if self.closed.is_set():
@@ -92,13 +97,16 @@ class Channel(asyncio.Protocol):
         try:
             self._send(number, _CALL, data)
             async with asyncio.timeout(timeout_seconds):
-                return await reply
+                message = await reply
         except TimeoutError:
             raise ChannelClosed(
                 f"the other process of this service did not answer within {timeout_seconds:g} s"
             ) from None
         finally:
             self._calls.pop(number, None)
+        if isinstance(message, Failed):
+            raise AnswerFailed(message.text)
+        return message
 
     async def close(self) -> None:
         """Close this end, and cancel the messages in progress. Idempotent."""
@@ -176,11 +184,14 @@ class Channel(asyncio.Protocol):
     async def _answer(self, number: int, answer: Awaitable[Message]) -> None:
         try:
             data = encode(await answer)
-        except Exception:  # noqa: BLE001 - the caller's timeout reports it
+        except Exception as error:  # noqa: BLE001 - the caller gets it at once, not after its timeout
             _log.exception("can't answer another process of this service")
-            return
-        if len(data) <= CHANNEL_FRAME_MAX_BYTES:
-            self._send(number, _REPLY, data)
+            data = encode(Failed(f"another process of this service failed: {str(error)!a}"))
+        if len(data) > CHANNEL_FRAME_MAX_BYTES:
+            text = f"the answer of another process has {len(data)} bytes, more than {CHANNEL_FRAME_MAX_BYTES}"
+            _log.error("%s", text)
+            data = encode(Failed(text))
+        self._send(number, _REPLY, data)
 
     def _fail(self, what: str) -> None:
         _log.error("the other process of this service sent %s; closing the connection to it", what)

@@ -1,15 +1,13 @@
 """The worker's side: stand-ins for the parts of a service that only the owner has.
 
-`RemoteProjector` knows the owner's position and the events of its batches, `RemoteMonitor` its checks, and
-`SharedOwnWrites` what the other workers have acknowledged. Everything else of the owner (seals, webhooks,
-copies of the view as of a point) is an `OwnersPart`: a request that touches it is passed on to the owner, so
-nothing has to list such requests.
+`RemoteProjector` knows the owner's position and the events of its batches, and `RemoteMonitor` its checks.
+Everything else of the owner (seals, webhooks, copies of the view as of a point) is an `OwnersPart`: a request
+that touches it is passed on to the owner, so nothing has to list such requests.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from jobledger.projections.errors import ViewDamaged, ViewError, WaitTimeout
 from jobledger.projections.limits import WAIT_DEFAULT_SECONDS
@@ -21,10 +19,8 @@ from jobledger.service.feed.hub import FeedHub
 from jobledger.service.limits import (
     OBSERVE_SECONDS,
     OBSERVE_TIMEOUT_SECONDS,
-    OWN_WRITE_WAIT_SECONDS,
     OWNER_ANSWER_SECONDS,
 )
-from jobledger.service.own_writes import OwnWrites
 from jobledger.service.server.checks import Result
 from jobledger.service.workers import messages
 from jobledger.service.workers.channel import Channel
@@ -60,10 +56,13 @@ class OwnerLink:
         collect: returns the metrics of this worker.
         in_flight: returns how many requests and feeds it answers.
         drained: set when the owner asks the worker to end.
+        failed: set when this worker cannot continue; `failure` has the reason.
     """
 
     def __init__(self, positions_fd: int) -> None:
         self.drained = asyncio.Event()
+        self.failed = asyncio.Event()
+        self.failure = ""
         self.projector: RemoteProjector | None = None  # from the first message on
         self._positions_fd = positions_fd
         self.collect: Callable[[], list[messages.Family]] = list
@@ -98,11 +97,17 @@ class OwnerLink:
                 return self.projector.handle(message)
         return None
 
+    def fail(self, reason: str) -> None:
+        """Let this worker end, so that the owner replaces it."""
+        self.failure = self.failure or reason
+        self.failed.set()
+
     async def forward(self, request: messages.Forward) -> messages.Forwarded:
         """Let the owner answer a request.
 
         Raises:
             NotReady: it has ended, or does not answer in time.
+            AnswerFailed: it failed.
             TooManyRequests: too many requests wait for it.
         """
         reply = await self.channel.call(request, OWNER_ANSWER_SECONDS, is_request=True)
@@ -217,8 +222,9 @@ class RemoteProjector:
             if self._pool is not None and self._suspended is None:
                 try:
                     await self._pool.resume()
-                except ViewError:  # another rebuild has begun: its `Suspend` is on the way
-                    await self._link.channel.close()  # or this worker could never read: the owner replaces it
+                except Exception as error:  # noqa: BLE001 - such as that another rebuild has begun
+                    # This worker might never read again: the owner replaces it.
+                    self._link.fail(f"the view cannot be opened again: {error}")
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -234,44 +240,6 @@ class RemoteProjector:
 def _view_error(failure: messages.Failure) -> ViewError:
     error = failure.error()
     return error if isinstance(error, ViewError) else ViewError(str(error))
-
-
-class SharedOwnWrites(OwnWrites):
-    """`OwnWrites` of all workers: a client that wrote to one reads its write from any other.
-
-    What this worker acknowledged is known per job. Of the others only the last position is known: a read
-    waits for it, and if the view does not reach it in time, jobs are read from the log.
-    """
-
-    def __init__(self, projector: Any, positions: SharedPositions, number: int) -> None:
-        super().__init__(projector)
-        self._positions = positions
-        self._number = number
-        self._missed = 0  # the last position of another worker that the view did not reach in time
-
-    def note(self, job_id: str, sequence: int) -> None:
-        """See `OwnWrites.note`."""
-        super().note(job_id, sequence)
-        self._positions.set_acknowledged(self._number, sequence)
-
-    def lacks(self, job_id: str, checkpoint: int) -> bool:
-        """See `OwnWrites.lacks`."""
-        return checkpoint < self._missed or super().lacks(job_id, checkpoint)
-
-    def lacks_any(self, checkpoint: int) -> bool:
-        """See `OwnWrites.lacks_any`."""
-        return checkpoint < self._positions.acknowledged
-
-    async def visible(self) -> None:
-        """See `OwnWrites.visible`."""
-        target = self._positions.acknowledged
-        if self._projector.sequence >= target:
-            return
-        if self._projector.state not in (ProjectorState.REBUILDING, ProjectorState.WAITING):
-            with suppress(JobledgerError):  # the log is read instead
-                await self._projector.wait_for(target, OWN_WRITE_WAIT_SECONDS)
-        if self._projector.sequence < target:
-            self._missed = max(self._missed, target)
 
 
 class RemoteMonitor:

@@ -3,6 +3,8 @@
 owner ──► worker    Start, Started, Advanced, StateChanged, Drain; with a reply: Suspend, Resume,
 Collect
 worker ──► owner    Serving, Damaged; with a reply: Report, Forward
+
+Each reply can be Failed instead.
 """
 
 from pathlib import Path
@@ -144,6 +146,8 @@ class Forward(_Message, frozen=True):
     Attributes:
         path: as the worker's middleware left it.
         client: whose part of the capacity it uses.
+        scheme: of the connection: `http` or `https`.
+        session: the cookie of a browser that signed in; empty for all others.
     """
 
     method: str
@@ -154,10 +158,18 @@ class Forward(_Message, frozen=True):
     principal: Principal
     request_id: str
     client: str
+    scheme: str
+    session: str
 
 
 class Done(_Message, frozen=True):
     """The reply to `Suspend` and `Resume`."""
+
+
+class Failed(_Message, frozen=True):
+    """The reply to any call whose answer could not be computed, or cannot be sent."""
+
+    text: str
 
 
 class CheckResult(msgspec.Struct, frozen=True, array_like=True):
@@ -217,6 +229,7 @@ Message = (
     | Report
     | Forward
     | Done
+    | Failed
     | Reported
     | Forwarded
     | Collected

@@ -21,7 +21,7 @@ from jobledger.projections.batch import Folded
 from jobledger.projections.errors import ViewDamaged, ViewError
 from jobledger.service.api.app import create_router
 from jobledger.service.api.capacity import Capacity
-from jobledger.service.api.middleware import READS
+from jobledger.service.api.middleware import READS, first_headers
 from jobledger.service.api.problems import is_internal, log_failure, problem_response
 from jobledger.service.api.response import Response
 from jobledger.service.errors import NotReady
@@ -41,9 +41,8 @@ from jobledger.service.server.http_server import free_port
 from jobledger.service.settings import Settings
 from jobledger.service.wiring import Service
 from jobledger.service.workers import messages
-from jobledger.service.workers.channel import Channel, ChannelClosed
+from jobledger.service.workers.channel import Channel
 from jobledger.service.workers.families import Totals
-from jobledger.service.workers.positions import SharedPositions
 from jobledger.store.backoff import Backoff
 from jobledger.store.model.errors import JobledgerError
 
@@ -197,7 +196,8 @@ class WorkerPool:
         self.service = service
         self.address = address
         self.restarts = 0
-        self.positions = SharedPositions.create(settings.workers)
+        assert service.positions is not None
+        self.positions = service.positions
         self.port = free_port(address, settings.port)
         self._hold = _hold_port(address, self.port)
         self._settings = settings
@@ -209,7 +209,6 @@ class WorkerPool:
         self._states: asyncio.Task[None] | None = None
         self._suspended: messages.Failure | None = None
         self._draining = asyncio.Event()
-        self._is_stopped = False
 
     @classmethod
     async def start(cls, service: Service, settings: Settings, address: str) -> "WorkerPool":
@@ -268,9 +267,7 @@ class WorkerPool:
         await asyncio.gather(*self._supervisors, *filter(None, (self._states,)), return_exceptions=True)
         for worker in tuple(self._workers.values()):
             await worker.kill()
-        self._is_stopped = True  # the projector runs until the service is closed
         self._hold.close()
-        self.positions.close()
 
     @property
     def pids(self) -> list[int]:
@@ -322,6 +319,9 @@ class WorkerPool:
                 limit.cancel()
         except OSError as error:  # no process, no memory
             _log.error("worker %d can't be started: %s", worker.number, error)
+            return 1
+        except Exception:  # noqa: BLE001 - a defect must not leave the service without this worker for good
+            _log.exception("the supervision of worker %d failed", worker.number)
             return 1
         finally:
             await worker.kill()
@@ -380,16 +380,12 @@ class WorkerPool:
 
     def on_start(self, sequence: int) -> None:
         """See `ProjectionListener.on_start`."""
-        if self._is_stopped:
-            return
         self.positions.set_visible(sequence)
         for worker in self._workers.values():
             worker.post(messages.Started(sequence))
 
     def on_advance(self, after: int, up_to: int, folded: Sequence[Folded] | None) -> None:
         """See `ProjectionListener.on_advance`. The position first: a woken worker reads it."""
-        if self._is_stopped:
-            return
         self.positions.set_visible(up_to)
         encoded = None
         if folded is not None and any(map(self.positions.has_feeds, self._workers)):
@@ -416,11 +412,11 @@ class WorkerPool:
     async def _announce_states(self) -> None:
         projector = self.service.projector
         while True:
-            state = projector.state
+            state, trouble = projector.state, projector.trouble
             failure = messages.Failure.of(projector.error) if projector.error is not None else None
             for worker in self._workers.values():
-                worker.post(messages.StateChanged(state, projector.trouble, failure))
-            await projector.wait_state_change(state)
+                worker.post(messages.StateChanged(state, trouble, failure))
+            await projector.wait_state_change(state, trouble)
 
     # --- requests of the workers ----------------------------------------------------------------------------
 
@@ -443,12 +439,14 @@ class WorkerPool:
             "path": request.path,
             "query_string": request.query_string,
             "headers": request.headers,
+            "scheme": request.scheme,
             "state": {
                 "request_id": request.request_id,
                 "service": self.service,
                 "principal": request.principal,
                 "body": request.body,
-                "headers": dict(request.headers),
+                "session": request.session,
+                "headers": first_headers(request.headers)[0],
             },
         }
         try:
@@ -467,10 +465,11 @@ class WorkerPool:
         async def ask(worker: Worker) -> None:
             if worker.channel is None or not worker.serving.is_set():
                 return
-            with suppress(ChannelClosed):
+            with suppress(JobledgerError):  # those that it sent last are used
                 reply = await worker.channel.call(messages.Collect(), WORKER_COLLECT_SECONDS)
                 assert isinstance(reply, messages.Collected)
-                self._totals.update(worker.number, reply.families)
+                if self._workers.get(worker.number) is worker:  # its counts are kept already if it ended
+                    self._totals.update(worker.number, reply.families)
 
         await asyncio.gather(*map(ask, tuple(self._workers.values())))
         return self._totals

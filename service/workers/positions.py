@@ -10,7 +10,11 @@ import os
 import tempfile
 from typing import Final, Self
 
+OWNER: Final = 0
+"""The number of the owner; workers have 1 and more."""
+
 _VISIBLE: Final = 0  # the owner's: the last sequence visible in the view
+_ACKNOWLEDGED: Final = 1  # the first of one word per process, by its number
 _WORD_BYTES: Final = 8
 
 
@@ -58,24 +62,24 @@ class SharedPositions:
 
     @property
     def acknowledged(self) -> int:
-        """The last sequence that any worker has acknowledged to a client."""
-        return max(self._words[1 : 1 + self.workers])
+        """The last sequence that any process has acknowledged to a client."""
+        return max(self._words[_ACKNOWLEDGED : _ACKNOWLEDGED + 1 + self.workers])
 
     def set_acknowledged(self, number: int, sequence: int) -> None:
-        """Raise the sequence that a worker has acknowledged; only that worker does."""
-        self._raise(number, sequence)
+        """Raise the sequence that a process has acknowledged; only that process does."""
+        self._raise(_ACKNOWLEDGED + number, sequence)
 
     def has_feeds(self, number: int) -> bool:
         """Whether a worker has readers of the live feed, and wants the events of each batch."""
-        return bool(self._words[self.workers + number])
+        return bool(self._words[_ACKNOWLEDGED + self.workers + number])
 
     def set_has_feeds(self, number: int, *, has: bool) -> None:
         """Set whether a worker wants the events of each batch; only that worker does."""
-        self._words[self.workers + number] = int(has)
+        self._words[_ACKNOWLEDGED + self.workers + number] = int(has)
 
     def _raise(self, index: int, sequence: int) -> None:
         self._words[index] = max(self._words[index], sequence)
 
 
 def _size(workers: int) -> int:
-    return (1 + 2 * workers) * _WORD_BYTES
+    return (_ACKNOWLEDGED + 1 + 2 * workers) * _WORD_BYTES

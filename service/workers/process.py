@@ -69,13 +69,16 @@ async def _until_ended(http: HttpServer, link: OwnerLink, ending: ShutdownSignal
     """Wait for a reason to end; returns a nonzero exit code if it is a failure."""
     asked = [asyncio.create_task(event.wait()) for event in (ending.requested, link.drained)]
     gone = asyncio.create_task(link.channel.closed.wait())
+    unable = asyncio.create_task(link.failed.wait())
     failed = asyncio.create_task(http.wait_ended())
-    tasks = [*asked, gone, failed]
+    tasks = [*asked, gone, unable, failed]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if any(task.done() for task in asked):
             return 0
-        if failed.done():
+        if unable.done():
+            _log.error("%s: ending, to be replaced", link.failure)
+        elif failed.done():
             _log.error("the HTTP server failed: %s", failed.exception() or "it ended unexpectedly")
         else:
             _log.error("the owner process has ended: ending")

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from jobledger.projections.errors import ViewRebuilding
-from jobledger.service.errors import TooManyRequests
+from jobledger.service.errors import TooManyRequests, error_kind
 from jobledger.service.workers import channel as module
-from jobledger.service.workers.channel import Channel, ChannelClosed
+from jobledger.service.workers.channel import AnswerFailed, Channel, ChannelClosed
 from jobledger.service.workers.messages import (
     Advanced,
     Collect,
@@ -115,6 +115,34 @@ async def test_a_frame_has_a_maximum_size(monkeypatch: pytest.MonkeyPatch) -> No
             await near.call(message, 10)
         near.post(message)
         await asyncio.wait_for(near.closed.wait(), 10)
+
+
+async def test_an_answer_that_fails_ends_the_call_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that cannot be sent; the connection remains."""
+    broken, long = Failure("ViewError", "\ud800"), Failure("ViewError", "x" * 2_000)
+
+    async def answer(message: Message) -> Message:
+        if isinstance(message, Collect):
+            raise RuntimeError("a defect \ud800")  # noqa: TRY004
+        assert isinstance(message, Suspend)
+        return Suspend(broken) if message.why.text == "broken" else Suspend(long)
+
+    one, two = socket.socketpair()
+    near, far = await Channel.open(one, lambda _: None), await Channel.open(two, answer)
+    try:
+        with pytest.raises(AnswerFailed, match="a defect"):
+            await near.call(Collect(), 60)
+        with pytest.raises(AnswerFailed, match="surrogates"):
+            await near.call(Suspend(Failure("ViewError", "broken")), 60)
+        monkeypatch.setattr(module, "CHANNEL_FRAME_MAX_BYTES", len(encode(Suspend(long))) - 1)
+        with pytest.raises(AnswerFailed, match="bytes, more than"):
+            await near.call(Suspend(Failure("ViewError", "long")), 60)
+        monkeypatch.setattr(module, "CHANNEL_FRAME_MAX_BYTES", len(encode(Suspend(long))))
+        assert await near.call(Suspend(Failure("ViewError", "long")), 60) == Suspend(long)
+        assert error_kind(AnswerFailed).status == 500
+    finally:
+        await near.close()
+        await far.close()
 
 
 async def test_a_reader_that_stops_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from jobledger.projections.errors import WaitTimeout
 from jobledger.projections.projector import ProjectorState
-from jobledger.service.workers import link as module
-from jobledger.service.workers.link import AtOwner, OwnersPart, SharedOwnWrites
-from jobledger.service.workers.positions import SharedPositions
+from jobledger.service import own_writes as module
+from jobledger.service.own_writes import SharedOwnWrites
+from jobledger.service.workers.link import AtOwner, OwnersPart
+from jobledger.service.workers.positions import OWNER, SharedPositions
 
 
 @pytest.fixture
@@ -53,6 +54,9 @@ def test_another_process_sees_each_position(positions: SharedPositions) -> None:
     assert (other.visible, other.acknowledged, positions.acknowledged) == (2**63, 9, 9)
     other.set_has_feeds(2, has=True)
     assert [positions.has_feeds(number) for number in (1, 2)] == [False, True]
+    positions.set_acknowledged(OWNER, 11)  # by a write that a worker passed on
+    assert (other.visible, other.acknowledged) == (2**63, 11)
+    assert [other.has_feeds(number) for number in (1, 2)] == [False, True]
     other.close()
 
 
