@@ -338,6 +338,12 @@ CHECKS: Final = (
     Check("log", lambda _, observed: observed.log_error, logged=False),
     Check("nats", lambda service, _: service.server.problem if service.server else "", logged=False),
     Check(
+        "supervision",
+        lambda service, _: service.server.supervision_problem if service.server else "",
+        counts=False,
+        logged=False,
+    ),
+    Check(
         "staging",
         lambda service, _: service.server.staging_problem if service.server else "",
         counts=False,

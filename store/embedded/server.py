@@ -22,7 +22,7 @@ import re
 import secrets
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, ParamSpec, Self, TypeVar
@@ -123,6 +123,7 @@ class EmbeddedServer:
         self.directory = (directory or default_directory()).absolute()
         self.restarts = 0
         self.problem = ""  # why it does not serve; empty while it does
+        self.supervision_problem = ""  # why it may not be restarted; empty if it is supervised
         self._sync = sync
         self._expected = dict(known or {})
         self._witness = witness
@@ -138,6 +139,8 @@ class EmbeddedServer:
         self._serving = asyncio.Event()
         self._reason = ""  # for the next restart
         self._suspicion = ""
+        self._staging_error = ""  # the last one that was logged, as the next one
+        self._known_error = ""
 
     @property
     def url(self) -> str:
@@ -168,7 +171,14 @@ class EmbeddedServer:
 
     async def stage(self) -> None:
         """Stages the batches of new streams in memory at once, not within HEALTH_SECONDS."""
-        await _in_thread(self._staging.check)
+        try:
+            await _in_thread(self._staging.check)
+        except OSError as error:  # too many open files, for instance; the next probe tries again
+            if str(error) != self._staging_error:
+                _log.warning("the staging of batches cannot be checked, trying again: %s", error)
+            self._staging_error = str(error)
+        else:
+            self._staging_error = ""
 
     async def start(self) -> Self:
         """Starts it; returns when it accepts connections and is proven to have lost nothing.
@@ -203,9 +213,10 @@ class EmbeddedServer:
                 ) from error
             raise
         self._serving.set()
-        self._tasks = [asyncio.create_task(self._keep(program)), asyncio.create_task(self._watch())]
-        for task in self._tasks:
-            task.add_done_callback(_report_failure)
+        self._tasks = [
+            asyncio.create_task(self._persist(lambda: self._keep(program))),
+            asyncio.create_task(self._persist(self._watch)),
+        ]
         return self
 
     async def stop(self) -> None:
@@ -280,20 +291,27 @@ class EmbeddedServer:
         Args:
             program: nats-server.
             private: prove the start on a port that no client knows, and then start it again.
+
+        Raises:
+            Exception: it is not started, and the files are as before.
         """
+        try:
+            await self._prove(program, private=private)
+        except Exception:
+            # No second server may start on the files while this one runs.
+            await self._end_process()
+            await _in_thread(self._generation.put_back)
+            raise
+
+    async def _prove(self, program: Path, *, private: bool) -> None:
         await _in_thread(self._staging.reset)
         inventory = await _in_thread(self._keep_generation)
         for repair in inventory.repaired:
             _log.warning("stream file repaired before the start: %s", repair)
         timeout_seconds = START_TIMEOUT_SECONDS + inventory.bytes / START_BYTES_PER_SECOND
-        try:
-            url = await self._launch(program, timeout_seconds, private=private and bool(inventory.streams))
-            states = await _read_states(url, inventory, timeout_seconds) if inventory.streams else {}
-        except (JobledgerError, OSError):
-            await self._end_process()
-            await _in_thread(self._generation.put_back)
-            raise
         known = self._known(inventory)
+        url = await self._launch(program, timeout_seconds, private=private and bool(inventory.streams))
+        states = await _read_states(url, inventory, timeout_seconds) if inventory.streams else {}
         damage = await _in_thread(self._find_damage, inventory, states, known, self._generation.store)
         if damage:
             await self._end_process()
@@ -496,7 +514,8 @@ class EmbeddedServer:
         process = self._process
         assert process is not None
         while True:
-            self._staging.link()  # of the streams that it has opened, if possible before a client is back
+            # Of the streams that it has opened, if possible before a client is back.
+            await _in_thread(self._staging.link)
             if process.returncode is not None:
                 raise EmbeddedServerError(f"it ended at once (exit code {process.returncode})")
             for file in ports.glob("*.ports"):
@@ -504,11 +523,35 @@ class EmbeddedServer:
                     port = int(json.loads(file.read_text())["nats"][0].rpartition(":")[2])
                     _, writer = await asyncio.open_connection("127.0.0.1", port)
                     writer.close()
-                    self._staging.link()  # it has opened all streams
+                    await _in_thread(self._staging.link)  # it has opened all streams
                     return port
             await asyncio.sleep(_PORT_POLL_SECONDS)
 
     # --- supervision --------------------------------------------------------------------------------------
+
+    async def _persist(self, supervise: Callable[[], Awaitable[None]]) -> None:
+        """Runs a part of the supervision, and again if it ends by an error, which is a defect."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(RESTART_WAIT_SECONDS, RESTART_MAX_WAIT_SECONDS)
+        while True:
+            began = loop.time()
+            try:
+                await supervise()
+            except Exception as error:  # noqa: BLE001 - without supervision the server is not restarted
+                if loop.time() - began > _HEALTHY_SECONDS:
+                    backoff.reset()
+                seconds = backoff.next_seconds()
+                self.supervision_problem = (
+                    f"the supervision of nats-server fails and is started again: {error!r}"
+                )
+                _log.critical(
+                    "the supervision of the embedded nats-server failed; it is started again in %.1f s",
+                    seconds,
+                    exc_info=error,
+                )
+                await asyncio.sleep(seconds)
+            else:
+                return
 
     async def _keep(self, program: Path) -> None:
         """Restarts it whenever it dies, until its log turns out to be damaged."""
@@ -516,10 +559,11 @@ class EmbeddedServer:
         backoff = Backoff(RESTART_WAIT_SECONDS, RESTART_MAX_WAIT_SECONDS)
         while True:
             started = loop.time()
-            assert self._process is not None
-            code = await self._process.wait()
+            if self._process is not None:  # None: its last restart failed by a defect
+                code = await self._process.wait()
+                self._reason = self._reason or f"it died (exit code {code})"
             self._serving.clear()
-            self.problem = self._reason or f"it died (exit code {code})"
+            self.problem = self._reason
             _log.warning("restarting the embedded nats-server: %s", self.problem)
             if loop.time() - started > _HEALTHY_SECONDS:
                 backoff.reset()
@@ -537,7 +581,7 @@ class EmbeddedServer:
                         _log.error("the embedded nats-server cannot be restarted, trying again: %s", error)
                     self.problem = str(error)
             self.restarts += 1
-            self.problem = self._reason = self._suspicion = ""
+            self.problem = self._reason = self._suspicion = self.supervision_problem = ""
             self._serving.set()
 
     async def _watch(self) -> None:
@@ -552,8 +596,7 @@ class EmbeddedServer:
                     failures, log_read = 0, self._log_size()
                 # Before the probe: a message that expires in between makes the count too low, never too high.
                 expiring = await _in_thread(self._generation.expiring)
-                with suppress(OSError):  # too many open files, for instance; the next probe tries again
-                    await _in_thread(self._staging.check)
+                await self.stage()
                 now: dict[str, Extent] | None = None
                 try:
                     async with asyncio.timeout(HEALTH_TIMEOUT_SECONDS):
@@ -574,6 +617,8 @@ class EmbeddedServer:
                     self._kill(f"it has not answered {failures} probes of {HEALTH_TIMEOUT_SECONDS:g} s")
                 elif self._suspicion:
                     await self._restart_with_space()
+                if self._serving.is_set():
+                    self.supervision_problem = ""
         finally:
             if connection is not None:
                 await connection.close()
@@ -601,7 +646,14 @@ class EmbeddedServer:
         self, previous: Mapping[str, Extent], now: Mapping[str, Extent], expiring: Mapping[str, int]
     ) -> None:
         folder = self._generation.folder
-        known = read_known(folder)
+        try:
+            known = read_known(folder)
+        except OSError as error:  # what is known must not be replaced by less
+            if str(error) != self._known_error:
+                _log.error("what is known of the streams cannot be read, trying again: %s", error)
+            self._known_error = str(error)
+            return
+        self._known_error = ""
         changed = {name: known[name] for name in known if name in now or name not in previous}
         for name, (created, last, count) in previous.items():
             if name not in now or now[name].created != created:
@@ -713,10 +765,3 @@ async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
         for task in pending:
             task.cancel()
         await asyncio.wait(pending, timeout=CANCEL_SECONDS)
-
-
-def _report_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.critical(
-            "the supervision of the embedded nats-server ended; restart the service", exc_info=error
-        )

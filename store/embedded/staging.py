@@ -14,6 +14,8 @@ Nothing acknowledged depends on a staged batch: docs/decisions/0020.
 - The link that `reset` leaves shows when the server has opened the stream: that deletes it.
 - The directory is locked by this process and by nats-server. One without a lock was left by a crash; the next
   start of any service of this user removes it.
+- A folder in which a batch is being staged on disk is replaced between two batches. `check` looks for that
+  moment for LINK_SECONDS, and less often while it does not find it.
 - Without a tmpfs with STAGING_MIN_FREE_BYTES, batches are staged on disk; `problem` has the reason.
 """
 
@@ -35,6 +37,7 @@ from typing import Final
 
 import msgspec
 
+from jobledger.store.backoff import Backoff
 from jobledger.store.model.limits import STAGING_MIN_FREE_BYTES, STAGING_STOP_FREE_BYTES
 from jobledger.store.private_files import FOLDER_MODE
 
@@ -43,6 +46,9 @@ STAGING_PREFIX: Final = "jobledger-staging-"
 META_FILE: Final = "meta.inf"
 CREATE_ATTEMPTS: Final = 3
 LINK_SECONDS: Final = 0.2  # to find a moment between two batches that are staged on disk
+LINK_RETRY_SECONDS: Final = 1.0  # until it is looked for again; doubles up to the next line
+LINK_RETRY_MAX_SECONDS: Final = 30.0
+LINK_FAILURES_REPORTED: Final = 3  # in a row; then it is reported
 _LINK_POLL_SECONDS: Final = 2e-4
 _TRIAL: Final = ".trial"
 _TMPFS_MAGIC: Final = 0x01021994  # statfs(2)
@@ -82,6 +88,8 @@ class Staging:
         self._folder: Path | None = None
         self._lock = -1  # of the folder
         self._changing = threading.Lock()  # a restart and the supervision may overlap
+        self._unlinked = Backoff(LINK_RETRY_SECONDS, LINK_RETRY_MAX_SECONDS)
+        self._search_at = float("-inf")  # when to look for a moment to link again
         self.problem = ""
 
     @property
@@ -117,7 +125,11 @@ class Staging:
             self._link()
 
     def check(self) -> None:
-        """Moves the staging to disk if the tmpfs cannot be used any more, and back when it can."""
+        """Moves the staging to disk if the tmpfs cannot be used any more, and back when it can.
+
+        Raises:
+            OSError: the streams cannot be listed.
+        """
         with self._changing:
             if self._folder is not None:
                 reason = self._unusable(self._folder)
@@ -128,9 +140,7 @@ class Staging:
                     self._report(reason)
             if self._folder is None:
                 self._create()
-            deadline = time.monotonic() + LINK_SECONDS
-            while not self._link() and time.monotonic() < deadline:
-                time.sleep(_LINK_POLL_SECONDS)
+            self._search()
 
     def close(self) -> None:
         """Removes the links and the directory; the server has ended."""
@@ -138,11 +148,31 @@ class Staging:
             self._unlink()
             self._discard()
 
-    def _link(self) -> bool:
-        """Returns whether every stream that should have a link has one."""
-        done = True
+    def _search(self) -> None:
+        """Links every stream; looks for a moment between two batches, unless that failed a moment ago."""
+        began = time.monotonic()
+        until = began + LINK_SECONDS if began >= self._search_at else began
+        while left := self._link():
+            now = time.monotonic()
+            if now >= until:
+                if until > began:
+                    self._search_at = now + self._unlinked.next_seconds()
+                break
+            time.sleep(_LINK_POLL_SECONDS)
+        else:
+            self._search_at = float("-inf")
+            if self._unlinked.attempts >= LINK_FAILURES_REPORTED:
+                self._report_in_memory()
+            self._unlinked.reset()
+            return
+        if self._unlinked.attempts >= LINK_FAILURES_REPORTED:
+            self._report(f"a batch keeps {left}")
+
+    def _link(self) -> Path | None:
+        """Returns a folder that could not be replaced by a link; None if there is none."""
+        left: Path | None = None
         if self._folder is None:
-            return done
+            return left
         for stream in self._streams():
             batches = stream / BATCHES_FOLDER
             if batches.is_symlink() or not _is_staged_in_files(stream):
@@ -154,8 +184,8 @@ class Staging:
                 target.mkdir(exist_ok=True, mode=FOLDER_MODE)
                 batches.symlink_to(target)
             except OSError:
-                done = False
-        return done
+                left = batches
+        return left
 
     def _create(self) -> None:
         if not self._in_memory:
@@ -172,11 +202,14 @@ class Staging:
             except OSError as error:
                 reasons.append(f"{root} cannot be used: {error.strerror or error}")
                 continue
-            if self.problem:
-                _log.warning("batches are staged in memory again, in %s", self._folder)
-            self.problem = ""
+            self._report_in_memory()
             return
         self._report("; ".join(reasons))
+
+    def _report_in_memory(self) -> None:
+        if self.problem:
+            _log.warning("batches are staged in memory again, in %s", self._folder)
+        self.problem = ""
 
     def _report(self, reason: str) -> None:
         problem = f"batches are staged on disk, which is slower: {reason}"

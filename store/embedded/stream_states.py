@@ -4,6 +4,7 @@
 has accepted. `damage.json` is the report of the last start that was refused.
 """
 
+import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,6 +21,8 @@ from jobledger.store.private_files import open_private
 KNOWN_FILE: Final = "known.json"
 DAMAGE_FILE: Final = "damage.json"
 ACCOUNT: Final = "$G"  # nats-server's name for the account of a server without accounts
+
+_log = logging.getLogger("jobledger.store")
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -120,10 +123,19 @@ async def _info(connection: Connection, name: str, request: bytes, timeout_secon
 
 
 def read_known(folder: Path) -> dict[str, Known]:
-    """Returns what is known of each stream, by its folder; empty if the file is missing or unreadable."""
-    with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode((folder / KNOWN_FILE).read_bytes(), type=dict[str, Known])
-    return {}
+    """Returns what is known of each stream, by its folder; empty if the file is missing or damaged.
+
+    Raises:
+        OSError: it cannot be read. A start without it would prove less.
+    """
+    path = folder / KNOWN_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Known])
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        _log.error("%s is damaged, so a loss at the end of a stream may not be noticed: %s", path, error)
+        return {}
 
 
 def write_known(folder: Path, known: dict[str, Known]) -> None:

@@ -98,8 +98,8 @@ _BODIES: Final = (
     b'{"Job":{"Name":"etl","Constraints":[' + b"1," * 50_000 + b"1]}}",
 )
 _TOKENS: Final = ("", "root", "limited", "reader", "wrong")
-# What differs between two services, or from one request to the next. Times come first: their year followed by a
-# month also has the shape of a log's generation followed by a sequence.
+# What differs between two services, or from one request to the next. Times come first: their year followed by
+# a month also has the shape of a log's generation followed by a sequence.
 _VARIES: Final = re.compile(
     r"\d{4}-\d\d-\d\dT[\d:.]+Z|[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|\d{19}"
     r"|[0-9a-z]{4,12}-(?=\d+\b)"

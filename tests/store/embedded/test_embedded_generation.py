@@ -20,12 +20,12 @@ from jobledger.store.embedded import generation, server as embedded
 from jobledger.store.embedded.generation import RECOVERY_FOLDER
 from jobledger.store.embedded.proof import Known, Range
 from jobledger.store.embedded.salvage import give_up
-from jobledger.store.embedded.stream_states import read_damage, read_known
+from jobledger.store.embedded.stream_states import Extent, read_damage, read_known
 from jobledger.store.kv import NO_ENTRY
 from jobledger.store.log import NO_JOB, Appended
 from jobledger.store.model.errors import EmbeddedServerError, StoreDamaged
 from jobledger.store.nats_files.blocks import HEAD, records
-from tests.support.logs import ask, draft, eventually
+from tests.support.logs import ask, draft, eventually, fill
 
 EVENTS = 120
 MESSAGES = Path("jetstream/$G/streams/JOBS/msgs")
@@ -475,3 +475,47 @@ def test_files_are_cloned_if_the_file_system_supports_it(
     generation._keep_file(source, kept, link=True)
     os.truncate(source, 0)  # in place, as nats-server does
     assert kept.read_bytes() == b"records"
+
+
+async def test_a_start_without_what_is_known_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that cannot be read is not a missing one, which would prove less. A damaged one is reported."""
+    async with EmbeddedServer(tmp_path) as server:
+        log = await JetStreamLog.connect(server.url)
+        await fill(log, 3)
+        await log.close()
+    known = tmp_path / RECOVERY_FOLDER / "known.json"
+    known.rename(known.with_name("away"))
+    known.symlink_to(known)  # root may read any file that exists
+    with pytest.raises(EmbeddedServerError, match=r"cannot use .*symbolic links"):
+        await EmbeddedServer(tmp_path).start()
+    known.unlink()
+    known.write_bytes(b"{")
+    async with EmbeddedServer(tmp_path):
+        assert "known.json is damaged" in caplog.text
+        known.unlink()
+    async with EmbeddedServer(tmp_path):
+        assert read_known(known.parent)
+
+
+async def test_what_is_known_is_not_replaced_while_it_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By less: it is logged once, and recorded again when it can be read."""
+    async with EmbeddedServer(tmp_path) as server:
+        log = await JetStreamLog.connect(server.url)
+        await fill(log, 3)
+        await log.close()
+        known = tmp_path / RECOVERY_FOLDER / "known.json"
+        away = known.rename(known.with_name("away"))
+        known.symlink_to(known)
+        now = {"$G/streams/JOBS": Extent("", 3, 3)}
+        for _ in range(2):
+            server._remember(now, now, {})
+        assert known.is_symlink()
+        known.unlink()
+        assert caplog.text.count("what is known of the streams cannot be read") == 1
+        away.rename(known)
+        server._remember(now, now, {})
+        assert read_known(known.parent)["$G/streams/JOBS"].last == 3

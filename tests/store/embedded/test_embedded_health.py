@@ -213,3 +213,46 @@ async def test_suspected_server_is_restarted(
         assert server.pid != before
         assert not server.problem
     assert "restarting the embedded nats-server: appends are not answered" in caplog.text
+
+
+@quickly
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), OSError("no such luck")])
+async def test_a_restart_that_fails_after_its_start_leaves_no_server_on_the_files(
+    server: EmbeddedServer, jetstream_log: JetStreamLog, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Otherwise the next one would write to the same files. It is tried again, also after a defect."""
+    await fill(jetstream_log, 5)
+    accept, failed = server._accept_start, list[int]()
+
+    def fail_once(*arguments: object) -> None:
+        if not failed:
+            failed.append(server.pid)
+            raise error
+        accept(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(server, "_accept_start", fail_once)
+    os.kill(server.pid, signal.SIGKILL)
+    await eventually(lambda: server.restarts == 1, within_seconds=30)
+    with pytest.raises(ProcessLookupError):
+        os.kill(failed[0], 0)
+    async with asyncio.timeout(20):
+        assert await jetstream_log.append(draft("after"), expect=NO_JOB) == Appended(6)
+    assert (server.problem, server.supervision_problem) == ("", "")
+
+
+@quickly
+async def test_supervision_that_fails_starts_again(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is reported until it works again."""
+
+    def fail() -> dict[str, int]:
+        raise RuntimeError("a defect")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(server._generation, "expiring", fail)
+        await eventually(lambda: "a defect" in server.supervision_problem)
+    await eventually(lambda: not server.supervision_problem)
+    assert any(each.levelname == "CRITICAL" and each.exc_info for each in caplog.records)
+    server.suspect("appends are not answered")
+    await eventually(lambda: server.restarts == 1, within_seconds=30)

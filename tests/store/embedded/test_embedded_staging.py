@@ -8,6 +8,7 @@ import signal
 import stat
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -269,3 +270,87 @@ def test_a_root_that_cannot_be_examined_is_not_used(tmp_path: Path, monkeypatch:
     files.reset()
     assert files.folder is None
     assert "cannot be used: File name too long" in files.problem
+
+
+async def test_a_start_does_not_wait_for_the_staging_on_the_event_loop(tmp_path: Path) -> None:
+    """Files are linked in a thread: a slow disk, or a check in progress, stops no other task."""
+    async with started(tmp_path) as (server, _):
+        changing = server._staging._changing
+        changing.acquire()
+        release = threading.Timer(10, changing.release)  # in case that the loop waits
+        release.start()
+        waiting = asyncio.create_task(server._wait_ready(tmp_path / "ports"))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert changing.locked()
+        release.cancel()
+        changing.release()
+        assert await waiting == int(server.address.rpartition(":")[2])
+
+
+async def test_a_check_of_the_staging_that_fails_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And again after one that did not fail."""
+    async with started(tmp_path) as (server, _):
+
+        def fail() -> None:
+            raise OSError("too many open files")
+
+        for broken in (True, True, False, True):
+            with monkeypatch.context() as patched:
+                if broken:
+                    patched.setattr(server._staging, "check", fail)
+                await server.stage()
+    lines = [each.getMessage() for each in caplog.records if "cannot be checked" in each.getMessage()]
+    assert lines == 2 * ["the staging of batches cannot be checked, trying again: too many open files"]
+
+
+@pytest.fixture
+def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[staging.Staging]:
+    """A staging with a stream in whose folder a batch is always being staged."""
+    monkeypatch.setattr(staging, "LINK_SECONDS", 0.01)
+    stream = tmp_path / "$G" / "streams" / "JOBS"
+    (stream / "batches" / "open").mkdir(parents=True)
+    (stream / staging.META_FILE).write_text('{"allow_atomic":true,"num_replicas":1,"storage":"file"}')
+    files = staging.Staging(tmp_path)
+    files._create()
+    yield files
+    files.close()
+
+
+def test_looking_for_a_moment_between_two_batches_is_bounded(
+    busy: staging.Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it failed, the next check only tries once; later ones look again."""
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    busy.check()
+    assert waits
+    looked = len(waits)
+    busy.check()
+    assert len(waits) == looked
+    busy._search_at = time.monotonic()  # after LINK_RETRY_SECONDS
+    busy.check()
+    assert len(waits) > looked
+
+
+def test_a_folder_that_stays_in_use_is_reported_until_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that nats-server cannot end keeps its folder until the server is restarted."""
+    monkeypatch.setattr(staging, "LINK_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(staging, "LINK_SECONDS", 0.001)
+    stream = tmp_path / "$G" / "streams" / "JOBS"
+    (stream / "batches" / "open").mkdir(parents=True)
+    (stream / staging.META_FILE).write_text('{"allow_atomic":true,"num_replicas":1,"storage":"file"}')
+    files = staging.Staging(tmp_path)
+    for count in range(1, staging.LINK_FAILURES_REPORTED + 1):
+        assert files.problem == ""
+        files.check()
+        assert files._unlinked.attempts == count
+    assert f"a batch keeps {stream / 'batches'}" in files.problem
+    (stream / "batches" / "open").rmdir()
+    files.check()
+    assert (files.problem, (stream / "batches").is_symlink()) == ("", True)
+    files.close()
