@@ -4,6 +4,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlencode
 
 from jobledger.service.api.query import Query
+from jobledger.service.web.zones import PARAMETER, read_local
 from jobledger.service.wire import paths
 
 COLUMNS: Final = {
@@ -36,6 +37,7 @@ class ListState(NamedTuple):
 
     Attributes:
         order: `created_at` or `modified_at`.
+        zone: of the times in the filters; the page keeps it in its links (see `zones`).
         previous: the tokens of the pages before this one, oldest first; an empty text is the first page.
     """
 
@@ -55,6 +57,7 @@ class ListState(NamedTuple):
     token: str = ""
     previous: tuple[str, ...] = ()
     columns: tuple[str, ...] = DEFAULT_COLUMNS
+    zone: str = ""
 
     def api_query(self) -> list[tuple[str, str]]:
         """The parameters of `listJobs`; also of the link to the JSON of the page."""
@@ -67,7 +70,7 @@ class ListState(NamedTuple):
             ("namespace", self.namespace),
             ("type", ",".join(self.types)),
             *(("labels", each) for each in self.labels),
-            *((each, api_time(getattr(self, each))) for each in _TIMES),
+            *((each, read_local(getattr(self, each), self.zone)) for each in _TIMES),
             ("at", self.at),
         ]
 
@@ -177,10 +180,5 @@ def read_state(query: Query) -> ListState:
         token=query.text("next_token"),
         previous=tuple("" if each == "-" else each for each in query.all_of("previous")[-_PREVIOUS_MAX:]),
         columns=columns or DEFAULT_COLUMNS,
+        zone=query.text(PARAMETER),
     )
-
-
-def api_time(text: str) -> str:
-    """A time of a form, which has no zone because the control has none, as UTC."""
-    has_zone = text[-1:] in "Zz" or text.isdecimal() or "+" in text[10:] or "-" in text[10:]
-    return text if not text or has_zone else f"{text}Z"

@@ -21,6 +21,7 @@ from jobledger.service.api.problems import (
 )
 from jobledger.service.api.request import Request
 from jobledger.service.api.response import HTML, Response, Stream
+from jobledger.service.web import zones
 from jobledger.service.web.templating import render_text
 from jobledger.service.web.visitor import check_sender
 from jobledger.service.wire import paths
@@ -81,14 +82,18 @@ def page(
     def declared(view: View) -> View:
         @wraps(view)
         async def handler(request: Request[Any]) -> Response | Stream:
+            token = zones.CURRENT.set(zones.Zone())
             try:
-                return await _admitted(request, view, requires)
+                zones.CURRENT.set(zone := zones.zone_of(request.query_string.decode("latin-1")))
+                return _in_zone(await _admitted(request, view, requires), zone)
             except AtOwner:
                 raise  # the router passes the request on
             except Exception as error:  # noqa: BLE001 - every error is a page
                 if is_internal(error):
                     log_failure(error, {"path": request.path, "state": {}})
                 return problem_page(request, error)
+            finally:
+                zones.CURRENT.reset(token)
 
         level = Permission.PUBLIC if requires is Permission.PUBLIC else Permission.READ
         operations.declare(method, path, id, level, response="text/html", availability=availability)(handler)
@@ -97,6 +102,16 @@ def page(
         return view
 
     return declared
+
+
+def _in_zone(answer: Response | Stream, zone: zones.Zone) -> Response | Stream:
+    """A redirection leads to a page in the same zone."""
+    if not zone.is_utc and isinstance(answer, Response):
+        answer.headers = [
+            (name, zones.keep_zone_in(value.decode(), zone).encode() if name == b"location" else value)
+            for name, value in answer.headers
+        ]
+    return answer
 
 
 async def _admitted(request: Request[Any], view: View, requires: Permission) -> Response | Stream:
@@ -127,8 +142,11 @@ def _to_sign_in(request: Request[Any]) -> Response:
 
 def render(request: Request[Any], template: str, /, *, status: int = 200, **context: Any) -> Response:
     """A page, or a part of one, as a response."""
-    body = render_text(template, **frame(request), **context)
-    return Response(body.encode("utf-8", "replace"), SECURITY_HEADERS, status=status, media_type=HTML)
+    facts = frame(request)
+    body = zones.keep_zone(render_text(template, **facts, **context), zones.current())
+    sequence = (b"jobledger-sequence", str(facts["sequence"]).encode())
+    headers = [*SECURITY_HEADERS, sequence]
+    return Response(body.encode("utf-8", "replace"), headers, status=status, media_type=HTML)
 
 
 def frame(request: Request[Any]) -> dict[str, Any]:
@@ -141,7 +159,7 @@ def frame(request: Request[Any]) -> dict[str, Any]:
         "here": request.path,
         "query_string": request.query_string.decode("latin-1"),
         "now": time.time_ns(),
-        "is_part": bool(request.header(b"hx-request")),
+        "frame": "part.html" if request.header(b"hx-request") else "base.html",
         "sequence": request.service.projector.sequence,
         "stream_tag": request.service.stream_tag,
     }

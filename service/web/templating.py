@@ -10,11 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jobledger.service.limits import UI_SHOWN_CHANGES
 from jobledger.service.web import texts
 from jobledger.service.web.static_files import static_url
+from jobledger.service.web.zones import current, in_zone
 from jobledger.service.wire import paths
+from jobledger.store.timestamps import parse_rfc3339
 
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
-    "utc": texts.utc,
-    "utc_short": texts.utc_short,
+    "clock": lambda time_ns: f"{in_zone(time_ns, current())} {current().name}",
+    "clock_short": lambda time_ns: in_zone(time_ns, current()),
+    "nanoseconds": parse_rfc3339,
     "rfc3339": texts.rfc3339,
     "age": texts.age,
     "span": texts.span,
@@ -39,7 +42,13 @@ def environment() -> Environment:
         extensions=["jinja2.ext.do"],
     )
     found.filters.update(FILTERS)
-    found.globals.update(static=static_url, paths=paths, path=paths.expand, shown_changes=UI_SHOWN_CHANGES)
+    found.globals.update(
+        static=static_url,
+        paths=paths,
+        path=paths.expand,
+        shown_changes=UI_SHOWN_CHANGES,
+        zone=current,
+    )
     return found
 
 

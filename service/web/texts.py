@@ -15,16 +15,6 @@ def rfc3339(time_ns: int) -> str:
     return format_rfc3339(time_ns, digits=3)
 
 
-def utc(time_ns: int) -> str:
-    """A time to read, to the second."""
-    return format_rfc3339(time_ns, digits=0).replace("T", " ").replace("Z", " UTC")
-
-
-def utc_short(time_ns: int) -> str:
-    """A time to read, without the zone: the page states it once."""
-    return format_rfc3339(time_ns, digits=0).replace("T", " ").removesuffix("Z")
-
-
 def age(time_ns: int, now_ns: int) -> str:
     """The time since a moment, in its largest unit."""
     return span(max(0, now_ns - time_ns), units=1)

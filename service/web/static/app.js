@@ -6,11 +6,13 @@ import { startSelection } from "./selection.js";
 import { startShortcuts } from "./shortcuts.js";
 import { startSlider } from "./slider.js";
 import { startSpecEditor } from "./spec_editor.js";
+import { startZone } from "./zone.js";
 
 // Scripts of single pages, which their elements name; other pages do not load them.
 const MODULES = ["proof", "events_tail", "consistency", "api_forms"];
 
 document.documentElement.classList.add("js");
+startZone();
 startAges();
 startSelection();
 startShortcuts();

@@ -3,6 +3,8 @@
 //   live ──pause, or the reader scrolled away──► paused: new events are held, the oldest of them dropped
 //     ▲  ──tab hidden──► closed, resumed after the last cursor when the tab is visible again
 //     └──resume── paused
+import { clock, timeText, urlInZone, zone } from "./zone.js";
+
 const ANNOUNCE_MILLISECONDS = 10000;
 const NEAR_TOP_PIXELS = 160;
 const element = (id) => document.getElementById(id);
@@ -52,15 +54,15 @@ function rowOf({ text, event }) {
   link.textContent = number;
   const page = new URL(tail.dataset.page, location);
   page.searchParams.set("after", String(BigInt(number) - 1n));
-  link.href = page.pathname + page.search;
+  link.href = urlInZone(page);
   const time = cell("time");
   time.dateTime = event.streamtime;
-  time.title = `${event.streamtime.slice(0, 19).replace("T", " ")} UTC`;
-  time.textContent = time.title.slice(0, 19);
+  time.textContent = timeText(new Date(event.streamtime));
+  time.title = `${time.textContent} ${zone}`;
   cell(".kind").textContent = event.type.split(".")[2];
   const job = cell(".name a");
   job.textContent = job.title = event.name;
-  job.href = tail.dataset.jobs + encodeURIComponent(event.subject);
+  job.href = urlInZone(tail.dataset.jobs + encodeURIComponent(event.subject));
   const state = event.data?.State?.StateType;
   if (state) {
     const badge = document.createElement("span");
@@ -118,7 +120,7 @@ function onError() {
     show("signed-out", "stopped: reload the page");
     element("tail-gap").textContent = `gap: unknown after sequence ${sequence}`;
   } else {
-    show("reconnecting", `reconnecting since ${new Date().toISOString().slice(11, 19)} UTC`);
+    show("reconnecting", `reconnecting since ${clock()}`);
   }
 }
 

@@ -1,10 +1,13 @@
 // Live pages: one stream of signals per tab, and the changed part of the page fetched again, at most once a second.
+// Pages about other things than jobs, which no event announces, fetch their part at an interval while they are visible.
 //
 //   off ──connect──► live ◄──► paused (button, "p")      htmx's SSE extension closes the stream while the tab is
 //                     │  ▲                               hidden, and resumes it after the last signal.
 //                     ▼  │
 //               reconnecting ──401──► signed-out
+import { refreshAges } from "./ages.js";
 import { refreshJobs } from "./job_rows.js";
+import { clock } from "./zone.js";
 
 const REFRESH_MILLISECONDS = 1000;
 const ANNOUNCE_MILLISECONDS = 10000;
@@ -36,10 +39,34 @@ function announce(count) {
   unannounced = 0;
 }
 
+// What the reader chose or typed in a part survives its replacement.
+function changedFields(element) {
+  const fields = [...element.querySelectorAll("input, select, textarea")];
+  const isChanged = (each) => each.checked !== each.defaultChecked || (each.defaultValue ?? each.value) !== each.value;
+  return fields.some(isChanged) ? fields.map(({ name, value, checked }) => ({ name, value, checked })) : [];
+}
+
+function restoreFields(element, fields) {
+  for (const { name, value, checked } of fields) {
+    for (const each of element.querySelectorAll(`[name="${CSS.escape(name)}"]`)) {
+      if (each.type !== "radio" && each.type !== "checkbox") each.value = value;
+      else if (each.value === value) each.checked = checked;
+    }
+  }
+}
+
 async function refreshPart(element) {
   const answer = await fetch(element.dataset.url, { headers: { "HX-Request": "true" } });
-  if (answer.status === 401) return signedOut();
-  if (answer.ok) await window.htmx.swap({ target: element, text: await answer.text(), swap: "innerMorph" });
+  if (answer.status === 401 || answer.status === 403) return signedOut();
+  if (!answer.ok) return answer.status;
+  const fields = changedFields(element);
+  const cursor = element.querySelector("tr.cursor")?.id;
+  await window.htmx.swap({ target: element, text: await answer.text(), swap: "innerMorph" });
+  restoreFields(element, fields);
+  if (cursor) document.getElementById(cursor)?.classList.add("cursor");
+  refreshAges(element);
+  sequence = Number(answer.headers.get("jobledger-sequence")) || sequence;
+  return answer.status;
 }
 
 async function refresh() {
@@ -75,14 +102,56 @@ function signedOut() {
 
 function onError(event) {
   if (event.detail.status === 401 || event.detail.status === 403) signedOut();
-  else show("reconnecting", `reconnecting since ${new Date().toISOString().slice(11, 19)} UTC`);
+  else reconnecting();
 }
 
-function pause() {
+function reconnecting() {
+  if (status.dataset.state !== "reconnecting") show("reconnecting", `reconnecting since ${clock()}`);
+}
+
+async function poll() {
+  timer = 0;
+  if (isPaused || document.hidden) return;
+  try {
+    const code = await refreshPart(document.getElementById("live-part"));
+    if (status.dataset.state === "signed-out") return;
+    if (code === 404) return show("signed-out", "gone: it was deleted");
+    if (code >= 400) reconnecting();
+    else showSequence();
+  } catch {
+    reconnecting();
+  }
+  pollAfter(Number(status.dataset.poll) * 1000);
+}
+
+function pollAfter(delay) {
+  if (status.dataset.state === "signed-out") return;
+  clearTimeout(timer);
+  timer = setTimeout(poll, delay);
+}
+
+function pausePolling() {
+  togglePause();
+  showSequence();
+  if (!isPaused) pollAfter(0);
+}
+
+function startPolling() {
+  document.getElementById("live-pause").addEventListener("click", pausePolling);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) pollAfter(0); });
+  showSequence();
+  pollAfter(Number(status.dataset.poll) * 1000);
+}
+
+function togglePause() {
   isPaused = !isPaused;
   const button = document.getElementById("live-pause");
   button.setAttribute("aria-pressed", String(isPaused));
   button.textContent = isPaused ? "Resume" : "Pause";
+}
+
+function pause() {
+  togglePause();
   showSequence();
   if (!isPaused) schedule(0);
 }
@@ -107,6 +176,7 @@ export function startLive() {
   status = document.getElementById("live");
   if (!status) return;
   sequence = Number(status.dataset.after);
+  if (status.dataset.poll) return startPolling();
   document.getElementById("live-pause").addEventListener("click", pause);
   connect();
 }

@@ -1,5 +1,6 @@
 // The page that verifies a proof: gets a bundle from the service or from a file, checks it here, shows each step.
 import { Invalid, checkBundle } from "./bundle_check.js";
+import { timeText } from "./zone.js";
 import { NotProven, hex, readKeys } from "./seal.js";
 
 const PINNED = "jobledger.keys";
@@ -41,7 +42,7 @@ function showVerdict(kind, text) {
 // --- the events
 
 function timeOf(nanoseconds) {
-  return new Date(Number(nanoseconds / 1000000n)).toISOString().slice(0, 19).replace("T", " ");
+  return timeText(new Date(Number(nanoseconds / 1000000n)));
 }
 
 function pathOf(record) {

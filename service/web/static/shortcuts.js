@@ -1,4 +1,6 @@
 // Keys, listed in the dialog that "?" opens. None of them changes a job, and all can be turned off.
+import { urlInZone } from "./zone.js";
+
 const SETTING = "jobledger.shortcuts";
 let row = -1;
 let previous = "";
@@ -40,7 +42,7 @@ function press(event) {
   if (localStorage.getItem(SETTING) === "off" && event.key !== "?") return;
   if (previous === "g" && event.key === "j") {
     previous = "";
-    location.assign("/ui/");
+    location.assign(urlInZone("/ui/"));
     return;
   }
   previous = event.key;

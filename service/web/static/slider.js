@@ -1,5 +1,7 @@
 // The time slider: dragging updates the text, and releasing opens the list as of that point.
 // The handle moves along the time axis of the histogram; inside a bar, it moves along its events.
+import { timeText, zone } from "./zone.js";
+
 const STEPS_PER_BAR = 100;
 
 function sequenceAt(range) {
@@ -13,8 +15,7 @@ function sequenceAt(range) {
 
 function describe({ sequence, time, last }) {
   if (sequence >= last) return "latest";
-  const text = new Date(time).toISOString().slice(0, 19).replace("T", " ");
-  return `sequence ${sequence.toLocaleString("en-US")}, after ${text} UTC`;
+  return `sequence ${sequence.toLocaleString("en-US")}, after ${timeText(new Date(time))} ${zone}`;
 }
 
 export function startSlider() {

@@ -11,7 +11,8 @@ import pytest
 from jobledger.service.access.principal import Role
 from jobledger.service.api.capacity import queued
 from jobledger.service.api.query import Query
-from jobledger.service.web.list_state import ListState, api_time, read_state
+from jobledger.service.web.list_state import ListState, read_state
+from jobledger.service.web.zones import read_local
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import LogUnavailable
@@ -209,7 +210,7 @@ def test_the_url_has_the_whole_state() -> None:
 )
 def test_a_time_without_a_zone_is_utc(text: str, time: str) -> None:
     """The control for times has no zone; the page says that it is UTC."""
-    assert api_time(text) == time
+    assert read_local(text, "") == time
 
 
 async def test_a_search_that_tested_only_some_jobs_says_so(
