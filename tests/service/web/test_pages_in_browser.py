@@ -55,6 +55,14 @@ def put(client: httpx.Client, name: str, **fields: Any) -> str:
     return str(answer.json()["JobID"])
 
 
+def submit(service: RunningService, name: str) -> None:
+    httpx.put(service.url + paths.JOBS, json=job_body(name)).raise_for_status()
+
+
+def seal(service: RunningService) -> None:
+    httpx.post(service.url + paths.AUDIT_SEALS).raise_for_status()
+
+
 def set_state(service: RunningService, name: str, state: str) -> None:
     url = service.url + paths.expand(paths.JOB_STATE, id=name)
     httpx.put(url, json={"StateType": state}).raise_for_status()
@@ -170,6 +178,43 @@ async def test_the_timeline_is_live(service: RunningService, browser: Browser) -
     await asyncio.to_thread(set_state, service, "job-03", "Completed")
     await browser.until("document.querySelectorAll('#event-rows tr').length === 2")
     await browser.until("document.querySelector('.page-head').innerText.includes('Completed')")
+
+
+async def test_pages_of_operators_are_live(service: RunningService, browser: Browser) -> None:
+    """A seal appears by itself, and what the reader chose in the table stays; paused, nothing changes."""
+    for name in ("seal-a", "seal-b"):
+        submit(service, name)
+        seal(service)
+    await browser.open(f"{service.url}{paths.UI_AUDIT}")
+    await browser.until(LIVE)
+    rows = "document.querySelectorAll('tr[id^=seal-]').length"
+    before = await browser.run(rows)
+    chosen = "document.querySelector('input[name=from]:checked').value"
+    await browser.run("[...document.querySelectorAll('input[name=from]')].pop().click()")
+    oldest = await browser.run(chosen)
+    submit(service, "seal-c")
+    seal(service)
+    await browser.until(f"{rows} === {before + 1}")
+    assert await browser.run(chosen) == oldest
+    await browser.run("document.getElementById('live-pause').click()")
+    assert await browser.run("document.getElementById('live').dataset.state") == "paused"
+
+
+async def test_a_zone_holds_for_what_scripts_show(service: RunningService, browser: Browser) -> None:
+    """The slider, the tail and the switch to the zone of the browser."""
+    await browser.open(f"{service.url}/ui/?tz=Asia/Tokyo")
+    await browser.until(LIVE)
+    bar = "document.querySelector('.slider title').textContent"
+    assert "Asia/Tokyo" in await browser.run(bar)
+    await browser.run("document.querySelector('#slider-range').value = 0")
+    await browser.run("document.querySelector('#slider-range').dispatchEvent(new Event('input'))")
+    assert "Asia/Tokyo" in await browser.run("document.getElementById('slider-text').textContent")
+    await browser.open(f"{service.url}/ui/events?tz=Asia/Tokyo")
+    await browser.until("document.getElementById('tail-status').dataset.state === 'live'")
+    submit(service, "zoned")
+    await browser.until("document.querySelector('#tail-rows time').title.endsWith(' Asia/Tokyo')")
+    link = "document.querySelector('#tail-rows .name a').getAttribute('href')"
+    assert (await browser.run(link)).endswith("?tz=Asia%2FTokyo")
 
 
 async def test_keys_move_open_and_explain(service: RunningService, browser: Browser) -> None:
