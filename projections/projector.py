@@ -13,7 +13,7 @@ import asyncio
 import enum
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol, Self
@@ -58,6 +58,7 @@ from jobledger.store.backoff import Backoff
 from jobledger.store.log import EventLog, LogReader
 from jobledger.store.model.errors import JobledgerError, LogBehind, LogDamaged, LogUnavailable
 from jobledger.store.model.events import Record
+from jobledger.store.model.job import JobStatus
 from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
 
 _log = logging.getLogger("jobledger.view")
@@ -112,6 +113,18 @@ class ViewReader(Protocol):
         ...
 
 
+class RowWatcher(Protocol):
+    """Is informed before rows of jobs change, for example because it keeps what was read."""
+
+    def changing(self, statuses: Iterable[JobStatus] | None) -> None:
+        """The rows of these jobs are about to change (None: possibly those of all), until `settled`."""
+        ...
+
+    def settled(self) -> None:
+        """The rows are committed, and the projector's sequence is theirs; or nothing changed."""
+        ...
+
+
 class Projector:
     """Keeps one SQLite file up to date with one log: `async with Projector(log, path) as projector`.
 
@@ -157,6 +170,7 @@ class Projector:
         self._exclusive = asyncio.Lock()  # held while records are folded, and while jobs are refolded
         self._listener: ProjectionListener | None = None
         self._view_readers: list[ViewReader] = []
+        self._row_watcher: RowWatcher | None = None
         self._suspended: ViewError | None = None  # the error that suspended readers raise
         self._reported_damage: ViewDamaged | None = None  # damage found by a reader
         self._found_damage = asyncio.Event()
@@ -170,6 +184,13 @@ class Projector:
         listener.on_start(self._announced)
         if self._state is ProjectorState.STOPPED:
             listener.on_stop(self._error)
+
+    def watch_rows(self, watcher: RowWatcher) -> None:
+        """Report every change of a row to this watcher before it is made, starting with the next batch."""
+        watcher.changing(None)
+        if self._writing is None and self._suspended is None:
+            watcher.settled()
+        self._row_watcher = watcher
 
     async def add_view_reader(self, reader: ViewReader) -> None:
         """Suspend this reader of the file during every rebuild."""
@@ -402,6 +423,7 @@ class Projector:
                 " another process changes the file"
             ) from error
         self._suspended = ViewRebuilding(f"the view is being rebuilt from the log ({error}); try again later")
+        self._rows_change(None)
         for reader in self._view_readers:
             await reader.suspend(self._suspended)
         kept = None
@@ -427,6 +449,7 @@ class Projector:
 
     async def _open_view(self) -> None:
         """Open the file, and continue from its checkpoint."""
+        self._rows_change(None)  # another projector may have moved it
         writer = await ViewWriter.open(self._path, tree=self._keeps_tree)
         if self._epoch is not None and writer.epoch not in (None, self._epoch):
             await writer.close()
@@ -439,6 +462,7 @@ class Projector:
         async with self._changed:
             self._sequence = writer.sequence
             self._announced = max(self._announced, writer.sequence)
+        self._rows_settled()
 
     async def _close_files(self) -> None:
         """Close the reader of the log and the file."""
@@ -489,17 +513,24 @@ class Projector:
             raise ViewError(f"the projector of {self._path} is stopped; start it first")
         async with self._exclusive:
             await self._written()
+            self._rows_change(None)
             try:
                 return await heal_view(self._log, self._writer)
             except CheckpointMoved as error:
                 raise ViewError(f"{error}; heal the view again") from error
+            finally:
+                self._rows_settled()
 
     async def _heal_after_upgrade(self) -> None:
         async with self._exclusive:
             await self._written()
             if await self._writer.has_vocabulary(VOCABULARY):
                 return
-            healed = await heal_view(self._log, self._writer)
+            self._rows_change(None)
+            try:
+                healed = await heal_view(self._log, self._writer)
+            finally:
+                self._rows_settled()
             await self._writer.set_vocabulary(VOCABULARY)
         if healed.jobs:
             _log.info(
@@ -582,8 +613,18 @@ class Projector:
                 )
 
     async def _write(self, batch: Batch) -> None:
+        self._rows_change(batch.statuses.values())
         await self._writer.write(batch)
         await self._advance(batch.last_sequence, batch.folded)
+        self._rows_settled()
+
+    def _rows_change(self, statuses: Iterable[JobStatus] | None) -> None:
+        if self._row_watcher is not None:
+            self._row_watcher.changing(statuses)
+
+    def _rows_settled(self) -> None:
+        if self._row_watcher is not None:
+            self._row_watcher.settled()
 
     async def _written(self) -> None:
         """Wait for the batch that is being written; raises its error."""
@@ -608,8 +649,10 @@ class Projector:
     async def _reload(self) -> None:
         """Continue from the checkpoint to which another projector moved this file."""
         self._writing = None
+        self._rows_change(None)
         await self._close_reader()
         await self._advance(await self._writer.reload())
+        self._rows_settled()
 
     async def _close_reader(self) -> None:
         reader, self._reader = self._reader, None

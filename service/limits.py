@@ -15,6 +15,9 @@ VERSIONS_SCANS_MAX_PER_CLIENT = 2  # the same, for one token
 
 # --- reads --------------------------------------------------------------------------------------------------
 OWN_WRITE_WAIT_SECONDS = 1.0  # a read waits for writes acknowledged by this process
+JOB_ANSWERS_MAX_BYTES = 32 * 1_048_576  # of the encoded answers to reads of single jobs that are kept
+JOB_ANSWER_MAX_BYTES = 65_536  # of a kept answer; larger ones are encoded for each request
+JOB_ANSWER_OVERHEAD_BYTES = 768  # of a kept answer: its headers and objects, as an upper estimate
 OWN_WRITES_MAX_JOBS = 10_000  # remembered individually until the view has them; older ones by one position
 WAIT_DEFAULT_SECONDS = 5.0  # of `wait_for`
 HISTORY_DEFAULT_LIMIT = 100

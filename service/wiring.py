@@ -31,6 +31,7 @@ from jobledger.service.errors import TooManyRequests
 from jobledger.service.feed.hub import FeedHub, FeedLimits
 from jobledger.service.histogram import EventTimes
 from jobledger.service.idempotency import IdempotentWrites
+from jobledger.service.job_answers import JobAnswers
 from jobledger.service.limits import (
     FEEDS_MAX,
     QUEUE_MAX_PER_CLIENT,
@@ -95,6 +96,8 @@ class Service:
         owner: the connection to the owner; None if this process is the owner, or the only one.
         positions: shared with the workers; None if there are none.
         processes: how many processes of this service answer requests; each limit is divided by it.
+        answers: the encoded answers to reads of jobs; a worker does not know which jobs change, and keeps
+            none.
         draining: set when the service starts to shut down.
         comparing: the queue for comparisons of two specs, and for blame.
         scans: the queue for reads of a job's whole history.
@@ -126,6 +129,7 @@ class Service:
     owner: OwnerLink | None = None
     positions: SharedPositions | None = None
     processes: int = 1
+    answers: JobAnswers = field(default_factory=lambda: JobAnswers(0))
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     comparing: FairQueue = field(default_factory=lambda: _queue(1, 1))
     scans: FairQueue = field(default_factory=lambda: _queue(*_SCANS))
@@ -186,6 +190,8 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
         tree = TreeReader(view)
         hub = _open_hub(stack, settings, log, view, tag=tag, source=source, draining=draining)
         projector.attach(hub)
+        answers = JobAnswers() if settings.workers == 1 else JobAnswers(0)  # an owner answers no requests
+        projector.watch_rows(answers)
         subscriptions = _open_subscriptions(stack, log, metrics)
         service = Service(
             settings=settings,
@@ -225,6 +231,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
                 draining=draining,
                 source=source,
             ),
+            answers=answers,
             draining=draining,
         )
         metrics.state.watch(service.monitor)

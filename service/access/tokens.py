@@ -12,6 +12,7 @@ import logging
 import math
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -94,6 +95,7 @@ class TokenFile:
         self._records: tuple[TokenRecord, ...] = ()
         self._live: dict[bytes, _Live] = {}
         self._had_records = requires_tokens
+        self._reading = threading.Lock()
         self._fault = ""
         self.refresh()  # so that a later removal of the file is detected
 
@@ -201,6 +203,12 @@ class TokenFile:
         At most one stat per TOKENS_POLL_SECONDS: each releases the interpreter lock, and a busy service waits
         long to get it back.
         """
+        if time.monotonic() - self._checked_at < self._poll_seconds:
+            return
+        with self._reading:  # reads of jobs are answered on two threads
+            self._refresh()
+
+    def _refresh(self) -> None:
         now = time.monotonic()
         if now - self._checked_at < self._poll_seconds:
             return
@@ -322,8 +330,9 @@ class TokenFile:
                 live[one.id.encode()] = _Live(one.digest(), one.principal(), one.expires_at)
         if self._fault:
             _log.warning("the token file %s can be read again", self.path)
-        self._records, self._live, self._fault = records, live, ""
+        # In this order: at no moment does another thread see a service that requires no token.
         self._had_records = self._had_records or bool(records)
+        self._records, self._live, self._fault = records, live, ""
         self._fingerprint = fingerprint
         self._settled = (
             fingerprint is not None

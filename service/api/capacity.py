@@ -63,6 +63,11 @@ class Budget:
             raise TooManyRequests(f"{self._total - kept} {self._what}; try again later")
         self.take_anyway(client)
 
+    def has_room(self, client: str) -> bool:
+        """Whether a read could take a slot now; may be called from any thread."""
+        is_within = self.count < self._total - self._reserved
+        return is_within and self._clients.get(client, 0) < self._per_client - self._reserved_per_client
+
     def take_anyway(self, client: str) -> None:
         """Take a slot, even beyond the budget: for a request that had one before."""
         self.count += 1

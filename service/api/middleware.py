@@ -28,6 +28,7 @@ from jobledger.service.api.request import ENCODED_SLASH
 from jobledger.service.api.response import Response, Stream
 from jobledger.service.api.response_guard import GuardedResponse
 from jobledger.service.errors import NotReady, Unauthorized
+from jobledger.service.job_answers import JobAnswer
 from jobledger.service.limits import (
     BODIES_MAX_BYTES,
     BODIES_MAX_BYTES_PER_CLIENT,
@@ -42,7 +43,7 @@ from jobledger.service.web.site import refusal
 from jobledger.service.web.visitor import is_page, is_secure, session_cookie
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
-from jobledger.store.model.errors import InvalidInput, JobNotFound
+from jobledger.store.model.errors import InvalidInput, JobledgerError, JobNotFound
 from jobledger.store.model.limits import ACTOR_MAX_CHARACTERS
 
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -81,7 +82,10 @@ class _Paths:
         self.always: set[str] = set()
         self.feeds: set[str] = set()
         self.observer: set[str] = set()
+        self.kept_prefix = self.kept_route = ""
         for operation in operations:
+            if operation.is_kept:
+                self.kept_prefix, self.kept_route = operation.path.partition("{")[0], operation.route
             if operation.permission is Permission.PUBLIC:
                 self.public.add(operation.path)
             if operation.availability is Availability.FEED:
@@ -149,6 +153,65 @@ class Middleware:
             await websocket.answer(scope, receive, send, self._answer)
             return
         await self._answer(scope, receive, send)
+
+    def answer_now(self, scope: Scope) -> tuple[Message, Message] | None:
+        """Answer a read of a job whose answer is kept; None: `__call__` has to answer the request.
+
+        The server calls it on its own thread, so that such a request needs no turn of the event loop. It runs
+        the same checks; what they refuse, and whatever is not the usual request, is left to `__call__`.
+        """
+        start = perf_counter()
+        known = self._find_kept(scope)
+        if known is None:
+            return None
+        headers, repeated = first_headers(scope["headers"])
+        if b"if-none-match" in headers:
+            return None
+        try:
+            principal = self._check(scope, headers, repeated)
+        except JobledgerError:
+            return None
+        has_room = self.capacity.work.has_room(_client_of(principal, scope))
+        if not (has_room and principal.may_read(known.namespace)):
+            return None
+        request_id = _request_id(headers.get(b"x-request-id"))
+        response = (
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [*known.headers, (b"x-request-id", request_id.encode())],
+            },
+            {"type": "http.response.body", "body": known.body, "more_body": False},
+        )
+        seconds = perf_counter() - start
+        self._metrics.request("GET", self._paths.kept_route, 200, seconds)
+        write_access(
+            request_id=request_id,
+            principal=principal.name,
+            client=(scope.get("client") or ("",))[0],
+            method="GET",
+            path=scope["path"],
+            status=200,
+            seconds=seconds,
+            is_enabled=self._logs_access,
+        )
+        return response
+
+    def _find_kept(self, scope: Scope) -> JobAnswer | None:
+        path, service = scope["path"], self._service
+        if (
+            scope["type"] != "http"
+            or scope["method"] != "GET"
+            or not path.startswith(self._paths.kept_prefix)
+            or scope["query_string"]
+            or self._draining.is_set()
+        ):
+            return None
+        ref = path[len(self._paths.kept_prefix) :]
+        # First the position: an answer that is found after it was read is at least as new.
+        if "/" in ref or service.own_writes.lacks_any(service.projector.sequence):
+            return None
+        return service.answers.find(ref)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = perf_counter()

@@ -81,6 +81,7 @@ class Operation(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         query_permission: that of a request with a query string, if that needs more.
         is_routed: false if the handler of another operation recognizes it.
         fast: answers the usual request at once, as the handler would; None: the handler answers.
+        is_kept: whether `fast` keeps its answers in `JobAnswers`, by the last part of the path.
     """
 
     method: str
@@ -102,6 +103,7 @@ class Operation(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     example: dict[str, Any] | None
     is_routed: bool
     fast: FastHandler | None
+    is_kept: bool
 
     @property
     def route(self) -> str:
@@ -134,6 +136,7 @@ class OperationGroup:
         availability: Availability = Availability.LIMITED,
         is_routed: bool = True,
         fast: FastHandler | None = None,
+        is_kept: bool = False,
     ) -> Callable[[_H], _H]:
         """Declare the operation that the decorated function handles; see `Operation`.
 
@@ -164,6 +167,7 @@ class OperationGroup:
                     example=example,
                     is_routed=is_routed,
                     fast=fast,
+                    is_kept=is_kept,
                 )
             )
             return handler

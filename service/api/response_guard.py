@@ -27,6 +27,14 @@ _HEADERS: Final = (
 )
 
 
+def with_common(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Headers of a response, with the common ones that it does not have; without its request id."""
+    found = [*headers]
+    present = {name for name, _ in found}
+    found += [each for each in _HEADERS if each[0] not in present]
+    return found
+
+
 class GuardedResponse:
     """One response; `client` is whose part of the budget it uses.
 
@@ -78,9 +86,8 @@ class GuardedResponse:
             self._budget.hold(size, self.client)
             self._held_bytes = size
         self.started, self.status = True, status
-        headers = [*given, (b"x-request-id", self._request_id)]
-        present = {name for name, _ in headers}
-        headers += [each for each in _HEADERS if each[0] not in present]
+        headers = with_common(given)
+        headers.append((b"x-request-id", self._request_id))
         return {"type": "http.response.start", "status": status, "headers": headers}
 
     async def _send_in_parts(self, body: bytes) -> None:

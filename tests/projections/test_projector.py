@@ -5,6 +5,7 @@ import random
 import re
 import sqlite3
 import threading
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from jobledger.projections.writer import ViewWriter
 from jobledger.store.log import EventLog, PendingEvent
 from jobledger.store.model.errors import LogReplaced, LogTruncated
 from jobledger.store.model.events import JobCreated
+from jobledger.store.model.job import JobStatus
 from jobledger.store.model.subjects import job_subject, named_job_id
 from tests.conftest import make_spec
 from tests.support.histories import append_all, draft, random_drafts, records_of, spec_data
@@ -336,3 +338,78 @@ async def test_a_projector_survives_an_outage_of_the_log(
         await running.wait_for(receipt.sequence, timeout_seconds=30)
         assert running.error is None
     assert rows_of(path) == fold_of(await records_of(jetstream_log))
+
+
+class RowsAtEachReport:
+    """Reads the view's file, and the projector's sequence, whenever rows are reported."""
+
+    def __init__(self, path: Path, running: Projector) -> None:
+        self.seen: list[tuple[str, str, int]] = []
+        self._file = sqlite3.connect(path)
+        self._running = running
+        self._names: list[str] = []
+
+    def changing(self, statuses: Iterable[JobStatus] | None) -> None:
+        self._names = [] if statuses is None else [status.name for status in statuses]
+        self._note("changing")
+
+    def settled(self) -> None:
+        self._note("settled")
+
+    def _note(self, what: str) -> None:
+        for name in self._names:
+            row = self._file.execute("SELECT state FROM jobs WHERE name = ?", (name,)).fetchone()
+            self.seen.append((what, row[0] if row else "", self._running.sequence))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+async def test_rows_are_reported_before_they_change_and_when_they_are_visible(tmp_path: Path) -> None:
+    """Between the two reports, the file and the sequence change; nothing else changes them."""
+    log = MemoryLog()
+    ledger = Ledger(log)
+    async with Projector(log, tmp_path / "view.db") as running:
+        await running.wait_live()
+        with closing(RowsAtEachReport(tmp_path / "view.db", running)) as watcher:
+            running.watch_rows(watcher)
+            receipt = await ledger.create(make_spec("mine"))
+            await running.wait_for(1)
+            await ledger.set_state(receipt.job_id, State(StateType.RUNNING))
+            await running.wait_for(2)
+        assert watcher.seen == [
+            ("changing", "", 0),
+            ("settled", "Pending", 1),
+            ("changing", "Pending", 1),
+            ("settled", "Running", 2),
+        ]
+
+
+async def test_a_file_that_another_projector_moved_is_reported_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not say which of its rows changed."""
+    log = MemoryLog()
+    path = tmp_path / "view.db"
+    reports: list[bool] = []
+
+    class Watcher:
+        def changing(self, statuses: Iterable[JobStatus] | None) -> None:
+            reports.append(statuses is None)
+
+        def settled(self) -> None: ...
+
+    async with Projector(log, path) as one, Projector(log, path) as two:
+        one.watch_rows(Watcher())
+        reports.clear()
+        writer = one._writer
+        write = writer.write
+
+        async def write_second(batch: Batch) -> None:
+            await two.wait_for(batch.last_sequence)
+            await write(batch)
+
+        monkeypatch.setattr(writer, "write", write_second)
+        await append_all(log, random_drafts(random.Random(4), 8, 20))
+        await one.wait_for(20)
+        assert reports[:2] == [False, True]

@@ -28,9 +28,11 @@ async def running_api(
         yield service, client
 
 
-def client_of(service: Service, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
-    """Return a client of the service."""
-    transport = httpx.ASGITransport(create_app(service))
+def client_of(
+    service: Service, headers: dict[str, str] | None = None, *, app: Any = None
+) -> httpx.AsyncClient:
+    """Return a client of the service; `app` instead of the service's own."""
+    transport = httpx.ASGITransport(app or create_app(service))
     return httpx.AsyncClient(transport=transport, base_url=f"http://127.0.0.1{PREFIX}", headers=headers)
 
 

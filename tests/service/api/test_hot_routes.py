@@ -13,8 +13,12 @@ from hypothesis import event, given, strategies as st
 
 from jobledger.service.access.principal import Role
 from jobledger.service.api import request
+from jobledger.service.api.app import create_app
+from jobledger.service.api.asgi import Receive, Scope, Send
+from jobledger.service.limits import REQUESTS_KEPT_FOR_WRITES, REQUESTS_MAX_IN_FLIGHT
 from jobledger.service.server import event_loop
 from jobledger.service.wiring import Service
+from jobledger.store.model.subjects import named_job_id
 from jobledger.store.spec import formats, reader
 from tests.support.api import client_of, job_body, running_api
 
@@ -106,12 +110,31 @@ _VARIES: Final = re.compile(
 )
 
 
+class ServerThread:
+    """The app as the server calls it: what is kept is answered before the event loop would be asked."""
+
+    def __init__(self, service: Service) -> None:
+        self._app = create_app(service)
+        self.answered = False  # whether the last request was
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self._app.answer_now(scope)
+        self.answered = answer is not None
+        if answer is None:
+            await self._app(scope, receive, send)
+        else:
+            for message in answer:
+                await send(message)
+
+
 class Twins:
     """Two services with the same past: one answers as it does, the other without any fast way."""
 
     def __init__(self, fast: Service, ordinary: Service, texts: dict[str, str]) -> None:
         self._services = (fast, ordinary)
-        self._clients = (client_of(fast), client_of(ordinary))
+        self.app = ServerThread(fast)
+        self._clients = (client_of(fast, app=self.app), client_of(ordinary))
+        self.fast = fast
         self._tokens = texts
         self._patch = pytest.MonkeyPatch()
 
@@ -204,5 +227,64 @@ def test_the_fast_answer_is_the_ordinary_answer(
     fast, ordinary = runner.run(
         services.ask(method, f"{path}?{query}" if query else path, token, headers, sent)
     )
-    event(f"{method} {fast[0]}")
+    event(f"{method} {fast[0]}{' kept' * services.app.answered}")
     assert fast == ordinary
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "token", "is_kept"),
+    [
+        ("etl", [], "root", True),
+        ("etl", [], "limited", True),
+        ("etl", [("X-Request-ID", "mine"), ("Accept", "text/html")], "root", True),
+        ("other", [], "root", False),  # in another namespace: not found
+        ("etl", [], "reader", False),
+        ("etl", [], "wrong", False),
+        ("etl", [("If-None-Match", '"1"')], "root", False),
+        ("etl", [("Host", "a b")], "root", False),
+        ("etl?namespace=default", [], "root", False),
+        ("a%2Fb", [], "root", False),
+        ("etl/history", [], "root", False),
+    ],
+)
+def test_only_the_usual_read_is_answered_from_what_is_kept(
+    pair: tuple[asyncio.Runner, Twins], path: str, headers: list[tuple[str, str]], token: str, is_kept: bool
+) -> None:
+    """The second of two equal requests; all others are answered by the event loop."""
+    runner, services = pair
+    for _ in range(2):
+        fast, ordinary = runner.run(services.ask("GET", f"/jobs/{path}", token, headers, b""))
+        assert fast == ordinary
+    assert services.app.answered is is_kept
+
+
+def test_a_job_that_gets_the_name_of_a_kept_id_is_found_instead(pair: tuple[asyncio.Runner, Twins]) -> None:
+    """A name takes precedence over an id; for a caller who may see both, and for one who sees the other."""
+    runner, services = pair
+    ref = named_job_id("theirs", "other")
+    asked: list[Any] = [("GET", f"/jobs/{ref}", token, [], b"") for token in ("root", "reader")]
+    body = httpx.Request("PUT", "http://x", json=job_body(ref)).content
+    for request_ in (*asked, ("PUT", "/jobs", "root", [], body), *asked, *asked):
+        fast, ordinary = runner.run(services.ask(*request_))
+        assert fast == ordinary
+    assert services.app.answered is False  # the reader gets the job that its namespace has
+
+
+def test_a_kept_answer_is_not_sent_while_the_service_is_full_or_ends(
+    pair: tuple[asyncio.Runner, Twins], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop refuses such requests."""
+    runner, services = pair
+    ask: Any = ("GET", "/jobs/etl", "root", [], b"")
+    for _ in range(2):
+        runner.run(services.ask(*ask))
+    assert services.app.answered
+    work = services.app._app.capacity.work
+    monkeypatch.setattr(work, "count", REQUESTS_MAX_IN_FLIGHT - REQUESTS_KEPT_FOR_WRITES)
+    assert runner.run(services.ask(*ask))[0][0] == 429
+    monkeypatch.undo()
+    services.fast.draining.set()
+    assert runner.run(services.ask(*ask))[0][0] == 503
+    services.fast.draining.clear()
+    assert runner.run(services.ask(*ask))[0][0] == 200
+    assert services.app.answered
