@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from jobledger.service.limits import HISTOGRAM_AT_ONCE, HISTOGRAM_REMEMBERED
+from jobledger.service.limits import HISTOGRAM_AT_ONCE, HISTOGRAM_BUCKETS, HISTOGRAM_REMEMBERED
 from jobledger.store.log import EventLog
 from jobledger.store.model.subjects import ALL_SUBJECTS
 from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
@@ -42,12 +42,31 @@ class Buckets(NamedTuple):
 
 
 class EventTimes:
-    """The times of events in a log."""
+    """The times of events in a log.
+
+    Attributes:
+        is_preparing: whether `prepare` runs.
+    """
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._known: dict[int, int] = {}  # a time of the past, and the last sequence before it
         self._times: dict[int, int] = {}
+        self._looking = asyncio.Lock()
+        self.is_preparing = False
+
+    async def prepare(self) -> None:
+        """Look up what the histogram of the whole log needs, so that the first reader does not wait for it.
+
+        In a large log that was just opened, the server loads a block of its files for each bucket.
+        """
+        self.is_preparing = True
+        try:
+            info = await self._log.info()
+            if info.last_sequence:
+                await self.histogram(max(1, info.first_sequence), info.last_sequence, HISTOGRAM_BUCKETS)
+        finally:
+            self.is_preparing = False
 
     async def time_of(self, sequence: int) -> int:
         """The stream time of the event at a sequence, or of the next one if it is missing; 0 without one."""
@@ -79,13 +98,16 @@ class EventTimes:
     async def _sequences_before(self, times: list[int], end: int) -> list[int]:
         # Not looked up again at the end: other requests forget what is remembered.
         sequences = {time: self._known[time] for time in times if time in self._known}
-        unknown = [time for time in times if time not in sequences]
-        for some in _parts(unknown):
-            found = await asyncio.gather(*(self._log.sequence_at(time - 1) for time in some))
-            sequences.update(zip(some, found, strict=True))
-            for time, sequence in zip(some, found, strict=True):
-                if time <= end:  # later events are later than this
-                    _remember(self._known, time, sequence)
+        if len(sequences) == len(times):
+            return [sequences[time] for time in times]
+        async with self._looking:  # whoever waits here finds what others looked up meanwhile
+            sequences |= {time: self._known[time] for time in times if time in self._known}
+            for some in _parts([time for time in times if time not in sequences]):
+                found = await asyncio.gather(*(self._log.sequence_at(time - 1) for time in some))
+                sequences.update(zip(some, found, strict=True))
+                for time, sequence in zip(some, found, strict=True):
+                    if time <= end:  # later events are later than this
+                        _remember(self._known, time, sequence)
         return [sequences[time] for time in times]
 
 

@@ -45,7 +45,7 @@ from jobledger.service.settings import SETTINGS, LoadedSettings, Settings
 from jobledger.service.wiring import ASOF_FOLDER, Service, open_service
 from jobledger.store.disk_space import cause_of
 from jobledger.store.embedded import NATS_FOLDER, find_program
-from jobledger.store.model.errors import EmbeddedServerError, JobledgerError
+from jobledger.store.model.errors import EmbeddedServerError, JobledgerError, LogUnavailable
 from jobledger.store.private_files import FOLDER_MODE, exposure, open_private, tighten_all
 
 LOCK_FILE: Final = "lock"
@@ -128,7 +128,7 @@ async def _serve(settings: Settings, announce: Announce, ending: "ShutdownSignal
             http = await _start_http(service, settings, address)
             ending.worker_pids = lambda: http.pids
             ending.starting = None
-            observing = asyncio.create_task(observe_forever(service.monitor))
+            background = asyncio.create_task(run_background(service))
             try:
                 freeze_gc()
                 shorten_thread_switches()
@@ -138,8 +138,8 @@ async def _serve(settings: Settings, announce: Announce, ending: "ShutdownSignal
                 failure_code = await _until_requested(http, ending)
                 code = await drain(service, http, settings.drain_timeout_seconds)
             finally:
-                observing.cancel()
-                await asyncio.gather(observing, return_exceptions=True)
+                background.cancel()
+                await asyncio.gather(background, return_exceptions=True)
                 await http.stop()
     _log.info("ended: exit code %d", failure_code or code)
     return failure_code or code
@@ -356,7 +356,17 @@ def _server_pid(service: Service) -> int:
     return 0
 
 
-async def observe_forever(monitor: Monitor) -> None:
+async def run_background(service: Service) -> None:
+    """What a process does besides its requests: prepare the histogram, and observe the state."""
+    await asyncio.gather(_prepare_histogram(service), _observe_forever(service.monitor))
+
+
+async def _prepare_histogram(service: Service) -> None:
+    with suppress(LogUnavailable):  # requests look up what is missing
+        await service.event_times.prepare()
+
+
+async def _observe_forever(monitor: Monitor) -> None:
     """Observes periodically, so that changes are logged even without probes."""
     while True:
         try:

@@ -54,8 +54,11 @@ class Slider(NamedTuple):
 
 
 async def slider_of(request: Request[Any], state: ListState, at: int) -> Slider | None:
-    """The slider; None for callers who may not see the log as a whole, and without a log or events."""
-    if not request.principal.may_observe:
+    """The slider; None for callers who may not see the log as a whole, and without a log or events.
+
+    The list does not wait for it: just after the start of a service with a large log, there is none.
+    """
+    if not request.principal.may_observe or request.service.event_times.is_preparing:
         return None
     try:
         found = await call(request, "histogram", answer=Histogram)

@@ -19,7 +19,7 @@ from jobledger.service.server.serve import (
     ShutdownSignals,
     drain,
     freeze_gc,
-    observe_forever,
+    run_background,
     shorten_thread_switches,
 )
 from jobledger.service.wiring import open_worker
@@ -49,7 +49,7 @@ async def run(sock: socket.socket, positions_fd: int) -> int:
         http = await HttpServer.start(create_app(service), settings, start.address, shared_port=start.port)
         link.in_flight = lambda: http.in_flight
         ending.starting = None
-        observing = asyncio.create_task(observe_forever(service.monitor))
+        background = asyncio.create_task(run_background(service))
         try:
             freeze_gc()
             shorten_thread_switches()
@@ -58,8 +58,8 @@ async def run(sock: socket.socket, positions_fd: int) -> int:
             code = await _until_ended(http, link, ending)
             code = await drain(service, http, settings.drain_timeout_seconds) or code
         finally:
-            observing.cancel()
-            await asyncio.gather(observing, return_exceptions=True)
+            background.cancel()
+            await asyncio.gather(background, return_exceptions=True)
             await http.stop()
     await link.channel.close()
     return code

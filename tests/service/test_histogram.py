@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 from jobledger.service.access.principal import Role
 from jobledger.service.histogram import EventTimes
-from jobledger.service.limits import HISTOGRAM_MAX_BUCKETS, HISTOGRAM_REMEMBERED
+from jobledger.service.limits import HISTOGRAM_BUCKETS, HISTOGRAM_MAX_BUCKETS, HISTOGRAM_REMEMBERED
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
 from jobledger.store.memory_log import MemoryLog
@@ -146,3 +146,24 @@ async def test_a_history_is_read_newest_first(ui: tuple[Service, httpx.AsyncClie
     assert seen == [5, 4, 3, 2, 1]
     past = ok(await client.get(path, params={**query, "at": "r3"}))
     assert [each["Revision"] for each in past["Items"]] == [3, 2]
+
+
+async def test_a_prepared_histogram_asks_the_log_for_nothing_of_the_past(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first reader after a start waits only for the end of the log; an empty log needs nothing."""
+    await EventTimes(MemoryLog()).prepare()
+    log = await log_of([second * SECOND for second in range(30)])
+    event_times = EventTimes(log)
+    await event_times.prepare()
+    asked: list[int] = []
+    sequence_at = log.sequence_at
+
+    async def noted(time: int) -> int:
+        asked.append(time)
+        return await sequence_at(time)
+
+    monkeypatch.setattr(log, "sequence_at", noted)
+    found = await event_times.histogram(1, 30, HISTOGRAM_BUCKETS)
+    assert len(found.items) == 30
+    assert asked == []

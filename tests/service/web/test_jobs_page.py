@@ -264,3 +264,18 @@ async def test_the_list_is_shown_while_the_log_does_not_answer(
     monkeypatch.setattr(service.log, "info", unavailable)
     answer = await client.get("/ui/")
     assert names(checked_page(answer)) == ["x"]
+
+
+async def test_the_list_does_not_wait_for_the_histogram_of_a_large_log(
+    ui: tuple[Service, httpx.AsyncClient],
+) -> None:
+    """While it is prepared after a start, the page has no slider."""
+    service, client = ui
+    await put(client, "etl")
+    service.event_times.is_preparing = True
+    page = checked_page(await client.get("/ui/"))
+    assert names(page) == ["etl"]
+    assert not page.all("section", lambda each: each["id"] == "slider")
+    service.event_times.is_preparing = False
+    page = checked_page(await client.get("/ui/"))
+    assert page.all("section", lambda each: each["id"] == "slider")

@@ -1,5 +1,6 @@
 """What every page of the UI keeps: its policy, its links, its forms, and errors that are pages."""
 
+import gzip
 import re
 import threading
 from collections.abc import AsyncIterator
@@ -87,6 +88,63 @@ def test_pages_are_in_no_document_of_the_api() -> None:
     assert len(set(ids)) == len(ids)
     assert not [each.path for each in OPERATIONS if each.path.startswith(paths.UI)]
     assert all(each.path.startswith(paths.UI) for each in PAGES)
+
+
+FIRST_PAGE_BYTES = 150_000
+HISTOGRAM_BYTES = 60 * 320  # of a log that is older than that of the test
+
+
+async def transferred(client: httpx.AsyncClient, url: str) -> tuple[int, str]:
+    """The bytes of a response as they are sent, and its text."""
+    async with client.stream("GET", url) as answer:
+        sent = b"".join([chunk async for chunk in answer.aiter_raw()])
+    text = gzip.decompress(sent) if answer.headers.get("content-encoding") == "gzip" else sent
+    return len(sent), text.decode()
+
+
+async def test_the_first_page_is_small(ui: tuple[Service, httpx.AsyncClient]) -> None:
+    """With all of its files, as a browser without a cache loads it: a full page of jobs with labels."""
+    _, client = ui
+    for number in range(50):
+        labels = {"env": "production", "owner": "team-platform", "tier": "backend", "number": str(number)}
+        answer = await client.put(paths.JOBS, json=job_body(f"nightly-export-of-{number:04}", Labels=labels))
+        answer.raise_for_status()
+    total, text = await transferred(client, "/ui/")
+    assert text.count('<tr id="row-') == 50
+    waiting = [each for each in parse_page(text).links() if "/static/" in each]
+    seen = set(waiting)
+    while waiting:
+        url = waiting.pop()
+        size, text = await transferred(client, url)
+        total += size
+        for name in re.findall(r'^import .* from "\./(.*)";', text, re.MULTILINE):
+            imported = f"{url.rpartition('/')[0]}/{name}"
+            if imported not in seen:
+                seen.add(imported)
+                waiting.append(imported)
+    assert len(seen) >= 10
+    assert total + HISTOGRAM_BYTES < FIRST_PAGE_BYTES
+
+
+async def test_static_files_are_compressed_if_the_browser_accepts_that(
+    ui: tuple[Service, httpx.AsyncClient],
+) -> None:
+    """The content is the same; caches keep both apart."""
+    _, client = ui
+    url, plain = static_files.static_url("htmx.min.js"), {"Accept-Encoding": "identity"}
+    compressed, identical = await client.get(url), await client.get(url, headers=plain)
+    assert compressed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in identical.headers
+    assert compressed.content == identical.content
+    assert compressed.headers["vary"] == identical.headers["vary"] == "Accept-Encoding"
+    assert compressed.headers["etag"] != identical.headers["etag"]
+    sizes = [int(each.headers["content-length"]) for each in (compressed, identical)]
+    assert sizes[0] < sizes[1] / 2
+    for header, expected in (
+        ("gzip", True), ("br, GZIP;q=0.5", True), ("gzip;q=0.01", True), ("deflate", False), ("", False),
+        ("gzip;q=0", False), ("gzip; q=0.00, br", False), ("x-gzip", False),
+    ):  # fmt: skip
+        assert static_files.accepts_gzip(header) is expected, header
 
 
 async def test_static_files_never_change_under_their_url(ui: tuple[Service, httpx.AsyncClient]) -> None:
