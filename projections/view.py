@@ -31,6 +31,7 @@ from jobledger.projections.query.planner import (
     count_statement,
     drivers_of,
     edge_statement,
+    existing_statement,
     page_statement,
     state_counts_statement,
 )
@@ -320,6 +321,22 @@ class View:
             next_cursor=_cursor_after(query, edge[0][0]) if edge and not more else next_cursor,
             sequence=rows[0][0],
         )
+
+    async def existing(
+        self, query: ListQuery, sequence: int, time: int, *, limit: int
+    ) -> tuple[JobStatus, ...]:
+        """The present statuses of the jobs that existed as of a sequence, in the order of creation.
+
+        Of a query, only namespaces, times of creation, direction and cursor matter.
+
+        Args:
+            query: in the order of creation.
+            sequence: the point.
+            time: of the event at this sequence; the stream's time must never have gone back.
+            limit: maximum number of jobs.
+        """
+        rows = await self._long_rows(*existing_statement(query, sequence, time, limit=limit))
+        return tuple(status_of(row) for row in rows)
 
     async def state_counts(self, query: ListQuery) -> dict[StateType, StateCount]:
         """How many jobs that match a query are in each state, whatever states the query names.

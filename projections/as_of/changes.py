@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from jobledger.projections.as_of.direct import WaitScope
 from jobledger.projections.as_of.job import records_as_of
-from jobledger.projections.as_of.recent import WaitScope
 from jobledger.projections.as_of.snapshots import SnapshotCache
 from jobledger.projections.limits import (
     ASOF_NEAR_MAX_EVENTS,

@@ -5,8 +5,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Self
 
+from jobledger.projections.as_of.direct import WaitScope
 from jobledger.projections.as_of.job import job_as_of
-from jobledger.projections.as_of.recent import WaitScope
 from jobledger.projections.as_of.snapshots import SnapshotCache
 from jobledger.projections.limits import ASOF_MAX_BYTES, ASOF_MAX_COPIES, WAIT_DEFAULT_SECONDS
 from jobledger.projections.query.query import ListQuery
@@ -90,7 +90,7 @@ class AsOf:
         waiting: WaitScope = nullcontext,
         turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> Page:
-        """One page of a list as of a sequence. The first page may take long.
+        """One page of a list as of a sequence. A page that needs a new snapshot may take long.
 
         Args:
             query: as for the live view; a cursor must be from a page as of the same sequence.
@@ -110,9 +110,9 @@ class AsOf:
         if checkpoint < sequence:
             with waiting():
                 await self._view.wait_for(sequence, timeout_seconds)
-        recent = await self.snapshots.recent(query, sequence, client, waiting, turn)
-        if recent is not None:
-            return recent
+        direct = await self.snapshots.direct_page(query, sequence, client, waiting, turn)
+        if direct is not None:
+            return direct
         async with self.snapshots.at(sequence, client, waiting) as snapshot, turn():
             return await snapshot.list(query)
 

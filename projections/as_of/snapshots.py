@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from jobledger.projections.as_of.build import BuildInputs, build_snapshot, run_in_thread
-from jobledger.projections.as_of.recent import RecentPages, WaitScope
+from jobledger.projections.as_of.direct import DirectPages, WaitScope
 from jobledger.projections.errors import AsOfBusy, ViewError, ViewUnwritable
 from jobledger.projections.fair_queue import FairQueue
 from jobledger.projections.limits import (
@@ -35,7 +35,7 @@ from jobledger.projections.limits import (
     ASOF_WAIT_SECONDS,
 )
 from jobledger.projections.migrations import migrations
-from jobledger.projections.query.query import ListQuery
+from jobledger.projections.query.query import ListQuery, Order
 from jobledger.projections.results import Page
 from jobledger.projections.view import View
 from jobledger.projections.writer import PROJECTION_VERSION
@@ -79,7 +79,7 @@ class SnapshotCache:
         self._max_copies = max_copies
         self._max_bytes = max_bytes
         self._prefix = _prefix(epoch)
-        self._recent = RecentPages(log, epoch, view, directory)
+        self._direct = DirectPages(log, epoch, view, directory)
         self._kept: dict[int, _Snapshot] = {}  # by sequence; least recently used first
         self._builds: dict[int, asyncio.Task[None]] = {}
         self._reached: dict[int, int] = {}  # progress of the builds, by requested sequence
@@ -139,7 +139,7 @@ class SnapshotCache:
         """Total size of the snapshots."""
         return sum(snapshot.size_bytes for snapshot in self._kept.values())
 
-    async def recent(
+    async def direct_page(
         self,
         query: ListQuery,
         sequence: int,
@@ -147,21 +147,29 @@ class SnapshotCache:
         waiting: WaitScope = nullcontext,
         turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> Page | None:
-        """A page as of a sequence without a snapshot. See `RecentPages.find`.
+        """A page as of a sequence without a snapshot. See `DirectPages.find`.
 
-        Returns None if it needs a snapshot, if there is one or it is being built, or if the live view was
-        suspended: `at` then answers, or raises the error.
+        Returns None if it needs a snapshot, if there is one, if the order is `modified` and it is being
+        built, or if the live view was suspended: `at` then answers, or raises the error. A later page starts
+        the build of a snapshot, because the pages after it cost less with one.
         """
-        if self._suspended is not None or sequence in self._kept or sequence in self._builds:
+        if self._suspended is not None or sequence in self._kept:
+            return None
+        if query.order == Order.MODIFIED and sequence in self._builds:
             return None
         suspensions = self._suspensions
         try:
-            page = await self._recent.find(query, sequence, client, waiting, turn)
+            page = await self._direct.find(query, sequence, client, waiting, turn)
         except Exception:
             if suspensions == self._suspensions:
                 raise
             return None  # the view that is being rebuilt does not have all specs
-        return page if suspensions == self._suspensions else None
+        if page is None or suspensions != self._suspensions:
+            return None
+        if query.cursor is not None and page.next_cursor is not None:
+            with suppress(AsOfBusy):
+                self._start_build(sequence, client)
+        return page
 
     @asynccontextmanager
     async def at(
@@ -220,15 +228,7 @@ class SnapshotCache:
 
     async def _await_build(self, sequence: int, client: str) -> None:
         """Wait for the build of a point for a limited time; start it if necessary."""
-        build = self._builds.get(sequence)
-        if build is None:
-            own = sum(each == client for each in self._builders.values())
-            for count, most in ((own, ASOF_BUILDS_MAX), (len(self._builds), ASOF_BUILDS_MAX_TOTAL)):
-                if count >= most:
-                    raise _too_many(count)
-            build = self._builds[sequence] = asyncio.create_task(self._build(sequence, client))
-            self._builders[sequence] = client
-            build.add_done_callback(lambda done: self._ended(sequence, done))
+        build = self._start_build(sequence, client)
         try:
             async with asyncio.timeout(ASOF_WAIT_SECONDS):
                 await asyncio.shield(build)
@@ -242,6 +242,23 @@ class SnapshotCache:
             if not build.cancelled():
                 raise  # the caller was cancelled
             raise ViewError(f"the snapshots in {self._directory} are closed") from None
+
+    def _start_build(self, sequence: int, client: str) -> asyncio.Task[None]:
+        """The build of a point, which is started unless it runs.
+
+        Raises:
+            AsOfBusy: if there are too many builds.
+        """
+        build = self._builds.get(sequence)
+        if build is None:
+            own = sum(each == client for each in self._builders.values())
+            for count, most in ((own, ASOF_BUILDS_MAX), (len(self._builds), ASOF_BUILDS_MAX_TOTAL)):
+                if count >= most:
+                    raise _too_many(count)
+            build = self._builds[sequence] = asyncio.create_task(self._build(sequence, client))
+            self._builders[sequence] = client
+            build.add_done_callback(lambda done: self._ended(sequence, done))
+        return build
 
     def _ended(self, sequence: int, build: asyncio.Task[None]) -> None:
         del self._builds[sequence], self._builders[sequence]

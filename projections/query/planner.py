@@ -146,6 +146,30 @@ def page_statement(query: ListQuery, driver: Driver | None) -> Statement:
     )
 
 
+def existing_statement(query: ListQuery, sequence: int, time: int, *, limit: int) -> Statement:
+    """The rows (`STATUS_COLUMNS`) of the jobs created up to a sequence, in the order of creation.
+
+    Only namespaces, times of creation, direction and cursor of the query matter: states and specs may have
+    changed since. `time` is that of the sequence, and bounds the walk.
+    """
+    latest = time + 1 if query.created_to is None else min(time + 1, query.created_to)
+    query = ListQuery(
+        namespace=query.namespace,
+        namespaces=query.namespaces,
+        created_from=None if query.created_from is None else min(query.created_from, latest),
+        created_to=latest,
+        descending=query.descending,
+        cursor=query.cursor,
+    )
+    builder = _Builder(query, limit=limit)
+    keys = builder.walk(created_up_to=sequence)
+    direction = _direction(query)
+    return builder.statement(
+        f"SELECT {_COLUMNS} FROM ({keys}) AS k JOIN jobs AS j ON j.created_sequence = k.created_sequence"
+        f" ORDER BY k.time {direction}, k.created_sequence {direction}"
+    )
+
+
 def edge_statement(query: ListQuery) -> Statement:
     """The time of the last job that a search by name may test for a page; no row if all may be tested."""
     builder = _Builder(query)
@@ -168,21 +192,24 @@ def state_counts_statement(query: ListQuery, driver: Driver | None) -> Statement
 class _Builder:
     """Builds the SQL of one query; parameters are numbered, so that the arms of a union share them."""
 
-    def __init__(self, query: ListQuery) -> None:
+    def __init__(self, query: ListQuery, *, limit: int = 0) -> None:
         self._query = query
+        self._limit = limit or query.limit + 1  # one more job if there is another page
         self._parameters: list[Any] = []
         self._time = _TIME_COLUMNS[query.order]
 
     def statement(self, sql: str) -> Statement:
         return Statement(sql, tuple(self._parameters))
 
-    def walk(self) -> str:
+    def walk(self, *, created_up_to: int | None = None) -> str:
         """Scan the index of the order, with one arm per namespace and state, which SQLite merges."""
         if self._query.order == Order.MODIFIED:
             conditions = [*self._scope("+"), *self._own_bounds(""), *self._filters()]
             return self._ordered("jobs AS j", [conditions], f"j.{self._time}")
         arms, is_whole = self._arms()
         shared = [*([] if is_whole else self._namespace("+")), *self._own_bounds(""), *self._filters()]
+        if created_up_to is not None:
+            shared.append(f"j.created_sequence <= {self._add(created_up_to)}")
         return self._ordered("jobs AS j", [[*arm, *shared] for arm in arms], f"j.{self._time}")
 
     def edge(self) -> str:
@@ -270,7 +297,7 @@ class _Builder:
     def _ordered(self, source: str, arms: Sequence[Sequence[str]], time: str) -> str:
         select = f"SELECT {time} AS time, j.created_sequence FROM {source}"
         selects = [f"{select} WHERE {' AND '.join(arm)}" if arm else select for arm in arms]
-        direction, limit = _direction(self._query), self._add(self._query.limit + 1)
+        direction, limit = _direction(self._query), self._add(self._limit)
         return f"{' UNION ALL '.join(selects)} ORDER BY 1 {direction}, 2 {direction} LIMIT {limit}"
 
     def _namespace(self, plus: str) -> list[str]:

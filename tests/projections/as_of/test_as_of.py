@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 from msgspec.structs import replace
 
 from jobledger import ListQuery, MemoryLog, Projector, View
-from jobledger.projections.as_of import build, build as seed, recent, snapshots
+from jobledger.projections.as_of import build, build as seed, direct, snapshots
 from jobledger.projections.as_of.job import sequence_of_revision
 from jobledger.projections.as_of.reader import AsOf
 from jobledger.projections.batch import Batch
@@ -25,7 +26,7 @@ from jobledger.projections.query.selectors import parse_selector
 from jobledger.projections.results import Page
 from jobledger.store.log import PendingEvent
 from jobledger.store.model.errors import JobNotFound
-from jobledger.store.model.events import JobCreated, JobStateChanged, JobTagged, TagData
+from jobledger.store.model.events import JobCreated, JobStateChanged, JobTagged, JobUpdated, TagData
 from jobledger.store.model.job import Job, StateType
 from jobledger.store.model.subjects import named_job_id
 from jobledger.store.timestamps import NANOSECONDS_PER_SECOND
@@ -67,12 +68,18 @@ def queries(draw: st.DrawFn) -> ListQuery:
     )
 
 
-async def pages(asked: ListQuery, page_of) -> list[tuple[Job, ...]]:  # type: ignore[no-untyped-def]
-    """All pages of a list."""
+def of_unknown_type(written: PendingEvent) -> PendingEvent:
+    """The event as of a newer release: its job is quarantined, or lost if this is its first event."""
+    wire = msgspec.json.decode(written.payload) | {"type": "jobledger.job.paused.v1"}
+    return replace(written, payload=msgspec.json.encode(wire))
+
+
+async def pages(asked: ListQuery, page_of) -> list[tuple[int, tuple[Job, ...]]]:  # type: ignore[no-untyped-def]
+    """All pages of a list, each with its sequence."""
     found, cursor = [], None
     while True:
         page = await page_of(replace(asked, cursor=cursor))
-        found.append(page.jobs)
+        found.append((page.sequence, page.jobs))
         cursor = page.next_cursor
         if cursor is None:
             return found
@@ -102,8 +109,11 @@ async def test_lists_as_of_a_point_are_those_of_the_prefix(  # noqa: PLR0917
     However a snapshot is built: from the live view or another snapshot, per job or by folding the log.
     """
     drafts = random_drafts(random.Random(number), jobs, events)
+    for unknown in data.draw(st.sets(st.integers(0, events - 1), max_size=2)):
+        if not drafts[unknown].event_id.startswith("garbage"):
+            drafts[unknown] = of_unknown_type(drafts[unknown])
     few = patch.multiple(
-        recent, ASOF_RECENT_FIRST_EVENTS=window, ASOF_RECENT_EVENTS=4 * window, ASOF_RECENT_JOBS=window
+        direct, ASOF_DIRECT_FIRST_EVENTS=window, ASOF_DIRECT_EVENTS=4 * window, ASOF_DIRECT_JOBS=window
     )
     with small, near, few, patch.object(seed, "ASOF_EVENTS_PER_JOB_READ", reads):
         async with history(drafts) as made:
@@ -175,7 +185,7 @@ async def test_a_list_as_of_a_point_pages_on_while_events_arrive() -> None:
         async def page_of(query: ListQuery):  # type: ignore[no-untyped-def]
             page = await made.asof.list(query, 50)
             await append_all(made.log, drafts[(at := next(more)) : at + 1])
-            await made.asof.list(ListQuery(), at - 30)  # evicts the snapshot as of 50
+            await made.asof.list(OLDEST, at - 30)  # evicts the snapshot as of 50
             assert made.asof.snapshots.sequences == (at - 30,)
             return page
 
@@ -198,13 +208,14 @@ def regular_drafts(jobs: int, rounds: int) -> list[PendingEvent]:
 
 
 NEWEST = ListQuery(order=Order.MODIFIED, descending=True, limit=3)
+OLDEST = replace(NEWEST, descending=False)  # its pages need a snapshot
 
 
 async def test_the_jobs_modified_last_need_no_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     """With windows of any size the first page is that of the prefix; the next page has a snapshot."""
     drafts = regular_drafts(12, 9)
     for window in (2, 8, 200):
-        monkeypatch.setattr(recent, "ASOF_RECENT_FIRST_EVENTS", window)
+        monkeypatch.setattr(direct, "ASOF_DIRECT_FIRST_EVENTS", window)
         async with history(drafts) as made:
             page = await made.asof.list(NEWEST, 100)
             assert made.asof.snapshots.sequences == ()
@@ -214,6 +225,70 @@ async def test_the_jobs_modified_last_need_no_snapshot(monkeypatch: pytest.Monke
         async with prefix_view(drafts[:100]) as view:
             assert page == await view.list(NEWEST)
             assert second == await view.list(replace(NEWEST, cursor=page.next_cursor))
+
+
+OF_ALL = ListQuery(limit=3)  # in the order of creation
+
+
+@pytest.mark.parametrize("is_descending", [False, True])
+async def test_a_page_in_the_order_of_creation_needs_no_snapshot(*, is_descending: bool) -> None:
+    """The first page builds none. A later one is answered as well, and starts the build for the others."""
+    drafts, asked = regular_drafts(12, 9), replace(OF_ALL, descending=is_descending)
+    async with history(drafts) as made:
+        first = await made.asof.list(asked, 100)
+        assert not made.asof.snapshots._builds
+        second = await made.asof.list(replace(asked, cursor=first.next_cursor), 100)
+        assert [*made.asof.snapshots._builds] == [100]
+        assert await made.asof.list(asked, 100) == first  # while the snapshot is built
+        async with made.asof.snapshots.at(100):
+            third = await made.asof.list(replace(asked, cursor=second.next_cursor), 100)
+    async with prefix_view(drafts[:100]) as view:
+        wanted = await pages(asked, view.list)
+        assert [(100, page.jobs) for page in (first, second, third)] == wanted[:3]
+
+
+async def test_a_filter_that_few_jobs_match_in_the_order_of_creation_is_searched_within_a_limit() -> None:
+    """More jobs than a page are folded, up to a number; beyond it, a snapshot answers."""
+    drafts = regular_drafts(12, 1)
+    asked = ListQuery(limit=4, states=(StateType.PENDING,))  # those after the first eight, as of 20
+    for most, needs_snapshot in ((12, True), (13, False)):
+        with patch.multiple(direct, ASOF_DIRECT_JOBS=most):
+            async with history(drafts) as made:
+                found = await pages(asked, lambda query, made=made: made.asof.list(query, 20))
+                assert bool(made.asof.snapshots.built) == needs_snapshot
+            async with prefix_view(drafts[:20]) as view:
+                assert found == await pages(asked, view.list)
+
+
+async def test_a_list_with_a_lost_job_needs_a_snapshot_in_the_order_of_creation() -> None:
+    """The live view has no row for it in this order."""
+    lost = draft(JobCreated, named_job_id("default", "lost"), spec_data("lost"), 99)
+    drafts = [of_unknown_type(lost), *regular_drafts(8, 2)]
+    async with history(drafts) as made:
+        page = await made.asof.list(OF_ALL, 20)
+        assert made.asof.snapshots.sequences == (20,)
+    async with prefix_view(drafts[:20]) as view:
+        assert page == await view.list(OF_ALL)
+
+
+async def test_a_job_that_changed_since_is_listed_as_it_was() -> None:
+    """A later tag, spec with its labels, state or event that cannot be read does not show."""
+    names = [named_job_id("default", f"job-{number}") for number in range(4)]
+    drafts = regular_drafts(4, 1)
+    drafts += [
+        draft(JobTagged, names[0], TagData(tag="best", version=1), 8),
+        draft(JobUpdated, names[1], spec_data("job-1", labels={"env": "a"}), 9),
+        draft(JobStateChanged, names[2], state_data(StateType.RUNNING), 10),
+        of_unknown_type(draft(JobStateChanged, names[3], state_data(StateType.RUNNING), 11)),
+    ]
+    async with history(drafts) as made:
+        for point in range(8, 12):
+            labeled = ListQuery(selector=parse_selector("env=a"))
+            for asked in (ListQuery(), labeled, ListQuery(quarantined=True)):
+                page = await made.asof.list(asked, point)
+                async with prefix_view(drafts[:point]) as view:
+                    assert page == await view.list(asked)
+        assert made.asof.snapshots.sequences == ()
 
 
 async def test_a_job_whose_last_record_is_a_tag_is_not_taken_for_a_modified_one() -> None:
@@ -233,13 +308,13 @@ async def test_a_job_whose_last_record_is_a_tag_is_not_taken_for_a_modified_one(
 @pytest.mark.parametrize(
     ("limits", "needs_snapshot"),
     [
-        ({"ASOF_RECENT_JOBS": 3}, True),
-        ({"ASOF_RECENT_JOBS": 4}, False),
-        ({"ASOF_RECENT_FIRST_EVENTS": 2, "ASOF_RECENT_EVENTS": 3}, True),
-        ({"ASOF_RECENT_JOB_EVENTS": 2}, True),
-        ({"ASOF_RECENT_JOB_EVENTS": 3}, False),
-        ({"ASOF_RECENT_BYTES": 1_000}, True),
-        ({"ASOF_RECENT_SECONDS": 0}, True),
+        ({"ASOF_DIRECT_JOBS": 3}, True),
+        ({"ASOF_DIRECT_JOBS": 4}, False),
+        ({"ASOF_DIRECT_FIRST_EVENTS": 2, "ASOF_DIRECT_EVENTS": 3}, True),
+        ({"ASOF_DIRECT_JOB_EVENTS": 2}, True),
+        ({"ASOF_DIRECT_JOB_EVENTS": 3}, False),
+        ({"ASOF_DIRECT_BYTES": 1_000}, True),
+        ({"ASOF_DIRECT_SECONDS": 0}, True),
     ],
 )
 async def test_the_search_for_the_jobs_modified_last_is_bounded(
@@ -247,7 +322,7 @@ async def test_the_search_for_the_jobs_modified_last_is_bounded(
 ) -> None:
     """Beyond its limits, or without enough jobs, a snapshot answers."""
     drafts = regular_drafts(8, 3)
-    with patch.multiple(recent, **limits):  # type: ignore[call-overload]
+    with patch.multiple(direct, **limits):  # type: ignore[call-overload]
         async with history(drafts) as made:
             page = await made.asof.list(NEWEST, 20)
             assert bool(made.asof.snapshots.sequences) == needs_snapshot
@@ -282,12 +357,12 @@ class SearchGate:
     def __init__(self, made: History) -> None:
         self.started: list[tuple[ListQuery, int]] = []
         self.open = asyncio.Event()
-        self._recent = made.asof.snapshots._recent
-        self._find = self._recent._find
-        self._recent._find = self.find  # type: ignore[method-assign]
+        self._direct = made.asof.snapshots._direct
+        self._find = self._direct._find
+        self._direct._find = self.find  # type: ignore[method-assign]
 
     async def find(self, query: ListQuery, sequence: int) -> Page | None:
-        """Replaces `RecentPages._find`."""
+        """Replaces `DirectPages._find`."""
         self.started.append((query, sequence))
         await self.open.wait()
         return await self._find(query, sequence)
@@ -301,7 +376,7 @@ async def settle() -> None:
 
 async def test_searches_for_the_jobs_modified_last_are_limited_per_client() -> None:
     """One client's searches leave turns to others; beyond those that may wait, one is refused."""
-    limits = patch.multiple(recent, ASOF_RECENT_MAX_PAGES=3, ASOF_RECENT_PER_CLIENT=2, ASOF_RECENT_WAITING=1)
+    limits = patch.multiple(direct, ASOF_DIRECT_MAX_PAGES=3, ASOF_DIRECT_PER_CLIENT=2, ASOF_DIRECT_WAITING=1)
     with limits:
         async with history(regular_drafts(8, 3)) as made:
             gate = SearchGate(made)
@@ -321,29 +396,29 @@ async def test_searches_for_the_jobs_modified_last_are_limited_per_client() -> N
 
 async def test_a_search_that_takes_too_long_gives_up_its_turn() -> None:
     """A snapshot answers, and the next search can start."""
-    with patch.multiple(recent, ASOF_RECENT_PER_CLIENT=1, ASOF_RECENT_SECONDS=0.05):
+    with patch.multiple(direct, ASOF_DIRECT_PER_CLIENT=1, ASOF_DIRECT_SECONDS=0.05):
         async with history(regular_drafts(8, 3)) as made:
             gate = SearchGate(made)
             assert len((await made.asof.list(NEWEST, 20)).jobs) == 3
             assert made.asof.snapshots.sequences == (20,)
             gate.open.set()
         assert gate.started == [(NEWEST, 20)]
-        assert made.asof.snapshots._recent._turns.try_enter("")
+        assert made.asof.snapshots._direct._turns.try_enter("")
 
 
 async def test_a_page_that_needed_a_snapshot_is_not_searched_for_again() -> None:
     """Up to a number of pages; other points and filters are."""
     other = replace(NEWEST, limit=2)
-    with patch.multiple(recent, ASOF_RECENT_JOBS=3, ASOF_RECENT_REMEMBERED=1):
+    with patch.multiple(direct, ASOF_DIRECT_JOBS=3, ASOF_DIRECT_REMEMBERED=1):
         async with history(regular_drafts(8, 3)) as made:
             gate, cache = SearchGate(made), made.asof.snapshots
             gate.open.set()
             for _ in range(2):
-                assert await cache.recent(NEWEST, 20) is None
+                assert await cache.direct_page(NEWEST, 20) is None
             assert gate.started == [(NEWEST, 20)]
-            assert await cache.recent(other, 20) is not None
-            assert await cache.recent(NEWEST, 21) is None
-            assert await cache.recent(NEWEST, 20) is None  # 21 took its place
+            assert await cache.direct_page(other, 20) is not None
+            assert await cache.direct_page(NEWEST, 21) is None
+            assert await cache.direct_page(NEWEST, 20) is None  # 21 took its place
             assert gate.started == [(NEWEST, 20), (other, 20), (NEWEST, 21), (NEWEST, 20)]
 
 
@@ -359,15 +434,15 @@ async def test_a_point_with_a_snapshot_or_a_build_is_not_searched() -> None:
             await go_on.wait()
             await make(*arguments, **named)
 
-        assert await cache.recent(NEWEST, 20) is not None
+        assert await cache.direct_page(NEWEST, 20) is not None
         with patch.object(cache, "_make", held):
-            building = asyncio.create_task(made.asof.list(ListQuery(), 20))
+            building = asyncio.create_task(made.asof.list(OLDEST, 20))
             await started.wait()
-            assert await cache.recent(NEWEST, 20) is None
+            assert await cache.direct_page(NEWEST, 20) is None
             go_on.set()
             await building
-        assert await cache.recent(NEWEST, 20) is None
-        assert await cache.recent(NEWEST, 21) is not None
+        assert await cache.direct_page(NEWEST, 20) is None
+        assert await cache.direct_page(NEWEST, 21) is not None
 
 
 @pytest.mark.parametrize("is_resumed", [False, True])
@@ -375,7 +450,7 @@ async def test_a_rebuild_during_a_search_is_no_internal_error(is_resumed: bool) 
     """The view that is being rebuilt lacks specs: try again later, or a snapshot once it is complete."""
     async with history(regular_drafts(8, 3)) as made:
         cache = made.asof.snapshots
-        page_of = cache._recent._page_of
+        page_of = cache._direct._page_of
         wanted = await made.asof.list(NEWEST, 20)
 
         async def interrupted(batch: Batch, query: ListQuery) -> Page:
@@ -389,7 +464,7 @@ async def test_a_rebuild_during_a_search_is_no_internal_error(is_resumed: bool) 
                     if is_resumed:
                         await cache.resume()
 
-        with patch.object(cache._recent, "_page_of", interrupted):
+        with patch.object(cache._direct, "_page_of", interrupted):
             if is_resumed:
                 assert await made.asof.list(NEWEST, 20) == wanted
             else:

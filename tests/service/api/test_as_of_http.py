@@ -172,7 +172,7 @@ async def test_a_request_before_the_snapshot_is_built_gets_retry_after(
     service, client = api
     busy = AsOfBusy("the view as of 5 is being made", retry_after_seconds=5)
     with patch.object(service.asof.snapshots, "_await_build", side_effect=busy):
-        answer = await client.get("/jobs", params={"at": "5"})
+        answer = await client.get("/jobs", params={"at": "5", "order_by": "modified_at"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert answer.json()["Code"] == "AsOfBusy"
 
