@@ -17,7 +17,7 @@ To add a page:
    those that it shows next to a form.
 4. A page about other things than jobs updates live if its template extends `frame`, has `poll_status`, and
    has what changes in a `{% block live %}` inside of `data-live="part"`: a script fetches that block at the
-   page's own URL. Times are shown with the filters `clock` and `clock_short`, in the zone of the URL (`zones`).
+   page's own URL. Times are shown with the filters `clock` and `clock_short`, in the URL's zone (`zones`).
 5. List the module in `pages.py`. The routes, the navigation and the browser tests derive from that list.
 
 Rules that tests enforce: no inline script or style and no `style=` attribute (the Content-Security-Policy has

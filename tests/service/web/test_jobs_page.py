@@ -11,6 +11,7 @@ import pytest
 from jobledger.service.access.principal import Role
 from jobledger.service.api.capacity import queued
 from jobledger.service.api.query import Query
+from jobledger.service.web import stop
 from jobledger.service.web.list_state import ListState, read_state
 from jobledger.service.web.zones import read_local
 from jobledger.service.wire import paths
@@ -170,6 +171,60 @@ async def test_selected_jobs_are_stopped_with_a_reason(ui: tuple[Service, httpx.
     ]
     history = (await client.get(paths.expand(paths.JOB_HISTORY, id=ids[0]))).json()
     assert history["Items"][-1]["Reason"] == "obsolete"
+
+
+async def test_all_that_match_are_stopped_in_portions(
+    ui: tuple[Service, httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The count and the sequence come first; each job is stopped at the revision that it had then."""
+    monkeypatch.setattr(stop, "UI_STOP_MAX_JOBS", 2)
+    monkeypatch.setattr(stop, "UI_STOP_MATCHING_MAX_JOBS", 5)
+    monkeypatch.setattr(stop, "LIST_MAX_LIMIT", 3)  # several pages
+    _, client = ui
+    ids = [await put(client, f"job-{number}", Labels={"set": "bulk"}) for number in range(8)]
+    await put(client, "other")
+    await set_state(client, ids[0], "Completed")
+    url = httpx.URL(paths.UI_STOP, params={"labels": "set=bulk"})
+    first = await client.get(url)
+    page = checked_page(first)
+    assert "7 active jobs" in first.text
+    assert "1 finished match" in first.text
+    assert "at sequence 10." in first.text
+    assert "Stop 5 jobs" in page.texts("button")
+    assert len([each for each in page.all("input") if each["name"] == "job"]) == 2
+    done = await client.post(url, data={**sent_by(page), "reason": "obsolete"})
+    assert done.status_code == 303
+    second = await client.get(done.headers["location"])
+    page = checked_page(second)
+    assert "5 jobs stopped." in second.text
+    assert "Stop 2 jobs" in page.texts("button")
+    await set_state(client, ids[1], "Running")
+    refused = await client.post(url, data={**sent_by(page), "reason": "obsolete"})
+    page = checked_page(refused, 409)
+    assert "1 job stopped, 1 refused" in refused.text
+    assert ids[1] in refused.text
+    states = [ok(await client.get(paths.expand(paths.JOB, id=each)))["Job"]["State"] for each in ids]
+    assert [each["StateType"] for each in states] == ["Completed", "Running", *["Stopped"] * 6]
+    again = next(each["href"] for each in page.all("a") if each.text == "Jobs that still match")
+    assert "Stop 1 job" in checked_page(await client.get(again)).texts("button")
+
+
+async def test_a_damaged_list_of_jobs_stops_none(ui: tuple[Service, httpx.AsyncClient]) -> None:
+    """The form is refused as a whole."""
+    _, client = ui
+    job_id = await put(client, "job")
+    sent = {"job": f"{job_id}@1", "reason": "x", "rest": "[[1]]"}
+    checked_page(await client.post(paths.UI_STOP, data=sent), 400)
+    assert ok(await client.get(paths.expand(paths.JOB, id=job_id)))["Job"]["Revision"] == 1
+
+
+def sent_by(page: Page) -> dict[str, Any]:
+    """The jobs of the form that stops them."""
+    fields = [each for each in page.all("input") if each["name"] in {"job", "rest"}]
+    return {
+        name: [each["value"] for each in fields if each["name"] == name]
+        for name in {each["name"] for each in fields}
+    }
 
 
 async def test_a_part_is_the_table_alone(ui: tuple[Service, httpx.AsyncClient]) -> None:
