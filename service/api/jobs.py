@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
@@ -16,7 +17,7 @@ from jobledger.projections.limits import (
 )
 from jobledger.projections.query.query import ListQuery, Order, order_of_cursor
 from jobledger.projections.results import fit_page
-from jobledger.projections.subscriptions.filters import EventFilter
+from jobledger.projections.subscriptions.filters import EventFilter, parse_types
 from jobledger.service.api.as_of import job_at, page_point, point_of
 from jobledger.service.api.capacity import client_of_request, queued, waiting
 from jobledger.service.api.events import ended_with
@@ -64,6 +65,7 @@ from jobledger.service.versions import version_of
 from jobledger.service.wire import jobs as wire, paths
 from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput, JobTerminal
+from jobledger.store.model.events import EVENT_TYPES, event_type
 from jobledger.store.model.history import HistoryItem
 from jobledger.store.model.job import Job, JobStatus, StateType
 from jobledger.store.spec.spec import JOB_TYPES
@@ -107,6 +109,19 @@ _FILTERS: Final = (
         for axis in ("created", "modified")
         for bound in ("from", "to")
     ),
+)
+
+_HISTORY_FILTERS: Final = (
+    Parameter(
+        "type",
+        {
+            "type": "array",
+            "items": {"type": "string", "examples": [event_type(kind) for kind in EVENT_TYPES]},
+        },
+        "items of the history of any of these types, also as `created`, `updated`, `state`, `tagged` and"
+        " `accepted`",
+    ),
+    Parameter("actor", TEXT, "items of the history by this actor; with `*` at its end, by all that begin so"),
 )
 
 operations = OperationGroup("Reads")
@@ -253,6 +268,7 @@ async def count_jobs(request: Request[None]) -> wire.JobCounts:
         Parameter("since", _SECONDS, "history from this time on: Unix seconds, inclusive"),
         Parameter("event_type", {"type": "string", "enum": list(_EVENT_TYPES)}, "of the history"),
         Parameter("execution_id", TEXT, "of the history; there are none, so that is empty"),
+        *_HISTORY_FILTERS,
         limit(HISTORY_DEFAULT_LIMIT, HISTORY_MAX_LIMIT, "history items"),
         JOB_AT,
         NEXT_TOKEN,
@@ -302,6 +318,7 @@ async def get_job(request: Request[None]) -> Response:
         Parameter("since", _SECONDS, "Unix seconds, inclusive"),
         Parameter("event_type", _EVENT_TYPE, "executions have no history here: that list is empty"),
         Parameter("execution_id", TEXT, "there are no executions, so that list is empty"),
+        *_HISTORY_FILTERS,
         JOB_VERSION,
         Parameter("all_job_versions", FLAG, "of all versions"),
         Parameter(
@@ -528,6 +545,7 @@ async def _history(
     if kind not in _EVENT_TYPES:
         raise InvalidInput(f"event_type must be one of {', '.join(_EVENT_TYPES)}, got {kind!r:.60}")
     has_items = kind != "execution" and not query.text("execution_id")
+    is_asked = _asked_items(query)
     items: list[wire.HistoryItem] = []
     last, terminal, more, size = after, status.state.state_type.is_terminal, False, 0
     async with _turn_for(service, limit):
@@ -535,7 +553,7 @@ async def _history(
             if point is not None and item.sequence > point:
                 break
             is_shown = has_items and (bool(item.quarantine) or not item.anomaly)
-            fits = is_shown and item.time >= since and version in {0, item.version}
+            fits = is_shown and item.time >= since and version in {0, item.version} and is_asked(item)
             if fits:
                 size += _size_of_item(item)
             if len(items) == limit or (items and size > HISTORY_PAGE_BYTES):
@@ -561,19 +579,34 @@ async def _latest_history(
     before = parse_cursor(token, service.stream_tag, field="next_token") if token else None
     limit = query.limit(HISTORY_DEFAULT_LIMIT, HISTORY_MAX_LIMIT)
     found: deque[HistoryItem] = deque(maxlen=limit + 1)
+    is_asked = _asked_items(query)
     async with queued(service.scans):
         async for item in service.ledger.history(status.id, namespace=status.namespace):
             await yield_point()
             is_later = before is not None and item.sequence >= before
             if is_later or (point is not None and item.sequence > point):
                 break
-            if (bool(item.quarantine) or not item.anomaly) and version in {0, item.version}:
+            is_shown = bool(item.quarantine) or not item.anomaly
+            if is_shown and version in {0, item.version} and is_asked(item):
                 found.append(item)
     newest = fit_page(tuple(reversed(found)), _size_of_item, max_bytes=HISTORY_PAGE_BYTES)[:limit]
     more = len(newest) < len(found)
     items = [history_item(status.id, item, service.stream_tag) for item in newest]
     next_token = format_cursor(service.stream_tag, newest[-1].sequence) if more else ""
     return wire.History(items, next_token if point is None else pin(point, next_token, service.stream_tag))
+
+
+def _asked_items(query: Query) -> Callable[[HistoryItem], bool]:
+    """The test of an item by its type and its actor."""
+    types, actor = parse_types(query.texts("type")), query.text("actor")
+    start = actor[:-1] if actor.endswith("*") else None
+
+    def is_asked(item: HistoryItem) -> bool:
+        if types and item.type not in types:
+            return False
+        return not actor or (item.actor == actor if start is None else item.actor.startswith(start))
+
+    return is_asked
 
 
 def _size_of_item(item: HistoryItem) -> int:

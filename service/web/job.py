@@ -14,6 +14,7 @@ from jobledger.service.api.response import Response
 from jobledger.service.limits import UI_SHOWN_LINES
 from jobledger.service.web import diff_rows, spec_lines
 from jobledger.service.web.calls import call
+from jobledger.service.web.events import TYPES
 from jobledger.service.web.site import SECURITY_HEADERS, page, render, words_of
 from jobledger.service.web.texts import whole_number
 from jobledger.service.web.timeline import Items, entries_of, spans_of
@@ -50,12 +51,17 @@ class JobUrl(msgspec.Struct, frozen=True):
     at: str = ""
     format: str = "yaml"
     timeline: str = "compact"
+    types: tuple[str, ...] = ()
+    actor: str = ""
 
-    def to(self, **changes: str) -> str:
+    def to(self, **changes: Any) -> str:
         """The URL with some parameters changed; others than those of the page are added."""
         known = {**msgspec.structs.asdict(self), **changes}
         del known["id"]
+        known["type"] = ",".join(known.pop("types"))
         defaults = {"tab": "timeline", "format": "yaml", "timeline": "compact"}
+        if known["tab"] != "timeline":
+            defaults |= {"type": known["type"], "actor": known["actor"]}
         query = {name: value for name, value in known.items() if value and value != defaults.get(name)}
         path = paths.expand(paths.UI_JOB, id=self.id)
         return f"{path}?{urlencode(query)}" if query else path
@@ -77,7 +83,7 @@ async def show_job(request: Request[Any]) -> Response:
     )
     job = answer["Job"]
     tab = query.text("tab") if query.text("tab") in TABS else "timeline"
-    url = JobUrl(job["ID"], tab, query.text("at"), query.text("format") or "yaml", query.text("timeline"))
+    url = url_of(request, job["ID"], tab)
     tags = await call(request, "jobTags", [("at", url.at)], id=job["ID"])
     context = await _TABS[tab](request, job, url)
     return render(
@@ -97,6 +103,20 @@ async def show_job(request: Request[Any]) -> Response:
     )
 
 
+def url_of(request: Request[Any], job_id: str, tab: str) -> JobUrl:
+    """The URL of a request for the page."""
+    query = request.query
+    return JobUrl(
+        job_id,
+        tab,
+        query.text("at"),
+        query.text("format") or "yaml",
+        query.text("timeline"),
+        tuple(each for each in TYPES if each in query.texts("type")),
+        query.text("actor").strip(),
+    )
+
+
 async def timeline_tab(request: Request[Any], job: dict[str, Any], url: JobUrl) -> dict[str, Any]:
     """The events of the job, newest first."""
     token = request.query.text("next_token")
@@ -109,19 +129,24 @@ async def timeline_tab(request: Request[Any], job: dict[str, Any], url: JobUrl) 
             ("at", url.at),
             ("limit", str(_TIMELINE_PAGE)),
             ("next_token", token),
+            ("type", ",".join(url.types)),
+            ("actor", url.actor),
         ],
         answer=Items,
         id=job["ID"],
     )
     is_over = StateType(job["State"]["StateType"]).is_terminal
     end = history.items[0].time_ns if history.items and (url.at or is_over) else time.time_ns()
-    entries = entries_of(history.items, end, is_newest=not token)
+    is_filtered = bool(url.types or url.actor)
+    entries = entries_of(history.items, end, is_newest=not token, is_complete=not is_filtered)
     shown = url.timeline if url.timeline in TIMELINES else "compact"
     return {
         "entries": entries,
         "spans": spans_of(entries),
         "next_token": history.next_token,
         "is_newest": not token,
+        "is_filtered": is_filtered,
+        "types": TYPES,
         "timelines": TIMELINES,
         "shown": shown,
     }

@@ -79,14 +79,20 @@ class Span(NamedTuple):
     nanoseconds: int
 
 
-def entries_of(items: list[Item], end: int, *, is_newest: bool) -> list[Entry]:
+def entries_of(items: list[Item], end: int, *, is_newest: bool, is_complete: bool = True) -> list[Entry]:
     """Events, newest first, with the time that the job spent in the state that each entered.
 
     Args:
         items: newest first.
         end: until when the newest state lasts, Unix nanoseconds.
         is_newest: whether the first item is the last event of the job.
+        is_complete: whether no event between them was left out: otherwise, what came before one, and how long
+            a state lasted, is not known.
     """
+    if not is_complete:
+        return [
+            Entry(each, "", str(each.state.state_type) if each.state else "", None, False) for each in items
+        ]
     found: list[Entry] = []
     left: int | None = end if is_newest else None  # when the job left the state of the item
     is_current = is_newest

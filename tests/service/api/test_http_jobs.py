@@ -17,7 +17,7 @@ from jobledger.service import own_writes
 from jobledger.service.api import compare, jobs
 from jobledger.service.wiring import Service
 from jobledger.store.model.events import Record
-from tests.support.api import job_body, running_api
+from tests.support.api import job_body, ok, running_api
 
 ID = named_job_id("default", "etl")
 
@@ -65,6 +65,36 @@ async def test_every_write_tells_where_it_stands(client: httpx.AsyncClient) -> N
         result["EvaluationID"]
         for result in (created, *(answer.json() for answer in (state, updated, stopped, rerun)))
     ]
+
+
+async def test_a_history_is_filtered_by_type_and_actor(client: httpx.AsyncClient) -> None:
+    """In both directions, page by page, and with the job; an unknown type is refused."""
+    path = f"/jobs/{(await submit(client, 'default', Name='etl'))['JobID']}"
+    for number in range(6):
+        state = "Running" if number % 2 else "Queued"
+        actor = {"Jobledger-Actor": ("ci-prod", "ci-test", "alice")[number % 3]}
+        ok(await client.put(f"{path}/state", json={"StateType": state}, headers=actor))
+    for query, revisions in (
+        ({"type": "created"}, [1]),
+        ({"type": "jobledger.job.state.v1"}, [2, 3, 4, 5, 6, 7]),
+        ({"actor": "ci-*"}, [2, 3, 5, 6]),
+        ({"actor": "ci"}, []),
+        ({"actor": "alice", "type": "state,updated"}, [4, 7]),
+    ):
+        for reverse in ("false", "true"):
+            found: list[int] = []
+            token = ""
+            while len(found) <= 7:
+                asked = {"all_job_versions": "true", "reverse": reverse, "limit": "2", "next_token": token}
+                page = ok(await client.get(f"{path}/history", params={**asked, **query}))
+                found += [item["Revision"] for item in page["Items"]]
+                token = page["NextToken"]
+                if not token or not page["Items"]:
+                    break
+            assert (found[::-1] if reverse == "true" else found) == revisions, query
+        shown = ok(await client.get(path, params={"include": "history", **query}))
+        assert [item["Revision"] for item in shown["History"]["Items"]] == revisions
+    assert (await client.get(f"{path}/history", params={"type": "nothing"})).status_code == 400
 
 
 async def test_a_read_sees_what_this_service_has_acknowledged(client: httpx.AsyncClient) -> None:

@@ -63,6 +63,33 @@ async def test_the_timeline_has_every_event_with_who_and_why(
         assert "bob" in answer.text
 
 
+async def test_the_timeline_is_filtered_by_type_and_actor(
+    ui: tuple[Service, httpx.AsyncClient], job: str
+) -> None:
+    """The filter is in the URL, and in the form; no time in a state is given, since events are left out."""
+    _, client = ui
+    for query, shown in (
+        ({"type": "created"}, ["first try"]),
+        ({"type": "created,updated"}, ["first try", "more memory"]),
+        ({"type": "state", "timeline": "full"}, ["oom"]),
+        ({"actor": "bob"}, ["more memory"]),
+        ({"actor": "al*", "timeline": "json"}, ["first try"]),
+        ({"actor": "al"}, []),
+        ({"actor": "bob", "type": "created"}, []),
+    ):
+        answer = await client.get(url(job, **query))
+        page = checked_page(answer)
+        found = [each for each in ("first try", "oom", "more memory") if each in answer.text]
+        assert found == shown, query
+        boxes = page.all("input", lambda each: each["name"] == "type" and "checked" in each.attributes)
+        assert ",".join(each["value"] for each in boxes) == query.get("type", "")
+        assert not page.all("figure")
+        assert ("No event of this job matches" in answer.text) is (not shown)
+        full = next(each["href"] for each in page.all("a") if each.text == "Full")
+        assert httpx.URL(full).params == httpx.QueryParams({**query, "timeline": "full"})
+    assert checked_page(await client.get(url(job))).all("figure")
+
+
 async def test_each_line_of_the_spec_has_who_set_it(ui: tuple[Service, httpx.AsyncClient], job: str) -> None:
     """A changed field has the event that changed it, with the way to the state before."""
     _, client = ui
