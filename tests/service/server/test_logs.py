@@ -11,7 +11,7 @@ import pytest
 
 from jobledger.service.access.principal import Role
 from jobledger.service.limits import ACCESS_PATH_MAX_CHARACTERS, REQUESTS_KEPT_FOR_WRITES_PER_CLIENT
-from jobledger.service.logs import FORMATS, LEVELS, configure_logs
+from jobledger.service.logs import FORMATS, LEVELS, configure_logs, write_access
 from jobledger.service.settings import SETTINGS
 from tests.support.middleware import Guarded
 from tests.support.service_process import running_service
@@ -100,6 +100,43 @@ async def test_a_text_line_has_the_zone_and_cannot_be_forged(tmp_path: Path, str
     assert "\x1b" not in first
     assert "principal=alice" in first
     assert len(second) < ACCESS_PATH_MAX_CHARACTERS + 300
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("worker", [0, 3])
+@pytest.mark.parametrize(
+    "facts",
+    [("/api/v1/x", 200, "alice"), ('/a b%\n"é\ud800', 404, ""), ("/x", 429, "a=b %s"), ("/livez", 200, "p")],
+)
+def test_an_access_line_is_the_same_with_a_record_and_without(
+    stream: io.StringIO, form: str, worker: int, facts: tuple[str, int, str]
+) -> None:
+    """Other handlers need a record; without them, none is made."""
+    path, status, principal = facts
+    configure_logs("debug", form, stream, worker=worker)
+    if form == "json":
+        path = path.replace("\ud800", "")
+    records: list[logging.LogRecord] = []
+    other = logging.Handler()
+    other.emit = records.append  # type: ignore[assignment]
+    for _ in range(2):
+        write_access(
+            request_id="id-1",
+            principal=principal,
+            client="::1",
+            method="GET",
+            path=path,
+            status=status,
+            seconds=0.0125,
+            is_enabled=True,
+        )
+        logging.getLogger().addHandler(other)
+    without, with_record = (
+        re.sub(r"\d{4}-\d\d-\d\d[T ][\d:.]+", "~", line) for line in stream.getvalue().splitlines()
+    )
+    assert without == with_record
+    assert len(records) == 1
+    assert ("access[worker 3]" in without or '"worker":3' in without) is bool(worker)
 
 
 async def test_successful_probes_are_logged_at_debug(tmp_path: Path, stream: io.StringIO) -> None:
