@@ -294,8 +294,8 @@ class View:
     async def list(self, query: ListQuery | None = None) -> Page:
         """One page of jobs with their specs; by default of all jobs, oldest first.
 
-        A page has fewer jobs than the limit if their specs or states are large, or if a search for a part of
-        the name tested NAME_SCAN_MAX_ROWS jobs; `next_cursor` is None on the last page.
+        A page has fewer jobs than the limit if their specs or states are large, or if a bounded search tested
+        LIST_SCAN_MAX_ROWS jobs; `next_cursor` is None on the last page.
         """
         query = query or ListQuery()
         drivers = drivers_of(query)
@@ -304,7 +304,8 @@ class View:
             # A separate snapshot: it only chooses the plan, and the page is correct with any plan.
             [counted] = await self._long_rows(*count_statement(query, drivers))
             driver = choose_driver(query, drivers, counted)
-        edge = await self._long_rows(*edge_statement(query)) if query.name and driver is None else []
+        is_cut = driver is None and query.may_end_early()
+        edge = await self._long_rows(*edge_statement(query)) if is_cut else []
         if edge:
             query = query.until(edge[0][0])
         rows, is_whole = await self._pool_page(*page_statement(query, driver), max_bytes=PAGE_MAX_BYTES)

@@ -12,7 +12,8 @@ The rows of each condition are counted up to `RARE_MAX_ROWS` to choose between t
 not used for this: it guesses without statistics, and with statistics plans, and thus response times, would
 differ between replicas. A unary `+` before a column keeps SQLite from using an index on it.
 
-No index helps with several conditions that are each common but rare in combination: the walk is then long.
+No index helps with several conditions that are each common but rare in combination: the walk is then long,
+unless the query is bounded.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ import msgspec
 from jobledger.projections.limits import (
     COUNT_MAX_JOBS,
     COUNT_SCAN_MAX_ROWS,
-    NAME_SCAN_MAX_ROWS,
+    LIST_SCAN_MAX_ROWS,
     RARE_MAX_ROWS,
     SHORT_WALK_ROWS,
     WALK_MAX_ARMS,
@@ -171,9 +172,9 @@ def existing_statement(query: ListQuery, sequence: int, time: int, *, limit: int
 
 
 def edge_statement(query: ListQuery) -> Statement:
-    """The time of the last job that a search by name may test for a page; no row if all may be tested."""
+    """The time of the last job that a bounded search may test for a page; no row if all may be tested."""
     builder = _Builder(query)
-    return builder.statement(f"{builder.edge()} LIMIT 1 OFFSET {NAME_SCAN_MAX_ROWS - 1}")
+    return builder.statement(f"{builder.edge()} LIMIT 1 OFFSET {LIST_SCAN_MAX_ROWS - 1}")
 
 
 def state_counts_statement(query: ListQuery, driver: Driver | None) -> Statement:

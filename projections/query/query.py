@@ -126,6 +126,8 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
         descending: newest first.
         limit: maximum number of jobs on the page.
         cursor: `next_cursor` of the previous page; None for the first page.
+        is_bounded: whether a page ends early, before it is full, when it has tested LIST_SCAN_MAX_ROWS jobs.
+            A search for a part of the name always does; with other filters, a page of all jobs can be needed.
 
     Raises:
         InvalidInput: if a field is invalid; the message names the field, the value and the remedy.
@@ -148,6 +150,7 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
     descending: bool = False
     limit: int = LIST_DEFAULT_LIMIT
     cursor: str | None = None
+    is_bounded: bool = False
 
     def __post_init__(self) -> None:
         if self.namespace is not None and self.namespaces is not None:
@@ -176,6 +179,18 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
             if self.cursor is None
             else decode_cursor(self.cursor, self.order, descending=self.descending)
         )
+
+    def may_end_early(self) -> bool:
+        """Whether a page is bounded by the jobs that it tests, and not only by its limit."""
+        other = Order.CREATED if self.order == Order.MODIFIED else Order.MODIFIED
+        is_tested = (
+            bool(self.types or self.selector)
+            or self.quarantined is not None
+            or self.bounds(other) != (None, None)
+            or self.asked_namespaces() is not None
+            or (self.order == Order.MODIFIED and bool(self.asked_states()))
+        )
+        return bool(self.name) or (self.is_bounded and is_tested)
 
     def asked_namespaces(self) -> tuple[str, ...] | None:
         """The namespaces that restrict the list, without duplicates; None for all."""

@@ -13,6 +13,7 @@ from jobledger.projections.limits import (
     COUNT_MAX_JOBS,
     LIST_DEFAULT_LIMIT,
     LIST_MAX_LIMIT,
+    LIST_SCAN_MAX_ROWS,
     WAIT_MAX_SECONDS,
 )
 from jobledger.projections.query.query import ListQuery, Order, order_of_cursor
@@ -142,6 +143,7 @@ operations = OperationGroup("Reads")
             "by creation or modification time; each has three names",
         ),
         Parameter("reverse", FLAG, "newest first"),
+        Parameter("bounded", FLAG, f"end each page after testing {LIST_SCAN_MAX_ROWS:,} jobs, full or not"),
         limit(LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT, "jobs"),
         AT,
         NEXT_TOKEN,
@@ -152,10 +154,10 @@ operations = OperationGroup("Reads")
 async def list_jobs(request: Request[None]) -> wire.JobList:
     """List jobs.
 
-    Times: `from` is inclusive, `to` is exclusive. With `name`, a page may have fewer jobs than `limit`, or
-    none, although more follow: continue until `NextToken` is empty. A token keeps the order and the position;
-    send the filters again with it. As of a point (`at`), the first response may take some seconds, or be 503
-    with `Retry-After` while the copy is being built.
+    Times: `from` is inclusive, `to` is exclusive. With `name` or `bounded`, a page may have fewer jobs than
+    `limit`, or none, although more follow: continue until `NextToken` is empty. A token keeps the order and
+    the position; send the filters again with it. As of a point (`at`), the first response may take some
+    seconds, or be 503 with `Retry-After` while the copy is being built.
     """
     service = request.service
     await request.await_position()
@@ -458,7 +460,7 @@ def _turn_for(service: Service, limit: int) -> AbstractAsyncContextManager[None]
 
 def _turn_to_list(service: Service, filters: ListQuery) -> AbstractAsyncContextManager[None]:
     """A turn for a large page, or for a search that tests many jobs."""
-    return queued(service.scans) if filters.name else _turn_for(service, filters.limit)
+    return queued(service.scans) if filters.may_end_early() else _turn_for(service, filters.limit)
 
 
 # --- lists --------------------------------------------------------------------------------------------------
@@ -476,6 +478,7 @@ def _list_query(request: Request[None], next_token: str) -> ListQuery:
         descending=descending,
         limit=query.limit(LIST_DEFAULT_LIMIT, LIST_MAX_LIMIT),
         cursor=token,
+        is_bounded=query.flag("bounded"),
     )
 
 

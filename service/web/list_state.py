@@ -61,7 +61,8 @@ class ListState(NamedTuple):
 
     def api_query(self) -> list[tuple[str, str]]:
         """The parameters of `listJobs`; also of the link to the JSON of the page."""
-        return [*self.api_filters(), ("state", ",".join(self.states)), *self._order_and_page()]
+        bounded = ("bounded", "true" if self.chips() else "")
+        return [*self.api_filters(), ("state", ",".join(self.states)), bounded, *self._order_and_page()]
 
     def api_filters(self) -> list[tuple[str, str]]:
         """The filters without the states, which are counted."""

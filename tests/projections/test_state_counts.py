@@ -146,7 +146,8 @@ async def test_a_count_in_several_namespaces_tests_a_limited_number_of_jobs(
 @pytest.mark.parametrize(
     "filters", [{}, {"namespace": "a"}, {"namespaces": ("a", "b"), "states": (RUNNING, PENDING)}]
 )
-async def test_a_search_by_name_tests_a_limited_number_of_jobs_per_page(  # noqa: PLR0917 - parameters
+@pytest.mark.parametrize("search", [{"name": "JOB-"}, {"types": ("batch",), "is_bounded": True}])
+async def test_a_bounded_search_tests_a_limited_number_of_jobs_per_page(  # noqa: PLR0917 - parameters
     file: ViewFile,
     view: View,
     monkeypatch: pytest.MonkeyPatch,
@@ -154,19 +155,23 @@ async def test_a_search_by_name_tests_a_limited_number_of_jobs_per_page(  # noqa
     order: Order,
     most: int,
     filters: dict[str, Any],
+    search: dict[str, Any],
 ) -> None:
     """Pages may be short or empty; together they have every match once, in order."""
     fill(file)
     monkeypatch.setattr(view_module, "choose_driver", lambda *_: None)
-    query = ListQuery(**filters, order=order, descending=descending, limit=100)
-    wanted = [job.status.id for job in (await view.list(query)).jobs if "job-" in job.status.name]
-    monkeypatch.setattr(planner, "NAME_SCAN_MAX_ROWS", most)
+    query = ListQuery(**filters, **search, order=order, descending=descending, limit=100)
+    wanted = [job.status.id for job in (await view.list(query)).jobs]
+    assert wanted
+    monkeypatch.setattr(planner, "LIST_SCAN_MAX_ROWS", most)
     found: list[str] = []
     cursor: str | None = None
     for _ in range(100):
-        page = await view.list(structs.replace(query, name="JOB-", limit=3, cursor=cursor))
+        page = await view.list(structs.replace(query, limit=3, cursor=cursor))
         assert len(page.jobs) <= min(3, most)
         found += [job.status.id for job in page.jobs]
         if (cursor := page.next_cursor) is None:
             break
     assert found == wanted
+    if not query.name:  # only on request: other pages are full
+        assert len((await view.list(structs.replace(query, is_bounded=False))).jobs) == len(wanted)

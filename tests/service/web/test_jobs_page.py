@@ -275,12 +275,16 @@ async def test_a_search_that_tested_only_some_jobs_says_so(
     _, client = ui
     for number in range(3):
         ok(await client.put(paths.JOBS, json=job_body(f"x-{number}")))
-    monkeypatch.setattr("jobledger.projections.query.planner.NAME_SCAN_MAX_ROWS", 2)
+    monkeypatch.setattr("jobledger.projections.query.planner.LIST_SCAN_MAX_ROWS", 2)
     answer = await client.get(paths.UI_JOBS, params={"name": "x-0"})
     checked_page(answer)
     assert "None of the jobs that were tested for this page match" in answer.text
     answer = await client.get(paths.UI_JOBS, params={"name": "x-2"})
     assert "Only some of the jobs were tested for this page" in answer.text
+    answer = await client.get(paths.UI_JOBS, params={"labels": "!none", "type": "service"})
+    assert "None of the jobs that were tested for this page match" in answer.text
+    older = parse_page(answer.text).all("a", lambda each: each["rel"] == "next")[0]["href"]
+    assert "No job matches" in (await client.get(older)).text
 
 
 async def test_counts_and_searches_take_turns(
