@@ -85,13 +85,14 @@ async def show_form(request: Request[Any]) -> Response:
         draft = Draft(await text_of_spec(request, job), job=job["ID"])
         request.principal.require_write(job["Namespace"])
     else:
-        request.principal.require_write(min(request.principal.visible or (DEFAULT_NAMESPACE,)))
+        _require_some_write(request)
     return _form(request, draft, await _preview(request, draft))
 
 
 @page("POST", paths.UI_SUBMIT_CHECK, "uiSubmitCheck")
 async def check(request: Request[Any]) -> Response:
     """The problems of a text and what it would change: the part of the form below the text."""
+    _require_some_write(request)
     draft = _draft(request)
     return _form(request, draft, await _preview(request, draft))
 
@@ -99,6 +100,7 @@ async def check(request: Request[Any]) -> Response:
 @page("POST", paths.UI_SUBMIT, "uiSubmitPost")
 async def submit(request: Request[Any]) -> Response:
     """Write the spec, if the job is still what the reader saw; show first what was not shown yet."""
+    _require_some_write(request)
     draft = _draft(request)
     checked = await _check(request, draft)
     if checked.values is None or draft.revision is None:
@@ -115,6 +117,11 @@ async def submit(request: Request[Any]) -> Response:
         return _form(request, draft, context, status=400)
     note = "submit" if answer["EvaluationID"] else "unchanged"
     return see_other(JobUrl(answer["JobID"]).to(note=note))
+
+
+def _require_some_write(request: Request[Any]) -> None:
+    """Refuse callers who may write nothing; the operation checks the namespace of the spec."""
+    request.principal.require_write(min(request.principal.visible or (DEFAULT_NAMESPACE,)))
 
 
 def _form(request: Request[Any], draft: Draft, context: dict[str, Any], *, status: int = 200) -> Response:
