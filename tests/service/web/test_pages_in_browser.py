@@ -1,23 +1,24 @@
 """The pages in a real browser: live updates, the slider, the editor, keys, small windows, hostile names."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Iterator
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from jobledger.service.access.principal import Role
-from jobledger.service.access.tokens import TokenFile
 from jobledger.service.wire import paths
 from tests.support.api import job_body
 from tests.support.browser import Browser
-from tests.support.service_process import RunningService, running_service
-from tests.support.web_pages import SAME_ORIGIN, parse_page
+from tests.support.service_process import RunningService, jobledger, running_service, server_pid
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 EVIL = "<img src=x onerror=window.hacked=1>"
 ROWS = "[...document.querySelectorAll('#job-rows tr')]"
 NAMES = f"{ROWS}.map(row => row.querySelector('td.name').innerText)"
@@ -39,14 +40,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
             put(client, EVIL, Labels={"x": EVIL})
             put(client, "n" * 1_000)
         yield running
-
-
-@pytest.fixture
-async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
-    async with Browser(tmp_path) as running:
-        await running.look()
-        yield running
-        assert running.complaints == []  # no error, and nothing that the policy refused
 
 
 def put(client: httpx.Client, name: str, **fields: Any) -> str:
@@ -73,20 +66,41 @@ def jobs_of(service: RunningService, query: dict[str, str]) -> list[dict[str, An
     return found
 
 
+def history_of(service: RunningService, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = httpx.get(service.url + paths.expand(paths.JOB_HISTORY, id=name)).json()[
+        "Items"
+    ]
+    return found
+
+
 def row_of(name: str) -> str:
     return f"{ROWS}.find(row => row.querySelector('td.name').innerText === {name!r})"
 
 
-async def test_a_change_appears_within_a_second(service: RunningService, browser: Browser) -> None:
-    """In the row where it is, without a reload."""
+SEEN = """label => {
+  const seen = () => window.seen = [...document.querySelectorAll('#job-rows tr')].some(
+    row => row.innerText.includes(label)) ? window.seen ?? Date.now() : undefined;
+  new MutationObserver(seen).observe(document.getElementById('jobs'), {childList: true, subtree: true});
+}"""
+
+
+async def test_a_change_appears_within_a_second(
+    service: RunningService, browser: Browser, tmp_path: Path
+) -> None:
+    """A change by the command, in the row where it is, without a reload.
+
+    From the event's time in the log to the change of the page, by the clock that both share.
+    """
     await browser.open(f"{service.url}/ui/?name=job-01")
     await browser.until(LIVE)
-    await browser.run("window.samepage = true")
-    start = time.monotonic()
-    await asyncio.to_thread(set_state, service, "job-01", "Running")
-    await browser.until(f"{row_of('job-01')}?.innerText.includes('Running')")
-    assert time.monotonic() - start < 1.0
-    assert await browser.run("window.samepage") is True
+    await browser.run(f"({SEEN})('Running')")
+    words = ("job", "set-state", "job-01", "Running", "--reason", "by hand")
+    done = await asyncio.to_thread(jobledger, tmp_path, *words, url=service.url)
+    assert done.returncode == 0, done.stderr
+    seen = await browser.until("window.seen")
+    event = (await asyncio.to_thread(history_of, service, "job-01"))[-1]
+    assert event["Reason"] == "by hand"
+    assert seen / 1_000 - datetime.fromisoformat(event["Time"]).timestamp() < 1.0
 
 
 async def test_a_reader_keeps_place_and_selection(service: RunningService, browser: Browser) -> None:
@@ -131,6 +145,10 @@ async def test_a_restart_loses_and_doubles_no_row(tmp_path: Path, browser: Brows
             put(client, "before")
         await browser.open(f"{service.url}/ui/")
         await browser.until(LIVE)
+        nats = server_pid(service)
+        service.process.kill()
+        os.kill(nats, signal.SIGKILL)
+        service.process.wait()
     await browser.until("document.getElementById('live').dataset.state === 'reconnecting'")
     with running_service(tmp_path, "--port", port) as service:
         with httpx.Client(base_url=service.url) as client:
@@ -140,19 +158,42 @@ async def test_a_restart_loses_and_doubles_no_row(tmp_path: Path, browser: Brows
     browser.complaints.clear()  # the browser logs that it could not connect
 
 
-async def test_the_slider_shows_the_list_of_that_point(service: RunningService, browser: Browser) -> None:
-    """As `job list --at`: the same jobs, and the page says so."""
-    await browser.open(f"{service.url}/ui/?limit=100")
-    drag = "const range = document.getElementById('slider-range'); range.value = range.max * 0.5;"
-    await browser.run(f"(() => {{ {drag} range.dispatchEvent(new Event('input')); }})()")
-    assert (await browser.run("document.getElementById('slider-text').innerText")).startswith("sequence ")
-    await browser.run(f"(() => {{ {drag} range.dispatchEvent(new Event('change')); }})()")
-    await browser.until("document.readyState === 'complete' && new URL(location).searchParams.has('at')")
-    point = int(await browser.run("new URL(location).searchParams.get('at')"))
-    query = {"at": str(point), "limit": "100", "reverse": "true"}
-    listed = await asyncio.to_thread(jobs_of, service, query)
-    assert await browser.run(NAMES) == [each["Name"] for each in listed]
-    assert f"As of sequence {point}" in await browser.run("document.querySelector('.notice').innerText")
+DRAG = r"""share => {  // until about this share of all events is before the handle
+  const range = document.getElementById('slider-range');
+  const text = document.getElementById('slider-text');
+  const place = () => parseInt(text.innerText.replace(/\\D*/, '').replace(',', '')) || Infinity;
+  for (let value = 0; value <= range.max; value += 5) {
+    range.value = value;
+    range.dispatchEvent(new Event('input'));
+    if (place() >= share * range.dataset.last) return text.innerText;
+  }
+}"""
+
+
+async def test_the_slider_shows_what_the_command_lists(
+    service: RunningService, browser: Browser, tmp_path: Path
+) -> None:
+    """`jobledger job list --at` has the same ids and states, at several points; the counts agree."""
+    for share in (0.1, 0.5, 0.9):
+        await browser.open(f"{service.url}/ui/?limit=100&columns=id&columns=state")
+        assert (await browser.run(f"({DRAG})({share})")).startswith("sequence ")
+        await browser.run("document.getElementById('slider-range').dispatchEvent(new Event('change'))")
+        await browser.until("document.readyState === 'complete' && new URL(location).searchParams.has('at')")
+        point = await browser.run("new URL(location).searchParams.get('at')")
+        words = ("job", "list", "--at", point, "--limit", "100", "-o", "json")
+        listed = await asyncio.to_thread(jobledger, tmp_path, *words, url=service.url)
+        assert listed.returncode == 0, listed.stderr
+        expected = {each["ID"]: each["State"]["StateType"] for each in json.loads(listed.stdout)["Items"]}
+        cells = "[row.id.slice(4), row.querySelector('.state').innerText]"
+        assert dict(await browser.run(f"{ROWS}.map(row => {cells})")) == expected
+        counts = await browser.run(COUNTS)
+        assert counts.pop("All") == len(expected)
+        assert {state: count for state, count in counts.items() if count} == Counter(expected.values())
+        assert f"As of sequence {point}" in await browser.text()
+
+
+COUNTS = """Object.fromEntries([...document.querySelectorAll('#counts a')].map(
+  each => [each.innerText.trim().split(/\\s+/)[0], Number(each.querySelector('b').innerText)]))"""
 
 
 async def test_problems_are_shown_while_typing(service: RunningService, browser: Browser) -> None:
@@ -274,30 +315,3 @@ async def test_without_scripts_everything_can_be_read_and_done(
     await browser.open(older)
     await browser.set_scripts(enabled=True)
     assert await browser.run(f"{ROWS}.length") == 5
-
-
-def test_every_worker_accepts_a_session(tmp_path: Path) -> None:
-    """Pages, parts of the past and changes are answered by whichever process gets the request."""
-    tokens = tmp_path / "tokens.json"
-    _, token = TokenFile(tokens).create("alice", Role.ADMIN)
-    with (
-        running_service(tmp_path, "--workers", "2", "--tokens-file", str(tokens)) as service,
-        httpx.Client(base_url=service.url, headers=SAME_ORIGIN) as client,
-    ):
-        cookie = client.post(paths.UI_SIGN_IN, data={"token": token}).headers["set-cookie"].partition(";")[0]
-        headers = {**SAME_ORIGIN, "Cookie": cookie}
-        for number in range(12):  # each on a connection of its own, which the kernel gives to some worker
-            body = {
-                "spec": f"Name: job-{number}\nType: batch\nTasks: [{{Name: main, Engine: {{Type: noop}}}}]\n"
-            }
-            shown = httpx.post(service.url + paths.UI_SUBMIT, data=body, headers=headers)
-            seen = next(
-                each["value"] for each in parse_page(shown.text).all("input") if each["name"] == "seen"
-            )
-            written = httpx.post(service.url + paths.UI_SUBMIT, data={**body, "seen": seen}, headers=headers)
-            assert written.status_code == 303, written.text
-            listed = httpx.get(f"{service.url}/ui/", headers=headers)
-            assert f"job-{number}<" in listed.text
-            past = httpx.get(f"{service.url}/ui/?at={number}", headers=headers)
-            assert past.status_code == 200
-            assert f"job-{number}<" not in past.text

@@ -7,12 +7,14 @@ import httpx
 import pytest
 
 from jobledger.service.access.principal import Role
+from jobledger.service.access.tokens import TokenFile
 from jobledger.service.web.sign_in import next_path
 from jobledger.service.web.visitor import session_cookie
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
 from tests.support.api import job_body
-from tests.support.web_pages import browser_of, checked_page, running_ui, sign_in
+from tests.support.service_process import running_service
+from tests.support.web_pages import SAME_ORIGIN, browser_of, checked_page, parse_page, running_ui, sign_in
 
 
 @pytest.fixture
@@ -217,3 +219,31 @@ async def test_a_reader_is_not_asked_which_jobs_to_stop(ui: tuple[Service, httpx
         async with browser_of(service) as other:
             await sign_in(service, other, name, role, namespaces)
             assert (await other.get(paths.UI_STOP)).status_code == status
+
+
+@pytest.mark.slow
+def test_every_worker_accepts_a_session(tmp_path: Path) -> None:
+    """Pages, parts of the past and changes are answered by whichever process gets the request."""
+    tokens = tmp_path / "tokens.json"
+    _, token = TokenFile(tokens).create("alice", Role.ADMIN)
+    with (
+        running_service(tmp_path, "--workers", "2", "--tokens-file", str(tokens)) as service,
+        httpx.Client(base_url=service.url, headers=SAME_ORIGIN) as client,
+    ):
+        cookie = client.post(paths.UI_SIGN_IN, data={"token": token}).headers["set-cookie"].partition(";")[0]
+        headers = {**SAME_ORIGIN, "Cookie": cookie}
+        for number in range(12):  # each on a connection of its own, which the kernel gives to some worker
+            body = {
+                "spec": f"Name: job-{number}\nType: batch\nTasks: [{{Name: main, Engine: {{Type: noop}}}}]\n"
+            }
+            shown = httpx.post(service.url + paths.UI_SUBMIT, data=body, headers=headers)
+            seen = next(
+                each["value"] for each in parse_page(shown.text).all("input") if each["name"] == "seen"
+            )
+            written = httpx.post(service.url + paths.UI_SUBMIT, data={**body, "seen": seen}, headers=headers)
+            assert written.status_code == 303, written.text
+            listed = httpx.get(f"{service.url}/ui/", headers=headers)
+            assert f"job-{number}<" in listed.text
+            past = httpx.get(f"{service.url}/ui/?at={number}", headers=headers)
+            assert past.status_code == 200
+            assert f"job-{number}<" not in past.text
