@@ -158,7 +158,7 @@ class Middleware:
         """Answer a read of a job whose answer is kept; None: `__call__` has to answer the request.
 
         The server calls it on its own thread, so that such a request needs no turn of the event loop. It runs
-        the same checks; what they refuse, and whatever is not the usual request, is left to `__call__`.
+        the same checks; what they refuse, and anything but the usual request, is left to `__call__`.
         """
         start = perf_counter()
         known = self._find_kept(scope)
