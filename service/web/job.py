@@ -95,12 +95,19 @@ async def show_job(request: Request[Any]) -> Response:
         tab=tab,
         tags=tags["Items"],
         point=answer.get("Sequence", 0),
+        has_later=bool(url.at) and await _has_later(request, job),
         states=[str(each) for each in StateType],
         may_write=not url.at and request.principal.may_write(job["Namespace"]),
         note=NOTES.get(query.text("note"), ""),
         feed_url=f"{paths.UI_FEED}?{urlencode({'job': job['ID']})}",
         **context,
     )
+
+
+async def _has_later(request: Request[Any], job: dict[str, Any]) -> bool:
+    """Whether a job, as of a point, has changed since."""
+    present = (await call(request, "getJob", id=job["ID"]))["Job"]
+    return int(present["Revision"]) > int(job["Revision"])
 
 
 def url_of(request: Request[Any], job_id: str, tab: str) -> JobUrl:

@@ -1,5 +1,6 @@
 """Webhooks: what each sends where, whether its target takes it, and the latest attempts."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from jobledger.service.api.operation import Permission
@@ -36,19 +37,33 @@ async def show_webhook(request: Request[Any]) -> Response:
     if subscription is not None:
         limit = {"limit": str(PARKED_MAX_LIMIT)}
         parked = await call(request, "listParkedJobs", limit, name=subscription["Name"])
+    jobs = [timed(each) for each in parked["Items"]]
     action = ACTIONS.get(request.query.text("note"))
     return render(
         request,
         "webhook.html",
         webhook={**webhook, "created_ns": parse_rfc3339(webhook["Created"])},
         filter=filter_of(webhook),
-        attempts=[{**each, "time_ns": parse_rfc3339(each["Time"])} for each in attempts],
+        attempts=list(with_next_tries(attempts, jobs)),
         subscription=facts_of(subscription) if subscription is not None else None,
-        jobs=[timed(each) for each in parked["Items"]],
+        jobs=jobs,
         total=parked["Total"],
         note=action.note if action is not None else "",
         change=paths.expand(paths.UI_WEBHOOK_CHANGE, name=name),
     )
+
+
+def with_next_tries(attempts: list[dict[str, Any]], jobs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Attempts, newest first; the last one of an event that failed has the time of the next one."""
+    waiting = {(each["JobID"], each["Sequence"]): each for each in jobs}
+    for attempt in attempts:
+        job = waiting.pop((attempt["JobID"], attempt["Sequence"]), None)
+        yield {
+            **attempt,
+            "time_ns": parse_rfc3339(attempt["Time"]),
+            "next_ns": job["next_ns"] if job is not None else None,
+            "is_parked": job is not None and job["State"] == "parked",
+        }
 
 
 def filter_of(webhook: dict[str, Any]) -> dict[str, Any]:

@@ -90,6 +90,15 @@ async def test_the_timeline_is_filtered_by_type_and_actor(
     assert checked_page(await client.get(url(job))).all("figure")
 
 
+async def test_revisions_are_neighbors_of_each_other(ui: tuple[Service, httpx.AsyncClient], job: str) -> None:
+    """From the first to the last one; the last one has none after it."""
+    _, client = ui
+    for revision, neighbors in ((1, ["r2"]), (2, ["r1", "r3"]), (3, ["r2"])):
+        page = checked_page(await client.get(url(job, at=f"r{revision}", tab="spec")))
+        found = [each for each in page.all("a") if "Revision " in each.text]
+        assert [each["href"] for each in found] == [str(url(job, tab="spec", at=each)) for each in neighbors]
+
+
 async def test_each_line_of_the_spec_has_who_set_it(ui: tuple[Service, httpx.AsyncClient], job: str) -> None:
     """A changed field has the event that changed it, with the way to the state before."""
     _, client = ui

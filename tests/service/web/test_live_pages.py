@@ -42,6 +42,7 @@ async def test_a_part_is_what_its_page_has(url: str, ui: tuple[Service, httpx.As
     """The page names its own URL, an interval and a button to pause; the part has no frame around it."""
     _, client = ui
     ok(await client.put(paths.JOBS, json=job_body("etl")))
+    ok(await client.get(paths.JOBS))  # waits until the view has the job
     page = checked_page(await client.get(url))
     (live,) = page.all("div", lambda each: "data-poll" in each.attributes)
     assert int(live["data-poll"]) >= 2

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from jobledger.service.access.principal import Role
+from jobledger.service.web.webhooks import with_next_tries
 from jobledger.service.wire import paths
 from jobledger.service.wiring import Service
 from tests.support.api import job_body, ok
@@ -111,6 +112,21 @@ async def attempts(client: httpx.AsyncClient) -> list[dict[str, Any]]:
         "Items"
     ]
     return found
+
+
+def test_the_last_attempt_of_a_failed_event_has_the_next_one() -> None:
+    """Earlier attempts have none, and neither has an event that was taken."""
+
+    def attempt(job: str, sequence: int) -> dict[str, Any]:
+        return {"JobID": job, "Sequence": sequence, "Time": "2026-01-31T12:00:00Z"}
+
+    jobs = [
+        {"JobID": "a", "Sequence": 1, "State": "retrying", "next_ns": 7},
+        {"JobID": "b", "Sequence": 2, "State": "parked", "next_ns": None},
+    ]
+    attempts = [attempt("b", 2), attempt("a", 1), attempt("a", 1), attempt("c", 3), attempt("a", 0)]
+    found = [(each["next_ns"], each["is_parked"]) for each in with_next_tries(attempts, jobs)]
+    assert found == [(None, True), (7, False), (None, False), (None, False), (None, False)]
 
 
 @pytest.mark.slow
