@@ -14,6 +14,7 @@ therefore takes at most twice as long as the better of the two ways.
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
@@ -122,8 +123,10 @@ class WholeCache(Generic[CachedJob]):
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._active: dict[str, tuple[CachedJob, int]] = {}  # with its size; least recently used first
-        self._ended: dict[str, tuple[CachedJob, int]] = {}
+        # With its size; least recently used first. In a dict, each eviction would pass the places of all jobs
+        # that were removed from the front.
+        self._active: OrderedDict[str, tuple[CachedJob, int]] = OrderedDict()
+        self._ended: OrderedDict[str, tuple[CachedJob, int]] = OrderedDict()
         # A smaller cache also evicts fewer jobs.
         self._evicted = BloomFilter(
             TRACKER_EVICTED_BITS * min(max_jobs, TRACKER_MAX_JOBS) // TRACKER_MAX_JOBS
@@ -146,9 +149,8 @@ class WholeCache(Generic[CachedJob]):
             (self._ended if status.state.state_type.is_terminal else self._active)[job_id] = (job, size)
             self._bytes += size
         while len(self._active) + len(self._ended) > self._max_jobs or self._bytes > self._max_bytes:
-            oldest = self._ended or self._active
-            job_id = next(iter(oldest))
-            self._bytes -= oldest.pop(job_id)[1]
+            job_id, (_, size) = (self._ended or self._active).popitem(last=False)
+            self._bytes -= size
             self._evicted.add(job_id)
 
     def may_have_evicted(self, job_id: str) -> bool:
