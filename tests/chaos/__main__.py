@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -26,13 +26,19 @@ from tests.chaos import checks, damage
 from tests.chaos.faults import Fault
 from tests.chaos.machine import can_loop, can_mount
 from tests.chaos.run import Options, Round, Run, faults_of
-from tests.chaos.topology import NotRecovered, Single, Storage, ThreeNodes, Topology
+from tests.chaos.topology import NotRecovered, SeveralProcesses, Single, Storage, ThreeNodes, Topology
 from tests.support.namespaces import why_no_namespaces
 
 DEFAULT_SEED: Final = 1
 SEGMENT_ROUNDS: Final = 20
+TOPOLOGIES: Final[dict[str, Callable[[Path, Storage], Topology]]] = {
+    "single": Single,
+    "workers": SeveralProcesses,
+    "cluster": ThreeNodes,
+}
 KILLS: Final = {
     "single": ("kill-server", "kill-server", "kill-server", "kill-both"),
+    "workers": ("kill-worker", "kill-service", "kill-both"),
     "cluster": ("kill-several",),
 }
 """The rounds that destroyed compressed streams."""
@@ -77,7 +83,7 @@ class Report(msgspec.Struct):
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--topology", choices=("single", "cluster", "both"), default="both")
+    parser.add_argument("--topology", choices=(*TOPOLOGIES, "both"), default="both")
     parser.add_argument("--storage", choices=("plain", "small", "images", "all"), default="all")
     parser.add_argument("--seed", type=int, default=int(os.environ.get("JOBLEDGER_CHAOS_SEED", DEFAULT_SEED)))
     parser.add_argument("--rounds", type=int, default=40, help="per topology and storage")
@@ -119,7 +125,7 @@ def segments(given: argparse.Namespace) -> Iterator[Segment]:
 
 def make_topology(name: str, storage: Storage, directory: Path) -> Topology:
     """Return a system that is not started."""
-    return Single(directory, storage) if name == "single" else ThreeNodes(directory, storage)
+    return TOPOLOGIES[name](directory, storage)
 
 
 def chosen(segment: Segment, possible: dict[str, Fault]) -> Iterator[tuple[str, Fault]]:

@@ -201,6 +201,28 @@ async def pause_service(target: FaultTarget) -> None:
         os.kill(service.pid, signal.SIGCONT)
 
 
+async def kill_worker(target: FaultTarget) -> None:
+    """`kill -9` of a worker; the owner replaces it."""
+    os.kill(_any_worker(target), signal.SIGKILL)
+
+
+async def kill_all_workers(target: FaultTarget) -> None:
+    """`kill -9` of every worker at once."""
+    for pid in _any_service(target).worker_pids():
+        os.kill(pid, signal.SIGKILL)
+
+
+async def pause_worker(target: FaultTarget) -> None:
+    """SIGSTOP and SIGCONT of a worker."""
+    pid = _any_worker(target)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await target.hold()
+    finally:
+        with suppress(ProcessLookupError):  # it was replaced
+            os.kill(pid, signal.SIGCONT)
+
+
 async def full_log_disk(target: FaultTarget) -> None:
     """Fill the disk of the log for seconds."""
     await _fill(target, "log")
@@ -307,6 +329,10 @@ def _any_service(target: FaultTarget) -> Service:
     return target.rng.choice(target.topology.services)
 
 
+def _any_worker(target: FaultTarget) -> int:
+    return target.rng.choice(_any_service(target).worker_pids())
+
+
 def _files_of_view(service: Service) -> list[Path]:
     return [service.view.with_name(f"{service.view.name}{suffix}") for suffix in ("", "-wal", "-shm")]
 
@@ -321,6 +347,11 @@ SINGLE: Final[dict[str, Fault]] = {
     "pause-service": pause_service,
     "kill-service-of-paused-server": kill_service_of_paused_server,
     "lose-staging": lose_staging,
+}
+WORKERS: Final[dict[str, Fault]] = {
+    "kill-worker": kill_worker,
+    "kill-all-workers": kill_all_workers,
+    "pause-worker": pause_worker,
 }
 CLUSTER: Final[dict[str, Fault]] = {
     "kill-one": kill_one,

@@ -30,11 +30,12 @@ from tests.chaos.faults import (
     POWER,
     SINGLE,
     VIEW,
+    WORKERS,
     Fault,
     FaultTarget,
 )
 from tests.chaos.history import Call, Recorder, read_calls
-from tests.chaos.topology import RECOVERY_SECONDS, NotRecovered, ThreeNodes, Topology
+from tests.chaos.topology import RECOVERY_SECONDS, NotRecovered, SeveralProcesses, ThreeNodes, Topology
 from tests.support.api import PREFIX, job_body
 from tests.support.http_servers import Receiver, receiving
 from tests.support.namespaces import NamespaceCluster
@@ -391,6 +392,8 @@ def faults_of(topology: Topology) -> dict[str, Fault]:
         return FULL_CLUSTER if cluster else FULL_SINGLE
     if topology.storage == "images":
         return POWER
+    if isinstance(topology, SeveralProcesses):
+        return WORKERS | SINGLE | VIEW
     if not isinstance(topology, ThreeNodes):
         return SINGLE | VIEW
     if not isinstance(topology.cluster, NamespaceCluster):

@@ -21,6 +21,7 @@ from tests.support.cluster import PASSWORD, Cluster, free_ports
 from tests.support.namespaces import NamespaceCluster, why_no_namespaces
 from tests.support.proxy import Proxy
 from tests.support.service_process import clean_env
+from tests.support.workers import workers_of
 
 RECOVERY_SECONDS: Final = 120.0  # for an election and two Python processes, on two busy cores
 POLL_SECONDS: Final = 0.05
@@ -86,6 +87,10 @@ class Service:
                     if "nats-server" in Path(f"/proc/{child}/comm").read_text():
                         return int(child)
         return 0
+
+    def worker_pids(self) -> list[int]:
+        """The processes of its workers."""
+        return workers_of(self.pid)
 
     def kill(self) -> None:
         """Kill it, also if it is paused."""
@@ -240,6 +245,7 @@ class Single(Topology):
     """One service with its embedded server."""
 
     name = "single"
+    more_flags: tuple[str, ...] = ()
 
     @property
     def service(self) -> Service:
@@ -262,7 +268,7 @@ class Single(Topology):
             env["XDG_RUNTIME_DIR"] = str(runtime)
         (port,) = free_ports(1)
         flags = ("--webhook-allow", "127.0.0.1", "--seal-every-events", "200", "--seal-every-seconds", "5")
-        self.services = [Service(self.directory, "one", port, flags, env)]
+        self.services = [Service(self.directory, "one", port, (*flags, *self.more_flags), env)]
 
     def lose_staging(self) -> None:
         """Delete the memory where the embedded server stages batches."""
@@ -307,6 +313,14 @@ class Single(Topology):
         if pid:
             os.kill(pid, signal.SIGKILL)
         self.service.kill()
+
+
+class SeveralProcesses(Single):
+    """One service of an owner and two workers, which answer HTTP."""
+
+    name = "workers"
+    # The next service gets the port when the workers of a killed owner have ended.
+    more_flags = ("--workers", "2", "--drain-timeout-seconds", "1")
 
 
 class ThreeNodes(Topology):

@@ -16,7 +16,11 @@ _CONNECTIONS_MAX = 200  # the kernel chooses the worker of each connection
 
 def worker_pids(service: RunningService) -> list[int]:
     """The processes of the workers."""
-    pid = service.process.pid
+    return workers_of(service.process.pid)
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes of the workers of this owner."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return sorted(each for each in map(int, children) if _is_worker(each))
 
