@@ -17,6 +17,7 @@ from jobledger.store.job_reader import JobReader
 from jobledger.store.log import EventLog, LogInfo
 from jobledger.store.model.errors import JobTerminal, LogUnavailable
 from jobledger.store.model.events import Record
+from jobledger.store.model.fold import last_read
 from jobledger.store.model.subjects import job_subject, named_job_id
 from tests.conftest import make_spec
 from tests.support.histories import append_all, random_drafts
@@ -120,6 +121,28 @@ async def test_a_job_in_quarantine_or_missing_is_left_to_the_log(tmp_path: Path)
         assert await ViewJobs(view, log).find(ID) is None
         assert await ViewJobs(view, log).find(named_job_id("default", "none")) is None
         assert await ViewJobs(view, log).find("\0") is None
+
+
+async def test_a_row_that_changes_during_the_comparison_is_read_again(tmp_path: Path) -> None:
+    """What is returned was confirmed: the view could have been rebuilt from another log."""
+    log = OtherLog()
+    writer = Ledger(log)
+    job_id = (await writer.create(make_spec("etl"))).job_id
+    async with Projector(log, tmp_path / "view.db") as projector, await View.open(projector._path) as view:
+        await projector.wait_live()
+        known = ViewJobs(view, log)
+        log.compared = 0
+        log.answers.clear()
+        finding = asyncio.create_task(known.find(job_id))
+        while not log.compared:
+            await asyncio.sleep(0)
+        changed = await writer.set_state(job_id, RUNNING)
+        await projector.wait_for(changed.sequence)
+        log.answers.set()
+        assert await finding is None  # the row is later than what was compared
+        found = await known.find(job_id)
+        assert found is not None
+        assert last_read(found.status) == changed.sequence
 
 
 async def test_rows_are_compared_with_the_log_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from jobledger import Job, Ledger, MemoryLog, Receipt, State, StateType, named_job_id
 from jobledger.store.job_reader import JobReader
 from jobledger.store.log import EventLog
-from jobledger.store.model.errors import JobledgerError, JobQuarantined, JobTerminal, RevisionMismatch
+from jobledger.store.model.errors import JobledgerError, JobNotFound, JobQuarantined, JobTerminal, RevisionMismatch
 from jobledger.store.model.events import AcceptData, JobAccepted, JobStateChanged, Record, read_record
 from jobledger.store.model.fold import fold_job_on
 from jobledger.store.model.subjects import job_subject
@@ -244,3 +244,17 @@ async def test_an_event_of_another_writer_after_the_known_one_is_not_overwritten
     await put(log, draft(JobStateChanged, ID, state_data(StateType.FAILED), 8))
     with pytest.raises(JobTerminal):
         await Ledger(log, known=known).set_state(ID, State(StateType.QUEUED))
+
+
+async def test_an_update_of_a_job_that_vanished_in_quarantine_does_not_find_it() -> None:
+    """The ledger remembers a job in quarantine, and the log was replaced by one without it."""
+    log = MemoryLog()
+    ledger, writer = Ledger(log), Writer(log, ID)
+    writer.last = (await ledger.create(make_spec("etl"))).sequence
+    await writer.write_unknown()
+    with pytest.raises(JobQuarantined):
+        await ledger.set_state(ID, State(StateType.RUNNING))
+    empty = MemoryLog()
+    log._records, log._by_subject = empty._records, empty._by_subject
+    with pytest.raises(JobNotFound):
+        await ledger.update(ID, make_spec("etl"))
