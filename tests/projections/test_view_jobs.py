@@ -134,7 +134,7 @@ async def test_a_row_that_changes_during_the_comparison_is_read_again(tmp_path: 
         log.compared = 0
         log.answers.clear()
         finding = asyncio.create_task(known.find(job_id))
-        while not log.compared:
+        while not log.compared:  # noqa: ASYNC110 - a count
             await asyncio.sleep(0)
         changed = await writer.set_state(job_id, RUNNING)
         await projector.wait_for(changed.sequence)

@@ -12,7 +12,13 @@ from hypothesis import given, settings, strategies as st
 from jobledger import Job, Ledger, MemoryLog, Receipt, State, StateType, named_job_id
 from jobledger.store.job_reader import JobReader
 from jobledger.store.log import EventLog
-from jobledger.store.model.errors import JobledgerError, JobNotFound, JobQuarantined, JobTerminal, RevisionMismatch
+from jobledger.store.model.errors import (
+    JobledgerError,
+    JobNotFound,
+    JobQuarantined,
+    JobTerminal,
+    RevisionMismatch,
+)
 from jobledger.store.model.events import AcceptData, JobAccepted, JobStateChanged, Record, read_record
 from jobledger.store.model.fold import fold_job_on
 from jobledger.store.model.subjects import job_subject

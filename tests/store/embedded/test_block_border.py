@@ -109,7 +109,7 @@ async def test_every_prefix_of_a_batch_in_two_blocks_starts(disk: Disk, tmp_path
 async def test_a_later_block_without_the_end_of_the_earlier_one_is_refused_and_given_up(
     disk: Disk, tmp_path: Path
 ) -> None:
-    """It cannot be told from lost events. Giving it up keeps every acknowledged event."""
+    """It cannot be distinguished from lost events. Giving it up keeps every acknowledged event."""
     ends = [each.offset + each.length for each in records(disk.one)]
     first = next(records(disk.two))
     for cut, two in (
