@@ -29,6 +29,7 @@ from jobledger.projections.limits import (
     BUSY_TIMEOUT_SECONDS,
     CATCH_UP_CHECKPOINT_PAGES,
     CATCH_UP_PAGE_CACHE_BYTES,
+    CHECKPOINT_ROWS,
     PAGE_CACHE_BYTES,
     PARAMETERS_PER_STATEMENT,
     READER_PAGE_CACHE_BYTES,
@@ -155,11 +156,20 @@ class PointReader:
 
 
 class Writer(Reader):
-    """The connection that writes; created by `open`. SQLite allows one writer at a time."""
+    """The connection that writes; created by `open`. SQLite allows one writer at a time.
 
-    def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
+    A second connection moves the write-ahead log into the file, while the first one writes: a commit that
+    did so itself would take 20 ms and more.
+    """
+
+    def __init__(
+        self, path: Path, connection: aiosqlite.Connection, checkpoints: aiosqlite.Connection | None = None
+    ) -> None:
         super().__init__(path, connection)
-        self._busy = asyncio.Lock()  # a transaction, or a checkpoint
+        self._checkpoints = checkpoints
+        self._checkpoint_task: asyncio.Task[None] | None = None
+        self._rows_since = 0  # written since the last checkpoint began
+        self._busy = asyncio.Lock()  # a transaction, or the truncation of the write-ahead log
         self._files: dict[str, tuple[int, int]] = {}  # device and inode of each file, by suffix
         self._size = 0  # bytes of the main file, which only grows
         self._is_catching_up = False
@@ -203,6 +213,13 @@ class Writer(Reader):
         # Restricted to `main`: without a schema name they also apply to files attached later.
         fast = ("PRAGMA main.journal_mode = OFF", "PRAGMA main.synchronous = OFF")
         await _prepare(connection, path, _pragmas(PAGE_CACHE_BYTES, *(wal if durable else fast)))
+        if durable:
+            try:
+                writer._checkpoints = await _connect(path, "rw")
+                await _prepare(writer._checkpoints, path, ("PRAGMA busy_timeout = 0", wal[1]))
+            except BaseException:
+                await connection.close()
+                raise
         return writer
 
     def check_files(self) -> None:
@@ -256,6 +273,7 @@ class Writer(Reader):
         await self.rows(f"PRAGMA wal_autocheckpoint = {pages}")
         if not is_catching_up:
             await self.rows("PRAGMA shrink_memory")
+            self._start_checkpoint()  # otherwise the next commit would move a long log itself
 
     async def trim_log(self) -> bool:
         """Truncate the write-ahead log if it exceeds WAL_KEPT_BYTES; False if a reader needs it."""
@@ -300,7 +318,39 @@ class Writer(Reader):
             with translated(self.path):
                 run, raw = connection._execute, connection._conn  # noqa: SLF001
                 done: bool = await run(_transact, raw, guard, work)
+        self._rows_since += sum(len(rows) for _, rows in work) + 1
+        if self._rows_since >= CHECKPOINT_ROWS and not self._is_catching_up:
+            self._start_checkpoint()
         return done
+
+    def _start_checkpoint(self) -> None:
+        """Move the write-ahead log into the file in the background, unless that is being done."""
+        if self._checkpoints is None or self._checkpoint_task is not None:
+            return
+        self._rows_since = 0
+        task = self._checkpoint_task = asyncio.create_task(self._checkpoint(self._checkpoints))
+        task.add_done_callback(self._end_checkpoint)
+
+    def _end_checkpoint(self, _: object) -> None:
+        self._checkpoint_task = None
+
+    async def _checkpoint(self, connection: aiosqlite.Connection) -> None:
+        # SQLite reuses the log from its beginning after a checkpoint that left nothing. Each round leaves
+        # what is written during it: the first little, the second less, and the last, under the lock, nothing.
+        sql = "PRAGMA wal_checkpoint(PASSIVE)"
+        with suppress(sqlite3.DatabaseError):  # as for SQLite's own checkpoints: the next one tries again
+            await connection.execute_fetchall(sql)
+            await connection.execute_fetchall(sql)
+            async with self._busy:
+                await connection.execute_fetchall(sql)
+
+    async def close(self) -> None:
+        """Finish the checkpoint in progress, and close both connections."""
+        if self._checkpoint_task is not None:
+            await asyncio.gather(self._checkpoint_task, return_exceptions=True)
+        if self._checkpoints is not None:
+            await self._checkpoints.close()
+        await super().close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:

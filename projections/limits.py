@@ -4,7 +4,8 @@
 BUSY_TIMEOUT_SECONDS = 10.0  # wait for a lock of another process
 PAGE_CACHE_BYTES = 64 * 1_048_576  # per writing connection
 READER_PAGE_CACHE_BYTES = 16 * 1_048_576
-WAL_CHECKPOINT_PAGES = 4_000  # about 16 MB of write-ahead log before it is moved into the file
+CHECKPOINT_ROWS = 2_000  # written before the write-ahead log is moved into the file in the background
+WAL_CHECKPOINT_PAGES = 16_000  # about 66 MB of write-ahead log: a commit then moves it into the file itself
 CATCH_UP_MIN_EVENTS = 10_000  # behind the log: a projector with more to fold uses the next two limits
 CATCH_UP_PAGE_CACHE_BYTES = 80 * 1_048_576  # of the writing connection, instead of PAGE_CACHE_BYTES
 CATCH_UP_CHECKPOINT_PAGES = 32_000  # about 131 MB of write-ahead log, instead of WAL_CHECKPOINT_PAGES
@@ -29,6 +30,7 @@ PARAMETERS_PER_STATEMENT = 20_480  # of one INSERT or UPDATE of many rows; SQLit
 FOLD_CACHE_MESSAGE_CHARACTERS = 1_024  # of a state; statuses with more, or with details, are not cached
 FOLD_CACHE_TAGS = 8  # of a job; statuses with more are not cached
 LOOKUP_CHUNK = 5_000  # ids in one statement
+LOOKUP_ON_LOOP_MAX = 16  # ids that are looked up on the event loop itself; more are in a thread
 ANOMALIES_KEPT = 10_000  # rows; all are counted
 RECONNECT_WAIT_SECONDS = 0.2  # first wait after an error; doubles up to the maximum
 RECONNECT_MAX_WAIT_SECONDS = 5.0

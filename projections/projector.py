@@ -370,6 +370,7 @@ class Projector:
 
     async def _watch_file(self) -> None:
         """Check the file periodically; never returns."""
+        seen = -1
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(VIEW_POLL_SECONDS):
@@ -378,7 +379,8 @@ class Projector:
                 raise found
             if self._opened is not None:
                 self._opened.check_files()
-                if self._state is ProjectorState.LIVE and self._writing is None:
+                is_idle, seen = self._sequence == seen, self._sequence
+                if is_idle and self._state is ProjectorState.LIVE and self._writing is None:
                     await self._opened.trim_log()
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from jobledger.projections.batch import Batch, label_rows, lost_key, resolve_released
-from jobledger.projections.database import Reader, Work, Writer
+from jobledger.projections.database import PointReader, Reader, Row, Work, Writer
 from jobledger.projections.errors import ViewDamaged, ViewError, ViewFromNewerRelease
 from jobledger.projections.limits import (
     ANOMALIES_KEPT,
@@ -15,6 +15,7 @@ from jobledger.projections.limits import (
     FOLD_CACHE_MESSAGE_CHARACTERS,
     FOLD_CACHE_TAGS,
     LOOKUP_CHUNK,
+    LOOKUP_ON_LOOP_MAX,
 )
 from jobledger.projections.merkle.hashing import HASH_BYTES
 from jobledger.projections.merkle.tree import (
@@ -105,6 +106,7 @@ class ViewWriter:
         # Statuses are looked up on a connection of their own, if the file allows it: the next batch is folded
         # while the thread of the writing connection is busy with this one.
         self._lookups: Reader = writer
+        self._point: PointReader | None = None  # for a few statuses: on the event loop, without a thread
         self._keeps_specs = specs
         self._keeps_tree = tree
         self._tree: TreeKeeper | None = None
@@ -128,6 +130,7 @@ class ViewWriter:
         view = await cls.from_connection(await Writer.open(path), tree=tree)
         try:
             view._lookups = await Reader.open(path)  # noqa: SLF001 - of this class
+            view._point = PointReader.open(path)  # noqa: SLF001 - of this class
         except BaseException:
             await view.close()
             raise
@@ -166,6 +169,8 @@ class ViewWriter:
 
     async def close(self) -> None:
         """Close the file."""
+        if self._point is not None:
+            self._point.close()
         if self._lookups is not self._writer:
             await self._lookups.close()
         await self._writer.close()
@@ -224,17 +229,24 @@ class ViewWriter:
                 found[job_id] = status
         for start in range(0, len(missing), LOOKUP_CHUNK):
             chunk = msgspec.json.encode(missing[start : start + LOOKUP_CHUNK]).decode()
-            for row in await self._lookups.rows(SELECT_STATUSES, (chunk,)):
+            for row in await self._read(SELECT_STATUSES, chunk, len(missing)):
                 status = status_of(row)
                 found[status.id] = status
         if self._has_lost:
             for start in range(0, len(missing), LOOKUP_CHUNK):
                 chunk = msgspec.json.encode(missing[start : start + LOOKUP_CHUNK]).decode()
-                for row in await self._lookups.rows(SELECT_LOST, (chunk,)):
+                for row in await self._read(SELECT_LOST, chunk, len(missing)):
                     status = lost_status_of(row)
                     found[lost_key(status.namespace, status.id)] = status
             found |= {key: status for key, status in self._newest.items() if status.is_lost}
         return found
+
+    async def _read(self, sql: str, ids: str, count: int) -> list[Row]:
+        if self._point is not None and count <= LOOKUP_ON_LOOP_MAX:
+            rows = self._point.rows(sql, (ids,))
+            if rows is not None:
+                return rows
+        return await self._lookups.rows(sql, (ids,))
 
     def remember(self, statuses: dict[str, JobStatus]) -> None:
         """Cache statuses before they are committed: the next batch is folded while this one is written.

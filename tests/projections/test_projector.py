@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from jobledger import JetStreamLog, Ledger, MemoryLog, Projector, ProjectorState, State, StateType, View
 from jobledger.projections import database, limits, projector, writer as viewwriter
 from jobledger.projections.batch import Batch
-from jobledger.projections.database import remove_view
+from jobledger.projections.database import Writer, remove_view
 from jobledger.projections.errors import WaitTimeout
 from jobledger.projections.writer import ViewWriter
 from jobledger.store.log import EventLog, PendingEvent
@@ -191,6 +192,72 @@ async def test_statuses_are_read_while_a_batch_is_being_written(tmp_path: Path) 
                 assert await writer.statuses(ids) == known
             finally:
                 held.set()
+    finally:
+        await writer.close()
+
+
+async def test_a_few_statuses_are_read_without_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to LOOKUP_ON_LOOP_MAX ids, a busy thread of the reading connection delays nothing."""
+    monkeypatch.setattr(viewwriter, "LOOKUP_ON_LOOP_MAX", 3)
+    log = MemoryLog()
+    await append_all(log, random_drafts(random.Random(8), 4, 40))
+    path = tmp_path / "view.db"
+    await project_all(log, path)
+    ids = sorted({record.subject.rpartition(".")[2] for record in await records_of(log)})
+    writer = await ViewWriter.open(path, tree=True)
+    try:
+        reader: Any = writer._lookups
+        reader._connection._tx.put_nowait((None, (held := threading.Event()).wait))
+        try:
+            assert set(await writer.statuses(ids[:3])) == set(ids[:3])
+            four = asyncio.create_task(writer.statuses(ids))
+            await asyncio.sleep(0)
+            assert not four.done()
+        finally:
+            held.set()
+        assert set(await four) == set(ids)
+    finally:
+        await writer.close()
+
+
+async def test_commits_continue_during_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From CHECKPOINT_ROWS on it runs on another connection; afterwards SQLite reuses the write-ahead log."""
+    monkeypatch.setattr(database, "CHECKPOINT_ROWS", 10)
+    path = tmp_path / "view.db"
+    writer = await Writer.open(path)
+    wal = tmp_path / "view.db-wal"
+    insert = "INSERT INTO filler VALUES {values}"
+
+    async def commit(rows: int) -> None:
+        assert await writer.commit(("UPDATE one SET at = at + 1", ()), [(insert, [("x" * 4_000,)] * rows)])
+
+    def running() -> asyncio.Task[None] | None:
+        return writer._checkpoint_task
+
+    try:
+        await writer.execute("CREATE TABLE one (at)")
+        await writer.execute("INSERT INTO one VALUES (1)")
+        await writer.execute("CREATE TABLE filler (text)")
+        await commit(8)  # and the guard's row
+        assert running() is None
+        checkpoints: Any = writer._checkpoints
+        checkpoints._tx.put_nowait((None, (held := threading.Event()).wait))
+        try:
+            await commit(1)
+            checkpoint = running()
+            assert checkpoint is not None
+            for _ in range(20):
+                await commit(10)
+            assert running() is checkpoint
+        finally:
+            held.set()
+        await checkpoint
+        grown = wal.stat().st_size
+        assert path.stat().st_size > 200 * 4_000  # all of it is in the file
+        await commit(8)
+        assert wal.stat().st_size == grown
     finally:
         await writer.close()
 
