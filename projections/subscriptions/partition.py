@@ -153,6 +153,11 @@ class EventBuilder:
         if self._shards is not None:
             deliveries = [each for each in deliveries if _shard(each.subject) in self._shards]
         folded: Sequence[FoldedEvent[JobStatus] | FoldedEvent[Job]] = await self._tracker.fold(deliveries)
+        if self._passes_all and not self._folds_jobs:
+            return [
+                SubscribedEvent(record.sequence, record.time, after, event, record)  # type: ignore[arg-type]
+                for record, event, _, after in folded
+            ]
         build = self._from_job if self._folds_jobs else self._from_status
         return [event for each in folded if (event := build(each)) is not None]  # type: ignore[arg-type]
 

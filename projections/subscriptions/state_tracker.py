@@ -82,6 +82,7 @@ _STATE_NUMBERS: Final = {each: number for number, each in enumerate(StateType)}
 # By value: the hash of an Enum is Python code.
 _STATE_OF_VALUE: Final = {each._value_: number for number, each in enumerate(StateType)}
 _PENDING: Final = _STATE_NUMBERS[StateType.PENDING]
+_TERMINAL_VALUES: Final = frozenset(each._value_ for each in StateType if each.is_terminal)
 _TERMINAL: Final = frozenset(number for each, number in _STATE_NUMBERS.items() if each.is_terminal)
 _STATE_MASK: Final = 0xF
 _VERSION_AT, _REVISION_AT, _SEQUENCE_AT, _NAMESPACE_AT = 4, 36, 68, 116
@@ -146,7 +147,8 @@ class WholeCache(Generic[CachedJob]):
         for job_id, job in jobs.items():
             status = status_of(job)
             size = _size(status, job)
-            (self._ended if status.state.state_type.is_terminal else self._active)[job_id] = (job, size)
+            is_ended = status.state.state_type._value_ in _TERMINAL_VALUES
+            (self._ended if is_ended else self._active)[job_id] = (job, size)
             self._bytes += size
         while len(self._active) + len(self._ended) > self._max_jobs or self._bytes > self._max_bytes:
             job_id, (_, size) = (self._ended or self._active).popitem(last=False)
@@ -501,7 +503,8 @@ class StateTracker(Generic[CachedJob]):
     ) -> list[FoldedEvent[CachedJob]]:
         step, status_of, folded = self._step, self._status_of, list[FoldedEvent[CachedJob]]()
         for record, recorded in zip(records, read, strict=True):
-            job_id = job_named(recorded)
+            # `job_named`, inlined: every event of a subscription passes here.
+            job_id = recorded.event.subject if type(recorded) is Recorded else job_named(recorded)
             before = known.get(job_id)
             after = step(before, recorded)
             if isinstance(after, Anomaly):
@@ -512,8 +515,8 @@ class StateTracker(Generic[CachedJob]):
             elif after is not before:
                 known[job_id] = after
                 status = status_of(after)
-                if status.sequence == record.sequence and isinstance(recorded, Recorded):
-                    visible = before if before is not None and not status_of(before).is_lost else None
+                if status.sequence == record.sequence and type(recorded) is Recorded:
+                    visible = before if before is not None and status_of(before).revision else None
                     folded.append(FoldedEvent(record, recorded.event, visible, after))
                 else:
                     self.frozen += 1
@@ -544,7 +547,7 @@ class StateTracker(Generic[CachedJob]):
         first: dict[str, int] = {}  # of foreign records before the first event of a subject
         cache = self._cache
         for record, recorded in zip(records, read, strict=True):
-            job_id = job_named(recorded)
+            job_id = recorded.event.subject if type(recorded) is Recorded else job_named(recorded)
             if job_id in known:
                 continue
             found = cache.take(job_id)

@@ -34,7 +34,7 @@ from jobledger.store.model.events import (
     Unreadable,
     is_too_deep,
 )
-from jobledger.store.model.job import PENDING, Job, JobStatus, Quarantine, State, Unread
+from jobledger.store.model.job import PENDING, Job, JobStatus, Quarantine, State, StateType, Unread
 from jobledger.store.model.limits import (
     INT_MAX,
     INT_MIN,
@@ -65,6 +65,8 @@ class SpecHead(msgspec.Struct, frozen=True, rename="pascal", gc=False):
 _head_decoder = msgspec.json.Decoder(SpecHead)
 _whole_decoder = msgspec.json.Decoder()
 
+# Values, because the hash of an Enum is Python code.
+_TERMINAL = frozenset(each.value for each in StateType if each.is_terminal)
 _SEQUENCE = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 
 
@@ -96,7 +98,9 @@ def spec_head(spec: msgspec.Raw | bytes) -> SpecHead:
     return _head_decoder.decode(spec)
 
 
-def fold(status: JobStatus | None, recorded: Read) -> JobStatus | Anomaly:
+def fold(  # noqa: C901, PLR0911 - the most frequent case is inlined
+    status: JobStatus | None, recorded: Read
+) -> JobStatus | Anomaly:
     """Fold the next event of a job.
 
     An event at or before the sequence of the status was folded before: replaying it is harmless and returns
@@ -116,6 +120,16 @@ def fold(status: JobStatus | None, recorded: Read) -> JobStatus | Anomaly:
         expected = frozen.last if frozen is not None else max(status.sequence, status.passed)
         if recorded.sequence <= expected:
             return status
+        if frozen is None and type(recorded) is Recorded and type(recorded.event) is JobStateChanged:
+            # Most events change the state: without the calls below, this takes half of the time.
+            event = recorded.event
+            if (
+                event.namespace == status.namespace
+                and status.state.state_type._value_ not in _TERMINAL
+                and (not event.previous or event.previous == str(expected))
+                and not status.is_lost
+            ):
+                return _with_state(status, event.data.state, recorded.sequence, recorded.time)
     if isinstance(recorded, Unreadable):
         return Anomaly(recorded.sequence, recorded.job_id, recorded.reason)
     namespace, job_id = _job_of(recorded)

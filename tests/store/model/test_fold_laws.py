@@ -1,10 +1,12 @@
 """The laws of the fold for any history: total, replayable, splittable, deterministic, and like `decide`."""
 
 from collections.abc import Sequence
+from unittest.mock import patch
 
 import msgspec
 from hypothesis import given, strategies as st
 
+from jobledger.store.model import fold as fold_module
 from jobledger.store.model.decide import (
     Decision,
     decide_apply,
@@ -29,6 +31,7 @@ from jobledger.store.model.events import (
     SpecData,
     StateData,
     TagData,
+    encode_event,
     read_record,
 )
 from jobledger.store.model.fold import Anomaly, fold, fold_appended, fold_job, fold_job_on, fold_on
@@ -203,6 +206,27 @@ def test_the_same_history_gives_the_same_bytes(history: list[Record]) -> None:
     """The result depends on nothing but the history."""
     copy = msgspec.json.decode(msgspec.json.encode(history), type=list[Record])
     assert as_bytes(run(copy)[0]) == as_bytes(run(history)[0])
+
+
+@given(histories() | histories(strange=False), st.data())
+def test_the_inlined_case_of_the_fold_agrees_with_the_general_one(
+    history: list[Record], data: st.DataObject
+) -> None:
+    """Also if an event names the one before it, rightly or not, or its job is quarantined or lost."""
+    first = draft(JobCreated, ID, SPECS[0], 9)
+    linked = [Record(1, 0, first.subject, first.payload)]
+    for each in history:
+        record = msgspec.structs.replace(each, sequence=each.sequence + 1)
+        read, before = read_record(record), ["", *(str(earlier.sequence) for earlier in linked[-2:])]
+        previous = data.draw(st.sampled_from(before))
+        if previous and isinstance(read, Recorded):
+            event = msgspec.structs.replace(read.event, previous=previous)
+            linked.append(msgspec.structs.replace(record, payload=encode_event(event)))
+        else:
+            linked.append(record)
+    inlined = run(linked)
+    with patch.object(fold_module, "_TERMINAL", {each.value for each in StateType}):  # nothing is inlined
+        assert run(linked) == inlined
 
 
 @given(histories())
