@@ -106,6 +106,11 @@ class QuietTransport(TcpTransport):
     def __init__(self, transport: TcpTransport) -> None:
         vars(self).update(vars(transport))  # the connection, and its reader and writer
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything written so far was accepted by the socket, so that a write cannot pile up."""
+        return self._io_writer is not None and not self._io_writer.transport.get_write_buffer_size()
+
     def write(self, payload: bytes) -> None:
         """Writes, unless the connection is lost."""
         self._unless_lost(super().write, payload)
@@ -199,20 +204,11 @@ class _QuickClient(Client):
             raise NatsError("TLS is configured, but the server does not offer it")
         return super()._connect_command()
 
-    async def publish_quickly(
-        self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str]
-    ) -> None:
-        """`publish` for headers that need no check; the library checks each one on every call."""
-        lines = "".join([f"{key}: {value}\r\n" for key, value in headers.items()])
-        block = f"NATS/1.0\r\n{lines}\r\n".encode()
-        size = len(block)
-        command = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode()
-        await self._send_command(b"".join((command, block, payload, b"\r\n")))
-        if self._flush_queue is not None and self._flush_queue.empty():
-            await self._flush_pending()
-
     async def publish_all(self, messages: "Sequence[Outgoing]") -> None:
-        """`publish_quickly` of many messages, written together."""
+        """Publishes messages with headers that need no check, written together.
+
+        The library would check each header, and write in a later turn of the event loop.
+        """
         parts: list[bytes] = []
         size = 0
         for subject, reply, header, payload in messages:
@@ -221,9 +217,16 @@ class _QuickClient(Client):
             parts += (command.encode(), block, payload, b"\r\n")
             size += len(payload)
             if size > JOINED_MAX_BYTES:
-                await self._send_command(b"".join(parts))
+                await self._send(b"".join(parts))
                 parts, size = [], 0
-        await self._send_command(b"".join(parts))
+        await self._send(b"".join(parts))
+
+    async def _send(self, commands: bytes) -> None:
+        transport = self._transport
+        if not self._pending and isinstance(transport, QuietTransport) and transport.is_empty:
+            transport.write(commands)
+            return
+        await self._send_command(commands)
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
@@ -337,25 +340,19 @@ class Connection:
             ) from None
         self._check_open()
 
-    async def publish(
-        self, subject: str, payload: bytes, reply: str = "", headers: Mapping[str, str] | None = None
-    ) -> None:
-        """Sends one message. Only an answer shows that it arrived.
+    async def publish(self, subject: str, payload: bytes, reply: str = "") -> None:
+        """Sends one message without headers. Only an answer shows that it arrived.
 
         Args:
-            subject: of printable ASCII without spaces, like the headers.
+            subject: of printable ASCII without spaces.
             payload: the content.
             reply: the subject of an answer.
-            headers: of the message.
 
         Raises:
             LogUnavailable: the connection is closed, or its send buffer is full.
         """
         try:
-            if headers and self._client.is_connected:
-                await self._client.publish_quickly(subject, payload, reply, headers)
-            else:
-                await self._client.publish(subject, payload, reply, headers)  # type: ignore[arg-type]
+            await self._client.publish(subject, payload, reply)
         except NatsError as error:
             raise LogUnavailable(f"cannot send to nats-server: {_describe(error)}; try again") from error
         except OSError:  # the connection broke while sending: the message may have arrived

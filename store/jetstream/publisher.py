@@ -12,7 +12,7 @@ Never `js.publish_async`: a server error leaves its future unresolved forever. S
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from jobledger.store.jetstream.api import PubAck, read_ack
@@ -105,6 +105,7 @@ class Publisher:
         self._batch_answered_at = 0.0
         self._reconciling: dict[asyncio.Task[None], PendingAppend] = {}
         self._work = asyncio.Event()
+        self._is_alone = False  # one append was pending when the loop last looked: no others are expected
         self._drained = asyncio.Event()
         self._policy = BatchingPolicy()
         self._loop = asyncio.get_running_loop()
@@ -138,8 +139,11 @@ class Publisher:
             # A caller may try again at once, and a reconnect needs the event loop.
             await asyncio.sleep(0)
             raise
-        self._queue.append(pending)
-        self._work.set()
+        if self._is_alone and not self._pending_count() and self._connection.is_up:
+            await self._send_singles([pending])  # at once: the loop would take some turns of the event loop
+        else:
+            self._queue.append(pending)
+            self._work.set()
         return await pending.result
 
     def _admit(self, draft: PendingEvent, expect: int) -> PendingAppend:
@@ -260,10 +264,11 @@ class Publisher:
                 await self._wait_for_connection()
                 continue
             demand = len(self._queue) + len(self._in_flight) + len(self._answers)
+            self._is_alone = demand == 1
             if self._policy.prefers_batch(demand):
                 if self._policy.probe_due():
                     self._send_answers(len(self._answers))  # they do not wait for the probe
-                    await self._send_singles(PROBE_EVENTS)
+                    await self._send_queued_singles(PROBE_EVENTS)
                 if self._in_flight:
                     await self._drain()
                 else:
@@ -274,7 +279,7 @@ class Publisher:
                 if room <= 0:
                     await self._drain()
                 else:
-                    await self._send_singles(room)
+                    await self._send_queued_singles(room)
             if not self._queue:
                 self._work.clear()
 
@@ -308,28 +313,29 @@ class Publisher:
         if self._in_flight:
             await self._drained.wait()
 
-    async def _send_singles(self, most: int) -> None:
-        for _ in range(most):
-            if not self._queue:  # the sweep may have emptied it in between
-                break
-            pending = self._queue.popleft()
-            if not pending.result.cancelled():
-                await self._send_single(pending)
+    async def _send_queued_singles(self, most: int) -> None:
+        queued = (self._queue.popleft() for _ in range(min(most, len(self._queue))))
+        if singles := [pending for pending in queued if not pending.result.cancelled()]:
+            await self._send_singles(singles)
 
-    async def _send_single(self, pending: PendingAppend) -> None:
-        self._tokens += 1
-        token = str(self._tokens)
-        pending.sent_at = self._now()
-        self._in_flight[token] = pending
-        self._policy.single_sent(pending.sent_at, len(self._in_flight))
-        draft = pending.draft
+    async def _send_singles(self, singles: Sequence[PendingAppend]) -> None:
+        messages: list[Outgoing] = []
+        tokens: list[str] = []
+        for pending in singles:
+            self._tokens += 1
+            token = str(self._tokens)
+            pending.sent_at = self._now()
+            self._in_flight[token] = pending
+            self._policy.single_sent(pending.sent_at, len(self._in_flight))
+            draft = pending.draft
+            messages.append(Outgoing(draft.subject, self._inbox + token, pending.header, draft.payload))
+            tokens.append(token)
         try:
-            await self._connection.publish(
-                draft.subject, draft.payload, self._inbox + token, pending.headers()
-            )
-        except LogError as error:
-            self._remove_in_flight(token)
-            pending.fail(error)
+            await self._connection.publish_all(messages)
+        except LogError as error:  # nothing was sent
+            for token in tokens:
+                if (unsent := self._remove_in_flight(token)) is not None:
+                    unsent.fail(error)
 
     async def _send_batch(self, demand: int) -> None:
         """Sends one atomic batch of the queue, and of what is queued while it is being sent.
@@ -346,7 +352,7 @@ class Publisher:
             # Atomic, so nothing was written. The server does not report which event caused it.
             self._queue.extendleft(reversed(members))
             if self._connection.is_up:
-                await self._send_singles(len(members))
+                await self._send_queued_singles(len(members))
         elif ack is not None and ack.error is None and ack.count == len(members):
             self._policy.batch_acknowledged(self._now() - started, len(members))
             self._breaker.acknowledge(self._now())

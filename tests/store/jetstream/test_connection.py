@@ -38,7 +38,7 @@ def test_overridden_method_of_the_client_exists(name: str, parameters: list[str]
 def test_used_attributes_of_the_client_exist() -> None:
     """They are created by its constructor or when it connects."""
     source = inspect.getsource(Client)
-    for name in ("_resp_map", "_flush_queue", "_error_cb", "_transport", "_server_info"):
+    for name in ("_resp_map", "_flush_queue", "_error_cb", "_transport", "_server_info", "_pending"):
         assert f"self.{name}" in source
 
 
