@@ -101,6 +101,7 @@ async def open_jobledger(directory: Path) -> AsyncIterator[Jobledger]:
     """Start it on an empty directory."""
     async with EmbeddedServer(directory / "nats") as server:
         log = await JetStreamLog.connect(server.url)
+        await server.stage()  # as `serve` does
         try:
             store = Jobledger(directory, server, log)
             try:
