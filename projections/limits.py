@@ -55,6 +55,7 @@ WALK_MAX_ARMS = 64  # namespaces times states in one UNION ALL; SQLite allows 50
 COUNT_MAX_JOBS = 10_000  # counted per state; more are not
 COUNT_SCAN_MAX_ROWS = 10_000  # tested per state; further jobs are not counted
 NAME_PART_MAX_CHARACTERS = 128  # of a search for a part of the name
+CREATED_COUNT_MAX_JOBS = 1_000  # counted per interval of time; more are not
 LIST_SCAN_MAX_ROWS = 10_000  # tested for one page of such a search, or a bounded one; it then ends early
 RARE_MAX_ROWS = 4_096  # found and sorted by a driver; if there are more, the order is walked
 DIGEST_CHUNK_ROWS = 2_000  # rows per read

@@ -16,6 +16,7 @@ from jobledger.projections.errors import AmbiguousId, VersionNotFound, ViewDamag
 from jobledger.projections.limits import (
     CANDIDATES_SHOWN,
     COUNT_MAX_JOBS,
+    CREATED_COUNT_MAX_JOBS,
     LIST_DEFAULT_LIMIT,
     PAGE_MAX_BYTES,
     READERS_MAX,
@@ -29,9 +30,11 @@ from jobledger.projections.pool import ReaderPool
 from jobledger.projections.query.planner import (
     choose_driver,
     count_statement,
+    created_counts_statement,
     drivers_of,
     edge_statement,
     existing_statement,
+    first_created_statement,
     page_statement,
     state_counts_statement,
 )
@@ -357,6 +360,24 @@ class View:
             for state in StateType
             for count, is_whole in [found.get(state, (0, True))]
         }
+
+    async def first_created(self, namespaces: tuple[str, ...] | None) -> int | None:
+        """When the first job was created in some namespaces, or in all; None without one."""
+        if namespaces is not None and not namespaces:
+            return None
+        [[found]] = await self._long_rows(*first_created_statement(namespaces))
+        return None if found is None else int(found)
+
+    async def created_counts(
+        self, namespaces: tuple[str, ...] | None, edges: tuple[int, ...]
+    ) -> tuple[StateCount, ...]:
+        """How many jobs were created between each two of some times, in some namespaces or in all.
+
+        Counting ends at `CREATED_COUNT_MAX_JOBS` per interval.
+        """
+        [row] = await self._long_rows(*created_counts_statement(namespaces, edges))
+        most = CREATED_COUNT_MAX_JOBS
+        return tuple(StateCount(min(count, most), is_exact=count <= most) for count in row)
 
     async def statuses(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
         """The statuses of these jobs, without those that do not exist; the caller bounds the number."""

@@ -84,7 +84,7 @@ class EventTimes:
     async def histogram(self, first: int, last: int, most: int) -> Buckets:
         """The events from `first` up to `last`, in at most `most` buckets of equal width."""
         start, end = await self.time_of(first), await self.time_of(last)
-        width_seconds = _width(start, end, most)
+        width_seconds = bucket_width(start, end, most)
         width = width_seconds * NANOSECONDS_PER_SECOND
         edges = [*range(start // width * width, end + 1, width)]
         found = await self._sequences_before(edges[1:], end)
@@ -111,7 +111,8 @@ class EventTimes:
         return [sequences[time] for time in times]
 
 
-def _width(start: int, end: int, most: int) -> int:
+def bucket_width(start: int, end: int, most: int) -> int:
+    """The width in seconds that divides a span of time into at most this many buckets."""
     for seconds in WIDTHS_SECONDS:
         width = seconds * NANOSECONDS_PER_SECOND
         if end // width - start // width < most:

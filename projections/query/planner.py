@@ -25,6 +25,7 @@ import msgspec
 from jobledger.projections.limits import (
     COUNT_MAX_JOBS,
     COUNT_SCAN_MAX_ROWS,
+    CREATED_COUNT_MAX_JOBS,
     LIST_SCAN_MAX_ROWS,
     RARE_MAX_ROWS,
     SHORT_WALK_ROWS,
@@ -188,6 +189,28 @@ def state_counts_statement(query: ListQuery, driver: Driver | None) -> Statement
     if driver is not None:
         return builder.statement(f"SELECT state, count(*), 1 FROM ({builder.found(driver)}) GROUP BY state")
     return builder.statement(" UNION ALL ".join(builder.count_of_state(str(each)) for each in StateType))
+
+
+def first_created_statement(namespaces: Sequence[str] | None) -> Statement:
+    """The create time of the first job in some namespaces, or of all jobs."""
+    if namespaces is None:
+        return Statement("SELECT min(create_time) FROM jobs", ())
+    each = "SELECT min(create_time) AS time FROM jobs WHERE namespace = ?{}"
+    selects = " UNION ALL ".join(each.format(place + 1) for place in range(len(namespaces)))
+    return Statement(f"SELECT min(time) FROM ({selects})", tuple(namespaces))
+
+
+def created_counts_statement(namespaces: Sequence[str] | None, edges: Sequence[int]) -> Statement:
+    """One row: for each interval between two edges, the jobs created in it, up to a limit."""
+    names = tuple(namespaces or ())
+    scope = f"namespace IN ({', '.join(f'?{at + 1}' for at in range(len(names)))}) AND " if names else ""
+    first = len(names) + 1
+    counts = [
+        f"(SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {scope}create_time >= ?{first + place} AND"
+        f" create_time < ?{first + place + 1} LIMIT {CREATED_COUNT_MAX_JOBS + 1}))"
+        for place in range(len(edges) - 1)
+    ]
+    return Statement(f"SELECT {', '.join(counts)}", (*names, *edges))
 
 
 class _Builder:

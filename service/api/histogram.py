@@ -1,15 +1,27 @@
-"""The events of the log over time."""
+"""The events of the log over time; and the jobs over time, for callers who may not see all of the log."""
+
+import time
+from typing import Final
 
 from jobledger.service.api.as_of import point_of
 from jobledger.service.api.capacity import queued
+from jobledger.service.api.jobs import list_namespaces
 from jobledger.service.api.operation import OperationGroup, Parameter, Permission
-from jobledger.service.api.parameters import POINT, WAIT
+from jobledger.service.api.parameters import AT, NAMESPACE_FILTER, POINT, WAIT
 from jobledger.service.api.request import Request
 from jobledger.service.cursor import format_cursor
+from jobledger.service.histogram import bucket_width
 from jobledger.service.limits import HISTOGRAM_BUCKETS, HISTOGRAM_MAX_BUCKETS
 from jobledger.service.wire import paths, view as wire
+from jobledger.service.wiring import Service
 from jobledger.store.model.errors import InvalidInput
-from jobledger.store.timestamps import format_rfc3339
+from jobledger.store.timestamps import NANOSECONDS_PER_SECOND, format_rfc3339
+
+_BUCKETS: Final = Parameter(
+    "buckets",
+    {"type": "integer", "minimum": 1, "maximum": HISTOGRAM_MAX_BUCKETS, "default": HISTOGRAM_BUCKETS},
+    "at most this many intervals",
+)
 
 operations = OperationGroup("Reads")
 
@@ -22,16 +34,7 @@ operations = OperationGroup("Reads")
     (
         Parameter("from", POINT, "the first event; default: the first event of the log"),
         Parameter("to", POINT, "the last event; default: the last event that the view reflects"),
-        Parameter(
-            "buckets",
-            {
-                "type": "integer",
-                "minimum": 1,
-                "maximum": HISTOGRAM_MAX_BUCKETS,
-                "default": HISTOGRAM_BUCKETS,
-            },
-            "at most this many intervals",
-        ),
+        _BUCKETS,
         *WAIT,
     ),
     response=wire.Histogram,
@@ -59,9 +62,48 @@ async def get_histogram(request: Request[None]) -> wire.Histogram:
         wire.EventsBucket(format_rfc3339(each.time), each.after, each.sequence, each.sequence - each.after)
         for each in found.items
     ]
-    end = format_rfc3339(await service.event_times.time_of(last))
-    return wire.Histogram(
-        found.width_seconds,
-        items,
-        wire.TimedPoint(last, end, format_cursor(service.stream_tag, last)),
+    return wire.Histogram(found.width_seconds, items, await _timed_point(service, last))
+
+
+@operations.declare(
+    "GET",
+    paths.CREATED_COUNTS,
+    "countCreatedJobs",
+    Permission.READ,
+    (NAMESPACE_FILTER, AT, _BUCKETS, *WAIT),
+    response=wire.CreatedCounts,
+)
+async def count_created_jobs(request: Request[None]) -> wire.CreatedCounts:
+    """Count the jobs that were created over time.
+
+    Of the namespace, or of all that the token may read; from the first of them until now, in intervals of
+    equal width, oldest first, without gaps. Counting an interval ends at a limit.
+    """
+    service, query = request.service, request.query
+    await request.await_position()
+    most = query.integer("buckets", HISTOGRAM_BUCKETS, least=1, most=HISTOGRAM_MAX_BUCKETS)
+    namespaces = list_namespaces(request)
+    point = await point_of(request)
+    point = service.projector.sequence if point is None else point
+    at = await _timed_point(service, point)
+    async with queued(service.scans):
+        start, end = await service.view.first_created(namespaces), time.time_ns()
+        if start is None:
+            return wire.CreatedCounts(0, [], at)
+        end = max(start, end)
+        seconds = bucket_width(start, end, most)
+        width = seconds * NANOSECONDS_PER_SECOND
+        edges = tuple(range(start // width * width, end // width * width + width + 1, width))
+        counts = await service.view.created_counts(namespaces, edges)
+    items = [
+        wire.CreatedBucket(format_rfc3339(edge), found.count, found.is_exact)
+        for edge, found in zip(edges, counts, strict=False)
+    ]
+    return wire.CreatedCounts(seconds, items, at)
+
+
+async def _timed_point(service: Service, sequence: int) -> wire.TimedPoint:
+    found = await service.event_times.time_of(sequence)
+    return wire.TimedPoint(
+        sequence, format_rfc3339(found) if found else "", format_cursor(service.stream_tag, sequence)
     )

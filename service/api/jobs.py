@@ -32,6 +32,7 @@ from jobledger.service.api.parameters import (
     JOB_AT,
     JOB_VERSION,
     NAMESPACE,
+    NAMESPACE_FILTER,
     NEXT_TOKEN,
     NOT_MODIFIED,
     STATES,
@@ -90,7 +91,7 @@ _SECONDS: Final = {"type": "integer", "minimum": 0, "maximum": UNIX_SECONDS_MAX}
 _EVENT_TYPE: Final = {"type": "string", "enum": list(_EVENT_TYPES), "default": "all"}
 
 _FILTERS: Final = (
-    Parameter("namespace", TEXT, "only its jobs; absent, empty or `*`: all that the token may read"),
+    NAMESPACE_FILTER,
     Parameter("labels", TEXTS, "a selector such as `env=prod,tier in (web, api),!old,cpus>2`; repeatable"),
     Parameter(
         "name", TEXT, "a part of the name, up to 128 characters, without regard to the case of ASCII letters"
@@ -486,7 +487,7 @@ def _filters(request: Request[None]) -> ListQuery:
     """The filters of a list, except for the states."""
     query = request.query
     return ListQuery(
-        namespaces=_list_namespaces(request),
+        namespaces=list_namespaces(request),
         types=tuple(query.texts("type")),
         name=query.text("name"),
         selector=query.selector(),
@@ -498,7 +499,7 @@ def _filters(request: Request[None]) -> ListQuery:
     )
 
 
-def _list_namespaces(request: Request[None]) -> tuple[str, ...] | None:
+def list_namespaces(request: Request[None]) -> tuple[str, ...] | None:
     """The namespace of the query, or all that the caller may read; None for every namespace."""
     namespace = request.query.text("namespace")
     if namespace and namespace != ALL_NAMESPACES:

@@ -41,6 +41,9 @@ TAG: Final = Parameter(
     required=True,
 )
 NAMESPACE: Final = Parameter("namespace", TEXT, "the namespace of the name; default: `default`")
+NAMESPACE_FILTER: Final = Parameter(
+    "namespace", TEXT, "only its jobs; absent, empty or `*`: all that the token may read"
+)
 WAIT_FOR: Final = Parameter(
     "wait_for",
     TEXT,

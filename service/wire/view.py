@@ -94,6 +94,22 @@ class Histogram(msgspec.Struct, rename="pascal"):
     to: Annotated[TimedPoint, Meta(description="the last event that is counted")]
 
 
+class CreatedBucket(msgspec.Struct, rename="pascal"):
+    """The jobs that were created in an interval of time."""
+
+    time: Annotated[str, Meta(description="RFC 3339; where it begins")]
+    jobs: Annotated[int, Meta(ge=0)]
+    is_exact: Annotated[bool, Meta(description="false: there are more")]
+
+
+class CreatedCounts(msgspec.Struct, rename="pascal"):
+    """The jobs that were created over time, oldest first."""
+
+    seconds: Annotated[int, Meta(ge=0, description="the width of an interval; 0 without jobs")]
+    items: list[CreatedBucket]
+    at: Annotated[TimedPoint, Meta(description="the point `at`, or the last event that the view reflects")]
+
+
 class EventPage(msgspec.Struct, rename="pascal"):
     """One page of events, oldest first."""
 

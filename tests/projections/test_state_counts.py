@@ -1,5 +1,6 @@
 """Counts by state: as a list with the same filters would find, up to named limits."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -175,3 +176,24 @@ async def test_a_bounded_search_tests_a_limited_number_of_jobs_per_page(  # noqa
     assert found == wanted
     if not query.name:  # only on request: other pages are full
         assert len((await view.list(structs.replace(query, is_bounded=False))).jobs) == len(wanted)
+
+
+@pytest.mark.parametrize("namespaces", [None, ("a",), ("a", "b"), ("none",)])
+async def test_created_jobs_are_counted_by_interval_from_an_index(
+    file: ViewFile, view: View, monkeypatch: pytest.MonkeyPatch, namespaces: tuple[str, ...] | None
+) -> None:
+    """Up to a limit per interval, and only in the namespaces."""
+    fill(file)
+    query = ListQuery(namespaces=namespaces, limit=100)
+    times = [job.status.create_time for job in (await view.list(query)).jobs]
+    assert await view.first_created(namespaces) == (min(times) if times else None)
+    edges = tuple(range(-1, 40, 7))
+    wanted = [sum(low <= time < high for time in times) for low, high in pairwise(edges)]
+    assert [each.count for each in await view.created_counts(namespaces, edges)] == wanted
+    monkeypatch.setattr(planner, "CREATED_COUNT_MAX_JOBS", 2)
+    monkeypatch.setattr(view_module, "CREATED_COUNT_MAX_JOBS", 2)
+    assert await view.created_counts(namespaces, edges) == tuple(
+        StateCount(min(count, 2), is_exact=count <= 2) for count in wanted
+    )
+    plan = file.plan(planner.created_counts_statement(namespaces, edges))
+    assert not [step for step in plan if step.startswith("SCAN jobs")]

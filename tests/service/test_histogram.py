@@ -128,6 +128,36 @@ async def test_a_token_of_one_namespace_gets_no_histogram(ui: tuple[Service, htt
     assert answer.status_code == 403
 
 
+async def test_created_jobs_are_counted_in_the_namespaces_of_the_caller(
+    ui: tuple[Service, httpx.AsyncClient],
+) -> None:
+    """Of all that the token may read, or of one of them; nothing of others, and the time of the point."""
+    service, client = ui
+    assert ok(await client.get(paths.CREATED_COUNTS))["Items"] == []
+    for number in range(5):
+        namespace = ("team-a", "team-b")[number % 2]
+        ok(await client.put(paths.JOBS, json=job_body(f"job-{number}", Namespace=namespace)))
+    _, token = service.tokens.create("alice", Role.READER, ["team-a"])
+    _, admin = service.tokens.create("root", Role.ADMIN)
+    for secret, query, count in (
+        (admin, {}, 5),
+        (admin, {"namespace": "team-b"}, 2),
+        (admin, {"namespace": "none"}, 0),
+        (token, {}, 3),
+        (token, {"namespace": "team-a", "buckets": "1"}, 3),
+    ):
+        headers = {"Authorization": f"Bearer {secret}"}
+        found = ok(await client.get(paths.CREATED_COUNTS, params=query, headers=headers))
+        assert sum(each["Jobs"] for each in found["Items"]) == count
+        assert all(each["IsExact"] for each in found["Items"])
+        assert len(found["Items"]) <= int(query.get("buckets", HISTOGRAM_MAX_BUCKETS))
+    headers = {"Authorization": f"Bearer {token}"}
+    past = ok(await client.get(paths.CREATED_COUNTS, params={"at": "3"}, headers=headers))["At"]
+    assert (past["Sequence"], bool(past["Time"])) == (3, True)
+    foreign = await client.get(paths.CREATED_COUNTS, params={"namespace": "team-b"}, headers=headers)
+    assert foreign.status_code == 403
+
+
 async def test_a_history_is_read_newest_first(ui: tuple[Service, httpx.AsyncClient]) -> None:
     """Its pages have every event once, in the reverse order; the last has no token."""
     _, client = ui

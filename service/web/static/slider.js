@@ -13,6 +13,28 @@ function sequenceAt(range) {
   return { sequence: Math.round(times[bar][0] + (position - bar) * (end - times[bar][0])), time: times[bar][1], last };
 }
 
+// Callers who may not see the log as a whole have a slider of times.
+function timeAt(range) {
+  const { start, end } = range.dataset;
+  const part = Number(range.value) / Number(range.max);
+  return part >= 1 ? null : new Date(Math.round(Number(start) + part * (Number(end) - Number(start))));
+}
+
+function textAt(range) {
+  if (range.dataset.times) return describe(sequenceAt(range));
+  const time = timeAt(range);
+  return time === null ? "latest" : `${timeText(time)} ${zone}`;
+}
+
+function pointAt(range) {
+  if (!range.dataset.times) {
+    const time = timeAt(range);
+    return time === null || time > Date.now() ? "" : time.toISOString();
+  }
+  const { sequence, last } = sequenceAt(range);
+  return sequence >= last ? "" : sequence;
+}
+
 function describe({ sequence, time, last }) {
   if (sequence >= last) return "latest";
   return `sequence ${sequence.toLocaleString("en-US")}, after ${timeText(new Date(time))} ${zone}`;
@@ -24,13 +46,12 @@ export function startSlider() {
   const text = document.getElementById("slider-text");
   const field = document.getElementById("slider-at");
   const show = () => {
-    text.textContent = describe(sequenceAt(range));
+    text.textContent = textAt(range);
     range.setAttribute("aria-valuetext", text.textContent);
   };
   range.addEventListener("input", show);
   range.addEventListener("change", () => {
-    const { sequence, last } = sequenceAt(range);
-    field.value = sequence >= last ? "" : sequence;
+    field.value = pointAt(range);
     document.getElementById("slider-form").requestSubmit();
   });
   show();

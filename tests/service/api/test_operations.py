@@ -36,6 +36,7 @@ GET /api/v1/orchestrator/jobs/{id}/diff diffVersions READ
 GET /api/v1/orchestrator/jobs/{id}/blame blameJob READ
 GET /api/v1/diff diffPoints READ
 GET /api/v1/histogram histogram OBSERVE
+GET /api/v1/counts/created countCreatedJobs READ
 GET /api/v1/events events READ
 GET /api/v1/events/page listEvents READ
 GET /api/v1/subscriptions listSubscriptions OBSERVE

@@ -338,3 +338,29 @@ async def test_the_list_does_not_wait_for_the_histogram_of_a_large_log(
     service.event_times.is_preparing = False
     page = checked_page(await client.get("/ui/"))
     assert page.all("section", lambda each: each["id"] == "slider")
+
+
+async def test_a_caller_of_some_namespaces_has_a_slider_of_their_jobs(
+    ui: tuple[Service, httpx.AsyncClient],
+) -> None:
+    """List, counts and bars are of what the caller may see, now and as of a bar's time."""
+    service, client = ui
+    for number in range(3):
+        await put(client, f"mine-{number}", Namespace="team-a")
+    await put(client, "theirs", Namespace="team-b")
+    await sign_in(service, client, "ann", Role.READER, ["team-a"])
+    page = checked_page(await client.get(paths.UI_JOBS))
+    titles = [each.text for each in page.all("title") if "created" in each.text]
+    assert sum(int(each.rsplit(": ", 1)[1].split()[0]) for each in titles) == 3
+    assert counts(page)["All"] == "3"
+    (slider,) = page.all("input", lambda each: each["id"] == "slider-range")
+    assert "data-times" not in slider.attributes
+    assert int(slider["data-start"]) < int(slider["data-end"])
+    answer = await client.get(paths.UI_JOBS, params={"at": "2"})
+    page = checked_page(answer)
+    assert names(page) == ["mine-1", "mine-0"]
+    assert counts(page)["All"] == "2"
+    assert page.all("line", lambda each: each["class"] == "marker")
+    answer = await client.get(paths.UI_JOBS, params={"namespace": "team-b"})
+    page = checked_page(answer, 400)
+    assert not page.all("section", lambda each: each["id"] == "slider")
