@@ -38,7 +38,11 @@ def client_of_worker(service: RunningService, pid: int) -> Iterator[httpx.Client
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=600)
     for _ in range(_CONNECTIONS_MAX):
         with httpx.Client(
-            base_url=f"{service.url}{PREFIX}", limits=limits, trust_env=False, timeout=TIMEOUT_SECONDS
+            base_url=f"{service.url}{PREFIX}",
+            limits=limits,
+            trust_env=False,
+            timeout=TIMEOUT_SECONDS,
+            verify=False,
         ) as client:
             answer = client.get(f"{service.url}/livez")
             if serves(pid, answer):

@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -17,7 +17,12 @@ import pytest
 
 from jobledger.service.errors import NotReady
 from jobledger.service.server.http_server import free_port
+from jobledger.service.settings import Settings
+from jobledger.service.wiring import open_service
+from jobledger.service.workers import pool as pool_module
+from jobledger.service.workers.pool import WorkerPool
 from tests.support.api import PREFIX, job_body, ok
+from tests.support.nats_servers import make_certificates
 from tests.support.service_process import (
     TIMEOUT_SECONDS,
     RunningService,
@@ -369,3 +374,56 @@ def test_workers_follow_the_restart_of_the_embedded_server(tmp_path: Path) -> No
                 while answer.status_code != httpx.codes.OK:
                     assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE, answer.text
                     answer = client.put("/jobs", json=job_body(f"after-{number}"))
+
+
+def test_a_replaced_worker_stays_closed_without_the_token_file_over_tls(tmp_path: Path) -> None:
+    """The file of tokens is gone when it starts; each worker answers over TLS with the same certificate."""
+    make_certificates(tmp_path)
+    data = {"JOBLEDGER_DATA_DIR": str(tmp_path / "data")}
+    created = jobledger(tmp_path, "token", "create", "--name", "ci", "--role", "admin", env=data)
+    secret = re.findall(r"jl[_a-z]*[A-Za-z0-9_-]{20,}", created.stdout + created.stderr)[0]
+    headers = {"Authorization": f"Bearer {secret}"}
+    files = ("--tls-cert", str(tmp_path / "server.pem"), "--tls-key", str(tmp_path / "server.key"))
+    with running_service(tmp_path, "--workers", "2", *files) as service:
+        assert service.url.startswith("https://")
+        pids = wait_until_replaced(service, 0, WORKERS)
+        for pid in pids:
+            with client_of_worker(service, pid) as client:
+                ok(client.put("/jobs", json=job_body(f"over-tls-{pid}"), headers=headers))
+                assert client.get("/jobs").status_code == httpx.codes.UNAUTHORIZED
+        (tokens,) = service.data_dir.glob("*tokens*.json")
+        tokens.rename(tmp_path / "away")
+        os.kill(pids[0], signal.SIGKILL)
+        for pid in wait_until_replaced(service, pids[0], WORKERS):
+            with client_of_worker(service, pid) as client:
+                for given in ({}, headers):
+                    assert client.get("/jobs", headers=given).is_error
+                    assert client.put("/jobs", json=job_body("open"), headers=given).is_error
+        (tmp_path / "away").rename(tokens)
+        for pid in worker_pids(service):
+            with client_of_worker(service, pid) as client:
+                assert len(ok(client.get("/jobs", headers=headers))["Items"]) == WORKERS
+
+
+async def test_a_stopped_worker_is_replaced_and_the_others_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clients' connections end when it is killed; new ones reach a worker that answers."""
+    monkeypatch.setattr(pool_module, "WORKER_SILENCE_SECONDS", 4.0)
+    async with open_service(Settings(data_dir=tmp_path, port=0, workers=2)) as service:
+        pool = await WorkerPool.start(service, service.settings, "127.0.0.1")
+        try:
+            url = f"http://127.0.0.1:{pool.port}/livez"
+            victim = pool.pids[0]
+            os.kill(victim, signal.SIGSTOP)
+            async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False, timeout=60) as client:
+                while victim in pool.pids:
+                    with suppress(httpx.TransportError):  # the kernel gave this connection to it
+                        await client.get(url, headers={"Connection": "close"})
+                    await asyncio.sleep(0)
+                while pool.running < WORKERS:  # noqa: ASYNC110 - a count
+                    await asyncio.sleep(0.01)
+                assert (await client.get(url)).status_code == httpx.codes.OK
+            assert pool.restarts >= 1
+        finally:
+            await pool.stop()
