@@ -108,7 +108,9 @@ def _fetch_page(
     with closing(connection.execute(sql, parameters)) as cursor:
         for row in cursor:
             rows.append(row)
-            size += sum(len(value) for value in row if isinstance(value, (bytes, str)))
+            for value in row:
+                if type(value) is str or type(value) is bytes:  # half the time of `sum` and `isinstance`
+                    size += len(value)
             if size > max_bytes:
                 return rows, False
     return rows, True

@@ -69,7 +69,7 @@ from jobledger.store.model.job import Job, JobStatus, StateType
 from jobledger.store.model.limits import INT_MAX
 from jobledger.store.model.subjects import DEFAULT_NAMESPACE, named_job_id
 from jobledger.store.spec.values import is_utf8
-from jobledger.store.yield_point import yield_point
+from jobledger.store.yield_point import yield_hook, yield_point
 
 _ID_PREFIX: Final = "j-"
 _FULL_ID_CHARACTERS: Final = 38  # the prefix and a UUID
@@ -313,9 +313,11 @@ class View:
             query = query.until(edge[0][0])
         rows, is_whole = await self._pool_page(*page_statement(query, driver), max_bytes=PAGE_MAX_BYTES)
         found: list[Job] = []
+        yields = yield_hook.get() is not None
         for row in rows[: query.limit]:
             if row[1] is not None:
-                await yield_point()
+                if yields:
+                    await yield_point()
                 found.append(self._job(row[1:]))
         jobs = fit_page(tuple(found), size_of_job)
         more = not is_whole or len(rows) > query.limit or len(jobs) < len(found)

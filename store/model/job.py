@@ -41,7 +41,10 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True, rename="pascal", gc
     @property
     def size(self) -> int:
         """Characters of message and details: about what the state adds to a page."""
-        return len(self.message) + sum(len(key) + len(value) for key, value in self.details.items())
+        size = len(self.message)
+        if self.details:  # rare
+            size += sum(len(key) + len(value) for key, value in self.details.items())
+        return size
 
 
 PENDING = State(state_type=StateType.PENDING)
