@@ -14,10 +14,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # For the property tests of the slow suite; printed, so that a failure can be repeated with SEED=…
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
-.PHONY: help setup run demo test test-lowest test-slow test-search test-faults chaos peers chromium check format bench lock docs picture vendor clean
+.PHONY: help setup run demo test test-lowest test-slow test-search test-faults chaos peers chromium check format bench lock docs picture screenshots vendor clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Jobledger needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
@@ -98,6 +98,9 @@ docs: $(STAMP) ## regenerate the generated pages
 
 picture: $(STAMP) ## redraw the picture in the README, from a real run
 	@$(BIN)/python -m docs.picture
+
+screenshots: $(STAMP) ## redraw the pictures of the web UI, from a real service (needs Chromium: make chromium)
+	@$(BIN)/python -m docs.screenshots $(SHOTS)
 
 vendor: $(STAMP) ## fetch the libraries of the web UI at their pinned versions (needs npm)
 	@$(BIN)/python -m docs.vendor

@@ -228,4 +228,4 @@ def _text(text: str) -> str:
 
 
 def _short(path: str) -> str:
-    return path.removeprefix("/api/v1/orchestrator")
+    return path.removeprefix("/api/v1").removeprefix("/orchestrator")

@@ -301,7 +301,7 @@ class Middleware:
             return local_principal(_actor(headers.get(b"jobledger-actor")))
         if self._checks_host and path not in self._paths.probes:
             self._hosts.check_host(host)
-        if is_page(path):
+        if is_page(path) or path == paths.DOCS:  # whose navigation is that of who signed in
             return self._visitor(scope, headers)
         if path in self._paths.public and not (scope["query_string"] and path in self._paths.observer):
             return ANONYMOUS

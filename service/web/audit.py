@@ -37,7 +37,7 @@ async def show_audit(request: Request[Any]) -> Response:
         status=400 if problem else 200,
         seals=seals,
         newest=seals[0] if seals and not query.text("next_token") else None,
-        keys=keys["Items"],
+        keys=[_with_times(each) for each in keys["Items"]],
         origin=keys["Origin"],
         trusted=[each["Key"] for each in keys["Items"] if each["Trusted"]],
         chosen=chosen,
@@ -50,3 +50,13 @@ async def show_audit(request: Request[Any]) -> Response:
         alarm=next((each.reason for each in checks if each.name == "seals" and not each.is_ok), ""),
         more=f"{paths.UI_AUDIT}?{more}" if more else "",
     )
+
+
+def _with_times(key: dict[str, Any]) -> dict[str, Any]:
+    """A key with its times in nanoseconds; None if it has none, or if another replica created it."""
+    created, retires = key["Created"], key["Retires"]
+    return {
+        **key,
+        "created_ns": parse_rfc3339(created) if created else None,
+        "retires_ns": parse_rfc3339(retires) if retires else None,
+    }

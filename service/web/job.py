@@ -17,7 +17,7 @@ from jobledger.service.web.calls import call
 from jobledger.service.web.events import TYPES
 from jobledger.service.web.site import SECURITY_HEADERS, page, render, words_of
 from jobledger.service.web.texts import whole_number
-from jobledger.service.web.timeline import Items, entries_of, spans_of
+from jobledger.service.web.timeline import Items, entries_of, spans_of, totals_of
 from jobledger.service.wire import paths
 from jobledger.store.model.errors import JobledgerError, VersionNotFound
 from jobledger.store.model.job import StateType
@@ -149,7 +149,8 @@ async def timeline_tab(request: Request[Any], job: dict[str, Any], url: JobUrl) 
     shown = url.timeline if url.timeline in TIMELINES else "compact"
     return {
         "entries": entries,
-        "spans": spans_of(entries),
+        "spans": (spans := spans_of(entries)),
+        "totals": totals_of(spans),
         "next_token": history.next_token,
         "is_newest": not token,
         "is_filtered": is_filtered,

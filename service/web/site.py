@@ -41,6 +41,7 @@ SECURITY_HEADERS: Final = (
     (b"vary", b"HX-Request, Cookie"),
 )
 
+_OF_JOBS: Final = (f"{paths.UI}/jobs/", paths.UI_SUBMIT, paths.UI_STOP)
 _OF_THE_BODY: Final = frozenset({b"content-type", b"content-length"})
 
 operations = OperationGroup("UI")
@@ -53,6 +54,11 @@ class NavEntry(NamedTuple):
     path: str
     requires: Permission
     module: str
+
+    def has(self, path: str) -> bool:
+        """Whether a page is below this one: of a job, a subscription, a form."""
+        own = _OF_JOBS if self.path == paths.UI_JOBS else (f"{self.path}/",)
+        return path.startswith(own)
 
 
 navigation: Final[list[NavEntry]] = []

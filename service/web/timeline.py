@@ -108,6 +108,14 @@ def entries_of(items: list[Item], end: int, *, is_newest: bool, is_complete: boo
     return found
 
 
+def totals_of(spans: list[Span]) -> dict[str, int]:
+    """How long the job was in each state in all, nanoseconds; the longest first."""
+    found: dict[str, int] = {}
+    for each in spans:
+        found[each.state] = found.get(each.state, 0) + each.nanoseconds
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
 def spans_of(entries: list[Entry]) -> list[Span]:
     """The bar of states, oldest first; equal neighbors are one."""
     merged: list[tuple[str, int]] = []

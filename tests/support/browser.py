@@ -83,6 +83,7 @@ class Browser:
             "--disable-gpu",
             "--disable-dev-shm-usage",
             "--no-first-run",
+            "--hide-scrollbars",
             "--window-size=1280,900",
             "--disable-background-networking",
             f"--user-data-dir={self._folder / 'profile'}",
@@ -260,9 +261,10 @@ class Browser:
                         raise
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """Write a picture of the window, or of the whole page, as PNG."""
-        picture = await self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    async def screenshot(self, path: Path, *, whole: bool = False, quality: int = 82) -> None:
+        """Write a picture of the window, or of the whole page: PNG, or WebP if the path ends so."""
+        options = {"format": "webp", "quality": quality} if path.suffix == ".webp" else {"format": "png"}
+        picture = await self._call("Page.captureScreenshot", captureBeyondViewport=whole, **options)
         path.write_bytes(base64.b64decode(picture["data"]))
 
     async def _call(self, method: str, **parameters: Any) -> dict[str, Any]:

@@ -119,6 +119,18 @@ async def test_a_foreign_namespace_is_neither_shown_nor_accepted(
     checked_page(await client.get("/ui/", params={"namespace": "team-b"}), 400)
 
 
+async def test_the_api_reference_has_the_navigation_of_who_signed_in(
+    ui: tuple[Service, httpx.AsyncClient],
+) -> None:
+    """It is public; a visitor sees no pages that need a sign-in."""
+    service, client = ui
+    assert "Jobs" not in checked_page(await client.get(paths.DOCS)).texts("a")
+    await sign_in(service, client, "alice", Role.READER)
+    links = checked_page(await client.get(paths.DOCS)).texts("a")
+    assert {"Jobs", "Events"} <= set(links)
+    assert set(links) >= {"Health", "Audit"}  # who reads all namespaces sees the service as well
+
+
 @pytest.mark.parametrize(
     "text",
     [
