@@ -9,19 +9,24 @@ import shutil
 import sqlite3
 import statistics
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from itertools import count, cycle
+from bisect import bisect_left
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from benchmarks.harness import Output, judge, percentile, take_turns
+from benchmarks.live_writer import LiveTask
 from benchmarks.sizes import Sizes
-from benchmarks.workload import Bench, JobLog, fill_log, read_whole, served
+from benchmarks.workload import Bench, Child, JobLog, child, fill_log, read_whole, served
 from jobledger.projections import writer as viewwriter
 from jobledger.projections.batch import Batch, fold_batch, label_rows, read_events
 from jobledger.projections.database import _pragmas, remove_view
+from jobledger.projections.errors import WaitTimeout
 from jobledger.projections.limits import PAGE_CACHE_BYTES
 from jobledger.projections.projector import Projector
 from jobledger.projections.rows import STATE_CHANGE_COLUMNS, job_row, state_change_row
@@ -275,33 +280,30 @@ async def run_tree(sizes: Sizes, output: Output) -> None:
     )
 
 
-_WARM_SECONDS = 1.0
 _SHARE_ON_TIME = 0.95
 
 
 async def run_live(sizes: Sizes, output: Output) -> None:
-    """Append at a steady rate and measure the time from each acknowledgement to the event in the view."""
+    """Append at a steady rate and measure the time from each acknowledgement to the event in the view.
+
+    The writers are another process. Both use the machine's monotonic clock.
+    """
     seconds = sizes.live_round_seconds
-    async with served("always") as bench, Projector(bench.log, bench.directory / "view.db") as projector:
-        total = int(sizes.live_rate * (sizes.rounds * seconds + _WARM_SECONDS))
-        changing = total // 2 + 1
-        filler = JobLog(bench.log, 2 * changing)
-        await filler.create(range(changing))  # the jobs whose state changes
-        await projector.wait_for(filler.last_sequence, 60)
-        numbers = count()
-
-        async def one(waits: list[float]) -> None:
-            number = next(numbers)
-            if number % 2:
-                sequence = await filler.change_one(number // 2, StateType.RUNNING)
-            else:
-                sequence = await filler.create_one(changing + number // 2)
-            acknowledged = time.perf_counter()
-            await projector.wait_for(sequence)
-            waits.append(time.perf_counter() - acknowledged)
-
-        await _paced(sizes.live_rate, _WARM_SECONDS, one)
-        rounds = [await _paced(sizes.live_rate, seconds, one) for _ in range(sizes.rounds)]
+    async with (
+        served("always") as bench,
+        Projector(bench.log, bench.directory / "view.db") as projector,
+        child("benchmarks.live_writer") as writer,
+    ):
+        rounds_and_warm_up = sizes.rounds + 1
+        await writer.send(LiveTask(bench.url, sizes.live_rate, seconds, rounds_and_warm_up, _SHARE_ON_TIME))
+        await projector.wait_for(int(await writer.stdout.readline()), CATCH_UP_TIMEOUT_SECONDS)
+        visible: list[tuple[int, int]] = []  # positions of the view, and when a waiting reader saw them
+        watching = asyncio.create_task(_watch(projector, visible))
+        try:
+            await _round(writer, projector, visible)  # warm-up
+            rounds = [await _round(writer, projector, visible) for _ in range(sizes.rounds)]
+        finally:
+            watching.cancel()
     figures = [(1e3 * percentile(waits, 0.5), 1e3 * percentile(waits, 0.99)) for waits in rounds]
     output.say("live: p50/p99 ms by round: " + ", ".join(f"{p50:.2f}/{p99:.1f}" for p50, p99 in figures))
     what = f"acknowledged to visible at {sizes.live_rate:,} events/s, {sizes.rounds} rounds of {seconds:g} s"
@@ -310,23 +312,23 @@ async def run_live(sizes: Sizes, output: Output) -> None:
         output.report(judge(key, f"{what}, {key.rpartition('/')[2]}", value, "ms"))
 
 
-async def _paced(
-    rate: int, seconds: float, one: Callable[[list[float]], Coroutine[Any, Any, None]]
-) -> list[float]:
-    """Start one call per tick; a slow response does not delay other calls."""
-    waits: list[float] = []
-    clock = asyncio.get_running_loop().time
-    total = int(rate * seconds)
-    started = clock()
-    async with asyncio.TaskGroup() as group:
-        for number in range(total):
-            early = started + number / rate - clock()
-            if early > 0:
-                await asyncio.sleep(early)
-            group.create_task(one(waits))
-        took = clock() - started
-    if total / took < _SHARE_ON_TIME * rate:
-        raise RuntimeError(
-            f"only {total / took:,.0f} of {rate:,} events/s could be sent; measure on a less busy machine"
-        )
-    return waits
+async def _watch(projector: Projector, visible: list[tuple[int, int]]) -> None:
+    """Wait for the next event, over and over."""
+    while True:
+        with suppress(WaitTimeout):
+            await projector.wait_for(projector.sequence + 1)
+            visible.append((projector.sequence, time.monotonic_ns()))
+
+
+async def _round(writer: Child, projector: Projector, visible: list[tuple[int, int]]) -> list[float]:
+    """Seconds from each acknowledgement of a round to the event in the view; 0 if it was visible before."""
+    visible.clear()
+    await writer.send("round")
+    acknowledged: list[tuple[int, int]] = []
+    while pairs := msgspec.json.decode(await writer.stdout.readline(), type=list[tuple[int, int]]):
+        acknowledged += pairs
+    await projector.wait_for(max(sequence for sequence, _ in acknowledged))
+    await asyncio.sleep(0)  # for `_watch`, which was woken at the same time
+    return [
+        max(0, visible[bisect_left(visible, (sequence, 0))][1] - at) / 1e9 for sequence, at in acknowledged
+    ]

@@ -245,7 +245,7 @@ async def test_commits_continue_during_a_checkpoint(tmp_path: Path, monkeypatch:
         checkpoints: Any = writer._checkpoints
         checkpoints._tx.put_nowait((None, (held := threading.Event()).wait))
         try:
-            await commit(1)
+            await commit(0)  # the guard's row alone
             checkpoint = running()
             assert checkpoint is not None
             for _ in range(20):
@@ -365,6 +365,7 @@ async def test_a_truncated_log_is_refused(tmp_path: Path) -> None:
 async def test_waiting_for_a_missing_event_times_out_with_the_position(tmp_path: Path) -> None:
     """The error has the sequences."""
     async with Projector(MemoryLog(), tmp_path / "view.db") as running:
+        await running.wait_live()
         with pytest.raises(WaitTimeout, match=r"is at 0 \(live\) and did not reach event 1"):
             await running.wait_for(1, timeout_seconds=0.01)
 
