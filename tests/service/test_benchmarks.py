@@ -110,6 +110,8 @@ DOCUMENTED_BOUNDS = {
     "asof/built": "<= 15",
     "asof/first/alive": "<= 15",
     "asof/built/alive": "<= 15",
+    "asof/created": "<= 15",
+    "asof/created/alive": "<= 15",
     "asof/near": "<= 2000",
     "audit/proof": "<= 20",
 }
