@@ -7,7 +7,7 @@ from jobledger.service.api.request import Request
 from jobledger.service.api.response import Response
 from jobledger.service.errors import Forbidden
 from jobledger.service.web.calls import call
-from jobledger.service.web.site import page, render, words_of
+from jobledger.service.web.site import page, render, see_other, words_of
 from jobledger.service.wire import paths
 from jobledger.store.model.errors import InvalidInput
 
@@ -29,6 +29,9 @@ async def show_changes(request: Request[Any]) -> Response:
         changes = await call(request, "diffPoints", filters)
     except (InvalidInput, Forbidden) as error:
         changes, problem, status = _EMPTY, words_of(error), 400
+    if not token and (resolved := _resolved(form, changes)) != form:  # once: the URL shows the same tomorrow
+        found = {name: value for name, value in resolved.items() if value}
+        return see_other(f"{paths.UI_CHANGES}?{urlencode(found)}")
     more = urlencode({**form, "next_token": changes["NextToken"]}) if changes["NextToken"] else ""
     return render(
         request,
@@ -40,3 +43,13 @@ async def show_changes(request: Request[Any]) -> Response:
         more=f"{paths.UI_CHANGES}?{more}" if more else "",
         api_url=f"{paths.CHANGES}?{urlencode({name: value for name, value in form.items() if value})}",
     )
+
+
+def _resolved(form: dict[str, str], changes: dict[str, Any]) -> dict[str, str]:
+    """The form with its points as sequences."""
+    points = {
+        name: str(changes[title]["Sequence"])
+        for name, title in (("from", "From"), ("to", "To"))
+        if changes[title] and form[name] and not form[name].isdecimal()
+    }
+    return {**form, **points}

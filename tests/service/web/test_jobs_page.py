@@ -364,3 +364,42 @@ async def test_a_caller_of_some_namespaces_has_a_slider_of_their_jobs(
     answer = await client.get(paths.UI_JOBS, params={"namespace": "team-b"})
     page = checked_page(answer, 400)
     assert not page.all("section", lambda each: each["id"] == "slider")
+
+
+async def test_order_columns_and_ranges_are_in_the_url(ui: tuple[Service, httpx.AsyncClient]) -> None:
+    """Each is what the table shows, and what the API returns for the same URL."""
+    _, client = ui
+    ids = [await put(client, f"job-{number}") for number in range(3)]
+    await set_state(client, ids[0], "Running")
+    jobs = [ok(await client.get(paths.expand(paths.JOB, id=each)))["Job"] for each in ids]
+    for query, shown in (
+        ({"order_by": "modified_at"}, ["job-0", "job-2", "job-1"]),
+        ({"order_by": "modified_at", "reverse": "false"}, ["job-1", "job-2", "job-0"]),
+        ({"reverse": "false"}, ["job-0", "job-1", "job-2"]),
+        ({"created_from": str(jobs[1]["CreateTime"])}, ["job-2", "job-1"]),
+        ({"created_to": str(jobs[1]["CreateTime"])}, ["job-0"]),
+        ({"modified_from": str(jobs[0]["ModifyTime"])}, ["job-0"]),
+        ({"modified_to": str(jobs[2]["ModifyTime"])}, ["job-1"]),
+    ):
+        page = checked_page(await client.get(paths.UI_JOBS, params=query))
+        assert names(page) == shown, query
+    page = checked_page(await client.get(paths.UI_JOBS, params={"order_by": "modified_at"}))
+    heads = {each.text.strip(" ↑↓"): each["aria-sort"] for each in page.all("th") if each["aria-sort"]}
+    assert heads == {"Modified": "descending"}
+    page = checked_page(await client.get(paths.UI_JOBS, params=[("columns", "id"), ("columns", "created")]))
+    assert [each for each in page.texts("th") if each] == ["Name", "Created ↓", "ID"]
+
+
+async def test_changes_between_points_are_at_a_permanent_url(ui: tuple[Service, httpx.AsyncClient]) -> None:
+    """An age is resolved once; a point that cannot be read is explained."""
+    _, client = ui
+    job_id = await put(client, "etl")
+    await set_state(client, job_id, "Running")
+    answer = await client.get(paths.UI_CHANGES)
+    assert answer.status_code == 303
+    assert parse_qs(urlsplit(answer.headers["location"]).query) == {"from": ["0"]}
+    answer = await client.get(paths.UI_CHANGES, params={"from": "1", "to": "2"})
+    checked_page(answer)
+    assert "Sequence 1 → 2: 1 event in the log" in answer.text
+    assert "Running" in answer.text
+    checked_page(await client.get(paths.UI_CHANGES, params={"from": "nonsense"}), 400)

@@ -47,7 +47,7 @@ async def test_every_page_of_the_navigation_keeps_the_rules(ui: tuple[Service, h
     await client.put(paths.JOBS, json=job_body("etl"))
     seen: set[str] = set()
     for entry in navigation:
-        page = checked_page(await client.get(entry.path))
+        page = checked_page(await client.get(entry.path, follow_redirects=True))
         for link in page.links():
             target = link.partition("#")[0]
             if target and target not in seen:
