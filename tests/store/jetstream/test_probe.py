@@ -1,12 +1,14 @@
 """While batches are sent, single publishes are measured now and then; nobody waits for that measurement."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from jobledger import JetStreamLog
 from jobledger.store.jetstream import batching
 from jobledger.store.jetstream.publisher import PORTION_EVENTS, Publisher
+from jobledger.store.jetstream.reconcile import PendingAppend
 from tests.support.logs import append_all, draft, force_batches
 
 
@@ -19,9 +21,9 @@ async def test_appends_of_a_committed_batch_are_answered_before_a_probe(
     waited: list[int] = []
     send = Publisher._send_singles
 
-    async def counted(publisher: Publisher, most: int) -> None:
+    async def counted(publisher: Publisher, singles: Sequence[PendingAppend]) -> None:
         waited.append(len(publisher._answers))
-        await send(publisher, most)
+        await send(publisher, singles)
 
     monkeypatch.setattr(Publisher, "_send_singles", counted)
     drafts = [draft(f"job-{number}") for number in range(3 * PORTION_EVENTS)]
