@@ -70,15 +70,16 @@ class Commits:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
         self.rounds = self.hits = 0
-        self._sent = asyncio.Event()
-        self._payloads: list[bytes] = []
+        self._aim: Callable[[set[bytes], int], None] | None = None
         self._blocks = directory / "jetstream" / "$G" / "streams" / "JOBS" / "msgs"
         commit = Batch.commit
 
         async def noted(batch: Batch, reply: str, now: float) -> None:
-            self._payloads = [each.draft.payload for each in batch.members]
-            await commit(batch, reply, now)
-            self._sent.set()
+            before = self._size()
+            await commit(batch, reply, now)  # to the socket, so the server works on it already
+            aim, self._aim = self._aim, None
+            if aim is not None:
+                aim({each.draft.payload for each in batch.members}, before)
 
         monkeypatch.setattr(Batch, "commit", noted)
 
@@ -87,18 +88,22 @@ class Commits:
 
         It blocks the event loop, so the server is not restarted before the look.
         """
-        self._sent.clear()
+        looked = asyncio.Event()
+
+        def aim(payloads: set[bytes], before: int) -> None:
+            wanted = before + rng.random() * sum(map(len, payloads))
+            deadline = time.monotonic() + AIM_SECONDS
+            while self._size() <= wanted and time.monotonic() < deadline:
+                pass
+            act()
+            stored = len(payloads & self._stored())
+            self.rounds += 1
+            self.hits += 0 < stored < len(payloads)
+            looked.set()
+
+        self._aim = aim
         async with asyncio.timeout(30):
-            await self._sent.wait()
-        payloads, before = set(self._payloads), self._size()
-        wanted = before + rng.random() * sum(map(len, payloads))
-        deadline = time.monotonic() + AIM_SECONDS
-        while self._size() <= wanted and time.monotonic() < deadline:
-            pass
-        act()
-        stored = len(payloads & self._stored())
-        self.rounds += 1
-        self.hits += 0 < stored < len(payloads)
+            await looked.wait()
 
     def _size(self) -> int:
         return sum(entry.stat().st_size for entry in os.scandir(self._blocks))
