@@ -163,7 +163,7 @@ def test_the_payloads_have_the_documented_size() -> None:
         pytest.param(feed.run, 1, marks=pytest.mark.slow),
         pytest.param(export.run, 3, marks=pytest.mark.slow),
         pytest.param(subscription.run, 1, marks=pytest.mark.slow),
-        pytest.param(as_of.run, 6, marks=pytest.mark.slow),
+        pytest.param(as_of.run, 8, marks=pytest.mark.slow),
         (audit.run, 1),
     ],
     ids=[*BENCHMARKS],
