@@ -18,8 +18,8 @@ from tests.support.browser import Browser
 
 FOLDER: Final = Path(__file__).parent / "screenshots"
 WIDE, NARROW = 1280, 390
-HEIGHT_MIN, HEIGHT_MAX = 600, 1400
-QUALITY = 82
+HEIGHT_MIN, HEIGHT_MAX = 600, 820
+QUALITY = 50
 
 _LIVE = "document.getElementById('live')?.dataset.state === 'live'"
 _WRONG_SPEC = """Name: invoice-export

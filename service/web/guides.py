@@ -20,6 +20,7 @@ from jobledger.service.web.site import page, render
 from jobledger.service.wire import paths
 
 GUIDES: Final = {
+    "ui": "Web UI",
     "operations": "Operations",
     "reliability": "Reliability",
     "security": "Security",
@@ -80,6 +81,8 @@ def rendered(text: str) -> Guide:
             else:  # the corner of a table
                 token.tag = tokens[index + 2].tag = "td"
         if token.children:
+            if all(each.type == "image" for each in token.children):  # the package has no pictures
+                tokens[index - 1].hidden = tokens[index + 1].hidden = True
             _resolve_links(token.children)
         if "style" in token.attrs:  # the alignment of a column
             del token.attrs["style"]
