@@ -29,6 +29,7 @@ from benchmarks import (
     projector_process,
     reads,
     subscription,
+    ui,
 )
 from benchmarks.harness import Output
 from benchmarks.peers import run as peers
@@ -54,6 +55,7 @@ BENCHMARKS: Final[dict[str, Run]] = {
     "subscribe": subscription.run,
     "asof": as_of.run,
     "audit": audit.run,
+    "ui": ui.run,
 }
 EXPERIMENTS: Final[dict[str, Run]] = {"apart": projector_process.run, "diskspace": disk_space.run}
 """Measurements without a bound; they run only when they are named."""

@@ -71,6 +71,9 @@ BOUNDS: Final = {
     "asof/built/alive": Bound("<=", 15),
     "asof/near": Bound("<=", 2_000),
     "audit/proof": Bound("<=", 20),
+    "ui/first": Bound("<=", 300),
+    "ui/list/large": Bound("<=", 2),
+    "ui/filter/large": Bound("<=", 2),
 }
 """Every case and its bound; the part before the first slash is the NAME on the command line."""
 

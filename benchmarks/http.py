@@ -130,7 +130,7 @@ def body_of(spec: JobSpec) -> bytes:
 
 async def _pages(small_port: int, large_port: int, sizes: Sizes, output: Output) -> None:
     sides = [
-        _p50(port, _page_requests(port, jobs, sizes.http_pages))
+        p50(port, _page_requests(port, jobs, sizes.http_pages))
         for port, jobs in ((small_port, sizes.http_small_jobs), (large_port, sizes.http_large_jobs))
     ]
     await take_turns(1, *sides)
@@ -156,7 +156,7 @@ def _page_requests(port: int, jobs: int, calls: int) -> list[bytes]:
     return requests
 
 
-def _p50(port: int, requests: Sequence[bytes]) -> Measure:
+def p50(port: int, requests: Sequence[bytes]) -> Measure:
     """Measure the median response time, one request after the other, in ms."""
 
     async def measure() -> float:

@@ -122,7 +122,7 @@ def _call(path: str, method: str, call: dict[str, Any]) -> str:
     if "requestBody" in call:
         content = next(iter(call["requestBody"]["content"].values()))
         example = json.dumps(content["example"], indent=2, ensure_ascii=False)
-        parts.append(f"<h4>Body: {_kind(content['schema'])}</h4><pre>{escape(example)}</pre>")
+        parts.append(f'<h4>Body: {_kind(content["schema"])}</h4><pre tabindex="0">{escape(example)}</pre>')
     rows = "".join(_response(status, response) for status, response in call["responses"].items())
     parts.append(f"<h4>Responses</h4>{_table(('status', 'what'), rows)}{_form(path, method, call)}</section>")
     return "".join(parts)

@@ -87,7 +87,8 @@ def rendered(text: str) -> Guide:
         if "style" in token.attrs:  # the alignment of a column
             del token.attrs["style"]
     html = parser.renderer.render(tokens, parser.options, {})
-    html = html.replace("<pre>", '<pre tabindex="0">')  # with the keyboard, too, long lines can be scrolled
+    for tag in ("pre", "table"):  # with the keyboard, too, what is wider than the window can be scrolled
+        html = html.replace(f"<{tag}>", f'<{tag} tabindex="0">')
     return Guide(headings, Markup(html))  # noqa: S704 - escaped
 
 

@@ -24,6 +24,7 @@ from benchmarks import (
     projection,
     reads,
     subscription,
+    ui,
 )
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.harness import BOUNDS, Bound, Case, Output, judge, percentile, table, take_turns
@@ -114,6 +115,9 @@ DOCUMENTED_BOUNDS = {
     "asof/created/alive": "<= 15",
     "asof/near": "<= 2000",
     "audit/proof": "<= 20",
+    "ui/first": "<= 300",
+    "ui/list/large": "<= 2",
+    "ui/filter/large": "<= 2",
 }
 
 
@@ -165,6 +169,7 @@ def test_the_payloads_have_the_documented_size() -> None:
         pytest.param(subscription.run, 1, marks=pytest.mark.slow),
         pytest.param(as_of.run, 8, marks=pytest.mark.slow),
         (audit.run, 1),
+        pytest.param(ui.run, 3, marks=pytest.mark.slow),
     ],
     ids=[*BENCHMARKS],
 )

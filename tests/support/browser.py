@@ -138,40 +138,24 @@ class Browser:
         assert not answer.get("errorText"), answer
         await self._loaded(before)
 
-    async def find(self, role: str, name: str, *, of: str = "") -> int:
+    async def find(self, role: str, name: str) -> int:
         """The first element that has this role and accessible name, as assistive technology has them.
 
         Waits until it exists.
-
-        Args:
-            role: such as `button`.
-            name: what is read aloud.
-            of: of the row of a table that begins with a link of this name; empty: anywhere.
         """
         async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
             while True:
                 root = (await self._call("DOM.getDocument", depth=0))["root"]["nodeId"]
-                if of:
-                    rows = await self._named(root, "link", of)
-                    root = await self._row_of(rows[0]) if rows else 0
-                if root and (found := await self._named(root, role, name)):
-                    return found[0]
+                query = {"nodeId": root, "accessibleName": name, "role": role}
+                found = await self._call("Accessibility.queryAXTree", **query)
+                for each in found["nodes"]:
+                    if not each["ignored"]:
+                        return int(each["backendDOMNodeId"])
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def _named(self, root: int, role: str, name: str) -> list[int]:
-        query = {"nodeId": root, "accessibleName": name, "role": role}
-        found = await self._call("Accessibility.queryAXTree", **query)
-        return [int(each["backendDOMNodeId"]) for each in found["nodes"] if not each["ignored"]]
-
-    async def _row_of(self, node: int) -> int:
-        element = (await self._call("DOM.resolveNode", backendNodeId=node))["object"]["objectId"]
-        row = "function () { return this.closest('tr'); }"
-        found = await self._call("Runtime.callFunctionOn", functionDeclaration=row, objectId=element)
-        return int((await self._call("DOM.requestNode", objectId=found["result"]["objectId"]))["nodeId"])
-
-    async def click(self, role: str, name: str, *, of: str = "") -> None:
+    async def click(self, role: str, name: str) -> None:
         """Click an element with the mouse, where it is."""
-        node = await self.find(role, name, of=of)
+        node = await self.find(role, name)
         await self._call("DOM.scrollIntoViewIfNeeded", backendNodeId=node)
         boxes = (await self._call("DOM.getContentQuads", backendNodeId=node))["quads"]
         assert boxes, f"{role} {name!r} is not visible"
@@ -179,10 +163,10 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             await self._call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
 
-    async def follow(self, role: str, name: str, *, of: str = "") -> str:
+    async def follow(self, role: str, name: str) -> str:
         """Click what leads to another page, wait until that has loaded, and return its text."""
         before = self._loads
-        await self.click(role, name, of=of)
+        await self.click(role, name)
         await self._loaded(before)
         return await self.text()
 

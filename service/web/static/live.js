@@ -22,6 +22,9 @@ let announcedAt = 0;
 let unannounced = 0;
 
 function show(state, text) {
+  const wasLost = ["reconnecting", "signed-out"].includes(status.dataset.state);
+  const isLost = ["reconnecting", "signed-out"].includes(state);
+  if (isLost !== wasLost) document.getElementById("announcer").textContent = isLost ? text : "live again";
   status.dataset.state = state;
   document.getElementById("live-text").textContent = text;
 }

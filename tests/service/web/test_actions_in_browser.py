@@ -80,7 +80,7 @@ async def test_a_job_is_submitted_edited_tagged_reverted_and_run_again(
     await browser.fill("textbox", "Version or tag", "1")
     assert "The version was tagged." in await browser.follow("button", "Tag a version")
     await browser.follow("link", "Versions")
-    text = await browser.follow("link", "Revert…")  # of version 1, the only earlier one
+    text = await browser.follow("link", "Revert… version 1")
     assert "Version 2 → the spec of version 1" in text
     await browser.fill("textbox", "Reason", "back to gold")
     assert "A new version has the spec" in await browser.follow("button", "Return to an earlier version")
@@ -192,11 +192,11 @@ async def test_parked_jobs_are_retried_and_skipped_and_a_subscription_is_reset_a
         await browser.open(f"{service.url}{paths.UI_SUBSCRIPTIONS}")
         text = await browser.follow("link", "billing")
         assert f"{sequences['again']} is poison" in text
-        for name, do, button, note in (
-            ("again", "Retry…", "Retry now", "The event is handled again."),
-            ("never", "Skip…", "Skip the event", "The event was skipped."),
+        for link, button, note in (
+            ("Retry… again", "Retry now", "The event is handled again."),
+            ("Skip… never", "Skip the event", "The event was skipped."),
         ):
-            await browser.follow("link", do, of=name)
+            await browser.follow("link", link)
             assert note in await browser.follow("button", button)
         await handler.until(sequences["again"])
 

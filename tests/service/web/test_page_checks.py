@@ -19,7 +19,10 @@ pytestmark = pytest.mark.slow
 PINNED = Path(__file__).parent / "node"
 VALIDATOR = "node_modules/html-validate/bin/html-validate.mjs"
 # In the dark, only colors are different.
-RULES = {False: "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']", True: "['color-contrast']"}
+CHECKS = (
+    (1280, False, "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice']"),
+    (1280, True, "['color-contrast']"),
+)
 AXE = """axe.run(document, {runOnly: %s}).then(
   result => result.violations.map(each => each.id + ': ' + each.nodes.map(node => node.html).join(' ')))"""
 
@@ -78,17 +81,87 @@ async def test_all_pages_are_accessible(
     axe = (checkers / "node_modules" / "axe-core" / "axe.min.js").read_text()
     found = {}
     async with Browser(tmp_path) as browser:
-        for dark in (False, True):
-            await browser.look(dark=dark)
-            for page in pages:
-                await browser.open(service.url + page)
-                await browser.run(f"{axe}; 1")
-                if violations := await browser.run(AXE % RULES[dark]):
-                    found[page, dark] = violations
+        for page in pages:
+            await browser.look()
+            await browser.open(service.url + page)
+            await browser.run(f"{axe}; 1")
+            for width, dark, rules in CHECKS:
+                await browser.look(width=width, dark=dark)
+                if violations := await browser.run(AXE % rules):
+                    found[page, width, dark] = violations
         # Pages about an error are opened on purpose, and Chromium logs their status.
         complaints = [each for each in browser.complaints if "the server responded with a status" not in each]
     assert found == {}, json.dumps([*found.items()], indent=1)
     assert complaints == []
+
+
+STOPS = """[...document.querySelectorAll('a[href], button, input, select, textarea, summary, [tabindex="0"]')]
+  .filter(each => !each.disabled && each.tabIndex >= 0 && each.checkVisibility({visibilityProperty: true})
+    && each.type !== 'hidden' && !each.closest('svg')
+    && (each.type !== 'radio' || each === document.querySelector(`input[name="${each.name}"]:checked`)))"""
+FOCUSED = """(() => {
+  const each = document.activeElement, style = getComputedStyle(each), box = each.getBoundingClientRect();
+  const isVisible = box.bottom > 0 && box.top < innerHeight && style.outlineStyle !== 'none';
+  return [each === document.body ? -1 : window.stops.indexOf(each), isVisible];
+})()"""
+
+
+async def test_the_keyboard_reaches_everything(service: RunningService, tmp_path: Path) -> None:
+    """Each control once, in the order of the page, with a visible focus; on the pages with most of them."""
+    job = paths.expand(paths.UI_JOB, id="etl")
+    async with Browser(tmp_path) as browser:
+        await browser.look()
+        for page in (
+            paths.UI_JOBS,
+            job,
+            f"{job}?tab=versions",
+            paths.UI_SUBMIT,
+            paths.UI_EVENTS,
+            paths.UI_AUDIT,
+        ):
+            await browser.open(service.url + page)
+            await browser.until("document.documentElement.classList.contains('js')")
+            expected = await browser.run(f"window.stops = {STOPS}; window.stops.length")
+            reached = []
+            for _ in range(expected):
+                await browser.press("Tab")
+                place, is_visible = await browser.run(FOCUSED)
+                assert is_visible, (page, place, await browser.run("document.activeElement.outerHTML"))
+                reached.append(place)
+            assert reached == [*range(expected)], page
+
+
+async def test_shortcuts_are_off_in_fields_and_on_request(service: RunningService, tmp_path: Path) -> None:
+    """A dialog returns the focus; no shortcut works after they are turned off but the one for the dialog."""
+    focus = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.innerText"
+    cursor = "document.querySelectorAll('tr.cursor').length"
+    async with Browser(tmp_path) as browser:
+        await browser.open(service.url + paths.UI_JOBS)
+        await browser.until("document.documentElement.classList.contains('js')")
+        await browser.press("j")
+        assert await browser.run(cursor) == 1
+        name = await browser.run(focus)
+        await browser.press("?")
+        assert await browser.run("document.activeElement.closest('dialog')?.id") == "help"
+        await browser.press("Escape")
+        await browser.until("!document.getElementById('help').open")
+        assert await browser.run(focus) == name
+        await browser.press("/")
+        for key in ("j", "?", "p"):
+            await browser.press(key)
+        assert await browser.run("document.activeElement.value") == "j?p"
+        assert await browser.run("document.getElementById('help').open") is False
+        await browser.click("button", "Keyboard shortcuts (?)")
+        await browser.click("checkbox", "Shortcuts are on in this browser")
+        await browser.click("button", "Close")
+        assert await browser.run(focus) == "Keyboard shortcuts (?)"
+        await browser.open(service.url + paths.UI_JOBS)
+        await browser.until("document.documentElement.classList.contains('js')")
+        await browser.press("j")
+        assert await browser.run(cursor) == 0
+        await browser.press("?")
+        assert await browser.run("document.getElementById('help').open") is True
+        assert browser.complaints == []
 
 
 def test_all_links_lead_somewhere(service: RunningService, pages: tuple[str, ...]) -> None:
