@@ -117,7 +117,6 @@ async def test_the_keyboard_reaches_everything(service: RunningService, tmp_path
             f"{job}?tab=versions",
             paths.UI_SUBMIT,
             paths.UI_EVENTS,
-            paths.UI_AUDIT,
         ):
             await browser.open(service.url + page)
             await browser.until("document.documentElement.classList.contains('js')")
