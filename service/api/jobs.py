@@ -602,7 +602,7 @@ async def _latest_history(
 
 def _asked_items(query: Query) -> Callable[[HistoryItem], bool]:
     """The test of an item by its type and its actor."""
-    types, actor = parse_types(query.texts("type")), query.text("actor")
+    actor, types = query.text("actor"), parse_types(query.texts("type"))
     start = actor[:-1] if actor.endswith("*") else None
 
     def is_asked(item: HistoryItem) -> bool:
