@@ -117,7 +117,7 @@ DOCUMENTED_BOUNDS = {
     "audit/proof": "<= 20",
     "ui/first": "<= 300",
     "ui/list/large": "<= 2",
-    "ui/filter/large": "<= 2",
+    "ui/filter/large": "<= 300",
 }
 
 
