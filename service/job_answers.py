@@ -9,7 +9,7 @@ than the position of the projector, if it is found after that position was read.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from jobledger.service.limits import (
     JOB_ANSWER_MAX_BYTES,
@@ -19,6 +19,8 @@ from jobledger.service.limits import (
 from jobledger.store.model.job import JobStatus
 
 Headers = list[tuple[bytes, bytes]]
+
+_REF_MAX_CHARACTERS: Final = JOB_ANSWER_OVERHEAD_BYTES // 4  # its text is part of the overhead
 
 
 class JobAnswer(NamedTuple):
@@ -77,7 +79,11 @@ class JobAnswers:
             answer: what was answered.
         """
         size = answer.size_bytes
-        if len(answer.body) > JOB_ANSWER_MAX_BYTES or size > self._half_bytes:
+        if (
+            len(answer.body) > JOB_ANSWER_MAX_BYTES
+            or size > self._half_bytes
+            or len(ref) > _REF_MAX_CHARACTERS
+        ):
             return
         if self._changing is None or ref in self._changing:
             return

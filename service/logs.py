@@ -36,7 +36,7 @@ class TextFormatter(logging.Formatter):
     def __init__(self, worker: int = 0) -> None:
         name = f"%(name)s[worker {worker}]" if worker else "%(name)s"
         super().__init__(f"%(asctime)s %(levelname)s {name}: %(message)s")
-        self._second, self._text, self._zone = -1, "", ""  # the last second; formatting one takes long
+        self._last = (-1, "", "")  # the last second, and how it is written: formatting one takes long
         self._access = name % {"name": _access.name}
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802
@@ -50,10 +50,11 @@ class TextFormatter(logging.Formatter):
     def _time(self, created: float) -> str:
         moment = round(created * 1e6)
         second, microseconds = divmod(moment, 1_000_000)
-        if second != self._second:
+        last = self._last  # read and written at once: the event loop and the server's thread write lines
+        if second != last[0]:
             local = datetime.fromtimestamp(second, UTC).astimezone()
-            self._second, self._text, self._zone = second, f"{local:%Y-%m-%d %H:%M:%S}", f"{local:%z}"
-        return f"{self._text}.{microseconds // _MILLISECONDS:03d} {self._zone}"
+            self._last = last = (second, f"{local:%Y-%m-%d %H:%M:%S}", f"{local:%z}")
+        return f"{last[1]}.{microseconds // _MILLISECONDS:03d} {last[2]}"
 
 
 class JsonFormatter(logging.Formatter):

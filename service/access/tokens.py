@@ -134,8 +134,7 @@ class TokenFile:
             Unauthorized: there is no valid token; the header is not quoted.
             NotReady: the tokens can't be read.
         """
-        if self._fault:
-            raise NotReady("the service can't check tokens at the moment; the reason is in its log")
+        self._check_open()
         if authorization is None:
             raise Unauthorized("this service requires a token; create one with `jobledger token create`")
         scheme, _, text = authorization.partition(b" ")
@@ -150,6 +149,7 @@ class TokenFile:
         digest = live.digest if live is not None else _NO_DIGEST
         same = hmac.compare_digest(hashlib.sha256(found[0]).digest(), digest)
         if live is None or not same:
+            self._check_open()  # another thread may have closed the file since
             raise Unauthorized("this token is unknown or was revoked; request a new one")
         if not live.is_valid(self._clock()):  # only the holder learns that it expired
             raise Unauthorized("this token has expired; request a new one")
@@ -163,10 +163,10 @@ class TokenFile:
             NotReady: the tokens can't be read.
         """
         self.refresh()
-        if self._fault:
-            raise NotReady("the service can't check tokens at the moment; the reason is in its log")
+        self._check_open()
         live = self._live.get(token_id.encode())
         if live is None or not live.is_valid(self._clock()):
+            self._check_open()
             raise Unauthorized("the token of this session was revoked, or has expired; sign in with another")
         return live.principal
 
@@ -338,6 +338,10 @@ class TokenFile:
             fingerprint is not None
             and self._clock() - fingerprint[-1] > _YOUNG_SECONDS * NANOSECONDS_PER_SECOND
         )
+
+    def _check_open(self) -> None:
+        if self._fault:
+            raise NotReady("the service can't check tokens at the moment; the reason is in its log")
 
     def _close(self, fault: str) -> None:
         if fault != self._fault:

@@ -10,12 +10,14 @@ send an answer that is already encoded. It uses classes that Granian does not do
 bounded.
 """
 
+import inspect
 import logging
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import version
+from typing import Any, Final
 
 from granian import _futures, _granian, asgi
-from granian.server.embed import AsyncWorker
+from granian.server.embed import AsyncWorker, Server
 
 AnswerNow = Callable[[Any], tuple[Any, Any] | None]
 """Returns both messages of the answer to the request of a scope, or None: the event loop has to answer it."""
@@ -27,6 +29,27 @@ _futures_: Any = _futures
 _native: Any = _granian
 _asgi: Any = asgi
 _AsyncWorker: Any = AsyncWorker
+
+
+# What Granian passes to its own function for ASGI apps, in the release that this module was written for.
+_KNOWN_PARAMETERS: Final = (
+    "worker_id, shutdown_event, callback, sock, loop, runtime_threads, runtime_blocking_threads,"
+    " blocking_threads, blocking_threads_idle_timeout, backpressure, task_impl, http_mode, http1_settings,"
+    " http2_settings, websockets, static_path, log_access_fmt, ssl_ctx, scope_opts"
+)
+
+
+def is_supported() -> bool:
+    """Whether this release of Granian passes what is expected; logs a warning if it does not."""
+    found = inspect.signature(Server._spawn_asgi_worker).parameters  # noqa: SLF001
+    if ", ".join(found) == _KNOWN_PARAMETERS:
+        return True
+    _log.warning(
+        "granian %s has another worker than expected: reads of jobs take more CPU; install a version that"
+        " Jobledger was tested with",
+        version("granian"),
+    )
+    return False
 
 
 def worker_target(answer_now: AnswerNow) -> Callable[..., Any]:
@@ -78,10 +101,13 @@ class _Scheduler(_native.CallbackScheduler):  # type: ignore[misc]
             if answer is None:
                 pass_on(watcher)
                 return
-            send = (
-                watcher.proto.send
-            )  # its results need not be awaited: they never wait for an unstarted body
-            send(answer[0])
+            send = watcher.proto.send  # its results need not be awaited: an unstarted body never waits
+            try:
+                send(answer[0])
+            except Exception:  # noqa: BLE001 - nothing is sent yet
+                _log.exception("can't send an answer on the server's thread")
+                pass_on(watcher)
+                return
             send(answer[1])
 
         self._schedule_fn = schedule  # type: ignore[misc]  # of Granian's class

@@ -32,7 +32,7 @@ from jobledger.service.limits import (
     HEADERS_TIMEOUT_SECONDS,
     OPEN_FILES_TARGET,
 )
-from jobledger.service.server.granian_worker import AnswerNow, worker_target
+from jobledger.service.server.granian_worker import AnswerNow, is_supported, worker_target
 from jobledger.service.settings import Settings
 
 _log = logging.getLogger("jobledger.http")
@@ -127,7 +127,7 @@ class HttpServer:
 
     async def _begin(self) -> None:
         answer_now: AnswerNow | None = getattr(self._app, "answer_now", None)
-        target = None if answer_now is None else worker_target(answer_now)  # None: Granian's own
+        target = worker_target(answer_now) if answer_now is not None and is_supported() else None
         self._task = asyncio.create_task(self._server.serve(target))
         self._guarding = asyncio.create_task(self._guard_connections())
         self._task.add_done_callback(lambda _: self._guarding and self._guarding.cancel())

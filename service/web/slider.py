@@ -8,8 +8,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from jobledger.projections.errors import AsOfBusy, ViewBusy
 from jobledger.service.api.request import Request
-from jobledger.service.errors import Forbidden
+from jobledger.service.errors import Forbidden, TooManyRequests
 from jobledger.service.web.calls import call
 from jobledger.service.web.list_state import ListState
 from jobledger.service.wire.view import CreatedCounts, Histogram
@@ -72,7 +73,8 @@ async def slider_of(request: Request[Any], state: ListState, at: int) -> Slider 
         if request.service.event_times.is_preparing:
             return None
         found = await call(request, "histogram", answer=Histogram)
-    except (LogUnavailable, Forbidden):  # the list comes from the view, and explains a foreign namespace
+    except (LogUnavailable, Forbidden, TooManyRequests, ViewBusy, AsOfBusy):
+        # The list comes from the view, explains a foreign namespace, and is worth more than its slider.
         return None
     return _slider_of_events(found, state, at) if found.items else None
 

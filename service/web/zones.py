@@ -22,7 +22,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_+\-]{1,32}(?:/[A-Za-z0-9_+\-]{1,32}){0,2}
 _STATIC: Final = paths.UI_STATIC.partition("{")[0].removeprefix(f"{paths.UI}/")
 # Texts of users are escaped, so that no quotation mark of theirs ends an attribute, or begins one.
 _LINK: Final = re.compile(
-    rf'(?:href|data-url|data-page)="{re.escape(paths.UI)}/(?!{re.escape(_STATIC)})[^"#]*'
+    rf'(?:href|formaction|data-url|data-page)="{re.escape(paths.UI)}/(?!{re.escape(_STATIC)})[^"#]*'
 )
 _FORM: Final = re.compile(rf'<form\b[^>]*action="{re.escape(paths.UI)}/[^"]*"[^>]*>')
 
@@ -62,7 +62,10 @@ def zone_of(query_string: str) -> Zone:
     """
     if f"{PARAMETER}=" not in query_string:
         return Zone()
-    pairs = parse_qsl(query_string, max_num_fields=1_000)
+    try:
+        pairs = parse_qsl(query_string, max_num_fields=1_000)
+    except ValueError:
+        raise InvalidInput("the query has more than 1,000 fields: send fewer") from None
     name = next((value for key, value in reversed(pairs) if key == PARAMETER), _UTC)
     others = urlencode([(key, value) for key, value in pairs if key != PARAMETER])
     return Zone(name, zone_info(name), f"?{others}")

@@ -87,3 +87,12 @@ def test_a_service_may_keep_none() -> None:
     kept = JobAnswers(0)
     kept.keep("j-1", answer(1_000))
     assert kept.find("j-1") is None
+
+
+def test_a_long_reference_is_not_kept() -> None:
+    """Its text would take more than the overhead that is counted."""
+    kept = JobAnswers()
+    limit = JOB_ANSWER_OVERHEAD_BYTES // 4
+    for length in (limit, limit + 1):
+        kept.keep("n" * length, answer(1_000))
+    assert [kept.find("n" * length) is None for length in (limit, limit + 1)] == [False, True]

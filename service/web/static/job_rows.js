@@ -55,8 +55,8 @@ function mergeRows(element, fresh) {
 
 export async function refreshJobs(element, changed, signedOut) {
   const answer = await fetch(element.dataset.url, { headers: { "HX-Request": "true" } });
-  if (answer.status === 401) return signedOut();
-  if (!answer.ok) return;
+  if (answer.status === 401 || answer.status === 403) signedOut();
+  if (!answer.ok) return answer.status;
   const fresh = new DOMParser().parseFromString(`<div>${await answer.text()}</div>`, "text/html").body.firstChild;
   pending = fresh;
   if (isReading(element)) {
@@ -68,4 +68,5 @@ export async function refreshJobs(element, changed, signedOut) {
       if (before.get(row.id) !== row.dataset.revision) row.classList.add("changed");
     }
   }
+  return answer.status;
 }

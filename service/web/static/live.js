@@ -11,12 +11,15 @@ import { clock } from "./zone.js";
 
 const REFRESH_MILLISECONDS = 1000;
 const ANNOUNCE_MILLISECONDS = 10000;
+const RETRY_MILLISECONDS = 5000;
 const REFRESH = { jobs: refreshJobs, part: refreshPart };
 
 let status;
 let isPaused = false;
 let waiting = new Set();
 let timer = 0;
+let isRefreshing = false;
+let refreshedAt = 0;
 let sequence = 0;
 let announcedAt = 0;
 let unannounced = 0;
@@ -45,13 +48,18 @@ function announce(count) {
 // What the reader chose or typed in a part survives its replacement.
 function changedFields(element) {
   const fields = [...element.querySelectorAll("input, select, textarea")];
-  const isChanged = (each) => each.checked !== each.defaultChecked || (each.defaultValue ?? each.value) !== each.value;
-  return fields.some(isChanged) ? fields.map(({ name, value, checked }) => ({ name, value, checked })) : [];
+  const isChanged = (each) =>
+    each.checked !== each.defaultChecked ||
+    (each.defaultValue ?? each.value) !== each.value ||
+    [...(each.options ?? [])].some((option) => option.selected !== option.defaultSelected);
+  const own = fields.filter((each) => each.type !== "hidden");
+  return own.some(isChanged) ? own.map(({ name, type, value, checked }) => ({ name, type, value, checked })) : [];
 }
 
 function restoreFields(element, fields) {
-  for (const { name, value, checked } of fields) {
+  for (const { name, type, value, checked } of fields) {
     for (const each of element.querySelectorAll(`[name="${CSS.escape(name)}"]`)) {
+      if (each.type !== type) continue;
       if (each.type !== "radio" && each.type !== "checkbox") each.value = value;
       else if (each.value === value) each.checked = checked;
     }
@@ -60,7 +68,7 @@ function restoreFields(element, fields) {
 
 async function refreshPart(element) {
   const answer = await fetch(element.dataset.url, { headers: { "HX-Request": "true" } });
-  if (answer.status === 401 || answer.status === 403) return signedOut();
+  if (answer.status === 401 || answer.status === 403) signedOut();
   if (!answer.ok) return answer.status;
   const fields = changedFields(element);
   const cursor = element.querySelector("tr.cursor")?.id;
@@ -77,25 +85,42 @@ async function refresh() {
   if (isPaused || document.hidden || !waiting.size) return;
   const changed = waiting;
   waiting = new Set();
-  for (const element of document.querySelectorAll("[data-live]")) {
-    await REFRESH[element.dataset.live](element, changed, signedOut);
+  isRefreshing = true;
+  const isComplete = await refreshAll(changed).catch(() => false);
+  isRefreshing = false;
+  refreshedAt = Date.now();
+  if (status.dataset.state === "signed-out") return;
+  if (isComplete) {
+    announce(changed.size);
+    showSequence();
+  } else {
+    for (const job of changed) waiting.add(job);
+    reconnecting();
   }
-  announce(changed.size);
-  showSequence();
-  if (waiting.size) schedule();
+  if (waiting.size) schedule(isComplete ? REFRESH_MILLISECONDS : RETRY_MILLISECONDS);
 }
 
-function schedule(delay = REFRESH_MILLISECONDS) {
-  if (!timer) timer = setTimeout(refresh, delay);
+async function refreshAll(changed) {
+  let isComplete = true;
+  for (const element of document.querySelectorAll("[data-live]")) {
+    const code = await REFRESH[element.dataset.live](element, changed, signedOut);
+    if (code >= 400) isComplete = false;
+  }
+  return isComplete;
+}
+
+function schedule(delay) {
+  if (timer || isRefreshing) return;
+  const least = refreshedAt + REFRESH_MILLISECONDS - Date.now();
+  timer = setTimeout(refresh, Math.max(delay, least));
 }
 
 function onSignal(event) {
   const signal = JSON.parse(event.detail.data);
   sequence = Math.max(sequence, signal.sequence);
-  const wasIdle = !waiting.size && !timer;
   for (const job of signal.jobs) waiting.add(job);
   if (isPaused) showSequence();
-  else schedule(wasIdle ? 100 : REFRESH_MILLISECONDS);
+  else schedule(100);
 }
 
 function signedOut() {
@@ -134,6 +159,7 @@ function pollAfter(delay) {
 }
 
 function pausePolling() {
+  if (status.dataset.state === "signed-out") return;
   togglePause();
   showSequence();
   if (!isPaused) pollAfter(0);
@@ -154,6 +180,7 @@ function togglePause() {
 }
 
 function pause() {
+  if (status.dataset.state === "signed-out") return;
   togglePause();
   showSequence();
   if (!isPaused) schedule(0);

@@ -1,11 +1,20 @@
 // The time zone of the page: of its URL, or UTC. The server renders times in it, and so do scripts.
-export const zone = document.documentElement.dataset.zone ?? "UTC";
+// A browser may not know a zone that the server knows: then scripts show UTC, and say so.
+const named = document.documentElement.dataset.zone ?? "UTC";
+const format = formatOf(named) ?? formatOf("UTC");
+export const zone = format.resolvedOptions().timeZone === "UTC" ? "UTC" : named;
 
-// Sweden's format of dates is the one of ISO 8601.
-const FORMAT = new Intl.DateTimeFormat("sv-SE", { timeZone: zone, dateStyle: "short", timeStyle: "medium" });
+function formatOf(timeZone) {
+  try {
+    // Sweden's format of dates is the one of ISO 8601.
+    return new Intl.DateTimeFormat("sv-SE", { timeZone, dateStyle: "short", timeStyle: "medium" });
+  } catch {
+    return null;
+  }
+}
 
 export function timeText(date) {
-  return FORMAT.format(date);
+  return format.format(date);
 }
 
 export function clock(date = new Date()) {

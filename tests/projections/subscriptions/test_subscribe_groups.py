@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from jobledger import EmbeddedServer, JetStreamLog, Subscription, subscribe
+from jobledger import EmbeddedServer, JetStreamLog, Subscription, Subscriptions, subscribe
 from jobledger.projections.subscriptions import subscription
 from jobledger.store.jetstream.consumer import holder as consumer
 from jobledger.store.model.subjects import SHARD_COUNT, shard_of
 from tests.support.log_writer import Writer
+from tests.support.logs import eventually
 from tests.support.subscriber_group import OutputLine, group, out_of_order
 from tests.support.subscriber_process import Plan
 
@@ -183,6 +184,10 @@ async def test_a_member_that_was_asleep_handles_nothing_that_it_lost(
         await writer.round()
     last = max(writer.revisions)
     plan = Plan(name="asleep", pauses_at=EVERY_SHARD_JOBS, marks=str(tmp_path))
+
+    async def is_acknowledged() -> bool:
+        return (await Subscriptions(jetstream_log).show(plan.name)).gap == 0
+
     async with group() as members:
         asleep = await members.start(server.url, plan)
         await members.until(lambda: bool(members.lines) and members.lines[-1].sequence == plan.pauses_at)
@@ -193,6 +198,8 @@ async def test_a_member_that_was_asleep_handles_nothing_that_it_lost(
         (tmp_path / "awake").touch()
         os.kill(asleep, signal.SIGCONT)
         await members.until(lambda: members.lines[-1].pid == asleep)
+        # What the other one has handled but not acknowledged would be delivered again.
+        await eventually(is_acknowledged, within_seconds=30)
         await members.kill(other)
         await writer.round()
         await members.until_handled(writer.revisions)  # it recovers, and takes over again

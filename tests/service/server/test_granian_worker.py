@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 
 from jobledger.service.api.middleware import Middleware
+from jobledger.service.server import granian_worker
 from tests.support.api import PREFIX, job_body, ok
 from tests.support.sse import served_api
 
@@ -107,3 +108,17 @@ async def test_a_client_reads_its_own_write_while_others_write(
             await asyncio.gather(*map(write, names))
             ends.set()
     assert answered
+
+
+async def test_another_release_of_granian_answers_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answered: list[int]
+) -> None:
+    """A worker with other parameters is not replaced, and a warning says so."""
+    monkeypatch.setattr(granian_worker, "_KNOWN_PARAMETERS", "other")
+    async with served_api(tmp_path) as (service, client):
+        ok(await client.put(_JOBS, json=job_body("etl")))
+        await service.own_writes.visible()
+        for _ in range(3):
+            ok(await client.get(f"{_JOBS}/etl"))
+    assert answered == []
+    assert "has another worker than expected" in caplog.text
